@@ -1,0 +1,3 @@
+"""Reliable monitoring of LLMs."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Calibrated online monitoring: statistics, thresholds with a guarantee, delays (paper B)."""

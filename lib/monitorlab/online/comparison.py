@@ -1,0 +1,275 @@
+"""The paper's protocol: many random splits, every method, every level, one tidy table.
+
+Each split draws a calibration set; whatever a method learns or calibrates comes from there, and
+its alarms are counted on the rest. Nothing is ever chosen on the test part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from monitorlab.online.calibration import (
+    FALSE_ALARM,
+    MISSED_DETECTION,
+    NOT_TRAINABLE,
+    Threshold,
+    calibrate,
+)
+from monitorlab.online.learned import LearnedPrefix
+from monitorlab.online.likelihood_ratio import LikelihoodRatio, ville_threshold
+from monitorlab.online.metrics import alarm_steps, evaluate, peaks
+from monitorlab.online.statistics import (
+    Cusum,
+    Ewma,
+    LatestScore,
+    RunningMean,
+    Statistic,
+    TooFewSequencesError,
+)
+from monitorlab.online.trajectories import Trajectories
+
+FloatArray = NDArray[np.float64]
+
+# (positions of the calibration sequences, positions of the test sequences)
+Split = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+VILLE = "ville"
+PAPER_LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A statistic and the calibrator that turns it into an alarm.
+
+    Attributes
+    ----------
+    label : str
+        How tables and figures call it.
+    statistic : Statistic
+        What is compared with the threshold.
+    calibrator : str
+        A rank rule of :mod:`monitorlab.online.calibration`, or ``ville`` for the fixed 1/level.
+    guarantee : str
+        The promise, in symbols.
+    source : str
+        Where the rule is defined.
+    """
+
+    label: str
+    statistic: Statistic
+    calibrator: str
+    guarantee: str
+    source: str
+
+
+IN_EXPECTATION = "E[R] ≤ ε"
+HIGH_PROBABILITY = "P(R > ε) ≤ δ"
+
+PAPER_METHODS = (
+    Method("CRC", LatestScore(), "crc", IN_EXPECTATION, "[1] Eq. 8"),
+    Method("UCB", LatestScore(), "hoeffding_bentkus", HIGH_PROBABILITY, "[1] §3.2"),
+    Method(
+        "e-valuator, anytime",
+        LikelihoodRatio("likelihood_ratio_all", training_share=1.0),
+        VILLE,
+        "R ≤ ε if the ratio is exact",
+        "[2] §3.2",
+    ),
+    Method("e-valuator, PAC", LikelihoodRatio(), "tolerance", HIGH_PROBABILITY, "[2] §3.3"),
+)
+
+FURTHER_METHODS = (
+    Method("exact binomial", LatestScore(), "binomial", HIGH_PROBABILITY, "[3] §3.1"),
+    Method("running mean + CRC", RunningMean(), "crc", IN_EXPECTATION, "[1] Eq. 8"),
+    Method("EWMA + CRC", Ewma(), "crc", IN_EXPECTATION, "[1] Eq. 8"),
+    Method("CUSUM + CRC", Cusum(), "crc", IN_EXPECTATION, "[1] Eq. 8, [4]"),
+    Method("e-valuator ratio + CRC", LikelihoodRatio(), "crc", IN_EXPECTATION, "[1] Eq. 8, [2]"),
+    Method("learned + CRC", LearnedPrefix(), "crc", IN_EXPECTATION, "[1] Eq. 8, ours"),
+    Method("learned + exact", LearnedPrefix(), "binomial", HIGH_PROBABILITY, "[3] §3.1, ours"),
+)
+
+ALL_METHODS = PAPER_METHODS + FURTHER_METHODS
+
+
+def random_splits(
+    n: int, n_splits: int, calibration_fraction: float, seed: int | np.random.SeedSequence
+) -> Iterator[Split]:
+    """Yield (calibration, test) positions, each split from a generator of its own.
+
+    Parameters
+    ----------
+    n : int
+        Sequences to split.
+    n_splits : int
+        Number of splits.
+    calibration_fraction : float
+        Share of sequences that calibrates, in (0, 1); rounded to whole sequences.
+    seed : int or SeedSequence
+        Root of the spawned generators: split i is the same however many are asked for.
+    """
+    if not 0.0 < calibration_fraction < 1.0:
+        raise ValueError(
+            f"calibration_fraction is {calibration_fraction}, expected a share between 0 and 1."
+        )
+    size = round(calibration_fraction * n)
+    if not 0 < size < n:
+        raise ValueError(
+            f"{n} sequences split at {calibration_fraction:g} leave {size} for calibration and "
+            f"{n - size} for testing; both need at least one. Bring more sequences."
+        )
+    root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
+    for i in range(n_splits):
+        # Spawned by position, not by SeedSequence.spawn, which would remember earlier calls.
+        child = np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, i))
+        order = np.random.default_rng(child).permutation(n)
+        yield order[:size], order[size:]
+
+
+def compare(
+    trajectories: Trajectories,
+    methods: Sequence[Method],
+    splits: Iterable[Split],
+    *,
+    levels: Sequence[float] = PAPER_LEVELS,
+    delta: float = 0.1,
+    risk: str = FALSE_ALARM,
+    randomise_ties: bool = False,
+) -> pd.DataFrame:
+    """Run every method at every level on every split.
+
+    Parameters
+    ----------
+    trajectories : Trajectories
+        All labelled sequences of one data set under one signal.
+    methods : sequence of Method
+        What to compare.
+    splits : iterable of (calibration, test)
+        Positions of the sequences, as from :func:`random_splits`. A statistic that learns is
+        fitted on the first positions of ``calibration``, so these should be in random order.
+    levels : sequence of float
+        Target risks, each in (0, 1).
+    delta : float
+        Error probability of the high-probability calibrators.
+    risk : {"false_alarm", "missed_detection"}
+        Which risk the levels are about.
+    randomise_ties : bool
+        Break ties by a draw per sequence (see :func:`monitorlab.online.calibration.calibrate`).
+
+    Returns
+    -------
+    DataFrame
+        One row per method, level and split: ``dataset, signal, method, statistic, calibrator,
+        risk, level, split``, the fields of :class:`Threshold` and of :class:`AlarmMetrics`. A
+        method whose statistic cannot be learned from so little data has the state
+        ``not_trainable`` and the rule that keeps the promise: never (or always) alarm.
+
+    Raises
+    ------
+    ValueError
+        If only one class is present, or for arguments out of range.
+    """
+    require_two_classes(trajectories)
+    rows: list[dict[str, object]] = []
+    for split, (calibration, test) in enumerate(splits):
+        fold = _Fold(trajectories, calibration, test, risk, delta, split, randomise_ties)
+        rows.extend(fold.rows(methods, levels))
+    return pd.DataFrame(rows)
+
+
+def require_two_classes(trajectories: Trajectories) -> None:
+    """Raise if a data set holds only safe or only unsafe sequences."""
+    unsafe = int(np.sum(trajectories.labels == 1))
+    if unsafe in (0, len(trajectories)):
+        missing = "unsafe (label 1)" if unsafe == 0 else "safe (label 0)"
+        raise ValueError(
+            f"data set {trajectories.dataset!r}, column label: all {len(trajectories)} sequences "
+            f"have label {int(unsafe > 0)}, none is {missing}. Calibration needs the class its "
+            "risk is about, and false alarms and power together need both."
+        )
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """One split: fit, calibrate and count, sharing fitted statistics between methods."""
+
+    data: Trajectories
+    calibration: NDArray[np.int64]
+    test: NDArray[np.int64]
+    risk: str
+    delta: float
+    split: int
+    randomise_ties: bool
+
+    def rows(self, methods: Iterable[Method], levels: Sequence[float]) -> Iterator[dict]:
+        test = self.data.take(self.test)
+        fitted: dict[Statistic, tuple[FloatArray, FloatArray] | None] = {}
+        for method in methods:
+            if method.statistic not in fitted:
+                fitted[method.statistic] = self._fit(method.statistic, test)
+            for level in levels:
+                threshold, running = self._threshold(method, fitted[method.statistic], level)
+                rng = np.random.default_rng([self.split, 1]) if self.randomise_ties else None
+                alarms = (
+                    np.full(len(test), int(self.risk == MISSED_DETECTION))
+                    if running is None
+                    else alarm_steps(running, threshold, rng)
+                )
+                yield {
+                    "dataset": self.data.dataset,
+                    "signal": self.data.signal,
+                    "method": method.label,
+                    "statistic": method.statistic.name,
+                    "split": self.split,
+                    **_threshold_columns(threshold),
+                    **asdict(evaluate(alarms, test)),
+                }
+
+    def _fit(
+        self, statistic: Statistic, test: Trajectories
+    ) -> tuple[FloatArray, FloatArray] | None:
+        """Return (calibration peaks of the class at risk, running statistic on the test part)."""
+        cut = round(statistic.training_share * len(self.calibration))
+        train, rest = self.calibration[:cut], self.data.take(self.calibration[cut:])
+        try:
+            transform = statistic.fit(self.data.take(train))
+        except TooFewSequencesError:
+            return None
+        at_risk = rest.take(rest.labels == int(self.risk == MISSED_DETECTION))
+        return peaks(transform(at_risk.scores)), transform(test.scores)
+
+    def _threshold(
+        self, method: Method, fitted: tuple[FloatArray, FloatArray] | None, level: float
+    ) -> tuple[Threshold, FloatArray | None]:
+        if fitted is None:
+            return _not_trainable(method.calibrator, level, self.delta, self.risk), None
+        calibration_peaks, running = fitted
+        if method.calibrator == VILLE:
+            return ville_threshold(level, self.risk), running
+        rng = np.random.default_rng([self.split, 0]) if self.randomise_ties else None
+        threshold = calibrate(
+            calibration_peaks, level, method.calibrator,
+            risk=self.risk, delta=self.delta, tie_rng=rng,
+        )
+        return threshold, running
+
+
+def _threshold_columns(threshold: Threshold) -> dict[str, object]:
+    columns = asdict(threshold)
+    columns["threshold"] = columns.pop("value")
+    return columns
+
+
+def _not_trainable(calibrator: str, level: float, delta: float, risk: str) -> Threshold:
+    silent = risk == FALSE_ALARM
+    return Threshold(
+        value=math.inf if silent else -math.inf, tie_break=1.0, risk=risk, calibrator=calibrator,
+        level=float(level), delta=delta, n=0, k=0, n_needed=0, attained=0.0,
+        state=NOT_TRAINABLE,
+    )
+

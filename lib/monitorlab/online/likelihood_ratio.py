@@ -1,0 +1,131 @@
+r"""Sequential test by an estimated likelihood ratio, after e-valuator (arXiv 2512.03109).
+
+At step t a logistic regression on the whole standardised prefix estimates the odds of danger, and
+
+.. math:: M_t = \frac{p(\text{unsafe} \mid s_{1:t})}{p(\text{safe} \mid s_{1:t})}
+               \cdot \frac{p(\text{safe})}{p(\text{unsafe})}.
+
+If the classifiers were exact, :math:`M_t` would be a test martingale under safety and Ville's
+inequality would bound the chance that it ever exceeds :math:`1/\epsilon` by :math:`\epsilon`
+("anytime"). The PAC variant only uses it as a statistic and calibrates a tolerance limit.
+
+Same numbers as the published package on clean input, on padded arrays: one regression and one
+prediction per step, instead of one prediction per row.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from monitorlab.online.bounds import check_level
+from monitorlab.online.calibration import CALIBRATED, FALSE_ALARM, Threshold
+from monitorlab.online.statistics import TooFewSequencesError, Transform
+from monitorlab.online.trajectories import Trajectories
+
+FloatArray = NDArray[np.float64]
+
+MINIMUM_PER_CLASS = 5
+PROBABILITY_FLOOR = 1e-6
+
+
+@dataclass(frozen=True)
+class LikelihoodRatio:
+    """Estimated likelihood ratio of unsafe to safe, one classifier per step.
+
+    Attributes
+    ----------
+    training_share : float
+        1/2 for the PAC variant (the other half calibrates), 1 for the anytime variant, which has
+        nothing to calibrate and trains on everything.
+    """
+
+    name: str = "likelihood_ratio"
+    training_share: float = 0.5
+
+    def fit(self, train: Trajectories) -> Transform:
+        """Fit one classifier for every step that at least five sequences per class reach.
+
+        Raises
+        ------
+        TooFewSequencesError
+            If step 1 has fewer than five sequences of a class.
+        """
+        unsafe = int(np.sum(train.labels == 1))
+        if min(unsafe, len(train) - unsafe) < MINIMUM_PER_CLASS:
+            raise TooFewSequencesError(
+                f"{self.name} needs at least {MINIMUM_PER_CLASS} safe and {MINIMUM_PER_CLASS} "
+                f"unsafe sequences to learn from; it was given {len(train) - unsafe} safe and "
+                f"{unsafe} unsafe ones."
+            )
+        safe_to_unsafe = (len(train) - unsafe) / unsafe
+        models = _fit_steps(train)
+        return lambda scores: _ratios(scores, models, safe_to_unsafe)
+
+
+def ville_threshold(level: float, risk: str = FALSE_ALARM) -> Threshold:
+    """Threshold 1/level of the anytime test.
+
+    Parameters
+    ----------
+    level : float
+        Target false alarm rate, in (0, 1).
+    risk : str
+        Must be ``false_alarm``: the test says nothing about what it misses.
+
+    Returns
+    -------
+    Threshold
+        Not calibrated on data: n and k are 0 and the guarantee rests on the estimated ratio being
+        exact, an assumption that no sample size makes true.
+    """
+    if risk != FALSE_ALARM:
+        raise ValueError(f"Ville's inequality bounds false alarms only, not {risk!r}.")
+    value = 1.0 / check_level(level)
+    return Threshold(
+        value=value, tie_break=1.0, risk=FALSE_ALARM, calibrator="ville", level=float(level),
+        delta=math.nan, n=0, k=0, n_needed=0, attained=math.nan, state=CALIBRATED,
+    )
+
+
+def _fit_steps(train: Trajectories) -> dict[int, tuple[StandardScaler, LogisticRegression]]:
+    """Return {number of steps: (scaler, classifier)} for the steps with enough data."""
+    models = {}
+    # The safety orientation keeps every rounding equal to the published package's.
+    safety = 1.0 - train.scores
+    for steps in range(1, train.scores.shape[1] + 1):
+        reached = ~np.isnan(train.scores[:, steps - 1])
+        safe = 1 - train.labels[reached]
+        if min(int(safe.sum()), int((1 - safe).sum())) < MINIMUM_PER_CLASS:
+            continue
+        scaler = StandardScaler().fit(safety[reached, :steps])
+        model = LogisticRegression(max_iter=200)
+        model.fit(scaler.transform(safety[reached, :steps]), safe)
+        models[steps] = (scaler, model)
+    return models
+
+
+def _ratios(
+    scores: FloatArray,
+    models: dict[int, tuple[StandardScaler, LogisticRegression]],
+    safe_to_unsafe: float,
+) -> FloatArray:
+    """Evaluate M_t for all rows; a step without a model repeats the last ratio (1 at first)."""
+    ratios = np.full(scores.shape, np.nan)
+    latest = np.ones(len(scores))
+    for steps in range(1, scores.shape[1] + 1):
+        reached = ~np.isnan(scores[:, steps - 1])
+        if not reached.any():
+            break
+        if steps in models:
+            scaler, model = models[steps]
+            inputs = scaler.transform(1.0 - scores[reached, :steps])
+            chance = model.predict_proba(inputs).clip(PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR)
+            latest[reached] = chance[:, 0] / chance[:, 1] * safe_to_unsafe
+        ratios[reached, steps - 1] = latest[reached]
+    return ratios

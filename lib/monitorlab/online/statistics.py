@@ -1,0 +1,156 @@
+"""Statistics of a running sequence: what is compared with the threshold at each step.
+
+A statistic maps step scores to one number per step that depends on the scores so far only. Some
+need no data (``training_share`` 0); others are fitted on part of the calibration set, and the
+threshold is then chosen on the *other* part, which keeps the guarantee whatever was learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitorlab.online.trajectories import Trajectories
+
+FloatArray = NDArray[np.float64]
+
+# (n, T) suspicion, NaN-padded -> (n, T) statistic, NaN-padded, high is unsafe.
+Transform = Callable[[FloatArray], FloatArray]
+
+
+class TooFewSequencesError(ValueError):
+    """A statistic that learns was given too few sequences of one class."""
+
+
+class Statistic(Protocol):
+    """A rule that turns step scores into a running statistic.
+
+    Attributes
+    ----------
+    name : str
+        Short name, used in tables.
+    training_share : float
+        Share of the calibration sequences that :meth:`fit` is given, in [0, 1).
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def training_share(self) -> float: ...
+
+    def fit(self, train: Trajectories) -> Transform:
+        """Return the fitted transform. ``train`` is empty if ``training_share`` is 0."""
+        ...
+
+
+@dataclass(frozen=True)
+class LatestScore:
+    """The step score itself: alarm at the first score above the threshold.
+
+    This is the monitor of the paper. Its peak over a sequence is the running maximum of suspicion,
+    the paper's running minimum of safety (arXiv 2607.02510, section 3.1).
+    """
+
+    name: str = "running_min"
+    training_share: float = 0.0
+
+    def fit(self, train: Trajectories) -> Transform:
+        """Nothing to fit."""
+        return lambda scores: scores
+
+
+@dataclass(frozen=True)
+class RunningMean:
+    r"""Mean of the scores so far, :math:`\bar s_t = \frac{1}{t} \sum_{u \le t} s_u`."""
+
+    name: str = "running_mean"
+    training_share: float = 0.0
+
+    def fit(self, train: Trajectories) -> Transform:
+        """Nothing to fit."""
+        return running_mean
+
+
+@dataclass(frozen=True)
+class Ewma:
+    r"""Exponentially weighted mean, :math:`z_t = (1 - w) z_{t-1} + w s_t`, :math:`z_1 = s_1`.
+
+    Attributes
+    ----------
+    weight : float
+        w in (0, 1]: 1 forgets everything but the latest score.
+    """
+
+    weight: float = 0.3
+    name: str = "ewma"
+    training_share: float = 0.0
+
+    def fit(self, train: Trajectories) -> Transform:
+        """Nothing to fit."""
+        if not 0.0 < self.weight <= 1.0:
+            raise ValueError(f"EWMA weight is {self.weight}, expected a number in (0, 1].")
+        return lambda scores: ewma(scores, self.weight)
+
+
+@dataclass(frozen=True)
+class Cusum:
+    r"""Page's cumulative sum, :math:`S_t = \max(0, S_{t-1} + s_t - r)`, :math:`S_0 = 0`.
+
+    The reference r lies halfway between the mean step score of safe and of unsafe training
+    sequences, the classical choice for a shift of known size (Page, 1954).
+    """
+
+    name: str = "cusum"
+    training_share: float = 0.25
+
+    def fit(self, train: Trajectories) -> Transform:
+        """Fix the reference from ``train``; both classes must be present."""
+        require_both_classes(train, self.name)
+        means = [np.nanmean(train.scores[train.labels == label]) for label in (0, 1)]
+        reference = float(np.mean(means))
+        return lambda scores: cusum(scores, reference)
+
+
+def running_mean(scores: FloatArray) -> FloatArray:
+    """Mean of the scores up to each step; shape (n, T), NaN where ``scores`` is."""
+    steps = np.arange(1, scores.shape[1] + 1)
+    return np.where(np.isnan(scores), np.nan, np.cumsum(np.nan_to_num(scores), axis=1) / steps)
+
+
+def running_max(scores: FloatArray) -> FloatArray:
+    """Highest score up to each step; shape (n, T), NaN where ``scores`` is."""
+    return np.where(np.isnan(scores), np.nan, np.fmax.accumulate(scores, axis=1))
+
+
+def ewma(scores: FloatArray, weight: float) -> FloatArray:
+    """Exponentially weighted mean up to each step; shape (n, T), NaN where ``scores`` is."""
+    values = np.array(scores, dtype=np.float64)
+    for t in range(1, values.shape[1]):
+        values[:, t] = (1.0 - weight) * values[:, t - 1] + weight * scores[:, t]
+    return values
+
+
+def cusum(scores: FloatArray, reference: float) -> FloatArray:
+    """Cumulative sum of excesses over ``reference``, floored at 0; shape (n, T)."""
+    values = np.empty_like(scores)
+    total = np.zeros(len(scores))
+    for t in range(scores.shape[1]):
+        total = np.maximum(0.0, total + scores[:, t] - reference)
+        values[:, t] = total
+    return values
+
+
+def require_both_classes(train: Trajectories, who: str) -> None:
+    """Raise if ``train`` lacks safe or unsafe sequences."""
+    unsafe = int(np.sum(train.labels == 1))
+    if unsafe == 0 or unsafe == len(train):
+        raise TooFewSequencesError(
+            f"{who} learns from safe and unsafe sequences; the training part of the calibration "
+            f"set has {len(train) - unsafe} safe and {unsafe} unsafe ones. Use more sequences, or "
+            "a statistic without training (running_min, running_mean, ewma)."
+        )

@@ -1,0 +1,81 @@
+"""Published verifier scores (MATH, 5,000 solutions): known rows, and the room above them.
+
+Needs ``evaluator/math.csv.gz`` from the open tier: a cache named by MONITORLAB_CACHE, or a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from monitorlab.online.comparison import ALL_METHODS, Split, compare, random_splits
+from monitorlab.online.trajectories import Trajectories, load_evaluator
+from monitorlab.pipeline.sources import SourceError, fetch
+
+# FAR, power, delay, restricted delay; ten splits, delays as shares of tokens.
+KNOWN_ROWS = {
+    (0.1, "CRC"): (0.090, 0.219, 0.757, 0.947),
+    (0.1, "exact binomial"): (0.077, 0.194, 0.765, 0.954),
+    (0.1, "e-valuator, PAC"): (0.067, 0.219, 0.544, 0.901),
+    (0.1, "e-valuator, anytime"): (0.023, 0.090, 0.550, 0.960),
+    (0.2, "CRC"): (0.196, 0.406, 0.687, 0.873),
+    (0.2, "exact binomial"): (0.175, 0.376, 0.708, 0.890),
+    (0.2, "e-valuator, PAC"): (0.162, 0.431, 0.461, 0.766),
+    (0.1, "running mean + CRC"): (0.098, 0.281, 0.468, 0.851),
+}
+MEASURES = ["far", "power", "delay_tokens", "restricted_delay_tokens"]
+
+
+@pytest.fixture(scope="module")
+def math() -> Trajectories:
+    try:
+        path = fetch("evaluator/math.csv.gz")
+    except SourceError as error:
+        pytest.skip(f"open tier not available: {error}")
+    data = load_evaluator(path, "evaluator_math")
+    return data.take(np.argsort(data.ids))
+
+
+def known_splits(n: int) -> Iterator[Split]:
+    """The splits behind the known rows: seeds 0 to 9, and e-valuator's own half (seed 42) first."""
+    for seed in range(10):
+        chosen = np.sort(np.random.default_rng(seed).choice(n, n // 5, replace=False))
+        first = np.random.default_rng(42).choice(chosen, len(chosen) // 2, replace=False)
+        rest = np.setdiff1d(chosen, first)
+        yield np.concatenate([first, rest]), np.setdiff1d(np.arange(n), chosen)
+
+
+@pytest.fixture(scope="module")
+def table(math: Trajectories) -> pd.DataFrame:
+    frame = compare(math, ALL_METHODS, known_splits(len(math)), levels=(0.1, 0.2))
+    return frame.groupby(["level", "method"])[[*MEASURES, "delay", "restricted_delay"]].mean()
+
+
+@pytest.mark.parametrize("row", KNOWN_ROWS, ids=str)
+def test_known_rows(table, row):
+    np.testing.assert_allclose(table.loc[row, MEASURES], KNOWN_ROWS[row], atol=1e-3)
+
+
+@pytest.mark.parametrize(("level", "goal"), [(0.1, 0.85), (0.2, 0.70)])
+def test_the_learned_statistic_keeps_the_level_and_alarms_earlier(math, table, level, goal):
+    row = table.loc[(level, "learned + CRC")]
+    assert row["far"] <= level + 0.005
+    assert row["restricted_delay"] <= goal
+    assert row["restricted_delay_tokens"] <= goal
+    # Not an accident of ten splits: two hundred others, the same way.
+    learned = [method for method in ALL_METHODS if method.label == "learned + CRC"]
+    many = compare(math, learned, random_splits(len(math), 200, 0.2, seed=1), levels=(level,))
+    assert many["far"].mean() <= level + 0.005
+    assert many["restricted_delay_tokens"].mean() <= goal
+
+
+def test_shuffled_labels_leave_nothing_to_learn(math):
+    """If the learned statistic could see the future or the labels, this would show it."""
+    labels = np.random.default_rng(0).permutation(math.labels)
+    blind = Trajectories("blind", "s", math.ids, math.scores, math.tokens, labels)
+    learned = [method for method in ALL_METHODS if method.label == "learned + CRC"]
+    frame = compare(blind, learned, random_splits(len(math), 20, 0.2, seed=1), levels=(0.1,))
+    assert frame["power"].mean() == pytest.approx(frame["far"].mean(), abs=0.015)
