@@ -11,8 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.online.comparison import ALL_METHODS, Split, compare, random_splits
-from monitorlab.online.trajectories import Trajectories, load_evaluator
+from monitorlab.online.comparison import compare
+from monitorlab.online.datasets import Split, random_splits
+from monitorlab.online.methods import ALL_METHODS
+from monitorlab.online.score_files import load_evaluator
+from monitorlab.online.trajectories import Trajectories
 from monitorlab.pipeline.sources import SourceError, fetch
 
 # FAR, power, delay, restricted delay; ten splits, delays as shares of tokens.
@@ -65,9 +68,9 @@ def test_the_learned_statistic_keeps_the_level_and_alarms_earlier(math, table, l
     assert row["far"] <= level + 0.005
     assert row["restricted_delay"] <= goal
     assert row["restricted_delay_tokens"] <= goal
-    # Not an accident of ten splits: two hundred others, the same way.
+    # Not an accident of ten splits: a hundred others, the same way.
     learned = [method for method in ALL_METHODS if method.label == "learned + CRC"]
-    many = compare(math, learned, random_splits(len(math), 200, 0.2, seed=1), levels=(level,))
+    many = compare(math, learned, random_splits(len(math), 100, 0.2, seed=1), levels=(level,))
     assert many["far"].mean() <= level + 0.005
     assert many["restricted_delay_tokens"].mean() <= goal
 

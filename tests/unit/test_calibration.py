@@ -10,15 +10,17 @@ from monitorlab.online.calibration import (
     CALIBRATED,
     MISSED_DETECTION,
     NEVER_ALARM,
+    calibrate,
+)
+from monitorlab.online.metrics import alarm_steps
+from monitorlab.online.ranks import (
     RANK_RULES,
     binomial_rank,
-    calibrate,
     crc_rank,
     hoeffding_bentkus_rank,
     sequences_needed,
     tolerance_rank,
 )
-from monitorlab.online.metrics import alarm_steps
 
 LEVELS = (0.01, 0.05, 0.10, 0.20)
 EXACT_RANKS = {

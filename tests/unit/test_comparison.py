@@ -6,13 +6,9 @@ import numpy as np
 import pytest
 
 from monitorlab.online.calibration import MISSED_DETECTION, NOT_TRAINABLE, calibrate
-from monitorlab.online.comparison import (
-    ALL_METHODS,
-    FURTHER_METHODS,
-    PAPER_METHODS,
-    compare,
-    random_splits,
-)
+from monitorlab.online.comparison import compare
+from monitorlab.online.datasets import random_splits
+from monitorlab.online.methods import ALL_METHODS, FURTHER_METHODS, PAPER_METHODS
 from monitorlab.online.metrics import alarm_steps, evaluate
 from monitorlab.online.trajectories import Trajectories
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monitorlab.online.comparison import ALL_METHODS
 from monitorlab.online.learned import FEATURES, LearnedPrefix, normal_scores, prefix_features
+from monitorlab.online.methods import ALL_METHODS
 from monitorlab.online.statistics import (
     Cusum,
     Ewma,

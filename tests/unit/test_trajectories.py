@@ -6,13 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.online.trajectories import (
-    ScoreFileError,
-    from_frame,
-    load_evaluator,
-    load_scores,
-    to_frame,
-)
+from monitorlab.online.score_files import load_evaluator, load_scores
+from monitorlab.online.trajectories import ScoreFileError, from_frame, to_frame
 
 
 @pytest.fixture
@@ -140,3 +135,9 @@ def test_evaluator_files_are_turned_at_the_door(tmp_path):
     np.testing.assert_allclose(got.scores[0], [0.1, 0.2])
     assert got.labels.tolist() == [0, 1]
     assert got.tokens[0].tolist() == [3, 4]
+
+
+def test_one_class_file_is_refused_before_anything_runs(frame, tmp_path):
+    frame[frame["label"] == 0].to_csv(tmp_path / "safe.csv", index=False)
+    with pytest.raises(ScoreFileError, match="column label: all 1 sequences have label 0"):
+        load_scores(tmp_path / "safe.csv")

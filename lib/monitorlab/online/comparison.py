@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,114 +22,16 @@ from monitorlab.online.calibration import (
     Threshold,
     calibrate,
 )
-from monitorlab.online.learned import LearnedPrefix
-from monitorlab.online.likelihood_ratio import LikelihoodRatio, ville_threshold
+from monitorlab.online.datasets import Split
+from monitorlab.online.likelihood_ratio import ville_threshold
+from monitorlab.online.methods import VILLE, Method
 from monitorlab.online.metrics import alarm_steps, evaluate, peaks
-from monitorlab.online.statistics import (
-    Cusum,
-    Ewma,
-    LatestScore,
-    RunningMean,
-    Statistic,
-    TooFewSequencesError,
-)
-from monitorlab.online.trajectories import Trajectories
+from monitorlab.online.statistics import Statistic, TooFewSequencesError
+from monitorlab.online.trajectories import Trajectories, require_two_classes
 
 FloatArray = NDArray[np.float64]
 
-# (positions of the calibration sequences, positions of the test sequences)
-Split = tuple[NDArray[np.int64], NDArray[np.int64]]
-
-VILLE = "ville"
 PAPER_LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
-
-
-@dataclass(frozen=True)
-class Method:
-    """A statistic and the calibrator that turns it into an alarm.
-
-    Attributes
-    ----------
-    label : str
-        How tables and figures call it.
-    statistic : Statistic
-        What is compared with the threshold.
-    calibrator : str
-        A rank rule of :mod:`monitorlab.online.calibration`, or ``ville`` for the fixed 1/level.
-    guarantee : str
-        The promise, in symbols.
-    source : str
-        Where the rule is defined.
-    """
-
-    label: str
-    statistic: Statistic
-    calibrator: str
-    guarantee: str
-    source: str
-
-
-IN_EXPECTATION = "E[R] ≤ ε"
-HIGH_PROBABILITY = "P(R > ε) ≤ δ"
-
-PAPER_METHODS = (
-    Method("CRC", LatestScore(), "crc", IN_EXPECTATION, "[1] Eq. 8"),
-    Method("UCB", LatestScore(), "hoeffding_bentkus", HIGH_PROBABILITY, "[1] §3.2"),
-    Method(
-        "e-valuator, anytime",
-        LikelihoodRatio("likelihood_ratio_all", training_share=1.0),
-        VILLE,
-        "R ≤ ε if the ratio is exact",
-        "[2] §3.2",
-    ),
-    Method("e-valuator, PAC", LikelihoodRatio(), "tolerance", HIGH_PROBABILITY, "[2] §3.3"),
-)
-
-FURTHER_METHODS = (
-    Method("exact binomial", LatestScore(), "binomial", HIGH_PROBABILITY, "[3] §3.1"),
-    Method("running mean + CRC", RunningMean(), "crc", IN_EXPECTATION, "[1] Eq. 8"),
-    Method("EWMA + CRC", Ewma(), "crc", IN_EXPECTATION, "[1] Eq. 8"),
-    Method("CUSUM + CRC", Cusum(), "crc", IN_EXPECTATION, "[1] Eq. 8, [4]"),
-    Method("e-valuator ratio + CRC", LikelihoodRatio(), "crc", IN_EXPECTATION, "[1] Eq. 8, [2]"),
-    Method("learned + CRC", LearnedPrefix(), "crc", IN_EXPECTATION, "[1] Eq. 8, ours"),
-    Method("learned + exact", LearnedPrefix(), "binomial", HIGH_PROBABILITY, "[3] §3.1, ours"),
-)
-
-ALL_METHODS = PAPER_METHODS + FURTHER_METHODS
-
-
-def random_splits(
-    n: int, n_splits: int, calibration_fraction: float, seed: int | np.random.SeedSequence
-) -> Iterator[Split]:
-    """Yield (calibration, test) positions, each split from a generator of its own.
-
-    Parameters
-    ----------
-    n : int
-        Sequences to split.
-    n_splits : int
-        Number of splits.
-    calibration_fraction : float
-        Share of sequences that calibrates, in (0, 1); rounded to whole sequences.
-    seed : int or SeedSequence
-        Root of the spawned generators: split i is the same however many are asked for.
-    """
-    if not 0.0 < calibration_fraction < 1.0:
-        raise ValueError(
-            f"calibration_fraction is {calibration_fraction}, expected a share between 0 and 1."
-        )
-    size = round(calibration_fraction * n)
-    if not 0 < size < n:
-        raise ValueError(
-            f"{n} sequences split at {calibration_fraction:g} leave {size} for calibration and "
-            f"{n - size} for testing; both need at least one. Bring more sequences."
-        )
-    root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
-    for i in range(n_splits):
-        # Spawned by position, not by SeedSequence.spawn, which would remember earlier calls.
-        child = np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, i))
-        order = np.random.default_rng(child).permutation(n)
-        yield order[:size], order[size:]
 
 
 def compare(
@@ -150,8 +53,9 @@ def compare(
     methods : sequence of Method
         What to compare.
     splits : iterable of (calibration, test)
-        Positions of the sequences, as from :func:`random_splits`. A statistic that learns is
-        fitted on the first positions of ``calibration``, so these should be in random order.
+        Positions of the sequences, as from :func:`monitorlab.online.datasets.random_splits`. A
+        statistic that learns is fitted on the first positions of ``calibration``, so these should
+        be in random order.
     levels : sequence of float
         Target risks, each in (0, 1).
     delta : float
@@ -182,18 +86,6 @@ def compare(
     return pd.DataFrame(rows)
 
 
-def require_two_classes(trajectories: Trajectories) -> None:
-    """Raise if a data set holds only safe or only unsafe sequences."""
-    unsafe = int(np.sum(trajectories.labels == 1))
-    if unsafe in (0, len(trajectories)):
-        missing = "unsafe (label 1)" if unsafe == 0 else "safe (label 0)"
-        raise ValueError(
-            f"data set {trajectories.dataset!r}, column label: all {len(trajectories)} sequences "
-            f"have label {int(unsafe > 0)}, none is {missing}. Calibration needs the class its "
-            "risk is about, and false alarms and power together need both."
-        )
-
-
 @dataclass(frozen=True)
 class _Fold:
     """One split: fit, calibrate and count, sharing fitted statistics between methods."""
@@ -206,7 +98,7 @@ class _Fold:
     split: int
     randomise_ties: bool
 
-    def rows(self, methods: Iterable[Method], levels: Sequence[float]) -> Iterator[dict]:
+    def rows(self, methods: Iterable[Method], levels: Sequence[float]) -> Iterator[dict[str, Any]]:
         test = self.data.take(self.test)
         fitted: dict[Statistic, tuple[FloatArray, FloatArray] | None] = {}
         for method in methods:

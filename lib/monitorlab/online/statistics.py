@@ -34,14 +34,18 @@ class Statistic(Protocol):
     name : str
         Short name, used in tables.
     training_share : float
-        Share of the calibration sequences that :meth:`fit` is given, in [0, 1).
+        Share of the calibration sequences that :meth:`fit` is given, in [0, 1].
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Short name, used in tables."""
+        ...
 
     @property
-    def training_share(self) -> float: ...
+    def training_share(self) -> float:
+        """Share of the calibration sequences to learn from, in [0, 1]."""
+        ...
 
     def fit(self, train: Trajectories) -> Transform:
         """Return the fitted transform. ``train`` is empty if ``training_share`` is 0."""

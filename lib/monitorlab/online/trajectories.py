@@ -1,10 +1,8 @@
-"""Step scores of many sequences as padded arrays, and the door through which files come in."""
+"""Step scores of many sequences as padded arrays, checked on the way in."""
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 REQUIRED_COLUMNS = ("trajectory_id", "step", "score", "label")
-ORIENTATIONS = ("suspicion", "safety")
+EXPECTED_COLUMNS = ", ".join(REQUIRED_COLUMNS) + " and optionally tokens"
 
 
 class ScoreFileError(ValueError):
@@ -104,6 +102,27 @@ def from_frame(frame: pd.DataFrame, dataset: str, signal: str) -> Trajectories:
     return _pad(clean, dataset, signal)
 
 
+def from_steps(steps: pd.DataFrame) -> dict[tuple[str, str], Trajectories]:
+    """Split a ``steps`` table into one :class:`Trajectories` per data set and signal.
+
+    Parameters
+    ----------
+    steps : DataFrame
+        The table ``steps`` of a run, already checked against its schema.
+
+    Returns
+    -------
+    dict
+        Keyed by (dataset, signal), in order of first appearance.
+    """
+    return {
+        (str(dataset), str(signal)): from_frame(
+            group.reset_index(drop=True), str(dataset), str(signal)
+        )
+        for (dataset, signal), group in steps.groupby(["dataset", "signal"], sort=False)
+    }
+
+
 def to_frame(trajectories: Trajectories) -> pd.DataFrame:
     """Return one row per step: ``trajectory_id, step, score, tokens, label``.
 
@@ -122,94 +141,16 @@ def to_frame(trajectories: Trajectories) -> pd.DataFrame:
     )
 
 
-def load_scores(
-    path: str | Path, orientation: str = "suspicion", dataset: str | None = None
-) -> Trajectories:
-    """Read a user's own score file.
-
-    Parameters
-    ----------
-    path : str or Path
-        CSV (also ``.csv.gz``) or parquet file with the columns of :func:`from_frame`; further
-        columns are ignored.
-    orientation : {"suspicion", "safety"}
-        What a high score means in the file. ``safety`` scores s are turned into 1 - s, which keeps
-        their order reversed and needs no bounds.
-    dataset : str, optional
-        Name; the file's stem by default.
-
-    Raises
-    ------
-    ScoreFileError
-        As :func:`from_frame`, and for a file that is missing, empty or unreadable, or an unknown
-        orientation.
-    """
-    if orientation not in ORIENTATIONS:
+def require_two_classes(trajectories: Trajectories) -> None:
+    """Raise if a data set holds only safe or only unsafe sequences."""
+    unsafe = int(np.sum(trajectories.labels == 1))
+    if unsafe in (0, len(trajectories)):
+        missing = "unsafe (label 1)" if unsafe == 0 else "safe (label 0)"
         raise ScoreFileError(
-            f"ORIENTATION is {orientation!r}, expected one of {', '.join(ORIENTATIONS)}: "
-            "does a high score mean danger (suspicion) or success (safety)?"
+            f"data set {trajectories.dataset!r}, column label: all {len(trajectories)} sequences "
+            f"have label {int(unsafe > 0)}, none is {missing}. Calibration needs the class its "
+            "risk is about, and false alarms and power together need both."
         )
-    file = Path(path).expanduser()
-    frame = _read_table(file)
-    name = dataset or file.name.split(".")[0]
-    try:
-        trajectories = from_frame(frame, name, "score")
-    except ScoreFileError as error:
-        raise ScoreFileError(f"{file.name}: {error}") from None
-    return trajectories if orientation == "suspicion" else _turn(trajectories)
-
-
-def load_evaluator(path: str | Path, dataset: str) -> Trajectories:
-    """Read a score file published with e-valuator (arXiv 2512.03109) and turn it to suspicion.
-
-    Parameters
-    ----------
-    path : str or Path
-        CSV with ``uq_problem_idx, num_steps, judge_probability`` (high: will succeed), ``solved``
-        and, for some files, ``generated_tokens``.
-    dataset : str
-        Name to carry along.
-    """
-    frame = _read_table(Path(path))
-    names = {
-        "uq_problem_idx": "trajectory_id",
-        "num_steps": "step",
-        "judge_probability": "score",
-        "generated_tokens": "tokens",
-        "solved": "label",
-    }
-    columns = [name for name in names if name in frame.columns]
-    frame = frame[columns].rename(columns=names)
-    solved = frame["label"].astype(str).str.strip().map({"True": 0, "1": 0, "False": 1, "0": 1})
-    return _turn(from_frame(frame.assign(label=solved), dataset, "verifier"))
-
-
-def _turn(trajectories: Trajectories) -> Trajectories:
-    return Trajectories(
-        trajectories.dataset, trajectories.signal, trajectories.ids, 1.0 - trajectories.scores,
-        trajectories.tokens, trajectories.labels,
-    )
-
-
-def _read_table(file: Path) -> pd.DataFrame:
-    if not file.is_file():
-        raise ScoreFileError(f"{file} is not a file. Give the path of a CSV or parquet file.")
-    if file.stat().st_size == 0:
-        raise ScoreFileError(f"{file.name} is empty. Expected the columns {_expected()}.")
-    try:
-        if file.name.endswith((".parquet", ".pq")):
-            return pd.read_parquet(file)
-        # Text first: a stray word must be reported with its row, not turn a column into objects.
-        return pd.read_csv(file, dtype=str, keep_default_na=False)
-    except (OSError, ValueError, EOFError, zlib.error) as error:
-        raise ScoreFileError(
-            f"{file.name} cannot be read as {'parquet' if 'parquet' in file.name else 'CSV'}: "
-            f"{error}. Expected a table with the columns {_expected()}."
-        ) from error
-
-
-def _expected() -> str:
-    return ", ".join(REQUIRED_COLUMNS) + " and optionally tokens"
 
 
 def _require_columns(frame: pd.DataFrame) -> None:
@@ -217,13 +158,13 @@ def _require_columns(frame: pd.DataFrame) -> None:
     if missing:
         raise ScoreFileError(
             f"missing column {', '.join(missing)}; found {', '.join(map(str, frame.columns))}. "
-            f"Expected {_expected()}: rename the columns of the file."
+            f"Expected {EXPECTED_COLUMNS}: rename the columns of the file."
         )
     repeated = frame.columns[frame.columns.duplicated()].tolist()
     if repeated:
         raise ScoreFileError(f"column {repeated[0]!r} appears twice; keep one of them.")
     if frame.empty:
-        raise ScoreFileError(f"the table has a header and no rows. Expected {_expected()}.")
+        raise ScoreFileError(f"the table has a header and no rows. Expected {EXPECTED_COLUMNS}.")
 
 
 def _identifiers(column: pd.Series[Any]) -> NDArray[Any]:

@@ -1,0 +1,63 @@
+# Two commands do everything on a machine with Python 3.11 and make:
+#   make report   run the notebooks on two cores and render reports/cpu/index.html
+#   make test     lint, types, unit, validity, integration and golden notebooks
+PYTHON  ?= $(shell command -v python3.11 || command -v python3)
+PROFILE ?= cpu
+RUN_ID  ?= $(PROFILE)
+VENV    := .venv
+BIN     := $(VENV)/bin
+READY   := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup report test lint types data lab freeze lock benchmark clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## create .venv with the pinned packages, once
+
+# torch comes first and through pip, which knows the machine's own wheel folders and mirrors. uv then
+# finds it satisfied and installs the rest several times faster; where uv cannot, pip does.
+$(READY): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0] + ": set PYTHON=...")'
+	@echo "Setting up $(VENV) (once, one to two minutes) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock uv torch 2>&1 | grep -v "^WARNING: Location" || true
+	@UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install --quiet --python $(BIN)/python -c requirements.lock -e '.[test]' \
+	  || $(BIN)/python -m pip install --quiet -c requirements.lock -e '.[test]'
+	@touch $(READY)
+
+report: $(READY)  ## run all notebooks (PROFILE=cpu) and render reports/RUN_ID/index.html
+	@$(BIN)/python -m monitorlab run --profile $(PROFILE) --run-id $(RUN_ID); status=$$?; \
+	  $(BIN)/python -m monitorlab report --run-id $(RUN_ID) && exit $$status
+
+test: $(READY) lint types  ## everything that must be green, under eight minutes
+	@$(BIN)/python -m pytest tests/unit tests/validity tests/integration
+	@$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/golden/nbval.cfg tests/golden
+
+lint: $(READY)  ## ruff over library, tests and notebooks
+	@$(BIN)/ruff check lib tests
+	@$(BIN)/jupytext --quiet --check '$(BIN)/ruff check --quiet --ignore E402,D1,B018 {}' --pipe-fmt ipynb notebooks/*.py
+
+types: $(READY)  ## mypy over the library
+	@$(BIN)/mypy
+
+data: $(READY)  ## fetch and verify the openly licensed files of data/sources.toml
+	@$(BIN)/python -m monitorlab fetch
+
+lab: $(READY)  ## open the notebooks in JupyterLab
+	@$(BIN)/jupyter lab notebooks
+
+freeze: $(READY)  ## run the tiny notebooks and rewrite tests/golden (read the diff)
+	@$(BIN)/python -m monitorlab freeze
+
+lock: $(READY)  ## write the installed versions to requirements.lock
+	@$(BIN)/python -m pip freeze --exclude-editable 2>/dev/null | sed 's/+cpu$$//' > requirements.lock.new
+	@{ echo "# Versions that were tested together. Written by 'make lock'; used as constraints."; cat requirements.lock.new; } > requirements.lock
+	@rm requirements.lock.new && touch $(READY)
+
+benchmark: $(READY)  ## time the online comparison against the published package
+	@$(BIN)/python tests/benchmarks/benchmark_comparison.py
+
+clean:  ## remove what runs generate; data/cache and .venv stay
+	@rm -rf data/runs .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,115 @@
+"""Data sets of the comparison: readable names, an overview, splits, a few telling sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from monitorlab.online.calibration import Threshold
+from monitorlab.online.metrics import peaks
+from monitorlab.online.trajectories import Trajectories
+
+# (positions of the calibration sequences, positions of the test sequences)
+Split = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+# Signals that come with generation at no cost; the others need a model of their own.
+FREE_SIGNALS = ("min_logprob", "mean_logprob")
+
+TITLES = {
+    "miniature_math_strong": "miniature math, strong generator",
+    "miniature_math_weak": "miniature math, weak generator",
+    "miniature_conversations": "miniature conversations",
+    "evaluator_math": "MATH, process reward model",
+    "evaluator_gsm8k": "GSM8K, judge scores",
+}
+
+
+def title(dataset: str, signal: str) -> str:
+    """Return a readable name of a data set under a signal."""
+    name = TITLES.get(dataset, dataset)
+    return f"{name}, {signal.replace('_', ' ')}" if signal in FREE_SIGNALS else name
+
+
+def overview(data: Iterable[Trajectories]) -> pd.DataFrame:
+    """One row per data set and signal: sizes, share unsafe, lengths, how coarse the score is."""
+    return pd.DataFrame(
+        {
+            "data set": TITLES.get(one.dataset, one.dataset),
+            "signal": one.signal.replace("_", " "),
+            "sequences": len(one),
+            "unsafe": float(np.mean(one.labels)),
+            "steps": float(np.mean(one.lengths)),
+            "distinct scores": len(np.unique(one.scores[~np.isnan(one.scores)])),
+        }
+        for one in data
+    )
+
+
+def telling_examples(data: Trajectories, threshold: Threshold, per_class: int = 2) -> list[int]:
+    """Positions of a few sequences to draw: of each class, with and without an alarm.
+
+    Parameters
+    ----------
+    data : Trajectories
+        Sequences to choose from.
+    threshold : Threshold
+        Rule on the latest score.
+    per_class : int
+        At most this many safe and as many unsafe ones, alarming and silent in turn.
+
+    Returns
+    -------
+    list of int
+        Safe sequences first; longer ones are preferred, ties by position.
+    """
+    alarmed = peaks(data.scores) > threshold.value
+    positions: list[int] = []
+    for label, wanted in ((0, (False, True)), (1, (True, False))):
+        for alarm in wanted[:per_class]:
+            group = np.flatnonzero((data.labels == label) & (alarmed == alarm))
+            if len(group):
+                positions.append(int(group[np.argmax(data.lengths[group])]))
+    return positions
+
+
+def rounded(data: Trajectories, step: float) -> Trajectories:
+    """Return the same sequences with scores rounded to multiples of ``step``."""
+    return replace(data, scores=np.round(data.scores / step) * step)
+
+
+def random_splits(
+    n: int, n_splits: int, calibration_fraction: float, seed: int | np.random.SeedSequence
+) -> Iterator[Split]:
+    """Yield (calibration, test) positions, each split from a generator of its own.
+
+    Parameters
+    ----------
+    n : int
+        Sequences to split.
+    n_splits : int
+        Number of splits.
+    calibration_fraction : float
+        Share of sequences that calibrates, in (0, 1); rounded to whole sequences.
+    seed : int or SeedSequence
+        Root of the spawned generators: split i is the same however many are asked for.
+    """
+    if not 0.0 < calibration_fraction < 1.0:
+        raise ValueError(
+            f"calibration_fraction is {calibration_fraction}, expected a share between 0 and 1."
+        )
+    size = round(calibration_fraction * n)
+    if not 0 < size < n:
+        raise ValueError(
+            f"{n} sequences split at {calibration_fraction:g} leave {size} for calibration and "
+            f"{n - size} for testing; both need at least one. Bring more sequences."
+        )
+    root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
+    for i in range(n_splits):
+        # Spawned by position, not by SeedSequence.spawn, which would remember earlier calls.
+        child = np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, i))
+        order = np.random.default_rng(child).permutation(n)
+        yield order[:size], order[size:]

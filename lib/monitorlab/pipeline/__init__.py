@@ -1,0 +1,1 @@
+"""Everything that touches disk: profiles, typed tables, runs, sources, execution, reports."""

@@ -1,0 +1,218 @@
+"""The one dial: how large every experiment is.
+
+A notebook never asks which profile it runs in. It takes sizes from `Profile`, so the same
+cells run as a test (`tiny`), on a laptop (`cpu`) and at the scale of the paper (`gpu`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Shape of one small transformer.
+
+    Attributes
+    ----------
+    hidden : int
+        Width of the residual stream, in units; a multiple of `heads`.
+    layers : int
+        Number of transformer blocks.
+    heads : int
+        Attention heads per block.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+
+
+@dataclass(frozen=True)
+class Training:
+    """One model and how long it is trained.
+
+    Attributes
+    ----------
+    model : ModelSize
+        Shape of the model.
+    steps : int
+        Optimizer steps.
+    batch_tokens : int
+        Tokens in one optimizer step, padding included.
+    learning_rate : float
+        Peak learning rate of AdamW.
+    """
+
+    model: ModelSize
+    steps: int
+    batch_tokens: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Difficulty and number of the multi-step arithmetic problems.
+
+    The three groups of problems share no problem. Difficulty is the only thing that makes the
+    generator err: no noise is injected anywhere.
+
+    Attributes
+    ----------
+    min_steps, max_steps : int
+        Operations per problem, inclusive range; one operation is one solution step.
+    max_operand : int
+        Largest number that a problem introduces.
+    n_train : int
+        Problems with written-out solutions that the generators learn from.
+    n_verifier : int
+        Problems whose *generated* solutions the verifier learns from.
+    n_test : int
+        Problems whose generated solutions become trajectories (one each per generator).
+    temperature : float
+        Sampling temperature of the generators, above 0.
+    """
+
+    min_steps: int
+    max_steps: int
+    max_operand: int
+    n_train: int
+    n_verifier: int
+    n_test: int
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """Number and length of the multi-turn conversations.
+
+    Attributes
+    ----------
+    min_turns, max_turns : int
+        User turns per conversation, inclusive range.
+    n_train : int
+        Conversations that the guard learns from.
+    n_test : int
+        Conversations that become trajectories.
+    """
+
+    min_turns: int
+    max_turns: int
+    n_train: int
+    n_test: int
+
+
+@dataclass(frozen=True)
+class Online:
+    """Protocol of the online-monitoring comparison (arXiv 2607.02510, section 4).
+
+    Attributes
+    ----------
+    n_splits : int
+        Random splits into calibration and test trajectories.
+    open_tier : bool
+        Whether published scores join in if they are in the cache.
+    levels : tuple of float
+        Target risk levels epsilon, each in (0, 1), increasing.
+    calibration_fraction : float
+        Share of the trajectories used for calibration, in (0, 1).
+    delta : float
+        Allowed probability that a high-probability guarantee fails, in (0, 1).
+    """
+
+    n_splits: int
+    open_tier: bool
+    levels: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
+    calibration_fraction: float = 0.2
+    delta: float = 0.1
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All sizes of one run.
+
+    Attributes
+    ----------
+    name : str
+        "tiny", "cpu" or "gpu".
+    arithmetic : Arithmetic
+        The problems of notebook 06.
+    weak, strong : Training
+        Two generators that differ in size and training, as the paper's two do.
+    verifier : Training
+        The miniature process reward model.
+    conversations : Conversations
+        The second use case of notebook 06.
+    guard : Training
+        The miniature guard that scores conversation turns.
+    online : Online
+        The comparison of notebook 07.
+    """
+
+    name: str
+    arithmetic: Arithmetic
+    weak: Training
+    strong: Training
+    verifier: Training
+    conversations: Conversations
+    guard: Training
+    online: Online
+
+
+TINY = Profile(
+    name="tiny",
+    arithmetic=Arithmetic(
+        min_steps=2, max_steps=4, max_operand=20,
+        n_train=4_000, n_verifier=400, n_test=300, temperature=1.0,
+    ),
+    weak=Training(ModelSize(hidden=64, layers=2, heads=4), 150, 2_048, 3e-3),
+    strong=Training(ModelSize(hidden=64, layers=2, heads=4), 300, 2_048, 3e-3),
+    verifier=Training(ModelSize(hidden=64, layers=2, heads=4), 150, 2_048, 2e-3),
+    conversations=Conversations(min_turns=3, max_turns=6, n_train=300, n_test=200),
+    guard=Training(ModelSize(hidden=64, layers=2, heads=4), 100, 2_048, 2e-3),
+    online=Online(n_splits=4, open_tier=False),
+)
+
+CPU = Profile(
+    name="cpu",
+    arithmetic=Arithmetic(
+        min_steps=2, max_steps=6, max_operand=50,
+        n_train=20_000, n_verifier=2_000, n_test=1_500, temperature=1.0,
+    ),
+    weak=Training(ModelSize(hidden=96, layers=3, heads=4), 300, 2_048, 2e-3),
+    strong=Training(ModelSize(hidden=128, layers=4, heads=4), 400, 2_048, 2e-3),
+    verifier=Training(ModelSize(hidden=128, layers=4, heads=4), 300, 2_048, 1e-3),
+    conversations=Conversations(min_turns=3, max_turns=8, n_train=1_500, n_test=1_200),
+    guard=Training(ModelSize(hidden=96, layers=3, heads=4), 200, 2_048, 1e-3),
+    online=Online(n_splits=10, open_tier=True),
+)
+
+GPU = Profile(
+    name="gpu",
+    arithmetic=Arithmetic(
+        min_steps=2, max_steps=10, max_operand=99,
+        n_train=200_000, n_verifier=20_000, n_test=5_000, temperature=1.0,
+    ),
+    weak=Training(ModelSize(hidden=256, layers=6, heads=8), 2_000, 32_768, 1e-3),
+    strong=Training(ModelSize(hidden=512, layers=8, heads=8), 4_000, 32_768, 6e-4),
+    verifier=Training(ModelSize(hidden=512, layers=8, heads=8), 2_000, 32_768, 6e-4),
+    conversations=Conversations(min_turns=3, max_turns=12, n_train=20_000, n_test=5_000),
+    guard=Training(ModelSize(hidden=256, layers=6, heads=8), 1_000, 32_768, 6e-4),
+    online=Online(n_splits=10, open_tier=True),
+)
+
+PROFILES: dict[str, Profile] = {profile.name: profile for profile in (TINY, CPU, GPU)}
+
+
+def get_profile(name: str) -> Profile:
+    """Return the profile called `name`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such profile; the message lists those that exist.
+    """
+    if name not in PROFILES:
+        known = ", ".join(PROFILES)
+        raise ValueError(f"unknown profile {name!r}: expected one of {known}")
+    return PROFILES[name]

@@ -1,0 +1,530 @@
+"""Runs: what is read is complete, unchanged and up to date, or the error says what to run."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from monitorlab.pipeline import artifacts
+from monitorlab.pipeline.artifacts import (
+    ArtifactError,
+    Run,
+    checkpoint,
+    open_run,
+    read_manifest,
+    read_table,
+    stale_inputs,
+    write_folder_atomic,
+    write_table,
+    write_text_atomic,
+)
+from monitorlab.pipeline.schemas import SchemaError
+
+SIX, SEVEN, EIGHT = "06_step_signals", "07_online_monitoring", "08_shift"
+
+
+@pytest.fixture(autouse=True)
+def _no_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MONITORLAB_RUNS", "MONITORLAB_CHECKPOINTS", "MONITORLAB_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def begin(root: Path, notebook: str = SIX, **options: Any) -> Run:
+    values: dict[str, Any] = {"profile": "tiny", "seed": 1, "root": root} | options
+    return open_run(notebook, **values)
+
+
+def steps(score: float = 0.5) -> pd.DataFrame:
+    return pd.DataFrame({
+        "dataset": "math", "signal": "verifier", "trajectory_id": ["b", "a"], "step": 1,
+        "score": [score, 0.25], "tokens": 3, "label": [1, 0], "step_label": -1,
+    })
+
+
+def metrics() -> pd.DataFrame:
+    return pd.DataFrame([{
+        "dataset": "math", "signal": "v", "statistic": "latest", "calibrator": "crc",
+        "risk": "false_alarm", "level": 0.1, "split": 0, "threshold": np.inf,
+        "state": "never_alarm", "far": 0.0, "power": 0.0, "delay": np.nan,
+        "restricted_delay": 1.0, "delay_tokens": np.nan, "restricted_delay_tokens": 1.0,
+    }])
+
+
+def finish(root: Path, frame: pd.DataFrame | None = None, **options: Any) -> Run:
+    run = begin(root, **options)
+    write_table(run, "steps", steps() if frame is None else frame)
+    run.close()
+    return run
+
+
+# Round trip and manifest
+
+
+def test_a_table_comes_back_sorted_and_typed(tmp_path: Path) -> None:
+    finish(tmp_path)
+    frame = read_table(begin(tmp_path, SEVEN), SIX, "steps")
+    assert list(frame["trajectory_id"]) == ["a", "b"]
+    assert frame["step"].dtype == np.int64 and list(frame["score"]) == [0.25, 0.5]
+
+
+@pytest.mark.parametrize("name", ["metrics", "verdicts"])
+def test_missing_and_infinite_values_survive(tmp_path: Path, name: str) -> None:
+    frame = metrics() if name == "metrics" else pd.DataFrame({
+        "sample_id": ["a", "b"], "monitor": "m", "prompt": "p", "draw": 0,
+        "status": ["parsed", "error"], "verdict": [False, None], "score": [0.5, None],
+        "evidence": ["ä\n", None], "input_tokens": [3, None], "output_tokens": [3, None],
+        "seconds": [1.0, None], "cost_usd": None, "request_hash": "x",
+    })
+    run = begin(tmp_path)
+    write_table(run, name, frame)
+    once = read_table(run, SIX, name)
+    run.close()
+    pd.testing.assert_frame_equal(read_table(begin(tmp_path, SEVEN), SIX, name), once)
+    assert once.isna().sum().sum() == frame.isna().sum().sum()
+
+
+def test_a_run_reads_back_its_own_table_before_it_is_closed(tmp_path: Path) -> None:
+    run = begin(tmp_path)
+    write_table(run, "steps", steps())
+    assert len(read_table(run, SIX, "steps")) == 2
+    assert run.inputs == {}
+
+
+def test_the_manifest_records_the_run(tmp_path: Path) -> None:
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / f"{SEVEN}.py").write_text("# %%\n")
+    finish(tmp_path)
+    with begin(tmp_path, SEVEN, parameters={"ALPHA": 0.1}) as run:
+        read_table(run, SIX, "steps")
+        write_table(run, "metrics", metrics())
+        run.write_metrics({"far": np.float64(0.5)})
+    manifest = read_manifest(run.folder)
+    assert manifest is not None
+    expected = {"notebook": SEVEN, "run_id": "default", "status": "complete", "profile": "tiny",
+                "seed": 1, "parameters": {"ALPHA": 0.1}, "device": "cpu"}
+    assert {name: manifest[name] for name in expected} == expected
+    assert manifest["inputs"][f"{SIX}/steps"]["rows"] == 2
+    assert manifest["outputs"]["metrics"]["rows"] == 1
+    assert len(manifest["outputs"]["metrics"]["digest"]) == len(manifest["source_digest"]) == 64
+    assert manifest["packages"]["numpy"] == np.__version__
+    assert manifest["seconds"] >= 0 and manifest["code"] == {"commit": None, "dirty": None}
+    assert json.loads((run.folder / "metrics.json").read_text()) == {"far": 0.5}
+    assert str(tmp_path) not in (run.folder / "manifest.json").read_text()
+
+
+def test_commit_and_dirty_flag_are_recorded_inside_git(tmp_path: Path) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    (tmp_path / ".gitignore").write_text("data/\n")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
+        subprocess.run(git + words, check=True)
+    assert (read_manifest(finish(tmp_path).folder) or {})["code"]["dirty"] is False
+    (tmp_path / "new.txt").write_text("x")
+    code = (read_manifest(finish(tmp_path).folder) or {})["code"]
+    assert code["dirty"] is True and len(code["commit"]) == 40
+
+
+def test_digests_depend_on_content_and_not_on_row_order_or_compression(tmp_path: Path) -> None:
+    first = finish(tmp_path).outputs["steps"]["digest"]
+    assert finish(tmp_path, steps().iloc[::-1]).outputs["steps"]["digest"] == first
+    assert finish(tmp_path, steps(0.51)).outputs["steps"]["digest"] != first
+    run = finish(tmp_path)
+    path = run.folder / "steps.parquet"
+    pq.write_table(pq.read_table(path), path, compression="none")
+    assert len(read_table(begin(tmp_path, SEVEN), SIX, "steps")) == 2
+
+
+def test_text_digests_see_where_one_text_ends(tmp_path: Path) -> None:
+    one, two = steps(), steps()
+    one["trajectory_id"], two["trajectory_id"] = ["ab", "c"], ["a", "bc"]
+    digests = [finish(tmp_path, frame.assign(score=0.5, label=0)).outputs["steps"]["digest"]
+               for frame in (one, two)]
+    assert digests[0] != digests[1]
+
+
+def test_digests_tell_missing_from_zero(tmp_path: Path) -> None:
+    run, digests = begin(tmp_path), []
+    for delay in (0.0, np.nan):
+        write_table(run, "metrics", metrics().assign(delay=delay))
+        digests.append(run.outputs["metrics"]["digest"])
+    assert digests[0] != digests[1]
+
+
+# Refusals on writing
+
+
+def test_a_bad_frame_writes_nothing(tmp_path: Path) -> None:
+    run = begin(tmp_path)
+    with pytest.raises(SchemaError, match="column 'score', row 0"):
+        write_table(run, "steps", steps(np.nan))
+    assert [path.name for path in run.folder.iterdir()] == ["manifest.json"]
+
+
+def test_an_unknown_table_names_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="unknown table 'stepz': expected one of samples, "):
+        write_table(begin(tmp_path), "stepz", steps())
+
+
+def test_a_closed_run_cannot_be_written_to(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="is complete. Write before"):
+        write_table(finish(tmp_path), "steps", steps())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, "0.5", None, True])
+def test_a_metric_is_a_finite_number(tmp_path: Path, value: Any) -> None:
+    run = begin(tmp_path)
+    with pytest.raises(ArtifactError, match="metric 'far': found .* expected a finite number"):
+        run.write_metrics({"far": value})
+    assert not (run.folder / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("options", [
+    {"run_id": "../elsewhere"}, {"run_id": ""}, {"run_id": ".hidden"}, {"notebook": "a/b"},
+    {"seed": -1}, {"seed": 1.5}, {"profile": "huge"},
+])
+def test_bad_names_and_seeds_are_refused_before_anything_is_made(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        begin(tmp_path, **({"notebook": SIX} | options))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_parameter_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="cannot record .*PosixPath"):
+        begin(tmp_path, parameters={"FILE": tmp_path})
+
+
+# Refusals on reading
+
+
+def refusal(root: Path, table: str = "steps", **options: Any) -> str:
+    with pytest.raises(ArtifactError) as caught:
+        read_table(begin(root, SEVEN, **options), SIX, table)
+    assert "python -m monitorlab run 06" in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_missing_run_names_the_notebook(tmp_path: Path) -> None:
+    assert f"notebook {SIX} has not been run in run 'default'" in refusal(tmp_path)
+
+
+def test_another_run_id_is_another_run(tmp_path: Path) -> None:
+    finish(tmp_path)
+    message = refusal(tmp_path, run_id="second")
+    assert "run 'second'" in message and "--run-id second" in message
+
+
+def test_a_table_that_was_not_written_is_named(tmp_path: Path) -> None:
+    finish(tmp_path)
+    assert "wrote steps in run 'default', but not 'trajectories'" in refusal(
+        tmp_path, "trajectories")
+
+
+def test_an_unfinished_run_is_not_read(tmp_path: Path) -> None:
+    finish(tmp_path)
+    write_table(begin(tmp_path), "steps", steps())  # opened again, never closed: a crash
+    assert "did not finish" in refusal(tmp_path) and "'running'" in refusal(tmp_path)
+
+
+def test_a_failed_run_is_not_read(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), begin(tmp_path) as run:
+        write_table(run, "steps", steps())
+        raise KeyError
+    assert "'failed'" in refusal(tmp_path)
+
+
+def test_opening_again_removes_what_the_last_run_left(tmp_path: Path) -> None:
+    run = finish(tmp_path)
+    run.write_metrics({"far": 0.1})
+    (run.folder / "figures").mkdir()
+    (run.folder / "figures" / "06_x.png").write_bytes(b"")
+    (run.folder / "notes.txt").write_text("mine")
+    begin(tmp_path)
+    left = sorted(path.name for path in run.folder.rglob("*") if path.is_file())
+    assert left == ["manifest.json", "notes.txt"]
+
+
+def test_a_table_from_another_profile_or_seed_is_not_read(tmp_path: Path) -> None:
+    finish(tmp_path)
+    message = refusal(tmp_path, profile="cpu")
+    assert "run with profile 'tiny', this one has 'cpu'" in message and "--profile cpu" in message
+    message = refusal(tmp_path, seed=2)
+    assert "run with seed 1, this one has 2" in message and "-p SEED=2" in message
+
+
+def test_a_file_changed_afterwards_is_not_read(tmp_path: Path) -> None:
+    path = finish(tmp_path).folder / "steps.parquet"
+    table = pq.read_table(path)
+    scores = table.column("score").to_pylist()
+    index = table.schema.get_field_index("score")
+    pq.write_table(table.set_column(index, table.schema.field("score"), [[scores[0], 0.9]]), path)
+    assert "was changed after it was written" in refusal(tmp_path)
+
+
+def test_a_damaged_or_deleted_file_is_not_read(tmp_path: Path) -> None:
+    path = finish(tmp_path).folder / "steps.parquet"
+    path.write_bytes(path.read_bytes()[:200])
+    assert "not readable as parquet" in refusal(tmp_path)
+    path.unlink()
+    assert "is gone, although its run is complete" in refusal(tmp_path)
+
+
+def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
+    run = finish(tmp_path)
+    for text in ('{"status"', "{}", "[]"):
+        (run.folder / "manifest.json").write_text(text)
+        assert "is not a manifest" in refusal(tmp_path)
+
+
+def chain(root: Path) -> Run:
+    """Run 06, then 07 which reads it, both complete."""
+    finish(root)
+    with begin(root, SEVEN) as seven:
+        read_table(seven, SIX, "steps")
+        write_table(seven, "metrics", metrics())
+    return seven
+
+
+def test_a_table_made_from_an_older_input_is_stale(tmp_path: Path) -> None:
+    seven = chain(tmp_path)
+    assert stale_inputs(seven.folder) == []
+    finish(tmp_path, steps(0.75))
+    with pytest.raises(ArtifactError) as caught:
+        read_table(begin(tmp_path, EIGHT), SEVEN, "metrics")
+    message = str(caught.value)
+    assert f"{SEVEN} read an older 'steps' of {SIX}" in message
+    assert "is stale" in message and "python -m monitorlab run 07" in message
+
+
+def test_a_rerun_with_the_same_content_makes_nothing_stale(tmp_path: Path) -> None:
+    seven = chain(tmp_path)
+    finish(tmp_path)
+    assert stale_inputs(seven.folder) == []
+    assert len(read_table(begin(tmp_path, EIGHT), SEVEN, "metrics")) == 1
+
+
+def test_an_input_that_is_unfinished_or_gone_makes_stale(tmp_path: Path) -> None:
+    seven = chain(tmp_path)
+    six = begin(tmp_path)
+    assert "is running" in stale_inputs(seven.folder)[0]
+    (six.folder / "manifest.json").unlink()
+    assert "is gone" in stale_inputs(seven.folder)[0]
+
+
+def test_staleness_is_found_two_notebooks_up(tmp_path: Path) -> None:
+    chain(tmp_path)
+    with begin(tmp_path, EIGHT) as eight:
+        read_table(eight, SEVEN, "metrics")
+        write_table(eight, "metrics", metrics())
+    finish(tmp_path, steps(0.75))
+    assert stale_inputs(eight.folder) == [f"{SEVEN} read an older 'steps' of {SIX}"]
+
+
+# Randomness
+
+
+def test_generators_depend_on_seed_and_name_only(tmp_path: Path) -> None:
+    run = begin(tmp_path, seed=2026)
+    first = run.rng("splits").random(3)
+    run.rng("other").random(100)
+    np.testing.assert_array_equal(run.rng("splits").random(3), first)
+    assert not np.array_equal(run.rng("other").random(3), first)
+    assert not np.array_equal(begin(tmp_path, seed=2027).rng("splits").random(3), first)
+
+
+def test_seeds_are_the_same_in_another_process(tmp_path: Path) -> None:
+    run = begin(tmp_path, seed=2026)
+    code = ("from pathlib import Path; from monitorlab.pipeline.artifacts import open_run;"
+            f"r = open_run('x', 'tiny', seed=2026, root=Path({str(tmp_path)!r}));"
+            "print(r.torch_seed('strong'), r.rng('a').integers(2**62))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                          env=os.environ | {"PYTHONHASHSEED": "7"})
+    assert done.stdout.split() == [str(run.torch_seed("strong")), str(run.rng("a").integers(2**62))]
+    assert 0 <= run.torch_seed("strong") < 2**31
+    assert run.torch_seed("strong") != run.torch_seed("weak")
+
+
+# Atomic writes
+
+
+def test_a_crash_between_write_and_rename_keeps_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.txt"
+    write_text_atomic(path, "old")
+
+    def crash(*_: object) -> None:
+        raise OSError("power cut")
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(OSError, match="power cut"):
+        write_text_atomic(path, "new")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_crash_while_a_table_is_written_leaves_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begin(tmp_path)
+
+    def crash(_: object, path: Path, **__: object) -> None:
+        path.write_bytes(b"PAR1 half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(pq, "write_table", crash)
+    with pytest.raises(OSError, match="disk full"):
+        write_table(run, "steps", steps())
+    assert [path.name for path in run.folder.iterdir()] == ["manifest.json"]
+    assert run.outputs == {}
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    with pytest.raises(RuntimeError, match="killed"), write_folder_atomic(path) as folder:
+        (folder / "weights").write_text("half")
+        assert not path.exists()
+        raise RuntimeError("killed")
+    assert list(tmp_path.iterdir()) == []
+    for text in ("one", "two"):
+        with write_folder_atomic(path) as folder:
+            (folder / "weights").write_text(text)
+    assert (path / "weights").read_text() == "two" and list(tmp_path.iterdir()) == [path]
+
+
+# Checkpoints
+
+
+class Build:
+    """Saves a small file and counts its calls."""
+
+    def __init__(self, text: str = "weights") -> None:
+        self.calls, self.text = 0, text
+
+    def __call__(self, folder: Path) -> None:
+        self.calls += 1
+        (folder / "sub").mkdir()
+        (folder / "sub" / "model.bin").write_text(self.text)
+
+
+def test_a_checkpoint_is_built_once_and_shared_between_runs(tmp_path: Path) -> None:
+    build = Build()
+    first, second = begin(tmp_path), begin(tmp_path, run_id="second")
+    folder = checkpoint(first, "strong", {"steps": 3, "sizes": {"b": 1, "a": 2}}, build)
+    assert checkpoint(second, "strong", {"sizes": {"a": 2, "b": 1}, "steps": 3}, build) == folder
+    assert build.calls == 1 and folder.name.startswith("strong-")
+    assert folder.is_relative_to(tmp_path / "data" / "cache" / "checkpoints")
+    assert (first.checkpoints["strong"]["reused"], second.checkpoints["strong"]["reused"]) == (
+        False, True)
+    assert first.checkpoints["strong"]["content"] == second.checkpoints["strong"]["content"]
+    first.close()
+    recorded = (read_manifest(first.folder) or {})["checkpoints"]["strong"]
+    assert folder.name.endswith(recorded["fingerprint"][:12])
+
+
+def test_a_changed_fingerprint_builds_beside_the_old_one(tmp_path: Path) -> None:
+    build, run = Build(), begin(tmp_path)
+    folders = {checkpoint(run, "strong", {"steps": steps}, build) for steps in (3, 4, 3)}
+    assert len(folders) == 2 and build.calls == 2
+
+
+def test_a_failed_build_leaves_nothing_and_is_tried_again(tmp_path: Path) -> None:
+    run = begin(tmp_path)
+
+    def fail(folder: Path) -> None:
+        (folder / "half").write_text("x")
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        checkpoint(run, "strong", {"steps": 3}, fail)
+    assert list((tmp_path / "data" / "cache" / "checkpoints").iterdir()) == []
+    build = Build()
+    checkpoint(run, "strong", {"steps": 3}, build)
+    assert build.calls == 1
+
+
+@pytest.mark.parametrize("damage", ["change", "delete", "add", "fingerprint"])
+def test_a_changed_checkpoint_is_reported(tmp_path: Path, damage: str) -> None:
+    run = begin(tmp_path)
+    folder = checkpoint(run, "strong", {"steps": 3}, Build())
+    weights, named = folder / "sub" / "model.bin", "sub/model.bin"
+    if damage == "change":
+        weights.write_text("other")
+    elif damage == "delete":
+        weights.unlink()
+    elif damage == "add":
+        (folder / "extra").write_text("x")
+        named = "extra"
+    else:
+        (folder / "fingerprint.json").write_text("{")
+    with pytest.raises(ArtifactError, match="was changed after it was built") as caught:
+        checkpoint(run, "strong", {"steps": 3}, Build())
+    assert named in str(caught.value) and "Delete the folder" in str(caught.value)
+
+
+def test_checkpoints_can_be_kept_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONITORLAB_CHECKPOINTS", str(tmp_path / "elsewhere"))
+    folder = checkpoint(begin(tmp_path), "strong", {}, Build())
+    assert folder.parent == tmp_path / "elsewhere"
+
+
+def _race(root: Path, number: int, barrier: Any, results: Any) -> None:
+    run = open_run("06_x", "tiny", run_id=f"r{number}", root=root)
+
+    def build(folder: Path) -> None:
+        (folder / "model.bin").write_text(f"weights of {number}")
+        barrier.wait()  # both are ready before either renames
+
+    checkpoint(run, "strong", {"steps": 3}, build)
+    results.put(run.checkpoints["strong"]["content"])
+
+
+def test_two_processes_that_build_the_same_checkpoint_agree_on_one(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(2), context.Queue()
+    workers = [context.Process(target=_race, args=(tmp_path, i, barrier, results))
+               for i in range(2)]
+    for worker in workers:
+        worker.start()
+    contents = {results.get(timeout=20) for _ in workers}
+    for worker in workers:
+        worker.join()
+    assert len(contents) == 1 and all(worker.exitcode == 0 for worker in workers)
+    assert len(list((tmp_path / "data" / "cache" / "checkpoints").iterdir())) == 1
+
+
+def test_code_digest_follows_the_source() -> None:
+    assert artifacts.code_digest(steps) == artifacts.code_digest(steps)
+    assert artifacts.code_digest(steps) != artifacts.code_digest(metrics)
+
+
+# Places and sources
+
+
+def test_the_run_folder_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONITORLAB_RUNS", str(tmp_path / "runs"))
+    assert open_run(SIX, "tiny").folder == tmp_path / "runs" / "default" / SIX
+
+
+def test_the_project_folder_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONITORLAB_ROOT", str(tmp_path))
+    assert open_run(SIX, "tiny", "r").folder == tmp_path / "data" / "runs" / "r" / SIX
+
+
+def test_a_users_file_is_recorded_by_name_and_digest(tmp_path: Path) -> None:
+    run = begin(tmp_path)
+    (tmp_path / "scores.csv").write_text("a\n")
+    run.record_file(tmp_path / "scores.csv")
+    assert run.inputs == {
+        "file/scores.csv": {"digest": artifacts.digest_file(tmp_path / "scores.csv")}}
+    with pytest.raises(ArtifactError, match=r"no file .*nothere.csv"):
+        run.record_file(tmp_path / "nothere.csv")
+    run.close()
+    assert stale_inputs(run.folder) == []

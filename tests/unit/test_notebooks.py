@@ -1,0 +1,222 @@
+"""Notebooks as data: parameters, tables, order, generated README."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from monitorlab.pipeline.notebooks import (
+    NotebookError,
+    dependencies,
+    discover,
+    read_notebook,
+    readme_text,
+    select,
+)
+from monitorlab.pipeline.parameters import (
+    Parameter,
+    ParameterError,
+    check_parameters,
+    parse_value,
+    read_parameters,
+    split_assignments,
+)
+from monitorlab.pipeline.profiles import PROFILES
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+REAL = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.py"))
+
+CELL = '''\
+PROFILE: str = "tiny"  # tiny | cpu | gpu
+SEED: int = 2026  # one seed for everything
+ALPHA: float = 0.10  # target false alarm rate # strict
+STRICT: bool = True
+SCORES_FILE = ""  # CSV of your own
+'''
+
+
+def write_notebook(
+    folder: Path, stem: str, reads: str = "nothing", writes: str = "nothing", parameters: str = CELL
+) -> Path:
+    """Write a small py:percent notebook."""
+    text = f"""\
+# %% [markdown]
+# # {int(stem[:2])}. Title of {stem}
+#
+# > The claim
+# > of the notebook.
+#
+# Section 3. `tiny` 1 s.
+
+# %% [markdown]
+# **You will learn** things.
+#
+# **Reads** {reads}. **Writes** {writes}.
+#
+# **References** `not_a_table` [1]
+
+# %% tags=["parameters"]
+{parameters}
+# %%
+print("hello")
+"""
+    path = folder / f"{stem}.py"
+    path.write_text(text)
+    return path
+
+
+def test_parameters_have_name_type_default_and_help() -> None:
+    found = read_parameters(CELL)
+    assert found[0] == Parameter("PROFILE", "str", "tiny", "tiny | cpu | gpu")
+    assert found[2] == Parameter("ALPHA", "float", 0.1, "target false alarm rate # strict")
+    assert found[3] == Parameter("STRICT", "bool", True, "")
+    assert found[4].type == "str"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("X: list = []", "literal"),
+        ("X: path = 'a'", "not one of str, int"),
+        ("X: int = None", "literal"),
+        ("X: int = 1.5", "whole number"),
+        ("X: int = len('a')", "literal"),
+        ("X = Y = 1", "line 1"),
+        ("import os", "line 1"),
+    ],
+)
+def test_bad_parameters_cell_is_refused(source: str, message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        read_parameters(source)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [("int", "-3", -3), ("float", "1e-3", 1e-3), ("float", "2", 2.0), ("float", 2, 2.0),
+     ("bool", "yes", True), ("bool", "False", False), ("str", "a=b", "a=b"), ("str", "", "")],
+)
+def test_text_becomes_the_declared_type(kind: str, text: object, value: object) -> None:
+    parsed = parse_value(Parameter("X", kind, 0, ""), text)
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [("int", "1.5"), ("int", True), ("float", "nan"), ("float", "inf"), ("float", "x"),
+     ("float", True), ("bool", "maybe"), ("bool", 1), ("str", 3), ("int", "")],
+)
+def test_values_of_another_type_are_refused(kind: str, text: object) -> None:
+    with pytest.raises(ParameterError, match="X must be"):
+        parse_value(Parameter("X", kind, 0, ""), text)
+
+
+def test_unknown_parameter_names_the_known_ones_with_help() -> None:
+    with pytest.raises(ParameterError) as caught:
+        check_parameters({"ALFA": "0.1"}, {"07_x": read_parameters(CELL)})
+    message = str(caught.value)
+    assert "unknown parameter ALFA" in message
+    assert "ALPHA: float = 0.1" in message
+    assert "target false alarm rate" in message
+
+
+def test_each_notebook_gets_the_parameters_it_declares() -> None:
+    known = {"06_a": read_parameters("A: int = 1"), "07_b": read_parameters("B: int = 1")}
+    assert check_parameters({"B": "2"}, known) == {"06_a": {}, "07_b": {"B": 2}}
+
+
+def test_assignments_are_split_at_the_first_equals_sign() -> None:
+    assert split_assignments(["A=b=c", "B="]) == {"A": "b=c", "B": ""}
+    for wrong in (["A"], ["=1"], ["A=1", "A=2"]):
+        with pytest.raises(ParameterError):
+            split_assignments(wrong)
+
+
+def test_first_cells_are_read(tmp_path: Path) -> None:
+    notebook = read_notebook(write_notebook(tmp_path, "06_signals", "`a`, `b`", "`06/c`"))
+    assert (notebook.number, notebook.title) == (6, "Title of 06_signals")
+    assert notebook.claim == "The claim of the notebook."
+    assert notebook.about == "Section 3. `tiny` 1 s."
+    assert notebook.reads == ("a", "b")
+    assert notebook.writes == ("06/c",)
+    assert [cell.kind for cell in notebook.cells] == ["markdown", "markdown", "code", "code"]
+
+
+def test_order_follows_the_tables_not_only_the_numbers(tmp_path: Path) -> None:
+    write_notebook(tmp_path, "01_first", reads="`02_second/x`", writes="`y`")
+    write_notebook(tmp_path, "02_second", writes="`x`")
+    write_notebook(tmp_path, "03_third", reads="`y`, `samples`", writes="`x`")
+    write_notebook(tmp_path, "04_fourth", reads="`x`")
+    (tmp_path / "helper.py").write_text("")
+    found = discover(tmp_path)
+    assert [n.number for n in found] == [2, 1, 3, 4]
+    assert dependencies(found[3], found) == ("03_third",)  # the nearest earlier writer of x
+    assert dependencies(found[2], found) == ("01_first",)
+
+
+def test_a_circle_and_a_double_number_are_refused(tmp_path: Path) -> None:
+    write_notebook(tmp_path, "01_first", reads="`02_second/x`", writes="`y`")
+    write_notebook(tmp_path, "02_second", reads="`01_first/y`", writes="`x`")
+    with pytest.raises(NotebookError, match="circle"):
+        discover(tmp_path)
+    write_notebook(tmp_path, "02_other")
+    with pytest.raises(NotebookError, match="number 02"):
+        discover(tmp_path)
+
+
+def test_a_first_cell_without_title_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "01_x.py").write_text("# %%\n1\n")
+    with pytest.raises(NotebookError, match=r"01_x\.py: the first cell"):
+        discover(tmp_path)
+
+
+def test_notebooks_are_selected_by_number_or_name(tmp_path: Path) -> None:
+    for stem in ("06_a", "07_b"):
+        write_notebook(tmp_path, stem)
+    found = discover(tmp_path)
+    for name in ("7", "07", "07_b", "notebooks/07_b.py"):
+        assert [n.stem for n in select(found, [name])] == ["07_b"]
+    assert [n.stem for n in select(found, ["7", "6"])] == ["06_a", "07_b"]
+    assert select(found, []) == found
+    with pytest.raises(NotebookError, match="Notebooks: 06_a, 07_b"):
+        select(found, ["9"])
+
+
+def test_readme_lists_every_notebook(tmp_path: Path) -> None:
+    write_notebook(tmp_path, "06_a", writes="`x`")
+    text = readme_text(discover(tmp_path))
+    assert "| 06 | [Title of 06_a](06_a.py) | nothing | `x` |" in text
+    assert "> The claim of the notebook." in text
+
+
+@pytest.mark.skipif(not REAL, reason="no notebooks yet")
+def test_the_readme_of_the_notebooks_is_up_to_date() -> None:
+    readme = NOTEBOOKS / "README.md"
+    text = readme.read_text() if readme.is_file() else ""
+    expected = readme_text(discover(NOTEBOOKS))
+    assert text == expected, "run: python -m monitorlab freeze --readme-only"
+
+
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+def test_every_notebook_opens_as_the_house_style_says(path: Path) -> None:
+    notebook = read_notebook(path)
+    assert notebook.claim, "the first cell needs a block-quoted sentence"
+    assert "parameters" in notebook.cells[2].tags, "the third cell must hold the parameters"
+    assert len(notebook.parameters) <= 8
+    for parameter in notebook.parameters:
+        assert parameter.help, f"{parameter.name} needs a comment"
+        assert "=" not in parameter.help, "papermill's parser drops help with an equals sign"
+    defaults = {p.name: p.default for p in notebook.parameters}
+    assert defaults["PROFILE"] == "tiny"
+    assert defaults["PROFILE"] in PROFILES
+    assert {"RUN_ID", "SEED"} <= set(defaults)
+    assert notebook.writes, "the second cell must name what the notebook writes"
+
+
+def test_every_table_that_is_read_is_written_by_a_notebook() -> None:
+    found = discover(NOTEBOOKS) if REAL else ()
+    written = {name.rpartition("/")[2] for n in found for name in n.writes}
+    for notebook in found:
+        bare = {name for name in notebook.reads if "/" not in name}
+        assert bare <= written, f"{notebook.stem} reads {bare - written}, which nobody writes"

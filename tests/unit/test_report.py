@@ -1,0 +1,315 @@
+"""The rendered pages: inert, complete, offline."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from monitorlab.pipeline.cells import Notes, markdown_html, outputs_html, plain_text
+from monitorlab.pipeline.mathematics import MathError, fallback, to_mathml
+from monitorlab.pipeline.notebooks import Notebook, discover
+from monitorlab.pipeline.records import Failure, Record, RunIdError, executed_path, write_record
+from monitorlab.pipeline.report import Report, render_report
+from monitorlab.pipeline.sanitize import clean_html
+
+ATTACK = "<script>alert(1)</script>"
+SHOWN = "&lt;script&gt;alert(1)&lt;/script&gt;"
+
+NOTEBOOK = f'''\
+# %% [markdown]
+# # 6. Signals {ATTACK}
+#
+# > A claim with {ATTACK} in it.
+#
+# Section 3.
+
+# %% [markdown]
+# **Reads** nothing. **Writes** `steps`.
+
+# %% tags=["parameters"]
+PROFILE: str = "tiny"  # tiny | cpu | gpu
+RUN_ID: str = "default"  # folder
+SEED: int = 1  # seed
+
+# %% [markdown]
+# ## The running maximum
+#
+# With $M_t = \\max_{{u \\le t}} s_u$ and
+#
+# $$\\sum_{{i=1}}^n \\mathbf{{1}}\\{{M_i > \\lambda\\}}$$
+#
+# but $\\unknowncommand{{x}}$ stays. <details><summary>Answer</summary>yes</details>
+
+# %%
+print("x")
+'''
+
+
+class Page(HTMLParser):
+    """Tags, loaded addresses and event handlers of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.loaded: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.handlers: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        values = dict(attrs)
+        self.handlers += [name for name in values if name.startswith("on")]
+        self.loaded += [str(values[n]) for n in ("src", "srcset", "data", "poster") if n in values]
+        if tag == "link" or tag == "base":
+            self.loaded.append(str(values.get("href")))
+        if tag == "a" and values.get("href"):
+            assert not str(values["href"]).lower().startswith(("javascript:", "data:"))
+        if tag == "img":
+            self.images.append(values)
+
+
+def assert_inert(html: str) -> Page:
+    """Check that nothing on a page can run and nothing is loaded."""
+    page = Page(html)
+    forbidden = {"script", "iframe", "object", "embed", "form", "link", "base", "svg"}
+    assert not forbidden & set(page.tags)
+    assert not page.handlers
+    assert all(address.startswith("data:image/") for address in page.loaded), page.loaded
+    style = "".join(re.findall(r"<style>(.*?)</style>", html, re.DOTALL))
+    assert "url(" not in style
+    assert "@import" not in style
+    return page
+
+
+def png(color: str = "white", size: tuple[int, int] = (1600, 800)) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", size, color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def display_data(data: dict[str, Any], metadata: dict[str, Any] | None = None) -> Any:
+    return nbformat.v4.new_output("display_data", data=data, metadata=metadata or {})
+
+
+HOSTILE_OUTPUTS = [
+    nbformat.v4.new_output("stream", name="stdout", text=f"\x1b[31mprinted\x1b[0m {ATTACK}\n"),
+    display_data({"text/html": f"<table><tr><td>{ATTACK}</td></tr></table>", "text/plain": "t"}),
+    display_data({"text/html": "<div>\n<style scoped>\n td {}\n</style>\n<table class='dataframe'>"
+                               f"<tr><td>{SHOWN}</td></tr></table></div>"}),
+    display_data({"text/markdown": f"**bold** {ATTACK} [x](javascript:alert(1)) "
+                                   "![p](https://evil.example/p.png)"}),
+    display_data({"text/html": '<img src="https://evil.example/p.png" onerror="alert(1)">'
+                               '<a href="javascript:alert(1)">x</a>'
+                               '<a href="data:text/html,x">y</a><svg onload="alert(1)"></svg>'
+                               '<iframe src="https://evil.example"></iframe>'
+                               '<p style="position:fixed;color:red">z</p>'}),
+    display_data({"text/latex": f"$\\text{{{ATTACK}}}$"}),
+    display_data({"text/plain": f"value {ATTACK}"}),
+    display_data({"image/svg+xml": f"<svg xmlns='http://www.w3.org/2000/svg'>{ATTACK}</svg>"},
+                 {"image/svg+xml": {"alt": f'a "quoted" {ATTACK}'}}),
+    nbformat.v4.new_output("error", ename="ValueError", evalue=ATTACK,
+                           traceback=[f"\x1b[0;31mValueError\x1b[0m: {ATTACK}"]),
+]
+
+
+@pytest.mark.parametrize("output", HOSTILE_OUTPUTS, ids=range(len(HOSTILE_OUTPUTS)))
+def test_text_from_data_is_shown_and_never_obeyed(output: Any) -> None:
+    (html,) = outputs_html([output], Notes())
+    assert_inert(html)
+    if ATTACK in json.dumps(output) or SHOWN in json.dumps(output):
+        assert "&lt;script&gt;" in html
+
+
+def test_widgets_leave_nothing_behind() -> None:
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "HBox()"}
+    assert outputs_html([display_data(widget)], Notes()) == []
+    (html,) = outputs_html([display_data({"text/plain": "training: 20 of 20"})], Notes())
+    assert "20 of 20" in html
+
+
+def test_carriage_returns_leave_the_last_state() -> None:
+    stream = nbformat.v4.new_output("stream", name="stdout", text="10%\r50%\r100%\nend")
+    assert "100%\nend" in outputs_html([stream], Notes())[0]
+    assert "50%" not in outputs_html([stream], Notes())[0]
+
+
+def test_figures_are_embedded_with_alt_text_and_size() -> None:
+    data = {"image/png": base64.b64encode(png(size=(4, 4))).decode(), "text/plain": "<Figure>"}
+    details = {"image/png": {"alt": "Delay against level", "width": 640, "height": 320}}
+    (html,) = outputs_html([display_data(data, details)], Notes())
+    (image,) = assert_inert(html).images
+    assert image["alt"] == "Delay against level"
+    assert (image["width"], image["height"]) == ("640", "320")
+    assert str(image["src"]).startswith("data:image/png;base64,")
+
+
+def test_markdown_keeps_structure() -> None:
+    notes = Notes()
+    html = markdown_html("## A *b*\n\n### A b\n\n| a | b |\n|---|--:|\n| 1 | 2 |\n\n"
+                         "<details><summary>s</summary>\n\ntext\n</details>\n\n"
+                         "```python\nx = 1\n```\n\n<!-- hidden -->", notes)
+    assert [(h.level, h.anchor) for h in notes.headings] == [(2, "a-b"), (3, "a-b-2")]
+    assert '<h2 id="a-b">' in html
+    for part in ("<table>", 'style="text-align:right"', "<details>", "<summary>s</summary>",
+                 '<span class="n">x</span>'):
+        assert part in html
+    assert "hidden" not in html
+
+
+def test_dollars_in_code_and_prices_are_not_mathematics() -> None:
+    html = markdown_html("`$x$` costs $5 and $6, `$y$`; but $z^2$ is.", Notes())
+    assert html.count("<math") == 1
+    assert "<code>$x$</code> costs $5 and $6, <code>$y$</code>" in html
+    assert "<math" not in markdown_html("```\n$x$\n```", Notes())
+
+
+def test_titles_in_plain_words() -> None:
+    assert plain_text("A `b` *c* <b>") == "A b c <b>"
+
+
+@pytest.mark.parametrize(
+    ("tex", "part"),
+    [
+        (r"\mathbf{1}", "𝟏"),
+        (r"\mathbb{1}", "𝟙"),
+        (r"\max_{t \le T} s_t", "<munder><mo>max</mo>"),
+        (r"\arg\max_x f", "arg\u202fmax"),
+        (r"\mathrm{FAR}", "<mi>FAR</mi>"),
+        (r"\widehat{\mathrm{FAR}}", "\u0302"),
+        (r"\hat\lambda", "ˆ"),
+        (r"\lfloor x \rfloor", '<mo stretchy="false">⌊</mo>'),
+        (r"\begin{aligned} a &= b \\ c &= d \end{aligned}", "<mtable"),
+        (r"\begin{cases} 1 & x>0 \\ 0 & \text{otherwise} \end{cases}", "otherwise"),
+        (r"p \sim q", "∼"),
+    ],
+)
+def test_mathematics_of_the_papers(tex: str, part: str) -> None:
+    mathml = to_mathml(tex, display=True)
+    assert part in mathml
+    assert clean_html(mathml).count("<m") == mathml.count("<m")  # survives the filter
+
+
+@pytest.mark.parametrize(
+    "tex", [r"\foo{x}", r"\frac{1", r"\text{" + ATTACK + "}", r"\text{<img src=x onerror=y>}", ""]
+)
+def test_formulas_that_cannot_be_converted_are_refused(tex: str) -> None:
+    with pytest.raises(MathError):
+        to_mathml(tex)
+    assert_inert(fallback(tex))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> tuple[Path, tuple[Notebook, ...]]:
+    """Three notebooks: 06 complete and hostile, 07 failed, 08 never run."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    (folder / "06_signals.py").write_text(NOTEBOOK)
+    for stem in ("07_online", "08_shift"):
+        text = NOTEBOOK.replace("# # 6. Signals", f"# # {int(stem[:2])}. Chapter")
+        (folder / f"{stem}.py").write_text(text)
+    return tmp_path, discover(folder)
+
+
+def rendered(project: tuple[Path, tuple[Notebook, ...]]) -> Report:
+    """Write records, executed copies and artifacts by hand, then render."""
+    import jupytext
+
+    root, notebooks = project
+    runs = root / "runs"
+    for notebook in notebooks[:2]:
+        document = jupytext.read(notebook.path, fmt="py:percent")
+        document.cells[-1].outputs = HOSTILE_OUTPUTS
+        document.cells[-1].metadata["papermill"] = {"duration": 61.2}
+        path = executed_path(runs, "test", notebook.stem)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(document, path)
+        record = Record(
+            stem=notebook.stem, run_id="test", profile="tiny", status="complete",
+            parameters={"SEED": 11}, digest=notebook.digest, commit="abc123def",
+            started="2026-01-01T00:00:00.000+00:00", finished="2026-01-01T00:01:05.000+00:00",
+            seconds=65.0,
+        )
+        if notebook.number == 7:
+            failure = Failure(cell=3, line="check(levels)", error="ValueError", message=ATTACK)
+            record = dataclasses.replace(record, status="failed", failure=failure)
+        write_record(runs, record)
+    figures = runs / "test" / "06_signals" / "figures"
+    figures.mkdir(parents=True)
+    entries = [{"name": "a", "alt": "first", "thumbnail": False},
+               {"name": "b", "alt": f"marked {ATTACK}", "thumbnail": True}]
+    (figures / "figures.json").write_text(json.dumps(entries))
+    (figures / "b.png").write_bytes(png())
+    headline = {"value": "0.91", "caption": f"AUROC {ATTACK}"}
+    (figures.parent / "headline.json").write_text(json.dumps(headline))
+    return render_report("test", notebooks, runs, root / "reports")
+
+
+def test_every_page_is_inert_and_offline(project: tuple[Path, tuple[Notebook, ...]]) -> None:
+    report = rendered(project)
+    assert [page.name for page in report.pages] == ["06_signals.html", "07_online.html"]
+    for path in (report.index, *report.pages):
+        html = path.read_text()
+        assert_inert(html)
+        assert "default-src 'none'" in html.replace("&#39;", "'")
+        assert SHOWN in html
+        assert not list(path.parent.glob(".*")), "no temporary files are left"
+
+
+def test_index_has_one_card_per_notebook(project: tuple[Path, tuple[Notebook, ...]]) -> None:
+    html = rendered(project).index.read_text()
+    assert html.count("<article") == 3
+    for part in ("complete", "failed", "not run", "0.91", "1 min 05 s", "abc123def", ">11<",
+                 "1 January 2026", 'href="06_signals.html"',
+                 "cell [3] `check(levels)`: ValueError"):
+        assert part in html, part
+    assert 'href="08_shift.html"' not in html
+    (image,) = Page(html).images
+    assert str(image["alt"]).startswith("marked")
+    assert len(str(image["src"])) < 30_000, "the thumbnail is made small"
+
+
+def test_page_has_contents_mathematics_and_neighbours(
+    project: tuple[Path, tuple[Notebook, ...]],
+) -> None:
+    report = rendered(project)
+    html = report.pages[0].read_text()
+    assert '<a href="#the-running-maximum">' in html
+    assert html.count("<math") == 2
+    assert "<summary>Answer</summary>" in html
+    assert 'class="next" href="07_online.html"' in html
+    assert '<span class="seconds">1 min 01 s</span>' in html
+    assert len(report.problems) == 4  # the formula of the cell and the one of an output, twice
+    assert r"06_signals: $\unknowncommand{x}$" in report.problems[0]
+    failed = report.pages[1].read_text()
+    assert "This notebook failed" in failed
+    assert 'class="previous" href="06_signals.html"' in failed
+
+
+def test_a_changed_notebook_is_out_of_date(project: tuple[Path, tuple[Notebook, ...]]) -> None:
+    rendered(project)
+    root, notebooks = project
+    path = notebooks[0].path
+    path.write_text(path.read_text() + "# a change\n")
+    found = discover(path.parent)
+    html = render_report("test", found, root / "runs", root / "reports").index.read_text()
+    assert "out of date" in html
+    assert "the notebook changed after this run" in html
+
+
+def test_an_unknown_run_names_those_that_exist(project: tuple[Path, tuple[Notebook, ...]]) -> None:
+    rendered(project)
+    root, notebooks = project
+    with pytest.raises(RunIdError, match="Runs: test"):
+        render_report("other", notebooks, root / "runs", root / "reports")
