@@ -6,29 +6,26 @@ obeyed. Every output also has a plain-text form, which is what a regression test
 
 from __future__ import annotations
 
-import html
 import io
 import json
-import math
 import re
-import string
 import struct
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import pandas as pd
 
-from monitorlab.pipeline.artifacts import Run, write_file_atomic, write_text_atomic
+from monitorlab.escaping import Escaping, Plain
+from monitorlab.grids import Column, html_table, plain_table
+from monitorlab.pipeline.files import write_file_atomic, write_text_atomic
+from monitorlab.pipeline.runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Item = TypeVar("Item")
-DASH = "–"
 PIXELS_PER_INCH = 96  # a CSS inch; the PNG has twice as many, so it is crisp on a dense screen
-CELL = "text-align: {side}; padding: 2px 10px;"
 FIGURE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 _run: Run | None = None
@@ -174,87 +171,11 @@ def table(frame: pd.DataFrame, decimals: int | Mapping[str, int] = 3, caption: s
                              f"{', '.join(map(str, frame.columns))}")
     default = 3 if isinstance(decimals, Mapping) else decimals
     columns = [
-        _Column(frame.iloc[:, i], named.get(name, default), bold.get(name), units.get(name))
+        Column(frame.iloc[:, i], named.get(name, default), bold.get(name), units.get(name))
         for i, name in enumerate(frame.columns)
     ]
-    _display({"text/html": _html_table(columns, len(frame), caption),
-              "text/plain": _plain_table(columns, len(frame), caption)})
-
-
-class _Column:
-    """One column of a table: header, formatted cells, side and which cells are bold."""
-
-    def __init__(self, values: pd.Series, decimals: int, bold: str | None, unit: str | None):
-        self.header = f"{values.name} ({unit})" if unit else str(values.name)
-        self.cells = [format_value(value, decimals) for value in values]
-        # a column of Python objects is aligned by what it holds
-        held = values.infer_objects() if values.dtype == object else values
-        self.numeric = pd.api.types.is_numeric_dtype(held) and not pd.api.types.is_bool_dtype(held)
-        self.side = "right" if self.numeric else "left"
-        self.bold = [False] * len(self.cells)
-        if bold is not None:
-            self._mark_best(values, bold)
-
-    def _mark_best(self, values: pd.Series, bold: str) -> None:
-        if bold not in ("min", "max"):
-            raise ValueError(f"bold of column {values.name!r} is {bold!r}: expected 'min' or 'max'")
-        best = values.min() if bold == "min" else values.max()
-        if not pd.isna(best):
-            shown = self.cells[list(values == best).index(True)]
-            self.bold = [cell == shown for cell in self.cells]  # equal as shown, equally bold
-
-
-def format_value(value: object, decimals: int) -> str:
-    """Return a cell's text: fixed decimals for floats, a dash for what is missing."""
-    if value is None or value is pd.NA or value is pd.NaT:
-        return DASH
-    if isinstance(value, (bool, np.bool_)):
-        return "yes" if value else "no"
-    if isinstance(value, (float, np.floating)):
-        if math.isnan(value):
-            return DASH
-        if math.isinf(value):
-            return "∞" if value > 0 else "-∞"
-        text = f"{value:.{decimals}f}"
-        return text.removeprefix("-") if float(text) == 0 else text  # no "-0.00"
-    return str(value)
-
-
-def _html_table(columns: Sequence[_Column], rows: int, caption: str | None) -> str:
-    def cell(tag: str, column: _Column, text: str, strong: bool = False) -> str:
-        inner = html.escape(text)
-        kind = ' class="number"' if column.numeric else ""
-        inner = f"<strong>{inner}</strong>" if strong else inner
-        return f'<{tag}{kind} style="{CELL.format(side=column.side)}">{inner}</{tag}>'
-
-    lines = ['<table class="monitorlab">']
-    if caption:
-        lines.append(f'<caption style="text-align: left;">{html.escape(caption)}</caption>')
-    header = "".join(cell("th", column, column.header) for column in columns)
-    lines.append(f"<thead><tr>{header}</tr></thead>")
-    lines.append("<tbody>")
-    for i in range(rows):
-        cells = "".join(cell("td", column, column.cells[i], column.bold[i]) for column in columns)
-        lines.append(f"<tr>{cells}</tr>")
-    lines.append("</tbody></table>")
-    return "\n".join(lines)
-
-
-def _plain_table(columns: Sequence[_Column], rows: int, caption: str | None) -> str:
-    lines = [caption] if caption else []
-    texts = [
-        [column.header] + [_flat(cell) + "*" * strong
-                           for cell, strong in zip(column.cells, column.bold, strict=True)]
-        for column in columns
-    ]
-    widths = [max(map(len, column)) for column in texts]
-    for i in range(rows + 1):
-        cells = [
-            text[i].rjust(width) if column.numeric else text[i].ljust(width)
-            for text, width, column in zip(texts, widths, columns, strict=True)
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    _display({"text/html": html_table(columns, len(frame), caption),
+              "text/plain": plain_table(columns, len(frame), caption)})
 
 
 # Sentences ----------------------------------------------------------------------------------
@@ -271,57 +192,8 @@ def say(template: str, **values: object) -> None:
         Numbers are formatted by their specification (NaN reads "undefined"); text is escaped,
         so it can be neither HTML nor Markdown; a list becomes its items with commas.
     """
-    _display({"text/markdown": _Escaping().vformat(template, (), values),
-              "text/plain": _Plain().vformat(template, (), values)})
-
-
-def escape_markdown(text: str) -> str:
-    """Return Markdown that shows `text` literally, on one line.
-
-    Every ASCII sign becomes a numeric entity: an entity never counts as markup, neither for
-    Markdown nor for HTML, so nothing has to be known about the dialect.
-    """
-    return "".join(
-        f"&#{ord(sign)};" if sign in string.punctuation else sign for sign in _flat(text)
-    )
-
-
-def _flat(text: str) -> str:
-    """Return the text on one line, without control characters."""
-    return "".join(sign for sign in re.sub(r"\s+", " ", text) if sign.isprintable())
-
-
-class _Plain(string.Formatter):
-    """`str.format` for values that come from data."""
-
-    def literal(self, text: str) -> str:
-        return _flat(text)
-
-    def convert_field(self, value: Any, conversion: str | None) -> Any:
-        if conversion:
-            raise ValueError(f"'!{conversion}' is not supported here: values are formatted by type")
-        return value
-
-    def format_field(self, value: Any, format_spec: str) -> str:
-        if isinstance(value, (bool, np.bool_)):
-            return "yes" if value else "no"
-        if value is None or value is pd.NA or value is pd.NaT:
-            return "undefined"
-        if isinstance(value, (int, float, np.integer, np.floating)):
-            if not math.isfinite(value):
-                return "undefined" if math.isnan(value) else ("∞" if value > 0 else "-∞")
-            text = format(value, format_spec)
-            return text.removeprefix("-") if re.fullmatch(r"-0(\.0*)?%?", text) else text
-        if isinstance(value, (list, tuple, np.ndarray)):
-            return ", ".join(self.format_field(item, format_spec) for item in value)
-        return self.literal(format(str(value), format_spec))
-
-
-class _Escaping(_Plain):
-    """The same, with text turned into harmless Markdown."""
-
-    def literal(self, text: str) -> str:
-        return escape_markdown(text)
+    _display({"text/markdown": Escaping().vformat(template, (), values),
+              "text/plain": Plain().vformat(template, (), values)})
 
 
 # Progress -----------------------------------------------------------------------------------

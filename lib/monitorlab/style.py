@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -41,24 +42,7 @@ SIGNAL_COLORS = {
     "verifier": GREEN, "guard": GREEN, "min_logprob": PURPLE, "mean_logprob": SKY, "score": GREEN,
 }
 
-STYLE: dict[str, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.labelsize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e8eb",
-    "grid.linewidth": 0.7,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4.5,
-    "figure.constrained_layout.use": True,
-    "figure.dpi": 96,
-    "svg.fonttype": "none",
-}
+STYLE = Path(__file__).with_name("monitorlab.mplstyle")
 
 
 def subplots(
@@ -75,7 +59,7 @@ def subplots(
     **options
         As for :func:`matplotlib.pyplot.subplots`.
     """
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         return plt.subplots(
             rows, columns, figsize=(width, height), squeeze=False, **options
         )

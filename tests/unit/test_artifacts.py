@@ -13,19 +13,18 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from monitorlab.pipeline import artifacts
+from monitorlab.pipeline import digests
 from monitorlab.pipeline.artifacts import (
     ArtifactError,
     Run,
-    checkpoint,
     open_run,
-    read_manifest,
     read_table,
     stale_inputs,
-    write_folder_atomic,
     write_table,
-    write_text_atomic,
 )
+from monitorlab.pipeline.checkpoints import checkpoint
+from monitorlab.pipeline.files import write_folder_atomic, write_text_atomic
+from monitorlab.pipeline.runs import read_manifest
 from monitorlab.pipeline.schemas import SchemaError
 
 SIX, SEVEN, EIGHT = "06_step_signals", "07_online_monitoring", "08_shift"
@@ -501,8 +500,8 @@ def test_two_processes_that_build_the_same_checkpoint_agree_on_one(tmp_path: Pat
 
 
 def test_code_digest_follows_the_source() -> None:
-    assert artifacts.code_digest(steps) == artifacts.code_digest(steps)
-    assert artifacts.code_digest(steps) != artifacts.code_digest(metrics)
+    assert digests.code_digest(steps) == digests.code_digest(steps)
+    assert digests.code_digest(steps) != digests.code_digest(metrics)
 
 
 # Places and sources
@@ -523,7 +522,7 @@ def test_a_users_file_is_recorded_by_name_and_digest(tmp_path: Path) -> None:
     (tmp_path / "scores.csv").write_text("a\n")
     run.record_file(tmp_path / "scores.csv")
     assert run.inputs == {
-        "file/scores.csv": {"digest": artifacts.digest_file(tmp_path / "scores.csv")}}
+        "file/scores.csv": {"digest": digests.digest_file(tmp_path / "scores.csv")}}
     with pytest.raises(ArtifactError, match=r"no file .*nothere.csv"):
         run.record_file(tmp_path / "nothere.csv")
     run.close()

@@ -110,7 +110,8 @@ def test_every_act_and_move_occurs(conversations: list[Conversation]) -> None:
 
 
 def test_rightful_users_are_given_the_same_thing(conversations: list[Conversation]) -> None:
-    given = [t.label for c in conversations if c.authorised for t in c.turns if t.act == "permitted"]
+    rightful = [c for c in conversations if c.authorised]
+    given = [t.label for c in rightful for t in c.turns if t.act == "permitted"]
     assert len(given) > 100 and not any(given)
 
 

@@ -7,7 +7,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from monitorlab.pipeline.schemas import SCHEMAS, SchemaError, check, describe
+from monitorlab.pipeline.schemas import SchemaError, check, describe
+from monitorlab.pipeline.tables import SCHEMAS
 
 STEPS = SCHEMAS["steps"]
 

@@ -211,7 +211,10 @@ def _earliest(
     if means.empty:
         return "No method kept the level, so none is recommended."
     best = str(means.index[0])
-    sentence = f"Of the methods that kept the level, {best} alarms earliest, with a restricted delay of {means.iloc[0]:.3f}"
+    sentence = (
+        f"Of the methods that kept the level, {best} alarms earliest, with a restricted delay of "
+        f"{means.iloc[0]:.3f}"
+    )
     if best == "CRC" or "CRC" not in names:
         return sentence + "."
     gap = difference(results, best, "CRC", "restricted_delay", dataset, signal, level)

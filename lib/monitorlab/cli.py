@@ -1,0 +1,251 @@
+"""Command line: `python -m monitorlab`.
+
+Everything heavy is imported inside a command, so that help appears at once. Expected errors become
+one message on stderr and exit code 1 (something failed) or 2 (the command was wrong).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from monitorlab.pipeline.notebooks import Notebook
+    from monitorlab.pipeline.records import State
+
+app = typer.Typer(
+    name="monitorlab",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+RunId = Annotated[str, typer.Option("--run-id", help="Folder under data/runs and reports.")]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(help="Numbers or names (06, 07_online_monitoring); all if none."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def main(context: typer.Context) -> None:
+    """Reliable monitoring of LLMs: run the notebooks, render the report, check the results."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def run(
+    notebooks: Names = None,
+    profile: Annotated[str, typer.Option(help="tiny, cpu or gpu. [default: the notebook's]")] = "",
+    run_id: RunId = "default",
+    seed: Annotated[
+        int | None, typer.Option(help="The one seed. [default: the notebook's]")
+    ] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", metavar="NAME=VALUE",
+                     help="A parameter of a notebook, repeatable; see `params`."),
+    ] = None,
+    timeout: Annotated[
+        int, typer.Option(help="Seconds one cell may take, 0 for no limit.", min=0)
+    ] = 3_600,
+) -> None:
+    """Execute notebooks in order and keep their outputs."""
+    with _expected_errors():
+        from monitorlab.pipeline.runner import Options, run_notebooks
+
+        selected = _selected(notebooks)
+        given = _given(profile, run_id, seed, parameter or [])
+        options = Options(cell_timeout=timeout, progress=sys.stderr.isatty(), report=typer.echo)
+        records = run_notebooks(selected, given, options)
+        actual = records[0].run_id if records else run_id
+        typer.echo(f"Run {actual!r} is complete. Render it with: "
+                   f"python -m monitorlab report --run-id {actual}")
+
+
+@app.command()
+def params(
+    notebook: Annotated[str, typer.Argument(help="Number or name; all if none.")] = "",
+) -> None:
+    """List parameters with type, default and meaning."""
+    with _expected_errors():
+        from monitorlab.pipeline.parameters import describe_all
+
+        selected = _selected([notebook] if notebook else None)
+        typer.echo(describe_all({n.stem: n.parameters for n in selected}))
+
+
+@app.command()
+def report(run_id: RunId = "default") -> None:
+    """Render a run to reports/RUN_ID/index.html."""
+    with _expected_errors():
+        from monitorlab.pipeline.report import render_report
+        from monitorlab.pipeline.runs import runs_folder
+
+        written = render_report(run_id, _discovered(), runs_folder(), _reports_folder())
+        for problem in written.problems:
+            typer.echo(f"formula shown as TeX source: {problem}", err=True)
+        count = len(written.pages)
+        pages = "1 page" if count == 1 else f"{count} pages"
+        typer.echo(f"{pages}. Open {_relative(written.index)}")
+
+
+@app.command()
+def status(
+    run_id: Annotated[str, typer.Option("--run-id", help="Only this run. [default: all]")] = "",
+) -> None:
+    """Show which runs exist and how each notebook stands."""
+    with _expected_errors():
+        from monitorlab.pipeline.records import RunIdError, list_runs, run_states
+        from monitorlab.pipeline.runs import runs_folder
+
+        runs, known = runs_folder(), list_runs(runs_folder())
+        if run_id and run_id not in known:
+            raise RunIdError(f"no run {run_id!r}. Runs: {', '.join(known) or 'none yet'}")
+        if not known:
+            typer.echo("No runs yet. Make one with: python -m monitorlab run")
+        for name in [run_id] if run_id else known:
+            typer.echo(f"run {name}")
+            for state in run_states(runs, name, _discovered()):
+                typer.echo(_status_line(state))
+
+
+@app.command()
+def freeze(
+    readme_only: Annotated[
+        bool, typer.Option("--readme-only", help="Only regenerate notebooks/README.md.")
+    ] = False,
+) -> None:
+    """Renew the golden notebooks that tests compare with."""
+    with _expected_errors():
+        from monitorlab.pipeline import regression
+        from monitorlab.pipeline.files import write_text_atomic
+        from monitorlab.pipeline.notebooks import readme_text
+        from monitorlab.pipeline.runner import Options
+        from monitorlab.pipeline.sources import project_root
+
+        found = _discovered()
+        write_text_atomic(_notebooks_folder() / "README.md", readme_text(found))
+        typer.echo("wrote notebooks/README.md")
+        if not readme_only:
+            golden = project_root() / "tests" / "golden"
+            options = Options(progress=sys.stderr.isatty())
+            regression.freeze(found, golden, options, report=typer.echo)
+
+
+@app.command()
+def fetch(
+    keys: Annotated[
+        list[str] | None, typer.Argument(help="Keys of data/sources.toml; all if none.")
+    ] = None,
+) -> None:
+    """Download and verify the openly licensed data files."""
+    with _expected_errors():
+        from monitorlab.pipeline import sources
+
+        paths = {key: sources.fetch(key) for key in keys} if keys else sources.fetch_all()
+        for key, path in paths.items():
+            typer.echo(f"{key}: {_relative(path)}")
+
+
+@contextlib.contextmanager
+def _expected_errors() -> Iterator[None]:
+    """Turn errors that a user can act on into a message and an exit code."""
+    from monitorlab.pipeline.notebooks import NotebookError
+    from monitorlab.pipeline.parameters import ParameterError
+
+    try:
+        yield
+    except (NotebookError, ParameterError) as error:
+        _stop(str(error), 2)
+    except KeyboardInterrupt:
+        _stop("interrupted; what ran so far is kept", 130)
+    except Exception as error:
+        for kind, code in _exit_codes().items():
+            if isinstance(error, kind):
+                _stop(str(error), code)
+        raise
+
+
+def _exit_codes() -> dict[type[Exception], int]:
+    """Return the other expected errors; imported only once something has gone wrong."""
+    from monitorlab.pipeline.artifacts import ArtifactError
+    from monitorlab.pipeline.records import RunIdError
+    from monitorlab.pipeline.regression import RegressionError
+    from monitorlab.pipeline.runner import RunError
+    from monitorlab.pipeline.sources import SourceError
+
+    return {ArtifactError: 1, RunIdError: 2, RegressionError: 1, RunError: 1, SourceError: 1,
+            OSError: 1}
+
+
+def _stop(message: str, code: int) -> None:
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def _given(profile: str, run_id: str, seed: int | None, parameter: list[str]) -> dict[str, object]:
+    """Join the options that are parameters too with those of `-p`."""
+    from monitorlab.pipeline.parameters import ParameterError, split_assignments
+    from monitorlab.pipeline.profiles import PROFILES
+
+    given: dict[str, object] = dict(split_assignments(parameter))
+    options = {"PROFILE": profile or None, "SEED": seed,
+               "RUN_ID": run_id if run_id != "default" else None}
+    for name, value in options.items():
+        if value is None:
+            continue
+        if name in given and given[name] != str(value):
+            raise ParameterError(f"{name} is given twice: {value} and {given[name]}")
+        given[name] = value
+    if given.get("PROFILE", "tiny") not in PROFILES:
+        raise ParameterError(f"unknown profile {given['PROFILE']!r}: expected one of "
+                             + ", ".join(PROFILES))
+    return given
+
+
+def _discovered() -> tuple[Notebook, ...]:
+    from monitorlab.pipeline.notebooks import NotebookError, discover
+
+    found = discover(_notebooks_folder())
+    if not found:
+        raise NotebookError(f"no notebooks NN_name.py in {_relative(_notebooks_folder())}")
+    return found
+
+
+def _selected(names: list[str] | None) -> tuple[Notebook, ...]:
+    from monitorlab.pipeline.notebooks import select
+
+    return select(_discovered(), names or [])
+
+
+def _notebooks_folder() -> Path:
+    from monitorlab.pipeline.sources import project_root
+
+    return project_root() / "notebooks"
+
+
+def _reports_folder() -> Path:
+    from monitorlab.pipeline.sources import project_root
+
+    return project_root() / "reports"
+
+
+def _relative(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _status_line(state: State) -> str:
+    seconds = f"{state.record.seconds:8.1f} s" if state.record else " " * 10
+    when = state.record.started[:16].replace("T", " ") if state.record else ""
+    headline = " ".join(state.headline.values())
+    line = f"  {state.notebook.stem:<32} {state.status:<11} {when:<16} {seconds}  {headline}"
+    reason = state.reason.splitlines()[0] if state.reason else ""
+    return line.rstrip() + (f"\n      {reason}" if reason else "")

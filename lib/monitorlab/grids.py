@@ -1,0 +1,93 @@
+"""Tables as escaped HTML and as plain text."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from monitorlab.escaping import flat
+
+DASH = "–"
+CELL = "text-align: {side}; padding: 2px 10px;"
+
+
+class Column:
+    """One column of a table: header, formatted cells, side and which cells are bold."""
+
+    def __init__(self, values: pd.Series, decimals: int, bold: str | None, unit: str | None):
+        self.header = f"{values.name} ({unit})" if unit else str(values.name)
+        self.cells = [format_value(value, decimals) for value in values]
+        # a column of Python objects is aligned by what it holds
+        held = values.infer_objects() if values.dtype == object else values
+        self.numeric = pd.api.types.is_numeric_dtype(held) and not pd.api.types.is_bool_dtype(held)
+        self.side = "right" if self.numeric else "left"
+        self.bold = [False] * len(self.cells)
+        if bold is not None:
+            self._mark_best(values, bold)
+
+    def _mark_best(self, values: pd.Series, bold: str) -> None:
+        if bold not in ("min", "max"):
+            raise ValueError(f"bold of column {values.name!r} is {bold!r}: expected 'min' or 'max'")
+        best = values.min() if bold == "min" else values.max()
+        if not pd.isna(best):
+            shown = self.cells[list(values == best).index(True)]
+            self.bold = [cell == shown for cell in self.cells]  # equal as shown, equally bold
+
+
+def format_value(value: object, decimals: int) -> str:
+    """Return a cell's text: fixed decimals for floats, a dash for what is missing."""
+    if value is None or value is pd.NA or value is pd.NaT:
+        return DASH
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if isinstance(value, (float, np.floating)):
+        if math.isnan(value):
+            return DASH
+        if math.isinf(value):
+            return "∞" if value > 0 else "-∞"
+        text = f"{value:.{decimals}f}"
+        return text.removeprefix("-") if float(text) == 0 else text  # no "-0.00"
+    return str(value)
+
+
+def html_table(columns: Sequence[Column], rows: int, caption: str | None) -> str:
+    """Return an HTML table in which every cell, header and caption is escaped."""
+    def cell(tag: str, column: Column, text: str, strong: bool = False) -> str:
+        inner = html.escape(text)
+        kind = ' class="number"' if column.numeric else ""
+        inner = f"<strong>{inner}</strong>" if strong else inner
+        return f'<{tag}{kind} style="{CELL.format(side=column.side)}">{inner}</{tag}>'
+
+    lines = ['<table class="monitorlab">']
+    if caption:
+        lines.append(f'<caption style="text-align: left;">{html.escape(caption)}</caption>')
+    header = "".join(cell("th", column, column.header) for column in columns)
+    lines.append(f"<thead><tr>{header}</tr></thead>")
+    lines.append("<tbody>")
+    for i in range(rows):
+        cells = "".join(cell("td", column, column.cells[i], column.bold[i]) for column in columns)
+        lines.append(f"<tr>{cells}</tr>")
+    lines.append("</tbody></table>")
+    return "\n".join(lines)
+
+
+def plain_table(columns: Sequence[Column], rows: int, caption: str | None) -> str:
+    """Return the table as aligned text, `*` for bold."""
+    lines = [caption] if caption else []
+    texts = [
+        [column.header] + [flat(cell) + "*" * strong
+                           for cell, strong in zip(column.cells, column.bold, strict=True)]
+        for column in columns
+    ]
+    widths = [max(map(len, column)) for column in texts]
+    for i in range(rows + 1):
+        cells = [
+            text[i].rjust(width) if column.numeric else text[i].ljust(width)
+            for text, width, column in zip(texts, widths, columns, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

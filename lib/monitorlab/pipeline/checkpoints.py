@@ -1,0 +1,79 @@
+"""Checkpoints: trained models that are built once and reused while nothing changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from monitorlab.pipeline import sources
+from monitorlab.pipeline.digests import digest_folder
+from monitorlab.pipeline.files import canonical_json, pretty_json, write_folder_atomic
+from monitorlab.pipeline.runs import ArtifactError, Run, checked_name
+
+
+def checkpoints_folder(root: Path | None = None) -> Path:
+    """Return the folder of all checkpoints: MONITORLAB_CHECKPOINTS, else in the data cache."""
+    override = os.environ.get("MONITORLAB_CHECKPOINTS")
+    if override:
+        return Path(override).expanduser().absolute()
+    return (root or sources.project_root()) / "data" / "cache" / "checkpoints"
+
+
+def checkpoint(run: Run, name: str, fingerprint: Mapping[str, Any],
+               build: Callable[[Path], None]) -> Path:
+    """Return a checkpoint folder, building it only when its fingerprint is new.
+
+    Parameters
+    ----------
+    run : Run
+        Records fingerprint and content in its manifest.
+    name : str
+        Name of the model.
+    fingerprint : mapping
+        Everything that decides the weights: sizes, seed, data digests, `code_digest(module)`.
+    build : callable
+        Gets an empty folder and saves the model there (`save_pretrained`).
+
+    Returns
+    -------
+    Path
+        `<checkpoints>/<name>-<digest>`, shared between runs.
+
+    Raises
+    ------
+    ArtifactError
+        If a stored checkpoint was changed after it was built.
+    """
+    text = canonical_json(dict(fingerprint))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    folder = checkpoints_folder(run.root) / f"{checked_name(name, 'checkpoint')}-{digest[:12]}"
+    reused = folder.exists()
+    if not reused:
+        with write_folder_atomic(folder, keep_existing=True) as temporary:
+            build(temporary)
+            stored = {"fingerprint": json.loads(text), "digest": digest,
+                      "files": digest_folder(temporary)}
+            (temporary / "fingerprint.json").write_text(pretty_json(stored), encoding="utf-8")
+    content = _verified_checkpoint(folder, digest)
+    run.checkpoints[name] = {"fingerprint": digest, "content": content, "reused": reused}
+    return folder
+
+
+def _verified_checkpoint(folder: Path, digest: str) -> str:
+    """Return the digest of a checkpoint's content after comparing it with what was stored."""
+    try:
+        stored = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        stored = {}
+    found = digest_folder(folder)
+    if stored.get("digest") != digest or stored.get("files") != found:
+        expected = stored.get("files") or {}
+        changed = sorted(set(found.items()) ^ set(expected.items()))
+        files = ", ".join(dict.fromkeys(name for name, _ in changed)) or "fingerprint.json"
+        raise ArtifactError(f"checkpoint {folder} was changed after it was built ({files}). "
+                            "Delete the folder; it is built again on the next run.")
+    return hashlib.sha256(canonical_json(found).encode()).hexdigest()

@@ -1,0 +1,56 @@
+"""Digests: of tables by content, of files, of folders, of code."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+
+def digest_table(table: pa.Table) -> str:
+    """SHA-256 of a table's content: names, types, missing values and values.
+
+    Parquet bytes depend on the writer's version, the content does not.
+    """
+    digest = hashlib.sha256()
+    for field, column in zip(table.schema, table.itercolumns(), strict=True):
+        digest.update(f"{field.name}:{field.type}:{len(column)};".encode())
+        digest.update(column.is_null().to_numpy().tobytes())
+        if pa.types.is_string(field.type):
+            texts = [text.encode() for text in column.fill_null("").to_pylist()]
+            digest.update(np.array([len(text) for text in texts], dtype="<i8").tobytes())
+            digest.update(b"".join(texts))
+        else:
+            zero = pa.scalar(0).cast(field.type)
+            digest.update(column.fill_null(zero).to_numpy().tobytes())
+    return digest.hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def code_digest(*modules: ModuleType | Callable[..., Any]) -> str:
+    """SHA-256 of the source text of modules or functions, for checkpoint fingerprints."""
+    digest = hashlib.sha256()
+    for module in modules:
+        digest.update(inspect.getsource(module).encode())
+    return digest.hexdigest()
+
+
+def digest_folder(folder: Path) -> dict[str, str]:
+    """Return the digest of every file of a folder, by relative name, fingerprint excluded."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): digest_file(path)
+        for path in sorted(files)
+        if path.name != "fingerprint.json"
+    }

@@ -1,0 +1,251 @@
+"""The notebooks as data: which exist, what they take, read and write, and in which order they run.
+
+A notebook is a py:percent file `notebooks/NN_name.py`. Its first cell carries the title and the
+claim, its second the lines **Reads** and **Writes**, its third the parameters. Nothing about a
+notebook is kept in a second place: the table in `notebooks/README.md` is generated from here.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from monitorlab.pipeline.parameters import Parameter, ParameterError, read_parameters
+
+_STEM = re.compile(r"(?P<number>\d{2})_[a-z0-9_]+")
+_TABLE_LINE = re.compile(r"\*\*(Reads|Writes):?\*\*:?(.*?)(?=\*\*\w|\n\s*\n|\Z)", re.DOTALL)
+_NAME = re.compile(r"`([\w./-]+)`")
+
+
+class NotebookError(ValueError):
+    """A notebook that does not exist, or whose first cells cannot be read."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a source notebook: kind ("markdown" or "code"), text and tags."""
+
+    kind: str
+    source: str
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """What the pipeline knows about one notebook without running it.
+
+    Attributes
+    ----------
+    path : Path
+        The py:percent file.
+    number : int
+        The two digits at the start of its name.
+    title : str
+        Heading of the first cell, without its number.
+    claim : str
+        The block-quoted sentence of the first cell; empty if there is none.
+    about : str
+        The rest of the first cell: paper section and cost per profile (Markdown).
+    reads, writes : tuple of str
+        Table names of the second cell, as written there.
+    parameters : tuple of Parameter
+        The cell tagged `parameters`, empty if there is none.
+    cells : tuple of Cell
+        All cells, in order.
+    digest : str
+        SHA-256 of the file, to tell whether a run is older than its source.
+    """
+
+    path: Path
+    number: int
+    title: str
+    claim: str
+    about: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    parameters: tuple[Parameter, ...]
+    cells: tuple[Cell, ...]
+    digest: str
+
+    @property
+    def stem(self) -> str:
+        """File name without suffix, which is also the name of the run's folder."""
+        return self.path.stem
+
+
+def discover(folder: Path) -> tuple[Notebook, ...]:
+    """Read all notebooks of a folder, in the order in which they have to run.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds files named `NN_name.py`; other files are left alone.
+
+    Raises
+    ------
+    NotebookError
+        If two notebooks share a number, a first cell cannot be read, or notebooks read each
+        other in a circle.
+    """
+    paths = sorted(p for p in folder.glob("*.py") if _STEM.fullmatch(p.stem))
+    notebooks = [read_notebook(path) for path in paths]
+    numbers = [n.number for n in notebooks]
+    twice = {number for number in numbers if numbers.count(number) > 1}
+    if twice:
+        raise NotebookError(f"two notebooks have the number {min(twice):02d}")
+    return in_order(notebooks)
+
+
+def read_notebook(path: Path) -> Notebook:
+    """Parse one py:percent file."""
+    data = path.read_bytes()
+    return _parse(path, data)
+
+
+@functools.lru_cache(maxsize=64)
+def _parse(path: Path, data: bytes) -> Notebook:
+    import jupytext  # heavy: only when a notebook is really read
+
+    document = jupytext.reads(data.decode("utf-8"), fmt="py:percent")
+    cells = tuple(
+        Cell(c.cell_type, c.source, tuple(c.metadata.get("tags", ()))) for c in document.cells
+    )
+    if not cells or cells[0].kind != "markdown" or not cells[0].source.startswith("# "):
+        raise NotebookError(f"{path.name}: the first cell must be markdown and start with `# `")
+    title, claim, about = read_first_cell(cells[0].source)
+    tables = _read_tables(cells[1].source) if len(cells) > 1 else {}
+    return Notebook(
+        path=path,
+        number=int(path.stem[:2]),
+        title=title,
+        claim=claim,
+        about=about,
+        reads=tables.get("Reads", ()),
+        writes=tables.get("Writes", ()),
+        parameters=_read_parameters(path, cells),
+        cells=cells,
+        digest=hashlib.sha256(data).hexdigest(),
+    )
+
+
+def select(notebooks: Sequence[Notebook], names: Iterable[str]) -> tuple[Notebook, ...]:
+    """Pick notebooks by number ("7", "07"), stem or file name; all of them if `names` is empty.
+
+    Raises
+    ------
+    NotebookError
+        If a name matches none; the message lists those that exist.
+    """
+    wanted = {_find(notebooks, name).stem for name in names}
+    return tuple(n for n in notebooks if not wanted or n.stem in wanted)
+
+
+def _find(notebooks: Sequence[Notebook], name: str) -> Notebook:
+    key = Path(name).stem
+    for notebook in notebooks:
+        if key == notebook.stem or (key.isdecimal() and int(key) == notebook.number):
+            return notebook
+    known = ", ".join(n.stem for n in notebooks) or "none"
+    raise NotebookError(f"no notebook {name!r}. Notebooks: {known}")
+
+
+def dependencies(notebook: Notebook, notebooks: Iterable[Notebook]) -> tuple[str, ...]:
+    """Return the stems of the notebooks whose tables `notebook` reads, in order.
+
+    A table is written `06_step_signals/steps` or just `steps`; in the second form the nearest
+    earlier notebook that writes it is meant.
+    """
+    others = [n for n in notebooks if n.stem != notebook.stem]
+    found: set[str] = set()
+    for name in notebook.reads:
+        prefix, slash, table = name.rpartition("/")
+        writers = [n for n in others if table in {w.rpartition("/")[2] for w in n.writes}]
+        if slash:
+            writers = [n for n in others if prefix in (n.stem, f"{n.number:02d}")]
+        elif any(n.number < notebook.number for n in writers):
+            writers = [max((n for n in writers if n.number < notebook.number), key=_number)]
+        found.update(n.stem for n in writers)
+    return tuple(sorted(found))
+
+
+def in_order(notebooks: Sequence[Notebook]) -> tuple[Notebook, ...]:
+    """Sort so that every notebook comes after those it reads; by number where free.
+
+    Raises
+    ------
+    NotebookError
+        If notebooks read each other in a circle.
+    """
+    waiting = sorted(notebooks, key=_number)
+    done: list[Notebook] = []
+    while waiting:
+        ready = {n.stem for n in done}
+        free = [n for n in waiting if set(dependencies(n, notebooks)) <= ready]
+        if not free:
+            raise NotebookError("these notebooks read each other in a circle: "
+                                + ", ".join(n.stem for n in waiting))
+        done.append(free[0])
+        waiting.remove(free[0])
+    return tuple(done)
+
+
+def readme_text(notebooks: Sequence[Notebook]) -> str:
+    """Return the text of `notebooks/README.md`: a table, then the opening of every notebook."""
+    lines = [
+        "# Notebooks",
+        "",
+        "<!-- Generated from the first cells by `python -m monitorlab freeze --readme-only`. -->",
+        "",
+        "Open them in Jupyter (`jupyter lab`, then *Open as notebook*), or run them all with"
+        " `python -m monitorlab run`.",
+        "",
+        "| | notebook | reads | writes |",
+        "|---|---|---|---|",
+    ]
+    for n in notebooks:
+        lines.append(f"| {n.number:02d} | [{n.title}]({n.path.name}) "
+                     f"| {_code_list(n.reads)} | {_code_list(n.writes)} |")
+    for n in notebooks:
+        lines += ["", f"## {n.number:02d} [{n.title}]({n.path.name})"]
+        lines += ["", f"> {n.claim}"] if n.claim else []
+        lines += ["", n.about] if n.about else []
+    return "\n".join(lines) + "\n"
+
+
+def _number(notebook: Notebook) -> int:
+    return notebook.number
+
+
+def _code_list(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "nothing"
+
+
+def read_first_cell(source: str) -> tuple[str, str, str]:
+    """Split the first cell into title, claim and the rest."""
+    head, *body = source.splitlines()
+    title = re.sub(r"^#\s+(\d+\.\s*)?", "", head).strip()
+    quoted = [line.lstrip("> ").strip() for line in body if line.startswith(">")]
+    rest = "\n".join(line for line in body if not line.startswith(">")).strip()
+    return title, " ".join(quoted), rest
+
+
+def _read_tables(source: str) -> dict[str, tuple[str, ...]]:
+    """Find the names in backticks behind **Reads** and **Writes**."""
+    return {
+        match.group(1): tuple(dict.fromkeys(_NAME.findall(match.group(2))))
+        for match in _TABLE_LINE.finditer(source)
+    }
+
+
+def _read_parameters(path: Path, cells: Sequence[Cell]) -> tuple[Parameter, ...]:
+    tagged = [c for c in cells if "parameters" in c.tags]
+    if len(tagged) > 1:
+        raise NotebookError(f"{path.name}: more than one cell is tagged `parameters`")
+    try:
+        return read_parameters(tagged[0].source) if tagged else ()
+    except (ParameterError, SyntaxError) as error:
+        raise NotebookError(f"{path.name}: {error}") from error

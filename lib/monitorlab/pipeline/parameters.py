@@ -1,0 +1,227 @@
+"""The parameters cell: typed literals with a help comment each.
+
+papermill only warns when it is given a name that the notebook does not have, and passes values
+of any type. Here both are errors, found before a kernel starts.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import math
+import tokenize
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+Value = str | int | float | bool
+
+_TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
+_TRUE = {"true", "yes", "1", "on"}
+_FALSE = {"false", "no", "0", "off"}
+
+
+class ParameterError(ValueError):
+    """A parameter that does not exist, or a value of the wrong type."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a parameters cell.
+
+    Attributes
+    ----------
+    name : str
+        Python name, in capitals by convention.
+    type : str
+        "str", "int", "float" or "bool".
+    default : str, int, float or bool
+        Value in the source, which is that of the `tiny` profile.
+    help : str
+        The comment behind the literal.
+    """
+
+    name: str
+    type: str
+    default: Value
+    help: str
+
+    def describe(self) -> str:
+        """Return one line of help: name, type, default and meaning."""
+        return f"{self.name}: {self.type} = {self.default!r}  {self.help}".rstrip()
+
+
+def read_parameters(source: str) -> tuple[Parameter, ...]:
+    """Parse the source of a parameters cell.
+
+    Parameters
+    ----------
+    source : str
+        Assignments of literals, annotated or not, each with a comment behind it.
+
+    Raises
+    ------
+    ParameterError
+        If a line is no assignment of a str, int, float or bool literal, or if the annotation
+        and the literal disagree.
+    """
+    comments = _comments(source)
+    found = []
+    for node in ast.parse(source).body:
+        name, annotation = _target(node)
+        value = _literal(node, name)
+        declared = annotation or type(value).__name__
+        if declared not in _TYPES:
+            known = ", ".join(_TYPES)
+            raise ParameterError(f"{name}: type {declared!r} is not one of {known}")
+        default = parse_value(Parameter(name, declared, value, ""), value)
+        found.append(Parameter(name, declared, default, comments.get(node.lineno, "")))
+    return tuple(found)
+
+
+def parse_value(parameter: Parameter, value: object) -> Value:
+    """Turn text from a command line, or a Python value, into the declared type.
+
+    Raises
+    ------
+    ParameterError
+        If `value` cannot be read as the declared type without loss.
+    """
+    try:
+        parsed = _PARSERS[parameter.type](value)
+    except (TypeError, ValueError):
+        expected = {"int": "a whole number", "float": "a finite number", "bool": "true or false",
+                    "str": "text"}[parameter.type]
+        raise ParameterError(
+            f"{parameter.name} must be {expected} ({parameter.type}), got {value!r}"
+        ) from None
+    return parsed
+
+
+def split_assignments(assignments: Iterable[str]) -> dict[str, str]:
+    """Split `NAME=VALUE` texts; the value may contain further equals signs.
+
+    Raises
+    ------
+    ParameterError
+        If a text has no name or no equals sign, or if a name comes twice.
+    """
+    values: dict[str, str] = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise ParameterError(f"expected NAME=VALUE, got {text!r}")
+        if name in values:
+            raise ParameterError(f"{name} is given twice")
+        values[name] = value
+    return values
+
+
+def check_parameters(
+    given: Mapping[str, object], known: Mapping[str, Sequence[Parameter]]
+) -> dict[str, dict[str, Value]]:
+    """Distribute values over notebooks and check every type.
+
+    Parameters
+    ----------
+    given : mapping of str to object
+        Values by parameter name.
+    known : mapping of str to sequence of Parameter
+        Parameters of each selected notebook, by its stem.
+
+    Returns
+    -------
+    dict of str to dict
+        For each notebook the values that it declares, in their declared types.
+
+    Raises
+    ------
+    ParameterError
+        If no selected notebook has a parameter of that name (the message lists the known ones
+        with their help), or if a value has the wrong type.
+    """
+    names = {parameter.name for parameters in known.values() for parameter in parameters}
+    unknown = sorted(set(given) - names)
+    if unknown:
+        raise ParameterError(
+            f"unknown parameter {', '.join(unknown)}. Known parameters:\n" + describe_all(known)
+        )
+    return {
+        stem: {p.name: parse_value(p, given[p.name]) for p in parameters if p.name in given}
+        for stem, parameters in known.items()
+    }
+
+
+def describe_all(known: Mapping[str, Sequence[Parameter]]) -> str:
+    """Return the parameters of several notebooks as indented, aligned text."""
+    lines = []
+    for stem, parameters in known.items():
+        lines.append(f"  {stem}")
+        heads = [f"{p.name}: {p.type} = {p.default!r}" for p in parameters]
+        width = max((len(head) for head in heads), default=0)
+        lines += [
+            f"    {head:<{width}}  {p.help}".rstrip()
+            for head, p in zip(heads, parameters, strict=True)
+        ]
+    return "\n".join(lines)
+
+
+def _comments(source: str) -> dict[int, str]:
+    """Return the comment of each line, without the hash."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {t.start[0]: t.string.lstrip("# ").strip() for t in tokens if t.type == tokenize.COMMENT}
+
+
+def _target(node: ast.stmt) -> tuple[str, str]:
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        return node.target.id, ast.unparse(node.annotation)
+    if isinstance(node, ast.Assign) and len(node.targets) == 1:
+        target = node.targets[0]
+        if isinstance(target, ast.Name):
+            return target.id, ""
+    raise ParameterError(f"line {node.lineno} of the parameters cell is not `NAME: type = literal`")
+
+
+def _literal(node: ast.stmt, name: str) -> Value:
+    assert isinstance(node, ast.Assign | ast.AnnAssign)
+    try:
+        value = ast.literal_eval(node.value) if node.value is not None else None
+    except ValueError:
+        value = None
+    if not isinstance(value, str | int | float | bool):
+        raise ParameterError(f"{name}: the default must be a str, int, float or bool literal")
+    return value
+
+
+def _parse_int(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise TypeError
+    return int(value)
+
+
+def _parse_float(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise TypeError
+    number = float(value)
+    if not math.isfinite(number):  # not a Python literal: papermill could not pass it on
+        raise ValueError
+    return number
+
+
+def _parse_bool(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lower() in _TRUE | _FALSE:
+        return value.strip().lower() in _TRUE
+    raise TypeError
+
+
+def _parse_str(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+_PARSERS: dict[str, Callable[[object], Value]] = {
+    "str": _parse_str, "int": _parse_int, "float": _parse_float, "bool": _parse_bool,
+}

@@ -1,0 +1,178 @@
+"""Executed notebooks to a folder of HTML pages that open from a disk, offline.
+
+`reports/<run_id>/index.html` shows one card per notebook; each notebook has a page of its own.
+A page is one file: styles and figures are inside, mathematics is MathML, there are no scripts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from monitorlab.pipeline import cells
+from monitorlab.pipeline.cards import duration, make_card, run_facts
+from monitorlab.pipeline.files import write_text_atomic
+from monitorlab.pipeline.notebooks import Notebook, read_first_cell
+from monitorlab.pipeline.records import RunIdError, executed_path, list_runs, run_states
+from monitorlab.pipeline.sanitize import CONTENT_SECURITY_POLICY
+from monitorlab.pipeline.sources import project_root
+
+_ERROR_TAG = "papermill-error-cell-tag"  # a banner that papermill adds; ours says more
+_IMPORT = re.compile(r"(import|from)\s")
+
+
+@dataclass(frozen=True)
+class CellView:
+    """What a template needs of one cell: kind, HTML, and for code its number and outputs."""
+
+    kind: str
+    html: Markup
+    number: int = 0
+    label: str = ""
+    folded: bool = False
+    failed: bool = False
+    seconds: str = ""
+    outputs: tuple[Markup, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Attributes
+    ----------
+    index : Path
+        The page to open.
+    pages : tuple of Path
+        One per executed notebook.
+    problems : tuple of str
+        Formulas that are shown as TeX source, with notebook and reason.
+    """
+
+    index: Path
+    pages: tuple[Path, ...]
+    problems: tuple[str, ...] = field(default=())
+
+
+def render_report(
+    run_id: str, notebooks: Sequence[Notebook], runs: Path, reports: Path
+) -> Report:
+    """Render every executed notebook of a run, and the index.
+
+    Parameters
+    ----------
+    run_id : str
+        Which run.
+    notebooks : sequence of Notebook
+        All notebooks of the project, in order; those without an execution get a card only.
+    runs, reports : Path
+        Folder of all runs; folder of all reports.
+
+    Raises
+    ------
+    RunIdError
+        If there is no such run.
+    """
+    if run_id not in list_runs(runs):
+        known = ", ".join(list_runs(runs)) or "none yet"
+        raise RunIdError(f"no run {run_id!r} to render. Runs: {known}. "
+                         f"Make it with: python -m monitorlab run --run-id {run_id}")
+    states = run_states(runs, run_id, notebooks)
+    cards = [make_card(state, runs, run_id) for state in states]
+    facts = run_facts(run_id, states)
+    environment = _environment()
+    pages, problems = [], []
+    readable = [card for card in cards if card.href]
+    for position, card in enumerate(readable):
+        notes = cells.Notes()
+        html = environment.get_template("notebook.html.j2").render(
+            **_page(executed_path(runs, run_id, card.stem), notes),
+            card=card, facts=facts | {"time": card.seconds}, headings=_contents(notes),
+            previous=readable[position - 1] if position else None,
+            following=readable[position + 1] if position + 1 < len(readable) else None,
+        )
+        pages.append(reports / run_id / card.href)
+        write_text_atomic(pages[-1], html)
+        problems += [f"{card.stem}: {problem}" for problem in notes.problems]
+    index = reports / run_id / "index.html"
+    html = environment.get_template("index.html.j2").render(cards=cards, facts=facts)
+    write_text_atomic(index, html)
+    return Report(index, tuple(pages), tuple(problems))
+
+
+def _environment() -> Environment:
+    folder = project_root() / "reports" / "template"
+    environment = Environment(
+        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )
+    environment.globals["style"] = Markup((folder / "style.css").read_text(encoding="utf-8"))
+    environment.globals["policy"] = CONTENT_SECURITY_POLICY
+    return environment
+
+
+def _page(path: Path, notes: cells.Notes) -> dict[str, Any]:
+    """Read an executed notebook; the first cell becomes the head of the page."""
+    import nbformat
+
+    document = nbformat.read(path, as_version=4)
+    kept = [c for c in document.cells if _ERROR_TAG not in c.metadata.get("tags", [])]
+    first = kept[0].source if kept and kept[0].cell_type == "markdown" else "# "
+    title, claim, about = read_first_cell(first)
+    begins = 1 if kept and kept[0].cell_type == "markdown" else 0
+    return {
+        "about": Markup(cells.markdown_html(about, notes)),
+        "page_title": Markup(cells.inline_html(title)),
+        "page_claim": Markup(cells.inline_html(claim)),
+        "cells": [_cell_view(cell, number, notes)
+                  for cell, number in _numbered(kept[begins:])],
+    }
+
+
+def _numbered(document_cells: Sequence[Any]) -> list[tuple[Any, int]]:
+    """Number the code cells as the kernel counted them, executed or not."""
+    numbered, number = [], 0
+    for cell in document_cells:
+        number += cell.cell_type == "code"
+        numbered.append((cell, number))
+    return numbered
+
+
+def _cell_view(cell: Any, number: int, notes: cells.Notes) -> CellView:
+    if cell.cell_type == "markdown":
+        return CellView("markdown", Markup(cells.markdown_html(cell.source, notes)))
+    if cell.cell_type != "code":
+        return CellView("markdown", Markup(f"<pre>{Markup.escape(cell.source)}</pre>"))
+    tags = cell.metadata.get("tags", [])
+    label = _label(cell.source, tags)
+    seconds = cell.metadata.get("papermill", {}).get("duration") or 0.0
+    return CellView(
+        kind="code",
+        html=Markup(cells.code_html(cell.source)),
+        number=number,
+        label=label,
+        folded=label == "imports" or "hide-input" in tags,
+        failed=any(output["output_type"] == "error" for output in cell.outputs),
+        seconds=duration(seconds) if seconds >= 1 else "",
+        outputs=tuple(Markup(html) for html in cells.outputs_html(cell.outputs, notes)),
+    )
+
+
+def _label(source: str, tags: Sequence[str]) -> str:
+    if "injected-parameters" in tags:
+        return "parameters of this run"
+    if "parameters" in tags:
+        return "parameters and their defaults"
+    lines = [line for line in source.splitlines() if line.strip() and line[0] not in " #)"]
+    return "imports" if lines and all(_IMPORT.match(line) for line in lines) else ""
+
+
+def _contents(notes: cells.Notes) -> list[dict[str, Any]]:
+    return [{"level": h.level, "anchor": h.anchor, "html": Markup(h.html)}
+            for h in notes.headings if h.level in (2, 3)]

@@ -1,0 +1,207 @@
+"""The tables that pass between notebooks, and those that other people's tools may rely on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from monitorlab.pipeline.schemas import Field, Schema
+
+
+def _steps_are_consecutive(frame: pd.DataFrame) -> tuple[int, str, str] | None:
+    """Steps of a trajectory are 1, 2, 3, ... without a gap."""
+    group = ["dataset", "signal", "trajectory_id"]
+    order = frame.sort_values([*group, "step"], kind="stable")
+    expected = order.groupby(group, sort=False).cumcount() + 1
+    wrong = (order["step"] != expected).to_numpy()
+    if not wrong.any():
+        return None
+    row = int(order.index[np.argmax(wrong)])
+    name, found = frame.loc[row, "trajectory_id"], frame.loc[row, "step"]
+    return row, "step", (
+        f"trajectory {name!r} has step {found} where {expected.loc[row]} was expected. "
+        "Number the steps of a trajectory 1, 2, 3, ... without gaps."
+    )
+
+
+def _one_label(frame: pd.DataFrame) -> tuple[int, str, str] | None:
+    """A trajectory has one label, whatever the signal."""
+    first = frame.groupby(["dataset", "trajectory_id"], sort=False)["label"].transform("first")
+    wrong = (frame["label"] != first).to_numpy()
+    if not wrong.any():
+        return None
+    row = int(np.argmax(wrong))
+    return row, "label", (
+        f"trajectory {frame.loc[row, 'trajectory_id']!r} has label {frame.loc[row, 'label']}, but "
+        f"{first.loc[row]} in an earlier row. Give every step the label of its trajectory."
+    )
+
+
+def _text(name: str, meaning: str, *choices: str, nullable: bool = False) -> Field:
+    return Field(name, "str", "", meaning, choices=choices, nullable=nullable)
+
+
+CELLS = ("spv_code", "spv_qa", "syco_qa", "syco_reasoning", "sg_code", "sg_qa")
+STATUSES = ("parsed", "unparsed", "refused", "truncated", "error")
+LABEL = Field("label", "int", "", "1 is unsafe or misbehavior, 0 is safe or benign", 0, 1)
+DATASET = _text("dataset", "name of the data set")
+SIGNAL = _text("signal", "which model or quantity gives the step scores")
+TRAJECTORY = _text("trajectory_id", "identifies the trajectory within its data set")
+METHOD = (
+    DATASET,
+    SIGNAL,
+    _text("statistic", "running statistic that is compared with the threshold"),
+    _text("calibrator", "rule that chose the threshold"),
+    _text("risk", "which error the level bounds", "false_alarm", "missed_detection"),
+    Field("level", "float", "probability", "target level epsilon", 0, 1),
+    Field("split", "int", "", "number of the random split, from 0", 0),
+)
+METHOD_KEY = tuple(field.name for field in METHOD)
+# A threshold is infinite for "never" and "always", and missing where a method has none.
+THRESHOLD = Field(
+    "threshold", "float", "score", "alarm when the statistic is above it; +inf is never, -inf is "
+    "always, missing is none", nullable=True, infinite=True,
+)
+STATE = _text(
+    "state", "outcome of the calibration", "calibrated", "never_alarm", "always_alarm",
+    "not_trainable",
+)
+
+
+def _rate(name: str, meaning: str, nullable: bool = False, unit: str = "probability") -> Field:
+    return Field(name, "float", unit, meaning, 0, 1, nullable=nullable)
+
+
+SAMPLES = Schema(
+    "samples",
+    (
+        _text("sample_id", "identifies the sample"),
+        _text("pair_id", "the misbehaving and the benign sample of one request share it"),
+        _text("scenario_id", "splits never share a scenario"),
+        _text("cell", "category and task together", *CELLS),
+        _text("category", "misbehavior category", "spv", "syco", "sg"),
+        _text("task", "kind of task", "code", "qa", "reasoning"),
+        _text("misbehavior_type", "named type of the misbehavior"),
+        _text("cue_type", "type of the contextual cue"),
+        _text("source", "where the request comes from"),
+        _text("generator", "what wrote the response"),
+        _text("request", "what the model was asked"),
+        _text("response", "what the monitor judges"),
+        Field("has_thinking", "bool", "", "the response shows its thinking"),
+        LABEL,
+        _text("split", "part of the benchmark", "dev", "test"),
+    ),
+    ("sample_id",),
+    "one row per benchmark sample",
+)
+
+VERDICTS = Schema(
+    "verdicts",
+    (
+        _text("sample_id", "the sample that was judged"),
+        _text("monitor", "name of the monitor"),
+        _text("prompt", "name of the monitor prompt"),
+        Field("draw", "int", "", "number of the repeated draw, from 0", 0),
+        _text("status", "what became of the answer", *STATUSES),
+        Field("verdict", "bool", "", "true is misbehavior; missing when not parsed", nullable=True),
+        _rate("score", "suspicion, high is unsafe; missing when not parsed", True, ""),
+        _text("evidence", "what the monitor quotes", nullable=True),
+        Field("input_tokens", "int", "tokens", "length of the prompt", 0, nullable=True),
+        Field("output_tokens", "int", "tokens", "length of the answer", 0, nullable=True),
+        Field("seconds", "float", "s", "wall-clock time of the call", 0, nullable=True),
+        Field("cost_usd", "float", "USD", "price of the call", 0, nullable=True),
+        _text("request_hash", "SHA-256 of the full request"),
+    ),
+    ("sample_id", "monitor", "prompt", "draw"),
+    "one row per sample, monitor, prompt and draw",
+)
+
+TRAJECTORIES = Schema(
+    "trajectories",
+    (
+        DATASET,
+        TRAJECTORY,
+        _text("generator", "what wrote the trajectory"),
+        _text("split", "part of the data the trajectory belongs to"),
+        Field("n_steps", "int", "steps", "length of the trajectory", 1),
+        Field("tokens", "int", "tokens", "length of the trajectory", 1),
+        LABEL,
+        _text("text", "the whole trajectory, for reading"),
+    ),
+    ("dataset", "trajectory_id"),
+    "one row per trajectory",
+)
+
+STEPS = Schema(
+    "steps",
+    (
+        DATASET,
+        SIGNAL,
+        TRAJECTORY,
+        Field("step", "int", "steps", "position in the trajectory, from 1, without gaps", 1),
+        Field("score", "float", "", "suspicion of this step, high is unsafe; only order counts"),
+        Field("tokens", "int", "tokens", "length of this step", 1),
+        LABEL,
+        Field("step_label", "int", "", "1 is a wrong or unsafe step, 0 a right one, -1 unknown",
+              -1, 1),
+    ),
+    ("dataset", "signal", "trajectory_id", "step"),
+    "one row per data set, signal, trajectory and step",
+    (_steps_are_consecutive, _one_label),
+)
+
+THRESHOLDS = Schema(
+    "thresholds",
+    (
+        *METHOD,
+        THRESHOLD,
+        _rate("tie_break", "on a tie, alarm if a uniform draw is above it; 1 is never"),
+        Field("k", "int", "", "rank of the order statistic that is the threshold", 0,
+              nullable=True),
+        Field("n", "int", "trajectories", "calibration trajectories the risk is about", 0),
+        Field("n_needed", "int", "trajectories", "smallest n with which the level is feasible", 0,
+              nullable=True),
+        _rate("attained", "level that the threshold really attains, ties included", True),
+        STATE,
+    ),
+    METHOD_KEY,
+    "one row per calibrated threshold",
+)
+
+ALARMS = Schema(
+    "alarms",
+    (
+        *METHOD,
+        TRAJECTORY,
+        LABEL,
+        Field("n_steps", "int", "steps", "length of the trajectory", 1),
+        Field("alarm_step", "int", "steps", "first step with an alarm; missing is none", 1,
+              nullable=True),
+    ),
+    (*METHOD_KEY, "trajectory_id"),
+    "one row per method, split and test trajectory",
+)
+
+METRICS = Schema(
+    "metrics",
+    (
+        *METHOD,
+        THRESHOLD,
+        STATE,
+        _rate("far", "false alarm rate: share of safe trajectories with an alarm", True),
+        _rate("power", "share of unsafe trajectories with an alarm", True),
+        _rate("delay", "mean alarm step over length, detected unsafe trajectories only", True,
+              "share of steps"),
+        _rate("restricted_delay", "the same over all unsafe trajectories, a miss counts as 1",
+              True, "share of steps"),
+        _rate("delay_tokens", "delay in tokens", True, "share of tokens"),
+        _rate("restricted_delay_tokens", "restricted delay in tokens", True, "share of tokens"),
+    ),
+    METHOD_KEY,
+    "one row per data set, signal, statistic, calibrator, risk, level and split",
+)
+
+SCHEMAS: dict[str, Schema] = {
+    schema.name: schema
+    for schema in (SAMPLES, VERDICTS, TRAJECTORIES, STEPS, THRESHOLDS, ALARMS, METRICS)
+}
