@@ -26,10 +26,10 @@
 # **Writes** `thresholds`, `metrics`
 #
 # **References**
-# [1] Schirmer et al., *Online Safety Monitoring for LLMs*, arXiv 2607.02510.
-# [2] Sadhuka et al., *E-valuator*, arXiv 2512.03109.
-# [3] Bates et al., *Distribution-free, risk-controlling prediction sets*, J. ACM 2021.
-# [4] Page, *Continuous inspection schemes*, Biometrika 1954.
+# - [1] Schirmer et al., *Online Safety Monitoring for LLMs*, arXiv 2607.02510.
+# - [2] Sadhuka et al., *E-valuator*, arXiv 2512.03109.
+# - [3] Bates et al., *Distribution-free, risk-controlling prediction sets*, J. ACM 2021.
+# - [4] Page, *Continuous inspection schemes*, Biometrika 1954.
 
 # %% tags=["parameters"]
 PROFILE: str = "tiny"  # tiny, cpu or gpu: how large everything is
@@ -37,9 +37,7 @@ RUN_ID: str = "default"  # folder of the run under data/runs
 SEED: int = 2026  # one seed for everything
 ALPHA: float = 0.20  # target false alarm rate shown in tables
 SCORES_FILE: str = ""  # your own scores, CSV or parquet; empty means none
-ORIENTATION: str = (
-    "suspicion"  # what a high score means in SCORES_FILE, suspicion or safety
-)
+ORIENTATION: str = "suspicion"  # what a high score means, suspicion or safety
 
 # %%
 import numpy as np
@@ -284,7 +282,6 @@ fig = figures.plot_protocol(
 display.show(
     fig,
     "07_math",
-    thumbnail=True,
     alt="False alarms, power and delays against the target level for CRC, UCB and the "
     "two e-valuator tests, on miniature math with a strong and a weak generator.",
 )
@@ -387,6 +384,7 @@ fig = figures.plot_trade_off(
 display.show(
     fig,
     "07_statistics",
+    thumbnail=True,
     alt="Power against restricted delay of every method at one level, a panel per data "
     "set; arms span the tenth to the ninetieth percentile over splits.",
 )

@@ -12,7 +12,7 @@ import pandas as pd
 from monitorlab.escaping import flat
 
 DASH = "–"
-CELL = "text-align: {side}; padding: 2px 10px;"
+CELL = "text-align: {side}; padding: 2px 7px;"
 
 
 class Column:

@@ -72,6 +72,8 @@ def test_parameters_have_name_type_default_and_help() -> None:
     assert found[2] == Parameter("ALPHA", "float", 0.1, "target false alarm rate # strict")
     assert found[3] == Parameter("STRICT", "bool", True, "")
     assert found[4].type == "str"
+    wrapped = 'LONG: str = (\n    "x"  # kept by a formatter\n)'
+    assert read_parameters(wrapped)[0].help == "kept by a formatter"
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def results_table(
     Returns
     -------
     DataFrame
-        ``method, guarantee, source, false alarms, power, delay, restricted delay``, delays as
+        ``method, guarantee, equation, false alarms, power, delay, restricted delay``, delays as
         shares of steps. Measured cells read ``mean [q10, q90]`` over splits. The splits share
         sequences, so the bracket describes their spread and is no confidence interval.
     """
@@ -49,7 +49,7 @@ def results_table(
             {
                 "method": method.label,
                 "guarantee": method.guarantee,
-                "source": method.source,
+                "equation": method.source,
                 "false alarms": _spread(splits["far"]),
                 "power": _spread(splits["power"]),
                 "delay": _spread(splits["delay"]),
@@ -241,4 +241,5 @@ def _spread(values: pd.Series) -> str:
     if values.empty:
         return "none detected"
     low, high = values.quantile(0.1), values.quantile(0.9)
-    return f"{values.mean():.2f} [{low:.2f}, {high:.2f}]"
+    # no-break spaces: a cell is one thing
+    return f"{values.mean():.2f}\u00a0[{low:.2f},\u00a0{high:.2f}]"

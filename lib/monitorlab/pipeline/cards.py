@@ -122,7 +122,7 @@ def _shrunk(picture: bytes) -> str:
     with Image.open(io.BytesIO(picture)) as image:
         small = image.convert("RGB")
         small.thumbnail((THUMBNAIL_WIDTH, THUMBNAIL_WIDTH))
-        small.save(buffer, "PNG", optimize=True)
+        small.quantize(128).save(buffer, "PNG", optimize=True)  # figures have few colours
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

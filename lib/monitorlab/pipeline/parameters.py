@@ -74,7 +74,9 @@ def read_parameters(source: str) -> tuple[Parameter, ...]:
             known = ", ".join(_TYPES)
             raise ParameterError(f"{name}: type {declared!r} is not one of {known}")
         default = parse_value(Parameter(name, declared, value, ""), value)
-        found.append(Parameter(name, declared, default, comments.get(node.lineno, "")))
+        lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)  # a formatter may wrap
+        help = " ".join(comments[line] for line in lines if line in comments)
+        found.append(Parameter(name, declared, default, help))
     return tuple(found)
 
 

@@ -129,14 +129,22 @@ def fetch_all(progress: bool = True) -> dict[str, Path]:
     Raises
     ------
     SourceError
-        At the first file that cannot be had.
+        If a file cannot be had, after all others have been fetched.
     """
-    keys = [key for key, source in load_sources().items() if source.url or available(key)]
-    if progress:
-        from monitorlab.display import progress as bar
+    from monitorlab.display import progress as bar
 
-        return {key: fetch(key) for key in bar(keys, "open data")}
-    return {key: fetch(key) for key in keys}
+    keys = [key for key, source in load_sources().items() if source.url or available(key)]
+    paths: dict[str, Path] = {}
+    failures: list[SourceError] = []
+    for key in bar(keys, "open data") if progress else keys:
+        try:
+            paths[key] = fetch(key)
+        except SourceError as error:
+            failures.append(error)
+    if failures:
+        rest = f"\n{len(failures) - 1} more failed." if len(failures) > 1 else ""
+        raise SourceError(f"{len(paths)} of {len(keys)} files are here. {failures[0]}{rest}")
+    return paths
 
 
 def describe_sources() -> str:
