@@ -257,6 +257,14 @@ def test_fetch_all_skips_what_has_no_address(project: Path) -> None:
     assert list(sources.fetch_all(progress=False)) == [KEY]
 
 
+def test_fetch_all_goes_on_after_a_failure_and_then_says_so(
+    project: Path, server: Server
+) -> None:
+    server.mode = "missing"
+    with pytest.raises(SourceError, match="0 of 1 files are here"):
+        sources.fetch_all(progress=False)
+
+
 def test_the_real_list_is_complete() -> None:
     known = load_sources()
     assert len(known) == 40 and "evaluator/math.csv.gz" in known

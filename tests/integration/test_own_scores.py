@@ -1,0 +1,94 @@
+"""Notebook 07 on a user's own file: every table includes it, a bad file stops it before writing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from monitorlab.online.methods import ALL_METHODS
+from monitorlab.pipeline.artifacts import open_run, write_table
+from monitorlab.pipeline.notebooks import discover
+from monitorlab.pipeline.profiles import get_profile
+from monitorlab.pipeline.runner import Options, RunError, run_notebooks
+from monitorlab.pipeline.sources import project_root
+
+NOTEBOOK = "07_online_monitoring"
+
+
+def steps(seed: int, dataset: str, signal: str, n: int = 160) -> pd.DataFrame:
+    """Random walks of suspicion that drift upwards in unsafe sequences."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(n):
+        label, length = int(rng.random() < 0.4), int(rng.integers(2, 6))
+        walk = np.cumsum(rng.normal(0.4 * label, 1.0, length))
+        rows += [(dataset, signal, f"t{i}", t + 1, walk[t], 5, label, -1) for t in range(length)]
+    columns = ["dataset", "signal", "trajectory_id", "step", "score", "tokens", "label",
+               "step_label"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A runs folder in which notebook 06 has left random steps under its real names."""
+    monkeypatch.setenv("MONITORLAB_RUNS", str(tmp_path / "runs"))
+    math = [(f"miniature_math_{one}", signal) for one in ("strong", "weak")
+            for signal in ("verifier", "min_logprob", "mean_logprob")]
+    sets = [*math, ("miniature_conversations", "guard")]
+    with open_run("06_step_signals", profile="tiny", seed=2026) as run:
+        # labels belong to the sequence, so all signals of a data set share its seed
+        frames = [steps(len(dataset), dataset, signal) for dataset, signal in sets]
+        write_table(run, "steps", pd.concat(frames))
+    return tmp_path / "runs"
+
+
+def execute(runs: Path, file: Path, **parameters: object) -> None:
+    chosen = [one for one in discover(project_root() / "notebooks") if one.stem == NOTEBOOK]
+    run_notebooks(chosen, {"SCORES_FILE": str(file), **parameters}, Options(runs=runs))
+
+
+def test_every_table_is_made_for_the_file_too(runs: Path, tmp_path: Path):
+    mine = steps(99, "mine", "score")[["trajectory_id", "step", "score", "label"]]
+    mine["score"] = 1.0 - mine["score"]
+    mine.sample(frac=1, random_state=0).to_csv(tmp_path / "mine.csv", index=False)
+    execute(runs, tmp_path / "mine.csv", ORIENTATION="safety")
+    folder = runs / "default" / NOTEBOOK
+    metrics = pq.read_table(folder / "metrics.parquet").to_pandas()
+    own = metrics[metrics["dataset"] == "mine"]
+    online = get_profile("tiny").online
+    assert len(own) == len(ALL_METHODS) * len(online.levels) * online.n_splits
+    measures = ["far", "power", "restricted_delay", "restricted_delay_tokens"]
+    assert own[measures].notna().all().all()
+    latest = own[(own["statistic"] == "running_min") & (own["level"] == 0.5)]
+    assert latest["power"].mean() > latest["far"].mean()  # the orientation was turned
+    assert (folder / "figures" / "07_outside.png").is_file()
+
+
+def break_score(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.astype(object).assign(score=lambda f: f["score"].mask(f.index == 4, "high"))
+
+
+def break_label(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(label=0)
+
+
+@pytest.mark.parametrize(
+    ("breakage", "parameters", "message"),
+    [
+        (break_score, {}, "column score, row 5: found 'high'"),
+        (break_label, {}, "column label: all 160 sequences have label 0"),
+        (lambda frame: frame, {"ALPHA": 1.0}, "ALPHA is 1.0, expected a number strictly between"),
+    ],
+)
+def test_bad_input_stops_before_anything_is_written(
+    runs: Path, tmp_path: Path, breakage, parameters, message
+):
+    breakage(steps(99, "mine", "score")).to_csv(tmp_path / "mine.csv", index=False)
+    with pytest.raises(RunError) as caught:
+        execute(runs, tmp_path / "mine.csv", **parameters)
+    assert message in str(caught.value)
+    assert not (runs / "default" / NOTEBOOK).exists()
