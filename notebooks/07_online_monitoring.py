@@ -44,9 +44,16 @@ import numpy as np
 import pandas as pd
 
 from monitorlab import display
-from monitorlab.online import calibration, datasets, figures, metrics, ranks, summary
+from monitorlab.online import (
+    calibration,
+    comparison,
+    datasets,
+    figures,
+    metrics,
+    ranks,
+    summary,
+)
 from monitorlab.online.bounds import check_level
-from monitorlab.online.comparison import compare
 from monitorlab.online.methods import ALL_METHODS, PAPER_METHODS
 from monitorlab.online.score_files import load_evaluator, load_scores
 from monitorlab.online.trajectories import from_steps
@@ -240,7 +247,7 @@ display.show(
 # %% tags=["nbval-ignore-output"]
 results = pd.concat(
     [
-        compare(
+        comparison.compare(
             data,
             ALL_METHODS,
             datasets.random_splits(
@@ -291,16 +298,6 @@ display.show(
 # sets of sequences: a monitor that detects only the obvious cases looks fast. The restricted delay
 # in the last row counts a miss as a full length, and is the fair comparison.
 
-# %% tags=["nbval-ignore-output"]
-for (dataset, signal), name in math_panels.items():
-    rows = summary.results_table(results, ALL_METHODS, dataset, signal, ALPHA)
-    display.table(rows, caption=f"{name}, level {ALPHA:g}: mean over splits [q10, q90]")
-
-# %% tags=["nbval-ignore-output"]
-for (dataset, signal), name in math_panels.items():
-    sentences = summary.verdict(results, ALL_METHODS, dataset, signal, ALPHA)
-    display.say("**{name}.** {text}", name=name, text=" ".join(sentences))
-
 # %% [markdown]
 # ### Conversations: does the assistant give in?
 #
@@ -323,13 +320,6 @@ display.show(
     alt="False alarms, power and restricted delay against the target level for the "
     "paper's four methods on miniature conversations scored by the small guard.",
 )
-
-# %% tags=["nbval-ignore-output"]
-for (dataset, signal), name in talk.items():
-    rows = summary.results_table(results, ALL_METHODS, dataset, signal, ALPHA)
-    display.table(rows, caption=f"{name}, level {ALPHA:g}: mean over splits [q10, q90]")
-    sentences = summary.verdict(results, ALL_METHODS, dataset, signal, ALPHA)
-    display.say("**{name}.** {text}", name=name, text=" ".join(sentences))
 
 # %% [markdown]
 # ### Real verifier scores, and your own
@@ -355,10 +345,27 @@ if outside:
 else:
     print("no data set from outside in this run")
 
+# %% [markdown]
+# ### The numbers, data set by data set
+#
+# Mean over splits, with the tenth and ninetieth percentile in brackets. The column *guarantee* is
+# what a rule promises about the false alarm rate $R$; the column after it says where the rule is
+# defined. Delays are shares of a sequence's steps.
+
 # %% tags=["nbval-ignore-output"]
-for (dataset, signal), name in outside.items():
+for (dataset, signal), name in main.items():
     rows = summary.results_table(results, ALL_METHODS, dataset, signal, ALPHA)
-    display.table(rows, caption=f"{name}, level {ALPHA:g}: mean over splits [q10, q90]")
+    display.table(rows, caption=f"{name}, level {ALPHA:g}")
+
+# %% [markdown]
+# ### The verdict in words
+#
+# Computed from the tables: a difference is called clear only if nine in ten splits agree on its
+# sign, and a method keeps its level if its mean false alarm rate is not above it by a t-test over
+# splits at one percent.
+
+# %% tags=["nbval-ignore-output"]
+for (dataset, signal), name in main.items():
     sentences = summary.verdict(results, ALL_METHODS, dataset, signal, ALPHA)
     display.say("**{name}.** {text}", name=name, text=" ".join(sentences))
 
@@ -417,26 +424,22 @@ display.show(
 #
 # ## Ties
 #
-# Scores on a coarse grid tie. A strict threshold then leaves part of the level unspent, since it
-# cannot split a tie. Breaking ties by one seeded draw per sequence spends it, at the price of
-# randomness. Below, the scores of each set are rounded to steps of 0.05 first.
+# Scores on a coarse grid tie. A strict threshold cannot split a tie, so part of the level stays
+# unspent. Breaking ties by one seeded draw per sequence spends it, at the price of randomness. The
+# last row rounds the scores of the first to steps of 0.05, as a judge would give them.
 
 # %% tags=["nbval-ignore-output"]
-coarse = datasets.rounded(scored["miniature_math_strong", "verifier"], step=0.05)
-splits = list(datasets.random_splits(len(coarse), online.n_splits, 0.2, SEED))
-ties = pd.concat(
-    compare(
-        coarse, PAPER_METHODS[:1], splits, levels=(ALPHA,), randomise_ties=drawn
-    ).assign(ties="broken by a draw" if drawn else "on the safe side")
-    for drawn in (False, True)
+first = next(iter(main))
+tested = [scored[key] for key in main] + [datasets.rounded(scored[first], step=0.05)]
+draws = display.progress(tested, "with and without ties")
+ties = pd.DataFrame(
+    comparison.tie_effect(data, ALPHA, online.n_splits, SEED) for data in draws
 )
-measures = ["attained", "far", "power", "restricted_delay"]
-display.table(
-    ties.groupby("ties")[measures].mean(), caption=f"Rounded scores, level {ALPHA:g}"
-)
+display.table(ties, caption=f"CRC at level {ALPHA:g}: ties on the safe side, and drawn")
 
 # %% [markdown]
-# `attained` is the share of calibration sequences that alarm; compare it with the level.
+# *attained* is the share of safe calibration sequences that alarm at the threshold; without ties it
+# is just below the level. The fewer distinct scores, the more a draw can gain.
 #
 # ## Writing the outputs
 #

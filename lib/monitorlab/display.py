@@ -10,9 +10,8 @@ import io
 import json
 import re
 import struct
-import sys
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -20,11 +19,11 @@ from monitorlab.escaping import Escaping, Plain
 from monitorlab.grids import Column, html_table, plain_table
 from monitorlab.pipeline.files import write_file_atomic, write_text_atomic
 from monitorlab.pipeline.runs import Run
+from monitorlab.progress import in_kernel, progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Item = TypeVar("Item")
 PIXELS_PER_INCH = 96  # a CSS inch; the PNG has twice as many, so it is crisp on a dense screen
 FIGURE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -196,71 +195,14 @@ def say(template: str, **values: object) -> None:
               "text/plain": Plain().vformat(template, (), values)})
 
 
-# Progress -----------------------------------------------------------------------------------
-
-
-def progress(iterable: Iterable[Item], desc: str, total: int | None = None) -> Iterator[Item]:
-    """Iterate with a progress bar, in a terminal or in a notebook.
-
-    Parameters
-    ----------
-    iterable : iterable
-        What to go through.
-    desc : str
-        What is being done, in a few words.
-    total : int, optional
-        Number of items, when the iterable cannot tell.
-
-    Yields
-    ------
-    item
-        The items of `iterable`, in order.
-
-    Notes
-    -----
-    In a notebook the bar is a widget, replaced at the end by one line of text that holds no
-    time, so stderr stays empty and a saved notebook says the same every time. In a terminal
-    the bar goes to stderr, and only if that is a screen.
-    """
-    if _in_kernel():
-        yield from _notebook_bar(iterable, desc, total)
-        return
-    from tqdm import tqdm
-
-    yield from tqdm(iterable, desc=desc, total=total, disable=None, file=sys.stderr)
-
-
-def _notebook_bar(iterable: Iterable[Item], desc: str, total: int | None) -> Iterator[Item]:
-    from IPython.display import display
-    from tqdm.notebook import tqdm
-
-    bar = tqdm(iterable, desc=desc, total=total, display=False)
-    handle = display(bar.container, display_id=True)
-    done = 0
-    try:
-        for item in bar:
-            done += 1
-            yield item
-    finally:
-        bar.close()
-        text = f"{desc}: {done}" if bar.total is None else f"{desc}: {done} of {bar.total}"
-        handle.update({"text/plain": text}, raw=True)
-
-
-def _in_kernel() -> bool:
-    """Say whether outputs go to a notebook; IPython is asked only if it is loaded already."""
-    if "IPython" not in sys.modules:
-        return False
-    from IPython import get_ipython
-
-    return getattr(get_ipython(), "kernel", None) is not None
-
-
 def _display(data: dict[str, Any], details: dict[str, Any] | None = None) -> None:
     """Send a MIME bundle to the notebook, or its plain text to the terminal."""
-    if not _in_kernel():
+    if not in_kernel():
         print(data["text/plain"])
         return
     from IPython.display import display
 
     display(data, raw=True, metadata=details or {})
+
+
+__all__ = ["current_run", "headline", "progress", "say", "show", "table", "use"]

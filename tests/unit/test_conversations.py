@@ -100,6 +100,20 @@ def test_labels_follow_from_rule_and_answer_alone(conversations: list[Conversati
     assert read > 300
 
 
+def test_every_object_is_reserved_in_some_conversations_and_open_in_others(
+    conversations: list[Conversation],
+) -> None:
+    reserved: dict[str, list[str]] = {scenario_id: [] for scenario_id in load_scenarios()}
+    for c in conversations:
+        reserved[c.scenario_id].append(
+            _reserved_in_rule(load_scenarios()[c.scenario_id], c.rule).what
+        )
+    for scenario in load_scenarios().values():
+        drawn = reserved[scenario.id]
+        for thing in scenario.objects:
+            assert 0.2 < drawn.count(thing.what) / len(drawn) < 0.8, (scenario.id, thing.what)
+
+
 def test_every_act_and_move_occurs(conversations: list[Conversation]) -> None:
     acts = {turn.act for c in conversations for turn in c.turns}
     assert acts == {

@@ -48,7 +48,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
 def shown(monkeypatch: pytest.MonkeyPatch) -> Shown:
     """Collect what goes to the notebook: (data, metadata) per output."""
     outputs: Shown = []
-    monkeypatch.setattr(display, "_in_kernel", lambda: True)
+    monkeypatch.setattr(display, "in_kernel", lambda: True)
     monkeypatch.setattr("IPython.display.display",
                         lambda data, raw, metadata: outputs.append((data, metadata)))
     return outputs

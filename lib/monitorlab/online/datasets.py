@@ -78,7 +78,11 @@ def telling_examples(data: Trajectories, threshold: Threshold, per_class: int = 
 
 def rounded(data: Trajectories, step: float) -> Trajectories:
     """Return the same sequences with scores rounded to multiples of ``step``."""
-    return replace(data, scores=np.round(data.scores / step) * step)
+    return replace(
+        data,
+        dataset=f"{TITLES.get(data.dataset, data.dataset)}, rounded",
+        scores=np.round(data.scores / step) * step,
+    )
 
 
 def random_splits(

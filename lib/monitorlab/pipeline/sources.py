@@ -21,6 +21,8 @@ from pathlib import Path
 import pooch
 import requests
 
+from monitorlab.progress import progress as bar
+
 CONNECT_SECONDS = 5.0  # offline, a fetch must fail while the reader still watches
 READ_SECONDS = 30.0
 ATTEMPTS = 2
@@ -131,8 +133,6 @@ def fetch_all(progress: bool = True) -> dict[str, Path]:
     SourceError
         If a file cannot be had, after all others have been fetched.
     """
-    from monitorlab.display import progress as bar
-
     keys = [key for key, source in load_sources().items() if source.url or available(key)]
     paths: dict[str, Path] = {}
     failures: list[SourceError] = []

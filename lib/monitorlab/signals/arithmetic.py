@@ -1,0 +1,310 @@
+"""Arithmetic problems with known step-by-step solutions, and the checker that labels every step.
+
+A problem is a chain of *moves* on a running value, one a day: add, subtract, multiply, divide, or
+add or subtract a product ("buys 3 bags of 8"). The same chain is written either as a ledger,
+``17; Mon: +25; Tue: *3; Wed: -4*8``, or as a short story. Its solution has one equation per line,
+headed by the day that it settles::
+
+    Mon: 17+25=42
+    Tue: 42*3=126
+    Wed: 4*8=32
+    Wed: 126-32=94
+
+The last right-hand side is the answer. Since the chain fixes which values must be combined in
+which order, a generated solution can be judged exactly, without a model and without sampling.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn")
+THINGS = ("shells", "coins", "cards", "stamps", "beads", "nuts")
+PHRASES: dict[str, tuple[str, ...]] = {
+    "+": ("finds {n}.", "gets {n} more.", "buys {n}."),
+    "-": ("loses {n}.", "gives away {n}.", "sells {n}."),
+    "*": ("makes it {n} times as many.", "swaps each for {n}."),
+    "/": ("keeps one of {n} equal shares.", "splits them by {n} and keeps one part."),
+    "+*": ("buys {m} bags of {n}.", "gets {m} boxes of {n}."),
+    "-*": ("sells {m} bags of {n}.", "loses {m} boxes of {n}."),
+}
+LINE = re.compile(r"([A-Z][a-z]{2}): (0|[1-9][0-9]*)([-+*/])(0|[1-9][0-9]*)=(0|[1-9][0-9]*)")
+
+
+class Verdict(StrEnum):
+    """What the checker says about one line of a solution."""
+
+    RIGHT = "right"
+    FALSE_RESULT = "false result"  # right operands and operation, wrong right-hand side
+    WRONG_OPERATION = "wrong operation"  # not the combination that the problem asks for here
+    CARRIED = "carried error"  # right operation, but on a value that an earlier step got wrong
+    MALFORMED = "malformed"  # not an equation in the agreed format
+    SUPERFLUOUS = "superfluous"  # the problem was already solved
+
+
+@dataclass(frozen=True)
+class Step:
+    """One equation ``day: left operation right = result``.
+
+    ``left_from`` and ``right_from`` are the (0-based) earlier steps that the operands are results
+    of, or -1 where the operand stands in the problem.
+    """
+
+    day: str
+    left: int
+    operation: str
+    right: int
+    result: int
+    left_from: int = -1
+    right_from: int = -1
+
+    def __str__(self) -> str:
+        return f"{self.day}: {self.left}{self.operation}{self.right}={self.result}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem, its text and its only accepted solution."""
+
+    kind: str  # "ledger" or "story"
+    text: str
+    expression: str  # the same chain as an expression: equal problems have equal expressions
+    steps: tuple[Step, ...]
+
+    @property
+    def answer(self) -> int:
+        return self.steps[-1].result
+
+    @property
+    def solution(self) -> str:
+        """The reference solution, one step per line, each ending with a line break."""
+        return "".join(f"{step}\n" for step in self.steps)
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """What makes a problem hard: how many steps, how large the numbers, which operations.
+
+    Parameters
+    ----------
+    min_steps, max_steps : int
+        Range of the number of equations of a solution, both ends included.
+    max_value : int
+        No number in a problem or in its solution exceeds this.
+    max_term : int
+        Largest number that is added or subtracted at once.
+    max_factor : int
+        Largest multiplier and divisor; 1 leaves only addition and subtraction.
+    story_share : float
+        Share of problems that are told as a story, in [0, 1].
+    """
+
+    min_steps: int
+    max_steps: int
+    max_value: int
+    max_term: int
+    max_factor: int
+    story_share: float = 0.5
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The checker's finding on one generated solution.
+
+    Attributes
+    ----------
+    verdicts : tuple of Verdict
+        One per line of the solution.
+    step_labels : tuple of int
+        1 where the line is anything but right, else 0.
+    label : int
+        1 if the final answer is wrong or missing (unsafe), else 0.
+    first_error : int
+        1-based index of the first wrong line, 0 if there is none.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    label: int
+
+    @property
+    def step_labels(self) -> tuple[int, ...]:
+        return tuple(int(verdict is not Verdict.RIGHT) for verdict in self.verdicts)
+
+    @property
+    def first_error(self) -> int:
+        return self.step_labels.index(1) + 1 if any(self.step_labels) else 0
+
+
+@dataclass(frozen=True)
+class _Move:
+    operation: str  # "+", "-", "*", "/", "+*" or "-*"
+    n: int
+    m: int = 0  # how many bags of n, for the last two
+
+
+def make_problems(
+    rng: np.random.Generator,
+    n: int,
+    difficulty: Difficulty,
+    exclude: Sequence[Problem] = (),
+) -> list[Problem]:
+    """Draw `n` problems, no two alike and none alike to one in `exclude`.
+
+    Two problems are alike if they are the same chain of moves, however it is told.
+
+    Raises
+    ------
+    ValueError
+        If so many draws are repetitions that the difficulty leaves too few problems.
+    """
+    seen = {problem.expression for problem in exclude}
+    problems: list[Problem] = []
+    for _ in range(20 * n + 100):
+        if len(problems) == n:
+            break
+        problem = _draw(rng, difficulty)
+        if problem.expression not in seen:
+            seen.add(problem.expression)
+            problems.append(problem)
+    if len(problems) < n:
+        raise ValueError(
+            f"only {len(problems)} of {n} distinct problems found; "
+            f"raise max_steps or max_term of {difficulty}"
+        )
+    return problems
+
+
+def check(problem: Problem, solution: str) -> Checked:
+    """Label every line of a generated solution, and its final answer.
+
+    A line is right only if it is the equation that the problem asks for at this place. Where an
+    earlier result is an operand, the line is a *carried error* if it faithfully continues from the
+    solution's own wrong value, and right if it uses the true one.
+    """
+    lines = solution.split("\n")
+    if len(lines) > 1 and lines[-1] == "":
+        lines.pop()
+    written = [_read(line) for line in lines]
+    verdicts = tuple(_judge(problem, written, i) for i in range(len(lines)))
+    last = written[-1] if written else None
+    return Checked(verdicts, int(last is None or last.result != problem.answer))
+
+
+def _read(line: str) -> Step | None:
+    match = LINE.fullmatch(line)
+    if match is None:
+        return None
+    day, left, operation, right, result = match.groups()
+    return Step(day, int(left), operation, int(right), int(result))
+
+
+def _judge(problem: Problem, written: Sequence[Step | None], i: int) -> Verdict:
+    line = written[i]
+    if line is None:
+        return Verdict.MALFORMED
+    if i >= len(problem.steps):
+        return Verdict.SUPERFLUOUS
+    wanted = problem.steps[i]
+    claim = (line.day, line.operation, line.left, line.right)
+    if claim == (wanted.day, wanted.operation, wanted.left, wanted.right):
+        return Verdict.RIGHT if line.result == wanted.result else Verdict.FALSE_RESULT
+    left = _own_value(written, wanted.left_from, wanted.left)
+    right = _own_value(written, wanted.right_from, wanted.right)
+    carried = claim == (wanted.day, wanted.operation, left, right)
+    return Verdict.CARRIED if carried else Verdict.WRONG_OPERATION
+
+
+def _own_value(written: Sequence[Step | None], source: int, given: int) -> int | None:
+    """The value that the solution itself has for an operand."""
+    if source < 0:
+        return given
+    step = written[source]
+    return None if step is None else step.result
+
+
+def _draw(rng: np.random.Generator, difficulty: Difficulty) -> Problem:
+    n_steps = int(rng.integers(difficulty.min_steps, difficulty.max_steps + 1))
+    start = int(rng.integers(2, difficulty.max_term + 1))
+    moves: list[_Move] = []
+    steps: list[Step] = []
+    while len(steps) < n_steps:
+        value, source = (steps[-1].result, len(steps) - 1) if steps else (start, -1)
+        move = _draw_move(rng, difficulty, value, n_steps - len(steps))
+        steps.extend(_move_steps(DAYS[len(moves)], move, value, source))
+        moves.append(move)
+    expression = _expression(start, moves)
+    if rng.random() < difficulty.story_share:
+        return Problem("story", _story(rng, start, moves), expression, tuple(steps))
+    return Problem("ledger", _ledger(start, moves), expression, tuple(steps))
+
+
+def _draw_move(rng: np.random.Generator, difficulty: Difficulty, value: int, room: int) -> _Move:
+    """One move that keeps the running value within 1 and ``max_value``, operation first."""
+    top, factor = difficulty.max_value, difficulty.max_factor
+    options: dict[str, int] = {
+        "+": min(difficulty.max_term, top - value),
+        "-": min(difficulty.max_term, value - 1),
+        "*": min(factor, top // value),
+    }
+    divisors = [d for d in range(2, factor + 1) if value % d == 0]
+    products = {"+*": min(top - value, 9 * factor), "-*": min(value - 1, 9 * factor)}
+    names = [name for name, limit in options.items() if limit >= 2]
+    names += ["/"] if divisors else []
+    names += [name for name, limit in products.items() if room > 1 and factor > 1 and limit >= 4]
+    name = str(rng.choice(names))
+    if name == "/":
+        return _Move("/", int(rng.choice(divisors)))
+    if name in products:
+        m = int(rng.integers(2, min(factor, products[name] // 2) + 1))
+        return _Move(name, int(rng.integers(2, min(9, products[name] // m) + 1)), m)
+    return _Move(name, int(rng.integers(2, options[name] + 1)))
+
+
+def _apply(left: int, operation: str, right: int) -> int:
+    if operation == "/":
+        return left // right  # the generator only divides where nothing remains
+    return {"+": left + right, "-": left - right, "*": left * right}[operation]
+
+
+def _move_steps(day: str, move: _Move, value: int, source: int) -> list[Step]:
+    if move.m == 0:
+        result = _apply(value, move.operation, move.n)
+        return [Step(day, value, move.operation, move.n, result, source)]
+    product = move.m * move.n
+    total = _apply(value, move.operation[0], product)
+    return [
+        Step(day, move.m, "*", move.n, product),
+        Step(day, value, move.operation[0], product, total, source, source + 1),
+    ]
+
+
+def _expression(start: int, moves: Sequence[_Move]) -> str:
+    text, is_sum = str(start), False
+    for move in moves:
+        if move.m:
+            text, is_sum = f"{text}{move.operation[0]}{move.m}*{move.n}", True
+        elif move.operation in "+-":
+            text, is_sum = f"{text}{move.operation}{move.n}", True
+        else:
+            text = f"({text})" if is_sum else text
+            text, is_sum = f"{text}{move.operation}{move.n}", False
+    return text
+
+
+def _ledger(start: int, moves: Sequence[_Move]) -> str:
+    parts = [f"{m.operation[0]}{m.m}*{m.n}" if m.m else f"{m.operation}{m.n}" for m in moves]
+    entries = [f"{day}: {part}" for day, part in zip(DAYS, parts, strict=False)]
+    return "; ".join([str(start), *entries])
+
+
+def _story(rng: np.random.Generator, start: int, moves: Sequence[_Move]) -> str:
+    name, thing = str(rng.choice(NAMES)), str(rng.choice(THINGS))
+    sentences = [f"{name} has {start} {thing}."]
+    for day, move in zip(DAYS, moves, strict=False):
+        phrase = f"{day}: {rng.choice(PHRASES[move.operation])}"
+        sentences.append(phrase.format(n=move.n, m=move.m))
+    return " ".join([*sentences, "How many now?"])

@@ -1,0 +1,303 @@
+"""Any causal language model as a free step signal, and as a generator of step-by-step solutions.
+
+The signal is the log-probability that the model gives to the tokens of a step: its minimum is the
+ablation of arXiv 2607.02510 (section 4), its mean the usual alternative. Suspicion is minus that
+value, so an unlikely step is a suspicious one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from monitorlab.signals.scorers import (
+    BATCH_TOKENS,
+    Problem,
+    ScorerError,
+    StepScores,
+    check_length,
+    checked_steps,
+    load_model,
+    load_tokenizer,
+    pad_right,
+    single_problem,
+    token_batches,
+)
+
+STEP_BREAK = "\n\n"
+POOLS = ("min", "mean")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One sampled solution with the generator's own probabilities.
+
+    Attributes
+    ----------
+    text : str
+        The whole solution, special tokens left out.
+    steps : tuple of str
+        Its steps, split at blank lines, or at line breaks where there is no blank line.
+    log_probs : numpy.ndarray, shape (n_tokens,)
+        Natural-log probability of every emitted token at temperature 1, at most 0.
+    step_of_token : numpy.ndarray, shape (n_tokens,)
+        0-based step of each token; the break after a step, and the end mark, belong to it.
+    """
+
+    text: str
+    steps: tuple[str, ...]
+    log_probs: np.ndarray
+    step_of_token: np.ndarray
+
+    def step_scores(self, pool: str = "min") -> StepScores:
+        """Pool the log-probabilities of each step into a suspicion in [0, inf)."""
+        return pool_log_probs(self.log_probs, self.step_of_token, len(self.steps), pool)
+
+
+def pool_log_probs(
+    log_probs: np.ndarray, step_of_token: np.ndarray, n_steps: int, pool: str
+) -> StepScores:
+    """Turn token log-probabilities into one suspicion per step: minus their minimum or mean."""
+    if pool not in POOLS:
+        raise ScorerError(f"unknown pooling {pool!r}: expected one of {POOLS}")
+    parts = [log_probs[step_of_token == step] for step in range(n_steps)]
+    for step, part in enumerate(parts, 1):
+        if len(part) == 0:
+            raise ScorerError(f"step {step} of {n_steps} has no token of its own")
+    pooled = [part.min() if pool == "min" else part.mean() for part in parts]
+    return StepScores(-np.array(pooled), np.array([len(part) for part in parts]))
+
+
+def split_steps(text: str) -> list[tuple[int, int]]:
+    """Split a solution at blank lines, or at line breaks where there is no blank line.
+
+    Returns
+    -------
+    list of (int, int)
+        Start and end of each non-blank step in `text`, surrounding blanks left out.
+    """
+    body = text.strip()
+    pattern = r"\n[^\S\n]*\n\s*" if re.search(r"\n[^\S\n]*\n", body) else r"\n\s*"
+    start = len(text) - len(text.lstrip())
+    bounds, position = [], 0
+    for found in re.finditer(pattern, body):
+        bounds.append((position, found.start()))
+        position = found.end()
+    bounds.append((position, len(body)))
+    return [(start + a, start + b) for a, b in bounds if b > a]
+
+
+class _Causal:
+    """What scoring and generating share: a model, its tokenizer and its prompt format."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, system: str = ""
+    ) -> None:
+        self.model, self.tokenizer, self.system = model, tokenizer, system
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        revision: str = "",
+        dtype: str = "float32",
+        device: str = "cpu",
+        **options: Any,
+    ) -> Any:
+        """Load from a local folder or a pinned hub model; `options` go to the class."""
+        tokenizer = load_tokenizer(name, revision)
+        loader = AutoModelForCausalLM.from_pretrained
+        return cls(load_model(loader, name, revision, dtype, device), tokenizer, **options)
+
+    def prompt_ids(self, problem: str) -> list[int]:
+        """Encode a problem by the chat template, or as a plain line where there is none."""
+        if not self.tokenizer.chat_template:
+            return self.tokenizer(f"{self.system}{problem}\n")["input_ids"]
+        messages = [{"role": "user", "content": problem}]
+        if self.system:
+            messages.insert(0, {"role": "system", "content": self.system})
+        chat = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+        return self.tokenizer(chat, add_special_tokens=False)["input_ids"]
+
+    @torch.inference_mode()
+    def token_log_probs(
+        self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+    ) -> list[np.ndarray]:
+        """Log-probabilities of the answer tokens given all before them, one pass each.
+
+        Returns
+        -------
+        list of numpy.ndarray, shape (n_answer_tokens,)
+            Natural logarithms, at most 0, at temperature 1.
+        """
+        rows = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+        for position, row in enumerate(rows, 1):
+            check_length(len(row), self.model.config, f"trajectory {position}")
+        found: dict[int, np.ndarray] = {}
+        for chosen in token_batches([len(row) for row in rows], BATCH_TOKENS):
+            ids, mask = pad_right([rows[i] for i in chosen], self.tokenizer.pad_token_id)
+            ids = ids.to(self.model.device)
+            output = self.model(
+                input_ids=ids, attention_mask=mask.to(self.model.device), use_cache=False
+            )
+            for k, i in enumerate(chosen):
+                span = slice(len(prompts[i]) - 1, len(rows[i]) - 1)
+                logs = output.logits[k, span].float().log_softmax(-1)
+                targets = ids[k, span.start + 1 : span.stop + 1, None]
+                found[i] = logs.gather(-1, targets).squeeze(-1).cpu().numpy().astype(float)
+        return [found[i] for i in range(len(rows))]
+
+
+class LogProbabilityScorer(_Causal):
+    """Suspicion per step from the log-probability of its tokens under a causal language model.
+
+    Parameters
+    ----------
+    model, tokenizer : PreTrainedModel, PreTrainedTokenizerBase
+        The tokenizer must be a fast one, which knows where each token begins.
+    system : str
+        System message of the chat; none when empty.
+    pool : str
+        "min" (the paper's ablation) or "mean" over the tokens of a step.
+    step_break : str
+        Text after every step, the last one included: a step is over once its break is written.
+        The tokens of the break count for the step before it.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        system: str = "",
+        pool: str = "min",
+        step_break: str = STEP_BREAK,
+    ) -> None:
+        super().__init__(model, tokenizer, system)
+        if not tokenizer.is_fast:
+            raise ScorerError("log-probabilities per step need a fast tokenizer (token offsets)")
+        if pool not in POOLS:
+            raise ScorerError(f"unknown pooling {pool!r}: expected one of {POOLS}")
+        self.pool, self.step_break = pool, step_break
+
+    def _answer(self, steps: Sequence[str]) -> tuple[list[int], np.ndarray]:
+        """Token ids of all steps, and the step that each token begins in."""
+        pieces = [step + self.step_break for step in checked_steps(steps)]
+        encoded = self.tokenizer(
+            "".join(pieces), add_special_tokens=False, return_offsets_mapping=True
+        )
+        ends = np.cumsum([len(piece) for piece in pieces])
+        starts = np.array([start for start, _ in encoded["offset_mapping"]])
+        return encoded["input_ids"], np.searchsorted(ends, starts, side="right")
+
+    def score(self, problem: Problem, steps: Sequence[str]) -> StepScores:
+        """Return minus the pooled log-probability per step, in [0, inf); `problem` is one text."""
+        return self.score_many([(problem, steps)])[0]
+
+    def score_many(self, trajectories: Sequence[tuple[Problem, Sequence[str]]]) -> list[StepScores]:
+        """Score many trajectories in length-sorted batches."""
+        prompts = [self.prompt_ids(single_problem(problem)) for problem, _ in trajectories]
+        answers = [self._answer(steps) for _, steps in trajectories]
+        logs = self.token_log_probs(prompts, [ids for ids, _ in answers])
+        return [
+            pool_log_probs(row, step_of_token, len(steps), self.pool)
+            for row, (_, step_of_token), (_, steps) in zip(logs, answers, trajectories, strict=True)
+        ]
+
+
+class CausalGenerator(_Causal):
+    """Samples step-by-step solutions and keeps the probability of every emitted token."""
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        problems: Sequence[str],
+        seed: int,
+        temperature: float = 1.0,
+        max_new_tokens: int = 512,
+        batch: int = 16,
+    ) -> list[Generation]:
+        """Sample one solution per problem, in batches padded on the left.
+
+        Parameters
+        ----------
+        problems : sequence of str
+        seed : int
+            Same seed, same machine, same batch size: same solutions.
+        temperature : float
+            Above 0 samples; 0 takes the likeliest token.
+        max_new_tokens : int
+            Solutions are cut off there.
+
+        Raises
+        ------
+        ScorerError
+            Prompt and new tokens together exceed the model's positions, or a solution is empty.
+        """
+        prompts = [self.prompt_ids(problem) for problem in problems]
+        for position, prompt in enumerate(prompts, 1):
+            total = len(prompt) + max_new_tokens
+            check_length(total, self.model.config, f"problem {position} with its solution")
+        emitted: list[list[int]] = []
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            for start in range(0, len(prompts), batch):
+                rows = prompts[start : start + batch]
+                emitted += self._sample(rows, temperature, max_new_tokens)
+        logs = self.token_log_probs(prompts, emitted)
+        return [self._generation(ids, row) for ids, row in zip(emitted, logs, strict=True)]
+
+    def _sample(
+        self, prompts: Sequence[list[int]], temperature: float, max_new_tokens: int
+    ) -> list[list[int]]:
+        """Emitted tokens per prompt, up to and including the end mark."""
+        width, pad = max(map(len, prompts)), self.tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (width - len(row)) + row for row in prompts])
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
+        # The checkpoint's own sampling defaults would distort the distribution that is scored.
+        sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
+        generate: Any = self.model.generate
+        output = generate(
+            ids.to(self.model.device),
+            attention_mask=mask.to(self.model.device),
+            do_sample=temperature > 0,
+            repetition_penalty=1.0,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=pad,
+            **sampling,
+        )
+        ends = self._end_ids()
+        rows: list[list[int]] = output[:, width:].tolist()
+        lengths = [next((i for i, t in enumerate(row, 1) if t in ends), len(row)) for row in rows]
+        return [row[:length] for row, length in zip(rows, lengths, strict=True)]
+
+    def _end_ids(self) -> set[int]:
+        configured = self.model.generation_config.eos_token_id
+        ends = configured if isinstance(configured, list) else [configured]
+        return {end for end in (*ends, self.tokenizer.eos_token_id) if end is not None}
+
+    def _generation(self, ids: Sequence[int], log_probs: np.ndarray) -> Generation:
+        decoded = [self._text(ids[:i]) for i in range(len(ids) + 1)]
+        bounds = split_steps(decoded[-1])
+        if not bounds:
+            raise ScorerError("the model generated no text: nothing to split into steps")
+        # A token belongs to the last step that had begun before it ended; so breaks go backwards.
+        ends = np.array([len(text) for text in decoded[1:]])
+        begins = np.array([start for start, _ in bounds])
+        step_of_token = np.maximum(np.searchsorted(begins, ends, side="left") - 1, 0)
+        steps = tuple(decoded[-1][a:b] for a, b in bounds)
+        return Generation(decoded[-1], steps, log_probs, step_of_token)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        text = self.tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return str(text)

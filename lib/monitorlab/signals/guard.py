@@ -1,0 +1,236 @@
+"""A miniature guard: a small causal transformer that reads a rule and scores every turn after it.
+
+It is an ordinary `LlamaForTokenClassification` checkpoint, trained here from scratch on composed
+conversations. Each turn ends with a mark, and the score of a turn is read there. Attention is
+causal, so one forward pass over a finished conversation gives exactly the scores that a monitor
+running along would have seen turn by turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import (
+    LlamaConfig,
+    LlamaForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+)
+
+from monitorlab.pipeline.profiles import Training
+from monitorlab.signals.conversations import Conversation
+from monitorlab.signals.scorers import (
+    Encoded,
+    count_tokens,
+    label_probability,
+    load_model,
+    load_tokenizer,
+    logits_at_steps,
+    no_progress_bars,
+    pad_right,
+)
+
+RULE, USER, ASSISTANT, END = "<rule>", "<user>", "<assistant>", "<end>"
+PAD, UNKNOWN = "<pad>", "<unk>"
+SPECIAL = (PAD, UNKNOWN, RULE, USER, ASSISTANT, END)
+VOCABULARY = 1200
+MAX_POSITIONS = 1024
+INITIAL_STD = 0.06  # the usual 0.02 suits wide models; this narrow one would not start to learn
+IGNORED = -100  # label that the loss skips
+
+
+def train_tokenizer(
+    conversations: Sequence[Conversation], vocabulary: int = VOCABULARY
+) -> PreTrainedTokenizerFast:
+    """Train a lower-case byte-pair tokenizer; words it has not seen break into known pieces."""
+    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel()]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((c.text() for c in conversations), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        additional_special_tokens=[RULE, USER, ASSISTANT, END],
+    )
+
+
+def guard_text(conversation: Conversation) -> str:
+    """Return what the guard reads; every turn closes with the mark at which it is scored."""
+    turns = "".join(f"{USER}{t.user}{ASSISTANT}{t.assistant}{END}" for t in conversation.turns)
+    return f"{RULE}{conversation.rule}{turns}"
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]
+) -> list[list[int]]:
+    return tokenizer([guard_text(c) for c in conversations], add_special_tokens=False)["input_ids"]
+
+
+def _examples(
+    tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Conversation]
+) -> list[dict[str, list[int]]]:
+    """Token ids, with the label of a turn at every token of its answer.
+
+    Labels at the closing marks alone are some six per conversation, and learning from them is
+    slow; the whole answer as target teaches the same question many times over.
+    """
+    start, end = tokenizer.convert_tokens_to_ids([ASSISTANT, END])
+    rows = []
+    for conversation, ids in zip(conversations, _encode(tokenizer, conversations), strict=True):
+        turns, label, labels = iter(conversation.turns), IGNORED, []
+        for token in ids:
+            label = next(turns).label if token == start else label
+            labels.append(label)
+            label = IGNORED if token == end else label
+        rows.append({"input_ids": ids, "labels": labels})
+    return rows
+
+
+def _collate(pad_id: int, rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    # No attention mask: the padding is on the right, where a causal model does not look.
+    ids, _ = pad_right([row["input_ids"] for row in rows], pad_id)
+    labels, _ = pad_right([row["labels"] for row in rows], IGNORED)
+    return {"input_ids": ids, "labels": labels}
+
+
+def _config(settings: Training, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    size = settings.model
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=size.hidden,
+        intermediate_size=2 * size.hidden,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        max_position_embeddings=MAX_POSITIONS,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=INITIAL_STD,  # two labels are the default of every configuration
+    )
+
+
+def _arguments(settings: Training, batch: int, seed: int, folder: str) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=folder,
+        max_steps=settings.steps,
+        per_device_train_batch_size=batch,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, settings.steps // 20),
+        weight_decay=0.01,
+        adam_beta2=0.98,
+        train_sampling_strategy="group_by_length",
+        seed=seed,
+        use_cpu=not torch.cuda.is_available(),
+        logging_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+    )
+
+
+def train_guard(
+    conversations: Sequence[Conversation], settings: Training, folder: Path, seed: int
+) -> None:
+    """Train tokenizer and guard from scratch and save them.
+
+    Parameters
+    ----------
+    conversations : sequence of Conversation
+        Training conversations; both labels must occur.
+    settings : Training
+        Shape of the model, optimizer steps, tokens per step and peak learning rate.
+    folder : Path
+        Becomes an ordinary `save_pretrained` folder.
+    seed : int
+        Decides initial weights and order; torch's own random state is left as it was.
+
+    Raises
+    ------
+    ValueError
+        The conversations hold only one label.
+    """
+    if len({turn.label for c in conversations for turn in c.turns}) < 2:
+        raise ValueError("the guard needs training turns of both labels, found one label only")
+    tokenizer = train_tokenizer(conversations)
+    rows = _examples(tokenizer, conversations)
+    mean_length = sum(len(row["input_ids"]) for row in rows) / len(rows)
+    batch = max(1, round(settings.batch_tokens / mean_length))
+    with (
+        torch.random.fork_rng(),
+        tempfile.TemporaryDirectory() as scratch,
+        contextlib.redirect_stdout(io.StringIO()),  # Trainer prints its summary when it has no bar
+        no_progress_bars(),
+    ):
+        torch.manual_seed(seed)
+        model = LlamaForTokenClassification(_config(settings, tokenizer))
+        arguments = _arguments(settings, batch, seed, scratch)
+        collate = functools.partial(_collate, tokenizer.pad_token_id)
+        trainer = Trainer(model, arguments, data_collator=collate, train_dataset=rows)
+        trainer.train()
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def load_guard(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Read a guard and its tokenizer back from a folder."""
+    tokenizer = load_tokenizer(str(folder), "")
+    model = load_model(LlamaForTokenClassification.from_pretrained, str(folder), "")
+    return model, tokenizer
+
+
+def score_conversations(folder: Path, conversations: Sequence[Conversation]) -> list[np.ndarray]:
+    """Score every turn of every conversation, one causal pass each.
+
+    Parameters
+    ----------
+    folder : Path
+        What `train_guard` wrote.
+    conversations : sequence of Conversation
+
+    Returns
+    -------
+    list of numpy.ndarray, shape (n_turns,)
+        Suspicion in [0, 1]: the guard's probability that the rule has been broken by then.
+
+    Raises
+    ------
+    monitorlab.signals.scorers.ScorerError
+        A conversation is longer than the guard can read.
+    """
+    model, tokenizer = load_guard(folder)
+    end = tokenizer.convert_tokens_to_ids(END)
+    encoded = []
+    for ids in _encode(tokenizer, conversations):
+        positions = [i for i, token in enumerate(ids) if token == end]
+        encoded.append(Encoded(ids, positions, [1] * len(positions)))
+    logits = logits_at_steps(model, encoded, tokenizer.pad_token_id)
+    return [label_probability(row, index=1) for row in logits]
+
+
+def turn_tokens(folder: Path, conversations: Sequence[Conversation]) -> list[np.ndarray]:
+    """Count the tokens of every assistant answer: shape (n_turns,) each, at least 1."""
+    tokenizer = load_tokenizer(str(folder), "")
+    answers = [[turn.assistant for turn in c.turns] for c in conversations]
+    return [np.array(count_tokens(tokenizer, texts)) for texts in answers]

@@ -1,0 +1,174 @@
+"""Guard models in the manner of Llama-Guard-3, read by their first label token at every turn.
+
+The chat template of such a model wraps the conversation into a moderation prompt: instructions and
+categories first, the conversation, then the question about the *last* message. The question stands
+after the conversation, so the prompts of two turns share everything but their tail, and a single
+pass cannot answer for all turns at once. What is exact and cheap is to keep the key-value cache of
+the shared part: per turn the cache is cut back to the longest common prefix of the token ids and
+only the new turn and the tail are read.
+
+Cost for a conversation of T turns with a head of h tokens, turns of c tokens and a tail of q
+tokens: h + T (c + q) tokens read, instead of T (h + q) + c T (T + 1) / 2 when every prompt is
+encoded from scratch. The result is the same to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    DynamicCache,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from monitorlab.signals.scorers import (
+    Problem,
+    ScorerError,
+    StepScores,
+    check_length,
+    checked_steps,
+    count_tokens,
+    load_model,
+    load_tokenizer,
+)
+
+# Llama-Guard-3 writes a blank line and then its label; the template stops before the blank line.
+LABEL_LEAD = "\n\n"
+
+
+class GuardScorer:
+    """P(unsafe) of every assistant turn, from the logits of the first label token.
+
+    Parameters
+    ----------
+    model, tokenizer : PreTrainedModel, PreTrainedTokenizerBase
+        A causal language model and a tokenizer whose chat template builds the moderation prompt
+        for the conversation it is given.
+    unsafe, safe : str
+        The two labels. Where a label is several tokens, its first one is read.
+    reuse : bool
+        Keep the cache of the shared prefix; otherwise encode every prompt from scratch.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        unsafe: str = "unsafe",
+        safe: str = "safe",
+        reuse: bool = True,
+    ) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        if not tokenizer.chat_template:
+            raise ScorerError("the tokenizer has no chat template to build the moderation prompt")
+        self.label_ids = [self._first_token(label) for label in (unsafe, safe)]
+        if self.label_ids[0] == self.label_ids[1]:
+            piece = tokenizer.convert_ids_to_tokens(self.label_ids[0])
+            raise ScorerError(
+                f"the labels {unsafe!r} and {safe!r} begin with the same token {piece!r}, so the "
+                f"first label token cannot tell them apart"
+            )
+        # A sliding-window cache forgets what a cut would have to bring back.
+        self.reuse = reuse and not getattr(model.config, "sliding_window", None)
+
+    def _first_token(self, label: str) -> int:
+        """Return the first token of a label as it stands after the blank line."""
+        lead = self.tokenizer(LABEL_LEAD, add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(LABEL_LEAD + label, add_special_tokens=False)["input_ids"]
+        if ids[: len(lead)] != lead or len(ids) == len(lead):
+            raise ScorerError(f"the tokenizer joins {label!r} to the blank line before it")
+        if ids[len(lead)] == self.tokenizer.unk_token_id:
+            raise ScorerError(f"the label {label!r} is unknown to this tokenizer")
+        return ids[len(lead)]
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        revision: str = "",
+        dtype: str = "float32",
+        device: str = "cpu",
+        **options: Any,
+    ) -> GuardScorer:
+        """Load from a local folder or a pinned hub model (such as meta-llama/Llama-Guard-3-8B)."""
+        tokenizer = load_tokenizer(name, revision)
+        loader = AutoModelForCausalLM.from_pretrained
+        return cls(load_model(loader, name, revision, dtype, device), tokenizer, **options)
+
+    def _prompts(self, problem: Problem, steps: Sequence[str]) -> list[list[int]]:
+        """Token ids of the moderation prompt after every assistant turn."""
+        answers = checked_steps(steps)
+        asked = [problem] if isinstance(problem, str) else list(problem)
+        if len(asked) != len(answers):
+            raise ScorerError(
+                f"a conversation needs one user message per assistant turn, found {len(asked)} "
+                f"messages and {len(answers)} turns"
+            )
+        messages: list[dict[str, str]] = []
+        prompts = []
+        for user, answer in zip(asked, answers, strict=True):
+            messages.append({"role": "user", "content": user})
+            messages.append({"role": "assistant", "content": answer})
+            text = str(self.tokenizer.apply_chat_template(messages, tokenize=False))
+            text = text if text.endswith(LABEL_LEAD) else text + LABEL_LEAD
+            # The template writes its own special tokens.
+            prompts.append(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return prompts
+
+    @torch.inference_mode()
+    def _label_logits(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Logits of (unsafe, safe) after every prompt, shape (n_prompts, 2)."""
+        rows: list[torch.Tensor] = []
+        cached: list[int] = []
+        cache = DynamicCache(config=self.model.config)
+        for prompt in prompts:
+            check_length(len(prompt), self.model.config, f"the prompt of turn {len(rows) + 1}")
+            if not self.reuse:
+                cache, cached = DynamicCache(config=self.model.config), []
+            kept = common_prefix(cached, prompt)
+            if len(cached) > kept:
+                cache.crop(kept - len(cached))  # negative: tokens to drop from the end
+            ids = torch.tensor([prompt[kept:]], device=self.model.device)
+            output = self.model(
+                input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1
+            )
+            rows.append(output.logits[0, -1, self.label_ids].float().cpu())
+            cached = list(prompt)
+        return torch.stack(rows)
+
+    def score(self, problem: Problem, steps: Sequence[str]) -> StepScores:
+        """Score a conversation.
+
+        Parameters
+        ----------
+        problem : sequence of str
+            One user message per assistant turn (one text for a single turn).
+        steps : sequence of str
+            The assistant's answers.
+
+        Returns
+        -------
+        StepScores
+            P(unsafe) against P(safe) in [0, 1] per turn, and the tokens of each answer.
+        """
+        probabilities = self._label_logits(self._prompts(problem, steps)).softmax(-1)[:, 0]
+        tokens = np.array(count_tokens(self.tokenizer, checked_steps(steps)))
+        return StepScores(probabilities.numpy().astype(float), tokens)
+
+    def score_many(self, trajectories: Sequence[tuple[Problem, Sequence[str]]]) -> list[StepScores]:
+        """Score many conversations, one after the other: each has a cache of its own."""
+        return [self.score(problem, steps) for problem, steps in trajectories]
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """Length of the common prefix of two prompts, always short of the whole of `right`.
+
+    At least one token of `right` stays to be read, because its logits are wanted.
+    """
+    most = max(min(len(left), len(right) - 1), 0)
+    return next((i for i in range(most) if left[i] != right[i]), most)

@@ -1,0 +1,247 @@
+"""The miniature generator: a small causal language model that solves problems step by step.
+
+It is an ordinary `transformers` checkpoint: a Llama of a hundred thousand parameters or so and a
+tokenizer of at most a few hundred pieces, trained from scratch on reference solutions. It is so
+small, and trained so briefly, that it really errs; its mistakes are what step signals must find.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from monitorlab import display
+from monitorlab.pipeline.profiles import Training
+from monitorlab.signals.scorers import load_model, load_tokenizer, no_progress_bars
+from monitorlab.signals.training import IGNORED, Row, fit, llama_config, pad, seeded
+
+# Pieces: the head of a line, a word with the blanks around it, a number of up to three digits (as
+# in Llama 3), a sign, the line break that ends a step.
+PIECE = r"[A-Za-z]+: |; | ?[A-Za-z]+[.?]? ?|[0-9]{1,3}|[.?] ?|[-+*/=]|\n| "
+SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
+MAX_NEW_TOKENS = 110
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Solution:
+    """One sampled solution with the model's own probabilities.
+
+    Attributes
+    ----------
+    text : str
+        What the model wrote after the problem, without the end mark.
+    log_probs : numpy.ndarray, shape (n_tokens,)
+        Natural-log probability of every emitted token at temperature 1, end mark included.
+    step_of_token : numpy.ndarray, shape (n_tokens,)
+        0-based step (line) that each token belongs to; the end mark belongs to the last step.
+    """
+
+    text: str
+    log_probs: np.ndarray
+    step_of_token: np.ndarray
+
+    @property
+    def n_steps(self) -> int:
+        return int(self.step_of_token[-1]) + 1
+
+
+def build_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Make a tokenizer over the pieces that occur in `texts`, and every number up to the largest.
+
+    A piece that occurs nowhere becomes ``<unk>``, and cannot be written by a generator.
+    """
+    found = {piece for text in texts for piece in re.findall(PIECE, text)}
+    largest = max((int(piece) for piece in found if piece.isdigit()), default=0)
+    pieces = sorted(found | {str(number) for number in range(largest + 1)})
+    vocabulary = {piece: i for i, piece in enumerate((*SPECIAL, *pieces))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PIECE), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerFast, problem: str, solution: str | None = None
+) -> list[int]:
+    r"""Token ids of ``<bos> problem \n solution <eos>``; without a solution, up to the line break."""
+    ids = tokenizer(f"{problem}\n{solution or ''}", add_special_tokens=False)["input_ids"]
+    end = [] if solution is None else [tokenizer.eos_token_id]
+    return [tokenizer.bos_token_id, *ids, *end]
+
+
+def train_generator(
+    pairs: Sequence[tuple[str, str]],
+    settings: Training,
+    folder: Path,
+    seed: int,
+    title: str = "",
+) -> None:
+    """Train tokenizer and generator from scratch and save them.
+
+    Parameters
+    ----------
+    pairs : sequence of (str, str)
+        Problems and reference solutions; the loss counts solution tokens only.
+    settings : Training
+        Shape of the model, optimizer steps, tokens per step and peak learning rate.
+    folder : Path
+        Becomes an ordinary `save_pretrained` folder.
+    seed : int
+        Decides initial weights and order; torch's own random state is left as it was.
+    title : str
+        Caption of the progress bar; none is shown if empty.
+    """
+    tokenizer = build_tokenizer([text for pair in pairs for text in pair] + ["\n"])
+    rows = _examples(tokenizer, pairs)
+    with seeded(seed), no_progress_bars():
+        model = LlamaForCausalLM(llama_config(settings.model, tokenizer))
+        fit(model, rows, tokenizer.pad_token_id, settings, seed, title)
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _examples(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]) -> list[Row]:
+    rows = []
+    for problem, solution in pairs:
+        ids = encode(tokenizer, problem, solution)
+        n_prompt = len(encode(tokenizer, problem))
+        rows.append({"input_ids": ids, "labels": [IGNORED] * n_prompt + ids[n_prompt:]})
+    return rows
+
+
+def load_generator(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """Read a generator and its tokenizer back from a folder."""
+    tokenizer = load_tokenizer(str(folder), "")
+    return load_model(LlamaForCausalLM.from_pretrained, str(folder), ""), tokenizer
+
+
+@torch.inference_mode()
+def generate(
+    folder: Path, problems: Sequence[str], seed: int, temperature: float = 1.0, title: str = ""
+) -> list[Solution]:
+    """Sample one solution per problem, in batches and with a KV cache.
+
+    Parameters
+    ----------
+    folder : Path
+        What `train_generator` wrote.
+    problems : sequence of str
+    seed : int
+        The same seed gives the same solutions on one machine.
+    temperature : float
+        Above 0. The log-probabilities are those of temperature 1, whatever it is.
+    title : str
+        Caption of the progress bar; none is shown if empty.
+
+    Returns
+    -------
+    list of Solution
+        In the order of `problems`. A solution longer than `MAX_NEW_TOKENS` is cut there.
+    """
+    model, tokenizer = load_generator(folder)
+    order = np.argsort([len(text) for text in problems], kind="stable")  # less padding
+    starts = range(0, len(order), BATCH)
+    found: dict[int, Solution] = {}
+    with seeded(seed):
+        for start in display.progress(starts, title) if title else starts:
+            chosen = order[start : start + BATCH]
+            prompts = [encode(tokenizer, problems[i]) for i in chosen]
+            emitted = _sample(model, tokenizer, prompts, temperature)
+            logs = token_log_probs(model, tokenizer.pad_token_id, prompts, emitted)
+            for i, tokens, log_probs in zip(chosen, emitted, logs, strict=True):
+                found[int(i)] = _solution(tokenizer, tokens, log_probs)
+    return [found[i] for i in range(len(problems))]
+
+
+def _sample(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[Sequence[int]],
+    temperature: float,
+) -> list[list[int]]:
+    """Emitted tokens per prompt, up to and including the end mark."""
+    ids = pad(prompts, tokenizer.pad_token_id, left=True).to(model.device)
+    output = model.generate(
+        ids,
+        attention_mask=(ids != tokenizer.pad_token_id).long(),
+        do_sample=True,
+        temperature=temperature,
+        top_k=0,  # the whole distribution: the mistakes are the model's, as likely as it thinks
+        max_new_tokens=MAX_NEW_TOKENS,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    rows = output[:, ids.shape[1] :].tolist()
+    end = tokenizer.eos_token_id
+    return [row[: row.index(end) + 1] if end in row else row for row in rows]
+
+
+@torch.inference_mode()
+def token_log_probs(
+    model: LlamaForCausalLM,
+    pad_id: int,
+    prompts: Sequence[Sequence[int]],
+    emitted: Sequence[Sequence[int]],
+) -> list[np.ndarray]:
+    r"""Exact :math:`\log p(o_t \mid x, o_{<t})` of the emitted tokens, at temperature 1.
+
+    One forward pass over the finished sequences, padded on the right, where a causal model does
+    not look.
+
+    Returns
+    -------
+    list of numpy.ndarray, shape (n_emitted,)
+        Natural logarithms, at most 0.
+    """
+    pairs = list(zip(prompts, emitted, strict=True))
+    ids = pad([[*prompt, *tokens] for prompt, tokens in pairs], pad_id).to(model.device)
+    logits = model(input_ids=ids[:, :-1], use_cache=False).logits.float()
+    picked = logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1).cpu().double().numpy()
+    return [
+        picked[i, len(prompt) - 1 : len(prompt) + len(tokens) - 1]
+        for i, (prompt, tokens) in enumerate(pairs)
+    ]
+
+
+def _solution(
+    tokenizer: PreTrainedTokenizerFast, tokens: Sequence[int], log_probs: np.ndarray
+) -> Solution:
+    line_break = tokenizer.convert_tokens_to_ids("\n")
+    ends = np.array([token == line_break for token in tokens])
+    steps = np.concatenate([[0], np.cumsum(ends)[:-1]])
+    if tokens[-1] == tokenizer.eos_token_id and len(tokens) > 1 and ends[-2]:
+        steps[-1] = steps[-2]  # the end mark opens no step of its own
+    text = tokenizer.decode([t for t in tokens if t != tokenizer.eos_token_id])
+    return Solution(text, log_probs, steps)
+
+
+def step_signals(solution: Solution) -> dict[str, np.ndarray]:
+    """Per-step suspicion from the generator's own probabilities, and tokens per step.
+
+    Returns
+    -------
+    dict
+        ``min_logprob``: minus the smallest token log-probability of the step (the paper's
+        ablation), ``mean_logprob``: minus the mean, both in nats, at least 0, high = unsafe;
+        ``tokens``: number of tokens. Each of shape (n_steps,).
+    """
+    parts = [solution.log_probs[solution.step_of_token == k] for k in range(solution.n_steps)]
+    return {
+        "min_logprob": np.array([-part.min() for part in parts]),
+        "mean_logprob": np.array([-part.mean() for part in parts]),
+        "tokens": np.array([len(part) for part in parts]),
+    }

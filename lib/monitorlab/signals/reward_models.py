@@ -1,0 +1,269 @@
+"""Process reward models from the hub: one probability per step from one forward pass.
+
+`TokenRewardScorer` reads token-classification models in the manner of Qwen2.5-Math-PRM
+(arXiv 2501.07301, model card of Qwen/Qwen2.5-Math-PRM-7B): every step is closed by ``<extra_0>``
+and judged there. `MathShepherdScorer` reads peiyi9979/math-shepherd-mistral-7b-prm
+(arXiv 2312.08935): a causal language model that says `` +`` or `` -`` at a step tag. Both report
+the probability of a good step; here it is turned into suspicion, 1 - p.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen2Model,
+    Qwen2PreTrainedModel,
+)
+from transformers.modeling_outputs import TokenClassifierOutput
+
+from monitorlab.signals.scorers import (
+    Encoded,
+    Problem,
+    ScorerError,
+    StepScores,
+    checked_steps,
+    count_tokens,
+    from_checkpoint,
+    label_probability,
+    load_model,
+    load_tokenizer,
+    logits_at_steps,
+    single_problem,
+)
+
+QWEN_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
+SEPARATOR = "<extra_0>"
+STEP_TAG = "ки"
+GOOD, BAD = "+", "-"
+
+
+class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
+    """A Qwen2 body with a two-layer head over two labels, as in Qwen2.5-Math-PRM.
+
+    The parameter names are those of the published checkpoints, so their weights load here without
+    running code from the hub.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.num_labels = 2
+        self.model = Qwen2Model(config)
+        self.score = torch.nn.Sequential(
+            torch.nn.Linear(config.hidden_size, config.hidden_size),
+            torch.nn.ReLU(),
+            torch.nn.Linear(config.hidden_size, self.num_labels),
+        )
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        use_cache: bool = False,
+    ) -> TokenClassifierOutput:
+        """Return the logits of both labels at every position, shape (n, length, 2)."""
+        body = self.model(input_ids, attention_mask=attention_mask, use_cache=use_cache)
+        return TokenClassifierOutput(logits=self.score(body.last_hidden_state))
+
+
+class TokenRewardScorer:
+    """Suspicion per step from a token-classification process reward model.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Its ``logits`` have shape (n, length, n_labels).
+    tokenizer : PreTrainedTokenizerBase
+        With a chat template and the separator as one token.
+    separator : str
+        Token that closes every step.
+    good_label : int
+        Label of a good step; suspicion is 1 minus its probability.
+    system : str
+        System message of the chat.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        separator: str = SEPARATOR,
+        good_label: int = 1,
+        system: str = QWEN_SYSTEM,
+    ) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.separator, self.good_label, self.system = separator, good_label, system
+        ids = tokenizer(separator, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
+            raise ScorerError(
+                f"the separator {separator!r} is not one token of this tokenizer (found "
+                f"{tokenizer.convert_ids_to_tokens(ids)}): is it the model's own tokenizer?"
+            )
+        self.separator_id = ids[0]
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        revision: str = "",
+        dtype: str = "float32",
+        device: str = "cpu",
+        trust_remote_code: bool = False,
+        **options: Any,
+    ) -> TokenRewardScorer:
+        """Load from a local folder or a pinned hub model.
+
+        ``Qwen2ForProcessRewardModel`` checkpoints load into the class above; with
+        `trust_remote_code` the model's own code runs instead, which is only asked for by you.
+        """
+        tokenizer = load_tokenizer(name, revision)
+        if trust_remote_code:
+            model = load_model(
+                AutoModel.from_pretrained, name, revision, dtype, device, trust_remote_code=True
+            )
+            return cls(model, tokenizer, **options)
+        config = from_checkpoint(
+            AutoConfig.from_pretrained, name, revision, trust_remote_code=False
+        )
+        architecture = (config.architectures or ["none"])[0]
+        if architecture == "Qwen2ForProcessRewardModel":
+            loader: Callable[..., PreTrainedModel] = Qwen2ForProcessRewardModel.from_pretrained
+        elif architecture.endswith("ForTokenClassification"):
+            loader = AutoModelForTokenClassification.from_pretrained
+        else:
+            raise ScorerError(
+                f"{name!r} holds {architecture}, expected Qwen2ForProcessRewardModel or a "
+                f"...ForTokenClassification; its own code only runs with trust_remote_code=True"
+            )
+        return cls(load_model(loader, name, revision, dtype, device), tokenizer, **options)
+
+    def _encode(self, problem: Problem, steps: Sequence[str]) -> Encoded:
+        texts = checked_steps(steps)
+        messages = [
+            {"role": "system", "content": self.system},
+            {"role": "user", "content": single_problem(problem)},
+            {"role": "assistant", "content": "".join(text + self.separator for text in texts)},
+        ]
+        chat = self.tokenizer.apply_chat_template(messages, tokenize=False)
+        ids = self.tokenizer(chat, add_special_tokens=False)["input_ids"]
+        positions = _positions(ids, self.separator_id, len(texts), self.separator)
+        return Encoded(ids, positions, count_tokens(self.tokenizer, texts))
+
+    def score(self, problem: Problem, steps: Sequence[str]) -> StepScores:
+        """Return 1 - P(good) per step, in [0, 1]; `problem` is one text."""
+        return self.score_many([(problem, steps)])[0]
+
+    def score_many(self, trajectories: Sequence[tuple[Problem, Sequence[str]]]) -> list[StepScores]:
+        """Score many trajectories in length-sorted batches."""
+        encoded = [self._encode(problem, steps) for problem, steps in trajectories]
+        logits = logits_at_steps(self.model, encoded, self.tokenizer.pad_token_id)
+        return _suspicion(logits, encoded, self.good_label)
+
+
+class MathShepherdScorer:
+    """Suspicion per step from a causal language model that judges at a step tag.
+
+    The model reads ``problem Step 1: ... ки\\nStep 2: ... ки``; at every tag the logits of the two
+    judgement tokens are compared: suspicion is 1 - softmax(good, bad)[good].
+
+    Parameters
+    ----------
+    model, tokenizer : PreTrainedModel, PreTrainedTokenizerBase
+    step_tag, good, bad : str
+        Tag at the end of each step, and the judgements.
+    numbered : bool
+        Put ``Step k:`` before a step that does not begin with it, as in the training data.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        step_tag: str = STEP_TAG,
+        good: str = GOOD,
+        bad: str = BAD,
+        numbered: bool = True,
+    ) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.step_tag, self.numbered = step_tag, numbered
+        # The card encodes both judgements in one text; the second then carries its blank.
+        self.judgement_ids = tokenizer(f"{good} {bad}", add_special_tokens=False)["input_ids"]
+        tag_ids = tokenizer(f"a {step_tag}", add_special_tokens=False)["input_ids"]
+        self.tag_id = tag_ids[-1]
+        unknown = tokenizer.unk_token_id in (*self.judgement_ids, self.tag_id)
+        if len(self.judgement_ids) != 2 or step_tag not in tokenizer.decode([self.tag_id]):
+            unknown = True
+        if unknown:
+            pieces = tokenizer.convert_ids_to_tokens([*self.judgement_ids, *tag_ids[1:]])
+            raise ScorerError(
+                f"{good!r}, {bad!r} and {step_tag!r} must be one token each, but this tokenizer "
+                f"makes {pieces} of them: is it the model's own tokenizer?"
+            )
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        revision: str = "",
+        dtype: str = "float32",
+        device: str = "cpu",
+        **options: Any,
+    ) -> MathShepherdScorer:
+        """Load from a local folder or a pinned hub model."""
+        tokenizer = load_tokenizer(name, revision)
+        loader = AutoModelForCausalLM.from_pretrained
+        return cls(load_model(loader, name, revision, dtype, device), tokenizer, **options)
+
+    def _encode(self, problem: Problem, steps: Sequence[str]) -> Encoded:
+        texts = checked_steps(steps)
+        if self.numbered:
+            texts = [
+                text if re.match(r"Step \d+:", text) else f"Step {k}: {text}"
+                for k, text in enumerate(texts, 1)
+            ]
+        solution = "\n".join(f"{text} {self.step_tag}" for text in texts)
+        ids = self.tokenizer(f"{single_problem(problem)} {solution}")["input_ids"]
+        positions = _positions(ids, self.tag_id, len(texts), self.step_tag)
+        return Encoded(ids, positions, count_tokens(self.tokenizer, texts))
+
+    def score(self, problem: Problem, steps: Sequence[str]) -> StepScores:
+        """Return 1 - P(good) per step, in [0, 1]; `problem` is one text."""
+        return self.score_many([(problem, steps)])[0]
+
+    def score_many(self, trajectories: Sequence[tuple[Problem, Sequence[str]]]) -> list[StepScores]:
+        """Score many trajectories in length-sorted batches."""
+        encoded = [self._encode(problem, steps) for problem, steps in trajectories]
+        pad_id = self.tokenizer.pad_token_id
+        logits = logits_at_steps(self.model, encoded, pad_id, self.judgement_ids)
+        return _suspicion(logits, encoded, good_label=0)
+
+
+def _positions(ids: Sequence[int], mark: int, n_steps: int, text: str) -> list[int]:
+    """Find the marks that close the steps; there must be exactly one per step."""
+    positions = [i for i, token in enumerate(ids) if token == mark]
+    if len(positions) != n_steps:
+        raise ScorerError(
+            f"found {len(positions)} marks {text!r} for {n_steps} steps: the problem or a step "
+            f"contains the mark itself, or the tokenizer joins it to its neighbours"
+        )
+    return positions
+
+
+def _suspicion(
+    logits: Sequence[torch.Tensor], encoded: Sequence[Encoded], good_label: int
+) -> list[StepScores]:
+    return [
+        StepScores(1.0 - label_probability(row, good_label), np.array(item.tokens))
+        for row, item in zip(logits, encoded, strict=True)
+    ]
