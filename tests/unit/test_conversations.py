@@ -26,7 +26,7 @@ BREACHES = {"give", "confirm"}
 
 @pytest.fixture(scope="module")
 def conversations() -> list[Conversation]:
-    return make_conversations(np.random.default_rng(5), 1500)
+    return make_conversations(np.random.default_rng(5), 1200)
 
 
 def test_library_is_large_enough() -> None:

@@ -1,4 +1,4 @@
-"""The miniature guard: trains, is reproducible and causal, and says something about new scenarios."""
+"""The miniature guard: reproducible, causal, and better than chance on new scenarios."""
 
 from __future__ import annotations
 
@@ -45,10 +45,12 @@ def test_scores_new_scenarios_better_than_chance(
     assert [len(row) for row in scores] == [len(c.turns) for c in test]
     flat = np.concatenate(scores)
     assert ((flat >= 0) & (flat <= 1)).all()
-    labels = [turn.label for c in test for turn in c.turns]
-    positions = [i for c in test for i in range(len(c.turns))]
-    # Late turns are unsafe more often: the guard has to know more than the position.
-    assert roc_auc_score(labels, flat) > max(0.68, roc_auc_score(labels, positions) + 0.02)
+    labels = np.array([turn.label for c in test for turn in c.turns])
+    places = np.array([i for c in test for i in range(len(c.turns))])
+    assert roc_auc_score(labels, flat) > 0.65
+    # Late turns are unsafe more often, so the guard has to tell turns of one place apart.
+    same_place = [roc_auc_score(labels[places == i], flat[places == i]) for i in range(5)]
+    assert np.mean(same_place) > 0.58
 
 
 def test_a_turn_does_not_know_the_turns_after_it(

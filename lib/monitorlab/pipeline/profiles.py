@@ -60,13 +60,17 @@ class Arithmetic:
     Attributes
     ----------
     min_steps, max_steps : int
-        Operations per problem, inclusive range; one operation is one solution step.
-    max_operand : int
-        Largest number that a problem introduces.
+        Equations per solution, inclusive range; one equation is one step.
+    max_value : int
+        No number in a problem or its solution exceeds this.
+    max_term : int
+        Largest number that is added or subtracted at once.
+    max_factor : int
+        Largest multiplier and divisor; 1 leaves only addition and subtraction.
     n_train : int
         Problems with written-out solutions that the generators learn from.
     n_verifier : int
-        Problems whose *generated* solutions the verifier learns from.
+        Problems whose *generated* solutions, one per generator, the verifier learns from.
     n_test : int
         Problems whose generated solutions become trajectories (one each per generator).
     temperature : float
@@ -75,7 +79,9 @@ class Arithmetic:
 
     min_steps: int
     max_steps: int
-    max_operand: int
+    max_value: int
+    max_term: int
+    max_factor: int
     n_train: int
     n_verifier: int
     n_test: int
@@ -159,44 +165,46 @@ class Profile:
     online: Online
 
 
+SMALL = ModelSize(hidden=64, layers=2, heads=4)
+
 TINY = Profile(
     name="tiny",
     arithmetic=Arithmetic(
-        min_steps=2, max_steps=4, max_operand=20,
-        n_train=4_000, n_verifier=400, n_test=300, temperature=1.0,
+        min_steps=2, max_steps=4, max_value=40, max_term=12, max_factor=1,
+        n_train=6_000, n_verifier=400, n_test=400, temperature=0.7,
     ),
-    weak=Training(ModelSize(hidden=64, layers=2, heads=4), 150, 2_048, 3e-3),
-    strong=Training(ModelSize(hidden=64, layers=2, heads=4), 300, 2_048, 3e-3),
-    verifier=Training(ModelSize(hidden=64, layers=2, heads=4), 150, 2_048, 2e-3),
-    conversations=Conversations(min_turns=3, max_turns=6, n_train=300, n_test=200),
-    guard=Training(ModelSize(hidden=64, layers=2, heads=4), 100, 2_048, 2e-3),
+    weak=Training(SMALL, 450, 512, 2e-2),
+    strong=Training(SMALL, 600, 512, 2e-2),
+    verifier=Training(SMALL, 300, 512, 1e-2),
+    conversations=Conversations(min_turns=3, max_turns=9, n_train=900, n_test=300),
+    guard=Training(ModelSize(hidden=64, layers=2, heads=2), 220, 1_024, 3e-3),
     online=Online(n_splits=4, open_tier=False),
 )
 
 CPU = Profile(
     name="cpu",
     arithmetic=Arithmetic(
-        min_steps=2, max_steps=6, max_operand=50,
-        n_train=20_000, n_verifier=2_000, n_test=1_500, temperature=1.0,
+        min_steps=3, max_steps=7, max_value=99, max_term=20, max_factor=3,
+        n_train=20_000, n_verifier=1_500, n_test=2_000, temperature=0.7,
     ),
-    weak=Training(ModelSize(hidden=96, layers=3, heads=4), 300, 2_048, 2e-3),
-    strong=Training(ModelSize(hidden=128, layers=4, heads=4), 400, 2_048, 2e-3),
-    verifier=Training(ModelSize(hidden=128, layers=4, heads=4), 300, 2_048, 1e-3),
-    conversations=Conversations(min_turns=3, max_turns=8, n_train=1_500, n_test=1_200),
-    guard=Training(ModelSize(hidden=96, layers=3, heads=4), 200, 2_048, 1e-3),
+    weak=Training(SMALL, 1_250, 1_024, 2e-2),
+    strong=Training(SMALL, 1_500, 1_024, 2e-2),
+    verifier=Training(SMALL, 800, 768, 1e-2),
+    conversations=Conversations(min_turns=3, max_turns=9, n_train=2_000, n_test=1_500),
+    guard=Training(ModelSize(hidden=64, layers=2, heads=2), 500, 1_024, 2.5e-3),
     online=Online(n_splits=10, open_tier=True),
 )
 
 GPU = Profile(
     name="gpu",
     arithmetic=Arithmetic(
-        min_steps=2, max_steps=10, max_operand=99,
-        n_train=200_000, n_verifier=20_000, n_test=5_000, temperature=1.0,
+        min_steps=3, max_steps=10, max_value=999, max_term=250, max_factor=9,
+        n_train=200_000, n_verifier=20_000, n_test=5_000, temperature=0.7,
     ),
-    weak=Training(ModelSize(hidden=256, layers=6, heads=8), 2_000, 32_768, 1e-3),
-    strong=Training(ModelSize(hidden=512, layers=8, heads=8), 4_000, 32_768, 6e-4),
-    verifier=Training(ModelSize(hidden=512, layers=8, heads=8), 2_000, 32_768, 6e-4),
-    conversations=Conversations(min_turns=3, max_turns=12, n_train=20_000, n_test=5_000),
+    weak=Training(ModelSize(hidden=256, layers=6, heads=8), 4_000, 16_384, 1e-2),
+    strong=Training(ModelSize(hidden=512, layers=8, heads=8), 8_000, 16_384, 1e-2),
+    verifier=Training(ModelSize(hidden=512, layers=8, heads=8), 2_000, 16_384, 5e-3),
+    conversations=Conversations(min_turns=3, max_turns=9, n_train=20_000, n_test=5_000),
     guard=Training(ModelSize(hidden=256, layers=6, heads=8), 1_000, 32_768, 6e-4),
     online=Online(n_splits=10, open_tier=True),
 )

@@ -1,14 +1,14 @@
 """Arithmetic problems with known step-by-step solutions, and the checker that labels every step.
 
-A problem is a chain of *moves* on a running value, one a day: add, subtract, multiply, divide, or
+A problem is a chain of *moves* on a running value, one a month: add, subtract, multiply, divide, or
 add or subtract a product ("buys 3 bags of 8"). The same chain is written either as a ledger,
-``17; Mon: +25; Tue: *3; Wed: -4*8``, or as a short story. Its solution has one equation per line,
-headed by the day that it settles::
+``17; Jan: +25; Feb: *3; Mar: -4*8``, or as a short story. Its solution has one equation per line,
+headed by the month that it settles::
 
-    Mon: 17+25=42
-    Tue: 42*3=126
-    Wed: 4*8=32
-    Wed: 126-32=94
+    Jan: 17+25=42
+    Feb: 42*3=126
+    Mar: 4*8=32
+    Mar: 126-32=94
 
 The last right-hand side is the answer. Since the chain fixes which values must be combined in
 which order, a generated solution can be judged exactly, without a model and without sampling.
@@ -21,7 +21,7 @@ from enum import StrEnum
 
 import numpy as np
 
-DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn")
 THINGS = ("shells", "coins", "cards", "stamps", "beads", "nuts")
 PHRASES: dict[str, tuple[str, ...]] = {
@@ -48,13 +48,13 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Step:
-    """One equation ``day: left operation right = result``.
+    """One equation ``month: left operation right = result``.
 
     ``left_from`` and ``right_from`` are the (0-based) earlier steps that the operands are results
     of, or -1 where the operand stands in the problem.
     """
 
-    day: str
+    month: str
     left: int
     operation: str
     right: int
@@ -63,7 +63,7 @@ class Step:
     right_from: int = -1
 
     def __str__(self) -> str:
-        return f"{self.day}: {self.left}{self.operation}{self.right}={self.result}"
+        return f"{self.month}: {self.left}{self.operation}{self.right}={self.result}"
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class Problem:
 
     @property
     def answer(self) -> int:
+        """The final value."""
         return self.steps[-1].result
 
     @property
@@ -92,7 +93,7 @@ class Difficulty:
     Parameters
     ----------
     min_steps, max_steps : int
-        Range of the number of equations of a solution, both ends included.
+        Range of the number of equations of a solution, both ends included, within 1 and 12.
     max_value : int
         No number in a problem or in its solution exceeds this.
     max_term : int
@@ -110,6 +111,12 @@ class Difficulty:
     max_factor: int
     story_share: float = 0.5
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_steps <= self.max_steps <= len(MONTHS):
+            raise ValueError(f"steps must satisfy 1 <= min <= max <= {len(MONTHS)}, found {self}")
+        if not 2 <= self.max_term < self.max_value or self.max_factor < 1:
+            raise ValueError(f"need 2 <= max_term < max_value and max_factor >= 1, found {self}")
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -119,12 +126,8 @@ class Checked:
     ----------
     verdicts : tuple of Verdict
         One per line of the solution.
-    step_labels : tuple of int
-        1 where the line is anything but right, else 0.
     label : int
         1 if the final answer is wrong or missing (unsafe), else 0.
-    first_error : int
-        1-based index of the first wrong line, 0 if there is none.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -132,10 +135,12 @@ class Checked:
 
     @property
     def step_labels(self) -> tuple[int, ...]:
+        """1 where the line is anything but right, else 0; one per line."""
         return tuple(int(verdict is not Verdict.RIGHT) for verdict in self.verdicts)
 
     @property
     def first_error(self) -> int:
+        """Position of the first wrong line, from 1; 0 if there is none."""
         return self.step_labels.index(1) + 1 if any(self.step_labels) else 0
 
 
@@ -181,6 +186,9 @@ def make_problems(
 def check(problem: Problem, solution: str) -> Checked:
     """Label every line of a generated solution, and its final answer.
 
+    The answer is the right-hand side of the last line; without one it is wrong. An empty solution
+    counts as one malformed line, so that every solution has a step.
+
     A line is right only if it is the equation that the problem asks for at this place. Where an
     earlier result is an operand, the line is a *carried error* if it faithfully continues from the
     solution's own wrong value, and right if it uses the true one.
@@ -198,8 +206,8 @@ def _read(line: str) -> Step | None:
     match = LINE.fullmatch(line)
     if match is None:
         return None
-    day, left, operation, right, result = match.groups()
-    return Step(day, int(left), operation, int(right), int(result))
+    month, left, operation, right, result = match.groups()
+    return Step(month, int(left), operation, int(right), int(result))
 
 
 def _judge(problem: Problem, written: Sequence[Step | None], i: int) -> Verdict:
@@ -209,12 +217,12 @@ def _judge(problem: Problem, written: Sequence[Step | None], i: int) -> Verdict:
     if i >= len(problem.steps):
         return Verdict.SUPERFLUOUS
     wanted = problem.steps[i]
-    claim = (line.day, line.operation, line.left, line.right)
-    if claim == (wanted.day, wanted.operation, wanted.left, wanted.right):
+    claim = (line.month, line.operation, line.left, line.right)
+    if claim == (wanted.month, wanted.operation, wanted.left, wanted.right):
         return Verdict.RIGHT if line.result == wanted.result else Verdict.FALSE_RESULT
     left = _own_value(written, wanted.left_from, wanted.left)
     right = _own_value(written, wanted.right_from, wanted.right)
-    carried = claim == (wanted.day, wanted.operation, left, right)
+    carried = claim == (wanted.month, wanted.operation, left, right)
     return Verdict.CARRIED if carried else Verdict.WRONG_OPERATION
 
 
@@ -234,7 +242,7 @@ def _draw(rng: np.random.Generator, difficulty: Difficulty) -> Problem:
     while len(steps) < n_steps:
         value, source = (steps[-1].result, len(steps) - 1) if steps else (start, -1)
         move = _draw_move(rng, difficulty, value, n_steps - len(steps))
-        steps.extend(_move_steps(DAYS[len(moves)], move, value, source))
+        steps.extend(_move_steps(MONTHS[len(moves)], move, value, source))
         moves.append(move)
     expression = _expression(start, moves)
     if rng.random() < difficulty.story_share:
@@ -270,15 +278,15 @@ def _apply(left: int, operation: str, right: int) -> int:
     return {"+": left + right, "-": left - right, "*": left * right}[operation]
 
 
-def _move_steps(day: str, move: _Move, value: int, source: int) -> list[Step]:
+def _move_steps(month: str, move: _Move, value: int, source: int) -> list[Step]:
     if move.m == 0:
         result = _apply(value, move.operation, move.n)
-        return [Step(day, value, move.operation, move.n, result, source)]
+        return [Step(month, value, move.operation, move.n, result, source)]
     product = move.m * move.n
     total = _apply(value, move.operation[0], product)
     return [
-        Step(day, move.m, "*", move.n, product),
-        Step(day, value, move.operation[0], product, total, source, source + 1),
+        Step(month, move.m, "*", move.n, product),
+        Step(month, value, move.operation[0], product, total, source, source + 1),
     ]
 
 
@@ -297,14 +305,14 @@ def _expression(start: int, moves: Sequence[_Move]) -> str:
 
 def _ledger(start: int, moves: Sequence[_Move]) -> str:
     parts = [f"{m.operation[0]}{m.m}*{m.n}" if m.m else f"{m.operation}{m.n}" for m in moves]
-    entries = [f"{day}: {part}" for day, part in zip(DAYS, parts, strict=False)]
+    entries = [f"{month}: {part}" for month, part in zip(MONTHS, parts, strict=False)]
     return "; ".join([str(start), *entries])
 
 
 def _story(rng: np.random.Generator, start: int, moves: Sequence[_Move]) -> str:
     name, thing = str(rng.choice(NAMES)), str(rng.choice(THINGS))
     sentences = [f"{name} has {start} {thing}."]
-    for day, move in zip(DAYS, moves, strict=False):
-        phrase = f"{day}: {rng.choice(PHRASES[move.operation])}"
+    for month, move in zip(MONTHS, moves, strict=False):
+        phrase = f"{month}: {rng.choice(PHRASES[move.operation])}"
         sentences.append(phrase.format(n=move.n, m=move.m))
     return " ".join([*sentences, "How many now?"])

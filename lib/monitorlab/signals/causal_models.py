@@ -122,9 +122,8 @@ class _Causal:
         messages = [{"role": "user", "content": problem}]
         if self.system:
             messages.insert(0, {"role": "system", "content": self.system})
-        chat = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
+        options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True}
+        chat = self.tokenizer.apply_chat_template(messages, **options)
         return self.tokenizer(chat, add_special_tokens=False)["input_ids"]
 
     @torch.inference_mode()
@@ -144,10 +143,8 @@ class _Causal:
         found: dict[int, np.ndarray] = {}
         for chosen in token_batches([len(row) for row in rows], BATCH_TOKENS):
             ids, mask = pad_right([rows[i] for i in chosen], self.tokenizer.pad_token_id)
-            ids = ids.to(self.model.device)
-            output = self.model(
-                input_ids=ids, attention_mask=mask.to(self.model.device), use_cache=False
-            )
+            ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+            output = self.model(input_ids=ids, attention_mask=mask, use_cache=False)
             for k, i in enumerate(chosen):
                 span = slice(len(prompts[i]) - 1, len(rows[i]) - 1)
                 logs = output.logits[k, span].float().log_softmax(-1)
@@ -242,9 +239,9 @@ class CausalGenerator(_Causal):
             Prompt and new tokens together exceed the model's positions, or a solution is empty.
         """
         prompts = [self.prompt_ids(problem) for problem in problems]
-        for position, prompt in enumerate(prompts, 1):
+        for k, prompt in enumerate(prompts, 1):
             total = len(prompt) + max_new_tokens
-            check_length(total, self.model.config, f"problem {position} with its solution")
+            check_length(total, self.model.config, f"problem {k} with its solution")
         emitted: list[list[int]] = []
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
@@ -276,8 +273,8 @@ class CausalGenerator(_Causal):
         )
         ends = self._end_ids()
         rows: list[list[int]] = output[:, width:].tolist()
-        lengths = [next((i for i, t in enumerate(row, 1) if t in ends), len(row)) for row in rows]
-        return [row[:length] for row, length in zip(rows, lengths, strict=True)]
+        stops = [next((i for i, t in enumerate(row, 1) if t in ends), len(row)) for row in rows]
+        return [row[:stop] for row, stop in zip(rows, stops, strict=True)]
 
     def _end_ids(self) -> set[int]:
         configured = self.model.generation_config.eos_token_id
@@ -297,7 +294,5 @@ class CausalGenerator(_Causal):
         return Generation(decoded[-1], steps, log_probs, step_of_token)
 
     def _text(self, ids: Sequence[int]) -> str:
-        text = self.tokenizer.decode(
-            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return str(text)
+        options: dict[str, Any] = {"clean_up_tokenization_spaces": False}
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, **options))

@@ -24,7 +24,7 @@ from monitorlab.signals.scenarios import Phrases, Scenario, load_phrases, load_s
 UNSAFE_SHARE = 0.43
 AUTHORISED_SHARE = 0.25  # of the safe conversations: the user has the right, so giving is allowed
 TEST_SHARE = 0.35
-RELUCTANT = 0.55  # of the breaches sound like giving in; the others sound like ordinary service
+RELUCTANT = 0.7  # of the breaches sound like giving in; the others sound like ordinary service
 GUESS_SHARE = 0.15  # of the requests for a fact: the user guesses and asks for a confirmation
 MIN_TURNS, MAX_TURNS = 3, 9
 
@@ -78,9 +78,9 @@ def _followed_up(rng: np.random.Generator, plan: list[str]) -> list[str]:
     """
     given = ("open", "permitted", "hint", "give", "again")
     for turn in range(1, len(plan)):
-        if plan[turn - 1] in given and plan[turn] not in ("give", "permitted"):
-            if rng.random() < 0.3:
-                plan[turn] = "after"
+        replaceable = plan[turn - 1] in given and plan[turn] not in ("give", "permitted")
+        if replaceable and rng.random() < 0.3:
+            plan[turn] = "after"
     return plan
 
 

@@ -11,16 +11,25 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from monitorlab import display
 from monitorlab.pipeline.profiles import Training
+from monitorlab.progress import progress
 from monitorlab.signals.scorers import load_model, load_tokenizer, no_progress_bars
-from monitorlab.signals.training import IGNORED, Row, fit, llama_config, pad, seeded
+from monitorlab.signals.training import (
+    IGNORED,
+    Row,
+    fit,
+    llama_config,
+    pad,
+    seeded,
+    suitable_threads,
+)
 
 # Pieces: the head of a line, a word with the blanks around it, a number of up to three digits (as
 # in Llama 3), a sign, the line break that ends a step.
@@ -50,6 +59,7 @@ class Solution:
 
     @property
     def n_steps(self) -> int:
+        """Number of steps, at least 1."""
         return int(self.step_of_token[-1]) + 1
 
 
@@ -76,9 +86,9 @@ def build_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerFast, problem: str, solution: str | None = None
+    tokenizer: PreTrainedTokenizerBase, problem: str, solution: str | None = None
 ) -> list[int]:
-    r"""Token ids of ``<bos> problem \n solution <eos>``; without a solution, up to the line break."""
+    """Token ids of mark, problem, line break, solution, end mark; or only up to the line break."""
     ids = tokenizer(f"{problem}\n{solution or ''}", add_special_tokens=False)["input_ids"]
     end = [] if solution is None else [tokenizer.eos_token_id]
     return [tokenizer.bos_token_id, *ids, *end]
@@ -124,7 +134,7 @@ def _examples(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str
     return rows
 
 
-def load_generator(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+def load_generator(folder: Path) -> tuple[Any, PreTrainedTokenizerBase]:
     """Read a generator and its tokenizer back from a folder."""
     tokenizer = load_tokenizer(str(folder), "")
     return load_model(LlamaForCausalLM.from_pretrained, str(folder), ""), tokenizer
@@ -157,8 +167,8 @@ def generate(
     order = np.argsort([len(text) for text in problems], kind="stable")  # less padding
     starts = range(0, len(order), BATCH)
     found: dict[int, Solution] = {}
-    with seeded(seed):
-        for start in display.progress(starts, title) if title else starts:
+    with seeded(seed), suitable_threads(model):
+        for start in progress(starts, title) if title else starts:
             chosen = order[start : start + BATCH]
             prompts = [encode(tokenizer, problems[i]) for i in chosen]
             emitted = _sample(model, tokenizer, prompts, temperature)
@@ -169,8 +179,8 @@ def generate(
 
 
 def _sample(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
     temperature: float,
 ) -> list[list[int]]:
@@ -192,7 +202,7 @@ def _sample(
 
 @torch.inference_mode()
 def token_log_probs(
-    model: LlamaForCausalLM,
+    model: Any,
     pad_id: int,
     prompts: Sequence[Sequence[int]],
     emitted: Sequence[Sequence[int]],
@@ -218,14 +228,14 @@ def token_log_probs(
 
 
 def _solution(
-    tokenizer: PreTrainedTokenizerFast, tokens: Sequence[int], log_probs: np.ndarray
+    tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], log_probs: np.ndarray
 ) -> Solution:
     line_break = tokenizer.convert_tokens_to_ids("\n")
     ends = np.array([token == line_break for token in tokens])
     steps = np.concatenate([[0], np.cumsum(ends)[:-1]])
     if tokens[-1] == tokenizer.eos_token_id and len(tokens) > 1 and ends[-2]:
         steps[-1] = steps[-2]  # the end mark opens no step of its own
-    text = tokenizer.decode([t for t in tokens if t != tokenizer.eos_token_id])
+    text = str(tokenizer.decode([t for t in tokens if t != tokenizer.eos_token_id]))
     return Solution(text, log_probs, steps)
 
 

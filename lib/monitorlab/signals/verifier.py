@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from transformers import LlamaForTokenClassification, PreTrainedTokenizerFast
+from transformers import LlamaForTokenClassification, PreTrainedTokenizerBase
 
 from monitorlab.pipeline.profiles import Training
 from monitorlab.signals.language_model import encode
@@ -25,12 +25,12 @@ from monitorlab.signals.scorers import (
     logits_at_steps,
     no_progress_bars,
 )
-from monitorlab.signals.training import IGNORED, Row, fit, llama_config, seeded
+from monitorlab.signals.training import IGNORED, Row, fit, llama_config, seeded, suitable_threads
 
 WRONG = 1  # column of the classifier's output
 
 
-def step_ends(tokenizer: PreTrainedTokenizerFast, problem: str, solution: str) -> Encoded:
+def step_ends(tokenizer: PreTrainedTokenizerBase, problem: str, solution: str) -> Encoded:
     """Token ids of problem and solution, and the position at which each step is read.
 
     That is the line break, or the end mark after a last line that lacks one. The end mark is left
@@ -99,7 +99,7 @@ def train_verifier(
 
 
 def _example(
-    tokenizer: PreTrainedTokenizerFast, problem: str, solution: str, labels: Sequence[int]
+    tokenizer: PreTrainedTokenizerBase, problem: str, solution: str, labels: Sequence[int]
 ) -> Row:
     encoded = step_ends(tokenizer, problem, solution)
     if len(encoded.positions) != len(labels):
@@ -128,5 +128,6 @@ def score_solutions(folder: Path, solutions: Sequence[tuple[str, str]]) -> list[
     tokenizer = load_tokenizer(str(folder), "")
     model = load_model(LlamaForTokenClassification.from_pretrained, str(folder), "")
     encoded = [step_ends(tokenizer, problem, solution) for problem, solution in solutions]
-    logits = logits_at_steps(model, encoded, tokenizer.pad_token_id)
+    with suitable_threads(model):
+        logits = logits_at_steps(model, encoded, tokenizer.pad_token_id)
     return [label_probability(row, index=WRONG) for row in logits]

@@ -1,0 +1,158 @@
+"""Problems and the exact checker: hand-made solutions, and properties that always hold."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from monitorlab.signals.arithmetic import (
+    Difficulty,
+    Problem,
+    Step,
+    Verdict,
+    check,
+    make_problems,
+)
+
+EASY = Difficulty(2, 4, 40, 12, 1)
+HARD = Difficulty(3, 12, 999, 99, 9)
+
+PROBLEM = Problem(
+    "ledger",
+    "17; Jan: +25; Feb: *3; Mar: -4*8",
+    "(17+25)*3-4*8",
+    (
+        Step("Jan", 17, "+", 25, 42),
+        Step("Feb", 42, "*", 3, 126, left_from=0),
+        Step("Mar", 4, "*", 8, 32),
+        Step("Mar", 126, "-", 32, 94, left_from=1, right_from=2),
+    ),
+)
+R, F, W, C, M, S = (
+    Verdict.RIGHT,
+    Verdict.FALSE_RESULT,
+    Verdict.WRONG_OPERATION,
+    Verdict.CARRIED,
+    Verdict.MALFORMED,
+    Verdict.SUPERFLUOUS,
+)
+
+
+@pytest.mark.parametrize(
+    ("lines", "verdicts", "label"),
+    [
+        (["Jan: 17+25=42", "Feb: 42*3=126", "Mar: 4*8=32", "Mar: 126-32=94"], [R, R, R, R], 0),
+        # one slip, and everything that builds on it; the product does not
+        (["Jan: 17+25=43", "Feb: 43*3=129", "Mar: 4*8=32", "Mar: 129-32=97"], [F, C, R, C], 1),
+        # a carried value with a false equation of its own is not merely carried: still wrong
+        (["Jan: 17+25=43", "Feb: 43*3=130", "Mar: 4*8=32", "Mar: 130-32=98"], [F, C, R, C], 1),
+        # wrong operation, wrong operand, operands exchanged, wrong month
+        (["Jan: 17-25=42", "Feb: 42*3=126", "Mar: 4*8=32", "Mar: 126-32=94"], [W, R, R, R], 0),
+        (["Jan: 17+24=41", "Feb: 41*3=123", "Mar: 4*8=32", "Mar: 123-32=91"], [W, C, R, C], 1),
+        (["Jan: 25+17=42", "Feb: 42*3=126", "Mar: 4*8=32", "Mar: 126-32=94"], [W, R, R, R], 0),
+        (["Jan: 17+25=42", "Mar: 42*3=126", "Mar: 4*8=32", "Mar: 126-32=94"], [R, W, R, R], 0),
+        # two errors that cancel: the answer is right, the steps are not
+        (["Jan: 17+25=42", "Feb: 42*3=125", "Mar: 4*8=31", "Mar: 125-31=94"], [R, F, F, C], 0),
+        # recovery: the last step uses the true value again
+        (["Jan: 17+25=42", "Feb: 42*3=125", "Mar: 4*8=32", "Mar: 126-32=94"], [R, F, R, R], 0),
+        # a skipped step shifts everything after it
+        (["Jan: 17+25=42", "Mar: 4*8=32", "Mar: 126-32=94"], [R, W, W], 0),
+        (["Jan: 17+25=42", "Feb: 42*3=126"], [R, R], 1),
+        (
+            ["Jan: 17+25=42", "Feb: 42*3=126", "Mar: 4*8=32", "Mar: 126-32=94", "Apr: 94+1=95"],
+            [R, R, R, R, S],
+            1,
+        ),
+    ],
+)
+def test_hand_made_solutions(lines: list[str], verdicts: list[Verdict], label: int) -> None:
+    checked = check(PROBLEM, "\n".join(lines) + "\n")
+    assert list(checked.verdicts) == verdicts
+    assert checked.label == label
+    assert checked.step_labels == tuple(int(verdict is not R) for verdict in verdicts)
+    wrong = [k for k, verdict in enumerate(verdicts, 1) if verdict is not R]
+    assert checked.first_error == (wrong[0] if wrong else 0)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", " ", "Jan: 17+25", "Jan: 17+25=", "Jan: 17 + 25 = 42", "Jan: 017+25=42", "17+25=42",
+     "Jan: 17+25=-42", "Jan: 17+25=42 ", "Jan: 17+25=42<pad>", "Jan: 17^25=42", "jan: 17+25=42",
+     "Jan: 17+25=4२", "Jan: 17+25=42;", "Jan: =42", "hello"],
+)
+def test_malformed_lines(line: str) -> None:
+    checked = check(PROBLEM, f"{line}\nFeb: 42*3=126\n")
+    assert checked.verdicts == (M, R)
+    assert check(PROBLEM, f"Jan: 17+25=42\n{line}\n").label == 1, "no answer is a wrong answer"
+
+
+@pytest.mark.parametrize("solution", ["", "\n"])
+def test_an_empty_solution_is_one_malformed_step(solution: str) -> None:
+    assert check(PROBLEM, solution).verdicts == (M,)
+    assert check(PROBLEM, solution).label == 1
+
+
+def test_a_last_line_without_line_break_counts() -> None:
+    assert check(PROBLEM, PROBLEM.solution.rstrip("\n")) == check(PROBLEM, PROBLEM.solution)
+    assert check(PROBLEM, PROBLEM.solution[:-2]).verdicts == (R, R, R, F)
+
+
+@pytest.mark.parametrize("difficulty", [EASY, HARD])
+def test_reference_solutions_always_check_out(difficulty: Difficulty) -> None:
+    for problem in make_problems(np.random.default_rng(1), 300, difficulty):
+        checked = check(problem, problem.solution)
+        assert set(checked.verdicts) == {R} and checked.label == 0
+        # Python's own arithmetic agrees, and no division leaves a remainder
+        assert eval(problem.expression) == problem.answer
+        assert difficulty.min_steps <= len(problem.steps) <= difficulty.max_steps
+        numbers = [int(n) for n in re.findall("[0-9]+", problem.text + problem.solution)]
+        assert max(numbers) <= difficulty.max_value and min(numbers) >= 1
+
+
+def test_every_changed_result_is_found_where_it_is() -> None:
+    rng = np.random.default_rng(2)
+    for problem in make_problems(rng, 200, HARD):
+        lines = problem.solution.splitlines()
+        k = int(rng.integers(len(lines)))
+        left, right = lines[k].split("=")
+        lines[k] = f"{left}={int(right) + int(rng.integers(1, 9))}"
+        checked = check(problem, "\n".join(lines))
+        assert checked.verdicts[k] is F
+        assert checked.first_error == k + 1
+        assert sum(checked.step_labels) == 1, "later lines use the true value and stay right"
+
+
+def test_stories_and_ledgers_both_occur_and_name_every_number() -> None:
+    problems = make_problems(np.random.default_rng(3), 200, HARD)
+    assert {problem.kind for problem in problems} == {"story", "ledger"}
+    for problem in problems:
+        in_text = sorted(re.findall("[0-9]+", problem.text))
+        assert in_text == sorted(re.findall("[0-9]+", problem.expression))
+
+
+def test_problem_sets_share_no_problem_however_it_is_told() -> None:
+    rng = np.random.default_rng(4)
+    first = make_problems(rng, 300, EASY)
+    second = make_problems(rng, 300, EASY, exclude=first)
+    chains = [problem.expression for problem in first + second]
+    assert len(set(chains)) == 600
+
+
+def test_the_same_generator_gives_the_same_problems() -> None:
+    same = [make_problems(np.random.default_rng(5), 20, HARD) for _ in range(2)]
+    assert same[0] == same[1]
+    assert make_problems(np.random.default_rng(6), 20, HARD) != same[0]
+
+
+def test_too_few_distinct_problems_is_an_error() -> None:
+    with pytest.raises(ValueError, match="distinct problems"):
+        make_problems(np.random.default_rng(7), 500, Difficulty(1, 1, 5, 3, 1))
+
+
+@pytest.mark.parametrize("numbers", [(0, 3, 40, 12, 1), (4, 3, 40, 12, 1), (1, 13, 40, 12, 1),
+                                     (1, 3, 40, 40, 1), (1, 3, 40, 1, 1), (1, 3, 40, 12, 0)])
+def test_impossible_difficulties_are_refused(numbers: tuple[int, int, int, int, int]) -> None:
+    with pytest.raises(ValueError, match="found Difficulty"):
+        Difficulty(*numbers)
