@@ -205,7 +205,7 @@ print("both promises hold in 4,000 simulated calibrations")
 # rest.
 
 # %% tags=["nbval-ignore-output"]
-key = user and (user.dataset, user.signal) or ("miniature_math_strong", "verifier")
+key = (user.dataset, user.signal) if user else ("miniature_math_strong", "verifier")
 calibrating, testing = next(datasets.random_splits(len(scored[key]), 1, 0.2, SEED))
 held_out = scored[key].take(testing)
 safe_peaks = metrics.peaks(scored[key].take(calibrating).scores)[

@@ -40,6 +40,7 @@ METHOD_MARKERS = {
 }
 SIGNAL_COLORS = {
     "verifier": GREEN, "guard": GREEN, "min_logprob": PURPLE, "mean_logprob": SKY, "score": GREEN,
+    "words": GREY,
 }
 
 STYLE = Path(__file__).with_name("monitorlab.mplstyle")

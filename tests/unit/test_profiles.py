@@ -11,7 +11,7 @@ def models() -> list[tuple[str, Training]]:
     return [
         (f"{name}.{role}", getattr(profile, role))
         for name, profile in PROFILES.items()
-        for role in ("weak", "strong", "verifier", "guard")
+        for role in ("generator", "verifier", "guard")
     ]
 
 
@@ -47,6 +47,6 @@ def test_the_protocol_of_the_paper_is_kept(name: str) -> None:
 
 
 def test_profiles_grow() -> None:
-    sizes = [(p.arithmetic.n_test, p.strong.steps, p.conversations.n_test)
+    sizes = [(p.arithmetic.n_test, p.generator.steps, p.conversations.n_test)
              for p in PROFILES.values()]
     assert sizes == sorted(sizes) and len(set(sizes)) == 3

@@ -16,8 +16,8 @@ from monitorlab.online.trajectories import Trajectories
 # (positions of the calibration sequences, positions of the test sequences)
 Split = tuple[NDArray[np.int64], NDArray[np.int64]]
 
-# Signals that come with generation at no cost; the others need a model of their own.
-FREE_SIGNALS = ("min_logprob", "mean_logprob")
+# Signals that cost next to nothing; the others need a model of their own.
+FREE_SIGNALS = ("min_logprob", "mean_logprob", "words")
 
 TITLES = {
     "miniature_math_strong": "miniature math, strong generator",

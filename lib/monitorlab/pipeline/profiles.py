@@ -143,8 +143,8 @@ class Profile:
         "tiny", "cpu" or "gpu".
     arithmetic : Arithmetic
         The problems of notebook 06.
-    weak, strong : Training
-        Two generators that differ in size and training, as the paper's two do.
+    generator : Training
+        The miniature language model; `steps` is an upper bound, see `signals.miniature`.
     verifier : Training
         The miniature process reward model.
     conversations : Conversations
@@ -157,8 +157,7 @@ class Profile:
 
     name: str
     arithmetic: Arithmetic
-    weak: Training
-    strong: Training
+    generator: Training
     verifier: Training
     conversations: Conversations
     guard: Training
@@ -170,11 +169,10 @@ SMALL = ModelSize(hidden=64, layers=2, heads=4)
 TINY = Profile(
     name="tiny",
     arithmetic=Arithmetic(
-        min_steps=2, max_steps=4, max_value=40, max_term=12, max_factor=1,
+        min_steps=2, max_steps=4, max_value=30, max_term=9, max_factor=1,
         n_train=6_000, n_verifier=400, n_test=400, temperature=0.7,
     ),
-    weak=Training(SMALL, 450, 512, 2e-2),
-    strong=Training(SMALL, 600, 512, 2e-2),
+    generator=Training(SMALL, 1_000, 512, 2e-2),
     verifier=Training(SMALL, 300, 512, 1e-2),
     conversations=Conversations(min_turns=3, max_turns=9, n_train=900, n_test=300),
     guard=Training(ModelSize(hidden=64, layers=2, heads=2), 220, 1_024, 3e-3),
@@ -187,8 +185,7 @@ CPU = Profile(
         min_steps=3, max_steps=7, max_value=99, max_term=20, max_factor=3,
         n_train=20_000, n_verifier=1_500, n_test=2_000, temperature=0.7,
     ),
-    weak=Training(SMALL, 1_250, 1_024, 2e-2),
-    strong=Training(SMALL, 1_500, 1_024, 2e-2),
+    generator=Training(SMALL, 2_200, 1_024, 2e-2),
     verifier=Training(SMALL, 800, 768, 1e-2),
     conversations=Conversations(min_turns=3, max_turns=9, n_train=2_000, n_test=1_500),
     guard=Training(ModelSize(hidden=64, layers=2, heads=2), 500, 1_024, 2.5e-3),
@@ -201,8 +198,7 @@ GPU = Profile(
         min_steps=3, max_steps=10, max_value=999, max_term=250, max_factor=9,
         n_train=200_000, n_verifier=20_000, n_test=5_000, temperature=0.7,
     ),
-    weak=Training(ModelSize(hidden=256, layers=6, heads=8), 4_000, 16_384, 1e-2),
-    strong=Training(ModelSize(hidden=512, layers=8, heads=8), 8_000, 16_384, 1e-2),
+    generator=Training(ModelSize(hidden=512, layers=8, heads=8), 8_000, 16_384, 1e-2),
     verifier=Training(ModelSize(hidden=512, layers=8, heads=8), 2_000, 16_384, 5e-3),
     conversations=Conversations(min_turns=3, max_turns=9, n_train=20_000, n_test=5_000),
     guard=Training(ModelSize(hidden=256, layers=6, heads=8), 1_000, 32_768, 6e-4),

@@ -25,6 +25,7 @@ SIGNAL_NAMES = {
     "min_logprob": "lowest token log-probability",
     "mean_logprob": "mean token log-probability",
     "guard": "guard",
+    "words": "words of the answers",
 }
 
 

@@ -17,6 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     LlamaConfig,
@@ -246,6 +249,38 @@ def score_conversations(folder: Path, conversations: Sequence[Conversation]) -> 
         encoded.append(Encoded(ids, positions, [1] * len(positions)))
     logits = logits_at_steps(model, encoded, tokenizer.pad_token_id)
     return [label_probability(row, index=1) for row in logits]
+
+
+def word_baseline(
+    train: Sequence[Conversation], test: Sequence[Conversation]
+) -> list[np.ndarray]:
+    """Score every turn by the words of all answers so far: the baseline a guard has to beat.
+
+    Parameters
+    ----------
+    train, test : sequence of Conversation
+        To fit on and to score; they should share no scenario.
+
+    Returns
+    -------
+    list of numpy.ndarray, shape (n_turns,)
+        Log odds that the rule has been broken by then, of a logistic regression on TF-IDF.
+    """
+
+    def so_far(talk: Conversation) -> list[str]:
+        return [
+            " ".join(turn.assistant for turn in talk.turns[: k + 1])
+            for k in range(len(talk.turns))
+        ]
+
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), min_df=3, sublinear_tf=True),
+        LogisticRegression(max_iter=500),
+    )
+    texts = [text for talk in train for text in so_far(talk)]
+    model.fit(texts, [turn.label for talk in train for turn in talk.turns])
+    scores = model.decision_function([text for talk in test for text in so_far(talk)])
+    return np.split(scores, np.cumsum([len(talk.turns) for talk in test])[:-1])
 
 
 def turn_tokens(folder: Path, conversations: Sequence[Conversation]) -> list[np.ndarray]:

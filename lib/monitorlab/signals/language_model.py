@@ -8,7 +8,7 @@ small, and trained so briefly, that it really errs; its mistakes are what step s
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ PIECE = r"[A-Za-z]+: |; | ?[A-Za-z]+[.?]? ?|[0-9]{1,3}|[.?] ?|[-+*/=]|\n| "
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 MAX_NEW_TOKENS = 110
 BATCH = 256
+STEPS_BETWEEN_EXAMS = 20
 
 
 @dataclass(frozen=True)
@@ -94,35 +95,87 @@ def encode(
     return [tokenizer.bos_token_id, *ids, *end]
 
 
-def train_generator(
+def train_generators(
     pairs: Sequence[tuple[str, str]],
+    held_out: Sequence[tuple[str, str]],
+    targets: Mapping[str, float],
     settings: Training,
     folder: Path,
     seed: int,
+    temperature: float = 1.0,
     title: str = "",
 ) -> None:
-    """Train tokenizer and generator from scratch and save them.
+    """Train tokenizer and model from scratch and save a generator whenever it is good enough.
+
+    Several generators of different strength come out of one training: each is the model at the
+    moment when its expected accuracy on held-out problems first reached the target.
 
     Parameters
     ----------
     pairs : sequence of (str, str)
         Problems and reference solutions; the loss counts solution tokens only.
+    held_out : sequence of (str, str)
+        The same for problems that are not learned from; they decide when to stop.
+    targets : mapping of str to float
+        Name of each generator and its expected accuracy, in (0, 1).
     settings : Training
-        Shape of the model, optimizer steps, tokens per step and peak learning rate.
+        Shape of the model, most optimizer steps, tokens per step and peak learning rate. A target
+        that is not reached in this many steps is taken from the last one.
     folder : Path
-        Becomes an ordinary `save_pretrained` folder.
+        Gets one ordinary `save_pretrained` folder per generator.
     seed : int
         Decides initial weights and order; torch's own random state is left as it was.
+    temperature : float
+        At which the generators will be sampled, above 0.
     title : str
         Caption of the progress bar; none is shown if empty.
     """
     tokenizer = build_tokenizer([text for pair in pairs for text in pair] + ["\n"])
-    rows = _examples(tokenizer, pairs)
+    rows, held_out_rows = _examples(tokenizer, pairs), _examples(tokenizer, held_out)
+    waiting = sorted(targets, key=lambda name: targets[name])
+
+    def save(name: str) -> None:
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+
+    def enough(step: int) -> bool:
+        if step % STEPS_BETWEEN_EXAMS == 0:
+            model.eval()
+            reached = expected_accuracy(model, held_out_rows, tokenizer.pad_token_id, temperature)
+            model.train()
+            while waiting and reached >= targets[waiting[0]]:
+                save(waiting.pop(0))
+        return not waiting
+
     with seeded(seed), no_progress_bars():
         model = LlamaForCausalLM(llama_config(settings.model, tokenizer))
-        fit(model, rows, tokenizer.pad_token_id, settings, seed, title)
-        model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+        fit(model, rows, tokenizer.pad_token_id, settings, seed, title, enough)
+        for name in waiting:
+            save(name)
+
+
+@torch.inference_mode()
+def expected_accuracy(
+    model: LlamaForCausalLM, rows: Sequence[Row], pad_id: int, temperature: float = 1.0
+) -> float:
+    r"""Chance that a sampled solution is the reference, exactly and without sampling.
+
+    .. math:: \frac{1}{n} \sum_x \prod_t p_\tau(o^\ast_t \mid x, o^\ast_{<t}),
+
+    the product over the tokens of the reference solution, end mark included, at temperature
+    :math:`\tau`. One forward pass.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        `input_ids` and `labels`; labels of solution tokens are the tokens themselves.
+    """
+    ids = pad([row["input_ids"] for row in rows], pad_id).to(model.device)
+    labels = pad([row["labels"] for row in rows], IGNORED).to(model.device)[:, 1:]
+    logits = model(input_ids=ids[:, :-1], use_cache=False).logits.float() / temperature
+    asked = labels != IGNORED
+    picked = logits.log_softmax(-1).gather(-1, labels.clamp_min(0)[..., None]).squeeze(-1)
+    return float((picked * asked).sum(1).exp().mean())
 
 
 def _examples(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]) -> list[Row]:

@@ -6,7 +6,7 @@ and the source of the code that matters, so it is reused as long as nothing chan
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,25 +18,27 @@ from sklearn.metrics import roc_auc_score
 
 from monitorlab.pipeline.checkpoints import checkpoint
 from monitorlab.pipeline.digests import code_digest
-from monitorlab.pipeline.profiles import Training
 from monitorlab.pipeline.runs import Run
 from monitorlab.signals import arithmetic, conversations, guard, language_model, muon, training
 from monitorlab.signals import verifier as verifier_module
 from monitorlab.signals.arithmetic import Checked, Difficulty, Problem, check, make_problems
 from monitorlab.signals.conversations import Conversation
-from monitorlab.signals.language_model import Solution, generate, step_signals, train_generator
+from monitorlab.signals.language_model import Solution, generate, step_signals, train_generators
 from monitorlab.signals.verifier import score_solutions, train_verifier
 
-GENERATORS = ("strong", "weak")
+# Expected accuracy at which training hands over each generator.
+GENERATORS = {"strong": 0.80, "weak": 0.60}
+HELD_OUT = 200  # problems that decide when a generator is good enough
 BOOTSTRAPS = 100
 Row = tuple[object, ...]
 
 
 @dataclass(frozen=True)
 class ProblemSets:
-    """Problems of the three purposes; no problem occurs in two of them."""
+    """Problems by purpose; no problem occurs in two of them."""
 
     train: list[Problem]
+    held_out: list[Problem]
     verifier: list[Problem]
     test: list[Problem]
 
@@ -51,7 +53,7 @@ class Attempt:
 
 
 def draw_problems(run: Run) -> ProblemSets:
-    """Draw the problems of a run: test first, then verifier, then training, all distinct."""
+    """Draw the problems of a run: test first, training last, all distinct."""
     sizes = run.profile.arithmetic
     difficulty = Difficulty(
         sizes.min_steps, sizes.max_steps, sizes.max_value, sizes.max_term, sizes.max_factor
@@ -60,25 +62,36 @@ def draw_problems(run: Run) -> ProblemSets:
     for_verifier = make_problems(
         run.rng("verifier problems"), sizes.n_verifier, difficulty, exclude=test
     )
+    held_out = make_problems(
+        run.rng("held-out problems"), HELD_OUT, difficulty, exclude=[*test, *for_verifier]
+    )
     train = make_problems(
-        run.rng("training problems"), sizes.n_train, difficulty, exclude=[*test, *for_verifier]
+        run.rng("training problems"), sizes.n_train, difficulty,
+        exclude=[*test, *for_verifier, *held_out],
     )
-    return ProblemSets(train, for_verifier, test)
+    return ProblemSets(train, held_out, for_verifier, test)
 
 
-def fit_generator(run: Run, name: str, problems: Sequence[Problem]) -> Path:
-    """Return the checkpoint of the generator called ``strong`` or ``weak``, trained if new."""
-    settings: Training = getattr(run.profile, name)
-    seed = run.torch_seed(f"{name} generator")
-    pairs = [(problem.text, problem.solution) for problem in problems]
-    code = code_digest(arithmetic, language_model, training, muon)
-    return checkpoint(
+def fit_generators(run: Run, problems: ProblemSets) -> dict[str, Path]:
+    """Return the checkpoints of the generators by name, trained in one go if anything is new."""
+    settings = run.profile.generator
+    temperature = run.profile.arithmetic.temperature
+    seed = run.torch_seed("generators")
+    pairs, held_out = (
+        [(problem.text, problem.solution) for problem in group]
+        for group in (problems.train, problems.held_out)
+    )
+    folder = checkpoint(
         run,
-        f"generator-{name}",
-        {"settings": asdict(settings), "seed": seed, "pairs": pairs, "code": code,
-         "torch": torch.__version__},
-        lambda folder: train_generator(pairs, settings, folder, seed, f"training {name} generator"),
+        "generators",
+        {"settings": asdict(settings), "seed": seed, "pairs": pairs, "held_out": held_out,
+         "targets": GENERATORS, "temperature": temperature, "torch": torch.__version__,
+         "code": code_digest(arithmetic, language_model, training, muon)},
+        lambda empty: train_generators(
+            pairs, held_out, GENERATORS, settings, empty, seed, temperature, "training generators"
+        ),
     )
+    return {name: folder / name for name in GENERATORS}
 
 
 def attempt(run: Run, name: str, folder: Path, problems: Sequence[Problem]) -> list[Attempt]:
@@ -149,21 +162,33 @@ def attempt_tables(
 
 
 def conversation_tables(
-    dataset: str, talks: Sequence[Conversation], folder: Path
+    dataset: str, groups: Mapping[str, Sequence[Conversation]], folder: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Score conversations turn by turn; return their ``trajectories`` and ``steps`` rows."""
+    """Score the test conversations by guard and by words; return the rows of both tables.
+
+    Parameters
+    ----------
+    dataset : str
+        Name of the data set.
+    groups : mapping
+        ``training`` (for the word baseline) and ``test`` conversations.
+    folder : Path
+        The guard.
+    """
+    talks = groups["test"]
     suspicions = guard.score_conversations(folder, talks)
+    words = guard.word_baseline(groups["training"], talks)
     counts = guard.turn_tokens(folder, talks)
     trajectories: list[Row] = []
     steps: list[Row] = []
-    for talk, suspicion, tokens in zip(talks, suspicions, counts, strict=True):
+    for talk, suspicion, word, tokens in zip(talks, suspicions, words, counts, strict=True):
         trajectories.append(
             (dataset, talk.conversation_id, "composed", "test", len(tokens), int(tokens.sum()),
              talk.label, talk.text())
         )
         labels = [turn.label for turn in talk.turns]
-        steps += _step_rows(dataset, talk.conversation_id, {"guard": suspicion}, tokens,
-                            talk.label, labels)
+        steps += _step_rows(dataset, talk.conversation_id, {"guard": suspicion, "words": word},
+                            tokens, talk.label, labels)
     return _trajectories(trajectories), _steps(steps)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,23 @@ class _Bar(TrainerCallback):
         next(self.bar)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Move on by one step."""
         next(self.bar, None)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Close the bar where it stands, if training stopped early."""
+        self.bar.close()
+
+
+class _Watch(TrainerCallback):
+    """Asks after every step whether training may end."""
+
+    def __init__(self, enough: Callable[[int], bool]) -> None:
+        self.enough = enough
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Stop if the answer is yes."""
+        control.should_training_stop = self.enough(state.global_step)
 
 
 def fit(
@@ -104,6 +120,7 @@ def fit(
     settings: Training,
     seed: int,
     title: str = "",
+    enough: Callable[[int], bool] | None = None,
 ) -> None:
     """Train `model` in place, in float32.
 
@@ -122,6 +139,8 @@ def fit(
         Order of the examples.
     title : str
         Caption of the progress bar; none is shown if empty.
+    enough : callable, optional
+        Given the number of finished steps after each one; training ends once it returns True.
     """
     lengths = [len(row["input_ids"]) for row in rows]
     batch = min(len(rows), max(1, round(settings.batch_tokens / float(np.mean(lengths)))))
@@ -140,7 +159,10 @@ def fit(
             data_collator=collate,
             train_dataset=[rows[i] for i in batch_order(lengths, batch, settings.steps, seed)],
             optimizers=(optimizer, schedule),
-            callbacks=[_Bar(title, settings.steps)] if title else None,
+            callbacks=[
+                *([_Bar(title, settings.steps)] if title else []),
+                *([_Watch(enough)] if enough else []),
+            ],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
