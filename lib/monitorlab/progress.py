@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 Item = TypeVar("Item")
 
 
-def progress(iterable: Iterable[Item], desc: str, total: int | None = None) -> Iterator[Item]:
+def progress(iterable: Iterable[Item], desc: str, total: int | None = None) -> Generator[Item, None, None]:
     """Iterate with a progress bar, in a terminal or in a notebook.
 
     Parameters
@@ -40,7 +40,7 @@ def progress(iterable: Iterable[Item], desc: str, total: int | None = None) -> I
     yield from tqdm(iterable, desc=desc, total=total, disable=None, file=sys.stderr)
 
 
-def _notebook_bar(iterable: Iterable[Item], desc: str, total: int | None) -> Iterator[Item]:
+def _notebook_bar(iterable: Iterable[Item], desc: str, total: int | None) -> Generator[Item, None, None]:
     from IPython.display import display
     from tqdm.notebook import tqdm
 

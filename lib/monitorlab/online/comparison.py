@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from monitorlab.online.calibration import (
     FALSE_ALARM,
@@ -80,9 +81,11 @@ def compare(
     """
     require_two_classes(trajectories)
     rows: list[dict[str, object]] = []
-    for split, (calibration, test) in enumerate(splits):
-        fold = _Fold(trajectories, calibration, test, risk, delta, split, randomise_ties)
-        rows.extend(fold.rows(methods, levels))
+    # The regressions are small: on more than one thread they spend their time waiting.
+    with threadpool_limits(limits=1):
+        for split, (calibration, test) in enumerate(splits):
+            fold = _Fold(trajectories, calibration, test, risk, delta, split, randomise_ties)
+            rows.extend(fold.rows(methods, levels))
     return pd.DataFrame(rows)
 
 
