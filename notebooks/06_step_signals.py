@@ -201,7 +201,7 @@ display.show(
 
 # %% tags=["nbval-ignore-output"]
 by_steps = miniature.accuracy_by_steps(trajectories, problems.test)
-fig = figures.plot_accuracy(by_steps, "Longer problems are harder (small stand-ins)")
+fig = figures.plot_accuracy(by_steps, "Accuracy by length of the problem (small stand-ins)")
 display.show(
     fig,
     "06_accuracy",

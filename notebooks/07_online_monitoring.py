@@ -420,7 +420,8 @@ display.show(
 
 # %% [markdown]
 # The guarantee is the same for all three signals, since it only counts; what a better signal buys
-# is power. A gap between the curves is the value of the verifier.
+# is power. Where the verifier lies above, the gap is what it is worth; where it lies below, the
+# free signal was the better choice, as it may be for models so small that they mostly slip.
 #
 # ## Ties
 #

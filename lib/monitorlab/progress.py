@@ -9,7 +9,9 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-def progress(iterable: Iterable[Item], desc: str, total: int | None = None) -> Generator[Item, None, None]:
+def progress(
+    iterable: Iterable[Item], desc: str, total: int | None = None
+) -> Generator[Item, None, None]:
     """Iterate with a progress bar, in a terminal or in a notebook.
 
     Parameters
@@ -40,7 +42,9 @@ def progress(iterable: Iterable[Item], desc: str, total: int | None = None) -> G
     yield from tqdm(iterable, desc=desc, total=total, disable=None, file=sys.stderr)
 
 
-def _notebook_bar(iterable: Iterable[Item], desc: str, total: int | None) -> Generator[Item, None, None]:
+def _notebook_bar(
+    iterable: Iterable[Item], desc: str, total: int | None
+) -> Generator[Item, None, None]:
     from IPython.display import display
     from tqdm.notebook import tqdm
 

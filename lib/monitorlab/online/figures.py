@@ -192,7 +192,7 @@ def plot_trade_off(
                          & np.isclose(results["level"], level)]
         for method, splits in chosen.groupby("method", sort=False):
             _cross(ax, splits["restricted_delay"], splits["power"], str(method))
-        ax.set_title(name)
+        ax.set_title(name, fontsize=8)
         ax.set_xlabel("restricted delay ↓ (lower is better)")
     for ax in axes[:, 0]:
         ax.set_ylabel("power ↑ (higher is better)")

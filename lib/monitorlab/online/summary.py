@@ -14,6 +14,7 @@ from monitorlab.online.methods import Method
 MEASURES = (
     "far", "power", "delay", "restricted_delay", "delay_tokens", "restricted_delay_tokens",
 )
+HEADLINES = ("CRC", "UCB", "e-valuator, PAC", "learned + CRC")
 # A difference counts as clear if it has the same sign in at least this share of the splits.
 CLEAR = 0.9
 
@@ -170,7 +171,7 @@ def verdict(
 
 def headline_metrics(results: pd.DataFrame, level: float) -> dict[str, float]:
     """Mean measures at one level, named ``dataset.signal.method.measure``, for ``metrics.json``."""
-    chosen = results[np.isclose(results["level"], level)]
+    chosen = results[np.isclose(results["level"], level) & results["method"].isin(HEADLINES)]
     means = chosen.groupby(["dataset", "signal", "method"])[["far", "power", "restricted_delay"]]
     return {
         ".".join((*map(str, key), measure)): float(value)

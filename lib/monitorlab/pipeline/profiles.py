@@ -183,10 +183,10 @@ CPU = Profile(
     name="cpu",
     arithmetic=Arithmetic(
         min_steps=3, max_steps=7, max_value=99, max_term=20, max_factor=3,
-        n_train=20_000, n_verifier=1_500, n_test=2_000, temperature=0.7,
+        n_train=20_000, n_verifier=2_500, n_test=2_000, temperature=0.7,
     ),
     generator=Training(SMALL, 2_200, 1_024, 2e-2),
-    verifier=Training(SMALL, 800, 768, 1e-2),
+    verifier=Training(SMALL, 1_600, 768, 1e-2),
     conversations=Conversations(min_turns=3, max_turns=9, n_train=2_000, n_test=1_500),
     guard=Training(ModelSize(hidden=64, layers=2, heads=2), 500, 1_024, 2.5e-3),
     online=Online(n_splits=10, open_tier=True),

@@ -109,7 +109,8 @@ def plot_auroc(frame: pd.DataFrame, title: str) -> Figure:
         ax.errorbar(row["auroc"], y, xerr=arms, marker="o", capsize=3,
                     color=SIGNAL_COLORS.get(row["signal"], GREY))
     names = [SIGNAL_NAMES.get(signal, signal) for signal in rows["signal"]]
-    labels = [f"{name}, {one}" for name, one in zip(rows["dataset"], names, strict=True)]
+    sets = rows["dataset"].str.removeprefix("miniature_").str.replace("_", ", ")
+    labels = [f"{name}: {one}" for name, one in zip(sets, names, strict=True)]
     ax.set_yticks(range(len(rows)), labels)
     ax.axvline(0.5, color=GREY, linestyle="--")
     ax.annotate("chance", (0.5, 1.0), xycoords=("data", "axes fraction"), xytext=(4, -9),

@@ -79,12 +79,15 @@ class Encoded:
 
 @contextlib.contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Silence the weight-loading bars of transformers; they would land in a notebook's stderr."""
+    """Silence bars and load reports of transformers; they would land in a notebook's stderr."""
     shown = transformers_logging.is_progress_bar_enabled()
+    level = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
+        transformers_logging.set_verbosity(level)
         if shown:
             transformers_logging.enable_progress_bar()
 
