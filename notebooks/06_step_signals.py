@@ -130,7 +130,7 @@ display.say(
 # error* marks lines that follow faithfully from an earlier mistake. On the right, how
 # likely the first mistake is at each position.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 errors = pd.concat(miniature.error_rows(*pair) for pair in attempts.items())
 fig = figures.plot_errors(errors, "Where the small stand-in generators err")
 display.show(
@@ -181,7 +181,7 @@ trajectories = pd.concat([table[0] for table in tables], ignore_index=True)
 steps = pd.concat([table[1] for table in tables], ignore_index=True)
 print(f"{len(trajectories)} solutions, {len(steps)} step scores under three signals")
 
-# %% tags=["nbval-ignore-output"]
+# %%
 strong = steps[steps["dataset"] == "miniature_math_strong"]
 chosen = miniature.pick_examples(attempts["strong"])
 panels = miniature.example_panels(attempts["strong"], strong, chosen)
@@ -199,7 +199,7 @@ display.show(
 # wrong. A good signal is short beside black lines and long beside red ones, beginning
 # with the first red one.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 by_steps = miniature.accuracy_by_steps(trajectories, problems.test)
 fig = figures.plot_accuracy(by_steps, "Accuracy by length of the problem (small stand-ins)")
 display.show(
@@ -261,7 +261,7 @@ display.say(
 # right one. The intervals resample whole trajectories, since steps of one trajectory
 # depend on each other.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 auroc = miniature.step_auroc(steps, run.rng("bootstrap"))
 fig = figures.plot_auroc(auroc, "Step signals of small stand-ins, unseen problems")
 display.show(
@@ -320,7 +320,7 @@ write_table(run, "trajectories", trajectories)
 write_table(run, "steps", steps)
 print("wrote trajectories and steps")
 
-# %% tags=["nbval-ignore-output"]
+# %%
 run.write_metrics(
     {f"accuracy.{name}": rate for name, rate in accuracy.items()}
     | {f"auroc.{row.dataset}.{row.signal}": row.auroc for row in auroc.itertuples()}

@@ -4,6 +4,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 # ---
 
 # %% [markdown]
@@ -214,7 +216,7 @@ safe_peaks = metrics.peaks(scored[key].take(calibrating).scores)[
 threshold = calibration.calibrate(safe_peaks, ALPHA)
 display.say("Data set {name}: {text}", name=key[0], text=threshold.explain())
 
-# %% tags=["nbval-ignore-output"]
+# %%
 chosen = datasets.telling_examples(held_out, threshold)
 fig = figures.plot_examples(
     held_out,
@@ -244,7 +246,7 @@ display.show(
 # learns it on half of the calibration set and puts a tolerance limit on the other half.
 # Everything here is computed on the same splits.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 results = pd.concat(
     [
         comparison.compare(
@@ -278,7 +280,7 @@ print(f"{len(ALL_METHODS)} methods, {online.n_splits} splits: every cell is ther
 # to the ninetieth percentile over splits. In the first row, the dashed diagonal is the promise:
 # lines should stay below it, and close to it.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 paper = [method.label for method in PAPER_METHODS]
 math_panels = {
     key: name for key, name in main.items() if key[0].startswith("miniature_math")
@@ -305,7 +307,7 @@ display.show(
 # turn by turn by the small guard. An alarm after the rule was broken still counts as a detection,
 # so the delay matters even more here.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 talk = {key: name for key, name in main.items() if key[0] == "miniature_conversations"}
 fig = figures.plot_protocol(
     results,
@@ -328,7 +330,7 @@ display.show(
 # MATH and of a judge on GSM8K when they are in the cache, and the file you brought. Nothing is
 # drawn if there is none.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 outside = {
     key: name for key, name in main.items() if not key[0].startswith("miniature")
 }
@@ -380,7 +382,7 @@ for (dataset, signal), name in main.items():
 #
 # Each mark below is one method; up and to the left is better. The arms span the splits.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 fig = figures.plot_trade_off(
     results,
     main,
@@ -406,7 +408,7 @@ display.show(
 # The paper's ablation: replace the verifier by a signal that costs nothing, the lowest or the mean
 # token log-probability of each step, and keep the CRC threshold.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 math_names = {key[0]: name for key, name in math_panels.items()}
 fig = figures.plot_signals(
     results, math_names, "CRC", "Verifier against log-probability, small stand-ins"
@@ -452,7 +454,7 @@ for name in ("thresholds", "metrics"):
     write_table(run, name, results[SCHEMAS[name].columns])
 print("wrote thresholds and metrics:", ", ".join(SCHEMAS["metrics"].columns[7:]))
 
-# %% tags=["nbval-ignore-output"]
+# %%
 run.write_metrics(summary.headline_metrics(results, ALPHA))
 best = summary.difference(
     results, "learned + CRC", "CRC", "restricted_delay", *next(iter(math_panels)), ALPHA
