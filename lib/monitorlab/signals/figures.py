@@ -20,6 +20,8 @@ from monitorlab.style import (
     subplots,
 )
 
+FEWEST = 20  # steps at a position; a share of fewer is noise
+
 SIGNAL_NAMES = {
     "verifier": "verifier",
     "min_logprob": "lowest token log-probability",
@@ -128,7 +130,8 @@ def plot_errors(frame: pd.DataFrame, title: str) -> Figure:
     ----------
     frame : DataFrame
         One row per generated step: ``generator, step, verdict, first`` with ``first`` true for the
-        first wrong step of its solution.
+        first wrong step of its solution. Positions with fewer than `FEWEST` steps are left out on
+        the right.
     title : str
         Title of the figure.
     """
@@ -145,8 +148,9 @@ def plot_errors(frame: pd.DataFrame, title: str) -> Figure:
         color = colors.get(generator, GREY)
         axes[0, 0].barh(np.arange(len(kinds)) + offset, shares, width * 0.92, color=color,
                         label=f"{generator} generator")
-        at = rows.groupby("step")["first"].mean()
-        axes[0, 1].plot(at.index, at, marker="o", color=color)
+        at = rows.groupby("step")["first"].agg(["mean", "size"])
+        at = at[at["size"] >= FEWEST]
+        axes[0, 1].plot(at.index, at["mean"], marker="o", color=color)
     axes[0, 0].set_yticks(range(len(kinds)), kinds)
     axes[0, 0].invert_yaxis()
     axes[0, 0].set_xlabel("share of all steps ↓")

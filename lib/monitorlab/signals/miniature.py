@@ -27,7 +27,7 @@ from monitorlab.signals.language_model import Solution, generate, step_signals, 
 from monitorlab.signals.verifier import score_solutions, train_verifier
 
 # Expected accuracy at which training hands over each generator.
-GENERATORS = {"strong": 0.80, "weak": 0.60}
+GENERATORS = {"strong": 0.77, "weak": 0.60}
 HELD_OUT = 200  # problems that decide when a generator is good enough
 BOOTSTRAPS = 100
 Row = tuple[object, ...]
