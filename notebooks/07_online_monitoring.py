@@ -222,7 +222,7 @@ fig = figures.plot_examples(
     held_out,
     threshold,
     chosen,
-    f"Step by step until the alarm ({datasets.title(*key)})",
+    datasets.figure_title(f"Until the alarm: {datasets.title(*key)}", key[0]),
 )
 display.show(
     fig,

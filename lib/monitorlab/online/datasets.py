@@ -34,6 +34,11 @@ def title(dataset: str, signal: str) -> str:
     return f"{name}, {signal.replace('_', ' ')}" if signal in FREE_SIGNALS else name
 
 
+def figure_title(text: str, dataset: str) -> str:
+    """Return a figure's title, which says so if its scores come from a miniature model."""
+    return f"{text} (small stand-in)" if dataset.startswith("miniature") else text
+
+
 def overview(data: Iterable[Trajectories]) -> pd.DataFrame:
     """One row per data set and signal: sizes, share unsafe, lengths, how coarse the score is."""
     return pd.DataFrame(

@@ -63,7 +63,7 @@ def plot_examples(
         if len(alarms):
             first = alarms[0]
             ax.plot(steps[first], values[first], "o", markersize=13, markerfacecolor="none",
-                    markeredgecolor="#222222", label="alarm")
+                    markeredgecolor="#222222", clip_on=False, label="alarm")
         ax.set_title("unsafe" if unsafe else "safe", color=color)
         ax.set_xlabel("step")
         ax.set_xlim(0.7, len(values) + 0.3)
