@@ -208,7 +208,8 @@ print("both promises hold in 4,000 simulated calibrations")
 
 # %% tags=["nbval-ignore-output"]
 key = (user.dataset, user.signal) if user else ("miniature_math_strong", "verifier")
-calibrating, testing = next(datasets.random_splits(len(scored[key]), 1, 0.2, SEED))
+share = online.calibration_fraction
+calibrating, testing = next(datasets.random_splits(len(scored[key]), 1, share, SEED))
 held_out = scored[key].take(testing)
 safe_peaks = metrics.peaks(scored[key].take(calibrating).scores)[
     scored[key].labels[calibrating] == 0
@@ -252,9 +253,7 @@ results = pd.concat(
         comparison.compare(
             data,
             ALL_METHODS,
-            datasets.random_splits(
-                len(data), online.n_splits, online.calibration_fraction, SEED
-            ),
+            datasets.random_splits(len(data), online.n_splits, share, SEED),
             levels=sorted({*online.levels, ALPHA}),
             delta=online.delta,
         )
@@ -436,7 +435,10 @@ first = next(iter(main))
 tested = [scored[key] for key in main] + [datasets.rounded(scored[first], step=0.05)]
 draws = display.progress(tested, "with and without ties")
 ties = pd.DataFrame(
-    comparison.tie_effect(data, ALPHA, online.n_splits, SEED) for data in draws
+    comparison.tie_effect(
+        data, ALPHA, datasets.random_splits(len(data), online.n_splits, share, SEED)
+    )
+    for data in draws
 )
 display.table(ties, caption=f"CRC at level {ALPHA:g}: ties on the safe side, and drawn")
 

@@ -15,7 +15,7 @@ TWO_COLUMNS = 8.4
 
 # Okabe and Ito (2008): distinguishable with every common colour vision.
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-PURPLE, SKY, YELLOW, BLACK = "#CC79A7", "#56B4E9", "#F0E442", "#222222"
+PURPLE, SKY, BLACK = "#CC79A7", "#56B4E9", "#222222"
 GREY = "#8a8f98"
 
 SAFE, UNSAFE = BLUE, VERMILION

@@ -21,7 +21,8 @@ from monitorlab.signals.language_model import (
     token_log_probs,
     train_generators,
 )
-from monitorlab.signals.training import batch_order, pad
+from monitorlab.signals.scorers import pad
+from monitorlab.signals.training import batch_order
 
 SETTINGS = Training(ModelSize(hidden=32, layers=2, heads=2), 60, 512, 2e-2)
 EASY = Difficulty(2, 3, 15, 5, 1)

@@ -8,7 +8,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from monitorlab.signals.muon import Muon, orthogonalize
-from monitorlab.signals.training import batch_order, pad, seeded, suitable_threads
+from monitorlab.signals.scorers import pad
+from monitorlab.signals.training import batch_order, seeded, suitable_threads
 
 
 def small_model(width: int = 8) -> LlamaForCausalLM:

@@ -34,7 +34,6 @@ CALIBRATED = "calibrated"
 NEVER_ALARM = "never_alarm"
 ALWAYS_ALARM = "always_alarm"
 NOT_TRAINABLE = "not_trainable"
-STATES = (CALIBRATED, NEVER_ALARM, ALWAYS_ALARM, NOT_TRAINABLE)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from monitorlab.online.calibration import (
     Threshold,
     calibrate,
 )
-from monitorlab.online.datasets import TITLES, Split, random_splits
+from monitorlab.online.datasets import TITLES, Split
 from monitorlab.online.likelihood_ratio import ville_threshold
 from monitorlab.online.methods import PAPER_METHODS, VILLE, Method
 from monitorlab.online.metrics import alarm_steps, evaluate, peaks
@@ -89,7 +89,9 @@ def compare(
     return pd.DataFrame(rows)
 
 
-def tie_effect(data: Trajectories, level: float, n_splits: int, seed: int) -> dict[str, object]:
+def tie_effect(
+    data: Trajectories, level: float, splits: Iterable[Split]
+) -> dict[str, object]:
     """What breaking ties by a draw changes for the CRC threshold on the latest score.
 
     Parameters
@@ -98,8 +100,8 @@ def tie_effect(data: Trajectories, level: float, n_splits: int, seed: int) -> di
         Sequences.
     level : float
         Target false alarm rate.
-    n_splits, seed
-        Splits, a fifth of the sequences for calibration.
+    splits : iterable of (calibration, test)
+        As for :func:`compare`.
 
     Returns
     -------
@@ -111,7 +113,7 @@ def tie_effect(data: Trajectories, level: float, n_splits: int, seed: int) -> di
         "data set": TITLES.get(data.dataset, data.dataset),
         "distinct scores": len(np.unique(data.scores[~np.isnan(data.scores)])),
     }
-    splits = list(random_splits(len(data), n_splits, 0.2, seed))
+    splits = list(splits)
     for drawn in (False, True):
         found = compare(data, PAPER_METHODS[:1], splits, levels=(level,), randomise_ties=drawn)
         for measure, name in (("attained", "attained"), ("far", "FAR"), ("power", "power")):

@@ -11,9 +11,6 @@ from scipy import stats
 
 from monitorlab.online.methods import Method
 
-MEASURES = (
-    "far", "power", "delay", "restricted_delay", "delay_tokens", "restricted_delay_tokens",
-)
 HEADLINES = ("CRC", "UCB", "e-valuator, PAC", "learned + CRC")
 # A difference counts as clear if it has the same sign in at least this share of the splits.
 CLEAR = 0.9

@@ -11,7 +11,6 @@ import contextlib
 import datetime
 import json
 import os
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathlib import Path
 from monitorlab.pipeline.artifacts import ArtifactError, stale_inputs
 from monitorlab.pipeline.files import write_text_atomic
 from monitorlab.pipeline.notebooks import Notebook, dependencies
-from monitorlab.pipeline.runs import NAME
+from monitorlab.pipeline.runs import NAME, git_state
 
 
 class RunIdError(ValueError):
@@ -224,18 +223,8 @@ def now() -> str:
 
 def git_commit(root: Path) -> str:
     """Return the short commit of `root`, "+" appended if files differ; empty outside git."""
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments],
-            capture_output=True, text=True, timeout=20, check=True,
-        )
-        return done.stdout.strip()
-
-    try:
-        commit = git("rev-parse", "--short=9", "HEAD")
-        return commit + ("+" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.SubprocessError):
-        return ""
+    state = git_state(root)
+    return f"{state['commit'][:9]}{'+' if state['dirty'] else ''}" if state["commit"] else ""
 
 
 def _alive(process: int) -> bool:

@@ -104,7 +104,7 @@ class Run:
         self.checkpoints: dict[str, dict[str, Any]] = {}
         self.metrics: dict[str, float] = {}
         self._started = time.time()
-        self._code = _git_state(root or sources.project_root())  # the code that runs, at its start
+        self._code = git_state(root or sources.project_root())  # the code that runs, at its start
 
     def __enter__(self) -> Run:
         return self
@@ -246,7 +246,7 @@ def _checked_seed(seed: int) -> int:
     return int(seed)
 
 
-def _git_state(root: Path) -> dict[str, Any]:
+def git_state(root: Path) -> dict[str, Any]:
     """Return commit and dirty flag; None for both outside a git repository."""
 
     def git(*words: str) -> str | None:

@@ -28,7 +28,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     Trainer,
-    TrainingArguments,
 )
 
 from monitorlab.pipeline.profiles import Training
@@ -41,8 +40,9 @@ from monitorlab.signals.scorers import (
     load_tokenizer,
     logits_at_steps,
     no_progress_bars,
-    pad_right,
+    pad,
 )
+from monitorlab.signals.training import IGNORED, trainer_arguments
 
 RULE, USER, ASSISTANT, END = "<rule>", "<user>", "<assistant>", "<end>"
 PAD, UNKNOWN = "<pad>", "<unk>"
@@ -50,7 +50,6 @@ SPECIAL = (PAD, UNKNOWN, RULE, USER, ASSISTANT, END)
 VOCABULARY = 1200
 MAX_POSITIONS = 1024
 INITIAL_STD = 0.06  # the usual 0.02 suits wide models; this narrow one would not start to learn
-IGNORED = -100  # label that the loss skips
 
 
 def train_tokenizer(
@@ -114,9 +113,10 @@ def _examples(
 
 def _collate(pad_id: int, rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     # No attention mask: the padding is on the right, where a causal model does not look.
-    ids, _ = pad_right([row["input_ids"] for row in rows], pad_id)
-    labels, _ = pad_right([row["labels"] for row in rows], IGNORED)
-    return {"input_ids": ids, "labels": labels}
+    return {
+        "input_ids": pad([row["input_ids"] for row in rows], pad_id),
+        "labels": pad([row["labels"] for row in rows], IGNORED),
+    }
 
 
 def _config(settings: Training, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
@@ -130,28 +130,6 @@ def _config(settings: Training, tokenizer: PreTrainedTokenizerFast) -> LlamaConf
         max_position_embeddings=MAX_POSITIONS,
         pad_token_id=tokenizer.pad_token_id,
         initializer_range=INITIAL_STD,  # two labels are the default of every configuration
-    )
-
-
-def _arguments(settings: Training, batch: int, seed: int, folder: str) -> TrainingArguments:
-    return TrainingArguments(
-        output_dir=folder,
-        max_steps=settings.steps,
-        per_device_train_batch_size=batch,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=max(1, settings.steps // 20),
-        weight_decay=0.01,
-        adam_beta2=0.98,
-        train_sampling_strategy="group_by_length",
-        seed=seed,
-        use_cpu=not torch.cuda.is_available(),
-        logging_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
     )
 
 
@@ -206,7 +184,18 @@ def train_guard(
     ):
         torch.manual_seed(seed)
         model = LlamaForTokenClassification(_config(settings, tokenizer))
-        arguments = _arguments(settings, batch, seed, scratch)
+        arguments = trainer_arguments(
+            settings.steps,
+            batch,
+            seed,
+            scratch,
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=max(1, settings.steps // 20),
+            weight_decay=0.01,
+            adam_beta2=0.98,
+            train_sampling_strategy="group_by_length",
+        )
         collate = functools.partial(_collate, tokenizer.pad_token_id)
         trainer = Trainer(model, arguments, data_collator=collate, train_dataset=rows)
         trainer.train()

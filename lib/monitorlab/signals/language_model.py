@@ -20,13 +20,12 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTo
 
 from monitorlab.pipeline.profiles import Training
 from monitorlab.progress import progress
-from monitorlab.signals.scorers import load_model, load_tokenizer, no_progress_bars
+from monitorlab.signals.scorers import load_model, load_tokenizer, no_progress_bars, pad
 from monitorlab.signals.training import (
     IGNORED,
     Row,
     fit,
     llama_config,
-    pad,
     seeded,
     suitable_threads,
 )

@@ -132,7 +132,7 @@ def fit_guard(run: Run, examples: Sequence[Conversation]) -> Path:
         run,
         "guard",
         {"settings": asdict(settings), "seed": seed, "texts": [c.text() for c in examples],
-         "code": code_digest(guard, conversations), "torch": torch.__version__},
+         "code": code_digest(guard, conversations, training), "torch": torch.__version__},
         lambda folder: guard.train_guard(examples, settings, folder, seed),
     )
 

@@ -260,9 +260,14 @@ def token_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[in
         yield batch
 
 
+def pad(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> torch.Tensor:
+    """Stack rows of different lengths: (n_rows, longest), filled up with `value`."""
+    width = max(map(len, rows))
+    fill = [[value] * (width - len(row)) for row in rows]
+    joined = [[*f, *r] if left else [*r, *f] for f, r in zip(fill, rows, strict=True)]
+    return torch.tensor(joined)
+
+
 def pad_right(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Stack rows of ids: padded ids and attention mask, each of shape (n_rows, longest)."""
-    width = max(len(row) for row in rows)
-    ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-    return ids, mask
+    return pad(rows, pad_id), pad([[1] * len(row) for row in rows], 0)

@@ -27,6 +27,7 @@ from transformers import (
 from monitorlab.pipeline.profiles import ModelSize, Training
 from monitorlab.progress import progress
 from monitorlab.signals.muon import Muon
+from monitorlab.signals.scorers import pad
 
 IGNORED = -100  # label that the loss skips
 MAX_POSITIONS = 512
@@ -76,14 +77,6 @@ def suitable_threads(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def pad(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> torch.Tensor:
-    """Stack rows of different lengths: (n_rows, longest), filled up with `value`."""
-    width = max(map(len, rows))
-    fill = [[value] * (width - len(row)) for row in rows]
-    joined = [[*f, *r] if left else [*r, *f] for f, r in zip(fill, rows, strict=True)]
-    return torch.tensor(joined)
 
 
 class _Bar(TrainerCallback):
@@ -155,7 +148,9 @@ def fit(
     with tempfile.TemporaryDirectory() as scratch, seeded(seed), suitable_threads(model):
         trainer = Trainer(
             model,
-            _arguments(settings.steps, batch, seed, scratch),
+            trainer_arguments(
+                settings.steps, batch, seed, scratch, train_sampling_strategy="sequential"
+            ),
             data_collator=collate,
             train_dataset=[rows[i] for i in batch_order(lengths, batch, settings.steps, seed)],
             optimizers=(optimizer, schedule),
@@ -185,12 +180,14 @@ def batch_order(lengths: Sequence[int], batch: int, steps: int, seed: int) -> li
     return order[: steps * batch]
 
 
-def _arguments(steps: int, batch: int, seed: int, folder: str) -> TrainingArguments:
+def trainer_arguments(
+    steps: int, batch: int, seed: int, folder: str, **more: Any
+) -> TrainingArguments:
+    """Return arguments for a silent training that saves nothing by itself."""
     return TrainingArguments(
         output_dir=folder,
         max_steps=steps,
         per_device_train_batch_size=batch,
-        train_sampling_strategy="sequential",
         seed=seed,
         use_cpu=not torch.cuda.is_available(),
         logging_strategy="no",
@@ -199,4 +196,5 @@ def _arguments(steps: int, batch: int, seed: int, folder: str) -> TrainingArgume
         disable_tqdm=True,
         dataloader_pin_memory=False,
         remove_unused_columns=False,
+        **more,
     )
