@@ -6,6 +6,8 @@ wrote and was given. This module is the door for notebooks: it also offers `open
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,11 @@ import pyarrow.parquet as pq
 from monitorlab.pipeline.digests import digest_table
 from monitorlab.pipeline.files import write_file_atomic
 from monitorlab.pipeline.runs import ArtifactError, Run, checked_name, open_run, read_manifest
-from monitorlab.pipeline.schemas import Schema, check
+from monitorlab.pipeline.schemas import Schema, SchemaError, check
 from monitorlab.pipeline.tables import SCHEMAS
 
-__all__ = ["ArtifactError", "Run", "open_run", "read_table", "stale_inputs", "write_table"]
+__all__ = ["ArtifactError", "Run", "open_run", "read_parts", "read_table", "stale_inputs",
+           "write_parts", "write_table"]
 
 
 def write_table(run: Run, name: str, frame: pd.DataFrame) -> None:
@@ -41,6 +44,91 @@ def write_table(run: Run, name: str, frame: pd.DataFrame) -> None:
     with write_file_atomic(run.folder / f"{name}.parquet") as temporary:
         pq.write_table(table, temporary, compression="zstd")
     run.outputs[name] = {"rows": table.num_rows, "digest": digest_table(table)}
+
+
+def write_parts(run: Run, name: str, parts: Iterable[pd.DataFrame]) -> int:
+    """Write a table that is too large for memory, part by part.
+
+    Parameters
+    ----------
+    run : Run
+        The open run.
+    name : str
+        Table name.
+    parts : iterable of DataFrame
+        Checked against the schema one by one; the order is kept, keys are unique across parts.
+
+    Returns
+    -------
+    int
+        Rows written.
+
+    Raises
+    ------
+    SchemaError
+        If a part does not fit, or repeats a key; nothing is written.
+    """
+    schema = _schema(name)
+    digest, rows = hashlib.sha256(), 0
+    keys: set[int] = set()
+    with (
+        write_file_atomic(run.folder / f"{name}.parquet") as temporary,
+        pq.ParquetWriter(temporary, schema.arrow(), compression="zstd") as writer,
+    ):
+        for part in parts:
+            typed = check(part, schema)
+            keys.update(pd.util.hash_pandas_object(typed[list(schema.key)], index=False))
+            rows += len(typed)
+            if len(keys) != rows:
+                raise SchemaError(f"table {name!r}: a key of {schema.key} is in two parts.")
+            table = pa.Table.from_pandas(typed, schema=schema.arrow(), preserve_index=False)
+            writer.write_table(table, row_group_size=len(typed))
+            digest.update(digest_table(table).encode())
+    run.outputs[name] = {"rows": rows, "digest": digest.hexdigest(), "parts": True}
+    return rows
+
+
+def read_parts(run: Run, notebook: str, name: str) -> Iterator[pd.DataFrame]:
+    """Read a table that `write_parts` wrote, part by part, and record it as an input.
+
+    Parameters
+    ----------
+    run : Run
+        The reader.
+    notebook : str
+        Stem of the notebook that wrote the table; the reader's own to read back.
+    name : str
+        Table name.
+
+    Yields
+    ------
+    DataFrame
+        Typed by the schema.
+
+    Raises
+    ------
+    ArtifactError
+        As `read_table`; a file that was changed is noticed after its last part.
+    """
+    schema = _schema(name)
+    folder, outputs, command = _written(run, notebook, name)
+    path = folder / f"{name}.parquet"
+    if not path.exists():
+        raise ArtifactError(f"{path} is gone, although its run is complete. Run the notebook "
+                            f"again: {command}")
+    digest = hashlib.sha256()
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group)
+            digest.update(digest_table(table).encode())
+            yield check(table.to_pandas(), schema)
+    if digest.hexdigest() != outputs[name]["digest"]:
+        raise ArtifactError(f"table {name!r} of {notebook} was changed after it was written. "
+                            f"Run the notebook again: {command}")
+    if notebook != run.notebook:
+        run.inputs[f"{notebook}/{name}"] = {
+            "rows": outputs[name]["rows"], "digest": outputs[name]["digest"],
+        }  # fmt: skip
 
 
 def read_table(run: Run, notebook: str, name: str) -> pd.DataFrame:
@@ -67,6 +155,20 @@ def read_table(run: Run, notebook: str, name: str) -> pd.DataFrame:
         the file was changed after it was written. The message names the notebook to run.
     """
     schema = _schema(name)
+    folder, outputs, command = _written(run, notebook, name)
+    table = _read_parquet(folder / f"{name}.parquet", schema, command)
+    digest = digest_table(table)
+    if digest != outputs[name]["digest"]:
+        raise ArtifactError(f"table {name!r} of {notebook} was changed after it was written: found "
+                            f"content {digest[:12]}, expected {outputs[name]['digest'][:12]}. "
+                            f"Run the notebook again: {command}")
+    if notebook != run.notebook:
+        run.inputs[f"{notebook}/{name}"] = {"rows": table.num_rows, "digest": digest}
+    return check(table.to_pandas(), schema)
+
+
+def _written(run: Run, notebook: str, name: str) -> tuple[Path, dict[str, Any], str]:
+    """Folder, recorded outputs and command of the notebook that wrote a table."""
     folder = run.folder.parent / checked_name(notebook, "notebook")
     command = f"python -m monitorlab run {notebook[:2]} --profile {run.profile.name} " \
               f"--run-id {run.run_id}"
@@ -78,15 +180,7 @@ def read_table(run: Run, notebook: str, name: str) -> pd.DataFrame:
         known = ", ".join(outputs) or "no table"
         raise ArtifactError(f"notebook {notebook} wrote {known} in run {run.run_id!r}, but not "
                             f"{name!r}. Run it again: {command}")
-    table = _read_parquet(folder / f"{name}.parquet", schema, command)
-    digest = digest_table(table)
-    if digest != outputs[name]["digest"]:
-        raise ArtifactError(f"table {name!r} of {notebook} was changed after it was written: found "
-                            f"content {digest[:12]}, expected {outputs[name]['digest'][:12]}. "
-                            f"Run the notebook again: {command}")
-    if notebook != run.notebook:
-        run.inputs[f"{notebook}/{name}"] = {"rows": table.num_rows, "digest": digest}
-    return check(table.to_pandas(), schema)
+    return folder, outputs, command
 
 
 def stale_inputs(folder: Path, _seen: frozenset[str] = frozenset()) -> list[str]:

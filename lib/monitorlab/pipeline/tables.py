@@ -72,27 +72,37 @@ def _rate(name: str, meaning: str, nullable: bool = False, unit: str = "probabil
     return Field(name, "float", unit, meaning, 0, 1, nullable=nullable)
 
 
+_SAMPLE = (
+    _text("cell", "category and task together", *CELLS),
+    _text("category", "misbehavior category", "spv", "syco", "sg"),
+    _text("task", "kind of task", "code", "qa", "reasoning"),
+    _text("misbehavior_type", "named type of the misbehavior"),
+    _text("cue_type", "type of the contextual cue"),
+    _text("source", "where the request comes from"),
+    _text("generator", "what wrote the response"),
+    _text("request", "what the model was asked"),
+    _text("response", "what the monitor judges"),
+    Field("has_thinking", "bool", "", "the response shows its thinking"),
+    LABEL,
+)
+_SAMPLE_NAMES = (
+    _text("sample_id", "identifies the sample"),
+    _text("pair_id", "the misbehaving and the benign sample of one request share it"),
+    _text("scenario_id", "splits never share a scenario"),
+)
+
 SAMPLES = Schema(
     "samples",
-    (
-        _text("sample_id", "identifies the sample"),
-        _text("pair_id", "the misbehaving and the benign sample of one request share it"),
-        _text("scenario_id", "splits never share a scenario"),
-        _text("cell", "category and task together", *CELLS),
-        _text("category", "misbehavior category", "spv", "syco", "sg"),
-        _text("task", "kind of task", "code", "qa", "reasoning"),
-        _text("misbehavior_type", "named type of the misbehavior"),
-        _text("cue_type", "type of the contextual cue"),
-        _text("source", "where the request comes from"),
-        _text("generator", "what wrote the response"),
-        _text("request", "what the model was asked"),
-        _text("response", "what the monitor judges"),
-        Field("has_thinking", "bool", "", "the response shows its thinking"),
-        LABEL,
-        _text("split", "part of the benchmark", "dev", "test"),
-    ),
+    (*_SAMPLE_NAMES, *_SAMPLE, _text("split", "part of the benchmark", "dev", "test")),
     ("sample_id",),
     "one row per benchmark sample",
+)
+
+CORPUS = Schema(
+    "corpus",
+    (*_SAMPLE_NAMES, _text("component", "component of the training corpus"), *_SAMPLE),
+    ("component", "sample_id"),
+    "one row per training sample",
 )
 
 VERDICTS = Schema(
@@ -203,5 +213,5 @@ METRICS = Schema(
 
 SCHEMAS: dict[str, Schema] = {
     schema.name: schema
-    for schema in (SAMPLES, VERDICTS, TRAJECTORIES, STEPS, THRESHOLDS, ALARMS, METRICS)
+    for schema in (SAMPLES, CORPUS, VERDICTS, TRAJECTORIES, STEPS, THRESHOLDS, ALARMS, METRICS)
 }

@@ -1,0 +1,1 @@
+"""The benchmark: scenarios that people write, samples that code composes, and their audit."""

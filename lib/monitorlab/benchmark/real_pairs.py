@@ -1,0 +1,136 @@
+"""Real pairs without any generator: published answers to one request, one right and one wrong.
+
+The families are in `monitorlab.benchmark.real`. All samples have split "test": nothing here is
+for training. The questions of `processbench_gsm8k` are GSM8K test questions, and share their
+scenario with `gsm8k_solutions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from monitorlab.benchmark.real.chains import (
+    MISTAKE_TASKS,
+    PROCESSBENCH,
+    bigbench_mistake,
+    processbench,
+)
+from monitorlab.benchmark.real.pairing import Loaded
+from monitorlab.benchmark.real.preferences import hh_rlhf
+from monitorlab.benchmark.real.programs import Execute, reflexion_runs
+from monitorlab.benchmark.real.solutions import gsm8k_solutions
+from monitorlab.benchmark.real.transcripts import CATEGORIES, lie_detector
+from monitorlab.pipeline.schemas import check
+from monitorlab.pipeline.sources import fetch
+from monitorlab.pipeline.tables import SAMPLES
+
+Get = Callable[[str], Path]
+
+
+@dataclass(frozen=True)
+class RealPairs:
+    """All sources together.
+
+    Attributes
+    ----------
+    samples : DataFrame
+        Pairs, in the columns of `samples`.
+    flaws : DataFrame
+        `sample_id, step, n_steps, start, end`: the first wrong step (from 0) of flawed chains,
+        which is ``response[start:end]``.
+    dropped : DataFrame
+        `source, unit, reason, count`; the unit is "problem" or "answer". Problems that are kept
+        and problems that are dropped add up to those of the files.
+    overview : DataFrame
+        See :func:`overview`.
+    unpaired : DataFrame
+        Clear transcripts of sources that have no pairs, in the columns of `samples`, with a
+        `pair_id` of their own; not part of `samples`.
+    """
+
+    samples: pd.DataFrame
+    flaws: pd.DataFrame
+    dropped: pd.DataFrame
+    overview: pd.DataFrame
+    unpaired: pd.DataFrame
+
+
+def real_pairs(get: Get = fetch, execute: Execute | None = None) -> RealPairs:
+    """Load every source and put the pairs together.
+
+    Parameters
+    ----------
+    get : callable
+        Key of `data/sources.toml` to the path of a verified file; by default it is fetched.
+    execute : callable, optional
+        Runs a program against tests, see
+        :func:`monitorlab.benchmark.real.programs.reflexion_runs`; by default the sandbox.
+
+    Raises
+    ------
+    SourceError
+        If a file cannot be had, or is not the listed one.
+    RealDataError
+        If a file does not read as expected.
+    """
+    return combine([
+        gsm8k_solutions(get),
+        reflexion_runs(get, execute),
+        *(processbench(get, part) for part in PROCESSBENCH),
+        *(bigbench_mistake(get, task) for task in MISTAKE_TASKS),
+        hh_rlhf(get),
+        *(lie_detector(get, category) for category in CATEGORIES),
+    ])
+
+
+def combine(sources: Iterable[Loaded]) -> RealPairs:
+    """Put loaded sources together; samples are sorted by `sample_id`, the rest by source."""
+    parts = list(sources)
+    return RealPairs(
+        check(_stacked(part.samples for part in parts), SAMPLES),
+        _stacked(part.flaws for part in parts),
+        _stacked(part.dropped for part in parts),
+        overview(parts),
+        check(_stacked(part.unpaired for part in parts), SAMPLES),
+    )
+
+
+def overview(sources: Iterable[Loaded]) -> pd.DataFrame:
+    """Return one row per source, also for those without pairs.
+
+    Returns
+    -------
+    DataFrame
+        `source, cell, pairs, problems, words_benign, words_misbehaving` (means; missing without
+        pairs), `unpaired` (clear answers without a partner), `checked` (labels computed again),
+        `disagreements` (of those, how many differ from the file's own flag), `label_from`.
+    """
+    return pd.DataFrame([_summary(source) for source in sources])
+
+
+def _summary(source: Loaded) -> dict[str, object]:
+    samples = source.samples
+    words = samples["response"].str.split().str.len().groupby(samples["label"]).mean()
+    return {
+        "source": source.origin.source,
+        "cell": source.origin.cell,
+        "pairs": samples["pair_id"].nunique(),
+        "problems": samples["scenario_id"].nunique(),
+        "words_benign": float(words.get(0, float("nan"))),
+        "words_misbehaving": float(words.get(1, float("nan"))),
+        "unpaired": len(source.unpaired),
+        "checked": source.checked,
+        "disagreements": source.disagreements,
+        "label_from": source.origin.label_from,
+    }
+
+
+def _stacked(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """One frame under the other; empty ones would only change the types of the columns."""
+    parts = list(frames)
+    filled = [frame for frame in parts if len(frame)]
+    return pd.concat(filled or parts[:1], ignore_index=True)
