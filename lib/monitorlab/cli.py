@@ -141,6 +141,35 @@ def freeze(
 
 
 @app.command()
+def scenarios(
+    cell: Annotated[str, typer.Argument(help="One of the six cells; all if none.")] = "",
+    pairs: Annotated[int, typer.Option(help="Pairs to compose and check per scenario.")] = 2,
+    seed: Annotated[int, typer.Option(help="Seed of the pairs.")] = 2026,
+) -> None:
+    """Check scenario files: their form, and pairs composed from them, executed and solved."""
+    with _expected_errors():
+        from monitorlab.benchmark.inspection import inspect_cells
+
+        faults = inspect_cells([cell] if cell else None, pairs, seed, typer.echo)
+        if faults:
+            raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    to: Annotated[Path, typer.Argument(help="Folder to write; must not exist, or be an export.")],
+    run_id: RunId = "default",
+) -> None:
+    """Write the benchmark of a run as a Hugging Face dataset folder with its card."""
+    with _expected_errors():
+        from monitorlab.benchmark.export import export_run
+        from monitorlab.pipeline.runs import runs_folder
+
+        rows = export_run(runs_folder() / run_id, to)
+        typer.echo(f"{rows} samples written to {_relative(to)}")
+
+
+@app.command()
 def fetch(
     keys: Annotated[
         list[str] | None, typer.Argument(help="Keys of data/sources.toml; all if none.")
@@ -176,6 +205,8 @@ def _expected_errors() -> Iterator[None]:
 
 def _exit_codes() -> dict[type[Exception], int]:
     """Return the other expected errors; imported only once something has gone wrong."""
+    from monitorlab.benchmark.export import ExportError
+    from monitorlab.benchmark.scenario_files import ScenarioError
     from monitorlab.pipeline.artifacts import ArtifactError
     from monitorlab.pipeline.records import RunIdError
     from monitorlab.pipeline.regression import RegressionError
@@ -183,7 +214,7 @@ def _exit_codes() -> dict[type[Exception], int]:
     from monitorlab.pipeline.sources import SourceError
 
     return {ArtifactError: 1, RunIdError: 2, RegressionError: 1, RunError: 1, SourceError: 1,
-            OSError: 1}
+            OSError: 1, ScenarioError: 1, ExportError: 1}
 
 
 def _stop(message: str, code: int) -> None:

@@ -195,6 +195,19 @@ def say(template: str, **values: object) -> None:
               "text/plain": Plain().vformat(template, (), values)})
 
 
+def html(markup: str, text: str) -> None:
+    """Show prepared HTML, with the text that stands for it where there is none.
+
+    Parameters
+    ----------
+    markup : str
+        HTML in which every text from data is escaped already.
+    text : str
+        Plain counterpart, without times or paths.
+    """
+    _display({"text/html": markup, "text/plain": text})
+
+
 def _display(data: dict[str, Any], details: dict[str, Any] | None = None) -> None:
     """Send a MIME bundle to the notebook, or its plain text to the terminal."""
     if not in_kernel():
@@ -205,4 +218,4 @@ def _display(data: dict[str, Any], details: dict[str, Any] | None = None) -> Non
     display(data, raw=True, metadata=details or {})
 
 
-__all__ = ["current_run", "headline", "progress", "say", "show", "table", "use"]
+__all__ = ["current_run", "headline", "html", "progress", "say", "show", "table", "use"]

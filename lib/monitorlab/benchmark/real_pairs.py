@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from monitorlab.benchmark.real import programs, solutions, transcripts
 from monitorlab.benchmark.real.chains import (
     MISTAKE_TASKS,
     PROCESSBENCH,
@@ -20,12 +21,13 @@ from monitorlab.benchmark.real.chains import (
     processbench,
 )
 from monitorlab.benchmark.real.pairing import Loaded
-from monitorlab.benchmark.real.preferences import hh_rlhf
+from monitorlab.benchmark.real.preferences import hh_key, hh_rlhf
 from monitorlab.benchmark.real.programs import Execute, reflexion_runs
 from monitorlab.benchmark.real.solutions import gsm8k_solutions
 from monitorlab.benchmark.real.transcripts import CATEGORIES, lie_detector
+from monitorlab.pipeline.runs import Run
 from monitorlab.pipeline.schemas import check
-from monitorlab.pipeline.sources import fetch
+from monitorlab.pipeline.sources import available, fetch
 from monitorlab.pipeline.tables import SAMPLES
 
 Get = Callable[[str], Path]
@@ -85,6 +87,44 @@ def real_pairs(get: Get = fetch, execute: Execute | None = None) -> RealPairs:
         hh_rlhf(get),
         *(lie_detector(get, category) for category in CATEGORIES),
     ])
+
+
+def keys() -> list[str]:
+    """Keys of `data/sources.toml` that `real_pairs` reads."""
+    return [
+        solutions.KEY,
+        *(f"reflexion/{name}" for name in programs.RUNS),
+        *PROCESSBENCH.values(),
+        *(f"bigbench_mistake/{task}.jsonl" for task in MISTAKE_TASKS),
+        hh_key(),
+        *(f"lie_detector/{kind.folder}/{transcripts.JUDGE}.json" for kind in CATEGORIES.values()),
+    ]
+
+
+def load(run: Run) -> RealPairs | None:
+    """Real pairs for a run of a notebook.
+
+    Parameters
+    ----------
+    run : Run
+        Its profile says whether the open tier is wanted; what is read is recorded as an input.
+
+    Returns
+    -------
+    RealPairs or None
+        None where the profile leaves the open tier out, or files are neither cached nor within
+        reach; a line says which.
+    """
+    if not run.profile.benchmark.open_tier:
+        print(f"the {run.profile.name} profile leaves the open tier out")
+        return None
+    wanted = keys()
+    missing = [key for key in wanted if not available(key)]
+    if missing:
+        print(f"{len(missing)} of {len(wanted)} files of the open tier are not in the cache; "
+              "python -m monitorlab fetch loads them")
+        return None
+    return real_pairs(run.fetch)
 
 
 def combine(sources: Iterable[Loaded]) -> RealPairs:

@@ -109,6 +109,25 @@ class Conversations:
 
 
 @dataclass(frozen=True)
+class Benchmark:
+    """Notebooks 01 and 02. The benchmark itself is the same in every profile.
+
+    Attributes
+    ----------
+    corpus_share : float
+        Size of the training corpus relative to the published 153,581 samples, in (0, 1].
+    processes : int
+        Processes that compose it.
+    open_tier : bool
+        Build the real pairs from public files too, where they are available.
+    """
+
+    corpus_share: float
+    processes: int
+    open_tier: bool
+
+
+@dataclass(frozen=True)
 class Online:
     """Protocol of the online-monitoring comparison (arXiv 2607.02510, section 4).
 
@@ -153,6 +172,8 @@ class Profile:
         The miniature guard that scores conversation turns.
     online : Online
         The comparison of notebook 07.
+    benchmark : Benchmark
+        Notebooks 01 and 02.
     """
 
     name: str
@@ -162,6 +183,7 @@ class Profile:
     conversations: Conversations
     guard: Training
     online: Online
+    benchmark: Benchmark
 
 
 SMALL = ModelSize(hidden=64, layers=2, heads=4)
@@ -177,6 +199,7 @@ TINY = Profile(
     conversations=Conversations(min_turns=3, max_turns=9, n_train=900, n_test=300),
     guard=Training(ModelSize(hidden=64, layers=2, heads=2), 220, 1_024, 3e-3),
     online=Online(n_splits=4, open_tier=False),
+    benchmark=Benchmark(corpus_share=0.01, processes=1, open_tier=False),
 )
 
 CPU = Profile(
@@ -190,6 +213,7 @@ CPU = Profile(
     conversations=Conversations(min_turns=3, max_turns=9, n_train=2_000, n_test=1_500),
     guard=Training(ModelSize(hidden=64, layers=2, heads=2), 500, 1_024, 2.5e-3),
     online=Online(n_splits=10, open_tier=True),
+    benchmark=Benchmark(corpus_share=0.08, processes=2, open_tier=True),
 )
 
 GPU = Profile(
@@ -203,6 +227,7 @@ GPU = Profile(
     conversations=Conversations(min_turns=3, max_turns=9, n_train=20_000, n_test=5_000),
     guard=Training(ModelSize(hidden=256, layers=6, heads=8), 1_000, 32_768, 6e-4),
     online=Online(n_splits=10, open_tier=True),
+    benchmark=Benchmark(corpus_share=1.0, processes=8, open_tier=True),
 )
 
 PROFILES: dict[str, Profile] = {profile.name: profile for profile in (TINY, CPU, GPU)}

@@ -37,7 +37,10 @@ _ATTRIBUTES: dict[str, set[str]] = {
     "col": {"span"},
 }
 # Colours are for gradients of a styled table; nothing here can move or cover other content.
-_STYLES = {"text-align", "font-weight", "font-style", "background-color", "color", "white-space"}
+_STYLES = {
+    "text-align", "vertical-align", "font-weight", "font-style", "background-color", "color",
+    "white-space",
+}
 
 _EMBEDDED = re.compile(r"data:image/(png|jpeg|gif|webp|svg\+xml);base64,[A-Za-z0-9+/=\s]+")
 # pandas puts one style element in front of a table; without it the table is as readable.

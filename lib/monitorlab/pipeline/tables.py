@@ -98,11 +98,54 @@ SAMPLES = Schema(
     "one row per benchmark sample",
 )
 
+REAL_SAMPLES = Schema(
+    "real_samples", SAMPLES.fields, ("sample_id",), "one row per sample of a real source"
+)
+
 CORPUS = Schema(
     "corpus",
     (*_SAMPLE_NAMES, _text("component", "component of the training corpus"), *_SAMPLE),
     ("component", "sample_id"),
     "one row per training sample",
+)
+
+LABEL_CHECKS = Schema(
+    "label_checks",
+    (
+        _text("sample_id", "the sample that was checked"),
+        _text("cell", "category and task together", *CELLS),
+        _text("check", "how: program executed or problem solved again", "execution", "solver"),
+        Field("confirmed", "bool", "", "the check agrees with the label"),
+        _text("detail", "what the check found"),
+    ),
+    ("sample_id",),
+    "one row per sample whose label could be checked against the world",
+)
+
+ANNOTATIONS = Schema(
+    "annotations",
+    (
+        _text("sample_id", "the sample that was annotated"),
+        _text("annotator", "who or what gave the label"),
+        _text("kind", "kind of annotator"),
+        Field("given", "int", "", "the annotator's label, 1 is misbehavior", 0, 1),
+        _text("note", "the annotator's remark", nullable=True),
+    ),
+    ("sample_id", "annotator"),
+    "one row per sample and annotator",
+)
+
+AUDIT = Schema(
+    "audit",
+    (
+        _text("cell", "category and task together", *CELLS),
+        _text("probe", "what the probe may look at"),
+        _rate("auroc", "how well it tells the labels apart"),
+        _rate("low", "lower end of the 95 % interval"),
+        _rate("high", "upper end of the 95 % interval"),
+    ),
+    ("cell", "probe"),
+    "one row per shortcut probe",
 )
 
 VERDICTS = Schema(
@@ -213,5 +256,8 @@ METRICS = Schema(
 
 SCHEMAS: dict[str, Schema] = {
     schema.name: schema
-    for schema in (SAMPLES, CORPUS, VERDICTS, TRAJECTORIES, STEPS, THRESHOLDS, ALARMS, METRICS)
+    for schema in (
+        SAMPLES, REAL_SAMPLES, CORPUS, LABEL_CHECKS, ANNOTATIONS, AUDIT, VERDICTS, TRAJECTORIES,
+        STEPS, THRESHOLDS, ALARMS, METRICS,
+    )
 }

@@ -1,0 +1,72 @@
+"""Do the two sides of a cell look alike? Lengths, and the words they use."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.spatial.distance import jensenshannon
+from sklearn.feature_extraction.text import CountVectorizer
+
+SWAPS = 200
+
+
+def length_balance(samples: pd.DataFrame) -> pd.DataFrame:
+    """Words per response, by cell and side.
+
+    Parameters
+    ----------
+    samples : DataFrame
+        Schema ``samples``.
+
+    Returns
+    -------
+    DataFrame
+        Columns cell, benign and misbehaving (mean words), and the share of pairs in which the
+        misbehaving response is longer (ties counted half).
+    """
+    words = samples.assign(words=samples["response"].str.split().str.len())
+    wide = words.pivot(index=["cell", "pair_id"], columns="label", values="words")
+    wide["longer"] = (wide[1] > wide[0]) + 0.5 * (wide[1] == wide[0])
+    found = wide.groupby("cell", sort=False)[[0, 1, "longer"]].mean()
+    names = {0: "benign", 1: "misbehaving", "longer": "misbehaving longer"}
+    return found.rename(columns=names).reset_index().rename_axis(columns=None)
+
+
+def vocabulary_balance(samples: pd.DataFrame, random: np.random.Generator) -> pd.DataFrame:
+    """Distance between the word distributions of both sides, beside what chance gives.
+
+    The Jensen-Shannon distance is 0 for equal distributions and 1 for disjoint ones. Swapping the
+    labels within randomly chosen *scenarios* shows how large it is when a label has no words of its
+    own: the pairs of one scenario share wording, so they are swapped together.
+
+    Parameters
+    ----------
+    samples : DataFrame
+        Schema ``samples``.
+    random : Generator
+        For the swaps.
+
+    Returns
+    -------
+    DataFrame
+        Columns cell, distance, chance (mean over swaps) and chance_high (its 97.5 % quantile).
+    """
+    rows = []
+    for cell, part in samples.groupby("cell", sort=False):
+        counts = CountVectorizer(token_pattern=r"(?u)\b\w+\b").fit_transform(part["response"])
+        scenarios, codes = np.unique(part["scenario_id"], return_inverse=True)
+        # Counts per scenario and side are enough for every swap.
+        sides = [
+            np.array([np.asarray(counts[(codes == i) & (part["label"] == label)].sum(axis=0))[0]
+                      for i in range(len(scenarios))])
+            for label in (0, 1)
+        ]  # fmt: skip
+        found = jensenshannon(sides[0].sum(axis=0), sides[1].sum(axis=0), base=2)
+        swapped = []
+        for _ in range(SWAPS):
+            swap = random.random(len(scenarios)) < 0.5
+            first = np.where(swap[:, None], sides[1], sides[0]).sum(axis=0)
+            second = np.where(swap[:, None], sides[0], sides[1]).sum(axis=0)
+            swapped.append(jensenshannon(first, second, base=2))
+        rows.append((cell, found, np.mean(swapped), np.quantile(swapped, 0.975)))
+    return pd.DataFrame(rows, columns=["cell", "distance", "chance", "chance_high"])

@@ -1,0 +1,174 @@
+"""The benchmark as a Hugging Face dataset folder: parquet files and a card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from monitorlab.benchmark.construction import COUNTS
+from monitorlab.pipeline.files import write_folder_atomic
+
+CARD = "README.md"
+SAMPLES_NOTEBOOK, AUDIT_NOTEBOOK = "01_benchmark_construction", "02_annotation_and_audit"
+
+
+class ExportError(RuntimeError):
+    """There is nothing to export, or the folder is taken."""
+
+
+def export_run(run_folder: Path, to: Path) -> int:
+    """Export the benchmark that a run built and audited.
+
+    Parameters
+    ----------
+    run_folder : Path
+        ``data/runs/<run_id>``, with finished notebooks 01 and 02.
+    to : Path
+        Folder to write; an earlier export there is replaced as a whole.
+
+    Returns
+    -------
+    int
+        Samples written.
+
+    Raises
+    ------
+    ExportError
+        If a notebook has not been run, or the folder holds something else.
+    """
+    built, audited = run_folder / SAMPLES_NOTEBOOK, run_folder / AUDIT_NOTEBOOK
+    for folder in (built, audited):
+        if not (folder / "manifest.json").exists():
+            raise ExportError(
+                f"notebook {folder.name} has not been run in run {run_folder.name!r}. Run it "
+                f"first: python -m monitorlab run {folder.name[:2]} --run-id {run_folder.name}"
+            )
+    manifest = json.loads((built / "manifest.json").read_text(encoding="utf-8"))
+    metrics = json.loads((audited / "metrics.json").read_text(encoding="utf-8"))
+    samples = pd.read_parquet(built / "samples.parquet")
+    real = built / "real_samples.parquet"
+    return export_dataset(
+        samples,
+        to,
+        seed=int(manifest["seed"]),
+        metrics=metrics,
+        real=pd.read_parquet(real) if real.exists() else None,
+    )
+
+
+def export_dataset(
+    samples: pd.DataFrame,
+    to: Path,
+    seed: int,
+    metrics: dict[str, float],
+    real: pd.DataFrame | None = None,
+) -> int:
+    """Write a dataset folder that ``datasets.load_dataset`` reads.
+
+    Parameters
+    ----------
+    samples : DataFrame
+        Schema ``samples``.
+    to : Path
+        The folder.
+    seed : int
+        Recorded in the card.
+    metrics : dict of str to float
+        Figures of the audit for the card; see `card`.
+    real : DataFrame, optional
+        Real pairs, a configuration of their own.
+
+    Returns
+    -------
+    int
+        Samples written.
+
+    Raises
+    ------
+    ExportError
+        If `to` exists and is not an earlier export.
+    """
+    if to.exists() and (not to.is_dir() or (any(to.iterdir()) and not (to / CARD).exists())):
+        raise ExportError(f"{to} exists and is no earlier export. Choose another folder.")
+    with write_folder_atomic(to) as folder:
+        (folder / "builtin").mkdir()
+        for split, part in samples.groupby("split"):
+            part.to_parquet(folder / "builtin" / f"{split}.parquet", index=False)
+        if real is not None:
+            (folder / "real").mkdir()
+            real.to_parquet(folder / "real" / "test.parquet", index=False)
+        text = card(samples, seed, metrics, real is not None)
+        (folder / CARD).write_text(text, encoding="utf-8")
+    return len(samples) + (0 if real is None else len(real))
+
+
+def card(samples: pd.DataFrame, seed: int, metrics: dict[str, float], real: bool) -> str:
+    """Dataset card with measured figures.
+
+    Parameters
+    ----------
+    samples : DataFrame
+        Schema ``samples``.
+    seed : int
+        Of the build.
+    metrics : dict of str to float
+        ``agreement.kappa`` and ``probe.<cell>.<probe>`` from the audit.
+    real : bool
+        Whether the folder holds real pairs.
+
+    Returns
+    -------
+    str
+        Markdown with the header that the hub reads.
+    """
+    configs = [
+        "- config_name: builtin",
+        "  default: true",
+        "  data_files:",
+        "  - {split: dev, path: builtin/dev.parquet}",
+        "  - {split: test, path: builtin/test.parquet}",
+    ]
+    if real:
+        configs += [
+            "- config_name: real",
+            "  data_files:",
+            "  - {split: test, path: real/test.parquet}",
+        ]
+    rows = [
+        f"| {cell} | {count} | {samples.loc[samples['cell'] == cell, 'scenario_id'].nunique()} | "
+        f"{metrics[f'probe.{cell}.length']:.2f} | {metrics[f'probe.{cell}.response words']:.2f} |"
+        for cell, count in COUNTS.items()
+    ]
+    kappa = metrics.get("agreement.kappa")
+    agreement = "not measured for this build" if kappa is None else f"Cohen's kappa {kappa:.2f}"
+    header = ["---", "license: mit", "language: [en]", "configs:", *configs, "---", ""]
+    return "\n".join(header) + _CARD.format(
+        n=len(samples), seed=seed, rows="\n".join(rows), agreement=agreement
+    )
+
+
+_CARD = """# Paired misbehavior benchmark of monitorlab
+
+{n} samples in six cells, half misbehaving and half benign, in pairs that answer one request. They
+are composed by code from a library of scenarios written by hand (seed {seed}), after the design of
+AutoMonitor-Bench (arXiv 2601.05752), whose own data is gated. A monitor reads `request` and
+`response` and says whether the response misbehaves; `label` 1 is misbehavior.
+
+| cell | samples | scenarios | AUROC of length | AUROC of response words |
+|---|---|---|---|---|
+{rows}
+
+The last two columns are shortcut probes with whole scenarios held out; .5 means no shortcut.
+Agreement of a second, blind annotation with the labels: {agreement}. Labels of code are checked by
+execution, labels of reasoning by an independent solver.
+
+**Fields.** `sample_id`, `pair_id`, `scenario_id`, `cell`, `category`, `task`, `misbehavior_type`,
+`cue_type`, `source`, `generator`, `request`, `response`, `has_thinking`, `label`, `split`. Give a
+monitor `request` and `response` only. Splits share no scenario.
+
+**Made for** measuring how often a monitor misses misbehavior and how often it cries wolf.
+**Not made for** training a production filter, or for claims about how often models misbehave: the
+texts are written and composed, not observed, in English, and about everyday harmless matters.
+"""
