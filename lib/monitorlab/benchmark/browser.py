@@ -64,9 +64,10 @@ def pair_html(pair: pd.DataFrame) -> str:
         escape(str(benign[name]))
         for name in ("cell", "misbehavior_type", "cue_type", "scenario_id")
     )
+    kind = "program" if benign["task"] == "code" else "prose"
     return (
         f"<details><summary>{title}</summary>"
-        '<table class="monitorlab"><thead>'
+        f'<table class="monitorlab pair {kind}"><thead>'
         f'<tr><th colspan="2" style="text-align: left">request</th></tr>'
         f'<tr><td colspan="2" style="{_CELL}">{escape(benign["request"])}</td></tr>'
         '<tr><th style="text-align: left">benign</th>'

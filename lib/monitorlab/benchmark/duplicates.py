@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from datasketch import MinHash, MinHashLSH
+from xxhash import xxh32_intdigest
 
 WORDS = 5
 PERMUTATIONS = 64
@@ -48,7 +49,8 @@ def signatures(texts: Sequence[str]) -> np.ndarray:
     (n, PERMUTATIONS) array of uint32
         The share of equal entries of two rows estimates the Jaccard similarity of the texts.
     """
-    hashes = MinHash.bulk([shingles(text) for text in texts], num_perm=PERMUTATIONS)
+    sets = [shingles(text) for text in texts]
+    hashes = MinHash.bulk(sets, num_perm=PERMUTATIONS, hashfunc=xxh32_intdigest)
     return np.array([h.hashvalues for h in hashes], dtype=np.uint32).reshape(-1, PERMUTATIONS)
 
 

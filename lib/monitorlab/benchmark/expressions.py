@@ -125,11 +125,17 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
+def _is_small(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value in (0, 1, 2, 3)
+
+
 class _Exact(ast.NodeTransformer):
     """Replace division and powers by their exact, bounded counterparts."""
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         self.generic_visit(node)
+        if isinstance(node.op, ast.Pow) and _is_small(node.right):
+            return node  # exact and cheap as it is
         name = {ast.Div: "__quotient", ast.Pow: "__power"}.get(type(node.op))
         if name is None:
             return node

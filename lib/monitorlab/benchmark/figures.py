@@ -15,6 +15,7 @@ CELL_TITLES = {
     "spv_code": "S&PV code", "spv_qa": "S&PV QA", "syco_qa": "Syco QA",
     "syco_reasoning": "Syco reasoning", "sg_code": "SG code", "sg_qa": "SG QA",
 }  # fmt: skip
+TASK_COLORS = {"code": "#0072b2", "qa": "#e69f00", "reasoning": "#009e73"}
 PROBE_MARKERS = {"length": "s", "keywords": "^", "response words": "o", "request words": "x"}
 
 
@@ -26,7 +27,7 @@ def plot_types(samples: pd.DataFrame) -> Figure:
     samples : DataFrame
         Schema ``samples``.
     """
-    fig, axes = subplots(1, 3, TWO_COLUMNS, 4.6)
+    fig, axes = subplots(1, 3, TWO_COLUMNS, 5.4)
     pairs = samples[samples["label"] == 1]
     titles = {"spv": "Safety and permission", "syco": "Sycophancy (cue)", "sg": "Gaming"}
     for ax, (category, title) in zip(axes[0], titles.items(), strict=True):
@@ -35,14 +36,16 @@ def plot_types(samples: pd.DataFrame) -> Figure:
         counts = part.groupby([column, "task"]).size().unstack(fill_value=0)
         counts = counts.loc[counts.sum(axis=1).sort_values().index]
         left = np.zeros(len(counts))
-        for task, color in zip(counts.columns, ("#0072b2", "#e69f00"), strict=False):
+        for task in counts.columns:
             names = [str(name).replace("_", " ") for name in counts.index]
-            ax.barh(names, counts[task], left=left, color=color, label=str(task))
+            ax.barh(names, counts[task], left=left, color=TASK_COLORS[task], label=str(task))
             left += counts[task].to_numpy()
         ax.set_title(title)
         ax.set_xlabel("pairs")
-        ax.tick_params(axis="y", labelsize=6.5)
-        ax.legend(frameon=False, fontsize=7, loc="lower right")
+        ax.margins(y=0.01)
+        ax.tick_params(axis="y", labelsize=6)
+        ax.grid(axis="y", visible=False)
+    shared_legend(fig, list(axes[0]), 3)
     return fig
 
 

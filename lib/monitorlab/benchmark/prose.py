@@ -12,7 +12,7 @@ from monitorlab.benchmark.scenario_files import Scenario
 from monitorlab.benchmark.templates import render
 
 _SENTENCE_START = re.compile(r"(?:\A|(?<=[.!?]\s))([a-z])")
-_ABBREVIATION = re.compile(r"(?:e\.g|i\.e|vs|etc|approx|no)\.\s\Z", re.IGNORECASE)
+_ABBREVIATION = re.compile(r"(?:\.\.|e\.g|i\.e|vs|etc|approx|no)\.\s\Z", re.IGNORECASE)
 _SPACES = re.compile(r"(?<=\S) {2,}")
 _LOOSE = re.compile(r" +([,.;:?!])(?=\s|\Z)")
 _CONTRACTIONS = {
@@ -27,6 +27,11 @@ _CONTRACTIONS = {
 }  # fmt: skip
 # Only before another word: "as it is." and "if I have," stay as they are.
 _LONG = re.compile(r"\b(" + "|".join(map(re.escape, _CONTRACTIONS)) + r")\b(?= [a-z])")
+_PREPOSITIONS = {
+    "on", "in", "of", "with", "for", "to", "about", "from", "at", "by", "behind", "under", "over",
+    "before", "after", "without", "what", "as", "than",
+}  # fmt: skip
+SLOT_TRIES = 20  # two slots of a short list may have to share a value
 LAYOUTS = ("running", "bullets", "numbered")
 LAYOUT_WEIGHTS = (6, 3, 2)
 GREETING_SHARE = 0.12
@@ -52,8 +57,12 @@ def draw_slots(scenario: Scenario, random: Random) -> dict[str, Any]:
     drawn: dict[str, Any] = {}
     for name, entry in scenario.get("slots", {}).items():
         values = scenario_files.values_of(entry)
-        free = [value for value in values if value not in drawn.values()] or list(values)
-        drawn[name] = random.choice(free)
+        value = random.choice(values)
+        for _ in range(SLOT_TRIES):
+            if value not in drawn.values():
+                break
+            value = random.choice(values)
+        drawn[name] = value
     return drawn
 
 
@@ -112,7 +121,13 @@ def contract(text: str) -> str:
     str
         The same in a more casual voice.
     """
-    return _LONG.sub(lambda found: _CONTRACTIONS[found[1]], text)
+    def short(found: re.Match[str]) -> str:
+        # "what is on it is new" and "the one that is" keep their verb.
+        before = text[: found.start()].rsplit(maxsplit=1)
+        after_preposition = before and before[-1].lower() in _PREPOSITIONS
+        return found[0] if after_preposition else _CONTRACTIONS[found[1]]
+
+    return _LONG.sub(short, text)
 
 
 def lay_out(points: Sequence[str], layout: str) -> str:
@@ -200,7 +215,7 @@ def write_response(plan: Any, values: Mapping[str, Any], random: Random) -> tupl
     thinks = isinstance(plan, Mapping)
     said = write_parts(plan["say"] if isinstance(plan, Mapping) else plan, values, random)
     if random.random() < GREETING_SHARE:
-        said = f"{random.choice(scenario_files.phrases()['greetings'])} {said}"
+        said = f"{random.choice(scenario_files.phrases()['greetings'])}\n\n{said}"
     if isinstance(plan, Mapping):
         said = wrap_thinking(write_parts(plan["think"], values, random), said)
     if random.random() < CONTRACTION_SHARE:

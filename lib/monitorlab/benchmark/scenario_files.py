@@ -219,7 +219,6 @@ def pools() -> Mapping[str, tuple[Any, ...]]:
         The values of each pool.
     """
     document = read_document(LIBRARY / "pools.yaml")
-    check_form(document, "pools")
     return {name: values_of(entry) for name, entry in document.value.items()}
 
 
@@ -264,8 +263,22 @@ def cues() -> Mapping[str, Mapping[str, Any]]:
         ``kind`` and ``text`` (templates) of each.
     """
     document = read_document(LIBRARY / "cues.yaml")
-    check_form(document, "cues")
     return {str(cue["id"]): cue for cue in document.value}
+
+
+@lru_cache(maxsize=1)
+def check_shared() -> None:
+    """Check the files that scenarios share.
+
+    Composing reads them unchecked: its worker processes should not load a validator each.
+
+    Raises
+    ------
+    ScenarioError
+        If ``pools.yaml`` or ``cues.yaml`` is not in the expected form.
+    """
+    for name in ("pools", "cues"):
+        check_form(read_document(LIBRARY / f"{name}.yaml"), name)
 
 
 @lru_cache(maxsize=1)
@@ -302,6 +315,7 @@ def load_cell(cell: str, folder: Path = LIBRARY) -> list[Scenario]:
     """
     if cell not in CELLS:
         raise ScenarioError(f"{cell!r} is no cell; there are {', '.join(CELLS)}.")
+    check_shared()
     files = sorted((folder / cell).glob("*.yaml"))
     if not files:
         raise ScenarioError(f"no scenario files in {folder / cell}.")

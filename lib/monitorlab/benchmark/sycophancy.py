@@ -107,7 +107,7 @@ def _answer(
     if random.random() < MENTION_SHARE:
         mention = phrase("mention_both", values, random)
         body = [mention, *body] if random.random() < 0.5 else [*body, mention]
-    conclusion = phrase("conclusions", values, random)
+    verdict, conclusion = (phrase(name, values, random) for name in ("verdicts", "conclusions"))
     thinks = random.random() < THINKING_SHARE if thinks is None else thinks
     layout = random.choices(["running", "lines", "numbered"], [5, 3, 2])[0]
     text = "\n".join(body) if layout == "lines" else lay_out(body, layout)
@@ -115,10 +115,10 @@ def _answer(
         opener = phrase("think_openers", values, random)
         closer = phrase("think_closers", values, random)
         thought = "\n".join(piece for piece in (opener, text, closer) if piece)
-        said = conclusion if random.random() < 0.4 else f"{conclusion} {reason}"
+        said = verdict if random.random() < 0.4 else f"{verdict} {reason}"
         text = wrap_thinking(thought, said)
     elif layout != "numbered" and random.random() < 0.25:
-        text = f"{conclusion} {text}" if layout == "running" else f"{conclusion}\n\n{text}"
+        text = f"{verdict} {text}" if layout == "running" else f"{verdict}\n\n{text}"
     else:
         text = f"{text} {conclusion}" if layout == "running" else f"{text}\n\n{conclusion}"
     if random.random() < CONTRACTION_SHARE:

@@ -1,0 +1,188 @@
+"""The blind second annotation: what is drawn, what is shown, and how it is read back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from monitorlab.benchmark.annotation import (
+    FOLDER,
+    GUIDELINES,
+    AnnotationError,
+    draw_sheet,
+    joined,
+    read_annotations,
+    text_digest,
+)
+from monitorlab.pipeline.tables import CELLS
+
+HEAD = {"annotator": "ann", "kind": "person"}
+
+
+@pytest.fixture
+def samples() -> pd.DataFrame:
+    """Ten pairs in every cell, with texts that say which sample they are."""
+    return pd.DataFrame([
+        {"sample_id": f"{cell}-{i}-{'ab'[label]}", "pair_id": f"{cell}-{i}", "cell": cell,
+         "scenario_id": f"s{i}", "label": label, "request": f"{cell} {i}?",
+         "response": f"{cell} {i} {label}!"}
+        for cell in CELLS for i in range(10) for label in (0, 1)
+    ])  # fmt: skip
+
+
+def write(folder: Path, *lines: dict[str, Any] | str, name: str = "ann.jsonl") -> None:
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    (folder / name).write_text("\n".join(texts) + "\n", encoding="utf-8")
+
+
+# Drawing
+
+
+def test_the_sheet_is_stratified_and_takes_one_sample_of_a_pair(samples: pd.DataFrame) -> None:
+    sheet = draw_sheet(samples, 1, per_cell=6)
+    drawn = sheet.merge(samples, on=["request", "response"], validate="one_to_one")
+    assert len(drawn) == len(sheet) == 6 * len(CELLS)
+    assert drawn["pair_id"].is_unique
+    counts = drawn.groupby(["cell", "label"]).size()
+    assert len(counts) == 2 * len(CELLS) and (counts == 3).all()
+
+
+def test_the_sheet_is_blind(samples: pd.DataFrame) -> None:
+    sheet = draw_sheet(samples, 1, per_cell=8)
+    assert list(sheet.columns) == ["item", "request", "response"]
+    assert sheet["item"].str.fullmatch("[0-9a-f]{16}").all() and sheet["item"].is_unique
+    assert list(sheet.index) == list(range(len(sheet)))
+    drawn = sheet.merge(samples, on=["request", "response"])
+    for column in ("cell", "label"):
+        changes = (drawn[column] != drawn[column].shift()).sum()
+        assert changes > len(drawn) / 4, f"the order gives the {column} away"
+
+
+def test_the_draw_depends_on_the_seed_only(samples: pd.DataFrame) -> None:
+    one = draw_sheet(samples, 1, per_cell=6)
+    pd.testing.assert_frame_equal(one, draw_sheet(samples.sample(frac=1, random_state=0), 1, 6))
+    assert set(one["item"]) != set(draw_sheet(samples, 2, per_cell=6)["item"])
+
+
+def test_a_small_cell_gives_what_it_has(samples: pd.DataFrame) -> None:
+    few = samples[(samples["cell"] != "sg_qa") | samples["pair_id"].isin(["sg_qa-0", "sg_qa-1"])]
+    drawn = draw_sheet(few, 1, per_cell=6).merge(few, on=["request", "response"])
+    assert drawn["cell"].value_counts()["sg_qa"] == 2
+    assert len(drawn) == 5 * 6 + 2
+
+
+def test_digests_tell_request_from_response() -> None:
+    assert text_digest("ab", "c") != text_digest("a", "bc")
+    assert text_digest("a", "b") != text_digest("a", "b ")
+    assert text_digest("a", "b") == text_digest("a", "b")
+
+
+# Reading
+
+
+def test_annotations_are_read_with_their_annotator(tmp_path: Path) -> None:
+    write(tmp_path, HEAD, {"item": "x", "label": 1, "note": "é"}, {"item": "y", "label": 0})
+    write(tmp_path, {"annotator": "bob", "kind": "model"}, {"item": "x", "label": 0}, name="b.jsonl")
+    found = read_annotations(tmp_path)
+    assert [tuple(row) for row in found.to_numpy()] == [
+        ("ann", "person", "x", 1, "é"), ("ann", "person", "y", 0, ""), ("bob", "model", "x", 0, ""),
+    ]  # fmt: skip
+    assert list(found.columns) == ["annotator", "kind", "item", "label", "note"]
+
+
+def test_a_folder_without_annotations_is_empty(tmp_path: Path) -> None:
+    assert read_annotations(tmp_path).empty
+    assert list(read_annotations(tmp_path).columns)[0] == "annotator"
+
+
+GOOD = {"item": "x", "label": 1}
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["{", GOOD], r"ann.jsonl:1: not JSON"),
+        ([HEAD, GOOD, '{"item": "y"'], r"ann.jsonl:3: not JSON"),
+        ([HEAD, "", GOOD], r"ann.jsonl:2: not JSON"),
+        ([GOOD, GOOD], r"ann.jsonl:1: the first line must hold annotator and kind"),
+        ([{"annotator": "ann"}], r"ann.jsonl:1: the first line"),
+        ([HEAD, {"item": "x"}], r"ann.jsonl:2: expected an item and a label of 0 or 1"),
+        ([HEAD, GOOD, {"item": "y", "label": 2}], r"ann.jsonl:3: expected an item"),
+        ([HEAD, {"item": "y", "label": "1"}], r"ann.jsonl:2: expected an item"),
+        ([HEAD, {"item": "y", "label": None}], r"ann.jsonl:2: expected an item"),
+        ([HEAD, {"item": 7, "label": 1}], r"ann.jsonl:2: expected an item"),
+        ([HEAD, GOOD, {"item": "x", "label": 0}], r"ann.jsonl:3: item x is labelled twice"),
+    ],
+)
+def test_errors_name_file_and_line(tmp_path: Path, lines: list[Any], message: str) -> None:
+    write(tmp_path, *lines)
+    with pytest.raises(AnnotationError, match=message):
+        read_annotations(tmp_path)
+
+
+@pytest.mark.parametrize("lines", [["[1, 2]"], [HEAD, "5"]])
+@pytest.mark.xfail(strict=True, raises=AttributeError, reason="only objects are looked at")
+def test_a_line_that_is_no_object_is_named(tmp_path: Path, lines: list[Any]) -> None:
+    write(tmp_path, *lines)
+    with pytest.raises(AnnotationError, match=f"ann.jsonl:{len(lines)}"):
+        read_annotations(tmp_path)
+
+
+@pytest.mark.xfail(strict=True, raises=AnnotationError, reason="splitlines cuts inside a text")
+def test_any_character_may_stand_in_a_note(tmp_path: Path) -> None:
+    write(tmp_path, HEAD, '{"item": "x", "label": 1, "note": "a\u2028b"}')
+    assert list(read_annotations(tmp_path)["note"]) == ["a\u2028b"]
+
+
+# Joining
+
+
+def annotate(samples: pd.DataFrame, flip: int = 0) -> pd.DataFrame:
+    """Everything annotated as labelled, but for the first `flip` samples."""
+    items = [text_digest(*row) for row in zip(samples["request"], samples["response"], strict=True)]
+    given = [label ^ (i < flip) for i, label in enumerate(samples["label"])]
+    frame = pd.DataFrame({"annotator": "ann", "kind": "person", "item": items, "label": given})
+    return frame.assign(note="")
+
+
+def test_annotations_meet_their_samples(samples: pd.DataFrame) -> None:
+    part = samples.iloc[:8]
+    both = joined(samples, annotate(part, flip=1).sample(frac=1, random_state=0))
+    assert sorted(both["sample_id"]) == sorted(part["sample_id"])
+    wrong = both[both["given"] != both["label"]]
+    assert list(wrong["sample_id"]) == [part["sample_id"].iloc[0]]
+    assert {"cell", "annotator", "kind", "note"} <= set(both.columns)
+
+
+def test_two_annotators_of_one_sample_are_two_rows(samples: pd.DataFrame) -> None:
+    one = annotate(samples.iloc[:3])
+    both = joined(samples, pd.concat([one, one.assign(annotator="bob")]))
+    assert both.groupby("sample_id")["annotator"].agg(sorted).map(tuple).eq(("ann", "bob")).all()
+
+
+def test_a_label_does_not_outlive_its_text(samples: pd.DataFrame) -> None:
+    annotations = annotate(samples.iloc[:4])
+    changed = samples.copy()
+    changed.loc[0, "response"] += " (edited)"
+    changed.loc[1, "request"] += " "
+    both = joined(changed, annotations)
+    assert sorted(both["sample_id"]) == sorted(samples["sample_id"].iloc[2:4])
+
+
+def test_annotations_of_another_benchmark_are_an_error(samples: pd.DataFrame) -> None:
+    other = samples.assign(response=samples["response"] + "?")
+    with pytest.raises(AnnotationError, match="none of the annotated texts is in this benchmark"):
+        joined(other, annotate(samples))
+
+
+def test_stored_annotations_are_in_form() -> None:
+    if not FOLDER.exists():
+        pytest.skip("no annotations are stored yet")
+    assert GUIDELINES.read_text(encoding="utf-8").strip()
+    found = read_annotations()
+    assert not found.duplicated(["annotator", "item"]).any()
+    assert found["item"].str.fullmatch("[0-9a-f]{16}").all()

@@ -1,0 +1,188 @@
+"""Quizzes with a cue: letters are right in every layout, and habits are the same on both sides."""
+
+import re
+from collections import Counter
+from random import Random
+from typing import Any
+
+import pytest
+
+from monitorlab.benchmark import scenario_files, sycophancy
+from monitorlab.benchmark.composition import compose_pair
+from monitorlab.benchmark.scenario_files import Scenario
+from monitorlab.benchmark.sycophancy import Quiz, write_quiz
+from monitorlab.benchmark.verification import chosen_letter
+
+OPTIONS = ("the oak", "the elm", "the ash", "the fir")
+LISTED = re.compile(r"^\(?([A-F])(?:\.|\)|:) (the \w+)$", re.MULTILINE)
+
+
+def quiz(seed: int, cue: str = "certain") -> Quiz:
+    return write_quiz("Which tree?", OPTIONS, cue, Random(seed))
+
+
+def letters(request: str) -> dict[str, str]:
+    return {option: letter for letter, option in LISTED.findall(request)}
+
+
+def of_cell(library: list[Scenario], cell: str) -> list[Scenario]:
+    return [scenario for scenario in library if scenario.cell == cell and scenario.side == "test"]
+
+
+# Requests
+
+
+@pytest.mark.parametrize("cue", sorted(scenario_files.cues()))
+def test_letters_belong_to_their_options_and_the_cue_names_the_wrong_one(cue: str) -> None:
+    for seed in range(40):
+        asked = quiz(seed, cue)
+        listed = letters(asked.request)
+        assert sorted(listed) == sorted(OPTIONS) and sorted(listed.values()) == list("ABCD")
+        assert asked.right == (listed["the oak"], "the oak")
+        assert asked.cued == (listed["the elm"], "the elm")
+        blocks = asked.request.split("\n\n")
+        hint = " ".join(b for b in blocks if b != "Which tree?" and not LISTED.search(b))
+        named = set(re.findall(r"\b[B-D]\b|\bA\b(?! (?:friend|renowned|well|widely|colleague))", hint))
+        assert named == {asked.cued[0]}, hint
+        assert asked.cue == cue
+
+
+def test_the_place_of_a_cue_is_kept() -> None:
+    for cue, entry in scenario_files.cues().items():
+        first = {quiz(seed, cue).request.startswith("Which tree?") for seed in range(60)}
+        expected = {"before": {False}, "after": {True}, "either": {False, True}}
+        assert first == expected[entry["place"]], cue
+
+
+def test_every_letter_and_every_form_of_list_occurs_evenly() -> None:
+    asked = [quiz(seed) for seed in range(800)]
+    for side in ("right", "cued"):
+        counts = Counter(getattr(one, side)[0] for one in asked)
+        assert set(counts) == set("ABCD") and min(counts.values()) > 150
+    forms = Counter(
+        form for one in asked for form in ("\n\nA. ", "\n\nA) ", "\n\n(A) ", "\n\nA: ")
+        if form in one.request
+    )  # fmt: skip
+    assert len(forms) == 4 and sum(forms.values()) == 800 and min(forms.values()) > 150
+
+
+def test_the_chosen_option_of_both_sides() -> None:
+    asked = Quiz("?", "certain", ("B", "Oak."), ("D", "Elm."))
+    assert asked.chosen(0) == {"y": "B", "Y": "Oak", "z": "D", "Z": "Elm"}
+    assert asked.chosen(1) == {"y": "D", "Y": "Elm", "z": "B", "Z": "Oak"}
+
+
+# Answers
+
+
+def layout(text: str) -> str:
+    """How an answer is laid out, and whether it begins with its conclusion."""
+    said = text.rpartition("</think>")[2].strip()
+    opening = chosen_letter(re.split(r"(?<=[.!?])\s", said)[0])
+    if "<think>" in text:
+        return "thinking, numbered" if re.search(r"^1\. ", text, re.MULTILINE) else "thinking"
+    if opening and said != re.split(r"(?<=[.!?])\s", said)[0]:
+        return "conclusion first"
+    if said.startswith("1. "):
+        return "numbered"
+    return "lines" if "\n" in said.partition("\n\n")[0] else "running"
+
+
+LAYOUTS = {"thinking", "thinking, numbered", "conclusion first", "numbered", "lines", "running"}
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_answers_to_questions_name_their_option_in_every_layout(
+    library: list[Scenario], label: int
+) -> None:
+    seen = Counter[str]()
+    for place, scenario in enumerate(of_cell(library, "syco_qa")):
+        for number in range(3):
+            random = Random(f"{place}/{number}")
+            asked, values = sycophancy.draw_question(scenario, "friend", random)
+            text, thinks = sycophancy.answer_question(scenario, asked, values, label, random)
+            assert chosen_letter(text) == (asked.cued if label else asked.right)[0], text
+            assert thinks == text.startswith("<think>\n")
+            seen[layout(text)] += 1
+    assert set(seen) == LAYOUTS and min(seen.values()) >= 5, seen
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_answers_to_problems_name_their_option_in_every_layout(
+    library: list[Scenario], label: int
+) -> None:
+    seen = Counter[str]()
+    for place, scenario in enumerate(of_cell(library, "syco_reasoning")):
+        for number in range(4):
+            random = Random(f"{place}/{number}")
+            asked, problem = sycophancy.draw_reasoning(scenario, "friend", random)
+            text, thinks = sycophancy.answer_reasoning(scenario, asked, problem, label, random)
+            assert chosen_letter(text) == (asked.cued if label else asked.right)[0], text
+            assert (asked.right[1], asked.cued[1]) == problem.options[:2]
+            assert thinks == text.startswith("<think>\n")
+            seen[layout(text)] += 1
+    assert set(seen) >= LAYOUTS - {"conclusion first"} and min(seen.values()) >= 3, seen
+
+
+@pytest.mark.parametrize("thinks", [True, False])
+def test_thinking_is_shown_on_demand(library: list[Scenario], thinks: bool) -> None:
+    scenario = of_cell(library, "syco_qa")[0]
+    for seed in range(20):
+        random = Random(seed)
+        asked, values = sycophancy.draw_question(scenario, "friend", random)
+        text, told = sycophancy.answer_question(scenario, asked, values, 0, random, thinks)
+        assert told is thinks
+        assert ("<think>" in text) is ("</think>" in text) is thinks
+
+
+def test_reasons_are_those_of_the_chosen_side() -> None:
+    fields: dict[str, Any] = {
+        "slots": {"n": [1]}, "question": ["Which, {n}?"], "right": "oak", "cued": "elm",
+        "others": ["ash", "fir"],
+        "for_right": [f"Right-{i}." for i in range(5)],
+        "for_cued": [f"Cued-{i}." for i in range(5)],
+    }  # fmt: skip
+    scenario = Scenario("trees", "syco_qa", "test", "demo", "drawn", "demo.yaml:1", fields)
+    other_side = Counter[int]()
+    for seed in range(200):
+        for label, own, other in ((0, "Right-", "Cued-"), (1, "Cued-", "Right-")):
+            random = Random(f"{seed}/{label}")
+            asked, values = sycophancy.draw_question(scenario, "friend", random)
+            text, _ = sycophancy.answer_question(scenario, asked, values, label, random)
+            reasons = re.findall(own + r"\d", text)
+            assert 2 <= len(reasons) == len(set(reasons)) <= 5
+            assert text.count(other) <= 1 < len(reasons)
+            other_side[label] += text.count(other)
+    for label in (0, 1):
+        assert abs(other_side[label] / 200 - sycophancy.OTHER_SIDE_SHARE) < 0.12
+
+
+def test_habits_are_about_equally_frequent_on_both_sides(
+    library: list[Scenario], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mentions of the cue, switches and the like are counted in finished pairs."""
+    written = sycophancy.phrase
+
+    def marked(name: str, values: dict[str, str], random: Random) -> str:
+        return f"«{name}» {written(name, values, random)}"
+
+    monkeypatch.setattr(sycophancy, "phrase", marked)
+    scenarios = of_cell(library, "syco_qa")[::2] + of_cell(library, "syco_reasoning")
+    pairs = [compose_pair(scenario, number, 11) for scenario in scenarios for number in range(4)]
+    counts = [
+        Counter(name for pair in pairs for name in re.findall("«(.*?)»", getattr(pair, side).text))
+        for side in ("benign", "misbehaving")
+    ]
+    for name in ("mention_both", "weighing", "turning", "checks", "switches", "think_openers"):
+        benign, misbehaving = (count[name] / len(pairs) for count in counts)
+        assert benign > 0.02 and abs(benign - misbehaving) < 0.12, (name, benign, misbehaving)
+    for count in counts:
+        assert abs(count["mention_both"] / len(pairs) - sycophancy.MENTION_SHARE) < 0.1
+        assert count["conclusions"] == len(pairs)
+
+
+def test_no_phrase_of_one_side_alone_is_offered(library: list[Scenario]) -> None:
+    wording = scenario_files.phrases()
+    assert all("{y}" in text for text in wording["conclusions"])
+    assert all({"{y}", "{z}"} <= set(re.findall(r"\{[yz]\}", text))
+               for text in wording["mention_both"])  # fmt: skip
