@@ -56,8 +56,9 @@ lock: $(READY)  ## write the installed versions to requirements.lock
 	@{ echo "# Versions that were tested together. Written by 'make lock'; used as constraints."; cat requirements.lock.new; } > requirements.lock
 	@rm requirements.lock.new && touch $(READY)
 
-benchmark: $(READY)  ## time the online comparison against the published package
+benchmark: $(READY)  ## time the online comparison and the construction of the whole corpus
 	@$(BIN)/python tests/benchmarks/benchmark_comparison.py
+	@$(BIN)/python tests/benchmarks/benchmark_corpus.py
 
 clean:  ## remove what runs generate; data/cache and .venv stay
 	@rm -rf data/runs .mypy_cache .ruff_cache .pytest_cache

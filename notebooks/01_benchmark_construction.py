@@ -203,12 +203,15 @@ display.table(made.dropped.groupby("reason").size().rename("questions").reset_in
 # Some public files already hold two answers to one request, one right and one wrong:
 # model solutions to GSM8K, programs of coding agents, marked reasoning chains, human
 # preferences. They need no generator and are a second test set, always reported apart:
-# their errors are honest mistakes rather than sycophancy or gaming.
+# their errors are honest mistakes rather than sycophancy or gaming. (The files of
+# BIG-Bench-Mistake hold one chain per problem, and the lie-detector transcripts share no
+# usable request, so neither gives pairs; the transcripts return in notebook 03.)
 
 # %% tags=["nbval-ignore-output"]
 real = real_pairs.load(run)
 if real is not None:
-    display.table(real.overview.drop(columns="label_from"), decimals=0)
+    found = real.overview[real.overview["pairs"] > 0]
+    display.table(found[["source", "cell", "pairs", "problems", "label_from"]])
     write_table(run, "real_samples", real.samples)
 
 # %% [markdown]

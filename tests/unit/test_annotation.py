@@ -86,7 +86,9 @@ def test_digests_tell_request_from_response() -> None:
 
 def test_annotations_are_read_with_their_annotator(tmp_path: Path) -> None:
     write(tmp_path, HEAD, {"item": "x", "label": 1, "note": "é"}, {"item": "y", "label": 0})
-    write(tmp_path, {"annotator": "bob", "kind": "model"}, {"item": "x", "label": 0}, name="b.jsonl")
+    write(
+        tmp_path, {"annotator": "bob", "kind": "model"}, {"item": "x", "label": 0}, name="b.jsonl"
+    )
     found = read_annotations(tmp_path)
     assert [tuple(row) for row in found.to_numpy()] == [
         ("ann", "person", "x", 1, "é"), ("ann", "person", "y", 0, ""), ("bob", "model", "x", 0, ""),
@@ -96,7 +98,7 @@ def test_annotations_are_read_with_their_annotator(tmp_path: Path) -> None:
 
 def test_a_folder_without_annotations_is_empty(tmp_path: Path) -> None:
     assert read_annotations(tmp_path).empty
-    assert list(read_annotations(tmp_path).columns)[0] == "annotator"
+    assert "annotator" in read_annotations(tmp_path).columns
 
 
 GOOD = {"item": "x", "label": 1}
@@ -161,7 +163,8 @@ def test_annotations_meet_their_samples(samples: pd.DataFrame) -> None:
 def test_two_annotators_of_one_sample_are_two_rows(samples: pd.DataFrame) -> None:
     one = annotate(samples.iloc[:3])
     both = joined(samples, pd.concat([one, one.assign(annotator="bob")]))
-    assert both.groupby("sample_id")["annotator"].agg(sorted).map(tuple).eq(("ann", "bob")).all()
+    assert len(both) == 6
+    assert (both.groupby("sample_id")["annotator"].agg("".join) == "annbob").all()
 
 
 def test_a_label_does_not_outlive_its_text(samples: pd.DataFrame) -> None:

@@ -100,7 +100,7 @@ def test_everything_else_of_python_is_refused(text: str, why: str) -> None:
     assert why in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["10 ** 10001", "2 ** 99999999", "(10 ** 10) ** 2", "2 ** -10001"])
+@pytest.mark.parametrize("text", ["10 ** 10001", "2 ** 99999999", "(10 ** 10) ** 4", "2 ** -10001"])
 def test_huge_powers_are_refused_before_they_are_computed(text: str) -> None:
     with pytest.raises(ExpressionError, match="is too large"):
         evaluate(text, {})

@@ -103,7 +103,12 @@ def test_seeds_differ_between_tries_and_questions_but_not_between_runs(tmp_path:
     assert all(0 <= seed < 2**32 for _, seed in model.asked)
 
 
-ANSWERS = {"a": ["good", "bad"], "b": ["hm", "bad", "good"], "c": ["good"] * 5, "d": ["bad", "good"]}
+ANSWERS = {
+    "a": ["good", "bad"],
+    "b": ["hm", "bad", "good"],
+    "c": ["good"] * 5,
+    "d": ["bad", "good"],
+}
 
 
 def test_resuming_repeats_no_call_and_loses_nothing(tmp_path: Path) -> None:

@@ -129,9 +129,11 @@ def test_endless_programs_end_in_time_and_outcomes_keep_their_order() -> None:
 
 
 def test_a_swallowed_time_limit_does_not_help() -> None:
-    stubborn = ("import signal\nfor s in (signal.SIGTERM, signal.SIGXCPU):\n"
-                "    signal.signal(s, signal.SIG_IGN)\n"
-                "while True:\n    try:\n        while True: pass\n    except BaseException: pass")
+    stubborn = (
+        "import signal\nfor s in (signal.SIGTERM, signal.SIGXCPU):\n"
+        "    signal.signal(s, signal.SIG_IGN)\n"
+        "while True:\n    try:\n        while True: pass\n    except BaseException: pass"
+    )
     assert run_program(stubborn, "", Limits(seconds=0.3)).status == "timeout"
 
 
@@ -247,10 +249,12 @@ def test_programs_start_in_an_empty_folder_that_goes_away(
     mode = sandbox.isolation() if mode == "strongest" else mode
     monkeypatch.setattr(sandbox, "isolation", lambda: mode)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    alone = ("import os, tempfile\nassert os.listdir('.') == []\n"
-             "here = os.path.realpath('.')\n"
-             "assert here == os.path.realpath(os.environ['HOME']) == tempfile.gettempdir()\n"
-             "os.makedirs('a/b')\nopen('a/b/c', 'w').write('c')\nos.chmod('a/b', 0)")
+    alone = (
+        "import os, tempfile\nassert os.listdir('.') == []\n"
+        "here = os.path.realpath('.')\n"
+        "assert here == os.path.realpath(os.environ['HOME']) == tempfile.gettempdir()\n"
+        "os.makedirs('a/b')\nopen('a/b/c', 'w').write('c')\nos.chmod('a/b', 0)"
+    )
     found = run_jobs([Job(alone, ""), Job(alone, ""), Job("1 / 0", "")], processes=1)
     assert [outcome.status for outcome in found] == ["passed", "passed", "error"]
     assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,8 @@ from monitorlab.benchmark.sycophancy import Quiz, write_quiz
 from monitorlab.benchmark.verification import chosen_letter
 
 OPTIONS = ("the oak", "the elm", "the ash", "the fir")
+# A letter in a hint; "A friend" is none, but "A is right" is one.
+NAMED = re.compile(r"\b[B-D]\b|\bA\b(?! (?!is\b|fits\b)[a-z])")
 LISTED = re.compile(r"^\(?([A-F])(?:\.|\)|:) (the \w+)$", re.MULTILINE)
 
 
@@ -42,8 +44,7 @@ def test_letters_belong_to_their_options_and_the_cue_names_the_wrong_one(cue: st
         assert asked.cued == (listed["the elm"], "the elm")
         blocks = asked.request.split("\n\n")
         hint = " ".join(b for b in blocks if b != "Which tree?" and not LISTED.search(b))
-        named = set(re.findall(r"\b[B-D]\b|\bA\b(?! (?:friend|renowned|well|widely|colleague))", hint))
-        assert named == {asked.cued[0]}, hint
+        assert set(NAMED.findall(hint)) == {asked.cued[0]}, hint
         assert asked.cue == cue
 
 
@@ -173,16 +174,17 @@ def test_habits_are_about_equally_frequent_on_both_sides(
         Counter(name for pair in pairs for name in re.findall("«(.*?)»", getattr(pair, side).text))
         for side in ("benign", "misbehaving")
     ]
-    for name in ("mention_both", "weighing", "turning", "checks", "switches", "think_openers"):
+    habits = ("mention_both", "weighing", "turning", "checks", "switches", "verdicts")
+    for name in habits:
         benign, misbehaving = (count[name] / len(pairs) for count in counts)
         assert benign > 0.02 and abs(benign - misbehaving) < 0.12, (name, benign, misbehaving)
     for count in counts:
         assert abs(count["mention_both"] / len(pairs) - sycophancy.MENTION_SHARE) < 0.1
-        assert count["conclusions"] == len(pairs)
+        assert count["verdicts"] + count["conclusions"] == len(pairs)
 
 
-def test_no_phrase_of_one_side_alone_is_offered(library: list[Scenario]) -> None:
+def test_the_shared_wording_serves_whichever_option_is_chosen() -> None:
     wording = scenario_files.phrases()
-    assert all("{y}" in text for text in wording["conclusions"])
-    assert all({"{y}", "{z}"} <= set(re.findall(r"\{[yz]\}", text))
-               for text in wording["mention_both"])  # fmt: skip
+    for name in ("verdicts", "conclusions", "think_closers"):
+        assert all("{y}" in text and "{z}" not in text for text in wording[name]), name
+    assert all("{y}" in text and "{z}" in text for text in wording["mention_both"])

@@ -54,10 +54,11 @@ def vocabulary_balance(samples: pd.DataFrame, random: np.random.Generator) -> pd
     rows = []
     for cell, part in samples.groupby("cell", sort=False):
         counts = CountVectorizer(token_pattern=r"(?u)\b\w+\b").fit_transform(part["response"])
+        labels = part["label"].to_numpy()
         scenarios, codes = np.unique(part["scenario_id"], return_inverse=True)
         # Counts per scenario and side are enough for every swap.
         sides = [
-            np.array([np.asarray(counts[(codes == i) & (part["label"] == label)].sum(axis=0))[0]
+            np.array([np.asarray(counts[(codes == i) & (labels == label)].sum(axis=0))[0]
                       for i in range(len(scenarios))])
             for label in (0, 1)
         ]  # fmt: skip

@@ -93,6 +93,25 @@ class Neighbours:
         self._signatures.append(signature)
 
 
+def largest_similarity(first: np.ndarray, second: np.ndarray) -> float:
+    """Largest estimated similarity between texts of two groups, every pair compared.
+
+    Parameters
+    ----------
+    first, second : (n, PERMUTATIONS) array
+        Signatures.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+    """
+    largest = 0
+    for signature in first:
+        largest = max(largest, int((second == signature).sum(axis=1).max(initial=0)))
+    return largest / PERMUTATIONS
+
+
 def _hash(signature: np.ndarray) -> MinHash:
     values = signature.astype(_EMPTY.hashvalues.dtype)
     # Sharing the permutations saves drawing them again for every text.

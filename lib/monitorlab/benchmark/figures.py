@@ -16,7 +16,8 @@ CELL_TITLES = {
     "syco_reasoning": "Syco reasoning", "sg_code": "SG code", "sg_qa": "SG QA",
 }  # fmt: skip
 TASK_COLORS = {"code": "#0072b2", "qa": "#e69f00", "reasoning": "#009e73"}
-PROBE_MARKERS = {"length": "s", "keywords": "^", "response words": "o", "request words": "x"}
+PROBE_MARKERS = {"length": "s", "keywords": "^", "response words": "o", "request words": "x",
+                 "words, scenario seen": "D"}  # fmt: skip
 
 
 def plot_types(samples: pd.DataFrame) -> Figure:
@@ -84,7 +85,7 @@ def plot_probes(probes: pd.DataFrame, limits: Mapping[str, float]) -> Figure:
     limits : mapping of str to float
         Largest AUROC that the response words may reach, by cell.
     """
-    fig, axes = subplots(1, 1, TWO_COLUMNS, 3.6)
+    fig, axes = subplots(1, 1, TWO_COLUMNS, 4.2)
     ax = axes[0, 0]
     names = list(PROBE_MARKERS)
     for row, cell in enumerate(CELLS):
@@ -92,7 +93,7 @@ def plot_probes(probes: pd.DataFrame, limits: Mapping[str, float]) -> Figure:
                 label="limit for words")  # fmt: skip
         for place, name in enumerate(names):
             found = probes[(probes["cell"] == cell) & (probes["probe"] == name)].iloc[0]
-            height = row + (place - 1.5) * 0.2
+            height = row + (place - 2) * 0.17
             ax.plot([found["low"], found["high"]], [height] * 2, color=GREY, linewidth=1.2)
             ax.plot(found["auroc"], height, PROBE_MARKERS[name], color=f"C{place}", label=name,
                     markersize=5)  # fmt: skip
@@ -100,8 +101,8 @@ def plot_probes(probes: pd.DataFrame, limits: Mapping[str, float]) -> Figure:
     ax.set_yticks(range(len(CELLS)), [CELL_TITLES[cell] for cell in CELLS])
     ax.invert_yaxis()
     ax.set_xlim(0.3, 1)
-    ax.set_xlabel("AUROC with whole scenarios held out (.5: no shortcut; bars: 95 % interval)")
-    shared_legend(fig, [ax], 5)
+    ax.set_xlabel("AUROC (.5: no shortcut; bars: 95 % interval over scenarios)")
+    shared_legend(fig, [ax], 6)
     return fig
 
 

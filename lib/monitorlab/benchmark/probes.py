@@ -157,7 +157,8 @@ def probe_cells(samples: pd.DataFrame, random: np.random.Generator) -> pd.DataFr
     Returns
     -------
     DataFrame
-        Columns cell, probe (length, keywords, response words, request words), auroc, low, high.
+        Columns cell, probe (length, keywords, response words, request words, and as a control
+        words with the scenario seen), auroc, low, high.
     """
     rows = []
     for cell, part in samples.groupby("cell", sort=False):
@@ -172,6 +173,10 @@ def probe_cells(samples: pd.DataFrame, random: np.random.Generator) -> pd.DataFr
             "keywords": held_out_scores(list(part["response"]), labels, groups, present),
             "response words": held_out_scores(list(part["response"]), labels, groups),
             "request words": held_out_scores(list(part["request"]), labels, groups),
+            # A control: where the scenario was seen in training, words do tell.
+            "words, scenario seen": held_out_scores(
+                list(part["response"]), labels, part["pair_id"].to_numpy()
+            ),
         }
         for name, values in scores.items():
             result = measure(values, labels, groups, random)

@@ -20,11 +20,12 @@ _CONTRACTIONS = {
     "are not": "aren't", "was not": "wasn't", "were not": "weren't", "cannot": "can't",
     "could not": "couldn't", "would not": "wouldn't", "should not": "shouldn't",
     "has not": "hasn't", "have not": "haven't", "had not": "hadn't", "will not": "won't",
-    "I have": "I've", "I will": "I'll", "I would": "I'd", "I am": "I'm", "it is": "it's",
+    "I will": "I'll", "I would": "I'd", "I am": "I'm", "it is": "it's",
     "It is": "It's", "that is": "that's", "That is": "That's", "there is": "there's",
-    "There is": "There's", "we have": "we've", "We have": "We've", "you are": "you're",
-    "they are": "they're", "They are": "They're", "you have": "you've",
+    "There is": "There's", "you are": "you're",
+    "they are": "they're", "They are": "They're",
 }  # fmt: skip
+_LETTER = re.compile(r"\b(?:Dear|Yours|[Rr]egards|Hello|Good morning)\b")  # greets by itself
 # Only before another word: "as it is." and "if I have," stay as they are.
 _LONG = re.compile(r"\b(" + "|".join(map(re.escape, _CONTRACTIONS)) + r")\b(?= [a-z])")
 _PREPOSITIONS = {
@@ -214,7 +215,7 @@ def write_response(plan: Any, values: Mapping[str, Any], random: Random) -> tupl
     """
     thinks = isinstance(plan, Mapping)
     said = write_parts(plan["say"] if isinstance(plan, Mapping) else plan, values, random)
-    if random.random() < GREETING_SHARE:
+    if random.random() < GREETING_SHARE and not _LETTER.search(said):
         said = f"{random.choice(scenario_files.phrases()['greetings'])}\n\n{said}"
     if isinstance(plan, Mapping):
         said = wrap_thinking(write_parts(plan["think"], values, random), said)

@@ -188,13 +188,15 @@ def answer_question(
     if label:
         own, other = other, own
     count = random.choice([2, 3, 3, 4])
-    chosen = random.sample(own, count + 1)
-    body = [fill(reason, values, random) for reason in chosen[:count]]
+    chosen = random.sample(range(len(own)), count + 1)
+    body = [fill(own[place], values, random) for place in chosen[:count]]
     if random.random() < OTHER_SIDE_SHARE:
-        weighed = fill(random.choice(other), values, random)
+        # Reasons at the same place in both lists are often twins; one answer shall not hold both.
+        rest = [place for place in range(len(other)) if place not in chosen]
+        weighed = fill(other[random.choice(rest or range(len(other)))], values, random)
         opening = phrase("weighing", quiz.chosen(label), random)
         body = [f"{opening} {weighed}", phrase("turning", quiz.chosen(label), random), *body]
-    return _answer(body, quiz, label, fill(chosen[count], values, random), thinks, random)
+    return _answer(body, quiz, label, fill(own[chosen[count]], values, random), thinks, random)
 
 
 def draw_reasoning(scenario: Scenario, cue: str, random: Random) -> tuple[Quiz, problems.Problem]:

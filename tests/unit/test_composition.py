@@ -1,0 +1,162 @@
+"""Pairs: they depend on seed, scenario and number alone, and length does not tell the sides."""
+
+import ast
+from random import Random
+
+import numpy as np
+
+from monitorlab.benchmark import scenario_files
+from monitorlab.benchmark.composition import LENGTH_TOLERANCE, Pair, Response, _both, compose_pair
+from monitorlab.benchmark.scenario_files import CODE_CELLS, Scenario
+from monitorlab.pipeline.tables import CELLS
+
+
+def some(library: list[Scenario], count: int = 2) -> list[Scenario]:
+    """A few scenarios of every cell."""
+    return [
+        scenario
+        for cell in CELLS
+        for scenario in [s for s in library if s.cell == cell and s.side == "test"][:count]
+    ]
+
+
+def texts(pair: Pair) -> tuple[str, str, str]:
+    return pair.request, pair.benign.text, pair.misbehaving.text
+
+
+# What a pair depends on
+
+
+def test_a_pair_does_not_depend_on_what_was_composed_before(library: list[Scenario]) -> None:
+    scenarios = some(library)
+    forward = {(s.id, n): compose_pair(s, n, 3) for s in scenarios for n in range(3)}
+    backward = {
+        (s.id, n): compose_pair(s, n, 3) for s in scenarios[::-1] for n in reversed(range(3))
+    }
+    assert forward == backward
+
+
+def test_another_seed_or_number_gives_another_pair(library: list[Scenario]) -> None:
+    for scenario in some(library):
+        pairs = [texts(compose_pair(scenario, number, seed)) for number, seed in
+                 ((0, 1), (0, 2), (1, 1), (7, 1))]  # fmt: skip
+        assert len({text for pair in pairs for text in pair[1:]}) == 8, scenario.place
+
+
+def test_cues_rotate_through_all_ten(library: list[Scenario]) -> None:
+    everything = set(scenario_files.cues())
+    for scenario in some(library):
+        cues = [compose_pair(scenario, number, 0).cue for number in range(10)]
+        expected = everything if scenario.cell.startswith("syco") else {scenario.cue}
+        assert set(cues) == expected, scenario.place
+
+
+def test_thinking_can_be_asked_for(library: list[Scenario]) -> None:
+    scenario = next(s for s in library if s.cell == "syco_reasoning")
+    for thinks in (True, False):
+        pair = compose_pair(scenario, 1, 0, thinks)
+        assert pair.benign.thinks is pair.misbehaving.thinks is thinks
+
+
+def test_thinking_is_marked_where_it_is_shown(benchmark_pairs: list[Pair]) -> None:
+    responses = [side for pair in benchmark_pairs for side in (pair.benign, pair.misbehaving)]
+    assert all(side.thinks == ("<think>" in side.text) for side in responses)
+    assert any(side.thinks for side in responses) and not all(side.thinks for side in responses)
+
+
+# Length
+
+
+def test_the_longer_side_is_drawn_with_a_coin() -> None:
+    """Both sides draft texts of the same lengths, and ties do not occur."""
+
+    def longer(seed: int) -> bool:
+        random = Random(seed)
+        benign, misbehaving = _both(
+            lambda label: Response("x" * (2 * random.randrange(450, 550) + label)), random
+        )
+        return len(misbehaving.text) > len(benign.text)
+
+    assert abs(np.mean([longer(seed) for seed in range(2000)]) - 0.5) < 0.04
+
+
+def test_drafts_of_about_equal_length_are_kept() -> None:
+    lengths = {0: iter([50, 80, 103]), 1: iter([105, 200, 400])}
+    benign, misbehaving = _both(lambda label: Response("x" * next(lengths[label])), Random(0))
+    assert (len(benign.text), len(misbehaving.text)) == (103, 105)
+
+
+def test_neither_side_of_the_benchmark_is_the_longer_one(benchmark_pairs: list[Pair]) -> None:
+    sizes = np.array([[len(p.benign.text), len(p.misbehaving.text)] for p in benchmark_pairs])
+    longer = np.sign(sizes[:, 1] - sizes[:, 0]) / 2 + 0.5
+    assert abs(longer.mean() - 0.5) < 0.05
+    cells = np.array([pair.scenario.cell for pair in benchmark_pairs])
+    for cell in CELLS:
+        assert abs(longer[cells == cell].mean() - 0.5) < 0.2, cell
+    apart = np.abs(sizes[:, 1] - sizes[:, 0]) / sizes.max(axis=1)
+    assert np.mean(apart <= LENGTH_TOLERANCE) > 0.6
+    assert abs(np.log(sizes[:, 1] / sizes[:, 0]).mean()) < 0.03
+
+
+# Text and code
+
+
+def test_no_slot_or_mark_is_left_in_any_text(benchmark_pairs: list[Pair]) -> None:
+    for pair in benchmark_pairs:
+        for text in texts(pair):
+            assert text.strip() == text and "\0" not in text, pair.scenario.place
+            if pair.scenario.cell not in CODE_CELLS:
+                assert "{" not in text and "}" not in text, pair.scenario.place
+
+
+def test_programs_parse_and_stand_in_their_response(benchmark_pairs: list[Pair]) -> None:
+    for pair in benchmark_pairs:
+        for side in (pair.benign, pair.misbehaving):
+            if pair.scenario.cell not in CODE_CELLS:
+                assert side.program is None
+                continue
+            assert side.program is not None
+            ast.parse(side.program.source)
+            assert f"```python\n{side.program.source.strip()}\n```" in side.text
+
+
+def test_visible_tests_are_shown_and_hidden_ones_are_not(benchmark_pairs: list[Pair]) -> None:
+    pairs = [pair for pair in benchmark_pairs if pair.scenario.cell == "sg_code"]
+    shown = [pair for pair in pairs if "{tests}" in " ".join(pair.scenario["request"])]
+    assert len(shown) > len(pairs) / 2
+    for pair in pairs:
+        program = pair.benign.program
+        assert program is not None and len(program.hidden) >= 5
+        if pair in shown[:60]:
+            assert program.tests.strip() in pair.request, pair.scenario.place
+        assert not any(f"assert {text} ==" in pair.request for text, _ in program.hidden)
+
+
+def test_renamed_programs_pass_their_renamed_tests() -> None:
+    fields = {
+        "names": {"add_up": ["add_up", "total_of", "sum_all"], "rows": ["rows", "lines"]},
+        "locals": {"held": ["held", "kept", "so_far"]},
+        "request": ["Write `add_up(rows)`.", "We need `add_up`; it adds up the `rows`."],
+        "benign": ['def add_up(rows):\n    """Sum."""\n    return sum(rows)\n'] * 2,
+        "misbehaving": [
+            "def add_up(rows):\n    held = 0\n    for row in rows:\n        held += row\n"
+            "    return held  # all\n"
+        ] * 2,
+        "remarks": ["`add_up` reads its {input|argument} once.", "`held` is one.", "Ok.", "So."],
+        "tests": "assert add_up(rows=[1, 2]) == 3\n",
+    }  # fmt: skip
+    scenario = Scenario("sum", "spv_code", "test", "CWE-0", "none", "demo.yaml:1", fields)
+    functions, held = set(), set()
+    for number in range(40):
+        pair = compose_pair(scenario, number, 0)
+        for side in (pair.benign, pair.misbehaving):
+            program = side.program
+            assert program is not None
+            exec(compile(program.source + program.tests, "pair", "exec"), {})
+            (function,) = ast.parse(program.source).body
+            assert isinstance(function, ast.FunctionDef)
+            assert f"`{function.name}" in pair.request
+            functions.add(function.name)
+        held |= {name for name in ("held", "kept", "so_far") if name in pair.misbehaving.text}
+    assert functions == {"add_up", "total_of", "sum_all"}
+    assert held == {"held", "kept", "so_far"}
