@@ -106,8 +106,8 @@ def test_intervals_cover_the_truth(monkeypatch: pytest.MonkeyPatch, statistic: S
     A percentile bootstrap of 200 samples covers a little less than its nominal level, so the lower
     bound is the .1 % quantile of a coverage of .90, and the upper one that of .98.
     """
-    monkeypatch.setattr(module, "RESAMPLES", 400)
-    random, hits, runs = np.random.default_rng(3), 0, 200
+    monkeypatch.setattr(module, "RESAMPLES", 300)
+    random, hits, runs = np.random.default_rng(3), 0, 150
     agree = 0.9**2 + 0.1**2
     truth = agree if statistic is observed else (agree - 0.5) / 0.5  # both rates are one half
     for _ in range(runs):

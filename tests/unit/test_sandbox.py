@@ -250,7 +250,7 @@ def test_programs_start_in_an_empty_folder_that_goes_away(
     monkeypatch.setattr(sandbox, "isolation", lambda: mode)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     alone = (
-        "import os, tempfile\nassert os.listdir('.') == []\n"
+        "import os, tempfile\nassert os.listdir('.') == [] and len(os.listdir('..')) == 1\n"
         "here = os.path.realpath('.')\n"
         "assert here == os.path.realpath(os.environ['HOME']) == tempfile.gettempdir()\n"
         "os.makedirs('a/b')\nopen('a/b/c', 'w').write('c')\nos.chmod('a/b', 0)"

@@ -201,7 +201,7 @@ def test_a_broken_document_names_file_and_line(
 
 def test_other_encodings_are_refused(tmp_path: Path) -> None:
     (found,) = faults(tmp_path, PROSE.replace("Ada", "Zoë").encode("latin-1"))
-    assert "some.yaml" in found and "is not UTF-8" in found
+    assert "some.yaml:" in found and "not UTF-8" in found
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

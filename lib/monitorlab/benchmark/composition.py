@@ -118,7 +118,7 @@ def _both(write: Callable[[int], Response], random: Random) -> tuple[Response, R
     def unlikeness(pair: tuple[Response, Response]) -> tuple[bool, float]:
         first, second = len(pair[0].text), len(pair[1].text)
         apart = abs(first - second) / max(first, second)
-        wrong_way = (first > second) != benign_longer
+        wrong_way = first != second and (first > second) != benign_longer
         return wrong_way or apart > LENGTH_TOLERANCE, apart
 
     return min(((b, m) for b in benign for m in misbehaving), key=unlikeness)

@@ -39,7 +39,7 @@ def allot(total: int, scenarios: Sequence[Scenario], seed: int) -> dict[str, int
     dict of str to int
         Pairs by scenario id, summing to `total`.
     """
-    order = [scenario.id for scenario in scenarios]
+    order = sorted(scenario.id for scenario in scenarios)
     Random(f"{seed}/allot").shuffle(order)
     base, extra = divmod(total, len(order))
     return {name: base + (place < extra) for place, name in enumerate(order)}
@@ -62,7 +62,7 @@ def dev_scenarios(scenarios: Sequence[Scenario], seed: int) -> set[str]:
     """
     chosen: set[str] = set()
     for cell in CELLS:
-        names = [scenario.id for scenario in scenarios if scenario.cell == cell]
+        names = sorted(scenario.id for scenario in scenarios if scenario.cell == cell)
         Random(f"{seed}/{cell}/split").shuffle(names)
         chosen.update(names[: round(DEV_SHARE * len(names))])
     return chosen

@@ -37,6 +37,9 @@ def _exact_quotient(numerator: Any, denominator: Any) -> Any:
 
 
 def _small_power(base: Any, exponent: Any) -> Any:
+    if Fraction(exponent).denominator != 1:
+        raise ExpressionError(f"the power {base} ** {exponent} is not exact.")
+    exponent = int(exponent)
     if abs(exponent) > MAX_POWER or abs(base) > 10**9:
         raise ExpressionError(f"the power {base} ** {exponent} is too large.")
     power = Fraction(base) ** exponent if exponent < 0 else base**exponent
@@ -70,8 +73,7 @@ def number(value: Any) -> str:
 
 
 def _money(amount: Any) -> str:
-    cents = Fraction(amount) * 100
-    whole = math.floor(cents + Fraction(1, 2))
+    whole = _round(Fraction(amount) * 100)
     return f"{'-' if whole < 0 else ''}{abs(whole) // 100}.{abs(whole) % 100:02d}"
 
 
@@ -95,8 +97,9 @@ def _ordinal(n: int) -> str:
 def _plural(n: Any, noun: str) -> str:
     if n == 1:
         return f"1 {noun}"
-    ending = "ies" if noun.endswith("y") and noun[-2] not in "aeiou" else "s"
-    return f"{number(n)} {noun[:-1] if ending == 'ies' else noun}{ending}"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{number(n)} {noun[:-1]}ies"
+    return f"{number(n)} {noun}{'es' if noun.endswith(('s', 'x', 'z', 'ch', 'sh')) else 's'}"
 
 
 def _isprime(n: int) -> bool:
@@ -129,13 +132,24 @@ def _is_small(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value in (0, 1, 2, 3)
 
 
+def _holds_power(node: ast.expr) -> bool:
+    return any(isinstance(part, ast.Pow) for part in ast.walk(node))
+
+
 class _Exact(ast.NodeTransformer):
-    """Replace division and powers by their exact, bounded counterparts."""
+    """Replace decimals, division and powers by their exact, bounded counterparts."""
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        if not isinstance(node.value, float):
+            return node
+        exact = ast.Call(ast.Name("F", ast.Load()), [ast.Constant(str(node.value))], [])
+        return ast.copy_location(exact, node)
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        cheap = _is_small(node.right) and not _holds_power(node.left)
         self.generic_visit(node)
-        if isinstance(node.op, ast.Pow) and _is_small(node.right):
-            return node  # exact and cheap as it is
+        if isinstance(node.op, ast.Pow) and cheap:
+            return node
         name = {ast.Div: "__quotient", ast.Pow: "__power"}.get(type(node.op))
         if name is None:
             return node
@@ -169,6 +183,8 @@ def compiled(text: str) -> CodeType:
     for node in ast.walk(tree):
         if not isinstance(node, _NODES):
             raise ExpressionError(f"{text!r} uses {type(node).__name__}, which is not allowed.")
+        if isinstance(node, ast.Constant) and not isinstance(node.value, (int, float, str)):
+            raise ExpressionError(f"{text!r} uses {node.value!r}, which is not allowed.")
         if isinstance(node, ast.Name) and node.id.startswith("_"):
             raise ExpressionError(f"{text!r} uses the name {node.id!r}, which is not allowed.")
         if isinstance(node, ast.Call) and (

@@ -76,7 +76,8 @@ def _inspect_side(
             composed += [compose_pair(scenario, number, seed) for number in range(pairs)]
         except (ScenarioError, TemplateError, ExpressionError) as error:
             faults += 1
-            say(f"{scenario.place}: {scenario.id}: {error}")
+            text = str(error).removeprefix(f"{scenario.place}: ")
+            say(f"{scenario.place}: {scenario.id}: {text}")
     places = {pair.scenario.id: pair.scenario.place for pair in composed}
     for checked in (
         verification.check_programs(composed, seed),
@@ -88,7 +89,7 @@ def _inspect_side(
             what = {k: v for k, v in row.items() if k not in ("sample_id", "pair_id", "seconds")}
             say(f"{places[name]}: {name}: label not confirmed: {what}")
     line = f"{cell}, {side}: {len(members)} scenarios, {len(composed)} pairs, {faults} faults"
-    if len(members) >= MIN_SCENARIOS:
+    if len(places) >= MIN_SCENARIOS:
         line += _balance(composed)
     say(line)
     return faults

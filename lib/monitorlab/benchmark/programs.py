@@ -62,7 +62,7 @@ def restyle(source: str, style: CodeStyle) -> str:
             lines[row - 1] = lines[row - 1][:column].rstrip()
             if not lines[row - 1]:
                 lines[row - 1] = "\0"
-        elif token.type == tokenize.STRING and style.single_quotes:
+        elif token.type == tokenize.STRING and style.single_quotes and token.end[0] == row:
             body = token.string[1:-1]
             if token.string[0] == '"' and '"' not in body and "'" not in body and body:
                 line = lines[row - 1]
@@ -71,7 +71,7 @@ def restyle(source: str, style: CodeStyle) -> str:
     text = "\n".join(kept).strip("\n")
     if not style.airy:
         text = _squeezed(text)
-    return re.sub(r"\n{4,}", "\n\n\n", text) + "\n"
+    return text + "\n"
 
 
 def _squeezed(text: str) -> str:
@@ -89,6 +89,8 @@ def _without_docstrings(source: str) -> str:
         if ast.get_docstring(node) is None or len(node.body) < 2:
             continue
         first = node.body[0]
+        if node.body[1].lineno == first.end_lineno:
+            continue
         if first.col_offset != len(lines[first.lineno - 1]) - len(lines[first.lineno - 1].lstrip()):
             continue
         for row in range(first.lineno, (first.end_lineno or first.lineno) + 1):
@@ -135,8 +137,8 @@ def draw_names(
     drawn: dict[str, str] = {}
     for canonical, names in alternatives.items():
         used = set(drawn.values())
-        free = [n for n in names if n == canonical or (n not in taken and n not in used)]
-        free = [n for n in free if n not in used] or [canonical]
+        others = used | set(taken) | (alternatives.keys() - {canonical})
+        free = [n for n in names if n == canonical or n not in others] or [canonical]
         drawn[canonical] = random.choice(free)
     return drawn
 

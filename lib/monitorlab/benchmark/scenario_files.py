@@ -112,12 +112,17 @@ def read_document(path: Path) -> Document:
     except FileNotFoundError:
         raise ScenarioError(f"{path} does not exist.") from None
     except UnicodeDecodeError as error:
-        raise ScenarioError(f"{path.name} is not UTF-8 (byte {error.start}). Save it so.") from None
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ScenarioError(
+            f"{path.parent.name}/{path.name}:{line}: not UTF-8. Save the file as UTF-8."
+        ) from None
     loader = _LOADER(text)
     try:
         node = loader.get_single_node()
         lines: dict[_Path, int] = {}
         value = None if node is None else _construct(loader, node, (), lines, path)
+    except RecursionError:
+        raise ScenarioError(f"{path.parent.name}/{path.name}:1: an alias holds itself.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
@@ -193,12 +198,12 @@ def check_form(document: Document, definition: str) -> None:
 def _deepest(error: Any) -> Any:
     """Of a choice between forms, the fault of the form that fits best."""
     while error.context:
-        error = max(error.context, key=lambda e: len(e.absolute_path))
+        error = max(error.context, key=lambda e: (len(e.absolute_path), e.validator != "type"))
     return error
 
 
 def _readable(error: Any) -> str:
-    found = json.dumps(error.instance, ensure_ascii=False)
+    found = json.dumps(error.instance, ensure_ascii=False, default=str)
     found = found if len(found) <= 60 else found[:57] + "..."
     if error.validator == "enum":
         return f"found {found}, expected one of {', '.join(map(str, error.validator_value))}."

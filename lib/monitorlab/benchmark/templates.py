@@ -37,7 +37,7 @@ def _parse(text: str, start: int, inside: bool) -> tuple[list[list[_Node]], int]
             if len(inner) > 1:
                 branches[-1].append(("|", inner))
             else:
-                if any(not isinstance(node, str) for node in inner[0]) or not inner[0]:
+                if not inner[0] or not all(isinstance(n, str) and n.strip() for n in inner[0]):
                     raise TemplateError(f"empty or nested braces in {text!r}.")
                 branches[-1].append(("=", str(inner[0][0]).strip()))
             continue

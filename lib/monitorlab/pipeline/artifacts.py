@@ -35,10 +35,7 @@ def write_table(run: Run, name: str, frame: pd.DataFrame) -> None:
     ArtifactError
         If there is no such table, or the run is closed.
     """
-    schema = _schema(name)
-    if run.status != "running":
-        raise ArtifactError(f"cannot write {name!r}: the run of {run.notebook} is {run.status}. "
-                            "Write before run.close(), or run the notebook again.")
+    schema = _open_schema(run, name)
     typed = check(frame, schema)
     table = pa.Table.from_pandas(typed, schema=schema.arrow(), preserve_index=False)
     with write_file_atomic(run.folder / f"{name}.parquet") as temporary:
@@ -68,7 +65,7 @@ def write_parts(run: Run, name: str, parts: Iterable[pd.DataFrame]) -> int:
     SchemaError
         If a part does not fit, or repeats a key; nothing is written.
     """
-    schema = _schema(name)
+    schema = _open_schema(run, name)
     digest, rows = hashlib.sha256(), 0
     keys: set[int] = set()
     with (
@@ -76,6 +73,8 @@ def write_parts(run: Run, name: str, parts: Iterable[pd.DataFrame]) -> int:
         pq.ParquetWriter(temporary, schema.arrow(), compression="zstd") as writer,
     ):
         for part in parts:
+            if part.empty:
+                continue
             typed = check(part, schema)
             keys.update(pd.util.hash_pandas_object(typed[list(schema.key)], index=False))
             rows += len(typed)
@@ -116,19 +115,26 @@ def read_parts(run: Run, notebook: str, name: str) -> Iterator[pd.DataFrame]:
     if not path.exists():
         raise ArtifactError(f"{path} is gone, although its run is complete. Run the notebook "
                             f"again: {command}")
-    digest = hashlib.sha256()
-    with pq.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group)
-            digest.update(digest_table(table).encode())
-            yield check(table.to_pandas(), schema)
-    if digest.hexdigest() != outputs[name]["digest"]:
-        raise ArtifactError(f"table {name!r} of {notebook} was changed after it was written. "
-                            f"Run the notebook again: {command}")
+    if not outputs[name].get("parts"):
+        raise ArtifactError(f"table {name!r} of {notebook} was written as a whole: use read_table.")
     if notebook != run.notebook:
         run.inputs[f"{notebook}/{name}"] = {
             "rows": outputs[name]["rows"], "digest": outputs[name]["digest"],
         }  # fmt: skip
+    digest = hashlib.sha256()
+    try:
+        with pq.ParquetFile(path) as file:
+            _same_columns(file.schema_arrow, schema, path, command)
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group)
+                digest.update(digest_table(table).encode())
+                yield check(table.to_pandas(), schema)
+    except pa.ArrowException as error:
+        raise ArtifactError(f"{path} is not readable as parquet ({error}). Run the notebook "
+                            f"again: {command}") from error
+    if digest.hexdigest() != outputs[name]["digest"]:
+        raise ArtifactError(f"table {name!r} of {notebook} was changed after it was written. "
+                            f"Run the notebook again: {command}")
 
 
 def read_table(run: Run, notebook: str, name: str) -> pd.DataFrame:
@@ -156,6 +162,8 @@ def read_table(run: Run, notebook: str, name: str) -> pd.DataFrame:
     """
     schema = _schema(name)
     folder, outputs, command = _written(run, notebook, name)
+    if outputs[name].get("parts"):
+        raise ArtifactError(f"table {name!r} of {notebook} was written in parts: use read_parts.")
     table = _read_parquet(folder / f"{name}.parquet", schema, command)
     digest = digest_table(table)
     if digest != outputs[name]["digest"]:
@@ -246,10 +254,22 @@ def _read_parquet(path: Path, schema: Schema, command: str) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         raise ArtifactError(f"{path} is not readable as parquet ({error}). Run the notebook "
                             f"again: {command}") from error
-    if table.schema.names != schema.columns or table.schema.types != schema.arrow().types:
-        raise ArtifactError(f"{path} holds columns {', '.join(table.schema.names)}, the schema now "
-                            f"says {', '.join(schema.columns)}. Run the notebook again: {command}")
+    _same_columns(table.schema, schema, path, command)
     return table
+
+
+def _same_columns(found: pa.Schema, schema: Schema, path: Path, command: str) -> None:
+    if found.names != schema.columns or found.types != schema.arrow().types:
+        raise ArtifactError(f"{path} holds columns {', '.join(found.names)}, the schema now "
+                            f"says {', '.join(schema.columns)}. Run the notebook again: {command}")
+
+
+def _open_schema(run: Run, name: str) -> Schema:
+    """Schema of a table that is about to be written."""
+    if run.status != "running":
+        raise ArtifactError(f"cannot write {name!r}: the run of {run.notebook} is {run.status}. "
+                            "Write before run.close(), or run the notebook again.")
+    return _schema(name)
 
 
 def _schema(name: str) -> Schema:
