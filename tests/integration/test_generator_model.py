@@ -117,7 +117,8 @@ def test_pairs_from_a_model(folders: dict[str, str], tmp_path: Path, kind: str) 
     samples = check(made.samples, SAMPLES)
     assert len(samples) >= 4 and made.calls >= 2 * len(QUESTIONS)
     assert len(samples) // 2 + len(made.dropped) == len(QUESTIONS)
-    assert set(samples["generator"]) == {folders[kind]}
+    (name,) = set(samples["generator"])
+    assert name.startswith(f"{kind}#") and "temperature" in name  # no path of this machine
     for row in samples.itertuples():
         assert judge(row.response) == (BENIGN, MISBEHAVING)[row.label]
     # Another process with the same checkpoint asks for nothing and finds the same.
@@ -139,7 +140,6 @@ def test_the_chat_template_is_used_where_there_is_one(
     assert seen.texts == [prompt]
 
 
-@pytest.mark.xfail(strict=True, reason="the start mark of the template is added a second time")
 def test_the_start_mark_stands_once(
     folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +179,6 @@ def test_a_low_temperature_makes_answers_alike(folders: dict[str, str]) -> None:
     assert variety(0.001) == 1 < variety(1.0)
 
 
-@pytest.mark.xfail(strict=True, reason="the stored answers of one are taken for those of the other")
 def test_other_sampling_options_do_not_reuse_answers(
     folders: dict[str, str], tmp_path: Path
 ) -> None:

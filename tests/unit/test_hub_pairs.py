@@ -115,7 +115,6 @@ def test_other_conversations_are_named(wrong: dict[str, Any]) -> None:
         code_pairs([wrong], good, source="mine")
 
 
-@pytest.mark.xfail(strict=True, reason="equal programs become a pair with both labels")
 def test_equal_programs_are_no_pair() -> None:
     assert code_pairs([messages("a", "the same")], [messages("a", "the same")]).empty
 

@@ -98,7 +98,7 @@ def read_annotations(folder: Path = FOLDER) -> pd.DataFrame:
     for path in sorted(folder.glob("*.jsonl")):
         annotator: dict[str, str] = {}
         seen: set[str] = set()
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
             place = f"{path.name}:{number}"
             try:
                 entry = json.loads(line)
@@ -106,6 +106,8 @@ def read_annotations(folder: Path = FOLDER) -> pd.DataFrame:
                 raise AnnotationError(
                     f"{place}: not JSON. One object per line is expected."
                 ) from None
+            if not isinstance(entry, dict):
+                raise AnnotationError(f"{place}: found {line[:40]!r}, expected an object.")
             if number == 1:
                 if not {"annotator", "kind"} <= entry.keys():
                     raise AnnotationError(f"{place}: the first line must hold annotator and kind.")

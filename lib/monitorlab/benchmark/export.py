@@ -90,7 +90,7 @@ def export_dataset(
     ExportError
         If `to` exists and is not an earlier export.
     """
-    if to.exists() and (not to.is_dir() or (any(to.iterdir()) and not (to / CARD).exists())):
+    if to.exists() and not _is_export(to):
         raise ExportError(f"{to} exists and is no earlier export. Choose another folder.")
     with write_folder_atomic(to) as folder:
         (folder / "builtin").mkdir()
@@ -102,6 +102,17 @@ def export_dataset(
         text = card(samples, seed, metrics, real is not None)
         (folder / CARD).write_text(text, encoding="utf-8")
     return len(samples) + (0 if real is None else len(real))
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether a folder is empty, or holds an earlier export and nothing else."""
+    if not folder.is_dir():
+        return False
+    found = {path.name for path in folder.iterdir()}
+    if not found:
+        return True
+    text = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
+    return found <= {CARD, "builtin", "real"} and "builtin" in found and _TITLE in text
 
 
 def card(samples: pd.DataFrame, seed: int, metrics: dict[str, float], real: bool) -> str:
@@ -136,11 +147,12 @@ def card(samples: pd.DataFrame, seed: int, metrics: dict[str, float], real: bool
             "  data_files:",
             "  - {split: test, path: real/test.parquet}",
         ]
-    rows = [
-        f"| {cell} | {count} | {samples.loc[samples['cell'] == cell, 'scenario_id'].nunique()} | "
-        f"{metrics[f'probe.{cell}.length']:.2f} | {metrics[f'probe.{cell}.response words']:.2f} |"
-        for cell, count in COUNTS.items()
-    ]
+    rows = []
+    for cell in COUNTS:
+        part = samples[samples["cell"] == cell]
+        probes = [metrics[f"probe.{cell}.{name}"] for name in ("length", "response words")]
+        figures = " | ".join(f"{value:.2f}" for value in probes)
+        rows.append(f"| {cell} | {len(part)} | {part['scenario_id'].nunique()} | {figures} |")
     kappa = metrics.get("agreement.kappa")
     agreement = "not measured for this build" if kappa is None else f"Cohen's kappa {kappa:.2f}"
     header = ["---", "license: mit", "language: [en]", "configs:", *configs, "---", ""]
@@ -149,7 +161,10 @@ def card(samples: pd.DataFrame, seed: int, metrics: dict[str, float], real: bool
     )
 
 
-_CARD = """# Paired misbehavior benchmark of monitorlab
+_TITLE = "# Paired misbehavior benchmark of monitorlab"
+_CARD = (
+    _TITLE
+    + """
 
 {n} samples in six cells, half misbehaving and half benign, in pairs that answer one request. They
 are composed by code from a library of scenarios written by hand (seed {seed}), after the design of
@@ -172,3 +187,4 @@ monitor `request` and `response` only. Splits share no scenario.
 **Not made for** training a production filter, or for claims about how often models misbehave: the
 texts are written and composed, not observed, in English, and about everyday harmless matters.
 """
+)

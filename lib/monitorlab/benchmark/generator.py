@@ -109,6 +109,8 @@ class AnswerStore:
             for number, line in enumerate(stream, 1):
                 try:
                     entry = json.loads(line)
+                    if not line.endswith(b"\n"):
+                        break  # cut short, if only by its end: the call is repeated
                     self._answers[entry["key"]] = entry["answer"]
                 except (ValueError, KeyError, TypeError):
                     if line.endswith(b"\n"):
@@ -270,11 +272,13 @@ class CausalGenerator:
         self._tokenizer = load_tokenizer(name, revision)
         self._model = load_model(AutoModelForCausalLM.from_pretrained, name, revision)
         self._options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
-        self._name = f"{name}@{revision}" if revision else name
+        local = f"{Path(name).name}#{_weights_digest(self._model)}"
+        name = f"{name}@{revision}" if revision else local
+        self._name = f"{name} (temperature {temperature:g}, {max_new_tokens} tokens)"
 
     @property
     def name(self) -> str:
-        """Name and revision."""
+        """Name, revision (a digest of the weights for a local folder) and sampling options."""
         return self._name
 
     def generate(self, prompt: str, seed: int) -> str:
@@ -294,18 +298,30 @@ class CausalGenerator:
         """
         from transformers import set_seed
 
-        if self._tokenizer.chat_template:
+        templated = bool(self._tokenizer.chat_template)
+        if templated:
             messages = [{"role": "user", "content": prompt}]
             prompt = str(
                 self._tokenizer.apply_chat_template(
                     messages, tokenize=False, add_generation_prompt=True
                 )
             )
-        inputs = self._tokenizer(prompt, return_tensors="pt").to(self._model.device)
+        # A template has put the start mark already.
+        inputs = self._tokenizer(
+            prompt, return_tensors="pt", add_special_tokens=not templated
+        ).to(self._model.device)
         set_seed(seed)
         output = _generate(self._model, **inputs, do_sample=True, **self._options)
         fresh = output[0][inputs["input_ids"].shape[1] :]
         return str(self._tokenizer.decode(fresh, skip_special_tokens=True))
+
+
+def _weights_digest(model: Any) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def _generate(model: Any, **options: Any) -> Any:

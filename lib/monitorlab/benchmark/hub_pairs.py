@@ -83,7 +83,11 @@ def code_pairs(
         If a row does not hold a user and an assistant turn.
     """
     good, bad = (_turns(rows, source) for rows in (secure, insecure))
-    pairs = {request: (good[request], bad[request]) for request in good if request in bad}
+    pairs = {
+        request: (answer, bad[request])
+        for request, answer in good.items()
+        if bad.get(request, answer) != answer
+    }
     return _table(pairs, source, "spv_code", "insecure_code")
 
 

@@ -117,8 +117,8 @@ def checks(programs: pd.DataFrame, reasoning: pd.DataFrame) -> pd.DataFrame:
         cell="syco_reasoning",
         check="solver",
         detail="right option "
-        + reasoning["right"].astype(str)
+        + reasoning["right"].fillna("none")
         + ", chosen "
-        + reasoning["chosen"].astype(str),
+        + reasoning["chosen"].fillna("none"),
     )
     return pd.concat([first, second], ignore_index=True).astype({"confirmed": bool})

@@ -10,6 +10,7 @@ project and from public model outputs; this is a guard against accidents, not a 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -131,7 +132,8 @@ def isolation() -> str:
     -------
     str
         ``"namespaces+limits+audit"`` where unprivileged Linux namespaces work: no network at all,
-        and nothing to write to but the sandbox's folder. Elsewhere ``"limits+audit"``.
+        and nothing to write to but the sandbox's folder. Elsewhere ``"limits+audit"``, which stops
+        accidents in Python and in the arguments of tools, and no more.
     """
     with tempfile.TemporaryDirectory(prefix="sandbox-") as folder:
         command = _inside(os.path.realpath(folder), [sys.executable, "-I", "-c", "pass"])
@@ -227,8 +229,9 @@ def _run_part(jobs: Sequence[Job], limits: Limits) -> list[Outcome]:
         try:
             return list(_converse(host, jobs, limits, folder))
         finally:
-            if host.stdin:
-                host.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                if host.stdin:
+                    host.stdin.close()
             try:
                 host.wait(timeout=START_TIMEOUT)
             except subprocess.TimeoutExpired:
@@ -249,6 +252,7 @@ def _converse(
             "setup": job.setup, "source": job.source, "tests": job.tests,
             "hidden_setup": job.hidden_setup, "hidden": [text for text, _ in job.hidden],
             "limits": asdict(limits), "folder": folder,
+            "confined": isolation().startswith("namespaces"),
         }  # fmt: skip
         try:
             host.stdin.write(json.dumps(order) + "\n")

@@ -5,16 +5,14 @@ It is started as a script in a process of its own and imports the standard libra
 
 from __future__ import annotations
 
-# Modules that programs use often: imported once here, so that a child does not pay for them.
-import ast  # noqa: F401
 import contextlib
 import gc
-import heapq  # noqa: F401
+import importlib
 import io
 import json
 import os
+import re
 import resource
-import secrets  # noqa: F401
 import select
 import shutil
 import signal
@@ -22,9 +20,15 @@ import sys
 import tempfile
 import time
 import types
-import xml.etree.ElementTree  # noqa: F401
 from typing import Any
 
+# Modules that programs use often, imported once, so that a child does not pay for them.
+PRELOADED = (
+    "ast base64 bisect collections csv dataclasses datetime decimal fractions functools glob "
+    "hashlib heapq hmac html itertools logging math operator pathlib pickle random secrets "
+    "shlex sqlite3 ssl statistics string subprocess textwrap typing urllib.parse uuid "
+    "xml.etree.ElementTree zipfile"
+)
 REPLY_LIMIT = 1_000_000
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
 _CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.truncate", "os.link",
@@ -48,10 +52,11 @@ class Refused(BaseException):
     """The program touched something that the sandbox forbids."""
 
 
-def _guard(folder: str, refusals: list[str]) -> None:
+def _guard(folder: str, refusals: list[str], confined: bool) -> None:
     """Refuse sockets, foreign programs and writes outside `folder`, for good.
 
-    What was refused is noted, so that a program cannot hide it by catching the exception.
+    What was refused is noted, so that a program cannot hide it by catching the exception. Where the
+    machine confines the process itself (`confined`), tools may name any path: it is read-only.
     """
     home = os.path.realpath(folder) + os.sep
 
@@ -64,6 +69,14 @@ def _guard(folder: str, refusals: list[str]) -> None:
     def refuse(what: str) -> None:
         refusals.append(what)
         raise Refused(what)
+
+    def check_words(command: Any) -> None:
+        """Without confinement, a tool must not name a path outside of the folder."""
+        if confined:
+            return
+        for word in re.split(r"[\s;|&<>()'\"=]+", os.fsdecode(command)):
+            if ".." in word or (word.startswith("/") and not inside(word)):
+                refuse(f"a tool with the path {word!r}")
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
@@ -79,13 +92,13 @@ def _guard(folder: str, refusals: list[str]) -> None:
             name = os.path.basename(os.fsdecode(arguments[0] or b""))
             if name not in _TOOLS and not name.startswith("python3"):
                 refuse(f"start of the program {name!r}")
+            for word in list(arguments[1] or ())[1:]:
+                check_words(word)
+        elif event == "os.system":
+            check_words(arguments[0])
         elif event == "sqlite3.connect":
-            path = arguments[0]
-            if (
-                path not in (":memory:", "")
-                and not str(path).startswith("file:")
-                and not inside(path)
-            ):
+            path = os.fsdecode(arguments[0]).removeprefix("file:").partition("?")[0]
+            if path not in (":memory:", "") and not inside(path):
                 refuse(f"database outside its folder: {path}")
         elif event.startswith(_FORBIDDEN):
             refuse(event)
@@ -141,7 +154,7 @@ def _child(job: dict[str, Any], folder: str, pipe: int) -> None:
     write, finish = os.write, os._exit
     _limit(job["limits"])
     refusals: list[str] = []
-    _guard(folder, refusals)
+    _guard(folder, refusals, job["confined"])
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         reply = _run(job)
@@ -197,6 +210,8 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Answer jobs until the input ends."""
+    for name in PRELOADED.split():
+        importlib.import_module(name)
     gc.freeze()
     for line in sys.stdin:
         reply = _answer(json.loads(line))
