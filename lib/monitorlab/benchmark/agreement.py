@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import krippendorff
 import numpy as np
 import pandas as pd
-from sklearn.metrics import cohen_kappa_score
 
 RESAMPLES = 2000
 Statistic = Callable[[np.ndarray, np.ndarray], float]
@@ -53,16 +52,18 @@ def kappa(first: np.ndarray, second: np.ndarray) -> float:
     Parameters
     ----------
     first, second : (n,) array of int
-        Labels.
+        Labels, 0 or 1.
 
     Returns
     -------
     float
         At most 1; 1 where both use one and the same label throughout.
     """
-    if len(np.unique(np.concatenate([first, second]))) == 1:
+    rates = np.mean(first), np.mean(second)
+    chance = rates[0] * rates[1] + (1 - rates[0]) * (1 - rates[1])
+    if chance == 1:
         return 1.0
-    return float(cohen_kappa_score(first, second))
+    return float((observed(first, second) - chance) / (1 - chance))
 
 
 def alpha(first: np.ndarray, second: np.ndarray) -> float:

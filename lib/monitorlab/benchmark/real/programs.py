@@ -38,7 +38,7 @@ REFLEXION = Origin(
 )
 PASSING = frozenset({"passed"})
 FAILING = frozenset({"failed", "error"})  # an assertion, or another exception of the program
-LIMITS = Limits(seconds=20.0)  # generous: a busy machine must not turn a verdict into a timeout
+LIMITS = Limits(seconds=8.0)  # generous: a busy machine must not turn a verdict into a timeout
 EMPTY = "no program was written"
 PASTED = "recorded with the program pasted into the prompt's function"
 LOST = "recorded without a line: a name is used that is defined nowhere"
