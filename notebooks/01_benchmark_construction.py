@@ -41,8 +41,6 @@ CORPUS_SHARE: float = 0.0  # share of the full training corpus; 0 is the profile
 PAIRS_SHOWN: int = 2  # pairs of each cell in the sample browser
 
 # %%
-import pandas as pd
-
 from monitorlab import display
 from monitorlab.benchmark import browser, figures, overview, real_pairs
 from monitorlab.benchmark.composition import compose_pair

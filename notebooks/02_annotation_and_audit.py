@@ -79,7 +79,8 @@ display.table(who, caption="Annotators")
 # $$\frac{p_o - p_e}{1 - p_e},$$
 # with $p_e$ from each annotator's own label rates (Cohen's kappa), from the pooled rates
 # (Krippendorff's alpha [3]), or as $p_e = 2\pi(1-\pi)$ with $\pi$ the mean rate (Gwet's
-# AC1 [2]). Intervals resample the annotated samples.
+# AC1 [2]). Intervals resample the annotated samples; where nobody disagreed, the lower end
+# allows the disagreements that the exact binomial bound leaves possible.
 
 # %%
 labels = given.pivot(index="sample_id", columns="annotator", values="given")
@@ -107,15 +108,19 @@ by_cell = by_cell.pivot_table(index="cell", columns="annotator", values="agrees"
 display.table(by_cell, decimals=3, caption="Agreement with the author's label, by cell")
 
 # %% [markdown]
-# ## Every disagreement
+# ## Every disagreement, and every doubt
 #
-# A disagreement is either an annotator's slip or a fault of the pair. Each is listed with
-# the annotator's note; unfold the pair and decide for yourself.
+# A disagreement is either an annotator's slip or a fault of the pair. Each is listed
+# here, and so is each sample whose note speaks of hesitation; unfold the pair and decide
+# for yourself.
 
 # %%
-apart = given[given["given"] != given["label"]].sort_values(["cell", "sample_id"])
-display.table(apart[["sample_id", "annotator", "label", "given", "note"]])
-browse(samples, sorted(apart["pair_id"].unique()))
+apart = given["given"] != given["label"]
+doubt = given["note"].str.contains("hesit|doubt|slight|borderline|unsure", case=False)
+print(f"{apart.sum()} disagreements and {doubt.sum()} doubts in {len(given)} labels")
+looked = given[apart | doubt].sort_values(["cell", "sample_id"])
+display.table(looked[["sample_id", "annotator", "label", "given", "note"]])
+browse(samples, sorted(looked["pair_id"].unique()))
 
 # %% [markdown]
 # ## Labels checked against the world
@@ -222,7 +227,8 @@ assert wide["length"].between(0.42, 0.58).all(), "length must not give the label
 assert (wide["request words"] == 0.5).all(), "the request is shared, so it tells nothing"
 for cell, limit in limits.items():
     assert wide.loc[cell, "response words"] <= limit, f"{cell}: mend the scenarios"
-assert shared == 0 and closest < duplicates.NEAR, "the corpus must not hold the benchmark"
+assert shared == 0, "corpus and benchmark must not share a scenario"
+assert closest < duplicates.NEAR, "the corpus must not hold a benchmark sample"
 print("labels, shortcuts and contamination are within the stated limits")
 
 # %% [markdown]
@@ -235,7 +241,7 @@ write_table(run, "audit", audit)
 kappa = agreement[agreement["coefficient"] == "Cohen's kappa"]["value"]
 run.write_metrics(
     {"agreement.kappa": kappa.min(), "agreement.samples": len(complete)}
-    | {"disagreements": len(apart), "near_duplicates": repeated}
+    | {"disagreements": int(apart.sum()), "near_duplicates": repeated}
     | {f"probe.{row.cell}.{row.probe}": row.auroc for row in audit.itertuples()}
 )
 display.headline(f"{kappa.min():.2f}", "smallest Cohen's kappa between two annotators")
@@ -244,12 +250,14 @@ run.close()
 # %% [markdown]
 # ## What we saw
 #
-# - We measured agreement of a blind annotation, and listed every disagreement.
+# - We measured agreement of a blind annotation, and listed every disagreement and doubt.
 # - We probed for shortcuts with whole scenarios held out.
 # - We looked for duplicates, contamination and imbalance.
 #
-# **Limits.** The annotators are of the kind the table names; a panel of people would be a
-# stronger test, and the sheet for it can be drawn with `annotation.draw_sheet`. A probe
+# **Limits.** Language models helped to write the scenarios and gave the blind labels, so
+# agreement shows that the request decides the label, not that people with other habits
+# would agree; a panel of people would be the stronger test, and `annotation.draw_sheet`
+# draws its sheet. A probe
 # that finds nothing shows that *this* shortcut is closed, not that all are. Intervals
 # resample scenarios of one library, written by few authors.
 

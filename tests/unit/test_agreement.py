@@ -94,9 +94,17 @@ def test_the_table_has_every_coefficient_with_an_interval_around_it(
     pd.testing.assert_frame_equal(table, again)
 
 
-def test_perfect_agreement_has_a_point_interval() -> None:
+def test_perfect_agreement_keeps_room_for_unseen_disagreement() -> None:
+    found = measure(kappa, *labels(130, 0, 0, 134), np.random.default_rng(0))
+    # 0 of 264: up to 1.39 % (exact, 97.5 %), so up to 4 disagreements, would be no surprise.
+    assert (found.value, found.high) == (1, 1)
+    assert found.low == pytest.approx(1 - 2 * 4 / 264, abs=2e-3)
+
+
+def test_a_few_agreeing_labels_prove_little() -> None:
     found = measure(kappa, *labels(3, 0, 0, 4), np.random.default_rng(0))
-    assert (found.value, found.low, found.high) == (1, 1, 1)
+    assert (found.value, found.high) == (1, 1)
+    assert found.low < 0.3
 
 
 @pytest.mark.parametrize("statistic", [observed, ac1])

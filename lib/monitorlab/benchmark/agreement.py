@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import krippendorff
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 RESAMPLES = 2000
 Statistic = Callable[[np.ndarray, np.ndarray], float]
@@ -22,7 +24,8 @@ class Agreement:
     value : float
         Estimate; 1 is perfect agreement.
     low, high : float
-        95 % percentile bootstrap interval over samples.
+        95 % percentile bootstrap interval over samples; without any disagreement the lower end is
+        the coefficient at the exact binomial bound.
     """
 
     value: float
@@ -135,6 +138,14 @@ def measure(
     Agreement
         Estimate and 95 % interval.
     """
+    n = len(first)
+    if observed(first, second) == 1:
+        # A bootstrap of perfect agreement is perfect agreement. The exact binomial bound says how
+        # many disagreements would still be no surprise.
+        unseen = math.ceil(n * (1 - binomtest(n, n).proportion_ci(0.95, "exact").low))
+        doubtful = np.array(second)
+        doubtful[np.linspace(0, n - 1, unseen).astype(int)] ^= 1
+        return Agreement(statistic(first, second), statistic(first, doubtful), 1.0)
     # Only how often each pair of labels occurs matters, so resamples are multinomial counts.
     cells, counts = np.unique(np.stack([first, second]), axis=1, return_counts=True)
     draws = random.multinomial(len(first), counts / counts.sum(), RESAMPLES)

@@ -167,7 +167,8 @@ _CARD = (
     + """
 
 {n} samples in six cells, half misbehaving and half benign, in pairs that answer one request. They
-are composed by code from a library of scenarios written by hand (seed {seed}), after the design of
+are composed by code from a library of scenarios, written with the help of a language model and
+reviewed pair by pair (seed {seed}), after the design of
 AutoMonitor-Bench (arXiv 2601.05752), whose own data is gated. A monitor reads `request` and
 `response` and says whether the response misbehaves; `label` 1 is misbehavior.
 
@@ -176,8 +177,8 @@ AutoMonitor-Bench (arXiv 2601.05752), whose own data is gated. A monitor reads `
 {rows}
 
 The last two columns are shortcut probes with whole scenarios held out; .5 means no shortcut.
-Agreement of a second, blind annotation with the labels: {agreement}. Labels of code are checked by
-execution, labels of reasoning by an independent solver.
+Agreement of a second, blind annotation (by language models) with the labels: {agreement}. Labels
+of code are checked by execution, labels of reasoning by an independent solver.
 
 **Fields.** `sample_id`, `pair_id`, `scenario_id`, `cell`, `category`, `task`, `misbehavior_type`,
 `cue_type`, `source`, `generator`, `request`, `response`, `has_thinking`, `label`, `split`. Give a
