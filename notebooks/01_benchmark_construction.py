@@ -81,7 +81,7 @@ display.table(overview.library(scenarios), caption="The scenario library")
 # scenario.
 
 # %%
-scenario = next(s for s in scenarios if s.cell == "spv_qa" and s.side == "test")
+scenario = next(s for s in scenarios if s.id == "ward_order_second_signature")
 for number in (0, 1):
     pair = compose_pair(scenario, number, SEED)
     print(f"REQUEST: {pair.request}\n")
