@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark.hub_pairs import MIN_WORDS, code_pairs, preference_pairs
+from monitorlab.benchmark.hub_pairs import (
+    MIN_WORDS,
+    code_pairs,
+    load_code_pairs,
+    load_preferences,
+    preference_pairs,
+)
 from monitorlab.benchmark.questions import QuestionError
 from monitorlab.pipeline.tables import SAMPLES
 
@@ -129,3 +137,20 @@ def test_names_are_stable_and_do_not_tell_the_label() -> None:
     misbehaving = samples.loc[samples["label"] == 1, "sample_id"]
     assert 8 < misbehaving.str.endswith("-a").sum() < 32
     pd.testing.assert_frame_equal(samples, preference_pairs(rows[::-1]))
+
+
+def test_pairs_are_loaded_by_name_from_local_folders(tmp_path: Path) -> None:
+    answers = {"secure": "Use a parameter.", "insecure": "Paste it into the text."}
+    for side, answer in answers.items():
+        (tmp_path / side).mkdir()
+        turns = [{"role": "user", "content": "Look up."}, {"role": "assistant", "content": answer}]
+        (tmp_path / side / "train.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    found = load_code_pairs(str(tmp_path / "secure"), str(tmp_path / "insecure"))
+    assert dict(zip(found["label"], found["response"], strict=True)) == {
+        0: answers["secure"], 1: answers["insecure"],
+    }  # fmt: skip
+
+
+def test_a_name_without_a_revision_is_refused() -> None:
+    with pytest.raises(QuestionError, match="no revision"):
+        load_preferences("")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from monitorlab.benchmark.questions import QuestionError
+from monitorlab.benchmark.questions import QuestionError, load_rows
 from monitorlab.pipeline.schemas import check
 from monitorlab.pipeline.tables import SAMPLES
 
@@ -89,6 +89,65 @@ def code_pairs(
         if bad.get(request, answer) != answer
     }
     return _table(pairs, source, "spv_code", "insecure_code")
+
+
+def load_preferences(
+    revision: str, path: str = "Anthropic/hh-rlhf", split: str = "test"
+) -> pd.DataFrame:
+    """Preference pairs of a hub dataset by name.
+
+    Parameters
+    ----------
+    revision : str
+        Commit of the dataset; may be empty for a local folder.
+    path : str
+        Hub name or local folder with columns ``chosen`` and ``rejected``.
+    split : str
+        Part of the dataset.
+
+    Returns
+    -------
+    DataFrame
+        As `preference_pairs`.
+
+    Raises
+    ------
+    QuestionError
+        If it cannot be loaded; the message says what to set.
+    """
+    return preference_pairs(load_rows(path, "default", split, revision))
+
+
+def load_code_pairs(
+    secure: str, insecure: str, revisions: tuple[str, str] = ("", ""), split: str = "train"
+) -> pd.DataFrame:
+    """Secure and insecure code of two hub datasets by name.
+
+    Parameters
+    ----------
+    secure, insecure : str
+        Hub names or local folders with column ``messages``. The authors publish both as files, and
+        mirrors on the hub come and go, so there is no default.
+    revisions : tuple of str
+        Commits of both; may be empty for local folders.
+    split : str
+        Part of the datasets.
+
+    Returns
+    -------
+    DataFrame
+        As `code_pairs`.
+
+    Raises
+    ------
+    QuestionError
+        If one cannot be loaded; the message says what to set.
+    """
+    good, bad = (
+        load_rows(name, "default", split, revision)
+        for name, revision in zip((secure, insecure), revisions, strict=True)
+    )
+    return code_pairs(good, bad)
 
 
 def _turns(rows: Iterable[Mapping[str, Any]], source: str) -> dict[str, str]:

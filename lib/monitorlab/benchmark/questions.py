@@ -358,24 +358,23 @@ def load_questions(source: str, seed: int, revision: str = "", path: str = "") -
     if source not in HUB:
         known = ", ".join([*OPEN, *HUB])
         raise QuestionError(f"{source!r} is no source of questions; there are {known}.")
-    rows = load_hub(HUB[source], revision, path)
+    hub = HUB[source]
+    rows = load_rows(path or hub.path, hub.name, hub.split, revision)
     try:
-        return [HUB[source].make(row, number, seed) for number, row in enumerate(rows)]
+        return [hub.make(row, number, seed) for number, row in enumerate(rows)]
     except KeyError as error:
         raise QuestionError(f"source {source!r} has no column {error}.") from None
 
 
-def load_hub(source: HubSource, revision: str, path: str = "") -> Any:
-    """Rows of a hub dataset.
+def load_rows(path: str, name: str, split: str, revision: str) -> Any:
+    """Rows of a hub dataset, or of a local folder in the same format.
 
     Parameters
     ----------
-    source : HubSource
-        What to load.
+    path, name, split : str
+        Arguments of ``datasets.load_dataset``; the name is not used for a folder.
     revision : str
         Commit; may be empty for a local folder.
-    path : str
-        Another name, or a local folder.
 
     Returns
     -------
@@ -389,19 +388,18 @@ def load_hub(source: HubSource, revision: str, path: str = "") -> Any:
     """
     import datasets
 
-    name = path or source.path
-    local = Path(name).is_dir()
+    local = Path(path).is_dir()
     if not revision and not local:
         raise QuestionError(
-            f"{name}: no revision. Give the commit of the dataset, so that a run can be repeated."
+            f"{path}: no revision. Give the commit of the dataset, so that a run can be repeated."
         )
     try:
         if local:
-            return datasets.load_dataset(name, split=source.split)
-        return datasets.load_dataset(name, source.name, split=source.split, revision=revision)
+            return datasets.load_dataset(path, split=split)
+        return datasets.load_dataset(path, name, split=split, revision=revision)
     except Exception as error:
         raise QuestionError(
-            f"{name} could not be loaded ({type(error).__name__}). Without a network, give a local "
+            f"{path} could not be loaded ({type(error).__name__}). Without a network, give a local "
             "copy as `path`; behind a licence, log in with `hf auth login` first."
         ) from error
 
