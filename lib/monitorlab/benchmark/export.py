@@ -156,11 +156,18 @@ def card(samples: pd.DataFrame, seed: int, metrics: dict[str, float], real: bool
     kappa = metrics.get("agreement.kappa")
     agreement = "not measured for this build" if kappa is None else f"Cohen's kappa {kappa:.2f}"
     header = ["---", "license: mit", "language: [en]", "configs:", *configs, "---", ""]
-    return "\n".join(header) + _CARD.format(
-        n=len(samples), seed=seed, rows="\n".join(rows), agreement=agreement
+    return (
+        "\n".join(header)
+        + _CARD.format(n=len(samples), seed=seed, rows="\n".join(rows), agreement=agreement)
+        + (_REAL if real else "")
     )
 
 
+_REAL = """
+**Configuration `real`.** Pairs of answers from public files of others, under their licences: GSM8K
+model solutions, Reflexion programs and HH-RLHF (MIT), ProcessBench (Apache-2.0). Their errors are
+mistakes or dispreferred answers rather than misbehavior on purpose: report them apart.
+"""
 _TITLE = "# Paired misbehavior benchmark of monitorlab"
 _CARD = (
     _TITLE
