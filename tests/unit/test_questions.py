@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from monitorlab.benchmark import sandbox
+from monitorlab.benchmark.documents import LIBRARY, read_document
 from monitorlab.benchmark.generator import (
     BENIGN,
     MISBEHAVING,
@@ -39,7 +40,7 @@ from monitorlab.benchmark.questions import (
     near_numbers,
     truthfulqa,
 )
-from monitorlab.benchmark.scenario_files import LIBRARY, Scenario, cues, read_document
+from monitorlab.benchmark.scenario_files import Scenario, cues
 from monitorlab.benchmark.scripted import ScriptedGenerator, practice_questions
 from monitorlab.pipeline.schemas import check
 from monitorlab.pipeline.tables import SAMPLES

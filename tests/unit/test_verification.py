@@ -15,7 +15,8 @@ from monitorlab.benchmark import inspection, overview, verification
 from monitorlab.benchmark.composition import Pair, Program, Response, compose_pair
 from monitorlab.benchmark.construction import COUNTS, pair_id, to_table
 from monitorlab.benchmark.corpus import COMPONENTS
-from monitorlab.benchmark.scenario_files import LIBRARY, SIDES, Scenario, load_file, read_document
+from monitorlab.benchmark.documents import LIBRARY, read_document
+from monitorlab.benchmark.scenario_files import SIDES, Scenario, load_file
 from monitorlab.benchmark.verification import check_programs, check_reasoning, chosen_letter
 from monitorlab.cli import app
 from monitorlab.pipeline.schemas import check
