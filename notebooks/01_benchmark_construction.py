@@ -14,8 +14,8 @@
 # > A monitor can only be judged on pairs whose label is certain and whose style gives
 # > nothing away; such pairs can be composed from scenarios that people write and read.
 #
-# *Paper: arXiv 2601.05752, section 3. Cost: about twenty seconds in `tiny`, about a
-# minute in `cpu`, the full training corpus included in `gpu` some minutes.*
+# *Paper: arXiv 2601.05752, section 3. Cost: about twenty seconds in `tiny`, under a
+# minute in `cpu`, about four minutes with the whole training corpus on two cores.*
 
 # %% [markdown]
 # **You will learn**
@@ -203,7 +203,7 @@ display.table(made.dropped.groupby("reason").size().rename("questions").reset_in
 # preferences. They need no generator and are a second test set, always reported apart:
 # their errors are honest mistakes rather than sycophancy or gaming. (The files of
 # BIG-Bench-Mistake hold one chain per problem, and the lie-detector transcripts share no
-# usable request, so neither gives pairs; the transcripts return in notebook 03.)
+# usable request, so neither gives pairs.)
 
 # %% tags=["nbval-ignore-output"]
 real = real_pairs.load(run)

@@ -123,7 +123,7 @@ def plot_agreement(frame: pd.DataFrame, pairs: Sequence[str]) -> Figure:
         ax.plot(part["value"], part.index, "o", color=SAFE)
         ax.set_yticks(list(part.index), list(part["coefficient"]))
         ax.set_title(pair)
-        ax.set_xlim(min(0.4, float(part["low"].min()) - 0.03), 1.02)
+        ax.set_xlim(min(0.85, float(part["low"].min()) - 0.03), 1.01)
         ax.set_xlabel("agreement ↑ (bars: 95 %)")
     axes[0, 0].invert_yaxis()
     return fig
