@@ -52,7 +52,7 @@ def main() -> None:
     print(f"file                  {size / 2**20:.0f} MiB")
     print(f"no near-duplicate     {report.distinct_share:.2%} of {report.composed:,} composed")
     print(f"near a test sample    {report.near_test}")
-    print(f"largest similarity    {report.largest_test_similarity:.2f} to a test sample in one band")
+    print(f"largest similarity    {report.largest_test_similarity:.2f} (test samples in one band)")
 
 
 if __name__ == "__main__":
