@@ -75,7 +75,8 @@ def _guard(folder: str, refusals: list[str], confined: bool) -> None:
         if confined:
             return
         for word in re.split(r"[\s;|&<>()'\"=]+", os.fsdecode(command)):
-            if ".." in word.split("/") or (word.startswith("/") and not inside(word)):
+            climbs = "/" in word and ".." in word.split("/")
+            if climbs or (word.startswith("/") and not inside(word)):
                 refuse(f"a tool with the path {word!r}")
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
