@@ -47,6 +47,7 @@ from monitorlab.benchmark.composition import compose_pair
 from monitorlab.benchmark.construction import COUNTS, build_pairs, to_table
 from monitorlab.benchmark.corpus import SIZE, Report, build_corpus
 from monitorlab.benchmark.generator import construct
+from monitorlab.benchmark.samples import whole_texts
 from monitorlab.benchmark.scenario_files import load_library
 from monitorlab.benchmark.scripted import ScriptedGenerator, practice_questions
 from monitorlab.benchmark.verification import check_programs, check_reasoning
@@ -225,7 +226,7 @@ parts = build_corpus(
     SEED,
     share=CORPUS_SHARE or run.profile.benchmark.corpus_share,
     processes=run.profile.benchmark.processes,
-    test_texts=samples["request"] + "\n" + samples["response"],
+    test_texts=whole_texts(samples),
     scenarios=scenarios,
     report=report,
 )

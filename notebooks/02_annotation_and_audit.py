@@ -47,6 +47,7 @@ from monitorlab import display
 from monitorlab.benchmark import annotation, balance, duplicates, figures, probes
 from monitorlab.benchmark.agreement import agreement_table
 from monitorlab.benchmark.browser import browse
+from monitorlab.benchmark.samples import whole_texts
 from monitorlab.pipeline.artifacts import open_run, read_parts, read_table, write_table
 
 # %%
@@ -198,14 +199,13 @@ display.table(vocabulary, caption="Distance between the vocabularies of both sid
 # may be neither a shared scenario nor a near-duplicate.
 
 # %%
-texts = samples["request"] + "\n" + samples["response"]
-repeated = duplicates.share_near(texts)
-benchmark = duplicates.signatures(list(texts))
+benchmark = duplicates.signatures(whole_texts(samples))
+repeated = duplicates.share_near(benchmark)
 closest, rows, shared = 0.0, 0, 0
 for part in read_parts(run, "01_benchmark_construction", "corpus"):
     rows += len(part)
     shared += int(part["scenario_id"].isin(samples["scenario_id"]).sum())
-    found = duplicates.signatures(list(part["request"] + "\n" + part["response"]))
+    found = duplicates.signatures(whole_texts(part))
     closest = max(closest, duplicates.largest_similarity(found, benchmark))
 display.say(
     "Near-duplicates within the benchmark: {repeated:.1%}. Corpus: {rows:,} samples, "

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from monitorlab.benchmark.construction import build_pairs, to_table
 from monitorlab.benchmark.corpus import Report, build_corpus
+from monitorlab.benchmark.samples import whole_texts
 from monitorlab.benchmark.scenario_files import load_library
 from monitorlab.pipeline.artifacts import open_run, write_parts
 
@@ -35,7 +36,7 @@ def main() -> None:
             2026,
             arguments.share,
             arguments.processes,
-            samples["request"] + "\n" + samples["response"],
+            whole_texts(samples),
             library,
             report,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,8 @@ from monitorlab.benchmark.generator import (
 from monitorlab.pipeline.schemas import check
 from monitorlab.pipeline.tables import SAMPLES
 from monitorlab.signals.scorers import ScorerError, no_progress_bars
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SPECIAL = ["<|end|>", "<|pad|>", "<|start|>"]
 TEMPLATE = (
@@ -47,15 +48,6 @@ def tokenizer(template: str | None, begin: bool = False) -> PreTrainedTokenizerF
     )
     made.chat_template = template
     return made
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny tensors on several threads mostly wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

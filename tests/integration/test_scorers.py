@@ -8,7 +8,6 @@ scorer is; what is tested is that it reads the right numbers at the right places
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,8 @@ from monitorlab.signals.scorers import (
     no_progress_bars,
     token_batches,
 )
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
@@ -143,15 +144,6 @@ def save(folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast) -> str:
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny tensors on several threads mostly wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

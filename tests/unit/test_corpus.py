@@ -9,6 +9,7 @@ import pytest
 from monitorlab.benchmark import corpus, duplicates
 from monitorlab.benchmark.composition import Pair
 from monitorlab.benchmark.corpus import COMPONENTS, Component, Report, build_corpus, sizes
+from monitorlab.benchmark.samples import whole_texts
 from monitorlab.benchmark.scenario_files import Scenario, ScenarioError
 from monitorlab.pipeline.schemas import check
 from monitorlab.pipeline.tables import CORPUS
@@ -138,7 +139,7 @@ def test_another_seed_gives_another_corpus(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_kept_samples_have_no_near_duplicates(built: pd.DataFrame) -> None:
     first = built.groupby("pair_id").head(1)
-    assert duplicates.share_near(first["request"] + "\n" + first["response"]) == 0
+    assert duplicates.share_near(duplicates.signatures(whole_texts(first))) == 0
 
 
 def test_a_copy_of_a_test_sample_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +163,7 @@ def test_the_test_side_has_no_copy_in_the_corpus(
     seen = duplicates.Neighbours()
     for signature in duplicates.signatures(texts):
         seen.add(signature)
-    found = duplicates.signatures(list(built["request"] + "\n" + built["response"]))
+    found = duplicates.signatures(whole_texts(built))
     assert max(seen.similarity(signature) for signature in found) < duplicates.NEAR
 
 

@@ -90,7 +90,7 @@ def test_nearly_all_copies_with_one_changed_word_are_found() -> None:
 
 def test_share_of_near_duplicates() -> None:
     others = [" ".join(WORDS[i : i + 100]) for i in range(1000, 1600, 100)]
-    assert share_near([LONG, changed(LONG, 3), *others]) == 2 / 8
-    assert share_near([LONG, LONG, LONG]) == 1
-    assert share_near(others) == 0
-    assert share_near([]) == 0
+    assert share_near(signatures([LONG, changed(LONG, 3), *others])) == 2 / 8
+    assert share_near(signatures([LONG, LONG, LONG])) == 1
+    assert share_near(signatures(others)) == 0
+    assert share_near(signatures([])) == 0

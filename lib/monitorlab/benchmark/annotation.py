@@ -41,6 +41,10 @@ def text_digest(request: str, response: str) -> str:
     return hashlib.sha256(f"{request}\0{response}".encode()).hexdigest()[:16]
 
 
+def _items(samples: pd.DataFrame) -> list[str]:
+    return [text_digest(*row) for row in zip(samples["request"], samples["response"], strict=True)]
+
+
 def draw_sheet(samples: pd.DataFrame, seed: int, per_cell: int = PER_CELL) -> pd.DataFrame:
     """Draw the samples to annotate, stratified by cell, blind and shuffled.
 
@@ -69,9 +73,7 @@ def draw_sheet(samples: pd.DataFrame, seed: int, per_cell: int = PER_CELL) -> pd
             chosen.append(samples[wanted].iloc[0])
     Random(f"{seed}/annotation/order").shuffle(chosen)
     frame = pd.DataFrame(chosen)
-    frame["item"] = [
-        text_digest(*row) for row in zip(frame["request"], frame["response"], strict=True)
-    ]
+    frame["item"] = _items(frame)
     return frame[["item", "request", "response"]].reset_index(drop=True)
 
 
@@ -146,11 +148,7 @@ def joined(samples: pd.DataFrame, annotations: pd.DataFrame) -> pd.DataFrame:
     AnnotationError
         If no annotation fits: the benchmark was built from another seed or library.
     """
-    keyed = samples.assign(
-        item=[
-            text_digest(*row) for row in zip(samples["request"], samples["response"], strict=True)
-        ]
-    )
+    keyed = samples.assign(item=_items(samples))
     both = keyed.merge(annotations.rename(columns={"label": "given"}), on="item", how="inner")
     if both.empty:
         raise AnnotationError(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from random import Random
+from typing import Any
 
 import pandas as pd
 
 from monitorlab.benchmark.composition import Pair, Response, compose_pair
-from monitorlab.benchmark.scenario_files import Scenario, ScenarioError, load_library
+from monitorlab.benchmark.samples import sample_row
+from monitorlab.benchmark.scenario_files import Scenario, ScenarioError, cues, load_library
 from monitorlab.pipeline.tables import CELLS
 
 # Samples per cell: the paper gives the numbers, but not which of 976 and 196 (and of 298 and 578)
@@ -199,48 +201,58 @@ def to_table(pairs: Sequence[Pair], seed: int) -> pd.DataFrame:
         Schema ``samples``, in the order of the pairs.
     """
     dev = dev_scenarios(list({pair.scenario.id: pair.scenario for pair in pairs}.values()), seed)
-    rows = []
-    for pair in pairs:
-        scenario = pair.scenario
-        category, task = scenario.cell.split("_")
-        for sample_id, label, response in sides(pair, seed):
-            rows.append(
-                {
-                    "sample_id": sample_id,
-                    "pair_id": pair_id(pair),
-                    "scenario_id": scenario.id,
-                    "cell": scenario.cell,
-                    "category": category,
-                    "task": task,
-                    "misbehavior_type": misbehavior_type(scenario, pair),
-                    "cue_type": pair.cue,
-                    "source": SOURCE,
-                    "generator": GENERATOR,
-                    "request": pair.request,
-                    "response": response.text,
-                    "has_thinking": response.thinks,
-                    "label": label,
-                    "split": "dev" if scenario.id in dev else "test",
-                }
-            )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        row | {"split": "dev" if pair.scenario.id in dev else "test"}
+        for pair in pairs
+        for row in rows(pair, seed)
+    )
 
 
-def misbehavior_type(scenario: Scenario, pair: Pair) -> str:
+def rows(pair: Pair, seed: int) -> Iterator[dict[str, Any]]:
+    """Both samples of a pair as rows, without their split.
+
+    Parameters
+    ----------
+    pair : Pair
+        The pair.
+    seed : int
+        The build's seed.
+
+    Yields
+    ------
+    dict
+        See `samples.sample_row`.
+    """
+    for sample_id, label, response in sides(pair, seed):
+        yield sample_row(
+            sample_id=sample_id,
+            pair_id=pair_id(pair),
+            scenario_id=pair.scenario.id,
+            cell=pair.scenario.cell,
+            misbehavior_type=misbehavior_type(pair),
+            cue_type=pair.cue,
+            source=SOURCE,
+            generator=GENERATOR,
+            request=pair.request,
+            response=response.text,
+            has_thinking=response.thinks,
+            label=label,
+        )
+
+
+def misbehavior_type(pair: Pair) -> str:
     """Named type: a CWE class, a gaming type, or what the cue of a sycophancy pair appeals to.
 
     Parameters
     ----------
-    scenario : Scenario
-        The scenario.
     pair : Pair
-        One of its pairs.
+        The pair.
 
     Returns
     -------
     str
         The type of the pair, the same for both samples.
     """
-    from monitorlab.benchmark.scenario_files import cues
-
-    return str(cues()[pair.cue]["kind"]) if scenario.cell.startswith("syco") else scenario.type
+    if pair.scenario.cell.startswith("syco"):
+        return str(cues()[pair.cue]["kind"])
+    return pair.scenario.type

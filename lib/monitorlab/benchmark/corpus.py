@@ -19,14 +19,8 @@ import pandas as pd
 
 from monitorlab.benchmark import duplicates
 from monitorlab.benchmark.composition import compose_pair
-from monitorlab.benchmark.construction import (
-    GENERATOR,
-    SOURCE,
-    allot,
-    misbehavior_type,
-    pair_id,
-    sides,
-)  # fmt: skip
+from monitorlab.benchmark.construction import allot, rows
+from monitorlab.benchmark.samples import whole_texts
 from monitorlab.benchmark.scenario_files import Scenario, ScenarioError, load_library
 from monitorlab.pipeline.tables import CORPUS
 from monitorlab.progress import progress
@@ -68,7 +62,6 @@ RUN = 200  # pairs in one piece of work
 PART = 8_192  # rows in one part of the table
 QUEUE = 8  # pieces of work per process that wait at most
 ROUNDS = 6
-COLUMNS = [field.name for field in CORPUS.fields]
 
 
 @dataclass
@@ -291,16 +284,15 @@ def _composer(processes: int) -> Iterator[Callable[[Sequence[_Piece]], Iterator[
 
 def _compose(piece: _Piece) -> _Composed:
     """Compose the pairs of one piece and their signatures."""
-    rows = []
-    component, scenario = piece.component, piece.scenario
-    category, task = scenario.cell.split("_")
-    for number in range(piece.start, piece.stop):
-        pair = compose_pair(scenario, number, piece.seed, component.thinks)
-        for sample_id, label, response in sides(pair, piece.seed):
-            rows.append((
-                sample_id, pair_id(pair), scenario.id, component.name, scenario.cell, category,
-                task, misbehavior_type(scenario, pair), pair.cue, SOURCE, GENERATOR, pair.request,
-                response.text, response.thinks, label,
-            ))  # fmt: skip
-    frame = pd.DataFrame(rows, columns=COLUMNS)
-    return piece, frame, duplicates.signatures(list(frame["request"] + "\n" + frame["response"]))
+    frame = pd.DataFrame(
+        [
+            row | {"component": piece.component.name}
+            for number in range(piece.start, piece.stop)
+            for row in rows(
+                compose_pair(piece.scenario, number, piece.seed, piece.component.thinks),
+                piece.seed,
+            )
+        ],
+        columns=CORPUS.columns,
+    )
+    return piece, frame, duplicates.signatures(whole_texts(frame))

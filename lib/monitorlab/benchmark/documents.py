@@ -20,6 +20,10 @@ class ScenarioError(ValueError):
     """A scenario file is not in the expected form."""
 
 
+def _at(path: Path, line: int) -> str:
+    return f"{path.parent.name}/{path.name}:{line}"
+
+
 @dataclass(frozen=True)
 class Document:
     """A YAML file as plain values, with the line of each."""
@@ -33,7 +37,7 @@ class Document:
         steps = tuple(where)
         while steps and steps not in self.lines:
             steps = steps[:-1]
-        return f"{self.path.parent.name}/{self.path.name}:{self.lines.get(steps, 1)}"
+        return _at(self.path, self.lines.get(steps, 1))
 
 
 def read_document(path: Path) -> Document:
@@ -61,7 +65,7 @@ def read_document(path: Path) -> Document:
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ScenarioError(
-            f"{path.parent.name}/{path.name}:{line}: not UTF-8. Save the file as UTF-8."
+            f"{_at(path, line)}: not UTF-8. Save the file as UTF-8."
         ) from None
     loader = _LOADER(text)
     try:
@@ -69,13 +73,13 @@ def read_document(path: Path) -> Document:
         lines: dict[_Path, int] = {}
         value = None if node is None else _construct(loader, node, (), lines, path)
     except RecursionError:
-        raise ScenarioError(f"{path.parent.name}/{path.name}:1: an alias holds itself.") from None
+        raise ScenarioError(f"{_at(path, 1)}: an alias holds itself.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
         problem = getattr(error, "problem", None) or str(error)
         raise ScenarioError(
-            f"{path.parent.name}/{path.name}:{line}: not YAML: {problem}. Quote text that holds "
+            f"{_at(path, line)}: not YAML: {problem}. Quote text that holds "
             "': ' or ' #', or that begins with a brace or a bracket."
         ) from None
     finally:
@@ -94,7 +98,7 @@ def _construct(
             if key in result:
                 line = key_node.start_mark.line + 1
                 raise ScenarioError(
-                    f"{path.parent.name}/{path.name}:{line}: {key!r} is given twice. Keep one."
+                    f"{_at(path, line)}: {key!r} is given twice. Keep one."
                 )
             result[key] = _construct(loader, value_node, (*where, key), lines, path)
             lines[(*where, key)] = key_node.start_mark.line + 1

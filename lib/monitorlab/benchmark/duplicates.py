@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from datasketch import MinHash, MinHashLSH
@@ -78,8 +78,23 @@ class Neighbours:
         float
             In [0, 1]; 0 where no candidate shares a band.
         """
+        return max(self.similarities(signature).values(), default=0.0)
+
+    def similarities(self, signature: np.ndarray) -> dict[int, float]:
+        """Estimated similarity to every text added so far that shares a band.
+
+        Parameters
+        ----------
+        signature : (PERMUTATIONS,) array
+            Of the new text.
+
+        Returns
+        -------
+        dict of int to float
+            By the number of the text, from 0 in the order of `add`.
+        """
         found = self._index.query(_hash(signature))
-        return max((float(np.mean(self._signatures[i] == signature)) for i in found), default=0.0)
+        return {i: float(np.mean(self._signatures[i] == signature)) for i in found}
 
     def add(self, signature: np.ndarray) -> None:
         """Remember a text.
@@ -123,26 +138,24 @@ def _hash(signature: np.ndarray) -> MinHash:
     )
 
 
-def share_near(texts: Iterable[str]) -> float:
+def share_near(table: np.ndarray) -> float:
     """Share of texts that nearly equal another one.
 
     Parameters
     ----------
-    texts : iterable of str
-        Request and response of each sample.
+    table : (n, PERMUTATIONS) array
+        Signature of each text.
 
     Returns
     -------
     float
         In [0, 1].
     """
-    table = signatures(list(texts))
-    index = MinHashLSH(num_perm=PERMUTATIONS, params=BANDS)
+    seen = Neighbours()
     near = np.zeros(len(table), dtype=bool)
-    for i, signature in enumerate(table):
-        hashed = _hash(signature)
-        for j in index.query(hashed):
-            if np.mean(table[j] == signature) >= NEAR:
-                near[[i, j]] = True
-        index.insert(i, hashed)
+    for number, signature in enumerate(table):
+        for other, similarity in seen.similarities(signature).items():
+            if similarity >= NEAR:
+                near[[number, other]] = True
+        seen.add(signature)
     return float(near.mean()) if len(near) else 0.0

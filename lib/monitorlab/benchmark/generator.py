@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
+from monitorlab.benchmark.samples import sample_row
 from monitorlab.pipeline.tables import SAMPLES
 from monitorlab.progress import progress
 
@@ -107,18 +108,16 @@ class AnswerStore:
         whole = 0
         with path.open("rb") as stream:
             for number, line in enumerate(stream, 1):
+                if not line.endswith(b"\n"):
+                    break  # cut short, if only by its end: the call is repeated
                 try:
                     entry = json.loads(line)
-                    if not line.endswith(b"\n"):
-                        break  # cut short, if only by its end: the call is repeated
                     self._answers[entry["key"]] = entry["answer"]
                 except (ValueError, KeyError, TypeError):
-                    if line.endswith(b"\n"):
-                        raise GenerationError(
-                            f"{path}:{number} is not a stored answer. Move the file away and run "
-                            "again, or delete that line."
-                        ) from None
-                    break
+                    raise GenerationError(
+                        f"{path}:{number} is not a stored answer. Move the file away and run "
+                        "again, or delete that line."
+                    ) from None
                 whole += len(line)
         if whole < path.stat().st_size:
             os.truncate(path, whole)
@@ -223,28 +222,25 @@ def _try_seed(seed: int, question: str, number: int) -> int:
 
 
 def _pair(question: Question, generator: str, found: dict[str, str]) -> Iterable[dict[str, Any]]:
-    category, task = question.cell.split("_")
     # The order of the two ids must not tell the label.
     flip = hashlib.sha256(f"{question.id}/order".encode()).digest()[0] % 2
     for label, verdict in enumerate((BENIGN, MISBEHAVING)):
         answer = found[verdict]
-        yield {
-            "sample_id": f"{question.id}-{'ab'[label ^ flip]}",
-            "pair_id": question.id,
-            "scenario_id": question.id,
-            "cell": question.cell,
-            "category": category,
-            "task": task,
-            "misbehavior_type": question.misbehavior_type,
-            "cue_type": question.cue,
-            "source": question.source,
-            "generator": generator,
-            "request": question.request,
-            "response": answer,
-            "has_thinking": "<think>" in answer,
-            "label": label,
-            "split": "test",
-        }
+        row = sample_row(
+            sample_id=f"{question.id}-{'ab'[label ^ flip]}",
+            pair_id=question.id,
+            scenario_id=question.id,
+            cell=question.cell,
+            misbehavior_type=question.misbehavior_type,
+            cue_type=question.cue,
+            source=question.source,
+            generator=generator,
+            request=question.request,
+            response=answer,
+            has_thinking="<think>" in answer,
+            label=label,
+        )
+        yield row | {"split": "test"}
 
 
 class CausalGenerator:

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from monitorlab.benchmark.questions import QuestionError, load_rows
+from monitorlab.benchmark.samples import sample_row
 from monitorlab.pipeline.schemas import check
 from monitorlab.pipeline.tables import SAMPLES
 
@@ -163,30 +164,25 @@ def _turns(rows: Iterable[Mapping[str, Any]], source: str) -> dict[str, str]:
 
 
 def _table(pairs: Mapping[str, tuple[str, str]], source: str, cell: str, kind: str) -> pd.DataFrame:
-    category, task = cell.split("_")
     rows = []
     for request, answers in pairs.items():
         digest = hashlib.sha256(request.encode()).hexdigest()
         name = f"{source}/{digest[:16]}"
         for label, answer in enumerate(answers):
             letter = "ab"[label ^ (int(digest[-1], 16) % 2)]  # the name must not tell the label
-            rows.append(
-                {
-                    "sample_id": f"{name}-{letter}",
-                    "pair_id": name,
-                    "scenario_id": name,
-                    "cell": cell,
-                    "category": category,
-                    "task": task,
-                    "misbehavior_type": kind,
-                    "cue_type": "none",
-                    "source": source,
-                    "generator": "not recorded",
-                    "request": request,
-                    "response": answer,
-                    "has_thinking": False,
-                    "label": label,
-                    "split": "test",
-                }
+            row = sample_row(
+                sample_id=f"{name}-{letter}",
+                pair_id=name,
+                scenario_id=name,
+                cell=cell,
+                misbehavior_type=kind,
+                cue_type="none",
+                source=source,
+                generator="not recorded",
+                request=request,
+                response=answer,
+                has_thinking=False,
+                label=label,
             )
+            rows.append(row | {"split": "test"})
     return check(pd.DataFrame(rows, columns=SAMPLES.columns), SAMPLES)

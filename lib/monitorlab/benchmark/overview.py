@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 
 import pandas as pd
 
@@ -10,6 +11,7 @@ from monitorlab.benchmark import scenario_files
 from monitorlab.benchmark.construction import COUNTS
 from monitorlab.benchmark.corpus import COMPONENTS, Report
 from monitorlab.benchmark.figures import CELL_TITLES
+from monitorlab.benchmark.prose import fill
 from monitorlab.benchmark.scenario_files import Scenario
 
 _HIDDEN = {True: ", hidden tests passed", False: ", hidden tests failed"}
@@ -44,10 +46,6 @@ def cues() -> pd.DataFrame:
     DataFrame
         Columns cue, kind, for example.
     """
-    from random import Random
-
-    from monitorlab.benchmark.prose import fill
-
     rows = []
     values = {"letter": "C", "option": "", "person": "Noor", "reference": "KT-4821"}
     for name, cue in scenario_files.cues().items():

@@ -110,7 +110,7 @@ def derive(scenario: Scenario, given: Mapping[str, Any], flaw: int | None = None
     for name, text in scenario["values"].items():
         values[name] = evaluate(str(text), values)
         if wrong is not None and wrong["sets"] == name:
-            values[name] = evaluate(str(wrong["becomes"]), {**values})
+            values[name] = evaluate(str(wrong["becomes"]), values)
     return values
 
 
@@ -235,6 +235,26 @@ def _near(scenario: Scenario, right: Any, random: Random) -> list[Any]:
         near = [right + step, right + 2 * step, right - step, right + 3 * step, right + 1]
         near = [value for value in near if value > 0 or right <= 0]
     return random.sample(near, len(near))
+
+
+def write_question(scenario: Scenario, problem: Problem, random: Random) -> str:
+    """Write the question of a drawn problem.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        Of cell ``syco_reasoning``.
+    problem : Problem
+        The drawn problem.
+    random : Random
+        Draws the wording.
+
+    Returns
+    -------
+    str
+        Without options.
+    """
+    return fill(random.choice(scenario["question"]), derive(scenario, problem.given), random)
 
 
 def write_steps(

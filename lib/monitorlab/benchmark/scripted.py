@@ -62,8 +62,7 @@ def practice_questions(scenarios: Sequence[Scenario], seed: int, n: int = 40) ->
     for scenario in families[:n]:
         random = Random(f"{seed}/{scenario.id}/practice")
         problem = problems.draw_problem(scenario, random)
-        values = problems.derive(scenario, problem.given)
-        text = problems.fill(random.choice(scenario["question"]), values, random)
+        text = problems.write_question(scenario, problem, random)
         right, *wrong = problem.options
         questions.append(
             multiple_choice(

@@ -219,8 +219,7 @@ def draw_reasoning(scenario: Scenario, cue: str, random: Random) -> tuple[Quiz, 
         The drawn problem, its answer confirmed by the solver.
     """
     problem = problems.draw_problem(scenario, random)
-    values = problems.derive(scenario, problem.given)
-    question = fill(random.choice(scenario["question"]), values, random)
+    question = problems.write_question(scenario, problem, random)
     return write_quiz(question, problem.options, cue, random), problem
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from monitorlab.benchmark.real.records import digest
+from monitorlab.benchmark.samples import sample_row
 from monitorlab.pipeline.schemas import check
 from monitorlab.pipeline.tables import SAMPLES
 
@@ -224,24 +225,21 @@ def _row(
 ) -> dict[str, object]:
     # The name of a sample says nothing about its label, and does not change with the pairing.
     name = f"{origin.source}/{digest(problem.key + chr(0) + problem.request + answer.text)}"
-    category, task = origin.cell.split("_")
-    return {
-        "sample_id": name,
-        "pair_id": pair or name,
-        "scenario_id": problem.key,
-        "cell": origin.cell,
-        "category": category,
-        "task": task,
-        "misbehavior_type": origin.misbehavior_type,
-        "cue_type": origin.cue_type,
-        "source": origin.source,
-        "generator": answer.generator,
-        "request": problem.request,
-        "response": answer.text,
-        "has_thinking": "<think>" in answer.text,
-        "label": answer.label,
-        "split": "test",
-    }
+    row = sample_row(
+        sample_id=name,
+        pair_id=pair or name,
+        scenario_id=problem.key,
+        cell=origin.cell,
+        misbehavior_type=origin.misbehavior_type,
+        cue_type=origin.cue_type,
+        source=origin.source,
+        generator=answer.generator,
+        request=problem.request,
+        response=answer.text,
+        has_thinking="<think>" in answer.text,
+        label=answer.label,
+    )
+    return row | {"split": "test"}
 
 
 def _samples(rows: list[dict[str, object]]) -> pd.DataFrame:
