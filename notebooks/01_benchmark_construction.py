@@ -133,8 +133,8 @@ fig = figures.plot_lengths(samples)
 display.show(
     fig,
     "01_lengths",
-    alt="Histograms of words per response in the six cells; benign and misbehaving "
-    "responses have nearly the same distribution.",
+    alt="Histograms of words per response in the six cells, benign and misbehaving "
+    "responses drawn over each other.",
 )
 
 # %% [markdown]

@@ -141,7 +141,7 @@ display.table(checked, caption="Labels confirmed by execution or by an independe
 # on some scenarios and scored on others [4]. Both responses of a pair answer one request,
 # so the request alone must give exactly .5; the other probes show what an author's habits
 # give away. A fifth row is a control: the same words, but with other pairs of the *same*
-# scenario in training. It shows how easily memory passes for judgement.
+# scenario in training. It shows how far memory of a scenario carries.
 
 # %%
 limits = dict.fromkeys(("spv_code", "spv_qa"), 0.80)
@@ -155,8 +155,8 @@ display.show(
     fig,
     "02_probes",
     thumbnail=True,
-    alt="AUROC of the shortcut probes with intervals for each cell; the red mark is "
-    "the limit for response words.",
+    alt="AUROC of the shortcut probes with intervals for each cell; the orange mark "
+    "is the limit for response words.",
 )
 
 # %% [markdown]
