@@ -1,0 +1,1 @@
+"""Evaluation of monitors: rates with intervals, comparisons, operating points, cost."""

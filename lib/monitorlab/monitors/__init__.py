@@ -1,0 +1,1 @@
+"""Monitors: what judges a response, and how its verdicts are obtained, stored and read."""
