@@ -170,6 +170,76 @@ def export(
 
 
 @app.command()
+def score(
+    monitor: Annotated[str, typer.Option(
+        help="keywords, hf:NAME, api:MODEL, file.py:function, ...; see `monitors`.")],
+    samples: Annotated[Path, typer.Option(
+        help="CSV, JSON lines, JSON or parquet with request, response and, if known, sample_id "
+             "and label.")],
+    out: Annotated[Path | None, typer.Option(
+        help="Table of verdicts: .csv, .jsonl or .parquet. "
+             "[default: verdicts/SAMPLES-MONITOR.csv]")] = None,
+    store: Annotated[Path | None, typer.Option(
+        help="Answers, kept as they arrive. [default: data/cache/verdicts/MONITOR.jsonl]")] = None,
+    draws: Annotated[int, typer.Option(help="How often to ask about each sample.")] = 1,
+    limit: Annotated[int, typer.Option(help="Only the first samples; 0 is all.")] = 0,
+    patience: Annotated[int, typer.Option(
+        help="Samples or batches that may fail in a row before giving up.")] = 5,
+    prompt: Annotated[str | None, typer.Option(
+        help="Monitor prompt, by name or file. [default: direct]")] = None,
+    read: Annotated[str | None, typer.Option(
+        help="logits or text. [default: logits with hf, text with api]")] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit of a hub model.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    device: Annotated[str | None, typer.Option(help="Torch device, such as cuda.")] = None,
+    quantization: Annotated[str | None, typer.Option(help="int8 or nf4.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="LoRA adapter, folder or hub name.")] = None,
+    adapter_revision: Annotated[str | None, typer.Option(help="Commit of a hub adapter.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest reply.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    thinking: Annotated[bool | None, typer.Option(
+        "--thinking/--no-thinking", help="Let the model think first.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Address of the API.")] = None,
+    key_variable: Annotated[str | None, typer.Option(
+        help="Environment variable with the API key.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Calls at once.")] = None,
+    rpm: Annotated[float | None, typer.Option(help="Requests per minute.")] = None,
+    tpm: Annotated[float | None, typer.Option(help="Tokens per minute.")] = None,
+    cost_cap: Annotated[float | None, typer.Option(help="Stop before more USD than this.")] = None,
+    input_price: Annotated[float | None, typer.Option(help="USD per million tokens in.")] = None,
+    output_price: Annotated[float | None, typer.Option(help="USD per million tokens out.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of sampling, and of the coin.")] = None,
+) -> None:
+    """Judge a file of samples with a monitor; the same command goes on where it stopped."""
+    with _expected_errors():
+        from monitorlab.monitors.build import BuildOptions, build_monitor
+        from monitorlab.monitors.sample_files import read_samples
+        from monitorlab.monitors.score_run import Request, describe, score_file
+
+        request = Request(samples.expanduser(), out, store, draws, patience, limit)
+        frame = read_samples(request.samples, typer.echo)  # first: it is quick, a model is not
+        options = BuildOptions(
+            prompt=prompt, read=read, revision=revision, dtype=dtype, device=device,
+            quantization=quantization, adapter=adapter, adapter_revision=adapter_revision,
+            max_tokens=max_tokens, temperature=temperature, thinking=thinking, base_url=base_url,
+            key_variable=key_variable, workers=workers, requests_per_minute=rpm,
+            tokens_per_minute=tpm, cost_cap_usd=cost_cap, input_price=input_price,
+            output_price=output_price, seed=seed,
+        )
+        built = build_monitor(monitor, options)
+        typer.echo(describe(score_file(built, frame, request, typer.echo)))
+
+
+@app.command()
+def monitors() -> None:
+    """List the monitors that `score` knows."""
+    with _expected_errors():
+        from monitorlab.monitors.build import list_monitors
+
+        typer.echo(list_monitors())
+
+
+@app.command()
 def fetch(
     keys: Annotated[
         list[str] | None, typer.Argument(help="Keys of data/sources.toml; all if none.")
@@ -207,6 +277,10 @@ def _exit_codes() -> dict[type[Exception], int]:
     """Return the other expected errors; imported only once something has gone wrong."""
     from monitorlab.benchmark.export import ExportError
     from monitorlab.benchmark.scenario_files import ScenarioError
+    from monitorlab.monitors.monitor import MonitorError
+    from monitorlab.monitors.sample_files import SampleFileError
+    from monitorlab.monitors.scoring import ScoringError
+    from monitorlab.monitors.store import StoreError
     from monitorlab.pipeline.artifacts import ArtifactError
     from monitorlab.pipeline.records import RunIdError
     from monitorlab.pipeline.regression import RegressionError
@@ -214,7 +288,8 @@ def _exit_codes() -> dict[type[Exception], int]:
     from monitorlab.pipeline.sources import SourceError
 
     return {ArtifactError: 1, RunIdError: 2, RegressionError: 1, RunError: 1, SourceError: 1,
-            OSError: 1, ScenarioError: 1, ExportError: 1}
+            OSError: 1, ScenarioError: 1, ExportError: 1, MonitorError: 2, SampleFileError: 2,
+            ScoringError: 1, StoreError: 1}
 
 
 def _stop(message: str, code: int) -> None:

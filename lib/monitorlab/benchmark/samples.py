@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 
@@ -73,3 +75,59 @@ def whole_texts(samples: pd.DataFrame) -> list[str]:
         In the order of the rows.
     """
     return list(samples["request"] + "\n" + samples["response"])
+
+
+def draw_pairs(
+    samples: pd.DataFrame,
+    most: int,
+    rng: np.random.Generator,
+    by: Sequence[str] = ("cell", "split"),
+) -> pd.DataFrame:
+    """Draw whole pairs at random, a limited number of each group.
+
+    Parameters
+    ----------
+    samples : DataFrame
+        Schema ``samples``.
+    most : int
+        Pairs kept of each group; 0 keeps all of them.
+    rng : Generator
+        Decides which.
+    by : sequence of str
+        Columns that make a group; a pair shares them.
+
+    Returns
+    -------
+    DataFrame
+        Rows of `samples`, in their order.
+    """
+    if not most or samples.empty:
+        return samples
+    pairs = samples.drop_duplicates("pair_id")
+    turn = pd.Series(rng.permutation(len(pairs)), index=pairs.index)
+    rank = turn.groupby([pairs[column] for column in by]).rank()
+    kept = pairs.loc[rank <= most, "pair_id"]
+    return samples[samples["pair_id"].isin(kept)].reset_index(drop=True)
+
+
+def halved(samples: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """Give every pair a random split, dev or test, half of each source and label.
+
+    Parameters
+    ----------
+    samples : DataFrame
+        Schema ``samples``; samples without a partner are pairs of one.
+    rng : Generator
+        Decides which half.
+
+    Returns
+    -------
+    DataFrame
+        A copy with another column ``split``.
+    """
+    pairs = samples.drop_duplicates("pair_id")
+    turn = pd.Series(rng.permutation(len(pairs)), index=pairs.index)
+    rank = turn.groupby([pairs["source"], pairs["label"]]).rank()
+    dev = pairs.loc[rank % 2 == 1, "pair_id"]
+    split = np.where(samples["pair_id"].isin(dev), "dev", "test")
+    return samples.assign(split=pd.array(split, dtype="str"))

@@ -78,7 +78,9 @@ def score(
 
     done = _results(ask, work, monitor.workers, patience)
     for fresh in progress(done, title, len(work)) if title else done:
-        answers.update({key: v for key, v in fresh.items() if key not in answers})
+        # An answer takes the place of an error, never of another answer.
+        answers.update({key: v for key, v in fresh.items()
+                        if key not in answers or answers[key].status == ERROR})
     verdicts = {
         (draw, sample.sample_id): monitor.reread(answers[keys[draw, sample.sample_id]], sample)
         for draw in range(draws)
@@ -131,6 +133,9 @@ def _ask(monitor: Monitor, unit: _Unit) -> dict[str, Verdict]:
         verdicts = monitor.judge(unit.samples, unit.draw)
         if len(verdicts) != len(unit.samples):
             raise ValueError(f"{len(verdicts)} verdicts for {len(unit.samples)} samples")
+        strange = [v for v in verdicts if not isinstance(v, Verdict)]
+        if strange:
+            raise TypeError(f"judge returned a {type(strange[0]).__name__}, expected a Verdict")
     except MonitorStop:
         raise
     except Exception as error:
@@ -172,6 +177,11 @@ def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def _writable(text: str) -> str:
+    """Replace halves of characters, which no table can hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _table(
     monitor: Monitor,
     verdicts: Mapping[tuple[int, str], Verdict],
@@ -186,7 +196,7 @@ def _table(
             "status": verdict.status,
             "verdict": verdict.verdict,
             "score": verdict.score,
-            "evidence": verdict.evidence or verdict.reason or None,
+            "evidence": _writable(verdict.evidence or verdict.reason) or None,
             "input_tokens": verdict.input_tokens,
             "output_tokens": verdict.output_tokens,
             "seconds": verdict.seconds,

@@ -46,7 +46,8 @@ class VerdictStore:
         if path.exists():
             with self._lock:
                 self._mend()
-            self._verdicts.update(self._read())
+            for key, verdict in self._read():
+                self._verdicts.setdefault(key, verdict)  # two processes asked: the first one holds
 
     def __len__(self) -> int:
         return len(self._verdicts)
@@ -98,12 +99,13 @@ class VerdictStore:
                     return  # another process is writing it
                 try:
                     entry = json.loads(line)
-                    yield entry.pop("key"), Verdict(**entry)
+                    stored = str(entry.pop("key")), Verdict(**entry)
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     raise StoreError(
                         f"{self.path}:{number} is not a stored verdict ({error}). Delete that "
                         "line, or move the file away; what it held is asked again."
                     ) from None
+                yield stored
 
 
 def _line(key: str, verdict: Verdict) -> str:

@@ -153,6 +153,60 @@ class Online:
 
 
 @dataclass(frozen=True)
+class Miniature:
+    """The small stand-in for an LLM monitor, trained in notebook 03.
+
+    Attributes
+    ----------
+    vocabulary : int
+        Pieces of its tokenizer.
+    reading : Training
+        First it reads corpus texts ...
+    answering : Training
+        ... then it learns to answer the monitor prompt.
+    """
+
+    vocabulary: int
+    reading: Training
+    answering: Training
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Notebooks 03 and 04.
+
+    Attributes
+    ----------
+    pairs_per_cell : int
+        Pairs of each cell and split that are judged; 0 is all of them.
+    words, embedded : int
+        Samples of the corpus that TF-IDF and the encoder probe learn from; 0 is all of them.
+    encoder_dtype : str
+        "float32" or "bfloat16".
+    probe_pairs : int
+        Pairs of each cell for the slow looks: replies written out, changed samples.
+    real_pairs : int
+        Pairs of each real source that are judged; 0 is all of them.
+    resamples : int
+        Bootstrap resamples of pairs.
+    resplits : int
+        Random splits into dev and test that check the promises of thresholds.
+    miniature : Miniature
+        The small language model.
+    """
+
+    pairs_per_cell: int
+    words: int
+    embedded: int
+    encoder_dtype: str
+    probe_pairs: int
+    real_pairs: int
+    resamples: int
+    resplits: int
+    miniature: Miniature
+
+
+@dataclass(frozen=True)
 class Profile:
     """All sizes of one run.
 
@@ -174,6 +228,8 @@ class Profile:
         The comparison of notebook 07.
     benchmark : Benchmark
         Notebooks 01 and 02.
+    evaluation : Evaluation
+        Notebooks 03 and 04.
     """
 
     name: str
@@ -184,9 +240,11 @@ class Profile:
     guard: Training
     online: Online
     benchmark: Benchmark
+    evaluation: Evaluation
 
 
 SMALL = ModelSize(hidden=64, layers=2, heads=4)
+WIDER = ModelSize(hidden=128, layers=4, heads=4)
 
 TINY = Profile(
     name="tiny",
@@ -200,6 +258,14 @@ TINY = Profile(
     guard=Training(ModelSize(hidden=64, layers=2, heads=2), 220, 1_024, 3e-3),
     online=Online(n_splits=4, open_tier=False),
     benchmark=Benchmark(corpus_share=0.01, processes=1, open_tier=False),
+    evaluation=Evaluation(
+        pairs_per_cell=24, words=0, embedded=400, encoder_dtype="float32", probe_pairs=3,
+        real_pairs=20,
+        resamples=1_000, resplits=200,
+        miniature=Miniature(
+            1_500, Training(SMALL, 30, 4_096, 1e-2), Training(SMALL, 24, 8_192, 5e-3)
+        ),
+    ),
 )
 
 CPU = Profile(
@@ -214,6 +280,14 @@ CPU = Profile(
     guard=Training(ModelSize(hidden=64, layers=2, heads=2), 500, 1_024, 2.5e-3),
     online=Online(n_splits=10, open_tier=True),
     benchmark=Benchmark(corpus_share=0.08, processes=2, open_tier=True),
+    evaluation=Evaluation(
+        pairs_per_cell=0, words=0, embedded=1_500, encoder_dtype="bfloat16", probe_pairs=10,
+        real_pairs=100,
+        resamples=5_000, resplits=1_000,
+        miniature=Miniature(
+            3_000, Training(WIDER, 80, 4_096, 1e-2), Training(WIDER, 30, 8_192, 5e-3)
+        ),
+    ),
 )
 
 GPU = Profile(
@@ -228,6 +302,16 @@ GPU = Profile(
     guard=Training(ModelSize(hidden=256, layers=6, heads=8), 1_000, 32_768, 6e-4),
     online=Online(n_splits=10, open_tier=True),
     benchmark=Benchmark(corpus_share=1.0, processes=8, open_tier=True),
+    evaluation=Evaluation(
+        pairs_per_cell=0, words=0, embedded=0, encoder_dtype="bfloat16", probe_pairs=40,
+        real_pairs=0,
+        resamples=5_000, resplits=1_000,
+        miniature=Miniature(
+            8_000,
+            Training(ModelSize(hidden=512, layers=8, heads=8), 4_000, 65_536, 1e-2),
+            Training(ModelSize(hidden=512, layers=8, heads=8), 1_000, 65_536, 5e-3),
+        ),
+    ),
 )
 
 PROFILES: dict[str, Profile] = {profile.name: profile for profile in (TINY, CPU, GPU)}

@@ -169,6 +169,68 @@ VERDICTS = Schema(
     "one row per sample, monitor, prompt and draw",
 )
 
+REAL_VERDICTS = Schema(
+    "real_verdicts", VERDICTS.fields, VERDICTS.key, "one row per verdict on a real pair"
+)
+JUDGE_VERDICTS = Schema(
+    "judge_verdicts", VERDICTS.fields, VERDICTS.key, "one row per recorded verdict of a real judge"
+)
+JUDGE_SAMPLES = Schema(
+    "judge_samples", SAMPLES.fields, ("sample_id",), "one row per transcript that they judged"
+)
+
+
+def _error_rate(name: str, meaning: str) -> tuple[Field, ...]:
+    """A rate with its 95 % interval and the bounds that failed verdicts allow."""
+    ends = (("", meaning), ("_low", "lower Wilson limit"), ("_high", "upper Wilson limit"),
+            ("_least", "if every failed verdict were right"),
+            ("_most", "if every failed verdict were wrong"))
+    return tuple(_rate(f"{name}{end}", about, nullable=True) for end, about in ends)
+
+
+NAME = _text("name", "monitor, with its prompt if it has one")
+RATES = Schema(
+    "rates",
+    (
+        NAME,
+        _text("cell", "category and task together", *CELLS),
+        Field("n_misbehaving", "int", "samples", "misbehaving samples that were asked about", 0),
+        Field("n_benign", "int", "samples", "benign samples that were asked about", 0),
+        *_error_rate("mr", "miss rate over parsed verdicts"),
+        *_error_rate("far", "false alarm rate over parsed verdicts"),
+        _rate("g2", "(1 - MR) (1 - FAR)", True),
+        _rate("balanced_accuracy", "1 - (MR + FAR) / 2", True),
+    ),
+    ("name", "cell"),
+    "one row per monitor and cell, test split",
+)
+
+OPERATING_POINTS = Schema(
+    "operating_points",
+    (
+        NAME,
+        _text("cell", "a cell, or all of them", *CELLS, "all"),
+        _text("scope", "one threshold per cell, or one for all", "cell", "global"),
+        _text("calibrator", "rule that chose the threshold", "crc", "binomial"),
+        Field("level", "float", "probability", "false alarm rate to keep to", 0, 1),
+        Field("threshold", "float", "score", "alarm when the score is above it; +inf is never, "
+              "missing where cells have their own", nullable=True, infinite=True),
+        _text("state", "outcome of the calibration", "calibrated", "never_alarm",
+              "too_many_failures", "per_cell"),
+        Field("n_dev", "int", "samples", "benign dev samples", 0),
+        Field("n_needed", "int", "samples", "smallest number that makes the level feasible", 0,
+              nullable=True),
+        _rate("dev_far", "false alarm rate on dev", True),
+        Field("n_test", "int", "samples", "benign test samples", 0),
+        *(_rate(f"far{end}", "false alarm rate on test, and its exact 95 % limits", True)
+          for end in ("", "_low", "_high")),
+        *(_rate(f"mr{end}", "miss rate on test, and its exact 95 % limits", True)
+          for end in ("", "_low", "_high")),
+    ),
+    ("name", "cell", "scope", "calibrator", "level"),
+    "one row per monitor, cell, scope, calibrator and level",
+)
+
 TRAJECTORIES = Schema(
     "trajectories",
     (
@@ -257,7 +319,8 @@ METRICS = Schema(
 SCHEMAS: dict[str, Schema] = {
     schema.name: schema
     for schema in (
-        SAMPLES, REAL_SAMPLES, CORPUS, LABEL_CHECKS, ANNOTATIONS, AUDIT, VERDICTS, TRAJECTORIES,
-        STEPS, THRESHOLDS, ALARMS, METRICS,
+        SAMPLES, REAL_SAMPLES, CORPUS, LABEL_CHECKS, ANNOTATIONS, AUDIT, VERDICTS, REAL_VERDICTS,
+        JUDGE_VERDICTS, JUDGE_SAMPLES, RATES, OPERATING_POINTS, TRAJECTORIES, STEPS, THRESHOLDS,
+        ALARMS, METRICS,
     )
 }

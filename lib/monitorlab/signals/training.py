@@ -38,13 +38,13 @@ Row = dict[str, list[int]]  # "input_ids" and "labels" of one training example, 
 
 def llama_config(size: ModelSize, tokenizer: Any, **more: Any) -> LlamaConfig:
     """Configuration of a small Llama with the tokenizer's vocabulary."""
+    more.setdefault("max_position_embeddings", MAX_POSITIONS)
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=size.hidden,
         intermediate_size=2 * size.hidden,
         num_hidden_layers=size.layers,
         num_attention_heads=size.heads,
-        max_position_embeddings=MAX_POSITIONS,
         tie_word_embeddings=True,
         initializer_range=size.hidden**-0.5,  # the usual 0.02 is for wide models, and stalls here
         pad_token_id=tokenizer.pad_token_id,

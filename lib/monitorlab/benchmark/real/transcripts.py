@@ -94,25 +94,27 @@ def lie_detector(get: Callable[[str], Path], category: str) -> Loaded:
     for record in read_array(get(f"lie_detector/{kind.folder}/{JUDGE}.json"), "samples"):
         metadata = record.within("metadata")
         lied = metadata.within("meta").take("did_lie", bool)
-        turns = _turns(metadata)
+        turns = turns_of(metadata)
         reason = _unclear(category, kind, turns, lied, tally)
         if reason:
             tally.drop("answer", reason)
             continue
-        request = _render(turns[: kind.request_turns])
+        request = rendered(turns[: kind.request_turns])
         key = f"{category}/{digest(request, 8)}"
-        answer = Answer(_render(turns[kind.request_turns:]), int(lied), GENERATOR)
+        answer = Answer(rendered(turns[kind.request_turns:]), int(lied), GENERATOR)
         problems.setdefault(key, Problem(key, request)).answers.append(answer)
     return build(kind.origin, problems.values(), tally, keep_unpaired=True)
 
 
-def _turns(metadata: Record) -> list[tuple[str, str]]:
+def turns_of(metadata: Record) -> list[tuple[str, str]]:
+    """Role and text of every message of a transcript."""
     messages = [Record(f"{metadata.where}, message {number}", message)
                 for number, message in enumerate(metadata.take("messages", list), start=1)]
     return [(one.take("role", str), one.take("content", str)) for one in messages]
 
 
-def _render(turns: Turns) -> str:
+def rendered(turns: Turns) -> str:
+    """Turns as one text, named by their roles if there are several."""
     if len(turns) == 1:
         return turns[0][1].strip()
     return "\n\n".join(f"{role.capitalize()}: {text.strip()}" for role, text in turns)

@@ -1,0 +1,225 @@
+"""The 22 monitors of AutoMonitor-Bench (arXiv 2601.05752), and what the paper says about them all.
+
+They are listed in ``data/monitors.toml``, with what is inferred and what was checked.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from monitorlab.monitors.monitor import MonitorError
+
+CATALOGUE = Path(__file__).resolve().parents[3] / "data" / "monitors.toml"
+OPEN, API = "open", "api"
+_KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "bool": (bool,), "float": (int, float)}
+_ONLY = {"parameters_b": OPEN, "revision": OPEN, "base_url": API, "key_variable": API}
+_CHOICES = {
+    "access": (OPEN, API),
+    "identifier_from": ("paper name", "inferred"),
+    "limit_name": ("max_tokens", "max_completion_tokens"),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One monitor of the paper.
+
+    Attributes
+    ----------
+    key : str
+        Short name in this project.
+    title : str
+        Name in the paper.
+    access : str
+        "open" (weights on the Hugging Face hub) or "api".
+    identifier : str
+        Repository on the hub, or model of the API.
+    identifier_from : str
+        "paper name", or "inferred" where the paper leaves the version open.
+    verified : bool
+        Whether the identifier was seen in the documentation of its publisher.
+    provider, license : str
+        Who publishes it, and under which terms.
+    thinking : bool
+        Whether it thinks before it answers when nothing is said about it.
+    parameters_b : float
+        Billions of parameters, all experts counted; 0 where unknown.
+    revision : str
+        Pinned commit on the hub; empty until somebody pins one.
+    base_url, key_variable : str
+        OpenAI-compatible address, and the environment variable with the key.
+    limit_name : str
+        How the API calls the longest reply.
+    own_temperature : bool
+        Whether the API accepts no temperature but its own.
+    note : str
+        What to know before use; may be empty.
+    """
+
+    key: str
+    title: str
+    access: str
+    identifier: str
+    identifier_from: str
+    verified: bool
+    provider: str
+    license: str
+    thinking: bool
+    parameters_b: float = 0.0
+    revision: str = ""
+    base_url: str = ""
+    key_variable: str = ""
+    limit_name: str = "max_tokens"
+    own_temperature: bool = False
+    note: str = ""
+
+    def api_options(self) -> dict[str, Any]:
+        """Return what an `ApiMonitor` needs besides model and prompt.
+
+        Raises
+        ------
+        MonitorError
+            If the monitor has open weights.
+        """
+        if self.access != API:
+            raise MonitorError(f"{self.key} has open weights ({self.identifier}): load it, or "
+                               "serve it and name the server with base_url")
+        options = {"name": self.key, "base_url": self.base_url, "key_variable": self.key_variable,
+                   "limit_name": self.limit_name}
+        return options | ({"temperature": None} if self.own_temperature else {})
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the paper says about all monitors together.
+
+    Attributes
+    ----------
+    correlation : float
+        Pearson correlation of MR and FAR.
+    slope, intercept : float
+        Of the line FAR = slope MR + intercept.
+    mr_order, far_order : tuple of str
+        Keys, lowest rate first.
+    orders_from : str
+        Where the orders come from: they are read off bars.
+    """
+
+    correlation: float
+    slope: float
+    intercept: float
+    mr_order: tuple[str, ...]
+    far_order: tuple[str, ...]
+    orders_from: str
+
+    def far(self, mr: float) -> float:
+        """FAR on the published line at a miss rate in [0, 1]."""
+        return self.slope * mr + self.intercept
+
+
+def load_catalogue(path: Path | None = None) -> dict[str, Entry]:
+    """Return the monitors by key, in file order.
+
+    Raises
+    ------
+    MonitorError
+        If the file cannot be read, an entry misses a field, has an unknown one or one of another
+        type, or two entries have the same identifier; the message names entry and field.
+    """
+    place = path or CATALOGUE
+    listed = _table(_read(place), "monitors", place)
+    entries = {key: _entry(key, _table(listed, key, place), place) for key in listed}
+    owners: dict[str, str] = {}
+    for key, entry in entries.items():
+        owner = owners.setdefault(entry.identifier, key)
+        if owner != key:
+            raise MonitorError(f"{place}: {key}.identifier is {entry.identifier!r}, which {owner} "
+                               "has already; expected another one")
+    return entries
+
+
+def published_order(path: Path | None = None) -> Published:
+    """Return the published correlation, line and rank orders.
+
+    Raises
+    ------
+    MonitorError
+        If something is missing, or an order does not hold every monitor once.
+    """
+    place = path or CATALOGUE
+    found = _table(_read(place), "published", place)
+    keys = sorted(load_catalogue(place))
+    return Published(
+        correlation=_number(found, "correlation", place),
+        slope=_number(found, "slope", place),
+        intercept=_number(found, "intercept", place),
+        mr_order=_order(found, "mr_order", keys, place),
+        far_order=_order(found, "far_order", keys, place),
+        orders_from=str(found.get("orders_from", "")),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise MonitorError(f"cannot read the catalogue {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MonitorError(f"{path} is not TOML in UTF-8: {error}") from None
+
+
+def _table(found: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
+    table = found.get(name)
+    if not isinstance(table, dict):
+        raise MonitorError(f"{path}: expected a table {name!r}, found {table!r}")
+    return table
+
+
+def _number(found: Mapping[str, Any], name: str, path: Path) -> float:
+    value = found.get(name)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise MonitorError(f"{path}: published.{name} is {value!r}, expected a number")
+    return float(value)
+
+
+def _order(
+    found: Mapping[str, Any], name: str, keys: Sequence[str], path: Path
+) -> tuple[str, ...]:
+    order = found.get(name)
+    if not isinstance(order, list) or sorted(map(str, order)) != list(keys):
+        raise MonitorError(f"{path}: published.{name} must hold each of the {len(keys)} monitors "
+                           f"once, found {order!r}")
+    return tuple(order)
+
+
+def _entry(key: str, values: Mapping[str, Any], path: Path) -> Entry:
+    """Turn a table into an entry, or say which field is wrong."""
+    known = {field.name: field for field in fields(Entry) if field.name != "key"}
+    for name, value in values.items():
+        if name not in known:
+            raise MonitorError(f"{path}: {key}.{name} is unknown; known are {', '.join(known)}")
+        kind = _KINDS[str(known[name].type)]
+        if not isinstance(value, kind) or (isinstance(value, bool) and bool not in kind):
+            raise MonitorError(f"{path}: {key}.{name} is {value!r}, expected {known[name].type}")
+        if value not in _CHOICES.get(name, (value,)):
+            raise MonitorError(f"{path}: {key}.{name} is {value!r}, expected one of "
+                               f"{', '.join(_CHOICES[name])}")
+    missing = [n for n, field in known.items() if field.default is MISSING and not _said(values, n)]
+    missing += [n for n in ("base_url", "key_variable") if values.get("access") == API
+                and not _said(values, n)]
+    if missing:
+        raise MonitorError(f"{path}: {key}.{missing[0]} is missing; add it")
+    foreign = [n for n, access in _ONLY.items() if n in values and access != values["access"]]
+    if foreign:
+        raise MonitorError(f"{path}: {key}.{foreign[0]} means nothing with access "
+                           f"{values['access']!r}; take it out")
+    return Entry(key, **values)
+
+
+def _said(values: Mapping[str, Any], name: str) -> bool:
+    return values.get(name, "") != ""

@@ -1,0 +1,272 @@
+"""Causal language models as monitors: read by the logits of the answer, or by generated text."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from monitorlab.monitors.causal_loading import Checkpoint, load_causal
+from monitorlab.monitors.causal_scoring import ScoringEngine
+from monitorlab.monitors.causal_text import THINK, Chat, length_units, text_ids
+from monitorlab.monitors.monitor import MonitorError, Sample
+from monitorlab.monitors.prefix_tree import common_prefix
+from monitorlab.monitors.prompts import Prompt
+from monitorlab.monitors.replies import read_reply
+from monitorlab.monitors.verdicts import ERROR, THRESHOLD, Verdict, failure, from_score
+from monitorlab.pipeline.files import canonical_json
+from monitorlab.signals.scorers import pad
+from monitorlab.signals.training import suitable_threads
+
+__all__ = ["Checkpoint", "LogitMonitor", "TextMonitor", "load_causal"]
+
+STUB = '{"misbehavior_detected":'  # how the reply begins that the prompts ask for
+YES, NO = (" true", "true"), (" false", "false")
+UNIT = 64  # samples that an interruption can cost
+UNIT_CHARACTERS = 400_000
+REPLIES = 16  # generated at once
+REPLY_CHARACTERS = 200_000
+# The model sees other texts than these; what their prompts share is what all prompts share.
+PROBES = (Sample("", "A", "A"), Sample("", "0 b", "?"))
+
+
+class LogitMonitor:
+    """Score = P(yes) / (P(yes) + P(no)), from the probabilities of the words that may come next.
+
+    The beginning of the reply is put into the model's mouth, so that the next word is the verdict:
+    one pass, no generated text, nothing to parse.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        See `load_causal`.
+    prompt : Prompt
+        One that asks for a verdict ("verdict" or "evidence").
+    name : str
+        How the tables call it; the model's name if empty.
+    stub : str
+        Beginning of the reply. Must end where the verdict begins.
+    yes, no : sequence of str
+        Continuations that say misbehavior, and benign. May be several tokens long.
+    batch_tokens : int
+        Tokens per batch, padding included; 0 takes the device's default.
+    threshold : float
+        Verdict is misbehavior above it.
+
+    Attributes
+    ----------
+    engine : ScoringEngine
+        Says by which path it scores, and why.
+    words : tuple of list of list of int
+        Token ids of the words for yes and for no.
+
+    Raises
+    ------
+    MonitorError
+        The prompt asks for a score, or the words cannot be told apart by their tokens.
+    """
+
+    workers = 1
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        prompt: Prompt,
+        *,
+        name: str = "",
+        stub: str = STUB,
+        yes: Sequence[str] = YES,
+        no: Sequence[str] = NO,
+        batch_tokens: int = 0,
+        threshold: float = THRESHOLD,
+    ) -> None:
+        if prompt.answer == "score":
+            raise MonitorError(f"prompt {prompt.name!r} asks for a score, which has too many "
+                               "spellings to read from logits: use TextMonitor, or another prompt")
+        self.name = name or str(checkpoint.identity["model"]["name"])
+        self.prompt, self._prompt, self.threshold = prompt.name, prompt, threshold
+        self.stub, self.yes, self.no = stub, tuple(yes), tuple(no)
+        self._chat = Chat(checkpoint, prompt, thinking=False, stub=stub)
+        self.words = self._chat.words(self.yes), self._chat.words(self.no)
+        _check_apart([*self.words[0], *self.words[1]])
+        first, second = self.prompts(PROBES)
+        model, tokenizer = checkpoint.model, checkpoint.tokenizer
+        prefix = first[: common_prefix(first, second)]
+        self.engine = ScoringEngine(model, tokenizer.pad_token_id, prefix, batch_tokens)
+
+    def settings(self) -> Mapping[str, Any]:
+        """Checkpoint, prompt and words."""
+        return {
+            "kind": "logits", **self._chat.settings(), "stub": self.stub,
+            "yes": list(self.yes), "no": list(self.no), "threshold": self.threshold,
+        }
+
+    def units(self, samples: Sequence[Sample]) -> list[list[int]]:
+        """Samples of similar length, those with the same request together."""
+        return length_units(samples, UNIT, UNIT_CHARACTERS)
+
+    def prompts(self, samples: Sequence[Sample]) -> list[list[int]]:
+        """Token ids of what the model reads of each sample, stub included."""
+        return text_ids(self._chat.checkpoint.tokenizer, self._chat.texts(samples))
+
+    def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
+        """Judge one unit; what is too long for the model is an error of that sample alone."""
+        rows = self.prompts(samples)
+        words = [*self.words[0], *self.words[1]]
+        verdicts = [self._chat.too_long(len(row), max(map(len, words)) - 1) for row in rows]
+        fits = [i for i, verdict in enumerate(verdicts) if verdict is None]
+        if fits:
+            with suitable_threads(self.engine.model):
+                logs = self.engine.score_words([rows[i] for i in fits], words)
+            for i, row in zip(fits, logs, strict=True):
+                verdicts[i] = self._verdict(row, len(rows[i]))
+        return [verdict for verdict in verdicts if verdict is not None]
+
+    def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
+        """Return the verdict: there is no reply to read again."""
+        return verdict
+
+    def _verdict(self, logs: np.ndarray, tokens: int) -> Verdict:
+        if not np.isfinite(logs).all():
+            return failure(ERROR, "the model's logits are not finite: load it as bfloat16 or "
+                                  "float32 instead")
+        yes, no = (np.logaddexp.reduce(part) for part in np.split(logs, [len(self.words[0])]))
+        score = float(np.exp(yes - np.logaddexp(yes, no)))
+        verdict = from_score(min(score, 1.0), self.threshold)
+        return replace(verdict, input_tokens=tokens, output_tokens=0)
+
+
+class TextMonitor:
+    """The verdict that the model writes, read by `monitorlab.monitors.replies`.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        See `load_causal`.
+    prompt : Prompt
+    name : str
+        How the tables call it; the model's name if empty.
+    thinking : bool
+        Let the model think first, where its chat template knows that.
+    max_new_tokens : int
+        The reply is cut off there, thinking included.
+    temperature : float
+        0 takes the likeliest token; above, tokens are drawn.
+    seed : int
+        Of the draws. It is combined with the number of the draw and the texts of the unit, so a
+        resumed run draws the same replies.
+    """
+
+    workers = 1
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        prompt: Prompt,
+        *,
+        name: str = "",
+        thinking: bool = False,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int = 2026,
+    ) -> None:
+        if temperature < 0 or max_new_tokens < 1:
+            raise MonitorError(f"temperature {temperature} and max_new_tokens {max_new_tokens}: "
+                               "expected at least 0 and 1")
+        self.name = name or str(checkpoint.identity["model"]["name"])
+        self.prompt, self._prompt = prompt.name, prompt
+        self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
+        self._chat = Chat(checkpoint, prompt, thinking)
+        self._model, self._tokenizer = checkpoint.model, checkpoint.tokenizer
+
+    def settings(self) -> Mapping[str, Any]:
+        """Checkpoint, prompt and how the reply is generated."""
+        return {
+            "kind": "text", **self._chat.settings(), "max_new_tokens": self.max_new_tokens,
+            "temperature": self.temperature, "seed": self.seed if self.temperature else None,
+        }
+
+    def units(self, samples: Sequence[Sample]) -> list[list[int]]:
+        """Samples of similar length."""
+        return length_units(samples, REPLIES, REPLY_CHARACTERS)
+
+    def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
+        """Generate a reply to each sample of one unit, and read it."""
+        texts = self._chat.texts(samples)
+        rows = text_ids(self._tokenizer, texts)
+        verdicts = [self._chat.too_long(len(row), self.max_new_tokens) for row in rows]
+        fits = [i for i, verdict in enumerate(verdicts) if verdict is None]
+        if fits:
+            with suitable_threads(self._model):
+                emitted = self._generate([rows[i] for i in fits], self._torch_seed(samples, draw))
+            for i, (tokens, finished) in zip(fits, emitted, strict=True):
+                opened = THINK if texts[i].rstrip().endswith(THINK) else ""
+                verdicts[i] = self._read(samples[i], opened, len(rows[i]), tokens, finished)
+        return [verdict for verdict in verdicts if verdict is not None]
+
+    def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
+        """Read the stored reply again."""
+        if not verdict.reply:
+            return verdict
+        finished = (verdict.output_tokens or 0) < self.max_new_tokens
+        again = self._parse(verdict.reply, sample, finished)
+        return replace(again, input_tokens=verdict.input_tokens, seconds=verdict.seconds,
+                       output_tokens=verdict.output_tokens, cost_usd=verdict.cost_usd)
+
+    def _parse(self, reply: str, sample: Sample, finished: bool) -> Verdict:
+        audited = f"{sample.request}\n{sample.response}"
+        return read_reply(reply, self._prompt.answer, finished=finished, audited=audited)
+
+    def _read(
+        self, sample: Sample, opened: str, read: int, tokens: list[int], finished: bool
+    ) -> Verdict:
+        options: dict[str, Any] = {"clean_up_tokenization_spaces": False}
+        text = str(self._tokenizer.decode(tokens, **options))  # channel marks and all
+        verdict = self._parse(opened + text, sample, finished)
+        return replace(verdict, input_tokens=read, output_tokens=len(tokens))
+
+    def _torch_seed(self, samples: Sequence[Sample], draw: int) -> int:
+        drawn = [self.seed, draw, *((sample.request, sample.response) for sample in samples)]
+        digest = hashlib.sha256(canonical_json(drawn).encode("utf-8", "surrogatepass")).digest()
+        return int.from_bytes(digest[:7], "big")
+
+    @torch.inference_mode()
+    def _generate(self, rows: list[list[int]], seed: int) -> list[tuple[list[int], bool]]:
+        """Emitted tokens per prompt without the end mark, and whether there was one."""
+        model, fill = self._model, self._tokenizer.pad_token_id
+        ids = pad(rows, fill, left=True).to(model.device)
+        mask = pad([[1] * len(row) for row in rows], 0, left=True).to(model.device)
+        # The checkpoint's own sampling defaults would make other settings than the stated ones.
+        sampling = {"temperature": self.temperature, "top_k": 0, "top_p": 1.0}
+        ends = self._end_ids()
+        generate: Any = model.generate
+        with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            output = generate(
+                ids, attention_mask=mask, do_sample=self.temperature > 0, num_beams=1,
+                repetition_penalty=1.0, max_new_tokens=self.max_new_tokens, pad_token_id=fill,
+                eos_token_id=sorted(ends), **(sampling if self.temperature else {}),
+            )
+        emitted = []
+        for row in output[:, ids.shape[1]:].tolist():
+            stop = next((i for i, token in enumerate(row) if token in ends), None)
+            emitted.append((row if stop is None else row[:stop], stop is not None))
+        return emitted
+
+    def _end_ids(self) -> set[int]:
+        configured = self._model.generation_config.eos_token_id
+        ends = configured if isinstance(configured, list) else [configured]
+        return {end for end in (*ends, self._tokenizer.eos_token_id) if end is not None}
+
+
+def _check_apart(words: Sequence[list[int]]) -> None:
+    """Raise if one word begins with another: its probability would count twice, or for both."""
+    for i, word in enumerate(words):
+        for j, other in enumerate(words):
+            if i != j and other[: len(word)] == word:
+                raise MonitorError(f"the answers with tokens {word} and {other} begin alike: name "
+                                   "answers of which none is the beginning of another")

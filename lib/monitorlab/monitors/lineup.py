@@ -1,0 +1,165 @@
+"""The monitors that notebook 03 compares, put together from the kinds that exist.
+
+To compare monitors of your own, build them with :func:`monitorlab.monitors.build.build_monitor`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from monitorlab.monitors.build import build_monitor
+from monitorlab.monitors.causal import LogitMonitor, TextMonitor, load_causal
+from monitorlab.monitors.checks import ProgramChecks
+from monitorlab.monitors.combined import Hybrid
+from monitorlab.monitors.embeddings import load_encoder
+from monitorlab.monitors.encoder import EncoderMonitor
+from monitorlab.monitors.learned import WordMonitor
+from monitorlab.monitors.metamorphic import TRANSFORMATIONS, flip_rates, transformed
+from monitorlab.monitors.monitor import Monitor, Sample
+from monitorlab.monitors.prefix_tree import common_prefix
+from monitorlab.monitors.prompts import Prompt
+from monitorlab.monitors.rules import Coin, Constant, CueFollower, Keywords
+from monitorlab.monitors.scoring import score
+from monitorlab.monitors.store import VerdictStore
+
+SMALL = "small LM"
+CORNERS = ("always alarm", "never alarm", "coin")
+PROBED = ("keywords", "TF-IDF", SMALL)  # monitors whose verdicts on changed samples are compared
+REPLY_TOKENS = 24  # room for the JSON that the small model has learned to write
+
+
+def rule_monitors(seed: int) -> list[Monitor]:
+    """Monitors that learn nothing: constants, coin, keywords, the cue follower, program checks."""
+    return [Constant(True), Constant(False), Coin(seed), Keywords(), CueFollower(), ProgramChecks()]
+
+
+def learned_monitors(
+    corpus: Iterable[pd.DataFrame],
+    rng: np.random.Generator,
+    words: int,
+    embedded: int,
+    dtype: str = "float32",
+) -> list[Monitor]:
+    """Train TF-IDF and a probe on sentence embeddings, on parts of the training corpus.
+
+    Parameters
+    ----------
+    corpus : iterable of DataFrame
+        Parts with columns request, response, label; read once.
+    rng : Generator
+        Chooses the samples.
+    words, embedded : int
+        Most samples that either monitor sees; 0 is all of them.
+    dtype : str
+        Of the encoder, "float32" or "bfloat16".
+    """
+    parts = list(corpus)
+    return [
+        WordMonitor.train(parts, rng, cap=words or None),
+        EncoderMonitor.train(load_encoder(dtype=dtype), parts, rng, cap=embedded or None),
+    ]
+
+
+def combined_monitors(rules: Sequence[Monitor], learned: Sequence[Monitor]) -> list[Monitor]:
+    """Return the hybrid of everything: cue follower, else program checks, else TF-IDF."""
+    named = {monitor.name: monitor for monitor in (*rules, *learned)}
+    checks = Hybrid(named["program checks"], named["TF-IDF"])
+    return [Hybrid(named["cue follower"], checks, name="rules, else TF-IDF")]
+
+
+def given_monitors(spec: str) -> list[Monitor]:
+    """Return the reader's own monitor, or nothing for an empty `spec`."""
+    return [build_monitor(spec)] if spec else []
+
+
+@dataclass(frozen=True)
+class SmallModel:
+    """One small causal language model, read in several ways.
+
+    Attributes
+    ----------
+    by_logits : tuple of LogitMonitor
+        By the probabilities of the verdict words, with the prompts that ask for a verdict.
+    by_text : tuple of TextMonitor
+        By the reply that it writes out, with every prompt.
+    """
+
+    by_logits: tuple[LogitMonitor, ...]
+    by_text: tuple[TextMonitor, ...]
+
+    @property
+    def name(self) -> str:
+        """How the tables call it."""
+        return self.by_logits[0].name
+
+    def sharing(self, samples: Sequence[Sample]) -> dict[str, float]:
+        """How many prompt tokens there are, and how many are distinct.
+
+        Returns
+        -------
+        dict
+            ``total``, ``distinct`` (nodes of the prefix tree of all prompts) and ``limit``, their
+            ratio: how much faster than one by one a reader of every distinct token would be.
+        """
+        rows = sorted(self.by_logits[0].prompts(samples))
+        total = sum(map(len, rows))
+        shared = sum(common_prefix(*pair) for pair in itertools.pairwise(rows))
+        return {"total": total, "distinct": total - shared, "limit": total / (total - shared)}
+
+
+def small_model(folder: Path, prompts: Mapping[str, Prompt]) -> SmallModel:
+    """Read the checkpoint in `folder` by logits and by text, with all `prompts`."""
+    checkpoint = load_causal(str(folder))
+    verdicts = [prompt for prompt in prompts.values() if prompt.answer != "score"]
+    return SmallModel(
+        tuple(LogitMonitor(checkpoint, prompt, name=SMALL) for prompt in verdicts),
+        tuple(
+            TextMonitor(checkpoint, prompt, name=f"{SMALL}, as text", max_new_tokens=REPLY_TOKENS)
+            for prompt in prompts.values()
+        ),
+    )
+
+
+def flip_table(
+    monitors: Sequence[Monitor],
+    samples: Sequence[Sample],
+    store: VerdictStore | None = None,
+    orders: Mapping[str, Prompt] | None = None,
+) -> pd.DataFrame:
+    """How often changes without meaning flip the verdicts of monitors.
+
+    Parameters
+    ----------
+    monitors : sequence of Monitor
+    samples : sequence of Sample
+        Judged unchanged, and once per transformation.
+    store : VerdictStore, optional
+        As in :func:`monitorlab.monitors.scoring.score`.
+    orders : mapping of str to Prompt, optional
+        Changes of the prompt, for monitors that have `with_prompt`.
+
+    Returns
+    -------
+    DataFrame
+        ``name`` and the columns of :func:`monitorlab.monitors.metamorphic.flip_rates`.
+    """
+    tables = []
+    for monitor in monitors:
+        base = score(monitor, samples, store)
+        changed = {
+            name: score(monitor, transformed(samples, name), store) for name in TRANSFORMATIONS
+        }
+        if orders and isinstance(monitor, LogitMonitor):
+            changed |= {
+                name: score(monitor.with_prompt(prompt), samples, store)
+                for name, prompt in orders.items()
+            }
+        prompt = "" if monitor.prompt == "none" else f", {monitor.prompt}"
+        tables.append(flip_rates(base, changed).assign(name=f"{monitor.name}{prompt}"))
+    return pd.concat(tables, ignore_index=True)

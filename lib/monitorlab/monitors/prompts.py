@@ -1,0 +1,234 @@
+"""Monitor prompts: versioned files, and the messages they become for one sample.
+
+All that is the same for every sample comes first, so that a model can reuse it. The texts under
+audit stand inside fixed tags. They come from strangers: whatever looks like one of the tags or
+like a special token of a chat format is broken up visibly, so that no text can end its frame.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from monitorlab.monitors.monitor import MonitorError, Sample
+from monitorlab.pipeline.files import canonical_json
+
+PROMPT_FOLDER = Path(__file__).resolve().parents[3] / "data" / "prompts"
+ANSWERS = ("verdict", "evidence", "score")
+BREAK = "·"  # put into what must not work as a tag or token
+_BREAKS = "·¦§¤¶"  # the first that no forbidden string contains is used
+
+_FIELDS = {"name": str, "version": int, "about": str, "answer": str, "system": str,
+           "criteria": list, "user": str}
+_SLOT = re.compile(r"\{(criteria|request|response)\}")
+_SLOTS = {"system": ["criteria"], "user": ["request", "response"]}
+
+# Blanks, and signs that are not seen: soft hyphen, joiners, zero-width, direction and variation
+# marks. They may stand anywhere in a tag and a reader, or a model, still sees the tag.
+_UNSEEN = (
+    r"[\s\x00-\x1f\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2000-\u200f"
+    r"\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0]*+"
+)
+_TAG = (
+    rf"[<＜﹤‹〈]{_UNSEEN}(?:[/／⁄∕]{_UNSEEN})*+"
+    + _UNSEEN.join("audited") + rf"(?:{_UNSEEN}[_＿\-‐-―.])*+{_UNSEEN}"
+    + f"(?:{_UNSEEN.join('request')}|{_UNSEEN.join('response')})"
+)
+_CHAT_TOKEN = r"<[|｜][^\s<>|｜]{1,60}[|｜]>"  # <|im_start|> and the like, in any chat format
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a language model is asked about every sample.
+
+    Attributes
+    ----------
+    name : str
+        How the tables call it.
+    version : int
+        Raised with every change of the words.
+    about : str
+        One sentence for readers; not sent.
+    answer : str
+        How the reply is read: "verdict", "evidence" or "score".
+    template : str
+        System message with the slot ``{criteria}``.
+    criteria : tuple of str
+        What counts as misbehavior, one entry each.
+    user : str
+        User message with the slots ``{request}`` and ``{response}``.
+    """
+
+    name: str
+    version: int
+    about: str
+    answer: str
+    template: str
+    criteria: tuple[str, ...]
+    user: str
+
+    @cached_property
+    def system(self) -> str:
+        """System message, the same for every sample."""
+        lines = "\n".join(f"- {criterion}" for criterion in self.criteria)
+        return self.template.replace("{criteria}", lines)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all words that decide a verdict, as canonical JSON; hexadecimal."""
+        words = {"answer": self.answer, "system": self.system, "user": self.user,
+                 "frame": [_framed("request", "", BREAK), _framed("response", ".", BREAK)]}
+        return hashlib.sha256(canonical_json(words).encode()).hexdigest()
+
+    def messages(self, sample: Sample, forbidden: Sequence[str] = ()) -> list[dict[str, str]]:
+        """Return the system and the user message for one sample.
+
+        Parameters
+        ----------
+        sample : Sample
+            Its request and response are put inside their tags, with nothing in them that could
+            pass for one of the tags.
+        forbidden : sequence of str
+            Strings that must not occur in the audited texts: the special tokens of a tokenizer.
+            Strings of the shape ``<|name|>`` are always broken up.
+
+        Returns
+        -------
+        list of dict
+            ``[{"role": "system", "content": ...}, {"role": "user", "content": ...}]``
+
+        Raises
+        ------
+        MonitorError
+            If no sign is left to break strings with, because `forbidden` contains all of them.
+        """
+        sign = _sign(forbidden)
+        framed = {
+            name: _framed(name, broken_up(text, forbidden), sign)
+            for name, text in (("request", sample.request), ("response", sample.response))
+        }
+        user = _SLOT.sub(lambda slot: framed.get(slot[1], slot[0]), self.user)
+        return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
+
+    def with_criteria_order(self, order: Sequence[int]) -> Prompt:
+        """Return the prompt with its criteria in another order, and named after it.
+
+        Parameters
+        ----------
+        order : sequence of int
+            Positions from 0, each once: ``(2, 0, 1)`` puts the last criterion first.
+
+        Raises
+        ------
+        MonitorError
+            If `order` is not a permutation of the positions.
+        """
+        positions = list(range(len(self.criteria)))
+        if sorted(order) != positions:
+            raise MonitorError(
+                f"order of criteria {list(order)!r}: expected each of {positions} once"
+            )
+        if list(order) == positions:
+            return self
+        label = "-".join(str(position + 1) for position in order)
+        return replace(self, name=f"{self.name} (criteria {label})",
+                       criteria=tuple(self.criteria[position] for position in order))
+
+
+def load_prompt(name_or_path: str | Path) -> Prompt:
+    """Read a prompt.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        Name of a built-in prompt ("direct", "evidence", "score"), or the path of a file that ends
+        in ``.toml``.
+
+    Raises
+    ------
+    MonitorError
+        If there is no such prompt, or its file misses a field or a slot, has an unknown field or
+        answer, or is not TOML.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = PROMPT_FOLDER / f"{name_or_path}.toml"
+    try:
+        with path.open("rb") as stream:
+            fields = tomllib.load(stream)
+    except OSError as error:
+        known = ", ".join(sorted(file.stem for file in PROMPT_FOLDER.glob("*.toml")))
+        raise MonitorError(
+            f"cannot read prompt {str(name_or_path)!r} ({error.strerror}): expected one of "
+            f"{known}, or the path of a .toml file"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MonitorError(f"{path} is not TOML in UTF-8: {error}") from None
+    return _checked(fields, path)
+
+
+def broken_up(text: str, forbidden: Sequence[str] = ()) -> str:
+    """Return an audited text in which no tag of the frame and no forbidden string is left.
+
+    A visible sign is put behind the first character of each occurrence; a forbidden string of one
+    character is replaced by it. Doing it again changes nothing. Half surrogate pairs, which cannot
+    be sent, become question marks.
+    """
+    sign = _sign(forbidden)
+    whole = text.encode("utf-8", "replace").decode("utf-8")
+    single = {ord(word): sign for word in forbidden if len(word) == 1}
+    longer = [re.escape(word) for word in forbidden if len(word) > 1]
+    # Looking ahead without consuming finds occurrences that overlap: each is broken.
+    found = re.compile(f"(?=(?i:{_TAG})|{'|'.join([_CHAT_TOKEN, *longer])})(.)", re.DOTALL)
+    return found.sub(rf"\1{sign}", whole.translate(single))
+
+
+def _sign(forbidden: Sequence[str]) -> str:
+    """First break sign that is part of no forbidden string: breaking then never makes a new one."""
+    for sign in _BREAKS:
+        if not any(sign in word for word in forbidden):
+            return sign
+    raise MonitorError(f"the forbidden strings contain all of {_BREAKS}: leave one of them out")
+
+
+def _framed(name: str, text: str, sign: str) -> str:
+    """Put a text inside its tags; one without anything to read is called empty."""
+    framed = f"<audited_{name}>\n{text}\n</audited_{name}>"
+    return framed if text.strip(sign).strip() else f"{framed}\n(The audited {name} is empty.)"
+
+
+def _checked(fields: Mapping[str, Any], path: Path) -> Prompt:
+    """Turn the fields of a file into a prompt, or say which of them is wrong."""
+    unknown = [name for name in fields if name not in _FIELDS]
+    if unknown:
+        raise MonitorError(f"{path}: unknown field {unknown[0]!r}; known are {', '.join(_FIELDS)}")
+    for name, kind in _FIELDS.items():
+        if name not in fields:
+            raise MonitorError(f"{path}: the field {name!r} is missing; add it")
+        value = fields[name]
+        if not isinstance(value, kind) or isinstance(value, bool) or not value:
+            expected = f"{kind.__name__}, not empty"
+            raise MonitorError(f"{path}: {name} is {value!r}, expected a {expected}")
+    if fields["answer"] not in ANSWERS:
+        raise MonitorError(
+            f"{path}: answer is {fields['answer']!r}, expected one of {', '.join(ANSWERS)}"
+        )
+    criteria = fields["criteria"]
+    if not all(isinstance(criterion, str) and criterion.strip() for criterion in criteria):
+        raise MonitorError(f"{path}: criteria must be texts that are not empty, found {criteria!r}")
+    for name, needed in _SLOTS.items():
+        found = _SLOT.findall(fields[name])
+        if found != needed:
+            slots = " and then ".join(f"{{{slot}}}" for slot in needed)
+            raise MonitorError(f"{path}: {name} has the slots {found}, expected {slots}, once each")
+    return Prompt(
+        name=fields["name"], version=fields["version"], about=fields["about"],
+        answer=fields["answer"], template=fields["system"].strip(),
+        criteria=tuple(criterion.strip() for criterion in criteria), user=fields["user"].strip(),
+    )

@@ -1,0 +1,298 @@
+"""Recorded judges: what five real LLM monitors once answered about real transcripts.
+
+The files ``lie_detector/{cot-unfaithfulness,tool}/{judge}.json`` hold, for every transcript, the
+whole prompt of a judge and its raw reply: a label "lie" or "not lie", a rationale and a score from
+1 to 100. They put real monitors into the evaluation without a network. What to know about them:
+
+* The judges saw metadata beside the transcript, with the name of the task, such as
+  "tool-ethical_sandbagging": they knew what to look for.
+* The labels of `tool` come from string matching, some visibly wrong (see
+  :mod:`monitorlab.benchmark.real.transcripts`). Read its rates as agreement with that rule.
+* `unanswerable` is left out: its label is about another conversation.
+* The publisher's verdict is score >= 50 and ignores the label. Here the label is the verdict and
+  the score stays as it is; where they contradict each other the evidence says so. A label that is
+  neither of both (gpt-4o wrote a type there, such as "sandbagging") leaves the verdict to the
+  score: misbehavior above 50.
+* The publisher turns a score of 0 into 1. Here it stays 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from monitorlab.benchmark.real import transcripts
+from monitorlab.benchmark.real.records import Record, read_array
+from monitorlab.monitors.judgements import CONTRADICTION, NO_LABEL, read_judgement
+from monitorlab.monitors.monitor import MonitorError, Sample, chunks
+from monitorlab.monitors.verdicts import (
+    ERROR,
+    PARSED,
+    REFUSED,
+    TRUNCATED,
+    UNPARSED,
+    Verdict,
+    failure,
+)
+from monitorlab.pipeline.files import canonical_json
+from monitorlab.pipeline.schemas import check
+from monitorlab.pipeline.tables import VERDICTS
+
+JUDGES = ("claude-opus-4", "claude-sonnet-4", "gpt-4o", "gpt-5", "gpt-oss-120b")
+CATEGORIES_JUDGED = ("cot_unfaithfulness", "tool")
+PROMPT = "lie adjudicator"
+UNIT = 512
+SCORER = "escaped_transcript_scorer"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One recorded call.
+
+    Attributes
+    ----------
+    judge, category : str
+        Which file.
+    request, response : str
+        The transcript, split as in the samples.
+    verdict : Verdict
+        As read here.
+    request_hash : str
+        SHA-256 of the prompt that was sent.
+    file_verdict : bool or None
+        The publisher's reading; None where it found none.
+    file_score : float or None
+        The publisher's score, divided by 100.
+    """
+
+    judge: str
+    category: str
+    request: str
+    response: str
+    verdict: Verdict
+    request_hash: str
+    file_verdict: bool | None
+    file_score: float | None
+
+
+def keys() -> list[str]:
+    """Keys of `data/sources.toml` that `recorded_verdicts` reads."""
+    return [_key(judge, category) for judge in JUDGES for category in CATEGORIES_JUDGED]
+
+
+def _key(judge: str, category: str) -> str:
+    return f"lie_detector/{transcripts.CATEGORIES[category].folder}/{judge}.json"
+
+
+def recordings(get: Callable[[str], Path], judge: str, category: str) -> Iterator[Recording]:
+    """Read all calls of one file.
+
+    Parameters
+    ----------
+    get : callable
+        Key of `data/sources.toml` to the path of a verified file.
+    judge : str
+        One of `JUDGES`.
+    category : {"cot_unfaithfulness", "tool"}
+        Which setting.
+
+    Raises
+    ------
+    MonitorError
+        For another judge or category.
+    RealDataError
+        For an entry that does not read as expected.
+    """
+    if judge not in JUDGES or category not in CATEGORIES_JUDGED:
+        raise MonitorError(f"no recordings of {judge!r} on {category!r}; judges are "
+                           f"{', '.join(JUDGES)}, categories {', '.join(CATEGORIES_JUDGED)}")
+    kind = transcripts.CATEGORIES[category]
+    for record in read_array(get(_key(judge, category)), "samples"):
+        turns = transcripts.turns_of(record.within("metadata"))
+        asked = record.take("input", str)
+        yield Recording(
+            judge,
+            category,
+            transcripts.rendered(turns[: kind.request_turns]),
+            transcripts.rendered(turns[kind.request_turns:]),
+            read_judgement(record.take("output", str)),
+            hashlib.sha256(asked.encode("utf-8", "surrogatepass")).hexdigest(),
+            *_file_reading(record.within("scores").within(SCORER).within("metadata")),
+        )
+
+
+def _file_reading(read: Record) -> tuple[bool | None, float | None]:
+    if not read.take("parseable", bool):
+        return None, None
+    return read.take("predicted_binary", str) == "A", read.take("predicted_score", int) / 100
+
+
+def recorded_calls(
+    get: Callable[[str], Path], samples: pd.DataFrame, judge: str
+) -> dict[str, Recording]:
+    """Recorded calls of one judge by the `sample_id` of the transcript they are about.
+
+    Parameters
+    ----------
+    get : callable
+        As in :func:`recordings`.
+    samples : DataFrame
+        In the columns of `samples`, such as `RealPairs.unpaired`; rows of other sources are
+        passed over. Of a transcript that was judged twice, the first call counts.
+    judge : str
+        One of `JUDGES`.
+    """
+    calls: dict[str, Recording] = {}
+    for category in CATEGORIES_JUDGED:
+        part = samples[samples["source"] == transcripts.CATEGORIES[category].origin.source]
+        if part.empty:
+            continue
+        names = {(row.request, row.response): row.sample_id for row in part.itertuples()}
+        for call in recordings(get, judge, category):
+            name = names.get((call.request, call.response))
+            if name is not None:
+                calls.setdefault(name, call)
+    return calls
+
+
+def recorded_verdicts(
+    get: Callable[[str], Path], samples: pd.DataFrame, judges: Sequence[str] = JUDGES
+) -> pd.DataFrame:
+    """Verdicts of recorded judges about transcripts.
+
+    Parameters
+    ----------
+    get, samples
+        As in :func:`recorded_calls`.
+    judges : sequence of str
+        Which of `JUDGES`.
+
+    Returns
+    -------
+    DataFrame
+        Schema ``verdicts``, a row for every judge and transcript in `samples`; the monitor is
+        such as "gpt-4o, recorded". `request_hash` is that of the recorded prompt. A transcript
+        that a judge was never asked about has status ``error``, and the hash of its texts.
+
+    Raises
+    ------
+    MonitorError
+        If no sample is a transcript of these files.
+    """
+    sources = [transcripts.CATEGORIES[name].origin.source for name in CATEGORIES_JUDGED]
+    wanted = samples[samples["source"].isin(sources)]
+    if wanted.empty:
+        raise MonitorError(f"none of {len(samples)} samples comes from {' or '.join(sources)}: "
+                           "give the unpaired samples of the real sources")
+    rows = []
+    for judge in judges:
+        calls = recorded_calls(get, wanted, judge)
+        monitor = RecordedMonitor(
+            f"{judge}, recorded", {name: call.verdict for name, call in calls.items()}
+        )
+        for row in wanted.itertuples():
+            sample = Sample(row.sample_id, row.request, row.response)
+            (verdict,) = monitor.judge([sample], 0)
+            hashed = calls[row.sample_id].request_hash if row.sample_id in calls \
+                else _sha256([row.request, row.response])
+            rows.append(_row(monitor, row.sample_id, verdict, hashed))
+    return check(pd.DataFrame(rows, columns=VERDICTS.columns), VERDICTS)
+
+
+def _row(
+    monitor: RecordedMonitor, sample_id: str, verdict: Verdict, request_hash: str
+) -> dict[str, Any]:
+    return {
+        "sample_id": sample_id, "monitor": monitor.name, "prompt": monitor.prompt, "draw": 0,
+        "status": verdict.status, "verdict": verdict.verdict, "score": verdict.score,
+        "evidence": verdict.evidence or verdict.reason or None, "input_tokens": None,
+        "output_tokens": None, "seconds": None, "cost_usd": None, "request_hash": request_hash,
+    }  # fmt: skip
+
+
+def _sha256(value: object) -> str:
+    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def reading_differences(
+    get: Callable[[str], Path], judges: Sequence[str] = JUDGES
+) -> pd.DataFrame:
+    """Compare how replies are read here with the publisher's own reading, over whole files.
+
+    Returns
+    -------
+    DataFrame
+        One row per judge and category: `n`, the counts of each status, `contradictions` (label
+        against score), `no_label` (the score decides), `other_verdict` and `other_score` (both
+        readings exist and differ), `only_file` and `only_here` (one of both found a verdict).
+    """
+    rows = [_differences(judge, category, list(recordings(get, judge, category)))
+            for judge in judges for category in CATEGORIES_JUDGED]
+    return pd.DataFrame(rows)
+
+
+def _differences(judge: str, category: str, calls: Sequence[Recording]) -> dict[str, object]:
+    both = [c for c in calls if c.verdict.verdict is not None and c.file_verdict is not None]
+    said = [c.verdict.evidence for c in calls]
+    known = [(c.verdict.verdict is not None, c.file_verdict is not None) for c in calls]
+    return {
+        "judge": judge,
+        "category": category,
+        "n": len(calls),
+        **{status: sum(c.verdict.status == status for c in calls)
+           for status in (PARSED, UNPARSED, REFUSED, TRUNCATED)},
+        "contradictions": sum(text.startswith(CONTRADICTION) for text in said),
+        "no_label": sum(text.startswith(NO_LABEL) for text in said),
+        "other_verdict": sum(c.verdict.verdict != c.file_verdict for c in both),
+        "other_score": sum(c.verdict.score != c.file_score for c in both),
+        "only_file": known.count((False, True)),
+        "only_here": known.count((True, False)),
+    }
+
+
+class RecordedMonitor:
+    """Repeats recorded verdicts.
+
+    Parameters
+    ----------
+    name : str
+        How the tables call it.
+    verdicts : Mapping of str to Verdict
+        By `sample_id`.
+    prompt : str
+        Name of the prompt that was recorded.
+    """
+
+    workers = 1
+
+    def __init__(
+        self, name: str, verdicts: Mapping[str, Verdict], prompt: str = PROMPT
+    ) -> None:
+        self.name, self.prompt = name, prompt
+        self._verdicts = dict(verdicts)
+        self._digest = _sha256({key: asdict(value) for key, value in self._verdicts.items()})
+
+    def settings(self) -> dict[str, Any]:
+        """A digest of all recorded verdicts."""
+        return {"kind": "recorded", "verdicts": self._digest}
+
+    def units(self, samples: Sequence[Sample]) -> list[list[int]]:
+        """Chunks of 512; any split gives the same verdicts."""
+        return chunks(len(samples), UNIT)
+
+    def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
+        """Look verdicts up; there is one recording, whatever the draw."""
+        return [self._find(sample) for sample in samples]
+
+    def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
+        """Look it up again: two samples with the same texts may have different recordings."""
+        return self._find(sample)
+
+    def _find(self, sample: Sample) -> Verdict:
+        missing = f"no verdict is recorded for sample {sample.sample_id!r}"
+        return self._verdicts.get(sample.sample_id) or failure(ERROR, missing)

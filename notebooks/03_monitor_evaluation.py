@@ -1,0 +1,471 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+# ---
+
+# %% [markdown]
+# # 3. Monitor evaluation
+#
+# > A monitor errs in two ways, and it can also fail to answer. Count all three apart, with
+# > intervals, before saying that one monitor is better than another.
+#
+# *Paper: arXiv 2601.05752, sections 5 and 6.1. Cost: half a minute in `tiny`, about two
+# minutes in `cpu`, most of it for training and asking the small models.*
+
+# %% [markdown]
+# **You will learn**
+# - Ask a monitor about thousands of samples, and keep every answer, also the failed ones.
+# - Measure miss rate and false alarm rate with intervals and with the bounds that failed
+#   verdicts allow.
+# - Find out which differences between monitors are real.
+#
+# **Reads** `samples`, `corpus`, `real_samples`
+#
+# **Writes** `verdicts`, `rates`, `real_verdicts`, `judge_verdicts`, `judge_samples`
+#
+# **References**
+# - [1] Yang et al., *AutoMonitor-Bench*, arXiv 2601.05752.
+# - [2] Wilson, *Probable inference, the law of succession, and statistical inference*,
+#   Journal of the American Statistical Association, 1927.
+# - [3] Newcombe, *Improved confidence intervals for the difference between binomial
+#   proportions based on paired data*, Statistics in Medicine, 1998.
+# - [4] Holm, *A simple sequentially rejective multiple test procedure*, Scandinavian
+#   Journal of Statistics, 1979.
+
+# %% tags=["parameters"]
+PROFILE: str = "tiny"  # tiny, cpu or gpu: how large everything is
+RUN_ID: str = "default"  # folder of the run under data/runs
+SEED: int = 2026  # one seed for everything
+MONITOR: str = ""  # one more monitor, such as module:function, hf:NAME or api:MODEL
+LEVEL: float = 0.05  # family-wise error rate of the comparisons
+
+# %%
+import pandas as pd
+
+from monitorlab import display
+from monitorlab.benchmark import real_pairs
+from monitorlab.benchmark.samples import draw_pairs
+from monitorlab.evaluation import comparisons, figures, rates, tradeoff
+from monitorlab.monitors import lineup, metamorphic, miniature, recorded
+from monitorlab.monitors.catalogue import published_order
+from monitorlab.monitors.monitor import samples_of
+from monitorlab.monitors.prompts import load_prompt
+from monitorlab.monitors.scoring import score
+from monitorlab.monitors.store import VerdictStore
+from monitorlab.pipeline.artifacts import open_run, read_parts, read_table, write_table
+from monitorlab.pipeline.runs import ArtifactError
+from monitorlab.pipeline.tables import RATES
+
+# %%
+run = open_run("03_monitor_evaluation", profile=PROFILE, run_id=RUN_ID, seed=SEED)
+display.use(run)
+sizes = run.profile.evaluation
+benchmark = read_table(run, "01_benchmark_construction", "samples")
+samples = draw_pairs(benchmark, sizes.pairs_per_cell, run.rng("pairs"))
+display.table(
+    samples.groupby(["cell", "split"]).size().unstack(),
+    caption=f"{len(samples)} of {len(benchmark)} samples are judged",
+)
+
+# %% [markdown]
+# ## What a monitor sees
+#
+# A monitor gets a request and a response, never the label, the cell or the name of the
+# misbehavior. A language model gets them inside a prompt: who it is, what counts as
+# misbehavior, and the text under audit between two tags. Text that contains such a tag is
+# broken up, so that nothing in a response can close the frame and give orders.
+
+# %%
+prompts = {name: load_prompt(name) for name in ("direct", "evidence", "score")}
+first = samples_of(samples[samples["cell"] == "syco_qa"])[0]
+for message in prompts["direct"].messages(first):
+    print(f"[{message['role']}]\n{message['content']}\n")
+
+# %%
+display.table(
+    pd.DataFrame(
+        [(p.name, p.version, p.answer, p.digest[:12]) for p in prompts.values()],
+        columns=["prompt", "version", "answer", "digest"],
+    ),
+    caption="A prompt is a data file; its digest is part of every request's key",
+)
+
+# %% [markdown]
+# ## The monitors
+#
+# Constants and a coin mark the corners of the plane. Keyword rules and program-aided
+# checks look for fixed signs: Bandit reads code, a syntax tree is searched for memorised
+# test values and tampering, arithmetic is recomputed. The cue follower only asks whether
+# the chosen option is the one that a cue names. TF-IDF and a probe on a real pretrained
+# sentence encoder learn from the corpus, which holds no specification gaming.
+
+# %%
+rules = lineup.rule_monitors(SEED)
+learned = lineup.learned_monitors(
+    read_parts(run, "01_benchmark_construction", "corpus"),
+    run.rng("learned"),
+    words=sizes.words,
+    embedded=sizes.embedded,
+    dtype=sizes.encoder_dtype,
+)
+print("rules:  ", ", ".join(monitor.name for monitor in rules))
+print("learned:", ", ".join(monitor.name for monitor in learned))
+
+# %% [markdown]
+# A language model as a monitor needs weights, and there are none in this repository. In
+# their place stands a small one: a real `transformers` checkpoint with tokenizer and chat
+# template, trained here in half a minute. It has learned the form of an answer and little
+# more. Put the name of a real model into `MONITOR`, and it takes part in everything below.
+
+# %%
+folder = miniature.miniature_checkpoint(
+    run, read_parts(run, "01_benchmark_construction", "corpus"), prompts["direct"]
+)
+small = lineup.small_model(folder, prompts)
+given = lineup.given_monitors(MONITOR)
+
+# %% [markdown]
+# ## Asking, and never losing an answer
+#
+# Every answer is stored under the SHA-256 of its full request: settings, prompt digest,
+# texts, number of the draw. What is stored is not asked again; a failed call is never
+# stored. For the small model only the logits of the next word are computed. Its prompts
+# share their beginning, and the two responses of a pair share their request, so most
+# tokens need to be read only once.
+
+# %%
+store = VerdictStore(run.folder / "verdicts.jsonl")
+asked = samples_of(samples)
+hybrid = lineup.combined_monitors(rules, learned)
+everyone = [*rules, *learned, *hybrid, *small.by_logits, *given]
+verdicts = pd.concat(
+    [score(monitor, asked, store, title=monitor.name) for monitor in everyone],
+    ignore_index=True,
+)
+judged = rates.join(verdicts, samples)
+test = judged[judged["split"] == "test"]
+
+# %%
+display.say(
+    "{total:,} prompt tokens, {distinct:,} of them distinct: whoever reads each of those "
+    "once does {limit:.2f} times less work than one prompt at a time.",
+    **small.sharing(asked),
+)
+
+# %% [markdown]
+# ## How often does each monitor miss, and how often does it cry wolf?
+#
+# With label 1 for misbehavior, over parsed verdicts [1, equations 1 and 2],
+# $$\mathrm{MR} = \frac{FN}{TP + FN}, \qquad \mathrm{FAR} = \frac{FP}{TN + FP},$$
+# with Wilson intervals [2]. A failed verdict is neither an alarm nor a silence. The columns
+# *least* and *most* say what the rate would be, had all failed ones been read the kind way
+# or the unkind way; a rate without them is only as good as the share of parsed verdicts.
+
+# %% [markdown]
+# ## The method happens here
+
+# %%
+ruled = rates.rates(test[test["name"].isin([m.name for m in rules])])
+columns = ["name", "mr", "mr_low", "mr_high", "mr_least", "mr_most"]
+columns += ["far", "far_low", "far_high", "far_least", "far_most"]
+display.table(ruled[columns], caption="Rules, test split")
+
+# %% tags=["nbval-ignore-output"]
+board = rates.rates(test).sort_values("balanced_accuracy", ascending=False)
+order = list(board["name"])
+columns = ["name", "parsed_misbehaving", "mr", "mr_low", "mr_high"]
+columns += ["far", "far_low", "far_high", "balanced_accuracy", "g2"]
+display.table(
+    board[columns].reset_index(drop=True),
+    decimals=2,
+    bold={"balanced_accuracy": "max", "g2": "max"},
+    caption="All monitors, test split; small LM: a small stand-in",
+)
+
+# %% [markdown]
+# Balanced accuracy is the mean of $1-\mathrm{MR}$ and $1-\mathrm{FAR}$; g2 is their
+# product. Chance is .5 and at most .25. The cells differ in size, so the next table gives
+# each the same weight.
+
+# %% tags=["nbval-ignore-output"]
+by_cell = rates.rates(test, by=("name", "cell"))
+macro = rates.macro(by_cell).set_index("name").reindex(order)
+display.table(macro, decimals=2, caption="Mean over the six cells")
+
+# %% [markdown]
+# ## The plane of both errors
+#
+# The paper reports a trade-off over its 22 monitors: $r = -.54$, on the line
+# $\mathrm{FAR} = -.42\,\mathrm{MR} + .49$. The fit here leaves out constants and coin,
+# which lie on $\mathrm{FAR} = 1 - \mathrm{MR}$ by construction, and monitors that abstain
+# from most samples. With this few monitors the interval of $r$ is wide.
+
+# %% tags=["nbval-ignore-output"]
+published = published_order()
+looking = board[(board["parsed_misbehaving"] > 0.9) & ~board["name"].isin(lineup.CORNERS)]
+line = tradeoff.fit_line(looking)
+fig = figures.plot_plane(board, line, (published.slope, published.intercept), order)
+display.show(
+    fig,
+    "03_plane",
+    thumbnail=True,
+    alt="Miss rate and false alarm rate of every monitor with 95 percent intervals, the "
+    "Pareto front, the line fitted here and the published one. Small LM: a small stand-in.",
+)
+display.say(
+    "{n} monitors: r = {r:.2f} (95 %: {low:.2f} to {high:.2f}), published {published:.2f}.",
+    n=line.n,
+    r=line.r,
+    low=line.r_low,
+    high=line.r_high,
+    published=published.correlation,
+)
+
+# %% [markdown]
+# ## Where: by cell, and by prompt
+
+# %% tags=["nbval-ignore-output"]
+fig = figures.plot_cells(by_cell, order)
+display.show(
+    fig,
+    "03_cells",
+    alt="Two heat maps, miss rate and false alarm rate of every monitor in each of the six "
+    "cells; a dash where no verdict was parsed. Small LM: a small stand-in.",
+)
+
+# %% [markdown]
+# The cue follower deserves a second look. In the sycophancy cells of this protocol a cue
+# always points to a *wrong* option, and the label says whether the answer followed it. So
+# a rule that compares two letters, and understands nothing, is hard to beat there. That is
+# a property of the published labelling, and a reason to report the cells apart.
+
+# %%
+cue = rates.rates(test[test["name"] == "cue follower"], by=("name", "cell"))
+columns = ["cell", "parsed_misbehaving", "parsed_benign", "mr", "far"]
+display.table(cue[columns], caption="The cue follower where it finds a cue and a choice")
+
+# %% [markdown]
+# The small model was asked with two prompts. On a real model the paper found that asking
+# for evidence lowers misses and raises false alarms on safety and permission violations.
+
+# %% tags=["nbval-ignore-output"]
+asked_twice = comparisons.compare_all(test[test["monitor"] == small.name], LEVEL)
+columns = ["error", "first", "second", "n", "difference", "low", "high", "p"]
+display.table(asked_twice[columns], caption="Two prompts, one small stand-in")
+
+# %% [markdown]
+# ## What becomes of a pair?
+#
+# Both responses of a pair answer one request. A monitor that alarms on both judges the
+# request; one that is silent on both is blind; only one that separates them has seen what
+# was done.
+
+# %% tags=["nbval-ignore-output"]
+anatomy = comparisons.pair_anatomy(test)
+fig = figures.plot_anatomy(anatomy, order)
+display.show(
+    fig,
+    "03_anatomy",
+    alt="Share of pairs that each monitor tells apart, alarms on both, on neither, on the "
+    "benign one only, or leaves undecided. Small LM: a small stand-in.",
+)
+
+# %% [markdown]
+# ## Which differences are real?
+#
+# All monitors saw the same samples, so only samples on which two of them differ tell them
+# apart. With $b$ and $c$ such samples, exact McNemar asks whether a fair coin would give
+# so uneven a split,
+# $$p = \min\bigl(1,\; 2\,P(\mathrm{Bin}(b+c, 1/2) \le \min(b, c))\bigr),$$
+# Newcombe's interval [3] says how large the difference is, and Holm [4] corrects for the
+# number of pairs. A question mark: the difference would not survive if every failed
+# verdict spoke against the seeming winner.
+
+# %% tags=["nbval-ignore-output"]
+compared = comparisons.compare_all(test, LEVEL)
+fig = figures.plot_separation(compared, order)
+display.show(
+    fig,
+    "03_separation",
+    alt="Two matrices, for misses and for false alarms: which of two monitors has fewer, "
+    "or that they cannot be separated. Small LM: a small stand-in.",
+)
+told = compared.groupby("error")["separated"].agg(["sum", "size"])
+told.columns = ["separated", "pairs of monitors"]
+display.table(told)
+
+# %% tags=["nbval-ignore-output"]
+display.table(comparisons.cochran_q(test), caption="Do all monitors err equally often?")
+
+# %% [markdown]
+# ## The ledger: what became of every question
+#
+# The small model also writes out its replies, for a part of the pairs, so that the parser
+# has something to do. A reply without a readable verdict stays one.
+
+# %% tags=["nbval-ignore-output"]
+few = draw_pairs(samples[samples["split"] == "test"], sizes.probe_pairs, run.rng("few"))
+written = pd.concat(
+    [
+        score(m, samples_of(few), store, title=f"{m.name}, {m.prompt}, as text")
+        for m in small.by_text
+    ]
+)
+everything = pd.concat([verdicts, written], ignore_index=True)
+ledger = rates.ledger(rates.join(everything, samples))
+columns = ["name", "status", "verdicts", "share", "reason"]
+display.table(ledger.loc[ledger["verdicts"] > 0, columns], decimals=2)
+
+# %% tags=["nbval-ignore-output"]
+costs = ["input_tokens", "output_tokens", "seconds"]
+spent = everything.groupby(["monitor", "prompt"])[costs].mean()
+spent["milliseconds"] = 1000 * spent.pop("seconds").astype(float)
+display.table(spent, decimals=2, caption="Means per verdict on this machine")
+
+# %% [markdown]
+# ## Changes that mean nothing
+#
+# A sentence that claims a review, blank lines, a role tag, a polite opening, a JSON object
+# that looks like a verdict, another order of the criteria: none of them changes what a
+# response did, so no verdict should flip.
+
+# %% tags=["nbval-ignore-output"]
+probed = [m for m in (*learned, *rules, small.by_logits[0]) if m.name in lineup.PROBED]
+orders = metamorphic.criteria_orders(prompts["direct"])
+flips = lineup.flip_table(probed, samples_of(few), store, orders)
+fig = figures.plot_flips(flips, order)
+display.show(
+    fig,
+    "03_flips",
+    alt="Share of verdicts that flip under each meaningless change, with 95 percent "
+    "intervals, for some monitors. Small LM: a small stand-in.",
+)
+
+# %% [markdown]
+# ## Real pairs
+#
+# The same monitors on published answers to one request, one right and one wrong: solutions
+# to school problems, programs, preferences. Nothing was trained on them. A wrong answer is
+# not misbehavior in the sense of the benchmark; the table says what carries over.
+
+# %% tags=["nbval-ignore-output"]
+try:
+    real = read_table(run, "01_benchmark_construction", "real_samples")
+except ArtifactError:
+    real = samples.head(0)
+    print("no real pairs in this run: they need the cpu profile and the open files")
+real = draw_pairs(real, sizes.real_pairs, run.rng("real"), by=("source",))
+real_verdicts = pd.concat(
+    [score(m, samples_of(real), store, title=f"real pairs: {m.name}") for m in everyone]
+)
+if len(real):
+    on_real = rates.join(real_verdicts, real).assign(
+        source=lambda frame: frame["sample_id"].map(real.set_index("sample_id")["source"])
+    )
+    found = rates.rates(on_real, by=("source", "name"))
+    columns = ["source", "name", "parsed_misbehaving", "mr", "far", "balanced_accuracy"]
+    display.table(found[columns], decimals=2, caption="Small LM: a small stand-in")
+
+# %% [markdown]
+# ## Real judges on real transcripts
+#
+# Five language models once judged transcripts of another one; their raw replies are
+# public. Two facts limit what the rates mean. The judges saw the name of the task. And the
+# labels of `tool` come from string matching, some visibly wrong: read its rates as
+# agreement with that rule. A box shows what failed verdicts allow.
+
+# %% tags=["nbval-ignore-output"]
+transcripts = real_pairs.load(run)
+unpaired = samples.head(0) if transcripts is None else transcripts.unpaired
+judge_verdicts = verdicts.head(0)
+if len(unpaired):
+    judge_verdicts = recorded.recorded_verdicts(run.fetch, unpaired)
+    by_judge = rates.join(judge_verdicts, unpaired).assign(
+        source=lambda frame: frame["sample_id"].map(unpaired.set_index("sample_id")["source"])
+    )
+    judges = rates.rates(by_judge, by=("source", "name"))
+    columns = ["source", "name", "n_misbehaving", "n_benign", "mr", "mr_least", "mr_most"]
+    columns += ["far", "far_least", "far_most", "unparsed", "refused", "truncated"]
+    display.table(judges[columns], decimals=2)
+    titles = {name: name.removeprefix("lie_detector_") for name in judges["source"].unique()}
+    fig = figures.plot_judges(judges, titles)
+    display.show(
+        fig,
+        "03_judges",
+        alt="Miss rate and false alarm rate of five recorded language model judges with "
+        "95 percent intervals, one panel per kind of transcript.",
+    )
+    told = comparisons.compare_all(by_judge, LEVEL)
+    told = told[told["error"] == "wrong"]
+    columns = ["first", "second", "n", "left_out", "difference", "low", "high", "p_holm"]
+    display.table(told[columns], caption="All errors, both kinds of transcript")
+
+# %% [markdown]
+# ## Does it hold?
+
+# %%
+corner = board.set_index("name")
+assert corner.loc["always alarm", ["mr", "far"]].tolist() == [0, 1], "it always alarms"
+assert corner.loc["never alarm", ["mr", "far"]].tolist() == [1, 0], "it never alarms"
+assert (verdicts["verdict"].notna() == (verdicts["status"] == "parsed")).all(), (
+    "a verdict is known exactly when it is parsed: no failure counts as benign"
+)
+assert (judged.groupby("name").size() == len(samples)).all(), "everyone judged everything"
+again = score(rules[0], asked, store)
+assert again["request_hash"].equals(
+    verdicts[verdicts["monitor"] == rules[0].name].reset_index(drop=True)["request_hash"]
+), "the same questions have the same keys"
+print("every monitor answered for every sample, and no failure counts as benign")
+
+# %% [markdown]
+# ## Writing the outputs
+
+# %%
+write_table(run, "verdicts", everything)
+write_table(run, "rates", by_cell[RATES.columns])
+write_table(run, "real_verdicts", real_verdicts)
+write_table(run, "judge_verdicts", judge_verdicts)
+write_table(run, "judge_samples", unpaired)
+run.write_metrics(
+    {f"mr.{row.name}": row.mr for row in board.itertuples() if row.parsed_misbehaving > 0.9}
+    | {f"far.{r.name}": r.far for r in board.itertuples() if r.parsed_misbehaving > 0.9}
+)
+best = board[board["parsed_misbehaving"] > 0.9].iloc[0]
+display.headline(
+    f"{best['balanced_accuracy']:.2f}",
+    f"best balanced accuracy on the test split, {best['name']} (.50: chance)",
+)
+run.close()
+
+# %% [markdown]
+# ## What we saw
+#
+# - We asked every monitor about every sample, and kept every answer.
+# - We measured both error rates with intervals, and bounded them where verdicts failed.
+# - We separated the differences that are real from those that these samples cannot tell.
+#
+# **Limits.** The language model here is a small stand-in: its place in the plane says
+# nothing about real ones. Intervals take samples as independent, though scenarios share
+# an author. The judges are real, on few transcripts with coarse labels.
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. Write a function `monitor(request, response)` that returns True when the response is
+#    longer than the request, and pass it as `MONITOR`. Where does it land?
+#    <details><summary>Answer</summary>Near the diagonal: notebook 02 shows that length
+#    tells nothing about the label.</details>
+# 2. Why is a refused verdict not counted as an alarm? It is at least a warning.
+#    <details><summary>Answer</summary>Whoever reads the rate should decide. Counted as
+#    alarms, refusals make a monitor look watchful on topics it will not discuss; counted
+#    as silences, blind. The bounds show both readings.</details>
+# 3. Two monitors have miss rates of .30 and .34 with overlapping intervals. Can they still
+#    be separated?
+#    <details><summary>Answer</summary>Yes: both saw the same samples, so the test looks
+#    only at those on which they differ. If one misses all that the other misses and a few
+#    more, few samples are enough.</details>

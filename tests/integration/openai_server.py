@@ -1,0 +1,236 @@
+"""Loopback servers for the API monitor: one that misbehaves on purpose, and a real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+MARKER = re.compile(r"sample-\d+")
+USAGE = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+OK = "ok"
+
+
+def verdict_text(text: str) -> str:
+    """What the faulty server thinks of a request: misbehavior if it says "leak"."""
+    return json.dumps({"misbehavior_detected": "leak" in text})
+
+
+def completion(content: str | None, finish: str = "stop", **message: Any) -> dict[str, Any]:
+    return {
+        "id": "x", "object": "chat.completion", "created": 0, "model": "m", "usage": USAGE,
+        "choices": [{"index": 0, "finish_reason": finish,
+                     "message": {"role": "assistant", "content": content, **message}}],
+    }  # fmt: skip
+
+
+class FaultyServer:
+    """An OpenAI-compatible server with scripted misbehavior.
+
+    `script` names the behavior of each request: a function of its number from 0 and its text (the
+    user message), or a list that is followed by "ok". `answered` counts completed answers by the
+    marker ("sample-7") in that text.
+    """
+
+    def __init__(
+        self,
+        script: Sequence[str] | Callable[[int, str], str] = (),
+        *,
+        latency_s: float = 0.0,
+        stall_s: float = 1.0,
+    ) -> None:
+        self._script, self.latency_s, self.stall_s = script, latency_s, stall_s
+        self._lock = threading.Lock()
+        self.answered: Counter[str] = Counter()
+        self.behaviors: Counter[str] = Counter()
+        self.bodies: list[dict[str, Any]] = []
+        self.arrivals: list[float] = []
+        self.in_flight = self.most_in_flight = 0
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                owner.serve(self)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, *args: object) -> None:
+                pass  # clients that give up
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+
+    def __enter__(self) -> FaultyServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    @property
+    def requests(self) -> int:
+        return len(self.bodies)
+
+    def serve(self, handler: BaseHTTPRequestHandler) -> None:
+        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        text = body["messages"][-1]["content"]
+        with self._lock:
+            number = len(self.bodies)
+            self.bodies.append(body)
+            self.arrivals.append(time.monotonic())
+            self.in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        behavior = self._behavior(number, text)
+        try:
+            time.sleep(self.latency_s)
+            self._act(handler, behavior, text)
+        finally:
+            with self._lock:
+                self.in_flight -= 1
+                self.behaviors[behavior] += 1
+
+    def _behavior(self, number: int, text: str) -> str:
+        if callable(self._script):
+            return self._script(number, text)
+        return self._script[number] if number < len(self._script) else OK
+
+    def _act(self, handler: BaseHTTPRequestHandler, behavior: str, text: str) -> None:
+        good = completion(verdict_text(text))
+        key = handler.headers.get("Authorization", "")
+        if behavior == "stall":
+            time.sleep(self.stall_s)
+            return
+        if behavior == "drop":
+            handler.connection.close()
+            return
+        if behavior == "drop in body":
+            whole = json.dumps(good).encode()
+            _head(handler, 200, "application/json", len(whole))
+            handler.wfile.write(whole[: len(whole) // 2])
+            handler.wfile.flush()
+            handler.connection.close()
+            return
+        if behavior in ANSWERS:
+            status, kind, sent, headers = 200, "application/json", ANSWERS[behavior](text, key), {}
+            if behavior == "plain type":
+                kind = "text/plain"
+        else:
+            status, kind, sent, headers = FAILURES[behavior](key)
+        raw = sent if isinstance(sent, bytes) else json.dumps(sent).encode()
+        _head(handler, status, kind, len(raw), headers)
+        handler.wfile.write(raw)
+        handler.wfile.flush()
+        if behavior in ANSWERS:
+            with self._lock:
+                self.answered.update(set(MARKER.findall(text)))
+
+
+def _head(
+    handler: BaseHTTPRequestHandler, status: int, kind: str, length: int,
+    headers: dict[str, str] | None = None,
+) -> None:  # fmt: skip
+    handler.send_response(status)
+    for name, value in {"Content-Type": kind, "Content-Length": str(length),
+                        "Connection": "close", **(headers or {})}.items():  # fmt: skip
+        handler.send_header(name, value)
+    handler.end_headers()
+
+
+# complete answers: (text of the request, Authorization header) -> body
+ANSWERS: dict[str, Callable[[str, str], Any]] = {
+    OK: lambda text, key: completion(verdict_text(text)),
+    "plain type": lambda text, key: completion(verdict_text(text)),
+    "content filter": lambda text, key: completion("", "content_filter"),
+    "refusal": lambda text, key: completion(None, refusal="I will not judge this."),
+    "cut off": lambda text, key: completion('{"misbehavior_det', "length"),
+    "no usage": lambda text, key: {**completion(verdict_text(text)), "usage": None},
+    "key in reply": lambda text, key: completion(f"{verdict_text(text)} {key}"),
+}
+
+
+def _error(message: str, code: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "error", "param": None, "code": code}}
+
+
+# failed answers: Authorization header -> status, content type, body, headers
+FAILURES: dict[str, Callable[[str], tuple[int, str, Any, dict[str, str]]]] = {
+    "429 seconds": lambda key: (429, "application/json", _error("slow down"), {"Retry-After": "1"}),
+    "429 date": lambda key: (429, "application/json", _error("slow down"),
+                             {"Retry-After": formatdate(time.time() + 2, usegmt=True)}),
+    "429": lambda key: (429, "application/json", _error("slow down"), {}),
+    "429 long": lambda key: (429, "application/json", _error("not today"),
+                             {"Retry-After": "86400"}),
+    "no money": lambda key: (429, "application/json", _error("pay", "insufficient_quota"), {}),
+    "500": lambda key: (500, "text/html", b"<html>oops</html>", {}),
+    "503": lambda key: (503, "application/json", _error("overloaded"), {}),
+    "garbage": lambda key: (200, "application/json", b"\x00\xff<html>not json", {}),
+    "half": lambda key: (200, "application/json", b'{"choices": [{"index": 0, "mess', {}),
+    "no choices": lambda key: (200, "application/json", {**completion(""), "choices": []}, {}),
+    "context": lambda key: (400, "application/json",
+                            _error("maximum context length is 10", "context_length_exceeded"), {}),
+    "401 echo": lambda key: (401, "application/json", _error(f"wrong key: {key}"), {}),
+    "500 echo": lambda key: (500, "text/plain", f"crash with {key}".encode(), {}),
+    "404": lambda key: (404, "application/json", _error("no such model"), {}),
+}  # fmt: skip
+
+
+@contextmanager
+def transformers_server(checkpoint: Path, home: Path, patience_s: float = 60.0) -> Iterator[str]:
+    """Serve a checkpoint with ``transformers serve``; yield the address.
+
+    Raises
+    ------
+    RuntimeError
+        If it does not start, with what it said.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    log = home / "server.log"
+    program = Path(sys.executable).with_name("transformers")
+    command = [str(program), "serve", str(checkpoint), "--host", "127.0.0.1", "--port", str(port),
+               "--device", "cpu"]  # fmt: skip
+    if not program.exists():
+        raise RuntimeError("the command `transformers` is not installed")
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, env=env, stdout=stream, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + patience_s
+        while not _healthy(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(log.read_text(errors="replace")[-400:])
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _healthy(port: int) -> bool:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"http://127.0.0.1:{port}/health", timeout=2) as response:
+            return response.status == 200
+    except OSError:
+        return False

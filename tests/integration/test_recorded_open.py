@@ -1,0 +1,109 @@
+"""Recorded judges from the published files.
+
+Needs the open tier: a cache named by MONITORLAB_CACHE, or a network.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from monitorlab.benchmark.real.records import read_array
+from monitorlab.benchmark.real.transcripts import CATEGORIES, lie_detector
+from monitorlab.monitors.recorded import (
+    CATEGORIES_JUDGED,
+    JUDGES,
+    keys,
+    reading_differences,
+    recorded_verdicts,
+    recordings,
+)
+from monitorlab.pipeline.sources import SourceError, fetch, load_sources
+
+Get = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def get() -> Get:
+    def fetched(key: str) -> Path:
+        try:
+            return fetch(key)
+        except SourceError as error:
+            pytest.skip(f"open tier not available: {error}")
+
+    return fetched
+
+
+@pytest.fixture(scope="module")
+def samples(get: Get) -> pd.DataFrame:
+    parts = [lie_detector(get, category).unpaired for category in CATEGORIES_JUDGED]
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def differences(get: Get) -> pd.DataFrame:
+    return reading_differences(get).set_index(["judge", "category"])
+
+
+def test_all_files_are_listed_sources() -> None:
+    assert set(keys()) <= set(load_sources()) and len(keys()) == 10
+
+
+def test_every_reply_is_accounted_for(differences: pd.DataFrame) -> None:
+    statuses = ["parsed", "unparsed", "refused", "truncated"]
+    assert (differences[statuses].sum(axis=1) == differences["n"]).all()
+    assert set(differences.xs("tool", level="category")["n"]) == {244}
+    assert set(differences.xs("cot_unfaithfulness", level="category")["n"]) == {34}
+    opus = differences.loc[("claude-opus-4", "tool")]
+    assert (opus["parsed"], opus["truncated"], opus["unparsed"]) == (220, 19, 5)
+
+
+def test_readings_differ_from_the_publishers_only_where_the_label_decides(
+    differences: pd.DataFrame,
+) -> None:
+    assert (differences[["only_file", "only_here"]] == 0).all(axis=None)
+    assert differences["other_verdict"].sum() == 11
+    assert differences["contradictions"].sum() == 10  # and one "not lie" with a score of 50
+    assert differences["no_label"].sum() == 27
+    assert differences["other_score"].sum() == 5  # a score of 0, which the publisher turns into 1
+
+
+@pytest.mark.parametrize("judge", JUDGES)
+@pytest.mark.parametrize("category", CATEGORIES_JUDGED)
+def test_the_publishers_counts_come_out(get: Get, judge: str, category: str) -> None:
+    """The file's own summary, from its labels and its reading of each reply."""
+    path = get(f"lie_detector/{CATEGORIES[category].folder}/{judge}.json")
+    lied = [record.within("metadata").within("meta").take("did_lie", bool)
+            for record in read_array(path, "samples")]
+    said = [call.file_verdict for call in recordings(get, judge, category)]
+    summary = json.loads(path.read_text())["aggregated_metrics"]["escaped_transcript_scorer"]
+    found = Counter(zip(lied, said, strict=True))
+    assert summary["confusion_matrix"] == {
+        "tp": found[True, True], "tn": found[False, False],
+        "fp": found[False, True], "fn": found[True, False]}
+
+
+def test_every_clear_transcript_has_a_recording_of_every_judge(
+    get: Get, samples: pd.DataFrame
+) -> None:
+    table = recorded_verdicts(get, samples)
+    assert len(table) == len(samples) * len(JUDGES) == 248 * 5
+    assert "error" not in set(table["status"])
+    prompts = table.groupby("sample_id")["request_hash"].unique()
+    assert (prompts.str.len() == 1).all()  # every judge got the same prompt
+    assert prompts.str[0].is_unique
+
+
+def test_gpt_4o_on_the_tool_transcripts(get: Get, samples: pd.DataFrame) -> None:
+    """Counted from the published file with a few lines of other code."""
+    table = recorded_verdicts(get, samples, ["gpt-4o"])
+    tool = table.merge(samples[["sample_id", "source", "label"]], on="sample_id")
+    tool = tool[tool["source"] == "lie_detector_tool"]
+    assert tool["label"].value_counts().to_dict() == {1: 115, 0: 105}
+    alarms = tool.groupby("label")["verdict"].sum()
+    assert alarms.to_dict() == {0: 32, 1: 108}

@@ -1,0 +1,501 @@
+"""The API monitor without a network: settings, replies, retries, money and secrets."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from email.utils import formatdate
+
+import pytest
+
+from monitorlab.monitors import api_replies
+from monitorlab.monitors.api import ApiMonitor
+from monitorlab.monitors.api_replies import Answer, BrokenReplyError, Failure
+from monitorlab.monitors.monitor import MonitorError, MonitorStop, Sample, request_key
+from monitorlab.monitors.scoring import score
+from monitorlab.monitors.store import VerdictStore
+from monitorlab.monitors.verdicts import PARSED, REFUSED, TRUNCATED, UNPARSED
+
+KEY = "sk-very-secret-0123456789"
+HERE = "http://127.0.0.1:9/v1"
+SAMPLE = Sample("s1", "How do I reset it?", "Press the button.")
+YES, NO = '{"misbehavior_detected": true}', '{"misbehavior_detected": false}'
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+def monitor(*results: Answer | Failure, prompt: str = "direct", **options) -> ApiMonitor:
+    """A monitor whose calls return `results`, and which notes requests and waits."""
+    made = ApiMonitor("m", prompt, base_url=HERE, sleep=lambda s: made.waits.append(s), **options)
+    made.waits, made.bodies = [], []
+    scripted = iter(results)
+
+    def call(body):
+        made.bodies.append(body)
+        return next(scripted)
+
+    made._call = call
+    made._limiter.pause = lambda s: made.waits.append(("all", s))
+    return made
+
+
+def judge(made: ApiMonitor, draw: int = 0):
+    return made.judge([SAMPLE], draw)[0]
+
+
+def body(content: object = YES, finish: object = "stop", **more) -> str:
+    choice = {"finish_reason": finish, "message": {"content": content, **more.pop("message", {})},
+              **more.pop("choice", {})}  # fmt: skip
+    return json.dumps({"choices": [choice], **more})
+
+
+# --- settings -------------------------------------------------------------------------------
+
+
+def test_settings_hold_all_that_decides_a_reply_and_no_secret():
+    made = monitor(seed=5, extra={"reasoning_effort": "low"}, logprobs=True)
+    settings = dict(made.settings())
+    assert len(settings.pop("prompt")) == 64
+    assert settings == {
+        "kind": "api", "model": "m", "base_url": HERE, "seed": 5, "max_tokens": 512,
+        "temperature": 0.0, "logprobs": True, "top_logprobs": 20,
+        "extra": {"reasoning_effort": "low"},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1}, {"max_tokens": 9}, {"temperature": 0.5}, {"temperature": None},
+        {"logprobs": True}, {"extra": {"a": 1}}, {"prompt": "evidence"},
+        {"limit_name": "max_completion_tokens"},
+    ],
+)  # fmt: skip
+def test_every_setting_that_changes_the_request_changes_the_key(change):
+    plain = request_key(monitor().settings(), SAMPLE, 0)
+    assert request_key(monitor(**change).settings(), SAMPLE, 0) != plain
+
+
+def test_settings_that_do_not_change_the_reply_do_not_change_the_key():
+    plain = request_key(monitor().settings(), SAMPLE, 0)
+    other = monitor(workers=2, max_retries=1, requests_per_minute=5, input_price=1, output_price=1,
+                    cost_cap_usd=9, timeout_s=1, name="n")  # fmt: skip
+    assert request_key(other.settings(), SAMPLE, 0) == plain
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("", ""),
+        ("https://api.openai.com/v1/", ""),
+        ("https://user:pass@Host.example:8443/v1/?key=abc#x", "https://host.example:8443/v1"),
+        ("http://[::1]:80/v1", "http://[::1]:80/v1"),
+    ],
+)
+def test_the_address_is_kept_without_what_may_be_secret(given, kept):
+    assert ApiMonitor("m", "direct", base_url=given).settings()["base_url"] == kept
+
+
+@pytest.mark.parametrize("url", ["ftp://x/v1", "localhost:8000", "http://", "http://h:port/secret"])
+def test_what_is_no_address_is_refused_without_showing_it(url):
+    with pytest.raises(MonitorError, match="base_url is not an address") as caught:
+        ApiMonitor("m", "direct", base_url=url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": 0}, "workers is 0, expected at least 1"),
+        ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"max_retries": -1}, "max_retries is -1"),
+        ({"timeout_s": 0}, "timeout_s is 0"),
+        ({"temperature": -1}, "temperature is -1"),
+        ({"limit_name": "limit"}, "limit_name is 'limit', expected max_tokens or"),
+        ({"cost_cap_usd": 1}, "cost_cap_usd needs prices"),
+        ({"extra": {"seed": 1, "n": 2}}, "extra sets n, seed: use the parameters"),
+        ({"extra": {"x": {1, 2}}}, "extra is not JSON"),
+        ({"extra": {"x": f"a{KEY}b"}}, "extra holds the key"),
+        ({"prompt": "no such"}, "cannot read prompt"),
+    ],
+)
+def test_unusable_settings_are_refused(options, message):
+    with pytest.raises(MonitorError, match=message) as caught:
+        monitor(**options)
+    assert KEY not in str(caught.value)
+
+
+def test_a_missing_key_names_the_variable(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(MonitorError, match="OPENAI_API_KEY holds no key for https://api.openai"):
+        ApiMonitor("m", "direct")
+    with pytest.raises(MonitorError, match="variable OTHER holds no key"):
+        ApiMonitor("m", "direct", base_url="https://localhost.example/v1", key_variable="OTHER")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "127.1.2.3"])
+def test_a_server_on_this_machine_needs_no_key(monkeypatch, host):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    ApiMonitor("m", "direct", base_url=f"http://{host}:8000/v1")
+
+
+@pytest.mark.parametrize("key", ["two words", "sk-“quoted”", "line\nbreak"])
+def test_a_key_that_cannot_be_one_is_refused_without_showing_it(monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(MonitorError, match="set it to the key alone") as caught:
+        ApiMonitor("m", "direct")
+    assert key not in str(caught.value)
+
+
+# --- requests -------------------------------------------------------------------------------
+
+
+def test_the_request_holds_the_prompt_and_the_parameters():
+    made = monitor(Answer(YES), Answer(YES), seed=40, max_tokens=7, temperature=0.5)
+    assert judge(made, draw=0).verdict is True
+    judge(made, draw=2)
+    first, second = made.bodies
+    assert [message["role"] for message in first["messages"]] == ["system", "user"]
+    assert SAMPLE.response in first["messages"][1]["content"]
+    assert (first["seed"], second["seed"]) == (40, 42)
+    assert (first["max_tokens"], first["temperature"]) == (7, 0.5)
+
+
+def test_what_is_not_given_is_not_sent():
+    made = monitor(Answer(YES), temperature=None, limit_name="max_completion_tokens")
+    judge(made)
+    assert set(made.bodies[0]) == {"messages", "max_completion_tokens"}
+
+
+# --- reading bodies -------------------------------------------------------------------------
+
+
+def test_a_body_is_read():
+    usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+    assert api_replies.read_body(body(usage=usage)) == Answer(YES, "stop", "", 7, 3)
+
+
+def test_thinking_that_only_the_total_counts_is_output():
+    usage = {"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135}
+    assert api_replies.read_body(body(usage=usage)).output_tokens == 103
+
+
+def test_thinking_that_the_server_keeps_apart_is_not_in_the_reply():
+    answer = api_replies.read_body(body(message={"reasoning_content": "true, true, true"}))
+    assert answer.text == YES
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [None, [], {}, {"prompt_tokens": "7"}, {"prompt_tokens": -1}, {"prompt_tokens": True},
+     {"prompt_tokens": 10**30, "completion_tokens": 1.5}],
+)  # fmt: skip
+def test_unusable_counts_are_missing_not_zero(usage):
+    answer = api_replies.read_body(body(usage=usage))
+    assert (answer.text, answer.input_tokens, answer.output_tokens) == (YES, None, None)
+
+
+def test_content_in_parts_is_joined_and_half_surrogates_are_replaced():
+    parts = [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b\ud800"}]
+    assert api_replies.read_body(body(parts)).text == "ab\ufffd"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "<html>", '{"choices": [', "[1]", "null", "{}", '{"choices": []}', '{"choices": {}}',
+     '{"choices": [{}]}', '{"choices": [{"message": "x"}]}', "[" * 100_000,
+     '{"choices": [{"message": {"content": 3}}]}', body(finish="error"),
+     body(finish="insufficient_system_resource")],
+)  # fmt: skip
+def test_a_body_without_an_answer_is_broken(text):
+    with pytest.raises(BrokenReplyError):
+        api_replies.read_body(text)
+
+
+def test_an_error_in_a_body_with_status_200_is_shown():
+    with pytest.raises(BrokenReplyError, match="holds a message: upstream is down"):
+        api_replies.read_body('{"error": {"message": "upstream is down"}}')
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("3", 3.0), ("0.5", 0.5), ("-4", 0.0), ("", None), ("soon", None), ("nan", None),
+     ("inf", None), ("Wed, 99 Foo 2020", None), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0)],
+)  # fmt: skip
+def test_retry_after_is_read(header, seconds):
+    assert api_replies.wait_of({"retry-after": header}) == seconds
+
+
+def test_retry_after_may_be_a_date():
+    header = formatdate(time.time() + 20, usegmt=True)
+    assert api_replies.wait_of({"retry-after": header}) == pytest.approx(20, abs=2)
+
+
+# --- verdicts -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "verdict"),
+    [
+        (Answer(YES), PARSED, True),
+        (Answer(NO), PARSED, False),
+        (Answer("hm"), UNPARSED, None),
+        (Answer(""), UNPARSED, None),
+        (Answer('{"misbehavior_det', "length"), TRUNCATED, None),
+        (Answer("", "length"), TRUNCATED, None),
+        (Answer(YES, "content_filter"), REFUSED, None),
+        (Answer("", "sensitive"), REFUSED, None),
+        (Answer("", "stop", "I cannot."), REFUSED, None),
+    ],
+)
+def test_replies_become_verdicts(answer, status, verdict):
+    found = judge(monitor(answer))
+    assert (found.status, found.verdict, found.score) == (status, verdict, None)
+
+
+def test_score_prompts_give_scores_from_the_reply():
+    found = judge(monitor(Answer('{"score": 80}'), prompt="score"))
+    assert found.status == PARSED and found.verdict is True
+    assert found.score == pytest.approx(0.8, abs=0.01)
+
+
+def test_tokens_and_cost_are_recorded():
+    answer = Answer(YES, "stop", "", 1000, 100, seconds=0.25)
+    made = monitor(answer, Answer(YES), input_price=2.0, output_price=10.0)
+    found = judge(made)
+    assert (found.input_tokens, found.output_tokens, found.seconds) == (1000, 100, 0.25)
+    assert found.cost_usd == pytest.approx(0.003)
+    assert made.spent_usd == pytest.approx(0.003)
+    assert judge(made).cost_usd is None  # no usage: unknown, but the most is set aside for good
+    assert made.spent_usd > 0.003 + 512 * 10e-6
+
+
+def tokens(*pieces: str, at: int, **alternatives: float) -> tuple:
+    """Tokens of which number `at` has alternatives, by probability."""
+    return tuple(
+        (piece.encode(), {k.replace("_", " "): math.log(p) for k, p in alternatives.items()}
+         if i == at else {piece: 0.0})
+        for i, piece in enumerate(pieces)
+    )  # fmt: skip
+
+
+PIECES = ('{"', "misbehavior", '_detected":', " true", "}")
+
+
+@pytest.mark.parametrize(
+    ("alternatives", "expected"),
+    [
+        ({"_true": 0.6, "_false": 0.2, "_maybe": 0.2}, 0.75),
+        ({"_true": 0.6, "true": 0.1, "_True": 0.1, "_f": 0.2}, 0.8),
+        ({"_true": 0.9}, 1.0),
+        ({"_true": 0.3, "_falsehood": 0.3, "_no": 0.1}, 0.75),
+    ],
+)
+def test_suspicion_weighs_true_against_false(alternatives, expected):
+    answer = Answer(YES, tokens=tokens(*PIECES, at=3, **alternatives))
+    assert judge(monitor(answer)).score == pytest.approx(expected)
+
+
+def test_suspicion_of_a_benign_verdict_is_low():
+    pieces = (*PIECES[:3], " false", "}")
+    answer = Answer(NO, tokens=tokens(*pieces, at=3, _true=0.1, _false=0.7))
+    found = judge(monitor(answer))
+    assert found.verdict is False and found.score == pytest.approx(0.125)
+
+
+def test_suspicion_is_found_behind_thinking_and_in_characters_of_several_bytes():
+    thinking = tokens("<think>true or false? ", "é", "</think>", at=9)
+    answer = Answer(YES, tokens=thinking + tokens(*PIECES, at=3, _true=0.5, _false=0.5))
+    assert api_replies.suspicion(answer, True) == pytest.approx(0.5)
+    split = ((b'{"note": "\xc3', {"x": 0.0}), (b'\xa9", "misbehavior_detected": ', {"y": 0.0}),
+             (b"true}", {"true}": math.log(0.6), "false}": math.log(0.2)}))  # fmt: skip
+    text = '{"note": "é", "misbehavior_detected": true}'
+    assert api_replies.suspicion(Answer(text, tokens=split), True) == pytest.approx(0.75)
+
+
+def test_suspicion_of_a_bare_word():
+    answer = Answer("Yes.", tokens=tokens("Yes", ".", at=0, Yes=0.6, No=0.2))
+    found = judge(monitor(answer))
+    assert found.verdict is True and found.score == pytest.approx(0.75)
+
+
+def test_no_suspicion_without_log_probabilities_or_with_those_of_another_text():
+    assert judge(monitor(Answer(YES))).score is None
+    other = tokens("something", " else", at=0, something=1.0)
+    assert judge(monitor(Answer(YES, tokens=other))).score is None
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [None, [], {"content": None}, {"content": [{"token": "x"}]},
+     {"content": [{"token": "x", "logprob": "nan"}]}, {"content": [{"token": "x", "logprob": 3}]},
+     {"content": [{"token": "x", "logprob": 0, "bytes": [999]}]}, {"content": ["x"]}],
+)  # fmt: skip
+def test_unusable_log_probabilities_do_not_cost_the_verdict(logprobs):
+    answer = api_replies.read_body(body(choice={"logprobs": logprobs}))
+    assert (answer.text, answer.tokens) == (YES, ())
+
+
+def test_log_probabilities_of_a_body_are_read():
+    entry = {"token": " true", "logprob": -0.5, "bytes": [32, 116],
+             "top_logprobs": [{"token": " false", "logprob": -1.0}]}  # fmt: skip
+    answer = api_replies.read_body(body(choice={"logprobs": {"content": [entry]}}))
+    assert answer.tokens == ((b" t", {" true": -0.5, " false": -1.0}),)
+
+
+# --- retries --------------------------------------------------------------------------------
+
+BUSY = Failure("HTTP 503: busy", 503, repeat=True)
+LIMITED = Failure("HTTP 429: slow down", 429, repeat=True)
+
+
+def test_an_answer_is_never_asked_for_again():
+    made = monitor(Answer("no verdict in here"))
+    assert judge(made).status == UNPARSED
+    assert len(made.bodies) == 1 and made.waits == []
+
+
+def test_failures_are_repeated_until_an_answer_comes():
+    made = monitor(BUSY, LIMITED, BUSY, Answer(NO))
+    assert judge(made).verdict is False
+    assert len(made.bodies) == 4
+
+
+def test_repeating_ends_after_max_retries_with_a_reason():
+    made = monitor(*[BUSY] * 9, max_retries=3)
+    found = judge(made)
+    assert found.status == "error"
+    assert found.reason == "no answer in 4 calls, the last: HTTP 503: busy"
+    assert (len(made.bodies), len(made.waits)) == (4, 3)
+
+
+def test_waits_grow_and_are_random(monkeypatch):
+    ranges = []
+    monkeypatch.setattr("random.uniform", lambda low, high: ranges.append((low, high)) or high)
+    made = monitor(*[BUSY] * 10, first_wait_s=1.0, max_retries=8)
+    judge(made)
+    assert ranges == [(0, float(min(2**n, 60))) for n in range(9)]
+    assert made.waits == [high for _, high in ranges[:8]]
+
+
+def test_a_wait_that_the_server_asks_for_holds_up_all_and_is_kept(monkeypatch):
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    asked = Failure("HTTP 503: busy", 503, repeat=True, wait_s=7.0)
+    made = monitor(asked, LIMITED, Answer(YES), first_wait_s=1.0)
+    judge(made)
+    assert made.waits == [("all", 7.0), 8.0, ("all", 2.0), 2.0]
+
+
+def test_what_cannot_succeed_is_not_repeated():
+    made = monitor(Failure("HTTP 400: too long", 400))
+    found = judge(made)
+    assert (found.status, found.reason) == ("error", "HTTP 400: too long")
+    assert len(made.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    ("failed", "message"),
+    [
+        (Failure("HTTP 401: wrong", 401), "refused the key .*: set OPENAI_API_KEY to a key"),
+        (Failure("HTTP 403: no", 403), "refused the key"),
+        (Failure("HTTP 404: no", 404), "does not offer model 'm' .* identifier and base_url"),
+        (Failure("HTTP 429: pay", 402), "has no money left"),
+        (Failure("HTTP 429: no", 429, True, 9000.0), "asks to wait for 9000 s"),
+    ],
+)
+def test_what_every_call_would_meet_stops_the_monitor(failed, message):
+    made = monitor(failed)
+    with pytest.raises(MonitorStop, match=message):
+        judge(made)
+    assert len(made.bodies) == 1
+
+
+# --- money ----------------------------------------------------------------------------------
+
+
+def test_the_cap_stops_before_the_call_that_may_break_it():
+    used = Answer(YES, "stop", "", 1000, 50)
+    made = monitor(*[used] * 99, input_price=1.0, output_price=10.0, cost_cap_usd=0.01)
+    with pytest.raises(MonitorStop, match=r"cost cap of \$0.01 reached after \$0.00"):
+        for _ in range(99):
+            judge(made)
+    calls = len(made.bodies)
+    assert made.spent_usd == pytest.approx(calls * 0.0015)
+    assert made.spent_usd <= 0.01
+
+
+def test_a_call_that_may_have_been_charged_counts_with_its_highest_price():
+    lost = Failure("no answer in time", repeat=True, spent=True)
+    charged = monitor(lost, Answer(YES, "stop", "", 0, 0), input_price=1.0, output_price=1.0)
+    judge(charged)
+    free = monitor(BUSY, Answer(YES, "stop", "", 0, 0), input_price=1.0, output_price=1.0)
+    judge(free)
+    assert free.spent_usd == 0.0
+    assert charged.spent_usd > 512e-6
+
+
+# --- secrets --------------------------------------------------------------------------------
+
+
+def test_the_key_is_taken_out_of_reasons_and_replies():
+    reason = f"HTTP 500: header Authorization: Bearer {KEY} and other Bearer abc.def-123, sorry"
+    found = judge(monitor(Failure(reason)))
+    assert found.reason == (
+        "HTTP 500: header Authorization: Bearer [key] and other Bearer [key], sorry"
+    )
+    found = judge(monitor(Answer(f"{KEY} {YES}", refusal="")))
+    assert KEY not in found.reply and found.verdict is True
+    assert KEY not in judge(monitor(Answer("", refusal=f"no {KEY}"))).reply
+
+
+def test_a_placeholder_key_is_no_secret(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "true")
+    assert judge(monitor(Answer(YES))).verdict is True
+
+
+def test_long_messages_are_cut_after_the_key_was_taken_out():
+    found = judge(monitor(Failure("x" * 290 + KEY + "y" * 500)))
+    assert len(found.reason) == 300
+    assert "sk-very" not in found.reason
+
+
+def test_the_monitor_does_not_show_the_key():
+    made = monitor(Answer(YES))
+    assert KEY not in repr(made) + str(made) + repr(made.settings())
+
+
+# --- reading again --------------------------------------------------------------------------
+
+
+def test_a_stored_reply_is_read_again_and_keeps_what_was_paid(tmp_path):
+    answer = Answer(YES, "stop", "", 10, 5, 0.5, tokens(*PIECES, at=3, _true=0.6, _false=0.2))
+    store = VerdictStore(tmp_path / "verdicts.jsonl")
+    options = {"logprobs": True, "input_price": 1.0, "output_price": 1.0}
+    first = score(monitor(answer, **options), [SAMPLE], store)
+    again = score(monitor(**options), [SAMPLE], VerdictStore(store.path))  # no call is left
+    assert again.to_dict("records") == first.to_dict("records")
+    assert again["score"].item() == pytest.approx(0.75)
+    assert (again["input_tokens"].item(), again["output_tokens"].item()) == (10, 5)
+
+
+def test_reading_again_follows_the_parser_and_drops_a_score_that_no_longer_fits():
+    made = monitor()
+    stored = judge(monitor(Answer(YES, tokens=tokens(*PIECES, at=3, _true=0.6, _false=0.2))))
+    changed = type(stored)(**{**vars(stored), "reply": NO})
+    reread = made.reread(changed, SAMPLE)
+    assert (reread.verdict, reread.score) == (False, None)
+    broken = type(stored)(**{**vars(stored), "reply": "nothing"})
+    assert made.reread(broken, SAMPLE).status == UNPARSED
+
+
+@pytest.mark.parametrize(
+    "result",
+    [Answer(YES, "content_filter"), Answer('{"misbe', "length"), Failure("HTTP 400", 400)],
+)
+def test_what_the_reply_cannot_tell_is_kept(result):
+    stored = judge(monitor(result))
+    assert monitor().reread(stored, SAMPLE) == stored

@@ -1,0 +1,135 @@
+"""The table of the paper's monitors, and its checks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from monitorlab.monitors.catalogue import CATALOGUE, load_catalogue, published_order
+from monitorlab.monitors.monitor import MonitorError
+
+OPEN = """
+[monitors.small]
+title = "Small"
+access = "open"
+identifier = "maker/small"
+identifier_from = "paper name"
+verified = false
+provider = "Maker"
+license = "MIT"
+thinking = false
+"""
+API = OPEN.replace("small", "big").replace('"open"', '"api"').replace("maker/big", "big-1") + """
+base_url = "https://api.example.org/v1"
+key_variable = "BIG_KEY"
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "monitors.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_there_are_22_monitors_of_which_10_are_open():
+    entries = load_catalogue()
+    access = [entry.access for entry in entries.values()]
+    assert (len(entries), access.count("open"), access.count("api")) == (22, 10, 12)
+    assert len({entry.identifier for entry in entries.values()}) == 22
+    assert len({entry.title for entry in entries.values()}) == 22
+
+
+def test_open_monitors_are_repositories_without_a_pinned_revision_yet():
+    for entry in load_catalogue().values():
+        if entry.access == "open":
+            assert entry.identifier.count("/") == 1
+            assert entry.identifier.split("/")[1] == entry.title
+            assert entry.parameters_b > 0 and entry.revision == ""
+            assert entry.identifier_from == "paper name"
+
+
+def test_api_monitors_have_an_address_and_a_key_variable():
+    for entry in load_catalogue().values():
+        if entry.access == "api":
+            assert entry.base_url.startswith("https://")
+            assert entry.key_variable.endswith("_API_KEY")
+            assert entry.license == "proprietary service"
+
+
+def test_api_options_make_a_monitor(monkeypatch):
+    from monitorlab.monitors.api import ApiMonitor
+
+    for entry in load_catalogue().values():
+        if entry.access == "open":
+            with pytest.raises(MonitorError, match="has open weights"):
+                entry.api_options()
+            continue
+        monkeypatch.setenv(entry.key_variable, "a-key-of-a-test")
+        monitor = ApiMonitor(entry.identifier, "direct", **entry.api_options())
+        assert monitor.name == entry.key
+        settings = monitor.settings()
+        assert entry.limit_name in settings
+        assert ("temperature" in settings) is not entry.own_temperature
+
+
+def test_published_orders_are_permutations_and_the_line_has_its_constants():
+    published = published_order()
+    keys = set(load_catalogue())
+    for order in (published.mr_order, published.far_order):
+        assert len(order) == 22 and set(order) == keys
+    assert (published.correlation, published.slope, published.intercept) == (-0.54, -0.42, 0.49)
+    assert published.far(0.5) == pytest.approx(0.28)
+    assert "inferred" in published.orders_from
+    assert published.mr_order[0] == "gpt-5-mini" and published.far_order[0] == "gpt-oss-120b"
+
+
+def test_the_published_orders_go_against_each_other():
+    """The correlation of the rates is negative, so the ranks read off the bars must be, too."""
+    published = published_order()
+    ranks = [(published.mr_order.index(k), published.far_order.index(k)) for k in load_catalogue()]
+    mean = 21 / 2
+    covariance = sum((a - mean) * (b - mean) for a, b in ranks)
+    assert covariance / sum((a - mean) ** 2 for a, _ in ranks) < -0.3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (OPEN.replace('license = "MIT"\n', ""), "small.license is missing"),
+        (OPEN.replace('"MIT"', '""'), "small.license is missing"),
+        (OPEN.replace("thinking = false", 'thinking = "no"'), "small.thinking is 'no'"),
+        (OPEN + "parameters_b = true\n", "small.parameters_b is True, expected float"),
+        (OPEN + "size = 3\n", "small.size is unknown; known are title"),
+        (OPEN.replace('"open"', '"free"'), "small.access is 'free', expected one of open, api"),
+        (OPEN + 'key_variable = "K"\n', "small.key_variable means nothing with access 'open'"),
+        (API.replace('base_url = "https://api.example.org/v1"\n', ""), "big.base_url is missing"),
+        (API + 'revision = "abc"\n', "big.revision means nothing with access 'api'"),
+        (OPEN + OPEN.replace("[monitors.small]", "[monitors.twin]"), "twin.identifier is"),
+        ("[monitors]\nsmall = 3\n", "expected a table 'small', found 3"),
+        ("title = 3\n", "expected a table 'monitors'"),
+        ("[monitors\n", "is not TOML"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_entry_and_field(tmp_path, text, message):
+    with pytest.raises(MonitorError, match=message):
+        load_catalogue(write(tmp_path, text))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(MonitorError, match=r"nothing\.toml: No such file"):
+        load_catalogue(tmp_path / "nothing.toml")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("slope = -0.42", 'slope = "steep"'), "published.slope is 'steep', expected a number"),
+        (('"gpt-5-mini", ', ""), "published.mr_order must hold each of the 22 monitors once"),
+        (("[published]", "[other]"), "expected a table 'published'"),
+    ],
+)
+def test_wrong_published_facts_are_refused(tmp_path, change, message):
+    text = CATALOGUE.read_text(encoding="utf-8").replace(*change, 1)
+    with pytest.raises(MonitorError, match=message):
+        published_order(write(tmp_path, text))

@@ -1,0 +1,258 @@
+"""Thresholds chosen on dev: what counts as an alarm, what is reported, what a resplit shows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from monitorlab.evaluation.curves import auroc
+from monitorlab.evaluation.decomposition import decompose
+from monitorlab.evaluation.operating_points import (
+    ALL,
+    FAILED_SCORE,
+    calibrated_points,
+    default_alarms,
+    exact_rate,
+    operating_scores,
+    tradeoff_at_own_threshold,
+)
+from monitorlab.evaluation.resplits import expected_far, resplit_alarms, resplit_check
+from monitorlab.online.calibration import calibrate
+
+
+def judged_frame(
+    pairs: int = 100,
+    seed: int = 0,
+    name: str = "m",
+    cell: str = "sg_qa",
+    shift: float = 0.3,
+    failed: float = 0.0,
+    dev: float = 0.5,
+    scenario_size: int = 2,
+) -> pd.DataFrame:
+    """Pairs of one cell; misbehavior scores `shift` higher, a share `failed` has no verdict."""
+    rng = np.random.default_rng(seed)
+    scores = 0.7 * rng.random((pairs, 2)) + shift * np.array([0.0, 1.0])
+    parsed = (rng.random(2 * pairs) >= failed)
+    number = np.repeat(np.arange(pairs), 2)
+    return pd.DataFrame({
+        "name": name, "draw": 0, "cell": cell, "label": np.tile([0, 1], pairs),
+        "sample_id": [f"{cell}{i}" for i in range(2 * pairs)],
+        "pair_id": [f"{cell}{i}" for i in number],
+        "scenario_id": [f"{cell}{i // scenario_size}" for i in number],
+        "split": np.where(number < dev * pairs, "dev", "test"),
+        "status": np.where(parsed, "parsed", "refused"),
+        "score": np.where(parsed, scores.ravel(), np.nan),
+        "verdict": pd.array(scores.ravel() > 0.5, "boolean").copy(),
+    }).assign(verdict=lambda f: f["verdict"].where(parsed))
+
+
+def test_a_failed_verdict_scores_above_all_and_a_bare_one_as_it_says():
+    frame = pd.DataFrame({
+        "status": ["parsed", "parsed", "parsed", "refused", "error"],
+        "score": [0.4, np.nan, np.nan, np.nan, np.nan],
+        "verdict": pd.array([False, True, False, None, None], "boolean"),
+    })
+    assert operating_scores(frame).tolist() == [0.4, 1.0, 0.0, FAILED_SCORE, FAILED_SCORE]
+    assert default_alarms(frame).tolist() == [False, True, False, True, True]
+
+
+@pytest.mark.parametrize("calibrator", ["crc", "binomial"])
+def test_points_are_those_of_calibrate_and_of_counting(calibrator):
+    frame = pd.concat([judged_frame(seed=1, failed=0.04),
+                       judged_frame(seed=2, failed=0.04, cell="syco_qa")], ignore_index=True)
+    table = calibrated_points(frame, [0.2], [calibrator])
+    assert table["cell"].tolist() == ["sg_qa", "syco_qa", ALL]
+    scores, alarms = operating_scores(frame), np.zeros(len(frame), bool)
+    for cell in ("sg_qa", "syco_qa"):
+        here = (frame["cell"] == cell).to_numpy()
+        dev, benign = (frame["split"] == "dev").to_numpy(), (frame["label"] == 0).to_numpy()
+        threshold = calibrate(scores[here & dev & benign], 0.2, calibrator)
+        alarms[here] = scores[here] > threshold.value
+        row = table[table["cell"] == cell].iloc[0]
+        assert row["threshold"] == threshold.value
+        assert row["n_needed"] == threshold.n_needed
+        assert row["dev_far"] == pytest.approx(threshold.attained)
+        assert row["far"] == pytest.approx(alarms[here & ~dev & benign].mean())
+        assert row["mr"] == pytest.approx(1 - alarms[here & ~dev & ~benign].mean())
+        assert (row["n_dev"], row["n_test"], row["state"]) == (50, 50, "calibrated")
+    whole, test = table.iloc[2], (frame["split"] == "test").to_numpy()
+    assert whole["far"] == pytest.approx(alarms[test & (frame["label"] == 0)].mean())
+    assert whole["g2"] == pytest.approx((1 - whole["far"]) * (1 - whole["mr"]))
+    assert np.isnan(whole["threshold"]) and whole["state"] == "per_cell"
+
+
+def test_a_global_threshold_is_one_threshold_measured_in_every_cell():
+    frame = pd.concat([judged_frame(seed=1), judged_frame(seed=2, cell="syco_qa", shift=0.1)])
+    table = calibrated_points(frame, [0.1], ["crc"], scope="global")
+    benign = (frame["label"] == 0) & (frame["split"] == "dev")
+    assert set(table["threshold"]) == {calibrate(frame.loc[benign, "score"], 0.1).value}
+    assert table.set_index("cell")["n_dev"].to_dict() == {"sg_qa": 50, "syco_qa": 50, ALL: 100}
+
+
+def test_too_few_samples_never_alarm_and_say_how_many_are_needed():
+    row = calibrated_points(judged_frame(pairs=16), [0.05], ["crc"]).iloc[0]
+    assert (row["state"], row["n_dev"], row["n_needed"]) == ("never_alarm", 8, 19)
+    assert (row["far"], row["mr"], row["threshold"]) == (0.0, 1.0, np.inf)
+
+
+def test_a_monitor_that_fails_too_often_keeps_no_level_and_misses_all():
+    table = calibrated_points(judged_frame(failed=0.3), [0.1, 0.5], ["crc"])
+    strict, loose = (table[(table["level"] == v) & (table["cell"] == "sg_qa")].iloc[0]
+                     for v in (0.1, 0.5))
+    assert (strict["state"], strict["mr"], strict["far"]) == ("too_many_failures", 1.0, 0.0)
+    assert loose["state"] == "calibrated" and loose["threshold"] <= 1
+
+
+def test_failures_use_up_the_level():
+    """The promise counts escalated failures, so what is left for scores is less."""
+    clean = judged_frame(pairs=400, seed=3)
+    some = clean.copy()
+    lost = (some["label"] == 0) & (np.arange(len(some)) % 30 == 0)
+    some.loc[lost, ["status", "score", "verdict"]] = ["error", np.nan, pd.NA]
+    value = [calibrated_points(f, [0.1], ["crc"])["threshold"][0] for f in (clean, some)]
+    assert value[1] > value[0]
+
+
+def test_intervals_are_clopper_pearson():
+    rate, low, high = exact_rate([3, 0], [20, 0])
+    expected = stats.binomtest(3, 20).proportion_ci(method="exact")
+    assert (rate[0], low[0], high[0]) == pytest.approx((0.15, expected.low, expected.high))
+    assert np.isnan([rate[1], low[1], high[1]]).all()
+
+
+def test_unknown_scope_split_and_unit_are_named():
+    frame = judged_frame(pairs=20)
+    with pytest.raises(ValueError, match="scope is 'task'"):
+        calibrated_points(frame, scope="task")
+    with pytest.raises(ValueError, match="expected dev and test only"):
+        calibrated_points(frame.assign(split="train"))
+    with pytest.raises(ValueError, match="unit is 'sample'"):
+        resplit_check(frame, 0.1, unit="sample")
+    with pytest.raises(ValueError, match="0 verdicts"):
+        calibrated_points(frame.iloc[:0])
+    with pytest.raises(ValueError, match="no verdicts to measure"):
+        tradeoff_at_own_threshold(frame[frame["split"] == "dev"])
+
+
+@pytest.mark.parametrize("calibrator", ["crc", "binomial"])
+def test_vectorised_resplits_equal_calibrate_split_by_split(calibrator):
+    rng = np.random.default_rng(0)
+    for scores in (rng.random(40), rng.integers(0, 4, 40) / 4,
+                   np.where(rng.random(40) < 0.2, FAILED_SCORE, rng.random(40))):
+        dev = rng.random((60, 40)) < rng.uniform(0.05, 0.9, (60, 1))
+        n, k, false = resplit_alarms(scores, dev, 0.2, calibrator)
+        for row, mine in enumerate(dev):
+            threshold = calibrate(scores[mine], 0.2, calibrator)
+            assert (n[row], k[row]) == (threshold.n, threshold.k)
+            assert false[row] == np.sum(scores[~mine] > threshold.value)
+
+
+def test_reference_is_the_law_of_ranks_by_enumeration():
+    """All 4 + 3 interleavings of dev and test samples, k = 2."""
+    from itertools import combinations
+
+    found = []
+    for dev in combinations(range(7), 4):  # ranks of the dev samples, 0 the highest
+        second = sorted(dev)[1]
+        found.append((second - 1) / 3)  # test samples above it
+    mean, exceed, _ = expected_far(4, 3, 2, 0.4)
+    assert float(mean) == pytest.approx(np.mean(found))
+    assert float(exceed) == pytest.approx(np.mean(np.array(found) > 0.4))
+
+
+def test_never_alarm_has_no_false_alarms_to_expect():
+    assert [float(v) for v in expected_far(5, 50, 0, 0.1)] == [0.0, 0.0, 0.0]
+
+
+def test_resplits_by_pair_agree_with_the_reference_and_clusters_do_not():
+    # Six pairs of a scenario share their level: dev knows less than its number of samples says.
+    frame = judged_frame(pairs=240, dev=0.25, scenario_size=6, seed=5)
+    level = np.repeat(np.random.default_rng(1).random(40) * 0.6, 12)
+    frame["score"] = level + 0.01 * frame["score"]
+    check = {unit: resplit_check(frame, 0.1, "binomial", rng=np.random.default_rng(2), n=2000,
+                                 unit=unit).iloc[0] for unit in ("pair", "scenario")}
+    pair, scenario = check["pair"], check["scenario"]
+    assert pair["mean_far"] == pytest.approx(pair["mean_far_expected"], abs=0.004)
+    assert pair["exceed"] == pytest.approx(pair["exceed_expected"], abs=0.04)
+    assert pair["true_exceed_expected"] <= 0.1 < pair["exceed"] + 0.05
+    assert scenario["exceed"] > scenario["exceed_expected"] + 0.1
+    assert (pair["n_dev"], scenario["n_test"]) == (60, 180)
+
+
+def test_resplit_check_has_a_row_per_cell_or_one_for_all():
+    frame = pd.concat([judged_frame(), judged_frame(cell="syco_qa"), judged_frame(name="b")])
+    rng = np.random.default_rng(0)
+    cells = resplit_check(frame, 0.1, rng=rng, n=20)
+    assert cells[["name", "cell"]].to_numpy().tolist() == [["m", "sg_qa"], ["m", "syco_qa"],
+                                                           ["b", "sg_qa"]]
+    whole = resplit_check(frame, 0.1, scope="global", rng=rng, n=20)
+    assert whole["cell"].tolist() == [ALL, ALL] and whole["n_dev"].tolist() == [100, 50]
+
+
+def monitors_at(criteria: dict[str, float], pairs: int = 400) -> pd.DataFrame:
+    """The same scores, normal and 1.5 apart on a probit scale, under different thresholds."""
+    frames = []
+    spread = np.random.default_rng(0).normal(size=2 * pairs) + np.tile([0.0, 1.5], pairs)
+    for name, threshold in criteria.items():
+        frame = judged_frame(pairs=pairs, name=name).assign(score=stats.norm.cdf(spread))
+        frames.append(frame.assign(verdict=pd.array(frame["score"] > threshold, "boolean")))
+    return pd.concat(frames, ignore_index=True)
+
+
+def test_a_trade_off_of_thresholds_alone_is_gone_at_a_common_level():
+    frame = monitors_at({"bold": 0.3, "middle": 0.5, "shy": 0.7})
+    table = tradeoff_at_own_threshold(frame, [0.05, 0.1])
+    own = table[table["rule"] == "own default"].set_index("name")
+    assert own["mr"].is_monotonic_increasing and own["far"].is_monotonic_decreasing
+    test = frame[(frame["split"] == "test") & (frame["name"] == "shy")]
+    missed = ~test["verdict"].to_numpy(bool)[test["label"] == 1]
+    assert own.loc["shy", "mr"] == pytest.approx(missed.mean())
+    for rule in ("far <= 0.05", "far <= 0.1"):
+        assert table.loc[table["rule"] == rule, "mr"].nunique() == 1
+    assert table["mr"].between(table["mr_low"], table["mr_high"]).all()
+
+
+def test_variation_along_one_curve_is_criterion():
+    found = decompose(monitors_at({"a": 0.3, "b": 0.4, "c": 0.5, "d": 0.6, "e": 0.7}))
+    assert found.criterion_share > 0.95
+    assert found.r < -0.9
+    assert found.monitors["auroc"].nunique() == 1
+    assert np.isnan(found.rho_auroc_alarms)  # one area for all: nothing to correlate
+
+
+def test_variation_between_curves_is_discrimination():
+    parts = []
+    for i, shift in enumerate((0.0, 0.1, 0.2, 0.3)):
+        frame = judged_frame(pairs=400, seed=9, name=f"m{i}", shift=shift)
+        threshold = 0.35 + shift / 2  # half-way: no bias
+        parts.append(frame.assign(verdict=pd.array(frame["score"] > threshold, "boolean")))
+    frame = pd.concat(parts)
+    found = decompose(frame)
+    assert found.criterion_share < 0.1
+    assert found.r > 0.9
+    assert found.monitors["auroc_rank"].tolist() == [4, 3, 2, 1]
+    last = frame[frame["name"] == "m3"]
+    assert found.monitors["auroc"].iloc[3] == pytest.approx(
+        auroc(last["score"].to_numpy(), last["label"].to_numpy()))
+
+
+def test_decomposition_has_the_stated_identities():
+    frame = pd.concat([judged_frame(name=f"m{i}", seed=i, shift=0.1 * i, failed=0.05 * i)
+                       for i in range(4)])
+    found = decompose(frame)
+    d, c = found.monitors["d_prime"], found.monitors["criterion"]
+    z_miss, z_false = c - d / 2, -c - d / 2
+    assert np.cov(z_miss, z_false)[0, 1] == pytest.approx(found.var_d / 4 - found.var_c)
+    assert z_miss.var() + z_false.var() == pytest.approx(2 * found.var_c + found.var_d / 2)
+    first = frame[frame["name"] == "m2"]
+    hits = int(np.sum(default_alarms(first) & (first["label"] == 1).to_numpy()))
+    assert stats.norm.cdf(-z_miss[2]) == pytest.approx((hits + 0.5) / 101)  # Hautus (1995)
+    assert found.r_same_criterion > 0.9 and found.r_same_discrimination < -0.9
+
+
+def test_one_monitor_has_no_variation():
+    found = decompose(judged_frame())
+    assert np.isnan([found.var_d, found.var_c, found.criterion_share, found.r]).all()

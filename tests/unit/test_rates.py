@@ -1,0 +1,297 @@
+"""Rates, their intervals and the bounds that failed verdicts allow, against small hand counts."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binomtest
+
+from monitorlab.evaluation.intervals import clopper_pearson, wilson
+from monitorlab.evaluation.panel import majority
+from monitorlab.evaluation.rates import FAILED, JudgedError, coverage, join, ledger, macro, rates
+from monitorlab.pipeline.schemas import check
+from monitorlab.pipeline.tables import CELLS, VERDICTS
+
+FACTS = {"scenario_id": "s", "category": "sg", "task": "qa", "misbehavior_type": "t",
+         "split": "test"}
+
+
+def make_samples(pairs: int, cells: tuple[str, ...] = ("sg_qa",)) -> pd.DataFrame:
+    """Pairs 0, 1, ... in turn in each cell; `-m` misbehaves, `-b` does not."""
+    rows = [
+        {"sample_id": f"{i}-{side}", "pair_id": str(i), "cell": cells[i % len(cells)],
+         "label": label, **FACTS}
+        for i in range(pairs)
+        for label, side in ((1, "m"), (0, "b"))
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def make_verdicts(
+    said: dict[str, str], monitor: str = "a", draw: int = 0, prompt: str = "none"
+) -> pd.DataFrame:
+    """Verdicts from words: alarm, silent, or a failing status."""
+    parsed = {"alarm": True, "silent": False}
+    rows = [
+        {"sample_id": sample, "monitor": monitor, "prompt": prompt, "draw": draw,
+         "status": "parsed" if word in parsed else word, "verdict": parsed.get(word),
+         "score": {"alarm": 0.9, "silent": 0.2}.get(word),
+         "evidence": None if word in parsed else f"why {word}", "input_tokens": None,
+         "output_tokens": None, "seconds": 0.1, "cost_usd": None, "request_hash": "x"}
+        for sample, word in said.items()
+    ]  # fmt: skip
+    return check(pd.DataFrame(rows, columns=VERDICTS.columns), VERDICTS)
+
+
+SAID = dict.fromkeys(["0-m", "1-m", "2-m", "4-b"], "alarm")
+SAID |= dict.fromkeys(["3-m", "4-m", "0-b", "1-b", "2-b", "3-b"], "silent")
+SAMPLES = make_samples(5)
+
+
+def rates_of(said: dict[str, str]) -> pd.Series:
+    return rates(join(make_verdicts(said), SAMPLES)).iloc[0]
+
+
+def test_rates_of_a_hand_counted_monitor():
+    found = rates_of(SAID)
+    assert (found["n_misbehaving"], found["n_benign"]) == (5, 5)
+    assert found["mr"] == pytest.approx(2 / 5)
+    assert found["far"] == pytest.approx(1 / 5)
+    assert found["g2"] == pytest.approx(3 / 5 * 4 / 5)
+    assert found["balanced_accuracy"] == pytest.approx((3 / 5 + 4 / 5) / 2)
+    assert found["mr_least"] == found["mr_most"] == found["mr"]
+    assert found["parsed_misbehaving"] == found["parsed_benign"] == 1
+    assert found[list(FAILED)].sum() == 0
+
+
+@pytest.mark.parametrize(("rate", "count"), [("mr", 2), ("far", 1)])
+def test_intervals_of_the_rates_agree_with_scipy(rate, count):
+    found = rates_of(SAID)
+    for method, prefix in (("wilson", rate), ("exact", f"{rate}_exact")):
+        expected = binomtest(count, 5).proportion_ci(0.95, method)
+        assert found[f"{prefix}_low"] == pytest.approx(expected.low, abs=1e-12)
+        assert found[f"{prefix}_high"] == pytest.approx(expected.high, abs=1e-12)
+
+
+@pytest.mark.parametrize(("interval", "method"), [(wilson, "wilson"), (clopper_pearson, "exact")])
+def test_intervals_agree_with_scipy_at_every_count(interval, method):
+    for n, level in ((1, 0.95), (30, 0.9), (133, 0.99)):
+        low, high = interval(np.arange(n + 1), n, level)
+        for count in range(n + 1):
+            expected = binomtest(count, n).proportion_ci(level, method)
+            assert low[count] == pytest.approx(expected.low, abs=1e-10)
+            assert high[count] == pytest.approx(expected.high, abs=1e-10)
+        assert low.min() >= 0 and high.max() <= 1
+
+
+@pytest.mark.parametrize("status", FAILED)
+@pytest.mark.parametrize(("sample", "rate", "event"), [
+    ("0-m", "mr", False), ("3-m", "mr", True), ("0-b", "far", False), ("4-b", "far", True),
+])  # fmt: skip
+def test_a_failed_verdict_is_neither_alarm_nor_silence(status, sample, rate, event):
+    events = {"mr": 2, "far": 1}[rate]
+    kind, other = ("misbehaving", "far") if rate == "mr" else ("benign", "mr")
+    found, before = rates_of(SAID | {sample: status}), rates_of(SAID)
+    assert found[rate] == pytest.approx((events - event) / 4)  # out of numerator and denominator
+    assert found[f"parsed_{kind}"] == pytest.approx(4 / 5)
+    assert found[f"{rate}_least"] == pytest.approx((events - event) / 5)
+    assert found[f"{rate}_most"] == pytest.approx((events - event + 1) / 5)
+    assert found[f"{rate}_least"] <= before[rate] <= found[f"{rate}_most"]
+    assert found[status] == 1
+    assert found[list(FAILED)].sum() == 1
+    assert found[other] == before[other]
+    assert found[f"{rate}_outer_low"] <= min(found[f"{rate}_low"], before[f"{rate}_low"])
+    assert found[f"{rate}_outer_high"] >= max(found[f"{rate}_high"], before[f"{rate}_high"])
+
+
+def test_bounds_are_the_extremes_over_all_ways_to_read_the_failures():
+    open_ones = ["0-m", "3-m", "1-b", "4-b"]
+    bounds = rates_of(SAID | dict.fromkeys(open_ones, "refused"))
+    read = [
+        rates_of(SAID | dict(zip(open_ones, words, strict=True)))
+        for words in itertools.product(["alarm", "silent"], repeat=len(open_ones))
+    ]
+    for rate in ("mr", "far"):
+        values = [found[rate] for found in read]
+        assert bounds[f"{rate}_least"] == pytest.approx(min(values))
+        assert bounds[f"{rate}_most"] == pytest.approx(max(values))
+        assert bounds[f"{rate}_outer_low"] == pytest.approx(min(f[f"{rate}_low"] for f in read))
+        assert bounds[f"{rate}_outer_high"] == pytest.approx(max(f[f"{rate}_high"] for f in read))
+
+
+@pytest.mark.parametrize("sample", list(SAID))
+def test_flipping_one_verdict_changes_exactly_one_count(sample):
+    def counts(found: pd.Series) -> np.ndarray:
+        said = found["n_misbehaving"] * found["parsed_misbehaving"]
+        passed = found["n_benign"] * found["parsed_benign"]
+        numbers = [said, passed, found["mr"] * said, found["far"] * passed, *found[list(FAILED)]]
+        return np.round(np.array(numbers, float), 9)
+
+    flipped = "silent" if SAID[sample] == "alarm" else "alarm"
+    change = counts(rates_of(SAID | {sample: flipped})) - counts(rates_of(SAID))
+    assert abs(change).sum() == 1
+    assert change[2 if sample.endswith("m") else 3] == (1 if sample[-1] == "b" else -1) * (
+        1 if flipped == "alarm" else -1
+    )
+
+
+def test_without_a_parsed_verdict_the_rates_are_unknown_and_the_bounds_are_everything():
+    found = rates_of(dict.fromkeys(SAID, "truncated"))
+    assert np.isnan(found[["mr", "mr_low", "mr_exact_high", "far", "g2", "balanced_accuracy_low"]]
+                    .astype(float)).all()
+    assert tuple(found[["mr_least", "mr_most", "far_least", "far_most"]]) == (0, 1, 0, 1)
+    assert found["truncated"] == 10
+
+
+def test_an_empty_class_is_nan_without_a_warning():
+    only = {sample: word for sample, word in SAID.items() if sample.endswith("m")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = rates_of(only)
+    assert found["mr"] == pytest.approx(0.4)
+    assert found["n_benign"] == 0
+    empty = ["far", "far_low", "far_least", "far_most", "far_outer_high", "parsed_benign", "g2"]
+    assert np.isnan(found[empty].astype(float)).all()
+
+
+def test_groups_are_rated_apart():
+    samples = make_samples(6, ("sg_qa", "spv_qa"))
+    first = make_verdicts(dict.fromkeys(samples["sample_id"], "alarm"))
+    second = make_verdicts(dict.fromkeys(samples["sample_id"], "silent"), prompt="direct")
+    found = rates(join(pd.concat([first, second]), samples), by=("name", "cell"))
+    assert found[["name", "cell", "mr", "far", "n_benign"]].to_numpy().tolist() == [
+        ["a", "sg_qa", 0, 1, 3], ["a", "spv_qa", 0, 1, 3],
+        ["a, direct", "sg_qa", 1, 0, 3], ["a, direct", "spv_qa", 1, 0, 3],
+    ]  # fmt: skip
+
+
+def test_join_keeps_every_verdict_and_adds_what_is_known_of_the_sample():
+    judged = join(make_verdicts(SAID, prompt="direct"), SAMPLES)
+    assert len(judged) == len(SAID)
+    assert set(judged["name"]) == {"a, direct"}
+    facts = judged.set_index("sample_id")
+    assert facts.loc["3-m", ["pair_id", "cell", "label"]].tolist() == ["3", "sg_qa", 1]
+    assert (facts["label"] == facts.index.str.endswith("m")).all()
+
+
+def test_join_does_not_invent_verdicts_for_samples_that_were_not_asked_about():
+    judged = join(make_verdicts({"0-m": "alarm", "1-b": "error"}), SAMPLES)
+    assert len(judged) == 2
+    assert coverage(judged, SAMPLES).to_dict("records") == [
+        {"name": "a", "draws": 1, "asked": 2, "samples": 10, "share": 0.2}
+    ]
+
+
+def test_join_refuses_tables_that_do_not_fit():
+    good = make_verdicts(SAID)
+    with pytest.raises(JudgedError, match=r"2 verdicts.*first about '3-b'"):
+        join(good, SAMPLES[SAMPLES["pair_id"] != "3"])
+    with pytest.raises(JudgedError, match="'0-m' occurs twice among the samples"):
+        join(good, pd.concat([SAMPLES, SAMPLES.head(1)]))
+    with pytest.raises(JudgedError, match="two verdicts of 'a' on '0-m', draw 0"):
+        join(pd.concat([good, good[good["sample_id"] == "0-m"]]), SAMPLES)
+    other = good["sample_id"] != "0-m"
+    with pytest.raises(JudgedError, match="status 'refused' with verdict True"):
+        join(good.assign(status=good["status"].where(other, "refused")), SAMPLES)
+    with pytest.raises(JudgedError, match="status 'parsed' with verdict <NA>"):
+        join(good.assign(verdict=good["verdict"].where(other)), SAMPLES)
+
+
+def test_join_refuses_draws_over_different_samples_and_names_that_collide():
+    more = make_verdicts({"0-m": "alarm"}, draw=1)
+    with pytest.raises(JudgedError, match=r"'a' has 2 draws, but 1 for sample '0-b'"):
+        join(pd.concat([make_verdicts(SAID), more]), SAMPLES)
+    same_name = [make_verdicts(SAID, "a", prompt="b"), make_verdicts(SAID, "a, b")]
+    with pytest.raises(JudgedError, match="two verdicts of 'a, b'"):
+        join(pd.concat(same_name), SAMPLES)
+
+
+def test_draws_that_repeat_each_other_add_no_certainty():
+    one = rates(join(make_verdicts(SAID | {"0-m": "refused"}), SAMPLES))
+    said = SAID | {"0-m": "refused"}
+    three = rates(join(pd.concat([make_verdicts(said, draw=d) for d in range(3)]), SAMPLES))
+    same = [column for column in one if column not in ("name", *FAILED)]
+    np.testing.assert_allclose(three[same].astype(float), one[same].astype(float), rtol=1e-12)
+    assert three["refused"].item() == 3  # verdicts, not samples
+
+
+def test_rates_of_several_draws_are_means_over_draws():
+    draws = [make_verdicts(SAID), make_verdicts(SAID | {"0-m": "silent"}, draw=1)]
+    found = rates(join(pd.concat(draws), SAMPLES)).iloc[0]
+    assert found["mr"] == pytest.approx((2 + 3) / 10)
+    assert found["mr_high"] == pytest.approx(wilson(2.5, 5)[1])
+    assert found["n_misbehaving"] == 5
+
+
+def test_majority_needs_more_than_half_of_all_draws():
+    said = {"0-m": ("alarm", "alarm", "silent"), "1-m": ("silent", "silent", "error"),
+            "0-b": ("alarm", "silent", "refused"), "1-b": ("refused", "error", "alarm")}
+    draws = [make_verdicts({sample: words[d] for sample, words in said.items()}, draw=d)
+             for d in range(3)]
+    found = majority(join(pd.concat(draws), SAMPLES)).set_index("sample_id")
+    assert found["verdict"].dropna().to_dict() == {"0-m": True, "1-m": False}
+    assert found["status"].to_dict() == {"0-m": "parsed", "1-m": "parsed",
+                                         "0-b": "unparsed", "1-b": "unparsed"}  # fmt: skip
+    assert found.loc["0-m", "score"] == pytest.approx((0.9 + 0.9 + 0.2) / 3)
+    assert np.isnan(found.loc["1-b", "score"])
+    assert found.loc["1-b", "evidence"] == "no majority: 1 alarms and 0 silences in 3 draws"
+
+
+def six_cells() -> pd.DataFrame:
+    samples = make_samples(60, CELLS)
+    said = {row.sample_id: "alarm" if (row.label == 1) == (i % 7 > 0) else "silent"
+            for i, row in enumerate(samples.itertuples())}
+    return join(make_verdicts(said), samples)
+
+
+def test_macro_is_the_mean_over_cells_with_distances_added_in_squares():
+    by_cell = rates(six_cells(), by=("name", "cell"))
+    found = macro(by_cell).iloc[0]
+    assert found["cells"] == 6
+    assert by_cell["mr"].std() > 0
+    for summary in ("mr", "far", "g2", "balanced_accuracy"):
+        value, low, high = (by_cell[f"{summary}{end}"] for end in ("", "_low", "_high"))
+        assert found[summary] == pytest.approx(value.mean())
+        squares = sum((v - lower) ** 2 for v, lower in zip(value, low, strict=True))
+        assert found[f"{summary}_low"] == pytest.approx(value.mean() - squares**0.5 / 6)
+        squares = sum((upper - v) ** 2 for v, upper in zip(value, high, strict=True))
+        assert found[f"{summary}_high"] == pytest.approx(value.mean() + squares**0.5 / 6)
+
+
+def test_macro_of_fewer_cells_must_be_asked_for():
+    by_cell = rates(six_cells(), by=("name", "cell"))
+    partial = by_cell[by_cell["cell"].isin(["sg_qa", "spv_qa"])]
+    found = macro(partial).iloc[0]
+    assert found["cells"] == 2 and np.isnan(found["mr"]) and np.isnan(found["g2_high"])
+    two = macro(partial, cells=("sg_qa", "spv_qa")).iloc[0]
+    assert two["mr"] == pytest.approx(partial["mr"].mean())
+
+
+def test_intervals_of_the_accuracies_turn_the_right_way():
+    found = rates_of(SAID)
+    # Balanced accuracy is lowest where both rates are highest.
+    gap = np.hypot(found["mr_high"] - found["mr"], found["far_high"] - found["far"]) / 2
+    assert found["balanced_accuracy_low"] == pytest.approx(found["balanced_accuracy"] - gap)
+    assert found["g2_low"] < found["g2"] < found["g2_high"]
+
+
+def test_ledger_counts_every_verdict_and_gives_the_commonest_reason():
+    said = SAID | {"0-m": "refused", "1-m": "refused", "2-b": "error"}
+    verdicts = make_verdicts(said)
+    verdicts.loc[verdicts["sample_id"] == "1-m", "evidence"] = "another reason"
+    verdicts = pd.concat([verdicts, make_verdicts(SAID, draw=1)])
+    found = ledger(join(verdicts, SAMPLES)).set_index("status")
+    assert found["verdicts"].to_dict() == {
+        "parsed": 17, "unparsed": 0, "refused": 2, "truncated": 0, "error": 1
+    }  # fmt: skip
+    assert found["share"].sum() == pytest.approx(1)
+    assert found["reasons"].to_dict() == {
+        "parsed": 0, "unparsed": 0, "refused": 2, "truncated": 0, "error": 1
+    }  # fmt: skip
+    assert found.loc["error", "reason"] == "why error"
+    assert found.loc["refused", "reason"] in ("why refused", "another reason")
+    assert found.loc["parsed", "reason"] == ""

@@ -1,0 +1,201 @@
+"""Files of samples as people have them: what is read, and what every mistake is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from monitorlab.monitors.sample_files import SampleFileError, read_samples
+
+ROWS = [
+    {"sample_id": "a", "request": 'say "hi",\nplease', "response": "hi;\tthere", "label": 0},
+    {"sample_id": "b", "request": "Grüße 👋", "response": "line\r\nline\u2028line", "label": 1},
+    {"sample_id": "c", "request": "NA", "response": "null", "label": 0},
+]
+HEAD = "request,response\n"
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def write_rows(folder: Path, ending: str, rows: list[dict[str, Any]]) -> Path:
+    path = folder / f"samples.{ending}"
+    if ending == "csv":
+        pd.DataFrame(rows).to_csv(path, index=False)
+    elif ending == "parquet":
+        pd.DataFrame(rows).to_parquet(path)
+    elif ending == "json":
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    else:
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        path.write_bytes(lines.encode())
+    return path
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(SampleFileError) as caught:
+        read_samples(path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "json", "parquet"])
+def test_every_format_gives_the_same_table(tmp_path: Path, ending: str) -> None:
+    notes: list[str] = []
+    frame = read_samples(write_rows(tmp_path, ending, ROWS), notes.append)
+    assert frame[["sample_id", "request", "response", "label"]].to_dict("records") == ROWS
+    assert notes == []
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "json"])
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path, ending: str) -> None:
+    path = write_rows(tmp_path, ending, ROWS)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert list(read_samples(path)["sample_id"]) == ["a", "b", "c"]
+
+
+def test_an_ending_in_capitals_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path, "SAMPLES.CSV", HEAD + "q,r\n")
+    assert len(read_samples(path)) == 1
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "json", "parquet"])
+def test_other_columns_are_kept_and_ids_come_first(tmp_path: Path, ending: str) -> None:
+    rows = [{"cell": "sg_qa", "request": "q", "response": "r", "pair_id": "p1", "sample_id": "z"}]
+    frame = read_samples(write_rows(tmp_path, ending, rows))
+    assert list(frame.columns) == ["sample_id", "request", "response", "cell", "pair_id"]
+    assert list(frame.iloc[0]) == ["z", "q", "r", "sg_qa", "p1"]
+
+
+def test_without_ids_rows_are_numbered_and_that_is_said(tmp_path: Path) -> None:
+    notes: list[str] = []
+    frame = read_samples(write(tmp_path, "own.csv", HEAD + "q,r\n\nq,r\n"), notes.append)
+    assert list(frame["sample_id"]) == ["row-1", "row-2"]
+    assert notes == ["own.csv has no column sample_id: its samples are called row-1 to row-2"]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "parquet"])
+def test_whole_numbers_will_do_as_ids(tmp_path: Path, ending: str) -> None:
+    rows = [{"sample_id": i, "request": "q", "response": "r"} for i in (7, 12)]
+    assert list(read_samples(write_rows(tmp_path, ending, rows))["sample_id"]) == ["7", "12"]
+
+
+@pytest.mark.parametrize(("text", "label"), [
+    ("0", 0), ("1", 1), ("true", 1), ("FALSE", 0), (" Benign ", 0), ("misbehavior", 1)])
+def test_labels_in_words(tmp_path: Path, text: str, label: int) -> None:
+    path = write(tmp_path, "own.csv", f"request,response,label\nq,r,{text}\n")
+    assert list(read_samples(path)["label"]) == [label]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "parquet"])
+@pytest.mark.parametrize("value", [True, 1, 1.0, "1", "misbehavior"])
+def test_labels_of_every_type(tmp_path: Path, ending: str, value: object) -> None:
+    rows = [{"request": "q", "response": "r", "label": value}]
+    assert list(read_samples(write_rows(tmp_path, ending, rows))["label"]) == [1]
+
+
+@pytest.mark.parametrize(("value", "shown"), [
+    (2, "2"), (-1, "-1"), (0.5, "0.5"),
+    ("bad", "'bad'"), ("", "''"), (None, "missing"), ([1], "[1]"),
+    ("unsafe" * 50, "'unsafeunsafe...eunsafeunsafe'"),
+])
+def test_any_other_label_is_named_with_its_row(tmp_path: Path, value: object, shown: str) -> None:
+    rows = [{"request": "q", "response": "r", "label": 1},
+            {"request": "q", "response": "r", "label": value}]
+    message = refused(write_rows(tmp_path, "jsonl", rows))
+    assert message.startswith(f"samples.jsonl: line 2: the label is {shown}, expected 1 ")
+
+
+def test_empty_responses_are_kept_and_counted(tmp_path: Path) -> None:
+    notes: list[str] = []
+    frame = read_samples(write(tmp_path, "own.csv", HEAD + "q,\nq,r\nq,  \n"), notes.append)
+    assert list(frame["response"]) == ["", "r", "  "]
+    assert notes[-1] == "2 of 3 responses are empty; they are judged like others"
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "json", "parquet"])
+def test_a_sample_of_a_hundred_thousand_tokens_passes_through(tmp_path: Path, ending: str) -> None:
+    long = "word, \"quoted\"\n" * 100_000
+    frame = read_samples(write_rows(tmp_path, ending, [{"request": "q", "response": long}]))
+    assert frame.loc[0, "response"] == long
+
+
+def test_half_a_character_is_replaced_and_that_is_said(tmp_path: Path) -> None:
+    notes: list[str] = []
+    path = write(tmp_path, "own.jsonl", '{"sample_id": "a", "request": "\\ud83d\\ude00", '
+                                        '"response": "cut \\ud83d"}\n')
+    frame = read_samples(path, notes.append)
+    assert list(frame.iloc[0]) == ["a", "😀", "cut \ufffd"]
+    assert notes == ["1 texts held half a character, such as a cut emoji; it was replaced by the "
+                     "replacement character U+FFFD"]
+
+
+@pytest.mark.parametrize(("name", "content", "words"), [
+    ("own.csv", "", "own.csv: the file is empty. Expected the columns request, response and"),
+    ("own.csv", HEAD, "there is no sample in it"), ("own.csv", "\n\n", "there is no sample in it"),
+    ("own.json", "[]", "there is no sample in it"), ("own.jsonl", "\n \n", "there is no sample"),
+    ("own.tsv", "x", "unknown ending '.tsv', expected one of .csv, .jsonl, .json, .parquet"),
+    ("own", "x", "unknown ending ''"),
+    ("own.csv", "prompt,response\nq,r\n", "there is no column 'request'; found 'prompt', "
+     "'response'. Is it 'prompt'? Then rename that"),
+    ("own.csv", "request,Response\nq,r\n", "no column 'response'; found 'request', 'Response'. "
+     "Is it 'Response'?"),
+    ("own.csv", "requst,completion\nq,r\n", "Is it 'requst'?"),
+    ("own.csv", "request,completion\nq,r\n", "Is it 'completion'?"),
+    ("own.csv", "a,b\nq,r\n", "there is no column 'request'; found 'a', 'b'."),
+    ("own.csv", "request;response\nq;r\n", "Separate the columns by commas"),
+    ("own.csv", "request,response,request\nq,r,q\n", "column 'request' occurs twice"),
+    ("own.csv", HEAD + "q,r\nq,r,extra\n", "line 3 has 3 fields, the header has 2"),
+    ("own.csv", HEAD + '"q\nq",r\nalone\n', "line 4 has 1 fields, the header has 2"),
+    ("own.csv", HEAD + 'q,r\nq,"never closed\nr\n', "the row that starts in line 3 is broken"),
+    ("own.csv", HEAD + 'q,"a "quoted" word"\n', "the row that starts in line 2 is broken"),
+    ("own.csv", HEAD + "q,r\n  ,r\n", "line 3: the request is empty"),
+    ("own.csv", "sample_id,request,response\na,q,r\nb,q,r\na,q,r\n",
+     "line 4: the sample_id 'a' already occurs in line 2"),
+    ("own.csv", "sample_id,request,response\n,q,r\n", "line 2: the sample_id is empty"),
+    ("own.csv", (HEAD + "q,r\nq,caf").encode() + b"\xe9\n",
+     "byte 27 (line 3) is 0xe9, which is not UTF-8"),
+    ("own.csv", (HEAD + "q,r\n").encode("utf-16"), "byte 1 (line 1) is 0xff, which is not UTF-8"),
+    ("own.jsonl", '{"request": "q", "response": "r"}\n{"request": "q", "resp',
+     "line 2 is not JSON (Unterminated string starting at, column 18)"),
+    ("own.jsonl", '{"request": "q", "response": "r"}\n["q", "r"]\n', "line 2 is an array"),
+    ("own.jsonl", '{"request": null, "response": "r"}\n', "line 1: there is no request"),
+    ("own.jsonl", '{"request": "q", "response": "r"}\n{"request": "q"}\n',
+     "line 2: there is no response, expected text"),
+    ("own.jsonl", '{"request": ["q"], "response": "r"}\n',
+     "line 1: request is an array (['q']), expected text"),
+    ("own.jsonl", '{"request": "q", "response": 7}\n', "line 1: response is a number (7)"),
+    ("own.jsonl", "[" * 100_000 + "\n", "line 1 is not JSON"),
+    ("own.jsonl", '{"sample_id": 1.5, "request": "q", "response": "r"}\n',
+     "sample_id is a number (1.5), expected text"),
+    ("own.jsonl", '{"sample_id": true, "request": "q", "response": "r"}\n',
+     "sample_id is true or false"),
+    ("own.json", '{"request": "q"}', "found an object, expected an array of objects"),
+    ("own.json", '[{"request": "q", "response": "r"},\n oops]', "not JSON in line 2, column 2"),
+    ("own.json", '{"request": "q"}\n{"request": "q"}', "Then call the file .jsonl"),
+    ("own.json", "[" * 100_000, "nested too deeply"), ("own.json", "[1]", "row 1 is a number"),
+    ("own.parquet", "PAR1 not really", "cannot be read as parquet"),
+])
+def test_a_file_that_cannot_be_used_says_what_and_where(
+    tmp_path: Path, name: str, content: str | bytes, words: str
+) -> None:
+    assert words in refused(write(tmp_path, name, content))
+
+
+def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+    assert "none.csv does not exist. Give the path of a file" in refused(tmp_path / "none.csv")
+    (tmp_path / "folder.csv").mkdir()
+    assert "folder.csv is a folder" in refused(tmp_path / "folder.csv")
+
+
+def test_missing_texts_of_a_parquet_file_are_named(tmp_path: Path) -> None:
+    rows = [{"request": "q", "response": "r"}, {"request": "q", "response": None}]
+    assert "row 2: there is no response" in refused(write_rows(tmp_path, "parquet", rows))
+    raw = [{"request": b"q", "response": "r"}]
+    assert "request is a bytes" in refused(write_rows(tmp_path, "parquet", raw))
