@@ -144,7 +144,7 @@ asked = samples_of(samples)
 hybrid = lineup.combined_monitors(rules, learned)
 everyone = [*rules, *learned, *hybrid, *small.by_logits, *given]
 verdicts = pd.concat(
-    [score(monitor, asked, store, title=monitor.name) for monitor in everyone],
+    [score(m, asked, store) for m in display.progress(everyone, "monitors asked")],
     ignore_index=True,
 )
 judged = rates.join(verdicts, samples)
@@ -171,20 +171,19 @@ display.say(
 
 # %%
 ruled = rates.rates(test[test["name"].isin([m.name for m in rules])])
-columns = ["name", "mr", "mr_low", "mr_high", "mr_least", "mr_most"]
-columns += ["far", "far_low", "far_high", "far_least", "far_most"]
-display.table(ruled[columns], caption="Rules, test split")
+ruled = display.spans(ruled, ["mr", "far"], decimals=3)
+columns = ["name", "mr", "mr_least", "mr_most", "far", "far_least", "far_most"]
+display.table(ruled[columns], caption="Rules, test split, with 95 % intervals")
 
 # %% tags=["nbval-ignore-output"]
 board = rates.rates(test).sort_values("balanced_accuracy", ascending=False)
 order = list(board["name"])
-columns = ["name", "parsed_misbehaving", "mr", "mr_low", "mr_high"]
-columns += ["far", "far_low", "far_high", "balanced_accuracy", "g2"]
+answering = board[board["parsed_misbehaving"] > 0.9].reset_index(drop=True)
+shown = display.spans(answering, ["mr", "far", "balanced_accuracy", "g2"])
 display.table(
-    board[columns].reset_index(drop=True),
-    decimals=2,
-    bold={"balanced_accuracy": "max", "g2": "max"},
-    caption="All monitors, test split; small LM: a small stand-in",
+    shown[["name", "mr", "far", "balanced_accuracy", "g2"]],
+    caption="Monitors that answer nearly always, test split, with 95 % intervals; small "
+    "LM: a small stand-in",
 )
 
 # %% [markdown]
@@ -194,8 +193,9 @@ display.table(
 
 # %% tags=["nbval-ignore-output"]
 by_cell = rates.rates(test, by=("name", "cell"))
-macro = rates.macro(by_cell).set_index("name").reindex(order)
-display.table(macro, decimals=2, caption="Mean over the six cells")
+macro = rates.macro(by_cell).set_index("name").reindex(answering["name"])
+macro = display.spans(macro.reset_index(), ["mr", "far", "balanced_accuracy", "g2"])
+display.table(macro.drop(columns="cells"), caption="Mean over the six cells")
 
 # %% [markdown]
 # ## The plane of both errors
@@ -207,7 +207,7 @@ display.table(macro, decimals=2, caption="Mean over the six cells")
 
 # %% tags=["nbval-ignore-output"]
 published = published_order()
-looking = board[(board["parsed_misbehaving"] > 0.9) & ~board["name"].isin(lineup.CORNERS)]
+looking = answering[~answering["name"].isin(lineup.CORNERS)]
 line = tradeoff.fit_line(looking)
 fig = figures.plot_plane(board, line, (published.slope, published.intercept), order)
 display.show(
@@ -300,7 +300,8 @@ told.columns = ["separated", "pairs of monitors"]
 display.table(told)
 
 # %% tags=["nbval-ignore-output"]
-display.table(comparisons.cochran_q(test), caption="Do all monitors err equally often?")
+complete = test[test["name"].isin(answering["name"])]
+display.table(comparisons.cochran_q(complete), caption="Do these err equally often?")
 
 # %% [markdown]
 # ## The ledger: what became of every question
@@ -310,12 +311,8 @@ display.table(comparisons.cochran_q(test), caption="Do all monitors err equally 
 
 # %% tags=["nbval-ignore-output"]
 few = draw_pairs(samples[samples["split"] == "test"], sizes.probe_pairs, run.rng("few"))
-written = pd.concat(
-    [
-        score(m, samples_of(few), store, title=f"{m.name}, {m.prompt}, as text")
-        for m in small.by_text
-    ]
-)
+slow = display.progress(small.by_text, "prompts answered in text")
+written = pd.concat([score(m, samples_of(few), store) for m in slow])
 everything = pd.concat([verdicts, written], ignore_index=True)
 ledger = rates.ledger(rates.join(everything, samples))
 columns = ["name", "status", "verdicts", "share", "reason"]
@@ -360,9 +357,7 @@ except ArtifactError:
     real = samples.head(0)
     print("no real pairs in this run: they need the cpu profile and the open files")
 real = draw_pairs(real, sizes.real_pairs, run.rng("real"), by=("source",))
-real_verdicts = pd.concat(
-    [score(m, samples_of(real), store, title=f"real pairs: {m.name}") for m in everyone]
-)
+real_verdicts = pd.concat([score(m, samples_of(real), store) for m in everyone])
 if len(real):
     on_real = rates.join(real_verdicts, real).assign(
         source=lambda frame: frame["sample_id"].map(real.set_index("sample_id")["source"])
@@ -389,9 +384,9 @@ if len(unpaired):
         source=lambda frame: frame["sample_id"].map(unpaired.set_index("sample_id")["source"])
     )
     judges = rates.rates(by_judge, by=("source", "name"))
-    columns = ["source", "name", "n_misbehaving", "n_benign", "mr", "mr_least", "mr_most"]
-    columns += ["far", "far_least", "far_most", "unparsed", "refused", "truncated"]
-    display.table(judges[columns], decimals=2)
+    shown = display.spans(judges, ["mr", "far"])
+    columns = ["source", "name", "n_misbehaving", "n_benign", "mr", "far"]
+    display.table(shown[[*columns, "unparsed", "refused", "truncated"]])
     titles = {name: name.removeprefix("lie_detector_") for name in judges["source"].unique()}
     fig = figures.plot_judges(judges, titles)
     display.show(
@@ -432,10 +427,10 @@ write_table(run, "real_verdicts", real_verdicts)
 write_table(run, "judge_verdicts", judge_verdicts)
 write_table(run, "judge_samples", unpaired)
 run.write_metrics(
-    {f"mr.{row.name}": row.mr for row in board.itertuples() if row.parsed_misbehaving > 0.9}
-    | {f"far.{r.name}": r.far for r in board.itertuples() if r.parsed_misbehaving > 0.9}
+    {f"mr.{row.name}": row.mr for row in answering.itertuples()}
+    | {f"far.{row.name}": row.far for row in answering.itertuples()}
 )
-best = board[board["parsed_misbehaving"] > 0.9].iloc[0]
+best = answering.iloc[0]
 display.headline(
     f"{best['balanced_accuracy']:.2f}",
     f"best balanced accuracy on the test split, {best['name']} (.50: chance)",

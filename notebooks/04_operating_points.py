@@ -92,18 +92,17 @@ print(f"{scored['name'].nunique()} monitors with scores, {whole.max()} samples e
 test = judged[judged["split"] == "test"]
 seen = scored[scored["split"] == "test"]
 names = sorted(judged["name"].unique())
-some = [name for name, n in seen.groupby("name").size().items() if n > len(samples) / 20]
+counts = seen["name"].value_counts()
+some = sorted(counts[counts > len(samples) / 20].index)
 table = roc_bands.curve_table(
     test[test["name"].isin(some)], run.rng("curves"), n=sizes.resamples
 )
 table = table.sort_values("auroc", ascending=False).reset_index(drop=True)
-columns = ["name", "n", "n_unscored", "auroc", "auroc_low", "auroc_high", "pauroc"]
-columns += ["tpr_01", "tpr_05", "tpr_10"]
+shown = display.spans(table, ["auroc", "pauroc", "tpr_01", "tpr_05", "tpr_10"])
 display.table(
-    table[columns],
-    bold={"auroc": "max", "tpr_10": "max"},
-    caption="Test split; detection rate at 1, 5 and 10 % false alarms. Small LM: a small "
-    "stand-in",
+    shown[["name", "n_unscored", "auroc", "tpr_01", "tpr_05", "tpr_10"]],
+    caption="Test split; detection rate at 1, 5 and 10 % false alarms. Small LM: a "
+    "small stand-in",
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -119,8 +118,8 @@ display.show(
     fig,
     "04_curves",
     thumbnail=True,
-    alt="ROC curves with 95 percent bands and DET curves of the monitors that give scores, "
-    "test split. Small LM: a small stand-in.",
+    alt="ROC curves with 95 percent bands and DET curves of the monitors that give "
+    "scores, test split. Small LM: a small stand-in.",
 )
 
 # %% [markdown]
@@ -139,25 +138,27 @@ fig = figures.plot_rules(rules, names)
 display.show(
     fig,
     "04_rules",
-    alt="Miss rate and false alarm rate at every monitor's own threshold, and at common "
-    "false alarm levels with thresholds from the dev split. Small LM: a small stand-in.",
+    alt="Miss rate and false alarm rate at every monitor's own threshold, and at "
+    "common false alarm levels with thresholds from the dev split. Small LM: a small "
+    "stand-in.",
 )
 
 # %% [markdown]
 # Signal detection theory splits a point into discrimination $d'$, which curve, and
 # criterion $c$, where on it:
 # $$d' = z(\mathrm{TPR}) - z(\mathrm{FAR}), \quad
-# c = -\tfrac12\bigl(z(\mathrm{TPR}) + z(\mathrm{FAR})\bigr), \quad
-# \mathrm{Cov}(z(\mathrm{MR}), z(\mathrm{FAR})) = \tfrac14\mathrm{Var}(d') -
-# \mathrm{Var}(c).$$
+# c = -\tfrac12\bigl(z(\mathrm{TPR}) + z(\mathrm{FAR})\bigr).$$
+# From the two definitions follows
+# $$\mathrm{Cov}\bigl(z(\mathrm{MR}), z(\mathrm{FAR})\bigr) =
+# \tfrac14\mathrm{Var}(d') - \mathrm{Var}(c).$$
 # So a trade-off over monitors appears exactly when criteria vary by more than half as much
 # as discrimination. It is a statement about how the monitors were tuned.
 
 # %% tags=["nbval-ignore-output"]
 split = decomposition.decompose(chosen[chosen["split"] == "test"])
 display.say(
-    "Standard deviation of c: {c:.2f}, half that of d': {d:.2f}. Share of the variation "
-    "along the curve: {share:.0%}. Correlation of MR and FAR: {r:.2f}.",
+    "Standard deviation of c: {c:.2f}, half that of d': {d:.2f}. Share of the "
+    "variation along the curve: {share:.0%}. Correlation of MR and FAR: {r:.2f}.",
     c=split.var_c**0.5,
     d=split.var_d**0.5 / 2,
     share=split.criterion_share,
@@ -184,22 +185,24 @@ found = pd.concat(
 )
 at = found[(found["level"] == ALPHA) & (found["cell"] == "all")]
 at = at[(at["scope"] == "global") & at["name"].isin(best)]
-columns = ["name", "calibrator", "threshold", "state", "n_dev", "dev_far"]
-columns += ["far", "far_low", "far_high", "mr"]
-display.table(at[columns].reset_index(drop=True), caption="One threshold for all cells")
+columns = ["name", "calibrator", "threshold", "state", "n_dev", "far", "mr"]
+at = display.spans(at, ["far", "mr"])[columns].reset_index(drop=True)
+display.table(at, caption="One threshold for all cells; rates on test")
 
 # %%
 needed = found.groupby(["calibrator", "level"])["n_needed"].max().unstack()
-display.table(needed, caption="Benign dev samples without which no threshold can promise")
+display.table(
+    needed, caption="Benign dev samples without which no threshold can promise"
+)
 
 # %% [markdown]
 # ## Is the promise kept?
 #
 # One split proves little, so we draw many. Splitting *pairs* at random makes dev and test
 # exchangeable, as the promise assumes. Splitting whole *scenarios* does not: samples of
-# one scenario resemble each other, so the dev split holds less information than its size
-# says, and the false alarm rate on new scenarios scatters more. A new deployment is closer
-# to the second.
+# one scenario may resemble each other; then the dev split holds less information than its
+# size says, and the false alarm rate on new scenarios scatters more. A new deployment is
+# closer to the second.
 
 # %% tags=["nbval-ignore-output"]
 checked = pd.concat(
@@ -220,11 +223,13 @@ fig = figures.plot_promise(checked, ALPHA, DELTA)
 display.show(
     fig,
     "04_promise",
-    alt="Mean and spread of the test false alarm rate over many random splits, by pair and "
-    "by scenario, beside the level. Small LM: a small stand-in.",
+    alt="Mean and spread of the test false alarm rate over many random splits, by pair "
+    "and by scenario, beside the level. Small LM: a small stand-in.",
 )
 columns = ["name", "calibrator", "unit", "mean_far", "exceed", "exceed_expected"]
-display.table(checked[columns].reset_index(drop=True), caption=f"{sizes.resplits} splits")
+display.table(
+    checked[columns].reset_index(drop=True), caption=f"{sizes.resplits} splits"
+)
 
 # %% [markdown]
 # *Exceed* is the share of splits whose test rate lies above the level, and
@@ -244,8 +249,8 @@ fig = figures.plot_scopes(shown, ALPHA, best)
 display.show(
     fig,
     "04_scopes",
-    alt="Test false alarm rate of every cell with exact 95 percent intervals, under one "
-    "threshold for all cells and under one per cell. Small LM: a small stand-in.",
+    alt="Test false alarm rate of every cell with exact 95 percent intervals, under "
+    "one threshold for all cells and under one per cell. Small LM: a small stand-in.",
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -315,8 +320,8 @@ if len(judge_samples):
     display.show(
         fig,
         "04_cascade",
-        alt="Miss rate, false alarm rate and cost per caught misbehavior of a cascade of "
-        "two recorded judges, against the share of transcripts that is escalated.",
+        alt="Miss rate, false alarm rate and cost per caught misbehavior of a cascade "
+        "of two recorded judges, against the share of transcripts that is escalated.",
     )
 
 # %% [markdown]
@@ -330,7 +335,8 @@ if len(judge_samples):
 # %%
 eta = label_noise.eta_from_agreement(0, 264)
 display.say(
-    "No disagreement in 264 annotated samples still allows {eta:.1%} wrong labels.", eta=eta
+    "No disagreement in 264 annotated samples still allows {eta:.1%} wrong labels.",
+    eta=eta,
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -339,8 +345,8 @@ fig = figures.plot_noise(noise, best)
 display.show(
     fig,
     "04_noise",
-    alt="Observed miss and false alarm rates with the worst case under two shares of wrong "
-    "labels. Small LM: a small stand-in.",
+    alt="Observed miss and false alarm rates with the worst case under two shares of "
+    "wrong labels. Small LM: a small stand-in.",
 )
 
 # %% [markdown]
@@ -348,7 +354,8 @@ display.show(
 
 # %%
 pairs = checked[(checked["unit"] == "pair") & (checked["calibrator"] == "crc")]
-margin = 3 * np.sqrt(ALPHA * (1 - ALPHA) / pairs["n_dev"].min() / sizes.resplits) + 0.005
+spread = np.sqrt(ALPHA * (1 - ALPHA) / pairs["n_dev"].min() / sizes.resplits)
+margin = 3 * spread + 0.005
 assert (pairs["mean_far"] <= ALPHA + margin).all(), "CRC keeps the mean at the level"
 strict = checked[(checked["unit"] == "pair") & (checked["calibrator"] == "binomial")]
 assert (strict["mean_far"] <= pairs["mean_far"].max() + margin).all(), (

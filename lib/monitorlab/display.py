@@ -10,7 +10,7 @@ import io
 import json
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -177,6 +177,38 @@ def table(frame: pd.DataFrame, decimals: int | Mapping[str, int] = 3, caption: s
               "text/plain": plain_table(columns, len(frame), caption)})
 
 
+def spans(frame: pd.DataFrame, columns: Sequence[str], decimals: int = 2) -> pd.DataFrame:
+    """Join estimates and their limits, so that a table has room for more of them.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        With a column `c`, `c_low` and `c_high` for every c of `columns`.
+    columns : sequence of str
+        Estimates.
+    decimals : int
+        Of all three numbers.
+
+    Returns
+    -------
+    DataFrame
+        A copy in which each column is text, "0.42 (0.34 to 0.50)", a dash where the estimate is
+        missing, and the limits are gone.
+    """
+
+    def joined(value: float, low: float, high: float) -> str:
+        if pd.isna(value):
+            return "–"
+        return f"{value:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
+
+    texts = {
+        name: list(map(joined, frame[name], frame[f"{name}_low"], frame[f"{name}_high"]))
+        for name in columns
+    }
+    limits = [f"{name}{end}" for name in columns for end in ("_low", "_high")]
+    return frame.assign(**texts).drop(columns=limits)
+
+
 # Sentences ----------------------------------------------------------------------------------
 
 
@@ -218,4 +250,5 @@ def _display(data: dict[str, Any], details: dict[str, Any] | None = None) -> Non
     display(data, raw=True, metadata=details or {})
 
 
-__all__ = ["current_run", "headline", "html", "progress", "say", "show", "table", "use"]
+__all__ = ["current_run", "headline", "html", "progress", "say", "show", "spans", "table",
+           "use"]

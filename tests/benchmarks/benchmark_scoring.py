@@ -4,7 +4,8 @@
     .venv/bin/python tests/benchmarks/benchmark_scoring.py --device cuda --model qwen3-4b-config
 
 A prompt has about 300 tokens that all share and about 220 of its own; the two of a pair share
-about 100 of these. The model is randomly initialised: time does not depend on what it learned.
+about 100 of these. Lengths vary as in the benchmark. The model is randomly initialised: time does
+not depend on what it learned.
 
 * loop: one prompt at a time, logits of the last position only;
 * naive: batches of 16 as the samples come, padded on the left, logits of all positions;
@@ -48,8 +49,8 @@ from monitorlab.signals.scorers import pad
 
 SEED = 2026
 BATCH = 16
-WORDS = {"request": 70, "response": 85}  # on average
-SPREAD = 0.5  # of the logarithm of the length, as in the benchmark's samples
+# Words on average, and the spread of the logarithm of the length: that of the benchmark's samples.
+LENGTHS = {"request": (95, 0.25), "response": (86, 0.44)}
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -68,8 +69,9 @@ def make_samples(pairs: int) -> list[Sample]:
     rng, known = np.random.default_rng(SEED + 1), words(1500)
 
     def draw(kind: str) -> str:
-        length = rng.lognormal(np.log(WORDS[kind]) - SPREAD**2 / 2, SPREAD)
-        return " ".join(rng.choice(known, size=round(length)))
+        mean, spread = LENGTHS[kind]
+        length = round(rng.lognormal(np.log(mean) - spread**2 / 2, spread))
+        return " ".join(rng.choice(known, size=length))
 
     samples = []
     for pair in range(pairs):
@@ -86,7 +88,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=2400, min_frequency=2, special_tokens=special, show_progress=False,
+        vocab_size=2150, special_tokens=special, show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     texts = [prompt.system, prompt.user, " true false", *([" ".join(words(1500))] * 3)]

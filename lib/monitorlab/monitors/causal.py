@@ -89,6 +89,7 @@ class LogitMonitor:
                                "spellings to read from logits: use TextMonitor, or another prompt")
         self.name = name or str(checkpoint.identity["model"]["name"])
         self.prompt, self._prompt, self.threshold = prompt.name, prompt, threshold
+        self.batch_tokens = batch_tokens
         self.stub, self.yes, self.no = stub, tuple(yes), tuple(no)
         self._chat = Chat(checkpoint, prompt, thinking=False, stub=stub)
         self.words = self._chat.words(self.yes), self._chat.words(self.no)
@@ -97,6 +98,13 @@ class LogitMonitor:
         model, tokenizer = checkpoint.model, checkpoint.tokenizer
         prefix = first[: common_prefix(first, second)]
         self.engine = ScoringEngine(model, tokenizer.pad_token_id, prefix, batch_tokens)
+
+    def with_prompt(self, prompt: Prompt) -> LogitMonitor:
+        """Return the same monitor with another prompt."""
+        return LogitMonitor(
+            self._chat.checkpoint, prompt, name=self.name, stub=self.stub, yes=self.yes,
+            no=self.no, batch_tokens=self.batch_tokens, threshold=self.threshold,
+        )
 
     def settings(self) -> Mapping[str, Any]:
         """Checkpoint, prompt and words."""

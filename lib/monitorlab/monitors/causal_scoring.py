@@ -36,7 +36,7 @@ from monitorlab.monitors.prefix_tree import (
 )
 
 PACKED, PREFIX, PLAIN = "packed", "prefix", "plain"
-BATCH_TOKENS = {"cpu": 2048, "cuda": 16_384}  # padding included; on two cores more was not faster
+BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}  # padding included; on two cores more was slower
 BATCH_CELLS = 2**24  # token pairs of one attention: bounds the mask, 32 MiB in half precision
 LONG_CELLS = 2**27  # a row above it runs alone, where attention needs no mask in memory
 TOKEN_CELLS = 4  # attention to so many tokens, times the width, costs as much as a token's rest

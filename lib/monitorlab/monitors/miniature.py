@@ -72,7 +72,8 @@ def miniature_checkpoint(run: Run, corpus: Iterable[pd.DataFrame], prompt: Promp
         As in :func:`train_miniature`.
     """
     settings, seed = run.profile.evaluation.miniature, run.torch_seed("small model")
-    samples = pd.concat(list(corpus), ignore_index=True)[["request", "response", "label"]]
+    columns = ["sample_id", "request", "response", "label"]
+    samples = pd.concat(list(corpus), ignore_index=True)[columns]
     fingerprint = {
         "settings": settings,
         "seed": seed,
