@@ -25,7 +25,7 @@
 #
 # **Reads** nothing
 #
-# **Writes** `samples`, `label_checks`, `real_samples`, `corpus`
+# **Writes** `samples`, `label_checks`, `real_samples`, `real_transcripts`, `corpus`
 #
 # **References**
 # - [1] Yang et al., *AutoMonitor-Bench*, arXiv 2601.05752.
@@ -212,6 +212,7 @@ if real is not None:
     found = real.overview[real.overview["pairs"] > 0]
     display.table(found[["source", "cell", "pairs", "problems", "label_from"]])
     write_table(run, "real_samples", real.samples)
+    write_table(run, "real_transcripts", real.unpaired)
 
 # %% [markdown]
 # ## The training corpus

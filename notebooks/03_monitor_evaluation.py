@@ -24,9 +24,9 @@
 #   verdicts allow.
 # - Find out which differences between monitors are real.
 #
-# **Reads** `samples`, `corpus`, `real_samples`
+# **Reads** `samples`, `corpus`, `real_samples`, `real_transcripts`
 #
-# **Writes** `verdicts`, `rates`, `real_verdicts`, `judge_verdicts`, `judge_samples`
+# **Writes** `verdicts`, `rates`, `real_verdicts`, `judge_verdicts`
 #
 # **References**
 # - [1] Yang et al., *AutoMonitor-Bench*, arXiv 2601.05752.
@@ -48,7 +48,6 @@ LEVEL: float = 0.05  # family-wise error rate of the comparisons
 import pandas as pd
 
 from monitorlab import display
-from monitorlab.benchmark import real_pairs
 from monitorlab.benchmark.samples import draw_pairs
 from monitorlab.evaluation import comparisons, figures, rates, tradeoff
 from monitorlab.monitors import lineup, metamorphic, miniature, recorded
@@ -142,7 +141,7 @@ given = lineup.given_monitors(MONITOR)
 store = VerdictStore(run.folder / "verdicts.jsonl")
 asked = samples_of(samples)
 hybrid = lineup.combined_monitors(rules, learned)
-everyone = [*rules, *learned, *hybrid, *small.by_logits, *given]
+everyone = [*rules, *learned, *hybrid, small.by_logits[0], *given]
 verdicts = pd.concat(
     [score(m, asked, store) for m in display.progress(everyone, "monitors asked")],
     ignore_index=True,
@@ -250,11 +249,17 @@ columns = ["cell", "parsed_misbehaving", "parsed_benign", "mr", "far"]
 display.table(cue[columns], caption="The cue follower where it finds a cue and a choice")
 
 # %% [markdown]
-# The small model was asked with two prompts. On a real model the paper found that asking
-# for evidence lowers misses and raises false alarms on safety and permission violations.
+# Does the prompt matter? The small model answers a part of the pairs with the evidence
+# prompt too. On real models the paper found that asking for evidence lowers misses and
+# raises false alarms on safety and permission violations.
 
 # %% tags=["nbval-ignore-output"]
-asked_twice = comparisons.compare_all(test[test["monitor"] == small.name], LEVEL)
+part = draw_pairs(
+    samples[samples["split"] == "test"], sizes.prompt_pairs, run.rng("prompts")
+)
+twice = [score(monitor, samples_of(part), store) for monitor in small.by_logits]
+twice = rates.join(pd.concat(twice, ignore_index=True), part)
+asked_twice = comparisons.compare_all(twice, LEVEL)
 columns = ["error", "first", "second", "n", "difference", "low", "high", "p"]
 display.table(asked_twice[columns], caption="Two prompts, one small stand-in")
 
@@ -375,8 +380,11 @@ if len(real):
 # agreement with that rule. A box shows what failed verdicts allow.
 
 # %% tags=["nbval-ignore-output"]
-transcripts = real_pairs.load(run)
-unpaired = samples.head(0) if transcripts is None else transcripts.unpaired
+try:
+    unpaired = read_table(run, "01_benchmark_construction", "real_transcripts")
+except ArtifactError:
+    unpaired = samples.head(0)
+    print("no transcripts in this run: they need the cpu profile and the open files")
 judge_verdicts = verdicts.head(0)
 if len(unpaired):
     judge_verdicts = recorded.recorded_verdicts(run.fetch, unpaired)
@@ -425,7 +433,6 @@ write_table(run, "verdicts", everything)
 write_table(run, "rates", by_cell[RATES.columns])
 write_table(run, "real_verdicts", real_verdicts)
 write_table(run, "judge_verdicts", judge_verdicts)
-write_table(run, "judge_samples", unpaired)
 run.write_metrics(
     {f"mr.{row.name}": row.mr for row in answering.itertuples()}
     | {f"far.{row.name}": row.far for row in answering.itertuples()}

@@ -25,7 +25,7 @@
 #   they promise.
 # - Put a price on a caught misbehavior, for one monitor and for a cascade of two.
 #
-# **Reads** `samples`, `verdicts`, `judge_verdicts`, `judge_samples`
+# **Reads** `samples`, `verdicts`, `judge_verdicts`, `real_transcripts`
 #
 # **Writes** `operating_points`
 #
@@ -64,7 +64,7 @@ from monitorlab.evaluation import (
 )
 from monitorlab.evaluation import operating_figures as figures
 from monitorlab.evaluation import operating_points as points
-from monitorlab.monitors.lineup import CORNERS
+from monitorlab.monitors.rules import CORNERS
 from monitorlab.pipeline.artifacts import open_run, read_table, write_table
 from monitorlab.pipeline.tables import OPERATING_POINTS
 
@@ -93,7 +93,7 @@ test = judged[judged["split"] == "test"]
 seen = scored[scored["split"] == "test"]
 names = sorted(judged["name"].unique())
 counts = seen["name"].value_counts()
-some = sorted(counts[counts > len(samples) / 20].index)
+some = sorted(counts[counts > 0.9 * counts.max()].index)
 table = roc_bands.curve_table(
     test[test["name"].isin(some)], run.rng("curves"), n=sizes.resamples
 )
@@ -239,9 +239,11 @@ display.table(
 # %% [markdown]
 # ## One threshold for all, or one per cell?
 #
-# A global threshold keeps its promise on the mixture of cells and can break it in each of
-# them. One threshold per cell keeps it everywhere, and needs enough dev samples in every
-# cell.
+# A global threshold makes its promise about the mixture of cells and may break it in each
+# of them. One threshold per cell promises it in every cell, and needs enough dev samples
+# in each. Both speak of samples that are exchangeable with the dev ones. Here dev and test
+# hold different scenarios, so an interval beyond the line is a sign of that difference,
+# the more so in a cell with few scenarios.
 
 # %% tags=["nbval-ignore-output"]
 shown = found[(found["calibrator"] == "crc") & (found["level"] == ALPHA)]
@@ -265,10 +267,10 @@ display.table(worst.reindex(best), caption="Largest false alarm rate of any cell
 # label and source, serve as dev.
 
 # %% tags=["nbval-ignore-output"]
-judge_samples = read_table(run, "03_monitor_evaluation", "judge_samples")
 judge_verdicts = read_table(run, "03_monitor_evaluation", "judge_verdicts")
-if len(judge_samples):
-    halves = halved(judge_samples, run.rng("halves"))
+if len(judge_verdicts):
+    transcripts = read_table(run, "01_benchmark_construction", "real_transcripts")
+    halves = halved(transcripts, run.rng("halves"))
     judges = rates.join(judge_verdicts, halves)
     display.table(
         roc_bands.curve_table(
@@ -303,12 +305,12 @@ display.table(priced[columns], decimals=2, caption="Free verdicts, costly alarms
 
 # %% [markdown]
 # A cascade asks a cheap monitor first and an expensive one only where the cheap score is
-# near its threshold. Here both are recorded judges; the band is chosen on dev, errors and
-# cost are measured on test.
+# near its threshold. Here both are recorded judges, priced as if one cost twenty times
+# the other; the band is chosen on dev, errors and cost are measured on test.
 
 # %% tags=["nbval-ignore-output"]
-if len(judge_samples):
-    cheap = judges[judges["monitor"].str.startswith("gpt-oss-120b")]
+if len(judge_verdicts):
+    cheap = judges[judges["monitor"].str.startswith("claude-sonnet-4")]
     expensive = judges[judges["monitor"].str.startswith("gpt-4o")]
     sweep = cascades.cascade_sweep(
         cheap.assign(cost_usd=CALL_USD / 20),

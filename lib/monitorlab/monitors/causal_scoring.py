@@ -233,7 +233,7 @@ class ScoringEngine:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever an architecture says to a mask that it does not know
-            return f"{path}: {type(error).__name__}: {str(error).strip().splitlines()[:1]}"
+            return f"{path}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         spread = float(expected[:, :12].std()) + 1e-12
         difference = float(np.abs(found - expected).max()) / spread
         allowed = TOLERANCE.get(self.model.dtype, HALF_TOLERANCE)

@@ -29,7 +29,6 @@ from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
 
 SMALL = "small LM"
-CORNERS = ("always alarm", "never alarm", "coin")
 PROBED = ("keywords", "TF-IDF", SMALL)  # monitors whose verdicts on changed samples are compared
 REPLY_TOKENS = 24  # room for the JSON that the small model has learned to write
 

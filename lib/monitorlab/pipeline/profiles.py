@@ -183,6 +183,8 @@ class Evaluation:
         Samples of the corpus that TF-IDF and the encoder probe learn from; 0 is all of them.
     encoder_dtype : str
         "float32" or "bfloat16".
+    prompt_pairs : int
+        Pairs of each cell that are asked with a second prompt.
     probe_pairs : int
         Pairs of each cell for the slow looks: replies written out, changed samples.
     real_pairs : int
@@ -199,6 +201,7 @@ class Evaluation:
     words: int
     embedded: int
     encoder_dtype: str
+    prompt_pairs: int
     probe_pairs: int
     real_pairs: int
     resamples: int
@@ -244,7 +247,6 @@ class Profile:
 
 
 SMALL = ModelSize(hidden=64, layers=2, heads=4)
-WIDER = ModelSize(hidden=128, layers=4, heads=4)
 
 TINY = Profile(
     name="tiny",
@@ -259,11 +261,11 @@ TINY = Profile(
     online=Online(n_splits=4, open_tier=False),
     benchmark=Benchmark(corpus_share=0.01, processes=1, open_tier=False),
     evaluation=Evaluation(
-        pairs_per_cell=24, words=0, embedded=400, encoder_dtype="float32", probe_pairs=3,
-        real_pairs=20,
+        pairs_per_cell=12, words=0, embedded=150, encoder_dtype="float32", prompt_pairs=8,
+        probe_pairs=3, real_pairs=20,
         resamples=1_000, resplits=200,
         miniature=Miniature(
-            1_500, Training(SMALL, 30, 4_096, 1e-2), Training(SMALL, 24, 8_192, 5e-3)
+            1_500, Training(SMALL, 5, 4_096, 1e-2), Training(SMALL, 30, 4_096, 1e-2)
         ),
     ),
 )
@@ -281,11 +283,11 @@ CPU = Profile(
     online=Online(n_splits=10, open_tier=True),
     benchmark=Benchmark(corpus_share=0.08, processes=2, open_tier=True),
     evaluation=Evaluation(
-        pairs_per_cell=0, words=0, embedded=1_500, encoder_dtype="bfloat16", probe_pairs=10,
-        real_pairs=100,
+        pairs_per_cell=0, words=0, embedded=1_000, encoder_dtype="bfloat16", prompt_pairs=60,
+        probe_pairs=8, real_pairs=60,
         resamples=5_000, resplits=1_000,
         miniature=Miniature(
-            3_000, Training(WIDER, 80, 4_096, 1e-2), Training(WIDER, 30, 8_192, 5e-3)
+            3_000, Training(SMALL, 20, 4_096, 1e-2), Training(SMALL, 50, 6_144, 1e-2)
         ),
     ),
 )
@@ -303,8 +305,8 @@ GPU = Profile(
     online=Online(n_splits=10, open_tier=True),
     benchmark=Benchmark(corpus_share=1.0, processes=8, open_tier=True),
     evaluation=Evaluation(
-        pairs_per_cell=0, words=0, embedded=0, encoder_dtype="bfloat16", probe_pairs=40,
-        real_pairs=0,
+        pairs_per_cell=0, words=0, embedded=0, encoder_dtype="bfloat16", prompt_pairs=0,
+        probe_pairs=40, real_pairs=0,
         resamples=5_000, resplits=1_000,
         miniature=Miniature(
             8_000,

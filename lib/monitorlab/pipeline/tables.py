@@ -102,6 +102,11 @@ REAL_SAMPLES = Schema(
     "real_samples", SAMPLES.fields, ("sample_id",), "one row per sample of a real source"
 )
 
+REAL_TRANSCRIPTS = Schema(
+    "real_transcripts", SAMPLES.fields, ("sample_id",),
+    "one row per transcript of a real source without pairs",
+)
+
 CORPUS = Schema(
     "corpus",
     (*_SAMPLE_NAMES, _text("component", "component of the training corpus"), *_SAMPLE),
@@ -174,9 +179,6 @@ REAL_VERDICTS = Schema(
 )
 JUDGE_VERDICTS = Schema(
     "judge_verdicts", VERDICTS.fields, VERDICTS.key, "one row per recorded verdict of a real judge"
-)
-JUDGE_SAMPLES = Schema(
-    "judge_samples", SAMPLES.fields, ("sample_id",), "one row per transcript that they judged"
 )
 
 
@@ -319,8 +321,8 @@ METRICS = Schema(
 SCHEMAS: dict[str, Schema] = {
     schema.name: schema
     for schema in (
-        SAMPLES, REAL_SAMPLES, CORPUS, LABEL_CHECKS, ANNOTATIONS, AUDIT, VERDICTS, REAL_VERDICTS,
-        JUDGE_VERDICTS, JUDGE_SAMPLES, RATES, OPERATING_POINTS, TRAJECTORIES, STEPS, THRESHOLDS,
+        SAMPLES, REAL_SAMPLES, REAL_TRANSCRIPTS, CORPUS, LABEL_CHECKS, ANNOTATIONS, AUDIT, VERDICTS,
+        REAL_VERDICTS, JUDGE_VERDICTS, RATES, OPERATING_POINTS, TRAJECTORIES, STEPS, THRESHOLDS,
         ALARMS, METRICS,
     )
 }
