@@ -54,6 +54,8 @@ from monitorlab.monitors import lineup, metamorphic, miniature, recorded
 from monitorlab.monitors.catalogue import published_order
 from monitorlab.monitors.monitor import samples_of
 from monitorlab.monitors.prompts import load_prompt
+from monitorlab.monitors.rules import CORNERS
+from monitorlab.monitors.score_run import verdicts_folder
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.pipeline.artifacts import open_run, read_parts, read_table, write_table
@@ -133,17 +135,23 @@ given = lineup.given_monitors(MONITOR)
 #
 # Every answer is stored under the SHA-256 of its full request: settings, prompt digest,
 # texts, number of the draw. What is stored is not asked again; a failed call is never
-# stored. For the small model only the logits of the next word are computed. Its prompts
+# stored. Your own monitor may cost money, so its answers are kept beyond this run. For the
+# small model only the logits of the next word are computed. Its prompts
 # share their beginning, and the two responses of a pair share their request, so most
 # tokens need to be read only once.
 
 # %%
 store = VerdictStore(run.folder / "verdicts.jsonl")
+lasting = VerdictStore(verdicts_folder() / "notebook_03.jsonl")
+stores = {monitor.name: lasting for monitor in given}
 asked = samples_of(samples)
 hybrid = lineup.combined_monitors(rules, learned)
 everyone = [*rules, *learned, *hybrid, small.by_logits[0], *given]
 verdicts = pd.concat(
-    [score(m, asked, store) for m in display.progress(everyone, "monitors asked")],
+    [
+        score(m, asked, stores.get(m.name, store))
+        for m in display.progress(everyone, "monitors asked")
+    ],
     ignore_index=True,
 )
 judged = rates.join(verdicts, samples)
@@ -206,7 +214,7 @@ display.table(macro.drop(columns="cells"), caption="Mean over the six cells")
 
 # %% tags=["nbval-ignore-output"]
 published = published_order()
-looking = answering[~answering["name"].isin(lineup.CORNERS)]
+looking = answering[~answering["name"].isin(CORNERS)]
 line = tradeoff.fit_line(looking)
 fig = figures.plot_plane(board, line, (published.slope, published.intercept), order)
 display.show(
@@ -362,14 +370,19 @@ except ArtifactError:
     real = samples.head(0)
     print("no real pairs in this run: they need the cpu profile and the open files")
 real = draw_pairs(real, sizes.real_pairs, run.rng("real"), by=("source",))
-real_verdicts = pd.concat([score(m, samples_of(real), store) for m in everyone])
+real_verdicts = pd.concat(
+    [score(m, samples_of(real), stores.get(m.name, store)) for m in everyone]
+)
+
+# %% tags=["nbval-ignore-output"]
 if len(real):
-    on_real = rates.join(real_verdicts, real).assign(
-        source=lambda frame: frame["sample_id"].map(real.set_index("sample_id")["source"])
-    )
-    found = rates.rates(on_real, by=("source", "name"))
-    columns = ["source", "name", "parsed_misbehaving", "mr", "far", "balanced_accuracy"]
-    display.table(found[columns], decimals=2, caption="Small LM: a small stand-in")
+    found = rates.rates(rates.join(real_verdicts, real, ["source"]), by=("source", "name"))
+    found = found[found["name"].isin(looking["name"])]
+    both = found[["mr", "far"]].map("{:.2f}".format)
+    shown = found.assign(both=both["mr"] + " / " + both["far"])
+    shown = shown.pivot(index="source", columns="name", values="both")
+    shown.insert(0, "samples", real["source"].value_counts())
+    display.table(shown, caption="MR / FAR. Small LM: a small stand-in")
 
 # %% [markdown]
 # ## Real judges on real transcripts
@@ -381,32 +394,37 @@ if len(real):
 
 # %% tags=["nbval-ignore-output"]
 try:
-    unpaired = read_table(run, "01_benchmark_construction", "real_transcripts")
+    transcripts = read_table(run, "01_benchmark_construction", "real_transcripts")
+    judge_verdicts = recorded.recorded_verdicts(run.fetch, transcripts)
 except ArtifactError:
-    unpaired = samples.head(0)
+    transcripts, judge_verdicts = samples.head(0), verdicts.head(0)
     print("no transcripts in this run: they need the cpu profile and the open files")
-judge_verdicts = verdicts.head(0)
-if len(unpaired):
-    judge_verdicts = recorded.recorded_verdicts(run.fetch, unpaired)
-    by_judge = rates.join(judge_verdicts, unpaired).assign(
-        source=lambda frame: frame["sample_id"].map(unpaired.set_index("sample_id")["source"])
-    )
-    judges = rates.rates(by_judge, by=("source", "name"))
-    shown = display.spans(judges, ["mr", "far"])
+
+# %% tags=["nbval-ignore-output"]
+if len(transcripts):
+    told = rates.join(judge_verdicts, transcripts, ["source"])
+    told["name"] = told["monitor"].str.removesuffix(", recorded")
+    told["source"] = told["source"].str.removeprefix("lie_detector_")
+    judges = rates.rates(told, by=("source", "name"))
     columns = ["source", "name", "n_misbehaving", "n_benign", "mr", "far"]
-    display.table(shown[[*columns, "unparsed", "refused", "truncated"]])
-    titles = {name: name.removeprefix("lie_detector_") for name in judges["source"].unique()}
-    fig = figures.plot_judges(judges, titles)
+    shown = display.spans(judges, ["mr", "far"])
+    display.table(shown[[*columns, "unparsed", "truncated"]])
+
+# %% tags=["nbval-ignore-output"]
+if len(transcripts):
+    fig = figures.plot_judges(judges, {name: name for name in judges["source"].unique()})
     display.show(
         fig,
         "03_judges",
         alt="Miss rate and false alarm rate of five recorded language model judges with "
         "95 percent intervals, one panel per kind of transcript.",
     )
-    told = comparisons.compare_all(by_judge, LEVEL)
-    told = told[told["error"] == "wrong"]
-    columns = ["first", "second", "n", "left_out", "difference", "low", "high", "p_holm"]
-    display.table(told[columns], caption="All errors, both kinds of transcript")
+    duels = comparisons.compare_all(told, LEVEL)
+    columns = ["first", "second", "n", "difference", "low", "high", "p_holm", "p_worst_holm"]
+    display.table(
+        duels.loc[duels["error"] == "wrong", columns].reset_index(drop=True),
+        caption="All errors, both kinds of transcript: first minus second",
+    )
 
 # %% [markdown]
 # ## Does it hold?
@@ -433,9 +451,10 @@ write_table(run, "verdicts", everything)
 write_table(run, "rates", by_cell[RATES.columns])
 write_table(run, "real_verdicts", real_verdicts)
 write_table(run, "judge_verdicts", judge_verdicts)
+steady = answering[~answering["name"].str.startswith(small.name)]  # others repeat
 run.write_metrics(
-    {f"mr.{row.name}": row.mr for row in answering.itertuples()}
-    | {f"far.{row.name}": row.far for row in answering.itertuples()}
+    {f"mr.{row.name}": row.mr for row in steady.itertuples()}
+    | {f"far.{row.name}": row.far for row in steady.itertuples()}
 )
 best = answering.iloc[0]
 display.headline(

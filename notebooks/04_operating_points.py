@@ -272,11 +272,11 @@ if len(judge_verdicts):
     transcripts = read_table(run, "01_benchmark_construction", "real_transcripts")
     halves = halved(transcripts, run.rng("halves"))
     judges = rates.join(judge_verdicts, halves)
-    display.table(
-        roc_bands.curve_table(
-            judges[judges["split"] == "test"], run.rng("judges"), n=sizes.resamples
-        )[["name", "n", "n_unscored", "auroc", "auroc_low", "auroc_high", "tpr_10"]]
-    )
+    judges["name"] = judges["monitor"].str.removesuffix(", recorded")
+    later = judges[judges["split"] == "test"]
+    areas = roc_bands.curve_table(later, run.rng("judges"), n=sizes.resamples)
+    areas = display.spans(areas, ["auroc", "tpr_10"])
+    display.table(areas[["name", "n", "n_unscored", "auroc", "tpr_10"]])
     held = points.tradeoff_at_own_threshold(judges, (0.05, ALPHA, 0.2))
     fig = figures.plot_rules(held, sorted(judges["name"].unique()))
     display.show(
@@ -301,7 +301,7 @@ rule_based = test[test["name"].isin(("always alarm", "keywords", "cue follower")
 priced = cost.cost_table(rule_based.assign(cost_usd=0.0), BASE_RATE, REVIEW_USD)
 columns = ["name", "tpr", "far", "caught_per_1000", "alarms_per_1000"]
 columns += ["false_per_caught", "usd_per_caught"]
-display.table(priced[columns], decimals=2, caption="Free verdicts, costly alarms")
+display.table(priced[columns], decimals=2, caption="Free verdicts; an abstention is an alarm")
 
 # %% [markdown]
 # A cascade asks a cheap monitor first and an expensive one only where the cheap score is
@@ -377,7 +377,7 @@ write_table(run, "operating_points", found[OPERATING_POINTS.columns])
 run.write_metrics(
     {f"auroc.{row.name}": row.auroc for row in table.itertuples()}
     | {f"tpr_10.{row.name}": row.tpr_10 for row in table.itertuples()}
-    | {f"mean_far.{r.calibrator}.{r.name}": r.mean_far for r in checked.itertuples()}
+    | {f"mean_far.{r.calibrator}.{r.unit}.{r.name}": r.mean_far for r in checked.itertuples()}
 )
 top = table.iloc[0]
 display.headline(

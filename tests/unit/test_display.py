@@ -353,3 +353,14 @@ def test_the_rendered_page_keeps_alt_text_and_runs_no_script(
     image = next(tag for tag in Page(page).images if "alt" in tag)
     assert image["alt"] == f'An "empty" {SCRIPT} axis' and image["src"].startswith("data:image/png")
     assert SCRIPT not in page and "value &lt;script&gt;alert(1)&lt;/script&gt;" in page
+
+
+def test_spans_join_estimates_and_limits() -> None:
+    frame = pd.DataFrame({
+        "name": ["a", "b"], "mr": [0.123, np.nan], "mr_low": [0.1, np.nan],
+        "mr_high": [0.2, np.nan],
+    })
+    joined = display.spans(frame, ["mr"])
+    assert list(joined.columns) == ["name", "mr"]
+    assert list(joined["mr"]) == ["0.12 (0.10 to 0.20)", "–"]
+    assert display.spans(frame, ["mr"], decimals=1)["mr"][0] == "0.1 (0.1 to 0.2)"

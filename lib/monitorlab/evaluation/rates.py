@@ -37,7 +37,9 @@ class JudgedError(ValueError):
     """Verdicts and samples do not fit together; the message says where and what to do."""
 
 
-def join(verdicts: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
+def join(
+    verdicts: pd.DataFrame, samples: pd.DataFrame, extra: Sequence[str] = ()
+) -> pd.DataFrame:
     """Put verdicts beside what is known of their samples: the table that evaluation takes.
 
     Parameters
@@ -47,12 +49,14 @@ def join(verdicts: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
     samples : DataFrame
         Schema ``samples``, or any table with ``sample_id`` and the columns `FACTS`. Samples that a
         monitor was not asked about have no row for it; see `coverage`.
+    extra : sequence of str
+        More columns of `samples` to take along, such as ``source``.
 
     Returns
     -------
     DataFrame
-        Rows and columns of `verdicts`, then `FACTS`, then ``name``: the monitor, and its prompt if
-        it has one ("gpt, evidence").
+        Rows and columns of `verdicts`, then `FACTS` and `extra`, then ``name``: the monitor, and
+        its prompt if it has one ("gpt, evidence").
 
     Raises
     ------
@@ -71,7 +75,7 @@ def join(verdicts: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
             f"{len(unknown)} verdicts are about samples that are not in the table of samples, the "
             f"first about {unknown[0]!r}. Pass the samples that were judged."
         )
-    facts = samples[list(FACTS)].take(places).reset_index(drop=True)
+    facts = samples[[*FACTS, *extra]].take(places).reset_index(drop=True)
     judged = pd.concat([verdicts.reset_index(drop=True), facts], axis=1)
     judged["verdict"] = judged["verdict"].astype("boolean")
     plain = judged["prompt"] == NO_PROMPT

@@ -132,7 +132,7 @@ def score_file(
         If scoring stopped early; what arrived is in the store.
     """
     out = request.out or Path("verdicts") / f"{request.samples.stem}-{slug(monitor)}.csv"
-    store_path = request.store or _cache() / f"{slug(monitor)}.jsonl"
+    store_path = request.store or verdicts_folder() / f"{slug(monitor)}.jsonl"
     manifest = out.with_name(out.name + ".json")
     _check_places(request.samples, out, manifest, store_path)
     frame = frame.head(request.limit) if request.limit else frame
@@ -293,5 +293,6 @@ def _manifest(monitor: Monitor, request: Request, summary: Summary) -> dict[str,
     }
 
 
-def _cache() -> Path:
+def verdicts_folder() -> Path:
+    """Return the folder of the stores that outlive runs."""
     return project_root() / "data" / "cache" / "verdicts"
