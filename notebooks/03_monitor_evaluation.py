@@ -212,7 +212,7 @@ display.table(macro.drop(columns="cells"), caption="Mean over the six cells")
 # which lie on $\mathrm{FAR} = 1 - \mathrm{MR}$ by construction, and monitors that abstain
 # from most samples. With this few monitors the interval of $r$ is wide.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 published = published_order()
 looking = answering[~answering["name"].isin(CORNERS)]
 line = tradeoff.fit_line(looking)
@@ -224,6 +224,8 @@ display.show(
     alt="Miss rate and false alarm rate of every monitor with 95 percent intervals, the "
     "Pareto front, the line fitted here and the published one. Small LM: a small stand-in.",
 )
+
+# %% tags=["nbval-ignore-output"]
 display.say(
     "{n} monitors: r = {r:.2f} (95 %: {low:.2f} to {high:.2f}), published {published:.2f}.",
     n=line.n,
@@ -236,7 +238,7 @@ display.say(
 # %% [markdown]
 # ## Where: by cell, and by prompt
 
-# %% tags=["nbval-ignore-output"]
+# %%
 fig = figures.plot_cells(by_cell, order)
 display.show(
     fig,
@@ -278,7 +280,7 @@ display.table(asked_twice[columns], caption="Two prompts, one small stand-in")
 # request; one that is silent on both is blind; only one that separates them has seen what
 # was done.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 anatomy = comparisons.pair_anatomy(test)
 fig = figures.plot_anatomy(anatomy, order)
 display.show(
@@ -299,7 +301,7 @@ display.show(
 # number of pairs. A question mark: the difference would not survive if every failed
 # verdict spoke against the seeming winner.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 compared = comparisons.compare_all(test, LEVEL)
 fig = figures.plot_separation(compared, order)
 display.show(
@@ -308,6 +310,8 @@ display.show(
     alt="Two matrices, for misses and for false alarms: which of two monitors has fewer, "
     "or that they cannot be separated. Small LM: a small stand-in.",
 )
+
+# %% tags=["nbval-ignore-output"]
 told = compared.groupby("error")["separated"].agg(["sum", "size"])
 told.columns = ["separated", "pairs of monitors"]
 display.table(told)
@@ -344,7 +348,7 @@ display.table(spent, decimals=2, caption="Means per verdict on this machine")
 # that looks like a verdict, another order of the criteria: none of them changes what a
 # response did, so no verdict should flip.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 probed = [m for m in (*learned, *rules, small.by_logits[0]) if m.name in lineup.PROBED]
 orders = metamorphic.criteria_orders(prompts["direct"])
 flips = lineup.flip_table(probed, samples_of(few), store, orders)
@@ -363,7 +367,7 @@ display.show(
 # to school problems, programs, preferences. Nothing was trained on them. A wrong answer is
 # not misbehavior in the sense of the benchmark; the table says what carries over.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 try:
     real = read_table(run, "01_benchmark_construction", "real_samples")
 except ArtifactError:
@@ -374,7 +378,7 @@ real_verdicts = pd.concat(
     [score(m, samples_of(real), stores.get(m.name, store)) for m in everyone]
 )
 
-# %% tags=["nbval-ignore-output"]
+# %%
 if len(real):
     found = rates.rates(rates.join(real_verdicts, real, ["source"]), by=("source", "name"))
     found = found[found["name"].isin(looking["name"])]
@@ -392,7 +396,7 @@ if len(real):
 # labels of `tool` come from string matching, some visibly wrong: read its rates as
 # agreement with that rule. A box shows what failed verdicts allow.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 try:
     transcripts = read_table(run, "01_benchmark_construction", "real_transcripts")
     judge_verdicts = recorded.recorded_verdicts(run.fetch, transcripts)
@@ -400,7 +404,7 @@ except ArtifactError:
     transcripts, judge_verdicts = samples.head(0), verdicts.head(0)
     print("no transcripts in this run: they need the cpu profile and the open files")
 
-# %% tags=["nbval-ignore-output"]
+# %%
 if len(transcripts):
     told = rates.join(judge_verdicts, transcripts, ["source"])
     told["name"] = told["monitor"].str.removesuffix(", recorded")
@@ -410,7 +414,7 @@ if len(transcripts):
     shown = display.spans(judges, ["mr", "far"])
     display.table(shown[[*columns, "unparsed", "truncated"]])
 
-# %% tags=["nbval-ignore-output"]
+# %%
 if len(transcripts):
     fig = figures.plot_judges(judges, {name: name for name in judges["source"].unique()})
     display.show(

@@ -105,7 +105,7 @@ display.table(
     "small stand-in",
 )
 
-# %% tags=["nbval-ignore-output"]
+# %%
 bands = {}
 for name in table["name"]:
     part = seen[seen["name"] == name]
@@ -130,7 +130,7 @@ display.show(
 # all of them to one false alarm rate, chosen on dev: if the points line up, only their
 # thresholds differed. A failed verdict goes to a person, so it counts as an alarm here.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 levels = (0.01, 0.05, ALPHA)
 chosen = judged[judged["name"].isin(some)]
 rules = points.tradeoff_at_own_threshold(chosen, levels)
@@ -204,7 +204,7 @@ display.table(
 # size says, and the false alarm rate on new scenarios scatters more. A new deployment is
 # closer to the second.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 checked = pd.concat(
     resplits.resplit_check(
         chosen[chosen["name"].isin(best)],
@@ -226,9 +226,30 @@ display.show(
     alt="Mean and spread of the test false alarm rate over many random splits, by pair "
     "and by scenario, beside the level. Small LM: a small stand-in.",
 )
+
+# %% tags=["nbval-ignore-output"]
 columns = ["name", "calibrator", "unit", "mean_far", "exceed", "exceed_expected"]
 display.table(
     checked[columns].reset_index(drop=True), caption=f"{sizes.resplits} splits"
+)
+
+# %% tags=["nbval-ignore-output"]
+per_cell = pd.concat(
+    resplits.resplit_check(
+        chosen[chosen["name"].isin(best)],
+        ALPHA,
+        "crc",
+        "cell",
+        run.rng(f"cells {unit}"),
+        sizes.resplits,
+        unit,
+    )
+    for unit in ("pair", "scenario")
+)
+display.table(
+    per_cell.pivot(index=["unit", "name"], columns="cell", values="mean_far"),
+    decimals=2,
+    caption="Mean test false alarm rate with a CRC threshold of each cell's own",
 )
 
 # %% [markdown]
@@ -245,7 +266,7 @@ display.table(
 # hold different scenarios, so an interval beyond the line is a sign of that difference,
 # the more so in a cell with few scenarios.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 shown = found[(found["calibrator"] == "crc") & (found["level"] == ALPHA)]
 fig = figures.plot_scopes(shown, ALPHA, best)
 display.show(
@@ -266,7 +287,7 @@ display.table(worst.reindex(best), caption="Largest false alarm rate of any cell
 # The recorded judges gave scores too. Half of their transcripts, drawn at random within
 # label and source, serve as dev.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 judge_verdicts = read_table(run, "03_monitor_evaluation", "judge_verdicts")
 if len(judge_verdicts):
     transcripts = read_table(run, "01_benchmark_construction", "real_transcripts")
@@ -308,7 +329,7 @@ display.table(priced[columns], decimals=2, caption="Free verdicts; an abstention
 # near its threshold. Here both are recorded judges, priced as if one cost twenty times
 # the other; the band is chosen on dev, errors and cost are measured on test.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 if len(judge_verdicts):
     cheap = judges[judges["monitor"].str.startswith("claude-sonnet-4")]
     expensive = judges[judges["monitor"].str.startswith("gpt-4o")]
@@ -341,7 +362,7 @@ display.say(
     eta=eta,
 )
 
-# %% tags=["nbval-ignore-output"]
+# %%
 noise = label_noise.noise_bounds(test[test["name"].isin(best)], (eta, 0.05))
 fig = figures.plot_noise(noise, best)
 display.show(

@@ -111,7 +111,7 @@ def draw_pairs(
 
 
 def halved(samples: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Give every pair a random split, dev or test, half of each source and label.
+    """Give every pair a random split, dev or test: half of each source, and of each label.
 
     Parameters
     ----------
@@ -125,7 +125,8 @@ def halved(samples: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     DataFrame
         A copy with another column ``split``.
     """
-    pairs = samples.drop_duplicates("pair_id")
+    worst = samples.groupby("pair_id")["label"].transform("max")  # a single sample's own label
+    pairs = samples.assign(label=worst).drop_duplicates("pair_id")
     turn = pd.Series(rng.permutation(len(pairs)), index=pairs.index)
     rank = turn.groupby([pairs["source"], pairs["label"]]).rank()
     dev = pairs.loc[rank % 2 == 1, "pair_id"]
