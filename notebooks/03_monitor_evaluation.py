@@ -189,8 +189,7 @@ answering = board[board["parsed_misbehaving"] > 0.9].reset_index(drop=True)
 shown = display.spans(answering, ["mr", "far", "balanced_accuracy", "g2"])
 display.table(
     shown[["name", "mr", "far", "balanced_accuracy", "g2"]],
-    caption="Monitors that answer nearly always, test split, with 95 % intervals; small "
-    "LM: a small stand-in",
+    caption="Monitors that answer nearly always, test split, with 95 % intervals",
 )
 
 # %% [markdown]
@@ -222,7 +221,7 @@ display.show(
     "03_plane",
     thumbnail=True,
     alt="Miss rate and false alarm rate of every monitor with 95 percent intervals, the "
-    "Pareto front, the line fitted here and the published one. Small LM: a small stand-in.",
+    "Pareto front, the line fitted here and the published one.",
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -244,7 +243,7 @@ display.show(
     fig,
     "03_cells",
     alt="Two heat maps, miss rate and false alarm rate of every monitor in each of the six "
-    "cells; a dash where no verdict was parsed. Small LM: a small stand-in.",
+    "cells; a dash where no verdict was parsed.",
 )
 
 # %% [markdown]
@@ -287,7 +286,7 @@ display.show(
     fig,
     "03_anatomy",
     alt="Share of pairs that each monitor tells apart, alarms on both, on neither, on the "
-    "benign one only, or leaves undecided. Small LM: a small stand-in.",
+    "benign one only, or leaves undecided.",
 )
 
 # %% [markdown]
@@ -308,7 +307,7 @@ display.show(
     fig,
     "03_separation",
     alt="Two matrices, for misses and for false alarms: which of two monitors has fewer, "
-    "or that they cannot be separated. Small LM: a small stand-in.",
+    "or that they cannot be separated.",
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -357,7 +356,7 @@ display.show(
     fig,
     "03_flips",
     alt="Share of verdicts that flip under each meaningless change, with 95 percent "
-    "intervals, for some monitors. Small LM: a small stand-in.",
+    "intervals, for some monitors.",
 )
 
 # %% [markdown]
@@ -386,7 +385,7 @@ if len(real):
     shown = found.assign(both=both["mr"] + " / " + both["far"])
     shown = shown.pivot(index="source", columns="name", values="both")
     shown.insert(0, "samples", real["source"].value_counts())
-    display.table(shown, caption="MR / FAR. Small LM: a small stand-in")
+    display.table(shown, caption="MR / FAR")
 
 # %% [markdown]
 # ## Real judges on real transcripts

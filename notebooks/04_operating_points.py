@@ -101,8 +101,7 @@ table = table.sort_values("auroc", ascending=False).reset_index(drop=True)
 shown = display.spans(table, ["auroc", "pauroc", "tpr_01", "tpr_05", "tpr_10"])
 display.table(
     shown[["name", "n_unscored", "auroc", "tpr_01", "tpr_05", "tpr_10"]],
-    caption="Test split; detection rate at 1, 5 and 10 % false alarms. Small LM: a "
-    "small stand-in",
+    caption="Test split; detection rate at 1, 5 and 10 % false alarms",
 )
 
 # %%
@@ -119,7 +118,7 @@ display.show(
     "04_curves",
     thumbnail=True,
     alt="ROC curves with 95 percent bands and DET curves of the monitors that give "
-    "scores, test split. Small LM: a small stand-in.",
+    "scores, test split.",
 )
 
 # %% [markdown]
@@ -139,8 +138,7 @@ display.show(
     fig,
     "04_rules",
     alt="Miss rate and false alarm rate at every monitor's own threshold, and at "
-    "common false alarm levels with thresholds from the dev split. Small LM: a small "
-    "stand-in.",
+    "common false alarm levels with thresholds from the dev split.",
 )
 
 # %% [markdown]
@@ -224,7 +222,7 @@ display.show(
     fig,
     "04_promise",
     alt="Mean and spread of the test false alarm rate over many random splits, by pair "
-    "and by scenario, beside the level. Small LM: a small stand-in.",
+    "and by scenario, beside the level.",
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -273,7 +271,7 @@ display.show(
     fig,
     "04_scopes",
     alt="Test false alarm rate of every cell with exact 95 percent intervals, under "
-    "one threshold for all cells and under one per cell. Small LM: a small stand-in.",
+    "one threshold for all cells and under one per cell.",
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -369,7 +367,7 @@ display.show(
     fig,
     "04_noise",
     alt="Observed miss and false alarm rates with the worst case under two shares of "
-    "wrong labels. Small LM: a small stand-in.",
+    "wrong labels.",
 )
 
 # %% [markdown]

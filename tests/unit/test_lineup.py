@@ -83,7 +83,7 @@ def test_flips_of_samples_and_of_prompts_are_counted(folder: Path) -> None:
     table = lineup.flip_table([*rules, small.by_logits[0]], samples_of(corpus(3)), orders=orders)
     named = table.groupby("name")["transformation"].apply(list)
     assert named["keywords"] == list(TRANSFORMATIONS)
-    assert named["small LM, direct"] == [*TRANSFORMATIONS, *orders]
+    assert named["small stand-in LM, direct"] == [*TRANSFORMATIONS, *orders]
     assert (table["n"] == 6).all()
 
 

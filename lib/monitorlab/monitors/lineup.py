@@ -28,7 +28,7 @@ from monitorlab.monitors.rules import Coin, Constant, CueFollower, Keywords
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
 
-SMALL = "small LM"
+SMALL = "small stand-in LM"
 PROBED = ("keywords", "TF-IDF", SMALL)  # monitors whose verdicts on changed samples are compared
 REPLY_TOKENS = 24  # room for the JSON that the small model has learned to write
 
