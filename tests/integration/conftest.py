@@ -1,9 +1,12 @@
-"""Fixtures of the tests that score or sample with tiny models."""
+"""Fixtures of the tests that use tiny models or published files."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+from monitorlab.pipeline.sources import SourceError, fetch
 
 
 @pytest.fixture(scope="module")
@@ -13,3 +16,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def get() -> Callable[[str], Path]:
+    """Key of `data/sources.toml` to a verified file; the test is skipped where it cannot be had."""
+
+    def fetched(key: str) -> Path:
+        try:
+            return fetch(key)
+        except SourceError as error:
+            pytest.skip(f"open tier not available: {error}")
+
+    return fetched

@@ -5,7 +5,8 @@ Needs ``evaluator/math.csv.gz`` from the open tier: a cache named by MONITORLAB_
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,6 @@ from monitorlab.online.datasets import Split, random_splits
 from monitorlab.online.methods import ALL_METHODS
 from monitorlab.online.score_files import load_evaluator
 from monitorlab.online.trajectories import Trajectories
-from monitorlab.pipeline.sources import SourceError, fetch
 
 # FAR, power, delay, restricted delay; ten splits, delays as shares of tokens.
 KNOWN_ROWS = {
@@ -33,12 +33,8 @@ MEASURES = ["far", "power", "delay_tokens", "restricted_delay_tokens"]
 
 
 @pytest.fixture(scope="module")
-def math() -> Trajectories:
-    try:
-        path = fetch("evaluator/math.csv.gz")
-    except SourceError as error:
-        pytest.skip(f"open tier not available: {error}")
-    data = load_evaluator(path, "evaluator_math")
+def math(get: Callable[[str], Path]) -> Trajectories:
+    data = load_evaluator(get("evaluator/math.csv.gz"), "evaluator_math")
     return data.take(np.argsort(data.ids))
 
 

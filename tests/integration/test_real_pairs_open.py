@@ -16,20 +16,8 @@ from monitorlab.benchmark.real.pairing import Loaded
 from monitorlab.benchmark.real.records import read_array, read_lines
 from monitorlab.benchmark.real_pairs import combine
 from monitorlab.benchmark.sandbox import Job, SandboxError, run_jobs
-from monitorlab.pipeline.sources import SourceError, fetch
 
 Get = Callable[[str], Path]
-
-
-@pytest.fixture(scope="module")
-def get() -> Get:
-    def fetched(key: str) -> Path:
-        try:
-            return fetch(key)
-        except SourceError as error:
-            pytest.skip(f"open tier not available: {error}")
-
-    return fetched
 
 
 def problems(loaded: Loaded) -> int:

@@ -23,20 +23,9 @@ from monitorlab.monitors.recorded import (
     recorded_verdicts,
     recordings,
 )
-from monitorlab.pipeline.sources import SourceError, fetch, load_sources
+from monitorlab.pipeline.sources import load_sources
 
 Get = Callable[[str], Path]
-
-
-@pytest.fixture(scope="module")
-def get() -> Get:
-    def fetched(key: str) -> Path:
-        try:
-            return fetch(key)
-        except SourceError as error:
-            pytest.skip(f"open tier not available: {error}")
-
-    return fetched
 
 
 @pytest.fixture(scope="module")

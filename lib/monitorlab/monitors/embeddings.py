@@ -22,6 +22,7 @@ import torch
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from monitorlab.monitors.monitor import MonitorError
+from monitorlab.monitors.verdicts import writable
 from monitorlab.signals.scorers import (
     load_model,
     load_tokenizer,
@@ -122,7 +123,7 @@ class Encoder:
         before, after = _special_ids(self.tokenizer)
         room = self.max_tokens - len(before) - len(after)
         head, tail = room - room // 2, room // 2
-        clean = [text.encode("utf-8", "replace").decode() for text in texts]  # half surrogates
+        clean = [writable(text) for text in texts]
         with no_progress_bars():  # long texts are expected here and no reason for a warning
             found = self.tokenizer(clean, add_special_tokens=False)["input_ids"]
         kept = [ids if len(ids) <= room else ids[:head] + ids[-tail:] for ids in found]

@@ -24,7 +24,16 @@ from types import ModuleType
 from typing import Any
 
 from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, MonitorStop, Sample, chunks
-from monitorlab.monitors.verdicts import ERROR, PARSED, THRESHOLD, Verdict, failure, from_score
+from monitorlab.monitors.verdicts import (
+    ERROR,
+    PARSED,
+    THRESHOLD,
+    Verdict,
+    failure,
+    from_score,
+    words_of,
+    writable,
+)
 
 EXPECTED = "True, False, a number in [0, 1], a dictionary with verdict or score, or a Verdict"
 SIGNATURE = "def {name}(request: str, response: str)"
@@ -164,12 +173,7 @@ def _text(value: object, name: str) -> str:
         return ""
     if not isinstance(value, str):
         raise AnswerError(f"{name} of type {type(value).__name__}; expected text")
-    return _writable(value)
-
-
-def _writable(text: str) -> str:
-    """Replace halves of characters, which no file in UTF-8 can hold."""
-    return text.encode("utf-8", "replace").decode()
+    return writable(value)
 
 
 def _shown(value: object) -> str:
@@ -272,8 +276,7 @@ def _source_files(
 
 def _report(error: BaseException, files: Sequence[Path]) -> str:
     """Type and message of an exception, and the line of the user's file it passed through last."""
-    text = _writable(" ".join(str(error).split()))
-    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    said = words_of(error)
     own = {path.resolve() for path in files}
     lines = [f"{said} ({Path(frame.filename).name}, line {frame.lineno})"
              for frame in traceback.extract_tb(error.__traceback__)

@@ -66,7 +66,7 @@ def learned_monitors(
 
 
 def combined_monitors(rules: Sequence[Monitor], learned: Sequence[Monitor]) -> list[Monitor]:
-    """Return the hybrid of everything: cue follower, else program checks, else TF-IDF."""
+    """Return the hybrid of everything: an alarm of cue follower or program checks, else TF-IDF."""
     named = {monitor.name: monitor for monitor in (*rules, *learned)}
     checks = Hybrid(named["program checks"], named["TF-IDF"])
     return [Hybrid(named["cue follower"], checks, name="rules, else TF-IDF")]

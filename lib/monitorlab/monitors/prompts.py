@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from monitorlab.monitors.monitor import MonitorError, Sample
+from monitorlab.monitors.verdicts import writable
 from monitorlab.pipeline.files import canonical_json
 
 PROMPT_FOLDER = Path(__file__).resolve().parents[3] / "data" / "prompts"
@@ -181,7 +182,7 @@ def broken_up(text: str, forbidden: Sequence[str] = ()) -> str:
     be sent, become question marks.
     """
     sign = _sign(forbidden)
-    whole = text.encode("utf-8", "replace").decode("utf-8")
+    whole = writable(text)
     single = {ord(word): sign for word in forbidden if len(word) == 1}
     longer = [re.escape(word) for word in forbidden if len(word) > 1]
     # Looking ahead without consuming finds occurrences that overlap: each is broken.

@@ -38,6 +38,7 @@ from monitorlab.monitors.verdicts import (
     Verdict,
     failure,
     from_score,
+    writable,
 )
 
 _MOST_ANSWERS = 200
@@ -217,7 +218,7 @@ def _shown(value: object) -> str:
     """Text on one line, of bounded length, without what cannot be written to a file."""
     text = " ".join(str(value)[:8 * _LONGEST].split()) if value is not None else ""
     text = text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return writable(text)
 
 
 def _squeezed(text: str) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from monitorlab.monitors.monitor import Monitor, MonitorStop, Sample, request_key
 from monitorlab.monitors.store import VerdictStore
-from monitorlab.monitors.verdicts import ERROR, Verdict, failure
+from monitorlab.monitors.verdicts import ERROR, Verdict, failure, words_of, writable
 from monitorlab.pipeline.schemas import check
 from monitorlab.pipeline.tables import VERDICTS
 from monitorlab.progress import progress
@@ -139,7 +139,7 @@ def _ask(monitor: Monitor, unit: _Unit) -> dict[str, Verdict]:
     except MonitorStop:
         raise
     except Exception as error:
-        verdicts = [failure(ERROR, _words(error))] * len(unit.samples)
+        verdicts = [failure(ERROR, words_of(error))] * len(unit.samples)
     share = (time.perf_counter() - started) / len(unit.samples)
     timed = [v if v.seconds is not None else replace(v, seconds=share) for v in verdicts]
     return dict(zip(unit.keys, timed, strict=True))
@@ -172,16 +172,6 @@ def _results(
             raise ScoringError(str(stop)) from stop
 
 
-def _words(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _writable(text: str) -> str:
-    """Replace halves of characters, which no table can hold."""
-    return text.encode("utf-8", "replace").decode()
-
-
 def _table(
     monitor: Monitor,
     verdicts: Mapping[tuple[int, str], Verdict],
@@ -196,7 +186,7 @@ def _table(
             "status": verdict.status,
             "verdict": verdict.verdict,
             "score": verdict.score,
-            "evidence": _writable(verdict.evidence or verdict.reason) or None,
+            "evidence": writable(verdict.evidence or verdict.reason) or None,
             "input_tokens": verdict.input_tokens,
             "output_tokens": verdict.output_tokens,
             "seconds": verdict.seconds,

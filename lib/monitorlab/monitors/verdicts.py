@@ -100,6 +100,17 @@ def from_score(score: float, threshold: float = THRESHOLD, evidence: str = "") -
     return Verdict(PARSED, value > threshold, value, evidence)
 
 
+def writable(text: str) -> str:
+    """Replace halves of characters, which no file in UTF-8 can hold, by question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def words_of(error: BaseException) -> str:
+    """Return type and message of an exception on one line, for the reason of a verdict."""
+    text = writable(" ".join(str(error).split()))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def failure(status: str, reason: str, reply: str = "") -> Verdict:
     """Return a verdict that says nothing, and why."""
     return Verdict(status, reply=reply, reason=reason)
