@@ -25,7 +25,7 @@
 #   they promise.
 # - Put a price on a caught misbehavior, for one monitor and for a cascade of two.
 #
-# **Reads** `samples`, `verdicts`, `judge_verdicts`, `real_transcripts`
+# **Reads** `samples`, `annotations`, `verdicts`, `judge_verdicts`, `real_transcripts`
 #
 # **Writes** `operating_points`
 #
@@ -354,9 +354,15 @@ if len(judge_verdicts):
 # $n$, an upper bound of $\eta$ follows by Clopper and Pearson.
 
 # %%
-eta = label_noise.eta_from_agreement(0, 264)
+given = read_table(run, "02_annotation_and_audit", "annotations")
+label = given["sample_id"].map(samples.set_index("sample_id")["label"])
+apart = (given["given"] != label).groupby(given["sample_id"]).any()
+eta = label_noise.eta_from_agreement(int(apart.sum()), len(apart))
 display.say(
-    "No disagreement in 264 annotated samples still allows {eta:.1%} wrong labels.",
+    "Annotators gave another label to {wrong} of {n} samples; that allows up to "
+    "{eta:.1%} wrong labels.",
+    wrong=int(apart.sum()),
+    n=len(apart),
     eta=eta,
 )
 
