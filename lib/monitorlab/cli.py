@@ -231,6 +231,42 @@ def score(
 
 
 @app.command()
+def finetune(
+    base: Annotated[str, typer.Argument(help="Checkpoint to start from: folder or hub name.")],
+    corpus: Annotated[Path, typer.Option(
+        help="CSV, JSON lines, JSON or parquet with request, response, label and, if known, "
+             "sample_id, pair_id, scenario_id, component.")],
+    out: Annotated[Path, typer.Option(help="Folder of the result.")],
+    kind: Annotated[str, typer.Option(help="causal or classifier.")] = "causal",
+    prompt: Annotated[str, typer.Option(help="Monitor prompt. [default: direct]")] = "",
+    option: Annotated[list[str] | None, typer.Option(
+        "--recipe-option", "-o", metavar="NAME=VALUE",
+        help="A setting of the training, such as lora_rank=8, repeatable.")] = None,
+    components: Annotated[str, typer.Option(help="Names, with commas. [default: all]")] = "",
+    samples: Annotated[int, typer.Option(help="At most so many, in whole pairs; 0 is all.")] = 0,
+    held_out: Annotated[str, typer.Option(
+        help="File of samples, or a share of the scenarios such as 0.1.")] = "",
+    forbid: Annotated[Path | None, typer.Option(
+        help="File of samples whose scenarios must not be trained on.")] = None,
+    revision: Annotated[str, typer.Option(help="Commit of a hub model.")] = "",
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16. [default: the recipe's]")] = "",
+    device: Annotated[str, typer.Option(help="Torch device. [default: a GPU if any]")] = "",
+    merge: Annotated[Path | None, typer.Option(
+        help="Folder for adapter and base as one checkpoint.")] = None,
+    save_steps: Annotated[int, typer.Option(help="Steps between checkpoints; 0 for none.")] = 100,
+) -> None:
+    """Train a monitor on labelled samples; the same command goes on where it stopped."""
+    with _expected_errors():
+        from monitorlab.finetuning.command import Order, finetune_file
+
+        finetune_file(Order(
+            base, corpus.expanduser(), out.expanduser(), kind, revision, prompt,
+            tuple(option or ()), components, samples, held_out, forbid, dtype, device, merge,
+            save_steps,
+        ), typer.echo)
+
+
+@app.command()
 def monitors() -> None:
     """List the monitors that `score` knows."""
     with _expected_errors():
@@ -277,6 +313,7 @@ def _exit_codes() -> dict[type[Exception], int]:
     """Return the other expected errors; imported only once something has gone wrong."""
     from monitorlab.benchmark.export import ExportError
     from monitorlab.benchmark.scenario_files import ScenarioError
+    from monitorlab.finetuning.batches import LeakError
     from monitorlab.monitors.monitor import MonitorError
     from monitorlab.monitors.sample_files import SampleFileError
     from monitorlab.monitors.scoring import ScoringError
@@ -289,7 +326,7 @@ def _exit_codes() -> dict[type[Exception], int]:
 
     return {ArtifactError: 1, RunIdError: 2, RegressionError: 1, RunError: 1, SourceError: 1,
             OSError: 1, ScenarioError: 1, ExportError: 1, MonitorError: 2, SampleFileError: 2,
-            ScoringError: 1, StoreError: 1}
+            ScoringError: 1, StoreError: 1, LeakError: 2}
 
 
 def _stop(message: str, code: int) -> None:

@@ -183,7 +183,8 @@ def spans(frame: pd.DataFrame, columns: Sequence[str], decimals: int = 2) -> pd.
     Parameters
     ----------
     frame : DataFrame
-        With a column `c`, `c_low` and `c_high` for every c of `columns`.
+        With a column `c`, `c_low` and `c_high` for every c of `columns`; for a single one the
+        limits may be called `low` and `high`.
     columns : sequence of str
         Estimates.
     decimals : int
@@ -201,6 +202,9 @@ def spans(frame: pd.DataFrame, columns: Sequence[str], decimals: int = 2) -> pd.
             return "–"
         return f"{value:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
 
+    if len(columns) == 1 and f"{columns[0]}_low" not in frame:
+        ends = {end: f"{columns[0]}_{end}" for end in ("low", "high")}
+        frame = frame.rename(columns=ends)
     texts = {
         name: list(map(joined, frame[name], frame[f"{name}_low"], frame[f"{name}_high"]))
         for name in columns

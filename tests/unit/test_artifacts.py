@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -146,6 +147,21 @@ def test_text_digests_see_where_one_text_ends(tmp_path: Path) -> None:
     digests = [finish(tmp_path, frame.assign(score=0.5, label=0)).outputs["steps"]["digest"]
                for frame in (one, two)]
     assert digests[0] != digests[1]
+
+
+def test_long_text_digests_depend_on_the_texts_alone() -> None:
+    def table(texts: list[str | None]) -> pa.Table:
+        found = pa.Table.from_pandas(pd.DataFrame({"text": pd.Series(texts, dtype="str").copy()}))
+        assert pa.types.is_large_string(found.schema.field("text").type)
+        return found
+
+    texts = ["ä", "bc", None, ""]
+    first = digests.digest_table(table(texts))
+    assert digests.digest_table(table(["".join(list(text)) if text else text for text in texts])) \
+        == first
+    for other in (["äb", "c", None, ""], ["ä", "bc", "", None], ["ä", "bc", None, "x"]):
+        assert digests.digest_table(table(other)) != first
+    assert digests.digest_table(table([None, *texts]).slice(1)) == first
 
 
 def test_digests_tell_missing_from_zero(tmp_path: Path) -> None:
@@ -396,6 +412,17 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         with write_folder_atomic(path) as folder:
             (folder / "weights").write_text(text)
     assert (path / "weights").read_text() == "two" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_finished_folder_is_readable_by_colleagues(tmp_path: Path) -> None:
+    with write_folder_atomic(tmp_path / "model") as folder:
+        (folder / "sub").mkdir(mode=0o700)
+        (folder / "sub" / "weights").touch(mode=0o600)
+        (tmp_path / "elsewhere").touch(mode=0o600)
+        (folder / "link").symlink_to(tmp_path / "elsewhere")
+    modes = {name: (tmp_path / name).stat().st_mode & 0o777
+             for name in ("model", "model/sub", "model/sub/weights", "elsewhere")}
+    assert list(modes.values()) == [0o755, 0o755, 0o644, 0o600], modes
 
 
 # Checkpoints

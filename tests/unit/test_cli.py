@@ -72,7 +72,7 @@ def write_execution(root: Path, status: str, failure: Failure | None = None) -> 
 def test_without_arguments_the_commands_are_listed() -> None:
     code, out, _ = call()
     assert code == 0
-    for command in ("run", "params", "report", "status", "freeze", "fetch"):
+    for command in ("run", "params", "report", "status", "freeze", "finetune", "fetch"):
         assert f"\n  {command} " in out
 
 

@@ -44,10 +44,10 @@ def only_seen(text: str) -> str:
     return "".join(sign for sign in text.lower().replace("-", "_") if sign in SEEN + "·")
 
 
-def test_there_is_one_built_in_prompt_per_kind_of_answer():
+def test_there_is_a_built_in_prompt_for_every_kind_of_answer():
     found = {path.stem for path in PROMPT_FOLDER.glob("*.toml")}
     answers = {load_prompt(name).answer for name in found}
-    assert found == set(NAMES)
+    assert found == {*NAMES, "brief"}
     assert answers == {"verdict", "evidence", "score"}
 
 
@@ -194,7 +194,7 @@ def test_a_faulty_file_says_what_is_wrong_and_where(tmp_path: Path, changes, wor
 
 
 def test_an_unknown_prompt_names_those_that_exist(tmp_path: Path):
-    with pytest.raises(MonitorError, match="direct, evidence, score"):
+    with pytest.raises(MonitorError, match="brief, direct, evidence, score"):
         load_prompt("indirect")
     with pytest.raises(MonitorError, match="gone.toml"):
         load_prompt(tmp_path / "gone.toml")

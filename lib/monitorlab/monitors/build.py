@@ -7,9 +7,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monitorlab.monitors.monitor import Monitor, MonitorError
+
+if TYPE_CHECKING:
+    from monitorlab.monitors.causal_loading import Checkpoint
 
 PROMPT, READS = "direct", ("logits", "text")
 SPECS = {
@@ -21,6 +24,7 @@ SPECS = {
     "checks": "analyses code and recomputes arithmetic",
     "words:FOLDER": "TF-IDF with logistic regression, saved in a folder",
     "encoder:FOLDER": "sentence encoder with a probe, saved in a folder",
+    "classifier:FOLDER": "encoder fine-tuned as a classifier, saved in a folder",
     "hf:NAME_OR_FOLDER": "causal language model of the Hugging Face hub or in a folder",
     "api:MODEL": "model behind an OpenAI-compatible API",
     "module:function": "your own function, also path/to/file.py:function",
@@ -31,6 +35,7 @@ _ASKING = ("prompt", "read", "max_tokens", "temperature", "seed")
 _LOADING = ("dtype", "device", "quantization", "adapter", "adapter_revision")
 _USED = {  # options that mean something, by kind; giving another one is a mistake
     "coin": ("seed",),
+    "classifier": ("dtype", "device"),
     "hf": (*_ASKING, "revision", *_LOADING, "thinking"),
     "api": (*_ASKING, *_LIMITS, "base_url", "key_variable"),
     "function": ("workers",),
@@ -112,16 +117,16 @@ def build_monitor(spec: str, options: BuildOptions | None = None) -> Monitor:
     """
     options = options or BuildOptions()
     kind, _, rest = spec.partition(":")
-    if kind in ("hf", "api", "words", "encoder") and not rest:
+    if kind in ("hf", "api", "words", "encoder", "classifier") and not rest:
         raise MonitorError(f"{spec!r} lacks a name: expected "
                            f"{next(known for known in SPECS if known.startswith(kind + ':'))}")
     if kind == "hf":
         return _checkpoint(rest, options)
     if kind == "api":
         return _api(rest, options)
-    if kind in ("words", "encoder"):
+    if kind in ("words", "encoder", "classifier"):
         _refuse(options, kind, spec)
-        return _learned(kind, Path(rest).expanduser())
+        return _learned(kind, Path(rest).expanduser(), options)
     if rest and _names_function(spec):
         return _function(spec, options)
     if spec in SPECS:
@@ -153,7 +158,11 @@ def _simple(spec: str, options: BuildOptions) -> Monitor:
     return CueFollower() if spec == "cue" else Constant(spec == "always")
 
 
-def _learned(kind: str, folder: Path) -> Monitor:
+def _learned(kind: str, folder: Path, options: BuildOptions) -> Monitor:
+    if kind == "classifier":
+        from monitorlab.monitors.classifier import ClassifierMonitor
+
+        return ClassifierMonitor.load(folder, **options.given("dtype", "device"))
     if kind == "words":
         from monitorlab.monitors.learned import WordMonitor
 
@@ -176,7 +185,10 @@ def _checkpoint(name: str, options: BuildOptions, title: str = "", thinks: bool 
 
     prompt = load_prompt(options.prompt or PROMPT)
     try:
-        checkpoint = load_causal(name, options.revision or "", **options.given(*_LOADING))
+        if _is_finetuned_adapter(name):
+            checkpoint = _finetuned(name, options)
+        else:
+            checkpoint = load_causal(name, options.revision or "", **options.given(*_LOADING))
     except ScorerError as error:
         raise MonitorError(str(error)) from error
     if logits:
@@ -185,6 +197,25 @@ def _checkpoint(name: str, options: BuildOptions, title: str = "", thinks: bool 
     if options.max_tokens is not None:
         asked["max_new_tokens"] = options.max_tokens
     return TextMonitor(checkpoint, prompt, name=title, **asked)
+
+
+def _is_finetuned_adapter(name: str) -> bool:
+    """Whether a folder holds an adapter alone that `finetune` wrote, with the name of its base."""
+    folder = Path(name)
+    return all((folder / file).is_file() for file in ("training.json", "adapter_config.json"))
+
+
+def _finetuned(name: str, options: BuildOptions) -> Checkpoint:
+    """Adapter of `finetune` on the base that it was trained on."""
+    from monitorlab.finetuning.saved import load_finetuned
+
+    if needless := list(options.given("revision", "quantization", "adapter", "adapter_revision")):
+        raise MonitorError(f"the option {needless[0]} means nothing to hf:{name}, which is an "
+                           f"adapter itself: give the base and --adapter {name}")
+    try:
+        return load_finetuned(Path(name), **options.given("dtype", "device"))
+    except MonitorError as error:
+        raise MonitorError(f"{error}. Or give both: --monitor hf:BASE --adapter {name}") from error
 
 
 def _api(model: str, options: BuildOptions, listed: Mapping[str, Any] | None = None) -> Monitor:

@@ -98,8 +98,8 @@ def load_causal(
         "chat_template": digest_json(tokenizer.chat_template),
     }
     if adapter:
-        model = _adapted(model, adapter, adapter_revision, merge=not quantization
-                         and model.dtype == torch.float32)
+        model = with_adapter(model, adapter, adapter_revision, merge=not quantization
+                             and model.dtype == torch.float32)
     return Checkpoint(model, tokenizer, identity)
 
 
@@ -136,11 +136,27 @@ def _quantized(quantization: str, dtype: str, device: str) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": device}, "dtype": kind}
 
 
-def _adapted(model: PreTrainedModel, name: str, revision: str, merge: bool) -> PreTrainedModel:
+def with_adapter(
+    model: PreTrainedModel, name: str, revision: str = "", *, merge: bool
+) -> PreTrainedModel:
     """Put a LoRA adapter on a model.
 
-    In single precision it is merged into the weights, which is faster; lower precision would round
-    the sum, so there it stays beside them, as it was trained.
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Changed in place.
+    name, revision : str
+        Of the adapter: a local folder, or a name on the hub and a commit, tag or branch there.
+    merge : bool
+        Add it to the weights, which is faster. In lower precision than single the sum would be
+        rounded: there it should stay beside them, as it was trained.
+
+    Raises
+    ------
+    ScorerError
+        The adapter cannot be found.
+    MonitorError
+        It does not fit the model.
     """
     from peft import PeftModel  # takes a second, and few need it
     from peft.utils import get_peft_model_state_dict, load_peft_weights
@@ -151,15 +167,16 @@ def _adapted(model: PreTrainedModel, name: str, revision: str, merge: bool) -> P
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # missing weights are an error below
+            # Missing weights are an error below; and PEFT asks the hub for the base, at hand here.
+            warnings.simplefilter("ignore")
             adapted, saved = from_checkpoint(load, name, revision)
+            expected = {key for key in get_peft_model_state_dict(adapted) if "lora_" in key}
     except ScorerError:
         raise
     except (RuntimeError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise MonitorError(f"the adapter {name!r} does not load on this model: {reason} Give the "
                            "model that it was trained on.") from error
-    expected = {key for key in get_peft_model_state_dict(adapted) if "lora_" in key}
     if wrong := expected ^ {key for key in saved if "lora_" in key}:
         raise MonitorError(f"the adapter {name!r} and the model have {len(wrong)} weights not in "
                            f"common, such as {min(wrong)}: give the model that it was trained on")

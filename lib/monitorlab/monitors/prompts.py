@@ -148,8 +148,8 @@ def load_prompt(name_or_path: str | Path) -> Prompt:
     Parameters
     ----------
     name_or_path : str or Path
-        Name of a built-in prompt ("direct", "evidence", "score"), or the path of a file that ends
-        in ``.toml``.
+        Name of a built-in prompt ("brief", "direct", "evidence", "score"), or the path of a file
+        that ends in ``.toml``.
 
     Raises
     ------

@@ -23,6 +23,12 @@ def checkpoints_folder(root: Path | None = None) -> Path:
     return (root or sources.project_root()) / "data" / "cache" / "checkpoints"
 
 
+def checkpoint_folder(run: Run, name: str, fingerprint: Mapping[str, Any]) -> Path:
+    """Return where `checkpoint` keeps a model, whether it is there or not."""
+    digest = hashlib.sha256(canonical_json(dict(fingerprint)).encode()).hexdigest()
+    return checkpoints_folder(run.root) / f"{checked_name(name, 'checkpoint')}-{digest[:12]}"
+
+
 def checkpoint(run: Run, name: str, fingerprint: Mapping[str, Any],
                build: Callable[[Path], None]) -> Path:
     """Return a checkpoint folder, building it only when its fingerprint is new.
@@ -50,7 +56,7 @@ def checkpoint(run: Run, name: str, fingerprint: Mapping[str, Any],
     """
     text = canonical_json(dict(fingerprint))
     digest = hashlib.sha256(text.encode()).hexdigest()
-    folder = checkpoints_folder(run.root) / f"{checked_name(name, 'checkpoint')}-{digest[:12]}"
+    folder = checkpoint_folder(run, name, fingerprint)
     reused = folder.exists()
     if not reused:
         with write_folder_atomic(folder, keep_existing=True) as temporary:

@@ -22,7 +22,7 @@ def digest_table(table: pa.Table) -> str:
     for field, column in zip(table.schema, table.itercolumns(), strict=True):
         digest.update(f"{field.name}:{field.type}:{len(column)};".encode())
         digest.update(column.is_null().to_numpy().tobytes())
-        if pa.types.is_string(field.type):
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
             texts = [text.encode() for text in column.fill_null("").to_pylist()]
             digest.update(np.array([len(text) for text in texts], dtype="<i8").tobytes())
             digest.update(b"".join(texts))

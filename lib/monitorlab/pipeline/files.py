@@ -51,7 +51,7 @@ def write_folder_atomic(path: Path, keep_existing: bool = False) -> Iterator[Pat
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
         yield temporary
-        temporary.chmod(0o755)
+        make_readable(temporary)
         if path.exists() and not keep_existing:
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
             os.replace(path, old)
@@ -63,6 +63,13 @@ def write_folder_atomic(path: Path, keep_existing: bool = False) -> Iterator[Pat
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_readable(folder: Path) -> None:
+    """Let colleagues read a folder and what is in it: some libraries write for their owner only."""
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def canonical_json(value: object) -> str:

@@ -6,6 +6,7 @@ cells run as a test (`tiny`), on a laptop (`cpu`) and at the scale of the paper 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -210,6 +211,54 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Finetuning:
+    """Notebook 05.
+
+    Attributes
+    ----------
+    base : str
+        Model of the hub that is fine-tuned; empty for the small one that is trained here.
+    prompt : str
+        Monitor prompt that it learns to answer.
+    vocabulary, model, reading_steps : int, ModelSize, int
+        The small base: pieces of its tokenizer, its shape, its steps of practice.
+    recipe : mapping
+        What differs from the published recipe (`monitorlab.finetuning.recipe.PAPER`).
+    samples : int
+        Samples that an arm learns from; 0 is all of its components.
+    seeds : int
+        Trainings of the arms that are repeated, the first one included.
+    shares : tuple of float
+        Points of the learning curve, as shares of `samples`, below 1.
+    processes : int
+        Trainings side by side.
+    pairs_per_cell : int
+        Pairs of each cell and split that are judged; 0 is all of them.
+    probe : int
+        Samples of each component that the probe on sentence embeddings learns from; 0 is all.
+    encoder_dtype : str
+        "float32" or "bfloat16".
+    resamples : int
+        Bootstrap resamples of pairs.
+    """
+
+    base: str
+    prompt: str
+    vocabulary: int
+    model: ModelSize
+    reading_steps: int
+    recipe: Mapping[str, int | float | str | bool]
+    samples: int
+    seeds: int
+    shares: tuple[float, ...]
+    processes: int
+    pairs_per_cell: int
+    probe: int
+    encoder_dtype: str
+    resamples: int
+
+
+@dataclass(frozen=True)
 class Profile:
     """All sizes of one run.
 
@@ -233,6 +282,8 @@ class Profile:
         Notebooks 01 and 02.
     evaluation : Evaluation
         Notebooks 03 and 04.
+    finetuning : Finetuning
+        Notebook 05.
     """
 
     name: str
@@ -244,9 +295,16 @@ class Profile:
     online: Online
     benchmark: Benchmark
     evaluation: Evaluation
+    finetuning: Finetuning
 
 
 SMALL = ModelSize(hidden=64, layers=2, heads=4)
+READER = ModelSize(hidden=64, layers=3, heads=4)  # two layers fetch, the third one compares
+# The published recipe, but for what a model of this size needs: a higher rate, short batches.
+SMALL_RECIPE: Mapping[str, int | float | str | bool] = {
+    "learning_rate": 5e-3, "accumulation": 1, "max_tokens": 2_048, "dtype": "float32",
+    "gradient_checkpointing": False, "labelled": "verdict",
+}
 
 TINY = Profile(
     name="tiny",
@@ -267,6 +325,11 @@ TINY = Profile(
         miniature=Miniature(
             1_500, Training(SMALL, 5, 4_096, 1e-2), Training(SMALL, 30, 4_096, 1e-2)
         ),
+    ),
+    finetuning=Finetuning(
+        base="", prompt="brief", vocabulary=1_500, model=ModelSize(32, 2, 2), reading_steps=8,
+        recipe=SMALL_RECIPE, samples=64, seeds=2, shares=(0.5,), processes=1,
+        pairs_per_cell=10, probe=60, encoder_dtype="float32", resamples=500,
     ),
 )
 
@@ -289,6 +352,11 @@ CPU = Profile(
         miniature=Miniature(
             3_000, Training(SMALL, 20, 4_096, 1e-2), Training(SMALL, 50, 6_144, 1e-2)
         ),
+    ),
+    finetuning=Finetuning(
+        base="", prompt="brief", vocabulary=3_000, model=READER, reading_steps=1_200,
+        recipe=SMALL_RECIPE, samples=2_400, seeds=3, shares=(0.125, 0.25, 0.5), processes=2,
+        pairs_per_cell=0, probe=500, encoder_dtype="bfloat16", resamples=5_000,
     ),
 )
 
@@ -313,6 +381,11 @@ GPU = Profile(
             Training(ModelSize(hidden=512, layers=8, heads=8), 4_000, 65_536, 1e-2),
             Training(ModelSize(hidden=512, layers=8, heads=8), 1_000, 65_536, 5e-3),
         ),
+    ),
+    finetuning=Finetuning(
+        base="Qwen/Qwen3-4B-Instruct-2507", prompt="direct", vocabulary=8_000, model=READER,
+        reading_steps=4_000, recipe={}, samples=0, seeds=3, shares=(0.125, 0.25, 0.5),
+        processes=1, pairs_per_cell=0, probe=0, encoder_dtype="bfloat16", resamples=5_000,
     ),
 )
 

@@ -182,6 +182,13 @@ JUDGE_VERDICTS = Schema(
 )
 
 
+ARM = _text("arm", "what the monitor was trained on")
+FINETUNED_VERDICTS = Schema(
+    "finetuned_verdicts", (ARM, *VERDICTS.fields), ("arm", *VERDICTS.key),
+    "one row per arm and sample, the first training of each arm",
+)
+
+
 def _error_rate(name: str, meaning: str) -> tuple[Field, ...]:
     """A rate with its 95 % interval and the bounds that failed verdicts allow."""
     ends = (("", meaning), ("_low", "lower Wilson limit"), ("_high", "upper Wilson limit"),
@@ -205,6 +212,28 @@ RATES = Schema(
     ),
     ("name", "cell"),
     "one row per monitor and cell, test split",
+)
+
+FINETUNING = Schema(
+    "finetuning",
+    (
+        _text("model", "what was fine-tuned"),
+        ARM,
+        _text("rule", "own threshold, or one calibrated on dev", "own", "calibrated"),
+        _text("cell", "category and task together", *CELLS),
+        Field("seen", "bool", "", "the arm was trained on a component of this cell"),
+        Field("n", "int", "samples", "test samples", 0),
+        Field("failed", "int", "samples", "test samples without a parsed verdict", 0),
+        *(
+            _rate(f"{name}{end}", f"{about}{what}", nullable=True)
+            for name, about in (("mr", "miss rate"), ("far", "false alarm rate"),
+                                ("auroc", "area under the ROC curve"))
+            for end, what in (("", ""), ("_low", ", lower 95 % limit"),
+                              ("_high", ", upper 95 % limit"))
+        ),
+    ),
+    ("model", "arm", "rule", "cell"),
+    "one row per fine-tuned monitor, rule and cell, test split",
 )
 
 OPERATING_POINTS = Schema(
@@ -322,7 +351,7 @@ SCHEMAS: dict[str, Schema] = {
     schema.name: schema
     for schema in (
         SAMPLES, REAL_SAMPLES, REAL_TRANSCRIPTS, CORPUS, LABEL_CHECKS, ANNOTATIONS, AUDIT, VERDICTS,
-        REAL_VERDICTS, JUDGE_VERDICTS, RATES, OPERATING_POINTS, TRAJECTORIES, STEPS, THRESHOLDS,
-        ALARMS, METRICS,
+        REAL_VERDICTS, JUDGE_VERDICTS, RATES, FINETUNED_VERDICTS, FINETUNING, OPERATING_POINTS,
+        TRAJECTORIES, STEPS, THRESHOLDS, ALARMS, METRICS,
     )
 }

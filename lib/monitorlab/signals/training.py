@@ -79,8 +79,16 @@ def suitable_threads(model: PreTrainedModel) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-class _Bar(TrainerCallback):
-    """Moves the project's own progress bar, which leaves stderr empty in a notebook."""
+class StepBar(TrainerCallback):
+    """Moves the project's own progress bar, which leaves stderr empty in a notebook.
+
+    Parameters
+    ----------
+    title : str
+        Caption.
+    total : int
+        Optimizer steps of the whole training.
+    """
 
     def __init__(self, title: str, total: int) -> None:
         self.bar = iter(progress(range(total), title))
@@ -155,7 +163,7 @@ def fit(
             train_dataset=[rows[i] for i in batch_order(lengths, batch, settings.steps, seed)],
             optimizers=(optimizer, schedule),
             callbacks=[
-                *([_Bar(title, settings.steps)] if title else []),
+                *([StepBar(title, settings.steps)] if title else []),
                 *([_Watch(enough)] if enough else []),
             ],
         )

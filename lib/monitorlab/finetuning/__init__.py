@@ -1,0 +1,1 @@
+"""Monitors made by fine-tuning: recipe, training, and what they learned."""

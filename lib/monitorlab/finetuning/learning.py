@@ -1,0 +1,182 @@
+"""Learning curves, and whether differences between arms exceed the noise of training.
+
+A curve is a tidy frame: one row per arm, size (examples trained on), seed and cell (or group of
+cells), with a column per metric. Sizes are compared by doublings, so slopes are per log2(size).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import statsmodels.api as sm
+from scipy.stats import chi2
+from sklearn.metrics import roc_auc_score
+
+from monitorlab.pipeline.tables import CELLS
+
+KEYS = ("arm", "size", "seed", "cell")
+
+
+def areas(verdicts: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
+    """AUROC of every training in every cell, as `summary` takes it.
+
+    Parameters
+    ----------
+    verdicts : DataFrame
+        Columns ``arm``, ``size``, ``seed``, ``sample_id``, ``score`` in [0, 1], high is unsafe.
+    samples : DataFrame
+        Columns ``sample_id``, ``cell``, ``label``; those that were judged are looked at.
+
+    Returns
+    -------
+    DataFrame
+        ``arm, size, seed, cell, auroc``; NaN where a cell lacks a class. Samples without a score
+        are left out.
+    """
+    known = samples.set_index("sample_id")[["cell", "label"]]
+    rows = verdicts.join(known, on="sample_id").dropna(subset=["score"])
+    found = [
+        {**dict(zip(KEYS, keys, strict=True)),
+         "auroc": roc_auc_score(part["label"], part["score"].astype(float))
+         if part["label"].nunique() == 2 else np.nan}
+        for keys, part in rows.groupby(list(KEYS), sort=False)
+    ]
+    return pd.DataFrame(found).sort_values(
+        "cell", key=lambda cells: pd.Index(CELLS).get_indexer(cells), kind="stable",
+        ignore_index=True)
+
+
+def check_curves(curves: pd.DataFrame, metric: str) -> None:
+    """Raise a ValueError unless there is one row per arm, size, seed and cell, with the metric."""
+    missing = [column for column in (*KEYS, metric) if column not in curves]
+    if missing:
+        raise ValueError(f"curves lack the column {missing[0]!r}, expected {', '.join(KEYS)} and "
+                         f"the metric; there are {', '.join(map(str, curves.columns))}")
+    if curves.empty:
+        raise ValueError("curves have no rows, expected one per arm, size, seed and cell")
+    repeated = curves.duplicated(list(KEYS))
+    if repeated.any():
+        row = curves[repeated].iloc[0]
+        raise ValueError(f"{', '.join(f'{key} {row[key]!r}' for key in KEYS)} has several rows, "
+                         "expected one training each: average them or give each its own seed")
+
+
+def summary(curves: pd.DataFrame, metric: str = "auroc") -> pd.DataFrame:
+    """Mean and spread over seeds, at each size.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        Columns ``arm``, ``size``, ``seed``, ``cell`` and `metric`. Missing values do not count.
+    metric : str
+        Column to summarise.
+
+    Returns
+    -------
+    DataFrame
+        One row per arm, cell and size, in that order: ``metric``, ``seeds`` (trainings with a
+        value), ``mean``, ``min``, ``max``, ``spread`` (standard deviation with n - 1; NaN for a
+        single seed).
+    """
+    check_curves(curves, metric)
+    groups = curves.groupby(["arm", "cell", "size"], sort=False)[metric]
+    table = groups.agg(seeds="count", mean="mean", min="min", max="max", spread="std")
+    table = table.reset_index()
+    table.insert(3, "metric", metric)
+    return _in_order(table, curves)
+
+
+def _in_order(table: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """Sort by first appearance of arm and cell, then by size."""
+    order = {key: pd.Index(dict.fromkeys(curves[key])) for key in ("arm", "cell")}
+    return table.sort_values(
+        ["arm", "cell", "size"] if "size" in table else ["arm", "cell"], ignore_index=True,
+        key=lambda column: pd.Series(order[column.name].get_indexer(column), column.index)
+        if column.name in order else column,
+    )
+
+
+def slopes(curves: pd.DataFrame, metric: str = "auroc", level: float = 0.95) -> pd.DataFrame:
+    """Gain per doubling of the training data: least squares on log2(size), over all seeds.
+
+    Trainings count as independent. A straight line is a summary, not a law: a metric that nears 1
+    bends. Untrained monitors (size 0) have no logarithm and are left out.
+
+    Parameters
+    ----------
+    curves, metric
+        As in `summary`.
+    level : float
+        Confidence of the t intervals, in (0, 1).
+
+    Returns
+    -------
+    DataFrame
+        One row per arm and cell: ``metric``, ``sizes`` (different ones), ``points``, ``slope``
+        (metric per doubling), ``low``, ``high``, ``r2``. NaN slope with one size only; NaN
+        interval with no more than two points.
+    """
+    check_curves(curves, metric)
+    trained = curves[curves["size"] > 0].dropna(subset=metric)
+    rows = []
+    for arm, cell in curves[["arm", "cell"]].drop_duplicates().itertuples(index=False):
+        part = trained[(trained["arm"] == arm) & (trained["cell"] == cell)]
+        sizes = part["size"].nunique()
+        row = {"arm": arm, "cell": cell, "metric": metric, "sizes": sizes, "points": len(part),
+               "slope": np.nan, "low": np.nan, "high": np.nan, "r2": np.nan}
+        if sizes > 1:
+            doublings = np.log2(part["size"].to_numpy(float))
+            fit = sm.OLS(part[metric].to_numpy(float), sm.add_constant(doublings)).fit()
+            row["slope"] = fit.params[1]
+            if len(part) > 2:
+                row["low"], row["high"] = fit.conf_int(1 - level)[1]
+                row["r2"] = fit.rsquared if np.ptp(fit.model.endog) > 0 else np.nan
+        rows.append(row)
+    return _in_order(pd.DataFrame(rows), curves)
+
+
+def seed_noise(
+    curves: pd.DataFrame, errors: pd.DataFrame, metric: str = "auroc", level: float = 0.95
+) -> pd.DataFrame:
+    """Standard deviation between seeds beside the standard error of the test pairs.
+
+    The first says how much another training of the same arm would differ on these pairs, the second
+    how much this training would on other pairs. Intervals from resampled pairs hold the second
+    only, so a difference between two arms with one training each is only as good as the first.
+
+    Parameters
+    ----------
+    curves, metric
+        As in `summary`; usually at one size.
+    errors : DataFrame
+        Columns ``arm``, ``cell`` and ``se``: the pair-bootstrap standard error, from
+        :func:`monitorlab.finetuning.transfer.transfer` (its ``group`` as ``cell``) or
+        :func:`monitorlab.finetuning.matrix.matrix` (``auroc_se``).
+    level : float
+        Confidence of the interval of the standard deviation, in (0, 1).
+
+    Returns
+    -------
+    DataFrame
+        One row per arm, cell and size: ``metric``, ``seeds``, ``mean``, ``between`` (standard
+        deviation between seeds) with ``between_low``, ``between_high`` (chi-squared, for normal
+        values: wide for few seeds), ``pairs`` (the standard error given; NaN where there is none),
+        ``ratio`` (between / pairs) and ``both`` (root of the sum of their squares: the standard
+        error of a single training judged on other pairs).
+    """
+    several = errors.duplicated(["arm", "cell"])
+    if several.any():
+        row = errors[several].iloc[0]
+        raise ValueError(f"arm {row['arm']!r}, cell {row['cell']!r} has several standard errors, "
+                         "expected one: select the metric first")
+    table = summary(curves, metric).drop(columns=["min", "max"])
+    table = table.rename(columns={"spread": "between"}).merge(
+        errors[["arm", "cell", "se"]].rename(columns={"se": "pairs"}), on=["arm", "cell"],
+        how="left", validate="m:1")
+    free = np.maximum(table["seeds"] - 1, 1)
+    for end, tail in (("low", (1 + level) / 2), ("high", (1 - level) / 2)):
+        table[f"between_{end}"] = table["between"] * np.sqrt(free / chi2.ppf(tail, free))
+    table["ratio"] = (table["between"] / table["pairs"]).where(table["pairs"] > 0)
+    table["both"] = np.hypot(table["between"], table["pairs"])
+    return table[["arm", "cell", "size", "metric", "seeds", "mean", "between", "between_low",
+                  "between_high", "pairs", "ratio", "both"]]

@@ -1,0 +1,123 @@
+"""What a training leaves behind besides weights: `training.json`, and the object that holds it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from monitorlab.finetuning.examples import Example
+from monitorlab.finetuning.recipe import Recipe
+from monitorlab.monitors.monitor import MonitorError
+
+RECORD = "training.json"
+PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate")
+HISTORY = ("step", "loss", "eval_loss", "eval_accuracy")
+LABELS = {1: "misbehavior", 0: "benign", -1: "no verdict"}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training.
+
+    Attributes
+    ----------
+    folder : Path
+        Adapter or whole model, tokenizer and `training.json`; `load_finetuned` reads it.
+    steps : int
+        Optimizer steps.
+    tokens : int
+        Tokens of all examples seen, on all processes, padding not counted.
+    seconds : float
+        Time of training and evaluation; up to an interruption as far as it was logged.
+    train_loss : float
+        Mean over the steps, nats per labelled token (with the pairwise loss, if any).
+    history : DataFrame
+        Columns step, loss (mean since the row before), eval_loss, eval_accuracy (share of
+        held-out verdicts that are right, in [0, 1]); NaN where it was not measured.
+    """
+
+    folder: Path
+    steps: int
+    tokens: int
+    seconds: float
+    train_loss: float
+    history: pd.DataFrame
+
+
+def history_of(logged: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the trainer's log as one row per step with a measurement."""
+    rows: dict[int, dict[str, float]] = {}
+    for entry in logged:
+        found = {name: float(entry[name]) for name in HISTORY[1:] if name in entry}
+        if found:
+            rows.setdefault(int(entry["step"]), {}).update(found)
+    table = pd.DataFrame([{"step": step, **row} for step, row in sorted(rows.items())],
+                         columns=list(HISTORY))
+    return table.astype({"step": int, **dict.fromkeys(HISTORY[1:], float)})
+
+
+def mean_loss(history: pd.DataFrame) -> float:
+    """Mean of the loss over steps; each row holds the mean since the one before."""
+    logged = history.dropna(subset=["loss"])
+    counts = logged["step"].diff().fillna(logged["step"])
+    return float((logged["loss"] * counts).sum() / counts.sum())
+
+
+def record(
+    recipe: Recipe, base: Mapping[str, Any], examples: Sequence[Example], *, digest: str,
+    inputs: str, evaluation: str, device: str, processes: int, done: Trained,
+    provenance: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Content of `training.json`; no path and no time of day, so that it may be shared."""
+    labels = [example["label"] for example in examples]
+    rows = done.history.to_dict("records")
+    return {
+        "inputs": inputs,
+        "evaluation": evaluation,
+        "recipe": asdict(recipe),
+        "base": dict(base),
+        "examples": {"sha256": digest, "rows": len(labels),
+                     "labels": {name: labels.count(label) for label, name in LABELS.items()}},
+        "versions": {name: version(name) for name in PACKAGES},
+        "device": device,
+        "processes": processes,
+        "steps": done.steps,
+        "tokens": done.tokens,
+        "seconds": round(done.seconds, 3),
+        "train_loss": done.train_loss,
+        "history": [{k: None if math.isnan(v) else v for k, v in row.items()} for row in rows],
+        "provenance": dict(provenance),
+    }
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read `training.json`.
+
+    Raises
+    ------
+    MonitorError
+        The folder has none that can be read: it is not the result of a training.
+    """
+    try:
+        stored = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        if not {"inputs", "evaluation", "recipe", "base", "history"} <= set(stored):
+            raise ValueError("fields are missing")
+    except (OSError, ValueError) as error:
+        raise MonitorError(f"{folder} is not the result of a fine-tuning: {RECORD} cannot be read "
+                           f"({error}). Give a folder that `finetune` wrote") from None
+    return dict(stored)
+
+
+def trained(folder: Path, stored: Mapping[str, Any]) -> Trained:
+    """Return what `training.json` says of a finished training."""
+    return Trained(folder, stored["steps"], stored["tokens"], stored["seconds"],
+                   stored["train_loss"], history_of(
+                       [{k: v for k, v in row.items() if v is not None}
+                        for row in stored["history"]]))

@@ -1,0 +1,300 @@
+"""Does what an arm learned reach the cells that it was not trained on?
+
+Every quantity is a mean over the cells of a group: those the arm has seen, the SG cells it has not,
+the other cells it has not. Intervals are percentiles over resampled pairs, drawn within each cell
+and shared by all arms. They speak of other test pairs, not of another training run: see
+:mod:`monitorlab.finetuning.learning` for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from monitorlab.evaluation.bootstrap import differences, intervals
+from monitorlab.evaluation.comparisons import ERRORS, compare_all
+from monitorlab.finetuning.cell_draws import (
+    METRICS,
+    RESAMPLES,
+    cell_draws,
+    split_rows,
+    standard_errors,
+)
+from monitorlab.finetuning.published import (
+    ALL_CELLS,
+    ALL_COMPONENTS,
+    GROUPS,
+    UNSEEN_SG,
+    cell_groups,
+)
+
+KNOWN_GROUPS = (*GROUPS, ALL_CELLS)
+
+
+def transfer(
+    judged: pd.DataFrame,
+    seen: Mapping[str, Collection[str]],
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+    groups: Sequence[str] = GROUPS,
+    *,
+    split: str = "test",
+    unit: str = "pair",
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Means of every arm over the cells it has and has not seen.
+
+    Parameters
+    ----------
+    judged : DataFrame
+        From `rates.join`, with the arm as ``name``. Arms that are not in `seen` are left out.
+    seen : mapping of str to collection of str
+        Arm to the cells with a component in its training data. Its order is that of the rows.
+    rng : Generator
+        Draws the pairs; the same state draws the same pairs in `transfer_differences`.
+    resamples : int
+        At least 1.
+    groups : sequence of str
+        Some of ``seen``, ``unseen SG``, ``unseen other``, ``all cells``.
+    split : str
+        ``test``, or ``dev`` for choices.
+    unit : {"pair", "scenario"}
+        What is drawn.
+    level : float
+        Confidence, in (0, 1).
+
+    Returns
+    -------
+    DataFrame
+        One row per arm, group and metric (``balanced_accuracy``, ``g2``, ``auroc``, ``mr``,
+        ``far``): ``arm``, ``group``, ``metric``, ``cells`` (names, comma-separated), ``value``,
+        ``low``, ``high``, ``se`` (standard deviation over resamples) and ``unscored`` (samples
+        without a score, which AUROC leaves out). No row for a group without cells (``seen`` of an
+        untrained arm), NaN where the arm has no value in one of them. An interval of a rate of
+        exactly 0 or 1 has no width: see Wilson's limits in `matrix`.
+
+    Raises
+    ------
+    ValueError
+        For an unknown group, or as `split_rows`.
+    """
+    rows = split_rows(judged, list(seen), split)
+    draws = cell_draws(rows, list(seen), rng, resamples, unit=unit)
+    tables = []
+    for group, cells, arms in _units(seen, groups):
+        found = draws.over(arms, cells)
+        table = intervals(found, level).rename(columns={"name": "arm"})
+        tables.append(table.assign(group=group, cells=", ".join(cells), se=standard_errors(found)))
+    columns = ["arm", "group", "metric", "cells", "value", "low", "high", "se", "unscored"]
+    return _sorted(tables, seen, groups, "metric", METRICS)[columns]
+
+
+def transfer_differences(
+    judged: pd.DataFrame,
+    seen: Mapping[str, Collection[str]],
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+    groups: Sequence[str] = GROUPS,
+    *,
+    reference: str = ALL_COMPONENTS,
+    split: str = "test",
+    unit: str = "pair",
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Differences to a reference arm, on the same resampled pairs and the same cells.
+
+    The cells are those of the *arm's* group, for both: on ``seen`` the reference is measured on
+    what the arm has seen.
+
+    Parameters
+    ----------
+    judged, seen, rng, resamples, groups, split, unit, level
+        As in `transfer`.
+    reference : str
+        A key of `seen`.
+
+    Returns
+    -------
+    DataFrame
+        One row per other arm, group and metric: ``arm``, ``group``, ``metric``, ``cells``,
+        ``difference`` (arm minus reference; for ``mr`` and ``far`` below 0 is better), ``low``,
+        ``high`` (not corrected for the number of arms), ``p`` (bootstrap, two-sided, at least
+        2 / (resamples + 1)), ``p_holm`` (adjusted over the arms within a group and metric).
+
+    Raises
+    ------
+    ValueError
+        For an unknown group, a reference that is not in `seen`, or as `split_rows`.
+    """
+    _check_reference(seen, reference)
+    rows = split_rows(judged, list(seen), split)
+    draws = cell_draws(rows, list(seen), rng, resamples, unit=unit)
+    tables = []
+    for group, cells, arms in _units(seen, groups):
+        others = [arm for arm in arms if arm != reference]
+        if not others:
+            continue
+        # The reference stands last, so it is `second` in every pair with it.
+        table = differences(draws.over([*others, reference], cells), level)
+        table = table[table["second"] == reference].rename(columns={"first": "arm"})
+        tables.append(table.assign(group=group, cells=", ".join(cells)))
+    found = _sorted(tables, seen, groups, "metric", METRICS)
+    columns = ["arm", "group", "metric", "cells", "difference", "low", "high", "p"]
+    return found[columns].assign(p_holm=_holm_within(found, ["group", "metric"]))
+
+
+def transfer_tests(
+    judged: pd.DataFrame,
+    seen: Mapping[str, Collection[str]],
+    groups: Sequence[str] = GROUPS,
+    *,
+    reference: str = ALL_COMPONENTS,
+    split: str = "test",
+) -> pd.DataFrame:
+    """Exact McNemar tests of every arm against a reference, for each kind of error.
+
+    Parameters as in `transfer_differences`. Tests pool the samples of the cells, so a large cell
+    weighs more than in the means of `transfer`.
+
+    Returns
+    -------
+    DataFrame
+        One row per other arm, group and error (``miss``, ``false_alarm``, ``wrong``): ``arm``,
+        ``group``, ``error``, ``cells``, ``n`` (samples with a parsed verdict of both),
+        ``left_out``, ``difference`` of the error rates (arm minus reference) with Newcombe's
+        ``low``, ``high``, ``arm_only``, ``reference_only`` (samples on which only that one errs),
+        ``p``, ``p_holm`` (over the arms within a group and kind of error), ``p_worst`` (p if
+        every failed verdict spoke against the seeming winner).
+    """
+    _check_reference(seen, reference)
+    rows = split_rows(judged, list(seen), split)
+    tables = []
+    for group, cells, arms in _units(seen, groups):
+        if set(arms) == {reference}:
+            continue
+        part = rows[rows["name"].isin([*arms, reference]) & rows["cell"].isin(cells)]
+        table = _toward(compare_all(part), reference)
+        tables.append(table.assign(group=group, cells=", ".join(cells)))
+    found = _sorted(tables, seen, groups, "error", ERRORS)
+    found["p_holm"] = _holm_within(found, ["group", "error"])
+    return found[["arm", "group", "error", "cells", "n", "left_out", "difference", "low", "high",
+                  "arm_only", "reference_only", "p", "p_holm", "p_worst"]]
+
+
+def _toward(compared: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """Keep comparisons with the reference, turned to arm minus reference."""
+    table = compared[(compared["first"] == reference) | (compared["second"] == reference)].copy()
+    turn = (table["first"] == reference).to_numpy()
+    table["arm"] = table["first"].where(~turn, table["second"])
+    table["arm_only"] = table["b"].where(~turn, table["c"])
+    table["reference_only"] = table["c"].where(~turn, table["b"])
+    low, high = table["low"], table["high"]
+    return table.assign(difference=table["difference"] * np.where(turn, -1, 1),
+                        low=low.where(~turn, -high), high=high.where(~turn, -low))
+
+
+def _units(
+    seen: Mapping[str, Collection[str]], groups: Sequence[str]
+) -> Iterator[tuple[str, tuple[str, ...], list[str]]]:
+    """Yield group, cells, and the arms whose group consists of these cells."""
+    unknown = [group for group in groups if group not in KNOWN_GROUPS]
+    if unknown:
+        raise ValueError(f"group {unknown[0]!r} is unknown, expected some of "
+                         f"{', '.join(KNOWN_GROUPS)}")
+    for group in groups:
+        arms: dict[tuple[str, ...], list[str]] = {}
+        for arm, cells in seen.items():
+            arms.setdefault(cell_groups(cells)[group], []).append(arm)
+        yield from ((group, cells, names) for cells, names in arms.items() if cells)
+
+
+def _check_reference(seen: Mapping[str, Collection[str]], reference: str) -> None:
+    if reference not in seen:
+        raise ValueError(f"reference {reference!r} is none of the arms {', '.join(seen)}: name one "
+                         "of them")
+
+
+def _sorted(
+    tables: Sequence[pd.DataFrame], seen: Mapping[str, Collection[str]], groups: Sequence[str],
+    last: str, order: Sequence[str],
+) -> pd.DataFrame:
+    if not tables:
+        raise ValueError(f"none of the arms {', '.join(seen)} has cells in {', '.join(groups)} to "
+                         "be compared: name other groups or more arms")
+    places = {"arm": list(seen), "group": list(groups), last: list(order)}
+    keys = {column: pd.Index(values).get_indexer for column, values in places.items()}
+    joined = pd.concat(tables, ignore_index=True)
+    return joined.sort_values(list(places), key=lambda column: pd.Series(
+        keys[str(column.name)](column), column.index), ignore_index=True)
+
+
+def _holm_within(table: pd.DataFrame, keys: Sequence[str]) -> pd.Series:
+    """Holm's adjustment of ``p`` within groups; a missing p stays missing and does not count."""
+    adjusted = pd.Series(np.nan, index=table.index)
+    for _, part in table.dropna(subset="p").groupby(list(keys))["p"]:
+        # Statsmodels' function would collect all garbage on each of these calls.
+        steps = part.sort_values() * np.arange(len(part), 0, -1)
+        adjusted[steps.index] = steps.cummax().clip(upper=1.0)
+    return adjusted
+
+
+@dataclass(frozen=True)
+class BestArm:
+    """The arm chosen on the dev split.
+
+    Attributes
+    ----------
+    arm : str
+        Its name.
+    ranking : DataFrame
+        ``arm``, ``value`` of the metric on dev, best first; missing values last.
+    """
+
+    arm: str
+    ranking: pd.DataFrame
+
+
+def best_arm(
+    judged: pd.DataFrame,
+    seen: Mapping[str, Collection[str]],
+    *,
+    metric: str = "balanced_accuracy",
+    group: str = UNSEEN_SG,
+) -> BestArm:
+    """Choose the arm with the highest mean over unseen cells **of the dev split**.
+
+    Test samples take no part, whatever rows `judged` holds, so the choice does not flatter numbers
+    on test. It uses dev labels of the unseen cells: unseen in training, not in selection.
+
+    Parameters
+    ----------
+    judged, seen
+        As in `transfer`, with dev rows.
+    metric : {"balanced_accuracy", "g2", "auroc"}
+        Higher is better.
+    group : str
+        A group whose cells are the same for all arms, or means are not comparable.
+
+    Raises
+    ------
+    ValueError
+        If the arms' groups differ, no arm has a value, for another metric, or as `transfer`.
+    """
+    if metric not in METRICS[:3]:
+        raise ValueError(f"metric is {metric!r}, expected one of {', '.join(METRICS[:3])}")
+    units = list(_units(seen, [group]))
+    if len(units) != 1 or len(units[0][2]) != len(seen):
+        raise ValueError(f"the arms do not share the cells of group {group!r}, so their means are "
+                         "of different things: choose another group or leave arms out")
+    rows = split_rows(judged, list(seen), "dev")
+    draws = cell_draws(rows, list(seen), np.random.default_rng(0), 1, metrics=[metric])
+    values = draws.over(list(seen), units[0][1]).values[0]
+    ranking = pd.DataFrame({"arm": list(seen), "value": values})
+    ranking = ranking.sort_values("value", ascending=False, kind="stable", ignore_index=True)
+    if not np.isfinite(values).any():
+        raise ValueError(f"no arm has a {metric} on all of {', '.join(units[0][1])} in dev: score "
+                         "both classes there")
+    return BestArm(str(ranking["arm"].iloc[0]), ranking)

@@ -1,0 +1,301 @@
+"""A fine-tuned encoder as a monitor: a softmax over benign and misbehavior, no prompt, no reply.
+
+The checkpoint is what :func:`monitorlab.finetuning.classifier.finetune_classifier` writes. It reads
+request and response as one pair of texts. Of a pair that is too long each text keeps its first and
+last half, as in :mod:`monitorlab.monitors.embeddings`; a short one leaves its room to the other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from monitorlab.monitors.causal_loading import digest_json
+from monitorlab.monitors.causal_text import control_texts
+from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, Sample, chunks
+from monitorlab.monitors.prompts import broken_up
+from monitorlab.monitors.verdicts import ERROR, THRESHOLD, Verdict, failure, from_score
+from monitorlab.pipeline.digests import digest_folder
+from monitorlab.signals.scorers import (
+    ScorerError,
+    load_model,
+    load_tokenizer,
+    no_progress_bars,
+    pad,
+    token_batches,
+)
+from monitorlab.signals.training import suitable_threads
+
+UNIT = 64
+BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536}  # padding included
+LABELS = ("benign", "misbehavior")
+RECORD = "training.json"  # how the folder was made; beside it an ordinary checkpoint
+DTYPES = ("float32", "bfloat16")
+LEAST_TEXT = 4  # tokens of each text that must fit
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """Token ids of a pair with special tokens, which text each belongs to, and its whole length."""
+
+    ids: list[int]
+    kinds: list[int]
+    whole: int
+
+
+class PairReader:
+    """Requests and responses as the pairs of texts that an encoder knows from its pretraining.
+
+    The special tokens around and between two texts are those of the tokenizer; where it puts none
+    between them, a blank line does. Special tokens in the texts themselves are broken up.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        Fast, with a padding token.
+    config : transformers configuration
+        Of the model: positions and kinds of text that it knows.
+    max_tokens : int
+        Tokens per pair, special ones included.
+
+    Raises
+    ------
+    MonitorError
+        If the model does not read that many, or nothing of the texts would be left.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: Any, max_tokens: int) -> None:
+        self.tokenizer, self.max_tokens = tokenizer, max_tokens
+        self.forbidden = control_texts(tokenizer)
+        self.before, self.between, self.after = _frame(tokenizer)
+        self.typed = getattr(config, "type_vocab_size", 0) > 1
+        self.room = max_tokens - len(self.before) - len(self.between) - len(self.after)
+        positions = getattr(config, "max_position_embeddings", None) or max_tokens
+        most = min(positions, tokenizer.model_max_length)
+        least = max_tokens - self.room + 2 * LEAST_TEXT
+        if not least <= max_tokens <= most:
+            raise MonitorError(f"max_tokens is {max_tokens}: expected {least} to {most}, which is "
+                               "what this model reads of a request and its response")
+
+    def read(self, requests: Sequence[str], responses: Sequence[str]) -> list[PairRow]:
+        """Turn pairs into rows of at most `max_tokens` ids; the middle of what is longer is lost.
+
+        The response gets half of the room and what the request leaves; so does the request.
+        """
+        asked, said = self._ids(requests), self._ids(responses)
+        rows = []
+        for request, response in zip(asked, said, strict=True):
+            spare = max(self.room // 2 - len(request), 0)
+            head = _ends(response, self.room - self.room // 2 + spare)
+            first = _ends(request, self.room - len(head))
+            opening = [*self.before, *first, *self.between]
+            closing = [*head, *self.after]
+            whole = len(request) + len(response) + self.max_tokens - self.room
+            kinds = [0] * len(opening) + [1] * len(closing)
+            rows.append(PairRow([*opening, *closing], kinds, whole))
+        return rows
+
+    def batch(self, rows: Sequence[PairRow]) -> dict[str, torch.Tensor]:
+        """Stack rows, each tensor of shape (n_rows, longest): what the model takes."""
+        tensors = {
+            "input_ids": pad([row.ids for row in rows], int(self.tokenizer.pad_token_id)),
+            "attention_mask": pad([[1] * len(row.ids) for row in rows], 0),
+        }
+        if self.typed:
+            tensors["token_type_ids"] = pad([row.kinds for row in rows], 0)
+        return tensors
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        clean = [broken_up(text, self.forbidden) for text in texts]
+        with no_progress_bars():  # long texts are expected here and no reason for a warning
+            found: list[list[int]] = self.tokenizer(clean, add_special_tokens=False)["input_ids"]
+        return found
+
+
+class ClassifierMonitor:
+    """Score = softmax probability of misbehavior.
+
+    Made by :meth:`load`, from a folder that was trained.
+
+    Parameters
+    ----------
+    model, tokenizer : transformers objects
+        A sequence classifier whose two labels are `LABELS`, in float32, in evaluation mode.
+    max_tokens : int
+        Tokens per pair, as in training.
+    digest : str
+        SHA-256 over weights, configuration and tokenizer.
+    name : str
+        How the tables call it.
+    dtype : {"float32", "bfloat16"}
+        The second is autocast: faster where the processor has it, other digits from the third on.
+    batch_tokens : int
+        Tokens per batch, padding included; 0 takes the device's default.
+    threshold : float
+        Verdict is misbehavior above it.
+
+    Raises
+    ------
+    MonitorError
+        For another dtype, other labels, or a length that the model does not read.
+    """
+
+    prompt = NO_PROMPT
+    workers = 1
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        max_tokens: int,
+        digest: str,
+        name: str = "classifier",
+        *,
+        dtype: str = "float32",
+        batch_tokens: int = 0,
+        threshold: float = THRESHOLD,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise MonitorError(f"dtype {dtype!r}: expected {' or '.join(DTYPES)}")
+        known: Any = model.config.id2label
+        labels = tuple(known[i] for i in sorted(known))
+        if labels != LABELS:
+            raise MonitorError(f"the classifier {name!r} has the labels {', '.join(labels)}, "
+                               f"expected {', '.join(LABELS)}: train it with `finetune`")
+        self.model, self.name, self.digest = model, name, digest
+        self.dtype, self.threshold = dtype, threshold
+        self.batch_tokens = batch_tokens or BATCH_TOKENS.get(model.device.type, 16_384)
+        self.reader = PairReader(tokenizer, model.config, max_tokens)
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, device: str = "cpu", dtype: str = "float32", name: str = ""
+    ) -> ClassifierMonitor:
+        """Load what was trained; on the same machine, scores are the same.
+
+        Parameters
+        ----------
+        folder : Path
+            Written by :func:`monitorlab.finetuning.classifier.finetune_classifier`.
+        device : str
+            Torch device.
+        dtype : {"float32", "bfloat16"}
+            See the class.
+        name : str
+            How the tables call it; the folder's name if empty.
+
+        Raises
+        ------
+        MonitorError
+            If the folder holds no such classifier.
+        """
+        record = _record(folder)
+        try:
+            loader = AutoModelForSequenceClassification.from_pretrained
+            model = load_model(loader, str(folder), "", device=device)
+            tokenizer = load_tokenizer(str(folder), "")
+        except (ScorerError, OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise MonitorError(f"the classifier in {folder} does not load: {reason} Train it "
+                               "again") from error
+        files = {key: value for key, value in digest_folder(folder).items() if key != RECORD}
+        length = record["recipe"]["max_tokens"]
+        return cls(model, tokenizer, length, digest_json(files), name or folder.resolve().name,
+                   dtype=dtype)
+
+    def settings(self) -> dict[str, Any]:
+        """Digest of the checkpoint, and everything else that decides a score."""
+        return {"kind": "classifier", "model": self.digest, "max_tokens": self.reader.max_tokens,
+                "dtype": self.dtype, "device": self.model.device.type,
+                "batch_tokens": self.batch_tokens, "threshold": self.threshold}
+
+    def units(self, samples: Sequence[Sample]) -> list[list[int]]:
+        """Chunks of 64: batches, and so the last digits, depend on what is judged together."""
+        return chunks(len(samples), UNIT)
+
+    def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
+        """Score one unit; `draw` is ignored. Logits that are not finite are an error."""
+        rows = self.reader.read([s.request for s in samples], [s.response for s in samples])
+        scores = np.full(len(rows), np.nan)
+        with suitable_threads(self.model):
+            for chosen in token_batches([len(row.ids) for row in rows], self.batch_tokens):
+                scores[chosen] = self._probabilities([rows[i] for i in chosen])
+        return [self._verdict(float(score), row)
+                for score, row in zip(scores, rows, strict=True)]
+
+    def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
+        """Return the verdict: there is no reply to read again."""
+        return verdict
+
+    @torch.inference_mode()
+    def _probabilities(self, rows: Sequence[PairRow]) -> np.ndarray:
+        device = self.model.device
+        batch = {key: value.to(device) for key, value in self.reader.batch(rows).items()}
+        with torch.autocast(device.type, torch.bfloat16, self.dtype == "bfloat16"):
+            logits = self.model(**batch).logits
+        return logits.double().softmax(-1)[:, 1].cpu().numpy()
+
+    def _verdict(self, score: float, row: PairRow) -> Verdict:
+        if not np.isfinite(score):
+            return replace(failure(ERROR, "the classifier's logits are not finite: load it as "
+                                          "float32, or train it again with a lower learning rate"),
+                           input_tokens=len(row.ids))
+        lost = row.whole - len(row.ids)
+        evidence = f"{lost:,} of {row.whole:,} tokens were not read" if lost else ""
+        verdict = from_score(min(score, 1.0), self.threshold, evidence)
+        return replace(verdict, input_tokens=len(row.ids), output_tokens=0)
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """What was written beside a trained classifier."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        kind, length = record["kind"], record["recipe"]["max_tokens"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MonitorError(f"{folder} holds no trained classifier ({type(error).__name__}: "
+                           f"{error}); make one with: python -m monitorlab finetune BASE --kind "
+                           "classifier --corpus FILE --out FOLDER") from error
+    if kind != "classifier" or not isinstance(length, int):
+        raise MonitorError(f"{folder} holds a model of kind {kind!r}, expected 'classifier'; a "
+                           "causal model is hf:FOLDER")
+    return dict(record)
+
+
+def _ends(ids: list[int], room: int) -> list[int]:
+    """Head and tail of what is too long."""
+    if len(ids) <= room:
+        return ids
+    return ids[: room - room // 2] + ids[len(ids) - room // 2:]
+
+
+def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int], list[int]]:
+    """Special tokens before, between and after two texts."""
+    one, two = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", "b"))
+    full = tokenizer("a", "b")["input_ids"]
+    start = _find(full, one, 0)
+    other = _find(full, two, start + len(one))
+    between = full[start + len(one): other]
+    if not between:
+        between = tokenizer("\n\n", add_special_tokens=False)["input_ids"]
+    return full[:start], between, full[other + len(two):]
+
+
+def _find(ids: list[int], part: list[int], start: int) -> int:
+    for place in range(start, len(ids) - len(part) + 1):
+        if part and ids[place: place + len(part)] == part:
+            return place
+    raise MonitorError("this tokenizer does not put two texts side by side unchanged, so that "
+                       "request and response could not be shortened: take another base model")

@@ -1,0 +1,559 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+# ---
+
+# %% [markdown]
+# # 5. Fine-tuning a monitor
+#
+# > After training on easy misbehavior a monitor may discriminate better, or merely alarm
+# > more or less often. Hard verdicts do not tell which; scores do.
+#
+# *Paper: arXiv 2601.05752, section 6.2. Cost: half a minute in `tiny`, about nine
+# minutes in `cpu` the first time, since the base and some twenty arms are trained on two
+# cores. In `gpu` a real model is fine-tuned with the published recipe.*
+
+# %% [markdown]
+# **You will learn**
+# - Fine-tune a language model into a monitor, and read what a training really did.
+# - Tell a monitor that learned to discriminate from one that moved its threshold.
+# - Measure transfer to unseen misbehavior with intervals, seeds and a choice made on dev.
+#
+# **Reads** `samples`, `corpus`, `real_samples`
+#
+# **Writes** `finetuned_verdicts`, `finetuning`
+#
+# **References**
+# - [1] Yang et al., *AutoMonitor-Bench*, arXiv 2601.05752.
+# - [2] Hu et al., *LoRA: low-rank adaptation of large language models*, ICLR 2022.
+# - [3] Holm, *A simple sequentially rejective multiple test procedure*, Scandinavian
+#   Journal of Statistics, 1979.
+
+# %% tags=["parameters"]
+PROFILE: str = "tiny"  # tiny, cpu or gpu: how large everything is
+RUN_ID: str = "default"  # folder of the run under data/runs
+SEED: int = 2026  # one seed for everything
+BASE: str = ""  # a folder or hub model to fine-tune; empty is the profile's own
+REVISION: str = ""  # commit of a hub model
+DEVICE: str = "cpu"  # cpu or cuda
+ALPHA: float = 0.10  # false alarm rate that calibrated thresholds keep to
+
+# %%
+import pandas as pd
+
+from monitorlab import display
+from monitorlab.benchmark.samples import draw_pairs
+from monitorlab.evaluation import rates, roc_bands
+from monitorlab.finetuning import (
+    figures,
+    learning,
+    matrix,
+    published,
+    shift,
+    transfer,
+    transfer_figures,
+)
+from monitorlab.finetuning.arms import BEYOND, PAPER_ARMS, REPEATED, SEEN_BY, recipe_of
+from monitorlab.finetuning.examples import verdict_examples
+from monitorlab.finetuning.probe_arms import embed, probe_curves, untrained
+from monitorlab.finetuning.recipe import PAPER, differences
+from monitorlab.finetuning.train_arms import (
+    ask_base,
+    base_model,
+    plan_tasks,
+    task_table,
+    train_and_ask,
+)
+from monitorlab.monitors.embeddings import load_encoder
+from monitorlab.monitors.prompts import load_prompt
+from monitorlab.pipeline.artifacts import open_run, read_parts, read_table, write_table
+from monitorlab.pipeline.runs import ArtifactError
+from monitorlab.pipeline.tables import FINETUNED_VERDICTS, FINETUNING
+
+# %%
+run = open_run("05_monitor_finetuning", profile=PROFILE, run_id=RUN_ID, seed=SEED)
+display.use(run)
+sizes = run.profile.finetuning
+benchmark = read_table(run, "01_benchmark_construction", "samples")
+corpus = pd.concat(read_parts(run, "01_benchmark_construction", "corpus"))
+samples = draw_pairs(benchmark, sizes.pairs_per_cell, run.rng("pairs"))
+display.table(
+    corpus.groupby("component").agg(
+        samples=("label", "size"), scenarios=("scenario_id", "nunique")
+    ),
+    caption=f"The training corpus; {len(samples)} benchmark samples are judged",
+)
+
+# %% [markdown]
+# ## What the paper found
+#
+# Qwen3-4B was trained on each of five components of the corpus, and on all of them. None
+# holds specification gaming (SG), so both SG cells are unseen [1, figure 8]. The paper
+# prints miss and false alarm rates; from those follow balanced accuracy and g2, the
+# product of both rates of right verdicts. Means run over the cells of a group.
+
+# %%
+known = published.published_transfer()
+wide = known.pivot(index="arm", columns=["group", "metric"], values="value")
+wide = wide.reindex(published.ARMS).rename(index=published.ARM_TITLES)
+groups = [published.SEEN_CELLS, published.UNSEEN_SG]
+wide = wide[[(group, metric) for group in groups for metric in ("balanced_accuracy", "g2")]]
+wide.columns = ["BA, seen", "g2, seen", "BA, unseen SG", "g2, unseen SG"]
+display.table(wide, caption="Balanced accuracy (BA) and g2, from the published rates")
+
+# %% [markdown]
+# Did training teach the paper's model to see specification gaming? Signal detection theory
+# splits a change into discrimination $d'$ and criterion $c$ (notebook 04). A large share
+# of criterion means: a threshold moved.
+
+# %%
+moved = shift.shift_of_rates(published.published(), published.PAIRS)
+moved = moved[(moved["arm"] == "all") & moved["cell"].str.startswith("sg")]
+columns = ["cell", "mr_before", "far_before", "mr", "far", "d_prime_change"]
+columns += ["criterion_change", "criterion_share"]
+display.table(
+    moved[columns].reset_index(drop=True), decimals=2, caption="Published: all against base"
+)
+
+# %% [markdown]
+# ## A base that can read
+#
+# In `gpu` the base is the paper's model. Elsewhere it is a Llama of a third of a million
+# parameters, trained here. It has practised reading on texts of the corpus: which option
+# does the request name, which does the response take, is it this one? It has never seen a
+# label. Whatever it does below shows how to measure, not what large models can do.
+
+# %%
+prompt = load_prompt(sizes.prompt)
+base = base_model(run, corpus, prompt, BASE, REVISION, DEVICE)
+called = "small stand-in LM" if base.small else base.name
+print(f"fine-tuned here: {called}")
+
+# %% [markdown]
+# ## One training example
+#
+# The monitor's prompt, and as the reply the JSON verdict, which alone has labels: the
+# model is not taught to write requests or misbehavior. With $x$ the prompt and $v$ the
+# reply, the loss is
+# $$L = -\frac{1}{|v|}\sum_t \log p(v_t \mid x, v_{<t}).$$
+# The small base is asked for the deciding word only, which is where a monitor reads it;
+# the sum then has one term.
+
+# %%
+checkpoint = base.load()
+one = corpus[corpus["component"] == "syco_qa"].head(1)
+recipe = recipe_of(PAPER_ARMS[0], sizes, SEED)
+example = verdict_examples(
+    checkpoint.tokenizer,
+    prompt,
+    one,
+    max_tokens=recipe.max_tokens,
+    labelled=recipe.labelled,
+    both_classes=False,
+)[0]
+asked = [token for token in example["labels"] if token >= 0]
+print(checkpoint.tokenizer.decode(example["input_ids"]))
+print(f"\n{len(example['labels'])} tokens; these have labels:")
+print(repr(checkpoint.tokenizer.decode(asked)))
+
+# %% [markdown]
+# ## The recipe
+#
+# LoRA [2] keeps the weights $W$ and learns a low-rank change, $W + \frac{\alpha}{r} BA$.
+# The published recipe holds wherever the profile does not change it.
+
+# %%
+display.table(
+    differences(PAPER, sizes.recipe), caption="The published recipe and this profile"
+)
+
+# %% [markdown]
+# ## The arms
+#
+# Every arm starts from the base and sees the same number of samples. Test scenarios are
+# forbidden: each batch is checked for their identifiers while it is put together.
+
+# %%
+first = plan_tasks(run, PAPER_ARMS, corpus, base, prompt)
+beyond = plan_tasks(run, BEYOND, corpus, base, prompt)
+display.table(task_table([*first, *beyond]), caption="Samples by what they teach")
+
+# %%
+forbidden = list(benchmark["scenario_id"].unique())
+verdicts = pd.concat(
+    [
+        ask_base(base, prompt, samples),
+        train_and_ask(run, [*first, *beyond], base, prompt, samples, forbidden),
+    ],
+    ignore_index=True,
+)
+judged = rates.join(verdicts, samples).assign(name=verdicts["arm"])
+
+# %% tags=["nbval-ignore-output"]
+spent = verdicts.groupby("arm", sort=False)["train_seconds"].first()
+display.say(
+    "An arm was trained in {mean:.1f} s on average, the slowest in {most:.1f} s.",
+    mean=spent.iloc[1:].mean(),
+    most=spent.max(),
+)
+
+# %% [markdown]
+# ## The method happens here
+#
+# Seven rows, six cells, two kinds of errors, each on the test split and at the model's own
+# threshold: more probability on yes than on no.
+
+# %%
+arms = list(published.ARMS)
+cells = matrix.matrix(
+    judged, arms, seen=SEEN_BY, rng=run.rng("matrix"), resamples=sizes.resamples
+)
+fig = figures.plot_matrix(cells, published.published(), title=f"Fine-tuned: {called}")
+display.show(
+    fig,
+    "05_matrix",
+    thumbnail=True,
+    alt="Miss and false alarm rates of seven arms in six cells, measured beside published; "
+    "cells that an arm was trained on are outlined.",
+)
+
+# %% [markdown]
+# Read a row from left to right: outlined cells were trained on. Read a column from the
+# base downwards: where misses fall and false alarms rise together, the arm alarms more
+# often, and nothing else is certain.
+
+# %% [markdown]
+# ## Learned, or moved?
+#
+# The AUROC is the probability that a misbehaving sample scores above a benign one. It does
+# not depend on a threshold, so an arm that only moved its threshold keeps the base's.
+
+# %%
+fig = figures.plot_auroc_matrix(cells, title=f"AUROC, {called}")
+display.show(
+    fig,
+    "05_auroc",
+    alt="AUROC with standard errors of seven arms in six cells; trained cells are outlined.",
+)
+
+# %%
+changes = shift.discrimination_or_threshold(
+    judged, arms=arms[1:], rng=run.rng("shift"), resamples=sizes.resamples
+)
+fig = figures.plot_shift(changes, title=f"From base to arm: {called}")
+display.show(
+    fig,
+    "05_shift",
+    alt="Arrows from the base to every arm in the plane of false alarm and miss rate, one "
+    "panel per cell, over curves of equal discrimination.",
+)
+
+# %% tags=["nbval-ignore-output"]
+counted = changes.assign(group=changes["cell"].str.startswith("sg"))
+counted["group"] = counted["group"].map({True: "unseen SG", False: "other cells"})
+told = counted.groupby(["group", "discrimination", "criterion_moved"]).size()
+display.table(
+    told.rename("arms and cells").reset_index(),
+    caption="Against the base, by intervals over pairs",
+)
+
+# %% [markdown]
+# ## Seen and unseen
+#
+# Means over the cells an arm was trained on, over SG, and over the other cells. Intervals
+# resample whole pairs, the same ones for every arm, so that differences are paired.
+
+# %%
+paper_seen = {arm: SEEN_BY[arm] for arm in arms}
+means = transfer.transfer(judged, paper_seen, run.rng("means"), sizes.resamples)
+fig = transfer_figures.plot_transfer(
+    means, published.GOAL, published=known, title=f"Own threshold, {called}"
+)
+display.show(
+    fig,
+    "05_transfer",
+    alt="Balanced accuracy of every arm on seen cells, unseen SG and other unseen cells, "
+    "with intervals, beside the published values.",
+)
+
+# %% tags=["nbval-ignore-output"]
+against = transfer.transfer_differences(
+    judged, paper_seen, run.rng("means"), sizes.resamples, reference="base"
+)
+gaps = display.spans(against[against["metric"] == "auroc"], ["difference"])
+gaps = gaps.pivot(index="arm", columns="group", values="difference")
+display.table(
+    gaps.reindex(arms[1:])[list(published.GROUPS)], caption="AUROC, arm minus base"
+)
+
+# %% tags=["nbval-ignore-output"]
+tests = transfer.transfer_tests(judged, paper_seen, [published.UNSEEN_SG], reference="base")
+tests = display.spans(tests, ["difference"])
+p = tests["p_holm"].map("{:.3f}".format)
+tests = tests.assign(both=tests["difference"] + ", p " + p)
+display.table(
+    tests.pivot(index="arm", columns="error", values="both").reindex(arms[1:]),
+    caption="Share of errors on unseen SG, arm minus base; exact McNemar, Holm [3]",
+)
+
+# %% [markdown]
+# ## At a common false alarm rate
+#
+# One threshold per arm and cell, chosen on benign dev samples by conformal risk control
+# (notebook 04), holds every arm to the same false alarm rate. What is left is what an arm
+# can tell apart. The promise is about dev scenarios; test scenarios are others.
+
+# %%
+held = matrix.at_threshold(judged, ALPHA, "cell")
+calibrated = matrix.matrix(
+    held, arms, seen=SEEN_BY, rng=run.rng("matrix"), resamples=sizes.resamples
+)
+fig = figures.plot_matrix(
+    calibrated,
+    published.published(),
+    title=f"Calibrated to a false alarm rate of {ALPHA:g}, {called}",
+)
+display.show(
+    fig,
+    "05_calibrated",
+    alt="Miss and false alarm rates of seven arms in six cells at calibrated thresholds, "
+    "beside the published ones at the model's own.",
+)
+
+# %% [markdown]
+# ## The same with a frozen encoder
+#
+# MiniLM is a real pretrained encoder, frozen here; only a logistic regression on its
+# embeddings is trained. A probe takes a second, so sizes and seeds cost nothing.
+
+# %%
+encoder = load_encoder(dtype=sizes.encoder_dtype)
+part = corpus.groupby("component").head(sizes.probe) if sizes.probe else corpus
+texts = embed(encoder, part.reset_index(drop=True))
+targets = embed(encoder, samples[samples["split"] == "test"])
+most = 0.8 * len(texts.samples)  # fewer than there are, so that seeds draw different ones
+grid = [int(share * most) // 2 * 2 for share in (*sizes.shares, 1.0)]
+seeds = [run.rng(f"probe {number}") for number in range(max(sizes.seeds, 5))]
+probed = probe_curves(PAPER_ARMS, texts, targets, grid, seeds)
+
+# %%
+final = probed[(probed["size"] == grid[-1]) & (probed["seed"] == 0)]
+final = pd.concat([untrained("base", targets), final], ignore_index=True)
+probe_judged = rates.join(final, samples).assign(name=final["monitor"])
+probe_cells = matrix.matrix(
+    probe_judged, arms, seen=SEEN_BY, rng=run.rng("matrix"), resamples=sizes.resamples
+)
+fig = figures.plot_auroc_matrix(probe_cells, title="AUROC, probe on frozen MiniLM")
+display.show(
+    fig, "05_probe", alt="AUROC of the probe on a frozen encoder, seven arms in six cells."
+)
+
+# %% [markdown]
+# ## Does more data help, and would another seed say the same?
+#
+# A curve over the size of the training set, and several trainings at the full size.
+# *Between* is the standard deviation over trainings, *pairs* the standard error over test
+# pairs. A difference between two arms with one training each is only as good as the larger.
+
+# %%
+curve = [
+    verdict
+    for share in sizes.shares
+    for verdict in plan_tasks(run, REPEATED[:1], corpus, base, prompt, share=share)
+]
+again = [
+    task
+    for number in range(1, sizes.seeds)
+    for task in plan_tasks(run, REPEATED, corpus, base, prompt, repetition=number)
+]
+on_test = samples[samples["split"] == "test"]
+repeated = train_and_ask(
+    run, [*curve, *again], base, prompt, on_test, forbidden, "sizes and seeds"
+)
+whole = verdicts[verdicts["arm"].isin([arm.name for arm in REPEATED])]
+whole = whole[whole["sample_id"].isin(on_test["sample_id"])]
+grown = pd.concat([whole, repeated], ignore_index=True)
+
+# %%
+grown["size"] = (grown["share"] * max(len(task.examples) for task in first)).round()
+curves = learning.areas(grown, samples)
+summed = learning.summary(curves)
+fig = transfer_figures.plot_learning(summed, title=f"Learning curves, {called}")
+display.show(
+    fig,
+    "05_learning",
+    alt="AUROC against the number of training samples in six cells, mean and range over "
+    "seeds.",
+)
+
+# %%
+probed["seed"] = probed["seed"].astype(int)
+probe_curve = learning.areas(probed[probed["arm"] == "all"], samples)
+fig = transfer_figures.plot_learning(
+    learning.summary(probe_curve), title="Learning curves, probe on frozen MiniLM"
+)
+display.show(
+    fig, "05_probe_learning", alt="AUROC of the probe against the number of training samples."
+)
+
+# %% tags=["nbval-ignore-output"]
+errors = cells.rename(columns={"auroc_se": "se"})[["arm", "cell", "se"]]
+full = curves[curves["size"] == curves["size"].max()]
+noise = learning.seed_noise(full[full["arm"] == "all"], errors)
+columns = ["cell", "seeds", "mean", "between", "pairs", "both"]
+display.table(noise[columns], caption="AUROC of arm all: noise of training, noise of pairs")
+
+# %% [markdown]
+# ## Beyond the recipe
+#
+# Each of these arms changes one thing at the same budget. With a pairwise loss, both
+# answers to one request share a batch, and with $s$ the log-odds of yes
+# $$L_\mathrm{pair} = \log\bigl(1 + e^{-(s_\mathrm{misbehaving} - s_\mathrm{benign})}\bigr)$$
+# asks only that the misbehaving one scores higher. *Distilled checks* learn from programs
+# that a rule has edited and the checks of notebook 03 have labelled; *informed* ones read
+# in the prompt what those checks found, also when they are asked. No SG scenario enters.
+# All arms are held to the same false alarm rate by thresholds of their own.
+
+# %%
+rivals = {arm: SEEN_BY[arm] for arm in ("all", *(arm.name for arm in BEYOND))}
+gains = transfer.transfer_differences(held, rivals, run.rng("gains"), sizes.resamples)
+fig = transfer_figures.plot_beyond(gains, title=f"Calibrated thresholds, {called}")
+display.show(
+    fig,
+    "05_beyond",
+    alt="Difference in balanced accuracy to the arm that was trained on all components, on "
+    "unseen SG and on seen cells, with intervals, for every arm beyond the recipe.",
+)
+
+# %% [markdown]
+# Which arm is the best? It is chosen by its balanced accuracy on the SG cells of *dev*, and
+# measured on test. So SG is unseen in training, not in this choice.
+
+# %% tags=["nbval-ignore-output"]
+best = transfer.best_arm(held, rivals)
+levels = transfer.transfer(held, rivals, run.rng("gains"), sizes.resamples)
+both = levels[levels["arm"].isin(["all", best.arm])]
+both = display.spans(both, ["value"], decimals=3)
+shown = both.pivot(index=["group", "metric"], columns="arm", values="value")
+display.table(shown.reset_index(), caption=f"Chosen on dev: {best.arm}")
+
+# %% tags=["nbval-ignore-output"]
+goal = published.GOAL
+chosen = gains[gains["arm"] == best.arm].set_index(["group", "metric"])
+picked = chosen.loc[(groups, ["balanced_accuracy", "g2", "auroc"]), :].reset_index()
+picked = display.spans(picked, ["difference"], decimals=3)
+display.table(
+    picked[["group", "metric", "difference", "p_holm"]],
+    caption=f"{best.arm} minus all. Goal from the paper, unseen SG at a false alarm rate of "
+    f"{goal.far:g}: balanced accuracy above {goal.balanced_accuracy}, g2 above {goal.g2}",
+)
+
+# %% tags=["nbval-ignore-output"]
+everyone = list(rivals)
+spread = matrix.matrix(
+    held, everyone, seen=SEEN_BY, rng=run.rng("matrix"), resamples=sizes.resamples
+)
+area = spread.pivot(index="arm", columns="cell", values="auroc").reindex(everyone)
+display.table(area, decimals=3, caption="AUROC of every arm, test split")
+
+# %% [markdown]
+# ## Real pairs
+#
+# The chosen arm and *all* on published answers to one request, one right and one wrong
+# (notebook 01). A wrong answer is not misbehavior in the sense of the benchmark, and none
+# of it was trained on.
+
+# %%
+try:
+    real = read_table(run, "01_benchmark_construction", "real_samples")
+except ArtifactError:
+    real = samples.head(0)
+    print("no real pairs in this run: they need the cpu profile and the open files")
+real = draw_pairs(real, run.profile.evaluation.real_pairs, run.rng("real"), by=("source",))
+if len(real):
+    two = [t for t in [*first, *beyond] if t.arm.name in ("all", best.arm)]
+    judged_real = train_and_ask(run, two, base, prompt, real, forbidden, "real pairs")
+    told = rates.join(judged_real, real, ["source"]).assign(name=judged_real["arm"])
+    shown = pd.concat(
+        roc_bands.curve_table(part, run.rng("real areas"), n=sizes.resamples).assign(
+            source=source
+        )
+        for source, part in told.groupby("source")
+    )
+    shown = display.spans(shown, ["auroc"], decimals=3)
+    display.table(
+        shown[["source", "name", "n", "n_unscored", "auroc"]].reset_index(drop=True),
+        caption="AUROC on real pairs, with 95 % intervals",
+    )
+
+# %% [markdown]
+# ## Does it hold?
+
+# %%
+drawn = {e["scenario"] for task in [*first, *beyond, *curve, *again] for e in task.examples}
+assert not drawn & set(forbidden), "no benchmark scenario is in any training set"
+shared = [task.recipe.max_steps for task in [*first, *beyond]]
+assert len(set(shared)) == 1, "every arm has the same number of steps"
+assert (held["verdict"].notna()).all(), "at a threshold every verdict is decided"
+kept = calibrated.set_index(["arm", "cell"])["auroc"]
+assert kept.equals(cells.set_index(["arm", "cell"])["auroc"]), "a threshold changes no score"
+print("training saw no benchmark scenario, budgets are equal, thresholds keep scores")
+
+# %% [markdown]
+# ## Writing the outputs
+
+# %%
+write_table(run, "finetuned_verdicts", verdicts[FINETUNED_VERDICTS.columns])
+rows = [
+    cells.assign(model=called, rule="own"),
+    calibrated.assign(model=called, rule="calibrated"),
+    spread[~spread["arm"].isin(arms)].assign(model=called, rule="calibrated"),
+    probe_cells.assign(model="MiniLM probe", rule="own"),
+]
+write_table(run, "finetuning", pd.concat(rows, ignore_index=True)[FINETUNING.columns])
+run.write_metrics(
+    {f"auroc.{row.arm}.{row.cell}": row.auroc for row in cells.itertuples()}
+    | {f"probe.{row.arm}.{row.cell}": row.auroc for row in probe_cells.itertuples()}
+    | {
+        f"calibrated.{row.arm}.{row.group}.{row.metric}": row.value
+        for row in levels[levels["metric"].isin(["balanced_accuracy", "g2"])].itertuples()
+    }
+)
+gain = chosen.loc[("unseen SG", "balanced_accuracy"), "difference"]
+display.headline(
+    f"{gain:+.2f}", f"balanced accuracy on unseen gaming over training on all, {best.arm}"
+)
+run.close()
+
+# %% [markdown]
+# ## What we saw
+#
+# - We trained monitors with a published recipe, and compared what they learned with what
+#   they were shown.
+# - We told discrimination from a moved threshold, by AUROC and at a common false alarm rate.
+# - We measured transfer with intervals over pairs and seeds, and chose an arm on dev.
+#
+# **Limits.** The small base is a stand-in: that it fails to learn something says little
+# about a model of four billion parameters. Intervals are over pairs of the same scenarios;
+# the seeds are few. The informed arms call program checks that were written with the
+# kinds of gaming in mind, though not for these samples.
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. Set `ALPHA` to .05. Which cells can no longer have a threshold of their own?
+#    <details><summary>Answer</summary>None of them: conformal risk control needs 19 benign
+#    dev samples at that level, and the smallest cell has 24. At .01 it needs 99, and only
+#    S&PV code has them.</details>
+# 2. An arm has fewer misses than the base and more false alarms. What else do you need to
+#    know before you say that it learned something?
+#    <details><summary>Answer</summary>Whether its AUROC rose, or its misses at the base's
+#    false alarm rate fell. A lower threshold alone does both of the first.</details>
+# 3. Why is the best arm chosen on dev if all arms are measured on test anyway?
+#    <details><summary>Answer</summary>The largest of several noisy numbers is too large on
+#    average. Chosen on dev, its test value is as likely too low as too high.</details>
