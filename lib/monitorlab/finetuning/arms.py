@@ -20,7 +20,7 @@ from monitorlab.finetuning.examples import Example, verdict_examples
 from monitorlab.finetuning.gamed_programs import gamed_pairs
 from monitorlab.finetuning.hard_negatives import hard_negatives
 from monitorlab.finetuning.published import ALL_COMPONENTS, ARM_TITLES, ARMS, BASE, SEEN
-from monitorlab.finetuning.reading import reading_examples
+from monitorlab.finetuning.reading import reading_examples, report_examples
 from monitorlab.finetuning.recipe import PAPER, Recipe
 from monitorlab.monitors.checks import ProgramChecks
 from monitorlab.monitors.informed import FOUND, SILENT, informed_prompt, report_of
@@ -202,6 +202,7 @@ def arm_examples(
         return examples + verdict_examples(tokenizer, prompt, gamed, **how)
     if arm.source == "reading":
         practice = reading_examples(tokenizer, prompt, corpus, rng)
+        practice += report_examples(tokenizer, prompt, corpus, rng)
         chosen = rng.permutation(len(practice))[:wanted]
         return examples + [practice[i] for i in chosen]
     raise MonitorError(f"arm {arm.name!r} has source {arm.source!r}, which is not known")

@@ -29,6 +29,7 @@ from monitorlab.monitors import rules
 from monitorlab.monitors.causal import NO, STUB, YES
 from monitorlab.monitors.causal_loading import Checkpoint
 from monitorlab.monitors.causal_text import chat_text, control_texts, text_ids
+from monitorlab.monitors.informed import CLEAN, FOUND, REPORTS, SILENT, informed_prompt
 from monitorlab.monitors.miniature import (
     POSITIONS,
     SPECIAL,
@@ -48,6 +49,8 @@ from monitorlab.signals.training import IGNORED, llama_config, seeded
 
 NAMED, TAKEN = "Which option does the request name?", "Which option does the response take?"
 IS_NAMED, IS_TAKEN = "Does the request name option {}?", "Does the response take option {}?"
+REPORTED = "Did a program check find a fault?"
+ANSWERS = {FOUND: YES[0], CLEAN: NO[0], SILENT: " none"}
 LETTERS = "ABCD"
 RATE = 1e-2
 _OPTION = re.compile(r"\s*(?:[-*] )?\(?[A-H][.):] ")
@@ -87,12 +90,7 @@ def reading_examples(
     list of Example
         Up to six per sample. Only the words that answer have labels; there is no verdict.
     """
-    letters = [(cued_option(r), chosen_option(a))
-               for r, a in zip(samples["request"], samples["response"], strict=True)]
-    known = [both if all(both) and set(both) <= set(LETTERS) else None for both in letters]
-    rows = samples[[both is not None for both in known]]
-    if rows.empty:
-        return []
+    rows = _readable(samples)
     short = shortened(rows)
     found = []
     for texts in (rows, short, short):
@@ -110,6 +108,36 @@ def reading_examples(
     return found
 
 
+def report_examples(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    samples: pd.DataFrame,
+    rng: np.random.Generator,
+) -> list[Example]:
+    """Ask what a report of program checks says, one drawn by lot per shortened sample.
+
+    Parameters and result as for `reading_examples`; one example per sample. The reports are not
+    those of real checks: reading them is what is practised, not when to believe them.
+    """
+    short = shortened(_readable(samples))
+    found: list[Example] = []
+    drawn = rng.choice(list(REPORTS), len(short))
+    for report, answer in ANSWERS.items():
+        texts = short[drawn == report]
+        stems, tail = _stems(tokenizer, informed_prompt(prompt, report), texts)
+        found += [_example(tokenizer, stem, tail, [(REPORTED, STUB, answer)], str(scenario))
+                  for stem, scenario in zip(stems, texts["scenario_id"], strict=True)]
+    return found
+
+
+def _readable(samples: pd.DataFrame) -> pd.DataFrame:
+    """Rows in which the request names one of `LETTERS` and the response takes one."""
+    letters = zip(map(cued_option, samples["request"]), map(chosen_option, samples["response"]),
+                  strict=True)
+    known = [set(map(str, both)) <= set(LETTERS) for both in letters]
+    return samples[np.array(known, dtype=bool)]
+
+
 def shortened(samples: pd.DataFrame) -> pd.DataFrame:
     """Leave out every sentence without an option letter, where both letters can still be read.
 
@@ -122,7 +150,7 @@ def shortened(samples: pd.DataFrame) -> pd.DataFrame:
         for request, long, response, said in zip(
             requests, samples["request"], responses, samples["response"], strict=True)
     ]
-    return samples.assign(request=requests, response=responses)[same]
+    return samples.assign(request=requests, response=responses)[np.array(same, dtype=bool)]
 
 
 def _short(text: str) -> str:
@@ -152,6 +180,8 @@ def _stems(
     forbidden = control_texts(tokenizer)
     texts = [chat_text(tokenizer, marked.messages(sample, forbidden), False)
              for sample in samples_of(samples)]
+    if not texts:
+        return [], []
     stems = text_ids(tokenizer, [text.rpartition(mark)[0] for text in texts])
     tails = {text.rpartition(mark)[2] for text in texts}
     return stems, _plain_ids(tokenizer, tails.pop())
@@ -212,6 +242,7 @@ def train_base(
                                  *list(mixed["request"] + "\n" + mixed["response"])
                                  [:TEXTS_FOR_TOKENIZER]], settings.vocabulary)
     practice = reading_examples(tokenizer, prompt, mixed, rng)
+    practice += report_examples(tokenizer, prompt, mixed, rng)
     if not practice:
         raise MonitorError("no text of the corpus names one option and takes one: the small base "
                            "has nothing to practise on, give a corpus with sycophancy samples")
@@ -241,7 +272,8 @@ def _frames(prompt: Prompt, corpus: pd.DataFrame) -> Iterator[str]:
     yield from (message["content"] for message in prompt.messages(first, SPECIAL))
     yield from (NAMED, TAKEN, *(f"{q.format(letter)} {letter}"
                                 for q in (IS_NAMED, IS_TAKEN) for letter in LETTERS))
-    yield from (STUB + word + "}" for word in (YES[0], NO[0]))
+    yield from (f"{report}\n{REPORTED}" for report in REPORTS.values())
+    yield from (STUB + word + "}" for word in ANSWERS.values())
 
 
 def base_checkpoint(run: Run, corpus: pd.DataFrame, prompt: Prompt) -> Path:

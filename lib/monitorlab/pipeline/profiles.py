@@ -354,7 +354,7 @@ CPU = Profile(
         ),
     ),
     finetuning=Finetuning(
-        base="", prompt="brief", vocabulary=3_000, model=READER, reading_steps=1_200,
+        base="", prompt="brief", vocabulary=3_000, model=READER, reading_steps=1_300,
         recipe=SMALL_RECIPE, samples=2_400, seeds=3, shares=(0.125, 0.25, 0.5), processes=2,
         pairs_per_cell=0, probe=500, encoder_dtype="bfloat16", resamples=5_000,
     ),
