@@ -31,7 +31,7 @@ report: $(READY)  ## run all notebooks (PROFILE=cpu) and render reports/RUN_ID/i
 	@$(BIN)/python -m monitorlab run --profile $(PROFILE) --run-id $(RUN_ID); status=$$?; \
 	  $(BIN)/python -m monitorlab report --run-id $(RUN_ID) && exit $$status
 
-test: $(READY) lint types  ## everything that must be green, under eight minutes
+test: $(READY) lint types  ## everything that must be green
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/validity tests/integration
 	@$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/golden/nbval.cfg tests/golden
 
