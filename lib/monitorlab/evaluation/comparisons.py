@@ -199,14 +199,17 @@ def _test(counts: pd.DataFrame, level: float) -> pd.DataFrame:
     table = pd.DataFrame({
         "n": a + b + c + d, "left_out": counts["left_out"].astype(int), "difference": difference,
         "low": low, "high": high, "b": b, "c": c,
-        "p": p, "p_holm": _holm(p), "p_worst": p_worst, "p_worst_holm": _holm(p_worst),
+        "p": p, "p_holm": holm(p), "p_worst": p_worst, "p_worst_holm": holm(p_worst),
     })  # fmt: skip
     table.insert(table.columns.get_loc("p_worst"), "separated", table["p_holm"] <= level)
     return table.assign(survives=table["p_worst_holm"] <= level)
 
 
-def _holm(p: FloatArray) -> FloatArray:
-    """Holm's adjusted p-values. Statsmodels' function collects all garbage on every call."""
+def holm(p: FloatArray) -> FloatArray:
+    """Holm's adjusted p-values, none of them missing, in the order of `p`; shape (n,).
+
+    Statsmodels' function would collect all garbage on every call.
+    """
     order = np.argsort(p, kind="stable")
     steps = np.minimum(1.0, p[order] * np.arange(len(p), 0, -1))
     adjusted = np.empty_like(p)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from monitorlab.finetuning.batches import check_leaks, plan, steps_of
-from monitorlab.finetuning.failures import ALLOCATING
+from monitorlab.finetuning.failures import is_out_of_memory
 from monitorlab.finetuning.partial import (
     ResumedBar,
     last_checkpoint,
@@ -260,8 +260,7 @@ def memory_explained(settings: ClassifierSettings) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not (isinstance(error, torch.OutOfMemoryError | MemoryError)
-                or any(sign in str(error) for sign in ALLOCATING)):
+        if not is_out_of_memory(error):
             raise
         traceback.clear_frames(error.__traceback__)  # they hold the tensors that fill it
         raise MonitorError(_less_memory(settings)) from None

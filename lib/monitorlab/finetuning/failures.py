@@ -37,9 +37,7 @@ def explained(recipe: Recipe, longest: int, folder: Path) -> Iterator[None]:
         yield
     except (RuntimeError, OSError, MemoryError) as error:
         text = str(error)
-        no_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-            sign in text for sign in ALLOCATING)
-        if no_memory:
+        if is_out_of_memory(error):
             traceback.clear_frames(error.__traceback__)  # they hold the tensors that fill it
             raise MonitorError(out_of_memory(recipe, longest)) from None
         number = error.errno if isinstance(error, OSError) else None
@@ -52,6 +50,12 @@ def explained(recipe: Recipe, longest: int, folder: Path) -> Iterator[None]:
         if type(error).__name__ == "SafetensorError" and any(s in str(error) for s in WRITING):
             raise MonitorError(full_disk(folder)) from error
         raise
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error is about memory, which on the CPU only its text tells."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        sign in str(error) for sign in ALLOCATING)
 
 
 def out_of_memory(recipe: Recipe, longest: int) -> str:

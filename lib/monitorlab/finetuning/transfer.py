@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from monitorlab.evaluation.bootstrap import differences, intervals
-from monitorlab.evaluation.comparisons import ERRORS, compare_all
+from monitorlab.evaluation.comparisons import ERRORS, compare_all, holm
 from monitorlab.finetuning.cell_draws import (
     METRICS,
     RESAMPLES,
@@ -235,9 +235,7 @@ def _holm_within(table: pd.DataFrame, keys: Sequence[str]) -> pd.Series:
     """Holm's adjustment of ``p`` within groups; a missing p stays missing and does not count."""
     adjusted = pd.Series(np.nan, index=table.index)
     for _, part in table.dropna(subset="p").groupby(list(keys))["p"]:
-        # Statsmodels' function would collect all garbage on each of these calls.
-        steps = part.sort_values() * np.arange(len(part), 0, -1)
-        adjusted[steps.index] = steps.cummax().clip(upper=1.0)
+        adjusted[part.index] = holm(part.to_numpy())
     return adjusted
 
 
