@@ -14,7 +14,7 @@
 # > After training on easy misbehavior a monitor may discriminate better, or merely alarm
 # > more or less often. Hard verdicts do not tell which; scores do.
 #
-# *Paper: arXiv 2601.05752, section 6.2. Cost: a minute in `tiny`, about a quarter of an
+# *Paper: arXiv 2601.05752, section 6.2. Cost: one to two minutes in `tiny`, a quarter of an
 # hour in `cpu` the first time, since the base and some twenty arms are trained on two
 # cores. In `gpu` a real model is fine-tuned with the published recipe.*
 
