@@ -50,6 +50,7 @@ from monitorlab import display
 from monitorlab.benchmark.samples import draw_pairs
 from monitorlab.evaluation import rates, roc_bands
 from monitorlab.finetuning import (
+    choice,
     figures,
     learning,
     matrix,
@@ -59,6 +60,7 @@ from monitorlab.finetuning import (
     transfer_figures,
 )
 from monitorlab.finetuning.arms import BEYOND, PAPER_ARMS, REPEATED, SEEN_BY, recipe_of
+from monitorlab.finetuning.checks_first import CHECKS_FIRST, checks_first
 from monitorlab.finetuning.examples import verdict_examples
 from monitorlab.finetuning.probe_arms import embed, probe_curves, untrained
 from monitorlab.finetuning.recipe import PAPER, differences
@@ -416,11 +418,16 @@ display.table(noise[columns], caption="AUROC of arm all: noise of training, nois
 # $$L_\mathrm{pair} = \log\bigl(1 + e^{-(s_\mathrm{misbehaving} - s_\mathrm{benign})}\bigr)$$
 # asks only that the misbehaving one scores higher. *Distilled checks* learn from programs
 # that a rule has edited and the checks of notebook 03 have labelled; *informed* ones read
-# in the prompt what those checks found, also when they are asked. No SG scenario enters.
-# All arms are held to the same false alarm rate by thresholds of their own.
+# in the prompt what those checks found, also when they are asked. *Checks first* needs no
+# training: an alarm of the checks ranks above everything that the arm *all* says. No SG
+# scenario enters. All arms are held to the same false alarm rate by thresholds of their own.
 
 # %%
-rivals = {arm: SEEN_BY[arm] for arm in ("all", *(arm.name for arm in BEYOND))}
+looked = checks_first(verdicts[verdicts["arm"] == "all"], samples)
+joined = rates.join(looked, samples).assign(name=CHECKS_FIRST)
+held = pd.concat([held, matrix.at_threshold(joined, ALPHA, "cell")], ignore_index=True)
+rivals = ["all", *(arm.name for arm in BEYOND), CHECKS_FIRST]
+rivals = {arm: SEEN_BY[arm] for arm in rivals}
 gains = transfer.transfer_differences(held, rivals, run.rng("gains"), sizes.resamples)
 fig = transfer_figures.plot_beyond(gains, title=f"Calibrated thresholds, {called}")
 display.show(
@@ -431,11 +438,16 @@ display.show(
 )
 
 # %% [markdown]
-# Which of them is the best? It is chosen by its balanced accuracy on the SG cells of *dev*,
-# and measured on test. So SG is unseen in training, not in this choice.
+# Which of them is the best? The one with the highest balanced accuracy on the SG cells of
+# *dev*, of those that lose no more than .02 there on the cells that were trained on. It is
+# measured on test. So SG is unseen in training, not in this choice.
 
 # %% tags=["nbval-ignore-output"]
-best = transfer.best_arm(held, {arm.name: SEEN_BY[arm.name] for arm in BEYOND})
+best = choice.best_arm(held, rivals, reference="all")
+shown = best.ranking.rename(columns={"value": "BA, SG", "lost": "lost on seen"})
+display.table(shown, decimals=3, caption="On dev: balanced accuracy, and what it costs")
+
+# %% tags=["nbval-ignore-output"]
 levels = transfer.transfer(held, rivals, run.rng("gains"), sizes.resamples)
 both = levels[levels["arm"].isin(["all", best.arm])]
 both = display.spans(both, ["value"], decimals=3)
@@ -464,8 +476,8 @@ display.table(area, decimals=3, caption="AUROC of every arm, test split")
 # %% [markdown]
 # ## Real pairs
 #
-# The chosen arm and *all* on published answers to one request, one right and one wrong
-# (notebook 01). A wrong answer is not misbehavior in the sense of the benchmark, and none
+# The chosen arm, *all* and *checks first* on published answers to one request, one right
+# and one wrong (notebook 01). A wrong answer is not misbehavior in the sense of the benchmark, and none
 # of it was trained on.
 
 # %%
@@ -476,8 +488,10 @@ except ArtifactError:
     print("no real pairs in this run: they need the cpu profile and the open files")
 real = draw_pairs(real, run.profile.evaluation.real_pairs, run.rng("real"), by=("source",))
 if len(real):
-    two = [t for t in [*first, *beyond] if t.arm.name in ("all", best.arm)]
-    judged_real = train_and_ask(run, two, base, prompt, real, forbidden, "real pairs")
+    some = [t for t in [*first, *beyond] if t.arm.name in ("all", best.arm)]
+    judged_real = train_and_ask(run, some, base, prompt, real, forbidden, "real pairs")
+    looked_real = checks_first(judged_real[judged_real["arm"] == "all"], real)
+    judged_real = pd.concat([judged_real, looked_real], ignore_index=True)
     told = rates.join(judged_real, real, ["source"]).assign(name=judged_real["arm"])
     shown = pd.concat(
         roc_bands.curve_table(part, run.rng("real areas"), n=sizes.resamples).assign(
@@ -508,7 +522,8 @@ print("training saw no benchmark scenario, budgets are equal, thresholds keep sc
 # ## Writing the outputs
 
 # %%
-write_table(run, "finetuned_verdicts", verdicts[FINETUNED_VERDICTS.columns])
+written = pd.concat([verdicts, looked], ignore_index=True)
+write_table(run, "finetuned_verdicts", written[FINETUNED_VERDICTS.columns])
 rows = [
     cells.assign(model=called, rule="own"),
     calibrated.assign(model=called, rule="calibrated"),
@@ -540,8 +555,9 @@ run.close()
 #
 # **Limits.** The small base is a stand-in: that it fails to learn something says little
 # about a model of four billion parameters. Intervals are over pairs of the same scenarios;
-# the seeds are few. The informed arms call program checks that were written with the
-# kinds of gaming in mind, though not for these samples.
+# the seeds are few. What the informed arms and *checks first* gain, they gain by looking,
+# not by training: the program checks were written with the kinds of gaming in mind, though
+# not for these samples, and say nothing about answers in prose.
 
 # %% [markdown]
 # ## Exercises

@@ -25,6 +25,7 @@ from monitorlab.finetuning.arms import (
     budget,
     recipe_of,
 )
+from monitorlab.finetuning.checks_first import CHECKS_FIRST
 from monitorlab.finetuning.examples import Example, verdict_examples
 from monitorlab.finetuning.published import ARMS
 from monitorlab.finetuning.recipe import PAPER
@@ -272,7 +273,7 @@ def test_steps_follow_from_the_budget() -> None:
 def test_the_arms_are_those_of_the_paper_and_others() -> None:
     names = [arm.name for arm in (*PAPER_ARMS, *BEYOND)]
     assert ["base", *names[: len(PAPER_ARMS)]] == list(ARMS)
-    assert len(set(names)) == len(names) and set(names) | {"base"} == set(SEEN_BY)
+    assert len(set(names)) == len(names) and {"base", *names, CHECKS_FIRST} == set(SEEN_BY)
     for arm in PAPER_ARMS:
         assert arm.components == (EVERYTHING if arm.name == "all" else (arm.name,))
         assert (arm.source, arm.pair_weight, arm.informed) == ("as they are", 0.0, False)

@@ -345,7 +345,7 @@ def test_without_memory_the_settings_to_change_are_named(
     monkeypatch.setattr(ClassifierTrainer, "compute_loss", fail)
     with pytest.raises(MonitorError, match="batch 8 -> 4 with accumulation 1 -> 2") as caught:
         finetune_classifier(str(base), pairs(5), tmp_path / "x", QUICK)
-    for words in ("gradient_checkpointing=true", "dtype=bfloat16", "max_tokens 24 -> 12"):
+    for words in ("gradient_checkpointing=True", 'dtype="bfloat16"', "max_tokens 24 -> 12"):
         assert words in str(caught.value)
 
 

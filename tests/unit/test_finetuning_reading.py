@@ -14,6 +14,7 @@ from monitorlab.benchmark.scenario_files import Scenario
 from monitorlab.finetuning import reading
 from monitorlab.finetuning.reading import (
     ANSWERS,
+    SHORT_TEXTS,
     base_checkpoint,
     reading_examples,
     report_examples,
@@ -69,8 +70,8 @@ def ask(tokenizer: PreTrainedTokenizerFast, rows: pd.DataFrame, seed: int = 0) -
 
 
 def texts_of(samples: pd.DataFrame) -> pd.DataFrame:
-    """The texts behind the examples, in order: each as it is, then twice shortened."""
-    return pd.concat([samples, shortened(samples), shortened(samples)], ignore_index=True)
+    """The texts behind the examples, in order: each as it is, then shortened, several times."""
+    return pd.concat([samples, *[shortened(samples)] * SHORT_TEXTS], ignore_index=True)
 
 
 def test_a_shortened_text_holds_the_same_letters_and_fewer_words(readable: pd.DataFrame) -> None:
@@ -117,8 +118,9 @@ def test_both_questions_are_about_different_texts_and_answered_right(
     tokenizer: PreTrainedTokenizerFast, readable: pd.DataFrame
 ) -> None:
     said, kinds = set(), set()
+    texts = texts_of(readable)
     for number, example in enumerate(ask(tokenizer, readable)):
-        row = texts_of(readable).iloc[number // 2]
+        row = texts.iloc[number // 2]
         letters = {"request": cued_option(row["request"]),
                    "response": chosen_option(row["response"])}
         turns = TURN.findall(tokenizer.decode(example["input_ids"]))
@@ -151,8 +153,9 @@ def test_a_prompt_is_the_monitors_own_up_to_the_question(
     tokenizer: PreTrainedTokenizerFast, readable: pd.DataFrame
 ) -> None:
     forbidden = control_texts(tokenizer)
+    texts = texts_of(readable)
     for number, example in enumerate(ask(tokenizer, readable)):
-        sample = samples_of(texts_of(readable).iloc[[number // 2]])[0]
+        sample = samples_of(texts.iloc[[number // 2]])[0]
         read, = text_ids(tokenizer, [chat_text(tokenizer, BRIEF.messages(sample, forbidden),
                                                False)])
         rest = tokenizer.decode(read[common_prefix(read, example["input_ids"]):])

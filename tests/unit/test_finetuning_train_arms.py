@@ -1,5 +1,6 @@
 """Arms trained and asked: complete tables, nothing trained twice, failures that cost one arm."""
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -163,6 +164,18 @@ def test_the_table_is_complete_in_order_and_no_arm_is_trained_twice(
 
 def _without_times(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns="seconds")
+
+
+def test_other_weights_at_the_same_place_are_another_base(lab: Lab, tmp_path: Path) -> None:
+    folder = tmp_path / "my model"
+    shutil.copytree(lab.base.name, folder)
+    lab.base = Model(str(folder))
+    tasks = lab.plan(PLAIN)
+    lab.ask(tasks)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + bytes(4))
+    lab.ask(tasks)
+    assert len(lab.stored()) == 2
 
 
 def test_training_moves_the_scores_of_the_base(lab: Lab) -> None:

@@ -15,7 +15,6 @@ from statsmodels.stats.multitest import multipletests
 from monitorlab.finetuning.cell_draws import METRICS, cell_draws, split_rows
 from monitorlab.finetuning.published import SEEN
 from monitorlab.finetuning.transfer import (
-    best_arm,
     transfer,
     transfer_differences,
     transfer_tests,
@@ -248,29 +247,6 @@ def test_scenarios_instead_of_pairs_widen_intervals_where_they_resemble_each_oth
     assert se[1] > 1.5 * se[0]  # four test pairs in a scenario: about twice
 
 
-def test_best_arm_looks_at_dev_only():
-    dev = JUDGED[JUDGED["split"] == "dev"]
-    flattered = TEST.assign(verdict=pd.array(TEST["label"] == 1, dtype="boolean"), score=0.5)
-    judged = pd.concat([dev, flattered[flattered["name"] == "base"],
-                        TEST[TEST["name"] != "base"]], ignore_index=True)
-    for metric in ("balanced_accuracy", "auroc"):
-        found = best_arm(judged, SOME, metric=metric)
-        expected = {arm: np.mean([by_hand(dev[(dev["name"] == arm) & (dev["cell"] == cell)], metric)
-                                  for cell in ("sg_code", "sg_qa")]) for arm in SOME}
-        assert found.ranking.set_index("arm")["value"].to_dict() == pytest.approx(expected)
-        assert found.ranking["value"].is_monotonic_decreasing
-        assert found.arm == max(expected, key=expected.get) != "base"
-    assert best_arm(judged, {"base": (), "spv_qa": ()}).arm == "spv_qa"
-
-
-def test_of_equal_arms_the_first_named_is_best_and_one_without_a_value_is_last():
-    dev = JUDGED[(JUDGED["split"] == "dev") & (JUDGED["name"] == "all")]
-    lame = dev[dev["cell"] != "sg_qa"].assign(name="lame")
-    judged = pd.concat([lame, dev.assign(name="b"), dev.assign(name="a")], ignore_index=True)
-    found = best_arm(judged, {"lame": ALL, "b": ALL, "a": ALL})
-    assert found.arm == "b" and found.ranking["arm"].tolist() == ["b", "a", "lame"]
-
-
 @pytest.mark.parametrize(("call", "words"), [
     (lambda: transfer(JUDGED, {"nobody": ALL}, np.random.default_rng(0), 5), "no verdicts in"),
     (lambda: transfer(JUDGED, {}, np.random.default_rng(0), 5), "no arms were named"),
@@ -278,10 +254,6 @@ def test_of_equal_arms_the_first_named_is_best_and_one_without_a_value_is_last()
     (lambda: transfer(JUDGED, SOME, np.random.default_rng(0), 5, unit="cell"), "unit is 'cell'"),
     (lambda: transfer_tests(JUDGED, SOME, reference="best"), "reference 'best' is none of"),
     (lambda: transfer_tests(JUDGED, {"all": ALL}), "to be compared"),
-    (lambda: best_arm(TEST, SOME), "no verdicts in split 'dev'"),
-    (lambda: best_arm(JUDGED, SOME, metric="mr"), "metric is 'mr'"),
-    (lambda: best_arm(JUDGED, SOME, group="seen"), "do not share the cells"),
-    (lambda: best_arm(JUDGED[JUDGED["cell"] != "sg_qa"], SOME), "no arm has a balanced_accuracy"),
     (lambda: split_rows(JUDGED, ["all", "all"], "test"), "named twice"),
 ])
 def test_what_cannot_be_is_said_plainly(call, words):

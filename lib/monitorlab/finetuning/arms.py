@@ -16,6 +16,7 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from monitorlab.benchmark.corpus import COMPONENTS
+from monitorlab.finetuning.checks_first import CHECKS_FIRST
 from monitorlab.finetuning.examples import Example, verdict_examples
 from monitorlab.finetuning.gamed_programs import gamed_pairs
 from monitorlab.finetuning.hard_negatives import hard_negatives
@@ -85,7 +86,7 @@ REPEATED: Final = (  # arms whose training is repeated; the first has a learning
     next(arm for arm in PAPER_ARMS if arm.name == ALL_COMPONENTS), BEYOND[0],
 )
 SEEN_BY: Final[Mapping[str, frozenset[str]]] = {
-    **SEEN, **{arm.name: SEEN[ALL_COMPONENTS] for arm in BEYOND},
+    **SEEN, **dict.fromkeys([*(arm.name for arm in BEYOND), CHECKS_FIRST], SEEN[ALL_COMPONENTS]),
 }
 
 
@@ -201,8 +202,9 @@ def arm_examples(
         gamed = gamed_pairs(corpus, max(1, wanted // 2), rng)
         return examples + verdict_examples(tokenizer, prompt, gamed, **how)
     if arm.source == "reading":
-        practice = reading_examples(tokenizer, prompt, corpus, rng)
-        practice += report_examples(tokenizer, prompt, corpus, rng)
+        some = corpus.iloc[rng.permutation(len(corpus))[: 2 * wanted]]
+        practice = reading_examples(tokenizer, prompt, some, rng)
+        practice += report_examples(tokenizer, prompt, some, rng)
         chosen = rng.permutation(len(practice))[:wanted]
         return examples + [practice[i] for i in chosen]
     raise MonitorError(f"arm {arm.name!r} has source {arm.source!r}, which is not known")

@@ -29,18 +29,17 @@ from monitorlab.finetuning.classifier_training import (
     ClassifierSettings,
     ClassifierTrainer,
     Example,
-    memory_explained,
-    trainer_arguments,
+    training_arguments,
 )
 from monitorlab.finetuning.failures import explained, full_disk
 from monitorlab.finetuning.partial import partial_folder, prepare
-from monitorlab.finetuning.record import PACKAGES, Trained, read_record, trained
-from monitorlab.monitors.causal_loading import digest_json
+from monitorlab.finetuning.record import PACKAGES, Trained, finished, trained
+from monitorlab.monitors.causal_loading import digest_json, model_identity
 from monitorlab.monitors.classifier import RECORD, PairReader
 from monitorlab.monitors.learned import training_rows
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.monitors.verdicts import writable
-from monitorlab.pipeline.digests import digest_folder, digest_table
+from monitorlab.pipeline.digests import digest_table
 from monitorlab.pipeline.files import pretty_json, write_folder_atomic
 from monitorlab.signals.scorers import no_progress_bars
 from monitorlab.signals.training import seeded, suitable_threads
@@ -104,13 +103,13 @@ def finetune_classifier(
     rows = _rows(samples, bool(forbidden_scenarios))
     check_leaks(rows.to_dict("records"), forbidden_scenarios)
     judged = None if held_out is None else _rows(held_out, False)
+    identity = {"model": model_identity(name, revision)}
     facts: dict[str, Any] = {
         "kind": "classifier",
-        "inputs": digest_json([asdict(settings), _identity(name, revision), _digest(rows),
-                               _processes()]),
+        "inputs": digest_json([asdict(settings), identity, _digest(rows), _processes()]),
         "evaluation": "" if judged is None else _digest(judged),
         "recipe": asdict(settings),
-        "base": _identity(name, revision),
+        "base": identity,
         "examples": {"sha256": _digest(rows), "rows": len(rows),
                      "labels": {"misbehavior": int(rows["label"].sum()),
                                 "benign": int((rows["label"] == 0).sum())}},
@@ -118,10 +117,12 @@ def finetune_classifier(
         "processes": _processes(),
         "provenance": dict(provenance or {}),
     }
-    if (stored := _finished(folder, facts)) is not None:
+    same = {name: facts[name] for name in ("kind", "inputs", "evaluation")}
+    if (stored := finished(folder, **same)) is not None:
         return trained(folder, stored)
-    with (explained(settings.recipe(), settings.max_tokens, folder), memory_explained(settings),
-          seeded(settings.seed), no_progress_bars(), warnings.catch_warnings()):
+    recipe = settings.recipe()
+    with (explained(recipe, settings.max_tokens, folder, cut=True), seeded(settings.seed),
+          no_progress_bars(), warnings.catch_warnings()):
         warnings.simplefilter("ignore")  # the libraries warn about one another
         model, tokenizer = load_base(name, revision)
         _check_space(folder, model)
@@ -129,13 +130,13 @@ def finetune_classifier(
         examples = _examples(reader, rows)
         facts["examples"]["shortened"] = sum(
             example["row"].whole > settings.max_tokens for example in examples)
-        arguments = trainer_arguments(settings, folder, save_steps, device)
+        arguments = training_arguments(recipe, folder, save_steps, device)
         if arguments.process_index == 0:
             prepare(partial_folder(folder), facts["inputs"])
         arguments.distributed_state.wait_for_everyone()
         with suitable_threads(model):
             trainer = ClassifierTrainer(
-                prepared(model, settings), arguments, reader, examples, settings.recipe(),
+                prepared(model, settings), arguments, reader, examples, recipe,
                 forbidden_scenarios, title if arguments.process_index == 0 else "")
             done = trainer.run(folder, [] if judged is None else _examples(reader, judged))
         if arguments.process_index == 0:
@@ -160,18 +161,6 @@ def _examples(reader: PairReader, rows: pd.DataFrame) -> list[Example]:
     found = reader.read(list(rows["request"]), list(rows["response"]))
     return [{"row": row, "input_ids": row.ids, "label": label, "scenario": scenario, "pair": -1}
             for row, label, scenario in zip(found, rows["label"], rows["scenario"], strict=True)]
-
-
-def _finished(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the record of the same training if it is in `folder`; None if there is nothing."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return None
-    stored = read_record(folder) if (folder / RECORD).is_file() else {}
-    if stored and all(stored.get(key) == facts[key] for key in ("kind", "inputs", "evaluation")):
-        return stored
-    what = "the result of a training with other inputs" if stored else "something else"
-    raise MonitorError(f"{folder} holds {what}, and is left as it is: give another folder, or "
-                       "remove it")
 
 
 def _check_space(folder: Path, model: PreTrainedModel) -> None:
@@ -203,15 +192,6 @@ def _write(
         for file in temporary.iterdir():
             file.chmod(0o644)  # safetensors' 0600 would hide the weights from colleagues
     shutil.rmtree(partial_folder(folder), ignore_errors=True)
-
-
-def _identity(name: str, revision: str) -> dict[str, Any]:
-    """Name and revision; for a folder its own name and the digest of what is in it."""
-    place = Path(name)
-    if place.is_dir():
-        content = digest_json(digest_folder(place))
-        return {"model": {"name": place.resolve().name, "sha256": content}}
-    return {"model": {"name": name, "revision": revision}}
 
 
 def _digest(rows: pd.DataFrame) -> str:

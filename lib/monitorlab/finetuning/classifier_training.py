@@ -1,12 +1,10 @@
-"""The training of classifiers: settings, batches, loss, and what to do without memory."""
+"""The training of classifiers: settings, batches and loss."""
 
 from __future__ import annotations
 
 import math
 import time
-import traceback
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,22 +14,19 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from monitorlab.finetuning.arguments import LOGS, trainer_arguments
 from monitorlab.finetuning.batches import check_leaks, plan, steps_of
-from monitorlab.finetuning.failures import is_out_of_memory
 from monitorlab.finetuning.partial import (
     ResumedBar,
     last_checkpoint,
     partial_folder,
     seconds_of,
 )
-from monitorlab.finetuning.processes import leave_group_at_exit
 from monitorlab.finetuning.recipe import Recipe
 from monitorlab.finetuning.record import Trained, history_of, mean_loss
 from monitorlab.monitors.classifier import PairReader
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.signals.scorers import token_batches
-
-LOGS = 20  # rows of the history
 
 # One (request, response) pair: "row" (`PairRow`), "input_ids" (of the row), "label", "scenario",
 # and "pair", which is -1: batches are planned without regard to pairs.
@@ -115,7 +110,7 @@ class ClassifierTrainer(Trainer):
     model : PreTrainedModel or PeftModel
         With two labels.
     arguments : TrainingArguments
-        See `trainer_arguments`.
+        See `training_arguments`.
     reader : PairReader
         Makes batches.
     examples : sequence of Example
@@ -214,10 +209,10 @@ class ClassifierTrainer(Trainer):
         return 0
 
 
-def trainer_arguments(
-    settings: ClassifierSettings, folder: Path, save_steps: int, device: str
+def training_arguments(
+    recipe: Recipe, folder: Path, save_steps: int, device: str
 ) -> TrainingArguments:
-    """Return the arguments of the trainer; it sets the steps when the batches are known.
+    """Return the arguments of the trainer.
 
     Raises
     ------
@@ -227,60 +222,5 @@ def trainer_arguments(
     if device not in ("", "cpu", "cuda"):
         raise MonitorError(f"device {device!r}: a classifier is trained on the first GPU that "
                            "CUDA_VISIBLE_DEVICES shows, or on the cpu")
-    arguments = TrainingArguments(
-        output_dir=str(partial_folder(folder)),
-        per_device_train_batch_size=settings.batch,
-        gradient_accumulation_steps=settings.accumulation,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        lr_scheduler_type=settings.schedule,
-        optim="adamw_torch",
-        seed=settings.seed,
-        max_steps=1,
-        bf16=settings.dtype == "bfloat16",
-        use_cpu=device == "cpu" or not torch.cuda.is_available(),
-        save_strategy="steps" if save_steps else "no",
-        save_steps=save_steps or 1,
-        save_total_limit=1,
-        logging_nan_inf_filter=False,
-        ddp_find_unused_parameters=False,
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
-    )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # else one process spreads a batch over all GPUs
-    leave_group_at_exit(arguments)
-    return arguments
-
-
-@contextmanager
-def memory_explained(settings: ClassifierSettings) -> Iterator[None]:
-    """Turn memory errors inside the block into `MonitorError` with the settings to change."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        traceback.clear_frames(error.__traceback__)  # they hold the tensors that fill it
-        raise MonitorError(_less_memory(settings)) from None
-
-
-def _less_memory(settings: ClassifierSettings) -> str:
-    less = []
-    if not settings.gradient_checkpointing:
-        less.append("gradient_checkpointing=true (the same result, about a third slower)")
-    if settings.batch > 1:
-        half = settings.batch // 2
-        less.append(f"batch {settings.batch} -> {half} with accumulation {settings.accumulation} "
-                    f"-> {settings.accumulation * -(-settings.batch // half)}")
-    if settings.dtype == "float32":
-        less.append("dtype=bfloat16")
-    if not settings.lora_rank:
-        less.append("lora_rank 0 -> 8 (adapters instead of all weights)")
-    less.append(f"max_tokens {settings.max_tokens} -> {settings.max_tokens // 2} (more of the "
-                "long pairs is cut out)")
-    return ("the training does not fit into memory. Change one of these settings, the first ones "
-            f"first: {'; '.join(less)}. Or take a smaller model.")
-
-
+    cpu = device == "cpu" or not torch.cuda.is_available()
+    return trainer_arguments(TrainingArguments, recipe, folder, save_steps, use_cpu=cpu)

@@ -21,7 +21,9 @@ ALLOCATING = ("DefaultCPUAllocator", "CUDA out of memory")
 
 
 @contextmanager
-def explained(recipe: Recipe, longest: int, folder: Path) -> Iterator[None]:
+def explained(
+    recipe: Recipe, longest: int, folder: Path, *, cut: bool = False
+) -> Iterator[None]:
     """Turn memory and disk errors inside the block into `MonitorError`.
 
     Parameters
@@ -32,14 +34,16 @@ def explained(recipe: Recipe, longest: int, folder: Path) -> Iterator[None]:
         Tokens of the longest example.
     folder : Path
         Where results go.
+    cut : bool
+        Whether what is longer than `max_tokens` is shortened, not refused.
     """
     try:
         yield
     except (RuntimeError, OSError, MemoryError) as error:
         text = str(error)
-        if is_out_of_memory(error):
+        if _is_out_of_memory(error):
             traceback.clear_frames(error.__traceback__)  # they hold the tensors that fill it
-            raise MonitorError(out_of_memory(recipe, longest)) from None
+            raise MonitorError(out_of_memory(recipe, longest, cut=cut)) from None
         number = error.errno if isinstance(error, OSError) else None
         if number in READ_ONLY:
             raise MonitorError(unwritable(folder, error)) from error
@@ -52,13 +56,13 @@ def explained(recipe: Recipe, longest: int, folder: Path) -> Iterator[None]:
         raise
 
 
-def is_out_of_memory(error: BaseException) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     """Say whether an error is about memory, which on the CPU only its text tells."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
         sign in str(error) for sign in ALLOCATING)
 
 
-def out_of_memory(recipe: Recipe, longest: int) -> str:
+def out_of_memory(recipe: Recipe, longest: int, *, cut: bool = False) -> str:
     """Say which settings of a recipe need less memory, with values; the gentlest first."""
     less = []
     if not recipe.gradient_checkpointing:
@@ -73,8 +77,9 @@ def out_of_memory(recipe: Recipe, longest: int) -> str:
         less.append("lora_rank 0 -> 16 (an adapter instead of all weights)")
     shorter = min(recipe.max_tokens, longest) // 2
     if shorter:
-        less.append(f"max_tokens {recipe.max_tokens} -> {shorter}, without the examples that are "
-                    f"longer (the longest has {longest} tokens)")
+        what = ("more of the long texts is cut out" if cut else "without the examples that are "
+                f"longer: the longest has {longest} tokens")
+        less.append(f"max_tokens {recipe.max_tokens} -> {shorter} ({what})")
     return ("the training does not fit into memory. Change one of these in the recipe, the first "
             f"ones first: {'; '.join(less)}. Or take a smaller model.")
 

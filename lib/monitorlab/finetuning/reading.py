@@ -57,6 +57,7 @@ _OPTION = re.compile(r"\s*(?:[-*] )?\(?[A-H][.):] ")
 _LETTER = re.compile(r"(?<![\w'])[A-H](?![\w'])|</?think>")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 BATCH = 16
+SHORT_TEXTS = 4  # shortened copies of a sample for each whole one
 
 
 def reading_examples(
@@ -67,7 +68,7 @@ def reading_examples(
 ) -> list[Example]:
     """Ask two questions, twice, about every sample in which both letters can be read.
 
-    Every sample comes once as it is and twice shortened (see `shortened`).
+    Every sample comes once as it is and `SHORT_TEXTS` times shortened (see `shortened`).
 
     Which letter is it here, and is it this one there: one question is about the request, the other
     about the response, in random order, so that no answer gives the other one away. Both are read
@@ -88,20 +89,18 @@ def reading_examples(
     Returns
     -------
     list of Example
-        Up to six per sample. Only the words that answer have labels; there is no verdict.
+        Up to ten per sample. Only the words that answer have labels; there is no verdict.
     """
     rows = _readable(samples)
-    short = shortened(rows)
     found = []
-    for texts in (rows, short, short):
+    for texts, copies in ((rows, 1), (shortened(rows), SHORT_TEXTS)):
         stems, tail = _stems(tokenizer, prompt, texts)
-        for stem, request, response, scenario in zip(
-            stems, texts["request"], texts["response"], texts["scenario_id"], strict=True
-        ):
-            named, taken = str(cued_option(request)), str(chosen_option(response))
+        read = list(zip(stems, map(cued_option, texts["request"]),
+                        map(chosen_option, texts["response"]), texts["scenario_id"], strict=True))
+        for stem, named, taken, scenario in read * copies:
             for asked in (
-                [(NAMED, "", f" {named}"), _yes_or_no(IS_TAKEN, taken, rng)],
-                [(TAKEN, "", f" {taken}"), _yes_or_no(IS_NAMED, named, rng)],
+                [(NAMED, "", f" {named}"), _yes_or_no(IS_TAKEN, str(taken), rng)],
+                [(TAKEN, "", f" {taken}"), _yes_or_no(IS_NAMED, str(named), rng)],
             ):
                 turns = asked[::-1] if rng.random() < 0.5 else asked
                 found.append(_example(tokenizer, stem, tail, turns, str(scenario)))

@@ -115,6 +115,24 @@ def read_record(folder: Path) -> dict[str, Any]:
     return dict(stored)
 
 
+def finished(folder: Path, **expected: str) -> dict[str, Any] | None:
+    """Return the record of the same training if it is in `folder`; None if there is nothing.
+
+    Raises
+    ------
+    MonitorError
+        The folder holds something else, or a record whose fields differ from `expected`.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    stored = read_record(folder) if (folder / RECORD).is_file() else {}
+    if stored and all(stored.get(name) == value for name, value in expected.items()):
+        return stored
+    what = "the result of a training with other inputs" if stored else "something else"
+    raise MonitorError(f"{folder} holds {what}, and is left as it is: give another folder, or "
+                       "remove it")
+
+
 def trained(folder: Path, stored: Mapping[str, Any]) -> Trained:
     """Return what `training.json` says of a finished training."""
     return Trained(folder, stored["steps"], stored["tokens"], stored["seconds"],

@@ -18,6 +18,7 @@ import torch
 from transformers import TrainerCallback
 from trl import SFTConfig
 
+from monitorlab.finetuning.arguments import LOGS, trainer_arguments
 from monitorlab.finetuning.batches import Collator, LeakError, check_leaks, plan, steps_of
 from monitorlab.finetuning.checks import check_examples, checked_provenance
 from monitorlab.finetuning.examples import Example, verdict_tokens
@@ -31,14 +32,13 @@ from monitorlab.finetuning.partial import (
     prepare,
     seconds_of,
 )
-from monitorlab.finetuning.processes import leave_group_at_exit
 from monitorlab.finetuning.recipe import Recipe
 from monitorlab.finetuning.record import (
     RECORD,
     Trained,
+    finished,
     history_of,
     mean_loss,
-    read_record,
     record,
     trained,
 )
@@ -52,8 +52,6 @@ from monitorlab.signals.scorers import no_progress_bars
 from monitorlab.signals.training import seeded, suitable_threads
 
 __all__ = ["LeakError", "Trained", "finetune"]
-
-LOGS = 20  # rows of the history without evaluations
 
 
 def finetune(
@@ -114,7 +112,7 @@ def finetune(
         digest = digest_examples(examples)
         inputs = fingerprint(recipe, base.identity, digest, processes)
         evaluation = digest_json([digest_examples(held_out), eval_steps])
-        if (stored := _finished(folder, inputs, evaluation)) is not None:
+        if (stored := finished(folder, inputs=inputs, evaluation=evaluation)) is not None:
             check_leaks(examples, forbidden_scenarios)
             return trained(folder, stored)
         partial = partial_folder(folder)
@@ -169,35 +167,14 @@ def _arguments(recipe: Recipe, folder: Path, base: Checkpoint, save_steps: int) 
     cpu = base.model.device.type == "cpu"
     if recipe.dtype == "bfloat16" and not cpu and not torch.cuda.is_bf16_supported():
         raise MonitorError('the device does not compute in bfloat16: give dtype="float32"')
-    arguments = SFTConfig(
-        output_dir=str(partial_folder(folder)),
-        per_device_train_batch_size=recipe.batch,
-        gradient_accumulation_steps=recipe.accumulation,
-        learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        lr_scheduler_type=recipe.schedule,
-        optim="adamw_torch",
-        seed=recipe.seed,
-        max_steps=1,
-        bf16=recipe.dtype == "bfloat16",
+    return trainer_arguments(
+        SFTConfig, recipe, folder, save_steps, use_cpu=cpu,
         gradient_checkpointing=recipe.gradient_checkpointing,
-        ddp_find_unused_parameters=False,
-        use_cpu=cpu,
-        save_strategy="steps" if save_steps else "no",
-        save_steps=save_steps or 1,
-        save_total_limit=1,
         eval_strategy="no",  # `_Schedule` says when
-        logging_nan_inf_filter=False,  # it waits for the device with every batch
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         router_aux_loss_coef=0.0,  # the loss is that of the labels alone
         max_length=None,
     )
-    leave_group_at_exit(arguments)
-    return arguments
 
 
 class _Schedule(TrainerCallback):
@@ -218,18 +195,6 @@ class _Schedule(TrainerCallback):
         if not math.isfinite((logs or {}).get("loss", 0.0)):
             raise MonitorError(f"the loss is {logs['loss']} at step {state.global_step}: lower "
                                f"learning_rate (now {args.learning_rate}), or add warmup_share")
-
-
-def _finished(folder: Path, inputs: str, evaluation: str) -> dict[str, Any] | None:
-    """Return the record of the same training if it is in `folder`; None if there is nothing."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return None
-    stored = read_record(folder) if (folder / RECORD).is_file() else {}
-    if stored.get("inputs") == inputs and stored.get("evaluation") == evaluation:
-        return stored
-    what = "the result of a training with other inputs" if stored else "something else"
-    raise MonitorError(f"{folder} holds {what}, and is left as it is: give another folder, or "
-                       "remove it")
 
 
 def _write(

@@ -16,8 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from monitorlab.finetuning import arms as arms_module
-from monitorlab.finetuning import batches, examples, gamed_programs, hard_negatives, trainer
+from monitorlab.finetuning import batches, examples, trainer
 from monitorlab.finetuning import train as train_module
 from monitorlab.finetuning.arms import Arm, arm_examples, budget, recipe_of
 from monitorlab.finetuning.batches import check_leaks
@@ -30,7 +29,7 @@ from monitorlab.finetuning.record import read_record
 from monitorlab.finetuning.saved import load_finetuned
 from monitorlab.finetuning.train import finetune
 from monitorlab.monitors.causal import LogitMonitor
-from monitorlab.monitors.causal_loading import Checkpoint, load_causal
+from monitorlab.monitors.causal_loading import Checkpoint, load_causal, model_identity
 from monitorlab.monitors.checks import ProgramChecks
 from monitorlab.monitors.informed import InformedMonitor
 from monitorlab.monitors.monitor import Monitor, samples_of
@@ -191,7 +190,9 @@ def train_and_ask(
     LeakError, MonitorError
         As :func:`monitorlab.finetuning.train.finetune`; arms that are finished stay.
     """
-    places = [_fingerprint(task, base) for task in tasks]
+    # The small base is stored under a digest of all that decided it.
+    identity = Path(base.name).name if base.small else model_identity(base.name, base.revision)
+    places = [_fingerprint(task, [identity, base.dtype]) for task in tasks]
     jobs = [
         _Job(task, base, prompt, checkpoint_folder(run, task.title, fingerprint),
              samples[["sample_id", "request", "response"]], tuple(sorted(set(forbidden))))
@@ -282,12 +283,11 @@ def _results(jobs: Sequence[_Job], processes: int) -> Iterator[tuple[int, pd.Dat
             pool.shutdown(cancel_futures=True)
 
 
-def _fingerprint(task: Task, base: Model) -> Mapping[str, Any]:
-    """Everything that decides a trained arm."""
+def _fingerprint(task: Task, known: Sequence[Any]) -> Mapping[str, Any]:
+    """Everything that decides a trained arm; `known` says which base."""
     return {
         "recipe": asdict(task.recipe),
-        "base": [Path(base.name).name if base.small else base.name, base.revision, base.dtype],
+        "base": known,
         "examples": digest_examples(task.examples),
-        "code": code_digest(train_module, trainer, batches, examples,
-                            arms_module, gamed_programs, hard_negatives),
+        "code": code_digest(train_module, trainer, batches, examples),
     }

@@ -9,7 +9,6 @@ and shared by all arms. They speak of other test pairs, not of another training 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -27,7 +26,6 @@ from monitorlab.finetuning.published import (
     ALL_CELLS,
     ALL_COMPONENTS,
     GROUPS,
-    UNSEEN_SG,
     cell_groups,
 )
 
@@ -84,7 +82,7 @@ def transfer(
     rows = split_rows(judged, list(seen), split)
     draws = cell_draws(rows, list(seen), rng, resamples, unit=unit)
     tables = []
-    for group, cells, arms in _units(seen, groups):
+    for group, cells, arms in units_of(seen, groups):
         found = draws.over(arms, cells)
         table = intervals(found, level).rename(columns={"name": "arm"})
         tables.append(table.assign(group=group, cells=", ".join(cells), se=standard_errors(found)))
@@ -129,11 +127,11 @@ def transfer_differences(
     ValueError
         For an unknown group, a reference that is not in `seen`, or as `split_rows`.
     """
-    _check_reference(seen, reference)
+    check_reference(seen, reference)
     rows = split_rows(judged, list(seen), split)
     draws = cell_draws(rows, list(seen), rng, resamples, unit=unit)
     tables = []
-    for group, cells, arms in _units(seen, groups):
+    for group, cells, arms in units_of(seen, groups):
         others = [arm for arm in arms if arm != reference]
         if not others:
             continue
@@ -169,10 +167,10 @@ def transfer_tests(
         ``p``, ``p_holm`` (over the arms within a group and kind of error), ``p_worst`` (p if
         every failed verdict spoke against the seeming winner).
     """
-    _check_reference(seen, reference)
+    check_reference(seen, reference)
     rows = split_rows(judged, list(seen), split)
     tables = []
-    for group, cells, arms in _units(seen, groups):
+    for group, cells, arms in units_of(seen, groups):
         if set(arms) == {reference}:
             continue
         part = rows[rows["name"].isin([*arms, reference]) & rows["cell"].isin(cells)]
@@ -196,10 +194,10 @@ def _toward(compared: pd.DataFrame, reference: str) -> pd.DataFrame:
                         low=low.where(~turn, -high), high=high.where(~turn, -low))
 
 
-def _units(
+def units_of(
     seen: Mapping[str, Collection[str]], groups: Sequence[str]
 ) -> Iterator[tuple[str, tuple[str, ...], list[str]]]:
-    """Yield group, cells, and the arms whose group consists of these cells."""
+    """Yield group, cells, and the arms whose group consists of these cells; unknown is an error."""
     unknown = [group for group in groups if group not in KNOWN_GROUPS]
     if unknown:
         raise ValueError(f"group {unknown[0]!r} is unknown, expected some of "
@@ -211,7 +209,8 @@ def _units(
         yield from ((group, cells, names) for cells, names in arms.items() if cells)
 
 
-def _check_reference(seen: Mapping[str, Collection[str]], reference: str) -> None:
+def check_reference(seen: Mapping[str, Collection[str]], reference: str) -> None:
+    """Raise ValueError if the reference is none of the arms."""
     if reference not in seen:
         raise ValueError(f"reference {reference!r} is none of the arms {', '.join(seen)}: name one "
                          "of them")
@@ -237,62 +236,3 @@ def _holm_within(table: pd.DataFrame, keys: Sequence[str]) -> pd.Series:
     for _, part in table.dropna(subset="p").groupby(list(keys))["p"]:
         adjusted[part.index] = holm(part.to_numpy())
     return adjusted
-
-
-@dataclass(frozen=True)
-class BestArm:
-    """The arm chosen on the dev split.
-
-    Attributes
-    ----------
-    arm : str
-        Its name.
-    ranking : DataFrame
-        ``arm``, ``value`` of the metric on dev, best first; missing values last.
-    """
-
-    arm: str
-    ranking: pd.DataFrame
-
-
-def best_arm(
-    judged: pd.DataFrame,
-    seen: Mapping[str, Collection[str]],
-    *,
-    metric: str = "balanced_accuracy",
-    group: str = UNSEEN_SG,
-) -> BestArm:
-    """Choose the arm with the highest mean over unseen cells **of the dev split**.
-
-    Test samples take no part, whatever rows `judged` holds, so the choice does not flatter numbers
-    on test. It uses dev labels of the unseen cells: unseen in training, not in selection.
-
-    Parameters
-    ----------
-    judged, seen
-        As in `transfer`, with dev rows.
-    metric : {"balanced_accuracy", "g2", "auroc"}
-        Higher is better.
-    group : str
-        A group whose cells are the same for all arms, or means are not comparable.
-
-    Raises
-    ------
-    ValueError
-        If the arms' groups differ, no arm has a value, for another metric, or as `transfer`.
-    """
-    if metric not in METRICS[:3]:
-        raise ValueError(f"metric is {metric!r}, expected one of {', '.join(METRICS[:3])}")
-    units = list(_units(seen, [group]))
-    if len(units) != 1 or len(units[0][2]) != len(seen):
-        raise ValueError(f"the arms do not share the cells of group {group!r}, so their means are "
-                         "of different things: choose another group or leave arms out")
-    rows = split_rows(judged, list(seen), "dev")
-    draws = cell_draws(rows, list(seen), np.random.default_rng(0), 1, metrics=[metric])
-    values = draws.over(list(seen), units[0][1]).values[0]
-    ranking = pd.DataFrame({"arm": list(seen), "value": values})
-    ranking = ranking.sort_values("value", ascending=False, kind="stable", ignore_index=True)
-    if not np.isfinite(values).any():
-        raise ValueError(f"no arm has a {metric} on all of {', '.join(units[0][1])} in dev: score "
-                         "both classes there")
-    return BestArm(str(ranking["arm"].iloc[0]), ranking)

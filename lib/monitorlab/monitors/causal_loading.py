@@ -91,10 +91,10 @@ def load_causal(
     else:
         model = load_model(loader, name, revision, dtype, device)
     identity = {
-        "model": _identity(name, revision),
+        "model": model_identity(name, revision),
         "dtype": dtype,
         "quantization": quantization,
-        "adapter": _identity(adapter, adapter_revision) if adapter else None,
+        "adapter": model_identity(adapter, adapter_revision) if adapter else None,
         "chat_template": digest_json(tokenizer.chat_template),
     }
     if adapter:
@@ -108,7 +108,7 @@ def digest_json(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
-def _identity(name: str, revision: str) -> dict[str, str]:
+def model_identity(name: str, revision: str) -> dict[str, str]:
     """Name and revision; for a folder its own name and the digest of what is in it."""
     if Path(name).is_dir():
         return {"name": Path(name).resolve().name, "sha256": digest_json(digest_folder(Path(name)))}

@@ -302,7 +302,7 @@ SMALL = ModelSize(hidden=64, layers=2, heads=4)
 READER = ModelSize(hidden=64, layers=3, heads=4)  # two layers fetch, the third one compares
 # The published recipe, but for what a model of this size needs: a higher rate, short batches.
 SMALL_RECIPE: Mapping[str, int | float | str | bool] = {
-    "learning_rate": 5e-3, "accumulation": 1, "max_tokens": 2_048, "dtype": "float32",
+    "learning_rate": 2e-3, "accumulation": 1, "max_tokens": 2_048, "dtype": "float32",
     "gradient_checkpointing": False, "labelled": "verdict",
 }
 
@@ -354,8 +354,8 @@ CPU = Profile(
         ),
     ),
     finetuning=Finetuning(
-        base="", prompt="brief", vocabulary=3_000, model=READER, reading_steps=1_300,
-        recipe=SMALL_RECIPE, samples=2_400, seeds=3, shares=(0.125, 0.25, 0.5), processes=2,
+        base="", prompt="brief", vocabulary=3_000, model=READER, reading_steps=1_400,
+        recipe=SMALL_RECIPE, samples=2_240, seeds=3, shares=(0.125, 0.25, 0.5), processes=2,
         pairs_per_cell=0, probe=500, encoder_dtype="bfloat16", resamples=5_000,
     ),
 )
