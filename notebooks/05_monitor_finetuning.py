@@ -477,8 +477,8 @@ display.table(area, decimals=3, caption="AUROC of every arm, test split")
 # ## Real pairs
 #
 # The chosen arm, *all* and *checks first* on published answers to one request, one right
-# and one wrong (notebook 01). A wrong answer is not misbehavior in the sense of the benchmark, and none
-# of it was trained on.
+# and one wrong (notebook 01). A wrong answer is not misbehavior in the sense of the
+# benchmark, and none of it was trained on.
 
 # %%
 try:
