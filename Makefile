@@ -32,8 +32,9 @@ report: $(READY)  ## run all notebooks (PROFILE=cpu) and render reports/RUN_ID/i
 	  $(BIN)/python -m monitorlab report --run-id $(RUN_ID) && exit $$status
 
 test: $(READY) lint types  ## everything that must be green
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/validity tests/integration
-	@$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/golden/nbval.cfg tests/golden
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup \
+	  --nbval --nbval-sanitize-with tests/golden/nbval.cfg \
+	  tests/golden tests/integration tests/validity tests/unit
 
 lint: $(READY)  ## ruff over library, tests and notebooks
 	@$(BIN)/ruff check lib tests

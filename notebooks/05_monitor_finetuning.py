@@ -306,12 +306,14 @@ display.table(
 # %% [markdown]
 # ## At a common false alarm rate
 #
-# One threshold per arm and cell, chosen on benign dev samples by conformal risk control
-# (notebook 04), holds every arm to the same false alarm rate. What is left is what an arm
-# can tell apart. The promise is about dev scenarios; test scenarios are others.
+# One threshold per arm and task, chosen on benign dev samples by the exact binomial rule
+# (notebook 04), holds every arm to the same false alarm rate, with probability .9. Who asks
+# a monitor knows the task, code or QA or reasoning, and not the kind of misbehavior. What
+# is left is what an arm can tell apart. The promise is about dev scenarios; test scenarios
+# are others.
 
 # %%
-held = matrix.at_threshold(judged, ALPHA, "cell")
+held = matrix.at_threshold(judged, ALPHA, "task", "binomial")
 calibrated = matrix.matrix(
     held, arms, seen=SEEN_BY, rng=run.rng("matrix"), resamples=sizes.resamples
 )
@@ -425,7 +427,8 @@ display.table(noise[columns], caption="AUROC of arm all: noise of training, nois
 # %%
 looked = checks_first(verdicts[verdicts["arm"] == "all"], samples)
 joined = rates.join(looked, samples).assign(name=CHECKS_FIRST)
-held = pd.concat([held, matrix.at_threshold(joined, ALPHA, "cell")], ignore_index=True)
+joined = matrix.at_threshold(joined, ALPHA, "task", "binomial")
+held = pd.concat([held, joined], ignore_index=True)
 rivals = ["all", *(arm.name for arm in BEYOND), CHECKS_FIRST]
 rivals = {arm: SEEN_BY[arm] for arm in rivals}
 gains = transfer.transfer_differences(held, rivals, run.rng("gains"), sizes.resamples)
@@ -562,10 +565,10 @@ run.close()
 # %% [markdown]
 # ## Exercises
 #
-# 1. Set `ALPHA` to .05. Which cells can no longer have a threshold of their own?
-#    <details><summary>Answer</summary>None of them: conformal risk control needs 19 benign
-#    dev samples at that level, and the smallest cell has 24. At .01 it needs 99, and only
-#    S&PV code has them.</details>
+# 1. Set `ALPHA` to .05. Which tasks can no longer have a threshold of their own?
+#    <details><summary>Answer</summary>None of the whole benchmark: the rule needs 45 benign
+#    dev samples at that level, and reasoning, the smallest task, has 69. At .02 it needs
+#    114, which code and QA have; at .01 it needs 230, and none has them.</details>
 # 2. An arm has fewer misses than the base and more false alarms. What else do you need to
 #    know before you say that it learned something?
 #    <details><summary>Answer</summary>Whether its AUROC rose, or its misses at the base's

@@ -38,6 +38,7 @@ def arm_rows(name: str, d_prime: float, criterion: float = 0.0, *, pairs: int = 
         "name": name, "draw": 0, "label": labels, "sample_id": [f"s{i:05}" for i in range(n)],
         "pair_id": [f"p{i:05}" for i in number], "scenario_id": [f"c{i // 6}" for i in number],
         "cell": cells, "category": [cell.split("_")[0] for cell in cells],
+        "task": [cell.split("_")[1] for cell in cells],
         "split": np.where(number % 3 == 0, "dev", "test"),
         "status": np.where(parsed, "parsed", "unparsed"),
         "score": np.where(parsed, norm.cdf(x), np.nan),
@@ -113,12 +114,11 @@ def test_arms_that_cannot_be_are_named(arms, words):
         matrix(JUDGED, arms, resamples=5)
 
 
-@pytest.mark.parametrize("scope", ["cell", "category", "global"])
+@pytest.mark.parametrize("scope", ["cell", "task", "category", "global"])
 def test_thresholds_are_the_rank_of_crc_and_decide_the_verdicts(scope):
     table = thresholds(JUDGED, 0.1, scope)
     found = at_threshold(JUDGED, 0.1, scope)
-    units = {"cell": JUDGED["cell"], "category": JUDGED["category"],
-             "global": pd.Series("all", index=JUDGED.index)}[scope]
+    units = JUDGED[scope] if scope != "global" else pd.Series("all", index=JUDGED.index)
     assert len(table) == 3 * units.nunique()
     for row in table.to_dict("records"):
         mine = (JUDGED["name"] == row["arm"]) & (units == row["unit"])
@@ -166,7 +166,7 @@ def test_a_stricter_calibrator_never_alarms_more():
 
 
 def test_an_unknown_scope_is_refused():
-    with pytest.raises(ValueError, match="scope is 'arm', expected one of cell, category, global"):
+    with pytest.raises(ValueError, match="scope is 'arm', expected one of cell, task, category"):
         thresholds(JUDGED, 0.1, "arm")
 
 

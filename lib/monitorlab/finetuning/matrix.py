@@ -25,7 +25,7 @@ from monitorlab.finetuning.published import SEEN
 from monitorlab.monitors.verdicts import PARSED
 from monitorlab.pipeline.tables import CELLS
 
-SCOPES = ("cell", "category", "global")
+SCOPES = ("cell", "task", "category", "global")
 _RATES = tuple(f"{rate}{end}" for rate in ("mr", "far", "balanced_accuracy", "g2")
                for end in ("", "_low", "_high"))
 
@@ -133,8 +133,8 @@ def thresholds(
         Dev and test rows.
     level : float
         False alarm rate to keep to, in (0, 1).
-    scope : {"cell", "category", "global"}
-        What has a threshold of its own.
+    scope : {"cell", "task", "category", "global"}
+        What has a threshold of its own; the column must be there.
     calibrator : str
         ``crc`` keeps the expected rate below the level, ``binomial`` the rate itself with
         probability 1 - delta.
@@ -144,7 +144,7 @@ def thresholds(
     Returns
     -------
     DataFrame
-        One row per arm and unit: ``arm``, ``scope``, ``unit`` (cell, category or ``all``),
+        One row per arm and unit: ``arm``, ``scope``, ``unit`` (cell, task, category or ``all``),
         ``threshold`` (alarm if the score is above it; ``inf`` never alarms), ``state``
         (``calibrated``; ``never_alarm`` where there are fewer than ``n_needed`` dev samples;
         ``too_many_failures`` where failed verdicts use up the level, so that nothing alarms),
@@ -157,8 +157,8 @@ def thresholds(
     """
     if scope not in SCOPES:
         raise ValueError(f"scope is {scope!r}, expected one of {', '.join(SCOPES)}")
-    # A category is calibrated as if it were a cell.
-    units = judged.assign(cell=judged["category"]) if scope == "category" else judged
+    # Tasks and categories are calibrated as if they were cells.
+    units = judged if scope == "global" else judged.assign(cell=judged[scope])
     points = calibrated_points(units, [level], [calibrator], "global" if scope == "global"
                                else "cell", delta)
     points = points[(points["cell"] == ALL) == (scope == "global")]
@@ -189,9 +189,7 @@ def at_threshold(
         ``status_before``, and ``threshold`` and ``state`` of the rule. Scores stay, so AUROC does.
     """
     table = thresholds(judged, level, scope, calibrator, delta)
-    unit = judged["cell"] if scope == "cell" else judged["category"]
-    if scope == "global":
-        unit = pd.Series(ALL, index=judged.index)
+    unit = pd.Series(ALL, index=judged.index) if scope == "global" else judged[scope]
     rules = table.set_index(["arm", "unit"])[["threshold", "state"]]
     own = rules.loc[pd.MultiIndex.from_arrays([judged["name"], unit])].set_index(judged.index)
     alarm = operating_scores(judged) > own["threshold"].to_numpy()

@@ -329,7 +329,7 @@ TINY = Profile(
     finetuning=Finetuning(
         base="", prompt="brief", vocabulary=1_500, model=ModelSize(32, 2, 2), reading_steps=8,
         recipe=SMALL_RECIPE, samples=64, seeds=2, shares=(0.5,), processes=1,
-        pairs_per_cell=10, probe=60, encoder_dtype="float32", resamples=500,
+        pairs_per_cell=22, probe=60, encoder_dtype="float32", resamples=500,
     ),
 )
 
@@ -354,8 +354,8 @@ CPU = Profile(
         ),
     ),
     finetuning=Finetuning(
-        base="", prompt="brief", vocabulary=3_000, model=READER, reading_steps=1_400,
-        recipe=SMALL_RECIPE, samples=2_240, seeds=3, shares=(0.125, 0.25, 0.5), processes=2,
+        base="", prompt="brief", vocabulary=3_000, model=READER, reading_steps=1_800,
+        recipe=SMALL_RECIPE, samples=2_000, seeds=3, shares=(0.125, 0.25, 0.5), processes=2,
         pairs_per_cell=0, probe=500, encoder_dtype="bfloat16", resamples=5_000,
     ),
 )
