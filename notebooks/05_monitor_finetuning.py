@@ -293,11 +293,38 @@ display.table(
     gaps.reindex(arms[1:])[list(published.GROUPS)], caption="AUROC, arm minus base"
 )
 
+# %% [markdown]
+# Does this reproduce the paper? There, training on all components changed the balanced
+# accuracy on unseen SG, and most of the change on SG code was a threshold.
+
+# %% tags=["nbval-ignore-output"]
+place = ["arm", "group", "metric"]
+asked = (published.UNSEEN_SG, "balanced_accuracy")
+paper = known.set_index(place)["value"]
+there = paper["all", *asked] - paper["base", *asked]
+here = against.set_index(place).loc[("all", *asked)]
+inside = here["low"] <= there <= here["high"]
+display.say(
+    "From base to all: {there:+.3f} in the paper, {here:+.3f} ({low:+.3f} to {high:+.3f}) "
+    "here. The published change lies {where} this interval.",
+    there=there,
+    here=here["difference"],
+    low=here["low"],
+    high=here["high"],
+    where="inside" if inside else "outside",
+)
+
+# %% [markdown]
+# Where a change is missing here, the base is the first suspect. The small one can find and
+# compare letters, which is what sycophancy is about; it knows nothing of programs, tests or
+# intentions, which is what the SG cells are about. Its AUROC there says whether any
+# threshold could have helped.
+
 # %% tags=["nbval-ignore-output"]
 tests = transfer.transfer_tests(judged, paper_seen, [published.UNSEEN_SG], reference="base")
 tests = display.spans(tests, ["difference"])
-p = tests["p_holm"].map("{:.3f}".format)
-tests = tests.assign(both=tests["difference"] + ", p " + p)
+p = tests["p_holm"].map(lambda p: f"p {p:.3f}" if p >= 0.001 else "p < .001")
+tests = tests.assign(both=tests["difference"] + ", " + p)
 display.table(
     tests.pivot(index="arm", columns="error", values="both").reindex(arms[1:]),
     caption="Share of errors on unseen SG, arm minus base; exact McNemar, Holm [3]",
@@ -366,9 +393,9 @@ display.show(
 
 # %%
 curve = [
-    verdict
+    task
     for share in sizes.shares
-    for verdict in plan_tasks(run, REPEATED[:1], corpus, base, prompt, share=share)
+    for task in plan_tasks(run, REPEATED[:1], corpus, base, prompt, share=share)
 ]
 again = [
     task
