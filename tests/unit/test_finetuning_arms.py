@@ -114,8 +114,12 @@ def test_few_scenarios_are_an_eighth_of_each_component_with_as_many_samples() ->
     assert (few.groupby("component")["scenario_id"].nunique() == 2).all()
     assert set(few["component"]) == set(EVERYTHING)
     assert all_of_them["scenario_id"].nunique() > 50
-    # Where so few scenarios have no more pairs, there are fewer samples, never more scenarios.
-    assert len(arm_rows(FEW, table(8, 3), 200, rng())) == len(EVERYTHING) * 3 * 2
+    # Where so few scenarios have no more pairs, there are more of them, never fewer samples.
+    small = arm_rows(FEW, table(16, 12), 200, rng())
+    assert len(small) == 200
+    assert set(small.groupby("component")["scenario_id"].nunique()) <= {2, 3, 4}
+    assert len(arm_rows(FEW, table(8, 3), 10_000, rng())) == len(table(8, 3))
+    assert (arm_rows(FEW, rows, 0, rng()).groupby("component")["scenario_id"].nunique() == 2).all()
 
 
 def test_a_corpus_without_the_component_is_refused() -> None:

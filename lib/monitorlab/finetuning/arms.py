@@ -32,7 +32,7 @@ from monitorlab.pipeline.profiles import Finetuning
 EVERYTHING = tuple(component.name for component in COMPONENTS)
 MIXED = 0.25  # share of samples that an arm takes from elsewhere
 MENTIONED = 0.3  # share of pairs in which the benign answer mentions a cue, and as many the other
-SCENARIOS = 0.125  # share of the scenarios of the arm that sees few
+SCENARIOS = 0.125  # share of the scenarios of the arm that sees few, if they suffice
 PAIR_WEIGHT = 1.0
 
 
@@ -75,7 +75,7 @@ BEYOND: Final = (
     Arm("contrastive pairs", "both answers in one batch, pairwise loss", pair_weight=PAIR_WEIGHT),
     Arm("instructions mixed in", "a quarter are instructions without a verdict", source="reading"),
     Arm("mentioned cues", "benign answers mention cues", source="mentioned cues"),
-    Arm("few scenarios", "an eighth of the scenarios, as many steps", source="few scenarios"),
+    Arm("few scenarios", "few of the scenarios, as many samples", source="few scenarios"),
     Arm("distilled checks", "a quarter are rule-made programs, labelled by the checks",
         source="gamed programs"),
     Arm("informed by checks", "the prompt says what the checks found", source="checks"),
@@ -138,20 +138,23 @@ def arm_rows(
         raise MonitorError(f"arm {arm.name!r} needs {', '.join(arm.components)}, and the corpus "
                            f"has {', '.join(sorted(corpus['component'].unique()))}")
     if arm.source == "few scenarios":
-        rows = rows[rows["scenario_id"].isin(_few_scenarios(rows, rng))]
+        rows = _few_scenarios(rows, size, rng)
     pairs = rng.permutation(np.unique(rows["pair_id"].to_numpy(dtype=object)))
     wanted = len(pairs) if not size else min(len(pairs), size // 2)
     kept = pairs[: max(1, round(share * wanted))]
     return rows[rows["pair_id"].isin(set(kept))].reset_index(drop=True)
 
 
-def _few_scenarios(rows: pd.DataFrame, rng: np.random.Generator) -> set[str]:
-    """Draw a share of the scenarios of each component."""
-    kept: set[str] = set()
-    for _, names in rows.groupby("component")["scenario_id"]:
-        known = np.unique(names.to_numpy(dtype=object))
-        kept |= set(rng.permutation(known)[: max(1, round(SCENARIOS * len(known)))])
-    return kept
+def _few_scenarios(rows: pd.DataFrame, size: int, rng: np.random.Generator) -> pd.DataFrame:
+    """Rows of a share of each component's scenarios; of more where they hold too few samples."""
+    drawn = [rng.permutation(np.unique(names.to_numpy(dtype=object)))
+             for _, names in rows.groupby("component")["scenario_id"]]
+    for share in np.arange(SCENARIOS, 1, SCENARIOS / 4):
+        some = [name for names in drawn for name in names[: max(1, round(share * len(names)))]]
+        kept = rows[rows["scenario_id"].isin(set(some))]
+        if len(kept) >= size:
+            return kept
+    return rows
 
 
 def arm_examples(
