@@ -9,7 +9,7 @@ BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test lint types data lab freeze lock benchmark clean
+.PHONY: help setup report test units golden lint types data lab freeze lock benchmark clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,9 +32,15 @@ report: $(READY)  ## run all notebooks (PROFILE=cpu) and render reports/RUN_ID/i
 	  $(BIN)/python -m monitorlab report --run-id $(RUN_ID) && exit $$status
 
 test: $(READY) lint types  ## everything that must be green
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup \
-	  --nbval --nbval-sanitize-with tests/golden/nbval.cfg \
-	  tests/golden tests/integration tests/validity tests/unit
+	@$(MAKE) --no-print-directory --jobs=2 units golden
+
+# Golden notebooks run one after the other and beside the other tests, or a core would stand idle.
+units: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/validity tests/integration
+
+golden: $(READY)
+	@said=$$($(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/golden/nbval.cfg tests/golden 2>&1); \
+	  status=$$?; echo "$$said"; exit $$status
 
 lint: $(READY)  ## ruff over library, tests and notebooks
 	@$(BIN)/ruff check lib tests
