@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, TypeVar
 
 from transformers import TrainingArguments
 
+from monitorlab.finetuning.batches import steps_of
 from monitorlab.finetuning.partial import partial_folder
 from monitorlab.finetuning.processes import leave_group_at_exit
 from monitorlab.finetuning.recipe import Recipe
@@ -61,3 +63,23 @@ def trainer_arguments(
     arguments._n_gpu = min(arguments.n_gpu, 1)  # else one process spreads a batch over all GPUs
     leave_group_at_exit(arguments)
     return arguments
+
+
+def set_steps(
+    arguments: TrainingArguments, recipe: Recipe, batches: int, log_steps: int = 0
+) -> None:
+    """Set optimizer steps, warm-up and logging, now that the number of batches is known.
+
+    Parameters
+    ----------
+    arguments : TrainingArguments
+        Changed in place.
+    recipe : Recipe
+    batches : int
+        Of all processes, as planned.
+    log_steps : int
+        Steps between rows of the history; 0 for about `LOGS` rows.
+    """
+    arguments.max_steps = steps_of(batches, recipe, int(arguments.world_size))
+    arguments.warmup_steps = math.ceil(recipe.warmup_share * arguments.max_steps)
+    arguments.logging_steps = log_steps or max(1, arguments.max_steps // LOGS)

@@ -103,14 +103,14 @@ def finetune_classifier(
     rows = _rows(samples, bool(forbidden_scenarios))
     check_leaks(rows.to_dict("records"), forbidden_scenarios)
     judged = None if held_out is None else _rows(held_out, False)
-    identity = {"model": model_identity(name, revision)}
+    identity, digest = {"model": model_identity(name, revision)}, _digest(rows)
     facts: dict[str, Any] = {
         "kind": "classifier",
-        "inputs": digest_json([asdict(settings), identity, _digest(rows), _processes()]),
+        "inputs": digest_json([asdict(settings), identity, digest, _processes()]),
         "evaluation": "" if judged is None else _digest(judged),
         "recipe": asdict(settings),
         "base": identity,
-        "examples": {"sha256": _digest(rows), "rows": len(rows),
+        "examples": {"sha256": digest, "rows": len(rows),
                      "labels": {"misbehavior": int(rows["label"].sum()),
                                 "benign": int((rows["label"] == 0).sum())}},
         "versions": {package: version(package) for package in PACKAGES if package != "trl"},

@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from monitorlab.finetuning.arguments import LOGS, trainer_arguments
-from monitorlab.finetuning.batches import check_leaks, plan, steps_of
+from monitorlab.finetuning.arguments import set_steps, trainer_arguments
+from monitorlab.finetuning.batches import check_leaks, plan
 from monitorlab.finetuning.partial import (
     ResumedBar,
     last_checkpoint,
@@ -128,13 +128,10 @@ class ClassifierTrainer(Trainer):
         self, model: Any, arguments: TrainingArguments, reader: PairReader,
         examples: Sequence[Example], recipe: Recipe, forbidden: Collection[str], title: str,
     ) -> None:
-        processes = int(arguments.world_size)
         self.reader, self.examples, self.forbidden = reader, examples, frozenset(forbidden)
-        self.batches = plan(examples, recipe, processes)
+        self.batches = plan(examples, recipe, int(arguments.world_size))
         self.started, self.seconds_before = time.perf_counter(), 0.0
-        arguments.max_steps = steps_of(len(self.batches), recipe, processes)
-        arguments.warmup_steps = math.ceil(recipe.warmup_share * arguments.max_steps)
-        arguments.logging_steps = max(1, arguments.max_steps // LOGS)
+        set_steps(arguments, recipe, len(self.batches))
         self.network = model
         bars = [ResumedBar(title, arguments.max_steps)] if title else []
         super().__init__(model, arguments, data_collator=self.collate, callbacks=[*bars],

@@ -18,8 +18,8 @@ import torch
 from transformers import TrainerCallback
 from trl import SFTConfig
 
-from monitorlab.finetuning.arguments import LOGS, trainer_arguments
-from monitorlab.finetuning.batches import Collator, LeakError, check_leaks, plan, steps_of
+from monitorlab.finetuning.arguments import set_steps, trainer_arguments
+from monitorlab.finetuning.batches import Collator, LeakError, check_leaks, plan
 from monitorlab.finetuning.checks import check_examples, checked_provenance
 from monitorlab.finetuning.examples import Example, verdict_tokens
 from monitorlab.finetuning.failures import explained
@@ -143,11 +143,9 @@ def _trainer(
     held_out: Sequence[Example], eval_steps: int, title: str,
 ) -> VerdictTrainer:
     """Put model, batches and callbacks together."""
-    examples, processes = collator.examples, int(arguments.world_size)
-    batches = plan(examples, recipe, processes)
-    arguments.max_steps = steps_of(len(batches), recipe, processes)
-    arguments.warmup_steps = math.ceil(recipe.warmup_share * arguments.max_steps)
-    arguments.logging_steps = eval_steps or max(1, arguments.max_steps // LOGS)
+    examples = collator.examples
+    batches = plan(examples, recipe, int(arguments.world_size))
+    set_steps(arguments, recipe, len(batches), eval_steps)
     asked = any(example["verdict_at"] >= 0 for example in [*examples, *held_out])
     shown = title and arguments.process_index == 0
     model = trainable(base, recipe)
