@@ -240,7 +240,7 @@ fig = figures.plot_auroc_matrix(cells, title=f"AUROC, {called}")
 display.show(
     fig,
     "05_auroc",
-    alt="AUROC with standard errors of seven arms in six cells; trained cells are outlined.",
+    alt="AUROC with 95 % intervals of seven arms in six cells; trained cells are outlined.",
 )
 
 # %%
