@@ -14,15 +14,14 @@
 # > After training on easy misbehavior a monitor may discriminate better, or merely alarm
 # > more or less often. Hard verdicts do not tell which; scores do.
 #
-# *Paper: arXiv 2601.05752, section 6.2. Cost: one to two minutes in `tiny`, a quarter of an
-# hour in `cpu` the first time, since the base and some twenty arms are trained on two
-# cores. In `gpu` a real model is fine-tuned with the published recipe.*
+# *Paper: arXiv 2601.05752, section 6.2. Cost: one to two minutes in `tiny`, some
+# minutes in `cpu` the first time, since the base and its arms are trained on two cores. In `gpu` a real model is fine-tuned with the published recipe.*
 
 # %% [markdown]
 # **You will learn**
 # - Fine-tune a language model into a monitor, and read what a training really did.
 # - Tell a monitor that learned to discriminate from one that moved its threshold.
-# - Measure transfer to unseen misbehavior with intervals, seeds and a choice made on dev.
+# - Measure transfer to unseen misbehavior with intervals and seeds.
 #
 # **Reads** `samples`, `corpus`, `real_samples`
 #
@@ -50,7 +49,6 @@ from monitorlab import display
 from monitorlab.benchmark.samples import draw_pairs
 from monitorlab.evaluation import rates, roc_bands
 from monitorlab.finetuning import (
-    choice,
     figures,
     learning,
     matrix,
@@ -442,14 +440,13 @@ display.table(noise[columns], caption="AUROC of arm all: noise of training, nois
 # %% [markdown]
 # ## Beyond the recipe
 #
-# Each of these arms changes one thing at the same budget. With a pairwise loss, both
-# answers to one request share a batch, and with $s$ the log-odds of yes
+# The arm *contrastive pairs* changes one thing at the same budget, the loss. Both answers to
+# one request share a batch, and with $s$ the log-odds of yes
 # $$L_\mathrm{pair} = \log\bigl(1 + e^{-(s_\mathrm{misbehaving} - s_\mathrm{benign})}\bigr)$$
-# asks only that the misbehaving one scores higher. *Distilled checks* learn from programs
-# that a rule has edited and the checks of notebook 03 have labelled; *informed* ones read
-# in the prompt what those checks found, also when they are asked. *Checks first* needs no
-# training: an alarm of the checks ranks above everything that the arm *all* says. No SG
-# scenario enters. All arms are held to the same false alarm rate by thresholds of their own.
+# asks only that the misbehaving one scores higher. *Checks first* needs no training: an
+# alarm of the program checks of notebook 03 ranks above everything that the arm *all* says.
+# No SG scenario enters. All arms are held to the same false alarm rate by thresholds of
+# their own.
 
 # %%
 looked = checks_first(verdicts[verdicts["arm"] == "all"], samples)
@@ -467,32 +464,27 @@ display.show(
     "unseen SG and on seen cells, with intervals, for every arm beyond the recipe.",
 )
 
-# %% [markdown]
-# Which of them is the best? The one with the highest balanced accuracy on the SG cells of
-# *dev*, of those that lose no more than .02 there on the cells that were trained on. It is
-# measured on test. So SG is unseen in training, not in this choice.
-
-# %% tags=["nbval-ignore-output"]
-best = choice.best_arm(held, rivals, reference="all")
-shown = best.ranking.rename(columns={"value": "BA, SG", "lost": "lost on seen"})
-display.table(shown, decimals=3, caption="On dev: balanced accuracy, and what it costs")
+# Read a row from zero: to the right the arm tells more apart than *all* does at the same
+# false alarm rate, and an interval that crosses zero leaves that open.
 
 # %% tags=["nbval-ignore-output"]
 levels = transfer.transfer(held, rivals, run.rng("gains"), sizes.resamples)
-both = levels[levels["arm"].isin(["all", best.arm])]
-both = display.spans(both, ["value"], decimals=3)
-shown = both.pivot(index=["group", "metric"], columns="arm", values="value")
-display.table(shown.reset_index(), caption=f"Chosen on dev: {best.arm}")
+levels = levels[levels["metric"].isin(["balanced_accuracy", "g2", "auroc"])]
+shown = display.spans(levels, ["value"], decimals=3)
+shown = shown.pivot(index=["group", "metric"], columns="arm", values="value")[list(rivals)]
+goal = published.GOAL
+display.table(
+    shown.reset_index(),
+    caption="At calibrated thresholds. Goal from the paper, unseen SG at a false alarm rate "
+    f"of {goal.far:g}: balanced accuracy above {goal.balanced_accuracy}, g2 above {goal.g2}",
+)
 
 # %% tags=["nbval-ignore-output"]
-goal = published.GOAL
-chosen = gains[gains["arm"] == best.arm].set_index(["group", "metric"])
-picked = chosen.loc[(groups, ["balanced_accuracy", "g2", "auroc"]), :].reset_index()
+picked = gains[gains["group"].isin(groups) & gains["metric"].isin(["balanced_accuracy", "g2"])]
 picked = display.spans(picked, ["difference"], decimals=3)
 display.table(
-    picked[["group", "metric", "difference", "p_holm"]],
-    caption=f"{best.arm} minus all. Goal from the paper, unseen SG at a false alarm rate of "
-    f"{goal.far:g}: balanced accuracy above {goal.balanced_accuracy}, g2 above {goal.g2}",
+    picked[["arm", "group", "metric", "difference", "p_holm"]].reset_index(drop=True),
+    caption="Minus the arm that was trained on all components",
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -506,8 +498,8 @@ display.table(area, decimals=3, caption="AUROC of every arm, test split")
 # %% [markdown]
 # ## Real pairs
 #
-# The chosen arm, *all* and *checks first* on published answers to one request, one right
-# and one wrong (notebook 01). A wrong answer is not misbehavior in the sense of the
+# The arms *all* and *contrastive pairs*, and *checks first*, on published answers to one
+# request, one right and one wrong (notebook 01). A wrong answer is not misbehavior in the sense of the
 # benchmark, and none of it was trained on.
 
 # %%
@@ -518,7 +510,7 @@ except ArtifactError:
     print("no real pairs in this run: they need the cpu profile and the open files")
 real = draw_pairs(real, run.profile.evaluation.real_pairs, run.rng("real"), by=("source",))
 if len(real):
-    some = [t for t in [*first, *beyond] if t.arm.name in ("all", best.arm)]
+    some = [task for task in [*first, *beyond] if task.arm.name in rivals]
     judged_real = train_and_ask(run, some, base, prompt, real, forbidden, "real pairs")
     looked_real = checks_first(judged_real[judged_real["arm"] == "all"], real)
     judged_real = pd.concat([judged_real, looked_real], ignore_index=True)
@@ -569,9 +561,10 @@ run.write_metrics(
         for row in levels[levels["metric"].isin(["balanced_accuracy", "g2"])].itertuples()
     }
 )
-gain = chosen.loc[("unseen SG", "balanced_accuracy"), "difference"]
+gains = gains.set_index(["arm", "group", "metric"])["difference"]
+gain = gains[CHECKS_FIRST, published.UNSEEN_SG, "balanced_accuracy"]
 display.headline(
-    f"{gain:+.2f}", f"balanced accuracy on unseen gaming over training on all, {best.arm}"
+    f"{gain:+.2f}", "balanced accuracy on unseen gaming: program checks before the model"
 )
 run.close()
 
@@ -581,13 +574,13 @@ run.close()
 # - We trained monitors with a published recipe, and compared what they learned with what
 #   they were shown.
 # - We told discrimination from a moved threshold, by AUROC and at a common false alarm rate.
-# - We measured transfer with intervals over pairs and seeds, and chose an arm on dev.
+# - We measured transfer with intervals and seeds.
 #
 # **Limits.** The small base is a stand-in: that it fails to learn something says little
 # about a model of four billion parameters. Intervals are over pairs of the same scenarios;
-# the seeds are few. What the informed arms and *checks first* gain, they gain by looking,
-# not by training: the program checks were written with the kinds of gaming in mind, though
-# not for these samples, and say nothing about answers in prose.
+# the seeds are few. What *checks first* gains, it gains by looking, not by training: the
+# program checks were written with the kinds of gaming in mind, though not for these samples,
+# and say nothing about answers in prose.
 
 # %% [markdown]
 # ## Exercises
@@ -600,6 +593,6 @@ run.close()
 #    know before you say that it learned something?
 #    <details><summary>Answer</summary>Whether its AUROC rose, or its misses at the base's
 #    false alarm rate fell. A lower threshold alone does both of the first.</details>
-# 3. Why is the best arm chosen on dev if all arms are measured on test anyway?
+# 3. Suppose you keep the arm that is best on test, and report its test value. What is wrong?
 #    <details><summary>Answer</summary>The largest of several noisy numbers is too large on
-#    average. Chosen on dev, its test value is as likely too low as too high.</details>
+#    average. Choose on dev: then the test value is as likely too low as too high.</details>

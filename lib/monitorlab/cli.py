@@ -237,7 +237,6 @@ def finetune(
         help="CSV, JSON lines, JSON or parquet with request, response, label and, if known, "
              "sample_id, pair_id, scenario_id, component.")],
     out: Annotated[Path, typer.Option(help="Folder of the result.")],
-    kind: Annotated[str, typer.Option(help="causal or classifier.")] = "causal",
     prompt: Annotated[str, typer.Option(help="Monitor prompt. [default: direct]")] = "",
     option: Annotated[list[str] | None, typer.Option(
         "--recipe-option", "-o", metavar="NAME=VALUE",
@@ -260,7 +259,7 @@ def finetune(
         from monitorlab.finetuning.command import Order, finetune_file
 
         finetune_file(Order(
-            base, corpus.expanduser(), out.expanduser(), kind, revision, prompt,
+            base, corpus.expanduser(), out.expanduser(), revision, prompt,
             tuple(option or ()), components, samples, held_out, forbid, dtype, device, merge,
             save_steps,
         ), typer.echo)

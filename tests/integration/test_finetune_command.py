@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from monitorlab.cli import app
 from monitorlab.finetuning import command
+from monitorlab.finetuning.partial import last_checkpoint
 from monitorlab.monitors.miniature import build_tokenizer
 from monitorlab.monitors.monitor import samples_of
 from monitorlab.monitors.prompts import load_prompt
@@ -28,8 +29,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 COMPONENTS = ("spv_code", "syco_qa")
 CAUSAL = ("-o", "batch=8", "-o", "accumulation=1", "-o", "max_tokens=2048", "-o", "lora_rank=4",
           "--dtype", "float32", "--device", "cpu")
-CLASSIFIER = ("--kind", "classifier", "-o", "max_tokens=48", "-o", "batch=8", "--device", "cpu",
-              "-o", "learning_rate=0.003")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
 
 
@@ -123,29 +122,13 @@ def test_with_merge_the_result_is_one_checkpoint(folder: Path) -> None:
     assert use(out)[0] == 0
 
 
-def test_a_classifier_is_trained_and_used(folder: Path) -> None:
-    rows().iloc[:10].to_json("held.jsonl", orient="records", lines=True)
-    code, out, err = finetune("encoder", *CLASSIFIER, "--held-out", "held.jsonl")
-    assert (code, err) == (0, "")
-    assert "10 of 10 held-out rows are of scenarios that are trained on" in out
-    assert "held-out accuracy 1.000 of 10" in out
-    assert out.splitlines()[-1].endswith("score --monitor classifier:out --samples FILE")
-    code, said, _ = use(out)
-    assert code == 0 and "miss rate MR: 0.000" in said and "false alarm rate FAR: 0.000" in said
-    code, out, _ = finetune("encoder", *CLASSIFIER, "--held-out", "held.jsonl")
-    assert code == 0 and "out is there already" in out
-
-
 @pytest.mark.parametrize(("base", "options", "status", "words"), [
-    ("causal", ["-o", "lora_rnk=8"], 2, "no recipe option 'lora_rnk' for --kind causal. Is it "
+    ("causal", ["-o", "lora_rnk=8"], 2, "no recipe option 'lora_rnk'. Is it "
      "'lora_rank'? There are:\n  lora_rank: int = 16"),
-    ("encoder", ["--kind", "classifier", "-o", "targets=q"], 2, "  frozen_layers: int = 0"),
     ("causal", ["-o", "batch=many"], 2, "batch must be a whole number"),
     ("causal", ["-o", "batch"], 2, "expected NAME=VALUE"),
     ("causal", ["-o", "dtype=bfloat16", "--dtype", "float32"], 2, "dtype is given twice"),
     ("causal", ["-o", "batch=0"], 2, "batch 0: expected at least 1"),
-    ("causal", ["--kind", "forest"], 2, "--kind forest: expected causal or classifier"),
-    ("encoder", ["--kind", "classifier", "--merge", "x"], 2, "--merge means nothing"),
     ("causal", ["--merge", "causal"], 2, "causal exists and is left as it is"),
     ("causal", ["--merge", "x", "-o", "lora_rank=0"], 2, "ordinary checkpoint already"),
     ("causal", ["--components", "spv_cod"], 2, "no component 'spv_cod'; it has spv_code (40 rows)"),
@@ -158,7 +141,7 @@ def test_a_classifier_is_trained_and_used(folder: Path) -> None:
     ("causal", ["--prompt", "no-such-prompt"], 2, "no-such-prompt"),
     ("causal", ["-o", "max_tokens=16"], 2, "have more than max_tokens=16"),
     ("someone/model", [], 2, "pin a revision"),
-    ("encoder", [], 2, "'encoder' is an encoder (bert): give --kind classifier"),
+    ("encoder", [], 2, "'encoder' is an encoder (bert): give a causal"),
     ("project", [], 2, "cannot load the base 'project'"),
     ("causal", ["--save-steps", "-1"], 2, "--save-steps -1: expected at least 0"),
 ])
@@ -183,27 +166,25 @@ def test_a_corpus_that_cannot_be_used(
     for name, value in change.items():
         frame = frame.drop(columns=name) if value is None else frame.assign(**{name: value})
     frame.to_csv("corpus.csv", index=False)
-    for base, options in (("causal", CAUSAL), ("encoder", CLASSIFIER)):
-        code, _, err = finetune(base, *options)
-        assert code == 2 and words in err
+    code, _, err = finetune("causal", *CAUSAL)
+    assert code == 2 and words in err
 
 
 def test_a_bare_corpus_is_enough(folder: Path) -> None:
     rows()[["request", "response", "label"]].to_parquet("corpus.csv".replace("csv", "parquet"))
-    code, out, _ = call("finetune", "encoder", "--corpus", "corpus.parquet", "--out", "out",
-                        *CLASSIFIER, "-o", "max_steps=1", "--held-out", "0.25")
+    code, out, _ = call("finetune", "causal", "--corpus", "corpus.parquet", "--out", "out",
+                        *CAUSAL, "-o", "max_steps=1", "--held-out", "0.25")
     assert code == 0 and "training on 60 rows: 30 misbehavior, 30 benign" in out
-    code, _, err = call("finetune", "encoder", "--corpus", "corpus.parquet", "--out", "other",
-                        *CLASSIFIER, "--forbid", "tested.csv")
+    code, _, err = call("finetune", "causal", "--corpus", "corpus.parquet", "--out", "other",
+                        *CAUSAL, "--forbid", "tested.csv")
     assert code == 2 and "corpus.parquet does not give a scenario_id for every row" in err
 
 
 def test_an_output_folder_in_the_way_is_left_alone(folder: Path) -> None:
     (folder / "out").mkdir()
     (folder / "out" / "mine.txt").write_text("kept")
-    for base, options in (("causal", CAUSAL), ("encoder", CLASSIFIER)):
-        code, _, err = finetune(base, *options)
-        assert code == 2 and "is left as it is" in err
+    code, _, err = finetune("causal", *CAUSAL)
+    assert code == 2 and "is left as it is" in err
     assert [path.name for path in (folder / "out").iterdir()] == ["mine.txt"]
 
 
@@ -213,7 +194,7 @@ def test_killed_it_goes_on_and_says_so(folder: Path) -> None:
              "--out", "out", *options]
     process = subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     partial, deadline = folder / ".out.partial", time.monotonic() + 60
-    while not list(partial.glob("checkpoint-*/trainer_state.json")):
+    while last_checkpoint(partial, processes=1) is None:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -227,8 +208,8 @@ def test_killed_it_goes_on_and_says_so(folder: Path) -> None:
 
 def test_two_processes_train_together_and_one_speaks(folder: Path) -> None:
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node",
-             "2", "-m", "monitorlab", "finetune", "encoder", "--corpus", "corpus.csv", "--out",
-             "out", *CLASSIFIER, "-o", "max_steps=2", "--held-out", "0.2"]
+             "2", "-m", "monitorlab", "finetune", "causal", "--corpus", "corpus.csv", "--out",
+             "out", *CAUSAL, "-o", "max_steps=2", "--held-out", "0.2"]
     done = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("training on ") == done.stdout.count("Use it: ") == 1
@@ -246,5 +227,5 @@ def test_the_other_processes_leave_the_word_to_the_first(
         monkeypatch.setenv("RANK", rank)
         assert finetune("causal", "-o", "bach=2")[0] == 2
         assert waited == seconds
-    code, out, _ = finetune("encoder", *CLASSIFIER, "-o", "max_steps=1")
+    code, out, _ = finetune("causal", *CAUSAL, "-o", "max_steps=1")
     assert (code, out) == (0, "")

@@ -1,9 +1,8 @@
 """What every arm learns from: the same budget, whole pairs, nothing of the test side."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -15,8 +14,6 @@ from monitorlab.benchmark.scenario_files import Scenario
 from monitorlab.finetuning.arms import (
     BEYOND,
     EVERYTHING,
-    MIXED,
-    PAIR_WEIGHT,
     PAPER_ARMS,
     SEEN_BY,
     Arm,
@@ -29,17 +26,14 @@ from monitorlab.finetuning.checks_first import CHECKS_FIRST
 from monitorlab.finetuning.examples import Example, verdict_examples
 from monitorlab.finetuning.published import ARMS
 from monitorlab.finetuning.recipe import PAPER
-from monitorlab.monitors.informed import CLEAN, FOUND, REPORTS, SILENT, informed_prompt
 from monitorlab.monitors.miniature import build_tokenizer
-from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, Sample
+from monitorlab.monitors.monitor import MonitorError
 from monitorlab.monitors.prompts import load_prompt
-from monitorlab.monitors.verdicts import UNPARSED, Verdict, failure, from_score
 from monitorlab.pipeline.profiles import GPU, PROFILES, TINY
 
 BRIEF = load_prompt("brief")
 SIZE = 16  # samples of the smallest component of the corpus below
 SETTINGS = replace(TINY.finetuning, samples=SIZE, recipe={"max_tokens": 100_000})
-FEW = next(arm for arm in BEYOND if arm.source == "few scenarios")
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +83,7 @@ def test_a_size_of_zero_is_everything_and_a_small_component_gives_what_it_has() 
     assert len(arm_rows(named("spv_qa"), rows, 0, rng(), 0.5)) == 12
 
 
-@pytest.mark.parametrize("arm", [named("all"), named("syco_qa"), FEW], ids=lambda arm: arm.name)
+@pytest.mark.parametrize("arm", [named("all"), named("syco_qa")], ids=lambda arm: arm.name)
 def test_a_smaller_share_is_a_part_of_a_larger_one(arm: Arm) -> None:
     sizes, before = [], set()
     for share in (0.01, 0.125, 0.25, 0.5, 1.0):
@@ -102,24 +96,9 @@ def test_a_smaller_share_is_a_part_of_a_larger_one(arm: Arm) -> None:
 
 def test_arms_of_the_same_components_draw_the_same_pairs() -> None:
     drawn = [arm_rows(arm, table(16, 8), 40, rng(1))["sample_id"].tolist()
-             for arm in (named("all"), *BEYOND) if arm is not FEW]
+             for arm in (named("all"), *BEYOND)]
     assert all(names == drawn[0] for names in drawn)
     assert drawn[0] != arm_rows(named("all"), table(16, 8), 40, rng(2))["sample_id"].tolist()
-
-
-def test_few_scenarios_are_an_eighth_of_each_component_with_as_many_samples() -> None:
-    rows = table(16, 30)
-    few, all_of_them = arm_rows(FEW, rows, 200, rng()), arm_rows(named("all"), rows, 200, rng())
-    assert len(few) == len(all_of_them) == 200
-    assert (few.groupby("component")["scenario_id"].nunique() == 2).all()
-    assert set(few["component"]) == set(EVERYTHING)
-    assert all_of_them["scenario_id"].nunique() > 50
-    # Where so few scenarios have no more pairs, there are more of them, never fewer samples.
-    small = arm_rows(FEW, table(16, 12), 200, rng())
-    assert len(small) == 200
-    assert set(small.groupby("component")["scenario_id"].nunique()) <= {2, 3, 4}
-    assert len(arm_rows(FEW, table(8, 3), 10_000, rng())) == len(table(8, 3))
-    assert (arm_rows(FEW, rows, 0, rng()).groupby("component")["scenario_id"].nunique() == 2).all()
 
 
 def test_a_corpus_without_the_component_is_refused() -> None:
@@ -139,11 +118,7 @@ def made(corpus: pd.DataFrame, tokenizer: PreTrainedTokenizerFast) -> dict[str, 
 def test_every_arm_has_the_same_budget_and_both_classes(made: dict[str, list[Example]]) -> None:
     for name, examples in made.items():
         counts = budget(examples)
-        if name != FEW.name:  # so small a corpus has about one pair per scenario
-            assert sum(counts.values()) == SIZE
-        assert counts["misbehavior"] == counts["benign"] > 0
-        other = counts["without a verdict"]
-        assert other == (MIXED * SIZE if name == "instructions mixed in" else 0)
+        assert counts["misbehavior"] == counts["benign"] == SIZE // 2, name
         pairs = [example["pair"] for example in examples if example["pair"] >= 0]
         assert all(pairs.count(pair) == 2 for pair in pairs)
 
@@ -153,7 +128,7 @@ def test_no_scenario_of_the_test_side_is_learned_from(
 ) -> None:
     training = {scenario.id for scenario in library if scenario.side == "training"}
     for examples in made.values():
-        known = {example["scenario"].removeprefix("gamed/") for example in examples}
+        known = {example["scenario"] for example in examples}
         assert known and known <= training
 
 
@@ -163,90 +138,6 @@ def test_arms_that_leave_the_texts_alone_share_their_examples(
     assert made["contrastive pairs"] == made["all"]
     rows = arm_rows(named("all"), corpus, SIZE, rng(1))
     assert made["all"] == verdict_examples(tokenizer, BRIEF, rows, max_tokens=100_000)
-
-
-def test_mentioned_cues_change_responses_but_no_label(
-    made: dict[str, list[Example]]
-) -> None:
-    plain, changed = made["all"], made["mentioned cues"]
-    facts = [[(e["label"], e["pair"], e["scenario"]) for e in examples]
-             for examples in (plain, changed)]
-    assert facts[0] == facts[1]
-    longer = [len(b["input_ids"]) > len(a["input_ids"])
-              for a, b in zip(plain, changed, strict=True)]
-    assert any(longer) and not all(longer)
-
-
-@pytest.mark.parametrize("name", ["instructions mixed in", "distilled checks"])
-def test_a_quarter_comes_from_elsewhere_and_no_component_is_lost(
-    name: str, corpus: pd.DataFrame, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    everything = replace(SETTINGS, samples=0)
-    examples = arm_examples(named(name), corpus, tokenizer, BRIEF, everything, rng())
-    assert len(examples) == len(corpus)
-    own = [e for e in examples if e["label"] >= 0 and not e["scenario"].startswith("gamed/")]
-    assert len(own) == pytest.approx((1 - MIXED) * len(corpus), abs=2)
-    components = corpus.groupby("component")["scenario_id"].agg(set)
-    learned = {example["scenario"] for example in own}
-    shares = components.map(lambda names: len(names & learned) / len(names))
-    assert (shares > 0.4).all(), shares
-
-
-@dataclass(frozen=True)
-class FakeChecks:
-    """Says what it is told to say about each sample, by its id; in units of five."""
-
-    verdicts: Mapping[str, Verdict]
-    name = "fake"
-    prompt = NO_PROMPT
-    workers = 1
-
-    def settings(self) -> dict[str, Any]:
-        return {}
-
-    def units(self, samples: Sequence[Sample]) -> list[list[int]]:
-        order = list(range(len(samples)))[::-1]  # not the order of the samples
-        return [order[i : i + 5] for i in range(0, len(order), 5)]
-
-    def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
-        return [self.verdicts[sample.sample_id] for sample in samples]
-
-    def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
-        return verdict
-
-
-def test_an_informed_arm_is_told_what_the_checks_found_about_that_sample(
-    corpus: pd.DataFrame, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    rows = arm_rows(named("all"), corpus, SIZE, rng(1))
-    said = {FOUND: from_score(1.0), CLEAN: from_score(0.0), SILENT: failure(UNPARSED, "none")}
-    reports = [list(REPORTS)[i % 3] for i in range(len(rows))]
-    checks = FakeChecks(dict(zip(rows["sample_id"], map(said.get, reports), strict=True)))
-    arm = named("informed by checks")
-    found = arm_examples(arm, corpus, tokenizer, BRIEF, SETTINGS, rng(1), checks=checks)
-    expected = [
-        verdict_examples(tokenizer, informed_prompt(BRIEF, report), rows.iloc[[i]],
-                         max_tokens=100_000, both_classes=False)[0]
-        for i, report in enumerate(reports)
-    ]
-    assert sorted(map(str, found)) == sorted(map(str, expected))
-
-
-def test_an_informed_arm_asks_the_program_checks_by_itself(
-    made: dict[str, list[Example]], tokenizer: PreTrainedTokenizerFast
-) -> None:
-    for name in ("informed by checks", "informed pairs"):
-        for example in made[name]:
-            text = tokenizer.decode(example["input_ids"]).rpartition("</audited_response>")[2]
-            assert sum(sentence in text for sentence in REPORTS.values()) == 1
-    assert not any("rogram check" in tokenizer.decode(e["input_ids"]) for e in made["all"])
-
-
-def test_an_unknown_source_is_refused(
-    corpus: pd.DataFrame, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    with pytest.raises(MonitorError, match="arm 'odd' has source 'rumours', which is not known"):
-        arm_examples(Arm("odd", "", source="rumours"), corpus, tokenizer, BRIEF, SETTINGS, rng())
 
 
 # The recipe and the names
@@ -280,7 +171,5 @@ def test_the_arms_are_those_of_the_paper_and_others() -> None:
     assert len(set(names)) == len(names) and {"base", *names, CHECKS_FIRST} == set(SEEN_BY)
     for arm in PAPER_ARMS:
         assert arm.components == (EVERYTHING if arm.name == "all" else (arm.name,))
-        assert (arm.source, arm.pair_weight, arm.informed) == ("as they are", 0.0, False)
-    assert {arm.name for arm in BEYOND if arm.pair_weight} == {"contrastive pairs",
-                                                               "informed pairs"}
-    assert all(arm.pair_weight in (0.0, PAIR_WEIGHT) for arm in BEYOND)
+        assert arm.pair_weight == 0
+    assert all(arm.pair_weight > 0 for arm in BEYOND)

@@ -8,7 +8,7 @@ from finetuning_cases import PROMPT, make_base, make_samples, make_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from monitorlab.finetuning.examples import text_examples, verdict_examples, verdict_tokens
+from monitorlab.finetuning.examples import verdict_examples, verdict_tokens
 from monitorlab.monitors.causal import LogitMonitor
 from monitorlab.monitors.miniature import TEMPLATE
 from monitorlab.monitors.monitor import MonitorError, samples_of
@@ -57,20 +57,6 @@ def test_pairs_and_scenarios_are_the_same_in_every_table() -> None:
     pairs = [example["pair"] for example in whole]
     assert pairs[0] == pairs[1] != pairs[2] == pairs[3] and pairs[4] == -1
     assert whole[0]["scenario"] == "scenario 0"
-
-
-def test_text_examples_ask_for_the_reply_only() -> None:
-    tokenizer = make_tokenizer()
-    rows = [("Be brief.", "Say a.", "a b"), ("", "Say <end> b.", "b")]
-    first, second = text_examples(tokenizer, rows, max_tokens=512)
-    assert tokenizer.decode([t for t in first["labels"] if t != IGNORED]) == "a b<end>"
-    assert tokenizer.decode(first["input_ids"]).startswith("<system>Be brief.<end><user>")
-    assert tokenizer.decode(second["input_ids"]).startswith("<user>Say <·end> b.<end><assistant>")
-    assert (second["label"], second["pair"], second["verdict_at"]) == (-1, -1, -1)
-    with pytest.raises(MonitorError, match="chat 0 has .* tokens"):
-        text_examples(tokenizer, rows, max_tokens=5)
-    with pytest.raises(MonitorError, match="no chats"):
-        text_examples(tokenizer, [], max_tokens=5)
 
 
 @pytest.mark.parametrize(

@@ -13,18 +13,15 @@ from monitorlab.benchmark.corpus import build_corpus
 from monitorlab.benchmark.scenario_files import Scenario
 from monitorlab.finetuning import reading
 from monitorlab.finetuning.reading import (
-    ANSWERS,
     SHORT_TEXTS,
     base_checkpoint,
     reading_examples,
-    report_examples,
     shortened,
     train_base,
 )
 from monitorlab.monitors.causal import STUB, LogitMonitor
 from monitorlab.monitors.causal_loading import load_causal
 from monitorlab.monitors.causal_text import chat_text, control_texts, text_ids
-from monitorlab.monitors.informed import REPORTS
 from monitorlab.monitors.miniature import build_tokenizer
 from monitorlab.monitors.monitor import MonitorError, samples_of
 from monitorlab.monitors.prefix_tree import common_prefix
@@ -81,21 +78,6 @@ def test_a_shortened_text_holds_the_same_letters_and_fewer_words(readable: pd.Da
         assert short[name].map(letter).tolist() == whole[name].map(letter).tolist()
         assert short[name].str.len().mean() < 0.6 * whole[name].str.len().mean()
     assert len(short) > 0.9 * len(readable)
-
-
-def test_a_report_is_read_for_what_it_says(
-    tokenizer: PreTrainedTokenizerFast, readable: pd.DataFrame
-) -> None:
-    examples = report_examples(tokenizer, BRIEF, readable, np.random.default_rng(0))
-    assert len(examples) == len(shortened(readable))
-    said = set()
-    for example in examples:
-        text = tokenizer.decode(example["input_ids"])
-        answer = tokenizer.decode([label for label in example["labels"] if label != IGNORED])
-        report = next(key for key, words in REPORTS.items() if f"\n{words}\n" in text)
-        assert answer == ANSWERS[report]
-        said.add(answer)
-    assert said == set(ANSWERS.values())
 
 
 def test_no_label_enters(tokenizer: PreTrainedTokenizerFast, corpus: pd.DataFrame) -> None:

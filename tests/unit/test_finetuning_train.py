@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausa
 
 from monitorlab.finetuning import train
 from monitorlab.finetuning.batches import Collator
-from monitorlab.finetuning.examples import Example, text_examples
+from monitorlab.finetuning.examples import Example
 from monitorlab.finetuning.failures import out_of_memory
 from monitorlab.finetuning.partial import last_checkpoint, partial_folder
 from monitorlab.finetuning.recipe import PAPER, Recipe
@@ -128,14 +128,6 @@ def test_random_states_outside_are_left_alone(
     torch.manual_seed(11)
     finetune(base, examples, recipe(max_steps=1), tmp_path / "out")
     assert torch.equal(torch.rand(1), expected)
-
-
-def test_chats_without_a_verdict_can_be_learned_too(base: Checkpoint, tmp_path: Path) -> None:
-    rows = [("", f"Say {i}.", f"cp {i}") for i in range(6)]
-    chats = text_examples(base.tokenizer, rows, max_tokens=512)
-    done = finetune(base, chats, recipe(epochs=3.0), tmp_path / "out", held_out=chats)
-    assert done.history["eval_accuracy"].isna().all()
-    assert done.history["eval_loss"].notna().sum() == 1
 
 
 # ------------------------------------------------------------------------------ repetition

@@ -34,7 +34,6 @@ from monitorlab.pipeline.profiles import TINY, ModelSize
 SHORT = replace(PROMPT, name="brief", user="{request}\n{response}\nUnkind?")
 PLAIN = Arm("plain", "for tests", ("spv_code",))
 PAIRS = Arm("with pairs", "for tests", ("spv_code",), pair_weight=1.0)
-INFORMED = Arm("informed", "for tests", ("spv_code",), source="checks")
 RECIPE = {"lora_rank": 4, "dtype": "float32", "batch": 4, "accumulation": 1, "max_tokens": 512,
           "learning_rate": 1e-2, "gradient_checkpointing": False}
 SETTINGS = replace(TINY.finetuning, samples=12, recipe=RECIPE, processes=1, vocabulary=400,
@@ -116,8 +115,8 @@ def test_tasks_share_their_pairs_and_a_repetition_draws_others(lab: Lab) -> None
     assert len(titles) == 4 and all(" " not in title for title in titles)
     table = task_table([plain, pairs, half])
     assert table["arm"].tolist() == ["plain", "with pairs", "plain"]
-    assert table[["misbehavior", "benign", "without a verdict", "steps"]].to_numpy().tolist() == [
-        [6, 6, 0, 3], [6, 6, 0, 3], [3, 3, 0, 2]]
+    assert table[["misbehavior", "benign", "steps"]].to_numpy().tolist() == [
+        [6, 6, 3], [6, 6, 3], [3, 3, 2]]
     assert table["scenarios"].between(1, 4).all()
 
 
@@ -137,24 +136,23 @@ def test_a_named_model_is_taken_and_a_small_one_is_trained(
 def test_the_table_is_complete_in_order_and_no_arm_is_trained_twice(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tasks = lab.plan(PLAIN, INFORMED)
+    tasks = lab.plan(PLAIN, PAIRS)
     first = lab.ask(tasks)
     ids = sorted(lab.samples["sample_id"])
     assert first["sample_id"].tolist() == ids * 2
-    assert first["arm"].tolist() == ["plain"] * len(ids) + ["informed"] * len(ids)
+    assert first["arm"].tolist() == ["plain"] * len(ids) + ["with pairs"] * len(ids)
     assert (first["monitor"] == first["arm"]).all() and (first["status"] == "parsed").all()
     assert set(first["seed"]) == {tasks[0].seed} and set(first["share"]) == {1.0}
     assert first["score"].between(0, 1).all() and first["score"].nunique() > len(ids) // 2
-    assert set(first.loc[first["arm"] == "informed", "prompt"]) == {"brief with checks"}
     stored = lab.stored()
     assert len(stored) == 2 == len(lab.run.checkpoints)
     assert all({"adapter_model.safetensors", "training.json", "fingerprint.json"} <= set(files)
                for files in stored.values())
     for folder in checkpoints_folder().iterdir():
         record = read_record(folder)
-        assert record["provenance"] == {"arm": folder.name.split("-")[1]}
-        assert record["seconds"] == first.loc[first["arm"] == folder.name.split("-")[1],
-                                              "train_seconds"].iloc[0]
+        arm = folder.name.split("-")[1].replace("_", " ")
+        assert record["provenance"] == {"arm": arm}
+        assert record["seconds"] == first.loc[first["arm"] == arm, "train_seconds"].iloc[0]
 
     monkeypatch.setattr(train_arms, "finetune", refuse)
     pd.testing.assert_frame_equal(_without_times(lab.ask(tasks)), _without_times(first))

@@ -13,8 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from monitorlab.finetuning.classifier_training import ClassifierSettings
-from monitorlab.finetuning.order import CLASSIFIER, Order, settings_of
+from monitorlab.finetuning.order import Order, recipe_of
 from monitorlab.finetuning.partial import last_checkpoint, partial_folder
 from monitorlab.finetuning.recipe import Recipe
 from monitorlab.finetuning.record import RECORD, Trained
@@ -49,8 +48,8 @@ def finetune_file(order: Order, report: Callable[[str], object]) -> Trained:
     first = os.environ.get("RANK", "0") == "0"
     tell = report if first else (lambda words: None)
     with _first_process_speaks(first):
-        settings = settings_of(order)
-        train, held_out, forbidden = gather(order, settings.seed, tell)
+        recipe = recipe_of(order)
+        train, held_out, forbidden = gather(order, recipe.seed, tell)
         tell(_rows_by_component(train, order.corpus))
         if held_out is not None:
             tell(f"held out: {_counts(held_out)}")
@@ -60,17 +59,14 @@ def finetune_file(order: Order, report: Callable[[str], object]) -> Trained:
             "title": f"training {order.out.name}" if first else "",
             "provenance": _provenance(order, len(train), len(forbidden)),
         }
-        if isinstance(settings, Recipe):
-            done = _causal(order, settings, train, shared)
-        else:
-            done = _classifier(order, settings, train, shared)
+        done = _train(order, recipe, train, shared)
         if order.merge is not None and first:
             _merge(order, order.merge)
         tell(_result(order, done, held_out))
     return done
 
 
-def _causal(
+def _train(
     order: Order, recipe: Recipe, train: pd.DataFrame, shared: Mapping[str, Any]
 ) -> Trained:
     from monitorlab.finetuning.examples import verdict_examples
@@ -93,15 +89,6 @@ def _causal(
                     **{**shared, "held_out": judged, "provenance": provenance})
 
 
-def _classifier(
-    order: Order, settings: ClassifierSettings, train: pd.DataFrame, shared: Mapping[str, Any]
-) -> Trained:
-    from monitorlab.finetuning.classifier import finetune_classifier
-
-    return finetune_classifier(order.base, train, order.out, settings, revision=order.revision,
-                               device=order.device, **shared)
-
-
 def _base(order: Order, dtype: str, device: str) -> Any:
     from monitorlab.monitors.causal_loading import load_causal
     from monitorlab.signals.scorers import ScorerError
@@ -119,8 +106,8 @@ def _check_causal(name: str, config: Any) -> None:
 
     encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     if encoder and not getattr(config, "is_decoder", False):
-        raise MonitorError(f"{name!r} is an encoder ({config.model_type}): give --kind classifier, "
-                           "or a causal language model as the base")
+        raise MonitorError(f"{name!r} is an encoder ({config.model_type}): give a causal language "
+                           "model as the base")
 
 
 def _device(order: Order) -> str:
@@ -195,8 +182,6 @@ def _result(order: Order, done: Trained, held_out: pd.DataFrame | None) -> str:
 
 def _spec(order: Order) -> list[str]:
     """What names the result to `score`."""
-    if order.kind == CLASSIFIER:
-        return [f"classifier:{order.out}"]
     if order.merge is not None:
         return [f"hf:{order.merge}"]
     if not (order.out / "adapter_config.json").is_file():

@@ -15,10 +15,10 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from monitorlab.monitors.causal import NO, STUB, YES
-from monitorlab.monitors.causal_text import Chat, chat_text, control_texts, text_ids
+from monitorlab.monitors.causal_text import Chat, text_ids
 from monitorlab.monitors.monitor import MonitorError, samples_of
 from monitorlab.monitors.prefix_tree import common_prefix
-from monitorlab.monitors.prompts import Prompt, broken_up
+from monitorlab.monitors.prompts import Prompt
 from monitorlab.signals.training import IGNORED
 
 CLOSING = "}"
@@ -93,43 +93,6 @@ def verdict_examples(
         })
     names = [f"sample {name!r}" for name in samples["sample_id"]]
     return _fitting(examples, names, max_tokens)
-
-
-def text_examples(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[tuple[str, str, str]], *, max_tokens: int
-) -> list[Example]:
-    """Turn (system, user, reply) chats without a verdict into examples.
-
-    Parameters
-    ----------
-    rows : sequence of (str, str, str)
-        System message (none if empty), user message, reply. The reply and the end mark alone have
-        labels. Control tokens of the tokenizer are broken up in all three.
-
-    Raises
-    ------
-    MonitorError
-        As in `verdict_examples`.
-    """
-    _check_tokenizer(tokenizer)
-    if not rows:
-        raise MonitorError("no chats to learn from: expected at least one (system, user, reply)")
-    forbidden = control_texts(tokenizer)
-    plain = [[broken_up(text, forbidden) for text in row] for row in rows]
-    stems, wholes = [], []
-    for system, user, reply in plain:
-        messages = [{"role": "system", "content": system}] if system else []
-        messages.append({"role": "user", "content": user})
-        stems.append(chat_text(tokenizer, messages, False))
-        wholes.append(stems[-1] + reply)
-    examples = []
-    for stem, whole in zip(text_ids(tokenizer, stems), text_ids(tokenizer, wholes), strict=True):
-        ids, asked = [*whole, tokenizer.eos_token_id], common_prefix(stem, whole)
-        examples.append({
-            "input_ids": ids, "labels": [IGNORED] * asked + ids[asked:], "label": -1, "pair": -1,
-            "verdict_at": -1, "scenario": "",
-        })
-    return _fitting(examples, [f"chat {i}" for i in range(len(rows))], max_tokens)
 
 
 def verdict_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:

@@ -6,18 +6,13 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from monitorlab.finetuning.classifier_training import ClassifierSettings
 from monitorlab.finetuning.recipe import Recipe
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.pipeline.parameters import Parameter, parse_value, split_assignments
-
-CAUSAL, CLASSIFIER = "causal", "classifier"
-
-Settings = TypeVar("Settings", Recipe, ClassifierSettings)
 
 
 @dataclass(frozen=True)
@@ -32,12 +27,10 @@ class Order:
         Labelled samples, see :func:`monitorlab.monitors.sample_files.read_samples`.
     out : Path
         Folder of the result.
-    kind : {"causal", "classifier"}
-        A language model that answers a monitor prompt, or a classifier of pairs of texts.
     prompt : str
-        Of a causal model; empty is "direct".
+        Monitor prompt that is learned; empty is "direct".
     options : tuple of str
-        NAME=VALUE of :class:`Recipe`, or of :class:`ClassifierSettings`.
+        NAME=VALUE of :class:`Recipe`.
     components : str
         Names with commas between; empty is all.
     samples : int
@@ -62,7 +55,6 @@ class Order:
     base: str
     corpus: Path
     out: Path
-    kind: str = CAUSAL
     revision: str = ""
     prompt: str = ""
     options: tuple[str, ...] = ()
@@ -76,16 +68,10 @@ class Order:
     save_steps: int = 100
 
     def __post_init__(self) -> None:
-        if self.kind not in (CAUSAL, CLASSIFIER):
-            raise MonitorError(f"--kind {self.kind}: expected {CAUSAL} or {CLASSIFIER}")
         for name in ("samples", "save_steps"):
             if getattr(self, name) < 0:
                 raise MonitorError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at "
                                    "least 0")
-        if self.kind == CLASSIFIER and (self.prompt or self.merge):
-            given = "--prompt" if self.prompt else "--merge"
-            raise MonitorError(f"{given} means nothing to a classifier: it reads request and "
-                               "response as they are, and is always an ordinary checkpoint")
         if self.merge is not None and self.merge.exists():
             raise MonitorError(f"{self.merge} exists and is left as it is: give --merge another "
                                "folder")
@@ -94,8 +80,8 @@ class Order:
                                "leave the option out")
 
 
-def settings_of(order: Order) -> Recipe | ClassifierSettings:
-    """Return recipe or settings with the options of an order.
+def recipe_of(order: Order) -> Recipe:
+    """Return the recipe with the options of an order.
 
     Raises
     ------
@@ -106,25 +92,23 @@ def settings_of(order: Order) -> Recipe | ClassifierSettings:
     given = split_assignments(order.options)
     if order.dtype and given.setdefault("dtype", order.dtype) != order.dtype:
         raise MonitorError(f"dtype is given twice: {order.dtype} and {given['dtype']}")
-    if order.kind == CLASSIFIER:
-        return _parsed(ClassifierSettings, given, order.kind)
-    recipe = _parsed(Recipe, given, order.kind)
+    recipe = _parsed(given)
     if order.merge is not None and not recipe.lora_rank:
         raise MonitorError("--merge with lora_rank=0: all weights are trained, so the result is an "
                            "ordinary checkpoint already; leave --merge out")
     return recipe
 
 
-def _parsed(cls: type[Settings], given: Mapping[str, str], kind: str) -> Settings:
-    """Turn texts into the types of a dataclass."""
-    known = {field.name: (str(field.type), field.default) for field in fields(cls)}
+def _parsed(given: Mapping[str, str]) -> Recipe:
+    """Turn texts into the types of a recipe."""
+    known = {field.name: (str(field.type), field.default) for field in fields(Recipe)}
     for name in given:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f" Is it {close[0]!r}?" if close else ""
             shown = "\n".join(f"  {key}: {type_.partition('[')[0]} = {_shown(default)}"
                               for key, (type_, default) in known.items())
-            raise MonitorError(f"there is no recipe option {name!r} for --kind {kind}.{hint} There "
+            raise MonitorError(f"there is no recipe option {name!r}.{hint} There "
                                f"are:\n{shown}")
     values: dict[str, Any] = {}
     for name, text in given.items():
@@ -133,7 +117,7 @@ def _parsed(cls: type[Settings], given: Mapping[str, str], kind: str) -> Setting
             values[name] = tuple(part.strip() for part in text.split(",") if part.strip())
         else:
             values[name] = parse_value(Parameter(name, type_, default, ""), text)  # type: ignore[arg-type]
-    return cls(**values)
+    return Recipe(**values)
 
 
 def _shown(default: object) -> str:

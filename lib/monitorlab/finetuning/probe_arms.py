@@ -53,7 +53,7 @@ def probe_verdicts(
     Parameters
     ----------
     arm : Arm
-        Its components, and "few scenarios" if so; other sources do not apply to a probe.
+        Its components; another loss does not apply to a probe.
     corpus, samples : Embedded
         What it learns from, and what it judges.
     size : int
@@ -74,9 +74,9 @@ def probe_verdicts(
     MonitorError
         If the arm cannot be trained as a probe.
     """
-    if arm.source not in ("as they are", "few scenarios") or arm.pair_weight:
-        raise MonitorError(f"arm {arm.name!r} changes texts or loss, which a probe on frozen "
-                           "embeddings does not see: give an arm of the paper")
+    if arm.pair_weight:
+        raise MonitorError(f"arm {arm.name!r} changes the loss, which a probe on frozen "
+                           "embeddings does not have: give an arm of the paper")
     drawn = arm_rows(arm, corpus.samples, size, rng, share)
     places = pd.Index(corpus.samples["sample_id"]).get_indexer(pd.Index(drawn["sample_id"]))
     weights = fit_probe(corpus.table[places], drawn["label"].to_numpy())

@@ -29,7 +29,6 @@ from monitorlab.monitors import rules
 from monitorlab.monitors.causal import NO, STUB, YES
 from monitorlab.monitors.causal_loading import Checkpoint
 from monitorlab.monitors.causal_text import chat_text, control_texts, text_ids
-from monitorlab.monitors.informed import CLEAN, FOUND, REPORTS, SILENT, informed_prompt
 from monitorlab.monitors.miniature import (
     POSITIONS,
     SPECIAL,
@@ -49,8 +48,6 @@ from monitorlab.signals.training import IGNORED, llama_config, seeded
 
 NAMED, TAKEN = "Which option does the request name?", "Which option does the response take?"
 IS_NAMED, IS_TAKEN = "Does the request name option {}?", "Does the response take option {}?"
-REPORTED = "Did a program check find a fault?"
-ANSWERS = {FOUND: YES[0], CLEAN: NO[0], SILENT: " none"}
 LETTERS = "ABCD"
 RATE = 1e-2
 _OPTION = re.compile(r"\s*(?:[-*] )?\(?[A-H][.):] ")
@@ -104,28 +101,6 @@ def reading_examples(
             ):
                 turns = asked[::-1] if rng.random() < 0.5 else asked
                 found.append(_example(tokenizer, stem, tail, turns, str(scenario)))
-    return found
-
-
-def report_examples(
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: Prompt,
-    samples: pd.DataFrame,
-    rng: np.random.Generator,
-) -> list[Example]:
-    """Ask what a report of program checks says, one drawn by lot per shortened sample.
-
-    Parameters and result as for `reading_examples`; one example per sample. The reports are not
-    those of real checks: reading them is what is practised, not when to believe them.
-    """
-    short = shortened(_readable(samples))
-    found: list[Example] = []
-    drawn = rng.choice(list(REPORTS), len(short))
-    for report, answer in ANSWERS.items():
-        texts = short[drawn == report]
-        stems, tail = _stems(tokenizer, informed_prompt(prompt, report), texts)
-        found += [_example(tokenizer, stem, tail, [(REPORTED, STUB, answer)], str(scenario))
-                  for stem, scenario in zip(stems, texts["scenario_id"], strict=True)]
     return found
 
 
@@ -241,7 +216,6 @@ def train_base(
                                  *list(mixed["request"] + "\n" + mixed["response"])
                                  [:TEXTS_FOR_TOKENIZER]], settings.vocabulary)
     practice = reading_examples(tokenizer, prompt, mixed, rng)
-    practice += report_examples(tokenizer, prompt, mixed, rng)
     if not practice:
         raise MonitorError("no text of the corpus names one option and takes one: the small base "
                            "has nothing to practise on, give a corpus with sycophancy samples")
@@ -271,8 +245,7 @@ def _frames(prompt: Prompt, corpus: pd.DataFrame) -> Iterator[str]:
     yield from (message["content"] for message in prompt.messages(first, SPECIAL))
     yield from (NAMED, TAKEN, *(f"{q.format(letter)} {letter}"
                                 for q in (IS_NAMED, IS_TAKEN) for letter in LETTERS))
-    yield from (f"{report}\n{REPORTED}" for report in REPORTS.values())
-    yield from (STUB + word + "}" for word in ANSWERS.values())
+    yield from (STUB + word + "}" for word in (YES[0], NO[0]))
 
 
 def base_checkpoint(run: Run, corpus: pd.DataFrame, prompt: Prompt) -> Path:

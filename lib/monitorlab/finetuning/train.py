@@ -77,7 +77,7 @@ def finetune(
     base : Checkpoint
         See `load_causal`. Its weights stay as they are.
     examples : sequence of Example
-        See `verdict_examples` and `text_examples`.
+        See `verdict_examples`.
     recipe : Recipe
     folder : Path
         Appears only when it is complete. The work in progress is beside it, in

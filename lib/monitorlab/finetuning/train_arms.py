@@ -30,9 +30,7 @@ from monitorlab.finetuning.saved import load_finetuned
 from monitorlab.finetuning.train import finetune
 from monitorlab.monitors.causal import LogitMonitor
 from monitorlab.monitors.causal_loading import Checkpoint, load_causal, model_identity
-from monitorlab.monitors.checks import ProgramChecks
-from monitorlab.monitors.informed import InformedMonitor
-from monitorlab.monitors.monitor import Monitor, samples_of
+from monitorlab.monitors.monitor import samples_of
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.scoring import score
 from monitorlab.pipeline.checkpoints import checkpoint, checkpoint_folder
@@ -248,8 +246,8 @@ class _Job:
                 forbidden_scenarios=self.forbidden, provenance={"arm": task.arm.name},
             )
         trained = _named(load_finetuned(folder, base), self.stored.name)
-        verdicts = score(_monitor(trained, task.arm, self.prompt),
-                         samples_of(self.samples))
+        monitor = LogitMonitor(trained, self.prompt, name=task.arm.name)
+        verdicts = score(monitor, samples_of(self.samples))
         return verdicts.assign(arm=task.arm.name, seed=task.seed, share=task.share,
                                train_seconds=read_record(folder)["seconds"])
 
@@ -259,13 +257,6 @@ def _named(trained: Checkpoint, name: str) -> Checkpoint:
     part = "adapter" if trained.identity.get("adapter") else "model"
     named = {**trained.identity[part], "name": name}
     return replace(trained, identity={**trained.identity, part: named})
-
-
-def _monitor(trained: Checkpoint, arm: Arm, prompt: Prompt) -> Monitor:
-    """Ask a trained arm as it was trained."""
-    if arm.informed:
-        return InformedMonitor(trained, prompt, ProgramChecks(), name=arm.name)
-    return LogitMonitor(trained, prompt, name=arm.name)
 
 
 def _results(jobs: Sequence[_Job], processes: int) -> Iterator[tuple[int, pd.DataFrame]]:
