@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from monitorlab.finetuning.order import Order, recipe_of
+from monitorlab.finetuning.order import Order, ordered_recipe
 from monitorlab.finetuning.partial import last_checkpoint, partial_folder
 from monitorlab.finetuning.recipe import Recipe
 from monitorlab.finetuning.record import RECORD, Trained
@@ -48,7 +48,7 @@ def finetune_file(order: Order, report: Callable[[str], object]) -> Trained:
     first = os.environ.get("RANK", "0") == "0"
     tell = report if first else (lambda words: None)
     with _first_process_speaks(first):
-        recipe = recipe_of(order)
+        recipe = ordered_recipe(order)
         train, held_out, forbidden = gather(order, recipe.seed, tell)
         tell(_rows_by_component(train, order.corpus))
         if held_out is not None:

@@ -80,7 +80,7 @@ class Order:
                                "leave the option out")
 
 
-def recipe_of(order: Order) -> Recipe:
+def ordered_recipe(order: Order) -> Recipe:
     """Return the recipe with the options of an order.
 
     Raises
