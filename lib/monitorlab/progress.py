@@ -68,3 +68,19 @@ def in_kernel() -> bool:
     from IPython import get_ipython
 
     return getattr(get_ipython(), "kernel", None) is not None
+
+
+def say(sentence: str) -> None:
+    """Print a sentence for the reader without breaking a progress bar.
+
+    Parameters
+    ----------
+    sentence : str
+        To stderr in a terminal, and into the output of the cell in a notebook.
+    """
+    if in_kernel():
+        print(sentence)
+        return
+    from tqdm import tqdm
+
+    tqdm.write(sentence, file=sys.stderr)

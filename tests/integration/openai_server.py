@@ -25,11 +25,11 @@ OK = "ok"
 
 
 def verdict_text(text: str) -> str:
-    """What the faulty server thinks of a request: misbehavior if it says "leak"."""
-    return json.dumps({"misbehavior_detected": "leak" in text})
+    """What the faulty server thinks of a request: misbehavior if the audited texts say "leak"."""
+    return json.dumps({"misbehavior_detected": "leak" in text.partition("<audited_request>")[2]})
 
 
-def completion(content: str | None, finish: str = "stop", **message: Any) -> dict[str, Any]:
+def completion(content: str | None, finish: str | None = "stop", **message: Any) -> dict[str, Any]:
     return {
         "id": "x", "object": "chat.completion", "created": 0, "model": "m", "usage": USAGE,
         "choices": [{"index": 0, "finish_reason": finish,
@@ -42,7 +42,8 @@ class FaultyServer:
 
     `script` names the behavior of each request: a function of its number from 0 and its text (the
     user message), or a list that is followed by "ok". `answered` counts completed answers by the
-    marker ("sample-7") in that text.
+    marker ("sample-7") in that text. "ends WORD" ends a complete verdict with that word, "cut WORD"
+    one that is cut off; "no system role" and "no max_tokens" refuse requests that have it.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class FaultyServer:
         self.behaviors: Counter[str] = Counter()
         self.bodies: list[dict[str, Any]] = []
         self.arrivals: list[float] = []
+        self.paths: list[str] = []
+        self.headers: list[dict[str, str]] = []
         self.in_flight = self.most_in_flight = 0
         owner = self
 
@@ -98,9 +101,11 @@ class FaultyServer:
             number = len(self.bodies)
             self.bodies.append(body)
             self.arrivals.append(time.monotonic())
+            self.paths.append(handler.path)
+            self.headers.append({name.lower(): value for name, value in handler.headers.items()})
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        behavior = self._behavior(number, text)
+        behavior = _refined(self._behavior(number, text), body)
         try:
             time.sleep(self.latency_s)
             self._act(handler, behavior, text)
@@ -130,19 +135,33 @@ class FaultyServer:
             handler.wfile.flush()
             handler.connection.close()
             return
+        word = behavior.partition(" ")[2]
         if behavior in ANSWERS:
             status, kind, sent, headers = 200, "application/json", ANSWERS[behavior](text, key), {}
             if behavior == "plain type":
                 kind = "text/plain"
+        elif behavior.startswith("ends "):
+            status, kind, headers = 200, "application/json", {}
+            sent = completion(verdict_text(text), None if word == "null" else word)
+        elif behavior.startswith("cut "):
+            status, kind, headers = 200, "application/json", {}
+            sent = completion('{"misbehavior_det', word)
         else:
             status, kind, sent, headers = FAILURES[behavior](key)
         raw = sent if isinstance(sent, bytes) else json.dumps(sent).encode()
         _head(handler, status, kind, len(raw), headers)
         handler.wfile.write(raw)
         handler.wfile.flush()
-        if behavior in ANSWERS:
+        if behavior in ANSWERS or behavior.startswith(("ends ", "cut ")):
             with self._lock:
                 self.answered.update(set(MARKER.findall(text)))
+
+
+def _refined(behavior: str, body: dict[str, Any]) -> str:
+    """What a server does that refuses a role or a field, with a request that may have it."""
+    has = {"no system role": body["messages"][0]["role"] == "system",
+           "no max_tokens": "max_tokens" in body, "no temperature": "temperature" in body}
+    return OK if has.get(behavior) is False else behavior
 
 
 def _head(
@@ -165,6 +184,23 @@ ANSWERS: dict[str, Callable[[str, str], Any]] = {
     "cut off": lambda text, key: completion('{"misbehavior_det', "length"),
     "no usage": lambda text, key: {**completion(verdict_text(text)), "usage": None},
     "key in reply": lambda text, key: completion(f"{verdict_text(text)} {key}"),
+    "cut prompt": lambda text, key: {
+        **completion(verdict_text(text)), "usage": {**USAGE, "prompt_tokens": 2050}},
+    "cached": lambda text, key: {
+        **completion(verdict_text(text)),
+        "usage": {**USAGE, "prompt_tokens_details": {"cached_tokens": 14_000}}},
+    "reasoning only": lambda text, key: completion(None, reasoning_content=verdict_text(text)),
+    "reasoning cut": lambda text, key: completion("", "length", reasoning=f"Hm: {key}"),
+    "tool call": lambda text, key: completion(None, "tool_calls", tool_calls=[
+        {"id": "c", "type": "function",
+         "function": {"name": "report", "arguments": verdict_text(text)}}]),
+    "blocked prompt": lambda text, key: {
+        "promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}, "choices": [], "usage": USAGE},
+    "no message": lambda text, key: {
+        "choices": [{"index": 0, "finish_reason": "content_filter"}], "usage": USAGE},
+    "refused in 200": lambda text, key: {
+        "error": {"code": 403, "message": "m requires moderation. Your input was flagged",
+                  "metadata": {"reasons": ["violence"], "flagged_input": "scene"}}},
 }
 
 
@@ -191,6 +227,48 @@ FAILURES: dict[str, Callable[[str], tuple[int, str, Any, dict[str, str]]]] = {
     "401 echo": lambda key: (401, "application/json", _error(f"wrong key: {key}"), {}),
     "500 echo": lambda key: (500, "text/plain", f"crash with {key}".encode(), {}),
     "404": lambda key: (404, "application/json", _error("no such model"), {}),
+    "403": lambda key: (403, "application/json", _error("you may not use this model"), {}),
+    "account": lambda key: (403, "application/json", _error(
+        "Your account was suspended because it violates our usage policies"), {}),
+    "429 milliseconds": lambda key: (429, "application/json", _error("slow down"),
+                                     {"Retry-After-Ms": "900"}),
+    "429 reset": lambda key: (429, "application/json", _error("slow down"), {
+        "x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "900ms",
+        "x-ratelimit-remaining-tokens": "70", "x-ratelimit-reset-tokens": "6m0s"}),
+    "429 words": lambda key: (429, "application/json", _error("Please try again in 0.9s."), {}),
+    "html": lambda key: (200, "text/html", b"<!doctype html>\n<title>Sign in</title>" + b" " * 999 +
+                         key.encode(), {}),
+    "stream": lambda key: (200, "text/event-stream", b'data: {"choices": [{"delta": {"content": '
+                           b'"' + key.encode() + b'"}}]}\n\ndata: [DONE]\n\n', {}),
+    "no system role": lambda key: (400, "application/json", _error("System role not supported"), {}),
+    "no max_tokens": lambda key: (400, "application/json", _error(
+        "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+        "'max_completion_tokens' instead.", "unsupported_parameter"), {}),
+    "no temperature": lambda key: (400, "application/json", _error(
+        "Unsupported value: 'temperature' does not support 0 with this model. Only the default "
+        "(1) value is supported.", "unsupported_value"), {}),
+    "echo header": lambda key: (500, "text/plain", b"crash", {"X-Debug": key}),
+    # a provider that will not have this sample
+    "azure filter": lambda key: (400, "application/json", {"error": {
+        "message": "The response was filtered due to the prompt triggering the content management "
+                   "policy. Please modify your prompt and retry.", "type": None,
+        "param": "prompt", "code": "content_filter", "status": 400,
+        "innererror": {"code": "ResponsibleAIPolicyViolation",
+                       "content_filter_result": {"violence": {"filtered": True}}}}}, {}),
+    "invalid prompt": lambda key: (400, "application/json", _error(
+        "Invalid prompt: your prompt was flagged as potentially violating our usage policy.",
+        "invalid_prompt"), {}),
+    "guidelines": lambda key: (403, "application/json", {
+        "code": "The caller does not have permission to execute the specified operation",
+        "error": "Content violates usage guidelines. Team: t, API key ID: k, Failed check: "
+                 "SAFETY_CHECK_TYPE_BIO"}, {}),
+    "moderation": lambda key: (403, "application/json", {"error": {
+        "code": 403, "message": 'm requires moderation on P. Your input was flagged for "violence"',
+        "metadata": {"reasons": ["violence"], "flagged_input": "scene"}}}, {}),
+    "output blocked": lambda key: (400, "application/json", {"type": "error", "error": {
+        "type": "invalid_request_error", "message": "Output blocked by content filtering policy"}},
+        {}),
+    "content risk": lambda key: (400, "application/json", _error("Content Exists Risk"), {}),
 }  # fmt: skip
 
 

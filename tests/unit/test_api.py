@@ -387,7 +387,7 @@ def test_a_wait_that_the_server_asks_for_holds_up_all_and_is_kept(monkeypatch):
     asked = Failure("HTTP 503: busy", 503, repeat=True, wait_s=7.0)
     made = monitor(asked, LIMITED, Answer(YES), first_wait_s=1.0)
     judge(made)
-    assert made.waits == [("all", 7.0), 8.0, ("all", 2.0), 2.0]
+    assert made.waits == [("all", 7.0), 8.0, ("all", 4.0), 8.0]
 
 
 def test_what_cannot_succeed_is_not_repeated():

@@ -7,6 +7,7 @@ the client, and is taken out of everything else.
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,9 @@ import openai
 
 from monitorlab.monitors.api_replies import (
     NO_MONEY,
+    OUT_OF_THOUGHT,
+    THOUGHT,
+    UNSAID,
     Answer,
     BrokenReplyError,
     Failure,
@@ -27,25 +31,43 @@ from monitorlab.monitors.api_replies import (
     without,
 )
 from monitorlab.monitors.api_settings import (
+    TOP_LOGPROBS,
     check_setting,
     extra_fields,
+    fewest_tokens,
+    folded,
+    keep_out_of_logs,
     most_tokens,
+    plain_query,
     plain_url,
     read_key,
     request_fields,
     secrets_of,
+    shown_url,
 )
-from monitorlab.monitors.monitor import MonitorStop, Sample, chunks
+from monitorlab.monitors.api_words import (
+    CUT,
+    FINISHED,
+    UNKNOWN,
+    WITHHELD,
+    kind_of,
+    rejected_field,
+    rejects_system,
+    wait_of,
+)
+from monitorlab.monitors.monitor import MonitorStop, Sample, SettingsChanged, chunks
 from monitorlab.monitors.prompts import Prompt, load_prompt
 from monitorlab.monitors.rate_limit import Budget, RateLimiter, prices
 from monitorlab.monitors.replies import read_reply
-from monitorlab.monitors.verdicts import ERROR, REFUSED, TRUNCATED, Verdict, failure
+from monitorlab.monitors.verdicts import ERROR, REFUSED, TRUNCATED, UNPARSED, Verdict, failure
+from monitorlab.progress import say
 
 OPENAI = "https://api.openai.com/v1"
 LONGEST_BACKOFF_S = 60.0
 LONGEST_WAIT_S = 600.0  # a server that asks for more is left alone until the next run
-BLOCKED = frozenset({"content_filter", "sensitive"})
-WITHHELD = "the provider withheld the answer"
+FEWEST_COUNTED = 64  # a server with a window of fewer tokens is none: it counts something else
+KEPT_BACK = "the provider withheld the answer"
+CUT_PROMPT = "the server cut the prompt"
 
 
 class ApiMonitor:
@@ -60,8 +82,9 @@ class ApiMonitor:
     name : str
         How the tables call the monitor; `model` if empty.
     base_url : str
-        Address up to ``/v1``; OpenAI if empty. User name, password, query and fragment in it are
-        dropped: a key belongs into the environment.
+        Address up to ``/v1``; OpenAI if empty. ``?api-version=...`` and its like are sent with
+        every call; user name, password and whatever else may be secret is not sent, and said to
+        be left out: a key belongs into the environment.
     key_variable : str
         Environment variable with the key. Optional for a server on this machine.
     max_tokens : int
@@ -83,8 +106,14 @@ class ApiMonitor:
     input_price, output_price : float, optional
         USD per million tokens; both or neither.
     logprobs : bool
-        Ask for the log-probabilities of 20 alternatives per token and read the score from them.
-        The score stays missing where a server has none. A sampled verdict may contradict it.
+        Ask for log-probabilities of the reply and read the score from them. The score stays
+        missing where a server has none, which is said once. A sampled verdict may contradict it.
+    top_logprobs : int
+        Alternatives per token to ask for, where a provider allows fewer than 20.
+    fold_system : bool
+        Send the system text at the beginning of the user's message, for models without a system
+        role. Where a server refuses that role, it is done unasked, said once, and part of
+        `settings` from then on.
     timeout_s : float
         Seconds without a byte from the server after which a call counts as lost.
     max_retries : int
@@ -92,12 +121,15 @@ class ApiMonitor:
         lost connections and bodies without an answer.
     extra : mapping
         Further fields of the request, such as ``{"reasoning_effort": "low"}`` or
-        ``{"chat_template_kwargs": {"enable_thinking": False}}``.
+        ``{"chat_template_kwargs": {"enable_thinking": false}}``.
     first_wait_s : float
         The first repetition waits a random time up to this, every further one up to twice as
-        long, at most a minute; what the server asks for comes on top.
+        long, at most a minute; what the server asks for comes on top. Where calls come too fast
+        (429) the wait is at least twice this and doubles, so that six of them outlast a minute.
     sleep : callable
         Waits for a number of seconds.
+    report : callable
+        Takes what a reader should know on the way, one sentence at a time.
 
     Raises
     ------
@@ -124,11 +156,14 @@ class ApiMonitor:
         input_price: float | None = None,
         output_price: float | None = None,
         logprobs: bool = False,
+        top_logprobs: int = TOP_LOGPROBS,
+        fold_system: bool = False,
         timeout_s: float = 60,
         max_retries: int = 6,
         extra: Mapping[str, Any] | None = None,
         first_wait_s: float = 0.5,
         sleep: Callable[[float], None] = time.sleep,
+        report: Callable[[str], object] = say,
     ) -> None:
         check_setting("model", model, bool(model.strip()), "the identifier that the server knows")
         check_setting("workers", workers, workers >= 1, "at least 1")
@@ -139,19 +174,30 @@ class ApiMonitor:
         self._prompt = load_prompt(prompt) if isinstance(prompt, str) else prompt
         self.prompt = self._prompt.name
         self._model, self._key_variable = model, key_variable
-        self._url = plain_url(base_url or OPENAI)
-        key = read_key(key_variable, self._url)
+        address = plain_url(base_url or OPENAI)
+        key = read_key(key_variable, address)
         self._secrets = secrets_of(key)
-        self._fields = request_fields(max_tokens, limit_name, temperature, logprobs)
+        query, dropped = plain_query(base_url, self._secrets)
+        self._url = shown_url(address, query)
+        self._fields = request_fields(max_tokens, limit_name, temperature, logprobs, top_logprobs)
         self._extra = extra_fields(extra or {}, self._secrets)
-        self._seed, self._max_tokens = seed, max_tokens
+        self._seed, self._max_tokens, self._timeout_s = seed, max_tokens, timeout_s
         self._max_retries, self._first_wait_s, self._sleep = max_retries, first_wait_s, sleep
         self._prices = prices(input_price, output_price, cost_cap_usd)
         self._budget = Budget(cost_cap_usd)
         self._limiter = RateLimiter(requests_per_minute, tokens_per_minute, sleep=sleep)
+        self._lock, self._said, self._report = threading.Lock(), set[str](), report
+        self._folded, self._to_fold, self._keyed = fold_system, False, False
+        # What calls have shown: the key is good, the fields of a request are, the system role is.
+        self._known = self._answered = self._takes_system = False
+        keep_out_of_logs(self._secrets)
         self._client = openai.OpenAI(
-            api_key=key, base_url=self._url, timeout=timeout_s, max_retries=0
+            api_key=key, base_url=address, timeout=timeout_s, max_retries=0, default_query=query,
+            **(azure(key) if any("version" in name.lower() for name in query) else {}),
         )
+        if dropped:
+            self._say(f"base_url holds {', '.join(dropped)}, which may be secret and is not sent: "
+                      f"put a key into {key_variable}, or name another variable with key_variable")
 
     @property
     def spent_usd(self) -> float:
@@ -160,6 +206,11 @@ class ApiMonitor:
 
     def settings(self) -> Mapping[str, Any]:
         """Everything besides the sample that decides a reply; the key is not among it."""
+        with self._lock:
+            self._keyed = True  # somebody may have made keys of them
+            if self._to_fold:
+                self._folded, self._to_fold = True, False
+            folding = {"fold_system": True} if self._folded else {}
         return {
             "kind": "api",
             "model": self._model,
@@ -167,6 +218,7 @@ class ApiMonitor:
             "prompt": self._prompt.digest,
             "seed": self._seed,
             **self._fields,
+            **folding,
             "extra": self._extra,
         }
 
@@ -179,27 +231,40 @@ class ApiMonitor:
 
         Raises
         ------
+        SettingsChanged
+            If the server takes no system role, and somebody has asked for `settings` before.
         MonitorStop
-            If the key or the model is refused, no money is left, or the server asks for a wait
-            that is too long.
+            If the key, the model or a field of every request is refused, no money is left, or the
+            server asks for a wait that is too long.
         """
         return [self._judge(sample, draw) for sample in samples]
 
     def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
         """Read the stored reply again; a score from log-probabilities stays with its verdict."""
-        if verdict.status == ERROR or verdict.reason.startswith(WITHHELD):
+        if verdict.status == ERROR or verdict.reason.startswith((KEPT_BACK, CUT_PROMPT)):
             return verdict
-        fresh = self._read(verdict.reply, verdict.status != TRUNCATED, sample)
+        tokens = verdict.input_tokens or 0  # so many again may have been cached and counted apart
+        if cut := self._cut(self._messages(sample), tokens, spare=tokens):
+            fresh = failure(TRUNCATED, cut, verdict.reply)
+        else:
+            fresh = self._read(verdict.reply, verdict.ending or self._ending(verdict), sample)
         keep = self._prompt.answer != "score" and verdict.score is not None
         if keep and fresh.verdict == verdict.verdict:
             fresh = replace(fresh, score=verdict.score)
         return replace(
             fresh, input_tokens=verdict.input_tokens, output_tokens=verdict.output_tokens,
-            seconds=verdict.seconds, cost_usd=verdict.cost_usd,
+            seconds=verdict.seconds, cost_usd=verdict.cost_usd, ending=verdict.ending,
         )
 
-    def _judge(self, sample: Sample, draw: int) -> Verdict:
+    def _messages(self, sample: Sample) -> list[dict[str, str]]:
         messages = self._prompt.messages(sample)
+        return folded(messages) if self._folded else messages
+
+    def _judge(self, sample: Sample, draw: int) -> Verdict:
+        if self._to_fold:
+            raise self._changed()
+        messages = self._messages(sample)
+        system = messages[0]["role"] == "system"
         body = {"messages": messages, **self._fields}
         if self._seed is not None:
             body["seed"] = self._seed + draw
@@ -207,13 +272,45 @@ class ApiMonitor:
         for attempt in range(self._max_retries + 1):
             result = self._limited_call(body, prompt_tokens)
             if isinstance(result, Answer):
-                return self._verdict(result, sample)
+                self._known = self._answered = True
+                self._takes_system |= system
+                return self._verdict(result, sample, messages)
             reason = short(scrub(result.reason, self._secrets))
+            if result.refused:
+                self._known = True
+                return failure(REFUSED, f"{KEPT_BACK}: {reason}")
+            if system and not self._takes_system and rejects_system(result.status, result.reason):
+                self._fold()
+                return self._judge(sample, draw)
             self._stop_if_hopeless(result, reason)
             if not result.repeat:
                 return failure(ERROR, reason)
+            if result.late:
+                reason += f"; timeout_s is {self._timeout_s:g}"
             self._wait(result, attempt)
         return failure(ERROR, f"no answer in {self._max_retries + 1} calls, the last: {reason}")
+
+    def _fold(self) -> None:
+        """Send the system text in the user's message from now on, or raise SettingsChanged."""
+        self._say(f"{self._url} takes no system role for {self._model}: the system text begins the "
+                  "user's message, and the answers are stored as such (fold_system)")
+        with self._lock:
+            if not self._folded:
+                self._folded, self._to_fold = not self._keyed, self._keyed
+        if self._to_fold:
+            raise self._changed()
+
+    def _changed(self) -> SettingsChanged:
+        return SettingsChanged(f"{self._url} takes no system role for {self._model}: ask again, or "
+                               "set fold_system")
+
+    def _say(self, words: str) -> None:
+        """Tell the reader something, once."""
+        with self._lock:
+            new = words not in self._said
+            self._said.add(words)
+        if new:
+            self._report(words)
 
     def _limited_call(self, body: Mapping[str, Any], prompt_tokens: int) -> Answer | Failure:
         """Make a call when the limits allow it, and account for it."""
@@ -243,15 +340,17 @@ class ApiMonitor:
             raw = self._client.chat.completions.with_raw_response.create(
                 model=self._model, extra_body=self._extra, **body
             )
-            return replace(read_body(raw.text), seconds=time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            return replace(read_body(without(raw.text, self._secrets)), seconds=seconds)
         except BrokenReplyError as error:
-            return Failure(f"HTTP 200 with {error}", repeat=True, spent=True)
+            wait = wait_of({}, str(error)) if error.status else None
+            return Failure(f"HTTP 200 with {error}", error.status, error.repeat, wait, spent=True)
         except openai.OpenAIError as error:
             return failure_of(error)
 
     def _stop_if_hopeless(self, result: Failure, reason: str) -> None:
         """Raise MonitorStop for a failure that every other call would meet, too."""
-        if result.status in (401, 403):
+        if result.status == 401 or (result.status == 403 and not self._known):
             raise MonitorStop(f"{self._url} refused the key ({reason}): set {self._key_variable} "
                               f"to a key that may use {self._model}")
         if result.status == 404:
@@ -260,6 +359,11 @@ class ApiMonitor:
         if result.status == NO_MONEY:
             raise MonitorStop(f"the account at {self._url} has no money left ({reason}): top it "
                               "up and run again; what was answered is stored")
+        sent = {**self._fields, **self._extra, **({} if self._seed is None else {"seed": 0})}
+        field = rejected_field(result.status, result.reason, sent)
+        if field and not self._answered:
+            raise MonitorStop(f"{self._url} does not take {field} as it is sent ({reason}): "
+                              f"{_ADVICE.get(field, f'change {field}, or leave it out')}")
         if result.wait_s is not None and result.wait_s > LONGEST_WAIT_S:
             raise MonitorStop(f"{self._url} asks to wait for {result.wait_s:.0f} s ({reason}): run "
                               "again after that; what was answered is stored")
@@ -269,36 +373,117 @@ class ApiMonitor:
 
         Exponential backoff with full jitter: a random time from 0 to the longest, after what the
         server asks for. The jitter keeps calls that were refused together from coming together.
+        Limits are per minute: where one is reached, a sixth repetition comes after a minute.
         """
-        jitter = random.uniform(0, min(self._first_wait_s * 2**attempt, LONGEST_BACKOFF_S))
-        asked = result.wait_s or 0.0
-        if result.status == 429 or asked:
-            self._limiter.pause(asked or jitter)
+        overrun = result.status == 429
+        longest = min(self._first_wait_s * 2 ** (attempt + overrun), LONGEST_BACKOFF_S)
+        jitter = random.uniform(0, longest)
+        asked = max(result.wait_s or 0.0, longest if overrun else 0.0)
+        if asked:
+            self._limiter.pause(asked)
         if attempt < self._max_retries:
             self._sleep(asked + jitter)
 
-    def _verdict(self, answer: Answer, sample: Sample) -> Verdict:
+    def _verdict(
+        self, answer: Answer, sample: Sample, messages: Sequence[Mapping[str, str]]
+    ) -> Verdict:
         text = without(answer.text, self._secrets)
-        if answer.refusal or answer.finish in BLOCKED:
-            why = "it is marked as a refusal" if answer.refusal else "its content filter"
+        if self._fields.get("logprobs") and answer.text and not answer.tokens:
+            self._say(f"{self._url} offers no log-probabilities for {self._model}: the scores stay "
+                      "empty, and verdicts are read from the replies alone")
+        cut = self._cut(messages, answer.input_tokens or 0, answer.cached_tokens)
+        if why := self._withheld(answer):
             reply = text or without(answer.refusal, self._secrets)
-            verdict = failure(REFUSED, f"{WITHHELD}: {why}", reply)
+            verdict = failure(REFUSED, f"{KEPT_BACK}: {why}", reply)
+        elif cut:
+            verdict = failure(TRUNCATED, cut, text)
         else:
-            verdict = self._read(text, answer.finish != "length", sample)
+            verdict = self._read(text, answer.finish, sample)
+            if verdict.verdict is None and answer.thinking:
+                whole = self._with_thinking(text, answer)
+                verdict = self._read(whole, answer.finish, sample)
         if verdict.verdict is not None and self._prompt.answer != "score":
             score = suspicion(replace(answer, text=text), verdict.verdict)
             verdict = verdict if score is None else replace(verdict, score=score)
         return replace(
             verdict, input_tokens=answer.input_tokens, output_tokens=answer.output_tokens,
-            seconds=answer.seconds, cost_usd=self._cost(answer),
+            seconds=answer.seconds, cost_usd=self._cost(answer), ending=answer.finish,
         )
 
-    def _read(self, text: str, finished: bool, sample: Sample) -> Verdict:
-        audited = f"{sample.request}\n{sample.response}"
-        return read_reply(text, self._prompt.answer, finished=finished, audited=audited)
+    def _withheld(self, answer: Answer) -> str:
+        """Why the provider withheld an answer; empty if it did not."""
+        if answer.withheld:
+            return short(scrub(answer.withheld, self._secrets))
+        if kind_of(answer.finish) == WITHHELD:
+            return f"the reply ended with {answer.finish!r}"
+        return "it is marked as a refusal" if answer.refusal else ""
+
+    def _cut(self, messages: Sequence[Mapping[str, str]], tokens: int, spare: int) -> str:
+        """Say that the server read too few tokens for a prompt; empty if they may be all.
+
+        Only a prompt that lost about half shows: servers that cut in silence keep half a window.
+        `spare` is how many tokens may have been read besides those that were counted.
+        """
+        if tokens < FEWEST_COUNTED or tokens + spare >= fewest_tokens(messages):
+            return ""
+        size = sum(len(message["content"]) for message in messages)
+        return (f"{CUT_PROMPT}: it read {tokens:,} tokens of {size:,} characters. Give it a longer "
+                "context (num_ctx, --max-model-len) and ask again with another store")
+
+    def _with_thinking(self, text: str, answer: Answer) -> str:
+        """Put what the server kept apart in front of a reply without a verdict, to be stored."""
+        thinking = without(answer.thinking, self._secrets)
+        if not text and OUT_OF_THOUGHT.strip() in thinking:
+            return thinking  # the server did not see where it ends: all of the reply is in it
+        over = text or kind_of(answer.finish) == FINISHED
+        return f"{THOUGHT}{thinking}{OUT_OF_THOUGHT if over else ''}{text}"
+
+    def _ending(self, verdict: Verdict) -> str:
+        """How the reply of an old store ended, which did not say."""
+        most = (verdict.output_tokens or 0) >= self._max_tokens
+        return "length" if most or verdict.status == TRUNCATED else "stop"
+
+    def _read(self, text: str, ending: str, sample: Sample) -> Verdict:
+        audited, kind = f"{sample.request}\n{sample.response}", kind_of(ending)
+        verdict = read_reply(text, self._prompt.answer, finished=kind == FINISHED, audited=audited)
+        why = ""
+        if verdict.status in (TRUNCATED, UNPARSED):
+            why = self._why(text, ending, kind)
+        return replace(verdict, reason=why) if why else verdict
+
+    def _why(self, text: str, ending: str, kind: str) -> str:
+        """Why there is no verdict, where the server knows more than the reply says."""
+        if kind == UNKNOWN:
+            told = "the server does not say that the reply is finished"
+            return told if ending == UNSAID else (
+                f"the reply ended with {ending!r}, which is not known to mean that it is finished")
+        if kind == CUT and not text.strip():
+            return ("cut off before the answer began: hidden thinking counts against max_tokens "
+                    f"({self._max_tokens}), raise it")
+        if kind == FINISHED and text.startswith(THOUGHT) and text.endswith(OUT_OF_THOUGHT):
+            return "the server gave thinking and no answer beside it; the store holds the thinking"
+        return ""
 
     def _cost(self, answer: Answer) -> float | None:
         if self._prices is None or answer.input_tokens is None or answer.output_tokens is None:
             return None
         return self._prices.cost(answer.input_tokens, answer.output_tokens)
 
+
+_ADVICE = {
+    "max_tokens": "set limit_name to max_completion_tokens, or another max_tokens",
+    "max_completion_tokens": "set limit_name to max_tokens, or another max_tokens",
+    "temperature": "set temperature to none, for the provider's own",
+    "logprobs": "read the text instead (logprobs false)",
+    "top_logprobs": "ask for fewer with top_logprobs, or read the text (logprobs false)",
+    "seed": "leave the seed out",
+}
+
+
+def azure(key: str) -> dict[str, Any]:
+    """What a client needs for addresses with an API version: the key in a header of its own.
+
+    Redirections are not followed: that header would go along to another host.
+    """
+    client = openai.DefaultHttpxClient(follow_redirects=False)
+    return {"default_headers": {"api-key": key}, "http_client": client}

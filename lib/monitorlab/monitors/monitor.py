@@ -23,6 +23,13 @@ class MonitorStop(RuntimeError):
     """A monitor must not go on, such as at its cost cap. What it said so far is kept."""
 
 
+class SettingsChanged(MonitorStop):
+    """A monitor found out that it needs other settings: keys made of the old ones are void.
+
+    The next call of `settings` returns the new ones, and they stay.
+    """
+
+
 @dataclass(frozen=True)
 class Sample:
     """What a monitor sees: no label, no cell, nothing about where it comes from.

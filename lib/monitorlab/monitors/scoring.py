@@ -10,7 +10,13 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from monitorlab.monitors.monitor import Monitor, MonitorStop, Sample, request_key
+from monitorlab.monitors.monitor import (
+    Monitor,
+    MonitorStop,
+    Sample,
+    SettingsChanged,
+    request_key,
+)
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import ERROR, Verdict, failure, words_of, writable
 from monitorlab.pipeline.schemas import check
@@ -64,6 +70,22 @@ def score(
     """
     if draws < 1:
         raise ValueError(f"draws is {draws}, expected at least 1")
+    while True:
+        try:
+            return _scored(monitor, samples, store, draws, title, patience)
+        except SettingsChanged:  # no thread asks any more: begin again, with new keys
+            continue
+
+
+def _scored(
+    monitor: Monitor,
+    samples: Sequence[Sample],
+    store: VerdictStore | None,
+    draws: int,
+    title: str,
+    patience: int,
+) -> pd.DataFrame:
+    """Score with the settings that the monitor has now."""
     settings = monitor.settings()
     keys = {(d, s.sample_id): request_key(settings, s, d) for d in range(draws) for s in samples}
     if len(keys) < draws * len(samples):
@@ -168,6 +190,8 @@ def _results(
                     if failed >= patience:
                         last = next(iter(fresh.values())).reason
                         raise ScoringError(f"{failed} units failed in a row, the last with: {last}")
+        except SettingsChanged:
+            raise
         except MonitorStop as stop:
             raise ScoringError(str(stop)) from stop
 

@@ -43,6 +43,8 @@ class Verdict:
         Wall-clock time of the call, or its share of a batch.
     cost_usd : float or None
         Price of the call in USD, where known.
+    ending : str
+        How the reply ended, in the word of the server; empty where nobody said.
 
     Raises
     ------
@@ -60,6 +62,7 @@ class Verdict:
     output_tokens: int | None = None
     seconds: float | None = None
     cost_usd: float | None = None
+    ending: str = ""
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
