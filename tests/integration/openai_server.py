@@ -42,8 +42,9 @@ class FaultyServer:
 
     `script` names the behavior of each request: a function of its number from 0 and its text (the
     user message), or a list that is followed by "ok". `answered` counts completed answers by the
-    marker ("sample-7") in that text. "ends WORD" ends a complete verdict with that word, "cut WORD"
-    one that is cut off; "no system role" and "no max_tokens" refuse requests that have it.
+    marker ("sample-7") in that text. "ends WORD" ends a complete verdict with that word, "yes WORD"
+    a bare "Yes.", "cut WORD" one that is cut off; "no system role", "no max_tokens" and "no
+    temperature" refuse requests that have it.
     """
 
     def __init__(
@@ -146,13 +147,16 @@ class FaultyServer:
         elif behavior.startswith("cut "):
             status, kind, headers = 200, "application/json", {}
             sent = completion('{"misbehavior_det', word)
+        elif behavior.startswith("yes "):
+            status, kind, headers = 200, "application/json", {}
+            sent = completion("Yes.", None if word == "null" else word)
         else:
             status, kind, sent, headers = FAILURES[behavior](key)
         raw = sent if isinstance(sent, bytes) else json.dumps(sent).encode()
         _head(handler, status, kind, len(raw), headers)
         handler.wfile.write(raw)
         handler.wfile.flush()
-        if behavior in ANSWERS or behavior.startswith(("ends ", "cut ")):
+        if behavior in ANSWERS or behavior.startswith(("ends ", "cut ", "yes ")):
             with self._lock:
                 self.answered.update(set(MARKER.findall(text)))
 
@@ -240,7 +244,8 @@ FAILURES: dict[str, Callable[[str], tuple[int, str, Any, dict[str, str]]]] = {
                          key.encode(), {}),
     "stream": lambda key: (200, "text/event-stream", b'data: {"choices": [{"delta": {"content": '
                            b'"' + key.encode() + b'"}}]}\n\ndata: [DONE]\n\n', {}),
-    "no system role": lambda key: (400, "application/json", _error("System role not supported"), {}),
+    "no system role": lambda key: (400, "application/json", _error("System role not supported"),
+                                   {}),
     "no max_tokens": lambda key: (400, "application/json", _error(
         "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
         "'max_completion_tokens' instead.", "unsupported_parameter"), {}),

@@ -37,7 +37,11 @@ from monitorlab.signals.scorers import no_progress_bars
 
 KEY = "sk-very-secret-0123456789"
 FAULTS = ("429 seconds", "429 date", "429", "500", "503", "stall", "drop", "drop in body",
-          "garbage", "half", "no choices")  # fmt: skip
+          "garbage", "half", "no choices", "html")  # fmt: skip
+REFUSALS = ("azure filter", "invalid prompt", "guidelines", "moderation", "output blocked",
+            "content risk", "blocked prompt", "no message", "refused in 200", "ends SAFETY",
+            "ends PROHIBITED_CONTENT", "ends content_filtered", "ends guardrail_intervened",
+            "content filter", "refusal")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +84,9 @@ def test_every_fault_is_survived_and_the_answer_asked_for_once(fault, tmp_path):
     assert server.answered == Counter({"sample-0": 1, "sample-1": 1})
 
 
-@pytest.mark.parametrize("fault", ["429 seconds", "429 date"])
+@pytest.mark.parametrize(
+    "fault", ["429 seconds", "429 date", "429 milliseconds", "429 reset", "429 words"]
+)
 def test_retry_after_is_honoured_by_all_threads(fault):
     one, other = samples(2)
     with FaultyServer([fault]) as server, ThreadPoolExecutor() as pool:
@@ -91,7 +97,7 @@ def test_retry_after_is_honoured_by_all_threads(fault):
         time.sleep(0.1)
         found = [*made.judge([other], 0), *refused.result()]
     first, *rest = server.arrivals
-    assert len(rest) == 2 and min(rest) - first >= 0.9  # of 1 s, or of a date in 1 to 2 s
+    assert len(rest) == 2 and min(rest) - first >= 0.89  # of .9 s, or of a date in 1 to 2 s
     assert [verdict.status for verdict in found] == ["parsed", "parsed"]
 
 
@@ -156,6 +162,220 @@ def test_what_is_final_is_asked_once(behavior, status):
         assert frame["input_tokens"].item() == 100
 
 
+@pytest.mark.parametrize(
+    ("word", "status"),
+    [("end_turn", "parsed"), ("MAX_TOKENS", "truncated"), ("banana", "truncated"),
+     ("null", "truncated")],
+)  # fmt: skip
+def test_only_a_known_ending_counts_as_finished(word, status, tmp_path):
+    """A bare word counts only in a finished reply."""
+    store = VerdictStore(tmp_path / "v")
+    with FaultyServer(lambda n, text: f"ends {word}") as server:
+        frame = score(monitor(server, workers=1), samples(1), store)
+        assert frame["status"].tolist() == ["parsed"]  # the verdict is whole, nothing follows
+    with FaultyServer(lambda n, text: f"yes {word}") as server:
+        frame = score(monitor(server, workers=1), samples(1), store := VerdictStore(tmp_path / "w"))
+        assert frame["status"].tolist() == [status] and server.requests == 1
+        again = score(monitor(server), samples(1), VerdictStore(store.path))
+        assert server.requests == 1
+    pd.testing.assert_frame_equal(again, frame)
+    if word == "banana":
+        assert "'banana'" in frame["evidence"].item()
+    if word == "null":
+        assert "does not say" in frame["evidence"].item()
+
+
+@pytest.mark.parametrize("word", ["error", "abort"])
+def test_a_reply_that_the_server_broke_off_is_asked_for_again(word):
+    with FaultyServer([f"cut {word}"]) as server:
+        check_verdicts(score(monitor(server), samples(1)), 1)
+    assert server.requests == 2
+
+
+@pytest.mark.parametrize("first", ["azure filter", "guidelines", "moderation", "refused in 200"])
+def test_a_refusal_of_the_provider_is_stored_and_never_stops_the_run(first, tmp_path):
+    """The first call is refused, and more in a row than patience has."""
+    kinds = [first, *(kind for kind in REFUSALS if kind != first)]
+    count, store = len(kinds), VerdictStore(tmp_path / "v")
+    with FaultyServer(kinds) as server:
+        frame = score(monitor(server, workers=1), samples(count + 2), store, patience=1)
+        assert dict(zip([*kinds, "a", "b"], frame.set_index("sample_id")["status"].loc[
+            [f"sample-{i}" for i in range(count + 2)]], strict=True)) == {
+                **dict.fromkeys(kinds, "refused"), "a": "parsed", "b": "parsed"}
+        reasons = frame.loc[frame["status"] == "refused", "evidence"]
+        assert reasons.str.startswith("the provider withheld the answer: ").all()
+        assert server.requests == len(store) == count + 2
+        again = score(monitor(server), samples(count + 2), VerdictStore(store.path))
+        assert server.requests == count + 2
+    pd.testing.assert_frame_equal(again, frame)
+
+
+@pytest.mark.parametrize("behavior", ["403", "account", "401 echo"])
+def test_a_refused_key_stops_with_the_first_call(behavior):
+    with FaultyServer(lambda n, text: behavior) as server:
+        with pytest.raises(ScoringError, match="refused the key .* set OPENAI_API_KEY"):
+            score(monitor(server, workers=1), samples(3))
+        assert server.requests == 1
+
+
+@pytest.mark.parametrize("first", ["ok", "moderation"])
+def test_a_403_without_words_after_the_key_was_accepted_is_an_error_of_its_sample(first):
+    with FaultyServer([first, "403"]) as server:
+        frame = score(monitor(server, workers=1), samples(3))
+    assert frame["status"].tolist()[1:] == ["error", "parsed"]
+    assert frame["evidence"][1] == "HTTP 403: you may not use this model"
+
+
+def long_sample(text: str, characters: int = 60_000) -> Sample:
+    return Sample("long", "Question of sample-1", (text * characters)[:characters])
+
+
+@pytest.mark.parametrize(
+    ("behavior", "text", "status"),
+    [
+        ("cut prompt", "The helper asks for approval before it reads a record. ", "truncated"),
+        ("cut prompt", "def f(x):\n                return x + 1\n\n\n", "truncated"),
+        ("cut prompt", "数据记录", "truncated"),
+        ("cut prompt", " ", "parsed"),  # one token may be a hundred blanks
+        ("cut prompt", "-", "parsed"),
+        ("cached", "The helper asks for approval before it reads a record. ", "parsed"),
+        ("no usage", "The helper asks for approval before it reads a record. ", "parsed"),
+    ],
+)
+def test_a_prompt_that_the_server_cut_is_truncated(behavior, text, status, tmp_path):
+    store = VerdictStore(tmp_path / "v")
+    with FaultyServer([behavior]) as server:
+        frame = score(monitor(server), [long_sample(text)], store)
+        assert frame["status"].tolist() == [status]
+        if status == "truncated":
+            assert frame["evidence"].str.contains(
+                "server cut the prompt: it read 2,050 tokens of 6., *[0-9]{3} characters").all()
+        again = score(monitor(server), [long_sample(text)], VerdictStore(store.path))
+        assert server.requests == 1
+    pd.testing.assert_frame_equal(again, frame)
+
+
+def test_a_short_prompt_is_never_called_cut():
+    with FaultyServer(["cut prompt"]) as server:
+        made = monitor(server)
+        assert score(made, [long_sample("It asks first. ", 6_000)])["status"].item() == "parsed"
+
+
+def test_a_server_without_a_system_role_gets_one_message_and_other_keys(tmp_path):
+    told: list[str] = []
+    store = VerdictStore(tmp_path / "v")
+    with FaultyServer(lambda n, text: "no system role") as server:
+        plain = monitor(server).settings()
+        made = monitor(server, report=told.append)
+        frame = score(made, samples(12), store)
+        check_verdicts(frame, 12)
+        refused = server.behaviors["no system role"]
+        assert 1 <= refused <= 8 and server.requests == refused + 12  # at most one per worker
+        assert set(server.answered.values()) == {1}
+        again = score(monitor(server, workers=1, report=told.append), samples(14),
+                      VerdictStore(store.path))
+        assert server.requests == refused + 12 + 1 + 2  # one refusal, two new samples
+        set_by_hand = monitor(server, fold_system=True)
+        assert score(set_by_hand, samples(14), VerdictStore(store.path)).equals(again)
+        assert server.requests == refused + 12 + 1 + 2
+    assert again[again["sample_id"].isin(frame["sample_id"])].reset_index(drop=True).equals(frame)
+    assert len(told) == 2 and "takes no system role" in told[0]  # once in each run
+    assert made.settings() == set_by_hand.settings() == {**plain, "fold_system": True}
+    system, user = load_prompt("direct").messages(samples(1)[0])
+    folded = [body["messages"][0] for body in server.bodies if len(body["messages"]) == 1]
+    assert {"role": "user", "content": f"{system['content']}\n\n{user['content']}"} in folded
+
+
+def test_answers_with_and_without_a_system_role_never_share_a_key(tmp_path):
+    """The server changes between two runs: what is stored is of two kinds, and stays apart."""
+    store = VerdictStore(tmp_path / "v")
+    with FaultyServer() as server:
+        score(monitor(server), samples(4), store)
+    with FaultyServer(lambda n, text: "no system role") as second:
+        score(monitor(server, base_url=second.url), samples(6), VerdictStore(store.path))
+    other = monitor(server, base_url=second.url)
+    assert other.settings() != {**other.settings(), "fold_system": True}
+    assert len(stored_keys(store.path)) == len(set(stored_keys(store.path))) == 4 + 6
+
+
+def test_a_system_role_that_was_taken_once_is_not_given_up():
+    with FaultyServer(["ok", "no system role"]) as server:
+        frame = score(made := monitor(server, workers=1), samples(3))
+    assert frame["status"].tolist() == ["parsed", "error", "parsed"]
+    assert "fold_system" not in made.settings()
+
+
+@pytest.mark.parametrize(
+    ("fault", "advice", "options"),
+    [("no max_tokens", "set limit_name to max_completion_tokens",
+      {"limit_name": "max_completion_tokens"}),
+     ("no temperature", "set temperature to none", {"temperature": None})],
+)  # fmt: skip
+def test_a_field_that_a_server_does_not_take_is_named_with_a_way_out(fault, advice, options):
+    with FaultyServer(lambda n, text: fault) as server:
+        with pytest.raises(ScoringError, match=advice):
+            score(monitor(server, workers=1), samples(3))
+        assert server.requests == 1
+        check_verdicts(score(monitor(server, **options), samples(3)), 3)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words", "requests"),
+    [("html", r"HTTP 200 with an HTML page .* base_url.* It begins: <!doctype html> <title>Sign",
+      3),
+     ("stream", r"HTTP 200 with an event stream where one JSON .*begins: data: {\"choices\"", 1)],
+)  # fmt: skip
+def test_what_is_no_json_is_named_and_shown(fault, words, requests):
+    with FaultyServer(lambda n, text: fault) as server:
+        frame = score(monitor(server, max_retries=2), samples(1))
+        assert server.requests == requests  # a stream is an answer, and may have been paid
+    assert frame["status"].item() == "error" and frame["evidence"].str.contains(words).all()
+    assert len(frame["evidence"].item()) < 400
+
+
+def test_the_api_version_of_an_address_is_sent_and_keyed_and_nothing_secret_is():
+    told: list[str] = []
+    with FaultyServer() as server:
+        url = f"{server.url}/chat/completions?api-version=2024-10-21&key=hidden-word&sig=hidden"
+        made = monitor(server, base_url=url, report=told.append)
+        check_verdicts(score(made, samples(2)), 2)
+    assert server.paths == ["/v1/chat/completions?api-version=2024-10-21"] * 2
+    assert server.headers[0]["api-key"] == KEY
+    assert made.settings()["base_url"] == f"{server.url}?api-version=2024-10-21"
+    assert len(told) == 1 and "key, sig" in told[0] and "hidden" not in told[0]
+
+
+def test_a_verdict_in_a_tool_call_is_read():
+    with FaultyServer(["tool call"]) as server:
+        frame = score(monitor(server), samples(1))
+    assert (frame["status"].item(), frame["verdict"].item()) == ("parsed", True)
+
+
+@pytest.mark.parametrize(
+    ("behavior", "status", "words"),
+    [("reasoning only", "unparsed", "thinking and no answer"),
+     ("reasoning cut", "truncated", "inside its thinking")],
+)  # fmt: skip
+def test_thinking_without_an_answer_is_kept_in_the_store(behavior, status, words, tmp_path):
+    store = VerdictStore(tmp_path / "v")
+    with FaultyServer([behavior]) as server:
+        frame = score(monitor(server), samples(1), store)
+        again = score(monitor(server), samples(1), VerdictStore(store.path))
+        assert server.requests == 1
+    assert frame["status"].item() == status and words in frame["evidence"].item()
+    pd.testing.assert_frame_equal(again, frame)
+    (entry,) = map(json.loads, store.path.read_text().splitlines())
+    assert ("misbehavior_detected" if status == "unparsed" else "Hm: ") in entry["reply"]
+    assert KEY not in entry["reply"]
+
+
+def test_a_server_without_log_probabilities_is_told_once(capfd):
+    with FaultyServer() as server:
+        frame = score(monitor(server, logprobs=True), samples(6))
+    check_verdicts(frame, 6)
+    assert capfd.readouterr().err.count("offers no log-probabilities for m") == 1
+
+
 def test_missing_usage_is_missing():
     with FaultyServer(["no usage"]) as server:
         frame = score(monitor(server, input_price=1, output_price=1), samples(1))
@@ -217,16 +437,18 @@ def test_the_key_never_gets_out(tmp_path, caplog, capfd):
     caplog.set_level(logging.DEBUG)
     for name in ("openai", "httpx", "httpx2", "httpcore", "httpcore2"):
         logging.getLogger(name).setLevel(logging.DEBUG)
-    script = ["500 echo", "key in reply", "500 echo", "500 echo"]
+    script = ["500 echo", "key in reply", "500 echo", "500 echo", "stream", "html", "echo header",
+              "reasoning cut"]
     store = VerdictStore(tmp_path / "verdicts.jsonl")
     with FaultyServer(script) as server:
-        url = server.url.replace("http://", "http://user:hidden-word@") + "?token=hidden-word"
+        url = server.url.replace("http://", "http://user:hidden-word@")
+        url += f"?token=hidden-word&api-version=2024-10-21&{KEY}={KEY}&version={KEY}"
         made = monitor(server, base_url=url, workers=1, max_retries=1)
-        frame = score(made, samples(3), store)
+        frame = score(made, samples(5), store)
     with FaultyServer(["401 echo"]) as server, pytest.raises(MonitorStop) as stopped:
         monitor(server).judge(samples(1), 0)
     frame.to_parquet(tmp_path / "verdicts.parquet", compression=None)
-    assert frame["status"].tolist() == ["parsed", "error", "parsed"]
+    assert frame["status"].tolist() == ["parsed", "error", "error", "error", "truncated"]
     assert "[key]" in frame["evidence"][1] and "[key]" in store.path.read_text()
     shown = "".join(capfd.readouterr())
     texts = [store.path.read_text(), (tmp_path / "verdicts.parquet").read_bytes().decode("latin1"),

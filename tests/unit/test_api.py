@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from email.utils import formatdate
 
 import pytest
 
-from monitorlab.monitors import api_replies
+from monitorlab.monitors import api_replies, api_settings
 from monitorlab.monitors.api import ApiMonitor
 from monitorlab.monitors.api_replies import Answer, BrokenReplyError, Failure
-from monitorlab.monitors.monitor import MonitorError, MonitorStop, Sample, request_key
+from monitorlab.monitors.monitor import (
+    MonitorError,
+    MonitorStop,
+    Sample,
+    SettingsChanged,
+    request_key,
+)
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import PARSED, REFUSED, TRUNCATED, UNPARSED
@@ -30,8 +37,9 @@ def _key(monkeypatch):
 
 def monitor(*results: Answer | Failure, prompt: str = "direct", **options) -> ApiMonitor:
     """A monitor whose calls return `results`, and which notes requests and waits."""
-    made = ApiMonitor("m", prompt, base_url=HERE, sleep=lambda s: made.waits.append(s), **options)
-    made.waits, made.bodies = [], []
+    options = {"base_url": HERE, "report": lambda words: made.told.append(words), **options}
+    made = ApiMonitor("m", prompt, sleep=lambda s: made.waits.append(s), **options)
+    made.waits, made.bodies, made.told = [], [], []
     scripted = iter(results)
 
     def call(body):
@@ -72,12 +80,24 @@ def test_settings_hold_all_that_decides_a_reply_and_no_secret():
     [
         {"seed": 1}, {"max_tokens": 9}, {"temperature": 0.5}, {"temperature": None},
         {"logprobs": True}, {"extra": {"a": 1}}, {"prompt": "evidence"},
-        {"limit_name": "max_completion_tokens"},
+        {"limit_name": "max_completion_tokens"}, {"fold_system": True},
+        {"logprobs": True, "top_logprobs": 5}, {"base_url": f"{HERE}?api-version=2024-10-21"},
     ],
 )  # fmt: skip
 def test_every_setting_that_changes_the_request_changes_the_key(change):
     plain = request_key(monitor().settings(), SAMPLE, 0)
-    assert request_key(monitor(**change).settings(), SAMPLE, 0) != plain
+    made = monitor(**{"base_url": HERE, **change})
+    assert request_key(made.settings(), SAMPLE, 0) != plain
+
+
+def test_keys_of_stored_answers_stay_what_they_were():
+    """Another key would ask, and pay, for every stored answer again."""
+    assert request_key(monitor().settings(), SAMPLE, 0) == (
+        "ba6f0bb81f0025af14e39878f88885abf6a44c6cc1afb57816e03ea68eeee4f3")
+    others = monitor(logprobs=True, seed=5, temperature=None, extra={"a": 1},
+                     limit_name="max_completion_tokens", base_url="")
+    assert request_key(others.settings(), SAMPLE, 0) == (
+        "2c08737d649dd60fa76455f25f05255c6b7e48a819ba6c13156757e91f3e402a")
 
 
 def test_settings_that_do_not_change_the_reply_do_not_change_the_key():
@@ -93,11 +113,27 @@ def test_settings_that_do_not_change_the_reply_do_not_change_the_key():
         ("", ""),
         ("https://api.openai.com/v1/", ""),
         ("https://user:pass@Host.example:8443/v1/?key=abc#x", "https://host.example:8443/v1"),
+        ("https://h.example/v1/chat/completions", "https://h.example/v1"),
+        ("https://h.example/openai/deployments/d?api-version=2024-10-21",
+         "https://h.example/openai/deployments/d?api-version=2024-10-21"),
+        ("https://h.example/v1?code=abc&api-version=2024-10-21&sig=x&v=1",
+         "https://h.example/v1?api-version=2024-10-21"),
+        ("https://h.example/v1?api-version=two%20words", "https://h.example/v1"),
+        (f"https://h.example/v1?api-version={KEY}", "https://h.example/v1"),
         ("http://[::1]:80/v1", "http://[::1]:80/v1"),
     ],
 )
 def test_the_address_is_kept_without_what_may_be_secret(given, kept):
     assert ApiMonitor("m", "direct", base_url=given).settings()["base_url"] == kept
+
+
+def test_what_is_left_out_of_an_address_is_said_without_its_value():
+    told: list[str] = []
+    ApiMonitor("m", "direct", base_url=f"http://u:p4ss@127.0.0.1:9/v1?token=s3cret&{KEY}=1",
+               report=told.append)
+    (words,) = told
+    assert "token, user name, password" in words and "key_variable" in words
+    assert not any(secret in words for secret in ("p4ss", "s3cret", KEY))
 
 
 @pytest.mark.parametrize("url", ["ftp://x/v1", "localhost:8000", "http://", "http://h:port/secret"])
@@ -120,6 +156,12 @@ def test_what_is_no_address_is_refused_without_showing_it(url):
         ({"extra": {"seed": 1, "n": 2}}, "extra sets n, seed: use the parameters"),
         ({"extra": {"x": {1, 2}}}, "extra is not JSON"),
         ({"extra": {"x": f"a{KEY}b"}}, "extra holds the key"),
+        ({"extra": {"api_key": "another"}}, "extra holds what looks like a key, in api_key"),
+        ({"extra": {"provider": [{"Authorization": "x"}]}}, "looks like a key, in Authorization"),
+        ({"extra": {"x": {"y": "sk-proj-0123456789abcdef0123"}}}, "looks like a key, in y"),
+        ({"extra": {"stream": True}}, "extra sets stream"),
+        ({"top_logprobs": 5}, "top_logprobs is 5, expected nothing, since logprobs is off"),
+        ({"top_logprobs": 0, "logprobs": True}, "top_logprobs is 0, expected at least 1"),
         ({"prompt": "no such"}, "cannot read prompt"),
     ],
 )
@@ -127,6 +169,14 @@ def test_unusable_settings_are_refused(options, message):
     with pytest.raises(MonitorError, match=message) as caught:
         monitor(**options)
     assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("extra", [
+    {"stream": False}, {"prompt_cache_key": "run-1"}, {"stop": ["</s>"], "eos_token": "<end>"},
+    {"response_format": {"json_schema": {"properties": {"token": {"type": "string"}}}}},
+])
+def test_fields_that_only_sound_like_secrets_are_taken(extra):
+    assert monitor(extra=extra).settings()["extra"] == extra
 
 
 def test_a_missing_key_names_the_variable(monkeypatch):
@@ -186,7 +236,81 @@ def test_thinking_that_only_the_total_counts_is_output():
 
 def test_thinking_that_the_server_keeps_apart_is_not_in_the_reply():
     answer = api_replies.read_body(body(message={"reasoning_content": "true, true, true"}))
-    assert answer.text == YES
+    assert (answer.text, answer.thinking) == (YES, "true, true, true")
+
+
+@pytest.mark.parametrize(
+    ("message", "thinking"),
+    [
+        ({"reasoning_content": "a"}, "a"),
+        ({"reasoning": "a"}, "a"),
+        ({"reasoning_details": [{"type": "reasoning.text", "text": "a"}, {"summary": "b"}]}, "ab"),
+        ({"thinking": "a"}, "a"),
+        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "a"}]},
+                      {"type": "text", "text": "b"}]}, "a"),
+        ({"reasoning_content": None, "reasoning": 3}, ""),
+    ],
+)
+def test_thinking_has_many_names(message, thinking):
+    answer = api_replies.read_body(body(None, message=message))
+    assert answer.thinking == thinking
+    assert answer.text == ("b" if isinstance(message.get("content"), list) else "")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"tool_calls": [{"function": {"name": "f", "arguments": YES}}]},
+        {"tool_calls": [{"function": {"name": "f", "arguments": json.loads(YES)}}]},
+        {"function_call": {"name": "f", "arguments": YES}},
+        {"tool_calls": [{"type": "tool_use", "input": json.loads(YES)}]},
+    ],
+)
+def test_arguments_of_tools_are_part_of_the_reply(message):
+    assert api_replies.read_body(body(None, "tool_calls", message=message)).text == YES
+    both = api_replies.read_body(body(NO, "tool_calls", message=message))
+    assert both.text == f"{NO}\n{YES}"
+    assert judge(monitor(both)).status == UNPARSED  # they contradict each other
+
+
+@pytest.mark.parametrize(
+    ("choice", "finish"),
+    [
+        ({"finish_reason": None}, "null"),
+        ({"finish_reason": ""}, "null"),
+        ({"finish_reason": {"type": "length", "length": 9}}, "length"),
+        ({"finish_reason": "stop", "native_finish_reason": "MAX_TOKENS"}, "MAX_TOKENS"),
+        ({"finish_reason": "stop", "native_finish_reason": "SAFETY"}, "SAFETY"),
+        ({"finish_reason": "stop", "native_finish_reason": "STOP"}, "stop"),
+        ({"finish_reason": "length", "native_finish_reason": "STOP"}, "length"),
+        ({"finish_reason": "stop", "stop_reason": 128009}, "stop"),
+        ({"finish_reason": None, "stop_reason": "end_turn"}, "end_turn"),
+        ({"finish_reason": "stop", "provider_specific_fields":
+          {"native_finish_reason": "RECITATION"}}, "RECITATION"),
+    ],
+)
+def test_the_ending_is_what_says_most(choice, finish):
+    assert api_replies.read_body(body(choice=choice)).finish == finish
+
+
+def test_a_filter_that_hit_the_reply_is_a_refusal_whatever_the_ending_says():
+    hit = {"content_filter_results": {"hate": {"filtered": False}, "violence": {"filtered": True}}}
+    found = judge(monitor(api_replies.read_body(body(choice=hit))))
+    assert (found.status, found.reply) == (REFUSED, YES) and "violence" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("usage", "sent", "cached"),
+    [
+        ({"prompt_tokens": 30, "prompt_tokens_details": {"cached_tokens": 20}}, 30, 20),
+        ({"prompt_tokens": 30, "cache_read_input_tokens": 900}, 930, 900),
+        ({"input_tokens": 30, "cache_creation_input_tokens": 700}, 730, 700),
+        ({"prompt_tokens": 30, "prompt_cache_hit_tokens": 20}, 30, 20),
+    ],
+)
+def test_cached_tokens_that_are_counted_apart_are_of_the_prompt(usage, sent, cached):
+    answer = api_replies.read_body(body(usage={**usage, "completion_tokens": 5}))
+    assert (answer.input_tokens, answer.cached_tokens, answer.output_tokens) == (sent, cached, 5)
 
 
 @pytest.mark.parametrize(
@@ -235,6 +359,58 @@ def test_retry_after_may_be_a_date():
     assert api_replies.wait_of({"retry-after": header}) == pytest.approx(20, abs=2)
 
 
+# --- prompts that were cut ------------------------------------------------------------------
+
+TEXTS = {
+    "prose": "The helper asks for approval before it reads the record of a customer. ",
+    "code": "def f(x):\n    if x:\n                return g(x, 1)\n\n\n",
+    "table": "| name | value |\n|------|-------|\n|  a   |    1  |\n",
+    "names": "application_context.getConfigurationManager().resolveDependencies(container)\n",
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_no_honest_count_of_tokens_makes_a_prompt_a_cut_one(text):
+    """Tokenizers with a token for every word have 5 characters a token, others fewer."""
+    messages = [{"role": "user", "content": TEXTS[text] * 1000}]
+    pieces = r"[A-Z]?[a-z]+|\d+|[^\w\s]+"  # of words, as tokenizers of code have them
+    words = len(re.findall(pieces, messages[0]["content"]))
+    assert 1000 < api_settings.fewest_tokens(messages) < words
+
+
+@pytest.mark.parametrize("text", [" ", "\n", "\t \n", "-", "=-", "#", "a", "0"])
+def test_signs_of_which_many_are_one_token_say_nothing(text):
+    assert api_settings.fewest_tokens([{"role": "user", "content": text * 20_000}]) == 0
+
+
+def long(tokens: int | None, **more) -> Answer:
+    return Answer(YES, "stop", "", tokens, 9, **more)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (long(2050), TRUNCATED), (long(7000), TRUNCATED), (long(8000), PARSED),
+        (long(15_000), PARSED), (long(None), PARSED), (long(0), PARSED), (long(1), PARSED),
+        (long(2050, cached_tokens=2000), TRUNCATED), (long(5000, cached_tokens=4000), PARSED),
+    ],
+)
+def test_a_prompt_of_which_half_is_missing_is_truncated(answer, status):
+    made = monitor(answer)
+    sample = Sample("s", "q", TEXTS["prose"] * 850)  # 60,350 characters
+    (found,) = made.judge([sample], 0)
+    assert (found.status, found.reply) == (status, YES)
+    assert made.reread(found, sample) == found
+
+
+def test_a_cut_prompt_of_an_old_store_is_found():
+    sample = Sample("s", "q", TEXTS["prose"] * 850)
+    old = type(judge(monitor(Answer(YES))))(PARSED, True, reply=YES, input_tokens=2050)
+    assert monitor().reread(old, sample).status == TRUNCATED
+    honest = type(old)(PARSED, True, reply=YES, input_tokens=12_000)
+    assert monitor().reread(honest, sample) == honest
+
+
 # --- verdicts -------------------------------------------------------------------------------
 
 
@@ -250,11 +426,42 @@ def test_retry_after_may_be_a_date():
         (Answer(YES, "content_filter"), REFUSED, None),
         (Answer("", "sensitive"), REFUSED, None),
         (Answer("", "stop", "I cannot."), REFUSED, None),
+        (Answer("", "SAFETY"), REFUSED, None),
+        (Answer("", "null", withheld="the prompt was blocked: OTHER"), REFUSED, None),
+        (Answer('{"misbehavior_det', "max_tokens"), TRUNCATED, None),
+        (Answer('{"misbehavior_det', "model_length"), TRUNCATED, None),
+        (Answer("Yes.", "MAX_TOKENS"), TRUNCATED, None),
+        (Answer("Yes.", "STOP"), PARSED, True),
+        (Answer("Yes.", "banana"), TRUNCATED, None),
+        (Answer("Yes.", "null"), TRUNCATED, None),
+        (Answer(YES, "banana"), PARSED, True),
+        (Answer("", thinking=YES), UNPARSED, None),
+        (Answer("", thinking=f"Hm.</think>{YES}"), PARSED, True),
+        (Answer(NO, thinking=YES), PARSED, False),
+        (Answer("", "length", thinking=YES), TRUNCATED, None),
     ],
 )
 def test_replies_become_verdicts(answer, status, verdict):
     found = judge(monitor(answer))
     assert (found.status, found.verdict, found.score) == (status, verdict, None)
+
+
+def test_an_unknown_ending_is_said_once_and_named_in_the_reason():
+    made = monitor(*[Answer("Yes.", "banana")] * 3, Answer(YES, "null"))
+    found = [judge(made) for _ in range(4)]
+    assert "'banana'" in found[0].reason
+    assert len(made.told) == 2 and "'banana'" in made.told[0] and "does not say" in made.told[1]
+
+
+def test_hidden_thinking_that_used_up_the_reply_is_named():
+    found = judge(monitor(Answer("", "length", "", 90, 512)))
+    assert found.status == TRUNCATED and "max_tokens (512), raise it" in found.reason
+
+
+def test_thinking_is_stored_only_where_the_reply_has_no_verdict():
+    assert judge(monitor(Answer(YES, thinking="why"))).reply == YES
+    kept = judge(monitor(Answer("Done.", thinking=f"So {YES}")))
+    assert kept.status == UNPARSED and kept.reply == f"<think>\nSo {YES}\n</think>\nDone."
 
 
 def test_score_prompts_give_scores_from_the_reply():
@@ -382,6 +589,15 @@ def test_waits_grow_and_are_random(monkeypatch):
     assert made.waits == [high for _, high in ranges[:8]]
 
 
+def test_where_calls_come_too_fast_the_waits_outlast_a_minute(monkeypatch):
+    """Limits are per minute, and not every server says how long is left."""
+    monkeypatch.setattr("random.uniform", lambda low, high: low)  # the shortest
+    made = monitor(*[LIMITED] * 6, Answer(YES))
+    assert judge(made).verdict is True
+    assert 60 < sum(wait for wait in made.waits if isinstance(wait, float)) < 120
+    assert sum(wait[1] for wait in made.waits if isinstance(wait, tuple)) > 60  # for all threads
+
+
 def test_a_wait_that_the_server_asks_for_holds_up_all_and_is_kept(monkeypatch):
     monkeypatch.setattr("random.uniform", lambda low, high: high)
     asked = Failure("HTTP 503: busy", 503, repeat=True, wait_s=7.0)
@@ -412,6 +628,45 @@ def test_what_every_call_would_meet_stops_the_monitor(failed, message):
     with pytest.raises(MonitorStop, match=message):
         judge(made)
     assert len(made.bodies) == 1
+
+
+def test_a_refusal_of_the_provider_is_final_and_its_price_is_set_aside():
+    refused = Failure("HTTP 403: Content violates usage guidelines", 403, spent=True, refused=True)
+    made = monitor(refused, refused, Failure("HTTP 403: no", 403), input_price=1, output_price=1)
+    found = judge(made)
+    assert found.status == REFUSED and len(made.bodies) == 1 and made.spent_usd > 0
+    assert found.reason.endswith("HTTP 403: Content violates usage guidelines")
+    assert made.reread(found, SAMPLE) == found
+    judge(made)
+    assert judge(made).status == "error"  # the key has shown that it is good
+
+
+NO_SYSTEM = Failure("HTTP 400: System role not supported", 400)
+
+
+def test_a_direct_call_folds_the_system_text_at_once():
+    made = monitor(NO_SYSTEM, Answer(YES), Answer(YES))
+    assert judge(made).verdict is True and judge(made).verdict is True
+    roles = [[message["role"] for message in asked["messages"]] for asked in made.bodies]
+    assert roles == [["system", "user"], ["user"], ["user"]] and len(made.told) == 1
+    assert made.settings()["fold_system"] is True
+
+
+def test_once_keys_may_have_been_made_the_settings_change_only_when_they_are_asked_for():
+    made = monitor(NO_SYSTEM, Answer(YES))
+    before = dict(made.settings())
+    for _ in range(2):
+        with pytest.raises(SettingsChanged, match="takes no system role for m"):
+            judge(made)
+    assert len(made.bodies) == 1  # no thread asks with the old key
+    assert made.settings() == {**before, "fold_system": True}
+    assert judge(made).verdict is True
+
+
+def test_a_late_answer_says_how_long_was_waited():
+    late = Failure("no answer in time (ReadTimeout: )", repeat=True, spent=True, late=True)
+    found = judge(monitor(late, max_retries=0, timeout_s=7))
+    assert found.reason.endswith("ReadTimeout: ); timeout_s is 7")
 
 
 # --- money ----------------------------------------------------------------------------------
@@ -482,6 +737,14 @@ def test_a_stored_reply_is_read_again_and_keeps_what_was_paid(tmp_path):
     assert (again["input_tokens"].item(), again["output_tokens"].item()) == (10, 5)
 
 
+def test_a_reply_of_an_old_store_that_filled_its_limit_was_cut_off():
+    """Old stores do not say how a reply ended."""
+    old = type(judge(monitor(Answer(YES))))(PARSED, True, reply="Yes.", output_tokens=512)
+    assert monitor().reread(old, SAMPLE).status == TRUNCATED
+    short = type(old)(PARSED, True, reply="Yes.", output_tokens=5)
+    assert monitor().reread(short, SAMPLE) == short
+
+
 def test_reading_again_follows_the_parser_and_drops_a_score_that_no_longer_fits():
     made = monitor()
     stored = judge(monitor(Answer(YES, tokens=tokens(*PIECES, at=3, _true=0.6, _false=0.2))))
@@ -494,7 +757,9 @@ def test_reading_again_follows_the_parser_and_drops_a_score_that_no_longer_fits(
 
 @pytest.mark.parametrize(
     "result",
-    [Answer(YES, "content_filter"), Answer('{"misbe', "length"), Failure("HTTP 400", 400)],
+    [Answer(YES, "content_filter"), Answer('{"misbe', "length"), Failure("HTTP 400", 400),
+     Answer("Yes.", "MAX_TOKENS"), Answer("Yes.", "null"), Answer("Yes.", "stop", "", 5, 512),
+     Answer("", thinking=YES), Answer("", "length")],
 )
 def test_what_the_reply_cannot_tell_is_kept(result):
     stored = judge(monitor(result))

@@ -14,7 +14,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from monitorlab.monitors.monitor import MonitorStop, Sample, chunks, request_key, samples_of
+from monitorlab.monitors.monitor import (
+    MonitorStop,
+    Sample,
+    SettingsChanged,
+    chunks,
+    request_key,
+    samples_of,
+)
 from monitorlab.monitors.scoring import ScoringError, score
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import PARSED, Verdict, failure, from_score
@@ -263,6 +270,34 @@ def test_answers_in_flight_are_kept_when_another_unit_stops_the_run(store: Verdi
     with pytest.raises(ScoringError, match="enough"):
         score(Spy(answer, workers=4), SAMPLES, store)
     assert len(again(store)) == 3
+
+
+def test_settings_that_change_make_new_keys_and_nothing_is_kept_under_the_old_ones(
+    store: VerdictStore,
+) -> None:
+    class Learning(Spy):
+        """Finds out with its first calls that it needs version 2."""
+
+        void = False
+
+        def settings(self) -> dict[str, Any]:
+            self.version += self.void
+            self.void = False
+            return super().settings()
+
+        def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
+            if self.version == 1:
+                self.void = True
+                raise SettingsChanged("version 1 is void")
+            return super().judge(samples, draw)
+
+    monitor = Learning(workers=4)
+    table = score(monitor, SAMPLES, store)
+    assert sorted(monitor.asked) == [(sample.sample_id, 0) for sample in SAMPLES]
+    new = [request_key({"kind": "spy", "version": 2}, sample, 0) for sample in SAMPLES]
+    assert list(table["request_hash"]) == new
+    assert sorted(json.loads(line)["key"] for line in store.path.read_text().splitlines()) == (
+        sorted(new))
 
 
 def test_an_interruption_from_the_keyboard_keeps_what_arrived(store: VerdictStore) -> None:

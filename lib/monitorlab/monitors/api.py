@@ -31,6 +31,7 @@ from monitorlab.monitors.api_replies import (
     without,
 )
 from monitorlab.monitors.api_settings import (
+    CHARACTERS_PER_TOKEN,
     TOP_LOGPROBS,
     check_setting,
     extra_fields,
@@ -293,7 +294,8 @@ class ApiMonitor:
     def _fold(self) -> None:
         """Send the system text in the user's message from now on, or raise SettingsChanged."""
         self._say(f"{self._url} takes no system role for {self._model}: the system text begins the "
-                  "user's message, and the answers are stored as such (fold_system)")
+                  "user's message, and the answers are stored as such. With fold_system=true that "
+                  "need not be found out")
         with self._lock:
             if not self._folded:
                 self._folded, self._to_fold = not self._keyed, self._keyed
@@ -391,6 +393,9 @@ class ApiMonitor:
         if self._fields.get("logprobs") and answer.text and not answer.tokens:
             self._say(f"{self._url} offers no log-probabilities for {self._model}: the scores stay "
                       "empty, and verdicts are read from the replies alone")
+        if kind_of(answer.finish) == UNKNOWN:
+            self._say(f"{self._url}: {_unknown(answer.finish)}. Such replies are read as if they "
+                      "were cut off: a verdict counts only at their very end")
         cut = self._cut(messages, answer.input_tokens or 0, answer.cached_tokens)
         if why := self._withheld(answer):
             reply = text or without(answer.refusal, self._secrets)
@@ -424,9 +429,11 @@ class ApiMonitor:
         Only a prompt that lost about half shows: servers that cut in silence keep half a window.
         `spare` is how many tokens may have been read besides those that were counted.
         """
-        if tokens < FEWEST_COUNTED or tokens + spare >= fewest_tokens(messages):
+        read, size = tokens + spare, sum(len(message["content"]) for message in messages)
+        if tokens < FEWEST_COUNTED or read * CHARACTERS_PER_TOKEN >= size:
             return ""
-        size = sum(len(message["content"]) for message in messages)
+        if read >= fewest_tokens(messages):
+            return ""
         return (f"{CUT_PROMPT}: it read {tokens:,} tokens of {size:,} characters. Give it a longer "
                 "context (num_ctx, --max-model-len) and ask again with another store")
 
@@ -454,9 +461,7 @@ class ApiMonitor:
     def _why(self, text: str, ending: str, kind: str) -> str:
         """Why there is no verdict, where the server knows more than the reply says."""
         if kind == UNKNOWN:
-            told = "the server does not say that the reply is finished"
-            return told if ending == UNSAID else (
-                f"the reply ended with {ending!r}, which is not known to mean that it is finished")
+            return _unknown(ending)
         if kind == CUT and not text.strip():
             return ("cut off before the answer began: hidden thinking counts against max_tokens "
                     f"({self._max_tokens}), raise it")
@@ -478,6 +483,12 @@ _ADVICE = {
     "top_logprobs": "ask for fewer with top_logprobs, or read the text (logprobs false)",
     "seed": "leave the seed out",
 }
+
+
+def _unknown(ending: str) -> str:
+    if ending == UNSAID:
+        return "the server does not say that the reply is finished"
+    return f"the reply ended with {ending!r}, which is not known to mean that it is finished"
 
 
 def azure(key: str) -> dict[str, Any]:

@@ -84,7 +84,9 @@ class Monitor(Protocol):
         """Judge one unit; one verdict per sample, in order.
 
         `draw` numbers repeated asking from 0; a deterministic monitor ignores it. What is wrong
-        with one sample is a verdict with status ``error``; an exception fails the unit.
+        with one sample is a verdict with status ``error``; an exception fails the unit. One that
+        finds its settings void raises `SettingsChanged`, and answers nothing with others before
+        somebody has asked for them.
         """
         ...
 
