@@ -57,7 +57,7 @@ def samples(count: int) -> list[Sample]:
 
 
 def monitor(server: FaultyServer, **options) -> ApiMonitor:
-    return ApiMonitor("m", "direct", **{"base_url": server.url, "timeout_s": 0.4,
+    return ApiMonitor("m", "direct", **{"base_url": server.url, "timeout_s": 1.0,
                                         "first_wait_s": 0.01, **options})  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def stored_keys(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_is_survived_and_the_answer_asked_for_once(fault, tmp_path):
-    with FaultyServer([fault], stall_s=0.8) as server:
+    with FaultyServer([fault], stall_s=1.4) as server:
         frame = score(monitor(server, workers=1), samples(2), VerdictStore(tmp_path / "v"))
     check_verdicts(frame, 2)
     assert server.requests == 3
@@ -109,7 +109,7 @@ def test_a_storm_of_faults_loses_nothing_and_repeats_no_answer(tmp_path):
         return draw.choice(kinds) if draw.random() < 0.4 else "ok"
 
     store = VerdictStore(tmp_path / "verdicts.jsonl")
-    with FaultyServer(script, stall_s=0.6) as server:
+    with FaultyServer(script, stall_s=1.4) as server:
         frame = score(monitor(server, max_retries=12), samples(60), store)
         check_verdicts(frame, 60)
         assert set(server.answered.values()) == {1} and len(server.answered) == 60

@@ -132,7 +132,7 @@ def test_what_is_left_out_of_an_address_is_said_without_its_value():
     ApiMonitor("m", "direct", base_url=f"http://u:p4ss@127.0.0.1:9/v1?token=s3cret&{KEY}=1",
                report=told.append)
     (words,) = told
-    assert "token, user name, password" in words and "key_variable" in words
+    assert "token, a field, user name, password" in words and "key_variable" in words
     assert not any(secret in words for secret in ("p4ss", "s3cret", KEY))
 
 
@@ -449,7 +449,9 @@ def test_replies_become_verdicts(answer, status, verdict):
 def test_an_unknown_ending_is_said_once_and_named_in_the_reason():
     made = monitor(*[Answer("Yes.", "banana")] * 3, Answer(YES, "null"))
     found = [judge(made) for _ in range(4)]
-    assert "'banana'" in found[0].reason
+    assert found[0].reason.startswith("the reply ended with 'banana', which is not known")
+    tangled = judge(monitor(Answer(f"{YES} {NO}", "banana")))
+    assert "contradict" in tangled.reason and "'banana'" in tangled.reason
     assert len(made.told) == 2 and "'banana'" in made.told[0] and "does not say" in made.told[1]
 
 
@@ -705,6 +707,8 @@ def test_the_key_is_taken_out_of_reasons_and_replies():
     found = judge(monitor(Answer(f"{KEY} {YES}", refusal="")))
     assert KEY not in found.reply and found.verdict is True
     assert KEY not in judge(monitor(Answer("", refusal=f"no {KEY}"))).reply
+    for odd in (Answer("", KEY), Answer("", thinking=KEY), Answer("", withheld=KEY * 20)):
+        assert KEY[:12] not in repr(judge(monitor(odd)))
 
 
 def test_a_placeholder_key_is_no_secret(monkeypatch):

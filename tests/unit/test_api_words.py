@@ -148,11 +148,14 @@ def test_other_errors_are_not_about_the_system_role(words: str) -> None:
         ("top_logprobs must be at most 5", "top_logprobs"),
         ("You requested 512 in max_tokens: maximum context length is 4096", ""),
         ("the prompt is too long", ""),
+        ("the user must be known", ""),
+        ("body.user: Extra inputs are not permitted", "user"),
         ("seeds are nice", ""),
     ],
 )
 def test_a_field_that_is_refused(words: str, field: str) -> None:
-    sent = {"max_tokens": 1, "temperature": 0, "seed": 0, "logprobs": True, "top_logprobs": 20}
+    sent = {"max_tokens": 1, "temperature": 0, "seed": 0, "logprobs": True, "top_logprobs": 20,
+            "user": "me"}
     assert api_words.rejected_field(400, words, sent) == field
     assert api_words.rejected_field(500, words, sent) == ""
 

@@ -14,7 +14,8 @@ from filelock import FileLock
 from monitorlab.monitors.store import StoreError, VerdictStore
 from monitorlab.monitors.verdicts import PARSED, Verdict, failure, from_score
 
-FULL = Verdict(PARSED, True, 0.75, "quote \u2028 é", "half \ud83d\n", "", 10, 2, 0.5, 0.01)
+FULL = Verdict(PARSED, True, 0.75, "quote \u2028 é", "half \ud83d\n", "", 10, 2, 0.5, 0.01,
+               "length")
 
 
 def write_many(path: str, name: str, count: int) -> None:

@@ -194,7 +194,7 @@ class ApiMonitor:
         keep_out_of_logs(self._secrets)
         self._client = openai.OpenAI(
             api_key=key, base_url=address, timeout=timeout_s, max_retries=0, default_query=query,
-            **(azure(key) if any("version" in name.lower() for name in query) else {}),
+            **(_azure(key) if any("version" in name.lower() for name in query) else {}),
         )
         if dropped:
             self._say(f"base_url holds {', '.join(dropped)}, which may be secret and is not sent: "
@@ -389,7 +389,7 @@ class ApiMonitor:
     def _verdict(
         self, answer: Answer, sample: Sample, messages: Sequence[Mapping[str, str]]
     ) -> Verdict:
-        text = without(answer.text, self._secrets)
+        answer = self._without_key(answer)
         if self._fields.get("logprobs") and answer.text and not answer.tokens:
             self._say(f"{self._url} offers no log-probabilities for {self._model}: the scores stay "
                       "empty, and verdicts are read from the replies alone")
@@ -397,31 +397,31 @@ class ApiMonitor:
             self._say(f"{self._url}: {_unknown(answer.finish)}. Such replies are read as if they "
                       "were cut off: a verdict counts only at their very end")
         cut = self._cut(messages, answer.input_tokens or 0, answer.cached_tokens)
-        if why := self._withheld(answer):
-            reply = text or without(answer.refusal, self._secrets)
-            verdict = failure(REFUSED, f"{KEPT_BACK}: {why}", reply)
+        if why := _withheld(answer):
+            verdict = failure(REFUSED, f"{KEPT_BACK}: {why}", answer.text or answer.refusal)
         elif cut:
-            verdict = failure(TRUNCATED, cut, text)
+            verdict = failure(TRUNCATED, cut, answer.text)
         else:
-            verdict = self._read(text, answer.finish, sample)
+            verdict = self._read(answer.text, answer.finish, sample)
             if verdict.verdict is None and answer.thinking:
-                whole = self._with_thinking(text, answer)
-                verdict = self._read(whole, answer.finish, sample)
+                verdict = self._read(_with_thinking(answer), answer.finish, sample)
         if verdict.verdict is not None and self._prompt.answer != "score":
-            score = suspicion(replace(answer, text=text), verdict.verdict)
+            score = suspicion(answer, verdict.verdict)
             verdict = verdict if score is None else replace(verdict, score=score)
         return replace(
             verdict, input_tokens=answer.input_tokens, output_tokens=answer.output_tokens,
             seconds=answer.seconds, cost_usd=self._cost(answer), ending=answer.finish,
         )
 
-    def _withheld(self, answer: Answer) -> str:
-        """Why the provider withheld an answer; empty if it did not."""
-        if answer.withheld:
-            return short(scrub(answer.withheld, self._secrets))
-        if kind_of(answer.finish) == WITHHELD:
-            return f"the reply ended with {answer.finish!r}"
-        return "it is marked as a refusal" if answer.refusal else ""
+    def _without_key(self, answer: Answer) -> Answer:
+        return replace(
+            answer,
+            text=without(answer.text, self._secrets),
+            finish=without(answer.finish, self._secrets),
+            refusal=without(answer.refusal, self._secrets),
+            thinking=without(answer.thinking, self._secrets),
+            withheld=short(scrub(answer.withheld, self._secrets)),
+        )
 
     def _cut(self, messages: Sequence[Mapping[str, str]], tokens: int, spare: int) -> str:
         """Say that the server read too few tokens for a prompt; empty if they may be all.
@@ -437,37 +437,29 @@ class ApiMonitor:
         return (f"{CUT_PROMPT}: it read {tokens:,} tokens of {size:,} characters. Give it a longer "
                 "context (num_ctx, --max-model-len) and ask again with another store")
 
-    def _with_thinking(self, text: str, answer: Answer) -> str:
-        """Put what the server kept apart in front of a reply without a verdict, to be stored."""
-        thinking = without(answer.thinking, self._secrets)
-        if not text and OUT_OF_THOUGHT.strip() in thinking:
-            return thinking  # the server did not see where it ends: all of the reply is in it
-        over = text or kind_of(answer.finish) == FINISHED
-        return f"{THOUGHT}{thinking}{OUT_OF_THOUGHT if over else ''}{text}"
-
     def _ending(self, verdict: Verdict) -> str:
         """How the reply of an old store ended, which did not say."""
         most = (verdict.output_tokens or 0) >= self._max_tokens
         return "length" if most or verdict.status == TRUNCATED else "stop"
 
     def _read(self, text: str, ending: str, sample: Sample) -> Verdict:
-        audited, kind = f"{sample.request}\n{sample.response}", kind_of(ending)
-        verdict = read_reply(text, self._prompt.answer, finished=kind == FINISHED, audited=audited)
-        why = ""
-        if verdict.status in (TRUNCATED, UNPARSED):
-            why = self._why(text, ending, kind)
-        return replace(verdict, reason=why) if why else verdict
+        audited, finished = f"{sample.request}\n{sample.response}", kind_of(ending) == FINISHED
+        verdict = read_reply(text, self._prompt.answer, finished=finished, audited=audited)
+        if verdict.status not in (TRUNCATED, UNPARSED):
+            return verdict
+        return replace(verdict, reason=self._why(verdict.reason, text, ending))
 
-    def _why(self, text: str, ending: str, kind: str) -> str:
+    def _why(self, reason: str, text: str, ending: str) -> str:
         """Why there is no verdict, where the server knows more than the reply says."""
+        kind = kind_of(ending)
         if kind == UNKNOWN:
-            return _unknown(ending)
+            return _unknown(ending) if "length limit" in reason else f"{reason}; {_unknown(ending)}"
         if kind == CUT and not text.strip():
             return ("cut off before the answer began: hidden thinking counts against max_tokens "
                     f"({self._max_tokens}), raise it")
         if kind == FINISHED and text.startswith(THOUGHT) and text.endswith(OUT_OF_THOUGHT):
             return "the server gave thinking and no answer beside it; the store holds the thinking"
-        return ""
+        return reason
 
     def _cost(self, answer: Answer) -> float | None:
         if self._prices is None or answer.input_tokens is None or answer.output_tokens is None:
@@ -485,13 +477,30 @@ _ADVICE = {
 }
 
 
+def _withheld(answer: Answer) -> str:
+    """Why the provider withheld an answer; empty if it did not."""
+    if answer.withheld:
+        return answer.withheld
+    if kind_of(answer.finish) == WITHHELD:
+        return f"the reply ended with {answer.finish!r}"
+    return "it is marked as a refusal" if answer.refusal else ""
+
+
+def _with_thinking(answer: Answer) -> str:
+    """Put what the server kept apart in front of a reply without a verdict, to be stored."""
+    if not answer.text and OUT_OF_THOUGHT.strip() in answer.thinking:
+        return answer.thinking  # the server did not see where it ends: all of the reply is in it
+    over = answer.text or kind_of(answer.finish) == FINISHED
+    return f"{THOUGHT}{answer.thinking}{OUT_OF_THOUGHT if over else ''}{answer.text}"
+
+
 def _unknown(ending: str) -> str:
     if ending == UNSAID:
         return "the server does not say that the reply is finished"
     return f"the reply ended with {ending!r}, which is not known to mean that it is finished"
 
 
-def azure(key: str) -> dict[str, Any]:
+def _azure(key: str) -> dict[str, Any]:
     """What a client needs for addresses with an API version: the key in a header of its own.
 
     Redirections are not followed: that header would go along to another host.

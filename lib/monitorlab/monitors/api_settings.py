@@ -31,7 +31,7 @@ _SECRET_NAME = re.compile(
     r"credentials?|sig|signature)"
 )
 _SECRET = re.compile(
-    r"\b(?:sk|pk|gsk|xai|hf|ghp|pplx|nvapi|rk)[-_][\w-]{16,}|\bAIza[\w-]{30,}|\beyJ[\w-]{20,}\.|"
+    r"\b(?:sk|pk|gsk|xai|hf|ghp|pplx|nvapi|rk)[-_](?=[\w-]*\d)[\w-]{20,}|\bAIza[\w-]{30,}|\beyJ[\w-]{20,}\.|"
     r"\bbearer\s+\S{8,}", re.I
 )
 _RUNS = re.compile(r"\s+|([^\w\s]{1,8}?)\1{2,}|(\w)\2{3,}")
@@ -88,10 +88,11 @@ def plain_query(url: str, secrets: Sequence[str]) -> tuple[dict[str, str], list[
         if plain and _bare(name) in QUERY:
             kept[name] = value
         else:
-            dropped.append(name if _PLAIN.fullmatch(name) else "a field")
+            told = _PLAIN.fullmatch(name) and not any(secret in name for secret in secrets)
+            dropped.append(name if told else "a field")
     dropped += [what for what, there in (("user name", parts.username),
                                          ("password", parts.password)) if there]
-    return kept, [name for name in dropped if not any(s in name for s in secrets)]
+    return kept, dropped
 
 
 def shown_url(url: str, query: Mapping[str, str]) -> str:

@@ -194,8 +194,12 @@ def rejected_field(status: int | None, words: str, fields: Mapping[str, Any]) ->
     """
     if status not in (400, 422) or _TOO_LONG.search(words) or not _NOT_SO.search(words):
         return ""
-    return next((name for name in sorted(fields, key=len, reverse=True)
-                 if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", words)), "")
+    for name in sorted(fields, key=len, reverse=True):
+        plain = "_" in name or name in ("temperature", "seed", "logprobs")  # no word for much else
+        before = r"(?<!\w)" if plain else r"['\"`.]"
+        if re.search(rf"{before}{re.escape(name)}(?!\w)", words):
+            return name
+    return ""
 
 
 def message_of(body: object) -> str:
