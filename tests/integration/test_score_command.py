@@ -158,8 +158,8 @@ def test_a_function_that_always_raises_is_given_up_and_the_rest_is_kept(folder: 
     ("own.py:nothing", [], 2, "own.py has no function 'nothing'"),
     ("nowhere.py:monitor", [], 2, "nowhere.py is not a file"),
     ("keywords", ["--workers", "3"], 2, "the option workers means nothing to keywords"),
-    ("keywords", ["-o", "speed=3"], 2, "means nothing to keywords. There are: words, name"),
-    ("api:m", ["-o", "timeout=3"], 2, "Is it timeout_s? There are: prompt, read, name, base_url"),
+    ("keywords", ["-o", "speed=3"], 2, "means nothing to keywords. There are: name, words"),
+    ("api:m", ["-o", "timeout=3"], 2, "Is it timeout_s? There are: name, prompt, read, base_url"),
     ("api:m", ["-o", "timeout_s=soon"], 2, "timeout_s is 'soon', expected a number"),
     ("api:m", ["--temperature", "hot"], 2, "temperature is 'hot', expected a number or none"),
     ("api:m", ["--temperature", "1", "-o", "temperature=0.5"], 2, "temperature is given twice"),
@@ -386,6 +386,7 @@ def test_two_functions_of_one_name_make_two_tables(folder: Path) -> None:
             and 'spec "a/my.py:monitor" there, "b/my.py:monitor" here' in err)
     code, out, _ = score("--name", "second", monitor="b/my.py:monitor")
     assert code == 0 and "verdicts/own-second.csv" in out
+    assert "150 of 150 verdicts are known" in out  # another name, the same answers
     assert set(pd.read_csv("verdicts/own-second.csv")["monitor"]) == {"second"}
     code, _, _ = score("--out", str(tables["a"]), "--force", monitor="b/my.py:monitor")
     assert code == 0 and set(pd.read_csv(tables["a"])["monitor"]) == {"b/my.py:monitor"}

@@ -89,7 +89,7 @@ def _truncated(
     if limit is None:
         return f"{reason}: take a model or a server with a longer limit"
     spent = rows["output_tokens"]
-    if bool((spent < limit).mean() > 0.5):  # missing counts are neither
+    if (spent < limit).sum() > len(rows) / 2:  # missing counts are neither
         return (f"{reason}, after {spent.median():,.0f} tokens and not at --max-tokens {limit}: "
                 "the limit is the server's; serve it with a longer context, or shorten the samples")
     known = [replies[key] for key in rows["request_hash"] if key in replies]

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 HERE = "monitorlab.monitors"
 FUNCTION = "module:function"
+OWN_NAME = "own_name"  # attribute of what `build_monitor` returns: its name if none were given
+NAME = Setting("name", (str,), "", "What tables and files call it; made of its settings if empty.")
 Reading = Literal["logits", "text"]
 # Settings that decide verdicts although Monitor.settings() has no key of that name with a value.
 _DECIDING = frozenset({"read", "temperature", "limit_name", "max_tokens"})
@@ -66,7 +68,8 @@ class Kind:
 
     def settings(self) -> dict[str, Setting]:
         """What can be given by name."""
-        return settings_of(*self.built())
+        return {"name": NAME} | {
+            name: setting for name, setting in settings_of(*self.built()).items() if name != "name"}
 
 
 _ALL = (
@@ -117,6 +120,11 @@ def build_monitor(spec: str, *settings: Mapping[str, object]) -> Monitor:
         Settings of that kind by name. A text is read as the type of its setting. Several may hold
         the same name only with the same value.
 
+    Returns
+    -------
+    Monitor
+        Its attribute `OWN_NAME` is the name that its settings make, also if another one was given.
+
     Raises
     ------
     MonitorError
@@ -128,11 +136,12 @@ def build_monitor(spec: str, *settings: Mapping[str, object]) -> Monitor:
     known = named.kind.settings()
     given = _given(named, spec, known, (said, *settings))
     listed = _listed_settings(named, known, given)
+    wanted = str(given.pop("name", "")).strip()
     monitor = _built(named, known, listed | given)
-    if not given.get("name"):
-        usual = {name: setting.default for name, setting in known.items()} | listed
-        parts = [_title(named, monitor), *_differences(monitor, given, usual, list(known))]
-        object.__setattr__(monitor, "name", ", ".join(parts))
+    usual = {name: setting.default for name, setting in known.items()} | listed
+    parts = [_title(named, monitor), *_differences(monitor, given, usual, list(known))]
+    object.__setattr__(monitor, OWN_NAME, ", ".join(parts))
+    object.__setattr__(monitor, "name", wanted or ", ".join(parts))
     return monitor
 
 
@@ -445,11 +454,9 @@ def list_settings(spec: str) -> str:
     if named.kind is KINDS["hf"]:
         shared = settings_of(*named.kind.built()[:2])
         for read, reader in zip(("logits", "text"), named.kind.built()[2:], strict=True):
-            for name in settings_of(reader).keys() - shared.keys() - {"name"}:
+            for name in settings_of(reader).keys() - shared.keys() - {NAME.name}:
                 meaning = f"{known[name].meaning} Only with read={read}."
                 known[name] = replace(known[name], meaning=meaning)
-    if not known:
-        return f"{spec} ({named.kind.about}) has no settings."
     return "\n".join([f"{spec}: {named.kind.about}. Settings, as -o NAME=VALUE:",
                       *(setting.describe() for setting in known.values())])
 

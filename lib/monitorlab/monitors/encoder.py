@@ -135,9 +135,7 @@ class EncoderMonitor:
         write_folder(folder, settings, self.weights)
 
     @classmethod
-    def load(
-        cls, folder: Path, encoder: Encoder | None = None, name: str = ""
-    ) -> EncoderMonitor:
+    def load(cls, folder: Path, encoder: Encoder | None = None) -> EncoderMonitor:
         """Read what :meth:`save` wrote; on the same machine, scores are the same.
 
         Parameters
@@ -146,8 +144,6 @@ class EncoderMonitor:
             The folder.
         encoder : Encoder, optional
             The one it was trained on, to share it; by default it is loaded, on the CPU.
-        name : str
-            How the tables call it; as it was saved if empty.
 
         Raises
         ------
@@ -167,7 +163,7 @@ class EncoderMonitor:
                               for key in other)
             raise MonitorError(f"the probe in {folder} was trained with {shown}: load that encoder "
                                "or train again")
-        return cls(encoder, weights, settings["features"], name or settings["name"])
+        return cls(encoder, weights, settings["features"], settings["name"])
 
     def settings(self) -> dict[str, Any]:
         """Encoder, features, and digests of all weights."""

@@ -39,7 +39,6 @@ from monitorlab.pipeline.settings import (
     REQUIRED,
     Setting,
     read_settings,
-    settings_of,
     signature_settings,
     unknown,
 )
@@ -65,8 +64,6 @@ class FunctionMonitor:
     workers : int
         Calls at once, in threads; more than 1 only helps a function that waits, such as for a
         server, and that may be called from several threads.
-    name : str
-        How the tables call it; the function's name if empty.
     arguments : mapping of str to object, optional
         Values of the function's further parameters, or texts that are read as their types.
 
@@ -86,29 +83,24 @@ class FunctionMonitor:
     prompt = NO_PROMPT
 
     def __init__(
-        self,
-        spec: str,
-        workers: int = 1,
-        name: str = "",
-        arguments: Mapping[str, object] | None = None,
+        self, spec: str, workers: int = 1, arguments: Mapping[str, object] | None = None
     ) -> None:
         if workers < 1:
             raise MonitorError(f"workers is {workers}, expected at least 1")
         self.spec = spec
         self.workers = workers
-        module, own_name = _load(spec)
-        self._function = _callable(module, own_name, spec)
+        module, self.name = _load(spec)
+        self._function = _callable(module, self.name, spec)
         known, arguments = _own_settings(self._function), arguments or {}
         if stray := [key for key in arguments if key not in known]:
-            raise MonitorError(unknown(stray[0], [*known, *settings_of(FunctionMonitor)], spec))
+            raise MonitorError(unknown(stray[0], ["name", "workers", *known], spec))
         try:
             given = read_settings(known, spec, arguments)
         except ParameterError as error:
             raise MonitorError(str(error)) from None
         self.arguments = {key: value for key, value in given.items() if value != known[key].default}
-        self._by_name = _by_name(self._function, own_name, given)
+        self._by_name = _by_name(self._function, self.name, given)
         self._files = _source_files(module, self._function, spec)
-        self.name = name or own_name
 
     def settings(self) -> dict[str, Any]:
         """Specification, SHA-256 of the source files, and arguments other than the defaults."""

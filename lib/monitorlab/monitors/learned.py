@@ -159,15 +159,8 @@ class WordMonitor:
                               "vocabulary": self.vocabulary}, self.weights)
 
     @classmethod
-    def load(cls, folder: Path, name: str = "") -> WordMonitor:
+    def load(cls, folder: Path) -> WordMonitor:
         """Read what :meth:`save` wrote; scores are the same to the last digit.
-
-        Parameters
-        ----------
-        folder : Path
-            The folder.
-        name : str
-            How the tables call it; as it was saved if empty.
 
         Raises
         ------
@@ -175,8 +168,7 @@ class WordMonitor:
             If the folder does not hold such a monitor.
         """
         settings, weights = read_folder(folder, "words", "name", "reads", "vocabulary")
-        return cls(settings["vocabulary"], weights, settings["reads"],
-                   name or settings["name"])
+        return cls(settings["vocabulary"], weights, settings["reads"], settings["name"])
 
     def settings(self) -> dict[str, Any]:
         """Text that is read, and a digest of all weights."""

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from monitorlab import __version__
 from monitorlab.evaluation.rates import FACTS, join, rates
 from monitorlab.monitors.advice import advise, error_advice
+from monitorlab.monitors.build import OWN_NAME
 from monitorlab.monitors.monitor import (
     NO_PROMPT,
     Monitor,
@@ -52,7 +53,8 @@ class Request:
         Table of verdicts, ``.csv``, ``.jsonl`` or ``.parquet``; by default
         ``verdicts/SAMPLES-MONITOR.csv``. Its manifest is beside it, with ``.json`` added.
     store : Path or None
-        File of stored answers; by default ``data/cache/verdicts/MONITOR.jsonl`` of the project.
+        File of stored answers; by default ``data/cache/verdicts/MONITOR.jsonl`` of the project,
+        whatever name the monitor was given.
     draws : int
         How often to ask about each sample.
     patience : int
@@ -158,7 +160,8 @@ def score_file(
         If scoring stopped early; what arrived is in the store.
     """
     out = request.out or Path("verdicts") / f"{request.samples.stem}-{slug(monitor)}.csv"
-    store_path = request.store or verdicts_folder() / f"{slug(monitor)}.jsonl"
+    own_name = getattr(monitor, OWN_NAME, monitor.name)  # the same settings share their answers
+    store_path = request.store or verdicts_folder() / f"{slug(monitor, own_name)}.jsonl"
     manifest = out.with_name(out.name + ".json")
     _check_places(request.samples, out, manifest, store_path)
     _check_replaced(monitor, frame, request, out, manifest)
@@ -185,9 +188,10 @@ def score_file(
     return summary
 
 
-def slug(monitor: Monitor) -> str:
-    """Name of a monitor and its prompt, fit for a file name."""
-    words = monitor.name if monitor.prompt == NO_PROMPT else f"{monitor.name}-{monitor.prompt}"
+def slug(monitor: Monitor, name: str = "") -> str:
+    """Name of a monitor (or another one for it) and its prompt, fit for a file name."""
+    name = name or monitor.name
+    words = name if monitor.prompt == NO_PROMPT else f"{name}-{monitor.prompt}"
     text = re.sub(r"[^\w.]+", "-", words).strip("-.").lower() or "monitor"
     if len(text) <= LONGEST_NAME:
         return text
@@ -348,9 +352,9 @@ def _scored(
         stopped = isinstance(error.__cause__, MonitorStop)  # which says itself what to do
         helps = "" if stopped else error_advice(str(error))
         raise ScoringError(
-            f"{error}{f': {helps}' if helps else ''}. {kept:,} of "
-            f"{len(frame) * request.draws:,} verdicts are stored in {store.path}; the same command goes on from there. --patience "
-            "takes a larger number if many samples fail for a reason of their own."
+            f"{error}{f': {helps}' if helps else ''}. {kept:,} of {len(frame) * request.draws:,} "
+            f"verdicts are stored in {store.path}; the same command goes on from there. "
+            "--patience takes a larger number if many samples fail for a reason of their own."
         ) from error
 
 
