@@ -41,6 +41,12 @@ def test_thinking_our_limit_and_that_of_the_server_are_told_apart(
         assert words in line
 
 
+def test_a_prompt_that_was_cut_needs_no_longer_reply() -> None:
+    table = rows("truncated", evidence="the server cut the prompt: 9 tokens", output_tokens=512)
+    (line,) = advise(table, {"max_tokens": 512}, {"k0": ""})
+    assert "longer context" in line and "--max-tokens" not in line
+
+
 def test_the_commonest_reason_is_shown_numbers_aside_and_short() -> None:
     table = rows("error", "error", "error", evidence=["other", "x (line 3)", "x (line 14)"])
     assert advise(table, {})[0].startswith("3 error: x (line 3): ")

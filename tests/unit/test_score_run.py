@@ -333,3 +333,28 @@ def test_a_table_that_appears_while_samples_are_judged_is_kept(folder: Path) -> 
     with pytest.raises(MonitorError, match="seed 1 there"):
         run(Spy(slow, extra={"seed": 2}), out=Path("table.csv"))
     assert json.loads(Path("table.csv.json").read_text())["settings"]["seed"] == 1
+
+
+def test_settings_that_change_on_the_way_are_no_other_settings(folder: Path) -> None:
+    """A server that takes no system role makes a monitor fold it, with keys of their own."""
+    asked: list[Sample] = []
+
+    def spy() -> Spy:
+        def answer(sample: Sample) -> Verdict:
+            asked.append(sample)
+            made.extra["fold_system"] = True
+            return from_score(0.9)
+
+        made = Spy(answer)
+        return made
+
+    pd.DataFrame(PAIRS[:4]).to_csv("own.csv", index=False)
+    summary = run(spy())
+    found = json.loads(summary.manifest.read_text())
+    assert found["settings"] == {"kind": "spy", "fold_system": True}
+    assert found["asked"] == {"kind": "spy"}
+    run(spy())
+    pd.DataFrame(PAIRS).to_csv("own.csv", index=False)
+    run(spy())
+    with pytest.raises(MonitorError, match='fold_system "none" there, true here'):
+        run(Spy(mixed, extra={"fold_system": True}))

@@ -85,6 +85,8 @@ def _truncated(
     rows: pd.DataFrame, reason: str, settings: Mapping[str, Any], replies: Mapping[str, str]
 ) -> str:
     """Tell a limit of ours from one of the server, and thinking from an answer."""
+    if "prompt" in reason:  # not the reply was cut
+        return f"{reason}: serve the model with a longer context, or shorten these samples"
     limit = next((settings[name] for name in LIMITS if settings.get(name)), None)
     if limit is None:
         return f"{reason}: take a model or a server with a longer limit"

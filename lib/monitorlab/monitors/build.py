@@ -341,7 +341,7 @@ def _title(named: _Named, monitor: Monitor) -> str:
     if named.kind is KINDS[FUNCTION]:
         file, _, name = rest.rpartition(":")
         return f"{_place(file)}:{name}" if file.endswith(".py") else rest
-    return _place(rest) if head == "classifier" or Path(rest).is_dir() else rest
+    return _place(rest) if Path(rest).expanduser().is_dir() else rest
 
 
 def _differences(

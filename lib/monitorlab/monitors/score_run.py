@@ -164,13 +164,14 @@ def score_file(
     store_path = request.store or verdicts_folder() / f"{slug(monitor, own_name)}.jsonl"
     manifest = out.with_name(out.name + ".json")
     _check_places(request.samples, out, manifest, store_path)
-    _check_replaced(monitor, frame, request, out, manifest)
+    asked = _plain_settings(monitor)  # a server may make the monitor change them on the way
+    _check_replaced(asked, frame, request, out, manifest)
     judged = frame.head(request.limit) if request.limit else frame
     store = VerdictStore(store_path)
     known = _known(monitor, judged, store, request.draws)
     if known:
         report(f"{known:,} of {len(judged) * request.draws:,} verdicts are known from {store_path}")
-    patience = request.patience + _expected_errors(monitor, request, manifest)
+    patience = request.patience + _expected_errors(asked, request, manifest)
     table = _scored(monitor, judged, store, request, patience)
     replies = {key: found.reply for key in table["request_hash"] if (found := store.get(key))}
     summary = Summary(
@@ -179,10 +180,10 @@ def score_file(
         totals={name: float(table[name].sum()) for name in AMOUNTS if table[name].notna().any()},
         rates=_rates(table, judged), advice=tuple(advise(table, monitor.settings(), replies)),
     )
-    _check_replaced(monitor, frame, request, out, manifest)  # somebody may have been faster
+    _check_replaced(asked, frame, request, out, manifest)  # somebody may have been faster
     with write_file_atomic(out) as temporary:
         _write_table(table.assign(seconds=float("nan")), temporary, out.suffix.lower())
-        facts = _manifest(monitor, request, summary, digest_file(temporary))
+        facts = _manifest(monitor, asked, request, summary, digest_file(temporary))
         # Before the table: killed in between, the same command finds the table that it replaces.
         write_text_atomic(manifest, pretty_json(facts))
     return summary
@@ -251,18 +252,18 @@ def _check_places(samples: Path, out: Path, manifest: Path, store: Path) -> None
 
 
 def _check_replaced(
-    monitor: Monitor, frame: pd.DataFrame, request: Request, out: Path, manifest: Path
+    asked: Mapping[str, Any], frame: pd.DataFrame, request: Request, out: Path, manifest: Path
 ) -> None:
     """Refuse to replace what the same command would not bring back."""
     if request.force or not (out.exists() or manifest.exists()):
         return
-    way_out = ("--name or --out makes another one, --force replaces it")
+    way_out = "--name or --out makes another one, --force replaces it"
     earlier = _read_manifest(manifest)
     if earlier is None:
         kept = out if out.exists() else manifest
         raise MonitorError(f"{kept} is there, and {manifest.name} beside it does not say how it "
                            f"was made: {way_out}")
-    differing = _differing(earlier["settings"], _plain_settings(monitor))
+    differing = _differing(earlier.get("asked", earlier["settings"]), asked)
     if differing:
         raise MonitorError(f"{out} was made by {earlier['monitor']!r} with other settings "
                            f"({'; '.join(differing)}): {way_out}")
@@ -271,10 +272,11 @@ def _check_replaced(
     if digest_file(out) not in (earlier["table"]["sha256"], earlier["table"].get("replaces")):
         raise MonitorError(f"{out} was changed after it was written: {way_out}")
     if earlier["samples"]["sha256"] != digest_file(request.samples):
-        settings, draws = monitor.settings(), max(request.draws, earlier["samples"]["draws"])
-        asked = {request_key(settings, sample, draw)
-                 for sample in samples_of(frame) for draw in range(draws)}
-        lost = set(_read_hashes(out)) - asked
+        draws = range(max(request.draws, earlier["samples"]["draws"]))
+        lost = set(_read_hashes(out)) - {
+            request_key(earlier["settings"], sample, draw)
+            for sample in samples_of(frame) for draw in draws
+        }
         if lost:
             raise MonitorError(f"{out} holds {len(lost):,} verdicts about samples that are not in "
                                f"{request.samples}: {way_out}")
@@ -285,7 +287,8 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         known = (found["monitor"], found["settings"].items(), found["samples"]["sha256"],
-                 int(found["samples"]["draws"]), found["table"]["sha256"])
+                 int(found["samples"]["draws"]), found["table"]["sha256"],
+                 found["verdicts"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return dict(found) if known else None
@@ -328,7 +331,7 @@ def _known(monitor: Monitor, frame: pd.DataFrame, store: VerdictStore, draws: in
     return sum(request_key(settings, s, draw) in store for s in samples for draw in range(draws))
 
 
-def _expected_errors(monitor: Monitor, request: Request, manifest: Path) -> int:
+def _expected_errors(asked: Mapping[str, Any], request: Request, manifest: Path) -> int:
     """Errors in the table of an earlier run of the same command.
 
     Only they are left to ask now, one after another: that is no reason to give up.
@@ -336,9 +339,9 @@ def _expected_errors(monitor: Monitor, request: Request, manifest: Path) -> int:
     earlier = _read_manifest(manifest)
     if earlier is None:
         return 0
-    asked = (earlier["settings"], earlier["samples"]["sha256"])
-    same = asked == (_plain_settings(monitor), digest_file(request.samples))
-    return int(earlier["verdicts"][ERROR]) if same else 0
+    before = (earlier.get("asked", earlier["settings"]), earlier["samples"]["sha256"])
+    same = before == (asked, digest_file(request.samples))
+    return int(earlier["verdicts"].get(ERROR, 0)) if same else 0
 
 
 def _scored(
@@ -380,9 +383,10 @@ def _write_table(table: pd.DataFrame, path: Path, ending: str) -> None:
 
 
 def _manifest(
-    monitor: Monitor, request: Request, summary: Summary, digest: str
+    monitor: Monitor, asked: Mapping[str, Any], request: Request, summary: Summary, digest: str
 ) -> dict[str, Any]:
     """Everything needed to say how a table was made; settings of a monitor hold no secret."""
+    settings = _plain_settings(monitor)
     replaces = {"replaces": digest_file(summary.out)} if summary.out.exists() else {}
     verdicts = sum(summary.statuses.values())
     seconds = summary.totals.get("seconds")
@@ -391,7 +395,8 @@ def _manifest(
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "monitor": monitor.name,
         "prompt": monitor.prompt,
-        "settings": dict(monitor.settings()),
+        "settings": settings,
+        **({} if settings == asked else {"asked": asked}),
         "samples": {"file": request.samples.name, "sha256": digest_file(request.samples),
                     "rows": summary.samples, "limit": request.limit, "draws": request.draws},
         "table": {"file": summary.out.name, "sha256": digest, **replaces},
