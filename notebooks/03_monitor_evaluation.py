@@ -41,7 +41,7 @@
 PROFILE: str = "tiny"  # tiny, cpu or gpu: how large everything is
 RUN_ID: str = "default"  # folder of the run under data/runs
 SEED: int = 2026  # one seed for everything
-MONITOR: str = ""  # one more monitor, such as module:function, hf:NAME or api:MODEL
+MONITOR: str = ""  # one more monitor: file.py:function, hf:NAME, api:MODEL; -o settings may follow
 LEVEL: float = 0.05  # family-wise error rate of the comparisons
 
 # %%
