@@ -167,8 +167,10 @@ OTHERS: dict[str, tuple[object, object]] = {
     "limit_name": ("max_completion_tokens", "max_completion_tokens"), "temperature": (0.5, None),
     "seed": (1, 2), "logprobs": (True, True), "extra": ({"a": 1}, {"a": 2}),
     "key_variable": ("OTHER_KEY", "THIRD_KEY"), "cost_cap_usd": (0.0, 0.0),
-    "input_price": (1.0, 2.0), "output_price": (1.0, 2.0),
+    "input_price": (1.0, 2.0), "output_price": (1.0, 2.0), "fold_system": (True, True),
 }
+NEEDED = {"input_price": {"output_price": 1.0}, "output_price": {"input_price": 1.0},
+          "top_logprobs": {"read": "logits"}}  # what else must be given
 
 
 def test_names_of_api_monitors_differ_exactly_where_settings_do(
@@ -181,12 +183,11 @@ def test_names_of_api_monitors_differ_exactly_where_settings_do(
         if name == "name":
             continue
         for value in OTHERS.get(name, (setting.default, 7)):
-            prices = {"input_price": 1.0, "output_price": 1.0} if "price" in name else {}
-            monitor = build_monitor("api:m", prices | {name: value})
+            monitor = build_monitor("api:m", NEEDED.get(name, {}) | {name: value})
             told = f"{monitor.name}, {monitor.prompt}"
             known = seen.setdefault(told, json.dumps(monitor.settings(), sort_keys=True))
             assert known == json.dumps(monitor.settings(), sort_keys=True), told
-    values = [text for told, text in seen.items() if "logprobs" not in told]  # read logits
+    values = [text for told, text in seen.items() if "logprobs true" not in told]  # read logits
     assert len(set(values)) == len(values) > 12
 
 
