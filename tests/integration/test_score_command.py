@@ -500,3 +500,20 @@ def test_some_verdicts_are_a_success_and_errors_get_a_line(folder: Path) -> None
     code, out, _ = score("--out", "none.csv", "--limit", "3", monitor="own.py:monitor")
     assert code == 3 and "3 error: monitor returned None" in out
     assert len(pd.read_csv("none.csv")) == 3
+
+
+def test_the_monitor_of_the_notebook_takes_settings(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from monitorlab.monitors import lineup, scoring
+    from monitorlab.monitors.monitor import Sample
+
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    with FaultyServer() as server:
+        words = f"api:NAME -o base_url={server.url} -o max_tokens=9 -o 'extra={{\"top_p\": 0.5}}'"
+        (monitor,) = lineup.given_monitors(words, lineup.rule_monitors(1))
+        table = scoring.score(monitor, [Sample("s", "What?", "This.")])
+        (body,) = server.bodies
+    assert (body["max_tokens"], body["top_p"]) == (9, 0.5)
+    assert set(table["monitor"]) == {
+        f'NAME, base_url {server.url}, max_tokens 9, extra {{"top_p": 0.5}}'}

@@ -343,8 +343,8 @@ def test_wrong_settings_behind_the_name(text: str, words: str) -> None:
 
 def test_a_monitor_of_the_notebook_has_a_name_of_its_own() -> None:
     ours = lineup.rule_monitors(2026)
-    with pytest.raises(MonitorError, match="a monitor called 'coin' takes part already.*coin -o "
-                       "name=NAME"):
+    with pytest.raises(MonitorError, match="a monitor called 'coin' takes part already.*behind it, "
+                       "-o name=NAME"):
         lineup.given_monitors("coin", ours)
     (coin,) = lineup.given_monitors(" coin -o seed=3 ", ours)
     assert coin == Coin(3, name="coin, seed 3")

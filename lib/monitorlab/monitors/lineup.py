@@ -92,7 +92,7 @@ def given_monitors(spec: str, others: Sequence[Monitor] = ()) -> list[Monitor]:
     monitor = build_monitor(spec.strip())
     if monitor.name in {other.name for other in others}:
         raise MonitorError(f"a monitor called {monitor.name!r} takes part already, and tables tell "
-                           f"monitors apart by name: give another one, {spec} -o name=NAME")
+                           "monitors apart by name: give another one behind it, -o name=NAME")
     return [monitor]
 
 
