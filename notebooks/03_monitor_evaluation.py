@@ -41,7 +41,7 @@
 PROFILE: str = "tiny"  # tiny, cpu or gpu: how large everything is
 RUN_ID: str = "default"  # folder of the run under data/runs
 SEED: int = 2026  # one seed for everything
-MONITOR: str = ""  # one more monitor, such as module:function, hf:NAME or api:MODEL
+MONITOR: str = ""  # one more monitor: file.py:function, hf:NAME, api:MODEL; -o settings may follow
 LEVEL: float = 0.05  # family-wise error rate of the comparisons
 
 # %%
@@ -122,13 +122,16 @@ print("learned:", ", ".join(monitor.name for monitor in learned))
 # their place stands a small one: a real `transformers` checkpoint with tokenizer and chat
 # template, trained here in half a minute. It has learned the form of an answer and little
 # more. Put the name of a real model into `MONITOR`, and it takes part in everything below.
+# Settings may follow the name, as in `api:MODEL -o base_url=http://127.0.0.1:8000/v1`.
 
 # %%
 folder = miniature.miniature_checkpoint(
     run, read_parts(run, "01_benchmark_construction", "corpus"), prompts["direct"]
 )
 small = lineup.small_model(folder, prompts)
-given = lineup.given_monitors(MONITOR)
+hybrid = lineup.combined_monitors(rules, learned)
+ours = [*rules, *learned, *hybrid, *small.by_logits, *small.by_text]
+given = lineup.given_monitors(MONITOR, ours)
 
 # %% [markdown]
 # ## Asking, and never losing an answer
@@ -145,7 +148,6 @@ store = VerdictStore(run.folder / "verdicts.jsonl")
 lasting = VerdictStore(verdicts_folder() / "notebook_03.jsonl")
 stores = {monitor.name: lasting for monitor in given}
 asked = samples_of(samples)
-hybrid = lineup.combined_monitors(rules, learned)
 everyone = [*rules, *learned, *hybrid, small.by_logits[0], *given]
 verdicts = pd.concat(
     [

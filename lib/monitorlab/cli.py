@@ -1,7 +1,8 @@
 """Command line: `python -m monitorlab`.
 
 Everything heavy is imported inside a command, so that help appears at once. Expected errors become
-one message on stderr and exit code 1 (something failed) or 2 (the command was wrong).
+one message on stderr and exit code 1 (something failed) or 2 (the command was wrong). `score` ends
+with 3 if it wrote a table without a verdict.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+NO_VERDICT = 3
 
 RunId = Annotated[str, typer.Option("--run-id", help="Folder under data/runs and reports.")]
 Names = Annotated[
@@ -176,15 +179,23 @@ def score(
     samples: Annotated[Path, typer.Option(
         help="CSV, JSON lines, JSON or parquet with request, response and, if known, sample_id "
              "and label.")],
+    option: Annotated[list[str] | None, typer.Option(
+        "--option", "-o", metavar="NAME=VALUE",
+        help="A setting of the monitor, repeatable; `monitors NAME` lists them. Some have an "
+             "option of their own, below.")] = None,
     out: Annotated[Path | None, typer.Option(
         help="Table of verdicts: .csv, .jsonl or .parquet. "
              "[default: verdicts/SAMPLES-MONITOR.csv]")] = None,
+    force: Annotated[bool, typer.Option(
+        "--force", help="Replace a table that was made otherwise.")] = False,
     store: Annotated[Path | None, typer.Option(
         help="Answers, kept as they arrive. [default: data/cache/verdicts/MONITOR.jsonl]")] = None,
     draws: Annotated[int, typer.Option(help="How often to ask about each sample.")] = 1,
     limit: Annotated[int, typer.Option(help="Only the first samples; 0 is all.")] = 0,
     patience: Annotated[int, typer.Option(
         help="Samples or batches that may fail in a row before giving up.")] = 5,
+    name: Annotated[str | None, typer.Option(
+        help="What tables and files call the monitor. [default: made of its settings]")] = None,
     prompt: Annotated[str | None, typer.Option(
         help="Monitor prompt, by name or file. [default: direct]")] = None,
     read: Annotated[str | None, typer.Option(
@@ -195,39 +206,49 @@ def score(
     quantization: Annotated[str | None, typer.Option(help="int8 or nf4.")] = None,
     adapter: Annotated[str | None, typer.Option(help="LoRA adapter, folder or hub name.")] = None,
     adapter_revision: Annotated[str | None, typer.Option(help="Commit of a hub adapter.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Longest reply.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    max_tokens: Annotated[str | None, typer.Option(help="Longest reply.")] = None,
+    temperature: Annotated[str | None, typer.Option(help="0 is greedy.")] = None,
     thinking: Annotated[bool | None, typer.Option(
         "--thinking/--no-thinking", help="Let the model think first.")] = None,
     base_url: Annotated[str | None, typer.Option(help="Address of the API.")] = None,
     key_variable: Annotated[str | None, typer.Option(
         help="Environment variable with the API key.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Calls at once.")] = None,
-    rpm: Annotated[float | None, typer.Option(help="Requests per minute.")] = None,
-    tpm: Annotated[float | None, typer.Option(help="Tokens per minute.")] = None,
-    cost_cap: Annotated[float | None, typer.Option(help="Stop before more USD than this.")] = None,
-    input_price: Annotated[float | None, typer.Option(help="USD per million tokens in.")] = None,
-    output_price: Annotated[float | None, typer.Option(help="USD per million tokens out.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of sampling, and of the coin.")] = None,
+    workers: Annotated[str | None, typer.Option(help="Calls at once.")] = None,
+    rpm: Annotated[str | None, typer.Option(help="Requests per minute.")] = None,
+    tpm: Annotated[str | None, typer.Option(help="Tokens per minute.")] = None,
+    cost_cap: Annotated[str | None, typer.Option(help="Stop before more USD than this.")] = None,
+    input_price: Annotated[str | None, typer.Option(help="USD per million tokens in.")] = None,
+    output_price: Annotated[str | None, typer.Option(help="USD per million tokens out.")] = None,
+    seed: Annotated[str | None, typer.Option(help="Of sampling, and of the coin.")] = None,
 ) -> None:
-    """Judge a file of samples with a monitor; the same command goes on where it stopped."""
+    """Judge a file of samples with a monitor; the same command goes on where it stopped.
+
+    Ends with 0 if at least one verdict could be read (the summary counts the others), 1 if scoring
+    was given up, 2 if the command was wrong, 3 if a table was written and holds no verdict.
+    """
     with _expected_errors():
-        from monitorlab.monitors.build import BuildOptions, build_monitor
+        from monitorlab.monitors.build import build_monitor
         from monitorlab.monitors.sample_files import read_samples
         from monitorlab.monitors.score_run import Request, describe, score_file
+        from monitorlab.pipeline.parameters import split_assignments
 
-        request = Request(samples.expanduser(), out, store, draws, patience, limit)
+        request = Request(samples.expanduser(), out, store, draws, patience, limit, force)
+        own = {
+            "name": name, "prompt": prompt, "read": read, "revision": revision, "dtype": dtype,
+            "device": device, "quantization": quantization, "adapter": adapter,
+            "adapter_revision": adapter_revision, "max_tokens": max_tokens,
+            "temperature": temperature, "thinking": thinking, "base_url": base_url,
+            "key_variable": key_variable, "workers": workers, "requests_per_minute": rpm,
+            "tokens_per_minute": tpm, "cost_cap_usd": cost_cap, "input_price": input_price,
+            "output_price": output_price, "seed": seed,
+        }
+        given = split_assignments(option or [])
         frame = read_samples(request.samples, typer.echo)  # first: it is quick, a model is not
-        options = BuildOptions(
-            prompt=prompt, read=read, revision=revision, dtype=dtype, device=device,
-            quantization=quantization, adapter=adapter, adapter_revision=adapter_revision,
-            max_tokens=max_tokens, temperature=temperature, thinking=thinking, base_url=base_url,
-            key_variable=key_variable, workers=workers, requests_per_minute=rpm,
-            tokens_per_minute=tpm, cost_cap_usd=cost_cap, input_price=input_price,
-            output_price=output_price, seed=seed,
-        )
-        built = build_monitor(monitor, options)
-        typer.echo(describe(score_file(built, frame, request, typer.echo)))
+        chosen = {key: value for key, value in own.items() if value is not None}
+        summary = score_file(build_monitor(monitor, given, chosen), frame, request, typer.echo)
+        typer.echo(describe(summary))
+        if not summary.parsed:
+            raise typer.Exit(NO_VERDICT)
 
 
 @app.command()
@@ -266,12 +287,15 @@ def finetune(
 
 
 @app.command()
-def monitors() -> None:
-    """List the monitors that `score` knows."""
+def monitors(
+    name: Annotated[str, typer.Argument(
+        help="Kind or monitor, such as api or gpt-5-mini: list its settings.")] = "",
+) -> None:
+    """List the monitors that `score` knows, or the settings of one with their meaning."""
     with _expected_errors():
-        from monitorlab.monitors.build import list_monitors
+        from monitorlab.monitors.build import list_monitors, list_settings
 
-        typer.echo(list_monitors())
+        typer.echo(list_settings(name) if name else list_monitors())
 
 
 @app.command()

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import numpy as np
+import openai_server
 import pandas as pd
 import pytest
+from openai_server import FaultyServer
 from typer.testing import CliRunner
 
 from monitorlab.cli import app
@@ -143,6 +145,8 @@ def test_a_function_that_always_raises_is_given_up_and_the_rest_is_kept(folder: 
     stored = (folder / "kept").read_bytes()
     (folder / "own.py").write_text(code.format("nowhere"))
     status, _, err = score("--store", "kept", monitor="own.py:monitor")
+    assert status == 2 and "with other settings (sources" in err and "--force replaces it" in err
+    status, _, err = score("--store", "kept", "--force", monitor="own.py:monitor")
     assert status == 1
     assert err.startswith("error: 5 units failed in a row, the last with: monitor returned None")
     assert "0 of 150 verdicts are stored in kept; the same command goes on from there" in err
@@ -154,6 +158,15 @@ def test_a_function_that_always_raises_is_given_up_and_the_rest_is_kept(folder: 
     ("own.py:nothing", [], 2, "own.py has no function 'nothing'"),
     ("nowhere.py:monitor", [], 2, "nowhere.py is not a file"),
     ("keywords", ["--workers", "3"], 2, "the option workers means nothing to keywords"),
+    ("keywords", ["-o", "speed=3"], 2, "means nothing to keywords. There are: name, words"),
+    ("api:m", ["-o", "timeout=3"], 2, "Is it timeout_s? There are: name, prompt, read, base_url"),
+    ("api:m", ["-o", "timeout_s=soon"], 2, "timeout_s is 'soon', expected a number"),
+    ("api:m", ["--temperature", "hot"], 2, "temperature is 'hot', expected a number or none"),
+    ("api:m", ["--temperature", "1", "-o", "temperature=0.5"], 2, "temperature is given twice"),
+    ("api:m -o seed=1", ["-o", "seed=2"], 2, "seed is given twice, with two values"),
+    ("api:m", ["-o", "seed=1", "-o", "seed=1"], 2, "seed is given twice"),
+    ("coin", ["-o", "seed"], 2, "expected NAME=VALUE, got 'seed'"),
+    ("hf:m", ["--temperature", "1"], 2, "needs a generated reply: add --read text"),
     ("keywords", ["--out", "own.csv"], 2, "would be the same file"),
     ("keywords", ["--out", "x.txt"], 2, "unknown ending"),
     ("keywords", ["--draws", "0"], 2, "draws is 0"),
@@ -227,8 +240,9 @@ def test_a_checkpoint_in_a_folder_is_read_by_logits_and_by_text(folder: Path) ->
 
     text = ["--read", "text", "--max-tokens", "3", "--limit", "6", "--prompt", "evidence"]
     code, out, _ = score(*text, monitor="hf:model")
-    assert code == 0 and "6 truncated" in out and "no verdict could be read" in out
-    settings = json.loads(Path("verdicts/own-model-evidence.csv.json").read_text())["settings"]
+    assert code == 3 and "6 truncated" in out and "no verdict could be read" in out
+    manifest = Path("verdicts/own-model-read-text-max_new_tokens-3-evidence.csv.json")
+    settings = json.loads(manifest.read_text())["settings"]
     assert settings["max_new_tokens"] == 3 and settings["kind"] == "text"
 
 
@@ -247,6 +261,10 @@ def test_the_monitors_are_listed() -> None:
     code, out, _ = call("monitors")
     assert code == 0
     assert "module:function" in out and "gpt-5-mini-2025-08-07" in out and "Apache-2.0" in out
+    code, out, _ = call("monitors", "api")
+    assert code == 0 and "  timeout_s: float = 60\n" in out and "  extra: JSON object" in out
+    code, _, err = call("monitors", "ap")
+    assert code == 2 and "Is it 'api'?" in err
 
 
 class Server(ThreadingHTTPServer):
@@ -310,7 +328,8 @@ def test_the_key_is_sent_and_written_nowhere(
     if status == 200:
         assert "6 parsed" in out and "tokens: 6,000 in, 60 out" in out
         assert "cost: 0.0066 USD" in out
-        assert (folder / "verdicts/own-some-model-direct.csv.json").is_file()
+        place = f"some-model-base_url-http-127.0.0.1-{server.server_port}-v1-direct"
+        assert (folder / f"verdicts/own-{place}.csv.json").is_file()
     else:
         assert "Incorrect API key" in err
     written = [path for path in folder.rglob("*") if path.is_file()]
@@ -343,3 +362,158 @@ def test_the_cost_cap_stops_the_run_and_keeps_what_was_paid(
     assert f"{kept} of 6 verdicts are stored in kept.jsonl" in err
     code, out, _ = score(*options, monitor="api:some-model")
     assert code == 0 and f"{kept} of 6 verdicts are known" in out and "6 parsed" in out
+
+
+def test_two_functions_of_one_name_make_two_tables(folder: Path) -> None:
+    for place, said in (("a", True), ("b", False)):
+        (folder / place).mkdir()
+        (folder / place / "my.py").write_text(f"def monitor(request, response): return {said}\n")
+    tables = {}
+    for place in "ab":
+        code, out, _ = score(monitor=f"{place}/my.py:monitor")
+        assert code == 0 and f"verdicts/own-{place}-my.py-monitor.csv" in out
+        tables[place] = Path(f"verdicts/own-{place}-my.py-monitor.csv")
+    found = {place: pd.read_csv(path) for place, path in tables.items()}
+    assert found["a"]["verdict"].all() and not found["b"]["verdict"].any()
+    assert {str(name) for frame in found.values() for name in frame["monitor"]} == {
+        "a/my.py:monitor", "b/my.py:monitor"}
+    stores = sorted(path.name for path in (folder / "project/data/cache/verdicts").glob("*.jsonl"))
+    assert stores == ["a-my.py-monitor.jsonl", "b-my.py-monitor.jsonl"]
+    before = tables["a"].read_bytes()
+    code, _, err = score("--out", str(tables["a"]), monitor="b/my.py:monitor")
+    assert code == 2 and tables["a"].read_bytes() == before
+    assert ("was made by 'a/my.py:monitor' with other settings (sources" in err
+            and 'spec "a/my.py:monitor" there, "b/my.py:monitor" here' in err)
+    code, out, _ = score("--name", "second", monitor="b/my.py:monitor")
+    assert code == 0 and "verdicts/own-second.csv" in out
+    assert "150 of 150 verdicts are known" in out  # another name, the same answers
+    assert set(pd.read_csv("verdicts/own-second.csv")["monitor"]) == {"second"}
+    code, _, _ = score("--out", str(tables["a"]), "--force", monitor="b/my.py:monitor")
+    assert code == 0 and set(pd.read_csv(tables["a"])["monitor"]) == {"b/my.py:monitor"}
+
+
+def test_other_samples_of_the_same_file_name_replace_nothing(folder: Path) -> None:
+    (folder / "b").mkdir()
+    write_samples(folder, 4)
+    assert score()[0] == 0
+    before = Path("verdicts/own-keywords.csv").read_bytes()
+    rows = [{"sample_id": "x", "request": "another", "response": "one"}]
+    pd.DataFrame(rows).to_csv("b/own.csv", index=False)
+    code, _, err = score(samples="b/own.csv")
+    assert code == 2 and "holds 4 verdicts about samples that are not in b/own.csv" in err
+    assert Path("verdicts/own-keywords.csv").read_bytes() == before
+
+
+def test_one_model_at_two_servers_and_two_temperatures_makes_four_tables(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    with FaultyServer() as one, FaultyServer() as other:
+        for server in (one, other):
+            for temperature in ("0", "0.7"):
+                code, _, _ = score("--limit", "3", "-o", f"base_url={server.url}",
+                                   "-o", f"temperature={temperature}", monitor="api:m")
+                assert code == 0
+        assert (one.requests, other.requests) == (6, 6)
+        again = score("--limit", "3", "--base-url", one.url, "--temperature", "0.7",
+                      "-o", "timeout_s=5", "-o", "workers=1", monitor="api:m")
+        assert again[0] == 0 and "3 of 3 verdicts are known" in again[1]
+        assert one.requests == 6  # the same settings: nothing is asked twice
+    tables = list(Path("verdicts").glob("*.csv"))
+    names = {str(name) for path in tables for name in pd.read_csv(path)["monitor"]}
+    assert len(tables) == len(names) == 4
+    assert f"m, base_url {one.url}, temperature 0.7" in names
+    stores = list((folder / "project/data/cache/verdicts").glob("*.jsonl"))
+    assert len(stores) == 4
+
+
+def test_every_setting_reaches_the_request(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_OWN_KEY", SECRET)
+    with FaultyServer() as server:
+        code, out, _ = score(
+            "--limit", "1", "-o", "limit_name=max_completion_tokens", "-o", "temperature=none",
+            "-o", "max_tokens=2000", "-o", 'extra={"reasoning_effort": "low"}', "-o", "seed=4",
+            "-o", "name=mine", "-o", "read=logits", "-o", "prompt=brief",
+            monitor=f"api:m -o base_url={server.url} -o key_variable=MY_OWN_KEY")
+        (body,) = server.bodies
+    assert code == 0 and "verdicts/own-mine-brief.csv" in out
+    assert body["max_completion_tokens"] == 2000 and body["reasoning_effort"] == "low"
+    assert body["seed"] == 4 and body["logprobs"] is True
+    assert not {"temperature", "max_tokens"} & set(body)
+
+
+def test_a_timeout_that_is_given_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    with FaultyServer(lambda number, text: "stall", stall_s=1.0) as server:
+        start = time.monotonic()
+        code, _, err = score("--limit", "2", "--patience", "1", "--base-url", server.url,
+                             "-o", "timeout_s=0.05", "-o", "max_retries=0", monitor="api:m")
+        assert time.monotonic() - start < 20
+    assert code == 1 and "no answer in 1 calls, the last: no answer in time" in err
+    assert "raise -o timeout_s, or lower --workers" in err
+
+
+@pytest.mark.parametrize(("reply", "code", "words"), [
+    (("", "length", 512), 3,
+     "6 truncated: 512 tokens eaten by hidden thinking: raise --max-tokens"),
+    (("<think>Well", "length", 512), 3,
+     "6 truncated: 512 tokens eaten by thinking: raise --max-tokens"),
+    (("It is mis", "length", 512), 3, "verdict, 512 tokens: raise --max-tokens"),
+    (("It is mis", "length", 100), 3, "after 100 tokens and not at --max-tokens 512"),
+    (("No idea.", "stop", 5), 3, "6 unparsed: no verdict in the reply: the replies are in the"),
+    (("I cannot help with that.", "stop", 5), 3, "6 refused: the monitor declines to judge: "),
+    (('{"misbehavior_detected": true}', "stop", 5), 0, "6 parsed"),
+])
+def test_no_verdict_is_no_success_and_gets_a_line_of_advice(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, reply: tuple[str, str, int], code: int,
+    words: str,
+) -> None:
+    content, finish, tokens = reply
+    answer = openai_server.completion(content, finish)
+    answer["usage"] = {"prompt_tokens": 90, "completion_tokens": tokens,
+                       "total_tokens": 90 + tokens}
+    monkeypatch.setitem(openai_server.ANSWERS, "said", lambda text, key: answer)
+    with FaultyServer(lambda number, text: "said") as server:
+        found, out, _ = score("--limit", "6", "--base-url", server.url, monitor="api:m")
+    assert found == code and words in out
+    assert out.count("  6 ") == (code == 3)  # one line
+    assert next(Path("verdicts").glob("*.csv")).is_file()
+
+
+def test_logits_that_a_server_does_not_send_are_missed(folder: Path) -> None:
+    with FaultyServer() as server:
+        code, out, _ = score("--limit", "4", "--read", "logits", "--base-url", server.url,
+                             monitor="api:m")
+        assert code == 0
+        assert ("  4 of 4 verdicts without a score: --read logits, but the server sent no "
+                "log-probabilities") in out
+        assert "log-probabilities" not in score("--limit", "4", "--base-url", server.url,
+                                                monitor="api:m")[1]
+
+
+def test_some_verdicts_are_a_success_and_errors_get_a_line(folder: Path) -> None:
+    (folder / "own.py").write_text(
+        "def monitor(request, response):\n    return 1 / (int(response.split()[1]) % 10)\n")
+    code, out, _ = score("--out", "table.csv", monitor="own.py:monitor")
+    assert code == 0 and "\n  15 error: ZeroDivisionError: division by zero (own.py, line" in out
+    (folder / "own.py").write_text("def monitor(request, response):\n    return None\n")
+    code, out, _ = score("--out", "none.csv", "--limit", "3", monitor="own.py:monitor")
+    assert code == 3 and "3 error: monitor returned None" in out
+    assert len(pd.read_csv("none.csv")) == 3
+
+
+def test_the_monitor_of_the_notebook_takes_settings(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from monitorlab.monitors import lineup, scoring
+    from monitorlab.monitors.monitor import Sample
+
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    with FaultyServer() as server:
+        words = f"api:NAME -o base_url={server.url} -o max_tokens=9 -o 'extra={{\"top_p\": 0.5}}'"
+        (monitor,) = lineup.given_monitors(words, lineup.rule_monitors(1))
+        table = scoring.score(monitor, [Sample("s", "What?", "This.")])
+        (body,) = server.bodies
+    assert (body["max_tokens"], body["top_p"]) == (9, 0.5)
+    assert set(table["monitor"]) == {
+        f'NAME, base_url {server.url}, max_tokens 9, extra {{"top_p": 0.5}}'}

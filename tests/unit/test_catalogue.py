@@ -21,8 +21,8 @@ license = "MIT"
 thinking = false
 """
 API = OPEN.replace("small", "big").replace('"open"', '"api"').replace("maker/big", "big-1") + """
-base_url = "https://api.example.org/v1"
-key_variable = "BIG_KEY"
+settings.base_url = "https://api.example.org/v1"
+settings.key_variable = "BIG_KEY"
 """
 
 
@@ -45,32 +45,40 @@ def test_open_monitors_are_repositories_without_a_pinned_revision_yet():
         if entry.access == "open":
             assert entry.identifier.count("/") == 1
             assert entry.identifier.split("/")[1] == entry.title
-            assert entry.parameters_b > 0 and entry.revision == ""
+            assert entry.parameters_b > 0 and "revision" not in entry.settings
             assert entry.identifier_from == "paper name"
 
 
 def test_api_monitors_have_an_address_and_a_key_variable():
     for entry in load_catalogue().values():
         if entry.access == "api":
-            assert entry.base_url.startswith("https://")
-            assert entry.key_variable.endswith("_API_KEY")
+            assert entry.settings["base_url"].startswith("https://")
+            assert entry.settings["key_variable"].endswith("_API_KEY")
             assert entry.license == "proprietary service"
 
 
-def test_api_options_make_a_monitor(monkeypatch):
-    from monitorlab.monitors.api import ApiMonitor
+def test_settings_of_an_api_make_a_monitor(monkeypatch):
+    from monitorlab.monitors.build import build_monitor
 
     for entry in load_catalogue().values():
-        if entry.access == "open":
-            with pytest.raises(MonitorError, match="has open weights"):
-                entry.api_options()
-            continue
-        monkeypatch.setenv(entry.key_variable, "a-key-of-a-test")
-        monitor = ApiMonitor(entry.identifier, "direct", **entry.api_options())
-        assert monitor.name == entry.key
-        settings = monitor.settings()
-        assert entry.limit_name in settings
-        assert ("temperature" in settings) is not entry.own_temperature
+        if entry.access == "api":
+            monkeypatch.setenv(entry.settings["key_variable"], "a-key-of-a-test")
+            monitor = build_monitor(entry.key)
+            assert monitor.name == entry.key
+            settings = monitor.settings()
+            assert settings["model"] == entry.identifier
+            assert settings["base_url"] in entry.settings["base_url"]
+            assert entry.settings.get("limit_name", "max_tokens") in settings
+            assert ("temperature" in settings) is (entry.settings.get("temperature") != "none")
+
+
+def test_settings_of_every_entry_are_known_and_of_their_type():
+    from monitorlab.monitors.build import KINDS
+    from monitorlab.pipeline.settings import read_settings
+
+    kinds = {"open": KINDS["hf"].settings(), "api": KINDS["api"].settings()}
+    for entry in load_catalogue().values():
+        read_settings(kinds[entry.access], entry.key, entry.settings)
 
 
 def test_published_orders_are_permutations_and_the_line_has_its_constants():
@@ -102,9 +110,11 @@ def test_the_published_orders_go_against_each_other():
         (OPEN + "parameters_b = true\n", "small.parameters_b is True, expected float"),
         (OPEN + "size = 3\n", "small.size is unknown; known are title"),
         (OPEN.replace('"open"', '"free"'), "small.access is 'free', expected one of open, api"),
-        (OPEN + 'key_variable = "K"\n', "small.key_variable means nothing with access 'open'"),
-        (API.replace('base_url = "https://api.example.org/v1"\n', ""), "big.base_url is missing"),
-        (API + 'revision = "abc"\n', "big.revision means nothing with access 'api'"),
+        (OPEN + 'key_variable = "K"\n', "small.key_variable is unknown; known are title"),
+        (API.replace('settings.base_url = "https://api.example.org/v1"\n', ""),
+         "big.settings.base_url is missing"),
+        (API.replace('"BIG_KEY"', '""'), "big.settings.key_variable is missing"),
+        (OPEN + "settings = 3\n", "small.settings is 3, expected"),
         (OPEN + OPEN.replace("[monitors.small]", "[monitors.twin]"), "twin.identifier is"),
         ("[monitors]\nsmall = 3\n", "expected a table 'small', found 3"),
         ("title = 3\n", "expected a table 'monitors'"),

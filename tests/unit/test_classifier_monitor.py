@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from monitorlab.monitors.build import BuildOptions, build_monitor
+from monitorlab.monitors.build import build_monitor
 from monitorlab.monitors.classifier import LABELS, ClassifierMonitor
 from monitorlab.monitors.miniature import build_tokenizer
 from monitorlab.monitors.monitor import MonitorError, Sample
@@ -214,9 +214,9 @@ def test_folders_without_a_classifier_are_refused(folder: Path, tmp_path: Path) 
 
 
 def test_the_command_line_knows_it(folder: Path, monitor: ClassifierMonitor) -> None:
-    built = build_monitor(f"classifier:{folder}", BuildOptions(dtype="float32", device="cpu"))
+    built = build_monitor(f"classifier:{folder}", {"dtype": "float32", "device": "cpu"})
     assert built.settings() == monitor.settings()
     with pytest.raises(MonitorError, match="the option prompt means nothing to classifier:"):
-        build_monitor(f"classifier:{folder}", BuildOptions(prompt="direct"))
+        build_monitor(f"classifier:{folder}", {"prompt": "direct"})
     with pytest.raises(MonitorError, match="lacks a name: expected classifier:FOLDER"):
         build_monitor("classifier:")

@@ -1,19 +1,18 @@
-"""A file of samples in, a table and its manifest out; and which words make which monitor."""
+"""A file of samples in, a table and its manifest out."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from monitorlab.monitors.build import SPECS, BuildOptions, build_monitor, list_monitors
 from monitorlab.monitors.monitor import MonitorError, Sample, chunks
-from monitorlab.monitors.rules import Coin, Constant
+from monitorlab.monitors.rules import Constant
 from monitorlab.monitors.sample_files import read_samples
 from monitorlab.monitors.score_run import Request, Summary, describe, score_file, slug
 from monitorlab.monitors.scoring import ScoringError
@@ -33,9 +32,10 @@ class Spy:
     name: str = "Spy / one"
     prompt: str = "direct"
     workers: int = 1
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
-        return {"kind": "spy"}
+        return {"kind": "spy", **self.extra}
 
     def units(self, samples: Sequence[Sample]) -> list[list[int]]:
         return chunks(len(samples), 1)
@@ -146,7 +146,8 @@ def test_the_summary_gives_rates_with_intervals_and_the_bounds_of_failures(folde
     assert ("miss rate MR: 0.333, 95 % interval 0.061 to 0.792, of 4 misbehaving; between 0.250 "
             "and 0.500 with the failed verdicts") in text
     assert "false alarm rate FAR: 0.333" in text
-    assert "the same command asks again" in text
+    assert "  1 error: timeout" in text and "the same command asks again" in text
+    assert "  1 refused: would not" in text
     assert "tokens: 400 in, 40 out" in text and "cost: 0.0040 USD" in text
 
 
@@ -198,7 +199,7 @@ def test_samples_that_failed_before_may_fail_again_without_giving_up(folder: Pat
     for manifest in ("[]", "{}", "broken"):
         first.manifest.write_text(manifest)
         with pytest.raises(ScoringError, match="2 units failed in a row"):
-            run(Spy(every_other), out=out, patience=2)
+            run(Spy(every_other), out=out, patience=2, force=True)
 
 
 def test_errors_of_another_file_are_not_expected(folder: Path) -> None:
@@ -209,7 +210,7 @@ def test_errors_of_another_file_are_not_expected(folder: Path) -> None:
     run(Spy(later), out=out, patience=2)
     pd.DataFrame(PAIRS).assign(response=[f"r{2 * i + 1}" for i in range(8)]).to_csv("own.csv")
     with pytest.raises(ScoringError, match="2 units failed in a row"):
-        run(Spy(later), out=out, patience=2)
+        run(Spy(later), out=out, patience=2, force=True)
 
 
 @pytest.mark.parametrize(("options", "words"), [
@@ -234,83 +235,126 @@ def test_what_cannot_be_written_is_refused_before_anything_is_asked(
 
 @pytest.mark.parametrize(("name", "expected"), [
     ("always alarm", "always-alarm"), ("meta-llama/Llama-3.1", "meta-llama-llama-3.1"),
-    ("../../etc", "etc"), ("日本", "monitor")])
+    ("../../etc", "etc"), ("日本", "日本"),
+    ("?!", "monitor")])
 def test_a_name_becomes_a_file_name(name: str, expected: str) -> None:
     assert slug(Spy(mixed, name=name, prompt="none")) == expected
 
 
-@pytest.mark.parametrize(("spec", "name"), [
-    ("always", "always alarm"), ("never", "never alarm"), ("coin", "coin"),
-    ("keywords", "keywords"), ("cue", "cue follower")])
-def test_simple_monitors_are_made_by_name(spec: str, name: str) -> None:
-    assert build_monitor(spec).name == name
+def test_a_long_name_is_cut_and_stays_apart() -> None:
+    one, other = (slug(Spy(mixed, name="long" * 60 + end, prompt="none")) for end in "ab")
+    assert len(one) == len(other) == 120 and one != other
 
 
-def test_options_reach_the_monitor(folder: Path) -> None:
-    assert build_monitor("coin", BuildOptions(seed=7)) == Coin(7)
-    Path("own.py").write_text("def mine(request, response): return True\n")
-    assert build_monitor("own.py:mine", BuildOptions(workers=3)).workers == 3
-    assert build_monitor("own:mine").name == "mine"
+def test_a_table_made_with_other_settings_is_kept(folder: Path) -> None:
+    out, asked = Path("table.csv"), []
 
+    def answer(sample: Sample) -> Verdict:
+        asked.append(sample)
+        return from_score(0.9)
 
-@pytest.mark.parametrize(("spec", "options", "words"), [
-    ("keywords", {"prompt": "direct"}, "the option prompt means nothing to keywords; it takes no "),
-    ("coin", {"workers": 2}, "the option workers means nothing to coin; it takes seed"),
-    ("hf:x", {"cost_cap_usd": 1.0}, "the option cost_cap_usd means nothing to hf:x"),
-    ("api:x", {"quantization": "nf4"}, "the option quantization means nothing to api:x"),
-    ("hf:x", {"read": "mind"}, "read is 'mind', expected one of logits, text"),
-    ("hf:x", {"temperature": 1.0}, "the option temperature needs a generated reply: add --read"),
-    ("hf:", {}, "'hf:' lacks a name: expected hf:NAME_OR_FOLDER"),
-    ("words", {}, "'words' lacks a name: expected words:FOLDER"),
-    ("keyword", {}, r"there is no monitor 'keyword'. Is it 'keywords'\? Kinds: always, never"),
-    ("api/gpt", {}, "A checkpoint in a folder is hf:FOLDER"),
-    ("qwen3-0.6", {}, r"Is it 'qwen3-0.6b'\?"), ("", {}, "there is no monitor ''"),
-    ("words:no-such-folder", {}, "no-such-folder"),
-    ("encoder:no-such-folder", {}, "no-such-folder"),
-])
-def test_a_wrong_command_says_what_there_is(
-    spec: str, options: dict[str, Any], words: str
-) -> None:
+    run(Spy(mixed, extra={"temperature": 0.0, "words": {"a": 1}}), out=out)
+    before = {path: path.read_bytes() for path in folder.glob("table.csv*")}
+    words = (r"table.csv was made by 'Spy / one' with other settings \(temperature 0.0 there, 0.7 "
+             r'here; words.a 1 there, "none" here\): --name or --out makes another one, --force ')
     with pytest.raises(MonitorError, match=words):
-        build_monitor(spec, BuildOptions(**options))
+        run(Spy(answer, extra={"temperature": 0.7, "words": {}}), out=out)
+    assert asked == [] and before == {path: path.read_bytes() for path in before}
+    run(Spy(answer, extra={"temperature": 0.7}), out=out, force=True)
+    assert out.read_bytes() != before[folder / out]
+    assert run(Spy(answer, extra={"temperature": 0.7}), out=out).known == 8
 
 
-def test_a_model_behind_an_api_takes_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MY_KEY", "sk-secret-0123456789")
-    options = BuildOptions(key_variable="MY_KEY", max_tokens=9, temperature=0.7, seed=3, workers=4,
-                           cost_cap_usd=1.0, input_price=1.0, output_price=2.0, read="logits",
-                           requests_per_minute=60.0, tokens_per_minute=1000.0, prompt="evidence")
-    monitor = build_monitor("api:some-model", options)
-    settings = monitor.settings()
-    assert (monitor.name, monitor.prompt, monitor.workers) == ("some-model", "evidence", 4)
-    assert (settings["model"], settings["temperature"], settings["seed"]) == ("some-model", 0.7, 3)
-    assert settings["logprobs"] is True and settings["max_tokens"] == 9
-    assert "sk-secret" not in str(settings)
-
-
-def test_a_listed_monitor_has_its_address_and_the_command_goes_first(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(("content", "manifest"), [
+    ("sample_id,verdict\nmine,True\n", None), ("x", "{}"), ("x", "not JSON"), (None, "[1]"),
+    ("x", '{"settings": {"kind": "spy"}, "monitor": "Spy / one"}')])
+def test_what_this_command_did_not_write_is_kept(
+    folder: Path, content: str | None, manifest: str | None
 ) -> None:
-    with pytest.raises(MonitorError, match="GEMINI_API_KEY|GOOGLE_API_KEY"):
-        monkeypatch.delenv("GEMINI_API_KEY", raising=False)
-        monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
-        build_monitor("gemini-2.5-flash")
-    local = build_monitor("gemini-2.5-flash", BuildOptions(base_url="http://127.0.0.1:9/v1"))
-    assert local.name == "gemini-2.5-flash"
-    assert local.settings()["base_url"] == "http://127.0.0.1:9/v1"
+    files = {"table.csv": content, "table.csv.json": manifest}
+    for name, text in files.items():
+        if text is not None:
+            Path(name).write_text(text)
+    with pytest.raises(MonitorError, match="beside it does not say how it was made: --name or"):
+        run(Spy(mixed), out=Path("table.csv"))
+    assert {name: Path(name).read_text() if Path(name).exists() else None
+            for name in files} == files
+    run(Spy(mixed), out=Path("table.csv"), force=True)
+    assert len(pd.read_csv("table.csv")) == 8
 
 
-def test_a_listed_model_without_a_revision_asks_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(MonitorError, match="Qwen/Qwen3-0.6B.*pin a revision"):
-        build_monitor("qwen3-0.6b")
+def test_a_table_that_was_edited_by_hand_is_kept(folder: Path) -> None:
+    summary = run(Spy(mixed))
+    text = summary.out.read_text().replace("would not", "my own remark")
+    summary.out.write_text(text)
+    with pytest.raises(MonitorError, match="was changed after it was written"):
+        run(Spy(mixed))
+    assert summary.out.read_text() == text
 
 
-def test_the_list_holds_every_kind_and_the_catalogue_in_columns() -> None:
-    lines = list_monitors().splitlines()
-    for spec in SPECS:
-        assert any(line.startswith(f"  {spec} ") for line in lines)
-    models = [line for line in lines if "  open  " in line or "  api  " in line]
-    assert len(models) == 22
-    assert len({line.index("  open  " if "  open  " in line else "  api  ")
-                for line in models}) == 1
-    assert all(line == line.rstrip() for line in lines)
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_file_that_has_grown_is_scored_on_and_another_one_loses_nothing(
+    folder: Path, ending: str
+) -> None:
+    out = Path(f"table.{ending}")
+    pd.DataFrame(PAIRS[:4]).to_csv("own.csv", index=False)
+    run(Spy(mixed), out=out)
+    pd.DataFrame(PAIRS).to_csv("own.csv", index=False)
+    assert run(Spy(mixed), out=out, limit=6).known == 4
+    pd.DataFrame(PAIRS[2:]).to_csv("own.csv", index=False)
+    with pytest.raises(MonitorError, match="holds 2 verdicts about samples that are not in own"):
+        run(Spy(mixed), out=out)
+
+
+def test_killed_between_manifest_and_table_the_same_command_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from monitorlab.monitors import score_run
+
+    def killed(path: Path, text: str) -> None:
+        write(path, text)
+        raise KeyboardInterrupt
+
+    write = score_run.write_text_atomic
+    for limit in (4, 8):  # the first table, and one that takes its place
+        monkeypatch.setattr(score_run, "write_text_atomic", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(Spy(mixed), limit=limit)
+        monkeypatch.setattr(score_run, "write_text_atomic", write)
+        assert run(Spy(mixed), limit=limit).samples == limit
+
+
+def test_a_table_that_appears_while_samples_are_judged_is_kept(folder: Path) -> None:
+    def slow(sample: Sample) -> Verdict:
+        if number(sample) == 7:
+            run(Spy(mixed, extra={"seed": 1}), out=Path("table.csv"))
+        return from_score(0.5)
+
+    with pytest.raises(MonitorError, match="seed 1 there"):
+        run(Spy(slow, extra={"seed": 2}), out=Path("table.csv"))
+    assert json.loads(Path("table.csv.json").read_text())["settings"]["seed"] == 1
+
+
+def test_settings_that_change_on_the_way_are_no_other_settings(folder: Path) -> None:
+    """A server that takes no system role makes a monitor fold it, with keys of their own."""
+    asked: list[Sample] = []
+
+    def spy() -> Spy:
+        def answer(sample: Sample) -> Verdict:
+            asked.append(sample)
+            made.extra["fold_system"] = True
+            return from_score(0.9)
+
+        made = Spy(answer)
+        return made
+
+    pd.DataFrame(PAIRS[:4]).to_csv("own.csv", index=False)
+    summary = run(spy())
+    found = json.loads(summary.manifest.read_text())
+    assert found["settings"] == {"kind": "spy", "fold_system": True}
+    assert found["asked"] == {"kind": "spy"}
+    run(spy())
+    pd.DataFrame(PAIRS).to_csv("own.csv", index=False)
+    run(spy())
+    with pytest.raises(MonitorError, match='fold_system "none" there, true here'):
+        run(Spy(mixed, extra={"fold_system": True}))

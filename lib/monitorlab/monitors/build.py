@@ -1,240 +1,269 @@
-"""From the words of a command to a monitor: the one place that knows every kind."""
+"""From the words of a command to a monitor: the one place that knows every kind.
+
+The settings of a kind are the parameters of what is built, see `monitorlab.pipeline.settings`. A
+monitor is named after what is asked, and after every setting of it that decides verdicts and is
+not the default: tables and stores of two monitors then have two names.
+"""
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+import pkgutil
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from monitorlab.monitors.monitor import Monitor, MonitorError
+from monitorlab.pipeline.files import canonical_json
+from monitorlab.pipeline.parameters import ParameterError, split_assignments
+from monitorlab.pipeline.settings import REQUIRED, Setting, read_settings, settings_of
 
 if TYPE_CHECKING:
     from monitorlab.monitors.causal_loading import Checkpoint
 
-PROMPT, READS = "direct", ("logits", "text")
-SPECS = {
-    "always": "alarms on everything",
-    "never": "alarms on nothing",
-    "coin": "tosses a coin",
-    "keywords": "looks for suspicious words in the response",
-    "cue": "compares the chosen option of a multiple-choice question with the cued one",
-    "checks": "analyses code and recomputes arithmetic",
-    "words:FOLDER": "TF-IDF with logistic regression, saved in a folder",
-    "encoder:FOLDER": "sentence encoder with a probe, saved in a folder",
-    "classifier:FOLDER": "encoder fine-tuned as a classifier, saved in a folder",
-    "hf:NAME_OR_FOLDER": "causal language model of the Hugging Face hub or in a folder",
-    "api:MODEL": "model behind an OpenAI-compatible API",
-    "module:function": "your own function, also path/to/file.py:function",
-}
-_LIMITS = ("workers", "requests_per_minute", "tokens_per_minute", "cost_cap_usd", "input_price",
-           "output_price")
-_ASKING = ("prompt", "read", "max_tokens", "temperature", "seed")
-_LOADING = ("dtype", "device", "quantization", "adapter", "adapter_revision")
-_USED = {  # options that mean something, by kind; giving another one is a mistake
-    "coin": ("seed",),
-    "classifier": ("dtype", "device"),
-    "hf": (*_ASKING, "revision", *_LOADING, "thinking"),
-    "api": (*_ASKING, *_LIMITS, "base_url", "key_variable"),
-    "function": ("workers",),
+HERE = "monitorlab.monitors"
+FUNCTION = "module:function"
+OWN_NAME = "own_name"  # attribute of what `build_monitor` returns: its name if none were given
+NAME = Setting("name", (str,), "", "What tables and files call it; made of its settings if empty.")
+Reading = Literal["logits", "text"]
+# Settings that decide verdicts although Monitor.settings() has no key of that name with a value.
+_DECIDING = frozenset({"read", "temperature", "limit_name", "max_tokens"})
+_LONGEST = 40  # characters of a value that stand in a name
+_OPTION = re.compile(r"\s(?:-o|--option)(?=[\s='\"]|\w+=|$)")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of monitor.
+
+    Attributes
+    ----------
+    spec : str
+        What names it; behind a colon, what a name of the user stands for.
+    about : str
+        What it does.
+    parts : tuple of str
+        What is built, as module:name below `monitorlab.monitors`; their parameters are its
+        settings. It is imported only when it is needed.
+    fixed : mapping of str to object
+        Arguments that the kind decides.
+    other_names : mapping of str to str
+        Further names of settings.
+    """
+
+    spec: str
+    about: str
+    parts: tuple[str, ...]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    other_names: Mapping[str, str] = field(default_factory=dict)
+
+    def built(self) -> list[Callable[..., Any]]:
+        """Import what is built."""
+        return [pkgutil.resolve_name(f"{HERE}.{part}") for part in self.parts]
+
+    def settings(self) -> dict[str, Setting]:
+        """What can be given by name."""
+        return {"name": NAME} | {
+            name: setting for name, setting in settings_of(*self.built()).items() if name != "name"}
+
+
+_ALL = (
+    Kind("always", "alarms on everything", ("rules:Constant",), {"verdict": True}),
+    Kind("never", "alarms on nothing", ("rules:Constant",), {"verdict": False}),
+    Kind("coin", "tosses a coin", ("rules:Coin",)),
+    Kind("keywords", "looks for suspicious words in the response", ("rules:Keywords",)),
+    Kind("cue", "compares the chosen option of a multiple-choice question with the cued one",
+         ("rules:CueFollower",)),
+    Kind("checks", "analyses code and recomputes arithmetic", ("checks:ProgramChecks",)),
+    Kind("words:FOLDER", "TF-IDF with logistic regression, saved in a folder",
+         ("learned:WordMonitor.load",)),
+    Kind("encoder:FOLDER", "sentence encoder with a probe, saved in a folder",
+         ("encoder:EncoderMonitor.load",)),
+    Kind("classifier:FOLDER", "encoder fine-tuned as a classifier, saved in a folder",
+         ("classifier:ClassifierMonitor.load",)),
+    Kind("hf:NAME_OR_FOLDER", "causal language model of the Hugging Face hub or in a folder",
+         ("build:causal", "causal_loading:load_causal", "causal:LogitMonitor",
+          "causal:TextMonitor"), other_names={"max_tokens": "max_new_tokens"}),
+    Kind("api:MODEL", "model behind an OpenAI-compatible API", ("build:api", "api:ApiMonitor")),
+    Kind(FUNCTION, "your own function, also path/to/file.py:function",
+         ("functions:FunctionMonitor",)),
+)
+KINDS: Mapping[str, Kind] = {
+    kind.spec if kind.spec == FUNCTION else kind.spec.partition(":")[0]: kind for kind in _ALL
 }
 
 
 @dataclass(frozen=True)
-class BuildOptions:
-    """Options of the command line; None is "not given", and the monitor's own value holds.
+class _Named:
+    """What a spec names: a kind, the name behind the colon, and what the catalogue says."""
 
-    Attributes
-    ----------
-    prompt : str
-        Name of a monitor prompt, or path of a prompt file.
-    read : str
-        How a language model is read: "logits" of the answer's first token, or generated "text".
-    revision, dtype, device, quantization, adapter, adapter_revision : str
-        How a checkpoint is loaded, see :func:`monitorlab.monitors.causal.load_causal`.
-    max_tokens : int
-        Longest reply, in tokens.
-    temperature : float
-        Of sampling; 0 is greedy.
-    thinking : bool
-        Let the model think before it answers.
-    base_url, key_variable : str
-        Address of an API, and the environment variable that holds its key.
-    workers : int
-        Calls at once.
-    requests_per_minute, tokens_per_minute, cost_cap_usd : float
-        Limits of an API.
-    input_price, output_price : float
-        USD per million tokens.
-    seed : int
-        Of the coin, and of sampling.
-    """
-
-    prompt: str | None = None
-    read: str | None = None
-    revision: str | None = None
-    dtype: str | None = None
-    device: str | None = None
-    quantization: str | None = None
-    adapter: str | None = None
-    adapter_revision: str | None = None
-    max_tokens: int | None = None
-    temperature: float | None = None
-    thinking: bool | None = None
-    base_url: str | None = None
-    key_variable: str | None = None
-    workers: int | None = None
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    cost_cap_usd: float | None = None
-    input_price: float | None = None
-    output_price: float | None = None
-    seed: int | None = None
-
-    def given(self, *names: str) -> dict[str, Any]:
-        """Return those of the named options that are given; all options if none is named."""
-        chosen = names or tuple(field.name for field in fields(self))
-        return {name: value for name in chosen if (value := getattr(self, name)) is not None}
+    kind: Kind
+    rest: str
+    title: str = ""
+    listed: Mapping[str, Any] = field(default_factory=dict)
 
 
-def build_monitor(spec: str, options: BuildOptions | None = None) -> Monitor:
+def build_monitor(spec: str, *settings: Mapping[str, object]) -> Monitor:
     """Make the monitor that `spec` names.
 
     Parameters
     ----------
     spec : str
-        One of `SPECS`, or a key of ``data/monitors.toml``.
-    options : BuildOptions, optional
-        What else the command said.
+        As in `KINDS`, or a key of ``data/monitors.toml``; settings may follow, as on a command
+        line: ``api:MODEL -o base_url=http://127.0.0.1:8000/v1 -o timeout_s=30``.
+    *settings : mapping of str to object
+        Settings of that kind by name. A text is read as the type of its setting. Several may hold
+        the same name only with the same value.
+
+    Returns
+    -------
+    Monitor
+        Its attribute `OWN_NAME` is the name that its settings make, also if another one was given.
 
     Raises
     ------
     MonitorError
-        For an unknown spec, an option that means nothing to this kind, or whatever the kind needs
-        and does not find.
+        For an unknown spec, a setting that means nothing to this kind or has another type, or
+        whatever the kind needs and does not find.
     """
-    options = options or BuildOptions()
-    kind, _, rest = spec.partition(":")
-    if kind in ("hf", "api", "words", "encoder", "classifier") and not rest:
-        raise MonitorError(f"{spec!r} lacks a name: expected "
-                           f"{next(known for known in SPECS if known.startswith(kind + ':'))}")
-    if kind == "hf":
-        return _checkpoint(rest, options)
-    if kind == "api":
-        return _api(rest, options)
-    if kind in ("words", "encoder", "classifier"):
-        _refuse(options, kind, spec)
-        return _learned(kind, Path(rest).expanduser(), options)
-    if rest and _names_function(spec):
-        return _function(spec, options)
-    if spec in SPECS:
-        _refuse(options, spec, spec)
-        return _simple(spec, options)
-    return _listed(spec, options)
+    spec, said = split_spec(spec)
+    named = _find(spec)
+    known = named.kind.settings()
+    given = _given(named, spec, known, (said, *settings))
+    listed = _listed_settings(named, known, given)
+    wanted = str(given.pop("name", "")).strip()
+    monitor = _built(named, known, listed | given)
+    usual = {name: setting.default for name, setting in known.items()} | listed
+    parts = [_title(named, monitor), *_differences(monitor, given, usual, list(known))]
+    object.__setattr__(monitor, OWN_NAME, ", ".join(parts))
+    object.__setattr__(monitor, "name", wanted or ", ".join(parts))
+    return monitor
 
 
-def _refuse(options: BuildOptions, kind: str, spec: str) -> None:
-    """Raise for an option that this kind would pass over in silence."""
-    used = _USED.get(kind, ())
-    ignored = [name for name in options.given() if name not in used]
-    if ignored:
-        raise MonitorError(f"the option {ignored[0]} means nothing to {spec}; it takes "
-                           f"{', '.join(used) or 'no options'}")
+def split_spec(text: str) -> tuple[str, dict[str, str]]:
+    """Split the words of a monitor into its spec and the settings behind it.
+
+    Raises
+    ------
+    MonitorError
+        If there are settings and something that is none, or a quotation mark without its match.
+    """
+    if not _OPTION.search(text):
+        return text, {}
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise MonitorError(f"the words of the monitor cannot be split ({error}): quote a setting "
+                           "with blanks as 'NAME=VALUE'") from None
+    spec, assignments, rest = words[0], [], words[1:]
+    while rest:
+        word = rest.pop(0)
+        found = re.fullmatch(r"(?:--option=?|-o)(.*)", word, re.DOTALL)
+        if found is None or not (found[1] or rest):
+            raise MonitorError(f"{word!r} behind the monitor is no setting: expected "
+                               "SPEC -o NAME=VALUE ..., and quotation marks around blanks")
+        assignments.append(found[1] or rest.pop(0))
+    try:
+        return spec, split_assignments(assignments)
+    except ParameterError as error:
+        raise MonitorError(f"settings of {spec}: {error}") from None
 
 
-def _simple(spec: str, options: BuildOptions) -> Monitor:
-    if spec == "checks":
-        from monitorlab.monitors.checks import ProgramChecks
+def causal(
+    name: str, *, prompt: str = "direct", read: Reading = "logits", **settings: Any
+) -> Monitor:
+    """Load a causal language model as a monitor.
 
-        return ProgramChecks()
-    from monitorlab.monitors.rules import Coin, Constant, CueFollower, Keywords
+    Parameters
+    ----------
+    name : str
+        On the hub, or a folder.
+    prompt : str
+        Monitor prompt, by name or file.
+    read : {"logits", "text"}
+        The verdict is read from the logits of the next word, or from a generated reply.
+    **settings
+        Of `load_causal`, and of `LogitMonitor` or `TextMonitor`.
 
-    if spec == "coin":
-        return Coin(options.seed or 0)
-    if spec == "keywords":
-        return Keywords()
-    return CueFollower() if spec == "cue" else Constant(spec == "always")
-
-
-def _learned(kind: str, folder: Path, options: BuildOptions) -> Monitor:
-    if kind == "classifier":
-        from monitorlab.monitors.classifier import ClassifierMonitor
-
-        return ClassifierMonitor.load(folder, **options.given("dtype", "device"))
-    if kind == "words":
-        from monitorlab.monitors.learned import WordMonitor
-
-        return WordMonitor.load(folder)
-    from monitorlab.monitors.encoder import EncoderMonitor
-
-    return EncoderMonitor.load(folder)
-
-
-def _checkpoint(name: str, options: BuildOptions, title: str = "", thinks: bool = False) -> Monitor:
-    _refuse(options, "hf", f"hf:{name}")
-    logits = _read(options, "logits") == "logits"
-    needless = list(options.given("max_tokens", "temperature", "thinking", "seed"))
-    if logits and needless:
-        raise MonitorError(f"the option {needless[0]} needs a generated reply: add --read text")
+    Raises
+    ------
+    MonitorError
+        If it cannot be loaded, or a setting belongs to the other way of reading.
+    """
     from monitorlab.monitors.causal import LogitMonitor, TextMonitor
     from monitorlab.monitors.causal_loading import load_causal
     from monitorlab.monitors.prompts import load_prompt
     from monitorlab.signals.scorers import ScorerError
 
-    prompt = load_prompt(options.prompt or PROMPT)
+    loading = {key: settings.pop(key) for key in settings_of(load_causal) if key in settings}
+    reader: type[LogitMonitor | TextMonitor] = LogitMonitor if read == "logits" else TextMonitor
+    if needless := [key for key in settings if key not in settings_of(reader)]:
+        needs = ("needs a generated reply: add --read text" if read == "logits" else
+                 "is of the logits: add --read logits")
+        raise MonitorError(f"the option {needless[0]} {needs}")
+    words = load_prompt(prompt)
     try:
-        if _is_finetuned_adapter(name):
-            checkpoint = _finetuned(name, options)
-        else:
-            checkpoint = load_causal(name, options.revision or "", **options.given(*_LOADING))
+        adapted = _is_finetuned_adapter(name)
+        checkpoint = _finetuned(name, loading) if adapted else load_causal(name, **loading)
     except ScorerError as error:
         raise MonitorError(str(error)) from error
-    if logits:
-        return LogitMonitor(checkpoint, prompt, name=title)
-    asked = {"thinking": thinks, **options.given("thinking", "temperature", "seed")}
-    if options.max_tokens is not None:
-        asked["max_new_tokens"] = options.max_tokens
-    return TextMonitor(checkpoint, prompt, name=title, **asked)
+    return reader(checkpoint, words, **settings)
 
 
-def _is_finetuned_adapter(name: str) -> bool:
-    """Whether a folder holds an adapter alone that `finetune` wrote, with the name of its base."""
-    folder = Path(name)
-    return all((folder / file).is_file() for file in ("training.json", "adapter_config.json"))
+def api(model: str, *, prompt: str = "direct", read: Reading = "text", **settings: Any) -> Monitor:
+    """Make a monitor of a model behind an API.
 
+    Parameters
+    ----------
+    model : str
+        As the server calls it.
+    prompt : str
+        Monitor prompt, by name or file.
+    read : {"logits", "text"}
+        The verdict is read from the reply; with logits, its score from their log-probabilities.
+    **settings
+        Of `ApiMonitor`.
 
-def _finetuned(name: str, options: BuildOptions) -> Checkpoint:
-    """Adapter of `finetune` on the base that it was trained on."""
-    from monitorlab.finetuning.saved import load_finetuned
-
-    if needless := list(options.given("revision", "quantization", "adapter", "adapter_revision")):
-        raise MonitorError(f"the option {needless[0]} means nothing to hf:{name}, which is an "
-                           f"adapter itself: give the base and --adapter {name}")
-    try:
-        return load_finetuned(Path(name), **options.given("dtype", "device"))
-    except MonitorError as error:
-        raise MonitorError(f"{error}. Or give both: --monitor hf:BASE --adapter {name}") from error
-
-
-def _api(model: str, options: BuildOptions, listed: Mapping[str, Any] | None = None) -> Monitor:
-    """A model behind an API; what the command says goes before what the catalogue says."""
-    _refuse(options, "api", f"api:{model}")
-    logprobs = _read(options, "text") == "logits"
+    Raises
+    ------
+    MonitorError
+        For a missing key and settings that cannot be used.
+    """
     from monitorlab.monitors.api import ApiMonitor
     from monitorlab.monitors.prompts import load_prompt
 
-    given = options.given("base_url", "key_variable", "max_tokens", "temperature", "seed", *_LIMITS)
-    prompt = load_prompt(options.prompt or PROMPT)
-    return ApiMonitor(model, prompt, logprobs=logprobs, **{**(listed or {}), **given})
+    if read == "logits" and not settings.setdefault("logprobs", True):
+        raise MonitorError("--read logits needs log-probabilities: leave logprobs=false out")
+    return ApiMonitor(model, load_prompt(prompt), **settings)
 
 
-def _read(options: BuildOptions, default: str) -> str:
-    read = options.read or default
-    if read not in READS:
-        raise MonitorError(f"read is {read!r}, expected one of {', '.join(READS)}")
-    return read
+def _find(spec: str) -> _Named:
+    """Say what a spec names."""
+    from monitorlab.monitors.catalogue import API, load_catalogue
+
+    head, _, rest = spec.partition(":")
+    kind = KINDS.get(head)
+    if kind is not None and ":" in kind.spec:
+        if not rest:
+            raise MonitorError(f"{spec!r} lacks a name: expected {kind.spec}")
+        return _Named(kind, rest)
+    if rest and _names_function(spec):
+        return _Named(KINDS[FUNCTION], spec)
+    if kind is not None and spec == head:
+        return _Named(kind, "")
+    catalogue = load_catalogue()
+    entry = catalogue.get(spec)
+    if entry is None:
+        raise _unknown(spec, list(catalogue))
+    listed = dict(entry.settings)
+    if entry.access == API:
+        return _Named(KINDS["api"], entry.identifier, entry.key, listed)
+    return _Named(KINDS["hf"], entry.identifier, entry.key, {"thinking": entry.thinking, **listed})
 
 
 def _names_function(spec: str) -> bool:
@@ -243,25 +272,145 @@ def _names_function(spec: str) -> bool:
                                     all(part.isidentifier() for part in place.split(".")))
 
 
-def _function(spec: str, options: BuildOptions) -> Monitor:
-    _refuse(options, "function", spec)
-    from monitorlab.monitors.functions import FunctionMonitor
+def _given(
+    named: _Named, spec: str, known: Mapping[str, Setting], sources: Sequence[Mapping[str, object]]
+) -> dict[str, Any]:
+    """Read what was given; what a function may take besides, it reads itself."""
+    other = named.kind.other_names
+    pairs = [{other.get(name, name): value} for source in sources for name, value in source.items()]
+    if named.kind is KINDS[FUNCTION]:
+        own = {name: Setting(name, (Any,), REQUIRED, "") for pair in pairs for name in pair}
+        known = own | dict(known)
+    try:
+        return read_settings(known, spec, *pairs)
+    except ParameterError as error:
+        raise MonitorError(str(error)) from None
 
-    return FunctionMonitor(spec, **options.given("workers"))
+
+def _listed_settings(
+    named: _Named, known: Mapping[str, Setting], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Settings of the catalogue; a model thinks as listed where it writes its reply."""
+    listed = dict(named.listed)
+    if "text" not in (given.get("read"), listed.get("read")):
+        listed.pop("thinking", None)
+    try:
+        return read_settings(known, named.title, listed)
+    except ParameterError as error:
+        raise MonitorError(f"data/monitors.toml, {named.title}.settings: {error}") from None
 
 
-def _listed(spec: str, options: BuildOptions) -> Monitor:
-    """A monitor of the catalogue."""
-    from monitorlab.monitors.catalogue import API, load_catalogue
+def _built(named: _Named, known: Mapping[str, Setting], values: Mapping[str, Any]) -> Monitor:
+    kind = named.kind
+    first = kind.built()[0]
+    if kind is KINDS[FUNCTION]:
+        own = {name: value for name, value in values.items() if name not in known}
+        values = {name: value for name, value in values.items() if name in known}
+        return first(named.rest, **values, arguments=own)
+    folder = kind.spec.endswith(":FOLDER")
+    behind = [Path(named.rest).expanduser() if folder else named.rest] if named.rest else []
+    return first(*behind, **kind.fixed, **values)
 
-    catalogue = load_catalogue()
-    entry = catalogue.get(spec)
-    if entry is None:
-        raise _unknown(spec, list(catalogue))
-    if entry.access == API:
-        return _api(entry.identifier, options, entry.api_options())
-    pinned = replace(options, revision=options.revision or entry.revision)
-    return _checkpoint(entry.identifier, pinned, entry.key, entry.thinking)
+
+def _is_finetuned_adapter(name: str) -> bool:
+    """Whether a folder holds an adapter alone that `finetune` wrote, with the name of its base."""
+    folder = Path(name)
+    return all((folder / file).is_file() for file in ("training.json", "adapter_config.json"))
+
+
+def _finetuned(name: str, loading: Mapping[str, Any]) -> Checkpoint:
+    """Adapter of `finetune` on the base that it was trained on."""
+    from monitorlab.finetuning.saved import load_finetuned
+
+    if needless := [key for key in loading if key not in settings_of(load_finetuned)]:
+        raise MonitorError(f"the option {needless[0]} means nothing to hf:{name}, which is an "
+                           f"adapter itself: give the base and --adapter {name}")
+    try:
+        return load_finetuned(Path(name), **loading)
+    except MonitorError as error:
+        raise MonitorError(f"{error}. Or give both: --monitor hf:BASE --adapter {name}") from error
+
+
+def _title(named: _Named, monitor: Monitor) -> str:
+    """Return what a monitor is called whose settings are the usual ones."""
+    head, rest = named.kind.spec.partition(":")[0], named.rest
+    if named.title or not rest:
+        return named.title or monitor.name
+    if head in ("words", "encoder"):
+        return f"{monitor.name}, {_place(rest)}"
+    if named.kind is KINDS[FUNCTION]:
+        file, _, name = rest.rpartition(":")
+        return f"{_place(file)}:{name}" if file.endswith(".py") else rest
+    return _place(rest) if Path(rest).expanduser().is_dir() else rest
+
+
+def _differences(
+    monitor: Monitor, given: Mapping[str, Any], usual: Mapping[str, Any], order: Sequence[str]
+) -> list[str]:
+    """Return in words the settings that decide verdicts and are not the usual ones."""
+    settings = monitor.settings()
+    decided = _nodes(settings.get("arguments", settings))
+    ranks = {name: rank for rank, name in enumerate(order)}
+    found = []
+    for name in sorted(given, key=lambda name: (ranks.get(name, len(ranks)), name)):
+        if name == "prompt" and name in usual:
+            found += _other_prompt(given[name])
+        elif name in decided or (name in usual and name in _DECIDING):
+            plain = decided.get(name)  # an address as it is asked, and nothing secret in it
+            value = given[name] if plain is None or isinstance(plain, Mapping) else plain
+            if name not in usual or usual[name] not in (value, given[name]):
+                found.append(f"{name} {_shown(value)}")
+    return found
+
+
+def _nodes(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Every key in nested settings that has a value, also joined to the key above it."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if value is not None:
+            inner = _nodes(value, key) if isinstance(value, Mapping) else {}
+            found = {f"{above}_{key}": value} | inner | found | {key: value}
+    return found
+
+
+def _other_prompt(given: str) -> list[str]:
+    """Name the file of a prompt whose own name does not say which one it is."""
+    from monitorlab.monitors.prompts import PROMPT_FOLDER, load_prompt
+
+    if not given.endswith(".toml"):
+        return []
+    prompt, place = load_prompt(given), _place(given)
+    shipped = PROMPT_FOLDER / f"{prompt.name}.toml"
+    if shipped.is_file():
+        told = load_prompt(shipped).digest == prompt.digest
+    else:
+        told = place == f"{prompt.name}.toml"
+    return [] if told else [f"prompt {place}"]
+
+
+def _place(text: str) -> str:
+    """Return a path as seen from here; one elsewhere by its end and a digest of the whole."""
+    path = Path(os.path.abspath(Path(text).expanduser()))
+    here = Path.cwd()
+    if path != here and path.is_relative_to(here):
+        return path.relative_to(here).as_posix()
+    digest = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()[:6]
+    return f"{path.parent.name}/{path.name}-{digest}"
+
+
+def _shown(value: Any) -> str:
+    """Return a value as part of a name: short, on one line, different for different ones."""
+    if isinstance(value, str):
+        text = _place(value) if Path(value).is_dir() else value
+    else:
+        text = "none" if value is None else canonical_json(value)
+    if re.fullmatch(r"[0-9a-f]{40}", text):
+        return text[:10]
+    line = " ".join(text.split())
+    if line == text and len(text) <= _LONGEST:
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+    return f"{line[:_LONGEST - 8]}~{digest}"
 
 
 def list_monitors() -> str:
@@ -273,10 +422,43 @@ def list_monitors() -> str:
               for e in entries]
     head = ("monitor", "access", "identifier", "licence or terms")
     return "\n".join([
-        "Monitors of every kind:", *_aligned(list(SPECS.items())), "",
+        "Monitors of every kind:", *_aligned([(kind.spec, kind.about) for kind in _ALL]), "",
         "The monitors of the paper (data/monitors.toml):", *_aligned([head, *listed]), "",
         "* not seen in the publisher's documentation: check it before you spend on it",
+        "Settings of one of them (-o NAME=VALUE): python -m monitorlab monitors NAME, such as api",
     ])
+
+
+def list_settings(spec: str) -> str:
+    """Return the settings of a kind, or of a monitor, with type, default and meaning.
+
+    Parameters
+    ----------
+    spec : str
+        A key of `KINDS`, or what `build_monitor` takes.
+
+    Raises
+    ------
+    MonitorError
+        For an unknown spec.
+    """
+    kind = KINDS.get(spec)
+    named = _Named(kind, "") if kind else _find(spec)
+    known = named.kind.settings()
+    if named.rest and named.kind is KINDS[FUNCTION]:
+        from monitorlab.monitors.functions import function_settings
+
+        known = function_settings(spec) | known
+    for name, value in _listed_settings(named, known, {"read": "text"}).items():
+        known[name] = replace(known[name], default=value)
+    if named.kind is KINDS["hf"]:
+        shared = settings_of(*named.kind.built()[:2])
+        for read, reader in zip(("logits", "text"), named.kind.built()[2:], strict=True):
+            for name in settings_of(reader).keys() - shared.keys() - {NAME.name}:
+                meaning = f"{known[name].meaning} Only with read={read}."
+                known[name] = replace(known[name], meaning=meaning)
+    return "\n".join([f"{spec}: {named.kind.about}. Settings, as -o NAME=VALUE:",
+                      *(setting.describe() for setting in known.values())])
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -286,13 +468,11 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _unknown(spec: str, listed: list[str]) -> MonitorError:
-    close = difflib.get_close_matches(spec.partition(":")[0].lower(), [*_kinds(), *listed], n=1)
+    kinds = [name for name in KINDS if name != FUNCTION]
+    close = difflib.get_close_matches(spec.partition(":")[0].lower(), [*kinds, *listed], n=1)
     hint = f" Is it {close[0]!r}?" if close else ""
     if os.sep in spec or spec.endswith(".py"):
         hint = " A checkpoint in a folder is hf:FOLDER, a function path/to/file.py:function."
-    return MonitorError(f"there is no monitor {spec!r}.{hint} Kinds: {', '.join(SPECS)}. In the "
+    return MonitorError(f"there is no monitor {spec!r}.{hint} Kinds: "
+                        f"{', '.join(kind.spec for kind in _ALL)}. In the "
                         f"catalogue: {', '.join(listed)}. More with: python -m monitorlab monitors")
-
-
-def _kinds() -> list[str]:
-    return [spec.partition(":")[0] for spec in SPECS if spec != "module:function"]

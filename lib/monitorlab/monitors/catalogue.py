@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,11 @@ from monitorlab.monitors.monitor import MonitorError
 
 CATALOGUE = Path(__file__).resolve().parents[3] / "data" / "monitors.toml"
 OPEN, API = "open", "api"
-_KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "bool": (bool,), "float": (int, float)}
-_ONLY = {"parameters_b": OPEN, "revision": OPEN, "base_url": API, "key_variable": API}
-_CHOICES = {
-    "access": (OPEN, API),
-    "identifier_from": ("paper name", "inferred"),
-    "limit_name": ("max_tokens", "max_completion_tokens"),
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,), "bool": (bool,), "float": (int, float), "Mapping[str, Any]": (dict,),
 }
+_CHOICES = {"access": (OPEN, API), "identifier_from": ("paper name", "inferred")}
+_NEEDED = {OPEN: (), API: ("base_url", "key_variable")}  # settings
 
 
 @dataclass(frozen=True)
@@ -48,14 +46,8 @@ class Entry:
         Whether it thinks before it answers when nothing is said about it.
     parameters_b : float
         Billions of parameters, all experts counted; 0 where unknown.
-    revision : str
-        Pinned commit on the hub; empty until somebody pins one.
-    base_url, key_variable : str
-        OpenAI-compatible address, and the environment variable with the key.
-    limit_name : str
-        How the API calls the longest reply.
-    own_temperature : bool
-        Whether the API accepts no temperature but its own.
+    settings : mapping of str to object
+        What `build_monitor` takes by name, such as the address of an API or a pinned revision.
     note : str
         What to know before use; may be empty.
     """
@@ -70,27 +62,8 @@ class Entry:
     license: str
     thinking: bool
     parameters_b: float = 0.0
-    revision: str = ""
-    base_url: str = ""
-    key_variable: str = ""
-    limit_name: str = "max_tokens"
-    own_temperature: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
-
-    def api_options(self) -> dict[str, Any]:
-        """Return what an `ApiMonitor` needs besides model and prompt.
-
-        Raises
-        ------
-        MonitorError
-            If the monitor has open weights.
-        """
-        if self.access != API:
-            raise MonitorError(f"{self.key} has open weights ({self.identifier}): load it, or "
-                               "serve it and name the server with base_url")
-        options = {"name": self.key, "base_url": self.base_url, "key_variable": self.key_variable,
-                   "limit_name": self.limit_name}
-        return options | ({"temperature": None} if self.own_temperature else {})
 
 
 @dataclass(frozen=True)
@@ -199,7 +172,7 @@ def _order(
 
 def _entry(key: str, values: Mapping[str, Any], path: Path) -> Entry:
     """Turn a table into an entry, or say which field is wrong."""
-    known = {field.name: field for field in fields(Entry) if field.name != "key"}
+    known = {one.name: one for one in fields(Entry) if one.name != "key"}
     for name, value in values.items():
         if name not in known:
             raise MonitorError(f"{path}: {key}.{name} is unknown; known are {', '.join(known)}")
@@ -209,15 +182,13 @@ def _entry(key: str, values: Mapping[str, Any], path: Path) -> Entry:
         if value not in _CHOICES.get(name, (value,)):
             raise MonitorError(f"{path}: {key}.{name} is {value!r}, expected one of "
                                f"{', '.join(_CHOICES[name])}")
-    missing = [n for n, field in known.items() if field.default is MISSING and not _said(values, n)]
-    missing += [n for n in ("base_url", "key_variable") if values.get("access") == API
-                and not _said(values, n)]
+    missing = [n for n, one in known.items() if not _said(values, n)
+               and one.default is MISSING and one.default_factory is MISSING]
+    if not missing:
+        missing = [f"settings.{n}" for n in _NEEDED[values["access"]]
+                   if not _said(values.get("settings", {}), n)]
     if missing:
         raise MonitorError(f"{path}: {key}.{missing[0]} is missing; add it")
-    foreign = [n for n, access in _ONLY.items() if n in values and access != values["access"]]
-    if foreign:
-        raise MonitorError(f"{path}: {key}.{foreign[0]} means nothing with access "
-                           f"{values['access']!r}; take it out")
     return Entry(key, **values)
 
 

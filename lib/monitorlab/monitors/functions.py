@@ -34,6 +34,14 @@ from monitorlab.monitors.verdicts import (
     words_of,
     writable,
 )
+from monitorlab.pipeline.parameters import ParameterError
+from monitorlab.pipeline.settings import (
+    REQUIRED,
+    Setting,
+    read_settings,
+    signature_settings,
+    unknown,
+)
 
 EXPECTED = "True, False, a number in [0, 1], a dictionary with verdict or score, or a Verdict"
 SIGNATURE = "def {name}(request: str, response: str)"
@@ -56,11 +64,13 @@ class FunctionMonitor:
     workers : int
         Calls at once, in threads; more than 1 only helps a function that waits, such as for a
         server, and that may be called from several threads.
+    arguments : mapping of str to object, optional
+        Values of the function's further parameters, or texts that are read as their types.
 
     Raises
     ------
     MonitorError
-        If the function cannot be loaded or called with a request and a response.
+        If the function cannot be loaded or called with a request, a response and the arguments.
 
     Notes
     -----
@@ -72,20 +82,30 @@ class FunctionMonitor:
 
     prompt = NO_PROMPT
 
-    def __init__(self, spec: str, workers: int = 1) -> None:
+    def __init__(
+        self, spec: str, workers: int = 1, arguments: Mapping[str, object] | None = None
+    ) -> None:
         if workers < 1:
             raise MonitorError(f"workers is {workers}, expected at least 1")
         self.spec = spec
         self.workers = workers
-        module, name = _load(spec)
-        self._function = _callable(module, name, spec)
-        self._by_name = _by_name(self._function, name)
+        module, self.name = _load(spec)
+        self._function = _callable(module, self.name, spec)
+        known, arguments = _own_settings(self._function), arguments or {}
+        if stray := [key for key in arguments if key not in known]:
+            raise MonitorError(unknown(stray[0], ["name", "workers", *known], spec))
+        try:
+            given = read_settings(known, spec, arguments)
+        except ParameterError as error:
+            raise MonitorError(str(error)) from None
+        self.arguments = {key: value for key, value in given.items() if value != known[key].default}
+        self._by_name = _by_name(self._function, self.name, given)
         self._files = _source_files(module, self._function, spec)
-        self.name = name
 
     def settings(self) -> dict[str, Any]:
-        """Return the specification and the SHA-256 of the function's source files."""
-        return {"kind": "function", "spec": self.spec, "sources": sorted(self._files.values())}
+        """Specification, SHA-256 of the source files, and arguments other than the defaults."""
+        found = {"kind": "function", "spec": self.spec, "sources": sorted(self._files.values())}
+        return found | ({"arguments": self.arguments} if self.arguments else {})
 
     def units(self, samples: Sequence[Sample]) -> list[list[int]]:
         """One sample is one unit: an answer is stored as soon as it is there."""
@@ -102,9 +122,10 @@ class FunctionMonitor:
     def _judge(self, sample: Sample) -> Verdict:
         try:
             if self._by_name:
-                value = self._function(request=sample.request, response=sample.response)
+                texts = {"request": sample.request, "response": sample.response}
+                value = self._function(**texts, **self.arguments)
             else:
-                value = self._function(sample.request, sample.response)
+                value = self._function(sample.request, sample.response, **self.arguments)
         except MonitorStop:
             raise
         except (Exception, SystemExit) as error:  # a stray exit() must not end the whole run
@@ -112,7 +133,20 @@ class FunctionMonitor:
         try:
             return verdict_of(value)
         except AnswerError as error:
-            return failure(ERROR, f"{self.name} returned {error}")
+            own_name = self.spec.rpartition(":")[2]
+            return failure(ERROR, f"{own_name} returned {error}")
+
+
+def function_settings(spec: str) -> dict[str, Setting]:
+    """Return the parameters of a function besides request and response, as settings.
+
+    Raises
+    ------
+    MonitorError
+        If it cannot be loaded.
+    """
+    module, name = _load(spec)
+    return _own_settings(_callable(module, name, spec))
 
 
 def verdict_of(value: object) -> Verdict:
@@ -246,18 +280,32 @@ def _callable(module: ModuleType, name: str, spec: str) -> Callable[..., Any]:
     return function
 
 
-def _by_name(function: Callable[..., Any], name: str) -> bool:
+def _own_settings(function: Callable[..., Any]) -> dict[str, Setting]:
+    """Return what else may be given; without an annotation or a default it is a text."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:  # some compiled functions have none
+        return {}
+    texts = list(TEXTS) if set(TEXTS) <= set(parameters) else list(parameters)[:2]
+    found = signature_settings(function)
+    return {name: setting for name, setting in found.items() if name not in texts}
+
+
+def _by_name(function: Callable[..., Any], name: str, arguments: Mapping[str, object]) -> bool:
     """Whether request and response are given by name; raise if they cannot be given at all."""
     try:
         signature = inspect.signature(function)
-    except ValueError:  # some compiled functions have none
+    except ValueError:
         return False
     by_name = set(TEXTS) <= set(signature.parameters)
     try:
-        signature.bind(**TEXTS) if by_name else signature.bind(*TEXTS)
+        signature.bind(*(() if by_name else TEXTS), **(TEXTS if by_name else {}), **arguments)
     except TypeError as error:
+        missing = [key for key, setting in _own_settings(function).items()
+                   if setting.default is REQUIRED and key not in arguments]
+        hint = f"give -o {missing[0]}=VALUE, or " if missing else ""
         raise MonitorError(f"{name}{signature} cannot be called with a request and a response "
-                           f"({error}): write it as {SIGNATURE.format(name=name)}") from None
+                           f"({error}): {hint}write it as {SIGNATURE.format(name=name)}") from None
     return by_name
 
 

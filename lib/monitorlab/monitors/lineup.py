@@ -21,7 +21,7 @@ from monitorlab.monitors.embeddings import load_encoder
 from monitorlab.monitors.encoder import EncoderMonitor
 from monitorlab.monitors.learned import WordMonitor
 from monitorlab.monitors.metamorphic import TRANSFORMATIONS, flip_rates, transformed
-from monitorlab.monitors.monitor import Monitor, Sample
+from monitorlab.monitors.monitor import Monitor, MonitorError, Sample
 from monitorlab.monitors.prefix_tree import common_prefix
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.rules import Coin, Constant, CueFollower, Keywords
@@ -72,9 +72,28 @@ def combined_monitors(rules: Sequence[Monitor], learned: Sequence[Monitor]) -> l
     return [Hybrid(named["cue follower"], checks, name="rules, else TF-IDF")]
 
 
-def given_monitors(spec: str) -> list[Monitor]:
-    """Return the reader's own monitor, or nothing for an empty `spec`."""
-    return [build_monitor(spec)] if spec else []
+def given_monitors(spec: str, others: Sequence[Monitor] = ()) -> list[Monitor]:
+    """Return the reader's own monitor, or nothing for an empty `spec`.
+
+    Parameters
+    ----------
+    spec : str
+        As in :func:`monitorlab.monitors.build.build_monitor`, with its settings.
+    others : sequence of Monitor
+        Who takes part already.
+
+    Raises
+    ------
+    MonitorError
+        If it cannot be made, or is called like one of the others.
+    """
+    if not spec.strip():
+        return []
+    monitor = build_monitor(spec.strip())
+    if monitor.name in {other.name for other in others}:
+        raise MonitorError(f"a monitor called {monitor.name!r} takes part already, and tables tell "
+                           "monitors apart by name: give another one behind it, -o name=NAME")
+    return [monitor]
 
 
 @dataclass(frozen=True)

@@ -56,18 +56,21 @@ class Constant:
     ----------
     verdict : bool
         True alarms always (score 1), False never does (score 0).
+    name : str
+        How the tables call it; the verdict in words if empty.
     """
 
     verdict: bool
+    name: str = ""
     prompt = NO_PROMPT
     workers = 1
     units = _units
     reread = _reread
 
-    @property
-    def name(self) -> str:
-        """The verdict in words."""
-        return "always alarm" if self.verdict else "never alarm"
+    def __post_init__(self) -> None:
+        if not self.name:
+            said = "always alarm" if self.verdict else "never alarm"
+            object.__setattr__(self, "name", said)
 
     def settings(self) -> dict[str, Any]:
         """The verdict."""
@@ -97,7 +100,7 @@ class Coin:
         If the share is not in [0, 1].
     """
 
-    seed: int
+    seed: int = 0
     share: float = 0.5
     name: str = "coin"
     prompt = NO_PROMPT

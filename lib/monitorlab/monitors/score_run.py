@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,10 +17,19 @@ import pyarrow.parquet as pq
 
 from monitorlab import __version__
 from monitorlab.evaluation.rates import FACTS, join, rates
-from monitorlab.monitors.monitor import NO_PROMPT, Monitor, MonitorError, request_key, samples_of
+from monitorlab.monitors.advice import advise, error_advice
+from monitorlab.monitors.build import OWN_NAME
+from monitorlab.monitors.monitor import (
+    NO_PROMPT,
+    Monitor,
+    MonitorError,
+    MonitorStop,
+    request_key,
+    samples_of,
+)
 from monitorlab.monitors.scoring import PATIENCE, ScoringError, score
 from monitorlab.monitors.store import VerdictStore
-from monitorlab.monitors.verdicts import ERROR
+from monitorlab.monitors.verdicts import ERROR, PARSED
 from monitorlab.pipeline.digests import digest_file
 from monitorlab.pipeline.files import pretty_json, write_file_atomic, write_text_atomic
 from monitorlab.pipeline.sources import project_root
@@ -27,6 +37,8 @@ from monitorlab.pipeline.tables import STATUSES, VERDICTS
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
 AMOUNTS = ("input_tokens", "output_tokens", "cost_usd", "seconds")
+LONGEST_NAME = 120  # characters of a file's name
+DIFFERENCES = 3  # settings that a message compares
 
 
 @dataclass(frozen=True)
@@ -41,13 +53,16 @@ class Request:
         Table of verdicts, ``.csv``, ``.jsonl`` or ``.parquet``; by default
         ``verdicts/SAMPLES-MONITOR.csv``. Its manifest is beside it, with ``.json`` added.
     store : Path or None
-        File of stored answers; by default ``data/cache/verdicts/MONITOR.jsonl`` of the project.
+        File of stored answers; by default ``data/cache/verdicts/MONITOR.jsonl`` of the project,
+        whatever name the monitor was given.
     draws : int
         How often to ask about each sample.
     patience : int
         Samples, or batches, that may fail one after another before scoring is given up.
     limit : int
         Only the first samples; 0 is all.
+    force : bool
+        Replace a table also if it was made otherwise, see :func:`score_file`.
 
     Raises
     ------
@@ -61,6 +76,7 @@ class Request:
     draws: int = 1
     patience: int = PATIENCE
     limit: int = 0
+    force: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("draws", 1), ("patience", 1), ("limit", 0)):
@@ -90,6 +106,8 @@ class Summary:
         and ``seconds`` (of calls, those of earlier runs included).
     rates : dict of str to float
         A row of :func:`monitorlab.evaluation.rates.rates`; empty if the samples have no labels.
+    advice : tuple of str
+        A line per status that is no verdict.
     """
 
     out: Path
@@ -100,6 +118,12 @@ class Summary:
     known: int
     totals: dict[str, float]
     rates: dict[str, float]
+    advice: tuple[str, ...] = ()
+
+    @property
+    def parsed(self) -> int:
+        """Verdicts that could be read."""
+        return self.statuses[PARSED]
 
 
 def score_file(
@@ -112,6 +136,10 @@ def score_file(
 
     The table has the schema ``verdicts``, sorted by sample_id. Its column ``seconds`` is empty, so
     that a second run gives the same bytes; times are in the store and in the manifest.
+
+    A table that is there already is replaced if its manifest says that the same settings made it
+    from the same samples; from a file that has changed, if no verdict in it would be lost. Anything
+    else is kept, unless `request` forces it.
 
     Parameters
     ----------
@@ -127,45 +155,56 @@ def score_file(
     Raises
     ------
     MonitorError
-        If an output would replace an input or another output.
+        If an output would replace an input, another output, or a table that was made otherwise.
     ScoringError
         If scoring stopped early; what arrived is in the store.
     """
     out = request.out or Path("verdicts") / f"{request.samples.stem}-{slug(monitor)}.csv"
-    store_path = request.store or verdicts_folder() / f"{slug(monitor)}.jsonl"
+    own_name = getattr(monitor, OWN_NAME, monitor.name)  # the same settings share their answers
+    store_path = request.store or verdicts_folder() / f"{slug(monitor, own_name)}.jsonl"
     manifest = out.with_name(out.name + ".json")
     _check_places(request.samples, out, manifest, store_path)
-    frame = frame.head(request.limit) if request.limit else frame
+    asked = _plain_settings(monitor)  # a server may make the monitor change them on the way
+    _check_replaced(asked, frame, request, out, manifest)
+    judged = frame.head(request.limit) if request.limit else frame
     store = VerdictStore(store_path)
-    known = _known(monitor, frame, store, request.draws)
+    known = _known(monitor, judged, store, request.draws)
     if known:
-        report(f"{known:,} of {len(frame) * request.draws:,} verdicts are known from {store_path}")
-    patience = request.patience + _expected_errors(monitor, request, manifest)
-    table = _scored(monitor, frame, store, request, patience)
+        report(f"{known:,} of {len(judged) * request.draws:,} verdicts are known from {store_path}")
+    patience = request.patience + _expected_errors(asked, request, manifest)
+    table = _scored(monitor, judged, store, request, patience)
+    replies = {key: found.reply for key in table["request_hash"] if (found := store.get(key))}
     summary = Summary(
-        out=out, manifest=manifest, store=store_path, samples=len(frame), known=known,
+        out=out, manifest=manifest, store=store_path, samples=len(judged), known=known,
         statuses={status: int((table["status"] == status).sum()) for status in STATUSES},
         totals={name: float(table[name].sum()) for name in AMOUNTS if table[name].notna().any()},
-        rates=_rates(table, frame),
+        rates=_rates(table, judged), advice=tuple(advise(table, monitor.settings(), replies)),
     )
-    _write_table(table.assign(seconds=float("nan")), out)
-    write_text_atomic(manifest, pretty_json(_manifest(monitor, request, summary)))
+    _check_replaced(asked, frame, request, out, manifest)  # somebody may have been faster
+    with write_file_atomic(out) as temporary:
+        _write_table(table.assign(seconds=float("nan")), temporary, out.suffix.lower())
+        facts = _manifest(monitor, asked, request, summary, digest_file(temporary))
+        # Before the table: killed in between, the same command finds the table that it replaces.
+        write_text_atomic(manifest, pretty_json(facts))
     return summary
 
 
-def slug(monitor: Monitor) -> str:
-    """Name of a monitor and its prompt, fit for a file name."""
-    words = monitor.name if monitor.prompt == NO_PROMPT else f"{monitor.name}-{monitor.prompt}"
-    return re.sub(r"[^A-Za-z0-9._]+", "-", words).strip("-.").lower() or "monitor"
+def slug(monitor: Monitor, name: str = "") -> str:
+    """Name of a monitor (or another one for it) and its prompt, fit for a file name."""
+    name = name or monitor.name
+    words = name if monitor.prompt == NO_PROMPT else f"{name}-{monitor.prompt}"
+    text = re.sub(r"[^\w.]+", "-", words).strip("-.").lower() or "monitor"
+    if len(text) <= LONGEST_NAME:
+        return text
+    digest = hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{text[:LONGEST_NAME - 9]}-{digest}"
 
 
 def describe(summary: Summary) -> str:
     """Return the summary in a few lines for a terminal."""
     counts = ", ".join(f"{n:,} {status}" for status, n in summary.statuses.items() if n)
     lines = [f"{summary.samples:,} samples, {sum(summary.statuses.values()):,} verdicts: {counts}"]
-    if summary.statuses[ERROR]:
-        lines.append("  Errors count neither as alarm nor as benign; the column evidence says what "
-                     "happened. They are not stored: the same command asks again.")
+    lines += [f"  {line}" for line in summary.advice]
     lines += _rate_lines(summary.rates)
     totals = summary.totals
     if "input_tokens" in totals:
@@ -212,6 +251,79 @@ def _check_places(samples: Path, out: Path, manifest: Path, store: Path) -> None
         seen[place] = name
 
 
+def _check_replaced(
+    asked: Mapping[str, Any], frame: pd.DataFrame, request: Request, out: Path, manifest: Path
+) -> None:
+    """Refuse to replace what the same command would not bring back."""
+    if request.force or not (out.exists() or manifest.exists()):
+        return
+    way_out = "--name or --out makes another one, --force replaces it"
+    earlier = _read_manifest(manifest)
+    if earlier is None:
+        kept = out if out.exists() else manifest
+        raise MonitorError(f"{kept} is there, and {manifest.name} beside it does not say how it "
+                           f"was made: {way_out}")
+    differing = _differing(earlier.get("asked", earlier["settings"]), asked)
+    if differing:
+        raise MonitorError(f"{out} was made by {earlier['monitor']!r} with other settings "
+                           f"({'; '.join(differing)}): {way_out}")
+    if not out.exists():
+        return
+    if digest_file(out) not in (earlier["table"]["sha256"], earlier["table"].get("replaces")):
+        raise MonitorError(f"{out} was changed after it was written: {way_out}")
+    if earlier["samples"]["sha256"] != digest_file(request.samples):
+        draws = range(max(request.draws, earlier["samples"]["draws"]))
+        lost = set(_read_hashes(out)) - {
+            request_key(earlier["settings"], sample, draw)
+            for sample in samples_of(frame) for draw in draws
+        }
+        if lost:
+            raise MonitorError(f"{out} holds {len(lost):,} verdicts about samples that are not in "
+                               f"{request.samples}: {way_out}")
+
+
+def _read_manifest(path: Path) -> dict[str, Any] | None:
+    """Return the manifest of a table, or None if there is none that this module wrote."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        known = (found["monitor"], found["settings"].items(), found["samples"]["sha256"],
+                 int(found["samples"]["draws"]), found["table"]["sha256"],
+                 found["verdicts"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return dict(found) if known else None
+
+
+def _plain_settings(monitor: Monitor) -> dict[str, Any]:
+    """Settings as a manifest gives them back."""
+    return dict(json.loads(pretty_json(dict(monitor.settings()))))
+
+
+def _differing(there: Mapping[str, Any], here: Mapping[str, Any], above: str = "") -> list[str]:
+    """Return in words where two settings differ, at most a few."""
+    found: list[str] = []
+    for name in sorted({*there, *here}):
+        old, new = there.get(name, "none"), here.get(name, "none")
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differing(old, new, f"{above}{name}.")
+        elif old != new:
+            words = (json.dumps(value, ensure_ascii=False) for value in (old, new))
+            shown = [text if len(text) <= 40 else f"{text[:16]}..." for text in words]
+            found.append(f"{above}{name} {shown[0]} there, {shown[1]} here")
+    return found if len(found) <= DIFFERENCES else [*found[:DIFFERENCES - 1], "and more"]
+
+
+def _read_hashes(path: Path) -> list[str]:
+    """Return the column of request hashes of a table that this module wrote."""
+    if path.suffix.lower() == ".parquet":
+        table = pq.read_table(path, columns=["request_hash"])
+        return [str(key) for key in table["request_hash"].to_pylist()]
+    if path.suffix.lower() == ".csv":
+        return list(pd.read_csv(path, usecols=["request_hash"], dtype=str)["request_hash"])
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [str(json.loads(line)["request_hash"]) for line in lines]
+
+
 def _known(monitor: Monitor, frame: pd.DataFrame, store: VerdictStore, draws: int) -> int:
     if not len(store):
         return 0
@@ -219,19 +331,17 @@ def _known(monitor: Monitor, frame: pd.DataFrame, store: VerdictStore, draws: in
     return sum(request_key(settings, s, draw) in store for s in samples for draw in range(draws))
 
 
-def _expected_errors(monitor: Monitor, request: Request, manifest: Path) -> int:
+def _expected_errors(asked: Mapping[str, Any], request: Request, manifest: Path) -> int:
     """Errors in the table of an earlier run of the same command.
 
     Only they are left to ask now, one after another: that is no reason to give up.
     """
-    try:
-        earlier = json.loads(manifest.read_text(encoding="utf-8"))
-        asked = (earlier["settings"], earlier["samples"]["sha256"])
-        errors = int(earlier["verdicts"][ERROR])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0  # there is none, or it is not ours
-    settings = json.loads(pretty_json(dict(monitor.settings())))
-    return errors if asked == (settings, digest_file(request.samples)) else 0
+    earlier = _read_manifest(manifest)
+    if earlier is None:
+        return 0
+    before = (earlier.get("asked", earlier["settings"]), earlier["samples"]["sha256"])
+    same = before == (asked, digest_file(request.samples))
+    return int(earlier["verdicts"].get(ERROR, 0)) if same else 0
 
 
 def _scored(
@@ -242,10 +352,12 @@ def _scored(
                      patience=patience)
     except ScoringError as error:
         kept = _known(monitor, frame, store, request.draws)
+        stopped = isinstance(error.__cause__, MonitorStop)  # which says itself what to do
+        helps = "" if stopped else error_advice(str(error))
         raise ScoringError(
-            f"{error}. {kept:,} of {len(frame) * request.draws:,} verdicts are stored in "
-            f"{store.path}; the same command goes on from there. --patience "
-            "takes a larger number if many samples fail for a reason of their own."
+            f"{error}{f': {helps}' if helps else ''}. {kept:,} of {len(frame) * request.draws:,} "
+            f"verdicts are stored in {store.path}; the same command goes on from there. "
+            "--patience takes a larger number if many samples fail for a reason of their own."
         ) from error
 
 
@@ -258,21 +370,24 @@ def _rates(table: pd.DataFrame, frame: pd.DataFrame) -> dict[str, float]:
     return {str(name): value for name, value in row.items() if name not in ("name", *STATUSES)}
 
 
-def _write_table(table: pd.DataFrame, out: Path) -> None:
-    with write_file_atomic(out) as temporary:
-        if out.suffix.lower() == ".parquet":
-            arrow = pa.Table.from_pandas(table, schema=VERDICTS.arrow(), preserve_index=False)
-            pq.write_table(arrow, temporary, compression="zstd")
-        elif out.suffix.lower() == ".csv":
-            table.to_csv(temporary, index=False, lineterminator="\n")
-        else:
-            plain = table.astype(object).where(table.notna(), None).to_dict("records")
-            lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in plain)
-            temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
+def _write_table(table: pd.DataFrame, path: Path, ending: str) -> None:
+    if ending == ".parquet":
+        arrow = pa.Table.from_pandas(table, schema=VERDICTS.arrow(), preserve_index=False)
+        pq.write_table(arrow, path, compression="zstd")
+    elif ending == ".csv":
+        table.to_csv(path, index=False, lineterminator="\n")
+    else:
+        plain = table.astype(object).where(table.notna(), None).to_dict("records")
+        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in plain)
+        path.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
-def _manifest(monitor: Monitor, request: Request, summary: Summary) -> dict[str, Any]:
+def _manifest(
+    monitor: Monitor, asked: Mapping[str, Any], request: Request, summary: Summary, digest: str
+) -> dict[str, Any]:
     """Everything needed to say how a table was made; settings of a monitor hold no secret."""
+    settings = _plain_settings(monitor)
+    replaces = {"replaces": digest_file(summary.out)} if summary.out.exists() else {}
     verdicts = sum(summary.statuses.values())
     seconds = summary.totals.get("seconds")
     return {
@@ -280,10 +395,11 @@ def _manifest(monitor: Monitor, request: Request, summary: Summary) -> dict[str,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "monitor": monitor.name,
         "prompt": monitor.prompt,
-        "settings": dict(monitor.settings()),
+        "settings": settings,
+        **({} if settings == asked else {"asked": asked}),
         "samples": {"file": request.samples.name, "sha256": digest_file(request.samples),
                     "rows": summary.samples, "limit": request.limit, "draws": request.draws},
-        "table": {"file": summary.out.name, "sha256": digest_file(summary.out)},
+        "table": {"file": summary.out.name, "sha256": digest, **replaces},
         "verdicts": summary.statuses,
         "known_before": summary.known,
         "totals": summary.totals,
