@@ -372,7 +372,8 @@ def _exit_codes() -> dict[type[Exception], int]:
 
 
 def _stop(message: str, code: int) -> None:
-    typer.echo(f"error: {message}", err=True)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        typer.echo(f"error: {message}", err=True)
     raise typer.Exit(code)
 
 

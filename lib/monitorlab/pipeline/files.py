@@ -18,9 +18,10 @@ import numpy as np
 
 SEAL = "seal"
 FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_DISK = ("the disk is full; what could not be written is as it was before. Free some space and "
+             "run the same command again")
 # How a full disk reads in the text of an error; the last two are PyTorch's and safetensors' words.
-_FULL_WORDS = (*(os.strerror(number) for number in FULL), "the disk is full",
-               "failed writing file", "os error 28")
+_FULL_WORDS = (*(os.strerror(number) for number in FULL), "failed writing file", "os error 28")
 
 
 class DamagedFileError(ValueError):
@@ -39,9 +40,7 @@ def _explaining_full_disk(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        advice = ("the disk is full; what was there before is kept. Free some space and run the "
-                  "same command again")
-        raise OSError(error.errno, advice, str(path)) from error
+        raise OSError(error.errno, FULL_DISK, str(path)) from error
 
 
 @contextmanager

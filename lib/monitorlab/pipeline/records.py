@@ -37,6 +37,10 @@ from monitorlab.pipeline.runs import (
     read_manifest,
 )
 
+_WHY_AGAIN = {
+    "missing": "it has not been run yet", "failed": "its last execution failed",
+    "interrupted": "its last execution was interrupted",
+}
 _PART = re.compile(r"\.(?P<stem>.+)\.\d+\.part")
 
 
@@ -344,7 +348,7 @@ def why_run(
     state = next(s for s in states if s.notebook.stem == notebook.stem)
     done = state.record
     if state.status != "complete" or done is None:
-        return state.reason or f"it is {state.status}"
+        return _WHY_AGAIN.get(state.status, state.reason)
     changed = [f"{name} is {value!r}, was {done.parameters.get(name)!r}"
                for name, value in wanted.parameters.items() if done.parameters.get(name) != value]
     if changed:

@@ -26,7 +26,7 @@ from typing import Any
 
 from monitorlab.pipeline.artifacts import finished, unchanged_tables
 from monitorlab.pipeline.digests import digest_file, digest_project
-from monitorlab.pipeline.files import tells_of_full_disk
+from monitorlab.pipeline.files import FULL_DISK, tells_of_full_disk
 from monitorlab.pipeline.kernel import KERNEL_NAME, kernel_environment
 from monitorlab.pipeline.notebooks import Notebook, dependencies, with_inputs
 from monitorlab.pipeline.parameters import ParameterError, Value, check_parameters
@@ -70,14 +70,14 @@ class RunError(RuntimeError):
     record : Record
         The failed execution.
     path : Path
-        The executed notebook, with all outputs up to the failure; where none could be kept, an
-        earlier one or nothing.
+        The executed notebook, with all outputs up to the failure; where they could not be `kept`,
+        that of an earlier execution or nothing.
     """
 
-    def __init__(self, record: Record, path: Path) -> None:
+    def __init__(self, record: Record, path: Path, kept: bool = True) -> None:
         self.record = record
         self.path = path
-        super().__init__(_describe(record, path))
+        super().__init__(_describe(record, path if kept else None))
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def execute(
             with suppress(OSError):  # the disk is full, which the message says
                 write_record(options.runs, record)
     if record.failure:
-        raise RunError(record, target)
+        raise RunError(record, target, kept)
     return record
 
 
@@ -456,18 +456,17 @@ def _with_advice(failure: Failure | None, kept: bool, target: Path) -> Failure |
         return None
     message = failure.message[:_LONGEST_MESSAGE]
     if tells_of_full_disk(message):
-        message += (". Free some space, or set MONITORLAB_RUNS to a folder on another disk, and go "
-                    "on with: python -m monitorlab run --resume")
+        message += f": {FULL_DISK}"
     if not kept and target.is_file():
         message += " (the executed copy is that of an earlier execution)"
     return dataclasses.replace(failure, message=message)
 
 
-def _describe(record: Record, path: Path) -> str:
+def _describe(record: Record, path: Path | None) -> str:
     failure = record.failure or Failure(0, "", "Error", "unknown")
-    shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-    where = f"cell [{failure.cell}] `{failure.line}`" if failure.cell else "outside its cells"
-    lines = [f"{record.stem} failed in {where}", f"  {failure.error}: {failure.message}"]
-    if path.is_file():
+    where = f"in cell [{failure.cell}] `{failure.line}`" if failure.cell else "outside its cells"
+    lines = [f"{record.stem} failed {where}", f"  {failure.error}: {failure.message}"]
+    if path is not None:
+        shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
         lines.append(f"  executed up to there: {shown}")
     return "\n".join(lines)
