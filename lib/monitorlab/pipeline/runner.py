@@ -294,9 +294,8 @@ def _check_inputs(
             manifest = finished(folder, mine.profile or None, None if seed is None else int(seed))
             unchanged_tables(folder, manifest, notebook.reads)
         except ArtifactError as error:
-            raise ArtifactError(f"{notebook.stem} reads tables of {stem}: {error} With "
-                                "--with-inputs, what is missing or out of date is run first."
-                                ) from error
+            raise ArtifactError(f"{notebook.stem} reads tables of {stem} (--with-inputs runs "
+                                f"first what is missing or out of date): {error}") from error
 
 
 def _check_input_parameters(
