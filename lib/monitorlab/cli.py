@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -59,15 +61,24 @@ def run(
     timeout: Annotated[
         int, typer.Option(help="Seconds one cell may take, 0 for no limit.", min=0)
     ] = 3_600,
+    with_inputs: Annotated[bool, typer.Option(
+        "--with-inputs", help="Run first what these notebooks need and is not complete and fresh."
+    )] = False,
+    resume: Annotated[bool, typer.Option(
+        "--resume", help="Skip what is complete and fresh: same text, parameters, inputs, library."
+    )] = False,
 ) -> None:
     """Execute notebooks in order and keep their outputs."""
     with _expected_errors():
+        from monitorlab.pipeline.notebooks import select
         from monitorlab.pipeline.runner import Options, run_notebooks
 
-        selected = _selected(notebooks)
+        found = _discovered()
+        selected = select(found, notebooks or [])
         given = _given(profile, run_id, seed, parameter or [])
-        options = Options(cell_timeout=timeout, progress=sys.stderr.isatty(), report=typer.echo)
-        records = run_notebooks(selected, given, options)
+        options = Options(cell_timeout=timeout, progress=sys.stderr.isatty(), report=typer.echo,
+                          resume=resume, with_inputs=with_inputs)
+        records = run_notebooks(selected, given, options, among=found)
         actual = records[0].run_id if records else run_id
         typer.echo(f"Run {actual!r} is complete. Render it with: "
                    f"python -m monitorlab report --run-id {actual}")
@@ -87,17 +98,21 @@ def params(
 
 @app.command()
 def report(run_id: RunId = "default") -> None:
-    """Render a run to reports/RUN_ID/index.html."""
+    """Render a run to reports/RUN_ID/index.html; exit code 1 if a part of it cannot be read."""
     with _expected_errors():
+        from monitorlab.pipeline.notebooks import survey
         from monitorlab.pipeline.report import render_report
         from monitorlab.pipeline.runs import runs_folder
 
-        written = render_report(run_id, _discovered(), runs_folder(), _reports_folder())
+        found = survey(_notebooks_folder())
+        written = render_report(run_id, found, runs_folder(), _reports_folder())
         for problem in written.problems:
             typer.echo(f"formula shown as TeX source: {problem}", err=True)
         count = len(written.pages)
         pages = "1 page" if count == 1 else f"{count} pages"
         typer.echo(f"{pages}. Open {_relative(written.index)}")
+        if written.broken:
+            _stop("not all of it can be read:\n  " + "\n  ".join(written.broken), 1)
 
 
 @app.command()
@@ -106,6 +121,7 @@ def status(
 ) -> None:
     """Show which runs exist and how each notebook stands."""
     with _expected_errors():
+        from monitorlab.pipeline.notebooks import survey
         from monitorlab.pipeline.records import RunIdError, list_runs, run_states
         from monitorlab.pipeline.runs import runs_folder
 
@@ -116,7 +132,7 @@ def status(
             typer.echo("No runs yet. Make one with: python -m monitorlab run")
         for name in [run_id] if run_id else known:
             typer.echo(f"run {name}")
-            for state in run_states(runs, name, _discovered()):
+            for state in run_states(runs, name, survey(_notebooks_folder())):
                 typer.echo(_status_line(state))
 
 
@@ -319,17 +335,43 @@ def _expected_errors() -> Iterator[None]:
     from monitorlab.pipeline.notebooks import NotebookError
     from monitorlab.pipeline.parameters import ParameterError
 
+    stopped = [signal.SIGINT]
     try:
-        yield
+        with _ends_like_ctrl_c(stopped):
+            yield
     except (NotebookError, ParameterError) as error:
         _stop(str(error), 2)
     except KeyboardInterrupt:
-        _stop("interrupted; what ran so far is kept", 130)
+        _stop("interrupted; what ran so far is kept", 128 + stopped[-1])
     except Exception as error:
         for kind, code in _exit_codes().items():
             if isinstance(error, kind):
                 _stop(str(error), code)
         raise
+
+
+@contextlib.contextmanager
+def _ends_like_ctrl_c(stopped: list[signal.Signals]) -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does; `stopped` receives which it was.
+
+    A signal that is ignored (`nohup`) stays ignored.
+    """
+    def stop(number: int, _: object) -> None:
+        stopped.append(signal.Signals(number))
+        raise KeyboardInterrupt
+
+    ours = []
+    if threading.current_thread() is threading.main_thread():
+        names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        ours = [n for n in map(signal.Signals.__getitem__, names)
+                if signal.getsignal(n) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _exit_codes() -> dict[type[Exception], int]:
@@ -353,7 +395,8 @@ def _exit_codes() -> dict[type[Exception], int]:
 
 
 def _stop(message: str, code: int) -> None:
-    typer.echo(f"error: {message}", err=True)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        typer.echo(f"error: {message}", err=True)
     raise typer.Exit(code)
 
 

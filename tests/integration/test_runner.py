@@ -8,17 +8,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 
+from monitorlab.pipeline.artifacts import ArtifactError
 from monitorlab.pipeline.notebooks import Notebook, discover
 from monitorlab.pipeline.parameters import ParameterError
-from monitorlab.pipeline.records import executed_path, read_record, run_states
+from monitorlab.pipeline.records import executed_path, pick_up, read_record, run_states
 from monitorlab.pipeline.report import render_report
 from monitorlab.pipeline.runner import Options, RunError, run_notebooks
+from monitorlab.pipeline.runs import hold
 
 HEAD = """\
 # %% [markdown]
@@ -190,29 +194,88 @@ def test_a_dead_or_hanging_kernel_ends_soon(
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_ctrl_c_keeps_what_ran_and_says_interrupted(tmp_path: Path) -> None:
-    write_notebook(tmp_path / "notebooks", "06_a", "import time; time.sleep(60)")
-    (tmp_path / "reports").mkdir()
-    environment = dict(os.environ) | {"MONITORLAB_ROOT": str(tmp_path)}
+SLEEPS = """
+import os
+from pathlib import Path
+Path(os.environ["MONITORLAB_RUNS"], "kernel").write_text(str(os.getpid()))
+import time; time.sleep(600)
+"""
+
+
+@contextmanager
+def working(root: Path, *command: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Start the command line; yield the process and the number of its kernel, which sleeps."""
+    write_notebook(root / "notebooks", "06_a", SLEEPS)
+    environment = dict(os.environ) | {"MONITORLAB_ROOT": str(root)}
     environment.pop("MONITORLAB_RUNS", None)
     process = subprocess.Popen(
-        [sys.executable, "-m", "monitorlab", "run", "--run-id", "test"],
+        [*command, sys.executable, "-m", "monitorlab", "run", "--run-id", "test"],
         env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
     )
-    runs = tmp_path / "data" / "runs"
-    part = executed_path(runs, "test", "06_a").parent
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:  # until the cell before the sleeping one has been saved
-        saved = [p.read_text() for p in part.glob(".06_a.*.part/output.ipynb")]
-        if any("started 0.1" in text for text in saved):
-            break
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
-    assert process.returncode == 130, stderr
+    place, deadline = root / "data" / "runs" / "kernel", time.monotonic() + 60
+    try:
+        while not (place.is_file() and place.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        yield process, int(place.read_text())
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def assert_gone(process: int) -> None:
+    """Wait a little for a process to end; one that nobody has waited for counts as ended."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return
+        except FileNotFoundError:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"process {process} is still there")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_keeps_what_ran_and_says_interrupted(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with working(tmp_path) as (process, kernel):
+        process.send_signal(number)
+        time.sleep(0.2)
+        process.send_signal(number)  # an impatient second one
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, stderr
     assert "interrupted; what ran so far is kept" in stderr
     assert "Traceback" not in stderr
+    assert_gone(kernel)
+    runs = tmp_path / "data" / "runs"
     record = read_record(runs, "test", "06_a")
     assert record is not None
     assert record.status == "interrupted"
-    assert "started" in executed_path(runs, "test", "06_a").read_text()
+    assert record.failure is None and record.finished
+    copy = executed_path(runs, "test", "06_a")
+    assert "started 0.1" in copy.read_text()
+    assert sorted(path.name for path in copy.parent.iterdir()) == ["06_a.ipynb", "06_a.json"]
+
+
+def test_a_killed_runner_blocks_nobody_and_what_it_printed_is_picked_up(tmp_path: Path) -> None:
+    runs, notebooks = tmp_path / "data" / "runs", tmp_path / "notebooks"
+    with working(tmp_path, "nohup") as (process, kernel):
+        process.send_signal(signal.SIGHUP)  # which nohup lets nobody hear
+        with pytest.raises(ArtifactError, match=f"is being executed by process {process.pid} sin"):
+            run_notebooks(discover(notebooks), {"RUN_ID": "test"},
+                          Options(runs=runs, root=tmp_path))
+        (state,) = run_states(runs, "test", discover(notebooks))
+        assert (state.status, state.reason) == ("running", f"by process {process.pid}")
+        process.kill()
+        process.wait()
+    assert_gone(kernel)
+    (state,) = run_states(runs, "test", discover(notebooks))
+    assert state.status == "interrupted" and "the process that ran it is gone" in state.reason
+    (part,) = executed_path(runs, "test", "06_a").parent.glob(".06_a.*.part")
+    with hold(runs / "test"):  # nobody has to break the lock of the dead
+        pick_up(runs, "test")
+    assert not part.exists()
+    assert "started 0.1" in executed_path(runs, "test", "06_a").read_text()
+    assert [s.status for s in run_states(runs, "test", discover(notebooks))] == ["interrupted"]

@@ -1,5 +1,6 @@
 """Runs: what is read is complete, unchanged and up to date, or the error says what to run."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ from monitorlab.pipeline import digests
 from monitorlab.pipeline.artifacts import (
     ArtifactError,
     Run,
+    check_file,
     open_run,
     read_table,
     stale_inputs,
@@ -25,7 +27,7 @@ from monitorlab.pipeline.artifacts import (
 )
 from monitorlab.pipeline.checkpoints import checkpoint
 from monitorlab.pipeline.files import write_folder_atomic, write_text_atomic
-from monitorlab.pipeline.runs import read_manifest
+from monitorlab.pipeline.runs import hold, holder, mark, read_manifest
 from monitorlab.pipeline.schemas import SchemaError
 
 SIX, SEVEN, EIGHT = "06_step_signals", "07_online_monitoring", "08_shift"
@@ -135,10 +137,10 @@ def test_digests_depend_on_content_and_not_on_row_order_or_compression(tmp_path:
     first = finish(tmp_path).outputs["steps"]["digest"]
     assert finish(tmp_path, steps().iloc[::-1]).outputs["steps"]["digest"] == first
     assert finish(tmp_path, steps(0.51)).outputs["steps"]["digest"] != first
-    run = finish(tmp_path)
-    path = run.folder / "steps.parquet"
-    pq.write_table(pq.read_table(path), path, compression="none")
-    assert len(read_table(begin(tmp_path, SEVEN), SIX, "steps")) == 2
+    path = finish(tmp_path).folder / "steps.parquet"
+    pq.write_table(pq.read_table(path), tmp_path / "other.parquet", compression="none")
+    assert digests.digest_file(path) != digests.digest_file(tmp_path / "other.parquet")
+    assert digests.digest_table(pq.read_table(tmp_path / "other.parquet")) == first
 
 
 def test_text_digests_see_where_one_text_ends(tmp_path: Path) -> None:
@@ -202,7 +204,8 @@ def test_a_metric_is_a_finite_number(tmp_path: Path, value: Any) -> None:
 
 @pytest.mark.parametrize("options", [
     {"run_id": "../elsewhere"}, {"run_id": ""}, {"run_id": ".hidden"}, {"notebook": "a/b"},
-    {"seed": -1}, {"seed": 1.5}, {"profile": "huge"},
+    {"seed": -1}, {"seed": 1.5}, {"seed": True}, {"seed": "1"}, {"seed": 2**31},
+    {"profile": "huge"},
 ])
 def test_bad_names_and_seeds_are_refused_before_anything_is_made(
     tmp_path: Path, options: dict[str, Any]
@@ -284,19 +287,40 @@ def test_a_file_changed_afterwards_is_not_read(tmp_path: Path) -> None:
     assert "was changed after it was written" in refusal(tmp_path)
 
 
-def test_a_damaged_or_deleted_file_is_not_read(tmp_path: Path) -> None:
+def test_a_flipped_byte_of_a_table_is_always_the_one_error(tmp_path: Path) -> None:
     path = finish(tmp_path).folder / "steps.parquet"
-    path.write_bytes(path.read_bytes()[:200])
-    assert "not readable as parquet" in refusal(tmp_path)
+    whole, reader, said = path.read_bytes(), begin(tmp_path, SEVEN), set()
+    for place in (*range(0, len(whole), 53), len(whole) - 1):  # data, footer, magic words
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1:])
+        with pytest.raises(ArtifactError) as caught:
+            read_table(reader, SIX, "steps")
+        said.add(str(caught.value))
+    for cut in (b"", whole[:200], whole[:-1], whole + b" "):
+        path.write_bytes(cut)
+        said.add(refusal(tmp_path))
+    (only,) = said
+    assert only.startswith(f"table 'steps' of {SIX} was changed after it was written. Run the")
+    assert reader.inputs == {}
     path.unlink()
     assert "is gone, although its run is complete" in refusal(tmp_path)
 
 
-def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
-    run = finish(tmp_path)
-    for text in ('{"status"', "{}", "[]"):
-        (run.folder / "manifest.json").write_text(text)
-        assert "is not a manifest" in refusal(tmp_path)
+def test_a_flipped_byte_of_a_manifest_is_always_the_one_error(tmp_path: Path) -> None:
+    path = finish(tmp_path).folder / "manifest.json"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 5):
+        if whole[place:place + 1].isspace():  # not content
+            continue
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1:])
+        with pytest.raises(ArtifactError, match="manifest.json is not a manifest as it was writt"):
+            read_manifest(path.parent)
+    for text in (b"", b"{", b"[]", b"3", b'"text"', b"null", b"{}", b"\xff\xfe", whole[:-40],
+                 b"[" * 100_000, json.dumps({"status": "complete"}).encode()):
+        path.write_bytes(text)
+        message = refusal(tmp_path)
+        assert "is not a manifest as it was written" in message and len(message) < 600
+        with pytest.raises(ArtifactError, match="is not a manifest"):
+            stale_inputs(path.parent)
 
 
 def chain(root: Path) -> Run:
@@ -385,20 +409,70 @@ def test_a_crash_between_write_and_rename_keeps_the_old_file(
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_crash_while_a_table_is_written_leaves_no_table(
+def full_disk(_: object, path: Path | str, *__: object, **___: object) -> None:
+    Path(path).write_bytes(b"half")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+ADVICE = "the disk is full; .* as it was before. Free some space and run the same command again"
+
+
+def test_a_full_disk_leaves_the_table_that_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = begin(tmp_path)
+    write_table(run, "steps", steps())
+    before = dict(run.outputs)
+    monkeypatch.setattr(pq, "write_table", full_disk)
+    with pytest.raises(OSError, match=ADVICE) as caught:
+        write_table(run, "steps", steps(0.75))
+    assert caught.value.errno == errno.ENOSPC and "steps.parquet" in str(caught.value)
+    assert sorted(path.name for path in run.folder.iterdir()) == ["manifest.json", "steps.parquet"]
+    assert run.outputs == before
+    assert read_table(run, SIX, "steps")["score"].max() == 0.5
 
-    def crash(_: object, path: Path, **__: object) -> None:
-        path.write_bytes(b"PAR1 half")
-        raise OSError("disk full")
 
-    monkeypatch.setattr(pq, "write_table", crash)
-    with pytest.raises(OSError, match="disk full"):
-        write_table(run, "steps", steps())
-    assert [path.name for path in run.folder.iterdir()] == ["manifest.json"]
-    assert run.outputs == {}
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_explained_wherever_something_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    write_text_atomic(tmp_path / "a.txt", "old")
+    with write_folder_atomic(tmp_path / "model") as folder:
+        (folder / "weights").write_text("old")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    places = [("tempfile.mkstemp", "tempfile.mkdtemp"), ("os.replace", "os.rename")]
+    for place in places:
+        with monkeypatch.context() as patched:
+            for name in place:
+                patched.setattr(name, full)
+            with pytest.raises(OSError, match=ADVICE):
+                write_text_atomic(tmp_path / "a.txt", "new")
+            with pytest.raises(OSError, match=ADVICE), write_folder_atomic(tmp_path / "model"):
+                pass
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert (tmp_path / "model" / "weights").read_text() == "old"
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with write_folder_atomic(tmp_path / "model") as folder:
+        (folder / "weights").write_text("old")
+    rename = os.rename
+
+    def full(source: Path, target: Path) -> None:
+        if source.suffix == ".tmp":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(OSError, match=ADVICE), write_folder_atomic(tmp_path / "model") as folder:
+        (folder / "weights").write_text("new")
+    assert (tmp_path / "model" / "weights").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -554,3 +628,79 @@ def test_a_users_file_is_recorded_by_name_and_digest(tmp_path: Path) -> None:
         run.record_file(tmp_path / "nothere.csv")
     run.close()
     assert stale_inputs(run.folder) == []
+
+
+# Tables given by hand, and run folders with somebody in them
+
+
+def test_a_table_of_a_run_that_is_given_by_hand_passes_the_same_door(tmp_path: Path) -> None:
+    run = finish(tmp_path)
+    path = run.folder / "steps.parquet"
+    check_file(path)
+    mark(run.folder, "interrupted")
+    with pytest.raises(ArtifactError, match="did not finish .*'interrupted'"):
+        check_file(path)
+    finish(tmp_path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ArtifactError, match="was changed after it was written"):
+        check_file(path)
+    (tmp_path / "copy").mkdir()
+    path.rename(tmp_path / "copy" / "steps.parquet")
+    check_file(tmp_path / "copy" / "steps.parquet")  # nobody's run
+
+
+def test_a_mark_from_outside_keeps_the_rest_of_the_manifest(tmp_path: Path) -> None:
+    run = finish(tmp_path)
+    before = read_manifest(run.folder) or {}
+    mark(run.folder, "failed")
+    assert read_manifest(run.folder) == before | {"status": "failed"}
+    (run.folder / "manifest.json").write_text("{")
+    mark(run.folder, "complete")
+    assert (run.folder / "manifest.json").read_text() == "{"
+    mark(tmp_path / "nowhere", "failed")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def _hold(folder: Path, held: Any, done: Any) -> None:
+    with hold(folder):
+        held.set()
+        done.wait(20)
+
+
+def test_a_live_run_folder_names_its_process_and_a_dead_one_is_free(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "runs" / "default"
+    context = multiprocessing.get_context("fork")
+    held, done = context.Event(), context.Event()
+    worker = context.Process(target=_hold, args=(folder, held, done))
+    worker.start()
+    assert held.wait(20)
+    who = f"run 'default' is being executed by process {worker.pid} since 20"
+    assert (holder(folder) or {})["process"] == worker.pid
+    with pytest.raises(ArtifactError, match=who), hold(folder):
+        pass
+    with pytest.raises(ArtifactError, match=who):
+        begin(tmp_path)
+    with hold(folder.parent / "other"):
+        pass
+    begin(tmp_path, run_id="other")
+    worker.kill()
+    worker.join()
+    assert holder(folder) is None
+    with hold(folder):
+        assert (holder(folder) or {})["process"] == os.getpid()
+        begin(tmp_path)
+
+
+def test_a_kernel_of_the_runner_may_open_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "data" / "runs" / "default"
+    context = multiprocessing.get_context("fork")
+    held, done = context.Event(), context.Event()
+    worker = context.Process(target=_hold, args=(folder, held, done))
+    worker.start()
+    assert held.wait(20)
+    monkeypatch.setenv("MONITORLAB_RUNNER", str(worker.pid))
+    begin(tmp_path)
+    done.set()
+    worker.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import subprocess
 import sys
@@ -111,6 +112,9 @@ def test_params_show_type_default_and_meaning(project: Path) -> None:
         (["run", "--profile", "huge"], "unknown profile 'huge': expected one of tiny, cpu, gpu"),
         (["run", "--run-id", "../x"], "run id '../x' must be a folder name"),
         (["run", "--seed", "1", "-p", "SEED=2"], "SEED is given twice"),
+        (["run", "--seed", "-1"], "06_signals: seed is -1: expected a whole number from 0 to"),
+        (["run", "-p", "SEED=-1"], "06_signals: seed is -1: expected a whole number from 0 to"),
+        (["run", "--seed", "4294967296"], "seed is 4294967296: expected a whole number from 0"),
         (["params", "nope"], "no notebook 'nope'"),
         (["report", "--run-id", "nope"], "no run 'nope' to render. Runs: none yet"),
         (["status", "--run-id", "nope"], "no run 'nope'"),
@@ -161,6 +165,61 @@ def test_report_renders_and_names_the_page(project: Path) -> None:
     assert code == 0
     assert out == "1 page. Open reports/try/index.html\n"
     assert (project / "reports" / "try" / "06_signals.html").is_file()
+
+
+def test_one_broken_notebook_stops_neither_status_nor_report(project: Path) -> None:
+    write_execution(project, "complete")
+    (project / "notebooks" / "07_half.py").write_text("# %% [markdown]\n# # 7. Half\n# %% tags=5\n")
+    (project / "notebooks" / "08_half.py").write_bytes(b"\xff\xfe")
+    code, out, err = call("status")
+    assert (code, err) == (0, "")
+    assert "06_signals                       complete" in out
+    assert "07_half                          broken" in out
+    assert "08_half.py cannot be read: 'utf-8' codec" in out
+    code, out, err = call("report", "--run-id", "try")
+    assert code == 1
+    assert out == "1 page. Open reports/try/index.html\n"
+    assert "error: not all of it can be read:\n  07_half: 07_half.py cannot be read" in err
+    code, _, err = call("run", "6")
+    assert code == 2 and "07_half.py cannot be read" in err
+
+
+def test_one_broken_record_stops_neither_status_nor_report(project: Path) -> None:
+    write_execution(project, "complete")
+    path = project / "data" / "runs" / "try" / "executed" / "06_signals.json"
+    path.write_text("{")
+    code, out, _ = call("status")
+    assert code == 0
+    assert "06_signals                       broken" in out
+    assert "the record of its execution, 06_signals.json, is damaged" in out
+    code, out, err = call("report", "--run-id", "try")
+    assert code == 1 and out.startswith("0 pages. Open ")
+    assert "06_signals: the record of its execution, 06_signals.json, is damaged" in err
+
+
+def test_missing_inputs_are_named_before_a_kernel_starts(project: Path) -> None:
+    text = NOTEBOOK.replace("# 6.", "# 7.").replace("nothing", "`steps`").replace(
+        "Writes** `steps`", "Writes** `metrics`")
+    (project / "notebooks" / "07_online.py").write_text(text)
+    code, _, err = call("run", "7", "--run-id", "x", "--profile", "cpu")
+    assert code == 1
+    assert "07_online reads tables of 06_signals (--with-inputs runs first what is missing" in err
+    assert "Run it first: python -m monitorlab run 06 --profile cpu --run-id x\n" in err
+    assert not (project / "data" / "runs").exists()
+
+
+def test_a_full_disk_is_a_message_with_advice(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_execution(project, "complete")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.mkstemp", full)
+    code, _, err = call("report", "--run-id", "try")
+    assert code == 1
+    assert "the disk is full" in err and "Free some space and run the same command again" in err
 
 
 def test_the_readme_of_the_notebooks_is_generated(project: Path) -> None:

@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 from monitorlab.benchmark.construction import COUNTS
 from monitorlab.benchmark.export import ExportError, card, export_dataset, export_run
 from monitorlab.cli import app
+from monitorlab.pipeline.artifacts import ArtifactError, open_run, read_table, write_table
+from monitorlab.pipeline.runs import mark
 from monitorlab.pipeline.schemas import check
 from monitorlab.pipeline.tables import CELLS, SAMPLES
 
@@ -105,7 +107,7 @@ def test_a_foreign_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_foreign_project_is_refused_too(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text("# My thesis\n")
+    (tmp_path / "README.md").write_bytes(b"# My th\xe8se\n")
     (tmp_path / "chapter.tex").write_text("years of work")
     with pytest.raises(ExportError):
         export_dataset(table(), tmp_path, 7, METRICS)
@@ -146,40 +148,125 @@ def test_the_card_counts_the_samples_it_describes() -> None:
 # From a run
 
 
+ONE, TWO = "01_benchmark_construction", "02_annotation_and_audit"
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    folder = tmp_path / "runs" / "demo"
-    built, audited = folder / "01_benchmark_construction", folder / "02_annotation_and_audit"
-    for part in (built, audited):
-        part.mkdir(parents=True)
-        (part / "manifest.json").write_text(json.dumps({"seed": 41}))
-    (audited / "metrics.json").write_text(json.dumps(METRICS))
-    table().to_parquet(built / "samples.parquet")
-    return folder
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MONITORLAB_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs" / "demo"
 
 
-def test_a_run_is_exported_with_and_without_real_pairs(run: Path, tmp_path: Path) -> None:
-    assert export_run(run, tmp_path / "a") == len(table())
+def build(seed: int = 41, profile: str = "tiny", real: pd.DataFrame | None = None) -> None:
+    """Leave what notebook 01 leaves."""
+    with open_run(ONE, profile, "demo", seed) as run:
+        write_table(run, "samples", table(f"builtin{seed}"))
+        if real is not None:
+            write_table(run, "real_samples", real)
+
+
+def audit(
+    seed: int = 41, profile: str = "tiny", metrics: dict[str, float] | None = None
+) -> None:
+    """Leave what notebook 02 leaves."""
+    with open_run(TWO, profile, "demo", seed) as run:
+        read_table(run, ONE, "samples")
+        run.write_metrics(METRICS if metrics is None else metrics)
+
+
+def test_a_run_is_exported_with_and_without_real_pairs(runs: Path, tmp_path: Path) -> None:
+    build()
+    audit()
+    assert export_run(runs, tmp_path / "a") == len(table())
     assert "(seed 41)" in (tmp_path / "a" / "README.md").read_text()
+    same(load(tmp_path / "a")["dev"], table("builtin41", ("dev",)))
+    (runs / ONE / "real_samples.parquet").write_bytes(b"from nowhere")  # in no manifest
+    assert export_run(runs, tmp_path / "a") == len(table())
     real = table("real", ("test",))
-    real.to_parquet(run / "01_benchmark_construction" / "real_samples.parquet")
-    assert export_run(run, tmp_path / "b") == len(table()) + len(real)
+    build(real=real)
+    audit()
+    assert export_run(runs, tmp_path / "b") == len(table()) + len(real)
     same(load(tmp_path / "b", "real")["test"], real)
 
 
-@pytest.mark.parametrize("stem", ["01_benchmark_construction", "02_annotation_and_audit"])
-def test_an_unfinished_run_names_the_notebook(run: Path, tmp_path: Path, stem: str) -> None:
-    (run / stem / "manifest.json").unlink()
-    message = f"{stem} has not been run in run 'demo'.*monitorlab run {stem[:2]} --run-id demo"
-    with pytest.raises(ExportError, match=message):
-        export_run(run, tmp_path / "a")
+@pytest.mark.parametrize("stem", [ONE, TWO])
+def test_a_notebook_that_was_not_run_is_named(runs: Path, tmp_path: Path, stem: str) -> None:
+    build()
+    audit()
+    (runs / stem / "manifest.json").unlink()
+    message = f"{stem} has not been run in run 'demo'.*monitorlab run {stem[:2]} .*--run-id demo"
+    with pytest.raises(ArtifactError, match=message):
+        export_run(runs, tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 
-def test_the_command_exports_or_says_why_not(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stem", [ONE, TWO])
+@pytest.mark.parametrize("status", ["running", "failed", "interrupted"])
+def test_what_did_not_finish_is_not_published(
+    runs: Path, tmp_path: Path, stem: str, status: str
 ) -> None:
-    monkeypatch.setenv("MONITORLAB_RUNS", str(tmp_path / "runs"))
+    build()
+    audit()
+    mark(runs / stem, status)
+    message = f"{stem} did not finish in run 'demo' .status '{status}'.*monitorlab run {stem[:2]} "
+    with pytest.raises(ArtifactError, match=message):
+        export_run(runs, tmp_path / "a")
+
+
+def test_an_audit_of_other_samples_is_never_on_the_card(runs: Path, tmp_path: Path) -> None:
+    build()
+    audit()
+    build(7)
+    with pytest.raises(ArtifactError, match=f"{TWO} was run with seed 41, this one has 7.*run 02"):
+        export_run(runs, tmp_path / "a")
+    build(7)
+    audit(7)
+    with open_run(ONE, "tiny", "demo", 7) as run:
+        write_table(run, "samples", table("other"))
+    with pytest.raises(ArtifactError, match=f"{TWO} is stale: {TWO} read an older 'samples'"):
+        export_run(runs, tmp_path / "a")
+    with open_run(TWO, "tiny", "demo", 7) as run:
+        run.write_metrics(METRICS)
+    with pytest.raises(ExportError, match=f"{TWO} did not read the samples of this run. Run it"):
+        export_run(runs, tmp_path / "a")
+    audit(7, metrics={"agreement.kappa": 1.0})
+    with pytest.raises(ExportError, match=f"{TWO} recorded no probe.spv_code.length. Run it"):
+        export_run(runs, tmp_path / "a")
+    build(7, "cpu")
+    with pytest.raises(ArtifactError, match=f"{TWO} was run with profile 'tiny', .* 'cpu'"):
+        export_run(runs, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "gone", "metrics", "manifest"])
+def test_what_was_changed_is_not_published(runs: Path, tmp_path: Path, damage: str) -> None:
+    build()
+    audit()
+    path = runs / ONE / "samples.parquet"
+    whole = path.read_bytes()
+    if damage == "metrics":  # the figures come from the manifest, which is sealed
+        (runs / TWO / "metrics.json").write_text(json.dumps(dict.fromkeys(METRICS, 0.99)))
+        export_run(runs, tmp_path / "a")
+        assert "0.99" not in (tmp_path / "a" / "README.md").read_text()
+        return
+    if damage == "manifest":
+        path = runs / TWO / "manifest.json"
+        path.write_text(path.read_text().replace("0.876", "0.976"))
+    elif damage == "gone":
+        path.unlink()
+    else:
+        flipped = bytes([*whole[:200], whole[200] ^ 1, *whole[201:]])
+        path.write_bytes({"flip": flipped, "cut": whole[:-9], "empty": b""}[damage])
+    with pytest.raises(ArtifactError, match="python -m monitorlab run 0[12]") as caught:
+        export_run(runs, tmp_path / "a")
+    words = {"gone": "is gone", "manifest": "is not a manifest"}
+    assert words.get(damage, "was changed after it was written") in str(caught.value)
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_command_exports_or_says_why_not(runs: Path, tmp_path: Path) -> None:
+    build()
+    audit()
 
     def call(*arguments: str) -> tuple[int, str]:
         result = CliRunner().invoke(app, ["export", *arguments])
@@ -192,4 +279,7 @@ def test_the_command_exports_or_says_why_not(
     assert code == 1 and "01_benchmark_construction has not been run in run 'default'" in said
     code, said = call(str(tmp_path / "runs"), "--run-id", "demo")
     assert code == 1 and "is no earlier export. Choose another folder." in said
-    assert (run / "02_annotation_and_audit" / "metrics.json").exists()
+    assert (runs / TWO / "metrics.json").exists()
+    mark(runs / ONE, "failed")
+    code, said = call(str(tmp_path / "a"), "--run-id", "demo")
+    assert code == 1 and "did not finish in run 'demo' (status 'failed')" in said

@@ -166,7 +166,7 @@ def test_an_unknown_table_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "now", [[part("a"), part("b", detail="failed")], [part("a")], [part("b"), part("a")]]
 )
-def test_a_changed_file_is_noticed_after_its_last_part(
+def test_a_changed_file_is_noticed_before_its_first_part(
     tmp_path: Path, now: list[pd.DataFrame]
 ) -> None:
     run = finish(tmp_path, part("a"), part("b"))
@@ -177,7 +177,16 @@ def test_a_changed_file_is_noticed_after_its_last_part(
     with pytest.raises(ArtifactError, match="was changed after it was written. Run the notebook"):
         for frame in read_parts(reader, ONE, NAME):
             seen.append(len(frame))
-    assert len(seen) == len(now)
+    assert seen == [] and reader.inputs == {}
+
+
+def test_a_flipped_byte_is_always_the_one_error(tmp_path: Path) -> None:
+    path = finish(tmp_path, part("a"), part("b")).folder / f"{NAME}.parquet"
+    whole, reader = path.read_bytes(), begin(tmp_path, TWO)
+    for place in range(0, len(whole), 53):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 2]) + whole[place + 1:])
+        with pytest.raises(ArtifactError, match="was changed after it was written"):
+            list(read_parts(reader, ONE, NAME))
 
 
 def test_a_missing_file_names_the_notebook_to_run(tmp_path: Path) -> None:

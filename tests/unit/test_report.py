@@ -16,8 +16,15 @@ import pytest
 
 from monitorlab.pipeline.cells import Notes, markdown_html, outputs_html, plain_text
 from monitorlab.pipeline.mathematics import MathError, fallback, to_mathml
-from monitorlab.pipeline.notebooks import Notebook, discover
-from monitorlab.pipeline.records import Failure, Record, RunIdError, executed_path, write_record
+from monitorlab.pipeline.notebooks import Notebook, NotebookError, discover, survey
+from monitorlab.pipeline.records import (
+    Failure,
+    Record,
+    RunIdError,
+    executed_path,
+    read_record,
+    write_record,
+)
 from monitorlab.pipeline.report import Report, render_report
 from monitorlab.pipeline.sanitize import clean_html
 
@@ -313,3 +320,106 @@ def test_an_unknown_run_names_those_that_exist(project: tuple[Path, tuple[Notebo
     root, notebooks = project
     with pytest.raises(RunIdError, match="Runs: test"):
         render_report("other", notebooks, root / "runs", root / "reports")
+
+
+# What cannot be read costs its own page and no other.
+
+
+def render_again(project: tuple[Path, tuple[Notebook, ...]]) -> Report:
+    root, _ = project
+    return render_report("test", survey(root / "notebooks"), root / "runs", root / "reports")
+
+
+@pytest.mark.parametrize("text", [
+    "", "{", "[]", "3", '{"cells": 5, "nbformat": 4, "nbformat_minor": 5, "metadata": {}}',
+    '{"cells": [{"cell_type": "code"}], "nbformat": 4, "nbformat_minor": 5, "metadata": {}}',
+    "\xff\xfe", "cut",
+])
+def test_one_executed_copy_that_cannot_be_read_stops_no_other(
+    project: tuple[Path, tuple[Notebook, ...]], text: str
+) -> None:
+    rendered(project)
+    path = executed_path(project[0] / "runs", "test", "06_signals")
+    path.write_text(path.read_text()[:900] if text == "cut" else text, encoding="latin-1")
+    report = render_again(project)
+    assert [page.name for page in report.pages] == ["07_online.html"]
+    (broken,) = report.broken
+    assert broken.startswith("06_signals: its executed copy cannot be read") and len(broken) < 300
+    html = report.index.read_text()
+    assert_inert(html)
+    assert "unreadable" in html and 'href="06_signals.html"' not in html
+    assert 'class="previous"' not in report.pages[0].read_text()
+
+
+def test_one_record_that_cannot_be_read_stops_no_other(
+    project: tuple[Path, tuple[Notebook, ...]],
+) -> None:
+    rendered(project)
+    path = executed_path(project[0] / "runs", "test", "06_signals").with_suffix(".json")
+    path.write_text(path.read_text().replace("65.0", "66.0"))
+    report = render_again(project)
+    assert [page.name for page in report.pages] == ["07_online.html"]
+    (broken,) = report.broken
+    assert "06_signals: the record of its execution, 06_signals.json, is damaged" in broken
+
+
+@pytest.mark.parametrize("text", [
+    "", "x = 1", "# ---\n# a: [\n# ---\n", "\xff",
+    NOTEBOOK.replace("SEED: int = 1", "SEED: int = (1"),
+    NOTEBOOK.replace("SEED: int = 1", "SEED: int = {[]: 1}"),
+])
+def test_one_source_that_cannot_be_read_stops_no_other(
+    project: tuple[Path, tuple[Notebook, ...]], text: str
+) -> None:
+    rendered(project)
+    project[1][0].path.write_text(text, encoding="latin-1")
+    report = render_again(project)
+    assert [page.name for page in report.pages] == ["07_online.html", "06_signals.html"]
+    (broken,) = report.broken
+    assert broken.startswith("06_signals: 06_signals.py") and len(broken) < 300
+    assert "cannot be read whole" in report.pages[1].read_text()
+    with pytest.raises(NotebookError, match="06_signals.py"):
+        discover(project[0] / "notebooks")
+
+
+def test_two_notebooks_with_one_number_stop_no_other(
+    project: tuple[Path, tuple[Notebook, ...]],
+) -> None:
+    rendered(project)
+    path = project[1][0].path
+    path.with_name("06_copy.py").write_text(path.read_text())
+    report = render_again(project)
+    assert len(report.pages) == 2 and len(report.broken) == 2
+    assert all("two notebooks have the number 06" in line for line in report.broken)
+
+
+def test_lists_of_figures_that_are_none_cost_the_thumbnail(
+    project: tuple[Path, tuple[Notebook, ...]],
+) -> None:
+    rendered(project)
+    folder = project[0] / "runs" / "test" / "06_signals" / "figures"
+    for text in ("3", "[3]", "[]", "{}", "null", '[{"name": 3}]'):
+        (folder / "figures.json").write_text(text)
+        assert not render_again(project).broken
+    (folder / "figures.json").write_text('[{"name": "b", "alt": "x"}]')
+    whole = (folder / "b.png").read_bytes()
+    for picture in (b"", whole[:60], whole[:40] + b"\0\0\0\0" + whole[44:]):
+        (folder / "b.png").write_bytes(picture)
+        assert not render_again(project).broken
+
+
+def test_what_a_killed_runner_left_is_rendered(project: tuple[Path, tuple[Notebook, ...]]) -> None:
+    rendered(project)
+    runs = project[0] / "runs"
+    path = executed_path(runs, "test", "07_online")
+    record = read_record(runs, "test", "07_online")
+    assert record is not None
+    write_record(runs, dataclasses.replace(record, status="running", failure=None))
+    part = path.parent / ".07_online.4194305.part"
+    part.mkdir()
+    (part / "output.ipynb").write_text(path.read_text().replace("x = 1", "kept"))
+    path.unlink()
+    report = render_again(project)
+    assert [page.name for page in report.pages] == ["06_signals.html", "07_online.html"]
+    assert "has not finished" in report.pages[1].read_text()
+    assert not part.exists()

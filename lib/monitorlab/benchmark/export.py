@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
 
 from monitorlab.benchmark.construction import COUNTS
+from monitorlab.pipeline.artifacts import finished, load_table
 from monitorlab.pipeline.files import write_folder_atomic
+from monitorlab.pipeline.runs import run_command
 
 CARD = "README.md"
+PROBES = ("length", "response words")
 SAMPLES_NOTEBOOK, AUDIT_NOTEBOOK = "01_benchmark_construction", "02_annotation_and_audit"
 
 
@@ -35,26 +37,29 @@ def export_run(run_folder: Path, to: Path) -> int:
 
     Raises
     ------
+    ArtifactError
+        If a notebook has not been run, did not finish, is stale, or was run with another profile
+        or seed than the other, or a table was changed: as for a notebook that reads them.
     ExportError
-        If a notebook has not been run, or the folder holds something else.
+        If the audit is of other samples or lacks a figure, or the folder holds something else.
     """
     built, audited = run_folder / SAMPLES_NOTEBOOK, run_folder / AUDIT_NOTEBOOK
-    for folder in (built, audited):
-        if not (folder / "manifest.json").exists():
-            raise ExportError(
-                f"notebook {folder.name} has not been run in run {run_folder.name!r}. Run it "
-                f"first: python -m monitorlab run {folder.name[:2]} --run-id {run_folder.name}"
-            )
-    manifest = json.loads((built / "manifest.json").read_text(encoding="utf-8"))
-    metrics = json.loads((audited / "metrics.json").read_text(encoding="utf-8"))
-    samples = pd.read_parquet(built / "samples.parquet")
-    real = built / "real_samples.parquet"
+    made = finished(built)
+    audit = finished(audited, made["profile"], made["seed"])
+    outputs, metrics = made["outputs"], audit["metrics"]
+    again = f"Run it again: {run_command(audited, made['profile'])} -p SEED={made['seed']}"
+    if f"{SAMPLES_NOTEBOOK}/samples" not in audit["inputs"]:
+        raise ExportError(f"notebook {AUDIT_NOTEBOOK} did not read the samples of this run. "
+                          f"{again}")
+    lacking = [name for cell in COUNTS for name in _probes(cell) if name not in metrics]
+    if lacking:
+        raise ExportError(f"notebook {AUDIT_NOTEBOOK} recorded no {lacking[0]}. {again}")
+    tables = {
+        name: load_table(built, name, outputs, run_command(built, made["profile"]))
+        for name in ("samples", "real_samples") if name == "samples" or name in outputs
+    }
     return export_dataset(
-        samples,
-        to,
-        seed=int(manifest["seed"]),
-        metrics=metrics,
-        real=pd.read_parquet(real) if real.exists() else None,
+        tables["samples"], to, seed=made["seed"], metrics=metrics, real=tables.get("real_samples"),
     )
 
 
@@ -111,7 +116,8 @@ def _is_export(folder: Path) -> bool:
     found = {path.name for path in folder.iterdir()}
     if not found:
         return True
-    text = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
+    readme = folder / CARD
+    text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
     return found <= {CARD, "builtin", "real"} and "builtin" in found and _TITLE in text
 
 
@@ -150,8 +156,7 @@ def card(samples: pd.DataFrame, seed: int, metrics: dict[str, float], real: bool
     rows = []
     for cell in COUNTS:
         part = samples[samples["cell"] == cell]
-        probes = [metrics[f"probe.{cell}.{name}"] for name in ("length", "response words")]
-        figures = " | ".join(f"{value:.2f}" for value in probes)
+        figures = " | ".join(f"{metrics[name]:.2f}" for name in _probes(cell))
         rows.append(f"| {cell} | {len(part)} | {part['scenario_id'].nunique()} | {figures} |")
     kappa = metrics.get("agreement.kappa")
     agreement = "not measured for this build" if kappa is None else f"Cohen's kappa {kappa:.2f}"
@@ -161,6 +166,10 @@ def card(samples: pd.DataFrame, seed: int, metrics: dict[str, float], real: bool
         + _CARD.format(n=len(samples), seed=seed, rows="\n".join(rows), agreement=agreement)
         + (_REAL if real else "")
     )
+
+
+def _probes(cell: str) -> list[str]:
+    return [f"probe.{cell}.{name}" for name in PROBES]
 
 
 _REAL = """

@@ -15,6 +15,8 @@ from typing import Any
 
 import pandas as pd
 
+from monitorlab.pipeline.artifacts import check_file
+
 ENDINGS = (".csv", ".jsonl", ".json", ".parquet")
 REQUIRED = ("request", "response")
 EXPECTED = "request, response and optionally sample_id, label, pair_id, cell"
@@ -193,6 +195,7 @@ def _from_objects(objects: list[Any], places: Sequence[str]) -> _Table:
 
 
 def _from_parquet(file: Path) -> _Table:
+    check_file(file)
     try:
         frame = pd.read_parquet(file)
     except (OSError, ValueError) as error:

@@ -7,18 +7,20 @@ import datetime
 import io
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
 from monitorlab.pipeline import cells
-from monitorlab.pipeline.records import State, executed_path
+from monitorlab.pipeline.records import State
 
 THUMBNAIL_WIDTH = 720  # pixels; shown at half of that
 _STATUS_WORDS = {
     "complete": "complete", "failed": "failed", "interrupted": "interrupted",
-    "running": "running", "stale": "out of date", "missing": "not run",
+    "running": "running", "stale": "out of date", "missing": "not run", "broken": "unreadable",
 }
 
 
@@ -59,11 +61,22 @@ class Card:
     href: str
 
 
-def make_card(state: State, runs: Path, run_id: str) -> Card:
-    """Collect what the index shows of one notebook of a run."""
+def make_card(state: State, runs: Path, run_id: str, document: Any = None) -> Card:
+    """Collect what the index shows of one notebook of a run.
+
+    Parameters
+    ----------
+    state : State
+        Of that notebook.
+    runs : Path
+        Folder of all runs.
+    run_id : str
+        Which run.
+    document : NotebookNode, optional
+        Its executed copy; without one the card links to no page.
+    """
     notebook, record = state.notebook, state.record
-    path = executed_path(runs, run_id, notebook.stem)
-    thumbnail, alt = _thumbnail(runs / run_id / notebook.stem, path)
+    thumbnail, alt = _thumbnail(runs / run_id / notebook.stem, document)
     return Card(
         stem=notebook.stem,
         number=f"{notebook.number:02d}",
@@ -77,7 +90,7 @@ def make_card(state: State, runs: Path, run_id: str) -> Card:
         thumbnail=thumbnail,
         thumbnail_alt=alt,
         seconds=duration(record.seconds) if record and record.seconds else "",
-        href=f"{notebook.stem}.html" if path.is_file() and record else "",
+        href=f"{notebook.stem}.html" if document is not None else "",
     )
 
 
@@ -86,26 +99,25 @@ def _where(state: State) -> str:
     return f"cell [{failure.cell}] `{failure.line}`: " if failure and failure.cell else ""
 
 
-def _thumbnail(folder: Path, executed: Path) -> tuple[str, str]:
+def _thumbnail(folder: Path, document: Any) -> tuple[str, str]:
     """Return a small picture as a data address with its alt text, or two empty texts.
 
-    The notebook's list of figures says which one stands for it; without a list the first
-    image among its outputs does.
+    The notebook's list of figures says which one stands for it; without a list that can be read
+    the first image among its outputs does.
     """
-    try:
+    unreadable = (OSError, ValueError, LookupError, TypeError, AttributeError, SyntaxError)
+    with suppress(*unreadable):  # the last is how Pillow reports a broken PNG
         figures = json.loads((folder / "figures" / "figures.json").read_text(encoding="utf-8"))
         chosen = next((f for f in figures if f.get("thumbnail")), figures[0])
         picture = (folder / "figures" / f"{Path(str(chosen['name'])).name}.png").read_bytes()
         return _shrunk(picture), str(chosen.get("alt", ""))
-    except (OSError, ValueError, LookupError):
-        return _first_image(executed)
+    with suppress(*unreadable):
+        return _first_image(document)
+    return "", ""
 
 
-def _first_image(executed: Path) -> tuple[str, str]:
-    if not executed.is_file():
-        return "", ""
-    document = json.loads(executed.read_text(encoding="utf-8"))
-    for cell in document["cells"]:
+def _first_image(document: Any) -> tuple[str, str]:
+    for cell in document.cells if document is not None else ():
         for output in cell.get("outputs", []):
             data = output.get("data", {}).get("image/png")
             if data:

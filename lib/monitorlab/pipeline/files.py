@@ -1,32 +1,68 @@
-"""Atomic writing: a temporary name beside the final one, then one rename."""
+"""Atomic writing (a temporary name beside the final one, then one rename), and sealed JSON."""
 
 from __future__ import annotations
 
 import dataclasses
+import errno
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+SEAL = "seal"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_DISK = ("the disk is full; what could not be written is as it was before. Free some space and "
+             "run the same command again")
+# How a full disk reads in the text of an error; the last two are PyTorch's and safetensors' words.
+_FULL_WORDS = (*(os.strerror(number) for number in FULL), "failed writing file", "os error 28")
+
+
+class DamagedFileError(ValueError):
+    """A file is not what was written: cut, flipped, or changed by hand."""
+
+
+def tells_of_full_disk(text: str) -> bool:
+    """Say whether the text of an error means that a disk, or a quota, is full."""
+    return any(words in text for words in _FULL_WORDS)
+
+
+@contextmanager
+def _explaining_full_disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise OSError(error.errno, FULL_DISK, str(path)) from error
 
 
 @contextmanager
 def write_file_atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)  # mkstemp's 0600 would hide results from colleagues
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; `path` is as it was, and a full disk is named with advice.
+    """
+    with _explaining_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o644)  # mkstemp's 0600 would hide results from colleagues
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text_atomic(path: Path, text: str) -> None:
@@ -47,22 +83,34 @@ def write_folder_atomic(path: Path, keep_existing: bool = False) -> Iterator[Pat
         If `path` exists by then, keep it and drop the new one (two processes built the same);
         otherwise the new folder takes its place.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    try:
-        yield temporary
-        make_readable(temporary)
-        if path.exists() and not keep_existing:
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-            os.replace(path, old)
-            shutil.rmtree(old, ignore_errors=True)
+    with _explaining_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         try:
-            os.rename(temporary, path)
-        except OSError:
-            if not (keep_existing and path.is_dir()):
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            yield temporary
+            make_readable(temporary)
+            if path.exists() and not keep_existing:
+                _swap(temporary, path)
+                return
+            try:
+                os.rename(temporary, path)
+            except OSError:
+                if not (keep_existing and path.is_dir()):
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(new: Path, path: Path) -> None:
+    """Put `new` where `path` is; the old folder goes only when the new one has its place."""
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+    os.replace(path, old)
+    try:
+        os.rename(new, path)
+    except OSError:
+        os.rename(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def make_readable(folder: Path) -> None:
@@ -80,6 +128,36 @@ def canonical_json(value: object) -> str:
 def pretty_json(value: object) -> str:
     """Return JSON for people: one entry a line, keys in the order given."""
     return json.dumps(value, indent=1, allow_nan=False, default=_plain, ensure_ascii=False) + "\n"
+
+
+def sealed_json(value: Mapping[str, Any]) -> str:
+    """Return JSON for people with the SHA-256 of its content under "seal"; see `read_sealed`."""
+    plain = json.loads(pretty_json(value))
+    return pretty_json(plain | {SEAL: _digest(plain)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read what `sealed_json` made, without the seal.
+
+    Raises
+    ------
+    DamagedFileError
+        If it cannot be read, is no JSON object, or differs from what was written in any way.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        seal = value.pop(SEAL, None)
+        same = seal == _digest(value)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedFileError(f"it cannot be read: {str(error)[:200]}") from error
+    if not same:
+        raise DamagedFileError("it was changed after it was written" if seal else "it has no seal: "
+                               "it was changed, or an older version of monitorlab wrote it")
+    return dict(value)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(canonical_json(value).encode("utf-8")).hexdigest()
 
 
 def _plain(item: object) -> object:

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from monitorlab.pipeline.parameters import Parameter, ParameterError, read_parameters
@@ -58,6 +58,8 @@ class Notebook:
         All cells, in order.
     digest : str
         SHA-256 of the file, to tell whether a run is older than its source.
+    fault : str
+        Why it cannot be run; only `survey` returns notebooks that have one.
     """
 
     path: Path
@@ -70,6 +72,7 @@ class Notebook:
     parameters: tuple[Parameter, ...]
     cells: tuple[Cell, ...]
     digest: str
+    fault: str = ""
 
     @property
     def stem(self) -> str:
@@ -91,19 +94,59 @@ def discover(folder: Path) -> tuple[Notebook, ...]:
         If two notebooks share a number, a first cell cannot be read, or notebooks read each
         other in a circle.
     """
-    paths = sorted(p for p in folder.glob("*.py") if _STEM.fullmatch(p.stem))
-    notebooks = [read_notebook(path) for path in paths]
-    numbers = [n.number for n in notebooks]
-    twice = {number for number in numbers if numbers.count(number) > 1}
-    if twice:
-        raise NotebookError(f"two notebooks have the number {min(twice):02d}")
-    return in_order(notebooks)
+    found = survey(folder)
+    for notebook in found:
+        if notebook.fault:
+            raise NotebookError(notebook.fault)
+    return found
+
+
+def survey(folder: Path) -> tuple[Notebook, ...]:
+    """Read all notebooks of a folder as `discover` does, those that cannot be read included.
+
+    A notebook that cannot be read, shares its number with another, or is part of a circle has a
+    `fault`, and comes after the others.
+    """
+    found = []
+    for path in sorted(p for p in folder.glob("*.py") if _STEM.fullmatch(p.stem)):
+        try:
+            found.append(read_notebook(path))
+        except NotebookError as error:
+            found.append(without_content(path, str(error)))
+    numbers = [n.number for n in found]
+    faulty = [
+        n if n.fault or numbers.count(n.number) == 1
+        else replace(n, fault=f"two notebooks have the number {n.number:02d}")
+        for n in found
+    ]
+    sound = [n for n in faulty if not n.fault]
+    waiting = [n for n in faulty if n.fault]
+    try:
+        return (*in_order(sound), *waiting)
+    except NotebookError as error:
+        return (*(replace(n, fault=str(error)) for n in sound), *waiting)
+
+
+def without_content(path: Path, fault: str) -> Notebook:
+    """Return what stands for a notebook of which only the name is known."""
+    return Notebook(path, int(path.stem[:2]), path.stem, "", "", (), (), (), (), "", fault)
 
 
 def read_notebook(path: Path) -> Notebook:
-    """Parse one py:percent file."""
-    data = path.read_bytes()
-    return _parse(path, data)
+    """Parse one py:percent file.
+
+    Raises
+    ------
+    NotebookError
+        If it cannot be read; the message names the file.
+    """
+    try:
+        return _parse(path, path.read_bytes())
+    except NotebookError:
+        raise
+    except Exception as error:  # half-edited text fails in YAML, in the tokenizer, in jupytext
+        words = " ".join(str(error).split())[:200]
+        raise NotebookError(f"{path.name} cannot be read: {words}") from error
 
 
 @functools.lru_cache(maxsize=64)
@@ -170,6 +213,17 @@ def dependencies(notebook: Notebook, notebooks: Iterable[Notebook]) -> tuple[str
             writers = [max((n for n in writers if n.number < notebook.number), key=_number)]
         found.update(n.stem for n in writers)
     return tuple(sorted(found))
+
+
+def with_inputs(
+    chosen: Sequence[Notebook], notebooks: Sequence[Notebook]
+) -> tuple[Notebook, ...]:
+    """Return `chosen` and every notebook that they read, directly or not, in the order to run."""
+    wanted = {n.stem for n in chosen}
+    for notebook in reversed(in_order(notebooks)):
+        if notebook.stem in wanted:
+            wanted.update(dependencies(notebook, notebooks))
+    return tuple(n for n in in_order(notebooks) if n.stem in wanted)
 
 
 def in_order(notebooks: Sequence[Notebook]) -> tuple[Notebook, ...]:

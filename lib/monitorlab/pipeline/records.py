@@ -2,7 +2,9 @@
 
 The record of a notebook lies beside its executed copy:
 `<runs>/<run_id>/executed/<stem>.json` and `.ipynb`. It exists from the moment the notebook starts,
-so an execution that was killed shows as interrupted and never as complete.
+so an execution that was killed shows as interrupted and never as complete. While it works,
+papermill writes to `executed/.<stem>.<process>.part/`; what a killed process left there is picked
+up by the next run or report.
 """
 
 from __future__ import annotations
@@ -10,19 +12,44 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-import os
+import re
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
-from monitorlab.pipeline.artifacts import ArtifactError, stale_inputs
-from monitorlab.pipeline.files import write_text_atomic
-from monitorlab.pipeline.notebooks import Notebook, dependencies
-from monitorlab.pipeline.runs import NAME, git_state
+from monitorlab.pipeline.artifacts import ArtifactError, finished, stale_inputs, unchanged_tables
+from monitorlab.pipeline.digests import digest_file
+from monitorlab.pipeline.files import (
+    FULL,
+    DamagedFileError,
+    read_sealed,
+    sealed_json,
+    write_text_atomic,
+)
+from monitorlab.pipeline.notebooks import Notebook, dependencies, without_content
+from monitorlab.pipeline.runs import (
+    NAME,
+    git_state,
+    holder,
+    mark,
+    package_versions,
+    read_manifest,
+)
+
+_WHY_AGAIN = {
+    "missing": "it has not been run yet", "failed": "its last execution failed",
+    "interrupted": "its last execution was interrupted",
+}
+_PART = re.compile(r"\.(?P<stem>.+)\.\d+\.part")
 
 
 class RunIdError(ValueError):
     """A run id that is not a plain folder name, or that does not exist."""
+
+
+class RecordError(ArtifactError):
+    """A record that is not as it was written."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +60,7 @@ class Failure:
     ----------
     cell : int
         Number of the code cell as the executed notebook shows it (`In [cell]`), 0 if the failure
-        came before the first cell.
+        came outside the cells.
     line : str
         First line of that cell.
     error : str
@@ -70,6 +97,12 @@ class Record:
         Short git commit, with "+" if the working tree differed; empty outside git.
     process : int
         Process id of the runner.
+    project : str
+        Digest of library and authored data at that time.
+    files : dict of str to str
+        Digest of each file that a parameter names, by the parameter.
+    tables : str
+        SHA-256 of the manifest at its end; empty if it left none.
     failure : Failure or None
         Set when the status is "failed".
     """
@@ -85,6 +118,9 @@ class Record:
     seconds: float = 0.0
     commit: str = ""
     process: int = 0
+    project: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+    tables: str = ""
     failure: Failure | None = None
 
 
@@ -97,7 +133,8 @@ class State:
     notebook : Notebook
         The source.
     status : str
-        "complete", "failed", "interrupted", "running", "stale" or "missing".
+        "complete", "failed", "interrupted", "running", "stale", "missing", or "broken" where
+        its source, record or executed copy cannot be read.
     reason : str
         Why, in words; empty for complete and missing.
     record : Record or None
@@ -142,27 +179,97 @@ def executed_path(runs: Path, run_id: str, stem: str) -> Path:
 
 
 def write_record(runs: Path, record: Record) -> None:
-    """Write a record atomically."""
+    """Write a record atomically; on a full disk over the old one, which needs no new space."""
     path = executed_path(runs, record.run_id, record.stem).with_suffix(".json")
-    write_text_atomic(path, json.dumps(asdict(record), indent=2) + "\n")
+    text = sealed_json(asdict(record))
+    try:
+        write_text_atomic(path, text)
+    except OSError as error:
+        if error.errno not in FULL or not path.is_file():
+            raise
+        with path.open("r+b") as stream:
+            stream.write(text.encode("utf-8"))
+            stream.truncate()
 
 
 def read_record(runs: Path, run_id: str, stem: str) -> Record | None:
-    """Read the record of a notebook; None if it was never executed in this run."""
+    """Read the record of a notebook; None if it was never executed in this run.
+
+    Raises
+    ------
+    RecordError
+        If the file is not what was written.
+    """
     path = executed_path(runs, run_id, stem).with_suffix(".json")
-    if not path.is_file():
+    if not path.exists():
         return None
-    data = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        data = read_sealed(path)
+    except DamagedFileError as error:
+        raise RecordError(f"the record of its execution, {path.name}, is damaged: {error}. Run "
+                          f"the notebook again: python -m monitorlab run {stem[:2]} --run-id "
+                          f"{run_id}") from error
     failure = data.pop("failure", None)
     known = {f.name for f in fields(Record)}
     data = {name: value for name, value in data.items() if name in known}
     return Record(**data, failure=Failure(**failure) if failure else None)
 
 
+def pick_up(runs: Path, run_id: str) -> None:
+    """Finish what a killed runner left: keep its outputs, say interrupted, remove its folders.
+
+    Only for who holds the run folder: whatever is unfinished there has no process any more.
+    """
+    folder = runs / run_id / "executed"
+    for path in folder.glob("*.json"):
+        try:
+            record = read_record(runs, run_id, path.stem)
+        except RecordError:
+            continue
+        if record is not None and record.status == "running":
+            for output in folder.glob(f".{record.stem}.*.part/output.ipynb"):
+                keep_copy(output, path.with_suffix(".ipynb"))
+            write_record(runs, replace(record, status="interrupted"))
+            mark(runs / run_id / record.stem, "interrupted")
+    for path in folder.glob(".*.part"):
+        if _PART.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def keep_copy(output: Path, target: Path) -> bool:
+    """Move an executed notebook to its place if it is whole; say whether it was."""
+    try:
+        json.loads(output.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # never written, or cut: what lies at the target is better
+    output.replace(target)
+    return True
+
+
 def run_states(runs: Path, run_id: str, notebooks: Sequence[Notebook]) -> tuple[State, ...]:
-    """Return the state of every notebook in one run, in the order of `notebooks`."""
-    records = {n.stem: read_record(runs, run_id, n.stem) for n in notebooks}
-    return tuple(_state(runs, run_id, n, notebooks, records) for n in notebooks)
+    """Return the state of every notebook in one run, in the order of `notebooks`.
+
+    Notebooks that were executed and are not among them any more come last. What cannot be read is
+    "broken" and stops nothing.
+    """
+    known = {n.stem for n in notebooks}
+    gone = sorted(p for p in (runs / run_id / "executed").glob("[0-9][0-9]*.json")
+                  if p.stem not in known)
+    shown = [*notebooks, *(without_content(p, "") for p in gone)]
+    records: dict[str, Record | None] = {}
+    faults: dict[str, str] = {}
+    for notebook in shown:
+        try:
+            records[notebook.stem] = read_record(runs, run_id, notebook.stem)
+        except RecordError as error:
+            records[notebook.stem], faults[notebook.stem] = None, str(error)
+    return tuple(
+        State(n, "broken", n.fault or faults[n.stem], records[n.stem])
+        if n.fault or n.stem in faults else _state(runs, run_id, n, notebooks, records)
+        for n in shown
+    )
 
 
 def _state(
@@ -179,11 +286,18 @@ def _state(
     status, reason = record.status, ""
     if record.failure is not None:
         reason = f"{record.failure.error}: {record.failure.message}"
-    elif status == "running" and not _alive(record.process):
-        status, reason = "interrupted", "the process that ran it is gone"
+    elif status == "running":
+        owner = holder(runs / run_id)
+        if owner is not None and owner.get("process", record.process) == record.process:
+            reason = f"by process {record.process}"
+        else:
+            status, reason = "interrupted", ("the process that ran it is gone; the next run or "
+                                             "report picks up what it printed")
     elif status == "complete":
         reason = _why_stale(runs / run_id, record, notebook, notebooks, records)
         status = "stale" if reason else "complete"
+        if not executed_path(runs, run_id, notebook.stem).is_file():
+            status, reason = "broken", "its executed copy is gone"
     return State(notebook, status, reason, record, headline)
 
 
@@ -194,6 +308,8 @@ def _why_stale(
     notebooks: Sequence[Notebook],
     records: Mapping[str, Record | None],
 ) -> str:
+    if notebook not in notebooks:
+        return "its source is no longer among the notebooks"
     if record.digest != notebook.digest:
         return "the notebook changed after this run"
     for stem in dependencies(notebook, notebooks):
@@ -208,9 +324,69 @@ def _why_stale(
         return str(error)
 
 
+def why_run(
+    runs: Path,
+    wanted: Record,
+    notebook: Notebook,
+    notebooks: Sequence[Notebook],
+) -> str:
+    """Say why a notebook has to be executed (again); empty if it is complete and fresh.
+
+    Parameters
+    ----------
+    runs : Path
+        Folder of all runs.
+    wanted : Record
+        What an execution would begin with now: its parameters, files and project are compared
+        with those of the last one.
+    notebook : Notebook
+        Which one.
+    notebooks : sequence of Notebook
+        All of the project.
+    """
+    states = run_states(runs, wanted.run_id, notebooks)
+    state = next(s for s in states if s.notebook.stem == notebook.stem)
+    done = state.record
+    if state.status != "complete" or done is None:
+        return _WHY_AGAIN.get(state.status, state.reason)
+    changed = [f"{name} is {value!r}, was {done.parameters.get(name)!r}"
+               for name, value in wanted.parameters.items() if done.parameters.get(name) != value]
+    if changed:
+        return "; ".join(changed)
+    if wanted.files != done.files:
+        names = sorted(set(wanted.files.items()) ^ set(done.files.items()))
+        return f"the file that {names[0][0]} names changed"
+    if "" in wanted.files.values():
+        return "a parameter names a folder, and what lies in it is not compared"
+    if wanted.project != done.project:
+        return "the library or its data changed after this run"
+    return _why_tables_differ(runs / wanted.run_id / notebook.stem, done, notebook)
+
+
+def _why_tables_differ(folder: Path, done: Record, notebook: Notebook) -> str:
+    try:
+        if not notebook.writes and read_manifest(folder) is None:
+            return ""
+        manifest = finished(folder)
+        unchanged_tables(folder, manifest)
+    except ArtifactError as error:
+        return str(error)
+    if tables_seal(folder) != done.tables:
+        return "its tables were written again later, and not by the runner"
+    now = package_versions()
+    other = sorted(set(manifest["packages"].items()) ^ set(now.items()))
+    return f"the version of {other[0][0]} changed" if other else ""
+
+
+def tables_seal(folder: Path) -> str:
+    """Return the digest of the manifest of a notebook, empty if there is none."""
+    path = folder / "manifest.json"
+    return digest_file(path) if path.is_file() else ""
+
+
 def read_headline(folder: Path) -> dict[str, str]:
     """Read `headline.json` of a run folder: {"value", "caption"}; empty if absent or broken."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, TypeError):
         data = json.loads((folder / "headline.json").read_text(encoding="utf-8"))
         return {key: str(data[key]) for key in ("value", "caption") if key in data}
     return {}
@@ -225,13 +401,3 @@ def git_commit(root: Path) -> str:
     """Return the short commit of `root`, "+" appended if files differ; empty outside git."""
     state = git_state(root)
     return f"{state['commit'][:9]}{'+' if state['dirty'] else ''}" if state["commit"] else ""
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return process > 0

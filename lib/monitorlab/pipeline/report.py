@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,15 @@ from monitorlab.pipeline import cells
 from monitorlab.pipeline.cards import duration, make_card, run_facts
 from monitorlab.pipeline.files import write_text_atomic
 from monitorlab.pipeline.notebooks import Notebook, read_first_cell
-from monitorlab.pipeline.records import RunIdError, executed_path, list_runs, run_states
+from monitorlab.pipeline.records import (
+    RunIdError,
+    State,
+    executed_path,
+    list_runs,
+    pick_up,
+    run_states,
+)
+from monitorlab.pipeline.runs import ArtifactError, hold
 from monitorlab.pipeline.sanitize import CONTENT_SECURITY_POLICY
 from monitorlab.pipeline.sources import project_root
 
@@ -53,11 +62,14 @@ class Report:
         One per executed notebook.
     problems : tuple of str
         Formulas that are shown as TeX source, with notebook and reason.
+    broken : tuple of str
+        Notebooks of which something cannot be read, with the reason; the others are rendered.
     """
 
     index: Path
     pages: tuple[Path, ...]
     problems: tuple[str, ...] = field(default=())
+    broken: tuple[str, ...] = field(default=())
 
 
 def render_report(
@@ -65,12 +77,16 @@ def render_report(
 ) -> Report:
     """Render every executed notebook of a run, and the index.
 
+    What a killed runner left is picked up first, unless another one works there. A record, a
+    source or an executed copy that cannot be read costs its own page and no other.
+
     Parameters
     ----------
     run_id : str
         Which run.
     notebooks : sequence of Notebook
-        All notebooks of the project, in order; those without an execution get a card only.
+        All notebooks of the project, in order, as `survey` returns them; those without an
+        execution get a card only.
     runs, reports : Path
         Folder of all runs; folder of all reports.
 
@@ -83,8 +99,13 @@ def render_report(
         known = ", ".join(list_runs(runs)) or "none yet"
         raise RunIdError(f"no run {run_id!r} to render. Runs: {known}. "
                          f"Make it with: python -m monitorlab run --run-id {run_id}")
-    states = run_states(runs, run_id, notebooks)
-    cards = [make_card(state, runs, run_id) for state in states]
+    with suppress(ArtifactError, OSError), hold(runs / run_id):
+        pick_up(runs, run_id)
+    documents: dict[str, Any] = {}
+    states = [_read_copy(state, runs, run_id, documents)
+              for state in run_states(runs, run_id, notebooks)]
+    cards = [make_card(state, runs, run_id, documents.get(state.notebook.stem))
+             for state in states]
     facts = run_facts(run_id, states)
     environment = _environment()
     pages, problems = [], []
@@ -92,7 +113,7 @@ def render_report(
     for position, card in enumerate(readable):
         notes = cells.Notes()
         html = environment.get_template("notebook.html.j2").render(
-            **_page(executed_path(runs, run_id, card.stem), notes),
+            **_page(documents[card.stem], notes),
             card=card, facts=facts | {"time": card.seconds}, headings=_contents(notes),
             previous=readable[position - 1] if position else None,
             following=readable[position + 1] if position + 1 < len(readable) else None,
@@ -103,7 +124,26 @@ def render_report(
     index = reports / run_id / "index.html"
     html = environment.get_template("index.html.j2").render(cards=cards, facts=facts)
     write_text_atomic(index, html)
-    return Report(index, tuple(pages), tuple(problems))
+    broken = [f"{card.stem}: {card.reason}" for card in cards if card.status == "broken"]
+    return Report(index, tuple(pages), tuple(problems), tuple(broken))
+
+
+def _read_copy(state: State, runs: Path, run_id: str, documents: dict[str, Any]) -> State:
+    """Put the executed copy into `documents`; return the state, "broken" if it cannot be read."""
+    import nbformat
+
+    path = executed_path(runs, run_id, state.notebook.stem)
+    if state.record is None or not path.exists():
+        return state
+    try:
+        document = nbformat.read(path, as_version=4)
+        nbformat.validate(document)
+    except (OSError, ValueError, AttributeError, TypeError, LookupError, RecursionError,
+            nbformat.ValidationError) as error:
+        words = " ".join(str(error).split())[:200]
+        return replace(state, status="broken", reason=f"its executed copy cannot be read: {words}")
+    documents[state.notebook.stem] = document
+    return state
 
 
 def _environment() -> Environment:
@@ -117,11 +157,8 @@ def _environment() -> Environment:
     return environment
 
 
-def _page(path: Path, notes: cells.Notes) -> dict[str, Any]:
-    """Read an executed notebook; the first cell becomes the head of the page."""
-    import nbformat
-
-    document = nbformat.read(path, as_version=4)
+def _page(document: Any, notes: cells.Notes) -> dict[str, Any]:
+    """Render an executed notebook; the first cell becomes the head of the page."""
     kept = [c for c in document.cells if _ERROR_TAG not in c.metadata.get("tags", [])]
     first = kept[0].source if kept and kept[0].cell_type == "markdown" else "# "
     title, claim, about = read_first_cell(first)

@@ -3,6 +3,8 @@
 A source `.py` becomes an `.ipynb`, is executed with the project root as working folder, and ends up
 under `<runs>/<run_id>/executed/`. The copy is renamed into place when it has ended, well or badly,
 so an older one stays readable until then. After a failure the remaining notebooks are not started.
+What can be known beforehand (parameters, inputs, who else works in the run) is checked before the
+first kernel starts.
 """
 
 from __future__ import annotations
@@ -12,26 +14,47 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from monitorlab.pipeline.artifacts import finished, unchanged_tables
+from monitorlab.pipeline.digests import digest_file, digest_project
+from monitorlab.pipeline.files import FULL_DISK, tells_of_full_disk
 from monitorlab.pipeline.kernel import KERNEL_NAME, kernel_environment
-from monitorlab.pipeline.notebooks import Notebook
-from monitorlab.pipeline.parameters import Value, check_parameters
+from monitorlab.pipeline.notebooks import Notebook, dependencies, with_inputs
+from monitorlab.pipeline.parameters import ParameterError, Value, check_parameters
 from monitorlab.pipeline.records import (
     Failure,
     Record,
+    RecordError,
     check_run_id,
     executed_path,
     git_commit,
+    keep_copy,
     now,
+    pick_up,
+    read_record,
+    tables_seal,
+    why_run,
     write_record,
 )
-from monitorlab.pipeline.runs import runs_folder
+from monitorlab.pipeline.runs import (
+    RUNNER,
+    ArtifactError,
+    checked_seed,
+    hold,
+    holder,
+    live_message,
+    mark,
+    runs_folder,
+)
 from monitorlab.pipeline.sources import project_root
 
 START_TIMEOUT = 120
@@ -47,13 +70,14 @@ class RunError(RuntimeError):
     record : Record
         The failed execution.
     path : Path
-        The executed notebook, with all outputs up to the failure.
+        The executed notebook, with all outputs up to the failure; where they could not be `kept`,
+        that of an earlier execution or nothing.
     """
 
-    def __init__(self, record: Record, path: Path) -> None:
+    def __init__(self, record: Record, path: Path, kept: bool = True) -> None:
         self.record = record
         self.path = path
-        super().__init__(_describe(record, path))
+        super().__init__(_describe(record, path if kept else None))
 
 
 @dataclass(frozen=True)
@@ -71,7 +95,11 @@ class Options:
     progress : bool
         Whether to draw a progress bar on stderr.
     report : callable
-        Receives one line of text when a notebook starts or ends.
+        Receives one line of text when a notebook starts, ends or is skipped.
+    resume : bool
+        Skip notebooks that are complete and fresh.
+    with_inputs : bool
+        Run what the notebooks need first, unless it is complete and fresh.
     variables : mapping
         Further environment variables for the kernels.
     """
@@ -81,6 +109,8 @@ class Options:
     cell_timeout: int = 3_600
     progress: bool = False
     report: Callable[[str], None] = lambda line: None
+    resume: bool = False
+    with_inputs: bool = False
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -88,6 +118,7 @@ def run_notebooks(
     notebooks: Sequence[Notebook],
     given: Mapping[str, object],
     options: Options | None = None,
+    among: Sequence[Notebook] | None = None,
 ) -> tuple[Record, ...]:
     """Execute notebooks in the given order.
 
@@ -99,29 +130,51 @@ def run_notebooks(
         Parameter values by name, text or Python values. Each notebook receives those it declares.
     options : Options, optional
         Where and how.
+    among : sequence of Notebook, optional
+        All notebooks of the project, where inputs are looked for; `notebooks` if not given.
 
     Returns
     -------
     tuple of Record
-        One per notebook, all complete.
+        One per notebook, all complete; of a skipped one the record that it has.
 
     Raises
     ------
     ParameterError
-        Before anything runs: an unknown name or a value of the wrong type.
+        Before anything runs: an unknown name or a value that cannot be.
+    ArtifactError
+        Before anything runs: an input is missing or not fit to be read, or another process works
+        in the run.
     RunError
         If a cell failed, took too long or took the kernel with it.
     """
-    options = options or Options()
-    values = check_parameters(given, {n.stem: n.parameters for n in notebooks})
+    options, among = options or Options(), notebooks if among is None else among
+    named = {n.stem for n in notebooks}
+    chosen = with_inputs(notebooks, among) if options.with_inputs else tuple(notebooks)
+    values = check_parameters(given, {n.stem: n.parameters for n in chosen})
+    project = digest_project(options.root)
+    begun = {n.stem: _begin(n, values[n.stem], options, project) for n in chosen}
+    _check_live(options.runs, begun)
+    for notebook in chosen:
+        _check_inputs(notebook, among, begun, options.runs)
+        if notebook.stem not in named:
+            _check_input_parameters(begun[notebook.stem], values[notebook.stem], options.runs)
     records = []
-    for position, notebook in enumerate(notebooks, start=1):
-        label = f"[{position}/{len(notebooks)}] {notebook.stem}"
-        if not options.progress:  # a bar shows the name itself
-            options.report(label)
-        record = execute(notebook, values[notebook.stem], options, label)
-        options.report(f"{label} done in {record.seconds:.1f} s")
-        records.append(record)
+    with ExitStack() as held:
+        for run_id in dict.fromkeys(record.run_id for record in begun.values()):
+            held.enter_context(hold(options.runs / run_id))
+            pick_up(options.runs, run_id)
+        for position, notebook in enumerate(chosen, start=1):
+            label = f"[{position}/{len(chosen)}] {notebook.stem}"
+            done = None
+            if options.resume or notebook.stem not in named:
+                done = _fresh(notebook, begun[notebook.stem], among, options, label)
+            if done is None:
+                if not options.progress:  # a bar shows the name itself
+                    options.report(label)
+                done = execute(notebook, values[notebook.stem], options, label)
+                options.report(f"{label} done in {done.seconds:.1f} s")
+            records.append(done)
     return tuple(records)
 
 
@@ -135,8 +188,60 @@ def execute(
     RunError
         If it did not run to its end; its record and executed copy are written all the same.
     """
+    record = dataclasses.replace(
+        _begin(notebook, values, options, digest_project(options.root)),
+        commit=git_commit(options.root), process=os.getpid(),
+    )
+    target = executed_path(options.runs, record.run_id, notebook.stem)
+    folder = options.runs / record.run_id / notebook.stem
+    start = time.perf_counter()
+    status, failure, kept = "interrupted", None, False
+    workplace = target.parent / f".{notebook.stem}.{os.getpid()}.part"
+    try:
+        write_record(options.runs, record)
+        mark(folder, "running")
+        failure = _run_in(workplace, notebook, values, options, label, record.profile)
+        status = "failed" if failure else "complete"
+    except Exception as error:
+        _raise_interruption(error)
+        status, failure = "failed", Failure(0, "", type(error).__name__, str(error))
+    finally:  # also on Ctrl-C: keep what the cells printed so far
+        with _signals_wait():
+            kept = keep_copy(workplace / "output.ipynb", target)
+            shutil.rmtree(workplace, ignore_errors=True)
+            if status != "complete":
+                with suppress(OSError):  # "running" is not read either
+                    mark(folder, status)
+            record = dataclasses.replace(
+                record, status=status, failure=_with_advice(failure, kept, target),
+                finished=now(), seconds=round(time.perf_counter() - start, 3),
+                tables=tables_seal(folder),
+            )
+            with suppress(OSError):  # the disk is full, which the message says
+                write_record(options.runs, record)
+    if record.failure:
+        raise RunError(record, target, kept)
+    return record
+
+
+def _begin(
+    notebook: Notebook, values: Mapping[str, Value], options: Options, project: str
+) -> Record:
+    """Return the record that an execution begins with, after a look at what cannot be.
+
+    Raises
+    ------
+    ParameterError
+        If the seed is no seed.
+    RunIdError
+        If the run id is no folder name.
+    """
     effective = {p.name: p.default for p in notebook.parameters} | dict(values)
-    record = Record(
+    try:
+        checked_seed(effective.get("SEED", 0))
+    except ValueError as error:
+        raise ParameterError(f"{notebook.stem}: {error}") from None
+    return Record(
         stem=notebook.stem,
         run_id=check_run_id(str(effective.get("RUN_ID", "default"))),
         profile=str(effective.get("PROFILE", "")),
@@ -144,29 +249,113 @@ def execute(
         parameters=effective,
         digest=notebook.digest,
         started=now(),
-        commit=git_commit(options.root),
-        process=os.getpid(),
+        project=project,
+        files=_named_files(effective, options.root),
     )
-    target = executed_path(options.runs, record.run_id, notebook.stem)
-    write_record(options.runs, record)
-    start = time.perf_counter()
-    status, failure = "interrupted", None
-    workplace = target.parent / f".{notebook.stem}.{os.getpid()}.part"
+
+
+def _named_files(parameters: Mapping[str, Value], root: Path) -> dict[str, str]:
+    """Return the digest of each file that a parameter names, "" for a folder.
+
+    A monitor in a file is named `file.py:function`.
+    """
+    found = {}
+    for name, value in parameters.items():
+        if not isinstance(value, str) or not value or name in ("PROFILE", "RUN_ID"):
+            continue
+        for text in (value, value.rpartition(":")[0]):
+            path = Path(text).expanduser()
+            path = path if path.exists() else root / path
+            if text and path.exists():
+                found[name] = digest_file(path) if path.is_file() else ""
+                break
+    return found
+
+
+def _check_live(runs: Path, begun: Mapping[str, Record]) -> None:
+    """Refuse a run in which another process works, before anything else is looked at."""
+    for run_id in {record.run_id for record in begun.values()}:
+        owner = holder(runs / run_id)
+        if owner is not None:
+            raise ArtifactError(live_message(runs / run_id, owner))
+
+
+def _check_inputs(
+    notebook: Notebook, among: Sequence[Notebook], begun: Mapping[str, Record], runs: Path
+) -> None:
+    """Refuse a notebook whose inputs are not there; those that run in the same go will be."""
+    mine = begun[notebook.stem]
+    seed = mine.parameters.get("SEED")
+    for stem in dependencies(notebook, among):
+        if stem in begun:
+            continue
+        folder = runs / mine.run_id / stem
+        try:
+            manifest = finished(folder, mine.profile or None, None if seed is None else int(seed))
+            unchanged_tables(folder, manifest, notebook.reads)
+        except ArtifactError as error:
+            raise ArtifactError(f"{notebook.stem} reads tables of {stem} (--with-inputs runs "
+                                f"first what is missing or out of date): {error}") from error
+
+
+def _check_input_parameters(
+    wanted: Record, values: Mapping[str, Value], runs: Path
+) -> None:
+    """Refuse to replace a complete input only because this command leaves a parameter out."""
     try:
-        failure = _run_in(workplace, notebook, values, options, label, record.profile)
-        status = "failed" if failure else "complete"
-    finally:  # also on Ctrl-C: keep what the cells printed so far
-        if (workplace / "output.ipynb").is_file():
-            (workplace / "output.ipynb").replace(target)
-        shutil.rmtree(workplace, ignore_errors=True)
-        record = dataclasses.replace(
-            record, status=status, failure=failure, finished=now(),
-            seconds=round(time.perf_counter() - start, 3),
+        done = read_record(runs, wanted.run_id, wanted.stem)
+    except RecordError:
+        return
+    if done is None or done.status != "complete":
+        return
+    left_out = {name: done.parameters[name] for name, value in wanted.parameters.items()
+                if name not in values and done.parameters.get(name, value) != value}
+    if left_out:
+        options = " ".join(f"-p {name}={value}" for name, value in left_out.items())
+        raise ParameterError(
+            f"{wanted.stem} is complete in run {wanted.run_id!r} with other parameters than this "
+            f"command gives. Add {options} to use it, or choose another run id."
         )
-        write_record(options.runs, record)
-    if failure:
-        raise RunError(record, target)
-    return record
+
+
+def _fresh(
+    notebook: Notebook, wanted: Record, among: Sequence[Notebook], options: Options, label: str
+) -> Record | None:
+    """Return the record of a notebook that need not run, and say so; else say why it runs."""
+    reason = why_run(options.runs, wanted, notebook, among)
+    if reason:
+        options.report(f"{label} is run: {reason}")
+        return None
+    options.report(f"{label} skipped: complete and fresh")
+    return read_record(options.runs, wanted.run_id, notebook.stem)
+
+
+def _raise_interruption(error: BaseException) -> None:
+    """Raise the Ctrl-C during which `error` happened, as when the terminal is gone."""
+    cause = error.__context__
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            raise cause from None
+        cause = cause.__context__
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Let a second signal wait until what the first one interrupted has been written down."""
+    waiting: list[int] = []
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and callable(signal.getsignal(number)):
+                before[number] = signal.signal(number, lambda got, _: waiting.append(got))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if waiting:
+            signal.raise_signal(waiting[0])
 
 
 def write_source_notebook(notebook: Notebook, path: Path) -> None:
@@ -193,7 +382,8 @@ def _run_in(
     """Execute inside a folder of its own; return the failure instead of raising it."""
     source, output = workplace / "source.ipynb", workplace / "output.ipynb"
     write_source_notebook(notebook, source)
-    variables = {"MONITORLAB_RUNS": str(options.runs.resolve())} | dict(options.variables)
+    variables = {"MONITORLAB_RUNS": str(options.runs.resolve()), RUNNER: str(os.getpid())}
+    variables |= options.variables
     with kernel_environment(profile, variables):
         return _call_papermill(source, output, values, options, label)
 
@@ -222,7 +412,11 @@ def _call_papermill(
     except CellTimeoutError:
         limit = f"the cell did not end within {options.cell_timeout} s"
         return _failure(output, "CellTimeoutError", limit)
+    except OSError as error:
+        _raise_interruption(error)
+        return _failure(output, type(error).__name__, str(error))
     except (DeadKernelError, RuntimeError) as error:
+        _raise_interruption(error)
         told = "the kernel died (often: out of memory)" if isinstance(error, DeadKernelError) else (
             f"the kernel did not start or stopped answering: {error}")
         return _failure(output, "DeadKernelError", told)
@@ -242,7 +436,9 @@ def _failure(output: Path, error: str, message: str, source: str | None = None) 
     """Find the last cell that started; a dead kernel leaves no error output behind."""
     import nbformat
 
-    cells = nbformat.read(output, as_version=4).cells if output.is_file() else []
+    cells = []
+    with suppress(OSError, ValueError, AttributeError):  # a full disk leaves half a file
+        cells = nbformat.read(output, as_version=4).cells
     code = [c for c in cells if c.cell_type == "code"]
     begun = [i for i, c in enumerate(code) if c.metadata.get("papermill", {}).get("start_time")]
     number = begun[-1] + 1 if begun else 0
@@ -253,12 +449,23 @@ def _failure(output: Path, error: str, message: str, source: str | None = None) 
     return Failure(cell=number, line=line.strip(), error=error, message=message)
 
 
-def _describe(record: Record, path: Path) -> str:
+def _with_advice(failure: Failure | None, kept: bool, target: Path) -> Failure | None:
+    """Complete the message of a failure with what a reader of it must know."""
+    if failure is None:
+        return None
+    message = failure.message[:_LONGEST_MESSAGE]
+    if tells_of_full_disk(message):
+        message += f": {FULL_DISK}"
+    if not kept and target.is_file():
+        message += " (the executed copy is that of an earlier execution)"
+    return dataclasses.replace(failure, message=message)
+
+
+def _describe(record: Record, path: Path | None) -> str:
     failure = record.failure or Failure(0, "", "Error", "unknown")
-    shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-    where = f"cell [{failure.cell}] `{failure.line}`" if failure.cell else "before the first cell"
-    return (
-        f"{record.stem} failed in {where}\n"
-        f"  {failure.error}: {failure.message}\n"
-        f"  executed up to there: {shown}"
-    )
+    where = f"in cell [{failure.cell}] `{failure.line}`" if failure.cell else "outside its cells"
+    lines = [f"{record.stem} failed {where}", f"  {failure.error}: {failure.message}"]
+    if path is not None:
+        shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+        lines.append(f"  executed up to there: {shown}")
+    return "\n".join(lines)

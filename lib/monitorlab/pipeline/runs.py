@@ -1,7 +1,8 @@
 """Runs: one execution of one notebook, its folder, its seed and its manifest.
 
 A run of a notebook is a folder `data/runs/<run_id>/<notebook>/`. While the notebook works, the
-manifest says "running", so that nothing half-finished is ever read as a result.
+manifest says "running", so that nothing half-finished is ever read as a result. While a runner
+works in `data/runs/<run_id>/`, it holds the lock there, which the system takes back from the dead.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -23,16 +25,27 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from monitorlab.pipeline import sources
 from monitorlab.pipeline.digests import digest_file
-from monitorlab.pipeline.files import canonical_json, pretty_json, write_text_atomic
+from monitorlab.pipeline.files import (
+    DamagedFileError,
+    canonical_json,
+    pretty_json,
+    read_sealed,
+    sealed_json,
+    write_text_atomic,
+)
 from monitorlab.pipeline.profiles import Profile, get_profile
 
 MANIFEST = "manifest.json"
 PACKAGES = ("monitorlab", "numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "torch",
             "transformers", "matplotlib")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+LARGEST_SEED = 2**31 - 1  # libraries take 32 bits, and notebooks add to it
+RUNNER = "MONITORLAB_RUNNER"  # tells a kernel which process runs it
+_LOCK = ".lock"
 
 
 class ArtifactError(RuntimeError):
@@ -53,19 +66,95 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     Raises
     ------
     ArtifactError
-        If the file is there and is not a manifest.
+        If the file is there and is not the manifest that was written.
     """
     path = folder / MANIFEST
     if not path.exists():
         return None
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(manifest["status"], str):
-            raise TypeError("status is not text")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} is not a manifest ({error}). Delete it and run the notebook "
-                            f"again: python -m monitorlab run {folder.name[:2]}") from error
-    return manifest
+        return read_sealed(path)
+    except DamagedFileError as error:
+        raise ArtifactError(f"{path} is not a manifest as it was written ({error}). Run the "
+                            f"notebook again: {run_command(folder)}") from error
+
+
+def run_command(folder: Path, profile: str = "") -> str:
+    """Return the command that makes the results of `<runs>/<run_id>/<notebook>` again."""
+    option = f" --profile {profile}" if profile else ""
+    return f"python -m monitorlab run {folder.name[:2]}{option} --run-id {folder.parent.name}"
+
+
+def mark(folder: Path, status: str) -> None:
+    """Set the status of a manifest from outside, if there is one that can be read.
+
+    The runner does so before it starts a kernel and when a notebook did not run to its end: what
+    an earlier execution left is then no result of this run any more.
+    """
+    try:
+        manifest = read_manifest(folder)
+    except ArtifactError:
+        return  # nobody reads what lies beside it
+    if manifest is not None:
+        write_text_atomic(folder / MANIFEST, sealed_json(manifest | {"status": status}))
+
+
+# The lock of a run folder --------------------------------------------------------------------
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold a run folder `<runs>/<run_id>` for this process; made if it is not there.
+
+    Raises
+    ------
+    ArtifactError
+        If another process holds it; the message names it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder / _LOCK).acquire(timeout=1)  # `holder` tries it for a moment
+    except Timeout:
+        raise ArtifactError(live_message(folder, holder(folder) or {})) from None
+    with lock:
+        owner = {"process": os.getpid(), "started": time.strftime("%Y-%m-%d %H:%M:%S")}
+        with suppress(OSError):  # it is held all the same, by a process without a name
+            (folder / _LOCK).write_text(json.dumps(owner), encoding="utf-8")
+        yield
+
+
+def holder(folder: Path) -> dict[str, Any] | None:
+    """Return "process" and "started" of the live runner in a run folder, or None."""
+    path = folder / _LOCK
+    if not path.exists():
+        return None
+    owner: dict[str, Any] = {}
+    with suppress(OSError, ValueError, LookupError, TypeError):  # it is just about to be written
+        said = json.loads(path.read_text(encoding="utf-8"))
+        owner = {"process": int(said["process"]), "started": str(said["started"])}
+    try:
+        with FileLock(path, timeout=0.1, poll_interval=0.01):  # two may look at the same moment
+            return None
+    except Timeout:
+        return owner
+    except OSError:  # somebody else's folder, which only they may lock
+        return owner if _exists(owner.get("process", 0)) else None
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process > 0
+
+
+def live_message(folder: Path, owner: Mapping[str, Any]) -> str:
+    """Say who works in a run folder and what to do."""
+    who = f"process {owner['process']} since {owner['started']}" if owner else "another process"
+    return (f"run {folder.name!r} is being executed by {who}. Wait until it has ended, end it, or "
+            "choose another run id.")
 
 
 class Run:
@@ -86,7 +175,7 @@ class Run:
     folder : Path
         Where tables, figures and the manifest go.
     status : str
-        "running", "complete" or "failed".
+        "running", "complete" or "failed"; in the manifest also "interrupted", see `mark`.
     """
 
     def __init__(self, notebook: str, profile: Profile, run_id: str, seed: int,
@@ -94,7 +183,7 @@ class Run:
         self.notebook = checked_name(notebook, "notebook")
         self.run_id = checked_name(run_id, "run_id")
         self.profile = profile
-        self.seed = _checked_seed(seed)
+        self.seed = checked_seed(seed)
         self.parameters = json.loads(canonical_json(dict(parameters)))
         self.root = root
         self.folder = runs_folder(root) / self.run_id / self.notebook
@@ -181,7 +270,7 @@ class Run:
             "parameters": self.parameters,
             "source_digest": digest_file(notebook) if notebook.exists() else None,
             "code": self._code,
-            "packages": _package_versions(),
+            "packages": package_versions(),
             "python": platform.python_version(),
             "device": _device(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),
@@ -191,7 +280,7 @@ class Run:
             "checkpoints": self.checkpoints,
             "metrics": self.metrics,
         }
-        write_text_atomic(self.folder / MANIFEST, pretty_json(manifest))
+        write_text_atomic(self.folder / MANIFEST, sealed_json(manifest))
 
 
 def open_run(notebook: str, profile: str, run_id: str = "default", seed: int = 0,
@@ -207,7 +296,7 @@ def open_run(notebook: str, profile: str, run_id: str = "default", seed: int = 0
     run_id : str
         Folder below `data/runs`; letters, digits, `_`, `-`, `.`.
     seed : int
-        At least 0.
+        From 0 to 2147483647.
     parameters : mapping, optional
         Values of the notebook's parameters cell, recorded in the manifest.
     root : Path, optional
@@ -221,8 +310,13 @@ def open_run(notebook: str, profile: str, run_id: str = "default", seed: int = 0
     ------
     ValueError
         For an unknown profile, a bad seed, or a name that is not a plain file name.
+    ArtifactError
+        If a runner works in that run and this is not one of its notebooks.
     """
     run = Run(notebook, get_profile(profile), run_id, seed, parameters or {}, root)
+    owner, mine = holder(run.folder.parent), (os.environ.get(RUNNER), str(os.getpid()))
+    if owner is not None and str(owner.get("process")) not in mine:
+        raise ArtifactError(live_message(run.folder.parent, owner))
     run._write_manifest()
     leftovers = ["*.parquet", "metrics.json", "headline.json", "figures/*.svg", "figures/*.png",
                  "figures/figures.json", ".*.tmp", "figures/.*.tmp"]
@@ -240,10 +334,12 @@ def checked_name(name: str, what: str) -> str:
     return name
 
 
-def _checked_seed(seed: int) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f"seed is {seed!r}: expected a whole number, at least 0")
-    return int(seed)
+def checked_seed(seed: Any) -> int:
+    """Return `seed` if it is a whole number from 0 to `LARGEST_SEED`, else say what it is."""
+    whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+    if whole and 0 <= seed <= LARGEST_SEED:
+        return int(seed)
+    raise ValueError(f"seed is {str(seed)[:40]}: expected a whole number from 0 to {LARGEST_SEED}")
 
 
 def git_state(root: Path) -> dict[str, Any]:
@@ -262,7 +358,8 @@ def git_state(root: Path) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def _package_versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages that results depend on most."""
     versions = {}
     for name in PACKAGES:
         try:
