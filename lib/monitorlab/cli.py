@@ -314,7 +314,6 @@ def _exit_codes() -> dict[type[Exception], int]:
     from monitorlab.benchmark.scenario_files import ScenarioError
     from monitorlab.finetuning.batches import LeakError
     from monitorlab.monitors.monitor import MonitorError
-    from monitorlab.monitors.sample_files import SampleFileError
     from monitorlab.monitors.scoring import ScoringError
     from monitorlab.monitors.store import StoreError
     from monitorlab.pipeline.artifacts import ArtifactError
@@ -322,9 +321,10 @@ def _exit_codes() -> dict[type[Exception], int]:
     from monitorlab.pipeline.regression import RegressionError
     from monitorlab.pipeline.runner import RunError
     from monitorlab.pipeline.sources import SourceError
+    from monitorlab.pipeline.table_files import TableFileError
 
     return {ArtifactError: 1, RunIdError: 2, RegressionError: 1, RunError: 1, SourceError: 1,
-            OSError: 1, ScenarioError: 1, ExportError: 1, MonitorError: 2, SampleFileError: 2,
+            OSError: 1, ScenarioError: 1, ExportError: 1, MonitorError: 2, TableFileError: 2,
             ScoringError: 1, StoreError: 1, LeakError: 2}
 
 

@@ -11,21 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from monitorlab import __version__
 from monitorlab.evaluation.rates import FACTS, join, rates
 from monitorlab.monitors.monitor import NO_PROMPT, Monitor, MonitorError, request_key, samples_of
 from monitorlab.monitors.scoring import PATIENCE, ScoringError, score
 from monitorlab.monitors.store import VerdictStore
+from monitorlab.monitors.verdict_files import ENDINGS, write_verdicts
 from monitorlab.monitors.verdicts import ERROR
 from monitorlab.pipeline.digests import digest_file
 from monitorlab.pipeline.files import pretty_json, write_file_atomic, write_text_atomic
 from monitorlab.pipeline.sources import project_root
-from monitorlab.pipeline.tables import STATUSES, VERDICTS
+from monitorlab.pipeline.tables import STATUSES
 
-ENDINGS = (".csv", ".jsonl", ".parquet")
 AMOUNTS = ("input_tokens", "output_tokens", "cost_usd", "seconds")
 
 
@@ -148,7 +146,8 @@ def score_file(
         totals={name: float(table[name].sum()) for name in AMOUNTS if table[name].notna().any()},
         rates=_rates(table, frame),
     )
-    _write_table(table.assign(seconds=float("nan")), out)
+    with write_file_atomic(out) as temporary:
+        write_verdicts(table.assign(seconds=float("nan")), temporary, out.suffix)
     write_text_atomic(manifest, pretty_json(_manifest(monitor, request, summary)))
     return summary
 
@@ -256,19 +255,6 @@ def _rates(table: pd.DataFrame, frame: pd.DataFrame) -> dict[str, float]:
     labelled = frame[["sample_id", "label"]].assign(**facts)
     (row,) = rates(join(table, labelled)).to_dict("records")
     return {str(name): value for name, value in row.items() if name not in ("name", *STATUSES)}
-
-
-def _write_table(table: pd.DataFrame, out: Path) -> None:
-    with write_file_atomic(out) as temporary:
-        if out.suffix.lower() == ".parquet":
-            arrow = pa.Table.from_pandas(table, schema=VERDICTS.arrow(), preserve_index=False)
-            pq.write_table(arrow, temporary, compression="zstd")
-        elif out.suffix.lower() == ".csv":
-            table.to_csv(temporary, index=False, lineterminator="\n")
-        else:
-            plain = table.astype(object).where(table.notna(), None).to_dict("records")
-            lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in plain)
-            temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def _manifest(monitor: Monitor, request: Request, summary: Summary) -> dict[str, Any]:
