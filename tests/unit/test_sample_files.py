@@ -80,6 +80,9 @@ def test_without_ids_rows_are_numbered_and_that_is_said(tmp_path: Path) -> None:
     frame = read_samples(write(tmp_path, "own.csv", HEAD + "q,r\n\nq,s\n"), notes.append)
     assert list(frame["sample_id"]) == ["row-1", "row-2"]
     assert notes == ["own.csv has no column sample_id: its samples are called row-1 to row-2"]
+    frame = read_samples(write(tmp_path, "own.csv", "ID,request,response\n7,q,r\n"), notes.append)
+    assert list(frame["sample_id"]) == ["row-1"]
+    assert notes[-1].endswith("to row-1. Is it 'ID'? Then call that sample_id")
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "parquet"])

@@ -35,6 +35,7 @@ _LABEL_WORDS = frozenset(
     """)
 )
 _TURNED_WORDS = frozenset({"safe", "benign", "aligned", "good", "harmless"})  # 1 is not misbehavior
+_OTHER_IDS = ("id", "uid", "uuid", "example_id", "task_id", "key")
 _SHOWN = 3  # rows that a sentence names
 
 
@@ -85,8 +86,10 @@ def read_samples(
     for words in notes:
         report(f"{file.name}: {words}")
     if "sample_id" not in table.columns:
+        other = next((name for name in table.columns if _plain(name) in _OTHER_IDS), None)
+        hint = f". Is it {other!r}? Then call that sample_id" if other else ""
         report(f"{file.name} has no column sample_id: its samples are called row-1 to "
-               f"row-{len(table.places)}")
+               f"row-{len(table.places)}{hint}")
     if "label" not in table.columns:
         _hint_at_label(file.name, table, report)
     _report_oddities(table, columns, report)
