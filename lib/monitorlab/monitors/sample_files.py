@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from monitorlab.monitors.chats import ChatError, read_chat
+from monitorlab.monitors.sample_chats import ChatError, read_chat
 from monitorlab.pipeline.table_files import FileTable, TableFileError, kind_of, read_table_file
 
 REQUIRED = ("request", "response")
@@ -50,7 +50,7 @@ def read_samples(
 
     Columns are found without regard to case, and to blanks or hyphens for underscores. Instead of
     request and response a file may have ``messages`` or ``conversations``, as
-    :func:`monitorlab.monitors.chats.read_chat` reads them.
+    :func:`monitorlab.monitors.sample_chats.read_chat` reads them.
 
     Parameters
     ----------

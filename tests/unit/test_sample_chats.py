@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from monitorlab.monitors.chats import ChatError, read_chat
+from monitorlab.monitors.sample_chats import ChatError, read_chat
 from monitorlab.monitors.sample_files import SampleFileError, read_samples
 
 CHAT = [
