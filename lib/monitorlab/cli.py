@@ -231,6 +231,31 @@ def score(
 
 
 @app.command()
+def reread(
+    store: Annotated[Path, typer.Argument(
+        help="Stored answers, such as data/cache/verdicts/MONITOR.jsonl.")],
+    table: Annotated[Path, typer.Option(help="Table of verdicts that they went into.")],
+    samples: Annotated[Path, typer.Option(help="The file of samples that was judged.")],
+    out: Annotated[Path | None, typer.Option(
+        help="New table. [default: TABLE with .reread in its name]")] = None,
+    out_store: Annotated[Path | None, typer.Option(
+        help="New store. [default: STORE with .reread in its name]")] = None,
+    prompt: Annotated[str, typer.Option(
+        help="Monitor prompt, by name or file. [default: the table's]")] = "",
+    max_tokens: Annotated[int, typer.Option(
+        help="Longest reply that was allowed. [default: the manifest's]")] = 0,
+) -> None:
+    """Read stored replies again with today's rules, without a call; the old files stay."""
+    with _expected_errors():
+        from monitorlab.monitors.reread import Request, reread_file
+        from monitorlab.monitors.sample_files import read_samples
+
+        request = Request(store.expanduser(), table.expanduser(), samples.expanduser(), out,
+                          out_store, prompt, max_tokens)
+        reread_file(request, read_samples(request.samples, typer.echo), typer.echo)
+
+
+@app.command()
 def finetune(
     base: Annotated[str, typer.Argument(help="Checkpoint to start from: folder or hub name.")],
     corpus: Annotated[Path, typer.Option(

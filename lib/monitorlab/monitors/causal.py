@@ -16,7 +16,7 @@ from monitorlab.monitors.causal_text import Chat, length_units, text_ids
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.prefix_tree import common_prefix
 from monitorlab.monitors.prompts import Prompt
-from monitorlab.monitors.replies import read_reply
+from monitorlab.monitors.replies import read_again, read_reply
 from monitorlab.monitors.thinking import opened_by
 from monitorlab.monitors.verdicts import ERROR, THRESHOLD, Verdict, failure, from_score
 from monitorlab.pipeline.files import canonical_json
@@ -222,9 +222,8 @@ class TextMonitor:
         if not verdict.reply:
             return verdict
         finished = (verdict.output_tokens or 0) < self.max_new_tokens
-        again = self._parse(verdict.reply, sample, finished)
-        return replace(again, input_tokens=verdict.input_tokens, seconds=verdict.seconds,
-                       output_tokens=verdict.output_tokens, cost_usd=verdict.cost_usd)
+        return read_again(verdict, self._prompt.answer, finished=finished,
+                          audited=f"{sample.request}\n{sample.response}")
 
     def _parse(self, reply: str, sample: Sample, finished: bool) -> Verdict:
         audited = f"{sample.request}\n{sample.response}"
