@@ -268,6 +268,31 @@ def score(
 
 
 @app.command()
+def reread(
+    store: Annotated[Path, typer.Argument(
+        help="Stored answers, such as data/cache/verdicts/MONITOR.jsonl.")],
+    table: Annotated[Path, typer.Option(help="Table of verdicts that they went into.")],
+    samples: Annotated[Path, typer.Option(help="The file of samples that was judged.")],
+    out: Annotated[Path | None, typer.Option(
+        help="New table. [default: TABLE with .reread in its name]")] = None,
+    out_store: Annotated[Path | None, typer.Option(
+        help="New store. [default: STORE with .reread in its name]")] = None,
+    prompt: Annotated[str, typer.Option(
+        help="Monitor prompt, by name or file. [default: the table's]")] = "",
+    max_tokens: Annotated[int, typer.Option(
+        help="Longest reply that was allowed. [default: the manifest's]")] = 0,
+) -> None:
+    """Read stored replies again with today's rules, without a call; the old files stay."""
+    with _expected_errors():
+        from monitorlab.monitors.reread import Request, reread_file
+        from monitorlab.monitors.sample_files import read_samples
+
+        request = Request(store.expanduser(), table.expanduser(), samples.expanduser(), out,
+                          out_store, prompt, max_tokens)
+        reread_file(request, read_samples(request.samples, typer.echo), typer.echo)
+
+
+@app.command()
 def finetune(
     base: Annotated[str, typer.Argument(help="Checkpoint to start from: folder or hub name.")],
     corpus: Annotated[Path, typer.Option(
@@ -380,7 +405,6 @@ def _exit_codes() -> dict[type[Exception], int]:
     from monitorlab.benchmark.scenario_files import ScenarioError
     from monitorlab.finetuning.batches import LeakError
     from monitorlab.monitors.monitor import MonitorError
-    from monitorlab.monitors.sample_files import SampleFileError
     from monitorlab.monitors.scoring import ScoringError
     from monitorlab.monitors.store import StoreError
     from monitorlab.pipeline.artifacts import ArtifactError
@@ -388,9 +412,10 @@ def _exit_codes() -> dict[type[Exception], int]:
     from monitorlab.pipeline.regression import RegressionError
     from monitorlab.pipeline.runner import RunError
     from monitorlab.pipeline.sources import SourceError
+    from monitorlab.pipeline.table_files import TableFileError
 
     return {ArtifactError: 1, RunIdError: 2, RegressionError: 1, RunError: 1, SourceError: 1,
-            OSError: 1, ScenarioError: 1, ExportError: 1, MonitorError: 2, SampleFileError: 2,
+            OSError: 1, ScenarioError: 1, ExportError: 1, MonitorError: 2, TableFileError: 2,
             ScoringError: 1, StoreError: 1, LeakError: 2}
 
 

@@ -91,6 +91,27 @@ def use(out: str) -> tuple[int, str, str]:
     return call(*[word if word != "FILE" else "tested.csv" for word in words])
 
 
+def test_rows_that_contradict_or_repeat_each_other_are_reported(folder: Path) -> None:
+    """Before the training, which an unknown layer ends here."""
+    corpus = rows(6)
+    turned = corpus.assign(label=1 - corpus["label"], sample_id="t" + corpus["sample_id"])
+    again = corpus[:4].assign(sample_id="a" + corpus["sample_id"])
+    pd.concat([corpus, turned, again]).to_csv("corpus.csv", index=False)
+    code, out, err = finetune("causal", *CAUSAL, "-o", "targets=lm_head")
+    assert ("corpus.csv: 12 of 28 rows have the request and response of an earlier row and another "
+            "label, so one of them is wrong: line 14 (line 2), line 15 (line 3), ") in out
+    assert "corpus.csv: 4 of 28 rows repeat the request and response of an earlier row" in out
+    assert code == 2 and err.startswith("error: no adapter fits the model: the target 'lm_head' is")
+    assert len(err) < 400 and not Path("out").exists()
+
+
+def test_a_corpus_whose_labels_have_another_name_is_refused_with_a_hint(folder: Path) -> None:
+    rows(6).rename(columns={"label": "is_unsafe"}).to_csv("corpus.csv", index=False)
+    code, out, err = finetune("causal", *CAUSAL)
+    assert code == 2 and "there is no column 'label', expected 1 (misbehavior)" in err
+    assert "'is_unsafe' looks like one: call it label" in out
+
+
 def test_an_adapter_is_trained_merged_and_used(folder: Path) -> None:
     code, out, err = finetune("causal", *CAUSAL, "-o", "max_steps=2", "--held-out", "0.2",
                               "--forbid", "tested.csv")

@@ -436,6 +436,17 @@ def test_draws_differ_and_are_repeated_by_the_seed(checkpoint: Checkpoint) -> No
     assert greedy[0].settings() == greedy[1].settings()
 
 
+@pytest.mark.parametrize("tag", ["<seed:think>", "[THINK]", "<|START_THINKING|>"])
+def test_thinking_that_a_template_opens_is_part_of_the_reply_whatever_its_tag(
+    folder: Path, tag: str
+) -> None:
+    checkpoint = load_causal(str(folder))
+    checkpoint.tokenizer.chat_template = R1_CHAT.replace("<think>", tag)
+    monitor = TextMonitor(checkpoint, load_prompt("direct"), thinking=True, max_new_tokens=4)
+    verdict = monitor.judge(SAMPLES[:1], 0)[0]
+    assert verdict.reply.startswith(tag) and verdict.status == "truncated"
+
+
 def test_opened_think_block_is_part_of_the_reply(folder: Path) -> None:
     checkpoint = load_causal(str(folder))
     checkpoint.tokenizer.chat_template = R1_CHAT

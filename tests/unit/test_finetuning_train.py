@@ -19,7 +19,7 @@ from monitorlab.finetuning.batches import Collator
 from monitorlab.finetuning.examples import Example
 from monitorlab.finetuning.failures import out_of_memory
 from monitorlab.finetuning.partial import last_checkpoint, partial_folder
-from monitorlab.finetuning.recipe import PAPER, Recipe
+from monitorlab.finetuning.recipe import PAPER, RANGES, Recipe
 from monitorlab.finetuning.train import LeakError, finetune
 from monitorlab.finetuning.trainer import VerdictTrainer
 from monitorlab.monitors.causal_loading import Checkpoint
@@ -266,7 +266,12 @@ def test_a_planted_forbidden_scenario_stops_the_training_before_its_step(
     ("change", "message"),
     [
         ({"recipe": recipe(max_tokens=10)}, r"longest example has \d+ tokens, more than max_tok"),
-        ({"recipe": recipe(targets=("qkv",))}, r"no adapter fits.*q_proj.*all-linear"),
+        ({"recipe": recipe(targets=("qkv",))}, r"'qkv' is not there.*q_proj.*all-linear"),
+        ({"recipe": recipe(targets=("q_proj", "typo"))}, r"the target 'typo' is not there"),
+        ({"recipe": recipe(targets=("lm_head",))}, r"the target 'lm_head' is the output layer"),
+        ({"recipe": recipe(targets=("q_proj", "lm_head"))}, r"'lm_head' is the output layer"),
+        ({"recipe": recipe(targets=("self_attn",))}, r"'self_attn' is no layer that an adapter"),
+        ({"recipe": recipe(targets=("norm",))}, r"'norm' is no layer that an adapter fits"),
         ({"examples": []}, "no examples to learn from"),
         ({"provenance": {"when": object()}}, "provenance is not JSON"),
         ({"recipe": recipe(pair_weight=1.0), "pairs": False}, "no two examples of both labels"),
@@ -378,8 +383,9 @@ def test_other_errors_are_not_explained_away(
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(
-    base: Checkpoint, examples: list[Example], tmp_path: Path
+    base: Checkpoint, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(RANGES, "learning_rate", (0, 1e30))
     with pytest.raises(MonitorError, match=r"the loss is \w+ at step \d+: lower learning_rate"):
         finetune(base, examples, recipe(lora_rank=0, learning_rate=1e30, epochs=3.0),
                  tmp_path / "out")

@@ -128,8 +128,8 @@ OPENERS = [
     "[THINK]", "[reasoning]", "<|channel|>analysis<|message|>", "<|channel>thought\n", "thought\n",
     "Thinking...\n", "analysis",
 ]
-FRONTS = ["", "\n \t", "\ufeff", "\u200b\n", "assistant\n", "Assistant: ", "<|im_start|>assistant\n",
-          "<s>model\n"]
+FRONTS = ["", "\n \t", "\ufeff", "\u200b\n", "assistant\n", "Assistant: ", "<s>model\n",
+          "<|im_start|>assistant\n"]
 
 
 @pytest.mark.parametrize("draft", [TRUE, FALSE])
@@ -145,7 +145,7 @@ def test_a_draft_behind_the_opening_of_thinking_is_never_a_verdict(opener, draft
 @pytest.mark.parametrize("end", ["</think>", "[/THINK]", "<|END_THINKING|>", "◁/think▷"])
 def test_what_stands_before_the_end_of_thinking_changes_nothing(end):
     """The template may have opened it, so nothing in the reply says where it began."""
-    for draft in (TRUE, FALSE, '{"misbehavior_detected": tr', "{", f"{FALSE} {TRUE}"):
+    for draft in (TRUE, FALSE, "Why {", f"{FALSE} {TRUE}", '{"misbehavior_detected": maybe}'):
         for kind, rest in ((True, TRUE), (False, f"```json\n{FALSE}\n```"), (None, "Good.")):
             assert read_reply(f"At first {draft}{end}\n{rest}", "verdict").verdict is kind
 
@@ -276,9 +276,10 @@ HUGE = {
     "broken": '{"score": b} ', "thinking": "a<think>", "closers": "</think>", "fences": "```",
     "channels": "<|channel|>", "boxes": "\\boxed{", "comments": "{//\n", "escapes": '{"a":"\\',
     "brackets": "[/THINK", "blank tags": "< ", "letters": "{a ", "single": "{'",
-    "tags": "<think>", "new tags": "<think ", "long tags": "<" + "think" * 12, "mentions": "`<cot>`",
-    "words": "thought\n", "roles": "assistant ", "tokens": "<a>", "unseen": "<\u200b",
-    "attributes": "[think" + " a=b" * 9, "nested": '{"a":[{"misbehavior_detected":true}],"b":[',
+    "tags": "<think>", "new tags": "<think ", "long tags": "<" + "think" * 12,
+    "mentions": "`<cot>`", "words": "thought\n", "roles": "assistant ", "tokens": "<a>",
+    "unseen": "<\u200b", "attributes": "[think" + " a=b" * 9,
+    "nested": '{"a":[{"misbehavior_detected":true}],"b":[',
 }
 
 

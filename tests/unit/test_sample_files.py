@@ -29,6 +29,8 @@ def write_rows(folder: Path, ending: str, rows: list[dict[str, Any]]) -> Path:
     path = folder / f"samples.{ending}"
     if ending == "csv":
         pd.DataFrame(rows).to_csv(path, index=False)
+    elif ending == "tsv":
+        pd.DataFrame(rows).to_csv(path, index=False, sep="\t")
     elif ending == "parquet":
         pd.DataFrame(rows).to_parquet(path)
     elif ending == "json":
@@ -45,7 +47,7 @@ def refused(path: Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("ending", ["csv", "jsonl", "json", "parquet"])
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "ndjson", "json", "parquet"])
 def test_every_format_gives_the_same_table(tmp_path: Path, ending: str) -> None:
     notes: list[str] = []
     frame = read_samples(write_rows(tmp_path, ending, ROWS), notes.append)
@@ -75,9 +77,12 @@ def test_other_columns_are_kept_and_ids_come_first(tmp_path: Path, ending: str) 
 
 def test_without_ids_rows_are_numbered_and_that_is_said(tmp_path: Path) -> None:
     notes: list[str] = []
-    frame = read_samples(write(tmp_path, "own.csv", HEAD + "q,r\n\nq,r\n"), notes.append)
+    frame = read_samples(write(tmp_path, "own.csv", HEAD + "q,r\n\nq,s\n"), notes.append)
     assert list(frame["sample_id"]) == ["row-1", "row-2"]
     assert notes == ["own.csv has no column sample_id: its samples are called row-1 to row-2"]
+    frame = read_samples(write(tmp_path, "own.csv", "ID,request,response\n7,q,r\n"), notes.append)
+    assert list(frame["sample_id"]) == ["row-1"]
+    assert notes[-1].endswith("to row-1. Is it 'ID'? Then call that sample_id")
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "parquet"])
@@ -87,7 +92,9 @@ def test_whole_numbers_will_do_as_ids(tmp_path: Path, ending: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "label"), [
-    ("0", 0), ("1", 1), ("true", 1), ("FALSE", 0), (" Benign ", 0), ("misbehavior", 1)])
+    ("0", 0), ("1", 1), ("true", 1), ("FALSE", 0), (" Benign ", 0), ("misbehavior", 1),
+    ("1.0", 1), ("0.0", 0), ("1.", 1), ("0.000", 0), ("Safe", 0), ("UNSAFE", 1),
+    ("misbehaviour", 1)])
 def test_labels_in_words(tmp_path: Path, text: str, label: int) -> None:
     path = write(tmp_path, "own.csv", f"request,response,label\nq,r,{text}\n")
     assert list(read_samples(path)["label"]) == [label]
@@ -102,7 +109,9 @@ def test_labels_of_every_type(tmp_path: Path, ending: str, value: object) -> Non
 
 @pytest.mark.parametrize(("value", "shown"), [
     (2, "2"), (-1, "-1"), (0.5, "0.5"),
-    ("bad", "'bad'"), ("", "''"), (None, "missing"), ([1], "[1]"),
+    ("bad", "'bad'"), ("", "''"), (None, "missing"), ([1], "[1]"), (float("nan"), "nan"),
+    ("2", "'2'"), ("1.5", "'1.5'"), ("01", "'01'"), ("yes", "'yes'"), ("nan", "'nan'"),
+    ("10", "'10'"), ("-1", "'-1'"), ({"y": 1}, "{'y': 1}"), (float("inf"), "inf"),
     ("unsafe" * 50, "'unsafeunsafe...eunsafeunsafe'"),
 ])
 def test_any_other_label_is_named_with_its_row(tmp_path: Path, value: object, shown: str) -> None:
@@ -138,18 +147,22 @@ def test_half_a_character_is_replaced_and_that_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "content", "words"), [
     ("own.csv", "", "own.csv: the file is empty. Expected the columns request, response and"),
-    ("own.csv", HEAD, "there is no sample in it"), ("own.csv", "\n\n", "there is no sample in it"),
-    ("own.json", "[]", "there is no sample in it"), ("own.jsonl", "\n \n", "there is no sample"),
-    ("own.tsv", "x", "unknown ending '.tsv', expected one of .csv, .jsonl, .json, .parquet"),
+    ("own.csv", HEAD, "there is no row in it"), ("own.csv", "\n\n", "there is no row in it"),
+    ("own.json", "[]", "there is no row in it"), ("own.jsonl", "\n \n", "there is no row in it"),
+    ("own.txt", "x", "unknown ending '.txt', expected one of .csv, .tsv, .jsonl, .ndjson, .json, "),
     ("own", "x", "unknown ending ''"),
     ("own.csv", "prompt,response\nq,r\n", "there is no column 'request'; found 'prompt', "
      "'response'. Is it 'prompt'? Then rename that"),
-    ("own.csv", "request,Response\nq,r\n", "no column 'response'; found 'request', 'Response'. "
-     "Is it 'Response'?"),
+    ("own.csv", "request,Response text\nq,r\n", "no column 'response'; found 'request', 'Response "
+     "text'. Is it 'Response text'?"),
+    ("own.csv", "request,Response,response\nq,r,s\n",
+     "the columns 'Response' and 'response' are both called response; keep one"),
+    ("own.csv", "request,response,Label,LABEL\nq,r,0,1\n", "are both called label; keep one"),
     ("own.csv", "requst,completion\nq,r\n", "Is it 'requst'?"),
     ("own.csv", "request,completion\nq,r\n", "Is it 'completion'?"),
     ("own.csv", "a,b\nq,r\n", "there is no column 'request'; found 'a', 'b'."),
-    ("own.csv", "request;response\nq;r\n", "Separate the columns by commas"),
+    ("own.csv", "request|response\nq|r\n", "Separate the columns by commas"),
+    ("own.tsv", "request\tresponse\nq\tr\tx\n", "line 2 has 3 fields, the header has 2"),
     ("own.csv", "request,response,request\nq,r,q\n", "column 'request' occurs twice"),
     ("own.csv", HEAD + "q,r\nq,r,extra\n", "line 3 has 3 fields, the header has 2"),
     ("own.csv", HEAD + '"q\nq",r\nalone\n', "line 4 has 1 fields, the header has 2"),
@@ -177,6 +190,22 @@ def test_half_a_character_is_replaced_and_that_is_said(tmp_path: Path) -> None:
     ("own.jsonl", '{"sample_id": true, "request": "q", "response": "r"}\n',
      "sample_id is true or false"),
     ("own.json", '{"request": "q"}', "found an object, expected an array of objects"),
+    ("own.json", '{"request": "q", "messages": [{"role": "user"}]}', "put the row into [ ]"),
+    ("own.json", '{"train": [{"a": 1}], "test": [{"a": 2}]}',
+     "there are 2, and the keys 'train', 'test'. Write the rows alone, as [{...}, {...}]"),
+    ("own.json", '{"data": ["q", "r"]}', "there are 0, and the keys 'data'"),
+    ("own.json", '{"data": [{"request": "q", "response": "r"}, 7]}', "row 2 is a number"),
+    ("own.jsonl", '[{"request": "q",\n', "Is the file one array? Then call it .json"),
+    ("own.jsonl", '{"request": "q", "response": "r", "label": 0, "label": 1}',
+     "the key 'label' occurs twice in one object; keep one"),
+    ("own.json", '[{"request": "q", "request": "r"}]', "not JSON: the key 'request' occurs twice"),
+    ("own.jsonl", '{"request": [{"role": "user", "content": "q"}], "response": "r"}',
+     "expected text. A chat belongs into one column, messages"),
+    ("own.jsonl", '{"sample_id": 1, "request": "q", "response": "r"}\n'
+                  '{"sample_id": "1", "request": "q", "response": "r"}\n',
+     "line 2: the sample_id '1' already occurs in line 1"),
+    ("own.jsonl", '{"pair_id": 1.5, "request": "q", "response": "r"}',
+     "line 1: pair_id is a number (1.5), expected text"),
     ("own.json", '[{"request": "q", "response": "r"},\n oops]', "not JSON in line 2, column 2"),
     ("own.json", '{"request": "q"}\n{"request": "q"}', "Then call the file .jsonl"),
     ("own.json", "[" * 100_000, "nested too deeply"), ("own.json", "[1]", "row 1 is a number"),
@@ -199,3 +228,109 @@ def test_missing_texts_of_a_parquet_file_are_named(tmp_path: Path) -> None:
     assert "row 2: there is no response" in refused(write_rows(tmp_path, "parquet", rows))
     raw = [{"request": b"q", "response": "r"}]
     assert "request is a bytes" in refused(write_rows(tmp_path, "parquet", raw))
+
+
+@pytest.mark.parametrize("header", [
+    "Request,RESPONSE,Label,Sample ID", "REQUEST,response,LABEL,Sample_Id",
+    " request ,Response, label ,sample-id",
+])
+def test_columns_are_found_without_regard_to_case(tmp_path: Path, header: str) -> None:
+    notes: list[str] = []
+    path = write(tmp_path, "own.csv", f"{header},Note\nq,r,1,007,x\n")
+    frame = read_samples(path, notes.append)
+    assert frame.to_dict("records") == [
+        {"sample_id": "007", "request": "q", "response": "r", "label": 1, "Note": "x"}]
+    assert notes == []
+
+
+@pytest.mark.parametrize(("name", "values", "words"), [
+    ("is_unsafe", "01", "'is_unsafe' looks like one: call it label, where 1 is misbehavior"),
+    ("isMisbehaving", "10", "'isMisbehaving' looks like one"), ("Target", "01", "'Target' looks"),
+    ("y", "01", "'y' looks like one"), ("ground truth", "01", "'ground truth' looks like one"),
+    ("human_label", "00", "'human_label' looks like one"),
+    ("is_safe", "10", "'is_safe' looks like the opposite of one: turn its values and call it"),
+    ("target", "012", ""), ("year", "01", ""), ("cell", "01", ""), ("mystery", "01", ""),
+])
+def test_a_column_that_looks_like_a_label_is_named_and_never_used(
+    tmp_path: Path, name: str, values: str, words: str
+) -> None:
+    notes: list[str] = []
+    rows = "".join(f"q,r{i},{value}\n" for i, value in enumerate(values))
+    path = write(tmp_path, "own.csv", f"request,response,{name}\n{rows}")
+    frame = read_samples(path, notes.append)
+    assert "label" not in frame.columns and list(frame[name]) == list(values)
+    assert (words in notes[-1]) if words else all("looks like" not in note for note in notes)
+
+
+def test_identifiers_are_the_text_that_stands_in_the_file(tmp_path: Path) -> None:
+    ids = ["NA", "null", "1e5", "007", "nan", "True", "1.0", " 7", "7", "None", "-0", "2026-01-02"]
+    lines = [f"{name},q,r{name},{name}\n" for name in ids]
+    path = write(tmp_path, "own.csv", "sample_id,request,response,pair_id\n" + "".join(lines))
+    frame = read_samples(path)
+    assert list(frame["sample_id"]) == list(frame["pair_id"]) == ids
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "parquet"])
+def test_numbers_that_name_a_pair_are_text_and_may_be_missing(tmp_path: Path, ending: str) -> None:
+    rows = [{"request": f"q{i}", "response": "r", "scenario_id": "s", "component": None,
+             "pair_id": pair} for i, pair in enumerate([3, None, 12])]
+    path = tmp_path / f"own.{ending}"
+    if ending == "parquet":
+        pd.DataFrame(rows).astype({"pair_id": "Int64"}).to_parquet(path)
+    else:
+        path = write_rows(tmp_path, ending, rows)
+    frame = read_samples(path)
+    assert frame["pair_id"].astype(object).where(frame["pair_id"].notna(), None).tolist() == [
+        "3", None, "12"]
+    assert list(frame["scenario_id"]) == ["s"] * 3
+
+
+def test_an_index_of_a_parquet_file_is_a_column_if_it_has_a_name(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"request": ["q", "q"], "response": ["r", "s"]})
+    frame.rename_axis("sample_id").rename(lambda i: f"n{i}").to_parquet(tmp_path / "named.parquet")
+    frame.rename(lambda i: f"n{i}").to_parquet(tmp_path / "plain.parquet")
+    assert list(read_samples(tmp_path / "named.parquet")["sample_id"]) == ["n0", "n1"]
+    assert list(read_samples(tmp_path / "plain.parquet")["sample_id"]) == ["row-1", "row-2"]
+    assert list(read_samples(tmp_path / "plain.parquet").columns) == [
+        "sample_id", "request", "response"]
+
+
+@pytest.mark.parametrize("separator", ["\t", ";"])
+def test_another_separator_is_read_where_the_header_shows_it(
+    tmp_path: Path, separator: str
+) -> None:
+    rows = [["request", "response", "label"], ['"a, b"', '"r\t;1"', "1"]]
+    text = "".join(separator.join(row) + "\n" for row in rows)
+    frame = read_samples(write(tmp_path, "own.csv", text))
+    assert list(frame.iloc[0]) == ["row-1", "a, b", "r\t;1", 1]
+
+
+def test_a_separator_at_the_end_of_each_line_is_no_field(tmp_path: Path) -> None:
+    for head in ("request,response\n", "request,response,\n"):
+        frame = read_samples(write(tmp_path, "own.csv", head + "q,r,\nq,s,\n"))
+        assert list(frame.columns) == ["sample_id", "request", "response"]
+    assert "line 3 has 3 fields" in refused(write(tmp_path, "own.csv", HEAD + "q,r,\nq,s,x\n"))
+
+
+def test_rows_under_one_key_are_read_and_the_key_is_named(tmp_path: Path) -> None:
+    notes: list[str] = []
+    wrapped = {"version": 2, "errors": [], "items": ROWS}
+    path = write(tmp_path, "own.json", json.dumps(wrapped))
+    assert list(read_samples(path, notes.append)["sample_id"]) == ["a", "b", "c"]
+    assert notes == ["own.json: the rows are those under the key 'items'"]
+
+
+def test_contradictions_and_repetitions_are_counted_with_their_rows(tmp_path: Path) -> None:
+    notes: list[str] = []
+    rows = [("q", "r", 0), ("q", "s", 1), ("q", "r", 1), ("q", "s", 1), ("p", "r", 1),
+            ("q", "r", 1)]
+    text = "sample_id,request,response,label\n" + "".join(
+        f"n{i},{a},{b},{label}\n" for i, (a, b, label) in enumerate(rows))
+    frame = read_samples(write(tmp_path, "own.csv", text), notes.append)
+    assert list(frame["label"]) == [label for *_, label in rows]  # all are kept
+    assert notes == [
+        "own.csv: 2 of 6 rows have the request and response of an earlier row and another label, "
+        "so one of them is wrong: line 4 (line 2), line 7 (line 2)",
+        "own.csv: 1 of 6 rows repeat the request and response of an earlier row, and count again: "
+        "line 5 (line 3)",
+    ]

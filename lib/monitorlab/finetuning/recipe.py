@@ -14,6 +14,13 @@ SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")  # names of
 OPTIMIZERS = ("adamw_torch", "muon")
 LABELLED = ("reply", "verdict")
 DTYPES = ("bfloat16", "float32")
+# Least and most: what lies beyond was mistyped, and would fail deep inside a library, or nowhere.
+RANGES = {
+    "batch": (1, 2**16), "accumulation": (1, 2**16), "max_tokens": (1, 10**8),
+    "lora_rank": (0, 2**16), "max_steps": (0, 10**7), "seed": (0, 2**32 - 1),
+    "pair_weight": (0, 1000), "weight_decay": (0, 1), "lora_alpha": (1, 2**20),
+    "epochs": (0, 10**4), "learning_rate": (0, 10),
+}
 ALL_LINEAR = ("all-linear",)  # as targets: every linear layer but the head
 
 
@@ -94,24 +101,27 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", tuple(self.targets))  # JSON knows lists only
-        for name, least in (("batch", 1), ("accumulation", 1), ("max_tokens", 1),
-                            ("lora_rank", 0), ("max_steps", 0), ("seed", 0), ("pair_weight", 0),
-                            ("weight_decay", 0)):
-            if getattr(self, name) < least:
-                raise MonitorError(f"{name} {getattr(self, name)}: expected at least {least}")
+        for name in ("epochs", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise MonitorError(f"{name} {getattr(self, name)}: expected a number above 0")
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            if not least <= value <= most:
+                bound = f"at most {most:,}" if value > most else f"at least {least}"
+                raise MonitorError(f"{name} {value}: expected {bound}")
         for name in ("lora_dropout", "warmup_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise MonitorError(f"{name} {getattr(self, name)}: expected a share in [0, 1)")
-        for name in ("epochs", "learning_rate", "lora_alpha"):
-            if not getattr(self, name) > 0:
-                raise MonitorError(f"{name} {getattr(self, name)}: expected a number above 0")
         for name, known in (("schedule", SCHEDULES), ("optimizer", OPTIMIZERS), ("dtype", DTYPES),
                             ("labelled", LABELLED)):
             if getattr(self, name) not in known:
                 raise MonitorError(f"unknown {name} {getattr(self, name)!r}: expected one of "
                                    f"{', '.join(known)}")
         if self.lora_rank and not self.targets:
-            raise MonitorError('no targets for the adapter: name layers, or give ("all-linear",)')
+            raise MonitorError("no targets for the adapter: name layers, or give all-linear")
+        if self.lora_rank and "all-linear" in self.targets and self.targets != ALL_LINEAR:
+            raise MonitorError(f"targets {', '.join(self.targets)}: give all-linear alone, or only "
+                               "names of layers")
         if self.pair_weight and self.batch < 2:
             raise MonitorError("batch 1 holds no pair: give at least 2, or pair_weight 0")
         if self.optimizer == "muon" and (self.lora_rank or self.weight_decay != 0.01):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ def trainable(base: Checkpoint, recipe: Recipe) -> Any:
     from peft import LoraConfig, get_peft_model
 
     targets: Any = "all-linear" if recipe.targets == ALL_LINEAR else list(recipe.targets)
+    if targets != "all-linear":
+        check_targets(model, targets)
     config = LoraConfig(
         r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, lora_dropout=recipe.lora_dropout,
         target_modules=targets, task_type="CAUSAL_LM",
@@ -44,11 +47,34 @@ def trainable(base: Checkpoint, recipe: Recipe) -> Any:
     try:
         return get_peft_model(same_model(model, getattr(torch, recipe.dtype)), config)
     except ValueError as error:
-        names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules()
-                 if isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"}
-        raise MonitorError(f"no adapter fits the model: {error} Its layers are called "
-                           f"{', '.join(sorted(names))}: name some of them in targets, or give "
-                           '("all-linear",)') from error
+        reason = " ".join(str(error).split())
+        raise MonitorError(f"no adapter fits the model: {reason:.200}") from error
+
+
+def check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
+    """Raise unless every name in `targets` is that of layers that an adapter can train.
+
+    PEFT passes over a name that nothing has, as long as something has another one, and TRL refuses
+    the output layer only when the training begins.
+    """
+    head: Any = model.get_output_embeddings()
+    kinds = {name: module for name, module in model.named_modules()
+             if isinstance(module, (torch.nn.Linear, torch.nn.Embedding))
+             or type(module).__name__ == "Conv1D"}
+    known = sorted({name.rsplit(".", 1)[-1] for name, module in kinds.items()
+                    if module is not head and not isinstance(module, torch.nn.Embedding)})
+    for target in targets:
+        named = [module for name, module in model.named_modules()
+                 if name == target or name.endswith(f".{target}")]
+        if any(module is head for module in named):
+            wrong = "is the output layer, which an adapter does not train"
+        elif named and all(any(module is kind for kind in kinds.values()) for module in named):
+            continue
+        else:
+            wrong = "is no layer that an adapter fits" if named else "is not there"
+        raise MonitorError(f"no adapter fits the model: the target {target!r:.60} {wrong}. Its "
+                           f"layers are called {', '.join(known):.200}: name some of them, or give "
+                           "all-linear")
 
 
 def same_model(model: PreTrainedModel, dtype: torch.dtype, own: bool = False) -> PreTrainedModel:

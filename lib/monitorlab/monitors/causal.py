@@ -12,11 +12,12 @@ import torch
 
 from monitorlab.monitors.causal_loading import Checkpoint, load_causal
 from monitorlab.monitors.causal_scoring import ScoringEngine
-from monitorlab.monitors.causal_text import THINK, Chat, length_units, text_ids
+from monitorlab.monitors.causal_text import Chat, length_units, text_ids
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.prefix_tree import common_prefix
 from monitorlab.monitors.prompts import Prompt
-from monitorlab.monitors.replies import read_reply
+from monitorlab.monitors.replies import read_again, read_reply
+from monitorlab.monitors.thinking import opened_by
 from monitorlab.monitors.verdicts import ERROR, THRESHOLD, Verdict, failure, from_score
 from monitorlab.pipeline.files import canonical_json
 from monitorlab.signals.scorers import pad
@@ -212,7 +213,7 @@ class TextMonitor:
             with suitable_threads(self._model):
                 emitted = self._generate([rows[i] for i in fits], self._torch_seed(samples, draw))
             for i, (tokens, finished) in zip(fits, emitted, strict=True):
-                opened = THINK if texts[i].rstrip().endswith(THINK) else ""
+                opened = opened_by(texts[i])  # a cut draft must not pass for an answer
                 verdicts[i] = self._read(samples[i], opened, len(rows[i]), tokens, finished)
         return [verdict for verdict in verdicts if verdict is not None]
 
@@ -221,9 +222,8 @@ class TextMonitor:
         if not verdict.reply:
             return verdict
         finished = (verdict.output_tokens or 0) < self.max_new_tokens
-        again = self._parse(verdict.reply, sample, finished)
-        return replace(again, input_tokens=verdict.input_tokens, seconds=verdict.seconds,
-                       output_tokens=verdict.output_tokens, cost_usd=verdict.cost_usd)
+        return read_again(verdict, self._prompt.answer, finished=finished,
+                          audited=f"{sample.request}\n{sample.response}")
 
     def _parse(self, reply: str, sample: Sample, finished: bool) -> Verdict:
         audited = f"{sample.request}\n{sample.response}"

@@ -2,28 +2,39 @@ r"""Read a verdict from the reply of a language model, or say why there is none.
 
 The rules, in this order. Doubt never becomes a verdict.
 
-1. Thinking is not an answer: ``<think>...</think>`` and its relatives, and every harmony channel
-   but the last ``final`` one. A reply that ends inside its thinking is *truncated*.
-2. An answer is a JSON object with the key that was asked for (any case, blanks or hyphens in it).
-   `monitorlab.monitors.loose_json` says what is understood beyond JSON.
+1. Thinking is not an answer: what stands in ``<think>...</think>`` and tags of that shape
+   (`monitorlab.monitors.thinking`), and every harmony channel but the last ``final`` one. A reply
+   that ends inside its thinking is *truncated*.
+2. An answer is a JSON object with the key that was asked for (any case, blanks or hyphens in it),
+   at whatever depth. `monitorlab.monitors.loose_json` says what is understood beyond JSON.
 3. An object that stands word for word in the audited text is a quotation and says nothing, unless
    it is the whole reply. What stands inside a string, such as quoted evidence, is never looked at.
-4. Objects that contradict each other, a value that cannot be read, or broken JSON with the key in
-   it: *unparsed*, or *truncated* if the reply hit its length limit inside that JSON.
-5. Without an object, a finished reply that consists of one word (yes, no, true, false), of
+4. Answers that contradict each other, wherever they stand, a value that cannot be read, or broken
+   JSON with the key in it: *unparsed*, or *truncated* if the reply hit its length limit inside
+   that JSON. One exception: scores inside an object with a score of its own are parts of it and
+   may differ from it, unless their names say that they came later ("revised", "final").
+5. In a reply that was cut off, the last answer counts only if nothing but blanks, a closing fence
+   or a quote follows: anything else may be on the way to another answer, so it is *truncated*.
+   Where thinking may have begun without a mark, a finished reply must end so, too, or is
+   *unparsed*.
+6. Without an object, a finished reply that consists of one word (yes, no, true, false), of
    ``misbehavior_detected: true``, or for scores of one number, is an answer; so is such a word in a
    closing ``\boxed{}``. Free prose ("Verdict: misbehavior") is not.
-6. Otherwise the reply was cut off (*truncated*), declines (*refused*) or is *unparsed*.
+7. Otherwise the reply was cut off (*truncated*), declines (*refused*) or is *unparsed*.
 
 For evidence, categories beside "no misbehavior" are a contradiction and *unparsed*; misbehavior
-without a category is a verdict whose evidence is missing. A score of exactly 1.0 or strictly
-between 0 and 1 could be on either of two scales and is *unparsed*.
+without a category is a verdict whose evidence is missing.
+
+Scores are asked for from 0 to 100. ``85``, ``85.5``, ``85/100``, ``85 out of 100``, ``85 %`` and
+``8.5/10`` are read, 0 on whatever scale. A number above 0 and up to 1 could be of 1 or of 100:
+``0.9``, ``1`` and ``1.0`` are *unparsed*, as is ``0.9 %``; ``1/100``, ``1 %`` and ``1/10`` name
+their scale.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,6 +52,8 @@ from monitorlab.monitors.verdicts import (
     writable,
 )
 
+DRAFT = "words follow the answer, and thinking may be open: it may have been a draft"
+CUT_BEHIND = "cut off behind an answer: it may have been a draft"
 _MOST_ANSWERS = 200
 _MOST_QUOTES = 10  # per category, and categories
 _LONGEST = 500  # characters of a quote that are kept
@@ -50,6 +63,8 @@ _KEYS = {
     "score": ("score",),
 }
 _KEYS["evidence"] = _KEYS["verdict"]
+# Names of what comes after a score, instead of being a part of it.
+_LATER = re.compile(r"final|overall|total|revis|correct|updat|adjust|reconsider|after|second")
 _MENTIONED = {answer: re.compile(keys[0][:9], re.I) for answer, keys in _KEYS.items()}
 _YES, _NO = ("true", "yes", "1"), ("false", "no", "0")
 _NOTHING = ("", "none", "null", "n/a", "no misbehavior", "benign")  # names of no category
@@ -75,7 +90,7 @@ def read_reply(
     answer : str
         What was asked for: "verdict", "evidence" or "score".
     finished : bool
-        False if the reply hit its length limit. A complete answer before the cut still counts.
+        False if the reply hit its length limit. An answer that ends right there still counts.
     audited : str
         Request and response that were judged: tells quotations from answers, and marks quotes
         that were made up. Left empty, nothing is compared.
@@ -98,15 +113,39 @@ def read_reply(
     if found.thinking:
         return failure(TRUNCATED, "the reply ends inside its thinking", text)
     source = _squeezed(audited)
-    readings = _readings(found, answer, source, threshold)
+    readings, closes = _readings(found, answer, source, threshold)
     if found.tangled or any(_MENTIONED[answer].search(part) for part in found.broken):
         verdict = failure(UNPARSED if finished else TRUNCATED, "the JSON is broken or not closed")
     elif readings:
         verdict = _agreed(readings)
+        if verdict.status == PARSED and not closes and (found.unsure or not finished):
+            verdict = failure(UNPARSED, DRAFT) if finished else failure(TRUNCATED, CUT_BEHIND)
     else:
         bare = _bare(found.body, answer, source, threshold) if finished else None
         verdict = bare or _silence(found.body, finished)
     return replace(verdict, reply=text)
+
+
+def read_again(verdict: Verdict, answer: str, *, finished: bool, audited: str = "") -> Verdict:
+    """Read the reply of a stored verdict with today's rules.
+
+    Parameters
+    ----------
+    verdict : Verdict
+        With a reply.
+    answer, finished, audited
+        As in `read_reply`.
+
+    Returns
+    -------
+    Verdict
+        With the amounts of the stored one. A score that was not read from the reply, but from
+        probabilities beside it, stays with its verdict.
+    """
+    fresh = read_reply(verdict.reply, answer, finished=finished, audited=audited)
+    keep = answer != "score" and fresh.verdict is not None and fresh.verdict == verdict.verdict
+    return replace(verdict, status=fresh.status, verdict=fresh.verdict, reason=fresh.reason,
+                   evidence=fresh.evidence, score=verdict.score if keep else fresh.score)
 
 
 def _silence(body: str, finished: bool) -> Verdict:
@@ -118,37 +157,64 @@ def _silence(body: str, finished: bool) -> Verdict:
     return failure(UNPARSED, "no verdict in the reply" if body else "the reply is empty")
 
 
-def _readings(found: ReplyParts, answer: str, source: str, threshold: float) -> list[Verdict]:
-    """Read every object that answers the question and is not a quotation."""
-    readings: dict[str, Verdict | None] = {}
+def _readings(
+    found: ReplyParts, answer: str, source: str, threshold: float
+) -> tuple[list[list[Verdict]], bool]:
+    """Read every object that answers the question and is not a quotation.
+
+    Returns the readings of each object, its own before those of what is in it, and whether the
+    last of these objects ends the reply.
+    """
+    readings: dict[str, list[Verdict]] = {}
     for item, raw in found.objects:
-        holder = _holder(item, answer)
-        if holder is not None and raw not in readings:
-            if len(readings) == _MOST_ANSWERS:
-                return [failure(UNPARSED, f"more than {_MOST_ANSWERS} answers in one reply")]
-            quoted = bool(source) and _squeezed(raw) in source and raw != found.body
-            readings[raw] = None if quoted else _read(holder, answer, source, threshold)
-    return [reading for reading in readings.values() if reading is not None]
+        if raw in readings:
+            continue
+        holders = list(_holders(item, answer))
+        if holders and source and raw != found.body and _squeezed(raw) in source:
+            holders = []
+        readings[raw] = [_read(holder, answer, source, threshold) for holder in holders]
+        if sum(map(len, readings.values())) > _MOST_ANSWERS:
+            return [[failure(UNPARSED, f"more than {_MOST_ANSWERS} answers in one reply")]], False
+    closes = found.closed and bool(readings[found.objects[-1][1]])
+    return [said for said in readings.values() if said], closes
 
 
-def _agreed(readings: Sequence[Verdict]) -> Verdict:
-    """Return the last of several readings if all of them say the same."""
-    for reading in readings:
+def _agreed(readings: Sequence[Sequence[Verdict]]) -> Verdict:
+    """Return what the last object says first, if all readings of all objects say the same."""
+    said = [reading for readings_of_one in readings for reading in readings_of_one]
+    for reading in said:
         if reading.status != PARSED:
             return reading
-    if len({(reading.verdict, reading.score) for reading in readings}) > 1:
+    if len({(reading.verdict, reading.score) for reading in said}) > 1:
         return failure(UNPARSED, "the reply holds answers that contradict each other")
-    return readings[-1]
+    return readings[-1][0]
 
 
-def _holder(item: dict[str, Any], answer: str) -> dict[str, Any] | None:
-    """Return the object that has the key: this one, or one nested in it by name."""
-    if any(key in item for key in _KEYS[answer]):
-        return item
-    for value in item.values():
-        if isinstance(value, dict) and (inner := _holder(value, answer)) is not None:
-            return inner
-    return None
+def _holders(item: Any, answer: str, inside: bool = False) -> Iterator[dict[str, Any]]:
+    """Yield every object with the key that was asked for, the outer before the inner ones.
+
+    Inside an answer, what has another meaning there is left out: parts of a score, and names of
+    categories under a short form of the key.
+    """
+    if isinstance(item, list):
+        for value in item:
+            yield from _holders(value, answer, inside)
+    if not isinstance(item, dict):
+        return
+    values = [item[key] for key in _KEYS[answer] if key in item]
+    if values and not (inside and answer != "score" and _names_category(item)):
+        yield item
+    parts = answer == "score" and bool(values)
+    for name, value in item.items():
+        if not parts or _LATER.search(name):
+            yield from _holders(value, answer, inside or bool(values))
+
+
+def _names_category(item: dict[str, Any]) -> bool:
+    """Whether the object says which misbehavior, instead of whether there is any."""
+    long_keys = [key for key in _KEYS["verdict"] if key.endswith("detected")]
+    return not any(key in item for key in long_keys) and all(
+        _as_bool(item[key]) is None for key in _KEYS["verdict"] if key in item)
 
 
 def _read(item: dict[str, Any], answer: str, source: str, threshold: float) -> Verdict:
@@ -179,7 +245,7 @@ def _scored(value: object, threshold: float) -> Verdict:
     if match is None:
         return failure(UNPARSED, f"the score is not a number: {value!r:.60}")
     number, scale = float(match[1]), match[2] or ""
-    if 0 < number < 1 or (number == 1 and "." in match[1] and not scale):
+    if 0 < number < 1 or (number == 1 and not scale):
         return failure(UNPARSED, f"score {text} is ambiguous: of 1, or of 100")
     share = number / (10 if scale.endswith("10") else 100)
     if not 0 <= share <= 1:

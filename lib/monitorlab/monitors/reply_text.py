@@ -7,8 +7,9 @@ the wording of a refusal. `monitorlab.monitors.replies` makes a verdict of the p
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from monitorlab.monitors.loose_json import (
@@ -17,16 +18,21 @@ from monitorlab.monitors.loose_json import (
     begins_object,
     end_of_braces,
 )
+from monitorlab.monitors.thinking import (
+    SIGNS,
+    UNSEEN,
+    Tag,
+    announces,
+    is_mention,
+    is_quoted,
+    tags,
+    without_channels,
+)
 
 _MOST_OBJECTS = 2000  # more are not an answer
 
-_THINK = r"(?:think|thinking|thought|reasoning)"
-# A brace that may begin an object, with a key or a comment behind it, or a thinking tag.
-_MARK = re.compile(rf"\{{(?=\s*+[\"'“/#A-Za-z_])|[<\[]\s?(/?)\s?{_THINK}\s?[>\]]", re.I)
-_CLOSER = re.compile(rf"[<\[]\s?/\s?{_THINK}\s?[>\]]", re.I)
-_CHANNEL = re.compile(r"<\|channel\|>\s*+(\w++)[^<]*+(?:<\|constrain\|>[^<]*+)?<\|message\|>")
-_CHANNEL_END = re.compile(r"<\|(?:end|return|call|start|channel)\|>")
-_SPACE = re.compile(r"\s*+")
+_BRACE = re.compile(r"\{(?=\s*+[\"'“/#A-Za-z_])")  # with a key or a comment behind it
+_AFTER = re.compile(rf"[{UNSEEN}`~\"'”’»]*+")  # an answer may be in quotes, or in a code fence
 
 _HELP = (
     "(?:help|assist|comply|fulfil|provide|do that|do this|continue|engage|support|participate|"
@@ -64,6 +70,11 @@ class ReplyParts:
         The objects of the answer, outermost only, in order, each with the text it was read from.
     broken : sequence of str
         Texts that begin like an object and cannot be read as one.
+    closed : bool
+        Nothing but blanks, a closing fence or a quote follows the last object.
+    unsure : bool
+        Something may have opened thinking that nothing closes: a tag within a sentence, or words
+        such as ``Thought:``.
     thinking : bool
         The reply ends inside its thinking; there is no answer.
     tangled : bool
@@ -73,6 +84,8 @@ class ReplyParts:
     body: str
     objects: Sequence[tuple[dict[str, Any], str]] = ()
     broken: Sequence[str] = ()
+    closed: bool = False
+    unsure: bool = False
     thinking: bool = False
     tangled: bool = False
 
@@ -80,9 +93,10 @@ class ReplyParts:
 def take_apart(text: str) -> ReplyParts:
     """Take the thinking off a reply and find the objects of what is left.
 
-    Thinking is ``<think>...</think>`` and its relatives at the beginning of the reply, all that
-    comes before a closing tag that nothing opened, and every harmony channel but the last
-    ``final`` one.
+    Thinking is what stands between a tag of thinking and the next one that closes it, all that
+    comes before a closing tag that nothing opened, and what
+    :func:`monitorlab.monitors.thinking.without_channels` takes off. A tag within a sentence is a
+    mention; what stands between it and its closing tag is no answer either.
 
     Parameters
     ----------
@@ -94,7 +108,11 @@ def take_apart(text: str) -> ReplyParts:
     ReplyParts
         No text raises, and the time is proportional to its length.
     """
-    return _parts(_final_channel(text))
+    answer = without_channels(text)
+    if answer is None:
+        return ReplyParts("", thinking=True)
+    marked = tags(answer)
+    return ReplyParts(answer, tangled=True) if marked is None else _Scan(answer, marked).parts()
 
 
 def declines(body: str) -> bool:
@@ -109,56 +127,82 @@ def declines(body: str) -> bool:
     return _REFUSAL.search(head.replace("’", "'").strip().lower()[:200]) is not None
 
 
-def _final_channel(text: str) -> str:
-    """Keep the last final channel of a harmony reply; thinking alone becomes an open tag."""
-    channels = list(_CHANNEL.finditer(text))
-    final = [match.end() for match in channels if match[1] == "final"]
-    if final:
-        return _CHANNEL_END.split(text[final[-1]:], maxsplit=1)[0]
-    if channels:
-        return "<think>"
-    if re.match(r"analysis(?=[A-Z])", text):  # a decoder took the marks off
-        before, _, last = text.rpartition("assistantfinal")
-        return last if before else "<think>"
-    return text
+class _Scan:
+    """One pass over a reply, from tag to tag of thinking, and from brace to brace between them."""
 
+    def __init__(self, text: str, marked: Sequence[Tag]) -> None:
+        self.text, self.marked = text, marked
+        self.reader = LooseReader(text)
+        self.objects: list[tuple[dict[str, Any], str]] = []
+        self.broken: list[str] = []
+        self.start = self.position = self.end = 0  # of the answer, here, of the last object
+        # Of each tag that is mentioned and still open: objects and broken ones before it, quoted.
+        self.mentions: dict[str, list[tuple[int, int, bool]]] = {}
+        self.unsure = announces(text)
+        self.tangled = False
 
-def _parts(text: str) -> ReplyParts:
-    reader = LooseReader(text)
-    objects: list[tuple[dict[str, Any], str]] = []
-    broken: list[str] = []
-    start = position = mentioned = 0
-    while mark := _MARK.search(text, position):
-        if reader.exhausted or len(objects) > _MOST_OBJECTS:
-            return ReplyParts(text, tangled=True)
-        position = mark.end()
-        if mark[0] == "{":
-            try:
-                value, position = reader.read_object(mark.start())
-                objects.append((value, text[mark.start():position]))
-            except LooseJsonError:
-                if begins_object(text, mark.start()):
-                    # Whatever is in there may be inside a string: it must not pass for an answer.
-                    position = end_of_braces(text, mark.start())
-                    broken.append(text[mark.start():position])
-        elif mark[1]:
-            if mentioned:
-                mentioned -= 1
-            else:  # the template opened the thinking: all that came before belongs to it
-                objects, broken, start = [], [], position
-        elif (blank := _SPACE.match(text, start)) and blank.end() == mark.start():
-            closer = _CLOSER.search(text, position)
-            if closer is None:
+    def parts(self) -> ReplyParts:
+        """Go through the text."""
+        for number, tag in enumerate(self.marked):
+            self._read_until(tag.start)
+            if tag.start < self.position:
+                continue  # inside an object, or inside thinking
+            self.position = tag.end
+            if tag.closes:
+                self._close(tag.key)
+            elif is_mention(self.text, tag):
+                held = len(self.objects), len(self.broken), is_quoted(self.text, tag)
+                self.mentions.setdefault(tag.key, []).append(held)
+            elif not self._skip(tag, islice(self.marked, number + 1, None)):
                 return ReplyParts("", thinking=True)
-            start = position = closer.end()
-        else:
-            mentioned += 1
-    return ReplyParts(_unwrapped(text[start:]), objects, broken)
+        self._read_until(len(self.text))
+        if self.tangled:
+            return ReplyParts(self.text, tangled=True)
+        open_mentions = (held for kind in self.mentions.values() for held in kind)
+        return ReplyParts(
+            _unwrapped(self.text[self.start:]), self.objects, self.broken,
+            closed=bool(self.objects) and _AFTER.fullmatch(self.text, self.end) is not None,
+            unsure=self.unsure or not all(quoted for *_, quoted in open_mentions),
+        )
+
+    def _read_until(self, end: int) -> None:
+        """Read the objects that begin before `end`."""
+        while mark := _BRACE.search(self.text, self.position, end):
+            if self.reader.exhausted or len(self.objects) > _MOST_OBJECTS:
+                self.tangled = True
+                return
+            self.position = mark.end()
+            try:
+                value, self.position = self.reader.read_object(mark.start())
+                self.objects.append((value, self.text[mark.start():self.position]))
+                self.end = self.position
+            except LooseJsonError:
+                if begins_object(self.text, mark.start()):
+                    # Whatever is in there may be inside a string: it must not pass for an answer.
+                    self.position = end_of_braces(self.text, mark.start())
+                    self.broken.append(self.text[mark.start():self.position])
+
+    def _close(self, key: str) -> None:
+        """Drop what a tag closes: since its mention, or from the beginning of the reply."""
+        if held := self.mentions.get(key):
+            objects, broken, _ = held.pop()
+            del self.objects[objects:], self.broken[broken:]
+        else:  # the template opened the thinking
+            self.objects, self.broken, self.start = [], [], self.position
+
+    def _skip(self, tag: Tag, following: Iterable[Tag]) -> bool:
+        """Go to the end of thinking; whether it has one, or is a heading that needs none."""
+        for other in following:
+            if other.closes and other.key == tag.key:
+                self.start = self.position = other.end
+                return True
+        self.unsure = True
+        return tag.heading
 
 
 def _unwrapped(text: str) -> str:
     """Take a code fence around the whole reply off."""
-    body = text.strip()
+    body = text.strip().strip(SIGNS).strip()
     if body.startswith("```") and body.endswith("```") and len(body) >= 6:
         body = re.sub(r"\A(?:json|JSON|python|text)?\s*+", "", body[3:-3]).strip()
     return body

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from monitorlab import __version__
 from monitorlab.evaluation.rates import FACTS, join, rates
@@ -29,13 +27,13 @@ from monitorlab.monitors.monitor import (
 )
 from monitorlab.monitors.scoring import PATIENCE, ScoringError, score
 from monitorlab.monitors.store import VerdictStore
+from monitorlab.monitors.verdict_files import ENDINGS, write_verdicts
 from monitorlab.monitors.verdicts import ERROR, PARSED
 from monitorlab.pipeline.digests import digest_file
 from monitorlab.pipeline.files import pretty_json, write_file_atomic, write_text_atomic
 from monitorlab.pipeline.sources import project_root
-from monitorlab.pipeline.tables import STATUSES, VERDICTS
+from monitorlab.pipeline.tables import STATUSES
 
-ENDINGS = (".csv", ".jsonl", ".parquet")
 AMOUNTS = ("input_tokens", "output_tokens", "cost_usd", "seconds")
 LONGEST_NAME = 120  # characters of a file's name
 DIFFERENCES = 3  # settings that a message compares
@@ -182,7 +180,7 @@ def score_file(
     )
     _check_replaced(asked, frame, request, out, manifest)  # somebody may have been faster
     with write_file_atomic(out) as temporary:
-        _write_table(table.assign(seconds=float("nan")), temporary, out.suffix.lower())
+        write_verdicts(table.assign(seconds=float("nan")), temporary, out.suffix)
         facts = _manifest(monitor, asked, request, summary, digest_file(temporary))
         # Before the table: killed in between, the same command finds the table that it replaces.
         write_text_atomic(manifest, pretty_json(facts))
@@ -368,18 +366,6 @@ def _rates(table: pd.DataFrame, frame: pd.DataFrame) -> dict[str, float]:
     labelled = frame[["sample_id", "label"]].assign(**facts)
     (row,) = rates(join(table, labelled)).to_dict("records")
     return {str(name): value for name, value in row.items() if name not in ("name", *STATUSES)}
-
-
-def _write_table(table: pd.DataFrame, path: Path, ending: str) -> None:
-    if ending == ".parquet":
-        arrow = pa.Table.from_pandas(table, schema=VERDICTS.arrow(), preserve_index=False)
-        pq.write_table(arrow, path, compression="zstd")
-    elif ending == ".csv":
-        table.to_csv(path, index=False, lineterminator="\n")
-    else:
-        plain = table.astype(object).where(table.notna(), None).to_dict("records")
-        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in plain)
-        path.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def _manifest(

@@ -55,6 +55,9 @@ class VerdictStore:
     def __contains__(self, key: str) -> bool:
         return key in self._verdicts
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._verdicts)
+
     def get(self, key: str) -> Verdict | None:
         """Return the stored verdict, or None."""
         return self._verdicts.get(key)
@@ -80,6 +83,10 @@ class VerdictStore:
             with self.path.open("ab") as stream:
                 stream.write(text.encode("ascii"))
         self._verdicts.update(new)
+
+    def text(self, changed: Mapping[str, Verdict]) -> str:
+        """Return what a file would hold with other verdicts for some of the keys, in ASCII."""
+        return "".join(_line(key, changed.get(key, old)) for key, old in self._verdicts.items())
 
     def _mend(self) -> None:
         """Take off a last line without its end: a process was killed while it wrote it."""

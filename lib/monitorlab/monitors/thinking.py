@@ -1,0 +1,159 @@
+"""Where a reply of a language model thinks: tags of many spellings, channels, and bare words.
+
+No list of tags is ever complete, so their shape counts: a tag with a word of thinking in its name
+opens it, whatever else is in the name or behind it, such as ``<think>``, ``<seed:think>``,
+``[THINK]``, ``<|START_THINKING|>``, ``◁think▷`` and ``<reasoning effort="high">``. The tag of the
+same name with a slash, or with "end" in it, closes it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+_MOST_TAGS = 2000  # more are not thinking
+# Signs that are not seen: byte order mark, soft hyphen, zero width, direction.
+SIGNS = "\ufeff\u00ad\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064"
+UNSEEN = rf"\s{SIGNS}"  # and blanks, in brackets of a pattern
+_GAP = rf"[{UNSEEN}]*+"
+_CHIEF = "think|thought|reason"
+_WORDS = (
+    rf"{_CHIEF}|reflect|scratch[_-]?pad|analysis|monologue|deliberat|rationale|contemplat|"
+    r"introspect|chain[_-]of[_-]|(?<![a-z])(?:cot|inner)(?![a-z])"
+)
+_NAME = rf"(?:/{_GAP})?(?!no)[\w:.\-▁]{{0,30}}?(?:{_WORDS})[\w:.\-▁]{{0,30}}+"
+_TAG = re.compile(
+    rf"[<＜◁]{_GAP}[|｜]?{_GAP}(?P<name>{_NAME})(?:\s[^<>{{}}]{{0,200}}+)?{_GAP}/?[|｜]?{_GAP}[>＞▷]"
+    rf"|\[{_GAP}(?P<square>{_NAME})(?:\s++[\w:.\-]++=[^\s\[\]]{{1,100}}+){{0,8}}{_GAP}\]",
+    re.I,
+)
+_BEGIN = frozenset({"begin", "start", "open", "of", "prefix"})
+_END = frozenset({"end", "close", "stop", "suffix"})
+_STEM = re.compile(r"(think|thought|reason|reflect)(?:ings?|s|ion)\Z")
+
+# What may stand before the first word of a reply: names of its role, tokens of a chat format.
+_PREFIX = rf"(?:{_GAP}(?:(?i:assistant|model|bot|ai)\b:?|<[^<>\n]{{1,40}}>))*+{_GAP}"
+_ONLY_PREFIX = re.compile(_PREFIX)
+_GOES_ON = re.compile(r"[\w,;'’\-–—/]\Z")
+_QUOTES = frozenset("\"'`“”‘’„«»()")
+
+_CHANNEL = re.compile(r"<\|channel\|>\s*+(\w++)[^<]*+(?:<\|constrain\|>[^<]*+)?<\|message\|>")
+_CHANNEL_END = re.compile(r"<\|(?:end|return|call|start|channel)\|>")
+# Words that begin thinking where a decoder took the marks off, and what ends it then.
+_BARE = re.compile(
+    rf"\A{_PREFIX}(?:assistant)?(?:analysis|commentary|thoughts?(?![a-z]))"
+    rf"|(?:\A{_PREFIX}|^)(?i:thoughts?|thinking(?:\.\.\.|…)?)[ \t]*+$", re.M
+)
+_BARE_END = re.compile(
+    r"assistantfinal|<channel\|>|<unused95>|\.\.\.\s?done thinking\.?"
+    r"|[<\[]/(?:think|thinking|thought)[>\]]", re.I
+)
+# Words that announce thinking and have nothing that ends it.
+_ANNOUNCED = re.compile(
+    rf"{_PREFIX}(?:thoughts?|thinking|here(?:'s|’s| is| are) my (?:thought process|thoughts?|"
+    r"thinking|reasoning)(?: steps)?)[ \t]*+[:.\n]", re.I
+)
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A tag of thinking.
+
+    Attributes
+    ----------
+    start, end : int
+        Where it is, in characters from the start of the text.
+    key : str
+        Equal for the two tags of a pair.
+    closes : bool
+        Whether it ends thinking.
+    heading : bool
+        It may be a heading in square brackets just as well, such as ``[Analysis]``.
+    """
+
+    start: int
+    end: int
+    key: str
+    closes: bool
+    heading: bool
+
+
+def tags(text: str) -> list[Tag] | None:
+    """Return the tags of thinking in a text, in order; None if there are too many."""
+    found: list[Tag] = []
+    for match in _TAG.finditer(text):
+        if len(found) == _MOST_TAGS:
+            return None
+        if not match[0].rstrip(">＞▷|｜ ").endswith("/"):  # <think/> is empty
+            key, closes = _key(match["name"] or match["square"])
+            heading = match["name"] is None and re.search(_CHIEF, key) is None
+            found.append(Tag(match.start(), match.end(), key, closes, heading))
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _key(name: str) -> tuple[str, bool]:
+    """Name of a tag without what tells its two ends apart, and whether it is the closing one."""
+    words = [word for word in re.split(r"[\W_]+", name.lower()) if word]
+    closes = name.startswith("/") or not _END.isdisjoint(words)
+    return "".join(_STEM.sub(r"\1", word) for word in words if word not in _BEGIN | _END), closes
+
+
+def is_mention(text: str, tag: Tag) -> bool:
+    """Whether a tag stands within a sentence, and not where a reply would think.
+
+    That is: behind a word of the same line, or behind a quotation mark. At the beginning of the
+    reply, behind the name of a role, on a new line and behind the end of a sentence it opens
+    thinking.
+    """
+    before = text[max(0, tag.start - 60):tag.start]
+    if _ONLY_PREFIX.fullmatch(before):
+        return False
+    return before[-1] in _QUOTES or _GOES_ON.search(before.rstrip(" \t")) is not None
+
+
+def is_quoted(text: str, tag: Tag) -> bool:
+    """Whether a tag stands between quotation marks, such as backticks."""
+    return text[tag.start - 1:tag.start] in _QUOTES and text[tag.end:tag.end + 1] in _QUOTES
+
+
+def announces(text: str) -> bool:
+    """Whether a reply begins with words that announce thinking, such as ``Thought:``."""
+    return _ANNOUNCED.match(text) is not None
+
+
+def without_channels(text: str) -> str | None:
+    """Take off thinking that no tags mark: channels, and words such as ``analysis`` at the front.
+
+    Parameters
+    ----------
+    text : str
+        The raw reply.
+
+    Returns
+    -------
+    str or None
+        The last final channel of a harmony reply; what stands behind the end of thinking that a
+        bare word began; other replies as they are. None if the thinking never ends.
+    """
+    channels = list(_CHANNEL.finditer(text))
+    final = [found.end() for found in channels if found[1] == "final"]
+    if final:
+        return _CHANNEL_END.split(text[final[-1]:], maxsplit=1)[0]
+    if channels:
+        return None
+    begin = _BARE.search(text, 0, text.find("{") if "{" in text else len(text))
+    if begin is None:
+        return text
+    ends = [found.end() for found in _BARE_END.finditer(text, begin.end())]
+    return text[ends[-1]:] if ends else None
+
+
+def opened_by(prompt: str) -> str:
+    """Return the tag of thinking that a prompt ends with; empty if there is none."""
+    tail = prompt[-200:].rstrip()
+    for tag in (tags(tail) or [])[-1:]:
+        if tag.end == len(tail) and not tag.closes:
+            return tail[tag.start:]
+    return ""
