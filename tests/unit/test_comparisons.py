@@ -97,17 +97,6 @@ def test_mcnemar_agrees_with_statsmodels_at_every_small_table():
     )
 
 
-def test_mid_p_counts_equally_likely_outcomes_by_half():
-    # Bin(6, 1/2): 1 6 15 20 15 6 1 out of 64.
-    assert float(mcnemar_exact(1, 5, mid=True)) == pytest.approx((1 + 1 + (6 + 6) / 2) / 64)
-    assert float(mcnemar_exact(3, 3, mid=True)) == pytest.approx(1 - 20 / 64 / 2)
-    assert float(mcnemar_exact(0, 0, mid=True)) == 1.0
-    grid = np.arange(30)
-    exact, mid = (mcnemar_exact(grid, 12, mid=m) for m in (False, True))
-    assert np.all(mid < exact)
-    np.testing.assert_allclose(mcnemar_exact(12, grid), exact)
-
-
 def test_newcombe_published_example():
     difference, low, high = newcombe_paired(14, 5, 0, 22)
     assert [float(difference), float(low), float(high)] == pytest.approx(

@@ -8,7 +8,15 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from monitorlab.evaluation.curves import auroc, det, det_ticks, partial_auroc, roc, tpr_at_far
+from monitorlab.evaluation.curves import (
+    area_until,
+    auroc,
+    det,
+    det_ticks,
+    reached,
+    roc,
+    standardised,
+)
 from monitorlab.evaluation.roc_bands import FARS, MEASURES, curve_table, roc_band
 
 
@@ -18,6 +26,19 @@ def drawn(seed: int, n: int = 60, tied: bool = False) -> tuple[np.ndarray, np.nd
     labels = np.repeat([0, 1], n // 2)
     scores = rng.beta(2 + 2 * labels, 4 - 2 * labels)
     return (np.round(scores * 8) / 8 if tied else scores), labels
+
+
+def rules_of(scores, labels) -> tuple[np.ndarray, np.ndarray]:
+    points = roc(scores, labels)
+    return points["tpr"].to_numpy()[None], points["far"].to_numpy()[None]
+
+
+def partial_auroc(scores, labels, max_far: float) -> float:
+    return float(standardised(area_until(*rules_of(scores, labels), max_far), max_far)[0])
+
+
+def tpr_at_far(scores, labels, far: float) -> float:
+    return float(reached(*rules_of(scores, labels), far)[0])
 
 
 def judged_frame(scores, labels, name="m", status="parsed") -> pd.DataFrame:

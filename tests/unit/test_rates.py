@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 
 from monitorlab.evaluation.intervals import clopper_pearson, wilson
 from monitorlab.evaluation.panel import majority
-from monitorlab.evaluation.rates import FAILED, JudgedError, coverage, join, ledger, macro, rates
+from monitorlab.evaluation.rates import FAILED, JudgedError, join, ledger, macro, rates
 from monitorlab.pipeline.schemas import check
 from monitorlab.pipeline.tables import CELLS, VERDICTS
 
@@ -181,9 +181,7 @@ def test_join_keeps_every_verdict_and_adds_what_is_known_of_the_sample():
 def test_join_does_not_invent_verdicts_for_samples_that_were_not_asked_about():
     judged = join(make_verdicts({"0-m": "alarm", "1-b": "error"}), SAMPLES)
     assert len(judged) == 2
-    assert coverage(judged, SAMPLES).to_dict("records") == [
-        {"name": "a", "draws": 1, "asked": 2, "samples": 10, "share": 0.2}
-    ]
+    assert rates(judged)[["n_misbehaving", "n_benign"]].to_numpy().tolist() == [[1, 1]]
 
 
 def test_join_refuses_tables_that_do_not_fit():

@@ -86,15 +86,13 @@ def pair_anatomy(
     return long
 
 
-def mcnemar_exact(b: ArrayLike, c: ArrayLike, *, mid: bool = False) -> FloatArray:
+def mcnemar_exact(b: ArrayLike, c: ArrayLike) -> FloatArray:
     r"""Exact two-sided p-value of McNemar's test, :math:`2 P(\mathrm{Bin}(b + c, 1/2) \le b)`.
 
     Parameters
     ----------
     b, c : array_like of int
         Samples on which only the first, only the second erred; broadcast against each other.
-    mid : bool
-        Count outcomes as likely as the one observed by half: less conservative, no longer exact.
 
     Returns
     -------
@@ -108,12 +106,7 @@ def mcnemar_exact(b: ArrayLike, c: ArrayLike, *, mid: bool = False) -> FloatArra
     """
     first, second = np.broadcast_arrays(np.asarray(b), np.asarray(c))
     fewer, total = np.minimum(first, second), first + second
-    p = np.minimum(1.0, 2 * binom.cdf(fewer, total, 0.5))
-    if mid:
-        # b and c errors are as likely as c and b, so the point counts twice unless they are equal.
-        as_likely = binom.pmf(fewer, total, 0.5) * np.where(first == second, 1, 2)
-        p = np.where(total > 0, p - as_likely / 2, 1.0)
-    return np.asarray(p, dtype=np.float64)
+    return np.asarray(np.minimum(1.0, 2 * binom.cdf(fewer, total, 0.5)), dtype=np.float64)
 
 
 def compare_all(judged: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:

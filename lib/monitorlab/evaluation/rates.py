@@ -48,7 +48,7 @@ def join(
         Schema ``verdicts``; several monitors, prompts and draws.
     samples : DataFrame
         Schema ``samples``, or any table with ``sample_id`` and the columns `FACTS`. Samples that a
-        monitor was not asked about have no row for it; see `coverage`.
+        monitor was not asked about have no row for it.
     extra : sequence of str
         More columns of `samples` to take along, such as ``source``.
 
@@ -109,29 +109,6 @@ def _check(judged: pd.DataFrame) -> None:
             f"{name!r} has {draws[name]} draws, but {fewer.iloc[0]} for sample {sample!r}. "
             "Score all draws of the same samples, or keep the draws that are whole."
         )
-
-
-def coverage(judged: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
-    """How many of the samples each monitor was asked about.
-
-    Parameters
-    ----------
-    judged : DataFrame
-        From `join`.
-    samples : DataFrame
-        All samples that it could have been asked about.
-
-    Returns
-    -------
-    DataFrame
-        One row per name: ``draws``, ``asked`` and ``samples`` (counts), ``share`` of samples asked.
-    """
-    groups = judged.groupby("name")
-    table = groups["draw"].nunique().rename("draws").to_frame()
-    table["asked"] = groups["sample_id"].nunique()
-    table["samples"] = len(samples)
-    table["share"] = table["asked"] / len(samples)
-    return table.reset_index()
 
 
 def rates(

@@ -1,14 +1,13 @@
 """Learning curves, and whether differences between arms exceed the noise of training.
 
 A curve is a tidy frame: one row per arm, size (examples trained on), seed and cell (or group of
-cells), with a column per metric. Sizes are compared by doublings, so slopes are per log2(size).
+cells), with a column per metric.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import statsmodels.api as sm
 from scipy.stats import chi2
 from sklearn.metrics import roc_auc_score
 
@@ -94,45 +93,6 @@ def _in_order(table: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
         key=lambda column: pd.Series(order[column.name].get_indexer(column), column.index)
         if column.name in order else column,
     )
-
-
-def slopes(curves: pd.DataFrame, metric: str = "auroc", level: float = 0.95) -> pd.DataFrame:
-    """Gain per doubling of the training data: least squares on log2(size), over all seeds.
-
-    Trainings count as independent. A straight line is a summary, not a law: a metric that nears 1
-    bends. Untrained monitors (size 0) have no logarithm and are left out.
-
-    Parameters
-    ----------
-    curves, metric
-        As in `summary`.
-    level : float
-        Confidence of the t intervals, in (0, 1).
-
-    Returns
-    -------
-    DataFrame
-        One row per arm and cell: ``metric``, ``sizes`` (different ones), ``points``, ``slope``
-        (metric per doubling), ``low``, ``high``, ``r2``. NaN slope with one size only; NaN
-        interval with no more than two points.
-    """
-    check_curves(curves, metric)
-    trained = curves[curves["size"] > 0].dropna(subset=metric)
-    rows = []
-    for arm, cell in curves[["arm", "cell"]].drop_duplicates().itertuples(index=False):
-        part = trained[(trained["arm"] == arm) & (trained["cell"] == cell)]
-        sizes = part["size"].nunique()
-        row = {"arm": arm, "cell": cell, "metric": metric, "sizes": sizes, "points": len(part),
-               "slope": np.nan, "low": np.nan, "high": np.nan, "r2": np.nan}
-        if sizes > 1:
-            doublings = np.log2(part["size"].to_numpy(float))
-            fit = sm.OLS(part[metric].to_numpy(float), sm.add_constant(doublings)).fit()
-            row["slope"] = fit.params[1]
-            if len(part) > 2:
-                row["low"], row["high"] = fit.conf_int(1 - level)[1]
-                row["r2"] = fit.rsquared if np.ptp(fit.model.endog) > 0 else np.nan
-        rows.append(row)
-    return _in_order(pd.DataFrame(rows), curves)
 
 
 def seed_noise(
