@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
 from monitorlab.benchmark.probes import auroc as rank_auroc
+from monitorlab.evaluation.panel import check_labels
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -126,16 +127,15 @@ class Steps:
 
 
 def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, IntArray]:
-    values, classes = np.asarray(scores, dtype=np.float64), np.asarray(labels)
-    if values.ndim != 1 or values.shape != classes.shape:
-        raise ValueError(f"scores have shape {values.shape} and labels {classes.shape}, expected "
+    values, given = np.asarray(scores, dtype=np.float64), np.asarray(labels)
+    if values.ndim != 1 or values.shape != given.shape:
+        raise ValueError(f"scores have shape {values.shape} and labels {given.shape}, expected "
                          "one score and one label per sample")
+    classes = check_labels(labels)
     if not np.isfinite(values).all():
         at = int(np.argmin(np.isfinite(values)))
         raise ValueError(f"score {at} is {values[at]}: leave samples without a score out, and "
                          "report how many there were")
-    if not np.isin(classes, (0, 1)).all():
-        raise ValueError(f"labels are {sorted(set(classes.tolist()))[:5]}, expected 0 and 1")
     if len(np.unique(classes)) < 2:
         raise ValueError(f"all {len(classes)} labels are the same: a curve needs misbehaving (1) "
                          "and benign (0) samples")

@@ -11,6 +11,7 @@ import pandas as pd
 from monitorlab.finetuning.cell_draws import METRICS, cell_draws, split_rows
 from monitorlab.finetuning.published import SEEN_CELLS, UNSEEN_SG
 from monitorlab.finetuning.transfer import check_reference, units_of
+from monitorlab.monitors.verdicts import PARSED
 
 MARGIN = 0.02  # what an arm may lose on cells that were trained on
 
@@ -44,8 +45,10 @@ def best_arm(
 ) -> BestArm:
     """Choose the arm with the highest mean over unseen cells **of the dev split**.
 
-    Test samples take no part, whatever rows `judged` holds, so the choice does not flatter numbers
-    on test. It uses dev labels of the unseen cells: unseen in training, not in selection.
+    Arms are compared on the samples that all of them answered (but for those that answered none),
+    so no arm gains by failing on hard ones. Test samples take no part, whatever rows `judged`
+    holds, so the choice does not flatter numbers on test. It uses dev labels of the unseen cells:
+    unseen in training, not in selection.
 
     Parameters
     ----------
@@ -72,8 +75,11 @@ def best_arm(
     if reference:
         check_reference(seen, reference)
     arms = [arm for arm in seen if arm != reference]
-    draws = cell_draws(split_rows(judged, list(seen), "dev"), list(seen),
-                       np.random.default_rng(0), 1, metrics=[metric])
+    rows = split_rows(judged, list(seen), "dev")
+    parsed = rows["status"] == PARSED
+    silent = ~parsed.groupby(rows["name"]).transform("any")
+    answered = (parsed | silent).groupby(rows["sample_id"]).transform("all")
+    draws = cell_draws(rows[answered], list(seen), np.random.default_rng(0), 1, metrics=[metric])
 
     def means(names: list[str], which: str) -> np.ndarray:
         units = list(units_of({name: seen[name] for name in names}, [which]))

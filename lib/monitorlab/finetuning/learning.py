@@ -11,6 +11,7 @@ import pandas as pd
 from scipy.stats import chi2
 from sklearn.metrics import roc_auc_score
 
+from monitorlab.evaluation.panel import check_labels
 from monitorlab.pipeline.tables import CELLS
 
 KEYS = ("arm", "size", "seed", "cell")
@@ -32,6 +33,7 @@ def areas(verdicts: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
         ``arm, size, seed, cell, auroc``; NaN where a cell lacks a class. Samples without a score
         are left out.
     """
+    check_labels(samples["label"], samples["sample_id"])
     known = samples.set_index("sample_id")[["cell", "label"]]
     rows = verdicts.join(known, on="sample_id").dropna(subset=["score"])
     found = [
@@ -98,18 +100,19 @@ def _in_order(table: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 def seed_noise(
     curves: pd.DataFrame, errors: pd.DataFrame, metric: str = "auroc", level: float = 0.95
 ) -> pd.DataFrame:
-    """Standard deviation between seeds beside the standard error of the test pairs.
+    """Standard deviation between seeds beside the standard error over test scenarios.
 
-    The first says how much another training of the same arm would differ on these pairs, the second
-    how much this training would on other pairs. Intervals from resampled pairs hold the second
-    only, so a difference between two arms with one training each is only as good as the first.
+    The first says how much another training of the same arm would differ on these scenarios, the
+    second how much this training would on others. Intervals from resampled scenarios hold the
+    second only, so a difference between two arms with one training each is only as good as the
+    first.
 
     Parameters
     ----------
     curves, metric
         As in `summary`; usually at one size.
     errors : DataFrame
-        Columns ``arm``, ``cell`` and ``se``: the pair-bootstrap standard error, from
+        Columns ``arm``, ``cell`` and ``se``: the bootstrap standard error over scenarios, from
         :func:`monitorlab.finetuning.transfer.transfer` (its ``group`` as ``cell``) or
         :func:`monitorlab.finetuning.matrix.matrix` (``auroc_se``).
     level : float
@@ -120,9 +123,9 @@ def seed_noise(
     DataFrame
         One row per arm, cell and size: ``metric``, ``seeds``, ``mean``, ``between`` (standard
         deviation between seeds) with ``between_low``, ``between_high`` (chi-squared, for normal
-        values: wide for few seeds), ``pairs`` (the standard error given; NaN where there is none),
-        ``ratio`` (between / pairs) and ``both`` (root of the sum of their squares: the standard
-        error of a single training judged on other pairs).
+        values: wide for few seeds), ``scenarios`` (the standard error given; NaN where there is
+        none), ``ratio`` (between / scenarios) and ``both`` (root of the sum of their squares: the
+        standard error of a single training judged on other scenarios).
     """
     several = errors.duplicated(["arm", "cell"])
     if several.any():
@@ -131,12 +134,12 @@ def seed_noise(
                          "expected one: select the metric first")
     table = summary(curves, metric).drop(columns=["min", "max"])
     table = table.rename(columns={"spread": "between"}).merge(
-        errors[["arm", "cell", "se"]].rename(columns={"se": "pairs"}), on=["arm", "cell"],
+        errors[["arm", "cell", "se"]].rename(columns={"se": "scenarios"}), on=["arm", "cell"],
         how="left", validate="m:1")
     free = np.maximum(table["seeds"] - 1, 1)
     for end, tail in (("low", (1 + level) / 2), ("high", (1 - level) / 2)):
         table[f"between_{end}"] = table["between"] * np.sqrt(free / chi2.ppf(tail, free))
-    table["ratio"] = (table["between"] / table["pairs"]).where(table["pairs"] > 0)
-    table["both"] = np.hypot(table["between"], table["pairs"])
+    table["ratio"] = (table["between"] / table["scenarios"]).where(table["scenarios"] > 0)
+    table["both"] = np.hypot(table["between"], table["scenarios"])
     return table[["arm", "cell", "size", "metric", "seeds", "mean", "between", "between_low",
-                  "between_high", "pairs", "ratio", "both"]]
+                  "between_high", "scenarios", "ratio", "both"]]
