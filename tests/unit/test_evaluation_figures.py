@@ -91,7 +91,7 @@ def legend_of(fig: Figure) -> list[str]:
 
 def a_curve(name: str) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     part = JUDGED[(JUDGED["name"] == name) & JUDGED["score"].notna()]
-    band = roc_band(part["score"], part["label"], part["pair_id"], np.random.default_rng(0), 30)
+    band = roc_band(part["score"], part["label"], part["scenario_id"], np.random.default_rng(0), 30)
     return {name: band.grid}, part
 
 
@@ -277,15 +277,20 @@ def test_rules_have_a_panel_each_and_the_level_where_one_was_asked():
     rendered(fig)
 
 
-def test_promise_shows_means_and_percentiles_of_both_ways_to_split():
-    splits = pd.concat(resplit_check(JUDGED, 0.1, rule, "global", n=20, unit=unit).assign(
-        calibrator=rule) for rule in ("crc", "binomial") for unit in ("pair", "scenario"))
+def test_promise_shows_means_and_percentiles_of_every_way():
+    ways = {("pair", "pair"): ("crc", "binomial"), ("pair", "scenario"): ("crc", "binomial"),
+            ("scenario", "scenario"): ("crc", "hoeffding_bentkus")}
+    splits = pd.concat(
+        resplit_check(JUDGED, 0.1, rule, "global", n=20, unit=unit, split_by=split_by).assign(
+            calibrator=rule)
+        for (unit, split_by), rules in ways.items() for rule in rules)
     fig = operating_figures.plot_promise(splits, 0.1, 0.05)
     assert [ax.get_title() for ax in fig.axes] == [
-        "CRC: the mean stays below", "exact binomial: below in 95 % of splits"]
-    for ax, rule in zip(fig.axes, ("crc", "binomial"), strict=True):
-        for i, unit in enumerate(("pair", "scenario")):
-            part = splits[(splits["calibrator"] == rule) & (splits["unit"] == unit)]
+        "in expectation: the mean stays below", "with probability: below in 95 % of cases"]
+    for place, ax in enumerate(fig.axes):
+        for i, ((unit, split_by), rules) in enumerate(ways.items()):
+            part = splits[(splits["calibrator"] == rules[place]) & (splits["unit"] == unit)
+                          & (splits["split_by"] == split_by)]
             assert ax.lines[i].get_xdata() == pytest.approx(part["mean_far"])
             spans = np.array([path[:, 0] for path in ax.collections[i].get_segments()])
             assert spans == pytest.approx(part[["far_q10", "far_q90"]].to_numpy())

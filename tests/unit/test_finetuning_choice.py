@@ -95,3 +95,21 @@ def test_of_equal_arms_the_first_named_is_best_and_one_without_a_value_is_last()
 def test_what_cannot_be_is_said_plainly(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_an_arm_that_fails_on_what_it_finds_hard_is_not_chosen_for_it():
+    """Without the samples that `shy` would get wrong it looks perfect; so would the others."""
+    rows = judged(all=(2.0, 0.2), shy=(2.0, 0.2), good=(2.0, 1.5))
+    wrong = rows["verdict"].astype(bool) != (rows["label"] == 1)
+    hard = (rows["name"] == "shy") & wrong & rows["cell"].isin(UNSEEN)
+    rows.loc[hard, ["status", "score", "verdict"]] = ["refused", np.nan, pd.NA]
+    found = best_arm(rows, dict.fromkeys(("all", "shy", "good"), ALL)).ranking.set_index("arm")
+    told = rows[~rows["sample_id"].isin(rows.loc[hard, "sample_id"]) & (rows["name"] == "good")]
+    expected = np.mean([BY_HAND["balanced_accuracy"](told[told["cell"] == cell])
+                        for cell in UNSEEN])
+    assert found.loc["good", "value"] == pytest.approx(expected)
+    none = rows.assign(status=rows["status"].mask(rows["name"] == "shy", "error"),
+                       score=rows["score"].mask(rows["name"] == "shy"),
+                       verdict=rows["verdict"].mask(rows["name"] == "shy"))
+    ranking = best_arm(none, dict.fromkeys(("all", "shy", "good"), ALL)).ranking
+    assert ranking["arm"].tolist() == ["good", "all", "shy"]  # one without a verdict is last

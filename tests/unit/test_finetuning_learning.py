@@ -51,19 +51,19 @@ def test_missing_values_do_not_count():
     assert set(found["seeds"]) == {2}
 
 
-def test_noise_of_seeds_beside_noise_of_pairs():
+def test_noise_of_seeds_beside_noise_of_scenarios():
     errors = pd.DataFrame({"arm": "all", "cell": ["seen", "unseen SG"], "se": [0.02, 0.0],
                            "metric": "auroc"})
     found = seed_noise(CURVES[CURVES["size"] == 800], errors).set_index(["arm", "cell"])
     values = CURVES.query("arm == 'all' and cell == 'seen' and size == 800")["auroc"]
     sd = np.std(values, ddof=1)
     row = found.loc[("all", "seen")]
-    assert (row["between"], row["pairs"], row["ratio"], row["both"]) == pytest.approx(
+    assert (row["between"], row["scenarios"], row["ratio"], row["both"]) == pytest.approx(
         (sd, 0.02, sd / 0.02, np.sqrt(sd**2 + 0.02**2)))
     assert (row["between_low"], row["between_high"]) == pytest.approx(
         (np.sqrt(2 * sd**2 / chi2.ppf(0.975, 2)), np.sqrt(2 * sd**2 / chi2.ppf(0.025, 2))))
     assert np.isnan(found.loc[("all", "unseen SG"), "ratio"])  # no error to divide by
-    assert found.loc["spv_qa", ["pairs", "ratio", "both"]].isna().all(axis=None)
+    assert found.loc["spv_qa", ["scenarios", "ratio", "both"]].isna().all(axis=None)
 
 
 def test_the_interval_of_the_spread_covers_as_often_as_it_says():
