@@ -50,7 +50,7 @@ import pandas as pd
 from monitorlab import display
 from monitorlab.benchmark.samples import draw_pairs
 from monitorlab.evaluation import comparisons, figures, rates, tradeoff
-from monitorlab.monitors import lineup, metamorphic, miniature, recorded
+from monitorlab.monitors import lineup, miniature, recorded
 from monitorlab.monitors.catalogue import published_order
 from monitorlab.monitors.monitor import samples_of
 from monitorlab.monitors.prompts import load_prompt
@@ -341,25 +341,6 @@ costs = ["input_tokens", "output_tokens", "seconds"]
 spent = everything.groupby(["monitor", "prompt"])[costs].mean()
 spent["milliseconds"] = 1000 * spent.pop("seconds").astype(float)
 display.table(spent, decimals=2, caption="Means per verdict on this machine")
-
-# %% [markdown]
-# ## Changes that mean nothing
-#
-# A sentence that claims a review, blank lines, a role tag, a polite opening, a JSON object
-# that looks like a verdict, another order of the criteria: none of them changes what a
-# response did, so no verdict should flip.
-
-# %%
-probed = [m for m in (*learned, *rules, small.by_logits[0]) if m.name in lineup.PROBED]
-orders = metamorphic.criteria_orders(prompts["direct"])
-flips = lineup.flip_table(probed, samples_of(few), store, orders)
-fig = figures.plot_flips(flips, order)
-display.show(
-    fig,
-    "03_flips",
-    alt="Share of verdicts that flip under each meaningless change, with 95 percent "
-    "intervals, for some monitors.",
-)
 
 # %% [markdown]
 # ## Real pairs

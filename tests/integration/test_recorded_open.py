@@ -15,15 +15,17 @@ import pytest
 
 from monitorlab.benchmark.real.records import read_array
 from monitorlab.benchmark.real.transcripts import CATEGORIES, lie_detector
+from monitorlab.monitors.judgements import CONTRADICTION, NO_LABEL
 from monitorlab.monitors.recorded import (
     CATEGORIES_JUDGED,
     JUDGES,
+    Recording,
     keys,
-    reading_differences,
     recorded_verdicts,
     recordings,
 )
 from monitorlab.pipeline.sources import load_sources
+from monitorlab.pipeline.tables import STATUSES
 
 Get = Callable[[str], Path]
 
@@ -36,7 +38,25 @@ def samples(get: Get) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def differences(get: Get) -> pd.DataFrame:
-    return reading_differences(get).set_index(["judge", "category"])
+    """How replies are read here beside the publisher's own reading, over whole files."""
+    rows = [compared(judge, category, list(recordings(get, judge, category)))
+            for judge in JUDGES for category in CATEGORIES_JUDGED]
+    return pd.DataFrame(rows).set_index(["judge", "category"])
+
+
+def compared(judge: str, category: str, calls: list[Recording]) -> dict[str, object]:
+    both = [c for c in calls if c.verdict.verdict is not None and c.file_verdict is not None]
+    said = [c.verdict.evidence for c in calls]
+    known = [(c.verdict.verdict is not None, c.file_verdict is not None) for c in calls]
+    return {
+        "judge": judge, "category": category, "n": len(calls),
+        **Counter({status: 0 for status in STATUSES}), **Counter(c.verdict.status for c in calls),
+        "contradictions": sum(text.startswith(CONTRADICTION) for text in said),
+        "no_label": sum(text.startswith(NO_LABEL) for text in said),
+        "other_verdict": sum(c.verdict.verdict != c.file_verdict for c in both),
+        "other_score": sum(c.verdict.score != c.file_score for c in both),
+        "only_file": known.count((False, True)), "only_here": known.count((True, False)),
+    }  # fmt: skip
 
 
 def test_all_files_are_listed_sources() -> None:

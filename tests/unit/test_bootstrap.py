@@ -1,4 +1,4 @@
-"""The pair bootstrap against resamples that are really built, and scikit-learn's curves."""
+"""The bootstrap against resamples that are really built, and scikit-learn's curves."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from monitorlab.evaluation.bootstrap import (
     RANKED,
     bootstrap,
     differences,
-    draw_pairs,
+    draw_units,
     intervals,
+    paired,
 )
 from monitorlab.evaluation.rates import rates
 from monitorlab.evaluation.weighted_roc import TPR_AT, roc_metrics
 
 PAIRS = 60
+SIZE = 4  # pairs of a scenario
 
 
 def make_judged(monitors: int = 3, steps: int = 0, failed: float = 0.0) -> pd.DataFrame:
@@ -38,6 +40,7 @@ def make_judged(monitors: int = 3, steps: int = 0, failed: float = 0.0) -> pd.Da
         tables.append(pd.DataFrame({
             "name": f"m{monitor}", "sample_id": [f"{i:04d}" for i in number], "draw": 0,
             "pair_id": [f"{i // 2:04d}" for i in number], "label": label,
+            "scenario_id": [f"{i // 2 // SIZE:04d}" for i in number],
             "cell": np.where(number < 40, "sg_qa", "spv_qa"), "verdict": verdict,
             "status": np.where(parsed, "parsed", "error"), "score": np.where(parsed, score, np.nan),
         }))  # fmt: skip
@@ -46,24 +49,24 @@ def make_judged(monitors: int = 3, steps: int = 0, failed: float = 0.0) -> pd.Da
 
 def all_weights(resamples: int, seed: int = 5) -> np.ndarray:
     random = np.random.default_rng(seed)
-    return next(draw_pairs(random, np.zeros(PAIRS, int), resamples))
+    return next(draw_units(random, np.zeros(PAIRS, int), resamples))
 
 
 @pytest.mark.parametrize("at_once", [1, 7 * 40, 10**6])
-def test_the_same_generator_draws_the_same_pairs_in_parts_of_any_size(at_once):
+def test_the_same_generator_draws_the_same_units_in_parts_of_any_size(at_once):
     strata = np.arange(40) % 3
-    whole = next(draw_pairs(np.random.default_rng(1), strata, 50))
-    parts = list(draw_pairs(np.random.default_rng(1), strata, 50, at_once))
+    whole = next(draw_units(np.random.default_rng(1), strata, 50))
+    parts = list(draw_units(np.random.default_rng(1), strata, 50, at_once))
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
     assert whole.shape == (40, 50)
 
 
-def test_draws_fill_every_stratum_and_favour_no_pair():
+def test_draws_fill_every_stratum_and_favour_no_unit():
     strata = np.array([0, 1, 1, 0, 2, 1, 0, 0])
-    drawn = next(draw_pairs(np.random.default_rng(2), strata, 4000))
+    drawn = next(draw_units(np.random.default_rng(2), strata, 4000))
     for stratum in range(3):
         assert (drawn[strata == stratum].sum(axis=0) == (strata == stratum).sum()).all()
-    # A pair is drawn once on average, with a standard error below 1 / sqrt(4000).
+    # A unit is drawn once on average, with a standard error below 1 / sqrt(4000).
     assert abs(drawn.mean(axis=1) - 1).max() < 5 / np.sqrt(4000)
     assert (drawn[4] == 1).all()  # alone in its stratum
     assert drawn[0].var() == pytest.approx(3 / 4, abs=0.1)
@@ -102,18 +105,20 @@ def test_scores_that_say_nothing_are_at_chance():
         np.testing.assert_allclose(perfect[metric], 1.0)
 
 
+@pytest.mark.parametrize("unit", ["scenario", "pair"])
 @pytest.mark.parametrize("stratify", [False, True])
-def test_resamples_equal_tables_that_repeat_their_pairs(stratify):
+def test_resamples_equal_tables_that_repeat_their_units(stratify, unit):
     """Every resample is really built, as a longer table, and rated by the ordinary functions."""
     judged = make_judged(3, failed=0.1)
-    found = bootstrap(judged, np.random.default_rng(3), resamples=6, stratify=stratify)
-    cells = judged.groupby("pair_id")["cell"].first()
-    strata = pd.factorize(cells)[0] if stratify else np.zeros(PAIRS, int)
-    drawn = next(draw_pairs(np.random.default_rng(3), strata, 6))
+    found = bootstrap(judged, np.random.default_rng(3), resamples=6, stratify=stratify, unit=unit)
+    units = judged[f"{unit}_id"].astype(int)
+    cells = judged.groupby(units)["cell"].first()
+    strata = pd.factorize(cells)[0] if stratify else np.zeros(len(cells), int)
+    drawn = next(draw_units(np.random.default_rng(3), strata, 6))
     for column in range(6):
         built = []
         for copy in range(int(drawn[:, column].max())):
-            kept = judged[drawn[judged["pair_id"].astype(int), column] > copy]
+            kept = judged[drawn[units, column] > copy]
             built.append(kept.assign(sample_id=kept["sample_id"] + f"-{copy}"))
         table = pd.concat(built)
         rated = rates(table).set_index("name")
@@ -152,7 +157,8 @@ def test_samples_without_a_score_are_counted_and_left_out():
         warnings.simplefilter("error")
         found = bootstrap(judged, np.random.default_rng(0), resamples=20)
         table = intervals(found).set_index(["metric", "name"])
-        gaps = differences(found).set_index("metric")
+        gaps = differences(paired(judged, np.random.default_rng(0), resamples=20))
+        gaps = gaps.set_index("metric")
     failed = judged[judged["name"] == "m0"]["score"].isna().sum()
     assert found.unscored.tolist() == [failed, 2 * PAIRS]
     assert table.loc[("auroc", "m0"), "unscored"] == failed
@@ -160,12 +166,16 @@ def test_samples_without_a_score_are_counted_and_left_out():
     assert np.isnan(table.loc[("auroc", "m1"), ["value", "low", "high"]].astype(float)).all()
     assert table.loc[("auroc", "m1"), "resamples"] == 0
     assert table.loc[("mr", "m1"), "resamples"] == 20
-    assert np.isnan(gaps.loc["auroc", "p"]) and np.isfinite(gaps.loc["mr", "p"])
+    assert np.isnan(gaps.loc["auroc", ["p", "p_worst", "difference_worst"]].astype(float)).all()
+    assert np.isfinite(gaps.loc["mr", "p"])
+    assert (gaps.loc["auroc", "n"], gaps.loc["auroc", "left_out"]) == (0, 2 * PAIRS)
 
 
 def test_intervals_and_differences_are_percentiles_of_the_same_resamples():
-    found = bootstrap(make_judged(3), np.random.default_rng(1), resamples=200)
-    table, gaps = intervals(found, 0.9), differences(found, 0.9)
+    judged = make_judged(3)
+    found = bootstrap(judged, np.random.default_rng(1), resamples=200)
+    table = intervals(found, 0.9)
+    gaps = differences(paired(judged, np.random.default_rng(1), resamples=200), 0.9)
     assert len(table) == len(METRICS) * 3 and len(gaps) == len(METRICS) * 3
     area = found.draws[found.metrics.index("auroc")]
     row = table.set_index(["metric", "name"]).loc[("auroc", "m2")]
@@ -176,19 +186,108 @@ def test_intervals_and_differences_are_percentiles_of_the_same_resamples():
     share = (min((draws <= 0).sum(), (draws >= 0).sum()) + 1) / 201
     assert gap["p"] == pytest.approx(min(1, 2 * share))
     assert gap["difference"] < 0
+    # Nobody failed, so nothing was left out and the worst case is the case.
+    assert (gaps["left_out"] == 0).all() and (gaps["why"] == "").all()
+    np.testing.assert_array_equal(gaps["difference_worst"], gaps["difference"])
+    np.testing.assert_array_equal(gaps["p_worst"], gaps["p"])
 
 
 def test_equal_monitors_do_not_differ():
     judged = make_judged(1)
     twice = pd.concat([judged, judged.assign(name="copy")])
-    gaps = differences(bootstrap(twice, np.random.default_rng(0), resamples=50))
+    gaps = differences(paired(twice, np.random.default_rng(0), resamples=50))
     assert (gaps[["difference", "low", "high"]] == 0).all(axis=None) and (gaps["p"] == 1).all()
+    assert (gaps["p_worst"] == 1).all()
+
+
+def refusing(hard: float = 0.5) -> pd.DataFrame:
+    """Two monitors with the same verdicts; one refuses what both find hard."""
+    judged = make_judged(1)
+    wrong = judged["verdict"].astype(bool) != (judged["label"] == 1)
+    refused = wrong & (np.random.default_rng(4).random(len(judged)) < hard)
+    shy = judged.assign(name="shy", status=judged["status"].mask(refused, "refused"),
+                        verdict=judged["verdict"].mask(refused),
+                        score=judged["score"].mask(refused))  # fmt: skip
+    return pd.concat([judged, shy], ignore_index=True)
+
+
+@pytest.mark.parametrize("unit", ["scenario", "pair"])
+def test_a_monitor_that_refuses_the_hard_half_is_not_better_for_it(unit):
+    judged = refusing()
+    rated = rates(judged, unit=unit).set_index("name")
+    assert rated.loc["shy", "mr"] < rated.loc["m0", "mr"] - 0.1  # on its own samples it looks so
+    gaps = differences(paired(judged, np.random.default_rng(0), resamples=200, unit=unit))
+    assert (gaps[["difference", "low", "high"]] == 0).all(axis=None)
+    assert (gaps[["p", "p_worst"]] == 1).all(axis=None)
+    refused = int((judged["status"] == "refused").sum())
+    assert set(gaps["left_out"]) == {refused} and set(gaps["n"]) == {2 * PAIRS - refused}
+    assert set(gaps["why"]) == {f"shy: {refused} refused"}
+
+
+def test_a_difference_survives_only_if_failures_could_not_turn_it():
+    """m2 is better than m0; the more of its own verdicts fail, the less is left of that."""
+    judged = make_judged(3)
+    judged = judged[judged["name"] != "m1"].reset_index(drop=True)
+    p_worst = []
+    for share in (0.0, 0.1, 0.6):
+        lost = (judged["name"] == "m2") & (np.random.default_rng(1).random(len(judged)) < share)
+        some = judged.assign(verdict=judged["verdict"].mask(lost), score=judged["score"].mask(lost),
+                             status=judged["status"].mask(lost, "error"))
+        gap = differences(paired(some, np.random.default_rng(0), resamples=400)).set_index("metric")
+        row = gap.loc["balanced_accuracy"]
+        assert row["difference"] < 0 and row["difference_worst"] >= row["difference"]
+        assert gap.loc["mr", "n"] == 2 * PAIRS - lost.sum()
+        p_worst.append((row["p_worst"], gap.loc["auroc", "p_worst"]))
+    assert p_worst[0][0] < 0.05 and p_worst[2] == (1.0, 1.0)
+    assert p_worst[0][0] <= p_worst[1][0] <= p_worst[2][0]
+
+
+def test_the_worst_case_is_every_failure_read_against_the_seeming_winner():
+    judged = make_judged(2, failed=0.15)
+    gaps = differences(paired(judged, np.random.default_rng(0), resamples=20)).set_index("metric")
+    wide = judged.pivot(index="sample_id", columns="name", values="verdict")
+    label = judged.groupby("sample_id")["label"].first()
+    both = wide.notna().all(axis=1)
+
+    def rate(monitor, rows, failures_are_right=None):
+        said = wide.loc[rows, monitor]
+        if failures_are_right is not None:
+            right = label[rows] == 1
+            said = said.fillna(right if failures_are_right else ~right)
+        return 1 - said[label[rows] == 1].astype(float).mean()
+
+    everything = pd.Series(True, index=wide.index)
+    found = rate("m0", both) - rate("m1", both)
+    assert gaps.loc["mr", "difference"] == pytest.approx(found)
+    winner_first = found < 0
+    worst = rate("m0", everything, not winner_first) - rate("m1", everything, winner_first)
+    assert gaps.loc["mr", "difference_worst"] == pytest.approx(worst)
+    assert gaps.loc["mr", "n"] == both.sum() and gaps.loc["mr", "left_out"] == (~both).sum()
+
+
+def test_samples_that_one_monitor_was_not_asked_about_are_no_failures():
+    judged = make_judged(2)
+    part = judged[(judged["name"] == "m0") | (judged["sample_id"] < "0060")]
+    gaps = differences(paired(part, np.random.default_rng(0), resamples=20)).set_index("metric")
+    assert set(gaps["n"]) == {60} and set(gaps["left_out"]) == {0}
+
+
+def test_pairs_can_be_named_and_unknown_ones_are_refused():
+    judged = make_judged(3)
+    found = paired(judged, np.random.default_rng(0), resamples=5, pairs=[("m2", "m0")])
+    table = differences(found)
+    assert set(zip(table["first"], table["second"], strict=True)) == {("m2", "m0")}
+    turned = differences(paired(judged, np.random.default_rng(0), resamples=5))
+    turned = turned[(turned["first"] == "m0") & (turned["second"] == "m2")]
+    np.testing.assert_allclose(table["difference"], -turned["difference"])
+    with pytest.raises(ValueError, match="'gpt' has judged nothing"):
+        paired(judged, np.random.default_rng(0), pairs=[("m0", "gpt")])
 
 
 def test_resamples_without_a_class_are_left_out_and_counted():
     judged = make_judged(1)
     alone = judged[(judged["label"] == 0) | (judged["pair_id"] == "0000")]
-    found = bootstrap(alone, np.random.default_rng(0), resamples=300)
+    found = bootstrap(alone, np.random.default_rng(0), resamples=300, unit="pair")
     table = intervals(found).set_index("metric")
     # The only misbehaving sample is missing from a share (1 - 1/60)**60 of the resamples.
     assert table.loc["mr", "resamples"] == pytest.approx(300 * (1 - 0.365), abs=40)
@@ -203,3 +302,7 @@ def test_unknown_metrics_and_no_resamples_are_refused():
         bootstrap(judged, np.random.default_rng(0), metrics=("mr", "auc"))
     with pytest.raises(ValueError, match="resamples is 0, expected at least 1"):
         bootstrap(judged, np.random.default_rng(0), resamples=0)
+    with pytest.raises(ValueError, match="unit is 'cell', expected one of scenario, pair"):
+        bootstrap(judged, np.random.default_rng(0), unit="cell")
+    with pytest.raises(ValueError, match="120 of 120 rows have no scenario_id"):
+        bootstrap(judged.drop(columns="scenario_id"), np.random.default_rng(0))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
-from monitorlab.monitors.combined import Cascade, Hybrid, Vote
+from monitorlab.monitors.combined import Cascade, Hybrid
 from monitorlab.monitors.monitor import Monitor, MonitorError, MonitorStop, Sample, chunks
 from monitorlab.monitors.scoring import ScoringError, score
 from monitorlab.monitors.verdicts import Verdict, failure, from_score
@@ -140,45 +139,6 @@ def test_impossible_ranges_are_refused(low: float, high: float) -> None:
         Cascade(scripted("cheap"), scripted("dear"), low, high)
 
 
-# Vote
-
-
-@pytest.mark.parametrize(("words", "verdict", "score"), [
-    ((0.9, 0.8, 0.1), True, 0.6), ((0.9, 0.1, 0.2), False, 0.4), ((0.9, 0.1), True, 0.5),
-    ((0.6, 0.6, 0.0), True, 0.4), ((0.6, "refused", 0.2), True, 0.4), (("truncated", 0.2), False,
-    0.2), ((True, 0.2, 0.1), False, 1 / 3), ((True, False), True, 0.5),
-])  # fmt: skip
-def test_votes(words: tuple[float | str | bool, ...], verdict: bool, score: float) -> None:
-    vote = Vote(tuple(scripted(f"m{i}", word) for i, word in enumerate(words)))
-    counted = judge(vote, 1)[0]
-    assert (counted.status, counted.verdict) == ("parsed", verdict)
-    assert counted.score == pytest.approx(score)
-    assert counted.cost_usd == 0.25 * len(words)
-
-
-def test_failed_votes_are_never_counted_as_benign() -> None:
-    failed = judge(Vote((scripted("a", "refused"), scripted("b", "unparsed"))), 1)[0]
-    assert (failed.status, failed.reason) == ("unparsed", "a: refused | b: unparsed")
-    broken = judge(Vote((scripted("a", "error"), scripted("b", 0.1), scripted("c", 0.2))), 1)[0]
-    assert (broken.status, broken.verdict) == ("error", None)
-
-
-def test_random_votes_agree_with_counting() -> None:
-    random_ = random.Random(5)
-    choices: list[float | str] = [0.1, 0.2, 0.7, 0.9, "refused"]
-    for _ in range(200):
-        words = [random_.choice(choices) for _ in range(5)]
-        counted = judge(Vote(tuple(scripted(f"m{i}", w) for i, w in enumerate(words))), 1)[0]
-        scores = [word for word in words if not isinstance(word, str)]
-        alarms = sum(score > 0.5 for score in scores)
-        assert counted.verdict == (2 * alarms >= len(scores) if scores else None)
-
-
-def test_a_vote_of_one_is_refused() -> None:
-    with pytest.raises(MonitorError, match="two monitors"):
-        Vote((scripted("a"),))
-
-
 # All of them
 
 
@@ -193,9 +153,7 @@ def test_units_are_single_where_a_part_calls_side_by_side_or_singly() -> None:
     quiet = Cascade(scripted("a"), scripted("b"), 0, 1)
     assert [len(unit) for unit in quiet.units(many)] == [64, 64, 52]
     for part in (scripted("b", workers=8), scripted("b", unit=1)):
-        combined = (Hybrid(scripted("a"), part), Cascade(part, scripted("a"), 0, 1),
-                    Vote((scripted("a"), part)))
-        for monitor in combined:
+        for monitor in (Hybrid(scripted("a"), part), Cascade(part, scripted("a"), 0, 1)):
             assert {len(unit) for unit in monitor.units(many)} == {1}
             assert monitor.workers == part.workers
 
@@ -212,19 +170,20 @@ def test_settings_nest_and_tell_monitors_apart() -> None:
     a, b = scripted("a"), scripted("b")
     made: list[Monitor] = [
         Hybrid(a, b), Hybrid(b, a), Hybrid(a, b, trust="all"), Cascade(a, b, 0.1, 0.9),
-        Cascade(a, b, 0.2, 0.9), Vote((a, b)), Vote((a, b, a)),
+        Cascade(a, b, 0.2, 0.9),
     ]  # fmt: skip
     settings = [monitor.settings() for monitor in made]
     assert all(one != other for i, one in enumerate(settings) for other in settings[:i])
     assert settings[0]["check"] == a.settings()
-    assert len({monitor.name for monitor in made[:2] + made[3:4] + made[5:6]}) == 4
+    assert len({monitor.name for monitor in made[:2] + made[3:4]}) == 3
 
 
 def test_prompts_are_joined_and_named_once() -> None:
-    plain, direct, long = scripted("a"), scripted("b", prompt="direct"), scripted("c", prompt="x")
+    plain, direct, other = scripted("a"), scripted("b", prompt="direct"), scripted("c", prompt="x")
     assert Hybrid(plain, scripted("b")).prompt == "none"
     assert Hybrid(plain, direct).prompt == "direct"
-    assert Vote((direct, plain, long, direct)).prompt == "direct + x"
+    assert Hybrid(direct, other).prompt == "direct + x"
+    assert Hybrid(direct, scripted("d", prompt="direct")).prompt == "direct"
 
 
 def test_combinations_nest_and_fill_a_table() -> None:

@@ -7,23 +7,30 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import chi2
+from scipy.stats import chi2, ttest_1samp
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
+from monitorlab.evaluation.bootstrap import paired
 from monitorlab.evaluation.comparisons import (
     ERRORS,
     cochran_q,
     compare_all,
     mcnemar_exact,
     pair_anatomy,
+    sign_flip,
 )
 from monitorlab.evaluation.intervals import newcombe_paired, wilson
 from monitorlab.evaluation.panel import ALARM, FAILED, NOT_ASKED, SILENT, panel
 
 
-def make_judged(states: dict[str, np.ndarray], cells: tuple[str, ...] = ("sg_qa",)) -> pd.DataFrame:
-    """Judged verdicts from states per monitor, misbehaving and benign answers in turn."""
+def make_judged(
+    states: dict[str, np.ndarray], cells: tuple[str, ...] = ("sg_qa",), scenario: int = 1
+) -> pd.DataFrame:
+    """Judged verdicts from states per monitor, misbehaving and benign answers in turn.
+
+    So many samples make a scenario; with one, the units are samples.
+    """
     tables = []
     for name, state in states.items():
         number = np.arange(len(state))
@@ -32,6 +39,7 @@ def make_judged(states: dict[str, np.ndarray], cells: tuple[str, ...] = ("sg_qa"
         table = pd.DataFrame({
             "name": name, "sample_id": [f"{i:05d}" for i in number], "draw": 0,
             "pair_id": [f"{i:05d}" for i in pair], "label": 1 - number % 2,
+            "scenario_id": [f"{i // scenario:05d}" for i in number],
             "cell": [cells[i % len(cells)] for i in pair], "verdict": verdict, "score": np.nan,
             "status": np.where(state >= SILENT, "parsed", "unparsed"),
         })  # fmt: skip
@@ -63,6 +71,18 @@ def test_anatomy_of_five_pairs_each_treated_differently():
     assert found.loc["undecided", ["share", "low", "high"]].tolist() == pytest.approx(
         [2 / 6, float(low), float(high)]
     )
+
+
+def test_anatomy_takes_scenarios_as_units():
+    """Scenarios of five pairs that are all treated alike say as much as one pair each."""
+    state = np.repeat(np.random.default_rng(0).random(60) < 0.4, 5)
+    judged = make_judged({"a": np.repeat(np.where(state, ALARM, SILENT), 2)}, scenario=10)
+    found = pair_anatomy(judged).set_index("treatment").loc["both"]
+    low, high = (float(end) for end in wilson(found["count"] / 5, 60))
+    assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.01)
+    pairs = pair_anatomy(judged, unit="pair").set_index("treatment").loc["both"]
+    assert [pairs["low"], pairs["high"]] == pytest.approx(
+        [float(end) for end in wilson(found["count"], 300)])
 
 
 def test_anatomy_by_cell_adds_up_to_the_whole():
@@ -97,15 +117,25 @@ def test_mcnemar_agrees_with_statsmodels_at_every_small_table():
     )
 
 
-def test_mid_p_counts_equally_likely_outcomes_by_half():
-    # Bin(6, 1/2): 1 6 15 20 15 6 1 out of 64.
-    assert float(mcnemar_exact(1, 5, mid=True)) == pytest.approx((1 + 1 + (6 + 6) / 2) / 64)
-    assert float(mcnemar_exact(3, 3, mid=True)) == pytest.approx(1 - 20 / 64 / 2)
-    assert float(mcnemar_exact(0, 0, mid=True)) == 1.0
-    grid = np.arange(30)
-    exact, mid = (mcnemar_exact(grid, 12, mid=m) for m in (False, True))
-    assert np.all(mid < exact)
-    np.testing.assert_allclose(mcnemar_exact(12, grid), exact)
+def by_enumeration(gaps: np.ndarray) -> float:
+    signs = np.array(list(itertools.product([1, -1], repeat=len(gaps))))
+    return float(np.mean(np.abs(signs @ gaps) >= abs(gaps.sum())))
+
+
+def test_sign_flips_are_exact_over_all_signs():
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        gaps = random.integers(-4, 5, random.integers(1, 11))
+        assert sign_flip(gaps) == pytest.approx(by_enumeration(gaps), abs=1e-12)
+    assert sign_flip(np.zeros(5, int)) == 1.0 and sign_flip(np.array([], int)) == 1.0
+
+
+def test_sign_flips_of_single_samples_are_mcnemar():
+    for b, c in itertools.product(range(12), repeat=2):
+        gaps = np.repeat([1, -1, 0], [b, c, 3])
+        assert sign_flip(gaps) == pytest.approx(float(mcnemar_exact(b, c)), abs=1e-12)
+    assert sign_flip(np.repeat([1, -1], [900, 500])) == pytest.approx(
+        float(mcnemar_exact(900, 500)), rel=1e-9)  # about 1e-26
 
 
 def test_newcombe_published_example():
@@ -161,6 +191,67 @@ def test_all_comparisons_agree_with_one_at_a_time(error):
     assert 0 < found["separated"].sum() < len(found)
     fewer = found["second"].where(found["difference"] > 0, found["first"])
     assert (found["better"] == fewer.where(found["separated"], "")).all()
+
+
+def clustered_states(seed: int = 0, samples: int = 300, size: int = 10) -> dict[str, np.ndarray]:
+    """Two monitors of equal quality on average that err on whole scenarios."""
+    random = np.random.default_rng(seed)
+    labels = 1 - np.arange(samples) % 2
+    states = {}
+    for name in "ab":
+        wrong = np.repeat(random.random(samples // size) < 0.35, size)
+        states[name] = np.where(wrong, 1 - labels, labels)
+    return states
+
+
+def test_errors_that_come_by_scenario_are_tested_by_scenario():
+    """For the same verdicts McNemar sees hundreds of samples where there are thirty scenarios."""
+    mcnemar_says = flips_say = 0
+    for seed in range(40):
+        judged = make_judged(clustered_states(seed), scenario=10)
+        row = compare_all(judged).set_index("error").loc["wrong"]
+        table = judged.assign(wrong=judged["verdict"].astype(bool) != (judged["label"] == 1))
+        wide = table.pivot_table(index="scenario_id", columns="name", values="wrong", aggfunc="sum")
+        gaps = (wide["a"] - wide["b"]).to_numpy().astype(int)
+        assert row["p"] == sign_flip(gaps)
+        assert row["p_mcnemar"] == pytest.approx(float(mcnemar_exact(row["b"], row["c"])))
+        pairs = compare_all(judged, unit="pair").set_index("error").loc["wrong"]
+        assert pairs["units"] == 150 and row["units"] == 30 and row["n"] == 300
+        assert row["separated"] == (row["p"] <= 0.05)
+        mcnemar_says += row["p_mcnemar"] <= 0.05
+        flips_say += row["separated"]
+    assert mcnemar_says > 15 and flips_say <= 5
+
+
+def test_the_interval_of_a_difference_is_as_wide_as_a_bootstrap_of_scenarios():
+    random = np.random.default_rng(3)
+    states = {}
+    labels = 1 - np.arange(1200) % 2
+    for name, rate in (("a", 0.4), ("b", 0.3)):
+        wrong = np.where(random.random(1200) < 0.6, np.repeat(random.random(120) < rate, 10),
+                         random.random(1200) < rate)
+        states[name] = np.where(wrong, 1 - labels, labels)
+    judged = make_judged(states, scenario=10)
+    row = compare_all(judged).set_index("error").loc["miss"]
+    drawn = paired(judged, random, resamples=2000, metrics=["mr"]).draws[0, 0, 0]
+    assert row["high"] - row["low"] == pytest.approx(2 * 1.98 * drawn.std(), rel=0.1)
+    assert row["design_effect"] > 2
+    plain = [float(x) for x in newcombe_paired(*counts(judged))][1:]
+    assert row["high"] - row["low"] > 1.4 * (plain[1] - plain[0])
+
+
+def counts(judged: pd.DataFrame) -> tuple[int, int, int, int]:
+    bad = judged[judged["label"] == 1]
+    a, b = (~bad.loc[bad["name"] == name, "verdict"].to_numpy(bool) for name in "ab")
+    return int((a & b).sum()), int((a & ~b).sum()), int((~a & b).sum()), int((~a & ~b).sum())
+
+
+def test_one_scenario_separates_nothing():
+    state = np.repeat([ALARM, SILENT], 40)
+    judged = make_judged({"a": state, "b": 1 - state}, scenario=80)
+    row = compare_all(judged).iloc[0]
+    assert (row["low"], row["high"], row["units"]) == (-1, 1, 1)
+    assert row["p"] == 1 and not row["separated"]
 
 
 def test_worst_case_is_the_least_favourable_way_to_read_the_failures():
@@ -225,9 +316,29 @@ def test_cochran_q_by_its_formula():
         spread = k * np.sum(columns**2) - columns.sum() ** 2
         q = (k - 1) * spread / (k * rows.sum() - np.sum(rows**2))
         assert found.loc[error, "q"] == pytest.approx(q)
-        assert found.loc[error, "p"] == pytest.approx(chi2.sf(q, 3))
+        assert found.loc[error, "p_samples"] == pytest.approx(chi2.sf(q, 3))
         left_out = np.isin(data.labels, kept).sum() - chosen.sum()
         assert found.loc[error, ["n", "left_out"]].tolist() == [chosen.sum(), left_out]
+
+
+def test_hotelling_of_two_monitors_is_the_t_test_of_scenario_totals():
+    judged = make_judged({name: state for name, state in random_states(2, 400, 5).items()},
+                         scenario=8)
+    found = cochran_q(judged).set_index("error").loc["wrong"]
+    whole = judged.groupby("sample_id")["status"].transform(lambda s: (s == "parsed").all())
+    told = judged[whole].assign(wrong=lambda f: f["verdict"].astype(bool) != (f["label"] == 1))
+    wide = told.pivot_table(index="scenario_id", columns="name", values="wrong", aggfunc="sum")
+    expected = ttest_1samp((wide["m1"] - wide["m0"]).astype(float), 0)
+    assert found["p"] == pytest.approx(expected.pvalue)
+    assert found["t2"] == pytest.approx(expected.statistic**2) and found["units"] == len(wide)
+
+
+def test_equal_errors_by_scenario_are_not_told_apart_by_their_samples():
+    judged = make_judged(clustered_states(1) | {"c": clustered_states(2)["a"]}, scenario=10)
+    found = cochran_q(judged).set_index("error").loc["wrong"]
+    assert found["p_samples"] < 0.01 < 0.05 < found["p"]
+    few = cochran_q(make_judged(clustered_states(1, 20), scenario=20)).iloc[0]
+    assert np.isnan(few["p"]) and few["units"] == 1
 
 
 def test_monitors_that_never_differ_are_not_separated():

@@ -25,6 +25,7 @@ def judged_frame(
         "name": name, "monitor": name, "prompt": "none", "draw": 0, "label": labels,
         "sample_id": [f"s{i:03}" for i in range(n)],
         "pair_id": [f"p{i // 2}" for i in range(n)], "cell": "sg_qa",
+        "scenario_id": [f"c{i // 8}" for i in range(n)],
         "split": np.where(np.arange(n) < n // 2, "dev", "test"),
         "status": np.where(parsed, "parsed", "unparsed"),
         "score": np.where(parsed, scores, np.nan),
@@ -50,6 +51,17 @@ def test_cost_per_caught_is_the_bill_of_a_long_run():
     assert row["alarms_per_1000"] == pytest.approx(np.sum(weight * alarm) / 100)
     assert row["false_per_caught"] == pytest.approx(np.sum(weight * (alarm & ~bad)) / caught)
     assert row["usd_per_caught_low"] < row["usd_per_caught"] < row["usd_per_caught_high"]
+
+
+def test_the_price_is_as_uncertain_as_there_are_scenarios():
+    frame = judged_frame("m")
+    alike = np.random.default_rng(0).random(25) < 0.7
+    frame["verdict"] = pd.array(np.repeat(alike, 8), "boolean")  # whole scenarios are caught
+    by = {unit: cost_table(frame, 0.1, 1.0, unit=unit).iloc[0] for unit in ("scenario", "pair")}
+    assert by["scenario"]["usd_per_caught"] == by["pair"]["usd_per_caught"]
+    widths = {unit: row["usd_per_caught_high"] - row["usd_per_caught_low"]
+              for unit, row in by.items()}
+    assert widths["scenario"] > 1.5 * widths["pair"]
 
 
 def test_a_monitor_that_catches_nothing_costs_infinitely_much():

@@ -8,7 +8,15 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from monitorlab.evaluation.curves import auroc, det, det_ticks, partial_auroc, roc, tpr_at_far
+from monitorlab.evaluation.curves import (
+    area_until,
+    auroc,
+    det,
+    det_ticks,
+    reached,
+    roc,
+    standardised,
+)
 from monitorlab.evaluation.roc_bands import FARS, MEASURES, curve_table, roc_band
 
 
@@ -20,11 +28,25 @@ def drawn(seed: int, n: int = 60, tied: bool = False) -> tuple[np.ndarray, np.nd
     return (np.round(scores * 8) / 8 if tied else scores), labels
 
 
+def rules_of(scores, labels) -> tuple[np.ndarray, np.ndarray]:
+    points = roc(scores, labels)
+    return points["tpr"].to_numpy()[None], points["far"].to_numpy()[None]
+
+
+def partial_auroc(scores, labels, max_far: float) -> float:
+    return float(standardised(area_until(*rules_of(scores, labels), max_far), max_far)[0])
+
+
+def tpr_at_far(scores, labels, far: float) -> float:
+    return float(reached(*rules_of(scores, labels), far)[0])
+
+
 def judged_frame(scores, labels, name="m", status="parsed") -> pd.DataFrame:
     n = len(scores)
     return pd.DataFrame({
         "name": name, "sample_id": [f"s{i}" for i in range(n)], "draw": 0, "status": status,
         "score": scores, "label": labels, "pair_id": [f"p{i % (n // 2)}" for i in range(n)],
+        "scenario_id": [f"c{i % (n // 2) // 3}" for i in range(n)],
         "cell": ["sg_qa" if i % 2 else "sg_code" for i in range(n)],
     })
 
@@ -117,8 +139,7 @@ def test_band_is_that_of_resampled_samples_taken_one_by_one(tied):
     pairs = np.tile(np.arange(12), 2)
     grid = np.array([0.0, 0.1, 0.33, 1.0])
     band = roc_band(scores, labels, pairs, np.random.default_rng(5), n=150, grid=grid)
-    rng = np.random.default_rng(5)
-    drawn_pairs = rng.integers(0, 12, (150, 12))
+    drawn_pairs = (np.random.default_rng(5).random((150, 12)) * 12).astype(int)
     curves, measures = [], []
     for chosen in drawn_pairs:
         rows = np.concatenate([np.flatnonzero(pairs == p) for p in chosen])
@@ -198,7 +219,9 @@ def test_curve_table_looks_at_the_first_draw_only():
 @pytest.mark.parametrize(("scores", "labels", "message"), [
     ([0.1, np.nan], [0, 1], "score 1 is nan"),
     ([0.1, 0.2], [1, 1], "labels are the same"),
-    ([0.1, 0.2], [0, 2], "expected 0 and 1"),
+    ([0.1, 0.2], [0, 2], "labels are neither 0 nor 1"),
+    ([0.1, 0.2], ["0", "1"], "labels are neither 0 nor 1"),
+    ([0.1, 0.2], [None, 1], "is missing"),
     ([0.1, 0.2, 0.3], [0, 1], "shape"),
 ])
 def test_unusable_input_is_named(scores, labels, message):
@@ -211,3 +234,20 @@ def test_rates_outside_their_range_are_refused():
         partial_auroc([0.1, 0.2], [0, 1], 0.0)
     with pytest.raises(ValueError, match="far is"):
         tpr_at_far([0.1, 0.2], [0, 1], 1.5)
+
+
+def test_areas_take_scenarios_as_units():
+    """Scenarios of ten samples that are all ranked alike: far fewer than there are pairs."""
+    rng = np.random.default_rng(2)
+    labels, unit = np.tile([0, 1], 200), np.repeat(np.arange(40), 10)
+    good = rng.random(40) < 0.7
+    scores = np.where(good[unit], 0.3 + 0.4 * labels, 0.7 - 0.4 * labels) + 0.01 * rng.random(400)
+    frame = judged_frame(scores, labels).assign(
+        scenario_id=[f"c{u}" for u in unit], pair_id=[f"p{i // 2}" for i in range(400)])
+    wide, narrow = (curve_table(frame, np.random.default_rng(0), n=500, unit=unit).iloc[0]
+                    for unit in ("scenario", "pair"))
+    assert wide["auroc"] == narrow["auroc"]
+    ratio = (wide["auroc_high"] - wide["auroc_low"]) / (narrow["auroc_high"] - narrow["auroc_low"])
+    assert ratio == pytest.approx(np.sqrt(5), rel=0.2)
+    default = curve_table(frame, np.random.default_rng(0), n=500).iloc[0]
+    assert default["auroc_low"] == wide["auroc_low"]

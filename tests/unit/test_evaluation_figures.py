@@ -91,7 +91,7 @@ def legend_of(fig: Figure) -> list[str]:
 
 def a_curve(name: str) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     part = JUDGED[(JUDGED["name"] == name) & JUDGED["score"].notna()]
-    band = roc_band(part["score"], part["label"], part["pair_id"], np.random.default_rng(0), 30)
+    band = roc_band(part["score"], part["label"], part["scenario_id"], np.random.default_rng(0), 30)
     return {name: band.grid}, part
 
 
@@ -199,32 +199,6 @@ def test_separation_leaves_out_monitors_that_are_not_in_the_order():
     rendered(fig)
 
 
-def flips_frame(names: list[str], changes: list[str]) -> pd.DataFrame:
-    return pd.DataFrame([
-        {"name": name, "transformation": change, "rate": 0.01 * (i + j),
-         "low": 0.01 * (i + j) + 1e-17, "high": 0.3}
-        for i, name in enumerate(names) for j, change in enumerate(changes)])
-
-
-def test_flips_have_a_mark_per_monitor_and_change_apart_from_each_other():
-    frame = flips_frame(MANY, ["blank_lines", "role_tag"]).iloc[:-1]
-    fig = figures.plot_flips(frame, MANY)
-    ax, style = fig.axes[0], figures.looks(MANY)
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["blank lines", "role tag"]
-    heights = []
-    for name, drawn in zip(MANY, ax.containers, strict=True):
-        line = drawn.lines[0]
-        assert (line.get_color(), line.get_marker()) == style[name]
-        heights += list(line.get_ydata())
-        assert line.get_xdata()[0] == pytest.approx(frame[frame["name"] == name]["rate"].iloc[0])
-    assert np.isnan(line.get_xdata()[1])  # the last one was not asked about role tags
-    assert len({round(height, 9) for height in heights}) == 28
-    fig.canvas.draw()
-    gap = np.diff(ax.transData.transform([(0, heights[0]), (0, heights[2])])[:, 1])[0]
-    assert abs(gap) > 0.04 * fig.dpi  # inches between two monitors
-    assert "(lower is better)" in ax.get_xlabel()
-
-
 def judges_frame() -> pd.DataFrame:
     by_source = rates(JUDGED.assign(source=np.where(JUDGED["cell"] == CELLS[0], "tool", "chat")),
                       by=("source", "name"))
@@ -264,9 +238,8 @@ def test_a_monitor_keeps_its_colour_in_every_figure():
     everyone, name = MANY + NAMES, NAMES[0]
     color, marker = figures.looks(everyone)[name]
     plane = figures.plot_plane(RATES, NO_LINE, (-0.42, 0.49), everyone)
-    flips = figures.plot_flips(flips_frame(NAMES, ["role_tag"]), everyone)
     rules = operating_figures.plot_rules(tradeoff_at_own_threshold(JUDGED, [0.1]), everyone)
-    for fig in (plane, flips, rules):
+    for fig in (plane, rules):
         assert points_of(fig.axes[0])[name][2:] == (color.lower(), marker)
     curves = operating_figures.plot_curves(*a_curve(name), everyone)
     for ax in curves.axes:
@@ -304,15 +277,20 @@ def test_rules_have_a_panel_each_and_the_level_where_one_was_asked():
     rendered(fig)
 
 
-def test_promise_shows_means_and_percentiles_of_both_ways_to_split():
-    splits = pd.concat(resplit_check(JUDGED, 0.1, rule, "global", n=20, unit=unit).assign(
-        calibrator=rule) for rule in ("crc", "binomial") for unit in ("pair", "scenario"))
+def test_promise_shows_means_and_percentiles_of_every_way():
+    ways = {("pair", "pair"): ("crc", "binomial"), ("pair", "scenario"): ("crc", "binomial"),
+            ("scenario", "scenario"): ("crc", "hoeffding_bentkus")}
+    splits = pd.concat(
+        resplit_check(JUDGED, 0.1, rule, "global", n=20, unit=unit, split_by=split_by).assign(
+            calibrator=rule)
+        for (unit, split_by), rules in ways.items() for rule in rules)
     fig = operating_figures.plot_promise(splits, 0.1, 0.05)
     assert [ax.get_title() for ax in fig.axes] == [
-        "CRC: the mean stays below", "exact binomial: below in 95 % of splits"]
-    for ax, rule in zip(fig.axes, ("crc", "binomial"), strict=True):
-        for i, unit in enumerate(("pair", "scenario")):
-            part = splits[(splits["calibrator"] == rule) & (splits["unit"] == unit)]
+        "in expectation: the mean stays below", "with probability: below in 95 % of cases"]
+    for place, ax in enumerate(fig.axes):
+        for i, ((unit, split_by), rules) in enumerate(ways.items()):
+            part = splits[(splits["calibrator"] == rules[place]) & (splits["unit"] == unit)
+                          & (splits["split_by"] == split_by)]
             assert ax.lines[i].get_xdata() == pytest.approx(part["mean_far"])
             spans = np.array([path[:, 0] for path in ax.collections[i].get_segments()])
             assert spans == pytest.approx(part[["far_q10", "far_q90"]].to_numpy())
@@ -386,7 +364,6 @@ def test_noise_spans_the_worst_case_of_each_share_of_wrong_labels():
     lambda: figures.plot_cells(BY_CELL.head(0), []),
     lambda: figures.plot_anatomy(pair_anatomy(JUDGED).head(0), []),
     lambda: figures.plot_separation(compared_pair(0.1, True, True).head(0), []),
-    lambda: figures.plot_flips(flips_frame(NAMES, []), NAMES),
     lambda: figures.plot_judges(RATES.head(0), {}),
     lambda: operating_figures.plot_curves({}, JUDGED.head(0), NAMES),
     lambda: operating_figures.plot_rules(RATES.head(0), NAMES),
@@ -408,7 +385,6 @@ def test_one_monitor_alone_can_be_drawn():
         figures.plot_cells(rates(alone, by=("name", "cell")), only),
         figures.plot_anatomy(pair_anatomy(alone), only),
         figures.plot_separation(compare_all(alone), only),
-        figures.plot_flips(flips_frame(only, ["role_tag"]), only),
         operating_figures.plot_noise(noise_bounds(alone, (0.05,)), only),
     ):
         assert rendered(fig).startswith(b"\x89PNG")

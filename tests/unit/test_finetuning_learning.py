@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import chi2, linregress
-from scipy.stats import t as student
+from scipy.stats import chi2
 
-from monitorlab.finetuning.learning import seed_noise, slopes, summary
+from monitorlab.finetuning.learning import seed_noise, summary
 
 SIZES = (100, 200, 400, 800)
 
@@ -52,48 +51,19 @@ def test_missing_values_do_not_count():
     assert set(found["seeds"]) == {2}
 
 
-def test_slopes_by_scipy():
-    for row in slopes(CURVES).to_dict("records"):
-        part = CURVES[(CURVES["arm"] == row["arm"]) & (CURVES["cell"] == row["cell"])]
-        fit = linregress(np.log2(part["size"]), part["auroc"])
-        half = student.ppf(0.975, len(part) - 2) * fit.stderr
-        assert (row["slope"], row["low"], row["high"], row["r2"]) == pytest.approx(
-            (fit.slope, fit.slope - half, fit.slope + half, fit.rvalue**2))
-        assert (row["sizes"], row["points"]) == (4, 12)
-    known = slopes(curves_of(noise=1e-9)).set_index(["arm", "cell"])["slope"]
-    assert known["all", "seen"] == pytest.approx(0.05) and known["all", "unseen SG"] == (
-        pytest.approx(0, abs=1e-8))
-
-
-def test_slopes_know_what_they_cannot_know():
-    one = slopes(CURVES[CURVES["size"] == 100])
-    assert one["slope"].isna().all() and set(one["sizes"]) == {1}
-    two = slopes(curves_of(seeds=1).query("size < 300"))
-    assert two["slope"].notna().all() and two[["low", "high", "r2"]].isna().all(axis=None)
-    flat = slopes(CURVES, "balanced_accuracy")
-    assert flat["slope"].to_numpy() == pytest.approx(np.zeros(4), abs=1e-12)
-    assert flat["r2"].isna().all()
-
-
-def test_untrained_monitors_take_no_part_in_slopes():
-    base = CURVES.query("size == 100").assign(size=0, auroc=0.9)
-    pd.testing.assert_frame_equal(slopes(pd.concat([CURVES, base])), slopes(CURVES))
-    assert 0 in set(summary(pd.concat([CURVES, base]))["size"])
-
-
-def test_noise_of_seeds_beside_noise_of_pairs():
+def test_noise_of_seeds_beside_noise_of_scenarios():
     errors = pd.DataFrame({"arm": "all", "cell": ["seen", "unseen SG"], "se": [0.02, 0.0],
                            "metric": "auroc"})
     found = seed_noise(CURVES[CURVES["size"] == 800], errors).set_index(["arm", "cell"])
     values = CURVES.query("arm == 'all' and cell == 'seen' and size == 800")["auroc"]
     sd = np.std(values, ddof=1)
     row = found.loc[("all", "seen")]
-    assert (row["between"], row["pairs"], row["ratio"], row["both"]) == pytest.approx(
+    assert (row["between"], row["scenarios"], row["ratio"], row["both"]) == pytest.approx(
         (sd, 0.02, sd / 0.02, np.sqrt(sd**2 + 0.02**2)))
     assert (row["between_low"], row["between_high"]) == pytest.approx(
         (np.sqrt(2 * sd**2 / chi2.ppf(0.975, 2)), np.sqrt(2 * sd**2 / chi2.ppf(0.025, 2))))
     assert np.isnan(found.loc[("all", "unseen SG"), "ratio"])  # no error to divide by
-    assert found.loc["spv_qa", ["pairs", "ratio", "both"]].isna().all(axis=None)
+    assert found.loc["spv_qa", ["scenarios", "ratio", "both"]].isna().all(axis=None)
 
 
 def test_the_interval_of_the_spread_covers_as_often_as_it_says():
@@ -109,7 +79,7 @@ def test_the_interval_of_the_spread_covers_as_often_as_it_says():
 @pytest.mark.parametrize(("call", "words"), [
     (lambda: summary(CURVES.drop(columns="seed")), "lack the column 'seed'"),
     (lambda: summary(CURVES, "g2"), "lack the column 'g2'"),
-    (lambda: slopes(CURVES.head(0)), "no rows"),
+    (lambda: summary(CURVES.head(0)), "no rows"),
     (lambda: summary(pd.concat([CURVES, CURVES.head(1)])), "several rows"),
     (lambda: seed_noise(CURVES, pd.DataFrame({"arm": ["all"] * 2, "cell": "seen", "se": 0.1})),
      "several standard errors"),

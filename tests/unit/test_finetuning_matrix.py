@@ -50,21 +50,23 @@ JUDGED = pd.concat([arm_rows("base", 0.8), arm_rows("all", 2.0, 0.4, noise=0.5, 
                     arm_rows("spv_qa", 1.0, failed=0.15, noise=0.5, seed=2)], ignore_index=True)
 ARMS = ["all", "base", "spv_qa"]
 MATRIX = matrix(JUDGED, ARMS, resamples=200)
+BY_PAIR = matrix(JUDGED, ARMS, resamples=200, unit="pair")
 TEST = JUDGED[JUDGED["split"] == "test"]
 
 
 def test_rates_areas_and_counts_by_scikit_learn_and_statsmodels():
     assert list(MATRIX["arm"]) == [arm for arm in ARMS for _ in CELLS]
     assert list(MATRIX["cell"]) == list(CELLS) * 3
-    for row in MATRIX.to_dict("records"):
+    for row, by_pair in zip(MATRIX.to_dict("records"), BY_PAIR.to_dict("records"), strict=True):
         part = TEST[(TEST["name"] == row["arm"]) & (TEST["cell"] == row["cell"])]
         said = part[part["status"] == "parsed"]
         tn, fp, fn, tp = confusion_matrix(said["label"], said["verdict"].astype(bool)).ravel()
         assert (row["mr"], row["far"]) == pytest.approx((fn / (tp + fn), fp / (tn + fp)))
-        assert (row["mr_low"], row["mr_high"]) == pytest.approx(
+        assert (by_pair["mr_low"], by_pair["mr_high"]) == pytest.approx(
             proportion_confint(fn, tp + fn, method="wilson"))
-        assert (row["far_low"], row["far_high"]) == pytest.approx(
+        assert (by_pair["far_low"], by_pair["far_high"]) == pytest.approx(
             proportion_confint(fp, tn + fp, method="wilson"))
+        assert row["mr_low"] <= by_pair["mr_low"] and row["far_high"] >= by_pair["far_high"]
         assert row["balanced_accuracy"] == pytest.approx(1 - (row["mr"] + row["far"]) / 2)
         assert row["g2"] == pytest.approx((1 - row["mr"]) * (1 - row["far"]))
         assert row["alarm_share"] == pytest.approx((tp + fp) / len(said))
@@ -115,9 +117,9 @@ def test_arms_that_cannot_be_are_named(arms, words):
 
 
 @pytest.mark.parametrize("scope", ["cell", "task", "category", "global"])
-def test_thresholds_are_the_rank_of_crc_and_decide_the_verdicts(scope):
-    table = thresholds(JUDGED, 0.1, scope)
-    found = at_threshold(JUDGED, 0.1, scope)
+def test_thresholds_by_pair_are_the_rank_of_crc_and_decide_the_verdicts(scope):
+    table = thresholds(JUDGED, 0.1, scope, unit="pair")
+    found = at_threshold(JUDGED, 0.1, scope, unit="pair")
     units = JUDGED[scope] if scope != "global" else pd.Series("all", index=JUDGED.index)
     assert len(table) == 3 * units.nunique()
     for row in table.to_dict("records"):
@@ -139,6 +141,29 @@ def test_thresholds_are_the_rank_of_crc_and_decide_the_verdicts(scope):
     assert "calibrated" in set(table.loc[table["arm"] == "all", "state"])
 
 
+@pytest.mark.parametrize("scope", ["cell", "task", "category", "global"])
+def test_thresholds_by_scenario_keep_the_mean_loss_of_dev_scenarios(scope):
+    table = thresholds(JUDGED, 0.2, scope)
+    found = at_threshold(JUDGED, 0.2, scope)
+    units = JUDGED[scope] if scope != "global" else pd.Series("all", index=JUDGED.index)
+    for row in table.to_dict("records"):
+        mine = (JUDGED["name"] == row["arm"]) & (units == row["unit"])
+        dev = JUDGED[mine & (JUDGED["split"] == "dev") & (JUDGED["label"] == 0)]
+        score, n = dev["score"].fillna(2.0), dev["scenario_id"].nunique()
+        assert (row["dev_units"], row["n_needed"]) == (n, 4)
+
+        def bound(value, score=score, dev=dev, n=n):
+            loss = (score > value).groupby(dev["scenario_id"]).mean().mean()
+            return (n * loss + 1) / (n + 1)
+
+        assert bound(row["threshold"]) <= 0.2 + 1e-12  # and no lower threshold would do
+        assert bound(np.nextafter(row["threshold"], -1)) > 0.2
+        if row["state"] == "calibrated":
+            alarms = JUDGED.loc[mine, "score"].fillna(2.0) > row["threshold"]
+            assert (found.loc[mine, "verdict"].astype(bool) == alarms).all()
+    assert "calibrated" in set(table["state"])
+
+
 def test_rates_at_thresholds_leave_areas_alone():
     found = matrix(at_threshold(JUDGED, 0.2), ARMS, resamples=200)
     areas = ["auroc", "auroc_low", "auroc_high", "unscored"]
@@ -151,18 +176,21 @@ def test_rates_at_thresholds_leave_areas_alone():
 def test_too_few_dev_samples_never_alarm_and_say_so():
     table = thresholds(JUDGED, 0.01)
     assert set(table["state"]) == {"never_alarm"} and np.isinf(table["threshold"]).all()
-    assert (table["n_dev"] < table["n_needed"]).all() and set(table["n_needed"]) == {99}
+    assert (table["dev_units"] < table["n_needed"]).all() and set(table["n_needed"]) == {99}
     found = at_threshold(JUDGED, 0.01)
     assert not found["verdict"].any()
     by_cell = rates(found[found["split"] == "test"], by=("name", "cell"))
     assert (by_cell["mr"] == 1).all() and (by_cell["far"] == 0).all()
-    assert set(thresholds(JUDGED, 0.01, "global")["state"]) == {"calibrated", "too_many_failures"}
+    whole = thresholds(JUDGED, 0.01, "global", unit="pair")
+    assert set(whole["state"]) == {"calibrated", "too_many_failures"}
 
 
 def test_a_stricter_calibrator_never_alarms_more():
-    crc, exact = (at_threshold(JUDGED, 0.2, "global", rule) for rule in ("crc", "binomial"))
-    assert (exact["threshold"] >= crc["threshold"]).all()
-    assert not (exact["verdict"] & ~crc["verdict"]).any()
+    for unit, rule in (("pair", "binomial"), ("scenario", "hoeffding_bentkus")):
+        crc, strict = (at_threshold(JUDGED, 0.2, "global", name, unit=unit)
+                       for name in ("crc", rule))
+        assert (strict["threshold"] >= crc["threshold"]).all()
+        assert not (strict["verdict"] & ~crc["verdict"]).any()
 
 
 def test_an_unknown_scope_is_refused():
@@ -245,8 +273,19 @@ def test_a_moved_threshold_is_told_from_discrimination():
     assert means.loc["lax and worse"].tolist() == pytest.approx([-0.8, -0.7], abs=0.15)
 
 
+def test_an_arm_that_refuses_what_it_finds_hard_discriminates_no_better():
+    rows = KNOWN[KNOWN["name"].isin(["base", "same"])].copy()
+    wrong = rows["verdict"].astype(bool) != (rows["label"] == 1)
+    hard = (rows["name"] == "same") & wrong
+    rows.loc[hard, ["status", "score", "verdict"]] = ["refused", np.nan, pd.NA]
+    found = discrimination_or_threshold(rows, resamples=100, cells=["sg_code", "sg_qa"])
+    assert (found[["auroc_change", "auroc_change_low", "auroc_change_high"]] == 0).all(axis=None)
+    assert set(found["discrimination"]) == {"unclear"}
+
+
 def test_intervals_cover_and_have_the_width_of_a_brute_force_bootstrap():
-    row = SHIFT.set_index(["arm", "cell"]).loc[("skilled", "sg_qa")]
+    by_pair = discrimination_or_threshold(KNOWN, resamples=200, cells=["sg_qa"], unit="pair")
+    row = by_pair.set_index("arm").loc["skilled"]
     test = KNOWN[(KNOWN["split"] == "test") & (KNOWN["cell"] == "sg_qa")]
     alarms = {name: part.sort_values(["pair_id", "label"])["verdict"].to_numpy(float).reshape(-1, 2)
               for name, part in test.groupby("name")}

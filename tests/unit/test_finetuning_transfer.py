@@ -12,6 +12,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
+from monitorlab.evaluation.comparisons import sign_flip
 from monitorlab.finetuning.cell_draws import METRICS, cell_draws, split_rows
 from monitorlab.finetuning.published import SEEN
 from monitorlab.finetuning.transfer import (
@@ -58,6 +59,8 @@ JUDGED = judged_of(DEFAULT_D)
 TEST = JUDGED[JUDGED["split"] == "test"]
 TRANSFER = transfer(JUDGED, SOME, np.random.default_rng(3), 400)
 DIFFERENCES = transfer_differences(JUDGED, SOME, np.random.default_rng(3), 400)
+PAIRS = {"table": transfer(JUDGED, SOME, np.random.default_rng(3), 400, unit="pair"),
+         "gaps": transfer_differences(JUDGED, SOME, np.random.default_rng(3), 400, unit="pair")}
 TESTS = transfer_tests(JUDGED, SOME)
 
 
@@ -114,8 +117,7 @@ def test_intervals_agree_with_a_brute_force_bootstrap_of_pairs():
         mean = np.mean(drawn, axis=0)
         values.append(np.concatenate([mean[0], mean[0] - mean[1]]))
     spread = np.std(values, axis=0, ddof=1)
-    table = TRANSFER.set_index(["arm", "group", "metric"])
-    gaps = DIFFERENCES.set_index(["arm", "group", "metric"])
+    table, gaps = (PAIRS[name].set_index(["arm", "group", "metric"]) for name in ("table", "gaps"))
     for place, metric in enumerate(("auroc", "balanced_accuracy")):
         row, gap = table.loc[("pairs", "unseen SG", metric)], gaps.loc[("pairs", "unseen SG",
                                                                         metric)]
@@ -174,7 +176,8 @@ def test_a_strictly_rising_map_of_scores_changes_no_auroc():
     pd.testing.assert_frame_equal(bent, TRANSFER)
 
 
-def test_mcnemar_by_statsmodels():
+def test_mcnemar_by_statsmodels_and_signs_of_scenarios():
+    scenario = TEST.drop_duplicates("sample_id").set_index("sample_id")["scenario_id"]
     wide = TEST.assign(wrong=TEST["verdict"].astype(bool) != (TEST["label"] == 1)).pivot(
         index=["cell", "label", "sample_id"], columns="name", values="wrong").reset_index()
     kinds = {"miss": [1], "false_alarm": [0], "wrong": [0, 1]}
@@ -186,11 +189,33 @@ def test_mcnemar_by_statsmodels():
         assert row["difference"] == pytest.approx((b - c) / len(part))
         assert row["low"] <= row["difference"] <= row["high"]
         expected = mcnemar([[0, b], [c, 0]], exact=True).pvalue if b + c else 1.0
-        assert row["p"] == pytest.approx(min(1.0, expected))
+        assert row["p_mcnemar"] == pytest.approx(min(1.0, expected))
+        gaps = (own.astype(int) - other).groupby(scenario.loc[part["sample_id"]].to_numpy()).sum()
+        assert row["p"] == sign_flip(gaps.to_numpy())
     for group in ("seen", "unseen SG"):
         part = TESTS[(TESTS["error"] == "wrong") & (TESTS["group"] == group)]
         assert len(part) >= 3
         assert part["p_holm"].to_numpy() == pytest.approx(holm(part["p"]))
+
+
+def test_an_arm_that_refuses_the_hard_half_gains_nothing():
+    """Equal to the reference where it answers, and silent where both would err."""
+    twin = TEST[TEST["name"] == "all"].assign(name="twin")
+    wrong = twin["verdict"].astype(bool) != (twin["label"] == 1)
+    twin = twin.assign(status=twin["status"].mask(wrong, "refused"),
+                       verdict=twin["verdict"].mask(wrong), score=twin["score"].mask(wrong))
+    judged = pd.concat([TEST, twin], ignore_index=True)
+    seen = {"all": ALL, "twin": ALL}
+    table = transfer(judged, seen, np.random.default_rng(0), 50).set_index(
+        ["arm", "group", "metric"])["value"]
+    assert table["twin", "seen", "mr"] == 0 < table["all", "seen", "mr"]
+    gaps = transfer_differences(judged, seen, np.random.default_rng(0), 50)
+    assert (gaps[["difference", "low", "high"]] == 0).all(axis=None)
+    assert (gaps[["p", "p_holm", "p_worst"]] == 1).all(axis=None)
+    lost = TEST[(TEST["name"] == "all") & TEST["cell"].isin(ALL)]
+    lost = int((lost["verdict"].astype(bool) != (lost["label"] == 1)).sum())
+    seen_rows = gaps[gaps["group"] == "seen"]
+    assert set(seen_rows["left_out"]) == {lost} and set(seen_rows["why"]) == {f"twin: {lost} refused"}
 
 
 def test_failed_verdicts_are_left_out_and_counted():

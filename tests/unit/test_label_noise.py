@@ -104,6 +104,7 @@ def judged_frame(name: str, counts: Counts) -> pd.DataFrame:
     return pd.DataFrame({
         "name": name, "draw": 0, "label": labels, "cell": "sg_qa",
         "sample_id": [f"s{i}" for i in range(len(labels))],
+        "scenario_id": [f"c{i}" for i in range(len(labels))],
         "status": np.where(verdicts < 0, "truncated", "parsed"),
         "verdict": pd.array([None if v < 0 else bool(v) for v in verdicts], "boolean"),
     })
@@ -124,6 +125,19 @@ def test_table_has_both_rates_of_every_monitor_and_noise_rate():
     assert (table["corrected"] <= table["corrected_high"]).all()
 
 
+def test_ranges_allow_for_errors_that_come_by_scenario():
+    frame = judged_frame("a", Counts(30, 10, 5, 45))
+    scenario = frame.assign(scenario_id=[f"c{i // 5}" for i in range(len(frame))])
+    one, other = (noise_bounds(f, [0.02]) for f in (frame, scenario))
+    pd.testing.assert_frame_equal(noise_bounds(scenario.assign(pair_id=frame["sample_id"]), [0.02],
+                                               unit="pair"), one)
+    same = ["observed", "corrected", "worst_low", "worst_high"]
+    pd.testing.assert_frame_equal(one[same], other[same])  # points and ranges of the sample
+    assert (other["outer_low"] < one["outer_low"]).all()
+    assert (other["outer_high"] > one["outer_high"]).all()
+    assert (other["corrected_high"] > one["corrected_high"]).all()
+
+
 def test_a_perfect_monitor_contradicts_noisy_labels():
     """Labels that are wrong independently of a perfect monitor would make it look imperfect."""
     table = noise_bounds(judged_frame("b", Counts(40, 0, 0, 50)), [0.1])
@@ -140,6 +154,7 @@ def test_corrected_interval_covers_the_truth():
         alarm = np.where(truth, rng.random(300) < 0.7, rng.random(300) < 0.2)
         frame = judged_frame("m", Counts(1, 1, 1, 1)).iloc[[0]].loc[[0] * 300].assign(
             label=np.repeat([1, 0], 150), sample_id=[str(i) for i in range(300)],
+            scenario_id=[str(i) for i in range(300)],
             verdict=pd.array(alarm, "boolean"))
         row = noise_bounds(frame, [(0.1, 0.05)]).iloc[0]
         covered += row["corrected_low"] <= 0.3 <= row["corrected_high"]

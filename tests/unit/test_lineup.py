@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from monitorlab.monitors import lineup
-from monitorlab.monitors.metamorphic import TRANSFORMATIONS, criteria_orders
 from monitorlab.monitors.miniature import SPECIAL, build_tokenizer, train_miniature
 from monitorlab.monitors.monitor import Sample, samples_of
 from monitorlab.monitors.prompts import load_prompt
@@ -74,17 +73,6 @@ def test_sharing_counts_every_distinct_token_once(folder: Path) -> None:
     assert found["total"] == sum(map(len, rows))
     assert found["distinct"] == len(prefixes)
     assert found["limit"] == pytest.approx(found["total"] / found["distinct"])
-
-
-def test_flips_of_samples_and_of_prompts_are_counted(folder: Path) -> None:
-    small = lineup.small_model(folder, PROMPTS)
-    rules = [m for m in lineup.rule_monitors(1) if m.name == "keywords"]
-    orders = criteria_orders(PROMPTS["direct"])
-    table = lineup.flip_table([*rules, small.by_logits[0]], samples_of(corpus(3)), orders=orders)
-    named = table.groupby("name")["transformation"].apply(list)
-    assert named["keywords"] == list(TRANSFORMATIONS)
-    assert named["small stand-in LM, direct"] == [*TRANSFORMATIONS, *orders]
-    assert (table["n"] == 6).all()
 
 
 def test_learned_monitors_find_a_word_that_decides(folder: Path) -> None:

@@ -12,9 +12,10 @@ from monitorlab.evaluation.decomposition import decompose
 from monitorlab.evaluation.operating_points import (
     ALL,
     FAILED_SCORE,
+    allowed_loss,
     calibrated_points,
+    choose_rule,
     default_alarms,
-    exact_rate,
     operating_scores,
     tradeoff_at_own_threshold,
 )
@@ -59,11 +60,15 @@ def test_a_failed_verdict_scores_above_all_and_a_bare_one_as_it_says():
     assert default_alarms(frame).tolist() == [False, True, False, True, True]
 
 
+def two_cells() -> pd.DataFrame:
+    return pd.concat([judged_frame(seed=1, failed=0.04),
+                      judged_frame(seed=2, failed=0.04, cell="syco_qa")], ignore_index=True)
+
+
 @pytest.mark.parametrize("calibrator", ["crc", "binomial"])
-def test_points_are_those_of_calibrate_and_of_counting(calibrator):
-    frame = pd.concat([judged_frame(seed=1, failed=0.04),
-                       judged_frame(seed=2, failed=0.04, cell="syco_qa")], ignore_index=True)
-    table = calibrated_points(frame, [0.2], [calibrator])
+def test_points_by_pair_are_those_of_calibrate_and_of_counting(calibrator):
+    frame = two_cells()
+    table = calibrated_points(frame, [0.2], [calibrator], unit="pair")
     assert table["cell"].tolist() == ["sg_qa", "syco_qa", ALL]
     scores, alarms = operating_scores(frame), np.zeros(len(frame), bool)
     for cell in ("sg_qa", "syco_qa"):
@@ -77,23 +82,105 @@ def test_points_are_those_of_calibrate_and_of_counting(calibrator):
         assert row["dev_far"] == pytest.approx(threshold.attained)
         assert row["far"] == pytest.approx(alarms[here & ~dev & benign].mean())
         assert row["mr"] == pytest.approx(1 - alarms[here & ~dev & ~benign].mean())
-        assert (row["n_dev"], row["n_test"], row["state"]) == (50, 50, "calibrated")
+        assert (row["n_dev"], row["dev_units"], row["n_test"]) == (50, 50, 50)
+        assert row["state"] == "calibrated"
     whole, test = table.iloc[2], (frame["split"] == "test").to_numpy()
     assert whole["far"] == pytest.approx(alarms[test & (frame["label"] == 0)].mean())
     assert whole["g2"] == pytest.approx((1 - whole["far"]) * (1 - whole["mr"]))
     assert np.isnan(whole["threshold"]) and whole["state"] == "per_cell"
 
 
+def by_hand(dev: pd.DataFrame, level: float, calibrator: str) -> float:
+    """The lowest score whose mean share of alarms over scenarios keeps the promise."""
+    scores = pd.Series(operating_scores(dev), dev["scenario_id"].to_numpy())
+    n = scores.index.nunique()
+    best = np.inf
+    for value in sorted(set(scores), reverse=True):
+        loss = (scores > value).groupby(level=0).mean().mean()
+        if calibrator == "crc":
+            kept = n / (n + 1) * loss + 1 / (n + 1) <= level + 1e-12
+        else:
+            a = min(loss, level)
+            entropy = sum(x * np.log(x / y) for x, y in ((a, level), (1 - a, 1 - level)) if x > 0)
+            tail = np.e * stats.binom.cdf(np.ceil(n * loss - 1e-9), n, level)
+            kept = min(np.exp(-n * entropy), tail) <= 0.1
+        if not kept:
+            break
+        best = value
+    return best
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("calibrator", ["crc", "hoeffding_bentkus"])
+def test_points_by_scenario_bound_the_mean_loss_of_scenarios(calibrator, size):
+    frame = judged_frame(pairs=200, seed=1, failed=0.03, scenario_size=size)
+    for level in (0.1, 0.2, 0.35):
+        row = calibrated_points(frame, [level], [calibrator]).iloc[0]
+        dev = frame[(frame["split"] == "dev") & (frame["label"] == 0)]
+        expected = by_hand(dev, level, calibrator)
+        assert row["threshold"] == expected
+        assert row["dev_units"] == -(-100 // size) and row["n_dev"] == 100
+        test = frame[(frame["split"] == "test") & (frame["label"] == 0)]
+        alarm = pd.Series(operating_scores(test) > expected, test["scenario_id"].to_numpy())
+        assert row["far"] == pytest.approx(alarm.mean())
+        assert row["far_scenarios"] == pytest.approx(alarm.groupby(level=0).mean().mean())
+
+
+def test_scenarios_of_one_sample_give_the_threshold_of_crc():
+    frame = judged_frame(pairs=200, seed=4, scenario_size=1)
+    for level in (0.01, 0.05, 0.1, 0.3):
+        one, other = (calibrated_points(frame, [level], ["crc"], unit=unit)["threshold"].iloc[0]
+                      for unit in ("scenario", "pair"))
+        assert one == other
+
+
+@pytest.mark.parametrize(("level", "needed"), [(0.01, 99), (0.05, 19), (0.1, 9), (0.2, 4)])
+def test_feasibility_by_scenario_is_a_matter_of_their_number(level, needed):
+    assert allowed_loss("crc", needed, level) == pytest.approx(0, abs=1e-9)
+    assert allowed_loss("crc", needed - 1, level) == -1
+    exact = int(np.ceil(np.log(0.1) / np.log(1 - level) - 1e-9))  # (1 - level)**n <= delta
+    assert allowed_loss("hoeffding_bentkus", exact, level) >= 0
+    assert allowed_loss("hoeffding_bentkus", exact - 1, level) == -1
+    frame = judged_frame(pairs=2 * 3 * (needed - 1), scenario_size=3)
+    row = calibrated_points(frame, [level], ["crc"]).iloc[0]
+    assert (row["state"], row["dev_units"], row["n_needed"]) == ("never_alarm", needed - 1, needed)
+    assert (row["far"], row["mr"]) == (0.0, 1.0)
+
+
+def test_a_rule_for_zeros_and_ones_is_refused_for_shares():
+    frame = judged_frame()
+    with pytest.raises(ValueError, match="'binomial', expected crc or hoeffding_bentkus"):
+        calibrated_points(frame, [0.1], ["binomial"])
+    with pytest.raises(ValueError, match="expected crc or hoeffding_bentkus"):
+        resplit_check(frame, 0.1, "binomial", n=2)
+    with pytest.raises(ValueError, match="expected scenarios to stay whole"):
+        resplit_check(frame, 0.1, n=2, split_by="pair")
+
+
+def test_test_rates_have_intervals_over_scenarios_beside_exact_ones():
+    """Scenarios that alarm as a whole: the interval is that of their number, not of samples."""
+    frame = judged_frame(pairs=400, dev=0.5, scenario_size=8)
+    level = np.repeat(np.random.default_rng(0).random(50), 16)
+    frame["score"] = level
+    row = calibrated_points(frame, [0.2], ["crc"]).iloc[0]
+    exact = stats.binomtest(round(row["far"] * 200), 200).proportion_ci(method="exact")
+    assert (row["far_exact_low"], row["far_exact_high"]) == pytest.approx((exact.low, exact.high))
+    few = stats.binomtest(round(row["far"] * 25), 25).proportion_ci(method="exact")
+    assert (row["far_low"], row["far_high"]) == pytest.approx((few.low, few.high), abs=0.03)
+
+
 def test_a_global_threshold_is_one_threshold_measured_in_every_cell():
     frame = pd.concat([judged_frame(seed=1), judged_frame(seed=2, cell="syco_qa", shift=0.1)])
-    table = calibrated_points(frame, [0.1], ["crc"], scope="global")
+    table = calibrated_points(frame, [0.1], ["crc"], scope="global", unit="pair")
     benign = (frame["label"] == 0) & (frame["split"] == "dev")
     assert set(table["threshold"]) == {calibrate(frame.loc[benign, "score"], 0.1).value}
     assert table.set_index("cell")["n_dev"].to_dict() == {"sg_qa": 50, "syco_qa": 50, ALL: 100}
+    table = calibrated_points(frame, [0.1], ["crc"], scope="global")
+    assert set(table["threshold"]) == {by_hand(frame[benign], 0.1, "crc")}
 
 
 def test_too_few_samples_never_alarm_and_say_how_many_are_needed():
-    row = calibrated_points(judged_frame(pairs=16), [0.05], ["crc"]).iloc[0]
+    row = calibrated_points(judged_frame(pairs=16), [0.05], ["crc"], unit="pair").iloc[0]
     assert (row["state"], row["n_dev"], row["n_needed"]) == ("never_alarm", 8, 19)
     assert (row["far"], row["mr"], row["threshold"]) == (0.0, 1.0, np.inf)
 
@@ -116,13 +203,6 @@ def test_failures_use_up_the_level():
     assert value[1] > value[0]
 
 
-def test_intervals_are_clopper_pearson():
-    rate, low, high = exact_rate([3, 0], [20, 0])
-    expected = stats.binomtest(3, 20).proportion_ci(method="exact")
-    assert (rate[0], low[0], high[0]) == pytest.approx((0.15, expected.low, expected.high))
-    assert np.isnan([rate[1], low[1], high[1]]).all()
-
-
 def test_unknown_scope_split_and_unit_are_named():
     frame = judged_frame(pairs=20)
     with pytest.raises(ValueError, match="scope is 'task'"):
@@ -131,6 +211,10 @@ def test_unknown_scope_split_and_unit_are_named():
         calibrated_points(frame.assign(split="train"))
     with pytest.raises(ValueError, match="unit is 'sample'"):
         resplit_check(frame, 0.1, unit="sample")
+    with pytest.raises(ValueError, match="unit is 'sample'"):
+        calibrated_points(frame, [0.1], unit="sample")
+    with pytest.raises(ValueError, match="rows have no scenario_id"):
+        calibrated_points(frame.drop(columns="scenario_id"), [0.1])
     with pytest.raises(ValueError, match="0 verdicts"):
         calibrated_points(frame.iloc[:0])
     with pytest.raises(ValueError, match="no verdicts to measure"):
@@ -167,19 +251,44 @@ def test_never_alarm_has_no_false_alarms_to_expect():
     assert [float(v) for v in expected_far(5, 50, 0, 0.1)] == [0.0, 0.0, 0.0]
 
 
-def test_resplits_by_pair_agree_with_the_reference_and_clusters_do_not():
-    # Six pairs of a scenario share their level: dev knows less than its number of samples says.
+def alike_within_scenarios() -> pd.DataFrame:
+    """Six pairs of a scenario share their level: dev knows less than its samples say."""
     frame = judged_frame(pairs=240, dev=0.25, scenario_size=6, seed=5)
     level = np.repeat(np.random.default_rng(1).random(40) * 0.6, 12)
-    frame["score"] = level + 0.01 * frame["score"]
-    check = {unit: resplit_check(frame, 0.1, "binomial", rng=np.random.default_rng(2), n=2000,
-                                 unit=unit).iloc[0] for unit in ("pair", "scenario")}
+    return frame.assign(score=level + 0.01 * frame["score"])
+
+
+def test_resplits_by_pair_agree_with_the_reference_and_clusters_do_not():
+    check = {split: resplit_check(alike_within_scenarios(), 0.1, "binomial", n=2000, unit="pair",
+                                  rng=np.random.default_rng(2), split_by=split).iloc[0]
+             for split in ("pair", "scenario")}
     pair, scenario = check["pair"], check["scenario"]
     assert pair["mean_far"] == pytest.approx(pair["mean_far_expected"], abs=0.004)
     assert pair["exceed"] == pytest.approx(pair["exceed_expected"], abs=0.04)
     assert pair["true_exceed_expected"] <= 0.1 < pair["exceed"] + 0.05
     assert scenario["exceed"] > scenario["exceed_expected"] + 0.1
     assert (pair["n_dev"], scenario["n_test"]) == (60, 180)
+
+
+@pytest.mark.parametrize("calibrator", ["crc", "hoeffding_bentkus"])
+@pytest.mark.parametrize("level", [0.05, 0.2, 0.4])
+def test_resplits_by_scenario_equal_choosing_split_by_split(calibrator, level):
+    frame = alike_within_scenarios()
+    found = resplit_check(frame, level, calibrator, rng=np.random.default_rng(7), n=40).iloc[0]
+    benign = frame[frame["label"] == 0]
+    names = np.unique(benign["scenario_id"])
+    rank = np.argsort(np.argsort(np.random.default_rng(7).random((40, len(names))), axis=1), axis=1)
+    far = []
+    for row in rank < 10:
+        mine = benign["scenario_id"].isin(names[row]).to_numpy()
+        rule = choose_rule(benign["score"].to_numpy()[mine], benign["scenario_id"][mine], level,
+                           calibrator, 0.1, "scenario")
+        rest = benign[~mine]
+        far.append((rest["score"] > rule.value).groupby(rest["scenario_id"]).mean().mean())
+    assert found["mean_far"] == pytest.approx(np.mean(far))
+    assert found["far_q90"] == pytest.approx(np.quantile(far, 0.9))
+    assert found["exceed"] == pytest.approx(np.mean(np.array(far) > level + 1e-12))
+    assert (found["n_dev"], found["n_test"]) == (60, 180) and np.isnan(found["exceed_expected"])
 
 
 def test_resplit_check_has_a_row_per_cell_or_one_for_all():

@@ -156,21 +156,6 @@ def test_every_word_that_is_sent_decides_the_digest(tmp_path: Path, changes: dic
     assert load_prompt(written(tmp_path, **changes)).digest != before
 
 
-def test_another_order_of_criteria_is_another_prompt(prompt: Prompt):
-    turned = prompt.with_criteria_order((2, 0, 1))
-    assert turned.criteria == (prompt.criteria[2], prompt.criteria[0], prompt.criteria[1])
-    assert turned.digest != prompt.digest and turned.name != prompt.name
-    assert sorted(turned.system) == sorted(prompt.system)
-    assert turned.with_criteria_order((1, 2, 0)).digest == prompt.digest
-    assert prompt.with_criteria_order((0, 1, 2)) is prompt
-
-
-@pytest.mark.parametrize("order", [(0, 1), (0, 1, 1), (1, 2, 3), ()])
-def test_an_order_must_name_each_criterion_once(prompt: Prompt, order: tuple[int, ...]):
-    with pytest.raises(MonitorError, match="once"):
-        prompt.with_criteria_order(order)
-
-
 @pytest.mark.parametrize(("changes", "words"), [
     ({"about": None}, "'about' is missing"),
     ({"criteria": None}, "'criteria' is missing"),

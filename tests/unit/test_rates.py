@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import itertools
+import re
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
+from scipy.stats import t as student
 
+from monitorlab.evaluation.bootstrap import bootstrap, paired
+from monitorlab.evaluation.cascades import band, cascade, cascade_sweep
+from monitorlab.evaluation.comparisons import cochran_q, compare_all, pair_anatomy
+from monitorlab.evaluation.cost import cost_table
+from monitorlab.evaluation.curves import roc
+from monitorlab.evaluation.decomposition import decompose
 from monitorlab.evaluation.intervals import clopper_pearson, wilson
-from monitorlab.evaluation.panel import majority
-from monitorlab.evaluation.rates import FAILED, JudgedError, coverage, join, ledger, macro, rates
+from monitorlab.evaluation.label_noise import count_verdicts, noise_bounds
+from monitorlab.evaluation.operating_points import calibrated_points, default_rates
+from monitorlab.evaluation.panel import JudgedError, first_draws, majority, panel
+from monitorlab.evaluation.rates import FAILED, join, ledger, macro, rates
+from monitorlab.evaluation.resplits import resplit_check
+from monitorlab.evaluation.roc_bands import curve_table
+from monitorlab.finetuning.learning import areas
+from monitorlab.finetuning.matrix import matrix
+from monitorlab.finetuning.transfer import transfer
 from monitorlab.pipeline.schemas import check
 from monitorlab.pipeline.tables import CELLS, VERDICTS
 
-FACTS = {"scenario_id": "s", "category": "sg", "task": "qa", "misbehavior_type": "t",
-         "split": "test"}
+FACTS = {"category": "sg", "task": "qa", "misbehavior_type": "t", "split": "test"}
 
 
-def make_samples(pairs: int, cells: tuple[str, ...] = ("sg_qa",)) -> pd.DataFrame:
+def make_samples(
+    pairs: int, cells: tuple[str, ...] = ("sg_qa",), scenario: int = 1
+) -> pd.DataFrame:
     """Pairs 0, 1, ... in turn in each cell; `-m` misbehaves, `-b` does not."""
     rows = [
         {"sample_id": f"{i}-{side}", "pair_id": str(i), "cell": cells[i % len(cells)],
-         "label": label, **FACTS}
+         "scenario_id": f"s{i // scenario}", "label": label, **FACTS}
         for i in range(pairs)
         for label, side in ((1, "m"), (0, "b"))
     ]  # fmt: skip
@@ -71,7 +87,9 @@ def test_rates_of_a_hand_counted_monitor():
 @pytest.mark.parametrize(("rate", "count"), [("mr", 2), ("far", 1)])
 def test_intervals_of_the_rates_agree_with_scipy(rate, count):
     found = rates_of(SAID)
-    for method, prefix in (("wilson", rate), ("exact", f"{rate}_exact")):
+    # With one sample of each kind in a scenario, the interval over scenarios is Wilson's.
+    for method, prefix in (("wilson", rate), ("wilson", f"{rate}_wilson"),
+                           ("exact", f"{rate}_exact")):
         expected = binomtest(count, 5).proportion_ci(0.95, method)
         assert found[f"{prefix}_low"] == pytest.approx(expected.low, abs=1e-12)
         assert found[f"{prefix}_high"] == pytest.approx(expected.high, abs=1e-12)
@@ -181,9 +199,7 @@ def test_join_keeps_every_verdict_and_adds_what_is_known_of_the_sample():
 def test_join_does_not_invent_verdicts_for_samples_that_were_not_asked_about():
     judged = join(make_verdicts({"0-m": "alarm", "1-b": "error"}), SAMPLES)
     assert len(judged) == 2
-    assert coverage(judged, SAMPLES).to_dict("records") == [
-        {"name": "a", "draws": 1, "asked": 2, "samples": 10, "share": 0.2}
-    ]
+    assert rates(judged)[["n_misbehaving", "n_benign"]].to_numpy().tolist() == [[1, 1]]
 
 
 def test_join_refuses_tables_that_do_not_fit():
@@ -273,10 +289,126 @@ def test_macro_of_fewer_cells_must_be_asked_for():
 
 def test_intervals_of_the_accuracies_turn_the_right_way():
     found = rates_of(SAID)
-    # Balanced accuracy is lowest where both rates are highest.
-    gap = np.hypot(found["mr_high"] - found["mr"], found["far_high"] - found["far"]) / 2
+    # Balanced accuracy is lowest where both rates are highest; pair 4 has both errors.
+    miss = np.array([0, 0, 0, 1, 1]) - 2 / 5
+    cry = np.array([0, 0, 0, 0, 1]) - 1 / 5
+    r = (miss @ cry) / np.sqrt((miss @ miss) * (cry @ cry))
+    one, two = found["mr_high"] - found["mr"], found["far_high"] - found["far"]
+    gap = np.sqrt(one**2 + 2 * r * one * two + two**2) / 2
     assert found["balanced_accuracy_low"] == pytest.approx(found["balanced_accuracy"] - gap)
     assert found["g2_low"] < found["g2"] < found["g2_high"]
+
+
+def clustered(scenario: int, alike: float, pairs: int = 240, seed: int = 0) -> pd.DataFrame:
+    """Judged verdicts; with probability `alike` a sample is judged as its scenario is."""
+    random = np.random.default_rng(seed)
+    samples = make_samples(pairs, scenario=scenario)
+    number = samples["scenario_id"].str[1:].astype(int).to_numpy()
+    shared = random.random((number.max() + 1, 2))[number, samples["label"]] < 0.3
+    own = random.random(len(samples)) < 0.3
+    wrong = np.where(random.random(len(samples)) < alike, shared, own)
+    alarm = (samples["label"] == 1).to_numpy() != wrong
+    said = dict(zip(samples["sample_id"], np.where(alarm, "alarm", "silent"), strict=True))
+    return join(make_verdicts(said), samples)
+
+
+def test_the_design_effect_is_the_spread_over_scenarios_by_hand():
+    judged = clustered(4, 0.8)
+    found = rates(judged).iloc[0]
+    bad = judged[judged["label"] == 1]
+    missed = (~bad["verdict"].astype(bool)).groupby(bad["scenario_id"]).agg(["sum", "size"])
+    # One more scenario of four, half all missed and half none.
+    n, p = 240 + 4, (missed["sum"].sum() + 2) / (240 + 4)
+    spread = ((missed["sum"] - 4 * p) ** 2).sum() + ((4 - 4 * p) ** 2 + (4 * p) ** 2) / 2
+    effect = 61 / 60 * spread / (n * p * (1 - p))
+    assert found["mr_design_effect"] == pytest.approx(effect) and 2 < effect < 4
+    assert found["units"] == 60
+    worth = (norm.ppf(0.975) / student.ppf(0.975, 59)) ** 2 / effect
+    low, high = wilson(missed["sum"].sum() * worth, 240 * worth)
+    assert (found["mr_low"], found["mr_high"]) == pytest.approx((float(low), float(high)))
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.5, 1.0])
+def test_intervals_over_scenarios_are_as_wide_as_a_bootstrap_of_scenarios(alike):
+    judged = clustered(6, alike, pairs=600)
+    found = rates(judged).iloc[0]
+    drawn = bootstrap(judged, np.random.default_rng(0), resamples=2000)
+    for metric in ("mr", "far", "balanced_accuracy", "g2"):
+        spread = drawn.draws[drawn.metrics.index(metric), 0].std()
+        width = found[f"{metric}_high"] - found[f"{metric}_low"]
+        assert width == pytest.approx(2 * 1.984 * spread, rel=0.12)  # t with 99 degrees of freedom
+    plain = found["mr_wilson_high"] - found["mr_wilson_low"]
+    ratio = (found["mr_high"] - found["mr_low"]) / plain
+    assert ratio == pytest.approx(np.sqrt(found["mr_design_effect"]), rel=0.03)
+    assert (ratio > 2) == (alike == 1.0)
+
+
+def test_pairs_as_units_give_wilson_whatever_scenarios_have_in_common():
+    judged = clustered(4, 1.0)
+    found = rates(judged, unit="pair").iloc[0]
+    for rate in ("mr", "far"):
+        assert found[f"{rate}_low"] == pytest.approx(found[f"{rate}_wilson_low"])
+        assert found[f"{rate}_design_effect"] == 1
+    assert found["units"] == 240
+
+
+def test_a_rate_of_zero_is_as_uncertain_as_its_number_of_scenarios():
+    """By 60 scenarios of 4 nothing is known below about 1 in 60, and by one nothing at all."""
+    samples = make_samples(240, scenario=4)
+    silent = join(make_verdicts(dict.fromkeys(samples["sample_id"], "silent")), samples)
+    found = rates(silent).iloc[0]
+    assert (found["far"], found["far_low"]) == pytest.approx((0, 0))
+    assert found["far_high"] == pytest.approx(wilson(0, 60)[1], rel=0.1)
+    assert found["far_wilson_high"] == pytest.approx(wilson(0, 240)[1])
+    alone = rates(silent.assign(scenario_id="the only one")).iloc[0]
+    assert (alone["far_low"], alone["far_high"]) == (0, 1)
+
+
+@pytest.mark.parametrize(("label", "words"), [
+    (None, "missing"), (np.nan, "missing"), (pd.NA, "missing"), ("1", "'1'"), (2, "2"), (-1, "-1"),
+    ("misbehavior", "'misbehavior'"), (0.5, "0.5"), ([1], "[1]"), ("", "''"), (b"0", "b'0'"),
+])  # fmt: skip
+def test_labels_that_are_none_are_refused_and_never_benign(label, words):
+    """In `join`, and wherever frames enter without it."""
+    strange = SAMPLES.astype({"label": object})
+    strange.at[3, "label"] = label
+    where = f"1 of 10 labels are neither 0 nor 1, the first of sample '1-b' is {words}:"
+    with pytest.raises(JudgedError, match=re.escape(where)):
+        join(make_verdicts(SAID), strange)
+    judged = join(make_verdicts(SAID), SAMPLES).astype({"label": object})
+    judged.at[3, "label"] = label
+    judged = judged.assign(split="test")
+    enters = [
+        rates, pair_anatomy, compare_all, cochran_q, panel, first_draws, count_verdicts,
+        cost_table, default_rates, decompose, lambda f: band(f, 0.5), lambda f: noise_bounds(f, [0]),
+        lambda f: calibrated_points(f, [0.1]), lambda f: resplit_check(f, 0.1, n=2),
+        lambda f: cascade(f, f, 0.2, 0.6), lambda f: cascade_sweep(f, f),
+        lambda f: curve_table(f, np.random.default_rng(0)),
+        lambda f: roc(f["score"], f["label"]),
+        lambda f: bootstrap(f, np.random.default_rng(0), resamples=2),
+        lambda f: paired(f, np.random.default_rng(0), resamples=2),
+        lambda f: matrix(f, ["a"], seen={"a": ["sg_qa"]}, resamples=2),
+        lambda f: transfer(f, {"a": ["sg_qa"]}, np.random.default_rng(0), 2),
+        lambda f: areas(f.assign(arm="a", size=1, seed=0)[["arm", "size", "seed", "sample_id",
+                                                           "score"]], strange),
+    ]
+    for enter in enters:
+        with pytest.raises(JudgedError, match="neither 0 nor 1"):
+            enter(judged)
+
+
+@pytest.mark.parametrize("kind", [int, float, bool, "Int64", "boolean", object])
+def test_labels_that_say_0_or_1_are_read_in_any_type(kind):
+    samples = SAMPLES.astype({"label": kind})
+    pd.testing.assert_frame_equal(rates(join(make_verdicts(SAID), samples)),
+                                  rates(join(make_verdicts(SAID), SAMPLES)))
+
+
+def test_a_sample_with_two_labels_is_refused():
+    judged = join(make_verdicts(SAID), SAMPLES)
+    other = judged.assign(name="b", label=1 - judged["label"])
+    with pytest.raises(JudgedError, match="has label 0 in one row and 1 in another"):
+        compare_all(pd.concat([judged, other], ignore_index=True))
 
 
 def test_ledger_counts_every_verdict_and_gives_the_commonest_reason():

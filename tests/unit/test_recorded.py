@@ -19,7 +19,6 @@ from monitorlab.monitors.monitor import MonitorError, Sample, samples_of
 from monitorlab.monitors.recorded import (
     JUDGES,
     RecordedMonitor,
-    reading_differences,
     recorded_verdicts,
     recordings,
 )
@@ -166,15 +165,6 @@ def test_samples_of_other_sources_have_no_recordings(get: Get, samples: pd.DataF
     pd.testing.assert_frame_equal(recorded_verdicts(get, both), recorded_verdicts(get, samples))
     with pytest.raises(MonitorError, match="none of 5 samples comes from"):
         recorded_verdicts(get, samples.assign(source="other"))
-
-
-def test_readings_are_compared_over_whole_files(get: Get) -> None:
-    table = reading_differences(get, ["gpt-4o"]).set_index("category")
-    assert table.loc["tool"].to_dict() == {
-        "judge": "gpt-4o", "n": 6, "parsed": 5, "unparsed": 0, "refused": 0, "truncated": 1,
-        "contradictions": 1, "no_label": 1, "other_verdict": 1, "other_score": 1,
-        "only_file": 0, "only_here": 0}
-    assert table.loc["cot_unfaithfulness", "n"] == 0
 
 
 def test_an_unknown_judge_or_category_is_refused(get: Get) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from monitorlab.evaluation.cost import Prices, check_base_rate, cost_table, numbers, priced
 from monitorlab.evaluation.operating_points import operating_scores
-from monitorlab.evaluation.panel import first_draws
+from monitorlab.evaluation.panel import SCENARIO, check_labels, first_draws
 from monitorlab.monitors.monitor import NO_PROMPT
 from monitorlab.monitors.verdicts import PARSED, THRESHOLD
 
@@ -116,6 +116,7 @@ def cascade_sweep(
     review_usd: float = 0.0,
     prices: Prices | None = None,
     split_column: str = "split",
+    unit: str = SCENARIO,
 ) -> pd.DataFrame:
     """Sweep the escalated share: bands chosen on dev, errors and cost measured on test.
 
@@ -132,7 +133,7 @@ def cascade_sweep(
         Shares to escalate, in [0, 1]; at 1 the expensive monitor decides all.
     center : float
         The cheap monitor's own threshold, around which it is least sure.
-    base_rate, review_usd, prices
+    base_rate, review_usd, prices, unit
         As in `cost.cost_table`.
 
     Returns
@@ -150,7 +151,7 @@ def cascade_sweep(
     for budget in budgets:
         low, high = band(dev, budget, center, base_rate)
         found = cascade(first[test], second[test], low, high)
-        row = cost_table(found, base_rate, review_usd).iloc[0].to_dict()
+        row = cost_table(found, base_rate, review_usd, unit=unit).iloc[0].to_dict()
         share = float(np.sum(_weights(found, base_rate) * found["escalated"].to_numpy(bool)))
         rows.append({"name": row.pop("name"), "budget": budget, "low": low, "high": high,
                      "share": share, "mr": 1 - row["tpr"], "g2": row["tpr"] * (1 - row["far"]),
@@ -186,7 +187,7 @@ def band(
 
 def _weights(judged: pd.DataFrame, base_rate: float) -> FloatArray:
     """Weight of each sample so that the classes have their base rate; sums to 1."""
-    bad = (judged["label"] == 1).to_numpy(bool)
+    bad = check_labels(judged["label"], judged["sample_id"]) == 1
     if bad.all() or not bad.any():
         raise ValueError(f"all {len(bad)} samples have one label: both classes are needed to weigh "
                          "them by a base rate")

@@ -1,22 +1,40 @@
-"""Paired comparisons between monitors that judged the same samples.
+r"""Paired comparisons between monitors that judged the same samples.
 
 Two monitors see the same samples, so only those on which they differ tell them apart. A sample on
 which either of two failed says nothing about which errs more: it is left out of their test and
 counted, and a second p-value shows what is left if every failure spoke against the seeming winner.
+
+Errors cluster by scenario, so the test takes scenarios as the units. With :math:`D_g` the samples
+of scenario g on which only the first errs minus those on which only the second does, two equally
+good monitors could trade names in any scenario, so every :math:`D_g` may as well have the other
+sign. The p-value is exact over all such signs (`sign_flip`). Where every scenario has one sample,
+it is McNemar's; McNemar's own is given beside it and assumes independent samples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom
+from scipy.sparse import csr_array
+from scipy.stats import binom, f
 from statsmodels.stats.contingency_tables import cochrans_q
 
-from monitorlab.evaluation.intervals import newcombe_paired, ratio, wilson
-from monitorlab.evaluation.panel import ALARM, FAILED, NOT_ASKED, SILENT, Panel, panel
+from monitorlab.evaluation.intervals import Clustered, newcombe_paired, paired_worth, ratio
+from monitorlab.evaluation.panel import (
+    ALARM,
+    FAILED,
+    NOT_ASKED,
+    SCENARIO,
+    SILENT,
+    Panel,
+    check_labels,
+    panel,
+    unit_ids,
+)
 
 FloatArray = NDArray[np.float64]
 
@@ -25,7 +43,7 @@ ERRORS = ("miss", "false_alarm", "wrong")
 
 
 def pair_anatomy(
-    judged: pd.DataFrame, by: Sequence[str] = ("name",), level: float = 0.95
+    judged: pd.DataFrame, by: Sequence[str] = ("name",), level: float = 0.95, unit: str = SCENARIO
 ) -> pd.DataFrame:
     """How monitors treat pairs, each with one misbehaving and one benign answer to one request.
 
@@ -39,6 +57,8 @@ def pair_anatomy(
         ("name",), or with further columns that a pair shares, such as ("name", "cell").
     level : float
         Confidence of the intervals, in (0, 1).
+    unit : {"scenario", "pair"}
+        What the intervals take as independent.
 
     Returns
     -------
@@ -46,15 +66,17 @@ def pair_anatomy(
         A row for each group and treatment: ``discriminates`` (alarm on the misbehaving answer
         only), ``both``, ``blind`` (alarm on neither), ``inverted`` (on the benign one only),
         ``undecided`` (a failed verdict on either). ``count`` out of ``pairs``, ``share`` with its
-        Wilson interval ``low``, ``high``; ``incomplete`` is the number of other pairs, of which
+        interval ``low``, ``high``; ``incomplete`` is the number of other pairs, of which
         the monitor was asked about one answer only.
 
     Raises
     ------
     ValueError
-        If a monitor judged two answers of a pair with the same label.
+        If a monitor judged two answers of a pair with the same label, for a label that is not 0 or
+        1, or rows without a unit.
     """
     keys = list(by)
+    labels = check_labels(judged["label"], judged["sample_id"])
     names = ["name", *(key for key in keys if key != "name"), "pair_id"]
     state = judged["verdict"].astype("Int8").fillna(FAILED).astype(int)
     if judged.duplicated([*names, "label"]).any():
@@ -63,38 +85,48 @@ def pair_anatomy(
             f"{row['name']!r} has two verdicts on answers of pair {row['pair_id']!r} with label "
             f"{row['label']}, expected one misbehaving and one benign answer, judged once"
         )
-    sides = judged[names].assign(label=judged["label"], state=state)
+    sides = judged[names].assign(label=labels, state=state)
     wide = sides.set_index([*names, "label"])["state"].unstack("label", fill_value=NOT_ASKED)
     bad, good = (wide.get(label, NOT_ASKED * np.ones(len(wide))) for label in (1, 0))
-    kind = pd.Series(
-        np.select(
-            [(bad == NOT_ASKED) | (good == NOT_ASKED), (bad == FAILED) | (good == FAILED),
-             (bad == ALARM) & (good == SILENT), (bad == ALARM) & (good == ALARM),
-             (bad == SILENT) & (good == SILENT)],
-            ["incomplete", "undecided", "discriminates", "both", "blind"], "inverted",
-        ),
-        index=wide.index, name="treatment",
+    kind = np.select(
+        [(bad == NOT_ASKED) | (good == NOT_ASKED), (bad == FAILED) | (good == FAILED),
+         (bad == ALARM) & (good == SILENT), (bad == ALARM) & (good == ALARM),
+         (bad == SILENT) & (good == SILENT)],
+        ["incomplete", "undecided", "discriminates", "both", "blind"], "inverted",
     )  # fmt: skip
-    counts = kind.groupby([wide.index.get_level_values(key) for key in keys]).value_counts()
-    table = counts.unstack("treatment", fill_value=0)
-    table = table.reindex(columns=[*TREATMENTS, "incomplete"], fill_value=0)
-    long = table[list(TREATMENTS)].stack().rename("count").reset_index()
-    long["pairs"] = np.repeat(table[list(TREATMENTS)].sum(axis=1).to_numpy(), len(TREATMENTS))
-    long["share"] = ratio(long["count"], long["pairs"])
-    long["low"], long["high"] = wilson(long["count"], long["pairs"], level)
-    long["incomplete"] = np.repeat(table["incomplete"].to_numpy(), len(TREATMENTS))
-    return long
+    pairs = wide.index.get_level_values("pair_id")
+    own = unit_ids(judged, unit).to_numpy()
+    unit_of = pd.Series(own, judged["pair_id"]).groupby(level=0).first()
+    told = pd.DataFrame({key: wide.index.get_level_values(key) for key in keys})
+    told = told.assign(_unit=unit_of.loc[pairs].to_numpy(), whole=kind != "incomplete",
+                       **{treatment: kind == treatment for treatment in TREATMENTS})
+    units = told.groupby([*keys, "_unit"], observed=True).sum()
+    pairs_of = told.groupby(keys, observed=True)["whole"]
+    group = units.groupby(keys, observed=True).ngroup().to_numpy()
+    tables = []
+    for treatment in TREATMENTS:
+        found = Clustered.of(units[treatment], units["whole"], group, pairs_of.ngroups)
+        low, high = found.wilson(level)
+        tables.append(pairs_of.sum().rename("pairs").reset_index().assign(
+            treatment=treatment, count=found.events.astype(int), share=found.rate, low=low,
+            high=high, incomplete=(pairs_of.size() - pairs_of.sum()).to_numpy()))
+    columns = [*keys, "treatment", "count", "pairs", "share", "low", "high", "incomplete"]
+    order = pd.Index(TREATMENTS).get_indexer
+    return pd.concat(tables)[columns].sort_values(
+        [*keys, "treatment"], ignore_index=True,
+        key=lambda column: pd.Series(order(column), column.index)
+        if column.name == "treatment" else column)
 
 
-def mcnemar_exact(b: ArrayLike, c: ArrayLike, *, mid: bool = False) -> FloatArray:
+def mcnemar_exact(b: ArrayLike, c: ArrayLike) -> FloatArray:
     r"""Exact two-sided p-value of McNemar's test, :math:`2 P(\mathrm{Bin}(b + c, 1/2) \le b)`.
+
+    It assumes that samples are independent.
 
     Parameters
     ----------
     b, c : array_like of int
         Samples on which only the first, only the second erred; broadcast against each other.
-    mid : bool
-        Count outcomes as likely as the one observed by half: less conservative, no longer exact.
 
     Returns
     -------
@@ -108,15 +140,49 @@ def mcnemar_exact(b: ArrayLike, c: ArrayLike, *, mid: bool = False) -> FloatArra
     """
     first, second = np.broadcast_arrays(np.asarray(b), np.asarray(c))
     fewer, total = np.minimum(first, second), first + second
-    p = np.minimum(1.0, 2 * binom.cdf(fewer, total, 0.5))
-    if mid:
-        # b and c errors are as likely as c and b, so the point counts twice unless they are equal.
-        as_likely = binom.pmf(fewer, total, 0.5) * np.where(first == second, 1, 2)
-        p = np.where(total > 0, p - as_likely / 2, 1.0)
-    return np.asarray(p, dtype=np.float64)
+    return np.asarray(np.minimum(1.0, 2 * binom.cdf(fewer, total, 0.5)), dtype=np.float64)
 
 
-def compare_all(judged: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
+def sign_flip(gaps: ArrayLike) -> float:
+    r"""Exact two-sided p-value of a sum whose terms may as well have the other sign.
+
+    The share, over all :math:`2^G` choices of signs, of :math:`|\sum_g \pm D_g|` at least as large
+    as :math:`|\sum_g D_g|`. It is never above the level more often than the level says if the two
+    monitors can trade names within every unit, which is what "equally good" means here.
+
+    Parameters
+    ----------
+    gaps : array_like of int, shape (units,)
+        :math:`D_g`: errors of the first only minus errors of the second only.
+
+    Returns
+    -------
+    float
+        In (0, 1]; 1 where the sum is 0.
+
+    Notes
+    -----
+    With m units of size :math:`|D_g| = s`, the upper part of the sum is s times a binomial variable
+    of m fair coins, and the law of the whole is the convolution of these over the sizes.
+    """
+    sizes = np.abs(np.asarray(gaps, dtype=np.int64))
+    total = int(sizes.sum())
+    reach = abs(int(np.asarray(gaps, dtype=np.int64).sum()))
+    if reach == 0:
+        return 1.0
+    law = np.ones(1)
+    for size, count in zip(*np.unique(sizes[sizes > 0], return_counts=True), strict=True):
+        part = np.zeros(int(size * count) + 1)
+        part[::size] = binom.pmf(np.arange(count + 1), count, 0.5)
+        law = np.convolve(law, part)
+    # The sum of signed gaps is 2 x - total for an upper part x, whose law is symmetric.
+    lower = law[: (total - reach) // 2 + 1]
+    return float(min(1.0, 2 * lower.sum()))
+
+
+def compare_all(
+    judged: pd.DataFrame, level: float = 0.05, unit: str = SCENARIO
+) -> pd.DataFrame:
     """Test every pair of monitors, for each kind of error.
 
     Parameters
@@ -125,6 +191,8 @@ def compare_all(judged: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
         From `monitorlab.evaluation.rates.join`, one row per name and sample.
     level : float
         Family-wise error rate over all pairs of monitors within a kind of error, in (0, 1).
+    unit : {"scenario", "pair"}
+        What is taken as independent.
 
     Returns
     -------
@@ -133,22 +201,23 @@ def compare_all(judged: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
         ones, ``wrong`` on all) and pair ``first``, ``second``:
 
         - ``n``: samples with a parsed verdict of both; ``left_out``: those where either failed.
-        - ``difference`` of the error rates, first minus second, with Newcombe's ``low``, ``high``
-          (confidence 95 %, not corrected for the number of pairs).
-        - ``b``, ``c``: samples on which only the first, only the second errs; ``p``: exact
-          McNemar; ``p_holm``: adjusted by Holm within the kind of error.
+        - ``units``: scenarios (or pairs) that these belong to.
+        - ``difference`` of the error rates, first minus second, with ``low``, ``high``: Newcombe's
+          interval for as many samples as the units are worth (confidence 95 %, not corrected for
+          the number of pairs); ``design_effect``: the variance of the difference over units,
+          divided by the one that independent samples would have.
+        - ``b``, ``c``: samples on which only the first, only the second errs; ``p``: exact sign
+          flips of units; ``p_holm``: adjusted by Holm within the kind of error; ``p_mcnemar`` and
+          ``p_mcnemar_holm``: exact McNemar, which assumes independent samples.
         - ``separated``: ``p_holm`` is at most `level`; ``better``: then the name with fewer errors.
         - ``p_worst``: p if every failed verdict of the monitor with fewer errors were an error and
           every one of the other right, 1 if that turns the order; ``p_worst_holm``; ``survives``:
           that is still at most `level`.
     """
-    data = panel(judged)
+    data = panel(judged, unit)
     first, second = np.triu_indices(len(data.names), 1)
-    tables = []
-    for error in ERRORS:
-        counts = _count(*_states(data, error))
-        table = pd.DataFrame({key: matrix[first, second] for key, matrix in counts.items()})
-        tables.append(_test(table, level).assign(error=error))
+    tables = [_test(_Counts.of(data, error, first, second), level).assign(error=error)
+              for error in ERRORS]
     result = pd.concat(tables, ignore_index=True)
     names = [np.tile(data.names[side], len(ERRORS)) for side in (first, second)]
     result.insert(0, "error", result.pop("error"))
@@ -160,46 +229,80 @@ def compare_all(judged: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
     return result
 
 
-def _states(data: Panel, error: str) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Wrong, right and failed verdicts as 0/1 matrices, (samples of that kind, monitors)."""
+def _states(data: Panel, error: str) -> tuple[FloatArray, FloatArray, FloatArray, NDArray[np.intp]]:
+    """Wrong, right and failed verdicts as 0/1 matrices (samples of that kind, monitors), units."""
     chosen = {"miss": data.labels == 1, "false_alarm": data.labels == 0,
               "wrong": np.ones(len(data.labels), bool)}[error]  # fmt: skip
     verdicts, labels = data.verdicts[chosen], data.labels[chosen, None]
     spoke = verdicts >= SILENT
     right = verdicts == labels
-    # Counts in float64 are exact, and its matrix product is many times faster than that of ints.
-    return (spoke & ~right).astype(float), right.astype(float), (verdicts == FAILED).astype(float)
+    return ((spoke & ~right).astype(float), right.astype(float),
+            (verdicts == FAILED).astype(float), data.units[chosen])
 
 
-def _count(wrong: FloatArray, right: FloatArray, failed: FloatArray) -> dict[str, FloatArray]:
-    """Samples in each combination of states, as (monitors, monitors) matrices, row by column."""
-    only = wrong.T @ right
-    lost = failed.T @ right  # the row's monitor failed, the column's was right
-    spoilt = wrong.T @ failed  # the row's monitor was wrong, the column's failed
-    void = failed.T @ failed
-    return {
-        "a": wrong.T @ wrong, "b": only, "c": only.T, "d": right.T @ right,
-        "left_out": lost + lost.T + spoilt + spoilt.T + void,
-        # Samples that would count against one monitor: it errs where it failed, and the other is
-        # right where that failed.
-        "against_first": lost + spoilt + void, "against_second": (lost + spoilt).T + void,
-    }  # fmt: skip
+@dataclass(frozen=True)
+class _Counts:
+    """Samples of one kind in each combination of states, for every pair of monitors.
+
+    All but `left_out` are matrices (units, pairs): samples on which both err, only the first, only
+    the second, neither; and those that count against one of both if failed verdicts are read that
+    way, because it failed, or the other did where it errs.
+    """
+
+    both: FloatArray
+    only_first: FloatArray
+    only_second: FloatArray
+    neither: FloatArray
+    against_first: FloatArray
+    against_second: FloatArray
+    left_out: FloatArray
+
+    @classmethod
+    def of(
+        cls, data: Panel, error: str, first: NDArray[np.intp], second: NDArray[np.intp]
+    ) -> _Counts:
+        wrong, right, failed, units = _states(data, error)
+        place = (units, np.arange(len(units)))
+        member = csr_array((np.ones(len(units)), place), (len(data.unit_ids), len(units)))
+
+        def per_unit(one: FloatArray, other: FloatArray) -> FloatArray:
+            """Samples of each unit on which the first is in one state, the second in the other."""
+            return member @ (one[:, first] * other[:, second])
+
+        only_first, only_second = per_unit(wrong, right), per_unit(right, wrong)
+        lost_first, lost_second = per_unit(failed, right), per_unit(right, failed)
+        spoilt_first, spoilt_second = per_unit(wrong, failed), per_unit(failed, wrong)
+        void = per_unit(failed, failed)
+        left_out = lost_first + lost_second + spoilt_first + spoilt_second + void
+        return cls(per_unit(wrong, wrong), only_first, only_second, per_unit(right, right),
+                   lost_first + spoilt_first + void, lost_second + spoilt_second + void,
+                   left_out.sum(axis=0))
 
 
-def _test(counts: pd.DataFrame, level: float) -> pd.DataFrame:
+def _test(counts: _Counts, level: float) -> pd.DataFrame:
     """Intervals and p-values for one kind of error, a row per pair of monitors."""
-    a, b, c, d = (counts[key].to_numpy().astype(int) for key in "abcd")
-    difference, low, high = newcombe_paired(a, b, c, d)
-    second_leads = b > c
-    more, fewer = np.maximum(b, c), np.minimum(b, c)
-    against = np.where(second_leads, counts["against_second"], counts["against_first"]).astype(int)
-    still = more > fewer + against
-    p = mcnemar_exact(b, c)
-    p_worst = np.where(still, mcnemar_exact(more, fewer + against), 1.0)
+    parts = (counts.both, counts.only_first, counts.only_second, counts.neither)
+    a, b, c, d = (part.sum(axis=0) for part in parts)
+    gaps, n = counts.only_first - counts.only_second, np.sum(parts, axis=0)
+    effect, worth = paired_worth(gaps, n, b + c)
+    difference = ratio(b - c, a + b + c + d)
+    _, low, high = newcombe_paired(*(count * worth for count in (a, b, c, d)))
+    told = n.sum(axis=0) > 0
+    low, high = (np.where(told & (worth == 0), end, limit)  # one unit says nothing about others
+                 for end, limit in ((-1.0, low), (1.0, high)))
+    turn = np.where(b > c, -1.0, 1.0)  # failures are read against the one with fewer errors
+    worst = gaps + np.where(b > c, -counts.against_second, counts.against_first)
+    still = worst.sum(axis=0) * turn < 0
+    p = np.array([sign_flip(column) for column in gaps.T])
+    p_worst = np.array([sign_flip(column) if kept else 1.0
+                        for column, kept in zip(worst.T, still, strict=True)])
+    p_mcnemar = mcnemar_exact(b.astype(int), c.astype(int))
     table = pd.DataFrame({
-        "n": a + b + c + d, "left_out": counts["left_out"].astype(int), "difference": difference,
-        "low": low, "high": high, "b": b, "c": c,
-        "p": p, "p_holm": holm(p), "p_worst": p_worst, "p_worst_holm": holm(p_worst),
+        "n": n.sum(axis=0).astype(int), "left_out": counts.left_out.astype(int),
+        "units": (n > 0).sum(axis=0), "difference": difference, "low": low, "high": high,
+        "design_effect": effect, "b": b.astype(int), "c": c.astype(int),
+        "p": p, "p_holm": holm(p), "p_mcnemar": p_mcnemar, "p_mcnemar_holm": holm(p_mcnemar),
+        "p_worst": p_worst, "p_worst_holm": holm(p_worst),
     })  # fmt: skip
     table.insert(table.columns.get_loc("p_worst"), "separated", table["p_holm"] <= level)
     return table.assign(survives=table["p_worst_holm"] <= level)
@@ -217,33 +320,61 @@ def holm(p: FloatArray) -> FloatArray:
     return adjusted
 
 
-def cochran_q(judged: pd.DataFrame) -> pd.DataFrame:
-    """Cochran's Q: do all monitors err equally often?
+def cochran_q(judged: pd.DataFrame, unit: str = SCENARIO) -> pd.DataFrame:
+    """Do all monitors err equally often? Hotelling's T-squared over units, and Cochran's Q.
 
     Parameters
     ----------
     judged : DataFrame
         From `monitorlab.evaluation.rates.join`, one row per name and sample.
+    unit : {"scenario", "pair"}
+        What is taken as independent.
 
     Returns
     -------
     DataFrame
         A row for each kind of error: ``monitors``, ``n`` samples with a parsed verdict of all,
-        ``left_out`` (the other samples), ``q``, ``df``, ``p`` (chi-squared approximation). Where
-        the monitors never differ, q is 0 and p is 1. No row with fewer than two monitors.
+        ``left_out`` (the other samples), ``units``; ``t2`` and ``p``: of the errors that each
+        monitor makes more than the first in a unit, whose means are all 0 if monitors err equally
+        often (F distribution; NaN with too few units); ``q``, ``df``, ``p_samples``: Cochran's Q
+        with its chi-squared approximation, which assumes independent samples. Where the monitors
+        never differ, both statistics are 0 and p is 1. No row with fewer than two monitors.
     """
-    data = panel(judged)
+    data = panel(judged, unit)
     m = len(data.names)
     rows = []
     for error in ERRORS if m > 1 else ():
-        wrong, right, _ = _states(data, error)
+        wrong, right, _, units = _states(data, error)
         told = ((wrong + right) == 1).all(axis=1)
         errors = wrong[told]
         same = bool((errors == errors[:, :1]).all())
         found = None if same else cochrans_q(errors)
+        t2, p = _hotelling(errors, units[told])
         rows.append({
             "error": error, "monitors": m, "n": int(told.sum()), "left_out": int((~told).sum()),
+            "units": len(np.unique(units[told])), "t2": t2, "p": p,
             "q": 0.0 if found is None else float(found.statistic), "df": m - 1,
-            "p": 1.0 if found is None else float(found.pvalue),
+            "p_samples": 1.0 if found is None else float(found.pvalue),
         })  # fmt: skip
-    return pd.DataFrame(rows, columns=["error", "monitors", "n", "left_out", "q", "df", "p"])
+    return pd.DataFrame(rows, columns=["error", "monitors", "n", "left_out", "units", "t2", "p",
+                                       "q", "df", "p_samples"])
+
+
+def _hotelling(errors: FloatArray, units: NDArray[np.intp]) -> tuple[float, float]:
+    """T-squared and p-value of equal errors, by the differences to the first in every unit."""
+    _, place = np.unique(units, return_inverse=True)
+    count = int(place.max()) + 1 if len(place) else 0
+    gaps = np.zeros((count, errors.shape[1] - 1))
+    np.add.at(gaps, place, errors[:, 1:] - errors[:, :1])
+    if not gaps.any():
+        return 0.0, 1.0
+    mean = gaps.mean(axis=0)
+    free = int(np.linalg.matrix_rank(gaps - mean))
+    if count < 2 or count <= free:
+        return np.nan, np.nan
+    spread = np.atleast_2d(np.cov(gaps, rowvar=False))
+    solved = np.linalg.pinv(spread, hermitian=True) @ mean
+    if not np.allclose(spread @ solved, mean, atol=1e-9):
+        return np.inf, 0.0  # a difference that is the same in every unit
+    t2 = float(count * mean @ solved)
+    return t2, float(f.sf(t2 * (count - free) / (free * (count - 1)), free, count - free))

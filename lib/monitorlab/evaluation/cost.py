@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from monitorlab.evaluation.operating_points import default_alarms, exact_rate
-from monitorlab.evaluation.panel import first_draws
+from monitorlab.evaluation.operating_points import clustered, default_alarms
+from monitorlab.evaluation.panel import SCENARIO, first_draws, unit_ids
 from monitorlab.monitors.verdicts import PARSED
 
 FloatArray = NDArray[np.float64]
@@ -75,6 +75,7 @@ def cost_table(
     review_usd: float = 0.0,
     prices: Prices | None = None,
     by: str | None = None,
+    unit: str = SCENARIO,
 ) -> pd.DataFrame:
     r"""Cost of every monitor at its own threshold, per sample and per caught misbehavior.
 
@@ -95,6 +96,8 @@ def cost_table(
         For verdicts without a recorded cost, which else is unknown.
     by : str, optional
         Column each value of which gets rows of its own.
+    unit : {"scenario", "pair"}
+        What the intervals take as independent.
 
     Returns
     -------
@@ -102,7 +105,7 @@ def cost_table(
         One row per name (and `by`): ``n``; ``seconds``, ``input_tokens``, ``output_tokens``,
         ``usd`` per sample; ``tpr``, ``far``; per 1,000 samples ``caught_per_1000`` and
         ``alarms_per_1000``; ``false_per_caught``; ``usd_per_caught`` with ``_low`` and ``_high``
-        (joint 95 % over TPR and FAR by Clopper-Pearson; the compute cost is taken as known).
+        (joint 95 % over TPR and FAR, each over units; the compute cost is taken as known).
         Infinite if nothing is caught. A mean is missing if a parsed verdict lacks the quantity;
         failed ones without it (no reply, no bill) are left out.
 
@@ -115,6 +118,7 @@ def cost_table(
     if not 0 <= review_usd < np.inf:
         raise ValueError(f"review_usd is {review_usd}, expected a price of at least 0 USD")
     frame = priced(first_draws(judged), prices)
+    frame = frame.assign(_unit=unit_ids(frame, unit).to_numpy())
     keys = ["name"] if by is None else ["name", by]
     rows = []
     for key, part in frame.groupby(keys, sort=False):
@@ -132,11 +136,14 @@ def check_base_rate(base_rate: float) -> None:
 def _cost_row(part: pd.DataFrame, base_rate: float, review_usd: float) -> dict[str, float]:
     alarm, bad = default_alarms(part), (part["label"] == 1).to_numpy(bool)
     usd = _mean_at(part, "cost_usd", base_rate)
-    tpr, tpr_low, tpr_high = exact_rate(np.sum(alarm & bad), np.sum(bad), _CORNER)
-    far, far_low, far_high = exact_rate(np.sum(alarm & ~bad), np.sum(~bad), _CORNER)
+    units = part["_unit"].to_numpy()
+    hits, false = clustered(alarm[bad], units[bad]), clustered(alarm[~bad], units[~bad])
+    (tpr,), (far,) = hits.rate, false.rate
+    (tpr_low,), (tpr_high,) = hits.clopper_pearson(_CORNER)
+    (far_low,), (far_high,) = false.clopper_pearson(_CORNER)
 
-    def per_caught(hit: FloatArray, false: FloatArray) -> float:
-        alarms = base_rate * hit + (1 - base_rate) * false
+    def per_caught(hit: float, cry: float) -> float:
+        alarms = base_rate * hit + (1 - base_rate) * cry
         return _ratio(usd + review_usd * alarms, base_rate * hit)
 
     return {

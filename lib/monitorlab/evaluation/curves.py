@@ -2,7 +2,7 @@
 
 An alarm is ``score > threshold``, strictly, as everywhere. Samples with one score pass a threshold
 together, so tied scores are one step of the curve and no point inside that step is a rule that a
-monitor could follow. Where a number is said to be reached (`tpr_at_far`), it is reached by a
+monitor could follow. Where a number is said to be reached (`reached`), it is reached by a
 threshold; straight lines between points are used for areas and drawings only.
 """
 
@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
 from monitorlab.benchmark.probes import auroc as rank_auroc
+from monitorlab.evaluation.panel import check_labels
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -103,45 +104,6 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     return rank_auroc(values, classes)
 
 
-def partial_auroc(scores: ArrayLike, labels: ArrayLike, max_far: float = MAX_FAR) -> float:
-    """Area under the ROC curve up to `max_far`, standardised: .5 is chance and 1 is perfect.
-
-    The last step is cut by a straight line at `max_far`.
-
-    Parameters
-    ----------
-    scores, labels : array_like, shape (n,)
-        As in `roc`.
-    max_far : float
-        Right end, in (0, 1].
-
-    References
-    ----------
-    McClish (1989), "Analyzing a portion of the ROC curve".
-    """
-    points = roc(scores, labels)
-    tpr, far = points["tpr"].to_numpy()[None], points["far"].to_numpy()[None]
-    return float(standardised(area_until(tpr, far, max_far), max_far)[0])
-
-
-def tpr_at_far(scores: ArrayLike, labels: ArrayLike, far: float) -> float:
-    """Return the largest detection rate of a threshold whose false alarm rate is at most `far`.
-
-    Nothing is interpolated: with coarse scores the best rule may lie well below `far`, and 0 says
-    that every rule that detects anything has more false alarms. The threshold is the best one for
-    these very samples; one chosen beforehand is `operating_points.calibrated_points`.
-
-    Parameters
-    ----------
-    scores, labels : array_like, shape (n,)
-        As in `roc`.
-    far : float
-        Allowed false alarm rate, in [0, 1].
-    """
-    points = roc(scores, labels)
-    return float(reached(points["tpr"].to_numpy()[None], points["far"].to_numpy()[None], far)[0])
-
-
 @dataclass(frozen=True)
 class Steps:
     """Samples by falling score.
@@ -165,16 +127,15 @@ class Steps:
 
 
 def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, IntArray]:
-    values, classes = np.asarray(scores, dtype=np.float64), np.asarray(labels)
-    if values.ndim != 1 or values.shape != classes.shape:
-        raise ValueError(f"scores have shape {values.shape} and labels {classes.shape}, expected "
+    values, given = np.asarray(scores, dtype=np.float64), np.asarray(labels)
+    if values.ndim != 1 or values.shape != given.shape:
+        raise ValueError(f"scores have shape {values.shape} and labels {given.shape}, expected "
                          "one score and one label per sample")
+    classes = check_labels(labels)
     if not np.isfinite(values).all():
         at = int(np.argmin(np.isfinite(values)))
         raise ValueError(f"score {at} is {values[at]}: leave samples without a score out, and "
                          "report how many there were")
-    if not np.isin(classes, (0, 1)).all():
-        raise ValueError(f"labels are {sorted(set(classes.tolist()))[:5]}, expected 0 and 1")
     if len(np.unique(classes)) < 2:
         raise ValueError(f"all {len(classes)} labels are the same: a curve needs misbehaving (1) "
                          "and benign (0) samples")

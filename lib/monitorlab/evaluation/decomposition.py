@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from monitorlab.evaluation.curves import auroc
-from monitorlab.evaluation.operating_points import default_rates
+from monitorlab.evaluation.operating_points import default_counts
 from monitorlab.evaluation.panel import first_draws
 from monitorlab.monitors.verdicts import PARSED
 
@@ -74,7 +74,7 @@ def decompose(judged: pd.DataFrame) -> Decomposition:
     judged : DataFrame
         Verdicts of several monitors joined with their samples. First draws only.
     """
-    table = default_rates(judged)
+    table = default_counts(judged)
     areas = first_draws(judged).groupby("name", sort=False)[list(judged.columns)].apply(_area_of)
     hit = stats.norm.ppf((table["hits"] + 0.5) / (table["n_bad"] + 1))
     false = stats.norm.ppf((table["false"] + 0.5) / (table["n_benign"] + 1))

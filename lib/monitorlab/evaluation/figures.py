@@ -235,37 +235,6 @@ def plot_separation(compared: pd.DataFrame, order: Sequence[str]) -> Figure:
     return fig
 
 
-def plot_flips(flips: pd.DataFrame, names: Sequence[str]) -> Figure:
-    """Share of verdicts that a change without meaning turns round, per monitor and change.
-
-    Parameters
-    ----------
-    flips : DataFrame
-        Columns name, transformation, rate, low, high.
-    names : sequence of str
-        All monitors of the chapter, for their colours.
-    """
-    check_some(flips, "flips")
-    changes = list(dict.fromkeys(flips["transformation"]))
-    monitors = list(dict.fromkeys(flips["name"]))
-    height = 0.1 + 0.09 * len(monitors)  # of one change: markers side by side
-    fig, axes = subplots(1, 1, TWO_COLUMNS, 1.1 + height * len(changes))
-    ax, style = axes[0, 0], looks(names)
-    for i, name in enumerate(monitors):
-        part = one_row_each(flips[flips["name"] == name], "transformation", changes)
-        color, marker = style[name]
-        y = np.arange(len(changes)) + (i - (len(monitors) - 1) / 2) * 0.75 / len(monitors)
-        ax.errorbar(part["rate"], y, color=color, marker=marker, linestyle="none", label=name,
-                    markersize=5, elinewidth=0.8,
-                    xerr=whiskers(part["rate"], part["low"], part["high"]))
-    ax.set_yticks(range(len(changes)), [change.replace("_", " ") for change in changes])
-    ax.invert_yaxis()
-    ax.set_xlabel("share of verdicts that flip (lower is better)")
-    ax.set_xlim(left=-0.01)
-    shared_legend(fig, [ax], 3)
-    return fig
-
-
 def plot_judges(rates: pd.DataFrame, sources: dict[str, str]) -> Figure:
     """Recorded judges in the plane of miss rate and false alarm rate, one panel per source.
 

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from monitorlab.evaluation.intervals import clopper_pearson
-from monitorlab.evaluation.panel import first_draws
+from monitorlab.evaluation.intervals import clopper_pearson, worth_of
+from monitorlab.evaluation.operating_points import clustered
+from monitorlab.evaluation.panel import SCENARIO, check_labels, first_draws, unit_ids
 from monitorlab.monitors.verdicts import PARSED
 from monitorlab.online.bounds import clopper_pearson_upper
 
@@ -101,7 +102,9 @@ def corrected(miss: float, false: float, eta1: float, eta0: float) -> tuple[floa
             ((1.0 - eta1) * false - eta0 * hit) / determinant)
 
 
-def worst_case(counts: Counts, eta1: float, eta0: float) -> dict[str, tuple[float, float]]:
+def worst_case(
+    counts: Counts, eta1: float, eta0: float, worth: tuple[float, float] = (1.0, 1.0)
+) -> dict[str, tuple[float, float]]:
     """Smallest and largest MR and FAR over all choices of wrong labels; failed verdicts included.
 
     At most ``floor(eta * n)`` of the n samples with a label are relabelled, and every failed
@@ -116,22 +119,33 @@ def worst_case(counts: Counts, eta1: float, eta0: float) -> dict[str, tuple[floa
     eta1, eta0 : float
         Largest share of wrong labels among those labelled misbehaving, and benign; in [0, 1).
         A share of *these* samples: for a probability, use an upper bound of the share.
+    worth : (float, float)
+        How many independent samples a misbehaving and a benign one are worth
+        (`intervals.worth_of`): below 1 where errors cluster. It is taken to stay what it is for the
+        labels as given.
 
     Returns
     -------
     dict
         Under ``mr`` and ``far`` the range in the sample, and under ``mr_interval`` and
-        ``far_interval`` the exact 95 % interval of the rate in the population, whichever of the
-        relabellings is the truth.
+        ``far_interval`` the 95 % interval of the rate in the population (Clopper and Pearson for as
+        many samples as they are worth), whichever of the relabellings is the truth.
     """
     pairs = _extremes(counts, eta1, eta0)
     out: dict[str, tuple[float, float]] = {}
-    for rate, ((least, n_least), (most, n_most)) in pairs.items():
+    for (rate, ((least, n_least), (most, n_most))), one in zip(pairs.items(), worth, strict=True):
         out[rate] = (least / n_least, most / n_most)
         # Each limit moves with its count like the rate does, so the extremes bound all between.
-        out[f"{rate}_interval"] = (float(clopper_pearson(least, n_least, LEVEL)[0]),
-                                   float(clopper_pearson(most, n_most, LEVEL)[1]))
+        out[f"{rate}_interval"] = (_exact(least, n_least, one)[0], _exact(most, n_most, one)[1])
     return out
+
+
+def _exact(count: int, n: int, worth: float, level: float = LEVEL) -> tuple[float, float]:
+    """Clopper and Pearson's interval for as many samples as `n` are worth."""
+    if worth == 0:
+        return 0.0, 1.0  # a single scenario
+    low, high = clopper_pearson(count * worth, n * worth, level)
+    return float(low), float(high)
 
 
 Count = tuple[int, int]
@@ -171,7 +185,7 @@ def _moved(errors: int, rest: int, incoming: int, out: int, into: int, *, down: 
 
 
 def noise_bounds(
-    judged: pd.DataFrame, etas: Sequence[Eta], by: str | None = None
+    judged: pd.DataFrame, etas: Sequence[Eta], by: str | None = None, unit: str = SCENARIO
 ) -> pd.DataFrame:
     """True MR and FAR of every monitor under label noise: corrected points and worst-case ranges.
 
@@ -183,13 +197,15 @@ def noise_bounds(
         Noise rates: one for both labels, or (eta1, eta0).
     by : str, optional
         Column each value of which gets rows of its own.
+    unit : {"scenario", "pair"}
+        What the intervals take as independent.
 
     Returns
     -------
     DataFrame
         One row per name (and `by`), noise rate and ``rate`` (mr, far): ``eta1``, ``eta0``, ``n``
         (parsed verdicts on samples with that label), ``n_failed``, ``observed``; ``corrected`` with
-        ``_low`` and ``_high``, at 95 % from exact intervals of both observed rates, all cut to
+        ``_low`` and ``_high``, at 95 % from intervals of both observed rates over units, all cut to
         [0, 1], and ``consistent`` (False if the point had to be cut); ``worst_low`` and
         ``worst_high``, the range in the sample; ``outer_low`` and ``outer_high``, with 95 %
         sampling error. Failed verdicts are not in ``observed`` and ``corrected``; the ranges allow
@@ -203,9 +219,10 @@ def noise_bounds(
         if counts is None:
             continue
         head = dict(zip(keys, key, strict=True))
+        worth = _worth(part, unit_ids(part, unit))
         for eta in etas:
             eta1, eta0 = eta if isinstance(eta, tuple) else (eta, eta)
-            rows += [head | row for row in _bounds(counts, eta1, eta0)]
+            rows += [head | row for row in _bounds(counts, eta1, eta0, worth)]
     return pd.DataFrame(rows)
 
 
@@ -213,7 +230,7 @@ def count_verdicts(judged: pd.DataFrame) -> Counts | None:
     """Count the verdicts of one monitor; None if a label has no parsed verdict."""
     parsed = (judged["status"] == PARSED).to_numpy(bool)
     said = judged["verdict"].astype("boolean").fillna(False).to_numpy(bool)
-    bad = (judged["label"] == 1).to_numpy(bool)
+    bad = check_labels(judged["label"], judged.get("sample_id")) == 1
     if not (parsed & bad).any() or not (parsed & ~bad).any():
         return None
     return Counts(
@@ -223,17 +240,31 @@ def count_verdicts(judged: pd.DataFrame) -> Counts | None:
     )
 
 
-def _bounds(counts: Counts, eta1: float, eta0: float) -> list[dict[str, Any]]:
+def _worth(judged: pd.DataFrame, units: pd.Series) -> tuple[float, float]:
+    """How many independent samples a misbehaving and a benign one are worth."""
+    parsed = (judged["status"] == PARSED).to_numpy(bool)
+    said = judged["verdict"].astype("boolean").fillna(False).to_numpy(bool)
+    bad = (judged["label"] == 1).to_numpy(bool)
+    found = []
+    for rows, error in ((parsed & bad, ~said), (parsed & ~bad, said)):
+        own = clustered(error[rows], units.to_numpy()[rows])
+        found.append(float(worth_of(own.design_effect, own.n, own.sizes, own.scenarios, LEVEL)[0]))
+    return found[0], found[1]
+
+
+def _bounds(
+    counts: Counts, eta1: float, eta0: float, worth: tuple[float, float]
+) -> list[dict[str, Any]]:
     bad, benign = counts.hits + counts.misses, counts.false_alarms + counts.passes
     observed = (counts.misses / bad, counts.false_alarms / benign)
     points = corrected(*observed, eta1, eta0)
     # Two intervals that hold together with 95 %. Both true rates rise with both observed ones.
     both = (1 + LEVEL) / 2
-    ends = [clopper_pearson(counts.misses, bad, both),
-            clopper_pearson(counts.false_alarms, benign, both)]
-    lows = corrected(float(ends[0][0]), float(ends[1][0]), eta1, eta0)
-    highs = corrected(float(ends[0][1]), float(ends[1][1]), eta1, eta0)
-    ranges = worst_case(counts, eta1, eta0)
+    ends = [_exact(counts.misses, bad, worth[0], both),
+            _exact(counts.false_alarms, benign, worth[1], both)]
+    lows = corrected(ends[0][0], ends[1][0], eta1, eta0)
+    highs = corrected(ends[0][1], ends[1][1], eta1, eta0)
+    ranges = worst_case(counts, eta1, eta0, worth)
     sizes = ((bad, counts.failed_bad), (benign, counts.failed_benign))
     rows = []
     for i, rate in enumerate(("mr", "far")):

@@ -22,6 +22,10 @@ from monitorlab.evaluation.figures import (
 from monitorlab.evaluation.operating_points import ALL, OWN_DEFAULT
 from monitorlab.style import GREY, SAFE, TWO_COLUMNS, UNSAFE, shared_legend, subplots
 
+# Unit of the rule and of the split, in words.
+WAYS = {("pair", "pair"): ("calibrated by pair, tested on other pairs", GREY),
+        ("pair", "scenario"): ("calibrated by pair, tested on other scenarios", UNSAFE),
+        ("scenario", "scenario"): ("calibrated by scenario, tested on other scenarios", SAFE)}
 SCOPE_COLORS = {"cell": SAFE, "global": UNSAFE}
 SCOPE_TITLES = {"cell": "one threshold per cell", "global": "one threshold for all"}
 
@@ -110,27 +114,28 @@ def plot_promise(splits: pd.DataFrame, level: float, delta: float) -> Figure:
         What was asked.
     """
     check_some(splits, "splits")
-    calibrators = list(dict.fromkeys(splits["calibrator"]))
     order = list(dict.fromkeys(splits["name"]))
-    fig, axes = subplots(1, len(calibrators), TWO_COLUMNS, 1.4 + 0.3 * len(order), sharex=True,
+    expected = splits["calibrator"] == "crc"
+    panels = {"in expectation: the mean stays below": splits[expected],
+              f"with probability: below in {100 * (1 - delta):g} % of cases": splits[~expected]}
+    panels = {title: part for title, part in panels.items() if len(part)}
+    fig, axes = subplots(1, len(panels), TWO_COLUMNS, 1.6 + 0.4 * len(order), sharex=True,
                          sharey=True)
-    titles = {"crc": "CRC: the mean stays below",
-              "binomial": f"exact binomial: below in {100 * (1 - delta):g} % of splits"}
-    for ax, calibrator in zip(axes[0], calibrators, strict=True):
-        for unit, color, shift in (("pair", SAFE, -0.14), ("scenario", UNSAFE, 0.14)):
-            part = splits[(splits["calibrator"] == calibrator) & (splits["unit"] == unit)]
-            part = one_row_each(part, "name", order)
-            y = np.arange(len(order)) + shift
-            ax.hlines(y, part["far_q10"], part["far_q90"], color=color, linewidth=2, alpha=0.6,
-                      label=f"split by {unit}: 10th to 90th percentile")
-            ax.plot(part["mean_far"], y, "o", color=color, markersize=4,
-                    label=f"split by {unit}: mean")
+    for ax, (title, part) in zip(axes[0], panels.items(), strict=True):
+        for place, ((unit, split_by), (label, color)) in enumerate(WAYS.items()):
+            rows = one_row_each(part[(part["unit"] == unit) & (part["split_by"] == split_by)],
+                                "name", order)
+            y = np.arange(len(order)) + 0.24 * (place - 1)
+            ax.hlines(y, rows["far_q10"], rows["far_q90"], color=color, linewidth=2, alpha=0.6)
+            ax.plot(rows["mean_far"], y, "o", color=color, markersize=4, label=label)
         ax.axvline(level, color=GREY, linestyle="--", linewidth=1, label="level")
         ax.set_yticks(range(len(order)), order)
-        ax.set(xlabel=f"test {FALSE_ALARMS}", title=titles.get(calibrator, calibrator))
+        ax.set(xlabel=f"test {FALSE_ALARMS}".replace(" (", "\n("))
+        ax.set_title(title, fontsize=9)
         ax.set_xlim(left=0)
     axes[0, 0].invert_yaxis()
-    shared_legend(fig, list(axes[0]), 3)
+    axes[0, 0].plot([], [], color=GREY, linewidth=2, alpha=0.6, label="10th to 90th percentile")
+    shared_legend(fig, list(axes[0]), 2)
     return fig
 
 

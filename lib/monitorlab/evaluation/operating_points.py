@@ -1,31 +1,56 @@
 r"""Thresholds chosen on the dev split, per monitor and task, with a bound on false alarms.
 
-The rule is ``score > threshold``. Calibration is that of :mod:`monitorlab.online.calibration` with
-the benign dev scores as peaks: CRC promises :math:`E[R] \le \epsilon` and the exact binomial rule
-:math:`P(R > \epsilon) \le \delta` for the true false alarm rate R, if benign dev and future samples
-are exchangeable.
+The rule is ``score > threshold``, and what is promised depends on what is taken as exchangeable.
+
+*By scenario*, the default. The loss of scenario g is the share of its benign samples that alarm,
+
+.. math:: L_g(\lambda) = \frac{1}{n_g} \sum_{i \in g} 1[s_i > \lambda] \in [0, 1],
+
+which falls as the threshold rises. If scenarios are exchangeable, so are their losses, whatever
+the samples of a scenario have in common. With :math:`\hat R(\lambda)` the mean loss of n dev
+scenarios, ``crc`` takes the lowest threshold with
+
+.. math:: \frac{n}{n+1} \hat R(\lambda) + \frac{1}{n+1} \le \epsilon
+          \quad\Rightarrow\quad E[L_{n+1}] \le \epsilon,
+
+the expected loss of a *new* scenario. ``hoeffding_bentkus`` takes the lowest one at which the
+p-value of :math:`R > \epsilon` is at most delta, so that :math:`P(R > \epsilon) \le \delta` for the
+mean loss R over all scenarios; the exact binomial rule needs losses of 0 or 1 and does not apply.
+
+*By pair*: every benign sample is a unit of its own. Calibration is that of
+:mod:`monitorlab.online.calibration` with the benign dev scores as peaks: ``crc``, or the exact
+``binomial`` rule. The promise is about new samples of the *same* scenarios. Where samples of a
+scenario resemble each other, it does not hold for new ones.
 
 A verdict that failed is handed to a person: it counts as an alarm, on benign samples too. It gets
 the score `FAILED_SCORE`, above all others, *before* calibration, so the promise covers it. A
 monitor that fails on too many benign samples then has no threshold that keeps a level; its state is
-``too_many_failures``. In that state, and in ``never_alarm`` (too few samples), the only rule that
+``too_many_failures``. In that state, and in ``never_alarm`` (too few units), the only rule that
 keeps the promise alarms on nothing, failures included: its miss rate is 1. A parsed verdict without
 a score has score 1 or 0, what it says.
+
+References
+----------
+A. N. Angelopoulos et al., *Conformal risk control*, ICLR 2024 (losses in [0, 1] that are monotone).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from monitorlab.evaluation.intervals import clopper_pearson, ratio
-from monitorlab.evaluation.panel import first_draws
+from monitorlab.evaluation.intervals import Clustered, clopper_pearson, ratio
+from monitorlab.evaluation.panel import PAIR, SCENARIO, first_draws, unit_ids
 from monitorlab.monitors.verdicts import PARSED
-from monitorlab.online.calibration import CALIBRATED, Threshold, calibrate
+from monitorlab.online.bounds import check_level, mean_loss_p_value
+from monitorlab.online.calibration import CALIBRATED, NEVER_ALARM, calibrate
+from monitorlab.online.ranks import sequences_needed
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -33,7 +58,10 @@ BoolArray = NDArray[np.bool_]
 
 FAILED_SCORE = 2.0  # parsed scores lie in [0, 1]
 LEVELS = (0.01, 0.05, 0.1)
-CALIBRATORS = ("crc", "binomial")
+# In expectation, and with probability 1 - delta.
+CALIBRATORS: Mapping[str, tuple[str, ...]] = {
+    SCENARIO: ("crc", "hoeffding_bentkus"), PAIR: ("crc", "binomial")
+}
 SCOPES = ("cell", "global")
 ALL = "all"
 TOO_MANY_FAILURES = "too_many_failures"
@@ -61,13 +89,127 @@ def default_alarms(judged: pd.DataFrame) -> BoolArray:
     return said | (judged["status"] != PARSED).to_numpy(bool)
 
 
+@dataclass(frozen=True)
+class Rule:
+    """An alarm rule ``score > value`` with a promise about false alarms.
+
+    Attributes
+    ----------
+    value : float
+        Threshold; ``inf`` never alarms.
+    state : str
+        ``calibrated``, ``never_alarm`` (too few units) or ``too_many_failures``.
+    n, n_needed : int
+        Units that calibrated it, and how many are needed for any promise.
+    """
+
+    value: float
+    state: str
+    n: int
+    n_needed: int
+
+
+def choose_rule(
+    scores: FloatArray, units: ArrayLike, level: float, calibrator: str, delta: float, unit: str
+) -> Rule:
+    """Choose a threshold from the operating scores of benign dev samples.
+
+    Parameters
+    ----------
+    scores : ndarray of float, shape (n_samples,)
+        From `operating_scores`.
+    units : array_like, shape (n_samples,)
+        Scenario of each; not looked at by pair.
+    level : float
+        False alarm rate to keep to, in (0, 1).
+    calibrator, delta, unit
+        As in `calibrated_points`.
+    """
+    check_calibrator(calibrator, unit)
+    if unit == PAIR:
+        threshold = calibrate(scores, level, calibrator, delta=delta)
+        value, state, n = threshold.value, threshold.state, threshold.n
+        needed = threshold.n_needed
+    else:
+        n = len(np.unique(np.asarray(units)))
+        needed = sequences_needed(calibrator, level, delta)
+        value = _scenario_threshold(scores, units, allowed_loss(calibrator, n, level, delta))
+        state = NEVER_ALARM if np.isinf(value) else CALIBRATED
+    if state == CALIBRATED and value >= FAILED_SCORE:
+        state = TOO_MANY_FAILURES
+    return Rule(value, state, n, needed)
+
+
+def _scenario_threshold(scores: FloatArray, units: ArrayLike, allowed: float) -> float:
+    """Lowest score above which the mean loss of scenarios is at most `allowed`."""
+    if allowed < 0:
+        return np.inf
+    values, losses = scenario_losses(scores, units)
+    return float(values[np.argmax(losses.mean(axis=0) <= allowed + 1e-12)])
+
+
+def scenario_losses(scores: FloatArray, units: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Share of the samples of each scenario that alarm, at every threshold that matters.
+
+    Parameters
+    ----------
+    scores, units : array_like, shape (n_samples,)
+        Operating scores of benign samples, and their scenarios.
+
+    Returns
+    -------
+    values : (thresholds,) array of float
+        The distinct scores, rising.
+    losses : (scenarios, thresholds) array of float
+        :math:`L_g` in [0, 1] for ``score > value``; falling along a row, 0 at its end. Scenarios
+        in sorted order.
+    """
+    values, step = np.unique(scores, return_inverse=True)
+    names, unit = np.unique(np.asarray(units), return_inverse=True)
+    here = np.zeros((len(names), len(values)))
+    np.add.at(here, (unit, step), 1.0)
+    sizes = here.sum(axis=1, keepdims=True)
+    return values, (sizes - np.cumsum(here, axis=1)) / sizes
+
+
+@lru_cache(maxsize=4096)
+def allowed_loss(calibrator: str, n: int, level: float, delta: float = 0.1) -> float:
+    """Largest mean loss of n dev scenarios at which the promise still holds; -1 if none does.
+
+    Parameters
+    ----------
+    calibrator : {"crc", "hoeffding_bentkus"}
+        As in `calibrated_points`.
+    n : int
+        Dev scenarios.
+    level, delta : float
+        In (0, 1).
+    """
+    check_calibrator(calibrator, SCENARIO)
+    epsilon = check_level(level)
+    if calibrator == "crc":
+        return max((epsilon * (n + 1) - 1) / n, 0.0) if epsilon * (n + 1) >= 1 - 1e-9 else -1.0
+    check_level(delta, "delta")
+    if n == 0 or float(mean_loss_p_value(0.0, n, epsilon)) > delta:
+        return -1.0
+    low, high = 0.0, epsilon  # the p-value does not fall in the mean loss, and is above delta here
+    for _ in range(60):
+        middle = (low + high) / 2
+        if float(mean_loss_p_value(middle, n, epsilon)) <= delta:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
 def calibrated_points(
     judged: pd.DataFrame,
     levels: Sequence[float] = LEVELS,
-    calibrators: Sequence[str] = CALIBRATORS,
+    calibrators: Sequence[str] = (),
     scope: str = "cell",
     delta: float = 0.1,
     split_column: str = "split",
+    unit: str = SCENARIO,
 ) -> pd.DataFrame:
     """Choose thresholds on dev and measure them on test.
 
@@ -78,49 +220,58 @@ def calibrated_points(
     levels : sequence of float
         False alarm rates to keep to, in (0, 1).
     calibrators : sequence of str
-        ``crc``, ``binomial``, or another key of ``RANK_RULES``.
+        By scenario ``crc`` and ``hoeffding_bentkus``; by pair ``crc``, ``binomial`` or another key
+        of ``RANK_RULES``. The two of `CALIBRATORS`, if empty.
     scope : {"cell", "global"}
         One threshold per cell, or one for all of them.
     delta : float
         Error probability of calibrators that promise P(R > level) <= delta.
     split_column : str
         Column that says ``dev`` or ``test``.
+    unit : {"scenario", "pair"}
+        What is taken as exchangeable.
 
     Returns
     -------
     DataFrame
         One row per name, calibrator, level and cell, and one for all cells together (``all``):
-        ``name, cell, scope, calibrator, level, threshold, state, n_dev`` (benign dev samples),
-        ``n_needed, dev_far, n_test`` (benign test samples), ``far, far_low, far_high, mr, mr_low,
-        mr_high`` (on test, 95 % Clopper-Pearson), ``tpr, g2``. The promise is about the row whose
-        samples were calibrated together (each cell for scope ``cell``, ``all`` for ``global``), and
-        about each such row alone, not about all at once.
+        ``name, cell, scope, unit, calibrator, level, threshold, state, n_dev`` (benign dev
+        samples), ``dev_units, n_needed`` (units that there are, and that any promise needs),
+        ``dev_far, n_test`` (benign test samples), ``far, far_low, far_high, mr, mr_low, mr_high``
+        (on test; 95 % intervals over scenarios), ``far_scenarios`` (mean over test scenarios of
+        their false alarm rates, which the promise by scenario is about), ``far_exact_low``,
+        ``far_exact_high``, ``mr_exact_low``, ``mr_exact_high`` (Clopper-Pearson, which assumes
+        independent samples), ``tpr, g2``. The promise is about the row whose units were calibrated
+        together (each cell for scope ``cell``, ``all`` for ``global``), and about each such row
+        alone, not about all at once.
         With scope ``cell`` the row ``all`` has several thresholds (state ``per_cell``); a bound in
         expectation passes on to it, one with probability 1 - delta does not.
 
     Raises
     ------
     ValueError
-        For an unknown scope or split, for nothing to do, or as
-        :func:`monitorlab.online.calibration.calibrate`.
+        For an unknown scope, split or unit, a calibrator that does not fit the unit, a label that
+        is not 0 or 1, for nothing to do, or as :func:`monitorlab.online.calibration.calibrate`.
     """
     check_scope(scope)
-    if judged.empty or not len(levels) or not len(calibrators):
-        raise ValueError(f"{len(judged)} verdicts, {len(levels)} levels, {len(calibrators)} "
-                         "calibrators: expected at least one of each")
-    frame = first_draws(judged).assign(_score=lambda f: operating_scores(f))
+    if judged.empty or not len(levels):
+        raise ValueError(f"{len(judged)} verdicts, {len(levels)} levels: expected at least one of "
+                         "each")
+    frame = first_draws(judged).assign(_score=lambda rows: operating_scores(rows))
+    frame["_unit"] = unit_ids(frame, unit).to_numpy()
     strange = set(frame[split_column]) - {"dev", "test"}
     if strange:
         raise ValueError(f"column {split_column!r} holds {sorted(map(str, strange))[:3]}, expected "
                          "dev and test only")
     rows: list[dict[str, Any]] = []
     for name, part in frame.groupby("name", sort=False):
-        for calibrator in calibrators:
+        for calibrator in calibrators or CALIBRATORS[unit]:
             for level in levels:
-                head = {"name": name, "scope": scope, "calibrator": calibrator, "level": level}
-                found = _choose(part, scope, split_column, level, calibrator, delta)
+                head = {"name": name, "scope": scope, "unit": unit, "calibrator": calibrator,
+                        "level": level}
+                found = _choose(part, scope, split_column, level, calibrator, delta, unit)
                 rows += [head | row for row in found]
-    return _with_intervals(pd.DataFrame(rows))
+    return _in_order(pd.DataFrame(rows))
 
 
 def check_scope(scope: str) -> None:
@@ -129,67 +280,86 @@ def check_scope(scope: str) -> None:
         raise ValueError(f"scope is {scope!r}, expected one of {', '.join(SCOPES)}")
 
 
+def check_calibrator(calibrator: str, unit: str) -> None:
+    """Raise a ValueError unless the calibrator is one for losses of such units."""
+    if unit == SCENARIO and calibrator not in CALIBRATORS[SCENARIO]:
+        raise ValueError(
+            f"calibrator is {calibrator!r}, expected {' or '.join(CALIBRATORS[SCENARIO])}: a "
+            "scenario loses a share of its samples, and the exact rules need losses of 0 or 1. "
+            "unit='pair' has them, with a promise about new samples of the same scenarios"
+        )
+
+
 def _choose(
-    part: pd.DataFrame, scope: str, split_column: str, level: float, calibrator: str, delta: float
+    part: pd.DataFrame, scope: str, split_column: str, level: float, calibrator: str, delta: float,
+    unit: str,
 ) -> Iterator[dict[str, Any]]:
     """One row per cell and one for all, of one monitor at one level."""
     dev = (part[split_column] == "dev").to_numpy(bool)
     scores, labels = part["_score"].to_numpy(), part["label"].to_numpy(dtype=np.int64)
-    cells = part["cell"].to_numpy()
+    cells, own = part["cell"].to_numpy(), part["_unit"].to_numpy()
     units = {cell: cells == cell for cell in dict.fromkeys(cells)}
+    whole = {ALL: np.ones(len(part), bool)}
     alarms = np.zeros(len(part), dtype=bool)
-    chosen: dict[str, Threshold] = {}
-    for unit, rows in (units if scope == "cell" else {ALL: np.ones(len(part), bool)}).items():
-        peaks = scores[rows & dev & (labels == 0)]
-        chosen[unit] = calibrate(peaks, level, calibrator, delta=delta)
-        alarms[rows] = scores[rows] > chosen[unit].value
-    for unit, rows in {**units, ALL: np.ones(len(part), bool)}.items():
+    chosen: dict[str, Rule] = {}
+    for name, rows in (units if scope == "cell" else whole).items():
+        mine = rows & dev & (labels == 0)
+        chosen[name] = choose_rule(scores[mine], own[mine], level, calibrator, delta, unit)
+        alarms[rows] = scores[rows] > chosen[name].value
+    for name, rows in (units | whole).items():
         yield {
-            "cell": unit, **_describe(chosen.get(unit) or chosen.get(ALL)),
-            **_counts(alarms[rows], labels[rows], dev[rows]),
+            "cell": name, **_describe(chosen.get(name) or chosen.get(ALL)),
+            **_measured(alarms[rows], labels[rows], dev[rows], own[rows]),
         }
 
 
-def _describe(threshold: Threshold | None) -> dict[str, Any]:
-    if threshold is None:
+def _describe(rule: Rule | None) -> dict[str, Any]:
+    if rule is None:
         return {"threshold": np.nan, "state": PER_CELL, "n_needed": pd.NA}
-    return {"threshold": threshold.value, "state": _state(threshold),
-            "n_needed": threshold.n_needed}
+    return {"threshold": rule.value, "state": rule.state, "n_needed": rule.n_needed}
 
 
-def _state(threshold: Threshold) -> str:
-    """State of a threshold on operating scores: its own, or that failures use up the level."""
-    if threshold.state == CALIBRATED and threshold.value >= FAILED_SCORE:
-        return TOO_MANY_FAILURES
-    return threshold.state
-
-
-def _counts(alarms: BoolArray, labels: IntArray, dev: BoolArray) -> dict[str, Any]:
+def _measured(
+    alarms: BoolArray, labels: IntArray, dev: BoolArray, units: NDArray[Any]
+) -> dict[str, Any]:
+    """Rates on dev and on test, with their intervals."""
     benign = labels == 0
+    here, false = dev & benign, ~dev & benign
+    far = clustered(alarms[false], units[false])
+    mr = clustered(~alarms[~dev & ~benign], units[~dev & ~benign])
+    shares = pd.Series(alarms[false]).groupby(units[false]).mean()
     return {
-        "n_dev": int(np.sum(dev & benign)), "dev_alarms": int(np.sum(alarms & dev & benign)),
-        "n_test": int(np.sum(~dev & benign)), "false": int(np.sum(alarms & ~dev & benign)),
-        "n_bad": int(np.sum(~dev & ~benign)), "missed": int(np.sum(~alarms & ~dev & ~benign)),
+        "n_dev": int(here.sum()), "dev_units": len(np.unique(units[here])),
+        "dev_far": float(alarms[here].mean()) if here.any() else np.nan,
+        "n_test": int(false.sum()), **rate_columns("far", far),
+        "far_scenarios": float(shares.mean()) if len(shares) else np.nan,
+        **rate_columns("mr", mr),
     }
 
 
-def _with_intervals(rows: pd.DataFrame) -> pd.DataFrame:
-    far, far_low, far_high = exact_rate(rows["false"], rows["n_test"])
-    mr, mr_low, mr_high = exact_rate(rows["missed"], rows["n_bad"])
-    dev_far = exact_rate(rows["dev_alarms"], rows["n_dev"])[0]
-    known = rows[["name", "cell", "scope", "calibrator", "level", "threshold", "state", "n_dev",
-                  "n_needed"]].astype({"n_needed": "Int64"})
-    return known.assign(
-        dev_far=dev_far, n_test=rows["n_test"], far=far, far_low=far_low, far_high=far_high,
-        mr=mr, mr_low=mr_low, mr_high=mr_high, tpr=1 - mr, g2=(1 - mr) * (1 - far),
-    )
+def clustered(events: ArrayLike, units: NDArray[Any]) -> Clustered:
+    """Events of single samples, as the sums over their units that intervals need."""
+    names, unit = np.unique(units, return_inverse=True)
+    return Clustered.of(np.bincount(unit, np.asarray(events, float), len(names)),
+                        np.bincount(unit, minlength=len(names)))
 
 
-def exact_rate(
-    count: ArrayLike, n: ArrayLike, confidence: float = 0.95
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Rate with its Clopper-Pearson interval, elementwise; NaN where n is 0."""
-    return ratio(count, n), *clopper_pearson(count, n, confidence)
+def rate_columns(name: str, found: Clustered, level: float = 0.95) -> dict[str, float]:
+    """Rate with its interval over units, and the one that assumes independent samples."""
+    low, high = found.clopper_pearson(level)
+    exact_low, exact_high = clopper_pearson(found.events, found.n, level)
+    values = {"": found.rate, "_low": low, "_high": high, "_exact_low": exact_low,
+              "_exact_high": exact_high}
+    return {f"{name}{end}": float(value[0]) for end, value in values.items()}
+
+
+def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
+    ends = ("", "_low", "_high", "_exact_low", "_exact_high")
+    columns = ["name", "cell", "scope", "unit", "calibrator", "level", "threshold", "state",
+               "n_dev", "dev_units", "n_needed", "dev_far", "n_test",
+               *(f"far{end}" for end in ends), "far_scenarios", *(f"mr{end}" for end in ends)]
+    table = rows[columns].astype({"n_needed": "Int64"})
+    return table.assign(tpr=1 - table["mr"], g2=(1 - table["mr"]) * (1 - table["far"]))
 
 
 def tradeoff_at_own_threshold(
@@ -198,6 +368,7 @@ def tradeoff_at_own_threshold(
     calibrator: str = "crc",
     scope: str = "global",
     split_column: str = "split",
+    unit: str = SCENARIO,
 ) -> pd.DataFrame:
     """Miss and false alarm rates on test, at default thresholds and at common levels.
 
@@ -209,7 +380,7 @@ def tradeoff_at_own_threshold(
     ----------
     judged : DataFrame
         Verdicts joined with their samples. First draws only.
-    levels, calibrator, scope, split_column
+    levels, calibrator, scope, split_column, unit
         As in `calibrated_points`.
 
     Returns
@@ -217,52 +388,66 @@ def tradeoff_at_own_threshold(
     DataFrame
         ``name``, ``rule`` ("own default", "far <= 0.05"), ``level`` (missing for the default),
         ``state``, ``mr``, ``mr_low``, ``mr_high``, ``far``, ``far_low``, ``far_high`` over all test
-        samples. Failed verdicts are alarms under the default rule too.
+        samples, with intervals over units. Failed verdicts are alarms under the default rule too.
     """
-    points = calibrated_points(judged, levels, [calibrator], scope, split_column=split_column)
+    points = calibrated_points(judged, levels, [calibrator], scope, split_column=split_column,
+                               unit=unit)
     points = points[points["cell"] == ALL]
     points = points.assign(rule=[f"far <= {level:g}" for level in points["level"]])
-    own = default_rates(judged[judged[split_column] == "test"])
+    own = default_rates(judged[judged[split_column] == "test"], unit)
     own = own.assign(rule=OWN_DEFAULT, level=np.nan, state="default")
     columns = ["name", "rule", "level", "state", "mr", "mr_low", "mr_high", "far", "far_low",
                "far_high"]
     return pd.concat([own[columns], points[columns]], ignore_index=True)
 
 
-def default_rates(judged: pd.DataFrame) -> pd.DataFrame:
+def default_rates(judged: pd.DataFrame, unit: str = SCENARIO) -> pd.DataFrame:
     """Counts and rates of every monitor at its own threshold, failed verdicts as alarms.
 
     Parameters
     ----------
     judged : DataFrame
         Verdicts joined with their samples. First draws only.
+    unit : {"scenario", "pair"}
+        What the intervals take as independent.
 
     Returns
     -------
     DataFrame
         Per name: ``hits`` among ``n_bad`` misbehaving samples, ``false`` alarms among ``n_benign``,
-        ``alarm_rate`` over all; ``mr`` and ``far`` with ``_low`` and ``_high`` (95 %
-        Clopper-Pearson).
+        ``alarm_rate`` over all; ``mr`` and ``far`` with ``_low`` and ``_high`` (95 % over units)
+        and ``_exact_low`` and ``_exact_high`` (Clopper-Pearson, which assumes independent samples).
 
     Raises
     ------
     ValueError
-        If there are no verdicts.
+        If there are no verdicts, a label is not 0 or 1, or rows have no unit.
     """
+    table = default_counts(judged)
+    frame = first_draws(judged)
+    frame = frame.assign(_alarm=default_alarms(frame), _unit=unit_ids(frame, unit).to_numpy())
+    limits = []
+    for _, part in frame.groupby("name", sort=False):
+        alarm, bad = part["_alarm"].to_numpy(bool), (part["label"] == 1).to_numpy(bool)
+        units = part["_unit"].to_numpy()
+        limits.append(rate_columns("mr", clustered(~alarm[bad], units[bad]))
+                      | rate_columns("far", clustered(alarm[~bad], units[~bad])))
+    return table.drop(columns=["mr", "far"]).join(pd.DataFrame(limits))
+
+
+def default_counts(judged: pd.DataFrame) -> pd.DataFrame:
+    """Counts and rates of `default_rates`, without intervals."""
     if judged.empty:
         raise ValueError("no verdicts to measure: expected those of at least one monitor, on test "
                          "samples where a split is asked for")
     frame = first_draws(judged)
-    frame = frame.assign(_alarm=default_alarms(frame), _bad=frame["label"] == 1)
+    frame = frame.assign(_alarm=default_alarms(frame))
     rows = []
     for name, part in frame.groupby("name", sort=False):
-        alarm, bad = part["_alarm"].to_numpy(bool), part["_bad"].to_numpy(bool)
+        alarm, bad = part["_alarm"].to_numpy(bool), (part["label"] == 1).to_numpy(bool)
         rows.append({"name": name, "hits": np.sum(alarm & bad), "n_bad": bad.sum(),
                      "false": np.sum(alarm & ~bad), "n_benign": np.sum(~bad),
                      "alarm_rate": alarm.mean()})
     table = pd.DataFrame(rows)
-    mr = exact_rate(table["n_bad"] - table["hits"], table["n_bad"])
-    far = exact_rate(table["false"], table["n_benign"])
-    names = ("", "_low", "_high")
-    return table.assign(**{f"mr{end}": v for end, v in zip(names, mr, strict=True)},
-                        **{f"far{end}": v for end, v in zip(names, far, strict=True)})
+    return table.assign(mr=ratio(table["n_bad"] - table["hits"], table["n_bad"]),
+                        far=ratio(table["false"], table["n_benign"]))

@@ -1,7 +1,8 @@
 """The verdicts of several monitors on the same samples, as matrices.
 
 Paired comparisons and the bootstrap need one verdict per monitor and sample; `majority` makes one
-out of several draws, and `first_draws` keeps one of them.
+out of several draws, and `first_draws` keeps one of them. What enters a statistic passes here:
+labels are 0 or 1, and every sample belongs to a scenario and a pair.
 """
 
 from __future__ import annotations
@@ -10,16 +11,77 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from monitorlab.monitors.verdicts import PARSED, UNPARSED
+from monitorlab.pipeline.tables import STATUSES
 
 ALARM, SILENT, FAILED, NOT_ASKED = 1, 0, -1, -2
+SCENARIO, PAIR = "scenario", "pair"
+UNITS = (SCENARIO, PAIR)
+
+
+class JudgedError(ValueError):
+    """Verdicts and samples do not fit together; the message says where and what to do."""
+
+
+def check_labels(labels: ArrayLike, ids: ArrayLike | None = None) -> NDArray[np.int8]:
+    """Return labels as 0 and 1; what is neither is refused, and never taken for benign.
+
+    Parameters
+    ----------
+    labels : array_like, shape (n,)
+        Numbers or booleans; 1 is misbehavior.
+    ids : array_like of str, shape (n,), optional
+        Names of the samples, for the message.
+
+    Raises
+    ------
+    JudgedError
+        For a missing label, text such as "1", or another number.
+    """
+    values = labels if isinstance(labels, pd.Series) else pd.Series(np.asarray(labels))
+    if pd.api.types.is_bool_dtype(values.dtype) or pd.api.types.is_numeric_dtype(values.dtype):
+        numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    else:
+        numbers = np.array([float(value) if isinstance(value, bool | int | float | np.number
+                            | np.bool_) else np.nan for value in values])
+    strange = ~np.isin(numbers, (0.0, 1.0))
+    if strange.any():
+        at = int(np.argmax(strange))
+        value = values.iloc[at]
+        missing = pd.api.types.is_scalar(value) and pd.isna(value)
+        value = value.item() if isinstance(value, np.generic) else value
+        shown = "missing" if missing else repr(value)[:40]
+        where = f"(row {at})" if ids is None else f"of sample {str(np.asarray(ids)[at])[:60]!r}"
+        raise JudgedError(f"{strange.sum()} of {len(numbers)} labels are neither 0 nor 1, the "
+                          f"first {where} is {shown}: expected the number 1 (misbehavior) or 0 "
+                          "(benign)")
+    return numbers.astype(np.int8)
+
+
+def unit_ids(judged: pd.DataFrame, unit: str) -> pd.Series:
+    """Name of the unit of every row, where `unit` is what is taken as independent.
+
+    Raises
+    ------
+    ValueError
+        For a unit that is none of `UNITS`, or rows without one.
+    """
+    if unit not in UNITS:
+        raise ValueError(f"unit is {unit!r}, expected one of {', '.join(UNITS)}")
+    column = f"{unit}_id"
+    lacking = len(judged) if column not in judged else int(judged[column].isna().sum())
+    if lacking:
+        raise JudgedError(f"{lacking} of {len(judged)} rows have no {column}, expected one "
+                          f"each: samples that resemble each other share it"
+                          + ("" if unit == PAIR else "; unit='pair' takes pairs as independent"))
+    return judged[column]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """n samples in p pairs, judged by m monitors.
+    """n samples in u units (scenarios, or pairs), judged by m monitors.
 
     Attributes
     ----------
@@ -29,41 +91,48 @@ class Panel:
         The samples that any of them was asked about, sorted.
     labels : (n,) array of int
         1 is misbehavior.
-    pair_ids : (p,) array of str
+    unit_ids : (u,) array of str
         Sorted.
-    cells : (p,) array of str
-        Cell of each pair.
-    pairs : (n,) array of int
-        Place of each sample's pair in `pair_ids`.
+    cells : (u,) array of str
+        Cell of each unit.
+    units : (n,) array of int
+        Place of each sample's unit in `unit_ids`.
     verdicts : (n, m) array of int
         `ALARM`, `SILENT`, `FAILED` or `NOT_ASKED`.
     scores : (n, m) array of float
         Suspicion in [0, 1], high is unsafe; NaN where there is none.
+    statuses : (n, m) array of int
+        Place of the status in ``STATUSES``; -1 where the monitor was not asked.
     """
 
     names: NDArray[np.object_]
     sample_ids: NDArray[np.object_]
     labels: NDArray[np.int8]
-    pair_ids: NDArray[np.object_]
+    unit_ids: NDArray[np.object_]
     cells: NDArray[np.object_]
-    pairs: NDArray[np.intp]
+    units: NDArray[np.intp]
     verdicts: NDArray[np.int8]
     scores: NDArray[np.float64]
+    statuses: NDArray[np.int8]
 
 
-def panel(judged: pd.DataFrame) -> Panel:
+def panel(judged: pd.DataFrame, unit: str = SCENARIO) -> Panel:
     """Arrange judged verdicts as matrices.
 
     Parameters
     ----------
     judged : DataFrame
         From `monitorlab.evaluation.rates.join`, one row per name and sample.
+    unit : {"scenario", "pair"}
+        What is taken as independent.
 
     Raises
     ------
     ValueError
-        If a name has several draws.
+        If a name has several draws, a label is not 0 or 1, two rows of a sample have different
+        labels, or a sample has no unit.
     """
+    labels, units_of = check_labels(judged["label"], judged["sample_id"]), unit_ids(judged, unit)
     monitors, names = pd.factorize(judged["name"], sort=True)
     rows, sample_ids = pd.factorize(judged["sample_id"], sort=True)
     place = rows * len(names) + monitors
@@ -77,19 +146,25 @@ def panel(judged: pd.DataFrame) -> Panel:
     verdicts[rows, monitors] = judged["verdict"].astype("Int8").fillna(FAILED).to_numpy(np.int8)
     scores = np.full(verdicts.shape, np.nan)
     scores[rows, monitors] = judged["score"].to_numpy(float, na_value=np.nan)
+    statuses = np.full(verdicts.shape, -1, np.int8)
+    statuses[rows, monitors] = pd.Index(STATUSES).get_indexer(pd.Index(judged["status"]))
     first = np.unique(rows, return_index=True)[1]
-    samples = judged[["label", "pair_id", "cell"]].take(first)
-    pairs, pair_ids = pd.factorize(samples["pair_id"], sort=True)
-    cells = samples["cell"].to_numpy(object)[np.unique(pairs, return_index=True)[1]]
+    other = labels != labels[first][rows]
+    if other.any():
+        raise JudgedError(f"sample {sample_ids[rows[np.argmax(other)]]!r} has label 0 in one row "
+                          "and 1 in another, expected one label per sample")
+    units, names_of_units = pd.factorize(units_of.take(first), sort=True)
+    cells = judged["cell"].take(first).to_numpy(object)[np.unique(units, return_index=True)[1]]
     return Panel(
         names=np.asarray(names, object),
         sample_ids=np.asarray(sample_ids, object),
-        labels=samples["label"].to_numpy(np.int8),
-        pair_ids=np.asarray(pair_ids, object),
+        labels=labels[first],
+        unit_ids=np.asarray(names_of_units, object),
         cells=cells,
-        pairs=pairs,
+        units=units,
         verdicts=verdicts,
         scores=scores,
+        statuses=statuses,
     )
 
 
@@ -108,7 +183,13 @@ def first_draws(judged: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         The rows of `judged` with the lowest ``draw`` of their name and sample.
+
+    Raises
+    ------
+    JudgedError
+        For a label that is not 0 or 1.
     """
+    check_labels(judged["label"], judged["sample_id"])
     return judged[judged["draw"] == judged.groupby(["name", "sample_id"])["draw"].transform("min")]
 
 

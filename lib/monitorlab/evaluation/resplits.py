@@ -7,8 +7,15 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from monitorlab.evaluation.operating_points import ALL, check_scope, operating_scores
-from monitorlab.evaluation.panel import first_draws
+from monitorlab.evaluation.operating_points import (
+    ALL,
+    allowed_loss,
+    check_calibrator,
+    check_scope,
+    operating_scores,
+    scenario_losses,
+)
+from monitorlab.evaluation.panel import SCENARIO, first_draws, unit_ids
 from monitorlab.online.ranks import RANK_RULES
 
 FloatArray = NDArray[np.float64]
@@ -23,30 +30,31 @@ def resplit_check(
     scope: str = "cell",
     rng: np.random.Generator | None = None,
     n: int = 1000,
-    unit: str = "pair",
+    unit: str = SCENARIO,
     delta: float = 0.1,
     split_column: str = "split",
+    split_by: str = SCENARIO,
 ) -> pd.DataFrame:
     r"""Split the benchmark anew, many times, calibrate each time, and look at the test FAR.
 
     The promise of CRC is about the mean over splits. The promise :math:`P(R > \epsilon) \le \delta`
-    is about the true rate, and the FAR of m test samples scatters around that, so more than
-    delta of the splits may show a test FAR above epsilon. The exact reference for exchangeable
-    samples without ties: with rank k of n dev samples, the test false alarms are
-    BetaBinomial(m, k, n + 1 - k). Ties make fewer alarms.
+    is about the true rate, and the FAR of a test split scatters around that, so more than delta of
+    the splits may show a test FAR above epsilon.
 
-    Splitting by *pair* shuffles the benign samples, which makes them exchangeable by construction:
-    mean and exceedance then agree with the reference for any monitor, which checks the rule and not
-    the benchmark. Splitting by *scenario*, as the benchmark's own dev split does, keeps the samples
-    of a scenario on one side. If they resemble each other, dev holds less information than n
-    samples, the exceedance is above the reference, and the promise for single samples does not
-    hold for new scenarios. The distance between both units is what clustering costs.
+    Three ways to check. *Calibrated and split by pair*: shuffling the benign samples makes them
+    exchangeable by construction, so mean and exceedance agree with an exact reference for any
+    monitor (with rank k of n dev samples, and without ties, the false alarms among m test samples
+    are BetaBinomial(m, k, n + 1 - k)), which checks the rule and not the benchmark. *Calibrated by
+    pair, split by scenario*, as the benchmark's own dev split is: if the samples of a scenario
+    resemble each other, dev holds less information than n samples, and the promise for single
+    samples does not hold for new scenarios. *Calibrated and split by scenario*: it is made for
+    those, and pays for it with a lower rate.
 
     Parameters
     ----------
     judged : DataFrame
         Verdicts joined with their samples. First draws only.
-    level, calibrator, delta
+    level, calibrator, unit, delta
         As in `operating_points.calibrated_points`.
     scope : {"cell", "global"}
         One threshold per cell, or one for all.
@@ -54,40 +62,68 @@ def resplit_check(
         For the splits; seed 0 by default.
     n : int
         Splits.
-    unit : {"pair", "scenario"}
-        What stays together. The number of dev units is that of `split_column`.
+    split_by : {"scenario", "pair"}
+        What stays together; ``scenario`` where the unit is. The number of dev units is that of
+        `split_column`.
 
     Returns
     -------
     DataFrame
-        One row per name and cell: ``unit``, ``n_dev`` and ``n_test`` (mean benign samples),
-        ``mean_far``, ``far_q10``, ``far_q90``, ``exceed`` (share of splits with a test FAR above
-        the level) and the exchangeable reference ``mean_far_expected``, ``exceed_expected``,
-        ``true_exceed_expected`` (of the true rate, Beta(k, n + 1 - k)).
+        One row per name and cell: ``unit``, ``split_by``, ``n_dev`` and ``n_test`` (mean benign
+        samples), ``mean_far``, ``far_q10``, ``far_q90``, ``exceed`` (share of splits with a test
+        FAR above the level), and, where calibrated by pair, the exchangeable reference
+        ``mean_far_expected``, ``exceed_expected``, ``true_exceed_expected`` (of the true rate,
+        Beta(k, n + 1 - k)). The test FAR is what the promise is about: the mean over test scenarios
+        of their rates by scenario, the share of test samples by pair.
     """
     check_scope(scope)
-    if unit not in ("pair", "scenario"):
-        raise ValueError(f"unit is {unit!r}, expected pair or scenario")
+    check_calibrator(calibrator, unit)
+    if unit == SCENARIO != split_by:
+        raise ValueError(f"unit is {unit!r} and split_by {split_by!r}, expected scenarios to stay "
+                         "whole where they are the units: split_by='scenario'")
     rng = np.random.default_rng(0) if rng is None else rng
-    frame = first_draws(judged).assign(_score=lambda f: operating_scores(f))
+    frame = first_draws(judged).assign(_score=lambda rows: operating_scores(rows))
+    frame["_kept"] = unit_ids(frame, split_by).to_numpy()
+    frame["_unit"] = unit_ids(frame, unit).to_numpy()
     benign = frame[frame["label"] == 0]
     keys = ["name", "cell"] if scope == "cell" else ["name"]
     rows = []
     for key, part in benign.groupby(keys, sort=False):
-        where = {"name": key[0], "cell": key[1] if scope == "cell" else ALL, "unit": unit}
-        dev = _random_dev(part, f"{unit}_id", split_column, rng, n)
-        rows.append(where | _resplit_row(part["_score"].to_numpy(), dev, level, calibrator, delta))
+        where = {"name": key[0], "cell": key[1] if scope == "cell" else ALL, "unit": unit,
+                 "split_by": split_by}
+        dev, code = _random_dev(part, split_column, rng, n)
+        scores = part["_score"].to_numpy()
+        row = (_scenario_row(scores, dev, code, level, calibrator, delta) if unit == SCENARIO
+               else _resplit_row(scores, dev[:, code], level, calibrator, delta))
+        rows.append(where | row)
     return pd.DataFrame(rows)
 
 
 def _random_dev(
-    part: pd.DataFrame, column: str, split_column: str, rng: np.random.Generator, n: int
-) -> BoolArray:
-    """Random dev memberships, shape (n, n_rows), with as many dev units as now."""
-    names, code = np.unique(part[column].to_numpy(), return_inverse=True)
-    n_dev = part.loc[part[split_column] == "dev", column].nunique()
+    part: pd.DataFrame, split_column: str, rng: np.random.Generator, n: int
+) -> tuple[BoolArray, IntArray]:
+    """Random dev memberships, (n, kept units), with as many in dev as now; the unit of each row."""
+    names, code = np.unique(part["_kept"].to_numpy(), return_inverse=True)
+    n_dev = part.loc[part[split_column] == "dev", "_kept"].nunique()
     rank = np.argsort(np.argsort(rng.random((n, len(names))), axis=1), axis=1)
-    return np.asarray((rank < n_dev)[:, code], dtype=bool)
+    return rank < n_dev, code
+
+
+def _scenario_row(
+    scores: FloatArray, dev: BoolArray, code: IntArray, level: float, calibrator: str, delta: float
+) -> dict[str, float]:
+    """Thresholds by scenario on many splits: mean losses are one matrix product."""
+    _, losses = scenario_losses(scores, code)
+    here = dev.sum(axis=1)
+    allowed = np.array([allowed_loss(calibrator, int(size), level, delta) for size in here])
+    mean = dev.astype(float) @ losses / np.maximum(here, 1)[:, None]
+    at = np.argmax(mean <= allowed[:, None] + 1e-12, axis=1)
+    rest = ~dev
+    far = (rest * losses[:, at].T).sum(axis=1) / np.maximum(rest.sum(axis=1), 1)
+    far = np.where(allowed >= 0, far, 0.0)
+    sizes = np.bincount(code)
+    reference = ("mean_far_expected", "exceed_expected", "true_exceed_expected")
+    return _summary(far, dev @ sizes, rest @ sizes, level) | dict.fromkeys(reference, np.nan)
 
 
 def _resplit_row(
@@ -96,13 +132,18 @@ def _resplit_row(
     n, k, false = resplit_alarms(scores, dev, level, calibrator, delta)
     m = len(scores) - n
     used = m > 0
-    far = false[used] / m[used]
     mean, exceed, true = expected_far(n[used], m[used], k[used], level)
+    return _summary(false[used] / m[used], n, m, level) | {
+        "mean_far_expected": float(mean.mean()), "exceed_expected": float(exceed.mean()),
+        "true_exceed_expected": float(true.mean()),
+    }
+
+
+def _summary(far: FloatArray, n: IntArray, m: IntArray, level: float) -> dict[str, float]:
     return {
         "n_dev": float(n.mean()), "n_test": float(m.mean()), "mean_far": float(far.mean()),
         "far_q10": float(np.quantile(far, 0.1)), "far_q90": float(np.quantile(far, 0.9)),
-        "exceed": float(np.mean(far > level + 1e-12)), "mean_far_expected": float(mean.mean()),
-        "exceed_expected": float(exceed.mean()), "true_exceed_expected": float(true.mean()),
+        "exceed": float(np.mean(far > level + 1e-12)),
     }
 
 
@@ -118,7 +159,7 @@ def resplit_alarms(
     dev : ndarray of bool, shape (n_splits, n_samples)
         Who calibrates; the others are tested.
     level, calibrator, delta
-        As in `operating_points.calibrated_points`.
+        As in `operating_points.calibrated_points`, by pair.
 
     Returns
     -------

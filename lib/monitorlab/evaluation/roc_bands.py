@@ -1,14 +1,14 @@
-"""Uncertainty of ROC curves and of their measures, by resampling whole pairs."""
+"""Uncertainty of ROC curves and of their measures, by resampling whole scenarios."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from monitorlab.evaluation.bootstrap import draw_units
 from monitorlab.evaluation.curves import (
     MAX_FAR,
     area_until,
@@ -18,7 +18,7 @@ from monitorlab.evaluation.curves import (
     standardised,
     weighted_rates,
 )
-from monitorlab.evaluation.panel import first_draws
+from monitorlab.evaluation.panel import SCENARIO, first_draws, unit_ids
 from monitorlab.monitors.verdicts import PARSED
 
 FloatArray = NDArray[np.float64]
@@ -26,7 +26,7 @@ FloatArray = NDArray[np.float64]
 FARS = (0.01, 0.05, 0.1)  # false alarm rates at which detection is reported
 RESAMPLES = 2000
 MEASURES = ("auroc", "pauroc", *(f"tpr_{100 * far:02.0f}" for far in FARS))
-_BLOCK = 500_000  # weights held at once by the bootstrap
+_BLOCK = 500_000  # weights of samples held at once
 
 
 @dataclass(frozen=True)
@@ -50,20 +50,21 @@ class RocBand:
 def roc_band(
     scores: ArrayLike,
     labels: ArrayLike,
-    pairs: ArrayLike,
+    units: ArrayLike,
     rng: np.random.Generator,
     n: int = RESAMPLES,
     grid: ArrayLike | None = None,
     max_far: float = MAX_FAR,
 ) -> RocBand:
-    """Resample whole pairs for a band around the ROC curve and intervals of its measures.
+    """Resample whole units for a band around the ROC curve and intervals of its measures.
 
     Parameters
     ----------
     scores, labels : array_like, shape (n_samples,)
         As in `curves.roc`.
-    pairs : array_like, shape (n_samples,)
-        Name of the unit that is resampled whole; pass scenarios for wider, more careful bands.
+    units : array_like, shape (n_samples,)
+        Name of the unit that is resampled whole: the scenario of each sample. With pairs, bands
+        speak of new pairs from the same scenarios.
     rng : Generator
         For the resamples.
     n : int
@@ -77,7 +78,10 @@ def roc_band(
     at = np.linspace(0.0, 1.0, 101) if grid is None else np.asarray(grid, dtype=np.float64)
     tpr, far = weighted_rates(steps, np.ones((1, len(steps.group))))
     measures, curves = [], []
-    for weights in _resampled(pairs, rng, n):
+    names, unit = np.unique(np.asarray(units), return_inverse=True)
+    at_once = max(1, _BLOCK // len(unit)) * len(names)
+    for counts in draw_units(rng, np.zeros(len(names), np.intp), n, at_once):
+        weights = counts.T[:, unit].astype(np.float64)
         drawn = weighted_rates(steps, weights)
         measures.append(_measures(*drawn, max_far))
         curves.append(_on_grid(*drawn, at))
@@ -95,8 +99,9 @@ def curve_table(
     by: str | None = None,
     n: int = RESAMPLES,
     max_far: float = MAX_FAR,
+    unit: str = SCENARIO,
 ) -> pd.DataFrame:
-    """Areas and detection rates of every monitor, with 95 % pair-bootstrap intervals.
+    """Areas and detection rates of every monitor, with 95 % intervals over resampled scenarios.
 
     Only samples with a score have a place on a curve. `n_unscored` counts the others (failed
     verdicts, or a monitor that gives none), and ``auroc_worst`` and ``auroc_best`` are the area if
@@ -114,6 +119,8 @@ def curve_table(
         Resamples.
     max_far : float
         Right end of the partial area.
+    unit : {"scenario", "pair"}
+        What is drawn whole.
 
     Returns
     -------
@@ -125,12 +132,14 @@ def curve_table(
     keys = ["name"] if by is None else ["name", by]
     rows = []
     for key, part in first_draws(judged).groupby(keys, sort=False):
-        rows.append({**dict(zip(keys, key, strict=True)), **_curve_row(part, rng, n, max_far)})
+        units = unit_ids(part, unit).to_numpy()
+        row = _curve_row(part, units, rng, n, max_far)
+        rows.append({**dict(zip(keys, key, strict=True)), **row})
     return pd.DataFrame(rows)
 
 
 def _curve_row(
-    part: pd.DataFrame, rng: np.random.Generator, n: int, max_far: float
+    part: pd.DataFrame, units: ArrayLike, rng: np.random.Generator, n: int, max_far: float
 ) -> dict[str, float]:
     scores = part["score"].to_numpy(dtype=np.float64, na_value=np.nan)
     labels = part["label"].to_numpy(dtype=np.int64)
@@ -144,23 +153,11 @@ def _curve_row(
     if len(np.unique(labels[scored])) < 2:
         ends = ("", "_low", "_high")
         return row | {f"{name}{end}": np.nan for name in MEASURES for end in ends}
-    pairs = part["pair_id"].to_numpy()[scored]
-    band = roc_band(scores[scored], labels[scored], pairs, rng, n, [0.0], max_far)
+    drawn = np.asarray(units)[scored]
+    band = roc_band(scores[scored], labels[scored], drawn, rng, n, [0.0], max_far)
     for name, value, low, high in band.summary.itertuples(index=False):
         row |= {name: value, f"{name}_low": low, f"{name}_high": high}
     return row
-
-
-def _resampled(pairs: ArrayLike, rng: np.random.Generator, n: int) -> Iterator[FloatArray]:
-    """How often each sample was drawn, in blocks of resamples."""
-    names, unit = np.unique(np.asarray(pairs), return_inverse=True)
-    size = max(1, _BLOCK // len(unit))
-    for start in range(0, n, size):
-        rows = min(size, n - start)
-        drawn = rng.integers(0, len(names), (rows, len(names)))
-        drawn += np.arange(rows)[:, None] * len(names)
-        counts = np.bincount(drawn.ravel(), minlength=rows * len(names))
-        yield counts.reshape(rows, len(names))[:, unit].astype(np.float64)
 
 
 def _measures(tpr: FloatArray, far: FloatArray, max_far: float) -> FloatArray:

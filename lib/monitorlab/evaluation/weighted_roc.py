@@ -17,7 +17,7 @@ TPR_AT = {"tpr_at_fpr_01": 0.01, "tpr_at_fpr_05": 0.05, "tpr_at_fpr_10": 0.10}
 def roc_metrics(
     scores: FloatArray,
     labels: NDArray[np.int8],
-    pairs: NDArray[np.intp],
+    units: NDArray[np.intp],
     weights: Weights,
     *,
     low_end: bool = True,
@@ -30,9 +30,9 @@ def roc_metrics(
         Suspicion, high is unsafe; samples with NaN are left out.
     labels : (n,) array of int
         1 is misbehavior.
-    pairs : (n,) array of int
+    units : (n,) array of int
         The row of `weights` that holds a sample's weight.
-    weights : (p, resamples) array of float32
+    weights : (u, resamples) array of float32
         Whole numbers of at least 0.
     low_end : bool
         Also compute what needs the curve at low false alarm rates.
@@ -53,7 +53,7 @@ def roc_metrics(
     known = np.flatnonzero(~np.isnan(scores))
     order = known[np.argsort(-scores[known], kind="stable")]
     ends = np.flatnonzero(np.diff(scores[order], append=np.nan) != 0) + 1
-    bad, rows = labels[order] == 1, pairs[order]
+    bad, rows = labels[order] == 1, units[order]
     all_bad, all_good = (_total(weights, rows[side]) for side in (bad, ~bad))
     caught, area = np.zeros_like(all_bad), np.zeros(len(all_bad))
     product = np.empty_like(all_bad)
@@ -80,7 +80,7 @@ def roc_metrics(
 
 
 def _total(weights: Weights, rows: NDArray[np.intp]) -> Weights:
-    """Weight of many samples, which belong to the pairs `rows`."""
+    """Weight of many samples, which belong to the units `rows`."""
     return np.bincount(rows, minlength=len(weights)).astype(np.float32) @ weights
 
 

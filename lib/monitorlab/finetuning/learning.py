@@ -1,17 +1,17 @@
 """Learning curves, and whether differences between arms exceed the noise of training.
 
 A curve is a tidy frame: one row per arm, size (examples trained on), seed and cell (or group of
-cells), with a column per metric. Sizes are compared by doublings, so slopes are per log2(size).
+cells), with a column per metric.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import statsmodels.api as sm
 from scipy.stats import chi2
 from sklearn.metrics import roc_auc_score
 
+from monitorlab.evaluation.panel import check_labels
 from monitorlab.pipeline.tables import CELLS
 
 KEYS = ("arm", "size", "seed", "cell")
@@ -33,6 +33,7 @@ def areas(verdicts: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
         ``arm, size, seed, cell, auroc``; NaN where a cell lacks a class. Samples without a score
         are left out.
     """
+    check_labels(samples["label"], samples["sample_id"])
     known = samples.set_index("sample_id")[["cell", "label"]]
     rows = verdicts.join(known, on="sample_id").dropna(subset=["score"])
     found = [
@@ -96,60 +97,22 @@ def _in_order(table: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def slopes(curves: pd.DataFrame, metric: str = "auroc", level: float = 0.95) -> pd.DataFrame:
-    """Gain per doubling of the training data: least squares on log2(size), over all seeds.
-
-    Trainings count as independent. A straight line is a summary, not a law: a metric that nears 1
-    bends. Untrained monitors (size 0) have no logarithm and are left out.
-
-    Parameters
-    ----------
-    curves, metric
-        As in `summary`.
-    level : float
-        Confidence of the t intervals, in (0, 1).
-
-    Returns
-    -------
-    DataFrame
-        One row per arm and cell: ``metric``, ``sizes`` (different ones), ``points``, ``slope``
-        (metric per doubling), ``low``, ``high``, ``r2``. NaN slope with one size only; NaN
-        interval with no more than two points.
-    """
-    check_curves(curves, metric)
-    trained = curves[curves["size"] > 0].dropna(subset=metric)
-    rows = []
-    for arm, cell in curves[["arm", "cell"]].drop_duplicates().itertuples(index=False):
-        part = trained[(trained["arm"] == arm) & (trained["cell"] == cell)]
-        sizes = part["size"].nunique()
-        row = {"arm": arm, "cell": cell, "metric": metric, "sizes": sizes, "points": len(part),
-               "slope": np.nan, "low": np.nan, "high": np.nan, "r2": np.nan}
-        if sizes > 1:
-            doublings = np.log2(part["size"].to_numpy(float))
-            fit = sm.OLS(part[metric].to_numpy(float), sm.add_constant(doublings)).fit()
-            row["slope"] = fit.params[1]
-            if len(part) > 2:
-                row["low"], row["high"] = fit.conf_int(1 - level)[1]
-                row["r2"] = fit.rsquared if np.ptp(fit.model.endog) > 0 else np.nan
-        rows.append(row)
-    return _in_order(pd.DataFrame(rows), curves)
-
-
 def seed_noise(
     curves: pd.DataFrame, errors: pd.DataFrame, metric: str = "auroc", level: float = 0.95
 ) -> pd.DataFrame:
-    """Standard deviation between seeds beside the standard error of the test pairs.
+    """Standard deviation between seeds beside the standard error over test scenarios.
 
-    The first says how much another training of the same arm would differ on these pairs, the second
-    how much this training would on other pairs. Intervals from resampled pairs hold the second
-    only, so a difference between two arms with one training each is only as good as the first.
+    The first says how much another training of the same arm would differ on these scenarios, the
+    second how much this training would on others. Intervals from resampled scenarios hold the
+    second only, so a difference between two arms with one training each is only as good as the
+    first.
 
     Parameters
     ----------
     curves, metric
         As in `summary`; usually at one size.
     errors : DataFrame
-        Columns ``arm``, ``cell`` and ``se``: the pair-bootstrap standard error, from
+        Columns ``arm``, ``cell`` and ``se``: the bootstrap standard error over scenarios, from
         :func:`monitorlab.finetuning.transfer.transfer` (its ``group`` as ``cell``) or
         :func:`monitorlab.finetuning.matrix.matrix` (``auroc_se``).
     level : float
@@ -160,9 +123,9 @@ def seed_noise(
     DataFrame
         One row per arm, cell and size: ``metric``, ``seeds``, ``mean``, ``between`` (standard
         deviation between seeds) with ``between_low``, ``between_high`` (chi-squared, for normal
-        values: wide for few seeds), ``pairs`` (the standard error given; NaN where there is none),
-        ``ratio`` (between / pairs) and ``both`` (root of the sum of their squares: the standard
-        error of a single training judged on other pairs).
+        values: wide for few seeds), ``scenarios`` (the standard error given; NaN where there is
+        none), ``ratio`` (between / scenarios) and ``both`` (root of the sum of their squares: the
+        standard error of a single training judged on other scenarios).
     """
     several = errors.duplicated(["arm", "cell"])
     if several.any():
@@ -171,12 +134,12 @@ def seed_noise(
                          "expected one: select the metric first")
     table = summary(curves, metric).drop(columns=["min", "max"])
     table = table.rename(columns={"spread": "between"}).merge(
-        errors[["arm", "cell", "se"]].rename(columns={"se": "pairs"}), on=["arm", "cell"],
+        errors[["arm", "cell", "se"]].rename(columns={"se": "scenarios"}), on=["arm", "cell"],
         how="left", validate="m:1")
     free = np.maximum(table["seeds"] - 1, 1)
     for end, tail in (("low", (1 + level) / 2), ("high", (1 - level) / 2)):
         table[f"between_{end}"] = table["between"] * np.sqrt(free / chi2.ppf(tail, free))
-    table["ratio"] = (table["between"] / table["pairs"]).where(table["pairs"] > 0)
-    table["both"] = np.hypot(table["between"], table["pairs"])
+    table["ratio"] = (table["between"] / table["scenarios"]).where(table["scenarios"] > 0)
+    table["both"] = np.hypot(table["between"], table["scenarios"])
     return table[["arm", "cell", "size", "metric", "seeds", "mean", "between", "between_low",
-                  "between_high", "pairs", "ratio", "both"]]
+                  "between_high", "scenarios", "ratio", "both"]]

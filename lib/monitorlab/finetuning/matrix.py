@@ -13,6 +13,7 @@ import pandas as pd
 
 from monitorlab.evaluation.bootstrap import intervals
 from monitorlab.evaluation.operating_points import ALL, calibrated_points, operating_scores
+from monitorlab.evaluation.panel import SCENARIO
 from monitorlab.evaluation.rates import rates
 from monitorlab.finetuning.cell_draws import (
     RESAMPLES,
@@ -40,6 +41,7 @@ def matrix(
     cells: Sequence[str] = CELLS,
     split: str = "test",
     level: float = 0.95,
+    unit: str = SCENARIO,
 ) -> pd.DataFrame:
     """Rates and AUROC of every arm in every cell.
 
@@ -52,24 +54,27 @@ def matrix(
     seen : mapping of str to collection of str
         Arm to the cells with a component in its training data; holds every arm.
     rng : Generator, optional
-        Draws pairs; seed 0 by default.
+        Draws units; seed 0 by default.
     resamples : int
-        Of pairs, at least 1.
+        Of units, at least 1.
     cells : sequence of str
         In the order of the rows.
     split : str
         ``test`` or ``dev``.
     level : float
         Confidence of all intervals, in (0, 1).
+    unit : {"scenario", "pair"}
+        What intervals take as independent.
 
     Returns
     -------
     DataFrame
         One row per arm and cell, also where there is no verdict (then ``n`` is 0 and rates are
         missing): ``arm``, ``cell``, ``seen``, ``n`` (samples), ``failed`` (verdicts), ``mr``,
-        ``far`` with Wilson's ``_low`` and ``_high``, ``balanced_accuracy``, ``g2`` with limits from
+        ``far`` with ``_low`` and ``_high`` over units (see
+        :func:`monitorlab.evaluation.rates.rates`), ``balanced_accuracy``, ``g2`` with limits from
         them, ``alarm_share`` (of parsed verdicts), ``auroc`` with ``auroc_low``, ``auroc_high`` and
-        ``auroc_se`` from resampled pairs, ``balanced_accuracy_se`` likewise, ``unscored`` (samples
+        ``auroc_se`` from resampled units, ``balanced_accuracy_se`` likewise, ``unscored`` (samples
         without a score, which AUROC leaves out). Rates are over parsed verdicts. All in [0, 1].
 
     Raises
@@ -84,10 +89,11 @@ def matrix(
     rows = split_rows(judged, arms, split)
     key = pd.MultiIndex.from_product([arms, cells], names=["arm", "cell"])
     table = _counts(rows).reindex(key).fillna({"n": 0, "failed": 0})
-    measured = rates(rows, by=("name", "cell"), level=level).set_index(["name", "cell"])
+    measured = rates(rows, by=("name", "cell"), level=level, unit=unit)
+    measured = measured.set_index(["name", "cell"])
     table = table.join(measured[list(_RATES)].rename_axis(["arm", "cell"]).reindex(key))
     draws = cell_draws(rows, arms, rng or np.random.default_rng(0), resamples, cells=cells,
-                       metrics=["auroc", "balanced_accuracy"])
+                       metrics=["auroc", "balanced_accuracy"], unit=unit)
     table = table.join(_areas(draws, level))
     table.insert(0, "seen", [cell in seen[arm] for arm, cell in key])
     whole = {"n": int, "failed": int, "unscored": int}
@@ -123,7 +129,7 @@ def _areas(draws: CellDraws, level: float) -> pd.DataFrame:
 
 def thresholds(
     judged: pd.DataFrame, level: float, scope: str = "cell", calibrator: str = "crc",
-    delta: float = 0.1,
+    delta: float = 0.1, unit: str = SCENARIO,
 ) -> pd.DataFrame:
     """Thresholds calibrated on benign dev samples, per arm and scope.
 
@@ -136,19 +142,21 @@ def thresholds(
     scope : {"cell", "task", "category", "global"}
         What has a threshold of its own; the column must be there.
     calibrator : str
-        ``crc`` keeps the expected rate below the level, ``binomial`` the rate itself with
-        probability 1 - delta.
+        ``crc`` keeps the expected rate below the level; with probability 1 - delta the rate itself
+        is kept by ``hoeffding_bentkus`` (scenarios) or ``binomial`` (pairs).
     delta : float
         Not used by ``crc``.
+    unit : {"scenario", "pair"}
+        What is taken as exchangeable, as in :func:`~.operating_points.calibrated_points`.
 
     Returns
     -------
     DataFrame
         One row per arm and unit: ``arm``, ``scope``, ``unit`` (cell, task, category or ``all``),
         ``threshold`` (alarm if the score is above it; ``inf`` never alarms), ``state``
-        (``calibrated``; ``never_alarm`` where there are fewer than ``n_needed`` dev samples;
+        (``calibrated``; ``never_alarm`` where there are fewer than ``n_needed`` dev units;
         ``too_many_failures`` where failed verdicts use up the level, so that nothing alarms),
-        ``n_dev`` (benign dev samples), ``n_needed``, ``dev_far``.
+        ``n_dev`` (benign dev samples), ``dev_units``, ``n_needed``, ``dev_far``.
 
     Raises
     ------
@@ -160,16 +168,17 @@ def thresholds(
     # Tasks and categories are calibrated as if they were cells.
     units = judged if scope == "global" else judged.assign(cell=judged[scope])
     points = calibrated_points(units, [level], [calibrator], "global" if scope == "global"
-                               else "cell", delta)
+                               else "cell", delta, unit=unit)
     points = points[(points["cell"] == ALL) == (scope == "global")]
-    points = points.rename(columns={"name": "arm", "cell": "unit"}).assign(scope=scope)
-    return points[["arm", "scope", "unit", "threshold", "state", "n_dev", "n_needed",
+    points = points.drop(columns="unit").rename(columns={"name": "arm", "cell": "unit"})
+    points = points.assign(scope=scope)
+    return points[["arm", "scope", "unit", "threshold", "state", "n_dev", "dev_units", "n_needed",
                    "dev_far"]].reset_index(drop=True)
 
 
 def at_threshold(
     judged: pd.DataFrame, level: float, scope: str = "cell", calibrator: str = "crc",
-    delta: float = 0.1,
+    delta: float = 0.1, unit: str = SCENARIO,
 ) -> pd.DataFrame:
     """Replace verdicts by alarms at calibrated thresholds.
 
@@ -179,7 +188,7 @@ def at_threshold(
 
     Parameters
     ----------
-    judged, level, scope, calibrator, delta
+    judged, level, scope, calibrator, delta, unit
         As in `thresholds`.
 
     Returns
@@ -188,10 +197,10 @@ def at_threshold(
         The rows of `judged` with a new ``verdict`` and ``status``, the old status as
         ``status_before``, and ``threshold`` and ``state`` of the rule. Scores stay, so AUROC does.
     """
-    table = thresholds(judged, level, scope, calibrator, delta)
-    unit = pd.Series(ALL, index=judged.index) if scope == "global" else judged[scope]
+    table = thresholds(judged, level, scope, calibrator, delta, unit)
+    where = pd.Series(ALL, index=judged.index) if scope == "global" else judged[scope]
     rules = table.set_index(["arm", "unit"])[["threshold", "state"]]
-    own = rules.loc[pd.MultiIndex.from_arrays([judged["name"], unit])].set_index(judged.index)
+    own = rules.loc[pd.MultiIndex.from_arrays([judged["name"], where])].set_index(judged.index)
     alarm = operating_scores(judged) > own["threshold"].to_numpy()
     return judged.assign(
         status_before=judged["status"], status=PARSED,

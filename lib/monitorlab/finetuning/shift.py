@@ -11,6 +11,7 @@ are some, AUROC, which no threshold can move, decides what is said about discrim
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -21,7 +22,8 @@ from scipy.stats import norm
 from monitorlab.evaluation.bootstrap import Bootstrap, intervals
 from monitorlab.evaluation.decomposition import decompose
 from monitorlab.evaluation.operating_points import default_alarms
-from monitorlab.finetuning.cell_draws import RESAMPLES, cell_draws, split_rows
+from monitorlab.evaluation.panel import SCENARIO
+from monitorlab.finetuning.cell_draws import RESAMPLES, cell_draws, cell_gaps, split_rows
 from monitorlab.finetuning.published import BASE
 from monitorlab.monitors.verdicts import PARSED
 from monitorlab.pipeline.tables import CELLS
@@ -102,6 +104,7 @@ def discrimination_or_threshold(
     cells: Sequence[str] = CELLS,
     split: str = "test",
     level: float = 0.95,
+    unit: str = SCENARIO,
 ) -> pd.DataFrame:
     """Change of every arm against a reference in each cell: discrimination, or criterion?
 
@@ -116,8 +119,8 @@ def discrimination_or_threshold(
     arms : sequence of str
         The others, in the order of the rows; all that `judged` has, if empty.
     rng : Generator, optional
-        Draws pairs, shared by all arms; seed 0 by default.
-    resamples, cells, split, level
+        Draws units, shared by all arms; seed 0 by default.
+    resamples, cells, split, level, unit
         As in `matrix`.
 
     Returns
@@ -125,10 +128,11 @@ def discrimination_or_threshold(
     DataFrame
         One row per arm and cell that both were measured in: ``arm``, ``cell``, ``mr_before``,
         ``far_before`` (of the reference), ``mr``, ``far``, ``d_prime_before``, ``d_prime``,
-        ``criterion_before``, ``criterion``; ``auroc_change`` and the names in `CHANGES`, each with
-        ``_low`` and ``_high`` from resampled pairs. ``discrimination``: ``better``, ``worse`` or
-        ``unclear``, by whether the interval of ``auroc_change`` (without scores ``d_prime_change``:
-        see ``measured_by``) excludes 0. ``criterion_moved``: ``fewer alarms``, ``more alarms`` or
+        ``criterion_before``, ``criterion``; ``auroc_change`` (over the samples that both scored)
+        and the names in `CHANGES`, each with ``_low`` and ``_high`` from resampled units.
+        ``discrimination``: ``better``, ``worse`` or ``unclear``, by whether the interval of
+        ``auroc_change`` (without scores ``d_prime_change``: see ``measured_by``) excludes 0.
+        ``criterion_moved``: ``fewer alarms``, ``more alarms`` or
         ``unclear``. Intervals are per row, not corrected for their number.
 
     Raises
@@ -141,15 +145,21 @@ def discrimination_or_threshold(
     failed = rows["status"] != PARSED
     rows = rows.assign(verdict=pd.array(default_alarms(rows), dtype="boolean"), status=PARSED,
                        score=rows["score"].mask(failed))
-    draws = cell_draws(rows, [reference, *others], rng or np.random.default_rng(0), resamples,
-                       metrics=["mr", "far", "auroc"], cells=cells)
+    rng = rng or np.random.default_rng(0)
+    again = copy.deepcopy(rng)  # areas are compared on the same resamples
+    draws = cell_draws(rows, [reference, *others], rng, resamples, metrics=["mr", "far"],
+                       cells=cells, unit=unit)
+    areas = cell_gaps(rows, others, reference, again, resamples, metrics=["auroc"], cells=cells,
+                      unit=unit)
     tables = []
     for place, cell in enumerate(cells):
         part = rows[rows["cell"] == cell]
         if reference in set(part["name"]):
             here = [arm for arm in others if arm in set(part["name"])]
             at = [0, *(1 + others.index(arm) for arm in here)]
-            tables.append(_of_cell(part, [reference, *here], draws.draws[:, place, at], level))
+            found = areas.over(here, [cell])
+            tables.append(_of_cell(part, [reference, *here], draws.draws[:, place, at],
+                                   (found.values[0, 0], found.draws[0, 0]), level))
     if not any(len(table) for table in tables):
         raise ValueError(f"{reference!r} and the other arms have no cell in common among "
                          f"{', '.join(cells)}: score both on the same samples")
@@ -160,18 +170,22 @@ def discrimination_or_threshold(
 
 
 def _of_cell(
-    part: pd.DataFrame, names: Sequence[str], draws: FloatArray, level: float
+    part: pd.DataFrame, names: Sequence[str], draws: FloatArray,
+    areas: tuple[FloatArray, FloatArray], level: float,
 ) -> pd.DataFrame:
-    """Changes in one cell; `draws` (metrics, names, resamples), the reference first."""
+    """Changes in one cell.
+
+    `draws` is (metrics, names, resamples), the reference first; `areas` holds the changes of AUROC
+    of the others, and in every resample.
+    """
     found = decompose(part).monitors.set_index("name").loc[list(names)]
     classes = part.drop_duplicates("sample_id")["label"]
     n_bad, n_benign = int((classes == 1).sum()), int((classes == 0).sum())
     point = (found["d_prime"].to_numpy(), found["criterion"].to_numpy())
-    # The correction needs counts; with whole pairs a resample has as many samples as the cell.
+    # The correction needs counts: those of the cell, though scenarios differ a little in size.
     drawn = detection(draws[0], draws[1], n_bad, n_benign)
-    area = found["auroc"].to_numpy()
-    values = _changes(point[0], point[1], area)
-    spread = _changes(drawn[0], drawn[1], draws[2])
+    values = _changes(point[0], point[1], areas[0])
+    spread = _changes(drawn[0], drawn[1], areas[1])
     metrics = tuple(values)
     others = list(names)[1:]
     long = intervals(Bootstrap(np.asarray(others, object), metrics,
@@ -191,7 +205,7 @@ def _of_cell(
 
 def _changes(d: FloatArray, c: FloatArray, area: FloatArray) -> dict[str, FloatArray]:
     """Changes of all arms but the first against the first, in arrays with arms along axis 0."""
-    found = {"auroc_change": area[1:] - area[:1]}
+    found = {"auroc_change": area}
     return found | split_change((d[:1], c[:1]), (d[1:], c[1:]))
 
 

@@ -1,8 +1,8 @@
 """Does what an arm learned reach the cells that it was not trained on?
 
 Every quantity is a mean over the cells of a group: those the arm has seen, the SG cells it has not,
-the other cells it has not. Intervals are percentiles over resampled pairs, drawn within each cell
-and shared by all arms. They speak of other test pairs, not of another training run: see
+the other cells it has not. Intervals are percentiles over resampled scenarios, drawn within each
+cell and shared by all arms. They speak of other test scenarios, not of another training run: see
 :mod:`monitorlab.finetuning.learning` for that.
 """
 
@@ -15,10 +15,12 @@ import pandas as pd
 
 from monitorlab.evaluation.bootstrap import differences, intervals
 from monitorlab.evaluation.comparisons import ERRORS, compare_all, holm
+from monitorlab.evaluation.panel import SCENARIO
 from monitorlab.finetuning.cell_draws import (
     METRICS,
     RESAMPLES,
     cell_draws,
+    cell_gaps,
     split_rows,
     standard_errors,
 )
@@ -40,7 +42,7 @@ def transfer(
     groups: Sequence[str] = GROUPS,
     *,
     split: str = "test",
-    unit: str = "pair",
+    unit: str = SCENARIO,
     level: float = 0.95,
 ) -> pd.DataFrame:
     """Means of every arm over the cells it has and has not seen.
@@ -52,15 +54,15 @@ def transfer(
     seen : mapping of str to collection of str
         Arm to the cells with a component in its training data. Its order is that of the rows.
     rng : Generator
-        Draws the pairs; the same state draws the same pairs in `transfer_differences`.
+        Draws the units; the same state draws the same ones in `transfer_differences`.
     resamples : int
         At least 1.
     groups : sequence of str
         Some of ``seen``, ``unseen SG``, ``unseen other``, ``all cells``.
     split : str
         ``test``, or ``dev`` for choices.
-    unit : {"pair", "scenario"}
-        What is drawn.
+    unit : {"scenario", "pair"}
+        What is drawn whole.
     level : float
         Confidence, in (0, 1).
 
@@ -72,7 +74,7 @@ def transfer(
         ``low``, ``high``, ``se`` (standard deviation over resamples) and ``unscored`` (samples
         without a score, which AUROC leaves out). No row for a group without cells (``seen`` of an
         untrained arm), NaN where the arm has no value in one of them. An interval of a rate of
-        exactly 0 or 1 has no width: see Wilson's limits in `matrix`.
+        exactly 0 or 1 has no width: see the limits in `matrix`.
 
     Raises
     ------
@@ -99,13 +101,13 @@ def transfer_differences(
     *,
     reference: str = ALL_COMPONENTS,
     split: str = "test",
-    unit: str = "pair",
+    unit: str = SCENARIO,
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """Differences to a reference arm, on the same resampled pairs and the same cells.
+    """Differences to a reference arm, on the same resamples, the same cells and samples.
 
     The cells are those of the *arm's* group, for both: on ``seen`` the reference is measured on
-    what the arm has seen.
+    what the arm has seen. The samples are those that both answered.
 
     Parameters
     ----------
@@ -120,7 +122,9 @@ def transfer_differences(
         One row per other arm, group and metric: ``arm``, ``group``, ``metric``, ``cells``,
         ``difference`` (arm minus reference; for ``mr`` and ``far`` below 0 is better), ``low``,
         ``high`` (not corrected for the number of arms), ``p`` (bootstrap, two-sided, at least
-        2 / (resamples + 1)), ``p_holm`` (adjusted over the arms within a group and metric).
+        2 / (resamples + 1)), ``p_holm`` (adjusted over the arms within a group and metric); ``n``,
+        ``left_out``, ``why``, ``difference_worst``, ``p_worst``: what failed verdicts leave out,
+        and what they allow, as in :func:`monitorlab.evaluation.bootstrap.differences`.
 
     Raises
     ------
@@ -129,19 +133,20 @@ def transfer_differences(
     """
     check_reference(seen, reference)
     rows = split_rows(judged, list(seen), split)
-    draws = cell_draws(rows, list(seen), rng, resamples, unit=unit)
+    gaps = cell_gaps(rows, [arm for arm in seen if arm != reference], reference, rng, resamples,
+                     unit=unit)
     tables = []
     for group, cells, arms in units_of(seen, groups):
         others = [arm for arm in arms if arm != reference]
         if not others:
             continue
-        # The reference stands last, so it is `second` in every pair with it.
-        table = differences(draws.over([*others, reference], cells), level)
-        table = table[table["second"] == reference].rename(columns={"first": "arm"})
+        table = differences(gaps.over(others, cells), level).rename(columns={"first": "arm"})
         tables.append(table.assign(group=group, cells=", ".join(cells)))
     found = _sorted(tables, seen, groups, "metric", METRICS)
     columns = ["arm", "group", "metric", "cells", "difference", "low", "high", "p"]
-    return found[columns].assign(p_holm=_holm_within(found, ["group", "metric"]))
+    failures = ["n", "left_out", "why", "difference_worst", "p_worst"]
+    return found[columns].assign(p_holm=_holm_within(found, ["group", "metric"]),
+                                 **{name: found[name] for name in failures})
 
 
 def transfer_tests(
@@ -151,21 +156,24 @@ def transfer_tests(
     *,
     reference: str = ALL_COMPONENTS,
     split: str = "test",
+    unit: str = SCENARIO,
 ) -> pd.DataFrame:
-    """Exact McNemar tests of every arm against a reference, for each kind of error.
+    """Exact tests of every arm against a reference, for each kind of error.
 
-    Parameters as in `transfer_differences`. Tests pool the samples of the cells, so a large cell
-    weighs more than in the means of `transfer`.
+    Signs of whole scenarios are flipped, as in
+    :func:`monitorlab.evaluation.comparisons.compare_all`; McNemar's test, which assumes independent
+    samples, stands beside it. Parameters as in `transfer_differences`. Tests pool the samples of
+    the cells, so a large cell weighs more than in the means of `transfer`.
 
     Returns
     -------
     DataFrame
         One row per other arm, group and error (``miss``, ``false_alarm``, ``wrong``): ``arm``,
         ``group``, ``error``, ``cells``, ``n`` (samples with a parsed verdict of both),
-        ``left_out``, ``difference`` of the error rates (arm minus reference) with Newcombe's
-        ``low``, ``high``, ``arm_only``, ``reference_only`` (samples on which only that one errs),
-        ``p``, ``p_holm`` (over the arms within a group and kind of error), ``p_worst`` (p if
-        every failed verdict spoke against the seeming winner).
+        ``left_out``, ``difference`` of the error rates (arm minus reference) with ``low``,
+        ``high``, ``arm_only``, ``reference_only`` (samples on which only that one errs), ``p``,
+        ``p_holm`` (over the arms within a group and kind of error), ``p_mcnemar``, ``p_worst``
+        (p if every failed verdict spoke against the seeming winner).
     """
     check_reference(seen, reference)
     rows = split_rows(judged, list(seen), split)
@@ -174,12 +182,12 @@ def transfer_tests(
         if set(arms) == {reference}:
             continue
         part = rows[rows["name"].isin([*arms, reference]) & rows["cell"].isin(cells)]
-        table = _toward(compare_all(part), reference)
+        table = _toward(compare_all(part, unit=unit), reference)
         tables.append(table.assign(group=group, cells=", ".join(cells)))
     found = _sorted(tables, seen, groups, "error", ERRORS)
     found["p_holm"] = _holm_within(found, ["group", "error"])
     return found[["arm", "group", "error", "cells", "n", "left_out", "difference", "low", "high",
-                  "arm_only", "reference_only", "p", "p_holm", "p_worst"]]
+                  "arm_only", "reference_only", "p", "p_holm", "p_mcnemar", "p_worst"]]
 
 
 def _toward(compared: pd.DataFrame, reference: str) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Monitors made of monitors: a program before a model, a cheap one before a dear one, a vote.
+"""Monitors made of monitors: a program before a model, a cheap one before a dear one.
 
 Seconds, tokens and costs of all that were asked add up; parts that do not know theirs add nothing.
 """
@@ -18,7 +18,7 @@ from monitorlab.monitors.monitor import (
     Sample,
     chunks,
 )
-from monitorlab.monitors.verdicts import ERROR, PARSED, UNPARSED, Verdict, failure
+from monitorlab.monitors.verdicts import ERROR, PARSED, Verdict, failure
 
 UNIT = 64
 TRUST = ("alarms", "all")
@@ -154,87 +154,9 @@ class Cascade:
         return verdict.score is None or self.low <= verdict.score <= self.high
 
 
-@dataclass(frozen=True)
-class Vote:
-    """The majority of several monitors; a tie is misbehavior, so that doubt is looked into.
-
-    Refused, unreadable and truncated votes are left out, and all of them together are "unparsed".
-    A vote that failed with an error makes the whole an error, so that it is asked again. The score
-    is the mean of the votes' scores, or the share of alarms where a vote has no score; it orders
-    responses and may lie on the other side of one half than the majority.
-
-    Attributes
-    ----------
-    monitors : tuple of Monitor
-        Two or more, with different names or prompts.
-    name : str
-        How the tables call it; made of the names if empty.
-
-    Raises
-    ------
-    MonitorError
-        If there are fewer than two monitors.
-    """
-
-    monitors: tuple[Monitor, ...]
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "monitors", tuple(self.monitors))
-        if len(self.monitors) < 2:
-            raise MonitorError(f"a vote needs two monitors, found {len(self.monitors)}")
-        if not self.name:
-            names = ", ".join(monitor.name for monitor in self.monitors)
-            object.__setattr__(self, "name", f"vote of {names}")
-
-    @property
-    def prompt(self) -> str:
-        """Prompts of all."""
-        return _prompts(*self.monitors)
-
-    @property
-    def workers(self) -> int:
-        """The largest number of all."""
-        return max(monitor.workers for monitor in self.monitors)
-
-    def settings(self) -> dict[str, Any]:
-        """Settings of all."""
-        return {"kind": "vote", "monitors": [dict(monitor.settings()) for monitor in self.monitors]}
-
-    def units(self, samples: Sequence[Sample]) -> list[list[int]]:
-        """Chunks of 64, or single samples if a part works on single samples."""
-        return _units(samples, *self.monitors)
-
-    def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
-        """Ask every monitor about every sample."""
-        ballots = [_ask(monitor, samples, draw) for monitor in self.monitors]
-        return [self._count(votes) for votes in zip(*ballots, strict=True)]
-
-    def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
-        """Return the verdict: the replies of the votes are not kept."""
-        return verdict
-
-    def _count(self, votes: Sequence[Verdict]) -> Verdict:
-        told = " | ".join(
-            f"{monitor.name}: {_word(vote)}"
-            for monitor, vote in zip(self.monitors, votes, strict=True)
-        )
-        parsed = [vote for vote in votes if vote.status == PARSED]
-        if any(vote.status == ERROR for vote in votes):
-            return _summed(failure(ERROR, told), votes)
-        if not parsed:
-            return _summed(failure(UNPARSED, told), votes)
-        alarms = sum(bool(vote.verdict) for vote in parsed) / len(parsed)
-        scores = [vote.score for vote in parsed if vote.score is not None]
-        score = sum(scores) / len(scores) if len(scores) == len(parsed) else alarms
-        return _summed(Verdict(PARSED, alarms >= 0.5, min(1.0, score), told), votes)
-
-
-def _word(vote: Verdict) -> str:
-    if vote.status != PARSED:
-        return vote.status
-    score = "" if vote.score is None else f" ({vote.score:.2f})"
-    return ("misbehavior" if vote.verdict else "benign") + score
+def _word(verdict: Verdict) -> str:
+    score = "" if verdict.score is None else f" ({verdict.score:.2f})"
+    return ("misbehavior" if verdict.verdict else "benign") + score
 
 
 def _in_turn(

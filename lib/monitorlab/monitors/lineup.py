@@ -20,16 +20,12 @@ from monitorlab.monitors.combined import Hybrid
 from monitorlab.monitors.embeddings import load_encoder
 from monitorlab.monitors.encoder import EncoderMonitor
 from monitorlab.monitors.learned import WordMonitor
-from monitorlab.monitors.metamorphic import TRANSFORMATIONS, flip_rates, transformed
 from monitorlab.monitors.monitor import Monitor, MonitorError, Sample
 from monitorlab.monitors.prefix_tree import common_prefix
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.rules import Coin, Constant, CueFollower, Keywords
-from monitorlab.monitors.scoring import score
-from monitorlab.monitors.store import VerdictStore
 
 SMALL = "small stand-in LM"
-PROBED = ("keywords", "TF-IDF", SMALL)  # monitors whose verdicts on changed samples are compared
 REPLY_TOKENS = 24  # room for the JSON that the small model has learned to write
 
 
@@ -142,42 +138,3 @@ def small_model(folder: Path, prompts: Mapping[str, Prompt]) -> SmallModel:
             for prompt in prompts.values()
         ),
     )
-
-
-def flip_table(
-    monitors: Sequence[Monitor],
-    samples: Sequence[Sample],
-    store: VerdictStore | None = None,
-    orders: Mapping[str, Prompt] | None = None,
-) -> pd.DataFrame:
-    """How often changes without meaning flip the verdicts of monitors.
-
-    Parameters
-    ----------
-    monitors : sequence of Monitor
-    samples : sequence of Sample
-        Judged unchanged, and once per transformation.
-    store : VerdictStore, optional
-        As in :func:`monitorlab.monitors.scoring.score`.
-    orders : mapping of str to Prompt, optional
-        Changes of the prompt, for monitors that have `with_prompt`.
-
-    Returns
-    -------
-    DataFrame
-        ``name`` and the columns of :func:`monitorlab.monitors.metamorphic.flip_rates`.
-    """
-    tables = []
-    for monitor in monitors:
-        base = score(monitor, samples, store)
-        changed = {
-            name: score(monitor, transformed(samples, name), store) for name in TRANSFORMATIONS
-        }
-        if orders and isinstance(monitor, LogitMonitor):
-            changed |= {
-                name: score(monitor.with_prompt(prompt), samples, store)
-                for name, prompt in orders.items()
-            }
-        prompt = "" if monitor.prompt == "none" else f", {monitor.prompt}"
-        tables.append(flip_rates(base, changed).assign(name=f"{monitor.name}{prompt}"))
-    return pd.concat(tables, ignore_index=True)

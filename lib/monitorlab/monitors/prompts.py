@@ -11,7 +11,7 @@ import hashlib
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -116,30 +116,6 @@ class Prompt:
         }
         user = _SLOT.sub(lambda slot: framed.get(slot[1], slot[0]), self.user)
         return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
-
-    def with_criteria_order(self, order: Sequence[int]) -> Prompt:
-        """Return the prompt with its criteria in another order, and named after it.
-
-        Parameters
-        ----------
-        order : sequence of int
-            Positions from 0, each once: ``(2, 0, 1)`` puts the last criterion first.
-
-        Raises
-        ------
-        MonitorError
-            If `order` is not a permutation of the positions.
-        """
-        positions = list(range(len(self.criteria)))
-        if sorted(order) != positions:
-            raise MonitorError(
-                f"order of criteria {list(order)!r}: expected each of {positions} once"
-            )
-        if list(order) == positions:
-            return self
-        label = "-".join(str(position + 1) for position in order)
-        return replace(self, name=f"{self.name} (criteria {label})",
-                       criteria=tuple(self.criteria[position] for position in order))
 
 
 def load_prompt(name_or_path: str | Path) -> Prompt:

@@ -28,17 +28,9 @@ import pandas as pd
 
 from monitorlab.benchmark.real import transcripts
 from monitorlab.benchmark.real.records import Record, read_array
-from monitorlab.monitors.judgements import CONTRADICTION, NO_LABEL, read_judgement
+from monitorlab.monitors.judgements import read_judgement
 from monitorlab.monitors.monitor import MonitorError, Sample, chunks
-from monitorlab.monitors.verdicts import (
-    ERROR,
-    PARSED,
-    REFUSED,
-    TRUNCATED,
-    UNPARSED,
-    Verdict,
-    failure,
-)
+from monitorlab.monitors.verdicts import ERROR, Verdict, failure
 from monitorlab.pipeline.files import canonical_json
 from monitorlab.pipeline.schemas import check
 from monitorlab.pipeline.tables import VERDICTS
@@ -217,42 +209,6 @@ def _row(
 
 def _sha256(value: object) -> str:
     return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def reading_differences(
-    get: Callable[[str], Path], judges: Sequence[str] = JUDGES
-) -> pd.DataFrame:
-    """Compare how replies are read here with the publisher's own reading, over whole files.
-
-    Returns
-    -------
-    DataFrame
-        One row per judge and category: `n`, the counts of each status, `contradictions` (label
-        against score), `no_label` (the score decides), `other_verdict` and `other_score` (both
-        readings exist and differ), `only_file` and `only_here` (one of both found a verdict).
-    """
-    rows = [_differences(judge, category, list(recordings(get, judge, category)))
-            for judge in judges for category in CATEGORIES_JUDGED]
-    return pd.DataFrame(rows)
-
-
-def _differences(judge: str, category: str, calls: Sequence[Recording]) -> dict[str, object]:
-    both = [c for c in calls if c.verdict.verdict is not None and c.file_verdict is not None]
-    said = [c.verdict.evidence for c in calls]
-    known = [(c.verdict.verdict is not None, c.file_verdict is not None) for c in calls]
-    return {
-        "judge": judge,
-        "category": category,
-        "n": len(calls),
-        **{status: sum(c.verdict.status == status for c in calls)
-           for status in (PARSED, UNPARSED, REFUSED, TRUNCATED)},
-        "contradictions": sum(text.startswith(CONTRADICTION) for text in said),
-        "no_label": sum(text.startswith(NO_LABEL) for text in said),
-        "other_verdict": sum(c.verdict.verdict != c.file_verdict for c in both),
-        "other_score": sum(c.verdict.score != c.file_score for c in both),
-        "only_file": known.count((False, True)),
-        "only_here": known.count((True, False)),
-    }
 
 
 class RecordedMonitor:

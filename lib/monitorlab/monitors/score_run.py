@@ -27,7 +27,7 @@ from monitorlab.monitors.monitor import (
 )
 from monitorlab.monitors.scoring import PATIENCE, ScoringError, score
 from monitorlab.monitors.store import VerdictStore
-from monitorlab.monitors.verdict_files import ENDINGS, write_verdicts
+from monitorlab.monitors.verdict_files import ENDINGS, read_verdicts, write_verdicts
 from monitorlab.monitors.verdicts import ERROR, PARSED
 from monitorlab.pipeline.digests import digest_file
 from monitorlab.pipeline.files import pretty_json, write_file_atomic, write_text_atomic
@@ -271,7 +271,7 @@ def _check_replaced(
         raise MonitorError(f"{out} was changed after it was written: {way_out}")
     if earlier["samples"]["sha256"] != digest_file(request.samples):
         draws = range(max(request.draws, earlier["samples"]["draws"]))
-        lost = set(_read_hashes(out)) - {
+        lost = set(read_verdicts(out)["request_hash"]) - {
             request_key(earlier["settings"], sample, draw)
             for sample in samples_of(frame) for draw in draws
         }
@@ -309,17 +309,6 @@ def _differing(there: Mapping[str, Any], here: Mapping[str, Any], above: str = "
             shown = [text if len(text) <= 40 else f"{text[:16]}..." for text in words]
             found.append(f"{above}{name} {shown[0]} there, {shown[1]} here")
     return found if len(found) <= DIFFERENCES else [*found[:DIFFERENCES - 1], "and more"]
-
-
-def _read_hashes(path: Path) -> list[str]:
-    """Return the column of request hashes of a table that this module wrote."""
-    if path.suffix.lower() == ".parquet":
-        table = pq.read_table(path, columns=["request_hash"])
-        return [str(key) for key in table["request_hash"].to_pylist()]
-    if path.suffix.lower() == ".csv":
-        return list(pd.read_csv(path, usecols=["request_hash"], dtype=str)["request_hash"])
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [str(json.loads(line)["request_hash"]) for line in lines]
 
 
 def _known(monitor: Monitor, frame: pd.DataFrame, store: VerdictStore, draws: int) -> int:

@@ -8,6 +8,8 @@ probability ``1 - delta``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
@@ -105,9 +107,39 @@ def hoeffding_bentkus_p_value(count: ArrayLike, n: int, level: float) -> FloatAr
     arXiv 2607.02510, section 3.2 (UCB); Bates et al. (2021), proposition 3.
     """
     counts = _check_counts(count, n)
+    return _hoeffding_bentkus(counts / n, counts, n, level)
+
+
+def mean_loss_p_value(mean: ArrayLike, n: int, level: float) -> FloatArray:
+    """Hoeffding-Bentkus p-value of ``R > level`` from the mean of n losses in [0, 1].
+
+    Parameters
+    ----------
+    mean : array_like of float
+        Mean loss, in [0, 1]; the losses themselves need not be 0 or 1.
+    n : int
+        Losses, at least 1.
+    level : float
+        Level epsilon of the expected loss R, in (0, 1).
+
+    Returns
+    -------
+    ndarray
+        P-values in [0, 1], the shape of ``mean``; non-decreasing in it.
+    """
+    means = np.asarray(mean, dtype=np.float64)
+    if n < 1 or not ((means >= 0) & (means <= 1)).all():
+        raise ValueError(f"n is {n}, with mean losses from {means.min():g} to {means.max():g}, "
+                         "expected n of at least 1 and losses between 0 and 1.")
+    return _hoeffding_bentkus(means, np.ceil(n * means - 1e-9), n, level)
+
+
+def _hoeffding_bentkus(
+    rate: FloatArray, count: NDArray[Any], n: int, level: float
+) -> FloatArray:
     epsilon = check_level(level)
-    hoeffding = np.exp(-n * _relative_entropy(np.minimum(counts / n, epsilon), epsilon))
-    bentkus = np.e * stats.binom.cdf(counts, n, epsilon)
+    hoeffding = np.exp(-n * _relative_entropy(np.minimum(rate, epsilon), epsilon))
+    bentkus = np.e * stats.binom.cdf(count, n, epsilon)
     return np.asarray(np.minimum(np.minimum(hoeffding, bentkus), 1.0), dtype=np.float64)
 
 

@@ -187,7 +187,7 @@ class Evaluation:
     prompt_pairs : int
         Pairs of each cell that are asked with a second prompt.
     probe_pairs : int
-        Pairs of each cell for the slow looks: replies written out, changed samples.
+        Pairs of each cell whose replies are written out.
     real_pairs : int
         Pairs of each real source that are judged; 0 is all of them.
     resamples : int
