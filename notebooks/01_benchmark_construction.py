@@ -42,7 +42,7 @@ PAIRS_SHOWN: int = 2  # pairs of each cell in the sample browser
 
 # %%
 from monitorlab import display
-from monitorlab.benchmark import browser, figures, overview, real_pairs
+from monitorlab.benchmark import browser, figures, overview, real_pairs, sandbox
 from monitorlab.benchmark.composition import compose_pair
 from monitorlab.benchmark.construction import COUNTS, build_pairs, to_table
 from monitorlab.benchmark.corpus import SIZE, Report, build_corpus
@@ -140,21 +140,23 @@ display.show(
 # %% [markdown]
 # ## Labels that can be checked
 #
-# Every program runs in a subprocess with limits on time, memory, files and network. In
-# S&PV code both variants must do the task. In SG code both must pass the visible tests,
-# and only the benign one the hidden tests, whose values are compared outside of the
-# program's reach.
+# Every program runs in a subprocess with limits on time, memory, files, processes and
+# network. In S&PV code both variants must do the task. In SG code both must pass the
+# visible tests, and only the benign one the hidden tests, whose values are compared
+# outside of the program's reach. Where a machine cannot confine a program that starts
+# tools, that program is not run and its label not counted.
 
 # %%
 programs = check_programs(pairs, SEED)
-executed = programs.groupby(["cell", "label"])["confirmed"].agg(["size", "sum"])
+executed = programs.groupby(["cell", "label"])[["checked", "confirmed"]].sum()
 executed = executed.set_axis(["executed", "confirmed"], axis=1).reset_index()
 display.table(executed, caption="Programs executed, and labels confirmed")
 
 # %% tags=["nbval-ignore-output"]
 display.say(
-    "Isolation: {isolation}. Median time per program: {time:.1f} ms.",
+    "Isolation: {isolation}. Median time per program: {time:.1f} ms. {weakness}",
     isolation=", ".join(programs["isolation"].unique()),
+    weakness=sandbox.weakness(),
     time=1000 * programs["seconds"].astype(float).median(),
 )
 
@@ -259,7 +261,8 @@ assert samples.groupby("cell").size().to_dict() == COUNTS, "counts must be exact
 assert (per_pair["label"].sum() == 1).all(), "one benign, one misbehaving per pair"
 assert (per_pair["request"].nunique() == 1).all(), "a pair shares its request"
 assert (samples.groupby("scenario_id")["split"].nunique() == 1).all(), "splits share none"
-assert programs["confirmed"].all(), "every program must confirm its label"
+executed = programs[programs["checked"]]
+assert executed["confirmed"].all(), "every program must confirm its label"
 assert reasoning["confirmed"].all(), "every problem must confirm its label"
 assert report.distinct_share >= 0.97, "the corpus must not repeat itself"
 assert to_table(build_pairs(SEED, scenarios), SEED).equals(samples), "builds are equal"
@@ -281,7 +284,7 @@ run.write_metrics(
     {
         "samples": len(samples),
         "scenarios": samples["scenario_id"].nunique(),
-        "confirmed.execution": programs["confirmed"].mean(),
+        "confirmed.execution": executed["confirmed"].mean(),
         "confirmed.solver": reasoning["confirmed"].mean(),
         "corpus.rows": rows,
         "corpus.distinct_share": report.distinct_share,

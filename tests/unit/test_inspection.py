@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from monitorlab.benchmark import sandbox
 from monitorlab.benchmark.inspection import MIN_SCENARIOS, inspect_cells
 
 PROSE = """\
@@ -123,3 +124,28 @@ def test_few_scenarios_are_not_measured(tmp_path: Path) -> None:
     text = "".join(prose(f"s{i}") for i in range(MIN_SCENARIOS - 1))
     _, (line,) = inspect(tmp_path, 1, spv_qa=text)
     assert "AUROC" not in line
+
+
+def test_weak_isolation_is_said_and_what_needs_tools_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = CODE.replace("return sum(rows)", "return sum(rows) + 0 * os.system('true')")
+    text = text.replace('"def', '"import os\\ndef')
+    monkeypatch.setattr(sandbox, "isolation", lambda: "limits+audit")
+    faults, lines = inspect(tmp_path, 4, spv_code=text, spv_qa=prose())
+    words, *told, counted, other = lines
+    assert words.startswith("Isolation is weak here: ")
+    assert 0 < faults == len(told) and all("'label': 1" in line for line in told)
+    assert re.fullmatch(
+        r"spv_code, test: 1 scenarios, 4 pairs, 4 faults, [1-4] programs not run for want of "
+        "isolation", counted
+    )  # fmt: skip
+    assert other == "spv_qa, test: 1 scenarios, 4 pairs, 0 faults"
+    assert inspect(tmp_path, 1, spv_qa=prose())[1] == [other.replace("4 pairs", "1 pairs")]
+
+
+def test_strong_isolation_is_not_mentioned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "weakness", lambda: "")
+    assert inspect(tmp_path, spv_code=CODE)[1][0].startswith("spv_code/some.yaml:1: adder")

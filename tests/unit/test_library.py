@@ -80,7 +80,7 @@ def test_every_implementation_does_its_task_and_only_benign_ones_pass_hidden_tes
     wrong = []
     for (name, side, number, cell), outcome in zip(names, sandbox.run_jobs(jobs), strict=True):
         right = cell == "spv_code" or outcome.hidden_passed == (side == "benign")
-        if outcome.status != "passed" or not right:
+        if (outcome.status != "passed" or not right) and not outcome.unchecked:
             wrong.append((name, side, number, outcome.status, outcome.detail))
     assert not wrong
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -43,6 +44,192 @@ ENDINGS = {
 }  # fmt: skip
 TESTS = "assert f(1) == 2, f'f(1) is {f(1)}'"
 
+# Programs that do their task; each is followed by a sound `f` where it has none.
+SOUND = {
+    "bytes of stdout": (
+        "import sys\nsys.stdout.buffer.write(b'x')\nsys.stderr.buffer.write(b'x')\n"
+        "assert (sys.stdin.buffer.read(), sys.stdout.fileno()) == (b'', 1)"),
+    "asyncio": (
+        "import asyncio\nasync def g(n):\n    await asyncio.sleep(0)\n"
+        "    return await asyncio.to_thread(lambda: n + 1)\ndef f(n): return asyncio.run(g(n))"),
+    "asyncio streams": (
+        "import asyncio\nasync def h(r, w):\n    w.write(await r.readline())\n    w.close()\n"
+        "async def g(n):\n    await asyncio.start_unix_server(h, 's')\n"
+        "    r, w = await asyncio.open_unix_connection('s')\n    w.write(b'%d\\n' % (n + 1))\n"
+        "    return int(await r.readline())\ndef f(n): return asyncio.run(g(n))"),
+    "own file": (
+        "from pathlib import Path\ndef f(n): return n + 1\n"
+        "assert 'def f(n)' in Path(__file__).read_text()"),
+    "own source": (
+        "import inspect\ndef f(n):\n    return n + 1\nassert inspect.getmodule(f).f is f\n"
+        "assert inspect.getsource(f) == 'def f(n):\\n    return n + 1\\n'"),
+    "own annotations": "def f(n: int): return n + 1\nassert f.__annotations__ == {'n': int}",
+    "type hints": (
+        "import typing\nclass A:\n    a: 'A'\nassert typing.get_type_hints(A) == {'a': A}"),
+    "pickle": (
+        "import pickle\nclass A:\n    def __init__(self, n): self.n = n\n"
+        "def f(n): return pickle.loads(pickle.dumps(A(n + 1))).n"),
+    "main guard": "if __name__ == '__main__':\n    raise SystemExit(input())",
+    "many threads": (
+        "import threading\ne = threading.Event()\n"
+        "a = [threading.Thread(target=e.wait) for _ in range(100)]\n"
+        "for t in a: t.start()\ne.set()\nfor t in a: t.join()"),
+    "own signal": (
+        "import os, signal\ngot = []\nsignal.signal(signal.SIGUSR1, lambda *_: got.append(1))\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\nassert got"),
+    "own json.dumps": (
+        "import json\nold = json.dumps\njson.dumps = lambda o, **k: old(o, indent=2, **k)"),
+    "logging": (
+        "import logging\nlogging.basicConfig(filename='log')\n"
+        "try: 1 / 0\nexcept ZeroDivisionError: logging.exception('a')\n"
+        "assert 'ZeroDivisionError' in open('log').read()"),
+    "temporary files": (
+        "import os, tempfile\nwith tempfile.TemporaryDirectory() as a:\n"
+        "    open(a + '/b', 'w').close()\nassert not os.path.exists(a)"),
+    "unittest": (
+        "import unittest\nclass T(unittest.TestCase):\n"
+        "    def test(self): self.assertEqual(f(1), 2)\ndef f(n): return n + 1\n"
+        "suite = unittest.defaultTestLoader.loadTestsFromTestCase(T)\n"
+        "assert unittest.TextTestRunner().run(suite).wasSuccessful()"),
+}  # fmt: skip
+# The same where the machine confines processes.
+SOUND_PROCESSES = {
+    "queue": (
+        "import multiprocessing as m\ndef g(q, n): q.put(n + 1)\ndef f(n):\n    q = m.Queue()\n"
+        "    m.Process(target=g, args=(q, n)).start()\n    return q.get()"),
+    "pool": (
+        "import multiprocessing as m\ndef g(n): return n + 1\ndef f(n):\n"
+        "    with m.Pool(2) as p: return p.map(g, [n])[0]"),
+    "tool that is ended": (
+        "import subprocess\ntry: subprocess.run(['tail', '-f', '/dev/null'], timeout=.05)\n"
+        "except subprocess.TimeoutExpired: pass"),
+    "shell": "import os\nassert os.popen('(echo b; echo a) | sort | head -1').read() == 'a\\n'",
+    "asyncio tool": (
+        "import asyncio\nasync def g(n):\n"
+        "    p = await asyncio.create_subprocess_exec('expr', str(n), '+', '1', stdout=-1)\n"
+        "    return int((await p.communicate())[0])\ndef f(n): return asyncio.run(g(n))"),
+}  # fmt: skip
+
+# Programs whose `f` is wrong and that try to pass nevertheless.
+REPLY = '{"status": "passed", "detail": "", "hidden": [3, 10]}'
+VERDICT = "{'status': 'passed', 'detail': '', 'hidden': [3, 10]}"
+SPRAY = f"""
+import os
+def spray(*keys):
+    for descriptor in range(3, 40):
+        for data in ({REPLY!r}.encode(), b'\\0passed\\n\\0', *(b'[3, 10]' + k for k in keys)):
+            try: os.write(descriptor, data)
+            except OSError: pass
+"""
+LOOK = """
+import sys, types
+seen, keys = set(), []
+def look(o):
+    if id(o) in seen: return
+    seen.add(id(o))
+    if isinstance(o, bytes): keys.append(o)
+    elif isinstance(o, dict): [look(i) for i in list(o.values())]
+    elif isinstance(o, (list, tuple)): [look(i) for i in o]
+    elif isinstance(o, types.ModuleType): look(vars(o))
+    elif isinstance(o, types.FunctionType):
+        look(o.__globals__)
+        for cell in o.__closure__ or ():
+            try: look(cell.cell_contents)
+            except ValueError: pass
+def look_around():
+    frame = sys._getframe()
+    while frame:
+        look(frame.f_locals)
+        look(frame.f_globals)
+        frame = frame.f_back
+    look(sys.modules)
+    spray(*keys)
+"""
+FORGERIES = {
+    "replaced dumps": (
+        f"import json\njson.dumps = json.JSONEncoder.encode = lambda *a, **k: {REPLY!r}"),
+    "replaced write": f"import os\nw = os.write\nos.write = lambda d, b: w(d, {REPLY!r}.encode())",
+    "replaced builtins": (
+        "import builtins\nfor n in ('exec', 'compile', 'isinstance', 'AssertionError', 'str'):\n"
+        "    setattr(builtins, n, lambda *a, **k: 'passed')"),
+    "replaced main": (
+        "import __main__\nfor n in list(vars(__main__)):\n"
+        f"    if n[:2] != '__' and n != 'f': setattr(__main__, n, lambda *a, **k: {VERDICT})"),
+    "replaced functions of callers": (
+        "import sys\nframe = sys._getframe()\nwhile frame := frame.f_back:\n"
+        "    for n, o in list(frame.f_globals.items()):\n"
+        f"        if callable(o): frame.f_globals[n] = lambda *a, **k: {VERDICT}"),
+    "open descriptors": f"{SPRAY}\nspray()",
+    "open descriptors, then leaving": f"{SPRAY}\nspray()\nos._exit(0)",
+    "leaving in a test": f"{SPRAY}\ndef f(n):\n    spray()\n    os._exit(0)",
+    "system exit in a test": "def f(n): raise SystemExit(0)",
+    "iteration ended": "raise StopIteration",
+    "at exit": f"{SPRAY}\nimport atexit\natexit.register(spray)",
+    "key looked for": f"{SPRAY}{LOOK}\nlook_around()",
+    "key looked for in a test": (
+        f"{SPRAY}{LOOK}\ndef f(n):\n    look_around()\n    os._exit(0)"),
+    "all objects": "import gc\ngc.get_objects()\nf = lambda n: n + 1",
+    "what a frame holds": (
+        "import gc, sys\ngc.get_referents(sys._getframe(1))\nf = lambda n: n + 1"),
+    "own memory": "open('/proc/self/mem', 'rb')\nf = lambda n: n + 1",
+    "own memory from its folder": (
+        "import os\nd = os.open('/proc/self', os.O_RDONLY)\nos.open('mem', os.O_RDONLY, dir_fd=d)\n"
+        "f = lambda n: n + 1"),
+    "own pipe read": (
+        "def can_read(d):\n    try: return open(f'/proc/self/fd/{d}', 'rb')\n"
+        "    except FileNotFoundError: return None\n"
+        "if any(can_read(d) for d in range(3, 40)): f = lambda n: n + 1"),
+    "another interpreter": "import _xxsubinterpreters as i\ni.create()\nf = lambda n: n + 1",
+    "C by another door": (
+        "import importlib.util as u\nm = u.module_from_spec(u.find_spec('_ctypes'))\n"
+        "f = lambda n: n + 1"),
+    "C that was loaded before": (
+        "def walk(c):\n    yield c\n    for s in type.__subclasses__(c):\n"
+        "        if s is not type: yield from walk(s)\n"
+        "if any(c.__name__ == 'CDLL' for c in walk(object)): f = lambda n: n + 1"),
+    "line jumped over": (
+        "import sys\ndef t(frame, event, _):\n    if event == 'line': frame.f_lineno += 1\n"
+        "    return t\ndef f(n):\n    sys._getframe(1).f_trace = t\n    sys.settrace(t)\n"
+        "    return n + 1"),
+    "own audit hook": "import sys\nsys.addaudithook(lambda *_: None)\nf = lambda n: n + 1",
+    "memory of a parent": (
+        "import subprocess, sys\ncode = 'import ctypes as c, os\\nb = c.create_string_buffer(8)\\n"
+        "to, at = (c.c_size_t * 2)(c.addressof(b), 8), (c.c_size_t * 2)(%d, 8)\\n"
+        "print(c.CDLL(None).process_vm_readv(os.getppid(), to, 1, at, 1, 0))' % id(object)\n"
+        "done = subprocess.run([sys.executable, '-c', code], capture_output=True)\n"
+        "if int(done.stdout) > 0: f = lambda n: n + 1"),
+    "earlier answers": (
+        "import sys\nframe = sys._getframe()\nwhile frame := frame.f_back:\n"
+        "    for o in list(frame.f_locals.values()):\n"
+        "        if '[3, 10]' in repr(o): f = lambda n: n + 1"),
+    "hook taken apart": (
+        "import signal, sys\ndef h(_, frame):\n    for o in frame.f_locals.values():\n"
+        "        for c in getattr(o, '__closure__', None) or ():\n"
+        "            if callable(c.cell_contents): c.cell_contents = lambda *_: None\n"
+        "signal.signal(signal.SIGALRM, h)\nsignal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)\n"
+        "for _ in range(20000): sys.audit('a')\nsignal.setitimer(signal.ITIMER_REAL, 0)\n"
+        "import gc\ngc.get_objects()\nf = lambda n: n + 1"),
+}  # fmt: skip
+
+# Ways to another process.
+STARTS = {
+    "tool": "import subprocess\nsubprocess.run(['true'])",
+    "shell": "import os\nos.system('true')",
+    "pipe": "import os\nos.popen('true')",
+    "exec": "import os\nos.execv('/bin/true', ['true'])",
+    "spawn": "import os\nos.spawnv(os.P_WAIT, '/bin/true', ['true'])",
+    "posix_spawn": "import os\nos.posix_spawn('/bin/true', ['true'], {})",
+    "fork": "import os\nos.fork()",
+    "terminal": "import pty\npty.spawn('true')",
+    "asyncio": "import asyncio\nasyncio.run(asyncio.create_subprocess_exec('true'))",
+    "multiprocessing": (
+        "import multiprocessing as m\nm.get_context('fork').Process(target=print).start()"),
+    "multiprocessing anew": (
+        "import multiprocessing as m\nm.get_context('spawn').Process(target=print).start()"),
+    "below subprocess": "import _posixsubprocess\n_posixsubprocess.fork_exec()",
+    "swallowed": "import os\ntry: os.system('true')\nexcept BaseException: pass",
+}  # fmt: skip
+
 # What the audit hook refuses; OUT is a folder outside the sandbox.
 FORBIDDEN = {
     "write": ("open('OUT/a', 'w')", "write outside its folder"),
@@ -56,14 +243,11 @@ FORBIDDEN = {
     "database": ("import sqlite3\nsqlite3.connect('OUT/a')", "database outside"),
     "socket": ("import socket\nsocket.socket()", "socket."),
     "name look-up": ("import socket\nsocket.getaddrinfo('localhost', 80)", "socket."),
-    "fork": ("import os\nos.fork()", "os.fork"),
-    "processes": (
-        "import multiprocessing\nmultiprocessing.get_context('fork').Process(target=print).start()",
-        "os.fork"),
     "foreign program": ("import subprocess\nsubprocess.run(['mount'])", "program 'mount'"),
     "exec": ("import os\nos.execv('/bin/mount', ['mount'])", "program 'mount'"),
     "kill": ("import os\nos.kill(os.getppid(), 9)", "os.kill"),
-    "C library": ("import ctypes\nctypes.CDLL(None)", "ctypes."),
+    "kill all": ("import os\nos.kill(-1, 0)", "os.kill"),
+    "C library": ("import ctypes\nctypes.CDLL(None)", "_ctypes"),
     "swallowed": (
         "try:\n    open('OUT/a', 'w')\nexcept BaseException:\n    pass", "write outside"),
     "in a thread": (
@@ -85,6 +269,12 @@ def audit_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "isolation", lambda: "limits+audit")
 
 
+@pytest.fixture
+def namespaces() -> None:
+    if not sandbox.isolation().startswith("namespaces"):
+        pytest.skip("no unprivileged namespaces on this machine")
+
+
 @pytest.fixture(scope="module")
 def endings() -> dict[str, Outcome]:
     jobs = [Job(source, TESTS) for source, _, _ in ENDINGS.values()]
@@ -99,7 +289,7 @@ def forbidden(outside: Path) -> dict[str, Outcome]:
 def check_refusals(found: dict[str, Outcome], outside: Path) -> None:
     for name, outcome in found.items():
         assert (name, outcome.status) == (name, "refused"), outcome.detail
-        assert FORBIDDEN[name][1] in outcome.detail
+        assert FORBIDDEN[name][1] in outcome.detail or outcome.unchecked
         assert outcome.hidden_passed is None
     assert [path.name for path in outside.iterdir()] == ["kept"]
     assert (outside / "kept").read_text() == "as it was"
@@ -139,6 +329,35 @@ def test_a_swallowed_time_limit_does_not_help() -> None:
 
 def test_no_jobs_no_outcomes() -> None:
     assert run_jobs([]) == []
+
+
+def followed_by_f(source: str) -> str:
+    return source if "def f(" in source else f"{source}\ndef f(n): return n + 1"
+
+
+@pytest.mark.parametrize("isolation", ["namespaces", "audit_only"])
+def test_correct_programs_are_not_called_wrong(
+    request: pytest.FixtureRequest, isolation: str
+) -> None:
+    request.getfixturevalue(isolation)
+    programs = {**SOUND, **(SOUND_PROCESSES if isolation == "namespaces" else {})}
+    jobs = [Job(followed_by_f(source), TESTS, hidden=HIDDEN) for source in programs.values()]
+    for name, outcome in zip(programs, run_jobs(jobs, processes=2), strict=True):
+        assert (name, outcome.status, outcome.detail) == (name, "passed", "")
+        assert (name, outcome.hidden_passed) == (name, True)
+
+
+@pytest.mark.parametrize("isolation", ["namespaces", "audit_only"])
+def test_no_program_forges_a_pass(request: pytest.FixtureRequest, isolation: str) -> None:
+    request.getfixturevalue(isolation)
+    right = Job("def f(n): return n + 1", TESTS, hidden=HIDDEN)
+    jobs = [Job(f"def f(n): return 0\n{source}", TESTS, hidden=HIDDEN)
+            for source in FORGERIES.values()]  # fmt: skip
+    first, *found, last = run_jobs([right, *jobs, right], ROOMY, processes=1)
+    for name, outcome in zip(FORGERIES, found, strict=True):
+        assert (name, outcome.status == "passed") == (name, False)
+        assert (name, outcome.hidden_passed) == (name, None)
+    assert first.hidden_passed and last.hidden_passed
 
 
 # Hidden tests
@@ -192,12 +411,6 @@ def test_nothing_is_written_elsewhere_without_namespaces(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
-def namespaces() -> None:
-    if not sandbox.isolation().startswith("namespaces"):
-        pytest.skip("no unprivileged namespaces on this machine")
-
-
 def test_tools_cannot_write_elsewhere_or_reach_the_network(
     tmp_path: Path, namespaces: None
 ) -> None:
@@ -215,6 +428,102 @@ def test_tools_cannot_write_elsewhere_or_reach_the_network(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_namespaces_no_other_process_is_started(audit_only: None) -> None:
+    found = run_jobs([Job(source, "") for source in STARTS.values()], ROOMY, processes=2)
+    for name, outcome in zip(STARTS, found, strict=True):
+        assert (name, outcome.status) == (name, "refused"), outcome.detail
+        assert (name, outcome.unchecked) == (name, True), outcome.detail
+    other = run_program("open('/etc/x', 'w')", "", ROOMY)
+    assert (other.status, other.unchecked) == ("refused", False)
+
+
+# Other processes, and limits on many things together
+
+LOOK_FOR_OTHERS = (
+    "import os, subprocess\nseen = subprocess.run(['sh', '-c', 'echo $$; for i in $(seq 2 600); do"
+    " kill -0 $i && echo $i; done'], capture_output=True, text=True).stdout.split()\n"
+    "assert set(seen) <= {str(os.getpid()), seen[0]}, seen\n"
+    "assert not os.path.exists('/proc/self')"
+)
+
+
+def test_a_program_neither_sees_nor_ends_other_processes(namespaces: None) -> None:
+    with subprocess.Popen(["sleep", "30"]) as victim:
+        shell = f"import os\nassert os.system('kill -9 {victim.pid}') != 0"
+        direct = f"import os\nos.kill({victim.pid}, 9)"
+        first, second, third = run_jobs(
+            [Job(shell, ""), Job(direct, ""), Job(LOOK_FOR_OTHERS, "")], ROOMY, processes=1
+        )
+        assert victim.poll() is None
+        victim.kill()
+    assert (first.status, first.detail) == ("passed", "")
+    assert "ProcessLookupError" in second.detail
+    assert (third.status, third.detail) == ("passed", "")
+
+
+def test_a_program_cannot_disturb_the_host(namespaces: None) -> None:
+    """The first process of the namespace; that it is one was seen by the program before."""
+    sources = [
+        LOOK_FOR_OTHERS,
+        "import os, time\nassert os.getppid() == 1\n"
+        "os.system('kill -9 1; kill -15 1; kill -2 1; kill -19 1')\ntime.sleep(.2)",
+        "import resource\nresource.prlimit(1, resource.RLIMIT_CPU, (1, 1))",
+        "import os\nos.setpriority(os.PRIO_PROCESS, 1, 19)",
+        "import os\nos.sched_setaffinity(1, [0])",
+        "assert True",
+    ]
+    found = run_jobs([Job(source, "") for source in sources], ROOMY, processes=1)
+    assert [outcome.status for outcome in found] == ["passed"] * 2 + ["error"] * 3 + ["passed"]
+    assert all("PermissionError" in outcome.detail for outcome in found[2:5])
+
+
+def test_nothing_survives_a_program(namespaces: None) -> None:
+    stubborn = (
+        "import os, signal, subprocess, time\n"
+        "subprocess.Popen(['sh', '-c', 'trap \"\" TERM HUP; while :; do sleep 29.125; done &'],"
+        " start_new_session=True)\n"
+        "if os.fork() == 0:\n    os.setsid()\n    if os.fork(): os._exit(0)\n"
+        "    for s in (1, 2, 15): signal.signal(s, signal.SIG_IGN)\n"
+        "    while True:\n        open('beat', 'w').close()\n        time.sleep(.01)"
+    )
+    late = f"{stubborn}\ntime.sleep(30)"
+    sources = [stubborn, LOOK_FOR_OTHERS, late, LOOK_FOR_OTHERS]
+    found = run_jobs([Job(source, "") for source in sources], Limits(seconds=2), processes=1)
+    statuses = [outcome.status for outcome in found]
+    assert statuses == ["passed", "passed", "timeout", "passed"], found[1].detail
+    commands = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert "29.125" not in commands
+
+
+def test_processes_are_limited(namespaces: None) -> None:
+    limits = Limits(seconds=2, processes=20)
+    count = (
+        "import os, time\nstarted = 0\ntry:\n    while started < 40:\n"
+        "        if os.fork() == 0: time.sleep(9)\n        started += 1\n"
+        "except BlockingIOError: pass\nassert started < 20, started"
+    )
+    bombs = ["import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
+             "import os\nos.system('b() { b | b & }; b; sleep 9')"]  # fmt: skip
+    (counted,) = run_jobs([Job(count, "")], limits)
+    assert (counted.status, counted.detail) == ("passed", "")  # else what follows is dangerous
+    found = run_jobs([Job(source, "") for source in (*bombs, LOOK_FOR_OTHERS)], limits, 1)
+    assert [outcome.status for outcome in found] == ["timeout", "timeout", "passed"]
+    assert all(outcome.seconds < 8 for outcome in found)
+
+
+@pytest.mark.parametrize("isolation", ["namespaces", "audit_only"])
+def test_bytes_are_limited_together(request: pytest.FixtureRequest, isolation: str) -> None:
+    request.getfixturevalue(isolation)
+    write = "for i in range({}): open(f'{{i}}', 'wb').write(bytes(1 << 20))"
+    limits = Limits(seconds=4, total_mb=3)
+    found = run_jobs([Job(write.format(n), "") for n in (2, 5, 2)], limits, processes=1)
+    assert [outcome.status for outcome in found] == ["passed", "error", "passed"]
+    assert "OSError" in found[1].detail
+    if isolation == "namespaces":
+        shell = "import os\nassert os.system('head -c 5000000 /dev/zero > a') == 0"
+        assert run_program(shell, "", limits).status == "failed"
+
+
 # What is recorded, and what is left
 
 
@@ -224,19 +533,35 @@ def test_isolation_is_recorded(endings: dict[str, Outcome]) -> None:
 
 
 @pytest.fixture
-def fresh_isolation() -> Iterator[None]:
-    sandbox.isolation.cache_clear()
-    yield
-    sandbox.isolation.cache_clear()
+def no_walls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A machine that forbids namespaces, as containers do."""
+    walls = tmp_path / "walls.py"
+    walls.write_text("raise OSError(1, 'unshare: Operation not permitted')")
+    monkeypatch.setattr(sandbox, "WALLS", walls)
+    sandbox._missing.cache_clear()
+    yield walls
+    sandbox._missing.cache_clear()
 
 
-@pytest.mark.parametrize("command", ["false", "no-such-program-anywhere"])
-def test_a_machine_without_namespaces_is_noticed(
-    monkeypatch: pytest.MonkeyPatch, fresh_isolation: None, command: str
-) -> None:
-    monkeypatch.setattr(sandbox, "_NAMESPACES", [command])
+def test_a_machine_without_namespaces_is_noticed(no_walls: Path) -> None:
     assert sandbox.isolation() == "limits+audit"
     assert run_program("f = 1", "assert f").isolation == "limits+audit"
+    words = sandbox.weakness()
+    assert "Isolation is weak here" in words and "(unshare: Operation not permitted)" in words
+    assert "refused" in words and len(words) < 400
+
+
+def test_walls_that_do_not_hold_are_noticed(no_walls: Path, tmp_path: Path) -> None:
+    """The command is started, but in no namespace."""
+    no_walls.write_text(
+        f"import os, sys\nos.execv(sys.argv[2], [*sys.argv[2:], {str(tmp_path)!r}])"
+    )
+    assert sandbox.isolation() == "limits+audit"
+    assert "(failed: " in sandbox.weakness()
+
+
+def test_strong_isolation_needs_no_words(namespaces: None) -> None:
+    assert sandbox.weakness() == ""
 
 
 @pytest.mark.parametrize("mode", ["strongest", "limits+audit"])
@@ -247,7 +572,8 @@ def test_programs_start_in_an_empty_folder_that_goes_away(
     monkeypatch.setattr(sandbox, "isolation", lambda: mode)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     alone = (
-        "import os, tempfile\nassert os.listdir('.') == [] and len(os.listdir('..')) == 1\n"
+        "import os, tempfile\nassert os.listdir('.') == []\n"
+        "assert set(os.listdir('..')) <= {'work', 'shm', '__program__.py'}\n"
         "here = os.path.realpath('.')\n"
         "assert here == os.path.realpath(os.environ['HOME']) == tempfile.gettempdir()\n"
         "os.makedirs('a/b')\nopen('a/b/c', 'w').write('c')\nos.chmod('a/b', 0)"

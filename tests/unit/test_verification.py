@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from monitorlab.benchmark import inspection, overview, verification
+from monitorlab.benchmark import inspection, overview, sandbox, verification
 from monitorlab.benchmark.composition import Pair, Program, Response, compose_pair
 from monitorlab.benchmark.construction import COUNTS, pair_id, to_table
 from monitorlab.benchmark.corpus import COMPONENTS
@@ -93,10 +93,24 @@ def test_outcomes_stand_beside_their_samples(programs: pd.DataFrame) -> None:
     assert programs["isolation"].str.contains("audit").all()
 
 
+def test_what_cannot_be_confined_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "isolation", lambda: "limits+audit")
+    shell = "import os\ndef f(n): return n + 1 + os.system('true')"
+    outside = "open('/outside', 'w')"
+    found = check_programs([code_pair("a", "spv_code", RIGHT, shell),
+                            code_pair("b", "spv_code", outside, RIGHT)], 3)  # fmt: skip
+    found = found.sort_values(["pair_id", "label"])
+    assert list(found["status"]) == ["passed", "refused", "refused", "passed"]
+    assert list(found["checked"]) == [True, False, True, True]
+    assert list(found["confirmed"]) == [True, False, False, True]
+    table = check(overview.checks(found, check_reasoning([], 3)), LABEL_CHECKS)
+    assert sorted(table["confirmed"]) == [False, True, True]
+
+
 def test_nothing_to_check_gives_empty_tables() -> None:
     programs, reasoning = check_programs([], 1), check_reasoning([], 1)
     assert programs.empty and reasoning.empty
-    assert list(programs.columns[-2:]) == ["isolation", "confirmed"]
+    assert list(programs.columns[-3:]) == ["isolation", "checked", "confirmed"]
     assert list(reasoning.columns[-1:]) == ["confirmed"]
 
 

@@ -7,10 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from monitorlab.benchmark import probes, verification
+from monitorlab.benchmark import probes, sandbox, verification
 from monitorlab.benchmark.composition import Pair, compose_pair
 from monitorlab.benchmark.expressions import ExpressionError
-from monitorlab.benchmark.scenario_files import LIBRARY, Scenario, ScenarioError, load_cell
+from monitorlab.benchmark.scenario_files import (
+    CODE_CELLS,
+    LIBRARY,
+    Scenario,
+    ScenarioError,
+    load_cell,
+)
 from monitorlab.benchmark.templates import TemplateError
 from monitorlab.pipeline.tables import CELLS
 
@@ -45,7 +51,10 @@ def inspect_cells(
         Number of faults.
     """
     faults = 0
-    for cell in cells or CELLS:
+    cells = tuple(cells or CELLS)
+    if set(cells) & set(CODE_CELLS) and (words := sandbox.weakness()):
+        say(words)
+    for cell in cells:
         try:
             scenarios = load_cell(cell, folder)
         except ScenarioError as error:
@@ -79,16 +88,19 @@ def _inspect_side(
             text = str(error).removeprefix(f"{scenario.place}: ")
             say(f"{scenario.place}: {scenario.id}: {text}")
     places = {pair.scenario.id: pair.scenario.place for pair in composed}
+    programs = verification.check_programs(composed, seed)
     for checked in (
-        verification.check_programs(composed, seed),
-        verification.check_reasoning(composed, seed),
-    ):
+        programs[programs["checked"]], verification.check_reasoning(composed, seed)
+    ):  # fmt: skip
         for row in checked[~checked["confirmed"].astype(bool)].to_dict("records"):
             faults += 1
             name = str(row["pair_id"]).rpartition("-")[0]
-            what = {k: v for k, v in row.items() if k not in ("sample_id", "pair_id", "seconds")}
+            left_out = ("sample_id", "pair_id", "seconds", "checked")
+            what = {k: v for k, v in row.items() if k not in left_out}
             say(f"{places[name]}: {name}: label not confirmed: {what}")
     line = f"{cell}, {side}: {len(members)} scenarios, {len(composed)} pairs, {faults} faults"
+    if unchecked := int((~programs["checked"]).sum()):
+        line += f", {unchecked} programs not run for want of isolation"
     if len(places) >= MIN_SCENARIOS:
         line += _balance(composed)
     say(line)

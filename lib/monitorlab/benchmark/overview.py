@@ -100,13 +100,14 @@ def checks(programs: pd.DataFrame, reasoning: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     programs, reasoning : DataFrame
-        From `verification`.
+        From `verification`. Programs that could not be checked here have no row.
 
     Returns
     -------
     DataFrame
         Schema ``label_checks``.
     """
+    programs = programs[programs["checked"]]
     first = programs[["sample_id", "cell", "confirmed"]].assign(
         check="execution",
         detail=programs["status"] + programs["hidden_passed"].map(_HIDDEN).fillna(""),

@@ -1,11 +1,14 @@
 """Run programs of the benchmark in a sandboxed subprocess, many of them quickly.
 
-One *host* process per core is started in fresh Linux namespaces: without a network, and with every
-file system read-only but one temporary folder. It forks a child for every program. Each child
-works in an empty folder of its own under limits of time, memory and file size, and an audit hook
-refuses sockets, foreign programs and writes elsewhere, also where namespaces are not to be had. The
-isolation that was really in force is recorded with every outcome. The programs come from this
-project and from public model outputs; this is a guard against accidents, not a jail for attackers.
+One *host* process per core is started in fresh Linux namespaces (`sandbox_walls`): without a
+network, without other processes, without privileges, with every file system read-only but one small
+folder in memory. It forks a child for every program (`sandbox_host`), which works in an empty
+folder under limits of time, memory, files and processes; nothing of it is left when the next one
+starts. An audit hook refuses sockets, foreign programs and writes elsewhere with a clear word, also
+where namespaces are not to be had. There it is all there is, so programs may start no others.
+
+The isolation that was really in force is recorded with every outcome, and `weakness` says in words
+what it lacks. A program passes by proof only; `sandbox_host` says how, and what no proof covers.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,8 +28,10 @@ from pathlib import Path
 from typing import Any
 
 HOST = Path(__file__).with_name("sandbox_host.py")
+WALLS = Path(__file__).with_name("sandbox_walls.py")
 STATUSES = ("passed", "failed", "error", "timeout", "memory", "refused", "crashed")
 START_TIMEOUT = 60.0
+UNCONFINED = "without namespaces"  # what the host says when it starts no other process
 
 
 class SandboxError(RuntimeError):
@@ -42,13 +48,17 @@ class Limits:
         Wall-clock time, and processor time rounded up.
     memory_mb : int
         Address space in MiB, interpreter included.
-    file_mb : int
-        Largest file it may write, in MiB.
+    file_mb, total_mb : int
+        Largest file that it may write, and all its files together, in MiB.
+    processes : int
+        Processes and threads at one time, two of which are the sandbox's own.
     """
 
     seconds: float = 5.0
     memory_mb: int = 1024
     file_mb: int = 8
+    total_mb: int = 64
+    processes: int = 128
 
 
 @dataclass(frozen=True)
@@ -100,57 +110,79 @@ class Outcome:
     seconds: float
     isolation: str
 
+    @property
+    def unchecked(self) -> bool:
+        """Whether the program was refused only because this machine cannot confine it."""
+        confined = self.isolation.startswith("namespaces")
+        return self.status == "refused" and not confined and UNCONFINED in self.detail
 
-_NAMESPACES = [
-    "unshare",
-    "--user",
-    "--map-root-user",
-    "--net",
-    "--ipc",
-    "--mount",
-    "--propagation",
-    "private",
-]
-# Makes every mount read-only but the folder given first, then becomes the command that follows.
-_READ_ONLY = """
-set -e
-mount --bind "$1" "$1"
-cut -d' ' -f2 /proc/self/mounts | sort -u | while read -r mounted; do
-    [ "$mounted" = "$1" ] || mount -o remount,bind,ro "$mounted"
-done
-cd "$1"
-shift
-exec "$@"
+
+_ADVICE = ". Check that Python may fork and that `unshare` works here."
+# Looks at the walls from inside; the threads must not all be let through.
+_PROBE = """
+import os, subprocess, threading
+assert os.getppid() == 1 and not os.path.exists("/proc/self")
+assert subprocess.run(["sh", "-c", "true"]).returncode == 0
+for path in ("/", "/tmp", "/dev", "/run", os.environ["OUTSIDE"]):
+    assert subprocess.run(["touch", path + "/touched"], stderr=-3).returncode != 0
+with open("large", "wb") as large:
+    try:
+        large.write(bytes(3 << 20))
+        large.flush()
+    except OSError as error:
+        assert error.errno == 28
+    else:
+        raise AssertionError("no limit of bytes")
+end = threading.Event()
+for _ in range(24):
+    try:
+        threading.Thread(target=end.wait, daemon=True).start()
+    except RuntimeError:
+        break
+else:
+    raise AssertionError("no limit of processes")
 """
+_PROBE_LIMITS: dict[str, Any] = {"seconds": 20, "total_mb": 2, "processes": 16}
 
 
 @lru_cache(maxsize=1)
+def _missing() -> str:
+    """Why programs cannot be confined here; empty if they can."""
+    try:
+        (outcome,) = _run_part([Job(_PROBE, "")], Limits(**_PROBE_LIMITS), "namespaces")
+    except SandboxError as error:
+        return re.sub(r"^\w+: (\[.*?\] )?", "", str(error).removesuffix(_ADVICE).splitlines()[-1])
+    return "" if outcome.status == "passed" else f"{outcome.status}: {outcome.detail}"
+
+
 def isolation() -> str:
     """Strongest isolation that this machine offers.
 
     Returns
     -------
     str
-        ``"namespaces+limits+audit"`` where unprivileged Linux namespaces work: no network at all,
-        and nothing to write to but the sandbox's folder. Elsewhere ``"limits+audit"``, which stops
-        accidents in Python and in the arguments of tools, and no more.
+        ``"namespaces+limits+audit"`` where Linux namespaces work and were seen to hold. Elsewhere
+        ``"limits+audit"``, which stops accidents in Python, and no more.
     """
-    with tempfile.TemporaryDirectory(prefix="sandbox-") as folder:
-        command = _inside(os.path.realpath(folder), [sys.executable, "-I", "-c", "pass"])
-        try:
-            done = subprocess.run(command, capture_output=True, timeout=START_TIMEOUT)
-        except (OSError, subprocess.TimeoutExpired):
-            return "limits+audit"
-    return "namespaces+limits+audit" if done.returncode == 0 else "limits+audit"
+    return "limits+audit" if _missing() else "namespaces+limits+audit"
 
 
-def _inside(folder: str, command: list[str]) -> list[str]:
-    return [*_NAMESPACES, "sh", "-c", _READ_ONLY, "sh", folder, *command]
+def weakness() -> str:
+    """What the isolation of this machine lacks, in words.
 
-
-def _host_command(folder: str) -> list[str]:
-    command = [sys.executable, "-I", str(HOST)]
-    return _inside(folder, command) if isolation().startswith("namespaces") else command
+    Returns
+    -------
+    str
+        One sentence or more; empty where nothing is lacking.
+    """
+    if isolation().startswith("namespaces"):
+        return ""
+    return (
+        f"Isolation is weak here: programs get no Linux namespaces ({_missing() or 'switched off'})"
+        ", only limits and an audit hook, which stops accidents but not malice. Programs that "
+        "start tools, shells or other processes are refused, and their labels stay unchecked. "
+        "Namespaces need Linux 5.14 or later and, in a container, leave to call `unshare`."
+    )
 
 
 def run_program(source: str, tests: str, limits: Limits | None = None) -> Outcome:
@@ -215,19 +247,30 @@ def run_jobs(
     return [outcome for outcome in outcomes if outcome is not None]
 
 
-def _run_part(jobs: Sequence[Job], limits: Limits) -> list[Outcome]:
+def _run_part(
+    jobs: Sequence[Job], limits: Limits, confinement: str | None = None
+) -> list[Outcome]:
     """Feed one host process line by line."""
     if not jobs:
         return []
+    confinement = confinement or isolation()
+    python = [sys.executable, "-I"]
     with tempfile.TemporaryDirectory(prefix="sandbox-") as name:
         folder = os.path.realpath(name)
+        if confinement.startswith("namespaces"):
+            command = [*python, str(WALLS), str(limits.total_mb), *python, str(HOST)]
+        else:
+            command = [*python, str(HOST), folder]
         host = subprocess.Popen(
-            _host_command(folder),
+            command,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            cwd=folder, env={"PATH": os.environ.get("PATH", ""), "HOME": folder, "TMPDIR": folder},
+            cwd=folder, env={
+                "PATH": os.environ.get("PATH", ""), "OUTSIDE": folder,
+                "MALLOC_ARENA_MAX": "1",  # else twenty threads reserve all memory
+            },
         )  # fmt: skip
         try:
-            return list(_converse(host, jobs, limits, folder))
+            return list(_converse(host, jobs, limits, confinement))
         finally:
             with contextlib.suppress(BrokenPipeError):
                 if host.stdin:
@@ -242,7 +285,7 @@ def _run_part(jobs: Sequence[Job], limits: Limits) -> list[Outcome]:
 
 
 def _converse(
-    host: subprocess.Popen[str], jobs: Sequence[Job], limits: Limits, folder: str
+    host: subprocess.Popen[str], jobs: Sequence[Job], limits: Limits, confinement: str
 ) -> Iterator[Outcome]:
     assert host.stdin is not None
     assert host.stdout is not None
@@ -251,8 +294,7 @@ def _converse(
         order = {
             "setup": job.setup, "source": job.source, "tests": job.tests,
             "hidden_setup": job.hidden_setup, "hidden": [text for text, _ in job.hidden],
-            "limits": asdict(limits), "folder": folder,
-            "confined": isolation().startswith("namespaces"),
+            "limits": asdict(limits),
         }  # fmt: skip
         try:
             host.stdin.write(json.dumps(order) + "\n")
@@ -262,12 +304,12 @@ def _converse(
         line = host.stdout.readline()
         if not line:
             raise SandboxError(
-                f"the sandbox host ended: {host.stderr.read().strip()[-300:] or 'no message'}. "
-                "Check that Python may fork and that `unshare` works here."
+                f"the sandbox host ended: {host.stderr.read().strip()[-300:] or 'no message'}"
+                + _ADVICE
             )
         reply = json.loads(line)
         passed = None
         if job.hidden and reply["status"] == "passed":
             wanted = [json.loads(json.dumps(value)) for _, value in job.hidden]
             passed = reply["hidden"] == wanted
-        yield Outcome(reply["status"], reply["detail"], passed, reply["seconds"], isolation())
+        yield Outcome(reply["status"], reply["detail"], passed, reply["seconds"], confinement)

@@ -53,8 +53,9 @@ def check_programs(pairs: Sequence[Pair], seed: int) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns sample_id, pair_id, cell, label, status, hidden_passed, detail, seconds, isolation
-        and `confirmed`.
+        Columns sample_id, pair_id, cell, label, status, hidden_passed, detail, seconds, isolation,
+        `checked` (false only where the program needs tools and this machine cannot confine them)
+        and `confirmed` (false where it was not checked).
     """
     rows, jobs = [], []
     for pair in pairs:
@@ -68,6 +69,7 @@ def check_programs(pairs: Sequence[Pair], seed: int) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["sample_id", "pair_id", "cell", "label"])
     for name in ("status", "hidden_passed", "detail", "seconds", "isolation"):
         frame[name] = pd.Series([getattr(o, name) for o in outcomes], dtype=object)
+    frame["checked"] = pd.Series([not o.unchecked for o in outcomes], dtype=bool)
     passed = frame["status"].eq("passed")
     hidden = frame["hidden_passed"].eq(True)
     frame["confirmed"] = passed & (frame["cell"].eq("spv_code") | (hidden == frame["label"].eq(0)))
