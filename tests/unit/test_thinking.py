@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from monitorlab.monitors.thinking import is_mention, opened_by, tags, without_channels
+from monitorlab.monitors.thinking import (
+    announces,
+    is_mention,
+    opened_by,
+    tags,
+    without_channels,
+)
 
 
 @pytest.mark.parametrize(("opener", "closer"), [
@@ -68,3 +74,15 @@ def test_thinking_without_tags_is_taken_off(text: str, answer: str | None) -> No
 ])
 def test_a_prompt_that_opens_thinking(prompt: str, tag: str) -> None:
     assert opened_by(prompt) == tag
+
+
+@pytest.mark.parametrize(("text", "announced"), [
+    ("Thought: x", True), ("assistant\nThinking.\nx", True), ("**Thinking:** x", True),
+    ("## Thought process\nx", True), ("```thinking\nx", True), ("Draft: x", True),
+    ("Here's my reasoning: x", True), ("Here is my thought process:\nx", True),
+    ("Let me think. x", True), ("Let's think step by step.\nx", True), ("Reasoning\nx", True),
+    ("Thoughtful. x", False), ("## Analysis\nx", False), ("Here is my audit: x", False),
+    ("Let me know. x", False), ("My draft: x", False), ("", False),
+])
+def test_words_that_announce_thinking(text: str, announced: bool) -> None:
+    assert announces(text) is announced

@@ -49,10 +49,11 @@ _BARE_END = re.compile(
     r"assistantfinal|<channel\|>|<unused95>|\.\.\.\s?done thinking\.?"
     r"|[<\[]/(?:think|thinking|thought)[>\]]", re.I
 )
-# Words that announce thinking and have nothing that ends it.
+# Words at the front that announce thinking, also as a heading or a fence; nothing ends it.
 _ANNOUNCED = re.compile(
-    rf"{_PREFIX}(?:thoughts?|thinking|here(?:'s|’s| is| are) my (?:thought process|thoughts?|"
-    r"thinking|reasoning)(?: steps)?)[ \t]*+[:.\n]", re.I
+    rf"{_PREFIX}[#*_>`~ \t]*+(?:(?:thoughts?|thinking|thought process|reasoning|draft|scratchpad)"
+    r"|here(?:'s|’s| is| are) my (?:thought process|thoughts?|thinking|reasoning)(?: steps)?"
+    r"|let(?:'s|’s| me| us) (?:think|reason)\b[^.:\n]{0,60})[*_]*+[ \t]*+[:.\n]", re.I
 )
 
 
