@@ -108,6 +108,8 @@ def test_the_published_orders_go_against_each_other():
         (OPEN.replace('"MIT"', '""'), "small.license is missing"),
         (OPEN.replace("thinking = false", 'thinking = "no"'), "small.thinking is 'no'"),
         (OPEN + "parameters_b = true\n", "small.parameters_b is True, expected float"),
+        (OPEN + "parameters_b = nan\n", "small.parameters_b is nan, expected float"),
+        (OPEN.replace('"MIT"', "2026-01-02"), "small.license is datetime.date"),
         (OPEN + "size = 3\n", "small.size is unknown; known are title"),
         (OPEN.replace('"open"', '"free"'), "small.access is 'free', expected one of open, api"),
         (OPEN + 'key_variable = "K"\n', "small.key_variable is unknown; known are title"),
@@ -135,6 +137,7 @@ def test_a_missing_file_is_named(tmp_path):
     ("change", "message"),
     [
         (("slope = -0.42", 'slope = "steep"'), "published.slope is 'steep', expected a number"),
+        (("slope = -0.42", "slope = inf"), "published.slope is inf, expected a number"),
         (('"gpt-5-mini", ', ""), "published.mr_order must hold each of the 22 monitors once"),
         (("[published]", "[other]"), "expected a table 'published'"),
     ],

@@ -183,6 +183,9 @@ def test_bad_arguments(arguments: dict[str, object], message: str) -> None:
         ('["C3", "D1", "B2", "E4"]', '["C3"]', r"'values' needs at least 3"),
         ('id = "calendar_entry"', 'id = "salary_band"', r"'id': 'salary_band' is already taken"),
         ("[[scenario]]", "[[scenario", r"office.toml: not valid TOML"),
+        ('["C3", "D1", "B2", "E4"]', '["C3", 2026-01-02, "B2"]', r"'values'.* found datetime.date"),
+        ('["C3", "D1", "B2", "E4"]', '["C3", 1_000, "B2"]', r"'values'.* in quotes, found 1000$"),
+        ('id = "calendar_entry"', "id = 1e3", r"'id' must be a non-empty text in quotes, found 10"),
     ],
 )
 def test_authoring_errors_name_file_and_field(
@@ -192,6 +195,12 @@ def test_authoring_errors_name_file_and_field(
     assert old in text
     (tmp_path / "office.toml").write_text(text.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(ScenarioError, match=message):
+        load_scenarios(tmp_path)
+
+
+def test_what_is_no_table_is_named(tmp_path: Path) -> None:
+    (tmp_path / "office.toml").write_text("scenario = [7]")
+    with pytest.raises(ScenarioError, match=r"office.toml: scenario 1: expected a table, found 7"):
         load_scenarios(tmp_path)
 
 

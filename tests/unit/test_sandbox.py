@@ -69,6 +69,8 @@ SOUND = {
     "pickle": (
         "import pickle\nclass A:\n    def __init__(self, n): self.n = n\n"
         "def f(n): return pickle.loads(pickle.dumps(A(n + 1))).n"),
+    "words of the prompt": "assert callable(exit) and callable(quit) and help",
+    "library": "import packaging.version as v\nassert v.Version('1.10') > v.Version('1.9')",
     "main guard": "if __name__ == '__main__':\n    raise SystemExit(input())",
     "many threads": (
         "import threading\ne = threading.Event()\n"
@@ -462,19 +464,15 @@ def test_a_program_neither_sees_nor_ends_other_processes(namespaces: None) -> No
 
 
 def test_a_program_cannot_disturb_the_host(namespaces: None) -> None:
-    """The first process of the namespace; that it is one was seen by the program before."""
     sources = [
-        LOOK_FOR_OTHERS,
-        "import os, time\nassert os.getppid() == 1\n"
-        "os.system('kill -9 1; kill -15 1; kill -2 1; kill -19 1')\ntime.sleep(.2)",
+        "os.system('kill -9 1; kill -15 1; kill -2 1; kill -19 1')",
         "import resource\nresource.prlimit(1, resource.RLIMIT_CPU, (1, 1))",
-        "import os\nos.setpriority(os.PRIO_PROCESS, 1, 19)",
-        "import os\nos.sched_setaffinity(1, [0])",
-        "assert True",
-    ]
-    found = run_jobs([Job(source, "") for source in sources], ROOMY, processes=1)
-    assert [outcome.status for outcome in found] == ["passed"] * 2 + ["error"] * 3 + ["passed"]
-    assert all("PermissionError" in outcome.detail for outcome in found[2:5])
+        "os.setpriority(os.PRIO_PROCESS, 1, 19)", "os.sched_setaffinity(1, [0])", "",
+    ]  # fmt: skip
+    first = "import os\nassert os.getppid() == 1\n"  # else it is the machine that is disturbed
+    found = run_jobs([Job(first + source, "") for source in sources], ROOMY, processes=1)
+    assert [outcome.status for outcome in found] == ["passed", *["error"] * 3, "passed"]
+    assert all("PermissionError" in outcome.detail for outcome in found[1:4])
 
 
 def test_nothing_survives_a_program(namespaces: None) -> None:

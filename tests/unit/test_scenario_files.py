@@ -199,6 +199,67 @@ def test_a_broken_document_names_file_and_line(
     assert found.startswith(f"spv_qa/some.yaml:{line}: ") and words in found
 
 
+def values(folder: Path, *written: str) -> list[object]:
+    lines = "".join(f"- {text}\n" for text in written)
+    return list(read_document(write(folder, lines)).value)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("9:30", "570"), ("10:15", "615"), ("190:20:30", "685230"), ("1:30.5", "90.5"),
+        ("0123", "83"), ("007", "7"), ("1_000", "1000"), ("0x1F", "31"), ("0b11", "3"),
+        ("+5", "5"), ("-0", "0"), ("5.", "5.0"), (".5", "0.5"), ("1.50", "1.5"), ("1.10", "1.1"),
+        (".nan", "nan"), (".inf", "inf"), ("-.Inf", "-inf"), ("0.00001", "1e-05"),
+        ("1e3", "text"), ("1.0E5", "text"), ("0o17", "text"), ("0800", "text"), ("1e999", "text"),
+        ("yes", "True"), ("No", "False"), ("on", "True"), ("OFF", "False"),
+        ("~", "None"), ("NULL", "None"), ("2026-01-02", "datetime.date(2026, 1, 2)"),
+        ("2026-13-45", "another value"), ("!!int '012'", "10"), ("!!bool maybe", "another value"),
+        ("!!timestamp soon", "another value"),
+    ],
+)  # fmt: skip
+def test_a_plain_value_that_would_become_another_one_is_refused(
+    tmp_path: Path, written: str, read: str
+) -> None:
+    with pytest.raises(ScenarioError) as error:
+        values(tmp_path, "12", written)
+    shown = written.split()[-1].strip("'")
+    assert str(error.value).startswith(
+        f"spv_qa/some.yaml:2: {shown} is read as {read}, which is not what is written. Quote it"
+    )
+
+
+def test_plain_values_that_stay_what_they_are(tmp_path: Path) -> None:
+    expected = {
+        "0": 0, "12": 12, "-3": -3, "1.5": 1.5, "0.1": 0.1, "-2.0": -2.0, "1e-05": 1e-05,
+        "true": True, "False": False, "null": None, "&a 5": 5,
+        "'9:30'": "9:30", '"0123"': "0123", "'.nan'": ".nan", "'1e3'": "1e3", "'yes'": "yes",
+        "!!str 12": "12", "09:30": "09:30", "3..12": "3..12", "1.2.3": "1.2.3", "12%": "12%",
+        "5th": "5th", "1,000": "1,000", "nan": "nan", "1e3 m": "1e3 m",
+    }  # fmt: skip
+    found = values(tmp_path, *expected)
+    assert found == list(expected.values())
+    assert [type(value) for value in found] == [type(value) for value in expected.values()]
+
+
+def test_every_changed_value_is_named_with_its_line_and_what_to_write(tmp_path: Path) -> None:
+    text = PROSE.replace("[Ada, Ben]", "[Ada, 7:45,\n      0091]").replace("3..12", "[.nan, noon]")
+    assert faults(tmp_path, text) == [
+        f"spv_qa/some.yaml:{line}: {found}, which is not what is written. Quote it{advice}."
+        for line, found, advice in [
+            (6, "7:45 is read as 465", ""), (7, "0091 is read as text", ", or write 91"),
+            (8, ".nan is read as nan", ""),
+        ]
+    ]  # fmt: skip
+
+
+def test_a_number_of_many_digits_is_refused_in_few_words(tmp_path: Path) -> None:
+    for digits in ("1" * 5000, "0" + "7" * 4000):
+        with pytest.raises(ScenarioError) as error:
+            values(tmp_path, digits)
+        assert "some.yaml:1: " in str(error.value) and len(str(error.value)) < 250
+
+
 def test_other_encodings_are_refused(tmp_path: Path) -> None:
     (found,) = faults(tmp_path, PROSE.replace("Ada", "Zoë").encode("latin-1"))
     assert "some.yaml:" in found and "not UTF-8" in found

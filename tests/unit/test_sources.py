@@ -253,6 +253,26 @@ def test_a_file_without_address_says_so(project: Path) -> None:
         fetch("demo/filled-only.csv")
 
 
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ('commit = "0"', "commit = 1234567", "demo/table.csv: commit is 1234567, expected str"),
+    ('commit = "0"', "commit = 2026-01-02", "commit is datetime.date.*, expected str"),
+    ("bytes = ", "bytes = 0.5 # ", "bytes is 0.5, expected int"),
+    ("bytes = ", "bytes = true # ", "bytes is True, expected int"),
+    ("sha256 = ", "sha265 = ", "sha256 is missing, expected str"),
+    ("bytes = ", "size = 3\nbytes = ", "size is 3, expected no such field"),
+    ('commit = "0"', "commit = 0123", "sources.toml is not TOML"),
+])  # fmt: skip
+def test_a_field_of_another_type_is_named(
+    project: Path, old: str, new: str, message: str
+) -> None:
+    path = project / "data" / "sources.toml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    sources._parse.cache_clear()
+    with pytest.raises(SourceError, match=message):
+        fetch(KEY)
+
+
 def test_fetch_all_skips_what_has_no_address(project: Path) -> None:
     assert list(sources.fetch_all(progress=False)) == [KEY]
 

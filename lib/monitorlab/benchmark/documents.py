@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
 LIBRARY = Path(__file__).resolve().parents[3] / "data" / "scenarios"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Path = tuple[str | int, ...]
+_NUMBERLIKE = re.compile(r"[-+.]*[0-9]", re.ASCII)
+# What may be written plainly besides text and numbers.
+_WORDS: dict[str, dict[str, Any]] = {
+    "bool": {"true": True, "false": False, "True": True, "False": False},
+    "null": {"null": None},
+}
+_SHOWN = 40
 
 
 class ScenarioError(ValueError):
@@ -56,7 +65,8 @@ def read_document(path: Path) -> Document:
     Raises
     ------
     ScenarioError
-        If it is missing, not UTF-8, not YAML, or repeats a key.
+        If it is missing, not UTF-8, not YAML, or repeats a key; or, with every fault, if a plain
+        value would silently become another one (see `_scalar`).
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -71,7 +81,8 @@ def read_document(path: Path) -> Document:
     try:
         node = loader.get_single_node()
         lines: dict[_Path, int] = {}
-        value = None if node is None else _construct(loader, node, (), lines, path)
+        faults: list[str] = []
+        value = None if node is None else _construct(loader, node, (), lines, path, faults)
     except RecursionError:
         raise ScenarioError(f"{_at(path, 1)}: an alias holds itself.") from None
     except yaml.YAMLError as error:
@@ -84,11 +95,18 @@ def read_document(path: Path) -> Document:
         ) from None
     finally:
         loader.dispose()
+    if faults:
+        raise ScenarioError("\n".join(faults))
     return Document(path, value, lines)
 
 
 def _construct(
-    loader: Any, node: yaml.Node, where: _Path, lines: dict[_Path, int], path: Path
+    loader: Any,
+    node: yaml.Node,
+    where: _Path,
+    lines: dict[_Path, int],
+    path: Path,
+    faults: list[str],
 ) -> Any:
     lines[where] = node.start_mark.line + 1
     if isinstance(node, yaml.MappingNode):
@@ -100,12 +118,69 @@ def _construct(
                 raise ScenarioError(
                     f"{_at(path, line)}: {key!r} is given twice. Keep one."
                 )
-            result[key] = _construct(loader, value_node, (*where, key), lines, path)
+            result[key] = _construct(loader, value_node, (*where, key), lines, path, faults)
             lines[(*where, key)] = key_node.start_mark.line + 1
         return result
     if isinstance(node, yaml.SequenceNode):
-        return [_construct(loader, n, (*where, i), lines, path) for i, n in enumerate(node.value)]
-    return loader.construct_object(node)
+        return [
+            _construct(loader, inner, (*where, index), lines, path, faults)
+            for index, inner in enumerate(node.value)
+        ]
+    try:
+        return _scalar(loader, cast(yaml.ScalarNode, node))
+    except _Changed as fault:
+        faults.append(f"{_at(path, lines[where])}: {fault}")
+        return None
+
+
+class _Changed(ValueError):
+    """A value would not stay what the author wrote."""
+
+
+def _scalar(loader: Any, node: yaml.ScalarNode) -> Any:
+    """Value of a scalar, which must be what stands there.
+
+    Plain text counts as a number only if Python would write that number so. YAML also reads 9:30
+    as 570, 0123 as 83, 1_000 as 1000, 1.50 as 1.5, yes as true and 2026-01-02 as a date, and 1e3
+    as text.
+    """
+    text, kind = str(node.value), node.tag.rpartition(":")[2]
+    if kind == "str" and (node.style or not _NUMBERLIKE.match(text)):
+        return text
+    number = _number(text) if kind in ("str", "int", "float") else None
+    plain = loader.resolve(yaml.ScalarNode, text, (True, False))
+    if kind == "str" and (number is None or node.tag != plain):  # the latter by an explicit tag
+        return text
+    if number is not None and repr(number) == text:
+        return number
+    if text in _WORDS.get(kind, ()):
+        return _WORDS[kind][text]
+    try:
+        value = None if kind == "str" else loader.construct_object(node)
+        found = "text" if kind == "str" else repr(value)
+    except (ValueError, KeyError, AttributeError):
+        value, found = None, "another value"
+    written = next((word for word, meaning in _WORDS.get(kind, {}).items() if meaning is value), "")
+    if number is not None and abs(number) < math.inf:
+        written = repr(number)
+    raise _Changed(
+        f"{_short(text) or 'an empty value'} is read as {_short(found)}, which is not what is "
+        f"written. Quote it{f', or write {_short(written)}' if written else ''}."
+    )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _number(text: str) -> int | float | None:
+    """Read a number in any of Python's notations."""
+    for read in (int, lambda digits: int(digits, 0), float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return None
 
 
 @lru_cache(maxsize=1)

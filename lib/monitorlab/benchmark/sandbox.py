@@ -123,7 +123,7 @@ _PROBE = """
 import os, subprocess, threading
 assert os.getppid() == 1 and not os.path.exists("/proc/self")
 assert subprocess.run(["sh", "-c", "true"]).returncode == 0
-for path in ("/", "/tmp", "/dev", "/run", os.environ["OUTSIDE"]):
+for path in ("/", "/tmp", "/dev", "/run"):
     assert subprocess.run(["touch", path + "/touched"], stderr=-3).returncode != 0
 with open("large", "wb") as large:
     try:
@@ -254,7 +254,9 @@ def _run_part(
     if not jobs:
         return []
     confinement = confinement or isolation()
-    python = [sys.executable, "-I"]
+    # What site-packages start by themselves could load C calls, which programs must not find.
+    python = [sys.executable, "-I", "-S"]
+    libraries = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     with tempfile.TemporaryDirectory(prefix="sandbox-") as name:
         folder = os.path.realpath(name)
         if confinement.startswith("namespaces"):
@@ -265,7 +267,7 @@ def _run_part(
             command,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             cwd=folder, env={
-                "PATH": os.environ.get("PATH", ""), "OUTSIDE": folder,
+                "PATH": os.environ.get("PATH", ""), "LIBRARIES": os.pathsep.join(libraries),
                 "MALLOC_ARENA_MAX": "1",  # else twenty threads reserve all memory
             },
         )  # fmt: skip

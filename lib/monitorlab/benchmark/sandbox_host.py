@@ -17,8 +17,9 @@ whatever it wrote, is not a pass.
 
 **What no design with one interpreter can exclude.** Tests trust Python's own words: an object can
 claim to be equal to all others, a function can read what its caller compares it with, and byte code
-made to crash the interpreter can read all memory. Hidden tests are safe from the first two: their
-values are compared by the caller's process, and what is expected never gets here.
+made to crash the interpreter can read all memory; from Python 3.13 on, a signal handler can change
+the variables of the hook that it interrupts. Hidden tests are safe from the first two: their values
+are compared by the caller's process, and what is expected never gets here.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import resource
 import select
 import shutil
 import signal
+import site
 import subprocess
 import sys
 import tempfile
@@ -503,6 +505,9 @@ def main() -> None:
         if os.getpid() != 1:
             raise SystemExit("not the first process of a namespace")
         os.set_inheritable(keeper, False)
+    sys.path += filter(None, os.environ.pop("LIBRARIES", "").split(os.pathsep))
+    for prepare in (site.setquit, site.setcopyright, site.sethelper):
+        prepare()
     for name in PRELOADED.split():
         importlib.import_module(name)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a first process gets only what it handles

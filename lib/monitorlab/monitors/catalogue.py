@@ -8,6 +8,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def _table(found: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
 
 def _number(found: Mapping[str, Any], name: str, path: Path) -> float:
     value = found.get(name)
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not isfinite(value):
         raise MonitorError(f"{path}: published.{name} is {value!r}, expected a number")
     return float(value)
 
@@ -177,7 +178,8 @@ def _entry(key: str, values: Mapping[str, Any], path: Path) -> Entry:
         if name not in known:
             raise MonitorError(f"{path}: {key}.{name} is unknown; known are {', '.join(known)}")
         kind = _KINDS[str(known[name].type)]
-        if not isinstance(value, kind) or (isinstance(value, bool) and bool not in kind):
+        if (not isinstance(value, kind) or (isinstance(value, bool) and bool not in kind)
+                or (isinstance(value, float) and not isfinite(value))):
             raise MonitorError(f"{path}: {key}.{name} is {value!r}, expected {known[name].type}")
         if value not in _CHOICES.get(name, (value,)):
             raise MonitorError(f"{path}: {key}.{name} is {value!r}, expected one of "

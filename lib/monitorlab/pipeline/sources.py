@@ -14,7 +14,7 @@ import logging
 import os
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
@@ -87,9 +87,24 @@ def load_sources() -> dict[str, Source]:
 
 @lru_cache(maxsize=8)
 def _parse(path: Path) -> dict[str, Source]:
-    with path.open("rb") as stream:
-        entries = tomllib.load(stream)
-    return {key: Source(key=key, **({"url": ""} | entry)) for key, entry in entries.items()}
+    try:
+        with path.open("rb") as stream:
+            entries = tomllib.load(stream)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path} is not TOML in UTF-8: {error}") from None
+    return {key: _source_from(path, key, {"url": ""} | entry) for key, entry in entries.items()}
+
+
+def _source_from(path: Path, key: str, entry: dict[str, object]) -> Source:
+    """Turn a table into a source, or say which field is wrong: TOML knows numbers and dates."""
+    wanted = {field.name: {"str": str, "int": int}[str(field.type)] for field in fields(Source)}
+    del wanted["key"]
+    for name in sorted(wanted.keys() | entry.keys()):
+        if name not in wanted or type(entry.get(name)) is not wanted[name]:
+            found = repr(entry[name]) if name in entry else "missing"
+            expected = wanted[name].__name__ if name in wanted else "no such field"
+            raise SourceError(f"{path}: {key}: {name} is {found}, expected {expected}")
+    return Source(key=key, **entry)  # type: ignore[arg-type]
 
 
 def fetch(key: str) -> Path:

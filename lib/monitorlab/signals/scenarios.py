@@ -85,10 +85,23 @@ def _slots(text: str) -> set[str]:
     return {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
 
 
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _field(table: object, field: str, where: str) -> Any:
+    if not isinstance(table, Mapping):
+        raise ScenarioError(f"{where}: expected a table, found {_shown(table)}")
+    return table.get(field)
+
+
 def _text(table: Mapping[str, Any], field: str, where: str) -> str:
-    value = table.get(field)
+    value = _field(table, field, where)
     if not isinstance(value, str) or not value.strip():
-        raise ScenarioError(f"{where}: field '{field}' must be a non-empty text, found {value!r}")
+        raise ScenarioError(
+            f"{where}: field '{field}' must be a non-empty text in quotes, found {_shown(value)}"
+        )
     return value
 
 
@@ -96,9 +109,16 @@ def _texts(
     table: Mapping[str, Any], field: str, where: str, least: int, allowed: set[str]
 ) -> tuple[str, ...]:
     """Read a list of texts with at least `least` distinct entries and only `allowed` slots."""
-    value = table.get(field)
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ScenarioError(f"{where}: field '{field}' must be a list of texts, found {value!r}")
+    value = _field(table, field, where)
+    if not isinstance(value, list):
+        raise ScenarioError(
+            f"{where}: field '{field}' must be a list of texts, found {_shown(value)}"
+        )
+    for item in value:
+        if not isinstance(item, str):
+            raise ScenarioError(
+                f"{where}: field '{field}' must be a list of texts in quotes, found {_shown(item)}"
+            )
     if len(set(value)) < least:
         raise ScenarioError(
             f"{where}: field '{field}' needs at least {least} different texts, found "
