@@ -2,7 +2,7 @@
 
 Intervals of one rate are checked exactly, by adding up the binomial law. The others are simulated:
 with 20,000 replications the standard error of a coverage is below 0.2 %, with 3,000 it is 0.4 %.
-The bootstrap has 500 replications and may leave 93 to 97 % by a binomial tail of 1e-4 at its ends.
+The bootstrap has 300 replications and may leave 93 to 97 % by a binomial tail of 1e-4 at its ends.
 Tests of a level may exceed 5 % by a binomial tail of 1e-5.
 
 Where the errors of a scenario come together, intervals over scenarios cover and tests over
@@ -165,7 +165,7 @@ def test_macro_allows_for_a_monitor_that_treats_pairs_alike():
 def test_pair_bootstrap_covers_auroc_and_differences():
     """Binormal scores, correlated within pairs and between two monitors."""
     random = np.random.default_rng(11)
-    replications, pairs, shifts = 500, 120, np.array([1.5, 1.0])
+    replications, pairs, shifts = 300, 120, np.array([1.5, 1.0])
     sample = np.arange(2 * pairs)
     label = 1 - sample % 2
     hits = dict.fromkeys(["auroc", "balanced_accuracy", "auroc gap", "balanced_accuracy gap"], 0)

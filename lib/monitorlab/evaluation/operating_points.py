@@ -338,7 +338,7 @@ def _measured(
 def per_unit(events: ArrayLike, units: NDArray[Any]) -> tuple[FloatArray, FloatArray]:
     """Sum up single samples: events, and samples, of each unit that has any."""
     names, unit = np.unique(units, return_inverse=True)
-    return (np.bincount(unit, np.asarray(events, float), len(names)),
+    return (np.bincount(unit, np.asarray(events, float), len(names)).astype(float),
             np.bincount(unit, minlength=len(names)).astype(float))
 
 
