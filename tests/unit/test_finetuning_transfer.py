@@ -214,8 +214,8 @@ def test_an_arm_that_refuses_the_hard_half_gains_nothing():
     assert (gaps[["p", "p_holm", "p_worst"]] == 1).all(axis=None)
     lost = TEST[(TEST["name"] == "all") & TEST["cell"].isin(ALL)]
     lost = int((lost["verdict"].astype(bool) != (lost["label"] == 1)).sum())
-    seen_rows = gaps[gaps["group"] == "seen"]
-    assert set(seen_rows["left_out"]) == {lost} and set(seen_rows["why"]) == {f"twin: {lost} refused"}
+    there = gaps[gaps["group"] == "seen"]
+    assert set(there["left_out"]) == {lost} and set(there["why"]) == {f"twin: {lost} refused"}
 
 
 def test_failed_verdicts_are_left_out_and_counted():

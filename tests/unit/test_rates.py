@@ -380,7 +380,8 @@ def test_labels_that_are_none_are_refused_and_never_benign(label, words):
     judged = judged.assign(split="test")
     enters = [
         rates, pair_anatomy, compare_all, cochran_q, panel, first_draws, count_verdicts,
-        cost_table, default_rates, decompose, lambda f: band(f, 0.5), lambda f: noise_bounds(f, [0]),
+        cost_table, default_rates, decompose, lambda f: band(f, 0.5),
+        lambda f: noise_bounds(f, [0.1]),
         lambda f: calibrated_points(f, [0.1]), lambda f: resplit_check(f, 0.1, n=2),
         lambda f: cascade(f, f, 0.2, 0.6), lambda f: cascade_sweep(f, f),
         lambda f: curve_table(f, np.random.default_rng(0)),

@@ -3,6 +3,9 @@
 Every replication is a monitor of its own, with fresh benign dev samples from a known distribution,
 so the *true* false alarm rate of its threshold is known exactly. Failed verdicts are mixed in:
 they are alarms, and the promise is about them too. Bounds are binomial or normal tails at 1e-5.
+
+Where the samples of a scenario resemble each other, thresholds by scenario keep their promise and
+thresholds by pair visibly do not.
 """
 
 from __future__ import annotations
@@ -12,7 +15,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from monitorlab.evaluation.operating_points import FAILED_SCORE, calibrated_points
+from monitorlab.evaluation.operating_points import (
+    CALIBRATORS,
+    FAILED_SCORE,
+    calibrated_points,
+    choose_rule,
+    operating_scores,
+)
 from monitorlab.evaluation.resplits import expected_far, resplit_alarms, resplit_check
 from monitorlab.online.calibration import calibrate
 
@@ -33,6 +42,7 @@ def benign_dev(n: int, tied: bool, failing: float, seed: int) -> pd.DataFrame:
     return pd.DataFrame({
         "name": np.repeat([f"m{i}" for i in range(REPLICATIONS)], n), "draw": 0, "label": 0,
         "sample_id": np.tile([f"s{i}" for i in range(n)], REPLICATIONS),
+        "pair_id": np.tile([f"p{i}" for i in range(n)], REPLICATIONS),
         "cell": "sg_qa", "split": "dev", "status": np.where(failed, "refused", "parsed"),
         "score": np.where(failed, np.nan, scores),
         "verdict": pd.array(scores > 0.5, "boolean").copy(),
@@ -54,7 +64,8 @@ def risks() -> dict[tuple[int, bool, float], pd.DataFrame]:
     for n in SIZES:
         for tied in (False, True):
             for failing in (0.0, 0.06):
-                table = calibrated_points(benign_dev(n, tied, failing, 1), LEVELS, delta=DELTA)
+                table = calibrated_points(benign_dev(n, tied, failing, 1), LEVELS, delta=DELTA,
+                                          unit="pair")
                 table = table[table["cell"] == "sg_qa"]
                 far = true_far(table["threshold"].to_numpy(), tied, failing)
                 out[n, tied, failing] = table.assign(true_far=far)
@@ -140,11 +151,12 @@ def clustered(alike: bool, seed: int) -> pd.DataFrame:
     })
 
 
-def distance(alike: bool, unit: str, calibrator: str) -> tuple[float, pd.Series]:
+def distance(alike: bool, split_by: str, calibrator: str) -> tuple[float, pd.Series]:
     """Standard errors between the exceedance found and its exchangeable reference."""
     times = 3000
     rng = np.random.default_rng(5)
-    row = resplit_check(clustered(alike, 4), 0.1, calibrator, unit=unit, n=times, rng=rng).iloc[0]
+    row = resplit_check(clustered(alike, 4), 0.1, calibrator, unit="pair", n=times, rng=rng,
+                        split_by=split_by).iloc[0]
     chance = row["exceed_expected"]
     return (row["exceed"] - chance) / np.sqrt(chance * (1 - chance) / times), row
 
@@ -161,3 +173,98 @@ def test_scenarios_that_hang_together_break_the_promise_for_single_samples():
     gap, row = distance(True, "scenario", "binomial")
     assert gap > 10
     assert row["true_exceed_expected"] <= DELTA < row["exceed"] - 0.05
+
+
+def scenario_dev(scenarios: int, alike: float, failing: float, seed: int) -> pd.DataFrame:
+    """Benign dev samples of `REPLICATIONS` monitors, 1 to 15 in each scenario.
+
+    With probability `alike` a sample has the score of its scenario, else one of its own; both are
+    uniform, so a threshold of v raises an alarm with probability 1 - v whatever they have in
+    common, and that is the expected loss of a new scenario. Failures come by scenario too.
+    """
+    rng = np.random.default_rng([scenarios, round(10 * alike), round(100 * failing), seed])
+    sizes = rng.integers(1, 16, (REPLICATIONS, scenarios))
+    unit = np.repeat(np.arange(sizes.size), sizes.ravel())
+    shared = rng.random(len(unit)) < alike
+    scores = np.where(shared, rng.random(sizes.size)[unit], rng.random(len(unit)))
+    failed = (np.where(shared, rng.random(sizes.size)[unit], rng.random(len(unit))) < failing)
+    return pd.DataFrame({
+        "name": [f"m{i}" for i in unit // scenarios], "draw": 0, "label": 0,
+        "sample_id": [f"s{i}" for i in range(len(unit))],
+        "pair_id": [f"p{i}" for i in range(len(unit))], "scenario_id": unit,
+        "cell": "sg_qa", "split": "dev", "status": np.where(failed, "refused", "parsed"),
+        "score": np.where(failed, np.nan, scores),
+        "verdict": pd.Series(scores > 0.5, dtype="boolean").where(~failed),
+    })
+
+
+def risks_of(frame: pd.DataFrame, failing: float, unit: str) -> pd.DataFrame:
+    scores, units = operating_scores(frame), frame["scenario_id"].to_numpy()
+    rows = [
+        (rule, level, choose_rule(scores[own], units[own], level, rule, DELTA, unit).value)
+        for own in frame.groupby("name").indices.values()
+        for rule in CALIBRATORS[unit] for level in LEVELS
+    ]
+    table = pd.DataFrame(rows, columns=["calibrator", "level", "threshold"])
+    return table.assign(true_far=true_far(table["threshold"].to_numpy(), False, failing))
+
+
+CLUSTERS = [(10, 0.0), (10, 1.0), (24, 0.5), (24, 1.0), (60, 0.9)]
+
+
+@pytest.mark.parametrize("failing", [0.0, 0.04])
+@pytest.mark.parametrize(("scenarios", "alike"), CLUSTERS)
+def test_thresholds_by_scenario_keep_both_promises_for_new_scenarios(scenarios, alike, failing):
+    table = risks_of(scenario_dev(scenarios, alike, failing, 1), failing, "scenario")
+    allowed = stats.binom.isf(CHANCE, REPLICATIONS, DELTA)
+    for (calibrator, level), part in table.groupby(["calibrator", "level"]):
+        far = part["true_far"]
+        if calibrator == "crc":
+            margin = stats.norm.isf(CHANCE) * far.std(ddof=1) / np.sqrt(REPLICATIONS)
+            assert far.mean() <= level + margin + 1e-12, (level, far.mean())
+        else:
+            assert np.sum(far > level + 1e-12) <= allowed, level
+
+
+def test_thresholds_by_scenario_spend_the_level_where_scenarios_are_many():
+    table = risks_of(scenario_dev(60, 0.9, 0.0, 1), 0.0, "scenario")
+    mean = table.groupby(["calibrator", "level"])["true_far"].mean()
+    assert mean["crc", 0.2] > 0.7 * 0.2 and mean["hoeffding_bentkus", 0.2] > 0.3 * 0.2
+
+
+@pytest.mark.parametrize(("scenarios", "alike"), [(24, 1.0), (60, 0.9)])
+def test_thresholds_by_pair_break_their_promise_for_new_scenarios(scenarios, alike):
+    table = risks_of(scenario_dev(scenarios, alike, 0.0, 1), 0.0, "pair")
+    exact = table[(table["calibrator"] == "binomial") & (table["level"] == 0.2)]
+    exceeded = np.mean(exact["true_far"] > 0.2)
+    assert exceeded > 0.25 > 2 * DELTA  # promised: at most DELTA
+
+
+def test_crc_by_pair_breaks_its_promise_where_a_scenario_is_larger_than_the_level():
+    """Fifteen scenarios of eight that alarm as one: a tenth of 120 samples is 1.5 scenarios."""
+    rng = np.random.default_rng(0)
+    unit = np.repeat(np.arange(15 * REPLICATIONS), 8)
+    frame = scenario_dev(15, 1.0, 0.0, 1).head(1).loc[[0] * len(unit)].assign(
+        name=[f"m{i}" for i in unit // 15], sample_id=np.arange(len(unit)).astype(str),
+        pair_id=np.arange(len(unit)), scenario_id=unit, score=rng.random(unit[-1] + 1)[unit],
+    ).reset_index(drop=True)  # fmt: skip
+    found = {}
+    for by in ("pair", "scenario"):
+        table = risks_of(frame, 0.0, by)
+        found[by] = table[(table["calibrator"] == "crc") & (table["level"] == 0.1)]["true_far"]
+    margin = stats.norm.isf(CHANCE) * found["pair"].std(ddof=1) / np.sqrt(REPLICATIONS)
+    assert found["pair"].mean() > 0.1 + margin  # 2 / 16
+    assert found["scenario"].mean() <= 0.1 + margin
+
+
+def test_resplits_by_scenario_keep_the_level_for_any_population():
+    """Random splits make scenarios exchangeable, so CRC holds exactly for each fixed benchmark."""
+    times, level = 2000, 0.1
+    for seed in range(3):
+        frame = clustered(True, seed)
+        frame["split"] = np.where(frame["scenario_id"] < 15, "dev", "test")
+        rows = {unit: resplit_check(frame, level, "crc", n=times, unit=unit, split_by="scenario",
+                                    rng=np.random.default_rng(seed)).iloc[0]
+                for unit in ("scenario", "pair")}
+        assert rows["scenario"]["mean_far"] <= level + stats.norm.isf(CHANCE) * 0.1 / times**0.5
+        assert rows["pair"]["mean_far"] > rows["scenario"]["mean_far"]

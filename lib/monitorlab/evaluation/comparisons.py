@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -173,11 +174,17 @@ def sign_flip(gaps: ArrayLike) -> float:
     law = np.ones(1)
     for size, count in zip(*np.unique(sizes[sizes > 0], return_counts=True), strict=True):
         part = np.zeros(int(size * count) + 1)
-        part[::size] = binom.pmf(np.arange(count + 1), count, 0.5)
+        part[::size] = _coins(int(count))
         law = np.convolve(law, part)
     # The sum of signed gaps is 2 x - total for an upper part x, whose law is symmetric.
     lower = law[: (total - reach) // 2 + 1]
     return float(min(1.0, 2 * lower.sum()))
+
+
+@lru_cache(maxsize=1024)
+def _coins(count: int) -> FloatArray:
+    """Probability of each number of heads among so many fair coins."""
+    return np.asarray(binom.pmf(np.arange(count + 1), count, 0.5), dtype=np.float64)
 
 
 def compare_all(

@@ -22,8 +22,8 @@ positive counts estimated from survey data*, Survey Methodology 24 (1998), 193-2
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -118,6 +118,12 @@ class Clustered:
 
         used = np.bincount(where, m > 0, groups).astype(np.int64)
         return cls(total(e), total(m), used, total(e * e), total(e * m), total(m * m))
+
+    @classmethod
+    def stack(cls, parts: Sequence[Clustered]) -> Clustered:
+        """Put the groups of several into one."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts])
+                     for field in fields(cls)))
 
     @property
     def rate(self) -> FloatArray:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from monitorlab.evaluation.intervals import clopper_pearson, worth_of
-from monitorlab.evaluation.operating_points import clustered
+from monitorlab.evaluation.intervals import Clustered, clopper_pearson, worth_of
+from monitorlab.evaluation.operating_points import per_unit
 from monitorlab.evaluation.panel import SCENARIO, check_labels, first_draws, unit_ids
 from monitorlab.monitors.verdicts import PARSED
 from monitorlab.online.bounds import clopper_pearson_upper
@@ -247,7 +247,7 @@ def _worth(judged: pd.DataFrame, units: pd.Series) -> tuple[float, float]:
     bad = (judged["label"] == 1).to_numpy(bool)
     found = []
     for rows, error in ((parsed & bad, ~said), (parsed & ~bad, said)):
-        own = clustered(error[rows], units.to_numpy()[rows])
+        own = Clustered.of(*per_unit(error[rows], units.to_numpy()[rows]))
         found.append(float(worth_of(own.design_effect, own.n, own.sizes, own.scenarios, LEVEL)[0]))
     return found[0], found[1]
 

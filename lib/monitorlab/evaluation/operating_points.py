@@ -258,7 +258,7 @@ def calibrated_points(
         raise ValueError(f"{len(judged)} verdicts, {len(levels)} levels: expected at least one of "
                          "each")
     frame = first_draws(judged).assign(_score=lambda rows: operating_scores(rows))
-    frame["_unit"] = unit_ids(frame, unit).to_numpy()
+    frame["_unit"] = pd.factorize(unit_ids(frame, unit))[0]
     strange = set(frame[split_column]) - {"dev", "test"}
     if strange:
         raise ValueError(f"column {split_column!r} holds {sorted(map(str, strange))[:3]}, expected "
@@ -324,36 +324,37 @@ def _measured(
 ) -> dict[str, Any]:
     """Rates on dev and on test, with their intervals."""
     benign = labels == 0
-    here, false = dev & benign, ~dev & benign
-    far = clustered(alarms[false], units[false])
-    mr = clustered(~alarms[~dev & ~benign], units[~dev & ~benign])
-    shares = pd.Series(alarms[false]).groupby(units[false]).mean()
+    here, false, bad = dev & benign, ~dev & benign, ~dev & ~benign
+    cried, passed = per_unit(alarms[false], units[false])
     return {
         "n_dev": int(here.sum()), "dev_units": len(np.unique(units[here])),
         "dev_far": float(alarms[here].mean()) if here.any() else np.nan,
-        "n_test": int(false.sum()), **rate_columns("far", far),
-        "far_scenarios": float(shares.mean()) if len(shares) else np.nan,
-        **rate_columns("mr", mr),
+        "n_test": int(false.sum()),
+        "far_scenarios": float((cried / passed).mean()) if len(passed) else np.nan,
+        "far": Clustered.of(cried, passed), "mr": Clustered.of(*per_unit(~alarms[bad], units[bad])),
     }
 
 
-def clustered(events: ArrayLike, units: NDArray[Any]) -> Clustered:
-    """Events of single samples, as the sums over their units that intervals need."""
+def per_unit(events: ArrayLike, units: NDArray[Any]) -> tuple[FloatArray, FloatArray]:
+    """Sum up single samples: events, and samples, of each unit that has any."""
     names, unit = np.unique(units, return_inverse=True)
-    return Clustered.of(np.bincount(unit, np.asarray(events, float), len(names)),
-                        np.bincount(unit, minlength=len(names)))
+    return (np.bincount(unit, np.asarray(events, float), len(names)).astype(float),
+            np.bincount(unit, minlength=len(names)).astype(float))
 
 
-def rate_columns(name: str, found: Clustered, level: float = 0.95) -> dict[str, float]:
-    """Rate with its interval over units, and the one that assumes independent samples."""
-    low, high = found.clopper_pearson(level)
-    exact_low, exact_high = clopper_pearson(found.events, found.n, level)
-    values = {"": found.rate, "_low": low, "_high": high, "_exact_low": exact_low,
-              "_exact_high": exact_high}
-    return {f"{name}{end}": float(value[0]) for end, value in values.items()}
+def _with_limits(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Replace columns of `Clustered` by rates and their limits, over units and exact."""
+    for name in names:
+        found = Clustered.stack(list(table[name]))
+        low, high = found.clopper_pearson()
+        exact_low, exact_high = clopper_pearson(found.events, found.n)
+        table = table.assign(**{name: found.rate, f"{name}_low": low, f"{name}_high": high,
+                                f"{name}_exact_low": exact_low, f"{name}_exact_high": exact_high})
+    return table
 
 
 def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
+    rows = _with_limits(rows, ["far", "mr"])
     ends = ("", "_low", "_high", "_exact_low", "_exact_high")
     columns = ["name", "cell", "scope", "unit", "calibrator", "level", "threshold", "state",
                "n_dev", "dev_units", "n_needed", "dev_far", "n_test",
@@ -430,9 +431,9 @@ def default_rates(judged: pd.DataFrame, unit: str = SCENARIO) -> pd.DataFrame:
     for _, part in frame.groupby("name", sort=False):
         alarm, bad = part["_alarm"].to_numpy(bool), (part["label"] == 1).to_numpy(bool)
         units = part["_unit"].to_numpy()
-        limits.append(rate_columns("mr", clustered(~alarm[bad], units[bad]))
-                      | rate_columns("far", clustered(alarm[~bad], units[~bad])))
-    return table.drop(columns=["mr", "far"]).join(pd.DataFrame(limits))
+        limits.append({"mr": Clustered.of(*per_unit(~alarm[bad], units[bad])),
+                       "far": Clustered.of(*per_unit(alarm[~bad], units[~bad]))})
+    return table.drop(columns=["mr", "far"]).join(_with_limits(pd.DataFrame(limits), ["mr", "far"]))
 
 
 def default_counts(judged: pd.DataFrame) -> pd.DataFrame:
