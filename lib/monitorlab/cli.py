@@ -1,8 +1,8 @@
 """Command line: `python -m monitorlab`.
 
 Everything heavy is imported inside a command, so that help appears at once. Expected errors become
-one message on stderr and exit code 1 (something failed) or 2 (the command was wrong). `score` ends
-with 3 if it wrote a table without a verdict.
+one message on stderr and exit code 1 (something failed) or 2 (the command was wrong); a signal
+gives 128 and its number. `score` ends with 3 if it wrote a table without a verdict.
 """
 
 from __future__ import annotations
@@ -379,14 +379,15 @@ def _expected_errors() -> Iterator[None]:
 def _ends_like_ctrl_c(stopped: list[signal.Signals]) -> Iterator[None]:
     """Let SIGTERM and SIGHUP end a command as Ctrl-C does; `stopped` receives which it was.
 
-    A signal that is ignored (`nohup`) stays ignored.
+    A signal that is ignored (`nohup`) stays ignored, and processes of `torchrun` end at once: they
+    may be waiting for one another inside a library, where Python hears nothing.
     """
     def stop(number: int, _: object) -> None:
         stopped.append(signal.Signals(number))
         raise KeyboardInterrupt
 
     ours = []
-    if threading.current_thread() is threading.main_thread():
+    if threading.current_thread() is threading.main_thread() and "LOCAL_RANK" not in os.environ:
         names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
         ours = [n for n in map(signal.Signals.__getitem__, names)
                 if signal.getsignal(n) is signal.SIG_DFL]

@@ -558,7 +558,10 @@ def test_a_failed_build_leaves_nothing_and_is_tried_again(tmp_path: Path) -> Non
     assert build.calls == 1
 
 
-@pytest.mark.parametrize("damage", ["change", "delete", "add", "fingerprint"])
+@pytest.mark.parametrize("damage", [
+    "change", "delete", "add", "{", "[]", "3", "null", '{"digest": "x"}',
+    '{"digest": 1, "files": 2}', '{"digest": 1, "files": {"a": [1]}}',
+])
 def test_a_changed_checkpoint_is_reported(tmp_path: Path, damage: str) -> None:
     run = begin(tmp_path)
     folder = checkpoint(run, "strong", {"steps": 3}, Build())
@@ -571,7 +574,7 @@ def test_a_changed_checkpoint_is_reported(tmp_path: Path, damage: str) -> None:
         (folder / "extra").write_text("x")
         named = "extra"
     else:
-        (folder / "fingerprint.json").write_text("{")
+        (folder / "fingerprint.json").write_text(damage)
     with pytest.raises(ArtifactError, match="was changed after it was built") as caught:
         checkpoint(run, "strong", {"steps": 3}, Build())
     assert named in str(caught.value) and "Delete the folder" in str(caught.value)

@@ -19,6 +19,7 @@ import pytest
 
 from monitorlab.pipeline import runner, runs
 from monitorlab.pipeline.artifacts import ArtifactError, open_run, read_table, write_table
+from monitorlab.pipeline.digests import digest_file
 from monitorlab.pipeline.notebooks import Notebook, discover, survey
 from monitorlab.pipeline.parameters import ParameterError
 from monitorlab.pipeline.records import (
@@ -278,6 +279,30 @@ def test_resuming_looks_into_the_files_that_parameters_name(project: Path) -> No
     said = go(project, resume=True, given=given)
     assert done(said) == [SEVEN]
     assert any("the file that SCORES_FILE names changed" in line for line in said)
+
+
+@pytest.mark.parametrize(("value", "expected"), [
+    ("", None), ("mine.py", True), ("mine.py:monitor", True), ("hf:model", ""), ("model", ""),
+    ("hf:Qwen/Qwen3-4B", None), ("keywords", None), ("x" * 5_000, None), ("~nobody/x", None),
+    ("a\0b", None),
+])
+def test_a_parameter_may_name_a_file_in_several_ways(
+    project: Path, value: str, expected: object
+) -> None:
+    (project / "mine.py").write_text("1")
+    (project / "model").mkdir()
+    found = runner._named_files({"MONITOR": value, "PROFILE": "model", "SEED": 3}, project)
+    wanted = digest_file(project / "mine.py") if expected is True else expected
+    assert found == ({} if wanted is None else {"MONITOR": wanted})
+
+
+def test_resuming_does_not_look_into_folders(project: Path) -> None:
+    (project / "model").mkdir()
+    given = {"SCORES_FILE": "model"}
+    go(project, given=given)
+    said = go(project, resume=True, given=given)
+    assert done(said) == [SEVEN]
+    assert any("a parameter names a folder, and what lies in it is not compa" in s for s in said)
 
 
 def test_resuming_goes_on_after_a_failure(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

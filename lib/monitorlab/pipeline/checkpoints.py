@@ -95,11 +95,12 @@ def _verified_checkpoint(folder: Path, digest: str) -> str:
     """Return the digest of a checkpoint's content after comparing it with what was stored."""
     try:
         stored = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        stored = {}
+        written = stored["digest"]
+        expected = {str(name): str(found) for name, found in dict(stored["files"]).items()}
+    except (OSError, ValueError, LookupError, TypeError):
+        written, expected = "", {}
     found = digest_folder(folder)
-    if stored.get("digest") != digest or stored.get("files") != found:
-        expected = stored.get("files") or {}
+    if written != digest or expected != found:
         changed = sorted(set(found.items()) ^ set(expected.items()))
         files = ", ".join(dict.fromkeys(name for name, _ in changed)) or "fingerprint.json"
         raise ArtifactError(f"checkpoint {folder} was changed after it was built ({files}). "

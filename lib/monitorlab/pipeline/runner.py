@@ -257,18 +257,20 @@ def _begin(
 def _named_files(parameters: Mapping[str, Value], root: Path) -> dict[str, str]:
     """Return the digest of each file that a parameter names, "" for a folder.
 
-    A monitor in a file is named `file.py:function`.
+    A monitor is named `file.py:function` or `hf:folder`.
     """
     found = {}
     for name, value in parameters.items():
-        if not isinstance(value, str) or not value or name in ("PROFILE", "RUN_ID"):
+        if not isinstance(value, str) or name in ("PROFILE", "RUN_ID"):
             continue
-        for text in (value, value.rpartition(":")[0]):
-            path = Path(text).expanduser()
-            path = path if path.exists() else root / path
-            if text and path.exists():
-                found[name] = digest_file(path) if path.is_file() else ""
-                break
+        texts = (value, value.rpartition(":")[0], value.partition(":")[2])
+        places = [place for text in texts if text for place in (Path(text), root / text)]
+        for path in places:
+            with suppress(OSError, RuntimeError):  # too long for a name, or no such home
+                path = path.expanduser()
+                if path.exists():
+                    found[name] = digest_file(path) if path.is_file() else ""
+                    break
     return found
 
 
