@@ -7,7 +7,9 @@ scorer is; what is tested is that it reads the right numbers at the right places
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -155,10 +157,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     guard = byte_tokenizer(LLAMA_SPECIAL, GUARD_TEMPLATE, ["unsafe", "safe", "ĊĊ"])
     room = {"max_position_embeddings": 512}
     qwen_config = Qwen2Config(vocab_size=len(qwen), num_labels=2, **SIZE, **room)
+    named = Qwen2Config(
+        vocab_size=len(qwen), id2label={0: "bad", 1: "good"}, **SIZE, **room
+    )
     mistral = MistralConfig(vocab_size=len(shepherd), sliding_window=None, **SIZE, **room)
     llama = LlamaConfig(vocab_size=len(guard), **SIZE, **room)
     return {
-        "plain": save(root / "plain", Qwen2ForTokenClassification(qwen_config), qwen),
+        "plain": save(root / "plain", Qwen2ForTokenClassification(named), qwen),
         "process": save(root / "process", Qwen2ForProcessRewardModel(qwen_config), qwen),
         "causal": save(root / "causal", Qwen2ForCausalLM(qwen_config), qwen),
         "shepherd": save(root / "shepherd", MistralForCausalLM(mistral), shepherd),
@@ -166,17 +171,20 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
-SCORERS = {
-    "plain": TokenRewardScorer,
-    "process": TokenRewardScorer,
-    "causal": LogProbabilityScorer,
-    "shepherd": MathShepherdScorer,
+SCORERS: dict[str, Callable[..., Any]] = {
+    "plain": TokenRewardScorer.load,
+    "process": TokenRewardScorer.load,
+    "causal": LogProbabilityScorer.load,
+    # A random model says anything at a tag.
+    "shepherd": functools.partial(MathShepherdScorer.load, least_mass=0.0),
+    "guard": functools.partial(GuardScorer.load, least_mass=0.0),
 }
+TEXT_SCORERS = [kind for kind in SCORERS if kind != "guard"]
 
 
-@pytest.mark.parametrize("kind", SCORERS)
+@pytest.mark.parametrize("kind", TEXT_SCORERS)
 def test_one_pass_equals_prefix_by_prefix(folders: dict[str, str], kind: str) -> None:
-    scorer: StepScorer = SCORERS[kind].load(folders[kind])
+    scorer: StepScorer = SCORERS[kind](folders[kind])
     whole = scorer.score(PROBLEM, STEPS)
     prefixes = [scorer.score(PROBLEM, STEPS[: k + 1]).scores[-1] for k in range(len(STEPS))]
     assert whole.scores == pytest.approx(prefixes, abs=1e-5)
@@ -184,9 +192,9 @@ def test_one_pass_equals_prefix_by_prefix(folders: dict[str, str], kind: str) ->
     assert whole.tokens.shape == whole.scores.shape and (whole.tokens >= 1).all()
 
 
-@pytest.mark.parametrize("kind", SCORERS)
+@pytest.mark.parametrize("kind", TEXT_SCORERS)
 def test_batch_and_padding_do_not_change_a_score(folders: dict[str, str], kind: str) -> None:
-    scorer: StepScorer = SCORERS[kind].load(folders[kind])
+    scorer: StepScorer = SCORERS[kind](folders[kind])
     for alone, together in zip(
         [scorer.score(*item) for item in TRAJECTORIES], scorer.score_many(TRAJECTORIES), strict=True
     ):
@@ -267,7 +275,7 @@ def test_remote_class_runs_only_when_asked(
 
 
 def test_math_shepherd_compares_plus_and_minus_at_the_tags(folders: dict[str, str]) -> None:
-    scorer = MathShepherdScorer.load(folders["shepherd"])
+    scorer = SCORERS["shepherd"](folders["shepherd"])
     pieces = scorer.tokenizer.convert_ids_to_tokens(scorer.judgement_ids)
     assert pieces == ["▁+", "▁-"]
     text = f"{PROBLEM} " + "\n".join(f"Step {k}: {s} ки" for k, s in enumerate(STEPS, 1))
@@ -287,9 +295,9 @@ def test_log_probability_of_each_step(folders: dict[str, str], pool: str) -> Non
     prompt = f"<|im_start|>user\n{PROBLEM}<|im_end|>\n<|im_start|>assistant\n"
     ids, spans = scorer.tokenizer(prompt)["input_ids"], []
     for step in STEPS:  # byte-level pieces do not cross the blank lines, so parts add up
-        piece = scorer.tokenizer(step + "\n\n")["input_ids"]
-        spans.append((len(ids), len(ids) + len(piece)))
-        ids = ids + piece
+        own, after = (scorer.tokenizer(text)["input_ids"] for text in (step, "\n\n"))
+        spans.append((len(ids), len(ids) + len(own)))
+        ids = ids + own + after
     with torch.no_grad():
         logs = scorer.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
     taken = np.array([logs[i - 1, ids[i]].item() for i in range(1, len(ids))])
@@ -334,15 +342,15 @@ def test_split_steps_prefers_blank_lines() -> None:
 
 
 def test_guard_cache_equals_encoding_from_scratch(folders: dict[str, str]) -> None:
-    cached = GuardScorer.load(folders["guard"])
-    fresh = GuardScorer.load(folders["guard"], reuse=False)
+    cached = SCORERS["guard"](folders["guard"])
+    fresh = SCORERS["guard"](folders["guard"], reuse=False)
     scores = cached.score(ASKED, ANSWERS).scores
     assert scores == pytest.approx(fresh.score(ASKED, ANSWERS).scores, abs=1e-4)
     assert np.ptp(scores) > 1e-3
 
 
 def test_guard_reads_the_first_label_token_of_each_turn(folders: dict[str, str]) -> None:
-    scorer = GuardScorer.load(folders["guard"])
+    scorer = SCORERS["guard"](folders["guard"])
     expected = []
     for k in range(1, len(ANSWERS) + 1):
         pairs = zip(ASKED[:k], ANSWERS[:k], strict=True)
@@ -364,7 +372,7 @@ def test_guard_reads_the_first_label_token_of_each_turn(folders: dict[str, str])
 
 
 def test_guard_reads_few_tokens(folders: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    scorer = GuardScorer.load(folders["guard"])
+    scorer = SCORERS["guard"](folders["guard"])
     read: list[int] = []
     forward = scorer.model.forward
 
@@ -404,7 +412,7 @@ def test_token_batches_keep_the_budget() -> None:
         ("plain", [PROBLEM], ["a"], "one problem text"),
         ("plain", PROBLEM, ["a <extra_0> b"], "found 2 marks '<extra_0>' for 1 steps"),
         ("shepherd", PROBLEM, ["a ки b"], "found 2 marks"),
-        ("plain", PROBLEM, ["7 " * 400], r"trajectory 1 has \d+ tokens.*at most 512"),
+        ("plain", PROBLEM, ["7 " * 400], r"trajectory has \d+ tokens.*at most 512"),
         ("causal", PROBLEM, ["7 " * 400], r"has \d+ tokens.*at most 512"),
         ("shepherd", PROBLEM, ["7 " * 400], r"has \d+ tokens.*at most 512"),
     ],
@@ -413,11 +421,11 @@ def test_bad_trajectories(
     folders: dict[str, str], kind: str, problem: Any, steps: Any, message: str
 ) -> None:
     with pytest.raises(ScorerError, match=message):
-        SCORERS[kind].load(folders[kind]).score(problem, steps)
+        SCORERS[kind](folders[kind]).score(problem, steps)
 
 
 def test_bad_conversations(folders: dict[str, str]) -> None:
-    scorer = GuardScorer.load(folders["guard"])
+    scorer = SCORERS["guard"](folders["guard"])
     with pytest.raises(ScorerError, match="found 2 messages and 3 turns"):
         scorer.score(ASKED[:2], ANSWERS)
     with pytest.raises(ScorerError, match=r"prompt of turn 2 has \d+ tokens.*at most 512"):

@@ -14,9 +14,7 @@ from monitorlab.monitors.causal_loading import Checkpoint, digest_json, load_cau
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.pipeline.digests import digest_folder
 from monitorlab.pipeline.files import write_folder_atomic
-from monitorlab.signals.scorers import no_progress_bars
-
-ADAPTER = "adapter_config.json"
+from monitorlab.signals.scorers import ADAPTER, no_progress_bars
 
 
 def load_finetuned(

@@ -21,12 +21,15 @@ from transformers import (
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.pipeline.digests import digest_folder
 from monitorlab.pipeline.files import canonical_json
+from monitorlab.signals.chats import chat_form
 from monitorlab.signals.scorers import (
     ScorerError,
     from_checkpoint,
     load_model,
     load_tokenizer,
     no_progress_bars,
+    refuse_adapter,
+    whole_model,
 )
 
 QUANTIZATIONS = ("", "int8", "nf4")
@@ -43,7 +46,8 @@ class Checkpoint:
     tokenizer : PreTrainedTokenizerBase
     identity : mapping
         What decides its answers, as JSON: name, revision or digest of the folder, number format,
-        quantization, adapter, digest of the chat template. No path of this machine.
+        quantization, adapter, digest of the chat template and what else decides a prompt (see
+        `monitorlab.signals.chats`). No path of this machine.
     """
 
     model: PreTrainedModel
@@ -79,15 +83,17 @@ def load_causal(
     Raises
     ------
     ScorerError
-        The model or its tokenizer cannot be found, or the number format is unknown.
+        The model or its tokenizer cannot be found, its weights are not those of a whole causal
+        language model, its chat template renders no user message, or the number format is unknown.
     MonitorError
         The quantization is not possible here, or the adapter does not fit the model.
     """
+    refuse_adapter(name)
     tokenizer = load_tokenizer(name, revision)
     loader = AutoModelForCausalLM.from_pretrained
     if quantization:
         options = _quantized(quantization, dtype, device)
-        model: PreTrainedModel = from_checkpoint(loader, name, revision, **options).eval()
+        model: PreTrainedModel = whole_model(loader, name, revision, **options).eval()
     else:
         model = load_model(loader, name, revision, dtype, device)
     identity = {
@@ -96,6 +102,7 @@ def load_causal(
         "quantization": quantization,
         "adapter": model_identity(adapter, adapter_revision) if adapter else None,
         "chat_template": digest_json(tokenizer.chat_template),
+        **chat_form(tokenizer).settings(),
     }
     if adapter:
         model = with_adapter(model, adapter, adapter_revision, merge=not quantization
@@ -158,29 +165,54 @@ def with_adapter(
     MonitorError
         It does not fit the model.
     """
-    from peft import PeftModel  # takes a second, and few need it
+    from peft import PeftConfig, PeftModel  # takes a second, and few need it
     from peft.utils import get_peft_model_state_dict, load_peft_weights
 
-    def load(name: str, **options: Any) -> tuple[Any, set[str]]:
-        adapted = PeftModel.from_pretrained(model, name, **options)
-        return adapted, set(load_peft_weights(name, device="cpu", **options))
+    def read(name: str, **options: Any) -> tuple[Any, set[str], dict[str, Any]]:
+        config = PeftConfig.from_pretrained(name, **options)
+        if Path(name).is_dir() and not any(Path(name).glob("adapter_model.*")):
+            raise ScorerError(f"{name!r} has no adapter_model.safetensors: copy or save the "
+                              "adapter again")
+        return config, set(load_peft_weights(name, device="cpu", **options)), options
 
-    try:
-        with warnings.catch_warnings():
-            # Missing weights are an error below; and PEFT asks the hub for the base, at hand here.
-            warnings.simplefilter("ignore")
-            adapted, saved = from_checkpoint(load, name, revision)
-            expected = {key for key in get_peft_model_state_dict(adapted) if "lora_" in key}
-    except ScorerError:
-        raise
-    except (RuntimeError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise MonitorError(f"the adapter {name!r} does not load on this model: {reason} Give the "
-                           "model that it was trained on.") from error
-    if wrong := expected ^ {key for key in saved if "lora_" in key}:
-        raise MonitorError(f"the adapter {name!r} and the model have {len(wrong)} weights not in "
-                           f"common, such as {min(wrong)}: give the model that it was trained on")
-    if merge:
-        with no_progress_bars():
+    refusal = f"the adapter {name!r} does not fit this model: {{}} Give the model that it was " \
+              "trained on."
+    with warnings.catch_warnings(), no_progress_bars():
+        # What PEFT warns of is an error below; and it asks the hub for the base, at hand here.
+        warnings.simplefilter("ignore")
+        config, saved, options = from_checkpoint(read, name, revision)
+        if config.is_prompt_learning:
+            raise MonitorError(f"the adapter {name!r} is of the kind {config.peft_type.value}, "
+                               "which puts learned tokens before the prompt: expected LoRA")
+        adapted: Any
+        try:
+            adapted = PeftModel.from_pretrained(model, name, config=config, **options)
+            expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a wrong base may make PEFT raise anything
+            raise MonitorError(refusal.format(" ".join(str(error).split())[:200])) from error
+        # It also saves embeddings that it was trained beside, under their names in the model.
+        surplus = saved - expected - set(adapted.state_dict())
+        if wrong := (expected - saved) | surplus:
+            raise MonitorError(refusal.format(f"weights that are not in both: {len(wrong)}, such "
+                                              f"as {min(wrong)}."))
+        if merge:
+            _untie(adapted)
             adapted = adapted.merge_and_unload()
     return adapted.eval()
+
+
+def _untie(adapted: Any) -> None:
+    """Give the output layer weights of its own if an adapter is to be added to only one end.
+
+    Where input and output share their weights, adding it to one end would change the other too.
+    """
+    model = adapted.get_base_model()
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    if not any(hasattr(end, "base_layer") for end in ends):
+        return
+    first, last = (getattr(end, "base_layer", end) for end in ends)
+    if last is not None and first.weight is last.weight:
+        last.weight = torch.nn.Parameter(last.weight.detach().clone(), requires_grad=False)
+        model.config.tie_word_embeddings = False

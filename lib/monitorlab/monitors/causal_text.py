@@ -13,6 +13,8 @@ from monitorlab.monitors.causal_loading import Checkpoint
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.verdicts import ERROR, Verdict, failure
+from monitorlab.signals.chats import chat_form, render_chat
+from monitorlab.signals.scorers import ScorerError
 
 THINK, UNTHINK = "<think>", "</think>"
 
@@ -30,7 +32,7 @@ def control_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 def chat_text(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], thinking: bool
 ) -> str:
-    """Render messages up to where the answer begins.
+    """Render messages up to where the answer begins, see `monitorlab.signals.chats`.
 
     Without thinking, a think block that the template opens is closed again, so that the next token
     belongs to the answer. Without a chat template the messages are separated by blank lines.
@@ -42,14 +44,11 @@ def chat_text(
     """
     if not tokenizer.chat_template:
         return "".join(f"{message['content']}\n\n" for message in messages)
-    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True}
     try:
-        text = str(tokenizer.apply_chat_template(
-            [dict(message) for message in messages], enable_thinking=thinking, **options
-        ))
-    except Exception as error:  # a template may raise anything
-        raise MonitorError(f"the chat template cannot render {[m['role'] for m in messages]} "
-                           f"messages: {error}") from error
+        text = render_chat(tokenizer, messages, add_generation_prompt=True,
+                           enable_thinking=thinking)
+    except ScorerError as error:
+        raise MonitorError(str(error)) from error
     if thinking or not text.rstrip().endswith(THINK):
         return text
     return f"{text.rstrip()}\n\n{UNTHINK}\n\n"
@@ -95,7 +94,8 @@ class Chat:
 
     def settings(self) -> dict[str, Any]:
         """What decides the prompts, and the model that reads them."""
-        return {**self.checkpoint.identity, "prompt": self.prompt.digest, "thinking": self.thinking}
+        return {**self.checkpoint.identity, **chat_form(self.checkpoint.tokenizer).settings(),
+                "prompt": self.prompt.digest, "thinking": self.thinking}
 
     def texts(self, samples: Sequence[Sample]) -> list[str]:
         """Rendered prompts, with the beginning of the reply."""

@@ -7,6 +7,7 @@ value, so an unlikely step is a suspicious one.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,16 +17,19 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from monitorlab.signals.chats import render_chat
 from monitorlab.signals.scorers import (
     BATCH_TOKENS,
     Problem,
     ScorerError,
     StepScores,
+    Trajectory,
     check_length,
     checked_steps,
     load_model,
     load_tokenizer,
     pad_right,
+    score_each,
     single_problem,
     token_batches,
 )
@@ -122,9 +126,15 @@ class _Causal:
         messages = [{"role": "user", "content": problem}]
         if self.system:
             messages.insert(0, {"role": "system", "content": self.system})
-        options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True}
-        chat = self.tokenizer.apply_chat_template(messages, **options)
+        chat = render_chat(self.tokenizer, messages, add_generation_prompt=True)
         return self.tokenizer(chat, add_special_tokens=False)["input_ids"]
+
+    def check(self, prompt: Sequence[int], row: Sequence[int], what: str) -> None:
+        """Raise if a prompt has no token, or the whole row too many."""
+        if not prompt:
+            raise ScorerError(f"the prompt of {what} has no token, so that nothing predicts the "
+                              "first token of the answer: give a problem, or a system message")
+        check_length(len(row), self.model.config, what)
 
     @torch.inference_mode()
     def token_log_probs(
@@ -135,11 +145,17 @@ class _Causal:
         Returns
         -------
         list of numpy.ndarray, shape (n_answer_tokens,)
-            Natural logarithms, at most 0, at temperature 1.
+            Natural logarithms, at most 0, at temperature 1. The first token is predicted from the
+            prompt alone.
+
+        Raises
+        ------
+        ScorerError
+            A prompt is empty, so that nothing predicts the first token, or a sequence is too long.
         """
         rows = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
-        for position, row in enumerate(rows, 1):
-            check_length(len(row), self.model.config, f"trajectory {position}")
+        for position, (prompt, row) in enumerate(zip(prompts, rows, strict=True), 1):
+            self.check(prompt, row, f"sequence {position}")
         found: dict[int, np.ndarray] = {}
         for chosen in token_batches([len(row) for row in rows], BATCH_TOKENS):
             ids, mask = pad_right([rows[i] for i in chosen], self.tokenizer.pad_token_id)
@@ -156,17 +172,24 @@ class _Causal:
 class LogProbabilityScorer(_Causal):
     """Suspicion per step from the log-probability of its tokens under a causal language model.
 
+    The steps are read as one text with a break after each, the last one included, as a model writes
+    them; so the score of a step does not depend on whether another follows. The break is this
+    scorer's and says nothing about a step: a token belongs to the step that holds its last
+    character, and a token that ends in a break, even one that begins with the step's full stop,
+    belongs to none. (A step that is made of such a token alone is scored by it.) The blank that
+    many tokenizers put into a word belongs to the word. The first token of the first step is
+    predicted from the prompt alone.
+
     Parameters
     ----------
     model, tokenizer : PreTrainedModel, PreTrainedTokenizerBase
-        The tokenizer must be a fast one, which knows where each token begins.
+        The tokenizer must be a fast one, which knows where each token begins and ends.
     system : str
         System message of the chat; none when empty.
     pool : str
         "min" (the paper's ablation) or "mean" over the tokens of a step.
     step_break : str
-        Text after every step, the last one included: a step is over once its break is written.
-        The tokens of the break count for the step before it.
+        Text after every step.
     """
 
     def __init__(
@@ -183,30 +206,67 @@ class LogProbabilityScorer(_Causal):
         if pool not in POOLS:
             raise ScorerError(f"unknown pooling {pool!r}: expected one of {POOLS}")
         self.pool, self.step_break = pool, step_break
+        self._with_blanks = _untrimmed(tokenizer)
 
     def _answer(self, steps: Sequence[str]) -> tuple[list[int], np.ndarray]:
-        """Token ids of all steps, and the step that each token begins in."""
-        pieces = [step + self.step_break for step in checked_steps(steps)]
-        encoded = self.tokenizer(
-            "".join(pieces), add_special_tokens=False, return_offsets_mapping=True
+        """Token ids of all steps, and the step that each token belongs to; -1 for none."""
+        texts = checked_steps(steps)
+        encoded = self._with_blanks(
+            "".join(text + self.step_break for text in texts), add_special_tokens=False,
+            return_offsets_mapping=True,
         )
-        ends = np.cumsum([len(piece) for piece in pieces])
-        starts = np.array([start for start, _ in encoded["offset_mapping"]])
-        return encoded["input_ids"], np.searchsorted(ends, starts, side="right")
+        starts, ends = np.array(encoded["offset_mapping"]).reshape(-1, 2).T
+        last = np.maximum(ends - 1, starts)  # a mark without a character stands where it stands
+        lengths = np.array([len(text) for text in texts])
+        firsts = np.cumsum([0, *lengths[:-1] + len(self.step_break)])
+        step = np.searchsorted(firsts, last, side="right") - 1
+        step_of_token = np.where(last < (firsts + lengths)[step], step, -1)
+        for bare in set(range(len(texts))) - set(step_of_token.tolist()):
+            within = (starts < firsts[bare] + lengths[bare]) & (ends > firsts[bare])
+            step_of_token[within & (step_of_token < 0)] = bare
+        return encoded["input_ids"], step_of_token
+
+    def _encode(self, problem: Problem, steps: Sequence[str]) -> _Answer:
+        prompt = self.prompt_ids(single_problem(problem))
+        answer = _Answer(prompt, *self._answer(steps), len(steps))
+        self.check(prompt, [*prompt, *answer.ids], "the trajectory")
+        return answer
+
+    def _read(self, answers: Sequence[_Answer]) -> list[StepScores]:
+        logs = self.token_log_probs([a.prompt for a in answers], [a.ids for a in answers])
+        return [
+            pool_log_probs(row, answer.step_of_token, answer.n_steps, self.pool)
+            for row, answer in zip(logs, answers, strict=True)
+        ]
 
     def score(self, problem: Problem, steps: Sequence[str]) -> StepScores:
         """Return minus the pooled log-probability per step, in [0, inf); `problem` is one text."""
         return self.score_many([(problem, steps)])[0]
 
-    def score_many(self, trajectories: Sequence[tuple[Problem, Sequence[str]]]) -> list[StepScores]:
-        """Score many trajectories in length-sorted batches."""
-        prompts = [self.prompt_ids(single_problem(problem)) for problem, _ in trajectories]
-        answers = [self._answer(steps) for _, steps in trajectories]
-        logs = self.token_log_probs(prompts, [ids for ids, _ in answers])
-        return [
-            pool_log_probs(row, step_of_token, len(steps), self.pool)
-            for row, (_, step_of_token), (_, steps) in zip(logs, answers, trajectories, strict=True)
-        ]
+    def score_many(
+        self, trajectories: Sequence[Trajectory], ids: Sequence[str] = ()
+    ) -> list[StepScores]:
+        """Score many trajectories in length-sorted batches, see `StepScorer`."""
+        return score_each(trajectories, self._encode, self._read, ids)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """Token ids of a prompt and of its steps, and the step of each of these tokens."""
+
+    prompt: list[int]
+    ids: list[int]
+    step_of_token: np.ndarray
+    n_steps: int
+
+
+def _untrimmed(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Return a tokenizer whose offsets hold blanks too, which some leave out of theirs."""
+    if "trim_offsets=True" not in repr(tokenizer.backend_tokenizer.post_processor):
+        return tokenizer
+    copied = copy.deepcopy(tokenizer)
+    copied.backend_tokenizer.post_processor = None
+    return copied
 
 
 class CausalGenerator(_Causal):

@@ -26,15 +26,19 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from monitorlab.signals.chats import render_chat
 from monitorlab.signals.scorers import (
+    LABEL_MASS,
     Problem,
     ScorerError,
     StepScores,
+    Trajectory,
     check_length,
     checked_steps,
     count_tokens,
     load_model,
     load_tokenizer,
+    score_each,
 )
 
 # Llama-Guard-3 writes a blank line and then its label; the template stops before the blank line.
@@ -50,9 +54,20 @@ class GuardScorer:
         A causal language model and a tokenizer whose chat template builds the moderation prompt
         for the conversation it is given.
     unsafe, safe : str
-        The two labels. Where a label is several tokens, its first one is read.
+        The two labels, such as "Yes" and "No" in other families. Where a label is several tokens,
+        its first one is read.
     reuse : bool
         Keep the cache of the shared prefix; otherwise encode every prompt from scratch.
+    lead : str
+        Text between the prompt and the label.
+    least_mass : float
+        Probability, in [0, 1], that both labels together must have as the next token. Below it the
+        model says something else, and the share of the one in both would be noise.
+
+    Raises
+    ------
+    ScorerError
+        There is no chat template, or the labels cannot be told apart by their first tokens.
     """
 
     def __init__(
@@ -62,8 +77,11 @@ class GuardScorer:
         unsafe: str = "unsafe",
         safe: str = "safe",
         reuse: bool = True,
+        lead: str = LABEL_LEAD,
+        least_mass: float = LABEL_MASS,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
+        self.labels, self.lead, self.least_mass = (unsafe, safe), lead, least_mass
         if not tokenizer.chat_template:
             raise ScorerError("the tokenizer has no chat template to build the moderation prompt")
         self.label_ids = [self._first_token(label) for label in (unsafe, safe)]
@@ -77,11 +95,11 @@ class GuardScorer:
         self.reuse = reuse and not getattr(model.config, "sliding_window", None)
 
     def _first_token(self, label: str) -> int:
-        """Return the first token of a label as it stands after the blank line."""
-        lead = self.tokenizer(LABEL_LEAD, add_special_tokens=False)["input_ids"]
-        ids = self.tokenizer(LABEL_LEAD + label, add_special_tokens=False)["input_ids"]
+        """Return the first token of a label as it stands after the lead."""
+        lead = self.tokenizer(self.lead, add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(self.lead + label, add_special_tokens=False)["input_ids"]
         if ids[: len(lead)] != lead or len(ids) == len(lead):
-            raise ScorerError(f"the tokenizer joins {label!r} to the blank line before it")
+            raise ScorerError(f"the tokenizer joins {label!r} to the {self.lead!r} before it")
         if ids[len(lead)] == self.tokenizer.unk_token_id:
             raise ScorerError(f"the label {label!r} is unknown to this tokenizer")
         return ids[len(lead)]
@@ -114,8 +132,8 @@ class GuardScorer:
         for user, answer in zip(asked, answers, strict=True):
             messages.append({"role": "user", "content": user})
             messages.append({"role": "assistant", "content": answer})
-            text = str(self.tokenizer.apply_chat_template(messages, tokenize=False))
-            text = text if text.endswith(LABEL_LEAD) else text + LABEL_LEAD
+            text = render_chat(self.tokenizer, messages, add_generation_prompt=True)
+            text = text if text.endswith(self.lead) else text + self.lead
             # The template writes its own special tokens.
             prompts.append(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         return prompts
@@ -137,9 +155,32 @@ class GuardScorer:
             output = self.model(
                 input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1
             )
-            rows.append(output.logits[0, -1, self.label_ids].float().cpu())
+            logits = output.logits[0, -1].float().cpu()
+            self._check_mass(logits.softmax(-1), len(rows) + 1)
+            rows.append(logits[self.label_ids])
             cached = list(prompt)
         return torch.stack(rows)
+
+    def _check_mass(self, chances: torch.Tensor, turn: int) -> None:
+        """Raise if the model is about to say something else than one of the labels."""
+        mass = float(chances[self.label_ids].sum())
+        if mass < self.least_mass:
+            best = chances.topk(3)
+            said = ", ".join(
+                f"{self.tokenizer.decode([token])!r} ({chance:.2f})"
+                for chance, token in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            )
+            raise ScorerError(
+                f"after turn {turn} the labels {self.labels[0]!r} and {self.labels[1]!r} have "
+                f"{mass:.2g} of the probability, expected at least {self.least_mass:g}; the model "
+                f"would say {said}. Is it a guard, with its own chat template? Name its labels in "
+                "`unsafe` and `safe`, and what stands before them in `lead`"
+            )
+
+    def _score(self, problem: Problem, steps: Sequence[str]) -> StepScores:
+        chances = self._label_logits(self._prompts(problem, steps)).softmax(-1)[:, 0]
+        tokens = np.array(count_tokens(self.tokenizer, checked_steps(steps)))
+        return StepScores(chances.numpy().astype(float), tokens)
 
     def score(self, problem: Problem, steps: Sequence[str]) -> StepScores:
         """Score a conversation.
@@ -155,14 +196,19 @@ class GuardScorer:
         -------
         StepScores
             P(unsafe) against P(safe) in [0, 1] per turn, and the tokens of each answer.
-        """
-        probabilities = self._label_logits(self._prompts(problem, steps)).softmax(-1)[:, 0]
-        tokens = np.array(count_tokens(self.tokenizer, checked_steps(steps)))
-        return StepScores(probabilities.numpy().astype(float), tokens)
 
-    def score_many(self, trajectories: Sequence[tuple[Problem, Sequence[str]]]) -> list[StepScores]:
+        Raises
+        ------
+        ScorerError
+            A prompt is too long, or the labels have less than `least_mass` of the probability.
+        """
+        return self.score_many([(problem, steps)])[0]
+
+    def score_many(
+        self, trajectories: Sequence[Trajectory], ids: Sequence[str] = ()
+    ) -> list[StepScores]:
         """Score many conversations, one after the other: each has a cache of its own."""
-        return [self.score(problem, steps) for problem, steps in trajectories]
+        return score_each(trajectories, self._score, list, ids)
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:

@@ -27,18 +27,24 @@ from transformers import (
 )
 from transformers.modeling_outputs import TokenClassifierOutput
 
+from monitorlab.signals.chats import render_chat
 from monitorlab.signals.scorers import (
+    LABEL_MASS,
     Encoded,
+    Label,
     Problem,
     ScorerError,
     StepScores,
+    Trajectory,
+    check_length,
     checked_steps,
     count_tokens,
     from_checkpoint,
-    label_probability,
     load_model,
     load_tokenizer,
     logits_at_steps,
+    read_label,
+    score_each,
     single_problem,
 )
 
@@ -46,6 +52,8 @@ QWEN_SYSTEM = "Please reason step by step, and put your final answer within \\bo
 SEPARATOR = "<extra_0>"
 STEP_TAG = "ки"
 GOOD, BAD = "+", "-"
+PUBLISHED = {"Qwen2ForProcessRewardModel": 1}  # good labels that a card states, and no name
+UNREAD = ("lm_head.",)  # of the language model that a reward model started from
 
 
 class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
@@ -88,10 +96,16 @@ class TokenRewardScorer:
         With a chat template and the separator as one token.
     separator : str
         Token that closes every step.
-    good_label : int
-        Label of a good step; suspicion is 1 minus its probability.
+    good_label : str or int, optional
+        Name (or position) of the label of a good step; suspicion is 1 minus its probability. May
+        be left out where the labels' names or the model's card say it.
     system : str
         System message of the chat.
+
+    Raises
+    ------
+    ScorerError
+        The separator is no single token, or it is not known which label means a good step.
     """
 
     def __init__(
@@ -99,11 +113,14 @@ class TokenRewardScorer:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         separator: str = SEPARATOR,
-        good_label: int = 1,
+        good_label: str | int | None = None,
         system: str = QWEN_SYSTEM,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.separator, self.good_label, self.system = separator, good_label, system
+        self.separator, self.system = separator, system
+        if good_label is None:
+            good_label = PUBLISHED.get(type(model).__name__)
+        self.label = read_label(model.config, good_label, "good_label", bad=False)
         ids = tokenizer(separator, add_special_tokens=False)["input_ids"]
         if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
             raise ScorerError(
@@ -130,7 +147,8 @@ class TokenRewardScorer:
         tokenizer = load_tokenizer(name, revision)
         if trust_remote_code:
             model = load_model(
-                AutoModel.from_pretrained, name, revision, dtype, device, trust_remote_code=True
+                AutoModel.from_pretrained, name, revision, dtype, device, trust_remote_code=True,
+                unread=UNREAD,
             )
             return cls(model, tokenizer, **options)
         config = from_checkpoint(
@@ -146,7 +164,8 @@ class TokenRewardScorer:
                 f"{name!r} holds {architecture}, expected Qwen2ForProcessRewardModel or a "
                 f"...ForTokenClassification; its own code only runs with trust_remote_code=True"
             )
-        return cls(load_model(loader, name, revision, dtype, device), tokenizer, **options)
+        model = load_model(loader, name, revision, dtype, device, unread=UNREAD)
+        return cls(model, tokenizer, **options)
 
     def _encode(self, problem: Problem, steps: Sequence[str]) -> Encoded:
         texts = checked_steps(steps)
@@ -155,20 +174,25 @@ class TokenRewardScorer:
             {"role": "user", "content": single_problem(problem)},
             {"role": "assistant", "content": "".join(text + self.separator for text in texts)},
         ]
-        chat = self.tokenizer.apply_chat_template(messages, tokenize=False)
+        chat = render_chat(self.tokenizer, messages)
         ids = self.tokenizer(chat, add_special_tokens=False)["input_ids"]
         positions = _positions(ids, self.separator_id, len(texts), self.separator)
+        check_length(len(ids), self.model.config, "the trajectory")
         return Encoded(ids, positions, count_tokens(self.tokenizer, texts))
+
+    def _read(self, encoded: Sequence[Encoded]) -> list[StepScores]:
+        logits = logits_at_steps(self.model, encoded, self.tokenizer.pad_token_id)
+        return _suspicion(logits, encoded, self.label)
 
     def score(self, problem: Problem, steps: Sequence[str]) -> StepScores:
         """Return 1 - P(good) per step, in [0, 1]; `problem` is one text."""
         return self.score_many([(problem, steps)])[0]
 
-    def score_many(self, trajectories: Sequence[tuple[Problem, Sequence[str]]]) -> list[StepScores]:
-        """Score many trajectories in length-sorted batches."""
-        encoded = [self._encode(problem, steps) for problem, steps in trajectories]
-        logits = logits_at_steps(self.model, encoded, self.tokenizer.pad_token_id)
-        return _suspicion(logits, encoded, self.good_label)
+    def score_many(
+        self, trajectories: Sequence[Trajectory], ids: Sequence[str] = ()
+    ) -> list[StepScores]:
+        """Score many trajectories in length-sorted batches, see `StepScorer`."""
+        return score_each(trajectories, self._encode, self._read, ids)
 
 
 class MathShepherdScorer:
@@ -184,6 +208,14 @@ class MathShepherdScorer:
         Tag at the end of each step, and the judgements.
     numbered : bool
         Put ``Step k:`` before a step that does not begin with it, as in the training data.
+    least_mass : float
+        Probability, in [0, 1], that both judgements together must have at every tag. A model that
+        was not trained to judge there says something else.
+
+    Raises
+    ------
+    ScorerError
+        Tag and judgements are not one token each.
     """
 
     def __init__(
@@ -194,9 +226,10 @@ class MathShepherdScorer:
         good: str = GOOD,
         bad: str = BAD,
         numbered: bool = True,
+        least_mass: float = LABEL_MASS,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.step_tag, self.numbered = step_tag, numbered
+        self.step_tag, self.numbered, self.least_mass = step_tag, numbered, least_mass
         # The card encodes both judgements in one text; the second then carries its blank.
         self.judgement_ids = tokenizer(f"{good} {bad}", add_special_tokens=False)["input_ids"]
         tag_ids = tokenizer(f"a {step_tag}", add_special_tokens=False)["input_ids"]
@@ -235,18 +268,31 @@ class MathShepherdScorer:
         solution = "\n".join(f"{text} {self.step_tag}" for text in texts)
         ids = self.tokenizer(f"{single_problem(problem)} {solution}")["input_ids"]
         positions = _positions(ids, self.tag_id, len(texts), self.step_tag)
+        check_length(len(ids), self.model.config, "the trajectory")
         return Encoded(ids, positions, count_tokens(self.tokenizer, texts))
+
+    def _read(self, encoded: Sequence[Encoded]) -> list[StepScores | ScorerError]:
+        pad_id = self.tokenizer.pad_token_id
+        logs = logits_at_steps(self.model, encoded, pad_id, self.judgement_ids)
+        read: list[StepScores | ScorerError] = []
+        label = Label(position=0, bad=False, alone=False)
+        for scores, row in zip(_suspicion(logs, encoded, label), logs, strict=True):
+            mass = float(row.exp().sum(-1).min())
+            read.append(scores if not mass < self.least_mass else ScorerError(
+                f"the judgements have {mass:.2g} of the probability at a tag, expected at least "
+                f"{self.least_mass:g}: was the model trained to judge at {self.step_tag!r}?"
+            ))
+        return read
 
     def score(self, problem: Problem, steps: Sequence[str]) -> StepScores:
         """Return 1 - P(good) per step, in [0, 1]; `problem` is one text."""
         return self.score_many([(problem, steps)])[0]
 
-    def score_many(self, trajectories: Sequence[tuple[Problem, Sequence[str]]]) -> list[StepScores]:
-        """Score many trajectories in length-sorted batches."""
-        encoded = [self._encode(problem, steps) for problem, steps in trajectories]
-        pad_id = self.tokenizer.pad_token_id
-        logits = logits_at_steps(self.model, encoded, pad_id, self.judgement_ids)
-        return _suspicion(logits, encoded, good_label=0)
+    def score_many(
+        self, trajectories: Sequence[Trajectory], ids: Sequence[str] = ()
+    ) -> list[StepScores]:
+        """Score many trajectories in length-sorted batches, see `StepScorer`."""
+        return score_each(trajectories, self._encode, self._read, ids)
 
 
 def _positions(ids: Sequence[int], mark: int, n_steps: int, text: str) -> list[int]:
@@ -261,9 +307,9 @@ def _positions(ids: Sequence[int], mark: int, n_steps: int, text: str) -> list[i
 
 
 def _suspicion(
-    logits: Sequence[torch.Tensor], encoded: Sequence[Encoded], good_label: int
+    logits: Sequence[torch.Tensor], encoded: Sequence[Encoded], label: Label
 ) -> list[StepScores]:
     return [
-        StepScores(1.0 - label_probability(row, good_label), np.array(item.tokens))
+        StepScores(label.suspicion(row), np.array(item.tokens))
         for row, item in zip(logits, encoded, strict=True)
     ]

@@ -12,10 +12,11 @@ every prefix on its own.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import huggingface_hub.constants
 import numpy as np
@@ -24,17 +25,58 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 BATCH_TOKENS = 16_384  # padding included
+LABEL_MASS = 0.5  # least probability of a model's labels together; one asked as trained has about 1
 HELP = (
     "Give a local folder, or fill the Hugging Face cache that HF_HOME points at (on a machine "
     "with a network: `hf download {name} --revision {revision}`) and set HF_HUB_OFFLINE=1; a "
     "gated model also needs HF_TOKEN there."
 )
 
+ADAPTER = "adapter_config.json"
+# What older versions of transformers saved beside the weights, and newer ones compute.
+_COMPUTED = re.compile(r"(^|\.)(attn|attention)\.(masked_)?bias$|rotary_emb\.inv_freq$")
+_HEAD = re.compile(r"(For[A-Z]\w*|LMHeadModel|Model)$")  # what a model is for, in its class name
+_LANGUAGE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+# A good and a bad label whose names say which is which, whatever their position.
+OPPOSITES = (
+    ("benign", "misbehavior"), ("safe", "unsafe"), ("harmless", "harmful"), ("good", "bad"),
+    ("correct", "incorrect"), ("right", "wrong"), ("+", "-"),
+)
+
 Problem = str | Sequence[str]
+Trajectory = tuple[Problem, Sequence[str]]
+T = TypeVar("T")
 
 
 class ScorerError(ValueError):
     """A checkpoint, its tokenizer or a trajectory does not fit the scorer."""
+
+
+class LeftOutError(ScorerError):
+    """Some trajectories could not be scored. The others were, and are in `scores`.
+
+    Attributes
+    ----------
+    scores : list of StepScores or None
+        In the order of the trajectories; None for one that was left out.
+    reasons : dict of str to str
+        Why, by the id of each trajectory that was left out.
+    """
+
+    def __init__(self, scores: list[StepScores | None], reasons: dict[str, str]) -> None:
+        self.scores, self.reasons = scores, reasons
+        if len(scores) == 1:
+            super().__init__(next(iter(reasons.values())))
+            return
+        some = "; ".join(f"{name!r}: {reason[:160]}" for name, reason in list(reasons.items())[:2])
+        more = "; ..." if len(reasons) > 2 else ""
+        super().__init__(
+            f"{len(reasons)} of {len(scores)} trajectories could not be scored ({some}{more}). The "
+            "others are in `scores` of this error. A threshold calibrated on them alone keeps its "
+            "level only among trajectories that can be scored: shorten the rest, or count each as "
+            "an alarm"
+        )
 
 
 @dataclass(frozen=True)
@@ -64,8 +106,14 @@ class StepScorer(Protocol):
         `steps` are the model's texts in order.
         """
 
-    def score_many(self, trajectories: Sequence[tuple[Problem, Sequence[str]]]) -> list[StepScores]:
-        """Score many trajectories; the result is in the same order."""
+    def score_many(
+        self, trajectories: Sequence[Trajectory], ids: Sequence[str] = ()
+    ) -> list[StepScores]:
+        """Score many trajectories, called by their `ids` or else by their positions from 1.
+
+        The result is in the same order. `LeftOutError` if some could not be scored; it holds the
+        scores of the others.
+        """
 
 
 @dataclass(frozen=True)
@@ -93,7 +141,7 @@ def no_progress_bars() -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def from_checkpoint(loader: Callable[..., Any], name: str, revision: str, **options: Any) -> Any:
@@ -112,25 +160,136 @@ def from_checkpoint(loader: Callable[..., Any], name: str, revision: str, **opti
     Raises
     ------
     ScorerError
-        No revision for a hub name, or the checkpoint is neither local, nor cached, nor reachable;
-        the message says what to set.
+        No revision for a hub name, or the checkpoint is neither local, nor cached, nor reachable,
+        or its files cannot be read; the message says what to set.
     """
-    with no_progress_bars():
-        if Path(name).is_dir():
-            return loader(name, local_files_only=True, **options)
-        if not revision:
-            raise ScorerError(f"{name!r} is not a local folder: pin a revision of the hub model")
-        try:
-            return loader(name, revision=revision, local_files_only=True, **options)
-        except (OSError, ValueError) as error:
-            missing = _first_line(error)
+    local = Path(name).is_dir()
+    if not local and not revision:
+        raise ScorerError(f"{name!r} is not a local folder: pin a revision of the hub model")
+    places: list[dict[str, Any]] = [{"local_files_only": True}]
+    if not local:
+        places[0]["revision"] = revision
         if not huggingface_hub.constants.HF_HUB_OFFLINE:
-            try:
-                return loader(name, revision=revision, **options)
-            except (OSError, ValueError) as error:
-                missing = _first_line(error)
+            places.append({"revision": revision})
+    for place in places:
+        try:
+            with no_progress_bars():
+                return loader(name, **place, **options)
+        except (ScorerError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a damaged file may make the libraries raise anything
+            reason = _first_line(error)
+    if local:
+        raise ScorerError(f"cannot load {name!r}: {reason}")
     advice = HELP.format(name=name, revision=revision)
-    raise ScorerError(f"cannot load {name!r} at revision {revision!r}: {missing} {advice}")
+    raise ScorerError(f"cannot load {name!r} at revision {revision!r}: {reason} {advice}")
+
+
+def whole_model(
+    loader: Callable[..., Any], name: str, revision: str, *, unread: Sequence[str] = (),
+    new: Sequence[str] = (), **options: Any,
+) -> Any:
+    """Load a model of whose weights none is missing, left over, or of another shape.
+
+    transformers fills what is missing at random and drops what is left over, with a warning at
+    most, and such a model would answer all the same.
+
+    Parameters
+    ----------
+    loader, name, revision
+        As in `from_checkpoint`.
+    unread : sequence of str
+        Beginnings of weights that the caller does not look at: they may be missing or left over.
+        "*" stands for any other head on the same body.
+    new : sequence of str
+        Beginnings of weights that are to be trained from new; the model may then be made of a
+        checkpoint of another kind.
+
+    Raises
+    ------
+    ScorerError
+        The checkpoint cannot be loaded, is of another kind, or its weights do not fit.
+    """
+    refuse_adapter(name)
+    model, info = from_checkpoint(
+        loader, name, revision, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    refuse_adapter(name, getattr(model, "_hf_peft_config_loaded", False))
+    if not new and "*" not in unread:
+        _check_kind(model, name)
+    _check_weights(model, info, name, tuple(unread), tuple(new))
+    return model
+
+
+def refuse_adapter(name: str, is_one: bool = False) -> None:
+    """Raise if a folder holds an adapter: transformers would load some base with it, unnamed."""
+    if is_one or (Path(name) / ADAPTER).is_file():
+        raise ScorerError(f"{name!r} is an adapter and no whole model: give the model that it was "
+                          f"trained on, and {name!r} as its adapter")
+
+
+def _check_kind(model: PreTrainedModel, name: str) -> None:
+    """Raise if the checkpoint says that it holds something else than what was made of it."""
+    stated, made = model.config.architectures or [], type(model).__name__
+    if stated and _kind(made) not in [_kind(architecture) for architecture in stated]:
+        raise ScorerError(
+            f"{name!r} holds {', '.join(stated)}, and was to be read as {made}: its weights were "
+            f"trained for something else. Give a checkpoint of {made}"
+        )
+
+
+def _kind(architecture: str) -> str:
+    """What a model is for, by the name of its class; all language models are one kind."""
+    found = _HEAD.search(architecture)
+    head = found[1] if found else architecture
+    return _LANGUAGE[0] if head in _LANGUAGE else head
+
+
+def _check_weights(
+    model: PreTrainedModel, info: dict[str, Any], name: str, unread: tuple[str, ...],
+    new: tuple[str, ...],
+) -> None:
+    """Raise if a weight is missing, left over, or of another shape."""
+    buffers = dict(model.named_buffers())
+    missing = sorted(
+        key for key in info["missing_keys"]
+        if not key.startswith((*unread, *new)) and not _computed(key, buffers.get(key))
+    )
+    shapes = sorted(
+        f"{key} ({_shape(found)}, expected {_shape(wanted)})"
+        for key, found, wanted in info["mismatched_keys"] if not key.startswith(new)
+    )
+    over = sorted(
+        key for key in info["unexpected_keys"]
+        if not key.startswith(unread) and not _computed(key, None)
+        and not ("*" in unread and not _in_body(model, key))
+    )
+    if getattr(getattr(model, "hf_quantizer", None), "pre_quantized", False):
+        over = []  # scales lie beside the weights; each method has its own names for them
+    for keys, what in ((missing, "are missing"), (shapes, "have another shape"),
+                       (over, "have no place in it")):
+        if keys:
+            shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+            raise ScorerError(
+                f"{name!r} is no whole {type(model).__name__}: {len(keys)} of its weights {what} "
+                f"({shown}). Download or save it again, and see that its config.json is its own"
+            )
+
+
+def _computed(key: str, buffer: torch.Tensor | None) -> bool:
+    """Whether a tensor is computed and not learned, so that a checkpoint need not hold it."""
+    whole = buffer is not None and not buffer.is_floating_point()
+    return whole or bool(_COMPUTED.search(key))
+
+
+def _in_body(model: PreTrainedModel, key: str) -> bool:
+    """Whether a left-over weight would lie inside the body, and not in a head on top of it."""
+    own = {child for child, _ in model.named_children()} | {model.base_model_prefix}
+    return key.split(".")[0] in own
+
+
+def _shape(size: Sequence[int]) -> str:
+    return " x ".join(map(str, size))
 
 
 def load_tokenizer(name: str, revision: str) -> PreTrainedTokenizerBase:
@@ -144,21 +303,21 @@ def load_tokenizer(name: str, revision: str) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    loader: Callable[..., PreTrainedModel],
+    loader: Callable[..., Any],
     name: str,
     revision: str,
     dtype: str = "float32",
     device: str = "cpu",
     **options: Any,
-) -> PreTrainedModel:
-    """Load a model for inference.
+) -> Any:
+    """Load a whole model for inference, see `whole_model`, which takes the `options`.
 
     `dtype` is a torch name ("float32", "bfloat16", "float16"), `device` a torch device.
     """
     kind = getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype):
         raise ScorerError(f"unknown dtype {dtype!r}: expected float32, bfloat16 or float16")
-    model = from_checkpoint(loader, name, revision, dtype=kind, **options)
+    model = whole_model(loader, name, revision, dtype=kind, **options)
     return model.to(device).eval()
 
 
@@ -204,6 +363,135 @@ def check_length(n_tokens: int, config: Any, what: str) -> None:
         )
 
 
+def score_each(
+    trajectories: Sequence[Trajectory],
+    encode: Callable[[Problem, Sequence[str]], T],
+    read: Callable[[list[T]], Sequence[StepScores | ScorerError]],
+    ids: Sequence[str] = (),
+) -> list[StepScores]:
+    """Score every trajectory that can be scored, and say which could not.
+
+    Parameters
+    ----------
+    trajectories : sequence of (problem, steps)
+    encode : callable
+        Turns one trajectory into what the model reads; raises `ScorerError` if it cannot be read.
+    read : callable
+        Scores all that could be encoded, in order, or says why one has no score.
+    ids : sequence of str, optional
+        How to call the trajectories; their positions from 1 when left out.
+
+    Raises
+    ------
+    LeftOutError
+        Some could not be scored, or their scores are no numbers. It holds the scores of the others.
+    """
+    names = list(ids) or [str(k) for k in range(1, len(trajectories) + 1)]
+    if len(set(names)) != len(trajectories):
+        raise ScorerError(f"{len(set(names))} different ids for {len(trajectories)} trajectories")
+    encoded: dict[str, T] = {}
+    reasons: dict[str, str] = {}
+    for name, trajectory in zip(names, trajectories, strict=True):
+        try:
+            encoded[name] = encode(*trajectory)
+        except ScorerError as error:
+            reasons[name] = str(error)
+    scores: dict[str, StepScores] = {}
+    for name, found in zip(encoded, read(list(encoded.values())) if encoded else [], strict=True):
+        if isinstance(found, ScorerError):
+            reasons[name] = str(found)
+        elif np.isnan(found.scores).any():
+            reasons[name] = "the model's logits are no numbers: load it as bfloat16 or float32"
+        else:
+            scores[name] = found
+    if reasons:
+        raise LeftOutError([scores.get(name) for name in names],
+                           {name: reasons[name] for name in names if name in reasons})
+    return [scores[name] for name in names]
+
+
+@dataclass(frozen=True)
+class Label:
+    """The label of a classifier at which suspicion is read.
+
+    Attributes
+    ----------
+    position : int
+        Column of its logit.
+    bad : bool
+        Whether its probability is the suspicion; else 1 minus it is.
+    alone : bool
+        Whether the logit is read alone, through the logistic function, and not by softmax.
+    """
+
+    position: int
+    bad: bool
+    alone: bool
+
+    def suspicion(self, logits: torch.Tensor) -> np.ndarray:
+        """Suspicion in [0, 1] from logits (n, n_labels): shape (n,)."""
+        values = logits.double()
+        chances = values.sigmoid() if self.alone else values.softmax(-1)
+        found = chances[:, self.position].cpu().numpy()
+        return found if self.bad else 1.0 - found
+
+
+def read_label(config: Any, named: str | int | None, option: str, bad: bool) -> Label:
+    """Find the label at which a classifier's suspicion is read, by its name.
+
+    Two labels that mean opposites (see `OPPOSITES`) are understood. Of all others the caller has to
+    name one: position says nothing about meaning.
+
+    Parameters
+    ----------
+    config : transformers configuration
+        With ``id2label`` and, perhaps, ``problem_type``.
+    named : str or int or None
+        Name of the label, or its position from 0; None to go by the names.
+    option : str
+        How the caller passes `named`; for messages.
+    bad : bool
+        Whether `named` is the bad label.
+
+    Raises
+    ------
+    ScorerError
+        The names do not say which label is meant, there is no label of that name, or the model
+        predicts a number and no label.
+    """
+    labels = [str(config.id2label[i]) for i in sorted(config.id2label)]
+    shown = ", ".join(map(repr, labels[:8])) + (", ..." if len(labels) > 8 else "")
+    kind = getattr(config, "problem_type", None)
+    if kind == "regression":
+        raise ScorerError(f"the model is a regression (problem_type) on {shown}: its number is no "
+                          "probability. Give a classifier")
+    alone = len(labels) == 1 or kind == "multi_label_classification"
+    if named is not None:
+        return Label(_position(labels, named, shown), bad, alone)
+    plain = [label.strip().lower() for label in labels]
+    for good, opposite in OPPOSITES:
+        if sorted(plain) == sorted((good, opposite)):
+            return Label(plain.index(opposite if bad else good), bad, alone)
+    raise ScorerError(
+        f"the model has the labels {shown}, and their names do not say which one means "
+        f"{'misbehavior' if bad else 'a good step'}: give its name as {option}, as the model's "
+        "card explains it"
+    )
+
+
+def _position(labels: Sequence[str], named: str | int, shown: str) -> int:
+    text = str(named).strip()
+    for found in (
+        [i for i, label in enumerate(labels) if label == text],
+        [i for i, label in enumerate(labels) if label.strip().lower() == text.lower()],
+        [i for i in range(len(labels)) if str(i) == text],
+    ):
+        if len(found) == 1:
+            return found[0]
+    raise ScorerError(f"the model has no label {named!r}: expected one of {shown}, or a position "
+                      f"from 0 to {len(labels) - 1}")
+
+
 def label_probability(logits: torch.Tensor, index: int) -> np.ndarray:
     """Softmax over the last axis, read at one label: shape (n_steps,), in [0, 1]."""
     return logits.float().softmax(-1)[:, index].cpu().numpy().astype(float)
@@ -225,14 +513,15 @@ def logits_at_steps(
     Parameters
     ----------
     columns : sequence of int, optional
-        Logits to keep, in this order; all of them when left out.
+        Outputs to keep, in this order, as log-probabilities among all outputs; all logits as they
+        are when left out.
 
     Returns
     -------
     list of torch.Tensor, shape (n_steps, n_columns)
     """
     for position, item in enumerate(encoded, 1):
-        check_length(len(item.ids), model.config, f"trajectory {position}")
+        check_length(len(item.ids), model.config, f"sequence {position}")
     found: dict[int, torch.Tensor] = {}
     for chosen in token_batches([len(item.ids) for item in encoded], batch_tokens):
         ids, mask = pad_right([encoded[i].ids for i in chosen], pad_id)
@@ -241,7 +530,8 @@ def logits_at_steps(
         )
         for row, i in enumerate(chosen):
             logits = output.logits[row, encoded[i].positions]
-            found[i] = logits if columns is None else logits[:, list(columns)]
+            found[i] = logits if columns is None else (
+                logits.float().log_softmax(-1)[:, list(columns)])
     return [found[i] for i in range(len(encoded))]
 
 

@@ -24,6 +24,7 @@ from monitorlab.signals.scorers import (
     load_tokenizer,
     logits_at_steps,
     no_progress_bars,
+    whole_model,
 )
 from monitorlab.signals.training import IGNORED, Row, fit, llama_config, seeded, suitable_threads
 
@@ -92,7 +93,8 @@ def train_verifier(
             config = llama_config(settings.model, tokenizer, num_labels=2)
             model = LlamaForTokenClassification(config)
         else:
-            model = LlamaForTokenClassification.from_pretrained(base, num_labels=2)
+            loader = LlamaForTokenClassification.from_pretrained
+            model = whole_model(loader, str(base), "", new=("score.",), num_labels=2)
         fit(model, rows, tokenizer.pad_token_id, settings, seed, title)
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

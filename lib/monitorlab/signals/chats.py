@@ -1,0 +1,157 @@
+"""Chat templates: one rendering for scoring, for training and for step signals.
+
+A template comes with a checkpoint and may do two things that change a prompt in silence. Some know
+no system message: they raise, or leave it out. Then it is put in front of the first user message.
+Others print today's date. Then the date is always `CLOCK`, so that a prompt is the same tomorrow,
+and the same in training and in scoring. `chat_form` says what a template needs; it belongs into the
+settings of whatever reads its prompts.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from monitorlab.signals.scorers import ScorerError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CLOCK = datetime(2024, 7, 26)  # what Llama's templates print where there is no clock
+_SYSTEM, _USER = "QXSYSTEMXQ", "QXUSERXQ"  # letters alone: no template changes or trims them
+_PROBE = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _USER}]
+
+Messages = Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class ChatForm:
+    """What a chat template makes of a system and a user message.
+
+    Attributes
+    ----------
+    folds : bool
+        Whether the system message has to stand in the user message.
+    dated : bool
+        Whether the prompt shows a date.
+    """
+
+    folds: bool = False
+    dated: bool = False
+
+    def settings(self) -> dict[str, str]:
+        """What of it decides a prompt, as JSON; nothing for a template with a system message."""
+        return {**({"system_role": "in the first user message"} if self.folds else {}),
+                **({"date": f"{CLOCK:%Y-%m-%d}"} if self.dated else {})}
+
+
+_KNOWN: weakref.WeakKeyDictionary[Any, tuple[Any, ChatForm]] = weakref.WeakKeyDictionary()
+
+
+def chat_form(tokenizer: PreTrainedTokenizerBase) -> ChatForm:
+    """Find out what a tokenizer's chat template does with a system message and with the date.
+
+    Warns once per tokenizer if its prompts are not what its template alone would make of them.
+
+    Raises
+    ------
+    ScorerError
+        The template renders no user message, with a system message or without.
+    """
+    template = tokenizer.chat_template
+    known = _KNOWN.get(tokenizer)
+    if known is None or known[0] != template:
+        known = template, _found_form(tokenizer) if template else ChatForm()
+        _KNOWN[tokenizer] = known
+        _say(known[1], bool(template))
+    return known[1]
+
+
+def _found_form(tokenizer: PreTrainedTokenizerBase) -> ChatForm:
+    reason = ""
+    for messages in (_PROBE, folded(_PROBE)):
+        clock = _Clock()
+        try:
+            texts = [_render(tokenizer, messages, clock, add_generation_prompt=True,
+                             enable_thinking=thinking).upper() for thinking in (False, True)]
+        except Exception as error:  # a template may raise anything
+            reason = reason or " ".join(str(error).split())[:200]
+            continue
+        if all(_SYSTEM in text and _USER in text for text in texts):
+            return ChatForm(messages is not _PROBE, clock.asked)
+    raise ScorerError("the chat template cannot render ['system', 'user'] messages, nor both as "
+                      f"one user message: {reason or 'it leaves their texts out'}. Is it the "
+                      "template of a model that chats?")
+
+
+def _say(form: ChatForm, templated: bool) -> None:
+    said = []
+    if not templated:
+        said.append("the tokenizer has no chat template: prompts are plain text, with a blank line "
+                    "between messages, as suits a base model")
+    if form.folds:
+        said.append("the chat template has no system message: its text stands before the first "
+                    "user message")
+    if form.dated:
+        said.append(f"the chat template prints today's date: it is always {CLOCK:%Y-%m-%d} here, "
+                    "so that a prompt is the same tomorrow")
+    for text in said:
+        warnings.warn(text, RuntimeWarning, stacklevel=4)
+
+
+def folded(messages: Messages) -> list[dict[str, str]]:
+    """Put a system message that comes first in front of the user message after it."""
+    rest = [dict(message) for message in messages]
+    if len(rest) > 1 and rest[0]["role"] == "system" and rest[1]["role"] == "user":
+        system = rest.pop(0)["content"]
+        rest[0]["content"] = f"{system}\n\n{rest[0]['content']}"
+    return rest
+
+
+def render_chat(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, **options: Any
+) -> str:
+    """Render messages by the tokenizer's chat template, which it must have.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+    messages : sequence of mapping
+        With "role" and "content".
+    **options
+        As `apply_chat_template` takes them, such as ``add_generation_prompt=True``.
+
+    Raises
+    ------
+    ScorerError
+        The template cannot render them.
+    """
+    if messages[0]["role"] == "system" and chat_form(tokenizer).folds:
+        messages = folded(messages)
+    try:
+        return _render(tokenizer, messages, _Clock(), **options)
+    except Exception as error:  # a template may raise anything
+        reason = " ".join(str(error).split())[:200]
+        raise ScorerError(f"the chat template cannot render {[m['role'] for m in messages]} "
+                          f"messages: {reason}") from error
+
+
+class _Clock:
+    """The clock that templates ask; it always says the same and knows whether it was asked."""
+
+    asked = False
+
+    def __call__(self, form: str) -> str:
+        self.asked = True
+        return CLOCK.strftime(form)
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, clock: _Clock, **options: Any
+) -> str:
+    given = [dict(message) for message in messages]
+    return str(tokenizer.apply_chat_template(given, tokenize=False, strftime_now=clock, **options))
