@@ -17,7 +17,16 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -37,6 +46,7 @@ from monitorlab.signals.reward_models import (
     TokenRewardScorer,
 )
 from monitorlab.signals.scorers import (
+    LeftOutError,
     ScorerError,
     StepScorer,
     load_tokenizer,
@@ -308,6 +318,85 @@ def test_log_probability_of_each_step(folders: dict[str, str], pool: str) -> Non
     assert found.tokens.tolist() == [b - a for a, b in spans]
 
 
+Merged = list[tuple[str, str]]
+
+
+def merging_tokenizer(merged: Merged, trim: bool = False) -> PreTrainedTokenizerFast:
+    """Byte-level pieces joined across words and breaks, as byte-pair tokenizers do."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = [*alphabet, *(left + right for left, right in merged)]
+    core = Tokenizer(models.BPE(vocab={p: i for i, p in enumerate(pieces)}, merges=merged))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    core.post_processor = processors.ByteLevel(trim_offsets=trim)
+    core.add_special_tokens(["<end>"])
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>", pad_token="<end>")
+
+
+def pieces_of(scorer: LogProbabilityScorer, steps: list[str]) -> list[list[str]]:
+    """Tokens of each step, and last those of none, as text."""
+    owned = list(zip(*scorer._answer(steps), strict=True))
+    return [[scorer.tokenizer.decode([token]) for token, step in owned if step == wanted]
+            for wanted in (*range(len(steps)), -1)]
+
+
+NEWLINES, BLANK = [("Ċ", "Ċ"), (".", "ĊĊ")], [("Ġ", "b"), (".", "Ġ")]
+
+
+@pytest.mark.parametrize(("merged", "step_break", "expected"), [
+    ([], "\n\n", [["a", "."], ["b", "."], ["\n", "\n"] * 2]),
+    (NEWLINES[:1], "\n\n", [["a", "."], ["b", "."], ["\n\n"] * 2]),
+    (NEWLINES, "\n\n", [["a"], ["b"], [".\n\n"] * 2]),  # the full stop goes with the break
+    (NEWLINES, "\n", [["a", "."], ["b", "."], ["\n"] * 2]),
+    (BLANK[:1], " ", [["a", "."], [" b", "."], [" "]]),  # the blank goes with the word
+    (BLANK[1:], " ", [["a"], ["b"], [". "] * 2]),
+    (NEWLINES, "\n\n---\n\n", [["a"], ["b"], [*[".\n\n"], *"---", "\n\n"] * 2]),
+    ([(".", "b")], "", [["a"], [".b", "."], []]),  # it ends in the second step
+])
+@pytest.mark.parametrize("trim", [False, True])
+def test_a_step_has_the_tokens_that_end_in_it(
+    folders: dict[str, str], merged: Merged, step_break: str, expected: list[list[str]],
+    trim: bool,
+) -> None:
+    model = LogProbabilityScorer.load(folders["causal"]).model
+    tokenizer = merging_tokenizer(merged, trim)
+    scorer = LogProbabilityScorer(model, tokenizer, step_break=step_break)
+    assert pieces_of(scorer, ["a.", "b."]) == expected
+    assert tokenizer.backend_tokenizer.post_processor is not None
+    # A step of nothing else keeps the token that it shares with the break; é has two bytes.
+    alone = pieces_of(LogProbabilityScorer(model, merging_tokenizer(NEWLINES, trim)), [".", "é"])
+    assert alone[0] == [".\n\n"] and len(alone[1]) == 2
+
+
+@pytest.mark.parametrize("merged", [NEWLINES[:1], NEWLINES])
+def test_an_unlikely_break_does_not_make_a_step_suspicious(
+    folders: dict[str, str], merged: Merged
+) -> None:
+    """With a break that the model never writes, all that is pooled are the steps' own tokens."""
+    model = LogProbabilityScorer.load(folders["causal"]).model
+    tokenizer = merging_tokenizer(merged)
+    scorers = [LogProbabilityScorer(model, tokenizer, pool=pool) for pool in ("min", "mean")]
+    before = [scorer.score(PROBLEM, STEPS) for scorer in scorers]
+    breaks = [i for piece, i in tokenizer.get_vocab().items() if piece.endswith("ĊĊ")]
+    head = torch.nn.Linear(32, model.config.vocab_size)
+    head.weight, head.bias.data = model.lm_head.weight, torch.zeros(model.config.vocab_size)
+    head.bias.data[breaks] = -50.0
+    model.lm_head = head
+    after = [scorer.score(PROBLEM, STEPS) for scorer in scorers]
+    for one, other in zip(before, after, strict=True):
+        # Breaks take no probability from other tokens any more, so these gain a little.
+        assert (other.scores <= one.scores + 1e-6).all() and other.scores.max() < 20
+        assert (one.tokens == other.tokens).all()
+
+
+def test_the_first_token_needs_a_prompt(folders: dict[str, str]) -> None:
+    scorer = LogProbabilityScorer(LogProbabilityScorer.load(folders["causal"]).model,
+                                  merging_tokenizer([]))
+    assert scorer.score("", ["a"]).scores.shape == (1,)  # the line break after the problem
+    with pytest.raises(ScorerError, match="has no token.*predicts the first token"):
+        scorer.token_log_probs([[]], [[1, 2]])
+
+
 def test_generator_keeps_its_own_probabilities(folders: dict[str, str]) -> None:
     generator = CausalGenerator.load(folders["causal"])
     problems = [PROBLEM, "What is 2 + 2?", "Count."]
@@ -422,6 +511,141 @@ def test_bad_trajectories(
 ) -> None:
     with pytest.raises(ScorerError, match=message):
         SCORERS[kind](folders[kind]).score(problem, steps)
+
+
+@pytest.mark.parametrize("kind", SCORERS)
+def test_one_bad_trajectory_does_not_lose_the_others(folders: dict[str, str], kind: str) -> None:
+    scorer = SCORERS[kind](folders[kind])
+    good = [(ASKED, ANSWERS)] if kind == "guard" else TRAJECTORIES
+    bad = ([ASKED[0]], ["7 " * 400]) if kind == "guard" else (PROBLEM, ["7 " * 400])
+    batch = [bad, *good, (PROBLEM, [" "])]
+    names = ["long", *(f"good {i}" for i in range(len(good))), "blank"]
+    with pytest.raises(LeftOutError) as caught:
+        scorer.score_many(batch, names)
+    found = caught.value
+    assert list(found.reasons) == ["long", "blank"]
+    assert "at most 512" in found.reasons["long"] and "empty" in found.reasons["blank"]
+    assert found.scores[0] is None and found.scores[-1] is None
+    for one, alone in zip(found.scores[1:-1], scorer.score_many(good), strict=True):
+        assert one is not None and one.scores == pytest.approx(alone.scores, abs=1e-5)
+    message = str(found)
+    assert f"2 of {len(batch)} trajectories could not be scored ('long': " in message
+    assert "level only among trajectories that can be scored" in message and len(message) < 550
+    with pytest.raises(LeftOutError, match="'1': ") as unnamed:
+        scorer.score_many(batch)
+    assert list(unnamed.value.reasons) == ["1", str(len(batch))]
+    with pytest.raises(ScorerError, match="1 different ids for"):
+        scorer.score_many(batch, ["same"] * len(batch))
+
+
+def test_scores_that_are_no_numbers_are_left_out(folders: dict[str, str]) -> None:
+    scorer = TokenRewardScorer.load(folders["plain"])
+    with torch.no_grad():
+        token = scorer.tokenizer("Z")["input_ids"][0]
+        scorer.model.model.embed_tokens.weight[token] = torch.nan
+    with pytest.raises(LeftOutError, match="'2': the model's logits are no numbers") as caught:
+        scorer.score_many([(PROBLEM, STEPS), (PROBLEM, ["Z"])])
+    assert caught.value.scores[0] is not None
+
+
+def labelled(folders: dict[str, str], folder: Path, names: list[str], **more: Any) -> str:
+    tokenizer = load_tokenizer(folders["plain"], "")
+    torch.manual_seed(1)
+    config = Qwen2Config(vocab_size=len(tokenizer), id2label=dict(enumerate(names)), **SIZE, **more)
+    return save(folder, Qwen2ForTokenClassification(config), tokenizer)
+
+
+@pytest.mark.parametrize(("names", "good", "place"), [
+    (["good", "bad"], None, 0), (["Incorrect", "Correct"], None, 1), (["+", "-"], None, 0),
+    (["LABEL_0", "LABEL_1"], "LABEL_0", 0), (["LABEL_0", "LABEL_1"], 1, 1),
+    (["right", "neutral", "wrong"], "right", 0),
+])
+def test_good_steps_are_found_by_the_name_of_their_label(
+    folders: dict[str, str], tmp_path: Path, names: list[str], good: str | int | None, place: int
+) -> None:
+    scorer = TokenRewardScorer.load(labelled(folders, tmp_path, names), good_label=good)
+    ids = torch.tensor([scorer._encode(PROBLEM, STEPS).ids])
+    with torch.no_grad():
+        chances = scorer.model(input_ids=ids).logits[0].softmax(-1)[:, place]
+    expected = 1 - chances[ids[0] == scorer.separator_id].numpy()
+    assert scorer.score(PROBLEM, STEPS).scores == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(("names", "more", "message"), [
+    (["LABEL_0", "LABEL_1"], {}, "labels 'LABEL_0', 'LABEL_1'.*good step: give its name as good"),
+    (["right", "neutral", "wrong"], {}, "labels 'right', 'neutral', 'wrong'"),
+    (["LABEL_0"], {}, "labels 'LABEL_0'"),
+    (["bad", "good"], {"problem_type": "regression"}, "is a regression"),
+])
+def test_labels_that_do_not_say_what_they_mean_are_refused(
+    folders: dict[str, str], tmp_path: Path, names: list[str], more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ScorerError, match=message):
+        TokenRewardScorer.load(labelled(folders, tmp_path, names, **more))
+
+
+def test_one_logit_is_read_through_the_logistic_function(
+    folders: dict[str, str], tmp_path: Path
+) -> None:
+    scorer = TokenRewardScorer.load(labelled(folders, tmp_path, ["fine"]), good_label="fine")
+    encoded = scorer._encode(PROBLEM, STEPS)
+    with torch.no_grad():
+        logits = scorer.model(input_ids=torch.tensor([encoded.ids])).logits[0, encoded.positions, 0]
+    expected = 1 - logits.sigmoid().numpy()
+    assert np.ptp(expected) > 1e-3
+    assert scorer.score(PROBLEM, STEPS).scores == pytest.approx(expected, abs=1e-5)
+
+
+def biased(model: Any, favoured: dict[int, float]) -> Any:
+    """The model with a bias on some next tokens."""
+    size = model.config.vocab_size
+    head = torch.nn.Linear(model.config.hidden_size, size)
+    head.weight, head.bias.data = model.lm_head.weight, torch.zeros(size)
+    for token, bias in favoured.items():
+        head.bias.data[token] = bias
+    model.lm_head = head
+    return model
+
+
+def test_a_model_that_says_no_label_is_no_guard(folders: dict[str, str]) -> None:
+    message = (r"after turn 1 the labels 'unsafe' and 'safe' have 0\.\d+ of the probability, "
+               r"expected at least 0\.5.*would say")
+    with pytest.raises(ScorerError, match=message):
+        GuardScorer.load(folders["guard"]).score(ASKED, ANSWERS)
+    loose = SCORERS["guard"](folders["guard"])
+    expected = loose.score(ASKED, ANSWERS).scores
+    labels = loose.tokenizer.convert_tokens_to_ids(["unsafe", "safe"])
+    guard = GuardScorer(biased(loose.model, dict.fromkeys(labels, 20.0)), loose.tokenizer)
+    assert guard.score(ASKED, ANSWERS).scores == pytest.approx(expected, abs=1e-4)
+    other = loose.tokenizer("I")["input_ids"][0]
+    chatty = GuardScorer(biased(loose.model, {other: 60.0}), loose.tokenizer)
+    with pytest.raises(ScorerError, match=r"the model would say 'I' \(1\.00\)"):
+        chatty.score(ASKED, ANSWERS)
+
+
+def test_guards_of_other_families_say_yes_or_no(folders: dict[str, str]) -> None:
+    """Their label follows the prompt at once, which ends where the assistant's turn begins."""
+    tokenizer = byte_tokenizer(LLAMA_SPECIAL, CHATML, ["Yes", "No"])
+    labels = tokenizer.convert_tokens_to_ids(["Yes", "No"])
+    torch.manual_seed(2)
+    config = LlamaConfig(vocab_size=len(tokenizer), **SIZE, max_position_embeddings=512)
+    model = biased(LlamaForCausalLM(config).eval(), dict.fromkeys(labels, 20.0))
+    guard = GuardScorer(model, tokenizer, unsafe="Yes", safe="No", lead="")
+    (prompt,) = guard._prompts("Hi?", ["Hello."])
+    assert tokenizer.decode(prompt).endswith("Hello.<|im_end|>\n<|im_start|>assistant\n")
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt])).logits[0, -1][labels]
+    assert guard.score("Hi?", ["Hello."]).scores == pytest.approx(
+        [float(logits.softmax(-1)[0])], abs=1e-5)
+
+
+def test_a_model_that_does_not_judge_at_the_tag_is_no_reward_model(folders: dict[str, str]) -> None:
+    scorer = MathShepherdScorer.load(folders["shepherd"])
+    with pytest.raises(ScorerError, match=r"have 0\.\d+ of the probability.*judge at 'ки'"):
+        scorer.score(PROBLEM, STEPS)
+    expected = SCORERS["shepherd"](folders["shepherd"]).score(PROBLEM, STEPS).scores
+    biased(scorer.model, dict.fromkeys(scorer.judgement_ids, 30.0))
+    assert scorer.score(PROBLEM, STEPS).scores == pytest.approx(expected, abs=1e-4)
 
 
 def test_bad_conversations(folders: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +14,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from monitorlab.monitors.build import BuildOptions, build_monitor
-from monitorlab.monitors.classifier import LABELS, ClassifierMonitor
+from monitorlab.monitors.classifier import ClassifierMonitor
 from monitorlab.monitors.miniature import build_tokenizer
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.scoring import score
 
+LABELS = ("benign", "misbehavior")
 WORDS = [f"w{i}" for i in range(40)]
 CLS, SEP = 2, 3
 
@@ -37,7 +39,7 @@ def write_record(folder: Path, kind: str = "classifier", max_tokens: int = 16) -
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random classifier with a vocabulary of forty words, as `finetune` leaves one."""
+    """A random classifier with a vocabulary of forty words."""
     place = tmp_path_factory.mktemp("models") / "small one"
     vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b",
                                                     *WORDS])}
@@ -192,9 +194,6 @@ def test_settings_follow_the_weights_and_not_the_time_of_training(
 
 
 def test_folders_without_a_classifier_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(MonitorError, match="holds no trained classifier"):
-        ClassifierMonitor.load(tmp_path)
-    write_record(tmp_path, kind="classifier")
     with pytest.raises(MonitorError, match="does not load"):
         ClassifierMonitor.load(tmp_path)
     write_record(tmp_path, kind="causal")
@@ -204,13 +203,75 @@ def test_folders_without_a_classifier_are_refused(folder: Path, tmp_path: Path) 
     write_record(copy, max_tokens=33)
     with pytest.raises(MonitorError, match="max_tokens is 33: expected 11 to 32"):
         ClassifierMonitor.load(copy)
-    config = json.loads((copy / "config.json").read_text())
-    labels = {"0": "contradiction", "1": "entailment"}
-    (copy / "config.json").write_text(json.dumps(config | {"id2label": labels}))
-    with pytest.raises(MonitorError, match="labels contradiction, entailment, expected benign"):
+    (copy / "training.json").unlink()
+    with pytest.raises(MonitorError, match="max_tokens is 512: expected 11 to 32"):
         ClassifierMonitor.load(copy)
     with pytest.raises(MonitorError, match="expected float32 or bfloat16"):
         ClassifierMonitor.load(folder, dtype="int8")
+
+
+def labelled(folder: Path, target: Path, names: list[str], **more: Any) -> Path:
+    """The same body with other labels on it."""
+    place = Path(shutil.copytree(folder, target))
+    config = BertConfig.from_pretrained(folder, id2label=dict(enumerate(names)), **more)
+    torch.manual_seed(1)
+    BertForSequenceClassification(config).save_pretrained(place)
+    return place
+
+
+SAMPLE = Sample("", text(1, 2), text(3))
+
+
+@torch.inference_mode()
+def logits(monitor: ClassifierMonitor) -> torch.Tensor:
+    (row,) = monitor.reader.read([SAMPLE.request], [SAMPLE.response])
+    return monitor.model(**monitor.reader.batch([row])).logits[0].double()
+
+
+@pytest.mark.parametrize(("names", "label", "place"), [
+    (["misbehavior", "benign"], "", 0), (["Unsafe", "safe"], "", 0), (["SAFE", "UNSAFE"], "", 1),
+    (["harmless", "harmful"], "", 1), (["LABEL_0", "LABEL_1"], "LABEL_1", 1),
+    (["LABEL_0", "LABEL_1"], "0", 0), (["POSITIVE", "NEGATIVE"], "negative", 1),
+    (["contradiction", "entailment", "neutral"], "contradiction", 0),
+    (["ok", "insult", "threat"], "threat", 2), (["1", "0"], "1", 0),
+])
+def test_the_label_is_found_by_its_name(
+    folder: Path, tmp_path: Path, names: list[str], label: str, place: int
+) -> None:
+    monitor = ClassifierMonitor.load(labelled(folder, tmp_path / "c", names), label=label)
+    (verdict,) = monitor.judge([SAMPLE], 0)
+    assert verdict.score == pytest.approx(float(logits(monitor).softmax(-1)[place]), abs=1e-6)
+    assert monitor.settings().get("label", "") == label
+
+
+@pytest.mark.parametrize("names", [
+    ["LABEL_0", "LABEL_1"], ["entailment", "neutral", "contradiction"], ["POSITIVE", "NEGATIVE"],
+    ["safe", "unsafe", "unclear"], ["toxic"], ["safe", "harmful"], ["unsafe", "unsafe "],
+])
+def test_labels_that_do_not_say_what_they_mean_are_refused(
+    folder: Path, tmp_path: Path, names: list[str]
+) -> None:
+    place = labelled(folder, tmp_path / "c", names)
+    with pytest.raises(MonitorError, match=f"labels '{names[0]}'.*which one means misbehavior.*"
+                                           "give its name as label"):
+        ClassifierMonitor.load(place)
+    with pytest.raises(MonitorError, match=f"no label 'worse': expected one of '{names[0]}'"):
+        ClassifierMonitor.load(place, label="worse")
+
+
+def test_one_logit_and_labels_that_do_not_exclude_each_other_are_logistic(
+    folder: Path, tmp_path: Path
+) -> None:
+    one = ClassifierMonitor.load(labelled(folder, tmp_path / "one", ["toxic"]), label="toxic")
+    several = ClassifierMonitor.load(labelled(
+        folder, tmp_path / "several", ["toxic", "threat"],
+        problem_type="multi_label_classification"), label="threat")
+    for monitor, place in ((one, 0), (several, 1)):
+        (verdict,) = monitor.judge([SAMPLE], 0)
+        assert verdict.score == pytest.approx(float(logits(monitor)[place].sigmoid()), abs=1e-6)
+    reward = labelled(folder, tmp_path / "reward", ["LABEL_0"], problem_type="regression")
+    with pytest.raises(MonitorError, match="is a regression.*no probability"):
+        ClassifierMonitor.load(reward, label="LABEL_0")
 
 
 def test_the_command_line_knows_it(folder: Path, monitor: ClassifierMonitor) -> None:

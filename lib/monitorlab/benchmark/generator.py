@@ -294,14 +294,12 @@ class CausalGenerator:
         """
         from transformers import set_seed
 
+        from monitorlab.signals.chats import render_chat
+
         templated = bool(self._tokenizer.chat_template)
         if templated:
             messages = [{"role": "user", "content": prompt}]
-            prompt = str(
-                self._tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=True
-                )
-            )
+            prompt = render_chat(self._tokenizer, messages, add_generation_prompt=True)
         # A template has put the start mark already.
         inputs = self._tokenizer(
             prompt, return_tensors="pt", add_special_tokens=not templated

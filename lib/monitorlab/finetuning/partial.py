@@ -14,6 +14,7 @@ import numpy as np
 
 from monitorlab.finetuning.examples import Example
 from monitorlab.finetuning.recipe import Recipe
+from monitorlab.pipeline.checkpoints import made_by
 from monitorlab.pipeline.files import canonical_json, write_text_atomic
 from monitorlab.signals.training import StepBar
 
@@ -38,7 +39,7 @@ def fingerprint(
 ) -> str:
     """SHA-256 of everything that decides the trained weights."""
     decided = {"recipe": asdict(recipe), "base": dict(identity), "examples": examples_digest,
-               "processes": processes}
+               "processes": processes, "made by": made_by()}
     return hashlib.sha256(canonical_json(decided).encode()).hexdigest()
 
 

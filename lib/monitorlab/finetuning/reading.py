@@ -10,7 +10,6 @@ enters. Every figure that shows the model calls it a small stand-in.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,11 +20,9 @@ import pandas as pd
 import pyarrow as pa
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from monitorlab.finetuning import batches, examples, trainer
 from monitorlab.finetuning.examples import Example
 from monitorlab.finetuning.recipe import Recipe
 from monitorlab.finetuning.train import finetune
-from monitorlab.monitors import rules
 from monitorlab.monitors.causal import NO, STUB, YES
 from monitorlab.monitors.causal_loading import Checkpoint
 from monitorlab.monitors.causal_text import chat_text, control_texts, text_ids
@@ -40,10 +37,9 @@ from monitorlab.monitors.monitor import MonitorError, samples_of
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.rules import chosen_option, cued_option
 from monitorlab.pipeline.checkpoints import checkpoint
-from monitorlab.pipeline.digests import code_digest, digest_table
+from monitorlab.pipeline.digests import digest_table
 from monitorlab.pipeline.profiles import Finetuning
 from monitorlab.pipeline.runs import Run
-from monitorlab.signals import muon
 from monitorlab.signals.training import IGNORED, llama_config, seeded
 
 NAMED, TAKEN = "Which option does the request name?", "Which option does the response take?"
@@ -257,7 +253,6 @@ def base_checkpoint(run: Run, corpus: pd.DataFrame, prompt: Prompt) -> Path:
         "seed": seed,
         "prompt": prompt.digest,
         "corpus": digest_table(pa.Table.from_pandas(corpus[columns], preserve_index=False)),
-        "code": code_digest(sys.modules[__name__], rules, examples, batches, trainer, muon),
     }
 
     def build(folder: Path) -> None:

@@ -128,7 +128,8 @@ def finished(folder: Path, **expected: str) -> dict[str, Any] | None:
     stored = read_record(folder) if (folder / RECORD).is_file() else {}
     if stored and all(stored.get(name) == value for name, value in expected.items()):
         return stored
-    what = "the result of a training with other inputs" if stored else "something else"
+    what = ("the result of a training with other inputs, or by other versions of the code"
+            if stored else "something else")
     raise MonitorError(f"{folder} holds {what}, and is left as it is: give another folder, or "
                        "remove it")
 

@@ -16,8 +16,6 @@ from typing import Any
 
 import pandas as pd
 
-from monitorlab.finetuning import batches, examples, trainer
-from monitorlab.finetuning import train as train_module
 from monitorlab.finetuning.arms import Arm, arm_examples, budget, recipe_of
 from monitorlab.finetuning.batches import check_leaks
 from monitorlab.finetuning.examples import Example
@@ -34,7 +32,6 @@ from monitorlab.monitors.monitor import samples_of
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.scoring import score
 from monitorlab.pipeline.checkpoints import checkpoint, checkpoint_folder
-from monitorlab.pipeline.digests import code_digest
 from monitorlab.pipeline.runs import Run
 from monitorlab.progress import progress
 
@@ -280,5 +277,4 @@ def _fingerprint(task: Task, known: Sequence[Any]) -> Mapping[str, Any]:
         "recipe": asdict(task.recipe),
         "base": known,
         "examples": digest_examples(task.examples),
-        "code": code_digest(train_module, trainer, batches, examples),
     }

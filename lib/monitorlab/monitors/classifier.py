@@ -1,14 +1,14 @@
-"""A fine-tuned encoder as a monitor: a softmax over benign and misbehavior, no prompt, no reply.
+"""Any sequence classifier of transformers as a monitor: no prompt, no reply.
 
-The checkpoint is what :func:`monitorlab.finetuning.classifier.finetune_classifier` writes. It reads
-request and response as one pair of texts. Of a pair that is too long each text keeps its first and
-last half, as in :mod:`monitorlab.monitors.embeddings`; a short one leaves its room to the other.
+It reads request and response as one pair of texts. Of a pair that is too long each text keeps its
+first and last half, as in :mod:`monitorlab.monitors.embeddings`; a short one leaves its room to the
+other. Which of its labels means misbehavior is read from their names, or said by the user.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from monitorlab.monitors.causal_loading import digest_json
+from monitorlab.monitors.causal_loading import digest_json, model_identity
 from monitorlab.monitors.causal_text import control_texts
 from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, Sample, chunks
 from monitorlab.monitors.prompts import broken_up
@@ -33,16 +33,18 @@ from monitorlab.signals.scorers import (
     load_tokenizer,
     no_progress_bars,
     pad,
+    read_label,
     token_batches,
 )
 from monitorlab.signals.training import suitable_threads
 
 UNIT = 64
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536}  # padding included
-LABELS = ("benign", "misbehavior")
-RECORD = "training.json"  # how the folder was made; beside it an ordinary checkpoint
+RECORD = "training.json"  # how the folder was made, if it was trained here
 DTYPES = ("float32", "bfloat16")
 LEAST_TEXT = 4  # tokens of each text that must fit
+MAX_TOKENS = 512  # read of a pair if nothing else is said; what most encoders can read
+HEADS = ("lm_head", "cls", "pooler")  # of the model that a classifier started from
 
 
 @dataclass(frozen=True)
@@ -126,20 +128,24 @@ class PairReader:
 
 
 class ClassifierMonitor:
-    """Score = softmax probability of misbehavior.
+    """Score = probability of the label that means misbehavior.
 
-    Made by :meth:`load`, from a folder that was trained.
+    It is a softmax over the labels; the logistic function of one logit where the model has one
+    label only, or labels that do not exclude each other (``multi_label_classification``).
 
     Parameters
     ----------
     model, tokenizer : transformers objects
-        A sequence classifier whose two labels are `LABELS`, in float32, in evaluation mode.
+        A sequence classifier in float32, in evaluation mode.
     max_tokens : int
-        Tokens per pair, as in training.
-    digest : str
-        SHA-256 over weights, configuration and tokenizer.
+        Tokens per pair.
+    digest : str or mapping
+        SHA-256 over weights, configuration and tokenizer; or name and revision on the hub.
     name : str
         How the tables call it.
+    label : str
+        Name, or position from 0, of the label that means misbehavior. May be empty where there are
+        two labels that mean opposites, such as "safe" and "unsafe".
     dtype : {"float32", "bfloat16"}
         The second is autocast: faster where the processor has it, other digits from the third on.
     batch_tokens : int
@@ -150,7 +156,8 @@ class ClassifierMonitor:
     Raises
     ------
     MonitorError
-        For another dtype, other labels, or a length that the model does not read.
+        For another dtype, labels that do not say which means misbehavior, a model that predicts a
+        number and no label, or a length that the model does not read.
     """
 
     prompt = NO_PROMPT
@@ -161,35 +168,44 @@ class ClassifierMonitor:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         max_tokens: int,
-        digest: str,
+        digest: str | Mapping[str, str],
         name: str = "classifier",
         *,
+        label: str = "",
         dtype: str = "float32",
         batch_tokens: int = 0,
         threshold: float = THRESHOLD,
     ) -> None:
         if dtype not in DTYPES:
             raise MonitorError(f"dtype {dtype!r}: expected {' or '.join(DTYPES)}")
-        known: Any = model.config.id2label
-        labels = tuple(known[i] for i in sorted(known))
-        if labels != LABELS:
-            raise MonitorError(f"the classifier {name!r} has the labels {', '.join(labels)}, "
-                               f"expected {', '.join(LABELS)}: train it with `finetune`")
-        self.model, self.name, self.digest = model, name, digest
+        try:
+            self.read_as = read_label(model.config, label or None, "label", bad=True)
+        except ScorerError as error:
+            raise MonitorError(f"the classifier {name!r} cannot be read: {error}") from error
+        self.model, self.name, self.digest, self.label = model, name, digest, label
         self.dtype, self.threshold = dtype, threshold
         self.batch_tokens = batch_tokens or BATCH_TOKENS.get(model.device.type, 16_384)
         self.reader = PairReader(tokenizer, model.config, max_tokens)
+        model.config.pad_token_id = tokenizer.pad_token_id  # some heads look for the last token
 
     @classmethod
     def load(
-        cls, folder: Path, *, device: str = "cpu", dtype: str = "float32", name: str = ""
+        cls, folder: Path | str, *, revision: str = "", label: str = "", max_tokens: int = 0,
+        device: str = "cpu", dtype: str = "float32", name: str = "",
     ) -> ClassifierMonitor:
-        """Load what was trained; on the same machine, scores are the same.
+        """Load a checkpoint; on the same machine, scores are the same.
 
         Parameters
         ----------
-        folder : Path
-            Written by :func:`monitorlab.finetuning.classifier.finetune_classifier`.
+        folder : Path or str
+            Local folder, or name on the hub.
+        revision : str
+            Commit, tag or branch on the hub; must be given for a hub name.
+        label : str
+            See the class.
+        max_tokens : int
+            Tokens read of each pair; 0 takes what it was trained with, if that is recorded beside
+            it, or else 512.
         device : str
             Torch device.
         dtype : {"float32", "bfloat16"}
@@ -200,27 +216,32 @@ class ClassifierMonitor:
         Raises
         ------
         MonitorError
-            If the folder holds no such classifier.
+            If there is no such checkpoint, it is no whole classifier, or for what the class says.
         """
-        record = _record(folder)
+        place = str(folder)
+        trained = _trained_length(Path(place))
         try:
             loader = AutoModelForSequenceClassification.from_pretrained
-            model = load_model(loader, str(folder), "", device=device)
-            tokenizer = load_tokenizer(str(folder), "")
-        except (ScorerError, OSError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise MonitorError(f"the classifier in {folder} does not load: {reason} Train it "
-                               "again") from error
-        files = {key: value for key, value in digest_folder(folder).items() if key != RECORD}
-        length = record["recipe"]["max_tokens"]
-        return cls(model, tokenizer, length, digest_json(files), name or folder.resolve().name,
-                   dtype=dtype)
+            tokenizer = load_tokenizer(place, revision)
+            model = load_model(loader, place, revision, device=device, heads=HEADS)
+        except ScorerError as error:
+            raise MonitorError(f"the classifier {place} does not load: {error}") from error
+        if Path(place).is_dir():
+            files = digest_folder(Path(place))
+            digest: str | Mapping[str, str] = digest_json(
+                {key: value for key, value in files.items() if key != RECORD})
+            place = Path(place).resolve().name
+        else:
+            digest = model_identity(place, revision)
+        return cls(model, tokenizer, max_tokens or trained or MAX_TOKENS, digest, name or place,
+                   label=label, dtype=dtype)
 
     def settings(self) -> dict[str, Any]:
         """Digest of the checkpoint, and everything else that decides a score."""
         return {"kind": "classifier", "model": self.digest, "max_tokens": self.reader.max_tokens,
                 "dtype": self.dtype, "device": self.model.device.type,
-                "batch_tokens": self.batch_tokens, "threshold": self.threshold}
+                "batch_tokens": self.batch_tokens, "threshold": self.threshold,
+                **({"label": self.label} if self.label else {})}
 
     def units(self, samples: Sequence[Sample]) -> list[list[int]]:
         """Chunks of 64: batches, and so the last digits, depend on what is judged together."""
@@ -246,32 +267,29 @@ class ClassifierMonitor:
         batch = {key: value.to(device) for key, value in self.reader.batch(rows).items()}
         with torch.autocast(device.type, torch.bfloat16, self.dtype == "bfloat16"):
             logits = self.model(**batch).logits
-        return logits.double().softmax(-1)[:, 1].cpu().numpy()
+        return self.read_as.suspicion(logits)
 
     def _verdict(self, score: float, row: PairRow) -> Verdict:
         if not np.isfinite(score):
             return replace(failure(ERROR, "the classifier's logits are not finite: load it as "
-                                          "float32, or train it again with a lower learning rate"),
-                           input_tokens=len(row.ids))
+                                          "float32"), input_tokens=len(row.ids))
         lost = row.whole - len(row.ids)
         evidence = f"{lost:,} of {row.whole:,} tokens were not read" if lost else ""
         verdict = from_score(min(score, 1.0), self.threshold, evidence)
         return replace(verdict, input_tokens=len(row.ids), output_tokens=0)
 
 
-def _record(folder: Path) -> dict[str, Any]:
-    """What was written beside a trained classifier."""
+def _trained_length(folder: Path) -> int:
+    """Tokens per pair that a classifier was trained with, where it is recorded; else 0."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        kind, length = record["kind"], record["recipe"]["max_tokens"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MonitorError(f"{folder} holds no trained classifier ({type(error).__name__}: "
-                           f"{error}); make one with: python -m monitorlab finetune BASE --kind "
-                           "classifier --corpus FILE --out FOLDER") from error
-    if kind != "classifier" or not isinstance(length, int):
+    except (OSError, ValueError):
+        return 0
+    kind = record.get("kind")
+    if kind != "classifier":
         raise MonitorError(f"{folder} holds a model of kind {kind!r}, expected 'classifier'; a "
                            "causal model is hf:FOLDER")
-    return dict(record)
+    return int(record["recipe"]["max_tokens"])
 
 
 def _ends(ids: list[int], room: int) -> list[int]:

@@ -166,12 +166,13 @@ def load_encoder(
     MonitorError
         If the package is missing, its weights are unknown ones, or a setting is out of range.
     ScorerError
-        If a named model cannot be loaded; the message says what to set.
+        If a named model cannot be loaded, or is no whole encoder; the message says what to set.
     """
     if dtype not in ("float32", "bfloat16"):
         raise MonitorError(f"dtype {dtype!r}: expected float32 or bfloat16")
     place = name or str(bundled_encoder())
-    model = load_model(AutoModel.from_pretrained, place, revision, device=device)
+    model = load_model(  # the mean of hidden states takes no part in what lies on top of them
+        AutoModel.from_pretrained, place, revision, device=device, heads=["*"], unread=["pooler"])
     tokenizer = load_tokenizer(place, revision)
     most = getattr(model.config, "max_position_embeddings", None) or max_tokens
     least = sum(map(len, _special_ids(tokenizer))) + 2

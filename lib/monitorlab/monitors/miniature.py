@@ -8,7 +8,6 @@ small to understand what it reads; every figure that shows it says so.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from monitorlab.monitors.monitor import samples_of
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.pipeline.checkpoints import checkpoint
-from monitorlab.pipeline.digests import code_digest, digest_table
+from monitorlab.pipeline.digests import digest_table
 from monitorlab.pipeline.profiles import Miniature, Training
 from monitorlab.pipeline.runs import Run
-from monitorlab.signals import muon, training
 from monitorlab.signals.scorers import no_progress_bars
 from monitorlab.signals.training import IGNORED, Row, fit, llama_config, seeded
 
@@ -79,7 +77,6 @@ def miniature_checkpoint(run: Run, corpus: Iterable[pd.DataFrame], prompt: Promp
         "seed": seed,
         "prompt": prompt.digest,
         "corpus": digest_table(pa.Table.from_pandas(samples, preserve_index=False)),
-        "code": code_digest(sys.modules[__name__], training, muon),
     }
 
     def build(folder: Path) -> None:

@@ -6,13 +6,29 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from monitorlab.pipeline import sources
-from monitorlab.pipeline.digests import digest_folder
+from monitorlab.pipeline.digests import LIBRARY, digest_folder, package_digest
 from monitorlab.pipeline.files import canonical_json, pretty_json, write_folder_atomic
 from monitorlab.pipeline.runs import ArtifactError, Run, checked_name
+
+TRAINING = ("finetuning", "monitors", "signals")  # packages that train; each counts as a whole
+LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "trl", "accelerate")
+
+
+def made_by(root: Path = LIBRARY) -> dict[str, Any]:
+    """Say which code trains: a digest of whole packages, and the versions of the libraries.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the packages.
+    """
+    return {"code": package_digest(*TRAINING, root=root),
+            "versions": {name: metadata.version(name) for name in LIBRARIES}}
 
 
 def checkpoints_folder(root: Path | None = None) -> Path:
@@ -25,8 +41,13 @@ def checkpoints_folder(root: Path | None = None) -> Path:
 
 def checkpoint_folder(run: Run, name: str, fingerprint: Mapping[str, Any]) -> Path:
     """Return where `checkpoint` keeps a model, whether it is there or not."""
-    digest = hashlib.sha256(canonical_json(dict(fingerprint)).encode()).hexdigest()
+    digest = hashlib.sha256(_whole(fingerprint).encode()).hexdigest()
     return checkpoints_folder(run.root) / f"{checked_name(name, 'checkpoint')}-{digest[:12]}"
+
+
+def _whole(fingerprint: Mapping[str, Any]) -> str:
+    """Return the fingerprint with the code that trains, as canonical JSON."""
+    return canonical_json({**fingerprint, "made by": made_by()})
 
 
 def checkpoint(run: Run, name: str, fingerprint: Mapping[str, Any],
@@ -40,7 +61,8 @@ def checkpoint(run: Run, name: str, fingerprint: Mapping[str, Any],
     name : str
         Name of the model.
     fingerprint : mapping
-        Everything that decides the weights: sizes, seed, data digests, `code_digest(module)`.
+        Everything that decides the weights besides the code, which is added (see `made_by`):
+        sizes, seed, data digests.
     build : callable
         Gets an empty folder and saves the model there (`save_pretrained`).
 
@@ -54,7 +76,7 @@ def checkpoint(run: Run, name: str, fingerprint: Mapping[str, Any],
     ArtifactError
         If a stored checkpoint was changed after it was built.
     """
-    text = canonical_json(dict(fingerprint))
+    text = _whole(fingerprint)
     digest = hashlib.sha256(text.encode()).hexdigest()
     folder = checkpoint_folder(run, name, fingerprint)
     reused = folder.exists()

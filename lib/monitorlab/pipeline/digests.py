@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
+LIBRARY = Path(__file__).resolve().parents[1]
 
 
 def digest_table(table: pa.Table) -> str:
@@ -39,10 +42,46 @@ def digest_file(path: Path) -> str:
 
 
 def code_digest(*modules: ModuleType | Callable[..., Any]) -> str:
-    """SHA-256 of the source text of modules or functions, for checkpoint fingerprints."""
+    """SHA-256 of the source text of modules or functions."""
     digest = hashlib.sha256()
     for module in modules:
         digest.update(inspect.getsource(module).encode())
+    return digest.hexdigest()
+
+
+def package_digest(*packages: str, root: Path = LIBRARY) -> str:
+    """SHA-256 over every file of whole packages; those of the library are read once per process.
+
+    Parameters
+    ----------
+    packages : str
+        Folders of `root`.
+    root : Path
+        The library.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such package.
+    """
+    return _library_digest(packages) if root == LIBRARY else _read_packages(packages, root)
+
+
+@functools.cache
+def _library_digest(packages: tuple[str, ...]) -> str:
+    return _read_packages(packages, LIBRARY)
+
+
+def _read_packages(packages: tuple[str, ...], root: Path) -> str:
+    digest = hashlib.sha256()
+    for package in packages:
+        if not (root / package).is_dir():
+            raise FileNotFoundError(f"there is no package {package!r} in {root}")
+        for file in sorted((root / package).rglob("*")):
+            if file.is_file() and "__pycache__" not in file.parts:
+                name = file.relative_to(root).as_posix().encode()
+                digest.update(len(name).to_bytes(8, "little") + name)
+                digest.update(bytes.fromhex(digest_file(file)))
     return digest.hexdigest()
 
 

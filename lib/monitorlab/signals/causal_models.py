@@ -155,7 +155,7 @@ class _Causal:
         """
         rows = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
         for position, (prompt, row) in enumerate(zip(prompts, rows, strict=True), 1):
-            self.check(prompt, row, f"sequence {position}")
+            self.check(prompt, row, f"trajectory {position}")
         found: dict[int, np.ndarray] = {}
         for chosen in token_batches([len(row) for row in rows], BATCH_TOKENS):
             ids, mask = pad_right([rows[i] for i in chosen], self.tokenizer.pad_token_id)

@@ -1,7 +1,7 @@
 """The miniature experiment: problems, two generators, a verifier and a guard, and their tables.
 
-Everything that is trained goes through a checkpoint whose fingerprint holds the settings, the seed
-and the source of the code that matters, so it is reused as long as nothing changed.
+Everything that is trained goes through a checkpoint whose fingerprint holds the settings, the seed,
+the data and the code, so it is reused as long as nothing changed.
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from monitorlab.pipeline.checkpoints import checkpoint
-from monitorlab.pipeline.digests import code_digest
 from monitorlab.pipeline.runs import Run
-from monitorlab.signals import arithmetic, conversations, guard, language_model, muon, training
-from monitorlab.signals import verifier as verifier_module
+from monitorlab.signals import guard
 from monitorlab.signals.arithmetic import Checked, Difficulty, Problem, check, make_problems
 from monitorlab.signals.conversations import Conversation
 from monitorlab.signals.language_model import Solution, generate, step_signals, train_generators
@@ -85,8 +82,7 @@ def fit_generators(run: Run, problems: ProblemSets) -> dict[str, Path]:
         run,
         "generators",
         {"settings": asdict(settings), "seed": seed, "pairs": pairs, "held_out": held_out,
-         "targets": GENERATORS, "temperature": temperature, "torch": torch.__version__,
-         "code": code_digest(arithmetic, language_model, training, muon)},
+         "targets": GENERATORS, "temperature": temperature},
         lambda empty: train_generators(
             pairs, held_out, GENERATORS, settings, empty, seed, temperature, "training generators"
         ),
@@ -112,12 +108,11 @@ def fit_verifier(run: Run, attempts: Sequence[Attempt], base: Path) -> Path:
     settings = run.profile.verifier
     seed = run.torch_seed("verifier")
     examples = [(a.problem.text, a.solution.text, a.checked.step_labels) for a in attempts]
-    code = code_digest(verifier_module, language_model, training, muon)
     return checkpoint(
         run,
         "verifier",
-        {"settings": asdict(settings), "seed": seed, "examples": examples, "base": base.name,
-         "code": code, "torch": torch.__version__},
+        {"settings": asdict(settings), "seed": seed, "examples": examples,
+         "base": f"{base.parent.name}/{base.name}"},  # the digest is in the upper folder's name
         lambda folder: train_verifier(
             examples, settings, folder, seed, base=base, title="training verifier"
         ),
@@ -131,8 +126,7 @@ def fit_guard(run: Run, examples: Sequence[Conversation]) -> Path:
     return checkpoint(
         run,
         "guard",
-        {"settings": asdict(settings), "seed": seed, "texts": [c.text() for c in examples],
-         "code": code_digest(guard, conversations, training), "torch": torch.__version__},
+        {"settings": asdict(settings), "seed": seed, "examples": [asdict(c) for c in examples]},
         lambda folder: guard.train_guard(examples, settings, folder, seed),
     )
 

@@ -53,7 +53,7 @@ SEPARATOR = "<extra_0>"
 STEP_TAG = "ки"
 GOOD, BAD = "+", "-"
 PUBLISHED = {"Qwen2ForProcessRewardModel": 1}  # good labels that a card states, and no name
-UNREAD = ("lm_head.",)  # of the language model that a reward model started from
+HEADS = ("lm_head",)  # of the language model that a reward model started from
 
 
 class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
@@ -148,7 +148,7 @@ class TokenRewardScorer:
         if trust_remote_code:
             model = load_model(
                 AutoModel.from_pretrained, name, revision, dtype, device, trust_remote_code=True,
-                unread=UNREAD,
+                heads=HEADS,
             )
             return cls(model, tokenizer, **options)
         config = from_checkpoint(
@@ -164,7 +164,7 @@ class TokenRewardScorer:
                 f"{name!r} holds {architecture}, expected Qwen2ForProcessRewardModel or a "
                 f"...ForTokenClassification; its own code only runs with trust_remote_code=True"
             )
-        model = load_model(loader, name, revision, dtype, device, unread=UNREAD)
+        model = load_model(loader, name, revision, dtype, device, heads=HEADS)
         return cls(model, tokenizer, **options)
 
     def _encode(self, problem: Problem, steps: Sequence[str]) -> Encoded:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -69,7 +69,7 @@ class LeftOutError(ScorerError):
         if len(scores) == 1:
             super().__init__(next(iter(reasons.values())))
             return
-        some = "; ".join(f"{name!r}: {reason[:160]}" for name, reason in list(reasons.items())[:2])
+        some = "; ".join(f"{name!r}: {reason[:100]}" for name, reason in list(reasons.items())[:2])
         more = "; ..." if len(reasons) > 2 else ""
         super().__init__(
             f"{len(reasons)} of {len(scores)} trajectories could not be scored ({some}{more}). The "
@@ -186,8 +186,8 @@ def from_checkpoint(loader: Callable[..., Any], name: str, revision: str, **opti
 
 
 def whole_model(
-    loader: Callable[..., Any], name: str, revision: str, *, unread: Sequence[str] = (),
-    new: Sequence[str] = (), **options: Any,
+    loader: Callable[..., Any], name: str, revision: str, *, heads: Sequence[str] = (),
+    unread: Sequence[str] = (), new: Sequence[str] = (), **options: Any,
 ) -> Any:
     """Load a model of whose weights none is missing, left over, or of another shape.
 
@@ -198,12 +198,12 @@ def whole_model(
     ----------
     loader, name, revision
         As in `from_checkpoint`.
+    heads : sequence of str
+        Parts of which weights may be left over, such as "lm_head"; "*" is any head on the body.
     unread : sequence of str
-        Beginnings of weights that the caller does not look at: they may be missing or left over.
-        "*" stands for any other head on the same body.
+        Parts that may be missing, since the caller does not look at them; they are taken out.
     new : sequence of str
-        Beginnings of weights that are to be trained from new; the model may then be made of a
-        checkpoint of another kind.
+        Parts that are to be trained from new; the checkpoint may then be of another kind.
 
     Raises
     ------
@@ -215,9 +215,11 @@ def whole_model(
         loader, name, revision, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
     refuse_adapter(name, getattr(model, "_hf_peft_config_loaded", False))
-    if not new and "*" not in unread:
+    if not new and "*" not in heads:
         _check_kind(model, name)
-    _check_weights(model, info, name, tuple(unread), tuple(new))
+    _check_weights(model, info, name, heads, {*unread, *new})
+    for part in {key.split(".")[0] for key in info["missing_keys"]} & set(unread):
+        setattr(model, part, None)
     return model
 
 
@@ -246,23 +248,23 @@ def _kind(architecture: str) -> str:
 
 
 def _check_weights(
-    model: PreTrainedModel, info: dict[str, Any], name: str, unread: tuple[str, ...],
-    new: tuple[str, ...],
+    model: PreTrainedModel, info: dict[str, Any], name: str, heads: Collection[str],
+    loose: Collection[str],
 ) -> None:
     """Raise if a weight is missing, left over, or of another shape."""
     buffers = dict(model.named_buffers())
     missing = sorted(
         key for key in info["missing_keys"]
-        if not key.startswith((*unread, *new)) and not _computed(key, buffers.get(key))
+        if key.split(".")[0] not in loose and not _computed(key, buffers.get(key))
     )
     shapes = sorted(
         f"{key} ({_shape(found)}, expected {_shape(wanted)})"
-        for key, found, wanted in info["mismatched_keys"] if not key.startswith(new)
+        for key, found, wanted in info["mismatched_keys"]
     )
     over = sorted(
         key for key in info["unexpected_keys"]
-        if not key.startswith(unread) and not _computed(key, None)
-        and not ("*" in unread and not _in_body(model, key))
+        if not set(key.split(".")) & set(heads) and not _computed(key, None)
+        and not ("*" in heads and not _in_body(model, key))
     )
     if getattr(getattr(model, "hf_quantizer", None), "pre_quantized", False):
         over = []  # scales lie beside the weights; each method has its own names for them
@@ -521,7 +523,7 @@ def logits_at_steps(
     list of torch.Tensor, shape (n_steps, n_columns)
     """
     for position, item in enumerate(encoded, 1):
-        check_length(len(item.ids), model.config, f"sequence {position}")
+        check_length(len(item.ids), model.config, f"trajectory {position}")
     found: dict[int, torch.Tensor] = {}
     for chosen in token_batches([len(item.ids) for item in encoded], batch_tokens):
         ids, mask = pad_right([encoded[i].ids for i in chosen], pad_id)

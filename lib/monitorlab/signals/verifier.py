@@ -94,7 +94,7 @@ def train_verifier(
             model = LlamaForTokenClassification(config)
         else:
             loader = LlamaForTokenClassification.from_pretrained
-            model = whole_model(loader, str(base), "", new=("score.",), num_labels=2)
+            model = whole_model(loader, str(base), "", new=["score"], num_labels=2)
         fit(model, rows, tokenizer.pad_token_id, settings, seed, title)
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
