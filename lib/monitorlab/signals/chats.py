@@ -9,6 +9,8 @@ settings of whatever reads its prompts.
 
 from __future__ import annotations
 
+import functools
+import string
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CLOCK = datetime(2024, 7, 26)  # what Llama's templates print where there is no clock
+_OTHER = datetime(1999, 11, 30, 21, 58, 57)  # a date that differs in everything
 _SYSTEM, _USER = "QXSYSTEMXQ", "QXUSERXQ"  # letters alone: no template changes or trims them
 _PROBE = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _USER}]
 
@@ -74,15 +77,17 @@ def chat_form(tokenizer: PreTrainedTokenizerBase) -> ChatForm:
 def _found_form(tokenizer: PreTrainedTokenizerBase) -> ChatForm:
     reason = ""
     for messages in (_PROBE, folded(_PROBE)):
-        clock = _Clock()
         try:
-            texts = [_render(tokenizer, messages, clock, add_generation_prompt=True,
-                             enable_thinking=thinking).upper() for thinking in (False, True)]
+            texts, others = (
+                [_render(tokenizer, messages, date, add_generation_prompt=True,
+                         enable_thinking=thinking) for thinking in (False, True)]
+                for date in (CLOCK, _OTHER)
+            )
         except Exception as error:  # a template may raise anything
             reason = reason or " ".join(str(error).split())[:200]
             continue
-        if all(_SYSTEM in text and _USER in text for text in texts):
-            return ChatForm(messages is not _PROBE, clock.asked)
+        if all(_SYSTEM in text.upper() and _USER in text.upper() for text in texts):
+            return ChatForm(messages is not _PROBE, texts != others)
     raise ScorerError("the chat template cannot render ['system', 'user'] messages, nor both as "
                       f"one user message: {reason or 'it leaves their texts out'}. Is it the "
                       "template of a model that chats?")
@@ -133,25 +138,30 @@ def render_chat(
     if messages[0]["role"] == "system" and chat_form(tokenizer).folds:
         messages = folded(messages)
     try:
-        return _render(tokenizer, messages, _Clock(), **options)
+        return _render(tokenizer, messages, CLOCK, **options)
     except Exception as error:  # a template may raise anything
         reason = " ".join(str(error).split())[:200]
         raise ScorerError(f"the chat template cannot render {[m['role'] for m in messages]} "
                           f"messages: {reason}") from error
 
 
-class _Clock:
-    """The clock that templates ask; it always says the same and knows whether it was asked."""
-
-    asked = False
-
-    def __call__(self, form: str) -> str:
-        self.asked = True
-        return CLOCK.strftime(form)
-
-
 def _render(
-    tokenizer: PreTrainedTokenizerBase, messages: Messages, clock: _Clock, **options: Any
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, date: datetime, **options: Any
 ) -> str:
     given = [dict(message) for message in messages]
-    return str(tokenizer.apply_chat_template(given, tokenize=False, strftime_now=clock, **options))
+    template = tokenizer.get_chat_template()
+    if "strftime_now" in template:
+        template = _clock(date) + template
+    return str(tokenizer.apply_chat_template(
+        given, chat_template=template, tokenize=False, **options))
+
+
+@functools.cache
+def _clock(date: datetime) -> str:
+    """Return the clock that transformers gives to templates, as a macro that always says `date`."""
+    signs = [f"%{minus}{letter}" for letter in string.ascii_letters for minus in ("", "-")]
+    said = [(sign, date.strftime(sign)) for sign in signs if sign[-1] != "s"]  # s has a time zone
+    replaced = "".join(f"|replace({sign!r}, {text!r})" for sign, text in said if text != sign)
+    # The break behind a block is dropped, so that the template begins where it would alone.
+    return (f"{{%- macro strftime_now(format) -%}}{{{{- format{replaced}|replace('%%', '%') -}}}}"
+            "{%- endmacro %}\n")
