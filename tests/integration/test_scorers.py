@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -534,6 +535,7 @@ def test_one_bad_trajectory_does_not_lose_the_others(folders: dict[str, str], ki
     with pytest.raises(LeftOutError, match="'1': ") as unnamed:
         scorer.score_many(batch)
     assert list(unnamed.value.reasons) == ["1", str(len(batch))]
+    assert pickle.loads(pickle.dumps(unnamed.value)).reasons == unnamed.value.reasons
     with pytest.raises(ScorerError, match="1 different ids for"):
         scorer.score_many(batch, ["same"] * len(batch))
 

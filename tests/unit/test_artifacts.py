@@ -3,8 +3,10 @@
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,13 @@ from monitorlab.pipeline.artifacts import (
     stale_inputs,
     write_table,
 )
-from monitorlab.pipeline.checkpoints import checkpoint
+from monitorlab.pipeline.checkpoints import (
+    LIBRARIES,
+    TRAINING,
+    checkpoint,
+    checkpoint_folder,
+    made_by,
+)
 from monitorlab.pipeline.files import write_folder_atomic, write_text_atomic
 from monitorlab.pipeline.runs import read_manifest
 from monitorlab.pipeline.schemas import SchemaError
@@ -524,6 +532,50 @@ def test_two_processes_that_build_the_same_checkpoint_agree_on_one(tmp_path: Pat
         worker.join()
     assert len(contents) == 1 and all(worker.exitcode == 0 for worker in workers)
     assert len(list((tmp_path / "data" / "cache" / "checkpoints").iterdir())) == 1
+
+
+def test_every_line_of_the_packages_that_train_is_in_a_checkpoints_name(tmp_path: Path) -> None:
+    root = tmp_path / "library"
+    for package in TRAINING:
+        shutil.copytree(digests.LIBRARY / package, root / package,
+                        ignore=shutil.ignore_patterns("__pycache__"))
+    known = made_by(root)
+    assert known == made_by()
+    files = sorted(file for file in root.rglob("*") if file.is_file())
+    assert {"trainer.py", "causal_text.py", "scorers.py"} <= {file.name for file in files}
+    for file in files[::7]:
+        text = file.read_text()
+        lines = text.splitlines(keepends=True)
+        middle = len(lines) // 2
+        file.write_text("".join([*lines[:middle], "#\n", *lines[middle:]]))
+        assert made_by(root)["code"] != known["code"], file
+        file.write_text(text)
+    assert made_by(root) == known
+    (root / "signals" / "new.py").touch()
+    added = made_by(root)["code"]
+    (root / "signals" / "new.py").rename(root / "signals" / "other.py")
+    assert len({known["code"], added, made_by(root)["code"]}) == 3
+    (root / "signals" / "__pycache__").mkdir()
+    (root / "signals" / "other.py").rename(root / "signals" / "__pycache__" / "other.pyc")
+    assert made_by(root) == known
+    shutil.rmtree(root / "monitors")
+    with pytest.raises(FileNotFoundError, match="no package 'monitors'"):
+        made_by(root)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_versions_of_the_libraries_are_in_a_checkpoints_name(
+    tmp_path: Path, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, run = Build(), begin(tmp_path)
+    first = checkpoint(run, "strong", {}, build)
+    version = metadata.version
+    monkeypatch.setattr(
+        metadata, "version", lambda name: "99.1" if name == library else version(name))
+    assert checkpoint_folder(run, "strong", {}) != first
+    assert checkpoint(run, "strong", {}, build) != first and build.calls == 2
+    stored = json.loads((checkpoint_folder(run, "strong", {}) / "fingerprint.json").read_text())
+    assert stored["fingerprint"]["made by"]["versions"][library] == "99.1"
 
 
 def test_code_digest_follows_the_source() -> None:

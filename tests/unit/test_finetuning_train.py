@@ -219,6 +219,15 @@ def test_a_finished_folder_is_returned_and_another_one_is_left_alone(
         finetune(base, examples, recipe(), tmp_path / "notes")
 
 
+def test_the_result_of_other_versions_of_the_code_is_not_taken_for_this_one(
+    base: Checkpoint, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finetune(base, examples, recipe(max_steps=1), tmp_path / "out")
+    monkeypatch.setattr("monitorlab.finetuning.partial.made_by", lambda: {"code": "changed"})
+    with pytest.raises(MonitorError, match="by other versions of the code"):
+        finetune(base, examples, recipe(max_steps=1), tmp_path / "out")
+
+
 def test_an_empty_folder_is_filled(
     base: Checkpoint, examples: list[Example], tmp_path: Path
 ) -> None:

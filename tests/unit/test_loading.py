@@ -34,6 +34,7 @@ from monitorlab.monitors.build import build_monitor
 from monitorlab.monitors.causal_loading import load_causal, with_adapter
 from monitorlab.monitors.classifier import ClassifierMonitor
 from monitorlab.monitors.embeddings import load_encoder
+from monitorlab.monitors.encoder import EncoderMonitor
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.signals.causal_models import LogProbabilityScorer
 from monitorlab.signals.guard_models import GuardScorer
@@ -207,8 +208,14 @@ def test_encoders_are_whole_and_nothing_random_is_in_their_digest(save: Save) ->
     assert np.array_equal(one.embed(["a b"]), other.embed(["a b"]))
     with pytest.raises(ScorerError, match="have no place in it"):
         load_encoder(str(change_config(save(BertForMaskedLM, "short"), num_hidden_layers=1)))
+    EncoderMonitor(one, {"coefficients": np.ones(16), "intercept": np.ones(1)}).save(
+        folder.parent / "probe")
+    assert EncoderMonitor.load(folder.parent / "probe").encoder.digest == one.digest
+    drop(folder, "layer.1")
     with pytest.raises(ScorerError, match=r"are missing \(encoder.layer.1"):
-        load_encoder(str(drop(save(BertForMaskedLM, "broken"), "layer.1")))
+        load_encoder(str(folder))
+    with pytest.raises(MonitorError, match="encoder of the probe in .* are missing"):
+        build_monitor(f"encoder:{folder.parent / 'probe'}")
 
 
 # ------------------------------------------------------------------------------ adapters

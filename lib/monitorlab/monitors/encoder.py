@@ -19,6 +19,7 @@ from monitorlab.monitors.embeddings import Encoder, load_encoder
 from monitorlab.monitors.learned import read_folder, training_rows, weights_digest, write_folder
 from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, Sample, chunks
 from monitorlab.monitors.verdicts import Verdict, from_score
+from monitorlab.signals.scorers import ScorerError
 
 UNIT = 64
 STRENGTH = 1e-3  # inverse penalty, on standardised features
@@ -148,14 +149,17 @@ class EncoderMonitor:
         Raises
         ------
         MonitorError
-            If the folder holds no such monitor, or the encoder differs in weights, length or
-            precision from the one it was trained on.
+            If the folder holds no such monitor, or its encoder cannot be loaded, or differs in
+            weights, length or precision from the one it was trained on.
         """
         settings, weights = read_folder(folder, "encoder", "name", "features", "source", "encoder")
         known = settings["encoder"]
-        encoder = encoder or load_encoder(
-            **settings["source"], max_tokens=known["max_tokens"], dtype=known["dtype"]
-        )
+        try:
+            encoder = encoder or load_encoder(
+                **settings["source"], max_tokens=known["max_tokens"], dtype=known["dtype"]
+            )
+        except ScorerError as error:
+            raise MonitorError(f"the encoder of the probe in {folder}: {error}") from error
         given = encoder.settings()
         other = [key for key in known if key != "device" and known[key] != given.get(key)]
         if other:

@@ -78,6 +78,9 @@ class LeftOutError(ScorerError):
             "an alarm"
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.scores, self.reasons)  # it may come from another process
+
 
 @dataclass(frozen=True)
 class StepScores:
