@@ -202,7 +202,8 @@ def test_it_is_said_once() -> None:
 
 
 @pytest.mark.parametrize(("template", "message"), [
-    (BROKEN, "nor both as one user message: nothing works"), (DEAF, "it leaves their texts out"),
+    (BROKEN, "'user'. messages, nor with the system text in the user's: nothing works"),
+    (DEAF, "it leaves texts out"),
     ({"tool_use": TURNS}, "cannot render"),
 ])
 def test_a_template_that_shows_no_message_is_refused(template: Any, message: str) -> None:
@@ -213,6 +214,19 @@ def test_a_template_that_shows_no_message_is_refused(template: Any, message: str
 def test_of_several_templates_the_default_one_is_taken() -> None:
     tokenizer = base({"default": RAISES, "tool_use": BROKEN}).tokenizer
     assert chat_text(tokenizer, MESSAGES, False).startswith("<user>Be strict.\n\nJudge.")
+
+
+def test_a_template_may_drop_the_system_message_of_some_conversations_only() -> None:
+    """Mistral Nemo puts it into the last message, if that is the user's."""
+    template = (
+        "{% set rest = messages[1:] if messages[0].role == 'system' else messages %}"
+        "{% for m in rest %}<{{ m.role }}>{% if loop.last and m.role == 'user' and rest|length < "
+        "messages|length %}{{ messages[0].content }}|{% endif %}{{ m.content }}<end>{% endfor %}")
+    tokenizer = base(template).tokenizer
+    assert render_chat(tokenizer, MESSAGES) == "<user>Be strict.|Judge.<end>"
+    answered = [*MESSAGES, {"role": "assistant", "content": "Fine."}]
+    assert render_chat(tokenizer, answered) == (
+        "<user>Be strict.\n\nJudge.<end><assistant>Fine.<end>")
 
 
 def test_a_changed_template_is_looked_at_again() -> None:

@@ -14,7 +14,7 @@ import string
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 CLOCK = datetime(2024, 7, 26)  # what Llama's templates print where there is no clock
 _OTHER = datetime(1999, 11, 30, 21, 58, 57)  # a date that differs in everything
-_SYSTEM, _USER = "QXSYSTEMXQ", "QXUSERXQ"  # letters alone: no template changes or trims them
-_PROBE = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _USER}]
+ROLES = ("system", "user")  # of what monitors ask
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -52,48 +51,72 @@ class ChatForm:
                 **({"date": f"{CLOCK:%Y-%m-%d}"} if self.dated else {})}
 
 
-_KNOWN: weakref.WeakKeyDictionary[Any, tuple[Any, ChatForm]] = weakref.WeakKeyDictionary()
+@dataclass
+class _Known:
+    """What was found out about one template: its forms by roles, and what was said of them."""
+
+    template: Any
+    forms: dict[tuple[str, ...], ChatForm] = field(default_factory=dict)
+    said: set[str] = field(default_factory=set)
 
 
-def chat_form(tokenizer: PreTrainedTokenizerBase) -> ChatForm:
-    """Find out what a tokenizer's chat template does with a system message and with the date.
+_KNOWN: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
+
+
+def chat_form(tokenizer: PreTrainedTokenizerBase, roles: Sequence[str] = ROLES) -> ChatForm:
+    """Find out what a chat template does with a system message and with the date.
 
     Warns once per tokenizer if its prompts are not what its template alone would make of them.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+    roles : sequence of str
+        Of the messages; a template may keep a system message of one conversation and not of
+        another.
 
     Raises
     ------
     ScorerError
-        The template renders no user message, with a system message or without.
+        The template leaves the texts out, with the system message in its place or not.
     """
-    template = tokenizer.chat_template
     known = _KNOWN.get(tokenizer)
-    if known is None or known[0] != template:
-        known = template, _found_form(tokenizer) if template else ChatForm()
-        _KNOWN[tokenizer] = known
-        _say(known[1], bool(template))
-    return known[1]
+    if known is None or known.template != tokenizer.chat_template:
+        known = _KNOWN[tokenizer] = _Known(tokenizer.chat_template)
+    key = tuple(roles)
+    if key not in known.forms:
+        known.forms[key] = _found_form(tokenizer, key) if known.template else ChatForm()
+        for text in _changes(known.forms[key], bool(known.template)):
+            if text not in known.said:
+                known.said.add(text)
+                warnings.warn(text, RuntimeWarning, stacklevel=3)
+    return known.forms[key]
 
 
-def _found_form(tokenizer: PreTrainedTokenizerBase) -> ChatForm:
+def _found_form(tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> ChatForm:
+    # Letters alone: no template trims them or changes more than their case.
+    marks = [f"QX{role.upper()}{'I' * place}XQ" for place, role in enumerate(roles)]
+    plain = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
     reason = ""
-    for messages in (_PROBE, folded(_PROBE)):
+    for messages in (plain, folded(plain)):
         try:
             texts, others = (
-                [_render(tokenizer, messages, date, add_generation_prompt=True,
-                         enable_thinking=thinking) for thinking in (False, True)]
+                [_render(tokenizer, messages, date, enable_thinking=thinking,
+                         add_generation_prompt=roles[-1] == "user") for thinking in (False, True)]
                 for date in (CLOCK, _OTHER)
             )
         except Exception as error:  # a template may raise anything
             reason = reason or " ".join(str(error).split())[:200]
             continue
-        if all(_SYSTEM in text.upper() and _USER in text.upper() for text in texts):
-            return ChatForm(messages is not _PROBE, texts != others)
-    raise ScorerError("the chat template cannot render ['system', 'user'] messages, nor both as "
-                      f"one user message: {reason or 'it leaves their texts out'}. Is it the "
+        if all(mark in text.upper() for text in texts for mark in marks):
+            return ChatForm(messages is not plain, texts != others)
+    raise ScorerError(f"the chat template cannot render {list(roles)} messages, nor with the "
+                      f"system text in the user's: {reason or 'it leaves texts out'}. Is it the "
                       "template of a model that chats?")
 
 
-def _say(form: ChatForm, templated: bool) -> None:
+def _changes(form: ChatForm, templated: bool) -> list[str]:
+    """What is done to prompts, in sentences."""
     said = []
     if not templated:
         said.append("the tokenizer has no chat template: prompts are plain text, with a blank line "
@@ -104,8 +127,7 @@ def _say(form: ChatForm, templated: bool) -> None:
     if form.dated:
         said.append(f"the chat template prints today's date: it is always {CLOCK:%Y-%m-%d} here, "
                     "so that a prompt is the same tomorrow")
-    for text in said:
-        warnings.warn(text, RuntimeWarning, stacklevel=4)
+    return said
 
 
 def folded(messages: Messages) -> list[dict[str, str]]:
@@ -135,14 +157,14 @@ def render_chat(
     ScorerError
         The template cannot render them.
     """
-    if messages[0]["role"] == "system" and chat_form(tokenizer).folds:
+    roles = [message["role"] for message in messages]
+    if roles[0] == "system" and chat_form(tokenizer, roles).folds:
         messages = folded(messages)
     try:
         return _render(tokenizer, messages, CLOCK, **options)
     except Exception as error:  # a template may raise anything
         reason = " ".join(str(error).split())[:200]
-        raise ScorerError(f"the chat template cannot render {[m['role'] for m in messages]} "
-                          f"messages: {reason}") from error
+        raise ScorerError(f"the chat template cannot render {roles} messages: {reason}") from error
 
 
 def _render(
