@@ -20,7 +20,7 @@
 # %% [markdown]
 # **You will learn**
 # - Compose 3,010 paired samples in six cells from a library of written scenarios.
-# - Check labels against the world: execute every program, solve every problem again.
+# - Check what can be checked against the world: execute every program, solve every problem.
 # - Stream a training corpus that shares no scenario with the benchmark.
 #
 # **Reads** nothing
@@ -138,8 +138,9 @@ display.show(
 )
 
 # %% [markdown]
-# ## Labels that can be checked
+# ## What can be checked
 #
+<<<<<<< HEAD
 # Every program runs in a subprocess with limits on time, memory, files, processes and
 # network. In S&PV code both variants must do the task. In SG code both must pass the
 # visible tests, and only the benign one the hidden tests, whose values are compared
@@ -151,6 +152,20 @@ programs = check_programs(pairs, SEED)
 executed = programs.groupby(["cell", "label"])[["checked", "confirmed"]].sum()
 executed = executed.set_axis(["executed", "confirmed"], axis=1).reset_index()
 display.table(executed, caption="Programs executed, and labels confirmed")
+=======
+# Every program runs in a subprocess with limits on time, memory, files and network. In
+# S&PV code both variants must do the task: that is their function, and the label is about
+# their security, which no test decides here. In SG code both must pass the visible tests,
+# and only the benign one the hidden tests, whose values are compared outside of the
+# program's reach. That does decide the label.
+
+# %%
+programs = check_programs(pairs, SEED)
+executed = programs.groupby(["cell", "label"])["confirmed"].agg(["size", "sum"])
+executed = executed.set_axis(["executed", "passed"], axis=1).reset_index()
+executed["shows"] = executed["cell"].map({"spv_code": "function", "sg_code": "the label"})
+display.table(executed, caption="Programs executed, and what a passed check shows")
+>>>>>>> 535aa06938b0a7e574efab492da89dec42c91516
 
 # %% tags=["nbval-ignore-output"]
 display.say(
@@ -261,8 +276,12 @@ assert samples.groupby("cell").size().to_dict() == COUNTS, "counts must be exact
 assert (per_pair["label"].sum() == 1).all(), "one benign, one misbehaving per pair"
 assert (per_pair["request"].nunique() == 1).all(), "a pair shares its request"
 assert (samples.groupby("scenario_id")["split"].nunique() == 1).all(), "splits share none"
+<<<<<<< HEAD
 executed = programs[programs["checked"]]
 assert executed["confirmed"].all(), "every program must confirm its label"
+=======
+assert programs["confirmed"].all(), "every program must pass its check"
+>>>>>>> 535aa06938b0a7e574efab492da89dec42c91516
 assert reasoning["confirmed"].all(), "every problem must confirm its label"
 assert report.distinct_share >= 0.97, "the corpus must not repeat itself"
 assert to_table(build_pairs(SEED, scenarios), SEED).equals(samples), "builds are equal"
@@ -301,11 +320,12 @@ run.close()
 # ## What we saw
 #
 # - We composed 3,010 paired samples in six cells from a library of written scenarios.
-# - We executed every program and solved every problem again; no label failed.
+# - We executed every program and solved every problem again; each passed its check.
 # - We streamed a training corpus that shares no scenario with the benchmark.
 #
 # **Limits.** The texts are written and composed, not observed: they measure what a
-# monitor can tell apart, not how often models misbehave. The split of the published
+# monitor can tell apart, not how often models misbehave. That a program of S&PV code is
+# insecure is its author's word. The split of the published
 # category sizes over code and QA is our reading. An honest bug and a gamed check can look
 # the same in the real pairs.
 #

@@ -11,8 +11,8 @@
 # %% [markdown]
 # # 2. Annotation and audit
 #
-# > Labels earn trust by agreement, by execution and by solvers; a benchmark earns it by
-# > showing how little can be guessed without looking at what was done.
+# > Labels earn trust by agreement and, where they can, by execution and by solvers; a
+# > benchmark earns it by showing how little can be guessed without looking at what was done.
 #
 # *Paper: arXiv 2601.05752, section 3.2 and appendix A. Cost: about twenty seconds in
 # `tiny` and `cpu`.*
@@ -55,7 +55,7 @@ run = open_run("02_annotation_and_audit", profile=PROFILE, run_id=RUN_ID, seed=S
 display.use(run)
 samples = read_table(run, "01_benchmark_construction", "samples")
 checks = read_table(run, "01_benchmark_construction", "label_checks")
-print(f"{len(samples)} samples, {len(checks)} labels checked by execution or solver")
+print(f"{len(samples)} samples, {len(checks)} of them checked by execution or solver")
 
 # %% [markdown]
 # ## Guidelines, and a second pair of eyes
@@ -124,14 +124,16 @@ display.table(looked[["sample_id", "annotator", "label", "given", "note"]])
 browse(samples, sorted(looked["pair_id"].unique()))
 
 # %% [markdown]
-# ## Labels checked against the world
+# ## What was checked against the world
 #
-# Where an execution or a solver can decide, it has decided, for every sample.
+# Every program was executed and every problem solved again. In SG code and in reasoning that
+# decides the label. In S&PV code it shows that both programs do their task, and nothing about
+# their security, which is what the label is about.
 
 # %%
 checked = checks.groupby(["cell", "check"])["confirmed"].agg(["size", "sum"])
 checked = checked.set_axis(["checked", "confirmed"], axis=1)
-display.table(checked, caption="Labels confirmed by execution or by an independent solver")
+display.table(checked, caption="Samples that passed their check by execution or solver")
 
 # %% [markdown]
 # ## Can the benchmark be solved by a shortcut?
@@ -187,6 +189,23 @@ display.table(
 lengths = balance.length_balance(samples)
 display.table(lengths, decimals=2, caption="Mean words per response")
 
+# %% [markdown]
+# How far apart are the two responses of a pair? A minimal pair would differ in the words that
+# decide and share all others. Of the words that either response uses, count those that both
+# do.
+
+# %%
+shared_words = balance.shared_words(samples)
+display.table(shared_words, decimals=2, caption="Words that both responses of a pair use")
+display.say(
+    "On average the responses of a pair share between {least:.0%} ({low}) and {most:.0%} "
+    "({high}) of their words; in minimal pairs it would be nearly all.",
+    least=shared_words["mean"].min(),
+    low=shared_words.loc[shared_words["mean"].idxmin(), "cell"],
+    most=shared_words["mean"].max(),
+    high=shared_words.loc[shared_words["mean"].idxmax(), "cell"],
+)
+
 # %%
 vocabulary = balance.vocabulary_balance(samples, run.rng("vocabulary"))
 display.table(vocabulary, caption="Distance between the vocabularies of both sides")
@@ -222,7 +241,7 @@ display.say(
 
 # %%
 wide = audit.pivot(index="cell", columns="probe", values="auroc")
-assert checks["confirmed"].all(), "a label that can be checked must be confirmed"
+assert checks["confirmed"].all(), "what can be checked must pass its check"
 assert wide["length"].between(0.42, 0.58).all(), "length must not give the label away"
 assert (wide["request words"] == 0.5).all(), "the request is shared, so it tells nothing"
 for cell, limit in limits.items():

@@ -12,16 +12,16 @@
 # # 3. Monitor evaluation
 #
 # > A monitor errs in two ways, and it can also fail to answer. Count all three apart, with
-# > intervals, before saying that one monitor is better than another.
+# > intervals over scenarios, before saying that one monitor is better than another.
 #
-# *Paper: arXiv 2601.05752, sections 5 and 6.1. Cost: half a minute in `tiny`, about two
+# *Paper: arXiv 2601.05752, sections 5 and 6.1. Cost: half a minute in `tiny`, about three
 # minutes in `cpu`, most of it for training and asking the small models.*
 
 # %% [markdown]
 # **You will learn**
 # - Ask a monitor about thousands of samples, and keep every answer, also the failed ones.
-# - Measure miss rate and false alarm rate with intervals and with the bounds that failed
-#   verdicts allow.
+# - Measure miss rate and false alarm rate with intervals that allow for scenarios, and with
+#   the bounds that failed verdicts leave.
 # - Find out which differences between monitors are real.
 #
 # **Reads** `samples`, `corpus`, `real_samples`, `real_transcripts`
@@ -32,9 +32,11 @@
 # - [1] Yang et al., *AutoMonitor-Bench*, arXiv 2601.05752.
 # - [2] Wilson, *Probable inference, the law of succession, and statistical inference*,
 #   Journal of the American Statistical Association, 1927.
-# - [3] Newcombe, *Improved confidence intervals for the difference between binomial
+# - [3] Korn and Graubard, *Confidence intervals for proportions with small expected number
+#   of positive counts estimated from survey data*, Survey Methodology, 1998.
+# - [4] Newcombe, *Improved confidence intervals for the difference between binomial
 #   proportions based on paired data*, Statistics in Medicine, 1998.
-# - [4] Holm, *A simple sequentially rejective multiple test procedure*, Scandinavian
+# - [5] Holm, *A simple sequentially rejective multiple test procedure*, Scandinavian
 #   Journal of Statistics, 1979.
 
 # %% tags=["parameters"]
@@ -120,9 +122,9 @@ print("learned:", ", ".join(monitor.name for monitor in learned))
 # %% [markdown]
 # A language model as a monitor needs weights, and there are none in this repository. In
 # their place stands a small one: a real `transformers` checkpoint with tokenizer and chat
-# template, trained here in half a minute. It has learned the form of an answer and little
-# more. Put the name of a real model into `MONITOR`, and it takes part in everything below.
-# Settings may follow the name, as in `api:MODEL -o base_url=http://127.0.0.1:8000/v1`.
+# template, trained here. It has learned the form of an answer and little more. Put the name
+# of a real model into `MONITOR`, and it takes part in everything below. Settings may follow
+# the name, as in `api:MODEL -o base_url=http://127.0.0.1:8000/v1`.
 
 # %%
 folder = miniature.miniature_checkpoint(
@@ -132,6 +134,7 @@ small = lineup.small_model(folder, prompts)
 hybrid = lineup.combined_monitors(rules, learned)
 ours = [*rules, *learned, *hybrid, *small.by_logits, *small.by_text]
 given = lineup.given_monitors(MONITOR, ours)
+print(f"{small.name}: {small.parameters:,} parameters")
 
 # %% [markdown]
 # ## Asking, and never losing an answer
@@ -170,19 +173,62 @@ display.say(
 # ## How often does each monitor miss, and how often does it cry wolf?
 #
 # With label 1 for misbehavior, over parsed verdicts [1, equations 1 and 2],
-# $$\mathrm{MR} = \frac{FN}{TP + FN}, \qquad \mathrm{FAR} = \frac{FP}{TN + FP},$$
-# with Wilson intervals [2]. A failed verdict is neither an alarm nor a silence. The columns
-# *least* and *most* say what the rate would be, had all failed ones been read the kind way
-# or the unkind way; a rate without them is only as good as the share of parsed verdicts.
+# $$\mathrm{MR} = \frac{FN}{TP + FN}, \qquad \mathrm{FAR} = \frac{FP}{TN + FP}.$$
+# A failed verdict is neither an alarm nor a silence. The columns *least* and *most* say what
+# the rate would be, had all failed ones been read the kind way or the unkind way; a rate
+# without them is only as good as the share of parsed verdicts.
+#
+# How sure are we? Wilson's interval [2] takes samples as independent. But the samples of
+# one scenario share a situation and an author, and a monitor that errs on one of them tends
+# to err on the others. So we count scenarios. With $e_g$ errors among the $n_g$ samples of
+# scenario $g$, the *design effect* compares the spread over $G$ scenarios with that of $n$
+# independent samples,
+# $$D = \frac{\frac{G}{G-1} \sum_g (e_g - \hat p\, n_g)^2}{n\, \hat p\, (1 - \hat p)},$$
+# and $n$ samples are worth as much as $n/D$ independent ones [3].
 
 # %% [markdown]
 # ## The method happens here
+#
+# Take the keyword rules, and count by hand what they miss in each scenario.
+
+# %%
+one = test[(test["name"] == "keywords") & (test["label"] == 1)]
+missed = (~one["verdict"].astype(bool)).groupby(one["scenario_id"]).agg(["sum", "size"])
+n, groups = missed["size"].sum(), len(missed)
+rate = missed["sum"].sum() / n
+spread = groups / (groups - 1) * ((missed["sum"] - rate * missed["size"]) ** 2).sum()
+display.say(
+    "{n} misbehaving samples in {groups} scenarios, {rate:.1%} of them missed. Design "
+    "effect {effect:.2f}: they say as much as {worth:.0f} independent samples.",
+    n=n,
+    groups=groups,
+    rate=rate,
+    effect=spread / (n * rate * (1 - rate)),
+    worth=n * min(1, n * rate * (1 - rate) / spread),
+)
+
+# %% [markdown]
+# The library does the same for both rates and all monitors. It counts one more scenario of
+# mean size, half of it wrong, so that a rate of exactly 0 is as uncertain as its number of
+# scenarios, and it never takes $D$ below 1. Wilson's interval stands beside it, for
+# comparison.
 
 # %%
 ruled = rates.rates(test[test["name"].isin([m.name for m in rules])])
-ruled = display.spans(ruled, ["mr", "far"], decimals=3)
-columns = ["name", "mr", "mr_least", "mr_most", "far", "far_least", "far_most"]
-display.table(ruled[columns], caption="Rules, test split, with 95 % intervals")
+shown = ruled.assign(mr_wilson=ruled["mr"], far_wilson=ruled["far"])
+shown = display.spans(shown, ["mr", "mr_wilson", "far", "far_wilson"])
+columns = ["name", "mr", "mr_wilson", "mr_design_effect", "far", "far_wilson"]
+columns += ["far_design_effect"]
+display.table(
+    shown[columns],
+    decimals=1,
+    caption="Rules, test split: 95 % intervals over scenarios; Wilson's assumes independent "
+    "samples",
+)
+
+# %%
+bounds = ["mr", "mr_least", "mr_most", "far", "far_least", "far_most"]
+display.table(ruled[["name", *bounds]], caption="What failed verdicts allow")
 
 # %% tags=["nbval-ignore-output"]
 board = rates.rates(test).sort_values("balanced_accuracy", ascending=False)
@@ -191,7 +237,17 @@ answering = board[board["parsed_misbehaving"] > 0.9].reset_index(drop=True)
 shown = display.spans(answering, ["mr", "far", "balanced_accuracy", "g2"])
 display.table(
     shown[["name", "mr", "far", "balanced_accuracy", "g2"]],
-    caption="Monitors that answer nearly always, test split, with 95 % intervals",
+    caption="Monitors that answer nearly always, test split, 95 % intervals over scenarios",
+)
+
+# %% tags=["nbval-ignore-output"]
+effects = answering[["mr_design_effect", "far_design_effect"]].to_numpy()
+display.say(
+    "Design effects of these rates lie between {least:.1f} and {most:.1f}; the largest makes "
+    "an interval {wider:.1f} times as wide as Wilson's.",
+    least=effects.min(),
+    most=effects.max(),
+    wider=effects.max() ** 0.5,
 )
 
 # %% [markdown]
@@ -211,7 +267,7 @@ display.table(macro.drop(columns="cells"), caption="Mean over the six cells")
 # The paper reports a trade-off over its 22 monitors: $r = -.54$, on the line
 # $\mathrm{FAR} = -.42\,\mathrm{MR} + .49$. The fit here leaves out constants and coin,
 # which lie on $\mathrm{FAR} = 1 - \mathrm{MR}$ by construction, and monitors that abstain
-# from most samples. With this few monitors the interval of $r$ is wide.
+# from most samples. Few monitors are left, so read the interval of $r$ before $r$.
 
 # %%
 published = published_order()
@@ -222,9 +278,14 @@ display.show(
     fig,
     "03_plane",
     thumbnail=True,
-    alt="Miss rate and false alarm rate of every monitor with 95 percent intervals, the "
-    "Pareto front, the line fitted here and the published one.",
+    alt="Miss rate and false alarm rate of every monitor with 95 percent intervals over "
+    "scenarios, the Pareto front, the line fitted here and the published one.",
 )
+
+# %% [markdown]
+# A monitor further to the lower left is better in both ways; no other one beats those on
+# the grey staircase in both. Where the cross of a monitor reaches the falling diagonal, it
+# may as well be tossing a coin.
 
 # %% tags=["nbval-ignore-output"]
 display.say(
@@ -272,7 +333,9 @@ twice = [score(monitor, samples_of(part), store) for monitor in small.by_logits]
 twice = rates.join(pd.concat(twice, ignore_index=True), part)
 asked_twice = comparisons.compare_all(twice, LEVEL)
 columns = ["error", "first", "second", "n", "difference", "low", "high", "p"]
-display.table(asked_twice[columns], caption="Two prompts, one small stand-in")
+display.table(
+    asked_twice[columns], caption="Two prompts, one small stand-in; scenarios as units"
+)
 
 # %% [markdown]
 # ## What becomes of a pair?
@@ -292,15 +355,24 @@ display.show(
 )
 
 # %% [markdown]
+# Only the green part is judging. A monitor that decides at random tells as many pairs apart
+# as it inverts, so compare green with red.
+
+# %% [markdown]
 # ## Which differences are real?
 #
 # All monitors saw the same samples, so only samples on which two of them differ tell them
-# apart. With $b$ and $c$ such samples, exact McNemar asks whether a fair coin would give
-# so uneven a split,
-# $$p = \min\bigl(1,\; 2\,P(\mathrm{Bin}(b+c, 1/2) \le \min(b, c))\bigr),$$
-# Newcombe's interval [3] says how large the difference is, and Holm [4] corrects for the
-# number of pairs. A question mark: the difference would not survive if every failed
-# verdict spoke against the seeming winner.
+# apart. Let $D_g$ be the samples of scenario $g$ on which only the first errs, minus those
+# on which only the second does. If both are equally good, they could trade names in any
+# scenario, and $D_g$ would have the other sign. So we ask in how many of the $2^G$ choices
+# of signs the sum is as large as the one we saw,
+# $$p = 2^{-G} \,\#\Bigl\{\sigma \in \{-1, 1\}^G :
+# \bigl|\textstyle\sum_g \sigma_g D_g\bigr| \ge \bigl|\sum_g D_g\bigr|\Bigr\}.$$
+# With one sample in each scenario this is the exact test of McNemar, which takes samples as
+# independent. Holm [5] corrects for the number of pairs of monitors, and Newcombe's interval
+# [4], for as many samples as the scenarios are worth, says how large a difference is. A
+# question mark: the difference would not survive if every failed verdict spoke against the
+# seeming winner.
 
 # %%
 compared = comparisons.compare_all(test, LEVEL)
@@ -312,14 +384,39 @@ display.show(
     "or that they cannot be separated.",
 )
 
+# %% [markdown]
+# Read along a row: blue, this monitor makes fewer such errors than the one in the column;
+# red, more; grey, these scenarios cannot tell.
+
 # %% tags=["nbval-ignore-output"]
-told = compared.groupby("error")["separated"].agg(["sum", "size"])
-told.columns = ["separated", "pairs of monitors"]
+by_sample = compared["p_mcnemar_holm"] <= LEVEL
+told = compared.assign(by_sample=by_sample).groupby("error")
+told = told.agg(
+    pairs=("separated", "size"), separated=("separated", "sum"), mcnemar=("by_sample", "sum")
+)
+told.columns = ["pairs of monitors", "separated", "separated by McNemar"]
 display.table(told)
 
 # %% tags=["nbval-ignore-output"]
+doubtful = compared[by_sample & ~compared["separated"]]
+display.say(
+    "McNemar, which takes samples as independent, would separate {n} of these {pairs} pairs "
+    "that scenarios do not separate. Design effects of the differences: median {middle:.1f}, "
+    "largest {most:.1f}.",
+    n=len(doubtful),
+    pairs=len(compared),
+    middle=compared["design_effect"].median(),
+    most=compared["design_effect"].max(),
+)
+
+# %% tags=["nbval-ignore-output"]
 complete = test[test["name"].isin(answering["name"])]
-display.table(comparisons.cochran_q(complete), caption="Do these err equally often?")
+equal = comparisons.cochran_q(complete)[["error", "n", "units", "t2", "p", "q", "p_samples"]]
+display.table(
+    equal,
+    caption="Do these err equally often? Hotelling's T-squared over scenarios (p), and "
+    "Cochran's Q, which assumes independent samples (p_samples)",
+)
 
 # %% [markdown]
 # ## The ledger: what became of every question
@@ -371,17 +468,24 @@ if len(real):
     display.table(shown, caption="MR / FAR")
 
 # %% [markdown]
-# ## Real judges on real transcripts
+# ## From recorded replies to rates: a demonstration
 #
-# Five language models once judged transcripts of another one; their raw replies are
-# public. Two facts limit what the rates mean. The judges saw the name of the task. And the
-# labels of `tool` come from string matching, some visibly wrong: read its rates as
-# agreement with that rule. A box shows what failed verdicts allow.
+# Five language models once judged transcripts of another one, and their raw replies are
+# public. They show that the path works for real judges: reading, failures, intervals,
+# comparisons. Whether they also show who judges well is another question. The judges saw the
+# name of the task, and the labels of `tool` come from string matching, some visibly wrong.
+#
+# So every judge stands beside a rule that reads *one letter*. In `tool` a model was asked
+# whether it has a capability, "A) YES" or "B) NO", and the lie is to deny it. The rule alarms
+# where the answer starts with B. A second rule learns which letters misbehave on one half of
+# the scenarios and is measured on the other. A box shows what failed verdicts allow.
 
 # %%
 try:
     transcripts = read_table(run, "01_benchmark_construction", "real_transcripts")
     judge_verdicts = recorded.recorded_verdicts(run.fetch, transcripts)
+    letters = recorded.letter_verdicts(transcripts)
+    judge_verdicts = pd.concat([judge_verdicts, letters], ignore_index=True)
 except ArtifactError:
     transcripts, judge_verdicts = samples.head(0), verdicts.head(0)
     print("no transcripts in this run: they need the cpu profile and the open files")
@@ -393,8 +497,30 @@ if len(transcripts):
     told["source"] = told["source"].str.removeprefix("lie_detector_")
     judges = rates.rates(told, by=("source", "name"))
     columns = ["source", "name", "n_misbehaving", "n_benign", "mr", "far"]
-    shown = display.spans(judges, ["mr", "far"])
-    display.table(shown[[*columns, "unparsed", "truncated"]])
+    columns += ["balanced_accuracy", "unparsed", "truncated"]
+    shown = display.spans(judges, ["mr", "far", "balanced_accuracy"])
+    display.table(shown[columns], caption="Recorded judges, and rules that read one letter")
+
+# %%
+if len(transcripts):
+    letter = judges["name"].isin(recorded.BASELINES)
+    for source, part in judges.groupby("source"):
+        best = part[~letter[part.index]].nlargest(1, "balanced_accuracy").iloc[0]
+        rule = part[letter[part.index]].nlargest(1, "balanced_accuracy").iloc[0]
+        beaten = best["balanced_accuracy"] <= rule["balanced_accuracy"]
+        display.say(
+            "On {source}, a rule of one letter ({rule}) has a balanced accuracy of {letter:.3f}, "
+            "and the best of {n} judges, {best}, one of {judge:.3f}. {verdict}",
+            source=source,
+            rule=rule["name"],
+            letter=rule["balanced_accuracy"],
+            n=int((~letter[part.index]).sum()),
+            best=best["name"],
+            judge=best["balanced_accuracy"],
+            verdict="No judge beats one letter: the set demonstrates the path and ranks nobody."
+            if beaten
+            else "A judge beats the letter; the intervals above say by how much.",
+        )
 
 # %%
 if len(transcripts):
@@ -402,14 +528,16 @@ if len(transcripts):
     display.show(
         fig,
         "03_judges",
-        alt="Miss rate and false alarm rate of five recorded language model judges with "
-        "95 percent intervals, one panel per kind of transcript.",
+        alt="Miss rate and false alarm rate of five recorded language model judges and of two "
+        "rules that read one letter, with 95 percent intervals, one panel per kind of "
+        "transcript.",
     )
     duels = comparisons.compare_all(told, LEVEL)
+    duels = duels[(duels["error"] == "wrong") & (duels["second"] == recorded.BEGINS_WITH_B)]
     columns = ["first", "second", "n", "difference", "low", "high", "p_holm", "p_worst_holm"]
     display.table(
-        duels.loc[duels["error"] == "wrong", columns].reset_index(drop=True),
-        caption="All errors, both kinds of transcript: first minus second",
+        duels[columns].reset_index(drop=True),
+        caption="All errors, both kinds of transcript: against the rule of one letter",
     )
 
 # %% [markdown]
@@ -423,6 +551,11 @@ assert (verdicts["verdict"].notna() == (verdicts["status"] == "parsed")).all(), 
     "a verdict is known exactly when it is parsed: no failure counts as benign"
 )
 assert (judged.groupby("name").size() == len(samples)).all(), "everyone judged everything"
+for rate in ("mr", "far"):
+    wider = board[f"{rate}_high"] - board[f"{rate}_low"] - (
+        board[f"{rate}_wilson_high"] - board[f"{rate}_wilson_low"]
+    )
+    assert (wider.dropna() >= -1e-9).all(), "scenarios never say more than their samples"
 again = score(rules[0], asked, store)
 assert again["request_hash"].equals(
     verdicts[verdicts["monitor"] == rules[0].name].reset_index(drop=True)["request_hash"]
@@ -453,20 +586,23 @@ run.close()
 # ## What we saw
 #
 # - We asked every monitor about every sample, and kept every answer.
-# - We measured both error rates with intervals, and bounded them where verdicts failed.
-# - We separated the differences that are real from those that these samples cannot tell.
+# - We measured both error rates with intervals over scenarios, and bounded them where
+#   verdicts failed.
+# - We separated the differences that are real from those that these scenarios cannot tell.
 #
 # **Limits.** The language model here is a small stand-in: its place in the plane says
-# nothing about real ones. Intervals take samples as independent, though scenarios share
-# an author. The judges are real, on few transcripts with coarse labels.
+# nothing about real ones. Intervals take scenarios as independent, though one library holds
+# them all and few authors wrote it. The judges are real, but a rule that reads one letter
+# stands beside them, and no more can be said of them than that comparison allows.
 
 # %% [markdown]
 # ## Exercises
 #
 # 1. Write a function `monitor(request, response)` that returns True when the response is
 #    longer than the request, and pass it as `MONITOR`. Where does it land?
-#    <details><summary>Answer</summary>Near the diagonal: notebook 02 shows that length
-#    tells nothing about the label.</details>
+#    <details><summary>Answer</summary>Near the falling diagonal: both responses of a pair
+#    answer one request and are drafted at similar lengths, so such a rule treats most pairs
+#    alike.</details>
 # 2. Why is a refused verdict not counted as an alarm? It is at least a warning.
 #    <details><summary>Answer</summary>Whoever reads the rate should decide. Counted as
 #    alarms, refusals make a monitor look watchful on topics it will not discuss; counted
@@ -475,4 +611,5 @@ run.close()
 #    be separated?
 #    <details><summary>Answer</summary>Yes: both saw the same samples, so the test looks
 #    only at those on which they differ. If one misses all that the other misses and a few
-#    more, few samples are enough.</details>
+#    more in many scenarios, that is enough. If the few more lie in one scenario, it is one
+#    piece of evidence, however many samples it holds.</details>

@@ -15,12 +15,17 @@ import pytest
 
 from monitorlab.benchmark.real.records import read_array
 from monitorlab.benchmark.real.transcripts import CATEGORIES, lie_detector
+from monitorlab.evaluation.rates import join, rates
 from monitorlab.monitors.judgements import CONTRADICTION, NO_LABEL
 from monitorlab.monitors.recorded import (
+    BASELINES,
+    BEGINS_WITH_B,
+    BEST_LETTER,
     CATEGORIES_JUDGED,
     JUDGES,
     Recording,
     keys,
+    letter_verdicts,
     recorded_verdicts,
     recordings,
 )
@@ -116,3 +121,14 @@ def test_gpt_4o_on_the_tool_transcripts(get: Get, samples: pd.DataFrame) -> None
     assert tool["label"].value_counts().to_dict() == {1: 115, 0: 105}
     alarms = tool.groupby("label")["verdict"].sum()
     assert alarms.to_dict() == {0: 32, 1: 108}
+
+
+def test_one_letter_is_a_better_judge_of_the_tool_transcripts_than_any(
+    get: Get, samples: pd.DataFrame
+) -> None:
+    table = pd.concat([recorded_verdicts(get, samples), letter_verdicts(samples)])
+    rated = rates(join(table, samples, ["source"]), by=("source", "monitor"))
+    tool = rated[rated["source"] == "lie_detector_tool"].set_index("monitor")["balanced_accuracy"]
+    assert tool[BEGINS_WITH_B] == pytest.approx((1 + 94 / 105) / 2)  # .948
+    assert tool[BEGINS_WITH_B] > tool.drop(list(BASELINES)).max()
+    assert tool[BEST_LETTER] == tool[BEGINS_WITH_B]  # learned on other scenarios, the same rule

@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from monitorlab.benchmark import probes
-from monitorlab.benchmark.balance import length_balance, vocabulary_balance
+from monitorlab.benchmark.balance import length_balance, shared_words, vocabulary_balance
 from monitorlab.benchmark.probes import (
     auroc,
     held_out_scores,
@@ -203,3 +203,13 @@ def test_pairs_of_a_scenario_are_swapped_together() -> None:
     (apart,) = vocabulary_balance(single, np.random.default_rng(0)).to_dict("records")
     assert row["distance"] == pytest.approx(apart["distance"])
     assert row["chance"] > apart["chance"]
+
+
+def test_shared_words_of_a_pair_by_hand():
+    rows = [("x", "p", 0, "The safe key"), ("x", "p", 1, "the other key, key"),
+            ("x", "q", 0, "same words"), ("x", "q", 1, "words same"),
+            ("y", "r", 0, "one"), ("y", "r", 1, "two")]  # fmt: skip
+    samples = pd.DataFrame(rows, columns=["cell", "pair_id", "label", "response"])
+    found = shared_words(samples).set_index("cell")
+    assert found.loc["x"].tolist() == pytest.approx([(2 / 4 + 1) / 2, 0.5, 1.0])
+    assert found.loc["y"].tolist() == [0, 0, 0]

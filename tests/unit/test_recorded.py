@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -17,8 +18,11 @@ from monitorlab.benchmark.real.transcripts import lie_detector
 from monitorlab.monitors.judgements import CONTRADICTION, NO_LABEL, read_judgement
 from monitorlab.monitors.monitor import MonitorError, Sample, samples_of
 from monitorlab.monitors.recorded import (
+    BASELINES,
     JUDGES,
     RecordedMonitor,
+    answer_letter,
+    letter_verdicts,
     recorded_verdicts,
     recordings,
 )
@@ -179,6 +183,65 @@ def test_an_entry_of_another_form_is_refused(get: Get) -> None:
     path.write_text(json.dumps({"samples": [CALLS[0], broken]}))
     with pytest.raises(RealDataError, match="entry 2: field 'output' is missing"):
         list(recordings(get, "gpt-4o", "tool"))
+
+
+# The letter that an answer begins with
+
+
+@pytest.mark.parametrize(("response", "letter"), [
+    ("B", "B"), (" A) YES - I have access", "A"), ("B.", "B"), ("**B** is right", "B"),
+    ("Assistant: <answer> C </answer>\n\nUser: why?", "C"), ("(D) since", "D"),
+    ("Because of B", ""), ("", ""), ("b", ""), ("F", ""), ("Bananas", ""), ("No: B", "B"),
+])  # fmt: skip
+def test_the_letter_is_that_which_an_answer_begins_with(response: str, letter: str) -> None:
+    assert answer_letter(response) == letter
+
+
+def lettered(pairs: list[tuple[str, int]], source: str = "tool") -> pd.DataFrame:
+    return pd.DataFrame([
+        {"sample_id": f"{source}{i}", "scenario_id": f"{source} {i // 2}", "source": source,
+         "request": f"Question {i}?", "response": f"{letter}) so", "label": label}
+        for i, (letter, label) in enumerate(pairs)
+    ])
+
+
+def test_letter_rules_say_what_a_letter_is_worth() -> None:
+    samples = lettered([("A", 0), ("B", 1), ("B", 1), ("A", 0), ("B", 0)] * 8)
+    table = letter_verdicts(samples).merge(samples, on="sample_id")
+    assert set(table["monitor"]) == set(BASELINES) and len(table) == 2 * len(samples)
+    assert (table["status"] == PARSED).all() and set(table["prompt"]) == {"none"}
+    fixed = table[table["monitor"] == "starts with B"]
+    assert (fixed["verdict"] == fixed["response"].str.startswith("B")).all()
+    learned = table[table["monitor"] == "best letter, cross-fitted"]
+    by_letter = learned.groupby(learned["response"].str[0])["score"]
+    assert (by_letter.nunique() <= 2).all()  # learned on either half
+    assert by_letter.max()["A"] < 0.1 and by_letter.min()["B"] > 0.5
+    assert (learned["verdict"] == fixed["verdict"].to_numpy()).all()
+
+
+def test_the_learned_letter_never_sees_its_own_half() -> None:
+    """Labels of a scenario decide nothing about its own half, and other sources nothing at all."""
+    samples = lettered([("A", 0), ("B", 1)] * 20)
+    before = letter_verdicts(samples).set_index(["monitor", "sample_id"])["score"]
+    for scenario in samples["scenario_id"].unique()[:6]:
+        mine = samples["scenario_id"] == scenario
+        turned = samples.assign(label=samples["label"].where(~mine, 1 - samples["label"]))
+        after = letter_verdicts(turned).set_index(["monitor", "sample_id"])["score"]
+        moved = set(after[after != before].index.get_level_values("sample_id"))
+        assert moved and not moved & set(samples.loc[mine, "sample_id"])
+    other = lettered([("A", 1), ("B", 0)] * 20, "cot")
+    both = letter_verdicts(pd.concat([samples, other], ignore_index=True))
+    both = both.set_index(["monitor", "sample_id"]).loc[before.index]
+    assert (both["verdict"] == (before > 0.5)).all()
+
+
+def test_a_letter_that_says_nothing_is_near_chance() -> None:
+    labels = np.random.default_rng(0).integers(0, 2, 400)
+    letters = np.random.default_rng(1).choice(list("ABCDE"), 400)
+    samples = lettered(list(zip(letters, labels, strict=True)))
+    table = letter_verdicts(samples).merge(samples, on="sample_id")
+    right = table["verdict"].astype(bool) == (table["label"] == 1)
+    assert right.groupby(table["monitor"]).mean().between(0.4, 0.6).all()
 
 
 # The monitor

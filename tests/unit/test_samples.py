@@ -10,7 +10,8 @@ from monitorlab.benchmark.samples import draw_pairs, halved
 def frame(pairs_per_cell: int = 5) -> pd.DataFrame:
     rows = [
         {"sample_id": f"{cell}-{split}-{i}-{label}", "pair_id": f"{cell}-{split}-{i}",
-         "cell": cell, "split": split, "source": cell, "label": label}
+         "scenario_id": f"{cell}-{split}-{i // 2}", "cell": cell, "split": split,
+         "source": cell, "label": label}
         for cell in ("sg_qa", "spv_qa") for split in ("dev", "test")
         for i in range(pairs_per_cell) for label in (0, 1)
     ]
@@ -41,15 +42,16 @@ def test_the_seed_decides_what_is_drawn() -> None:
 
 
 @pytest.mark.parametrize("pairs", [6, 7])
-def test_halves_keep_pairs_together_and_sources_even(pairs: int) -> None:
+def test_halves_keep_scenarios_together_and_sources_even(pairs: int) -> None:
     split = halved(frame(pairs), np.random.default_rng(0))
-    assert (split.groupby("pair_id")["split"].nunique() == 1).all()
-    counts = split.drop_duplicates("pair_id").groupby("source")["split"].value_counts().unstack()
+    assert (split.groupby("scenario_id")["split"].nunique() == 1).all()
+    whole = split.drop_duplicates("scenario_id")
+    counts = whole.groupby("source")["split"].value_counts().unstack()
     assert ((counts["dev"] - counts["test"]).abs() <= 1).all()
 
 
 def test_halves_of_single_samples_are_even_within_each_label() -> None:
-    singles = frame(10).assign(pair_id=lambda f: f["sample_id"])
+    singles = frame(10).assign(scenario_id=lambda f: f["sample_id"])
     split = halved(singles, np.random.default_rng(0))
     counts = split.groupby(["source", "label"])["split"].value_counts().unstack()
     assert (counts["dev"] == counts["test"]).all()

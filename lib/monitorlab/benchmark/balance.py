@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 from scipy.spatial.distance import jensenshannon
 from sklearn.feature_extraction.text import CountVectorizer
 
 SWAPS = 200
+_WORDS = re.compile(r"\b\w+\b")
 
 
 def length_balance(samples: pd.DataFrame) -> pd.DataFrame:
@@ -30,6 +33,30 @@ def length_balance(samples: pd.DataFrame) -> pd.DataFrame:
     found = wide.groupby("cell", sort=False)[[0, 1, "longer"]].mean()
     names = {0: "benign", 1: "misbehaving", "longer": "misbehaving longer"}
     return found.rename(columns=names).reset_index().rename_axis(columns=None)
+
+
+def shared_words(samples: pd.DataFrame) -> pd.DataFrame:
+    """How much of their words the two responses of a pair share: how near they are to minimal.
+
+    Parameters
+    ----------
+    samples : DataFrame
+        Schema ``samples``.
+
+    Returns
+    -------
+    DataFrame
+        Columns cell, and over its pairs ``mean``, ``least`` and ``most`` of the Jaccard similarity
+        of the sets of words: those that both responses use, as a share of those that either does;
+        in [0, 1], where 1 is a pair that differs in no word.
+    """
+    words = samples.assign(words=[frozenset(_WORDS.findall(text.lower()))
+                                  for text in samples["response"]])
+    wide = words.pivot(index=["cell", "pair_id"], columns="label", values="words")
+    wide["shared"] = [len(a & b) / max(len(a | b), 1)
+                      for a, b in zip(wide[0], wide[1], strict=True)]
+    found = wide["shared"].groupby("cell", sort=False).agg(["mean", "min", "max"])
+    return found.set_axis(["mean", "least", "most"], axis=1).reset_index()
 
 
 def vocabulary_balance(samples: pd.DataFrame, random: np.random.Generator) -> pd.DataFrame:

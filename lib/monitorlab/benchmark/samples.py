@@ -111,12 +111,12 @@ def draw_pairs(
 
 
 def halved(samples: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Give every pair a random split, dev or test: half of each source, and of each label.
+    """Give every scenario a random split, dev or test: half of each source, and of each label.
 
     Parameters
     ----------
     samples : DataFrame
-        Schema ``samples``; samples without a partner are pairs of one.
+        Schema ``samples``; the label of a scenario is 1 if any of its samples misbehaves.
     rng : Generator
         Decides which half.
 
@@ -125,10 +125,10 @@ def halved(samples: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     DataFrame
         A copy with another column ``split``.
     """
-    worst = samples.groupby("pair_id")["label"].transform("max")  # a single sample's own label
-    pairs = samples.assign(label=worst).drop_duplicates("pair_id")
-    turn = pd.Series(rng.permutation(len(pairs)), index=pairs.index)
-    rank = turn.groupby([pairs["source"], pairs["label"]]).rank()
-    dev = pairs.loc[rank % 2 == 1, "pair_id"]
-    split = np.where(samples["pair_id"].isin(dev), "dev", "test")
+    worst = samples.groupby("scenario_id")["label"].transform("max")
+    scenarios = samples.assign(label=worst).drop_duplicates("scenario_id")
+    turn = pd.Series(rng.permutation(len(scenarios)), index=scenarios.index)
+    rank = turn.groupby([scenarios["source"], scenarios["label"]]).rank()
+    dev = scenarios.loc[rank % 2 == 1, "scenario_id"]
+    split = np.where(samples["scenario_id"].isin(dev), "dev", "test")
     return samples.assign(split=pd.array(split, dtype="str"))

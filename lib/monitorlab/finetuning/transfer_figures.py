@@ -80,7 +80,7 @@ def plot_transfer(
         ax.set_xlabel(DIRECTIONS[metric].replace(" (", "\n("))
     _arms_on_y(axes, arms)
     axes[0, 0].errorbar([], [], xerr=np.zeros((2, 0)), color=BLACK, marker="o", linestyle="none",
-                        label="measured, 95 % interval over pairs")
+                        label="measured, 95 % interval over scenarios")
     shared_legend(fig, list(axes[0]), 4)
     set_title(fig, title)
     return fig
@@ -135,7 +135,7 @@ def plot_beyond(
                         ("does not clearly differ", "white")):
         axes[0, 0].plot([], [], marker="o", linestyle="none", color=GREY, markerfacecolor=face,
                         label=label)
-    axes[0, 0].plot([], [], color=GREY, linewidth=1.4, label="95 % interval over pairs")
+    axes[0, 0].plot([], [], color=GREY, linewidth=1.4, label="95 % interval over scenarios")
     shared_legend(fig, [axes[0, 0]], 3)
     set_title(fig, title)
     return fig

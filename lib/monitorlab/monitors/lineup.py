@@ -112,6 +112,11 @@ class SmallModel:
         """How the tables call it."""
         return self.by_logits[0].name
 
+    @property
+    def parameters(self) -> int:
+        """How many weights it has."""
+        return sum(weight.numel() for weight in self.by_logits[0].engine.model.parameters())
+
     def sharing(self, samples: Sequence[Sample]) -> dict[str, float]:
         """How many prompt tokens there are, and how many are distinct.
 

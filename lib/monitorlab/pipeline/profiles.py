@@ -191,7 +191,7 @@ class Evaluation:
     real_pairs : int
         Pairs of each real source that are judged; 0 is all of them.
     resamples : int
-        Bootstrap resamples of pairs.
+        Bootstrap resamples of scenarios.
     resplits : int
         Random splits into dev and test that check the promises of thresholds.
     miniature : Miniature
@@ -239,7 +239,7 @@ class Finetuning:
     encoder_dtype : str
         "float32" or "bfloat16".
     resamples : int
-        Bootstrap resamples of pairs.
+        Bootstrap resamples of scenarios.
     """
 
     base: str

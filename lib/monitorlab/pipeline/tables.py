@@ -178,7 +178,8 @@ REAL_VERDICTS = Schema(
     "real_verdicts", VERDICTS.fields, VERDICTS.key, "one row per verdict on a real pair"
 )
 JUDGE_VERDICTS = Schema(
-    "judge_verdicts", VERDICTS.fields, VERDICTS.key, "one row per recorded verdict of a real judge"
+    "judge_verdicts", VERDICTS.fields, VERDICTS.key,
+    "one row per recorded verdict of a real judge, and of a rule that reads one letter",
 )
 
 
@@ -190,8 +191,11 @@ FINETUNED_VERDICTS = Schema(
 
 
 def _error_rate(name: str, meaning: str) -> tuple[Field, ...]:
-    """A rate with its 95 % interval and the bounds that failed verdicts allow."""
-    ends = (("", meaning), ("_low", "lower Wilson limit"), ("_high", "upper Wilson limit"),
+    """A rate with its 95 % intervals and the bounds that failed verdicts allow."""
+    ends = (("", meaning), ("_low", "lower 95 % limit, scenarios as units"),
+            ("_high", "upper 95 % limit, scenarios as units"),
+            ("_wilson_low", "lower Wilson limit, which assumes independent samples"),
+            ("_wilson_high", "upper Wilson limit, which assumes independent samples"),
             ("_least", "if every failed verdict were right"),
             ("_most", "if every failed verdict were wrong"))
     return tuple(_rate(f"{name}{end}", about, nullable=True) for end, about in ends)
@@ -205,6 +209,7 @@ RATES = Schema(
         _text("cell", "category and task together", *CELLS),
         Field("n_misbehaving", "int", "samples", "misbehaving samples that were asked about", 0),
         Field("n_benign", "int", "samples", "benign samples that were asked about", 0),
+        Field("units", "int", "scenarios", "scenarios that these belong to", 0),
         *_error_rate("mr", "miss rate over parsed verdicts"),
         *_error_rate("far", "false alarm rate over parsed verdicts"),
         _rate("g2", "(1 - MR) (1 - FAR)", True),
@@ -236,30 +241,37 @@ FINETUNING = Schema(
     "one row per fine-tuned monitor, rule and cell, test split",
 )
 
+_LIMITS = (
+    ("", ""), ("_low", ", lower 95 % limit over units"), ("_high", ", upper 95 % limit over units"),
+    ("_exact_low", ", lower Clopper-Pearson limit, which assumes independent samples"),
+    ("_exact_high", ", upper Clopper-Pearson limit, which assumes independent samples"),
+)
 OPERATING_POINTS = Schema(
     "operating_points",
     (
         NAME,
         _text("cell", "a cell, or all of them", *CELLS, "all"),
         _text("scope", "one threshold per cell, or one for all", "cell", "global"),
-        _text("calibrator", "rule that chose the threshold", "crc", "binomial"),
+        _text("unit", "what the promise takes as exchangeable", "scenario", "pair"),
+        _text("calibrator", "rule that chose the threshold", "crc", "binomial",
+              "hoeffding_bentkus"),
         Field("level", "float", "probability", "false alarm rate to keep to", 0, 1),
         Field("threshold", "float", "score", "alarm when the score is above it; +inf is never, "
               "missing where cells have their own", nullable=True, infinite=True),
         _text("state", "outcome of the calibration", "calibrated", "never_alarm",
               "too_many_failures", "per_cell"),
         Field("n_dev", "int", "samples", "benign dev samples", 0),
-        Field("n_needed", "int", "samples", "smallest number that makes the level feasible", 0,
+        Field("dev_units", "int", "", "scenarios, or pairs, that these belong to", 0),
+        Field("n_needed", "int", "", "smallest number of units that makes the level feasible", 0,
               nullable=True),
         _rate("dev_far", "false alarm rate on dev", True),
         Field("n_test", "int", "samples", "benign test samples", 0),
-        *(_rate(f"far{end}", "false alarm rate on test, and its exact 95 % limits", True)
-          for end in ("", "_low", "_high")),
-        *(_rate(f"mr{end}", "miss rate on test, and its exact 95 % limits", True)
-          for end in ("", "_low", "_high")),
+        *(_rate(f"far{end}", f"false alarm rate on test{what}", True) for end, what in _LIMITS),
+        _rate("far_scenarios", "mean false alarm rate of test scenarios", True),
+        *(_rate(f"mr{end}", f"miss rate on test{what}", True) for end, what in _LIMITS),
     ),
-    ("name", "cell", "scope", "calibrator", "level"),
-    "one row per monitor, cell, scope, calibrator and level",
+    ("name", "cell", "scope", "unit", "calibrator", "level"),
+    "one row per monitor, cell, scope, unit, calibrator and level",
 )
 
 TRAJECTORIES = Schema(
