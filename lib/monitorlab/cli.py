@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from monitorlab.pipeline.notebooks import Notebook
     from monitorlab.pipeline.records import State
 
+# Errors that a user can act on, by name: what was not raised need not be imported.
+EXIT_CODES = {
+    "ArtifactError": 1, "RegressionError": 1, "RunError": 1, "SourceError": 1, "OSError": 1,
+    "ScenarioError": 1, "ExportError": 1, "ScoringError": 1, "StoreError": 1,
+    "RunIdError": 2, "MonitorError": 2, "TableFileError": 2, "LeakError": 2,
+}
+
 app = typer.Typer(
     name="monitorlab",
     add_completion=False,
@@ -369,9 +376,10 @@ def _expected_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         _stop("interrupted; what ran so far is kept", 128 + stopped[-1])
     except Exception as error:
-        for kind, code in _exit_codes().items():
-            if isinstance(error, kind):
-                _stop(str(error), code)
+        for kind in type(error).__mro__:
+            ours = kind is OSError or kind.__module__.startswith("monitorlab.")
+            if ours and kind.__name__ in EXIT_CODES:
+                _stop(str(error), EXIT_CODES[kind.__name__])
         raise
 
 
@@ -398,26 +406,6 @@ def _ends_like_ctrl_c(stopped: list[signal.Signals]) -> Iterator[None]:
     finally:
         for number in ours:
             signal.signal(number, signal.SIG_DFL)
-
-
-def _exit_codes() -> dict[type[Exception], int]:
-    """Return the other expected errors; imported only once something has gone wrong."""
-    from monitorlab.benchmark.export import ExportError
-    from monitorlab.benchmark.scenario_files import ScenarioError
-    from monitorlab.finetuning.batches import LeakError
-    from monitorlab.monitors.monitor import MonitorError
-    from monitorlab.monitors.scoring import ScoringError
-    from monitorlab.monitors.store import StoreError
-    from monitorlab.pipeline.artifacts import ArtifactError
-    from monitorlab.pipeline.records import RunIdError
-    from monitorlab.pipeline.regression import RegressionError
-    from monitorlab.pipeline.runner import RunError
-    from monitorlab.pipeline.sources import SourceError
-    from monitorlab.pipeline.table_files import TableFileError
-
-    return {ArtifactError: 1, RunIdError: 2, RegressionError: 1, RunError: 1, SourceError: 1,
-            OSError: 1, ScenarioError: 1, ExportError: 1, MonitorError: 2, TableFileError: 2,
-            ScoringError: 1, StoreError: 1, LeakError: 2}
 
 
 def _stop(message: str, code: int) -> None:
