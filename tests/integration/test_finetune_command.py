@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+from transformers import BertConfig, BertLMHeadModel, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from monitorlab.cli import app
@@ -54,7 +54,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     size = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 32,
             "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 2048}
     LlamaForCausalLM(LlamaConfig(**size)).save_pretrained(place / "causal")
-    BertModel(BertConfig(**size)).save_pretrained(place / "encoder")
+    BertLMHeadModel(BertConfig(**size)).save_pretrained(place / "encoder")
     for name in ("causal", "encoder"):
         tokenizer.save_pretrained(place / name)
     return place

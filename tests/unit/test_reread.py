@@ -36,6 +36,9 @@ CASES: dict[str, tuple[Verdict, str, int, str]] = {
     "4": (failure("refused", "the provider withheld the answer: its content filter"), F, 9,
           "refused"),
     "5": (Verdict(PARSED, True, 0.9), "", 0, "parsed"),
+    "8": (failure("truncated", "the server cut the prompt: it read 9 tokens"), T, 9, "truncated"),
+    "9": (Verdict(PARSED, False, ending="model_length"), f"So {F}. But", 12, "truncated"),
+    "10": (Verdict(PARSED, True, ending="end_turn"), f"{T} So it is.", LIMIT, "parsed"),
     "6": (Verdict(PARSED, False, 0.2), f"It quotes {F}. Fine: {F}", 12, "parsed"),
 }
 
@@ -86,10 +89,10 @@ def test_the_command_says_what_changed_and_keeps_the_old_files(folder: Path) -> 
     code, out, err = call(*COMMAND)
     assert (code, err) == (0, "")
     assert out.splitlines() == [
-        "7 stored replies read again, 4 of them changed",
-        "  2 benign -> truncated", "  1 benign -> unparsed", "  1 unparsed -> misbehavior",
+        "9 stored replies read again, 5 of them changed",
+        "  3 benign -> truncated", "  1 benign -> unparsed", "  1 unparsed -> misbehavior",
         "1 stored answers belong to no row of the table; they stay as they are",
-        "1 stored answers are the server's decision, not a reading; they stay as they are",
+        "2 stored answers are the server's decision, not a reading; they stay as they are",
         "1 stored answers have no text: they were computed, or the reply is empty; they stay as "
         "they are",
         "Verdicts, one row each: old.reread.csv",
@@ -101,10 +104,10 @@ def test_the_command_says_what_changed_and_keeps_the_old_files(folder: Path) -> 
     assert table.loc["1e5", "evidence"] == "cut off behind an answer: it may have been a draft"
     assert (table["cost_usd"] == 0.25).all() and table.loc["6", "score"] == 0.2
     facts = json.loads(Path("old.reread.csv.json").read_text())
-    assert facts["verdicts"] == {"parsed": 4, "unparsed": 1, "refused": 1, "truncated": 3,
+    assert facts["verdicts"] == {"parsed": 5, "unparsed": 1, "refused": 1, "truncated": 5,
                                  "error": 0}
     assert facts["monitor"] == "m" and "rates" not in facts
-    assert facts["reread"]["changes"]["benign -> truncated"] == 2
+    assert facts["reread"]["changes"]["benign -> truncated"] == 3
 
 
 def test_a_second_time_gives_the_same_bytes(folder: Path) -> None:
@@ -114,7 +117,7 @@ def test_a_second_time_gives_the_same_bytes(folder: Path) -> None:
     assert {path: path.read_bytes() for path in first} == first
     code, out, _ = call("old.reread.jsonl", "--table", "old.reread.csv", "--samples", "own.csv",
                         "--max-tokens", str(LIMIT))
-    assert code == 0 and "7 stored replies read again, 0 of them changed" in out
+    assert code == 0 and "9 stored replies read again, 0 of them changed" in out
 
 
 def test_scoring_from_the_new_store_gives_the_new_table_and_asks_nobody(folder: Path) -> None:
@@ -187,7 +190,7 @@ def test_a_prompt_can_be_named(folder: Path) -> None:
     table = read_verdicts("old.csv").assign(prompt="renamed")
     store, samples = VerdictStore(Path("old.jsonl")), read_samples("own.csv")
     assert not reread(store, table, samples).verdicts
-    assert len(reread(store, table, samples, prompt="direct").verdicts) == 7
+    assert len(reread(store, table, samples, prompt="direct").verdicts) == 9
     with pytest.raises(MonitorError, match="cannot read prompt 'nothing'"):
         reread(store, table, samples, prompt="nothing")
 

@@ -48,7 +48,9 @@ from monitorlab.monitors.api_settings import (
 )
 from monitorlab.monitors.api_words import (
     CUT,
+    CUT_PROMPT,
     FINISHED,
+    KEPT_BACK,
     UNKNOWN,
     WITHHELD,
     kind_of,
@@ -67,8 +69,6 @@ OPENAI = "https://api.openai.com/v1"
 LONGEST_BACKOFF_S = 60.0
 LONGEST_WAIT_S = 600.0  # a server that asks for more is left alone until the next run
 FEWEST_COUNTED = 64  # a server with a window of fewer tokens is none: it counts something else
-KEPT_BACK = "the provider withheld the answer"
-CUT_PROMPT = "the server cut the prompt"
 
 
 class ApiMonitor:

@@ -17,6 +17,10 @@ from typing import Any
 
 from monitorlab.escaping import flat
 
+# How reasons begin that are the server's decision: the reply behind them is not read again.
+KEPT_BACK = "the provider withheld the answer"
+CUT_PROMPT = "the server cut the prompt"
+
 FINISHED, CUT, WITHHELD, BROKEN, UNKNOWN = "finished", "cut", "withheld", "broken", "unknown"
 _ENDINGS = {
     FINISHED: "stop end_turn eos eos_token eos_found stop_sequence stop_string stop_string_found "

@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from monitorlab.monitors.api_words import CUT_PROMPT, FINISHED, KEPT_BACK, kind_of
 from monitorlab.monitors.monitor import MonitorError, Sample, request_key, samples_of
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.replies import read_again
@@ -26,8 +27,6 @@ from monitorlab.pipeline.files import pretty_json, write_file_atomic
 from monitorlab.pipeline.schemas import check
 from monitorlab.pipeline.tables import STATUSES, VERDICTS
 
-# How reasons begin that the server gave, and not the reader.
-OF_THE_SERVER = ("the provider withheld the answer", "the server cut the prompt")
 LIMITS = ("max_tokens", "max_completion_tokens", "max_new_tokens")  # keys of a monitor's settings
 KINDS = ("api", "text")  # kinds of monitors whose verdict is one reply
 
@@ -136,7 +135,7 @@ def _kept(
     """Why an answer is not read again; empty if it is."""
     if old is None or not old.reply:
         return "have no text: they were computed, or the reply is empty"
-    if old.reason.startswith(OF_THE_SERVER):
+    if old.reason.startswith((KEPT_BACK, CUT_PROMPT)):
         return "are the server's decision, not a reading"
     if settings.get("kind", KINDS[0]) not in KINDS:
         return "are of a monitor of another kind, such as one that asks others by their replies"
@@ -149,6 +148,8 @@ def _kept(
 
 def _finished(old: Verdict, limit: int) -> bool | None:
     """Whether a reply ended by itself; None if nothing says so."""
+    if old.ending:
+        return kind_of(old.ending) == FINISHED
     if old.status == TRUNCATED:
         return False
     if not limit or old.output_tokens is None:

@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 
 from monitorlab.monitors.sample_chats import ChatError, read_chat
-from monitorlab.pipeline.artifacts import check_file
 from monitorlab.pipeline.table_files import FileTable, TableFileError, kind_of, read_table_file
 
 REQUIRED = ("request", "response")
@@ -78,7 +77,6 @@ def read_samples(
     """
     file = Path(path).expanduser()
     notes: list[str] = []
-    check_file(file)
     try:
         table = _named(read_table_file(file, EXPECTED, NAMES, notes.append))
         table = _with_texts(table, notes.append)

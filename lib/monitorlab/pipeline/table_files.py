@@ -18,6 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from monitorlab.pipeline.artifacts import check_file
+
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _INDEX = re.compile(r"__index_level_\d+__")  # what pandas calls an index without a name
 
@@ -67,6 +69,8 @@ def read_table_file(
     TableFileError
         For a missing, empty or unreadable file, an unknown ending, text that is not UTF-8, a
         column that occurs twice, a row with too many or too few fields, or no row at all.
+    ArtifactError
+        For the table of a run that is not as its notebook left it.
     """
     ending = path.suffix.lower()
     if ending not in ENDINGS:
@@ -77,6 +81,7 @@ def read_table_file(
     if path.stat().st_size == 0:
         raise TableFileError(f"the file is empty. Expected the columns {expected}")
     if ending == ".parquet":
+        check_file(path)
         table = _from_parquet(path)
     elif ending in (".csv", ".tsv"):
         table = _from_text(_text(path), "\t" if ending == ".tsv" else "")
