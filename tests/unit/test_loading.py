@@ -18,6 +18,7 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
+    BertLMHeadModel,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -109,7 +110,8 @@ FAULTS: dict[str, tuple[Callable[[Save], Path], str]] = {
     "reward model": (lambda save: save(LlamaForTokenClassification, tie_word_embeddings=True),
                      "holds LlamaForTokenClassification"),
     "body": (lambda save: save(LlamaModel, tie_word_embeddings=True), "holds LlamaModel"),
-    "masked": (lambda save: save(BertForMaskedLM), "holds BertForMaskedLM"),
+    "encoder": (lambda save: save(BertForMaskedLM), r"is an encoder \(bert\): give a causal"),
+    "encoder as decoder": (lambda save: save(BertLMHeadModel), r"is an encoder \(bert\)"),
     "unnamed classifier": (
         lambda save: change_config(save(LlamaForSequenceClassification, tie_word_embeddings=True),
                                    architectures=None),
@@ -152,6 +154,7 @@ WHOLE: dict[str, Callable[[Save], Path]] = {
         save(LlamaForCausalLM), architectures=["LLaMAForCausalLM"]),
     "old buffers": lambda save: change_weights(save(LlamaForCausalLM), lambda w: w.update(
         {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)})),
+    "decoder of that family": lambda save: save(BertLMHeadModel, is_decoder=True),
     "old masks": lambda save: change_weights(
         save(GPT2LMHeadModel, n_embd=16, n_layer=1, n_head=2, n_positions=64),
         lambda w: w.update({"transformer.h.0.attn.bias": torch.ones(1, 1, 64, 64),

@@ -76,7 +76,6 @@ def _train(
     prompt = load_prompt(order.prompt or PROMPT)
     # All weights are trained in float32, and saved as the base is loaded: not rounded.
     base = _base(order, recipe.dtype if recipe.lora_rank else "float32", _device(order))
-    _check_causal(order.base, base.model.config)
     held_out = shared["held_out"]
     examples, judged = (
         [] if rows is None else
@@ -98,16 +97,6 @@ def _base(order: Order, dtype: str, device: str) -> Any:
     except (ScorerError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:400]
         raise MonitorError(f"cannot load the base {order.base!r}: {reason}") from error
-
-
-def _check_causal(name: str, config: Any) -> None:
-    """Refuse an encoder: its weights load as a language model that sees its own answer."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-    encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    if encoder and not getattr(config, "is_decoder", False):
-        raise MonitorError(f"{name!r} is an encoder ({config.model_type}): give a causal language "
-                           "model as the base")
 
 
 def _device(order: Order) -> str:

@@ -22,6 +22,7 @@ import huggingface_hub.constants
 import numpy as np
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 BATCH_TOKENS = 16_384  # padding included
@@ -235,7 +236,11 @@ def refuse_adapter(name: str, is_one: bool = False) -> None:
 
 def _check_kind(model: PreTrainedModel, name: str) -> None:
     """Raise if the checkpoint says that it holds something else than what was made of it."""
-    stated, made = model.config.architectures or [], type(model).__name__
+    stated, made, config = model.config.architectures or [], type(model).__name__, model.config
+    encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if encoder and _kind(made) == _LANGUAGE[0] and not getattr(config, "is_decoder", False):
+        raise ScorerError(f"{name!r} is an encoder ({config.model_type}): give a causal language "
+                          "model, since an encoder sees the very words that it is to predict")
     if stated and _kind(made) not in [_kind(architecture) for architecture in stated]:
         raise ScorerError(
             f"{name!r} holds {', '.join(stated)}, and was to be read as {made}: its weights were "
