@@ -283,9 +283,10 @@ display.show(
 )
 
 # %% [markdown]
-# A monitor further to the lower left is better in both ways; no other one beats those on
-# the grey staircase in both. Where the cross of a monitor reaches the falling diagonal, it
-# may as well be tossing a coin.
+# A monitor further to the lower left is better in both ways. The grey staircase joins those
+# that no other one beats in both, if there are several. A coin lands on the line from the
+# upper left corner to the lower right one; where the cross of a monitor reaches that line, it
+# may as well be tossing one.
 
 # %% tags=["nbval-ignore-output"]
 display.say(
@@ -398,13 +399,13 @@ told.columns = ["pairs of monitors", "separated", "separated by McNemar"]
 display.table(told)
 
 # %% tags=["nbval-ignore-output"]
-doubtful = compared[by_sample & ~compared["separated"]]
 display.say(
-    "McNemar, which takes samples as independent, would separate {n} of these {pairs} pairs "
-    "that scenarios do not separate. Design effects of the differences: median {middle:.1f}, "
-    "largest {most:.1f}.",
-    n=len(doubtful),
+    "Of these {pairs} comparisons, {more} are separated by McNemar and not by scenario, and "
+    "{fewer} by scenario and not by McNemar. Design effects of the differences: median "
+    "{middle:.1f}, largest {most:.1f}.",
     pairs=len(compared),
+    more=int((by_sample & ~compared["separated"]).sum()),
+    fewer=int((compared["separated"] & ~by_sample).sum()),
     middle=compared["design_effect"].median(),
     most=compared["design_effect"].max(),
 )

@@ -163,8 +163,9 @@ class Clustered:
                 ) -> Limits:
         worth = worth_of(self.design_effect, self.n, self.sizes, self.scenarios, level)
         low, high = method(self.events * worth, self.n * worth, level)
-        nothing = (self.n > 0) & (worth == 0)  # one scenario says nothing about others
-        return np.where(nothing, 0.0, low), np.where(nothing, 1.0, high)
+        told, nothing = self.n > 0, worth == 0  # one scenario says nothing about others
+        low = np.where(told & (nothing | (self.events <= 0)), 0.0, low)
+        return low, np.where(told & (nothing | (self.events >= self.n)), 1.0, high)
 
 
 def worth_of(

@@ -274,8 +274,10 @@ def macro(rates_by_cell: pd.DataFrame, cells: Sequence[str] = CELLS) -> pd.DataF
         )
         mean = value.mean(axis=1)
         table[ends[0]] = mean
-        table[ends[1]] = mean - np.sqrt(((value - low) ** 2).sum(axis=1)) / len(cells)
-        table[ends[2]] = mean + np.sqrt(((high - value) ** 2).sum(axis=1)) / len(cells)
+        below, above = (np.sqrt(((end - value) ** 2).sum(axis=1)) / len(cells)
+                        for end in (low, high))
+        table[ends[1]] = np.clip(mean - below, 0, 1)
+        table[ends[2]] = np.clip(mean + above, 0, 1)
     return table.reset_index()
 
 
