@@ -57,7 +57,7 @@ SIGNAL_COLORS = {
 UNLABELLED = re.compile(r"_(child|container)\d+|_nolegend_")
 
 POINTS_PER_INCH = 72
-WIDTH_OF_A_LETTER = 0.55  # share of the font's size, on average
+WIDTH_OF_A_LETTER = 0.6  # share of the font's size, on average
 LONGEST_TICK = 48  # characters
 
 STYLE = Path(__file__).with_name("monitorlab.mplstyle")

@@ -20,7 +20,7 @@ def by_hand() -> Trajectories:
                        [0.3, 0.3, NAN]])
     tokens = np.array([[1, 1, 1], [1, 1, NAN], [2, 4, 4], [6, 3, 1], [5, 5, NAN]], dtype=float)
     labels = np.array([0, 0, 1, 1, 1], dtype=np.int8)
-    return Trajectories("hand", "made", np.array(list("abcde")), scores, tokens, labels)
+    return Trajectories.from_padded("hand", "made", np.array(list("abcde")), scores, tokens, labels)
 
 
 def noise(n: int = 200, shift: float = 1.0, seed: int = 0) -> Trajectories:
@@ -28,7 +28,7 @@ def noise(n: int = 200, shift: float = 1.0, seed: int = 0) -> Trajectories:
     labels = (rng.random(n) < 0.4).astype(np.int8)
     scores = rng.normal(size=(n, 5)) + shift * labels[:, None]
     ids = np.array([f"t{i}" for i in range(n)])
-    return Trajectories("noise", "score", ids, scores, np.ones((n, 5)), labels)
+    return Trajectories.from_padded("noise", "score", ids, scores, np.ones((n, 5)), labels)
 
 
 def test_metrics_by_hand():
@@ -117,7 +117,7 @@ def test_missed_detection_control():
 
 def test_randomised_ties_alarm_more_on_a_coarse_score():
     data = noise(1000)
-    coarse = Trajectories("c", "s", data.ids, np.round(data.scores), data.tokens, data.labels)
+    coarse = Trajectories.from_padded("c", "s", data.ids, np.round(data.scores), data.tokens, data.labels)
     splits = list(random_splits(1000, 5, 0.3, 0))
     safe_side = compare(coarse, PAPER_METHODS[:1], splits, levels=(0.1, 0.2))
     spent = compare(coarse, PAPER_METHODS[:1], splits, levels=(0.1, 0.2), randomise_ties=True)

@@ -96,7 +96,7 @@ def overview(data: Iterable[Trajectories]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "data set": one.name,
-            "signal": one.signal.replace("_", " "),
+            "signal": one.signal.replace("_", " ") if one.stand_in else one.signal,
             "sequences": len(one),
             "unsafe": one.count(1) / (len(one) - one.count(UNKNOWN) or np.nan),
             "steps": float(np.mean(one.lengths)),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
+import itertools
 import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -248,11 +248,11 @@ def _read(file: Path, choose: Choice) -> dict[str, Cells]:
     try:
         if kind == "parquet":
             return _from_parquet(file, choose)
-        data = file.read_bytes()
-        data = gzip.decompress(data) if file.name.lower().endswith(".gz") else data
-        text = data.decode("utf-8-sig")
-        del data
-        return _from_csv(text, choose) if kind in ("csv", "tsv") else _from_json(text, choose)
+        opened = gzip.open if file.name.lower().endswith(".gz") else open
+        with cast(TextIO, opened(file, "rt", encoding="utf-8-sig", newline="")) as lines:
+            if kind in ("csv", "tsv"):
+                return _from_csv(lines, choose)
+            return _from_json(lines.read(), choose)
     except ScoreFileError:
         raise
     except (OSError, ValueError, EOFError, zlib.error, csv.Error, RecursionError) as error:
@@ -275,28 +275,28 @@ def _arrow_cells(column: pa.ChunkedArray) -> Cells:
     return column.to_numpy() if plain and not column.null_count else column.to_pylist()
 
 
-def _from_csv(text: str, choose: Choice) -> dict[str, Cells]:
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    lines = io.StringIO(text, newline="")
-    first = lines.readline()
+def _from_csv(lines: TextIO, choose: Choice) -> dict[str, Cells]:
+    csv.field_size_limit(2**31 - 1)
+    first = next(filter(str.strip, lines), "")
     said = re.fullmatch(r'"?sep=(.)"?\s*', first)
-    if not said:
-        lines.seek(0)
     separator = said[1] if said else max(
         SEPARATORS, key=lambda sign: len(next(csv.reader([first], delimiter=sign), [])))
-    rows = filter(None, csv.reader(lines, delimiter=separator, strict=True))
+    rest = lines if said else itertools.chain([first], lines)
+    rows = filter(None, csv.reader(rest, delimiter=separator, strict=True))
     names = [name.strip() for name in next(rows, [])]
     while names and not names[-1]:
         names.pop()  # a comma at the end of the header names nothing
     chosen = choose(names)
     places = [names.index(theirs) for theirs in chosen.values()]
     columns: list[list[str]] = [[] for _ in places]
-    seen: dict[str, str] = {}  # one copy of each of the texts that come again and again
+    # One copy of each of the texts that come again and again: all but the scores.
+    copies: list[dict[str, str] | None] = [None if ours == "score" else {} for ours in chosen]
     for number, row in enumerate(rows, start=1):
         if len(row) != len(names):
             _check_width(number, row, len(names))
-        for column, place in zip(columns, places, strict=True):
-            column.append(seen.setdefault(row[place], row[place]))
+        for column, place, seen in zip(columns, places, copies, strict=True):
+            cell = row[place]
+            column.append(cell if seen is None else seen.setdefault(cell, cell))
     return dict(zip(chosen, columns, strict=True))
 
 
@@ -316,12 +316,13 @@ def _check_width(number: int, row: list[str], width: int) -> None:
 
 def _from_json(text: str, choose: Choice) -> dict[str, Cells]:
     """One array of objects, one object per line, or an object that holds columns."""
+    decode = json.JSONDecoder(object_pairs_hook=_object).decode
     try:
-        found = json.loads(text, object_pairs_hook=_object)
+        found = decode(text)
     except json.JSONDecodeError as error:
         if error.msg != "Extra data":
             raise
-        found = _json_lines(text)
+        found = _json_lines(text, decode)
     if isinstance(found, dict):
         found = _unwrapped(found)
     if isinstance(found, dict):
@@ -349,13 +350,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _json_lines(text: str) -> list[Any]:
+def _json_lines(text: str, decode: Callable[[str], Any]) -> list[Any]:
     found = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            found.append(json.loads(line, object_pairs_hook=_object))
+            found.append(decode(line))
         except json.JSONDecodeError as error:
             raise ScoreFileError(f"line {number} is not JSON ({error.msg}, column {error.colno}). "
                                  "Every line must hold one object; was the file cut off?") from None

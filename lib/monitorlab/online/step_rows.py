@@ -81,9 +81,9 @@ def short(value: object) -> str:
     return _short.repr(value.item() if isinstance(value, np.generic) else value)
 
 
-def listed(names: Sequence[object], most: int = 8) -> str:
+def listed(names: Sequence[object], most: int = 6) -> str:
     """Return names with commas, only the first few of many."""
-    shown = [text if len(text) <= 60 else f"{text[:57]}..." for text in map(str, names[:most])]
+    shown = [text if len(text) <= 30 else f"{text[:27]}..." for text in map(str, names[:most])]
     more = len(names) - most
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
@@ -123,7 +123,8 @@ def choose_columns(
         wanted = columns.get(ours)
         if wanted == "":
             continue
-        same = [name for name in names if name == wanted] if wanted else _alike(ours, names)
+        free = [name for name in names if name not in columns.values()]
+        same = [name for name in names if name == wanted] if wanted else _alike(ours, free)
         if len(same) > 1:
             raise ScoreFileError(
                 f"column {short(same[0])} appears twice ({listed(same)}); keep one of them."
@@ -283,12 +284,14 @@ def _check_lengths(name: str, lists: Sequence[Sequence[Any]], lengths: IntArray)
 
 def _texts(name: str, cells: Cells, place: Callable[[int], str]) -> NDArray[Any]:
     texts = np.empty(len(cells), dtype=object)
-    for row, cell in enumerate(cells):
-        if absent(cell):
-            what = "no identifier" if name == "trajectory_id" else f"no {name}"
-            raise ScoreFileError(f"column {name}, {place(row)}: {what}. Every step needs the "
-                                 f"{'id of its trajectory' if name == 'trajectory_id' else name}.")
-        texts[row] = cell if isinstance(cell, str) else str(cell)
+    texts[:] = [cell if isinstance(cell, str) else "" if absent(cell) else str(cell)
+                for cell in cells]
+    blank = {text for text in set(texts) if not text.strip()}
+    if blank:
+        row = next(row for row, text in enumerate(texts) if text in blank)
+        what, of = ("identifier", "the id of its trajectory") if name == "trajectory_id" else (
+            name, f"its {name}")
+        raise ScoreFileError(f"column {name}, {place(row)}: no {what}. Every step needs {of}.")
     return texts
 
 
@@ -296,11 +299,16 @@ def _numbers(
     columns: Mapping[str, Cells], place: Callable[[int], str]
 ) -> dict[str, FloatArray]:
     """Parse columns to floats, all with the same decimal sign, or say which cell is no number."""
-    comma = _decimal_comma(columns, place)
+    written = {name: _written(cells) for name, cells in columns.items()}
+    comma = any("," in text for text in written.values())
+    if comma:
+        _check_commas(columns, place)
     found = {}
     for name, cells in columns.items():
-        _check_percent(name, cells, place)
-        values = _floats(cells, comma)
+        if "%" in written[name]:
+            _check_percent(name, cells, place)
+        plain = not any(sign in written[name] for sign in ",%_")
+        values = _floats(cells, plain, comma)
         infinite = name == "score"
         bad = np.isnan(values) if infinite else ~np.isfinite(values)
         if bad.any():
@@ -324,15 +332,20 @@ def _no_number(name: str, cells: Cells, bad: NDArray[Any], place: Callable[[int]
             f"({count} such row{'s' if count > 1 else ''}). {advice}.")
 
 
-def _floats(cells: Cells, comma: bool) -> FloatArray:
-    """Read cells as floats; NaN where one is no number."""
+def _written(cells: Cells) -> str:
+    """All cells that are text, in one."""
+    return "" if isinstance(cells, np.ndarray) else "\n".join(
+        cell for cell in cells if isinstance(cell, str))
+
+
+def _floats(cells: Cells, plain: bool, comma: bool) -> FloatArray:
+    """Read cells as floats; NaN where one is no number. ``plain`` ones need no second look."""
     if isinstance(cells, np.ndarray) and cells.dtype.kind in "iuf":
         return cells.astype(np.float64)
     kinds = set(map(type, cells))
-    if kinds <= {int, float} or (kinds == {str} and not any(
-            "," in cell or "_" in cell or "%" in cell for cell in cells)):
+    if plain and (kinds <= {int, float} or kinds == {str}):
         try:
-            values = np.array(list(map(float, cells)))
+            values = np.fromiter(map(float, cells), dtype=np.float64, count=len(cells))
         except (ValueError, OverflowError):
             pass
         else:
@@ -360,31 +373,23 @@ def _number(cell: object, comma: bool) -> float:
     return value / 100.0 if text.endswith("%") else value
 
 
-def _decimal_comma(columns: Mapping[str, Cells], place: Callable[[int], str]) -> bool:
-    """Whether numbers are written with a decimal comma; refused if it may be another comma."""
-    first, certain, point = None, False, False
-    for name, cells in columns.items():
-        if isinstance(cells, np.ndarray):
-            continue
-        for row, cell in enumerate(cells):
-            if not isinstance(cell, str):
-                continue
-            point = point or "." in cell
-            if "," in cell:
-                first = first or (name, row, cell)
-                whole, _, rest = cell.strip().removesuffix("%").rpartition(",")
-                certain = certain or len(rest) != 3 or whole.lstrip("+-") == "0"
-    if first and (point or not certain):
-        name, row, cell = first
+def _check_commas(columns: Mapping[str, Cells], place: Callable[[int], str]) -> None:
+    """Refuse commas that may be something else than a decimal sign."""
+    texts = [(name, row, cell) for name, cells in columns.items()
+             if not isinstance(cells, np.ndarray)
+             for row, cell in enumerate(cells) if isinstance(cell, str)]
+    commas = [one for one in texts if "," in one[2]]
+    point = any("." in cell for _, _, cell in texts)
+    parts = [cell.strip().removesuffix("%").rpartition(",") for _, _, cell in commas]
+    certain = any(len(rest) != 3 or whole.lstrip("+-") == "0" for whole, _, rest in parts)
+    if point or not certain:
+        name, row, cell = commas[0]
         other = "other numbers have a point" if point else "it may separate thousands"
         raise ScoreFileError(f"column {name}, {place(row)}: found {short(cell)}. Is the comma a "
                              f"decimal sign? Here {other}: write all numbers with a point.")
-    return first is not None
 
 
 def _check_percent(name: str, cells: Cells, place: Callable[[int], str]) -> None:
-    if isinstance(cells, np.ndarray):
-        return
     marked = [isinstance(cell, str) and cell.rstrip().endswith("%") for cell in cells]
     if any(marked) and not all(marked):
         row = marked.index(not marked[0])
@@ -406,7 +411,7 @@ def _labels(cells: Cells, positive: str, place: Callable[[int], str]) -> NDArray
     read: dict[Any, int | None] = {}
     labels = np.empty(len(cells), dtype=np.int8)
     for row, cell in enumerate(cells):
-        key = (type(cell), str(cell))
+        key = cell if isinstance(cell, str) else (type(cell), str(cell))
         if key not in read:
             read[key] = _label(cell, positive)
         found = read[key]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from monitorlab.online.calibration import MISSED_DETECTION
+from monitorlab.online.calibration import MISSED_DETECTION, NOT_TRAINABLE
 from monitorlab.online.methods import Method
 
 HEADLINES = ("CRC", "UCB", "e-valuator, PAC", "learned + CRC")
@@ -236,14 +236,15 @@ def _needs(rows: pd.DataFrame, level: float) -> str:
     """How many sequences calibrated, how many are needed, and what else keeps a rule silent."""
     counted = rows[rows["n_needed"] > 0]
     if counted.empty:
-        return "there were too few sequences to learn from"
+        untrained = (rows["state"] == NOT_TRAINABLE).all()
+        return "too few sequences to learn from" if untrained else "nothing passed the threshold"
     kind = "unsafe" if (rows["risk"] == MISSED_DETECTION).all() else "safe"
-    there = f"{counted['n'].min():g} to {counted['n'].max():g}"
-    needed = sorted({int(n) for n in counted["n_needed"]})
-    words = (f"a threshold for level {level:g} needs {' or '.join(map(str, needed))} {kind} "
-             f"sequences, by the rule, and {there} were there to place it")
+    there = " to ".join(str(n) for n in sorted({counted["n"].min(), counted["n"].max()}))
+    needed = " or ".join(str(n) for n in sorted(set(counted["n_needed"])))
+    words = (f"a threshold for level {level:g} needs {needed} {kind} sequences, by the rule, and "
+             f"there were {there} to place it")
     if (counted["n"] >= counted["n_needed"]).any():
-        words += "; where they are enough, too many safe sequences tie at the highest score"
+        words += "; where they are enough, nothing passed it, as when all scores tie"
     return words
 
 
