@@ -108,7 +108,7 @@ def compare_resampled(
     all sequences are drawn anew, with replacement, and each takes its copies along into the part of
     every split in which it stands, calibration or test; thresholds are placed and tested anew. What
     was learned stays as it is. All methods meet the same draws, and so does every other signal of
-    the same sequences: differences are paired.
+    the same sequences: differences are paired. Sequences of a group are drawn together.
 
     Parameters
     ----------
@@ -128,7 +128,8 @@ def compare_resampled(
         splits, ``far, power, restricted_delay``.
     """
     require_two_classes(trajectories)
-    resamples = Resamples(level, draw_sequences(len(trajectories), draws), risk, delta)
+    copies = draw_sequences(len(trajectories), draws, trajectories.groups)
+    resamples = Resamples(level, copies, risk, delta)
     rows: list[dict[str, object]] = []
     with threadpool_limits(limits=1):
         for split, (calibration, test) in enumerate(splits):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,12 +42,31 @@ class Fitted:
     running: Trajectories
 
 
-def draw_sequences(n: int, draws: int) -> NDArray[np.int16]:
-    """Draw n of n sequences with replacement, ``draws`` times; copies of each, (draws, n)."""
+def draw_sequences(
+    n: int, draws: int, groups: NDArray[Any] | None = None
+) -> NDArray[np.int16]:
+    """Draw sequences with replacement, or whole groups of them, as many as there are.
+
+    Parameters
+    ----------
+    n : int
+        Sequences.
+    draws : int
+        How often.
+    groups : ndarray, shape (n,), optional
+        Sequences of a group resemble one another, and are drawn together.
+
+    Returns
+    -------
+    ndarray of int, shape (draws, n)
+        Copies of each sequence.
+    """
+    codes, names = pd.factorize(np.arange(n) if groups is None else groups)
     rng = np.random.default_rng([n, draws])
     copies = np.empty((draws, n), dtype=np.int16)
     for row in copies:
-        row[:] = np.bincount(rng.integers(0, n, n), minlength=n)
+        times = np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))
+        row[:] = times[codes]
     return copies
 
 
