@@ -236,7 +236,7 @@ fig = figures.plot_examples(
     held_out,
     threshold,
     chosen,
-    datasets.figure_title(f"Until the alarm: {example.name}", example),
+    datasets.figure_title(f"Until the alarm: {datasets.sizes(example)}", example),
 )
 display.show(
     fig,
@@ -386,12 +386,9 @@ for (dataset, signal), name in main.items():
 # interval excludes zero. From fewer than ten sequences of a class, nothing is concluded.
 
 # %% tags=["nbval-ignore-output"]
-for (dataset, signal), name in main.items():
-    sentences = summary.verdict(
-        results, resamples, ALL_METHODS, dataset, signal, ALPHA
-    )
-    title = scored[dataset, signal].name
-    display.say("**{name}.** {text}", name=title, text=" ".join(sentences))
+for key in main:
+    sentences = summary.verdict(results, resamples, ALL_METHODS, *key, ALPHA)
+    display.say("**{name}.** {text}", name=scored[key].name, text=" ".join(sentences))
 
 # %% [markdown]
 # ## Which statistic should be thresholded?

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.collections import Collection
@@ -74,8 +73,8 @@ class TextFigure(Figure):
         """Draw after a look at every text."""
         for text in self.findobj(Text, include_self=False):
             text.set_parse_math(False)
-        if self._suptitle is not None:
-            _fit(self._suptitle, self.get_figwidth())
+        for text in self.texts:  # the title
+            _fit(text, self.get_figwidth())
         for ax in self.axes:
             place = ax.get_subplotspec()
             columns = place.get_gridspec().ncols if place is not None else 1
@@ -86,7 +85,8 @@ class TextFigure(Figure):
 
 
 def _fit(text: Text, inches: float) -> None:
-    width = max(int(inches * POINTS_PER_INCH / (WIDTH_OF_A_LETTER * text.get_fontsize())), 10)
+    letter = WIDTH_OF_A_LETTER * float(text.get_fontsize()) / POINTS_PER_INCH
+    width = max(int(inches / letter), 10)
     lines = text.get_text().split("\n")
     if max(map(len, lines)) > width:
         text.set_text("\n".join(wrapped(line, width) for line in lines))
@@ -99,7 +99,9 @@ def _fit_ticks(axis: Axis) -> None:
     for tick in (*axis.majorTicks, *axis.minorTicks):
         tick.label1.set_parse_math(not named)
     if named and any(len(tick.label1.get_text()) > LONGEST_TICK for tick in axis.majorTicks):
-        axis.set_major_formatter(lambda at, place: wrapped(formatter(at, place), LONGEST_TICK, 2))
+        axis.set_major_formatter(
+            lambda at, place: wrapped(formatter(at, int(place)), LONGEST_TICK, 2)
+        )
 
 
 def subplots(
@@ -135,19 +137,19 @@ def wrapped(name: str, width: int, lines: int = 3) -> str:
         name) > width else name
 
 
-def legend_entries(axes: Sequence[Axes]) -> dict[str, Artist]:
+def legend_entries(axes: Sequence[Axes]) -> dict[str, Any]:
     """Return labels and what they stand for, each label once, in order of appearance.
 
     As matplotlib's own, but a name that begins with an underscore is a name.
     """
-    entries: dict[str, Artist] = {}
+    entries: dict[str, Any] = {}
     for ax in axes:
         for artist in (*ax.get_children(), *ax.containers):
+            if not isinstance(artist, Line2D | Patch | Collection | Container):
+                continue
             label = str(artist.get_label() or "")
-            if isinstance(artist, Line2D | Patch | Collection | Container) and label and (
-                not UNLABELLED.fullmatch(label)
-            ):
-                entries.setdefault(label, artist)  # type: ignore[arg-type]
+            if label and not UNLABELLED.fullmatch(label):
+                entries.setdefault(label, artist)
     return entries
 
 

@@ -122,7 +122,7 @@ def test_missed_detection_control():
 
 def test_randomised_ties_alarm_more_on_a_coarse_score():
     data = noise(1000)
-    coarse = Trajectories.from_padded("c", "s", data.ids, np.round(data.scores), data.tokens, data.labels)
+    coarse = replace(data, flat_scores=np.round(data.flat_scores))
     splits = list(random_splits(1000, 5, 0.3, 0))
     safe_side = compare(coarse, PAPER_METHODS[:1], splits, levels=(0.1, 0.2))
     spent = compare(coarse, PAPER_METHODS[:1], splits, levels=(0.1, 0.2), randomise_ties=True)
@@ -132,7 +132,7 @@ def test_randomised_ties_alarm_more_on_a_coarse_score():
 
 @pytest.mark.parametrize("risk", [FALSE_ALARM, MISSED_DETECTION])
 def test_sequences_drawn_anew_by_hand(risk):
-    """Each draw equals the comparison of a data set in which sequences are written several times."""
+    """Each draw equals the comparison of a data set that holds its sequences several times."""
     data = noise(40, seed=3)
     split = next(random_splits(40, 1, 0.5, seed=2))
     _, drawn = compare_resampled(
@@ -151,7 +151,8 @@ def test_sequences_drawn_anew_by_hand(risk):
 
 def test_resampling_changes_nothing_else():
     data, splits = noise(), list(random_splits(200, 2, 0.4, 0))
-    results, drawn = compare_resampled(data, ALL_METHODS, splits, level=0.15, levels=(0.1,), draws=9)
+    results, drawn = compare_resampled(
+        data, ALL_METHODS, splits, level=0.15, levels=(0.1,), draws=9)
     pd.testing.assert_frame_equal(results, compare(data, ALL_METHODS, splits, levels=(0.1, 0.15)))
     assert len(drawn) == len(ALL_METHODS) * 9
     assert drawn["power"].notna().all()

@@ -96,8 +96,9 @@ def test_long_names_keep_their_ends():
 def test_infinite_scores_are_drawn_at_the_edge():
     one = data("ends")
     one.flat_scores[:3] = [-np.inf, 0.0, np.inf]
-    for threshold in (calibrate([0.5] * 40, 0.2), calibrate([np.inf] * 40, 0.2), calibrate([], 0.2)):
-        text, _ = drawn(figures.plot_examples(one, threshold, [0, 1], "Ends"))
+    for peaks in ([0.5] * 40, [np.inf] * 40, []):
+        fig = figures.plot_examples(one, calibrate(peaks, 0.2), [0, 1], "Ends")
+        text, _ = drawn(fig)
         assert text.count("∞") == 2
     everything = replace(one, flat_scores=np.full_like(one.flat_scores, -np.inf))
     drawn(figures.plot_examples(everything, calibrate([], 0.2), [0], "Nothing finite"))

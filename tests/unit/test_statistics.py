@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,7 +31,8 @@ def make(n: int = 80, horizon: int = 6, seed: int = 0) -> Trajectories:
     lengths = rng.integers(2, horizon + 1, n)
     scores[np.arange(horizon) >= lengths[:, None]] = np.nan
     tokens = np.where(np.isnan(scores), np.nan, 1.0)
-    return Trajectories.from_padded("toy", "noise", np.arange(n).astype(str), scores, tokens, labels)
+    ids = np.arange(n).astype(str)
+    return Trajectories.from_padded("toy", "noise", ids, scores, tokens, labels)
 
 
 def test_by_hand():
@@ -76,7 +78,7 @@ def test_normal_scores_are_finite_monotone_and_share_ties():
 def test_learned_statistic_ignores_the_scale_of_the_score():
     train, test = make(seed=1), make(seed=2)
     plain = LearnedPrefix().fit(train)(test.scores)
-    bent = Trajectories.from_padded("t", "s", train.ids, np.exp(train.scores), train.tokens, train.labels)
+    bent = replace(train, flat_scores=np.exp(train.flat_scores))
     np.testing.assert_allclose(LearnedPrefix().fit(bent)(np.exp(test.scores)), plain, atol=1e-9)
     assert prefix_features(test.scores).shape == (*test.scores.shape, len(FEATURES))
 

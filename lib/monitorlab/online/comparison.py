@@ -23,7 +23,7 @@ from monitorlab.online.calibration import (
     Threshold,
     calibrate,
 )
-from monitorlab.online.datasets import Split
+from monitorlab.online.datasets import Split, sizes
 from monitorlab.online.likelihood_ratio import ville_threshold
 from monitorlab.online.methods import PAPER_METHODS, VILLE, Method
 from monitorlab.online.metrics import alarm_steps, evaluate, peaks
@@ -160,7 +160,7 @@ def tie_effect(
         false alarm rate and the power, without and with the draw.
     """
     row: dict[str, object] = {
-        "data set": data.name,
+        "data set": sizes(data),
         "distinct scores": len(np.unique(data.flat_scores)),
     }
     splits = list(splits)

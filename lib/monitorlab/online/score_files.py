@@ -21,7 +21,6 @@ from scipy import special
 from monitorlab.online.step_rows import (
     COLUMNS,
     EXPECTED_COLUMNS,
-    HOW_TO_NAME,
     Cells,
     Rows,
     ScoreFileError,

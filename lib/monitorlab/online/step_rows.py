@@ -244,7 +244,7 @@ def _one_row_per_step(
             raise ScoreFileError(f"column {name}, row 1: found {short(cells[0])} where score has a "
                                  "list. Expected a list with one entry per step.")
         else:
-            spread[name] = [cells[row] for row in rows]
+            spread[name] = [cells[row] for row in rows.tolist()]
     return spread, lambda row: f"row {int(rows[row]) + 1}, step {int(entries[row]) + 1}"
 
 
@@ -314,7 +314,7 @@ def _numbers(
         if bad.any():
             raise ScoreFileError(_no_number(name, cells, bad, place))
         _check(name, (np.abs(values) <= LARGEST) | np.isinf(values), values,
-               f"a number between -{LARGEST:g} and {LARGEST:g}, since larger ones overflow in sums. "
+               f"a number between -{LARGEST:g} and {LARGEST:g}, as larger ones overflow in sums. "
                "Only the order counts: divide all of them by the same power of ten", place)
         found[name] = values
     return found
@@ -418,9 +418,9 @@ def _labels(cells: Cells, positive: str, place: Callable[[int], str]) -> NDArray
         if found is None:
             shown = f"{cell:g}" if isinstance(cell, float | np.floating) else short(cell)
             raise ScoreFileError(
-                f"column label, {place(row)}: found {shown}, expected 0 (safe) or 1 (unsafe), false "
-                "or true, safe or unsafe, or nothing where it is unknown. A label says how the "
-                f"whole trajectory ended.{_position_hint(cell)}"
+                f"column label, {place(row)}: found {shown}, expected 0 (safe) or 1 (unsafe), "
+                "false or true, safe or unsafe, or nothing where it is unknown. A label says how "
+                f"the whole trajectory ended.{_position_hint(cell)}"
             )
         labels[row] = found
     return labels
@@ -464,8 +464,9 @@ def _check_label(
             f"{short(names[codes[row]])} has label {known[codes[row]]} in another row. Write the "
             "label in every row of a trajectory, or in none."
         )
-    row = _other_value(codes, len(names), labels)
-    if row is not None:
+    other = _other_value(codes, len(names), labels)
+    if other is not None:
+        row = other
         raise ScoreFileError(
             f"column label, {place(row)}: trajectory {short(names[codes[row]])} has label "
             f"{labels[row]} here and {1 - labels[row]} before. A trajectory has one label: whether "

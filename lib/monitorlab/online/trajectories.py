@@ -255,9 +255,8 @@ def build(
     codes, steps = rows.codes[at], rows.steps[at]
     starts = np.flatnonzero(np.diff(codes, prepend=-1))
     lengths = np.diff(starts, append=len(codes))
-    expected = np.arange(len(codes)) - np.repeat(starts, lengths) + 1.0
-    if not steps[starts].any():
-        expected -= 1.0  # all trajectories count from 0
+    begin = 1 if steps[starts].any() else 0  # all trajectories may count from 0
+    expected = np.arange(len(codes)) - np.repeat(starts, lengths) + begin
     _check_steps(rows, at, steps, expected)
     first = at[starts]
     tokens = rows.tokens[at]
@@ -318,7 +317,7 @@ def _cells(column: pd.Series[Any]) -> NDArray[Any] | list[Any]:
     return column.to_numpy() if plain else column.tolist()
 
 
-def _check_steps(rows: Rows, at: IntArray, steps: FloatArray, expected: FloatArray) -> None:
+def _check_steps(rows: Rows, at: IntArray, steps: FloatArray, expected: IntArray) -> None:
     """``at`` are rows in order of trajectory and step."""
     codes = rows.codes[at]
     twice = np.flatnonzero((np.diff(codes) == 0) & (np.diff(steps) == 0)) + 1
@@ -330,7 +329,7 @@ def _check_steps(rows: Rows, at: IntArray, steps: FloatArray, expected: FloatArr
             'says which signal scored it, name it, as in columns={"signal": "model"}.'
         )
     gap = np.flatnonzero(steps != expected)
-    if len(gap) and expected[0] == 1.0 and (steps == 0).any():
+    if len(gap) and expected[0] == 1 and (steps == 0).any():
         row = int(at[steps == 0].min())
         raise ScoreFileError(
             f"column step, {rows.place(row)}: found 0, expected a whole number from 1 upwards, as "
@@ -340,7 +339,7 @@ def _check_steps(rows: Rows, at: IntArray, steps: FloatArray, expected: FloatArr
         row = int(at[gap[0]])
         raise ScoreFileError(
             f"column step, {rows.place(row)}: trajectory {short(rows.ids[codes[gap[0]]])} has step "
-            f"{steps[gap[0]]:g} where step {expected[gap[0]]:g} was expected. Steps count 1, 2, 3, "
+            f"{steps[gap[0]]:g} where step {expected[gap[0]]} was expected. Steps count 1, 2, 3, "
             "... without gaps."
         )
 
