@@ -38,8 +38,10 @@ PROFILE: str = "tiny"  # tiny, cpu or gpu: how large everything is
 RUN_ID: str = "default"  # folder of the run under data/runs
 SEED: int = 2026  # one seed for everything
 ALPHA: float = 0.20  # target false alarm rate shown in tables
-SCORES_FILE: str = ""  # your own scores, CSV or parquet; empty means none
+SCORES_FILE: str = ""  # your own scores, CSV, JSON or parquet; empty means none
 ORIENTATION: str = "suspicion"  # what a high score means, suspicion or safety
+COLUMNS: str = ""  # names in your file that differ, such as score:p_bad, group:user
+POSITIVE: str = "unsafe"  # what label 1 means in your file, unsafe or safe
 
 # %%
 import numpy as np
@@ -57,31 +59,43 @@ from monitorlab.online import (
 )
 from monitorlab.online.bounds import check_level
 from monitorlab.online.methods import ALL_METHODS, PAPER_METHODS
-from monitorlab.online.score_files import load_evaluator, load_scores
-from monitorlab.online.trajectories import from_steps
+from monitorlab.online.score_files import load_evaluator, load_signals
+from monitorlab.online.trajectories import require_two_classes
 from monitorlab.pipeline import sources
 from monitorlab.pipeline.artifacts import open_run, read_table, write_table
 from monitorlab.pipeline.tables import SCHEMAS
 
 # %%
 check_level(ALPHA, "ALPHA")  # bad input ends here, before anything is written
-user = load_scores(SCORES_FILE, ORIENTATION) if SCORES_FILE else None
+own = (
+    load_signals(SCORES_FILE, ORIENTATION, columns=COLUMNS, positive=POSITIVE)
+    if SCORES_FILE
+    else []
+)
+for data in own:
+    require_two_classes(data)
 run = open_run(
     "07_online_monitoring",
     profile=PROFILE,
     run_id=RUN_ID,
     seed=SEED,
-    parameters={"ALPHA": ALPHA, "SCORES_FILE": SCORES_FILE, "ORIENTATION": ORIENTATION},
+    parameters={
+        "ALPHA": ALPHA,
+        "SCORES_FILE": SCORES_FILE,
+        "ORIENTATION": ORIENTATION,
+        "COLUMNS": COLUMNS,
+        "POSITIVE": POSITIVE,
+    },
 )
 display.use(run)
 online = run.profile.online
-scored = from_steps(read_table(run, "06_step_signals", "steps"))
+scored = datasets.stand_ins(read_table(run, "06_step_signals", "steps"))
 
 # %% [markdown]
 # ## The data
 #
 # Every sequence is a row of step scores. The score is *suspicion*: high is unsafe (the paper's
-# safety score is one minus ours). The label of a sequence says how it ended: 1 is unsafe, for
+# safety score is minus ours). The label of a sequence says how it ended: 1 is unsafe, for
 # instance a wrong final answer, or a rule that was given away.
 #
 # The miniature sets come from the previous notebook: small stand-ins, trained there, that really
@@ -92,11 +106,10 @@ scored = from_steps(read_table(run, "06_step_signals", "steps"))
 for name in ("math", "gsm8k"):
     source = f"evaluator/{name}.csv.gz"
     if online.open_tier and sources.available(source):
-        data = load_evaluator(run.fetch(source), f"evaluator_{name}")
-        scored[data.dataset, data.signal] = data
-if user is not None:
+        datasets.add(scored, [load_evaluator(run.fetch(source), f"evaluator_{name}")])
+if own:
     run.record_file(SCORES_FILE)
-    scored[user.dataset, user.signal] = user
+    own = datasets.add(scored, own)
 display.table(datasets.overview(scored.values()), decimals=3)
 
 # %% [markdown]
@@ -207,15 +220,15 @@ print("both promises hold in 4,000 simulated calibrations")
 # rest.
 
 # %% tags=["nbval-ignore-output"]
-key = (user.dataset, user.signal) if user else ("miniature_math_strong", "verifier")
+example = own[0] if own else scored["miniature_math_strong", "verifier"]
 share = online.calibration_fraction
-calibrating, testing = next(datasets.random_splits(len(scored[key]), 1, share, SEED))
-held_out = scored[key].take(testing)
-safe_peaks = metrics.peaks(scored[key].take(calibrating).scores)[
-    scored[key].labels[calibrating] == 0
-]
+calibrating, testing = next(datasets.random_splits(len(example), 1, share, SEED))
+held_out, chosen = example.take(testing), example.take(calibrating)
+safe_peaks = metrics.peaks(chosen.take(chosen.labels == 0))
 threshold = calibration.calibrate(safe_peaks, ALPHA)
-display.say("Data set {name}: {text}", name=key[0], text=threshold.explain())
+display.say(
+    "Data set {name}: {text}", name=datasets.sizes(example), text=threshold.explain()
+)
 
 # %%
 chosen = datasets.telling_examples(held_out, threshold)
@@ -223,7 +236,7 @@ fig = figures.plot_examples(
     held_out,
     threshold,
     chosen,
-    datasets.figure_title(f"Until the alarm: {datasets.title(*key)}", key[0]),
+    datasets.figure_title(f"Until the alarm: {datasets.sizes(example)}", example),
 )
 display.show(
     fig,
@@ -248,23 +261,24 @@ display.show(
 # Everything here is computed on the same splits.
 
 # %%
-results = pd.concat(
-    [
-        comparison.compare(
-            data,
-            ALL_METHODS,
-            datasets.random_splits(len(data), online.n_splits, share, SEED),
-            levels=sorted({*online.levels, ALPHA}),
-            delta=online.delta,
-        )
-        for data in display.progress(list(scored.values()), "comparing")
-    ],
-    ignore_index=True,
-)
+compared = [
+    comparison.compare_resampled(
+        data,
+        ALL_METHODS,
+        datasets.random_splits(len(data), online.n_splits, share, SEED),
+        level=ALPHA,
+        levels=online.levels,
+        delta=online.delta,
+    )
+    for data in display.progress(list(scored.values()), "comparing")
+]
+results, resamples = map(pd.concat, zip(*compared, strict=True))
 
 # %%
 main = {
-    key: datasets.title(*key) for key in scored if key[1] not in datasets.FREE_SIGNALS
+    key: datasets.sizes(data)
+    for key, data in scored.items()
+    if not datasets.is_ablation(data)
 }
 expected = len(scored) * len(ALL_METHODS) * online.n_splits
 assert len(results) == expected * len({*online.levels, ALPHA}), (
@@ -282,7 +296,9 @@ print(f"{len(ALL_METHODS)} methods, {online.n_splits} splits: every cell is ther
 # %%
 paper = [method.label for method in PAPER_METHODS]
 math_panels = {
-    key: name for key, name in main.items() if key[0].startswith("miniature_math")
+    key: name
+    for key, name in main.items()
+    if scored[key].stand_in and key[1] == "verifier"
 }
 fig = figures.plot_protocol(
     results, math_panels, paper, "Math, small stand-in generators and verifier"
@@ -307,7 +323,11 @@ display.show(
 # so the delay matters even more here.
 
 # %%
-talk = {key: name for key, name in main.items() if key[0] == "miniature_conversations"}
+talk = {
+    key: name
+    for key, name in main.items()
+    if scored[key].stand_in and key[1] == "guard"
+}
 fig = figures.plot_protocol(
     results,
     talk,
@@ -330,9 +350,7 @@ display.show(
 # drawn if there is none.
 
 # %%
-outside = {
-    key: name for key, name in main.items() if not key[0].startswith("miniature")
-}
+outside = {key: name for key, name in main.items() if not scored[key].stand_in}
 if outside:
     fig = figures.plot_protocol(
         results, outside, paper, "Scores from outside this repository"
@@ -361,14 +379,16 @@ for (dataset, signal), name in main.items():
 # %% [markdown]
 # ### The verdict in words
 #
-# Computed from the tables: a difference is called clear only if nine in ten splits agree on its
-# sign, and a method keeps its level if its mean false alarm rate is not above it by a t-test over
-# splits at one percent.
+# Computed from the tables. A method keeps its level if its mean false alarm rate is not above it by
+# a t-test over splits at one percent. Splits share their sequences, so they cannot say whether a
+# difference would be there on other sequences: for that, all sequences are drawn anew three hundred
+# times, every threshold is placed again, and a difference is called clear only if its 95 percent
+# interval excludes zero. From fewer than ten sequences of a class, nothing is concluded.
 
 # %% tags=["nbval-ignore-output"]
-for (dataset, signal), name in main.items():
-    sentences = summary.verdict(results, ALL_METHODS, dataset, signal, ALPHA)
-    display.say("**{name}.** {text}", name=name, text=" ".join(sentences))
+for key in main:
+    sentences = summary.verdict(results, resamples, ALL_METHODS, *key, ALPHA)
+    display.say("**{name}.** {text}", name=scored[key].name, text=" ".join(sentences))
 
 # %% [markdown]
 # ## Which statistic should be thresholded?
@@ -458,8 +478,9 @@ print("wrote thresholds and metrics:", ", ".join(SCHEMAS["metrics"].columns[7:])
 
 # %%
 run.write_metrics(summary.headline_metrics(results, ALPHA))
+first = next(iter(math_panels))
 best = summary.difference(
-    results, "learned + CRC", "CRC", "restricted_delay", *next(iter(math_panels)), ALPHA
+    results, resamples, "learned + CRC", "CRC", "restricted_delay", *first, ALPHA
 )
 display.headline(
     f"{best.mean:+.2f}",
@@ -497,5 +518,5 @@ run.close()
 #    know what the score means. Power falls below the level, which is the sign of a score that
 #    points the wrong way.</details>
 # 3. Change `SEED`. Which differences between methods keep their sign?
-#    <details><summary>Answer</summary>The verdict calls a difference clear only if nine in ten
-#    splits agree. Those should survive; the others need not.</details>
+#    <details><summary>Answer</summary>The verdict calls a difference clear only if its interval
+#    over sequences drawn anew excludes zero. Those should survive; the others need not.</details>

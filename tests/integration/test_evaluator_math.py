@@ -74,7 +74,7 @@ def test_the_learned_statistic_keeps_the_level_and_alarms_earlier(math, table, l
 def test_shuffled_labels_leave_nothing_to_learn(math):
     """If the learned statistic could see the future or the labels, this would show it."""
     labels = np.random.default_rng(0).permutation(math.labels)
-    blind = Trajectories("blind", "s", math.ids, math.scores, math.tokens, labels)
+    blind = Trajectories.from_padded("blind", "s", math.ids, math.scores, math.tokens, labels)
     learned = [method for method in ALL_METHODS if method.label == "learned + CRC"]
     frame = compare(blind, learned, random_splits(len(math), 20, 0.2, seed=1), levels=(0.1,))
     assert frame["power"].mean() == pytest.approx(frame["far"].mean(), abs=0.015)

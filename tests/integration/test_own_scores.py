@@ -46,26 +46,41 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "runs"
 
 
-def execute(runs: Path, file: Path, **parameters: object) -> None:
+def execute(runs: Path, file: Path | str, **parameters: object) -> None:
     chosen = [one for one in discover(project_root() / "notebooks") if one.stem == NOTEBOOK]
     run_notebooks(chosen, {"SCORES_FILE": str(file), **parameters}, Options(runs=runs))
 
 
-def test_every_table_is_made_for_the_file_too(runs: Path, tmp_path: Path):
-    mine = steps(99, "mine", "score")[["trajectory_id", "step", "score", "label"]]
-    mine["score"] = 1.0 - mine["score"]
-    mine.sample(frac=1, random_state=0).to_csv(tmp_path / "mine.csv", index=False)
-    execute(runs, tmp_path / "mine.csv", ORIENTATION="safety")
+def test_every_table_is_made_for_the_file_too(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A relative path from elsewhere, other columns, the other orientation, a name with dollars.
+
+    Two signals in one file, one called like a signal of the miniature, and a file called like a
+    data set of it: neither may be taken for what it is called.
+    """
+    mine = pd.concat([steps(99, "mine", signal) for signal in ("words", "cost_$5_vs_$x")])
+    mine = mine.assign(p_good=-mine["score"], ok=1 - mine["label"], user=mine["trajectory_id"])
+    mine = mine[["trajectory_id", "step", "p_good", "ok", "signal", "user"]]
+    monkeypatch.chdir(tmp_path)
+    mine.sample(frac=1, random_state=0).to_json(
+        "miniature_math_strong.JSONL.gz", orient="records", lines=True, compression="gzip")
+    execute(runs, "miniature_math_strong.JSONL.gz", ORIENTATION="safety", POSITIVE="safe",
+            COLUMNS="score:p_good, label:ok, group:user")
     folder = runs / "default" / NOTEBOOK
     metrics = pq.read_table(folder / "metrics.parquet").to_pandas()
-    own = metrics[metrics["dataset"] == "mine"]
     online = get_profile("tiny").online
-    assert len(own) == len(ALL_METHODS) * len(online.levels) * online.n_splits
-    measures = ["far", "power", "restricted_delay", "restricted_delay_tokens"]
-    assert own[measures].notna().all().all()
-    latest = own[(own["statistic"] == "running_min") & (own["level"] == 0.5)]
-    assert latest["power"].mean() > latest["far"].mean()  # the orientation was turned
+    for signal in ("words", "cost_$5_vs_$x"):
+        own = metrics[(metrics["dataset"] == "miniature_math_strong (own file)")
+                      & (metrics["signal"] == signal)]
+        assert len(own) == len(ALL_METHODS) * len(online.levels) * online.n_splits
+        measures = ["far", "power", "restricted_delay", "restricted_delay_tokens"]
+        assert own[measures].notna().all().all()
+        latest = own[(own["statistic"] == "running_min") & (own["level"] == 0.5)]
+        assert latest["power"].mean() > latest["far"].mean()  # the orientation was turned
     assert (folder / "figures" / "07_outside.png").is_file()
+    said = (runs / "default" / "executed" / f"{NOTEBOOK}.ipynb").read_text()
+    assert "miniature_math_strong, words (own file) (" in said
 
 
 def break_score(frame: pd.DataFrame) -> pd.DataFrame:
@@ -81,6 +96,7 @@ def break_label(frame: pd.DataFrame) -> pd.DataFrame:
     [
         (break_score, {}, "column score, row 5: found 'high'"),
         (break_label, {}, "column label: all 160 sequences have label 0"),
+        (lambda frame: frame.drop(columns="label"), {}, "160 of 160 sequences have none"),
         (lambda frame: frame, {"ALPHA": 1.0}, "ALPHA is 1.0, expected a number strictly between"),
     ],
 )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from monitorlab.online.calibration import (
@@ -12,6 +15,7 @@ from monitorlab.online.calibration import (
     NEVER_ALARM,
     calibrate,
 )
+from monitorlab.online.likelihood_ratio import ville_threshold
 from monitorlab.online.metrics import alarm_steps
 from monitorlab.online.ranks import (
     RANK_RULES,
@@ -144,7 +148,101 @@ def test_bad_arguments(arguments, message):
         calibrate(np.arange(50.0), **arguments)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_peaks_must_be_finite(bad):
-    with pytest.raises(ValueError, match="peak 1 is"):
-        calibrate(np.array([0.1, bad, 0.3]), 0.1)
+STEPS = np.random.default_rng(0).random((40, 6))
+
+
+@pytest.mark.parametrize(
+    ("peaks", "found"),
+    [
+        (STEPS, r"shape \(40, 6\)"),
+        (STEPS[:, :1], r"shape \(40, 1\)"),
+        (STEPS[:0], r"shape \(0, 6\)"),
+        (np.float64(0.4), "a single float64"),
+        ([[0.1, 0.2], [0.3]], "lists of different lengths"),
+        ([0.1, np.nan, 0.3], "peak 1 is nan"),
+        (["0.1", "0.2"], "peak 0 is '0.1'"),
+        ([0.1, None], "peak 1 is None"),
+        (np.array([True, False]), "peak 0 is True"),
+        (np.array([0.1, True], dtype=object), "peak 1 is True"),
+        (np.array([0.1 + 1j]), "peak 0 is "),
+        (np.ma.masked_array([0.1, 0.2], [False, True]), "masked"),
+        ("peaks", "a single str"),
+    ],
+)
+def test_what_is_not_one_number_per_sequence_is_refused(peaks, found):
+    """Steps taken for peaks place the threshold far too low: FAR .63 at level .10."""
+    with pytest.raises(ValueError, match=found) as caught:
+        calibrate(peaks, 0.1)
+    assert "monitorlab.online.metrics.peaks" in str(caught.value)
+
+
+def test_other_forms_of_the_same_peaks_give_the_same_threshold():
+    peaks = list(range(40))
+    expected = calibrate(np.array(peaks, dtype=float), 0.1)
+    for same in (peaks, tuple(peaks), np.array(peaks), np.array(peaks, dtype=object),
+                 pd.Series(peaks), np.array(peaks, dtype=np.float16)):
+        assert calibrate(same, 0.1) == expected
+    assert calibrate([], 0.1).state == NEVER_ALARM
+
+
+@pytest.mark.parametrize("calibrator", RANK_RULES)
+@pytest.mark.parametrize("risk", ["false_alarm", "missed_detection"])
+@pytest.mark.parametrize("randomised", [False, True])
+def test_infinite_peaks_are_ranks(calibrator, risk, randomised):
+    """Any increasing map gives the same alarms, one that ends in infinities too."""
+    rng = np.random.default_rng(4)
+    grid = np.array([-np.inf, -2.0, 0.0, 1.0, np.inf])
+    for weights in ([0.2] * 5, [0.9, 0, 0.1, 0, 0], [0, 0, 0.1, 0, 0.9], [0, 0, 0, 0, 1.0]):
+        ranks = rng.choice(5, 200, p=weights)
+        fresh = rng.choice(5, 50)
+        found = []
+        for values in (np.arange(5.0), grid):
+            ties = np.random.default_rng(1) if randomised else None
+            threshold = calibrate(values[ranks], 0.2, calibrator, risk=risk, tie_rng=ties)
+            draws = np.random.default_rng(2) if randomised else None
+            alarms = alarm_steps(values[fresh][:, None], threshold, draws)
+            found.append((threshold.k, threshold.attained, threshold.state, alarms.tolist()))
+        assert found[0] == found[1]
+
+
+def test_explain_prints_what_round_trips():
+    threshold = calibrate(1.0 - np.arange(1, 41) / 4e8, 0.1)
+    said = threshold.explain()
+    assert float(said.split()[2]) == threshold.value != 1.0
+    assert float(calibrate(np.arange(40.0), 1 / 3).explain().split("level ")[1].split(",")[0]) == (
+        1 / 3)
+
+
+@pytest.mark.parametrize("level", [0.1, 0.05])
+def test_the_anytime_threshold_does_not_claim_to_be_silent(level):
+    said = ville_threshold(level).explain()
+    assert f"alarm above {1 / level!r}" in said
+    assert "never" not in said and "needed" not in said
+
+
+def test_a_threshold_at_infinity_says_that_it_is_silent():
+    said = calibrate(np.full(40, np.inf), 0.1).explain()
+    assert said.startswith("never alarm (rank 4 of 40")
+
+
+@pytest.mark.parametrize("calibrator", RANK_RULES)
+def test_sequences_needed_is_a_closed_form(calibrator):
+    start = time.process_time()
+    needed = {level: sequences_needed(calibrator, level, 0.1) for level in (1e-6, 1e-9, 1e-12)}
+    assert time.process_time() - start < 1.0
+    for level, n in needed.items():
+        exact = 1 / level if calibrator == "crc" else np.log(0.1) / np.log1p(-level)
+        assert n == pytest.approx(exact, rel=1e-8, abs=1.5)
+
+
+@pytest.mark.parametrize("calibrator", RANK_RULES)
+def test_sequences_needed_where_the_quotient_is_a_whole_number(calibrator):
+    """delta = (1 - level)^n, or level = 1 / (n + 1): a rounding error either way is off by one."""
+    for level in (0.5, 0.25, 0.1, 0.2, 0.3, 0.01):
+        for n in range(1, 25):
+            delta = (1.0 - level) ** n
+            needed = sequences_needed(calibrator, level, delta)
+            assert RANK_RULES[calibrator](needed, level, delta) >= 1
+            assert needed == 1 or RANK_RULES[calibrator](needed - 1, level, delta) == 0
+    for n in range(1, 300):
+        assert sequences_needed("crc", 1 / (n + 1), 0.1) == n

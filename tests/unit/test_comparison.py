@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 
-from monitorlab.online.calibration import MISSED_DETECTION, NOT_TRAINABLE, calibrate
-from monitorlab.online.comparison import compare
+from monitorlab.online import datasets
+from monitorlab.online.calibration import FALSE_ALARM, MISSED_DETECTION, NOT_TRAINABLE, calibrate
+from monitorlab.online.comparison import compare, compare_resampled
 from monitorlab.online.datasets import random_splits
 from monitorlab.online.methods import ALL_METHODS, FURTHER_METHODS, PAPER_METHODS
-from monitorlab.online.metrics import alarm_steps, evaluate
-from monitorlab.online.trajectories import Trajectories
+from monitorlab.online.metrics import alarm_steps, evaluate, peaks
+from monitorlab.online.resamples import draw_sequences
+from monitorlab.online.trajectories import UNKNOWN, Trajectories
 
 NAN = np.nan
 
@@ -20,7 +25,7 @@ def by_hand() -> Trajectories:
                        [0.3, 0.3, NAN]])
     tokens = np.array([[1, 1, 1], [1, 1, NAN], [2, 4, 4], [6, 3, 1], [5, 5, NAN]], dtype=float)
     labels = np.array([0, 0, 1, 1, 1], dtype=np.int8)
-    return Trajectories("hand", "made", np.array(list("abcde")), scores, tokens, labels)
+    return Trajectories.from_padded("hand", "made", np.array(list("abcde")), scores, tokens, labels)
 
 
 def noise(n: int = 200, shift: float = 1.0, seed: int = 0) -> Trajectories:
@@ -28,7 +33,7 @@ def noise(n: int = 200, shift: float = 1.0, seed: int = 0) -> Trajectories:
     labels = (rng.random(n) < 0.4).astype(np.int8)
     scores = rng.normal(size=(n, 5)) + shift * labels[:, None]
     ids = np.array([f"t{i}" for i in range(n)])
-    return Trajectories("noise", "score", ids, scores, np.ones((n, 5)), labels)
+    return Trajectories.from_padded("noise", "score", ids, scores, np.ones((n, 5)), labels)
 
 
 def test_metrics_by_hand():
@@ -117,9 +122,102 @@ def test_missed_detection_control():
 
 def test_randomised_ties_alarm_more_on_a_coarse_score():
     data = noise(1000)
-    coarse = Trajectories("c", "s", data.ids, np.round(data.scores), data.tokens, data.labels)
+    coarse = replace(data, flat_scores=np.round(data.flat_scores))
     splits = list(random_splits(1000, 5, 0.3, 0))
     safe_side = compare(coarse, PAPER_METHODS[:1], splits, levels=(0.1, 0.2))
     spent = compare(coarse, PAPER_METHODS[:1], splits, levels=(0.1, 0.2), randomise_ties=True)
     assert spent["power"].mean() > safe_side["power"].mean()
     assert (safe_side["attained"] <= safe_side["level"]).all()
+
+
+@pytest.mark.parametrize("risk", [FALSE_ALARM, MISSED_DETECTION])
+def test_sequences_drawn_anew_by_hand(risk):
+    """Each draw equals the comparison of a data set that holds its sequences several times."""
+    data = noise(40, seed=3)
+    split = next(random_splits(40, 1, 0.5, seed=2))
+    _, drawn = compare_resampled(
+        data, PAPER_METHODS[:2], [split], level=0.3, levels=(0.3,), risk=risk, draws=5
+    )
+    copies = draw_sequences(40, 5)
+    for draw, times in enumerate(copies):
+        parts = [np.repeat(part, times[part]) for part in split]
+        written = data.take(np.concatenate(parts))
+        again = (np.arange(len(parts[0])), np.arange(len(parts[0]), len(written)))
+        expected = compare(written, PAPER_METHODS[:2], [again], levels=(0.3,), risk=risk)
+        found = drawn[drawn["draw"] == draw]
+        for measure in ("far", "power", "restricted_delay"):
+            np.testing.assert_allclose(found[measure], expected[measure], atol=1e-12)
+
+
+def test_resampling_changes_nothing_else():
+    data, splits = noise(), list(random_splits(200, 2, 0.4, 0))
+    results, drawn = compare_resampled(
+        data, ALL_METHODS, splits, level=0.15, levels=(0.1,), draws=9)
+    pd.testing.assert_frame_equal(results, compare(data, ALL_METHODS, splits, levels=(0.1, 0.15)))
+    assert len(drawn) == len(ALL_METHODS) * 9
+    assert drawn["power"].notna().all()
+    assert (results["safe"] == data.count(0)).all() and (results["unsafe"] == data.count(1)).all()
+
+
+def test_other_signals_of_the_same_sequences_meet_the_same_draws():
+    data, splits = noise(), list(random_splits(200, 2, 0.4, 0))
+    other = replace(data, signal="bent", flat_scores=np.exp(data.flat_scores))
+    (_, one), (_, two) = (
+        compare_resampled(each, PAPER_METHODS[:1], splits, level=0.2, draws=9)
+        for each in (data, other)
+    )
+    np.testing.assert_array_equal(one["power"], two["power"])
+
+
+def test_sequences_of_a_group_are_drawn_together():
+    groups = np.array(list("aabbbc") * 5, dtype=object)
+    copies = draw_sequences(30, 50, groups)
+    for name in "abc":
+        assert (copies[:, groups == name] == copies[:, groups == name][:, :1]).all()
+    assert (copies[:, 0] + copies[:, 2] + copies[:, 5] == 3).all()
+    assert draw_sequences(30, 50).sum(axis=1).tolist() == [30] * 50
+    # Copies of one sequence in one group hold no more than one: the interval is as wide.
+    data = noise(60)
+    many = replace(data.take(np.repeat(np.arange(60), 4)), groups=np.repeat(data.ids, 4))
+    many.ids[:] = [f"t{i}" for i in range(240)]
+    widths = []
+    for one, factor in ((data, 1), (many, 4), (replace(many, groups=None), 4)):
+        splits = [(np.arange(24 * factor), np.arange(24 * factor, 60 * factor))]
+        _, drawn = compare_resampled(one, PAPER_METHODS[:1], splits, level=0.3, draws=200)
+        widths.append(drawn["far"].std())
+    assert widths[1] > 0.8 * widths[0] > 1.3 * widths[2]
+
+
+def test_unknown_labels_are_refused():
+    data = noise()
+    data.labels[3] = UNKNOWN
+    with pytest.raises(ValueError, match="1 of 200 sequences have none"):
+        compare(data, PAPER_METHODS, random_splits(200, 1, 0.2, 0))
+
+
+def test_alarms_of_padded_arrays_and_of_trajectories_agree():
+    data = by_hand()
+    for threshold in (0.5, 0.75, np.inf, calibrate(np.linspace(0, 0.5, 99), 0.01)):
+        np.testing.assert_array_equal(
+            alarm_steps(data, threshold), alarm_steps(data.scores, threshold))
+    np.testing.assert_array_equal(peaks(data), peaks(data.scores))
+    with pytest.raises(ValueError, match=r"shape \(13,\), expected trajectories or an array"):
+        peaks(data.flat_scores)
+
+
+def test_stand_ins_are_known_by_who_made_them_and_never_by_a_name():
+    steps = pd.DataFrame({
+        "dataset": "miniature_math_strong", "signal": "verifier", "trajectory_id": ["a", "b"],
+        "step": 1, "score": [0.1, 0.9], "tokens": 1, "label": [0, 1],
+    })
+    scored = datasets.stand_ins(steps)
+    (made,) = scored.values()
+    own = replace(made, title="", stand_in=False)
+    (added,) = datasets.add(scored, [own])
+    assert len(scored) == 2 and added.name == "miniature_math_strong (own file)"
+    assert made.name == "miniature math, strong generator"
+    assert datasets.figure_title("Alarms", made) == "Alarms (small stand-in)"
+    assert datasets.figure_title("Alarms", added) == "Alarms"
+    free = replace(made, signal="words")
+    assert datasets.is_ablation(free) and not datasets.is_ablation(replace(free, stand_in=False))
+    assert datasets.sizes(added) == "miniature_math_strong (own file) (1 safe, 1 unsafe)"

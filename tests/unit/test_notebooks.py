@@ -128,6 +128,21 @@ def test_each_notebook_gets_the_parameters_it_declares() -> None:
     assert check_parameters({"B": "2"}, known) == {"06_a": {}, "07_b": {"B": 2}}
 
 
+def test_a_file_is_meant_from_the_caller_s_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel works in the project's folder, whatever folder the command was given in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    known = {"07_x": read_parameters('SCORES_FILE = ""  # CSV\nNAME = ""  # other text')}
+    for given, meant in (("my.csv", str(tmp_path / "my.csv")), ("../a/b.csv", None), ("", ""),
+                         ("~/c.csv", "/home/someone/c.csv"), ("/d/e.csv", "/d/e.csv")):
+        found = check_parameters({"SCORES_FILE": given, "NAME": given}, known)["07_x"]
+        assert found["NAME"] == given
+        meant = str(tmp_path / given) if meant is None else meant
+        assert found["SCORES_FILE"] == meant
+
+
 def test_assignments_are_split_at_the_first_equals_sign() -> None:
     assert split_assignments(["A=b=c", "B="]) == {"A": "b=c", "B": ""}
     for wrong in (["A"], ["=1"], ["A=1", "A=2"]):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.online.methods import ALL_METHODS
+from monitorlab.online.comparison import compare_resampled
+from monitorlab.online.datasets import random_splits
+from monitorlab.online.methods import ALL_METHODS, PAPER_METHODS
 from monitorlab.online.summary import (
+    FEWEST,
     band,
     difference,
     headline_metrics,
@@ -15,41 +20,144 @@ from monitorlab.online.summary import (
     results_table,
     verdict,
 )
+from monitorlab.online.trajectories import Trajectories
 
 KEY = ("d", "s", 0.2)
+COLUMNS = ["dataset", "signal", "method", "level", "split", "far", "power", "delay",
+           "restricted_delay"]
 
 
-def results(**far_and_delay: tuple[float, float]) -> pd.DataFrame:
-    """Ten splits of every method; FAR and restricted delay as given, else 0.15 and 0.8."""
-    rng = np.random.default_rng(0)
-    rows = []
+def rows(wiggle: float, n: int, cells: dict[str, tuple[float, ...]]) -> pd.DataFrame:
+    """``n`` rows of every method: FAR, restricted delay and power as given, with some noise."""
+    rng = np.random.default_rng(n)
+    found = []
     for method in ALL_METHODS:
-        far, delay = far_and_delay.get(method.label.split(",")[0].replace(" ", "_"), (0.15, 0.8))
-        for split in range(10):
-            wiggle = rng.uniform(-0.004, 0.004)
-            rows.append(
-                ("d", "s", method.label, 0.2, split, far + wiggle, 0.5 + wiggle, np.nan,
-                 delay + wiggle)
-            )
-    columns = ["dataset", "signal", "method", "level", "split", "far", "power", "delay",
-               "restricted_delay"]
-    return pd.DataFrame(rows, columns=columns)
+        name = method.label.split(",")[0].replace(" ", "_")
+        far, delay, power = (*cells.get(name, (0.15, 0.8)), 0.5)[:3]
+        for split in range(n):
+            noise = rng.uniform(-wiggle, wiggle, 3)
+            found.append(("d", "s", method.label, 0.2, split, far + noise[0], power + noise[1],
+                          np.nan, delay + noise[2]))
+    return pd.DataFrame(found, columns=COLUMNS)
+
+
+def results(
+    safe: int = 90, unsafe: int = 60, risk: str = "false_alarm", **cells: tuple[float, ...]
+) -> pd.DataFrame:
+    """Ten splits; (FAR, restricted delay[, power]) by method, else 0.15, 0.8 and 0.5."""
+    return rows(0.004, 10, cells).assign(
+        safe=safe, unsafe=unsafe, risk=risk, n=18, n_needed=4, state="calibrated")
+
+
+def drawn(wiggle: float = 0.01, **cells: tuple[float, ...]) -> pd.DataFrame:
+    """Two hundred draws of the sequences, around the same means."""
+    return rows(wiggle, 200, cells).rename(columns={"split": "draw"})
+
+
+def words(wiggle: float = 0.01, **cells: tuple[float, ...]) -> str:
+    return " ".join(verdict(results(**cells), drawn(wiggle, **cells), ALL_METHODS, *KEY))
 
 
 def test_verdict_names_who_broke_the_level_and_who_is_earliest():
-    text = " ".join(verdict(results(UCB=(0.3, 0.1), CRC=(0.15, 0.6)), ALL_METHODS, *KEY))
+    text = words(UCB=(0.3, 0.1), CRC=(0.15, 0.6))
     assert "above it by more than the spread of the splits: UCB" in text
     assert "CRC alarms earliest" in text  # UCB would be earlier, but did not keep the level
+    assert text.startswith("90 safe and 60 unsafe sequences.")
 
 
 def test_verdict_changes_direction_with_the_numbers():
-    ucb_late = " ".join(verdict(results(UCB=(0.15, 0.9)), ALL_METHODS, *KEY))
-    ucb_early = " ".join(verdict(results(UCB=(0.15, 0.7)), ALL_METHODS, *KEY))
-    same = " ".join(verdict(results(), ALL_METHODS, *KEY))
-    assert "restricted delay, later (+0." in ucb_late
-    assert "restricted delay, earlier (-0." in ucb_early
-    assert "restricted delay, no clear difference" in same
-    assert "All 11 methods kept" in same
+    assert "restricted delay, later (+0." in words(UCB=(0.15, 0.9))
+    assert "restricted delay, earlier (-0." in words(UCB=(0.15, 0.7))
+    assert "restricted delay, no clear difference" in words()
+    assert "restricted delay, no clear difference" in words(0.2, UCB=(0.15, 0.7))
+    assert "All 11 methods that raised alarms kept" in words()
+
+
+def test_no_ranking_by_delay_alone_while_power_falls():
+    text = words(UCB=(0.15, 0.6, 0.3), CRC=(0.15, 0.7, 0.6))
+    assert "UCB alarms earliest, with a restricted delay of 0.6" in text
+    assert "but detects less than CRC: power, lower (-0.3" in text
+    better = words(UCB=(0.15, 0.6, 0.7), CRC=(0.15, 0.7, 0.6))
+    assert "detects less" not in better and "and a power of 0.70" in better
+
+
+def test_scores_that_point_the_wrong_way_are_called_by_name():
+    text = words(CRC=(0.18, 0.99, 0.01))
+    assert "Power lies below the level (CRC: power 0.0" in text
+    assert "does a high score mean safe here?" in text
+    assert "does a high score" not in words(CRC=(0.05, 0.9, 0.12))  # below the level, above its FAR
+    assert "does a high score" not in words(0.3, CRC=(0.18, 0.9, 0.15))  # chance would do it
+
+
+def silent(frame: pd.DataFrame, *labels: str) -> pd.DataFrame:
+    rest = frame["method"].isin(labels) if labels else frame["method"].notna()
+    return frame.assign(far=frame["far"].mask(rest, 0.0), power=frame["power"].mask(rest, 0.0),
+                        restricted_delay=frame["restricted_delay"].mask(rest, 1.0))
+
+
+def test_methods_that_never_alarm_are_neither_praised_nor_ranked():
+    frame = silent(results()).assign(n=3)
+    text = " ".join(verdict(frame, drawn(), ALL_METHODS, *KEY))
+    assert "No method raised an alarm: a threshold for level 0.2 needs 4 safe sequences" in text
+    assert "there were 3 to place it" in text
+    assert "kept" not in text and "earliest" not in text
+    some = " ".join(verdict(silent(results(), "UCB", "CRC"), drawn(), ALL_METHODS, *KEY))
+    assert "All 9 methods that raised alarms kept" in some
+    assert "No alarm at all from CRC, UCB: " in some and "nothing passed it" in some
+    assert "(UCB)" not in some and "CRC alarms earliest" not in some.replace("+ CRC", "")
+
+
+@pytest.mark.parametrize(("safe", "unsafe"), [(300, 1), (1, 300), (FEWEST - 1, FEWEST)])
+def test_from_few_sequences_no_verdict(safe, unsafe):
+    text = verdict(results(safe, unsafe), drawn(), ALL_METHODS, *KEY)
+    assert text == [f"{safe} safe and {unsafe} unsafe sequences.",
+                    "Too few for a verdict: 10 of each class are needed."]
+    gap = difference(results(300, 1, CRC=(0.15, 0.1)), drawn(CRC=(0.15, 0.1)), "CRC", "UCB",
+                     "power", *KEY)
+    assert not gap.clear
+
+
+def test_an_undefined_rate_breaks_no_promise():
+    frame = results(CRC=(np.nan, 0.8))
+    assert keeps_level(frame, "CRC", *KEY)
+    some = results(CRC=(0.5, 0.8))
+    some.loc[(some["method"] == "CRC") & (some["split"] < 9), "far"] = np.nan
+    assert not keeps_level(some, "CRC", *KEY)
+    some.loc[some["method"] == "CRC", "far"] = [np.nan] * 9 + [0.1]
+    assert keeps_level(some, "CRC", *KEY)
+    assert "d.s.CRC.far" not in headline_metrics(frame, 0.2)
+
+
+def test_the_level_kept_is_that_of_the_controlled_risk():
+    missing = results(risk="missed_detection", CRC=(0.9, 0.2, 0.85), UCB=(0.01, 0.9, 0.7))
+    assert keeps_level(missing, "CRC", *KEY)  # misses 0.15
+    assert not keeps_level(missing, "UCB", *KEY)  # misses 0.3
+    text = " ".join(verdict(missing, drawn(), ALL_METHODS, *KEY))
+    assert "kept missed detections to 0.2" in text
+
+
+def weak(n: int, seed: int, signal: float) -> Trajectories:
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(n) < 0.4).astype(np.int8)
+    scores = rng.normal(size=(n, 4)) + signal * labels[:, None]
+    return Trajectories.from_padded("d", "s", [f"t{i}" for i in range(n)], scores,
+                                    np.ones((n, 4)), labels)
+
+
+def test_the_words_on_whole_comparisons():
+    """From scores to sentences: constant ones, ten sequences, and the wrong way round."""
+    def said(data: Trajectories) -> str:
+        results, drawn = compare_resampled(
+            data, PAPER_METHODS, random_splits(len(data), 4, 0.2, 0), level=0.2, levels=(0.2,))
+        return " ".join(verdict(results, drawn, PAPER_METHODS, "d", "s", 0.2))
+
+    data = weak(200, 0, 1.0)
+    assert "No method raised an alarm" in said(replace(data, flat_scores=0.0 * data.flat_scores))
+    assert "No method raised an alarm: a threshold for level 0.2 needs 4 or 11" in said(
+        data.take(np.arange(10)))
+    wrong = said(replace(data, flat_scores=-data.flat_scores))
+    assert "does a high score mean safe here?" in wrong
+    assert "does a high score" not in said(data)
 
 
 def test_keeps_level_allows_for_the_spread_only():
@@ -60,12 +168,18 @@ def test_keeps_level_allows_for_the_spread_only():
 
 
 def test_differences_are_paired():
-    gap = difference(results(CRC=(0.15, 0.7)), "CRC", "UCB", "restricted_delay", *KEY)
+    cells = {"CRC": (0.15, 0.7)}
+    gap = difference(results(**cells), drawn(**cells), "CRC", "UCB", "restricted_delay", *KEY)
     assert gap.mean == pytest.approx(-0.1, abs=0.01)
-    assert gap.clear
-    undefined = difference(results(), "CRC", "UCB", "delay", *KEY)
+    assert gap.clear and gap.low < -0.1 < gap.high
+    undefined = difference(results(), drawn(), "CRC", "UCB", "delay", *KEY)
     assert not undefined.clear
-    assert "no clear difference" in undefined.phrase("later", "earlier")
+    assert undefined.phrase("later", "earlier") == "undefined"
+    # Noise that both share cancels.
+    shared = drawn(0.0, **cells)
+    shared["restricted_delay"] += np.tile(np.random.default_rng(0).normal(size=200), 11)
+    paired = difference(results(**cells), shared, "CRC", "UCB", "restricted_delay", *KEY)
+    assert paired.clear and paired.high - paired.low < 1e-9
 
 
 def test_tables_say_when_nothing_was_detected():

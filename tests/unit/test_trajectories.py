@@ -1,13 +1,38 @@
-"""The door: good score tables come in whatever their row order, bad ones name the cell."""
+"""The door: good score tables come in whatever their row order, bad ones name the cell.
+
+And what comes in is as large as its steps, not as its longest sequence times their number.
+"""
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from monitorlab.online import trajectories
+from monitorlab.online.calibration import calibrate
+from monitorlab.online.comparison import compare
+from monitorlab.online.datasets import random_splits
+from monitorlab.online.methods import ALL_METHODS, PAPER_METHODS
+from monitorlab.online.metrics import alarm_steps, evaluate, peaks
 from monitorlab.online.score_files import load_evaluator, load_scores
-from monitorlab.online.trajectories import ScoreFileError, from_frame, to_frame
+from monitorlab.online.statistics import cusum, ewma, running_max, running_mean
+from monitorlab.online.trajectories import (
+    UNKNOWN,
+    ScoreFileError,
+    Trajectories,
+    from_frame,
+    require_two_classes,
+    to_frame,
+)
+
+TRANSFORMS = {
+    "mean": running_mean, "max": running_max, "ewma": lambda scores: ewma(scores, 0.3),
+    "cusum": lambda scores: cusum(scores, 0.1),
+}
 
 
 @pytest.fixture
@@ -23,12 +48,12 @@ def frame() -> pd.DataFrame:
 
 
 def test_padding_and_round_trip(frame):
-    trajectories = from_frame(frame, "d", "s")
-    assert trajectories.scores.shape == (2, 3)
-    assert np.isnan(trajectories.scores[1, 2])
-    assert trajectories.lengths.tolist() == [3, 2]
-    assert trajectories.labels.tolist() == [0, 1]
-    back = to_frame(trajectories)
+    data = from_frame(frame, "d", "s")
+    assert data.scores.shape == (2, 3)
+    assert np.isnan(data.scores[1, 2])
+    assert data.lengths.tolist() == [3, 2]
+    assert data.labels.tolist() == [0, 1]
+    back = to_frame(data)
     pd.testing.assert_frame_equal(back[list(frame.columns)], frame)
     assert (back["tokens"] == 1).all()
 
@@ -50,7 +75,6 @@ def _edit(frame: pd.DataFrame, row: int, column: str, value: object) -> pd.DataF
     ("row", "column", "value", "message"),
     [
         (1, "score", float("nan"), "column score, row 2: found nan"),
-        (4, "score", float("inf"), "column score, row 5: found inf"),
         (2, "score", "high", "column score, row 3: found 'high'"),
         (2, "score", "", "column score, row 3: found ''"),
         (0, "step", "first", "column step, row 1: found 'first'"),
@@ -92,7 +116,7 @@ def test_csv_and_parquet_agree_and_orientation_turns(frame, tmp_path):
     np.testing.assert_array_equal(csv.scores, parquet.scores)
     assert csv.dataset == "mine"
     safety = load_scores(tmp_path / "mine.csv", "safety")
-    np.testing.assert_array_equal(safety.scores, 1.0 - csv.scores)
+    np.testing.assert_array_equal(safety.scores, -csv.scores)
 
 
 def test_ugly_files(tmp_path):
@@ -132,12 +156,90 @@ def test_evaluator_files_are_turned_at_the_door(tmp_path):
     )
     published.to_csv(tmp_path / "x.csv", index=False)
     got = load_evaluator(tmp_path / "x.csv", "x")
-    np.testing.assert_allclose(got.scores[0], [0.1, 0.2])
+    np.testing.assert_array_equal(got.scores[0], [-0.9, -0.8])
     assert got.labels.tolist() == [0, 1]
     assert got.tokens[0].tolist() == [3, 4]
 
 
-def test_one_class_file_is_refused_before_anything_runs(frame, tmp_path):
+def test_one_class_calibrates_and_is_refused_where_both_are_needed(frame, tmp_path):
     frame[frame["label"] == 0].to_csv(tmp_path / "safe.csv", index=False)
+    data = load_scores(tmp_path / "safe.csv")
+    assert peaks(data).tolist() == [0.3]
     with pytest.raises(ScoreFileError, match="column label: all 1 sequences have label 0"):
-        load_scores(tmp_path / "safe.csv")
+        require_two_classes(data)
+    with pytest.raises(ScoreFileError, match="column label: all 1 sequences have label 0"):
+        compare(data, PAPER_METHODS, [])
+
+
+def test_levels_of_an_index_are_columns(frame):
+    indexed = from_frame(frame.set_index(["trajectory_id", "step"]), "d", "s")
+    np.testing.assert_array_equal(indexed.scores, from_frame(frame, "d", "s").scores)
+
+
+def test_groups_and_unknown_labels_survive_the_way_out_and_back(frame):
+    frame["label"] = [0, 0, 0, None, None]
+    frame["group"] = list("xxxyy")
+    data = from_frame(frame, "d", "s")
+    assert (data.labels.tolist(), data.groups.tolist()) == ([0, UNKNOWN], ["x", "y"])
+    back = from_frame(to_frame(data), "d", "s")
+    assert (back.labels.tolist(), back.groups.tolist()) == ([0, UNKNOWN], ["x", "y"])
+
+
+def uneven(short: int, long: int, steps: int) -> Trajectories:
+    """Many sequences of 5 steps and a few long ones in between."""
+    rng = np.random.default_rng(0)
+    lengths = np.full(short + long, 5)
+    lengths[:: max(short // long, 1)][:long] = steps
+    n = int(lengths.sum())
+    ids = np.array([f"t{i}" for i in range(len(lengths))], dtype=object)
+    labels = (np.arange(len(lengths)) % 2).astype(np.int8)
+    return Trajectories("d", "s", ids, rng.normal(size=n) + 0.5 * np.repeat(labels, lengths),
+                        np.ones(n), lengths, labels)
+
+
+def test_parts_of_similar_length_give_what_one_padded_array_gives(monkeypatch):
+    data = uneven(40, 3, 200)
+    splits = list(random_splits(43, 2, 0.6, 1))
+    whole = {name: transform(data.scores) for name, transform in TRANSFORMS.items()}
+    together = compare(data, ALL_METHODS, splits, levels=(0.3,))
+    monkeypatch.setattr(trajectories, "BLOCK_CELLS", 1)
+    parts = [block.scores.size for block, _ in data.blocks()]
+    assert len(parts) > 1 and max(parts) <= 2 * 3 * 200
+    for name, transform in TRANSFORMS.items():
+        np.testing.assert_array_equal(data.transformed(transform).scores, whole[name])
+    pd.testing.assert_frame_equal(compare(data, ALL_METHODS, splits, levels=(0.3,)), together)
+
+
+def test_flat_and_padded_are_the_same(frame):
+    data = from_frame(frame, "d", "s")
+    again = Trajectories.from_padded("d", "s", data.ids, data.scores, data.tokens, data.labels)
+    np.testing.assert_array_equal(again.flat_scores, data.flat_scores)
+    np.testing.assert_array_equal(data.steps(1), [-4.0, 9.0])
+    for index in (np.array([1, 0]), np.array([False, True]), np.array([], dtype=int)):
+        np.testing.assert_array_equal(
+            data.take(index).scores[:, :2] if len(data.take(index)) else np.empty((0, 2)),
+            data.scores[index][:, :2])
+
+
+def memory(of: str) -> float:
+    """MB of this process: VmRSS is now, VmHWM the most since the mark was reset."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"{of}:\s+(\d+) kB", status)[1]) / 1000  # type: ignore[index]
+
+
+def test_a_few_long_sequences_do_not_pad_the_others(tmp_path):
+    """10,000 streams of 5 steps and 3 of 200,000: 5 MB of scores, 16 GB if padded."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("no way to reset the high-water mark of memory here")
+    made = uneven(10_000, 3, 200_000)
+    made.ids[1] = "x" * 50_000  # nor does one long name widen the others
+    to_frame(made).to_csv(tmp_path / "uneven.csv", index=False)
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    data = load_scores(tmp_path / "uneven.csv")
+    threshold = calibrate(peaks(data.take(data.labels == 0)), 0.1)
+    alarms = alarm_steps(data, threshold)
+    results = compare(data, PAPER_METHODS[:2], random_splits(len(data), 1, 0.2, 0), levels=(0.1,))
+    assert memory("VmHWM") - before < 300
+    assert evaluate(alarms, data).far == pytest.approx(0.1, abs=0.01)
+    assert results["far"].between(0.05, 0.15).all()

@@ -24,8 +24,10 @@ from monitorlab.style import (
     SKY,
     TWO_COLUMNS,
     UNSAFE,
+    legend_entries,
     shared_legend,
     subplots,
+    wrapped,
 )
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#8c510a", "#222222",
@@ -121,8 +123,9 @@ def plot_plane(
         draw_point(ax, row, style[row.name])
     _unit_square(ax, MISSES, FALSE_ALARMS)
     ax.set_anchor("E")  # beside the legend; `show` crops what is empty
-    fig.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8,
-               frameon=False)
+    entries = legend_entries([ax])
+    fig.legend(list(entries.values()), [wrapped(name, 60, 2) for name in entries],
+               loc="outside right upper", fontsize=8, frameon=False)
     return fig
 
 

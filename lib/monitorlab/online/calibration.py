@@ -15,10 +15,12 @@ Without ties the risk of the threshold of rank k is distributed as Beta(k, n + 1
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import reprlib
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from monitorlab.online.ranks import RANK_RULES, sequences_needed
 
@@ -43,11 +45,11 @@ class Threshold:
     Attributes
     ----------
     value : float
-        Suspicion threshold. Alarm if the statistic is strictly above it; ``inf`` never alarms,
-        ``-inf`` always does.
+        Suspicion threshold. Alarm if the statistic is strictly above it; ``inf`` never alarms.
     tie_break : float
         Used when the statistic equals ``value``: alarm if the sequence's own uniform draw is above
-        it. 1 (never on a tie) unless a randomised tie-break was asked for.
+        it. 1 is never, and 0 is always, as in the rule that alarms whatever the statistic
+        (``value`` -inf). In between only if a randomised tie-break was asked for.
     risk : str
         ``false_alarm`` or ``missed_detection``.
     calibrator : str
@@ -81,26 +83,57 @@ class Threshold:
     attained: float
     state: str
 
+    def alarms(
+        self, statistic: FloatArray, draws: FloatArray | None = None
+    ) -> NDArray[np.bool_]:
+        """Say where a statistic passes the threshold; NaN does not.
+
+        Parameters
+        ----------
+        statistic : ndarray of float
+            High is unsafe.
+        draws : ndarray of float, optional
+            The uniform draw of the sequence that each entry belongs to; needed where ``tie_break``
+            lies between 0 and 1.
+        """
+        passed = statistic > self.value
+        if self.tie_break >= 1.0:
+            return passed
+        if self.tie_break <= 0.0:
+            return passed | (statistic == self.value)
+        if draws is None:
+            raise ValueError("this threshold breaks ties at random: it needs a draw per sequence.")
+        return passed | ((statistic == self.value) & (draws > self.tie_break))
+
     def explain(self) -> str:
         """Say in one sentence what was promised, or why nothing could be."""
-        event, rule = (
-            ("safe", "never alarms")
-            if self.risk == FALSE_ALARM
-            else ("unsafe", "always alarms")
-        )
-        if self.k == 0:
+        false_alarm = self.risk == FALSE_ALARM
+        event = "safe" if false_alarm else "unsafe"
+        rule = "never alarms" if false_alarm else "always alarms"
+        if self.state == NOT_TRAINABLE:
+            return f"the statistic cannot be learned from so few sequences: the rule {rule}."
+        if self.state != CALIBRATED:
             return (
-                f"{self.n_needed} {event} sequences are needed for level {self.level:g}, "
+                f"{self.n_needed} {event} sequences are needed for level {self.level!r}, "
                 f"there are {self.n}: the rule {rule}."
             )
+        where = f"alarm above {self.value!r}"
+        if math.isinf(self.value):
+            where = "never alarm" if self.value > 0 else (
+                "always alarm" if self.tie_break <= 0.0 else "alarm above -inf")
+        if self.k == 0:
+            return (
+                f"{where}, whatever the data (1 / level, level {self.level!r}); false alarms keep "
+                "to the level if the statistic is an exact likelihood ratio."
+            )
         return (
-            f"alarm above {self.value:.6g} (rank {self.k} of {self.n} {event} sequences, "
-            f"level {self.level:g}, attained on them {self.attained:.3f})."
+            f"{where} (rank {self.k} of {self.n} {event} sequences, "
+            f"level {self.level!r}, attained on them {self.attained:.3f})."
         )
 
 
 def calibrate(
-    peaks: FloatArray,
+    peaks: ArrayLike,
     level: float,
     calibrator: str = "crc",
     *,
@@ -112,9 +145,11 @@ def calibrate(
 
     Parameters
     ----------
-    peaks : ndarray of float, shape (n,)
-        Highest statistic of each calibration sequence: of the *safe* ones for false alarms, of the
-        *unsafe* ones for missed detections. Finite; equal values are ties.
+    peaks : array_like of float, shape (n,)
+        Highest statistic of each calibration sequence, as from
+        :func:`monitorlab.online.metrics.peaks`: of the *safe* ones for false alarms, of the
+        *unsafe* ones for missed detections. Equal values are ties; infinite ones are ranks like any
+        other.
     level : float
         Risk to keep to, in (0, 1).
     calibrator : {"crc", "binomial", "hoeffding_bentkus", "tolerance"}
@@ -135,25 +170,20 @@ def calibrate(
     Raises
     ------
     ValueError
-        For a peak that is not finite, a level or delta outside (0, 1), an unknown calibrator or
-        risk.
+        For peaks that are not one number per sequence, a level or delta outside (0, 1), an unknown
+        calibrator or risk.
     """
     if calibrator not in RANK_RULES:
         raise ValueError(f"calibrator is {calibrator!r}, expected one of {', '.join(RANK_RULES)}.")
     if risk not in RISKS:
         raise ValueError(f"risk is {risk!r}, expected one of {', '.join(RISKS)}.")
-    values = np.asarray(peaks, dtype=np.float64).ravel()
-    if not np.isfinite(values).all():
-        at = int(np.argmin(np.isfinite(values)))
-        raise ValueError(f"peak {at} is {values[at]}, expected a finite statistic for every peak.")
+    values = _one_per_sequence(peaks)
     n = len(values)
     k = RANK_RULES[calibrator](n, level, delta)
     draws = np.ones(n) if tie_rng is None else tie_rng.random(n)
     value, tie_break = _place(values, draws, k, risk, randomised=tie_rng is not None)
     silent = NEVER_ALARM if risk == FALSE_ALARM else ALWAYS_ALARM
-    alarmed = (values > value) | ((values == value) & (draws > tie_break))
-    event = alarmed if risk == FALSE_ALARM else ~alarmed
-    return Threshold(
+    threshold = Threshold(
         value=value,
         tie_break=tie_break,
         risk=risk,
@@ -163,9 +193,38 @@ def calibrate(
         n=n,
         k=k,
         n_needed=sequences_needed(calibrator, level, delta),
-        attained=float(np.mean(event)) if n else 0.0,
+        attained=0.0,
         state=CALIBRATED if k else silent,
     )
+    alarmed = threshold.alarms(values, draws)
+    event = alarmed if risk == FALSE_ALARM else ~alarmed
+    return replace(threshold, attained=float(np.mean(event)) if n else 0.0)
+
+
+def _one_per_sequence(peaks: ArrayLike) -> FloatArray:
+    """Return the peaks as floats, or say what they are instead."""
+    advice = "expected one number per sequence, as monitorlab.online.metrics.peaks returns them"
+    try:
+        found = np.asarray(peaks)
+    except ValueError:
+        raise ValueError(f"the peaks are lists of different lengths, {advice}.") from None
+    if found.ndim != 1:
+        what = f"have shape {found.shape}" if found.ndim else f"are a single {type(peaks).__name__}"
+        raise ValueError(f"the peaks {what}, {advice}: a step is no sequence.")
+    if np.ma.is_masked(peaks):
+        raise ValueError(f"the peaks hold masked values, {advice}.")
+    if found.dtype.kind not in "iuf":
+        _check_numbers(found, advice)
+    values = found.astype(np.float64)
+    if np.isnan(values).any():
+        raise ValueError(f"peak {int(np.argmax(np.isnan(values)))} is nan, {advice}.")
+    return values
+
+
+def _check_numbers(found: NDArray[Any], advice: str) -> None:
+    for at, value in enumerate(found.tolist()):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"peak {at} is {reprlib.repr(value)}, {advice}.")
 
 
 def _place(
@@ -181,5 +240,7 @@ def _place(
     at = order[k - 1]
     if randomised:
         return float(values[at]), float(np.nextafter(draws[at], -np.inf))
+    if values[at] == -np.inf:
+        return -math.inf, 0.0
     # One float below the k-th smallest peak: that peak itself must still alarm.
     return float(np.nextafter(values[at], -np.inf)), 1.0

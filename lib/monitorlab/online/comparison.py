@@ -23,10 +23,11 @@ from monitorlab.online.calibration import (
     Threshold,
     calibrate,
 )
-from monitorlab.online.datasets import TITLES, Split
+from monitorlab.online.datasets import Split, sizes
 from monitorlab.online.likelihood_ratio import ville_threshold
 from monitorlab.online.methods import PAPER_METHODS, VILLE, Method
 from monitorlab.online.metrics import alarm_steps, evaluate, peaks
+from monitorlab.online.resamples import DRAWS, Fitted, Resamples, draw_sequences
 from monitorlab.online.statistics import Statistic, TooFewSequencesError
 from monitorlab.online.trajectories import Trajectories, require_two_classes
 
@@ -70,14 +71,15 @@ def compare(
     -------
     DataFrame
         One row per method, level and split: ``dataset, signal, method, statistic, calibrator,
-        risk, level, split``, the fields of :class:`Threshold` and of :class:`AlarmMetrics`. A
-        method whose statistic cannot be learned from so little data has the state
-        ``not_trainable`` and the rule that keeps the promise: never (or always) alarm.
+        risk, level, split``, ``safe, unsafe`` (sequences in the data set), the fields of
+        :class:`Threshold` and of :class:`AlarmMetrics`. A method whose statistic cannot be learned
+        from so little data has the state ``not_trainable`` and the rule that keeps the promise:
+        never (or always) alarm.
 
     Raises
     ------
     ValueError
-        If only one class is present, or for arguments out of range.
+        If labels are missing, only one class is present, or for arguments out of range.
     """
     require_two_classes(trajectories)
     rows: list[dict[str, object]] = []
@@ -87,6 +89,54 @@ def compare(
             fold = _Fold(trajectories, calibration, test, risk, delta, split, randomise_ties)
             rows.extend(fold.rows(methods, levels))
     return pd.DataFrame(rows)
+
+
+def compare_resampled(
+    trajectories: Trajectories,
+    methods: Sequence[Method],
+    splits: Iterable[Split],
+    *,
+    level: float,
+    levels: Sequence[float] = PAPER_LEVELS,
+    delta: float = 0.1,
+    risk: str = FALSE_ALARM,
+    draws: int = DRAWS,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Compare as :func:`compare`, and say how far one level's results depend on the sequences.
+
+    Splits share their sequences, so the spread over splits says little about other sequences. Here
+    all sequences are drawn anew, with replacement, and each takes its copies along into the part of
+    every split in which it stands, calibration or test; thresholds are placed and tested anew. What
+    was learned stays as it is. All methods meet the same draws, and so does every other signal of
+    the same sequences: differences are paired. Sequences of a group are drawn together.
+
+    Parameters
+    ----------
+    trajectories, methods, splits, levels, delta, risk
+        As for :func:`compare`.
+    level : float
+        Where sequences are drawn anew.
+    draws : int
+        How often.
+
+    Returns
+    -------
+    results : DataFrame
+        As from :func:`compare`, at ``levels`` and at ``level``.
+    resamples : DataFrame
+        One row per method and draw: ``dataset, signal, method, level, draw`` and, as means over the
+        splits, ``far, power, restricted_delay``.
+    """
+    require_two_classes(trajectories)
+    copies = draw_sequences(len(trajectories), draws, trajectories.groups)
+    resamples = Resamples(level, copies, risk, delta)
+    rows: list[dict[str, object]] = []
+    with threadpool_limits(limits=1):
+        for split, (calibration, test) in enumerate(splits):
+            fold = _Fold(trajectories, calibration, test, risk, delta, split, False, resamples)
+            rows.extend(fold.rows(methods, sorted({*levels, level})))
+    found = resamples.table().assign(dataset=trajectories.dataset, signal=trajectories.signal)
+    return pd.DataFrame(rows), found
 
 
 def tie_effect(
@@ -110,8 +160,8 @@ def tie_effect(
         false alarm rate and the power, without and with the draw.
     """
     row: dict[str, object] = {
-        "data set": TITLES.get(data.dataset, data.dataset),
-        "distinct scores": len(np.unique(data.scores[~np.isnan(data.scores)])),
+        "data set": sizes(data),
+        "distinct scores": len(np.unique(data.flat_scores)),
     }
     splits = list(splits)
     for drawn in (False, True):
@@ -132,58 +182,57 @@ class _Fold:
     delta: float
     split: int
     randomise_ties: bool
+    resamples: Resamples | None = None
 
     def rows(self, methods: Iterable[Method], levels: Sequence[float]) -> Iterator[dict[str, Any]]:
         test = self.data.take(self.test)
-        fitted: dict[Statistic, tuple[FloatArray, FloatArray] | None] = {}
+        fitted: dict[Statistic, Fitted | None] = {}
+        counts = {"safe": self.data.count(0), "unsafe": self.data.count(1)}
         for method in methods:
             if method.statistic not in fitted:
                 fitted[method.statistic] = self._fit(method.statistic, test)
+            found = fitted[method.statistic]
             for level in levels:
-                threshold, running = self._threshold(method, fitted[method.statistic], level)
+                threshold = self._threshold(method, found, level)
                 rng = np.random.default_rng([self.split, 1]) if self.randomise_ties else None
                 alarms = (
                     np.full(len(test), int(self.risk == MISSED_DETECTION))
-                    if running is None
-                    else alarm_steps(running, threshold, rng)
+                    if found is None
+                    else alarm_steps(found.running, threshold, rng)
                 )
+                if self.resamples is not None and level == self.resamples.level:
+                    self.resamples.add(method, self.test, test, found)
                 yield {
                     "dataset": self.data.dataset,
                     "signal": self.data.signal,
                     "method": method.label,
                     "statistic": method.statistic.name,
                     "split": self.split,
+                    **counts,
                     **_threshold_columns(threshold),
                     **asdict(evaluate(alarms, test)),
                 }
 
-    def _fit(
-        self, statistic: Statistic, test: Trajectories
-    ) -> tuple[FloatArray, FloatArray] | None:
-        """Return (calibration peaks of the class at risk, running statistic on the test part)."""
+    def _fit(self, statistic: Statistic, test: Trajectories) -> Fitted | None:
         cut = round(statistic.training_share * len(self.calibration))
-        train, rest = self.calibration[:cut], self.data.take(self.calibration[cut:])
+        train, rest = self.calibration[:cut], self.calibration[cut:]
         try:
             transform = statistic.fit(self.data.take(train))
         except TooFewSequencesError:
             return None
-        at_risk = rest.take(rest.labels == int(self.risk == MISSED_DETECTION))
-        return peaks(transform(at_risk.scores)), transform(test.scores)
+        at_risk = rest[self.data.labels[rest] == int(self.risk == MISSED_DETECTION)]
+        calibrating = self.data.take(at_risk).transformed(transform)
+        return Fitted(at_risk, peaks(calibrating), test.transformed(transform))
 
-    def _threshold(
-        self, method: Method, fitted: tuple[FloatArray, FloatArray] | None, level: float
-    ) -> tuple[Threshold, FloatArray | None]:
+    def _threshold(self, method: Method, fitted: Fitted | None, level: float) -> Threshold:
         if fitted is None:
-            return _not_trainable(method.calibrator, level, self.delta, self.risk), None
-        calibration_peaks, running = fitted
+            return _not_trainable(method.calibrator, level, self.delta, self.risk)
         if method.calibrator == VILLE:
-            return ville_threshold(level, self.risk), running
+            return ville_threshold(level, self.risk)
         rng = np.random.default_rng([self.split, 0]) if self.randomise_ties else None
-        threshold = calibrate(
-            calibration_peaks, level, method.calibrator,
-            risk=self.risk, delta=self.delta, tie_rng=rng,
+        return calibrate(
+            fitted.peaks, level, method.calibrator, risk=self.risk, delta=self.delta, tie_rng=rng
         )
-        return threshold, running
 
 
 def _threshold_columns(threshold: Threshold) -> dict[str, object]:
@@ -195,8 +244,8 @@ def _threshold_columns(threshold: Threshold) -> dict[str, object]:
 def _not_trainable(calibrator: str, level: float, delta: float, risk: str) -> Threshold:
     silent = risk == FALSE_ALARM
     return Threshold(
-        value=math.inf if silent else -math.inf, tie_break=1.0, risk=risk, calibrator=calibrator,
-        level=float(level), delta=delta, n=0, k=0, n_needed=0, attained=0.0,
+        value=math.inf if silent else -math.inf, tie_break=float(silent), risk=risk,
+        calibrator=calibrator, level=float(level), delta=delta, n=0, k=0, n_needed=0, attained=0.0,
         state=NOT_TRAINABLE,
     )
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from monitorlab.online.calibration import Threshold
 from monitorlab.online.metrics import peaks
-from monitorlab.online.trajectories import Trajectories
+from monitorlab.online.trajectories import UNKNOWN, Trajectories, from_steps
 
 # (positions of the calibration sequences, positions of the test sequences)
 Split = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -19,36 +19,88 @@ Split = tuple[NDArray[np.int64], NDArray[np.int64]]
 # Signals that cost next to nothing; the others need a model of their own.
 FREE_SIGNALS = ("min_logprob", "mean_logprob", "words")
 
-TITLES = {
+# What notebook 06 made, by its own names.
+STAND_INS = {
     "miniature_math_strong": "miniature math, strong generator",
     "miniature_math_weak": "miniature math, weak generator",
     "miniature_conversations": "miniature conversations",
-    "evaluator_math": "MATH, process reward model",
-    "evaluator_gsm8k": "GSM8K, judge scores",
 }
 
 
-def title(dataset: str, signal: str) -> str:
-    """Return a readable name of a data set under a signal."""
-    name = TITLES.get(dataset, dataset)
-    return f"{name}, {signal.replace('_', ' ')}" if signal in FREE_SIGNALS else name
+def stand_ins(steps: pd.DataFrame) -> dict[tuple[str, str], Trajectories]:
+    """Take the step scores of the previous notebook, all by small stand-in models.
+
+    Parameters
+    ----------
+    steps : DataFrame
+        The table ``steps``.
+
+    Returns
+    -------
+    dict
+        Keyed by (dataset, signal), with readable titles.
+    """
+    return {
+        key: replace(data, title=STAND_INS.get(data.dataset, ""), stand_in=True)
+        for key, data in from_steps(steps).items()
+    }
 
 
-def figure_title(text: str, dataset: str) -> str:
-    """Return a figure's title, which says so if its scores come from a miniature model."""
-    return f"{text} (small stand-in)" if dataset.startswith("miniature") else text
+def add(
+    scored: dict[tuple[str, str], Trajectories], data: Iterable[Trajectories]
+) -> list[Trajectories]:
+    """Add data sets to those that are there; one whose name is taken gets another.
+
+    Parameters
+    ----------
+    scored : dict
+        Keyed by (dataset, signal); changed in place.
+    data : iterable of Trajectories
+        New ones, of any name.
+
+    Returns
+    -------
+    list of Trajectories
+        As they were added.
+    """
+    taken = {dataset for dataset, _ in scored}
+    added = []
+    for one in data:
+        while one.dataset in taken:
+            title = one.title and f"{one.title} (own file)"
+            one = replace(one, dataset=f"{one.dataset} (own file)", title=title)
+        scored[one.dataset, one.signal] = one
+        added.append(one)
+    return added
+
+
+def is_ablation(data: Trajectories) -> bool:
+    """Whether this is one of the free signals beside the stand-in verifier and guard."""
+    return data.stand_in and data.signal in FREE_SIGNALS
+
+
+def sizes(data: Trajectories) -> str:
+    """Return the readable name with the number of sequences of each class."""
+    unknown = data.count(UNKNOWN)
+    rest = f", {unknown} unknown" if unknown else ""
+    return f"{data.name} ({data.count(0)} safe, {data.count(1)} unsafe{rest})"
+
+
+def figure_title(text: str, data: Trajectories) -> str:
+    """Return a figure's title, which says so if its scores come from a small stand-in model."""
+    return f"{text} (small stand-in)" if data.stand_in else text
 
 
 def overview(data: Iterable[Trajectories]) -> pd.DataFrame:
     """One row per data set and signal: sizes, share unsafe, lengths, how coarse the score is."""
     return pd.DataFrame(
         {
-            "data set": TITLES.get(one.dataset, one.dataset),
-            "signal": one.signal.replace("_", " "),
+            "data set": one.name,
+            "signal": one.signal.replace("_", " ") if one.stand_in else one.signal,
             "sequences": len(one),
-            "unsafe": float(np.mean(one.labels)),
+            "unsafe": one.count(1) / (len(one) - one.count(UNKNOWN) or np.nan),
             "steps": float(np.mean(one.lengths)),
-            "distinct scores": len(np.unique(one.scores[~np.isnan(one.scores)])),
+            "distinct scores": len(np.unique(one.flat_scores)),
         }
         for one in data
     )
@@ -71,7 +123,7 @@ def telling_examples(data: Trajectories, threshold: Threshold, per_class: int = 
     list of int
         Safe sequences first; longer ones are preferred, ties by position.
     """
-    alarmed = peaks(data.scores) > threshold.value
+    alarmed = threshold.alarms(peaks(data))
     positions: list[int] = []
     for label, wanted in ((0, (False, True)), (1, (True, False))):
         for alarm in wanted[:per_class]:
@@ -83,10 +135,9 @@ def telling_examples(data: Trajectories, threshold: Threshold, per_class: int = 
 
 def rounded(data: Trajectories, step: float) -> Trajectories:
     """Return the same sequences with scores rounded to multiples of ``step``."""
+    name = f"{data.name}, rounded"
     return replace(
-        data,
-        dataset=f"{TITLES.get(data.dataset, data.dataset)}, rounded",
-        scores=np.round(data.scores / step) * step,
+        data, dataset=name, title=name, flat_scores=np.round(data.flat_scores / step) * step
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from monitorlab.online.calibration import Threshold
 from monitorlab.online.summary import band
@@ -23,6 +24,8 @@ from monitorlab.style import (
     shared_legend,
     subplots,
 )
+
+FloatArray = NDArray[np.float64]
 
 MEASURE_LABELS = {
     "far": "false alarm rate ↓",
@@ -51,18 +54,23 @@ def plot_examples(
         Title of the figure.
     """
     fig, axes = subplots(1, len(positions), TWO_COLUMNS, 2.5, sharey=True)
-    for ax, position in zip(axes[0], positions, strict=True):
-        values = trajectories.scores[position]
-        values = values[~np.isnan(values)]
+    shown = [trajectories.steps(position) for position in positions]
+    low, high = _finite_ends([*shown, np.array([threshold.value])])
+    for ax, values, position in zip(axes[0], shown, positions, strict=True):
         unsafe = bool(trajectories.labels[position])
         color = UNSAFE if unsafe else SAFE
         steps = np.arange(1, len(values) + 1)
-        ax.plot(steps, values, color=color, marker="o")
-        ax.axhline(threshold.value, color=GREY, linestyle="--", label="threshold")
-        alarms = np.flatnonzero(values > threshold.value)
+        drawn = np.clip(values, low, high)
+        ax.plot(steps, drawn, color=color, marker="o")
+        for step, at in zip(steps[np.isinf(values)], drawn[np.isinf(values)], strict=True):
+            ax.annotate("∞" if at == high else "-∞", (step, at), xytext=(5, 0),
+                        textcoords="offset points", va="center")
+        if np.isfinite(threshold.value):
+            ax.axhline(threshold.value, color=GREY, linestyle="--", label="threshold")
+        alarms = np.flatnonzero(threshold.alarms(values))
         if len(alarms):
             first = alarms[0]
-            ax.plot(steps[first], values[first], "o", markersize=13, markerfacecolor="none",
+            ax.plot(steps[first], drawn[first], "o", markersize=13, markerfacecolor="none",
                     markeredgecolor="#222222", clip_on=False, label="alarm")
         ax.set_title("unsafe" if unsafe else "safe", color=color)
         ax.set_xlabel("step")
@@ -96,7 +104,7 @@ def plot_protocol(
     measures : sequence of str
         Rows.
     """
-    width = TWO_COLUMNS if len(panels) > 1 else TWO_COLUMNS * 0.62
+    width = TWO_COLUMNS * max(len(panels) / 4, 1.0) if len(panels) > 1 else TWO_COLUMNS * 0.62
     fig, axes = subplots(
         len(measures), len(panels), width, 1.7 * len(measures) + 1.0, sharex=True, sharey="row"
     )
@@ -201,6 +209,16 @@ def plot_trade_off(
     shared_legend(fig, list(axes.flat[: len(panels)]), 4 if columns > 1 else 2)
     fig.suptitle(title, fontweight="bold")
     return fig
+
+
+def _finite_ends(values: Sequence[FloatArray]) -> tuple[float, float]:
+    """Where infinite values are drawn: a little beyond the finite ones."""
+    numbers = np.concatenate(values)
+    finite = numbers[np.isfinite(numbers)]
+    if not len(finite):
+        return -1.0, 1.0
+    reach = 0.15 * (finite.max() - finite.min() or 1.0)
+    return float(finite.min() - reach), float(finite.max() + reach)
 
 
 def _band(ax: Axes, lines: pd.DataFrame, method: str) -> None:

@@ -97,10 +97,12 @@ class LearnedPrefix:
             If ``train`` lacks one of the classes.
         """
         require_both_classes(train, self.name)
-        present = ~np.isnan(train.scores)
-        reference = np.sort(train.scores[present])
-        features = prefix_features(normal_scores(train.scores, reference))[present]
-        labels = np.broadcast_to(train.labels[:, None], present.shape)[present]
+        reference = np.sort(train.flat_scores)
+        features = np.empty((len(reference), len(FEATURES)))
+        for block, at in train.blocks():
+            scores = block.scores
+            features[at] = prefix_features(normal_scores(scores, reference))[~np.isnan(scores)]
+        labels = np.repeat(train.labels, train.lengths)
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
         model.fit(features, labels)
 

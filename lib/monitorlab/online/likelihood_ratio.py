@@ -16,6 +16,7 @@ prediction per step, instead of one prediction per row.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,8 +65,9 @@ class LikelihoodRatio:
                 f"{unsafe} unsafe ones."
             )
         safe_to_unsafe = (len(train) - unsafe) / unsafe
-        models = _fit_steps(train)
-        return lambda scores: _ratios(scores, models, safe_to_unsafe)
+        safety = _finite_safety(train.flat_scores)
+        models = _fit_steps(safety(train.flat_scores), train)
+        return lambda scores: _ratios(safety(scores), models, safe_to_unsafe)
 
 
 def ville_threshold(level: float, risk: str = FALSE_ALARM) -> Threshold:
@@ -93,39 +95,64 @@ def ville_threshold(level: float, risk: str = FALSE_ALARM) -> Threshold:
     )
 
 
-def _fit_steps(train: Trajectories) -> dict[int, tuple[StandardScaler, LogisticRegression]]:
-    """Return {number of steps: (scaler, classifier)} for the steps with enough data."""
+def _finite_safety(train: FloatArray) -> Callable[[FloatArray], FloatArray]:
+    """Return the map to safety, s = -score, in which no regression meets an infinite number.
+
+    Infinite scores stand one range of the finite training scores beyond them.
+    """
+    finite = train[np.isfinite(train)]
+    low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
+    reach = (high - low) or 1.0
+    ends = {-np.inf: low - reach, np.inf: high + reach}
+
+    def safety(scores: FloatArray) -> FloatArray:
+        values = scores
+        for end, stand_in in ends.items():
+            values = np.where(values == end, stand_in, values)
+        return -values
+
+    return safety
+
+
+def _fit_steps(
+    safety: FloatArray, train: Trajectories
+) -> dict[int, tuple[StandardScaler, LogisticRegression]]:
+    """Return {number of steps: (scaler, classifier)} for the steps with enough data.
+
+    ``safety`` has the steps of ``train``, one behind the other.
+    """
     models = {}
-    # The safety orientation keeps every rounding equal to the published package's.
-    safety = 1.0 - train.scores
-    for steps in range(1, train.scores.shape[1] + 1):
-        reached = ~np.isnan(train.scores[:, steps - 1])
+    for steps in range(1, int(train.lengths.max()) + 1):
+        reached = train.lengths >= steps
         safe = 1 - train.labels[reached]
         if min(int(safe.sum()), int((1 - safe).sum())) < MINIMUM_PER_CLASS:
-            continue
-        scaler = StandardScaler().fit(safety[reached, :steps])
+            break  # later steps are reached by fewer still
+        prefixes = safety[train.starts[reached][:, None] + np.arange(steps)]
+        scaler = StandardScaler().fit(prefixes)
         model = LogisticRegression(max_iter=200)
-        model.fit(scaler.transform(safety[reached, :steps]), safe)
+        model.fit(scaler.transform(prefixes), safe)
         models[steps] = (scaler, model)
     return models
 
 
 def _ratios(
-    scores: FloatArray,
+    safety: FloatArray,
     models: dict[int, tuple[StandardScaler, LogisticRegression]],
     safe_to_unsafe: float,
 ) -> FloatArray:
-    """Evaluate M_t for all rows; a step without a model repeats the last ratio (1 at first)."""
-    ratios = np.full(scores.shape, np.nan)
-    latest = np.ones(len(scores))
-    for steps in range(1, scores.shape[1] + 1):
-        reached = ~np.isnan(scores[:, steps - 1])
+    """Evaluate M_t for all rows; a step without a model repeats the last ratio."""
+    ratios = np.full(safety.shape, np.nan)
+    present = ~np.isnan(safety)
+    latest = np.ones(len(safety))
+    modelled = min(len(models), safety.shape[1])
+    for steps in range(1, modelled + 1):
+        reached = present[:, steps - 1]
         if not reached.any():
             break
-        if steps in models:
-            scaler, model = models[steps]
-            inputs = scaler.transform(1.0 - scores[reached, :steps])
-            chance = model.predict_proba(inputs).clip(PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR)
-            latest[reached] = chance[:, 0] / chance[:, 1] * safe_to_unsafe
+        scaler, model = models[steps]
+        inputs = scaler.transform(safety[reached, :steps])
+        chance = model.predict_proba(inputs).clip(PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR)
+        latest[reached] = chance[:, 0] / chance[:, 1] * safe_to_unsafe
         ratios[reached, steps - 1] = latest[reached]
-    return ratios
+    later = np.where(present[:, modelled:], latest[:, None], np.nan)
+    return np.concatenate([ratios[:, :modelled], later], axis=1)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from monitorlab.online.calibration import Threshold
-from monitorlab.online.trajectories import Trajectories
+from monitorlab.online.trajectories import UNKNOWN, Trajectories
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -43,22 +44,35 @@ class AlarmMetrics:
     restricted_delay_tokens: float
 
 
-def peaks(statistic: FloatArray) -> FloatArray:
-    """Highest statistic of each sequence, shape (n,), from (n, T) with NaN padding."""
-    return np.fmax.reduce(statistic, axis=1)
+def peaks(statistic: Trajectories | FloatArray) -> FloatArray:
+    """Highest statistic of each sequence.
+
+    Parameters
+    ----------
+    statistic : Trajectories, or ndarray of float, shape (n, T)
+        Scores or a running statistic; NaN after the last step in an array.
+
+    Returns
+    -------
+    ndarray of float, shape (n,)
+    """
+    values, lengths = _flat(statistic)
+    return np.asarray(np.fmax.reduceat(values, np.cumsum(lengths) - lengths))
 
 
 def alarm_steps(
-    statistic: FloatArray, threshold: Threshold, tie_rng: np.random.Generator | None = None
+    statistic: Trajectories | FloatArray,
+    threshold: Threshold | float,
+    tie_rng: np.random.Generator | None = None,
 ) -> IntArray:
     """First step, counted from 1, at which each sequence alarms; 0 if it never does.
 
     Parameters
     ----------
-    statistic : ndarray of float, shape (n, T)
-        Running statistic, NaN-padded; high is unsafe.
-    threshold : Threshold
-        The rule.
+    statistic : Trajectories, or ndarray of float, shape (n, T)
+        Scores or a running statistic, NaN after the last step in an array; high is unsafe.
+    threshold : Threshold or float
+        The rule, or a number: alarm above it.
     tie_rng : Generator, optional
         Draws each sequence's tie-breaking number; needed if the threshold randomises ties.
 
@@ -66,13 +80,47 @@ def alarm_steps(
     -------
     ndarray of int, shape (n,)
     """
-    alarm = statistic > threshold.value
-    if threshold.tie_break < 1.0 and np.isfinite(threshold.value):
+    values, lengths = _flat(statistic)
+    starts = np.cumsum(lengths) - lengths
+    if not isinstance(threshold, Threshold):
+        passed = values > float(threshold)
+    elif 0.0 < threshold.tie_break < 1.0:
         if tie_rng is None:
             raise ValueError("this threshold breaks ties at random: pass tie_rng to alarm_steps.")
-        lucky = tie_rng.random(len(statistic)) > threshold.tie_break
-        alarm |= (statistic == threshold.value) & lucky[:, None]
-    return np.where(alarm.any(axis=1), np.argmax(alarm, axis=1) + 1, 0)
+        passed = threshold.alarms(values, np.repeat(tie_rng.random(len(lengths)), lengths))
+    else:
+        passed = threshold.alarms(values)
+    step = np.arange(len(values)) - np.repeat(starts, lengths) + 1
+    first = np.minimum.reduceat(np.where(passed, step, len(values) + 1), starts)
+    return np.where(first <= lengths, first, 0)
+
+
+def alarm_table(
+    trajectories: Trajectories,
+    threshold: Threshold | float,
+    tie_rng: np.random.Generator | None = None,
+) -> pd.DataFrame:
+    """One row per sequence: when it alarms at a given threshold. No labels are needed.
+
+    Parameters
+    ----------
+    trajectories : Trajectories
+        Scores; or a running statistic, if the threshold is one of it.
+    threshold, tie_rng
+        As in :func:`alarm_steps`.
+
+    Returns
+    -------
+    DataFrame
+        ``trajectory_id, n_steps, alarm_step`` (missing is none), and ``label`` (missing is
+        unknown).
+    """
+    steps = pd.array(alarm_steps(trajectories, threshold, tie_rng), dtype="Int64")
+    labels = pd.array(trajectories.labels, dtype="Int64")
+    steps[steps == 0] = pd.NA
+    labels[labels == UNKNOWN] = pd.NA
+    return pd.DataFrame({"trajectory_id": trajectories.ids, "n_steps": trajectories.lengths,
+                         "alarm_step": steps, "label": labels})
 
 
 def evaluate(alarms: IntArray, test: Trajectories) -> AlarmMetrics:
@@ -95,9 +143,11 @@ def step_shares(alarms: IntArray, test: Trajectories) -> FloatArray:
 
 def token_shares(alarms: IntArray, test: Trajectories) -> FloatArray:
     """Share of its tokens a sequence had produced at the end of the alarm step; 1 without alarm."""
-    produced = np.cumsum(np.nan_to_num(test.tokens), axis=1)
-    at_alarm = produced[np.arange(len(test)), np.maximum(alarms, 1) - 1]
-    return np.where(alarms > 0, at_alarm / produced[:, -1], 1.0)
+    starts, lengths = test.starts, test.lengths
+    step = np.arange(len(test.flat_tokens)) - np.repeat(starts, lengths) + 1
+    until = np.where(step <= np.repeat(alarms, lengths), test.flat_tokens, 0.0)
+    produced, total = (np.add.reduceat(tokens, starts) for tokens in (until, test.flat_tokens))
+    return np.where(alarms > 0, produced / total, 1.0)
 
 
 def summarise(
@@ -108,7 +158,7 @@ def summarise(
     raised = alarms > 0
     caught = unsafe & raised
     return AlarmMetrics(
-        far=_mean(raised[~unsafe]),
+        far=_mean(raised[labels == 0]),
         power=_mean(raised[unsafe]),
         delay=_mean(steps[caught]),
         restricted_delay=_mean(steps[unsafe]),
@@ -119,3 +169,16 @@ def summarise(
 
 def _mean(values: NDArray[Any]) -> float:
     return float(np.mean(values)) if len(values) else float("nan")
+
+
+def _flat(statistic: Trajectories | FloatArray) -> tuple[FloatArray, IntArray]:
+    """Return all steps behind one another and the length of each sequence."""
+    if isinstance(statistic, Trajectories):
+        return statistic.flat_scores, statistic.lengths
+    padded = np.asarray(statistic, dtype=np.float64)
+    if padded.ndim != 2:
+        raise ValueError(
+            f"the statistic has shape {padded.shape}, expected trajectories or an array of shape "
+            "(sequences, steps), NaN after the last step."
+        )
+    return padded.ravel(), np.full(padded.shape[0], padded.shape[1])

@@ -22,6 +22,8 @@ from monitorlab.online.bounds import (
 
 FloatArray = NDArray[np.float64]
 
+EXACT_UP_TO = 10**9  # beyond, a sequence more or less is below the precision of a level
+
 
 def crc_rank(n: int, level: float, delta: float = math.nan) -> int:
     r"""Rank of conformal risk control: :math:`k = \lfloor \epsilon (n + 1) \rfloor`.
@@ -119,7 +121,7 @@ RANK_RULES: dict[str, Callable[[int, float, float], int]] = {
 
 @lru_cache(maxsize=4096)
 def sequences_needed(calibrator: str, level: float, delta: float) -> int:
-    """Smallest calibration size at which a rank exists.
+    r"""Smallest calibration size at which a rank exists.
 
     Parameters
     ----------
@@ -131,15 +133,27 @@ def sequences_needed(calibrator: str, level: float, delta: float) -> int:
     Returns
     -------
     int
-        ``ceil(1 / level) - 1`` for CRC; the others by bisection, since a rank that exists at n
-        exists at every larger size.
+        :math:`\lceil 1 / \epsilon \rceil - 1` for CRC. The others need a size at which no alarm at
+        all has a p-value of at most delta, :math:`(1 - \epsilon)^n \le \delta`, hence
+        :math:`\lceil \log \delta / \log(1 - \epsilon) \rceil`.
     """
-    rule = RANK_RULES[calibrator]
-    high = 1
-    while rule(high, level, delta) == 0:
-        high *= 2
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if rule(middle, level, delta) else (middle, high)
-    return high
+    guess = (
+        math.ceil(1.0 / check_level(level)) - 1
+        if calibrator == "crc"
+        else math.ceil(math.log(check_level(delta, "delta")) / math.log1p(-check_level(level)))
+    )
+    if guess > EXACT_UP_TO:
+        return guess
+    # Rounding may put the guess one off, where the quotient is a whole number.
+    near = range(max(guess - 1, 1), guess + 2)
+    return next((n for n in near if _has_rank(calibrator, n, level, delta)), guess)
+
+
+def _has_rank(calibrator: str, n: int, level: float, delta: float) -> bool:
+    """Whether the rule finds a rank at n, asked of its largest threshold only."""
+    if calibrator == "crc":
+        return crc_rank(n, level) > 0
+    if calibrator == "tolerance":
+        return bool(stats.binom.sf(n - 1, n, 1.0 - level) <= delta)
+    p_value = binomial_p_value if calibrator == "binomial" else hoeffding_bentkus_p_value
+    return bool(p_value(0, n, level) <= delta)

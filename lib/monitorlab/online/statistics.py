@@ -3,6 +3,9 @@
 A statistic maps step scores to one number per step that depends on the scores so far only. Some
 need no data (``training_share`` 0); others are fitted on part of the calibration set, and the
 threshold is then chosen on the *other* part, which keeps the guarantee whatever was learned.
+
+A score may be infinite. Then so is every mean and sum from there on, and where both signs meet,
+suspicion wins: +inf.
 """
 
 from __future__ import annotations
@@ -113,9 +116,23 @@ class Cusum:
     training_share: float = 0.25
 
     def fit(self, train: Trajectories) -> Transform:
-        """Fix the reference from ``train``; both classes must be present."""
+        """Fix the reference from ``train``; both classes must be present.
+
+        Raises
+        ------
+        TooFewSequencesError
+            If ``train`` lacks a class, or finite scores in one.
+        """
         require_both_classes(train, self.name)
-        means = [np.nanmean(train.scores[train.labels == label]) for label in (0, 1)]
+        means = []
+        for label in (0, 1):
+            scores = train.take(train.labels == label).flat_scores
+            if not np.isfinite(scores).any():
+                raise TooFewSequencesError(
+                    f"{self.name} needs the mean score of safe and of unsafe sequences; all "
+                    f"{len(scores)} scores of the {('safe', 'unsafe')[label]} ones are infinite."
+                )
+            means.append(np.mean(scores[np.isfinite(scores)]))
         reference = float(np.mean(means))
         return lambda scores: cusum(scores, reference)
 
@@ -123,7 +140,9 @@ class Cusum:
 def running_mean(scores: FloatArray) -> FloatArray:
     """Mean of the scores up to each step; shape (n, T), NaN where ``scores`` is."""
     steps = np.arange(1, scores.shape[1] + 1)
-    return np.where(np.isnan(scores), np.nan, np.cumsum(np.nan_to_num(scores), axis=1) / steps)
+    with np.errstate(invalid="ignore"):
+        values = np.cumsum(np.where(np.isnan(scores), 0.0, scores), axis=1) / steps
+    return _where_present(values, scores)
 
 
 def running_max(scores: FloatArray) -> FloatArray:
@@ -134,19 +153,28 @@ def running_max(scores: FloatArray) -> FloatArray:
 def ewma(scores: FloatArray, weight: float) -> FloatArray:
     """Exponentially weighted mean up to each step; shape (n, T), NaN where ``scores`` is."""
     values = np.array(scores, dtype=np.float64)
-    for t in range(1, values.shape[1]):
-        values[:, t] = (1.0 - weight) * values[:, t - 1] + weight * scores[:, t]
-    return values
+    if weight == 1.0:
+        return values
+    with np.errstate(invalid="ignore"):
+        for t in range(1, values.shape[1]):
+            values[:, t] = (1.0 - weight) * values[:, t - 1] + weight * scores[:, t]
+    return _where_present(values, scores)
 
 
 def cusum(scores: FloatArray, reference: float) -> FloatArray:
     """Cumulative sum of excesses over ``reference``, floored at 0; shape (n, T)."""
     values = np.empty_like(scores)
     total = np.zeros(len(scores))
-    for t in range(scores.shape[1]):
-        total = np.maximum(0.0, total + scores[:, t] - reference)
-        values[:, t] = total
-    return values
+    with np.errstate(invalid="ignore"):
+        for t in range(scores.shape[1]):
+            total = np.maximum(0.0, total + scores[:, t] - reference)
+            values[:, t] = total
+    return _where_present(values, scores)
+
+
+def _where_present(values: FloatArray, scores: FloatArray) -> FloatArray:
+    """Keep the padding, and let suspicion win where infinities of both signs have met."""
+    return np.where(np.isnan(scores), np.nan, np.where(np.isnan(values), np.inf, values))
 
 
 def require_both_classes(train: Trajectories, who: str) -> None:

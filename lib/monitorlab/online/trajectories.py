@@ -1,28 +1,44 @@
-"""Step scores of many sequences as padded arrays, checked on the way in."""
+"""Step scores of many sequences, one behind the other in flat arrays, checked on the way in."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from monitorlab.online.step_rows import (
+    EXPECTED_COLUMNS,
+    UNKNOWN,
+    Rows,
+    ScoreFileError,
+    choose_columns,
+    read_rows,
+    short,
+)
+
+__all__ = [
+    "EXPECTED_COLUMNS", "UNKNOWN", "ScoreFileError", "Trajectories", "build", "from_frame",
+    "from_steps", "require_two_classes", "to_frame",
+]
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-REQUIRED_COLUMNS = ("trajectory_id", "step", "score", "label")
-EXPECTED_COLUMNS = ", ".join(REQUIRED_COLUMNS) + " and optionally tokens"
-
-
-class ScoreFileError(ValueError):
-    """A score table cannot be used; the message names column and row and says what to do."""
+# Padded arrays of up to this many cells are made in one piece; larger ones in pieces of similar
+# length, so that a few long sequences do not pad all the others.
+BLOCK_CELLS = 2**20
 
 
 @dataclass(frozen=True)
 class Trajectories:
     """Step scores of n sequences of one data set under one signal.
+
+    The steps stand in flat arrays, those of the first sequence, then those of the second, and so
+    on, since a few long sequences beside many short ones would make a padded array mostly empty.
 
     Attributes
     ----------
@@ -30,76 +46,168 @@ class Trajectories:
         Name of the data set.
     signal : str
         What scored the steps: ``verifier``, ``min_logprob``, ``judge``, ...
-    ids : ndarray of str, shape (n,)
-        Sequence identifiers, unique.
-    scores : ndarray of float, shape (n, T)
-        Suspicion per step, high is unsafe, any finite real; NaN after the last step.
-    tokens : ndarray of float, shape (n, T)
-        Tokens of each step, at least 1; NaN after the last step. All ones when unknown, so that
-        token delays equal step delays.
+    ids : ndarray of object, shape (n,)
+        Sequence identifiers, text, unique.
+    flat_scores : ndarray of float, shape (number of steps in all,)
+        Suspicion per step, high is unsafe, any real or infinite number.
+    flat_tokens : ndarray of float, the same shape
+        Tokens of each step, above 0. All ones when unknown, so that token delays equal step delays.
+    lengths : ndarray of int, shape (n,)
+        Steps of each sequence, at least 1.
     labels : ndarray of int, shape (n,)
-        1 is unsafe, 0 is safe, for the whole sequence.
+        1 is unsafe, 0 is safe, for the whole sequence; -1 where nobody knows.
+    groups : ndarray of object, shape (n,), optional
+        What sequences have in common that makes them resemble one another: a prompt, a user, a day.
+    title : str
+        Readable name; the name of the data set if empty.
+    stand_in : bool
+        Whether the scores come from a small stand-in model, which figures must say.
     """
 
     dataset: str
     signal: str
     ids: NDArray[Any]
-    scores: FloatArray
-    tokens: FloatArray
+    flat_scores: FloatArray
+    flat_tokens: FloatArray
+    lengths: IntArray
     labels: NDArray[np.int8]
+    groups: NDArray[Any] | None = None
+    title: str = ""
+    stand_in: bool = False
+
+    @classmethod
+    def from_padded(
+        cls, dataset: str, signal: str, ids: Sequence[str] | NDArray[Any], scores: FloatArray,
+        tokens: FloatArray, labels: NDArray[Any],
+    ) -> Trajectories:
+        """Take scores and tokens as arrays of shape (n, T), NaN after the last step."""
+        present = ~np.isnan(scores)
+        return cls(
+            dataset, signal, np.asarray(ids, dtype=object), scores[present], tokens[present],
+            np.sum(present, axis=1), np.asarray(labels, dtype=np.int8),
+        )
 
     @property
-    def lengths(self) -> IntArray:
-        """Steps of each sequence, shape (n,)."""
-        return np.sum(~np.isnan(self.scores), axis=1)
+    def scores(self) -> FloatArray:
+        """Scores as an array of shape (n, T), NaN after the last step; made anew at each call."""
+        return self._padded(self.flat_scores)
+
+    @property
+    def tokens(self) -> FloatArray:
+        """Tokens as an array of shape (n, T), NaN after the last step; made anew at each call."""
+        return self._padded(self.flat_tokens)
+
+    @property
+    def starts(self) -> IntArray:
+        """Where each sequence begins in the flat arrays, shape (n,)."""
+        return np.cumsum(self.lengths) - self.lengths
+
+    @property
+    def name(self) -> str:
+        """Readable name."""
+        return self.title or self.dataset
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def count(self, label: int) -> int:
+        """How many sequences have this label."""
+        return int(np.sum(self.labels == label))
+
     def take(self, index: NDArray[Any]) -> Trajectories:
         """Return the sequences at ``index`` (positions or a boolean mask), in that order."""
-        return Trajectories(
-            self.dataset, self.signal, self.ids[index], self.scores[index], self.tokens[index],
-            self.labels[index],
+        at = self._steps_of(index)
+        return replace(
+            self, ids=self.ids[index], flat_scores=self.flat_scores[at],
+            flat_tokens=self.flat_tokens[at], lengths=self.lengths[index],
+            labels=self.labels[index], groups=None if self.groups is None else self.groups[index],
         )
 
+    def steps(self, position: int) -> FloatArray:
+        """Return the scores of one sequence."""
+        start = int(self.starts[position])
+        return self.flat_scores[start : start + int(self.lengths[position])]
 
-def from_frame(frame: pd.DataFrame, dataset: str, signal: str) -> Trajectories:
-    """Check a table of step scores and pad it into arrays. The order of rows does not matter.
+    def blocks(self) -> Iterator[tuple[Trajectories, IntArray]]:
+        """Yield parts that may be padded, each with the places of its steps in the flat arrays."""
+        for rows in _blocks(self.lengths, np.arange(len(self))):
+            yield self.take(rows), self._steps_of(rows)
+
+    def transformed(self, transform: Callable[[FloatArray], FloatArray]) -> Trajectories:
+        """Return the sequences with a running statistic in place of the scores.
+
+        Parameters
+        ----------
+        transform : callable
+            Maps padded scores, shape (n, T), to a statistic of that shape, row by row.
+        """
+        running = np.empty_like(self.flat_scores)
+        for block, at in self.blocks():
+            scores = block.scores
+            running[at] = transform(scores)[~np.isnan(scores)]
+        return replace(self, flat_scores=running)
+
+    def _steps_of(self, index: NDArray[Any]) -> IntArray:
+        starts, lengths = self.starts[index], self.lengths[index]
+        ends = np.cumsum(lengths)
+        return np.repeat(starts - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
+
+    def _padded(self, flat: FloatArray) -> FloatArray:
+        present = np.arange(max(self.lengths, default=0)) < self.lengths[:, None]
+        padded = np.full(present.shape, np.nan)
+        padded[present] = flat
+        return padded
+
+
+def _blocks(lengths: IntArray, rows: IntArray) -> Iterator[IntArray]:
+    """Split rows by length until padding at most doubles a part, or the part is small."""
+    if not len(rows):
+        return
+    longest = int(lengths[rows].max())
+    if len(rows) * longest <= max(BLOCK_CELLS, 2 * int(lengths[rows].sum())):
+        yield rows
+        return
+    long = lengths[rows] > longest // 2
+    yield from _blocks(lengths, rows[~long])
+    yield from _blocks(lengths, rows[long])
+
+
+def from_frame(
+    frame: pd.DataFrame, dataset: str, signal: str, *, positive: str = "unsafe"
+) -> Trajectories:
+    """Check a table of step scores and put it into arrays. The order of rows does not matter.
 
     Parameters
     ----------
     frame : DataFrame
-        Columns ``trajectory_id``, ``step`` (1, 2, ... without gaps), ``score`` (suspicion, finite),
-        ``label`` (0 safe, 1 unsafe; one value per trajectory) and optionally ``tokens`` (positive).
-        Cells may be text that reads as a number, as in a CSV file read without type inference.
+        Columns ``trajectory_id``, ``step`` (1, 2, ... or 0, 1, ... without gaps), ``score``
+        (suspicion, any number, also infinite) and optionally ``label`` (0 safe, 1 unsafe; one value
+        per trajectory), ``tokens`` (positive) and ``group``, also as levels of the index. Cells may
+        be text that reads as a number; with lists of scores a row is a whole trajectory.
     dataset, signal : str
         Names to carry along.
+    positive : {"unsafe", "safe"}
+        What a label of 1 means in the table.
 
     Returns
     -------
     Trajectories
-        Sequences in order of first appearance.
+        Sequences in order of first appearance. Without labels all of them are unknown.
 
     Raises
     ------
     ScoreFileError
-        For an empty table, a missing column, text, NaN or infinity where a number belongs, a label
-        other than 0 or 1, a trajectory with two labels, a duplicate step or a gap. The message
+        For an empty table, a missing or repeated column, text or NaN where a number belongs, a
+        label that is none, a trajectory with two labels, a duplicate step or a gap. The message
         names column and row, counting rows from 1.
     """
-    _require_columns(frame)
-    clean = pd.DataFrame({"trajectory_id": _identifiers(frame["trajectory_id"])})
-    for column in ("step", "score", "label"):
-        clean[column] = _numbers(frame[column])
-    clean["tokens"] = _numbers(frame["tokens"]) if "tokens" in frame.columns else 1.0
-    _check_range(clean["tokens"] > 0, clean["tokens"], "a positive number of tokens")
-    _check_range(clean["label"].isin([0, 1]), clean["label"], "0 (safe) or 1 (unsafe)")
-    whole = (clean["step"] % 1 == 0) & (clean["step"] >= 1)
-    _check_range(whole, clean["step"], "a whole number from 1 upwards")
-    _check_one_label(clean)
-    _check_steps(clean)
-    return _pad(clean, dataset, signal)
+    names = [name for name in frame.index.names if name is not None and name not in frame.columns]
+    if names:
+        frame = frame.reset_index(names)
+    chosen = choose_columns(list(map(str, frame.columns)))
+    frame = frame.set_axis(list(map(str, frame.columns)), axis=1)
+    rows = read_rows({ours: _cells(frame[theirs]) for ours, theirs in chosen.items()}, positive)
+    return build(rows, dataset, signal)
 
 
 def from_steps(steps: pd.DataFrame) -> dict[tuple[str, str], Trajectories]:
@@ -123,121 +231,123 @@ def from_steps(steps: pd.DataFrame) -> dict[tuple[str, str], Trajectories]:
     }
 
 
-def to_frame(trajectories: Trajectories) -> pd.DataFrame:
-    """Return one row per step: ``trajectory_id, step, score, tokens, label``.
+def build(
+    rows: Rows, dataset: str, signal: str, chosen: NDArray[np.bool_] | None = None
+) -> Trajectories:
+    """Sort checked rows into sequences.
 
-    The inverse of :func:`from_frame`, in order of sequence and step.
+    Parameters
+    ----------
+    rows : Rows
+        As from :func:`monitorlab.online.step_rows.read_rows`.
+    dataset, signal : str
+        Names to carry along.
+    chosen : ndarray of bool, optional
+        Only these rows.
+
+    Raises
+    ------
+    ScoreFileError
+        For a step that appears twice and for a gap.
     """
-    present = ~np.isnan(trajectories.scores)
-    rows, columns = np.nonzero(present)
-    return pd.DataFrame(
-        {
-            "trajectory_id": trajectories.ids[rows],
-            "step": columns + 1,
-            "score": trajectories.scores[present],
-            "tokens": trajectories.tokens[present],
-            "label": trajectories.labels[rows].astype(np.int64),
-        }
+    at = np.arange(len(rows.codes)) if chosen is None else np.flatnonzero(chosen)
+    at = at[np.lexsort((rows.steps[at], rows.codes[at]))]
+    codes, steps = rows.codes[at], rows.steps[at]
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    lengths = np.diff(starts, append=len(codes))
+    begin = 1 if steps[starts].any() else 0  # all trajectories may count from 0
+    expected = np.arange(len(codes)) - np.repeat(starts, lengths) + begin
+    _check_steps(rows, at, steps, expected)
+    first = at[starts]
+    tokens = rows.tokens[at]
+    if rows.running_total:
+        tokens = np.diff(tokens, prepend=0.0)
+        tokens[starts] = rows.tokens[first]
+        _check_growing(rows, at, tokens)
+    return Trajectories(
+        dataset, signal, rows.ids[codes[starts]], rows.scores[at], tokens, lengths,
+        rows.labels[first], None if rows.groups is None else rows.groups[first],
     )
 
 
+def to_frame(trajectories: Trajectories) -> pd.DataFrame:
+    """Return one row per step: ``trajectory_id, step, score, tokens, label`` and any ``group``.
+
+    The inverse of :func:`from_frame`, in order of sequence and step.
+    """
+    rows = np.repeat(np.arange(len(trajectories)), trajectories.lengths)
+    frame = pd.DataFrame(
+        {
+            "trajectory_id": trajectories.ids[rows],
+            "step": np.arange(len(rows)) - trajectories.starts[rows] + 1,
+            "score": trajectories.flat_scores,
+            "tokens": trajectories.flat_tokens,
+            "label": trajectories.labels[rows].astype(np.int64),
+        }
+    )
+    unknown = frame["label"] == UNKNOWN
+    if unknown.any():
+        frame["label"] = frame["label"].astype("Int64").mask(unknown)
+    return frame if trajectories.groups is None else frame.assign(group=trajectories.groups[rows])
+
+
 def require_two_classes(trajectories: Trajectories) -> None:
-    """Raise if a data set holds only safe or only unsafe sequences."""
-    unsafe = int(np.sum(trajectories.labels == 1))
+    """Raise if labels are missing, or if a data set holds only safe or only unsafe sequences."""
+    unknown, unsafe = trajectories.count(UNKNOWN), trajectories.count(1)
+    where = f"data set {short(trajectories.dataset)}, column label: "
+    if unknown:
+        raise ScoreFileError(
+            f"{where}{unknown} of {len(trajectories)} sequences have none. Calibration needs to "
+            "know how its sequences ended: take those with a label, or, if the labels are in a "
+            'column of another name, give it, as in columns={"label": "verdict"} or '
+            "COLUMNS=label:verdict. Alarms at a given threshold need no label (alarm_table)."
+        )
     if unsafe in (0, len(trajectories)):
         missing = "unsafe (label 1)" if unsafe == 0 else "safe (label 0)"
         raise ScoreFileError(
-            f"data set {trajectories.dataset!r}, column label: all {len(trajectories)} sequences "
-            f"have label {int(unsafe > 0)}, none is {missing}. Calibration needs the class its "
-            "risk is about, and false alarms and power together need both."
+            f"{where}all {len(trajectories)} sequences have label {int(unsafe > 0)}, none is "
+            f"{missing}. Calibration needs the class its risk is about, and false alarms and power "
+            "together need both."
         )
 
 
-def _require_columns(frame: pd.DataFrame) -> None:
-    missing = [name for name in REQUIRED_COLUMNS if name not in frame.columns]
-    if missing:
+def _cells(column: pd.Series[Any]) -> NDArray[Any] | list[Any]:
+    """Numbers as an array, everything else as Python objects."""
+    plain = isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf"
+    return column.to_numpy() if plain else column.tolist()
+
+
+def _check_steps(rows: Rows, at: IntArray, steps: FloatArray, expected: IntArray) -> None:
+    """``at`` are rows in order of trajectory and step."""
+    codes = rows.codes[at]
+    twice = np.flatnonzero((np.diff(codes) == 0) & (np.diff(steps) == 0)) + 1
+    if len(twice):
+        row = int(at[twice].min())
         raise ScoreFileError(
-            f"missing column {', '.join(missing)}; found {', '.join(map(str, frame.columns))}. "
-            f"Expected {EXPECTED_COLUMNS}: rename the columns of the file."
+            f"column step, {rows.place(row)}: step {rows.steps[row]:g} of trajectory "
+            f"{short(rows.ids[rows.codes[row]])} appears twice. Keep one row per step; if a column "
+            'says which signal scored it, name it, as in columns={"signal": "model"}.'
         )
-    repeated = frame.columns[frame.columns.duplicated()].tolist()
-    if repeated:
-        raise ScoreFileError(f"column {repeated[0]!r} appears twice; keep one of them.")
-    if frame.empty:
-        raise ScoreFileError(f"the table has a header and no rows. Expected {EXPECTED_COLUMNS}.")
-
-
-def _identifiers(column: pd.Series[Any]) -> NDArray[Any]:
-    empty = (column.isna() | (column.astype(str).str.strip() == "")).to_numpy()
-    if empty.any():
+    gap = np.flatnonzero(steps != expected)
+    if len(gap) and expected[0] == 1 and (steps == 0).any():
+        row = int(at[steps == 0].min())
         raise ScoreFileError(
-            f"column trajectory_id, row {int(np.argmax(empty)) + 1}: no identifier. "
-            "Every step needs the id of its trajectory."
+            f"column step, {rows.place(row)}: found 0, expected a whole number from 1 upwards, as "
+            "in other trajectories. Count from 0 everywhere, or nowhere."
         )
-    return column.astype(str).to_numpy(dtype=object)
-
-
-def _numbers(column: pd.Series[Any]) -> FloatArray:
-    """Parse a column to finite floats or say which cell is not one."""
-    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    bad = ~np.isfinite(values)
-    if bad.any():
-        row = int(np.argmax(bad))
+    if len(gap):
+        row = int(at[gap[0]])
         raise ScoreFileError(
-            f"column {column.name}, row {row + 1}: found {column.iloc[row]!r}, expected a finite "
-            f"number ({int(bad.sum())} such row{'s' if bad.sum() > 1 else ''}). Correct the value, "
-            "or leave the whole trajectory out; a missing step is never filled in."
+            f"column step, {rows.place(row)}: trajectory {short(rows.ids[codes[gap[0]]])} has step "
+            f"{steps[gap[0]]:g} where step {expected[gap[0]]} was expected. Steps count 1, 2, 3, "
+            "... without gaps."
         )
-    return values
 
 
-def _check_range(good: pd.Series[bool], column: pd.Series[Any], expected: str) -> None:
-    if not good.all():
-        row = int(np.argmin(good.to_numpy()))
+def _check_growing(rows: Rows, at: IntArray, tokens: FloatArray) -> None:
+    if (tokens <= 0).any():
+        row = int(at[np.argmax(tokens <= 0)])
         raise ScoreFileError(
-            f"column {column.name}, row {row + 1}: found {column.iloc[row]:g}, expected {expected}."
+            f"column total_tokens, {rows.place(row)}: found {rows.tokens[row]:g}, not more than in "
+            "the step before. A running total grows; is it the number of tokens of each step?"
         )
-
-
-def _check_one_label(clean: pd.DataFrame) -> None:
-    first = clean.groupby("trajectory_id", sort=False)["label"].transform("first")
-    other = (clean["label"] != first).to_numpy()
-    if other.any():
-        row = int(np.argmax(other))
-        raise ScoreFileError(
-            f"column label, row {row + 1}: trajectory {clean['trajectory_id'].iloc[row]!r} has "
-            f"label {clean['label'].iloc[row]:g} here and {first.iloc[row]:g} before. "
-            "A trajectory has one label: whether the whole sequence turned out unsafe."
-        )
-
-
-def _check_steps(clean: pd.DataFrame) -> None:
-    twice = clean.duplicated(["trajectory_id", "step"]).to_numpy()
-    if twice.any():
-        row = int(np.argmax(twice))
-        raise ScoreFileError(
-            f"column step, row {row + 1}: step {clean['step'].iloc[row]:g} of trajectory "
-            f"{clean['trajectory_id'].iloc[row]!r} appears twice. Keep one row per step."
-        )
-    ordered = clean.sort_values(["trajectory_id", "step"], kind="stable")
-    expected = ordered.groupby("trajectory_id").cumcount() + 1
-    gap = (ordered["step"] != expected).to_numpy()
-    if gap.any():
-        at = int(np.argmax(gap))
-        raise ScoreFileError(
-            f"column step, row {int(ordered.index[at]) + 1}: trajectory "
-            f"{ordered['trajectory_id'].iloc[at]!r} has step {ordered['step'].iloc[at]:g} where "
-            f"step {int(expected.iloc[at])} was expected. Steps count 1, 2, 3, ... without gaps."
-        )
-
-
-def _pad(clean: pd.DataFrame, dataset: str, signal: str) -> Trajectories:
-    codes, ids = pd.factorize(clean["trajectory_id"])
-    steps = clean["step"].to_numpy(dtype=np.int64) - 1
-    shape = (len(ids), int(steps.max()) + 1)
-    scores, tokens = np.full(shape, np.nan), np.full(shape, np.nan)
-    scores[codes, steps] = clean["score"]
-    tokens[codes, steps] = clean["tokens"]
-    labels = np.zeros(len(ids), dtype=np.int8)
-    labels[codes] = clean["label"].to_numpy(dtype=np.int8)
-    return Trajectories(dataset, signal, np.asarray(ids, dtype=str), scores, tokens, labels)

@@ -12,6 +12,7 @@ import math
 import tokenize
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 Value = str | int | float | bool
 
@@ -134,7 +135,8 @@ def check_parameters(
     Returns
     -------
     dict of str to dict
-        For each notebook the values that it declares, in their declared types.
+        For each notebook the values that it declares, in their declared types; the path in a
+        parameter whose name ends in _FILE is made absolute, from the present working folder.
 
     Raises
     ------
@@ -149,9 +151,17 @@ def check_parameters(
             f"unknown parameter {', '.join(unknown)}. Known parameters:\n" + describe_all(known)
         )
     return {
-        stem: {p.name: parse_value(p, given[p.name]) for p in parameters if p.name in given}
+        stem: {p.name: _from_here(p, parse_value(p, given[p.name]))
+               for p in parameters if p.name in given}
         for stem, parameters in known.items()
     }
+
+
+def _from_here(parameter: Parameter, value: Value) -> Value:
+    """Make the path of a parameter NAME_FILE absolute: a kernel works in another folder."""
+    if not parameter.name.endswith("_FILE") or not isinstance(value, str) or not value.strip():
+        return value
+    return str(Path(value).expanduser().absolute())
 
 
 def describe_all(known: Mapping[str, Sequence[Parameter]]) -> str:
