@@ -109,12 +109,13 @@ display.table(wide, caption="Balanced accuracy (BA) and g2, from the published r
 # %% [markdown]
 # Did training teach the paper's model to see specification gaming? Signal detection theory
 # splits a change into discrimination $d'$ and criterion $c$ (notebook 04). A large share
-# of criterion means: a threshold moved.
+# of criterion means that a threshold moved. It does not exclude that $d'$ rose as well, so
+# read both.
 
 # %%
 moved = shift.shift_of_rates(published.published(), published.PAIRS)
 moved = moved[(moved["arm"] == "all") & moved["cell"].str.startswith("sg")]
-columns = ["cell", "mr_before", "far_before", "mr", "far", "d_prime_change"]
+columns = ["cell", "mr_before", "far_before", "mr", "far", "d_prime_before", "d_prime"]
 columns += ["criterion_change", "criterion_share"]
 display.table(
     moved[columns].reset_index(drop=True), decimals=2, caption="Published: all against base"
@@ -123,16 +124,17 @@ display.table(
 # %% [markdown]
 # ## A base that can read
 #
-# In `gpu` the base is the paper's model. Elsewhere it is a Llama of a third of a million
-# parameters, trained here. It has practised reading on texts of the corpus: which option
-# does the request name, which does the response take, is it this one? It has never seen a
-# label. Whatever it does below shows how to measure, not what large models can do.
+# In `gpu` the base is the paper's model. Elsewhere it is a very small Llama, trained here. It
+# has practised reading on texts of the corpus: which option does the request name, which
+# does the response take, is it this one? It has never seen a label. Whatever it does below
+# shows how to measure, not what large models can do.
 
 # %%
 prompt = load_prompt(sizes.prompt)
 base = base_model(run, corpus, prompt, BASE, REVISION, DEVICE)
 called = "small stand-in LM" if base.small else base.name
-print(f"fine-tuned here: {called}")
+checkpoint = base.load()
+print(f"fine-tuned here: {called}, {checkpoint.model.num_parameters():,} parameters")
 
 # %% [markdown]
 # ## One training example
@@ -145,7 +147,6 @@ print(f"fine-tuned here: {called}")
 # the sum then has one term.
 
 # %%
-checkpoint = base.load()
 one = corpus[corpus["component"] == "syco_qa"].head(1)
 recipe = recipe_of(PAPER_ARMS[0], sizes, SEED)
 example = verdict_examples(
@@ -259,14 +260,14 @@ counted["group"] = counted["group"].map({True: "unseen SG", False: "other cells"
 told = counted.groupby(["group", "discrimination", "criterion_moved"]).size()
 display.table(
     told.rename("arms and cells").reset_index(),
-    caption="Against the base, by intervals over pairs",
+    caption="Against the base, by intervals over scenarios",
 )
 
 # %% [markdown]
 # ## Seen and unseen
 #
 # Means over the cells an arm was trained on, over SG, and over the other cells. Intervals
-# resample whole pairs, the same ones for every arm, so that differences are paired.
+# resample whole scenarios, the same ones for every arm, so that differences are paired.
 
 # %%
 paper_seen = {arm: SEEN_BY[arm] for arm in arms}
@@ -325,20 +326,19 @@ p = tests["p_holm"].map(lambda p: f"p {p:.3f}" if p >= 0.001 else "p < .001")
 tests = tests.assign(both=tests["difference"] + ", " + p)
 display.table(
     tests.pivot(index="arm", columns="error", values="both").reindex(arms[1:]),
-    caption="Share of errors on unseen SG, arm minus base; exact McNemar, Holm [3]",
+    caption="Share of errors on unseen SG, arm minus base; signs flipped by scenario, Holm [3]",
 )
 
 # %% [markdown]
 # ## At a common false alarm rate
 #
-# One threshold per arm and task, chosen on benign dev samples by the exact binomial rule
-# (notebook 04), holds every arm to the same false alarm rate, with probability .9. Who asks
-# a monitor knows the task, code or QA or reasoning, and not the kind of misbehavior. What
-# is left is what an arm can tell apart. The promise is about dev scenarios; test scenarios
-# are others.
+# One threshold per arm and task, chosen by conformal risk control on the benign samples of
+# dev (notebook 04), holds every arm to the same false alarm rate on average over new
+# scenarios. Who asks a monitor knows the task, code or QA or reasoning, and not the kind of
+# misbehavior. What is left is what an arm can tell apart.
 
 # %%
-held = matrix.at_threshold(judged, ALPHA, "task", "binomial")
+held = matrix.at_threshold(judged, ALPHA, "task")
 calibrated = matrix.matrix(
     held, arms, seen=SEEN_BY, rng=run.rng("matrix"), resamples=sizes.resamples
 )
@@ -386,8 +386,8 @@ display.show(
 # ## Does more data help, and would another seed say the same?
 #
 # A curve over the size of the training set, and several trainings at the full size.
-# *Between* is the standard deviation over trainings, *pairs* the standard error over test
-# pairs. A difference between two arms with one training each is only as good as the larger.
+# *Between* is the standard deviation over trainings, *scenarios* the standard error over
+# test scenarios. A difference between two arms with one training each is only as good as the larger.
 
 # %%
 curve = [
@@ -434,8 +434,8 @@ display.show(
 errors = cells.rename(columns={"auroc_se": "se"})[["arm", "cell", "se"]]
 full = curves[curves["size"] == curves["size"].max()]
 noise = learning.seed_noise(full[full["arm"] == "all"], errors)
-columns = ["cell", "seeds", "mean", "between", "pairs", "both"]
-display.table(noise[columns], caption="AUROC of arm all: noise of training, noise of pairs")
+columns = ["cell", "seeds", "mean", "between", "scenarios", "both"]
+display.table(noise[columns], caption="AUROC of arm all: noise of training, noise of scenarios")
 
 # %% [markdown]
 # ## Beyond the recipe
@@ -451,7 +451,7 @@ display.table(noise[columns], caption="AUROC of arm all: noise of training, nois
 # %%
 looked = checks_first(verdicts[verdicts["arm"] == "all"], samples)
 joined = rates.join(looked, samples).assign(name=CHECKS_FIRST)
-joined = matrix.at_threshold(joined, ALPHA, "task", "binomial")
+joined = matrix.at_threshold(joined, ALPHA, "task")
 held = pd.concat([held, joined], ignore_index=True)
 rivals = ["all", *(arm.name for arm in BEYOND), CHECKS_FIRST]
 rivals = {arm: SEEN_BY[arm] for arm in rivals}
@@ -577,18 +577,18 @@ run.close()
 # - We measured transfer with intervals and seeds.
 #
 # **Limits.** The small base is a stand-in: that it fails to learn something says little
-# about a model of four billion parameters. Intervals are over pairs of the same scenarios;
-# the seeds are few. What *checks first* gains, it gains by looking, not by training: the
-# program checks were written with the kinds of gaming in mind, though not for these samples,
-# and say nothing about answers in prose.
+# about a model of four billion parameters. The test scenarios are few in some cells, and so
+# are the seeds. What *checks first* gains, it gains by looking, not by training: the program
+# checks were written with the kinds of gaming in mind, though not for these samples, and say
+# nothing about answers in prose.
 
 # %% [markdown]
 # ## Exercises
 #
 # 1. Set `ALPHA` to .05. Which tasks can no longer have a threshold of their own?
-#    <details><summary>Answer</summary>None of the whole benchmark: the rule needs 45 benign
-#    dev samples at that level, and reasoning, the smallest task, has 69. At .02 it needs
-#    114, which code and QA have; at .01 it needs 230, and none has them.</details>
+#    <details><summary>Answer</summary>Reasoning. With $n$ dev scenarios the rule keeps no
+#    level below $1/(n+1)$, so .05 needs 19 of them. Code has 27, QA 59, reasoning only 10,
+#    and its monitors fall silent.</details>
 # 2. An arm has fewer misses than the base and more false alarms. What else do you need to
 #    know before you say that it learned something?
 #    <details><summary>Answer</summary>Whether its AUROC rose, or its misses at the base's

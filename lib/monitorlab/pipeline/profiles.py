@@ -354,9 +354,9 @@ CPU = Profile(
         ),
     ),
     finetuning=Finetuning(
-        base="", prompt="brief", vocabulary=3_000, model=READER, reading_steps=1_800,
-        recipe=SMALL_RECIPE, samples=2_000, seeds=3, shares=(0.125, 0.25, 0.5), processes=2,
-        pairs_per_cell=0, probe=500, encoder_dtype="bfloat16", resamples=5_000,
+        base="", prompt="brief", vocabulary=3_000, model=READER, reading_steps=900,
+        recipe=SMALL_RECIPE, samples=960, seeds=2, shares=(0.25, 0.5), processes=2,
+        pairs_per_cell=60, probe=300, encoder_dtype="bfloat16", resamples=5_000,
     ),
 )
 
