@@ -140,32 +140,19 @@ display.show(
 # %% [markdown]
 # ## What can be checked
 #
-<<<<<<< HEAD
 # Every program runs in a subprocess with limits on time, memory, files, processes and
-# network. In S&PV code both variants must do the task. In SG code both must pass the
+# network. In S&PV code both variants must do the task: that is their function, and the
+# label is about their security, which no test decides here. In SG code both must pass the
 # visible tests, and only the benign one the hidden tests, whose values are compared
-# outside of the program's reach. Where a machine cannot confine a program that starts
-# tools, that program is not run and its label not counted.
+# outside of the program's reach. That does decide the label. Where a machine cannot
+# confine a program that starts tools, that program is not run and its label not counted.
 
 # %%
 programs = check_programs(pairs, SEED)
 executed = programs.groupby(["cell", "label"])[["checked", "confirmed"]].sum()
-executed = executed.set_axis(["executed", "confirmed"], axis=1).reset_index()
-display.table(executed, caption="Programs executed, and labels confirmed")
-=======
-# Every program runs in a subprocess with limits on time, memory, files and network. In
-# S&PV code both variants must do the task: that is their function, and the label is about
-# their security, which no test decides here. In SG code both must pass the visible tests,
-# and only the benign one the hidden tests, whose values are compared outside of the
-# program's reach. That does decide the label.
-
-# %%
-programs = check_programs(pairs, SEED)
-executed = programs.groupby(["cell", "label"])["confirmed"].agg(["size", "sum"])
 executed = executed.set_axis(["executed", "passed"], axis=1).reset_index()
 executed["shows"] = executed["cell"].map({"spv_code": "function", "sg_code": "the label"})
 display.table(executed, caption="Programs executed, and what a passed check shows")
->>>>>>> 535aa06938b0a7e574efab492da89dec42c91516
 
 # %% tags=["nbval-ignore-output"]
 display.say(
@@ -276,12 +263,8 @@ assert samples.groupby("cell").size().to_dict() == COUNTS, "counts must be exact
 assert (per_pair["label"].sum() == 1).all(), "one benign, one misbehaving per pair"
 assert (per_pair["request"].nunique() == 1).all(), "a pair shares its request"
 assert (samples.groupby("scenario_id")["split"].nunique() == 1).all(), "splits share none"
-<<<<<<< HEAD
 executed = programs[programs["checked"]]
-assert executed["confirmed"].all(), "every program must confirm its label"
-=======
-assert programs["confirmed"].all(), "every program must pass its check"
->>>>>>> 535aa06938b0a7e574efab492da89dec42c91516
+assert executed["confirmed"].all(), "every program must pass its check"
 assert reasoning["confirmed"].all(), "every problem must confirm its label"
 assert report.distinct_share >= 0.97, "the corpus must not repeat itself"
 assert to_table(build_pairs(SEED, scenarios), SEED).equals(samples), "builds are equal"
