@@ -57,14 +57,14 @@ def format_value(value: object, decimals: int) -> str:
 def html_table(columns: Sequence[Column], rows: int, caption: str | None) -> str:
     """Return an HTML table in which every cell, header and caption is escaped."""
     def cell(tag: str, column: Column, text: str, strong: bool = False) -> str:
-        inner = _escaped(text)
+        inner = html.escape(text)
         kind = ' class="number"' if column.numeric else ""
         inner = f"<strong>{inner}</strong>" if strong else inner
         return f'<{tag}{kind} style="{CELL.format(side=column.side)}">{inner}</{tag}>'
 
     lines = ['<table class="monitorlab">']
     if caption:
-        lines.append(f'<caption style="text-align: left;">{_escaped(caption)}</caption>')
+        lines.append(f'<caption style="text-align: left;">{html.escape(caption)}</caption>')
     header = "".join(cell("th", column, column.header) for column in columns)
     lines.append(f"<thead><tr>{header}</tr></thead>")
     lines.append("<tbody>")
@@ -73,11 +73,6 @@ def html_table(columns: Sequence[Column], rows: int, caption: str | None) -> str
         lines.append(f"<tr>{cells}</tr>")
     lines.append("</tbody></table>")
     return "\n".join(lines)
-
-
-def _escaped(text: str) -> str:
-    """Escape a text; each dollar sign stands alone, so that no two of them enclose a formula."""
-    return html.escape(text).replace("$", "<span>$</span>")
 
 
 def plain_table(columns: Sequence[Column], rows: int, caption: str | None) -> str:

@@ -58,7 +58,7 @@ def package_frame(data: Trajectories) -> pd.DataFrame:
         {
             "uq_problem_idx": frame["trajectory_id"],
             "num_steps": frame["step"],
-            "judge_probability": 1.0 - frame["score"],
+            "judge_probability": -frame["score"],
             "solved": 1 - frame["label"],
         }
     )

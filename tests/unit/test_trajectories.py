@@ -241,5 +241,7 @@ def test_a_few_long_sequences_do_not_pad_the_others(tmp_path):
     alarms = alarm_steps(data, threshold)
     results = compare(data, PAPER_METHODS[:2], random_splits(len(data), 1, 0.2, 0), levels=(0.1,))
     assert memory("VmHWM") - before < 300
+    with pytest.raises(ValueError, match="would take 16 GB as one padded array, for 650000 steps"):
+        data.scores  # noqa: B018
     assert evaluate(alarms, data).far == pytest.approx(0.1, abs=0.01)
     assert results["far"].between(0.05, 0.15).all()

@@ -27,6 +27,8 @@ from monitorlab.style import (
 
 FloatArray = NDArray[np.float64]
 
+MOST_MARKS = 100  # steps that are marked one by one
+
 MEASURE_LABELS = {
     "far": "false alarm rate ↓",
     "power": "power ↑",
@@ -61,10 +63,11 @@ def plot_examples(
         color = UNSAFE if unsafe else SAFE
         steps = np.arange(1, len(values) + 1)
         drawn = np.clip(values, low, high)
-        ax.plot(steps, drawn, color=color, marker="o")
-        for step, at in zip(steps[np.isinf(values)], drawn[np.isinf(values)], strict=True):
-            ax.annotate("∞" if at == high else "-∞", (step, at), xytext=(5, 0),
-                        textcoords="offset points", va="center")
+        ax.plot(steps, drawn, color=color, marker="o" if len(values) <= MOST_MARKS else "")
+        for at, end, sign in ((high, np.inf, "∞"), (low, -np.inf, "-∞")):
+            if (values == end).any():
+                ax.annotate(sign, (steps[np.argmax(values == end)], at), xytext=(5, 0),
+                            textcoords="offset points", va="center")
         if np.isfinite(threshold.value):
             ax.axhline(threshold.value, color=GREY, linestyle="--", label="threshold")
         alarms = np.flatnonzero(threshold.alarms(values))

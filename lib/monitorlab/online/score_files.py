@@ -33,7 +33,7 @@ from monitorlab.online.trajectories import Trajectories, build
 
 ORIENTATIONS = ("suspicion", "safety")
 ENDINGS = re.compile(r"\.(?:(?P<text>csv|tsv|json|jsonl|ndjson)(?:\.gz)?|parquet|pq)$", re.I)
-SEPARATORS = (",", ";", "\t")
+SEPARATORS = (",", ";", "\t", "|")
 MOST_SIGNALS = 50
 # So many growing pairs of steps are no accident: tokens are then counted from the beginning on.
 UNLIKELY = np.log(1e6)
@@ -363,7 +363,13 @@ def _json_lines(text: str, decode: Callable[[str], Any]) -> list[Any]:
 
 
 def _unwrapped(found: dict[str, Any]) -> dict[str, Any] | list[Any]:
-    """Return the only array of objects in an object, the object itself if it holds columns."""
+    """Return the only array of objects in an object, or its columns as arrays.
+
+    An object that holds neither is a single row.
+    """
+    by_row = all(isinstance(value, dict) for value in found.values())  # as pandas writes columns
+    if by_row and len({tuple(value) for value in found.values()}) == 1:
+        return {name: list(value.values()) for name, value in found.items()}
     tables = [value for value in found.values()
               if isinstance(value, list) and value and all(isinstance(one, dict) for one in value)]
     if len(tables) == 1:

@@ -236,11 +236,12 @@ def _one_row_per_step(
     entries = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
     spread: dict[str, Cells] = {"step": entries + 1}
     for name, cells in table.items():
-        lists = scores if name == "score" else _as_lists(cells)
+        numbers = name in ("step", "tokens", "total_tokens")
+        lists = scores if name == "score" else _as_lists(cells) if numbers else None
         if lists is not None:
             _check_lengths(name, lists, lengths)
             spread[name] = [cell for one in lists for cell in one]
-        elif name in ("step", "tokens", "total_tokens"):
+        elif numbers:
             raise ScoreFileError(f"column {name}, row 1: found {short(cells[0])} where score has a "
                                  "list. Expected a list with one entry per step.")
         else:

@@ -31,6 +31,7 @@ IntArray = NDArray[np.int64]
 # Padded arrays of up to this many cells are made in one piece; larger ones in pieces of similar
 # length, so that a few long sequences do not pad all the others.
 BLOCK_CELLS = 2**20
+MOST_CELLS = 2**28  # 2 GB
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,18 @@ class Trajectories:
 
     @property
     def scores(self) -> FloatArray:
-        """Scores as an array of shape (n, T), NaN after the last step; made anew at each call."""
+        """Scores as an array of shape (n, T), NaN after the last step; made anew at each call.
+
+        Raises
+        ------
+        ValueError
+            If a few long sequences would make it larger than 2 GB.
+        """
         return self._padded(self.flat_scores)
 
     @property
     def tokens(self) -> FloatArray:
-        """Tokens as an array of shape (n, T), NaN after the last step; made anew at each call."""
+        """Tokens as an array like the scores."""
         return self._padded(self.flat_tokens)
 
     @property
@@ -153,7 +160,15 @@ class Trajectories:
         return np.repeat(starts - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
 
     def _padded(self, flat: FloatArray) -> FloatArray:
-        present = np.arange(max(self.lengths, default=0)) < self.lengths[:, None]
+        longest = int(max(self.lengths, default=0))
+        if len(self) * longest > MOST_CELLS:
+            raise ValueError(
+                f"{len(self)} sequences of up to {longest} steps would take "
+                f"{len(self) * longest * 8 / 1e9:.0f} GB as one padded array, for "
+                f"{len(flat)} steps. peaks, alarm_steps and transformed take Trajectories as "
+                "they are; flat_scores, steps and blocks give the numbers."
+            )
+        present = np.arange(longest) < self.lengths[:, None]
         padded = np.full(present.shape, np.nan)
         padded[present] = flat
         return padded
