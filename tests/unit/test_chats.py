@@ -190,7 +190,7 @@ def test_it_is_said_once() -> None:
         monitor = LogitMonitor(made, PROMPT)
         monitor.settings()
         verdict_examples(made.tokenizer, PROMPT, SAMPLES, max_tokens=512)
-        monitor.with_prompt(replace(PROMPT, name="other")).prompts(samples_of(SAMPLES))
+        LogitMonitor(made, replace(PROMPT, name="other")).prompts(samples_of(SAMPLES))
     texts = [str(one.message) for one in said]
     assert len([text for text in texts if "has no system message" in text]) == 1
     for template, word in ((DATED, "prints today's date"), (None, "has no chat template")):
