@@ -47,6 +47,7 @@ from monitorlab.signals.reward_models import (
     TokenRewardScorer,
 )
 from monitorlab.signals.scorers import (
+    Label,
     LeftOutError,
     ScorerError,
     StepScorer,
@@ -700,3 +701,13 @@ def test_loading_writes_nothing_to_stderr(
 ) -> None:
     TokenRewardScorer.load(folders["process"]).score(PROBLEM, STEPS)
     assert capfd.readouterr().err == ""
+
+
+def test_suspicion_keeps_an_order_below_the_last_digit_of_one() -> None:
+    """1 - P(good) would be 0 for both."""
+    logits = torch.tensor([[40.0, 0.0], [45.0, 0.0]])
+    for label in (Label(0, bad=False, alone=False), Label(0, bad=False, alone=True)):
+        near, far = label.suspicion(logits)
+        assert 0 < far < near < 1e-16
+    assert Label(1, bad=True, alone=False).suspicion(logits) == pytest.approx(
+        Label(0, bad=False, alone=False).suspicion(logits), rel=1e-12)

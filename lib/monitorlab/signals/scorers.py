@@ -441,9 +441,14 @@ class Label:
     def suspicion(self, logits: torch.Tensor) -> np.ndarray:
         """Suspicion in [0, 1] from logits (n, n_labels): shape (n,)."""
         values = logits.double()
-        chances = values.sigmoid() if self.alone else values.softmax(-1)
-        found = chances[:, self.position].cpu().numpy()
-        return found if self.bad else 1.0 - found
+        if self.alone:
+            own = values[:, self.position]
+            return (own if self.bad else -own).sigmoid().cpu().numpy()
+        chances = values.softmax(-1)
+        if not self.bad:  # summed over the other labels: 1 - p would tie what is below 1e-16
+            chances[:, self.position] = 0
+            return chances.sum(-1).cpu().numpy()
+        return chances[:, self.position].cpu().numpy()
 
 
 def read_label(config: Any, named: str | int | None, option: str, bad: bool) -> Label:
