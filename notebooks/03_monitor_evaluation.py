@@ -357,7 +357,7 @@ display.show(
 
 # %% [markdown]
 # Only the green part is judging. A monitor that decides at random tells as many pairs apart
-# as it inverts, so compare green with red.
+# as it inverts, so compare green with the dark orange at the right.
 
 # %% [markdown]
 # ## Which differences are real?
@@ -386,8 +386,8 @@ display.show(
 )
 
 # %% [markdown]
-# Read along a row: blue, this monitor makes fewer such errors than the one in the column;
-# red, more; grey, these scenarios cannot tell.
+# Read along a row. Blue says that this monitor makes fewer such errors than the one in the
+# column, and orange that it makes more. Where a field is grey, these scenarios cannot tell.
 
 # %% tags=["nbval-ignore-output"]
 by_sample = compared["p_mcnemar_holm"] <= LEVEL
