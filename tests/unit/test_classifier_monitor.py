@@ -279,5 +279,5 @@ def test_the_command_line_knows_it(folder: Path, monitor: ClassifierMonitor) -> 
     assert built.settings() == monitor.settings()
     with pytest.raises(MonitorError, match="the option prompt means nothing to classifier:"):
         build_monitor(f"classifier:{folder}", {"prompt": "direct"})
-    with pytest.raises(MonitorError, match="lacks a name: expected classifier:FOLDER"):
+    with pytest.raises(MonitorError, match="lacks a name: expected classifier:NAME_OR_FOLDER"):
         build_monitor("classifier:")

@@ -84,7 +84,7 @@ _ALL = (
          ("learned:WordMonitor.load",)),
     Kind("encoder:FOLDER", "sentence encoder with a probe, saved in a folder",
          ("encoder:EncoderMonitor.load",)),
-    Kind("classifier:FOLDER", "encoder fine-tuned as a classifier, saved in a folder",
+    Kind("classifier:NAME_OR_FOLDER", "sequence classifier of the Hugging Face hub or in a folder",
          ("classifier:ClassifierMonitor.load",)),
     Kind("hf:NAME_OR_FOLDER", "causal language model of the Hugging Face hub or in a folder",
          ("build:causal", "causal_loading:load_causal", "causal:LogitMonitor",
