@@ -98,9 +98,9 @@ print("three disjoint sets, and every reference solution checks out")
 # %% [markdown]
 # ## Two generators of different strength
 #
-# Both are Llama models of about a hundred thousand parameters, and both come out of one
-# training on reference solutions: each is the model at the moment when its expected
-# accuracy on held-out problems reached a target,
+# Both are small Llama models, and both come out of one training on reference solutions:
+# each is the model at the moment when its expected accuracy on held-out problems reached a
+# target,
 # $$\frac{1}{n} \sum_x \prod_t p_\tau(o^\ast_t \mid x, o^\ast_{<t}),$$
 # the chance that a solution sampled at temperature $\tau$ is the reference $o^\ast$.
 # Nothing is corrupted: they err because they have not learned the arithmetic well
@@ -108,7 +108,11 @@ print("three disjoint sets, and every reference solution checks out")
 
 # %% tags=["nbval-ignore-output"]
 folders = miniature.fit_generators(run, problems)
-display.say("Targets of expected accuracy: {targets}.", targets=str(miniature.GENERATORS))
+display.say(
+    "{n:,} parameters each. Targets of expected accuracy: {targets}.",
+    n=miniature.count_parameters(folders["strong"]),
+    targets=str(miniature.GENERATORS),
+)
 
 # %% tags=["nbval-ignore-output"]
 attempts = {

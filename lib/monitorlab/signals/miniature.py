@@ -20,7 +20,13 @@ from monitorlab.pipeline.runs import Run
 from monitorlab.signals import guard
 from monitorlab.signals.arithmetic import Checked, Difficulty, Problem, check, make_problems
 from monitorlab.signals.conversations import Conversation
-from monitorlab.signals.language_model import Solution, generate, step_signals, train_generators
+from monitorlab.signals.language_model import (
+    Solution,
+    generate,
+    load_generator,
+    step_signals,
+    train_generators,
+)
 from monitorlab.signals.verifier import score_solutions, train_verifier
 
 # Expected accuracy at which training hands over each generator.
@@ -88,6 +94,11 @@ def fit_generators(run: Run, problems: ProblemSets) -> dict[str, Path]:
         ),
     )
     return {name: folder / name for name in GENERATORS}
+
+
+def count_parameters(folder: Path) -> int:
+    """Number of weights of a language model in a folder, shared ones counted once."""
+    return int(load_generator(folder)[0].num_parameters())
 
 
 def attempt(run: Run, name: str, folder: Path, problems: Sequence[Problem]) -> list[Attempt]:
