@@ -211,6 +211,8 @@ def working(root: Path, *command: str) -> Iterator[tuple[subprocess.Popen[str], 
     process = subprocess.Popen(
         [*command, sys.executable, "-m", "monitorlab", "run", "--run-id", "test"],
         env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        # Tests may run under nohup, and what is ignored stays ignored in a child.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     place, deadline = root / "data" / "runs" / "kernel", time.monotonic() + 60
     try:

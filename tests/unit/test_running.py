@@ -298,7 +298,7 @@ def test_a_parameter_may_name_a_file_in_several_ways(
 
 def test_resuming_does_not_look_into_folders(project: Path) -> None:
     (project / "model").mkdir()
-    given = {"SCORES_FILE": "model"}
+    given = {"SCORES_FILE": str(project / "model")}
     go(project, given=given)
     said = go(project, resume=True, given=given)
     assert done(said) == [SEVEN]
