@@ -104,8 +104,17 @@ def test_the_length_must_fit_the_encoder(folder: Path, most: int) -> None:
         load_encoder(str(folder), max_tokens=most)
 
 
+@pytest.mark.parametrize(("has_it", "dtype"), [(True, "bfloat16"), (False, "float32")])
+def test_half_precision_is_chosen_where_the_processor_computes_in_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, has_it: bool, dtype: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_it)
+    chosen = load_encoder(str(folder), max_tokens=10, dtype="auto")
+    assert chosen.settings() == load_encoder(str(folder), max_tokens=10, dtype=dtype).settings()
+
+
 def test_an_unknown_precision_is_refused(folder: Path) -> None:
-    with pytest.raises(MonitorError, match="expected float32 or bfloat16"):
+    with pytest.raises(MonitorError, match="expected float32, bfloat16 or auto"):
         load_encoder(str(folder), dtype="int8")
 
 

@@ -156,8 +156,8 @@ def load_encoder(
         pooled by the mean, whatever its own configuration says.
     max_tokens : int
         Tokens read of each text, special ones included.
-    dtype : {"float32", "bfloat16"}
-        See :class:`Encoder`.
+    dtype : {"float32", "bfloat16", "auto"}
+        See :class:`Encoder`; "auto" takes the second where the processor computes in it.
     device : str
         Torch device.
 
@@ -168,8 +168,11 @@ def load_encoder(
     ScorerError
         If a named model cannot be loaded, or is no whole encoder; the message says what to set.
     """
-    if dtype not in ("float32", "bfloat16"):
-        raise MonitorError(f"dtype {dtype!r}: expected float32 or bfloat16")
+    if dtype not in ("float32", "bfloat16", "auto"):
+        raise MonitorError(f"dtype {dtype!r}: expected float32, bfloat16 or auto")
+    if dtype == "auto":
+        fast = device != "cpu" or torch.cpu._is_avx512_bf16_supported()
+        dtype = "bfloat16" if fast else "float32"
     place = name or str(bundled_encoder())
     model = load_model(  # the mean of hidden states takes no part in what lies on top of them
         AutoModel.from_pretrained, place, revision, device=device, heads=["*"], unread=["pooler"])

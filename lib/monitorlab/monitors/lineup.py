@@ -52,7 +52,7 @@ def learned_monitors(
     words, embedded : int
         Most samples that either monitor sees; 0 is all of them.
     dtype : str
-        Of the encoder, "float32" or "bfloat16".
+        Of the encoder, "float32", "bfloat16" or "auto".
     """
     parts = list(corpus)
     return [

@@ -183,7 +183,7 @@ class Evaluation:
     words, embedded : int
         Samples of the corpus that TF-IDF and the encoder probe learn from; 0 is all of them.
     encoder_dtype : str
-        "float32" or "bfloat16".
+        "float32", "bfloat16" or "auto", see `monitorlab.monitors.embeddings.load_encoder`.
     prompt_pairs : int
         Pairs of each cell that are asked with a second prompt.
     probe_pairs : int
@@ -237,7 +237,7 @@ class Finetuning:
     probe : int
         Samples of each component that the probe on sentence embeddings learns from; 0 is all.
     encoder_dtype : str
-        "float32" or "bfloat16".
+        "float32", "bfloat16" or "auto", see `monitorlab.monitors.embeddings.load_encoder`.
     resamples : int
         Bootstrap resamples of scenarios.
     """
@@ -346,7 +346,7 @@ CPU = Profile(
     online=Online(n_splits=10, open_tier=True),
     benchmark=Benchmark(corpus_share=0.08, processes=2, open_tier=True),
     evaluation=Evaluation(
-        pairs_per_cell=0, words=0, embedded=1_000, encoder_dtype="bfloat16", prompt_pairs=60,
+        pairs_per_cell=0, words=0, embedded=1_000, encoder_dtype="auto", prompt_pairs=60,
         probe_pairs=8, real_pairs=60,
         resamples=5_000, resplits=1_000,
         miniature=Miniature(
@@ -356,7 +356,7 @@ CPU = Profile(
     finetuning=Finetuning(
         base="", prompt="brief", vocabulary=3_000, model=READER, reading_steps=900,
         recipe=SMALL_RECIPE, samples=960, seeds=2, shares=(0.25, 0.5), processes=2,
-        pairs_per_cell=60, probe=300, encoder_dtype="bfloat16", resamples=5_000,
+        pairs_per_cell=60, probe=300, encoder_dtype="auto", resamples=5_000,
     ),
 )
 
