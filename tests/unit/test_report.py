@@ -208,6 +208,33 @@ def test_mathematics_of_the_papers(tex: str, part: str) -> None:
     assert clean_html(mathml).count("<m") == mathml.count("<m")  # survives the filter
 
 
+PRIME = '<mo stretchy="false">′</mo>'
+
+
+@pytest.mark.parametrize(
+    ("tex", "part"),
+    [
+        ("x' = x + c", f"<mrow><mi>x</mi>{PRIME}</mrow><mo>=</mo>"),
+        (r"x^\prime", f"<mrow><mi>x</mi>{PRIME}</mrow>"),
+        ("f''(x)", f"<mrow><mi>f</mi>{PRIME.replace('′', '″')}</mrow>"),
+        ("x_i'", f"<msub><mrow><mi>x</mi>{PRIME}</mrow><mi>i</mi></msub>"),
+        ("x'_i", f"<msub><mrow><mi>x</mi>{PRIME}</mrow><mi>i</mi></msub>"),
+        ("x'^2", f"<msup><mrow><mi>x</mi>{PRIME}</mrow><mrow><mn>2</mn></mrow></msup>"),
+        ("x_i'^2", f"<msub><mrow><mi>x</mi>{PRIME}</mrow><mi>i</mi></msub><mn>2</mn></msup>"),
+    ],
+)
+def test_a_prime_sits_at_its_letter(tex: str, part: str) -> None:
+    mathml = to_mathml(tex)
+    assert part in mathml
+    assert part in clean_html(mathml)
+    assert "′" not in re.sub(re.escape(PRIME), "", mathml)
+
+
+def test_other_powers_stay_powers() -> None:
+    assert "<msup><mi>x</mi><mn>2</mn></msup>" in to_mathml("x^2")
+    assert "<msubsup>" in to_mathml(r"s_t^{\min}")
+
+
 @pytest.mark.parametrize(
     "tex", [r"\foo{x}", r"\frac{1", r"\text{" + ATTACK + "}", r"\text{<img src=x onerror=y>}", ""]
 )

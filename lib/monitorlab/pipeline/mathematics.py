@@ -47,6 +47,7 @@ _ACCENTS = {
     "^": ("\u02c6", "\u0302"), "~": ("\u02dc", "\u0303"), "¯": ("¯", "―"), "―": ("¯", "―"),
 }
 _SYMBOLS = set("∞…%#∅∇∂")  # these stay identifiers, without the spacing of an operator
+_PRIMES = set("′″‴⁗")  # characters that are raised already, as drawn in a line of text
 _STYLES = {
     "bold": {"A": 0x1D400, "a": 0x1D41A, "0": 0x1D7CE},
     "double-struck": {"0": 0x1D7D8},
@@ -95,6 +96,8 @@ def to_mathml(tex: str, display: bool = False) -> str:
     except Exception as error:  # the converter raises many types, none of them documented
         raise MathError(f"{type(error).__name__}: {error}") from error
     _check(root)
+    for node in list(root.iter()):
+        _lower_primes(node)
     _improve(root, display)
     root.set("alttext", tex.strip())
     return ET.tostring(root, encoding="unicode")
@@ -138,6 +141,37 @@ def _improve(root: ET.Element, display: bool) -> None:
             node.tag = f"{_SPACE}munder"
     for node in root.iter(f"{_SPACE}mo"):
         node.text = _SPACED.get(node.text or "", node.text)
+
+
+def _lower_primes(node: ET.Element) -> None:
+    """Put a prime on the line beside its letter, before a subscript or another power.
+
+    Fonts draw the character raised already. As a superscript it is raised twice and small, and
+    floats above the letter like an accent of the line before.
+    """
+    if _name(node) not in ("msup", "msubsup"):
+        return
+    base, *below, above = list(node)
+    parts = list(above) if _name(above) == "mrow" else [above]
+    primes = [part for part in parts if part.text in _PRIMES]
+    if not primes or primes != parts[: len(primes)]:
+        return
+    powers = parts[len(primes) :]
+    for prime in primes:
+        prime.tag = f"{_SPACE}mo"  # last in its row, so it is set without space before it
+        prime.set("stretchy", "false")
+    primed = ET.Element(f"{_SPACE}mrow")
+    primed.extend([base, *primes])
+    if powers:
+        for prime in primes:
+            above.remove(prime)
+        node[0] = primed
+    elif below:
+        node.tag = f"{_SPACE}msub"
+        node[:] = [primed, *below]
+    else:
+        node.tag = f"{_SPACE}mrow"
+        node[:] = [base, *primes]
 
 
 def _use_accent(node: ET.Element) -> None:
