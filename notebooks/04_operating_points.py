@@ -85,10 +85,14 @@ print(f"{scored['name'].nunique()} monitors with scores, {whole.max()} samples e
 # %% [markdown]
 # ## Every threshold at once
 #
-# A monitor with a score is many monitors, one per threshold. The ROC curve shows them all;
-# on the probit axes of the DET curve [4] normal scores become straight lines, and the
-# corner that matters, few false alarms, gets room. Bands resample whole scenarios. A sample
-# on which the verdict failed has no place on a curve; the table counts them.
+# Suppose a monitor gives a sample the score 0.7. With a threshold of 0.5 this is an alarm,
+# with a threshold of 0.8 it is none. A monitor with scores is therefore many monitors, one for
+# each threshold, and its ROC curve shows the false alarm rate and the detection rate of all of
+# them. The DET curve [4] shows the same points on stretched axes, where few false alarms get
+# more room and normally distributed scores give a straight line.
+#
+# The intervals come from resampling whole scenarios. A sample whose verdict failed has no
+# score, and so no place on a curve. The column `n_unscored` counts these samples.
 
 # %% tags=["nbval-ignore-output"]
 test = judged[judged["split"] == "test"]
@@ -125,16 +129,18 @@ display.show(
 )
 
 # %% [markdown]
-# On the left, up and to the left is better; a band that holds the dotted diagonal cannot be
-# told from chance. On the right, down and to the left is better.
+# Each colour is one monitor. In the left panel a curve nearer to the upper left corner is
+# better, and a monitor whose band holds the dotted diagonal cannot be told from chance. In the
+# right panel both axes are errors, so a curve nearer to the lower left corner is better.
 
 # %% [markdown]
 # ## Does the trade-off persist?
 #
-# Over the 22 published monitors, fewer misses go with more false alarms [1]. Is that a law
-# of monitoring, or do the monitors merely sit at different points of similar curves? Hold
-# all of them to one false alarm rate, chosen on dev: if the points line up, only their
-# thresholds differed. A failed verdict goes to a person, so it counts as an alarm here.
+# Over the 22 published monitors, fewer misses go with more false alarms [1]. That may be a law
+# of monitoring. It may also be that the monitors have similar curves and merely stand at
+# different points of them. To find out, we hold all monitors to one false alarm rate, with
+# thresholds chosen on dev. If their miss rates then agree as well, only the thresholds
+# differed. A failed verdict goes to a person, so it counts as an alarm here.
 
 # %%
 levels = (0.01, 0.05, ALPHA)
@@ -149,22 +155,26 @@ display.show(
 )
 
 # %% [markdown]
-# From the first panel to the others the monitors move onto one height. What is left of their
-# spread from left to right is discrimination. A monitor at a miss rate of 1 has no threshold
-# that keeps the level, or none above which anything misbehaves.
+# Each mark is one monitor, and the lower left corner of a panel is best. From the first panel
+# to the others the marks move to about one height, the dashed level. The spread from left to
+# right that remains is a difference in discrimination. A monitor at a miss rate of 1 has no
+# threshold that keeps the level, or none above which any misbehavior lies.
 
 # %% [markdown]
-# Signal detection theory splits a point into discrimination $d'$, which curve, and
-# criterion $c$, where on it:
+# ## Discrimination and criterion
+#
+# Suppose a monitor detects 84 % of the misbehavior and raises 16 % false alarms. With $z$ the
+# quantile function of the normal distribution, $z(0.84) \approx 1$ and $z(0.16) \approx -1$.
+# Signal detection theory turns the two rates into two other numbers,
 # $$d' = z(\mathrm{TPR}) - z(\mathrm{FAR}), \quad
 # c = -\tfrac12\bigl(z(\mathrm{TPR}) + z(\mathrm{FAR})\bigr).$$
-# From the two definitions follows
+# The discrimination $d'$ says which curve the monitor has, and the criterion $c$ says where on
+# that curve it stands. Our example has $d' = 2$ and $c = 0$. From the two definitions follows
 # $$\mathrm{Cov}\bigl(z(\mathrm{MR}), z(\mathrm{FAR})\bigr) =
 # \tfrac14\mathrm{Var}(d') - \mathrm{Var}(c).$$
-# So a trade-off over monitors appears exactly when criteria vary by more than half as much
-# as discrimination. It is a statement about how the monitors were tuned, and a share of
-# variation says nothing about how much discrimination there is: the range of $d'$ stands
-# beside it.
+# So fewer misses go with more false alarms exactly when the standard deviation of $c$ is more
+# than half that of $d'$. This tells how the monitors were tuned. It does not tell how well they
+# discriminate, so the range of $d'$ is printed beside it.
 
 # %% tags=["nbval-ignore-output"]
 split = decomposition.decompose(chosen[chosen["split"] == "test"])
@@ -185,52 +195,66 @@ display.table(split.monitors[columns], decimals=2)
 # %% [markdown]
 # ## A threshold with a promise
 #
-# What is a threshold from dev worth on new data? It depends on what is exchangeable. Samples
-# of one scenario resemble each other, and new data come as new scenarios. So let scenario $g$
-# lose the share of its benign samples that alarm,
-# $$L_g(\lambda) = \frac{1}{n_g} \sum_{i \in g} 1[s_i > \lambda].$$
-# This loss lies between 0 and 1 and falls as the threshold rises, which is all that conformal
-# risk control [3] asks for. With $\hat R(\lambda)$ the mean loss of $n$ dev scenarios, take the
-# lowest threshold with
-# $$\frac{n}{n+1}\,\hat R(\lambda) + \frac{1}{n+1} \le \alpha;
-# \quad\text{then}\quad E[L_{n+1}(\lambda)] \le \alpha$$
-# for a scenario that was not in dev. Where scenarios have one sample each, this is the rank
-# rule for single scores.
+# We choose a threshold on dev and want to know what it is worth on new data. Samples of one
+# scenario resemble each other, and new data come as new scenarios. So we count by scenario. If
+# a scenario has four benign samples and one of them alarms, its loss is 1/4. In general the
+# loss of scenario $g$ is the share of its $n_g$ benign samples that alarm,
+# $$L_g(\lambda) = \frac{1}{n_g} \sum_{i \in g} 1[s_i > \lambda]. \qquad (1)$$
+# This loss lies between 0 and 1 and falls as the threshold rises, and conformal risk control
+# [3] asks for no more than that. Let $\hat R(\lambda)$ be the mean loss of $n$ dev scenarios,
+# and take the lowest threshold with
+# $$\frac{n}{n+1}\,\hat R(\lambda) + \frac{1}{n+1} \le \alpha. \qquad (2)$$
+# Then the expected loss of a new scenario is at most the level, $E[L_{n+1}(\lambda)] \le \alpha$,
+# if it is exchangeable with the dev scenarios. Where every scenario has one sample, this is the
+# rank rule for single scores.
 
 # %% [markdown]
 # ## The method happens here
 #
-# Take the benign dev samples of the monitor with the largest AUROC, and lower the threshold
-# from the highest score as far as the bound allows.
+# Take four scenarios with two benign samples each and a level of 0.35. We lower the threshold
+# from the highest score, one score at a time, and compute the losses of equation (1). Equation
+# (2) allows a sum of losses of at most $0.35 \cdot 5 - 1 = 0.75$. Above 0.6 only the score 0.9
+# alarms, so the sum is 1/2. Above 0.4 the score 0.6 alarms too, the sum is 1, and we have gone
+# one step too far.
+
+# %%
+few = pd.Series([0.1, 0.6, 0.2, 0.3, 0.4, 0.9, 0.1, 0.2], index=list("AABBCCDD"))
+n = few.index.nunique()
+by_hand = np.inf
+for value in sorted(few.unique(), reverse=True):
+    losses = (few > value).groupby(level=0).mean()  # equation (1), one loss per scenario
+    if n / (n + 1) * losses.mean() + 1 / (n + 1) > 0.35:  # equation (2)
+        break
+    by_hand = value
+print(f"by hand: alarm above {by_hand}")
+
+# %%
+library = points.choose_rule(few.to_numpy(), few.index, 0.35, "crc", DELTA, unit="scenario")
+print(f"the library: alarm above {library.value}")
+assert library.value == by_hand, "by hand and by the library: the same threshold"
+
+# %% [markdown]
+# Now the same rule for a monitor of this run, the one with the largest AUROC, on its benign dev
+# samples at the level `ALPHA`.
 
 # %%
 best = list(table["name"][:6])
 benign = chosen[(chosen["split"] == "dev") & (chosen["label"] == 0)]
 benign = benign[benign["name"] == best[0]]
-score = pd.Series(points.operating_scores(benign), index=benign["scenario_id"].to_numpy())
-n = score.index.nunique()
-lowest = np.inf
-for value in sorted(score.unique(), reverse=True):
-    loss = (score > value).groupby(level=0).mean().mean()
-    if n / (n + 1) * loss + 1 / (n + 1) > ALPHA:
-        break
-    lowest = value
-print(f"{best[0]}: alarm above {lowest:.4f}, from {n} scenarios")
-
-# %%
 rule = points.choose_rule(
-    score.to_numpy(), score.index, ALPHA, "crc", DELTA, unit="scenario"
+    points.operating_scores(benign), benign["scenario_id"], ALPHA, "crc", DELTA, unit="scenario"
 )
-print(f"the library: alarm above {rule.value:.4f}, {rule.state}")
+print(f"{best[0]}: alarm above {rule.value:.4f}, {rule.state} on {rule.n} scenarios")
 
 # %% [markdown]
-# A stricter promise holds the expected loss itself below $\alpha$ with probability
-# $1 - \delta$ over the choice of dev scenarios [2, UCB]. Losses are shares here, so the exact
-# binomial rule does not apply; the bound of Hoeffding and Bentkus [6] does.
+# CRC keeps its promise on average over the choice of dev scenarios. A stricter promise is that
+# the expected loss stays below $\alpha$ with probability $1 - \delta$ over that choice [2, UCB].
+# Our losses are shares, so the exact binomial rule does not apply, and we use the bound of
+# Hoeffding and Bentkus [6].
 #
-# The other view takes single benign samples as exchangeable: `unit="pair"`, with CRC and the
-# exact binomial rule. It spends the level on more alarms, and its promise is about new samples
-# of the *same* scenarios.
+# One can also take single benign samples as exchangeable, which is `unit="pair"` below, with
+# CRC and the exact binomial rule. This gives lower thresholds and more alarms, and its promise
+# is about new samples of the *same* scenarios.
 
 # %% tags=["nbval-ignore-output"]
 found = pd.concat(
@@ -246,8 +270,9 @@ at = display.spans(at, ["far", "mr"])[columns].reset_index(drop=True)
 display.table(at, caption="One threshold for all cells; rates on test")
 
 # %% [markdown]
-# With too few scenarios no threshold can promise anything, and the only rule that keeps the
-# promise never alarms.
+# The column `state` tells whether there were enough units. With too few scenarios no threshold
+# can promise anything, and the only rule that keeps the promise is one that never alarms. The
+# next table shows how many scenarios each rule needs, and how many each cell has.
 
 # %%
 own = found[(found["unit"] == "scenario") & (found["scope"] == "cell")]
@@ -274,11 +299,13 @@ for calibrator, part in now.groupby("calibrator", sort=False):
 # %% [markdown]
 # ## Is the promise kept?
 #
-# One split proves little, so we draw many, in three ways. *By pair, tested on other pairs*:
-# shuffled samples are exchangeable, so this checks the rule and says nothing about new
-# scenarios. *By pair, tested on other scenarios*: dev holds less information than its size
-# says, and the false alarm rate scatters more than promised. *By scenario, tested on other
-# scenarios*: the promise is made for these.
+# One split proves little, so we draw many, in three ways.
+#
+# - *By pair, tested on other pairs.* Shuffled samples are exchangeable, so this checks the rule
+#   itself. It says nothing about new scenarios.
+# - *By pair, tested on other scenarios.* The samples of a scenario resemble each other, so dev
+#   tells less than its size suggests, and the false alarm rate can scatter more than promised.
+# - *By scenario, tested on other scenarios.* This is the case for which the promise is made.
 
 # %%
 ways = {
@@ -311,9 +338,10 @@ display.show(
 )
 
 # %% [markdown]
-# Left, look at the points: a mean beyond the dashed line is a promise in expectation that was
-# not kept. Right, look at the right ends of the lines: the 90th percentile should lie at or
-# below the level, up to the noise of a finite test split.
+# The dashed line is the level, and further left means fewer false alarms. In the left panel look
+# at the points, since a mean to the right of the dashed line is a promise in expectation that
+# was not kept. In the right panel look at the right ends of the lines, where the 90th percentile
+# should not pass the level by more than the noise of a finite test split.
 
 # %% tags=["nbval-ignore-output"]
 columns = ["name", "calibrator", "unit", "split_by", "mean_far", "exceed", "exceed_expected"]
@@ -322,9 +350,10 @@ display.table(
 )
 
 # %% [markdown]
-# *Exceed* is the share of splits whose test rate lies above the level, and *exceed expected*
-# what exchangeable scores without ties would give: a test split is finite, so its rate can
-# exceed the level even where the true rate does not. By scenario there is no such reference.
+# The column `exceed` is the share of splits whose test rate lies above the level. A test split
+# is finite, so its rate can exceed the level even where the true rate does not. The column
+# `exceed_expected` says how often that happens with exchangeable scores without ties. There is
+# no such reference for losses by scenario.
 
 # %% tags=["nbval-ignore-output"]
 exact = checked[checked["calibrator"] == "binomial"].set_index(["split_by", "name"])["exceed"]
@@ -361,9 +390,11 @@ display.table(
 # %% [markdown]
 # ## One threshold for all, or one per cell?
 #
-# A global threshold makes its promise about the mixture of scenarios of all cells and may
-# break it in each of them. One threshold per cell promises it in every cell, and needs enough
-# dev scenarios in each. Both speak of scenarios that are exchangeable with those of dev.
+# A threshold that is too low for one cell can be made up for by another cell in which it is too
+# high. This is why a global threshold makes its promise about the mixture of scenarios of all
+# cells, and may break it in one of them. One threshold per cell makes the promise in every cell,
+# and needs enough dev scenarios in each. Both promises are about scenarios that are exchangeable
+# with those of dev.
 
 # %%
 shown = found[(found["calibrator"] == "crc") & (found["unit"] == "scenario")]
@@ -377,8 +408,9 @@ display.show(
 )
 
 # %% [markdown]
-# Marks to the right of the dashed line broke the level on this test split. An interval that
-# holds the line leaves it open whether another split would say the same.
+# Each panel is a monitor, each row a cell, and further left means fewer false alarms. Marks to
+# the right of the dashed line broke the level on this test split. An interval that holds the
+# line leaves it open whether another split would say the same.
 
 # %% tags=["nbval-ignore-output"]
 cells = shown[(shown["cell"] != "all") & (shown["state"] == "calibrated")]
@@ -388,9 +420,10 @@ display.table(worst.reindex(best), caption="Largest false alarm rate of any cell
 # %% [markdown]
 # ## Real judges at a chosen threshold
 #
-# The recorded judges gave scores too, and so do the rules that read one letter (notebook 03).
-# Half of the scenarios of the transcripts, drawn at random within label and source, serve as
-# dev.
+# So far all scores came from monitors that run here. The recorded judges of notebook 03 gave
+# scores as well, and so do the rules that read one letter. We draw half of the scenarios of the
+# transcripts at random within label and source, choose thresholds on this half, and test on the
+# other one.
 
 # %%
 judge_verdicts = read_table(run, "03_monitor_evaluation", "judge_verdicts")
@@ -419,12 +452,20 @@ else:
     print("no judges in this run: they need the cpu profile and the open files")
 
 # %% [markdown]
+# The lower left corner is best again. The first panel shows the judges at their own thresholds,
+# the others at the dashed level, where only the miss rates are left to compare. No figure is
+# drawn if the run has no judges.
+
+# %% [markdown]
 # ## What does a caught misbehavior cost?
 #
-# With base rate $\pi$, price $C$ of a verdict and $v$ of a person's look at an alarm,
-# $$\frac{C + v\,(\pi\,\mathrm{TPR} + (1-\pi)\,\mathrm{FAR})}{\pi\,\mathrm{TPR}}$$
-# per caught misbehavior. At a low base rate the second term decides: false alarms cost
-# more than verdicts. The prices are parameters of this notebook, not measurements.
+# Think of 1,000 samples of which ten are misbehavior. A monitor that alarms on everything makes
+# a person look 1,000 times and catches all ten, so each catch costs 100 looks. With base rate
+# $\pi$, price $C$ of a verdict and price $v$ of a person's look at an alarm, a caught
+# misbehavior costs
+# $$\frac{C + v\,(\pi\,\mathrm{TPR} + (1-\pi)\,\mathrm{FAR})}{\pi\,\mathrm{TPR}}.$$
+# At a low base rate most of this is the price of looking at false alarms. The prices are
+# parameters of this notebook, not measurements.
 
 # %%
 rule_based = test[test["name"].isin(("always alarm", "keywords", "cue follower"))]
@@ -434,13 +475,16 @@ columns += ["false_per_caught", "usd_per_caught"]
 display.table(priced[columns], decimals=2, caption="Free verdicts; an abstention is an alarm")
 
 # %% [markdown]
-# Read the last column against the fifth: the price of a caught misbehavior is nearly that of
-# the false alarms which come with it.
+# Check the row of *always alarm* by hand. Both of its rates are 1, so its price is $v / \pi$.
+# Then compare the last two columns in every row. Multiply the false alarms per catch by the price
+# of a look, and you have nearly the whole price of the catch.
 
 # %% [markdown]
-# A cascade asks a cheap monitor first and an expensive one only where the cheap score is
-# near its threshold. Here both are recorded judges, priced as if one cost twenty times
-# the other; the band is chosen on dev, errors and cost are measured on test.
+# ## A cheap monitor first
+#
+# A cascade asks a cheap monitor first, and an expensive one only where the cheap score is near
+# its threshold. Here both are recorded judges, priced as if one cost twenty times the other. How
+# near is near enough is chosen on dev, and errors and cost are measured on test.
 
 # %%
 if len(judge_verdicts):
@@ -461,13 +505,22 @@ if len(judge_verdicts):
     )
 
 # %% [markdown]
+# In both panels the share of transcripts that the expensive judge sees grows from left to right,
+# and lower is better. Look for the share beyond which the errors hardly fall any more, and then
+# at the price there. No figure is drawn if the run has no judges.
+
+# %% [markdown]
 # ## If some labels are wrong
 #
-# A share $\eta$ of wrong labels bounds what the true rates can be. If errors of label and
-# verdict are independent given the truth, the rates can even be corrected [5]; without
-# that assumption only the worst case holds. From an annotation with $c$ disagreements in
-# $n$, an upper bound of $\eta$ follows by Clopper and Pearson. A fault of a scenario is in all
-# of its samples, so scenarios are counted here.
+# Suppose a monitor misses 10 of 100 samples that are labelled misbehavior, and five of the 100
+# labels are wrong. If these five are all among the misses, the true miss rate is 5 of 95, about
+# half of what was observed. Wrong labels among the benign samples can raise it in the same way.
+# If the errors of label and verdict are independent given the truth, the rates can be corrected
+# [5]. Without this assumption only the two extremes are certain, and we show them.
+#
+# How many labels may be wrong? Notebook 02 had samples annotated again. From $c$ disagreements
+# in $n$ follows an upper bound of the share $\eta$ of wrong labels, by Clopper and Pearson. A
+# fault of a scenario is in all of its samples, so we count scenarios.
 
 # %%
 given = read_table(run, "02_annotation_and_audit", "annotations")
@@ -494,16 +547,27 @@ display.show(
 )
 
 # %% [markdown]
+# The black tick is the rate with the labels as they are. The bars show how far the true rate may
+# lie from it, the thin one for the larger share of wrong labels and the thick one for the smaller.
+# Two monitors whose bars overlap may change places once the labels are right.
+
+# %% [markdown]
 # ## Does it hold?
+#
+# The promises of this notebook can be checked on its own results. CRC must keep the mean false
+# alarm rate at the level, up to four standard errors of the splits. A stricter rule must be at
+# least as careful, a rule that never alarms can have no false alarm, and worst-case bounds must
+# hold the rate that was observed.
 
 # %%
-assert rule.value == lowest, "by hand and by the library: the same threshold"
 kept = checked[(checked["unit"] == checked["split_by"]) & (checked["calibrator"] == "crc")]
 spread = (kept["far_q90"] - kept["far_q10"]) / 2.56 / np.sqrt(sizes.resplits)
 assert (kept["mean_far"] <= ALPHA + 4 * spread + 1e-9).all(), "CRC keeps the mean at the level"
 mean = checked.groupby(["unit", "calibrator"])["mean_far"].mean()
 assert mean["pair", "binomial"] <= mean["pair", "crc"], "the exact rule is more careful"
 assert mean["scenario", "hoeffding_bentkus"] <= mean["scenario", "crc"], "so is the strict one"
+always = priced.set_index("name").loc["always alarm", "usd_per_caught"]
+assert np.isclose(always, REVIEW_USD / BASE_RATE), "an alarm on everything costs v / base rate"
 free = found[found["state"] == "never_alarm"]
 assert (free["far"].fillna(0) == 0).all(), "a rule that never alarms has no false alarm"
 assert (noise["worst_low"] <= noise["observed"]).all(), "bounds hold what was observed"
@@ -512,6 +576,9 @@ print("thresholds keep what they promise to the units that they were made for")
 
 # %% [markdown]
 # ## Writing the outputs
+#
+# The table `operating_points` has one row per monitor, rule, level and cell. The report page
+# shows one number of this notebook, the detection rate of the best monitor.
 
 # %%
 write_table(run, "operating_points", found[OPERATING_POINTS.columns])
@@ -537,10 +604,10 @@ run.close()
 #   what it costs and what a promise for single samples is worth.
 # - We put a price on a caught misbehavior, for one monitor and for a cascade.
 #
-# **Limits.** The promise is about scenarios like those of dev: written by the same few
-# authors, for the same six cells. Dev has few of them, so strict promises are out of reach in
-# most cells. Promises hold for each row alone, not for all rows at once. Prices are
-# assumptions. The small model is a small stand-in.
+# **Limits.** The promise is about scenarios like those of dev, which the same few authors wrote
+# for the same six cells. Dev has few of them, so strict promises are out of reach in most cells.
+# Each promise holds for its own row, not for all rows at once. Prices are assumptions. The small
+# model is a stand-in for a large one.
 
 # %% [markdown]
 # ## Exercises

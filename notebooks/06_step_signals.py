@@ -59,10 +59,10 @@ print({purpose: len(group) for purpose, group in sizes.items()})
 # ## Problems with an exact checker
 #
 # The paper monitors large models on MATH, where another large model must decide which
-# answers are right. The miniature is small enough to know: each problem is a chain of
-# additions, subtractions, products and divisions on a running value, written as a ledger
-# or as a story. The solution has one equation per line, and an exact checker says of
-# every line whether it is right.
+# answers are right. Our problems are small enough that a program can decide. Each one is a
+# chain of additions, subtractions, products and divisions on a running value, told as a ledger
+# or as a story. A solution has one equation per line, and the checker says of every line
+# whether it is right. Here is one problem of either kind with its solution.
 
 # %%
 ledger = next(p for p in problems.test if p.kind == "ledger")
@@ -74,7 +74,8 @@ for problem in (ledger, story):
 # %% [markdown]
 # The checker is strict. A line is wrong if its equation is false, if it uses other
 # numbers or another operation than the problem asks for, or if it continues correctly
-# from a value that was wrong before. Change one digit of a solution, and see.
+# from a value that was wrong before. We change one digit in the first line of the story's
+# solution and look at the verdicts of all lines.
 
 # %%
 lines = story.solution.rstrip("\n").split("\n")
@@ -84,9 +85,9 @@ for name, text in (("reference", story.solution), ("one digit changed", broken))
     print(f"{name}: {[verdict.value for verdict in finding.verdicts]}")
 
 # %% [markdown]
-# No problem serves two purposes: what the generators learn from, what the verifier learns
-# from, and what is tested never overlap, however a problem is told. A small fourth set
-# will decide when a generator is good enough.
+# The generators learn from one set of problems, the verifier from another, and a third one is
+# for tests. No problem is in two of them, not even as a ledger in one and as a story in the
+# other. A small fourth set decides when a generator is good enough.
 
 # %%
 seen = [{p.expression for p in group} for group in sizes.values()]
@@ -98,13 +99,15 @@ print("three disjoint sets, and every reference solution checks out")
 # %% [markdown]
 # ## Two generators of different strength
 #
-# Both are small Llama models, and both come out of one training on reference solutions:
-# each is the model at the moment when its expected accuracy on held-out problems reached a
-# target,
+# If a model gives the three tokens of a short solution the probabilities 0.9, 0.8 and 0.95, it
+# writes this solution with probability $0.9 \cdot 0.8 \cdot 0.95 \approx 0.68$. The mean of
+# such products over $n$ held-out problems is the expected accuracy,
 # $$\frac{1}{n} \sum_x \prod_t p_\tau(o^\ast_t \mid x, o^\ast_{<t}),$$
-# the chance that a solution sampled at temperature $\tau$ is the reference $o^\ast$.
-# Nothing is corrupted: they err because they have not learned the arithmetic well
-# enough. Checkpoints are ordinary `save_pretrained` folders, reused while nothing changes.
+# where $o^\ast$ is the reference solution of problem $x$ and $\tau$ the temperature of
+# sampling. We train one small Llama model on reference solutions and keep it twice, each time
+# at the moment when its expected accuracy reaches a target. No error is put in by hand. The
+# two models err because they have not learned the arithmetic well enough. Checkpoints are
+# ordinary `save_pretrained` folders and are reused while nothing changes.
 
 # %% tags=["nbval-ignore-output"]
 folders = miniature.fit_generators(run, problems)
@@ -113,6 +116,10 @@ display.say(
     n=miniature.count_parameters(folders["strong"]),
     targets=str(miniature.GENERATORS),
 )
+
+# %% [markdown]
+# Both generators now solve the same test problems, and the checker reads every line that they
+# write. A final answer is right if all lines are.
 
 # %% tags=["nbval-ignore-output"]
 attempts = {
@@ -130,9 +137,8 @@ display.say(
 )
 
 # %% [markdown]
-# Where do they go wrong? On the left, what the checker says about wrong lines; *carried
-# error* marks lines that follow faithfully from an earlier mistake. On the right, how
-# likely the first mistake is at each position.
+# Where do they go wrong? The checker names the kind of every error. A line that follows
+# correctly from an earlier mistake is a *carried error*.
 
 # %%
 errors = pd.concat(miniature.error_rows(*pair) for pair in attempts.items())
@@ -145,21 +151,31 @@ display.show(
 )
 
 # %% [markdown]
+# Shorter bars and lower lines are better. The left panel shows the share of all steps with each
+# kind of error, and the right panel how often the first error of a solution happens at each
+# position, among the steps written there. Compare the colours to see what the longer training
+# of the strong generator improved.
+
+# %% [markdown]
 # ## The free signal
 #
-# While it writes step $t$, a model assigns each token $o_i$ a probability. The lowest and
-# the mean log-probability of the step cost nothing,
+# While a model writes step $t$, it assigns a probability to each token $o_i$. If the three
+# tokens of a step have the log-probabilities $-0.1$, $-0.7$ and $-0.1$, the lowest is $-0.7$ and
+# the mean is $-0.3$. We turn the sign, so that high means suspicious, and get the two scores 0.7
+# and 0.3. In general
 # $$s_t^{\min} = -\min_{i \in t} \log p(o_i \mid o_{<i}), \qquad
-#   s_t^{\mathrm{mean}} = -\frac{1}{|t|} \sum_{i \in t} \log p(o_i \mid o_{<i}),$$
-# with a minus sign, so that high means suspicious. The paper uses the first as an
-# ablation ([1], section 4).
-#
+#   s_t^{\mathrm{mean}} = -\frac{1}{|t|} \sum_{i \in t} \log p(o_i \mid o_{<i}). \qquad (1)$$
+# These scores cost nothing, because the model computes the probabilities anyway. The paper uses
+# the first one as an ablation ([1], section 4).
+
+# %% [markdown]
 # ## The verifier
 #
 # A process reward model reads the problem and the solution so far, and says at the end of
-# each step how likely it is that the step is wrong [2, 3]. Ours starts from the strong
-# generator's weights and learns from solutions that *both generators* wrote for problems
-# of their own, labelled line by line by the checker.
+# each step how likely it is that the step is wrong [2, 3],
+# $$s_t = p(\text{step } t \text{ is wrong} \mid x, o_{\le t}). \qquad (2)$$
+# Ours starts from the weights of the strong generator. It learns from solutions that both
+# generators wrote for problems of its own set, and the checker labels every line of them.
 
 # %% tags=["nbval-ignore-output"]
 lessons = [
@@ -170,11 +186,7 @@ lessons = [
 verifier = miniature.fit_verifier(run, lessons, base=folders["strong"])
 
 # %% [markdown]
-# ## The method happens here
-#
-# Attention is causal, so the state at the end of step $t$ has seen nothing after it. One
-# forward pass over the finished solution therefore gives exactly the scores that a
-# monitor running along would have seen, at all steps at once.
+# We score every step of every test solution under all three signals.
 
 # %% tags=["nbval-ignore-output"]
 tables = [
@@ -184,6 +196,46 @@ tables = [
 trajectories = pd.concat([table[0] for table in tables], ignore_index=True)
 steps = pd.concat([table[1] for table in tables], ignore_index=True)
 print(f"{len(trajectories)} solutions, {len(steps)} step scores under three signals")
+
+# %% [markdown]
+# ## The method happens here
+#
+# Look at one line that the strong generator wrote and at the log-probabilities of its tokens.
+# By equation (1) you need only find the lowest of them and the mean. The table of step scores
+# must hold the same two numbers.
+
+# %% tags=["nbval-ignore-output"]
+solution = attempts["strong"][0].solution
+line = solution.text.split("\n")[0]
+tokens = [round(float(p), 3) for p in solution.log_probs[solution.step_of_token == 0]]
+by_hand = {"min_logprob": -min(tokens), "mean_logprob": -sum(tokens) / len(tokens)}
+print(f"{line!r} has the log-probabilities {tokens}")
+first = steps[(steps["trajectory_id"] == "strong_00000") & (steps["step"] == 1)]
+first = first.set_index("signal")["score"]
+for signal, value in by_hand.items():
+    print(f"{signal}: by hand {value:.3f}, in the table {first[signal]:.3f}")
+    assert abs(value - first[signal]) < 0.002, "by hand and in the table: the same score"
+
+# %% [markdown]
+# Equation (2) looks as if the verifier had to read the solution anew after every step. It need
+# not. Attention is causal, so its state at the end of step $t$ has seen nothing that comes
+# later, and one pass over the finished solution gives the scores of all steps at once. To see
+# that, we cut the same solution after its first line, after its second line, and so on, and let
+# the verifier read each piece as a monitor would that runs along.
+
+# %% tags=["nbval-ignore-output"]
+text = attempts["strong"][0].problem.text
+lines = solution.text.rstrip("\n").split("\n")
+pieces = [(text, "\n".join(lines[: k + 1]) + "\n") for k in range(len(lines))]
+along = [scores[-1] for scores in miniature.score_solutions(verifier, pieces)]
+at_once = steps[(steps["trajectory_id"] == "strong_00000") & (steps["signal"] == "verifier")]
+for k, (running, value) in enumerate(zip(along, at_once["score"], strict=True), 1):
+    print(f"step {k}: {running:.4f} when running along, {value:.4f} in one pass")
+    assert abs(running - value) < 1e-3, "one pass gives what a running monitor would see"
+
+# %% [markdown]
+# Two solutions in full, one right and one wrong, show what the three signals say line by line.
+# The signals have different scales, so we draw the rank of a score among all steps.
 
 # %%
 strong = steps[steps["dataset"] == "miniature_math_strong"]
@@ -199,9 +251,12 @@ display.show(
 )
 
 # %% [markdown]
-# Bars are ranks among all steps, since the signals have different scales. Red lines are
-# wrong. A good signal is short beside black lines and long beside red ones, beginning
-# with the first red one.
+# Each row is a line of the solution, red if it is wrong, and a long bar means high suspicion. A
+# good signal has short bars beside black lines and long bars beside red ones, beginning with the
+# first red line.
+
+# %% [markdown]
+# Longer problems give more occasions to err. The next figure shows how much that matters.
 
 # %%
 by_steps = miniature.accuracy_by_steps(trajectories, problems.test)
@@ -214,13 +269,18 @@ display.show(
 )
 
 # %% [markdown]
+# Higher is better, and the arms are 95 % intervals. Where the arms of the two generators overlap
+# at a length, the difference between them is not certain there.
+
+# %% [markdown]
 # ## Second use case: will the assistant give in?
 #
-# Harmlessness unfolds over turns. In the builtin conversations a user tries, turn by
-# turn, to talk an assistant out of a confidentiality or permission rule; a turn is labelled
-# 1 from the moment the protected thing is given. The conversations are composed from
-# authored scenarios, so the labels are exact; scenarios in the test set were never used
-# for training. A small guard, in the role of Llama Guard [4], scores every turn.
+# The paper also monitors conversations, where harm may come only after several turns. In our
+# conversations a user tries, turn by turn, to talk an assistant out of a confidentiality or
+# permission rule. From the moment at which the protected thing is given, every turn is labelled
+# 1. The conversations are composed from authored scenarios, so the labels are exact, and no
+# scenario of the test set was used for training. A small guard, in the role of Llama Guard [4],
+# scores every turn.
 
 # %%
 train_ids, test_ids = split_scenarios(run.rng("scenarios"))
@@ -240,6 +300,10 @@ talks = {
 }
 assert not set(train_ids) & set(test_ids), "no scenario may serve both purposes"
 print({purpose: len(group) for purpose, group in talks.items()})
+
+# %% [markdown]
+# Read one conversation in which the assistant gives in. The number behind each answer is its
+# label.
 
 # %%
 example = next(talk for talk in talks["test"] if talk.label and len(talk.turns) == 3)
@@ -261,9 +325,11 @@ display.say(
 # %% [markdown]
 # ## How good are the signals?
 #
-# AUROC at the level of steps: the chance that a wrong step looks more suspicious than a
-# right one. The intervals resample whole trajectories, since steps of one trajectory
-# depend on each other.
+# Take two wrong steps with suspicions 0.9 and 0.4, and three right ones with 0.1, 0.3 and 0.6.
+# Of the six pairs of a wrong and a right step, the wrong one looks more suspicious in five, so
+# the AUROC is 5/6. In general it is the chance that a wrong step looks more suspicious than a
+# right one. The steps of one trajectory depend on each other, so the intervals come from
+# resampling whole trajectories.
 
 # %%
 auroc = miniature.step_auroc(steps, run.rng("bootstrap"))
@@ -275,21 +341,31 @@ display.show(
     "signals on both generators, and of guard and words on conversations.",
 )
 
+# %% [markdown]
+# Further right is better, and the dashed line at 0.5 is chance. Compare signals within one data
+# set, and look whether their intervals overlap. The table gives the same numbers, and its column
+# `wrong` is the share of wrong steps.
+
 # %% tags=["nbval-ignore-output"]
 display.table(auroc, caption="Step AUROC, 95 % bootstrap intervals; wrong: base rate")
 
 # %% [markdown]
-# Three cautions. The paper found the free signal much weaker than its verifier. If it is
-# strong here, a likely reason is that small models mostly slip, writing a token they
-# themselves think improbable, while a large model that errs is often sure of itself.
-# The row *words* is a linear classifier on the words of all answers so far: where it
-# does better than the guard, the guard is no evidence that rule and answer are being
-# related. And carried errors are easy to call suspicious once the first error has been
-# seen, so the step AUROC flatters every signal that remembers.
+# Three cautions belong to these numbers.
 #
-# ## What do they cost?
+# - The paper found the free signal much weaker than its verifier. If it is strong here, a likely
+#   reason is that small models mostly slip and write a token that they themselves think
+#   improbable. A large model that errs is often sure of itself.
+# - The row *words of the answers* is a linear classifier on the words of all answers so far.
+#   Where it does better than the guard, the guard's score is no evidence that the guard relates
+#   the answer to the rule.
+# - Once the first error has been seen, the carried errors after it are easy to suspect. The step
+#   AUROC therefore flatters every signal that remembers.
+
+# %% [markdown]
+# ## What do the signals cost?
 #
-# The free signal needs no further pass. The verifier reads each solution once more.
+# The free signal needs no further pass over a solution and no labels. The verifier reads each
+# solution once more, and somebody has to label the steps from which it learns.
 
 # %%
 cost = pd.DataFrame(
@@ -305,8 +381,8 @@ display.table(cost)
 # %% [markdown]
 # ## Does it hold?
 #
-# The comparison is only worth reading if the generators err for real, at a rate between
-# the extremes, and if the signals are better than chance.
+# The comparison is worth reading only if the generators really err, but not all the time, and
+# if the trained signals are better than chance on problems that they have not seen.
 
 # %%
 rates = {name: round(rate, 3) for name, rate in accuracy.items()}
@@ -318,11 +394,17 @@ print("generators err in the intended range, trained signals beat chance")
 
 # %% [markdown]
 # ## Writing the outputs
+#
+# Notebook 07 reads the table `steps`, with one row per step and signal. The table `trajectories`
+# keeps the texts.
 
 # %%
 write_table(run, "trajectories", trajectories)
 write_table(run, "steps", steps)
 print("wrote trajectories and steps")
+
+# %% [markdown]
+# The report page shows one number of this notebook, and the regression tests compare the others.
 
 # %%
 run.write_metrics(
@@ -345,26 +427,26 @@ run.close()
 #   one pass.
 # - We compared it with the lowest and the mean token log-probability of each step.
 #
-# **Limits.** These models are small stand-ins; their numbers illustrate the method and
+# **Limits.** These models are small stand-ins, so their numbers illustrate the method and
 # say nothing about large models. The problems are artificial, and the conversations are
-# composed, not overheard.
+# composed rather than recorded.
 #
-# **Real models.** The same interface reads real checkpoints: token log-probabilities of
-# any causal model, process reward models in the manner of Qwen2.5-Math-PRM and
-# Math-Shepherd, and Llama-Guard-3 (`monitorlab.signals.scorers`).
+# **Real models.** The same interface reads real checkpoints (`monitorlab.signals.scorers`). It
+# takes token log-probabilities of any causal model, process reward models in the manner of
+# Qwen2.5-Math-PRM and Math-Shepherd, and Llama-Guard-3.
 
 # %% [markdown]
 # ## Exercises
 #
 # 1. Run with another `SEED`. Which of the two log-probability signals is better, and is
 #    the answer the same for both generators?
-#    <details><summary>Answer</summary>Compare the intervals in the figure: where they
+#    <details><summary>Answer</summary>Compare the intervals in the figure. Where they
 #    overlap, one seed cannot tell.</details>
 # 2. Which kind of error should the free signal miss, and why?
-#    <details><summary>Answer</summary>Carried errors: the model continues faithfully from
-#    its own wrong value, and so is as sure of itself as ever.</details>
+#    <details><summary>Answer</summary>It should miss carried errors. The model continues
+#    correctly from its own wrong value, and so is as sure of itself as ever.</details>
 # 3. Run with `PROFILE` set to <code>cpu</code>. Which problems became harder, and what
 #    happened to the verifier?
 #    <details><summary>Answer</summary>Solutions are longer and contain products and
-#    divisions, so there is more that can go wrong before the end; the verifier also gets
-#    more to learn from.</details>
+#    divisions, so more can go wrong before the end. The verifier also gets more to learn
+#    from.</details>

@@ -94,13 +94,15 @@ scored = datasets.stand_ins(read_table(run, "06_step_signals", "steps"))
 # %% [markdown]
 # ## The data
 #
-# Every sequence is a row of step scores. The score is *suspicion*: high is unsafe (the paper's
-# safety score is minus ours). The label of a sequence says how it ended: 1 is unsafe, for
-# instance a wrong final answer, or a rule that was given away.
+# A solution of four lines, scored after every line, is a sequence of four step scores. The score is
+# *suspicion*, so a high one means unsafe (the paper's safety score is minus ours). The label says
+# how the sequence ended. It is 1 if it ended unsafe, for instance with a wrong final answer or with
+# a rule that was given away.
 #
-# The miniature sets come from the previous notebook: small stand-ins, trained there, that really
-# generate and really err. When the open tier is in the cache, two published sets of real verifier
-# scores join them; so does a file of your own, if you named one.
+# The miniature sets come from the previous notebook, where small stand-ins for large models were
+# trained that really generate and really err. If the published sets of real verifier scores are in
+# the cache, two of them join in the larger profiles, and so does a file of your own if you named
+# one.
 
 # %% tags=["nbval-ignore-output"]
 for name in ("math", "gsm8k"):
@@ -113,50 +115,63 @@ if own:
 display.table(datasets.overview(scored.values()), decimals=3)
 
 # %% [markdown]
-# `steps` is the mean length of a sequence, `distinct scores` tells how coarse the signal is: a
-# verifier that answers in steps of 0.05 has only about twenty values, and ties will matter below.
-#
+# The column `steps` is the mean length of a sequence. The column `distinct scores` tells how coarse
+# the signal is. A verifier that answers in steps of 0.05 has only about twenty values, and ties
+# will matter below.
+
+# %% [markdown]
 # ## What an alarm is
 #
-# A monitor alarms at the first step whose score passes the threshold,
-# $$t_{\mathrm{alarm}} = \min\{t : s_t > \lambda\},$$
-# so a sequence alarms if and only if its *peak* $M = \max_t s_t$ passes it. The false alarm rate is
-# $R_I(\lambda) = P(M > \lambda \mid \text{safe})$. It falls as the threshold rises, and it can only
-# change where some safe peak lies.
+# Take the scores 0.2, 0.7, 0.4 and a threshold of 0.5. The monitor alarms at the second step, the
+# first one whose score passes the threshold,
+# $$t_{\mathrm{alarm}} = \min\{t : s_t > \lambda\}.$$
+# So a sequence alarms exactly if its *peak* $M = \max_t s_t$ passes the threshold. Here the peak is
+# 0.7. The false alarm rate is $R_I(\lambda) = P(M > \lambda \mid \text{safe})$. It falls as the
+# threshold rises, and on a set of sequences it changes only where a safe peak lies.
 
 # %% [markdown]
 # ## The method happens here
 #
-# Take the safe sequences of a calibration set and sort their peaks. Conformal risk control asks for
-# the lowest threshold with $\frac{n}{n+1} \hat R(\lambda) + \frac{1}{n+1} \le \epsilon$ ([1],
-# Eq. 8). Nothing has to be searched: it is the $k$-th largest safe peak,
-# $k = \lfloor \epsilon (n + 1) \rfloor$. That keeps $E[R_I] \le \epsilon$ over the draw of the
+# Take eight safe sequences for calibration, sort their peaks, and allow false alarms in a quarter
+# of all safe sequences, $\epsilon = 0.25$. Conformal risk control asks for the lowest threshold
+# with
+# $$\frac{n}{n+1} \hat R(\lambda) + \frac{1}{n+1} \le \epsilon, \qquad \text{([1], Eq. 8)}$$
+# where $\hat R$ is the share of the $n$ calibration sequences that alarm. Above the largest peak
+# nobody alarms, and the left side is 1/9. Above the second largest peak one sequence alarms, and it
+# is 2/9, still below 0.25. Above the third largest it is 3/9, which is too much. So the threshold
+# is the second largest peak, and in general the $k$-th largest with
+# $k = \lfloor \epsilon (n + 1) \rfloor$. This keeps $E[R_I] \le \epsilon$ over the draw of the
 # calibration set, if calibration and future sequences are exchangeable.
 
 # %%
-peaks = np.array([0.12, 0.55, 0.31, 0.08, 0.72, 0.26, 0.40, 0.19, 0.93])
-k = ranks.crc_rank(len(peaks), level=0.10)
-by_hand = np.sort(peaks)[::-1][k - 1]
-threshold = calibration.calibrate(peaks, level=0.10)
-display.say(
-    "Nine safe peaks, level 0.10, rank {k}: alarm above {value:.2f}.",
-    k=k,
-    value=by_hand,
-)
-
-# %% [markdown]
-# With one sequence fewer there is no such rank, and the honest answer is never to alarm. The
-# calibrator says so, and says what would be needed.
+peaks = np.array([0.55, 0.31, 0.08, 0.72, 0.26, 0.40, 0.19, 0.93])
+from_the_top = np.sort(peaks)[::-1]
+k = int(0.25 * (len(peaks) + 1))
+by_hand = from_the_top[k - 1]
+print(f"sorted: {from_the_top.tolist()}, rank {k}: alarm above {by_hand}")
 
 # %%
-display.say("{answer}", answer=calibration.calibrate(peaks[:6], level=0.10).explain())
+library = calibration.calibrate(peaks, level=0.25)
+display.say("{answer}", answer=library.explain())
+assert library.value == by_hand, "by hand and by the library: the same threshold"
 
 # %% [markdown]
-# A stricter promise holds with probability $1 - \delta$ over the calibration set instead of on
-# average. The exact binomial test takes $k = c^* + 1$ with
-# $c^* = \max\{c : P(\mathrm{Bin}(n, \epsilon) \le c) \le \delta\}$ [3]; the paper's UCB replaces
-# the tail by the Hoeffding-Bentkus bound, which also holds for losses that are not zero or one, and
-# for zero-one losses is never tighter.
+# At level 0.10 the rank would be $\lfloor 0.1 \cdot 9 \rfloor = 0$, and there is no such peak. The
+# only rule that keeps this promise with eight sequences is one that never alarms. The calibrator
+# says so, and says how many sequences it needs.
+
+# %%
+display.say("{answer}", answer=calibration.calibrate(peaks, level=0.10).explain())
+
+# %% [markdown]
+# CRC keeps its promise on average over calibration sets. A stricter promise is that the false alarm
+# rate stays below the level with probability $1 - \delta$ over calibration sets. With 22 safe
+# sequences and $\epsilon = \delta = 0.1$ the exact binomial test reasons as follows. If the true
+# rate were 0.1, none of the 22 would alarm with probability $0.9^{22} \approx 0.098$, which is
+# below $\delta$, so a threshold at which none alarms is safe enough. In general the rank is
+# $k = c^* + 1$ with $c^* = \max\{c : P(\mathrm{Bin}(n, \epsilon) \le c) \le \delta\}$ [3]. The
+# paper's UCB uses the Hoeffding-Bentkus bound in place of the binomial tail. That bound also holds
+# for losses other than zero and one, and for zero and one it is never tighter.
 
 # %%
 price_list = pd.DataFrame(
@@ -173,13 +188,16 @@ display.table(
 )
 
 # %% [markdown]
-# Read a row as a price list: with 100 safe sequences CRC may spend ten of them on false alarms, the
-# high-probability rules fewer. The gap closes slowly, like one over the root of $n$.
-#
+# Read a row from left to right to see what the stricter promise costs. A rule of rank $k$ lets
+# $k - 1$ of the $n$ calibration sequences alarm, so a lower rank means fewer alarms and less power.
+# As shares of $n$ the ranks come closer to each other slowly, with the square root of $n$.
+
+# %% [markdown]
 # ## Does it hold?
 #
-# Without ties the risk of rank $k$ follows a Beta$(k, n + 1 - k)$ law, whatever the score. So the
-# promise can be checked by simulation, here with $n = 66$ safe sequences.
+# Without ties the risk of rank $k$ has a Beta$(k, n + 1 - k)$ distribution, whatever the score. So
+# we may check the promises on uniform random numbers. We calibrate 4,000 times on $n = 66$ safe
+# sequences, and the risk of a threshold is the chance that a new uniform number lies above it.
 
 # %%
 rng = run.rng("validity")
@@ -211,13 +229,16 @@ for name in ("binomial", "hoeffding_bentkus"):
 print("both promises hold in 4,000 simulated calibrations")
 
 # %% [markdown]
-# CRC promises the first column only, and may exceed the level in a good share of calibrations; the
-# other two promise the second. Which one you want depends on whether you calibrate once or often.
-#
+# CRC promises only that the mean risk is at most 0.10. A single calibration may exceed the level,
+# and the table shows how often that happens. The other two rules promise that it happens in at most
+# a tenth of the calibrations. If you calibrate once and then rely on it, you want the second kind
+# of promise. If you calibrate again and again, the first kind may be enough.
+
+# %% [markdown]
 # ## An alarm, seen from close up
 #
-# The threshold below is calibrated on a fifth of the sequences; the four sequences are from the
-# rest.
+# We calibrate a threshold on a fifth of the sequences of one data set and look at four sequences
+# from the rest.
 
 # %% tags=["nbval-ignore-output"]
 example = own[0] if own else scored["miniature_math_strong", "verifier"]
@@ -246,19 +267,38 @@ display.show(
 )
 
 # %% [markdown]
-# A ring marks the alarm. Blue panels ought to stay below the line, red ones ought to cross it, and
-# early. What the panels cannot show is how often; for that we need many splits.
+# Suspicion grows upwards, the dashed line is the threshold, and a ring marks the alarm. A blue
+# (safe) sequence should stay below the line. A red (unsafe) one should cross it, and the earlier
+# the better. How often either happens, four sequences cannot show. For that we need many splits.
+
+# %% [markdown]
+# ## The rival: a likelihood ratio
 #
+# Suppose a step score of 0.8 occurs twice as often in unsafe sequences as in safe ones. Then this
+# score is evidence for danger, with a likelihood ratio of 2. If the steps are independent, the
+# ratios of the steps seen so far multiply. The e-valuator [2] estimates their product directly,
+# from a classifier that reads all scores up to step $t$,
+# $$M_t = \frac{p(\text{unsafe} \mid s_{1:t})}{p(\text{safe} \mid s_{1:t})}
+#        \cdot \frac{p(\text{safe})}{p(\text{unsafe})}. \qquad \text{([2], §3.2)}$$
+# Its *anytime* form alarms as soon as $M_t > 1/\epsilon$. If the ratio is exact, a safe sequence
+# does that at any time with probability at most $\epsilon$ (Ville's inequality). Multiply three
+# ratios, and compare with the library's alarm at level 0.10.
+
+# %%
+ratios = np.array([0.5, 4.0, 6.0])  # of the steps one by one
+product = [0.5, 0.5 * 4.0, 0.5 * 4.0 * 6.0]
+alarm_by_hand = next(t for t, value in enumerate(product, 1) if value > 1 / 0.10)
+(alarm,) = metrics.alarm_steps(np.cumprod(ratios)[None], 1 / 0.10)
+print(f"M = {product}: alarm at step {alarm_by_hand}, the library at step {alarm}")
+assert alarm == alarm_by_hand, "by hand and by the library: the same step"
+
+# %% [markdown]
 # ## The comparison
 #
-# The paper's protocol: a fifth of the sequences calibrates, the rest counts, over several random
-# splits and six levels. The rivals are two forms of e-valuator [2], a likelihood ratio of unsafe to
-# safe, estimated step by step,
-# $$M_t = \frac{p(\text{unsafe} \mid s_{1:t})}{p(\text{safe} \mid s_{1:t})}
-#        \cdot \frac{p(\text{safe})}{p(\text{unsafe})}.$$
-# *Anytime* alarms at $M_t > 1/\epsilon$, which is valid if the estimated ratio is exact. *PAC*
-# learns it on half of the calibration set and puts a tolerance limit on the other half.
-# Everything here is computed on the same splits.
+# The *PAC* form of the e-valuator makes no use of Ville's inequality. It learns the ratio on half
+# of the calibration set and puts a tolerance limit on the other half. We compare both forms with
+# the thresholds by the paper's protocol. A fifth of the sequences calibrates and the rest counts,
+# over several random splits and six levels, and all methods get the same splits.
 
 # %%
 compared = [
@@ -287,11 +327,15 @@ assert len(results) == expected * len({*online.levels, ALPHA}), (
 print(f"{len(ALL_METHODS)} methods, {online.n_splits} splits: every cell is there")
 
 # %% [markdown]
-# ### Reasoning: two generators of different strength
+# ### Reasoning with two generators of different strength
 #
-# Columns are data sets, rows are measures, lines are the paper's four methods; bands span the tenth
-# to the ninetieth percentile over splits. In the first row, the dashed diagonal is the promise:
-# lines should stay below it, and close to it.
+# The first figure is about solutions of arithmetic problems, scored by the verifier. It has one
+# column for each generator and one row for each measure.
+#
+# The paper's delay, in the third row, averages over *detected* sequences only. A monitor that
+# detects one easy sequence at once and misses all others has a short delay by this measure. The
+# restricted delay in the last row counts a miss as the full length of the sequence, so that all
+# methods are compared on the same sequences.
 
 # %%
 paper = [method.label for method in PAPER_METHODS]
@@ -311,16 +355,16 @@ display.show(
 )
 
 # %% [markdown]
-# The paper's delay (third row) averages over *detected* sequences only, and so compares different
-# sets of sequences: a monitor that detects only the obvious cases looks fast. The restricted delay
-# in the last row counts a miss as a full length, and is the fair comparison.
+# Each line is a method, and its band spans the tenth to the ninetieth percentile over splits. In
+# the first row the dashed diagonal is the promise, and the mean false alarm rate should lie below
+# it, but not far. In the second row higher is better, in the two rows of delays lower is better.
 
 # %% [markdown]
-# ### Conversations: does the assistant give in?
+# ### Conversations in which the assistant may give in
 #
-# The same monitors on dialogues in which a user tries to talk an assistant out of a rule, scored
-# turn by turn by the small guard. An alarm after the rule was broken still counts as a detection,
-# so the delay matters even more here.
+# The same monitors now watch dialogues in which a user tries to talk an assistant out of a rule,
+# scored turn by turn by the small guard. An alarm after the rule was broken still counts as a
+# detection, so the delay matters even more here.
 
 # %%
 talk = {
@@ -343,11 +387,15 @@ display.show(
 )
 
 # %% [markdown]
+# Read this figure as the one before. The method to look for keeps its first line below the dashed
+# diagonal, has high power, and has a low restricted delay.
+
+# %% [markdown]
 # ### Real verifier scores, and your own
 #
-# The same figure for every set that is not miniature: published scores of a process reward model on
-# MATH and of a judge on GSM8K when they are in the cache, and the file you brought. Nothing is
-# drawn if there is none.
+# We draw the same figure for every set that comes from outside. These are published scores of a
+# process reward model on MATH and of a judge on GSM8K, if the profile uses them and they are in the
+# cache, and the file that you brought. Nothing is drawn if there is none.
 
 # %%
 outside = {key: name for key, name in main.items() if not scored[key].stand_in}
@@ -365,11 +413,15 @@ else:
     print("no data set from outside in this run")
 
 # %% [markdown]
+# The rows and colours are those of the first figure. Compare the lines with the dashed diagonal
+# first, since power and delay mean little for a method that breaks its level.
+
+# %% [markdown]
 # ### The numbers, data set by data set
 #
-# Mean over splits, with the tenth and ninetieth percentile in brackets. The column *guarantee* is
-# what a rule promises about the false alarm rate $R$; the column after it says where the rule is
-# defined. Delays are shares of a sequence's steps.
+# Each entry is a mean over splits, with the tenth and ninetieth percentile in brackets. The column
+# *guarantee* is what a rule promises about the false alarm rate $R$, and the column after it says
+# where the rule is defined. Delays are shares of a sequence's steps.
 
 # %% tags=["nbval-ignore-output"]
 for (dataset, signal), name in main.items():
@@ -379,11 +431,12 @@ for (dataset, signal), name in main.items():
 # %% [markdown]
 # ### The verdict in words
 #
-# Computed from the tables. A method keeps its level if its mean false alarm rate is not above it by
-# a t-test over splits at one percent. Splits share their sequences, so they cannot say whether a
-# difference would be there on other sequences: for that, all sequences are drawn anew three hundred
-# times, every threshold is placed again, and a difference is called clear only if its 95 percent
-# interval excludes zero. From fewer than ten sequences of a class, nothing is concluded.
+# The sentences below are computed from the tables. A method is said to keep its level unless a
+# t-test over splits, at one percent, finds its mean false alarm rate above it. The splits share
+# their sequences, so they cannot tell whether a difference between two methods would also be there
+# on other sequences. For that, all sequences are drawn anew three hundred times and every threshold
+# is placed again. A difference is called clear only if its 95 percent interval excludes zero, and
+# nothing is concluded from fewer than ten sequences of a class.
 
 # %% tags=["nbval-ignore-output"]
 for key in main:
@@ -393,13 +446,13 @@ for key in main:
 # %% [markdown]
 # ## Which statistic should be thresholded?
 #
-# The guarantee does not care what is thresholded. The calibrator sees only the peaks of *some*
-# statistic that depends on the past. So one may threshold the running mean, an exponentially
-# weighted mean, a cumulative sum, the e-valuator ratio, or a learned one: the log odds of danger
-# given five numbers about the prefix (the score, its running maximum and mean, the first score, the
-# step). What is learned is learned on half of the calibration set and calibrated on the other half.
-#
-# Each mark below is one method; up and to the left is better. The arms span the splits.
+# Take the scores 0.2, 0.6, 0.4. One may compare the latest score with a threshold at each step, or
+# the running mean, which is 0.2, 0.4, 0.4. The calibrator sees only peaks, and it makes the same
+# promise for any statistic that depends on nothing but the past. So one may also threshold an
+# exponentially weighted mean, a cumulative sum [4], the e-valuator ratio or a learned statistic.
+# Ours is the log odds of danger given five numbers about the sequence so far, namely the score, its
+# running maximum and mean, the first score and the step. It is learned on half of the calibration
+# set and calibrated on the other half.
 
 # %%
 fig = figures.plot_trade_off(
@@ -418,14 +471,20 @@ display.show(
 )
 
 # %% [markdown]
-# Part of what an early alarm knows is how hard the problem looked at the first step. That is a
-# legitimate use of the score, but it is prediction rather than detection: if your alarm should
-# point to the step that went wrong, prefer the paper's threshold on the latest score.
-#
+# Each mark is one method, and up and to the left is better. The arms span the tenth to the
+# ninetieth percentile over splits. Look for methods that stand above and to the left of the paper's
+# CRC on every panel.
+
+# %% [markdown]
+# An early alarm may owe part of its success to how hard the problem looked at the first step. That
+# is a legitimate use of the score, but it predicts an error instead of detecting one. If your alarm
+# should point to the step that went wrong, prefer the paper's threshold on the latest score.
+
+# %% [markdown]
 # ## Is the verifier worth its price?
 #
-# The paper's ablation: replace the verifier by a signal that costs nothing, the lowest or the mean
-# token log-probability of each step, and keep the CRC threshold.
+# We repeat the paper's ablation. It keeps the CRC threshold and replaces the verifier by a signal
+# that costs nothing, the lowest or the mean token log-probability of each step.
 
 # %%
 math_names = {key[0]: name for key, name in math_panels.items()}
@@ -440,15 +499,19 @@ display.show(
 )
 
 # %% [markdown]
-# The guarantee is the same for all three signals, since it only counts; what a better signal buys
-# is power. Where the verifier lies above, the gap is what it is worth; where it lies below, the
-# free signal was the better choice, as it may be for models so small that they mostly slip.
-#
+# Higher is better in the upper row and lower in the lower one, and bands span the splits. All three
+# signals have the same guarantee, so what a better signal gives is power. Where the verifier's line
+# lies above the others, the gap is what it is worth. Where it lies below, the free signal was the
+# better choice, as it may be for models so small that they mostly slip.
+
+# %% [markdown]
 # ## Ties
 #
-# Scores on a coarse grid tie. A strict threshold cannot split a tie, so part of the level stays
-# unspent. Breaking ties by one seeded draw per sequence spends it, at the price of randomness. The
-# last row rounds the scores of the first to steps of 0.05, as a judge would give them.
+# Suppose four of the safe peaks are all 0.9, and the level allows two of them to alarm. A threshold
+# below 0.9 lets all four alarm and one at 0.9 none, so part of the level stays unused. One seeded
+# random draw per sequence can break the tie and use the whole level, and then the alarm depends on
+# chance. The last row of the table rounds the scores of the first data set to steps of 0.05, as a
+# judge would give them.
 
 # %% tags=["nbval-ignore-output"]
 first = next(iter(main))
@@ -463,18 +526,23 @@ ties = pd.DataFrame(
 display.table(ties, caption=f"CRC at level {ALPHA:g}: ties on the safe side, and drawn")
 
 # %% [markdown]
-# *attained* is the share of safe calibration sequences that alarm at the threshold; without ties it
-# is just below the level. The fewer distinct scores, the more a draw can gain.
-#
+# The column *attained* is the share of safe calibration sequences that alarm at the threshold.
+# Without ties it is just below the level. The fewer distinct scores there are, the more a draw can
+# gain.
+
+# %% [markdown]
 # ## Writing the outputs
 #
-# One row per data set, signal, statistic, calibrator, level and split. The next notebook and your
-# own analysis read these tables.
+# Both tables have one row per data set, signal, statistic, calibrator, level and split, for an
+# analysis of your own.
 
 # %%
 for name in ("thresholds", "metrics"):
     write_table(run, name, results[SCHEMAS[name].columns])
 print("wrote thresholds and metrics:", ", ".join(SCHEMAS["metrics"].columns[7:]))
+
+# %% [markdown]
+# The report page shows one number of this notebook, the gain in delay by the learned statistic.
 
 # %%
 run.write_metrics(summary.headline_metrics(results, ALPHA))
@@ -492,16 +560,16 @@ run.close()
 # ## What we saw
 #
 # - We placed an alarm threshold by counting, and checked by simulation that false alarms stay below
-#   the level: on average for CRC, with high probability for the other rules.
+#   the level, on average for CRC and with high probability for the other rules.
 # - We compared it with sequential tests on the same splits, with delays that treat a miss as a
 #   miss.
 # - We chose other statistics to threshold, and kept the guarantee by calibrating on sequences that
 #   had not been learned from.
 #
 # **Limits.** Every promise assumes that future sequences are exchangeable with the calibration
-# ones; nothing here protects against drift. The spread over splits is not a confidence interval,
-# since splits share sequences. The miniature models are small stand-ins: their numbers illustrate
-# the method and say nothing about large models.
+# ones, and nothing here protects against drift. The spread over splits is not a confidence
+# interval, since splits share sequences. The miniature models are small stand-ins, so their numbers
+# illustrate the method and say nothing about large models.
 
 # %% [markdown]
 # ## Exercises
@@ -514,8 +582,8 @@ run.close()
 #    <code>metrics</code> tells.</details>
 # 2. Name one of your own score files in `SCORES_FILE` with the wrong `ORIENTATION`. What happens to
 #    false alarms, and what to power?
-#    <details><summary>Answer</summary>False alarms still keep the level: the guarantee does not
-#    know what the score means. Power falls below the level, which is the sign of a score that
+#    <details><summary>Answer</summary>False alarms still keep the level, because the guarantee
+#    holds whatever the score means. Power falls below the level, which is the sign of a score that
 #    points the wrong way.</details>
 # 3. Change `SEED`. Which differences between methods keep their sign?
 #    <details><summary>Answer</summary>The verdict calls a difference clear only if its interval
