@@ -156,7 +156,7 @@ display.show(
 
 # %% [markdown]
 # Each mark is one monitor, and the lower left corner of a panel is best. From the first panel
-# to the others the marks move to about one height, the dashed level. The spread from left to
+# to the others the marks move to about one height, the dashed level, and the spread from left to
 # right that remains is a difference in discrimination. A monitor at a miss rate of 1 has no
 # threshold that keeps the level, or none above which any misbehavior lies.
 
@@ -253,8 +253,8 @@ print(f"{best[0]}: alarm above {rule.value:.4f}, {rule.state} on {rule.n} scenar
 # Hoeffding and Bentkus [6].
 #
 # One can also take single benign samples as exchangeable, which is `unit="pair"` below, with
-# CRC and the exact binomial rule. This gives lower thresholds and more alarms, and its promise
-# is about new samples of the *same* scenarios.
+# CRC and the exact binomial rule. There are more samples than scenarios, so the stricter rule has
+# more to go by, but its promise is only about new samples of the *same* scenarios.
 
 # %% tags=["nbval-ignore-output"]
 found = pd.concat(
@@ -278,7 +278,7 @@ display.table(at, caption="One threshold for all cells; rates on test")
 own = found[(found["unit"] == "scenario") & (found["scope"] == "cell")]
 own = own[(own["name"] == best[0]) & (own["cell"] != "all")]
 needed = own.pivot_table(index="calibrator", columns="level", values="n_needed")
-display.table(needed.astype(int), caption="Dev scenarios without which nothing can promise")
+display.table(needed.astype(int), caption="Dev scenarios that each rule needs, by level")
 there = own.groupby("cell", sort=False)["dev_units"].first()
 display.table(there.rename("dev scenarios").reset_index())
 
@@ -367,6 +367,11 @@ display.say(
     strict=strict.mean(),
 )
 
+# %% [markdown]
+# We repeat the check with CRC and a threshold of each cell's own. A column that is zero under a
+# calibration by scenario belongs to a cell with too few dev scenarios, where the rule never
+# alarms.
+
 # %% tags=["nbval-ignore-output"]
 per_cell = pd.concat(
     resplits.resplit_check(
@@ -453,8 +458,8 @@ else:
 
 # %% [markdown]
 # The lower left corner is best again. The first panel shows the judges at their own thresholds,
-# the others at the dashed level, where only the miss rates are left to compare. No figure is
-# drawn if the run has no judges.
+# the others at the dashed level, where only the miss rates are left to compare. Look whether any
+# judge does better there than the two rules that read one letter.
 
 # %% [markdown]
 # ## What does a caught misbehavior cost?
@@ -506,8 +511,8 @@ if len(judge_verdicts):
 
 # %% [markdown]
 # In both panels the share of transcripts that the expensive judge sees grows from left to right,
-# and lower is better. Look for the share beyond which the errors hardly fall any more, and then
-# at the price there. No figure is drawn if the run has no judges.
+# and lower is better. The cheap judge decides alone at the left end and the expensive one at the
+# right end, so look whether some share between them is better than both.
 
 # %% [markdown]
 # ## If some labels are wrong
@@ -547,9 +552,9 @@ display.show(
 )
 
 # %% [markdown]
-# The black tick is the rate with the labels as they are. The bars show how far the true rate may
-# lie from it, the thin one for the larger share of wrong labels and the thick one for the smaller.
-# Two monitors whose bars overlap may change places once the labels are right.
+# The black tick is the rate with the labels as they are, and further left is better. The dark bar
+# shows how far the true rate may lie from it under the smaller share of wrong labels, the light bar
+# under the larger. Two monitors whose bars overlap may change places once the labels are right.
 
 # %% [markdown]
 # ## Does it hold?

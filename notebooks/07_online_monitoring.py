@@ -268,16 +268,17 @@ display.show(
 
 # %% [markdown]
 # Suspicion grows upwards, the dashed line is the threshold, and a ring marks the alarm. A blue
-# (safe) sequence should stay below the line. A red (unsafe) one should cross it, and the earlier
-# the better. How often either happens, four sequences cannot show. For that we need many splits.
+# (safe) sequence should stay below the line, and a red (unsafe) one should cross it, the earlier
+# the better.
 
 # %% [markdown]
-# ## The rival: a likelihood ratio
+# ## Another method, a likelihood ratio
 #
-# Suppose a step score of 0.8 occurs twice as often in unsafe sequences as in safe ones. Then this
-# score is evidence for danger, with a likelihood ratio of 2. If the steps are independent, the
-# ratios of the steps seen so far multiply. The e-valuator [2] estimates their product directly,
-# from a classifier that reads all scores up to step $t$,
+# Four sequences cannot show how often either happens. Before we count over many splits, we need the
+# method that the paper compares with. Suppose a step score of 0.8 occurs twice as often in unsafe
+# sequences as in safe ones. Then this score is evidence for danger, with a likelihood ratio of 2.
+# If the steps are independent, the ratios of the steps seen so far multiply. The e-valuator [2]
+# estimates their product directly, from a classifier that reads all scores up to step $t$,
 # $$M_t = \frac{p(\text{unsafe} \mid s_{1:t})}{p(\text{safe} \mid s_{1:t})}
 #        \cdot \frac{p(\text{safe})}{p(\text{unsafe})}. \qquad \text{([2], §3.2)}$$
 # Its *anytime* form alarms as soon as $M_t > 1/\epsilon$. If the ratio is exact, a safe sequence
@@ -484,7 +485,8 @@ display.show(
 # ## Is the verifier worth its price?
 #
 # We repeat the paper's ablation. It keeps the CRC threshold and replaces the verifier by a signal
-# that costs nothing, the lowest or the mean token log-probability of each step.
+# that costs nothing, the lowest or the mean token log-probability of each step. All three signals
+# have the same guarantee, so what a better signal gives is power and an earlier alarm.
 
 # %%
 math_names = {key[0]: name for key, name in math_panels.items()}
@@ -499,10 +501,9 @@ display.show(
 )
 
 # %% [markdown]
-# Higher is better in the upper row and lower in the lower one, and bands span the splits. All three
-# signals have the same guarantee, so what a better signal gives is power. Where the verifier's line
-# lies above the others, the gap is what it is worth. Where it lies below, the free signal was the
-# better choice, as it may be for models so small that they mostly slip.
+# Higher is better in the upper row and lower in the lower one, and bands span the splits. Where the
+# verifier's line for power lies above the others, the gap is what it is worth. Where it lies below,
+# the free signal was the better choice, as it may be for models so small that they mostly slip.
 
 # %% [markdown]
 # ## Ties

@@ -266,7 +266,7 @@ def test_curves_draw_the_grid_its_band_and_det_points():
 def test_rules_have_a_panel_each_and_the_level_where_one_was_asked():
     table = tradeoff_at_own_threshold(JUDGED, [0.05, 0.2])
     fig = operating_figures.plot_rules(table, NAMES)
-    assert [ax.get_title() for ax in fig.axes] == ["own default", "FAR ≤ 0.05", "FAR ≤ 0.2"]
+    assert [ax.get_title() for ax in fig.axes] == ["own threshold", "FAR ≤ 0.05", "FAR ≤ 0.2"]
     for ax, rule in zip(fig.axes, table["rule"].unique(), strict=True):
         drawn = points_of(ax)
         for row in table[table["rule"] == rule].itertuples():

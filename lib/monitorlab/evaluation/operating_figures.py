@@ -95,7 +95,8 @@ def plot_rules(tradeoff: pd.DataFrame, names: Sequence[str]) -> Figure:
         if rule != OWN_DEFAULT:
             level = float(tradeoff.loc[tradeoff["rule"] == rule, "level"].iloc[0])
             ax.axhline(level, color=GREY, linewidth=1, linestyle="--", label="level")
-        ax.set(title=rule.replace("<=", "≤").replace("far", "FAR"), xlim=(-0.03, 1.03),
+        title = "own threshold" if rule == OWN_DEFAULT else rule.replace("<=", "≤")
+        ax.set(title=title.replace("far", "FAR"), xlim=(-0.05, 1.07),
                ylim=(-0.03 * top, 1.03 * top), xlabel=MISSES.replace(" (", "\n("))
     axes[0, 0].set_ylabel(FALSE_ALARMS)
     shared_legend(fig, list(axes[0]), 3)
