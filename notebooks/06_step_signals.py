@@ -75,7 +75,8 @@ for problem in (ledger, story):
 # The checker is strict. A line is wrong if its equation is false, if it uses other
 # numbers or another operation than the problem asks for, or if it continues correctly
 # from a value that was wrong before. We change one digit in the first line of the story's
-# solution and look at the verdicts of all lines.
+# solution and look at the verdicts of all lines. The later lines stay as they were, so they still
+# continue from the right value.
 
 # %%
 lines = story.solution.rstrip("\n").split("\n")
@@ -112,14 +113,14 @@ print("three disjoint sets, and every reference solution checks out")
 # %% tags=["nbval-ignore-output"]
 folders = miniature.fit_generators(run, problems)
 display.say(
-    "{n:,} parameters each. Targets of expected accuracy: {targets}.",
+    "{n:,} parameters each. Targets of expected accuracy: strong {strong:.0%}, weak {weak:.0%}.",
     n=miniature.count_parameters(folders["strong"]),
-    targets=str(miniature.GENERATORS),
+    **miniature.GENERATORS,
 )
 
 # %% [markdown]
 # Both generators now solve the same test problems, and the checker reads every line that they
-# write. A final answer is right if all lines are.
+# write. The last line holds the final answer.
 
 # %% tags=["nbval-ignore-output"]
 attempts = {
@@ -151,7 +152,7 @@ display.show(
 )
 
 # %% [markdown]
-# Shorter bars and lower lines are better. The left panel shows the share of all steps with each
+# Shorter bars and lower points are better. The left panel shows the share of all steps with each
 # kind of error, and the right panel how often the first error of a solution happens at each
 # position, among the steps written there. Compare the colours to see what the longer training
 # of the strong generator improved.
@@ -200,37 +201,39 @@ print(f"{len(trajectories)} solutions, {len(steps)} step scores under three sign
 # %% [markdown]
 # ## The method happens here
 #
-# Look at one line that the strong generator wrote and at the log-probabilities of its tokens.
-# By equation (1) you need only find the lowest of them and the mean. The table of step scores
-# must hold the same two numbers.
+# Take a solution in which the strong generator goes wrong, and in it the first wrong line. The cell
+# prints the log-probabilities of its tokens. By equation (1) you need only find the lowest of them
+# and their mean, and turn the sign. The table of step scores must hold the same two numbers.
 
 # %% tags=["nbval-ignore-output"]
-solution = attempts["strong"][0].solution
-line = solution.text.split("\n")[0]
-tokens = [round(float(p), 3) for p in solution.log_probs[solution.step_of_token == 0]]
+chosen = miniature.pick_examples(attempts["strong"])
+one = attempts["strong"][chosen[-1]]
+wrong = one.checked.first_error
+tokens = one.solution.log_probs[one.solution.step_of_token == wrong - 1].tolist()
 by_hand = {"min_logprob": -min(tokens), "mean_logprob": -sum(tokens) / len(tokens)}
-print(f"{line!r} has the log-probabilities {tokens}")
-first = steps[(steps["trajectory_id"] == "strong_00000") & (steps["step"] == 1)]
-first = first.set_index("signal")["score"]
+print(f"line {wrong}, log-probabilities:", *(f"{token:.2f}" for token in tokens))
+
+# %% tags=["nbval-ignore-output"]
+mine = steps[steps["trajectory_id"] == f"strong_{chosen[-1]:05d}"]
 for signal, value in by_hand.items():
-    print(f"{signal}: by hand {value:.3f}, in the table {first[signal]:.3f}")
-    assert abs(value - first[signal]) < 0.002, "by hand and in the table: the same score"
+    table = mine[mine["signal"] == signal].set_index("step")["score"]
+    print(f"{signal}: by hand {value:.2f}, in the table {table[wrong]:.2f}")
+    assert abs(value - table[wrong]) < 1e-4, "by hand and in the table: the same score"
 
 # %% [markdown]
 # Equation (2) looks as if the verifier had to read the solution anew after every step. It need
 # not. Attention is causal, so its state at the end of step $t$ has seen nothing that comes
 # later, and one pass over the finished solution gives the scores of all steps at once. To see
-# that, we cut the same solution after its first line, after its second line, and so on, and let
-# the verifier read each piece as a monitor would that runs along.
+# that, we cut the same solution after its first line, after its second line, and so on. The
+# verifier reads each piece as a monitor would that runs along.
 
 # %% tags=["nbval-ignore-output"]
-text = attempts["strong"][0].problem.text
-lines = solution.text.rstrip("\n").split("\n")
-pieces = [(text, "\n".join(lines[: k + 1]) + "\n") for k in range(len(lines))]
+lines = one.solution.text.splitlines(keepends=True)
+pieces = [(one.problem.text, "".join(lines[: k + 1])) for k in range(len(lines))]
 along = [scores[-1] for scores in miniature.score_solutions(verifier, pieces)]
-at_once = steps[(steps["trajectory_id"] == "strong_00000") & (steps["signal"] == "verifier")]
-for k, (running, value) in enumerate(zip(along, at_once["score"], strict=True), 1):
-    print(f"step {k}: {running:.4f} when running along, {value:.4f} in one pass")
+at_once = mine[mine["signal"] == "verifier"].sort_values("step")["score"]
+for line, running, value in zip(lines, along, at_once, strict=True):
+    print(f"{line.strip():16} {running:.4f} when running along, {value:.4f} in one pass")
     assert abs(running - value) < 1e-3, "one pass gives what a running monitor would see"
 
 # %% [markdown]
@@ -239,7 +242,6 @@ for k, (running, value) in enumerate(zip(along, at_once["score"], strict=True), 
 
 # %%
 strong = steps[steps["dataset"] == "miniature_math_strong"]
-chosen = miniature.pick_examples(attempts["strong"])
 panels = miniature.example_panels(attempts["strong"], strong, chosen)
 fig = figures.plot_trajectories(panels, "Two solutions of the small stand-in generator")
 display.show(
@@ -247,20 +249,20 @@ display.show(
     "06_examples",
     thumbnail=True,
     alt="A right and a wrong solution, line by line, with the suspicion of verifier and "
-    "log-probability signals as bars; wrong lines are red.",
+    "log-probability signals as bars; wrong lines are orange.",
 )
 
 # %% [markdown]
-# Each row is a line of the solution, red if it is wrong, and a long bar means high suspicion. A
-# good signal has short bars beside black lines and long bars beside red ones, beginning with the
-# first red line.
+# Each row is a line of the solution, orange if it is wrong, and a long bar means high suspicion. A
+# good signal has short bars beside black lines and long bars beside orange ones, beginning with
+# the first orange line.
 
 # %% [markdown]
 # Longer problems give more occasions to err. The next figure shows how much that matters.
 
 # %%
 by_steps = miniature.accuracy_by_steps(trajectories, problems.test)
-fig = figures.plot_accuracy(by_steps, "Accuracy by length of the problem (small stand-ins)")
+fig = figures.plot_accuracy(by_steps, "Small stand-ins: accuracy by length")
 display.show(
     fig,
     "06_accuracy",

@@ -257,7 +257,7 @@ fig = figures.plot_examples(
     held_out,
     threshold,
     chosen,
-    datasets.figure_title(f"Until the alarm: {datasets.sizes(example)}", example),
+    datasets.figure_title(f"Until the alarm: {example.name}", example),
 )
 display.show(
     fig,
@@ -268,8 +268,8 @@ display.show(
 
 # %% [markdown]
 # Suspicion grows upwards, the dashed line is the threshold, and a ring marks the alarm. A blue
-# (safe) sequence should stay below the line, and a red (unsafe) one should cross it, the earlier
-# the better.
+# (safe) sequence should stay below the line, and an orange (unsafe) one should cross it, the
+# earlier the better.
 
 # %% [markdown]
 # ## Another method, a likelihood ratio

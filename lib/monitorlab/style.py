@@ -51,6 +51,13 @@ SIGNAL_COLORS = {
     "verifier": GREEN, "guard": GREEN, "min_logprob": PURPLE, "mean_logprob": SKY, "score": GREEN,
     "words": GREY,
 }
+SIGNAL_NAMES = {
+    "verifier": "verifier",
+    "min_logprob": "lowest token log-probability",
+    "mean_logprob": "mean token log-probability",
+    "guard": "guard",
+    "words": "words of the answers",
+}
 
 # What matplotlib calls the artists that nobody named.
 UNLABELLED = re.compile(r"_(child|container)\d+|_nolegend_")

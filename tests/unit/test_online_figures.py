@@ -108,4 +108,5 @@ def test_sizes_of_both_classes_stand_beside_a_figure():
     one = data("mine")
     results = compare(one, PAPER_METHODS[:1], [(np.arange(30), np.arange(30, 60))], levels=(0.2,))
     fig = figures.plot_protocol(results, {("mine", "mine"): datasets.sizes(one)}, ["CRC"], "t")
-    assert "mine (30 safe, 30 unsafe)" in drawn(fig)[0]
+    assert fig.axes[0].get_title() == "mine\n(30 safe, 30 unsafe)"
+    assert "(30 safe, 30 unsafe)" in drawn(fig)[0]

@@ -19,6 +19,7 @@ from monitorlab.style import (
     METHOD_MARKERS,
     SAFE,
     SIGNAL_COLORS,
+    SIGNAL_NAMES,
     TWO_COLUMNS,
     UNSAFE,
     shared_legend,
@@ -124,7 +125,7 @@ def plot_protocol(
             else:
                 ax.set_ylim(0, 1.02)
             if row == 0:
-                ax.set_title(name)
+                ax.set_title(_two_lines(name))
             if row == len(measures) - 1:
                 ax.set_xlabel("target level ε")
         axes[row, 0].set_ylabel(MEASURE_LABELS[measure])
@@ -165,11 +166,11 @@ def plot_signals(
             for signal, lines in table[table["dataset"] == dataset].groupby("signal", sort=False):
                 color = SIGNAL_COLORS.get(str(signal), GREY)
                 ax.plot(lines["level"], lines["mean"], marker="o", color=color,
-                        label=str(signal).replace("_", " "))
+                        label=SIGNAL_NAMES.get(str(signal), str(signal).replace("_", " ")))
                 ax.fill_between(lines["level"], lines["q10"], lines["q90"], color=color, alpha=0.18)
             ax.set_ylim(0, 1.02)
             if row == 0:
-                ax.set_title(name)
+                ax.set_title(_two_lines(name))
             if row == len(measures) - 1:
                 ax.set_xlabel("target level ε")
         axes[row, 0].set_ylabel(MEASURE_LABELS[measure])
@@ -203,15 +204,21 @@ def plot_trade_off(
                          & np.isclose(results["level"], level)]
         for method, splits in chosen.groupby("method", sort=False):
             _cross(ax, splits["restricted_delay"], splits["power"], str(method))
-        ax.set_title(name, fontsize=8)
-        ax.set_xlabel("restricted delay ↓ (lower is better)")
+        ax.set_title(_two_lines(name), fontsize=8)
+        ax.set_xlabel("restricted delay (lower is better)")
     for ax in axes[:, 0]:
-        ax.set_ylabel("power ↑ (higher is better)")
+        ax.set_ylabel("power (higher is better)")
     for ax in axes.flat[len(panels):]:
         ax.set_axis_off()
     shared_legend(fig, list(axes.flat[: len(panels)]), 4 if columns > 1 else 2)
     fig.suptitle(title, fontweight="bold")
     return fig
+
+
+def _two_lines(name: str) -> str:
+    """Put the numbers of sequences, "(339 safe, 61 unsafe)", on a line of their own."""
+    start, bracket, end = name.rpartition(" (")
+    return f"{start}\n({end}" if bracket else name
 
 
 def _finite_ends(values: Sequence[FloatArray]) -> tuple[float, float]:

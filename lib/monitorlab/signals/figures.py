@@ -13,6 +13,7 @@ from monitorlab.style import (
     ONE_COLUMN,
     SAFE,
     SIGNAL_COLORS,
+    SIGNAL_NAMES,
     TWO_COLUMNS,
     UNSAFE,
     VERMILION,
@@ -21,14 +22,6 @@ from monitorlab.style import (
 )
 
 FEWEST = 20  # steps at a position; a share of fewer is noise
-
-SIGNAL_NAMES = {
-    "verifier": "verifier",
-    "min_logprob": "lowest token log-probability",
-    "mean_logprob": "mean token log-probability",
-    "guard": "guard",
-    "words": "words of the answers",
-}
 
 
 def plot_accuracy(frame: pd.DataFrame, title: str) -> Figure:
@@ -51,7 +44,7 @@ def plot_accuracy(frame: pd.DataFrame, title: str) -> Figure:
                     capsize=2, label=f"{generator} generator")
     ax.set_ylim(0, 1.02)
     ax.set_xlabel("steps of the solution")
-    ax.set_ylabel("right final answers ↑")
+    ax.set_ylabel("right final answers\n(higher is better)")
     ax.xaxis.get_major_locator().set_params(integer=True)
     shared_legend(fig, [ax], 2)
     fig.suptitle(title, fontweight="bold")
@@ -87,7 +80,7 @@ def plot_trajectories(
         ax.set_xlim(0, 1)
         ax.grid(axis="y", visible=False)
         ax.set_title(heading, fontsize=9)
-        ax.set_xlabel("suspicion, as a rank among all steps")
+        ax.set_xlabel("suspicion, as a rank among all steps\n(high means unsafe)")
     shared_legend(fig, [axes[0, 0]], 3)
     fig.suptitle(title, fontweight="bold")
     return fig
@@ -118,7 +111,7 @@ def plot_auroc(frame: pd.DataFrame, title: str) -> Figure:
     ax.annotate("chance", (0.5, 1.0), xycoords=("data", "axes fraction"), xytext=(4, -9),
                 textcoords="offset points", color=GREY, fontsize=8)
     ax.set_xlim(min(0.45, float(rows["low"].min()) - 0.02), 1.0)
-    ax.set_xlabel("step AUROC → (higher is better)")
+    ax.set_xlabel("step AUROC (higher is better)")
     fig.suptitle(title, fontweight="bold")
     return fig
 
@@ -153,9 +146,9 @@ def plot_errors(frame: pd.DataFrame, title: str) -> Figure:
         axes[0, 1].plot(at.index, at["mean"], marker="o", color=color)
     axes[0, 0].set_yticks(range(len(kinds)), kinds)
     axes[0, 0].invert_yaxis()
-    axes[0, 0].set_xlabel("share of all steps ↓")
+    axes[0, 0].set_xlabel("share of all steps (lower is better)")
     axes[0, 1].set_xlabel("position of the step")
-    axes[0, 1].set_ylabel("first error happens here ↓\n(share of steps there)")
+    axes[0, 1].set_ylabel("first errors, share of steps\n(lower is better)")
     axes[0, 1].set_ylim(0)
     axes[0, 1].xaxis.get_major_locator().set_params(integer=True)
     shared_legend(fig, [axes[0, 0]], len(generators))
