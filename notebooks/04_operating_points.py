@@ -241,8 +241,9 @@ assert library.value == by_hand, "by hand and by the library: the same threshold
 best = list(table["name"][:6])
 benign = chosen[(chosen["split"] == "dev") & (chosen["label"] == 0)]
 benign = benign[benign["name"] == best[0]]
+scores = points.operating_scores(benign)
 rule = points.choose_rule(
-    points.operating_scores(benign), benign["scenario_id"], ALPHA, "crc", DELTA, unit="scenario"
+    scores, benign["scenario_id"], ALPHA, "crc", DELTA, unit="scenario"
 )
 print(f"{best[0]}: alarm above {rule.value:.4f}, {rule.state} on {rule.n} scenarios")
 
@@ -264,15 +265,19 @@ found = pd.concat(
 )
 at = found[(found["level"] == ALPHA) & (found["cell"] == "all")]
 at = at[(at["scope"] == "global") & at["name"].isin(best)]
-columns = ["name", "unit", "calibrator", "threshold", "state", "dev_units", "far"]
-columns += ["far_scenarios", "mr"]
-at = display.spans(at, ["far", "mr"])[columns].reset_index(drop=True)
-display.table(at, caption="One threshold for all cells; rates on test")
+columns = ["name", "calibrator", "threshold", "state", "dev_units"]
+columns += ["far", "far_scenarios", "mr"]
+for unit, part in display.spans(at, ["far", "mr"]).groupby("unit", sort=False):
+    caption = f"One threshold for all cells, calibrated by {unit}; rates on test"
+    display.table(part[columns].reset_index(drop=True), caption=caption)
 
 # %% [markdown]
-# The column `state` tells whether there were enough units. With too few scenarios no threshold
-# can promise anything, and the only rule that keeps the promise is one that never alarms. The
-# next table shows how many scenarios each rule needs, and how many each cell has.
+# The column `far` counts samples and `far_scenarios` is the mean loss of a scenario, which is what
+# the promise by scenario is about. The column `state` tells whether there were enough dev units.
+#
+# With too few scenarios no threshold can promise anything, and the only rule that keeps the
+# promise is one that never alarms. The next table shows how many scenarios each rule needs, and
+# how many each cell has.
 
 # %%
 own = found[(found["unit"] == "scenario") & (found["scope"] == "cell")]

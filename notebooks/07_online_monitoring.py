@@ -315,6 +315,9 @@ compared = [
 ]
 results, resamples = map(pd.concat, zip(*compared, strict=True))
 
+# %% [markdown]
+# The figures below show the main signal of each data set. First we check that no row is missing.
+
 # %%
 main = {
     key: datasets.sizes(data)

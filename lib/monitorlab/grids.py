@@ -13,10 +13,11 @@ from monitorlab.escaping import flat
 
 DASH = "–"
 CELL = "text-align: {side}; padding: 2px 7px;"
+ON_ONE_LINE = 24  # characters; a column of cells this short, such as "0.42 (0.34 to 0.50)", is kept
 
 
 class Column:
-    """One column of a table: header, formatted cells, side and which cells are bold."""
+    """One column of a table: header, formatted cells, side, style and which cells are bold."""
 
     def __init__(self, values: pd.Series, decimals: int, bold: str | None, unit: str | None):
         self.header = f"{values.name} ({unit})" if unit else str(values.name)
@@ -25,6 +26,8 @@ class Column:
         held = values.infer_objects() if values.dtype == object else values
         self.numeric = pd.api.types.is_numeric_dtype(held) and not pd.api.types.is_bool_dtype(held)
         self.side = "right" if self.numeric else "left"
+        short = all(len(cell) <= ON_ONE_LINE for cell in self.cells)
+        self.style = CELL.format(side=self.side) + (" white-space: nowrap;" if short else "")
         self.bold = [False] * len(self.cells)
         if bold is not None:
             self._mark_best(values, bold)
@@ -60,7 +63,7 @@ def html_table(columns: Sequence[Column], rows: int, caption: str | None) -> str
         inner = html.escape(text)
         kind = ' class="number"' if column.numeric else ""
         inner = f"<strong>{inner}</strong>" if strong else inner
-        return f'<{tag}{kind} style="{CELL.format(side=column.side)}">{inner}</{tag}>'
+        return f'<{tag}{kind} style="{column.style}">{inner}</{tag}>'
 
     lines = ['<table class="monitorlab">']
     if caption:

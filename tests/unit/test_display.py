@@ -197,6 +197,14 @@ def test_a_named_index_becomes_columns_and_a_plain_one_does_not(shown: Shown) ->
         ["method", "x"], ["x"]]
 
 
+def test_short_cells_stay_on_one_line_and_sentences_may_wrap(shown: Shown) -> None:
+    frame = pd.DataFrame({"far": ["0.10 (0.04 to 0.19)"], "why": ["one sentence that is long"]})
+    display.table(frame)
+    markup = shown[0][0]["text/html"]
+    assert markup.count("white-space: nowrap;") == 2  # header and cell of the first column
+    assert 'nowrap;">0.10 (0.04 to 0.19)<' in markup
+
+
 def test_everything_in_a_table_is_escaped(shown: Shown) -> None:
     frame = pd.DataFrame({SCRIPT: NASTY, "b": 1})
     display.table(frame, caption=SCRIPT, units={"b": SCRIPT})
