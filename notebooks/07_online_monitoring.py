@@ -274,11 +274,11 @@ display.show(
 # %% [markdown]
 # ## Another method, a likelihood ratio
 #
-# Four sequences cannot show how often either happens. Before we count over many splits, we need the
-# method that the paper compares with. Suppose a step score of 0.8 occurs twice as often in unsafe
-# sequences as in safe ones. Then this score is evidence for danger, with a likelihood ratio of 2.
-# If the steps are independent, the ratios of the steps seen so far multiply. The e-valuator [2]
-# estimates their product directly, from a classifier that reads all scores up to step $t$,
+# Four sequences cannot show how often an alarm is right. Before we count over many splits, we need
+# the method that the paper compares with. Suppose a step score of 0.8 occurs twice as often in
+# unsafe sequences as in safe ones. Then this score is evidence for danger, with a likelihood ratio
+# of 2. If the steps are independent, the ratios of the steps seen so far multiply. The e-valuator
+# [2] estimates their product directly, from a classifier that reads all scores up to step $t$,
 # $$M_t = \frac{p(\text{unsafe} \mid s_{1:t})}{p(\text{safe} \mid s_{1:t})}
 #        \cdot \frac{p(\text{safe})}{p(\text{unsafe})}. \qquad \text{([2], §3.2)}$$
 # Its *anytime* form alarms as soon as $M_t > 1/\epsilon$. If the ratio is exact, a safe sequence
