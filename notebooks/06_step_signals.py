@@ -176,7 +176,7 @@ display.show(
 # each step how likely it is that the step is wrong [2, 3],
 # $$s_t = p(\text{step } t \text{ is wrong} \mid x, o_{\le t}). \qquad (2)$$
 # Ours starts from the weights of the strong generator. It learns from solutions that both
-# generators wrote for problems of its own set, and the checker labels every line of them.
+# generators wrote for the verifier's own problems, and the checker labels every line of them.
 
 # %% tags=["nbval-ignore-output"]
 lessons = [
