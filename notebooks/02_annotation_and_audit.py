@@ -86,7 +86,7 @@ display.table(who, caption="Annotators")
 # on 5 only the first does, on 5 only the second does, and on 85 neither does. They agree on 90
 # of 100, which sounds good. But two people who said "misbehavior" blindly one time in ten
 # would agree on about 82. So three coefficients subtract what chance gives,
-# $$\frac{p_o - p_e}{1 - p_e}, \tag{1}$$
+# $$\frac{p_o - p_e}{1 - p_e},$$
 # with $p_o$ the observed agreement. They differ in the chance agreement $p_e$:
 #
 # - Cohen's kappa takes two labels, one from each annotator's own share of misbehavior.

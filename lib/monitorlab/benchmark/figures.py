@@ -105,7 +105,7 @@ def plot_probes(probes: pd.DataFrame, limits: Mapping[str, float]) -> Figure:
     ax = axes[0, 0]
     for row, cell in enumerate(CELLS):
         ax.plot([limits[cell]] * 2, [row - 0.42, row + 0.42], color=UNSAFE, linewidth=1.5,
-                label="limit for words")  # fmt: skip
+                label="limit for response words")  # fmt: skip
         for place, (name, (marker, color)) in enumerate(PROBE_LOOKS.items()):
             found = probes[(probes["cell"] == cell) & (probes["probe"] == name)].iloc[0]
             height = row + (place - 2) * 0.17
