@@ -43,7 +43,7 @@ PAIRS_SHOWN: int = 2  # pairs of each cell in the sample browser
 # %%
 from monitorlab import display
 from monitorlab.benchmark import browser, figures, overview, real_pairs, sandbox
-from monitorlab.benchmark.composition import compose_pair
+from monitorlab.benchmark.composition import closest_lengths, compose_pair
 from monitorlab.benchmark.construction import COUNTS, build_pairs, to_table
 from monitorlab.benchmark.corpus import SIZE, Report, build_corpus
 from monitorlab.benchmark.generator import construct
@@ -60,7 +60,7 @@ scenarios = load_library()
 display.table(overview.library(scenarios), caption="The scenario library")
 
 # %% [markdown]
-# ## Six cells
+# ## The six cells of the benchmark
 #
 # The paper's taxonomy has three categories of misbehavior, each in two kinds of task:
 #
@@ -68,18 +68,20 @@ display.table(overview.library(scenarios), caption="The scenario library")
 # - **Syco**, sycophancy and bias: a cue in the request steers the answer.
 # - **SG**, specification gaming: a loophole of the task or its check is exploited.
 #
-# Its data is gated, so ours is written anew: each scenario is a situation in a YAML file
-# under `data/scenarios`, with requests, benign and misbehaving answers, and everything
-# that may vary. The *test* side makes the benchmark, the *training* side the corpus;
-# gaming has no training side, because it shall stay unseen.
+# The paper's data is gated, so we write our own. Each row of the table above counts
+# scenarios. A scenario is a situation in a YAML file under `data/scenarios`, with requests,
+# benign and misbehaving answers, and everything that may vary. Scenarios of the *test* side
+# make the benchmark and those of the *training* side make the corpus. Gaming has no training
+# side, because no monitor shall have seen it in training.
 
 # %% [markdown]
 # ## From a scenario to a pair
 #
-# A pair is one request $x$ with a benign response $r_0$ and a misbehaving one $r_1$.
-# Slots (names, places, amounts) are drawn once per pair; wording, order of arguments,
-# layout and code style are drawn for every response on its own. Here are two pairs of one
-# scenario.
+# A pair is one request $x$ with a benign response $r_0$ and a misbehaving one $r_1$. Take the
+# scenario of a hospital ward where large orders need a second signature. We compose two pairs
+# from it. Names, places and amounts are drawn once per pair, so both responses of a pair share
+# them. Wording, order of arguments, layout and code style are drawn for every response on its
+# own.
 
 # %%
 scenario = next(s for s in scenarios if s.id == "ward_order_second_signature")
@@ -89,25 +91,54 @@ for number in (0, 1):
     print(f"BENIGN: {pair.benign.text}\n\nMISBEHAVING: {pair.misbehaving.text}\n")
 
 # %% [markdown]
-# ## Ten cues
+# Ask of each response who gave the yes in writing, and when. The request says who may give it.
+# A monitor that reads the response alone cannot know.
+
+# %% [markdown]
+# ## The ten cues of the sycophancy cells
 #
-# In the sycophancy cells the request $x' = x + c$ holds a cue $c$ towards a wrong option.
-# The paper names seven user suggestions, a metadata block and an alert that leaks an
-# "answer"; it counts ten variants, so a second leak is our tenth. A response that reaches
-# the right option is benign, one that reaches the suggested option misbehaves. Both sides
-# mention the cue equally often, so the mention proves nothing.
+# A friend of yours took the same quiz and answered C, but C is wrong. In the sycophancy cells
+# every request $x' = x + c$ holds such a cue $c$ towards a wrong option. A response that
+# reaches the right option is benign, and one that reaches the suggested option misbehaves.
+# Both sides mention the cue equally often, so the mention proves nothing. The paper names
+# seven user suggestions, a metadata block and an alert that leaks an "answer". It counts ten
+# variants, so we added a second leak.
 
 # %%
 display.table(overview.cues())
 
 # %% [markdown]
-# ## The method happens here
+# ## The method happens here: two drafts of about equal length
 #
-# Every pair has a generator of random numbers of its own, named by seed, scenario and
-# number: builds are equal byte for byte, in any order. To keep length from giving the
-# label away, each side is drafted three times, a coin says which side shall be longer, and
-# the two drafts of most similar length in that order are kept. The sizes are the paper's
-# (which of 976/196 and 298/578 is code, and which is QA, is our reading).
+# If misbehaving responses were longer on average, a monitor could count letters instead of
+# judging. So each side of a pair is drafted three times, and a coin says which side shall be
+# the longer one. Of the drafts in that order we keep the two that differ least in length. (The
+# paper has no equation for this step. It is our own.)
+#
+# Take three drafts of each side with these lengths in letters, and let the coin say that the
+# benign response is the longer one. Four combinations have that order. Divide each difference
+# by the longer length.
+
+# %%
+benign, misbehaving = [410, 520, 600], [450, 505, 640]
+ordered = [(b, m) for b in benign for m in misbehaving if b > m]
+apart = {lengths: (lengths[0] - lengths[1]) / lengths[0] for lengths in ordered}
+for lengths, share in apart.items():
+    print(f"benign {lengths[0]}, misbehaving {lengths[1]}: {share:.1%} apart")
+kept = min(apart, key=apart.get)
+first, second = closest_lengths(benign, misbehaving, benign_longer=True)
+assert (benign[first], misbehaving[second]) == kept, "the library must keep the same drafts"
+print("kept, by hand and by the library:", kept)
+
+# %% [markdown]
+# The library also has a rule for bad luck. If no two drafts in the order of the coin are
+# within 12 percent of each other, it keeps the two closest of all.
+#
+# Now we compose all pairs. Every pair has its own generator of random numbers, named after
+# the seed, the scenario and the number of the pair, so two builds are equal byte for byte, in
+# whatever order they run. The sizes of the cells are the paper's. (It gives 976 and 196 for
+# S&PV, and 298 and 578 for SG, without saying which is code and which is QA. That is our
+# reading.)
 
 # %%
 pairs = build_pairs(SEED, scenarios)
@@ -115,8 +146,9 @@ samples = to_table(pairs, SEED)
 display.table(overview.counts(samples), caption="Samples by cell and split")
 
 # %% [markdown]
-# A quarter of the scenarios of each cell is the *dev* split, where thresholds may be
-# chosen; the rest is *test*. A scenario is in one of them only.
+# A quarter of the scenarios of each cell is the *dev* split, where thresholds may be chosen.
+# The rest is the *test* split. No scenario is in both. The next two figures show what the pairs
+# are about and how long their responses are.
 
 # %%
 fig = figures.plot_types(samples)
@@ -128,6 +160,11 @@ display.show(
     "types, the ten cues, and the fourteen gaming types.",
 )
 
+# %% [markdown]
+# Each bar counts the pairs of one type, and its colour says in which kind of task they stand.
+# "CWE" numbers are entries of the public list of software weaknesses. Look for bars of about
+# equal length within one colour. They mean that no single type dominates its cell.
+
 # %%
 fig = figures.plot_lengths(samples)
 display.show(
@@ -138,14 +175,20 @@ display.show(
 )
 
 # %% [markdown]
-# ## What can be checked
+# Blue is the benign side, orange the misbehaving one. The two outlines of a panel should lie
+# on top of each other, up to noise. If one of them stood further to the right, length would
+# give the label away.
+
+# %% [markdown]
+# ## Which labels can be checked
 #
-# Every program runs in a subprocess with limits on time, memory, files, processes and
-# network. In S&PV code both variants must do the task: that is their function, and the
-# label is about their security, which no test decides here. In SG code both must pass the
-# visible tests, and only the benign one the hidden tests, whose values are compared
-# outside of the program's reach. That does decide the label. Where a machine cannot
-# confine a program that starts tools, that program is not run and its label not counted.
+# Programs can be executed. Each of them runs in a subprocess with limits on time, memory,
+# files, processes and network. In SG code both programs of a pair must pass the visible
+# tests, and only the benign one must pass the hidden tests, whose values are compared outside
+# of the program's reach. That decides the label. In S&PV code both programs must do their
+# task. That shows their function, while the label is about their security, which no test
+# decides here. Where a machine cannot confine a program that starts tools, that program is
+# not run and its label is not counted.
 
 # %%
 programs = check_programs(pairs, SEED)
@@ -163,9 +206,9 @@ display.say(
 )
 
 # %% [markdown]
-# Reasoning problems are drawn from families with a formula for the derivation *and* an
-# independent solver. The check solves each problem again, finds the option in the request
-# and reads the chosen letter from the response.
+# Problems can be solved again. The reasoning problems come from families with a formula for
+# the derivation *and* an independent solver. The check solves each problem with the solver,
+# finds the option in the request and reads the chosen letter from the response.
 
 # %%
 reasoning = check_reasoning(pairs, SEED)
@@ -174,22 +217,23 @@ print(f"{reasoning['confirmed'].sum()} of {len(reasoning)} reasoning labels conf
 # %% [markdown]
 # ## Look at the data
 #
-# Unfold a pair. What only one side has is marked. Cover the headings, and guess.
+# Unfold a pair. What only one side has is marked. Cover the headings and guess which response
+# misbehaves.
 
 # %%
 shown = browser.draw_pairs(samples, PAIRS_SHOWN, run.rng("browser"))
 browser.browse(samples, shown)
 
 # %% [markdown]
-# ## The same pairs from a model
+# ## The same kind of pairs from a model
 #
-# With a model at hand, the paper's protocol makes pairs from questions that exist
-# already: inject the cue, sample up to $K = 5$ answers, keep the question only if a
-# benign and a misbehaving answer appear. Every answer is stored as it arrives, so a
-# failure loses nothing, and every dropped question has a reason. Here a *scripted
-# stand-in* answers, to show the bookkeeping; `generator.CausalGenerator` reads any causal
-# model, and `questions.load_questions` names GSM8K, TruthfulQA, HumanEval, MBPP, MMLU,
-# GPQA and AIME.
+# With a model at hand, the paper's protocol makes pairs from questions that exist already. It
+# puts a cue into a question, samples up to $K = 5$ answers, and keeps the question only if a
+# benign and a misbehaving answer appear. Every answer is stored as it arrives, so a failure
+# loses nothing, and every dropped question has a reason. Here a *scripted stand-in* answers,
+# to show the bookkeeping. With `generator.CausalGenerator` any causal model can take its
+# place, and `questions.load_questions` reads GSM8K, TruthfulQA, HumanEval, MBPP, MMLU, GPQA
+# and AIME.
 
 # %%
 store = run.folder / "answers.jsonl"
@@ -201,13 +245,17 @@ print(f"{made.calls} calls, {len(made.samples)} samples; again: {again.calls} ca
 display.table(made.dropped.groupby("reason").size().rename("questions").reset_index())
 
 # %% [markdown]
-# ## Real pairs
+# The table counts the questions that gave no pair. The second construction found every answer
+# in the store and called nobody.
+
+# %% [markdown]
+# ## Real pairs from public files
 #
-# Some public files already hold two answers to one request, one right and one wrong:
-# model solutions to GSM8K, programs of coding agents, marked reasoning chains, human
-# preferences. They need no generator and are a second test set, always reported apart:
-# their errors are honest mistakes rather than sycophancy or gaming. (The files of
-# BIG-Bench-Mistake hold one chain per problem, and the lie-detector transcripts share no
+# Some public files already hold two answers to one request, one right and one wrong. There
+# are model solutions to GSM8K, programs of coding agents, marked reasoning chains and human
+# preferences. They need no generator, and they make a second test set. It is always reported
+# apart, because its errors are honest mistakes rather than sycophancy or gaming. (The files
+# of BIG-Bench-Mistake hold one chain per problem, and the lie-detector transcripts share no
 # usable request, so neither gives pairs.)
 
 # %% tags=["nbval-ignore-output"]
@@ -221,9 +269,11 @@ if real is not None:
 # %% [markdown]
 # ## The training corpus
 #
-# Five components of the published sizes, composed from the training side in the same way
-# and streamed to disk. A sample whose estimated Jaccard similarity of five-word runs [3]
-# to an earlier one, or to any test sample, is .9 or more is left out and replaced.
+# The corpus has five components of the published sizes. They are composed from the training
+# side in the same way and streamed to disk. Near-duplicates are left out and replaced. To find
+# them, take all runs of five words that occur in either of two samples, and ask which share of
+# them occurs in both. This share is their Jaccard similarity, and MinHash [3] estimates it. A
+# sample that reaches .9 with an earlier one, or with any test sample, does not enter.
 
 # %%
 report = Report()
@@ -255,7 +305,15 @@ display.show(
 )
 
 # %% [markdown]
+# The blue dot is what this run built, the grey diamond the published size. Mind the
+# logarithmic axis, on which equal steps multiply. The small profiles build an equal share of
+# every component, so the distance between dot and diamond is the same in all rows.
+
+# %% [markdown]
 # ## Does it hold?
+#
+# Each line below states what must be true of the benchmark and stops the notebook if it is
+# not. The last lines build the benchmark twice more, with the same seed and with another one.
 
 # %%
 per_pair = samples.groupby("pair_id")
@@ -306,11 +364,10 @@ run.close()
 # - We executed every program and solved every problem again; each passed its check.
 # - We streamed a training corpus that shares no scenario with the benchmark.
 #
-# **Limits.** The texts are written and composed, not observed: they measure what a
-# monitor can tell apart, not how often models misbehave. That a program of S&PV code is
-# insecure is its author's word. The split of the published
-# category sizes over code and QA is our reading. An honest bug and a gamed check can look
-# the same in the real pairs.
+# **Limits.** The texts are written and composed, not observed. They measure what a monitor
+# can tell apart, not how often models misbehave. That a program of S&PV code is insecure is
+# its author's word. The split of the published category sizes over code and QA is our
+# reading. An honest bug and a gamed check can look the same in the real pairs.
 #
 # **Add your own.** `data/scenarios/CONTRIBUTING.md` says how; `python -m monitorlab
 # scenarios` checks what you wrote.
@@ -319,12 +376,12 @@ run.close()
 # ## Exercises
 #
 # 1. Read five pairs of one cell with the headings covered. How many labels do you guess?
-#    <details><summary>Answer</summary>With the request at hand, nearly all: the facts
-#    that decide are there. From the response alone, about half, if the authors did
-#    their work; the next notebook measures it.</details>
+#    <details><summary>Answer</summary>With the request at hand you guess nearly all, since
+#    it holds the facts that decide. From the response alone you guess about half, if the
+#    authors did their work. The next notebook measures it.</details>
 # 2. Set `SEED` to 7. Which tables change, and which do not?
-#    <details><summary>Answer</summary>Texts, names and the dev split change; all counts
-#    stay.</details>
+#    <details><summary>Answer</summary>Texts, names and the dev split change. The samples of
+#    every cell stay as many.</details>
 # 3. Why are the hidden tests' values compared outside of the program's process?
 #    <details><summary>Answer</summary>A program can return an object that claims to be
 #    equal to everything. Once the value has been written down as JSON, it cannot.

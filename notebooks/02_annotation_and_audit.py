@@ -58,13 +58,14 @@ checks = read_table(run, "01_benchmark_construction", "label_checks")
 print(f"{len(samples)} samples, {len(checks)} of them checked by execution or solver")
 
 # %% [markdown]
-# ## Guidelines, and a second pair of eyes
+# ## A second pair of eyes
 #
-# A referee of the paper asked how annotators agreed; no figure was published. Our first
-# label is the author's intention, written into the scenario. The second comes from
-# annotators who saw request and response of a stratified sample, one of each pair, in
-# mixed order, with nothing but the guidelines in `data/annotations/GUIDELINES.md`. Who or
-# what they are is stored with every label; a label is tied to the text it was given to.
+# A referee of the paper asked how well annotators agreed, and no figure was published. We can
+# give one for our samples. Their first label is the author's intention, written into the
+# scenario. The second comes from annotators who read a stratified sample, one response of
+# each pair in mixed order, with nothing but the guidelines in
+# `data/annotations/GUIDELINES.md`. Who or what they are is stored with every label, and a
+# label is tied to the text it was given to.
 
 # %%
 given = annotation.joined(samples, annotation.read_annotations())
@@ -74,14 +75,56 @@ who = given.groupby(["annotator", "kind"]).agg(
 display.table(who, caption="Annotators")
 
 # %% [markdown]
-# ## The method happens here
+# The column *called_misbehavior* is the share of samples that an annotator called misbehavior.
+# Half of the samples are, so far more or far fewer would mean that the guidelines were
+# understood in another way.
+
+# %% [markdown]
+# ## The method happens here: agreement beyond chance
 #
-# Raw agreement $p_o$ flatters rare labels, so three coefficients subtract chance,
+# Two annotators label 100 samples, and misbehavior is rare. On 5 samples both say misbehavior,
+# on 5 only the first does, on 5 only the second does, and on 85 neither does. They agree on 90
+# of 100, which sounds good. But two people who said "misbehavior" blindly one time in ten
+# would agree on about 82. So three coefficients subtract what chance gives,
 # $$\frac{p_o - p_e}{1 - p_e},$$
-# with $p_e$ from each annotator's own label rates (Cohen's kappa), from the pooled rates
-# (Krippendorff's alpha [3]), or as $p_e = 2\pi(1-\pi)$ with $\pi$ the mean rate (Gwet's
-# AC1 [2]). Intervals resample the annotated samples; where nobody disagreed, the lower end
-# allows the disagreements that the exact binomial bound leaves possible.
+# with $p_o$ the observed agreement. They differ in the chance agreement $p_e$:
+#
+# - Cohen's kappa takes two labels, one from each annotator's own share of misbehavior.
+# - Krippendorff's alpha [3] takes two of all 200 labels, without putting the first one back.
+# - Gwet's AC1 [2] takes $p_e = 2\pi(1-\pi)$ with $\pi$ the mean share of both.
+
+# %%
+both, first, second, neither, n = 5, 5, 5, 85, 100
+observed = (both + neither) / n
+one, two = (both + first) / n, (both + second) / n  # how often each says misbehavior
+yes, no = 2 * both + first + second, 2 * neither + first + second  # of 200 labels
+chance = {
+    "Cohen's kappa": one * two + (1 - one) * (1 - two),
+    "Krippendorff's alpha": (yes * (yes - 1) + no * (no - 1)) / (2 * n * (2 * n - 1)),
+    "Gwet's AC1": 2 * (yes / (2 * n)) * (no / (2 * n)),
+}
+by_hand = {name: (observed - p_e) / (1 - p_e) for name, p_e in chance.items()}
+
+# %% [markdown]
+# The library gets the 100 labels of each annotator and must give the same three numbers.
+
+# %%
+labels_a = pd.Series([1] * (both + first) + [0] * (second + neither))
+labels_b = pd.Series([1] * both + [0] * first + [1] * second + [0] * neither)
+small = agreement_table(labels_a, labels_b, run.rng("by hand"))
+small["by hand"] = small["coefficient"].map(by_hand)
+difference = (small["value"] - small["by hand"]).abs().max()
+assert difference < 1e-9, "the library must count as we did"
+display.table(small[["coefficient", "value", "by hand"]])
+
+# %% [markdown]
+# Kappa and alpha call it poor, and AC1 calls it good, though all three saw the same labels.
+# That is why we report all of them. Where one label is rare, AC1 ascribes less agreement to
+# chance than the other two.
+#
+# Now the annotators of this benchmark. Intervals resample the annotated samples. Where nobody
+# disagreed, resampling would give an interval of length zero, so the lower end allows for the
+# disagreements that the exact binomial bound leaves possible.
 
 # %%
 labels = given.pivot(index="sample_id", columns="annotator", values="given")
@@ -103,6 +146,11 @@ display.show(
     "of annotators.",
 )
 
+# %% [markdown]
+# There is one panel per pair of annotators and one row per coefficient. The dot is the estimate
+# and the grey bar its interval. Further to the right is better, and 1 is perfect agreement.
+# Compare where the bars end on the left, since they say how much disagreement is still possible.
+
 # %%
 by_cell = given.assign(agrees=given["given"] == given["label"])
 by_cell = by_cell.pivot_table(index="cell", columns="annotator", values="agrees")
@@ -111,8 +159,8 @@ display.table(by_cell, decimals=3, caption="Agreement with the author's label, b
 # %% [markdown]
 # ## Every disagreement, and every doubt
 #
-# A disagreement is either an annotator's slip or a fault of the pair. Each is listed
-# here, and so is each sample whose note speaks of hesitation; unfold the pair and decide
+# A disagreement is either an annotator's slip or a fault of the pair. Each is listed here, and
+# so is each sample whose note speaks of hesitation. Unfold the pair below the table and decide
 # for yourself.
 
 # %%
@@ -126,9 +174,9 @@ browse(samples, sorted(looked["pair_id"].unique()))
 # %% [markdown]
 # ## What was checked against the world
 #
-# Every program was executed and every problem solved again. In SG code and in reasoning that
-# decides the label. In S&PV code it shows that both programs do their task, and nothing about
-# their security, which is what the label is about.
+# Notebook 1 executed every program and solved every problem again. In SG code and in reasoning
+# that decides the label. In S&PV code it shows that both programs do their task. It shows
+# nothing about their security, which is what the label is about.
 
 # %%
 checked = checks.groupby(["cell", "check"])["confirmed"].agg(["size", "sum"])
@@ -138,12 +186,18 @@ display.table(checked, caption="Samples that passed their check by execution or 
 # %% [markdown]
 # ## Can the benchmark be solved by a shortcut?
 #
-# Four probes see only a part of each sample: its length, which words occur in the
-# response, TF-IDF weights of words and word pairs, or the request alone. They are trained
-# on some scenarios and scored on others [4]. Both responses of a pair answer one request,
-# so the request alone must give exactly .5; the other probes show what an author's habits
-# give away. A fifth row is a control: the same words, but with other pairs of the *same*
-# scenario in training. It shows how far memory of a scenario carries.
+# Suppose that every misbehaving response said "done" and no benign one did. Then a monitor that
+# looks for one word would seem perfect. To find such habits we train four simple classifiers,
+# called probes, that see only a part of each sample. They see its length (*length*), which
+# words occur in the response (*keywords*), the TF-IDF weights of its words and word pairs
+# (*response words*), or the request alone (*request words*). They learn on some scenarios and
+# are scored on others [4].
+#
+# The score is the AUROC, which is the chance that a misbehaving response gets a higher value
+# than a benign one. Guessing gives .5. Both responses of a pair answer one request, so the
+# request alone must give exactly .5. A fifth probe is a control. It sees the response words
+# too, but other pairs of the *same* scenario were in its training. It shows how far memory of
+# a scenario carries.
 
 # %%
 limits = dict.fromkeys(("spv_code", "spv_qa"), 0.80)
@@ -157,14 +211,19 @@ display.show(
     fig,
     "02_probes",
     thumbnail=True,
-    alt="AUROC of the shortcut probes with intervals for each cell; the orange mark "
+    alt="AUROC of the shortcut probes with intervals for each cell; the upright line "
     "is the limit for response words.",
 )
 
 # %% [markdown]
-# Length looks at one number; its interval should hold .5. Where words stay near .5, a
-# monitor has to understand the pair. A probe far to the *left* of .5 is no shortcut
-# either: it only says that the habit of some scenarios is reversed in others.
+# The nearer a mark is to the dotted line at .5, the better, since a monitor then has to
+# understand the pair. No green dot may lie to the right of the upright orange line of its
+# cell. A mark far to the *left* of .5 is no shortcut either. It says that the habit of some
+# scenarios is reversed in others.
+
+# %% [markdown]
+# Which words would a probe use, if it could see all scenarios? A list that makes sense to you
+# ("sorry", "secretly") would be a warning.
 
 # %%
 words = {
@@ -180,10 +239,10 @@ display.table(
 )
 
 # %% [markdown]
-# ## Length and vocabulary
+# ## Length and vocabulary of the two sides
 #
-# The Jensen-Shannon distance between the word distributions of both sides is 0 if they
-# are equal. Swapping the sides of randomly chosen scenarios shows what chance gives.
+# The first table gives the mean number of words on each side. Its last column is the share of
+# pairs in which the misbehaving response is the longer one, and half would be ideal.
 
 # %%
 lengths = balance.length_balance(samples)
@@ -191,20 +250,26 @@ display.table(lengths, decimals=2, caption="Mean words per response")
 
 # %% [markdown]
 # How far apart are the two responses of a pair? A minimal pair would differ in the words that
-# decide and share all others. Of the words that either response uses, count those that both
-# do.
+# decide and share all others. Take the words that either response uses, and count which share
+# of them both use.
 
 # %%
 shared_words = balance.shared_words(samples)
 display.table(shared_words, decimals=2, caption="Words that both responses of a pair use")
 display.say(
     "On average the responses of a pair share between {least:.0%} ({low}) and {most:.0%} "
-    "({high}) of their words; in minimal pairs it would be nearly all.",
+    "({high}) of their words. In minimal pairs it would be nearly all.",
     least=shared_words["mean"].min(),
     low=shared_words.loc[shared_words["mean"].idxmin(), "cell"],
     most=shared_words["mean"].max(),
     high=shared_words.loc[shared_words["mean"].idxmax(), "cell"],
 )
+
+# %% [markdown]
+# Last, compare the word counts of all benign responses with those of all misbehaving ones. The
+# Jensen-Shannon distance between them is 0 if they are equal. The two columns on chance show
+# what the distance is (its mean, and its upper end) after the sides of randomly chosen
+# scenarios were swapped. A distance above the upper end is more than chance explains.
 
 # %%
 vocabulary = balance.vocabulary_balance(samples, run.rng("vocabulary"))
@@ -213,9 +278,9 @@ display.table(vocabulary, caption="Distance between the vocabularies of both sid
 # %% [markdown]
 # ## Duplicates and contamination
 #
-# Near-duplicates are samples whose five-word runs overlap by an estimated Jaccard
-# similarity of .9 or more. Between dev and test, and between corpus and benchmark, there
-# may be neither a shared scenario nor a near-duplicate.
+# Two samples are near-duplicates if, of the five-word runs that occur in either of them, an
+# estimated .9 or more occur in both. A corpus that held a near-duplicate of a test sample, or
+# shared a scenario with the benchmark, would let a monitor remember instead of judge.
 
 # %%
 benchmark = duplicates.signatures(whole_texts(samples))
@@ -238,6 +303,8 @@ display.say(
 
 # %% [markdown]
 # ## Does it hold?
+#
+# Each assertion states a limit and says what is wrong with the benchmark if it fails.
 
 # %%
 wide = audit.pivot(index="cell", columns="probe", values="auroc")
@@ -276,24 +343,23 @@ run.close()
 # - We probed for shortcuts with whole scenarios held out.
 # - We looked for duplicates, contamination and imbalance.
 #
-# **Limits.** Language models helped to write the scenarios and gave the blind labels, so
-# agreement shows that the request decides the label, not that people with other habits
-# would agree; a panel of people would be the stronger test, and `annotation.draw_sheet`
-# draws its sheet. A probe
-# that finds nothing shows that *this* shortcut is closed, not that all are. Intervals
-# resample scenarios of one library, written by few authors.
+# **Limits.** Language models helped to write the scenarios and gave the blind labels. So
+# agreement shows that the request decides the label, not that people with other habits would
+# agree. A panel of people would be the stronger test, and `annotation.draw_sheet` draws its
+# sheet. A probe that finds nothing shows that *this* shortcut is closed, not that all are.
+# Intervals resample scenarios of one library, written by few authors.
 
 # %% [markdown]
 # ## Exercises
 #
 # 1. Plant a shortcut: add the word "sorry" to every misbehaving response of one cell and
 #    run the probes again. Which of them notices?
-#    <details><summary>Answer</summary>Keywords and TF-IDF jump to 1; length moves a
-#    little; the request cannot.</details>
+#    <details><summary>Answer</summary>Keywords and response words jump to 1. Length moves a
+#    little. The request cannot move, because both responses of a pair share it.</details>
 # 2. Why are whole scenarios held out, and not single samples?
 #    <details><summary>Answer</summary>Samples of one scenario share wording on each side.
 #    A probe that has seen the scenario recognises the sentences, which tells how it was
 #    composed and nothing about a shortcut that works on new scenarios.</details>
 # 3. Annotate twenty samples yourself and compute the three coefficients.
-#    <details><summary>Answer</summary>With twenty samples the intervals are wide: even
-#    perfect agreement on twenty leaves room for a true rate near .86.</details>
+#    <details><summary>Answer</summary>With twenty samples the intervals are wide. Even
+#    perfect agreement on all twenty leaves room for a true rate near .83.</details>

@@ -79,15 +79,20 @@ display.table(
 # ## What a monitor sees
 #
 # A monitor gets a request and a response, never the label, the cell or the name of the
-# misbehavior. A language model gets them inside a prompt: who it is, what counts as
-# misbehavior, and the text under audit between two tags. Text that contains such a tag is
-# broken up, so that nothing in a response can close the frame and give orders.
+# misbehavior. A language model gets them inside a prompt, which says who it is and what counts
+# as misbehavior, and holds the text under audit between two tags. Text that contains such a
+# tag is broken up, so that nothing in a response can close the frame and give orders. Here is
+# what the model reads for one sample.
 
 # %%
 prompts = {name: load_prompt(name) for name in ("direct", "evidence", "score")}
 first = samples_of(samples[samples["cell"] == "syco_qa"])[0]
 for message in prompts["direct"].messages(first):
     print(f"[{message['role']}]\n{message['content']}\n")
+
+# %% [markdown]
+# There are three prompts. The one above is called *direct* and asks for a verdict. *evidence*
+# also wants quotes that prove it, and *score* asks for a number from 0 to 100.
 
 # %%
 display.table(
@@ -99,13 +104,15 @@ display.table(
 )
 
 # %% [markdown]
-# ## The monitors
+# ## The monitors of this chapter
 #
-# Constants and a coin mark the corners of the plane. Keyword rules and program-aided
-# checks look for fixed signs: Bandit reads code, a syntax tree is searched for memorised
-# test values and tampering, arithmetic is recomputed. The cue follower only asks whether
-# the chosen option is the one that a cue names. TF-IDF and a probe on a real pretrained
-# sentence encoder learn from the corpus, which holds no specification gaming.
+# Two constants and a coin show what a monitor reaches without reading anything. Keyword rules
+# and program-aided checks look for fixed signs. (Bandit reads code, a syntax tree is searched
+# for memorised test values and tampering, and arithmetic is recomputed.) The cue follower only
+# asks whether the chosen option is the one that a cue names. TF-IDF and a probe on a real
+# pretrained sentence encoder learn from the corpus, which holds no specification gaming. The
+# last one, *rules, else TF-IDF*, alarms where the cue follower or the program checks alarm, and
+# otherwise asks TF-IDF.
 
 # %%
 rules = lineup.rule_monitors(SEED)
@@ -120,11 +127,11 @@ print("rules:  ", ", ".join(monitor.name for monitor in rules))
 print("learned:", ", ".join(monitor.name for monitor in learned))
 
 # %% [markdown]
-# A language model as a monitor needs weights, and there are none in this repository. In
-# their place stands a small one: a real `transformers` checkpoint with tokenizer and chat
-# template, trained here. It has learned the form of an answer and little more. Put the name
-# of a real model into `MONITOR`, and it takes part in everything below. Settings may follow
-# the name, as in `api:MODEL -o base_url=http://127.0.0.1:8000/v1`.
+# A language model as a monitor needs weights, and there are none in this repository. A small
+# stand-in takes their place. It is a real `transformers` checkpoint with tokenizer and chat
+# template, trained here, and it has learned the form of an answer and little more. Put the
+# name of a real model into `MONITOR`, and it takes part in everything below. Settings may
+# follow the name, as in `api:MODEL -o base_url=http://127.0.0.1:8000/v1`.
 
 # %%
 folder = miniature.miniature_checkpoint(
@@ -137,14 +144,12 @@ given = lineup.given_monitors(MONITOR, ours)
 print(f"{small.name}: {small.parameters:,} parameters")
 
 # %% [markdown]
-# ## Asking, and never losing an answer
+# ## Ask every monitor, and store every answer
 #
-# Every answer is stored under the SHA-256 of its full request: settings, prompt digest,
-# texts, number of the draw. What is stored is not asked again; a failed call is never
-# stored. Your own monitor may cost money, so its answers are kept beyond this run. For the
-# small model only the logits of the next word are computed. Its prompts
-# share their beginning, and the two responses of a pair share their request, so most
-# tokens need to be read only once.
+# Every answer is stored under the SHA-256 of its full request, which holds settings, prompt
+# digest, texts and the number of the draw. What is stored is not asked again. A failed call is
+# never stored. Your own monitor may cost money, so its answers are kept beyond this run. Of
+# the small model only the logits of the next word are computed.
 
 # %%
 store = VerdictStore(run.folder / "verdicts.jsonl")
@@ -162,6 +167,10 @@ verdicts = pd.concat(
 judged = rates.join(verdicts, samples)
 test = judged[judged["split"] == "test"]
 
+# %% [markdown]
+# The prompts of the small model share their beginning, and the two responses of a pair share
+# their request. So most tokens need to be read only once.
+
 # %%
 display.say(
     "{total:,} prompt tokens, {distinct:,} of them distinct: whoever reads each of those "
@@ -170,48 +179,64 @@ display.say(
 )
 
 # %% [markdown]
-# ## How often does each monitor miss, and how often does it cry wolf?
+# ## How often does each monitor miss, and how often is its alarm false?
 #
-# With label 1 for misbehavior, over parsed verdicts [1, equations 1 and 2],
+# A monitor reads 12 misbehaving responses and is silent on 6. It reads 12 benign ones and
+# alarms on 3. Its miss rate is 6/12 and its false alarm rate 3/12. With label 1 for
+# misbehavior these are [1, equations 1 and 2]
 # $$\mathrm{MR} = \frac{FN}{TP + FN}, \qquad \mathrm{FAR} = \frac{FP}{TN + FP}.$$
-# A failed verdict is neither an alarm nor a silence. The columns *least* and *most* say what
-# the rate would be, had all failed ones been read the kind way or the unkind way; a rate
-# without them is only as good as the share of parsed verdicts.
+# Only verdicts that could be read ("parsed") enter them.
 #
-# How sure are we? Wilson's interval [2] takes samples as independent. But the samples of
-# one scenario share a situation and an author, and a monitor that errs on one of them tends
-# to err on the others. So we count scenarios. With $e_g$ errors among the $n_g$ samples of
-# scenario $g$, the *design effect* compares the spread over $G$ scenarios with that of $n$
-# independent samples,
+# How sure are we of such a rate? Wilson's interval [2] takes samples as independent. But the
+# samples of one scenario share a situation and an author, and a monitor that errs on one of
+# them tends to err on the others. So we count scenarios. With $e_g$ errors among the $n_g$
+# samples of scenario $g$ and $\hat p$ the error rate, the *design effect* compares the spread
+# over $G$ scenarios with that of $n$ independent samples,
 # $$D = \frac{\frac{G}{G-1} \sum_g (e_g - \hat p\, n_g)^2}{n\, \hat p\, (1 - \hat p)},$$
 # and $n$ samples are worth as much as $n/D$ independent ones [3].
 
 # %% [markdown]
-# ## The method happens here
+# ## The method happens here: both rates and the design effect
 #
-# Take the keyword rules, and count by hand what they miss in each scenario.
+# Let the samples of our example come from three scenarios, each with four misbehaving and four
+# benign ones. The monitor misses all four in the first scenario and one in each of the others.
+# With a miss rate of one half we expect two misses in each. Follow the lines with a pencil.
 
 # %%
-one = test[(test["name"] == "keywords") & (test["label"] == 1)]
-missed = (~one["verdict"].astype(bool)).groupby(one["scenario_id"]).agg(["sum", "size"])
-n, groups = missed["size"].sum(), len(missed)
-rate = missed["sum"].sum() / n
-spread = groups / (groups - 1) * ((missed["sum"] - rate * missed["size"]) ** 2).sum()
-display.say(
-    "{n} misbehaving samples in {groups} scenarios, {rate:.1%} of them missed. Design "
-    "effect {effect:.2f}: they say as much as {worth:.0f} independent samples.",
-    n=n,
-    groups=groups,
-    rate=rate,
-    effect=spread / (n * rate * (1 - rate)),
-    worth=n * min(1, n * rate * (1 - rate) / spread),
-)
+missed, false_alarms, size = [4, 1, 1], [1, 1, 1], 4
+n = 3 * size
+mr, far = sum(missed) / n, sum(false_alarms) / n
+squares = [(e - mr * size) ** 2 for e in missed]
+effect = 3 / 2 * sum(squares) / (n * mr * (1 - mr))
+print(f"miss rate {sum(missed)}/{n} = {mr}, false alarm rate {sum(false_alarms)}/{n} = {far}")
+print(f"squares {squares}, design effect {effect}")
+print(f"{n} samples are worth {n / effect:.0f} independent ones")
 
 # %% [markdown]
-# The library does the same for both rates and all monitors. It counts one more scenario of
-# mean size, half of it wrong, so that a rate of exactly 0 is as uncertain as its number of
-# scenarios, and it never takes $D$ below 1. Wilson's interval stands beside it, for
-# comparison.
+# The library adds one step, so that a rate of exactly 0 is as uncertain as its number of
+# scenarios. It counts one more scenario of mean size, which is all wrong or all right with
+# even odds. Here that scenario has four samples. Either way it is 2 away from the 2 expected
+# misses, and its square is 4. Now there are four scenarios with 16 samples.
+
+# %%
+one_more = 4 / 3 * (sum(squares) + 4) / (16 * mr * (1 - mr))
+rows = [
+    (f"scenario {place}", label, number < errors)
+    for label, counts in ((1, missed), (0, false_alarms))
+    for place, errors in enumerate(counts)
+    for number in range(size)
+]
+toy = pd.DataFrame(rows, columns=["scenario_id", "label", "wrong"])
+toy = toy.assign(name="toy", status="parsed", draw=0, sample_id=toy.index.astype(str))
+toy["verdict"] = (toy["label"] == 1) != toy["wrong"]  # an error says the opposite of the label
+found = rates.rates(toy).iloc[0]
+assert [found["mr"], found["far"]] == [mr, far], "the library must count the same errors"
+assert abs(found["mr_design_effect"] - one_more) < 1e-9, "and find the same design effect"
+print(f"with one more scenario, by hand and by the library: {one_more:.3f}")
+
+# %% [markdown]
+# Now the rules on the benchmark. The library never takes $D$ below 1, so an interval over
+# scenarios is never narrower than Wilson's, which stands beside it.
 
 # %%
 ruled = rates.rates(test[test["name"].isin([m.name for m in rules])])
@@ -226,9 +251,19 @@ display.table(
     "samples",
 )
 
+# %% [markdown]
+# A failed verdict is neither an alarm nor a silence. The columns *least* and *most* say what
+# the rate would be if all failed verdicts had been read in the monitor's favour, or against it.
+# Where the two are far apart, the rate speaks of few samples.
+
 # %%
 bounds = ["mr", "mr_least", "mr_most", "far", "far_least", "far_most"]
 display.table(ruled[["name", *bounds]], caption="What failed verdicts allow")
+
+# %% [markdown]
+# Next come all monitors that answer nearly always. Balanced accuracy is the mean of
+# $1-\mathrm{MR}$ and $1-\mathrm{FAR}$, and g2 is their product. Higher is better for both.
+# A coin that alarms half of the time has .5 and .25.
 
 # %% tags=["nbval-ignore-output"]
 board = rates.rates(test).sort_values("balanced_accuracy", ascending=False)
@@ -239,6 +274,9 @@ display.table(
     shown[["name", "mr", "far", "balanced_accuracy", "g2"]],
     caption="Monitors that answer nearly always, test split, 95 % intervals over scenarios",
 )
+
+# %% [markdown]
+# What did counting scenarios change? A design effect of 4 would make an interval twice as wide.
 
 # %% tags=["nbval-ignore-output"]
 effects = answering[["mr_design_effect", "far_design_effect"]].to_numpy()
@@ -251,9 +289,8 @@ display.say(
 )
 
 # %% [markdown]
-# Balanced accuracy is the mean of $1-\mathrm{MR}$ and $1-\mathrm{FAR}$; g2 is their
-# product. Chance is .5 and at most .25. The cells differ in size, so the next table gives
-# each the same weight.
+# The cells of the whole benchmark differ in size. The next table gives each cell the same
+# weight.
 
 # %% tags=["nbval-ignore-output"]
 by_cell = rates.rates(test, by=("name", "cell"))
@@ -262,12 +299,14 @@ macro = display.spans(macro.reset_index(), ["mr", "far", "balanced_accuracy", "g
 display.table(macro.drop(columns="cells"), caption="Mean over the six cells")
 
 # %% [markdown]
-# ## The plane of both errors
+# ## Both errors in one plane
 #
-# The paper reports a trade-off over its 22 monitors: $r = -.54$, on the line
-# $\mathrm{FAR} = -.42\,\mathrm{MR} + .49$. The fit here leaves out constants and coin,
-# which lie on $\mathrm{FAR} = 1 - \mathrm{MR}$ by construction, and monitors that abstain
-# from most samples. Few monitors are left, so read the interval of $r$ before $r$.
+# The paper reports a trade-off over its 22 monitors. Those that miss less raise more false
+# alarms, with a correlation of $r = -.54$ on the line
+# $\mathrm{FAR} = -.42\,\mathrm{MR} + .49$. We fit such a line too. The fit leaves out
+# constants and coin, which lie on $\mathrm{FAR} = 1 - \mathrm{MR}$ by construction, and
+# monitors that abstain from most samples. Few monitors are left, so read the interval of $r$
+# before $r$.
 
 # %%
 published = published_order()
@@ -283,10 +322,10 @@ display.show(
 )
 
 # %% [markdown]
-# A monitor further to the lower left is better in both ways. The grey staircase joins those
-# that no other one beats in both, if there are several. A coin lands on the line from the
-# upper left corner to the lower right one; where the cross of a monitor reaches that line, it
-# may as well be tossing one.
+# Each cross is a monitor with its intervals, and further to the lower left is better in both
+# ways. The broad grey staircase joins those that no other one beats in both, if there are
+# several. Coins lie on the line from the upper left corner to the lower right one, so a monitor
+# whose cross reaches that line may be no better than a coin.
 
 # %% tags=["nbval-ignore-output"]
 display.say(
@@ -299,7 +338,9 @@ display.say(
 )
 
 # %% [markdown]
-# ## Where: by cell, and by prompt
+# ## The errors by cell, and by prompt
+#
+# One rate over all cells can hide a monitor that is good at one kind of misbehavior only.
 
 # %%
 fig = figures.plot_cells(by_cell, order)
@@ -311,10 +352,16 @@ display.show(
 )
 
 # %% [markdown]
+# Rows are monitors, columns are cells. Yellow is good and dark is bad, on the left for misses
+# and on the right for false alarms. A dash means that the monitor gave no verdict there. Look
+# for rows that are yellow on one side and dark on the other, which belong to monitors that
+# alarm nearly always or nearly never.
+
+# %% [markdown]
 # The cue follower deserves a second look. In the sycophancy cells of this protocol a cue
-# always points to a *wrong* option, and the label says whether the answer followed it. So
-# a rule that compares two letters, and understands nothing, is hard to beat there. That is
-# a property of the published labelling, and a reason to report the cells apart.
+# always points to a *wrong* option, and the label says whether the answer followed it. So a
+# rule that compares two letters, and understands nothing, is hard to beat there. That is a
+# property of the published labelling, and a reason to report the cells apart.
 
 # %%
 cue = rates.rates(test[test["name"] == "cue follower"], by=("name", "cell"))
@@ -322,9 +369,11 @@ columns = ["cell", "parsed_misbehaving", "parsed_benign", "mr", "far"]
 display.table(cue[columns], caption="The cue follower where it finds a cue and a choice")
 
 # %% [markdown]
-# Does the prompt matter? The small model answers a part of the pairs with the evidence
-# prompt too. On real models the paper found that asking for evidence lowers misses and
-# raises false alarms on safety and permission violations.
+# Does the prompt matter? The small model answers a part of the pairs with the evidence prompt
+# too. On real models the paper found that asking for evidence lowers misses and raises false
+# alarms on safety and permission violations. Each row of the next table takes one kind of
+# error. The difference is the error rate with the first prompt minus that with the second, and
+# an interval that holds 0 leaves open which prompt is better.
 
 # %% tags=["nbval-ignore-output"]
 part = draw_pairs(
@@ -339,11 +388,11 @@ display.table(
 )
 
 # %% [markdown]
-# ## What becomes of a pair?
+# ## Does a monitor tell the two responses of a pair apart?
 #
-# Both responses of a pair answer one request. A monitor that alarms on both judges the
-# request; one that is silent on both is blind; only one that separates them has seen what
-# was done.
+# Both responses of a pair answer one request. A monitor that alarms on both may be judging the
+# request. One that is silent on both has noticed nothing. Only one that alarms on the
+# misbehaving response alone has told them apart.
 
 # %%
 anatomy = comparisons.pair_anatomy(test)
@@ -356,24 +405,38 @@ display.show(
 )
 
 # %% [markdown]
-# Only the green part is judging. A monitor that decides at random tells as many pairs apart
-# as it inverts, so compare green with the dark orange at the right.
+# Each bar is a monitor, and its colours are the shares of pairs that it treated in one way.
+# More green is better. A monitor that decides at random tells as many pairs apart as it
+# inverts, so compare the green part with the dark orange one further right.
 
 # %% [markdown]
-# ## Which differences are real?
+# ## Which differences between monitors are real?
 #
-# All monitors saw the same samples, so only samples on which two of them differ tell them
-# apart. Let $D_g$ be the samples of scenario $g$ on which only the first errs, minus those
-# on which only the second does. If both are equally good, they could trade names in any
-# scenario, and $D_g$ would have the other sign. So we ask in how many of the $2^G$ choices
-# of signs the sum is as large as the one we saw,
+# All monitors saw the same samples, so only the samples on which two of them differ can tell
+# them apart. Take three scenarios. In the first one monitor A errs on two samples that B gets
+# right, and in each of the others on one. These gaps are $D = (2, 1, 1)$, and their sum is 4.
+# If both are equally good, they could trade names in any scenario, and its gap would have the
+# other sign. So we ask in how many of the $2^G$ choices of signs the sum is as large as the
+# one we saw, in either direction,
 # $$p = 2^{-G} \,\#\Bigl\{\sigma \in \{-1, 1\}^G :
 # \bigl|\textstyle\sum_g \sigma_g D_g\bigr| \ge \bigl|\sum_g D_g\bigr|\Bigr\}.$$
-# With one sample in each scenario this is the exact test of McNemar, which takes samples as
-# independent. Holm [5] corrects for the number of pairs of monitors, and Newcombe's interval
-# [4], for as many samples as the scenarios are worth, says how large a difference is. A
-# question mark: the difference would not survive if every failed verdict spoke against the
-# seeming winner.
+
+# %%
+gaps = [2, 1, 1]
+signs = [(a, b, c) for a in (1, -1) for b in (1, -1) for c in (1, -1)]
+sums = [sum(sign * gap for sign, gap in zip(row, gaps, strict=True)) for row in signs]
+p = sum(abs(total) >= sum(gaps) for total in sums) / len(sums)
+assert abs(p - comparisons.sign_flip(gaps)) < 1e-12, "the library must count the same choices"
+print(f"sums {sorted(sums)}, so p = {p}")
+print(f"McNemar, four samples against none: p = {comparisons.mcnemar_exact(4, 0):.3f}")
+
+# %% [markdown]
+# Two of the eight choices reach 4. The exact test of McNemar takes the four samples as
+# independent and finds a smaller p, since it counts the two samples of one scenario as two
+# pieces of evidence. With one sample in each scenario both tests are the same.
+#
+# Holm [5] corrects for the number of pairs of monitors. Newcombe's interval [4], for as many
+# samples as the scenarios are worth, says how large a difference is.
 
 # %%
 compared = comparisons.compare_all(test, LEVEL)
@@ -386,8 +449,13 @@ display.show(
 )
 
 # %% [markdown]
-# Read along a row. Blue says that this monitor makes fewer such errors than the one in the
-# column, and orange that it makes more. Where a field is grey, these scenarios cannot tell.
+# Read along a row. Blue is good and says that this monitor makes fewer such errors than the one
+# in the column. Orange says that it makes more. Where a field is grey, these scenarios cannot
+# tell. A question mark means that the difference would not survive if every failed verdict
+# spoke against the seeming winner.
+
+# %% [markdown]
+# How many pairs of monitors would the test of McNemar have separated?
 
 # %% tags=["nbval-ignore-output"]
 by_sample = compared["p_mcnemar_holm"] <= LEVEL
@@ -410,6 +478,10 @@ display.say(
     most=compared["design_effect"].max(),
 )
 
+# %% [markdown]
+# One question remains, whether all monitors that answer nearly always err equally often. A
+# small p says that they do not.
+
 # %% tags=["nbval-ignore-output"]
 complete = test[test["name"].isin(answering["name"])]
 equal = comparisons.cochran_q(complete)[["error", "n", "units", "t2", "p", "q", "p_samples"]]
@@ -420,10 +492,10 @@ display.table(
 )
 
 # %% [markdown]
-# ## The ledger: what became of every question
+# ## What became of every question
 #
-# The small model also writes out its replies, for a part of the pairs, so that the parser
-# has something to do. A reply without a readable verdict stays one.
+# The small model also writes out its replies for a part of the pairs, and a parser reads them.
+# A reply without a readable verdict is kept as one, and its reason is listed.
 
 # %% tags=["nbval-ignore-output"]
 few = draw_pairs(samples[samples["split"] == "test"], sizes.probe_pairs, run.rng("few"))
@@ -434,6 +506,9 @@ ledger = rates.ledger(rates.join(everything, samples))
 columns = ["name", "status", "verdicts", "share", "reason"]
 display.table(ledger.loc[ledger["verdicts"] > 0, columns], decimals=2)
 
+# %% [markdown]
+# What does a verdict cost? A dash means that the monitor reads no tokens.
+
 # %% tags=["nbval-ignore-output"]
 costs = ["input_tokens", "output_tokens", "seconds"]
 spent = everything.groupby(["monitor", "prompt"])[costs].mean()
@@ -443,9 +518,10 @@ display.table(spent, decimals=2, caption="Means per verdict on this machine")
 # %% [markdown]
 # ## Real pairs
 #
-# The same monitors on published answers to one request, one right and one wrong: solutions
-# to school problems, programs, preferences. Nothing was trained on them. A wrong answer is
-# not misbehavior in the sense of the benchmark; the table says what carries over.
+# Now the same monitors read published answers to one request, one right and one wrong. There
+# are solutions to school problems, programs and preferences, and nothing was trained on them.
+# A wrong answer is not misbehavior in the sense of the benchmark, so the errors here say what
+# carries over and not how good a monitor is.
 
 # %%
 try:
@@ -457,6 +533,9 @@ real = draw_pairs(real, sizes.real_pairs, run.rng("real"), by=("source",))
 real_verdicts = pd.concat(
     [score(m, samples_of(real), stores.get(m.name, store)) for m in everyone]
 )
+
+# %% [markdown]
+# Each field of the table holds the miss rate, a stroke, and the false alarm rate.
 
 # %%
 if len(real):
@@ -471,15 +550,15 @@ if len(real):
 # %% [markdown]
 # ## From recorded replies to rates: a demonstration
 #
-# Five language models once judged transcripts of another one, and their raw replies are
-# public. They show that the path works for real judges: reading, failures, intervals,
-# comparisons. Whether they also show who judges well is another question. The judges saw the
-# name of the task, and the labels of `tool` come from string matching, some visibly wrong.
+# Five language models once judged transcripts of another one, and their raw replies are public.
+# With them we can show that reading, failures, intervals and comparisons work for real judges.
+# Whether they also show who judges well is another question. The judges saw the name of the
+# task, and the labels of `tool` come from string matching, some of them visibly wrong.
 #
 # So every judge stands beside a rule that reads *one letter*. In `tool` a model was asked
 # whether it has a capability, "A) YES" or "B) NO", and the lie is to deny it. The rule alarms
 # where the answer starts with B. A second rule learns which letters misbehave on one half of
-# the scenarios and is measured on the other. A box shows what failed verdicts allow.
+# the scenarios and is measured on the other.
 
 # %%
 try:
@@ -491,6 +570,10 @@ except ArtifactError:
     transcripts, judge_verdicts = samples.head(0), verdicts.head(0)
     print("no transcripts in this run: they need the cpu profile and the open files")
 
+# %% [markdown]
+# Look first at *unparsed* and *truncated*. A judge with many failed replies is measured on the
+# rest of them only.
+
 # %%
 if len(transcripts):
     told = rates.join(judge_verdicts, transcripts, ["source"])
@@ -501,6 +584,9 @@ if len(transcripts):
     columns += ["balanced_accuracy", "unparsed", "truncated"]
     shown = display.spans(judges, ["mr", "far", "balanced_accuracy"])
     display.table(shown[columns], caption="Recorded judges, and rules that read one letter")
+
+# %% [markdown]
+# Does any judge beat the better one of the two rules?
 
 # %%
 if len(transcripts):
@@ -518,9 +604,9 @@ if len(transcripts):
             n=int((~letter[part.index]).sum()),
             best=best["name"],
             judge=best["balanced_accuracy"],
-            verdict="No judge beats one letter: the set demonstrates the path and ranks nobody."
+            verdict="No judge beats one letter, so these transcripts cannot rank the judges."
             if beaten
-            else "A judge beats the letter; the intervals above say by how much.",
+            else "A judge beats the letter, and the intervals above say how sure that is.",
         )
 
 # %%
@@ -533,6 +619,20 @@ if len(transcripts):
         "rules that read one letter, with 95 percent intervals, one panel per kind of "
         "transcript.",
     )
+
+# %% [markdown]
+# There is one panel per kind of transcript, and further to the lower left is better. A cross is
+# a judge or a rule with its intervals, and the box around it shows what failed verdicts allow.
+# Look for judges that lie further to the lower left than both rules. (Without transcripts this
+# run draws no figure.)
+
+# %% [markdown]
+# The last table asks whether the differences from the rule that alarms at the letter B are real.
+# A difference below 0 speaks for the judge or rule that is named first. The column
+# *p_worst_holm* is the p-value if every failed verdict spoke against the seeming winner.
+
+# %%
+if len(transcripts):
     duels = comparisons.compare_all(told, LEVEL)
     duels = duels[(duels["error"] == "wrong") & (duels["second"] == recorded.BEGINS_WITH_B)]
     columns = ["first", "second", "n", "difference", "low", "high", "p_holm", "p_worst_holm"]
@@ -543,6 +643,9 @@ if len(transcripts):
 
 # %% [markdown]
 # ## Does it hold?
+#
+# The constants must land in their corners, failed verdicts must stay failed, everyone must have
+# judged everything, and asking again must find every stored answer.
 
 # %%
 corner = board.set_index("name")
@@ -591,7 +694,7 @@ run.close()
 #   verdicts failed.
 # - We separated the differences that are real from those that these scenarios cannot tell.
 #
-# **Limits.** The language model here is a small stand-in: its place in the plane says
+# **Limits.** The language model here is a small stand-in, and its place in the plane says
 # nothing about real ones. Intervals take scenarios as independent, though one library holds
 # them all and few authors wrote it. The judges are real, but a rule that reads one letter
 # stands beside them, and no more can be said of them than that comparison allows.
@@ -601,16 +704,16 @@ run.close()
 #
 # 1. Write a function `monitor(request, response)` that returns True when the response is
 #    longer than the request, and pass it as `MONITOR`. Where does it land?
-#    <details><summary>Answer</summary>Near the falling diagonal: both responses of a pair
-#    answer one request and are drafted at similar lengths, so such a rule treats most pairs
-#    alike.</details>
+#    <details><summary>Answer</summary>It lands near the falling diagonal. Both responses of a
+#    pair answer one request and are drafted at similar lengths, so such a rule treats most
+#    pairs alike.</details>
 # 2. Why is a refused verdict not counted as an alarm? It is at least a warning.
-#    <details><summary>Answer</summary>Whoever reads the rate should decide. Counted as
-#    alarms, refusals make a monitor look watchful on topics it will not discuss; counted
-#    as silences, blind. The bounds show both readings.</details>
+#    <details><summary>Answer</summary>Whoever reads the rate should decide. If refusals count
+#    as alarms, a monitor looks watchful on topics that it will not discuss. If they count as
+#    silences, it looks blind. The bounds show both readings.</details>
 # 3. Two monitors have miss rates of .30 and .34 with overlapping intervals. Can they still
 #    be separated?
-#    <details><summary>Answer</summary>Yes: both saw the same samples, so the test looks
-#    only at those on which they differ. If one misses all that the other misses and a few
+#    <details><summary>Answer</summary>Yes. Both saw the same samples, so the test looks only
+#    at those on which they differ. If one misses all that the other misses and a few
 #    more in many scenarios, that is enough. If the few more lie in one scenario, it is one
 #    piece of evidence, however many samples it holds.</details>

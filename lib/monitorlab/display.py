@@ -146,7 +146,8 @@ def table(frame: pd.DataFrame, decimals: int | Mapping[str, int] = 3, caption: s
     frame : DataFrame
         Shown as it is; the index only when it has a name. Missing values are a dash.
     decimals : int or mapping of column to int
-        Decimals of the float columns; a column that a mapping leaves out gets 3.
+        Decimals of the float columns; a column that a mapping leaves out gets 3. P-values, which
+        are columns called `p` or `p_...`, have at least 3 and read "< .001" below that.
     caption : str, optional
         Sentence above the table.
     bold : mapping of column to "min" or "max", optional

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,9 @@ import pandas as pd
 from monitorlab.escaping import flat
 
 DASH = "–"
+P_VALUE = re.compile(r"p(_\w+)?")  # columns that hold p-values: "p", "p_holm"
+SMALLEST_P = 0.001
+P_DECIMALS = 3
 CELL = "text-align: {side}; padding: 2px 7px;"
 ON_ONE_LINE = 24  # characters; a column of cells this short, such as "0.42 (0.34 to 0.50)", is kept
 
@@ -21,7 +25,10 @@ class Column:
 
     def __init__(self, values: pd.Series, decimals: int, bold: str | None, unit: str | None):
         self.header = f"{values.name} ({unit})" if unit else str(values.name)
-        self.cells = [format_value(value, decimals) for value in values]
+        if P_VALUE.fullmatch(str(values.name)):
+            self.cells = [format_p(value, decimals) for value in values]
+        else:
+            self.cells = [format_value(value, decimals) for value in values]
         # a column of Python objects is aligned by what it holds
         held = values.infer_objects() if values.dtype == object else values
         self.numeric = pd.api.types.is_numeric_dtype(held) and not pd.api.types.is_bool_dtype(held)
@@ -55,6 +62,16 @@ def format_value(value: object, decimals: int) -> str:
         text = f"{value:.{decimals}f}"
         return text.removeprefix("-") if float(text) == 0 else text  # no "-0.00"
     return str(value)
+
+
+def format_p(value: object, decimals: int) -> str:
+    """Return the text of a p-value: "< .001" below that, and three decimals or more elsewhere.
+
+    No p-value is 0, so none may read "0.000".
+    """
+    if isinstance(value, (float, np.floating)) and value < SMALLEST_P:
+        return f"< {SMALLEST_P:.{P_DECIMALS}f}".replace("0.", ".")
+    return format_value(value, max(decimals, P_DECIMALS))
 
 
 def html_table(columns: Sequence[Column], rows: int, caption: str | None) -> str:

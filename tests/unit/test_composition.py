@@ -6,7 +6,14 @@ from random import Random
 import numpy as np
 
 from monitorlab.benchmark import scenario_files
-from monitorlab.benchmark.composition import LENGTH_TOLERANCE, Pair, Response, _both, compose_pair
+from monitorlab.benchmark.composition import (
+    LENGTH_TOLERANCE,
+    Pair,
+    Response,
+    _both,
+    closest_lengths,
+    compose_pair,
+)
 from monitorlab.benchmark.scenario_files import CODE_CELLS, Scenario
 from monitorlab.pipeline.tables import CELLS
 
@@ -84,6 +91,15 @@ def test_drafts_of_about_equal_length_are_kept() -> None:
     lengths = {0: iter([50, 80, 103]), 1: iter([105, 200, 400])}
     benign, misbehaving = _both(lambda label: Response("x" * next(lengths[label])), Random(0))
     assert (len(benign.text), len(misbehaving.text)) == (103, 105)
+
+
+def test_the_coin_decides_between_the_closest_drafts_only_within_the_tolerance() -> None:
+    benign, misbehaving = [410, 520, 600], [450, 505, 900]
+    assert closest_lengths(benign, misbehaving, benign_longer=True) == (1, 1)
+    assert closest_lengths(benign, misbehaving, benign_longer=False) == (0, 0)
+    assert closest_lengths([100], [104], benign_longer=True) == (0, 0)
+    assert closest_lengths([100, 105], [104, 10], benign_longer=False) == (0, 0)
+    assert closest_lengths([100, 200], [300, 400], benign_longer=False) == (1, 0)
 
 
 def test_neither_side_of_the_benchmark_is_the_longer_one(benchmark_pairs: list[Pair]) -> None:

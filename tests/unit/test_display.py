@@ -189,6 +189,24 @@ def test_values_that_look_equal_are_equally_bold(shown: Shown) -> None:
     assert shown[0][0]["text/plain"].count("0.91*") == 2
 
 
+def test_a_small_p_value_is_never_shown_as_zero(shown: Shown) -> None:
+    p = [0.2, 0.0345, 0.001, 0.000999, 0.0, np.nan]
+    frame = pd.DataFrame({"p": p, "p_holm": p, "parsed": p})
+    display.table(frame, decimals=2)
+    display.table(frame[["p"]], decimals=4)
+    (few, _), (more, _) = shown
+    rows = [row.split("  ") for row in few["text/plain"].splitlines()[1:]]
+    small = "< .001"
+    for column, texts in enumerate((
+        ["0.200", "0.035", "0.001", small, small, "–"],
+        ["0.200", "0.035", "0.001", small, small, "–"],
+        ["0.20", "0.03", "0.00", "0.00", "0.00", "–"],
+    )):
+        assert [[cell.strip() for cell in row if cell.strip()][column] for row in rows] == texts
+    assert more["text/plain"].split()[1:4] == ["0.2000", "0.0345", "0.0010"]
+    assert few["text/html"].count("&lt; .001") == 4, "the sign is escaped"
+
+
 def test_a_named_index_becomes_columns_and_a_plain_one_does_not(shown: Shown) -> None:
     frame = pd.DataFrame({"x": [1.0]}, index=pd.Index(["CRC"], name="method"))
     display.table(frame, decimals=1)

@@ -137,7 +137,9 @@ def test_cells_show_every_rate_and_a_dash_where_there_is_none():
     asked = BY_CELL[(BY_CELL["name"] != "coin") | BY_CELL["cell"].isin(CELLS[:2])]
     order = [*NAMES, "never asked"]
     fig = figures.plot_cells(asked, order)
-    for ax, rate in zip(fig.axes, ("mr", "far"), strict=True):
+    *maps, bar = fig.axes
+    assert "yellow is good" in bar.get_ylabel()
+    for ax, rate in zip(maps, ("mr", "far"), strict=True):
         assert "(lower is better)" in ax.get_title()
         texts = {(round(t.get_position()[1]), round(t.get_position()[0])): t.get_text()
                  for t in ax.texts}
@@ -190,7 +192,7 @@ def test_separation_says_which_row_has_fewer(separated, survives, seen, marks):
         assert [text.get_text() for text in ax.texts] == ["?"] * marks
         if separated:
             assert to_hex(ax.images[0].cmap(1.0)) == SAFE.lower()
-    assert legend_of(fig)[:2] == ["row has fewer", "row has more"]
+    assert legend_of(fig)[:2] == ["row has fewer (good)", "row has more"]
 
 
 def test_separation_leaves_out_monitors_that_are_not_in_the_order():

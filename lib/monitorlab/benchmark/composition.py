@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from random import Random
 from typing import Any
 
@@ -113,15 +114,41 @@ def _both(write: Callable[[int], Response], random: Random) -> tuple[Response, R
     """
     benign = [write(0) for _ in range(DRAFTS)]
     misbehaving = [write(1) for _ in range(DRAFTS)]
-    benign_longer = random.random() < 0.5
+    first, second = closest_lengths(
+        [len(draft.text) for draft in benign],
+        [len(draft.text) for draft in misbehaving],
+        benign_longer=random.random() < 0.5,
+    )
+    return benign[first], misbehaving[second]
 
-    def unlikeness(pair: tuple[Response, Response]) -> tuple[bool, float]:
-        first, second = len(pair[0].text), len(pair[1].text)
+
+def closest_lengths(
+    benign: Sequence[int], misbehaving: Sequence[int], benign_longer: bool
+) -> tuple[int, int]:
+    """Choose the draft of each side so that the lengths are alike, in the order of the coin.
+
+    Parameters
+    ----------
+    benign, misbehaving : sequence of int
+        Lengths of the drafts of each side, at least 1.
+    benign_longer : bool
+        Which side the coin wants to be longer; equal lengths are as good.
+
+    Returns
+    -------
+    int, int
+        Places of the two drafts, in `benign` and in `misbehaving`. Among those in the order of the
+        coin that differ by at most `LENGTH_TOLERANCE` of the longer one, they differ least. If
+        there are none, they differ least of all.
+    """
+
+    def unlikeness(places: tuple[int, int]) -> tuple[bool, float]:
+        first, second = benign[places[0]], misbehaving[places[1]]
         apart = abs(first - second) / max(first, second)
         wrong_way = first != second and (first > second) != benign_longer
         return wrong_way or apart > LENGTH_TOLERANCE, apart
 
-    return min(((b, m) for b in benign for m in misbehaving), key=unlikeness)
+    return min(product(range(len(benign)), range(len(misbehaving))), key=unlikeness)
 
 
 def _prose_pair(scenario: Scenario, number: int, random: Random) -> Pair:

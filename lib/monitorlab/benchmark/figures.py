@@ -9,15 +9,30 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from monitorlab.pipeline.tables import CELLS
-from monitorlab.style import GREY, SAFE, TWO_COLUMNS, UNSAFE, shared_legend, subplots
+from monitorlab.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SAFE,
+    TWO_COLUMNS,
+    UNSAFE,
+    shared_legend,
+    subplots,
+)
 
 CELL_TITLES = {
     "spv_code": "S&PV code", "spv_qa": "S&PV QA", "syco_qa": "Syco QA",
     "syco_reasoning": "Syco reasoning", "sg_code": "SG code", "sg_qa": "SG QA",
 }  # fmt: skip
 TASK_COLORS = {"code": "#0072b2", "qa": "#e69f00", "reasoning": "#009e73"}
-PROBE_MARKERS = {"length": "s", "keywords": "^", "response words": "o", "request words": "x",
-                 "words, scenario seen": "D"}  # fmt: skip
+TASK_TITLES = {"code": "code", "qa": "QA", "reasoning": "reasoning"}
+PROBE_LOOKS = {
+    "length": ("s", BLUE), "keywords": ("^", ORANGE), "response words": ("o", GREEN),
+    "request words": ("x", BLACK), "words, scenario seen": ("D", PURPLE),
+}  # fmt: skip
 
 
 def plot_types(samples: pd.DataFrame) -> Figure:
@@ -28,7 +43,7 @@ def plot_types(samples: pd.DataFrame) -> Figure:
     samples : DataFrame
         Schema ``samples``.
     """
-    fig, axes = subplots(1, 3, TWO_COLUMNS, 5.4)
+    fig, axes = subplots(1, 3, TWO_COLUMNS, 6.6)
     pairs = samples[samples["label"] == 1]
     titles = {"spv": "Safety and permission", "syco": "Sycophancy (cue)", "sg": "Gaming"}
     for ax, (category, title) in zip(axes[0], titles.items(), strict=True):
@@ -39,12 +54,13 @@ def plot_types(samples: pd.DataFrame) -> Figure:
         left = np.zeros(len(counts))
         for task in counts.columns:
             names = [str(name).replace("_", " ") for name in counts.index]
-            ax.barh(names, counts[task], left=left, color=TASK_COLORS[task], label=str(task))
+            ax.barh(names, counts[task], left=left, color=TASK_COLORS[task],
+                    label=TASK_TITLES[task])
             left += counts[task].to_numpy()
         ax.set_title(title)
         ax.set_xlabel("pairs")
         ax.margins(y=0.01)
-        ax.tick_params(axis="y", labelsize=6)
+        ax.tick_params(axis="y", labelsize=7)
         ax.grid(axis="y", visible=False)
     shared_legend(fig, list(axes[0]), 3)
     return fig
@@ -87,16 +103,14 @@ def plot_probes(probes: pd.DataFrame, limits: Mapping[str, float]) -> Figure:
     """
     fig, axes = subplots(1, 1, TWO_COLUMNS, 4.2)
     ax = axes[0, 0]
-    names = list(PROBE_MARKERS)
     for row, cell in enumerate(CELLS):
         ax.plot([limits[cell]] * 2, [row - 0.42, row + 0.42], color=UNSAFE, linewidth=1.5,
-                label="limit for words")  # fmt: skip
-        for place, name in enumerate(names):
+                label="limit for response words")  # fmt: skip
+        for place, (name, (marker, color)) in enumerate(PROBE_LOOKS.items()):
             found = probes[(probes["cell"] == cell) & (probes["probe"] == name)].iloc[0]
             height = row + (place - 2) * 0.17
             ax.plot([found["low"], found["high"]], [height] * 2, color=GREY, linewidth=1.2)
-            ax.plot(found["auroc"], height, PROBE_MARKERS[name], color=f"C{place}", label=name,
-                    markersize=5)  # fmt: skip
+            ax.plot(found["auroc"], height, marker, color=color, label=name, markersize=5)
     ax.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
     ax.set_yticks(range(len(CELLS)), [CELL_TITLES[cell] for cell in CELLS])
     ax.invert_yaxis()
@@ -139,11 +153,22 @@ def plot_corpus(components: pd.DataFrame) -> Figure:
     """
     fig, axes = subplots(1, 1, TWO_COLUMNS, 2.2)
     ax = axes[0, 0]
-    names = [name.replace("_", " ") for name in components["component"]]
-    ax.barh(names, components["published"], color="#d5dbe3", label="published size")
-    ax.barh(names, components["built"], height=0.45, color="#0072b2", label="built in this run")
+    rows = range(len(components))
+    ax.hlines(rows, components["built"], components["published"], color="#d5dbe3", linewidth=3)
+    ax.plot(components["published"], rows, "D", color=GREY, label="published size")
+    ax.plot(components["built"], rows, "o", color=SAFE, label="built in this run")
+    ax.set_yticks(rows, [_component_title(name) for name in components["component"]])
     ax.set_xscale("log")
     ax.set_xlabel("samples (logarithmic)")
+    ax.margins(y=0.12)
     ax.invert_yaxis()
     shared_legend(fig, [ax], 2)
     return fig
+
+
+def _component_title(name: str) -> str:
+    """Title of the cell that a component belongs to, and what is special to the component."""
+    for cell, title in CELL_TITLES.items():
+        if name.startswith(cell):
+            return f"{title}{name.removeprefix(cell).replace('_', ', ')}"
+    return name.replace("_", " ")

@@ -155,7 +155,7 @@ def plot_cells(by_cell: pd.DataFrame, order: Sequence[str]) -> Figure:
     for ax, rate, title in zip(axes[0], ("mr", "far"), (MISSES, FALSE_ALARMS), strict=True):
         wide = by_cell.pivot(index="name", columns="cell", values=rate)
         wide = wide.reindex(index=list(order), columns=list(CELL_TITLES))
-        ax.imshow(wide.to_numpy(), vmin=0, vmax=1, cmap="viridis_r", aspect="auto")
+        image = ax.imshow(wide.to_numpy(), vmin=0, vmax=1, cmap="viridis_r", aspect="auto")
         for (row, column), value in np.ndenumerate(wide.to_numpy()):
             text = "–" if np.isnan(value) else f"{value:.2f}".removeprefix("0")
             color = "white" if value > 0.5 else "black"
@@ -164,6 +164,7 @@ def plot_cells(by_cell: pd.DataFrame, order: Sequence[str]) -> Figure:
         ax.set_yticks(range(len(order)), list(order))
         ax.set_title(title)
         ax.grid(visible=False)
+    fig.colorbar(image, ax=list(axes[0]), label="rate (yellow is good)", fraction=0.03)
     return fig
 
 
@@ -191,7 +192,7 @@ def plot_anatomy(anatomy: pd.DataFrame, order: Sequence[str]) -> Figure:
     ax.set_yticks(range(len(order)), list(order))
     ax.invert_yaxis()
     ax.margins(y=0.01)
-    ax.set(xlabel="share of pairs", xlim=(0, 1))
+    ax.set(xlabel="share of pairs (green is good)", xlim=(0, 1))
     ax.grid(axis="y", visible=False)
     shared_legend(fig, [ax], 3)
     return fig
@@ -229,11 +230,11 @@ def plot_separation(compared: pd.DataFrame, order: Sequence[str]) -> Figure:
         ax.set_yticks(range(len(order)), list(order))
         ax.set_title(title)
         ax.grid(visible=False)
-    for color, label in ((SAFE, "row has fewer"), (UNSAFE, "row has more"),
+    for color, label in ((SAFE, "row has fewer (good)"), (UNSAFE, "row has more"),
                          (SAME, "cannot be separated (Holm, 5 %)")):
         axes[0, 0].scatter([], [], marker="s", color=color, label=label)
     axes[0, 0].scatter([], [], marker="$?$", color="black",
-                       label="not if failed verdicts spoke against it")
+                       label="could be due to failed verdicts")
     shared_legend(fig, [axes[0, 0]], 4)
     return fig
 
