@@ -16,13 +16,14 @@ import pytest
 from monitorlab.benchmark.real.records import read_array
 from monitorlab.benchmark.real.transcripts import CATEGORIES, lie_detector
 from monitorlab.evaluation.rates import join, rates
-from monitorlab.monitors.judgements import CONTRADICTION, NO_LABEL
 from monitorlab.monitors.recorded import (
     BASELINES,
     BEGINS_WITH_B,
     BEST_LETTER,
     CATEGORIES_JUDGED,
+    CONTRADICTION,
     JUDGES,
+    NO_LABEL,
     Recording,
     keys,
     letter_verdicts,

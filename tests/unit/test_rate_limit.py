@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
+from monitorlab.monitors.api import Budget, Prices, RateLimiter, prices
 from monitorlab.monitors.monitor import MonitorError, MonitorStop
-from monitorlab.monitors.rate_limit import Budget, Prices, RateLimiter, prices
 
 
 class Clock:

@@ -90,7 +90,9 @@ _ALL = (
     Kind("hf:NAME_OR_FOLDER", "causal language model of the Hugging Face hub or in a folder",
          ("build:causal", "causal_loading:load_causal", "causal:LogitMonitor",
           "causal:TextMonitor"), other_names={"max_tokens": "max_new_tokens"}),
-    Kind("api:MODEL", "model behind an OpenAI-compatible API", ("build:api", "api:ApiMonitor")),
+    Kind("api:MODEL", "model behind an OpenAI-compatible API", ("build:api", "api:ApiMonitor"),
+         other_names={"rpm": "requests_per_minute", "tpm": "tokens_per_minute",
+                      "cost_cap": "cost_cap_usd"}),
     Kind(f"{CHECKS_FIRST}:MONITOR", "the checks first, and the monitor where they raise no alarm",
          ("combined:ChecksFirst",)),
     Kind(FUNCTION, "your own function, also path/to/file.py:function",
@@ -181,6 +183,32 @@ def split_spec(text: str) -> tuple[str, dict[str, str]]:
         return spec, split_assignments(assignments)
     except ParameterError as error:
         raise MonitorError(f"settings of {spec}: {error}") from None
+
+
+def spelled_settings(words: Sequence[str]) -> list[dict[str, str]]:
+    """Read settings that are spelled as options: ``--base-url URL``, ``--seed=3``, ``--thinking``.
+
+    An option without a value is a flag; ``--no-thinking`` switches it off.
+
+    Raises
+    ------
+    MonitorError
+        If a word is neither an option nor the value of one.
+    """
+    found = []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        if not re.match(r"--[a-zA-Z]", word):
+            raise MonitorError(f"{word!r} is no option: expected --NAME VALUE or -o NAME=VALUE")
+        name, equals, value = word[2:].partition("=")
+        name = name.replace("-", "_")
+        if not equals and left and not left[0].startswith("--"):
+            value = left.pop(0)
+        elif not equals:
+            name, value = name.removeprefix("no_"), str(not name.startswith("no_")).lower()
+        found.append({name: value})
+    return found
 
 
 def causal(

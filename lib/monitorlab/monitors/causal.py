@@ -218,16 +218,13 @@ class TextMonitor:
         return read_again(verdict, self._prompt.answer, finished=finished,
                           audited=f"{sample.request}\n{sample.response}")
 
-    def _parse(self, reply: str, sample: Sample, finished: bool) -> Verdict:
-        audited = f"{sample.request}\n{sample.response}"
-        return read_reply(reply, self._prompt.answer, finished=finished, audited=audited)
-
     def _read(
         self, sample: Sample, opened: str, read: int, tokens: list[int], finished: bool
     ) -> Verdict:
         options: dict[str, Any] = {"clean_up_tokenization_spaces": False}
         text = str(self._tokenizer.decode(tokens, **options))  # channel marks and all
-        verdict = self._parse(opened + text, sample, finished)
+        verdict = read_reply(opened + text, self._prompt.answer, finished=finished,
+                             audited=f"{sample.request}\n{sample.response}")
         return replace(verdict, input_tokens=read, output_tokens=len(tokens))
 
     def _torch_seed(self, samples: Sequence[Sample], draw: int) -> int:
