@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,7 +18,7 @@ from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.replies import read_again, read_reply
 from monitorlab.monitors.thinking import opened_by
 from monitorlab.monitors.verdicts import ERROR, THRESHOLD, Verdict, failure, from_score
-from monitorlab.pipeline.files import canonical_json
+from monitorlab.pipeline.files import digest_json
 from monitorlab.signals.scorers import pad
 from monitorlab.signals.training import suitable_threads
 
@@ -229,8 +228,7 @@ class TextMonitor:
 
     def _torch_seed(self, samples: Sequence[Sample], draw: int) -> int:
         drawn = [self.seed, draw, *((sample.request, sample.response) for sample in samples)]
-        digest = hashlib.sha256(canonical_json(drawn).encode("utf-8", "surrogatepass")).digest()
-        return int.from_bytes(digest[:7], "big")
+        return int(digest_json(drawn)[:14], 16)
 
     @torch.inference_mode()
     def _generate(self, rows: list[list[int]], seed: int) -> list[tuple[list[int], bool]]:

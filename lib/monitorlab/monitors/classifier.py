@@ -22,6 +22,7 @@ from transformers import (
 
 from monitorlab.monitors.causal_loading import model_identity
 from monitorlab.monitors.causal_text import control_texts
+from monitorlab.monitors.embeddings import both_ends
 from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, Sample, chunks
 from monitorlab.monitors.prompts import broken_up
 from monitorlab.monitors.verdicts import ERROR, THRESHOLD, Verdict, failure, from_score
@@ -96,8 +97,8 @@ class _PairReader:
         rows = []
         for request, response in zip(asked, said, strict=True):
             spare = max(self.room // 2 - len(request), 0)
-            head = _ends(response, self.room - self.room // 2 + spare)
-            first = _ends(request, self.room - len(head))
+            head = both_ends(response, self.room - self.room // 2 + spare)
+            first = both_ends(request, self.room - len(head))
             opening = [*self.before, *first, *self.between]
             closing = [*head, *self.after]
             whole = len(request) + len(response) + self.max_tokens - self.room
@@ -266,13 +267,6 @@ class ClassifierMonitor:
         evidence = f"{lost:,} of {row.whole:,} tokens were not read" if lost else ""
         verdict = from_score(min(score, 1.0), self.threshold, evidence)
         return replace(verdict, input_tokens=len(row.ids), output_tokens=0)
-
-
-def _ends(ids: list[int], room: int) -> list[int]:
-    """Head and tail of what is too long."""
-    if len(ids) <= room:
-        return ids
-    return ids[: room - room // 2] + ids[len(ids) - room // 2:]
 
 
 def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int], list[int]]:

@@ -42,7 +42,7 @@ from monitorlab.monitors.verdicts import (
     Verdict,
     failure,
 )
-from monitorlab.pipeline.files import canonical_json
+from monitorlab.pipeline.files import digest_json
 from monitorlab.pipeline.schemas import check
 from monitorlab.pipeline.tables import VERDICTS
 
@@ -207,7 +207,7 @@ def recorded_verdicts(
             sample = Sample(row.sample_id, row.request, row.response)
             (verdict,) = monitor.judge([sample], 0)
             hashed = calls[row.sample_id].request_hash if row.sample_id in calls \
-                else _sha256([row.request, row.response])
+                else digest_json([row.request, row.response])
             rows.append(_row(monitor, row.sample_id, verdict, hashed))
     return check(pd.DataFrame(rows, columns=VERDICTS.columns), VERDICTS)
 
@@ -221,10 +221,6 @@ def _row(
         "evidence": verdict.evidence or verdict.reason or None, "input_tokens": None,
         "output_tokens": None, "seconds": None, "cost_usd": None, "request_hash": request_hash,
     }  # fmt: skip
-
-
-def _sha256(value: object) -> str:
-    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def answer_letter(response: str) -> str:
@@ -273,13 +269,13 @@ def letter_verdicts(samples: pd.DataFrame) -> pd.DataFrame:
         }
         monitor = RecordedMonitor(name, said, NO_PROMPT)
         table += [_row(monitor, row.sample_id, said[row.sample_id],
-                       _sha256([name, row.request, row.response])) for row in rows.itertuples()]
+                       digest_json([name, row.request, row.response])) for row in rows.itertuples()]
     return check(pd.DataFrame(table, columns=VERDICTS.columns), VERDICTS)
 
 
 def _halves(scenarios: pd.Series) -> list[int]:
     """Give every scenario one of two halves of equal size, by the hash of its name."""
-    order = sorted(set(scenarios), key=lambda name: _sha256(str(name)))
+    order = sorted(set(scenarios), key=lambda name: digest_json(str(name)))
     half = {name: place % 2 for place, name in enumerate(order)}
     return [half[name] for name in scenarios]
 
@@ -304,7 +300,7 @@ class RecordedMonitor:
     ) -> None:
         self.name, self.prompt = name, prompt
         self._verdicts = dict(verdicts)
-        self._digest = _sha256({key: asdict(value) for key, value in self._verdicts.items()})
+        self._digest = digest_json({key: asdict(value) for key, value in self._verdicts.items()})
 
     def settings(self) -> dict[str, Any]:
         """A digest of all recorded verdicts."""
