@@ -561,8 +561,8 @@ class RateLimiter:
 
 
 @dataclass(frozen=True)
-class Prices:
-    """Prices in USD per million tokens of the prompt and of the reply."""
+class TokenPrices:
+    """TokenPrices in USD per million tokens of the prompt and of the reply."""
 
     input: float
     output: float
@@ -572,7 +572,9 @@ class Prices:
         return (input_tokens * self.input + output_tokens * self.output) / 1e6
 
 
-def prices(input_price: float | None, output_price: float | None, cap_usd: float) -> Prices | None:
+def prices(
+    input_price: float | None, output_price: float | None, cap_usd: float
+) -> TokenPrices | None:
     """Return the prices if there are any.
 
     Raises
@@ -588,7 +590,7 @@ def prices(input_price: float | None, output_price: float | None, cap_usd: float
     if input_price is None or output_price is None or min(input_price, output_price) < 0:
         raise MonitorError("set both input_price and output_price, at least 0 USD per million "
                            f"tokens; found {input_price} and {output_price}")
-    return Prices(input_price, output_price)
+    return TokenPrices(input_price, output_price)
 
 
 class Budget:

@@ -21,6 +21,7 @@ from typing import Any
 import openai
 
 from monitorlab.escaping import flat
+from monitorlab.monitors.verdicts import mended
 from monitorlab.monitors.wording import WORDING, pattern
 
 NO_MONEY = 402
@@ -166,7 +167,7 @@ def read_body(body: str) -> Reply:
     return Reply(
         text="\n".join(part for part in (text, *_arguments(message)) if part),
         finish=finish,
-        refusal=_whole(message["refusal"]) if isinstance(message.get("refusal"), str) else "",
+        refusal=mended(message["refusal"]) if isinstance(message.get("refusal"), str) else "",
         **counts,
         tokens=_tokens(choice.get("logprobs")),
         thinking=thinking or next(filter(None, (_thought(message.get(n)) for n in _THOUGHTS)), ""),
@@ -247,7 +248,7 @@ def _word(value: object) -> str:
     """Return a word that may stand alone or in an object."""
     if isinstance(value, dict):
         value = value.get("type") or value.get("reason")
-    return flat(_whole(str(value)))[:60] if value else ""
+    return flat(mended(str(value)))[:60] if value else ""
 
 
 def scrub(text: str, secrets: Iterable[str]) -> str:
@@ -318,7 +319,7 @@ def _content(content: object) -> tuple[str, str]:
     if content is None:
         return "", ""
     if isinstance(content, str):
-        return _whole(content), ""
+        return mended(content), ""
     if not isinstance(content, list):
         raise BrokenReplyError(f"content that is a JSON {type(content).__name__}, not text")
     text = thinking = ""
@@ -327,13 +328,13 @@ def _content(content: object) -> tuple[str, str]:
             thinking += _thought(part)
         elif isinstance(part, dict) and isinstance(part.get("text"), str):
             text += part["text"]
-    return _whole(text), thinking
+    return mended(text), thinking
 
 
 def _thought(value: object) -> str:
     """Text of what a model thought: a string, or objects that hold it under one of many names."""
     if isinstance(value, str):
-        return _whole(value)
+        return mended(value)
     if isinstance(value, list):
         return "".join(map(_thought, value))
     if isinstance(value, dict):
@@ -350,14 +351,9 @@ def _arguments(message: Mapping[str, Any]) -> Iterator[str]:
             inner = call["function"] if isinstance(call.get("function"), dict) else call
             given = inner.get("arguments", inner.get("input"))
             if isinstance(given, str):
-                yield _whole(given)
+                yield mended(given)
             elif given:
                 yield json.dumps(given)
-
-
-def _whole(text: str) -> str:
-    """Replace halves of surrogate pairs, which JSON can spell and no file can hold."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _usage(usage: Mapping[str, Any], timings: object) -> dict[str, Any]:

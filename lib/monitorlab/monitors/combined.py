@@ -169,10 +169,10 @@ def checks_first(
 
 def _verdict(row: Mapping[Hashable, Any]) -> Verdict:
     """A row of a table of verdicts as the verdict that it was."""
-    words = row["evidence"] or ""
-    told = {"evidence": words} if row["status"] == PARSED else {"reason": words}
-    return Verdict(row["status"], row["verdict"], row["score"], **told,
-                   **{name: row[name] for name in AMOUNTS})
+    words, parsed = row["evidence"] or "", row["status"] == PARSED
+    amounts: dict[str, Any] = {name: row[name] for name in AMOUNTS}
+    return Verdict(row["status"], row["verdict"], row["score"], evidence=words if parsed else "",
+                   reason="" if parsed else words, **amounts)
 
 
 def _signed(monitor: Monitor, verdict: Verdict) -> Verdict:

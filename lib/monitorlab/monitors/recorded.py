@@ -88,11 +88,6 @@ class Recording:
     file_score: float | None
 
 
-def keys() -> list[str]:
-    """Keys of `data/sources.toml` that `recorded_verdicts` reads."""
-    return [_key(judge, category) for judge in JUDGES for category in CATEGORIES_JUDGED]
-
-
 def _key(judge: str, category: str) -> str:
     return f"lie_detector/{transcripts.CATEGORIES[category].folder}/{judge}.json"
 

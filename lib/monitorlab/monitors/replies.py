@@ -73,6 +73,7 @@ from monitorlab.monitors.verdicts import (
     Verdict,
     failure,
     from_score,
+    mended,
     writable,
 )
 from monitorlab.monitors.wording import pattern
@@ -687,4 +688,4 @@ def _unescaped(text: str) -> str:
     plain = _ESCAPE.sub(
         lambda m: chr(int(m[1][1:], 16)) if len(m[1]) == 5 else _ESCAPED.get(m[1], m[1]), text
     )
-    return plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return mended(plain)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from monitorlab.monitors.verdicts import mended
 from monitorlab.monitors.wording import WORDING
 from monitorlab.pipeline.table_files import FileTable, TableFileError, kind_of, read_table_file
 
@@ -206,12 +207,7 @@ def _checked_text(name: str, value: object, place: str) -> str:
         hint = ". A chat belongs into one column, messages" * isinstance(value, list)
         raise SampleFileError(f"{place}: {name} is {kind_of(value)} ({reprlib.repr(value)}), "
                               f"expected text{hint}")
-    return value if value.isascii() else _whole(value)
-
-
-def _whole(text: str) -> str:
-    """Replace halves of characters, as a cut emoji leaves them: no file in UTF-8 can hold them."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return value if value.isascii() else mended(value)
 
 
 def _label(value: object, place: str) -> int:
