@@ -145,7 +145,7 @@ def read_body(body: str) -> Reply:
     try:
         found = json.loads(body.removeprefix("\ufeff"))
     except (ValueError, RecursionError):
-        raise BrokenReplyError(described(body), repeat=not is_stream(body)) from None
+        raise BrokenReplyError(_described(body), repeat=not _is_stream(body)) from None
     if not isinstance(found, dict):
         raise BrokenReplyError(f"a body that is a JSON {type(found).__name__}, not an object")
     choices = found.get("choices")
@@ -196,8 +196,8 @@ def _refused_call(status: int, text: str, headers: Mapping[str, str]) -> NoReply
     except (ValueError, RecursionError):
         body = text
     words = message_of(body)[:READ] or "no message"
-    if is_page(words) or is_stream(words):
-        words = described(words)
+    if _is_page(words) or _is_stream(words):
+        words = _described(words)
     reason = f"HTTP {status}: {words}"
     if refuses(status, body):
         return NoReply(reason, status, spent=True, refused=True)
@@ -506,7 +506,7 @@ def refuses(status: int, body: object) -> bool:
         codes = [str(value) for name, value in fields if _bare(name) in _CODE_FIELDS]
         if any(_bare(code) in _REFUSAL_CODES for code in codes):
             return True
-    elif is_page(words):
+    elif _is_page(words):
         return False
     return _REFUSAL.search(words) is not None and not _FAULTY.search(words)
 
@@ -548,25 +548,25 @@ def message_of(body: object) -> str:
     return "" if body is None else str(body)
 
 
-def is_page(text: str) -> bool:
+def _is_page(text: str) -> bool:
     """Whether a body is HTML or XML."""
     return text.lstrip("\ufeff \t\r\n").startswith("<")
 
 
-def is_stream(text: str) -> bool:
+def _is_stream(text: str) -> bool:
     """Whether a body is an event stream."""
     return re.match(r"\ufeff?\s*(?:data|event|id|retry)?:", text) is not None
 
 
-def described(text: str) -> str:
+def _described(text: str) -> str:
     """Say what kind of text a body is that should be JSON, and how it begins."""
     begins = f"It begins: {flat(text)}"
     if not text.strip():
         return "an empty body where JSON was expected"
-    if is_page(text):
+    if _is_page(text):
         return ("an HTML page where JSON was expected: check base_url, which mostly ends in /v1. "
                 + begins)
-    if is_stream(text):
+    if _is_stream(text):
         return ("an event stream where one JSON object was expected: if the server streams "
                 f'unasked, extra={{"stream": false}} may help. {begins}')
     return f"a body that is not JSON ({len(text)} characters). {begins}"

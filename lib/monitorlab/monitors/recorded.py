@@ -135,7 +135,7 @@ def _file_reading(read: Record) -> tuple[bool | None, float | None]:
     return read.take("predicted_binary", str) == "A", read.take("predicted_score", int) / 100
 
 
-def recorded_calls(
+def _recorded_calls(
     get: Callable[[str], Path], samples: pd.DataFrame, judge: str
 ) -> dict[str, Recording]:
     """Recorded calls of one judge by the `sample_id` of the transcript they are about.
@@ -171,7 +171,8 @@ def recorded_verdicts(
     Parameters
     ----------
     get, samples
-        As in :func:`recorded_calls`.
+        The first as in :func:`recordings`; the others in the columns of `samples`, such as
+        `RealPairs.unpaired`.
     judges : sequence of str
         Which of `JUDGES`.
 
@@ -194,7 +195,7 @@ def recorded_verdicts(
                            "give the unpaired samples of the real sources")
     rows = []
     for judge in judges:
-        calls = recorded_calls(get, wanted, judge)
+        calls = _recorded_calls(get, wanted, judge)
         monitor = RecordedMonitor(
             f"{judge}, recorded", {name: call.verdict for name, call in calls.items()}
         )
