@@ -264,7 +264,7 @@ def test_one_logit_and_labels_that_do_not_exclude_each_other_are_logistic(
 
 
 def test_the_command_line_knows_it(folder: Path, monitor: ClassifierMonitor) -> None:
-    built = build_monitor(f"classifier:{folder}", {"dtype": "float32", "device": "cpu"})
+    built = build_monitor(f"classifier:{folder}", {"max_tokens": "16", "device": "cpu"})
     assert built.settings() == monitor.settings()
     with pytest.raises(MonitorError, match="the option prompt means nothing to classifier:"):
         build_monitor(f"classifier:{folder}", {"prompt": "direct"})
