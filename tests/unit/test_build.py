@@ -20,6 +20,7 @@ from monitorlab.monitors.build import (
     build_monitor,
     list_monitors,
     list_settings,
+    spelled_settings,
     split_spec,
 )
 from monitorlab.monitors.checks import ProgramChecks
@@ -399,3 +400,13 @@ def test_checks_come_before_a_monitor_of_any_kind() -> None:
         build_monitor("checks-first:coin", {"pity": "3"})
     with pytest.raises(MonitorError, match="lacks a name: expected checks-first:MONITOR"):
         build_monitor("checks-first")
+
+
+def test_settings_may_be_spelled_as_options() -> None:
+    words = ["--base-url", "x", "--seed=3", "--thinking", "--temperature", "-1", "--no-merge"]
+    assert spelled_settings(words) == [
+        {"base_url": "x"}, {"seed": "3"}, {"thinking": "true"}, {"temperature": "-1"},
+        {"merge": "false"},
+    ]
+    with pytest.raises(MonitorError, match="'stray' is no option: expected --NAME VALUE"):
+        spelled_settings(["--seed", "3", "stray"])
