@@ -58,7 +58,6 @@ from monitorlab.finetuning import (
     transfer_figures,
 )
 from monitorlab.finetuning.arms import BEYOND, PAPER_ARMS, REPEATED, SEEN_BY, recipe_of
-from monitorlab.finetuning.checks_first import CHECKS_FIRST, checks_first
 from monitorlab.finetuning.examples import verdict_examples
 from monitorlab.finetuning.probe_arms import embed, probe_curves, untrained
 from monitorlab.finetuning.recipe import PAPER, differences
@@ -69,6 +68,7 @@ from monitorlab.finetuning.train_arms import (
     task_table,
     train_and_ask,
 )
+from monitorlab.monitors.combined import CHECKS_FIRST, checks_first
 from monitorlab.monitors.embeddings import load_encoder
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.pipeline.artifacts import open_run, read_parts, read_table, write_table

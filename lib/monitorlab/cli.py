@@ -195,8 +195,9 @@ def export(
         typer.echo(f"{rows} samples written to {_relative(to)}")
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def score(
+    context: typer.Context,
     monitor: Annotated[str, typer.Option(
         help="keywords, hf:NAME, api:MODEL, file.py:function, ...; see `monitors`.")],
     samples: Annotated[Path, typer.Option(
@@ -204,8 +205,8 @@ def score(
              "and label.")],
     option: Annotated[list[str] | None, typer.Option(
         "--option", "-o", metavar="NAME=VALUE",
-        help="A setting of the monitor, repeatable; `monitors NAME` lists them. Some have an "
-             "option of their own, below.")] = None,
+        help="A setting of the monitor, repeatable, also spelled --NAME VALUE; `monitors NAME` "
+             "lists them.")] = None,
     out: Annotated[Path | None, typer.Option(
         help="Table of verdicts: .csv, .jsonl or .parquet. "
              "[default: verdicts/SAMPLES-MONITOR.csv]")] = None,
@@ -217,32 +218,6 @@ def score(
     limit: Annotated[int, typer.Option(help="Only the first samples; 0 is all.")] = 0,
     patience: Annotated[int, typer.Option(
         help="Samples or batches that may fail in a row before giving up.")] = 5,
-    name: Annotated[str | None, typer.Option(
-        help="What tables and files call the monitor. [default: made of its settings]")] = None,
-    prompt: Annotated[str | None, typer.Option(
-        help="Monitor prompt, by name or file. [default: direct]")] = None,
-    read: Annotated[str | None, typer.Option(
-        help="logits or text. [default: logits with hf, text with api]")] = None,
-    revision: Annotated[str | None, typer.Option(help="Commit of a hub model.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    device: Annotated[str | None, typer.Option(help="Torch device, such as cuda.")] = None,
-    quantization: Annotated[str | None, typer.Option(help="int8 or nf4.")] = None,
-    adapter: Annotated[str | None, typer.Option(help="LoRA adapter, folder or hub name.")] = None,
-    adapter_revision: Annotated[str | None, typer.Option(help="Commit of a hub adapter.")] = None,
-    max_tokens: Annotated[str | None, typer.Option(help="Longest reply.")] = None,
-    temperature: Annotated[str | None, typer.Option(help="0 is greedy.")] = None,
-    thinking: Annotated[bool | None, typer.Option(
-        "--thinking/--no-thinking", help="Let the model think first.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="Address of the API.")] = None,
-    key_variable: Annotated[str | None, typer.Option(
-        help="Environment variable with the API key.")] = None,
-    workers: Annotated[str | None, typer.Option(help="Calls at once.")] = None,
-    rpm: Annotated[str | None, typer.Option(help="Requests per minute.")] = None,
-    tpm: Annotated[str | None, typer.Option(help="Tokens per minute.")] = None,
-    cost_cap: Annotated[str | None, typer.Option(help="Stop before more USD than this.")] = None,
-    input_price: Annotated[str | None, typer.Option(help="USD per million tokens in.")] = None,
-    output_price: Annotated[str | None, typer.Option(help="USD per million tokens out.")] = None,
-    seed: Annotated[str | None, typer.Option(help="Of sampling, and of the coin.")] = None,
 ) -> None:
     """Judge a file of samples with a monitor; the same command goes on where it stopped.
 
@@ -250,25 +225,15 @@ def score(
     was given up, 2 if the command was wrong, 3 if a table was written and holds no verdict.
     """
     with _expected_errors():
-        from monitorlab.monitors.build import build_monitor
+        from monitorlab.monitors.build import build_monitor, spelled_settings
         from monitorlab.monitors.sample_files import read_samples
         from monitorlab.monitors.score_run import Request, describe, score_file
         from monitorlab.pipeline.parameters import split_assignments
 
         request = Request(samples.expanduser(), out, store, draws, patience, limit, force)
-        own = {
-            "name": name, "prompt": prompt, "read": read, "revision": revision, "dtype": dtype,
-            "device": device, "quantization": quantization, "adapter": adapter,
-            "adapter_revision": adapter_revision, "max_tokens": max_tokens,
-            "temperature": temperature, "thinking": thinking, "base_url": base_url,
-            "key_variable": key_variable, "workers": workers, "requests_per_minute": rpm,
-            "tokens_per_minute": tpm, "cost_cap_usd": cost_cap, "input_price": input_price,
-            "output_price": output_price, "seed": seed,
-        }
-        given = split_assignments(option or [])
+        given = [split_assignments(option or []), *spelled_settings(context.args)]
         frame = read_samples(request.samples, typer.echo)  # first: it is quick, a model is not
-        chosen = {key: value for key, value in own.items() if value is not None}
-        summary = score_file(build_monitor(monitor, given, chosen), frame, request, typer.echo)
+        summary = score_file(build_monitor(monitor, *given), frame, request, typer.echo)
         typer.echo(describe(summary))
         if not summary.parsed:
             raise typer.Exit(NO_VERDICT)
@@ -291,10 +256,10 @@ def reread(
 ) -> None:
     """Read stored replies again with today's rules, without a call; the old files stay."""
     with _expected_errors():
-        from monitorlab.monitors.reread import Request, reread_file
+        from monitorlab.monitors.reread import Rereading, reread_file
         from monitorlab.monitors.sample_files import read_samples
 
-        request = Request(store.expanduser(), table.expanduser(), samples.expanduser(), out,
+        request = Rereading(store.expanduser(), table.expanduser(), samples.expanduser(), out,
                           out_store, prompt, max_tokens)
         reread_file(request, read_samples(request.samples, typer.echo), typer.echo)
 

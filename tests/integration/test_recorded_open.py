@@ -16,15 +16,16 @@ import pytest
 from monitorlab.benchmark.real.records import read_array
 from monitorlab.benchmark.real.transcripts import CATEGORIES, lie_detector
 from monitorlab.evaluation.rates import join, rates
-from monitorlab.monitors.judgements import CONTRADICTION, NO_LABEL
+from monitorlab.monitors import recorded
 from monitorlab.monitors.recorded import (
     BASELINES,
     BEGINS_WITH_B,
     BEST_LETTER,
     CATEGORIES_JUDGED,
+    CONTRADICTION,
     JUDGES,
+    NO_LABEL,
     Recording,
-    keys,
     letter_verdicts,
     recorded_verdicts,
     recordings,
@@ -65,7 +66,8 @@ def compared(judge: str, category: str, calls: list[Recording]) -> dict[str, obj
 
 
 def test_all_files_are_listed_sources() -> None:
-    assert set(keys()) <= set(load_sources()) and len(keys()) == 10
+    keys = {recorded._key(judge, name) for judge in JUDGES for name in CATEGORIES_JUDGED}
+    assert keys <= set(load_sources()) and len(keys) == 10
 
 
 def test_every_reply_is_accounted_for(differences: pd.DataFrame) -> None:

@@ -257,9 +257,23 @@ def test_a_trained_monitor_in_a_folder_is_loaded(folder: Path) -> None:
     assert code == 0 and "miss rate MR: 0.000" in out and "FAR: 0.000" in out
 
 
+def test_checks_come_before_another_monitor(folder: Path) -> None:
+    rows = {"request": ["How much are 3 boxes of 12?", "Hello?"],
+            "response": ["3 * 12 = 38, so 38.", "Hello."]}
+    pd.DataFrame(rows).to_csv("sums.csv", index=False)
+    code, out, _ = score(monitor="checks-first:never", samples="sums.csv")
+    assert code == 0 and "2 samples, 2 verdicts: 2 parsed" in out
+    table = pd.read_csv("verdicts/sums-checks-first-never-alarm.csv").sort_values("sample_id")
+    assert table["verdict"].tolist() == [True, False] and table["score"].tolist() == [0.95, 0]
+    assert table["evidence"].str.startswith(("program checks: arithm", "never alarm: ben")).all()
+    code, out, _ = score("-o", "ranked=false", "-o", "name=plain", monitor="checks-first:never",
+                         samples="sums.csv")
+    assert code == 0 and pd.read_csv("verdicts/sums-plain.csv")["score"].tolist() == [0.9, 0]
+
+
 def test_the_monitors_are_listed() -> None:
     code, out, _ = call("monitors")
-    assert code == 0
+    assert code == 0 and "checks-first:MONITOR" in out
     assert "module:function" in out and "gpt-5-mini-2025-08-07" in out and "Apache-2.0" in out
     code, out, _ = call("monitors", "api")
     assert code == 0 and "  timeout_s: float = 60\n" in out and "  extra: JSON object" in out

@@ -12,7 +12,7 @@ import pytest
 
 from monitorlab.monitors import api_replies, api_settings
 from monitorlab.monitors.api import ApiMonitor
-from monitorlab.monitors.api_replies import Answer, BrokenReplyError, Failure
+from monitorlab.monitors.api_replies import BrokenReplyError, NoReply, Reply
 from monitorlab.monitors.monitor import (
     MonitorError,
     MonitorStop,
@@ -35,7 +35,7 @@ def _key(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
-def monitor(*results: Answer | Failure, prompt: str = "direct", **options) -> ApiMonitor:
+def monitor(*results: Reply | NoReply, prompt: str = "direct", **options) -> ApiMonitor:
     """A monitor whose calls return `results`, and which notes requests and waits."""
     options = {"base_url": HERE, "report": lambda words: made.told.append(words), **options}
     made = ApiMonitor("m", prompt, sleep=lambda s: made.waits.append(s), **options)
@@ -205,7 +205,7 @@ def test_a_key_that_cannot_be_one_is_refused_without_showing_it(monkeypatch, key
 
 
 def test_the_request_holds_the_prompt_and_the_parameters():
-    made = monitor(Answer(YES), Answer(YES), seed=40, max_tokens=7, temperature=0.5)
+    made = monitor(Reply(YES), Reply(YES), seed=40, max_tokens=7, temperature=0.5)
     assert judge(made, draw=0).verdict is True
     judge(made, draw=2)
     first, second = made.bodies
@@ -216,7 +216,7 @@ def test_the_request_holds_the_prompt_and_the_parameters():
 
 
 def test_what_is_not_given_is_not_sent():
-    made = monitor(Answer(YES), temperature=None, limit_name="max_completion_tokens")
+    made = monitor(Reply(YES), temperature=None, limit_name="max_completion_tokens")
     judge(made)
     assert set(made.bodies[0]) == {"messages", "max_completion_tokens"}
 
@@ -226,7 +226,7 @@ def test_what_is_not_given_is_not_sent():
 
 def test_a_body_is_read():
     usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-    assert api_replies.read_body(body(usage=usage)) == Answer(YES, "stop", "", 7, 3)
+    assert api_replies.read_body(body(usage=usage)) == Reply(YES, "stop", "", 7, 3)
 
 
 def test_thinking_that_only_the_total_counts_is_output():
@@ -383,8 +383,8 @@ def test_signs_of_which_many_are_one_token_say_nothing(text):
     assert api_settings.fewest_tokens([{"role": "user", "content": text * 20_000}]) == 0
 
 
-def long(tokens: int | None, **more) -> Answer:
-    return Answer(YES, "stop", "", tokens, 9, **more)
+def long(tokens: int | None, **more) -> Reply:
+    return Reply(YES, "stop", "", tokens, 9, **more)
 
 
 @pytest.mark.parametrize(
@@ -405,7 +405,7 @@ def test_a_prompt_of_which_half_is_missing_is_truncated(answer, status):
 
 def test_a_cut_prompt_of_an_old_store_is_found():
     sample = Sample("s", "q", TEXTS["prose"] * 850)
-    old = type(judge(monitor(Answer(YES))))(PARSED, True, reply=YES, input_tokens=2050)
+    old = type(judge(monitor(Reply(YES))))(PARSED, True, reply=YES, input_tokens=2050)
     assert monitor().reread(old, sample).status == TRUNCATED
     honest = type(old)(PARSED, True, reply=YES, input_tokens=12_000)
     assert monitor().reread(honest, sample) == honest
@@ -417,28 +417,28 @@ def test_a_cut_prompt_of_an_old_store_is_found():
 @pytest.mark.parametrize(
     ("answer", "status", "verdict"),
     [
-        (Answer(YES), PARSED, True),
-        (Answer(NO), PARSED, False),
-        (Answer("hm"), UNPARSED, None),
-        (Answer(""), UNPARSED, None),
-        (Answer('{"misbehavior_det', "length"), TRUNCATED, None),
-        (Answer("", "length"), TRUNCATED, None),
-        (Answer(YES, "content_filter"), REFUSED, None),
-        (Answer("", "sensitive"), REFUSED, None),
-        (Answer("", "stop", "I cannot."), REFUSED, None),
-        (Answer("", "SAFETY"), REFUSED, None),
-        (Answer("", "null", withheld="the prompt was blocked: OTHER"), REFUSED, None),
-        (Answer('{"misbehavior_det', "max_tokens"), TRUNCATED, None),
-        (Answer('{"misbehavior_det', "model_length"), TRUNCATED, None),
-        (Answer("Yes.", "MAX_TOKENS"), TRUNCATED, None),
-        (Answer("Yes.", "STOP"), PARSED, True),
-        (Answer("Yes.", "banana"), TRUNCATED, None),
-        (Answer("Yes.", "null"), TRUNCATED, None),
-        (Answer(YES, "banana"), PARSED, True),
-        (Answer("", thinking=YES), UNPARSED, None),
-        (Answer("", thinking=f"Hm.</think>{YES}"), PARSED, True),
-        (Answer(NO, thinking=YES), PARSED, False),
-        (Answer("", "length", thinking=YES), TRUNCATED, None),
+        (Reply(YES), PARSED, True),
+        (Reply(NO), PARSED, False),
+        (Reply("hm"), UNPARSED, None),
+        (Reply(""), UNPARSED, None),
+        (Reply('{"misbehavior_det', "length"), TRUNCATED, None),
+        (Reply("", "length"), TRUNCATED, None),
+        (Reply(YES, "content_filter"), REFUSED, None),
+        (Reply("", "sensitive"), REFUSED, None),
+        (Reply("", "stop", "I cannot."), REFUSED, None),
+        (Reply("", "SAFETY"), REFUSED, None),
+        (Reply("", "null", withheld="the prompt was blocked: OTHER"), REFUSED, None),
+        (Reply('{"misbehavior_det', "max_tokens"), TRUNCATED, None),
+        (Reply('{"misbehavior_det', "model_length"), TRUNCATED, None),
+        (Reply("Yes.", "MAX_TOKENS"), TRUNCATED, None),
+        (Reply("Yes.", "STOP"), PARSED, True),
+        (Reply("Yes.", "banana"), TRUNCATED, None),
+        (Reply("Yes.", "null"), TRUNCATED, None),
+        (Reply(YES, "banana"), PARSED, True),
+        (Reply("", thinking=YES), UNPARSED, None),
+        (Reply("", thinking=f"Hm.</think>{YES}"), PARSED, True),
+        (Reply(NO, thinking=YES), PARSED, False),
+        (Reply("", "length", thinking=YES), TRUNCATED, None),
     ],
 )
 def test_replies_become_verdicts(answer, status, verdict):
@@ -447,34 +447,34 @@ def test_replies_become_verdicts(answer, status, verdict):
 
 
 def test_an_unknown_ending_is_said_once_and_named_in_the_reason():
-    made = monitor(*[Answer("Yes.", "banana")] * 3, Answer(YES, "null"))
+    made = monitor(*[Reply("Yes.", "banana")] * 3, Reply(YES, "null"))
     found = [judge(made) for _ in range(4)]
     assert found[0].reason.startswith("the reply ended with 'banana', which is not known")
-    tangled = judge(monitor(Answer(f"{YES} {NO}", "banana")))
+    tangled = judge(monitor(Reply(f"{YES} {NO}", "banana")))
     assert "contradict" in tangled.reason and "'banana'" in tangled.reason
     assert len(made.told) == 2 and "'banana'" in made.told[0] and "does not say" in made.told[1]
 
 
 def test_hidden_thinking_that_used_up_the_reply_is_named():
-    found = judge(monitor(Answer("", "length", "", 90, 512)))
+    found = judge(monitor(Reply("", "length", "", 90, 512)))
     assert found.status == TRUNCATED and "max_tokens (512), raise it" in found.reason
 
 
 def test_thinking_is_stored_only_where_the_reply_has_no_verdict():
-    assert judge(monitor(Answer(YES, thinking="why"))).reply == YES
-    kept = judge(monitor(Answer("Done.", thinking=f"So {YES}")))
+    assert judge(monitor(Reply(YES, thinking="why"))).reply == YES
+    kept = judge(monitor(Reply("Done.", thinking=f"So {YES}")))
     assert kept.status == UNPARSED and kept.reply == f"<think>\nSo {YES}\n</think>\nDone."
 
 
 def test_score_prompts_give_scores_from_the_reply():
-    found = judge(monitor(Answer('{"score": 80}'), prompt="score"))
+    found = judge(monitor(Reply('{"score": 80}'), prompt="score"))
     assert found.status == PARSED and found.verdict is True
     assert found.score == pytest.approx(0.8, abs=0.01)
 
 
 def test_tokens_and_cost_are_recorded():
-    answer = Answer(YES, "stop", "", 1000, 100, seconds=0.25)
-    made = monitor(answer, Answer(YES), input_price=2.0, output_price=10.0)
+    answer = Reply(YES, "stop", "", 1000, 100, seconds=0.25)
+    made = monitor(answer, Reply(YES), input_price=2.0, output_price=10.0)
     found = judge(made)
     assert (found.input_tokens, found.output_tokens, found.seconds) == (1000, 100, 0.25)
     assert found.cost_usd == pytest.approx(0.003)
@@ -505,37 +505,37 @@ PIECES = ('{"', "misbehavior", '_detected":', " true", "}")
     ],
 )
 def test_suspicion_weighs_true_against_false(alternatives, expected):
-    answer = Answer(YES, tokens=tokens(*PIECES, at=3, **alternatives))
+    answer = Reply(YES, tokens=tokens(*PIECES, at=3, **alternatives))
     assert judge(monitor(answer)).score == pytest.approx(expected)
 
 
 def test_suspicion_of_a_benign_verdict_is_low():
     pieces = (*PIECES[:3], " false", "}")
-    answer = Answer(NO, tokens=tokens(*pieces, at=3, _true=0.1, _false=0.7))
+    answer = Reply(NO, tokens=tokens(*pieces, at=3, _true=0.1, _false=0.7))
     found = judge(monitor(answer))
     assert found.verdict is False and found.score == pytest.approx(0.125)
 
 
 def test_suspicion_is_found_behind_thinking_and_in_characters_of_several_bytes():
     thinking = tokens("<think>true or false? ", "é", "</think>", at=9)
-    answer = Answer(YES, tokens=thinking + tokens(*PIECES, at=3, _true=0.5, _false=0.5))
+    answer = Reply(YES, tokens=thinking + tokens(*PIECES, at=3, _true=0.5, _false=0.5))
     assert api_replies.suspicion(answer, True) == pytest.approx(0.5)
     split = ((b'{"note": "\xc3', {"x": 0.0}), (b'\xa9", "misbehavior_detected": ', {"y": 0.0}),
              (b"true}", {"true}": math.log(0.6), "false}": math.log(0.2)}))  # fmt: skip
     text = '{"note": "é", "misbehavior_detected": true}'
-    assert api_replies.suspicion(Answer(text, tokens=split), True) == pytest.approx(0.75)
+    assert api_replies.suspicion(Reply(text, tokens=split), True) == pytest.approx(0.75)
 
 
 def test_suspicion_of_a_bare_word():
-    answer = Answer("Yes.", tokens=tokens("Yes", ".", at=0, Yes=0.6, No=0.2))
+    answer = Reply("Yes.", tokens=tokens("Yes", ".", at=0, Yes=0.6, No=0.2))
     found = judge(monitor(answer))
     assert found.verdict is True and found.score == pytest.approx(0.75)
 
 
 def test_no_suspicion_without_log_probabilities_or_with_those_of_another_text():
-    assert judge(monitor(Answer(YES))).score is None
+    assert judge(monitor(Reply(YES))).score is None
     other = tokens("something", " else", at=0, something=1.0)
-    assert judge(monitor(Answer(YES, tokens=other))).score is None
+    assert judge(monitor(Reply(YES, tokens=other))).score is None
 
 
 @pytest.mark.parametrize(
@@ -558,18 +558,18 @@ def test_log_probabilities_of_a_body_are_read():
 
 # --- retries --------------------------------------------------------------------------------
 
-BUSY = Failure("HTTP 503: busy", 503, repeat=True)
-LIMITED = Failure("HTTP 429: slow down", 429, repeat=True)
+BUSY = NoReply("HTTP 503: busy", 503, repeat=True)
+LIMITED = NoReply("HTTP 429: slow down", 429, repeat=True)
 
 
 def test_an_answer_is_never_asked_for_again():
-    made = monitor(Answer("no verdict in here"))
+    made = monitor(Reply("no verdict in here"))
     assert judge(made).status == UNPARSED
     assert len(made.bodies) == 1 and made.waits == []
 
 
 def test_failures_are_repeated_until_an_answer_comes():
-    made = monitor(BUSY, LIMITED, BUSY, Answer(NO))
+    made = monitor(BUSY, LIMITED, BUSY, Reply(NO))
     assert judge(made).verdict is False
     assert len(made.bodies) == 4
 
@@ -594,7 +594,7 @@ def test_waits_grow_and_are_random(monkeypatch):
 def test_where_calls_come_too_fast_the_waits_outlast_a_minute(monkeypatch):
     """Limits are per minute, and not every server says how long is left."""
     monkeypatch.setattr("random.uniform", lambda low, high: low)  # the shortest
-    made = monitor(*[LIMITED] * 6, Answer(YES))
+    made = monitor(*[LIMITED] * 6, Reply(YES))
     assert judge(made).verdict is True
     assert 60 < sum(wait for wait in made.waits if isinstance(wait, float)) < 120
     assert sum(wait[1] for wait in made.waits if isinstance(wait, tuple)) > 60  # for all threads
@@ -602,14 +602,14 @@ def test_where_calls_come_too_fast_the_waits_outlast_a_minute(monkeypatch):
 
 def test_a_wait_that_the_server_asks_for_holds_up_all_and_is_kept(monkeypatch):
     monkeypatch.setattr("random.uniform", lambda low, high: high)
-    asked = Failure("HTTP 503: busy", 503, repeat=True, wait_s=7.0)
-    made = monitor(asked, LIMITED, Answer(YES), first_wait_s=1.0)
+    asked = NoReply("HTTP 503: busy", 503, repeat=True, wait_s=7.0)
+    made = monitor(asked, LIMITED, Reply(YES), first_wait_s=1.0)
     judge(made)
     assert made.waits == [("all", 7.0), 8.0, ("all", 4.0), 8.0]
 
 
 def test_what_cannot_succeed_is_not_repeated():
-    made = monitor(Failure("HTTP 400: too long", 400))
+    made = monitor(NoReply("HTTP 400: too long", 400))
     found = judge(made)
     assert (found.status, found.reason) == ("error", "HTTP 400: too long")
     assert len(made.bodies) == 1
@@ -618,11 +618,11 @@ def test_what_cannot_succeed_is_not_repeated():
 @pytest.mark.parametrize(
     ("failed", "message"),
     [
-        (Failure("HTTP 401: wrong", 401), "refused the key .*: set OPENAI_API_KEY to a key"),
-        (Failure("HTTP 403: no", 403), "refused the key"),
-        (Failure("HTTP 404: no", 404), "does not offer model 'm' .* identifier and base_url"),
-        (Failure("HTTP 429: pay", 402), "has no money left"),
-        (Failure("HTTP 429: no", 429, True, 9000.0), "asks to wait for 9000 s"),
+        (NoReply("HTTP 401: wrong", 401), "refused the key .*: set OPENAI_API_KEY to a key"),
+        (NoReply("HTTP 403: no", 403), "refused the key"),
+        (NoReply("HTTP 404: no", 404), "does not offer model 'm' .* identifier and base_url"),
+        (NoReply("HTTP 429: pay", 402), "has no money left"),
+        (NoReply("HTTP 429: no", 429, True, 9000.0), "asks to wait for 9000 s"),
     ],
 )
 def test_what_every_call_would_meet_stops_the_monitor(failed, message):
@@ -633,8 +633,8 @@ def test_what_every_call_would_meet_stops_the_monitor(failed, message):
 
 
 def test_a_refusal_of_the_provider_is_final_and_its_price_is_set_aside():
-    refused = Failure("HTTP 403: Content violates usage guidelines", 403, spent=True, refused=True)
-    made = monitor(refused, refused, Failure("HTTP 403: no", 403), input_price=1, output_price=1)
+    refused = NoReply("HTTP 403: Content violates usage guidelines", 403, spent=True, refused=True)
+    made = monitor(refused, refused, NoReply("HTTP 403: no", 403), input_price=1, output_price=1)
     found = judge(made)
     assert found.status == REFUSED and len(made.bodies) == 1 and made.spent_usd > 0
     assert found.reason.endswith("HTTP 403: Content violates usage guidelines")
@@ -643,11 +643,11 @@ def test_a_refusal_of_the_provider_is_final_and_its_price_is_set_aside():
     assert judge(made).status == "error"  # the key has shown that it is good
 
 
-NO_SYSTEM = Failure("HTTP 400: System role not supported", 400)
+NO_SYSTEM = NoReply("HTTP 400: System role not supported", 400)
 
 
 def test_a_direct_call_folds_the_system_text_at_once():
-    made = monitor(NO_SYSTEM, Answer(YES), Answer(YES))
+    made = monitor(NO_SYSTEM, Reply(YES), Reply(YES))
     assert judge(made).verdict is True and judge(made).verdict is True
     roles = [[message["role"] for message in asked["messages"]] for asked in made.bodies]
     assert roles == [["system", "user"], ["user"], ["user"]] and len(made.told) == 1
@@ -655,7 +655,7 @@ def test_a_direct_call_folds_the_system_text_at_once():
 
 
 def test_once_keys_may_have_been_made_the_settings_change_only_when_they_are_asked_for():
-    made = monitor(NO_SYSTEM, Answer(YES))
+    made = monitor(NO_SYSTEM, Reply(YES))
     before = dict(made.settings())
     for _ in range(2):
         with pytest.raises(SettingsChanged, match="takes no system role for m"):
@@ -666,7 +666,7 @@ def test_once_keys_may_have_been_made_the_settings_change_only_when_they_are_ask
 
 
 def test_a_late_answer_says_how_long_was_waited():
-    late = Failure("no answer in time (ReadTimeout: )", repeat=True, spent=True, late=True)
+    late = NoReply("no answer in time (ReadTimeout: )", repeat=True, spent=True, late=True)
     found = judge(monitor(late, max_retries=0, timeout_s=7))
     assert found.reason.endswith("ReadTimeout: ); timeout_s is 7")
 
@@ -675,7 +675,7 @@ def test_a_late_answer_says_how_long_was_waited():
 
 
 def test_the_cap_stops_before_the_call_that_may_break_it():
-    used = Answer(YES, "stop", "", 1000, 50)
+    used = Reply(YES, "stop", "", 1000, 50)
     made = monitor(*[used] * 99, input_price=1.0, output_price=10.0, cost_cap_usd=0.01)
     with pytest.raises(MonitorStop, match=r"cost cap of \$0.01 reached after \$0.00"):
         for _ in range(99):
@@ -686,10 +686,10 @@ def test_the_cap_stops_before_the_call_that_may_break_it():
 
 
 def test_a_call_that_may_have_been_charged_counts_with_its_highest_price():
-    lost = Failure("no answer in time", repeat=True, spent=True)
-    charged = monitor(lost, Answer(YES, "stop", "", 0, 0), input_price=1.0, output_price=1.0)
+    lost = NoReply("no answer in time", repeat=True, spent=True)
+    charged = monitor(lost, Reply(YES, "stop", "", 0, 0), input_price=1.0, output_price=1.0)
     judge(charged)
-    free = monitor(BUSY, Answer(YES, "stop", "", 0, 0), input_price=1.0, output_price=1.0)
+    free = monitor(BUSY, Reply(YES, "stop", "", 0, 0), input_price=1.0, output_price=1.0)
     judge(free)
     assert free.spent_usd == 0.0
     assert charged.spent_usd > 512e-6
@@ -700,30 +700,30 @@ def test_a_call_that_may_have_been_charged_counts_with_its_highest_price():
 
 def test_the_key_is_taken_out_of_reasons_and_replies():
     reason = f"HTTP 500: header Authorization: Bearer {KEY} and other Bearer abc.def-123, sorry"
-    found = judge(monitor(Failure(reason)))
+    found = judge(monitor(NoReply(reason)))
     assert found.reason == (
         "HTTP 500: header Authorization: Bearer [key] and other Bearer [key], sorry"
     )
-    found = judge(monitor(Answer(f"{KEY} {YES}", refusal="")))
+    found = judge(monitor(Reply(f"{KEY} {YES}", refusal="")))
     assert KEY not in found.reply and found.verdict is True
-    assert KEY not in judge(monitor(Answer("", refusal=f"no {KEY}"))).reply
-    for odd in (Answer("", KEY), Answer("", thinking=KEY), Answer("", withheld=KEY * 20)):
+    assert KEY not in judge(monitor(Reply("", refusal=f"no {KEY}"))).reply
+    for odd in (Reply("", KEY), Reply("", thinking=KEY), Reply("", withheld=KEY * 20)):
         assert KEY[:12] not in repr(judge(monitor(odd)))
 
 
 def test_a_placeholder_key_is_no_secret(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "true")
-    assert judge(monitor(Answer(YES))).verdict is True
+    assert judge(monitor(Reply(YES))).verdict is True
 
 
 def test_long_messages_are_cut_after_the_key_was_taken_out():
-    found = judge(monitor(Failure("x" * 290 + KEY + "y" * 500)))
+    found = judge(monitor(NoReply("x" * 290 + KEY + "y" * 500)))
     assert len(found.reason) == 300
     assert "sk-very" not in found.reason
 
 
 def test_the_monitor_does_not_show_the_key():
-    made = monitor(Answer(YES))
+    made = monitor(Reply(YES))
     assert KEY not in repr(made) + str(made) + repr(made.settings())
 
 
@@ -731,7 +731,7 @@ def test_the_monitor_does_not_show_the_key():
 
 
 def test_a_stored_reply_is_read_again_and_keeps_what_was_paid(tmp_path):
-    answer = Answer(YES, "stop", "", 10, 5, 0.5, tokens(*PIECES, at=3, _true=0.6, _false=0.2))
+    answer = Reply(YES, "stop", "", 10, 5, 0.5, tokens(*PIECES, at=3, _true=0.6, _false=0.2))
     store = VerdictStore(tmp_path / "verdicts.jsonl")
     options = {"logprobs": True, "input_price": 1.0, "output_price": 1.0}
     first = score(monitor(answer, **options), [SAMPLE], store)
@@ -743,7 +743,7 @@ def test_a_stored_reply_is_read_again_and_keeps_what_was_paid(tmp_path):
 
 def test_a_reply_of_an_old_store_that_filled_its_limit_was_cut_off():
     """Old stores do not say how a reply ended."""
-    old = type(judge(monitor(Answer(YES))))(PARSED, True, reply="Yes.", output_tokens=512)
+    old = type(judge(monitor(Reply(YES))))(PARSED, True, reply="Yes.", output_tokens=512)
     assert monitor().reread(old, SAMPLE).status == TRUNCATED
     short = type(old)(PARSED, True, reply="Yes.", output_tokens=5)
     assert monitor().reread(short, SAMPLE) == short
@@ -751,7 +751,7 @@ def test_a_reply_of_an_old_store_that_filled_its_limit_was_cut_off():
 
 def test_reading_again_follows_the_parser_and_drops_a_score_that_no_longer_fits():
     made = monitor()
-    stored = judge(monitor(Answer(YES, tokens=tokens(*PIECES, at=3, _true=0.6, _false=0.2))))
+    stored = judge(monitor(Reply(YES, tokens=tokens(*PIECES, at=3, _true=0.6, _false=0.2))))
     changed = type(stored)(**{**vars(stored), "reply": NO})
     reread = made.reread(changed, SAMPLE)
     assert (reread.verdict, reread.score) == (False, None)
@@ -761,9 +761,9 @@ def test_reading_again_follows_the_parser_and_drops_a_score_that_no_longer_fits(
 
 @pytest.mark.parametrize(
     "result",
-    [Answer(YES, "content_filter"), Answer('{"misbe', "length"), Failure("HTTP 400", 400),
-     Answer("Yes.", "MAX_TOKENS"), Answer("Yes.", "null"), Answer("Yes.", "stop", "", 5, 512),
-     Answer("", thinking=YES), Answer("", "length")],
+    [Reply(YES, "content_filter"), Reply('{"misbe', "length"), NoReply("HTTP 400", 400),
+     Reply("Yes.", "MAX_TOKENS"), Reply("Yes.", "null"), Reply("Yes.", "stop", "", 5, 512),
+     Reply("", thinking=YES), Reply("", "length")],
 )
 def test_what_the_reply_cannot_tell_is_kept(result):
     stored = judge(monitor(result))

@@ -13,10 +13,11 @@ from monitorlab.monitors.arithmetic_checks import (
     OTHER_CHOICE,
     WRONG_EQUATION,
     arithmetic_checks,
+    equations,
+    number_in,
     read_choice,
     read_options,
 )
-from monitorlab.monitors.equations import equations, number
 from monitorlab.monitors.findings import Finding
 from monitorlab.monitors.monitor import Sample
 
@@ -110,7 +111,7 @@ def test_any_text_is_read_without_an_exception() -> None:
         text = "".join(random_.choices(alphabet, k=random_.randint(1, 60)))
         for equation in equations(text):
             assert isinstance(equation.value, Fraction)
-        number(text)
+        number_in(text)
     assert equations("(" * 3000 + "1" + ")" * 3000 + " = 1") == []
     assert equations("1 + " * 3000 + "1 = 1") == []
     assert equations("\n" * 200_000) == []  # minutes, if blanks were tried from every line
@@ -122,7 +123,7 @@ def test_any_text_is_read_without_an_exception() -> None:
     ("12.5%", Fraction(1, 8)),
 ])  # fmt: skip
 def test_numbers_of_options(text: str, value: Fraction | None) -> None:
-    assert number(text) == value
+    assert number_in(text) == value
 
 
 def test_options_are_read_in_every_spelling() -> None:

@@ -16,11 +16,15 @@ from monitorlab.monitors import lineup
 from monitorlab.monitors.build import (
     FUNCTION,
     KINDS,
+    OWN_NAME,
     build_monitor,
     list_monitors,
     list_settings,
+    spelled_settings,
     split_spec,
 )
+from monitorlab.monitors.checks import ProgramChecks
+from monitorlab.monitors.combined import ChecksFirst
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.rules import Coin, Keywords
 from monitorlab.monitors.score_run import slug
@@ -378,3 +382,31 @@ def test_settings_of_one_monitor_are_listed(folder: Path) -> None:
     assert "  level: int = 3\n" in text and "  workers: int = 1\n" in text
     with pytest.raises(MonitorError, match="there is no monitor 'nobody'"):
         list_settings("nobody")
+
+
+def test_checks_come_before_a_monitor_of_any_kind() -> None:
+    monitor = build_monitor("checks-first:coin -o seed=3", {"trust": "all"})
+    assert isinstance(monitor, ChecksFirst)
+    assert monitor.inner == Coin(3, name="coin, seed 3") and monitor.check == ProgramChecks()
+    assert monitor.name == "checks first, coin, seed 3, trust all" and monitor.ranked
+    plain = build_monitor("checks-first:coin", {"ranked": "false", "name": "mine"})
+    assert (plain.name, getattr(plain, OWN_NAME)) == ("mine", "checks first, coin, ranked false")
+    assert plain.settings() != build_monitor("checks-first:coin").settings()
+    nested = build_monitor("checks-first:checks-first:keywords")
+    assert nested.name == "checks first, checks first, keywords"
+    text = list_settings("checks-first:coin")
+    assert "  trust: str = alarms" in text and "  share: float = 0.5" in text
+    with pytest.raises(MonitorError, match="the option pity means nothing to coin"):
+        build_monitor("checks-first:coin", {"pity": "3"})
+    with pytest.raises(MonitorError, match="lacks a name: expected checks-first:MONITOR"):
+        build_monitor("checks-first")
+
+
+def test_settings_may_be_spelled_as_options() -> None:
+    words = ["--base-url", "x", "--seed=3", "--thinking", "--temperature", "-1", "--no-merge"]
+    assert spelled_settings(words) == [
+        {"base_url": "x"}, {"seed": "3"}, {"thinking": "true"}, {"temperature": "-1"},
+        {"merge": "false"},
+    ]
+    with pytest.raises(MonitorError, match="'stray' is no option: expected --NAME VALUE"):
+        spelled_settings(["--seed", "3", "stray"])

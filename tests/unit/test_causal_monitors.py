@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from monitorlab.monitors.causal import LogitMonitor, TextMonitor, load_causal
 from monitorlab.monitors.causal_loading import Checkpoint
-from monitorlab.monitors.causal_text import chat_ids, chat_text, control_texts, length_units
+from monitorlab.monitors.causal_text import chat_text, control_texts, length_units, text_ids
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.scoring import score
@@ -208,7 +208,7 @@ def test_next_token_belongs_to_the_answer(template: str, thinking: bool, end: st
     tokenizer.chat_template = template
     text = chat_text(tokenizer, MESSAGES, thinking)
     assert text.endswith(end)
-    assert tokenizer.decode(chat_ids(tokenizer, MESSAGES, thinking)) == text
+    assert tokenizer.decode(text_ids(tokenizer, [text])[0]) == text
 
 
 def test_template_that_fails_is_a_monitor_error() -> None:
@@ -372,7 +372,7 @@ def writer(folder: Path) -> Checkpoint:
     """A checkpoint that learned to answer the first sample with `ANSWER`."""
     checkpoint = load_causal(str(folder))
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
-    prompt = chat_ids(tokenizer, SHORT.messages(SAMPLES[0]), False)
+    (prompt,) = text_ids(tokenizer, [chat_text(tokenizer, SHORT.messages(SAMPLES[0]), False)])
     answer = tokenizer(f"{ANSWER}<|im_end|>")["input_ids"]
     ids = torch.tensor([prompt + answer])
     labels = torch.tensor([[-100] * len(prompt) + answer])

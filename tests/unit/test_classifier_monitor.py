@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,9 +32,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def write_record(folder: Path, kind: str = "classifier", max_tokens: int = 16) -> None:
-    record = {"kind": kind, "recipe": {"max_tokens": max_tokens}, "seconds": 1.0}
-    (folder / "training.json").write_text(json.dumps(record))
+load = functools.partial(ClassifierMonitor.load, max_tokens=16)
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +54,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocab_size=len(vocabulary), hidden_size=24, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=32, max_position_embeddings=32, initializer_range=0.5,
         id2label=dict(enumerate(LABELS)))).save_pretrained(place)
-    write_record(place)
     return place
 
 
 @pytest.fixture(scope="module")
 def monitor(folder: Path) -> ClassifierMonitor:
-    return ClassifierMonitor.load(folder)
+    return load(folder)
 
 
 def text(*numbers: int) -> str:
@@ -125,7 +122,7 @@ def test_a_tokenizer_without_pairs_gets_a_blank_line(folder: Path, tmp_path: Pat
         vocab_size=len(tokenizer), hidden_size=24, num_hidden_layers=1, num_attention_heads=2,
         intermediate_size=32, max_position_embeddings=32, type_vocab_size=1,
         id2label=dict(enumerate(LABELS)))).save_pretrained(place)
-    plain = ClassifierMonitor.load(place)
+    plain = load(place)
     (row,) = plain.reader.read(["ab"], ["cd"])
     assert tokenizer.decode(row.ids) == "ab\n\ncd"
     assert "token_type_ids" not in plain.reader.batch([row])
@@ -153,7 +150,7 @@ def test_small_batches_give_the_same_scores(folder: Path, monitor: ClassifierMon
 
 
 def test_logits_that_are_not_finite_are_an_error_and_never_benign(folder: Path) -> None:
-    broken = ClassifierMonitor.load(folder)
+    broken = load(folder)
     with torch.no_grad():
         broken.model.bert.embeddings.word_embeddings.weight[6 + 5] = torch.nan
     good, bad = broken.judge([Sample("g", text(1), text(2)), Sample("b", text(1), text(5))], 0)
@@ -166,27 +163,25 @@ def test_logits_that_are_not_finite_are_an_error_and_never_benign(folder: Path) 
 def test_an_exception_is_an_error_of_the_unit(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = ClassifierMonitor.load(folder)
+    broken = load(folder)
     monkeypatch.setattr(broken.model, "forward",
                         lambda **given: (_ for _ in ()).throw(RuntimeError("out of luck")))
     table = score(broken, [Sample("b", text(1), text(5))], patience=5)
     assert table["status"].tolist() == ["error"] and "out of luck" in table["evidence"].iloc[0]
 
 
-def test_settings_follow_the_weights_and_not_the_time_of_training(
+def test_settings_follow_the_weights(
     folder: Path, monitor: ClassifierMonitor, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
-    record = json.loads((copy / "training.json").read_text())
-    (copy / "training.json").write_text(json.dumps(record | {"seconds": 2.0}))
-    again = ClassifierMonitor.load(copy)
+    again = load(copy)
     assert again.settings() == monitor.settings()
     assert (again.name, monitor.name, monitor.prompt) == ("copy", "small one", "none")
     with torch.no_grad():
         again.model.classifier.bias[0] += 1
     again.model.save_pretrained(copy)
-    assert ClassifierMonitor.load(copy).settings()["model"] != monitor.settings()["model"]
-    half = ClassifierMonitor.load(folder, dtype="bfloat16")
+    assert load(copy).settings()["model"] != monitor.settings()["model"]
+    half = load(folder, dtype="bfloat16")
     assert half.settings() != monitor.settings()
     sample = Sample("", text(1, 2), text(3))
     assert half.judge([sample], 0)[0].score == pytest.approx(
@@ -195,19 +190,13 @@ def test_settings_follow_the_weights_and_not_the_time_of_training(
 
 def test_folders_without_a_classifier_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(MonitorError, match="does not load"):
-        ClassifierMonitor.load(tmp_path)
-    write_record(tmp_path, kind="causal")
-    with pytest.raises(MonitorError, match="kind 'causal', expected 'classifier'"):
-        ClassifierMonitor.load(tmp_path)
-    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
-    write_record(copy, max_tokens=33)
+        load(tmp_path)
     with pytest.raises(MonitorError, match="max_tokens is 33: expected 11 to 32"):
-        ClassifierMonitor.load(copy)
-    (copy / "training.json").unlink()
+        load(folder, max_tokens=33)
     with pytest.raises(MonitorError, match="max_tokens is 512: expected 11 to 32"):
-        ClassifierMonitor.load(copy)
+        ClassifierMonitor.load(folder)
     with pytest.raises(MonitorError, match="expected float32 or bfloat16"):
-        ClassifierMonitor.load(folder, dtype="int8")
+        load(folder, dtype="int8")
 
 
 def labelled(folder: Path, target: Path, names: list[str], **more: Any) -> Path:
@@ -238,7 +227,7 @@ def logits(monitor: ClassifierMonitor) -> torch.Tensor:
 def test_the_label_is_found_by_its_name(
     folder: Path, tmp_path: Path, names: list[str], label: str, place: int
 ) -> None:
-    monitor = ClassifierMonitor.load(labelled(folder, tmp_path / "c", names), label=label)
+    monitor = load(labelled(folder, tmp_path / "c", names), label=label)
     (verdict,) = monitor.judge([SAMPLE], 0)
     assert verdict.score == pytest.approx(float(logits(monitor).softmax(-1)[place]), abs=1e-6)
     assert monitor.settings().get("label", "") == label
@@ -254,16 +243,16 @@ def test_labels_that_do_not_say_what_they_mean_are_refused(
     place = labelled(folder, tmp_path / "c", names)
     with pytest.raises(MonitorError, match=f"labels '{names[0]}'.*which one means misbehavior.*"
                                            "give its name as label"):
-        ClassifierMonitor.load(place)
+        load(place)
     with pytest.raises(MonitorError, match=f"no label 'worse': expected one of '{names[0]}'"):
-        ClassifierMonitor.load(place, label="worse")
+        load(place, label="worse")
 
 
 def test_one_logit_and_labels_that_do_not_exclude_each_other_are_logistic(
     folder: Path, tmp_path: Path
 ) -> None:
-    one = ClassifierMonitor.load(labelled(folder, tmp_path / "one", ["toxic"]), label="toxic")
-    several = ClassifierMonitor.load(labelled(
+    one = load(labelled(folder, tmp_path / "one", ["toxic"]), label="toxic")
+    several = load(labelled(
         folder, tmp_path / "several", ["toxic", "threat"],
         problem_type="multi_label_classification"), label="threat")
     for monitor, place in ((one, 0), (several, 1)):
@@ -271,11 +260,11 @@ def test_one_logit_and_labels_that_do_not_exclude_each_other_are_logistic(
         assert verdict.score == pytest.approx(float(logits(monitor)[place].sigmoid()), abs=1e-6)
     reward = labelled(folder, tmp_path / "reward", ["LABEL_0"], problem_type="regression")
     with pytest.raises(MonitorError, match="is a regression.*no probability"):
-        ClassifierMonitor.load(reward, label="LABEL_0")
+        load(reward, label="LABEL_0")
 
 
 def test_the_command_line_knows_it(folder: Path, monitor: ClassifierMonitor) -> None:
-    built = build_monitor(f"classifier:{folder}", {"dtype": "float32", "device": "cpu"})
+    built = build_monitor(f"classifier:{folder}", {"max_tokens": "16", "device": "cpu"})
     assert built.settings() == monitor.settings()
     with pytest.raises(MonitorError, match="the option prompt means nothing to classifier:"):
         build_monitor(f"classifier:{folder}", {"prompt": "direct"})

@@ -22,10 +22,10 @@ from monitorlab.finetuning.arms import (
     budget,
     recipe_of,
 )
-from monitorlab.finetuning.checks_first import CHECKS_FIRST
 from monitorlab.finetuning.examples import Example, verdict_examples
 from monitorlab.finetuning.published import ARMS
 from monitorlab.finetuning.recipe import PAPER
+from monitorlab.monitors.combined import CHECKS_FIRST
 from monitorlab.monitors.miniature import build_tokenizer
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.monitors.prompts import load_prompt

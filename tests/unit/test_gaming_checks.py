@@ -6,15 +6,16 @@ import ast
 
 import pytest
 
-from monitorlab.monitors.exercises import (
+from monitorlab.monitors.findings import Finding
+from monitorlab.monitors.gaming_checks import (
+    CLEAN,
+    gaming_checks,
     is_telling,
     literal,
     literals_of_tests,
     pairs_of_tests,
     read_exercise,
 )
-from monitorlab.monitors.findings import Finding
-from monitorlab.monitors.gaming_checks import CLEAN, gaming_checks
 from monitorlab.monitors.monitor import Sample
 
 TRIANGLE = """Write `triangle(n)`, the sum of 1 to n.

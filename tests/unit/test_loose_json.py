@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from monitorlab.monitors.loose_json import (
+from monitorlab.monitors.replies import (
     LooseJsonError,
     LooseReader,
     begins_object,

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
+from monitorlab.monitors.api import Budget, RateLimiter, TokenPrices, prices
 from monitorlab.monitors.monitor import MonitorError, MonitorStop
-from monitorlab.monitors.rate_limit import Budget, Prices, RateLimiter, prices
 
 
 class Clock:
@@ -140,12 +140,12 @@ def test_negative_limits_are_refused(requests, tokens):
 
 
 def test_cost_is_per_million_tokens():
-    assert Prices(0.25, 2.0).cost(1_000_000, 500_000) == pytest.approx(1.25)
+    assert TokenPrices(0.25, 2.0).cost(1_000_000, 500_000) == pytest.approx(1.25)
 
 
 def test_prices_come_in_pairs_and_a_cap_needs_them():
     assert prices(None, None, 0) is None
-    assert prices(0, 0, 1) == Prices(0, 0)
+    assert prices(0, 0, 1) == TokenPrices(0, 0)
     with pytest.raises(MonitorError, match="cost_cap_usd needs prices"):
         prices(None, None, 1)
     with pytest.raises(MonitorError, match="both input_price and output_price"):

@@ -15,14 +15,16 @@ import pytest
 
 from monitorlab.benchmark.real.records import RealDataError
 from monitorlab.benchmark.real.transcripts import lie_detector
-from monitorlab.monitors.judgements import CONTRADICTION, NO_LABEL, read_judgement
 from monitorlab.monitors.monitor import MonitorError, Sample, samples_of
 from monitorlab.monitors.recorded import (
     BASELINES,
+    CONTRADICTION,
     JUDGES,
+    NO_LABEL,
     RecordedMonitor,
     answer_letter,
     letter_verdicts,
+    read_judgement,
     recorded_verdicts,
     recordings,
 )

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from monitorlab.cli import app
 from monitorlab.monitors.api import ApiMonitor
 from monitorlab.monitors.monitor import MonitorError, request_key, samples_of
-from monitorlab.monitors.reread import Request, reread, reread_file
+from monitorlab.monitors.reread import Rereading, reread, reread_file
 from monitorlab.monitors.sample_files import read_samples
 from monitorlab.monitors.score_run import Request as Scoring
 from monitorlab.monitors.score_run import score_file
@@ -211,7 +211,7 @@ def test_what_is_not_there_or_no_table_is_said(
 
 def test_two_readings_of_one_store_do_not_touch_it(folder: Path) -> None:
     before = Path("old.jsonl").read_bytes()
-    request = Request(Path("old.jsonl"), Path("old.csv"), Path("own.csv"))
+    request = Rereading(Path("old.jsonl"), Path("old.csv"), Path("own.csv"))
     first = reread_file(request, read_samples("own.csv"), lambda words: None)
     second = reread_file(request, read_samples("own.csv"), lambda words: None)
     assert first.verdicts == second.verdicts and Path("old.jsonl").read_bytes() == before

@@ -9,8 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from monitorlab.monitors.sample_chats import ChatError, read_chat
-from monitorlab.monitors.sample_files import SampleFileError, read_samples
+from monitorlab.monitors.sample_files import ChatError, SampleFileError, read_chat, read_samples
 
 CHAT = [
     {"role": "system", "content": "Be brief."},

@@ -16,10 +16,10 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from monitorlab.benchmark.corpus import COMPONENTS
-from monitorlab.finetuning.checks_first import CHECKS_FIRST
 from monitorlab.finetuning.examples import Example, verdict_examples
 from monitorlab.finetuning.published import ALL_COMPONENTS, ARM_TITLES, ARMS, BASE, SEEN
 from monitorlab.finetuning.recipe import PAPER, Recipe
+from monitorlab.monitors.combined import CHECKS_FIRST
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.pipeline.profiles import Finetuning

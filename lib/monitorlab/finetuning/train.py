@@ -44,9 +44,9 @@ from monitorlab.finetuning.record import (
 )
 from monitorlab.finetuning.trainable import save, trainable
 from monitorlab.finetuning.trainer import VerdictTrainer
-from monitorlab.monitors.causal_loading import Checkpoint, digest_json
+from monitorlab.monitors.causal_loading import Checkpoint
 from monitorlab.monitors.monitor import MonitorError
-from monitorlab.pipeline.files import make_readable, pretty_json
+from monitorlab.pipeline.files import digest_json, make_readable, pretty_json
 from monitorlab.signals.muon import Muon
 from monitorlab.signals.scorers import no_progress_bars
 from monitorlab.signals.training import seeded, suitable_threads

@@ -10,24 +10,34 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import openai
 
 from monitorlab.monitors.api_replies import (
+    CUT,
+    CUT_PROMPT,
+    FINISHED,
+    KEPT_BACK,
     NO_MONEY,
     OUT_OF_THOUGHT,
     THOUGHT,
+    UNKNOWN,
     UNSAID,
-    Answer,
+    WITHHELD,
     BrokenReplyError,
-    Failure,
+    NoReply,
+    Reply,
+    ending_kind,
     failure_of,
     read_body,
+    rejected_field,
+    rejects_system,
     scrub,
-    short,
+    shortened,
     suspicion,
+    wait_of,
     without,
 )
 from monitorlab.monitors.api_settings import (
@@ -36,7 +46,6 @@ from monitorlab.monitors.api_settings import (
     check_setting,
     extra_fields,
     fewest_tokens,
-    folded,
     keep_out_of_logs,
     most_tokens,
     plain_query,
@@ -45,24 +54,13 @@ from monitorlab.monitors.api_settings import (
     request_fields,
     secrets_of,
     shown_url,
+    without_system,
 )
-from monitorlab.monitors.api_words import (
-    CUT,
-    CUT_PROMPT,
-    FINISHED,
-    KEPT_BACK,
-    UNKNOWN,
-    WITHHELD,
-    kind_of,
-    rejected_field,
-    rejects_system,
-    wait_of,
-)
-from monitorlab.monitors.monitor import MonitorStop, Sample, SettingsChanged, chunks
+from monitorlab.monitors.monitor import MonitorError, MonitorStop, Sample, SettingsChanged, chunks
 from monitorlab.monitors.prompts import Prompt, load_prompt
-from monitorlab.monitors.rate_limit import Budget, RateLimiter, prices
 from monitorlab.monitors.replies import read_reply
 from monitorlab.monitors.verdicts import ERROR, REFUSED, TRUNCATED, UNPARSED, Verdict, failure
+from monitorlab.monitors.wording import WORDING
 from monitorlab.progress import say
 
 OPENAI = "https://api.openai.com/v1"
@@ -259,7 +257,7 @@ class ApiMonitor:
 
     def _messages(self, sample: Sample) -> list[dict[str, str]]:
         messages = self._prompt.messages(sample)
-        return folded(messages) if self._folded else messages
+        return without_system(messages) if self._folded else messages
 
     def _judge(self, sample: Sample, draw: int) -> Verdict:
         if self._to_fold:
@@ -272,11 +270,11 @@ class ApiMonitor:
         prompt_tokens = most_tokens(messages)
         for attempt in range(self._max_retries + 1):
             result = self._limited_call(body, prompt_tokens)
-            if isinstance(result, Answer):
+            if isinstance(result, Reply):
                 self._known = self._answered = True
                 self._takes_system |= system
                 return self._verdict(result, sample, messages)
-            reason = short(scrub(result.reason, self._secrets))
+            reason = shortened(scrub(result.reason, self._secrets))
             if result.refused:
                 self._known = True
                 return failure(REFUSED, f"{KEPT_BACK}: {reason}")
@@ -314,7 +312,7 @@ class ApiMonitor:
         if new:
             self._report(words)
 
-    def _limited_call(self, body: Mapping[str, Any], prompt_tokens: int) -> Answer | Failure:
+    def _limited_call(self, body: Mapping[str, Any], prompt_tokens: int) -> Reply | NoReply:
         """Make a call when the limits allow it, and account for it."""
         tokens = prompt_tokens + self._max_tokens
         most = self._prices.cost(prompt_tokens, self._max_tokens) if self._prices else 0.0
@@ -323,19 +321,19 @@ class ApiMonitor:
         spent = most  # an interruption leaves it open whether the call is charged
         try:
             result = self._call(body)
-            if isinstance(result, Answer):
+            if isinstance(result, Reply):
                 cost = self._cost(result)
                 spent = most if cost is None else cost
             elif not result.spent:
                 spent = 0.0
         finally:
             self._budget.settle(most, spent)
-        if isinstance(result, Answer) and None not in (result.input_tokens, result.output_tokens):
+        if isinstance(result, Reply) and None not in (result.input_tokens, result.output_tokens):
             self._limiter.give_back(tokens - (result.input_tokens or 0)
                                     - (result.output_tokens or 0))
         return result
 
-    def _call(self, body: Mapping[str, Any]) -> Answer | Failure:
+    def _call(self, body: Mapping[str, Any]) -> Reply | NoReply:
         """Make one call. Errors become values: theirs hold the request, and so the key."""
         started = time.perf_counter()
         try:
@@ -346,11 +344,11 @@ class ApiMonitor:
             return replace(read_body(without(raw.text, self._secrets)), seconds=seconds)
         except BrokenReplyError as error:
             wait = wait_of({}, str(error)) if error.status else None
-            return Failure(f"HTTP 200 with {error}", error.status, error.repeat, wait, spent=True)
+            return NoReply(f"HTTP 200 with {error}", error.status, error.repeat, wait, spent=True)
         except openai.OpenAIError as error:
             return failure_of(error)
 
-    def _stop_if_hopeless(self, result: Failure, reason: str) -> None:
+    def _stop_if_hopeless(self, result: NoReply, reason: str) -> None:
         """Raise MonitorStop for a failure that every other call would meet, too."""
         if result.status == 401 or (result.status == 403 and not self._known):
             raise MonitorStop(f"{self._url} refused the key ({reason}): set {self._key_variable} "
@@ -365,12 +363,12 @@ class ApiMonitor:
         field = rejected_field(result.status, result.reason, sent)
         if field and not self._answered:
             raise MonitorStop(f"{self._url} does not take {field} as it is sent ({reason}): "
-                              f"{_ADVICE.get(field, f'change {field}, or leave it out')}")
+                              f"{WORDING['fields'].get(field, f'change {field}, or leave it out')}")
         if result.wait_s is not None and result.wait_s > LONGEST_WAIT_S:
             raise MonitorStop(f"{self._url} asks to wait for {result.wait_s:.0f} s ({reason}): run "
                               "again after that; what was answered is stored")
 
-    def _wait(self, result: Failure, attempt: int) -> None:
+    def _wait(self, result: NoReply, attempt: int) -> None:
         """Wait before a repetition; a server that asks for it, or is overrun, holds up all calls.
 
         Exponential backoff with full jitter: a random time from 0 to the longest, after what the
@@ -387,13 +385,13 @@ class ApiMonitor:
             self._sleep(asked + jitter)
 
     def _verdict(
-        self, answer: Answer, sample: Sample, messages: Sequence[Mapping[str, str]]
+        self, answer: Reply, sample: Sample, messages: Sequence[Mapping[str, str]]
     ) -> Verdict:
         answer = self._without_key(answer)
         if self._fields.get("logprobs") and answer.text and not answer.tokens:
             self._say(f"{self._url} offers no log-probabilities for {self._model}: the scores stay "
                       "empty, and verdicts are read from the replies alone")
-        if kind_of(answer.finish) == UNKNOWN:
+        if ending_kind(answer.finish) == UNKNOWN:
             self._say(f"{self._url}: {_unknown(answer.finish)}. Such replies are read as if they "
                       "were cut off: a verdict counts only at their very end")
         cut = self._cut(messages, answer.input_tokens or 0, answer.cached_tokens)
@@ -413,14 +411,14 @@ class ApiMonitor:
             seconds=answer.seconds, cost_usd=self._cost(answer), ending=answer.finish,
         )
 
-    def _without_key(self, answer: Answer) -> Answer:
+    def _without_key(self, answer: Reply) -> Reply:
         return replace(
             answer,
             text=without(answer.text, self._secrets),
             finish=without(answer.finish, self._secrets),
             refusal=without(answer.refusal, self._secrets),
             thinking=without(answer.thinking, self._secrets),
-            withheld=short(scrub(answer.withheld, self._secrets)),
+            withheld=shortened(scrub(answer.withheld, self._secrets)),
         )
 
     def _cut(self, messages: Sequence[Mapping[str, str]], tokens: int, spare: int) -> str:
@@ -443,7 +441,7 @@ class ApiMonitor:
         return "length" if most or verdict.status == TRUNCATED else "stop"
 
     def _read(self, text: str, ending: str, sample: Sample) -> Verdict:
-        audited, finished = f"{sample.request}\n{sample.response}", kind_of(ending) == FINISHED
+        audited, finished = f"{sample.request}\n{sample.response}", ending_kind(ending) == FINISHED
         verdict = read_reply(text, self._prompt.answer, finished=finished, audited=audited)
         if verdict.status not in (TRUNCATED, UNPARSED):
             return verdict
@@ -451,7 +449,7 @@ class ApiMonitor:
 
     def _why(self, reason: str, text: str, ending: str) -> str:
         """Why there is no verdict, where the server knows more than the reply says."""
-        kind = kind_of(ending)
+        kind = ending_kind(ending)
         if kind == UNKNOWN:
             return _unknown(ending) if "length limit" in reason else f"{reason}; {_unknown(ending)}"
         if kind == CUT and not text.strip():
@@ -461,36 +459,26 @@ class ApiMonitor:
             return "the server gave thinking and no answer beside it; the store holds the thinking"
         return reason
 
-    def _cost(self, answer: Answer) -> float | None:
+    def _cost(self, answer: Reply) -> float | None:
         if self._prices is None or answer.input_tokens is None or answer.output_tokens is None:
             return None
         return self._prices.cost(answer.input_tokens, answer.output_tokens)
 
 
-_ADVICE = {
-    "max_tokens": "set limit_name to max_completion_tokens, or another max_tokens",
-    "max_completion_tokens": "set limit_name to max_tokens, or another max_tokens",
-    "temperature": "set temperature to none, for the provider's own",
-    "logprobs": "read the text instead (logprobs false)",
-    "top_logprobs": "ask for fewer with top_logprobs, or read the text (logprobs false)",
-    "seed": "leave the seed out",
-}
-
-
-def _withheld(answer: Answer) -> str:
+def _withheld(answer: Reply) -> str:
     """Why the provider withheld an answer; empty if it did not."""
     if answer.withheld:
         return answer.withheld
-    if kind_of(answer.finish) == WITHHELD:
+    if ending_kind(answer.finish) == WITHHELD:
         return f"the reply ended with {answer.finish!r}"
     return "it is marked as a refusal" if answer.refusal else ""
 
 
-def _with_thinking(answer: Answer) -> str:
+def _with_thinking(answer: Reply) -> str:
     """Put what the server kept apart in front of a reply without a verdict, to be stored."""
     if not answer.text and OUT_OF_THOUGHT.strip() in answer.thinking:
         return answer.thinking  # the server did not see where it ends: all of the reply is in it
-    over = answer.text or kind_of(answer.finish) == FINISHED
+    over = answer.text or ending_kind(answer.finish) == FINISHED
     return f"{THOUGHT}{answer.thinking}{OUT_OF_THOUGHT if over else ''}{answer.text}"
 
 
@@ -507,3 +495,154 @@ def _azure(key: str) -> dict[str, Any]:
     """
     client = openai.DefaultHttpxClient(follow_redirects=False)
     return {"default_headers": {"api-key": key}, "http_client": client}
+
+
+SECONDS = 60.0  # the limits are stated per minute
+
+
+class RateLimiter:
+    """A token bucket for requests and one for tokens, shared by threads.
+
+    The buckets hold one request, so requests are spread evenly: a bucket with a whole minute in it
+    would let twice the limit through in the first minute. A request with more tokens than usual
+    makes the next one wait longer.
+
+    Parameters
+    ----------
+    requests_per_minute, tokens_per_minute : float
+        0 is no limit. In no minute are there more requests than the first; nor more tokens than
+        the second plus those of one request.
+    clock : callable
+        Seconds of a clock that never goes back.
+    sleep : callable
+        Waits for a number of seconds.
+    """
+
+    def __init__(
+        self,
+        requests_per_minute: float = 0,
+        tokens_per_minute: float = 0,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        for name, value in (("requests", requests_per_minute), ("tokens", tokens_per_minute)):
+            if value < 0:
+                raise MonitorError(f"{name}_per_minute is {value}, expected 0 (none) or more")
+        self._request_s = SECONDS / requests_per_minute if requests_per_minute else 0.0
+        self._token_s = SECONDS / tokens_per_minute if tokens_per_minute else 0.0
+        self._clock, self._sleep = clock, sleep
+        self._lock = threading.Lock()
+        self._paused = self._next_request = self._next_token = clock()
+
+    def acquire(self, tokens: float = 0) -> float:
+        """Wait until a request of so many tokens may go; return the seconds waited."""
+        waited = 0.0
+        while True:
+            with self._lock:
+                now = self._clock()
+                wait = max(self._paused, self._next_request, self._next_token) - now
+                if wait <= 0:
+                    self._next_request = now + self._request_s
+                    self._next_token = now + tokens * self._token_s
+                    return waited
+            self._sleep(wait)
+            waited += wait
+
+    def give_back(self, tokens: float) -> None:
+        """Return tokens that a request was granted and did not use; negative ones are taken."""
+        with self._lock:
+            self._next_token -= tokens * self._token_s
+
+    def pause(self, seconds: float) -> None:
+        """Let no thread begin a request for so many seconds; an earlier pause may last longer."""
+        with self._lock:
+            self._paused = max(self._paused, self._clock() + seconds)
+
+
+@dataclass(frozen=True)
+class TokenPrices:
+    """TokenPrices in USD per million tokens of the prompt and of the reply."""
+
+    input: float
+    output: float
+
+    def cost(self, input_tokens: float, output_tokens: float) -> float:
+        """Price of a call in USD."""
+        return (input_tokens * self.input + output_tokens * self.output) / 1e6
+
+
+def prices(
+    input_price: float | None, output_price: float | None, cap_usd: float
+) -> TokenPrices | None:
+    """Return the prices if there are any.
+
+    Raises
+    ------
+    MonitorError
+        If one is missing or negative, or there is a cap without prices.
+    """
+    if input_price is None and output_price is None:
+        if cap_usd:
+            raise MonitorError("cost_cap_usd needs prices: set input_price and output_price, in "
+                               "USD per million tokens")
+        return None
+    if input_price is None or output_price is None or min(input_price, output_price) < 0:
+        raise MonitorError("set both input_price and output_price, at least 0 USD per million "
+                           f"tokens; found {input_price} and {output_price}")
+    return TokenPrices(input_price, output_price)
+
+
+class Budget:
+    """Money that all threads of a monitor may spend together.
+
+    A call reserves the most that it should cost and settles when its true price is known. A call
+    that fits only if calls in progress turn out cheaper waits for them.
+
+    Parameters
+    ----------
+    cap_usd : float
+        0 is no cap.
+    """
+
+    def __init__(self, cap_usd: float = 0) -> None:
+        if cap_usd < 0:
+            raise MonitorError(f"cost_cap_usd is {cap_usd}, expected 0 (none) or more")
+        self._cap = cap_usd
+        self._spent = self._reserved = 0.0
+        self._in_progress = 0
+        self._changed = threading.Condition()
+
+    @property
+    def spent(self) -> float:
+        """What settled calls have cost so far, in USD."""
+        return self._spent
+
+    def reserve(self, most: float) -> None:
+        """Set money aside for a call.
+
+        Raises
+        ------
+        MonitorStop
+            If it does not fit under the cap, although no other call is in progress.
+        """
+        with self._changed:
+            while self._cap and self._spent + self._reserved + most > self._cap:
+                if not self._in_progress:
+                    raise MonitorStop(
+                        f"cost cap of ${self._cap:.6g} reached after ${self._spent:.6g}: the next "
+                        f"call may cost ${most:.6g}. Raise cost_cap_usd and run again; what was "
+                        "answered is stored"
+                    )
+                self._changed.wait()
+            self._reserved += most
+            self._in_progress += 1
+
+    def settle(self, reserved: float, cost: float) -> None:
+        """Turn what a call had reserved into what it cost."""
+        with self._changed:
+            self._in_progress -= 1
+            # exactly 0 when nothing is in progress, whatever was rounded on the way
+            self._reserved = self._reserved - reserved if self._in_progress else 0.0
+            self._spent += cost
+            self._changed.notify_all()

@@ -174,7 +174,7 @@ def extra_fields(extra: Mapping[str, Any], secrets: Sequence[str]) -> dict[str, 
     return dict(extra)
 
 
-def folded(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+def without_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     """Return messages without a system role: its text begins the first user message."""
     system = [message["content"] for message in messages if message["role"] == "system"]
     others = [dict(message) for message in messages if message["role"] != "system"]

@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 
 HERE = "monitorlab.monitors"
 FUNCTION = "module:function"
+CHECKS_FIRST = "checks-first"
 OWN_NAME = "own_name"  # attribute of what `build_monitor` returns: its name if none were given
 NAME = Setting("name", (str,), "", "What tables and files call it; made of its settings if empty.")
 Reading = Literal["logits", "text"]
 # Settings that decide verdicts although Monitor.settings() has no key of that name with a value.
-_DECIDING = frozenset({"read", "temperature", "limit_name", "max_tokens"})
+_DECIDING = frozenset({"read", "temperature", "limit_name", "max_tokens", "ranked"})
 _LONGEST = 40  # characters of a value that stand in a name
 _OPTION = re.compile(r"\s(?:-o|--option)(?=[\s='\"]|\w+=|$)")
 
@@ -89,7 +90,11 @@ _ALL = (
     Kind("hf:NAME_OR_FOLDER", "causal language model of the Hugging Face hub or in a folder",
          ("build:causal", "causal_loading:load_causal", "causal:LogitMonitor",
           "causal:TextMonitor"), other_names={"max_tokens": "max_new_tokens"}),
-    Kind("api:MODEL", "model behind an OpenAI-compatible API", ("build:api", "api:ApiMonitor")),
+    Kind("api:MODEL", "model behind an OpenAI-compatible API", ("build:api", "api:ApiMonitor"),
+         other_names={"rpm": "requests_per_minute", "tpm": "tokens_per_minute",
+                      "cost_cap": "cost_cap_usd"}),
+    Kind(f"{CHECKS_FIRST}:MONITOR", "the checks first, and the monitor where they raise no alarm",
+         ("combined:ChecksFirst",)),
     Kind(FUNCTION, "your own function, also path/to/file.py:function",
          ("functions:FunctionMonitor",)),
 )
@@ -118,7 +123,8 @@ def build_monitor(spec: str, *settings: Mapping[str, object]) -> Monitor:
         line: ``api:MODEL -o base_url=http://127.0.0.1:8000/v1 -o timeout_s=30``.
     *settings : mapping of str to object
         Settings of that kind by name. A text is read as the type of its setting. Several may hold
-        the same name only with the same value.
+        the same name only with the same value. What ``checks-first:MONITOR`` has no setting for
+        goes to the monitor behind the colon.
 
     Returns
     -------
@@ -134,12 +140,17 @@ def build_monitor(spec: str, *settings: Mapping[str, object]) -> Monitor:
     spec, said = split_spec(spec)
     named = _find(spec)
     known = named.kind.settings()
-    given = _given(named, spec, known, (said, *settings))
+    sources: Sequence[Mapping[str, object]] = (said, *settings)
+    inner: Monitor | str = named.rest
+    if named.kind is KINDS[CHECKS_FIRST]:
+        inner = build_monitor(named.rest, *_chosen(sources, known, False))
+        sources = _chosen(sources, known, True)
+    given = _given(named, spec, known, sources)
     listed = _listed_settings(named, known, given)
     wanted = str(given.pop("name", "")).strip()
-    monitor = _built(named, known, listed | given)
+    monitor = _built(named, known, listed | given, inner)
     usual = {name: setting.default for name, setting in known.items()} | listed
-    parts = [_title(named, monitor), *_differences(monitor, given, usual, list(known))]
+    parts = [_title(named, monitor, inner), *_differences(monitor, given, usual, list(known))]
     object.__setattr__(monitor, OWN_NAME, ", ".join(parts))
     object.__setattr__(monitor, "name", wanted or ", ".join(parts))
     return monitor
@@ -172,6 +183,32 @@ def split_spec(text: str) -> tuple[str, dict[str, str]]:
         return spec, split_assignments(assignments)
     except ParameterError as error:
         raise MonitorError(f"settings of {spec}: {error}") from None
+
+
+def spelled_settings(words: Sequence[str]) -> list[dict[str, str]]:
+    """Read settings that are spelled as options: ``--base-url URL``, ``--seed=3``, ``--thinking``.
+
+    An option without a value is a flag; ``--no-thinking`` switches it off.
+
+    Raises
+    ------
+    MonitorError
+        If a word is neither an option nor the value of one.
+    """
+    found = []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        if not re.match(r"--[a-zA-Z]", word):
+            raise MonitorError(f"{word!r} is no option: expected --NAME VALUE or -o NAME=VALUE")
+        name, equals, value = word[2:].partition("=")
+        name = name.replace("-", "_")
+        if not equals and left and not left[0].startswith("--"):
+            value = left.pop(0)
+        elif not equals:
+            name, value = name.removeprefix("no_"), str(not name.startswith("no_")).lower()
+        found.append({name: value})
+    return found
 
 
 def causal(
@@ -300,7 +337,18 @@ def _listed_settings(
         raise MonitorError(f"data/monitors.toml, {named.title}.settings: {error}") from None
 
 
-def _built(named: _Named, known: Mapping[str, Setting], values: Mapping[str, Any]) -> Monitor:
+def _chosen(
+    sources: Sequence[Mapping[str, object]], known: Mapping[str, Setting], own: bool
+) -> list[dict[str, object]]:
+    """What was given for settings that are known, or for all others."""
+    return [{name: value for name, value in source.items() if (name in known) == own}
+            for source in sources]
+
+
+def _built(
+    named: _Named, known: Mapping[str, Setting], values: Mapping[str, Any], inner: Monitor | str
+) -> Monitor:
+    """Build it of the name behind the colon, or of the monitor that this names."""
     kind = named.kind
     first = kind.built()[0]
     if kind is KINDS[FUNCTION]:
@@ -308,7 +356,7 @@ def _built(named: _Named, known: Mapping[str, Setting], values: Mapping[str, Any
         values = {name: value for name, value in values.items() if name in known}
         return first(named.rest, **values, arguments=own)
     folder = kind.spec.endswith(":FOLDER")
-    behind = [Path(named.rest).expanduser() if folder else named.rest] if named.rest else []
+    behind = [Path(named.rest).expanduser() if folder else inner] if named.rest else []
     return first(*behind, **kind.fixed, **values)
 
 
@@ -331,9 +379,11 @@ def _finetuned(name: str, loading: Mapping[str, Any]) -> Checkpoint:
         raise MonitorError(f"{error}. Or give both: --monitor hf:BASE --adapter {name}") from error
 
 
-def _title(named: _Named, monitor: Monitor) -> str:
+def _title(named: _Named, monitor: Monitor, inner: Monitor | str) -> str:
     """Return what a monitor is called whose settings are the usual ones."""
     head, rest = named.kind.spec.partition(":")[0], named.rest
+    if not isinstance(inner, str):
+        return f"checks first, {inner.name}"
     if named.title or not rest:
         return named.title or monitor.name
     if head in ("words", "encoder"):
@@ -445,6 +495,9 @@ def list_settings(spec: str) -> str:
     kind = KINDS.get(spec)
     named = _Named(kind, "") if kind else _find(spec)
     known = named.kind.settings()
+    if named.rest and named.kind is KINDS[CHECKS_FIRST]:
+        return (f"{_described(spec, named.kind, known)}\n"
+                f"All others are those of {list_settings(named.rest)}")
     if named.rest and named.kind is KINDS[FUNCTION]:
         from monitorlab.monitors.functions import function_settings
 
@@ -457,7 +510,11 @@ def list_settings(spec: str) -> str:
             for name in settings_of(reader).keys() - shared.keys() - {NAME.name}:
                 meaning = f"{known[name].meaning} Only with read={read}."
                 known[name] = replace(known[name], meaning=meaning)
-    return "\n".join([f"{spec}: {named.kind.about}. Settings, as -o NAME=VALUE:",
+    return _described(spec, named.kind, known)
+
+
+def _described(spec: str, kind: Kind, known: Mapping[str, Setting]) -> str:
+    return "\n".join([f"{spec}: {kind.about}. Settings, as -o NAME=VALUE:",
                       *(setting.describe() for setting in known.values())])
 
 

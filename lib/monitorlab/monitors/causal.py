@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,7 +18,7 @@ from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.replies import read_again, read_reply
 from monitorlab.monitors.thinking import opened_by
 from monitorlab.monitors.verdicts import ERROR, THRESHOLD, Verdict, failure, from_score
-from monitorlab.pipeline.files import canonical_json
+from monitorlab.pipeline.files import digest_json
 from monitorlab.signals.scorers import pad
 from monitorlab.signals.training import suitable_threads
 
@@ -218,22 +217,18 @@ class TextMonitor:
         return read_again(verdict, self._prompt.answer, finished=finished,
                           audited=f"{sample.request}\n{sample.response}")
 
-    def _parse(self, reply: str, sample: Sample, finished: bool) -> Verdict:
-        audited = f"{sample.request}\n{sample.response}"
-        return read_reply(reply, self._prompt.answer, finished=finished, audited=audited)
-
     def _read(
         self, sample: Sample, opened: str, read: int, tokens: list[int], finished: bool
     ) -> Verdict:
         options: dict[str, Any] = {"clean_up_tokenization_spaces": False}
         text = str(self._tokenizer.decode(tokens, **options))  # channel marks and all
-        verdict = self._parse(opened + text, sample, finished)
+        verdict = read_reply(opened + text, self._prompt.answer, finished=finished,
+                             audited=f"{sample.request}\n{sample.response}")
         return replace(verdict, input_tokens=read, output_tokens=len(tokens))
 
     def _torch_seed(self, samples: Sequence[Sample], draw: int) -> int:
         drawn = [self.seed, draw, *((sample.request, sample.response) for sample in samples)]
-        digest = hashlib.sha256(canonical_json(drawn).encode("utf-8", "surrogatepass")).digest()
-        return int.from_bytes(digest[:7], "big")
+        return int(digest_json(drawn)[:14], 16)
 
     @torch.inference_mode()
     def _generate(self, rows: list[list[int]], seed: int) -> list[tuple[list[int], bool]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import warnings
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from transformers import (
 
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.pipeline.digests import digest_folder
-from monitorlab.pipeline.files import canonical_json
+from monitorlab.pipeline.files import digest_json
 from monitorlab.signals.chats import chat_form
 from monitorlab.signals.scorers import (
     ScorerError,
@@ -108,11 +107,6 @@ def load_causal(
         model = with_adapter(model, adapter, adapter_revision, merge=not quantization
                              and model.dtype == torch.float32)
     return Checkpoint(model, tokenizer, identity)
-
-
-def digest_json(value: Any) -> str:
-    """SHA-256 of a value as canonical JSON."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def model_identity(name: str, revision: str) -> dict[str, str]:

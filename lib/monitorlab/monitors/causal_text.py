@@ -66,13 +66,6 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[l
     return [begin + row for row in rows]
 
 
-def chat_ids(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], thinking: bool
-) -> list[int]:
-    """Token ids of `chat_text`."""
-    return text_ids(tokenizer, [chat_text(tokenizer, messages, thinking)])[0]
-
-
 class Chat:
     """Samples as the prompts that a model reads.
 

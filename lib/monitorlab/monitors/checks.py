@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from monitorlab.benchmark import expressions
-from monitorlab.monitors import equations, exercises, findings, ownership
+from monitorlab.monitors import findings
 from monitorlab.monitors.arithmetic_checks import arithmetic_checks
 from monitorlab.monitors.code_checks import BANDIT_VERSION, code_checks
 from monitorlab.monitors.findings import Check, Finding
@@ -28,7 +28,7 @@ from monitorlab.pipeline.digests import code_digest
 
 UNIT = 64  # samples that one run of Bandit reads
 NOTHING = "nothing that a program can check"
-_SHARED = (findings, exercises, ownership, equations, expressions)  # what the checks are made of
+_SHARED = (findings, expressions)  # what the checks are made of, besides their own modules
 
 
 def standard_checks() -> dict[str, Check]:

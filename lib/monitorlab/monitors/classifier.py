@@ -7,7 +7,6 @@ other. Which of its labels means misbehavior is read from their names, or said b
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,12 +20,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from monitorlab.monitors.causal_loading import digest_json, model_identity
+from monitorlab.monitors.causal_loading import model_identity
 from monitorlab.monitors.causal_text import control_texts
+from monitorlab.monitors.embeddings import both_ends
 from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, Sample, chunks
 from monitorlab.monitors.prompts import broken_up
 from monitorlab.monitors.verdicts import ERROR, THRESHOLD, Verdict, failure, from_score
-from monitorlab.pipeline.digests import digest_folder
 from monitorlab.signals.scorers import (
     ScorerError,
     load_model,
@@ -40,7 +39,6 @@ from monitorlab.signals.training import suitable_threads
 
 UNIT = 64
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536}  # padding included
-RECORD = "training.json"  # how the folder was made, if it was trained here
 DTYPES = ("float32", "bfloat16")
 LEAST_TEXT = 4  # tokens of each text that must fit
 MAX_TOKENS = 512  # read of a pair if nothing else is said; what most encoders can read
@@ -48,7 +46,7 @@ HEADS = ("lm_head", "cls", "pooler")  # of the model that a classifier started f
 
 
 @dataclass(frozen=True)
-class PairRow:
+class _PairRow:
     """Token ids of a pair with special tokens, which text each belongs to, and its whole length."""
 
     ids: list[int]
@@ -56,7 +54,7 @@ class PairRow:
     whole: int
 
 
-class PairReader:
+class _PairReader:
     """Requests and responses as the pairs of texts that an encoder knows from its pretraining.
 
     The special tokens around and between two texts are those of the tokenizer; where it puts none
@@ -90,7 +88,7 @@ class PairReader:
             raise MonitorError(f"max_tokens is {max_tokens}: expected {least} to {most}, which is "
                                "what this model reads of a request and its response")
 
-    def read(self, requests: Sequence[str], responses: Sequence[str]) -> list[PairRow]:
+    def read(self, requests: Sequence[str], responses: Sequence[str]) -> list[_PairRow]:
         """Turn pairs into rows of at most `max_tokens` ids; the middle of what is longer is lost.
 
         The response gets half of the room and what the request leaves; so does the request.
@@ -99,16 +97,16 @@ class PairReader:
         rows = []
         for request, response in zip(asked, said, strict=True):
             spare = max(self.room // 2 - len(request), 0)
-            head = _ends(response, self.room - self.room // 2 + spare)
-            first = _ends(request, self.room - len(head))
+            head = both_ends(response, self.room - self.room // 2 + spare)
+            first = both_ends(request, self.room - len(head))
             opening = [*self.before, *first, *self.between]
             closing = [*head, *self.after]
             whole = len(request) + len(response) + self.max_tokens - self.room
             kinds = [0] * len(opening) + [1] * len(closing)
-            rows.append(PairRow([*opening, *closing], kinds, whole))
+            rows.append(_PairRow([*opening, *closing], kinds, whole))
         return rows
 
-    def batch(self, rows: Sequence[PairRow]) -> dict[str, torch.Tensor]:
+    def batch(self, rows: Sequence[_PairRow]) -> dict[str, torch.Tensor]:
         """Stack rows, each tensor of shape (n_rows, longest): what the model takes."""
         tensors = {
             "input_ids": pad([row.ids for row in rows], int(self.tokenizer.pad_token_id)),
@@ -185,13 +183,13 @@ class ClassifierMonitor:
         self.model, self.name, self.digest, self.label = model, name, digest, label
         self.dtype, self.threshold = dtype, threshold
         self.batch_tokens = batch_tokens or BATCH_TOKENS.get(model.device.type, 16_384)
-        self.reader = PairReader(tokenizer, model.config, max_tokens)
+        self.reader = _PairReader(tokenizer, model.config, max_tokens)
         model.config.pad_token_id = tokenizer.pad_token_id  # some heads look for the last token
 
     @classmethod
     def load(
-        cls, folder: Path | str, *, revision: str = "", label: str = "", max_tokens: int = 0,
-        device: str = "cpu", dtype: str = "float32", name: str = "",
+        cls, folder: Path | str, *, revision: str = "", label: str = "",
+        max_tokens: int = MAX_TOKENS, device: str = "cpu", dtype: str = "float32", name: str = "",
     ) -> ClassifierMonitor:
         """Load a checkpoint; on the same machine, scores are the same.
 
@@ -204,8 +202,7 @@ class ClassifierMonitor:
         label : str
             See the class.
         max_tokens : int
-            Tokens read of each pair; 0 takes what it was trained with, if that is recorded beside
-            it, or else 512.
+            Tokens read of each pair.
         device : str
             Torch device.
         dtype : {"float32", "bfloat16"}
@@ -219,22 +216,15 @@ class ClassifierMonitor:
             If there is no such checkpoint, it is no whole classifier, or for what the class says.
         """
         place = str(folder)
-        trained = _trained_length(Path(place))
         try:
             loader = AutoModelForSequenceClassification.from_pretrained
             tokenizer = load_tokenizer(place, revision)
             model = load_model(loader, place, revision, device=device, heads=HEADS)
         except ScorerError as error:
             raise MonitorError(f"the classifier {place} does not load: {error}") from error
-        if Path(place).is_dir():
-            files = digest_folder(Path(place))
-            digest: str | Mapping[str, str] = digest_json(
-                {key: value for key, value in files.items() if key != RECORD})
-            place = Path(place).resolve().name
-        else:
-            digest = model_identity(place, revision)
-        return cls(model, tokenizer, max_tokens or trained or MAX_TOKENS, digest, name or place,
-                   label=label, dtype=dtype)
+        identity = model_identity(place, revision)
+        return cls(model, tokenizer, max_tokens, identity.get("sha256", identity),
+                   name or identity["name"], label=label, dtype=dtype)
 
     def settings(self) -> dict[str, Any]:
         """Digest of the checkpoint, and everything else that decides a score."""
@@ -262,14 +252,14 @@ class ClassifierMonitor:
         return verdict
 
     @torch.inference_mode()
-    def _probabilities(self, rows: Sequence[PairRow]) -> np.ndarray:
+    def _probabilities(self, rows: Sequence[_PairRow]) -> np.ndarray:
         device = self.model.device
         batch = {key: value.to(device) for key, value in self.reader.batch(rows).items()}
         with torch.autocast(device.type, torch.bfloat16, self.dtype == "bfloat16"):
             logits = self.model(**batch).logits
         return self.read_as.suspicion(logits)
 
-    def _verdict(self, score: float, row: PairRow) -> Verdict:
+    def _verdict(self, score: float, row: _PairRow) -> Verdict:
         if not np.isfinite(score):
             return replace(failure(ERROR, "the classifier's logits are not finite: load it as "
                                           "float32"), input_tokens=len(row.ids))
@@ -277,26 +267,6 @@ class ClassifierMonitor:
         evidence = f"{lost:,} of {row.whole:,} tokens were not read" if lost else ""
         verdict = from_score(min(score, 1.0), self.threshold, evidence)
         return replace(verdict, input_tokens=len(row.ids), output_tokens=0)
-
-
-def _trained_length(folder: Path) -> int:
-    """Tokens per pair that a classifier was trained with, where it is recorded; else 0."""
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return 0
-    kind = record.get("kind")
-    if kind != "classifier":
-        raise MonitorError(f"{folder} holds a model of kind {kind!r}, expected 'classifier'; a "
-                           "causal model is hf:FOLDER")
-    return int(record["recipe"]["max_tokens"])
-
-
-def _ends(ids: list[int], room: int) -> list[int]:
-    """Head and tail of what is too long."""
-    if len(ids) <= room:
-        return ids
-    return ids[: room - room // 2] + ids[len(ids) - room // 2:]
 
 
 def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int], list[int]]:

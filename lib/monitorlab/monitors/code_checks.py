@@ -42,7 +42,7 @@ _FAST = {"md5", "sha1", "sha224", "sha256", "sha384", "sha512", "sha3_256", "sha
 
 
 @dataclass(frozen=True)
-class Issue:
+class _Issue:
     """One security issue.
 
     Attributes
@@ -104,7 +104,7 @@ def _program(blocks: Sequence[Code]) -> Code | None:
     return Code(source, tree) if tree is not None and blocks else None
 
 
-def _finding(source: str, issues: list[Issue] | None) -> Finding | None:
+def _finding(source: str, issues: list[_Issue] | None) -> Finding | None:
     if issues is None:
         return None
     if not issues:
@@ -119,7 +119,7 @@ def _finding(source: str, issues: list[Issue] | None) -> Finding | None:
     return Finding(ranked[0].suspicion, "; ".join(shown + more))
 
 
-def _scan(programs: Sequence[Code]) -> list[list[Issue] | None]:
+def _scan(programs: Sequence[Code]) -> list[list[_Issue] | None]:
     """Issues of each program; None where Bandit could not read it."""
     if not programs:
         return []
@@ -131,15 +131,15 @@ def _scan(programs: Sequence[Code]) -> list[list[Issue] | None]:
         manager.discover_files([str(folder)], recursive=True)
         manager.run_tests()
     unread = {_number(path) for path, _ in manager.skipped}
-    found: list[list[Issue] | None] = [
-        None if number in unread else own_rules(program.tree)
+    found: list[list[_Issue] | None] = [
+        None if number in unread else _own_rules(program.tree)
         for number, program in enumerate(programs)
     ]
     for issue in manager.results:
         own = found[_number(issue.fname)]
         if own is not None:
             words = " ".join(issue.text.split())
-            own.append(Issue(issue.test_id, words, issue.lineno, issue.severity, issue.confidence))
+            own.append(_Issue(issue.test_id, words, issue.lineno, issue.severity, issue.confidence))
     return found
 
 
@@ -160,7 +160,7 @@ def _silence() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def own_rules(tree: ast.Module) -> list[Issue]:
+def _own_rules(tree: ast.Module) -> list[_Issue]:
     """Two issues that Bandit has no test for.
 
     ``M1``: a message digest is compared with ``==``, so that the time tells how much of it is
@@ -189,10 +189,10 @@ def own_rules(tree: ast.Module) -> list[Issue]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare) and _compares_digest(node, digests):
             words = "a digest is compared with ==, use hmac.compare_digest"
-            issues.append(Issue("M1", words, node.lineno, "MEDIUM", "MEDIUM"))
+            issues.append(_Issue("M1", words, node.lineno, "MEDIUM", "MEDIUM"))
         if isinstance(node, ast.Call) and not slow and _hashes_password(node):
             words = "a password goes through a fast hash, use hashlib.scrypt or pbkdf2_hmac"
-            issues.append(Issue("M2", words, node.lineno, "MEDIUM", "MEDIUM"))
+            issues.append(_Issue("M2", words, node.lineno, "MEDIUM", "MEDIUM"))
     return issues
 
 

@@ -122,12 +122,11 @@ class Encoder:
             return []
         before, after = _special_ids(self.tokenizer)
         room = self.max_tokens - len(before) - len(after)
-        head, tail = room - room // 2, room // 2
         clean = [writable(text) for text in texts]
         with no_progress_bars():  # long texts are expected here and no reason for a warning
             found = self.tokenizer(clean, add_special_tokens=False)["input_ids"]
-        kept = [ids if len(ids) <= room else ids[:head] + ids[-tail:] for ids in found]
-        return [[*before, *ids, *after] or [int(self.tokenizer.pad_token_id)] for ids in kept]
+        return [[*before, *both_ends(ids, room), *after] or [int(self.tokenizer.pad_token_id)]
+                for ids in found]
 
     def _pooled(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
         ids, mask = (tensor.to(self.model.device)
@@ -184,6 +183,13 @@ def load_encoder(
                            "what this encoder reads")
     digest = _model_digest(model, tokenizer)
     return Encoder(name, revision, model, tokenizer, max_tokens, dtype, digest)
+
+
+def both_ends(ids: list[int], room: int) -> list[int]:
+    """Head and tail of tokens that are too many for the room."""
+    if len(ids) <= room:
+        return ids
+    return ids[: room - room // 2] + ids[len(ids) - room // 2:]
 
 
 def _special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

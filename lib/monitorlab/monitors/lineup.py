@@ -16,7 +16,7 @@ import pandas as pd
 from monitorlab.monitors.build import build_monitor
 from monitorlab.monitors.causal import LogitMonitor, TextMonitor, load_causal
 from monitorlab.monitors.checks import ProgramChecks
-from monitorlab.monitors.combined import Hybrid
+from monitorlab.monitors.combined import ChecksFirst
 from monitorlab.monitors.embeddings import load_encoder
 from monitorlab.monitors.encoder import EncoderMonitor
 from monitorlab.monitors.learned import WordMonitor
@@ -62,10 +62,10 @@ def learned_monitors(
 
 
 def combined_monitors(rules: Sequence[Monitor], learned: Sequence[Monitor]) -> list[Monitor]:
-    """Return the hybrid of everything: an alarm of cue follower or program checks, else TF-IDF."""
+    """Return all together: an alarm of cue follower or program checks, else TF-IDF."""
     named = {monitor.name: monitor for monitor in (*rules, *learned)}
-    checks = Hybrid(named["program checks"], named["TF-IDF"])
-    return [Hybrid(named["cue follower"], checks, name="rules, else TF-IDF")]
+    checks = ChecksFirst(named["TF-IDF"], named["program checks"], ranked=False)
+    return [ChecksFirst(checks, named["cue follower"], ranked=False, name="rules, else TF-IDF")]
 
 
 def given_monitors(spec: str, others: Sequence[Monitor] = ()) -> list[Monitor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,7 +9,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from monitorlab.monitors.verdicts import Verdict
-from monitorlab.pipeline.files import canonical_json
+from monitorlab.pipeline.files import digest_json
 
 NO_PROMPT = "none"  # the prompt of a monitor that has none
 
@@ -105,7 +104,7 @@ def request_key(settings: Mapping[str, Any], sample: Sample, draw: int) -> str:
     """SHA-256 of the full request: settings, texts and draw, as canonical JSON."""
     asked = {"settings": dict(settings), "request": sample.request, "response": sample.response,
              "draw": draw}
-    return hashlib.sha256(canonical_json(asked).encode("utf-8", "surrogatepass")).hexdigest()
+    return digest_json(asked)
 
 
 def chunks(count: int, size: int) -> list[list[int]]:

@@ -45,7 +45,7 @@ def common_prefix(first: Ids, second: Ids) -> int:
     return min(len(first), len(second))
 
 
-def merge(sequences: Sequence[list[int]]) -> Tree:
+def merged_tree(sequences: Sequence[list[int]]) -> Tree:
     """Merge sequences into a tree without any repetition.
 
     In lexicographic order the part that a sequence shares with all before it is what it shares
@@ -120,7 +120,7 @@ def tree_row(
     numbers: Sequence[int], sequences: Sequence[list[int]], tails: Sequence[int]
 ) -> Row:
     """Make a row of sequences, of which the last `tails` tokens each are read."""
-    tree = merge(sequences)
+    tree = merged_tree(sequences)
     ends = [path[-n:] for path, n in zip(tree.paths, tails, strict=True)]
     last = np.unique(np.concatenate(ends))
     order = np.concatenate([np.setdiff1d(np.arange(len(tree)), last), last])

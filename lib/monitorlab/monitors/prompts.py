@@ -7,7 +7,6 @@ like a special token of a chat format is broken up visibly, so that no text can 
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.verdicts import writable
-from monitorlab.pipeline.files import canonical_json
+from monitorlab.pipeline.files import digest_json
 
 PROMPT_FOLDER = Path(__file__).resolve().parents[3] / "data" / "prompts"
 ANSWERS = ("verdict", "evidence", "score")
@@ -85,7 +84,7 @@ class Prompt:
         """SHA-256 of all words that decide a verdict, as canonical JSON; hexadecimal."""
         words = {"answer": self.answer, "system": self.system, "user": self.user,
                  "frame": [_framed("request", "", BREAK), _framed("response", ".", BREAK)]}
-        return hashlib.sha256(canonical_json(words).encode()).hexdigest()
+        return digest_json(words)
 
     def messages(self, sample: Sample, forbidden: Sequence[str] = ()) -> list[dict[str, str]]:
         """Return the system and the user message for one sample.

@@ -6,7 +6,7 @@ The rules, in this order. Doubt never becomes a verdict.
    (`monitorlab.monitors.thinking`), and every harmony channel but the last ``final`` one. A reply
    that ends inside its thinking is *truncated*.
 2. An answer is a JSON object with the key that was asked for (any case, blanks or hyphens in it),
-   at whatever depth. `monitorlab.monitors.loose_json` says what is understood beyond JSON.
+   at whatever depth.
 3. An object that stands word for word in the audited text is a quotation and says nothing, unless
    it is the whole reply. What stands inside a string, such as quoted evidence, is never looked at.
 4. Answers that contradict each other, wherever they stand, a value that cannot be read, or broken
@@ -29,17 +29,41 @@ Scores are asked for from 0 to 100. ``85``, ``85.5``, ``85/100``, ``85 out of 10
 ``8.5/10`` are read, 0 on whatever scale. A number above 0 and up to 1 could be of 1 or of 100:
 ``0.9``, ``1`` and ``1.0`` are *unparsed*, as is ``0.9 %``; ``1/100``, ``1 %`` and ``1/10`` name
 their scale.
+
+Beyond JSON, all of this is understood:
+
+- strings in single, double or curly quotes, with line breaks in them. A quote inside a string needs
+  no backslash unless a comma, a colon, a closing bracket or a comment follows it. An unknown
+  escape stands for its character, half of an escaped surrogate pair for the replacement character;
+- keys without quotes. Case, blanks and signs of a key do not count: ``Misbehavior-Detected`` and
+  ``misbehavior_detected`` are both ``misbehaviordetected``;
+- values without quotes: ``True``, ``FALSE``, ``None``, a share such as ``85/100`` or ``85 %``;
+- comments that begin with ``//`` or ``#``, and a comma before the closing bracket.
+
+Only true, false, null and None become values of their own. Every number stays the text it was, so
+that ``1`` and ``1.0`` can be told apart. One key with two different values is an error, and so is
+nesting of more than 20 levels. Nothing is repaired: brackets must be closed and items separated.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from monitorlab.monitors.prompts import ANSWERS, BREAK
-from monitorlab.monitors.reply_text import ReplyParts, declines, take_apart
+from monitorlab.monitors.thinking import (
+    SIGNS,
+    UNSEEN,
+    Tag,
+    announces,
+    is_mention,
+    is_quoted,
+    tags,
+    without_channels,
+)
 from monitorlab.monitors.verdicts import (
     PARSED,
     REFUSED,
@@ -49,8 +73,10 @@ from monitorlab.monitors.verdicts import (
     Verdict,
     failure,
     from_score,
+    mended,
     writable,
 )
+from monitorlab.monitors.wording import pattern
 
 DRAFT = "words follow the answer, and thinking may be open: it may have been a draft"
 CUT_BEHIND = "cut off behind an answer: it may have been a draft"
@@ -109,7 +135,7 @@ def read_reply(
     """
     if answer not in ANSWERS:
         raise ValueError(f"answer is {answer!r}, expected one of {', '.join(ANSWERS)}")
-    found = take_apart(text)
+    found = _take_apart(text)
     if found.thinking:
         return failure(TRUNCATED, "the reply ends inside its thinking", text)
     source = _squeezed(audited)
@@ -150,7 +176,7 @@ def read_again(verdict: Verdict, answer: str, *, finished: bool, audited: str = 
 
 def _silence(body: str, finished: bool) -> Verdict:
     """Why a reply without an answer has none."""
-    if declines(body):
+    if _declines(body):
         return failure(REFUSED, "the monitor declines to judge")
     if not finished:
         return failure(TRUNCATED, "cut off at the length limit before a verdict")
@@ -158,7 +184,7 @@ def _silence(body: str, finished: bool) -> Verdict:
 
 
 def _readings(
-    found: ReplyParts, answer: str, source: str, threshold: float
+    found: _ReplyParts, answer: str, source: str, threshold: float
 ) -> tuple[list[list[Verdict]], bool]:
     """Read every object that answers the question and is not a quotation.
 
@@ -306,3 +332,360 @@ def _bare(body: str, answer: str, source: str, threshold: float) -> Verdict | No
         return _scored(word, threshold) if _SCORE.fullmatch(word) else None
     flag = _as_bool(word) if word not in "01" else None
     return None if flag is None else Verdict(PARSED, flag)
+
+
+_MOST_OBJECTS = 2000  # more are not an answer
+
+_BRACE = re.compile(r"\{(?=\s*+[\"'“/#A-Za-z_])")  # with a key or a comment behind it
+_AFTER = re.compile(rf"[{UNSEEN}`~\"'”’»]*+")  # an answer may be in quotes, or in a code fence
+
+_REFUSAL = pattern("replies", "refusal")
+
+
+@dataclass(frozen=True)
+class _ReplyParts:
+    """What a reply consists of once its thinking is taken off.
+
+    Attributes
+    ----------
+    body : str
+        The answer, without blanks and a code fence around it.
+    objects : sequence of (dict, str)
+        The objects of the answer, outermost only, in order, each with the text it was read from.
+    broken : sequence of str
+        Texts that begin like an object and cannot be read as one.
+    closed : bool
+        Nothing but blanks, a closing fence or a quote follows the last object.
+    unsure : bool
+        Something may have opened thinking that nothing closes: a tag within a sentence, or words
+        such as ``Thought:``.
+    thinking : bool
+        The reply ends inside its thinking; there is no answer.
+    tangled : bool
+        Reading was given up: too many objects, or too much that looks like one.
+    """
+
+    body: str
+    objects: Sequence[tuple[dict[str, Any], str]] = ()
+    broken: Sequence[str] = ()
+    closed: bool = False
+    unsure: bool = False
+    thinking: bool = False
+    tangled: bool = False
+
+
+def _take_apart(text: str) -> _ReplyParts:
+    """Take the thinking off a reply and find the objects of what is left.
+
+    Thinking is what stands between a tag of thinking and the next one that closes it, all that
+    comes before a closing tag that nothing opened, and what
+    :func:`monitorlab.monitors.thinking.without_channels` takes off. A tag within a sentence is a
+    mention; what stands between it and its closing tag is no answer either.
+
+    Parameters
+    ----------
+    text : str
+        The raw reply.
+
+    Returns
+    -------
+    _ReplyParts
+        No text raises, and the time is proportional to its length.
+    """
+    answer = without_channels(text)
+    if answer is None:
+        return _ReplyParts("", thinking=True)
+    marked = tags(answer)
+    return _ReplyParts(answer, tangled=True) if marked is None else _Scan(answer, marked).parts()
+
+
+def _declines(body: str) -> bool:
+    """Whether an answer declines to judge in its first 200 characters.
+
+    Parameters
+    ----------
+    body : str
+        A reply without its thinking. What stands in quotes or behind a brace is not looked at.
+    """
+    head = re.sub(r'["“«„][^"“”«»„]*+["”»]', "", body[:600].split("{")[0])
+    return _REFUSAL.search(head.replace("’", "'").strip().lower()[:200]) is not None
+
+
+class _Scan:
+    """One pass over a reply, from tag to tag of thinking, and from brace to brace between them."""
+
+    def __init__(self, text: str, marked: Sequence[Tag]) -> None:
+        self.text, self.marked = text, marked
+        self.reader = LooseReader(text)
+        self.objects: list[tuple[dict[str, Any], str]] = []
+        self.broken: list[str] = []
+        self.start = self.position = self.end = 0  # of the answer, here, of the last object
+        # Of each tag that is mentioned and still open: objects and broken ones before it, quoted.
+        self.mentions: dict[str, list[tuple[int, int, bool]]] = {}
+        self.unsure = announces(text)
+        self.tangled = False
+
+    def parts(self) -> _ReplyParts:
+        """Go through the text."""
+        for number, tag in enumerate(self.marked):
+            self._read_until(tag.start)
+            if tag.start < self.position:
+                continue  # inside an object, or inside thinking
+            self.position = tag.end
+            if tag.closes:
+                self._close(tag.key)
+            elif is_mention(self.text, tag):
+                held = len(self.objects), len(self.broken), is_quoted(self.text, tag)
+                self.mentions.setdefault(tag.key, []).append(held)
+            elif not self._skip(tag, islice(self.marked, number + 1, None)):
+                return _ReplyParts("", thinking=True)
+        self._read_until(len(self.text))
+        if self.tangled:
+            return _ReplyParts(self.text, tangled=True)
+        open_mentions = (held for kind in self.mentions.values() for held in kind)
+        return _ReplyParts(
+            _unwrapped(self.text[self.start:]), self.objects, self.broken,
+            closed=bool(self.objects) and _AFTER.fullmatch(self.text, self.end) is not None,
+            unsure=self.unsure or not all(quoted for *_, quoted in open_mentions),
+        )
+
+    def _read_until(self, end: int) -> None:
+        """Read the objects that begin before `end`."""
+        while mark := _BRACE.search(self.text, self.position, end):
+            if self.reader.exhausted or len(self.objects) > _MOST_OBJECTS:
+                self.tangled = True
+                return
+            self.position = mark.end()
+            try:
+                value, self.position = self.reader.read_object(mark.start())
+                self.objects.append((value, self.text[mark.start():self.position]))
+                self.end = self.position
+            except LooseJsonError:
+                if begins_object(self.text, mark.start()):
+                    # Whatever is in there may be inside a string: it must not pass for an answer.
+                    self.position = end_of_braces(self.text, mark.start())
+                    self.broken.append(self.text[mark.start():self.position])
+
+    def _close(self, key: str) -> None:
+        """Drop what a tag closes: since its mention, or from the beginning of the reply."""
+        if held := self.mentions.get(key):
+            objects, broken, _ = held.pop()
+            del self.objects[objects:], self.broken[broken:]
+        else:  # the template opened the thinking
+            self.objects, self.broken, self.start = [], [], self.position
+
+    def _skip(self, tag: Tag, following: Iterable[Tag]) -> bool:
+        """Go to the end of thinking; whether it has one, or is a heading that needs none."""
+        for other in following:
+            if other.closes and other.key == tag.key:
+                self.start = self.position = other.end
+                return True
+        self.unsure = True
+        return tag.heading
+
+
+def _unwrapped(text: str) -> str:
+    """Take a code fence around the whole reply off."""
+    body = text.strip().strip(SIGNS).strip()
+    if body.startswith("```") and body.endswith("```") and len(body) >= 6:
+        body = re.sub(r"\A(?:json|JSON|python|text)?\s*+", "", body[3:-3]).strip()
+    return body
+
+
+_DEPTH = 20  # deeper nesting is not an answer
+_FAILED = 200  # characters that a failed try costs at least
+
+_BLANK = re.compile(r"(?:\s++|//[^\n]*+|#[^\n]*+)*+")
+_KEY = re.compile(r"[A-Za-z_][\w \-]*+")
+_BARE_WORD = re.compile(r"[\w+\-.][\w+\-.]*+(?:[ \t]?%|[ \t]?/[ \t]?\d++)?")
+_EITHER_BRACE = re.compile(r"[{}]")
+_OPENING = re.compile(r'\{\s*+(?:["\'“][^"\'“”{}]{0,80}["\'”]|[A-Za-z_][\w \-]*+)\s*+:')
+_STRINGS = {
+    start: re.compile(
+        rf"{start}((?:[^{end}\\]++|\\.|{end}(?!\s*+(?:[,:\]}}#]|//)))*+){end}", re.DOTALL
+    )
+    for start, end in (('"', '"'), ("'", "'"), ("“", "”"))
+}
+_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
+_ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": ""}
+_CONSTANTS = {"true": True, "false": False, "none": None, "null": None}
+
+
+class LooseJsonError(ValueError):
+    """There is no object here that can be read.
+
+    Attributes
+    ----------
+    position : int
+        Where reading ended, in characters from the start of the text.
+    """
+
+    def __init__(self, text: str, position: int, expected: str) -> None:
+        found = repr(text[position:position + 20]) if position < len(text) else "the end"
+        super().__init__(f"expected {expected} at character {position}, found {found}")
+        self.position = position
+
+
+class LooseReader:
+    """Reads objects of loose JSON from one text, in time proportional to its length.
+
+    Reading is tried again behind every brace that turned out not to begin an object. So that a
+    hostile text cannot make that quadratic, failed tries share a budget of characters.
+
+    Parameters
+    ----------
+    text : str
+        Text with objects anywhere in it.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._budget = 8 * len(text) + 10_000
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether failed tries have used the budget up: ask before each try, and stop if so."""
+        return self._budget <= 0
+
+    def read_object(self, position: int) -> tuple[dict[str, Any], int]:
+        """Read the object whose brace is at `position`.
+
+        Parameters
+        ----------
+        position : int
+            Where the opening brace is, in characters from the start of the text.
+
+        Returns
+        -------
+        item : dict
+            Keys in lower case, letters and digits only. Values are str, bool, None, list or dict.
+        end : int
+            Position behind the closing brace.
+
+        Raises
+        ------
+        LooseJsonError
+            If no complete object begins there. The try is taken off the budget.
+        """
+        try:
+            if not self.text.startswith("{", position):
+                raise self._error(position, "'{'")
+            return self._object(position + 1, 0)
+        except LooseJsonError as stop:
+            self._budget -= max(_FAILED, stop.position - position)
+            raise
+
+    def _error(self, position: int, expected: str) -> LooseJsonError:
+        return LooseJsonError(self.text, position, expected)
+
+    def _object(self, position: int, depth: int) -> tuple[dict[str, Any], int]:
+        item: dict[str, Any] = {}
+        position = self._blank(position)
+        while not self.text.startswith("}", position):
+            key, position = self._key(position)
+            position = self._blank(position)
+            if not self.text.startswith(":", position):
+                raise self._error(position, "':'")
+            value, position = self._value(self._blank(position + 1), depth + 1)
+            if item.setdefault(key, value) != value:
+                # One key with two values says nothing.
+                raise self._error(position, f"the earlier value of {key!r:.40}")
+            position = self._next(position, "}")
+        return item, position + 1
+
+    def _list(self, position: int, depth: int) -> tuple[list[Any], int]:
+        values = []
+        position = self._blank(position)
+        while not self.text.startswith("]", position):
+            value, position = self._value(position, depth + 1)
+            values.append(value)
+            position = self._next(position, "]")
+        return values, position + 1
+
+    def _next(self, position: int, end: str) -> int:
+        """Step over a comma; the end must follow otherwise."""
+        position = self._blank(position)
+        if self.text.startswith(",", position):
+            return self._blank(position + 1)
+        if not self.text.startswith(end, position):
+            raise self._error(position, f"',' or {end!r}")
+        return position
+
+    def _value(self, position: int, depth: int) -> tuple[Any, int]:
+        sign = self.text[position:position + 1]
+        if depth > _DEPTH:
+            raise self._error(position, f"at most {_DEPTH} levels")
+        if sign == "{":
+            return self._object(position + 1, depth)
+        if sign == "[":
+            return self._list(position + 1, depth)
+        if sign in _STRINGS:
+            return self._string(position)
+        word = _BARE_WORD.match(self.text, position)
+        if word is None:
+            raise self._error(position, "a value")
+        return _CONSTANTS.get(word[0].lower(), word[0]), word.end()
+
+    def _key(self, position: int) -> tuple[str, int]:
+        if self.text[position:position + 1] in _STRINGS:
+            key, end = self._string(position)
+        else:
+            match = _KEY.match(self.text, position)
+            if match is None:
+                raise self._error(position, "a key")
+            key, end = match[0], match.end()
+        return re.sub(r"[\W_]", "", key.lower()), end
+
+    def _string(self, position: int) -> tuple[str, int]:
+        match = _STRINGS[self.text[position]].match(self.text, position)
+        if match is None:
+            raise self._error(len(self.text), "a closing quote")
+        return _unescaped(match[1]), match.end()
+
+    def _blank(self, position: int) -> int:
+        match = _BLANK.match(self.text, position)
+        return match.end() if match else position
+
+
+def begins_object(text: str, position: int) -> bool:
+    """Whether a brace, a key and a colon stand at `position`.
+
+    Tells JSON that is broken further on from a brace that was never meant as JSON.
+
+    Parameters
+    ----------
+    text : str
+        Text with a brace in it.
+    position : int
+        Where the brace is, in characters from the start of the text.
+    """
+    return _OPENING.match(text, position) is not None
+
+
+def end_of_braces(text: str, position: int) -> int:
+    """Return where the braces opened at `position` are all closed, or else the end of the text.
+
+    Braces count wherever they are, also inside strings: this bounds JSON that cannot be read.
+
+    Parameters
+    ----------
+    text : str
+        Text with a brace in it.
+    position : int
+        Where the opening brace is, in characters from the start of the text.
+    """
+    depth = 0
+    for brace in _EITHER_BRACE.finditer(text, position):
+        depth += 1 if brace[0] == "{" else -1
+        if not depth:
+            return brace.end()
+    return len(text)
+
+
+def _unescaped(text: str) -> str:
+    if "\\" not in text:
+        return text
+    plain = _ESCAPE.sub(
+        lambda m: chr(int(m[1][1:], 16)) if len(m[1]) == 5 else _ESCAPED.get(m[1], m[1]), text
+    )
+    return mended(plain)

@@ -15,10 +15,11 @@ from typing import Any
 
 import pandas as pd
 
-from monitorlab.monitors.api_words import CUT_PROMPT, FINISHED, KEPT_BACK, kind_of
+from monitorlab.monitors.api_replies import CUT_PROMPT, FINISHED, KEPT_BACK, ending_kind
 from monitorlab.monitors.monitor import MonitorError, Sample, request_key, samples_of
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.replies import read_again
+from monitorlab.monitors.score_run import LIMITS
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdict_files import ENDINGS, read_verdicts, write_verdicts
 from monitorlab.monitors.verdicts import PARSED, TRUNCATED, Verdict, writable
@@ -27,7 +28,6 @@ from monitorlab.pipeline.files import pretty_json, write_file_atomic
 from monitorlab.pipeline.schemas import check
 from monitorlab.pipeline.tables import STATUSES, VERDICTS
 
-LIMITS = ("max_tokens", "max_completion_tokens", "max_new_tokens")  # keys of a monitor's settings
 KINDS = ("api", "text")  # kinds of monitors whose verdict is one reply
 
 
@@ -149,7 +149,7 @@ def _kept(
 def _finished(old: Verdict, limit: int) -> bool | None:
     """Whether a reply ended by itself; None if nothing says so."""
     if old.ending:
-        return kind_of(old.ending) == FINISHED
+        return ending_kind(old.ending) == FINISHED
     if old.status == TRUNCATED:
         return False
     if not limit or old.output_tokens is None:
@@ -178,7 +178,7 @@ def _renewed(table: pd.DataFrame, fresh: Mapping[str, Verdict]) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class Request:
+class Rereading:
     """What to read again, and where to put it.
 
     Attributes
@@ -205,7 +205,7 @@ class Request:
 
 
 def reread_file(
-    request: Request, samples: pd.DataFrame, report: Callable[[str], object]
+    request: Rereading, samples: pd.DataFrame, report: Callable[[str], object]
 ) -> Reading:
     """Read a store again and write the new readings as a new store and a new table.
 
@@ -214,7 +214,7 @@ def reread_file(
 
     Parameters
     ----------
-    request : Request
+    request : Rereading
     samples : DataFrame
         Those of `request`.
     report : callable
@@ -262,7 +262,7 @@ def _manifest(table: Path) -> dict[str, Any]:
 
 
 def _facts(
-    manifest: Mapping[str, Any], request: Request, found: Reading, out: Path
+    manifest: Mapping[str, Any], request: Rereading, found: Reading, out: Path
 ) -> dict[str, Any]:
     """How the new table was made. Rates are left out: those of the old table are none of it."""
     counts = found.table["status"].value_counts()

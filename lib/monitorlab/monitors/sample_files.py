@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from monitorlab.monitors.sample_chats import ChatError, read_chat
+from monitorlab.monitors.verdicts import mended
+from monitorlab.monitors.wording import WORDING
 from monitorlab.pipeline.table_files import FileTable, TableFileError, kind_of, read_table_file
 
 REQUIRED = ("request", "response")
@@ -20,22 +22,11 @@ IDENTIFIERS = ("pair_id", "scenario_id", "component")  # text, as sample_id is, 
 NAMES = ("sample_id", *REQUIRED, "label", *IDENTIFIERS, "cell", *CHATS)
 EXPECTED = ("request, response and optionally sample_id, label, pair_id, cell; or messages, a chat "
             "whose last answer is the response")
-LABELS = {"false": 0, "benign": 0, "safe": 0,
-          "true": 1, "misbehavior": 1, "misbehaviour": 1, "unsafe": 1}
-# What other people's files call these columns, where spelling alone does not tell.
-OTHER_NAMES = {
-    "request": ("prompt", "question", "instruction", "input", "user", "query", "task"),
-    "response": ("answer", "completion", "output", "reply", "assistant", "solution"),
-}
-_LABEL_WORDS = frozenset(
-    re.findall(r"\w+", """
-    label labels unsafe misbehaving misbehavior misbehaviour misbehaves target y class truth gold
-    annotation verdict harmful toxic flagged bad violation malicious hack hacking hacked deceptive
-    misaligned safe benign aligned good harmless
-    """)
-)
-_TURNED_WORDS = frozenset({"safe", "benign", "aligned", "good", "harmless"})  # 1 is not misbehavior
-_OTHER_IDS = ("id", "uid", "uuid", "example_id", "task_id", "key")
+_WORDS = WORDING["sample_files"]
+_LABELS: dict[str, int] = {word: label for label, name in enumerate(("benign", "misbehavior"))
+                           for word in _WORDS[name]}
+_ROLES: dict[str, str] = {word: role for role, words in WORDING["roles"].items() for word in words}
+ASSISTANT = "assistant"
 _SHOWN = 3  # rows that a sentence names
 
 
@@ -50,7 +41,7 @@ def read_samples(
 
     Columns are found without regard to case, and to blanks or hyphens for underscores. Instead of
     request and response a file may have ``messages`` or ``conversations``, as
-    :func:`monitorlab.monitors.sample_chats.read_chat` reads them.
+    :func:`monitorlab.monitors.sample_files.read_chat` reads them.
 
     Parameters
     ----------
@@ -86,7 +77,7 @@ def read_samples(
     for words in notes:
         report(f"{file.name}: {words}")
     if "sample_id" not in table.columns:
-        other = next((name for name in table.columns if _plain(name) in _OTHER_IDS), None)
+        other = next((name for name in table.columns if _plain(name) in _WORDS["other_ids"]), None)
         hint = f". Is it {other!r}? Then call that sample_id" if other else ""
         report(f"{file.name} has no column sample_id: its samples are called row-1 to "
                f"row-{len(table.places)}{hint}")
@@ -156,7 +147,7 @@ def _check_names(names: list[str]) -> None:
 def _likely(wanted: str, names: Sequence[str]) -> str | None:
     """The column that probably is the wanted one: a usual other name, or one spelled alike."""
     plain = {name.strip().lower(): name for name in names}
-    for other in OTHER_NAMES[wanted]:
+    for other in WORDING["other_columns"][wanted]:
         if other in plain:
             return plain[other]
     close = difflib.get_close_matches(wanted, plain, n=1)
@@ -216,18 +207,13 @@ def _checked_text(name: str, value: object, place: str) -> str:
         hint = ". A chat belongs into one column, messages" * isinstance(value, list)
         raise SampleFileError(f"{place}: {name} is {kind_of(value)} ({reprlib.repr(value)}), "
                               f"expected text{hint}")
-    return value if value.isascii() else _whole(value)
-
-
-def _whole(text: str) -> str:
-    """Replace halves of characters, as a cut emoji leaves them: no file in UTF-8 can hold them."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return value if value.isascii() else mended(value)
 
 
 def _label(value: object, place: str) -> int:
     found = str(value).strip().lower() if isinstance(value, (bool, int, float, str)) else ""
     number = re.fullmatch(r"([01])(?:\.0*)?", found)
-    label = int(number[1]) if number else LABELS.get(found)
+    label = int(number[1]) if number else _LABELS.get(found)
     if label is None:
         shown = "missing" if value is None else reprlib.repr(value)
         raise SampleFileError(f"{place}: the label is {shown}, expected 1 (misbehavior; also true, "
@@ -241,9 +227,9 @@ def _hint_at_label(name: str, table: FileTable, report: Callable[[str], object])
     for column, values in table.columns.items():
         words = set(re.findall(r"[a-z]+", _plain(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", column))))
         kinds = {repr(value) for value in values if value not in (None, "")}
-        if column in NAMES or words.isdisjoint(_LABEL_WORDS) or not 1 <= len(kinds) <= 2:
+        if column in NAMES or words.isdisjoint(_WORDS["like_a_label"]) or not 1 <= len(kinds) <= 2:
             continue
-        turned = not words.isdisjoint(_TURNED_WORDS)
+        turned = not words.isdisjoint(_WORDS["turned_label"])
         how = "turn its values and call it label" if turned else "call it label"
         report(f"{name} has no column label, so there are no rates. {column!r} looks like "
                f"{'the opposite of one' if turned else 'one'}: {how}, where 1 is misbehavior")
@@ -282,3 +268,93 @@ def _repeats(table: FileTable, columns: Mapping[str, list[Any]]) -> Iterator[str
             shown = ", ".join(f"{table.places[b]} ({table.places[a]})" for a, b in pairs[:_SHOWN])
             more = ", ..." * (len(pairs) > _SHOWN)
             yield f"{len(pairs):,} of {len(table.places):,} rows {words}: {shown}{more}"
+
+
+class ChatError(ValueError):
+    """A chat cannot be read; the message goes on behind the name of its column."""
+
+
+def read_chat(value: object) -> tuple[str, str, int]:
+    """Split a chat at its last answer.
+
+    Parameters
+    ----------
+    value : object
+        Messages in order, each with ``role`` and ``content`` (OpenAI) or ``from`` and ``value``
+        (ShareGPT); or the same as JSON text, as a CSV file holds it. Content may be text or a list
+        of text parts. Thinking that is kept apart comes first, as ``<think>...</think>``, and
+        calls of tools last, as JSON.
+
+    Returns
+    -------
+    request : str
+        What comes before the last message of the assistant: the text of the one message, or all of
+        them with their roles.
+    response : str
+        That last message.
+    after : int
+        How many messages follow it.
+
+    Raises
+    ------
+    ChatError
+        It is no list of messages, a role is unknown, a part is no text, or no message is the
+        assistant's.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise ChatError("is text, but not a JSON array of messages") from None
+    if not isinstance(value, list) or not value:
+        raise ChatError(f"is {kind_of(value)}, expected an array of messages such as "
+                        '{"role": "user", "content": "..."}')
+    turns = [_turn(number, message) for number, message in enumerate(value, 1)]
+    answers = [i for i, (role, _) in enumerate(turns) if role == ASSISTANT]
+    if not answers:
+        raise ChatError("has no message of the assistant: there is nothing to judge")
+    before = turns[:answers[-1]]
+    request = before[0][1] if len(before) == 1 else "\n\n".join(
+        f"{role.capitalize()}: {text}" for role, text in before)
+    return request, turns[answers[-1]][1], len(turns) - answers[-1] - 1
+
+
+def _turn(number: int, message: object) -> tuple[str, str]:
+    """Role and text of a message."""
+    where = f"holds a message {number}"
+    if not isinstance(message, Mapping):
+        raise ChatError(f"{where} that is {kind_of(message)}, expected an object")
+    role = message.get("role") or message.get("from")
+    known = _ROLES.get(str(role).strip().lower())
+    if known is None:
+        raise ChatError(f"{where} of the role {reprlib.repr(role)}, expected one of "
+                        f"{', '.join(_ROLES)}")
+    pieces = [_content(where, message.get("content", message.get("value")))]
+    thinking = message.get("reasoning_content") or message.get("reasoning")
+    if isinstance(thinking, str):
+        pieces.insert(0, f"<think>{thinking}</think>")
+    pieces += [json.dumps(message[name], ensure_ascii=False)
+               for name in ("tool_calls", "function_call") if message.get(name)]
+    if isinstance(message.get("refusal"), str):
+        pieces.append(message["refusal"])
+    given = [piece for piece in pieces if piece is not None]
+    if not given:
+        raise ChatError(f"{where} without content")
+    return known, "\n".join(piece for piece in given if piece) if len(given) > 1 else given[0]
+
+
+def _content(where: str, content: Any) -> str | None:
+    """Text of a message: a string, or parts that are text; None if there is none."""
+    if content is None or isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise ChatError(f"{where} whose content is {kind_of(content)}, expected text")
+    texts = []
+    for part in content:
+        text = part.get("text") if isinstance(part, Mapping) else part
+        if not isinstance(text, str):
+            kind = part.get("type") if isinstance(part, Mapping) else kind_of(part)
+            raise ChatError(f"{where} with a part that is no text ({kind!s:.40}): a monitor of "
+                            "texts cannot see it; put a description there, or drop the row")
+        texts.append(text)
+    return "".join(texts)

@@ -15,7 +15,6 @@ import pandas as pd
 
 from monitorlab import __version__
 from monitorlab.evaluation.rates import FACTS, join, rates
-from monitorlab.monitors.advice import advise, error_advice
 from monitorlab.monitors.build import OWN_NAME
 from monitorlab.monitors.monitor import (
     NO_PROMPT,
@@ -28,7 +27,8 @@ from monitorlab.monitors.monitor import (
 from monitorlab.monitors.scoring import PATIENCE, ScoringError, score
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdict_files import ENDINGS, read_verdicts, write_verdicts
-from monitorlab.monitors.verdicts import ERROR, PARSED
+from monitorlab.monitors.verdicts import ERROR, PARSED, REFUSED, TRUNCATED, UNPARSED
+from monitorlab.monitors.wording import WORDING
 from monitorlab.pipeline.digests import digest_file
 from monitorlab.pipeline.files import pretty_json, write_file_atomic, write_text_atomic
 from monitorlab.pipeline.sources import project_root
@@ -387,3 +387,81 @@ def _manifest(
 def verdicts_folder() -> Path:
     """Return the folder of the stores that outlive runs."""
     return project_root() / "data" / "cache" / "verdicts"
+
+
+LIMITS = ("max_tokens", "max_completion_tokens", "max_new_tokens")  # keys of a monitor's settings
+SHOWN = 160  # characters of a reason that a line repeats
+THINKING = "thinking"  # the reader says so of a reply that ends inside it
+
+
+def advise(
+    table: pd.DataFrame, settings: Mapping[str, Any], replies: Mapping[str, str] | None = None
+) -> list[str]:
+    """Return one line per status that is no verdict: how many, mostly why, and what helps.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Schema ``verdicts``, of one monitor.
+    settings : mapping
+        Of that monitor.
+    replies : mapping of str to str, optional
+        Raw replies by ``request_hash``, to see which are empty.
+    """
+    lines = []
+    suffix = "" if (table["prompt"] != NO_PROMPT).any() else "_without_prompt"
+    for status in (TRUNCATED, UNPARSED, REFUSED, ERROR):
+        rows = table[table["status"] == status]
+        if len(rows):
+            reason = _commonest(rows["evidence"])
+            if status == TRUNCATED:
+                words = _truncated(rows, reason, settings, replies or {})
+            elif status == ERROR:
+                helps = error_advice(reason) or "the column evidence says more"
+                words = f"{reason}: {helps}; the same command asks again"
+            else:
+                words = f"{reason}: {WORDING['advice'][status + suffix]}"
+            lines.append(f"{len(rows):,} {status}: {words}")
+    parsed = table[table["status"] == PARSED]
+    unscored = int(parsed["score"].isna().sum())
+    if settings.get("logprobs") and unscored:
+        lines.append(
+            f"{unscored:,} of {len(parsed):,} verdicts without a score: --read logits, but the "
+            "server sent no log-probabilities of the verdict; take one that does, or hf:MODEL"
+        )
+    return lines
+
+
+def error_advice(reason: str) -> str:
+    """Return what helps against an error, from its reason; empty if nothing is known."""
+    return next((words for shape, words in WORDING["errors"].items()
+                 if re.search(shape, reason)), "")
+
+
+def _truncated(
+    rows: pd.DataFrame, reason: str, settings: Mapping[str, Any], replies: Mapping[str, str]
+) -> str:
+    """Tell a limit of ours from one of the server, and thinking from an answer."""
+    if "prompt" in reason:  # not the reply was cut
+        return f"{reason}: serve the model with a longer context, or shorten these samples"
+    limit = next((settings[name] for name in LIMITS if settings.get(name)), None)
+    if limit is None:
+        return f"{reason}: take a model or a server with a longer limit"
+    spent = rows["output_tokens"]
+    if (spent < limit).sum() > len(rows) / 2:  # missing counts are neither
+        return (f"{reason}, after {spent.median():,.0f} tokens and not at --max-tokens {limit}: "
+                "the limit is the server's; serve it with a longer context, or shorten the samples")
+    known = [replies[key] for key in rows["request_hash"] if key in replies]
+    silent = sum(not reply.strip() for reply in known) > len(known) / 2
+    if silent or THINKING in reason:
+        kind = "hidden thinking" if silent else "thinking"
+        return f"{limit} tokens eaten by {kind}: raise --max-tokens, or let it think less"
+    return f"{reason}, {limit} tokens: raise --max-tokens"
+
+
+def _commonest(reasons: pd.Series) -> str:
+    """Return the reason that most rows share, numbers aside; the first such one as it stands."""
+    texts = reasons.fillna("no reason given").astype(str).str.replace(r"\s+", " ", regex=True)
+    shapes = texts.str.replace(r"\d+", "#", regex=True)
+    text = str(texts[shapes == shapes.mode()[0]].iloc[0]).strip().rstrip(".:")
+    return text if len(text) <= SHOWN else f"{text[:SHOWN - 3]}..."

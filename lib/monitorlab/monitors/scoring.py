@@ -93,7 +93,8 @@ def _scored(
     work, answers = _open_work(monitor, samples, keys, store, draws)
 
     def ask(unit: _Unit) -> dict[str, Verdict]:
-        fresh = _ask(monitor, unit)
+        verdicts = judged(monitor, unit.samples, unit.draw)
+        fresh = dict(zip(unit.keys, verdicts, strict=True))
         if store is not None:
             store.put(fresh)  # in the thread that asked: an interruption loses no answer
         return fresh
@@ -148,23 +149,22 @@ def _open_work(
     return work, answers
 
 
-def _ask(monitor: Monitor, unit: _Unit) -> dict[str, Verdict]:
-    """Judge one unit; an exception becomes its verdicts, except where the monitor must stop."""
+def judged(monitor: Monitor, samples: Sequence[Sample], draw: int) -> list[Verdict]:
+    """Judge one unit, timed; an exception becomes its verdicts, except where all must stop."""
     started = time.perf_counter()
     try:
-        verdicts = monitor.judge(unit.samples, unit.draw)
-        if len(verdicts) != len(unit.samples):
-            raise ValueError(f"{len(verdicts)} verdicts for {len(unit.samples)} samples")
+        verdicts = monitor.judge(samples, draw)
+        if len(verdicts) != len(samples):
+            raise ValueError(f"{len(verdicts)} verdicts for {len(samples)} samples")
         strange = [v for v in verdicts if not isinstance(v, Verdict)]
         if strange:
             raise TypeError(f"judge returned a {type(strange[0]).__name__}, expected a Verdict")
     except MonitorStop:
         raise
     except Exception as error:
-        verdicts = [failure(ERROR, words_of(error))] * len(unit.samples)
-    share = (time.perf_counter() - started) / len(unit.samples)
-    timed = [v if v.seconds is not None else replace(v, seconds=share) for v in verdicts]
-    return dict(zip(unit.keys, timed, strict=True))
+        verdicts = [failure(ERROR, words_of(error))] * len(samples)
+    share = (time.perf_counter() - started) / len(samples)
+    return [v if v.seconds is not None else replace(v, seconds=share) for v in verdicts]
 
 
 def _results(

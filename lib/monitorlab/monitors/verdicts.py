@@ -108,6 +108,11 @@ def writable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+def mended(text: str) -> str:
+    """Join halves of characters that belong together; others become the replacement character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def words_of(error: BaseException) -> str:
     """Return type and message of an exception on one line, for the reason of a verdict."""
     text = writable(" ".join(str(error).split()))

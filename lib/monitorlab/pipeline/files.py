@@ -133,7 +133,7 @@ def pretty_json(value: object) -> str:
 def sealed_json(value: Mapping[str, Any]) -> str:
     """Return JSON for people with the SHA-256 of its content under "seal"; see `read_sealed`."""
     plain = json.loads(pretty_json(value))
-    return pretty_json(plain | {SEAL: _digest(plain)})
+    return pretty_json(plain | {SEAL: digest_json(plain)})
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         seal = value.pop(SEAL, None)
-        same = seal == _digest(value)
+        same = seal == digest_json(value)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedFileError(f"it cannot be read: {str(error)[:200]}") from error
     if not same:
@@ -156,8 +156,9 @@ def read_sealed(path: Path) -> dict[str, Any]:
     return dict(value)
 
 
-def _digest(value: object) -> str:
-    return hashlib.sha256(canonical_json(value).encode("utf-8")).hexdigest()
+def digest_json(value: object) -> str:
+    """SHA-256 of a value as canonical JSON; halves of characters count as they are."""
+    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _plain(item: object) -> object:
