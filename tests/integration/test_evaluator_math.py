@@ -53,22 +53,29 @@ def table(math: Trajectories) -> pd.DataFrame:
     return frame.groupby(["level", "method"])[[*MEASURES, "delay", "restricted_delay"]].mean()
 
 
+@pytest.fixture(scope="module")
+def many(math: Trajectories) -> pd.DataFrame:
+    """The learned statistic on a hundred splits that nobody has looked at."""
+    learned = [method for method in ALL_METHODS if method.label == "learned + CRC"]
+    return compare(math, learned, random_splits(len(math), 100, 0.2, seed=1), levels=(0.1, 0.2))
+
+
 @pytest.mark.parametrize("row", KNOWN_ROWS, ids=str)
 def test_known_rows(table, row):
     np.testing.assert_allclose(table.loc[row, MEASURES], KNOWN_ROWS[row], atol=1e-3)
 
 
 @pytest.mark.parametrize(("level", "goal"), [(0.1, 0.85), (0.2, 0.70)])
-def test_the_learned_statistic_keeps_the_level_and_alarms_earlier(math, table, level, goal):
+def test_the_learned_statistic_keeps_the_level_and_alarms_earlier(table, many, level, goal):
     row = table.loc[(level, "learned + CRC")]
     assert row["far"] <= level + 0.005
     assert row["restricted_delay"] <= goal
     assert row["restricted_delay_tokens"] <= goal
     # Not an accident of ten splits: a hundred others, the same way.
-    learned = [method for method in ALL_METHODS if method.label == "learned + CRC"]
-    many = compare(math, learned, random_splits(len(math), 100, 0.2, seed=1), levels=(level,))
-    assert many["far"].mean() <= level + 0.005
-    assert many["restricted_delay_tokens"].mean() <= goal
+    others = many[many["level"] == level]
+    assert len(others) == 100
+    assert others["far"].mean() <= level + 0.005
+    assert others["restricted_delay_tokens"].mean() <= goal
 
 
 def test_shuffled_labels_leave_nothing_to_learn(math):

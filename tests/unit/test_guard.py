@@ -16,7 +16,7 @@ from monitorlab.signals.guard import score_conversations, train_guard, turn_toke
 from monitorlab.signals.scorers import ScorerError
 
 SHORT = Training(ModelSize(hidden=32, layers=1, heads=2), 3, 512, 2e-3)
-SMALL = Training(ModelSize(hidden=64, layers=2, heads=2), 200, 1024, 3e-3)
+SMALL = Training(ModelSize(hidden=64, layers=2, heads=2), 80, 1024, 3e-3)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -24,8 +25,12 @@ COLUMNS = {
 }
 
 
+@cache
 def published_frame(n: int, seed: int) -> pd.DataFrame:
-    """Scores in the package's format: safety, ``solved`` 1 is safe; long tails are rare."""
+    """Scores in the package's format: safety, ``solved`` 1 is safe; long tails are rare.
+
+    The same object is returned every time: copy it before changing it.
+    """
     rng = np.random.default_rng(seed)
     rows = []
     for i in range(n):
@@ -44,14 +49,21 @@ def ours(frame: pd.DataFrame) -> Trajectories:
     )
 
 
-def package_values(calibration: pd.DataFrame, test: pd.DataFrame, variant: str, **options):
+@cache
+def package(n: int, seed: int, variant: str, **options) -> EValuator:
+    """The package's evaluator, fitted on a frame once: it prepares one row at a time."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        calibration, test = map(add_judge_probability_series, (calibration, test))
         evaluator = EValuator(mt_variant=variant, alphas=[0.1, 0.3], **options)
-        evaluator.fit(calibration)
-        column = "PAC_e_val" if variant == "PAC" else "Ville_e_val"
-        return evaluator, evaluator.apply(test)[column].to_numpy()
+        evaluator.fit(add_judge_probability_series(published_frame(n, seed)))
+        return evaluator
+
+
+def package_values(evaluator: EValuator, test: pd.DataFrame) -> np.ndarray:
+    column = "PAC_e_val" if evaluator.mt_variant == "PAC" else "Ville_e_val"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return evaluator.apply(add_judge_probability_series(test))[column].to_numpy()
 
 
 def flat(values: np.ndarray) -> np.ndarray:
@@ -59,18 +71,17 @@ def flat(values: np.ndarray) -> np.ndarray:
 
 
 def test_anytime_equals_the_package():
-    calibration, test = published_frame(120, 0), published_frame(60, 1)
-    _, theirs = package_values(calibration, test, "Ville")
+    calibration, test = published_frame(120, 0), published_frame(30, 1)
+    theirs = package_values(package(120, 0, "Ville"), test)
     transform = LikelihoodRatio(training_share=1.0).fit(ours(calibration))
     np.testing.assert_allclose(flat(transform(ours(test).scores)), theirs, rtol=1e-9, atol=1e-9)
 
 
 def test_pac_equals_the_package():
-    calibration, test = published_frame(160, 2), published_frame(60, 3)
+    calibration, test = published_frame(160, 2), published_frame(30, 3)
     # delta' = w1 * alpha; at alpha = .3 and weights (2/3, 1/3) that is level .2 with delta .1.
-    evaluator, theirs = package_values(
-        calibration, test, "PAC", alpha_delta_weights=(2 / 3, 1 / 3), random_state=7
-    )
+    evaluator = package(160, 2, "PAC", alpha_delta_weights=(2 / 3, 1 / 3), random_state=7)
+    theirs = package_values(evaluator, test)
     ids = calibration["uq_problem_idx"].unique()
     chosen = np.random.default_rng(7).choice(ids, size=80, replace=False)
     everything = ours(calibration)
@@ -94,21 +105,21 @@ def test_shuffled_rows_change_nothing_here_and_scramble_the_package():
     )
     # The package repeats the last ratio of *file order* where a step has no model, and writes by
     # index label: after a shuffle its column is either wrong or an error.
-    _, clean = package_values(calibration, test, "Ville")
-    _, scrambled = package_values(calibration, shuffled, "Ville")
+    clean = package_values(package(120, 0, "Ville"), test)
+    scrambled = package_values(package(120, 0, "Ville"), shuffled)
     assert not np.allclose(scrambled, clean[shuffled.index])
 
 
 def test_non_range_index():
-    calibration, test = published_frame(120, 0), published_frame(30, 1)
+    test = published_frame(30, 1)
     moved = test.set_index(test.index + 10_000)
     np.testing.assert_array_equal(ours(moved).scores, ours(test).scores)
     with pytest.raises(IndexError):
-        package_values(calibration, moved, "Ville")
+        package_values(package(120, 0, "Ville"), moved)
 
 
 def test_missing_score_is_refused_by_name():
-    test = published_frame(30, 1)
+    test = published_frame(30, 1).copy()
     test.loc[4, "judge_probability"] = np.nan
     with pytest.raises(ScoreFileError, match="column score, row 5"):
         ours(test)

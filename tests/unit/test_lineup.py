@@ -11,7 +11,7 @@ from monitorlab.monitors.miniature import SPECIAL, build_tokenizer, train_miniat
 from monitorlab.monitors.monitor import Sample, samples_of
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.scoring import score
-from monitorlab.pipeline.profiles import SMALL, Miniature, Training
+from monitorlab.pipeline.profiles import SMALL, Miniature, ModelSize, Training
 
 PROMPTS = {name: load_prompt(name) for name in ("direct", "evidence", "score")}
 
@@ -29,7 +29,7 @@ def corpus(count: int = 60) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("small")
-    settings = Miniature(600, Training(SMALL, 5, 1_024, 1e-2), Training(SMALL, 40, 3_072, 1e-2))
+    settings = Miniature(600, Training(SMALL, 3, 512, 1e-2), Training(SMALL, 40, 1_536, 1e-2))
     train_miniature([corpus()], PROMPTS["direct"], settings, place, 5)
     return place
 
@@ -57,9 +57,10 @@ def test_the_small_model_answers_in_the_form_that_is_asked_for(folder: Path) -> 
 
 
 def test_training_twice_gives_the_same_model(folder: Path, tmp_path: Path) -> None:
-    settings = Miniature(400, Training(SMALL, 2, 512, 1e-2), Training(SMALL, 2, 1_024, 1e-2))
+    size = ModelSize(hidden=32, layers=1, heads=2)
+    settings = Miniature(400, Training(size, 2, 256, 1e-2), Training(size, 2, 512, 1e-2))
     for name in ("one", "two"):
-        train_miniature([corpus(20)], PROMPTS["direct"], settings, tmp_path / name, 1)
+        train_miniature([corpus(10)], PROMPTS["direct"], settings, tmp_path / name, 1)
     first, second = ((tmp_path / n / "model.safetensors").read_bytes() for n in ("one", "two"))
     assert first == second
 

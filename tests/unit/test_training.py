@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from monitorlab.signals.muon import Muon, orthogonalize
 from monitorlab.signals.scorers import pad
-from monitorlab.signals.training import batch_order, seeded, suitable_threads
+from monitorlab.signals.training import batch_order, few_collections, seeded, suitable_threads
 
 
 def small_model(width: int = 8) -> LlamaForCausalLM:
@@ -98,3 +100,20 @@ def test_seeding_leaves_the_random_state_outside_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
     with seeded(1):
         assert torch.equal(torch.rand(3), first)
+
+
+def test_few_collections_leaves_the_collector_as_it_was() -> None:
+    before = gc.get_freeze_count()
+    gc.unfreeze()
+    try:
+        with few_collections():
+            assert gc.get_freeze_count() > 0
+        assert gc.get_freeze_count() == 0
+        gc.freeze()
+        with few_collections():
+            pass
+        assert gc.get_freeze_count() > 0  # that of someone else stays
+    finally:
+        gc.unfreeze()
+        if before:
+            gc.freeze()

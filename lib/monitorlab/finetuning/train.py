@@ -49,7 +49,7 @@ from monitorlab.monitors.monitor import MonitorError
 from monitorlab.pipeline.files import digest_json, make_readable, pretty_json
 from monitorlab.signals.muon import Muon
 from monitorlab.signals.scorers import no_progress_bars
-from monitorlab.signals.training import seeded, suitable_threads
+from monitorlab.signals.training import few_collections, seeded, suitable_threads
 
 __all__ = ["LeakError", "Trained", "finetune"]
 
@@ -123,7 +123,8 @@ def finetune(
         trainer = _trainer(base, recipe, arguments, collator, held_out, eval_steps, title)
         start = last_checkpoint(partial, processes)
         trainer.seconds_before = seconds_of(start)
-        trainer.train(resume_from_checkpoint=str(start) if start else None)
+        with few_collections():
+            trainer.train(resume_from_checkpoint=str(start) if start else None)
         history = history_of(trainer.state.log_history)
         tokens = sum(len(examples[i]["input_ids"]) for batch in trainer.batches for i in batch)
         done = Trained(folder, trainer.state.global_step, tokens,

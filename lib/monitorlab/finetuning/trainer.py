@@ -58,6 +58,7 @@ class VerdictTrainer(SFTTrainer):
 
     loss_is_scaled_for_ga: Any = True  # by the number of labels of all batches of a step
     model: Any
+    control: Any
     data_collator: Any
     train_dataset: Any
 

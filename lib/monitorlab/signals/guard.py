@@ -42,7 +42,7 @@ from monitorlab.signals.scorers import (
     no_progress_bars,
     pad,
 )
-from monitorlab.signals.training import IGNORED, trainer_arguments
+from monitorlab.signals.training import IGNORED, few_collections, trainer_arguments
 
 RULE, USER, ASSISTANT, END = "<rule>", "<user>", "<assistant>", "<end>"
 PAD, UNKNOWN = "<pad>", "<unk>"
@@ -198,7 +198,8 @@ def train_guard(
         )
         collate = functools.partial(_collate, tokenizer.pad_token_id)
         trainer = Trainer(model, arguments, data_collator=collate, train_dataset=rows)
-        trainer.train()
+        with few_collections():
+            trainer.train()
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
