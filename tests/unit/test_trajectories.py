@@ -120,10 +120,10 @@ def test_csv_and_parquet_agree_and_orientation_turns(frame, tmp_path):
 
 
 def test_ugly_files(tmp_path):
-    with pytest.raises(ScoreFileError, match="is not a file"):
+    with pytest.raises(ScoreFileError, match="does not exist"):
         load_scores(tmp_path / "nowhere.csv")
     (tmp_path / "empty.csv").touch()
-    with pytest.raises(ScoreFileError, match=r"empty\.csv is empty"):
+    with pytest.raises(ScoreFileError, match=r"the file is empty"):
         load_scores(tmp_path / "empty.csv")
     (tmp_path / "text.parquet").write_text("trajectory_id,step")
     with pytest.raises(ScoreFileError, match="cannot be read as parquet"):

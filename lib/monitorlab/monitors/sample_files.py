@@ -148,8 +148,6 @@ def _check_names(names: list[str]) -> None:
         close = _likely(wanted, [name for name in names if name not in REQUIRED])
         found = ", ".join(repr(name) for name in names)
         hint = f" Is it {close!r}? Then rename that" if close else ""
-        if len(names) == 1 and "|" in names[0]:
-            hint = " Separate the columns by commas"
         raise SampleFileError(f"there is no column {wanted!r}; found {found:.200}.{hint}")
 
 
