@@ -10,11 +10,16 @@ import pytest
 
 from monitorlab.online import datasets
 from monitorlab.online.calibration import FALSE_ALARM, MISSED_DETECTION, NOT_TRAINABLE, calibrate
-from monitorlab.online.comparison import compare, compare_resampled
+from monitorlab.online.comparison import (
+    ALL_METHODS,
+    FURTHER_METHODS,
+    PAPER_METHODS,
+    compare,
+    compare_resampled,
+    draw_sequences,
+)
 from monitorlab.online.datasets import random_splits
-from monitorlab.online.methods import ALL_METHODS, FURTHER_METHODS, PAPER_METHODS
 from monitorlab.online.metrics import alarm_steps, evaluate, peaks
-from monitorlab.online.resamples import draw_sequences
 from monitorlab.online.trajectories import UNKNOWN, Trajectories
 
 NAN = np.nan

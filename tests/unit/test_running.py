@@ -19,7 +19,7 @@ import pytest
 
 from monitorlab.pipeline import runner, runs
 from monitorlab.pipeline.artifacts import ArtifactError, open_run, read_table, write_table
-from monitorlab.pipeline.digests import digest_file
+from monitorlab.pipeline.files import digest_file
 from monitorlab.pipeline.notebooks import Notebook, discover, survey
 from monitorlab.pipeline.parameters import ParameterError
 from monitorlab.pipeline.records import (

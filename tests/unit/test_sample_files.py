@@ -321,7 +321,8 @@ def test_one_meaning_is_read_in_whatever_form_it_stands(tmp_path: Path) -> None:
         write(tmp_path, "blank.jsonl", "\n" + lines.splitlines()[0] + '\n\n{"response": "r"}\n'))
     assert "byte 5 (line 2) is 0xe9" in refused(
         write(tmp_path, "x.csv.gz", gzip.compress(b"a,b\n\xe9\n")))
-    assert "it cannot be read as CSV (" in refused(write(tmp_path, "y.csv.gz", b"request,response\nq,r\n"))
+    plain = write(tmp_path, "y.csv.gz", b"request,response\nq,r\n")
+    assert "it cannot be read as CSV (" in refused(plain)
 
 
 def test_a_separator_at_the_end_of_each_line_is_no_field(tmp_path: Path) -> None:

@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.online.comparison import compare_resampled
+from monitorlab.online.comparison import ALL_METHODS, PAPER_METHODS, compare_resampled
 from monitorlab.online.datasets import random_splits
-from monitorlab.online.methods import ALL_METHODS, PAPER_METHODS
 from monitorlab.online.summary import (
     FEWEST,
     band,

@@ -14,9 +14,8 @@ import pytest
 
 from monitorlab.online import trajectories
 from monitorlab.online.calibration import calibrate
-from monitorlab.online.comparison import compare
+from monitorlab.online.comparison import ALL_METHODS, PAPER_METHODS, compare
 from monitorlab.online.datasets import random_splits
-from monitorlab.online.methods import ALL_METHODS, PAPER_METHODS
 from monitorlab.online.metrics import alarm_steps, evaluate, peaks
 from monitorlab.online.score_files import load_evaluator, load_scores
 from monitorlab.online.statistics import cusum, ewma, running_max, running_mean
@@ -132,7 +131,7 @@ def test_ugly_files(tmp_path):
     with pytest.raises(ScoreFileError, match="cannot be read as CSV"):
         load_scores(tmp_path / "cut.csv.gz")
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(ScoreFileError, match="cannot be read as CSV"):
+    with pytest.raises(ScoreFileError, match="is 0xff, which is not UTF-8"):
         load_scores(tmp_path / "bytes.csv")
     with pytest.raises(ScoreFileError, match="expected one of suspicion, safety"):
         load_scores(tmp_path / "empty.csv", "upwards")

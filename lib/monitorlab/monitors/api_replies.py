@@ -15,7 +15,7 @@ from typing import Any
 
 import openai
 
-from monitorlab.escaping import flat
+from monitorlab.grids import flat
 from monitorlab.monitors.api_words import (
     BROKEN,
     CUT,

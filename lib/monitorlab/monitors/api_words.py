@@ -15,7 +15,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from monitorlab.escaping import flat
+from monitorlab.grids import flat
 
 # How reasons begin that are the server's decision: the reply behind them is not read again.
 KEPT_BACK = "the provider withheld the answer"

@@ -19,8 +19,7 @@ from transformers import (
 )
 
 from monitorlab.monitors.monitor import MonitorError
-from monitorlab.pipeline.digests import digest_folder
-from monitorlab.pipeline.files import canonical_json
+from monitorlab.pipeline.files import canonical_json, digest_folder
 from monitorlab.signals.chats import chat_form
 from monitorlab.signals.scorers import (
     ScorerError,

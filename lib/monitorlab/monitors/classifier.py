@@ -26,7 +26,7 @@ from monitorlab.monitors.causal_text import control_texts
 from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, Sample, chunks
 from monitorlab.monitors.prompts import broken_up
 from monitorlab.monitors.verdicts import ERROR, THRESHOLD, Verdict, failure, from_score
-from monitorlab.pipeline.digests import digest_folder
+from monitorlab.pipeline.files import digest_folder
 from monitorlab.signals.scorers import (
     ScorerError,
     load_model,

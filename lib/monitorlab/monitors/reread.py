@@ -22,8 +22,7 @@ from monitorlab.monitors.replies import read_again
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdict_files import ENDINGS, read_verdicts, write_verdicts
 from monitorlab.monitors.verdicts import PARSED, TRUNCATED, Verdict, writable
-from monitorlab.pipeline.digests import digest_file
-from monitorlab.pipeline.files import pretty_json, write_file_atomic
+from monitorlab.pipeline.files import digest_file, pretty_json, write_file_atomic
 from monitorlab.pipeline.schemas import check
 from monitorlab.pipeline.tables import STATUSES, VERDICTS
 

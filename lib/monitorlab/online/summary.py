@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from monitorlab.online.calibration import MISSED_DETECTION, NOT_TRAINABLE
-from monitorlab.online.methods import Method
+from monitorlab.online.comparison import Method
 
 HEADLINES = ("CRC", "UCB", "e-valuator, PAC", "learned + CRC")
 FEWEST = 10  # sequences of a class; from fewer, no verdict and no ranking

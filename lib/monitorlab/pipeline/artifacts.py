@@ -15,8 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from monitorlab.pipeline.digests import digest_file, digest_table
-from monitorlab.pipeline.files import write_file_atomic
+from monitorlab.pipeline.files import digest_file, digest_table, write_file_atomic
 from monitorlab.pipeline.runs import (
     MANIFEST,
     ArtifactError,

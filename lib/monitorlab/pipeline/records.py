@@ -19,10 +19,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from monitorlab.pipeline.artifacts import ArtifactError, finished, stale_inputs, unchanged_tables
-from monitorlab.pipeline.digests import digest_file
 from monitorlab.pipeline.files import (
     FULL,
     DamagedFileError,
+    digest_file,
     read_sealed,
     sealed_json,
     write_text_atomic,
