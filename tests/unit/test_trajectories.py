@@ -16,7 +16,7 @@ from monitorlab.online import trajectories
 from monitorlab.online.calibration import calibrate
 from monitorlab.online.comparison import ALL_METHODS, PAPER_METHODS, compare
 from monitorlab.online.datasets import random_splits
-from monitorlab.online.metrics import alarm_steps, evaluate, peaks
+from monitorlab.online.metrics import alarm_metrics, alarm_steps, peaks
 from monitorlab.online.score_files import load_evaluator, load_scores
 from monitorlab.online.statistics import cusum, ewma, running_max, running_mean
 from monitorlab.online.trajectories import (
@@ -242,5 +242,5 @@ def test_a_few_long_sequences_do_not_pad_the_others(tmp_path):
     assert memory("VmHWM") - before < 300
     with pytest.raises(ValueError, match="would take 16 GB as one padded array, for 650000 steps"):
         data.scores  # noqa: B018
-    assert evaluate(alarms, data).far == pytest.approx(0.1, abs=0.01)
+    assert alarm_metrics(alarms, data).far == pytest.approx(0.1, abs=0.01)
     assert results["far"].between(0.05, 0.15).all()

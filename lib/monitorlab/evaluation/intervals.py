@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import stats
 from scipy.stats import norm, t
 from statsmodels.stats.proportion import proportion_confint
 
@@ -455,19 +455,3 @@ def clopper_pearson_upper(count: int, n: int, delta: float) -> float:
     if int(counts) == n:
         return 1.0
     return float(stats.beta.ppf(confidence, int(counts) + 1, n - int(counts)))
-
-
-def hoeffding_bentkus_upper(count: int, n: int, delta: float) -> float:
-    """One-sided Hoeffding-Bentkus upper confidence bound for R: the level where p = delta.
-
-    Parameters and returns as in :func:`clopper_pearson_upper`.
-    """
-    _check_counts(count, n)
-    check_level(delta, "delta")
-    if count == n:
-        return 1.0
-
-    def excess(level: float) -> float:
-        return float(hoeffding_bentkus_p_value(count, n, level)) - delta
-
-    return float(optimize.brentq(excess, max(count / n, 1e-12), 1.0 - 1e-12, xtol=1e-15))

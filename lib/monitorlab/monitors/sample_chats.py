@@ -7,7 +7,7 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-from monitorlab.pipeline.table_files import kind_of
+from monitorlab.pipeline.table_files import kind_name
 
 ASSISTANT = "assistant"
 ROLES = {
@@ -55,7 +55,7 @@ def read_chat(value: object) -> tuple[str, str, int]:
         except (ValueError, RecursionError):
             raise ChatError("is text, but not a JSON array of messages") from None
     if not isinstance(value, list) or not value:
-        raise ChatError(f"is {kind_of(value)}, expected an array of messages such as "
+        raise ChatError(f"is {kind_name(value)}, expected an array of messages such as "
                         '{"role": "user", "content": "..."}')
     turns = [_turn(number, message) for number, message in enumerate(value, 1)]
     answers = [i for i, (role, _) in enumerate(turns) if role == ASSISTANT]
@@ -71,7 +71,7 @@ def _turn(number: int, message: object) -> tuple[str, str]:
     """Role and text of a message."""
     where = f"holds a message {number}"
     if not isinstance(message, Mapping):
-        raise ChatError(f"{where} that is {kind_of(message)}, expected an object")
+        raise ChatError(f"{where} that is {kind_name(message)}, expected an object")
     role = message.get("role") or message.get("from")
     known = ROLES.get(str(role).strip().lower())
     if known is None:
@@ -96,12 +96,12 @@ def _content(where: str, content: Any) -> str | None:
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise ChatError(f"{where} whose content is {kind_of(content)}, expected text")
+        raise ChatError(f"{where} whose content is {kind_name(content)}, expected text")
     texts = []
     for part in content:
         text = part.get("text") if isinstance(part, Mapping) else part
         if not isinstance(text, str):
-            kind = part.get("type") if isinstance(part, Mapping) else kind_of(part)
+            kind = part.get("type") if isinstance(part, Mapping) else kind_name(part)
             raise ChatError(f"{where} with a part that is no text ({kind!s:.40}): a monitor of "
                             "texts cannot see it; put a description there, or drop the row")
         texts.append(text)

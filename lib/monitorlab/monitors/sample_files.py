@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from monitorlab.monitors.sample_chats import ChatError, read_chat
-from monitorlab.pipeline.table_files import FileTable, TableFileError, kind_of, read_table_file
+from monitorlab.pipeline.table_files import FileTable, TableFileError, kind_name, read_table_file
 
 REQUIRED = ("request", "response")
 CHATS = ("messages", "conversations")
@@ -212,7 +212,7 @@ def _checked_text(name: str, value: object, place: str) -> str:
                               "said nothing)")
     if not isinstance(value, str):
         hint = ". A chat belongs into one column, messages" * isinstance(value, list)
-        raise SampleFileError(f"{place}: {name} is {kind_of(value)} ({reprlib.repr(value)}), "
+        raise SampleFileError(f"{place}: {name} is {kind_name(value)} ({reprlib.repr(value)}), "
                               f"expected text{hint}")
     return value if value.isascii() else _whole(value)
 

@@ -26,7 +26,7 @@ from monitorlab.online.calibration import (
 )
 from monitorlab.online.datasets import Split, sizes
 from monitorlab.online.likelihood_ratio import LikelihoodRatio, ville_threshold
-from monitorlab.online.metrics import alarm_steps, evaluate, peaks
+from monitorlab.online.metrics import alarm_metrics, alarm_steps, peaks
 from monitorlab.online.ranks import RANK_RULES
 from monitorlab.online.statistics import (
     Cusum,
@@ -456,7 +456,7 @@ class _Fold:
                     "split": self.split,
                     **counts,
                     **_threshold_columns(threshold),
-                    **asdict(evaluate(alarms, test)),
+                    **asdict(alarm_metrics(alarms, test)),
                 }
 
     def _fit(self, statistic: Statistic, test: Trajectories) -> Fitted | None:

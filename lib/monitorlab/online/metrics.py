@@ -123,7 +123,7 @@ def alarm_table(
                          "alarm_step": steps, "label": labels})
 
 
-def evaluate(alarms: IntArray, test: Trajectories) -> AlarmMetrics:
+def alarm_metrics(alarms: IntArray, test: Trajectories) -> AlarmMetrics:
     """Score the alarm steps of a monitor against the labels of a test set.
 
     Parameters

@@ -14,12 +14,12 @@ from monitorlab.online.step_rows import (
     EXPECTED_COLUMNS,
     Rows,
     ScoreFileError,
+    brief,
     choose_columns,
     listed,
     read_rows,
-    short,
 )
-from monitorlab.online.trajectories import Trajectories, build
+from monitorlab.online.trajectories import Trajectories, build_trajectories
 from monitorlab.pipeline.table_files import ENDINGS, TableFileError, read_table_file
 
 ORIENTATIONS = ("suspicion", "safety")
@@ -84,7 +84,7 @@ def load_scores(
     if len(found) != 1:
         raise ScoreFileError(
             f"{_shown(path)} holds the signals {listed(names)}. Choose one, as in "
-            f"signal={short(names[0])}, or read all of them with load_signals."
+            f"signal={brief(names[0])}, or read all of them with load_signals."
         )
     return found[0]
 
@@ -109,7 +109,7 @@ def load_signals(
     """
     if orientation not in ORIENTATIONS:
         raise ScoreFileError(
-            f"ORIENTATION is {short(orientation)}, expected one of {', '.join(ORIENTATIONS)}: "
+            f"ORIENTATION is {brief(orientation)}, expected one of {', '.join(ORIENTATIONS)}: "
             "does a high score mean danger (suspicion) or success (safety)?"
         )
     file = Path(path).expanduser()
@@ -151,7 +151,7 @@ def load_evaluator(path: str | Path, dataset: str) -> Trajectories:
         return choose_columns(names, {ours: one if one in names or ours != "tokens" else ""
                                       for ours, one in theirs.items()})
 
-    found = _turn(build(_read(file, choose, "safe"), dataset, "verifier"))
+    found = _turn(build_trajectories(_read(file, choose, "safe"), dataset, "verifier"))
     return replace(found, title=PUBLISHED_TITLES.get(dataset, ""))
 
 
@@ -168,7 +168,7 @@ def parse_columns(text: str) -> dict[str, str]:
         ours, colon, theirs = (piece.strip() for piece in part.partition(":"))
         if not colon or ours in columns or ours not in COLUMNS:
             raise ScoreFileError(
-                f"COLUMNS holds {short(part.strip())}, expected pairs such as score:p_bad, "
+                f"COLUMNS holds {brief(part.strip())}, expected pairs such as score:p_bad, "
                 f"label:verdict, each of {', '.join(COLUMNS)} at most once."
             )
         columns[ours] = theirs
@@ -177,14 +177,14 @@ def parse_columns(text: str) -> dict[str, str]:
 
 def _split(rows: Rows, dataset: str) -> list[Trajectories]:
     if rows.signals is None:
-        return [build(rows, dataset, "score")]
+        return [build_trajectories(rows, dataset, "score")]
     names = list(dict.fromkeys(rows.signals))
     if len(names) > MOST_SIGNALS:
         raise ScoreFileError(
             f"column signal names {len(names)} signals: {listed(names, 3)}. If it says something "
             'else, leave it out: columns={"signal": ""} or COLUMNS=signal:'
         )
-    found = [build(rows, dataset, name, rows.signals == name) for name in names]
+    found = [build_trajectories(rows, dataset, name, rows.signals == name) for name in names]
     if len(names) == 1:
         return found
     return [replace(one, title=f"{dataset}, {one.signal}") for one in found]

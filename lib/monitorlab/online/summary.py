@@ -58,7 +58,7 @@ def results_table(
     return pd.DataFrame(rows)
 
 
-def band(results: pd.DataFrame, measure: str) -> pd.DataFrame:
+def band_over_splits(results: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Mean, q10 and q90 over splits of one measure, per data set, signal, method and level."""
     keys = ["dataset", "signal", "method", "level"]
     grouped = results.groupby(keys, sort=False)[measure]

@@ -59,7 +59,7 @@ class Notebook:
     digest : str
         SHA-256 of the file, to tell whether a run is older than its source.
     fault : str
-        Why it cannot be run; only `survey` returns notebooks that have one.
+        Why it cannot be run; only `survey_notebooks` returns notebooks that have one.
     """
 
     path: Path
@@ -94,14 +94,14 @@ def discover(folder: Path) -> tuple[Notebook, ...]:
         If two notebooks share a number, a first cell cannot be read, or notebooks read each
         other in a circle.
     """
-    found = survey(folder)
+    found = survey_notebooks(folder)
     for notebook in found:
         if notebook.fault:
             raise NotebookError(notebook.fault)
     return found
 
 
-def survey(folder: Path) -> tuple[Notebook, ...]:
+def survey_notebooks(folder: Path) -> tuple[Notebook, ...]:
     """Read all notebooks of a folder as `discover` does, those that cannot be read included.
 
     A notebook that cannot be read, shares its number with another, or is part of a circle has a

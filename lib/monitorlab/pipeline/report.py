@@ -212,7 +212,7 @@ class CellView:
 
 
 @dataclass(frozen=True)
-class Report:
+class RenderedReport:
     """What was written.
 
     Attributes
@@ -235,7 +235,7 @@ class Report:
 
 def render_report(
     run_id: str, notebooks: Sequence[Notebook], runs: Path, reports: Path
-) -> Report:
+) -> RenderedReport:
     """Render every executed notebook of a run, and the index.
 
     What a killed runner left is picked up first, unless another one works there. A record, a
@@ -246,7 +246,7 @@ def render_report(
     run_id : str
         Which run.
     notebooks : sequence of Notebook
-        All notebooks of the project, in order, as `survey` returns them; those without an
+        All notebooks of the project, in order, as `survey_notebooks` returns them; those without an
         execution get a card only.
     runs, reports : Path
         Folder of all runs; folder of all reports.
@@ -286,7 +286,7 @@ def render_report(
     html = environment.get_template("index.html.j2").render(cards=cards, facts=facts)
     write_text_atomic(index, html)
     broken = [f"{card.stem}: {card.reason}" for card in cards if card.status == "broken"]
-    return Report(index, tuple(pages), tuple(problems), tuple(broken))
+    return RenderedReport(index, tuple(pages), tuple(problems), tuple(broken))
 
 
 def _read_copy(state: State, runs: Path, run_id: str, documents: dict[str, Any]) -> State:

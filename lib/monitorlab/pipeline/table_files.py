@@ -108,7 +108,7 @@ def read_table_file(
     return table
 
 
-def kind_of(value: object) -> str:
+def kind_name(value: object) -> str:
     """What a value is called in messages."""
     kinds = {dict: "an object", list: "an array", str: "text", bool: "true or false",
              int: "a number", float: "a number", type(None): "null"}
@@ -233,7 +233,7 @@ def _json_rows(
     if isinstance(found, dict):
         return found, [f"row {number + 1}" for number in range(_common_length(found.values()))]
     if not isinstance(found, list):
-        raise TableFileError(f"found {kind_of(found)}, expected an array of objects")
+        raise TableFileError(f"found {kind_name(found)}, expected an array of objects")
     return found, [f"row {number + 1}" for number in range(len(found))]
 
 
@@ -302,8 +302,8 @@ def _from_objects(
         return FileTable({name: found[name] for name in choose(list(found))}, places)
     for place, item in zip(places, found, strict=True):
         if not isinstance(item, dict):
-            raise TableFileError(f"{place} is {kind_of(item)} ({reprlib.repr(item)}), expected an "
-                                 f"object with the keys {expected}")
+            raise TableFileError(f"{place} is {kind_name(item)} ({reprlib.repr(item)}), expected "
+                                 f"an object with the keys {expected}")
     names = choose(list(dict.fromkeys(name for item in found for name in item))) if found else ()
     return FileTable({name: [item.get(name) for item in found] for name in names}, places)
 
