@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 
-def escape_markdown(text: str) -> str:
+def _escape_markdown(text: str) -> str:
     """Return Markdown that shows `text` literally, on one line.
 
     Every ASCII sign becomes a numeric entity: an entity never counts as markup, neither for
@@ -66,7 +66,7 @@ class Escaping(Plain):
 
     def literal(self, text: str) -> str:
         """Return text as Markdown that shows it."""
-        return escape_markdown(text)
+        return _escape_markdown(text)
 
 
 DASH = "–"

@@ -195,7 +195,7 @@ class Resamples:
         else:
             thresholds = self._thresholds(method, fitted)
             values, choice = np.unique(thresholds, return_inverse=True)
-            alarms = first_alarms(fitted.running, values, strict=never)
+            alarms = _first_alarms(fitted.running, values, strict=never)
         share = np.where(alarms > 0, alarms / test.lengths[:, None], 1.0)
         copies = self.copies[:, positions].astype(np.float64)
         safe, unsafe = test.labels == 0, test.labels == 1
@@ -242,7 +242,7 @@ class Resamples:
         return np.where(k > 0, fitted.peaks[order][at], silent)
 
 
-def first_alarms(running: Trajectories, values: FloatArray, strict: bool) -> IntArray:
+def _first_alarms(running: Trajectories, values: FloatArray, strict: bool) -> IntArray:
     """First alarm of every sequence for each of several thresholds at once.
 
     Parameters

@@ -122,7 +122,7 @@ def survey_notebooks(folder: Path) -> tuple[Notebook, ...]:
     sound = [n for n in faulty if not n.fault]
     waiting = [n for n in faulty if n.fault]
     try:
-        return (*in_order(sound), *waiting)
+        return (*_in_order(sound), *waiting)
     except NotebookError as error:
         return (*(replace(n, fault=str(error)) for n in sound), *waiting)
 
@@ -220,13 +220,13 @@ def with_inputs(
 ) -> tuple[Notebook, ...]:
     """Return `chosen` and every notebook that they read, directly or not, in the order to run."""
     wanted = {n.stem for n in chosen}
-    for notebook in reversed(in_order(notebooks)):
+    for notebook in reversed(_in_order(notebooks)):
         if notebook.stem in wanted:
             wanted.update(dependencies(notebook, notebooks))
-    return tuple(n for n in in_order(notebooks) if n.stem in wanted)
+    return tuple(n for n in _in_order(notebooks) if n.stem in wanted)
 
 
-def in_order(notebooks: Sequence[Notebook]) -> tuple[Notebook, ...]:
+def _in_order(notebooks: Sequence[Notebook]) -> tuple[Notebook, ...]:
     """Sort so that every notebook comes after those it reads; by number where free.
 
     Raises

@@ -287,7 +287,7 @@ def _state(
     record = records[notebook.stem]
     if record is None:
         return State(notebook, "missing")
-    headline = read_headline(runs / run_id / notebook.stem)
+    headline = _read_headline(runs / run_id / notebook.stem)
     status, reason = record.status, ""
     if record.failure is not None:
         reason = f"{record.failure.error}: {record.failure.message}"
@@ -389,7 +389,7 @@ def tables_seal(folder: Path) -> str:
     return digest_file(path) if path.is_file() else ""
 
 
-def read_headline(folder: Path) -> dict[str, str]:
+def _read_headline(folder: Path) -> dict[str, str]:
     """Read `headline.json` of a run folder: {"value", "caption"}; empty if absent or broken."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         data = json.loads((folder / "headline.json").read_text(encoding="utf-8"))

@@ -79,7 +79,7 @@ class Card:
     href: str
 
 
-def make_card(state: State, runs: Path, run_id: str, document: Any = None) -> Card:
+def _make_card(state: State, runs: Path, run_id: str, document: Any = None) -> Card:
     """Collect what the index shows of one notebook of a run.
 
     Parameters
@@ -156,7 +156,7 @@ def _shrunk(picture: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def run_facts(run_id: str, states: Sequence[State]) -> dict[str, str]:
+def _run_facts(run_id: str, states: Sequence[State]) -> dict[str, str]:
     """Return what the header of every page says about the run, by name; unknown facts are left out.
 
     Notebooks of one run may differ in profile or seed; then all values are named.
@@ -265,9 +265,9 @@ def render_report(
     documents: dict[str, Any] = {}
     states = [_read_copy(state, runs, run_id, documents)
               for state in run_states(runs, run_id, notebooks)]
-    cards = [make_card(state, runs, run_id, documents.get(state.notebook.stem))
+    cards = [_make_card(state, runs, run_id, documents.get(state.notebook.stem))
              for state in states]
-    facts = run_facts(run_id, states)
+    facts = _run_facts(run_id, states)
     environment = _environment()
     pages, problems = [], []
     readable = [card for card in cards if card.href]

@@ -368,7 +368,7 @@ def _signals_wait() -> Iterator[None]:
             signal.raise_signal(waiting[0])
 
 
-def write_source_notebook(notebook: Notebook, path: Path) -> None:
+def _write_source_notebook(notebook: Notebook, path: Path) -> None:
     """Convert a py:percent file to an unexecuted `.ipynb` with the project's kernel."""
     import jupytext
 
@@ -391,7 +391,7 @@ def _run_in(
 ) -> CellFailure | None:
     """Execute inside a folder of its own; return the failure instead of raising it."""
     source, output = workplace / "source.ipynb", workplace / "output.ipynb"
-    write_source_notebook(notebook, source)
+    _write_source_notebook(notebook, source)
     variables = {"MONITORLAB_RUNS": str(options.runs.resolve()), RUNNER: str(os.getpid())}
     variables |= options.variables
     with kernel_environment(profile, variables):
@@ -493,7 +493,7 @@ _ALLOCATOR = {
 _FIXED = {"PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def kernel_variables(profile: str, existing: Mapping[str, str]) -> dict[str, str]:
+def _kernel_variables(profile: str, existing: Mapping[str, str]) -> dict[str, str]:
     """Return the environment variables to set for a kernel.
 
     Parameters
@@ -522,14 +522,14 @@ def kernel_environment(profile: str, extra: Mapping[str, str] | None = None) -> 
         Further variables, for example `MONITORLAB_RUNS`.
     """
     with tempfile.TemporaryDirectory(prefix="monitorlab-kernel-") as folder:
-        write_kernelspec(Path(folder))
+        _write_kernelspec(Path(folder))
         search = os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH", "")]))
-        variables = kernel_variables(profile, os.environ) | dict(extra or {})
+        variables = _kernel_variables(profile, os.environ) | dict(extra or {})
         with _environment(variables | {"JUPYTER_PATH": search, "IPYTHONDIR": folder}):
             yield
 
 
-def write_kernelspec(folder: Path) -> None:
+def _write_kernelspec(folder: Path) -> None:
     """Write `kernels/python3/kernel.json` for the running interpreter into `folder`.
 
     The log level hides what ipykernel itself logs to the terminal, such as a warning about
