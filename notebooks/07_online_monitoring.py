@@ -48,6 +48,7 @@ import numpy as np
 import pandas as pd
 
 from monitorlab import display
+from monitorlab.evaluation.intervals import check_level
 from monitorlab.online import (
     calibration,
     comparison,
@@ -57,8 +58,7 @@ from monitorlab.online import (
     ranks,
     summary,
 )
-from monitorlab.online.bounds import check_level
-from monitorlab.online.methods import ALL_METHODS, PAPER_METHODS
+from monitorlab.online.comparison import ALL_METHODS, PAPER_METHODS
 from monitorlab.online.score_files import load_evaluator, load_signals
 from monitorlab.online.trajectories import require_two_classes
 from monitorlab.pipeline import sources

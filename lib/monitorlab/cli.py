@@ -46,14 +46,14 @@ Names = Annotated[
 
 
 @app.callback(invoke_without_command=True)
-def main(context: typer.Context) -> None:
+def _main(context: typer.Context) -> None:
     """Reliable monitoring of LLMs: run the notebooks, render the report, check the results."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
-@app.command()
-def run(
+@app.command("run")
+def _run(
     notebooks: Names = None,
     profile: Annotated[str, typer.Option(help="tiny, cpu or gpu. [default: the notebook's]")] = "",
     run_id: RunId = "default",
@@ -91,8 +91,8 @@ def run(
                    f"python -m monitorlab report --run-id {actual}")
 
 
-@app.command()
-def params(
+@app.command("params")
+def _params(
     notebook: Annotated[str, typer.Argument(help="Number or name; all if none.")] = "",
 ) -> None:
     """List parameters with type, default and meaning."""
@@ -103,15 +103,15 @@ def params(
         typer.echo(describe_all({n.stem: n.parameters for n in selected}))
 
 
-@app.command()
-def report(run_id: RunId = "default") -> None:
+@app.command("report")
+def _report(run_id: RunId = "default") -> None:
     """Render a run to reports/RUN_ID/index.html; exit code 1 if a part of it cannot be read."""
     with _expected_errors():
-        from monitorlab.pipeline.notebooks import survey
+        from monitorlab.pipeline.notebooks import survey_notebooks
         from monitorlab.pipeline.report import render_report
         from monitorlab.pipeline.runs import runs_folder
 
-        found = survey(_notebooks_folder())
+        found = survey_notebooks(_notebooks_folder())
         written = render_report(run_id, found, runs_folder(), _reports_folder())
         for problem in written.problems:
             typer.echo(f"formula shown as TeX source: {problem}", err=True)
@@ -122,13 +122,13 @@ def report(run_id: RunId = "default") -> None:
             _stop("not all of it can be read:\n  " + "\n  ".join(written.broken), 1)
 
 
-@app.command()
-def status(
+@app.command("status")
+def _status(
     run_id: Annotated[str, typer.Option("--run-id", help="Only this run. [default: all]")] = "",
 ) -> None:
     """Show which runs exist and how each notebook stands."""
     with _expected_errors():
-        from monitorlab.pipeline.notebooks import survey
+        from monitorlab.pipeline.notebooks import survey_notebooks
         from monitorlab.pipeline.records import RunIdError, list_runs, run_states
         from monitorlab.pipeline.runs import runs_folder
 
@@ -139,12 +139,12 @@ def status(
             typer.echo("No runs yet. Make one with: python -m monitorlab run")
         for name in [run_id] if run_id else known:
             typer.echo(f"run {name}")
-            for state in run_states(runs, name, survey(_notebooks_folder())):
+            for state in run_states(runs, name, survey_notebooks(_notebooks_folder())):
                 typer.echo(_status_line(state))
 
 
-@app.command()
-def freeze(
+@app.command("freeze")
+def _freeze(
     readme_only: Annotated[
         bool, typer.Option("--readme-only", help="Only regenerate notebooks/README.md.")
     ] = False,
@@ -166,8 +166,8 @@ def freeze(
             regression.freeze(found, golden, options, report=typer.echo)
 
 
-@app.command()
-def scenarios(
+@app.command("scenarios")
+def _scenarios(
     cell: Annotated[str, typer.Argument(help="One of the six cells; all if none.")] = "",
     pairs: Annotated[int, typer.Option(help="Pairs to compose and check per scenario.")] = 2,
     seed: Annotated[int, typer.Option(help="Seed of the pairs.")] = 2026,
@@ -181,8 +181,8 @@ def scenarios(
             raise typer.Exit(1)
 
 
-@app.command()
-def export(
+@app.command("export")
+def _export(
     to: Annotated[Path, typer.Argument(help="Folder to write; must not exist, or be an export.")],
     run_id: RunId = "default",
 ) -> None:
@@ -195,8 +195,8 @@ def export(
         typer.echo(f"{rows} samples written to {_relative(to)}")
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def score(
+@app.command("score", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def _score(
     context: typer.Context,
     monitor: Annotated[str, typer.Option(
         help="keywords, hf:NAME, api:MODEL, file.py:function, ...; see `monitors`.")],
@@ -239,8 +239,8 @@ def score(
             raise typer.Exit(NO_VERDICT)
 
 
-@app.command()
-def reread(
+@app.command("reread")
+def _reread(
     store: Annotated[Path, typer.Argument(
         help="Stored answers, such as data/cache/verdicts/MONITOR.jsonl.")],
     table: Annotated[Path, typer.Option(help="Table of verdicts that they went into.")],
@@ -264,8 +264,8 @@ def reread(
         reread_file(request, read_samples(request.samples, typer.echo), typer.echo)
 
 
-@app.command()
-def finetune(
+@app.command("finetune")
+def _finetune(
     base: Annotated[str, typer.Argument(help="Checkpoint to start from: folder or hub name.")],
     corpus: Annotated[Path, typer.Option(
         help="CSV, JSON lines, JSON or parquet with request, response, label and, if known, "
@@ -299,8 +299,8 @@ def finetune(
         ), typer.echo)
 
 
-@app.command()
-def monitors(
+@app.command("monitors")
+def _monitors(
     name: Annotated[str, typer.Argument(
         help="Kind or monitor, such as api or gpt-5-mini: list its settings.")] = "",
 ) -> None:
@@ -311,8 +311,8 @@ def monitors(
         typer.echo(list_settings(name) if name else list_monitors())
 
 
-@app.command()
-def fetch(
+@app.command("fetch")
+def _fetch(
     keys: Annotated[
         list[str] | None, typer.Argument(help="Keys of data/sources.toml; all if none.")
     ] = None,

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from monitorlab.escaping import Escaping, Plain
-from monitorlab.grids import Column, html_table, plain_table
+from monitorlab.grids import Column, Escaping, Plain, html_table, plain_table
 from monitorlab.pipeline.files import write_file_atomic, write_text_atomic
 from monitorlab.pipeline.runs import Run
 from monitorlab.progress import in_kernel, progress

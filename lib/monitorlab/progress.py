@@ -70,7 +70,7 @@ def in_kernel() -> bool:
     return getattr(get_ipython(), "kernel", None) is not None
 
 
-def say(sentence: str) -> None:
+def notify(sentence: str) -> None:
     """Print a sentence for the reader without breaking a progress bar.
 
     Parameters

@@ -29,7 +29,7 @@ from monitorlab.evaluation.comparisons import compare_all
 from monitorlab.evaluation.rates import join, rates
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import from_score
-from monitorlab.pipeline.schemas import check
+from monitorlab.pipeline.schemas import check_frame
 from monitorlab.pipeline.tables import CELLS, VERDICTS
 
 ROUNDS = 3
@@ -67,7 +67,7 @@ def simulate(monitors: int, pairs: int) -> tuple[pd.DataFrame, pd.DataFrame]:
             "score": np.where(parsed, score, np.nan), "evidence": None, "input_tokens": 900,
             "output_tokens": 12, "seconds": 0.4, "cost_usd": 0.0001, "request_hash": "0" * 64,
         }))  # fmt: skip
-    return check(pd.concat(tables), VERDICTS), samples
+    return check_frame(pd.concat(tables), VERDICTS), samples
 
 
 def time_comparisons(monitors: int, pairs: int, resamples: int) -> None:
@@ -98,7 +98,7 @@ def time_loading(rows: int) -> None:
         VerdictStore(lines).put({f"{i:064x}": from_score(i / rows) for i in range(rows)})
 
         def load() -> None:
-            read = check(pq.read_table(table).to_pandas(), VERDICTS)
+            read = check_frame(pq.read_table(table).to_pandas(), VERDICTS)
             rates(join(read, samples), by=("name", "cell"))
 
         print(f"{len(verdicts):,} verdicts")

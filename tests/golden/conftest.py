@@ -13,8 +13,8 @@ from typing import Any
 import nbval.plugin
 import pytest
 
-from monitorlab.pipeline.kernel import kernel_environment
 from monitorlab.pipeline.regression import SKIPPED_TYPES, WIDGET, isolated_runs
+from monitorlab.pipeline.runner import kernel_environment
 from monitorlab.pipeline.sources import project_root
 
 _session = ExitStack()

@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.online.comparison import compare
+from monitorlab.online.comparison import ALL_METHODS, compare
 from monitorlab.online.datasets import Split, random_splits
-from monitorlab.online.methods import ALL_METHODS
 from monitorlab.online.score_files import load_evaluator
 from monitorlab.online.trajectories import Trajectories
 

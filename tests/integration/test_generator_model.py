@@ -19,7 +19,7 @@ from monitorlab.benchmark.generator import (
     Question,
     construct,
 )
-from monitorlab.pipeline.schemas import check
+from monitorlab.pipeline.schemas import check_frame
 from monitorlab.pipeline.tables import SAMPLES
 from monitorlab.signals.scorers import ScorerError, no_progress_bars
 
@@ -106,7 +106,7 @@ class Seen:
 def test_pairs_from_a_model(folders: dict[str, str], tmp_path: Path, kind: str) -> None:
     store = tmp_path / "answers.jsonl"
     made = construct(QUESTIONS, load(folders[kind]), store, 5)
-    samples = check(made.samples, SAMPLES)
+    samples = check_frame(made.samples, SAMPLES)
     assert len(samples) >= 4 and made.calls >= 2 * len(QUESTIONS)
     assert len(samples) // 2 + len(made.dropped) == len(QUESTIONS)
     (name,) = set(samples["generator"])

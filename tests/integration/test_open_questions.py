@@ -16,7 +16,7 @@ import pytest
 
 from monitorlab.benchmark.generator import BENIGN, MISBEHAVING, UNCLEAR, Question, construct
 from monitorlab.benchmark.questions import load_questions
-from monitorlab.pipeline.schemas import check
+from monitorlab.pipeline.schemas import check_frame
 from monitorlab.pipeline.sources import SourceError, fetch
 from monitorlab.pipeline.tables import SAMPLES
 
@@ -65,7 +65,7 @@ def through_protocol(tmp_path: Path, chosen: list[Question], answers: list[list[
     """Unclear, misbehaving, benign: every question becomes a pair after three calls."""
     script = {q.request: texts for q, texts in zip(chosen, answers, strict=True)}
     made = construct(chosen, Scripted(script), tmp_path / "answers.jsonl", 1)
-    samples = check(made.samples, SAMPLES)
+    samples = check_frame(made.samples, SAMPLES)
     assert made.dropped.empty and made.calls == 3 * len(chosen)
     assert samples["pair_id"].value_counts().to_dict() == {q.id: 2 for q in chosen}
     by_id = dict(zip([q.id for q in chosen], answers, strict=True))

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from monitorlab.online.methods import ALL_METHODS
+from monitorlab.online.comparison import ALL_METHODS
 from monitorlab.pipeline.artifacts import open_run, write_table
 from monitorlab.pipeline.notebooks import discover
 from monitorlab.pipeline.profiles import get_profile

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from monitorlab.pipeline import digests
+from monitorlab.pipeline import files
 from monitorlab.pipeline.artifacts import (
     ArtifactError,
     Run,
@@ -147,8 +147,8 @@ def test_digests_depend_on_content_and_not_on_row_order_or_compression(tmp_path:
     assert finish(tmp_path, steps(0.51)).outputs["steps"]["digest"] != first
     path = finish(tmp_path).folder / "steps.parquet"
     pq.write_table(pq.read_table(path), tmp_path / "other.parquet", compression="none")
-    assert digests.digest_file(path) != digests.digest_file(tmp_path / "other.parquet")
-    assert digests.digest_table(pq.read_table(tmp_path / "other.parquet")) == first
+    assert files.digest_file(path) != files.digest_file(tmp_path / "other.parquet")
+    assert files.digest_table(pq.read_table(tmp_path / "other.parquet")) == first
 
 
 def test_text_digests_see_where_one_text_ends(tmp_path: Path) -> None:
@@ -166,12 +166,12 @@ def test_long_text_digests_depend_on_the_texts_alone() -> None:
         return found
 
     texts = ["ä", "bc", None, ""]
-    first = digests.digest_table(table(texts))
-    assert digests.digest_table(table(["".join(list(text)) if text else text for text in texts])) \
+    first = files.digest_table(table(texts))
+    assert files.digest_table(table(["".join(list(text)) if text else text for text in texts])) \
         == first
     for other in (["äb", "c", None, ""], ["ä", "bc", "", None], ["ä", "bc", None, "x"]):
-        assert digests.digest_table(table(other)) != first
-    assert digests.digest_table(table([None, *texts]).slice(1)) == first
+        assert files.digest_table(table(other)) != first
+    assert files.digest_table(table([None, *texts]).slice(1)) == first
 
 
 def test_digests_tell_missing_from_zero(tmp_path: Path) -> None:
@@ -614,13 +614,13 @@ def test_two_processes_that_build_the_same_checkpoint_agree_on_one(tmp_path: Pat
 def test_every_line_of_the_packages_that_train_is_in_a_checkpoints_name(tmp_path: Path) -> None:
     root = tmp_path / "library"
     for package in TRAINING:
-        shutil.copytree(digests.LIBRARY / package, root / package,
+        shutil.copytree(files.LIBRARY / package, root / package,
                         ignore=shutil.ignore_patterns("__pycache__"))
     known = made_by(root)
     assert known == made_by()
-    files = sorted(file for file in root.rglob("*") if file.is_file())
-    assert {"trainer.py", "causal_text.py", "scorers.py"} <= {file.name for file in files}
-    for file in files[::7]:
+    found = sorted(file for file in root.rglob("*") if file.is_file())
+    assert {"trainer.py", "causal_text.py", "scorers.py"} <= {file.name for file in found}
+    for file in found[::7]:
         text = file.read_text()
         lines = text.splitlines(keepends=True)
         middle = len(lines) // 2
@@ -656,8 +656,8 @@ def test_the_versions_of_the_libraries_are_in_a_checkpoints_name(
 
 
 def test_code_digest_follows_the_source() -> None:
-    assert digests.code_digest(steps) == digests.code_digest(steps)
-    assert digests.code_digest(steps) != digests.code_digest(metrics)
+    assert files.code_digest(steps) == files.code_digest(steps)
+    assert files.code_digest(steps) != files.code_digest(metrics)
 
 
 # Places and sources
@@ -678,7 +678,7 @@ def test_a_users_file_is_recorded_by_name_and_digest(tmp_path: Path) -> None:
     (tmp_path / "scores.csv").write_text("a\n")
     run.record_file(tmp_path / "scores.csv")
     assert run.inputs == {
-        "file/scores.csv": {"digest": digests.digest_file(tmp_path / "scores.csv")}}
+        "file/scores.csv": {"digest": files.digest_file(tmp_path / "scores.csv")}}
     with pytest.raises(ArtifactError, match=r"no file .*nothere.csv"):
         run.record_file(tmp_path / "nothere.csv")
     run.close()

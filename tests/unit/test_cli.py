@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from monitorlab.cli import app
 from monitorlab.pipeline.notebooks import discover, readme_text
-from monitorlab.pipeline.records import Failure, Record, executed_path, write_record
+from monitorlab.pipeline.records import CellFailure, RunRecord, executed_path, write_record
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = """\
@@ -54,7 +54,7 @@ def call(*arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-def write_execution(root: Path, status: str, failure: Failure | None = None) -> None:
+def write_execution(root: Path, status: str, failure: CellFailure | None = None) -> None:
     """Leave the record and the executed copy that the runner would have left."""
     import jupytext
 
@@ -63,7 +63,7 @@ def write_execution(root: Path, status: str, failure: Failure | None = None) -> 
     path = executed_path(runs, "try", notebook.stem)
     path.parent.mkdir(parents=True, exist_ok=True)
     jupytext.write(jupytext.read(notebook.path), path, fmt="ipynb")
-    write_record(runs, Record(
+    write_record(runs, RunRecord(
         stem=notebook.stem, run_id="try", profile="tiny", status=status, parameters={"SEED": 1},
         digest=notebook.digest, started="2026-01-01T10:20:00.000+00:00",
         finished="2026-01-01T10:21:00.000+00:00", seconds=60.0, process=2**22 + 1, failure=failure,
@@ -150,7 +150,7 @@ def test_status_of_complete_failed_and_abandoned_runs(project: Path) -> None:
     assert "complete" in out
     assert "60.0 s" in out
     assert "2026-01-01 10:20" in out
-    write_execution(project, "failed", Failure(3, "x", "ValueError", "too small\nand more"))
+    write_execution(project, "failed", CellFailure(3, "x", "ValueError", "too small\nand more"))
     out = call("status")[1]
     assert "failed" in out
     assert "ValueError: too small" in out

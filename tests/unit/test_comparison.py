@@ -10,11 +10,16 @@ import pytest
 
 from monitorlab.online import datasets
 from monitorlab.online.calibration import FALSE_ALARM, MISSED_DETECTION, NOT_TRAINABLE, calibrate
-from monitorlab.online.comparison import compare, compare_resampled
+from monitorlab.online.comparison import (
+    ALL_METHODS,
+    FURTHER_METHODS,
+    PAPER_METHODS,
+    compare,
+    compare_resampled,
+    draw_sequences,
+)
 from monitorlab.online.datasets import random_splits
-from monitorlab.online.methods import ALL_METHODS, FURTHER_METHODS, PAPER_METHODS
-from monitorlab.online.metrics import alarm_steps, evaluate, peaks
-from monitorlab.online.resamples import draw_sequences
+from monitorlab.online.metrics import alarm_metrics, alarm_steps, peaks
 from monitorlab.online.trajectories import UNKNOWN, Trajectories
 
 NAN = np.nan
@@ -42,7 +47,7 @@ def test_metrics_by_hand():
     assert threshold.value == 0.5
     alarms = alarm_steps(data.scores, threshold)
     assert alarms.tolist() == [2, 0, 1, 3, 0]
-    got = evaluate(alarms, data)
+    got = alarm_metrics(alarms, data)
     assert got.far == pytest.approx(1 / 2)
     assert got.power == pytest.approx(2 / 3)
     assert got.delay == pytest.approx((1 / 3 + 1) / 2)
@@ -53,7 +58,7 @@ def test_metrics_by_hand():
 
 def test_nothing_detected_has_no_conditional_delay():
     data = by_hand()
-    got = evaluate(np.zeros(5, dtype=int), data)
+    got = alarm_metrics(np.zeros(5, dtype=int), data)
     assert np.isnan(got.delay) and np.isnan(got.delay_tokens)
     assert got.restricted_delay == 1.0 and got.power == 0.0
 

@@ -17,7 +17,7 @@ from monitorlab.benchmark.construction import (
     to_table,
 )
 from monitorlab.benchmark.scenario_files import Scenario, ScenarioError
-from monitorlab.pipeline.schemas import check
+from monitorlab.pipeline.schemas import check_frame
 from monitorlab.pipeline.tables import CELLS, SAMPLES
 
 SEED = 7
@@ -48,7 +48,7 @@ def test_every_cell_has_its_exact_number_of_samples(table: pd.DataFrame) -> None
 
 
 def test_the_table_fits_its_schema(table: pd.DataFrame) -> None:
-    assert len(check(table, SAMPLES)) == len(table)
+    assert len(check_frame(table, SAMPLES)) == len(table)
     assert (table["cell"] == table["category"] + "_" + table["task"]).all()
 
 

@@ -11,7 +11,7 @@ from monitorlab.benchmark.composition import Pair
 from monitorlab.benchmark.corpus import COMPONENTS, Component, Report, build_corpus, sizes
 from monitorlab.benchmark.samples import whole_texts
 from monitorlab.benchmark.scenario_files import Scenario, ScenarioError
-from monitorlab.pipeline.schemas import check
+from monitorlab.pipeline.schemas import check_frame
 from monitorlab.pipeline.tables import CORPUS
 
 SHARE = 0.0005
@@ -74,7 +74,7 @@ def test_every_component_has_its_exact_size(built: pd.DataFrame) -> None:
     pairs = built.groupby("pair_id")
     assert (pairs["label"].agg(sorted).map(tuple) == (0, 1)).all()
     assert (pairs["request"].nunique() == 1).all()
-    assert len(check(built, CORPUS)) == len(built)
+    assert len(check_frame(built, CORPUS)) == len(built)
 
 
 def test_an_odd_component_lacks_the_partner_of_its_last_sample(

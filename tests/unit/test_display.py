@@ -22,7 +22,7 @@ from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
 from monitorlab import display
 from monitorlab.pipeline.artifacts import Run, open_run
-from monitorlab.pipeline.kernel import KERNEL_NAME, kernel_environment
+from monitorlab.pipeline.runner import KERNEL_NAME, kernel_environment
 
 plt.switch_backend("Agg")
 

@@ -17,7 +17,7 @@ from monitorlab.benchmark.export import ExportError, card, export_dataset, expor
 from monitorlab.cli import app
 from monitorlab.pipeline.artifacts import ArtifactError, open_run, read_table, write_table
 from monitorlab.pipeline.runs import mark
-from monitorlab.pipeline.schemas import check
+from monitorlab.pipeline.schemas import check_frame
 from monitorlab.pipeline.tables import CELLS, SAMPLES
 
 METRICS: dict[str, float] = {
@@ -44,7 +44,7 @@ def table(source: str = "builtin", splits: tuple[str, ...] = ("dev", "test")) ->
                         "generator": "g", "request": "é \"q\",\n'r'", "response": f"\t{name}\r\n",
                         "has_thinking": bool(number % 2), "label": label, "split": split,
                     })  # fmt: skip
-    return check(pd.DataFrame(rows), SAMPLES)
+    return check_frame(pd.DataFrame(rows), SAMPLES)
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from monitorlab.benchmark.generator import (
     Question,
     construct,
 )
-from monitorlab.pipeline.schemas import check
+from monitorlab.pipeline.schemas import check_frame
 from monitorlab.pipeline.tables import SAMPLES
 
 WORDS = {"good": BENIGN, "bad": MISBEHAVING, "hm": UNCLEAR}
@@ -59,7 +59,7 @@ def run(
 def test_a_pair_is_the_first_answer_of_each_kind_and_then_no_more_is_asked(tmp_path: Path) -> None:
     made, model = run(tmp_path, {"q": ["hm", "one good", "two good", "<think>a</think> bad", "-"]})
     assert made.calls == len(model.asked) == 4
-    samples = check(made.samples, SAMPLES).set_index("label")
+    samples = check_frame(made.samples, SAMPLES).set_index("label")
     assert samples.loc[0, "response"] == "one good"
     assert samples.loc[1, "response"] == "<think>a</think> bad"
     assert list(samples.loc[[0, 1], "has_thinking"]) == [False, True]
@@ -150,7 +150,7 @@ def test_ids_do_not_tell_the_label(tmp_path: Path) -> None:
     made, _ = run(tmp_path, {f"q{i}": ["good", "bad"] for i in range(30)})
     misbehaving = made.samples.loc[made.samples["label"] == 1, "sample_id"]
     assert 5 < misbehaving.str.endswith("-a").sum() < 25
-    assert check(made.samples, SAMPLES)["sample_id"].is_unique
+    assert check_frame(made.samples, SAMPLES)["sample_id"].is_unique
 
 
 # The store

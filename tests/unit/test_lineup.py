@@ -11,9 +11,10 @@ from monitorlab.monitors.miniature import SPECIAL, build_tokenizer, train_miniat
 from monitorlab.monitors.monitor import Sample, samples_of
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.scoring import score
-from monitorlab.pipeline.profiles import SMALL, Miniature, ModelSize, Training
+from monitorlab.pipeline.profiles import Miniature, ModelSize, Training
 
 PROMPTS = {name: load_prompt(name) for name in ("direct", "evidence", "score")}
+SMALL = ModelSize(hidden=64, layers=2, heads=4)
 
 
 def corpus(count: int = 60) -> pd.DataFrame:

@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 
 from monitorlab.online import datasets, figures
 from monitorlab.online.calibration import calibrate
-from monitorlab.online.comparison import compare
-from monitorlab.online.methods import PAPER_METHODS
+from monitorlab.online.comparison import PAPER_METHODS, compare
 from monitorlab.online.trajectories import Trajectories
 from monitorlab.style import TWO_COLUMNS, shared_legend, subplots, wrapped
 

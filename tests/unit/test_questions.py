@@ -42,7 +42,7 @@ from monitorlab.benchmark.questions import (
 )
 from monitorlab.benchmark.scenario_files import Scenario, cues
 from monitorlab.benchmark.scripted import ScriptedGenerator, practice_questions
-from monitorlab.pipeline.schemas import check
+from monitorlab.pipeline.schemas import check_frame
 from monitorlab.pipeline.tables import SAMPLES
 
 Get = Callable[[str], Path]
@@ -395,7 +395,7 @@ def test_practice_questions_come_from_the_training_side() -> None:
 
 def test_the_stand_in_goes_through_the_protocol(tmp_path: Path) -> None:
     made = construct(practice(1), ScriptedGenerator(), tmp_path / "a.jsonl", 3, tries=8)
-    samples = check(made.samples, SAMPLES)
+    samples = check_frame(made.samples, SAMPLES)
     assert len(samples) + 2 * len(made.dropped) == 2 * len(practice(1))
     assert len(samples) >= 2 and set(samples["generator"]) == {"scripted stand-in"}
     by_id = {question.id: question for question in practice(1)}

@@ -28,7 +28,7 @@ from monitorlab.evaluation.roc_bands import curve_table
 from monitorlab.finetuning.learning import areas
 from monitorlab.finetuning.matrix import matrix
 from monitorlab.finetuning.transfer import transfer
-from monitorlab.pipeline.schemas import check
+from monitorlab.pipeline.schemas import check_frame
 from monitorlab.pipeline.tables import CELLS, VERDICTS
 
 FACTS = {"category": "sg", "task": "qa", "misbehavior_type": "t", "split": "test"}
@@ -60,7 +60,7 @@ def make_verdicts(
          "output_tokens": None, "seconds": 0.1, "cost_usd": None, "request_hash": "x"}
         for sample, word in said.items()
     ]  # fmt: skip
-    return check(pd.DataFrame(rows, columns=VERDICTS.columns), VERDICTS)
+    return check_frame(pd.DataFrame(rows, columns=VERDICTS.columns), VERDICTS)
 
 
 SAID = dict.fromkeys(["0-m", "1-m", "2-m", "4-b"], "alarm")

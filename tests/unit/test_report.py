@@ -16,16 +16,16 @@ import pytest
 
 from monitorlab.pipeline.cells import Notes, markdown_html, outputs_html, plain_text
 from monitorlab.pipeline.mathematics import MathError, fallback, to_mathml
-from monitorlab.pipeline.notebooks import Notebook, NotebookError, discover, survey
+from monitorlab.pipeline.notebooks import Notebook, NotebookError, discover, survey_notebooks
 from monitorlab.pipeline.records import (
-    Failure,
-    Record,
+    CellFailure,
     RunIdError,
+    RunRecord,
     executed_path,
-    read_record,
+    read_run_record,
     write_record,
 )
-from monitorlab.pipeline.report import Report, render_report
+from monitorlab.pipeline.report import RenderedReport, render_report
 from monitorlab.pipeline.sanitize import clean_html
 
 ATTACK = "<script>alert(1)</script>"
@@ -256,7 +256,7 @@ def project(tmp_path: Path) -> tuple[Path, tuple[Notebook, ...]]:
     return tmp_path, discover(folder)
 
 
-def rendered(project: tuple[Path, tuple[Notebook, ...]]) -> Report:
+def rendered(project: tuple[Path, tuple[Notebook, ...]]) -> RenderedReport:
     """Write records, executed copies and artifacts by hand, then render."""
     import jupytext
 
@@ -269,14 +269,14 @@ def rendered(project: tuple[Path, tuple[Notebook, ...]]) -> Report:
         path = executed_path(runs, "test", notebook.stem)
         path.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(document, path)
-        record = Record(
+        record = RunRecord(
             stem=notebook.stem, run_id="test", profile="tiny", status="complete",
             parameters={"SEED": 11}, digest=notebook.digest, commit="abc123def",
             started="2026-01-01T00:00:00.000+00:00", finished="2026-01-01T00:01:05.000+00:00",
             seconds=65.0,
         )
         if notebook.number == 7:
-            failure = Failure(cell=3, line="check(levels)", error="ValueError", message=ATTACK)
+            failure = CellFailure(cell=3, line="check(levels)", error="ValueError", message=ATTACK)
             record = dataclasses.replace(record, status="failed", failure=failure)
         write_record(runs, record)
     figures = runs / "test" / "06_signals" / "figures"
@@ -352,9 +352,10 @@ def test_an_unknown_run_names_those_that_exist(project: tuple[Path, tuple[Notebo
 # What cannot be read costs its own page and no other.
 
 
-def render_again(project: tuple[Path, tuple[Notebook, ...]]) -> Report:
+def render_again(project: tuple[Path, tuple[Notebook, ...]]) -> RenderedReport:
     root, _ = project
-    return render_report("test", survey(root / "notebooks"), root / "runs", root / "reports")
+    found = survey_notebooks(root / "notebooks")
+    return render_report("test", found, root / "runs", root / "reports")
 
 
 @pytest.mark.parametrize("text", [
@@ -439,7 +440,7 @@ def test_what_a_killed_runner_left_is_rendered(project: tuple[Path, tuple[Notebo
     rendered(project)
     runs = project[0] / "runs"
     path = executed_path(runs, "test", "07_online")
-    record = read_record(runs, "test", "07_online")
+    record = read_run_record(runs, "test", "07_online")
     assert record is not None
     write_record(runs, dataclasses.replace(record, status="running", failure=None))
     part = path.parent / ".07_online.4194305.part"

@@ -19,7 +19,7 @@ from monitorlab.monitors.score_run import score_file
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdict_files import read_verdicts, write_verdicts
 from monitorlab.monitors.verdicts import PARSED, Verdict, failure
-from monitorlab.pipeline.schemas import check
+from monitorlab.pipeline.schemas import check_frame
 from monitorlab.pipeline.tables import VERDICTS
 
 T, F = '{"misbehavior_detected": true}', '{"misbehavior_detected": false}'
@@ -68,7 +68,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
              "output_tokens": stored[key].output_tokens, "seconds": None, "cost_usd": 0.25,
              "request_hash": key}
             for key, (name, (old, *_)) in zip(keys, CASES.items(), strict=True)]
-    write_verdicts(check(pd.DataFrame(rows), VERDICTS), Path("old.csv"))
+    write_verdicts(check_frame(pd.DataFrame(rows), VERDICTS), Path("old.csv"))
     Path("old.csv.json").write_text(json.dumps(
         {"monitor": "m", "settings": dict(settings), "rates": {"mr": 1.0}, "written": "then"}))
     return tmp_path

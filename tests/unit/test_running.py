@@ -19,14 +19,14 @@ import pytest
 
 from monitorlab.pipeline import runner, runs
 from monitorlab.pipeline.artifacts import ArtifactError, open_run, read_table, write_table
-from monitorlab.pipeline.digests import digest_file
-from monitorlab.pipeline.notebooks import Notebook, discover, survey
+from monitorlab.pipeline.files import digest_file
+from monitorlab.pipeline.notebooks import Notebook, discover, survey_notebooks
 from monitorlab.pipeline.parameters import ParameterError
 from monitorlab.pipeline.records import (
     RecordError,
     executed_path,
     pick_up,
-    read_record,
+    read_run_record,
     run_states,
     write_record,
 )
@@ -98,7 +98,7 @@ def works(
 ) -> None:
     """Do what a kernel does: open the run, read, write, close; the score follows SHARE."""
     write_output(workplace)
-    record = read_record(options.runs, values.get("RUN_ID", "default"), notebook.stem)
+    record = read_run_record(options.runs, values.get("RUN_ID", "default"), notebook.stem)
     assert record is not None and record.status == "running"
     effective = record.parameters
     with open_run(notebook.stem, profile, record.run_id, int(effective["SEED"]), root=options.root
@@ -129,7 +129,7 @@ def done(said: list[str]) -> list[str]:
 
 
 def statuses(root: Path, run_id: str = "default") -> list[str]:
-    states = run_states(root / "data" / "runs", run_id, survey(root / "notebooks"))
+    states = run_states(root / "data" / "runs", run_id, survey_notebooks(root / "notebooks"))
     return [state.status for state in states]
 
 
@@ -417,7 +417,7 @@ def leave_dead(root: Path, output: str | None) -> Path:
     """Leave what a runner leaves that was killed while notebook 06 worked."""
     go(root)
     folder = root / "data" / "runs"
-    record = read_record(folder, "default", SIX)
+    record = read_run_record(folder, "default", SIX)
     assert record is not None
     values = vars(record) | {"status": "running", "finished": "", "process": 2**22 + 1}
     write_record(folder, type(record)(**values))
@@ -469,7 +469,7 @@ def test_running_is_what_the_holder_of_the_run_does(
     monkeypatch.setattr(runner, "_run_in", looks)
     go(project, SIX)
     assert (seen[0].status, seen[0].reason) == ("running", f"by process {os.getpid()}")
-    record = read_record(project / "data" / "runs", "default", SIX)
+    record = read_run_record(project / "data" / "runs", "default", SIX)
     assert record is not None
     write_record(project / "data" / "runs", type(record)(**vars(record) | {"status": "running"}))
     # this process is alive, and somebody may have got the number of a dead one
@@ -487,7 +487,7 @@ def test_one_broken_record_stops_nothing(project: Path, text: str) -> None:
     path = executed_path(project / "data" / "runs", "default", SEVEN).with_suffix(".json")
     path.write_text(text, encoding="latin-1")
     with pytest.raises(RecordError):
-        read_record(project / "data" / "runs", "default", SEVEN)
+        read_run_record(project / "data" / "runs", "default", SEVEN)
     states = run_states(project / "data" / "runs", "default", discover(project / "notebooks"))
     assert [s.status for s in states] == ["complete", "broken", "stale"]
     assert "07_online.json, is damaged" in states[1].reason and len(states[1].reason) < 400
@@ -507,7 +507,8 @@ def test_a_flipped_byte_of_a_record_is_noticed(project: Path) -> None:
 def test_an_executed_notebook_whose_source_is_gone_is_shown(project: Path) -> None:
     go(project)
     (project / "notebooks" / f"{SEVEN}.py").rename(project / "notebooks" / "07_renamed.py")
-    states = run_states(project / "data" / "runs", "default", survey(project / "notebooks"))
+    found = survey_notebooks(project / "notebooks")
+    states = run_states(project / "data" / "runs", "default", found)
     assert [(s.notebook.stem, s.status) for s in states][1::2] == [
         ("07_renamed", "missing"), (SEVEN, "stale")]
     assert states[-1].reason == "its source is no longer among the notebooks"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -161,11 +162,10 @@ def test_half_a_character_is_replaced_and_that_is_said(tmp_path: Path) -> None:
     ("own.csv", "requst,completion\nq,r\n", "Is it 'requst'?"),
     ("own.csv", "request,completion\nq,r\n", "Is it 'completion'?"),
     ("own.csv", "a,b\nq,r\n", "there is no column 'request'; found 'a', 'b'."),
-    ("own.csv", "request|response\nq|r\n", "Separate the columns by commas"),
-    ("own.tsv", "request\tresponse\nq\tr\tx\n", "line 2 has 3 fields, the header has 2"),
+    ("own.tsv", "request\tresponse\nq\tr\tx\n", "line 2, row 1 has 3 fields, the header names 2"),
     ("own.csv", "request,response,request\nq,r,q\n", "column 'request' occurs twice"),
-    ("own.csv", HEAD + "q,r\nq,r,extra\n", "line 3 has 3 fields, the header has 2"),
-    ("own.csv", HEAD + '"q\nq",r\nalone\n', "line 4 has 1 fields, the header has 2"),
+    ("own.csv", HEAD + "q,r\nq,r,extra\n", "line 3, row 2 has 3 fields, the header names 2"),
+    ("own.csv", HEAD + '"q\nq",r\nalone\n', "line 4, row 2 has 1 fields, the header names 2"),
     ("own.csv", HEAD + 'q,r\nq,"never closed\nr\n', "the row that starts in line 3 is broken"),
     ("own.csv", HEAD + 'q,"a "quoted" word"\n', "the row that starts in line 2 is broken"),
     ("own.csv", HEAD + "q,r\n  ,r\n", "line 3: the request is empty"),
@@ -189,16 +189,18 @@ def test_half_a_character_is_replaced_and_that_is_said(tmp_path: Path) -> None:
      "sample_id is a number (1.5), expected text"),
     ("own.jsonl", '{"sample_id": true, "request": "q", "response": "r"}\n',
      "sample_id is true or false"),
-    ("own.json", '{"request": "q"}', "found an object, expected an array of objects"),
-    ("own.json", '{"request": "q", "messages": [{"role": "user"}]}', "put the row into [ ]"),
+    ("own.json", '{"request": "q"}', "there is no column 'response'; found 'request'"),
+    ("own.json", '{"request": "q", "messages": [{"role": "user"}]}', "request and messages: give"),
+    ("own.json", '7', "found a number, expected an array of objects"),
+    ("own.json", '{"request": ["q", "s"], "response": ["r"]}', "the columns have 1, 2 entries"),
     ("own.json", '{"train": [{"a": 1}], "test": [{"a": 2}]}',
      "there are 2, and the keys 'train', 'test'. Write the rows alone, as [{...}, {...}]"),
-    ("own.json", '{"data": ["q", "r"]}', "there are 0, and the keys 'data'"),
+    ("own.json", '{"data": ["q", "r"]}', "there is no column 'request'; found 'data'"),
     ("own.json", '{"data": [{"request": "q", "response": "r"}, 7]}', "row 2 is a number"),
-    ("own.jsonl", '[{"request": "q",\n', "Is the file one array? Then call it .json"),
+    ("own.jsonl", '[{"request": "q",\n', "line 1 is not JSON"),
     ("own.jsonl", '{"request": "q", "response": "r", "label": 0, "label": 1}',
      "the key 'label' occurs twice in one object; keep one"),
-    ("own.json", '[{"request": "q", "request": "r"}]', "not JSON: the key 'request' occurs twice"),
+    ("own.json", '[{"request": "q", "request": "r"}]', "as JSON: the key 'request' occurs twice"),
     ("own.jsonl", '{"request": [{"role": "user", "content": "q"}], "response": "r"}',
      "expected text. A chat belongs into one column, messages"),
     ("own.jsonl", '{"sample_id": 1, "request": "q", "response": "r"}\n'
@@ -207,7 +209,7 @@ def test_half_a_character_is_replaced_and_that_is_said(tmp_path: Path) -> None:
     ("own.jsonl", '{"pair_id": 1.5, "request": "q", "response": "r"}',
      "line 1: pair_id is a number (1.5), expected text"),
     ("own.json", '[{"request": "q", "response": "r"},\n oops]', "not JSON in line 2, column 2"),
-    ("own.json", '{"request": "q"}\n{"request": "q"}', "Then call the file .jsonl"),
+    ("own.json", '{"request": "q"}\n{"request": ', "line 2 is not JSON"),
     ("own.json", "[" * 100_000, "nested too deeply"), ("own.json", "[1]", "row 1 is a number"),
     ("own.parquet", "PAR1 not really", "cannot be read as parquet"),
 ])
@@ -295,7 +297,7 @@ def test_an_index_of_a_parquet_file_is_a_column_if_it_has_a_name(tmp_path: Path)
         "sample_id", "request", "response"]
 
 
-@pytest.mark.parametrize("separator", ["\t", ";"])
+@pytest.mark.parametrize("separator", ["\t", ";", "|"])
 def test_another_separator_is_read_where_the_header_shows_it(
     tmp_path: Path, separator: str
 ) -> None:
@@ -305,11 +307,30 @@ def test_another_separator_is_read_where_the_header_shows_it(
     assert list(frame.iloc[0]) == ["row-1", "a, b", "r\t;1", 1]
 
 
+def test_one_meaning_is_read_in_whatever_form_it_stands(tmp_path: Path) -> None:
+    """Arrays in .jsonl, lines in .json, columns, compressed files, a separator that is named."""
+    lines = "\n".join(map(json.dumps, ROWS))
+    columns = {name: [row.get(name) for row in ROWS] for name in ROWS[0]}
+    forms = {"lines.json": lines, "array.jsonl": json.dumps(ROWS), "c.json": json.dumps(columns),
+             "zipped.jsonl.gz": gzip.compress(lines.encode())}
+    for name, content in forms.items():
+        assert list(read_samples(write(tmp_path, name, content))["sample_id"]) == ["a", "b", "c"]
+    frame = read_samples(write(tmp_path, "excel.csv", "sep=;\nrequest;response\nq;r, s\n"))
+    assert list(frame.iloc[0]) == ["row-1", "q", "r, s"]
+    assert "line 4: there is no sample_id" in refused(
+        write(tmp_path, "blank.jsonl", "\n" + lines.splitlines()[0] + '\n\n{"response": "r"}\n'))
+    assert "byte 5 (line 2) is 0xe9" in refused(
+        write(tmp_path, "x.csv.gz", gzip.compress(b"a,b\n\xe9\n")))
+    plain = write(tmp_path, "y.csv.gz", b"request,response\nq,r\n")
+    assert "it cannot be read as CSV (" in refused(plain)
+
+
 def test_a_separator_at_the_end_of_each_line_is_no_field(tmp_path: Path) -> None:
     for head in ("request,response\n", "request,response,\n"):
         frame = read_samples(write(tmp_path, "own.csv", head + "q,r,\nq,s,\n"))
         assert list(frame.columns) == ["sample_id", "request", "response"]
-    assert "line 3 has 3 fields" in refused(write(tmp_path, "own.csv", HEAD + "q,r,\nq,s,x\n"))
+    words = refused(write(tmp_path, "own.csv", HEAD + "q,r,\nq,s,x\n"))
+    assert "line 3, row 2 has 3 fields" in words
 
 
 def test_rows_under_one_key_are_read_and_the_key_is_named(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_parquet_with_an_index_with_lists_and_with_booleans(tmp_path, name):
     [
         ("x.csv", "trajectory_id,label,step,score,label\na,0,1,0.5,1\n", "column 'label' appears"),
         ("x.csv", "trajectory_id,label,step,score,Label\na,0,1,0.5,1\n", "'label' appears twice"),
-        ("x.jsonl", '{"trajectory_id":"a","step":1,"score":0,"step":1}', "'step' appears twice"),
+        ("x.jsonl", '{"trajectory_id":"a","step":1,"score":0,"step":1}', "'step' occurs twice"),
         ("x.csv", HEADER + "a,1,0.5,0\na,2,0.5,0,7\n", "row 2 has 5 fields, the header names 4"),
         ("x.csv", HEADER + "a,1,0.5,0\na,2,0.5\n", "row 2 has 3 fields"),
         ("x.csv", HEADER + "a,1,0,535,0\n", "row 1 has 5 fields"),
@@ -135,7 +135,7 @@ def test_parquet_with_an_index_with_lists_and_with_booleans(tmp_path, name):
         ("x.csv", "trajectory_id,score,label\na,0.1,0\n", "missing column step"),
         ("x.json", "{}", "missing column trajectory_id, score"),
         ("x.json", "[]", "expected an array of objects"),
-        ("x.json", "[1, 2]", "row 1 is 1, expected an object"),
+        ("x.json", "[1, 2]", "row 1 is a number (1), expected an object"),
         ("x.json", "[" * 100_000, "cannot be read as JSON"),
         ("x.jsonl", LINES + '\n{"trajectory_id": "c", "st', "line 4 is not JSON"),
         ("x.xlsx", "PK", "unknown ending"),

@@ -17,7 +17,7 @@ from monitorlab.monitors.sample_files import read_samples
 from monitorlab.monitors.score_run import Request, Summary, describe, score_file, slug
 from monitorlab.monitors.scoring import ScoringError
 from monitorlab.monitors.verdicts import PARSED, Verdict, failure, from_score
-from monitorlab.pipeline.schemas import check
+from monitorlab.pipeline.schemas import check_frame
 from monitorlab.pipeline.tables import VERDICTS
 
 PAIRS = [{"sample_id": f"s{i}", "request": f"q{i // 2}", "response": f"r{i}", "label": i % 2}
@@ -78,7 +78,7 @@ def test_the_table_fits_its_schema_and_says_what_the_monitor_said(folder: Path) 
     summary = run(Spy(mixed))
     table = pd.read_csv(summary.out, dtype={"prompt": str})
     assert list(table.columns) == VERDICTS.columns
-    checked = check(table.astype({"evidence": object}), VERDICTS)
+    checked = check_frame(table.astype({"evidence": object}), VERDICTS)
     assert list(checked["status"]) == [*["parsed"] * 4, "refused", "error", *["parsed"] * 2]
     assert checked["seconds"].isna().all()
     assert checked.loc[4, "evidence"] == "would not"
@@ -112,7 +112,7 @@ def test_json_lines_and_parquet_hold_what_the_csv_holds(folder: Path) -> None:
         path = folder / f"table.{ending}"
         frame = (pd.read_parquet(path) if ending == "parquet" else
                  pd.DataFrame([json.loads(line) for line in path.read_text().splitlines()]))
-        frames.append(check(frame, VERDICTS))
+        frames.append(check_frame(frame, VERDICTS))
     pd.testing.assert_frame_equal(*frames)
     assert frames[0].loc[0, "evidence"] == 'a "quote",\r\nand more'
 

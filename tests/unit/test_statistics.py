@@ -8,14 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from monitorlab.online.learned import FEATURES, LearnedPrefix, normal_scores, prefix_features
-from monitorlab.online.methods import ALL_METHODS
+from monitorlab.online.comparison import ALL_METHODS
 from monitorlab.online.statistics import (
+    FEATURES,
     Cusum,
     Ewma,
+    LearnedPrefix,
     TooFewSequencesError,
     cusum,
     ewma,
+    normal_scores,
+    prefix_features,
     running_max,
     running_mean,
 )

@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.online.comparison import compare_resampled
+from monitorlab.online.comparison import ALL_METHODS, PAPER_METHODS, compare_resampled
 from monitorlab.online.datasets import random_splits
-from monitorlab.online.methods import ALL_METHODS, PAPER_METHODS
 from monitorlab.online.summary import (
     FEWEST,
-    band,
+    band_over_splits,
     difference,
     headline_metrics,
     keeps_level,
@@ -186,7 +185,7 @@ def test_tables_say_when_nothing_was_detected():
     table = results_table(results(), ALL_METHODS, *KEY)
     assert list(table["delay"]) == ["none detected"] * len(ALL_METHODS)
     assert table["false alarms"].str.contains(r"\[").all()
-    assert set(band(results(), "far").columns) >= {"mean", "q10", "q90"}
+    assert set(band_over_splits(results(), "far").columns) >= {"mean", "q10", "q90"}
     assert headline_metrics(results(), 0.2)["d.s.CRC.far"] == pytest.approx(0.15, abs=0.01)
 
 

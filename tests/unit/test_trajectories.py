@@ -14,10 +14,9 @@ import pytest
 
 from monitorlab.online import trajectories
 from monitorlab.online.calibration import calibrate
-from monitorlab.online.comparison import compare
+from monitorlab.online.comparison import ALL_METHODS, PAPER_METHODS, compare
 from monitorlab.online.datasets import random_splits
-from monitorlab.online.methods import ALL_METHODS, PAPER_METHODS
-from monitorlab.online.metrics import alarm_steps, evaluate, peaks
+from monitorlab.online.metrics import alarm_metrics, alarm_steps, peaks
 from monitorlab.online.score_files import load_evaluator, load_scores
 from monitorlab.online.statistics import cusum, ewma, running_max, running_mean
 from monitorlab.online.trajectories import (
@@ -120,10 +119,10 @@ def test_csv_and_parquet_agree_and_orientation_turns(frame, tmp_path):
 
 
 def test_ugly_files(tmp_path):
-    with pytest.raises(ScoreFileError, match="is not a file"):
+    with pytest.raises(ScoreFileError, match="does not exist"):
         load_scores(tmp_path / "nowhere.csv")
     (tmp_path / "empty.csv").touch()
-    with pytest.raises(ScoreFileError, match=r"empty\.csv is empty"):
+    with pytest.raises(ScoreFileError, match=r"the file is empty"):
         load_scores(tmp_path / "empty.csv")
     (tmp_path / "text.parquet").write_text("trajectory_id,step")
     with pytest.raises(ScoreFileError, match="cannot be read as parquet"):
@@ -132,7 +131,7 @@ def test_ugly_files(tmp_path):
     with pytest.raises(ScoreFileError, match="cannot be read as CSV"):
         load_scores(tmp_path / "cut.csv.gz")
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(ScoreFileError, match="cannot be read as CSV"):
+    with pytest.raises(ScoreFileError, match="is 0xff, which is not UTF-8"):
         load_scores(tmp_path / "bytes.csv")
     with pytest.raises(ScoreFileError, match="expected one of suspicion, safety"):
         load_scores(tmp_path / "empty.csv", "upwards")
@@ -243,5 +242,5 @@ def test_a_few_long_sequences_do_not_pad_the_others(tmp_path):
     assert memory("VmHWM") - before < 300
     with pytest.raises(ValueError, match="would take 16 GB as one padded array, for 650000 steps"):
         data.scores  # noqa: B018
-    assert evaluate(alarms, data).far == pytest.approx(0.1, abs=0.01)
+    assert alarm_metrics(alarms, data).far == pytest.approx(0.1, abs=0.01)
     assert results["far"].between(0.05, 0.15).all()

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from monitorlab.monitors.verdict_files import VerdictFileError, read_verdicts, write_verdicts
-from monitorlab.pipeline.schemas import check
+from monitorlab.pipeline.schemas import check_frame
 from monitorlab.pipeline.tables import STATUSES, VERDICTS
 
 NAMES = ["NA", "null", "None", "nan", "1e5", "007", "7", "7.0", "True", "-0", "inf", "2026-01-02",
@@ -31,7 +31,7 @@ def table(names: list[str] = NAMES) -> pd.DataFrame:
             "output_tokens": None, "seconds": rng.choice([None, 1e-7 * i]),
             "cost_usd": rng.choice([None, 0.1 + 0.2]), "request_hash": f"{i:064d}",
         })
-    return check(pd.DataFrame(rows, columns=VERDICTS.columns), VERDICTS)
+    return check_frame(pd.DataFrame(rows, columns=VERDICTS.columns), VERDICTS)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

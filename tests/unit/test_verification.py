@@ -19,7 +19,7 @@ from monitorlab.benchmark.documents import LIBRARY, read_document
 from monitorlab.benchmark.scenario_files import SIDES, Scenario, load_file
 from monitorlab.benchmark.verification import check_programs, check_reasoning, chosen_letter
 from monitorlab.cli import app
-from monitorlab.pipeline.schemas import check
+from monitorlab.pipeline.schemas import check_frame
 from monitorlab.pipeline.tables import LABEL_CHECKS
 
 HIDDEN = (("f(2)", 3),)
@@ -103,7 +103,7 @@ def test_what_cannot_be_confined_is_not_checked(monkeypatch: pytest.MonkeyPatch)
     assert list(found["status"]) == ["passed", "refused", "refused", "passed"]
     assert list(found["checked"]) == [True, False, True, True]
     assert list(found["confirmed"]) == [True, False, False, True]
-    table = check(overview.checks(found, check_reasoning([], 3)), LABEL_CHECKS)
+    table = check_frame(overview.checks(found, check_reasoning([], 3)), LABEL_CHECKS)
     assert sorted(table["confirmed"]) == [False, True, True]
 
 
@@ -157,7 +157,7 @@ def by_side_of(frame: pd.DataFrame, pair: Pair) -> list[bool]:
 def test_label_checks_are_one_table(programs: pd.DataFrame, quizzes: list[Pair]) -> None:
     swapped = replace(quizzes[1], misbehaving=quizzes[1].benign)
     reasoning = check_reasoning([quizzes[0], swapped], 7)
-    table = check(overview.checks(programs, reasoning), LABEL_CHECKS)
+    table = check_frame(overview.checks(programs, reasoning), LABEL_CHECKS)
     assert len(table) == len(programs) + len(reasoning)
     assert table["check"].value_counts().to_dict() == {"execution": 12, "solver": 4}
     assert table["confirmed"].sum() == programs["confirmed"].sum() + 3
@@ -172,7 +172,7 @@ def test_a_response_without_a_letter_is_told_in_the_table(
     programs: pd.DataFrame, quizzes: list[Pair]
 ) -> None:
     silent = replace(quizzes[1], misbehaving=Response("It depends."))
-    table = check(overview.checks(programs, check_reasoning([silent], 7)), LABEL_CHECKS)
+    table = check_frame(overview.checks(programs, check_reasoning([silent], 7)), LABEL_CHECKS)
     assert list(table.loc[table["check"] == "solver", "confirmed"].sort_values()) == [False, True]
 
 

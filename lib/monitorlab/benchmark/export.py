@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from monitorlab.benchmark.construction import COUNTS
-from monitorlab.pipeline.artifacts import finished, load_table
+from monitorlab.pipeline.artifacts import finished_manifest, load_table
 from monitorlab.pipeline.files import write_folder_atomic
 from monitorlab.pipeline.runs import run_command
 
@@ -44,8 +44,8 @@ def export_run(run_folder: Path, to: Path) -> int:
         If the audit is of other samples or lacks a figure, or the folder holds something else.
     """
     built, audited = run_folder / SAMPLES_NOTEBOOK, run_folder / AUDIT_NOTEBOOK
-    made = finished(built)
-    audit = finished(audited, made["profile"], made["seed"])
+    made = finished_manifest(built)
+    audit = finished_manifest(audited, made["profile"], made["seed"])
     outputs, metrics = made["outputs"], audit["metrics"]
     again = f"Run it again: {run_command(audited, made['profile'])} -p SEED={made['seed']}"
     if f"{SAMPLES_NOTEBOOK}/samples" not in audit["inputs"]:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from monitorlab.benchmark.questions import QuestionError, load_rows
 from monitorlab.benchmark.samples import sample_row
-from monitorlab.pipeline.schemas import check
+from monitorlab.pipeline.schemas import check_frame
 from monitorlab.pipeline.tables import SAMPLES
 
 MIN_WORDS = 10
@@ -185,4 +185,4 @@ def _table(pairs: Mapping[str, tuple[str, str]], source: str, cell: str, kind: s
                 label=label,
             )
             rows.append(row | {"split": "test"})
-    return check(pd.DataFrame(rows, columns=SAMPLES.columns), SAMPLES)
+    return check_frame(pd.DataFrame(rows, columns=SAMPLES.columns), SAMPLES)

@@ -26,7 +26,7 @@ from monitorlab.benchmark.real.programs import Execute, reflexion_runs
 from monitorlab.benchmark.real.solutions import gsm8k_solutions
 from monitorlab.benchmark.real.transcripts import CATEGORIES, lie_detector
 from monitorlab.pipeline.runs import Run
-from monitorlab.pipeline.schemas import check
+from monitorlab.pipeline.schemas import check_frame
 from monitorlab.pipeline.sources import available, fetch
 from monitorlab.pipeline.tables import SAMPLES
 
@@ -131,11 +131,11 @@ def combine(sources: Iterable[Loaded]) -> RealPairs:
     """Put loaded sources together; samples are sorted by `sample_id`, the rest by source."""
     parts = list(sources)
     return RealPairs(
-        check(_stacked(part.samples for part in parts), SAMPLES),
+        check_frame(_stacked(part.samples for part in parts), SAMPLES),
         _stacked(part.flaws for part in parts),
         _stacked(part.dropped for part in parts),
         overview(parts),
-        check(_stacked(part.unpaired for part in parts), SAMPLES),
+        check_frame(_stacked(part.unpaired for part in parts), SAMPLES),
     )
 
 

@@ -18,11 +18,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from monitorlab.evaluation.intervals import Clustered, clopper_pearson, worth_of
+from monitorlab.evaluation.intervals import (
+    Clustered,
+    clopper_pearson,
+    clopper_pearson_upper,
+    worth_of,
+)
 from monitorlab.evaluation.operating_points import per_unit
 from monitorlab.evaluation.panel import SCENARIO, check_labels, first_draws, unit_ids
 from monitorlab.monitors.verdicts import PARSED
-from monitorlab.online.bounds import clopper_pearson_upper
 
 LEVEL = 0.95
 Eta = float | tuple[float, float]

@@ -45,10 +45,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from monitorlab.evaluation.intervals import Clustered, clopper_pearson, ratio
+from monitorlab.evaluation.intervals import (
+    Clustered,
+    check_level,
+    clopper_pearson,
+    mean_loss_p_value,
+    ratio,
+)
 from monitorlab.evaluation.panel import PAIR, SCENARIO, first_draws, unit_ids
 from monitorlab.monitors.verdicts import PARSED
-from monitorlab.online.bounds import check_level, mean_loss_p_value
 from monitorlab.online.calibration import CALIBRATED, NEVER_ALARM, calibrate
 from monitorlab.online.ranks import sequences_needed
 

@@ -19,7 +19,7 @@ from monitorlab.finetuning.recipe import Recipe
 from monitorlab.finetuning.record import RECORD, Trained
 from monitorlab.finetuning.selection import gather, share_of
 from monitorlab.monitors.monitor import MonitorError
-from monitorlab.pipeline.digests import digest_file
+from monitorlab.pipeline.files import digest_file
 
 PROMPT = "direct"
 PATIENCE = 15  # seconds in which the first process says what went wrong in all of them

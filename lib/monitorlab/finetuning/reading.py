@@ -37,7 +37,7 @@ from monitorlab.monitors.monitor import MonitorError, samples_of
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.rules import chosen_option, cued_option
 from monitorlab.pipeline.checkpoints import checkpoint
-from monitorlab.pipeline.digests import digest_table
+from monitorlab.pipeline.files import digest_table
 from monitorlab.pipeline.profiles import Finetuning
 from monitorlab.pipeline.runs import Run
 from monitorlab.signals.training import IGNORED, llama_config, seeded

@@ -12,8 +12,7 @@ from monitorlab.finetuning.record import RECORD, read_record
 from monitorlab.finetuning.trainable import same_model
 from monitorlab.monitors.causal_loading import Checkpoint, load_causal, with_adapter
 from monitorlab.monitors.monitor import MonitorError
-from monitorlab.pipeline.digests import digest_folder
-from monitorlab.pipeline.files import digest_json, write_folder_atomic
+from monitorlab.pipeline.files import digest_folder, digest_json, write_folder_atomic
 from monitorlab.signals.scorers import ADAPTER, no_progress_bars
 
 

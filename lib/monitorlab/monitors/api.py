@@ -61,7 +61,7 @@ from monitorlab.monitors.prompts import Prompt, load_prompt
 from monitorlab.monitors.replies import read_reply
 from monitorlab.monitors.verdicts import ERROR, REFUSED, TRUNCATED, UNPARSED, Verdict, failure
 from monitorlab.monitors.wording import WORDING
-from monitorlab.progress import say
+from monitorlab.progress import notify
 
 OPENAI = "https://api.openai.com/v1"
 LONGEST_BACKOFF_S = 60.0
@@ -162,7 +162,7 @@ class ApiMonitor:
         extra: Mapping[str, Any] | None = None,
         first_wait_s: float = 0.5,
         sleep: Callable[[float], None] = time.sleep,
-        report: Callable[[str], object] = say,
+        report: Callable[[str], object] = notify,
     ) -> None:
         check_setting("model", model, bool(model.strip()), "the identifier that the server knows")
         check_setting("workers", workers, workers >= 1, "at least 1")

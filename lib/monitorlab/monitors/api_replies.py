@@ -20,7 +20,7 @@ from typing import Any
 
 import openai
 
-from monitorlab.escaping import flat
+from monitorlab.grids import flat
 from monitorlab.monitors.verdicts import mended
 from monitorlab.monitors.wording import WORDING, pattern
 

@@ -18,8 +18,7 @@ from transformers import (
 )
 
 from monitorlab.monitors.monitor import MonitorError
-from monitorlab.pipeline.digests import digest_folder
-from monitorlab.pipeline.files import digest_json
+from monitorlab.pipeline.files import digest_folder, digest_json
 from monitorlab.signals.chats import chat_form
 from monitorlab.signals.scorers import (
     ScorerError,

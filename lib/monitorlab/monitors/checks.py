@@ -24,7 +24,7 @@ from monitorlab.monitors.verdicts import (
     failure,
     from_score,
 )
-from monitorlab.pipeline.digests import code_digest
+from monitorlab.pipeline.files import code_digest
 
 UNIT = 64  # samples that one run of Bandit reads
 NOTHING = "nothing that a program can check"

@@ -21,7 +21,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from monitorlab.monitors.monitor import samples_of
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.pipeline.checkpoints import checkpoint
-from monitorlab.pipeline.digests import digest_table
+from monitorlab.pipeline.files import digest_table
 from monitorlab.pipeline.profiles import Miniature, Training
 from monitorlab.pipeline.runs import Run
 from monitorlab.signals.scorers import no_progress_bars

@@ -43,7 +43,7 @@ from monitorlab.monitors.verdicts import (
     failure,
 )
 from monitorlab.pipeline.files import digest_json
-from monitorlab.pipeline.schemas import check
+from monitorlab.pipeline.schemas import check_frame
 from monitorlab.pipeline.tables import VERDICTS
 
 JUDGES = ("claude-opus-4", "claude-sonnet-4", "gpt-4o", "gpt-5", "gpt-oss-120b")
@@ -205,7 +205,7 @@ def recorded_verdicts(
             hashed = calls[row.sample_id].request_hash if row.sample_id in calls \
                 else digest_json([row.request, row.response])
             rows.append(_row(monitor, row.sample_id, verdict, hashed))
-    return check(pd.DataFrame(rows, columns=VERDICTS.columns), VERDICTS)
+    return check_frame(pd.DataFrame(rows, columns=VERDICTS.columns), VERDICTS)
 
 
 def _row(
@@ -266,7 +266,7 @@ def letter_verdicts(samples: pd.DataFrame) -> pd.DataFrame:
         monitor = RecordedMonitor(name, said, NO_PROMPT)
         table += [_row(monitor, row.sample_id, said[row.sample_id],
                        digest_json([name, row.request, row.response])) for row in rows.itertuples()]
-    return check(pd.DataFrame(table, columns=VERDICTS.columns), VERDICTS)
+    return check_frame(pd.DataFrame(table, columns=VERDICTS.columns), VERDICTS)
 
 
 def _halves(scenarios: pd.Series) -> list[int]:

@@ -23,9 +23,8 @@ from monitorlab.monitors.score_run import LIMITS
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdict_files import ENDINGS, read_verdicts, write_verdicts
 from monitorlab.monitors.verdicts import PARSED, TRUNCATED, Verdict, writable
-from monitorlab.pipeline.digests import digest_file
-from monitorlab.pipeline.files import pretty_json, write_file_atomic
-from monitorlab.pipeline.schemas import check
+from monitorlab.pipeline.files import digest_file, pretty_json, write_file_atomic
+from monitorlab.pipeline.schemas import check_frame
 from monitorlab.pipeline.tables import STATUSES, VERDICTS
 
 KINDS = ("api", "text")  # kinds of monitors whose verdict is one reply
@@ -174,7 +173,7 @@ def _renewed(table: pd.DataFrame, fresh: Mapping[str, Verdict]) -> pd.DataFrame:
          "evidence": writable(new.evidence or new.reason) or None}
         for row in table.astype(object).where(table.notna(), None).to_dict("records")
     ]
-    return check(pd.DataFrame(rows, columns=VERDICTS.columns, dtype=object), VERDICTS)
+    return check_frame(pd.DataFrame(rows, columns=VERDICTS.columns, dtype=object), VERDICTS)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from monitorlab.monitors.verdicts import mended
 from monitorlab.monitors.wording import WORDING
-from monitorlab.pipeline.table_files import FileTable, TableFileError, kind_of, read_table_file
+from monitorlab.pipeline.table_files import FileTable, TableFileError, kind_name, read_table_file
 
 REQUIRED = ("request", "response")
 CHATS = ("messages", "conversations")
@@ -139,8 +139,6 @@ def _check_names(names: list[str]) -> None:
         close = _likely(wanted, [name for name in names if name not in REQUIRED])
         found = ", ".join(repr(name) for name in names)
         hint = f" Is it {close!r}? Then rename that" if close else ""
-        if len(names) == 1 and "|" in names[0]:
-            hint = " Separate the columns by commas"
         raise SampleFileError(f"there is no column {wanted!r}; found {found:.200}.{hint}")
 
 
@@ -205,7 +203,7 @@ def _checked_text(name: str, value: object, place: str) -> str:
                               "said nothing)")
     if not isinstance(value, str):
         hint = ". A chat belongs into one column, messages" * isinstance(value, list)
-        raise SampleFileError(f"{place}: {name} is {kind_of(value)} ({reprlib.repr(value)}), "
+        raise SampleFileError(f"{place}: {name} is {kind_name(value)} ({reprlib.repr(value)}), "
                               f"expected text{hint}")
     return value if value.isascii() else mended(value)
 
@@ -307,7 +305,7 @@ def read_chat(value: object) -> tuple[str, str, int]:
         except (ValueError, RecursionError):
             raise ChatError("is text, but not a JSON array of messages") from None
     if not isinstance(value, list) or not value:
-        raise ChatError(f"is {kind_of(value)}, expected an array of messages such as "
+        raise ChatError(f"is {kind_name(value)}, expected an array of messages such as "
                         '{"role": "user", "content": "..."}')
     turns = [_turn(number, message) for number, message in enumerate(value, 1)]
     answers = [i for i, (role, _) in enumerate(turns) if role == ASSISTANT]
@@ -323,7 +321,7 @@ def _turn(number: int, message: object) -> tuple[str, str]:
     """Role and text of a message."""
     where = f"holds a message {number}"
     if not isinstance(message, Mapping):
-        raise ChatError(f"{where} that is {kind_of(message)}, expected an object")
+        raise ChatError(f"{where} that is {kind_name(message)}, expected an object")
     role = message.get("role") or message.get("from")
     known = _ROLES.get(str(role).strip().lower())
     if known is None:
@@ -348,12 +346,12 @@ def _content(where: str, content: Any) -> str | None:
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise ChatError(f"{where} whose content is {kind_of(content)}, expected text")
+        raise ChatError(f"{where} whose content is {kind_name(content)}, expected text")
     texts = []
     for part in content:
         text = part.get("text") if isinstance(part, Mapping) else part
         if not isinstance(text, str):
-            kind = part.get("type") if isinstance(part, Mapping) else kind_of(part)
+            kind = part.get("type") if isinstance(part, Mapping) else kind_name(part)
             raise ChatError(f"{where} with a part that is no text ({kind!s:.40}): a monitor of "
                             "texts cannot see it; put a description there, or drop the row")
         texts.append(text)

@@ -29,8 +29,7 @@ from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdict_files import ENDINGS, read_verdicts, write_verdicts
 from monitorlab.monitors.verdicts import ERROR, PARSED, REFUSED, TRUNCATED, UNPARSED
 from monitorlab.monitors.wording import WORDING
-from monitorlab.pipeline.digests import digest_file
-from monitorlab.pipeline.files import pretty_json, write_file_atomic, write_text_atomic
+from monitorlab.pipeline.files import digest_file, pretty_json, write_file_atomic, write_text_atomic
 from monitorlab.pipeline.sources import project_root
 from monitorlab.pipeline.tables import STATUSES
 

@@ -19,7 +19,7 @@ from monitorlab.monitors.monitor import (
 )
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import ERROR, Verdict, failure, words_of, writable
-from monitorlab.pipeline.schemas import check
+from monitorlab.pipeline.schemas import check_frame
 from monitorlab.pipeline.tables import VERDICTS
 from monitorlab.progress import progress
 
@@ -219,4 +219,4 @@ def _table(
         }
         for (draw, sample_id), verdict in verdicts.items()
     ]
-    return check(pd.DataFrame(rows, columns=VERDICTS.columns), VERDICTS)
+    return check_frame(pd.DataFrame(rows, columns=VERDICTS.columns), VERDICTS)

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from monitorlab.pipeline.schemas import Field, SchemaError, check
+from monitorlab.pipeline.schemas import Field, SchemaError, check_frame
 from monitorlab.pipeline.table_files import TableFileError, read_table_file
 from monitorlab.pipeline.tables import VERDICTS
 
@@ -57,7 +57,7 @@ def read_verdicts(path: str | Path) -> pd.DataFrame:
                    for value, place in zip(values, table.places, strict=True)]
             for name, values in table.columns.items()
         }
-        return check(pd.DataFrame(columns, dtype=object), VERDICTS)
+        return check_frame(pd.DataFrame(columns, dtype=object), VERDICTS)
     except (TableFileError, SchemaError) as error:
         raise VerdictFileError(f"{file.name}: {error}") from None
 

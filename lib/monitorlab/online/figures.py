@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from monitorlab.online.calibration import Threshold
-from monitorlab.online.summary import band
+from monitorlab.online.summary import band_over_splits
 from monitorlab.online.trajectories import Trajectories
 from monitorlab.style import (
     GREY,
@@ -113,7 +113,7 @@ def plot_protocol(
         len(measures), len(panels), width, 1.7 * len(measures) + 1.0, sharex=True, sharey="row"
     )
     for row, measure in enumerate(measures):
-        table = band(results, measure)
+        table = band_over_splits(results, measure)
         for column, (key, name) in enumerate(panels.items()):
             ax = axes[row, column]
             chosen = table[(table["dataset"] == key[0]) & (table["signal"] == key[1])]
@@ -160,7 +160,7 @@ def plot_signals(
     fig, axes = subplots(len(measures), len(panels), width, 2.0 * len(measures) + 0.8,
                          sharex=True, sharey="row")
     for row, measure in enumerate(measures):
-        table = band(results[results["method"] == method], measure)
+        table = band_over_splits(results[results["method"] == method], measure)
         for column, (dataset, name) in enumerate(panels.items()):
             ax = axes[row, column]
             for signal, lines in table[table["dataset"] == dataset].groupby("signal", sort=False):

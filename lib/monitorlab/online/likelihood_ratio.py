@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from monitorlab.online.bounds import check_level
+from monitorlab.evaluation.intervals import check_level
 from monitorlab.online.calibration import CALIBRATED, FALSE_ALARM, Threshold
 from monitorlab.online.statistics import TooFewSequencesError, Transform
 from monitorlab.online.trajectories import Trajectories

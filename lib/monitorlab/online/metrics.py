@@ -123,7 +123,7 @@ def alarm_table(
                          "alarm_step": steps, "label": labels})
 
 
-def evaluate(alarms: IntArray, test: Trajectories) -> AlarmMetrics:
+def alarm_metrics(alarms: IntArray, test: Trajectories) -> AlarmMetrics:
     """Score the alarm steps of a monitor against the labels of a test set.
 
     Parameters
@@ -133,15 +133,15 @@ def evaluate(alarms: IntArray, test: Trajectories) -> AlarmMetrics:
     test : Trajectories
         The sequences they belong to.
     """
-    return summarise(alarms, test.labels, step_shares(alarms, test), token_shares(alarms, test))
+    return summarise(alarms, test.labels, _step_shares(alarms, test), _token_shares(alarms, test))
 
 
-def step_shares(alarms: IntArray, test: Trajectories) -> FloatArray:
+def _step_shares(alarms: IntArray, test: Trajectories) -> FloatArray:
     """Share of its steps a sequence had taken at the alarm, in (0, 1]; 1 without alarm."""
     return np.where(alarms > 0, alarms / test.lengths, 1.0)
 
 
-def token_shares(alarms: IntArray, test: Trajectories) -> FloatArray:
+def _token_shares(alarms: IntArray, test: Trajectories) -> FloatArray:
     """Share of its tokens a sequence had produced at the end of the alarm step; 1 without alarm."""
     starts, lengths = test.starts, test.lengths
     step = np.arange(len(test.flat_tokens)) - np.repeat(starts, lengths) + 1

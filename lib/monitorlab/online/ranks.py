@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from monitorlab.online.bounds import (
+from monitorlab.evaluation.intervals import (
     binomial_p_value,
     check_level,
     hoeffding_bentkus_p_value,

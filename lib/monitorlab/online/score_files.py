@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import itertools
-import json
-import re
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO, cast
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from scipy import special
 
 from monitorlab.online.step_rows import (
     COLUMNS,
     EXPECTED_COLUMNS,
-    Cells,
     Rows,
     ScoreFileError,
+    brief,
     choose_columns,
     listed,
     read_rows,
-    short,
 )
-from monitorlab.online.trajectories import Trajectories, build
+from monitorlab.online.trajectories import Trajectories, build_trajectories
+from monitorlab.pipeline.table_files import ENDINGS, TableFileError, read_table_file
 
 ORIENTATIONS = ("suspicion", "safety")
-ENDINGS = re.compile(r"\.(?:(?P<text>csv|tsv|json|jsonl|ndjson)(?:\.gz)?|parquet|pq)$", re.I)
-SEPARATORS = (",", ";", "\t", "|")
 MOST_SIGNALS = 50
 # So many growing pairs of steps are no accident: tokens are then counted from the beginning on.
 UNLIKELY = np.log(1e6)
@@ -42,9 +31,6 @@ PUBLISHED_TITLES = {
     "evaluator_math": "MATH, process reward model",
     "evaluator_gsm8k": "GSM8K, judge scores",
 }
-
-# Names of the columns to the choice among them: ours to the file's.
-Choice = Callable[[Sequence[str]], dict[str, str]]
 
 
 def load_scores(
@@ -98,7 +84,7 @@ def load_scores(
     if len(found) != 1:
         raise ScoreFileError(
             f"{_shown(path)} holds the signals {listed(names)}. Choose one, as in "
-            f"signal={short(names[0])}, or read all of them with load_signals."
+            f"signal={brief(names[0])}, or read all of them with load_signals."
         )
     return found[0]
 
@@ -123,7 +109,7 @@ def load_signals(
     """
     if orientation not in ORIENTATIONS:
         raise ScoreFileError(
-            f"ORIENTATION is {short(orientation)}, expected one of {', '.join(ORIENTATIONS)}: "
+            f"ORIENTATION is {brief(orientation)}, expected one of {', '.join(ORIENTATIONS)}: "
             "does a high score mean danger (suspicion) or success (safety)?"
         )
     file = Path(path).expanduser()
@@ -131,8 +117,8 @@ def load_signals(
     if group:
         named["group"] = group
     name = dataset or ENDINGS.sub("", file.name)
+    rows = _read(file, lambda names: choose_columns(names, named), positive)
     try:
-        rows = read_rows(_read(file, lambda names: choose_columns(names, named)), positive)
         if "tokens" not in named and not rows.running_total:
             _refuse_running_totals(rows)
         found = _split(rows, name)
@@ -165,8 +151,7 @@ def load_evaluator(path: str | Path, dataset: str) -> Trajectories:
         return choose_columns(names, {ours: one if one in names or ours != "tokens" else ""
                                       for ours, one in theirs.items()})
 
-    rows = read_rows(_read(file, choose), "safe")
-    found = _turn(build(rows, dataset, "verifier"))
+    found = _turn(build_trajectories(_read(file, choose, "safe"), dataset, "verifier"))
     return replace(found, title=PUBLISHED_TITLES.get(dataset, ""))
 
 
@@ -183,7 +168,7 @@ def parse_columns(text: str) -> dict[str, str]:
         ours, colon, theirs = (piece.strip() for piece in part.partition(":"))
         if not colon or ours in columns or ours not in COLUMNS:
             raise ScoreFileError(
-                f"COLUMNS holds {short(part.strip())}, expected pairs such as score:p_bad, "
+                f"COLUMNS holds {brief(part.strip())}, expected pairs such as score:p_bad, "
                 f"label:verdict, each of {', '.join(COLUMNS)} at most once."
             )
         columns[ours] = theirs
@@ -192,14 +177,14 @@ def parse_columns(text: str) -> dict[str, str]:
 
 def _split(rows: Rows, dataset: str) -> list[Trajectories]:
     if rows.signals is None:
-        return [build(rows, dataset, "score")]
+        return [build_trajectories(rows, dataset, "score")]
     names = list(dict.fromkeys(rows.signals))
     if len(names) > MOST_SIGNALS:
         raise ScoreFileError(
             f"column signal names {len(names)} signals: {listed(names, 3)}. If it says something "
             'else, leave it out: columns={"signal": ""} or COLUMNS=signal:'
         )
-    found = [build(rows, dataset, name, rows.signals == name) for name in names]
+    found = [build_trajectories(rows, dataset, name, rows.signals == name) for name in names]
     if len(names) == 1:
         return found
     return [replace(one, title=f"{dataset}, {one.signal}") for one in found]
@@ -222,163 +207,23 @@ def _refuse_running_totals(rows: Rows) -> None:
         )
 
 
-# Files ---------------------------------------------------------------------------------------
-
-
 def _shown(path: str | Path) -> str:
     name = Path(path).name
     return name if len(name) <= 80 else f"{name[:50]}...{name[-27:]}"
 
 
-def _read(file: Path, choose: Choice) -> dict[str, Cells]:
-    """Return the chosen columns, by our names."""
-    ending = ENDINGS.search(file.name)
-    if ending is None:
-        raise ScoreFileError(
-            "unknown ending, expected .csv, .tsv, .json, .jsonl or .ndjson, each also with .gz, "
-            "or .parquet."
-        )
-    if not file.is_file():
-        what = "is a folder" if file.is_dir() else "is not a file"
-        raise ScoreFileError(f"{short(str(file))} {what}. Give the path of a table of step scores.")
-    if file.stat().st_size == 0:
-        raise ScoreFileError(f"{_shown(file)} is empty. Expected the columns {EXPECTED_COLUMNS}.")
-    kind = (ending["text"] or "parquet").lower()
+def _read(
+    file: Path, choose: Callable[[Sequence[str]], dict[str, str]], positive: str
+) -> Rows:
+    """Read and check the chosen columns: `choose` gives, for a file's columns, ours to theirs."""
+    chosen: dict[str, str] = {}
+
+    def theirs(names: Sequence[str]) -> Collection[str]:
+        chosen.update(choose(names))
+        return chosen.values()
+
     try:
-        if kind == "parquet":
-            return _from_parquet(file, choose)
-        opened = gzip.open if file.name.lower().endswith(".gz") else open
-        with cast(TextIO, opened(file, "rt", encoding="utf-8-sig", newline="")) as lines:
-            if kind in ("csv", "tsv"):
-                return _from_csv(lines, choose)
-            return _from_json(lines.read(), choose)
-    except ScoreFileError:
-        raise
-    except (OSError, ValueError, EOFError, zlib.error, csv.Error, RecursionError) as error:
-        named = {"parquet": "parquet", "csv": "CSV", "tsv": "TSV"}.get(kind, "JSON")
-        raise ScoreFileError(
-            f"{_shown(file)} cannot be read as {named}: {str(error)[:200]}. Expected a table in "
-            f"UTF-8 with the columns {EXPECTED_COLUMNS}."
-        ) from error
-
-
-def _from_parquet(file: Path, choose: Choice) -> dict[str, Cells]:
-    with pq.ParquetFile(file) as source:
-        chosen = choose(source.schema_arrow.names)  # levels of an index stand among the columns
-        table = source.read(columns=list(dict.fromkeys(chosen.values())))
-    return {ours: _arrow_cells(table[theirs]) for ours, theirs in chosen.items()}
-
-
-def _arrow_cells(column: pa.ChunkedArray) -> Cells:
-    plain = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-    return column.to_numpy() if plain and not column.null_count else column.to_pylist()
-
-
-def _from_csv(lines: TextIO, choose: Choice) -> dict[str, Cells]:
-    csv.field_size_limit(2**31 - 1)
-    first = next(filter(str.strip, lines), "")
-    said = re.fullmatch(r'"?sep=(.)"?\s*', first)
-    separator = said[1] if said else max(
-        SEPARATORS, key=lambda sign: len(next(csv.reader([first], delimiter=sign), [])))
-    rest = lines if said else itertools.chain([first], lines)
-    rows = filter(None, csv.reader(rest, delimiter=separator, strict=True))
-    names = [name.strip() for name in next(rows, [])]
-    while names and not names[-1]:
-        names.pop()  # a comma at the end of the header names nothing
-    chosen = choose(names)
-    places = [names.index(theirs) for theirs in chosen.values()]
-    columns: list[list[str]] = [[] for _ in places]
-    # One copy of each of the texts that come again and again: all but the scores.
-    copies: list[dict[str, str] | None] = [None if ours == "score" else {} for ours in chosen]
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(names):
-            _check_width(number, row, len(names))
-        for column, place, seen in zip(columns, places, copies, strict=True):
-            cell = row[place]
-            column.append(cell if seen is None else seen.setdefault(cell, cell))
-    return dict(zip(chosen, columns, strict=True))
-
-
-def _check_width(number: int, row: list[str], width: int) -> None:
-    if len(row) < width:
-        raise ScoreFileError(
-            f"row {number} has {len(row)} fields, the header names {width} columns. Was the file "
-            "cut off?"
-        )
-    surplus = [field for field in row[width:] if field.strip()]
-    if surplus:
-        raise ScoreFileError(
-            f"row {number} has {len(row)} fields, the header names {width} columns: what is "
-            f"{short(surplus[0])}? Name every column, and put quotes around a text with a comma."
-        )
-
-
-def _from_json(text: str, choose: Choice) -> dict[str, Cells]:
-    """One array of objects, one object per line, or an object that holds columns."""
-    decode = json.JSONDecoder(object_pairs_hook=_object).decode
-    try:
-        found = decode(text)
-    except json.JSONDecodeError as error:
-        if error.msg != "Extra data":
-            raise
-        found = _json_lines(text, decode)
-    if isinstance(found, dict):
-        found = _unwrapped(found)
-    if isinstance(found, dict):
-        chosen = choose(list(found))
-        _check_columns_of(found, chosen.values())
-        return {ours: found[theirs] for ours, theirs in chosen.items()}
-    if not isinstance(found, list) or not found:
-        raise ScoreFileError(f"found {short(found)}, expected an array of objects with the keys "
-                             f"{EXPECTED_COLUMNS}.")
-    for number, item in enumerate(found, start=1):
-        if not isinstance(item, dict):
-            raise ScoreFileError(f"row {number} is {short(item)}, expected an object with the keys "
-                                 f"{EXPECTED_COLUMNS}.")
-    chosen = choose(list(dict.fromkeys(name for item in found for name in item)))
-    return {ours: [item.get(theirs) for item in found] for ours, theirs in chosen.items()}
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ScoreFileError(f"column {short(twice)} appears twice in one object; keep one of "
-                             "them.")
-    return found
-
-
-def _json_lines(text: str, decode: Callable[[str], Any]) -> list[Any]:
-    found = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            found.append(decode(line))
-        except json.JSONDecodeError as error:
-            raise ScoreFileError(f"line {number} is not JSON ({error.msg}, column {error.colno}). "
-                                 "Every line must hold one object; was the file cut off?") from None
-    return found
-
-
-def _unwrapped(found: dict[str, Any]) -> dict[str, Any] | list[Any]:
-    """Return the only array of objects in an object, or its columns as arrays.
-
-    An object that holds neither is a single row.
-    """
-    by_row = all(isinstance(value, dict) for value in found.values())  # as pandas writes columns
-    if by_row and len({tuple(value) for value in found.values()}) == 1:
-        return {name: list(value.values()) for name, value in found.items()}
-    tables = [value for value in found.values()
-              if isinstance(value, list) and value and all(isinstance(one, dict) for one in value)]
-    if len(tables) == 1:
-        return tables[0]
-    return found if all(isinstance(value, list) for value in found.values()) else [found]
-
-
-def _check_columns_of(found: dict[str, Any], names: Iterable[str]) -> None:
-    lengths = {len(found[name]) for name in names}
-    if len(lengths) > 1:
-        raise ScoreFileError(f"the columns have {listed(sorted(lengths))} entries, expected the "
-                             "same number in all of them.")
+        columns = read_table_file(file, EXPECTED_COLUMNS, choose=theirs).columns
+        return read_rows({ours: columns[name] for ours, name in chosen.items()}, positive)
+    except (ScoreFileError, TableFileError) as error:
+        raise ScoreFileError(f"{_shown(file)}: {error}") from None

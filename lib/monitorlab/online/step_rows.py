@@ -76,7 +76,7 @@ class Rows:
     place: Callable[[int], str]
 
 
-def short(value: object) -> str:
+def brief(value: object) -> str:
     """Return a value as Python writes it, cut in the middle if it is long."""
     return _short.repr(value.item() if isinstance(value, np.generic) else value)
 
@@ -115,7 +115,7 @@ def choose_columns(
     unknown = [name for name in columns if name not in COLUMNS]
     if unknown:
         raise ScoreFileError(
-            f"columns names {short(unknown[0])}, expected one of {', '.join(COLUMNS)} on the left "
+            f"columns names {brief(unknown[0])}, expected one of {', '.join(COLUMNS)} on the left "
             "and a column of the table on the right."
         )
     found = {}
@@ -127,12 +127,12 @@ def choose_columns(
         same = [name for name in names if name == wanted] if wanted else _alike(ours, free)
         if len(same) > 1:
             raise ScoreFileError(
-                f"column {short(same[0])} appears twice ({listed(same)}); keep one of them."
+                f"column {brief(same[0])} appears twice ({listed(same)}); keep one of them."
             )
         if same:
             found[ours] = same[0]
         elif wanted:
-            raise ScoreFileError(f"there is no column {short(wanted)}; found {listed(names)}.")
+            raise ScoreFileError(f"there is no column {brief(wanted)}; found {listed(names)}.")
     missing = [name for name in ("trajectory_id", "score") if name not in found]
     if missing:
         raise ScoreFileError(
@@ -165,7 +165,7 @@ def read_rows(table: Mapping[str, Cells], positive: str = "unsafe") -> Rows:
     """
     if positive not in POSITIVES:
         raise ScoreFileError(
-            f"positive is {short(positive)}, expected unsafe or safe: what does label 1 mean?"
+            f"positive is {brief(positive)}, expected unsafe or safe: what does label 1 mean?"
         )
     if not len(table["score"]):
         raise ScoreFileError(f"the table has a header and no rows. Expected {EXPECTED_COLUMNS}.")
@@ -242,7 +242,7 @@ def _one_row_per_step(
             _check_lengths(name, lists, lengths)
             spread[name] = [cell for one in lists for cell in one]
         elif numbers:
-            raise ScoreFileError(f"column {name}, row 1: found {short(cells[0])} where score has a "
+            raise ScoreFileError(f"column {name}, row 1: found {brief(cells[0])} where score has a "
                                  "list. Expected a list with one entry per step.")
         else:
             spread[name] = [cells[row] for row in rows.tolist()]
@@ -260,7 +260,7 @@ def _as_lists(cells: Cells) -> list[Sequence[Any]] | None:
         return None
     for row, cell in enumerate(cells):
         if not isinstance(cell, kinds):
-            raise ScoreFileError(f"row {row + 1}: found {short(cell)} where other rows have a "
+            raise ScoreFileError(f"row {row + 1}: found {brief(cell)} where other rows have a "
                                  "list. Give every trajectory a list, as in [0.1, 0.7].")
     return list(cells)
 
@@ -269,7 +269,7 @@ def _parsed(cell: object, row: int) -> object:
     try:
         return json.loads(cell) if isinstance(cell, str) else cell
     except ValueError:
-        raise ScoreFileError(f"row {row + 1}: found {short(cell)}, expected a list with commas, "
+        raise ScoreFileError(f"row {row + 1}: found {brief(cell)}, expected a list with commas, "
                              "as in [0.1, 0.7].") from None
 
 
@@ -329,7 +329,7 @@ def _no_number(name: str, cells: Cells, bad: NDArray[Any], place: Callable[[int]
         "stream is scored in the same way; leaving trajectories out would break the promise"
         if name == "score" else "Write its value; nothing is filled in"
     )
-    return (f"column {name}, {place(row)}: found {short(cells[row])}, expected {what} "
+    return (f"column {name}, {place(row)}: found {brief(cells[row])}, expected {what} "
             f"({count} such row{'s' if count > 1 else ''}). {advice}.")
 
 
@@ -386,7 +386,7 @@ def _check_commas(columns: Mapping[str, Cells], place: Callable[[int], str]) -> 
     if point or not certain:
         name, row, cell = commas[0]
         other = "other numbers have a point" if point else "it may separate thousands"
-        raise ScoreFileError(f"column {name}, {place(row)}: found {short(cell)}. Is the comma a "
+        raise ScoreFileError(f"column {name}, {place(row)}: found {brief(cell)}. Is the comma a "
                              f"decimal sign? Here {other}: write all numbers with a point.")
 
 
@@ -394,7 +394,7 @@ def _check_percent(name: str, cells: Cells, place: Callable[[int], str]) -> None
     marked = [isinstance(cell, str) and cell.rstrip().endswith("%") for cell in cells]
     if any(marked) and not all(marked):
         row = marked.index(not marked[0])
-        raise ScoreFileError(f"column {name}, {place(row)}: found {short(cells[row])}, and other "
+        raise ScoreFileError(f"column {name}, {place(row)}: found {brief(cells[row])}, and other "
                              "rows are written the other way. Put % behind all numbers or none.")
 
 
@@ -404,7 +404,7 @@ def _check(
     if not good.all():
         row = int(np.argmin(good))
         value = cells[row]
-        shown = f"{value:g}" if isinstance(value, int | float | np.number) else short(value)
+        shown = f"{value:g}" if isinstance(value, int | float | np.number) else brief(value)
         raise ScoreFileError(f"column {name}, {place(row)}: found {shown}, expected {expected}.")
 
 
@@ -417,7 +417,7 @@ def _labels(cells: Cells, positive: str, place: Callable[[int], str]) -> NDArray
             read[key] = _label(cell, positive)
         found = read[key]
         if found is None:
-            shown = f"{cell:g}" if isinstance(cell, float | np.floating) else short(cell)
+            shown = f"{cell:g}" if isinstance(cell, float | np.floating) else brief(cell)
             raise ScoreFileError(
                 f"column label, {place(row)}: found {shown}, expected 0 (safe) or 1 (unsafe), "
                 "false or true, safe or unsafe, or nothing where it is unknown. A label says how "
@@ -461,15 +461,15 @@ def _check_label(
     if gap.any():
         row = int(np.argmax(gap))
         raise ScoreFileError(
-            f"column label, {place(row)}: found {short(cells[row])}, but trajectory "
-            f"{short(names[codes[row]])} has label {known[codes[row]]} in another row. Write the "
+            f"column label, {place(row)}: found {brief(cells[row])}, but trajectory "
+            f"{brief(names[codes[row]])} has label {known[codes[row]]} in another row. Write the "
             "label in every row of a trajectory, or in none."
         )
     other = _other_value(codes, len(names), labels)
     if other is not None:
         row = other
         raise ScoreFileError(
-            f"column label, {place(row)}: trajectory {short(names[codes[row]])} has label "
+            f"column label, {place(row)}: trajectory {brief(names[codes[row]])} has label "
             f"{labels[row]} here and {1 - labels[row]} before. A trajectory has one label: whether "
             "the whole sequence turned out unsafe."
         )
@@ -481,8 +481,8 @@ def _check_group(
     row = _other_value(codes, len(names), pd.factorize(groups)[0])
     if row is not None:
         raise ScoreFileError(
-            f"column group, {place(row)}: trajectory {short(names[codes[row]])} has group "
-            f"{short(groups[row])} here and another before. A trajectory belongs to one group."
+            f"column group, {place(row)}: trajectory {brief(names[codes[row]])} has group "
+            f"{brief(groups[row])} here and another before. A trajectory belongs to one group."
         )
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from monitorlab.online.calibration import MISSED_DETECTION, NOT_TRAINABLE
-from monitorlab.online.methods import Method
+from monitorlab.online.comparison import Method
 
 HEADLINES = ("CRC", "UCB", "e-valuator, PAC", "learned + CRC")
 FEWEST = 10  # sequences of a class; from fewer, no verdict and no ranking
@@ -58,7 +58,7 @@ def results_table(
     return pd.DataFrame(rows)
 
 
-def band(results: pd.DataFrame, measure: str) -> pd.DataFrame:
+def band_over_splits(results: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Mean, q10 and q90 over splits of one measure, per data set, signal, method and level."""
     keys = ["dataset", "signal", "method", "level"]
     grouped = results.groupby(keys, sort=False)[measure]

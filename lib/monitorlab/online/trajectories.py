@@ -15,14 +15,14 @@ from monitorlab.online.step_rows import (
     UNKNOWN,
     Rows,
     ScoreFileError,
+    brief,
     choose_columns,
     read_rows,
-    short,
 )
 
 __all__ = [
-    "EXPECTED_COLUMNS", "UNKNOWN", "ScoreFileError", "Trajectories", "build", "from_frame",
-    "from_steps", "require_two_classes", "to_frame",
+    "EXPECTED_COLUMNS", "UNKNOWN", "ScoreFileError", "Trajectories", "build_trajectories",
+    "from_frame", "from_steps", "require_two_classes", "to_frame",
 ]
 
 FloatArray = NDArray[np.float64]
@@ -222,7 +222,7 @@ def from_frame(
     chosen = choose_columns(list(map(str, frame.columns)))
     frame = frame.set_axis(list(map(str, frame.columns)), axis=1)
     rows = read_rows({ours: _cells(frame[theirs]) for ours, theirs in chosen.items()}, positive)
-    return build(rows, dataset, signal)
+    return build_trajectories(rows, dataset, signal)
 
 
 def from_steps(steps: pd.DataFrame) -> dict[tuple[str, str], Trajectories]:
@@ -246,7 +246,7 @@ def from_steps(steps: pd.DataFrame) -> dict[tuple[str, str], Trajectories]:
     }
 
 
-def build(
+def build_trajectories(
     rows: Rows, dataset: str, signal: str, chosen: NDArray[np.bool_] | None = None
 ) -> Trajectories:
     """Sort checked rows into sequences.
@@ -309,7 +309,7 @@ def to_frame(trajectories: Trajectories) -> pd.DataFrame:
 def require_two_classes(trajectories: Trajectories) -> None:
     """Raise if labels are missing, or if a data set holds only safe or only unsafe sequences."""
     unknown, unsafe = trajectories.count(UNKNOWN), trajectories.count(1)
-    where = f"data set {short(trajectories.dataset)}, column label: "
+    where = f"data set {brief(trajectories.dataset)}, column label: "
     if unknown:
         raise ScoreFileError(
             f"{where}{unknown} of {len(trajectories)} sequences have none. Calibration needs to "
@@ -340,7 +340,7 @@ def _check_steps(rows: Rows, at: IntArray, steps: FloatArray, expected: IntArray
         row = int(at[twice].min())
         raise ScoreFileError(
             f"column step, {rows.place(row)}: step {rows.steps[row]:g} of trajectory "
-            f"{short(rows.ids[rows.codes[row]])} appears twice. Keep one row per step; if a column "
+            f"{brief(rows.ids[rows.codes[row]])} appears twice. Keep one row per step; if a column "
             'says which signal scored it, name it, as in columns={"signal": "model"}.'
         )
     gap = np.flatnonzero(steps != expected)
@@ -353,7 +353,7 @@ def _check_steps(rows: Rows, at: IntArray, steps: FloatArray, expected: IntArray
     if len(gap):
         row = int(at[gap[0]])
         raise ScoreFileError(
-            f"column step, {rows.place(row)}: trajectory {short(rows.ids[codes[gap[0]]])} has step "
+            f"column step, {rows.place(row)}: trajectory {brief(rows.ids[codes[gap[0]]])} has step "
             f"{steps[gap[0]]:g} where step {expected[gap[0]]} was expected. Steps count 1, 2, 3, "
             "... without gaps."
         )

@@ -15,8 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from monitorlab.pipeline.digests import digest_file, digest_table
-from monitorlab.pipeline.files import write_file_atomic
+from monitorlab.pipeline.files import digest_file, digest_table, write_file_atomic
 from monitorlab.pipeline.runs import (
     MANIFEST,
     ArtifactError,
@@ -26,11 +25,12 @@ from monitorlab.pipeline.runs import (
     read_manifest,
     run_command,
 )
-from monitorlab.pipeline.schemas import Schema, SchemaError, check
+from monitorlab.pipeline.schemas import Schema, SchemaError, check_frame
 from monitorlab.pipeline.tables import SCHEMAS
 
-__all__ = ["ArtifactError", "Run", "check_file", "finished", "load_table", "open_run", "read_parts",
-           "read_table", "stale_inputs", "unchanged_tables", "write_parts", "write_table"]
+__all__ = ["ArtifactError", "Run", "check_file", "finished_manifest", "load_table", "open_run",
+           "read_parts", "read_table", "stale_inputs", "unchanged_tables", "write_parts",
+           "write_table"]
 
 
 def write_table(run: Run, name: str, frame: pd.DataFrame) -> None:
@@ -44,7 +44,7 @@ def write_table(run: Run, name: str, frame: pd.DataFrame) -> None:
         If there is no such table, or the run is closed.
     """
     schema = _open_schema(run, name)
-    typed = check(frame, schema)
+    typed = check_frame(frame, schema)
     table = pa.Table.from_pandas(typed, schema=schema.arrow(), preserve_index=False)
     with write_file_atomic(run.folder / f"{name}.parquet") as temporary:
         pq.write_table(table, temporary, compression="zstd")
@@ -82,7 +82,7 @@ def write_parts(run: Run, name: str, parts: Iterable[pd.DataFrame]) -> int:
             for part in parts:
                 if part.empty:
                     continue
-                typed = check(part, schema)
+                typed = check_frame(part, schema)
                 keys.update(pd.util.hash_pandas_object(typed[list(schema.key)], index=False))
                 rows += len(typed)
                 if len(keys) != rows:
@@ -126,7 +126,7 @@ def read_parts(run: Run, notebook: str, name: str) -> Iterator[pd.DataFrame]:
     with pq.ParquetFile(path) as file:
         _same_columns(file.schema_arrow, schema, path, command)
         for group in range(file.num_row_groups):
-            yield check(file.read_row_group(group).to_pandas(), schema)
+            yield check_frame(file.read_row_group(group).to_pandas(), schema)
 
 
 def read_table(run: Run, notebook: str, name: str) -> pd.DataFrame:
@@ -170,7 +170,7 @@ def load_table(
     name : str
         Table name, one of `outputs`.
     outputs : mapping
-        As the manifest has them; see `finished`.
+        As the manifest has them; see `finished_manifest`.
     command : str
         What makes the table again, for the error.
 
@@ -183,10 +183,12 @@ def load_table(
     path = _unchanged(folder, name, outputs, command, parts=False)
     with pq.ParquetFile(path) as file:
         _same_columns(file.schema_arrow, schema, path, command)
-        return check(file.read().to_pandas(), schema)
+        return check_frame(file.read().to_pandas(), schema)
 
 
-def finished(folder: Path, profile: str | None = None, seed: int | None = None) -> dict[str, Any]:
+def finished_manifest(
+    folder: Path, profile: str | None = None, seed: int | None = None
+) -> dict[str, Any]:
     """Return the manifest of a notebook whose tables may be read, or say why they may not.
 
     Parameters
@@ -235,7 +237,7 @@ def unchanged_tables(
     folder : Path
         `<runs>/<run_id>/<notebook>`.
     manifest : mapping
-        Of that notebook; see `finished`.
+        Of that notebook; see `finished_manifest`.
     names : iterable of str, optional
         Which tables, as a notebook names what it reads; all if not given.
 
@@ -259,11 +261,11 @@ def check_file(path: Path) -> None:
     Raises
     ------
     ArtifactError
-        As `finished` and `load_table`.
+        As `finished_manifest` and `load_table`.
     """
     folder, name = path.absolute().parent, path.stem
     if path.suffix == ".parquet" and name in SCHEMAS and (folder / MANIFEST).is_file():
-        manifest = finished(folder)
+        manifest = finished_manifest(folder)
         if name in manifest["outputs"]:
             _unchanged(folder, name, manifest["outputs"], run_command(folder, manifest["profile"]))
 
@@ -276,7 +278,7 @@ def _written(run: Run, notebook: str, name: str) -> tuple[Path, dict[str, Any], 
     if notebook == run.notebook:
         outputs = run.outputs
     else:
-        outputs = finished(folder, run.profile.name, run.seed)["outputs"]
+        outputs = finished_manifest(folder, run.profile.name, run.seed)["outputs"]
     return folder, outputs, command
 
 

@@ -11,8 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from monitorlab.pipeline import sources
-from monitorlab.pipeline.digests import LIBRARY, digest_folder, package_digest
-from monitorlab.pipeline.files import canonical_json, pretty_json, write_folder_atomic
+from monitorlab.pipeline.files import (
+    LIBRARY,
+    canonical_json,
+    digest_folder,
+    package_digest,
+    pretty_json,
+    write_folder_atomic,
+)
 from monitorlab.pipeline.runs import ArtifactError, Run, checked_name
 
 TRAINING = ("finetuning", "monitors", "signals")  # packages that train; each counts as a whole

@@ -59,7 +59,7 @@ class Notebook:
     digest : str
         SHA-256 of the file, to tell whether a run is older than its source.
     fault : str
-        Why it cannot be run; only `survey` returns notebooks that have one.
+        Why it cannot be run; only `survey_notebooks` returns notebooks that have one.
     """
 
     path: Path
@@ -94,14 +94,14 @@ def discover(folder: Path) -> tuple[Notebook, ...]:
         If two notebooks share a number, a first cell cannot be read, or notebooks read each
         other in a circle.
     """
-    found = survey(folder)
+    found = survey_notebooks(folder)
     for notebook in found:
         if notebook.fault:
             raise NotebookError(notebook.fault)
     return found
 
 
-def survey(folder: Path) -> tuple[Notebook, ...]:
+def survey_notebooks(folder: Path) -> tuple[Notebook, ...]:
     """Read all notebooks of a folder as `discover` does, those that cannot be read included.
 
     A notebook that cannot be read, shares its number with another, or is part of a circle has a
@@ -122,7 +122,7 @@ def survey(folder: Path) -> tuple[Notebook, ...]:
     sound = [n for n in faulty if not n.fault]
     waiting = [n for n in faulty if n.fault]
     try:
-        return (*in_order(sound), *waiting)
+        return (*_in_order(sound), *waiting)
     except NotebookError as error:
         return (*(replace(n, fault=str(error)) for n in sound), *waiting)
 
@@ -220,13 +220,13 @@ def with_inputs(
 ) -> tuple[Notebook, ...]:
     """Return `chosen` and every notebook that they read, directly or not, in the order to run."""
     wanted = {n.stem for n in chosen}
-    for notebook in reversed(in_order(notebooks)):
+    for notebook in reversed(_in_order(notebooks)):
         if notebook.stem in wanted:
             wanted.update(dependencies(notebook, notebooks))
-    return tuple(n for n in in_order(notebooks) if n.stem in wanted)
+    return tuple(n for n in _in_order(notebooks) if n.stem in wanted)
 
 
-def in_order(notebooks: Sequence[Notebook]) -> tuple[Notebook, ...]:
+def _in_order(notebooks: Sequence[Notebook]) -> tuple[Notebook, ...]:
     """Sort so that every notebook comes after those it reads; by number where free.
 
     Raises

@@ -2,12 +2,18 @@
 
 A notebook never asks which profile it runs in. It takes sizes from `Profile`, so the same
 cells run as a test (`tiny`), on a laptop (`cpu`) and at the scale of the paper (`gpu`).
+The sizes stand in `profiles.yaml` beside this file.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
 
 
 @dataclass(frozen=True)
@@ -298,98 +304,22 @@ class Profile:
     finetuning: Finetuning
 
 
-SMALL = ModelSize(hidden=64, layers=2, heads=4)
-READER = ModelSize(hidden=64, layers=3, heads=4)  # two layers fetch, the third one compares
-# The published recipe, but for what a model of this size needs: a higher rate, short batches.
-SMALL_RECIPE: Mapping[str, int | float | str | bool] = {
-    "learning_rate": 2e-3, "accumulation": 1, "max_tokens": 2_048, "dtype": "float32",
-    "gradient_checkpointing": False, "labelled": "verdict",
+def _built(kind: type[Any], entry: Mapping[str, Any]) -> Any:
+    """Build a dataclass from what the data file says of each of its fields."""
+    kinds = get_type_hints(kind)
+    values = {}
+    for name, value in entry.items():
+        if dataclasses.is_dataclass(kinds[name]):
+            value = _built(kinds[name], value)
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
+
+
+_DATA = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+PROFILES: dict[str, Profile] = {
+    name: _built(Profile, {"name": name, **entry}) for name, entry in _DATA["profiles"].items()
 }
-
-TINY = Profile(
-    name="tiny",
-    arithmetic=Arithmetic(
-        min_steps=2, max_steps=4, max_value=30, max_term=9, max_factor=1,
-        n_train=6_000, n_verifier=400, n_test=400, temperature=0.7,
-    ),
-    generator=Training(SMALL, 1_000, 512, 2e-2),
-    verifier=Training(SMALL, 300, 512, 1e-2),
-    conversations=Conversations(min_turns=3, max_turns=9, n_train=900, n_test=300),
-    guard=Training(ModelSize(hidden=64, layers=2, heads=2), 220, 1_024, 3e-3),
-    online=Online(n_splits=4, open_tier=False),
-    benchmark=Benchmark(corpus_share=0.01, processes=1, open_tier=False),
-    evaluation=Evaluation(
-        pairs_per_cell=12, words=0, embedded=150, encoder_dtype="float32", prompt_pairs=8,
-        probe_pairs=3, real_pairs=20,
-        resamples=1_000, resplits=200,
-        miniature=Miniature(
-            1_500, Training(SMALL, 5, 4_096, 1e-2), Training(SMALL, 30, 4_096, 1e-2)
-        ),
-    ),
-    finetuning=Finetuning(
-        base="", prompt="brief", vocabulary=1_500, model=ModelSize(32, 2, 2), reading_steps=8,
-        recipe=SMALL_RECIPE, samples=64, seeds=2, shares=(0.5,), processes=1,
-        pairs_per_cell=22, probe=60, encoder_dtype="float32", resamples=500,
-    ),
-)
-
-CPU = Profile(
-    name="cpu",
-    arithmetic=Arithmetic(
-        min_steps=3, max_steps=7, max_value=99, max_term=20, max_factor=3,
-        n_train=20_000, n_verifier=2_500, n_test=2_000, temperature=0.7,
-    ),
-    generator=Training(SMALL, 2_200, 1_024, 2e-2),
-    verifier=Training(SMALL, 1_600, 768, 1e-2),
-    conversations=Conversations(min_turns=3, max_turns=9, n_train=2_000, n_test=1_500),
-    guard=Training(ModelSize(hidden=64, layers=2, heads=2), 500, 1_024, 2.5e-3),
-    online=Online(n_splits=10, open_tier=True),
-    benchmark=Benchmark(corpus_share=0.08, processes=2, open_tier=True),
-    evaluation=Evaluation(
-        pairs_per_cell=0, words=0, embedded=1_000, encoder_dtype="auto", prompt_pairs=60,
-        probe_pairs=8, real_pairs=60,
-        resamples=5_000, resplits=1_000,
-        miniature=Miniature(
-            3_000, Training(SMALL, 20, 4_096, 1e-2), Training(SMALL, 50, 6_144, 1e-2)
-        ),
-    ),
-    finetuning=Finetuning(
-        base="", prompt="brief", vocabulary=3_000, model=READER, reading_steps=900,
-        recipe=SMALL_RECIPE, samples=960, seeds=2, shares=(0.25, 0.5), processes=2,
-        pairs_per_cell=60, probe=300, encoder_dtype="auto", resamples=5_000,
-    ),
-)
-
-GPU = Profile(
-    name="gpu",
-    arithmetic=Arithmetic(
-        min_steps=3, max_steps=10, max_value=999, max_term=250, max_factor=9,
-        n_train=200_000, n_verifier=20_000, n_test=5_000, temperature=0.7,
-    ),
-    generator=Training(ModelSize(hidden=512, layers=8, heads=8), 8_000, 16_384, 1e-2),
-    verifier=Training(ModelSize(hidden=512, layers=8, heads=8), 2_000, 16_384, 5e-3),
-    conversations=Conversations(min_turns=3, max_turns=9, n_train=20_000, n_test=5_000),
-    guard=Training(ModelSize(hidden=256, layers=6, heads=8), 1_000, 32_768, 6e-4),
-    online=Online(n_splits=10, open_tier=True),
-    benchmark=Benchmark(corpus_share=1.0, processes=8, open_tier=True),
-    evaluation=Evaluation(
-        pairs_per_cell=0, words=0, embedded=0, encoder_dtype="bfloat16", prompt_pairs=0,
-        probe_pairs=40, real_pairs=0,
-        resamples=5_000, resplits=1_000,
-        miniature=Miniature(
-            8_000,
-            Training(ModelSize(hidden=512, layers=8, heads=8), 4_000, 65_536, 1e-2),
-            Training(ModelSize(hidden=512, layers=8, heads=8), 1_000, 65_536, 5e-3),
-        ),
-    ),
-    finetuning=Finetuning(
-        base="Qwen/Qwen3-4B-Instruct-2507", prompt="direct", vocabulary=8_000, model=READER,
-        reading_steps=4_000, recipe={}, samples=0, seeds=3, shares=(0.125, 0.25, 0.5),
-        processes=1, pairs_per_cell=0, probe=0, encoder_dtype="bfloat16", resamples=5_000,
-    ),
-)
-
-PROFILES: dict[str, Profile] = {profile.name: profile for profile in (TINY, CPU, GPU)}
+TINY, CPU, GPU = PROFILES.values()
 
 
 def get_profile(name: str) -> Profile:

@@ -18,11 +18,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
-from monitorlab.pipeline.artifacts import ArtifactError, finished, stale_inputs, unchanged_tables
-from monitorlab.pipeline.digests import digest_file
+from monitorlab.pipeline.artifacts import (
+    ArtifactError,
+    finished_manifest,
+    stale_inputs,
+    unchanged_tables,
+)
 from monitorlab.pipeline.files import (
     FULL,
     DamagedFileError,
+    digest_file,
     read_sealed,
     sealed_json,
     write_text_atomic,
@@ -53,7 +58,7 @@ class RecordError(ArtifactError):
 
 
 @dataclass(frozen=True)
-class Failure:
+class CellFailure:
     """Where and why an execution ended early.
 
     Attributes
@@ -76,7 +81,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Record:
+class RunRecord:
     """One execution of one notebook.
 
     Attributes
@@ -121,7 +126,7 @@ class Record:
     project: str = ""
     files: dict[str, str] = field(default_factory=dict)
     tables: str = ""
-    failure: Failure | None = None
+    failure: CellFailure | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ class State:
     notebook: Notebook
     status: str
     reason: str = ""
-    record: Record | None = None
+    record: RunRecord | None = None
     headline: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -178,7 +183,7 @@ def executed_path(runs: Path, run_id: str, stem: str) -> Path:
     return runs / run_id / "executed" / f"{stem}.ipynb"
 
 
-def write_record(runs: Path, record: Record) -> None:
+def write_record(runs: Path, record: RunRecord) -> None:
     """Write a record atomically; on a full disk over the old one, which needs no new space."""
     path = executed_path(runs, record.run_id, record.stem).with_suffix(".json")
     text = sealed_json(asdict(record))
@@ -192,7 +197,7 @@ def write_record(runs: Path, record: Record) -> None:
             stream.truncate()
 
 
-def read_record(runs: Path, run_id: str, stem: str) -> Record | None:
+def read_run_record(runs: Path, run_id: str, stem: str) -> RunRecord | None:
     """Read the record of a notebook; None if it was never executed in this run.
 
     Raises
@@ -210,9 +215,9 @@ def read_record(runs: Path, run_id: str, stem: str) -> Record | None:
                           f"the notebook again: python -m monitorlab run {stem[:2]} --run-id "
                           f"{run_id}") from error
     failure = data.pop("failure", None)
-    known = {f.name for f in fields(Record)}
+    known = {f.name for f in fields(RunRecord)}
     data = {name: value for name, value in data.items() if name in known}
-    return Record(**data, failure=Failure(**failure) if failure else None)
+    return RunRecord(**data, failure=CellFailure(**failure) if failure else None)
 
 
 def pick_up(runs: Path, run_id: str) -> None:
@@ -223,7 +228,7 @@ def pick_up(runs: Path, run_id: str) -> None:
     folder = runs / run_id / "executed"
     for path in folder.glob("*.json"):
         try:
-            record = read_record(runs, run_id, path.stem)
+            record = read_run_record(runs, run_id, path.stem)
         except RecordError:
             continue
         if record is not None and record.status == "running":
@@ -258,11 +263,11 @@ def run_states(runs: Path, run_id: str, notebooks: Sequence[Notebook]) -> tuple[
     gone = sorted(p for p in (runs / run_id / "executed").glob("[0-9][0-9]*.json")
                   if p.stem not in known)
     shown = [*notebooks, *(without_content(p, "") for p in gone)]
-    records: dict[str, Record | None] = {}
+    records: dict[str, RunRecord | None] = {}
     faults: dict[str, str] = {}
     for notebook in shown:
         try:
-            records[notebook.stem] = read_record(runs, run_id, notebook.stem)
+            records[notebook.stem] = read_run_record(runs, run_id, notebook.stem)
         except RecordError as error:
             records[notebook.stem], faults[notebook.stem] = None, str(error)
     return tuple(
@@ -277,12 +282,12 @@ def _state(
     run_id: str,
     notebook: Notebook,
     notebooks: Sequence[Notebook],
-    records: Mapping[str, Record | None],
+    records: Mapping[str, RunRecord | None],
 ) -> State:
     record = records[notebook.stem]
     if record is None:
         return State(notebook, "missing")
-    headline = read_headline(runs / run_id / notebook.stem)
+    headline = _read_headline(runs / run_id / notebook.stem)
     status, reason = record.status, ""
     if record.failure is not None:
         reason = f"{record.failure.error}: {record.failure.message}"
@@ -303,10 +308,10 @@ def _state(
 
 def _why_stale(
     folder: Path,
-    record: Record,
+    record: RunRecord,
     notebook: Notebook,
     notebooks: Sequence[Notebook],
-    records: Mapping[str, Record | None],
+    records: Mapping[str, RunRecord | None],
 ) -> str:
     if notebook not in notebooks:
         return "its source is no longer among the notebooks"
@@ -326,7 +331,7 @@ def _why_stale(
 
 def why_run(
     runs: Path,
-    wanted: Record,
+    wanted: RunRecord,
     notebook: Notebook,
     notebooks: Sequence[Notebook],
 ) -> str:
@@ -363,11 +368,11 @@ def why_run(
     return _why_tables_differ(runs / wanted.run_id / notebook.stem, done, notebook)
 
 
-def _why_tables_differ(folder: Path, done: Record, notebook: Notebook) -> str:
+def _why_tables_differ(folder: Path, done: RunRecord, notebook: Notebook) -> str:
     try:
         if not notebook.writes and read_manifest(folder) is None:
             return ""
-        manifest = finished(folder)
+        manifest = finished_manifest(folder)
         unchanged_tables(folder, manifest)
     except ArtifactError as error:
         return str(error)
@@ -384,7 +389,7 @@ def tables_seal(folder: Path) -> str:
     return digest_file(path) if path.is_file() else ""
 
 
-def read_headline(folder: Path) -> dict[str, str]:
+def _read_headline(folder: Path) -> dict[str, str]:
     """Read `headline.json` of a run folder: {"value", "caption"}; empty if absent or broken."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         data = json.loads((folder / "headline.json").read_text(encoding="utf-8"))

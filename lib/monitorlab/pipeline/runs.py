@@ -28,10 +28,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from monitorlab.pipeline import sources
-from monitorlab.pipeline.digests import digest_file
 from monitorlab.pipeline.files import (
     DamagedFileError,
     canonical_json,
+    digest_file,
     pretty_json,
     read_sealed,
     sealed_json,

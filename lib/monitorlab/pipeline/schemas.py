@@ -1,7 +1,7 @@
 """Typed tables: what every file that passes between notebooks holds.
 
 A schema says, per column, its type, unit, meaning, range and whether it may be missing.
-`check` is the door: it casts without losing anything, or says which row is wrong.
+`check_frame` is the door: it casts without losing anything, or says which row is wrong.
 One orientation everywhere: `score` is suspicion, high is unsafe; `label` 1 is unsafe.
 """
 
@@ -128,7 +128,7 @@ class Schema:
         return pa.schema([field.arrow() for field in self.fields], metadata=words)
 
 
-def check(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
+def check_frame(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     """Cast `frame` to `schema`, sorted by key, or say what is wrong.
 
     Parameters
@@ -159,19 +159,6 @@ def check(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
             row, column, words = problem
             raise SchemaError(f"{_where(schema.name, column, row)}: {words}")
     return typed.sort_values(list(schema.key), kind="stable", ignore_index=True)
-
-
-def describe(schema: Schema) -> str:
-    """Return the schema as a Markdown table for documentation."""
-    lines = [
-        f"**{schema.name}**: {schema.about}. Key: {', '.join(f'`{name}`' for name in schema.key)}.",
-        "",
-        "| column | unit | meaning | expected |",
-        "|---|---|---|---|",
-    ]
-    for field in schema.fields:
-        lines.append(f"| `{field.name}` | {field.unit} | {field.meaning} | {field.expected} |")
-    return "\n".join(lines)
 
 
 def _where(table: str, column: str, row: int) -> str:

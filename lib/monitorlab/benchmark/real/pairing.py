@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 
 from monitorlab.benchmark.real.records import digest
 from monitorlab.benchmark.samples import sample_row
-from monitorlab.pipeline.schemas import check
+from monitorlab.pipeline.schemas import check_frame
 from monitorlab.pipeline.tables import SAMPLES
 
 DROPPED = ("source", "unit", "reason", "count")
@@ -243,4 +243,4 @@ def _row(
 
 
 def _samples(rows: list[dict[str, object]]) -> pd.DataFrame:
-    return check(pd.DataFrame(rows, columns=SAMPLES.columns), SAMPLES)
+    return check_frame(pd.DataFrame(rows, columns=SAMPLES.columns), SAMPLES)
