@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import binom
 from sklearn.metrics import cohen_kappa_score
 
-from monitorlab.benchmark import agreement as module
-from monitorlab.benchmark.agreement import (
+from monitorlab.benchmark import annotation as module
+from monitorlab.benchmark.annotation import (
     STATISTICS,
     Statistic,
     ac1,

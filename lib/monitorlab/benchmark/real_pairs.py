@@ -14,17 +14,16 @@ from pathlib import Path
 import pandas as pd
 
 from monitorlab.benchmark.real import programs, solutions, transcripts
-from monitorlab.benchmark.real.chains import (
+from monitorlab.benchmark.real.pairing import Loaded
+from monitorlab.benchmark.real.programs import Execute, reflexion_runs
+from monitorlab.benchmark.real.solutions import (
     MISTAKE_TASKS,
     PROCESSBENCH,
     bigbench_mistake,
+    gsm8k_solutions,
     processbench,
 )
-from monitorlab.benchmark.real.pairing import Loaded
-from monitorlab.benchmark.real.preferences import hh_key, hh_rlhf
-from monitorlab.benchmark.real.programs import Execute, reflexion_runs
-from monitorlab.benchmark.real.solutions import gsm8k_solutions
-from monitorlab.benchmark.real.transcripts import CATEGORIES, lie_detector
+from monitorlab.benchmark.real.transcripts import CATEGORIES, hh_key, hh_rlhf, lie_detector
 from monitorlab.pipeline.runs import Run
 from monitorlab.pipeline.schemas import check
 from monitorlab.pipeline.sources import available, fetch
