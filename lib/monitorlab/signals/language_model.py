@@ -32,6 +32,7 @@ from transformers import (
 
 from monitorlab.pipeline.profiles import Training
 from monitorlab.progress import progress
+from monitorlab.signals.causal_models import POOLS, pool_log_probs, sample_answers
 from monitorlab.signals.scorers import (
     Encoded,
     label_probability,
@@ -245,33 +246,14 @@ def generate(
         for start in progress(starts, title) if title else starts:
             chosen = order[start : start + BATCH]
             prompts = [encode(tokenizer, problems[i]) for i in chosen]
-            emitted = _sample(model, tokenizer, prompts, temperature)
+            emitted = sample_answers(
+                model, tokenizer.pad_token_id, [tokenizer.eos_token_id], prompts, temperature,
+                MAX_NEW_TOKENS,
+            )
             logs = token_log_probs(model, tokenizer.pad_token_id, prompts, emitted)
             for i, tokens, log_probs in zip(chosen, emitted, logs, strict=True):
                 found[int(i)] = _solution(tokenizer, tokens, log_probs)
     return [found[i] for i in range(len(problems))]
-
-
-def _sample(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[int]],
-    temperature: float,
-) -> list[list[int]]:
-    """Emitted tokens per prompt, up to and including the end mark."""
-    ids = pad(prompts, tokenizer.pad_token_id, left=True).to(model.device)
-    output = model.generate(
-        ids,
-        attention_mask=(ids != tokenizer.pad_token_id).long(),
-        do_sample=True,
-        temperature=temperature,
-        top_k=0,  # the whole distribution: the mistakes are the model's, as likely as it thinks
-        max_new_tokens=MAX_NEW_TOKENS,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    rows = output[:, ids.shape[1] :].tolist()
-    end = tokenizer.eos_token_id
-    return [row[: row.index(end) + 1] if end in row else row for row in rows]
 
 
 @torch.inference_mode()
@@ -323,12 +305,11 @@ def step_signals(solution: Solution) -> dict[str, np.ndarray]:
         ablation), ``mean_logprob``: minus the mean, both in nats, at least 0, high = unsafe;
         ``tokens``: number of tokens. Each of shape (n_steps,).
     """
-    parts = [solution.log_probs[solution.step_of_token == k] for k in range(solution.n_steps)]
-    return {
-        "min_logprob": np.array([-part.min() for part in parts]),
-        "mean_logprob": np.array([-part.mean() for part in parts]),
-        "tokens": np.array([len(part) for part in parts]),
-    }
+    lowest, mean = (
+        pool_log_probs(solution.log_probs, solution.step_of_token, solution.n_steps, pool)
+        for pool in POOLS
+    )
+    return {"min_logprob": lowest.scores, "mean_logprob": mean.scores, "tokens": lowest.tokens}
 
 
 def _step_ends(tokenizer: PreTrainedTokenizerBase, problem: str, solution: str) -> Encoded:
