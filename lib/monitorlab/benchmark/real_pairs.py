@@ -88,7 +88,7 @@ def real_pairs(get: Get = fetch, execute: Execute | None = None) -> RealPairs:
     ])
 
 
-def keys() -> list[str]:
+def _keys() -> list[str]:
     """Keys of `data/sources.toml` that `real_pairs` reads."""
     return [
         solutions.KEY,
@@ -117,7 +117,7 @@ def load(run: Run) -> RealPairs | None:
     if not run.profile.benchmark.open_tier:
         print(f"the {run.profile.name} profile leaves the open tier out")
         return None
-    wanted = keys()
+    wanted = _keys()
     missing = [key for key in wanted if not available(key)]
     if missing:
         print(f"{len(missing)} of {len(wanted)} files of the open tier are not in the cache; "
