@@ -14,7 +14,7 @@ import pytest
 from monitorlab.benchmark.real import programs, solutions, transcripts
 from monitorlab.benchmark.real.pairing import Answer, Loaded, Origin, Problem, Tally, build, match
 from monitorlab.benchmark.real.records import RealDataError, read_array, read_lines
-from monitorlab.benchmark.real_pairs import combine, overview
+from monitorlab.benchmark.real_pairs import combine, sources_table
 from monitorlab.pipeline.tables import SAMPLES
 
 Get = Callable[[str], Path]
@@ -217,7 +217,7 @@ def test_one_chain_per_problem_gives_no_pairs(get: Get) -> None:
         good | {"input": "c", "answer": None},
     ])
     loaded = solutions.bigbench_mistake(get, "word_sorting")
-    row = overview([loaded]).iloc[0]
+    row = sources_table([loaded]).iloc[0]
     assert (row["pairs"], row["problems"]) == (0, 0) and pd.isna(row["words_benign"])
     assert dropped(loaded) == {
         ("answer", solutions.CLEAN_BUT_WRONG): 1, ("problem", "no benign answer"): 1,

@@ -273,7 +273,7 @@ STATISTICS: dict[str, Statistic] = {
 }  # fmt: skip
 
 
-def measure(
+def with_interval(
     statistic: Statistic, first: np.ndarray, second: np.ndarray, random: np.random.Generator
 ) -> Agreement:
     """Compute a coefficient with a bootstrap interval over samples.
@@ -333,6 +333,6 @@ def agreement_table(
     """
     rows = []
     for name, statistic in STATISTICS.items():
-        found = measure(statistic, first.to_numpy(int), second.to_numpy(int), random)
+        found = with_interval(statistic, first.to_numpy(int), second.to_numpy(int), random)
         rows.append((name, found.value, found.low, found.high))
     return pd.DataFrame(rows, columns=["coefficient", "value", "low", "high"])

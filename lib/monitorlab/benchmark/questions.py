@@ -278,7 +278,7 @@ def _assertions(tests: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class HubSource:
+class _HubSource:
     """A dataset of the hub, by name.
 
     Attributes
@@ -321,9 +321,9 @@ def _aime(row: Mapping[str, Any], number: int, seed: int) -> Question:
 
 
 HUB = {
-    "mmlu": HubSource("cais/mmlu", "moral_scenarios", "test", _mmlu),
-    "gpqa": HubSource("Idavidrein/gpqa", "gpqa_diamond", "train", _gpqa),
-    "aime": HubSource("AI-MO/aimo-validation-aime", "default", "train", _aime),
+    "mmlu": _HubSource("cais/mmlu", "moral_scenarios", "test", _mmlu),
+    "gpqa": _HubSource("Idavidrein/gpqa", "gpqa_diamond", "train", _gpqa),
+    "aime": _HubSource("AI-MO/aimo-validation-aime", "default", "train", _aime),
 }
 OPEN = {"gsm8k": gsm8k, "truthfulqa": truthfulqa, "humaneval": humaneval, "mbpp": mbpp}
 
@@ -361,14 +361,14 @@ def load_questions(source: str, seed: int, revision: str = "", path: str = "") -
         known = ", ".join([*OPEN, *HUB])
         raise QuestionError(f"{source!r} is no source of questions; there are {known}.")
     hub = HUB[source]
-    rows = load_rows(path or hub.path, hub.name, hub.split, revision)
+    rows = _load_rows(path or hub.path, hub.name, hub.split, revision)
     try:
         return [hub.make(row, number, seed) for number, row in enumerate(rows)]
     except KeyError as error:
         raise QuestionError(f"source {source!r} has no column {error}.") from None
 
 
-def load_rows(path: str, name: str, split: str, revision: str) -> Any:
+def _load_rows(path: str, name: str, split: str, revision: str) -> Any:
     """Rows of a hub dataset, or of a local folder in the same format.
 
     Parameters
