@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -169,24 +168,6 @@ def joined(samples: pd.DataFrame, annotations: pd.DataFrame) -> pd.DataFrame:
 
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """One coefficient with its interval.
-
-    Attributes
-    ----------
-    value : float
-        Estimate; 1 is perfect agreement.
-    low, high : float
-        95 % percentile bootstrap interval over samples; without any disagreement the lower end is
-        the coefficient at the exact binomial bound.
-    """
-
-    value: float
-    low: float
-    high: float
-
-
 def observed(first: np.ndarray, second: np.ndarray) -> float:
     """Share of items on which two annotators agree.
 
@@ -275,7 +256,7 @@ STATISTICS: dict[str, Statistic] = {
 
 def with_interval(
     statistic: Statistic, first: np.ndarray, second: np.ndarray, random: np.random.Generator
-) -> Agreement:
+) -> tuple[float, float, float]:
     """Compute a coefficient with a bootstrap interval over samples.
 
     Parameters
@@ -289,8 +270,9 @@ def with_interval(
 
     Returns
     -------
-    Agreement
-        Estimate and 95 % interval.
+    value, low, high : float
+        Estimate (1 is perfect agreement) and 95 % percentile bootstrap interval over samples;
+        without any disagreement the lower end is the coefficient at the exact binomial bound.
     """
     n = len(first)
     if observed(first, second) == 1:
@@ -299,7 +281,7 @@ def with_interval(
         unseen = math.ceil(n * (1 - binomtest(n, n).proportion_ci(0.95, "exact").low))
         doubtful = np.array(second)
         doubtful[np.linspace(0, n - 1, unseen).astype(int)] ^= 1
-        return Agreement(statistic(first, second), statistic(first, doubtful), 1.0)
+        return statistic(first, second), statistic(first, doubtful), 1.0
     # Only how often each pair of labels occurs matters, so resamples are multinomial counts.
     cells, counts = np.unique(np.stack([first, second]), axis=1, return_counts=True)
     draws = random.multinomial(len(first), counts / counts.sum(), RESAMPLES)
@@ -311,7 +293,7 @@ def with_interval(
             cache[key] = statistic(np.repeat(cells[0], draw), np.repeat(cells[1], draw))
         values[place] = cache[key]
     low, high = np.quantile(values, [0.025, 0.975])
-    return Agreement(statistic(first, second), float(low), float(high))
+    return statistic(first, second), float(low), float(high)
 
 
 def agreement_table(
@@ -334,5 +316,5 @@ def agreement_table(
     rows = []
     for name, statistic in STATISTICS.items():
         found = with_interval(statistic, first.to_numpy(int), second.to_numpy(int), random)
-        rows.append((name, found.value, found.low, found.high))
+        rows.append((name, *found))
     return pd.DataFrame(rows, columns=["coefficient", "value", "low", "high"])
