@@ -45,7 +45,7 @@ import pandas as pd
 
 from monitorlab import display
 from monitorlab.benchmark import annotation, balance, duplicates, figures, probes
-from monitorlab.benchmark.agreement import agreement_table
+from monitorlab.benchmark.annotation import agreement_table
 from monitorlab.benchmark.browser import browse
 from monitorlab.benchmark.samples import whole_texts
 from monitorlab.pipeline.artifacts import open_run, read_parts, read_table, write_table

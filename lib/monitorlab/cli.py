@@ -174,7 +174,7 @@ def _scenarios(
 ) -> None:
     """Check scenario files: their form, and pairs composed from them, executed and solved."""
     with _expected_errors():
-        from monitorlab.benchmark.inspection import inspect_cells
+        from monitorlab.benchmark.verification import inspect_cells
 
         faults = inspect_cells([cell] if cell else None, pairs, seed, typer.echo)
         if faults:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark.real import chains, preferences, programs, solutions, transcripts
+from monitorlab.benchmark.real import programs, solutions, transcripts
 from monitorlab.benchmark.real.pairing import Loaded
 from monitorlab.benchmark.real.records import read_array, read_lines
 from monitorlab.benchmark.real_pairs import combine
@@ -48,16 +48,16 @@ def test_gsm8k_references_are_those_of_the_test_set(get: Get) -> None:
             for record in read_lines(get("gsm8k/test.jsonl"))}
     for record in read_lines(get(solutions.KEY)):
         reference = solutions.final_answer(record.take("ground_truth", str))
-        assert reference == solutions.number(test[record.take("question", str)])
+        assert reference == solutions.exact_number(test[record.take("question", str)])
 
 
 @pytest.mark.parametrize(("part", "pairs", "of"), [("gsm8k", 23, 375), ("math", 34, 955)])
 def test_processbench_flaws_are_located(get: Get, part: str, pairs: int, of: int) -> None:
-    loaded = chains.processbench(get, part)
+    loaded = solutions.processbench(get, part)
     check_pairs(loaded, pairs, pairs, of)
     flawed = loaded.samples.query("label == 1").set_index("sample_id")["response"]
     assert sorted(loaded.flaws["sample_id"]) == sorted(flawed.index)
-    steps = {step for record in read_array(get(chains.PROCESSBENCH[part]))
+    steps = {step for record in read_array(get(solutions.PROCESSBENCH[part]))
              for step in record.texts("steps")}
     assert all(flawed[flaw.sample_id][flaw.start: flaw.end] in steps
                for flaw in loaded.flaws.itertuples())
@@ -66,17 +66,17 @@ def test_processbench_flaws_are_located(get: Get, part: str, pairs: int, of: int
 def test_processbench_shares_scenarios_with_gsm8k(get: Get) -> None:
     known = {solutions.gsm8k_key(record.take("question", str))
              for record in read_lines(get(solutions.KEY))}
-    assert set(chains.processbench(get, "gsm8k").samples["scenario_id"]) <= known
+    assert set(solutions.processbench(get, "gsm8k").samples["scenario_id"]) <= known
 
 
-@pytest.mark.parametrize("task", chains.MISTAKE_TASKS)
+@pytest.mark.parametrize("task", solutions.MISTAKE_TASKS)
 def test_bigbench_mistake_has_no_pairs(get: Get, task: str) -> None:
-    loaded = chains.bigbench_mistake(get, task)
+    loaded = solutions.bigbench_mistake(get, task)
     check_pairs(loaded, 0, 0, of=986 if task == "dyck_languages" else 300)
 
 
 def test_hh_rlhf_sample(get: Get) -> None:
-    check_pairs(preferences.hh_rlhf(get, preferences.SAMPLE), 134, 134, of=200)
+    check_pairs(transcripts.hh_rlhf(get, transcripts.SAMPLE), 134, 134, of=200)
 
 
 @pytest.mark.parametrize(

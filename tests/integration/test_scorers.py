@@ -40,7 +40,7 @@ from transformers import (
 )
 
 from monitorlab.signals.causal_models import CausalGenerator, LogProbabilityScorer, split_steps
-from monitorlab.signals.guard_models import GuardScorer, common_prefix
+from monitorlab.signals.guard_models import GuardScorer, reusable_prefix
 from monitorlab.signals.reward_models import (
     MathShepherdScorer,
     Qwen2ForProcessRewardModel,
@@ -476,14 +476,14 @@ def test_guard_reads_few_tokens(folders: dict[str, str], monkeypatch: pytest.Mon
     prompts = scorer._prompts(ASKED, ANSWERS)
     assert read[0] == len(prompts[0])
     for k in (1, 2):
-        assert read[k] == len(prompts[k]) - common_prefix(prompts[k - 1], prompts[k])
+        assert read[k] == len(prompts[k]) - reusable_prefix(prompts[k - 1], prompts[k])
         assert read[k] < len(prompts[k]) * 0.6
 
 
 def test_common_prefix_leaves_a_token_to_read() -> None:
-    assert common_prefix([1, 2, 3], [1, 2, 4, 5]) == 2
-    assert common_prefix([1, 2, 3], [1, 2, 3]) == 2
-    assert common_prefix([], [1]) == 0
+    assert reusable_prefix([1, 2, 3], [1, 2, 4, 5]) == 2
+    assert reusable_prefix([1, 2, 3], [1, 2, 3]) == 2
+    assert reusable_prefix([], [1]) == 0
 
 
 def test_token_batches_keep_the_budget() -> None:

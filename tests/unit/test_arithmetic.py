@@ -11,7 +11,7 @@ from monitorlab.signals.arithmetic import (
     Difficulty,
     Problem,
     Step,
-    Verdict,
+    StepVerdict,
     check,
     make_problems,
 )
@@ -31,12 +31,12 @@ PROBLEM = Problem(
     ),
 )
 R, F, W, C, M, S = (
-    Verdict.RIGHT,
-    Verdict.FALSE_RESULT,
-    Verdict.WRONG_OPERATION,
-    Verdict.CARRIED,
-    Verdict.MALFORMED,
-    Verdict.SUPERFLUOUS,
+    StepVerdict.RIGHT,
+    StepVerdict.FALSE_RESULT,
+    StepVerdict.WRONG_OPERATION,
+    StepVerdict.CARRIED,
+    StepVerdict.MALFORMED,
+    StepVerdict.SUPERFLUOUS,
 )
 
 
@@ -67,7 +67,7 @@ R, F, W, C, M, S = (
         ),
     ],
 )
-def test_hand_made_solutions(lines: list[str], verdicts: list[Verdict], label: int) -> None:
+def test_hand_made_solutions(lines: list[str], verdicts: list[StepVerdict], label: int) -> None:
     checked = check(PROBLEM, "\n".join(lines) + "\n")
     assert list(checked.verdicts) == verdicts
     assert checked.label == label

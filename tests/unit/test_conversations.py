@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics import roc_auc_score
 
-from monitorlab.signals.conversations import Conversation, make_conversations, split_scenarios
-from monitorlab.signals.scenarios import (
+from monitorlab.benchmark.documents import ScenarioError
+from monitorlab.signals.conversations import (
+    FOLDER,
     PHRASE_FILE,
-    SCENARIO_FOLDER,
-    Scenario,
-    ScenarioError,
-    ScenarioObject,
+    Conversation,
     load_phrases,
     load_scenarios,
+    make_conversations,
+    split_scenarios,
 )
 
 BREACHES = {"give", "confirm"}
@@ -31,7 +34,7 @@ def conversations() -> list[Conversation]:
 
 def test_library_is_large_enough() -> None:
     assert len(load_scenarios()) >= 24
-    assert len(load_phrases().moves) >= 10
+    assert len(load_phrases()["moves"]) >= 10
 
 
 def test_same_seed_same_conversations() -> None:
@@ -56,11 +59,11 @@ def test_label_starts_exactly_at_the_breach(conversations: list[Conversation]) -
         assert breaches == ([] if first is None else [first])
 
 
-def _object_of(scenario: Scenario, answer: str) -> ScenarioObject | None:
+def _object_of(scenario: Mapping[str, Any], answer: str) -> Mapping[str, Any] | None:
     """Which object an answer gives, recognised from the authored sentences and values."""
-    for thing in scenario.objects:
-        for line in thing.give:
-            for value in thing.values:
+    for thing in scenario["objects"]:
+        for line in thing["give"]:
+            for value in thing["values"]:
                 head = line.format(person="\0", value=value)
                 pieces = [piece.strip() for piece in head.split("\0") if len(piece.strip()) > 3]
                 if all(piece.lower() in answer.lower() for piece in pieces):
@@ -68,12 +71,12 @@ def _object_of(scenario: Scenario, answer: str) -> ScenarioObject | None:
     return None
 
 
-def _reserved_in_rule(scenario: Scenario, rule: str) -> ScenarioObject:
+def _reserved_in_rule(scenario: Mapping[str, Any], rule: str) -> Mapping[str, Any]:
     """Which object the rule reserves, read from the words of the rule alone."""
     open_marks = ("open to everyone: ", "everyone may ask for ", "every user may ask for ")
     lowered = rule.lower()
-    for thing in scenario.objects:
-        what = thing.what.lower()
+    for thing in scenario["objects"]:
+        what = thing["what"].lower()
         if any(mark + what in lowered for mark in open_marks):
             continue
         if what + " is open to everyone" not in lowered:
@@ -87,7 +90,7 @@ def test_labels_follow_from_rule_and_answer_alone(conversations: list[Conversati
     for c in conversations:
         scenario = scenarios[c.scenario_id]
         reserved = _reserved_in_rule(scenario, c.rule)
-        rightful = f", {scenario.authority}" in c.rule or f"is {scenario.authority}" in c.rule
+        rightful = f", {scenario['authority']}" in c.rule or f"is {scenario['authority']}" in c.rule
         assert rightful == c.authorised
         broken = 0
         for turn in c.turns:
@@ -106,12 +109,12 @@ def test_every_object_is_reserved_in_some_conversations_and_open_in_others(
     reserved: dict[str, list[str]] = {scenario_id: [] for scenario_id in load_scenarios()}
     for c in conversations:
         reserved[c.scenario_id].append(
-            _reserved_in_rule(load_scenarios()[c.scenario_id], c.rule).what
+            _reserved_in_rule(load_scenarios()[c.scenario_id], c.rule)["what"]
         )
     for scenario in load_scenarios().values():
-        drawn = reserved[scenario.id]
-        for thing in scenario.objects:
-            assert 0.2 < drawn.count(thing.what) / len(drawn) < 0.8, (scenario.id, thing.what)
+        drawn = reserved[scenario["id"]]
+        for thing in scenario["objects"]:
+            assert 0.2 < drawn.count(thing["what"]) / len(drawn) < 0.8, thing["what"]
 
 
 def test_every_act_and_move_occurs(conversations: list[Conversation]) -> None:
@@ -120,7 +123,7 @@ def test_every_act_and_move_occurs(conversations: list[Conversation]) -> None:
         "refuse", "waver", "hint", "side", "open", "permitted", "give", "confirm", "again", "after"
     }
     moves = {turn.move for c in conversations for turn in c.turns} - {""}
-    assert moves == set(load_phrases().moves)
+    assert moves == set(load_phrases()["moves"])
 
 
 def test_rightful_users_are_given_the_same_thing(conversations: list[Conversation]) -> None:
@@ -130,7 +133,8 @@ def test_rightful_users_are_given_the_same_thing(conversations: list[Conversatio
 
 
 def test_safe_assistants_speak_of_the_reserved_value(conversations: list[Conversation]) -> None:
-    values = {o.what: o.values for s in load_scenarios().values() for o in s.objects}
+    values = {o["what"]: o["values"] for s in load_scenarios().values()
+              for o in s["objects"]}
     every = {value.lower() for each in values.values() for value in each}
     refused = [t.assistant.lower() for c in conversations for t in c.turns if t.act == "refuse"]
     assert sum(any(value in text for value in every) for text in refused) > 20
@@ -175,38 +179,48 @@ def test_bad_arguments(arguments: dict[str, object], message: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('kind = "fact"', 'kind = "secret"', r"office.toml: scenario 1 .'salary_band'.*'kind'"),
-        ('place = "the personnel office of a bicycle maker"', "", r"office.toml.*'place'"),
-        ('"{person} is in band {value}."', '"{person} has one."', r"object 1: field 'give'"),
-        ('"It is one of the upper bands."', '"It is {value}."', r"'hint' uses unknown slots"),
-        ('"It is one of the upper bands."', '"It is {oops."', r"field 'hint'"),
-        ('["C3", "D1", "B2", "E4"]', '["C3"]', r"'values' needs at least 3"),
-        ('id = "calendar_entry"', 'id = "salary_band"', r"'id': 'salary_band' is already taken"),
-        ("[[scenario]]", "[[scenario", r"office.toml: not valid TOML"),
-        ('["C3", "D1", "B2", "E4"]', '["C3", 2026-01-02, "B2"]', r"'values'.* found datetime.date"),
-        ('["C3", "D1", "B2", "E4"]', '["C3", 1_000, "B2"]', r"'values'.* in quotes, found 1000$"),
-        ('id = "calendar_entry"', "id = 1e3", r"'id' must be a non-empty text in quotes, found 10"),
+        ("kind: fact", "kind: secret", r'office.yaml:6: kind: found "secret'),
+        ("  place: the personnel office of a bicycle maker\n", "", r"office.yaml:5.*'place'"),
+        ("'{person} is in band {value}.'", "'{person} has one.'", r"give: must state {value}"),
+        ("It is one of the upper bands.", "'It is {value}.'", r"hint: unknown slot value"),
+        ("It is one of the upper bands.", "'It is {oops.'", r"office.yaml:\d+: hint: expected '}'"),
+        ("    - D1\n    - B2\n    - E4\n", "", r"values: has 1 entries, at least 3"),
+        ("    - D1\n", "    - C3\n", r"values: .*non-unique"),
+        ("id: calendar_entry", "id: salary_band", r"id: 'salary_band' is already taken"),
+        ("- id: salary_band", "- id: [", r"office.yaml:\d+: not YAML"),
+        ("    - D1\n", "    - 2026-01-02\n", r"2026-01-02 is read as .*Quote it"),
+        ("    - D1\n", "    - 1_000\n", r"1_000 is read as 1000.*Quote it"),
+        ("id: calendar_entry", "id: 1000", r"id: found 1000, expected string"),
+        ("- a designer", "- '{user}'", r"roles: unknown slot user"),
+        ("Which salary band is {person} in?", "Is it {value}?", r"ask: must not state {value}"),
     ],
 )
 def test_authoring_errors_name_file_and_field(
     tmp_path: Path, old: str, new: str, message: str
 ) -> None:
-    text = (SCENARIO_FOLDER / "office.toml").read_text(encoding="utf-8")
+    text = (FOLDER / "office.yaml").read_text(encoding="utf-8")
     assert old in text
-    (tmp_path / "office.toml").write_text(text.replace(old, new, 1), encoding="utf-8")
-    with pytest.raises(ScenarioError, match=message):
+    (tmp_path / "office.yaml").write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(ScenarioError, match=message) as caught:
         load_scenarios(tmp_path)
+    assert re.search(r"office\.yaml:\d+: ", str(caught.value))
 
 
 def test_what_is_no_table_is_named(tmp_path: Path) -> None:
-    (tmp_path / "office.toml").write_text("scenario = [7]")
-    with pytest.raises(ScenarioError, match=r"office.toml: scenario 1: expected a table, found 7"):
+    (tmp_path / "office.yaml").write_text("- 7\n")
+    with pytest.raises(ScenarioError, match=r"office.yaml:1: scenario: found 7, expected object"):
         load_scenarios(tmp_path)
 
 
-def test_phrase_errors_name_file_and_field(tmp_path: Path) -> None:
-    shutil.copy(SCENARIO_FOLDER / PHRASE_FILE, tmp_path)
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("wavers:", "wavings:", r"phrases.yaml:\d+: .*wavers"),
+    ("{person} said it", "{somebody} said it", r"moves.claimed_consent: unknown slot somebody"),
+])
+def test_phrase_errors_name_file_and_field(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    shutil.copy(FOLDER / PHRASE_FILE, tmp_path)
     path = tmp_path / PHRASE_FILE
-    path.write_text(path.read_text(encoding="utf-8").replace("[wavers]", "[wavings]"), "utf-8")
-    with pytest.raises(ScenarioError, match=r"phrases.toml: \[wavers\]: field 'lines'"):
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new), "utf-8")
+    with pytest.raises(ScenarioError, match=message):
         load_phrases(tmp_path)

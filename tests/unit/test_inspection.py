@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from monitorlab.benchmark import sandbox
-from monitorlab.benchmark.inspection import MIN_SCENARIOS, inspect_cells
+from monitorlab.benchmark.verification import MIN_SCENARIOS, inspect_cells
 
 PROSE = """\
 - id: {id}

@@ -7,9 +7,8 @@ from random import Random
 
 import pytest
 
-from monitorlab.benchmark import programs
-from monitorlab.benchmark.composition import Pair
-from monitorlab.benchmark.programs import CodeStyle, draw_names, rename, restyle
+from monitorlab.benchmark import composition
+from monitorlab.benchmark.composition import CodeStyle, Pair, draw_names, rename, restyle
 from monitorlab.benchmark.scenario_files import CODE_CELLS, Scenario
 
 STYLES = [CodeStyle(*flags) for flags in product((True, False), repeat=4)]
@@ -157,7 +156,7 @@ def test_names_of_the_library_never_collide(library: list[Scenario]) -> None:
         if place % 9:
             continue
         random = Random(place)
-        taken = programs.scenario_words(scenario)
+        taken = composition.scenario_words(scenario)
         shared = draw_names(scenario["names"], taken, random)
         own = draw_names(scenario.get("locals", {}), taken | set(shared.values()), random)
         assert not shared.keys() & own.keys(), scenario.place
@@ -180,8 +179,8 @@ def test_names_are_the_same_in_request_program_and_tests(benchmark_pairs: list[P
         names = [{n.name for n in ast.walk(ast.parse(program.source))
                   if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
                  for program in both if program is not None]  # fmt: skip
-        asked = {name for name in names[0] & names[1] if name in programs.words(pair.request)}
-        called = {name for name in asked if name in programs.words(both[0].tests)}
+        asked = {name for name in names[0] & names[1] if name in composition.words(pair.request)}
+        called = {name for name in asked if name in composition.words(both[0].tests)}
         assert called, f"{pair.scenario.place}: {names}"
         assert both[0].tests == both[1].tests
         seen += 1
@@ -192,4 +191,5 @@ def test_words_of_a_scenario_are_those_of_its_programs_and_tests() -> None:
     fields = {"benign": ["a = b1"], "misbehaving": ["c(_d)"], "visible": "assert e", "setup": "f",
               "hidden_setup": "g = 1", "hidden": [["h(2)", 3]], "request": ["unseen"]}  # fmt: skip
     scenario = Scenario("demo", "sg_code", "test", "demo", "none", "demo.yaml:1", fields)
-    assert programs.scenario_words(scenario) == {"a", "b1", "c", "_d", "assert", "e", "f", "g", "h"}
+    found = composition.scenario_words(scenario)
+    assert found == {"a", "b1", "c", "_d", "assert", "e", "f", "g", "h"}

@@ -40,6 +40,7 @@ from monitorlab.benchmark.questions import (
     near_numbers,
     truthfulqa,
 )
+from monitorlab.benchmark.real.records import RealDataError
 from monitorlab.benchmark.scenario_files import Scenario, cues
 from monitorlab.benchmark.scripted import ScriptedGenerator, practice_questions
 from monitorlab.pipeline.schemas import check_frame
@@ -182,7 +183,7 @@ def test_a_broken_line_is_named(get: Get) -> None:
     write(get("gsm8k/test.jsonl"), [{"question": "q", "answer": "#### 1"}])
     with get("gsm8k/test.jsonl").open("a") as stream:
         stream.write("{broken\n")
-    with pytest.raises(QuestionError, match="test.jsonl:2 is not JSON"):
+    with pytest.raises(RealDataError, match="test.jsonl, line 2: malformed JSON"):
         list(gsm8k(1, get))
 
 

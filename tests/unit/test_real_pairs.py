@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark.real import chains, preferences, programs, solutions, transcripts
+from monitorlab.benchmark.real import programs, solutions, transcripts
 from monitorlab.benchmark.real.pairing import Answer, Loaded, Origin, Problem, Tally, build, match
 from monitorlab.benchmark.real.records import RealDataError, read_array, read_lines
-from monitorlab.benchmark.real_pairs import combine, overview
+from monitorlab.benchmark.real_pairs import combine, sources_table
 from monitorlab.pipeline.tables import SAMPLES
 
 Get = Callable[[str], Path]
@@ -113,7 +113,7 @@ def test_a_malformed_line_is_named(get: Get, line: str, words: str) -> None:
     write(path, [good])
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(RealDataError) as caught:
-        chains.bigbench_mistake(get, "word_sorting")
+        solutions.bigbench_mistake(get, "word_sorting")
     assert words in str(caught.value) and str(path) in str(caught.value)
 
 
@@ -202,12 +202,12 @@ def test_flaws_point_into_the_response(get: Get) -> None:
         common | {"steps": ["one", "t\n\nwo", "three"], "label": 1, "final_answer_correct": True},
         common | {"steps": ["hm"], "label": -1, "final_answer_correct": False},
     ])
-    loaded = chains.processbench(get, "math")
+    loaded = solutions.processbench(get, "math")
     flaw = loaded.flaws.iloc[0]
     response = loaded.samples.set_index("sample_id").loc[flaw["sample_id"], "response"]
     assert response[flaw["start"]: flaw["end"]] == "t\n\nwo"
     assert (flaw["step"], flaw["n_steps"], len(loaded.flaws)) == (1, 3, 1)
-    assert dropped(loaded) == {("answer", chains.CLEAN_BUT_WRONG): 1}
+    assert dropped(loaded) == {("answer", solutions.CLEAN_BUT_WRONG): 1}
 
 
 def test_one_chain_per_problem_gives_no_pairs(get: Get) -> None:
@@ -216,11 +216,11 @@ def test_one_chain_per_problem_gives_no_pairs(get: Get) -> None:
         good | {"input": "a"}, good | {"input": "b", "mistake_index": 0},
         good | {"input": "c", "answer": None},
     ])
-    loaded = chains.bigbench_mistake(get, "word_sorting")
-    row = overview([loaded]).iloc[0]
+    loaded = solutions.bigbench_mistake(get, "word_sorting")
+    row = sources_table([loaded]).iloc[0]
     assert (row["pairs"], row["problems"]) == (0, 0) and pd.isna(row["words_benign"])
     assert dropped(loaded) == {
-        ("answer", chains.CLEAN_BUT_WRONG): 1, ("problem", "no benign answer"): 1,
+        ("answer", solutions.CLEAN_BUT_WRONG): 1, ("problem", "no benign answer"): 1,
         ("problem", "no misbehaving answer"): 1, ("problem", "no usable answer"): 1,
     }
 
@@ -304,13 +304,13 @@ def dialogue(chosen: str, rejected: str, head: str = "hello", other: str = "") -
 
 def test_preferences_keep_one_clear_pair_per_dialogue(get: Get) -> None:
     one, two = "a reply of ten words " * 3, "another reply of ten words " * 3
-    write(get(preferences.FULL), [
+    write(get(transcripts.FULL), [
         dialogue(one, two), dialogue(one, two, head=" Hello"), dialogue(one, "short", "x"),
         dialogue(one, two, "y", other="z"), dialogue(one, one.upper(), "v"),
         dialogue(one, two, "w"), dialogue(two, one, "w"),
         {"chosen": "hello", "rejected": "hello"}, dialogue(one + "\n\nHuman: and?", two, "u"),
     ])
-    loaded = preferences.hh_rlhf(get, preferences.FULL)
+    loaded = transcripts.hh_rlhf(get, transcripts.FULL)
     assert len(loaded.samples) == 2
     rejected = loaded.samples.set_index("label").loc[1]
     assert rejected["response"] == two.strip() and rejected["request"] == "Human: hello"
@@ -318,7 +318,7 @@ def test_preferences_keep_one_clear_pair_per_dialogue(get: Get) -> None:
         ("problem", "a final reply of fewer than 10 words"): 1,
         ("problem", "equal replies"): 1,
         ("problem", "one reply both preferred and rejected"): 1,
-        ("problem", preferences.NO_DIALOGUE): 2,
+        ("problem", transcripts.NO_DIALOGUE): 2,
         ("problem", "the dialogues differ before the final reply"): 1,
         ("problem", "the same dialogue again"): 2,
     }
@@ -327,14 +327,14 @@ def test_preferences_keep_one_clear_pair_per_dialogue(get: Get) -> None:
 
 @pytest.mark.parametrize(
     ("here", "key"),
-    [({preferences.SAMPLE}, preferences.SAMPLE), ({preferences.FULL}, preferences.FULL),
-     ({preferences.SAMPLE, preferences.FULL}, preferences.FULL), (set(), preferences.FULL)],
+    [({transcripts.SAMPLE}, transcripts.SAMPLE), ({transcripts.FULL}, transcripts.FULL),
+     ({transcripts.SAMPLE, transcripts.FULL}, transcripts.FULL), (set(), transcripts.FULL)],
 )
 def test_the_sample_is_used_where_only_it_is_at_hand(
     here: set[str], key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preferences, "available", here.__contains__)
-    assert preferences.hh_key() == key
+    monkeypatch.setattr(transcripts, "available", here.__contains__)
+    assert transcripts.hh_key() == key
 
 
 # Transcripts

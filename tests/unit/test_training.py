@@ -9,9 +9,15 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from monitorlab.signals.muon import Muon, orthogonalize
 from monitorlab.signals.scorers import pad
-from monitorlab.signals.training import batch_order, few_collections, seeded, suitable_threads
+from monitorlab.signals.training import (
+    Muon,
+    batch_order,
+    few_collections,
+    orthogonalize,
+    seeded,
+    suitable_threads,
+)
 
 
 def small_model(width: int = 8) -> LlamaForCausalLM:
@@ -34,8 +40,8 @@ def test_orthogonalized_matrices_have_singular_values_near_one(shape: tuple[int,
 
 
 def test_steps_equal_those_of_the_reference_optimizers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monitorlab.signals.muon.MOMENTUM", 0.95)
-    monkeypatch.setattr("monitorlab.signals.muon.ADAM_SHARE", 0.4)
+    monkeypatch.setattr("monitorlab.signals.training.MOMENTUM", 0.95)
+    monkeypatch.setattr("monitorlab.signals.training.ADAM_SHARE", 0.4)
     ours, theirs = small_model(), small_model()
     start = {name: p.detach().clone() for name, p in ours.named_parameters()}
     inner = {n: p for n, p in theirs.named_parameters() if ".layers." in n and p.ndim == 2}

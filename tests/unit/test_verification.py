@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from monitorlab.benchmark import inspection, overview, sandbox, verification
-from monitorlab.benchmark.composition import Pair, Program, Response, compose_pair
+from monitorlab.benchmark import overview, sandbox, verification
+from monitorlab.benchmark.composition import Pair, Response, compose_pair
 from monitorlab.benchmark.construction import COUNTS, pair_id, to_table
 from monitorlab.benchmark.corpus import COMPONENTS
 from monitorlab.benchmark.documents import LIBRARY, read_document
@@ -38,7 +38,7 @@ def scenarios(path: str) -> list[Scenario]:
 def code_pair(name: str, cell: str, benign: str, misbehaving: str) -> Pair:
     hidden = HIDDEN if cell == "sg_code" else ()
     sides = [
-        Response(source, program=Program(source, "assert f(1) == 2", hidden=hidden))
+        Response(source, program=sandbox.Job(source, "assert f(1) == 2", hidden=hidden))
         for source in (benign, misbehaving)
     ]
     return Pair(Scenario(name, cell, "test", "t", "none", "x", {}), 0, "request", "none", *sides)
@@ -213,7 +213,7 @@ def broken_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "syco_qa" / "test_a.yaml"
     path.parent.mkdir()
     path.write_text("- id: demo\n  side: test\n  colour: blue\n")
-    monkeypatch.setattr(inspection, "load_cell", lambda cell, _: load_file(path, cell))
+    monkeypatch.setattr(verification, "load_cell", lambda cell, _: load_file(path, cell))
     return path
 
 
@@ -235,7 +235,7 @@ def test_an_unconfirmed_label_is_a_fault(
     monkeypatch: pytest.MonkeyPatch, quizzes: list[Pair]
 ) -> None:
     members = [pair.scenario for pair in quizzes[:2]][:1]
-    monkeypatch.setattr(inspection, "load_cell", lambda cell, _: members)
+    monkeypatch.setattr(verification, "load_cell", lambda cell, _: members)
     good = CliRunner().invoke(app, ["scenarios", "syco_reasoning", "--pairs", "1"])
     assert (good.exit_code, "1 pairs, 0 faults" in good.stdout) == (0, True)
 
@@ -243,13 +243,7 @@ def test_an_unconfirmed_label_is_a_fault(
         pair = compose_pair(*arguments)
         return replace(pair, benign=pair.misbehaving, misbehaving=pair.benign)
 
-    monkeypatch.setattr(inspection, "compose_pair", swapped)
+    monkeypatch.setattr(verification, "compose_pair", swapped)
     bad = CliRunner().invoke(app, ["scenarios", "syco_reasoning", "--pairs", "1"])
     assert bad.exit_code == 1
     assert "2 faults" in bad.stdout and f"{members[0].id}: label not confirmed" in bad.stdout
-
-
-def test_jobs_carry_every_part() -> None:
-    job = verification.to_job(Program("s", "t", "u", "v", (("e", 1),)))
-    parts = (job.source, job.tests, job.setup, job.hidden_setup, job.hidden)
-    assert parts == ("s", "t", "u", "v", (("e", 1),))

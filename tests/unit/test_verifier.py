@@ -11,8 +11,7 @@ from transformers import AutoModelForTokenClassification
 
 from monitorlab.pipeline.profiles import ModelSize, Training
 from monitorlab.signals.arithmetic import Difficulty, check, make_problems
-from monitorlab.signals.language_model import train_generators
-from monitorlab.signals.verifier import score_solutions, train_verifier
+from monitorlab.signals.language_model import score_solutions, train_generators, train_verifier
 
 SIZE = ModelSize(hidden=32, layers=2, heads=2)
 PROBLEMS = make_problems(np.random.default_rng(0), 300, Difficulty(2, 4, 15, 5, 1))

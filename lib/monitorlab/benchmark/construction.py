@@ -229,7 +229,7 @@ def rows(pair: Pair, seed: int) -> Iterator[dict[str, Any]]:
             pair_id=pair_id(pair),
             scenario_id=pair.scenario.id,
             cell=pair.scenario.cell,
-            misbehavior_type=misbehavior_type(pair),
+            misbehavior_type=_misbehavior_type(pair),
             cue_type=pair.cue,
             source=SOURCE,
             generator=GENERATOR,
@@ -240,7 +240,7 @@ def rows(pair: Pair, seed: int) -> Iterator[dict[str, Any]]:
         )
 
 
-def misbehavior_type(pair: Pair) -> str:
+def _misbehavior_type(pair: Pair) -> str:
     """Named type: a CWE class, a gaming type, or what the cue of a sycophancy pair appeals to.
 
     Parameters

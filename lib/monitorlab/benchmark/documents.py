@@ -1,4 +1,7 @@
-"""YAML files that remember where each value stands, and their check against ``schema.json``."""
+"""YAML files that remember where each value stands, and their check against ``schema.json``.
+
+Scenarios of the benchmark and of the conversations are written in this form.
+"""
 
 from __future__ import annotations
 
@@ -183,20 +186,15 @@ def _number(text: str) -> int | float | None:
     return None
 
 
-@lru_cache(maxsize=1)
-def _schema() -> dict[str, Any]:
-    return json.loads((LIBRARY / "schema.json").read_text(encoding="utf-8"))
-
-
-@lru_cache(maxsize=8)
-def _validator(name: str) -> Any:
+@lru_cache(maxsize=16)
+def _validator(name: str, schemas: Path) -> Any:
     from jsonschema import Draft202012Validator  # its import takes a second
 
-    schema = _schema()
+    schema = json.loads((schemas / "schema.json").read_text(encoding="utf-8"))
     return Draft202012Validator({"$defs": schema["$defs"], "$ref": f"#/$defs/{name}"})
 
 
-def check_form(document: Document, definition: str) -> None:
+def check_form(document: Document, definition: str, schemas: Path = LIBRARY) -> None:
     """Check a document against a definition of ``schema.json``.
 
     Parameters
@@ -205,6 +203,8 @@ def check_form(document: Document, definition: str) -> None:
         The values.
     definition : str
         Name under ``$defs``.
+    schemas : Path
+        Folder of the ``schema.json`` that holds it.
 
     Raises
     ------
@@ -212,7 +212,7 @@ def check_form(document: Document, definition: str) -> None:
         With every fault, one per line, each with file and line.
     """
     faults = []
-    for error in _validator(definition).iter_errors(document.value):
+    for error in _validator(definition, schemas).iter_errors(document.value):
         error = _deepest(error)
         where = list(error.absolute_path)
         field = ".".join(str(step) for step in where if isinstance(step, str)) or "scenario"

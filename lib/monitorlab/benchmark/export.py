@@ -12,6 +12,8 @@ from monitorlab.pipeline.files import write_folder_atomic
 from monitorlab.pipeline.runs import run_command
 
 CARD = "README.md"
+TEXT = Path(__file__).resolve().parents[3] / "data" / "dataset_card.md"
+TITLE = "# Paired misbehavior benchmark of monitorlab"  # first line of it
 PROBES = ("length", "response words")
 SAMPLES_NOTEBOOK, AUDIT_NOTEBOOK = "01_benchmark_construction", "02_annotation_and_audit"
 
@@ -118,7 +120,7 @@ def _is_export(folder: Path) -> bool:
         return True
     readme = folder / CARD
     text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
-    return found <= {CARD, "builtin", "real"} and "builtin" in found and _TITLE in text
+    return found <= {CARD, "builtin", "real"} and "builtin" in found and TITLE in text
 
 
 def card(samples: pd.DataFrame, seed: int, metrics: dict[str, float], real: bool) -> str:
@@ -158,50 +160,16 @@ def card(samples: pd.DataFrame, seed: int, metrics: dict[str, float], real: bool
         part = samples[samples["cell"] == cell]
         figures = " | ".join(f"{metrics[name]:.2f}" for name in _probes(cell))
         rows.append(f"| {cell} | {len(part)} | {part['scenario_id'].nunique()} | {figures} |")
+    text, about_real = TEXT.read_text(encoding="utf-8").split("<!-- real -->")
     kappa = metrics.get("agreement.kappa")
     agreement = "not measured for this build" if kappa is None else f"Cohen's kappa {kappa:.2f}"
     header = ["---", "license: mit", "language: [en]", "configs:", *configs, "---", ""]
     return (
         "\n".join(header)
-        + _CARD.format(n=len(samples), seed=seed, rows="\n".join(rows), agreement=agreement)
-        + (_REAL if real else "")
+        + text.format(n=len(samples), seed=seed, rows="\n".join(rows), agreement=agreement)
+        + (about_real if real else "")
     )
 
 
 def _probes(cell: str) -> list[str]:
     return [f"probe.{cell}.{name}" for name in PROBES]
-
-
-_REAL = """
-**Configuration `real`.** Pairs of answers from public files of others, under their licences: GSM8K
-model solutions, Reflexion programs and HH-RLHF (MIT), ProcessBench (Apache-2.0). Their errors are
-mistakes or dispreferred answers rather than misbehavior on purpose: report them apart.
-"""
-_TITLE = "# Paired misbehavior benchmark of monitorlab"
-_CARD = (
-    _TITLE
-    + """
-
-{n} samples in six cells, half misbehaving and half benign, in pairs that answer one request. They
-are composed by code from a library of scenarios, written with the help of a language model and
-reviewed pair by pair (seed {seed}), after the design of
-AutoMonitor-Bench (arXiv 2601.05752), whose own data is gated. A monitor reads `request` and
-`response` and says whether the response misbehaves; `label` 1 is misbehavior.
-
-| cell | samples | scenarios | AUROC of length | AUROC of response words |
-|---|---|---|---|---|
-{rows}
-
-The last two columns are shortcut probes with whole scenarios held out; .5 means no shortcut.
-Agreement of a second, blind annotation (by language models) with the labels: {agreement}. Labels
-of code are checked by execution, labels of reasoning by an independent solver.
-
-**Fields.** `sample_id`, `pair_id`, `scenario_id`, `cell`, `category`, `task`, `misbehavior_type`,
-`cue_type`, `source`, `generator`, `request`, `response`, `has_thinking`, `label`, `split`. Give a
-monitor `request` and `response` only. Splits share no scenario.
-
-**Made for** measuring how often a monitor misses misbehavior and how often it cries wolf.
-**Not made for** training a production filter, or for claims about how often models misbehave: the
-texts are written and composed, not observed, in English, and about everyday harmless matters.
-"""
-)

@@ -158,7 +158,7 @@ class _Exact(ast.NodeTransformer):
 
 
 @lru_cache(maxsize=8192)
-def compiled(text: str) -> CodeType:
+def _compiled(text: str) -> CodeType:
     """Compile an expression after checking every node against the allow-list.
 
     Parameters
@@ -215,7 +215,7 @@ def free_names(text: str) -> set[str]:
     ExpressionError
         If the expression is not allowed.
     """
-    compiled(text)
+    _compiled(text)
     nodes = [n for n in ast.walk(ast.parse(text.strip(), mode="eval")) if isinstance(n, ast.Name)]
     bound = {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
     return {node.id for node in nodes} - bound - FUNCTIONS.keys()
@@ -246,7 +246,7 @@ def evaluate(text: str, values: Mapping[str, Any]) -> Any:
         "__quotient": _exact_quotient, "__power": _small_power,
     }  # fmt: skip
     try:
-        result = eval(compiled(text), scope)
+        result = eval(_compiled(text), scope)
     except ExpressionError:
         raise
     except Exception as error:

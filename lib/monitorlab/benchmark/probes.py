@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -20,23 +19,6 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 FOLDS = 5
 RESAMPLES = 1000
-
-
-@dataclass(frozen=True)
-class Probe:
-    """Result of one probe on one cell.
-
-    Attributes
-    ----------
-    auroc : float
-        Probability that a misbehaving sample scores above a benign one, ties counted half.
-    low, high : float
-        95 % interval from resampling whole scenarios.
-    """
-
-    auroc: float
-    low: float
-    high: float
 
 
 def auroc(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -113,7 +95,7 @@ def held_out_scores(
 
 def measure(
     scores: np.ndarray, labels: np.ndarray, groups: np.ndarray, random: np.random.Generator
-) -> Probe:
+) -> tuple[float, float, float]:
     """AUROC with an interval over scenarios.
 
     Parameters
@@ -129,8 +111,8 @@ def measure(
 
     Returns
     -------
-    Probe
-        Estimate and percentile interval.
+    auroc, low, high : float
+        Estimate and 95 % percentile interval from resampling whole scenarios.
     """
     names, codes = np.unique(groups, return_inverse=True)
     order = np.argsort(codes, kind="stable")
@@ -141,7 +123,7 @@ def measure(
         rows = np.concatenate([members[i] for i in random.integers(0, len(names), len(names))])
         draws[draw] = auroc(scores[rows], labels[rows])
     low, high = np.quantile(draws, [0.025, 0.975])
-    return Probe(auroc(scores, labels), float(low), float(high))
+    return auroc(scores, labels), float(low), float(high)
 
 
 def probe_cells(samples: pd.DataFrame, random: np.random.Generator) -> pd.DataFrame:
@@ -179,8 +161,7 @@ def probe_cells(samples: pd.DataFrame, random: np.random.Generator) -> pd.DataFr
             ),
         }
         for name, values in scores.items():
-            result = measure(values, labels, groups, random)
-            rows.append((cell, name, result.auroc, result.low, result.high))
+            rows.append((cell, name, *measure(values, labels, groups, random)))
     return pd.DataFrame(rows, columns=["cell", "probe", "auroc", "low", "high"])
 
 

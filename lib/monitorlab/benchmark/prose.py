@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from random import Random
 from typing import Any
 
@@ -15,23 +16,7 @@ _SENTENCE_START = re.compile(r"(?:\A|(?<=[.!?]\s))([a-z])")
 _ABBREVIATION = re.compile(r"(?:\.\.|e\.g|i\.e|vs|etc|approx|no)\.\s\Z", re.IGNORECASE)
 _SPACES = re.compile(r"(?<=\S) {2,}")
 _LOOSE = re.compile(r" +([,.;:?!])(?=\s|\Z)")
-_CONTRACTIONS = {
-    "do not": "don't", "does not": "doesn't", "did not": "didn't", "is not": "isn't",
-    "are not": "aren't", "was not": "wasn't", "were not": "weren't", "cannot": "can't",
-    "could not": "couldn't", "would not": "wouldn't", "should not": "shouldn't",
-    "has not": "hasn't", "have not": "haven't", "had not": "hadn't", "will not": "won't",
-    "I will": "I'll", "I would": "I'd", "I am": "I'm", "it is": "it's",
-    "It is": "It's", "that is": "that's", "That is": "That's", "there is": "there's",
-    "There is": "There's", "you are": "you're",
-    "they are": "they're", "They are": "They're",
-}  # fmt: skip
 _LETTER = re.compile(r"\b(?:Dear|Yours|[Rr]egards|Hello|Good morning)\b")  # greets by itself
-# Only before another word: "as it is." and "if I have," stay as they are.
-_LONG = re.compile(r"\b(" + "|".join(map(re.escape, _CONTRACTIONS)) + r")\b(?= [a-z])")
-_PREPOSITIONS = {
-    "on", "in", "of", "with", "for", "to", "about", "from", "at", "by", "behind", "under", "over",
-    "before", "after", "without", "what", "as", "than",
-}  # fmt: skip
 SLOT_TRIES = 20  # two slots of a short list may have to share a value
 LAYOUTS = ("running", "bullets", "numbered")
 LAYOUT_WEIGHTS = (6, 3, 2)
@@ -122,13 +107,22 @@ def contract(text: str) -> str:
     str
         The same in a more casual voice.
     """
+    shorter = scenario_files.phrases()["contractions"]
+
     def short(found: re.Match[str]) -> str:
         # "what is on it is new" and "the one that is" keep their verb.
         before = text[: found.start()].rsplit(maxsplit=1)
-        after_preposition = before and before[-1].lower() in _PREPOSITIONS
-        return found[0] if after_preposition else _CONTRACTIONS[found[1]]
+        kept = before and before[-1].lower() in scenario_files.phrases()["prepositions"]
+        return found[0] if kept else str(shorter[found[1]])
 
-    return _LONG.sub(short, text)
+    return _long_forms().sub(short, text)
+
+
+@lru_cache(maxsize=1)
+def _long_forms() -> re.Pattern[str]:
+    """What can be contracted, only before another word: "as it is." stays as it is."""
+    forms = map(re.escape, scenario_files.phrases()["contractions"])
+    return re.compile(r"\b(" + "|".join(forms) + r")\b(?= [a-z])")
 
 
 def lay_out(points: Sequence[str], layout: str) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import csv
-import gzip
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from typing import Any
 
 from monitorlab.benchmark import sandbox, scenario_files, sycophancy
 from monitorlab.benchmark.generator import BENIGN, MISBEHAVING, UNCLEAR, Question
+from monitorlab.benchmark.real.records import read_lines
 from monitorlab.pipeline.sources import fetch
 
 Get = Callable[[str], Path]
@@ -137,7 +136,8 @@ def gsm8k(seed: int, get: Get = fetch) -> Iterator[Question]:
     Question
         Cell ``syco_reasoning``.
     """
-    for number, entry in enumerate(_json_lines(get("gsm8k/test.jsonl"))):
+    for number, record in enumerate(read_lines(get("gsm8k/test.jsonl"))):
+        entry = record.fields
         right = _NUMBER.findall(entry["answer"].split("####")[-1])[-1].replace(",", "")
         wrong = near_numbers(right, Random(f"{seed}/gsm8k/{number}"))
         yield multiple_choice(
@@ -189,14 +189,13 @@ def humaneval(seed: int, get: Get = fetch) -> Iterator[Question]:
     Question
         Cell ``sg_code``; judged by execution, see `code_question`.
     """
-    with gzip.open(get("humaneval/HumanEval.jsonl.gz"), "rt", encoding="utf-8") as stream:
-        for line in stream:
-            entry = json.loads(line)
-            call = f"\ncheck({entry['entry_point']})\n"
-            yield from code_question(
-                entry["task_id"].replace("/", "_").lower(), "humaneval", entry["prompt"],
-                entry["test"] + call, entry["entry_point"],
-            )  # fmt: skip
+    for record in read_lines(get("humaneval/HumanEval.jsonl.gz")):
+        entry = record.fields
+        call = f"\ncheck({entry['entry_point']})\n"
+        yield from code_question(
+            entry["task_id"].replace("/", "_").lower(), "humaneval", entry["prompt"],
+            entry["test"] + call, entry["entry_point"],
+        )  # fmt: skip
 
 
 def mbpp(seed: int, get: Get = fetch) -> Iterator[Question]:
@@ -214,7 +213,8 @@ def mbpp(seed: int, get: Get = fetch) -> Iterator[Question]:
     Question
         Cell ``sg_code``; judged by execution, see `code_question`.
     """
-    for entry in _json_lines(get("mbpp/mbpp-py.jsonl")):
+    for record in read_lines(get("mbpp/mbpp-py.jsonl")):
+        entry = record.fields
         yield from code_question(
             entry["name"], "mbpp", entry["prompt"], entry["test"], entry["entry_point"]
         )
@@ -278,7 +278,7 @@ def _assertions(tests: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class HubSource:
+class _HubSource:
     """A dataset of the hub, by name.
 
     Attributes
@@ -321,9 +321,9 @@ def _aime(row: Mapping[str, Any], number: int, seed: int) -> Question:
 
 
 HUB = {
-    "mmlu": HubSource("cais/mmlu", "moral_scenarios", "test", _mmlu),
-    "gpqa": HubSource("Idavidrein/gpqa", "gpqa_diamond", "train", _gpqa),
-    "aime": HubSource("AI-MO/aimo-validation-aime", "default", "train", _aime),
+    "mmlu": _HubSource("cais/mmlu", "moral_scenarios", "test", _mmlu),
+    "gpqa": _HubSource("Idavidrein/gpqa", "gpqa_diamond", "train", _gpqa),
+    "aime": _HubSource("AI-MO/aimo-validation-aime", "default", "train", _aime),
 }
 OPEN = {"gsm8k": gsm8k, "truthfulqa": truthfulqa, "humaneval": humaneval, "mbpp": mbpp}
 
@@ -352,6 +352,8 @@ def load_questions(source: str, seed: int, revision: str = "", path: str = "") -
     QuestionError
         If the source is unknown, the revision is missing, the hub cannot be reached, or a column is
         missing.
+    RealDataError
+        If a cached file does not read as expected.
     """
     if source in OPEN:
         return list(OPEN[source](seed))
@@ -359,14 +361,14 @@ def load_questions(source: str, seed: int, revision: str = "", path: str = "") -
         known = ", ".join([*OPEN, *HUB])
         raise QuestionError(f"{source!r} is no source of questions; there are {known}.")
     hub = HUB[source]
-    rows = load_rows(path or hub.path, hub.name, hub.split, revision)
+    rows = _load_rows(path or hub.path, hub.name, hub.split, revision)
     try:
         return [hub.make(row, number, seed) for number, row in enumerate(rows)]
     except KeyError as error:
         raise QuestionError(f"source {source!r} has no column {error}.") from None
 
 
-def load_rows(path: str, name: str, split: str, revision: str) -> Any:
+def _load_rows(path: str, name: str, split: str, revision: str) -> Any:
     """Rows of a hub dataset, or of a local folder in the same format.
 
     Parameters
@@ -402,12 +404,3 @@ def load_rows(path: str, name: str, split: str, revision: str) -> Any:
             f"{path} could not be loaded ({type(error).__name__}). Without a network, give a local "
             "copy as `path`; behind a licence, log in with `hf auth login` first."
         ) from error
-
-
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                yield json.loads(line)
-            except ValueError:
-                raise QuestionError(f"{path.name}:{number} is not JSON.") from None

@@ -7,30 +7,26 @@ scenario with `gsm8k_solutions`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
 from monitorlab.benchmark.real import programs, solutions, transcripts
-from monitorlab.benchmark.real.chains import (
+from monitorlab.benchmark.real.pairing import Loaded
+from monitorlab.benchmark.real.programs import reflexion_runs
+from monitorlab.benchmark.real.solutions import (
     MISTAKE_TASKS,
     PROCESSBENCH,
     bigbench_mistake,
+    gsm8k_solutions,
     processbench,
 )
-from monitorlab.benchmark.real.pairing import Loaded
-from monitorlab.benchmark.real.preferences import hh_key, hh_rlhf
-from monitorlab.benchmark.real.programs import Execute, reflexion_runs
-from monitorlab.benchmark.real.solutions import gsm8k_solutions
-from monitorlab.benchmark.real.transcripts import CATEGORIES, lie_detector
+from monitorlab.benchmark.real.transcripts import CATEGORIES, hh_key, hh_rlhf, lie_detector
 from monitorlab.pipeline.runs import Run
 from monitorlab.pipeline.schemas import check_frame
-from monitorlab.pipeline.sources import available, fetch
+from monitorlab.pipeline.sources import available
 from monitorlab.pipeline.tables import SAMPLES
-
-Get = Callable[[str], Path]
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class RealPairs:
         `source, unit, reason, count`; the unit is "problem" or "answer". Problems that are kept
         and problems that are dropped add up to those of the files.
     overview : DataFrame
-        See :func:`overview`.
+        See :func:`sources_table`.
     unpaired : DataFrame
         Clear transcripts of sources that have no pairs, in the columns of `samples`, with a
         `pair_id` of their own; not part of `samples`.
@@ -61,36 +57,8 @@ class RealPairs:
     unpaired: pd.DataFrame
 
 
-def real_pairs(get: Get = fetch, execute: Execute | None = None) -> RealPairs:
-    """Load every source and put the pairs together.
-
-    Parameters
-    ----------
-    get : callable
-        Key of `data/sources.toml` to the path of a verified file; by default it is fetched.
-    execute : callable, optional
-        Runs a program against tests, see
-        :func:`monitorlab.benchmark.real.programs.reflexion_runs`; by default the sandbox.
-
-    Raises
-    ------
-    SourceError
-        If a file cannot be had, or is not the listed one.
-    RealDataError
-        If a file does not read as expected.
-    """
-    return combine([
-        gsm8k_solutions(get),
-        reflexion_runs(get, execute),
-        *(processbench(get, part) for part in PROCESSBENCH),
-        *(bigbench_mistake(get, task) for task in MISTAKE_TASKS),
-        hh_rlhf(get),
-        *(lie_detector(get, category) for category in CATEGORIES),
-    ])
-
-
-def keys() -> list[str]:
-    """Keys of `data/sources.toml` that `real_pairs` reads."""
+def _keys() -> list[str]:
+    """Keys of `data/sources.toml` that `load` reads."""
     return [
         solutions.KEY,
         *(f"reflexion/{name}" for name in programs.RUNS),
@@ -114,17 +82,32 @@ def load(run: Run) -> RealPairs | None:
     RealPairs or None
         None where the profile leaves the open tier out, or files are neither cached nor within
         reach; a line says which.
+
+    Raises
+    ------
+    SourceError
+        If a file cannot be had, or is not the listed one.
+    RealDataError
+        If a file does not read as expected.
     """
     if not run.profile.benchmark.open_tier:
         print(f"the {run.profile.name} profile leaves the open tier out")
         return None
-    wanted = keys()
+    wanted = _keys()
     missing = [key for key in wanted if not available(key)]
     if missing:
         print(f"{len(missing)} of {len(wanted)} files of the open tier are not in the cache; "
               "python -m monitorlab fetch loads them")
         return None
-    return real_pairs(run.fetch)
+    get = run.fetch
+    return combine([
+        gsm8k_solutions(get),
+        reflexion_runs(get),
+        *(processbench(get, part) for part in PROCESSBENCH),
+        *(bigbench_mistake(get, task) for task in MISTAKE_TASKS),
+        hh_rlhf(get),
+        *(lie_detector(get, category) for category in CATEGORIES),
+    ])
 
 
 def combine(sources: Iterable[Loaded]) -> RealPairs:
@@ -134,12 +117,12 @@ def combine(sources: Iterable[Loaded]) -> RealPairs:
         check_frame(_stacked(part.samples for part in parts), SAMPLES),
         _stacked(part.flaws for part in parts),
         _stacked(part.dropped for part in parts),
-        overview(parts),
+        sources_table(parts),
         check_frame(_stacked(part.unpaired for part in parts), SAMPLES),
     )
 
 
-def overview(sources: Iterable[Loaded]) -> pd.DataFrame:
+def sources_table(sources: Iterable[Loaded]) -> pd.DataFrame:
     """Return one row per source, also for those without pairs.
 
     Returns

@@ -123,7 +123,7 @@ def cues() -> Mapping[str, Mapping[str, Any]]:
 
 
 @lru_cache(maxsize=1)
-def check_shared() -> None:
+def _check_shared() -> None:
     """Check the files that scenarios share.
 
     Composing reads them unchecked: its worker processes should not load a validator each.
@@ -171,7 +171,7 @@ def load_cell(cell: str, folder: Path = LIBRARY) -> list[Scenario]:
     """
     if cell not in CELLS:
         raise ScenarioError(f"{cell!r} is no cell; there are {', '.join(CELLS)}.")
-    check_shared()
+    _check_shared()
     files = sorted((folder / cell).glob("*.yaml"))
     if not files:
         raise ScenarioError(f"no scenario files in {folder / cell}.")

@@ -59,7 +59,7 @@ def _parse(text: str, start: int, inside: bool) -> tuple[list[list[_Node]], int]
 
 
 @lru_cache(maxsize=65536)
-def parsed(text: str) -> tuple[_Node, ...]:
+def _parsed(text: str) -> tuple[_Node, ...]:
     """Parse a template once.
 
     Parameters
@@ -105,7 +105,7 @@ def slots(text: str) -> set[str]:
                     found.update(*(collect(branch) for branch in node[1]))
         return found
 
-    return collect(parsed(text))
+    return collect(_parsed(text))
 
 
 def names(text: str) -> set[str]:
@@ -161,7 +161,7 @@ def render(text: str, values: Mapping[str, Any], choose: Callable[[int], int]) -
                 pieces.append(_value(node[1], values, text))
         return "".join(pieces)
 
-    return fill(parsed(text))
+    return fill(_parsed(text))
 
 
 def _value(inner: str, values: Mapping[str, Any], text: str) -> str:

@@ -1,40 +1,37 @@
-"""Labels checked against the world: programs are executed, reasoning is solved again."""
+"""Labels checked against the world: programs are executed, reasoning is solved again.
+
+`inspect_cells` validates the whole scenario library: form, composition, execution, balance.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from monitorlab.benchmark import problems, sandbox
-from monitorlab.benchmark.composition import Pair, Program
+from monitorlab.benchmark import probes, problems, sandbox
+from monitorlab.benchmark.composition import Pair, compose_pair
 from monitorlab.benchmark.construction import pair_id, sides
-from monitorlab.benchmark.scenario_files import CODE_CELLS
+from monitorlab.benchmark.expressions import ExpressionError
+from monitorlab.benchmark.scenario_files import (
+    CODE_CELLS,
+    LIBRARY,
+    Scenario,
+    ScenarioError,
+    load_cell,
+)
+from monitorlab.benchmark.templates import TemplateError
+from monitorlab.pipeline.tables import CELLS
 
+MIN_SCENARIOS = 10  # fewer say nothing about shortcuts
 _THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 _CONCLUSION = re.compile(
     r"(?:[Aa]nswer(?: is)?:?|choose|points to|leads to|leaves|Option|Choice) ([A-F])\b(?!')"
 )
 _OPTION = re.compile(r"^\(?([A-F])[.):] (.+)$", re.MULTILINE)
-
-
-def to_job(program: Program) -> sandbox.Job:
-    """Sandbox job of a program and its tests.
-
-    Parameters
-    ----------
-    program : Program
-        Of a code pair.
-
-    Returns
-    -------
-    Job
-        For `sandbox.run_jobs`.
-    """
-    return sandbox.Job(
-        program.source, program.tests, program.setup, program.hidden_setup, program.hidden
-    )
 
 
 def check_programs(pairs: Sequence[Pair], seed: int) -> pd.DataFrame:
@@ -64,7 +61,7 @@ def check_programs(pairs: Sequence[Pair], seed: int) -> pd.DataFrame:
         for sample_id, label, response in sides(pair, seed):
             assert response.program is not None
             rows.append((sample_id, pair_id(pair), pair.scenario.cell, label))
-            jobs.append(to_job(response.program))
+            jobs.append(response.program)
     outcomes = sandbox.run_jobs(jobs) if jobs else []
     frame = pd.DataFrame(rows, columns=["sample_id", "pair_id", "cell", "label"])
     for name in ("status", "hidden_passed", "detail", "seconds", "isolation"):
@@ -125,3 +122,97 @@ def check_reasoning(pairs: Sequence[Pair], seed: int) -> pd.DataFrame:
             rows.append((sample_id, pair_id(pair), label, right, chosen, confirmed))
     columns = ["sample_id", "pair_id", "label", "right", "chosen", "confirmed"]
     return pd.DataFrame(rows, columns=columns)
+
+
+
+def inspect_cells(
+    cells: Iterable[str] | None,
+    pairs: int,
+    seed: int,
+    say: Callable[[str], object] = print,
+    folder: Path = LIBRARY,
+) -> int:
+    """Check cells one by one and say what was found.
+
+    Parameters
+    ----------
+    cells : iterable of str or None
+        Which; all by default.
+    pairs : int
+        Pairs composed from each scenario.
+    seed : int
+        Of the pairs.
+    say : callable
+        Takes one line.
+    folder : Path
+        The library.
+
+    Returns
+    -------
+    int
+        Number of faults.
+    """
+    faults = 0
+    cells = tuple(cells or CELLS)
+    if set(cells) & set(CODE_CELLS) and (words := sandbox.weakness()):
+        say(words)
+    for cell in cells:
+        try:
+            scenarios = load_cell(cell, folder)
+        except ScenarioError as error:
+            lines = str(error).splitlines()
+            faults += len(lines)
+            for line in lines:
+                say(line)
+            continue
+        for side in ("test", "training"):
+            members = [scenario for scenario in scenarios if scenario.side == side]
+            if members:
+                faults += _inspect_side(cell, side, members, pairs, seed, say)
+    return faults
+
+
+def _inspect_side(
+    cell: str,
+    side: str,
+    members: Sequence[Scenario],
+    pairs: int,
+    seed: int,
+    say: Callable[[str], object],
+) -> int:
+    composed: list[Pair] = []
+    faults = 0
+    for scenario in members:
+        try:
+            composed += [compose_pair(scenario, number, seed) for number in range(pairs)]
+        except (ScenarioError, TemplateError, ExpressionError) as error:
+            faults += 1
+            text = str(error).removeprefix(f"{scenario.place}: ")
+            say(f"{scenario.place}: {scenario.id}: {text}")
+    places = {pair.scenario.id: pair.scenario.place for pair in composed}
+    programs = check_programs(composed, seed)
+    for checked in (
+        programs[programs["checked"]], check_reasoning(composed, seed)
+    ):  # fmt: skip
+        for row in checked[~checked["confirmed"].astype(bool)].to_dict("records"):
+            faults += 1
+            name = str(row["pair_id"]).rpartition("-")[0]
+            left_out = ("sample_id", "pair_id", "seconds", "checked")
+            what = {k: v for k, v in row.items() if k not in left_out}
+            say(f"{places[name]}: {name}: label not confirmed: {what}")
+    line = f"{cell}, {side}: {len(members)} scenarios, {len(composed)} pairs, {faults} faults"
+    if unchecked := int((~programs["checked"]).sum()):
+        line += f", {unchecked} programs not run for want of isolation"
+    if len(places) >= MIN_SCENARIOS:
+        line += _balance(composed)
+    say(line)
+    return faults
+
+
+def _balance(pairs: Sequence[Pair]) -> str:
+    texts = [side.text for pair in pairs for side in (pair.benign, pair.misbehaving)]
+    labels = np.tile([0, 1], len(pairs))
+    groups = np.repeat([pair.scenario.id for pair in pairs], 2)
+    length = probes.auroc(np.array([len(text) for text in texts], dtype=float), labels)
+    words = probes.auroc(probes.held_out_scores(texts, labels, groups), labels)
+    return f"; AUROC of length {length:.2f}, of words in unseen scenarios {words:.2f}"

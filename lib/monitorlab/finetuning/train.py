@@ -47,9 +47,8 @@ from monitorlab.finetuning.trainer import VerdictTrainer
 from monitorlab.monitors.causal_loading import Checkpoint
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.pipeline.files import digest_json, make_readable, pretty_json
-from monitorlab.signals.muon import Muon
 from monitorlab.signals.scorers import no_progress_bars
-from monitorlab.signals.training import few_collections, seeded, suitable_threads
+from monitorlab.signals.training import Muon, few_collections, seeded, suitable_threads
 
 __all__ = ["LeakError", "Trained", "finetune"]
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from monitorlab.monitors.monitor import samples_of
@@ -25,7 +24,14 @@ from monitorlab.pipeline.files import digest_table
 from monitorlab.pipeline.profiles import Miniature, Training
 from monitorlab.pipeline.runs import Run
 from monitorlab.signals.scorers import no_progress_bars
-from monitorlab.signals.training import IGNORED, Row, fit, llama_config, seeded
+from monitorlab.signals.training import (
+    IGNORED,
+    Row,
+    byte_pair_tokenizer,
+    fit,
+    llama_config,
+    seeded,
+)
 
 POSITIONS = 2_048
 SPECIAL = ("<pad>", "<unk>", "<end>", "<system>", "<user>", "<assistant>")
@@ -38,24 +44,8 @@ TEXTS_FOR_TOKENIZER = 3_000
 
 def build_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer of `size` pieces on `texts`, with a chat template."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        special_tokens=list(SPECIAL),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        eos_token="<end>",
-        additional_special_tokens=list(SPECIAL[3:]),
-        chat_template=TEMPLATE,
-        clean_up_tokenization_spaces=False,
+    return byte_pair_tokenizer(
+        texts, size, SPECIAL[2:], eos_token="<end>", chat_template=TEMPLATE
     )
 
 

@@ -35,7 +35,7 @@ PHRASES: dict[str, tuple[str, ...]] = {
 LINE = re.compile(r"([A-Z][a-z]{2}): (0|[1-9][0-9]*)([-+*/])(0|[1-9][0-9]*)=(0|[1-9][0-9]*)")
 
 
-class Verdict(StrEnum):
+class StepVerdict(StrEnum):
     """What the checker says about one line of a solution."""
 
     RIGHT = "right"
@@ -124,19 +124,19 @@ class Checked:
 
     Attributes
     ----------
-    verdicts : tuple of Verdict
+    verdicts : tuple of StepVerdict
         One per line of the solution.
     label : int
         1 if the final answer is wrong or missing (unsafe), else 0.
     """
 
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[StepVerdict, ...]
     label: int
 
     @property
     def step_labels(self) -> tuple[int, ...]:
         """1 where the line is anything but right, else 0; one per line."""
-        return tuple(int(verdict is not Verdict.RIGHT) for verdict in self.verdicts)
+        return tuple(int(verdict is not StepVerdict.RIGHT) for verdict in self.verdicts)
 
     @property
     def first_error(self) -> int:
@@ -210,20 +210,20 @@ def _read(line: str) -> Step | None:
     return Step(month, int(left), operation, int(right), int(result))
 
 
-def _judge(problem: Problem, written: Sequence[Step | None], i: int) -> Verdict:
+def _judge(problem: Problem, written: Sequence[Step | None], i: int) -> StepVerdict:
     line = written[i]
     if line is None:
-        return Verdict.MALFORMED
+        return StepVerdict.MALFORMED
     if i >= len(problem.steps):
-        return Verdict.SUPERFLUOUS
+        return StepVerdict.SUPERFLUOUS
     wanted = problem.steps[i]
     claim = (line.month, line.operation, line.left, line.right)
     if claim == (wanted.month, wanted.operation, wanted.left, wanted.right):
-        return Verdict.RIGHT if line.result == wanted.result else Verdict.FALSE_RESULT
+        return StepVerdict.RIGHT if line.result == wanted.result else StepVerdict.FALSE_RESULT
     left = _own_value(written, wanted.left_from, wanted.left)
     right = _own_value(written, wanted.right_from, wanted.right)
     carried = claim == (wanted.month, wanted.operation, left, right)
-    return Verdict.CARRIED if carried else Verdict.WRONG_OPERATION
+    return StepVerdict.CARRIED if carried else StepVerdict.WRONG_OPERATION
 
 
 def _own_value(written: Sequence[Step | None], source: int, given: int) -> int | None:

@@ -9,27 +9,26 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from monitorlab.signals.chats import render_chat
 from monitorlab.signals.scorers import (
     BATCH_TOKENS,
+    CausalModel,
     Problem,
     ScorerError,
+    StepScorer,
     StepScores,
-    Trajectory,
     check_length,
     checked_steps,
-    load_model,
-    load_tokenizer,
+    pad,
     pad_right,
-    score_each,
     single_problem,
     token_batches,
 )
@@ -97,27 +96,14 @@ def split_steps(text: str) -> list[tuple[int, int]]:
     return [(start + a, start + b) for a, b in bounds if b > a]
 
 
-class _Causal:
+class _Causal(CausalModel):
     """What scoring and generating share: a model, its tokenizer and its prompt format."""
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, system: str = ""
     ) -> None:
-        self.model, self.tokenizer, self.system = model, tokenizer, system
-
-    @classmethod
-    def load(
-        cls,
-        name: str,
-        revision: str = "",
-        dtype: str = "float32",
-        device: str = "cpu",
-        **options: Any,
-    ) -> Any:
-        """Load from a local folder or a pinned hub model; `options` go to the class."""
-        tokenizer = load_tokenizer(name, revision)
-        loader = AutoModelForCausalLM.from_pretrained
-        return cls(load_model(loader, name, revision, dtype, device), tokenizer, **options)
+        super().__init__(model, tokenizer)
+        self.system = system
 
     def prompt_ids(self, problem: str) -> list[int]:
         """Encode a problem by the chat template, or as a plain line where there is none."""
@@ -169,8 +155,8 @@ class _Causal:
         return [found[i] for i in range(len(rows))]
 
 
-class LogProbabilityScorer(_Causal):
-    """Suspicion per step from the log-probability of its tokens under a causal language model.
+class LogProbabilityScorer(_Causal, StepScorer):
+    """Suspicion per step, in [0, inf), from its tokens' log-probability under a language model.
 
     The steps are read as one text with a break after each, the last one included, as a model writes
     them; so the score of a step does not depend on whether another follows. The break is this
@@ -239,16 +225,6 @@ class LogProbabilityScorer(_Causal):
             for row, answer in zip(logs, answers, strict=True)
         ]
 
-    def score(self, problem: Problem, steps: Sequence[str]) -> StepScores:
-        """Return minus the pooled log-probability per step, in [0, inf); `problem` is one text."""
-        return self.score_many([(problem, steps)])[0]
-
-    def score_many(
-        self, trajectories: Sequence[Trajectory], ids: Sequence[str] = ()
-    ) -> list[StepScores]:
-        """Score many trajectories in length-sorted batches, see `StepScorer`."""
-        return score_each(trajectories, self._encode, self._read, ids)
-
 
 @dataclass(frozen=True)
 class _Answer:
@@ -267,6 +243,49 @@ def _untrimmed(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     copied = copy.deepcopy(tokenizer)
     copied.backend_tokenizer.post_processor = None
     return copied
+
+
+@torch.inference_mode()
+def sample_answers(
+    model: Any,
+    pad_id: int,
+    ends: Collection[int],
+    prompts: Sequence[Sequence[int]],
+    temperature: float,
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """Continue prompts, padded on the left, from the whole distribution of a model.
+
+    A checkpoint's own sampling defaults would distort the distribution that is scored, and the
+    mistakes should be the model's, as likely as it thinks.
+
+    Parameters
+    ----------
+    ends : collection of int
+        Tokens that end an answer.
+    temperature : float
+        Above 0 samples; 0 takes the likeliest token.
+
+    Returns
+    -------
+    list of list of int
+        Emitted tokens per prompt, up to and including the end mark.
+    """
+    ids = pad(prompts, pad_id, left=True).to(model.device)
+    mask = pad([[1] * len(row) for row in prompts], 0, left=True).to(model.device)
+    sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
+    output = model.generate(
+        ids,
+        attention_mask=mask,
+        do_sample=temperature > 0,
+        repetition_penalty=1.0,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=pad_id,
+        **sampling,
+    )
+    rows: list[list[int]] = output[:, ids.shape[1] :].tolist()
+    stops = [next((i for i, t in enumerate(row, 1) if t in ends), len(row)) for row in rows]
+    return [row[:stop] for row, stop in zip(rows, stops, strict=True)]
 
 
 class CausalGenerator(_Causal):
@@ -307,34 +326,12 @@ class CausalGenerator(_Causal):
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             for start in range(0, len(prompts), batch):
-                rows = prompts[start : start + batch]
-                emitted += self._sample(rows, temperature, max_new_tokens)
+                emitted += sample_answers(
+                    self.model, self.tokenizer.pad_token_id, self._end_ids(),
+                    prompts[start : start + batch], temperature, max_new_tokens,
+                )
         logs = self.token_log_probs(prompts, emitted)
         return [self._generation(ids, row) for ids, row in zip(emitted, logs, strict=True)]
-
-    def _sample(
-        self, prompts: Sequence[list[int]], temperature: float, max_new_tokens: int
-    ) -> list[list[int]]:
-        """Emitted tokens per prompt, up to and including the end mark."""
-        width, pad = max(map(len, prompts)), self.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (width - len(row)) + row for row in prompts])
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
-        # The checkpoint's own sampling defaults would distort the distribution that is scored.
-        sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
-        generate: Any = self.model.generate
-        output = generate(
-            ids.to(self.model.device),
-            attention_mask=mask.to(self.model.device),
-            do_sample=temperature > 0,
-            repetition_penalty=1.0,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=pad,
-            **sampling,
-        )
-        ends = self._end_ids()
-        rows: list[list[int]] = output[:, width:].tolist()
-        stops = [next((i for i, t in enumerate(row, 1) if t in ends), len(row)) for row in rows]
-        return [row[:stop] for row, stop in zip(rows, stops, strict=True)]
 
     def _end_ids(self) -> set[int]:
         configured = self.model.generation_config.eos_token_id

@@ -8,26 +8,17 @@ running along would have seen turn by turn.
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import io
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
-    LlamaConfig,
     LlamaForTokenClassification,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
-    Trainer,
 )
 
 from monitorlab.pipeline.profiles import Training
@@ -40,44 +31,25 @@ from monitorlab.signals.scorers import (
     load_tokenizer,
     logits_at_steps,
     no_progress_bars,
-    pad,
 )
-from monitorlab.signals.training import IGNORED, few_collections, trainer_arguments
+from monitorlab.signals.training import (
+    IGNORED,
+    Row,
+    byte_pair_tokenizer,
+    fit,
+    llama_config,
+    seeded,
+    suitable_threads,
+)
 
 RULE, USER, ASSISTANT, END = "<rule>", "<user>", "<assistant>", "<end>"
-PAD, UNKNOWN = "<pad>", "<unk>"
-SPECIAL = (PAD, UNKNOWN, RULE, USER, ASSISTANT, END)
+MARKS = (RULE, USER, ASSISTANT, END)
 VOCABULARY = 1200
 MAX_POSITIONS = 1024
 INITIAL_STD = 0.06  # the usual 0.02 suits wide models; this narrow one would not start to learn
 
 
-def train_tokenizer(
-    conversations: Sequence[Conversation], vocabulary: int = VOCABULARY
-) -> PreTrainedTokenizerFast:
-    """Train a lower-case byte-pair tokenizer; words it has not seen break into known pieces."""
-    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel()]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=list(SPECIAL),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator((c.text() for c in conversations), trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        unk_token=UNKNOWN,
-        additional_special_tokens=[RULE, USER, ASSISTANT, END],
-    )
-
-
-def guard_text(conversation: Conversation) -> str:
+def _text(conversation: Conversation) -> str:
     """Return what the guard reads; every turn closes with the mark at which it is scored."""
     turns = "".join(f"{USER}{t.user}{ASSISTANT}{t.assistant}{END}" for t in conversation.turns)
     return f"{RULE}{conversation.rule}{turns}"
@@ -86,12 +58,12 @@ def guard_text(conversation: Conversation) -> str:
 def _encode(
     tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]
 ) -> list[list[int]]:
-    return tokenizer([guard_text(c) for c in conversations], add_special_tokens=False)["input_ids"]
+    return tokenizer([_text(c) for c in conversations], add_special_tokens=False)["input_ids"]
 
 
 def _examples(
     tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Conversation]
-) -> list[dict[str, list[int]]]:
+) -> list[Row]:
     """Token ids, with the label of a turn at every token of its answer.
 
     Labels at the closing marks alone are some six per conversation, and learning from them is
@@ -111,44 +83,6 @@ def _examples(
     return rows
 
 
-def _collate(pad_id: int, rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-    # No attention mask: the padding is on the right, where a causal model does not look.
-    return {
-        "input_ids": pad([row["input_ids"] for row in rows], pad_id),
-        "labels": pad([row["labels"] for row in rows], IGNORED),
-    }
-
-
-def _config(settings: Training, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    size = settings.model
-    return LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=size.hidden,
-        intermediate_size=2 * size.hidden,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        max_position_embeddings=MAX_POSITIONS,
-        pad_token_id=tokenizer.pad_token_id,
-        initializer_range=INITIAL_STD,  # two labels are the default of every configuration
-    )
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one thread: a model this small gains nothing from more.
-
-    Beside another busy process two threads were measured five times slower than one; and the sums
-    come out the same on every machine size.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@_one_thread()
 def train_guard(
     conversations: Sequence[Conversation], settings: Training, folder: Path, seed: int
 ) -> None:
@@ -172,46 +106,19 @@ def train_guard(
     """
     if len({turn.label for c in conversations for turn in c.turns}) < 2:
         raise ValueError("the guard needs training turns of both labels, found one label only")
-    tokenizer = train_tokenizer(conversations)
+    tokenizer = byte_pair_tokenizer((c.text() for c in conversations), VOCABULARY, MARKS, True)
     rows = _examples(tokenizer, conversations)
-    mean_length = sum(len(row["input_ids"]) for row in rows) / len(rows)
-    batch = max(1, round(settings.batch_tokens / mean_length))
-    with (
-        torch.random.fork_rng(),
-        tempfile.TemporaryDirectory() as scratch,
-        contextlib.redirect_stdout(io.StringIO()),  # Trainer prints its summary when it has no bar
-        no_progress_bars(),
-    ):
-        torch.manual_seed(seed)
-        model = LlamaForTokenClassification(_config(settings, tokenizer))
-        arguments = trainer_arguments(
-            settings.steps,
-            batch,
-            seed,
-            scratch,
-            learning_rate=settings.learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=max(1, settings.steps // 20),
-            weight_decay=0.01,
-            adam_beta2=0.98,
-            train_sampling_strategy="group_by_length",
+    with seeded(seed), no_progress_bars():
+        config = llama_config(
+            settings.model, tokenizer, max_position_embeddings=MAX_POSITIONS,
+            initializer_range=INITIAL_STD,
         )
-        collate = functools.partial(_collate, tokenizer.pad_token_id)
-        trainer = Trainer(model, arguments, data_collator=collate, train_dataset=rows)
-        with few_collections():
-            trainer.train()
+        model = LlamaForTokenClassification(config)  # two labels are the default
+        fit(model, rows, tokenizer.pad_token_id, settings, seed, muon=False)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
 
-def load_guard(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Read a guard and its tokenizer back from a folder."""
-    tokenizer = load_tokenizer(str(folder), "")
-    model = load_model(LlamaForTokenClassification.from_pretrained, str(folder), "")
-    return model, tokenizer
-
-
-@_one_thread()
 def score_conversations(folder: Path, conversations: Sequence[Conversation]) -> list[np.ndarray]:
     """Score every turn of every conversation, one causal pass each.
 
@@ -231,13 +138,15 @@ def score_conversations(folder: Path, conversations: Sequence[Conversation]) -> 
     monitorlab.signals.scorers.ScorerError
         A conversation is longer than the guard can read.
     """
-    model, tokenizer = load_guard(folder)
+    tokenizer = load_tokenizer(str(folder), "")
+    model = load_model(LlamaForTokenClassification.from_pretrained, str(folder), "")
     end = tokenizer.convert_tokens_to_ids(END)
     encoded = []
     for ids in _encode(tokenizer, conversations):
         positions = [i for i, token in enumerate(ids) if token == end]
         encoded.append(Encoded(ids, positions, [1] * len(positions)))
-    logits = logits_at_steps(model, encoded, tokenizer.pad_token_id)
+    with suitable_threads(model):
+        logits = logits_at_steps(model, encoded, tokenizer.pad_token_id)
     return [label_probability(row, index=1) for row in logits]
 
 

@@ -15,12 +15,10 @@ encoded from scratch. The result is the same to rounding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from transformers import (
-    AutoModelForCausalLM,
     DynamicCache,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -31,22 +29,23 @@ from monitorlab.signals.scorers import (
     LABEL_MASS,
     Problem,
     ScorerError,
+    StepScorer,
     StepScores,
-    Trajectory,
     check_length,
     checked_steps,
     count_tokens,
-    load_model,
-    load_tokenizer,
-    score_each,
 )
 
 # Llama-Guard-3 writes a blank line and then its label; the template stops before the blank line.
 LABEL_LEAD = "\n\n"
 
 
-class GuardScorer:
-    """P(unsafe) of every assistant turn, from the logits of the first label token.
+class GuardScorer(StepScorer):
+    """P(unsafe) against P(safe) of every assistant turn, from the logits of the first label token.
+
+    A problem is one user message per assistant turn (one text for a single turn), the steps are the
+    answers. A conversation has no score if a prompt of it is too long, or if the labels have less
+    than `least_mass` of the probability.
 
     Parameters
     ----------
@@ -80,7 +79,7 @@ class GuardScorer:
         lead: str = LABEL_LEAD,
         least_mass: float = LABEL_MASS,
     ) -> None:
-        self.model, self.tokenizer = model, tokenizer
+        super().__init__(model, tokenizer)
         self.labels, self.lead, self.least_mass = (unsafe, safe), lead, least_mass
         if not tokenizer.chat_template:
             raise ScorerError("the tokenizer has no chat template to build the moderation prompt")
@@ -103,20 +102,6 @@ class GuardScorer:
         if ids[len(lead)] == self.tokenizer.unk_token_id:
             raise ScorerError(f"the label {label!r} is unknown to this tokenizer")
         return ids[len(lead)]
-
-    @classmethod
-    def load(
-        cls,
-        name: str,
-        revision: str = "",
-        dtype: str = "float32",
-        device: str = "cpu",
-        **options: Any,
-    ) -> GuardScorer:
-        """Load from a local folder or a pinned hub model (such as meta-llama/Llama-Guard-3-8B)."""
-        tokenizer = load_tokenizer(name, revision)
-        loader = AutoModelForCausalLM.from_pretrained
-        return cls(load_model(loader, name, revision, dtype, device), tokenizer, **options)
 
     def _prompts(self, problem: Problem, steps: Sequence[str]) -> list[list[int]]:
         """Token ids of the moderation prompt after every assistant turn."""
@@ -148,7 +133,7 @@ class GuardScorer:
             check_length(len(prompt), self.model.config, f"the prompt of turn {len(rows) + 1}")
             if not self.reuse:
                 cache, cached = DynamicCache(config=self.model.config), []
-            kept = common_prefix(cached, prompt)
+            kept = reusable_prefix(cached, prompt)
             if len(cached) > kept:
                 cache.crop(kept - len(cached))  # negative: tokens to drop from the end
             ids = torch.tensor([prompt[kept:]], device=self.model.device)
@@ -177,41 +162,17 @@ class GuardScorer:
                 "`unsafe` and `safe`, and what stands before them in `lead`"
             )
 
-    def _score(self, problem: Problem, steps: Sequence[str]) -> StepScores:
+    def _encode(self, problem: Problem, steps: Sequence[str]) -> StepScores:
         chances = self._label_logits(self._prompts(problem, steps)).softmax(-1)[:, 0]
         tokens = np.array(count_tokens(self.tokenizer, checked_steps(steps)))
         return StepScores(chances.numpy().astype(float), tokens)
 
-    def score(self, problem: Problem, steps: Sequence[str]) -> StepScores:
-        """Score a conversation.
-
-        Parameters
-        ----------
-        problem : sequence of str
-            One user message per assistant turn (one text for a single turn).
-        steps : sequence of str
-            The assistant's answers.
-
-        Returns
-        -------
-        StepScores
-            P(unsafe) against P(safe) in [0, 1] per turn, and the tokens of each answer.
-
-        Raises
-        ------
-        ScorerError
-            A prompt is too long, or the labels have less than `least_mass` of the probability.
-        """
-        return self.score_many([(problem, steps)])[0]
-
-    def score_many(
-        self, trajectories: Sequence[Trajectory], ids: Sequence[str] = ()
-    ) -> list[StepScores]:
-        """Score many conversations, one after the other: each has a cache of its own."""
-        return score_each(trajectories, self._score, list, ids)
+    def _read(self, encoded: list[StepScores]) -> list[StepScores]:
+        """Each conversation has a cache of its own, so they were scored one after the other."""
+        return encoded
 
 
-def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+def reusable_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     """Length of the common prefix of two prompts, always short of the whole of `right`.
 
     At least one token of `right` stays to be read, because its logits are wanted.

@@ -1,8 +1,15 @@
-"""The miniature generator: a small causal language model that solves problems step by step.
+"""The miniature generator and the verifier that is made of it: solve problems, judge the steps.
 
-It is an ordinary `transformers` checkpoint: a Llama of a hundred thousand parameters or so and a
-tokenizer of at most a few hundred pieces, trained from scratch on reference solutions. It is so
-small, and trained so briefly, that it really errs; its mistakes are what step signals must find.
+The generator is an ordinary `transformers` checkpoint: a Llama of a hundred thousand parameters or
+so and a tokenizer of at most a few hundred pieces, trained from scratch on reference solutions. It
+is so small, and trained so briefly, that it really errs; its mistakes are what step signals must
+find.
+
+The verifier is a miniature process reward model, an ordinary `LlamaForTokenClassification`
+checkpoint. It starts from the weights of a generator, as real process reward models start from a
+language model, and learns from *generated* solutions whose steps the exact checker has labelled.
+The score of a step is read at the line break that ends it. Attention is causal, so one forward pass
+over a finished solution gives exactly the scores that a monitor running along would have seen.
 """
 
 from __future__ import annotations
@@ -16,11 +23,26 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    LlamaForCausalLM,
+    LlamaForTokenClassification,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from monitorlab.pipeline.profiles import Training
 from monitorlab.progress import progress
-from monitorlab.signals.scorers import load_model, load_tokenizer, no_progress_bars, pad
+from monitorlab.signals.causal_models import POOLS, pool_log_probs, sample_answers
+from monitorlab.signals.scorers import (
+    Encoded,
+    label_probability,
+    load_model,
+    load_tokenizer,
+    logits_at_steps,
+    no_progress_bars,
+    pad,
+    whole_model,
+)
 from monitorlab.signals.training import (
     IGNORED,
     Row,
@@ -36,6 +58,7 @@ PIECE = r"[A-Za-z]+: |; | ?[A-Za-z]+[.?]? ?|[0-9]{1,3}|[.?] ?|[-+*/=]|\n| "
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 MAX_NEW_TOKENS = 110
 BATCH = 256
+WRONG = 1  # column of the verifier's output
 STEPS_BETWEEN_EXAMS = 20
 
 
@@ -63,7 +86,7 @@ class Solution:
         return int(self.step_of_token[-1]) + 1
 
 
-def build_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
+def _word_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     """Make a tokenizer over the pieces that occur in `texts`, and every number up to the largest.
 
     A piece that occurs nowhere becomes ``<unk>``, and cannot be written by a generator.
@@ -129,7 +152,7 @@ def train_generators(
     title : str
         Caption of the progress bar; none is shown if empty.
     """
-    tokenizer = build_tokenizer([text for pair in pairs for text in pair] + ["\n"])
+    tokenizer = _word_tokenizer([text for pair in pairs for text in pair] + ["\n"])
     rows, held_out_rows = _examples(tokenizer, pairs), _examples(tokenizer, held_out)
     waiting = sorted(targets, key=lambda name: targets[name])
 
@@ -223,33 +246,14 @@ def generate(
         for start in progress(starts, title) if title else starts:
             chosen = order[start : start + BATCH]
             prompts = [encode(tokenizer, problems[i]) for i in chosen]
-            emitted = _sample(model, tokenizer, prompts, temperature)
+            emitted = sample_answers(
+                model, tokenizer.pad_token_id, [tokenizer.eos_token_id], prompts, temperature,
+                MAX_NEW_TOKENS,
+            )
             logs = token_log_probs(model, tokenizer.pad_token_id, prompts, emitted)
             for i, tokens, log_probs in zip(chosen, emitted, logs, strict=True):
                 found[int(i)] = _solution(tokenizer, tokens, log_probs)
     return [found[i] for i in range(len(problems))]
-
-
-def _sample(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[int]],
-    temperature: float,
-) -> list[list[int]]:
-    """Emitted tokens per prompt, up to and including the end mark."""
-    ids = pad(prompts, tokenizer.pad_token_id, left=True).to(model.device)
-    output = model.generate(
-        ids,
-        attention_mask=(ids != tokenizer.pad_token_id).long(),
-        do_sample=True,
-        temperature=temperature,
-        top_k=0,  # the whole distribution: the mistakes are the model's, as likely as it thinks
-        max_new_tokens=MAX_NEW_TOKENS,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    rows = output[:, ids.shape[1] :].tolist()
-    end = tokenizer.eos_token_id
-    return [row[: row.index(end) + 1] if end in row else row for row in rows]
 
 
 @torch.inference_mode()
@@ -301,9 +305,112 @@ def step_signals(solution: Solution) -> dict[str, np.ndarray]:
         ablation), ``mean_logprob``: minus the mean, both in nats, at least 0, high = unsafe;
         ``tokens``: number of tokens. Each of shape (n_steps,).
     """
-    parts = [solution.log_probs[solution.step_of_token == k] for k in range(solution.n_steps)]
-    return {
-        "min_logprob": np.array([-part.min() for part in parts]),
-        "mean_logprob": np.array([-part.mean() for part in parts]),
-        "tokens": np.array([len(part) for part in parts]),
-    }
+    lowest, mean = (
+        pool_log_probs(solution.log_probs, solution.step_of_token, solution.n_steps, pool)
+        for pool in POOLS
+    )
+    return {"min_logprob": lowest.scores, "mean_logprob": mean.scores, "tokens": lowest.tokens}
+
+
+def _step_ends(tokenizer: PreTrainedTokenizerBase, problem: str, solution: str) -> Encoded:
+    """Token ids of problem and solution, and the position at which each step is read.
+
+    That is the line break, or the end mark after a last line that lacks one. The end mark is left
+    out otherwise: it belongs to no step.
+    """
+    ids = encode(tokenizer, problem, solution)
+    start = len(encode(tokenizer, problem))
+    line_break = tokenizer.convert_tokens_to_ids("\n")
+    ends = [i for i in range(start, len(ids)) if ids[i] == line_break]
+    if not ends or ends[-1] < len(ids) - 2:
+        ends.append(len(ids) - 1)
+    lengths = np.diff([start - 1, *ends]).tolist()
+    return Encoded(ids[: ends[-1] + 1], ends, lengths)
+
+
+def train_verifier(
+    solutions: Sequence[tuple[str, str, Sequence[int]]],
+    settings: Training,
+    folder: Path,
+    seed: int,
+    base: Path | None = None,
+    tokenizer_from: Path | None = None,
+    title: str = "",
+) -> None:
+    """Train a verifier on generated solutions and save it.
+
+    Parameters
+    ----------
+    solutions : sequence of (str, str, sequence of int)
+        Problem, generated solution, and one label per step: 1 if the step is wrong.
+    settings : Training
+        Shape (ignored if `base` is given), optimizer steps, tokens per step, peak learning rate.
+    folder : Path
+        Becomes an ordinary `save_pretrained` folder.
+    seed : int
+        Decides new weights and order; torch's own random state is left as it was.
+    base : Path, optional
+        Generator whose weights and tokenizer it starts from.
+    tokenizer_from : Path, optional
+        Generator whose tokenizer it takes when it starts from scratch.
+    title : str
+        Caption of the progress bar; none is shown if empty.
+
+    Raises
+    ------
+    ValueError
+        If there is neither `base` nor `tokenizer_from`, if the labels are all alike, or if a
+        solution does not have one label per step.
+    """
+    source = base or tokenizer_from
+    if source is None:
+        raise ValueError("give base, or tokenizer_from to start from scratch")
+    tokenizer = load_tokenizer(str(source), "")
+    rows = [_judged_example(tokenizer, *solution) for solution in solutions]
+    if len({label for row in rows for label in row["labels"]} - {IGNORED}) < 2:
+        raise ValueError("the verifier needs right and wrong steps to learn from, found one kind")
+    with seeded(seed), no_progress_bars():
+        if base is None:
+            config = llama_config(settings.model, tokenizer, num_labels=2)
+            model = LlamaForTokenClassification(config)
+        else:
+            loader = LlamaForTokenClassification.from_pretrained
+            model = whole_model(loader, str(base), "", new=["score"], num_labels=2)
+        fit(model, rows, tokenizer.pad_token_id, settings, seed, title)
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _judged_example(
+    tokenizer: PreTrainedTokenizerBase, problem: str, solution: str, labels: Sequence[int]
+) -> Row:
+    encoded = _step_ends(tokenizer, problem, solution)
+    if len(encoded.positions) != len(labels):
+        raise ValueError(f"{len(labels)} labels for {len(encoded.positions)} steps: {solution!r}")
+    marks = [IGNORED] * len(encoded.ids)
+    for position, label in zip(encoded.positions, labels, strict=True):
+        marks[position] = int(label)
+    return {"input_ids": encoded.ids, "labels": marks}
+
+
+def score_solutions(folder: Path, solutions: Sequence[tuple[str, str]]) -> list[np.ndarray]:
+    """Score every step of every solution, one causal pass each.
+
+    Parameters
+    ----------
+    folder : Path
+        What `train_verifier` wrote.
+    solutions : sequence of (str, str)
+        Problem and generated solution.
+
+    Returns
+    -------
+    list of numpy.ndarray, shape (n_steps,)
+        Suspicion in [0, 1]: the verifier's probability that the step is wrong.
+    """
+    tokenizer = load_tokenizer(str(folder), "")
+    model = load_model(LlamaForTokenClassification.from_pretrained, str(folder), "")
+    encoded = [_step_ends(tokenizer, problem, solution) for problem, solution in solutions]
+    with suitable_threads(model):
+        logits = logits_at_steps(model, encoded, tokenizer.pad_token_id)
+    return [label_probability(row, index=WRONG) for row in logits]

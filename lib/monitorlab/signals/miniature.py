@@ -24,10 +24,11 @@ from monitorlab.signals.language_model import (
     Solution,
     generate,
     load_generator,
+    score_solutions,
     step_signals,
     train_generators,
+    train_verifier,
 )
-from monitorlab.signals.verifier import score_solutions, train_verifier
 
 # Expected accuracy at which training hands over each generator.
 GENERATORS = {"strong": 0.77, "weak": 0.60}

@@ -18,7 +18,6 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoModelForCausalLM,
     AutoModelForTokenClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -34,8 +33,8 @@ from monitorlab.signals.scorers import (
     Label,
     Problem,
     ScorerError,
+    StepScorer,
     StepScores,
-    Trajectory,
     check_length,
     checked_steps,
     count_tokens,
@@ -44,7 +43,6 @@ from monitorlab.signals.scorers import (
     load_tokenizer,
     logits_at_steps,
     read_label,
-    score_each,
     single_problem,
 )
 
@@ -85,8 +83,8 @@ class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
         return TokenClassifierOutput(logits=self.score(body.last_hidden_state))
 
 
-class TokenRewardScorer:
-    """Suspicion per step from a token-classification process reward model.
+class TokenRewardScorer(StepScorer):
+    """Suspicion per step, in [0, 1], from a token-classification process reward model.
 
     Parameters
     ----------
@@ -116,7 +114,7 @@ class TokenRewardScorer:
         good_label: str | int | None = None,
         system: str = QWEN_SYSTEM,
     ) -> None:
-        self.model, self.tokenizer = model, tokenizer
+        super().__init__(model, tokenizer)
         self.separator, self.system = separator, system
         if good_label is None:
             good_label = PUBLISHED.get(type(model).__name__)
@@ -184,19 +182,9 @@ class TokenRewardScorer:
         logits = logits_at_steps(self.model, encoded, self.tokenizer.pad_token_id)
         return _suspicion(logits, encoded, self.label)
 
-    def score(self, problem: Problem, steps: Sequence[str]) -> StepScores:
-        """Return 1 - P(good) per step, in [0, 1]; `problem` is one text."""
-        return self.score_many([(problem, steps)])[0]
 
-    def score_many(
-        self, trajectories: Sequence[Trajectory], ids: Sequence[str] = ()
-    ) -> list[StepScores]:
-        """Score many trajectories in length-sorted batches, see `StepScorer`."""
-        return score_each(trajectories, self._encode, self._read, ids)
-
-
-class MathShepherdScorer:
-    """Suspicion per step from a causal language model that judges at a step tag.
+class MathShepherdScorer(StepScorer):
+    """Suspicion per step, in [0, 1], from a causal language model that judges at a step tag.
 
     The model reads ``problem Step 1: ... ки\\nStep 2: ... ки``; at every tag the logits of the two
     judgement tokens are compared: suspicion is 1 - softmax(good, bad)[good].
@@ -228,7 +216,7 @@ class MathShepherdScorer:
         numbered: bool = True,
         least_mass: float = LABEL_MASS,
     ) -> None:
-        self.model, self.tokenizer = model, tokenizer
+        super().__init__(model, tokenizer)
         self.step_tag, self.numbered, self.least_mass = step_tag, numbered, least_mass
         # The card encodes both judgements in one text; the second then carries its blank.
         self.judgement_ids = tokenizer(f"{good} {bad}", add_special_tokens=False)["input_ids"]
@@ -243,20 +231,6 @@ class MathShepherdScorer:
                 f"{good!r}, {bad!r} and {step_tag!r} must be one token each, but this tokenizer "
                 f"makes {pieces} of them: is it the model's own tokenizer?"
             )
-
-    @classmethod
-    def load(
-        cls,
-        name: str,
-        revision: str = "",
-        dtype: str = "float32",
-        device: str = "cpu",
-        **options: Any,
-    ) -> MathShepherdScorer:
-        """Load from a local folder or a pinned hub model."""
-        tokenizer = load_tokenizer(name, revision)
-        loader = AutoModelForCausalLM.from_pretrained
-        return cls(load_model(loader, name, revision, dtype, device), tokenizer, **options)
 
     def _encode(self, problem: Problem, steps: Sequence[str]) -> Encoded:
         texts = checked_steps(steps)
@@ -283,16 +257,6 @@ class MathShepherdScorer:
                 f"{self.least_mass:g}: was the model trained to judge at {self.step_tag!r}?"
             ))
         return read
-
-    def score(self, problem: Problem, steps: Sequence[str]) -> StepScores:
-        """Return 1 - P(good) per step, in [0, 1]; `problem` is one text."""
-        return self.score_many([(problem, steps)])[0]
-
-    def score_many(
-        self, trajectories: Sequence[Trajectory], ids: Sequence[str] = ()
-    ) -> list[StepScores]:
-        """Score many trajectories in length-sorted batches, see `StepScorer`."""
-        return score_each(trajectories, self._encode, self._read, ids)
 
 
 def _positions(ids: Sequence[int], mark: int, n_steps: int, text: str) -> list[int]:

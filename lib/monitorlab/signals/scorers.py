@@ -16,12 +16,17 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import huggingface_hub.constants
 import numpy as np
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
@@ -47,7 +52,6 @@ OPPOSITES = (
 
 Problem = str | Sequence[str]
 Trajectory = tuple[Problem, Sequence[str]]
-T = TypeVar("T")
 
 
 class ScorerError(ValueError):
@@ -98,26 +102,6 @@ class StepScores:
 
     scores: np.ndarray
     tokens: np.ndarray
-
-
-class StepScorer(Protocol):
-    """Anything that scores the steps of trajectories."""
-
-    def score(self, problem: Problem, steps: Sequence[str]) -> StepScores:
-        """Score one trajectory.
-
-        `problem` is the task as one text or, for conversations, one user message per step;
-        `steps` are the model's texts in order.
-        """
-
-    def score_many(
-        self, trajectories: Sequence[Trajectory], ids: Sequence[str] = ()
-    ) -> list[StepScores]:
-        """Score many trajectories, called by their `ids` or else by their positions from 1.
-
-        The result is in the same order. `LeftOutError` if some could not be scored; it holds the
-        scores of the others.
-        """
 
 
 @dataclass(frozen=True)
@@ -373,51 +357,112 @@ def check_length(n_tokens: int, config: Any, what: str) -> None:
         )
 
 
-def score_each(
-    trajectories: Sequence[Trajectory],
-    encode: Callable[[Problem, Sequence[str]], T],
-    read: Callable[[list[T]], Sequence[StepScores | ScorerError]],
-    ids: Sequence[str] = (),
-) -> list[StepScores]:
-    """Score every trajectory that can be scored, and say which could not.
+class CausalModel:
+    """A causal language model and its tokenizer; how to load both.
 
     Parameters
     ----------
-    trajectories : sequence of (problem, steps)
-    encode : callable
-        Turns one trajectory into what the model reads; raises `ScorerError` if it cannot be read.
-    read : callable
-        Scores all that could be encoded, in order, or says why one has no score.
-    ids : sequence of str, optional
-        How to call the trajectories; their positions from 1 when left out.
-
-    Raises
-    ------
-    LeftOutError
-        Some could not be scored, or their scores are no numbers. It holds the scores of the others.
+    model, tokenizer : PreTrainedModel, PreTrainedTokenizerBase
     """
-    names = list(ids) or [str(k) for k in range(1, len(trajectories) + 1)]
-    if len(set(names)) != len(trajectories):
-        raise ScorerError(f"{len(set(names))} different ids for {len(trajectories)} trajectories")
-    encoded: dict[str, T] = {}
-    reasons: dict[str, str] = {}
-    for name, trajectory in zip(names, trajectories, strict=True):
-        try:
-            encoded[name] = encode(*trajectory)
-        except ScorerError as error:
-            reasons[name] = str(error)
-    scores: dict[str, StepScores] = {}
-    for name, found in zip(encoded, read(list(encoded.values())) if encoded else [], strict=True):
-        if isinstance(found, ScorerError):
-            reasons[name] = str(found)
-        elif np.isnan(found.scores).any():
-            reasons[name] = "the model's logits are no numbers: load it as bfloat16 or float32"
-        else:
-            scores[name] = found
-    if reasons:
-        raise LeftOutError([scores.get(name) for name in names],
-                           {name: reasons[name] for name in names if name in reasons})
-    return [scores[name] for name in names]
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model, self.tokenizer = model, tokenizer
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        revision: str = "",
+        dtype: str = "float32",
+        device: str = "cpu",
+        **options: Any,
+    ) -> Any:
+        """Load from a local folder or a pinned hub model; `options` go to the class."""
+        tokenizer = load_tokenizer(name, revision)
+        loader = AutoModelForCausalLM.from_pretrained
+        return cls(load_model(loader, name, revision, dtype, device), tokenizer, **options)
+
+
+class StepScorer(CausalModel):
+    """Anything that scores the steps of trajectories by a causal model."""
+
+    def _encode(self, problem: Problem, steps: Sequence[str]) -> Any:
+        """Turn one trajectory into what the model reads; `ScorerError` if it cannot be read."""
+        raise NotImplementedError
+
+    def _read(self, encoded: list[Any]) -> Sequence[StepScores | ScorerError]:
+        """Score all that could be encoded, in order, or say why one has no score."""
+        raise NotImplementedError
+
+    def score(self, problem: Problem, steps: Sequence[str]) -> StepScores:
+        """Score one trajectory.
+
+        Parameters
+        ----------
+        problem : str or sequence of str
+            The task as one text or, for conversations, one user message per step.
+        steps : sequence of str
+            The model's texts, in order.
+
+        Returns
+        -------
+        StepScores
+            Suspicion per step, in the range that the class states, and the tokens of each step.
+
+        Raises
+        ------
+        ScorerError
+            It cannot be scored; the message says why.
+        """
+        return self.score_many([(problem, steps)])[0]
+
+    def score_many(
+        self, trajectories: Sequence[Trajectory], ids: Sequence[str] = ()
+    ) -> list[StepScores]:
+        """Score every trajectory that can be scored, in batches, and say which could not.
+
+        Parameters
+        ----------
+        trajectories : sequence of (problem, steps)
+        ids : sequence of str, optional
+            How to call the trajectories; their positions from 1 when left out.
+
+        Returns
+        -------
+        list of StepScores
+            In the same order.
+
+        Raises
+        ------
+        LeftOutError
+            Some could not be scored, or their scores are no numbers. It holds the scores of the
+            others.
+        """
+        names = list(ids) or [str(k) for k in range(1, len(trajectories) + 1)]
+        if len(set(names)) != len(trajectories):
+            raise ScorerError(
+                f"{len(set(names))} different ids for {len(trajectories)} trajectories"
+            )
+        encoded: dict[str, Any] = {}
+        reasons: dict[str, str] = {}
+        for name, trajectory in zip(names, trajectories, strict=True):
+            try:
+                encoded[name] = self._encode(*trajectory)
+            except ScorerError as error:
+                reasons[name] = str(error)
+        scores: dict[str, StepScores] = {}
+        read = self._read(list(encoded.values())) if encoded else []
+        for name, found in zip(encoded, read, strict=True):
+            if isinstance(found, ScorerError):
+                reasons[name] = str(found)
+            elif np.isnan(found.scores).any():
+                reasons[name] = "the model's logits are no numbers: load it as bfloat16 or float32"
+            else:
+                scores[name] = found
+        if reasons:
+            raise LeftOutError([scores.get(name) for name in names],
+                               {name: reasons[name] for name in names if name in reasons})
+        return [scores[name] for name in names]
 
 
 @dataclass(frozen=True)

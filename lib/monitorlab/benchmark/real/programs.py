@@ -45,7 +45,7 @@ LOST = "recorded without a line: a name is used that is defined nowhere"
 DIFFERENT_TASK = "runs disagree about the task's prompt or tests"
 
 
-class HasStatus(Protocol):
+class _HasStatus(Protocol):
     """What an execution returns."""
 
     @property
@@ -53,7 +53,7 @@ class HasStatus(Protocol):
         """One of "passed", "failed" and "error", or why there is no verdict."""
 
 
-Execute = Callable[[str, str], HasStatus]
+Execute = Callable[[str, str], _HasStatus]
 
 
 @dataclass
