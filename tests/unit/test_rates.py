@@ -17,7 +17,6 @@ from monitorlab.evaluation.cascades import band, cascade, cascade_sweep
 from monitorlab.evaluation.comparisons import cochran_q, compare_all, pair_anatomy
 from monitorlab.evaluation.cost import cost_table
 from monitorlab.evaluation.curves import roc
-from monitorlab.evaluation.decomposition import decompose
 from monitorlab.evaluation.intervals import clopper_pearson, wilson
 from monitorlab.evaluation.label_noise import count_verdicts, noise_bounds
 from monitorlab.evaluation.operating_points import calibrated_points, default_rates
@@ -25,6 +24,7 @@ from monitorlab.evaluation.panel import JudgedError, first_draws, majority, pane
 from monitorlab.evaluation.rates import FAILED, join, ledger, macro, rates
 from monitorlab.evaluation.resplits import resplit_check
 from monitorlab.evaluation.roc_bands import curve_table
+from monitorlab.evaluation.tradeoff import decompose
 from monitorlab.finetuning.learning import areas
 from monitorlab.finetuning.matrix import matrix
 from monitorlab.finetuning.transfer import transfer

@@ -11,19 +11,18 @@ from numpy.typing import ArrayLike, NDArray
 from monitorlab.evaluation.bootstrap import draw_units
 from monitorlab.evaluation.curves import (
     MAX_FAR,
-    area_until,
+    TPR_AT,
+    Weights,
     auroc,
-    falling_steps,
-    reached,
-    standardised,
-    weighted_rates,
+    counts_above,
+    roc,
+    roc_metrics,
 )
+from monitorlab.evaluation.intervals import FloatArray
 from monitorlab.evaluation.panel import SCENARIO, first_draws, unit_ids
 from monitorlab.monitors.verdicts import PARSED
 
-FloatArray = NDArray[np.float64]
-
-FARS = (0.01, 0.05, 0.1)  # false alarm rates at which detection is reported
+FARS = tuple(TPR_AT.values())  # false alarm rates at which detection is reported
 RESAMPLES = 2000
 MEASURES = ("auroc", "pauroc", *(f"tpr_{100 * far:02.0f}" for far in FARS))
 _BLOCK = 500_000  # weights of samples held at once
@@ -74,23 +73,25 @@ def roc_band(
     max_far : float
         Right end of the partial area.
     """
-    steps = falling_steps(scores, labels)
+    once = roc(scores, labels)
+    values, classes = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     at = np.linspace(0.0, 1.0, 101) if grid is None else np.asarray(grid, dtype=np.float64)
-    tpr, far = weighted_rates(steps, np.ones((1, len(steps.group))))
-    measures, curves = [], []
     names, unit = np.unique(np.asarray(units), return_inverse=True)
     at_once = max(1, _BLOCK // len(unit)) * len(names)
-    for counts in draw_units(rng, np.zeros(len(names), np.intp), n, at_once):
-        weights = counts.T[:, unit].astype(np.float64)
-        drawn = weighted_rates(steps, weights)
-        measures.append(_measures(*drawn, max_far))
-        curves.append(_on_grid(*drawn, at))
+    drawn = draw_units(rng, np.zeros(len(names), np.intp), n, at_once)
+    measures, curves = [], []
+    for weights in drawn:
+        measures.append(_measures(values, classes, unit, weights, max_far))
+        with np.errstate(invalid="ignore"):  # a resample without a class has no rates
+            tpr, far = (side / side[-1] for side in counts_above(values, classes, unit, weights))
+        curves.append([np.interp(at, x, y) for x, y in zip(far.T, tpr.T, strict=True)])
     low, high = _interval(np.concatenate(curves))
-    table = pd.DataFrame({"far": at, "tpr": _on_grid(tpr, far, at)[0], "low": low, "high": high})
+    table = pd.DataFrame({"far": at, "tpr": np.interp(at, once["far"], once["tpr"]), "low": low,
+                          "high": high})
     low, high = _interval(np.concatenate(measures))
-    return RocBand(table, pd.DataFrame({
-        "measure": MEASURES, "value": _measures(tpr, far, max_far)[0], "low": low, "high": high,
-    }))
+    found = _measures(values, classes, unit, np.ones((len(names), 1), np.float32), max_far)[0]
+    return RocBand(table, pd.DataFrame({"measure": MEASURES, "value": found, "low": low,
+                                        "high": high}))
 
 
 def curve_table(
@@ -160,14 +161,12 @@ def _curve_row(
     return row
 
 
-def _measures(tpr: FloatArray, far: FloatArray, max_far: float) -> FloatArray:
-    """`MEASURES` of each curve, shape (n_curves, n_measures)."""
-    areas = [area_until(tpr, far, 1.0), standardised(area_until(tpr, far, max_far), max_far)]
-    return np.stack([*areas, *(reached(tpr, far, level) for level in FARS)], axis=1)
-
-
-def _on_grid(tpr: FloatArray, far: FloatArray, grid: FloatArray) -> FloatArray:
-    return np.stack([np.interp(grid, x, y) for x, y in zip(far, tpr, strict=True)])
+def _measures(
+    scores: FloatArray, labels: ArrayLike, units: NDArray[np.intp], weights: Weights, max_far: float
+) -> FloatArray:
+    """`MEASURES` of each resample, shape (resamples, measures)."""
+    found = roc_metrics(scores, labels, units, weights, max_far=max_far)
+    return np.stack(list(found.values()), axis=1)
 
 
 def _interval(draws: FloatArray) -> FloatArray:

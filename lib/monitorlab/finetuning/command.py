@@ -13,11 +13,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from monitorlab.finetuning.order import Order, ordered_recipe
-from monitorlab.finetuning.partial import last_checkpoint, partial_folder
 from monitorlab.finetuning.recipe import Recipe
-from monitorlab.finetuning.record import RECORD, Trained
-from monitorlab.finetuning.selection import gather, share_of
+from monitorlab.finetuning.record import RECORD, Trained, last_checkpoint, partial_folder
+from monitorlab.finetuning.selection import Order, gather, ordered_recipe, share_of
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.pipeline.digests import digest_file
 

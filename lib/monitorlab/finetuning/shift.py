@@ -1,7 +1,7 @@
 r"""Did an arm learn to tell apart, or did it move its threshold?
 
 In the equal-variance model of signal detection (see
-:class:`monitorlab.evaluation.decomposition.Decomposition`) a pair of rates is a discrimination
+:class:`monitorlab.evaluation.tradeoff.Decomposition`) a pair of rates is a discrimination
 :math:`d' = z(TPR) - z(FAR)` and a criterion :math:`c = -(z(TPR) + z(FAR))/2`, high for few alarms:
 :math:`z(MR) = c - d'/2`, :math:`z(FAR) = -c - d'/2`. A change of a rate is the part that a change
 of c alone makes plus the part that a change of d' alone makes; each part is the mean over both
@@ -20,9 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
 from monitorlab.evaluation.bootstrap import Bootstrap, intervals
-from monitorlab.evaluation.decomposition import decompose
 from monitorlab.evaluation.operating_points import default_alarms
 from monitorlab.evaluation.panel import SCENARIO
+from monitorlab.evaluation.tradeoff import decompose
 from monitorlab.finetuning.cell_draws import RESAMPLES, cell_draws, cell_gaps, split_rows
 from monitorlab.finetuning.published import BASE
 from monitorlab.monitors.verdicts import PARSED
