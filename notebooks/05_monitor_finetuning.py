@@ -55,7 +55,6 @@ from monitorlab.finetuning import (
     published,
     shift,
     transfer,
-    transfer_figures,
 )
 from monitorlab.finetuning.arms import BEYOND, PAPER_ARMS, REPEATED, SEEN_BY, recipe_of
 from monitorlab.finetuning.checks_first import CHECKS_FIRST, checks_first
@@ -272,7 +271,7 @@ display.table(
 # %%
 paper_seen = {arm: SEEN_BY[arm] for arm in arms}
 means = transfer.transfer(judged, paper_seen, run.rng("means"), sizes.resamples)
-fig = transfer_figures.plot_transfer(
+fig = figures.plot_transfer(
     means, published.GOAL, published=known, title=f"Own threshold, {called}"
 )
 display.show(
@@ -412,7 +411,7 @@ grown = pd.concat([whole, repeated], ignore_index=True)
 grown["size"] = (grown["share"] * max(len(task.examples) for task in first)).round()
 curves = learning.areas(grown, samples)
 summed = learning.summary(curves)
-fig = transfer_figures.plot_learning(summed, title=f"Learning curves, {called}")
+fig = figures.plot_learning(summed, title=f"Learning curves, {called}")
 display.show(
     fig,
     "05_learning",
@@ -423,7 +422,7 @@ display.show(
 # %%
 probed["seed"] = probed["seed"].astype(int)
 probe_curve = learning.areas(probed[probed["arm"] == "all"], samples)
-fig = transfer_figures.plot_learning(
+fig = figures.plot_learning(
     learning.summary(probe_curve), title="Learning curves, probe on frozen MiniLM"
 )
 display.show(
@@ -456,7 +455,7 @@ held = pd.concat([held, joined], ignore_index=True)
 rivals = ["all", *(arm.name for arm in BEYOND), CHECKS_FIRST]
 rivals = {arm: SEEN_BY[arm] for arm in rivals}
 gains = transfer.transfer_differences(held, rivals, run.rng("gains"), sizes.resamples)
-fig = transfer_figures.plot_beyond(gains, title=f"Calibrated thresholds, {called}")
+fig = figures.plot_beyond(gains, title=f"Calibrated thresholds, {called}")
 display.show(
     fig,
     "05_beyond",

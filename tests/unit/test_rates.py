@@ -20,7 +20,7 @@ from monitorlab.evaluation.curves import roc
 from monitorlab.evaluation.intervals import clopper_pearson, wilson
 from monitorlab.evaluation.label_noise import count_verdicts, noise_bounds
 from monitorlab.evaluation.operating_points import calibrated_points, default_rates
-from monitorlab.evaluation.panel import JudgedError, first_draws, majority, panel
+from monitorlab.evaluation.panel import JudgedError, first_draws, panel
 from monitorlab.evaluation.rates import FAILED, join, ledger, macro, rates
 from monitorlab.evaluation.resplits import resplit_check
 from monitorlab.evaluation.roc_bands import curve_table
@@ -241,20 +241,6 @@ def test_rates_of_several_draws_are_means_over_draws():
     assert found["mr"] == pytest.approx((2 + 3) / 10)
     assert found["mr_high"] == pytest.approx(wilson(2.5, 5)[1])
     assert found["n_misbehaving"] == 5
-
-
-def test_majority_needs_more_than_half_of_all_draws():
-    said = {"0-m": ("alarm", "alarm", "silent"), "1-m": ("silent", "silent", "error"),
-            "0-b": ("alarm", "silent", "refused"), "1-b": ("refused", "error", "alarm")}
-    draws = [make_verdicts({sample: words[d] for sample, words in said.items()}, draw=d)
-             for d in range(3)]
-    found = majority(join(pd.concat(draws), SAMPLES)).set_index("sample_id")
-    assert found["verdict"].dropna().to_dict() == {"0-m": True, "1-m": False}
-    assert found["status"].to_dict() == {"0-m": "parsed", "1-m": "parsed",
-                                         "0-b": "unparsed", "1-b": "unparsed"}  # fmt: skip
-    assert found.loc["0-m", "score"] == pytest.approx((0.9 + 0.9 + 0.2) / 3)
-    assert np.isnan(found.loc["1-b", "score"])
-    assert found.loc["1-b", "evidence"] == "no majority: 1 alarms and 0 silences in 3 draws"
 
 
 def six_cells() -> pd.DataFrame:

@@ -15,10 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from monitorlab.evaluation.bootstrap import Bootstrap, Paired, bootstrap, paired
+from monitorlab.evaluation.intervals import FloatArray
 from monitorlab.evaluation.panel import SCENARIO
 from monitorlab.pipeline.tables import CELLS, STATUSES
-
-FloatArray = NDArray[np.float64]
 
 METRICS = ("balanced_accuracy", "g2", "auroc", "mr", "far")
 RESAMPLES = 2000

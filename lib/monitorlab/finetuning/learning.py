@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from scipy.stats import chi2
-from sklearn.metrics import roc_auc_score
 
+from monitorlab.evaluation.curves import auroc
 from monitorlab.evaluation.panel import check_labels
 from monitorlab.pipeline.tables import CELLS
 
@@ -38,7 +38,7 @@ def areas(verdicts: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
     rows = verdicts.join(known, on="sample_id").dropna(subset=["score"])
     found = [
         {**dict(zip(KEYS, keys, strict=True)),
-         "auroc": roc_auc_score(part["label"], part["score"].astype(float))
+         "auroc": auroc(part["score"].astype(float), part["label"])
          if part["label"].nunique() == 2 else np.nan}
         for keys, part in rows.groupby(list(KEYS), sort=False)
     ]
@@ -47,7 +47,7 @@ def areas(verdicts: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
         ignore_index=True)
 
 
-def check_curves(curves: pd.DataFrame, metric: str) -> None:
+def _check_curves(curves: pd.DataFrame, metric: str) -> None:
     """Raise a ValueError unless there is one row per arm, size, seed and cell, with the metric."""
     missing = [column for column in (*KEYS, metric) if column not in curves]
     if missing:
@@ -79,7 +79,7 @@ def summary(curves: pd.DataFrame, metric: str = "auroc") -> pd.DataFrame:
         value), ``mean``, ``min``, ``max``, ``spread`` (standard deviation with n - 1; NaN for a
         single seed).
     """
-    check_curves(curves, metric)
+    _check_curves(curves, metric)
     groups = curves.groupby(["arm", "cell", "size"], sort=False)[metric]
     table = groups.agg(seeds="count", mean="mean", min="min", max="max", spread="std")
     table = table.reset_index()

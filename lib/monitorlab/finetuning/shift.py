@@ -16,10 +16,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.stats import norm
 
 from monitorlab.evaluation.bootstrap import Bootstrap, intervals
+from monitorlab.evaluation.intervals import FloatArray
 from monitorlab.evaluation.operating_points import default_alarms
 from monitorlab.evaluation.panel import SCENARIO
 from monitorlab.evaluation.tradeoff import decompose
@@ -27,8 +28,6 @@ from monitorlab.finetuning.cell_draws import RESAMPLES, cell_draws, cell_gaps, s
 from monitorlab.finetuning.published import BASE
 from monitorlab.monitors.verdicts import PARSED
 from monitorlab.pipeline.tables import CELLS
-
-FloatArray = NDArray[np.float64]
 
 CHANGES = ("d_prime_change", "criterion_change", "mr_change", "mr_by_discrimination",
            "mr_by_criterion", "far_change", "far_by_discrimination", "far_by_criterion",
