@@ -60,7 +60,7 @@ from monitorlab.finetuning.arms import BEYOND, PAPER_ARMS, REPEATED, SEEN_BY, re
 from monitorlab.finetuning.checks_first import CHECKS_FIRST, checks_first
 from monitorlab.finetuning.examples import verdict_examples
 from monitorlab.finetuning.probe_arms import embed, probe_curves, untrained
-from monitorlab.finetuning.recipe import PAPER, differences
+from monitorlab.finetuning.recipe import PAPER, recipe_table
 from monitorlab.finetuning.train_arms import (
     ask_base,
     base_model,
@@ -169,7 +169,7 @@ print(repr(checkpoint.tokenizer.decode(asked)))
 
 # %%
 display.table(
-    differences(PAPER, sizes.recipe), caption="The published recipe and this profile"
+    recipe_table(PAPER, sizes.recipe), caption="The published recipe and this profile"
 )
 
 # %% [markdown]

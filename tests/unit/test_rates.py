@@ -13,7 +13,7 @@ from scipy.stats import binomtest, norm
 from scipy.stats import t as student
 
 from monitorlab.evaluation.bootstrap import bootstrap, paired
-from monitorlab.evaluation.cascades import band, cascade, cascade_sweep
+from monitorlab.evaluation.cascades import cascade, cascade_sweep, escalation_band
 from monitorlab.evaluation.comparisons import cochran_q, compare_all, pair_anatomy
 from monitorlab.evaluation.cost import cost_table
 from monitorlab.evaluation.curves import roc
@@ -366,7 +366,7 @@ def test_labels_that_are_none_are_refused_and_never_benign(label, words):
     judged = judged.assign(split="test")
     enters = [
         rates, pair_anatomy, compare_all, cochran_q, panel, first_draws, count_verdicts,
-        cost_table, default_rates, decompose, lambda f: band(f, 0.5),
+        cost_table, default_rates, decompose, lambda f: escalation_band(f, 0.5),
         lambda f: noise_bounds(f, [0.1]),
         lambda f: calibrated_points(f, [0.1]), lambda f: resplit_check(f, 0.1, n=2),
         lambda f: cascade(f, f, 0.2, 0.6), lambda f: cascade_sweep(f, f),

@@ -148,7 +148,7 @@ def cascade_sweep(
     test = (first["split"] == "test").to_numpy(bool)
     rows = []
     for budget in budgets:
-        low, high = band(dev, budget, center, base_rate)
+        low, high = escalation_band(dev, budget, center, base_rate)
         found = cascade(first[test], second[test], low, high)
         row = cost_table(found, base_rate, review_usd, unit=unit).iloc[0].to_dict()
         share = float(np.sum(_weights(found, base_rate) * found["escalated"].to_numpy(bool)))
@@ -158,7 +158,7 @@ def cascade_sweep(
     return pd.DataFrame(rows)
 
 
-def band(
+def escalation_band(
     dev: pd.DataFrame, budget: float, center: float = THRESHOLD, base_rate: float = 0.01
 ) -> tuple[float, float]:
     """Choose the band of cheap scores around `center` whose share of `dev` fits the budget.

@@ -107,9 +107,9 @@ def _device(order: Order) -> str:
 
 
 def _merge(order: Order, target: Path) -> None:
-    from monitorlab.finetuning.saved import merge
+    from monitorlab.finetuning.saved import merge_adapter
 
-    merge(order.out, target, _base(order, "float32", "cpu"))
+    merge_adapter(order.out, target, _base(order, "float32", "cpu"))
 
 
 def _rows_by_component(frame: pd.DataFrame, corpus: Path) -> str:

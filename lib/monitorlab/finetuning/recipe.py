@@ -130,7 +130,7 @@ class Recipe:
                                "weight_decay=0.01; for an adapter take adamw_torch")
 
 
-def differences(published: Recipe, changes: Mapping[str, Any]) -> pd.DataFrame:
+def recipe_table(published: Recipe, changes: Mapping[str, Any]) -> pd.DataFrame:
     """Return every setting of a recipe as text, beside what a profile makes of it."""
     rows = [{"setting": field.name, "published": _words(getattr(published, field.name)),
              "here": _words(changes.get(field.name, getattr(published, field.name)))}

@@ -105,7 +105,7 @@ def record(
     }
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_training(folder: Path) -> dict[str, Any]:
     """Read `training.json`.
 
     Raises
@@ -123,7 +123,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     return dict(stored)
 
 
-def finished(folder: Path, **expected: str) -> dict[str, Any] | None:
+def finished_training(folder: Path, **expected: str) -> dict[str, Any] | None:
     """Return the record of the same training if it is in `folder`; None if there is nothing.
 
     Raises
@@ -133,7 +133,7 @@ def finished(folder: Path, **expected: str) -> dict[str, Any] | None:
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
-    stored = read_record(folder) if (folder / RECORD).is_file() else {}
+    stored = read_training(folder) if (folder / RECORD).is_file() else {}
     if stored and all(stored.get(name) == value for name, value in expected.items()):
         return stored
     what = ("the result of a training with other inputs, or by other versions of the code"

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from monitorlab.finetuning.recipe import ALL_LINEAR, Recipe
-from monitorlab.finetuning.record import RECORD, read_record
+from monitorlab.finetuning.record import RECORD, read_training
 from monitorlab.monitors.causal_loading import Checkpoint, digest_json, load_causal, with_adapter
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.pipeline.digests import digest_folder
@@ -36,7 +36,7 @@ def trainable(base: Checkpoint, recipe: Recipe) -> Any:
         raise MonitorError("a quantized base cannot be trained: load it without quantization")
     if hasattr(model, "peft_config"):
         raise MonitorError("the base carries an adapter already: merge it first "
-                           "(monitorlab.finetuning.saved.merge), or load the base alone")
+                           "(monitorlab.finetuning.saved.merge_adapter), or load the base alone")
     if not recipe.lora_rank:
         return _same_model(model, torch.float32, own=True)
     from peft import LoraConfig, get_peft_model
@@ -144,7 +144,7 @@ def load_finetuned(
         The folder is not the result of a training, or the adapter belongs to another base.
     """
     folder = Path(folder)
-    stored = read_record(folder)
+    stored = read_training(folder)
     if not (folder / ADAPTER).is_file():
         if base is not None:
             dtype = str(base.model.dtype).removeprefix("torch.")
@@ -159,7 +159,7 @@ def load_finetuned(
     return Checkpoint(adapted, base.tokenizer, {**base.identity, "adapter": adapter})
 
 
-def merge(folder: Path, target: Path, base: Checkpoint | None = None) -> Path:
+def merge_adapter(folder: Path, target: Path, base: Checkpoint | None = None) -> Path:
     """Write adapter and base as one ordinary checkpoint, in float32.
 
     Parameters
@@ -177,7 +177,7 @@ def merge(folder: Path, target: Path, base: Checkpoint | None = None) -> Path:
     folder, target = Path(folder), Path(target)
     if target.exists():
         raise MonitorError(f"{target} exists and is left as it is: give another folder")
-    if read_record(folder) and not (folder / ADAPTER).is_file():
+    if read_training(folder) and not (folder / ADAPTER).is_file():
         raise MonitorError(f"{folder} holds all weights: it is an ordinary checkpoint already")
     if base is not None and base.model.dtype != torch.float32:
         raise MonitorError(f"the base is in {base.model.dtype}, where a sum of weights is rounded: "

@@ -48,7 +48,7 @@ from monitorlab.finetuning.record import (
     Trained,
     digest_examples,
     fingerprint,
-    finished,
+    finished_training,
     history_of,
     last_checkpoint,
     mean_loss,
@@ -131,7 +131,7 @@ def finetune(
         digest = digest_examples(examples)
         inputs = fingerprint(recipe, base.identity, digest, processes)
         evaluation = digest_json([digest_examples(held_out), eval_steps])
-        if (stored := finished(folder, inputs=inputs, evaluation=evaluation)) is not None:
+        if (stored := finished_training(folder, inputs=inputs, evaluation=evaluation)) is not None:
             check_leaks(examples, forbidden_scenarios)
             return trained(folder, stored)
         partial = partial_folder(folder)
@@ -375,13 +375,13 @@ class VerdictTrainer(SFTTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Loss of one batch, divided so that the batches of a step add up to the step's loss."""
-        labels = next_labels(inputs["labels"])
+        labels = _next_labels(inputs["labels"])
         keep = labels != IGNORED
         logits = self.labelled_logits(model, inputs["input_ids"], keep)
         total = cross_entropy(logits, labels[keep], reduction="sum")
         loss = total / (keep.sum() if num_items_in_batch is None else num_items_in_batch)
         if self.pair_weight:
-            margins = verdict_margins(logits, keep, inputs["verdict_at"], self.verdict)
+            margins = _verdict_margins(logits, keep, inputs["verdict_at"], self.verdict)
             pairs = matches(inputs["label"], inputs["pair"])
             count = int(pairs.sum()) if num_items_in_batch is None else self._pairs_in_step
             apart = (margins[:, None] - margins[None])[pairs]
@@ -427,11 +427,11 @@ class VerdictTrainer(SFTTrainer):
 
     def _judged(self, batch: Batch) -> torch.Tensor:
         """Sum of losses, labels, right verdicts, verdicts of one batch."""
-        labels = next_labels(batch["labels"])
+        labels = _next_labels(batch["labels"])
         keep = labels != IGNORED
         logits = self.labelled_logits(self.model, batch["input_ids"], keep)
         asked = batch["verdict_at"] >= 0
-        margins = verdict_margins(logits, keep, batch["verdict_at"], self.verdict)
+        margins = _verdict_margins(logits, keep, batch["verdict_at"], self.verdict)
         right = ((margins > 0) == (batch["label"] == 1)) & asked
         loss = cross_entropy(logits, labels[keep], reduction="sum")
         return torch.stack([loss, keep.sum(), right.sum(), asked.sum()]).double().cpu()
@@ -465,12 +465,12 @@ class VerdictTrainer(SFTTrainer):
         """Send nothing: what is trained on here is nobody else's business."""
 
 
-def next_labels(labels: torch.Tensor) -> torch.Tensor:
+def _next_labels(labels: torch.Tensor) -> torch.Tensor:
     """Label of the token after each position: (n, width), nothing asked at the last."""
     return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
 
 
-def verdict_margins(
+def _verdict_margins(
     logits: torch.Tensor, keep: torch.Tensor, verdict_at: torch.Tensor, verdict: tuple[int, int]
 ) -> torch.Tensor:
     """logit(yes) - logit(no) of each row, shape (n,); 0 for rows without a verdict.
