@@ -14,8 +14,9 @@
 # > After training on easy misbehavior a monitor may discriminate better, or merely alarm
 # > more or less often. Hard verdicts do not tell which; scores do.
 #
-# *Paper: arXiv 2601.05752, section 6.2. Cost: one to two minutes in `tiny`, some
-# minutes in `cpu` the first time, since the base and its arms are trained on two cores. In `gpu` a real model is fine-tuned with the published recipe.*
+# *Paper: arXiv 2601.05752, section 6.2. Cost: one to two minutes in `tiny`, up to three in `cpu`
+# the first time, since the base and its arms are trained on two cores. Both show how to measure. In
+# `gpu` a real model is fine-tuned with the published recipe.*
 
 # %% [markdown]
 # **You will learn**
@@ -121,12 +122,12 @@ display.table(
 )
 
 # %% [markdown]
-# ## A base that can read
+# ## A base that has practised reading
 #
 # In `gpu` the base is the paper's model. Elsewhere it is a very small Llama, trained here. It
-# has practised reading on texts of the corpus: which option does the request name, which
-# does the response take, is it this one? It has never seen a label. Whatever it does below
-# shows how to measure, not what large models can do.
+# has practised reading for a few steps on texts of the corpus: which option does the request
+# name, which does the response take, is it this one? It has never seen a label. Whatever it does
+# below shows how to measure, not what large models can do.
 
 # %%
 prompt = load_prompt(sizes.prompt)
@@ -313,10 +314,10 @@ display.say(
 )
 
 # %% [markdown]
-# Where a change is missing here, the base is the first suspect. The small one can find and
-# compare letters, which is what sycophancy is about; it knows nothing of programs, tests or
-# intentions, which is what the SG cells are about. Its AUROC there says whether any
-# threshold could have helped.
+# Where a change is missing here, the base is the first suspect. The small one has practised a
+# little how to find and compare letters, which is what sycophancy is about; it knows nothing of
+# programs, tests or intentions, which is what the SG cells are about. Its AUROC there says
+# whether any threshold could have helped.
 
 # %% tags=["nbval-ignore-output"]
 tests = transfer.transfer_tests(judged, paper_seen, [published.UNSEEN_SG], reference="base")
@@ -507,7 +508,7 @@ try:
 except ArtifactError:
     real = samples.head(0)
     print("no real pairs in this run: they need the cpu profile and the open files")
-real = draw_pairs(real, run.profile.evaluation.real_pairs, run.rng("real"), by=("source",))
+real = draw_pairs(real, sizes.pairs_per_cell, run.rng("real"), by=("source",))
 if len(real):
     some = [task for task in [*first, *beyond] if task.arm.name in rivals]
     judged_real = train_and_ask(run, some, base, prompt, real, forbidden, "real pairs")

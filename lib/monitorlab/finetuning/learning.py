@@ -12,6 +12,7 @@ from scipy.stats import chi2
 
 from monitorlab.evaluation.curves import auroc
 from monitorlab.evaluation.panel import check_labels
+from monitorlab.finetuning.cell_draws import in_order
 from monitorlab.pipeline.tables import CELLS
 
 KEYS = ("arm", "size", "seed", "cell")
@@ -42,9 +43,7 @@ def areas(verdicts: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
          if part["label"].nunique() == 2 else np.nan}
         for keys, part in rows.groupby(list(KEYS), sort=False)
     ]
-    return pd.DataFrame(found).sort_values(
-        "cell", key=lambda cells: pd.Index(CELLS).get_indexer(cells), kind="stable",
-        ignore_index=True)
+    return in_order(pd.DataFrame(found), cell=CELLS)
 
 
 def _check_curves(curves: pd.DataFrame, metric: str) -> None:
@@ -84,17 +83,7 @@ def summary(curves: pd.DataFrame, metric: str = "auroc") -> pd.DataFrame:
     table = groups.agg(seeds="count", mean="mean", min="min", max="max", spread="std")
     table = table.reset_index()
     table.insert(3, "metric", metric)
-    return _in_order(table, curves)
-
-
-def _in_order(table: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """Sort by first appearance of arm and cell, then by size."""
-    order = {key: pd.Index(dict.fromkeys(curves[key])) for key in ("arm", "cell")}
-    return table.sort_values(
-        ["arm", "cell", "size"] if "size" in table else ["arm", "cell"], ignore_index=True,
-        key=lambda column: pd.Series(order[column.name].get_indexer(column), column.index)
-        if column.name in order else column,
-    )
+    return in_order(table, arm=curves["arm"], cell=curves["cell"], size=sorted(curves["size"]))
 
 
 def seed_noise(

@@ -24,7 +24,13 @@ from monitorlab.evaluation.intervals import FloatArray
 from monitorlab.evaluation.operating_points import default_alarms
 from monitorlab.evaluation.panel import SCENARIO
 from monitorlab.evaluation.tradeoff import decompose
-from monitorlab.finetuning.cell_draws import RESAMPLES, cell_draws, cell_gaps, split_rows
+from monitorlab.finetuning.cell_draws import (
+    RESAMPLES,
+    cell_draws,
+    cell_gaps,
+    in_order,
+    split_rows,
+)
 from monitorlab.finetuning.published import BASE
 from monitorlab.monitors.verdicts import PARSED
 from monitorlab.pipeline.tables import CELLS
@@ -162,10 +168,7 @@ def discrimination_or_threshold(
     if not any(len(table) for table in tables):
         raise ValueError(f"{reference!r} and the other arms have no cell in common among "
                          f"{', '.join(cells)}: score both on the same samples")
-    order = {"arm": others, "cell": list(cells)}
-    joined = pd.concat(tables, ignore_index=True)
-    return _with_readings(joined.sort_values(["arm", "cell"], ignore_index=True, key=lambda column:
-                          pd.Index(order[str(column.name)]).get_indexer(column)))
+    return _with_readings(in_order(pd.concat(tables), arm=others, cell=cells))
 
 
 def _of_cell(

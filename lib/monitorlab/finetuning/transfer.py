@@ -21,6 +21,7 @@ from monitorlab.finetuning.cell_draws import (
     RESAMPLES,
     cell_draws,
     cell_gaps,
+    in_order,
     split_rows,
     standard_errors,
 )
@@ -231,11 +232,7 @@ def _sorted(
     if not tables:
         raise ValueError(f"none of the arms {', '.join(seen)} has cells in {', '.join(groups)} to "
                          "be compared: name other groups or more arms")
-    places = {"arm": list(seen), "group": list(groups), last: list(order)}
-    keys = {column: pd.Index(values).get_indexer for column, values in places.items()}
-    joined = pd.concat(tables, ignore_index=True)
-    return joined.sort_values(list(places), key=lambda column: pd.Series(
-        keys[str(column.name)](column), column.index), ignore_index=True)
+    return in_order(pd.concat(tables), arm=seen, group=groups, **{last: order})
 
 
 def _holm_within(table: pd.DataFrame, keys: Sequence[str]) -> pd.Series:

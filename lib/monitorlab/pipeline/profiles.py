@@ -233,7 +233,7 @@ class Finetuning:
     processes : int
         Trainings side by side.
     pairs_per_cell : int
-        Pairs of each cell and split that are judged; 0 is all of them.
+        Pairs of each cell and split, and of each real source, that are judged; 0 is all of them.
     probe : int
         Samples of each component that the probe on sentence embeddings learns from; 0 is all.
     encoder_dtype : str
@@ -354,9 +354,9 @@ CPU = Profile(
         ),
     ),
     finetuning=Finetuning(
-        base="", prompt="brief", vocabulary=3_000, model=READER, reading_steps=900,
-        recipe=SMALL_RECIPE, samples=960, seeds=2, shares=(0.25, 0.5), processes=2,
-        pairs_per_cell=60, probe=300, encoder_dtype="auto", resamples=5_000,
+        base="", prompt="brief", vocabulary=3_000, model=READER, reading_steps=40,
+        recipe=SMALL_RECIPE, samples=96, seeds=2, shares=(0.5,), processes=2,
+        pairs_per_cell=22, probe=60, encoder_dtype="auto", resamples=2_000,
     ),
 )
 
