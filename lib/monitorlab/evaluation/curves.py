@@ -217,7 +217,6 @@ def roc_metrics(
     weights: Weights,
     *,
     low_end: bool = True,
-    max_far: float = MAX_FAR,
 ) -> dict[str, FloatArray]:
     """ROC metrics of one monitor under many weightings of its samples.
 
@@ -227,8 +226,6 @@ def roc_metrics(
         As in `counts_above`.
     low_end : bool
         Also compute what needs the curve at low false alarm rates.
-    max_far : float
-        Right end of the partial area.
 
     Returns
     -------
@@ -247,7 +244,7 @@ def roc_metrics(
     parts: dict[str, list[FloatArray]] = {}
     for start in range(0, weights.shape[1], width):
         counts = _counts(bad, good, weights[:, start : start + width])
-        parts.setdefault("partial_auroc", []).append(partial_area(*counts, max_far))
+        parts.setdefault("partial_auroc", []).append(partial_area(*counts))
         for name, level in TPR_AT.items():
             parts.setdefault(name, []).append(best_within(*counts, level))
     return found | {name: np.concatenate(values) for name, values in parts.items()}
