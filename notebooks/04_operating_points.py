@@ -58,7 +58,6 @@ from monitorlab.benchmark.samples import halved
 from monitorlab.evaluation import (
     cascades,
     cost,
-    decomposition,
     label_noise,
     rates,
     resplits,
@@ -66,6 +65,7 @@ from monitorlab.evaluation import (
 )
 from monitorlab.evaluation import operating_figures as figures
 from monitorlab.evaluation import operating_points as points
+from monitorlab.evaluation import tradeoff as decomposition
 from monitorlab.monitors.rules import CORNERS
 from monitorlab.pipeline.artifacts import open_run, read_table, write_table
 from monitorlab.pipeline.tables import OPERATING_POINTS

@@ -14,8 +14,9 @@
 # > After training on easy misbehavior a monitor may discriminate better, or merely alarm
 # > more or less often. Hard verdicts do not tell which; scores do.
 #
-# *Paper: arXiv 2601.05752, section 6.2. Cost: one to two minutes in `tiny`, some
-# minutes in `cpu` the first time, since the base and its arms are trained on two cores. In `gpu` a real model is fine-tuned with the published recipe.*
+# *Paper: arXiv 2601.05752, section 6.2. Cost: one to two minutes in `tiny`, up to three in `cpu`
+# the first time, since the base and its arms are trained on two cores. Both show how to measure. In
+# `gpu` a real model is fine-tuned with the published recipe.*
 
 # %% [markdown]
 # **You will learn**
@@ -55,12 +56,11 @@ from monitorlab.finetuning import (
     published,
     shift,
     transfer,
-    transfer_figures,
 )
 from monitorlab.finetuning.arms import BEYOND, PAPER_ARMS, REPEATED, SEEN_BY, recipe_of
 from monitorlab.finetuning.examples import verdict_examples
 from monitorlab.finetuning.probe_arms import embed, probe_curves, untrained
-from monitorlab.finetuning.recipe import PAPER, differences
+from monitorlab.finetuning.recipe import PAPER, recipe_table
 from monitorlab.finetuning.train_arms import (
     ask_base,
     base_model,
@@ -122,12 +122,12 @@ display.table(
 )
 
 # %% [markdown]
-# ## A base that can read
+# ## A base that has practised reading
 #
 # In `gpu` the base is the paper's model. Elsewhere it is a very small Llama, trained here. It
-# has practised reading on texts of the corpus: which option does the request name, which
-# does the response take, is it this one? It has never seen a label. Whatever it does below
-# shows how to measure, not what large models can do.
+# has practised reading for a few steps on texts of the corpus: which option does the request
+# name, which does the response take, is it this one? It has never seen a label. Whatever it does
+# below shows how to measure, not what large models can do.
 
 # %%
 prompt = load_prompt(sizes.prompt)
@@ -170,7 +170,7 @@ print(repr(checkpoint.tokenizer.decode(asked)))
 
 # %%
 display.table(
-    differences(PAPER, sizes.recipe), caption="The published recipe and this profile"
+    recipe_table(PAPER, sizes.recipe), caption="The published recipe and this profile"
 )
 
 # %% [markdown]
@@ -272,7 +272,7 @@ display.table(
 # %%
 paper_seen = {arm: SEEN_BY[arm] for arm in arms}
 means = transfer.transfer(judged, paper_seen, run.rng("means"), sizes.resamples)
-fig = transfer_figures.plot_transfer(
+fig = figures.plot_transfer(
     means, published.GOAL, published=known, title=f"Own threshold, {called}"
 )
 display.show(
@@ -314,10 +314,10 @@ display.say(
 )
 
 # %% [markdown]
-# Where a change is missing here, the base is the first suspect. The small one can find and
-# compare letters, which is what sycophancy is about; it knows nothing of programs, tests or
-# intentions, which is what the SG cells are about. Its AUROC there says whether any
-# threshold could have helped.
+# Where a change is missing here, the base is the first suspect. The small one has practised a
+# little how to find and compare letters, which is what sycophancy is about; it knows nothing of
+# programs, tests or intentions, which is what the SG cells are about. Its AUROC there says
+# whether any threshold could have helped.
 
 # %% tags=["nbval-ignore-output"]
 tests = transfer.transfer_tests(judged, paper_seen, [published.UNSEEN_SG], reference="base")
@@ -412,7 +412,7 @@ grown = pd.concat([whole, repeated], ignore_index=True)
 grown["size"] = (grown["share"] * max(len(task.examples) for task in first)).round()
 curves = learning.areas(grown, samples)
 summed = learning.summary(curves)
-fig = transfer_figures.plot_learning(summed, title=f"Learning curves, {called}")
+fig = figures.plot_learning(summed, title=f"Learning curves, {called}")
 display.show(
     fig,
     "05_learning",
@@ -423,7 +423,7 @@ display.show(
 # %%
 probed["seed"] = probed["seed"].astype(int)
 probe_curve = learning.areas(probed[probed["arm"] == "all"], samples)
-fig = transfer_figures.plot_learning(
+fig = figures.plot_learning(
     learning.summary(probe_curve), title="Learning curves, probe on frozen MiniLM"
 )
 display.show(
@@ -456,7 +456,7 @@ held = pd.concat([held, joined], ignore_index=True)
 rivals = ["all", *(arm.name for arm in BEYOND), CHECKS_FIRST]
 rivals = {arm: SEEN_BY[arm] for arm in rivals}
 gains = transfer.transfer_differences(held, rivals, run.rng("gains"), sizes.resamples)
-fig = transfer_figures.plot_beyond(gains, title=f"Calibrated thresholds, {called}")
+fig = figures.plot_beyond(gains, title=f"Calibrated thresholds, {called}")
 display.show(
     fig,
     "05_beyond",
@@ -508,7 +508,7 @@ try:
 except ArtifactError:
     real = samples.head(0)
     print("no real pairs in this run: they need the cpu profile and the open files")
-real = draw_pairs(real, run.profile.evaluation.real_pairs, run.rng("real"), by=("source",))
+real = draw_pairs(real, sizes.pairs_per_cell, run.rng("real"), by=("source",))
 if len(real):
     some = [task for task in [*first, *beyond] if task.arm.name in rivals]
     judged_real = train_and_ask(run, some, base, prompt, real, forbidden, "real pairs")

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from monitorlab.cli import app
 from monitorlab.finetuning import command
-from monitorlab.finetuning.partial import last_checkpoint
+from monitorlab.finetuning.record import last_checkpoint
 from monitorlab.monitors.miniature import build_tokenizer
 from monitorlab.monitors.monitor import samples_of
 from monitorlab.monitors.prompts import load_prompt
@@ -144,9 +144,9 @@ def test_with_merge_the_result_is_one_checkpoint(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("base", "options", "status", "words"), [
-    ("causal", ["-o", "lora_rnk=8"], 2, "no recipe option 'lora_rnk'. Is it "
-     "'lora_rank'? There are:\n  lora_rank: int = 16"),
-    ("causal", ["-o", "batch=many"], 2, "batch must be a whole number"),
+    ("causal", ["-o", "lora_rnk=8"], 2, "the option lora_rnk means nothing to a recipe. Is it "
+     "lora_rank? There are: lora_rank, lora_alpha"),
+    ("causal", ["-o", "batch=many"], 2, "batch is 'many', expected a whole number"),
     ("causal", ["-o", "batch"], 2, "expected NAME=VALUE"),
     ("causal", ["-o", "dtype=bfloat16", "--dtype", "float32"], 2, "dtype is given twice"),
     ("causal", ["-o", "batch=0"], 2, "batch 0: expected at least 1"),

@@ -34,8 +34,8 @@ from pathlib import Path
 import torch
 from monitorlab.finetuning import train
 from monitorlab.finetuning.batches import Collator
-from monitorlab.finetuning.recipe import recipe_from
-from monitorlab.finetuning.trainer import VerdictTrainer
+from monitorlab.finetuning.recipe import Recipe
+from monitorlab.finetuning.train import VerdictTrainer
 from monitorlab.monitors.causal_loading import load_causal
 
 root = Path(sys.argv[1])
@@ -62,7 +62,7 @@ def noted_write(*given):
 
 Collator.__call__, VerdictTrainer.train, train._write = noted_collate, noted_fit, noted_write
 torch.set_num_threads(1)
-done = train.finetune(load_causal(str(root / "base")), job["examples"], recipe_from(job["recipe"]),
+done = train.finetune(load_causal(str(root / "base")), job["examples"], Recipe(**job["recipe"]),
                       root / job["name"], held_out=job["examples"][:6], **job["options"])
 notes["history"] = done.history.fillna(-1).to_dict("list")
 (root / f"notes{notes.get('rank', 0)}.json").write_text(json.dumps(notes))

@@ -19,8 +19,8 @@ from monitorlab.evaluation.bootstrap import (
     intervals,
     paired,
 )
+from monitorlab.evaluation.curves import TPR_AT, roc_metrics
 from monitorlab.evaluation.rates import rates
-from monitorlab.evaluation.weighted_roc import TPR_AT, roc_metrics
 
 PAIRS = 60
 SIZE = 4  # pairs of a scenario

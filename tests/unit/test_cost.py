@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.evaluation.cascades import band, cascade, cascade_sweep
+from monitorlab.evaluation.cascades import cascade, cascade_sweep, escalation_band
 from monitorlab.evaluation.cost import Prices, cost_table, priced
 from monitorlab.evaluation.curves import roc
 from monitorlab.evaluation.operating_points import default_alarms
@@ -161,7 +161,7 @@ def test_cascade_needs_the_same_samples_and_one_monitor_each():
 @pytest.mark.parametrize("budget", [0.0, 0.05, 0.3, 0.7])
 def test_band_is_the_widest_run_around_the_center_that_fits(budget):
     dev = judged_frame("cheap", 3, n=100, grid=20)
-    low, high = band(dev, budget, center=0.5, base_rate=0.5)
+    low, high = escalation_band(dev, budget, center=0.5, base_rate=0.5)
     inside = dev["score"].between(low, high).to_numpy()
     assert inside.mean() <= budget + 1e-9
     values = np.unique(dev["score"])
@@ -178,9 +178,9 @@ def test_band_is_the_widest_run_around_the_center_that_fits(budget):
 def test_failed_verdicts_use_up_the_budget_first():
     dev = judged_frame("cheap", 3, n=100, failed=0.2)
     failed = (dev["status"] != "parsed").mean()
-    low, high = band(dev, failed + 0.1, base_rate=0.5)
+    low, high = escalation_band(dev, failed + 0.1, base_rate=0.5)
     assert dev["score"].between(low, high).mean() == pytest.approx(0.1, abs=0.011)
-    assert band(dev, failed - 0.01, base_rate=0.5) == (np.inf, 0.5)
+    assert escalation_band(dev, failed - 0.01, base_rate=0.5) == (np.inf, 0.5)
 
 
 def test_sweep_starts_with_the_cheap_and_ends_with_the_expensive_monitor():

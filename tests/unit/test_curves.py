@@ -9,13 +9,13 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from monitorlab.evaluation.curves import (
-    area_until,
     auroc,
+    best_within,
+    counts_above,
     det,
     det_ticks,
-    reached,
+    partial_area,
     roc,
-    standardised,
 )
 from monitorlab.evaluation.roc_bands import FARS, MEASURES, curve_table, roc_band
 
@@ -28,17 +28,17 @@ def drawn(seed: int, n: int = 60, tied: bool = False) -> tuple[np.ndarray, np.nd
     return (np.round(scores * 8) / 8 if tied else scores), labels
 
 
-def rules_of(scores, labels) -> tuple[np.ndarray, np.ndarray]:
-    points = roc(scores, labels)
-    return points["tpr"].to_numpy()[None], points["far"].to_numpy()[None]
+def counts_of(scores, labels) -> tuple[np.ndarray, np.ndarray]:
+    once = np.ones((len(scores), 1), np.float32)
+    return counts_above(np.asarray(scores, float), labels, np.arange(len(scores)), once)
 
 
 def partial_auroc(scores, labels, max_far: float) -> float:
-    return float(standardised(area_until(*rules_of(scores, labels), max_far), max_far)[0])
+    return float(partial_area(*counts_of(scores, labels), max_far)[0])
 
 
 def tpr_at_far(scores, labels, far: float) -> float:
-    return float(reached(*rules_of(scores, labels), far)[0])
+    return float(best_within(*counts_of(scores, labels), far)[0])
 
 
 def judged_frame(scores, labels, name="m", status="parsed") -> pd.DataFrame:

@@ -9,9 +9,9 @@ from scipy.stats import norm
 from sklearn.metrics import confusion_matrix, roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
-from monitorlab.evaluation.decomposition import decompose
 from monitorlab.evaluation.operating_points import default_rates
 from monitorlab.evaluation.rates import rates
+from monitorlab.evaluation.tradeoff import decompose
 from monitorlab.finetuning.matrix import at_threshold, matrix, thresholds
 from monitorlab.finetuning.published import PAIRS, SEEN, published
 from monitorlab.finetuning.shift import (

@@ -17,11 +17,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausa
 from monitorlab.finetuning import train
 from monitorlab.finetuning.batches import Collator
 from monitorlab.finetuning.examples import Example
-from monitorlab.finetuning.failures import out_of_memory
-from monitorlab.finetuning.partial import last_checkpoint, partial_folder
 from monitorlab.finetuning.recipe import PAPER, RANGES, Recipe
-from monitorlab.finetuning.train import LeakError, finetune
-from monitorlab.finetuning.trainer import VerdictTrainer
+from monitorlab.finetuning.record import last_checkpoint, partial_folder
+from monitorlab.finetuning.train import LeakError, VerdictTrainer, finetune, out_of_memory
 from monitorlab.monitors.causal_loading import Checkpoint
 from monitorlab.monitors.monitor import MonitorError
 
@@ -114,7 +112,8 @@ def test_the_folder_holds_an_adapter_and_says_where_it_comes_from(
     assert stored["recipe"]["batch"] == 4 and stored["base"] == base.identity
     assert stored["examples"]["labels"] == {"misbehavior": 12, "benign": 12, "no verdict": 0}
     assert len(stored["examples"]["sha256"]) == 64 and stored["provenance"] == {"corpus": "abc"}
-    assert set(stored["versions"]) == {"torch", "transformers", "peft", "trl", "accelerate"}
+    assert set(stored["versions"]) == {"torch", "transformers", "tokenizers", "peft", "trl",
+                                       "accelerate"}
     assert (stored["device"], stored["processes"], stored["steps"]) == ("cpu", 1, 12)
     assert stored["seconds"] == pytest.approx(done.seconds, abs=1e-3)
     assert len(stored["history"]) == len(done.history)
@@ -223,7 +222,7 @@ def test_the_result_of_other_versions_of_the_code_is_not_taken_for_this_one(
     base: Checkpoint, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finetune(base, examples, recipe(max_steps=1), tmp_path / "out")
-    monkeypatch.setattr("monitorlab.finetuning.partial.made_by", lambda: {"code": "changed"})
+    monkeypatch.setattr("monitorlab.finetuning.record.made_by", lambda: {"code": "changed"})
     with pytest.raises(MonitorError, match="by other versions of the code"):
         finetune(base, examples, recipe(max_steps=1), tmp_path / "out")
 

@@ -13,7 +13,7 @@ from finetuning_cases import PROMPT, make_base, make_samples
 
 from monitorlab.finetuning import train_arms
 from monitorlab.finetuning.arms import Arm
-from monitorlab.finetuning.record import read_record
+from monitorlab.finetuning.record import read_training
 from monitorlab.finetuning.train import LeakError, finetune
 from monitorlab.finetuning.train_arms import (
     Model,
@@ -149,7 +149,7 @@ def test_the_table_is_complete_in_order_and_no_arm_is_trained_twice(
     assert all({"adapter_model.safetensors", "training.json", "fingerprint.json"} <= set(files)
                for files in stored.values())
     for folder in checkpoints_folder().iterdir():
-        record = read_record(folder)
+        record = read_training(folder)
         arm = folder.name.split("-")[1].replace("_", " ")
         assert record["provenance"] == {"arm": arm}
         assert record["seconds"] == first.loc[first["arm"] == arm, "train_seconds"].iloc[0]

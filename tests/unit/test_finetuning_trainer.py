@@ -15,8 +15,8 @@ from trl import SFTConfig
 from monitorlab.finetuning.batches import Collator, LeakError, plan, steps_of
 from monitorlab.finetuning.examples import Example, verdict_tokens
 from monitorlab.finetuning.recipe import Recipe
-from monitorlab.finetuning.trainable import trainable
-from monitorlab.finetuning.trainer import VerdictTrainer, matches
+from monitorlab.finetuning.saved import trainable
+from monitorlab.finetuning.train import VerdictTrainer, matches
 from monitorlab.monitors.causal_loading import Checkpoint
 from monitorlab.monitors.monitor import MonitorError
 

@@ -8,7 +8,6 @@ import pytest
 from scipy import stats
 
 from monitorlab.evaluation.curves import auroc
-from monitorlab.evaluation.decomposition import decompose
 from monitorlab.evaluation.operating_points import (
     ALL,
     FAILED_SCORE,
@@ -20,6 +19,7 @@ from monitorlab.evaluation.operating_points import (
     tradeoff_at_own_threshold,
 )
 from monitorlab.evaluation.resplits import expected_far, resplit_alarms, resplit_check
+from monitorlab.evaluation.tradeoff import decompose
 from monitorlab.online.calibration import calibrate
 
 

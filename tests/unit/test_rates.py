@@ -13,18 +13,18 @@ from scipy.stats import binomtest, norm
 from scipy.stats import t as student
 
 from monitorlab.evaluation.bootstrap import bootstrap, paired
-from monitorlab.evaluation.cascades import band, cascade, cascade_sweep
+from monitorlab.evaluation.cascades import cascade, cascade_sweep, escalation_band
 from monitorlab.evaluation.comparisons import cochran_q, compare_all, pair_anatomy
 from monitorlab.evaluation.cost import cost_table
 from monitorlab.evaluation.curves import roc
-from monitorlab.evaluation.decomposition import decompose
 from monitorlab.evaluation.intervals import clopper_pearson, wilson
 from monitorlab.evaluation.label_noise import count_verdicts, noise_bounds
 from monitorlab.evaluation.operating_points import calibrated_points, default_rates
-from monitorlab.evaluation.panel import JudgedError, first_draws, majority, panel
+from monitorlab.evaluation.panel import JudgedError, first_draws, panel
 from monitorlab.evaluation.rates import FAILED, join, ledger, macro, rates
 from monitorlab.evaluation.resplits import resplit_check
 from monitorlab.evaluation.roc_bands import curve_table
+from monitorlab.evaluation.tradeoff import decompose
 from monitorlab.finetuning.learning import areas
 from monitorlab.finetuning.matrix import matrix
 from monitorlab.finetuning.transfer import transfer
@@ -243,20 +243,6 @@ def test_rates_of_several_draws_are_means_over_draws():
     assert found["n_misbehaving"] == 5
 
 
-def test_majority_needs_more_than_half_of_all_draws():
-    said = {"0-m": ("alarm", "alarm", "silent"), "1-m": ("silent", "silent", "error"),
-            "0-b": ("alarm", "silent", "refused"), "1-b": ("refused", "error", "alarm")}
-    draws = [make_verdicts({sample: words[d] for sample, words in said.items()}, draw=d)
-             for d in range(3)]
-    found = majority(join(pd.concat(draws), SAMPLES)).set_index("sample_id")
-    assert found["verdict"].dropna().to_dict() == {"0-m": True, "1-m": False}
-    assert found["status"].to_dict() == {"0-m": "parsed", "1-m": "parsed",
-                                         "0-b": "unparsed", "1-b": "unparsed"}  # fmt: skip
-    assert found.loc["0-m", "score"] == pytest.approx((0.9 + 0.9 + 0.2) / 3)
-    assert np.isnan(found.loc["1-b", "score"])
-    assert found.loc["1-b", "evidence"] == "no majority: 1 alarms and 0 silences in 3 draws"
-
-
 def six_cells() -> pd.DataFrame:
     samples = make_samples(60, CELLS)
     said = {row.sample_id: "alarm" if (row.label == 1) == (i % 7 > 0) else "silent"
@@ -380,7 +366,7 @@ def test_labels_that_are_none_are_refused_and_never_benign(label, words):
     judged = judged.assign(split="test")
     enters = [
         rates, pair_anatomy, compare_all, cochran_q, panel, first_draws, count_verdicts,
-        cost_table, default_rates, decompose, lambda f: band(f, 0.5),
+        cost_table, default_rates, decompose, lambda f: escalation_band(f, 0.5),
         lambda f: noise_bounds(f, [0.1]),
         lambda f: calibrated_points(f, [0.1]), lambda f: resplit_check(f, 0.1, n=2),
         lambda f: cascade(f, f, 0.2, 0.6), lambda f: cascade_sweep(f, f),

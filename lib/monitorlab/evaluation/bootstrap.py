@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from monitorlab.evaluation.intervals import ratio
+from monitorlab.evaluation.curves import RANKED, Weights, roc_metrics
+from monitorlab.evaluation.intervals import FloatArray, IntArray, ratio
 from monitorlab.evaluation.panel import (
     ALARM,
     FAILED,
@@ -30,14 +31,10 @@ from monitorlab.evaluation.panel import (
     Panel,
     panel,
 )
-from monitorlab.evaluation.weighted_roc import TPR_AT, FloatArray, Weights, roc_metrics
 from monitorlab.pipeline.tables import STATUSES
-
-IntArray = NDArray[np.int64]
 
 RESAMPLES = 5000
 COUNTED = ("mr", "far", "g2", "balanced_accuracy")
-RANKED = ("auroc", "partial_auroc", *TPR_AT)
 METRICS = (*COUNTED, *RANKED)
 FEWER_IS_BETTER = ("mr", "far")
 AT_ONCE = 4_000_000  # drawn units held in memory at a time, about 100 MB

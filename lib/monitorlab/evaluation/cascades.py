@@ -9,12 +9,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from monitorlab.evaluation.cost import Prices, check_base_rate, cost_table, numbers, priced
+from monitorlab.evaluation.intervals import FloatArray
 from monitorlab.evaluation.operating_points import operating_scores
 from monitorlab.evaluation.panel import SCENARIO, check_labels, first_draws
 from monitorlab.monitors.monitor import NO_PROMPT
 from monitorlab.monitors.verdicts import PARSED, THRESHOLD
 
-FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 BUDGETS = tuple(round(0.1 * step, 1) for step in range(11))
@@ -115,7 +115,6 @@ def cascade_sweep(
     base_rate: float = 0.01,
     review_usd: float = 0.0,
     prices: Prices | None = None,
-    split_column: str = "split",
     unit: str = SCENARIO,
 ) -> pd.DataFrame:
     """Sweep the escalated share: bands chosen on dev, errors and cost measured on test.
@@ -145,11 +144,11 @@ def cascade_sweep(
     """
     check_base_rate(base_rate)
     first, second = (priced(frame, prices) for frame in _matched(cheap, expensive))
-    dev = first[first[split_column] == "dev"]
-    test = (first[split_column] == "test").to_numpy(bool)
+    dev = first[first["split"] == "dev"]
+    test = (first["split"] == "test").to_numpy(bool)
     rows = []
     for budget in budgets:
-        low, high = band(dev, budget, center, base_rate)
+        low, high = escalation_band(dev, budget, center, base_rate)
         found = cascade(first[test], second[test], low, high)
         row = cost_table(found, base_rate, review_usd, unit=unit).iloc[0].to_dict()
         share = float(np.sum(_weights(found, base_rate) * found["escalated"].to_numpy(bool)))
@@ -159,7 +158,7 @@ def cascade_sweep(
     return pd.DataFrame(rows)
 
 
-def band(
+def escalation_band(
     dev: pd.DataFrame, budget: float, center: float = THRESHOLD, base_rate: float = 0.01
 ) -> tuple[float, float]:
     """Choose the band of cheap scores around `center` whose share of `dev` fits the budget.

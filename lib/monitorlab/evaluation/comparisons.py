@@ -24,7 +24,13 @@ from scipy.sparse import csr_array
 from scipy.stats import binom, f
 from statsmodels.stats.contingency_tables import cochrans_q
 
-from monitorlab.evaluation.intervals import Clustered, newcombe_paired, paired_worth, ratio
+from monitorlab.evaluation.intervals import (
+    Clustered,
+    FloatArray,
+    newcombe_paired,
+    paired_worth,
+    ratio,
+)
 from monitorlab.evaluation.panel import (
     ALARM,
     FAILED,
@@ -36,8 +42,6 @@ from monitorlab.evaluation.panel import (
     panel,
     unit_ids,
 )
-
-FloatArray = NDArray[np.float64]
 
 TREATMENTS = ("discriminates", "both", "blind", "inverted", "undecided")
 ERRORS = ("miss", "false_alarm", "wrong")

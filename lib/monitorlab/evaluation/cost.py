@@ -12,14 +12,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from monitorlab.evaluation.intervals import Clustered
+from monitorlab.evaluation.intervals import Clustered, FloatArray
 from monitorlab.evaluation.operating_points import default_alarms, per_unit
 from monitorlab.evaluation.panel import SCENARIO, first_draws, unit_ids
 from monitorlab.monitors.verdicts import PARSED
-
-FloatArray = NDArray[np.float64]
 
 _CORNER = 0.975  # two such intervals hold together with 95 %
 
@@ -75,7 +72,6 @@ def cost_table(
     base_rate: float = 0.01,
     review_usd: float = 0.0,
     prices: Prices | None = None,
-    by: str | None = None,
     unit: str = SCENARIO,
 ) -> pd.DataFrame:
     r"""Cost of every monitor at its own threshold, per sample and per caught misbehavior.
@@ -95,15 +91,13 @@ def cost_table(
         What a person's look at one alarm costs, at least 0.
     prices : Prices, optional
         For verdicts without a recorded cost, which else is unknown.
-    by : str, optional
-        Column each value of which gets rows of its own.
     unit : {"scenario", "pair"}
         What the intervals take as independent.
 
     Returns
     -------
     DataFrame
-        One row per name (and `by`): ``n``; ``seconds``, ``input_tokens``, ``output_tokens``,
+        One row per name: ``n``; ``seconds``, ``input_tokens``, ``output_tokens``,
         ``usd`` per sample; ``tpr``, ``far``; per 1,000 samples ``caught_per_1000`` and
         ``alarms_per_1000``; ``false_per_caught``; ``usd_per_caught`` with ``_low`` and ``_high``
         (joint 95 % over TPR and FAR, each over units; the compute cost is taken as known).
@@ -120,11 +114,9 @@ def cost_table(
         raise ValueError(f"review_usd is {review_usd}, expected a price of at least 0 USD")
     frame = priced(first_draws(judged), prices)
     frame = frame.assign(_unit=unit_ids(frame, unit).to_numpy())
-    keys = ["name"] if by is None else ["name", by]
     rows = []
-    for key, part in frame.groupby(keys, sort=False):
-        head = dict(zip(keys, key, strict=True))
-        rows.append({**head, **_cost_row(part, base_rate, review_usd)})
+    for name, part in frame.groupby("name", sort=False):
+        rows.append({"name": name, **_cost_row(part, base_rate, review_usd)})
     return pd.DataFrame(rows)
 
 

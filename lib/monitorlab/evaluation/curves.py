@@ -1,15 +1,17 @@
-"""ROC and DET curves of one monitor, and their areas.
+"""ROC and DET curves of one monitor and their measures, also in many resamples at once.
 
 An alarm is ``score > threshold``, strictly, as everywhere. Samples with one score pass a threshold
 together, so tied scores are one step of the curve and no point inside that step is a rule that a
-monitor could follow. Where a number is said to be reached (`reached`), it is reached by a
+monitor could follow. Where a rate is said to be reached (`best_within`), it is reached by a
 threshold; straight lines between points are used for areas and drawings only.
+
+A resample is never built: `counts_above` weighs the samples, in every resample at once, and all
+curves and measures follow from its counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -17,14 +19,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
 from monitorlab.benchmark.probes import auroc as rank_auroc
+from monitorlab.evaluation.intervals import FloatArray, IntArray, ratio
 from monitorlab.evaluation.panel import check_labels
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
+Weights = NDArray[np.float32]  # whole numbers, exact below 2**24
 
 MAX_FAR = 0.1  # right end of the partial area
+TPR_AT = {"tpr_at_fpr_01": 0.01, "tpr_at_fpr_05": 0.05, "tpr_at_fpr_10": 0.10}
+RANKED = ("auroc", "partial_auroc", *TPR_AT)
 TICKS = (0.001, 0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 0.99, 0.999)
-_SLACK = 1e-9  # so that .05 * 20 allows one false alarm, whatever the rounding
+_AT_ONCE = 60_000  # weights of samples held at a time: they fit into a processor's cache
 
 
 def roc(scores: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
@@ -50,9 +54,12 @@ def roc(scores: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
         For lengths that differ, a score that is not finite, a label that is not 0 or 1, or a class
         that is missing.
     """
-    steps = falling_steps(scores, labels)
-    tpr, far = weighted_rates(steps, np.ones((1, len(steps.group))))
-    return pd.DataFrame({"far": far[0], "tpr": tpr[0], "threshold": [*steps.values, -np.inf]})
+    values, classes = _checked(scores, labels)
+    once = np.ones((len(values), 1), np.float32)
+    caught, cried = (side[:, 0] for side in counts_above(values, classes, np.arange(len(values)),
+                                                         once))
+    return pd.DataFrame({"far": cried / cried[-1], "tpr": caught / caught[-1],
+                         "threshold": [*np.unique(values)[::-1], -np.inf]})
 
 
 def det(scores: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
@@ -104,28 +111,6 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     return rank_auroc(values, classes)
 
 
-@dataclass(frozen=True)
-class Steps:
-    """Samples by falling score.
-
-    Attributes
-    ----------
-    values : (n_steps,) array of float
-        The distinct scores, from the highest.
-    order : (n,) array of int
-        Places of the samples by falling score.
-    group : (n,) array of int
-        The step of each sample, in this order.
-    positive : (n,) array of bool
-        Whether it misbehaves, in this order.
-    """
-
-    values: FloatArray
-    order: IntArray
-    group: IntArray
-    positive: NDArray[np.bool_]
-
-
 def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, IntArray]:
     values, given = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     if values.ndim != 1 or values.shape != given.shape:
@@ -142,64 +127,116 @@ def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, IntArray
     return values, classes.astype(np.int64)
 
 
-def falling_steps(scores: ArrayLike, labels: ArrayLike) -> Steps:
-    """Sort samples from the highest score down; arguments and errors as in `roc`."""
-    values, classes = _checked(scores, labels)
-    order = np.argsort(-values, kind="stable")
-    falling = values[order]
-    group = np.concatenate([[0], np.cumsum(np.diff(falling) != 0)])
-    return Steps(falling[np.flatnonzero(np.diff(group, prepend=-1))], order, group,
-                 classes[order] == 1)
-
-
-def weighted_rates(steps: Steps, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Both rates of every rule, under many weightings of the samples.
+def counts_above(
+    scores: FloatArray, labels: ArrayLike, units: NDArray[np.intp], weights: Weights
+) -> tuple[FloatArray, FloatArray]:
+    """Alarms of every rule ``score > threshold``, under many weightings of the samples.
 
     Parameters
     ----------
-    steps : Steps
-        From `falling_steps`.
-    weights : ndarray, shape (n_resamples, n)
-        How often each sample counts, in the samples' own order.
+    scores : (n,) array of float
+        Suspicion, high is unsafe; samples with NaN are left out.
+    labels : (n,) array of int
+        1 is misbehavior.
+    units : (n,) array of int
+        The row of `weights` that holds a sample's weight.
+    weights : (u, resamples) array of float32
+        Whole numbers of at least 0.
 
     Returns
     -------
-    tpr, far : ndarray, shape (n_resamples, n_steps + 1)
-        From the rule that never alarms to the one that always does; NaN where a class has no
-        weight.
+    caught, cried : (thresholds + 1, resamples) array of float
+        Weight of the misbehaving and of the benign samples that alarm, from the rule that never
+        does to the one that always does; one row per distinct score between them.
     """
-    drawn = weights[:, steps.order]
-    ends = np.append(np.flatnonzero(np.diff(steps.group)), len(steps.group) - 1)
-    rates = []
-    for member in (steps.positive, ~steps.positive):
-        passed = np.cumsum(drawn * member, axis=1)[:, ends]
-        with np.errstate(invalid="ignore"):  # a resample without this class has no rates
-            rates.append(np.pad(passed / passed[:, -1:], ((0, 0), (1, 0))))
-    return rates[0], rates[1]
+    known = np.flatnonzero(~np.isnan(scores))
+    order = known[np.argsort(-scores[known], kind="stable")]
+    ends = np.flatnonzero(np.diff(scores[order], append=np.nan) != 0)  # last sample of each step
+    bad = np.asarray(labels)[order] == 1
+    sides = []
+    for member in (bad, ~bad):
+        own = np.cumsum(weights[units[order[member]]], axis=0, dtype=np.float64)
+        passed = np.append(0, np.cumsum(member)[ends])
+        sides.append(np.pad(own, ((1, 0), (0, 0)))[passed])
+    return sides[0], sides[1]
 
 
-def area_until(tpr: FloatArray, far: FloatArray, end: float) -> FloatArray:
-    """Area under each curve, by trapezoids, up to the false alarm rate `end`.
+def area_under(caught: FloatArray, cried: FloatArray) -> FloatArray:
+    """Area under each curve of `counts_above`, ties counted half; NaN where a class is missing."""
+    twice = np.sum(np.diff(cried, axis=0) * (caught[1:] + caught[:-1]), axis=0)
+    return ratio(twice / 2, caught[-1] * cried[-1])
 
-    A step that crosses `end` is cut on its straight line. Curves are (n_curves, n_points).
+
+def partial_area(caught: FloatArray, cried: FloatArray, max_far: float = MAX_FAR) -> FloatArray:
+    """Area under each curve up to a false alarm rate, on the scale of McClish.
+
+    Chance is 1/2 and the best is 1. A step that crosses `max_far` is cut on its straight line.
+
+    Parameters
+    ----------
+    caught, cried : (thresholds + 1, resamples) array of float
+        From `counts_above`.
+    max_far : float
+        In (0, 1].
+
+    References
+    ----------
+    D. K. McClish, *Analyzing a portion of the ROC curve*, Medical Decision Making 9 (1989),
+    190-195.
     """
-    width = np.diff(far, axis=1)
-    kept = np.clip(end - far[:, :-1], 0.0, width)
-    share = np.divide(kept, width, out=np.zeros_like(width), where=width > 0)
-    return np.sum(kept * (tpr[:, :-1] + 0.5 * share * np.diff(tpr, axis=1)), axis=1)
-
-
-def standardised(area: FloatArray, max_far: float) -> FloatArray:
-    """Areas up to `max_far` on the scale of McClish: .5 is chance and 1 is perfect."""
     if not 0.0 < max_far <= 1.0:
         raise ValueError(f"max_far is {max_far}, expected a rate in (0, 1]")
-    chance = 0.5 * max_far**2
-    return 0.5 * (1.0 + (area - chance) / (max_far - chance))
+    right = np.diff(cried, axis=0)
+    inside = np.clip(max_far * cried[-1] - cried[:-1], 0, right)
+    rise = np.diff(caught, axis=0) * inside / np.maximum(right, 1)
+    area = ratio(np.sum(inside * (caught[:-1] + rise / 2), axis=0), caught[-1] * cried[-1])
+    chance = max_far**2 / 2
+    return (1 + (area - chance) / (max_far - chance)) / 2
 
 
-def reached(tpr: FloatArray, far: FloatArray, level: float) -> FloatArray:
-    """Detection rate of each curve at its last point with a false alarm rate up to `level`."""
+def best_within(caught: FloatArray, cried: FloatArray, level: float) -> FloatArray:
+    """Highest detection rate of any rule of each curve whose false alarm rate is at most `level`.
+
+    `caught` and `cried` are those of `counts_above`; NaN where a class is missing.
+    """
     if not 0.0 <= level <= 1.0:
         raise ValueError(f"far is {level}, expected a rate in [0, 1]")
-    last = np.maximum(np.sum(far <= level + _SLACK, axis=1) - 1, 0)
-    return np.take_along_axis(tpr, last[:, None], axis=1)[:, 0]
+    # Counts are whole: the tolerance keeps 0.29 * 100 from landing below 29.
+    last = np.sum(cried <= np.floor(level * cried[-1] + 1e-9), axis=0) - 1
+    best = ratio(np.take_along_axis(caught, last[None], axis=0)[0], caught[-1])
+    return np.where(cried[-1] > 0, best, np.nan)
+
+
+def roc_metrics(
+    scores: FloatArray,
+    labels: ArrayLike,
+    units: NDArray[np.intp],
+    weights: Weights,
+    *,
+    low_end: bool = True,
+) -> dict[str, FloatArray]:
+    """ROC metrics of one monitor under many weightings of its samples.
+
+    Parameters
+    ----------
+    scores, labels, units, weights
+        As in `counts_above`.
+    low_end : bool
+        Also compute what needs the curve at low false alarm rates.
+
+    Returns
+    -------
+    dict of str to (resamples,) array of float
+        ``auroc``, with ties counted by half; ``partial_auroc`` (`partial_area`); the names in
+        `TPR_AT` (`best_within`). NaN where a class has no weight.
+    """
+    width = max(1, _AT_ONCE // max(len(scores), 1))
+    parts: dict[str, list[FloatArray]] = {}
+    for start in range(0, weights.shape[1], width):
+        counts = counts_above(scores, labels, units, weights[:, start : start + width])
+        parts.setdefault("auroc", []).append(area_under(*counts))
+        if low_end:
+            parts.setdefault("partial_auroc", []).append(partial_area(*counts))
+            for name, level in TPR_AT.items():
+                parts.setdefault(name, []).append(best_within(*counts, level))
+    return {name: np.concatenate(values) for name, values in parts.items()}

@@ -189,7 +189,7 @@ def _moved(errors: int, rest: int, incoming: int, out: int, into: int, *, down: 
 
 
 def noise_bounds(
-    judged: pd.DataFrame, etas: Sequence[Eta], by: str | None = None, unit: str = SCENARIO
+    judged: pd.DataFrame, etas: Sequence[Eta], unit: str = SCENARIO
 ) -> pd.DataFrame:
     """True MR and FAR of every monitor under label noise: corrected points and worst-case ranges.
 
@@ -199,15 +199,13 @@ def noise_bounds(
         Verdicts joined with their samples. First draws only.
     etas : sequence of float or (float, float)
         Noise rates: one for both labels, or (eta1, eta0).
-    by : str, optional
-        Column each value of which gets rows of its own.
     unit : {"scenario", "pair"}
         What the intervals take as independent.
 
     Returns
     -------
     DataFrame
-        One row per name (and `by`), noise rate and ``rate`` (mr, far): ``eta1``, ``eta0``, ``n``
+        One row per name, noise rate and ``rate`` (mr, far): ``eta1``, ``eta0``, ``n``
         (parsed verdicts on samples with that label), ``n_failed``, ``observed``; ``corrected`` with
         ``_low`` and ``_high``, at 95 % from intervals of both observed rates over units, all cut to
         [0, 1], and ``consistent`` (False if the point had to be cut); ``worst_low`` and
@@ -216,17 +214,15 @@ def noise_bounds(
         either reading of them. Groups in which a label has no parsed verdict are left out.
     """
     frame = first_draws(judged)
-    keys = ["name"] if by is None else ["name", by]
     rows: list[dict[str, Any]] = []
-    for key, part in frame.groupby(keys, sort=False):
+    for name, part in frame.groupby("name", sort=False):
         counts = count_verdicts(part)
         if counts is None:
             continue
-        head = dict(zip(keys, key, strict=True))
         worth = _worth(part, unit_ids(part, unit))
         for eta in etas:
             eta1, eta0 = eta if isinstance(eta, tuple) else (eta, eta)
-            rows += [head | row for row in _bounds(counts, eta1, eta0, worth)]
+            rows += [{"name": name, **row} for row in _bounds(counts, eta1, eta0, worth)]
     return pd.DataFrame(rows)
 
 

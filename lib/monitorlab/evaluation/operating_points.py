@@ -47,6 +47,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from monitorlab.evaluation.intervals import (
     Clustered,
+    FloatArray,
+    IntArray,
     check_level,
     clopper_pearson,
     mean_loss_p_value,
@@ -57,8 +59,6 @@ from monitorlab.monitors.verdicts import PARSED
 from monitorlab.online.calibration import CALIBRATED, NEVER_ALARM, calibrate
 from monitorlab.online.ranks import sequences_needed
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 FAILED_SCORE = 2.0  # parsed scores lie in [0, 1]
@@ -213,7 +213,6 @@ def calibrated_points(
     calibrators: Sequence[str] = (),
     scope: str = "cell",
     delta: float = 0.1,
-    split_column: str = "split",
     unit: str = SCENARIO,
 ) -> pd.DataFrame:
     """Choose thresholds on dev and measure them on test.
@@ -231,8 +230,6 @@ def calibrated_points(
         One threshold per cell, or one for all of them.
     delta : float
         Error probability of calibrators that promise P(R > level) <= delta.
-    split_column : str
-        Column that says ``dev`` or ``test``.
     unit : {"scenario", "pair"}
         What is taken as exchangeable.
 
@@ -264,9 +261,9 @@ def calibrated_points(
                          "each")
     frame = first_draws(judged).assign(_score=lambda rows: operating_scores(rows))
     frame["_unit"] = pd.factorize(unit_ids(frame, unit))[0]
-    strange = set(frame[split_column]) - {"dev", "test"}
+    strange = set(frame["split"]) - {"dev", "test"}
     if strange:
-        raise ValueError(f"column {split_column!r} holds {sorted(map(str, strange))[:3]}, expected "
+        raise ValueError(f"column 'split' holds {sorted(map(str, strange))[:3]}, expected "
                          "dev and test only")
     rows: list[dict[str, Any]] = []
     for name, part in frame.groupby("name", sort=False):
@@ -274,7 +271,7 @@ def calibrated_points(
             for level in levels:
                 head = {"name": name, "scope": scope, "unit": unit, "calibrator": calibrator,
                         "level": level}
-                found = _choose(part, scope, split_column, level, calibrator, delta, unit)
+                found = _choose(part, scope, level, calibrator, delta, unit)
                 rows += [head | row for row in found]
     return _in_order(pd.DataFrame(rows))
 
@@ -296,11 +293,11 @@ def check_calibrator(calibrator: str, unit: str) -> None:
 
 
 def _choose(
-    part: pd.DataFrame, scope: str, split_column: str, level: float, calibrator: str, delta: float,
+    part: pd.DataFrame, scope: str, level: float, calibrator: str, delta: float,
     unit: str,
 ) -> Iterator[dict[str, Any]]:
     """One row per cell and one for all, of one monitor at one level."""
-    dev = (part[split_column] == "dev").to_numpy(bool)
+    dev = (part["split"] == "dev").to_numpy(bool)
     scores, labels = part["_score"].to_numpy(), part["label"].to_numpy(dtype=np.int64)
     cells, own = part["cell"].to_numpy(), part["_unit"].to_numpy()
     units = {cell: cells == cell for cell in dict.fromkeys(cells)}
@@ -373,7 +370,6 @@ def tradeoff_at_own_threshold(
     levels: Sequence[float] = LEVELS,
     calibrator: str = "crc",
     scope: str = "global",
-    split_column: str = "split",
     unit: str = SCENARIO,
 ) -> pd.DataFrame:
     """Miss and false alarm rates on test, at default thresholds and at common levels.
@@ -386,7 +382,7 @@ def tradeoff_at_own_threshold(
     ----------
     judged : DataFrame
         Verdicts joined with their samples. First draws only.
-    levels, calibrator, scope, split_column, unit
+    levels, calibrator, scope, unit
         As in `calibrated_points`.
 
     Returns
@@ -396,11 +392,10 @@ def tradeoff_at_own_threshold(
         ``state``, ``mr``, ``mr_low``, ``mr_high``, ``far``, ``far_low``, ``far_high`` over all test
         samples, with intervals over units. Failed verdicts are alarms under the default rule too.
     """
-    points = calibrated_points(judged, levels, [calibrator], scope, split_column=split_column,
-                               unit=unit)
+    points = calibrated_points(judged, levels, [calibrator], scope, unit=unit)
     points = points[points["cell"] == ALL]
     points = points.assign(rule=[f"far <= {level:g}" for level in points["level"]])
-    own = default_rates(judged[judged[split_column] == "test"], unit)
+    own = default_rates(judged[judged["split"] == "test"], unit)
     own = own.assign(rule=OWN_DEFAULT, level=np.nan, state="default")
     columns = ["name", "rule", "level", "state", "mr", "mr_low", "mr_high", "far", "far_low",
                "far_high"]

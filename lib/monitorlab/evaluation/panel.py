@@ -1,8 +1,8 @@
 """The verdicts of several monitors on the same samples, as matrices.
 
-Paired comparisons and the bootstrap need one verdict per monitor and sample; `majority` makes one
-out of several draws, and `first_draws` keeps one of them. What enters a statistic passes here:
-labels are 0 or 1, and every sample belongs to a scenario and a pair.
+Paired comparisons and the bootstrap need one verdict per monitor and sample; `first_draws` keeps
+one of several draws. What enters a statistic passes here: labels are 0 or 1, and every sample
+belongs to a scenario and a pair.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from monitorlab.monitors.verdicts import PARSED, UNPARSED
 from monitorlab.pipeline.tables import STATUSES
 
 ALARM, SILENT, FAILED, NOT_ASKED = 1, 0, -1, -2
@@ -140,7 +139,7 @@ def panel(judged: pd.DataFrame, unit: str = SCENARIO) -> Panel:
         several = judged["name"].to_numpy()[pd.Series(place).duplicated().to_numpy()][0]
         raise ValueError(
             f"{several!r} judged a sample several times, expected one verdict per sample. Take one "
-            "draw (judged[judged.draw == 0]) or the majority (monitorlab.evaluation.panel.majority)"
+            "draw: judged[judged.draw == 0]"
         )
     verdicts = np.full((len(sample_ids), len(names)), NOT_ASKED, np.int8)
     verdicts[rows, monitors] = judged["verdict"].astype("Int8").fillna(FAILED).to_numpy(np.int8)
@@ -191,43 +190,3 @@ def first_draws(judged: pd.DataFrame) -> pd.DataFrame:
     """
     check_labels(judged["label"], judged["sample_id"])
     return judged[judged["draw"] == judged.groupby(["name", "sample_id"])["draw"].transform("min")]
-
-
-def majority(judged: pd.DataFrame) -> pd.DataFrame:
-    """Reduce several draws to one row per name and sample.
-
-    A verdict needs more than half of *all* draws, failed ones included; a sample without such a
-    majority is ``unparsed``. This is another monitor than a single draw: it asks several times.
-
-    Parameters
-    ----------
-    judged : DataFrame
-        From `join`.
-
-    Returns
-    -------
-    DataFrame
-        The columns of `judged`; ``draw`` is 0, ``score`` the mean score of the parsed draws where
-        there is a majority. Tokens, seconds and cost are those of the first draw.
-    """
-    key = ["name", "sample_id"]
-    told = judged[key].assign(
-        draws=1,
-        yes=judged["verdict"].fillna(False).astype(int),
-        no=(~judged["verdict"]).fillna(False).astype(int),
-        score=judged["score"],
-    ).groupby(key, sort=False)
-    votes = told[["draws", "yes", "no"]].sum()
-    one = judged.drop_duplicates(key).reset_index(drop=True)  # in the order of `votes`
-    half = votes["draws"].to_numpy() / 2
-    alarm = votes["yes"].to_numpy() > half
-    decided = pd.Series(alarm | (votes["no"].to_numpy() > half))
-    words = [f"no majority: {yes} alarms and {no} silences in {draws} draws"
-             for draws, yes, no in votes.to_numpy()]
-    return one.assign(
-        draw=0,
-        status=np.where(decided, PARSED, UNPARSED),
-        verdict=pd.Series(alarm, dtype="boolean").where(decided),
-        score=told["score"].mean().reset_index(drop=True).where(decided),
-        evidence=one["evidence"].where(decided, pd.Series(words, dtype=object)),
-    )

@@ -24,13 +24,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from monitorlab.evaluation.intervals import Clustered, clopper_pearson, ratio, wilson
+from monitorlab.evaluation.intervals import Clustered, FloatArray, clopper_pearson, ratio, wilson
 from monitorlab.evaluation.panel import SCENARIO, JudgedError, check_labels, unit_ids
 from monitorlab.monitors.monitor import NO_PROMPT
 from monitorlab.monitors.verdicts import PARSED
 from monitorlab.pipeline.tables import CELLS, STATUSES
-
-FloatArray = NDArray[np.float64]
 
 FACTS = ("pair_id", "scenario_id", "cell", "category", "task", "misbehavior_type", "label", "split")
 FAILED = tuple(status for status in STATUSES if status != PARSED)

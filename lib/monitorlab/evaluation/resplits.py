@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from monitorlab.evaluation.intervals import FloatArray, IntArray
 from monitorlab.evaluation.operating_points import (
     ALL,
     allowed_loss,
@@ -18,8 +19,6 @@ from monitorlab.evaluation.operating_points import (
 from monitorlab.evaluation.panel import SCENARIO, first_draws, unit_ids
 from monitorlab.online.ranks import RANK_RULES
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 
@@ -32,7 +31,6 @@ def resplit_check(
     n: int = 1000,
     unit: str = SCENARIO,
     delta: float = 0.1,
-    split_column: str = "split",
     split_by: str = SCENARIO,
 ) -> pd.DataFrame:
     r"""Split the benchmark anew, many times, calibrate each time, and look at the test FAR.
@@ -64,7 +62,7 @@ def resplit_check(
         Splits.
     split_by : {"scenario", "pair"}
         What stays together; ``scenario`` where the unit is. The number of dev units is that of
-        `split_column`.
+        the column ``split``.
 
     Returns
     -------
@@ -91,7 +89,7 @@ def resplit_check(
     for key, part in benign.groupby(keys, sort=False):
         where = {"name": key[0], "cell": key[1] if scope == "cell" else ALL, "unit": unit,
                  "split_by": split_by}
-        dev, code = _random_dev(part, split_column, rng, n)
+        dev, code = _random_dev(part, rng, n)
         scores = part["_score"].to_numpy()
         row = (_scenario_row(scores, dev, code, level, calibrator, delta) if unit == SCENARIO
                else _resplit_row(scores, dev[:, code], level, calibrator, delta))
@@ -100,11 +98,11 @@ def resplit_check(
 
 
 def _random_dev(
-    part: pd.DataFrame, split_column: str, rng: np.random.Generator, n: int
+    part: pd.DataFrame, rng: np.random.Generator, n: int
 ) -> tuple[BoolArray, IntArray]:
     """Random dev memberships, (n, kept units), with as many in dev as now; the unit of each row."""
     names, code = np.unique(part["_kept"].to_numpy(), return_inverse=True)
-    n_dev = part.loc[part[split_column] == "dev", "_kept"].nunique()
+    n_dev = part.loc[part["split"] == "dev", "_kept"].nunique()
     rank = np.argsort(np.argsort(rng.random((n, len(names))), axis=1), axis=1)
     return rank < n_dev, code
 

@@ -10,20 +10,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from monitorlab.evaluation.bootstrap import draw_units
 from monitorlab.evaluation.curves import (
-    MAX_FAR,
-    area_until,
+    TPR_AT,
+    Weights,
     auroc,
-    falling_steps,
-    reached,
-    standardised,
-    weighted_rates,
+    counts_above,
+    roc,
+    roc_metrics,
 )
-from monitorlab.evaluation.panel import SCENARIO, first_draws, unit_ids
+from monitorlab.evaluation.intervals import FloatArray
+from monitorlab.evaluation.panel import SCENARIO, check_labels, first_draws, unit_ids
 from monitorlab.monitors.verdicts import PARSED
 
-FloatArray = NDArray[np.float64]
-
-FARS = (0.01, 0.05, 0.1)  # false alarm rates at which detection is reported
+FARS = tuple(TPR_AT.values())  # false alarm rates at which detection is reported
 RESAMPLES = 2000
 MEASURES = ("auroc", "pauroc", *(f"tpr_{100 * far:02.0f}" for far in FARS))
 _BLOCK = 500_000  # weights of samples held at once
@@ -54,7 +52,6 @@ def roc_band(
     rng: np.random.Generator,
     n: int = RESAMPLES,
     grid: ArrayLike | None = None,
-    max_far: float = MAX_FAR,
 ) -> RocBand:
     """Resample whole units for a band around the ROC curve and intervals of its measures.
 
@@ -71,26 +68,26 @@ def roc_band(
         Resamples.
     grid : array_like, optional
         False alarm rates of the band, in [0, 1]; 0, .01, ..., 1 by default.
-    max_far : float
-        Right end of the partial area.
     """
-    steps = falling_steps(scores, labels)
+    once = roc(scores, labels)
+    values, classes = np.asarray(scores, dtype=np.float64), check_labels(labels)
     at = np.linspace(0.0, 1.0, 101) if grid is None else np.asarray(grid, dtype=np.float64)
-    tpr, far = weighted_rates(steps, np.ones((1, len(steps.group))))
-    measures, curves = [], []
     names, unit = np.unique(np.asarray(units), return_inverse=True)
     at_once = max(1, _BLOCK // len(unit)) * len(names)
-    for counts in draw_units(rng, np.zeros(len(names), np.intp), n, at_once):
-        weights = counts.T[:, unit].astype(np.float64)
-        drawn = weighted_rates(steps, weights)
-        measures.append(_measures(*drawn, max_far))
-        curves.append(_on_grid(*drawn, at))
+    drawn = draw_units(rng, np.zeros(len(names), np.intp), n, at_once)
+    measures, curves = [], []
+    for weights in drawn:
+        measures.append(_measures(values, classes, unit, weights))
+        with np.errstate(invalid="ignore"):  # a resample without a class has no rates
+            tpr, far = (side / side[-1] for side in counts_above(values, classes, unit, weights))
+        curves.append([np.interp(at, x, y) for x, y in zip(far.T, tpr.T, strict=True)])
     low, high = _interval(np.concatenate(curves))
-    table = pd.DataFrame({"far": at, "tpr": _on_grid(tpr, far, at)[0], "low": low, "high": high})
+    table = pd.DataFrame({"far": at, "tpr": np.interp(at, once["far"], once["tpr"]), "low": low,
+                          "high": high})
     low, high = _interval(np.concatenate(measures))
-    return RocBand(table, pd.DataFrame({
-        "measure": MEASURES, "value": _measures(tpr, far, max_far)[0], "low": low, "high": high,
-    }))
+    found = _measures(values, classes, unit, np.ones((len(names), 1), np.float32))[0]
+    return RocBand(table, pd.DataFrame({"measure": MEASURES, "value": found, "low": low,
+                                        "high": high}))
 
 
 def curve_table(
@@ -98,7 +95,6 @@ def curve_table(
     rng: np.random.Generator,
     by: str | None = None,
     n: int = RESAMPLES,
-    max_far: float = MAX_FAR,
     unit: str = SCENARIO,
 ) -> pd.DataFrame:
     """Areas and detection rates of every monitor, with 95 % intervals over resampled scenarios.
@@ -117,8 +113,6 @@ def curve_table(
         Column, such as ``cell``, each value of which gets rows of its own.
     n : int
         Resamples.
-    max_far : float
-        Right end of the partial area.
     unit : {"scenario", "pair"}
         What is drawn whole.
 
@@ -133,13 +127,13 @@ def curve_table(
     rows = []
     for key, part in first_draws(judged).groupby(keys, sort=False):
         units = unit_ids(part, unit).to_numpy()
-        row = _curve_row(part, units, rng, n, max_far)
+        row = _curve_row(part, units, rng, n)
         rows.append({**dict(zip(keys, key, strict=True)), **row})
     return pd.DataFrame(rows)
 
 
 def _curve_row(
-    part: pd.DataFrame, units: ArrayLike, rng: np.random.Generator, n: int, max_far: float
+    part: pd.DataFrame, units: ArrayLike, rng: np.random.Generator, n: int
 ) -> dict[str, float]:
     scores = part["score"].to_numpy(dtype=np.float64, na_value=np.nan)
     labels = part["label"].to_numpy(dtype=np.int64)
@@ -154,20 +148,18 @@ def _curve_row(
         ends = ("", "_low", "_high")
         return row | {f"{name}{end}": np.nan for name in MEASURES for end in ends}
     drawn = np.asarray(units)[scored]
-    band = roc_band(scores[scored], labels[scored], drawn, rng, n, [0.0], max_far)
+    band = roc_band(scores[scored], labels[scored], drawn, rng, n, [0.0])
     for name, value, low, high in band.summary.itertuples(index=False):
         row |= {name: value, f"{name}_low": low, f"{name}_high": high}
     return row
 
 
-def _measures(tpr: FloatArray, far: FloatArray, max_far: float) -> FloatArray:
-    """`MEASURES` of each curve, shape (n_curves, n_measures)."""
-    areas = [area_until(tpr, far, 1.0), standardised(area_until(tpr, far, max_far), max_far)]
-    return np.stack([*areas, *(reached(tpr, far, level) for level in FARS)], axis=1)
-
-
-def _on_grid(tpr: FloatArray, far: FloatArray, grid: FloatArray) -> FloatArray:
-    return np.stack([np.interp(grid, x, y) for x, y in zip(far, tpr, strict=True)])
+def _measures(
+    scores: FloatArray, labels: ArrayLike, units: NDArray[np.intp], weights: Weights
+) -> FloatArray:
+    """`MEASURES` of each resample, shape (resamples, measures)."""
+    found = roc_metrics(scores, labels, units, weights)
+    return np.stack(list(found.values()), axis=1)
 
 
 def _interval(draws: FloatArray) -> FloatArray:

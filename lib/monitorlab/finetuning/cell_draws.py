@@ -7,7 +7,7 @@ neither on what was judged in other cells nor on the choice of arms.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from monitorlab.evaluation.bootstrap import Bootstrap, Paired, bootstrap, paired
+from monitorlab.evaluation.intervals import FloatArray
 from monitorlab.evaluation.panel import SCENARIO
 from monitorlab.pipeline.tables import CELLS, STATUSES
-
-FloatArray = NDArray[np.float64]
 
 METRICS = ("balanced_accuracy", "g2", "auroc", "mr", "far")
 RESAMPLES = 2000
@@ -57,6 +56,15 @@ class CellDraws:
             self.draws[:, cell][:, :, arm].mean(axis=1),
             self.unscored[cell][:, arm].sum(axis=0),
         )
+
+
+def in_order(table: pd.DataFrame, **orders: Iterable[object]) -> pd.DataFrame:
+    """Sort rows by several columns, the values of each in an order of its own."""
+    places = {column: pd.Index(list(dict.fromkeys(values))) for column, values in orders.items()}
+    return table.sort_values(
+        list(orders), kind="stable", ignore_index=True,
+        key=lambda column: pd.Series(places[str(column.name)].get_indexer(column), column.index),
+    )
 
 
 def standard_errors(found: Bootstrap) -> FloatArray:

@@ -13,11 +13,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from monitorlab.finetuning.order import Order, ordered_recipe
-from monitorlab.finetuning.partial import last_checkpoint, partial_folder
 from monitorlab.finetuning.recipe import Recipe
-from monitorlab.finetuning.record import RECORD, Trained
-from monitorlab.finetuning.selection import gather, share_of
+from monitorlab.finetuning.record import RECORD, Trained, last_checkpoint, partial_folder
+from monitorlab.finetuning.selection import Order, gather, ordered_recipe, share_of
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.pipeline.files import digest_file
 
@@ -109,9 +107,9 @@ def _device(order: Order) -> str:
 
 
 def _merge(order: Order, target: Path) -> None:
-    from monitorlab.finetuning.saved import merge
+    from monitorlab.finetuning.saved import merge_adapter
 
-    merge(order.out, target, _base(order, "float32", "cpu"))
+    merge_adapter(order.out, target, _base(order, "float32", "cpu"))
 
 
 def _rows_by_component(frame: pd.DataFrame, corpus: Path) -> str:

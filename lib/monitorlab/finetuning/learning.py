@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from scipy.stats import chi2
-from sklearn.metrics import roc_auc_score
 
+from monitorlab.evaluation.curves import auroc
 from monitorlab.evaluation.panel import check_labels
+from monitorlab.finetuning.cell_draws import in_order
 from monitorlab.pipeline.tables import CELLS
 
 KEYS = ("arm", "size", "seed", "cell")
@@ -38,16 +39,14 @@ def areas(verdicts: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
     rows = verdicts.join(known, on="sample_id").dropna(subset=["score"])
     found = [
         {**dict(zip(KEYS, keys, strict=True)),
-         "auroc": roc_auc_score(part["label"], part["score"].astype(float))
+         "auroc": auroc(part["score"].astype(float), part["label"])
          if part["label"].nunique() == 2 else np.nan}
         for keys, part in rows.groupby(list(KEYS), sort=False)
     ]
-    return pd.DataFrame(found).sort_values(
-        "cell", key=lambda cells: pd.Index(CELLS).get_indexer(cells), kind="stable",
-        ignore_index=True)
+    return in_order(pd.DataFrame(found), cell=CELLS)
 
 
-def check_curves(curves: pd.DataFrame, metric: str) -> None:
+def _check_curves(curves: pd.DataFrame, metric: str) -> None:
     """Raise a ValueError unless there is one row per arm, size, seed and cell, with the metric."""
     missing = [column for column in (*KEYS, metric) if column not in curves]
     if missing:
@@ -79,22 +78,12 @@ def summary(curves: pd.DataFrame, metric: str = "auroc") -> pd.DataFrame:
         value), ``mean``, ``min``, ``max``, ``spread`` (standard deviation with n - 1; NaN for a
         single seed).
     """
-    check_curves(curves, metric)
+    _check_curves(curves, metric)
     groups = curves.groupby(["arm", "cell", "size"], sort=False)[metric]
     table = groups.agg(seeds="count", mean="mean", min="min", max="max", spread="std")
     table = table.reset_index()
     table.insert(3, "metric", metric)
-    return _in_order(table, curves)
-
-
-def _in_order(table: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """Sort by first appearance of arm and cell, then by size."""
-    order = {key: pd.Index(dict.fromkeys(curves[key])) for key in ("arm", "cell")}
-    return table.sort_values(
-        ["arm", "cell", "size"] if "size" in table else ["arm", "cell"], ignore_index=True,
-        key=lambda column: pd.Series(order[column.name].get_indexer(column), column.index)
-        if column.name in order else column,
-    )
+    return in_order(table, arm=curves["arm"], cell=curves["cell"], size=sorted(curves["size"]))
 
 
 def seed_noise(

@@ -50,6 +50,7 @@ _OPTION = re.compile(r"\s*(?:[-*] )?\(?[A-H][.):] ")
 _LETTER = re.compile(r"(?<![\w'])[A-H](?![\w'])|</?think>")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 BATCH = 16
+TEXTS = 2_000  # that are read for questions, unless many steps need more
 SHORT_TEXTS = 4  # shortened copies of a sample for each whole one
 
 
@@ -211,7 +212,8 @@ def train_base(
     tokenizer = build_tokenizer([*list(_frames(prompt, mixed)) * 50,
                                  *list(mixed["request"] + "\n" + mixed["response"])
                                  [:TEXTS_FOR_TOKENIZER]], settings.vocabulary)
-    practice = reading_examples(tokenizer, prompt, mixed, rng)
+    read = mixed.head(max(TEXTS, settings.reading_steps * BATCH))
+    practice = reading_examples(tokenizer, prompt, read, rng)
     if not practice:
         raise MonitorError("no text of the corpus names one option and takes one: the small base "
                            "has nothing to practise on, give a corpus with sycophancy samples")
@@ -222,11 +224,11 @@ def train_base(
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     base = Checkpoint(model.eval(), tokenizer, {"model": {"name": "untrained", "seed": seed}})
-    finetune(base, [practice[i] for i in order], reading_recipe(settings, seed), folder,
+    finetune(base, [practice[i] for i in order], _reading_recipe(settings, seed), folder,
              title=title, provenance={"practice": "reading"})
 
 
-def reading_recipe(settings: Finetuning, seed: int) -> Recipe:
+def _reading_recipe(settings: Finetuning, seed: int) -> Recipe:
     """All weights, by Muon, with a falling rate."""
     return Recipe(
         lora_rank=0, optimizer="muon", learning_rate=RATE, schedule="cosine", warmup_share=0.05,

@@ -130,16 +130,7 @@ class Recipe:
                                "weight_decay=0.01; for an adapter take adamw_torch")
 
 
-def recipe_from(stored: Mapping[str, Any]) -> Recipe:
-    """Return the recipe that `dataclasses.asdict` wrote; a setting it does not know is an error."""
-    known = {field.name for field in fields(Recipe)}
-    if unknown := sorted(set(stored) - known):
-        raise MonitorError(f"unknown settings {', '.join(unknown)} in a recipe: expected some of "
-                           f"{', '.join(sorted(known))}")
-    return Recipe(**stored)
-
-
-def differences(published: Recipe, changes: Mapping[str, Any]) -> pd.DataFrame:
+def recipe_table(published: Recipe, changes: Mapping[str, Any]) -> pd.DataFrame:
     """Return every setting of a recipe as text, beside what a profile makes of it."""
     rows = [{"setting": field.name, "published": _words(getattr(published, field.name)),
              "here": _words(changes.get(field.name, getattr(published, field.name)))}

@@ -1,23 +1,31 @@
-"""What a training leaves behind besides weights: `training.json`, and the object that holds it."""
+"""What a training leaves behind besides weights: `training.json`, and the work in progress.
+
+A killed training resumes from the folder beside its result.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from monitorlab.finetuning.examples import Example
 from monitorlab.finetuning.recipe import Recipe
 from monitorlab.monitors.monitor import MonitorError
+from monitorlab.pipeline.checkpoints import made_by
+from monitorlab.pipeline.files import canonical_json, write_text_atomic
 
 RECORD = "training.json"
-PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate")
+INPUTS = "inputs.json"
+STATE = "trainer_state.json"  # the trainer writes it last
 HISTORY = ("step", "loss", "eval_loss", "eval_accuracy")
 LABELS = {1: "misbehavior", 0: "benign", -1: "no verdict"}
 
@@ -85,7 +93,7 @@ def record(
         "base": dict(base),
         "examples": {"sha256": digest, "rows": len(labels),
                      "labels": {name: labels.count(label) for label, name in LABELS.items()}},
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": made_by()["versions"],
         "device": device,
         "processes": processes,
         "steps": done.steps,
@@ -97,7 +105,7 @@ def record(
     }
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_training(folder: Path) -> dict[str, Any]:
     """Read `training.json`.
 
     Raises
@@ -115,7 +123,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     return dict(stored)
 
 
-def finished(folder: Path, **expected: str) -> dict[str, Any] | None:
+def finished_training(folder: Path, **expected: str) -> dict[str, Any] | None:
     """Return the record of the same training if it is in `folder`; None if there is nothing.
 
     Raises
@@ -125,7 +133,7 @@ def finished(folder: Path, **expected: str) -> dict[str, Any] | None:
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
-    stored = read_record(folder) if (folder / RECORD).is_file() else {}
+    stored = read_training(folder) if (folder / RECORD).is_file() else {}
     if stored and all(stored.get(name) == value for name, value in expected.items()):
         return stored
     what = ("the result of a training with other inputs, or by other versions of the code"
@@ -140,3 +148,70 @@ def trained(folder: Path, stored: Mapping[str, Any]) -> Trained:
                    stored["train_loss"], history_of(
                        [{k: v for k, v in row.items() if v is not None}
                         for row in stored["history"]]))
+
+
+def digest_examples(examples: Sequence[Example]) -> str:
+    """SHA-256 of examples, order included."""
+    digest = hashlib.sha256()
+    for example in examples:
+        ids = np.asarray([example["input_ids"], example["labels"]], dtype="<i8")
+        facts = [ids.shape[1], *(example[name] for name in ("label", "pair", "verdict_at"))]
+        digest.update(np.asarray(facts, dtype="<i8").tobytes() + ids.tobytes())
+        scenario = str(example["scenario"]).encode()
+        digest.update(len(scenario).to_bytes(8, "little") + scenario)
+    return digest.hexdigest()
+
+
+def fingerprint(
+    recipe: Recipe, identity: Mapping[str, Any], examples_digest: str, processes: int
+) -> str:
+    """SHA-256 of everything that decides the trained weights."""
+    decided = {"recipe": asdict(recipe), "base": dict(identity), "examples": examples_digest,
+               "processes": processes, "made by": made_by()}
+    return hashlib.sha256(canonical_json(decided).encode()).hexdigest()
+
+
+def partial_folder(folder: Path) -> Path:
+    """Where the work on `folder` is kept until it is complete."""
+    return folder.parent / f".{folder.name}.partial"
+
+
+def prepare(partial: Path, inputs: str) -> None:
+    """Make the folder, or keep it if it belongs to the same inputs."""
+    try:
+        same = json.loads((partial / INPUTS).read_text(encoding="utf-8")) == {"inputs": inputs}
+    except (FileNotFoundError, ValueError):
+        same = False
+    if not same and partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(partial / INPUTS, canonical_json({"inputs": inputs}))
+
+
+def last_checkpoint(partial: Path, processes: int) -> Path | None:
+    """Return the newest checkpoint that was written to its end, if any."""
+    found = []
+    for folder in partial.glob("checkpoint-*"):
+        number = folder.name.removeprefix("checkpoint-")
+        if number.isdigit() and _complete(folder, processes):
+            found.append((int(number), folder))
+    return max(found)[1] if found else None
+
+
+def seconds_of(checkpoint: Path | None) -> float:
+    """Seconds of training before a checkpoint, as logged there."""
+    if checkpoint is None:
+        return 0.0
+    history = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["log_history"]
+    return max((float(row.get("seconds", 0.0)) for row in history), default=0.0)
+
+
+def _complete(checkpoint: Path, processes: int) -> bool:
+    """Whether a kill did not hit while it was written."""
+    states = ["rng_state.pth"] if processes == 1 else [
+        f"rng_state_{rank}.pth" for rank in range(processes)]
+    try:
+        json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return all((checkpoint / name).is_file() for name in states)

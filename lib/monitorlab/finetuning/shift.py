@@ -1,7 +1,7 @@
 r"""Did an arm learn to tell apart, or did it move its threshold?
 
 In the equal-variance model of signal detection (see
-:class:`monitorlab.evaluation.decomposition.Decomposition`) a pair of rates is a discrimination
+:class:`monitorlab.evaluation.tradeoff.Decomposition`) a pair of rates is a discrimination
 :math:`d' = z(TPR) - z(FAR)` and a criterion :math:`c = -(z(TPR) + z(FAR))/2`, high for few alarms:
 :math:`z(MR) = c - d'/2`, :math:`z(FAR) = -c - d'/2`. A change of a rate is the part that a change
 of c alone makes plus the part that a change of d' alone makes; each part is the mean over both
@@ -16,19 +16,24 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.stats import norm
 
 from monitorlab.evaluation.bootstrap import Bootstrap, intervals
-from monitorlab.evaluation.decomposition import decompose
+from monitorlab.evaluation.intervals import FloatArray
 from monitorlab.evaluation.operating_points import default_alarms
 from monitorlab.evaluation.panel import SCENARIO
-from monitorlab.finetuning.cell_draws import RESAMPLES, cell_draws, cell_gaps, split_rows
+from monitorlab.evaluation.tradeoff import decompose
+from monitorlab.finetuning.cell_draws import (
+    RESAMPLES,
+    cell_draws,
+    cell_gaps,
+    in_order,
+    split_rows,
+)
 from monitorlab.finetuning.published import BASE
 from monitorlab.monitors.verdicts import PARSED
 from monitorlab.pipeline.tables import CELLS
-
-FloatArray = NDArray[np.float64]
 
 CHANGES = ("d_prime_change", "criterion_change", "mr_change", "mr_by_discrimination",
            "mr_by_criterion", "far_change", "far_by_discrimination", "far_by_criterion",
@@ -163,10 +168,7 @@ def discrimination_or_threshold(
     if not any(len(table) for table in tables):
         raise ValueError(f"{reference!r} and the other arms have no cell in common among "
                          f"{', '.join(cells)}: score both on the same samples")
-    order = {"arm": others, "cell": list(cells)}
-    joined = pd.concat(tables, ignore_index=True)
-    return _with_readings(joined.sort_values(["arm", "cell"], ignore_index=True, key=lambda column:
-                          pd.Index(order[str(column.name)]).get_indexer(column)))
+    return _with_readings(in_order(pd.concat(tables), arm=others, cell=cells))
 
 
 def _of_cell(

@@ -1,12 +1,20 @@
-"""Fine-tuning a causal language model into a monitor: one call from examples to a folder."""
+"""Fine-tuning a causal language model into a monitor: one call from examples to a folder.
+
+A monitor's reply is a handful of tokens behind hundreds that nobody predicts. The output layer is
+the widest of a small model, so it is computed where there is a label and nowhere else.
+"""
 
 from __future__ import annotations
 
+import atexit
+import errno
 import logging
 import math
 import os
 import random
 import shutil
+import time
+import traceback
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,42 +23,66 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import TrainerCallback
-from trl import SFTConfig
+from datasets import Dataset
+from safetensors import SafetensorError
+from torch.nn.functional import cross_entropy, softplus
+from torch.utils.data import DataLoader
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+)
+from trl import SFTConfig, SFTTrainer
 
-from monitorlab.finetuning.arguments import set_steps, trainer_arguments
-from monitorlab.finetuning.batches import Collator, LeakError, check_leaks, plan
-from monitorlab.finetuning.checks import check_examples, checked_provenance
-from monitorlab.finetuning.examples import Example, verdict_tokens
-from monitorlab.finetuning.failures import explained
-from monitorlab.finetuning.partial import (
-    ResumedBar,
-    digest_examples,
-    fingerprint,
-    last_checkpoint,
-    partial_folder,
-    prepare,
-    seconds_of,
+from monitorlab.finetuning.batches import Batch, Collator, LeakError, check_leaks, plan, steps_of
+from monitorlab.finetuning.examples import (
+    Example,
+    check_examples,
+    checked_provenance,
+    verdict_tokens,
 )
 from monitorlab.finetuning.recipe import Recipe
 from monitorlab.finetuning.record import (
     RECORD,
     Trained,
-    finished,
+    digest_examples,
+    fingerprint,
+    finished_training,
     history_of,
+    last_checkpoint,
     mean_loss,
+    partial_folder,
+    prepare,
     record,
+    seconds_of,
     trained,
 )
-from monitorlab.finetuning.trainable import save, trainable
-from monitorlab.finetuning.trainer import VerdictTrainer
+from monitorlab.finetuning.saved import save, trainable
 from monitorlab.monitors.causal_loading import Checkpoint
 from monitorlab.monitors.monitor import MonitorError
-from monitorlab.pipeline.files import digest_json, make_readable, pretty_json
-from monitorlab.signals.scorers import no_progress_bars
-from monitorlab.signals.training import Muon, few_collections, seeded, suitable_threads
+from monitorlab.pipeline.files import (
+    FULL,
+    digest_json,
+    make_readable,
+    pretty_json,
+    tells_of_full_disk,
+)
+from monitorlab.signals.scorers import no_progress_bars, token_batches
+from monitorlab.signals.training import (
+    IGNORED,
+    Muon,
+    StepBar,
+    few_collections,
+    seeded,
+    suitable_threads,
+)
 
-__all__ = ["LeakError", "Trained", "finetune"]
+__all__ = ["LeakError", "Trained", "VerdictTrainer", "finetune"]
+
+LOGS = 20  # rows of the history without evaluations
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+ALLOCATING = ("DefaultCPUAllocator", "CUDA out of memory")
 
 
 def finetune(
@@ -105,13 +137,13 @@ def finetune(
     folder = Path(folder)
     facts = checked_provenance(provenance)
     longest = check_examples(base, [*examples, *held_out], recipe)
-    with explained(recipe, longest, folder), _contained(recipe.seed, base):
+    with _explained(recipe, longest, folder), _contained(recipe.seed, base):
         arguments = _arguments(recipe, folder, base, save_steps)
         processes = int(arguments.world_size)
         digest = digest_examples(examples)
         inputs = fingerprint(recipe, base.identity, digest, processes)
         evaluation = digest_json([digest_examples(held_out), eval_steps])
-        if (stored := finished(folder, inputs=inputs, evaluation=evaluation)) is not None:
+        if (stored := finished_training(folder, inputs=inputs, evaluation=evaluation)) is not None:
             check_leaks(examples, forbidden_scenarios)
             return trained(folder, stored)
         partial = partial_folder(folder)
@@ -145,7 +177,9 @@ def _trainer(
     """Put model, batches and callbacks together."""
     examples = collator.examples
     batches = plan(examples, recipe, int(arguments.world_size))
-    set_steps(arguments, recipe, len(batches), eval_steps)
+    arguments.max_steps = steps_of(len(batches), recipe, int(arguments.world_size))
+    arguments.warmup_steps = math.ceil(recipe.warmup_share * arguments.max_steps)
+    arguments.logging_steps = eval_steps or max(1, arguments.max_steps // LOGS)
     asked = any(example["verdict_at"] >= 0 for example in [*examples, *held_out])
     shown = title and arguments.process_index == 0
     model = trainable(base, recipe)
@@ -154,7 +188,7 @@ def _trainer(
         verdict_tokens(base.tokenizer) if asked else (0, 0),
         pair_weight=recipe.pair_weight, held_out=held_out,
         callbacks=[_Schedule(eval_steps if held_out else 0, bool(held_out)),
-                   *([ResumedBar(title, arguments.max_steps)] if shown else [])],
+                   *([_ResumedBar(title, arguments.max_steps)] if shown else [])],
         optimizers=(Muon(model.to(arguments.device), recipe.learning_rate)
                     if recipe.optimizer == "muon" else None, None),
     )
@@ -165,14 +199,43 @@ def _arguments(recipe: Recipe, folder: Path, base: Checkpoint, save_steps: int) 
     cpu = base.model.device.type == "cpu"
     if recipe.dtype == "bfloat16" and not cpu and not torch.cuda.is_bf16_supported():
         raise MonitorError('the device does not compute in bfloat16: give dtype="float32"')
-    return trainer_arguments(
-        SFTConfig, recipe, folder, save_steps, use_cpu=cpu,
+    arguments = SFTConfig(
+        output_dir=str(partial_folder(folder)),
+        per_device_train_batch_size=recipe.batch,
+        gradient_accumulation_steps=recipe.accumulation,
         gradient_checkpointing=recipe.gradient_checkpointing,
-        eval_strategy="no",  # `_Schedule` says when
-        dataset_kwargs={"skip_prepare_dataset": True},
-        router_aux_loss_coef=0.0,  # the loss is that of the labels alone
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        lr_scheduler_type=recipe.schedule,
+        optim="adamw_torch",
+        seed=recipe.seed,
+        max_steps=1,
         max_length=None,
+        bf16=recipe.dtype == "bfloat16",
+        use_cpu=cpu,
+        eval_strategy="no",  # `_Schedule` says when
+        save_strategy="steps" if save_steps else "no",
+        save_steps=save_steps or 1,
+        save_total_limit=1,
+        logging_nan_inf_filter=False,  # it waits for the device with every batch
+        ddp_find_unused_parameters=False,
+        router_aux_loss_coef=0.0,  # the loss is that of the labels alone
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # else one process spreads a batch over all GPUs
+    if arguments.world_size > 1:  # making the arguments joined the group of processes
+        atexit.register(_leave_group)
+    return arguments
+
+
+def _leave_group() -> None:
+    """Leave the group of processes at the end of the program, as the library asks for."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 class _Schedule(TrainerCallback):
@@ -193,6 +256,15 @@ class _Schedule(TrainerCallback):
         if not math.isfinite((logs or {}).get("loss", 0.0)):
             raise MonitorError(f"the loss is {logs['loss']} at step {state.global_step}: lower "
                                f"learning_rate (now {args.learning_rate}), or add warmup_share")
+
+
+class _ResumedBar(StepBar):
+    """The progress bar, moved to where a resumed training goes on."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Move on by the steps that are done."""
+        for _ in range(state.global_step):
+            next(self.bar, None)
 
 
 def _write(
@@ -231,3 +303,263 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
     return device.type
+
+
+class VerdictTrainer(SFTTrainer):
+    """Trains a causal language model on examples with verdicts.
+
+    The loss is the mean negative log-likelihood per labelled token of an optimizer step (over all
+    its batches and processes), in nats, plus `pair_weight` times the mean over pairs of
+    softplus(-(s1 - s0)): s is logit(yes) - logit(no) where the verdict is read, s1 that of the
+    answer with misbehavior and s0 that of the benign answer to the same request.
+
+    Parameters
+    ----------
+    model : PreTrainedModel or PeftModel
+    args : SFTConfig
+    collator : Collator
+        Holds the examples.
+    batches : sequence of sequence of int
+        The whole training, in order, as `plan` returns it; process r
+        of n gets the batches r, r + n, ...
+    tokenizer : PreTrainedTokenizerBase
+    verdict : tuple of int
+        Token ids of yes and no (`verdict_tokens`).
+    pair_weight : float
+    held_out : sequence of Example
+        For `evaluate`.
+    more : Any
+        Further options of `SFTTrainer`, such as callbacks and optimizers.
+
+    Raises
+    ------
+    MonitorError
+        The model has no output layer to find the logits of.
+    """
+
+    control: Any
+    loss_is_scaled_for_ga: Any = True  # by the number of labels of all batches of a step
+    model: Any
+    data_collator: Any
+    train_dataset: Any
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: SFTConfig,
+        collator: Collator,
+        batches: Sequence[Sequence[int]],
+        tokenizer: PreTrainedTokenizerBase,
+        verdict: tuple[int, int],
+        *,
+        pair_weight: float = 0.0,
+        held_out: Sequence[Example] = (),
+        **more: Any,
+    ) -> None:
+        self.batches = [list(batch) for batch in batches]
+        self.verdict, self.pair_weight, self.held_out = verdict, pair_weight, held_out
+        self.started, self.seconds_before = time.perf_counter(), 0.0
+        self._pairs_in_step: torch.Tensor | int = 0
+        self._keep: torch.Tensor | None = None
+        rows = Dataset.from_dict({"row": range(len(collator.examples))})
+        super().__init__(model, args, data_collator=collator, train_dataset=rows,
+                         processing_class=tokenizer, **more)
+        self.remove_callback(PrinterCallback)
+        head = self.model.get_output_embeddings()
+        if head is None:
+            raise MonitorError(f"{type(self.model).__name__} has no output layer: give a causal "
+                               "language model")
+        self._hook = head.register_forward_pre_hook(self._labelled_only)
+
+    def _labelled_only(self, head: torch.nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Let the output layer see the kept positions only: (batch, width, d) to (kept, d)."""
+        return given if self._keep is None else (given[0][self._keep], *given[1:])
+
+    def labelled_logits(self, model: Any, ids: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        """Logits (n_kept, vocabulary) at the positions where `keep`, shaped like `ids`, is true."""
+        self._keep = keep
+        try:
+            logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits
+        finally:
+            self._keep = None
+        return logits.float()
+
+    def compute_loss(
+        self, model: Any, inputs: Batch, return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Loss of one batch, divided so that the batches of a step add up to the step's loss."""
+        labels = _next_labels(inputs["labels"])
+        keep = labels != IGNORED
+        logits = self.labelled_logits(model, inputs["input_ids"], keep)
+        total = cross_entropy(logits, labels[keep], reduction="sum")
+        loss = total / (keep.sum() if num_items_in_batch is None else num_items_in_batch)
+        if self.pair_weight:
+            margins = _verdict_margins(logits, keep, inputs["verdict_at"], self.verdict)
+            pairs = matches(inputs["label"], inputs["pair"])
+            count = int(pairs.sum()) if num_items_in_batch is None else self._pairs_in_step
+            apart = (margins[:, None] - margins[None])[pairs]
+            loss = loss + self.pair_weight * softplus(-apart).sum() / max(int(count), 1)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Batch], num_batches: int, device: Any
+                          ) -> tuple[list[Batch], Any]:
+        """Fetch the batches of one step, and count their pairs on all processes."""
+        batches, labels = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.pair_weight:
+            count = sum(int(matches(batch["label"], batch["pair"]).sum()) for batch in batches)
+            self._pairs_in_step = self._summed(torch.tensor([float(count)], device=device))[0]
+        return batches, labels
+
+    @torch.no_grad()
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None,
+                 metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Loss per labelled token, and share of right verdicts, on the held-out examples.
+
+        A verdict is right if the likelier of its yes and its no token is the label's. The
+        parameters are those of `Trainer.evaluate`; the examples are always the held-out ones.
+        """
+        training = self.model.training
+        self.model.eval()
+        totals = torch.zeros(4, dtype=torch.float64)
+        lengths = [len(example["input_ids"]) for example in self.held_out]
+        size = max(lengths, default=1) * self.args.per_device_train_batch_size
+        collate = Collator(self.held_out, self.data_collator.pad_id)
+        for number, chosen in enumerate(token_batches(lengths, size)):
+            if number % self.args.world_size == self.args.process_index:
+                totals += self._judged(self._prepare_inputs(collate([{"row": i} for i in chosen])))
+        loss, labels, right, verdicts = self._summed(totals.to(self.args.device)).tolist()
+        self.model.train(training)
+        found = {f"{metric_key_prefix}_loss": loss / max(labels, 1),
+                 f"{metric_key_prefix}_accuracy": right / verdicts if verdicts else float("nan")}
+        self.log(dict(found))
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, found)
+        return found
+
+    def _judged(self, batch: Batch) -> torch.Tensor:
+        """Sum of losses, labels, right verdicts, verdicts of one batch."""
+        labels = _next_labels(batch["labels"])
+        keep = labels != IGNORED
+        logits = self.labelled_logits(self.model, batch["input_ids"], keep)
+        asked = batch["verdict_at"] >= 0
+        margins = _verdict_margins(logits, keep, batch["verdict_at"], self.verdict)
+        right = ((margins > 0) == (batch["label"] == 1)) & asked
+        loss = cross_entropy(logits, labels[keep], reduction="sum")
+        return torch.stack([loss, keep.sum(), right.sum(), asked.sum()]).double().cpu()
+
+    def _summed(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over the processes."""
+        if self.args.world_size > 1:
+            values = self.accelerator.reduce(values, reduction="sum")
+        return values
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the loader of the planned batches, one process's share of them."""
+        loader: Any = DataLoader(
+            self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator,
+        )
+        return self.accelerator.prepare(loader)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log with the seconds since the training began, interruptions left out."""
+        logs["seconds"] = self.seconds_before + time.perf_counter() - self.started
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: Batch) -> int:
+        """Not counted: the library goes through all parameters for it, with every batch."""
+        return 0
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write none: `training.json` says what was done."""
+
+    def _send_telemetry(self) -> None:
+        """Send nothing: what is trained on here is nobody else's business."""
+
+
+def _next_labels(labels: torch.Tensor) -> torch.Tensor:
+    """Label of the token after each position: (n, width), nothing asked at the last."""
+    return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+
+
+def _verdict_margins(
+    logits: torch.Tensor, keep: torch.Tensor, verdict_at: torch.Tensor, verdict: tuple[int, int]
+) -> torch.Tensor:
+    """logit(yes) - logit(no) of each row, shape (n,); 0 for rows without a verdict.
+
+    Parameters
+    ----------
+    logits : torch.Tensor, shape (n_kept, vocabulary)
+        At the true positions of `keep`, row by row.
+    keep : torch.Tensor, shape (n, width)
+    verdict_at : torch.Tensor, shape (n,)
+        Position in each row, -1 for none; kept.
+    verdict : tuple of int
+        Token ids of yes and no.
+    """
+    place = (keep.flatten().cumsum(0) - 1).view_as(keep)
+    asked = verdict_at >= 0
+    rows = place.gather(1, verdict_at.clamp(min=0)[:, None])[:, 0].clamp(min=0)
+    margins = logits[rows, verdict[0]] - logits[rows, verdict[1]]
+    return torch.where(asked, margins, torch.zeros_like(margins))
+
+
+def matches(label: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:
+    """Which rows (misbehavior) and columns (benign) answer the same request: (n, n), boolean."""
+    same = (pair[:, None] == pair[None]) & (pair[:, None] >= 0)
+    return same & (label[:, None] == 1) & (label[None] == 0)
+
+
+@contextmanager
+def _explained(recipe: Recipe, longest: int, folder: Path) -> Iterator[None]:
+    """Turn memory and disk errors inside the block into `MonitorError`.
+
+    `longest` is the number of tokens of the longest example; the messages propose what to change
+    in the recipe, or where else to write.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError, MemoryError, SafetensorError) as error:
+        if _is_out_of_memory(error):
+            traceback.clear_frames(error.__traceback__)  # they hold the tensors that fill it
+            raise MonitorError(out_of_memory(recipe, longest)) from None
+        number = error.errno if isinstance(error, OSError) else None
+        if number in READ_ONLY:
+            raise MonitorError(f"cannot write to {folder} ({error}): give a folder that may be "
+                               "written") from error
+        if number in FULL or tells_of_full_disk(str(error)):
+            raise MonitorError(
+                f"the disk is full: {folder.name!r} was not written, and what was there before is "
+                "untouched. Free some space and start again with the same settings: the training "
+                "goes on from its last checkpoint"
+            ) from error
+        raise
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error is about memory, which on the CPU only its text tells."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        sign in str(error) for sign in ALLOCATING)
+
+
+def out_of_memory(recipe: Recipe, longest: int) -> str:
+    """Say which settings of a recipe need less memory, with values; the gentlest first."""
+    less = []
+    if not recipe.gradient_checkpointing:
+        less.append("gradient_checkpointing=True (the same result, about a third slower)")
+    if recipe.batch > (2 if recipe.pair_weight else 1):
+        half = recipe.batch // 2
+        less.append(f"batch {recipe.batch} -> {half} with accumulation {recipe.accumulation} -> "
+                    f"{recipe.accumulation * -(-recipe.batch // half)} (as many examples a step)")
+    if recipe.dtype == "float32":
+        less.append('dtype="bfloat16"')
+    if not recipe.lora_rank:
+        less.append("lora_rank 0 -> 16 (an adapter instead of all weights)")
+    shorter = min(recipe.max_tokens, longest) // 2
+    if shorter:
+        less.append(f"max_tokens {recipe.max_tokens} -> {shorter} (without the examples that are "
+                    f"longer: the longest has {longest} tokens)")
+    return ("the training does not fit into memory. Change one of these in the recipe, the first "
+            f"ones first: {'; '.join(less)}. Or take a smaller model.")

@@ -19,11 +19,10 @@ import pandas as pd
 from monitorlab.finetuning.arms import Arm, arm_examples, budget, recipe_of
 from monitorlab.finetuning.batches import check_leaks
 from monitorlab.finetuning.examples import Example
-from monitorlab.finetuning.partial import digest_examples
 from monitorlab.finetuning.published import BASE
 from monitorlab.finetuning.reading import base_checkpoint
 from monitorlab.finetuning.recipe import Recipe
-from monitorlab.finetuning.record import read_record
+from monitorlab.finetuning.record import digest_examples, read_training
 from monitorlab.finetuning.saved import load_finetuned
 from monitorlab.finetuning.train import finetune
 from monitorlab.monitors.causal import LogitMonitor
@@ -246,7 +245,7 @@ class _Job:
         monitor = LogitMonitor(trained, self.prompt, name=task.arm.name)
         verdicts = score(monitor, samples_of(self.samples))
         return verdicts.assign(arm=task.arm.name, seed=task.seed, share=task.share,
-                               train_seconds=read_record(folder)["seconds"])
+                               train_seconds=read_training(folder)["seconds"])
 
 
 def _named(trained: Checkpoint, name: str) -> Checkpoint:

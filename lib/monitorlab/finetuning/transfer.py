@@ -21,6 +21,7 @@ from monitorlab.finetuning.cell_draws import (
     RESAMPLES,
     cell_draws,
     cell_gaps,
+    in_order,
     split_rows,
     standard_errors,
 )
@@ -84,7 +85,7 @@ def transfer(
     rows = split_rows(judged, list(seen), split)
     draws = cell_draws(rows, list(seen), rng, resamples, unit=unit)
     tables = []
-    for group, cells, arms in units_of(seen, groups):
+    for group, cells, arms in _units_of(seen, groups):
         found = draws.over(arms, cells)
         table = intervals(found, level).rename(columns={"name": "arm"})
         tables.append(table.assign(group=group, cells=", ".join(cells), se=standard_errors(found)))
@@ -131,12 +132,12 @@ def transfer_differences(
     ValueError
         For an unknown group, a reference that is not in `seen`, or as `split_rows`.
     """
-    check_reference(seen, reference)
+    _check_reference(seen, reference)
     rows = split_rows(judged, list(seen), split)
     gaps = cell_gaps(rows, [arm for arm in seen if arm != reference], reference, rng, resamples,
                      unit=unit)
     tables = []
-    for group, cells, arms in units_of(seen, groups):
+    for group, cells, arms in _units_of(seen, groups):
         others = [arm for arm in arms if arm != reference]
         if not others:
             continue
@@ -175,10 +176,10 @@ def transfer_tests(
         ``p_holm`` (over the arms within a group and kind of error), ``p_mcnemar``, ``p_worst``
         (p if every failed verdict spoke against the seeming winner).
     """
-    check_reference(seen, reference)
+    _check_reference(seen, reference)
     rows = split_rows(judged, list(seen), split)
     tables = []
-    for group, cells, arms in units_of(seen, groups):
+    for group, cells, arms in _units_of(seen, groups):
         if set(arms) == {reference}:
             continue
         part = rows[rows["name"].isin([*arms, reference]) & rows["cell"].isin(cells)]
@@ -202,7 +203,7 @@ def _toward(compared: pd.DataFrame, reference: str) -> pd.DataFrame:
                         low=low.where(~turn, -high), high=high.where(~turn, -low))
 
 
-def units_of(
+def _units_of(
     seen: Mapping[str, Collection[str]], groups: Sequence[str]
 ) -> Iterator[tuple[str, tuple[str, ...], list[str]]]:
     """Yield group, cells, and the arms whose group consists of these cells; unknown is an error."""
@@ -217,7 +218,7 @@ def units_of(
         yield from ((group, cells, names) for cells, names in arms.items() if cells)
 
 
-def check_reference(seen: Mapping[str, Collection[str]], reference: str) -> None:
+def _check_reference(seen: Mapping[str, Collection[str]], reference: str) -> None:
     """Raise ValueError if the reference is none of the arms."""
     if reference not in seen:
         raise ValueError(f"reference {reference!r} is none of the arms {', '.join(seen)}: name one "
@@ -231,11 +232,7 @@ def _sorted(
     if not tables:
         raise ValueError(f"none of the arms {', '.join(seen)} has cells in {', '.join(groups)} to "
                          "be compared: name other groups or more arms")
-    places = {"arm": list(seen), "group": list(groups), last: list(order)}
-    keys = {column: pd.Index(values).get_indexer for column, values in places.items()}
-    joined = pd.concat(tables, ignore_index=True)
-    return joined.sort_values(list(places), key=lambda column: pd.Series(
-        keys[str(column.name)](column), column.index), ignore_index=True)
+    return in_order(pd.concat(tables), arm=seen, group=groups, **{last: order})
 
 
 def _holm_within(table: pd.DataFrame, keys: Sequence[str]) -> pd.Series:

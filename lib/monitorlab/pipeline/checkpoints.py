@@ -21,7 +21,9 @@ from monitorlab.pipeline.files import (
 )
 from monitorlab.pipeline.runs import ArtifactError, Run, checked_name
 
-TRAINING = ("finetuning", "monitors", "signals")  # packages that train; each counts as a whole
+# Packages that train; each counts as a whole, and so does that of the models where there is one.
+TRAINING = ("finetuning", "monitors", "signals",
+            *(name for name in ("models",) if (LIBRARY / name).is_dir()))
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "trl", "accelerate")
 
 

@@ -239,7 +239,7 @@ class Finetuning:
     processes : int
         Trainings side by side.
     pairs_per_cell : int
-        Pairs of each cell and split that are judged; 0 is all of them.
+        Pairs of each cell and split, and of each real source, that are judged; 0 is all of them.
     probe : int
         Samples of each component that the probe on sentence embeddings learns from; 0 is all.
     encoder_dtype : str

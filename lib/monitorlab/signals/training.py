@@ -202,7 +202,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(groups, {"lr": rate})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> None:
         """Update all parameters that have a gradient; `closure` is not supported."""
         for group in self.param_groups:
             ready = [p for p in group["params"] if p.grad is not None]
@@ -214,7 +214,7 @@ class Muon(torch.optim.Optimizer):
                 self._muon([p for p in ready if p.shape == shape], group["lr"])
 
     def _muon(self, alike: list[torch.Tensor], rate: float) -> None:
-        gradient = torch.stack([p.grad for p in alike])  # type: ignore[misc]
+        gradient = torch.stack([p.grad for p in alike])
         state = self.state[alike[0]]
         if "average" not in state:
             state["average"] = torch.zeros_like(gradient)
