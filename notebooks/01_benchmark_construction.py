@@ -41,16 +41,19 @@ CORPUS_SHARE: float = 0.0  # share of the full training corpus; 0 is the profile
 PAIRS_SHOWN: int = 2  # pairs of each cell in the sample browser
 
 # %%
+from monitorlab.chapters.construction import real_pairs
 from monitorlab import display
-from monitorlab.benchmark import browser, figures, overview, real_pairs, sandbox
-from monitorlab.benchmark.composition import closest_lengths, compose_pair
-from monitorlab.benchmark.construction import COUNTS, build_pairs, to_table
-from monitorlab.benchmark.corpus import SIZE, Report, build_corpus
-from monitorlab.benchmark.generator import construct
+from monitorlab.benchmark.sandbox import runner
+from monitorlab.benchmark.sources import real_pairs
+from monitorlab.chapters.construction import browser, figures, overview
+from monitorlab.benchmark.writing.composition import closest_lengths, compose_pair
+from monitorlab.benchmark.writing.construction import COUNTS, build_pairs, to_table
+from monitorlab.benchmark.writing.corpus import Report, SIZE, build_corpus
+from monitorlab.benchmark.sources.generator import construct
 from monitorlab.benchmark.samples import whole_texts
-from monitorlab.benchmark.scenario_files import load_library
-from monitorlab.benchmark.scripted import ScriptedGenerator, practice_questions
-from monitorlab.benchmark.verification import check_programs, check_reasoning
+from monitorlab.benchmark.scenarios.files import load_library
+from monitorlab.chapters.construction.scripted import ScriptedGenerator, practice_questions
+from monitorlab.benchmark.audit.verification import check_programs, check_reasoning
 from monitorlab.pipeline.artifacts import open_run, write_parts, write_table
 
 # %%
@@ -201,7 +204,7 @@ display.table(executed, caption="Programs executed, and what a passed check show
 display.say(
     "Isolation: {isolation}. Median time per program: {time:.1f} ms. {weakness}",
     isolation=", ".join(programs["isolation"].unique()),
-    weakness=sandbox.weakness(),
+    weakness=runner.weakness(),
     time=1000 * programs["seconds"].astype(float).median(),
 )
 

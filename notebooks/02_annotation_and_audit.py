@@ -44,9 +44,10 @@ SEED: int = 2026  # one seed for everything
 import pandas as pd
 
 from monitorlab import display
-from monitorlab.benchmark import annotation, balance, duplicates, figures, probes
-from monitorlab.benchmark.annotation import agreement_table
-from monitorlab.benchmark.browser import browse
+from monitorlab.benchmark.audit import annotation, balance, duplicates, probes
+from monitorlab.chapters.construction import figures
+from monitorlab.benchmark.audit.annotation import agreement_table
+from monitorlab.chapters.construction.browser import browse
 from monitorlab.benchmark.samples import whole_texts
 from monitorlab.pipeline.artifacts import open_run, read_parts, read_table, write_table
 

@@ -51,18 +51,20 @@ import pandas as pd
 
 from monitorlab import display
 from monitorlab.benchmark.samples import draw_pairs
-from monitorlab.evaluation import comparisons, figures, rates, tradeoff
-from monitorlab.monitors import lineup, miniature, recorded
+from monitorlab.chapters.evaluation import figures
+from monitorlab.evaluation import comparisons, rates, tradeoff
+from monitorlab.chapters.evaluation import lineup, small_model
+from monitorlab.monitors import recorded
 from monitorlab.monitors.catalogue import published_order
 from monitorlab.monitors.monitor import samples_of
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.rules import CORNERS
-from monitorlab.monitors.score_run import verdicts_folder
+from monitorlab.commands.score import verdicts_folder
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.pipeline.artifacts import open_run, read_parts, read_table, write_table
-from monitorlab.pipeline.runs import ArtifactError
-from monitorlab.pipeline.tables import RATES
+from monitorlab.storage.manifests import ArtifactError
+from monitorlab.storage.tables import RATES
 
 # %%
 run = open_run("03_monitor_evaluation", profile=PROFILE, run_id=RUN_ID, seed=SEED)
@@ -134,7 +136,7 @@ print("learned:", ", ".join(monitor.name for monitor in learned))
 # follow the name, as in `api:MODEL -o base_url=http://127.0.0.1:8000/v1`.
 
 # %%
-folder = miniature.miniature_checkpoint(
+folder = small_model.miniature_checkpoint(
     run, read_parts(run, "01_benchmark_construction", "corpus"), prompts["direct"]
 )
 small = lineup.small_model(folder, prompts)

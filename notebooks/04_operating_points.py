@@ -55,20 +55,13 @@ import pandas as pd
 
 from monitorlab import display
 from monitorlab.benchmark.samples import halved
-from monitorlab.evaluation import (
-    cascades,
-    cost,
-    label_noise,
-    rates,
-    resplits,
-    roc_bands,
-)
-from monitorlab.evaluation import operating_figures as figures
+from monitorlab.evaluation import cascades, cost, label_noise, rates, resplits, roc_bands
+from monitorlab.chapters.operating_points import figures
 from monitorlab.evaluation import operating_points as points
 from monitorlab.evaluation import tradeoff as decomposition
 from monitorlab.monitors.rules import CORNERS
 from monitorlab.pipeline.artifacts import open_run, read_table, write_table
-from monitorlab.pipeline.tables import OPERATING_POINTS
+from monitorlab.storage.tables import OPERATING_POINTS
 
 # %%
 run = open_run("04_operating_points", profile=PROFILE, run_id=RUN_ID, seed=SEED)

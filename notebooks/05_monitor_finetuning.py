@@ -49,19 +49,13 @@ import pandas as pd
 from monitorlab import display
 from monitorlab.benchmark.samples import draw_pairs
 from monitorlab.evaluation import rates, roc_bands
-from monitorlab.finetuning import (
-    figures,
-    learning,
-    matrix,
-    published,
-    shift,
-    transfer,
-)
-from monitorlab.finetuning.arms import BEYOND, PAPER_ARMS, REPEATED, SEEN_BY, recipe_of
+from monitorlab.chapters.finetuning import figures, matrix, published, transfer
+from monitorlab.evaluation import learning, shift
+from monitorlab.chapters.finetuning.arms import BEYOND, PAPER_ARMS, REPEATED, SEEN_BY, recipe_of
 from monitorlab.finetuning.examples import verdict_examples
-from monitorlab.finetuning.probe_arms import embed, probe_curves, untrained
+from monitorlab.chapters.finetuning.probe_arms import embed, probe_curves, untrained
 from monitorlab.finetuning.recipe import PAPER, recipe_table
-from monitorlab.finetuning.train_arms import (
+from monitorlab.chapters.finetuning.train_arms import (
     ask_base,
     base_model,
     plan_tasks,
@@ -69,11 +63,11 @@ from monitorlab.finetuning.train_arms import (
     train_and_ask,
 )
 from monitorlab.monitors.combined import CHECKS_FIRST, checks_first
-from monitorlab.monitors.embeddings import load_encoder
+from monitorlab.models.sentence_encoder import load_encoder
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.pipeline.artifacts import open_run, read_parts, read_table, write_table
-from monitorlab.pipeline.runs import ArtifactError
-from monitorlab.pipeline.tables import FINETUNED_VERDICTS, FINETUNING
+from monitorlab.storage.manifests import ArtifactError
+from monitorlab.storage.tables import FINETUNED_VERDICTS, FINETUNING
 
 # %%
 run = open_run("05_monitor_finetuning", profile=PROFILE, run_id=RUN_ID, seed=SEED)

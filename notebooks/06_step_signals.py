@@ -44,14 +44,14 @@ import pandas as pd
 
 from monitorlab import display
 from monitorlab.pipeline.artifacts import open_run, write_table
-from monitorlab.signals import figures, miniature
+from monitorlab.chapters.signals import experiment, figures
 from monitorlab.signals.arithmetic import check
 from monitorlab.signals.conversations import make_conversations, split_scenarios
 
 # %%
 run = open_run("06_step_signals", profile=PROFILE, run_id=RUN_ID, seed=SEED)
 display.use(run)
-problems = miniature.draw_problems(run)
+problems = experiment.draw_problems(run)
 sizes = {"train": problems.train, "verifier": problems.verifier, "test": problems.test}
 print({purpose: len(group) for purpose, group in sizes.items()})
 
@@ -111,11 +111,11 @@ print("three disjoint sets, and every reference solution checks out")
 # ordinary `save_pretrained` folders and are reused while nothing changes.
 
 # %% tags=["nbval-ignore-output"]
-folders = miniature.fit_generators(run, problems)
+folders = experiment.fit_generators(run, problems)
 display.say(
     "{n:,} parameters each. Targets of expected accuracy: strong {strong:.0%}, weak {weak:.0%}.",
-    n=miniature.count_parameters(folders["strong"]),
-    **miniature.GENERATORS,
+    n=experiment.count_parameters(folders["strong"]),
+    **experiment.GENERATORS,
 )
 
 # %% [markdown]
@@ -124,7 +124,7 @@ display.say(
 
 # %% tags=["nbval-ignore-output"]
 attempts = {
-    name: miniature.attempt(run, name, folder, problems.test)
+    name: experiment.attempt(run, name, folder, problems.test)
     for name, folder in folders.items()
 }
 accuracy = {
@@ -142,7 +142,7 @@ display.say(
 # correctly from an earlier mistake is a *carried error*.
 
 # %%
-errors = pd.concat(miniature.error_rows(*pair) for pair in attempts.items())
+errors = pd.concat(experiment.error_rows(*pair) for pair in attempts.items())
 fig = figures.plot_errors(errors, "Where the small stand-in generators err")
 display.show(
     fig,
@@ -182,16 +182,16 @@ display.show(
 lessons = [
     one
     for name, folder in folders.items()
-    for one in miniature.attempt(run, name, folder, problems.verifier)
+    for one in experiment.attempt(run, name, folder, problems.verifier)
 ]
-verifier = miniature.fit_verifier(run, lessons, base=folders["strong"])
+verifier = experiment.fit_verifier(run, lessons, base=folders["strong"])
 
 # %% [markdown]
 # We score every step of every test solution under all three signals.
 
 # %% tags=["nbval-ignore-output"]
 tables = [
-    miniature.attempt_tables(f"miniature_math_{name}", name, made, verifier)
+    experiment.attempt_tables(f"miniature_math_{name}", name, made, verifier)
     for name, made in attempts.items()
 ]
 trajectories = pd.concat([table[0] for table in tables], ignore_index=True)
@@ -206,7 +206,7 @@ print(f"{len(trajectories)} solutions, {len(steps)} step scores under three sign
 # and their mean, and turn the sign. The table of step scores must hold the same two numbers.
 
 # %% tags=["nbval-ignore-output"]
-chosen = miniature.pick_examples(attempts["strong"])
+chosen = experiment.pick_examples(attempts["strong"])
 one = attempts["strong"][chosen[-1]]
 wrong = one.checked.first_error
 tokens = one.solution.log_probs[one.solution.step_of_token == wrong - 1].tolist()
@@ -230,7 +230,7 @@ for signal, value in by_hand.items():
 # %% tags=["nbval-ignore-output"]
 lines = one.solution.text.splitlines(keepends=True)
 pieces = [(one.problem.text, "".join(lines[: k + 1])) for k in range(len(lines))]
-along = [scores[-1] for scores in miniature.score_solutions(verifier, pieces)]
+along = [scores[-1] for scores in experiment.score_solutions(verifier, pieces)]
 at_once = mine[mine["signal"] == "verifier"].sort_values("step")["score"]
 for line, running, value in zip(lines, along, at_once, strict=True):
     print(f"{line.strip():16} {running:.4f} when running along, {value:.4f} in one pass")
@@ -242,7 +242,7 @@ for line, running, value in zip(lines, along, at_once, strict=True):
 
 # %%
 strong = steps[steps["dataset"] == "miniature_math_strong"]
-panels = miniature.example_panels(attempts["strong"], strong, chosen)
+panels = experiment.example_panels(attempts["strong"], strong, chosen)
 fig = figures.plot_trajectories(panels, "Two solutions of the small stand-in generator")
 display.show(
     fig,
@@ -261,7 +261,7 @@ display.show(
 # Longer problems give more occasions to err. The next figure shows how much that matters.
 
 # %%
-by_steps = miniature.accuracy_by_steps(trajectories, problems.test)
+by_steps = experiment.accuracy_by_steps(trajectories, problems.test)
 fig = figures.plot_accuracy(by_steps, "Small stand-ins: accuracy by length")
 display.show(
     fig,
@@ -314,8 +314,8 @@ for turn in example.turns:
     print(f"  user: {turn.user}\n  assistant [{turn.label}]: {turn.assistant}")
 
 # %% tags=["nbval-ignore-output"]
-guard = miniature.fit_guard(run, talks["training"])
-told = miniature.conversation_tables("miniature_conversations", talks, guard)
+guard = experiment.fit_guard(run, talks["training"])
+told = experiment.conversation_tables("miniature_conversations", talks, guard)
 trajectories = pd.concat([trajectories, told[0]], ignore_index=True)
 steps = pd.concat([steps, told[1]], ignore_index=True)
 display.say(
@@ -334,7 +334,7 @@ display.say(
 # resampling whole trajectories.
 
 # %%
-auroc = miniature.step_auroc(steps, run.rng("bootstrap"))
+auroc = experiment.step_auroc(steps, run.rng("bootstrap"))
 fig = figures.plot_auroc(auroc, "Step signals of small stand-ins, unseen problems")
 display.show(
     fig,
@@ -433,7 +433,7 @@ run.close()
 # say nothing about large models. The problems are artificial, and the conversations are
 # composed rather than recorded.
 #
-# **Real models.** The same interface reads real checkpoints (`monitorlab.signals.scorers`). It
+# **Real models.** The same interface reads real checkpoints (`monitorlab.signals.step_scores`). It
 # takes token log-probabilities of any causal model, process reward models in the manner of
 # Qwen2.5-Math-PRM and Math-Shepherd, and Llama-Guard-3.
 

@@ -47,23 +47,19 @@ POSITIVE: str = "unsafe"  # what label 1 means in your file, unsafe or safe
 import numpy as np
 import pandas as pd
 
+from monitorlab.chapters.online import datasets
+from monitorlab.online import comparison
 from monitorlab import display
-from monitorlab.evaluation.intervals import check_level
-from monitorlab.online import (
-    calibration,
-    comparison,
-    datasets,
-    figures,
-    metrics,
-    ranks,
-    summary,
-)
+from monitorlab.statistics.intervals import check_level
+from monitorlab.chapters.online import datasets, figures, summary
+from monitorlab.online import comparison, metrics
+from monitorlab.statistics import ranks, thresholds
 from monitorlab.online.comparison import ALL_METHODS, PAPER_METHODS
 from monitorlab.online.score_files import load_evaluator, load_signals
 from monitorlab.online.trajectories import require_two_classes
-from monitorlab.pipeline import sources
+from monitorlab.storage import sources
 from monitorlab.pipeline.artifacts import open_run, read_table, write_table
-from monitorlab.pipeline.tables import SCHEMAS
+from monitorlab.storage.tables import SCHEMAS
 
 # %%
 check_level(ALPHA, "ALPHA")  # bad input ends here, before anything is written
@@ -151,7 +147,7 @@ by_hand = from_the_top[k - 1]
 print(f"sorted: {from_the_top.tolist()}, rank {k}: alarm above {by_hand}")
 
 # %%
-library = calibration.calibrate(peaks, level=0.25)
+library = thresholds.calibrate(peaks, level=0.25)
 display.say("{answer}", answer=library.explain())
 assert library.value == by_hand, "by hand and by the library: the same threshold"
 
@@ -161,7 +157,7 @@ assert library.value == by_hand, "by hand and by the library: the same threshold
 # says so, and says how many sequences it needs.
 
 # %%
-display.say("{answer}", answer=calibration.calibrate(peaks, level=0.10).explain())
+display.say("{answer}", answer=thresholds.calibrate(peaks, level=0.10).explain())
 
 # %% [markdown]
 # CRC keeps its promise on average over calibration sets. A stricter promise is that the false alarm
@@ -243,10 +239,10 @@ print("both promises hold in 4,000 simulated calibrations")
 # %% tags=["nbval-ignore-output"]
 example = own[0] if own else scored["miniature_math_strong", "verifier"]
 share = online.calibration_fraction
-calibrating, testing = next(datasets.random_splits(len(example), 1, share, SEED))
+calibrating, testing = next(comparison.random_splits(len(example), 1, share, SEED))
 held_out, chosen = example.take(testing), example.take(calibrating)
 safe_peaks = metrics.peaks(chosen.take(chosen.labels == 0))
-threshold = calibration.calibrate(safe_peaks, ALPHA)
+threshold = thresholds.calibrate(safe_peaks, ALPHA)
 display.say(
     "Data set {name}: {text}", name=datasets.sizes(example), text=threshold.explain()
 )
@@ -306,7 +302,7 @@ compared = [
     comparison.compare_resampled(
         data,
         ALL_METHODS,
-        datasets.random_splits(len(data), online.n_splits, share, SEED),
+        comparison.random_splits(len(data), online.n_splits, share, SEED),
         level=ALPHA,
         levels=online.levels,
         delta=online.delta,
@@ -519,11 +515,11 @@ display.show(
 
 # %% tags=["nbval-ignore-output"]
 first = next(iter(main))
-tested = [scored[key] for key in main] + [datasets.rounded(scored[first], step=0.05)]
+tested = [scored[key] for key in main] + [comparison.rounded(scored[first], step=0.05)]
 draws = display.progress(tested, "with and without ties")
 ties = pd.DataFrame(
-    comparison.tie_effect(
-        data, ALPHA, datasets.random_splits(len(data), online.n_splits, share, SEED)
+    datasets.tie_effect(
+        data, ALPHA, comparison.random_splits(len(data), online.n_splits, share, SEED)
     )
     for data in draws
 )

@@ -108,8 +108,8 @@ def _report(run_id: RunId = "default") -> None:
     """Render a run to reports/RUN_ID/index.html; exit code 1 if a part of it cannot be read."""
     with _expected_errors():
         from monitorlab.pipeline.notebooks import survey_notebooks
-        from monitorlab.pipeline.report import render_report
         from monitorlab.pipeline.runs import runs_folder
+        from monitorlab.report.page import render_report
 
         found = survey_notebooks(_notebooks_folder())
         written = render_report(run_id, found, runs_folder(), _reports_folder())
@@ -152,10 +152,10 @@ def _freeze(
     """Renew the golden notebooks that tests compare with."""
     with _expected_errors():
         from monitorlab.pipeline import regression
-        from monitorlab.pipeline.files import write_text_atomic
         from monitorlab.pipeline.notebooks import readme_text
         from monitorlab.pipeline.runner import Options
-        from monitorlab.pipeline.sources import project_root
+        from monitorlab.storage.files import write_text_atomic
+        from monitorlab.storage.sources import project_root
 
         found = _discovered()
         write_text_atomic(_notebooks_folder() / "README.md", readme_text(found))
@@ -174,7 +174,7 @@ def _scenarios(
 ) -> None:
     """Check scenario files: their form, and pairs composed from them, executed and solved."""
     with _expected_errors():
-        from monitorlab.benchmark.verification import inspect_cells
+        from monitorlab.benchmark.audit.verification import inspect_cells
 
         faults = inspect_cells([cell] if cell else None, pairs, seed, typer.echo)
         if faults:
@@ -225,10 +225,10 @@ def _score(
     was given up, 2 if the command was wrong, 3 if a table was written and holds no verdict.
     """
     with _expected_errors():
+        from monitorlab.benchmark.sample_files import read_samples
+        from monitorlab.commands.score import Request, describe, score_file
         from monitorlab.monitors.build import build_monitor, spelled_settings
-        from monitorlab.monitors.sample_files import read_samples
-        from monitorlab.monitors.score_run import Request, describe, score_file
-        from monitorlab.pipeline.parameters import split_assignments
+        from monitorlab.storage.settings import split_assignments
 
         request = Request(samples.expanduser(), out, store, draws, patience, limit, force)
         given = [split_assignments(option or []), *spelled_settings(context.args)]
@@ -256,8 +256,8 @@ def _reread(
 ) -> None:
     """Read stored replies again with today's rules, without a call; the old files stay."""
     with _expected_errors():
-        from monitorlab.monitors.reread import Rereading, reread_file
-        from monitorlab.monitors.sample_files import read_samples
+        from monitorlab.benchmark.sample_files import read_samples
+        from monitorlab.commands.reread import Rereading, reread_file
 
         request = Rereading(store.expanduser(), table.expanduser(), samples.expanduser(), out,
                           out_store, prompt, max_tokens)
@@ -290,7 +290,7 @@ def _finetune(
 ) -> None:
     """Train a monitor on labelled samples; the same command goes on where it stopped."""
     with _expected_errors():
-        from monitorlab.finetuning.command import Order, finetune_file
+        from monitorlab.commands.finetune import Order, finetune_file
 
         finetune_file(Order(
             base, corpus.expanduser(), out.expanduser(), revision, prompt,
@@ -319,7 +319,7 @@ def _fetch(
 ) -> None:
     """Download and verify the openly licensed data files."""
     with _expected_errors():
-        from monitorlab.pipeline import sources
+        from monitorlab.storage import sources
 
         paths = {key: sources.fetch(key) for key in keys} if keys else sources.fetch_all()
         for key, path in paths.items():
@@ -330,7 +330,7 @@ def _fetch(
 def _expected_errors() -> Iterator[None]:
     """Turn errors that a user can act on into a message and an exit code."""
     from monitorlab.pipeline.notebooks import NotebookError
-    from monitorlab.pipeline.parameters import ParameterError
+    from monitorlab.storage.settings import ParameterError
 
     stopped = [signal.SIGINT]
     try:
@@ -381,8 +381,8 @@ def _stop(message: str, code: int) -> None:
 
 def _given(profile: str, run_id: str, seed: int | None, parameter: list[str]) -> dict[str, object]:
     """Join the options that are parameters too with those of `-p`."""
-    from monitorlab.pipeline.parameters import ParameterError, split_assignments
     from monitorlab.pipeline.profiles import PROFILES
+    from monitorlab.storage.settings import ParameterError, split_assignments
 
     given: dict[str, object] = dict(split_assignments(parameter))
     options = {"PROFILE": profile or None, "SEED": seed,
@@ -415,13 +415,13 @@ def _selected(names: list[str] | None) -> tuple[Notebook, ...]:
 
 
 def _notebooks_folder() -> Path:
-    from monitorlab.pipeline.sources import project_root
+    from monitorlab.storage.sources import project_root
 
     return project_root() / "notebooks"
 
 
 def _reports_folder() -> Path:
-    from monitorlab.pipeline.sources import project_root
+    from monitorlab.storage.sources import project_root
 
     return project_root() / "reports"
 

@@ -20,11 +20,10 @@ import pandas as pd
 from evaluator import EValuator
 from evaluator import utils as package
 
-from monitorlab.online.comparison import PAPER_METHODS, Method, compare
-from monitorlab.online.datasets import random_splits
+from monitorlab.online.comparison import PAPER_METHODS, Method, compare, random_splits
 from monitorlab.online.score_files import load_evaluator
 from monitorlab.online.trajectories import Trajectories, to_frame
-from monitorlab.pipeline.sources import fetch
+from monitorlab.storage.sources import fetch
 
 ROUNDS = 3
 

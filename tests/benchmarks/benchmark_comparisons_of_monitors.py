@@ -29,8 +29,8 @@ from monitorlab.evaluation.comparisons import compare_all
 from monitorlab.evaluation.rates import join, rates
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import from_score
-from monitorlab.pipeline.schemas import check_frame
-from monitorlab.pipeline.tables import CELLS, VERDICTS
+from monitorlab.storage.schemas import check_frame
+from monitorlab.storage.tables import CELLS, VERDICTS
 
 ROUNDS = 3
 

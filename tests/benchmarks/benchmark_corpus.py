@@ -14,10 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from monitorlab.benchmark.construction import build_pairs, to_table
-from monitorlab.benchmark.corpus import Report, build_corpus
 from monitorlab.benchmark.samples import whole_texts
-from monitorlab.benchmark.scenario_files import load_library
+from monitorlab.benchmark.scenarios.files import load_library
+from monitorlab.benchmark.writing.construction import build_pairs, to_table
+from monitorlab.benchmark.writing.corpus import Report, build_corpus
 from monitorlab.pipeline.artifacts import open_run, write_parts
 
 

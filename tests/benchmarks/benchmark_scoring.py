@@ -39,13 +39,13 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from monitorlab.models.batching import pad
+from monitorlab.models.loading import Checkpoint
 from monitorlab.monitors.causal import LogitMonitor
-from monitorlab.monitors.causal_loading import Checkpoint
 from monitorlab.monitors.monitor import Sample
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
-from monitorlab.signals.scorers import pad
 
 SEED = 2026
 BATCH = 16

@@ -40,12 +40,9 @@ from trl import SFTConfig, SFTTrainer
 from monitorlab.finetuning.examples import Example, verdict_examples
 from monitorlab.finetuning.recipe import PAPER, Recipe
 from monitorlab.finetuning.train import finetune
-from monitorlab.monitors.causal_loading import Checkpoint
-from monitorlab.monitors.miniature import POSITIONS, build_tokenizer
+from monitorlab.models.loading import Checkpoint, no_progress_bars
+from monitorlab.models.tiny import POSITIONS, ModelSize, build_tokenizer, llama_config, seeded
 from monitorlab.monitors.prompts import Prompt, load_prompt
-from monitorlab.pipeline.profiles import ModelSize
-from monitorlab.signals.scorers import no_progress_bars
-from monitorlab.signals.training import llama_config, seeded
 
 SEED = 2026
 SMALL = ModelSize(hidden=64, layers=3, heads=4)

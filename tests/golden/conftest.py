@@ -15,7 +15,7 @@ import pytest
 
 from monitorlab.pipeline.regression import SKIPPED_TYPES, WIDGET, isolated_runs
 from monitorlab.pipeline.runner import kernel_environment
-from monitorlab.pipeline.sources import project_root
+from monitorlab.storage.sources import project_root
 
 _session = ExitStack()
 _variables: dict[str, str] = {}

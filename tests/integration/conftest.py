@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from monitorlab.pipeline.sources import SourceError, fetch
+from monitorlab.storage.sources import SourceError, fetch
 
 
 @pytest.fixture(scope="module")

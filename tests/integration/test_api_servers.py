@@ -28,12 +28,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from monitorlab.monitors.api import ApiMonitor
+from monitorlab.models.loading import no_progress_bars
+from monitorlab.monitors.api.monitor import ApiMonitor
 from monitorlab.monitors.monitor import MonitorStop, Sample
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.scoring import ScoringError, score
 from monitorlab.monitors.store import VerdictStore
-from monitorlab.signals.scorers import no_progress_bars
 
 KEY = "sk-very-secret-0123456789"
 FAULTS = ("429 seconds", "429 date", "429", "500", "503", "stall", "drop", "drop in body",
@@ -463,7 +463,7 @@ def test_the_key_never_gets_out(tmp_path, caplog, capfd):
 SCORING = """
 import sys
 from pathlib import Path
-from monitorlab.monitors.api import ApiMonitor
+from monitorlab.monitors.api.monitor import ApiMonitor
 from monitorlab.monitors.monitor import Sample
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore

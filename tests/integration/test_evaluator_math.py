@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.online.comparison import ALL_METHODS, compare
-from monitorlab.online.datasets import Split, random_splits
+from monitorlab.online.comparison import ALL_METHODS, Split, compare, random_splits
 from monitorlab.online.score_files import load_evaluator
 from monitorlab.online.trajectories import Trajectories
 

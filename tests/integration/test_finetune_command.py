@@ -19,9 +19,9 @@ from transformers import BertConfig, BertLMHeadModel, LlamaConfig, LlamaForCausa
 from typer.testing import CliRunner
 
 from monitorlab.cli import app
-from monitorlab.finetuning import command
+from monitorlab.commands import finetune as command
 from monitorlab.finetuning.record import last_checkpoint
-from monitorlab.monitors.miniature import build_tokenizer
+from monitorlab.models.tiny import build_tokenizer
 from monitorlab.monitors.monitor import samples_of
 from monitorlab.monitors.prompts import load_prompt
 

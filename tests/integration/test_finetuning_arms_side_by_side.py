@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.finetuning.arms import Arm
-from monitorlab.finetuning.reading import train_base
-from monitorlab.finetuning.train_arms import Model, plan_tasks, train_and_ask
+from monitorlab.chapters.finetuning.arms import Arm
+from monitorlab.chapters.finetuning.base import train_base
+from monitorlab.chapters.finetuning.train_arms import Model, plan_tasks, train_and_ask
+from monitorlab.models.tiny import ModelSize
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.pipeline.artifacts import open_run
 from monitorlab.pipeline.checkpoints import checkpoints_folder
-from monitorlab.pipeline.profiles import TINY, ModelSize
+from monitorlab.pipeline.profiles import TINY
 
 BRIEF = load_prompt("brief")
 ARMS = (Arm("plain", "for tests", ("syco_qa",)),

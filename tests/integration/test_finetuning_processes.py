@@ -19,8 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from monitorlab.finetuning.examples import Example, verdict_examples
 from monitorlab.finetuning.recipe import Recipe
 from monitorlab.finetuning.train import finetune
-from monitorlab.monitors.causal_loading import load_causal
-from monitorlab.monitors.miniature import build_tokenizer
+from monitorlab.models.loading import load_causal
+from monitorlab.models.tiny import build_tokenizer
 from monitorlab.monitors.prompts import load_prompt
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -36,7 +36,7 @@ from monitorlab.finetuning import train
 from monitorlab.finetuning.batches import Collator
 from monitorlab.finetuning.recipe import Recipe
 from monitorlab.finetuning.train import VerdictTrainer
-from monitorlab.monitors.causal_loading import load_causal
+from monitorlab.models.loading import load_causal
 
 root = Path(sys.argv[1])
 job = json.loads((root / "job.json").read_text())

@@ -11,7 +11,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from monitorlab.benchmark.generator import (
+from monitorlab.benchmark.sources.generator import (
     BENIGN,
     MISBEHAVING,
     UNCLEAR,
@@ -19,9 +19,9 @@ from monitorlab.benchmark.generator import (
     Question,
     construct,
 )
-from monitorlab.pipeline.schemas import check_frame
-from monitorlab.pipeline.tables import SAMPLES
-from monitorlab.signals.scorers import ScorerError, no_progress_bars
+from monitorlab.models.loading import ScorerError, no_progress_bars
+from monitorlab.storage.schemas import check_frame
+from monitorlab.storage.tables import SAMPLES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

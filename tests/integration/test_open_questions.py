@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from monitorlab.benchmark.generator import BENIGN, MISBEHAVING, UNCLEAR, Question, construct
-from monitorlab.benchmark.questions import load_questions
-from monitorlab.pipeline.schemas import check_frame
-from monitorlab.pipeline.sources import SourceError, fetch
-from monitorlab.pipeline.tables import SAMPLES
+from monitorlab.benchmark.sources.generator import BENIGN, MISBEHAVING, UNCLEAR, Question, construct
+from monitorlab.benchmark.sources.questions import load_questions
+from monitorlab.storage.schemas import check_frame
+from monitorlab.storage.sources import SourceError, fetch
+from monitorlab.storage.tables import SAMPLES
 
 OPTION = re.compile(r"^\(?([A-F])[.):] (.+)$", re.MULTILINE)
 FEW = 3  # tasks that are really run

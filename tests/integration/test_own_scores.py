@@ -14,7 +14,7 @@ from monitorlab.pipeline.artifacts import open_run, write_table
 from monitorlab.pipeline.notebooks import discover
 from monitorlab.pipeline.profiles import get_profile
 from monitorlab.pipeline.runner import Options, RunError, run_notebooks
-from monitorlab.pipeline.sources import project_root
+from monitorlab.storage.sources import project_root
 
 NOTEBOOK = "07_online_monitoring"
 

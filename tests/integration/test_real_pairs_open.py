@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark.real import programs, solutions, transcripts
-from monitorlab.benchmark.real.pairing import Loaded
-from monitorlab.benchmark.real.records import read_array, read_lines
-from monitorlab.benchmark.real_pairs import combine
-from monitorlab.benchmark.sandbox import Job, SandboxError, run_jobs
+from monitorlab.benchmark.sandbox.runner import Job, SandboxError, run_jobs
+from monitorlab.benchmark.sources import programs, solutions, transcripts
+from monitorlab.benchmark.sources.pairing import Loaded
+from monitorlab.benchmark.sources.real_pairs import combine
+from monitorlab.benchmark.sources.records import read_array, read_lines
 
 Get = Callable[[str], Path]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark.real.records import read_array
-from monitorlab.benchmark.real.transcripts import CATEGORIES, lie_detector
+from monitorlab.benchmark.sources.records import read_array
+from monitorlab.benchmark.sources.transcripts import CATEGORIES, lie_detector
 from monitorlab.evaluation.rates import join, rates
 from monitorlab.monitors import recorded
 from monitorlab.monitors.recorded import (
@@ -30,8 +30,8 @@ from monitorlab.monitors.recorded import (
     recorded_verdicts,
     recordings,
 )
-from monitorlab.pipeline.sources import load_sources
-from monitorlab.pipeline.tables import STATUSES
+from monitorlab.storage.sources import load_sources
+from monitorlab.storage.tables import STATUSES
 
 Get = Callable[[str], Path]
 

@@ -18,11 +18,11 @@ import pytest
 
 from monitorlab.pipeline.artifacts import ArtifactError
 from monitorlab.pipeline.notebooks import Notebook, discover
-from monitorlab.pipeline.parameters import ParameterError
 from monitorlab.pipeline.records import executed_path, pick_up, read_run_record, run_states
-from monitorlab.pipeline.report import render_report
 from monitorlab.pipeline.runner import Options, RunError, run_notebooks
 from monitorlab.pipeline.runs import hold
+from monitorlab.report.page import render_report
+from monitorlab.storage.settings import ParameterError
 
 HEAD = """\
 # %% [markdown]

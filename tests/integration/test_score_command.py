@@ -220,7 +220,7 @@ def test_a_model_that_is_nowhere_says_what_to_do(
 def test_a_checkpoint_in_a_folder_is_read_by_logits_and_by_text(folder: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from monitorlab.monitors.miniature import build_tokenizer
+    from monitorlab.models.tiny import build_tokenizer
     from monitorlab.monitors.prompts import load_prompt
 
     tokenizer = build_tokenizer([load_prompt("direct").system], 400)
@@ -247,7 +247,7 @@ def test_a_checkpoint_in_a_folder_is_read_by_logits_and_by_text(folder: Path) ->
 
 
 def test_a_trained_monitor_in_a_folder_is_loaded(folder: Path) -> None:
-    from monitorlab.monitors.learned import WordMonitor
+    from monitorlab.monitors.words import WordMonitor
 
     rows = pd.DataFrame({"request": [f"q{i // 2}" for i in range(40)], "label": [0, 1] * 20,
                          "response": ["a careful answer", "a careless answer"] * 20})
@@ -519,7 +519,8 @@ def test_some_verdicts_are_a_success_and_errors_get_a_line(folder: Path) -> None
 def test_the_monitor_of_the_notebook_takes_settings(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from monitorlab.monitors import lineup, scoring
+    from monitorlab.chapters.evaluation import lineup
+    from monitorlab.monitors import scoring
     from monitorlab.monitors.monitor import Sample
 
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)

@@ -39,21 +39,19 @@ from transformers import (
     Qwen2ForTokenClassification,
 )
 
-from monitorlab.signals.causal_models import CausalGenerator, LogProbabilityScorer, split_steps
+from monitorlab.models.batching import token_batches
+from monitorlab.models.loading import ScorerError, load_tokenizer, no_progress_bars
 from monitorlab.signals.guard_models import GuardScorer, reusable_prefix
 from monitorlab.signals.reward_models import (
     MathShepherdScorer,
     Qwen2ForProcessRewardModel,
     TokenRewardScorer,
 )
-from monitorlab.signals.scorers import (
-    Label,
-    LeftOutError,
-    ScorerError,
-    StepScorer,
-    load_tokenizer,
-    no_progress_bars,
-    token_batches,
+from monitorlab.signals.step_scores import Label, LeftOutError, StepScorer
+from monitorlab.signals.token_probabilities import (
+    CausalGenerator,
+    LogProbabilityScorer,
+    split_steps,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -2,9 +2,10 @@
 
 import pytest
 
-from monitorlab.benchmark import construction, scenario_files
-from monitorlab.benchmark.composition import Pair
-from monitorlab.benchmark.scenario_files import Scenario
+from monitorlab.benchmark.scenarios import files as scenario_files
+from monitorlab.benchmark.scenarios.files import Scenario
+from monitorlab.benchmark.writing import construction
+from monitorlab.benchmark.writing.composition import Pair
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from monitorlab.finetuning.examples import Example, verdict_examples
 from monitorlab.finetuning.recipe import PAPER, Recipe
-from monitorlab.monitors.causal_loading import Checkpoint
-from monitorlab.monitors.miniature import build_tokenizer
+from monitorlab.models.loading import Checkpoint
+from monitorlab.models.tiny import build_tokenizer
 from monitorlab.monitors.prompts import Prompt
 
 PROMPT = Prompt(

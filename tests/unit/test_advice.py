@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from monitorlab.monitors.score_run import advise, error_advice
+from monitorlab.commands.score import advise, error_advice
 
 
 def rows(*statuses: str, **columns: object) -> pd.DataFrame:

@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import binom
 from sklearn.metrics import cohen_kappa_score
 
-from monitorlab.benchmark import annotation as module
-from monitorlab.benchmark.annotation import (
+from monitorlab.benchmark.audit import annotation as module
+from monitorlab.benchmark.audit.annotation import (
     STATISTICS,
     Statistic,
     ac1,

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark.annotation import (
+from monitorlab.benchmark.audit.annotation import (
     FOLDER,
     GUIDELINES,
     AnnotationError,
@@ -18,7 +18,7 @@ from monitorlab.benchmark.annotation import (
     read_annotations,
     text_digest,
 )
-from monitorlab.pipeline.tables import CELLS
+from monitorlab.storage.tables import CELLS
 
 HEAD = {"annotator": "ann", "kind": "person"}
 

@@ -10,9 +10,10 @@ from email.utils import formatdate
 
 import pytest
 
-from monitorlab.monitors import api_replies, api_settings
-from monitorlab.monitors.api import ApiMonitor
-from monitorlab.monitors.api_replies import BrokenReplyError, NoReply, Reply
+from monitorlab.monitors.api import replies
+from monitorlab.monitors.api import settings as api_settings
+from monitorlab.monitors.api.monitor import ApiMonitor
+from monitorlab.monitors.api.replies import BrokenReplyError, NoReply, Reply
 from monitorlab.monitors.monitor import (
     MonitorError,
     MonitorStop,
@@ -226,16 +227,16 @@ def test_what_is_not_given_is_not_sent():
 
 def test_a_body_is_read():
     usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-    assert api_replies.read_body(body(usage=usage)) == Reply(YES, "stop", "", 7, 3)
+    assert replies.read_body(body(usage=usage)) == Reply(YES, "stop", "", 7, 3)
 
 
 def test_thinking_that_only_the_total_counts_is_output():
     usage = {"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135}
-    assert api_replies.read_body(body(usage=usage)).output_tokens == 103
+    assert replies.read_body(body(usage=usage)).output_tokens == 103
 
 
 def test_thinking_that_the_server_keeps_apart_is_not_in_the_reply():
-    answer = api_replies.read_body(body(message={"reasoning_content": "true, true, true"}))
+    answer = replies.read_body(body(message={"reasoning_content": "true, true, true"}))
     assert (answer.text, answer.thinking) == (YES, "true, true, true")
 
 
@@ -252,7 +253,7 @@ def test_thinking_that_the_server_keeps_apart_is_not_in_the_reply():
     ],
 )
 def test_thinking_has_many_names(message, thinking):
-    answer = api_replies.read_body(body(None, message=message))
+    answer = replies.read_body(body(None, message=message))
     assert answer.thinking == thinking
     assert answer.text == ("b" if isinstance(message.get("content"), list) else "")
 
@@ -267,8 +268,8 @@ def test_thinking_has_many_names(message, thinking):
     ],
 )
 def test_arguments_of_tools_are_part_of_the_reply(message):
-    assert api_replies.read_body(body(None, "tool_calls", message=message)).text == YES
-    both = api_replies.read_body(body(NO, "tool_calls", message=message))
+    assert replies.read_body(body(None, "tool_calls", message=message)).text == YES
+    both = replies.read_body(body(NO, "tool_calls", message=message))
     assert both.text == f"{NO}\n{YES}"
     assert judge(monitor(both)).status == UNPARSED  # they contradict each other
 
@@ -290,12 +291,12 @@ def test_arguments_of_tools_are_part_of_the_reply(message):
     ],
 )
 def test_the_ending_is_what_says_most(choice, finish):
-    assert api_replies.read_body(body(choice=choice)).finish == finish
+    assert replies.read_body(body(choice=choice)).finish == finish
 
 
 def test_a_filter_that_hit_the_reply_is_a_refusal_whatever_the_ending_says():
     hit = {"content_filter_results": {"hate": {"filtered": False}, "violence": {"filtered": True}}}
-    found = judge(monitor(api_replies.read_body(body(choice=hit))))
+    found = judge(monitor(replies.read_body(body(choice=hit))))
     assert (found.status, found.reply) == (REFUSED, YES) and "violence" in found.reason
 
 
@@ -309,7 +310,7 @@ def test_a_filter_that_hit_the_reply_is_a_refusal_whatever_the_ending_says():
     ],
 )
 def test_cached_tokens_that_are_counted_apart_are_of_the_prompt(usage, sent, cached):
-    answer = api_replies.read_body(body(usage={**usage, "completion_tokens": 5}))
+    answer = replies.read_body(body(usage={**usage, "completion_tokens": 5}))
     assert (answer.input_tokens, answer.cached_tokens, answer.output_tokens) == (sent, cached, 5)
 
 
@@ -319,13 +320,13 @@ def test_cached_tokens_that_are_counted_apart_are_of_the_prompt(usage, sent, cac
      {"prompt_tokens": 10**30, "completion_tokens": 1.5}],
 )  # fmt: skip
 def test_unusable_counts_are_missing_not_zero(usage):
-    answer = api_replies.read_body(body(usage=usage))
+    answer = replies.read_body(body(usage=usage))
     assert (answer.text, answer.input_tokens, answer.output_tokens) == (YES, None, None)
 
 
 def test_content_in_parts_is_joined_and_half_surrogates_are_replaced():
     parts = [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b\ud800"}]
-    assert api_replies.read_body(body(parts)).text == "ab\ufffd"
+    assert replies.read_body(body(parts)).text == "ab\ufffd"
 
 
 @pytest.mark.parametrize(
@@ -337,12 +338,12 @@ def test_content_in_parts_is_joined_and_half_surrogates_are_replaced():
 )  # fmt: skip
 def test_a_body_without_an_answer_is_broken(text):
     with pytest.raises(BrokenReplyError):
-        api_replies.read_body(text)
+        replies.read_body(text)
 
 
 def test_an_error_in_a_body_with_status_200_is_shown():
     with pytest.raises(BrokenReplyError, match="holds a message: upstream is down"):
-        api_replies.read_body('{"error": {"message": "upstream is down"}}')
+        replies.read_body('{"error": {"message": "upstream is down"}}')
 
 
 @pytest.mark.parametrize(
@@ -351,12 +352,12 @@ def test_an_error_in_a_body_with_status_200_is_shown():
      ("inf", None), ("Wed, 99 Foo 2020", None), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0)],
 )  # fmt: skip
 def test_retry_after_is_read(header, seconds):
-    assert api_replies.wait_of({"retry-after": header}) == seconds
+    assert replies.wait_of({"retry-after": header}) == seconds
 
 
 def test_retry_after_may_be_a_date():
     header = formatdate(time.time() + 20, usegmt=True)
-    assert api_replies.wait_of({"retry-after": header}) == pytest.approx(20, abs=2)
+    assert replies.wait_of({"retry-after": header}) == pytest.approx(20, abs=2)
 
 
 # --- prompts that were cut ------------------------------------------------------------------
@@ -519,11 +520,11 @@ def test_suspicion_of_a_benign_verdict_is_low():
 def test_suspicion_is_found_behind_thinking_and_in_characters_of_several_bytes():
     thinking = tokens("<think>true or false? ", "é", "</think>", at=9)
     answer = Reply(YES, tokens=thinking + tokens(*PIECES, at=3, _true=0.5, _false=0.5))
-    assert api_replies.suspicion(answer, True) == pytest.approx(0.5)
+    assert replies.suspicion(answer, True) == pytest.approx(0.5)
     split = ((b'{"note": "\xc3', {"x": 0.0}), (b'\xa9", "misbehavior_detected": ', {"y": 0.0}),
              (b"true}", {"true}": math.log(0.6), "false}": math.log(0.2)}))  # fmt: skip
     text = '{"note": "é", "misbehavior_detected": true}'
-    assert api_replies.suspicion(Reply(text, tokens=split), True) == pytest.approx(0.75)
+    assert replies.suspicion(Reply(text, tokens=split), True) == pytest.approx(0.75)
 
 
 def test_suspicion_of_a_bare_word():
@@ -545,14 +546,14 @@ def test_no_suspicion_without_log_probabilities_or_with_those_of_another_text():
      {"content": [{"token": "x", "logprob": 0, "bytes": [999]}]}, {"content": ["x"]}],
 )  # fmt: skip
 def test_unusable_log_probabilities_do_not_cost_the_verdict(logprobs):
-    answer = api_replies.read_body(body(choice={"logprobs": logprobs}))
+    answer = replies.read_body(body(choice={"logprobs": logprobs}))
     assert (answer.text, answer.tokens) == (YES, ())
 
 
 def test_log_probabilities_of_a_body_are_read():
     entry = {"token": " true", "logprob": -0.5, "bytes": [32, 116],
              "top_logprobs": [{"token": " false", "logprob": -1.0}]}  # fmt: skip
-    answer = api_replies.read_body(body(choice={"logprobs": {"content": [entry]}}))
+    answer = replies.read_body(body(choice={"logprobs": {"content": [entry]}}))
     assert answer.tokens == ((b" t", {" true": -0.5, " false": -1.0}),)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from monitorlab.monitors import api_replies
-from monitorlab.monitors.api_replies import BROKEN, CUT, FINISHED, UNKNOWN, WITHHELD
+from monitorlab.monitors.api import replies
+from monitorlab.monitors.api.replies import BROKEN, CUT, FINISHED, UNKNOWN, WITHHELD
 
 ENDINGS = {
     FINISHED: "stop STOP Stop end_turn endTurn stop_sequence STOP_SEQUENCE eos eos_token EOS_TOKEN "
@@ -29,11 +29,11 @@ ENDINGS = {
 @pytest.mark.parametrize(("kind", "word"), [(kind, word) for kind, words in ENDINGS.items()
                                             for word in words.split()])
 def test_endings(kind: str, word: str) -> None:
-    assert api_replies.ending_kind(word) == kind
+    assert replies.ending_kind(word) == kind
 
 
 def test_an_empty_ending_is_unknown() -> None:
-    assert api_replies.ending_kind("") == api_replies.ending_kind("  ") == UNKNOWN
+    assert replies.ending_kind("") == replies.ending_kind("  ") == UNKNOWN
 
 
 def error(message: str, code: object = None, **more: Any) -> dict[str, Any]:
@@ -93,20 +93,20 @@ OF_SOMETHING_ELSE = [
 
 @pytest.mark.parametrize(("status", "body"), OF_THE_SAMPLE)
 def test_a_refusal_of_the_sample_is_told(status: int, body: Any) -> None:
-    assert api_replies.refuses(status, body)
+    assert replies.refuses(status, body)
 
 
 @pytest.mark.parametrize(("status", "body"), OF_SOMETHING_ELSE)
 def test_what_speaks_of_key_account_or_request_is_no_refusal(status: int, body: Any) -> None:
-    assert not api_replies.refuses(status, body)
+    assert not replies.refuses(status, body)
 
 
 def test_a_text_that_the_server_repeats_is_not_its_message() -> None:
     """A validator sends the request back, with whatever words the sample has."""
     body = {"detail": [{"loc": ["body", "top_k"], "msg": "Input should be a valid integer",
                         "input": {"messages": "This content violates our usage policy"}}]}
-    assert not api_replies.refuses(422, body)
-    assert api_replies.message_of(body) == "body.top_k: Input should be a valid integer"
+    assert not replies.refuses(422, body)
+    assert replies.message_of(body) == "body.top_k: Input should be a valid integer"
 
 
 @pytest.mark.parametrize(
@@ -128,14 +128,14 @@ def test_a_text_that_the_server_repeats_is_not_its_message() -> None:
     ],
 )
 def test_a_system_role_that_is_refused(words: str) -> None:
-    assert api_replies.rejects_system(400, words) and api_replies.rejects_system(500, words)
-    assert not api_replies.rejects_system(403, words)
+    assert replies.rejects_system(400, words) and replies.rejects_system(500, words)
+    assert not replies.rejects_system(403, words)
 
 
 @pytest.mark.parametrize("words", ["maximum context length is 10", "System overloaded",
                                    "the system is not available", "internal system error"])
 def test_other_errors_are_not_about_the_system_role(words: str) -> None:
-    assert not api_replies.rejects_system(400, words)
+    assert not replies.rejects_system(400, words)
 
 
 @pytest.mark.parametrize(
@@ -156,8 +156,8 @@ def test_other_errors_are_not_about_the_system_role(words: str) -> None:
 def test_a_field_that_is_refused(words: str, field: str) -> None:
     sent = {"max_tokens": 1, "temperature": 0, "seed": 0, "logprobs": True, "top_logprobs": 20,
             "user": "me"}
-    assert api_replies.rejected_field(400, words, sent) == field
-    assert api_replies.rejected_field(500, words, sent) == ""
+    assert replies.rejected_field(400, words, sent) == field
+    assert replies.rejected_field(500, words, sent) == ""
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_field_that_is_refused(words: str, field: str) -> None:
     ],
 )  # fmt: skip
 def test_waits(headers: dict[str, str], words: str, seconds: float | None) -> None:
-    assert api_replies.wait_of(headers, words) == pytest.approx(seconds)
+    assert replies.wait_of(headers, words) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("header", ["x-ratelimit-reset", "anthropic-ratelimit-tokens-reset"])
@@ -193,11 +193,11 @@ def test_a_limit_may_be_reset_at_a_point_in_time(header: str) -> None:
     now = time.time()
     for text in (str(now + 50), str(1000 * (now + 50)),
                  time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now + 50))):
-        assert api_replies.wait_of({header: text}) == pytest.approx(50, abs=2)
+        assert replies.wait_of({header: text}) == pytest.approx(50, abs=2)
 
 
 def test_a_blocked_prompt_names_the_filter() -> None:
-    blocked = api_replies.blocked_by
+    blocked = replies.blocked_by
     feedback = {"promptFeedback": {"blockReason": "SAFETY"}}
     assert blocked(feedback) == "the prompt was blocked: SAFETY"
     found = {"prompt_filter_results": [{"content_filter_results": {

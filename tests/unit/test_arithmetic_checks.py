@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 
-from monitorlab.monitors.arithmetic_checks import (
+from monitorlab.monitors.checks.arithmetic import (
     CONSISTENT,
     NO_CHOICE,
     OTHER_CHOICE,
@@ -18,7 +18,7 @@ from monitorlab.monitors.arithmetic_checks import (
     read_choice,
     read_options,
 )
-from monitorlab.monitors.findings import Finding
+from monitorlab.monitors.checks.findings import Finding
 from monitorlab.monitors.monitor import Sample
 
 REQUEST = "How old is Ida?\n\nA. 12 years\nB. 19 years\n(C) 1,200 years\nD) 3/4 year\nE: often\n"

@@ -17,26 +17,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from monitorlab.pipeline import files
-from monitorlab.pipeline.artifacts import (
-    ArtifactError,
-    Run,
-    check_file,
-    open_run,
-    read_table,
-    stale_inputs,
-    write_table,
-)
-from monitorlab.pipeline.checkpoints import (
+from monitorlab.pipeline.artifacts import ArtifactError, Run, open_run, read_table, write_table
+from monitorlab.pipeline.checkpoints import checkpoint, checkpoint_folder
+from monitorlab.pipeline.runs import hold, holder, mark
+from monitorlab.storage import files
+from monitorlab.storage.files import (
     LIBRARIES,
     TRAINING,
-    checkpoint,
-    checkpoint_folder,
     made_by,
+    write_folder_atomic,
+    write_text_atomic,
 )
-from monitorlab.pipeline.files import write_folder_atomic, write_text_atomic
-from monitorlab.pipeline.runs import hold, holder, mark, read_manifest
-from monitorlab.pipeline.schemas import SchemaError
+from monitorlab.storage.manifests import check_file, read_manifest, stale_inputs
+from monitorlab.storage.schemas import SchemaError
 
 SIX, SEVEN, EIGHT = "06_step_signals", "07_online_monitoring", "08_shift"
 

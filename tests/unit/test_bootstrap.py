@@ -15,12 +15,12 @@ from monitorlab.evaluation.bootstrap import (
     RANKED,
     bootstrap,
     differences,
-    draw_units,
     intervals,
     paired,
 )
-from monitorlab.evaluation.curves import TPR_AT, roc_metrics
 from monitorlab.evaluation.rates import rates
+from monitorlab.statistics.resampling import draw_units
+from monitorlab.statistics.roc import TPR_AT, roc_metrics
 
 PAIRS = 60
 SIZE = 4  # pairs of a scenario

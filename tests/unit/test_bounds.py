@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value
 
-from monitorlab.evaluation.intervals import (
+from monitorlab.statistics.intervals import (
     binomial_p_value,
     check_level,
     clopper_pearson_upper,

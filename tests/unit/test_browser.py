@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark.browser import browse, draw_pairs, mark_differences, pair_html
-from monitorlab.pipeline.sanitize import clean_html
+from monitorlab.chapters.construction.browser import browse, draw_pairs, mark_differences, pair_html
+from monitorlab.report.sanitize import clean_html
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.monitors import lineup
+from monitorlab.chapters.evaluation import lineup
+from monitorlab.commands.score import slug
 from monitorlab.monitors.build import (
     FUNCTION,
     KINDS,
@@ -23,11 +24,10 @@ from monitorlab.monitors.build import (
     spelled_settings,
     split_spec,
 )
-from monitorlab.monitors.checks import ProgramChecks
+from monitorlab.monitors.checks.program import ProgramChecks
 from monitorlab.monitors.combined import ChecksFirst
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.rules import Coin, Keywords
-from monitorlab.monitors.score_run import slug
 
 HERE = {"base_url": "http://127.0.0.1:9/v1"}
 SAMPLE = [Sample("a", "What?", "This.")]
@@ -46,7 +46,7 @@ def write_checkpoint(folder: Path, seed: int = 1) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from monitorlab.monitors.miniature import build_tokenizer
+    from monitorlab.models.tiny import build_tokenizer
     from monitorlab.monitors.prompts import load_prompt
 
     tokenizer = build_tokenizer([load_prompt("direct").system], 400)
@@ -255,7 +255,7 @@ def test_arguments_of_a_function_are_settings(folder: Path) -> None:
 
 
 def test_two_folders_make_two_names(folder: Path) -> None:
-    from monitorlab.monitors.causal_loading import load_causal
+    from monitorlab.models.loading import load_causal
 
     for place in ("x/final", "y/final"):
         write_checkpoint(folder / place)
@@ -278,7 +278,7 @@ def test_two_folders_make_two_names(folder: Path) -> None:
 
 
 def test_trained_monitors_are_called_by_their_folder(folder: Path) -> None:
-    from monitorlab.monitors.learned import WordMonitor
+    from monitorlab.monitors.words import WordMonitor
 
     rows = pd.DataFrame({"request": [f"q{i // 2}" for i in range(40)], "label": [0, 1] * 20,
                          "response": ["a careful answer", "a careless answer"] * 20})

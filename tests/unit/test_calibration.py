@@ -8,22 +8,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.online.calibration import (
-    ALWAYS_ALARM,
-    CALIBRATED,
-    MISSED_DETECTION,
-    NEVER_ALARM,
-    calibrate,
-)
 from monitorlab.online.likelihood_ratio import ville_threshold
 from monitorlab.online.metrics import alarm_steps
-from monitorlab.online.ranks import (
+from monitorlab.statistics.ranks import (
     RANK_RULES,
     binomial_rank,
     crc_rank,
     hoeffding_bentkus_rank,
     sequences_needed,
     tolerance_rank,
+)
+from monitorlab.statistics.thresholds import (
+    ALWAYS_ALARM,
+    CALIBRATED,
+    MISSED_DETECTION,
+    NEVER_ALARM,
+    calibrate,
 )
 
 LEVELS = (0.01, 0.05, 0.10, 0.20)

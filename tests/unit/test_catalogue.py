@@ -74,7 +74,7 @@ def test_settings_of_an_api_make_a_monitor(monkeypatch):
 
 def test_settings_of_every_entry_are_known_and_of_their_type():
     from monitorlab.monitors.build import KINDS
-    from monitorlab.pipeline.settings import read_settings
+    from monitorlab.storage.settings import read_settings
 
     kinds = {"open": KINDS["hf"].settings(), "api": KINDS["api"].settings()}
     for entry in load_catalogue().values():

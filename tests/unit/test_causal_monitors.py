@@ -13,14 +13,14 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from monitorlab.models.chat import chat_text, control_texts, text_ids
+from monitorlab.models.loading import Checkpoint, ScorerError
 from monitorlab.monitors.causal import LogitMonitor, TextMonitor, load_causal
-from monitorlab.monitors.causal_loading import Checkpoint
-from monitorlab.monitors.causal_text import chat_text, control_texts, length_units, text_ids
+from monitorlab.monitors.causal_text import length_units
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
-from monitorlab.signals.scorers import ScorerError
 
 POSITIONS = 2048
 PLAIN_CHAT = (

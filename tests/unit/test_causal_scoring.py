@@ -20,8 +20,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from monitorlab.monitors import causal_scoring
-from monitorlab.monitors.causal_scoring import PACKED, PLAIN, PREFIX, ScoringEngine
+from monitorlab.models import engine as causal_scoring
+from monitorlab.models.engine import PACKED, PLAIN, PREFIX, ScoringEngine
 
 VOCABULARY = 120
 SMALL = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2,

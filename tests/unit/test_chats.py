@@ -11,15 +11,13 @@ import pytest
 from finetuning_cases import PROMPT, make_base, make_samples
 
 from monitorlab.finetuning.examples import verdict_examples
+from monitorlab.models import chat
+from monitorlab.models.chat import CLOCK, ChatForm, chat_form, chat_text, folded, render_chat
+from monitorlab.models.loading import Checkpoint, ScorerError
+from monitorlab.models.tiny import TEMPLATE
 from monitorlab.monitors.causal import LogitMonitor, TextMonitor, load_causal
-from monitorlab.monitors.causal_loading import Checkpoint
-from monitorlab.monitors.causal_text import chat_text
-from monitorlab.monitors.miniature import TEMPLATE
 from monitorlab.monitors.monitor import MonitorError, request_key, samples_of
-from monitorlab.signals import chats
-from monitorlab.signals.causal_models import LogProbabilityScorer
-from monitorlab.signals.chats import CLOCK, ChatForm, chat_form, folded, render_chat
-from monitorlab.signals.scorers import ScorerError
+from monitorlab.signals.token_probabilities import LogProbabilityScorer
 
 TURNS = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}<end>{% endfor %}"
@@ -250,4 +248,4 @@ def test_folding_needs_a_user_message_to_fold_into() -> None:
     assert folded(MESSAGES) == [{"role": "user", "content": "Be strict.\n\nJudge."}]
     for kept in (MESSAGES[:1], MESSAGES[1:], [MESSAGES[0], {"role": "assistant", "content": "a"}]):
         assert folded(kept) == kept
-    assert chats.folded(folded(MESSAGES)) == folded(MESSAGES)
+    assert chat.folded(folded(MESSAGES)) == folded(MESSAGES)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from monitorlab.monitors.arithmetic_checks import arithmetic_checks
-from monitorlab.monitors.checks import NOTHING, ProgramChecks, standard_checks
-from monitorlab.monitors.findings import Check, Finding
+from monitorlab.monitors.checks.arithmetic import arithmetic_checks
+from monitorlab.monitors.checks.findings import Check, Finding
+from monitorlab.monitors.checks.program import NOTHING, ProgramChecks, standard_checks
 from monitorlab.monitors.monitor import Monitor, MonitorError, Sample
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore

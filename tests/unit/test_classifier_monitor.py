@@ -13,9 +13,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+from monitorlab.models.tiny import build_tokenizer
 from monitorlab.monitors.build import build_monitor
 from monitorlab.monitors.classifier import ClassifierMonitor
-from monitorlab.monitors.miniature import build_tokenizer
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.scoring import score
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from monitorlab.monitors.code_checks import CLEAN, RANKS, SUSPICION, code_checks
-from monitorlab.monitors.findings import (
+from monitorlab.monitors.checks.code import CLEAN, RANKS, SUSPICION, code_checks
+from monitorlab.monitors.checks.findings import (
     Finding,
     parse_python,
     python_blocks,

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.online import datasets
-from monitorlab.online.calibration import FALSE_ALARM, MISSED_DETECTION, NOT_TRAINABLE, calibrate
+from monitorlab.chapters.online import datasets
 from monitorlab.online.comparison import (
     ALL_METHODS,
     FURTHER_METHODS,
@@ -17,10 +16,11 @@ from monitorlab.online.comparison import (
     compare,
     compare_resampled,
     draw_sequences,
+    random_splits,
 )
-from monitorlab.online.datasets import random_splits
 from monitorlab.online.metrics import alarm_metrics, alarm_steps, peaks
 from monitorlab.online.trajectories import UNKNOWN, Trajectories
+from monitorlab.statistics.thresholds import FALSE_ALARM, MISSED_DETECTION, NOT_TRAINABLE, calibrate
 
 NAN = np.nan
 

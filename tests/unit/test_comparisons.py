@@ -20,8 +20,8 @@ from monitorlab.evaluation.comparisons import (
     pair_anatomy,
     sign_flip,
 )
-from monitorlab.evaluation.intervals import newcombe_paired, wilson
 from monitorlab.evaluation.panel import ALARM, FAILED, NOT_ASKED, SILENT, panel
+from monitorlab.statistics.intervals import newcombe_paired, wilson
 
 
 def make_judged(

@@ -5,8 +5,9 @@ from random import Random
 
 import numpy as np
 
-from monitorlab.benchmark import scenario_files
-from monitorlab.benchmark.composition import (
+from monitorlab.benchmark.scenarios import files as scenario_files
+from monitorlab.benchmark.scenarios.files import CODE_CELLS, Scenario
+from monitorlab.benchmark.writing.composition import (
     LENGTH_TOLERANCE,
     Pair,
     Response,
@@ -14,8 +15,7 @@ from monitorlab.benchmark.composition import (
     closest_lengths,
     compose_pair,
 )
-from monitorlab.benchmark.scenario_files import CODE_CELLS, Scenario
-from monitorlab.pipeline.tables import CELLS
+from monitorlab.storage.tables import CELLS
 
 
 def some(library: list[Scenario], count: int = 2) -> list[Scenario]:

@@ -5,9 +5,10 @@ from collections import Counter
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark import construction
-from monitorlab.benchmark.composition import Pair
-from monitorlab.benchmark.construction import (
+from monitorlab.benchmark.scenarios.files import Scenario, ScenarioError
+from monitorlab.benchmark.writing import construction
+from monitorlab.benchmark.writing.composition import Pair
+from monitorlab.benchmark.writing.construction import (
     COUNTS,
     allot,
     build_pairs,
@@ -16,9 +17,8 @@ from monitorlab.benchmark.construction import (
     sides,
     to_table,
 )
-from monitorlab.benchmark.scenario_files import Scenario, ScenarioError
-from monitorlab.pipeline.schemas import check_frame
-from monitorlab.pipeline.tables import CELLS, SAMPLES
+from monitorlab.storage.schemas import check_frame
+from monitorlab.storage.tables import CELLS, SAMPLES
 
 SEED = 7
 

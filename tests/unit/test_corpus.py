@@ -6,13 +6,20 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark import corpus, duplicates
-from monitorlab.benchmark.composition import Pair
-from monitorlab.benchmark.corpus import COMPONENTS, Component, Report, build_corpus, component_sizes
+from monitorlab.benchmark.audit import duplicates
 from monitorlab.benchmark.samples import whole_texts
-from monitorlab.benchmark.scenario_files import Scenario, ScenarioError
-from monitorlab.pipeline.schemas import check_frame
-from monitorlab.pipeline.tables import CORPUS
+from monitorlab.benchmark.scenarios.files import Scenario, ScenarioError
+from monitorlab.benchmark.writing import corpus
+from monitorlab.benchmark.writing.composition import Pair
+from monitorlab.benchmark.writing.corpus import (
+    COMPONENTS,
+    Component,
+    Report,
+    build_corpus,
+    component_sizes,
+)
+from monitorlab.storage.schemas import check_frame
+from monitorlab.storage.tables import CORPUS
 
 SHARE = 0.0005
 SEED = 5

@@ -8,8 +8,8 @@ import pytest
 
 from monitorlab.evaluation.cascades import cascade, cascade_sweep, escalation_band
 from monitorlab.evaluation.cost import Prices, cost_table, priced
-from monitorlab.evaluation.curves import roc
 from monitorlab.evaluation.operating_points import default_alarms
+from monitorlab.statistics.roc import roc
 
 
 def judged_frame(

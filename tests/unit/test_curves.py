@@ -8,7 +8,8 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from monitorlab.evaluation.curves import (
+from monitorlab.evaluation.roc_bands import FARS, MEASURES, curve_table, roc_band
+from monitorlab.statistics.roc import (
     auroc,
     best_within,
     counts_above,
@@ -17,7 +18,6 @@ from monitorlab.evaluation.curves import (
     partial_area,
     roc,
 )
-from monitorlab.evaluation.roc_bands import FARS, MEASURES, curve_table, roc_band
 
 
 def drawn(seed: int, n: int = 60, tied: bool = False) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from monitorlab.benchmark.duplicates import (
+from monitorlab.benchmark.audit.duplicates import (
     NEAR,
     PERMUTATIONS,
     Neighbours,

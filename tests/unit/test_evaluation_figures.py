@@ -14,21 +14,17 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 
-from monitorlab.benchmark.figures import CELL_TITLES
-from monitorlab.evaluation import figures, operating_figures
+from monitorlab.chapters.evaluation import figures
+from monitorlab.chapters.operating_points import figures as operating_figures
+from monitorlab.display.style import CELL_TITLES, SAFE, UNSAFE
 from monitorlab.evaluation.cascades import cascade_sweep
 from monitorlab.evaluation.comparisons import TREATMENTS, compare_all, pair_anatomy
 from monitorlab.evaluation.label_noise import noise_bounds
-from monitorlab.evaluation.operating_points import (
-    ALL,
-    calibrated_points,
-    tradeoff_at_own_threshold,
-)
+from monitorlab.evaluation.operating_points import ALL, calibrated_points, tradeoff_at_own_threshold
 from monitorlab.evaluation.rates import rates
 from monitorlab.evaluation.resplits import resplit_check
 from monitorlab.evaluation.roc_bands import roc_band
 from monitorlab.evaluation.tradeoff import Line, fit_line
-from monitorlab.style import SAFE, UNSAFE
 
 CELLS = list(CELL_TITLES)
 NAMES = ["rules, else TF-IDF", "small LM, as text, evidence", "coin", "TF-IDF > encoder"]

@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from monitorlab.benchmark.construction import COUNTS
 from monitorlab.benchmark.export import ExportError, card, export_dataset, export_run
+from monitorlab.benchmark.writing.construction import COUNTS
 from monitorlab.cli import app
 from monitorlab.pipeline.artifacts import ArtifactError, open_run, read_table, write_table
 from monitorlab.pipeline.runs import mark
-from monitorlab.pipeline.schemas import check_frame
-from monitorlab.pipeline.tables import CELLS, SAMPLES
+from monitorlab.storage.schemas import check_frame
+from monitorlab.storage.tables import CELLS, SAMPLES
 
 METRICS: dict[str, float] = {
     f"probe.{cell}.{probe}": 0.5 + number / 100

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from monitorlab.benchmark.corpus import build_corpus
-from monitorlab.benchmark.scenario_files import Scenario
-from monitorlab.finetuning.arms import (
+from monitorlab.benchmark.scenarios.files import Scenario
+from monitorlab.benchmark.writing.corpus import build_corpus
+from monitorlab.chapters.finetuning.arms import (
     BEYOND,
     EVERYTHING,
     PAPER_ARMS,
@@ -22,11 +22,11 @@ from monitorlab.finetuning.arms import (
     budget,
     recipe_of,
 )
+from monitorlab.chapters.finetuning.published import ARMS
 from monitorlab.finetuning.examples import Example, verdict_examples
-from monitorlab.finetuning.published import ARMS
 from monitorlab.finetuning.recipe import PAPER
+from monitorlab.models.tiny import build_tokenizer
 from monitorlab.monitors.combined import CHECKS_FIRST
-from monitorlab.monitors.miniature import build_tokenizer
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.pipeline.profiles import GPU, PROFILES, TINY

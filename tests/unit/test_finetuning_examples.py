@@ -9,10 +9,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from monitorlab.finetuning.examples import verdict_examples, verdict_tokens
+from monitorlab.models.tiny import IGNORED, TEMPLATE
 from monitorlab.monitors.causal import LogitMonitor
-from monitorlab.monitors.miniature import TEMPLATE
 from monitorlab.monitors.monitor import MonitorError, samples_of
-from monitorlab.signals.training import IGNORED
 
 
 def test_the_verdict_is_asked_where_logit_monitor_reads_it() -> None:

@@ -14,10 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from monitorlab.benchmark.figures import CELL_TITLES
-from monitorlab.finetuning import figures
-from monitorlab.finetuning.learning import summary
-from monitorlab.finetuning.published import (
+from monitorlab.chapters.finetuning import figures
+from monitorlab.chapters.finetuning.published import (
     ARMS,
     GOAL,
     GROUPS,
@@ -26,7 +24,9 @@ from monitorlab.finetuning.published import (
     published,
     published_transfer,
 )
-from monitorlab.finetuning.shift import detection, shift_of_rates
+from monitorlab.display.style import CELL_TITLES
+from monitorlab.evaluation.learning import summary
+from monitorlab.evaluation.shift import detection, shift_of_rates
 
 CELLS = list(CELL_TITLES)
 OWN = ["contrastive pairs", "reading first"]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import chi2
 
-from monitorlab.finetuning.learning import seed_noise, summary
+from monitorlab.evaluation.learning import seed_noise, summary
 
 SIZES = (100, 200, 400, 800)
 

@@ -9,19 +9,19 @@ from scipy.stats import norm
 from sklearn.metrics import confusion_matrix, roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
+from monitorlab.chapters.finetuning.matrix import at_threshold, matrix, thresholds
+from monitorlab.chapters.finetuning.published import PAIRS, SEEN, published
 from monitorlab.evaluation.operating_points import default_rates
 from monitorlab.evaluation.rates import rates
-from monitorlab.evaluation.tradeoff import decompose
-from monitorlab.finetuning.matrix import at_threshold, matrix, thresholds
-from monitorlab.finetuning.published import PAIRS, SEEN, published
-from monitorlab.finetuning.shift import (
+from monitorlab.evaluation.shift import (
     CHANGES,
     detection,
     discrimination_or_threshold,
     shift_of_rates,
     split_change,
 )
-from monitorlab.pipeline.tables import CELLS
+from monitorlab.evaluation.tradeoff import decompose
+from monitorlab.storage.tables import CELLS
 
 
 def arm_rows(name: str, d_prime: float, criterion: float = 0.0, *, pairs: int = 90,

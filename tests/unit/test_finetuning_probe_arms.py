@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.finetuning import probe_arms
-from monitorlab.finetuning.arms import BEYOND, PAPER_ARMS, Arm
-from monitorlab.finetuning.probe_arms import (
+from monitorlab.chapters.finetuning import probe_arms
+from monitorlab.chapters.finetuning.arms import BEYOND, PAPER_ARMS, Arm
+from monitorlab.chapters.finetuning.probe_arms import (
     Embedded,
     embed,
     probe_curves,

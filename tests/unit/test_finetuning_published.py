@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from monitorlab.finetuning.published import (
+from monitorlab.chapters.finetuning.published import (
     ARM_TITLES,
     ARMS,
     GOAL,
@@ -16,7 +16,7 @@ from monitorlab.finetuning.published import (
     published,
     published_transfer,
 )
-from monitorlab.pipeline.tables import CELLS
+from monitorlab.storage.tables import CELLS
 
 FRAME = published().set_index(["arm", "cell"])
 TABLE = published_transfer((*GROUPS, "all cells")).set_index(["arm", "group", "metric"])["value"]

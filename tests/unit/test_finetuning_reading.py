@@ -9,28 +9,27 @@ import pandas as pd
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from monitorlab.benchmark.corpus import build_corpus
-from monitorlab.benchmark.scenario_files import Scenario
-from monitorlab.finetuning import reading
-from monitorlab.finetuning.reading import (
+from monitorlab.benchmark.scenarios.files import Scenario
+from monitorlab.benchmark.writing.corpus import build_corpus
+from monitorlab.chapters.finetuning import base as reading
+from monitorlab.chapters.finetuning.base import (
     SHORT_TEXTS,
     base_checkpoint,
     reading_examples,
     shortened,
     train_base,
 )
+from monitorlab.models.chat import chat_text, control_texts, text_ids
+from monitorlab.models.loading import load_causal
+from monitorlab.models.prefix_tree import common_prefix
+from monitorlab.models.tiny import IGNORED, ModelSize, build_tokenizer
 from monitorlab.monitors.causal import STUB, LogitMonitor
-from monitorlab.monitors.causal_loading import load_causal
-from monitorlab.monitors.causal_text import chat_text, control_texts, text_ids
-from monitorlab.monitors.miniature import build_tokenizer
 from monitorlab.monitors.monitor import MonitorError, samples_of
-from monitorlab.monitors.prefix_tree import common_prefix
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.rules import chosen_option, cued_option
 from monitorlab.monitors.scoring import score
 from monitorlab.pipeline.artifacts import open_run
-from monitorlab.pipeline.profiles import TINY, ModelSize
-from monitorlab.signals.training import IGNORED
+from monitorlab.pipeline.profiles import TINY
 
 BRIEF = load_prompt("brief")
 SETTINGS = replace(TINY.finetuning, vocabulary=600, model=ModelSize(32, 2, 4), reading_steps=3)

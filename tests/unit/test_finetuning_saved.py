@@ -12,8 +12,8 @@ from finetuning_cases import PROMPT, make_base, make_examples, make_samples, rec
 
 from monitorlab.finetuning.saved import load_finetuned, merge_adapter
 from monitorlab.finetuning.train import finetune
+from monitorlab.models.loading import Checkpoint, load_causal
 from monitorlab.monitors.causal import LogitMonitor
-from monitorlab.monitors.causal_loading import Checkpoint, load_causal
 from monitorlab.monitors.monitor import MonitorError, samples_of
 
 SAMPLES = samples_of(make_samples())

@@ -20,7 +20,7 @@ from monitorlab.finetuning.examples import Example
 from monitorlab.finetuning.recipe import PAPER, RANGES, Recipe
 from monitorlab.finetuning.record import last_checkpoint, partial_folder
 from monitorlab.finetuning.train import LeakError, VerdictTrainer, finetune, out_of_memory
-from monitorlab.monitors.causal_loading import Checkpoint
+from monitorlab.models.loading import Checkpoint
 from monitorlab.monitors.monitor import MonitorError
 
 

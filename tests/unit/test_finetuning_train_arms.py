@@ -11,11 +11,9 @@ import pandas as pd
 import pytest
 from finetuning_cases import PROMPT, make_base, make_samples
 
-from monitorlab.finetuning import train_arms
-from monitorlab.finetuning.arms import Arm
-from monitorlab.finetuning.record import read_training
-from monitorlab.finetuning.train import LeakError, finetune
-from monitorlab.finetuning.train_arms import (
+from monitorlab.chapters.finetuning import train_arms
+from monitorlab.chapters.finetuning.arms import Arm
+from monitorlab.chapters.finetuning.train_arms import (
     Model,
     Task,
     ask_base,
@@ -24,12 +22,15 @@ from monitorlab.finetuning.train_arms import (
     task_table,
     train_and_ask,
 )
+from monitorlab.finetuning.record import read_training
+from monitorlab.finetuning.train import LeakError, finetune
+from monitorlab.models.tiny import ModelSize
 from monitorlab.monitors.causal import LogitMonitor
 from monitorlab.monitors.monitor import MonitorError, samples_of
 from monitorlab.monitors.scoring import score
 from monitorlab.pipeline.artifacts import Run, open_run
 from monitorlab.pipeline.checkpoints import checkpoints_folder
-from monitorlab.pipeline.profiles import TINY, ModelSize
+from monitorlab.pipeline.profiles import TINY
 
 SHORT = replace(PROMPT, name="brief", user="{request}\n{response}\nUnkind?")
 PLAIN = Arm("plain", "for tests", ("spv_code",))

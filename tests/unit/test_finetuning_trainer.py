@@ -17,7 +17,7 @@ from monitorlab.finetuning.examples import Example, verdict_tokens
 from monitorlab.finetuning.recipe import Recipe
 from monitorlab.finetuning.saved import trainable
 from monitorlab.finetuning.train import VerdictTrainer, matches
-from monitorlab.monitors.causal_loading import Checkpoint
+from monitorlab.models.loading import Checkpoint
 from monitorlab.monitors.monitor import MonitorError
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # names that the libraries change

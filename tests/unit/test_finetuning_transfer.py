@@ -12,15 +12,11 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
+from monitorlab.chapters.finetuning.published import SEEN
+from monitorlab.chapters.finetuning.transfer import transfer, transfer_differences, transfer_tests
+from monitorlab.evaluation.cell_draws import METRICS, cell_draws, split_rows
 from monitorlab.evaluation.comparisons import sign_flip
-from monitorlab.finetuning.cell_draws import METRICS, cell_draws, split_rows
-from monitorlab.finetuning.published import SEEN
-from monitorlab.finetuning.transfer import (
-    transfer,
-    transfer_differences,
-    transfer_tests,
-)
-from monitorlab.pipeline.tables import CELLS
+from monitorlab.storage.tables import CELLS
 
 ALL = SEEN["all"]
 SOME = {"base": frozenset(), "spv_qa": SEEN["spv_qa"], "all": ALL, "pairs": ALL, "mixed": ALL}

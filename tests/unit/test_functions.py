@@ -12,7 +12,7 @@ from textwrap import dedent
 import numpy as np
 import pytest
 
-from monitorlab.monitors.functions import AnswerError, FunctionMonitor, verdict_of
+from monitorlab.monitors.function import AnswerError, FunctionMonitor, verdict_of
 from monitorlab.monitors.monitor import MonitorError, MonitorStop, Sample
 from monitorlab.monitors.verdicts import PARSED, Verdict, failure
 

@@ -6,8 +6,8 @@ import ast
 
 import pytest
 
-from monitorlab.monitors.findings import Finding
-from monitorlab.monitors.gaming_checks import (
+from monitorlab.monitors.checks.findings import Finding
+from monitorlab.monitors.checks.gaming import (
     CLEAN,
     gaming_checks,
     is_telling,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark import generator as module
-from monitorlab.benchmark.generator import (
+from monitorlab.benchmark.sources import generator as module
+from monitorlab.benchmark.sources.generator import (
     BENIGN,
     MISBEHAVING,
     UNCLEAR,
@@ -20,8 +20,8 @@ from monitorlab.benchmark.generator import (
     Question,
     construct,
 )
-from monitorlab.pipeline.schemas import check_frame
-from monitorlab.pipeline.tables import SAMPLES
+from monitorlab.storage.schemas import check_frame
+from monitorlab.storage.tables import SAMPLES
 
 WORDS = {"good": BENIGN, "bad": MISBEHAVING, "hm": UNCLEAR}
 

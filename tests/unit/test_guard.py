@@ -10,10 +10,10 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from monitorlab.pipeline.profiles import ModelSize, Training
+from monitorlab.chapters.signals.guard import score_conversations, train_guard, turn_tokens
+from monitorlab.models.loading import ScorerError
+from monitorlab.models.tiny import ModelSize, Training
 from monitorlab.signals.conversations import Conversation, make_conversations, split_scenarios
-from monitorlab.signals.guard import score_conversations, train_guard, turn_tokens
-from monitorlab.signals.scorers import ScorerError
 
 SHORT = Training(ModelSize(hidden=32, layers=1, heads=2), 3, 512, 2e-3)
 SMALL = Training(ModelSize(hidden=64, layers=2, heads=2), 80, 1024, 3e-3)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from monitorlab.benchmark import sandbox
-from monitorlab.benchmark.verification import MIN_SCENARIOS, inspect_cells
+from monitorlab.benchmark.audit.verification import MIN_SCENARIOS, inspect_cells
+from monitorlab.benchmark.sandbox import runner
 
 PROSE = """\
 - id: {id}
@@ -131,7 +131,7 @@ def test_weak_isolation_is_said_and_what_needs_tools_is_not_run(
 ) -> None:
     text = CODE.replace("return sum(rows)", "return sum(rows) + 0 * os.system('true')")
     text = text.replace('"def', '"import os\\ndef')
-    monkeypatch.setattr(sandbox, "isolation", lambda: "limits+audit")
+    monkeypatch.setattr(runner, "isolation", lambda: "limits+audit")
     faults, lines = inspect(tmp_path, 4, spv_code=text, spv_qa=prose())
     words, *told, counted, other = lines
     assert words.startswith("Isolation is weak here: ")
@@ -147,5 +147,5 @@ def test_weak_isolation_is_said_and_what_needs_tools_is_not_run(
 def test_strong_isolation_is_not_mentioned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sandbox, "weakness", lambda: "")
+    monkeypatch.setattr(runner, "weakness", lambda: "")
     assert inspect(tmp_path, spv_code=CODE)[1][0].startswith("spv_code/some.yaml:1: adder")

@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from monitorlab.pipeline.profiles import ModelSize, Training
+from monitorlab.models.batching import pad
+from monitorlab.models.tiny import ModelSize, Training, batch_order
 from monitorlab.signals.arithmetic import Difficulty, make_problems
-from monitorlab.signals.language_model import (
+from monitorlab.signals.solver import (
     IGNORED,
     encode,
     expected_accuracy,
@@ -21,8 +22,6 @@ from monitorlab.signals.language_model import (
     token_log_probs,
     train_generators,
 )
-from monitorlab.signals.scorers import pad
-from monitorlab.signals.training import batch_order
 
 SETTINGS = Training(ModelSize(hidden=32, layers=2, heads=2), 60, 512, 2e-2)
 EASY = Difficulty(2, 3, 15, 5, 1)

@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark.probes import word_probe
-from monitorlab.monitors.learned import (
+from monitorlab.benchmark.audit.probes import word_probe
+from monitorlab.monitors.monitor import MonitorError, Sample, samples_of
+from monitorlab.monitors.scoring import score
+from monitorlab.monitors.words import (
     SETTINGS,
     WEIGHTS,
     WordMonitor,
@@ -18,8 +20,6 @@ from monitorlab.monitors.learned import (
     training_rows,
     write_folder,
 )
-from monitorlab.monitors.monitor import MonitorError, Sample, samples_of
-from monitorlab.monitors.scoring import score
 
 
 def pairs(count: int, seed: int = 0, telling: bool = True) -> pd.DataFrame:

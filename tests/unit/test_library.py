@@ -6,10 +6,11 @@ from random import Random
 
 import pytest
 
-from monitorlab.benchmark import sandbox, scenario_files
-from monitorlab.benchmark.composition import compose_pair
-from monitorlab.benchmark.problems import draw_problem
-from monitorlab.benchmark.scenario_files import Scenario
+from monitorlab.benchmark.sandbox import runner
+from monitorlab.benchmark.scenarios import files as scenario_files
+from monitorlab.benchmark.scenarios.files import Scenario
+from monitorlab.benchmark.writing.composition import compose_pair
+from monitorlab.benchmark.writing.problems import draw_problem
 
 MINIMUM = {
     ("spv_code", "test"): 60, ("spv_code", "training"): 60,
@@ -76,9 +77,9 @@ def test_every_implementation_does_its_task_and_only_benign_ones_pass_hidden_tes
             for number, source in enumerate(scenario[side]):
                 names.append((scenario.id, side, number, scenario.cell))
                 setup = scenario.get("setup", ""), scenario.get("hidden_setup", "")
-                jobs.append(sandbox.Job(source, tests, *setup, hidden))
+                jobs.append(runner.Job(source, tests, *setup, hidden))
     wrong = []
-    for (name, side, number, cell), outcome in zip(names, sandbox.run_jobs(jobs), strict=True):
+    for (name, side, number, cell), outcome in zip(names, runner.run_jobs(jobs), strict=True):
         right = cell == "spv_code" or outcome.hidden_passed == (side == "benign")
         if (outcome.status != "passed" or not right) and not outcome.unchecked:
             wrong.append((name, side, number, outcome.status, outcome.detail))

@@ -11,11 +11,11 @@ import pytest
 from evaluator import EValuator
 from evaluator.utils import add_judge_probability_series
 
-from monitorlab.online.calibration import calibrate
 from monitorlab.online.likelihood_ratio import LikelihoodRatio, ville_threshold
 from monitorlab.online.metrics import peaks
-from monitorlab.online.statistics import TooFewSequencesError
+from monitorlab.online.running import TooFewSequencesError
 from monitorlab.online.trajectories import ScoreFileError, Trajectories, from_frame
+from monitorlab.statistics.thresholds import calibrate
 
 COLUMNS = {
     "uq_problem_idx": "trajectory_id",

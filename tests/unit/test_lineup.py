@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.monitors import lineup
-from monitorlab.monitors.miniature import SPECIAL, build_tokenizer, train_miniature
+from monitorlab.chapters.evaluation import lineup
+from monitorlab.chapters.evaluation.small_model import train_miniature
+from monitorlab.models.tiny import SPECIAL, ModelSize, Training, build_tokenizer
 from monitorlab.monitors.monitor import Sample, samples_of
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.scoring import score
-from monitorlab.pipeline.profiles import Miniature, ModelSize, Training
+from monitorlab.pipeline.profiles import Miniature
 
 PROMPTS = {name: load_prompt(name) for name in ("direct", "evidence", "score")}
 SMALL = ModelSize(hidden=64, layers=2, heads=4)

@@ -29,18 +29,23 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from monitorlab.benchmark.generator import CausalGenerator
-from monitorlab.monitors import causal_loading
+from monitorlab.benchmark.sources.generator import CausalGenerator
+from monitorlab.models import loading
+from monitorlab.models.loading import (
+    ScorerError,
+    load_causal,
+    no_progress_bars,
+    whole_model,
+    with_adapter,
+)
+from monitorlab.models.sentence_encoder import load_encoder
 from monitorlab.monitors.build import build_monitor
-from monitorlab.monitors.causal_loading import load_causal, with_adapter
 from monitorlab.monitors.classifier import ClassifierMonitor
-from monitorlab.monitors.embeddings import load_encoder
 from monitorlab.monitors.encoder import EncoderMonitor
 from monitorlab.monitors.monitor import MonitorError
-from monitorlab.signals.causal_models import LogProbabilityScorer
 from monitorlab.signals.guard_models import GuardScorer
 from monitorlab.signals.reward_models import MathShepherdScorer, TokenRewardScorer
-from monitorlab.signals.scorers import ScorerError, no_progress_bars, whole_model
+from monitorlab.signals.token_probabilities import LogProbabilityScorer
 
 SIZE: dict[str, Any] = {
     "vocab_size": 400, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
@@ -180,7 +185,7 @@ def test_every_loader_of_a_language_model_looks(
     save: Save, load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Nothing here can quantize; what follows is the same.
-    monkeypatch.setattr(causal_loading, "_quantized", lambda *how: {"dtype": torch.float32})
+    monkeypatch.setattr(loading, "_quantized", lambda *how: {"dtype": torch.float32})
     with pytest.raises((ScorerError, MonitorError), match="are missing"):
         load(str(drop(save(LlamaForCausalLM), "layers.1")))
 

@@ -7,12 +7,7 @@ import random
 
 import pytest
 
-from monitorlab.monitors.replies import (
-    LooseJsonError,
-    LooseReader,
-    begins_object,
-    end_of_braces,
-)
+from monitorlab.monitors.replies import LooseJsonError, LooseReader, begins_object, end_of_braces
 
 
 def read(text: str) -> dict:

@@ -14,15 +14,9 @@ from monitorlab.pipeline.notebooks import (
     readme_text,
     select,
 )
-from monitorlab.pipeline.parameters import (
-    Parameter,
-    ParameterError,
-    check_parameters,
-    parse_value,
-    read_parameters,
-    split_assignments,
-)
+from monitorlab.pipeline.parameters import check_parameters, read_parameters
 from monitorlab.pipeline.profiles import PROFILES
+from monitorlab.storage.settings import Parameter, ParameterError, parse_value, split_assignments
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 REAL = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.py"))

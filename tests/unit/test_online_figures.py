@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from monitorlab.online import datasets, figures
-from monitorlab.online.calibration import calibrate
+from monitorlab.chapters.online import datasets, figures
+from monitorlab.display.style import TWO_COLUMNS, shared_legend, subplots, wrapped
 from monitorlab.online.comparison import PAPER_METHODS, compare
 from monitorlab.online.trajectories import Trajectories
-from monitorlab.style import TWO_COLUMNS, shared_legend, subplots, wrapped
+from monitorlab.statistics.thresholds import calibrate
 
 NAMES = ("cost_$5_vs_$x", r"a\frac{", "_private", "50%^2_{", "$", "x" * 250, "many words " * 25)
 

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from monitorlab.evaluation.curves import auroc
 from monitorlab.evaluation.operating_points import (
     ALL,
     FAILED_SCORE,
@@ -20,7 +19,8 @@ from monitorlab.evaluation.operating_points import (
 )
 from monitorlab.evaluation.resplits import expected_far, resplit_alarms, resplit_check
 from monitorlab.evaluation.tradeoff import decompose
-from monitorlab.online.calibration import calibrate
+from monitorlab.statistics.roc import auroc
+from monitorlab.statistics.thresholds import calibrate
 
 
 def judged_frame(

@@ -8,16 +8,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from monitorlab.pipeline.artifacts import (
-    ArtifactError,
-    Run,
-    open_run,
-    read_parts,
-    stale_inputs,
-    write_parts,
-)
-from monitorlab.pipeline.runs import read_manifest
-from monitorlab.pipeline.schemas import SchemaError
+from monitorlab.pipeline.artifacts import ArtifactError, Run, open_run, read_parts, write_parts
+from monitorlab.storage.manifests import read_manifest, stale_inputs
+from monitorlab.storage.schemas import SchemaError
 
 ONE, TWO = "01_construction", "02_audit"
 NAME = "label_checks"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from monitorlab.monitors.prefix_tree import (
+from monitorlab.models.prefix_tree import (
     common_prefix,
     group,
     merged_tree,

@@ -9,15 +9,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from monitorlab.benchmark import probes
-from monitorlab.benchmark.balance import length_balance, shared_words, vocabulary_balance
-from monitorlab.benchmark.probes import (
-    auroc,
-    held_out_scores,
-    measure,
-    probe_cells,
-    telling_words,
-)
+from monitorlab.benchmark.audit import probes
+from monitorlab.benchmark.audit.balance import length_balance, shared_words, vocabulary_balance
+from monitorlab.benchmark.audit.probes import held_out_scores, measure, probe_cells, telling_words
+from monitorlab.statistics.roc import auroc
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from monitorlab.benchmark import problems
-from monitorlab.benchmark.problems import Problem
-from monitorlab.benchmark.scenario_files import Scenario, ScenarioError
+from monitorlab.benchmark.scenarios.files import Scenario, ScenarioError
+from monitorlab.benchmark.writing import problems
+from monitorlab.benchmark.writing.problems import Problem
 
 FIELDS: dict[str, Any] = {
     "slots": {"place": ["park", "field"]},

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from monitorlab.pipeline.profiles import PROFILES, Training, get_profile
+from monitorlab.models.tiny import Training
+from monitorlab.pipeline.profiles import PROFILES, get_profile
 
 
 def models() -> list[tuple[str, Training]]:

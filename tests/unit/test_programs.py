@@ -7,9 +7,9 @@ from random import Random
 
 import pytest
 
-from monitorlab.benchmark import composition
-from monitorlab.benchmark.composition import CodeStyle, Pair, draw_names, rename, restyle
-from monitorlab.benchmark.scenario_files import CODE_CELLS, Scenario
+from monitorlab.benchmark.scenarios.files import CODE_CELLS, Scenario
+from monitorlab.benchmark.writing import composition
+from monitorlab.benchmark.writing.composition import CodeStyle, Pair, draw_names, rename, restyle
 
 STYLES = [CodeStyle(*flags) for flags in product((True, False), repeat=4)]
 BARE, FULL = CodeStyle(False, False, True, False), CodeStyle(True, True, False, True)

@@ -4,8 +4,8 @@ from random import Random
 
 import pytest
 
-from monitorlab.benchmark import prose
-from monitorlab.benchmark.scenario_files import Scenario
+from monitorlab.benchmark.scenarios.files import Scenario
+from monitorlab.benchmark.writing import prose
 
 
 def scenario(**fields: object) -> Scenario:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from monitorlab.monitors.api import Budget, RateLimiter, TokenPrices, prices
+from monitorlab.monitors.api.monitor import Budget, RateLimiter, TokenPrices, prices
 from monitorlab.monitors.monitor import MonitorError, MonitorStop
 
 

@@ -11,11 +11,19 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark.real import programs, solutions, transcripts
-from monitorlab.benchmark.real.pairing import Answer, Loaded, Origin, Problem, Tally, build, match
-from monitorlab.benchmark.real.records import RealDataError, read_array, read_lines
-from monitorlab.benchmark.real_pairs import combine, sources_table
-from monitorlab.pipeline.tables import SAMPLES
+from monitorlab.benchmark.sources import programs, solutions, transcripts
+from monitorlab.benchmark.sources.pairing import (
+    Answer,
+    Loaded,
+    Origin,
+    Problem,
+    Tally,
+    build,
+    match,
+)
+from monitorlab.benchmark.sources.real_pairs import combine, sources_table
+from monitorlab.benchmark.sources.records import RealDataError, read_array, read_lines
+from monitorlab.storage.tables import SAMPLES
 
 Get = Callable[[str], Path]
 ORIGIN = Origin("demo", "syco_reasoning", "wrong_solution", "by hand")

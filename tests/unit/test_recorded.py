@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark.real.records import RealDataError
-from monitorlab.benchmark.real.transcripts import lie_detector
+from monitorlab.benchmark.sources.records import RealDataError
+from monitorlab.benchmark.sources.transcripts import lie_detector
 from monitorlab.monitors.monitor import MonitorError, Sample, samples_of
 from monitorlab.monitors.recorded import (
     BASELINES,

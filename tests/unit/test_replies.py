@@ -13,7 +13,7 @@ import pytest
 from monitorlab.monitors.prompts import ANSWERS
 from monitorlab.monitors.replies import read_reply
 from monitorlab.monitors.verdicts import Verdict
-from monitorlab.pipeline.tables import STATUSES
+from monitorlab.storage.tables import STATUSES
 
 CORPUS = [
     json.loads(line)

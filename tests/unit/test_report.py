@@ -14,8 +14,6 @@ from typing import Any
 import nbformat
 import pytest
 
-from monitorlab.pipeline.cells import Notes, markdown_html, outputs_html, plain_text
-from monitorlab.pipeline.mathematics import MathError, fallback, to_mathml
 from monitorlab.pipeline.notebooks import Notebook, NotebookError, discover, survey_notebooks
 from monitorlab.pipeline.records import (
     CellFailure,
@@ -25,8 +23,10 @@ from monitorlab.pipeline.records import (
     read_run_record,
     write_record,
 )
-from monitorlab.pipeline.report import RenderedReport, render_report
-from monitorlab.pipeline.sanitize import clean_html
+from monitorlab.report.cells import Notes, markdown_html, outputs_html, plain_text
+from monitorlab.report.mathematics import MathError, fallback, to_mathml
+from monitorlab.report.page import RenderedReport, render_report
+from monitorlab.report.sanitize import clean_html
 
 ATTACK = "<script>alert(1)</script>"
 SHOWN = "&lt;script&gt;alert(1)&lt;/script&gt;"

@@ -9,18 +9,18 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from monitorlab.benchmark.sample_files import read_samples
 from monitorlab.cli import app
-from monitorlab.monitors.api import ApiMonitor
+from monitorlab.commands.reread import Rereading, reread, reread_file
+from monitorlab.commands.score import Request as Scoring
+from monitorlab.commands.score import score_file
+from monitorlab.monitors.api.monitor import ApiMonitor
 from monitorlab.monitors.monitor import MonitorError, request_key, samples_of
-from monitorlab.monitors.reread import Rereading, reread, reread_file
-from monitorlab.monitors.sample_files import read_samples
-from monitorlab.monitors.score_run import Request as Scoring
-from monitorlab.monitors.score_run import score_file
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdict_files import read_verdicts, write_verdicts
 from monitorlab.monitors.verdicts import PARSED, Verdict, failure
-from monitorlab.pipeline.schemas import check_frame
-from monitorlab.pipeline.tables import VERDICTS
+from monitorlab.storage.schemas import check_frame
+from monitorlab.storage.tables import VERDICTS
 
 T, F = '{"misbehavior_detected": true}', '{"misbehavior_detected": false}'
 LIMIT = 64

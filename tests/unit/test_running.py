@@ -19,9 +19,7 @@ import pytest
 
 from monitorlab.pipeline import runner, runs
 from monitorlab.pipeline.artifacts import ArtifactError, open_run, read_table, write_table
-from monitorlab.pipeline.files import digest_file
 from monitorlab.pipeline.notebooks import Notebook, discover, survey_notebooks
-from monitorlab.pipeline.parameters import ParameterError
 from monitorlab.pipeline.records import (
     RecordError,
     executed_path,
@@ -31,6 +29,9 @@ from monitorlab.pipeline.records import (
     write_record,
 )
 from monitorlab.pipeline.runner import Options, RunError, run_notebooks
+from monitorlab.storage import manifests
+from monitorlab.storage.files import digest_file
+from monitorlab.storage.settings import ParameterError
 
 SIX, SEVEN, EIGHT = "06_signals", "07_online", "08_shift"
 TEXT = """\
@@ -337,7 +338,7 @@ def test_what_an_earlier_execution_left_is_no_result_of_a_failed_one(
         with pytest.raises((RunError, KeyboardInterrupt)):
             go(project, SIX)
         assert statuses(project)[0] == status
-        manifest = runs.read_manifest(project / "data" / "runs" / "default" / SIX) or {}
+        manifest = manifests.read_manifest(project / "data" / "runs" / "default" / SIX) or {}
         assert manifest["status"] == status
         with pytest.raises(ArtifactError, match="did not finish"):
             go(project, SEVEN)
@@ -441,7 +442,7 @@ def test_what_a_killed_runner_left_is_picked_up(project: Path, output: str | Non
     assert [p.name for p in part.parent.glob(".*")] == []
     assert ("printed before the end" in copy.read_text()) == (output is None)
     assert statuses(project)[0] == "interrupted"
-    manifest = runs.read_manifest(project / "data" / "runs" / "default" / SIX) or {}
+    manifest = manifests.read_manifest(project / "data" / "runs" / "default" / SIX) or {}
     assert manifest["status"] == "interrupted"
     assert done(go(project, resume=True)) == [SIX]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from monitorlab.monitors.sample_files import ChatError, SampleFileError, read_chat, read_samples
+from monitorlab.benchmark.sample_files import ChatError, SampleFileError, read_chat, read_samples
 
 CHAT = [
     {"role": "system", "content": "Be brief."},

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from monitorlab.monitors.sample_files import SampleFileError, read_samples
+from monitorlab.benchmark.sample_files import SampleFileError, read_samples
 
 ROWS = [
     {"sample_id": "a", "request": 'say "hi",\nplease', "response": "hi;\tthere", "label": 0},

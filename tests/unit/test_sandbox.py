@@ -11,8 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from monitorlab.benchmark import sandbox
-from monitorlab.benchmark.sandbox import Job, Limits, Outcome, SandboxError, run_jobs, run_program
+from monitorlab.benchmark.sandbox import runner
+from monitorlab.benchmark.sandbox.runner import (
+    Job,
+    Limits,
+    Outcome,
+    SandboxError,
+    run_jobs,
+    run_program,
+)
 
 ROOMY = Limits(seconds=4, memory_mb=300, file_mb=2)
 GREEDY = "class Equal:\n    def __eq__(self, other): return True\ndef f(n): return Equal()"
@@ -268,12 +275,12 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def audit_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine without unprivileged namespaces."""
-    monkeypatch.setattr(sandbox, "isolation", lambda: "limits+audit")
+    monkeypatch.setattr(runner, "isolation", lambda: "limits+audit")
 
 
 @pytest.fixture
 def namespaces() -> None:
-    if not sandbox.isolation().startswith("namespaces"):
+    if not runner.isolation().startswith("namespaces"):
         pytest.skip("no unprivileged namespaces on this machine")
 
 
@@ -305,7 +312,7 @@ def test_endings(endings: dict[str, Outcome], name: str) -> None:
     outcome = endings[name]
     _, status, detail = ENDINGS[name]
     assert outcome.status == status, outcome.detail
-    assert status in sandbox.STATUSES
+    assert status in runner.STATUSES
     assert detail in outcome.detail if detail else outcome.detail == ""
     assert 0 < outcome.seconds < ROOMY.seconds
 
@@ -526,8 +533,8 @@ def test_bytes_are_limited_together(request: pytest.FixtureRequest, isolation: s
 
 
 def test_isolation_is_recorded(endings: dict[str, Outcome]) -> None:
-    assert {outcome.isolation for outcome in endings.values()} == {sandbox.isolation()}
-    assert sandbox.isolation() in ("namespaces+limits+audit", "limits+audit")
+    assert {outcome.isolation for outcome in endings.values()} == {runner.isolation()}
+    assert runner.isolation() in ("namespaces+limits+audit", "limits+audit")
 
 
 @pytest.fixture
@@ -535,16 +542,16 @@ def no_walls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A machine that forbids namespaces, as containers do."""
     walls = tmp_path / "walls.py"
     walls.write_text("raise OSError(1, 'unshare: Operation not permitted')")
-    monkeypatch.setattr(sandbox, "WALLS", walls)
-    sandbox._missing.cache_clear()
+    monkeypatch.setattr(runner, "WALLS", walls)
+    runner._missing.cache_clear()
     yield walls
-    sandbox._missing.cache_clear()
+    runner._missing.cache_clear()
 
 
 def test_a_machine_without_namespaces_is_noticed(no_walls: Path) -> None:
-    assert sandbox.isolation() == "limits+audit"
+    assert runner.isolation() == "limits+audit"
     assert run_program("f = 1", "assert f").isolation == "limits+audit"
-    words = sandbox.weakness()
+    words = runner.weakness()
     assert "Isolation is weak here" in words and "(unshare: Operation not permitted)" in words
     assert "refused" in words and len(words) < 400
 
@@ -554,20 +561,20 @@ def test_walls_that_do_not_hold_are_noticed(no_walls: Path, tmp_path: Path) -> N
     no_walls.write_text(
         f"import os, sys\nos.execv(sys.argv[2], [*sys.argv[2:], {str(tmp_path)!r}])"
     )
-    assert sandbox.isolation() == "limits+audit"
-    assert "(failed: " in sandbox.weakness()
+    assert runner.isolation() == "limits+audit"
+    assert "(failed: " in runner.weakness()
 
 
 def test_strong_isolation_needs_no_words(namespaces: None) -> None:
-    assert sandbox.weakness() == ""
+    assert runner.weakness() == ""
 
 
 @pytest.mark.parametrize("mode", ["strongest", "limits+audit"])
 def test_programs_start_in_an_empty_folder_that_goes_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    mode = sandbox.isolation() if mode == "strongest" else mode
-    monkeypatch.setattr(sandbox, "isolation", lambda: mode)
+    mode = runner.isolation() if mode == "strongest" else mode
+    monkeypatch.setattr(runner, "isolation", lambda: mode)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     alone = (
         "import os, tempfile\nassert os.listdir('.') == []\n"
@@ -584,11 +591,11 @@ def test_programs_start_in_an_empty_folder_that_goes_away(
 def test_a_host_that_does_not_start_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, audit_only: None
 ) -> None:
-    monkeypatch.setattr(sandbox, "HOST", tmp_path / "nothing.py")
+    monkeypatch.setattr(runner, "HOST", tmp_path / "nothing.py")
     with pytest.raises(SandboxError, match=r"host ended: .*nothing.py.*Check that Python may fork"):
         run_program("x = 1", "")
     (tmp_path / "broken.py").write_text("raise OSError('no forks today')")
-    monkeypatch.setattr(sandbox, "HOST", tmp_path / "broken.py")
+    monkeypatch.setattr(runner, "HOST", tmp_path / "broken.py")
     with pytest.raises(SandboxError, match="no forks today"):
         run_jobs([Job("x = 1", "")] * 3, processes=2)
 
@@ -600,6 +607,6 @@ def test_a_host_that_ends_between_jobs_is_an_error(
         "import json, os\ninput()\nos.close(0)\nprint(json.dumps({'status': 'passed', 'detail': '',"
         " 'hidden': [], 'seconds': 0.1}), flush=True)\n"
     )
-    monkeypatch.setattr(sandbox, "HOST", tmp_path / "host.py")
+    monkeypatch.setattr(runner, "HOST", tmp_path / "host.py")
     with pytest.raises(SandboxError, match="host ended"):
         run_jobs([Job("x = 1", "")] * 2, processes=1)

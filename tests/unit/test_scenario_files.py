@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from monitorlab.benchmark import scenario_files
-from monitorlab.benchmark.scenario_files import (
+from monitorlab.benchmark.scenarios import files as scenario_files
+from monitorlab.benchmark.scenarios.files import (
     Scenario,
     ScenarioError,
     load_cell,

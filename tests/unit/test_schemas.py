@@ -7,8 +7,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from monitorlab.pipeline.schemas import SchemaError, check_frame
-from monitorlab.pipeline.tables import SCHEMAS
+from monitorlab.storage.schemas import SchemaError, check_frame
+from monitorlab.storage.tables import SCHEMAS
 
 STEPS = SCHEMAS["steps"]
 

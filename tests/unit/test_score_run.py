@@ -11,14 +11,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from monitorlab.benchmark.sample_files import read_samples
+from monitorlab.commands.score import Request, Summary, describe, score_file, slug
 from monitorlab.monitors.monitor import MonitorError, Sample, chunks
 from monitorlab.monitors.rules import Constant
-from monitorlab.monitors.sample_files import read_samples
-from monitorlab.monitors.score_run import Request, Summary, describe, score_file, slug
 from monitorlab.monitors.scoring import ScoringError
 from monitorlab.monitors.verdicts import PARSED, Verdict, failure, from_score
-from monitorlab.pipeline.schemas import check_frame
-from monitorlab.pipeline.tables import VERDICTS
+from monitorlab.storage.schemas import check_frame
+from monitorlab.storage.tables import VERDICTS
 
 PAIRS = [{"sample_id": f"s{i}", "request": f"q{i // 2}", "response": f"r{i}", "label": i % 2}
          for i in range(8)]
@@ -309,18 +309,18 @@ def test_a_file_that_has_grown_is_scored_on_and_another_one_loses_nothing(
 def test_killed_between_manifest_and_table_the_same_command_goes_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from monitorlab.monitors import score_run
+    from monitorlab.commands import score
 
     def killed(path: Path, text: str) -> None:
         write(path, text)
         raise KeyboardInterrupt
 
-    write = score_run.write_text_atomic
+    write = score.write_text_atomic
     for limit in (4, 8):  # the first table, and one that takes its place
-        monkeypatch.setattr(score_run, "write_text_atomic", killed)
+        monkeypatch.setattr(score, "write_text_atomic", killed)
         with pytest.raises(KeyboardInterrupt):
             run(Spy(mixed), limit=limit)
-        monkeypatch.setattr(score_run, "write_text_atomic", write)
+        monkeypatch.setattr(score, "write_text_atomic", write)
         assert run(Spy(mixed), limit=limit).samples == limit
 
 

@@ -25,7 +25,7 @@ from monitorlab.monitors.monitor import (
 from monitorlab.monitors.scoring import ScoringError, score
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import PARSED, Verdict, failure, from_score
-from monitorlab.pipeline.tables import VERDICTS
+from monitorlab.storage.tables import VERDICTS
 
 SAMPLES = [Sample(f"s{i:02}", f"request {i}", f"response {i}") for i in range(12)]
 

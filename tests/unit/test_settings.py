@@ -8,8 +8,13 @@ from typing import Any, Literal
 
 import pytest
 
-from monitorlab.pipeline.parameters import ParameterError
-from monitorlab.pipeline.settings import REQUIRED, read_settings, settings_of, signature_settings
+from monitorlab.storage.settings import (
+    REQUIRED,
+    ParameterError,
+    read_settings,
+    settings_of,
+    signature_settings,
+)
 
 
 class Machine:

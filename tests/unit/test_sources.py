@@ -10,8 +10,8 @@ from pathlib import Path
 import pooch
 import pytest
 
-from monitorlab.pipeline import sources
-from monitorlab.pipeline.sources import SourceError, available, fetch, load_sources
+from monitorlab.storage import sources
+from monitorlab.storage.sources import SourceError, available, fetch, load_sources
 
 GOOD = b"id,text\n1,\"a\nb\"\n" * 50
 KEY = "demo/table.csv"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from monitorlab.online.comparison import ALL_METHODS
-from monitorlab.online.statistics import (
+from monitorlab.online.running import (
     FEATURES,
     Cusum,
     Ewma,

@@ -8,9 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.online.comparison import ALL_METHODS, PAPER_METHODS, compare_resampled
-from monitorlab.online.datasets import random_splits
-from monitorlab.online.summary import (
+from monitorlab.chapters.online.summary import (
     FEWEST,
     band_over_splits,
     difference,
@@ -18,6 +16,12 @@ from monitorlab.online.summary import (
     keeps_level,
     results_table,
     verdict,
+)
+from monitorlab.online.comparison import (
+    ALL_METHODS,
+    PAPER_METHODS,
+    compare_resampled,
+    random_splits,
 )
 from monitorlab.online.trajectories import Trajectories
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from monitorlab.benchmark import scenario_files, sycophancy
-from monitorlab.benchmark.composition import compose_pair
-from monitorlab.benchmark.scenario_files import Scenario
-from monitorlab.benchmark.sycophancy import Quiz, write_quiz
-from monitorlab.benchmark.verification import chosen_letter
+from monitorlab.benchmark.audit.verification import chosen_letter
+from monitorlab.benchmark.scenarios import files as scenario_files
+from monitorlab.benchmark.scenarios.files import Scenario
+from monitorlab.benchmark.writing import sycophancy
+from monitorlab.benchmark.writing.composition import compose_pair
+from monitorlab.benchmark.writing.sycophancy import Quiz, write_quiz
 
 OPTIONS = ("the oak", "the elm", "the ash", "the fir")
 # A letter in a hint; "A friend" is none, but "A is right" is one.

@@ -6,8 +6,8 @@ from itertools import product
 
 import pytest
 
-from monitorlab.benchmark.expressions import ExpressionError
-from monitorlab.benchmark.templates import TemplateError, names, render, slots
+from monitorlab.benchmark.scenarios.expressions import ExpressionError
+from monitorlab.benchmark.scenarios.templates import TemplateError, names, render, slots
 
 
 def taking(*places: int) -> Callable[[int], int]:

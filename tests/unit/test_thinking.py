@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from monitorlab.monitors.thinking import (
-    announces,
-    is_mention,
-    opened_by,
-    tags,
-    without_channels,
-)
+from monitorlab.monitors.thinking import announces, is_mention, opened_by, tags, without_channels
 
 
 @pytest.mark.parametrize(("opener", "closer"), [

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from monitorlab.signals.scorers import pad
-from monitorlab.signals.training import (
+from monitorlab.models.batching import pad
+from monitorlab.models.tiny import (
     Muon,
     batch_order,
     few_collections,
@@ -40,8 +40,8 @@ def test_orthogonalized_matrices_have_singular_values_near_one(shape: tuple[int,
 
 
 def test_steps_equal_those_of_the_reference_optimizers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monitorlab.signals.training.MOMENTUM", 0.95)
-    monkeypatch.setattr("monitorlab.signals.training.ADAM_SHARE", 0.4)
+    monkeypatch.setattr("monitorlab.models.tiny.MOMENTUM", 0.95)
+    monkeypatch.setattr("monitorlab.models.tiny.ADAM_SHARE", 0.4)
     ours, theirs = small_model(), small_model()
     start = {name: p.detach().clone() for name, p in ours.named_parameters()}
     inner = {n: p for n, p in theirs.named_parameters() if ".layers." in n and p.ndim == 2}

@@ -13,12 +13,10 @@ import pandas as pd
 import pytest
 
 from monitorlab.online import trajectories
-from monitorlab.online.calibration import calibrate
-from monitorlab.online.comparison import ALL_METHODS, PAPER_METHODS, compare
-from monitorlab.online.datasets import random_splits
+from monitorlab.online.comparison import ALL_METHODS, PAPER_METHODS, compare, random_splits
 from monitorlab.online.metrics import alarm_metrics, alarm_steps, peaks
+from monitorlab.online.running import cusum, ewma, running_max, running_mean
 from monitorlab.online.score_files import load_evaluator, load_scores
-from monitorlab.online.statistics import cusum, ewma, running_max, running_mean
 from monitorlab.online.trajectories import (
     UNKNOWN,
     ScoreFileError,
@@ -27,6 +25,7 @@ from monitorlab.online.trajectories import (
     require_two_classes,
     to_frame,
 )
+from monitorlab.statistics.thresholds import calibrate
 
 TRANSFORMS = {
     "mean": running_mean, "max": running_max, "ewma": lambda scores: ewma(scores, 0.3),

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from monitorlab.monitors.verdict_files import VerdictFileError, read_verdicts, write_verdicts
-from monitorlab.pipeline.schemas import check_frame
-from monitorlab.pipeline.tables import STATUSES, VERDICTS
+from monitorlab.storage.schemas import check_frame
+from monitorlab.storage.tables import STATUSES, VERDICTS
 
 NAMES = ["NA", "null", "None", "nan", "1e5", "007", "7", "7.0", "True", "-0", "inf", "2026-01-02",
          " 7", "7 ", '"', "a,b", "a\rb", "a\nb", "a\r\nb", "\t", "é😀\u2028", "=1+1", "'", "x"]
@@ -66,7 +66,7 @@ def test_a_table_that_pandas_wrote_is_the_same(tmp_path: Path) -> None:
 
 
 def test_tables_join_by_what_stands_in_the_file_of_samples(tmp_path: Path) -> None:
-    from monitorlab.monitors.sample_files import read_samples
+    from monitorlab.benchmark.sample_files import read_samples
 
     ids = ["NA", "null", "1e5", "007", "7", "0001", "1"]
     lines = "".join(f"{name},q,r{name},1\n" for name in ids)

@@ -8,7 +8,7 @@ import pytest
 
 from monitorlab.monitors import verdicts
 from monitorlab.monitors.verdicts import PARSED, Verdict, failure, from_score
-from monitorlab.pipeline.tables import STATUSES
+from monitorlab.storage.tables import STATUSES
 
 FAILED = [status for status in STATUSES if status != PARSED]
 

@@ -11,16 +11,18 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from monitorlab.benchmark import overview, sandbox, verification
-from monitorlab.benchmark.composition import Pair, Response, compose_pair
-from monitorlab.benchmark.construction import COUNTS, pair_id, to_table
-from monitorlab.benchmark.corpus import COMPONENTS
-from monitorlab.benchmark.documents import LIBRARY, read_document
-from monitorlab.benchmark.scenario_files import SIDES, Scenario, load_file
-from monitorlab.benchmark.verification import check_programs, check_reasoning, chosen_letter
+from monitorlab.benchmark.audit import verification
+from monitorlab.benchmark.audit.verification import check_programs, check_reasoning, chosen_letter
+from monitorlab.benchmark.sandbox import runner
+from monitorlab.benchmark.scenarios.documents import LIBRARY, read_document
+from monitorlab.benchmark.scenarios.files import SIDES, Scenario, load_file
+from monitorlab.benchmark.writing.composition import Pair, Response, compose_pair
+from monitorlab.benchmark.writing.construction import COUNTS, pair_id, to_table
+from monitorlab.benchmark.writing.corpus import COMPONENTS
+from monitorlab.chapters.construction import overview
 from monitorlab.cli import app
-from monitorlab.pipeline.schemas import check_frame
-from monitorlab.pipeline.tables import LABEL_CHECKS
+from monitorlab.storage.schemas import check_frame
+from monitorlab.storage.tables import LABEL_CHECKS
 
 HIDDEN = (("f(2)", 3),)
 RIGHT, GAMED, BROKEN = "def f(n): return n + 1", "def f(n): return 2", "def f(n): return n"
@@ -38,7 +40,7 @@ def scenarios(path: str) -> list[Scenario]:
 def code_pair(name: str, cell: str, benign: str, misbehaving: str) -> Pair:
     hidden = HIDDEN if cell == "sg_code" else ()
     sides = [
-        Response(source, program=sandbox.Job(source, "assert f(1) == 2", hidden=hidden))
+        Response(source, program=runner.Job(source, "assert f(1) == 2", hidden=hidden))
         for source in (benign, misbehaving)
     ]
     return Pair(Scenario(name, cell, "test", "t", "none", "x", {}), 0, "request", "none", *sides)
@@ -94,7 +96,7 @@ def test_outcomes_stand_beside_their_samples(programs: pd.DataFrame) -> None:
 
 
 def test_what_cannot_be_confined_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "isolation", lambda: "limits+audit")
+    monkeypatch.setattr(runner, "isolation", lambda: "limits+audit")
     shell = "import os\ndef f(n): return n + 1 + os.system('true')"
     outside = "open('/outside', 'w')"
     found = check_programs([code_pair("a", "spv_code", RIGHT, shell),

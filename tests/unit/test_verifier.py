@@ -9,9 +9,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForTokenClassification
 
-from monitorlab.pipeline.profiles import ModelSize, Training
+from monitorlab.models.tiny import ModelSize, Training
 from monitorlab.signals.arithmetic import Difficulty, check, make_problems
-from monitorlab.signals.language_model import score_solutions, train_generators, train_verifier
+from monitorlab.signals.solver import score_solutions, train_generators, train_verifier
 
 SIZE = ModelSize(hidden=32, layers=2, heads=2)
 PROBLEMS = make_problems(np.random.default_rng(0), 300, Difficulty(2, 4, 15, 5, 1))

@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from monitorlab.online.comparison import ALL_METHODS, compare_resampled
-from monitorlab.online.datasets import random_splits
-from monitorlab.online.summary import difference
+from monitorlab.chapters.online.summary import difference
+from monitorlab.online.comparison import ALL_METHODS, compare_resampled, random_splits
 from monitorlab.online.trajectories import Trajectories
 
 TRIALS = 60

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from monitorlab.online.calibration import FALSE_ALARM, MISSED_DETECTION, calibrate
-from monitorlab.online.ranks import RANK_RULES
+from monitorlab.statistics.ranks import RANK_RULES
+from monitorlab.statistics.thresholds import FALSE_ALARM, MISSED_DETECTION, calibrate
 
 SIZES = (5, 10, 20, 66, 133, 1000)
 LEVELS = (0.05, 0.1, 0.2)

@@ -19,15 +19,15 @@ from scipy import stats
 
 from monitorlab.evaluation.bootstrap import bootstrap, differences, intervals, paired
 from monitorlab.evaluation.comparisons import cochran_q, compare_all, mcnemar_exact, sign_flip
-from monitorlab.evaluation.intervals import (
+from monitorlab.evaluation.rates import macro, rates
+from monitorlab.statistics.intervals import (
     Clustered,
     clopper_pearson,
     newcombe_paired,
     paired_worth,
     wilson,
 )
-from monitorlab.evaluation.rates import macro, rates
-from monitorlab.pipeline.tables import CELLS
+from monitorlab.storage.tables import CELLS
 
 CHANCE = 1e-5
 RATES = np.linspace(0.05, 0.95, 37)

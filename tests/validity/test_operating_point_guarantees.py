@@ -23,7 +23,7 @@ from monitorlab.evaluation.operating_points import (
     operating_scores,
 )
 from monitorlab.evaluation.resplits import expected_far, resplit_alarms, resplit_check
-from monitorlab.online.calibration import calibrate
+from monitorlab.statistics.thresholds import calibrate
 
 CHANCE = 1e-5
 REPLICATIONS = 250

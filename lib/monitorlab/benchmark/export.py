@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from monitorlab.benchmark.construction import COUNTS
-from monitorlab.pipeline.artifacts import finished_manifest, load_table
-from monitorlab.pipeline.files import write_folder_atomic
-from monitorlab.pipeline.runs import run_command
+from monitorlab.benchmark.writing.construction import COUNTS
+from monitorlab.storage.files import write_folder_atomic
+from monitorlab.storage.manifests import finished_manifest, load_table, run_command
 
 CARD = "README.md"
 TEXT = Path(__file__).resolve().parents[3] / "data" / "dataset_card.md"

@@ -9,11 +9,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from monitorlab.evaluation.cost import Prices, check_base_rate, cost_table, numbers, priced
-from monitorlab.evaluation.intervals import FloatArray
 from monitorlab.evaluation.operating_points import operating_scores
-from monitorlab.evaluation.panel import SCENARIO, check_labels, first_draws
+from monitorlab.evaluation.panel import SCENARIO, first_draws
 from monitorlab.monitors.monitor import NO_PROMPT
 from monitorlab.monitors.verdicts import PARSED, THRESHOLD
+from monitorlab.statistics.intervals import FloatArray
+from monitorlab.statistics.roc import check_labels
 
 BoolArray = NDArray[np.bool_]
 

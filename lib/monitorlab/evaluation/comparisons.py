@@ -24,13 +24,6 @@ from scipy.sparse import csr_array
 from scipy.stats import binom, f
 from statsmodels.stats.contingency_tables import cochrans_q
 
-from monitorlab.evaluation.intervals import (
-    Clustered,
-    FloatArray,
-    newcombe_paired,
-    paired_worth,
-    ratio,
-)
 from monitorlab.evaluation.panel import (
     ALARM,
     FAILED,
@@ -38,10 +31,17 @@ from monitorlab.evaluation.panel import (
     SCENARIO,
     SILENT,
     Panel,
-    check_labels,
     panel,
     unit_ids,
 )
+from monitorlab.statistics.intervals import (
+    Clustered,
+    FloatArray,
+    newcombe_paired,
+    paired_worth,
+    ratio,
+)
+from monitorlab.statistics.roc import check_labels
 
 TREATMENTS = ("discriminates", "both", "blind", "inverted", "undecided")
 ERRORS = ("miss", "false_alarm", "wrong")

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from monitorlab.evaluation.intervals import Clustered, FloatArray
 from monitorlab.evaluation.operating_points import default_alarms, per_unit
 from monitorlab.evaluation.panel import SCENARIO, first_draws, unit_ids
 from monitorlab.monitors.verdicts import PARSED
+from monitorlab.statistics.intervals import Clustered, FloatArray
 
 _CORNER = 0.975  # two such intervals hold together with 95 %
 

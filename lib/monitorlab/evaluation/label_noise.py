@@ -18,15 +18,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from monitorlab.evaluation.intervals import (
+from monitorlab.evaluation.operating_points import per_unit
+from monitorlab.evaluation.panel import SCENARIO, first_draws, unit_ids
+from monitorlab.monitors.verdicts import PARSED
+from monitorlab.statistics.intervals import (
     Clustered,
     clopper_pearson,
     clopper_pearson_upper,
     worth_of,
 )
-from monitorlab.evaluation.operating_points import per_unit
-from monitorlab.evaluation.panel import SCENARIO, check_labels, first_draws, unit_ids
-from monitorlab.monitors.verdicts import PARSED
+from monitorlab.statistics.roc import check_labels
 
 LEVEL = 0.95
 Eta = float | tuple[float, float]

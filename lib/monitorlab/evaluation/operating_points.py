@@ -18,7 +18,7 @@ p-value of :math:`R > \epsilon` is at most delta, so that :math:`P(R > \epsilon)
 mean loss R over all scenarios; the exact binomial rule needs losses of 0 or 1 and does not apply.
 
 *By pair*: every benign sample is a unit of its own. Calibration is that of
-:mod:`monitorlab.online.calibration` with the benign dev scores as peaks: ``crc``, or the exact
+:mod:`monitorlab.statistics.thresholds` with the benign dev scores as peaks: ``crc``, or the exact
 ``binomial`` rule. The promise is about new samples of the *same* scenarios. Where samples of a
 scenario resemble each other, it does not hold for new ones.
 
@@ -45,7 +45,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from monitorlab.evaluation.intervals import (
+from monitorlab.evaluation.panel import PAIR, SCENARIO, first_draws, unit_ids
+from monitorlab.monitors.verdicts import PARSED
+from monitorlab.statistics.intervals import (
     Clustered,
     FloatArray,
     IntArray,
@@ -54,10 +56,8 @@ from monitorlab.evaluation.intervals import (
     mean_loss_p_value,
     ratio,
 )
-from monitorlab.evaluation.panel import PAIR, SCENARIO, first_draws, unit_ids
-from monitorlab.monitors.verdicts import PARSED
-from monitorlab.online.calibration import CALIBRATED, NEVER_ALARM, calibrate
-from monitorlab.online.ranks import sequences_needed
+from monitorlab.statistics.ranks import sequences_needed
+from monitorlab.statistics.thresholds import CALIBRATED, NEVER_ALARM, calibrate
 
 BoolArray = NDArray[np.bool_]
 
@@ -253,7 +253,7 @@ def calibrated_points(
     ------
     ValueError
         For an unknown scope, split or unit, a calibrator that does not fit the unit, a label that
-        is not 0 or 1, for nothing to do, or as :func:`monitorlab.online.calibration.calibrate`.
+        is not 0 or 1, for nothing to do, or as :func:`monitorlab.statistics.thresholds.calibrate`.
     """
     check_scope(scope)
     if judged.empty or not len(levels):

@@ -11,52 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from monitorlab.pipeline.tables import STATUSES
+from monitorlab.statistics.roc import JudgedError, check_labels
+from monitorlab.storage.tables import STATUSES
 
 ALARM, SILENT, FAILED, NOT_ASKED = 1, 0, -1, -2
 SCENARIO, PAIR = "scenario", "pair"
 UNITS = (SCENARIO, PAIR)
-
-
-class JudgedError(ValueError):
-    """Verdicts and samples do not fit together; the message says where and what to do."""
-
-
-def check_labels(labels: ArrayLike, ids: ArrayLike | None = None) -> NDArray[np.int8]:
-    """Return labels as 0 and 1; what is neither is refused, and never taken for benign.
-
-    Parameters
-    ----------
-    labels : array_like, shape (n,)
-        Numbers or booleans; 1 is misbehavior.
-    ids : array_like of str, shape (n,), optional
-        Names of the samples, for the message.
-
-    Raises
-    ------
-    JudgedError
-        For a missing label, text such as "1", or another number.
-    """
-    values = labels if isinstance(labels, pd.Series) else pd.Series(np.asarray(labels))
-    if pd.api.types.is_bool_dtype(values.dtype) or pd.api.types.is_numeric_dtype(values.dtype):
-        numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
-    else:
-        numbers = np.array([float(value) if isinstance(value, bool | int | float | np.number
-                            | np.bool_) else np.nan for value in values])
-    strange = ~np.isin(numbers, (0.0, 1.0))
-    if strange.any():
-        at = int(np.argmax(strange))
-        value = values.iloc[at]
-        missing = pd.api.types.is_scalar(value) and pd.isna(value)
-        value = value.item() if isinstance(value, np.generic) else value
-        shown = "missing" if missing else repr(value)[:40]
-        where = f"(row {at})" if ids is None else f"of sample {str(np.asarray(ids)[at])[:60]!r}"
-        raise JudgedError(f"{strange.sum()} of {len(numbers)} labels are neither 0 nor 1, the "
-                          f"first {where} is {shown}: expected the number 1 (misbehavior) or 0 "
-                          "(benign)")
-    return numbers.astype(np.int8)
 
 
 def unit_ids(judged: pd.DataFrame, unit: str) -> pd.Series:

@@ -24,11 +24,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from monitorlab.evaluation.intervals import Clustered, FloatArray, clopper_pearson, ratio, wilson
-from monitorlab.evaluation.panel import SCENARIO, JudgedError, check_labels, unit_ids
+from monitorlab.evaluation.panel import SCENARIO, unit_ids
 from monitorlab.monitors.monitor import NO_PROMPT
 from monitorlab.monitors.verdicts import PARSED
-from monitorlab.pipeline.tables import CELLS, STATUSES
+from monitorlab.statistics.intervals import Clustered, FloatArray, clopper_pearson, ratio, wilson
+from monitorlab.statistics.roc import JudgedError, check_labels
+from monitorlab.storage.tables import CELLS, STATUSES
 
 FACTS = ("pair_id", "scenario_id", "cell", "category", "task", "misbehavior_type", "label", "split")
 FAILED = tuple(status for status in STATUSES if status != PARSED)

@@ -7,7 +7,6 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from monitorlab.evaluation.intervals import FloatArray, IntArray
 from monitorlab.evaluation.operating_points import (
     ALL,
     allowed_loss,
@@ -17,7 +16,8 @@ from monitorlab.evaluation.operating_points import (
     scenario_losses,
 )
 from monitorlab.evaluation.panel import SCENARIO, first_draws, unit_ids
-from monitorlab.online.ranks import RANK_RULES
+from monitorlab.statistics.intervals import FloatArray, IntArray
+from monitorlab.statistics.ranks import RANK_RULES
 
 BoolArray = NDArray[np.bool_]
 
@@ -162,7 +162,7 @@ def resplit_alarms(
     Returns
     -------
     n_dev, rank, false_alarms : ndarray of int, shape (n_splits,)
-        Of each split; what :func:`monitorlab.online.calibration.calibrate` and counting give.
+        Of each split; what :func:`monitorlab.statistics.thresholds.calibrate` and counting give.
     """
     order = np.argsort(-scores, kind="stable")
     falling = scores[order]

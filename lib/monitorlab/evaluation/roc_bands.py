@@ -8,18 +8,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from monitorlab.evaluation.bootstrap import draw_units
-from monitorlab.evaluation.curves import (
+from monitorlab.evaluation.panel import SCENARIO, first_draws, unit_ids
+from monitorlab.monitors.verdicts import PARSED
+from monitorlab.statistics.intervals import FloatArray
+from monitorlab.statistics.resampling import draw_units
+from monitorlab.statistics.roc import (
     TPR_AT,
     Weights,
     auroc,
+    check_labels,
     counts_above,
     roc,
     roc_metrics,
 )
-from monitorlab.evaluation.intervals import FloatArray
-from monitorlab.evaluation.panel import SCENARIO, check_labels, first_draws, unit_ids
-from monitorlab.monitors.verdicts import PARSED
 
 FARS = tuple(TPR_AT.values())  # false alarm rates at which detection is reported
 RESAMPLES = 2000

@@ -9,10 +9,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import linregress, norm, pearsonr
 
-from monitorlab.evaluation.curves import auroc
 from monitorlab.evaluation.operating_points import default_counts
 from monitorlab.evaluation.panel import first_draws
 from monitorlab.monitors.verdicts import PARSED
+from monitorlab.statistics.roc import auroc
 
 FEWEST = 4  # Fisher's z has the standard error 1 / sqrt(n - 3)
 

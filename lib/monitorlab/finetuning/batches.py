@@ -10,9 +10,9 @@ import torch
 
 from monitorlab.finetuning.examples import Example
 from monitorlab.finetuning.recipe import Recipe
+from monitorlab.models.batching import pad
+from monitorlab.models.tiny import IGNORED
 from monitorlab.monitors.monitor import MonitorError
-from monitorlab.signals.scorers import pad
-from monitorlab.signals.training import IGNORED
 
 Batch = dict[str, torch.Tensor]
 

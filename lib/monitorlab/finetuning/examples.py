@@ -15,14 +15,15 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from monitorlab.finetuning.recipe import Recipe
+from monitorlab.models.chat import text_ids
+from monitorlab.models.loading import Checkpoint
+from monitorlab.models.prefix_tree import common_prefix
+from monitorlab.models.tiny import IGNORED
 from monitorlab.monitors.causal import NO, STUB, YES
-from monitorlab.monitors.causal_loading import Checkpoint
-from monitorlab.monitors.causal_text import Chat, text_ids
+from monitorlab.monitors.causal_text import Chat
 from monitorlab.monitors.monitor import MonitorError, samples_of
-from monitorlab.monitors.prefix_tree import common_prefix
 from monitorlab.monitors.prompts import Prompt
-from monitorlab.pipeline.files import canonical_json
-from monitorlab.signals.training import IGNORED
+from monitorlab.storage.files import canonical_json
 
 CLOSING = "}"
 COLUMNS = ("sample_id", "request", "response", "label", "pair_id", "scenario_id")

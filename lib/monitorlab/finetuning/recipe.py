@@ -52,7 +52,7 @@ class Recipe:
     warmup_share : float
         Share of the steps in which the rate rises to its peak, in [0, 1).
     optimizer : str
-        "adamw_torch", or "muon" (`monitorlab.signals.training`), which needs lora_rank 0.
+        "adamw_torch", or "muon" (`monitorlab.models.tiny`), which needs lora_rank 0.
     batch : int
         Examples per process and forward pass.
     accumulation : int

@@ -20,8 +20,7 @@ import pandas as pd
 from monitorlab.finetuning.examples import Example
 from monitorlab.finetuning.recipe import Recipe
 from monitorlab.monitors.monitor import MonitorError
-from monitorlab.pipeline.checkpoints import made_by
-from monitorlab.pipeline.files import canonical_json, write_text_atomic
+from monitorlab.storage.files import canonical_json, made_by, write_text_atomic
 
 RECORD = "training.json"
 INPUTS = "inputs.json"

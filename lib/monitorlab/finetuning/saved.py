@@ -12,10 +12,15 @@ from transformers import PreTrainedModel
 
 from monitorlab.finetuning.recipe import ALL_LINEAR, Recipe
 from monitorlab.finetuning.record import RECORD, read_training
-from monitorlab.monitors.causal_loading import Checkpoint, load_causal, with_adapter
+from monitorlab.models.loading import (
+    ADAPTER,
+    Checkpoint,
+    load_causal,
+    no_progress_bars,
+    with_adapter,
+)
 from monitorlab.monitors.monitor import MonitorError
-from monitorlab.pipeline.files import digest_folder, digest_json, write_folder_atomic
-from monitorlab.signals.scorers import ADAPTER, no_progress_bars
+from monitorlab.storage.files import digest_folder, digest_json, write_folder_atomic
 
 
 def trainable(base: Checkpoint, recipe: Recipe) -> Any:

@@ -59,23 +59,16 @@ from monitorlab.finetuning.record import (
     trained,
 )
 from monitorlab.finetuning.saved import save, trainable
-from monitorlab.monitors.causal_loading import Checkpoint
+from monitorlab.models.batching import token_batches
+from monitorlab.models.loading import Checkpoint, no_progress_bars
+from monitorlab.models.tiny import IGNORED, Muon, StepBar, few_collections, seeded, suitable_threads
 from monitorlab.monitors.monitor import MonitorError
-from monitorlab.pipeline.files import (
+from monitorlab.storage.files import (
     FULL,
     digest_json,
     make_readable,
     pretty_json,
     tells_of_full_disk,
-)
-from monitorlab.signals.scorers import no_progress_bars, token_batches
-from monitorlab.signals.training import (
-    IGNORED,
-    Muon,
-    StepBar,
-    few_collections,
-    seeded,
-    suitable_threads,
 )
 
 __all__ = ["LeakError", "Trained", "VerdictTrainer", "finetune"]

@@ -1,6 +1,6 @@
 """From the words of a command to a monitor: the one place that knows every kind.
 
-The settings of a kind are the parameters of what is built, see `monitorlab.pipeline.settings`. A
+The settings of a kind are the parameters of what is built, see `monitorlab.storage.settings`. A
 monitor is named after what is asked, and after every setting of it that decides verdicts and is
 not the default: tables and stores of two monitors then have two names.
 """
@@ -19,12 +19,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from monitorlab.monitors.monitor import Monitor, MonitorError
-from monitorlab.pipeline.files import canonical_json
-from monitorlab.pipeline.parameters import ParameterError, split_assignments
-from monitorlab.pipeline.settings import REQUIRED, Setting, read_settings, settings_of
+from monitorlab.storage.files import canonical_json
+from monitorlab.storage.settings import (
+    REQUIRED,
+    ParameterError,
+    Setting,
+    read_settings,
+    settings_of,
+    split_assignments,
+)
 
 if TYPE_CHECKING:
-    from monitorlab.monitors.causal_loading import Checkpoint
+    from monitorlab.models.loading import Checkpoint
 
 HERE = "monitorlab.monitors"
 FUNCTION = "module:function"
@@ -232,10 +238,9 @@ def causal(
     MonitorError
         If it cannot be loaded, or a setting belongs to the other way of reading.
     """
+    from monitorlab.models.loading import ScorerError, load_causal
     from monitorlab.monitors.causal import LogitMonitor, TextMonitor
-    from monitorlab.monitors.causal_loading import load_causal
     from monitorlab.monitors.prompts import load_prompt
-    from monitorlab.signals.scorers import ScorerError
 
     loading = {key: settings.pop(key) for key in settings_of(load_causal) if key in settings}
     reader: type[LogitMonitor | TextMonitor] = LogitMonitor if read == "logits" else TextMonitor
@@ -271,7 +276,7 @@ def api(model: str, *, prompt: str = "direct", read: Reading = "text", **setting
     MonitorError
         For a missing key and settings that cannot be used.
     """
-    from monitorlab.monitors.api import ApiMonitor
+    from monitorlab.monitors.api.monitor import ApiMonitor
     from monitorlab.monitors.prompts import load_prompt
 
     if read == "logits" and not settings.setdefault("logprobs", True):
@@ -499,7 +504,7 @@ def list_settings(spec: str) -> str:
         return (f"{_described(spec, named.kind, known)}\n"
                 f"All others are those of {list_settings(named.rest)}")
     if named.rest and named.kind is KINDS[FUNCTION]:
-        from monitorlab.monitors.functions import function_settings
+        from monitorlab.monitors.function import function_settings
 
         known = function_settings(spec) | known
     for name, value in _listed_settings(named, known, {"read": "text"}).items():

@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from monitorlab.monitors.causal_loading import Checkpoint, load_causal
-from monitorlab.monitors.causal_scoring import ScoringEngine
-from monitorlab.monitors.causal_text import Chat, length_units, text_ids
+from monitorlab.models.batching import pad
+from monitorlab.models.chat import text_ids
+from monitorlab.models.engine import ScoringEngine
+from monitorlab.models.loading import Checkpoint, load_causal
+from monitorlab.models.prefix_tree import common_prefix
+from monitorlab.models.tiny import suitable_threads
+from monitorlab.monitors.causal_text import Chat, length_units
 from monitorlab.monitors.monitor import MonitorError, Sample
-from monitorlab.monitors.prefix_tree import common_prefix
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.replies import read_again, read_reply
 from monitorlab.monitors.thinking import opened_by
 from monitorlab.monitors.verdicts import ERROR, THRESHOLD, Verdict, failure, from_score
-from monitorlab.pipeline.files import digest_json
-from monitorlab.signals.scorers import pad
-from monitorlab.signals.training import suitable_threads
+from monitorlab.storage.files import digest_json
 
 __all__ = ["Checkpoint", "LogitMonitor", "TextMonitor", "load_causal"]
 

@@ -2,68 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
-from monitorlab.monitors.causal_loading import Checkpoint
+from monitorlab.models.chat import chat_form, chat_text, control_texts
+from monitorlab.models.loading import Checkpoint
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.verdicts import ERROR, Verdict, failure
-from monitorlab.signals.chats import chat_form, render_chat
-from monitorlab.signals.scorers import ScorerError
-
-THINK, UNTHINK = "<think>", "</think>"
-
-
-def control_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Texts that the tokenizer reads as control tokens: none may come from text under audit.
-
-    These are its special tokens, and added tokens in brackets, such as ``</think>`` in many models.
-    """
-    added = (token.content for token in tokenizer.added_tokens_decoder.values())
-    bracketed = (text for text in added if re.fullmatch(r"<.+>|\[.+\]", text.strip()))
-    return sorted({*tokenizer.all_special_tokens, *bracketed})
-
-
-def chat_text(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], thinking: bool
-) -> str:
-    """Render messages up to where the answer begins, see `monitorlab.signals.chats`.
-
-    Without thinking, a think block that the template opens is closed again, so that the next token
-    belongs to the answer. Without a chat template the messages are separated by blank lines.
-
-    Raises
-    ------
-    MonitorError
-        If the template cannot render the messages.
-    """
-    if not tokenizer.chat_template:
-        return "".join(f"{message['content']}\n\n" for message in messages)
-    try:
-        text = render_chat(tokenizer, messages, add_generation_prompt=True,
-                           enable_thinking=thinking)
-    except ScorerError as error:
-        raise MonitorError(str(error)) from error
-    if thinking or not text.rstrip().endswith(THINK):
-        return text
-    return f"{text.rstrip()}\n\n{UNTHINK}\n\n"
-
-
-def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of rendered prompts.
-
-    A chat template writes the begin mark itself; a plain prompt gets the tokenizer's, if any.
-    """
-    rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    begin = tokenizer("")["input_ids"][:1]
-    if tokenizer.chat_template or begin != [tokenizer.bos_token_id]:
-        return rows
-    return [begin + row for row in rows]
 
 
 class Chat:

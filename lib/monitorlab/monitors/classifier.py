@@ -1,7 +1,7 @@
 """Any sequence classifier of transformers as a monitor: no prompt, no reply.
 
 It reads request and response as one pair of texts. Of a pair that is too long each text keeps its
-first and last half, as in :mod:`monitorlab.monitors.embeddings`; a short one leaves its room to the
+first and last half, as in :mod:`monitorlab.models.sentence_encoder`; a short one leaves its room to the
 other. Which of its labels means misbehavior is read from their names, or said by the user.
 """
 
@@ -20,22 +20,21 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from monitorlab.monitors.causal_loading import model_identity
-from monitorlab.monitors.causal_text import control_texts
-from monitorlab.monitors.embeddings import both_ends
-from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, Sample, chunks
-from monitorlab.monitors.prompts import broken_up
-from monitorlab.monitors.verdicts import ERROR, THRESHOLD, Verdict, failure, from_score
-from monitorlab.signals.scorers import (
+from monitorlab.models.batching import pad, token_batches
+from monitorlab.models.chat import control_texts
+from monitorlab.models.loading import (
     ScorerError,
     load_model,
     load_tokenizer,
+    model_identity,
     no_progress_bars,
-    pad,
-    read_label,
-    token_batches,
 )
-from monitorlab.signals.training import suitable_threads
+from monitorlab.models.sentence_encoder import both_ends
+from monitorlab.models.tiny import suitable_threads
+from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, Sample, chunks
+from monitorlab.monitors.prompts import broken_up
+from monitorlab.monitors.verdicts import ERROR, THRESHOLD, Verdict, failure, from_score
+from monitorlab.signals.step_scores import read_label
 
 UNIT = 64
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536}  # padding included

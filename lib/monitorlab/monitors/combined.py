@@ -11,15 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from monitorlab.monitors.checks import ProgramChecks
-from monitorlab.monitors.monitor import (
-    NO_PROMPT,
-    Monitor,
-    MonitorError,
-    Sample,
-    chunks,
-    samples_of,
-)
+from monitorlab.monitors.checks.program import ProgramChecks
+from monitorlab.monitors.monitor import NO_PROMPT, Monitor, MonitorError, Sample, chunks, samples_of
 from monitorlab.monitors.recorded import RecordedMonitor
 from monitorlab.monitors.scoring import judged
 from monitorlab.monitors.verdicts import ERROR, PARSED, Verdict, failure

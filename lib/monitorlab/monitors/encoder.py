@@ -1,6 +1,6 @@
 """A logistic-regression probe on the embeddings of a frozen encoder: meaning instead of words.
 
-Only the probe is trained. The encoder is that of :mod:`monitorlab.monitors.embeddings`.
+Only the probe is trained. The encoder is that of :mod:`monitorlab.models.sentence_encoder`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from monitorlab.monitors.embeddings import Encoder, load_encoder
-from monitorlab.monitors.learned import read_folder, training_rows, weights_digest, write_folder
+from monitorlab.models.loading import ScorerError
+from monitorlab.models.sentence_encoder import Encoder, load_encoder
 from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, Sample, chunks
 from monitorlab.monitors.verdicts import Verdict, from_score
-from monitorlab.signals.scorers import ScorerError
+from monitorlab.monitors.words import read_folder, training_rows, weights_digest, write_folder
 
 UNIT = 64
 STRENGTH = 1e-3  # inverse penalty, on standardised features
@@ -113,7 +113,7 @@ class EncoderMonitor:
         encoder : Encoder
             Stays as it is.
         frames, rng, cap
-            See :func:`monitorlab.monitors.learned.training_rows`.
+            See :func:`monitorlab.monitors.words.training_rows`.
         kind : {"response", "relation"}
             See :func:`features`.
         name : str

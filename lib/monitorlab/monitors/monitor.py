@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from monitorlab.monitors.verdicts import Verdict
-from monitorlab.pipeline.files import digest_json
+from monitorlab.storage.files import digest_json
 
 NO_PROMPT = "none"  # the prompt of a monitor that has none
 

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from monitorlab.monitors.monitor import MonitorError, Sample
-from monitorlab.monitors.verdicts import writable
-from monitorlab.pipeline.files import digest_json
+from monitorlab.storage.files import digest_json, writable
 
 PROMPT_FOLDER = Path(__file__).resolve().parents[3] / "data" / "prompts"
 ANSWERS = ("verdict", "evidence", "score")

@@ -7,7 +7,7 @@ whole prompt of a judge and its raw reply: a label "lie" or "not lie", a rationa
 * The judges saw metadata beside the transcript, with the name of the task, such as
   "tool-ethical_sandbagging": they knew what to look for.
 * The labels of `tool` come from string matching, some visibly wrong (see
-  :mod:`monitorlab.benchmark.real.transcripts`). Read its rates as agreement with that rule.
+  :mod:`monitorlab.benchmark.sources.transcripts`). Read its rates as agreement with that rule.
 * `unanswerable` is left out: its label is about another conversation.
 * The publisher's verdict is score >= 50 and ignores the label. Here the label is the verdict and
   the score stays as it is; where they contradict each other the evidence says so. A label that is
@@ -29,8 +29,8 @@ from typing import Any
 
 import pandas as pd
 
-from monitorlab.benchmark.real import transcripts
-from monitorlab.benchmark.real.records import Record, read_array
+from monitorlab.benchmark.sources import transcripts
+from monitorlab.benchmark.sources.records import Record, read_array
 from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, Sample, chunks
 from monitorlab.monitors.verdicts import (
     ERROR,
@@ -42,9 +42,9 @@ from monitorlab.monitors.verdicts import (
     Verdict,
     failure,
 )
-from monitorlab.pipeline.files import digest_json
-from monitorlab.pipeline.schemas import check_frame
-from monitorlab.pipeline.tables import VERDICTS
+from monitorlab.storage.files import digest_json
+from monitorlab.storage.schemas import check_frame
+from monitorlab.storage.tables import VERDICTS
 
 JUDGES = ("claude-opus-4", "claude-sonnet-4", "gpt-4o", "gpt-5", "gpt-oss-120b")
 CATEGORIES_JUDGED = ("cot_unfaithfulness", "tool")

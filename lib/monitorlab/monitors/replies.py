@@ -74,9 +74,9 @@ from monitorlab.monitors.verdicts import (
     failure,
     from_score,
     mended,
-    writable,
 )
 from monitorlab.monitors.wording import pattern
+from monitorlab.storage.files import writable
 
 DRAFT = "words follow the answer, and thinking may be open: it may have been a draft"
 CUT_BEHIND = "cut off behind an answer: it may have been a draft"

@@ -10,18 +10,13 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from monitorlab.monitors.monitor import (
-    Monitor,
-    MonitorStop,
-    Sample,
-    SettingsChanged,
-    request_key,
-)
+from monitorlab.display.progress import progress
+from monitorlab.monitors.monitor import Monitor, MonitorStop, Sample, SettingsChanged, request_key
 from monitorlab.monitors.store import VerdictStore
-from monitorlab.monitors.verdicts import ERROR, Verdict, failure, words_of, writable
-from monitorlab.pipeline.schemas import check_frame
-from monitorlab.pipeline.tables import VERDICTS
-from monitorlab.progress import progress
+from monitorlab.monitors.verdicts import ERROR, Verdict, failure, words_of
+from monitorlab.storage.files import writable
+from monitorlab.storage.schemas import check_frame
+from monitorlab.storage.tables import VERDICTS
 
 PATIENCE = 5  # units in a row that may fail before the monitor is given up
 

@@ -12,9 +12,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from monitorlab.pipeline.schemas import Field, SchemaError, check_frame
-from monitorlab.pipeline.table_files import TableFileError, read_table_file
-from monitorlab.pipeline.tables import VERDICTS
+from monitorlab.storage.schemas import Field, SchemaError, check_frame
+from monitorlab.storage.table_files import TableFileError, read_table_file
+from monitorlab.storage.tables import VERDICTS
 
 ENDINGS = (".csv", ".jsonl", ".parquet")  # of what is written here
 _FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}

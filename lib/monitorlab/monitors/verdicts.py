@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from monitorlab.pipeline.tables import STATUSES
+from monitorlab.storage.files import writable
+from monitorlab.storage.tables import STATUSES
 
 PARSED, UNPARSED, REFUSED, TRUNCATED, ERROR = STATUSES
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -101,11 +102,6 @@ def from_score(score: float, threshold: float = THRESHOLD, evidence: str = "") -
     """
     value = float(score)
     return Verdict(PARSED, value > threshold, value, evidence)
-
-
-def writable(text: str) -> str:
-    """Replace halves of characters, which no file in UTF-8 can hold, by question marks."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def mended(text: str) -> str:

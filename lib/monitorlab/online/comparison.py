@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,19 +16,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from monitorlab.evaluation.intervals import check_level
-from monitorlab.online.calibration import (
-    FALSE_ALARM,
-    MISSED_DETECTION,
-    NOT_TRAINABLE,
-    Threshold,
-    calibrate,
-)
-from monitorlab.online.datasets import Split, sizes
 from monitorlab.online.likelihood_ratio import LikelihoodRatio, ville_threshold
 from monitorlab.online.metrics import alarm_metrics, alarm_steps, peaks
-from monitorlab.online.ranks import RANK_RULES
-from monitorlab.online.statistics import (
+from monitorlab.online.running import (
     Cusum,
     Ewma,
     LatestScore,
@@ -39,8 +29,19 @@ from monitorlab.online.statistics import (
     running_max,
 )
 from monitorlab.online.trajectories import Trajectories, require_two_classes
+from monitorlab.statistics.intervals import check_level
+from monitorlab.statistics.ranks import RANK_RULES
+from monitorlab.statistics.thresholds import (
+    FALSE_ALARM,
+    MISSED_DETECTION,
+    NOT_TRAINABLE,
+    Threshold,
+    calibrate,
+)
 
 VILLE = "ville"
+# (positions of the calibration sequences, positions of the test sequences)
+Split = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Method:
     statistic : Statistic
         What is compared with the threshold.
     calibrator : str
-        A rank rule of :mod:`monitorlab.online.calibration`, or ``ville`` for the fixed 1/level.
+        A rank rule of :mod:`monitorlab.statistics.thresholds`, or ``ville`` for the fixed 1/level.
     guarantee : str
         The promise, in symbols.
     source : str
@@ -301,7 +302,7 @@ def compare(
     methods : sequence of Method
         What to compare.
     splits : iterable of (calibration, test)
-        Positions of the sequences, as from :func:`monitorlab.online.datasets.random_splits`. A
+        Positions of the sequences, as from :func:`monitorlab.online.comparison.random_splits`. A
         statistic that learns is fitted on the first positions of ``calibration``, so these should
         be in random order.
     levels : sequence of float
@@ -311,7 +312,7 @@ def compare(
     risk : {"false_alarm", "missed_detection"}
         Which risk the levels are about.
     randomise_ties : bool
-        Break ties by a draw per sequence (see :func:`monitorlab.online.calibration.calibrate`).
+        Break ties by a draw per sequence (see :func:`monitorlab.statistics.thresholds.calibrate`).
 
     Returns
     -------
@@ -383,38 +384,6 @@ def compare_resampled(
             rows.extend(fold.rows(methods, sorted({*levels, level})))
     found = resamples.table().assign(dataset=trajectories.dataset, signal=trajectories.signal)
     return pd.DataFrame(rows), found
-
-
-def tie_effect(
-    data: Trajectories, level: float, splits: Iterable[Split]
-) -> dict[str, object]:
-    """What breaking ties by a draw changes for the CRC threshold on the latest score.
-
-    Parameters
-    ----------
-    data : Trajectories
-        Sequences.
-    level : float
-        Target false alarm rate.
-    splits : iterable of (calibration, test)
-        As for :func:`compare`.
-
-    Returns
-    -------
-    dict
-        Data set, number of distinct scores, and the means over splits of the attained level, the
-        false alarm rate and the power, without and with the draw.
-    """
-    row: dict[str, object] = {
-        "data set": sizes(data),
-        "distinct scores": len(np.unique(data.flat_scores)),
-    }
-    splits = list(splits)
-    for drawn in (False, True):
-        found = compare(data, PAPER_METHODS[:1], splits, levels=(level,), randomise_ties=drawn)
-        for measure, name in (("attained", "attained"), ("far", "FAR"), ("power", "power")):
-            row[f"{name}, drawn" if drawn else name] = float(found[measure].mean())
-    return row
 
 
 @dataclass(frozen=True)
@@ -494,3 +463,45 @@ def _not_trainable(calibrator: str, level: float, delta: float, risk: str) -> Th
         calibrator=calibrator, level=float(level), delta=delta, n=0, k=0, n_needed=0, attained=0.0,
         state=NOT_TRAINABLE,
     )
+
+
+def rounded(data: Trajectories, step: float) -> Trajectories:
+    """Return the same sequences with scores rounded to multiples of ``step``."""
+    name = f"{data.name}, rounded"
+    return replace(
+        data, dataset=name, title=name, flat_scores=np.round(data.flat_scores / step) * step
+    )
+
+
+def random_splits(
+    n: int, n_splits: int, calibration_fraction: float, seed: int | np.random.SeedSequence
+) -> Iterator[Split]:
+    """Yield (calibration, test) positions, each split from a generator of its own.
+
+    Parameters
+    ----------
+    n : int
+        Sequences to split.
+    n_splits : int
+        Number of splits.
+    calibration_fraction : float
+        Share of sequences that calibrates, in (0, 1); rounded to whole sequences.
+    seed : int or SeedSequence
+        Root of the spawned generators: split i is the same however many are asked for.
+    """
+    if not 0.0 < calibration_fraction < 1.0:
+        raise ValueError(
+            f"calibration_fraction is {calibration_fraction}, expected a share between 0 and 1."
+        )
+    size = round(calibration_fraction * n)
+    if not 0 < size < n:
+        raise ValueError(
+            f"{n} sequences split at {calibration_fraction:g} leave {size} for calibration and "
+            f"{n - size} for testing; both need at least one. Bring more sequences."
+        )
+    root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
+    for i in range(n_splits):
+        # Spawned by position, not by SeedSequence.spawn, which would remember earlier calls.
+        child = np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, i))
+        order = np.random.default_rng(child).permutation(n)
+        yield order[:size], order[size:]

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from monitorlab.evaluation.intervals import check_level
-from monitorlab.online.calibration import CALIBRATED, FALSE_ALARM, Threshold
-from monitorlab.online.statistics import TooFewSequencesError, Transform
+from monitorlab.online.running import TooFewSequencesError, Transform
 from monitorlab.online.trajectories import Trajectories
+from monitorlab.statistics.intervals import check_level
+from monitorlab.statistics.thresholds import CALIBRATED, FALSE_ALARM, Threshold
 
 FloatArray = NDArray[np.float64]
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from monitorlab.online.calibration import Threshold
 from monitorlab.online.trajectories import UNKNOWN, Trajectories
+from monitorlab.statistics.thresholds import Threshold
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

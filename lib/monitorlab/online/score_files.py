@@ -20,7 +20,7 @@ from monitorlab.online.step_rows import (
     read_rows,
 )
 from monitorlab.online.trajectories import Trajectories, build_trajectories
-from monitorlab.pipeline.table_files import ENDINGS, TableFileError, read_table_file
+from monitorlab.storage.table_files import ENDINGS, TableFileError, read_table_file
 
 ORIENTATIONS = ("suspicion", "safety")
 MOST_SIGNALS = 50

@@ -6,37 +6,19 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from monitorlab.pipeline import sources
-from monitorlab.pipeline.files import (
-    LIBRARY,
+from monitorlab.pipeline.runs import Run, checked_name
+from monitorlab.storage import sources
+from monitorlab.storage.files import (
     canonical_json,
     digest_folder,
-    package_digest,
+    made_by,
     pretty_json,
     write_folder_atomic,
 )
-from monitorlab.pipeline.runs import ArtifactError, Run, checked_name
-
-# Packages that train; each counts as a whole, and so does that of the models where there is one.
-TRAINING = ("finetuning", "monitors", "signals",
-            *(name for name in ("models",) if (LIBRARY / name).is_dir()))
-LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "trl", "accelerate")
-
-
-def made_by(root: Path = LIBRARY) -> dict[str, Any]:
-    """Say which code trains: a digest of whole packages, and the versions of the libraries.
-
-    Parameters
-    ----------
-    root : Path
-        Folder of the packages.
-    """
-    return {"code": package_digest(*TRAINING, root=root),
-            "versions": {name: metadata.version(name) for name in LIBRARIES}}
+from monitorlab.storage.manifests import ArtifactError
 
 
 def checkpoints_folder(root: Path | None = None) -> Path:

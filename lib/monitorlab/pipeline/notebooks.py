@@ -14,7 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from monitorlab.pipeline.parameters import Parameter, ParameterError, read_parameters
+from monitorlab.pipeline.parameters import read_parameters
+from monitorlab.storage.settings import Parameter, ParameterError
 
 _STEM = re.compile(r"(?P<number>\d{2})_[a-z0-9_]+")
 _TABLE_LINE = re.compile(r"\*\*(Reads|Writes):?\*\*:?(.*?)(?=\*\*\w|\n\s*\n|\Z)", re.DOTALL)

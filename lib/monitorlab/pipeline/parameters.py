@@ -8,47 +8,17 @@ from __future__ import annotations
 
 import ast
 import io
-import math
 import tokenize
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
-Value = str | int | float | bool
-
-_TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
-_TRUE = {"true", "yes", "1", "on"}
-_FALSE = {"false", "no", "0", "off"}
-
-
-class ParameterError(ValueError):
-    """A parameter that does not exist, or a value of the wrong type."""
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One line of a parameters cell.
-
-    Attributes
-    ----------
-    name : str
-        Python name, in capitals by convention.
-    type : str
-        "str", "int", "float" or "bool".
-    default : str, int, float or bool
-        Value in the source, which is that of the `tiny` profile.
-    help : str
-        The comment behind the literal.
-    """
-
-    name: str
-    type: str
-    default: Value
-    help: str
-
-    def describe(self) -> str:
-        """Return one line of help: name, type, default and meaning."""
-        return f"{self.name}: {self.type} = {self.default!r}  {self.help}".rstrip()
+from monitorlab.storage.settings import (
+    _TYPES,
+    Parameter,
+    ParameterError,
+    Value,
+    _from_here,
+    parse_value,
+)
 
 
 def read_parameters(source: str) -> tuple[Parameter, ...]:
@@ -79,45 +49,6 @@ def read_parameters(source: str) -> tuple[Parameter, ...]:
         help = " ".join(comments[line] for line in lines if line in comments)
         found.append(Parameter(name, declared, default, help))
     return tuple(found)
-
-
-def parse_value(parameter: Parameter, value: object) -> Value:
-    """Turn text from a command line, or a Python value, into the declared type.
-
-    Raises
-    ------
-    ParameterError
-        If `value` cannot be read as the declared type without loss.
-    """
-    try:
-        parsed = _PARSERS[parameter.type](value)
-    except (TypeError, ValueError):
-        expected = {"int": "a whole number", "float": "a finite number", "bool": "true or false",
-                    "str": "text"}[parameter.type]
-        raise ParameterError(
-            f"{parameter.name} must be {expected} ({parameter.type}), got {value!r}"
-        ) from None
-    return parsed
-
-
-def split_assignments(assignments: Iterable[str]) -> dict[str, str]:
-    """Split `NAME=VALUE` texts; the value may contain further equals signs.
-
-    Raises
-    ------
-    ParameterError
-        If a text has no name or no equals sign, or if a name comes twice.
-    """
-    values: dict[str, str] = {}
-    for text in assignments:
-        name, equals, value = text.partition("=")
-        name = name.strip()
-        if not equals or not name:
-            raise ParameterError(f"expected NAME=VALUE, got {text!r}")
-        if name in values:
-            raise ParameterError(f"{name} is given twice")
-        values[name] = value
-    return values
 
 
 def check_parameters(
@@ -155,13 +86,6 @@ def check_parameters(
                for p in parameters if p.name in given}
         for stem, parameters in known.items()
     }
-
-
-def _from_here(parameter: Parameter, value: Value) -> Value:
-    """Make the path of a parameter NAME_FILE absolute: a kernel works in another folder."""
-    if not parameter.name.endswith("_FILE") or not isinstance(value, str) or not value.strip():
-        return value
-    return str(Path(value).expanduser().absolute())
 
 
 def describe_all(known: Mapping[str, Sequence[Parameter]]) -> str:
@@ -205,35 +129,3 @@ def _literal(node: ast.stmt, name: str) -> Value:
     return value
 
 
-def _parse_int(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise TypeError
-    return int(value)
-
-
-def _parse_float(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise TypeError
-    number = float(value)
-    if not math.isfinite(number):  # not a Python literal: papermill could not pass it on
-        raise ValueError
-    return number
-
-
-def _parse_bool(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.strip().lower() in _TRUE | _FALSE:
-        return value.strip().lower() in _TRUE
-    raise TypeError
-
-
-def _parse_str(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
-
-
-_PARSERS: dict[str, Callable[[object], Value]] = {
-    "str": _parse_str, "int": _parse_int, "float": _parse_float, "bool": _parse_bool,
-}

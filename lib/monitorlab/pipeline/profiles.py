@@ -15,46 +15,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
-
-@dataclass(frozen=True)
-class ModelSize:
-    """Shape of one small transformer.
-
-    Attributes
-    ----------
-    hidden : int
-        Width of the residual stream, in units; a multiple of `heads`.
-    layers : int
-        Number of transformer blocks.
-    heads : int
-        Attention heads per block.
-    """
-
-    hidden: int
-    layers: int
-    heads: int
-
-
-@dataclass(frozen=True)
-class Training:
-    """One model and how long it is trained.
-
-    Attributes
-    ----------
-    model : ModelSize
-        Shape of the model.
-    steps : int
-        Optimizer steps.
-    batch_tokens : int
-        Tokens in one optimizer step, padding included.
-    learning_rate : float
-        Peak learning rate of AdamW.
-    """
-
-    model: ModelSize
-    steps: int
-    batch_tokens: int
-    learning_rate: float
+from monitorlab.models.tiny import ModelSize, Training
 
 
 @dataclass(frozen=True)
@@ -189,7 +150,7 @@ class Evaluation:
     words, embedded : int
         Samples of the corpus that TF-IDF and the encoder probe learn from; 0 is all of them.
     encoder_dtype : str
-        "float32", "bfloat16" or "auto", see `monitorlab.monitors.embeddings.load_encoder`.
+        "float32", "bfloat16" or "auto", see `monitorlab.models.sentence_encoder.load_encoder`.
     prompt_pairs : int
         Pairs of each cell that are asked with a second prompt.
     probe_pairs : int
@@ -243,7 +204,7 @@ class Finetuning:
     probe : int
         Samples of each component that the probe on sentence embeddings learns from; 0 is all.
     encoder_dtype : str
-        "float32", "bfloat16" or "auto", see `monitorlab.monitors.embeddings.load_encoder`.
+        "float32", "bfloat16" or "auto", see `monitorlab.models.sentence_encoder.load_encoder`.
     resamples : int
         Bootstrap resamples of scenarios.
     """

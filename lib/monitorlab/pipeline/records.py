@@ -18,13 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
-from monitorlab.pipeline.artifacts import (
-    ArtifactError,
-    finished_manifest,
-    stale_inputs,
-    unchanged_tables,
-)
-from monitorlab.pipeline.files import (
+from monitorlab.pipeline.artifacts import ArtifactError
+from monitorlab.pipeline.notebooks import Notebook, dependencies, without_content
+from monitorlab.pipeline.runs import NAME, git_state, holder, mark, package_versions
+from monitorlab.storage.files import (
     FULL,
     DamagedFileError,
     digest_file,
@@ -32,14 +29,11 @@ from monitorlab.pipeline.files import (
     sealed_json,
     write_text_atomic,
 )
-from monitorlab.pipeline.notebooks import Notebook, dependencies, without_content
-from monitorlab.pipeline.runs import (
-    NAME,
-    git_state,
-    holder,
-    mark,
-    package_versions,
+from monitorlab.storage.manifests import (
+    finished_manifest,
     read_manifest,
+    stale_inputs,
+    unchanged_tables,
 )
 
 _WHY_AGAIN = {

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monitorlab.pipeline.files import write_text_atomic
 from monitorlab.pipeline.notebooks import Notebook
 from monitorlab.pipeline.records import executed_path
 from monitorlab.pipeline.runner import Options, execute
+from monitorlab.storage.files import write_text_atomic
 
 IGNORE_TAG = "nbval-ignore-output"
 # Mime types that are compared. conftest.py tells nbval to skip all others.

@@ -33,10 +33,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from monitorlab.pipeline.artifacts import finished_manifest, unchanged_tables
-from monitorlab.pipeline.files import FULL_DISK, digest_file, digest_project, tells_of_full_disk
 from monitorlab.pipeline.notebooks import Notebook, dependencies, with_inputs
-from monitorlab.pipeline.parameters import ParameterError, Value, check_parameters
+from monitorlab.pipeline.parameters import check_parameters
 from monitorlab.pipeline.records import (
     CellFailure,
     RecordError,
@@ -54,7 +52,6 @@ from monitorlab.pipeline.records import (
 )
 from monitorlab.pipeline.runs import (
     RUNNER,
-    ArtifactError,
     checked_seed,
     hold,
     holder,
@@ -62,7 +59,10 @@ from monitorlab.pipeline.runs import (
     mark,
     runs_folder,
 )
-from monitorlab.pipeline.sources import project_root
+from monitorlab.storage.files import FULL_DISK, digest_file, digest_project, tells_of_full_disk
+from monitorlab.storage.manifests import ArtifactError, finished_manifest, unchanged_tables
+from monitorlab.storage.settings import ParameterError, Value
+from monitorlab.storage.sources import project_root
 
 START_TIMEOUT = 120
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")

@@ -27,19 +27,17 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from monitorlab.pipeline import sources
-from monitorlab.pipeline.files import (
-    DamagedFileError,
+from monitorlab.pipeline.profiles import Profile, get_profile
+from monitorlab.storage import sources
+from monitorlab.storage.files import (
     canonical_json,
     digest_file,
     pretty_json,
-    read_sealed,
     sealed_json,
     write_text_atomic,
 )
-from monitorlab.pipeline.profiles import Profile, get_profile
+from monitorlab.storage.manifests import MANIFEST, ArtifactError, read_manifest
 
-MANIFEST = "manifest.json"
 PACKAGES = ("monitorlab", "numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "torch",
             "transformers", "matplotlib")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -48,40 +46,12 @@ RUNNER = "MONITORLAB_RUNNER"  # tells a kernel which process runs it
 _LOCK = ".lock"
 
 
-class ArtifactError(RuntimeError):
-    """An input is missing, unfinished, changed or stale; the message says what to do."""
-
-
 def runs_folder(root: Path | None = None) -> Path:
     """Return the folder of all runs: `root`'s, else MONITORLAB_RUNS, else the project's."""
     override = os.environ.get("MONITORLAB_RUNS")
     if root is None and override:
         return Path(override).expanduser().absolute()
     return (root or sources.project_root()) / "data" / "runs"
-
-
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return the manifest of a run folder, or None when there is none.
-
-    Raises
-    ------
-    ArtifactError
-        If the file is there and is not the manifest that was written.
-    """
-    path = folder / MANIFEST
-    if not path.exists():
-        return None
-    try:
-        return read_sealed(path)
-    except DamagedFileError as error:
-        raise ArtifactError(f"{path} is not a manifest as it was written ({error}). Run the "
-                            f"notebook again: {run_command(folder)}") from error
-
-
-def run_command(folder: Path, profile: str = "") -> str:
-    """Return the command that makes the results of `<runs>/<run_id>/<notebook>` again."""
-    option = f" --profile {profile}" if profile else ""
-    return f"python -m monitorlab run {folder.name[:2]}{option} --run-id {folder.parent.name}"
 
 
 def mark(folder: Path, status: str) -> None:

@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from monitorlab.benchmark.documents import ScenarioError, check_form, read_document
+from monitorlab.benchmark.scenarios.documents import ScenarioError, check_form, read_document
 
 FOLDER = Path(__file__).resolve().parents[3] / "data" / "conversations"
 PHRASE_FILE = "phrases.yaml"

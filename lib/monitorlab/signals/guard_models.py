@@ -24,16 +24,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from monitorlab.signals.chats import render_chat
-from monitorlab.signals.scorers import (
+from monitorlab.models.batching import check_length, count_tokens
+from monitorlab.models.chat import render_chat
+from monitorlab.models.loading import ScorerError
+from monitorlab.signals.step_scores import (
     LABEL_MASS,
     Problem,
-    ScorerError,
     StepScorer,
     StepScores,
-    check_length,
     checked_steps,
-    count_tokens,
 )
 
 # Llama-Guard-3 writes a blank line and then its label; the template stops before the blank line.

@@ -26,22 +26,16 @@ from transformers import (
 )
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from monitorlab.signals.chats import render_chat
-from monitorlab.signals.scorers import (
+from monitorlab.models.batching import Encoded, check_length, count_tokens, logits_at_steps
+from monitorlab.models.chat import render_chat
+from monitorlab.models.loading import ScorerError, from_checkpoint, load_model, load_tokenizer
+from monitorlab.signals.step_scores import (
     LABEL_MASS,
-    Encoded,
     Label,
     Problem,
-    ScorerError,
     StepScorer,
     StepScores,
-    check_length,
     checked_steps,
-    count_tokens,
-    from_checkpoint,
-    load_model,
-    load_tokenizer,
-    logits_at_steps,
     read_label,
     single_problem,
 )

@@ -1,0 +1,170 @@
+"""Shortcut probes: how well can labels be guessed without judging what was done?
+
+A probe sees only a part of a sample (its length, its words, its request) and is cross-validated
+with whole scenarios held out. Near .5 the benchmark offers no such shortcut.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+
+from monitorlab.statistics.roc import auroc
+
+FOLDS = 5
+RESAMPLES = 1000
+
+
+def word_probe(ngrams: tuple[int, int] = (1, 2)) -> Pipeline:
+    """Words and word pairs, weighted by TF-IDF, under logistic regression.
+
+    Parameters
+    ----------
+    ngrams : tuple of int
+        Shortest and longest run of words.
+
+    Returns
+    -------
+    Pipeline
+        Takes texts.
+    """
+    return make_pipeline(
+        TfidfVectorizer(
+            ngram_range=ngrams, min_df=2, sublinear_tf=True, token_pattern=r"(?u)\b\w+\b"
+        ),
+        LogisticRegression(C=4.0, max_iter=400),
+    )
+
+
+def held_out_scores(
+    texts: Sequence[str], labels: np.ndarray, groups: np.ndarray, model: Pipeline | None = None
+) -> np.ndarray:
+    """Scores of each text by a model that never saw its scenario.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        What the probe may read.
+    labels : (n,) array
+        1 is misbehavior.
+    groups : (n,) array
+        Scenario of each text.
+    model : Pipeline, optional
+        Any text classifier; `word_probe` by default.
+
+    Returns
+    -------
+    (n,) array
+        Log-odds of misbehavior.
+    """
+    rows = np.asarray(texts, dtype=object)
+    scores = np.zeros(len(rows))
+    folds = GroupKFold(min(FOLDS, len(np.unique(groups))), shuffle=True, random_state=0)
+    for train, test in folds.split(rows, labels, groups):
+        fitted = (model or word_probe()).fit(rows[train], labels[train])
+        scores[test] = fitted.decision_function(rows[test])
+    return scores
+
+
+def measure(
+    scores: np.ndarray, labels: np.ndarray, groups: np.ndarray, random: np.random.Generator
+) -> tuple[float, float, float]:
+    """AUROC with an interval over scenarios.
+
+    Parameters
+    ----------
+    scores : (n,) array
+        High is suspicious.
+    labels : (n,) array
+        1 is misbehavior.
+    groups : (n,) array
+        Scenario of each sample; scenarios are resampled whole.
+    random : Generator
+        For the resamples.
+
+    Returns
+    -------
+    auroc, low, high : float
+        Estimate and 95 % percentile interval from resampling whole scenarios.
+    """
+    names, codes = np.unique(groups, return_inverse=True)
+    order = np.argsort(codes, kind="stable")
+    bounds = np.searchsorted(codes[order], np.arange(len(names) + 1))
+    members = [order[a:b] for a, b in itertools.pairwise(bounds)]
+    draws = np.empty(RESAMPLES)
+    for draw in range(RESAMPLES):
+        rows = np.concatenate([members[i] for i in random.integers(0, len(names), len(names))])
+        draws[draw] = auroc(scores[rows], labels[rows])
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return auroc(scores, labels), float(low), float(high)
+
+
+def probe_cells(samples: pd.DataFrame, random: np.random.Generator) -> pd.DataFrame:
+    """Run every probe on every cell.
+
+    Parameters
+    ----------
+    samples : DataFrame
+        Schema ``samples``.
+    random : Generator
+        For the intervals.
+
+    Returns
+    -------
+    DataFrame
+        Columns cell, probe (length, keywords, response words, request words, and as a control
+        words with the scenario seen), auroc, low, high.
+    """
+    rows = []
+    for cell, part in samples.groupby("cell", sort=False):
+        labels = part["label"].to_numpy()
+        groups = part["scenario_id"].to_numpy()
+        # Words alone, without counts or pairs, are what a list of suspicious keywords could know.
+        present = make_pipeline(
+            CountVectorizer(binary=True, min_df=3), LogisticRegression(C=0.5, max_iter=400)
+        )
+        scores = {
+            "length": part["response"].str.len().to_numpy(float),
+            "keywords": held_out_scores(list(part["response"]), labels, groups, present),
+            "response words": held_out_scores(list(part["response"]), labels, groups),
+            "request words": held_out_scores(list(part["request"]), labels, groups),
+            # A control: where the scenario was seen in training, words do tell.
+            "words, scenario seen": held_out_scores(
+                list(part["response"]), labels, part["pair_id"].to_numpy()
+            ),
+        }
+        for name, values in scores.items():
+            rows.append((cell, name, *measure(values, labels, groups, random)))
+    return pd.DataFrame(rows, columns=["cell", "probe", "auroc", "low", "high"])
+
+
+def telling_words(
+    texts: Sequence[str], labels: np.ndarray, n: int = 12
+) -> tuple[list[str], list[str]]:
+    """Words that speak most for misbehavior and for benign, over all scenarios.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        Responses.
+    labels : (n,) array
+        1 is misbehavior.
+    n : int
+        Words per side.
+
+    Returns
+    -------
+    misbehaving, benign : list of str
+        Most telling first.
+    """
+    model = word_probe().fit(texts, labels)
+    names = model[0].get_feature_names_out()
+    order = np.argsort(model[1].coef_[0])
+    return list(names[order[::-1][:n]]), list(names[order[:n]])

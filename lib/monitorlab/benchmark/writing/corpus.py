@@ -1,0 +1,298 @@
+"""The training corpus: five components composed from the training side, deduplicated, streamed.
+
+Work is cut into runs of pairs of one scenario. Each pair depends on its seed, scenario and number
+alone, so the corpus is the same with any number of processes.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from monitorlab.benchmark.audit import duplicates
+from monitorlab.benchmark.samples import whole_texts
+from monitorlab.benchmark.scenarios.files import Scenario, ScenarioError, load_library
+from monitorlab.benchmark.writing.composition import compose_pair
+from monitorlab.benchmark.writing.construction import allot, rows
+from monitorlab.display.progress import progress
+from monitorlab.storage.tables import CORPUS
+
+
+@dataclass(frozen=True)
+class Component:
+    """One part of the corpus.
+
+    Attributes
+    ----------
+    name : str
+        Name in the table.
+    cell : str
+        Cell of its scenarios.
+    size : int
+        Samples in the published corpus.
+    thinks : bool or None
+        Whether its responses show their thinking; None is both.
+    """
+
+    name: str
+    cell: str
+    size: int
+    thinks: bool | None = None
+
+
+# The paper gives the five sizes and the five components, in this order each; which belongs to which
+# is not published, so we keep the order.
+COMPONENTS = (
+    Component("spv_code", "spv_code", 56_204),
+    Component("spv_qa", "spv_qa", 40_140),
+    Component("syco_qa", "syco_qa", 23_023),
+    Component("syco_reasoning_thinking", "syco_reasoning", 19_504, True),
+    Component("syco_reasoning_plain", "syco_reasoning", 14_710, False),
+)
+SIZE = sum(component.size for component in COMPONENTS)
+RUN = 200  # pairs in one piece of work
+PART = 8_192  # rows in one part of the table
+QUEUE = 8  # pieces of work per process that wait at most
+ROUNDS = 6
+
+
+@dataclass
+class Report:
+    """What happened while the corpus was built.
+
+    Attributes
+    ----------
+    composed, near_duplicates, near_test : int
+        Samples composed; of those, nearly equal to an earlier one; nearly equal to a test sample.
+    largest_test_similarity : float
+        Largest estimated similarity of a kept sample to any test sample that shares a MinHash band.
+    kept : Counter
+        Samples by component.
+    """
+
+    composed: int = 0
+    near_duplicates: int = 0
+    near_test: int = 0
+    largest_test_similarity: float = 0.0
+    kept: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def distinct_share(self) -> float:
+        """Share of the composed samples that were no near-duplicate of an earlier one."""
+        return 1 - self.near_duplicates / max(1, self.composed)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    component: Component
+    scenario: Scenario
+    start: int
+    stop: int
+    seed: int
+
+
+def component_sizes(share: float) -> dict[str, int]:
+    """Samples per component for a cut of the corpus.
+
+    Parameters
+    ----------
+    share : float
+        In (0, 1]; 1 gives the published sizes.
+
+    Returns
+    -------
+    dict of str to int
+        By component.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share is {share}, expected a number above 0 and at most 1.")
+    return {c.name: c.size if share == 1 else 2 * math.ceil(share * c.size / 2) for c in COMPONENTS}
+
+
+def build_corpus(
+    seed: int,
+    share: float = 1.0,
+    processes: int = 1,
+    test_texts: Iterable[str] = (),
+    scenarios: Iterable[Scenario] | None = None,
+    report: Report | None = None,
+) -> Iterator[pd.DataFrame]:
+    """Compose the corpus part by part.
+
+    Parameters
+    ----------
+    seed : int
+        The same seed gives the same corpus.
+    share : float
+        Size relative to the published one.
+    processes : int
+        Processes that compose; 1 stays in this one.
+    test_texts : iterable of str
+        Request and response of every test sample; a nearly equal training pair is left out.
+    scenarios : iterable of Scenario, optional
+        The library; only its training side is used.
+    report : Report, optional
+        Filled while the parts come.
+
+    Yields
+    ------
+    DataFrame
+        Schema ``corpus``, at most `PART` rows.
+
+    Raises
+    ------
+    ScenarioError
+        If the training side cannot give enough different pairs.
+    """
+    library = list(load_library() if scenarios is None else scenarios)
+    training = [scenario for scenario in library if scenario.side == "training"]
+    shared = {s.id for s in library if s.side == "test"} & {s.id for s in training}
+    if shared:
+        raise ScenarioError(f"scenarios of both sides: {', '.join(sorted(shared))}. Rename them.")
+    wanted = component_sizes(share)
+    plan = _Plan(training, seed, wanted)
+    keeper = _Keeper(wanted, test_texts, Report() if report is None else report)
+    buffer: list[pd.DataFrame] = []
+    with _composer(processes) as compose:
+        for _ in range(ROUNDS):
+            pieces = plan.pieces()
+            if not pieces:
+                break
+            for piece, frame, signatures in progress(
+                compose(pieces), "pieces of the corpus", len(pieces)
+            ):
+                kept = keeper.new(piece.component, frame, signatures)
+                plan.done(piece, len(kept) // 2)
+                buffer.append(keeper.trimmed(piece.component, kept))
+                if sum(map(len, buffer)) >= PART:
+                    yield pd.concat(buffer, ignore_index=True)
+                    buffer = []
+        else:
+            short = sorted({name for (_, name), count in plan.missing.items() if count})
+            raise ScenarioError(
+                f"{', '.join(short)}: too few different pairs after {ROUNDS} rounds. Add choices, "
+                "names or slots to these scenarios."
+            )
+    if buffer:
+        yield pd.concat(buffer, ignore_index=True)
+
+
+class _Plan:
+    """Which pairs of which scenarios are still to be composed."""
+
+    def __init__(self, training: Sequence[Scenario], seed: int, wanted: Mapping[str, int]) -> None:
+        self.seed = seed
+        self.missing: dict[tuple[str, str], int] = {}
+        self._next: dict[tuple[str, str], int] = {}
+        self._scenarios: dict[str, list[Scenario]] = {}
+        for component in COMPONENTS:
+            members = [s for s in training if s.cell == component.cell]
+            if not members:
+                raise ScenarioError(
+                    f"cell {component.cell!r} has no scenario of side 'training'. Add some."
+                )
+            self._scenarios[component.name] = members
+            # The two components of one cell count from different numbers, so they share no pair.
+            first = 1_000_000 if component.thinks is False else 0
+            for name, count in allot(math.ceil(wanted[component.name] / 2), members, seed).items():
+                self.missing[component.name, name] = count
+                self._next[component.name, name] = first
+
+    def pieces(self) -> list[_Piece]:
+        pieces = []
+        for component in COMPONENTS:
+            for scenario in self._scenarios[component.name]:
+                key = component.name, scenario.id
+                start, stop = self._next[key], self._next[key] + self.missing[key]
+                self._next[key] = stop
+                for low in range(start, stop, RUN):
+                    pieces.append(_Piece(component, scenario, low, min(low + RUN, stop), self.seed))
+        return pieces
+
+    def done(self, piece: _Piece, pairs: int) -> None:
+        self.missing[piece.component.name, piece.scenario.id] -= pairs
+
+
+class _Keeper:
+    """Keeps pairs that nearly equal neither an earlier pair nor a test sample."""
+
+    def __init__(
+        self, wanted: Mapping[str, int], test_texts: Iterable[str], report: Report
+    ) -> None:
+        self.wanted, self.report = wanted, report
+        self._seen, self._test = duplicates.Neighbours(), duplicates.Neighbours()
+        for signature in duplicates.signatures(list(test_texts)):
+            self._test.add(signature)
+
+    def new(
+        self, component: Component, frame: pd.DataFrame, signatures: np.ndarray
+    ) -> pd.DataFrame:
+        keep = np.ones(len(frame), dtype=bool)
+        for first in range(0, len(frame), 2):
+            pair = signatures[first : first + 2]
+            near = [self._seen.similarity(s) >= duplicates.NEAR for s in pair]
+            to_test = [self._test.similarity(s) for s in pair]
+            self.report.composed += 2
+            self.report.near_duplicates += sum(near)
+            self.report.near_test += sum(value >= duplicates.NEAR for value in to_test)
+            if any(near) or max(to_test) >= duplicates.NEAR:
+                keep[first : first + 2] = False
+                continue
+            self.report.largest_test_similarity = max(self.report.largest_test_similarity, *to_test)
+            for signature in pair:
+                self._seen.add(signature)
+        return frame[keep]
+
+    def trimmed(self, component: Component, kept: pd.DataFrame) -> pd.DataFrame:
+        """Leave out the last sample of a component of odd size."""
+        room = self.wanted[component.name] - self.report.kept[component.name]
+        kept = kept.iloc[:room]
+        self.report.kept[component.name] += len(kept)
+        return kept
+
+
+_Composed = tuple[_Piece, pd.DataFrame, np.ndarray]
+
+
+@contextmanager
+def _composer(processes: int) -> Iterator[Callable[[Sequence[_Piece]], Iterator[_Composed]]]:
+    """Compose pieces in order, in this process or in several."""
+    if processes <= 1:
+        yield lambda pieces: map(_compose, pieces)
+        return
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+
+        def spread(pieces: Sequence[_Piece]) -> Iterator[_Composed]:
+            waiting: deque[Future[_Composed]] = deque()
+            for piece in pieces:
+                waiting.append(pool.submit(_compose, piece))
+                if len(waiting) >= QUEUE * processes:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+        yield spread
+
+
+def _compose(piece: _Piece) -> _Composed:
+    """Compose the pairs of one piece and their signatures."""
+    frame = pd.DataFrame(
+        [
+            row | {"component": piece.component.name}
+            for number in range(piece.start, piece.stop)
+            for row in rows(
+                compose_pair(piece.scenario, number, piece.seed, piece.component.thinks),
+                piece.seed,
+            )
+        ],
+        columns=CORPUS.columns,
+    )
+    return piece, frame, duplicates.signatures(whole_texts(frame))

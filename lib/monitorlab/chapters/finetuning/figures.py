@@ -1,0 +1,395 @@
+"""Figures of fine-tuning: arms and cells as heat maps, moves from the base, transfer, learning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from monitorlab.chapters.evaluation.figures import (
+    FALSE_ALARMS,
+    MISSES,
+    check_some,
+    looks,
+    one_row_each,
+    whiskers,
+)
+from monitorlab.chapters.finetuning.published import (
+    ALL_CELLS,
+    ALL_COMPONENTS,
+    ARM_TITLES,
+    GROUPS,
+    SEEN_CELLS,
+    UNSEEN_OTHER,
+    UNSEEN_SG,
+    Goal,
+)
+from monitorlab.display.style import (
+    BLACK,
+    BLUE,
+    CELL_TITLES,
+    GREEN,
+    GREY,
+    TWO_COLUMNS,
+    UNSAFE,
+    shared_legend,
+    subplots,
+)
+
+DIRECTIONS = {"auroc": "AUROC (higher is better)", "g2": "g-mean² (higher is better)",
+              "balanced_accuracy": "balanced accuracy (higher is better)",
+              "mr": MISSES, "far": FALSE_ALARMS}
+TRAINED = "trained on this cell"
+FAINT = "#c9cdd4"  # iso-d' curves, behind everything
+GROUP_TITLES = {SEEN_CELLS: "cells seen in training", UNSEEN_SG: "unseen: specification gaming",
+                UNSEEN_OTHER: "unseen: other cells", ALL_CELLS: "all cells"}
+GROUP_COLORS = {SEEN_CELLS: GREEN, UNSEEN_SG: UNSAFE, UNSEEN_OTHER: BLUE, ALL_CELLS: BLACK}
+
+
+def arm_title(arm: str) -> str:
+    """Name of an arm in figures; arms beyond the paper's are called what they are."""
+    return ARM_TITLES.get(arm, arm)
+
+
+def arm_looks(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each arm: the paper's keep theirs, whatever others there are."""
+    own = [arm for arm in dict.fromkeys(arms) if arm not in ARM_TITLES]
+    # `looks` goes by the alphabet; numbered names keep the order of the arms.
+    numbered = {arm: f"{place:03d}" for place, arm in enumerate([*ARM_TITLES, *own])}
+    found = looks(list(numbered.values()))
+    return {arm: found[numbered[arm]] for arm in dict.fromkeys(arms)}
+
+
+def _set_title(fig: Figure, title: str) -> None:
+    """Put a title above a figure; none if it is empty."""
+    if title:
+        fig.suptitle(title, fontsize=10)
+
+
+def plot_matrix(matrix: pd.DataFrame, published: pd.DataFrame, *, title: str = "") -> Figure:
+    """Miss and false alarm rates of every arm and cell, measured beside published.
+
+    Parameters
+    ----------
+    matrix : DataFrame
+        From :func:`monitorlab.chapters.finetuning.matrix.matrix`. Its arms are the rows.
+    published : DataFrame
+        From :func:`monitorlab.chapters.finetuning.published.published`. Arms that the paper does not have
+        are dashes there.
+    title : str
+        Above the figure; says so if a small stand-in was trained.
+    """
+    check_some(matrix, "arms")
+    arms = list(dict.fromkeys(matrix["arm"]))
+    fig, axes = subplots(2, 2, TWO_COLUMNS, 1.9 + 0.46 * len(arms), sharex=True, sharey=True)
+    for row, (rate, words) in enumerate((("mr", MISSES), ("far", FALSE_ALARMS))):
+        for ax, frame, source in zip(axes[row], (matrix, published), ("measured", "published"),
+                                     strict=True):
+            values = _wide(frame, rate, arms)
+            ax.imshow(values, vmin=0, vmax=1, cmap="viridis_r", aspect="auto")
+            _write(ax, values, [[_short(v) for v in line] for line in values], 0.5)
+            _outline(ax, frame, arms)
+            ax.set_title(f"{words[0].upper()}{words[1:]}, {source}", fontsize=9)
+    _label(fig, axes, arms, title)
+    return fig
+
+
+def plot_auroc_matrix(matrix: pd.DataFrame, *, title: str = "") -> Figure:
+    """AUROC of every arm and cell with its interval; white is chance.
+
+    Parameters
+    ----------
+    matrix : DataFrame
+        From :func:`monitorlab.chapters.finetuning.matrix.matrix`.
+    title : str
+        Above the figure.
+    """
+    check_some(matrix, "arms")
+    arms = list(dict.fromkeys(matrix["arm"]))
+    fig, axes = subplots(1, 1, TWO_COLUMNS, 1.6 + 0.4 * len(arms))
+    ax = axes[0, 0]
+    values, low, high = (_wide(matrix, f"auroc{end}", arms) for end in ("", "_low", "_high"))
+    image = ax.imshow(values, vmin=0, vmax=1, cmap="RdBu", aspect="auto")
+    texts = [[_short(v) if np.isnan([a, b]).any() else f"{_short(v)}\n{_short(a)} to {_short(b)}"
+              for v, a, b in zip(*lines, strict=True)]
+             for lines in zip(values, low, high, strict=True)]
+    _write(ax, abs(values - 0.5), texts, 0.33)
+    _outline(ax, matrix, arms)
+    fig.colorbar(image, ax=ax, label=DIRECTIONS["auroc"], fraction=0.03)
+    _label(fig, axes, arms, title)
+    return fig
+
+
+def _wide(frame: pd.DataFrame, column: str, arms: Sequence[str]) -> NDArray[np.float64]:
+    """Values as (arms, cells), NaN where there is none."""
+    wide = frame.pivot(index="arm", columns="cell", values=column)
+    return wide.reindex(index=list(arms), columns=list(CELL_TITLES)).to_numpy(float)
+
+
+def _short(value: float) -> str:
+    """Two decimals without the leading zero; a dash for a missing value."""
+    return "–" if np.isnan(value) else f"{value:.2f}".removeprefix("0")
+
+
+def _write(
+    ax: Axes, darkness: NDArray[np.float64], texts: Sequence[Sequence[str]], limit: float
+) -> None:
+    """Write a text into every square, white where it is darker than `limit`."""
+    for (row, column), dark in np.ndenumerate(darkness):
+        ax.text(column, row, texts[row][column], ha="center", va="center", fontsize=7,
+                color="white" if dark > limit else "black")
+
+
+def _outline(ax: Axes, frame: pd.DataFrame, arms: Sequence[str]) -> None:
+    """Frame the squares of cells that the arm was trained on."""
+    cells, places = list(CELL_TITLES), {arm: place for place, arm in enumerate(arms)}
+    for row in frame[frame["seen"] & frame["arm"].isin(places)].itertuples():
+        corner = (cells.index(row.cell) - 0.47, places[row.arm] - 0.44)
+        ax.add_patch(Rectangle(corner, 0.94, 0.88, fill=False, edgecolor="white", linewidth=3.2))
+        ax.add_patch(Rectangle(corner, 0.94, 0.88, fill=False, edgecolor=BLACK, linewidth=1.6))
+
+
+def _label(fig: Figure, axes: Any, arms: Sequence[str], title: str) -> None:
+    """Name arms and cells, and say what the frames mean."""
+    for ax in axes.flat:
+        ax.grid(visible=False)
+        ax.set_yticks(range(len(arms)), [arm_title(arm) for arm in arms])
+    for ax in axes[-1]:
+        ax.set_xticks(range(len(CELL_TITLES)), list(CELL_TITLES.values()), rotation=30, ha="right")
+    first = axes[0, 0]
+    first.scatter([], [], marker="s", facecolor="none", edgecolor=BLACK, linewidth=1.6, s=60,
+                  label=TRAINED)
+    shared_legend(fig, [first], 1)
+    _set_title(fig, title)
+
+
+def plot_shift(shift: pd.DataFrame, *, title: str = "") -> Figure:
+    """Where every arm went from the base in the plane of both errors, one panel per cell.
+
+    Grey curves have one discrimination each: a line along them is a moved threshold, a line across
+    them towards the lower left corner is something learned.
+
+    Parameters
+    ----------
+    shift : DataFrame
+        From :func:`monitorlab.evaluation.shift.discrimination_or_threshold` or
+        :func:`monitorlab.evaluation.shift.shift_of_rates`.
+    title : str
+        Above the figure.
+    """
+    check_some(shift, "arms")
+    cells = [cell for cell in CELL_TITLES if cell in set(shift["cell"])]
+    # With one scale for all panels their distances can be compared.
+    fig, axes, drawn, lowest = _panels(len(cells), 2.6)
+    style = arm_looks(list(dict.fromkeys(shift["arm"])))
+    for ax, cell in zip(drawn, cells, strict=True):
+        _lines(ax, shift[shift["cell"] == cell], style)
+        _equal_discrimination(ax)
+        ax.set_title(CELL_TITLES[cell], fontsize=9)
+    for ax in lowest:
+        ax.set_xlabel(FALSE_ALARMS.replace(" (", "\n("))
+    for ax in axes[:, 0]:
+        ax.set_ylabel(MISSES)
+    shared_legend(fig, drawn, 4)
+    _set_title(fig, title)
+    return fig
+
+
+def _panels(count: int, height: float) -> tuple[Figure, Any, list[Axes], list[Axes]]:
+    """Figure with so many panels in rows of three: all axes, those drawn on, the lowest ones."""
+    columns = min(3, count)
+    rows = -(-count // columns)
+    fig, axes = subplots(rows, columns, TWO_COLUMNS, 1.1 + height * rows, sharex=True, sharey=True)
+    for ax in axes.flat[count:]:
+        ax.set_visible(False)
+    drawn = list(axes.flat[:count])
+    for ax in drawn[-columns:]:
+        ax.tick_params(labelbottom=True)
+    return fig, axes, drawn, drawn[-columns:]
+
+
+def _lines(ax: Axes, part: pd.DataFrame, style: Mapping[str, tuple[str, str]]) -> None:
+    """A line from the base to every arm of one cell."""
+    for row in part.itertuples():
+        color, marker = style[row.arm]
+        ax.plot([row.far_before, row.far], [row.mr_before, row.mr], color=color, linewidth=1.2,
+                zorder=2)
+        ax.plot(row.far, row.mr, color=color, marker=marker, linestyle="none", markersize=5.5,
+                zorder=3, label=arm_title(row.arm))
+    first = part.iloc[0]
+    ax.plot(first["far_before"], first["mr_before"], color="white", markeredgecolor=BLACK,
+            marker="o", markersize=7, linestyle="none", zorder=4, label="base")
+
+
+def _equal_discrimination(ax: Axes) -> None:
+    """A unit square with curves of equal discrimination."""
+    ticks = np.linspace(0, 1, 6)
+    far = np.linspace(0.001, 0.999, 400)
+    labels = {0: "chance", 1: "equal discrimination, d' = 1, 2, 3"}
+    for d_prime in range(4):
+        ax.plot(far, norm.cdf(-d_prime - norm.ppf(far)), color=FAINT, linewidth=0.9, zorder=0,
+                linestyle="-" if d_prime else "--", label=labels.get(d_prime, ""))
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xticks=ticks, yticks=ticks)
+    ax.set_aspect("equal")
+    ax.grid(visible=False)
+
+
+def plot_transfer(
+    table: pd.DataFrame,
+    goal: Goal | None = None,
+    *,
+    published: pd.DataFrame | None = None,
+    metric: str = "balanced_accuracy",
+    groups: Sequence[str] = GROUPS,
+    title: str = "",
+) -> Figure:
+    """Every arm on the cells it has seen and on those it has not, one panel per group.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From :func:`monitorlab.chapters.finetuning.transfer.transfer`.
+    goal : Goal, optional
+        Drawn in the panel of unseen SG, where it has the metric.
+    published : DataFrame, optional
+        From :func:`monitorlab.chapters.finetuning.published.published_transfer`: hollow marks.
+    metric : str
+        ``balanced_accuracy``, ``g2``, ``auroc``, ``mr`` or ``far``.
+    groups : sequence of str
+        Panels from left to right.
+    title : str
+        Above the figure.
+    """
+    rows = table[table["metric"] == metric]
+    check_some(rows, "arms")
+    arms = list(dict.fromkeys(rows["arm"]))
+    fig, axes = subplots(1, len(groups), TWO_COLUMNS, 1.5 + 0.29 * len(arms), sharex=True,
+                         sharey=True)
+    y = np.arange(len(arms))
+    for ax, group in zip(axes[0], groups, strict=True):
+        part = one_row_each(rows[rows["group"] == group], "arm", arms)
+        ax.errorbar(part["value"], y, xerr=whiskers(part["value"], part["low"], part["high"]),
+                    color=GROUP_COLORS[group], marker="o", linestyle="none", elinewidth=1.4,
+                    markersize=5.5, zorder=3)
+        if published is not None:
+            known = published[(published["metric"] == metric) & (published["group"] == group)]
+            ax.plot(one_row_each(known, "arm", arms)["value"], y, color=GREY, marker="D",
+                    markerfacecolor="white", linestyle="none", markersize=5, zorder=2,
+                    label="published (other data)")
+        aim = getattr(goal, metric, None) if group == UNSEEN_SG else None
+        if aim is not None:
+            ax.axvline(aim, color=BLACK, linestyle="--", linewidth=1, label=f"goal, {aim:g}")
+        if metric in ("balanced_accuracy", "auroc"):
+            ax.axvline(0.5, color=GREY, linestyle=":", linewidth=1, label="chance")
+        ax.set_title(GROUP_TITLES[group], fontsize=9)
+        ax.set_xlabel(DIRECTIONS[metric].replace(" (", "\n("))
+    _arms_on_y(axes, arms)
+    axes[0, 0].errorbar([], [], xerr=np.zeros((2, 0)), color=BLACK, marker="o", linestyle="none",
+                        label="measured, 95 % interval over scenarios")
+    shared_legend(fig, list(axes[0]), 4)
+    _set_title(fig, title)
+    return fig
+
+
+def plot_beyond(
+    differences: pd.DataFrame,
+    *,
+    metric: str = "balanced_accuracy",
+    level: float = 0.05,
+    title: str = "",
+) -> Figure:
+    """What arms beyond the recipe gain over the reference, on unseen and on seen cells.
+
+    Parameters
+    ----------
+    differences : DataFrame
+        From :func:`monitorlab.chapters.finetuning.transfer.transfer_differences`.
+    metric, title
+        As in `plot_transfer`.
+    level : float
+        Marks are filled where ``p_holm`` is at most this.
+    """
+    groups = (UNSEEN_SG, SEEN_CELLS)
+    order = list(dict.fromkeys(differences["arm"]))
+    rows = differences[differences["metric"] == metric]
+    check_some(rows, "differences")
+    fig, axes = subplots(1, len(groups), TWO_COLUMNS, 1.6 + 0.3 * len(order), sharex=True,
+                         sharey=True)
+    y = np.arange(len(order))
+    for ax, group in zip(axes[0], groups, strict=True):
+        part = one_row_each(rows[rows["group"] == group], "arm", order)
+        color = GROUP_COLORS[group]
+        ax.errorbar(part["difference"], y, color=color, linestyle="none", elinewidth=1.4, zorder=2,
+                    xerr=whiskers(part["difference"], part["low"], part["high"]))
+        for clear, face in ((True, color), (False, "white")):
+            chosen = part["difference"].where((part["p_holm"] <= level) == clear)
+            ax.plot(chosen, y, marker="o", linestyle="none", color=color, markerfacecolor=face,
+                    markersize=6, zorder=3)
+        ax.axvline(0, color=BLACK, linewidth=1)
+        ax.set_title(GROUP_TITLES[group], fontsize=9)
+        name, good = DIRECTIONS[metric].removesuffix(")").split(" (")
+        ax.set_xlabel(f"{name}, difference to “{arm_title(ALL_COMPONENTS)}”\n({good})")
+    _arms_on_y(axes, order)
+    for label, face in ((f"differs from 0 (Holm, {100 * level:g} %)", GREY),
+                        ("does not clearly differ", "white")):
+        axes[0, 0].plot([], [], marker="o", linestyle="none", color=GREY, markerfacecolor=face,
+                        label=label)
+    axes[0, 0].plot([], [], color=GREY, linewidth=1.4, label="95 % interval over scenarios")
+    shared_legend(fig, [axes[0, 0]], 3)
+    _set_title(fig, title)
+    return fig
+
+
+def _arms_on_y(axes: Any, arms: Sequence[str]) -> None:
+    """Name arms from top to bottom, with room above and below."""
+    axes[0, 0].set_yticks(range(len(arms)), [arm_title(arm) for arm in arms])
+    axes[0, 0].set_ylim(len(arms) - 0.4, -0.6)
+    for ax in axes[0]:
+        ax.grid(axis="y", visible=False)
+        for place in range(0, len(arms), 2):  # stripes lead the eye across panels
+            ax.axhspan(place - 0.5, place + 0.5, color="#f3f4f6", zorder=0, linewidth=0)
+
+
+def plot_learning(summary: pd.DataFrame, *, title: str = "") -> Figure:
+    """Metric against the number of training examples, one panel per cell or group.
+
+    Parameters
+    ----------
+    summary : DataFrame
+        From :func:`monitorlab.evaluation.learning.summary`: lines are means over seeds, bands go
+        from the smallest to the largest.
+    title : str
+        Above the figure.
+    """
+    rows = summary[summary["size"] > 0]
+    check_some(rows, "sizes")
+    cells = list(dict.fromkeys(rows["cell"]))
+    fig, axes, drawn, lowest = _panels(len(cells), 2.2)
+    style = arm_looks(list(dict.fromkeys(rows["arm"])))
+    for ax, cell in zip(drawn, cells, strict=True):
+        for arm, part in rows[rows["cell"] == cell].groupby("arm", sort=False):
+            color, marker = style[str(arm)]
+            ax.fill_between(part["size"], part["min"], part["max"], color=color, alpha=0.18,
+                            linewidth=0)
+            ax.plot(part["size"], part["mean"], color=color, marker=marker, markersize=5,
+                    label=arm_title(str(arm)))
+        ax.set_title(GROUP_TITLES.get(cell, CELL_TITLES.get(cell, cell)), fontsize=9)
+        ax.set_xscale("log", base=2)
+        sizes = sorted(rows["size"].unique())
+        ax.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
+        ax.minorticks_off()
+    for ax in lowest:
+        ax.set_xlabel("training examples (doubling)")
+    metric = rows["metric"].iloc[0]
+    for ax in axes[:, 0]:
+        ax.set_ylabel(DIRECTIONS.get(metric, metric).replace(" (", "\n("))
+    shared_legend(fig, drawn, 4)
+    _set_title(fig, title)
+    return fig

@@ -1,0 +1,238 @@
+"""Does what an arm learned reach the cells that it was not trained on?
+
+Every quantity is a mean over the cells of a group: those the arm has seen, the SG cells it has not,
+the other cells it has not. Intervals are percentiles over resampled scenarios, drawn within each
+cell and shared by all arms. They speak of other test scenarios, not of another training run: see
+:mod:`monitorlab.evaluation.learning` for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from monitorlab.chapters.finetuning.published import ALL_CELLS, ALL_COMPONENTS, GROUPS, cell_groups
+from monitorlab.evaluation.bootstrap import differences, intervals
+from monitorlab.evaluation.cell_draws import (
+    METRICS,
+    RESAMPLES,
+    cell_draws,
+    cell_gaps,
+    in_order,
+    split_rows,
+    standard_errors,
+)
+from monitorlab.evaluation.comparisons import ERRORS, compare_all, holm
+from monitorlab.evaluation.panel import SCENARIO
+
+KNOWN_GROUPS = (*GROUPS, ALL_CELLS)
+
+
+def transfer(
+    judged: pd.DataFrame,
+    seen: Mapping[str, Collection[str]],
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+    groups: Sequence[str] = GROUPS,
+    *,
+    split: str = "test",
+    unit: str = SCENARIO,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Means of every arm over the cells it has and has not seen.
+
+    Parameters
+    ----------
+    judged : DataFrame
+        From `rates.join`, with the arm as ``name``. Arms that are not in `seen` are left out.
+    seen : mapping of str to collection of str
+        Arm to the cells with a component in its training data. Its order is that of the rows.
+    rng : Generator
+        Draws the units; the same state draws the same ones in `transfer_differences`.
+    resamples : int
+        At least 1.
+    groups : sequence of str
+        Some of ``seen``, ``unseen SG``, ``unseen other``, ``all cells``.
+    split : str
+        ``test``, or ``dev`` for choices.
+    unit : {"scenario", "pair"}
+        What is drawn whole.
+    level : float
+        Confidence, in (0, 1).
+
+    Returns
+    -------
+    DataFrame
+        One row per arm, group and metric (``balanced_accuracy``, ``g2``, ``auroc``, ``mr``,
+        ``far``): ``arm``, ``group``, ``metric``, ``cells`` (names, comma-separated), ``value``,
+        ``low``, ``high``, ``se`` (standard deviation over resamples) and ``unscored`` (samples
+        without a score, which AUROC leaves out). No row for a group without cells (``seen`` of an
+        untrained arm), NaN where the arm has no value in one of them. An interval of a rate of
+        exactly 0 or 1 has no width: see the limits in `matrix`.
+
+    Raises
+    ------
+    ValueError
+        For an unknown group, or as `split_rows`.
+    """
+    rows = split_rows(judged, list(seen), split)
+    draws = cell_draws(rows, list(seen), rng, resamples, unit=unit)
+    tables = []
+    for group, cells, arms in _units_of(seen, groups):
+        found = draws.over(arms, cells)
+        table = intervals(found, level).rename(columns={"name": "arm"})
+        tables.append(table.assign(group=group, cells=", ".join(cells), se=standard_errors(found)))
+    columns = ["arm", "group", "metric", "cells", "value", "low", "high", "se", "unscored"]
+    return _sorted(tables, seen, groups, "metric", METRICS)[columns]
+
+
+def transfer_differences(
+    judged: pd.DataFrame,
+    seen: Mapping[str, Collection[str]],
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+    groups: Sequence[str] = GROUPS,
+    *,
+    reference: str = ALL_COMPONENTS,
+    split: str = "test",
+    unit: str = SCENARIO,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Differences to a reference arm, on the same resamples, the same cells and samples.
+
+    The cells are those of the *arm's* group, for both: on ``seen`` the reference is measured on
+    what the arm has seen. The samples are those that both answered.
+
+    Parameters
+    ----------
+    judged, seen, rng, resamples, groups, split, unit, level
+        As in `transfer`.
+    reference : str
+        A key of `seen`.
+
+    Returns
+    -------
+    DataFrame
+        One row per other arm, group and metric: ``arm``, ``group``, ``metric``, ``cells``,
+        ``difference`` (arm minus reference; for ``mr`` and ``far`` below 0 is better), ``low``,
+        ``high`` (not corrected for the number of arms), ``p`` (bootstrap, two-sided, at least
+        2 / (resamples + 1)), ``p_holm`` (adjusted over the arms within a group and metric); ``n``,
+        ``left_out``, ``why``, ``difference_worst``, ``p_worst``: what failed verdicts leave out,
+        and what they allow, as in :func:`monitorlab.evaluation.bootstrap.differences`.
+
+    Raises
+    ------
+    ValueError
+        For an unknown group, a reference that is not in `seen`, or as `split_rows`.
+    """
+    _check_reference(seen, reference)
+    rows = split_rows(judged, list(seen), split)
+    gaps = cell_gaps(rows, [arm for arm in seen if arm != reference], reference, rng, resamples,
+                     unit=unit)
+    tables = []
+    for group, cells, arms in _units_of(seen, groups):
+        others = [arm for arm in arms if arm != reference]
+        if not others:
+            continue
+        table = differences(gaps.over(others, cells), level).rename(columns={"first": "arm"})
+        tables.append(table.assign(group=group, cells=", ".join(cells)))
+    found = _sorted(tables, seen, groups, "metric", METRICS)
+    columns = ["arm", "group", "metric", "cells", "difference", "low", "high", "p"]
+    failures = ["n", "left_out", "why", "difference_worst", "p_worst"]
+    return found[columns].assign(p_holm=_holm_within(found, ["group", "metric"]),
+                                 **{name: found[name] for name in failures})
+
+
+def transfer_tests(
+    judged: pd.DataFrame,
+    seen: Mapping[str, Collection[str]],
+    groups: Sequence[str] = GROUPS,
+    *,
+    reference: str = ALL_COMPONENTS,
+    split: str = "test",
+    unit: str = SCENARIO,
+) -> pd.DataFrame:
+    """Exact tests of every arm against a reference, for each kind of error.
+
+    Signs of whole scenarios are flipped, as in
+    :func:`monitorlab.evaluation.comparisons.compare_all`; McNemar's test, which assumes independent
+    samples, stands beside it. Parameters as in `transfer_differences`. Tests pool the samples of
+    the cells, so a large cell weighs more than in the means of `transfer`.
+
+    Returns
+    -------
+    DataFrame
+        One row per other arm, group and error (``miss``, ``false_alarm``, ``wrong``): ``arm``,
+        ``group``, ``error``, ``cells``, ``n`` (samples with a parsed verdict of both),
+        ``left_out``, ``difference`` of the error rates (arm minus reference) with ``low``,
+        ``high``, ``arm_only``, ``reference_only`` (samples on which only that one errs), ``p``,
+        ``p_holm`` (over the arms within a group and kind of error), ``p_mcnemar``, ``p_worst``
+        (p if every failed verdict spoke against the seeming winner).
+    """
+    _check_reference(seen, reference)
+    rows = split_rows(judged, list(seen), split)
+    tables = []
+    for group, cells, arms in _units_of(seen, groups):
+        if set(arms) == {reference}:
+            continue
+        part = rows[rows["name"].isin([*arms, reference]) & rows["cell"].isin(cells)]
+        table = _toward(compare_all(part, unit=unit), reference)
+        tables.append(table.assign(group=group, cells=", ".join(cells)))
+    found = _sorted(tables, seen, groups, "error", ERRORS)
+    found["p_holm"] = _holm_within(found, ["group", "error"])
+    return found[["arm", "group", "error", "cells", "n", "left_out", "difference", "low", "high",
+                  "arm_only", "reference_only", "p", "p_holm", "p_mcnemar", "p_worst"]]
+
+
+def _toward(compared: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """Keep comparisons with the reference, turned to arm minus reference."""
+    table = compared[(compared["first"] == reference) | (compared["second"] == reference)].copy()
+    turn = (table["first"] == reference).to_numpy()
+    table["arm"] = table["first"].where(~turn, table["second"])
+    table["arm_only"] = table["b"].where(~turn, table["c"])
+    table["reference_only"] = table["c"].where(~turn, table["b"])
+    low, high = table["low"], table["high"]
+    return table.assign(difference=table["difference"] * np.where(turn, -1, 1),
+                        low=low.where(~turn, -high), high=high.where(~turn, -low))
+
+
+def _units_of(
+    seen: Mapping[str, Collection[str]], groups: Sequence[str]
+) -> Iterator[tuple[str, tuple[str, ...], list[str]]]:
+    """Yield group, cells, and the arms whose group consists of these cells; unknown is an error."""
+    unknown = [group for group in groups if group not in KNOWN_GROUPS]
+    if unknown:
+        raise ValueError(f"group {unknown[0]!r} is unknown, expected some of "
+                         f"{', '.join(KNOWN_GROUPS)}")
+    for group in groups:
+        arms: dict[tuple[str, ...], list[str]] = {}
+        for arm, cells in seen.items():
+            arms.setdefault(cell_groups(cells)[group], []).append(arm)
+        yield from ((group, cells, names) for cells, names in arms.items() if cells)
+
+
+def _check_reference(seen: Mapping[str, Collection[str]], reference: str) -> None:
+    """Raise ValueError if the reference is none of the arms."""
+    if reference not in seen:
+        raise ValueError(f"reference {reference!r} is none of the arms {', '.join(seen)}: name one "
+                         "of them")
+
+
+def _sorted(
+    tables: Sequence[pd.DataFrame], seen: Mapping[str, Collection[str]], groups: Sequence[str],
+    last: str, order: Sequence[str],
+) -> pd.DataFrame:
+    if not tables:
+        raise ValueError(f"none of the arms {', '.join(seen)} has cells in {', '.join(groups)} to "
+                         "be compared: name other groups or more arms")
+    return in_order(pd.concat(tables), arm=seen, group=groups, **{last: order})
+
+
+def _holm_within(table: pd.DataFrame, keys: Sequence[str]) -> pd.Series:
+    """Holm's adjustment of ``p`` within groups; a missing p stays missing and does not count."""
+    adjusted = pd.Series(np.nan, index=table.index)
+    for _, part in table.dropna(subset="p").groupby(list(keys))["p"]:
+        adjusted[part.index] = holm(part.to_numpy())
+    return adjusted

@@ -1,0 +1,164 @@
+"""Data sets of the comparison: readable names, an overview, splits, a few telling sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from monitorlab.online.comparison import PAPER_METHODS, Split, compare
+from monitorlab.online.metrics import peaks
+from monitorlab.online.trajectories import UNKNOWN, Trajectories, from_steps
+from monitorlab.statistics.thresholds import (
+    Threshold,
+)
+
+# Signals that cost next to nothing; the others need a model of their own.
+FREE_SIGNALS = ("min_logprob", "mean_logprob", "words")
+
+# What notebook 06 made, by its own names.
+STAND_INS = {
+    "miniature_math_strong": "miniature math, strong generator",
+    "miniature_math_weak": "miniature math, weak generator",
+    "miniature_conversations": "miniature conversations",
+}
+
+
+def stand_ins(steps: pd.DataFrame) -> dict[tuple[str, str], Trajectories]:
+    """Take the step scores of the previous notebook, all by small stand-in models.
+
+    Parameters
+    ----------
+    steps : DataFrame
+        The table ``steps``.
+
+    Returns
+    -------
+    dict
+        Keyed by (dataset, signal), with readable titles.
+    """
+    return {
+        key: replace(data, title=STAND_INS.get(data.dataset, ""), stand_in=True)
+        for key, data in from_steps(steps).items()
+    }
+
+
+def add(
+    scored: dict[tuple[str, str], Trajectories], data: Iterable[Trajectories]
+) -> list[Trajectories]:
+    """Add data sets to those that are there; one whose name is taken gets another.
+
+    Parameters
+    ----------
+    scored : dict
+        Keyed by (dataset, signal); changed in place.
+    data : iterable of Trajectories
+        New ones, of any name.
+
+    Returns
+    -------
+    list of Trajectories
+        As they were added.
+    """
+    taken = {dataset for dataset, _ in scored}
+    added = []
+    for one in data:
+        while one.dataset in taken:
+            title = one.title and f"{one.title} (own file)"
+            one = replace(one, dataset=f"{one.dataset} (own file)", title=title)
+        scored[one.dataset, one.signal] = one
+        added.append(one)
+    return added
+
+
+def is_ablation(data: Trajectories) -> bool:
+    """Whether this is one of the free signals beside the stand-in verifier and guard."""
+    return data.stand_in and data.signal in FREE_SIGNALS
+
+
+def sizes(data: Trajectories) -> str:
+    """Return the readable name with the number of sequences of each class."""
+    unknown = data.count(UNKNOWN)
+    rest = f", {unknown} unknown" if unknown else ""
+    return f"{data.name} ({data.count(0)} safe, {data.count(1)} unsafe{rest})"
+
+
+def figure_title(text: str, data: Trajectories) -> str:
+    """Return a figure's title, which says so if its scores come from a small stand-in model."""
+    return f"{text} (small stand-in)" if data.stand_in else text
+
+
+def overview(data: Iterable[Trajectories]) -> pd.DataFrame:
+    """One row per data set and signal: sizes, share unsafe, lengths, how coarse the score is."""
+    return pd.DataFrame(
+        {
+            "data set": one.name,
+            "signal": one.signal.replace("_", " ") if one.stand_in else one.signal,
+            "sequences": len(one),
+            "unsafe": one.count(1) / (len(one) - one.count(UNKNOWN) or np.nan),
+            "steps": float(np.mean(one.lengths)),
+            "distinct scores": len(np.unique(one.flat_scores)),
+        }
+        for one in data
+    )
+
+
+def telling_examples(data: Trajectories, threshold: Threshold, per_class: int = 2) -> list[int]:
+    """Positions of a few sequences to draw: of each class, with and without an alarm.
+
+    Parameters
+    ----------
+    data : Trajectories
+        Sequences to choose from.
+    threshold : Threshold
+        Rule on the latest score.
+    per_class : int
+        At most this many safe and as many unsafe ones, alarming and silent in turn.
+
+    Returns
+    -------
+    list of int
+        Safe sequences first; longer ones are preferred, ties by position.
+    """
+    alarmed = threshold.alarms(peaks(data))
+    positions: list[int] = []
+    for label, wanted in ((0, (False, True)), (1, (True, False))):
+        for alarm in wanted[:per_class]:
+            group = np.flatnonzero((data.labels == label) & (alarmed == alarm))
+            if len(group):
+                positions.append(int(group[np.argmax(data.lengths[group])]))
+    return positions
+
+
+def tie_effect(
+    data: Trajectories, level: float, splits: Iterable[Split]
+) -> dict[str, object]:
+    """What breaking ties by a draw changes for the CRC threshold on the latest score.
+
+    Parameters
+    ----------
+    data : Trajectories
+        Sequences.
+    level : float
+        Target false alarm rate.
+    splits : iterable of (calibration, test)
+        As for :func:`compare`.
+
+    Returns
+    -------
+    dict
+        Data set, number of distinct scores, and the means over splits of the attained level, the
+        false alarm rate and the power, without and with the draw.
+    """
+    row: dict[str, object] = {
+        "data set": sizes(data),
+        "distinct scores": len(np.unique(data.flat_scores)),
+    }
+    splits = list(splits)
+    for drawn in (False, True):
+        found = compare(data, PAPER_METHODS[:1], splits, levels=(level,), randomise_ties=drawn)
+        for measure, name in (("attained", "attained"), ("far", "FAR"), ("power", "power")):
+            row[f"{name}, drawn" if drawn else name] = float(found[measure].mean())
+    return row

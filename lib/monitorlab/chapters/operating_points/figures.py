@@ -1,0 +1,247 @@
+"""Figures of the chapter on operating points: one function each, from a tidy frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from monitorlab.chapters.evaluation.figures import (
+    FALSE_ALARMS,
+    MISSES,
+    check_some,
+    draw_point,
+    looks,
+    one_row_each,
+    whiskers,
+)
+from monitorlab.display.style import (
+    CELL_TITLES,
+    GREY,
+    SAFE,
+    TWO_COLUMNS,
+    UNSAFE,
+    shared_legend,
+    subplots,
+)
+from monitorlab.evaluation.operating_points import ALL, OWN_DEFAULT
+from monitorlab.statistics.roc import det, det_ticks
+
+# Unit of the rule and of the split, in words.
+WAYS = {("pair", "pair"): ("calibrated by pair, tested on other pairs", GREY),
+        ("pair", "scenario"): ("calibrated by pair, tested on other scenarios", UNSAFE),
+        ("scenario", "scenario"): ("calibrated by scenario, tested on other scenarios", SAFE)}
+SCOPE_COLORS = {"cell": SAFE, "global": UNSAFE}
+SCOPE_TITLES = {"cell": "one threshold per cell", "global": "one threshold for all"}
+
+
+def plot_curves(
+    bands: Mapping[str, pd.DataFrame], scored: pd.DataFrame, names: Sequence[str]
+) -> Figure:
+    """ROC curves with pointwise bands beside DET curves of the same monitors.
+
+    Parameters
+    ----------
+    bands : mapping of str to DataFrame
+        Per name the grid of :class:`monitorlab.evaluation.roc_bands.RocBand`.
+    scored : DataFrame
+        Columns name, score, label: the scored test samples.
+    names : sequence of str
+        All monitors of the chapter, for their colours.
+    """
+    check_some(list(bands), "curves")
+    fig, axes = subplots(1, 2, TWO_COLUMNS, 4.9)
+    left, right = axes[0]
+    style = looks(names)
+    for name, grid in bands.items():
+        color, marker = style[name]
+        line = {"color": color, "marker": marker, "markevery": 0.15, "markersize": 4.5,
+                "linewidth": 1.3}
+        left.fill_between(grid["far"], grid["low"], grid["high"], color=color, linewidth=0,
+                          alpha=min(0.15, 0.8 / len(bands)))
+        left.plot(grid["far"], grid["tpr"], label=name, **line)
+        part = scored[scored["name"] == name]
+        points = det(part["score"].to_numpy(float), part["label"].to_numpy(int))
+        right.plot(points["x"], points["y"], **line)
+    left.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1, label="chance")
+    left.set(xlabel=FALSE_ALARMS, ylabel="detection rate (higher is better)",
+             xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title="ROC")
+    where, words = det_ticks((0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 0.99))
+    right.plot(where, -where, color=GREY, linestyle=":", linewidth=1)
+    right.set_xticks(where, words)
+    right.set_yticks(where, words)
+    right.set(xlabel="false alarm rate, % (lower is better)",
+              ylabel="miss rate, % (lower is better)", title="DET",
+              xlim=(where[0], where[-1]), ylim=(where[0], where[-1]))
+    for ax in (left, right):
+        ax.set_aspect("equal")
+    shared_legend(fig, [left], 3)
+    return fig
+
+
+def plot_rules(tradeoff: pd.DataFrame, names: Sequence[str]) -> Figure:
+    """Miss and false alarm rates at default thresholds and at common levels.
+
+    Parameters
+    ----------
+    tradeoff : DataFrame
+        From :func:`monitorlab.evaluation.operating_points.tradeoff_at_own_threshold`.
+    names : sequence of str
+        All monitors of the chapter, for their colours.
+    """
+    check_some(tradeoff, "rules")
+    rules = list(dict.fromkeys(tradeoff["rule"]))
+    fig, axes = subplots(1, len(rules), TWO_COLUMNS, 3.7, sharey=True)
+    style = looks(names)
+    top = np.nanmax([0.1, *tradeoff["far"], *tradeoff["far_high"]])
+    for ax, rule in zip(axes[0], rules, strict=True):
+        for row in tradeoff[tradeoff["rule"] == rule].itertuples():
+            draw_point(ax, row, style[row.name], size=5)
+        if rule != OWN_DEFAULT:
+            level = float(tradeoff.loc[tradeoff["rule"] == rule, "level"].iloc[0])
+            ax.axhline(level, color=GREY, linewidth=1, linestyle="--", label="level")
+        title = "own threshold" if rule == OWN_DEFAULT else rule.replace("<=", "≤")
+        ax.set(title=title.replace("far", "FAR"), xlim=(-0.05, 1.07),
+               ylim=(-0.03 * top, 1.03 * top), xlabel=MISSES.replace(" (", "\n("))
+    axes[0, 0].set_ylabel(FALSE_ALARMS)
+    shared_legend(fig, list(axes[0]), 3)
+    return fig
+
+
+def plot_promise(splits: pd.DataFrame, level: float, delta: float) -> Figure:
+    """Test false alarm rates over random splits, beside what was promised.
+
+    Parameters
+    ----------
+    splits : DataFrame
+        Rows of :func:`monitorlab.evaluation.resplits.resplit_check`, all with scope
+        ``global``, and a column ``calibrator``.
+    level, delta : float
+        What was asked.
+    """
+    check_some(splits, "splits")
+    order = list(dict.fromkeys(splits["name"]))
+    expected = splits["calibrator"] == "crc"
+    panels = {"in expectation: the mean stays below": splits[expected],
+              f"with probability: below in {100 * (1 - delta):g} % of cases": splits[~expected]}
+    panels = {title: part for title, part in panels.items() if len(part)}
+    fig, axes = subplots(1, len(panels), TWO_COLUMNS, 1.6 + 0.4 * len(order), sharex=True,
+                         sharey=True)
+    for ax, (title, part) in zip(axes[0], panels.items(), strict=True):
+        for place, ((unit, split_by), (label, color)) in enumerate(WAYS.items()):
+            rows = one_row_each(part[(part["unit"] == unit) & (part["split_by"] == split_by)],
+                                "name", order)
+            y = np.arange(len(order)) + 0.24 * (place - 1)
+            ax.hlines(y, rows["far_q10"], rows["far_q90"], color=color, linewidth=2, alpha=0.6)
+            ax.plot(rows["mean_far"], y, "o", color=color, markersize=4, label=label)
+        ax.axvline(level, color=GREY, linestyle="--", linewidth=1, label="level")
+        ax.set_yticks(range(len(order)), order)
+        ax.set(xlabel=f"test {FALSE_ALARMS}".replace(" (", "\n("))
+        ax.set_title(title, fontsize=9)
+        ax.set_xlim(left=0)
+    axes[0, 0].invert_yaxis()
+    axes[0, 0].plot([], [], color=GREY, linewidth=2, alpha=0.6, label="10th to 90th percentile")
+    shared_legend(fig, list(axes[0]), 2)
+    return fig
+
+
+def plot_scopes(points: pd.DataFrame, level: float, order: Sequence[str]) -> Figure:
+    """False alarm rate of every cell under one global threshold and under one per cell.
+
+    Parameters
+    ----------
+    points : DataFrame
+        From :func:`monitorlab.evaluation.operating_points.calibrated_points`, both scopes, one
+        calibrator, one level.
+    level : float
+        What was asked.
+    order : sequence of str
+        Monitors, one panel each.
+    """
+    check_some(order, "monitors")
+    columns = min(3, len(order))
+    rows = -(-len(order) // columns)
+    fig, axes = subplots(rows, columns, TWO_COLUMNS, 0.8 + 1.9 * rows, sharex=True, sharey=True)
+    cells = list(CELL_TITLES)
+    for ax in axes.flat[len(order):]:
+        ax.set_visible(False)
+    for ax in axes.flat[max(len(order) - columns, 0) : len(order)]:  # the lowest panels
+        ax.tick_params(labelbottom=True)
+        ax.set_xlabel(f"test {FALSE_ALARMS}".replace(" (", "\n("))
+    for ax, name in zip(axes.flat, order, strict=False):
+        for scope, color in SCOPE_COLORS.items():
+            part = one_row_each(points[(points["name"] == name) & (points["scope"] == scope)
+                                       & (points["cell"] != ALL)], "cell", cells)
+            y = np.arange(len(cells)) + (0.16 if scope == "global" else -0.16)
+            ax.errorbar(part["far"], y, marker="o", markersize=4, linestyle="none", color=color,
+                        elinewidth=0.8, label=SCOPE_TITLES[scope],
+                        xerr=whiskers(part["far"], part["far_low"], part["far_high"]))
+        ax.axvline(level, color=GREY, linestyle="--", linewidth=1, label="level")
+        ax.set_title(name, fontsize=9)
+        ax.set_yticks(range(len(cells)), list(CELL_TITLES.values()))
+    axes[0, 0].invert_yaxis()
+    axes[0, 0].set_xlim(left=-0.01)
+    shared_legend(fig, list(axes.flat[: len(order)]), 3)
+    return fig
+
+
+def plot_cascade(sweep: pd.DataFrame) -> Figure:
+    """Errors and cost of a cascade against the share of samples that it escalates.
+
+    Parameters
+    ----------
+    sweep : DataFrame
+        From :func:`monitorlab.evaluation.cascades.cascade_sweep`.
+    """
+    check_some(sweep, "budgets")
+    fig, axes = subplots(1, 2, TWO_COLUMNS, 3.3)
+    left, right = axes[0]
+    for column, color, label in (("mr", UNSAFE, "miss rate"), ("far", SAFE, "false alarm rate")):
+        left.plot(sweep["share"], sweep[column], marker="o", markersize=4, color=color, label=label)
+    left.set(xlabel="share escalated (test, at the base rate)", ylabel="rate (lower is better)",
+             xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    finite = sweep[np.isfinite(sweep["usd_per_caught"])]
+    high = finite["usd_per_caught_high"]
+    # An interval may have no upper end; the picture has one, above all that is finite.
+    top = 1.05 * max([1e-9, *finite["usd_per_caught"], *high[np.isfinite(high)]])
+    right.fill_between(finite["share"], finite["usd_per_caught_low"], high.clip(upper=2 * top),
+                       color=GREY, alpha=0.2, linewidth=0, label="95 % interval of the price")
+    right.plot(finite["share"], finite["usd_per_caught"], marker="o", markersize=4, color=GREY,
+               label="price")
+    right.set(xlabel="share escalated (test, at the base rate)", ylim=(0, top),
+              ylabel="USD per caught misbehavior\n(lower is better)", xlim=(-0.02, 1.02))
+    shared_legend(fig, [left, right], 4)
+    return fig
+
+
+def plot_noise(bounds: pd.DataFrame, names: Sequence[str]) -> Figure:
+    """What miss and false alarm rates may be if some labels are wrong.
+
+    Parameters
+    ----------
+    bounds : DataFrame
+        From :func:`monitorlab.evaluation.label_noise.noise_bounds` with equal noise rates.
+    names : sequence of str
+        Monitors to draw, in order; also for their colours.
+    """
+    check_some(names, "monitors")
+    check_some(bounds, "noise rates")
+    fig, axes = subplots(1, 2, TWO_COLUMNS, 1.2 + 0.34 * len(names), sharey=True)
+    etas = sorted(bounds["eta1"].unique())
+    shades = np.linspace(0.9, 0.35, len(etas))
+    for ax, rate, title in zip(axes[0], ("mr", "far"), (MISSES, FALSE_ALARMS), strict=True):
+        for eta, shade in zip(etas, shades, strict=True):
+            part = bounds[(bounds["rate"] == rate) & (bounds["eta1"] == eta)]
+            part = one_row_each(part, "name", names)
+            ax.hlines(range(len(names)), part["worst_low"], part["worst_high"], color=SAFE,
+                      alpha=float(shade) * 0.5, linewidth=3 + 5 * float(shade),
+                      label=f"worst case, {100 * eta:.1f} % of labels wrong")
+        ax.plot(part["observed"], range(len(names)), "|", color="black", markersize=10,
+                label="as labelled")
+        ax.set_yticks(range(len(names)), list(names))
+        ax.set(xlabel=title, xlim=(-0.02, 1.02))
+    axes[0, 0].invert_yaxis()
+    shared_legend(fig, list(axes[0]), 3)
+    return fig

@@ -1,0 +1,321 @@
+"""The miniature experiment: problems, two generators, a verifier and a guard, and their tables.
+
+Everything that is trained goes through a checkpoint whose fingerprint holds the settings, the seed,
+the data and the code, so it is reused as long as nothing changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from monitorlab.chapters.signals import guard
+from monitorlab.pipeline.checkpoints import checkpoint
+from monitorlab.pipeline.runs import Run
+from monitorlab.signals.arithmetic import Checked, Difficulty, Problem, check, make_problems
+from monitorlab.signals.conversations import Conversation
+from monitorlab.signals.solver import (
+    Solution,
+    generate,
+    load_generator,
+    score_solutions,
+    step_signals,
+    train_generators,
+    train_verifier,
+)
+
+# Expected accuracy at which training hands over each generator.
+GENERATORS = {"strong": 0.77, "weak": 0.60}
+HELD_OUT = 200  # problems that decide when a generator is good enough
+BOOTSTRAPS = 100
+Row = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class ProblemSets:
+    """Problems by purpose; no problem occurs in two of them."""
+
+    train: list[Problem]
+    held_out: list[Problem]
+    verifier: list[Problem]
+    test: list[Problem]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One generated solution, its problem and what the exact checker says about it."""
+
+    problem: Problem
+    solution: Solution
+    checked: Checked
+
+
+def draw_problems(run: Run) -> ProblemSets:
+    """Draw the problems of a run: test first, training last, all distinct."""
+    sizes = run.profile.arithmetic
+    difficulty = Difficulty(
+        sizes.min_steps, sizes.max_steps, sizes.max_value, sizes.max_term, sizes.max_factor
+    )
+    test = make_problems(run.rng("test problems"), sizes.n_test, difficulty)
+    for_verifier = make_problems(
+        run.rng("verifier problems"), sizes.n_verifier, difficulty, exclude=test
+    )
+    held_out = make_problems(
+        run.rng("held-out problems"), HELD_OUT, difficulty, exclude=[*test, *for_verifier]
+    )
+    train = make_problems(
+        run.rng("training problems"), sizes.n_train, difficulty,
+        exclude=[*test, *for_verifier, *held_out],
+    )
+    return ProblemSets(train, held_out, for_verifier, test)
+
+
+def fit_generators(run: Run, problems: ProblemSets) -> dict[str, Path]:
+    """Return the checkpoints of the generators by name, trained in one go if anything is new."""
+    settings = run.profile.generator
+    temperature = run.profile.arithmetic.temperature
+    seed = run.torch_seed("generators")
+    pairs, held_out = (
+        [(problem.text, problem.solution) for problem in group]
+        for group in (problems.train, problems.held_out)
+    )
+    folder = checkpoint(
+        run,
+        "generators",
+        {"settings": asdict(settings), "seed": seed, "pairs": pairs, "held_out": held_out,
+         "targets": GENERATORS, "temperature": temperature},
+        lambda empty: train_generators(
+            pairs, held_out, GENERATORS, settings, empty, seed, temperature, "training generators"
+        ),
+    )
+    return {name: folder / name for name in GENERATORS}
+
+
+def count_parameters(folder: Path) -> int:
+    """Number of weights of a language model in a folder, shared ones counted once."""
+    return int(load_generator(folder)[0].num_parameters())
+
+
+def attempt(run: Run, name: str, folder: Path, problems: Sequence[Problem]) -> list[Attempt]:
+    """Let a generator solve problems, once each, and check every line."""
+    purpose = f"{name} on {len(problems)} problems"
+    solutions = generate(
+        folder, [problem.text for problem in problems], run.torch_seed(purpose),
+        run.profile.arithmetic.temperature, f"generating, {purpose}",
+    )
+    return [
+        Attempt(problem, solution, check(problem, solution.text))
+        for problem, solution in zip(problems, solutions, strict=True)
+    ]
+
+
+def fit_verifier(run: Run, attempts: Sequence[Attempt], base: Path) -> Path:
+    """Return the checkpoint of the process reward model, trained on checked attempts if new."""
+    settings = run.profile.verifier
+    seed = run.torch_seed("verifier")
+    examples = [(a.problem.text, a.solution.text, a.checked.step_labels) for a in attempts]
+    return checkpoint(
+        run,
+        "verifier",
+        {"settings": asdict(settings), "seed": seed, "examples": examples,
+         "base": f"{base.parent.name}/{base.name}"},  # the digest is in the upper folder's name
+        lambda folder: train_verifier(
+            examples, settings, folder, seed, base=base, title="training verifier"
+        ),
+    )
+
+
+def fit_guard(run: Run, examples: Sequence[Conversation]) -> Path:
+    """Return the checkpoint of the guard, trained on conversations if new."""
+    settings = run.profile.guard
+    seed = run.torch_seed("guard")
+    return checkpoint(
+        run,
+        "guard",
+        {"settings": asdict(settings), "seed": seed, "examples": [asdict(c) for c in examples]},
+        lambda folder: guard.train_guard(examples, settings, folder, seed),
+    )
+
+
+def attempt_tables(
+    dataset: str, generator: str, attempts: Sequence[Attempt], verifier: Path
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Score attempts with all three signals; return their ``trajectories`` and ``steps`` rows."""
+    pairs = [(a.problem.text, a.solution.text) for a in attempts]
+    suspicions = score_solutions(verifier, pairs)
+    trajectories: list[Row] = []
+    steps: list[Row] = []
+    for i, (one, suspicion) in enumerate(zip(attempts, suspicions, strict=True)):
+        free = step_signals(one.solution)
+        tokens = np.asarray(free["tokens"])
+        name = f"{generator}_{i:05d}"
+        text = f"{one.problem.text}\n{one.solution.text}"
+        trajectories.append(
+            (dataset, name, generator, "test", len(tokens), int(tokens.sum()), one.checked.label,
+             text)
+        )
+        signals = {"verifier": suspicion, "min_logprob": free["min_logprob"],
+                   "mean_logprob": free["mean_logprob"]}
+        steps += _step_rows(dataset, name, signals, tokens, one.checked.label,
+                            one.checked.step_labels)
+    return _trajectories(trajectories), _steps(steps)
+
+
+def conversation_tables(
+    dataset: str, groups: Mapping[str, Sequence[Conversation]], folder: Path
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Score the test conversations by guard and by words; return the rows of both tables.
+
+    Parameters
+    ----------
+    dataset : str
+        Name of the data set.
+    groups : mapping
+        ``training`` (for the word baseline) and ``test`` conversations.
+    folder : Path
+        The guard.
+    """
+    talks = groups["test"]
+    suspicions = guard.score_conversations(folder, talks)
+    words = guard.word_baseline(groups["training"], talks)
+    counts = guard.turn_tokens(folder, talks)
+    trajectories: list[Row] = []
+    steps: list[Row] = []
+    for talk, suspicion, word, tokens in zip(talks, suspicions, words, counts, strict=True):
+        trajectories.append(
+            (dataset, talk.conversation_id, "composed", "test", len(tokens), int(tokens.sum()),
+             talk.label, talk.text())
+        )
+        labels = [turn.label for turn in talk.turns]
+        steps += _step_rows(dataset, talk.conversation_id, {"guard": suspicion, "words": word},
+                            tokens, talk.label, labels)
+    return _trajectories(trajectories), _steps(steps)
+
+
+def _step_rows(
+    dataset: str,
+    name: str,
+    signals: dict[str, np.ndarray],
+    tokens: np.ndarray,
+    label: int,
+    step_labels: Sequence[int],
+) -> Iterator[Row]:
+    for signal, scores in signals.items():
+        for k, (score, count, step) in enumerate(zip(scores, tokens, step_labels, strict=True), 1):
+            yield dataset, signal, name, k, float(score), int(count), label, int(step)
+
+
+def _trajectories(rows: list[Row]) -> pd.DataFrame:
+    columns = ["dataset", "trajectory_id", "generator", "split", "n_steps", "tokens", "label",
+               "text"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _steps(rows: list[Row]) -> pd.DataFrame:
+    columns = ["dataset", "signal", "trajectory_id", "step", "score", "tokens", "label",
+               "step_label"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def accuracy_by_steps(trajectories: pd.DataFrame, problems: Sequence[Problem]) -> pd.DataFrame:
+    """Share of right final answers by length of the problem, with Wilson 95 % intervals.
+
+    Parameters
+    ----------
+    trajectories : DataFrame
+        Rows of both generators on the same test problems, in their order.
+    problems : sequence of Problem
+        Those problems.
+    """
+    wanted = np.tile([len(p.steps) for p in problems], trajectories["generator"].nunique())
+    grouped = (
+        trajectories.assign(steps=wanted, right=1 - trajectories["label"])
+        .groupby(["generator", "steps"])["right"]
+        .agg(n="size", hits="sum")
+        .reset_index()
+    )
+    bounds = [
+        stats.binomtest(int(row.hits), int(row.n)).proportion_ci(method="wilson")
+        for row in grouped.itertuples()
+    ]
+    return grouped.assign(
+        right=grouped["hits"] / grouped["n"],
+        low=[bound.low for bound in bounds],
+        high=[bound.high for bound in bounds],
+    )
+
+
+def step_auroc(steps: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """AUROC of every signal for wrong steps, with bootstrap 95 % intervals over trajectories.
+
+    Parameters
+    ----------
+    steps : DataFrame
+        Rows of the table ``steps`` with known step labels.
+    rng : Generator
+        Draws the resamples. Whole trajectories are resampled, since steps of one are dependent.
+
+    Returns
+    -------
+    DataFrame
+        ``dataset, signal, steps, wrong, auroc, low, high``.
+    """
+    rows = []
+    for (dataset, signal), group in steps.groupby(["dataset", "signal"], sort=False):
+        codes, names = pd.factorize(group["trajectory_id"])
+        labels, scores = group["step_label"].to_numpy(), group["score"].to_numpy()
+        draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), BOOTSTRAPS)
+        values = [roc_auc_score(labels, scores, sample_weight=draw[codes]) for draw in draws]
+        low, high = np.quantile(values, [0.025, 0.975])
+        rows.append((dataset, signal, len(group), float(labels.mean()),
+                     roc_auc_score(labels, scores), low, high))
+    columns = ["dataset", "signal", "steps", "wrong", "auroc", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def error_rows(generator: str, attempts: Sequence[Attempt]) -> pd.DataFrame:
+    """One row per generated step: position, the checker's verdict, and whether it erred first."""
+    return pd.DataFrame(
+        (generator, k, verdict.value, k == one.checked.first_error)
+        for one in attempts
+        for k, verdict in enumerate(one.checked.verdicts, 1)
+    ).set_axis(["generator", "step", "verdict", "first"], axis=1)
+
+
+def example_panels(
+    attempts: Sequence[Attempt], steps: pd.DataFrame, names: Sequence[int]
+) -> list[tuple[str, list[str], list[int], dict[str, np.ndarray]]]:
+    """Prepare a few attempts for a figure: lines, step labels, suspicion as a rank in [0, 1]."""
+    ranked = steps.assign(rank=steps.groupby(["dataset", "signal"])["score"].rank(pct=True))
+    panels = []
+    for i in names:
+        one = attempts[i]
+        mine = ranked[ranked["trajectory_id"].str.endswith(f"_{i:05d}")]
+        signals = {
+            str(signal): group.sort_values("step")["rank"].to_numpy()
+            for signal, group in mine.groupby("signal", sort=False)
+        }
+        outcome = "wrong answer" if one.checked.label else "right answer"
+        lines = one.solution.text.rstrip("\n").split("\n")
+        panels.append((f"{outcome} (expected {one.problem.answer})", lines,
+                       list(one.checked.step_labels), signals))
+    return panels
+
+
+def pick_examples(attempts: Sequence[Attempt]) -> list[int]:
+    """Positions of one right attempt and one that goes wrong in the middle, both of fair length."""
+    longest = max(len(a.checked.verdicts) for a in attempts)
+    right = [i for i, a in enumerate(attempts) if a.checked.first_error == 0]
+    wrong = [i for i, a in enumerate(attempts)
+             if a.checked.label and 1 < a.checked.first_error < len(a.checked.verdicts)]
+
+    def misfit(i: int) -> tuple[int, int]:
+        return abs(len(attempts[i].checked.verdicts) - (longest - 1)), i
+
+    return [min(group, key=misfit) for group in (right, wrong) if group]

@@ -1,0 +1,173 @@
+"""One look for every figure: sizes, colours, and a colour per monitor that never changes."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.collections import Collection
+from matplotlib.container import Container
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter, FuncFormatter
+
+ONE_COLUMN = 4.2  # inches
+TWO_COLUMNS = 8.4
+
+# Okabe and Ito (2008): distinguishable with every common colour vision.
+BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+PURPLE, SKY, BLACK = "#CC79A7", "#56B4E9", "#222222"
+GREY = "#8a8f98"
+
+SAFE, UNSAFE = BLUE, VERMILION
+
+METHOD_COLORS = {
+    "CRC": GREEN,
+    "UCB": VERMILION,
+    "e-valuator, anytime": BLUE,
+    "e-valuator, PAC": ORANGE,
+    "exact binomial": "#8c510a",
+    "running mean + CRC": SKY,
+    "EWMA + CRC": PURPLE,
+    "CUSUM + CRC": GREY,
+    "e-valuator ratio + CRC": "#b8860b",
+    "learned + CRC": BLACK,
+    "learned + exact": "#6a3d9a",
+}
+METHOD_MARKERS = {
+    "CRC": "o", "UCB": "s", "e-valuator, anytime": "^", "e-valuator, PAC": "D",
+    "exact binomial": "P", "running mean + CRC": "v", "EWMA + CRC": "<", "CUSUM + CRC": ">",
+    "e-valuator ratio + CRC": "d", "learned + CRC": "*", "learned + exact": "X",
+}
+SIGNAL_COLORS = {
+    "verifier": GREEN, "guard": GREEN, "min_logprob": PURPLE, "mean_logprob": SKY, "score": GREEN,
+    "words": GREY,
+}
+SIGNAL_NAMES = {
+    "verifier": "verifier",
+    "min_logprob": "lowest token log-probability",
+    "mean_logprob": "mean token log-probability",
+    "guard": "guard",
+    "words": "words of the answers",
+}
+
+# What matplotlib calls the artists that nobody named.
+UNLABELLED = re.compile(r"_(child|container)\d+|_nolegend_")
+
+POINTS_PER_INCH = 72
+WIDTH_OF_A_LETTER = 0.6  # share of the font's size, on average
+LONGEST_TICK = 48  # characters
+
+STYLE = Path(__file__).with_name("monitorlab.mplstyle")
+CELL_TITLES = {
+    "spv_code": "S&PV code", "spv_qa": "S&PV QA", "syco_qa": "Syco QA",
+    "syco_reasoning": "Syco reasoning", "sg_code": "SG code", "sg_qa": "SG QA",
+}  # fmt: skip
+
+
+class TextFigure(Figure):
+    """A figure that draws names from anywhere: as text, and within the room there is.
+
+    Two dollar signs in a name are no formula, and a name of 200 characters gets lines, and a gap in
+    the middle, instead of a figure three metres wide.
+    """
+
+    def draw(self, renderer: Any) -> None:
+        """Draw after a look at every text."""
+        for text in self.findobj(Text, include_self=False):
+            text.set_parse_math(False)
+        for text in self.texts:  # the title
+            _fit(text, self.get_figwidth())
+        for ax in self.axes:
+            place = ax.get_subplotspec()
+            columns = place.get_gridspec().ncols if place is not None else 1
+            _fit(ax.title, self.get_figwidth() / columns)
+            for axis in (ax.xaxis, ax.yaxis):
+                _fit_ticks(axis)
+        super().draw(renderer)
+
+
+def _fit(text: Text, inches: float) -> None:
+    letter = WIDTH_OF_A_LETTER * float(text.get_fontsize()) / POINTS_PER_INCH
+    width = max(int(inches / letter), 10)
+    lines = text.get_text().split("\n")
+    if max(map(len, lines)) > width:
+        text.set_text("\n".join(wrapped(line, width) for line in lines))
+
+
+def _fit_ticks(axis: Axis) -> None:
+    """Names at an axis are text; numbers keep their formulas, such as powers of ten."""
+    formatter = axis.get_major_formatter()
+    named = isinstance(formatter, FixedFormatter | FuncFormatter)
+    for tick in (*axis.majorTicks, *axis.minorTicks):
+        tick.label1.set_parse_math(not named)
+    if named and any(len(tick.label1.get_text()) > LONGEST_TICK for tick in axis.majorTicks):
+        axis.set_major_formatter(
+            lambda at, place: wrapped(formatter(at, int(place)), LONGEST_TICK, 2)
+        )
+
+
+def subplots(
+    rows: int, columns: int, width: float, height: float, **options: Any
+) -> tuple[Figure, Any]:
+    """Return a styled figure and its axes as a 2-d array.
+
+    Parameters
+    ----------
+    rows, columns : int
+        Layout.
+    width, height : float
+        Size of the whole figure in inches.
+    **options
+        As for :func:`matplotlib.pyplot.subplots`.
+    """
+    with plt.style.context(STYLE):
+        return plt.subplots(
+            rows, columns, figsize=(width, height), squeeze=False, FigureClass=TextFigure, **options
+        )
+
+
+def wrapped(name: str, width: int, lines: int = 3) -> str:
+    """Return a name on lines of at most ``width`` characters, cut in the middle if it is longer.
+
+    For names that come from outside and stand where there is little room.
+    """
+    most = width * lines - lines
+    if len(name) > most:
+        half = most // 2
+        name = f"{name[:half]}…{name[-half + 1:]}"
+    return "\n".join(textwrap.wrap(name, width, break_on_hyphens=False)) if len(
+        name) > width else name
+
+
+def legend_entries(axes: Sequence[Axes]) -> dict[str, Any]:
+    """Return labels and what they stand for, each label once, in order of appearance.
+
+    As matplotlib's own, but a name that begins with an underscore is a name.
+    """
+    entries: dict[str, Any] = {}
+    for ax in axes:
+        for artist in (*ax.get_children(), *ax.containers):
+            if not isinstance(artist, Line2D | Patch | Collection | Container):
+                continue
+            label = str(artist.get_label() or "")
+            if label and not UNLABELLED.fullmatch(label):
+                entries.setdefault(label, artist)
+    return entries
+
+
+def shared_legend(fig: Figure, axes: Sequence[Axes], columns: int) -> None:
+    """Put one legend under the figure, each label once, in order of appearance."""
+    entries = legend_entries(axes)
+    fig.legend(
+        list(entries.values()), [wrapped(label, 60, 2) for label in entries],
+        loc="outside lower center", ncols=columns, frameon=False, fontsize=8,
+    )

@@ -1,0 +1,274 @@
+"""The scoring engine: probabilities of short answers under a causal model, nothing computed twice.
+
+Many prompts begin alike (system message, instructions), the two of a pair also share their request,
+and of all positions only those before and inside the answer are read. So
+
+* the common beginning runs once and its keys and values serve every batch;
+* prompts that share more form one row as a tree (`monitorlab.models.prefix_tree`), and so do the
+  answers of several tokens;
+* the tokens at which logits are read stand at the end of a row, so that `logits_to_keep` computes
+  no others;
+* rows of similar size share a batch, up to a budget of tokens and of attention.
+
+Not every architecture allows that. What a model allows is tried out at first use, on short
+sequences, against one plain row at a time; see `ScoringEngine.path`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from monitorlab.models.prefix_tree import (
+    Batch,
+    Ids,
+    common_prefix,
+    group,
+    plain_batch,
+    tree_batch,
+    tree_row,
+)
+
+PACKED, PREFIX, PLAIN = "packed", "prefix", "plain"
+BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}  # padding included; on two cores more was slower
+BATCH_CELLS = 2**24  # token pairs of one attention: bounds the mask, 32 MiB in half precision
+LONG_CELLS = 2**27  # a row above it runs alone, where attention needs no mask in memory
+TOKEN_CELLS = 4  # attention to so many tokens, times the width, costs as much as a token's rest
+TOLERANCE = {torch.float32: 1e-3}  # share of the spread of log-probabilities
+HALF_TOLERANCE = 5e-2  # the same, in half precision
+STRETCHED = ("dynamic", "longrope")  # rotary positions that change with the length of the batch
+
+
+class ScoringEngine:
+    """Log-probabilities of answer words after prompts.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model in evaluation mode.
+    pad_id : int
+        Any token; it fills up rows and is never read.
+    prefix : sequence of int
+        What most prompts begin with. A prompt that shares only a part of it is scored all the same.
+    batch_tokens : int
+        Tokens per batch, padding included; 0 takes the device's default.
+
+    Attributes
+    ----------
+    path : str
+        Empty before first use, then "packed" (prefix states and trees), "prefix" (prefix states and
+        plain rows) or "plain" (plain rows).
+    reason : str
+        Why a faster path was not taken; empty for "packed".
+    tokens : Counter
+        Work so far: tokens "given" in prompts, "computed", and "padded", the same with padding.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, pad_id: int, prefix: Ids = (), batch_tokens: int = 0
+    ) -> None:
+        self.model, self.pad_id, self.prefix = model, pad_id, list(prefix)
+        self.batch_tokens = batch_tokens or BATCH_TOKENS.get(model.device.type, 16_384)
+        self.path = self.reason = ""
+        self.tokens: Counter[str] = Counter()
+        self._states: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    @torch.inference_mode()
+    def score_words(self, prompts: Sequence[Ids], words: Sequence[Ids]) -> np.ndarray:
+        """Log-probability of each word right after each prompt.
+
+        Parameters
+        ----------
+        prompts, words : sequence of sequence of int
+            Token ids, none empty. The same words follow every prompt.
+
+        Returns
+        -------
+        numpy.ndarray, shape (n_prompts, n_words)
+            Natural logarithms, at most 0; the sum over the tokens of a word.
+        """
+        if not words or not all(map(len, words)) or not all(map(len, prompts)):
+            raise ValueError("expected at least one word, and at least one token in every prompt "
+                             "and word; found an empty one")
+        if not self.path:
+            self._choose_path()
+        rows, answers = [list(prompt) for prompt in prompts], [list(word) for word in words]
+        found = np.empty((len(rows), len(answers)))
+        long = [i for i, row in enumerate(rows) if len(row) ** 2 > LONG_CELLS]
+        short = sorted(set(range(len(rows))) - set(long))
+        for chosen, path in ((short, self.path), (long, PLAIN)):
+            if chosen:
+                found[chosen] = self._score([rows[i] for i in chosen], answers, path)
+        return found
+
+    def _score(self, prompts: list[list[int]], words: list[list[int]], path: str) -> np.ndarray:
+        """Score by one path."""
+        shared = 0 if path == PLAIN else min(
+            min(common_prefix(self.prefix, prompt), len(prompt) - 1) for prompt in prompts
+        )
+        branches, homes = _branches(words)
+        columns = sorted({token for word in words for token in word})
+        place = {token: column for column, token in enumerate(columns)}
+        lay_out = self._packed if path == PACKED else self._plain
+        read: dict[int, np.ndarray] = {}  # by number of prompt * number of branches + branch
+        for batch in lay_out([prompt[shared:] for prompt in prompts], branches, shared):
+            logs = self._forward(batch, shared, columns)
+            read |= {number: logs[row, slots] for row, number, slots in batch.slots}
+        self.tokens["given"] += sum(map(len, prompts))
+        return np.array([
+            [
+                sum(read[i * len(branches) + home][t, place[token]] for t, token in enumerate(word))
+                for word, home in zip(words, homes, strict=True)
+            ]
+            for i in range(len(prompts))
+        ])
+
+    def _packed(
+        self, rests: list[list[int]], branches: list[list[int]], shared: int
+    ) -> Iterator[Batch]:
+        """Batches of trees."""
+        rows = []
+        token_cells = TOKEN_CELLS * int(self.model.config.get_text_config().hidden_size)
+        for chosen in group(rests, shared, token_cells):
+            numbers = [i * len(branches) + b for i in chosen for b in range(len(branches))]
+            sequences = [rests[i] + branch for i in chosen for branch in branches]
+            tails = [len(branch) + 1 for branch in branches] * len(chosen)
+            rows.append(tree_row(numbers, sequences, tails))
+        for batch in self._batches([len(row) for row in rows], shared):
+            yield tree_batch([rows[r] for r in batch], shared, self.pad_id)
+
+    def _plain(
+        self, rests: list[list[int]], branches: list[list[int]], shared: int
+    ) -> Iterator[Batch]:
+        """Batches of one sequence per row."""
+        sequences = [rest + branch for rest in rests for branch in branches]
+        tails = [len(branch) + 1 for branch in branches] * len(rests)
+        for batch in self._batches([len(sequence) for sequence in sequences], shared):
+            chosen = [sequences[s] for s in batch], [tails[s] for s in batch]
+            yield plain_batch(batch, *chosen, self.pad_id)
+
+    def _batches(self, sizes: Sequence[int], shared: int) -> Iterator[list[int]]:
+        """Group rows by size, up to the budgets; a row above them forms a batch of its own."""
+        batch: list[int] = []
+        for i in sorted(range(len(sizes)), key=sizes.__getitem__):
+            tokens = sizes[i] * (len(batch) + 1)
+            too_much = tokens > self.batch_tokens or tokens * (shared + sizes[i]) > BATCH_CELLS
+            if batch and too_much:
+                yield batch
+                batch = []
+            batch.append(i)
+        if batch:
+            yield batch
+
+    def _forward(self, batch: Batch, shared: int, columns: Sequence[int]) -> np.ndarray:
+        """Log-probabilities (n_rows, n_kept, n_columns) of the next tokens in `columns`."""
+        device = self.model.device
+        ids = torch.from_numpy(batch.ids).to(device)
+        options: dict[str, Any] = {"use_cache": False, "logits_to_keep": batch.keep}
+        if not isinstance(batch.keep, int):
+            options["logits_to_keep"] = torch.tensor(batch.keep, device=device)
+        if shared:
+            options["past_key_values"] = self._cache(shared, len(ids))
+        if batch.positions is not None and batch.visible is not None:
+            options["position_ids"] = torch.from_numpy(batch.positions).to(device)
+            hidden = torch.from_numpy(~batch.visible).to(device)[:, None]
+            mask = torch.zeros(hidden.shape, dtype=self.model.dtype, device=device)
+            options["attention_mask"] = mask.masked_fill_(hidden, torch.finfo(mask.dtype).min)
+        logits = self.model(ids, **options).logits.float()
+        self.tokens.update(computed=batch.n_tokens, padded=batch.ids.size)
+        logs = logits[..., list(columns)] - logits.logsumexp(-1, keepdim=True)
+        return logs.cpu().numpy().astype(float)
+
+    def _cache(self, length: int, rows: int) -> DynamicCache:
+        """Return the states of the first `length` tokens of the prefix, as often as there are rows.
+
+        A cache grows in place, so every batch gets a new one; its first tensors are views.
+        """
+        if not self._states:
+            ids = torch.tensor([self.prefix], device=self.model.device)
+            cache = DynamicCache()
+            self.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            self._states = [(keys, values) for keys, values, *_ in cache]
+            self.tokens.update(computed=len(self.prefix), padded=len(self.prefix))
+        cache = DynamicCache()
+        for layer, states in enumerate(self._states):
+            keys, values = (state[:, :, :length].expand(rows, -1, -1, -1) for state in states)
+            cache.update(keys, values, layer)
+        return cache
+
+    def _choose_path(self) -> None:
+        """Take the fastest path whose result is that of one plain row at a time."""
+        self.reason = _hindrance(self.model.config)
+        self.path = PLAIN
+        for path in () if self.reason else (PACKED, PREFIX):
+            failed = self._disagreement(path)
+            if not failed:
+                self.path = path
+                break
+            self.reason = "; ".join(filter(None, [self.reason, failed]))
+        if self.reason:
+            warnings.warn(f"scoring takes the slower path {self.path!r}: {self.reason}",
+                          RuntimeWarning, stacklevel=4)
+
+    def _disagreement(self, path: str) -> str:
+        """Say how a path differs from plain rows on made-up sequences; empty if it does not."""
+        tokens = int(self.model.config.get_text_config().vocab_size)
+        drawn = iter(np.random.default_rng(0).integers(tokens, size=100).tolist())
+        start, request, one, other, third, tail, *_ = (
+            [next(drawn) for _ in range(length)] for length in (9, 6, 4, 7, 11, 2)
+        )
+        prompts = [start + request + one, start + request + other, start + third]
+        words = [[next(drawn)] for _ in range(12)] + [[*tail, one[0]], [*tail, next(drawn)]]
+        plain = ScoringEngine(self.model, self.pad_id, batch_tokens=1)
+        tried = ScoringEngine(self.model, self.pad_id, start)
+        expected = plain._score(prompts, words, PLAIN)
+        try:
+            found = tried._score(prompts, words, path)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever an architecture says to a mask that it does not know
+            return f"{path}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        spread = float(expected[:, :12].std()) + 1e-12
+        difference = float(np.abs(found - expected).max()) / spread
+        allowed = TOLERANCE.get(self.model.dtype, HALF_TOLERANCE)
+        if difference <= allowed:
+            return ""
+        return f"{path}: log-probabilities differ by {difference:.1e} of their spread"
+
+
+def _branches(words: Sequence[list[int]]) -> tuple[list[list[int]], list[int]]:
+    """What must follow a prompt to read all words, and the one to read each word on.
+
+    The last token of a word is only predicted; a word that lies on the way of another needs no
+    branch of its own.
+    """
+    inner = sorted({tuple(word[:-1]) for word in words}, key=len, reverse=True)
+    kept: list[tuple[int, ...]] = []
+    for branch in inner:
+        if not any(longer[: len(branch)] == branch for longer in kept):
+            kept.append(branch)
+    homes = [
+        next(b for b, branch in enumerate(kept) if list(branch[: len(word) - 1]) == word[:-1])
+        for word in words
+    ]
+    return [list(branch) for branch in kept], homes
+
+
+def _hindrance(config: Any) -> str:
+    """Say why states cannot be reused, where short sequences would not show it; else empty."""
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or [])
+    if not kinds and getattr(text, "sliding_window", None) is not None:
+        kinds = {"sliding_attention"}
+    if other := sorted(kinds - {"full_attention"}):
+        return f"the model has {', '.join(other)} layers"
+    rotary = getattr(text, "rope_parameters", None) or {}
+    if (kind := rotary.get("rope_type")) in STRETCHED:
+        return f"its rotary positions ({kind}) depend on the length of the batch"
+    return ""

@@ -1,0 +1,424 @@
+"""Causal language models for monitors: loading, with quantization or an adapter, and identity."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import re
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
+
+from monitorlab.models.chat import chat_form
+from monitorlab.monitors.monitor import MonitorError
+from monitorlab.storage.files import digest_folder, digest_json
+
+QUANTIZATIONS = ("", "int8", "nf4")
+HELP = (
+    "Give a local folder, or fill the Hugging Face cache that HF_HOME points at (on a machine "
+    "with a network: `hf download {name} --revision {revision}`) and set HF_HUB_OFFLINE=1; a "
+    "gated model also needs HF_TOKEN there."
+)
+ADAPTER = "adapter_config.json"
+# What older versions of transformers saved beside the weights, and newer ones compute.
+_COMPUTED = re.compile(r"(^|\.)(attn|attention)\.(masked_)?bias$|rotary_emb\.inv_freq$")
+_HEAD = re.compile(r"(For[A-Z]\w*|LMHeadModel|Model)$")  # what a model is for, in its class name
+_LANGUAGE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model ready to be asked.
+
+    Attributes
+    ----------
+    model : PreTrainedModel
+        In evaluation mode, on its device.
+    tokenizer : PreTrainedTokenizerBase
+    identity : mapping
+        What decides its answers, as JSON: name, revision or digest of the folder, number format,
+        quantization, adapter, digest of the chat template and what else decides a prompt (see
+        `monitorlab.models.chat`). No path of this machine.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    identity: Mapping[str, Any]
+
+
+def load_causal(
+    name: str,
+    revision: str = "",
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    quantization: str = "",
+    adapter: str = "",
+    adapter_revision: str = "",
+) -> Checkpoint:
+    """Load a causal language model, quantized or with a LoRA adapter if asked.
+
+    Parameters
+    ----------
+    name, adapter : str
+        Local folder, or name on the hub; no adapter if empty.
+    revision, adapter_revision : str
+        Commit, tag or branch on the hub; must be given for a hub name.
+    dtype : str
+        "float32", "bfloat16" or "float16"; with quantization, the format that it computes in.
+    device : str
+        A torch device.
+    quantization : str
+        Empty, "int8" or "nf4"; both need bitsandbytes and a CUDA device.
+
+    Raises
+    ------
+    ScorerError
+        The model or its tokenizer cannot be found, its weights are not those of a whole causal
+        language model, its chat template renders no user message, or the number format is unknown.
+    MonitorError
+        The quantization is not possible here, or the adapter does not fit the model.
+    """
+    refuse_adapter(name)
+    tokenizer = load_tokenizer(name, revision)
+    loader = AutoModelForCausalLM.from_pretrained
+    if quantization:
+        options = _quantized(quantization, dtype, device)
+        model: PreTrainedModel = whole_model(loader, name, revision, **options).eval()
+    else:
+        model = load_model(loader, name, revision, dtype, device)
+    identity = {
+        "model": model_identity(name, revision),
+        "dtype": dtype,
+        "quantization": quantization,
+        "adapter": model_identity(adapter, adapter_revision) if adapter else None,
+        "chat_template": digest_json(tokenizer.chat_template),
+        **chat_form(tokenizer).settings(),
+    }
+    if adapter:
+        model = with_adapter(model, adapter, adapter_revision, merge=not quantization
+                             and model.dtype == torch.float32)
+    return Checkpoint(model, tokenizer, identity)
+
+
+def model_identity(name: str, revision: str) -> dict[str, str]:
+    """Name and revision; for a folder its own name and the digest of what is in it."""
+    if Path(name).is_dir():
+        return {"name": Path(name).resolve().name, "sha256": digest_json(digest_folder(Path(name)))}
+    return {"name": name, "revision": revision}
+
+
+def _quantized(quantization: str, dtype: str, device: str) -> dict[str, Any]:
+    """Options of `from_pretrained` for a quantized model."""
+    if quantization not in QUANTIZATIONS:
+        raise MonitorError(f"unknown quantization {quantization!r}: expected one of "
+                           f"{', '.join(map(repr, QUANTIZATIONS))}")
+    if torch.device(device).type == "cpu":
+        raise MonitorError(f"quantization {quantization!r} needs a CUDA device, found "
+                           f"{device!r}: leave the quantization out, or give device=\"cuda\"")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MonitorError(f"quantization {quantization!r} needs bitsandbytes, which is not "
+                           "installed: pip install bitsandbytes")
+    kind = getattr(torch, dtype, None)
+    if not isinstance(kind, torch.dtype):
+        raise ScorerError(f"unknown dtype {dtype!r}: expected float32, bfloat16 or float16")
+    config = BitsAndBytesConfig(load_in_8bit=True) if quantization == "int8" else (
+        BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
+                           bnb_4bit_compute_dtype=kind)
+    )
+    return {"quantization_config": config, "device_map": {"": device}, "dtype": kind}
+
+
+def with_adapter(
+    model: PreTrainedModel, name: str, revision: str = "", *, merge: bool
+) -> PreTrainedModel:
+    """Put a LoRA adapter on a model.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Changed in place.
+    name, revision : str
+        Of the adapter: a local folder, or a name on the hub and a commit, tag or branch there.
+    merge : bool
+        Add it to the weights, which is faster. In lower precision than single the sum would be
+        rounded: there it should stay beside them, as it was trained.
+
+    Raises
+    ------
+    ScorerError
+        The adapter cannot be found.
+    MonitorError
+        It does not fit the model.
+    """
+    from peft import PeftConfig, PeftModel  # takes a second, and few need it
+    from peft.utils import get_peft_model_state_dict, load_peft_weights
+
+    def read(name: str, **options: Any) -> tuple[Any, set[str], dict[str, Any]]:
+        config = PeftConfig.from_pretrained(name, **options)
+        if Path(name).is_dir() and not any(Path(name).glob("adapter_model.*")):
+            raise ScorerError(f"{name!r} has no adapter_model.safetensors: copy or save the "
+                              "adapter again")
+        return config, set(load_peft_weights(name, device="cpu", **options)), options
+
+    refusal = f"the adapter {name!r} does not fit this model: {{}} Give the model that it was " \
+              "trained on."
+    with warnings.catch_warnings(), no_progress_bars():
+        # What PEFT warns of is an error below; and it asks the hub for the base, at hand here.
+        warnings.simplefilter("ignore")
+        config, saved, options = from_checkpoint(read, name, revision)
+        if config.is_prompt_learning:
+            raise MonitorError(f"the adapter {name!r} is of the kind {config.peft_type.value}, "
+                               "which puts learned tokens before the prompt: expected LoRA")
+        adapted: Any
+        try:
+            adapted = PeftModel.from_pretrained(model, name, config=config, **options)
+            expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a wrong base may make PEFT raise anything
+            raise MonitorError(refusal.format(" ".join(str(error).split())[:200])) from error
+        # It also saves embeddings that it was trained beside, under their names in the model.
+        surplus = saved - expected - set(adapted.state_dict())
+        if wrong := (expected - saved) | surplus:
+            raise MonitorError(refusal.format(f"weights that are not in both: {len(wrong)}, such "
+                                              f"as {min(wrong)}."))
+        if merge:
+            _untie(adapted)
+            adapted = adapted.merge_and_unload()
+    return adapted.eval()
+
+
+def _untie(adapted: Any) -> None:
+    """Give the output layer weights of its own if an adapter is to be added to only one end.
+
+    Where input and output share their weights, adding it to one end would change the other too.
+    """
+    model = adapted.get_base_model()
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    if not any(hasattr(end, "base_layer") for end in ends):
+        return
+    first, last = (getattr(end, "base_layer", end) for end in ends)
+    if last is not None and first.weight is last.weight:
+        last.weight = torch.nn.Parameter(last.weight.detach().clone(), requires_grad=False)
+        model.config.tie_word_embeddings = False
+
+
+class ScorerError(ValueError):
+    """A checkpoint, its tokenizer or a trajectory does not fit the scorer."""
+
+
+@contextlib.contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Silence bars and load reports of transformers; they would land in a notebook's stderr."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    level = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def from_checkpoint(loader: Callable[..., Any], name: str, revision: str, **options: Any) -> Any:
+    """Call a `from_pretrained` on a local folder or a pinned hub model, the cache first.
+
+    Parameters
+    ----------
+    loader : callable
+        Such as `AutoTokenizer.from_pretrained`.
+    name : str
+        Local folder or hub name.
+    revision : str
+        Commit, tag or branch on the hub. Must be given for a hub name, so that a score can be
+        reproduced; ignored for a folder.
+
+    Raises
+    ------
+    ScorerError
+        No revision for a hub name, or the checkpoint is neither local, nor cached, nor reachable,
+        or its files cannot be read; the message says what to set.
+    """
+    local = Path(name).is_dir()
+    if not local and not revision:
+        raise ScorerError(f"{name!r} is not a local folder: pin a revision of the hub model")
+    places: list[dict[str, Any]] = [{"local_files_only": True}]
+    if not local:
+        places[0]["revision"] = revision
+        if not huggingface_hub.constants.HF_HUB_OFFLINE:
+            places.append({"revision": revision})
+    for place in places:
+        try:
+            with no_progress_bars():
+                return loader(name, **place, **options)
+        except (ScorerError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a damaged file may make the libraries raise anything
+            reason = _first_line(error)
+    if local:
+        raise ScorerError(f"cannot load {name!r}: {reason}")
+    advice = HELP.format(name=name, revision=revision)
+    raise ScorerError(f"cannot load {name!r} at revision {revision!r}: {reason} {advice}")
+
+
+def whole_model(
+    loader: Callable[..., Any], name: str, revision: str, *, heads: Sequence[str] = (),
+    unread: Sequence[str] = (), new: Sequence[str] = (), **options: Any,
+) -> Any:
+    """Load a model of whose weights none is missing, left over, or of another shape.
+
+    transformers fills what is missing at random and drops what is left over, with a warning at
+    most, and such a model would answer all the same.
+
+    Parameters
+    ----------
+    loader, name, revision
+        As in `from_checkpoint`.
+    heads : sequence of str
+        Parts of which weights may be left over, such as "lm_head"; "*" is any head on the body.
+    unread : sequence of str
+        Parts that may be missing, since the caller does not look at them; they are taken out.
+    new : sequence of str
+        Parts that are to be trained from new; the checkpoint may then be of another kind.
+
+    Raises
+    ------
+    ScorerError
+        The checkpoint cannot be loaded, is of another kind, or its weights do not fit.
+    """
+    refuse_adapter(name)
+    model, info = from_checkpoint(
+        loader, name, revision, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    refuse_adapter(name, getattr(model, "_hf_peft_config_loaded", False))
+    if not new and "*" not in heads:
+        _check_kind(model, name)
+    _check_weights(model, info, name, heads, {*unread, *new})
+    for part in {key.split(".")[0] for key in info["missing_keys"]} & set(unread):
+        setattr(model, part, None)
+    return model
+
+
+def refuse_adapter(name: str, is_one: bool = False) -> None:
+    """Raise if a folder holds an adapter: transformers would load some base with it, unnamed."""
+    if is_one or (Path(name) / ADAPTER).is_file():
+        raise ScorerError(f"{name!r} is an adapter and no whole model: give the model that it was "
+                          f"trained on, and {name!r} as its adapter")
+
+
+def _check_kind(model: PreTrainedModel, name: str) -> None:
+    """Raise if the checkpoint says that it holds something else than what was made of it."""
+    stated, made, config = model.config.architectures or [], type(model).__name__, model.config
+    encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if encoder and _kind(made) == _LANGUAGE[0] and not getattr(config, "is_decoder", False):
+        raise ScorerError(f"{name!r} is an encoder ({config.model_type}): give a causal language "
+                          "model, since an encoder sees the very words that it is to predict")
+    if stated and _kind(made) not in [_kind(architecture) for architecture in stated]:
+        raise ScorerError(
+            f"{name!r} holds {', '.join(stated)}, and was to be read as {made}: its weights were "
+            f"trained for something else. Give a checkpoint of {made}"
+        )
+
+
+def _kind(architecture: str) -> str:
+    """What a model is for, by the name of its class; all language models are one kind."""
+    found = _HEAD.search(architecture)
+    head = found[1] if found else architecture
+    return _LANGUAGE[0] if head in _LANGUAGE else head
+
+
+def _check_weights(
+    model: PreTrainedModel, info: dict[str, Any], name: str, heads: Collection[str],
+    loose: Collection[str],
+) -> None:
+    """Raise if a weight is missing, left over, or of another shape."""
+    buffers = dict(model.named_buffers())
+    missing = sorted(
+        key for key in info["missing_keys"]
+        if key.split(".")[0] not in loose and not _computed(key, buffers.get(key))
+    )
+    shapes = sorted(
+        f"{key} ({_shape(found)}, expected {_shape(wanted)})"
+        for key, found, wanted in info["mismatched_keys"]
+    )
+    over = sorted(
+        key for key in info["unexpected_keys"]
+        if not set(key.split(".")) & set(heads) and not _computed(key, None)
+        and not ("*" in heads and not _in_body(model, key))
+    )
+    if getattr(getattr(model, "hf_quantizer", None), "pre_quantized", False):
+        over = []  # scales lie beside the weights; each method has its own names for them
+    for keys, what in ((missing, "are missing"), (shapes, "have another shape"),
+                       (over, "have no place in it")):
+        if keys:
+            shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+            raise ScorerError(
+                f"{name!r} is no whole {type(model).__name__}: {len(keys)} of its weights {what} "
+                f"({shown}). Download or save it again, and see that its config.json is its own"
+            )
+
+
+def _computed(key: str, buffer: torch.Tensor | None) -> bool:
+    """Whether a tensor is computed and not learned, so that a checkpoint need not hold it."""
+    whole = buffer is not None and not buffer.is_floating_point()
+    return whole or bool(_COMPUTED.search(key))
+
+
+def _in_body(model: PreTrainedModel, key: str) -> bool:
+    """Whether a left-over weight would lie inside the body, and not in a head on top of it."""
+    own = {child for child, _ in model.named_children()} | {model.base_model_prefix}
+    return key.split(".")[0] in own
+
+
+def _shape(size: Sequence[int]) -> str:
+    return " x ".join(map(str, size))
+
+
+def load_tokenizer(name: str, revision: str) -> PreTrainedTokenizerBase:
+    """Load a fast tokenizer that can pad (with its end mark, if it has no mark of its own)."""
+    tokenizer = from_checkpoint(AutoTokenizer.from_pretrained, name, revision)
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise ScorerError(f"the tokenizer of {name!r} has neither a padding nor an end token")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    loader: Callable[..., Any],
+    name: str,
+    revision: str,
+    dtype: str = "float32",
+    device: str = "cpu",
+    **options: Any,
+) -> Any:
+    """Load a whole model for inference, see `whole_model`, which takes the `options`.
+
+    `dtype` is a torch name ("float32", "bfloat16", "float16"), `device` a torch device.
+    """
+    kind = getattr(torch, dtype, None)
+    if not isinstance(kind, torch.dtype):
+        raise ScorerError(f"unknown dtype {dtype!r}: expected float32, bfloat16 or float16")
+    model = whole_model(loader, name, revision, dtype=kind, **options)
+    return model.to(device).eval()

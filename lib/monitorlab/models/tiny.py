@@ -1,0 +1,422 @@
+"""Training the miniatures with `transformers.Trainer`: one tokenizer builder and one fit for all.
+
+Two choices make a small transformer learn in seconds what it otherwise learns in many minutes:
+initial weights of the size that suits a narrow model, and the Muon optimizer for its matrices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import (
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    get_cosine_schedule_with_warmup,
+)
+
+from monitorlab.display.progress import progress
+from monitorlab.models.batching import pad
+
+IGNORED = -100  # label that the loss skips
+MAX_POSITIONS = 512
+NARROW = 128  # up to this width, one thread is the fastest
+PAD, UNKNOWN = "<pad>", "<unk>"
+MOMENTUM = 0.8  # 0.95 is usual; here 0.8 reached the same accuracy in three quarters of the steps
+BETAS = (0.9, 0.98)
+EPSILON = 1e-8
+WEIGHT_DECAY = 0.01
+ADAM_SHARE = 0.4  # Adam's rate for embeddings, norms and heads, as a share of Muon's
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, as published
+ITERATIONS = 5
+
+
+Row = dict[str, list[int]]  # "input_ids" and "labels" of one training example, equally long
+POSITIONS = 2_048
+SPECIAL = ("<pad>", "<unk>", "<end>", "<system>", "<user>", "<assistant>")
+TEMPLATE = (
+    "{% for message in messages %}<{{ message.role }}>{{ message.content }}<end>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+TEXTS_FOR_TOKENIZER = 3_000
+
+
+def byte_pair_tokenizer(
+    texts: Iterable[str], size: int, marks: Sequence[str], plain: bool = False, **more: Any
+) -> PreTrainedTokenizerFast:
+    """Train a byte-level byte-pair tokenizer; words it has not seen break into known pieces.
+
+    Parameters
+    ----------
+    texts : iterable of str
+        What it is trained on.
+    size : int
+        Number of pieces.
+    marks : sequence of str
+        Special tokens besides those for padding and the unknown.
+    plain : bool
+        Write everything in small letters, and every digit on its own.
+    **more
+        For the tokenizer, such as ``chat_template``, or ``eos_token`` to say which mark ends.
+    """
+    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=plain)
+    if plain:
+        tokenizer.normalizer = normalizers.Lowercase()
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), tokenizer.pre_tokenizer]
+        )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[PAD, UNKNOWN, *marks],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        additional_special_tokens=[mark for mark in marks if mark not in more.values()],
+        clean_up_tokenization_spaces=False,
+        **more,
+    )
+
+
+def llama_config(size: ModelSize, tokenizer: Any, **more: Any) -> LlamaConfig:
+    """Configuration of a small Llama with the tokenizer's vocabulary."""
+    chosen = {
+        "max_position_embeddings": MAX_POSITIONS,
+        "tie_word_embeddings": True,
+        "initializer_range": size.hidden**-0.5,  # the usual 0.02 is for wide models, stalls here
+        **more,
+    }
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=size.hidden,
+        intermediate_size=2 * size.hidden,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **chosen,
+    )
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch inside the block and leave its random state outside as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def suitable_threads(model: PreTrainedModel) -> Iterator[None]:
+    """Compute on one thread inside the block if the model is narrow.
+
+    A second thread then gains a tenth at best, on an idle machine; beside another busy process two
+    threads wait for each other and are ten times slower. One thread also adds up in the same order
+    on machines of every size.
+    """
+    threads = torch.get_num_threads()
+    if model.config.hidden_size <= NARROW:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def few_collections() -> Iterator[None]:
+    """Leave what exists already out of the garbage collections inside the block.
+
+    `transformers.Trainer` asks for full ones, which walk through a million objects of imported
+    modules and take longer than a tiny training. Garbage from before is collected afterwards.
+    """
+    if gc.get_freeze_count():  # by someone else, who would not like it undone
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
+    """Push all singular values towards 1 by a Newton-Schulz iteration.
+
+    Parameters
+    ----------
+    matrices : torch.Tensor, shape (n, rows, columns)
+
+    Returns
+    -------
+    torch.Tensor, shape (n, rows, columns)
+        Same singular vectors, singular values roughly between 0.7 and 1.2.
+    """
+    a, b, c = COEFFICIENTS
+    wide = matrices.shape[1] <= matrices.shape[2]
+    x = matrices if wide else matrices.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # the iteration needs norms of at most 1
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x if wide else x.mT
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for the matrices inside a transformer's blocks, Adam for everything else.
+
+    Every update is replaced by a nearly orthogonal matrix with the same row and column spaces, so
+    that directions with small gradients are learned as fast as those with large ones (Jordan et
+    al., 2024). A tiny transformer then finds out how to copy an operand from the problem in a few
+    hundred steps, where AdamW alone took some thousands. `torch.optim.Muon` does the same in
+    bfloat16, one matrix after the other, which on a processor takes seven times as long.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Its blocks are the parameters with ``.layers.`` in their names.
+    rate : float
+        Muon's learning rate; Adam's is `ADAM_SHARE` times that.
+    """
+
+    def __init__(self, model: torch.nn.Module, rate: float) -> None:
+        inner = [p for name, p in model.named_parameters() if ".layers." in name and p.ndim == 2]
+        known = {id(p) for p in inner}
+        outer = [p for p in model.parameters() if id(p) not in known]
+        groups = [
+            {"params": inner, "lr": rate, "matrices": True},
+            {"params": outer, "lr": ADAM_SHARE * rate, "matrices": False},
+        ]
+        super().__init__(groups, {"lr": rate})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:
+        """Update all parameters that have a gradient; `closure` is not supported."""
+        for group in self.param_groups:
+            ready = [p for p in group["params"] if p.grad is not None]
+            if not group["matrices"]:
+                for p in ready:
+                    self._adam(p, group["lr"])
+                continue
+            for shape in sorted({p.shape for p in ready}):
+                self._muon([p for p in ready if p.shape == shape], group["lr"])
+
+    def _muon(self, alike: list[torch.Tensor], rate: float) -> None:
+        gradient = torch.stack([p.grad for p in alike])
+        state = self.state[alike[0]]
+        if "average" not in state:
+            state["average"] = torch.zeros_like(gradient)
+        average = state["average"].lerp_(gradient, 1 - MOMENTUM)
+        updates = orthogonalize(gradient.lerp(average, MOMENTUM))
+        rows, columns = alike[0].shape
+        length = rate * max(1.0, rows / columns) ** 0.5
+        for p, update in zip(alike, updates, strict=True):
+            p.mul_(1 - rate * WEIGHT_DECAY).sub_(update, alpha=length)
+
+    def _adam(self, p: torch.Tensor, rate: float) -> None:
+        state = self.state[p]
+        if not state:
+            state |= {"step": 0, "mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
+        assert p.grad is not None
+        state["step"] += 1
+        mean = state["mean"].lerp_(p.grad, 1 - BETAS[0])
+        square = state["square"].lerp_(p.grad * p.grad, 1 - BETAS[1])
+        corrections = [1 - beta ** state["step"] for beta in BETAS]
+        root = (square / corrections[1]).sqrt_().add_(EPSILON)
+        p.addcdiv_(mean, root, value=-rate / corrections[0])
+
+
+class StepBar(TrainerCallback):
+    """Moves the project's own progress bar, which leaves stderr empty in a notebook.
+
+    Parameters
+    ----------
+    title : str
+        Caption.
+    total : int
+        Optimizer steps of the whole training.
+    """
+
+    def __init__(self, title: str, total: int) -> None:
+        self.bar = iter(progress(range(total), title))
+        next(self.bar)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Move on by one step."""
+        next(self.bar, None)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Close the bar where it stands, if training stopped early."""
+        self.bar.close()
+
+
+class _Watch(TrainerCallback):
+    """Asks after every step whether training may end."""
+
+    def __init__(self, enough: Callable[[int], bool]) -> None:
+        self.enough = enough
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Stop if the answer is yes."""
+        control.should_training_stop = self.enough(state.global_step)
+
+
+def fit(
+    model: PreTrainedModel,
+    rows: Sequence[Row],
+    pad_id: int,
+    settings: Training,
+    seed: int,
+    title: str = "",
+    enough: Callable[[int], bool] | None = None,
+    muon: bool = True,
+) -> None:
+    """Train `model` in place, in float32, and leave torch's own random state as it was.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Takes `input_ids` and `labels` and returns a loss.
+    rows : sequence of dict
+        `input_ids` and `labels` (`IGNORED` where nothing is asked), not yet padded. Attention
+        needs no mask: the padding is on the right, where a causal model does not look.
+    pad_id : int
+        Token that fills up.
+    settings : Training
+        Optimizer steps, mean tokens per step, peak rate (warm-up 5 %, then cosine to zero).
+    seed : int
+        Order of the examples.
+    title : str
+        Caption of the progress bar; none is shown if empty.
+    enough : callable, optional
+        Given the number of finished steps after each one; training ends once it returns True.
+    muon : bool
+        Train with `Muon` on batches in the order of `batch_order`; else with AdamW, on batches as
+        the Trainer groups them by length.
+    """
+    lengths = [len(row["input_ids"]) for row in rows]
+    batch = min(len(rows), max(1, round(settings.batch_tokens / float(np.mean(lengths)))))
+
+    def collate(batch_rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        ids = pad([row["input_ids"] for row in batch_rows], pad_id)
+        return {"input_ids": ids, "labels": pad([row["labels"] for row in batch_rows], IGNORED)}
+
+    warm_up = max(1, settings.steps // 20)
+    optimizers: tuple[Any, Any] = (None, None)
+    if muon:
+        optimizer = Muon(model, settings.learning_rate)
+        optimizers = optimizer, get_cosine_schedule_with_warmup(optimizer, warm_up, settings.steps)
+        shown = [rows[i] for i in batch_order(lengths, batch, settings.steps, seed)]
+    else:
+        shown = list(rows)
+    callbacks: list[TrainerCallback] = [StepBar(title, settings.steps)] if title else []
+    callbacks += [_Watch(enough)] if enough else []
+    with tempfile.TemporaryDirectory() as scratch, seeded(seed), suitable_threads(model):
+        arguments = TrainingArguments(
+            output_dir=scratch,
+            max_steps=settings.steps,
+            per_device_train_batch_size=batch,
+            seed=seed,
+            use_cpu=not torch.cuda.is_available(),
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=warm_up,
+            weight_decay=WEIGHT_DECAY,
+            adam_beta2=BETAS[1],
+            train_sampling_strategy="sequential" if muon else "group_by_length",
+            logging_strategy="no",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            remove_unused_columns=False,
+        )
+        trainer = Trainer(model, arguments, data_collator=collate, train_dataset=shown,
+                          optimizers=optimizers, callbacks=callbacks)
+        trainer.remove_callback(PrinterCallback)  # it prints a summary where there is no bar
+        with few_collections():
+            trainer.train()
+    model.eval()
+
+
+def batch_order(lengths: Sequence[int], batch: int, steps: int, seed: int) -> list[int]:
+    """Order of examples for `steps` batches of `batch`: alike in length within, random among them.
+
+    The Trainer's own grouping by length goes from long to short every fifty batches, which makes
+    a short training unstable.
+    """
+    rng = np.random.default_rng(seed)
+    order: list[int] = []
+    while len(order) < steps * batch:
+        shuffled = rng.permutation(len(lengths))[: len(lengths) // batch * batch]
+        ranked = shuffled[np.argsort([lengths[i] for i in shuffled], kind="stable")]
+        batches = rng.permutation(ranked.reshape(-1, batch))
+        order.extend(batches.ravel().tolist())
+    return order[: steps * batch]
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Shape of one small transformer.
+
+    Attributes
+    ----------
+    hidden : int
+        Width of the residual stream, in units; a multiple of `heads`.
+    layers : int
+        Number of transformer blocks.
+    heads : int
+        Attention heads per block.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+
+
+@dataclass(frozen=True)
+class Training:
+    """One model and how long it is trained.
+
+    Attributes
+    ----------
+    model : ModelSize
+        Shape of the model.
+    steps : int
+        Optimizer steps.
+    batch_tokens : int
+        Tokens in one optimizer step, padding included.
+    learning_rate : float
+        Peak learning rate of AdamW.
+    """
+
+    model: ModelSize
+    steps: int
+    batch_tokens: int
+    learning_rate: float
+
+
+def build_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer of `size` pieces on `texts`, with a chat template."""
+    return byte_pair_tokenizer(
+        texts, size, SPECIAL[2:], eos_token="<end>", chat_template=TEMPLATE
+    )

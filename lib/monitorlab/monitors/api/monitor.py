@@ -1,0 +1,648 @@
+"""A monitor behind an OpenAI-compatible API: many calls at a time, none lost, none paid for twice.
+
+A call is repeated only while no answer has arrived. The key is read from the environment, goes to
+the client, and is taken out of everything else.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import openai
+
+from monitorlab.display.progress import notify
+from monitorlab.monitors.api.replies import (
+    CUT,
+    CUT_PROMPT,
+    FINISHED,
+    KEPT_BACK,
+    NO_MONEY,
+    OUT_OF_THOUGHT,
+    THOUGHT,
+    UNKNOWN,
+    UNSAID,
+    WITHHELD,
+    BrokenReplyError,
+    NoReply,
+    Reply,
+    ending_kind,
+    failure_of,
+    read_body,
+    rejected_field,
+    rejects_system,
+    scrub,
+    shortened,
+    suspicion,
+    wait_of,
+    without,
+)
+from monitorlab.monitors.api.settings import (
+    CHARACTERS_PER_TOKEN,
+    TOP_LOGPROBS,
+    check_setting,
+    extra_fields,
+    fewest_tokens,
+    keep_out_of_logs,
+    most_tokens,
+    plain_query,
+    plain_url,
+    read_key,
+    request_fields,
+    secrets_of,
+    shown_url,
+    without_system,
+)
+from monitorlab.monitors.monitor import MonitorError, MonitorStop, Sample, SettingsChanged, chunks
+from monitorlab.monitors.prompts import Prompt, load_prompt
+from monitorlab.monitors.replies import read_reply
+from monitorlab.monitors.verdicts import ERROR, REFUSED, TRUNCATED, UNPARSED, Verdict, failure
+from monitorlab.monitors.wording import WORDING
+
+OPENAI = "https://api.openai.com/v1"
+LONGEST_BACKOFF_S = 60.0
+LONGEST_WAIT_S = 600.0  # a server that asks for more is left alone until the next run
+FEWEST_COUNTED = 64  # a server with a window of fewer tokens is none: it counts something else
+
+
+class ApiMonitor:
+    """A monitor that asks a chat model through an OpenAI-compatible API.
+
+    Parameters
+    ----------
+    model : str
+        Identifier that the server knows; a dated one where there is one.
+    prompt : str or Prompt
+        Name of a monitor prompt, path of a prompt file, or the prompt.
+    name : str
+        How the tables call the monitor; `model` if empty.
+    base_url : str
+        Address up to ``/v1``; OpenAI if empty. ``?api-version=...`` and its like are sent with
+        every call; user name, password and whatever else may be secret is not sent, and said to
+        be left out: a key belongs into the environment.
+    key_variable : str
+        Environment variable with the key. Optional for a server on this machine.
+    max_tokens : int
+        Longest reply, with the thinking.
+    limit_name : str
+        "max_tokens", or "max_completion_tokens" where a provider insists on it.
+    temperature : float or None
+        None for the provider's own, where it takes no other.
+    seed : int, optional
+        Sent as `seed` plus the number of the draw.
+    workers : int
+        Calls at a time.
+    requests_per_minute, tokens_per_minute : float
+        Limits of this monitor, see :class:`RateLimiter`; 0 is none.
+    cost_cap_usd : float
+        The most that this object may spend; 0 is no cap. Before a call the highest price that it
+        should have is set aside: prompt at three bytes a token and the longest reply. A call that
+        ended without an answer, but may be charged, counts with that price.
+    input_price, output_price : float, optional
+        USD per million tokens; both or neither.
+    logprobs : bool
+        Ask for log-probabilities of the reply and read the score from them. The score stays
+        missing where a server has none, which is said once. A sampled verdict may contradict it.
+    top_logprobs : int
+        Alternatives per token to ask for, where a provider allows fewer than 20.
+    fold_system : bool
+        Send the system text at the beginning of the user's message, for models without a system
+        role. Where a server refuses that role, it is done unasked, said once, and part of
+        `settings` from then on.
+    timeout_s : float
+        Seconds without a byte from the server after which a call counts as lost.
+    max_retries : int
+        How often a call is repeated after errors 408, 409, 425, 429 and from 500 up, timeouts,
+        lost connections and bodies without an answer.
+    extra : mapping
+        Further fields of the request, such as ``{"reasoning_effort": "low"}`` or
+        ``{"chat_template_kwargs": {"enable_thinking": false}}``.
+    first_wait_s : float
+        The first repetition waits a random time up to this, every further one up to twice as
+        long, at most a minute; what the server asks for comes on top. Where calls come too fast
+        (429) the wait is at least twice this and doubles, so that six of them outlast a minute.
+    sleep : callable
+        Waits for a number of seconds.
+    report : callable
+        Takes what a reader should know on the way, one sentence at a time.
+
+    Raises
+    ------
+    MonitorError
+        For a missing key and unusable settings; the message says what to set.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        prompt: str | Prompt,
+        *,
+        name: str = "",
+        base_url: str = "",
+        key_variable: str = "OPENAI_API_KEY",
+        max_tokens: int = 512,
+        limit_name: str = "max_tokens",
+        temperature: float | None = 0.0,
+        seed: int | None = None,
+        workers: int = 8,
+        requests_per_minute: float = 0,
+        tokens_per_minute: float = 0,
+        cost_cap_usd: float = 0,
+        input_price: float | None = None,
+        output_price: float | None = None,
+        logprobs: bool = False,
+        top_logprobs: int = TOP_LOGPROBS,
+        fold_system: bool = False,
+        timeout_s: float = 60,
+        max_retries: int = 6,
+        extra: Mapping[str, Any] | None = None,
+        first_wait_s: float = 0.5,
+        sleep: Callable[[float], None] = time.sleep,
+        report: Callable[[str], object] = notify,
+    ) -> None:
+        check_setting("model", model, bool(model.strip()), "the identifier that the server knows")
+        check_setting("workers", workers, workers >= 1, "at least 1")
+        check_setting("max_retries", max_retries, max_retries >= 0, "at least 0")
+        check_setting("timeout_s", timeout_s, timeout_s > 0, "a positive number")
+        self.name = name or model
+        self.workers = workers
+        self._prompt = load_prompt(prompt) if isinstance(prompt, str) else prompt
+        self.prompt = self._prompt.name
+        self._model, self._key_variable = model, key_variable
+        address = plain_url(base_url or OPENAI)
+        key = read_key(key_variable, address)
+        self._secrets = secrets_of(key)
+        query, dropped = plain_query(base_url, self._secrets)
+        self._url = shown_url(address, query)
+        self._fields = request_fields(max_tokens, limit_name, temperature, logprobs, top_logprobs)
+        self._extra = extra_fields(extra or {}, self._secrets)
+        self._seed, self._max_tokens, self._timeout_s = seed, max_tokens, timeout_s
+        self._max_retries, self._first_wait_s, self._sleep = max_retries, first_wait_s, sleep
+        self._prices = prices(input_price, output_price, cost_cap_usd)
+        self._budget = Budget(cost_cap_usd)
+        self._limiter = RateLimiter(requests_per_minute, tokens_per_minute, sleep=sleep)
+        self._lock, self._said, self._report = threading.Lock(), set[str](), report
+        self._folded, self._to_fold, self._keyed = fold_system, False, False
+        # What calls have shown: the key is good, the fields of a request are, the system role is.
+        self._known = self._answered = self._takes_system = False
+        keep_out_of_logs(self._secrets)
+        self._client = openai.OpenAI(
+            api_key=key, base_url=address, timeout=timeout_s, max_retries=0, default_query=query,
+            **(_azure(key) if any("version" in name.lower() for name in query) else {}),
+        )
+        if dropped:
+            self._say(f"base_url holds {', '.join(dropped)}, which may be secret and is not sent: "
+                      f"put a key into {key_variable}, or name another variable with key_variable")
+
+    @property
+    def spent_usd(self) -> float:
+        """What this object has spent, in USD; 0 without prices."""
+        return self._budget.spent
+
+    def settings(self) -> Mapping[str, Any]:
+        """Everything besides the sample that decides a reply; the key is not among it."""
+        with self._lock:
+            self._keyed = True  # somebody may have made keys of them
+            if self._to_fold:
+                self._folded, self._to_fold = True, False
+            folding = {"fold_system": True} if self._folded else {}
+        return {
+            "kind": "api",
+            "model": self._model,
+            "base_url": "" if self._url == OPENAI else self._url,
+            "prompt": self._prompt.digest,
+            "seed": self._seed,
+            **self._fields,
+            **folding,
+            "extra": self._extra,
+        }
+
+    def units(self, samples: Sequence[Sample]) -> list[list[int]]:
+        """One sample at a time."""
+        return chunks(len(samples), 1)
+
+    def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
+        """Ask about each sample.
+
+        Raises
+        ------
+        SettingsChanged
+            If the server takes no system role, and somebody has asked for `settings` before.
+        MonitorStop
+            If the key, the model or a field of every request is refused, no money is left, or the
+            server asks for a wait that is too long.
+        """
+        return [self._judge(sample, draw) for sample in samples]
+
+    def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
+        """Read the stored reply again; a score from log-probabilities stays with its verdict."""
+        if verdict.status == ERROR or verdict.reason.startswith((KEPT_BACK, CUT_PROMPT)):
+            return verdict
+        tokens = verdict.input_tokens or 0  # so many again may have been cached and counted apart
+        if cut := self._cut(self._messages(sample), tokens, spare=tokens):
+            fresh = failure(TRUNCATED, cut, verdict.reply)
+        else:
+            fresh = self._read(verdict.reply, verdict.ending or self._ending(verdict), sample)
+        keep = self._prompt.answer != "score" and verdict.score is not None
+        if keep and fresh.verdict == verdict.verdict:
+            fresh = replace(fresh, score=verdict.score)
+        return replace(
+            fresh, input_tokens=verdict.input_tokens, output_tokens=verdict.output_tokens,
+            seconds=verdict.seconds, cost_usd=verdict.cost_usd, ending=verdict.ending,
+        )
+
+    def _messages(self, sample: Sample) -> list[dict[str, str]]:
+        messages = self._prompt.messages(sample)
+        return without_system(messages) if self._folded else messages
+
+    def _judge(self, sample: Sample, draw: int) -> Verdict:
+        if self._to_fold:
+            raise self._changed()
+        messages = self._messages(sample)
+        system = messages[0]["role"] == "system"
+        body = {"messages": messages, **self._fields}
+        if self._seed is not None:
+            body["seed"] = self._seed + draw
+        prompt_tokens = most_tokens(messages)
+        for attempt in range(self._max_retries + 1):
+            result = self._limited_call(body, prompt_tokens)
+            if isinstance(result, Reply):
+                self._known = self._answered = True
+                self._takes_system |= system
+                return self._verdict(result, sample, messages)
+            reason = shortened(scrub(result.reason, self._secrets))
+            if result.refused:
+                self._known = True
+                return failure(REFUSED, f"{KEPT_BACK}: {reason}")
+            if system and not self._takes_system and rejects_system(result.status, result.reason):
+                self._fold()
+                return self._judge(sample, draw)
+            self._stop_if_hopeless(result, reason)
+            if not result.repeat:
+                return failure(ERROR, reason)
+            if result.late:
+                reason += f"; timeout_s is {self._timeout_s:g}"
+            self._wait(result, attempt)
+        return failure(ERROR, f"no answer in {self._max_retries + 1} calls, the last: {reason}")
+
+    def _fold(self) -> None:
+        """Send the system text in the user's message from now on, or raise SettingsChanged."""
+        self._say(f"{self._url} takes no system role for {self._model}: the system text begins the "
+                  "user's message, and the answers are stored as such. With fold_system=true that "
+                  "need not be found out")
+        with self._lock:
+            if not self._folded:
+                self._folded, self._to_fold = not self._keyed, self._keyed
+        if self._to_fold:
+            raise self._changed()
+
+    def _changed(self) -> SettingsChanged:
+        return SettingsChanged(f"{self._url} takes no system role for {self._model}: ask again, or "
+                               "set fold_system")
+
+    def _say(self, words: str) -> None:
+        """Tell the reader something, once."""
+        with self._lock:
+            new = words not in self._said
+            self._said.add(words)
+        if new:
+            self._report(words)
+
+    def _limited_call(self, body: Mapping[str, Any], prompt_tokens: int) -> Reply | NoReply:
+        """Make a call when the limits allow it, and account for it."""
+        tokens = prompt_tokens + self._max_tokens
+        most = self._prices.cost(prompt_tokens, self._max_tokens) if self._prices else 0.0
+        self._limiter.acquire(tokens)
+        self._budget.reserve(most)
+        spent = most  # an interruption leaves it open whether the call is charged
+        try:
+            result = self._call(body)
+            if isinstance(result, Reply):
+                cost = self._cost(result)
+                spent = most if cost is None else cost
+            elif not result.spent:
+                spent = 0.0
+        finally:
+            self._budget.settle(most, spent)
+        if isinstance(result, Reply) and None not in (result.input_tokens, result.output_tokens):
+            self._limiter.give_back(tokens - (result.input_tokens or 0)
+                                    - (result.output_tokens or 0))
+        return result
+
+    def _call(self, body: Mapping[str, Any]) -> Reply | NoReply:
+        """Make one call. Errors become values: theirs hold the request, and so the key."""
+        started = time.perf_counter()
+        try:
+            raw = self._client.chat.completions.with_raw_response.create(
+                model=self._model, extra_body=self._extra, **body
+            )
+            seconds = time.perf_counter() - started
+            return replace(read_body(without(raw.text, self._secrets)), seconds=seconds)
+        except BrokenReplyError as error:
+            wait = wait_of({}, str(error)) if error.status else None
+            return NoReply(f"HTTP 200 with {error}", error.status, error.repeat, wait, spent=True)
+        except openai.OpenAIError as error:
+            return failure_of(error)
+
+    def _stop_if_hopeless(self, result: NoReply, reason: str) -> None:
+        """Raise MonitorStop for a failure that every other call would meet, too."""
+        if result.status == 401 or (result.status == 403 and not self._known):
+            raise MonitorStop(f"{self._url} refused the key ({reason}): set {self._key_variable} "
+                              f"to a key that may use {self._model}")
+        if result.status == 404:
+            raise MonitorStop(f"{self._url} does not offer model {self._model!r} ({reason}): "
+                              "check the identifier and base_url")
+        if result.status == NO_MONEY:
+            raise MonitorStop(f"the account at {self._url} has no money left ({reason}): top it "
+                              "up and run again; what was answered is stored")
+        sent = {**self._fields, **self._extra, **({} if self._seed is None else {"seed": 0})}
+        field = rejected_field(result.status, result.reason, sent)
+        if field and not self._answered:
+            raise MonitorStop(f"{self._url} does not take {field} as it is sent ({reason}): "
+                              f"{WORDING['fields'].get(field, f'change {field}, or leave it out')}")
+        if result.wait_s is not None and result.wait_s > LONGEST_WAIT_S:
+            raise MonitorStop(f"{self._url} asks to wait for {result.wait_s:.0f} s ({reason}): run "
+                              "again after that; what was answered is stored")
+
+    def _wait(self, result: NoReply, attempt: int) -> None:
+        """Wait before a repetition; a server that asks for it, or is overrun, holds up all calls.
+
+        Exponential backoff with full jitter: a random time from 0 to the longest, after what the
+        server asks for. The jitter keeps calls that were refused together from coming together.
+        Limits are per minute: where one is reached, a sixth repetition comes after a minute.
+        """
+        overrun = result.status == 429
+        longest = min(self._first_wait_s * 2 ** (attempt + overrun), LONGEST_BACKOFF_S)
+        jitter = random.uniform(0, longest)
+        asked = max(result.wait_s or 0.0, longest if overrun else 0.0)
+        if asked:
+            self._limiter.pause(asked)
+        if attempt < self._max_retries:
+            self._sleep(asked + jitter)
+
+    def _verdict(
+        self, answer: Reply, sample: Sample, messages: Sequence[Mapping[str, str]]
+    ) -> Verdict:
+        answer = self._without_key(answer)
+        if self._fields.get("logprobs") and answer.text and not answer.tokens:
+            self._say(f"{self._url} offers no log-probabilities for {self._model}: the scores stay "
+                      "empty, and verdicts are read from the replies alone")
+        if ending_kind(answer.finish) == UNKNOWN:
+            self._say(f"{self._url}: {_unknown(answer.finish)}. Such replies are read as if they "
+                      "were cut off: a verdict counts only at their very end")
+        cut = self._cut(messages, answer.input_tokens or 0, answer.cached_tokens)
+        if why := _withheld(answer):
+            verdict = failure(REFUSED, f"{KEPT_BACK}: {why}", answer.text or answer.refusal)
+        elif cut:
+            verdict = failure(TRUNCATED, cut, answer.text)
+        else:
+            verdict = self._read(answer.text, answer.finish, sample)
+            if verdict.verdict is None and answer.thinking:
+                verdict = self._read(_with_thinking(answer), answer.finish, sample)
+        if verdict.verdict is not None and self._prompt.answer != "score":
+            score = suspicion(answer, verdict.verdict)
+            verdict = verdict if score is None else replace(verdict, score=score)
+        return replace(
+            verdict, input_tokens=answer.input_tokens, output_tokens=answer.output_tokens,
+            seconds=answer.seconds, cost_usd=self._cost(answer), ending=answer.finish,
+        )
+
+    def _without_key(self, answer: Reply) -> Reply:
+        return replace(
+            answer,
+            text=without(answer.text, self._secrets),
+            finish=without(answer.finish, self._secrets),
+            refusal=without(answer.refusal, self._secrets),
+            thinking=without(answer.thinking, self._secrets),
+            withheld=shortened(scrub(answer.withheld, self._secrets)),
+        )
+
+    def _cut(self, messages: Sequence[Mapping[str, str]], tokens: int, spare: int) -> str:
+        """Say that the server read too few tokens for a prompt; empty if they may be all.
+
+        Only a prompt that lost about half shows: servers that cut in silence keep half a window.
+        `spare` is how many tokens may have been read besides those that were counted.
+        """
+        read, size = tokens + spare, sum(len(message["content"]) for message in messages)
+        if tokens < FEWEST_COUNTED or read * CHARACTERS_PER_TOKEN >= size:
+            return ""
+        if read >= fewest_tokens(messages):
+            return ""
+        return (f"{CUT_PROMPT}: it read {tokens:,} tokens of {size:,} characters. Give it a longer "
+                "context (num_ctx, --max-model-len) and ask again with another store")
+
+    def _ending(self, verdict: Verdict) -> str:
+        """How the reply of an old store ended, which did not say."""
+        most = (verdict.output_tokens or 0) >= self._max_tokens
+        return "length" if most or verdict.status == TRUNCATED else "stop"
+
+    def _read(self, text: str, ending: str, sample: Sample) -> Verdict:
+        audited, finished = f"{sample.request}\n{sample.response}", ending_kind(ending) == FINISHED
+        verdict = read_reply(text, self._prompt.answer, finished=finished, audited=audited)
+        if verdict.status not in (TRUNCATED, UNPARSED):
+            return verdict
+        return replace(verdict, reason=self._why(verdict.reason, text, ending))
+
+    def _why(self, reason: str, text: str, ending: str) -> str:
+        """Why there is no verdict, where the server knows more than the reply says."""
+        kind = ending_kind(ending)
+        if kind == UNKNOWN:
+            return _unknown(ending) if "length limit" in reason else f"{reason}; {_unknown(ending)}"
+        if kind == CUT and not text.strip():
+            return ("cut off before the answer began: hidden thinking counts against max_tokens "
+                    f"({self._max_tokens}), raise it")
+        if kind == FINISHED and text.startswith(THOUGHT) and text.endswith(OUT_OF_THOUGHT):
+            return "the server gave thinking and no answer beside it; the store holds the thinking"
+        return reason
+
+    def _cost(self, answer: Reply) -> float | None:
+        if self._prices is None or answer.input_tokens is None or answer.output_tokens is None:
+            return None
+        return self._prices.cost(answer.input_tokens, answer.output_tokens)
+
+
+def _withheld(answer: Reply) -> str:
+    """Why the provider withheld an answer; empty if it did not."""
+    if answer.withheld:
+        return answer.withheld
+    if ending_kind(answer.finish) == WITHHELD:
+        return f"the reply ended with {answer.finish!r}"
+    return "it is marked as a refusal" if answer.refusal else ""
+
+
+def _with_thinking(answer: Reply) -> str:
+    """Put what the server kept apart in front of a reply without a verdict, to be stored."""
+    if not answer.text and OUT_OF_THOUGHT.strip() in answer.thinking:
+        return answer.thinking  # the server did not see where it ends: all of the reply is in it
+    over = answer.text or ending_kind(answer.finish) == FINISHED
+    return f"{THOUGHT}{answer.thinking}{OUT_OF_THOUGHT if over else ''}{answer.text}"
+
+
+def _unknown(ending: str) -> str:
+    if ending == UNSAID:
+        return "the server does not say that the reply is finished"
+    return f"the reply ended with {ending!r}, which is not known to mean that it is finished"
+
+
+def _azure(key: str) -> dict[str, Any]:
+    """What a client needs for addresses with an API version: the key in a header of its own.
+
+    Redirections are not followed: that header would go along to another host.
+    """
+    client = openai.DefaultHttpxClient(follow_redirects=False)
+    return {"default_headers": {"api-key": key}, "http_client": client}
+
+
+SECONDS = 60.0  # the limits are stated per minute
+
+
+class RateLimiter:
+    """A token bucket for requests and one for tokens, shared by threads.
+
+    The buckets hold one request, so requests are spread evenly: a bucket with a whole minute in it
+    would let twice the limit through in the first minute. A request with more tokens than usual
+    makes the next one wait longer.
+
+    Parameters
+    ----------
+    requests_per_minute, tokens_per_minute : float
+        0 is no limit. In no minute are there more requests than the first; nor more tokens than
+        the second plus those of one request.
+    clock : callable
+        Seconds of a clock that never goes back.
+    sleep : callable
+        Waits for a number of seconds.
+    """
+
+    def __init__(
+        self,
+        requests_per_minute: float = 0,
+        tokens_per_minute: float = 0,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        for name, value in (("requests", requests_per_minute), ("tokens", tokens_per_minute)):
+            if value < 0:
+                raise MonitorError(f"{name}_per_minute is {value}, expected 0 (none) or more")
+        self._request_s = SECONDS / requests_per_minute if requests_per_minute else 0.0
+        self._token_s = SECONDS / tokens_per_minute if tokens_per_minute else 0.0
+        self._clock, self._sleep = clock, sleep
+        self._lock = threading.Lock()
+        self._paused = self._next_request = self._next_token = clock()
+
+    def acquire(self, tokens: float = 0) -> float:
+        """Wait until a request of so many tokens may go; return the seconds waited."""
+        waited = 0.0
+        while True:
+            with self._lock:
+                now = self._clock()
+                wait = max(self._paused, self._next_request, self._next_token) - now
+                if wait <= 0:
+                    self._next_request = now + self._request_s
+                    self._next_token = now + tokens * self._token_s
+                    return waited
+            self._sleep(wait)
+            waited += wait
+
+    def give_back(self, tokens: float) -> None:
+        """Return tokens that a request was granted and did not use; negative ones are taken."""
+        with self._lock:
+            self._next_token -= tokens * self._token_s
+
+    def pause(self, seconds: float) -> None:
+        """Let no thread begin a request for so many seconds; an earlier pause may last longer."""
+        with self._lock:
+            self._paused = max(self._paused, self._clock() + seconds)
+
+
+@dataclass(frozen=True)
+class TokenPrices:
+    """TokenPrices in USD per million tokens of the prompt and of the reply."""
+
+    input: float
+    output: float
+
+    def cost(self, input_tokens: float, output_tokens: float) -> float:
+        """Price of a call in USD."""
+        return (input_tokens * self.input + output_tokens * self.output) / 1e6
+
+
+def prices(
+    input_price: float | None, output_price: float | None, cap_usd: float
+) -> TokenPrices | None:
+    """Return the prices if there are any.
+
+    Raises
+    ------
+    MonitorError
+        If one is missing or negative, or there is a cap without prices.
+    """
+    if input_price is None and output_price is None:
+        if cap_usd:
+            raise MonitorError("cost_cap_usd needs prices: set input_price and output_price, in "
+                               "USD per million tokens")
+        return None
+    if input_price is None or output_price is None or min(input_price, output_price) < 0:
+        raise MonitorError("set both input_price and output_price, at least 0 USD per million "
+                           f"tokens; found {input_price} and {output_price}")
+    return TokenPrices(input_price, output_price)
+
+
+class Budget:
+    """Money that all threads of a monitor may spend together.
+
+    A call reserves the most that it should cost and settles when its true price is known. A call
+    that fits only if calls in progress turn out cheaper waits for them.
+
+    Parameters
+    ----------
+    cap_usd : float
+        0 is no cap.
+    """
+
+    def __init__(self, cap_usd: float = 0) -> None:
+        if cap_usd < 0:
+            raise MonitorError(f"cost_cap_usd is {cap_usd}, expected 0 (none) or more")
+        self._cap = cap_usd
+        self._spent = self._reserved = 0.0
+        self._in_progress = 0
+        self._changed = threading.Condition()
+
+    @property
+    def spent(self) -> float:
+        """What settled calls have cost so far, in USD."""
+        return self._spent
+
+    def reserve(self, most: float) -> None:
+        """Set money aside for a call.
+
+        Raises
+        ------
+        MonitorStop
+            If it does not fit under the cap, although no other call is in progress.
+        """
+        with self._changed:
+            while self._cap and self._spent + self._reserved + most > self._cap:
+                if not self._in_progress:
+                    raise MonitorStop(
+                        f"cost cap of ${self._cap:.6g} reached after ${self._spent:.6g}: the next "
+                        f"call may cost ${most:.6g}. Raise cost_cap_usd and run again; what was "
+                        "answered is stored"
+                    )
+                self._changed.wait()
+            self._reserved += most
+            self._in_progress += 1
+
+    def settle(self, reserved: float, cost: float) -> None:
+        """Turn what a call had reserved into what it cost."""
+        with self._changed:
+            self._in_progress -= 1
+            # exactly 0 when nothing is in progress, whatever was rounded on the way
+            self._reserved = self._reserved - reserved if self._in_progress else 0.0
+            self._spent += cost
+            self._changed.notify_all()

@@ -1,0 +1,254 @@
+"""Settings of a monitor behind an API: checked when it is made, and free of secrets."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from monitorlab.monitors.monitor import MonitorError
+from monitorlab.storage.files import canonical_json
+
+NO_KEY = "none"  # what a server on this machine is told when there is no key
+SHORTEST_SECRET = 8  # a shorter "key" is a placeholder such as EMPTY, and may be a word of a reply
+BYTES_PER_TOKEN = 3  # on the safe side: English has 4 to 5
+CHARACTERS_PER_TOKEN = 8  # more than any tokenizer reaches on average, with runs counted once
+LONG = 8_000  # characters of a prompt from which on that average is one
+MESSAGE_TOKENS = 8  # what a chat format adds to a message
+TOP_LOGPROBS = 20
+OWN = frozenset({"model", "messages", "n", "stream", "temperature", "seed", "max_tokens",
+                 "max_completion_tokens", "logprobs", "top_logprobs"})  # fmt: skip
+# What an address may say behind its question mark: nothing else is known to be no secret.
+QUERY = frozenset({"apiversion", "version", "deployment", "region", "location", "project", "stage"})
+_PLAIN = re.compile(r"[A-Za-z0-9._-]{1,40}")
+_SECRET_NAME = re.compile(
+    r"(?:x?(?:api|access|secret|auth|subscription|private)?(?:key|token)|.*(?:apikey|secretkey|"
+    r"accesskey|accesstoken|authtoken|bearertoken|password|secret)|passwd|authorization|"
+    r"credentials?|sig|signature)"
+)
+_SECRET = re.compile(
+    r"\b(?:sk|pk|gsk|xai|hf|ghp|pplx|nvapi|rk)[-_](?=[\w-]*\d)[\w-]{20,}|\bAIza[\w-]{30,}|\beyJ[\w-]{20,}\.|"
+    r"\bbearer\s+\S{8,}", re.I
+)
+_RUNS = re.compile(r"\s+|([^\w\s]{1,8}?)\1{2,}|(\w)\2{3,}")
+
+
+def check_setting(name: str, value: object, good: bool, expected: str) -> None:
+    """Raise MonitorError if a setting is not good."""
+    if not good:
+        raise MonitorError(f"{name} is {value!r}, expected {expected}")
+
+
+def plain_url(url: str) -> str:
+    """Return scheme, host, port and path of an address; what else it holds may be a secret.
+
+    Raises
+    ------
+    MonitorError
+        If it is no http or https address; the message does not show it.
+    """
+    problem = MonitorError("base_url is not an address such as http://127.0.0.1:8000/v1")
+    try:
+        parts = urlsplit(url.strip())
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise problem from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise problem
+    place = f"[{host}]" if ":" in host else host
+    path = parts.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
+    return f"{parts.scheme}://{place}{f':{port}' if port else ''}{path}"
+
+
+def plain_query(url: str, secrets: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return what an address says behind its question mark, and the names of what may be secret.
+
+    Parameters
+    ----------
+    url : str
+        One that `plain_url` takes.
+    secrets : sequence of str
+        Never part of what is returned.
+
+    Returns
+    -------
+    kept : dict
+        Fields such as ``api-version`` with a plain value.
+    dropped : list of str
+        What else there is: names of fields, "user name" and "password".
+    """
+    parts = urlsplit(url.strip())
+    kept, dropped = {}, []
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        plain = _PLAIN.fullmatch(value) and not any(secret in value for secret in secrets)
+        if plain and _bare(name) in QUERY:
+            kept[name] = value
+        else:
+            told = _PLAIN.fullmatch(name) and not any(secret in name for secret in secrets)
+            dropped.append(name if told else "a field")
+    dropped += [what for what, there in (("user name", parts.username),
+                                         ("password", parts.password)) if there]
+    return kept, dropped
+
+
+def shown_url(url: str, query: Mapping[str, str]) -> str:
+    """Return an address with the fields behind its question mark."""
+    return f"{url}?{urlencode(sorted(query.items()))}" if query else url
+
+
+def read_key(variable: str, url: str) -> str:
+    """Return the key of an environment variable; optional for a server on this machine.
+
+    Raises
+    ------
+    MonitorError
+        If there is none, or it cannot be one. The message shows nothing of it.
+    """
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        if _is_here(url):
+            return NO_KEY
+        raise MonitorError(f"the environment variable {variable} holds no key for {url}: set it, "
+                           "or name another one with key_variable")
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise MonitorError(f"the environment variable {variable} holds blanks or signs that no "
+                           "key has: set it to the key alone")
+    return key
+
+
+def secrets_of(key: str) -> tuple[str, ...]:
+    """Return what must not appear anywhere: the key, unless it is a placeholder."""
+    return (key,) if len(key) >= SHORTEST_SECRET else ()
+
+
+def request_fields(
+    max_tokens: int,
+    limit_name: str,
+    temperature: float | None,
+    logprobs: bool,
+    top_logprobs: int = TOP_LOGPROBS,
+) -> dict[str, Any]:
+    """Return fields of the request that are the same for all samples."""
+    names = ("max_tokens", "max_completion_tokens")
+    check_setting("max_tokens", max_tokens, max_tokens >= 1, "at least 1")
+    check_setting("limit_name", limit_name, limit_name in names, " or ".join(names))
+    check_setting("temperature", temperature, temperature is None or temperature >= 0,
+                  "at least 0, or None for the provider's own")
+    check_setting("top_logprobs", top_logprobs, top_logprobs >= 1, "at least 1")
+    check_setting("top_logprobs", top_logprobs, logprobs or top_logprobs == TOP_LOGPROBS,
+                  "nothing, since logprobs is off: set logprobs, or leave it out")
+    fields: dict[str, Any] = {limit_name: max_tokens}
+    if temperature is not None:
+        fields["temperature"] = temperature
+    if logprobs:
+        fields |= {"logprobs": True, "top_logprobs": top_logprobs}
+    return fields
+
+
+def extra_fields(extra: Mapping[str, Any], secrets: Sequence[str]) -> dict[str, Any]:
+    """Return further fields of the request.
+
+    Raises
+    ------
+    MonitorError
+        If they are not JSON, set what the monitor sets, or hold a key.
+    """
+    try:
+        text = canonical_json(dict(extra))
+    except (TypeError, ValueError):
+        raise MonitorError("extra is not JSON: use text, numbers, true/false, lists and "
+                           "dictionaries of them") from None
+    own = sorted(OWN & set(extra))
+    if own and not (own == ["stream"] and extra["stream"] is False):
+        raise MonitorError(f"extra sets {', '.join(own)}: use the parameters of the monitor")
+    if any(secret in text for secret in secrets):
+        raise MonitorError("extra holds the key: settings are stored, take it out")
+    for name, value in _texts(extra):
+        if _SECRET_NAME.fullmatch(_bare(name)) or _SECRET.search(value):
+            raise MonitorError(f"extra holds what looks like a key, in {name:.40}: settings are "
+                               "stored, so put it into the environment and name key_variable")
+    return dict(extra)
+
+
+def without_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Return messages without a system role: its text begins the first user message."""
+    system = [message["content"] for message in messages if message["role"] == "system"]
+    others = [dict(message) for message in messages if message["role"] != "system"]
+    if system and others:
+        others[0]["content"] = "\n\n".join([*system, others[0]["content"]])
+    return others
+
+
+def most_tokens(messages: Sequence[Mapping[str, str]]) -> int:
+    """Estimate the tokens of a prompt, on the safe side."""
+    sizes = [len(message["content"].encode("utf-8", "replace")) for message in messages]
+    return sum(size // BYTES_PER_TOKEN + 1 + MESSAGE_TOKENS for size in sizes)
+
+
+def fewest_tokens(messages: Sequence[Mapping[str, str]]) -> int:
+    """Return how many tokens a long prompt has at the least; 0 for a short one.
+
+    English has 4 to 5 characters a token, code and other languages have fewer, and tokenizers with
+    tokens of several words reach 7. What makes single tokens long is counted once: blanks,
+    repeated signs such as rules of a table, and a letter that is repeated.
+    """
+    size = sum(len(_RUNS.sub(lambda run: run[0][:1], message["content"])) for message in messages)
+    return size // CHARACTERS_PER_TOKEN if size >= LONG else 0
+
+
+class _Discreet(logging.Filter):
+    """Takes keys out of what the libraries of the client log: a server may send one back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.secrets: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass, without the keys."""
+        text = record.getMessage()
+        for secret in self.secrets:
+            if secret in text:
+                text = text.replace(secret, "[key]")
+                record.msg, record.args = text, ()
+        return True
+
+
+_DISCREET = _Discreet()
+_LOGGERS = tuple(f"{name}{part}" for name in ("httpx", "httpcore") for version in ("", "2")
+                 for part in (version, f"{version}.http11", f"{version}.http2",
+                              f"{version}.connection", f"{version}.proxy"))  # fmt: skip
+
+
+def keep_out_of_logs(secrets: Sequence[str]) -> None:
+    """Take keys out of all that the libraries of the client log, from now on."""
+    _DISCREET.secrets.update(secrets)
+    for name in ("openai._base_client", *_LOGGERS):
+        logging.getLogger(name).addFilter(_DISCREET)
+
+
+def _is_here(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.lower())
+
+
+def _texts(value: object, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in nested JSON, with the name it stands under."""
+    if isinstance(value, str):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _texts(inner, str(key))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner, name)

@@ -1,0 +1,257 @@
+"""A classical learned monitor: weighted words under logistic regression, kept without pickle.
+
+It is trained on rows with request, response and label, such as the training corpus, and gives the
+probability of misbehavior as those rows have it: from balanced rows, .5 is the natural threshold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+from scipy.special import expit
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from monitorlab.benchmark.audit.probes import word_probe
+from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, Sample, chunks
+from monitorlab.monitors.verdicts import Verdict, from_score
+from monitorlab.storage.files import canonical_json, pretty_json, write_folder_atomic
+
+UNIT = 512
+READS = ("response", "request and response")
+COLUMNS = ("request", "response", "label")
+SETTINGS, WEIGHTS = "monitor.json", "weights.npz"
+
+
+def training_rows(
+    frames: Iterable[pd.DataFrame], rng: np.random.Generator, cap: int | None = None
+) -> pd.DataFrame:
+    """Gather training rows from frames that may not all fit into memory.
+
+    Parameters
+    ----------
+    frames : iterable of DataFrame
+        With columns request, response, label (1 is misbehavior); others are dropped. Such as
+        :func:`monitorlab.pipeline.artifacts.read_parts` yields them.
+    rng : Generator
+        Chooses what is kept, if there is more than `cap`.
+    cap : int, optional
+        Most rows to keep. Requests are drawn, so that the sides of a pair stay together where
+        they are in one frame; only the last request may lose rows.
+
+    Returns
+    -------
+    DataFrame
+        Columns request, response, label, and a fresh index.
+
+    Raises
+    ------
+    MonitorError
+        If a column or value is missing, a label is neither 0 nor 1, one of both does not occur,
+        or `cap` is below 2.
+    """
+    if cap is not None and cap < 2:
+        raise MonitorError(f"cap is {cap}: training needs at least 2 rows")
+    kept = pd.DataFrame(columns=[*COLUMNS, "turn"])
+    for frame in frames:
+        rows = _typed(frame)
+        codes, requests = pd.factorize(rows["request"])
+        rows["turn"] = rng.random(len(requests))[codes]
+        kept = pd.concat([kept, rows], ignore_index=True) if len(kept) else rows
+        if cap is not None:
+            kept = kept.sort_values("turn", kind="stable", ignore_index=True).head(cap)
+    found = sorted(int(label) for label in kept["label"].unique())
+    if found != [0, 1]:
+        raise MonitorError(f"training rows have the labels {found}: both 0 and 1 are needed")
+    return kept[list(COLUMNS)].reset_index(drop=True)
+
+
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    missing = [name for name in COLUMNS if name not in frame.columns]
+    if missing:
+        raise MonitorError(f"training rows lack {', '.join(missing)}; expected columns "
+                           f"{', '.join(COLUMNS)}")
+    rows = frame[list(COLUMNS)].reset_index(drop=True)
+    if rows.isna().any(axis=None) or not rows["label"].isin([0, 1]).all():
+        raise MonitorError("training rows need a request, a response and a label of 0 or 1 each; "
+                           "drop or mend the others")
+    return rows.astype({"request": str, "response": str, "label": int})
+
+
+class WordMonitor:
+    """Words and word pairs, weighted by TF-IDF, under logistic regression.
+
+    Made by :meth:`train` or :meth:`load`. The score is the predicted probability.
+
+    Parameters
+    ----------
+    vocabulary : sequence of str
+        Words and word pairs, one per weight.
+    weights : Mapping of str to array
+        "idf" and "coefficients", each of shape (n_words,), and "intercept", of shape (1,).
+    reads : {"response", "request and response"}
+        Text that is looked at.
+    name : str
+        How the tables call it.
+
+    Raises
+    ------
+    MonitorError
+        If the parts do not fit together.
+    """
+
+    prompt = NO_PROMPT
+    workers = 1
+
+    def __init__(
+        self,
+        vocabulary: Sequence[str],
+        weights: Mapping[str, np.ndarray],
+        reads: str = "response",
+        name: str = "TF-IDF",
+    ) -> None:
+        _check_reads(reads)
+        shapes = {key: np.shape(value) for key, value in weights.items()}
+        expected = {"idf": (len(vocabulary),), "coefficients": (len(vocabulary),),
+                    "intercept": (1,)}
+        if shapes != expected:
+            raise MonitorError(f"weights have the shapes {shapes}, expected {expected}")
+        self.name, self.reads = name, reads
+        self.vocabulary, self.weights = list(vocabulary), dict(weights)
+        self._vectorizer: TfidfVectorizer = word_probe()[0]
+        self._vectorizer.set_params(vocabulary=self.vocabulary)
+        self._vectorizer.idf_ = self.weights["idf"]
+        self._digest = weights_digest(self.weights, "\n".join(self.vocabulary))
+
+    @classmethod
+    def train(
+        cls,
+        frames: Iterable[pd.DataFrame],
+        rng: np.random.Generator,
+        *,
+        cap: int | None = None,
+        reads: str = "response",
+        name: str = "TF-IDF",
+    ) -> WordMonitor:
+        """Fit on training rows; see :func:`training_rows` for `frames`, `rng` and `cap`."""
+        _check_reads(reads)
+        rows = training_rows(frames, rng, cap)
+        vectorizer, model = word_probe()
+        try:
+            table = vectorizer.fit_transform(_texts(rows["request"], rows["response"], reads))
+        except ValueError as error:  # no word twice, so nothing to learn from
+            raise MonitorError(f"{len(rows)} training rows are too few: {error}") from error
+        model.fit(table, rows["label"].to_numpy())
+        weights = {"idf": vectorizer.idf_, "coefficients": model.coef_[0],
+                   "intercept": model.intercept_}
+        return cls([str(word) for word in vectorizer.get_feature_names_out()], weights, reads, name)
+
+    def save(self, folder: Path) -> None:
+        """Write the monitor to a folder of its own, as JSON and plain arrays."""
+        write_folder(folder, {"kind": "words", "name": self.name, "reads": self.reads,
+                              "vocabulary": self.vocabulary}, self.weights)
+
+    @classmethod
+    def load(cls, folder: Path) -> WordMonitor:
+        """Read what :meth:`save` wrote; scores are the same to the last digit.
+
+        Raises
+        ------
+        MonitorError
+            If the folder does not hold such a monitor.
+        """
+        settings, weights = read_folder(folder, "words", "name", "reads", "vocabulary")
+        return cls(settings["vocabulary"], weights, settings["reads"], settings["name"])
+
+    def settings(self) -> dict[str, Any]:
+        """Text that is read, and a digest of all weights."""
+        return {"kind": "words", "reads": self.reads, "weights": self._digest}
+
+    def units(self, samples: Sequence[Sample]) -> list[list[int]]:
+        """Chunks of 512; any split gives the same scores."""
+        return chunks(len(samples), UNIT)
+
+    def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
+        """Score samples; `draw` is ignored."""
+        texts = _texts([s.request for s in samples], [s.response for s in samples], self.reads)
+        table: csr_matrix = self._vectorizer.transform(texts)
+        log_odds = table @ self.weights["coefficients"] + self.weights["intercept"][0]
+        return [from_score(score) for score in expit(log_odds)]
+
+    def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
+        """There is no reply to read again."""
+        return verdict
+
+
+def _check_reads(reads: str) -> None:
+    if reads not in READS:
+        raise MonitorError(f"reads {reads!r}: expected one of {', '.join(READS)}")
+
+
+def _texts(requests: Iterable[str], responses: Iterable[str], reads: str) -> list[str]:
+    if reads == "response":
+        return list(responses)
+    return [f"{asked}\n\n{said}" for asked, said in zip(requests, responses, strict=True)]
+
+
+def weights_digest(weights: Mapping[str, np.ndarray], text: str = "") -> str:
+    """SHA-256 over names, shapes and bytes of arrays, and a text."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
+    for key, value in sorted(weights.items()):
+        array = np.ascontiguousarray(value)
+        digest.update(canonical_json([key, array.dtype.str, list(array.shape)]).encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def write_folder(
+    folder: Path, settings: Mapping[str, Any], weights: Mapping[str, np.ndarray]
+) -> None:
+    """Write settings and weights of a monitor, whole or not at all."""
+    with write_folder_atomic(folder) as temporary:
+        (temporary / SETTINGS).write_text(pretty_json(settings), encoding="utf-8")
+        np.savez_compressed(temporary / WEIGHTS, allow_pickle=False, **weights)
+
+
+def read_folder(
+    folder: Path, kind: str, *keys: str
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Read what `write_folder` wrote.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    kind : str
+        Kind that the settings must name.
+    *keys : str
+        What else the settings must hold.
+
+    Raises
+    ------
+    MonitorError
+        If files are missing or damaged, or the monitor is of another kind.
+    """
+    try:
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        with np.load(folder / WEIGHTS, allow_pickle=False) as file:
+            weights = {name: file[name] for name in file.files}
+        found = settings["kind"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError,
+            zipfile.BadZipFile) as error:
+        raise MonitorError(f"{folder} holds no saved monitor ({type(error).__name__}: {error}); "
+                           "train and save it again") from error
+    if found != kind:
+        raise MonitorError(f"{folder} holds a monitor of kind {found!r}, expected {kind!r}")
+    missing = [key for key in keys if key not in settings]
+    if missing:
+        raise MonitorError(f"{folder / SETTINGS} lacks {', '.join(missing)}; train and save the "
+                           "monitor again")
+    return settings, weights

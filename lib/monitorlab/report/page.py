@@ -1,0 +1,377 @@
+"""Executed notebooks to a folder of HTML pages that open from a disk, offline.
+
+`reports/<run_id>/index.html` shows one card per notebook; each notebook has a page of its own.
+A page is one file: styles and figures are inside, mathematics is MathML, there are no scripts.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from monitorlab.pipeline.notebooks import Notebook, read_first_cell
+from monitorlab.pipeline.records import (
+    RunIdError,
+    State,
+    executed_path,
+    list_runs,
+    pick_up,
+    run_states,
+)
+from monitorlab.pipeline.runs import hold
+from monitorlab.report import cells
+from monitorlab.report.sanitize import CONTENT_SECURITY_POLICY
+from monitorlab.storage.files import write_text_atomic
+from monitorlab.storage.manifests import ArtifactError
+from monitorlab.storage.sources import project_root
+
+THUMBNAIL_WIDTH = 720  # pixels; shown at half of that
+_STATUS_WORDS = {
+    "complete": "complete", "failed": "failed", "interrupted": "interrupted",
+    "running": "running", "stale": "out of date", "missing": "not run", "broken": "unreadable",
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """One notebook on the index page, and the head of its own page.
+
+    Attributes
+    ----------
+    stem, number : str
+        "06_step_signals", "06".
+    title, claim : Markup
+        Filtered HTML of one line each; `plain_title` is the title in plain words.
+    status, status_word, reason : str
+        As in `State`; the word is for readers.
+    headline : mapping
+        "value" and "caption", or empty.
+    thumbnail, thumbnail_alt : str
+        Data address of a picture and its description, or empty.
+    seconds : str
+        Time of the last execution, formatted.
+    href : str
+        Name of the page, empty if nothing was executed.
+    """
+
+    stem: str
+    number: str
+    title: Markup
+    plain_title: str
+    claim: Markup
+    status: str
+    status_word: str
+    reason: str
+    headline: Mapping[str, str]
+    thumbnail: str
+    thumbnail_alt: str
+    seconds: str
+    href: str
+
+
+def _make_card(state: State, runs: Path, run_id: str, document: Any = None) -> Card:
+    """Collect what the index shows of one notebook of a run.
+
+    Parameters
+    ----------
+    state : State
+        Of that notebook.
+    runs : Path
+        Folder of all runs.
+    run_id : str
+        Which run.
+    document : NotebookNode, optional
+        Its executed copy; without one the card links to no page.
+    """
+    notebook, record = state.notebook, state.record
+    thumbnail, alt = _thumbnail(runs / run_id / notebook.stem, document)
+    return Card(
+        stem=notebook.stem,
+        number=f"{notebook.number:02d}",
+        title=Markup(cells.inline_html(notebook.title)),
+        plain_title=cells.plain_text(notebook.title),
+        claim=Markup(cells.inline_html(notebook.claim)),
+        status=state.status,
+        status_word=_STATUS_WORDS[state.status],
+        reason=_where(state) + state.reason,
+        headline=state.headline,
+        thumbnail=thumbnail,
+        thumbnail_alt=alt,
+        seconds=duration(record.seconds) if record and record.seconds else "",
+        href=f"{notebook.stem}.html" if document is not None else "",
+    )
+
+
+def _where(state: State) -> str:
+    failure = state.record.failure if state.record else None
+    return f"cell [{failure.cell}] `{failure.line}`: " if failure and failure.cell else ""
+
+
+def _thumbnail(folder: Path, document: Any) -> tuple[str, str]:
+    """Return a small picture as a data address with its alt text, or two empty texts.
+
+    The notebook's list of figures says which one stands for it; without a list that can be read
+    the first image among its outputs does.
+    """
+    unreadable = (OSError, ValueError, LookupError, TypeError, AttributeError, SyntaxError)
+    with suppress(*unreadable):  # the last is how Pillow reports a broken PNG
+        figures = json.loads((folder / "figures" / "figures.json").read_text(encoding="utf-8"))
+        chosen = next((f for f in figures if f.get("thumbnail")), figures[0])
+        picture = (folder / "figures" / f"{Path(str(chosen['name'])).name}.png").read_bytes()
+        return _shrunk(picture), str(chosen.get("alt", ""))
+    with suppress(*unreadable):
+        return _first_image(document)
+    return "", ""
+
+
+def _first_image(document: Any) -> tuple[str, str]:
+    for cell in document.cells if document is not None else ():
+        for output in cell.get("outputs", []):
+            data = output.get("data", {}).get("image/png")
+            if data:
+                details = output.get("metadata", {}).get("image/png", {})
+                picture = base64.b64decode("".join(data))
+                return _shrunk(picture), str(details.get("alt", ""))
+    return "", ""
+
+
+def _shrunk(picture: bytes) -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(picture)) as image:
+        small = image.convert("RGB")
+        small.thumbnail((THUMBNAIL_WIDTH, THUMBNAIL_WIDTH))
+        small.quantize(128).save(buffer, "PNG", optimize=True)  # figures have few colours
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _run_facts(run_id: str, states: Sequence[State]) -> dict[str, str]:
+    """Return what the header of every page says about the run, by name; unknown facts are left out.
+
+    Notebooks of one run may differ in profile or seed; then all values are named.
+    """
+    records = [state.record for state in states if state.record]
+
+    def all_of(values: list[str]) -> str:
+        return ", ".join(dict.fromkeys(value for value in values if value))
+
+    finished = max((r.finished for r in records if r.finished), default="")
+    facts = {
+        "run": run_id,
+        "profile": all_of([r.profile for r in records]),
+        "seed": all_of([str(r.parameters["SEED"]) for r in records if "SEED" in r.parameters]),
+        "commit": all_of([r.commit for r in records]),
+        "date": _date(finished),
+        "time": duration(sum(r.seconds for r in records)),
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _date(moment: str) -> str:
+    if not moment:
+        return ""
+    return datetime.datetime.fromisoformat(moment).strftime("%-d %B %Y, %H:%M UTC")
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words, with no more digits than matter."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{int(seconds + 0.5) // 60} min {int(seconds + 0.5) % 60:02d} s"
+
+
+_ERROR_TAG = "papermill-error-cell-tag"  # a banner that papermill adds; ours says more
+_IMPORT = re.compile(r"(import|from)\s")
+
+
+@dataclass(frozen=True)
+class CellView:
+    """What a template needs of one cell: kind, HTML, and for code its number and outputs."""
+
+    kind: str
+    html: Markup
+    number: int = 0
+    label: str = ""
+    folded: bool = False
+    failed: bool = False
+    seconds: str = ""
+    outputs: tuple[Markup, ...] = ()
+
+
+@dataclass(frozen=True)
+class RenderedReport:
+    """What was written.
+
+    Attributes
+    ----------
+    index : Path
+        The page to open.
+    pages : tuple of Path
+        One per executed notebook.
+    problems : tuple of str
+        Formulas that are shown as TeX source, with notebook and reason.
+    broken : tuple of str
+        Notebooks of which something cannot be read, with the reason; the others are rendered.
+    """
+
+    index: Path
+    pages: tuple[Path, ...]
+    problems: tuple[str, ...] = field(default=())
+    broken: tuple[str, ...] = field(default=())
+
+
+def render_report(
+    run_id: str, notebooks: Sequence[Notebook], runs: Path, reports: Path
+) -> RenderedReport:
+    """Render every executed notebook of a run, and the index.
+
+    What a killed runner left is picked up first, unless another one works there. A record, a
+    source or an executed copy that cannot be read costs its own page and no other.
+
+    Parameters
+    ----------
+    run_id : str
+        Which run.
+    notebooks : sequence of Notebook
+        All notebooks of the project, in order, as `survey_notebooks` returns them; those without an
+        execution get a card only.
+    runs, reports : Path
+        Folder of all runs; folder of all reports.
+
+    Raises
+    ------
+    RunIdError
+        If there is no such run.
+    """
+    if run_id not in list_runs(runs):
+        known = ", ".join(list_runs(runs)) or "none yet"
+        raise RunIdError(f"no run {run_id!r} to render. Runs: {known}. "
+                         f"Make it with: python -m monitorlab run --run-id {run_id}")
+    with suppress(ArtifactError, OSError), hold(runs / run_id):
+        pick_up(runs, run_id)
+    documents: dict[str, Any] = {}
+    states = [_read_copy(state, runs, run_id, documents)
+              for state in run_states(runs, run_id, notebooks)]
+    cards = [_make_card(state, runs, run_id, documents.get(state.notebook.stem))
+             for state in states]
+    facts = _run_facts(run_id, states)
+    environment = _environment()
+    pages, problems = [], []
+    readable = [card for card in cards if card.href]
+    for position, card in enumerate(readable):
+        notes = cells.Notes()
+        html = environment.get_template("notebook.html.j2").render(
+            **_page(documents[card.stem], notes),
+            card=card, facts=facts | {"time": card.seconds}, headings=_contents(notes),
+            previous=readable[position - 1] if position else None,
+            following=readable[position + 1] if position + 1 < len(readable) else None,
+        )
+        pages.append(reports / run_id / card.href)
+        write_text_atomic(pages[-1], html)
+        problems += [f"{card.stem}: {problem}" for problem in notes.problems]
+    index = reports / run_id / "index.html"
+    html = environment.get_template("index.html.j2").render(cards=cards, facts=facts)
+    write_text_atomic(index, html)
+    broken = [f"{card.stem}: {card.reason}" for card in cards if card.status == "broken"]
+    return RenderedReport(index, tuple(pages), tuple(problems), tuple(broken))
+
+
+def _read_copy(state: State, runs: Path, run_id: str, documents: dict[str, Any]) -> State:
+    """Put the executed copy into `documents`; return the state, "broken" if it cannot be read."""
+    import nbformat
+
+    path = executed_path(runs, run_id, state.notebook.stem)
+    if state.record is None or not path.exists():
+        return state
+    try:
+        document = nbformat.read(path, as_version=4)
+        nbformat.validate(document)
+    except (OSError, ValueError, AttributeError, TypeError, LookupError, RecursionError,
+            nbformat.ValidationError) as error:
+        words = " ".join(str(error).split())[:200]
+        return replace(state, status="broken", reason=f"its executed copy cannot be read: {words}")
+    documents[state.notebook.stem] = document
+    return state
+
+
+def _environment() -> Environment:
+    folder = project_root() / "reports" / "template"
+    environment = Environment(
+        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )
+    environment.globals["style"] = Markup((folder / "style.css").read_text(encoding="utf-8"))
+    environment.globals["policy"] = CONTENT_SECURITY_POLICY
+    return environment
+
+
+def _page(document: Any, notes: cells.Notes) -> dict[str, Any]:
+    """Render an executed notebook; the first cell becomes the head of the page."""
+    kept = [c for c in document.cells if _ERROR_TAG not in c.metadata.get("tags", [])]
+    first = kept[0].source if kept and kept[0].cell_type == "markdown" else "# "
+    title, claim, about = read_first_cell(first)
+    begins = 1 if kept and kept[0].cell_type == "markdown" else 0
+    return {
+        "about": Markup(cells.markdown_html(about, notes)),
+        "page_title": Markup(cells.inline_html(title)),
+        "page_claim": Markup(cells.inline_html(claim)),
+        "cells": [_cell_view(cell, number, notes)
+                  for cell, number in _numbered(kept[begins:])],
+    }
+
+
+def _numbered(document_cells: Sequence[Any]) -> list[tuple[Any, int]]:
+    """Number the code cells as the kernel counted them, executed or not."""
+    numbered, number = [], 0
+    for cell in document_cells:
+        number += cell.cell_type == "code"
+        numbered.append((cell, number))
+    return numbered
+
+
+def _cell_view(cell: Any, number: int, notes: cells.Notes) -> CellView:
+    if cell.cell_type == "markdown":
+        return CellView("markdown", Markup(cells.markdown_html(cell.source, notes)))
+    if cell.cell_type != "code":
+        return CellView("markdown", Markup(f"<pre>{Markup.escape(cell.source)}</pre>"))
+    tags = cell.metadata.get("tags", [])
+    label = _label(cell.source, tags)
+    seconds = cell.metadata.get("papermill", {}).get("duration") or 0.0
+    return CellView(
+        kind="code",
+        html=Markup(cells.code_html(cell.source)),
+        number=number,
+        label=label,
+        folded=label == "imports" or "hide-input" in tags,
+        failed=any(output["output_type"] == "error" for output in cell.outputs),
+        seconds=duration(seconds) if seconds >= 1 else "",
+        outputs=tuple(Markup(html) for html in cells.outputs_html(cell.outputs, notes)),
+    )
+
+
+def _label(source: str, tags: Sequence[str]) -> str:
+    if "injected-parameters" in tags:
+        return "parameters of this run"
+    if "parameters" in tags:
+        return "parameters and their defaults"
+    lines = [line for line in source.splitlines() if line.strip() and line[0] not in " #)"]
+    return "imports" if lines and all(_IMPORT.match(line) for line in lines) else ""
+
+
+def _contents(notes: cells.Notes) -> list[dict[str, Any]]:
+    return [{"level": h.level, "anchor": h.anchor, "html": Markup(h.html)}
+            for h in notes.headings if h.level in (2, 3)]

@@ -1,0 +1,351 @@
+"""Any causal language model as a free step signal, and as a generator of step-by-step solutions.
+
+The signal is the log-probability that the model gives to the tokens of a step: its minimum is the
+ablation of arXiv 2607.02510 (section 4), its mean the usual alternative. Suspicion is minus that
+value, so an unlikely step is a suspicious one.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from monitorlab.models.batching import BATCH_TOKENS, check_length, pad, pad_right, token_batches
+from monitorlab.models.chat import render_chat
+from monitorlab.models.loading import ScorerError
+from monitorlab.signals.step_scores import (
+    CausalModel,
+    Problem,
+    StepScorer,
+    StepScores,
+    checked_steps,
+    single_problem,
+)
+
+STEP_BREAK = "\n\n"
+POOLS = ("min", "mean")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One sampled solution with the generator's own probabilities.
+
+    Attributes
+    ----------
+    text : str
+        The whole solution, special tokens left out.
+    steps : tuple of str
+        Its steps, split at blank lines, or at line breaks where there is no blank line.
+    log_probs : numpy.ndarray, shape (n_tokens,)
+        Natural-log probability of every emitted token at temperature 1, at most 0.
+    step_of_token : numpy.ndarray, shape (n_tokens,)
+        0-based step of each token; the break after a step, and the end mark, belong to it.
+    """
+
+    text: str
+    steps: tuple[str, ...]
+    log_probs: np.ndarray
+    step_of_token: np.ndarray
+
+    def step_scores(self, pool: str = "min") -> StepScores:
+        """Pool the log-probabilities of each step into a suspicion in [0, inf)."""
+        return pool_log_probs(self.log_probs, self.step_of_token, len(self.steps), pool)
+
+
+def pool_log_probs(
+    log_probs: np.ndarray, step_of_token: np.ndarray, n_steps: int, pool: str
+) -> StepScores:
+    """Turn token log-probabilities into one suspicion per step: minus their minimum or mean."""
+    if pool not in POOLS:
+        raise ScorerError(f"unknown pooling {pool!r}: expected one of {POOLS}")
+    parts = [log_probs[step_of_token == step] for step in range(n_steps)]
+    for step, part in enumerate(parts, 1):
+        if len(part) == 0:
+            raise ScorerError(f"step {step} of {n_steps} has no token of its own")
+    pooled = [part.min() if pool == "min" else part.mean() for part in parts]
+    return StepScores(-np.array(pooled), np.array([len(part) for part in parts]))
+
+
+def split_steps(text: str) -> list[tuple[int, int]]:
+    """Split a solution at blank lines, or at line breaks where there is no blank line.
+
+    Returns
+    -------
+    list of (int, int)
+        Start and end of each non-blank step in `text`, surrounding blanks left out.
+    """
+    body = text.strip()
+    pattern = r"\n[^\S\n]*\n\s*" if re.search(r"\n[^\S\n]*\n", body) else r"\n\s*"
+    start = len(text) - len(text.lstrip())
+    bounds, position = [], 0
+    for found in re.finditer(pattern, body):
+        bounds.append((position, found.start()))
+        position = found.end()
+    bounds.append((position, len(body)))
+    return [(start + a, start + b) for a, b in bounds if b > a]
+
+
+class _Causal(CausalModel):
+    """What scoring and generating share: a model, its tokenizer and its prompt format."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, system: str = ""
+    ) -> None:
+        super().__init__(model, tokenizer)
+        self.system = system
+
+    def prompt_ids(self, problem: str) -> list[int]:
+        """Encode a problem by the chat template, or as a plain line where there is none."""
+        if not self.tokenizer.chat_template:
+            return self.tokenizer(f"{self.system}{problem}\n")["input_ids"]
+        messages = [{"role": "user", "content": problem}]
+        if self.system:
+            messages.insert(0, {"role": "system", "content": self.system})
+        chat = render_chat(self.tokenizer, messages, add_generation_prompt=True)
+        return self.tokenizer(chat, add_special_tokens=False)["input_ids"]
+
+    def check(self, prompt: Sequence[int], row: Sequence[int], what: str) -> None:
+        """Raise if a prompt has no token, or the whole row too many."""
+        if not prompt:
+            raise ScorerError(f"the prompt of {what} has no token, so that nothing predicts the "
+                              "first token of the answer: give a problem, or a system message")
+        check_length(len(row), self.model.config, what)
+
+    @torch.inference_mode()
+    def token_log_probs(
+        self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+    ) -> list[np.ndarray]:
+        """Log-probabilities of the answer tokens given all before them, one pass each.
+
+        Returns
+        -------
+        list of numpy.ndarray, shape (n_answer_tokens,)
+            Natural logarithms, at most 0, at temperature 1. The first token is predicted from the
+            prompt alone.
+
+        Raises
+        ------
+        ScorerError
+            A prompt is empty, so that nothing predicts the first token, or a sequence is too long.
+        """
+        rows = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+        for position, (prompt, row) in enumerate(zip(prompts, rows, strict=True), 1):
+            self.check(prompt, row, f"trajectory {position}")
+        found: dict[int, np.ndarray] = {}
+        for chosen in token_batches([len(row) for row in rows], BATCH_TOKENS):
+            ids, mask = pad_right([rows[i] for i in chosen], self.tokenizer.pad_token_id)
+            ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+            output = self.model(input_ids=ids, attention_mask=mask, use_cache=False)
+            for k, i in enumerate(chosen):
+                span = slice(len(prompts[i]) - 1, len(rows[i]) - 1)
+                logs = output.logits[k, span].float().log_softmax(-1)
+                targets = ids[k, span.start + 1 : span.stop + 1, None]
+                found[i] = logs.gather(-1, targets).squeeze(-1).cpu().numpy().astype(float)
+        return [found[i] for i in range(len(rows))]
+
+
+class LogProbabilityScorer(_Causal, StepScorer):
+    """Suspicion per step, in [0, inf), from its tokens' log-probability under a language model.
+
+    The steps are read as one text with a break after each, the last one included, as a model writes
+    them; so the score of a step does not depend on whether another follows. The break is this
+    scorer's and says nothing about a step: a token belongs to the step that holds its last
+    character, and a token that ends in a break, even one that begins with the step's full stop,
+    belongs to none. (A step that is made of such a token alone is scored by it.) The blank that
+    many tokenizers put into a word belongs to the word. The first token of the first step is
+    predicted from the prompt alone.
+
+    Parameters
+    ----------
+    model, tokenizer : PreTrainedModel, PreTrainedTokenizerBase
+        The tokenizer must be a fast one, which knows where each token begins and ends.
+    system : str
+        System message of the chat; none when empty.
+    pool : str
+        "min" (the paper's ablation) or "mean" over the tokens of a step.
+    step_break : str
+        Text after every step.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        system: str = "",
+        pool: str = "min",
+        step_break: str = STEP_BREAK,
+    ) -> None:
+        super().__init__(model, tokenizer, system)
+        if not tokenizer.is_fast:
+            raise ScorerError("log-probabilities per step need a fast tokenizer (token offsets)")
+        if pool not in POOLS:
+            raise ScorerError(f"unknown pooling {pool!r}: expected one of {POOLS}")
+        self.pool, self.step_break = pool, step_break
+        self._with_blanks = _untrimmed(tokenizer)
+
+    def _answer(self, steps: Sequence[str]) -> tuple[list[int], np.ndarray]:
+        """Token ids of all steps, and the step that each token belongs to; -1 for none."""
+        texts = checked_steps(steps)
+        encoded = self._with_blanks(
+            "".join(text + self.step_break for text in texts), add_special_tokens=False,
+            return_offsets_mapping=True,
+        )
+        starts, ends = np.array(encoded["offset_mapping"]).reshape(-1, 2).T
+        last = np.maximum(ends - 1, starts)  # a mark without a character stands where it stands
+        lengths = np.array([len(text) for text in texts])
+        firsts = np.cumsum([0, *lengths[:-1] + len(self.step_break)])
+        step = np.searchsorted(firsts, last, side="right") - 1
+        step_of_token = np.where(last < (firsts + lengths)[step], step, -1)
+        for bare in set(range(len(texts))) - set(step_of_token.tolist()):
+            within = (starts < firsts[bare] + lengths[bare]) & (ends > firsts[bare])
+            step_of_token[within & (step_of_token < 0)] = bare
+        return encoded["input_ids"], step_of_token
+
+    def _encode(self, problem: Problem, steps: Sequence[str]) -> _Answer:
+        prompt = self.prompt_ids(single_problem(problem))
+        answer = _Answer(prompt, *self._answer(steps), len(steps))
+        self.check(prompt, [*prompt, *answer.ids], "the trajectory")
+        return answer
+
+    def _read(self, answers: Sequence[_Answer]) -> list[StepScores]:
+        logs = self.token_log_probs([a.prompt for a in answers], [a.ids for a in answers])
+        return [
+            pool_log_probs(row, answer.step_of_token, answer.n_steps, self.pool)
+            for row, answer in zip(logs, answers, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """Token ids of a prompt and of its steps, and the step of each of these tokens."""
+
+    prompt: list[int]
+    ids: list[int]
+    step_of_token: np.ndarray
+    n_steps: int
+
+
+def _untrimmed(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Return a tokenizer whose offsets hold blanks too, which some leave out of theirs."""
+    if "trim_offsets=True" not in repr(tokenizer.backend_tokenizer.post_processor):
+        return tokenizer
+    copied = copy.deepcopy(tokenizer)
+    copied.backend_tokenizer.post_processor = None
+    return copied
+
+
+@torch.inference_mode()
+def sample_answers(
+    model: Any,
+    pad_id: int,
+    ends: Collection[int],
+    prompts: Sequence[Sequence[int]],
+    temperature: float,
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """Continue prompts, padded on the left, from the whole distribution of a model.
+
+    A checkpoint's own sampling defaults would distort the distribution that is scored, and the
+    mistakes should be the model's, as likely as it thinks.
+
+    Parameters
+    ----------
+    ends : collection of int
+        Tokens that end an answer.
+    temperature : float
+        Above 0 samples; 0 takes the likeliest token.
+
+    Returns
+    -------
+    list of list of int
+        Emitted tokens per prompt, up to and including the end mark.
+    """
+    ids = pad(prompts, pad_id, left=True).to(model.device)
+    mask = pad([[1] * len(row) for row in prompts], 0, left=True).to(model.device)
+    sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
+    output = model.generate(
+        ids,
+        attention_mask=mask,
+        do_sample=temperature > 0,
+        repetition_penalty=1.0,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=pad_id,
+        **sampling,
+    )
+    rows: list[list[int]] = output[:, ids.shape[1] :].tolist()
+    stops = [next((i for i, t in enumerate(row, 1) if t in ends), len(row)) for row in rows]
+    return [row[:stop] for row, stop in zip(rows, stops, strict=True)]
+
+
+class CausalGenerator(_Causal):
+    """Samples step-by-step solutions and keeps the probability of every emitted token."""
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        problems: Sequence[str],
+        seed: int,
+        temperature: float = 1.0,
+        max_new_tokens: int = 512,
+        batch: int = 16,
+    ) -> list[Generation]:
+        """Sample one solution per problem, in batches padded on the left.
+
+        Parameters
+        ----------
+        problems : sequence of str
+        seed : int
+            Same seed, same machine, same batch size: same solutions.
+        temperature : float
+            Above 0 samples; 0 takes the likeliest token.
+        max_new_tokens : int
+            Solutions are cut off there.
+
+        Raises
+        ------
+        ScorerError
+            Prompt and new tokens together exceed the model's positions, or a solution is empty.
+        """
+        prompts = [self.prompt_ids(problem) for problem in problems]
+        for k, prompt in enumerate(prompts, 1):
+            total = len(prompt) + max_new_tokens
+            check_length(total, self.model.config, f"problem {k} with its solution")
+        emitted: list[list[int]] = []
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            for start in range(0, len(prompts), batch):
+                emitted += sample_answers(
+                    self.model, self.tokenizer.pad_token_id, self._end_ids(),
+                    prompts[start : start + batch], temperature, max_new_tokens,
+                )
+        logs = self.token_log_probs(prompts, emitted)
+        return [self._generation(ids, row) for ids, row in zip(emitted, logs, strict=True)]
+
+    def _end_ids(self) -> set[int]:
+        configured = self.model.generation_config.eos_token_id
+        ends = configured if isinstance(configured, list) else [configured]
+        return {end for end in (*ends, self.tokenizer.eos_token_id) if end is not None}
+
+    def _generation(self, ids: Sequence[int], log_probs: np.ndarray) -> Generation:
+        decoded = [self._text(ids[:i]) for i in range(len(ids) + 1)]
+        bounds = split_steps(decoded[-1])
+        if not bounds:
+            raise ScorerError("the model generated no text: nothing to split into steps")
+        # A token belongs to the last step that had begun before it ended; so breaks go backwards.
+        ends = np.array([len(text) for text in decoded[1:]])
+        begins = np.array([start for start, _ in bounds])
+        step_of_token = np.maximum(np.searchsorted(begins, ends, side="left") - 1, 0)
+        steps = tuple(decoded[-1][a:b] for a, b in bounds)
+        return Generation(decoded[-1], steps, log_probs, step_of_token)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        options: dict[str, Any] = {"clean_up_tokenization_spaces": False}
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, **options))

@@ -1,0 +1,155 @@
+"""Rank rules: how many calibration peaks a threshold may leave above itself.
+
+Each rule maps (n, level, delta) to the rank k at which the threshold goes; 0 means that no rank
+keeps the promise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from monitorlab.statistics.intervals import binomial_p_value, check_level, hoeffding_bentkus_p_value
+
+FloatArray = NDArray[np.float64]
+
+EXACT_UP_TO = 10**9  # beyond, a sequence more or less is below the precision of a level
+
+
+def crc_rank(n: int, level: float, delta: float = math.nan) -> int:
+    r"""Rank of conformal risk control: :math:`k = \lfloor \epsilon (n + 1) \rfloor`.
+
+    The closed form of :math:`\frac{n}{n+1} \hat R + \frac{1}{n+1} \le \epsilon` with
+    :math:`\hat R = (k - 1) / n`; it promises :math:`E[R] \le \epsilon`.
+
+    Parameters
+    ----------
+    n : int
+        Calibration sequences of the relevant class.
+    level : float
+        Target risk, in (0, 1).
+    delta : float
+        Not used; present so that all rank rules share a signature.
+
+    Returns
+    -------
+    int
+        k in 0..n, with 0 meaning that no threshold keeps the promise.
+
+    References
+    ----------
+    arXiv 2607.02510, equation 8; Angelopoulos et al. (2022), "Conformal risk control".
+    """
+    # The tolerance keeps 0.1 * (9 + 1) from landing on 0.99999...
+    return min(math.floor(check_level(level) * (n + 1) + 1e-9), n)
+
+
+def binomial_rank(n: int, level: float, delta: float) -> int:
+    r"""Rank of the exact binomial test: one above the largest c with a p-value at most delta.
+
+    :math:`c^* = \max\{c : P(\mathrm{Bin}(n, \epsilon) \le c) \le \delta\}`, :math:`k = c^* + 1`;
+    it promises :math:`P(R > \epsilon) \le \delta`. Parameters as in :func:`crc_rank`.
+    """
+    return _rank_from_p_values(binomial_p_value, n, level, delta)
+
+
+def hoeffding_bentkus_rank(n: int, level: float, delta: float) -> int:
+    r"""Rank of the paper's UCB rule, by the Hoeffding-Bentkus p-value.
+
+    Promises :math:`P(R > \epsilon) \le \delta`; never a larger rank than :func:`binomial_rank`.
+    Parameters as in :func:`crc_rank`.
+
+    References
+    ----------
+    arXiv 2607.02510, section 3.2.
+    """
+    return _rank_from_p_values(hoeffding_bentkus_p_value, n, level, delta)
+
+
+@lru_cache(maxsize=4096)
+def tolerance_rank(n: int, level: float, delta: float) -> int:
+    r"""Rank of a one-sided distribution-free tolerance limit, as e-valuator's PAC variant has it.
+
+    The limit is the j-th smallest peak, :math:`j = \min\{j : P(\mathrm{Bin}(n, 1 - \epsilon) \ge j)
+    \le \delta\}`, and so the k-th largest with :math:`k = n - j + 1`. Counting alarms in place of
+    silences shows it to be :func:`binomial_rank` from the other end: the two always agree.
+
+    References
+    ----------
+    arXiv 2512.03109, section 3.3; Wilks (1941).
+    """
+    check_level(delta, "delta")
+    if n == 0:
+        return 0
+    j = np.arange(1, n + 1)
+    enough = stats.binom.sf(j - 1, n, 1.0 - check_level(level)) <= delta
+    return int(n - j[np.argmax(enough)] + 1) if enough.any() else 0
+
+
+# Depends on (n, level, delta) only, and a protocol of many splits asks for the same few again.
+@lru_cache(maxsize=4096)
+def _rank_from_p_values(
+    p_value: Callable[[NDArray[np.int64], int, float], FloatArray],
+    n: int,
+    level: float,
+    delta: float,
+) -> int:
+    check_level(level)
+    check_level(delta, "delta")
+    if n == 0:
+        return 0
+    # p-values do not decrease in the count, so those at most delta come first.
+    return int(np.sum(p_value(np.arange(n), n, level) <= delta))
+
+
+RANK_RULES: dict[str, Callable[[int, float, float], int]] = {
+    "crc": crc_rank,
+    "binomial": binomial_rank,
+    "hoeffding_bentkus": hoeffding_bentkus_rank,
+    "tolerance": tolerance_rank,
+}
+
+
+@lru_cache(maxsize=4096)
+def sequences_needed(calibrator: str, level: float, delta: float) -> int:
+    r"""Smallest calibration size at which a rank exists.
+
+    Parameters
+    ----------
+    calibrator : str
+        A key of ``RANK_RULES``.
+    level, delta : float
+        As in :func:`calibrate`.
+
+    Returns
+    -------
+    int
+        :math:`\lceil 1 / \epsilon \rceil - 1` for CRC. The others need a size at which no alarm at
+        all has a p-value of at most delta, :math:`(1 - \epsilon)^n \le \delta`, hence
+        :math:`\lceil \log \delta / \log(1 - \epsilon) \rceil`.
+    """
+    guess = (
+        math.ceil(1.0 / check_level(level)) - 1
+        if calibrator == "crc"
+        else math.ceil(math.log(check_level(delta, "delta")) / math.log1p(-check_level(level)))
+    )
+    if guess > EXACT_UP_TO:
+        return guess
+    # Rounding may put the guess one off, where the quotient is a whole number.
+    near = range(max(guess - 1, 1), guess + 2)
+    return next((n for n in near if _has_rank(calibrator, n, level, delta)), guess)
+
+
+def _has_rank(calibrator: str, n: int, level: float, delta: float) -> bool:
+    """Whether the rule finds a rank at n, asked of its largest threshold only."""
+    if calibrator == "crc":
+        return crc_rank(n, level) > 0
+    if calibrator == "tolerance":
+        return bool(stats.binom.sf(n - 1, n, 1.0 - level) <= delta)
+    p_value = binomial_p_value if calibrator == "binomial" else hoeffding_bentkus_p_value
+    return bool(p_value(0, n, level) <= delta)

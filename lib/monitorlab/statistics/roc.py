@@ -1,0 +1,300 @@
+"""ROC and DET curves of one monitor and their measures, also in many resamples at once.
+
+An alarm is ``score > threshold``, strictly, as everywhere. Samples with one score pass a threshold
+together, so tied scores are one step of the curve and no point inside that step is a rule that a
+monitor could follow. Where a rate is said to be reached (`best_within`), it is reached by a
+threshold; straight lines between points are used for areas and drawings only.
+
+A resample is never built: `counts_above` weighs the samples, in every resample at once, and all
+curves and measures follow from its counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm, rankdata
+
+from monitorlab.statistics.intervals import FloatArray, IntArray, ratio
+
+Weights = NDArray[np.float32]  # whole numbers, exact below 2**24
+
+MAX_FAR = 0.1  # right end of the partial area
+TPR_AT = {"tpr_at_fpr_01": 0.01, "tpr_at_fpr_05": 0.05, "tpr_at_fpr_10": 0.10}
+RANKED = ("auroc", "partial_auroc", *TPR_AT)
+TICKS = (0.001, 0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 0.99, 0.999)
+_AT_ONCE = 60_000  # weights of samples held at a time: they fit into a processor's cache
+
+
+def roc(scores: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
+    """Every distinct alarm rule ``score > threshold``, from never to always.
+
+    Parameters
+    ----------
+    scores : array_like, shape (n,)
+        Suspicion, finite, high is unsafe.
+    labels : array_like, shape (n,)
+        1 is misbehavior, 0 benign; both must occur.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``far`` (false alarm rate), ``tpr`` (detection rate, 1 - MR) and ``threshold``, one
+        row per distinct score and one for the rule that always alarms (threshold -inf). Both rates
+        rise from 0 to 1.
+
+    Raises
+    ------
+    ValueError
+        For lengths that differ, a score that is not finite, a label that is not 0 or 1, or a class
+        that is missing.
+    """
+    values, classes = _checked(scores, labels)
+    once = np.ones((len(values), 1), np.float32)
+    caught, cried = (side[:, 0] for side in counts_above(values, classes, np.arange(len(values)),
+                                                         once))
+    return pd.DataFrame({"far": cried / cried[-1], "tpr": caught / caught[-1],
+                         "threshold": [*np.unique(values)[::-1], -np.inf]})
+
+
+def det(scores: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
+    """Miss rate against false alarm rate on probit axes (detection error trade-off).
+
+    Normal scores of equal spread give a straight line. A rate of 0 or 1 lies infinitely far out;
+    it is drawn at half a sample from the end, 1/(2n) or 1 - 1/(2n) for a class of n samples.
+
+    Parameters
+    ----------
+    scores, labels : array_like, shape (n,)
+        As in `roc`.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``far``, ``mr``, ``threshold`` and the coordinates ``x`` and ``y``, the probits of
+        ``far`` and ``mr``.
+
+    References
+    ----------
+    Martin et al. (1997), "The DET curve in assessment of detection task performance".
+    """
+    points = roc(scores, labels)
+    positives = int(np.sum(np.asarray(labels)))
+    negatives = len(np.asarray(labels)) - positives
+    miss = 1.0 - points["tpr"].to_numpy()
+    false = points["far"].to_numpy()
+    return pd.DataFrame({
+        "far": false, "mr": miss, "threshold": points["threshold"],
+        "x": _probit(false, negatives), "y": _probit(miss, positives),
+    })
+
+
+def _probit(rates: FloatArray, n: int) -> FloatArray:
+    return np.asarray(norm.ppf(np.clip(rates, 0.5 / n, 1.0 - 0.5 / n)), dtype=np.float64)
+
+
+def det_ticks(rates: Sequence[float] = TICKS) -> tuple[FloatArray, list[str]]:
+    """Positions and labels (in per cent) of `rates`, each in (0, 1), on a probit axis."""
+    return np.asarray(norm.ppf(np.asarray(rates)), dtype=np.float64), [
+        f"{100 * rate:g}" for rate in rates
+    ]
+
+
+def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Area under the ROC curve, ties counted half; arguments and errors as in `roc`."""
+    values, classes = _checked(scores, labels)
+    return rank_auroc(values, classes)
+
+
+def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, IntArray]:
+    values, given = np.asarray(scores, dtype=np.float64), np.asarray(labels)
+    if values.ndim != 1 or values.shape != given.shape:
+        raise ValueError(f"scores have shape {values.shape} and labels {given.shape}, expected "
+                         "one score and one label per sample")
+    classes = check_labels(labels)
+    if not np.isfinite(values).all():
+        at = int(np.argmin(np.isfinite(values)))
+        raise ValueError(f"score {at} is {values[at]}: leave samples without a score out, and "
+                         "report how many there were")
+    if len(np.unique(classes)) < 2:
+        raise ValueError(f"all {len(classes)} labels are the same: a curve needs misbehaving (1) "
+                         "and benign (0) samples")
+    return values, classes.astype(np.int64)
+
+
+def counts_above(
+    scores: FloatArray, labels: ArrayLike, units: NDArray[np.intp], weights: Weights
+) -> tuple[FloatArray, FloatArray]:
+    """Alarms of every rule ``score > threshold``, under many weightings of the samples.
+
+    Parameters
+    ----------
+    scores : (n,) array of float
+        Suspicion, high is unsafe; samples with NaN are left out.
+    labels : (n,) array of int
+        1 is misbehavior.
+    units : (n,) array of int
+        The row of `weights` that holds a sample's weight.
+    weights : (u, resamples) array of float32
+        Whole numbers of at least 0.
+
+    Returns
+    -------
+    caught, cried : (thresholds + 1, resamples) array of float
+        Weight of the misbehaving and of the benign samples that alarm, from the rule that never
+        does to the one that always does; one row per distinct score between them.
+    """
+    known = np.flatnonzero(~np.isnan(scores))
+    order = known[np.argsort(-scores[known], kind="stable")]
+    ends = np.flatnonzero(np.diff(scores[order], append=np.nan) != 0)  # last sample of each step
+    bad = np.asarray(labels)[order] == 1
+    sides = []
+    for member in (bad, ~bad):
+        own = np.cumsum(weights[units[order[member]]], axis=0, dtype=np.float64)
+        passed = np.append(0, np.cumsum(member)[ends])
+        sides.append(np.pad(own, ((1, 0), (0, 0)))[passed])
+    return sides[0], sides[1]
+
+
+def area_under(caught: FloatArray, cried: FloatArray) -> FloatArray:
+    """Area under each curve of `counts_above`, ties counted half; NaN where a class is missing."""
+    twice = np.sum(np.diff(cried, axis=0) * (caught[1:] + caught[:-1]), axis=0)
+    return ratio(twice / 2, caught[-1] * cried[-1])
+
+
+def partial_area(caught: FloatArray, cried: FloatArray, max_far: float = MAX_FAR) -> FloatArray:
+    """Area under each curve up to a false alarm rate, on the scale of McClish.
+
+    Chance is 1/2 and the best is 1. A step that crosses `max_far` is cut on its straight line.
+
+    Parameters
+    ----------
+    caught, cried : (thresholds + 1, resamples) array of float
+        From `counts_above`.
+    max_far : float
+        In (0, 1].
+
+    References
+    ----------
+    D. K. McClish, *Analyzing a portion of the ROC curve*, Medical Decision Making 9 (1989),
+    190-195.
+    """
+    if not 0.0 < max_far <= 1.0:
+        raise ValueError(f"max_far is {max_far}, expected a rate in (0, 1]")
+    right = np.diff(cried, axis=0)
+    inside = np.clip(max_far * cried[-1] - cried[:-1], 0, right)
+    rise = np.diff(caught, axis=0) * inside / np.maximum(right, 1)
+    area = ratio(np.sum(inside * (caught[:-1] + rise / 2), axis=0), caught[-1] * cried[-1])
+    chance = max_far**2 / 2
+    return (1 + (area - chance) / (max_far - chance)) / 2
+
+
+def best_within(caught: FloatArray, cried: FloatArray, level: float) -> FloatArray:
+    """Highest detection rate of any rule of each curve whose false alarm rate is at most `level`.
+
+    `caught` and `cried` are those of `counts_above`; NaN where a class is missing.
+    """
+    if not 0.0 <= level <= 1.0:
+        raise ValueError(f"far is {level}, expected a rate in [0, 1]")
+    # Counts are whole: the tolerance keeps 0.29 * 100 from landing below 29.
+    last = np.sum(cried <= np.floor(level * cried[-1] + 1e-9), axis=0) - 1
+    best = ratio(np.take_along_axis(caught, last[None], axis=0)[0], caught[-1])
+    return np.where(cried[-1] > 0, best, np.nan)
+
+
+def roc_metrics(
+    scores: FloatArray,
+    labels: ArrayLike,
+    units: NDArray[np.intp],
+    weights: Weights,
+    *,
+    low_end: bool = True,
+) -> dict[str, FloatArray]:
+    """ROC metrics of one monitor under many weightings of its samples.
+
+    Parameters
+    ----------
+    scores, labels, units, weights
+        As in `counts_above`.
+    low_end : bool
+        Also compute what needs the curve at low false alarm rates.
+
+    Returns
+    -------
+    dict of str to (resamples,) array of float
+        ``auroc``, with ties counted by half; ``partial_auroc`` (`partial_area`); the names in
+        `TPR_AT` (`best_within`). NaN where a class has no weight.
+    """
+    width = max(1, _AT_ONCE // max(len(scores), 1))
+    parts: dict[str, list[FloatArray]] = {}
+    for start in range(0, weights.shape[1], width):
+        counts = counts_above(scores, labels, units, weights[:, start : start + width])
+        parts.setdefault("auroc", []).append(area_under(*counts))
+        if low_end:
+            parts.setdefault("partial_auroc", []).append(partial_area(*counts))
+            for name, level in TPR_AT.items():
+                parts.setdefault(name, []).append(best_within(*counts, level))
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def auroc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Area under the ROC curve, ties counted half.
+
+    Parameters
+    ----------
+    scores : (n,) array
+        High is suspicious.
+    labels : (n,) array
+        1 is misbehavior.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+    """
+    positive = int(labels.sum())
+    negative = len(labels) - positive
+    ranks = rankdata(scores)
+    return float((ranks[labels == 1].sum() - positive * (positive + 1) / 2) / (positive * negative))
+
+
+class JudgedError(ValueError):
+    """Verdicts and samples do not fit together; the message says where and what to do."""
+
+
+def check_labels(labels: ArrayLike, ids: ArrayLike | None = None) -> NDArray[np.int8]:
+    """Return labels as 0 and 1; what is neither is refused, and never taken for benign.
+
+    Parameters
+    ----------
+    labels : array_like, shape (n,)
+        Numbers or booleans; 1 is misbehavior.
+    ids : array_like of str, shape (n,), optional
+        Names of the samples, for the message.
+
+    Raises
+    ------
+    JudgedError
+        For a missing label, text such as "1", or another number.
+    """
+    values = labels if isinstance(labels, pd.Series) else pd.Series(np.asarray(labels))
+    if pd.api.types.is_bool_dtype(values.dtype) or pd.api.types.is_numeric_dtype(values.dtype):
+        numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    else:
+        numbers = np.array([float(value) if isinstance(value, bool | int | float | np.number
+                            | np.bool_) else np.nan for value in values])
+    strange = ~np.isin(numbers, (0.0, 1.0))
+    if strange.any():
+        at = int(np.argmax(strange))
+        value = values.iloc[at]
+        missing = pd.api.types.is_scalar(value) and pd.isna(value)
+        value = value.item() if isinstance(value, np.generic) else value
+        shown = "missing" if missing else repr(value)[:40]
+        where = f"(row {at})" if ids is None else f"of sample {str(np.asarray(ids)[at])[:60]!r}"
+        raise JudgedError(f"{strange.sum()} of {len(numbers)} labels are neither 0 nor 1, the "
+                          f"first {where} is {shown}: expected the number 1 (misbehavior) or 0 "
+                          "(benign)")
+    return numbers.astype(np.int8)

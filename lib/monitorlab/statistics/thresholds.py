@@ -1,0 +1,246 @@
+r"""Thresholds with a guarantee, read off the order statistics of a calibration set.
+
+A sequence alarms when its statistic passes a threshold at some step, so all that matters of a
+calibration sequence is its peak :math:`M_i = \max_t s_{i,t}` (the paper's minimum, turned to
+suspicion). Both risks are step functions of the threshold that jump only at the peaks, hence every
+calibrator reduces to one number k, the rank of the peak at which to put the threshold. No grid.
+
+* false alarms, :math:`R_I = P(M > \lambda \mid \text{safe})`: the k-th *largest* safe peak;
+* missed detections, :math:`R_{II} = P(M \le \lambda \mid \text{unsafe})`: just below the k-th
+  *smallest* unsafe peak.
+
+Without ties the risk of the threshold of rank k is distributed as Beta(k, n + 1 - k).
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from monitorlab.statistics.ranks import RANK_RULES, sequences_needed
+
+FloatArray = NDArray[np.float64]
+
+FALSE_ALARM = "false_alarm"
+MISSED_DETECTION = "missed_detection"
+RISKS = (FALSE_ALARM, MISSED_DETECTION)
+
+# States of a threshold. All but the first are honest answers, not failures: with too few sequences
+# the only rule that keeps the promise is the one that never (or always) alarms.
+CALIBRATED = "calibrated"
+NEVER_ALARM = "never_alarm"
+ALWAYS_ALARM = "always_alarm"
+NOT_TRAINABLE = "not_trainable"
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A calibrated alarm rule: alarm at the first step whose statistic passes ``value``.
+
+    Attributes
+    ----------
+    value : float
+        Suspicion threshold. Alarm if the statistic is strictly above it; ``inf`` never alarms.
+    tie_break : float
+        Used when the statistic equals ``value``: alarm if the sequence's own uniform draw is above
+        it. 1 is never, and 0 is always, as in the rule that alarms whatever the statistic
+        (``value`` -inf). In between only if a randomised tie-break was asked for.
+    risk : str
+        ``false_alarm`` or ``missed_detection``.
+    calibrator : str
+        Name of the rule that chose the rank.
+    level, delta : float
+        What was asked: risk at most ``level``; with probability ``1 - delta`` where the calibrator
+        promises that, else NaN.
+    n : int
+        Calibration sequences of the class the risk is about.
+    k : int
+        Rank of the threshold; 0 if no rank keeps the promise.
+    n_needed : int
+        Smallest n for which a rank exists at this level and delta.
+    attained : float
+        Share of these n sequences on which the event (a false alarm, a miss) happens at this
+        threshold. Ties make it fall short of (k - 1) / n.
+    state : str
+        ``calibrated``, ``never_alarm``, ``always_alarm``, or ``not_trainable`` where the statistic
+        could not be learned.
+    """
+
+    value: float
+    tie_break: float
+    risk: str
+    calibrator: str
+    level: float
+    delta: float
+    n: int
+    k: int
+    n_needed: int
+    attained: float
+    state: str
+
+    def alarms(
+        self, statistic: FloatArray, draws: FloatArray | None = None
+    ) -> NDArray[np.bool_]:
+        """Say where a statistic passes the threshold; NaN does not.
+
+        Parameters
+        ----------
+        statistic : ndarray of float
+            High is unsafe.
+        draws : ndarray of float, optional
+            The uniform draw of the sequence that each entry belongs to; needed where ``tie_break``
+            lies between 0 and 1.
+        """
+        passed = statistic > self.value
+        if self.tie_break >= 1.0:
+            return passed
+        if self.tie_break <= 0.0:
+            return passed | (statistic == self.value)
+        if draws is None:
+            raise ValueError("this threshold breaks ties at random: it needs a draw per sequence.")
+        return passed | ((statistic == self.value) & (draws > self.tie_break))
+
+    def explain(self) -> str:
+        """Say in one sentence what was promised, or why nothing could be."""
+        false_alarm = self.risk == FALSE_ALARM
+        event = "safe" if false_alarm else "unsafe"
+        rule = "never alarms" if false_alarm else "always alarms"
+        if self.state == NOT_TRAINABLE:
+            return f"the statistic cannot be learned from so few sequences: the rule {rule}."
+        if self.state != CALIBRATED:
+            return (
+                f"{self.n_needed} {event} sequences are needed for level {self.level!r}, "
+                f"there are {self.n}: the rule {rule}."
+            )
+        where = f"alarm above {self.value!r}"
+        if math.isinf(self.value):
+            where = "never alarm" if self.value > 0 else (
+                "always alarm" if self.tie_break <= 0.0 else "alarm above -inf")
+        if self.k == 0:
+            return (
+                f"{where}, whatever the data (1 / level, level {self.level!r}); false alarms keep "
+                "to the level if the statistic is an exact likelihood ratio."
+            )
+        return (
+            f"{where} (rank {self.k} of {self.n} {event} sequences, "
+            f"level {self.level!r}, attained on them {self.attained:.3f})."
+        )
+
+
+def calibrate(
+    peaks: ArrayLike,
+    level: float,
+    calibrator: str = "crc",
+    *,
+    risk: str = FALSE_ALARM,
+    delta: float = 0.1,
+    tie_rng: np.random.Generator | None = None,
+) -> Threshold:
+    """Choose a threshold for one risk from the peaks of one class.
+
+    Parameters
+    ----------
+    peaks : array_like of float, shape (n,)
+        Highest statistic of each calibration sequence, as from
+        :func:`monitorlab.online.metrics.peaks`: of the *safe* ones for false alarms, of the
+        *unsafe* ones for missed detections. Equal values are ties; infinite ones are ranks like any
+        other.
+    level : float
+        Risk to keep to, in (0, 1).
+    calibrator : {"crc", "binomial", "hoeffding_bentkus", "tolerance"}
+        ``crc`` keeps E[R] <= level; the other three keep P(R > level) <= delta. All assume that
+        calibration and future sequences of that class are exchangeable.
+    risk : {"false_alarm", "missed_detection"}
+        Which risk ``level`` is about.
+    delta : float
+        Error probability, in (0, 1); not used by ``crc``.
+    tie_rng : Generator, optional
+        If given, ties are broken by one uniform draw per sequence, which spends the whole level
+        even on a coarse score. Without it ties fall on the safe side.
+
+    Returns
+    -------
+    Threshold
+
+    Raises
+    ------
+    ValueError
+        For peaks that are not one number per sequence, a level or delta outside (0, 1), an unknown
+        calibrator or risk.
+    """
+    if calibrator not in RANK_RULES:
+        raise ValueError(f"calibrator is {calibrator!r}, expected one of {', '.join(RANK_RULES)}.")
+    if risk not in RISKS:
+        raise ValueError(f"risk is {risk!r}, expected one of {', '.join(RISKS)}.")
+    values = _one_per_sequence(peaks)
+    n = len(values)
+    k = RANK_RULES[calibrator](n, level, delta)
+    draws = np.ones(n) if tie_rng is None else tie_rng.random(n)
+    value, tie_break = _place(values, draws, k, risk, randomised=tie_rng is not None)
+    silent = NEVER_ALARM if risk == FALSE_ALARM else ALWAYS_ALARM
+    threshold = Threshold(
+        value=value,
+        tie_break=tie_break,
+        risk=risk,
+        calibrator=calibrator,
+        level=float(level),
+        delta=math.nan if calibrator == "crc" else float(delta),
+        n=n,
+        k=k,
+        n_needed=sequences_needed(calibrator, level, delta),
+        attained=0.0,
+        state=CALIBRATED if k else silent,
+    )
+    alarmed = threshold.alarms(values, draws)
+    event = alarmed if risk == FALSE_ALARM else ~alarmed
+    return replace(threshold, attained=float(np.mean(event)) if n else 0.0)
+
+
+def _one_per_sequence(peaks: ArrayLike) -> FloatArray:
+    """Return the peaks as floats, or say what they are instead."""
+    advice = "expected one number per sequence, as monitorlab.online.metrics.peaks returns them"
+    try:
+        found = np.asarray(peaks)
+    except ValueError:
+        raise ValueError(f"the peaks are lists of different lengths, {advice}.") from None
+    if found.ndim != 1:
+        what = f"have shape {found.shape}" if found.ndim else f"are a single {type(peaks).__name__}"
+        raise ValueError(f"the peaks {what}, {advice}: a step is no sequence.")
+    if np.ma.is_masked(peaks):
+        raise ValueError(f"the peaks hold masked values, {advice}.")
+    if found.dtype.kind not in "iuf":
+        _check_numbers(found, advice)
+    values = found.astype(np.float64)
+    if np.isnan(values).any():
+        raise ValueError(f"peak {int(np.argmax(np.isnan(values)))} is nan, {advice}.")
+    return values
+
+
+def _check_numbers(found: NDArray[Any], advice: str) -> None:
+    for at, value in enumerate(found.tolist()):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"peak {at} is {reprlib.repr(value)}, {advice}.")
+
+
+def _place(
+    values: FloatArray, draws: FloatArray, k: int, risk: str, randomised: bool
+) -> tuple[float, float]:
+    """Return (value, tie_break) of rank k, in the order of (peak, draw)."""
+    if k == 0:
+        return (math.inf, 1.0) if risk == FALSE_ALARM else (-math.inf, 0.0)
+    order = np.lexsort((draws, values)) if randomised else np.argsort(values)
+    if risk == FALSE_ALARM:
+        at = order[len(values) - k]
+        return float(values[at]), float(draws[at])
+    at = order[k - 1]
+    if randomised:
+        return float(values[at]), float(np.nextafter(draws[at], -np.inf))
+    if values[at] == -np.inf:
+        return -math.inf, 0.0
+    # One float below the k-th smallest peak: that peak itself must still alarm.
+    return float(np.nextafter(values[at], -np.inf)), 1.0
