@@ -41,11 +41,9 @@ CORPUS_SHARE: float = 0.0  # share of the full training corpus; 0 is the profile
 PAIRS_SHOWN: int = 2  # pairs of each cell in the sample browser
 
 # %%
-from monitorlab.chapters.construction import real_pairs
 from monitorlab import display
 from monitorlab.benchmark.sandbox import runner
-from monitorlab.benchmark.sources import real_pairs
-from monitorlab.chapters.construction import browser, figures, overview
+from monitorlab.chapters.construction import browser, figures, overview, real_pairs
 from monitorlab.benchmark.writing.composition import closest_lengths, compose_pair
 from monitorlab.benchmark.writing.construction import COUNTS, build_pairs, to_table
 from monitorlab.benchmark.writing.corpus import Report, SIZE, build_corpus

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 EXIT_CODES = {
     "ArtifactError": 1, "RegressionError": 1, "RunError": 1, "SourceError": 1, "OSError": 1,
     "ScenarioError": 1, "ExportError": 1, "ScoringError": 1, "StoreError": 1,
-    "RunIdError": 2, "MonitorError": 2, "TableFileError": 2, "LeakError": 2,
+    "RunIdError": 2, "MonitorError": 2, "ModelError": 2, "TableFileError": 2, "LeakError": 2,
 }
 
 app = typer.Typer(

@@ -19,7 +19,7 @@ from monitorlab.benchmark.sources.generator import (
     Question,
     construct,
 )
-from monitorlab.models.loading import ScorerError, no_progress_bars
+from monitorlab.models.loading import ModelError, no_progress_bars
 from monitorlab.storage.schemas import check_frame
 from monitorlab.storage.tables import SAMPLES
 
@@ -181,7 +181,7 @@ def test_other_sampling_options_do_not_reuse_answers(
 
 
 def test_a_hub_name_needs_a_revision() -> None:
-    with pytest.raises(ScorerError, match="pin a revision"):
+    with pytest.raises(ModelError, match="pin a revision"):
         CausalGenerator("nobody/no-such-model")
 
 

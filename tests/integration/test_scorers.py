@@ -40,7 +40,7 @@ from transformers import (
 )
 
 from monitorlab.models.batching import token_batches
-from monitorlab.models.loading import ScorerError, load_tokenizer, no_progress_bars
+from monitorlab.models.loading import ModelError, load_tokenizer, no_progress_bars
 from monitorlab.signals.guard_models import GuardScorer, reusable_prefix
 from monitorlab.signals.reward_models import (
     MathShepherdScorer,
@@ -393,7 +393,7 @@ def test_the_first_token_needs_a_prompt(folders: dict[str, str]) -> None:
     scorer = LogProbabilityScorer(LogProbabilityScorer.load(folders["causal"]).model,
                                   merging_tokenizer([]))
     assert scorer.score("", ["a"]).scores.shape == (1,)  # the line break after the problem
-    with pytest.raises(ScorerError, match="has no token.*predicts the first token"):
+    with pytest.raises(ModelError, match="has no token.*predicts the first token"):
         scorer.token_log_probs([[]], [[1, 2]])
 
 
@@ -509,7 +509,7 @@ def test_token_batches_keep_the_budget() -> None:
 def test_bad_trajectories(
     folders: dict[str, str], kind: str, problem: Any, steps: Any, message: str
 ) -> None:
-    with pytest.raises(ScorerError, match=message):
+    with pytest.raises(ModelError, match=message):
         SCORERS[kind](folders[kind]).score(problem, steps)
 
 
@@ -535,7 +535,7 @@ def test_one_bad_trajectory_does_not_lose_the_others(folders: dict[str, str], ki
         scorer.score_many(batch)
     assert list(unnamed.value.reasons) == ["1", str(len(batch))]
     assert pickle.loads(pickle.dumps(unnamed.value)).reasons == unnamed.value.reasons
-    with pytest.raises(ScorerError, match="1 different ids for"):
+    with pytest.raises(ModelError, match="1 different ids for"):
         scorer.score_many(batch, ["same"] * len(batch))
 
 
@@ -581,7 +581,7 @@ def test_good_steps_are_found_by_the_name_of_their_label(
 def test_labels_that_do_not_say_what_they_mean_are_refused(
     folders: dict[str, str], tmp_path: Path, names: list[str], more: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ScorerError, match=message):
+    with pytest.raises(ModelError, match=message):
         TokenRewardScorer.load(labelled(folders, tmp_path, names, **more))
 
 
@@ -611,7 +611,7 @@ def biased(model: Any, favoured: dict[int, float]) -> Any:
 def test_a_model_that_says_no_label_is_no_guard(folders: dict[str, str]) -> None:
     message = (r"after turn 1 the labels 'unsafe' and 'safe' have 0\.\d+ of the probability, "
                r"expected at least 0\.5.*would say")
-    with pytest.raises(ScorerError, match=message):
+    with pytest.raises(ModelError, match=message):
         GuardScorer.load(folders["guard"]).score(ASKED, ANSWERS)
     loose = SCORERS["guard"](folders["guard"])
     expected = loose.score(ASKED, ANSWERS).scores
@@ -620,7 +620,7 @@ def test_a_model_that_says_no_label_is_no_guard(folders: dict[str, str]) -> None
     assert guard.score(ASKED, ANSWERS).scores == pytest.approx(expected, abs=1e-4)
     other = loose.tokenizer("I")["input_ids"][0]
     chatty = GuardScorer(biased(loose.model, {other: 60.0}), loose.tokenizer)
-    with pytest.raises(ScorerError, match=r"the model would say 'I' \(1\.00\)"):
+    with pytest.raises(ModelError, match=r"the model would say 'I' \(1\.00\)"):
         chatty.score(ASKED, ANSWERS)
 
 
@@ -642,7 +642,7 @@ def test_guards_of_other_families_say_yes_or_no(folders: dict[str, str]) -> None
 
 def test_a_model_that_does_not_judge_at_the_tag_is_no_reward_model(folders: dict[str, str]) -> None:
     scorer = MathShepherdScorer.load(folders["shepherd"])
-    with pytest.raises(ScorerError, match=r"have 0\.\d+ of the probability.*judge at 'ки'"):
+    with pytest.raises(ModelError, match=r"have 0\.\d+ of the probability.*judge at 'ки'"):
         scorer.score(PROBLEM, STEPS)
     expected = SCORERS["shepherd"](folders["shepherd"]).score(PROBLEM, STEPS).scores
     biased(scorer.model, dict.fromkeys(scorer.judgement_ids, 30.0))
@@ -651,33 +651,33 @@ def test_a_model_that_does_not_judge_at_the_tag_is_no_reward_model(folders: dict
 
 def test_bad_conversations(folders: dict[str, str]) -> None:
     scorer = SCORERS["guard"](folders["guard"])
-    with pytest.raises(ScorerError, match="found 2 messages and 3 turns"):
+    with pytest.raises(ModelError, match="found 2 messages and 3 turns"):
         scorer.score(ASKED[:2], ANSWERS)
-    with pytest.raises(ScorerError, match=r"prompt of turn 2 has \d+ tokens.*at most 512"):
+    with pytest.raises(ModelError, match=r"prompt of turn 2 has \d+ tokens.*at most 512"):
         scorer.score(ASKED, ["Fine.", "no " * 300, "Fine."])
 
 
 def test_tokenizers_that_do_not_fit(folders: dict[str, str], tmp_path: Path) -> None:
     model = TokenRewardScorer.load(folders["plain"]).model
-    with pytest.raises(ScorerError, match="'<extra_0>' is not one token"):
+    with pytest.raises(ModelError, match="'<extra_0>' is not one token"):
         TokenRewardScorer(model, qwen_tokenizer(QWEN_SPECIAL[:3]))
-    with pytest.raises(ScorerError, match="must be one token each"):
+    with pytest.raises(ModelError, match="must be one token each"):
         MathShepherdScorer(model, metaspace_tokenizer(["▁+", "▁-"]))
-    with pytest.raises(ScorerError, match="must be one token each"):
+    with pytest.raises(ModelError, match="must be one token each"):
         MathShepherdScorer(model, metaspace_tokenizer(["▁+", "▁ки"]))
     guard = byte_tokenizer(LLAMA_SPECIAL, GUARD_TEMPLATE, ["ĊĊ"])
-    with pytest.raises(ScorerError, match="begin with the same token"):
+    with pytest.raises(ModelError, match="begin with the same token"):
         GuardScorer(model, guard, unsafe="bad", safe="benign")
     assert GuardScorer(model, guard).label_ids == guard.convert_tokens_to_ids(["u", "s"])
     guard.chat_template = None
-    with pytest.raises(ScorerError, match="no chat template"):
+    with pytest.raises(ModelError, match="no chat template"):
         GuardScorer(model, guard)
 
 
 def test_wrong_architecture_and_dtype(folders: dict[str, str]) -> None:
-    with pytest.raises(ScorerError, match="holds Qwen2ForCausalLM, expected"):
+    with pytest.raises(ModelError, match="holds Qwen2ForCausalLM, expected"):
         TokenRewardScorer.load(folders["causal"])
-    with pytest.raises(ScorerError, match="unknown dtype 'float31'"):
+    with pytest.raises(ModelError, match="unknown dtype 'float31'"):
         LogProbabilityScorer.load(folders["causal"], dtype="float31")
     half = LogProbabilityScorer.load(folders["causal"], dtype="bfloat16")
     assert half.model.dtype is torch.bfloat16
@@ -688,9 +688,9 @@ def test_missing_checkpoint_says_what_to_set(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ScorerError, match=r"local folder.*HF_HOME.*HF_HUB_OFFLINE"):
+    with pytest.raises(ModelError, match=r"local folder.*HF_HOME.*HF_HUB_OFFLINE"):
         GuardScorer.load("nobody/no-such-guard", revision="0" * 40)
-    with pytest.raises(ScorerError, match="pin a revision"):
+    with pytest.raises(ModelError, match="pin a revision"):
         load_tokenizer("nobody/no-such-guard", "")
 
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from monitorlab.models.chat import chat_text, control_texts, text_ids
-from monitorlab.models.loading import Checkpoint, ScorerError
+from monitorlab.models.loading import Checkpoint, ModelError
 from monitorlab.monitors.causal import LogitMonitor, TextMonitor, load_causal
 from monitorlab.monitors.causal_text import length_units
 from monitorlab.monitors.monitor import MonitorError, Sample
@@ -128,10 +128,10 @@ def test_chat_template_and_number_format_are_part_of_the_identity(
 def test_hub_name_needs_a_revision_and_a_missing_one_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(ScorerError, match="pin a revision"):
+    with pytest.raises(ModelError, match="pin a revision"):
         load_causal("no-such-owner/no-such-model")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ScorerError, match=r"cannot load.*HF_HOME"):
+    with pytest.raises(ModelError, match=r"cannot load.*HF_HOME"):
         load_causal("no-such-owner/no-such-model", "main")
 
 

@@ -13,7 +13,7 @@ from finetuning_cases import PROMPT, make_base, make_samples
 from monitorlab.finetuning.examples import verdict_examples
 from monitorlab.models import chat
 from monitorlab.models.chat import CLOCK, ChatForm, chat_form, chat_text, folded, render_chat
-from monitorlab.models.loading import Checkpoint, ScorerError
+from monitorlab.models.loading import Checkpoint, ModelError
 from monitorlab.models.tiny import TEMPLATE
 from monitorlab.monitors.causal import LogitMonitor, TextMonitor, load_causal
 from monitorlab.monitors.monitor import MonitorError, request_key, samples_of
@@ -240,7 +240,7 @@ def test_step_scorers_render_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     text = made.tokenizer.decode(scorer.prompt_ids("Judge."))
     assert "Today: 26 Jul 2024" in text and "Be strict.\n\nJudge." in text
     made.tokenizer.chat_template = BROKEN
-    with pytest.raises(ScorerError, match="nothing works"):
+    with pytest.raises(ModelError, match="nothing works"):
         scorer.score("a", ["b"])
 
 

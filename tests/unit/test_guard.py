@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from monitorlab.chapters.signals.guard import score_conversations, train_guard, turn_tokens
-from monitorlab.models.loading import ScorerError
+from monitorlab.models.loading import ModelError
 from monitorlab.models.tiny import ModelSize, Training
 from monitorlab.signals.conversations import Conversation, make_conversations, split_scenarios
 
@@ -127,5 +127,5 @@ def test_bad_input(
         train_guard(safe, SHORT, tmp_path, seed=0)
     c = drawn[1][0]
     endless = dataclasses.replace(c, turns=c.turns * 60)
-    with pytest.raises(ScorerError, match=r"trajectory 1 has \d+ tokens"):
+    with pytest.raises(ModelError, match=r"trajectory 1 has \d+ tokens"):
         score_conversations(guard, [endless])

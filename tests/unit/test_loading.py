@@ -32,7 +32,7 @@ from transformers import (
 from monitorlab.benchmark.sources.generator import CausalGenerator
 from monitorlab.models import loading
 from monitorlab.models.loading import (
-    ScorerError,
+    ModelError,
     load_causal,
     no_progress_bars,
     whole_model,
@@ -145,7 +145,7 @@ FAULTS: dict[str, tuple[Callable[[Save], Path], str]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_is_no_whole_language_model_does_not_judge(save: Save, fault: str) -> None:
     broken, message = FAULTS[fault]
-    with pytest.raises(ScorerError, match=message) as caught:
+    with pytest.raises(ModelError, match=message) as caught:
         load_causal(str(broken(save)))
     assert len(str(caught.value)) < 500
 
@@ -186,14 +186,14 @@ def test_every_loader_of_a_language_model_looks(
 ) -> None:
     # Nothing here can quantize; what follows is the same.
     monkeypatch.setattr(loading, "_quantized", lambda *how: {"dtype": torch.float32})
-    with pytest.raises((ScorerError, MonitorError), match="are missing"):
+    with pytest.raises((ModelError, MonitorError), match="are missing"):
         load(str(drop(save(LlamaForCausalLM), "layers.1")))
 
 
 def test_reward_models_are_whole(save: Save) -> None:
     for part in ("layers.1", "score"):
         broken = drop(save(LlamaForTokenClassification, part), part)
-        with pytest.raises(ScorerError, match="are missing"):
+        with pytest.raises(ModelError, match="are missing"):
             TokenRewardScorer.load(str(broken))
 
 
@@ -214,13 +214,13 @@ def test_encoders_are_whole_and_nothing_random_is_in_their_digest(save: Save) ->
     one, other = (load_encoder(str(folder), max_tokens=16) for _ in range(2))
     assert one.digest == other.digest
     assert np.array_equal(one.embed(["a b"]), other.embed(["a b"]))
-    with pytest.raises(ScorerError, match="have no place in it"):
+    with pytest.raises(ModelError, match="have no place in it"):
         load_encoder(str(change_config(save(BertForMaskedLM, "short"), num_hidden_layers=1)))
     EncoderMonitor(one, {"coefficients": np.ones(16), "intercept": np.ones(1)}).save(
         folder.parent / "probe")
     assert EncoderMonitor.load(folder.parent / "probe").encoder.digest == one.digest
     drop(folder, "layer.1")
-    with pytest.raises(ScorerError, match=r"are missing \(encoder.layer.1"):
+    with pytest.raises(ModelError, match=r"are missing \(encoder.layer.1"):
         load_encoder(str(folder))
     with pytest.raises(MonitorError, match="encoder of the probe in .* are missing"):
         build_monitor(f"encoder:{folder.parent / 'probe'}")
@@ -277,13 +277,13 @@ def test_an_adapter_that_lacks_weights_is_refused(
     with pytest.raises(MonitorError, match="does not fit this model.*trained on"):
         load_causal(str(tmp_path / "base"), adapter=str(tmp_path / "adapter"))
     file.unlink()
-    with pytest.raises(ScorerError, match=r"no adapter_model\.safetensors"):
+    with pytest.raises(ModelError, match=r"no adapter_model\.safetensors"):
         load_causal(str(tmp_path / "base"), adapter=str(tmp_path / "adapter"))
 
 
 def test_adapters_in_the_wrong_place_are_named(save: Save, tmp_path: Path) -> None:
     adapt(save, tmp_path / "adapter", LoraConfig(**LORA))
-    with pytest.raises(ScorerError, match="an adapter and no whole model: give the model"):
+    with pytest.raises(ModelError, match="an adapter and no whole model: give the model"):
         load_causal(str(tmp_path / "adapter"))
     prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     adapt(save, tmp_path / "prompt", prompt)

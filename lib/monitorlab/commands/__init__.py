@@ -1,0 +1,1 @@
+"""What one command of `python -m monitorlab` does."""

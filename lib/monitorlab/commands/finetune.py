@@ -87,11 +87,11 @@ def _train(
 
 
 def _base(order: Order, dtype: str, device: str) -> Any:
-    from monitorlab.models.loading import ScorerError, load_causal
+    from monitorlab.models.loading import ModelError, load_causal
 
     try:
         return load_causal(order.base, order.revision, dtype=dtype, device=device)
-    except (ScorerError, OSError, ValueError) as error:
+    except (ModelError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:400]
         raise MonitorError(f"cannot load the base {order.base!r}: {reason}") from error
 

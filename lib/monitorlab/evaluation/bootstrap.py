@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from monitorlab.evaluation.panel import ALARM, FAILED, NOT_ASKED, SCENARIO, SILENT, Panel, panel
 from monitorlab.statistics.intervals import FloatArray, IntArray, ratio
-from monitorlab.statistics.resampling import _percentiles, draw_units
+from monitorlab.statistics.resampling import draw_units, percentiles
 from monitorlab.statistics.roc import RANKED, Weights, roc_metrics
 from monitorlab.storage.tables import STATUSES
 
@@ -352,7 +352,7 @@ def intervals(found: Bootstrap, level: float = 0.95) -> pd.DataFrame:
     """
     tables = []
     for metric, value, draws in zip(found.metrics, found.values, found.draws, strict=True):
-        low, high = _percentiles(draws, level)
+        low, high = percentiles(draws, level)
         tables.append(pd.DataFrame({
             "metric": metric, "name": pd.Series(found.names, dtype="str"), "value": value,
             "low": low, "high": high, "resamples": np.isfinite(draws).sum(axis=1),
@@ -390,7 +390,7 @@ def differences(found: Paired, level: float = 0.95) -> pd.DataFrame:
     for place, metric in enumerate(found.metrics):
         kind = 1 if metric in RANKED else 0
         value, draws = found.values[:, place], found.draws[:, place]
-        low, high = _percentiles(draws[AS_FOUND], level)
+        low, high = percentiles(draws[AS_FOUND], level)
         first_leads = value[AS_FOUND] < 0 if metric in FEWER_IS_BETTER else value[AS_FOUND] > 0
         worst = np.where(first_leads, AGAINST_FIRST, AGAINST_SECOND)
         rows = np.arange(len(found.first))

@@ -19,7 +19,6 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.stats import norm
 
-from monitorlab.chapters.finetuning.published import BASE
 from monitorlab.evaluation.bootstrap import Bootstrap, intervals
 from monitorlab.evaluation.cell_draws import RESAMPLES, cell_draws, cell_gaps, in_order, split_rows
 from monitorlab.evaluation.operating_points import default_alarms
@@ -29,6 +28,7 @@ from monitorlab.monitors.verdicts import PARSED
 from monitorlab.statistics.intervals import FloatArray
 from monitorlab.storage.tables import CELLS
 
+BASE = "base"  # what arms are compared with
 CHANGES = ("d_prime_change", "criterion_change", "mr_change", "mr_by_discrimination",
            "mr_by_criterion", "far_change", "far_by_discrimination", "far_by_criterion",
            "criterion_share")  # fmt: skip
@@ -227,7 +227,7 @@ def shift_of_rates(
     ----------
     frame : DataFrame
         Columns ``arm``, ``cell``, ``mr``, ``far``; one row per arm and cell, such as
-        :func:`monitorlab.chapters.finetuning.published.published`.
+        `published` of the chapter on fine-tuning.
     pairs : mapping of str to int
         Cell to the samples of each class that the rates are shares of.
     reference : str

@@ -1,0 +1,1 @@
+"""Language models: loading, chats, batches, the scoring engine, small trainings."""

@@ -1,4 +1,4 @@
-"""models.batching."""
+"""Token batches: sequences of similar length, padded, and what a model says at each step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from monitorlab.models.loading import ScorerError
+from monitorlab.models.loading import ModelError
 
 BATCH_TOKENS = 16_384  # padding included
 
@@ -37,7 +37,7 @@ def check_length(n_tokens: int, config: Any, what: str) -> None:
     """Raise if a sequence is longer than the model's positions."""
     most = getattr(config, "max_position_embeddings", None)
     if most is not None and n_tokens > most:
-        raise ScorerError(
+        raise ModelError(
             f"{what} has {n_tokens} tokens, but the model reads at most {most} "
             f"(max_position_embeddings): shorten it or use a model with a longer context"
         )

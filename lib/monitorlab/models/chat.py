@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
-from monitorlab.models.loading import ScorerError
-from monitorlab.monitors.monitor import MonitorError
+from monitorlab.models.loading import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -82,7 +81,7 @@ def chat_form(tokenizer: PreTrainedTokenizerBase, roles: Sequence[str] = ROLES) 
 
     Raises
     ------
-    ScorerError
+    ModelError
         The template leaves the texts out, with the system message in its place or not.
     """
     known = _KNOWN.get(tokenizer)
@@ -115,9 +114,9 @@ def _found_form(tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> C
             continue
         if all(mark in text.upper() for text in texts for mark in marks):
             return ChatForm(messages is not plain, texts != others)
-    raise ScorerError(f"the chat template cannot render {list(roles)} messages, nor with the "
-                      f"system text in the user's: {reason or 'it leaves texts out'}. Is it the "
-                      "template of a model that chats?")
+    raise ModelError(f"the chat template cannot render {list(roles)} messages, nor with the "
+                     f"system text in the user's: {reason or 'it leaves texts out'}. Is it the "
+                     "template of a model that chats?")
 
 
 def _changes(form: ChatForm, templated: bool) -> list[str]:
@@ -159,7 +158,7 @@ def render_chat(
 
     Raises
     ------
-    ScorerError
+    ModelError
         The template cannot render them.
     """
     roles = [message["role"] for message in messages]
@@ -169,7 +168,7 @@ def render_chat(
         return _render(tokenizer, messages, CLOCK, **options)
     except Exception as error:  # a template may raise anything
         reason = " ".join(str(error).split())[:200]
-        raise ScorerError(f"the chat template cannot render {roles} messages: {reason}") from error
+        raise ModelError(f"the chat template cannot render {roles} messages: {reason}") from error
 
 
 def _render(
@@ -214,16 +213,12 @@ def chat_text(
 
     Raises
     ------
-    MonitorError
+    ModelError
         If the template cannot render the messages.
     """
     if not tokenizer.chat_template:
         return "".join(f"{message['content']}\n\n" for message in messages)
-    try:
-        text = render_chat(tokenizer, messages, add_generation_prompt=True,
-                           enable_thinking=thinking)
-    except ScorerError as error:
-        raise MonitorError(str(error)) from error
+    text = render_chat(tokenizer, messages, add_generation_prompt=True, enable_thinking=thinking)
     if thinking or not text.rstrip().endswith(THINK):
         return text
     return f"{text.rstrip()}\n\n{UNTHINK}\n\n"

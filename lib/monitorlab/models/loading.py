@@ -24,7 +24,6 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from monitorlab.models.chat import chat_form
-from monitorlab.monitors.monitor import MonitorError
 from monitorlab.storage.files import digest_folder, digest_json
 
 QUANTIZATIONS = ("", "int8", "nf4")
@@ -87,10 +86,10 @@ def load_causal(
 
     Raises
     ------
-    ScorerError
+    ModelError
         The model or its tokenizer cannot be found, its weights are not those of a whole causal
         language model, its chat template renders no user message, or the number format is unknown.
-    MonitorError
+    ModelError
         The quantization is not possible here, or the adapter does not fit the model.
     """
     refuse_adapter(name)
@@ -125,17 +124,17 @@ def model_identity(name: str, revision: str) -> dict[str, str]:
 def _quantized(quantization: str, dtype: str, device: str) -> dict[str, Any]:
     """Options of `from_pretrained` for a quantized model."""
     if quantization not in QUANTIZATIONS:
-        raise MonitorError(f"unknown quantization {quantization!r}: expected one of "
-                           f"{', '.join(map(repr, QUANTIZATIONS))}")
+        raise ModelError(f"unknown quantization {quantization!r}: expected one of "
+                         f"{', '.join(map(repr, QUANTIZATIONS))}")
     if torch.device(device).type == "cpu":
-        raise MonitorError(f"quantization {quantization!r} needs a CUDA device, found "
-                           f"{device!r}: leave the quantization out, or give device=\"cuda\"")
+        raise ModelError(f"quantization {quantization!r} needs a CUDA device, found "
+                         f"{device!r}: leave the quantization out, or give device=\"cuda\"")
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise MonitorError(f"quantization {quantization!r} needs bitsandbytes, which is not "
-                           "installed: pip install bitsandbytes")
+        raise ModelError(f"quantization {quantization!r} needs bitsandbytes, which is not "
+                         "installed: pip install bitsandbytes")
     kind = getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype):
-        raise ScorerError(f"unknown dtype {dtype!r}: expected float32, bfloat16 or float16")
+        raise ModelError(f"unknown dtype {dtype!r}: expected float32, bfloat16 or float16")
     config = BitsAndBytesConfig(load_in_8bit=True) if quantization == "int8" else (
         BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
                            bnb_4bit_compute_dtype=kind)
@@ -160,9 +159,9 @@ def with_adapter(
 
     Raises
     ------
-    ScorerError
+    ModelError
         The adapter cannot be found.
-    MonitorError
+    ModelError
         It does not fit the model.
     """
     from peft import PeftConfig, PeftModel  # takes a second, and few need it
@@ -171,8 +170,8 @@ def with_adapter(
     def read(name: str, **options: Any) -> tuple[Any, set[str], dict[str, Any]]:
         config = PeftConfig.from_pretrained(name, **options)
         if Path(name).is_dir() and not any(Path(name).glob("adapter_model.*")):
-            raise ScorerError(f"{name!r} has no adapter_model.safetensors: copy or save the "
-                              "adapter again")
+            raise ModelError(f"{name!r} has no adapter_model.safetensors: copy or save the "
+                             "adapter again")
         return config, set(load_peft_weights(name, device="cpu", **options)), options
 
     refusal = f"the adapter {name!r} does not fit this model: {{}} Give the model that it was " \
@@ -182,8 +181,8 @@ def with_adapter(
         warnings.simplefilter("ignore")
         config, saved, options = from_checkpoint(read, name, revision)
         if config.is_prompt_learning:
-            raise MonitorError(f"the adapter {name!r} is of the kind {config.peft_type.value}, "
-                               "which puts learned tokens before the prompt: expected LoRA")
+            raise ModelError(f"the adapter {name!r} is of the kind {config.peft_type.value}, "
+                             "which puts learned tokens before the prompt: expected LoRA")
         adapted: Any
         try:
             adapted = PeftModel.from_pretrained(model, name, config=config, **options)
@@ -191,11 +190,11 @@ def with_adapter(
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a wrong base may make PEFT raise anything
-            raise MonitorError(refusal.format(" ".join(str(error).split())[:200])) from error
+            raise ModelError(refusal.format(" ".join(str(error).split())[:200])) from error
         # It also saves embeddings that it was trained beside, under their names in the model.
         surplus = saved - expected - set(adapted.state_dict())
         if wrong := (expected - saved) | surplus:
-            raise MonitorError(refusal.format(f"weights that are not in both: {len(wrong)}, such "
+            raise ModelError(refusal.format(f"weights that are not in both: {len(wrong)}, such "
                                               f"as {min(wrong)}."))
         if merge:
             _untie(adapted)
@@ -218,8 +217,8 @@ def _untie(adapted: Any) -> None:
         model.config.tie_word_embeddings = False
 
 
-class ScorerError(ValueError):
-    """A checkpoint, its tokenizer or a trajectory does not fit the scorer."""
+class ModelError(ValueError):
+    """A checkpoint, or its tokenizer, cannot be loaded or asked; the message says what to do."""
 
 
 @contextlib.contextmanager
@@ -256,13 +255,13 @@ def from_checkpoint(loader: Callable[..., Any], name: str, revision: str, **opti
 
     Raises
     ------
-    ScorerError
+    ModelError
         No revision for a hub name, or the checkpoint is neither local, nor cached, nor reachable,
         or its files cannot be read; the message says what to set.
     """
     local = Path(name).is_dir()
     if not local and not revision:
-        raise ScorerError(f"{name!r} is not a local folder: pin a revision of the hub model")
+        raise ModelError(f"{name!r} is not a local folder: pin a revision of the hub model")
     places: list[dict[str, Any]] = [{"local_files_only": True}]
     if not local:
         places[0]["revision"] = revision
@@ -272,14 +271,14 @@ def from_checkpoint(loader: Callable[..., Any], name: str, revision: str, **opti
         try:
             with no_progress_bars():
                 return loader(name, **place, **options)
-        except (ScorerError, MemoryError, torch.OutOfMemoryError):
+        except (ModelError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a damaged file may make the libraries raise anything
             reason = _first_line(error)
     if local:
-        raise ScorerError(f"cannot load {name!r}: {reason}")
+        raise ModelError(f"cannot load {name!r}: {reason}")
     advice = HELP.format(name=name, revision=revision)
-    raise ScorerError(f"cannot load {name!r} at revision {revision!r}: {reason} {advice}")
+    raise ModelError(f"cannot load {name!r} at revision {revision!r}: {reason} {advice}")
 
 
 def whole_model(
@@ -304,7 +303,7 @@ def whole_model(
 
     Raises
     ------
-    ScorerError
+    ModelError
         The checkpoint cannot be loaded, is of another kind, or its weights do not fit.
     """
     refuse_adapter(name)
@@ -323,8 +322,8 @@ def whole_model(
 def refuse_adapter(name: str, is_one: bool = False) -> None:
     """Raise if a folder holds an adapter: transformers would load some base with it, unnamed."""
     if is_one or (Path(name) / ADAPTER).is_file():
-        raise ScorerError(f"{name!r} is an adapter and no whole model: give the model that it was "
-                          f"trained on, and {name!r} as its adapter")
+        raise ModelError(f"{name!r} is an adapter and no whole model: give the model that it was "
+                         f"trained on, and {name!r} as its adapter")
 
 
 def _check_kind(model: PreTrainedModel, name: str) -> None:
@@ -332,10 +331,10 @@ def _check_kind(model: PreTrainedModel, name: str) -> None:
     stated, made, config = model.config.architectures or [], type(model).__name__, model.config
     encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     if encoder and _kind(made) == _LANGUAGE[0] and not getattr(config, "is_decoder", False):
-        raise ScorerError(f"{name!r} is an encoder ({config.model_type}): give a causal language "
-                          "model, since an encoder sees the very words that it is to predict")
+        raise ModelError(f"{name!r} is an encoder ({config.model_type}): give a causal language "
+                         "model, since an encoder sees the very words that it is to predict")
     if stated and _kind(made) not in [_kind(architecture) for architecture in stated]:
-        raise ScorerError(
+        raise ModelError(
             f"{name!r} holds {', '.join(stated)}, and was to be read as {made}: its weights were "
             f"trained for something else. Give a checkpoint of {made}"
         )
@@ -373,7 +372,7 @@ def _check_weights(
                        (over, "have no place in it")):
         if keys:
             shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
-            raise ScorerError(
+            raise ModelError(
                 f"{name!r} is no whole {type(model).__name__}: {len(keys)} of its weights {what} "
                 f"({shown}). Download or save it again, and see that its config.json is its own"
             )
@@ -400,7 +399,7 @@ def load_tokenizer(name: str, revision: str) -> PreTrainedTokenizerBase:
     tokenizer = from_checkpoint(AutoTokenizer.from_pretrained, name, revision)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
-            raise ScorerError(f"the tokenizer of {name!r} has neither a padding nor an end token")
+            raise ModelError(f"the tokenizer of {name!r} has neither a padding nor an end token")
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -419,6 +418,6 @@ def load_model(
     """
     kind = getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype):
-        raise ScorerError(f"unknown dtype {dtype!r}: expected float32, bfloat16 or float16")
+        raise ModelError(f"unknown dtype {dtype!r}: expected float32, bfloat16 or float16")
     model = whole_model(loader, name, revision, dtype=kind, **options)
     return model.to(device).eval()

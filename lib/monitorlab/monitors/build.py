@@ -238,7 +238,7 @@ def causal(
     MonitorError
         If it cannot be loaded, or a setting belongs to the other way of reading.
     """
-    from monitorlab.models.loading import ScorerError, load_causal
+    from monitorlab.models.loading import ModelError, load_causal
     from monitorlab.monitors.causal import LogitMonitor, TextMonitor
     from monitorlab.monitors.prompts import load_prompt
 
@@ -252,7 +252,7 @@ def causal(
     try:
         adapted = _is_finetuned_adapter(name)
         checkpoint = _finetuned(name, loading) if adapted else load_causal(name, **loading)
-    except ScorerError as error:
+    except ModelError as error:
         raise MonitorError(str(error)) from error
     return reader(checkpoint, words, **settings)
 

@@ -1,8 +1,8 @@
 """Any sequence classifier of transformers as a monitor: no prompt, no reply.
 
 It reads request and response as one pair of texts. Of a pair that is too long each text keeps its
-first and last half, as in :mod:`monitorlab.models.sentence_encoder`; a short one leaves its room to the
-other. Which of its labels means misbehavior is read from their names, or said by the user.
+first and last half, as in :mod:`monitorlab.models.sentence_encoder`; a short one leaves its room
+to the other. Which of its labels means misbehavior is read from their names, or said by the user.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from transformers import (
 from monitorlab.models.batching import pad, token_batches
 from monitorlab.models.chat import control_texts
 from monitorlab.models.loading import (
-    ScorerError,
+    ModelError,
     load_model,
     load_tokenizer,
     model_identity,
@@ -177,7 +177,7 @@ class ClassifierMonitor:
             raise MonitorError(f"dtype {dtype!r}: expected {' or '.join(DTYPES)}")
         try:
             self.read_as = read_label(model.config, label or None, "label", bad=True)
-        except ScorerError as error:
+        except ModelError as error:
             raise MonitorError(f"the classifier {name!r} cannot be read: {error}") from error
         self.model, self.name, self.digest, self.label = model, name, digest, label
         self.dtype, self.threshold = dtype, threshold
@@ -219,7 +219,7 @@ class ClassifierMonitor:
             loader = AutoModelForSequenceClassification.from_pretrained
             tokenizer = load_tokenizer(place, revision)
             model = load_model(loader, place, revision, device=device, heads=HEADS)
-        except ScorerError as error:
+        except ModelError as error:
             raise MonitorError(f"the classifier {place} does not load: {error}") from error
         identity = model_identity(place, revision)
         return cls(model, tokenizer, max_tokens, identity.get("sha256", identity),

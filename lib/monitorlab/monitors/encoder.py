@@ -15,7 +15,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from monitorlab.models.loading import ScorerError
+from monitorlab.models.loading import ModelError
 from monitorlab.models.sentence_encoder import Encoder, load_encoder
 from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, Sample, chunks
 from monitorlab.monitors.verdicts import Verdict, from_score
@@ -158,7 +158,7 @@ class EncoderMonitor:
             encoder = encoder or load_encoder(
                 **settings["source"], max_tokens=known["max_tokens"], dtype=known["dtype"]
             )
-        except ScorerError as error:
+        except ModelError as error:
             raise MonitorError(f"the encoder of the probe in {folder}: {error}") from error
         given = encoder.settings()
         other = [key for key in known if key != "device" and known[key] != given.get(key)]

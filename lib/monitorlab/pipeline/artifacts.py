@@ -28,8 +28,7 @@ from monitorlab.storage.manifests import (
 )
 from monitorlab.storage.schemas import Schema, SchemaError, check_frame
 
-__all__ = ["ArtifactError", "Run", "check_file", "finished_manifest", "load_table", "open_run",
-           "read_parts", "read_table", "stale_inputs", "unchanged_tables", "write_parts",
+__all__ = ["ArtifactError", "Run", "open_run", "read_parts", "read_table", "write_parts",
            "write_table"]
 
 

@@ -1,0 +1,1 @@
+"""Pages: a run rendered as HTML, with mathematics and figures, readable offline."""

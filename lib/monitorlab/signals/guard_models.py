@@ -26,7 +26,7 @@ from transformers import (
 
 from monitorlab.models.batching import check_length, count_tokens
 from monitorlab.models.chat import render_chat
-from monitorlab.models.loading import ScorerError
+from monitorlab.models.loading import ModelError
 from monitorlab.signals.step_scores import (
     LABEL_MASS,
     Problem,
@@ -64,7 +64,7 @@ class GuardScorer(StepScorer):
 
     Raises
     ------
-    ScorerError
+    ModelError
         There is no chat template, or the labels cannot be told apart by their first tokens.
     """
 
@@ -81,11 +81,11 @@ class GuardScorer(StepScorer):
         super().__init__(model, tokenizer)
         self.labels, self.lead, self.least_mass = (unsafe, safe), lead, least_mass
         if not tokenizer.chat_template:
-            raise ScorerError("the tokenizer has no chat template to build the moderation prompt")
+            raise ModelError("the tokenizer has no chat template to build the moderation prompt")
         self.label_ids = [self._first_token(label) for label in (unsafe, safe)]
         if self.label_ids[0] == self.label_ids[1]:
             piece = tokenizer.convert_ids_to_tokens(self.label_ids[0])
-            raise ScorerError(
+            raise ModelError(
                 f"the labels {unsafe!r} and {safe!r} begin with the same token {piece!r}, so the "
                 f"first label token cannot tell them apart"
             )
@@ -97,9 +97,9 @@ class GuardScorer(StepScorer):
         lead = self.tokenizer(self.lead, add_special_tokens=False)["input_ids"]
         ids = self.tokenizer(self.lead + label, add_special_tokens=False)["input_ids"]
         if ids[: len(lead)] != lead or len(ids) == len(lead):
-            raise ScorerError(f"the tokenizer joins {label!r} to the {self.lead!r} before it")
+            raise ModelError(f"the tokenizer joins {label!r} to the {self.lead!r} before it")
         if ids[len(lead)] == self.tokenizer.unk_token_id:
-            raise ScorerError(f"the label {label!r} is unknown to this tokenizer")
+            raise ModelError(f"the label {label!r} is unknown to this tokenizer")
         return ids[len(lead)]
 
     def _prompts(self, problem: Problem, steps: Sequence[str]) -> list[list[int]]:
@@ -107,7 +107,7 @@ class GuardScorer(StepScorer):
         answers = checked_steps(steps)
         asked = [problem] if isinstance(problem, str) else list(problem)
         if len(asked) != len(answers):
-            raise ScorerError(
+            raise ModelError(
                 f"a conversation needs one user message per assistant turn, found {len(asked)} "
                 f"messages and {len(answers)} turns"
             )
@@ -154,7 +154,7 @@ class GuardScorer(StepScorer):
                 f"{self.tokenizer.decode([token])!r} ({chance:.2f})"
                 for chance, token in zip(best.values.tolist(), best.indices.tolist(), strict=True)
             )
-            raise ScorerError(
+            raise ModelError(
                 f"after turn {turn} the labels {self.labels[0]!r} and {self.labels[1]!r} have "
                 f"{mass:.2g} of the probability, expected at least {self.least_mass:g}; the model "
                 f"would say {said}. Is it a guard, with its own chat template? Name its labels in "

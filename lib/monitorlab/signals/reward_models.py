@@ -28,7 +28,7 @@ from transformers.modeling_outputs import TokenClassifierOutput
 
 from monitorlab.models.batching import Encoded, check_length, count_tokens, logits_at_steps
 from monitorlab.models.chat import render_chat
-from monitorlab.models.loading import ScorerError, from_checkpoint, load_model, load_tokenizer
+from monitorlab.models.loading import ModelError, from_checkpoint, load_model, load_tokenizer
 from monitorlab.signals.step_scores import (
     LABEL_MASS,
     Label,
@@ -96,7 +96,7 @@ class TokenRewardScorer(StepScorer):
 
     Raises
     ------
-    ScorerError
+    ModelError
         The separator is no single token, or it is not known which label means a good step.
     """
 
@@ -115,7 +115,7 @@ class TokenRewardScorer(StepScorer):
         self.label = read_label(model.config, good_label, "good_label", bad=False)
         ids = tokenizer(separator, add_special_tokens=False)["input_ids"]
         if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
-            raise ScorerError(
+            raise ModelError(
                 f"the separator {separator!r} is not one token of this tokenizer (found "
                 f"{tokenizer.convert_ids_to_tokens(ids)}): is it the model's own tokenizer?"
             )
@@ -152,7 +152,7 @@ class TokenRewardScorer(StepScorer):
         elif architecture.endswith("ForTokenClassification"):
             loader = AutoModelForTokenClassification.from_pretrained
         else:
-            raise ScorerError(
+            raise ModelError(
                 f"{name!r} holds {architecture}, expected Qwen2ForProcessRewardModel or a "
                 f"...ForTokenClassification; its own code only runs with trust_remote_code=True"
             )
@@ -196,7 +196,7 @@ class MathShepherdScorer(StepScorer):
 
     Raises
     ------
-    ScorerError
+    ModelError
         Tag and judgements are not one token each.
     """
 
@@ -221,7 +221,7 @@ class MathShepherdScorer(StepScorer):
             unknown = True
         if unknown:
             pieces = tokenizer.convert_ids_to_tokens([*self.judgement_ids, *tag_ids[1:]])
-            raise ScorerError(
+            raise ModelError(
                 f"{good!r}, {bad!r} and {step_tag!r} must be one token each, but this tokenizer "
                 f"makes {pieces} of them: is it the model's own tokenizer?"
             )
@@ -239,14 +239,14 @@ class MathShepherdScorer(StepScorer):
         check_length(len(ids), self.model.config, "the trajectory")
         return Encoded(ids, positions, count_tokens(self.tokenizer, texts))
 
-    def _read(self, encoded: Sequence[Encoded]) -> list[StepScores | ScorerError]:
+    def _read(self, encoded: Sequence[Encoded]) -> list[StepScores | ModelError]:
         pad_id = self.tokenizer.pad_token_id
         logs = logits_at_steps(self.model, encoded, pad_id, self.judgement_ids)
-        read: list[StepScores | ScorerError] = []
+        read: list[StepScores | ModelError] = []
         label = Label(position=0, bad=False, alone=False)
         for scores, row in zip(_suspicion(logs, encoded, label), logs, strict=True):
             mass = float(row.exp().sum(-1).min())
-            read.append(scores if not mass < self.least_mass else ScorerError(
+            read.append(scores if not mass < self.least_mass else ModelError(
                 f"the judgements have {mass:.2g} of the probability at a tag, expected at least "
                 f"{self.least_mass:g}: was the model trained to judge at {self.step_tag!r}?"
             ))
@@ -257,7 +257,7 @@ def _positions(ids: Sequence[int], mark: int, n_steps: int, text: str) -> list[i
     """Find the marks that close the steps; there must be exactly one per step."""
     positions = [i for i, token in enumerate(ids) if token == mark]
     if len(positions) != n_steps:
-        raise ScorerError(
+        raise ModelError(
             f"found {len(positions)} marks {text!r} for {n_steps} steps: the problem or a step "
             f"contains the mark itself, or the tokenizer joins it to its neighbours"
         )

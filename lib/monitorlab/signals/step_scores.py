@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from monitorlab.models.loading import ScorerError, load_model, load_tokenizer
+from monitorlab.models.loading import ModelError, load_model, load_tokenizer
 
 LABEL_MASS = 0.5  # least probability of a model's labels together; one asked as trained has about 1
 
@@ -38,7 +38,7 @@ Problem = str | Sequence[str]
 Trajectory = tuple[Problem, Sequence[str]]
 
 
-class LeftOutError(ScorerError):
+class LeftOutError(ModelError):
     """Some trajectories could not be scored. The others were, and are in `scores`.
 
     Attributes
@@ -89,24 +89,24 @@ def checked_steps(steps: Sequence[str]) -> list[str]:
 
     Raises
     ------
-    ScorerError
+    ModelError
         There is no step, a step is blank, or `steps` is one text instead of a sequence.
     """
     if isinstance(steps, str):
-        raise ScorerError("steps must be a sequence of texts, found one text")
+        raise ModelError("steps must be a sequence of texts, found one text")
     if len(steps) == 0:
-        raise ScorerError("a trajectory needs at least one step, found none")
+        raise ModelError("a trajectory needs at least one step, found none")
     stripped = [step.strip() for step in steps]
     for position, step in enumerate(stripped, 1):
         if not step:
-            raise ScorerError(f"step {position} of {len(stripped)} is empty")
+            raise ModelError(f"step {position} of {len(stripped)} is empty")
     return stripped
 
 
 def single_problem(problem: Problem) -> str:
     """Return the problem if it is one text, as these scorers need it."""
     if not isinstance(problem, str):
-        raise ScorerError("this scorer takes one problem text, found a sequence of messages")
+        raise ModelError("this scorer takes one problem text, found a sequence of messages")
     return problem
 
 
@@ -140,10 +140,10 @@ class StepScorer(CausalModel):
     """Anything that scores the steps of trajectories by a causal model."""
 
     def _encode(self, problem: Problem, steps: Sequence[str]) -> Any:
-        """Turn one trajectory into what the model reads; `ScorerError` if it cannot be read."""
+        """Turn one trajectory into what the model reads; `ModelError` if it cannot be read."""
         raise NotImplementedError
 
-    def _read(self, encoded: list[Any]) -> Sequence[StepScores | ScorerError]:
+    def _read(self, encoded: list[Any]) -> Sequence[StepScores | ModelError]:
         """Score all that could be encoded, in order, or say why one has no score."""
         raise NotImplementedError
 
@@ -164,7 +164,7 @@ class StepScorer(CausalModel):
 
         Raises
         ------
-        ScorerError
+        ModelError
             It cannot be scored; the message says why.
         """
         return self.score_many([(problem, steps)])[0]
@@ -193,7 +193,7 @@ class StepScorer(CausalModel):
         """
         names = list(ids) or [str(k) for k in range(1, len(trajectories) + 1)]
         if len(set(names)) != len(trajectories):
-            raise ScorerError(
+            raise ModelError(
                 f"{len(set(names))} different ids for {len(trajectories)} trajectories"
             )
         encoded: dict[str, Any] = {}
@@ -201,12 +201,12 @@ class StepScorer(CausalModel):
         for name, trajectory in zip(names, trajectories, strict=True):
             try:
                 encoded[name] = self._encode(*trajectory)
-            except ScorerError as error:
+            except ModelError as error:
                 reasons[name] = str(error)
         scores: dict[str, StepScores] = {}
         read = self._read(list(encoded.values())) if encoded else []
         for name, found in zip(encoded, read, strict=True):
-            if isinstance(found, ScorerError):
+            if isinstance(found, ModelError):
                 reasons[name] = str(found)
             elif np.isnan(found.scores).any():
                 reasons[name] = "the model's logits are no numbers: load it as bfloat16 or float32"
@@ -268,7 +268,7 @@ def read_label(config: Any, named: str | int | None, option: str, bad: bool) -> 
 
     Raises
     ------
-    ScorerError
+    ModelError
         The names do not say which label is meant, there is no label of that name, or the model
         predicts a number and no label.
     """
@@ -276,8 +276,8 @@ def read_label(config: Any, named: str | int | None, option: str, bad: bool) -> 
     shown = ", ".join(map(repr, labels[:8])) + (", ..." if len(labels) > 8 else "")
     kind = getattr(config, "problem_type", None)
     if kind == "regression":
-        raise ScorerError(f"the model is a regression (problem_type) on {shown}: its number is no "
-                          "probability. Give a classifier")
+        raise ModelError(f"the model is a regression (problem_type) on {shown}: its number is no "
+                         "probability. Give a classifier")
     alone = len(labels) == 1 or kind == "multi_label_classification"
     if named is not None:
         return Label(_position(labels, named, shown), bad, alone)
@@ -285,7 +285,7 @@ def read_label(config: Any, named: str | int | None, option: str, bad: bool) -> 
     for good, opposite in OPPOSITES:
         if sorted(plain) == sorted((good, opposite)):
             return Label(plain.index(opposite if bad else good), bad, alone)
-    raise ScorerError(
+    raise ModelError(
         f"the model has the labels {shown}, and their names do not say which one means "
         f"{'misbehavior' if bad else 'a good step'}: give its name as {option}, as the model's "
         "card explains it"
@@ -301,7 +301,7 @@ def _position(labels: Sequence[str], named: str | int, shown: str) -> int:
     ):
         if len(found) == 1:
             return found[0]
-    raise ScorerError(f"the model has no label {named!r}: expected one of {shown}, or a position "
-                      f"from 0 to {len(labels) - 1}")
+    raise ModelError(f"the model has no label {named!r}: expected one of {shown}, or a position "
+                     f"from 0 to {len(labels) - 1}")
 
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from monitorlab.models.batching import BATCH_TOKENS, check_length, pad, pad_right, token_batches
 from monitorlab.models.chat import render_chat
-from monitorlab.models.loading import ScorerError
+from monitorlab.models.loading import ModelError
 from monitorlab.signals.step_scores import (
     CausalModel,
     Problem,
@@ -64,11 +64,11 @@ def pool_log_probs(
 ) -> StepScores:
     """Turn token log-probabilities into one suspicion per step: minus their minimum or mean."""
     if pool not in POOLS:
-        raise ScorerError(f"unknown pooling {pool!r}: expected one of {POOLS}")
+        raise ModelError(f"unknown pooling {pool!r}: expected one of {POOLS}")
     parts = [log_probs[step_of_token == step] for step in range(n_steps)]
     for step, part in enumerate(parts, 1):
         if len(part) == 0:
-            raise ScorerError(f"step {step} of {n_steps} has no token of its own")
+            raise ModelError(f"step {step} of {n_steps} has no token of its own")
     pooled = [part.min() if pool == "min" else part.mean() for part in parts]
     return StepScores(-np.array(pooled), np.array([len(part) for part in parts]))
 
@@ -114,8 +114,8 @@ class _Causal(CausalModel):
     def check(self, prompt: Sequence[int], row: Sequence[int], what: str) -> None:
         """Raise if a prompt has no token, or the whole row too many."""
         if not prompt:
-            raise ScorerError(f"the prompt of {what} has no token, so that nothing predicts the "
-                              "first token of the answer: give a problem, or a system message")
+            raise ModelError(f"the prompt of {what} has no token, so that nothing predicts the "
+                             "first token of the answer: give a problem, or a system message")
         check_length(len(row), self.model.config, what)
 
     @torch.inference_mode()
@@ -132,7 +132,7 @@ class _Causal(CausalModel):
 
         Raises
         ------
-        ScorerError
+        ModelError
             A prompt is empty, so that nothing predicts the first token, or a sequence is too long.
         """
         rows = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
@@ -184,9 +184,9 @@ class LogProbabilityScorer(_Causal, StepScorer):
     ) -> None:
         super().__init__(model, tokenizer, system)
         if not tokenizer.is_fast:
-            raise ScorerError("log-probabilities per step need a fast tokenizer (token offsets)")
+            raise ModelError("log-probabilities per step need a fast tokenizer (token offsets)")
         if pool not in POOLS:
-            raise ScorerError(f"unknown pooling {pool!r}: expected one of {POOLS}")
+            raise ModelError(f"unknown pooling {pool!r}: expected one of {POOLS}")
         self.pool, self.step_break = pool, step_break
         self._with_blanks = _untrimmed(tokenizer)
 
@@ -310,7 +310,7 @@ class CausalGenerator(_Causal):
 
         Raises
         ------
-        ScorerError
+        ModelError
             Prompt and new tokens together exceed the model's positions, or a solution is empty.
         """
         prompts = [self.prompt_ids(problem) for problem in problems]
@@ -338,7 +338,7 @@ class CausalGenerator(_Causal):
         decoded = [self._text(ids[:i]) for i in range(len(ids) + 1)]
         bounds = split_steps(decoded[-1])
         if not bounds:
-            raise ScorerError("the model generated no text: nothing to split into steps")
+            raise ModelError("the model generated no text: nothing to split into steps")
         # A token belongs to the last step that had begun before it ended; so breaks go backwards.
         ends = np.array([len(text) for text in decoded[1:]])
         begins = np.array([start for start, _ in bounds])

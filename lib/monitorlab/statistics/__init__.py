@@ -1,0 +1,1 @@
+"""Intervals, ranks, thresholds and curves: what counts knows no chapter."""

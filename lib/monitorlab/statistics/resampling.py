@@ -1,4 +1,4 @@
-"""statistics.resampling."""
+"""Resampling of whole units: how often each is drawn, and percentile intervals."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def draw_units(
         yield counts.reshape(units, width).astype(np.float32)
 
 
-def _percentiles(
+def percentiles(
     draws: NDArray[np.floating], level: float
 ) -> tuple[FloatArray, FloatArray]:
     """Percentile interval of each row over the resamples on which it is defined."""

@@ -106,7 +106,10 @@ def det_ticks(rates: Sequence[float] = TICKS) -> tuple[FloatArray, list[str]]:
 def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     """Area under the ROC curve, ties counted half; arguments and errors as in `roc`."""
     values, classes = _checked(scores, labels)
-    return rank_auroc(values, classes)
+    positive = int(classes.sum())
+    negative = len(classes) - positive
+    wins = rankdata(values)[classes == 1].sum() - positive * (positive + 1) / 2
+    return float(wins / (positive * negative))
 
 
 def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, IntArray]:
@@ -238,27 +241,6 @@ def roc_metrics(
             for name, level in TPR_AT.items():
                 parts.setdefault(name, []).append(best_within(*counts, level))
     return {name: np.concatenate(values) for name, values in parts.items()}
-
-
-def auroc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Area under the ROC curve, ties counted half.
-
-    Parameters
-    ----------
-    scores : (n,) array
-        High is suspicious.
-    labels : (n,) array
-        1 is misbehavior.
-
-    Returns
-    -------
-    float
-        In [0, 1].
-    """
-    positive = int(labels.sum())
-    negative = len(labels) - positive
-    ranks = rankdata(scores)
-    return float((ranks[labels == 1].sum() - positive * (positive + 1) / 2) / (positive * negative))
 
 
 class JudgedError(ValueError):

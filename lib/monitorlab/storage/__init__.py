@@ -1,0 +1,1 @@
+"""What is on disk: files, digests, manifests, tables with schemas, sources of data."""

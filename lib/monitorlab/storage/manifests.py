@@ -1,4 +1,4 @@
-"""storage.manifests."""
+"""Manifests: what a run wrote and read, and whether its tables may be trusted."""
 
 from __future__ import annotations
 

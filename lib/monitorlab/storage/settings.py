@@ -26,9 +26,6 @@ Value = str | int | float | bool
 _TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 _TRUE = {"true", "yes", "1", "on"}
 _FALSE = {"false", "no", "0", "off"}
-_PARSERS: dict[str, Callable[[object], Value]] = {
-    "str": _parse_str, "int": _parse_int, "float": _parse_float, "bool": _parse_bool,
-}
 
 
 @dataclass(frozen=True)
@@ -367,3 +364,8 @@ def _parse_str(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError
     return value
+
+
+_PARSERS: dict[str, Callable[[object], Value]] = {
+    "str": _parse_str, "int": _parse_int, "float": _parse_float, "bool": _parse_bool,
+}

@@ -22,7 +22,7 @@ from scipy.stats import binomtest
 
 from monitorlab.storage.tables import CELLS
 
-FOLDER = Path(__file__).resolve().parents[3] / "data" / "annotations"
+FOLDER = Path(__file__).resolve().parents[4] / "data" / "annotations"
 GUIDELINES = FOLDER / "GUIDELINES.md"
 PER_CELL = 44
 RESAMPLES = 2000

@@ -1,7 +1,7 @@
 """The sandbox's inside: reads one job per line, forks a child for each, writes one reply per line.
 
-It is started as a script in a process of its own, ``sandbox_host.py FOLDER [KEEPER]``, and imports
-the standard library only. With a `KEEPER`, the descriptor of `sandbox_walls.py`, it is the first
+It is started as a script in a process of its own, ``host.py FOLDER [KEEPER]``, and imports
+the standard library only. With a `KEEPER`, the descriptor of `walls.py`, it is the first
 process of its namespaces, so that it can end all others; without one programs may start none.
 
 **How a verdict is told.** Program and tests share one interpreter, so a program can replace any

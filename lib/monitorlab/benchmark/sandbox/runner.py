@@ -1,14 +1,14 @@
 """Run programs of the benchmark in a sandboxed subprocess, many of them quickly.
 
-One *host* process per core is started in fresh Linux namespaces (`sandbox_walls`): without a
+One *host* process per core is started in fresh Linux namespaces (`walls.py`): without a
 network, without other processes, without privileges, with every file system read-only but one small
-folder in memory. It forks a child for every program (`sandbox_host`), which works in an empty
+folder in memory. It forks a child for every program (`host.py`), which works in an empty
 folder under limits of time, memory, files and processes; nothing of it is left when the next one
 starts. An audit hook refuses sockets, foreign programs and writes elsewhere with a clear word, also
 where namespaces are not to be had. There it is all there is, so programs may start no others.
 
 The isolation that was really in force is recorded with every outcome, and `weakness` says in words
-what it lacks. A program passes by proof only; `sandbox_host` says how, and what no proof covers.
+what it lacks. A program passes by proof only; `host.py` says how, and what no proof covers.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-HOST = Path(__file__).with_name("sandbox_host.py")
-WALLS = Path(__file__).with_name("sandbox_walls.py")
+HOST = Path(__file__).with_name("host.py")
+WALLS = Path(__file__).with_name("walls.py")
 STATUSES = ("passed", "failed", "error", "timeout", "memory", "refused", "crashed")
 START_TIMEOUT = 60.0
 UNCONFINED = "without namespaces"  # what the host says when it starts no other process

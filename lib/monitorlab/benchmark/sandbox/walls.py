@@ -1,6 +1,6 @@
 """The sandbox's walls: enters fresh Linux namespaces and starts a command as their first process.
 
-It is started as a script, ``sandbox_walls.py MEBIBYTES COMMAND...``, and imports the standard
+It is started as a script, ``walls.py MEBIBYTES COMMAND...``, and imports the standard
 library only. Inside there is no network, no other process, nothing to write to but a small file
 system in memory at `WORKSHOP`, and no privilege. It stays beside the command and empties
 `WORKSHOP` whenever the command asks; the command learns of both by two further arguments.

@@ -1,0 +1,1 @@
+"""The scenario library in YAML: read, checked, varied."""

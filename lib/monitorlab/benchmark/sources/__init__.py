@@ -1,0 +1,1 @@
+"""Pairs and questions from elsewhere: published files, models."""

@@ -51,7 +51,7 @@ class RealPairs:
     unpaired: pd.DataFrame
 
 
-def _keys() -> list[str]:
+def source_keys() -> list[str]:
     """Keys of `data/sources.toml` that `load` reads."""
     return [
         solutions.KEY,

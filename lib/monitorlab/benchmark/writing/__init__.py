@@ -1,0 +1,1 @@
+"""From a scenario to paired samples, and to the training corpus."""

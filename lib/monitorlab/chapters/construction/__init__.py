@@ -1,0 +1,1 @@
+"""Notebooks 01 and 02: the benchmark, looked at."""

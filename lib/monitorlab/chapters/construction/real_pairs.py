@@ -1,9 +1,9 @@
-"""chapters.construction.real_pairs."""
+"""The real pairs of a run, from the files that are in the cache."""
 
 from __future__ import annotations
 
 from monitorlab.benchmark.sources.programs import reflexion_runs
-from monitorlab.benchmark.sources.real_pairs import RealPairs, _keys, combine
+from monitorlab.benchmark.sources.real_pairs import RealPairs, combine, source_keys
 from monitorlab.benchmark.sources.solutions import (
     MISTAKE_TASKS,
     PROCESSBENCH,
@@ -40,7 +40,7 @@ def load(run: Run) -> RealPairs | None:
     if not run.profile.benchmark.open_tier:
         print(f"the {run.profile.name} profile leaves the open tier out")
         return None
-    wanted = _keys()
+    wanted = source_keys()
     missing = [key for key in wanted if not available(key)]
     if missing:
         print(f"{len(missing)} of {len(wanted)} files of the open tier are not in the cache; "

@@ -1,0 +1,1 @@
+"""Notebook 05: arms of a fine-tuning experiment."""

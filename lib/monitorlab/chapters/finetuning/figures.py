@@ -81,8 +81,8 @@ def plot_matrix(matrix: pd.DataFrame, published: pd.DataFrame, *, title: str = "
     matrix : DataFrame
         From :func:`monitorlab.chapters.finetuning.matrix.matrix`. Its arms are the rows.
     published : DataFrame
-        From :func:`monitorlab.chapters.finetuning.published.published`. Arms that the paper does not have
-        are dashes there.
+        From `monitorlab.chapters.finetuning.published`. Arms that the paper lacks are dashes
+        there.
     title : str
         Above the figure; says so if a small stand-in was trained.
     """

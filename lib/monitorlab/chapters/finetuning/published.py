@@ -15,7 +15,7 @@ import pandas as pd
 
 from monitorlab.storage.tables import CELLS
 
-BASE, ALL_COMPONENTS = "base", "all"
+ALL_COMPONENTS = "all"
 SEEN_CELLS, UNSEEN_SG, UNSEEN_OTHER, ALL_CELLS = "seen", "unseen SG", "unseen other", "all cells"
 GROUPS = (SEEN_CELLS, UNSEEN_SG, UNSEEN_OTHER)
 SG_CELLS = frozenset({"sg_code", "sg_qa"})

@@ -18,8 +18,8 @@ import pandas as pd
 
 from monitorlab.chapters.finetuning.arms import Arm, arm_examples, budget, recipe_of
 from monitorlab.chapters.finetuning.base import base_checkpoint
-from monitorlab.chapters.finetuning.published import BASE
 from monitorlab.display.progress import progress
+from monitorlab.evaluation.shift import BASE
 from monitorlab.finetuning.batches import check_leaks
 from monitorlab.finetuning.examples import Example
 from monitorlab.finetuning.recipe import Recipe

@@ -1,0 +1,1 @@
+"""Notebook 06: where step scores come from."""

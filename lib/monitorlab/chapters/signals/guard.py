@@ -128,7 +128,7 @@ def score_conversations(folder: Path, conversations: Sequence[Conversation]) -> 
 
     Raises
     ------
-    monitorlab.models.loading.ScorerError
+    monitorlab.models.loading.ModelError
         A conversation is longer than the guard can read.
     """
     tokenizer = load_tokenizer(str(folder), "")

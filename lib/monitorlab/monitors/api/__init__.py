@@ -1,0 +1,1 @@
+"""Monitors behind an OpenAI-compatible API."""

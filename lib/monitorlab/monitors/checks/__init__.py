@@ -1,0 +1,1 @@
+"""Programs that look at a response: code, gamed checks, arithmetic."""
