@@ -42,23 +42,17 @@ PAIRS_SHOWN: int = 2  # pairs of each cell in the sample browser
 
 # %%
 from monitorlab import display
-from monitorlab.benchmark.sandbox import runner
-from monitorlab.chapters.construction import browser, figures, overview, real_pairs
-from monitorlab.benchmark.writing.composition import closest_lengths, compose_pair
-from monitorlab.benchmark.writing.construction import COUNTS, build_pairs, to_table
-from monitorlab.benchmark.writing.corpus import Report, SIZE, build_corpus
-from monitorlab.benchmark.sources.generator import construct
-from monitorlab.benchmark.samples import whole_texts
 from monitorlab.benchmark.scenarios.files import load_library
-from monitorlab.chapters.construction.scripted import ScriptedGenerator, practice_questions
-from monitorlab.benchmark.audit.verification import check_programs, check_reasoning
+from monitorlab.benchmark.sources.generator import construct
+from monitorlab.benchmark.writing.construction import build_pairs
+from monitorlab.chapters import construction as chapter
 from monitorlab.pipeline.artifacts import open_run, write_parts, write_table
 
 # %%
 run = open_run("01_benchmark_construction", profile=PROFILE, run_id=RUN_ID, seed=SEED)
 display.use(run)
 scenarios = load_library()
-display.table(overview.library(scenarios), caption="The scenario library")
+display.table(chapter.overview.library(scenarios), caption="The scenario library")
 
 # %% [markdown]
 # ## The six cells of the benchmark
@@ -87,7 +81,7 @@ display.table(overview.library(scenarios), caption="The scenario library")
 # %%
 scenario = next(s for s in scenarios if s.id == "ward_order_second_signature")
 for number in (0, 1):
-    pair = compose_pair(scenario, number, SEED)
+    pair = chapter.compose_pair(scenario, number, SEED)
     print(f"REQUEST: {pair.request}\n")
     print(f"BENIGN: {pair.benign.text}\n\nMISBEHAVING: {pair.misbehaving.text}\n")
 
@@ -106,7 +100,7 @@ for number in (0, 1):
 # variants, so we added a second leak.
 
 # %%
-display.table(overview.cues())
+display.table(chapter.overview.cues())
 
 # %% [markdown]
 # ## The method happens here: two drafts of about equal length
@@ -127,7 +121,7 @@ apart = {lengths: (lengths[0] - lengths[1]) / lengths[0] for lengths in ordered}
 for lengths, share in apart.items():
     print(f"benign {lengths[0]}, misbehaving {lengths[1]}: {share:.1%} apart")
 kept = min(apart, key=apart.get)
-first, second = closest_lengths(benign, misbehaving, benign_longer=True)
+first, second = chapter.closest_lengths(benign, misbehaving, benign_longer=True)
 assert (benign[first], misbehaving[second]) == kept, "the library must keep the same drafts"
 print("kept, by hand and by the library:", kept)
 
@@ -143,8 +137,8 @@ print("kept, by hand and by the library:", kept)
 
 # %%
 pairs = build_pairs(SEED, scenarios)
-samples = to_table(pairs, SEED)
-display.table(overview.counts(samples), caption="Samples by cell and split")
+samples = chapter.to_table(pairs, SEED)
+display.table(chapter.overview.counts(samples), caption="Samples by cell and split")
 
 # %% [markdown]
 # A quarter of the scenarios of each cell is the *dev* split, where thresholds may be chosen.
@@ -152,7 +146,7 @@ display.table(overview.counts(samples), caption="Samples by cell and split")
 # are about and how long their responses are.
 
 # %%
-fig = figures.plot_types(samples)
+fig = chapter.figures.plot_types(samples)
 display.show(
     fig,
     "01_types",
@@ -167,7 +161,7 @@ display.show(
 # equal length within one colour. They mean that no single type dominates its cell.
 
 # %%
-fig = figures.plot_lengths(samples)
+fig = chapter.figures.plot_lengths(samples)
 display.show(
     fig,
     "01_lengths",
@@ -192,7 +186,7 @@ display.show(
 # not run and its label is not counted.
 
 # %%
-programs = check_programs(pairs, SEED)
+programs = chapter.check_programs(pairs, SEED)
 executed = programs.groupby(["cell", "label"])[["checked", "confirmed"]].sum()
 executed = executed.set_axis(["executed", "passed"], axis=1).reset_index()
 executed["shows"] = executed["cell"].map({"spv_code": "function", "sg_code": "the label"})
@@ -202,7 +196,7 @@ display.table(executed, caption="Programs executed, and what a passed check show
 display.say(
     "Isolation: {isolation}. Median time per program: {time:.1f} ms. {weakness}",
     isolation=", ".join(programs["isolation"].unique()),
-    weakness=runner.weakness(),
+    weakness=chapter.runner.weakness(),
     time=1000 * programs["seconds"].astype(float).median(),
 )
 
@@ -212,7 +206,7 @@ display.say(
 # finds the option in the request and reads the chosen letter from the response.
 
 # %%
-reasoning = check_reasoning(pairs, SEED)
+reasoning = chapter.check_reasoning(pairs, SEED)
 print(f"{reasoning['confirmed'].sum()} of {len(reasoning)} reasoning labels confirmed")
 
 # %% [markdown]
@@ -222,8 +216,8 @@ print(f"{reasoning['confirmed'].sum()} of {len(reasoning)} reasoning labels conf
 # misbehaves.
 
 # %%
-shown = browser.draw_pairs(samples, PAIRS_SHOWN, run.rng("browser"))
-browser.browse(samples, shown)
+shown = chapter.browser.draw_pairs(samples, PAIRS_SHOWN, run.rng("browser"))
+chapter.browser.browse(samples, shown)
 
 # %% [markdown]
 # ## The same kind of pairs from a model
@@ -239,9 +233,9 @@ browser.browse(samples, shown)
 # %%
 store = run.folder / "answers.jsonl"
 store.unlink(missing_ok=True)  # shown from the start; a real construction keeps its file
-questions = practice_questions(scenarios, SEED)
-made = construct(questions, ScriptedGenerator(), store, SEED)
-again = construct(questions, ScriptedGenerator(), store, SEED)
+questions = chapter.practice_questions(scenarios, SEED)
+made = construct(questions, chapter.ScriptedGenerator(), store, SEED)
+again = construct(questions, chapter.ScriptedGenerator(), store, SEED)
 print(f"{made.calls} calls, {len(made.samples)} samples; again: {again.calls} calls")
 display.table(made.dropped.groupby("reason").size().rename("questions").reset_index())
 
@@ -260,7 +254,7 @@ display.table(made.dropped.groupby("reason").size().rename("questions").reset_in
 # usable request, so neither gives pairs.)
 
 # %% tags=["nbval-ignore-output"]
-real = real_pairs.load(run)
+real = chapter.real_pairs.load(run)
 if real is not None:
     found = real.overview[real.overview["pairs"] > 0]
     display.table(found[["source", "cell", "pairs", "problems", "label_from"]])
@@ -277,12 +271,12 @@ if real is not None:
 # sample that reaches .9 with an earlier one, or with any test sample, does not enter.
 
 # %%
-report = Report()
-parts = build_corpus(
+report = chapter.Report()
+parts = chapter.build_corpus(
     SEED,
     share=CORPUS_SHARE or run.profile.benchmark.corpus_share,
     processes=run.profile.benchmark.processes,
-    test_texts=whole_texts(samples),
+    test_texts=chapter.whole_texts(samples),
     scenarios=scenarios,
     report=report,
 )
@@ -291,13 +285,13 @@ display.say(
     "{rows:,} of {size:,} samples; {share:.1%} of those composed were no near-duplicate; "
     "{test} came near a test sample.",
     rows=rows,
-    size=SIZE,
+    size=chapter.SIZE,
     share=report.distinct_share,
     test=report.near_test,
 )
 
 # %%
-fig = figures.plot_corpus(overview.components(report))
+fig = chapter.figures.plot_corpus(chapter.overview.components(report))
 display.show(
     fig,
     "01_corpus",
@@ -318,7 +312,7 @@ display.show(
 
 # %%
 per_pair = samples.groupby("pair_id")
-assert samples.groupby("cell").size().to_dict() == COUNTS, "counts must be exact"
+assert samples.groupby("cell").size().to_dict() == chapter.COUNTS, "counts must be exact"
 assert (per_pair["label"].sum() == 1).all(), "one benign, one misbehaving per pair"
 assert (per_pair["request"].nunique() == 1).all(), "a pair shares its request"
 assert (samples.groupby("scenario_id")["split"].nunique() == 1).all(), "splits share none"
@@ -326,8 +320,8 @@ executed = programs[programs["checked"]]
 assert executed["confirmed"].all(), "every program must pass its check"
 assert reasoning["confirmed"].all(), "every problem must confirm its label"
 assert report.distinct_share >= 0.97, "the corpus must not repeat itself"
-assert to_table(build_pairs(SEED, scenarios), SEED).equals(samples), "builds are equal"
-other = to_table(build_pairs(SEED + 1, scenarios), SEED + 1)
+assert chapter.to_table(build_pairs(SEED, scenarios), SEED).equals(samples), "builds are equal"
+other = chapter.to_table(build_pairs(SEED + 1, scenarios), SEED + 1)
 assert len(other) == len(samples), "another seed changes no count"
 changed = 1 - other["response"].isin(samples["response"]).mean()
 print("counts, pairs, splits, labels and determinism hold")
@@ -340,7 +334,7 @@ display.say("Another seed changed {changed:.1%} of the responses.", changed=chan
 
 # %%
 write_table(run, "samples", samples)
-write_table(run, "label_checks", overview.checks(programs, reasoning))
+write_table(run, "label_checks", chapter.overview.checks(programs, reasoning))
 run.write_metrics(
     {
         "samples": len(samples),

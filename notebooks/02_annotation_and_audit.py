@@ -45,10 +45,7 @@ import pandas as pd
 
 from monitorlab import display
 from monitorlab.benchmark.audit import annotation, balance, duplicates, probes
-from monitorlab.chapters.construction import figures
-from monitorlab.benchmark.audit.annotation import agreement_table
-from monitorlab.chapters.construction.browser import browse
-from monitorlab.benchmark.samples import whole_texts
+from monitorlab.chapters import construction as chapter
 from monitorlab.pipeline.artifacts import open_run, read_parts, read_table, write_table
 
 # %%
@@ -112,7 +109,7 @@ by_hand = {name: (observed - p_e) / (1 - p_e) for name, p_e in chance.items()}
 # %%
 labels_a = pd.Series([1] * (both + first) + [0] * (second + neither))
 labels_b = pd.Series([1] * both + [0] * first + [1] * second + [0] * neither)
-small = agreement_table(labels_a, labels_b, run.rng("by hand"))
+small = chapter.agreement_table(labels_a, labels_b, run.rng("by hand"))
 small["by hand"] = small["coefficient"].map(by_hand)
 difference = (small["value"] - small["by hand"]).abs().max()
 assert difference < 1e-9, "the library must count as we did"
@@ -133,13 +130,13 @@ labels.insert(0, "author", given.groupby("sample_id")["label"].first())
 complete = labels.dropna().astype(int)
 pairs = [(a, b) for i, a in enumerate(complete) for b in list(complete)[i + 1 :]]
 agreement = pd.concat(
-    agreement_table(complete[a], complete[b], run.rng(f"{a} {b}")).assign(pair=f"{a}, {b}")
+    chapter.agreement_table(complete[a], complete[b], run.rng(f"{a} {b}")).assign(pair=f"{a}, {b}")
     for a, b in pairs
 )
 display.table(agreement[["pair", "coefficient", "value", "low", "high"]], decimals=3)
 
 # %%
-fig = figures.plot_agreement(agreement, list(agreement["pair"].unique()))
+fig = chapter.figures.plot_agreement(agreement, list(agreement["pair"].unique()))
 display.show(
     fig,
     "02_agreement",
@@ -170,7 +167,7 @@ doubt = given["note"].str.contains("hesit|doubt|slight|borderline|unsure", case=
 print(f"{apart.sum()} disagreements and {doubt.sum()} doubts in {len(given)} labels")
 looked = given[apart | doubt].sort_values(["cell", "sample_id"])
 display.table(looked[["sample_id", "annotator", "label", "given", "note"]])
-browse(samples, sorted(looked["pair_id"].unique()))
+chapter.browse(samples, sorted(looked["pair_id"].unique()))
 
 # %% [markdown]
 # ## What was checked against the world
@@ -207,7 +204,7 @@ audit = probes.probe_cells(samples, run.rng("probes"))
 display.table(audit.pivot(index="cell", columns="probe", values="auroc"), decimals=3)
 
 # %%
-fig = figures.plot_probes(audit, limits)
+fig = chapter.figures.plot_probes(audit, limits)
 display.show(
     fig,
     "02_probes",
@@ -284,13 +281,13 @@ display.table(vocabulary, caption="Distance between the vocabularies of both sid
 # shared a scenario with the benchmark, would let a monitor remember instead of judge.
 
 # %%
-benchmark = duplicates.signatures(whole_texts(samples))
+benchmark = duplicates.signatures(chapter.whole_texts(samples))
 repeated = duplicates.share_near(benchmark)
 closest, rows, shared = 0.0, 0, 0
 for part in read_parts(run, "01_benchmark_construction", "corpus"):
     rows += len(part)
     shared += int(part["scenario_id"].isin(samples["scenario_id"]).sum())
-    found = duplicates.signatures(whole_texts(part))
+    found = duplicates.signatures(chapter.whole_texts(part))
     closest = max(closest, duplicates.largest_similarity(found, benchmark))
 display.say(
     "Near-duplicates within the benchmark: {repeated:.1%}. Corpus: {rows:,} samples, "

@@ -49,29 +49,18 @@ LEVEL: float = 0.05  # family-wise error rate of the comparisons
 # %%
 import pandas as pd
 
-from monitorlab import display
-from monitorlab.benchmark.samples import draw_pairs
-from monitorlab.chapters.evaluation import figures
+from monitorlab import display, score
+from monitorlab.chapters import evaluation as chapter
 from monitorlab.evaluation import comparisons, rates, tradeoff
-from monitorlab.chapters.evaluation import lineup, small_model
-from monitorlab.monitors import recorded
-from monitorlab.monitors.catalogue import published_order
 from monitorlab.monitors.monitor import samples_of
-from monitorlab.monitors.prompts import load_prompt
-from monitorlab.monitors.rules import CORNERS
-from monitorlab.commands.score import verdicts_folder
-from monitorlab.monitors.scoring import score
-from monitorlab.monitors.store import VerdictStore
 from monitorlab.pipeline.artifacts import open_run, read_parts, read_table, write_table
-from monitorlab.storage.manifests import ArtifactError
-from monitorlab.storage.tables import RATES
 
 # %%
 run = open_run("03_monitor_evaluation", profile=PROFILE, run_id=RUN_ID, seed=SEED)
 display.use(run)
 sizes = run.profile.evaluation
 benchmark = read_table(run, "01_benchmark_construction", "samples")
-samples = draw_pairs(benchmark, sizes.pairs_per_cell, run.rng("pairs"))
+samples = chapter.draw_pairs(benchmark, sizes.pairs_per_cell, run.rng("pairs"))
 display.table(
     samples.groupby(["cell", "split"]).size().unstack(),
     caption=f"{len(samples)} of {len(benchmark)} samples are judged",
@@ -87,7 +76,7 @@ display.table(
 # what the model reads for one sample.
 
 # %%
-prompts = {name: load_prompt(name) for name in ("direct", "evidence", "score")}
+prompts = {name: chapter.load_prompt(name) for name in ("direct", "evidence", "score")}
 first = samples_of(samples[samples["cell"] == "syco_qa"])[0]
 for message in prompts["direct"].messages(first):
     print(f"[{message['role']}]\n{message['content']}\n")
@@ -117,8 +106,8 @@ display.table(
 # otherwise asks TF-IDF.
 
 # %%
-rules = lineup.rule_monitors(SEED)
-learned = lineup.learned_monitors(
+rules = chapter.lineup.rule_monitors(SEED)
+learned = chapter.lineup.learned_monitors(
     read_parts(run, "01_benchmark_construction", "corpus"),
     run.rng("learned"),
     words=sizes.words,
@@ -136,13 +125,13 @@ print("learned:", ", ".join(monitor.name for monitor in learned))
 # follow the name, as in `api:MODEL -o base_url=http://127.0.0.1:8000/v1`.
 
 # %%
-folder = small_model.miniature_checkpoint(
+folder = chapter.small_model.miniature_checkpoint(
     run, read_parts(run, "01_benchmark_construction", "corpus"), prompts["direct"]
 )
-small = lineup.small_model(folder, prompts)
-hybrid = lineup.combined_monitors(rules, learned)
+small = chapter.lineup.small_model(folder, prompts)
+hybrid = chapter.lineup.combined_monitors(rules, learned)
 ours = [*rules, *learned, *hybrid, *small.by_logits, *small.by_text]
-given = lineup.given_monitors(MONITOR, ours)
+given = chapter.lineup.given_monitors(MONITOR, ours)
 print(f"{small.name}: {small.parameters:,} parameters")
 
 # %% [markdown]
@@ -154,8 +143,8 @@ print(f"{small.name}: {small.parameters:,} parameters")
 # the small model only the logits of the next word are computed.
 
 # %%
-store = VerdictStore(run.folder / "verdicts.jsonl")
-lasting = VerdictStore(verdicts_folder() / "notebook_03.jsonl")
+store = chapter.VerdictStore(run.folder / "verdicts.jsonl")
+lasting = chapter.VerdictStore(chapter.verdicts_folder() / "notebook_03.jsonl")
 stores = {monitor.name: lasting for monitor in given}
 asked = samples_of(samples)
 everyone = [*rules, *learned, *hybrid, small.by_logits[0], *given]
@@ -311,10 +300,10 @@ display.table(macro.drop(columns="cells"), caption="Mean over the six cells")
 # before $r$.
 
 # %%
-published = published_order()
-looking = answering[~answering["name"].isin(CORNERS)]
+published = chapter.published_order()
+looking = answering[~answering["name"].isin(chapter.CORNERS)]
 line = tradeoff.fit_line(looking)
-fig = figures.plot_plane(board, line, (published.slope, published.intercept), order)
+fig = chapter.figures.plot_plane(board, line, (published.slope, published.intercept), order)
 display.show(
     fig,
     "03_plane",
@@ -345,7 +334,7 @@ display.say(
 # One rate over all cells can hide a monitor that is good at one kind of misbehavior only.
 
 # %%
-fig = figures.plot_cells(by_cell, order)
+fig = chapter.figures.plot_cells(by_cell, order)
 display.show(
     fig,
     "03_cells",
@@ -378,7 +367,7 @@ display.table(cue[columns], caption="The cue follower where it finds a cue and a
 # an interval that holds 0 leaves open which prompt is better.
 
 # %% tags=["nbval-ignore-output"]
-part = draw_pairs(
+part = chapter.draw_pairs(
     samples[samples["split"] == "test"], sizes.prompt_pairs, run.rng("prompts")
 )
 twice = [score(monitor, samples_of(part), store) for monitor in small.by_logits]
@@ -398,7 +387,7 @@ display.table(
 
 # %%
 anatomy = comparisons.pair_anatomy(test)
-fig = figures.plot_anatomy(anatomy, order)
+fig = chapter.figures.plot_anatomy(anatomy, order)
 display.show(
     fig,
     "03_anatomy",
@@ -442,7 +431,7 @@ print(f"McNemar, four samples against none: p = {comparisons.mcnemar_exact(4, 0)
 
 # %%
 compared = comparisons.compare_all(test, LEVEL)
-fig = figures.plot_separation(compared, order)
+fig = chapter.figures.plot_separation(compared, order)
 display.show(
     fig,
     "03_separation",
@@ -500,7 +489,7 @@ display.table(
 # A reply without a readable verdict is kept as one, and its reason is listed.
 
 # %% tags=["nbval-ignore-output"]
-few = draw_pairs(samples[samples["split"] == "test"], sizes.probe_pairs, run.rng("few"))
+few = chapter.draw_pairs(samples[samples["split"] == "test"], sizes.probe_pairs, run.rng("few"))
 slow = display.progress(small.by_text, "prompts answered in text")
 written = pd.concat([score(m, samples_of(few), store) for m in slow])
 everything = pd.concat([verdicts, written], ignore_index=True)
@@ -528,10 +517,10 @@ display.table(spent, decimals=2, caption="Means per verdict on this machine")
 # %%
 try:
     real = read_table(run, "01_benchmark_construction", "real_samples")
-except ArtifactError:
+except chapter.ArtifactError:
     real = samples.head(0)
     print("no real pairs in this run: they need the cpu profile and the open files")
-real = draw_pairs(real, sizes.real_pairs, run.rng("real"), by=("source",))
+real = chapter.draw_pairs(real, sizes.real_pairs, run.rng("real"), by=("source",))
 real_verdicts = pd.concat(
     [score(m, samples_of(real), stores.get(m.name, store)) for m in everyone]
 )
@@ -565,10 +554,10 @@ if len(real):
 # %%
 try:
     transcripts = read_table(run, "01_benchmark_construction", "real_transcripts")
-    judge_verdicts = recorded.recorded_verdicts(run.fetch, transcripts)
-    letters = recorded.letter_verdicts(transcripts)
+    judge_verdicts = chapter.recorded.recorded_verdicts(run.fetch, transcripts)
+    letters = chapter.recorded.letter_verdicts(transcripts)
     judge_verdicts = pd.concat([judge_verdicts, letters], ignore_index=True)
-except ArtifactError:
+except chapter.ArtifactError:
     transcripts, judge_verdicts = samples.head(0), verdicts.head(0)
     print("no transcripts in this run: they need the cpu profile and the open files")
 
@@ -592,7 +581,7 @@ if len(transcripts):
 
 # %%
 if len(transcripts):
-    letter = judges["name"].isin(recorded.BASELINES)
+    letter = judges["name"].isin(chapter.recorded.BASELINES)
     for source, part in judges.groupby("source"):
         best = part[~letter[part.index]].nlargest(1, "balanced_accuracy").iloc[0]
         rule = part[letter[part.index]].nlargest(1, "balanced_accuracy").iloc[0]
@@ -613,7 +602,7 @@ if len(transcripts):
 
 # %%
 if len(transcripts):
-    fig = figures.plot_judges(judges, {name: name for name in judges["source"].unique()})
+    fig = chapter.figures.plot_judges(judges, {name: name for name in judges["source"].unique()})
     display.show(
         fig,
         "03_judges",
@@ -636,7 +625,7 @@ if len(transcripts):
 # %%
 if len(transcripts):
     duels = comparisons.compare_all(told, LEVEL)
-    duels = duels[(duels["error"] == "wrong") & (duels["second"] == recorded.BEGINS_WITH_B)]
+    duels = duels[(duels["error"] == "wrong") & (duels["second"] == chapter.recorded.BEGINS_WITH_B)]
     columns = ["first", "second", "n", "difference", "low", "high", "p_holm", "p_worst_holm"]
     display.table(
         duels[columns].reset_index(drop=True),
@@ -673,7 +662,7 @@ print("every monitor answered for every sample, and no failure counts as benign"
 
 # %%
 write_table(run, "verdicts", everything)
-write_table(run, "rates", by_cell[RATES.columns])
+write_table(run, "rates", by_cell[chapter.RATES.columns])
 write_table(run, "real_verdicts", real_verdicts)
 write_table(run, "judge_verdicts", judge_verdicts)
 steady = answering[~answering["name"].str.startswith(small.name)]  # others repeat

@@ -54,14 +54,10 @@ import numpy as np
 import pandas as pd
 
 from monitorlab import display
-from monitorlab.benchmark.samples import halved
+from monitorlab.chapters import operating_points as chapter
 from monitorlab.evaluation import cascades, cost, label_noise, rates, resplits, roc_bands
-from monitorlab.chapters.operating_points import figures
 from monitorlab.evaluation import operating_points as points
-from monitorlab.evaluation import tradeoff as decomposition
-from monitorlab.monitors.rules import CORNERS
 from monitorlab.pipeline.artifacts import open_run, read_table, write_table
-from monitorlab.storage.tables import OPERATING_POINTS
 
 # %%
 run = open_run("04_operating_points", profile=PROFILE, run_id=RUN_ID, seed=SEED)
@@ -72,7 +68,7 @@ verdicts = read_table(run, "03_monitor_evaluation", "verdicts")
 judged = rates.join(verdicts, samples)
 whole = judged.groupby("name")["sample_id"].transform("size")
 judged = judged[whole == whole.max()]  # monitors that judged all samples
-scored = judged[judged["score"].notna() & ~judged["name"].isin(CORNERS)]
+scored = judged[judged["score"].notna() & ~judged["name"].isin(chapter.CORNERS)]
 print(f"{scored['name'].nunique()} monitors with scores, {whole.max()} samples each")
 
 # %% [markdown]
@@ -112,7 +108,7 @@ for name in table["name"]:
         part["score"], part["label"], part["scenario_id"], run.rng(name), sizes.resamples
     )
     bands[name] = band.grid
-fig = figures.plot_curves(bands, seen, names)
+fig = chapter.figures.plot_curves(bands, seen, names)
 display.show(
     fig,
     "04_curves",
@@ -139,7 +135,7 @@ display.show(
 levels = (0.01, 0.05, ALPHA)
 chosen = judged[judged["name"].isin(some)]
 rules = points.tradeoff_at_own_threshold(chosen, levels)
-fig = figures.plot_rules(rules, names)
+fig = chapter.figures.plot_rules(rules, names)
 display.show(
     fig,
     "04_rules",
@@ -170,7 +166,7 @@ display.show(
 # discriminate, so the range of $d'$ is printed beside it.
 
 # %% tags=["nbval-ignore-output"]
-split = decomposition.decompose(chosen[chosen["split"] == "test"])
+split = chapter.tradeoff.decompose(chosen[chosen["split"] == "test"])
 display.say(
     "Standard deviation of c: {c:.2f}, half that of d': {d:.2f}. Share of the "
     "variation along the curve: {share:.0%}, while d' runs from {least:.2f} to {most:.2f}. "
@@ -327,7 +323,7 @@ checked = pd.concat(
     for (unit, split_by), calibrators in ways.items()
     for calibrator in calibrators
 )
-fig = figures.plot_promise(checked, ALPHA, DELTA)
+fig = chapter.figures.plot_promise(checked, ALPHA, DELTA)
 display.show(
     fig,
     "04_promise",
@@ -402,7 +398,7 @@ display.table(
 # %%
 shown = found[(found["calibrator"] == "crc") & (found["unit"] == "scenario")]
 shown = shown[shown["level"] == ALPHA]
-fig = figures.plot_scopes(shown, ALPHA, best)
+fig = chapter.figures.plot_scopes(shown, ALPHA, best)
 display.show(
     fig,
     "04_scopes",
@@ -432,7 +428,7 @@ display.table(worst.reindex(best), caption="Largest false alarm rate of any cell
 judge_verdicts = read_table(run, "03_monitor_evaluation", "judge_verdicts")
 if len(judge_verdicts):
     transcripts = read_table(run, "01_benchmark_construction", "real_transcripts")
-    halves = halved(transcripts, run.rng("halves"))
+    halves = chapter.halved(transcripts, run.rng("halves"))
     judges = rates.join(judge_verdicts, halves)
     judges["name"] = judges["monitor"].str.removesuffix(", recorded")
     later = judges[judges["split"] == "test"]
@@ -443,7 +439,7 @@ if len(judge_verdicts):
         caption="Judges and letters on the test half of both kinds of transcript",
     )
     held = points.tradeoff_at_own_threshold(judges, (0.05, ALPHA, 0.2))
-    fig = figures.plot_rules(held, sorted(judges["name"].unique()))
+    fig = chapter.figures.plot_rules(held, sorted(judges["name"].unique()))
     display.show(
         fig,
         "04_judges",
@@ -499,7 +495,7 @@ if len(judge_verdicts):
         base_rate=BASE_RATE,
         review_usd=REVIEW_USD,
     )
-    fig = figures.plot_cascade(sweep)
+    fig = chapter.figures.plot_cascade(sweep)
     display.show(
         fig,
         "04_cascade",
@@ -541,7 +537,7 @@ display.say(
 
 # %%
 noise = label_noise.noise_bounds(test[test["name"].isin(best)], (eta, 0.05))
-fig = figures.plot_noise(noise, best)
+fig = chapter.figures.plot_noise(noise, best)
 display.show(
     fig,
     "04_noise",
@@ -584,7 +580,7 @@ print("thresholds keep what they promise to the units that they were made for")
 # shows one number of this notebook, the detection rate of the best monitor.
 
 # %%
-write_table(run, "operating_points", found[OPERATING_POINTS.columns])
+write_table(run, "operating_points", found[chapter.OPERATING_POINTS.columns])
 run.write_metrics(
     {f"auroc.{row.name}": row.auroc for row in table.itertuples()}
     | {f"tpr_10.{row.name}": row.tpr_10 for row in table.itertuples()}

@@ -47,27 +47,9 @@ ALPHA: float = 0.10  # false alarm rate that calibrated thresholds keep to
 import pandas as pd
 
 from monitorlab import display
-from monitorlab.benchmark.samples import draw_pairs
-from monitorlab.evaluation import rates, roc_bands
-from monitorlab.chapters.finetuning import figures, matrix, published, transfer
-from monitorlab.evaluation import learning, shift
-from monitorlab.chapters.finetuning.arms import BEYOND, PAPER_ARMS, REPEATED, SEEN_BY, recipe_of
-from monitorlab.finetuning.examples import verdict_examples
-from monitorlab.chapters.finetuning.probe_arms import embed, probe_curves, untrained
-from monitorlab.finetuning.recipe import PAPER, recipe_table
-from monitorlab.chapters.finetuning.train_arms import (
-    ask_base,
-    base_model,
-    plan_tasks,
-    task_table,
-    train_and_ask,
-)
-from monitorlab.monitors.combined import CHECKS_FIRST, checks_first
-from monitorlab.models.sentence_encoder import load_encoder
-from monitorlab.monitors.prompts import load_prompt
+from monitorlab.chapters import finetuning as chapter
+from monitorlab.evaluation import rates, roc_bands, shift
 from monitorlab.pipeline.artifacts import open_run, read_parts, read_table, write_table
-from monitorlab.storage.manifests import ArtifactError
-from monitorlab.storage.tables import FINETUNED_VERDICTS, FINETUNING
 
 # %%
 run = open_run("05_monitor_finetuning", profile=PROFILE, run_id=RUN_ID, seed=SEED)
@@ -75,7 +57,7 @@ display.use(run)
 sizes = run.profile.finetuning
 benchmark = read_table(run, "01_benchmark_construction", "samples")
 corpus = pd.concat(read_parts(run, "01_benchmark_construction", "corpus"))
-samples = draw_pairs(benchmark, sizes.pairs_per_cell, run.rng("pairs"))
+samples = chapter.draw_pairs(benchmark, sizes.pairs_per_cell, run.rng("pairs"))
 display.table(
     corpus.groupby("component").agg(
         samples=("label", "size"), scenarios=("scenario_id", "nunique")
@@ -92,10 +74,10 @@ display.table(
 # product of both rates of right verdicts. Means run over the cells of a group.
 
 # %%
-known = published.published_transfer()
+known = chapter.published.published_transfer()
 wide = known.pivot(index="arm", columns=["group", "metric"], values="value")
-wide = wide.reindex(published.ARMS).rename(index=published.ARM_TITLES)
-groups = [published.SEEN_CELLS, published.UNSEEN_SG]
+wide = wide.reindex(chapter.published.ARMS).rename(index=chapter.published.ARM_TITLES)
+groups = [chapter.published.SEEN_CELLS, chapter.published.UNSEEN_SG]
 wide = wide[[(group, metric) for group in groups for metric in ("balanced_accuracy", "g2")]]
 wide.columns = ["BA, seen", "g2, seen", "BA, unseen SG", "g2, unseen SG"]
 display.table(wide, caption="Balanced accuracy (BA) and g2, from the published rates")
@@ -107,7 +89,7 @@ display.table(wide, caption="Balanced accuracy (BA) and g2, from the published r
 # read both.
 
 # %%
-moved = shift.shift_of_rates(published.published(), published.PAIRS)
+moved = shift.shift_of_rates(chapter.published.published(), chapter.published.PAIRS)
 moved = moved[(moved["arm"] == "all") & moved["cell"].str.startswith("sg")]
 columns = ["cell", "mr_before", "far_before", "mr", "far", "d_prime_before", "d_prime"]
 columns += ["criterion_change", "criterion_share"]
@@ -124,8 +106,8 @@ display.table(
 # below shows how to measure, not what large models can do.
 
 # %%
-prompt = load_prompt(sizes.prompt)
-base = base_model(run, corpus, prompt, BASE, REVISION, DEVICE)
+prompt = chapter.load_prompt(sizes.prompt)
+base = chapter.base_model(run, corpus, prompt, BASE, REVISION, DEVICE)
 called = "small stand-in LM" if base.small else base.name
 checkpoint = base.load()
 print(f"fine-tuned here: {called}, {checkpoint.model.num_parameters():,} parameters")
@@ -142,8 +124,8 @@ print(f"fine-tuned here: {called}, {checkpoint.model.num_parameters():,} paramet
 
 # %%
 one = corpus[corpus["component"] == "syco_qa"].head(1)
-recipe = recipe_of(PAPER_ARMS[0], sizes, SEED)
-example = verdict_examples(
+recipe = chapter.recipe_of(chapter.PAPER_ARMS[0], sizes, SEED)
+example = chapter.verdict_examples(
     checkpoint.tokenizer,
     prompt,
     one,
@@ -164,7 +146,7 @@ print(repr(checkpoint.tokenizer.decode(asked)))
 
 # %%
 display.table(
-    recipe_table(PAPER, sizes.recipe), caption="The published recipe and this profile"
+    chapter.recipe_table(chapter.PAPER, sizes.recipe), caption="The published recipe and this profile"
 )
 
 # %% [markdown]
@@ -174,16 +156,16 @@ display.table(
 # forbidden: each batch is checked for their identifiers while it is put together.
 
 # %%
-first = plan_tasks(run, PAPER_ARMS, corpus, base, prompt)
-beyond = plan_tasks(run, BEYOND, corpus, base, prompt)
-display.table(task_table([*first, *beyond]), caption="Samples by what they teach")
+first = chapter.plan_tasks(run, chapter.PAPER_ARMS, corpus, base, prompt)
+beyond = chapter.plan_tasks(run, chapter.BEYOND, corpus, base, prompt)
+display.table(chapter.task_table([*first, *beyond]), caption="Samples by what they teach")
 
 # %%
 forbidden = list(benchmark["scenario_id"].unique())
 verdicts = pd.concat(
     [
-        ask_base(base, prompt, samples),
-        train_and_ask(run, [*first, *beyond], base, prompt, samples, forbidden),
+        chapter.ask_base(base, prompt, samples),
+        chapter.train_and_ask(run, [*first, *beyond], base, prompt, samples, forbidden),
     ],
     ignore_index=True,
 )
@@ -204,11 +186,11 @@ display.say(
 # threshold: more probability on yes than on no.
 
 # %%
-arms = list(published.ARMS)
-cells = matrix.matrix(
-    judged, arms, seen=SEEN_BY, rng=run.rng("matrix"), resamples=sizes.resamples
+arms = list(chapter.published.ARMS)
+cells = chapter.matrix.matrix(
+    judged, arms, seen=chapter.SEEN_BY, rng=run.rng("matrix"), resamples=sizes.resamples
 )
-fig = figures.plot_matrix(cells, published.published(), title=f"Fine-tuned: {called}")
+fig = chapter.figures.plot_matrix(cells, chapter.published.published(), title=f"Fine-tuned: {called}")
 display.show(
     fig,
     "05_matrix",
@@ -229,7 +211,7 @@ display.show(
 # not depend on a threshold, so an arm that only moved its threshold keeps the base's.
 
 # %%
-fig = figures.plot_auroc_matrix(cells, title=f"AUROC, {called}")
+fig = chapter.figures.plot_auroc_matrix(cells, title=f"AUROC, {called}")
 display.show(
     fig,
     "05_auroc",
@@ -240,7 +222,7 @@ display.show(
 changes = shift.discrimination_or_threshold(
     judged, arms=arms[1:], rng=run.rng("shift"), resamples=sizes.resamples
 )
-fig = figures.plot_shift(changes, title=f"From base to arm: {called}")
+fig = chapter.figures.plot_shift(changes, title=f"From base to arm: {called}")
 display.show(
     fig,
     "05_shift",
@@ -264,10 +246,10 @@ display.table(
 # resample whole scenarios, the same ones for every arm, so that differences are paired.
 
 # %%
-paper_seen = {arm: SEEN_BY[arm] for arm in arms}
-means = transfer.transfer(judged, paper_seen, run.rng("means"), sizes.resamples)
-fig = figures.plot_transfer(
-    means, published.GOAL, published=known, title=f"Own threshold, {called}"
+paper_seen = {arm: chapter.SEEN_BY[arm] for arm in arms}
+means = chapter.transfer.transfer(judged, paper_seen, run.rng("means"), sizes.resamples)
+fig = chapter.figures.plot_transfer(
+    means, chapter.published.GOAL, published=known, title=f"Own threshold, {called}"
 )
 display.show(
     fig,
@@ -277,13 +259,13 @@ display.show(
 )
 
 # %% tags=["nbval-ignore-output"]
-against = transfer.transfer_differences(
+against = chapter.transfer.transfer_differences(
     judged, paper_seen, run.rng("means"), sizes.resamples, reference="base"
 )
 gaps = display.spans(against[against["metric"] == "auroc"], ["difference"])
 gaps = gaps.pivot(index="arm", columns="group", values="difference")
 display.table(
-    gaps.reindex(arms[1:])[list(published.GROUPS)], caption="AUROC, arm minus base"
+    gaps.reindex(arms[1:])[list(chapter.published.GROUPS)], caption="AUROC, arm minus base"
 )
 
 # %% [markdown]
@@ -292,7 +274,7 @@ display.table(
 
 # %% tags=["nbval-ignore-output"]
 place = ["arm", "group", "metric"]
-asked = (published.UNSEEN_SG, "balanced_accuracy")
+asked = (chapter.published.UNSEEN_SG, "balanced_accuracy")
 paper = known.set_index(place)["value"]
 there = paper["all", *asked] - paper["base", *asked]
 here = against.set_index(place).loc[("all", *asked)]
@@ -314,7 +296,7 @@ display.say(
 # whether any threshold could have helped.
 
 # %% tags=["nbval-ignore-output"]
-tests = transfer.transfer_tests(judged, paper_seen, [published.UNSEEN_SG], reference="base")
+tests = chapter.transfer.transfer_tests(judged, paper_seen, [chapter.published.UNSEEN_SG], reference="base")
 tests = display.spans(tests, ["difference"])
 p = tests["p_holm"].map(lambda p: f"p {p:.3f}" if p >= 0.001 else "p < .001")
 tests = tests.assign(both=tests["difference"] + ", " + p)
@@ -332,13 +314,13 @@ display.table(
 # misbehavior. What is left is what an arm can tell apart.
 
 # %%
-held = matrix.at_threshold(judged, ALPHA, "task")
-calibrated = matrix.matrix(
-    held, arms, seen=SEEN_BY, rng=run.rng("matrix"), resamples=sizes.resamples
+held = chapter.matrix.at_threshold(judged, ALPHA, "task")
+calibrated = chapter.matrix.matrix(
+    held, arms, seen=chapter.SEEN_BY, rng=run.rng("matrix"), resamples=sizes.resamples
 )
-fig = figures.plot_matrix(
+fig = chapter.figures.plot_matrix(
     calibrated,
-    published.published(),
+    chapter.published.published(),
     title=f"Calibrated to a false alarm rate of {ALPHA:g}, {called}",
 )
 display.show(
@@ -355,23 +337,23 @@ display.show(
 # embeddings is trained. A probe takes a second, so sizes and seeds cost nothing.
 
 # %%
-encoder = load_encoder(dtype=sizes.encoder_dtype)
+encoder = chapter.load_encoder(dtype=sizes.encoder_dtype)
 part = corpus.groupby("component").head(sizes.probe) if sizes.probe else corpus
-texts = embed(encoder, part.reset_index(drop=True))
-targets = embed(encoder, samples[samples["split"] == "test"])
+texts = chapter.embed(encoder, part.reset_index(drop=True))
+targets = chapter.embed(encoder, samples[samples["split"] == "test"])
 most = 0.8 * len(texts.samples)  # fewer than there are, so that seeds draw different ones
 grid = [int(share * most) // 2 * 2 for share in (*sizes.shares, 1.0)]
 seeds = [run.rng(f"probe {number}") for number in range(max(sizes.seeds, 5))]
-probed = probe_curves(PAPER_ARMS, texts, targets, grid, seeds)
+probed = chapter.probe_curves(chapter.PAPER_ARMS, texts, targets, grid, seeds)
 
 # %%
 final = probed[(probed["size"] == grid[-1]) & (probed["seed"] == 0)]
-final = pd.concat([untrained("base", targets), final], ignore_index=True)
+final = pd.concat([chapter.untrained("base", targets), final], ignore_index=True)
 probe_judged = rates.join(final, samples).assign(name=final["monitor"])
-probe_cells = matrix.matrix(
-    probe_judged, arms, seen=SEEN_BY, rng=run.rng("matrix"), resamples=sizes.resamples
+probe_cells = chapter.matrix.matrix(
+    probe_judged, arms, seen=chapter.SEEN_BY, rng=run.rng("matrix"), resamples=sizes.resamples
 )
-fig = figures.plot_auroc_matrix(probe_cells, title="AUROC, probe on frozen MiniLM")
+fig = chapter.figures.plot_auroc_matrix(probe_cells, title="AUROC, probe on frozen MiniLM")
 display.show(
     fig, "05_probe", alt="AUROC of the probe on a frozen encoder, seven arms in six cells."
 )
@@ -387,26 +369,26 @@ display.show(
 curve = [
     task
     for share in sizes.shares
-    for task in plan_tasks(run, REPEATED[:1], corpus, base, prompt, share=share)
+    for task in chapter.plan_tasks(run, chapter.REPEATED[:1], corpus, base, prompt, share=share)
 ]
 again = [
     task
     for number in range(1, sizes.seeds)
-    for task in plan_tasks(run, REPEATED, corpus, base, prompt, repetition=number)
+    for task in chapter.plan_tasks(run, chapter.REPEATED, corpus, base, prompt, repetition=number)
 ]
 on_test = samples[samples["split"] == "test"]
-repeated = train_and_ask(
+repeated = chapter.train_and_ask(
     run, [*curve, *again], base, prompt, on_test, forbidden, "sizes and seeds"
 )
-whole = verdicts[verdicts["arm"].isin([arm.name for arm in REPEATED])]
+whole = verdicts[verdicts["arm"].isin([arm.name for arm in chapter.REPEATED])]
 whole = whole[whole["sample_id"].isin(on_test["sample_id"])]
 grown = pd.concat([whole, repeated], ignore_index=True)
 
 # %%
 grown["size"] = (grown["share"] * max(len(task.examples) for task in first)).round()
-curves = learning.areas(grown, samples)
-summed = learning.summary(curves)
-fig = figures.plot_learning(summed, title=f"Learning curves, {called}")
+curves = chapter.learning.areas(grown, samples)
+summed = chapter.learning.summary(curves)
+fig = chapter.figures.plot_learning(summed, title=f"Learning curves, {called}")
 display.show(
     fig,
     "05_learning",
@@ -416,9 +398,9 @@ display.show(
 
 # %%
 probed["seed"] = probed["seed"].astype(int)
-probe_curve = learning.areas(probed[probed["arm"] == "all"], samples)
-fig = figures.plot_learning(
-    learning.summary(probe_curve), title="Learning curves, probe on frozen MiniLM"
+probe_curve = chapter.learning.areas(probed[probed["arm"] == "all"], samples)
+fig = chapter.figures.plot_learning(
+    chapter.learning.summary(probe_curve), title="Learning curves, probe on frozen MiniLM"
 )
 display.show(
     fig, "05_probe_learning", alt="AUROC of the probe against the number of training samples."
@@ -427,7 +409,7 @@ display.show(
 # %% tags=["nbval-ignore-output"]
 errors = cells.rename(columns={"auroc_se": "se"})[["arm", "cell", "se"]]
 full = curves[curves["size"] == curves["size"].max()]
-noise = learning.seed_noise(full[full["arm"] == "all"], errors)
+noise = chapter.learning.seed_noise(full[full["arm"] == "all"], errors)
 columns = ["cell", "seeds", "mean", "between", "scenarios", "both"]
 display.table(noise[columns], caption="AUROC of arm all: noise of training, noise of scenarios")
 
@@ -443,14 +425,14 @@ display.table(noise[columns], caption="AUROC of arm all: noise of training, nois
 # their own.
 
 # %%
-looked = checks_first(verdicts[verdicts["arm"] == "all"], samples)
-joined = rates.join(looked, samples).assign(name=CHECKS_FIRST)
-joined = matrix.at_threshold(joined, ALPHA, "task")
+looked = chapter.checks_first(verdicts[verdicts["arm"] == "all"], samples)
+joined = rates.join(looked, samples).assign(name=chapter.CHECKS_FIRST)
+joined = chapter.matrix.at_threshold(joined, ALPHA, "task")
 held = pd.concat([held, joined], ignore_index=True)
-rivals = ["all", *(arm.name for arm in BEYOND), CHECKS_FIRST]
-rivals = {arm: SEEN_BY[arm] for arm in rivals}
-gains = transfer.transfer_differences(held, rivals, run.rng("gains"), sizes.resamples)
-fig = figures.plot_beyond(gains, title=f"Calibrated thresholds, {called}")
+rivals = ["all", *(arm.name for arm in chapter.BEYOND), chapter.CHECKS_FIRST]
+rivals = {arm: chapter.SEEN_BY[arm] for arm in rivals}
+gains = chapter.transfer.transfer_differences(held, rivals, run.rng("gains"), sizes.resamples)
+fig = chapter.figures.plot_beyond(gains, title=f"Calibrated thresholds, {called}")
 display.show(
     fig,
     "05_beyond",
@@ -462,11 +444,11 @@ display.show(
 # false alarm rate, and an interval that crosses zero leaves that open.
 
 # %% tags=["nbval-ignore-output"]
-levels = transfer.transfer(held, rivals, run.rng("gains"), sizes.resamples)
+levels = chapter.transfer.transfer(held, rivals, run.rng("gains"), sizes.resamples)
 levels = levels[levels["metric"].isin(["balanced_accuracy", "g2", "auroc"])]
 shown = display.spans(levels, ["value"], decimals=3)
 shown = shown.pivot(index=["group", "metric"], columns="arm", values="value")[list(rivals)]
-goal = published.GOAL
+goal = chapter.published.GOAL
 display.table(
     shown.reset_index(),
     caption="At calibrated thresholds. Goal from the paper, unseen SG at a false alarm rate "
@@ -483,8 +465,8 @@ display.table(
 
 # %% tags=["nbval-ignore-output"]
 everyone = list(rivals)
-spread = matrix.matrix(
-    held, everyone, seen=SEEN_BY, rng=run.rng("matrix"), resamples=sizes.resamples
+spread = chapter.matrix.matrix(
+    held, everyone, seen=chapter.SEEN_BY, rng=run.rng("matrix"), resamples=sizes.resamples
 )
 area = spread.pivot(index="arm", columns="cell", values="auroc").reindex(everyone)
 display.table(area, decimals=3, caption="AUROC of every arm, test split")
@@ -499,14 +481,14 @@ display.table(area, decimals=3, caption="AUROC of every arm, test split")
 # %%
 try:
     real = read_table(run, "01_benchmark_construction", "real_samples")
-except ArtifactError:
+except chapter.ArtifactError:
     real = samples.head(0)
     print("no real pairs in this run: they need the cpu profile and the open files")
-real = draw_pairs(real, sizes.pairs_per_cell, run.rng("real"), by=("source",))
+real = chapter.draw_pairs(real, sizes.pairs_per_cell, run.rng("real"), by=("source",))
 if len(real):
     some = [task for task in [*first, *beyond] if task.arm.name in rivals]
-    judged_real = train_and_ask(run, some, base, prompt, real, forbidden, "real pairs")
-    looked_real = checks_first(judged_real[judged_real["arm"] == "all"], real)
+    judged_real = chapter.train_and_ask(run, some, base, prompt, real, forbidden, "real pairs")
+    looked_real = chapter.checks_first(judged_real[judged_real["arm"] == "all"], real)
     judged_real = pd.concat([judged_real, looked_real], ignore_index=True)
     told = rates.join(judged_real, real, ["source"]).assign(name=judged_real["arm"])
     shown = pd.concat(
@@ -539,14 +521,14 @@ print("training saw no benchmark scenario, budgets are equal, thresholds keep sc
 
 # %%
 written = pd.concat([verdicts, looked], ignore_index=True)
-write_table(run, "finetuned_verdicts", written[FINETUNED_VERDICTS.columns])
+write_table(run, "finetuned_verdicts", written[chapter.FINETUNED_VERDICTS.columns])
 rows = [
     cells.assign(model=called, rule="own"),
     calibrated.assign(model=called, rule="calibrated"),
     spread[~spread["arm"].isin(arms)].assign(model=called, rule="calibrated"),
     probe_cells.assign(model="MiniLM probe", rule="own"),
 ]
-write_table(run, "finetuning", pd.concat(rows, ignore_index=True)[FINETUNING.columns])
+write_table(run, "finetuning", pd.concat(rows, ignore_index=True)[chapter.FINETUNING.columns])
 run.write_metrics(
     {f"auroc.{row.arm}.{row.cell}": row.auroc for row in cells.itertuples()}
     | {f"probe.{row.arm}.{row.cell}": row.auroc for row in probe_cells.itertuples()}
@@ -556,7 +538,7 @@ run.write_metrics(
     }
 )
 gains = gains.set_index(["arm", "group", "metric"])["difference"]
-gain = gains[CHECKS_FIRST, published.UNSEEN_SG, "balanced_accuracy"]
+gain = gains[chapter.CHECKS_FIRST, chapter.published.UNSEEN_SG, "balanced_accuracy"]
 display.headline(
     f"{gain:+.2f}", "balanced accuracy on unseen gaming: program checks before the model"
 )

@@ -47,29 +47,22 @@ POSITIVE: str = "unsafe"  # what label 1 means in your file, unsafe or safe
 import numpy as np
 import pandas as pd
 
-from monitorlab.chapters.online import datasets
-from monitorlab.online import comparison
 from monitorlab import display
-from monitorlab.statistics.intervals import check_level
-from monitorlab.chapters.online import datasets, figures, summary
+from monitorlab.chapters import online as chapter
 from monitorlab.online import comparison, metrics
-from monitorlab.statistics import ranks, thresholds
-from monitorlab.online.comparison import ALL_METHODS, PAPER_METHODS
-from monitorlab.online.score_files import load_evaluator, load_signals
-from monitorlab.online.trajectories import require_two_classes
-from monitorlab.storage import sources
+from monitorlab.online.score_files import load_signals
 from monitorlab.pipeline.artifacts import open_run, read_table, write_table
-from monitorlab.storage.tables import SCHEMAS
+from monitorlab.statistics import ranks, thresholds
 
 # %%
-check_level(ALPHA, "ALPHA")  # bad input ends here, before anything is written
+chapter.check_level(ALPHA, "ALPHA")  # bad input ends here, before anything is written
 own = (
     load_signals(SCORES_FILE, ORIENTATION, columns=COLUMNS, positive=POSITIVE)
     if SCORES_FILE
     else []
 )
 for data in own:
-    require_two_classes(data)
+    chapter.require_two_classes(data)
 run = open_run(
     "07_online_monitoring",
     profile=PROFILE,
@@ -85,7 +78,7 @@ run = open_run(
 )
 display.use(run)
 online = run.profile.online
-scored = datasets.stand_ins(read_table(run, "06_step_signals", "steps"))
+scored = chapter.datasets.stand_ins(read_table(run, "06_step_signals", "steps"))
 
 # %% [markdown]
 # ## The data
@@ -103,12 +96,12 @@ scored = datasets.stand_ins(read_table(run, "06_step_signals", "steps"))
 # %% tags=["nbval-ignore-output"]
 for name in ("math", "gsm8k"):
     source = f"evaluator/{name}.csv.gz"
-    if online.open_tier and sources.available(source):
-        datasets.add(scored, [load_evaluator(run.fetch(source), f"evaluator_{name}")])
+    if online.open_tier and chapter.sources.available(source):
+        chapter.datasets.add(scored, [chapter.load_evaluator(run.fetch(source), f"evaluator_{name}")])
 if own:
     run.record_file(SCORES_FILE)
-    own = datasets.add(scored, own)
-display.table(datasets.overview(scored.values()), decimals=3)
+    own = chapter.datasets.add(scored, own)
+display.table(chapter.datasets.overview(scored.values()), decimals=3)
 
 # %% [markdown]
 # The column `steps` is the mean length of a sequence. The column `distinct scores` tells how coarse
@@ -244,16 +237,16 @@ held_out, chosen = example.take(testing), example.take(calibrating)
 safe_peaks = metrics.peaks(chosen.take(chosen.labels == 0))
 threshold = thresholds.calibrate(safe_peaks, ALPHA)
 display.say(
-    "Data set {name}: {text}", name=datasets.sizes(example), text=threshold.explain()
+    "Data set {name}: {text}", name=chapter.datasets.sizes(example), text=threshold.explain()
 )
 
 # %%
-chosen = datasets.telling_examples(held_out, threshold)
-fig = figures.plot_examples(
+chosen = chapter.datasets.telling_examples(held_out, threshold)
+fig = chapter.figures.plot_examples(
     held_out,
     threshold,
     chosen,
-    datasets.figure_title(f"Until the alarm: {example.name}", example),
+    chapter.datasets.figure_title(f"Until the alarm: {example.name}", example),
 )
 display.show(
     fig,
@@ -301,7 +294,7 @@ assert alarm == alarm_by_hand, "by hand and by the library: the same step"
 compared = [
     comparison.compare_resampled(
         data,
-        ALL_METHODS,
+        chapter.ALL_METHODS,
         comparison.random_splits(len(data), online.n_splits, share, SEED),
         level=ALPHA,
         levels=online.levels,
@@ -316,15 +309,15 @@ results, resamples = map(pd.concat, zip(*compared, strict=True))
 
 # %%
 main = {
-    key: datasets.sizes(data)
+    key: chapter.datasets.sizes(data)
     for key, data in scored.items()
-    if not datasets.is_ablation(data)
+    if not chapter.datasets.is_ablation(data)
 }
-expected = len(scored) * len(ALL_METHODS) * online.n_splits
+expected = len(scored) * len(chapter.ALL_METHODS) * online.n_splits
 assert len(results) == expected * len({*online.levels, ALPHA}), (
     "one row per method, level, split"
 )
-print(f"{len(ALL_METHODS)} methods, {online.n_splits} splits: every cell is there")
+print(f"{len(chapter.ALL_METHODS)} methods, {online.n_splits} splits: every cell is there")
 
 # %% [markdown]
 # ### Reasoning with two generators of different strength
@@ -338,13 +331,13 @@ print(f"{len(ALL_METHODS)} methods, {online.n_splits} splits: every cell is ther
 # methods are compared on the same sequences.
 
 # %%
-paper = [method.label for method in PAPER_METHODS]
+paper = [method.label for method in chapter.PAPER_METHODS]
 math_panels = {
     key: name
     for key, name in main.items()
     if scored[key].stand_in and key[1] == "verifier"
 }
-fig = figures.plot_protocol(
+fig = chapter.figures.plot_protocol(
     results, math_panels, paper, "Math, small stand-in generators and verifier"
 )
 display.show(
@@ -372,7 +365,7 @@ talk = {
     for key, name in main.items()
     if scored[key].stand_in and key[1] == "guard"
 }
-fig = figures.plot_protocol(
+fig = chapter.figures.plot_protocol(
     results,
     talk,
     paper,
@@ -400,7 +393,7 @@ display.show(
 # %%
 outside = {key: name for key, name in main.items() if not scored[key].stand_in}
 if outside:
-    fig = figures.plot_protocol(
+    fig = chapter.figures.plot_protocol(
         results, outside, paper, "Scores from outside this repository"
     )
     display.show(
@@ -425,7 +418,7 @@ else:
 
 # %% tags=["nbval-ignore-output"]
 for (dataset, signal), name in main.items():
-    rows = summary.results_table(results, ALL_METHODS, dataset, signal, ALPHA)
+    rows = chapter.summary.results_table(results, chapter.ALL_METHODS, dataset, signal, ALPHA)
     display.table(rows, caption=f"{name}, level {ALPHA:g}")
 
 # %% [markdown]
@@ -440,7 +433,7 @@ for (dataset, signal), name in main.items():
 
 # %% tags=["nbval-ignore-output"]
 for key in main:
-    sentences = summary.verdict(results, resamples, ALL_METHODS, *key, ALPHA)
+    sentences = chapter.summary.verdict(results, resamples, chapter.ALL_METHODS, *key, ALPHA)
     display.say("**{name}.** {text}", name=scored[key].name, text=" ".join(sentences))
 
 # %% [markdown]
@@ -455,7 +448,7 @@ for key in main:
 # set and calibrated on the other half.
 
 # %%
-fig = figures.plot_trade_off(
+fig = chapter.figures.plot_trade_off(
     results,
     main,
     ALPHA,
@@ -489,7 +482,7 @@ display.show(
 
 # %%
 math_names = {key[0]: name for key, name in math_panels.items()}
-fig = figures.plot_signals(
+fig = chapter.figures.plot_signals(
     results, math_names, "CRC", "Verifier against log-probability, small stand-ins"
 )
 display.show(
@@ -518,7 +511,7 @@ first = next(iter(main))
 tested = [scored[key] for key in main] + [comparison.rounded(scored[first], step=0.05)]
 draws = display.progress(tested, "with and without ties")
 ties = pd.DataFrame(
-    datasets.tie_effect(
+    chapter.datasets.tie_effect(
         data, ALPHA, comparison.random_splits(len(data), online.n_splits, share, SEED)
     )
     for data in draws
@@ -538,16 +531,16 @@ display.table(ties, caption=f"CRC at level {ALPHA:g}: ties on the safe side, and
 
 # %%
 for name in ("thresholds", "metrics"):
-    write_table(run, name, results[SCHEMAS[name].columns])
-print("wrote thresholds and metrics:", ", ".join(SCHEMAS["metrics"].columns[7:]))
+    write_table(run, name, results[chapter.SCHEMAS[name].columns])
+print("wrote thresholds and metrics:", ", ".join(chapter.SCHEMAS["metrics"].columns[7:]))
 
 # %% [markdown]
 # The report page shows one number of this notebook, the gain in delay by the learned statistic.
 
 # %%
-run.write_metrics(summary.headline_metrics(results, ALPHA))
+run.write_metrics(chapter.summary.headline_metrics(results, ALPHA))
 first = next(iter(math_panels))
-best = summary.difference(
+best = chapter.summary.difference(
     results, resamples, "learned + CRC", "CRC", "restricted_delay", *first, ALPHA
 )
 display.headline(

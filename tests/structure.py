@@ -1,6 +1,7 @@
 """Print how the library stands: size, names, arrows between packages, and how notebooks read.
 
-`python tests/structure.py` prints the table that a change should be watched by.
+`python tests/structure.py` prints the table that a change should be watched by; with `--write` it
+also renews the list of modules in `lib/README.md`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import ast
 import io
 import re
+import sys
 import tokenize
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ LAYERS = (
     ("chapters", "commands"),
     ("cli", "__main__"),
 )
+MODULES = "makes this list of the modules' first sentences.\n\n"  # lib/README.md, up to the list
 SUBJECTS, MACHINE = LAYERS[1], LAYERS[2]
 LAYER_OF = {package: row for row, packages in enumerate(LAYERS) for package in packages}
 _LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
@@ -74,8 +77,9 @@ def package_of(module: str, name: str = "") -> str:
 
 
 def arrows() -> list[tuple[str, str]]:
-    """Every import between packages, as (from module, to package)."""
-    return [(module, target) for module, path in modules().items()
+    """Every import between packages, as (from module, to package), packages' own files included."""
+    own = {".".join(path.parent.relative_to(LIB).parts): path for path in LIB.rglob("*/*/__init__.py")}
+    return [(module, target) for module, path in (modules() | own).items()
             for taken, name in imports(path)
             if (target := package_of(taken, name)) and target != package_of(module)]
 
@@ -121,6 +125,29 @@ def _notebooks() -> list[Path]:
     return sorted(NOTEBOOKS.glob("[0-9]*.py"))
 
 
+def module_list() -> str:
+    """First sentence of every module, as lines of Markdown under its package."""
+    lines, above = [], ""
+    for module, path in modules().items():
+        package, _, name = module.removeprefix("monitorlab.").rpartition(".")
+        if package != above:
+            lines += ["", f"**{package}**" if package else "**monitorlab**", ""]
+            above = package
+        said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        sentence = " ".join(said.split("\n\n")[0].split())
+        lines.append(f"- `{name}`: {sentence}")
+    return "\n".join(lines[1:]) + "\n"
+
+
+def doubled_names() -> dict[str, list[str]]:
+    """Public names that two or more modules define, with the modules."""
+    owners = defaultdict(list)
+    for module, path in modules().items():
+        for name in sorted(set(public_names(path))):
+            owners[name].append(module)
+    return {name: found for name, found in owners.items() if len(found) > 1}
+
+
 def table() -> list[tuple[str, str]]:
     """Rows of the table: what, and how much of it."""
     known = modules()
@@ -131,7 +158,7 @@ def table() -> list[tuple[str, str]]:
          f"{sum(map(code_lines, LIB.rglob('*.py'))):,}"),
         ("modules", str(len(known))),
         ("public names", str(sum(names.values()))),
-        ("names defined in two or more modules", str(sum(n > 1 for n in names.values()))),
+        ("names defined in two or more modules", str(len(doubled_names()))),
         ("modules with one caller and no notebook", str(len(single_callers()))),
         ("imports that run up", str(len(arrows_up()))),
         ("subjects that import the machine", str(len(subjects_on_the_machine()))),
@@ -142,6 +169,10 @@ def table() -> list[tuple[str, str]]:
 
 
 if __name__ == "__main__":
+    if "--write" in sys.argv:
+        readme = LIB / "README.md"
+        head = readme.read_text(encoding="utf-8").partition(MODULES)[0]
+        readme.write_text(f"{head}{MODULES}{module_list()}", encoding="utf-8")
     rows = table()
     width = max(len(what) for what, _ in rows)
     print("\n".join(f"{what:{width}}  {much:>8}" for what, much in rows))

@@ -19,7 +19,8 @@ from monitorlab.benchmark.sources.generator import (
     Question,
     construct,
 )
-from monitorlab.models.loading import ModelError, no_progress_bars
+from monitorlab.models import ModelError
+from monitorlab.models.loading import no_progress_bars
 from monitorlab.storage.schemas import check_frame
 from monitorlab.storage.tables import SAMPLES
 

@@ -39,8 +39,9 @@ from transformers import (
     Qwen2ForTokenClassification,
 )
 
+from monitorlab.models import ModelError
 from monitorlab.models.batching import token_batches
-from monitorlab.models.loading import ModelError, load_tokenizer, no_progress_bars
+from monitorlab.models.loading import load_tokenizer, no_progress_bars
 from monitorlab.signals.guard_models import GuardScorer, reusable_prefix
 from monitorlab.signals.reward_models import (
     MathShepherdScorer,

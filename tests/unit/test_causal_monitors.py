@@ -13,8 +13,9 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from monitorlab.models import ModelError
 from monitorlab.models.chat import chat_text, control_texts, text_ids
-from monitorlab.models.loading import Checkpoint, ModelError
+from monitorlab.models.loading import Checkpoint
 from monitorlab.monitors.causal import LogitMonitor, TextMonitor, load_causal
 from monitorlab.monitors.causal_text import length_units
 from monitorlab.monitors.monitor import MonitorError, Sample

@@ -11,9 +11,9 @@ import pytest
 from finetuning_cases import PROMPT, make_base, make_samples
 
 from monitorlab.finetuning.examples import verdict_examples
-from monitorlab.models import chat
+from monitorlab.models import ModelError, chat
 from monitorlab.models.chat import CLOCK, ChatForm, chat_form, chat_text, folded, render_chat
-from monitorlab.models.loading import Checkpoint, ModelError
+from monitorlab.models.loading import Checkpoint
 from monitorlab.models.tiny import TEMPLATE
 from monitorlab.monitors.causal import LogitMonitor, TextMonitor, load_causal
 from monitorlab.monitors.monitor import MonitorError, request_key, samples_of

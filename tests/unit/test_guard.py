@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from monitorlab.chapters.signals.guard import score_conversations, train_guard, turn_tokens
-from monitorlab.models.loading import ModelError
+from monitorlab.models import ModelError
 from monitorlab.models.tiny import ModelSize, Training
 from monitorlab.signals.conversations import Conversation, make_conversations, split_scenarios
 

@@ -30,14 +30,8 @@ from transformers import (
 )
 
 from monitorlab.benchmark.sources.generator import CausalGenerator
-from monitorlab.models import loading
-from monitorlab.models.loading import (
-    ModelError,
-    load_causal,
-    no_progress_bars,
-    whole_model,
-    with_adapter,
-)
+from monitorlab.models import ModelError, loading
+from monitorlab.models.loading import load_causal, no_progress_bars, whole_model, with_adapter
 from monitorlab.models.sentence_encoder import load_encoder
 from monitorlab.monitors.build import build_monitor
 from monitorlab.monitors.classifier import ClassifierMonitor

@@ -87,7 +87,8 @@ def _train(
 
 
 def _base(order: Order, dtype: str, device: str) -> Any:
-    from monitorlab.models.loading import ModelError, load_causal
+    from monitorlab.models import ModelError
+    from monitorlab.models.loading import load_causal
 
     try:
         return load_causal(order.base, order.revision, dtype=dtype, device=device)

@@ -11,13 +11,13 @@ import json
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
 from monitorlab.display.progress import in_kernel, progress
 from monitorlab.display.tables import Column, Escaping, Plain, html_table, plain_table
-from monitorlab.pipeline.runs import Run
 from monitorlab.storage.files import write_file_atomic, write_text_atomic
 
 if TYPE_CHECKING:
@@ -26,16 +26,22 @@ if TYPE_CHECKING:
 PIXELS_PER_INCH = 96  # a CSS inch; the PNG has twice as many, so it is crisp on a dense screen
 FIGURE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
-_run: Run | None = None
+class HasFolder(Protocol):
+    """A run, as far as outputs need it."""
+
+    folder: Path
 
 
-def use(run: Run) -> None:
+_run: HasFolder | None = None
+
+
+def use(run: HasFolder) -> None:
     """Make `run` the one whose folder `show` and `headline` write to."""
     global _run
     _run = run
 
 
-def current_run() -> Run:
+def current_run() -> HasFolder:
     """Return the run given to `use`.
 
     Raises

@@ -13,7 +13,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from monitorlab.models.loading import ModelError
+from monitorlab.models import ModelError
 
 BATCH_TOKENS = 16_384  # padding included
 

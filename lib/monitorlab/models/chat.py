@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
-from monitorlab.models.loading import ModelError
+from monitorlab.models import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

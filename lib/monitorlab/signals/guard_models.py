@@ -24,9 +24,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from monitorlab.models import ModelError
 from monitorlab.models.batching import check_length, count_tokens
 from monitorlab.models.chat import render_chat
-from monitorlab.models.loading import ModelError
 from monitorlab.signals.step_scores import (
     LABEL_MASS,
     Problem,

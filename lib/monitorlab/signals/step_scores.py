@@ -23,7 +23,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from monitorlab.models.loading import ModelError, load_model, load_tokenizer
+from monitorlab.models import ModelError
+from monitorlab.models.loading import load_model, load_tokenizer
 
 LABEL_MASS = 0.5  # least probability of a model's labels together; one asked as trained has about 1
 

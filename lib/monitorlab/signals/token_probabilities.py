@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from monitorlab.models import ModelError
 from monitorlab.models.batching import BATCH_TOKENS, check_length, pad, pad_right, token_batches
 from monitorlab.models.chat import render_chat
-from monitorlab.models.loading import ModelError
 from monitorlab.signals.step_scores import (
     CausalModel,
     Problem,

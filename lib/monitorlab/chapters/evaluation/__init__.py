@@ -1,1 +1,19 @@
 """Notebook 03: monitors on the benchmark."""
+
+from __future__ import annotations
+
+from monitorlab.benchmark.samples import draw_pairs
+from monitorlab.chapters.evaluation import figures, lineup, small_model
+from monitorlab.commands.score import verdicts_folder
+from monitorlab.monitors import recorded
+from monitorlab.monitors.catalogue import published_order
+from monitorlab.monitors.prompts import load_prompt
+from monitorlab.monitors.rules import CORNERS
+from monitorlab.monitors.store import VerdictStore
+from monitorlab.storage.manifests import ArtifactError
+from monitorlab.storage.tables import RATES
+
+__all__ = [
+    "CORNERS", "RATES", "ArtifactError", "VerdictStore", "draw_pairs", "figures", "lineup",
+    "load_prompt", "published_order", "recorded", "small_model", "verdicts_folder",
+]  # fmt: skip
