@@ -45,6 +45,7 @@ RUN_ID: str = "default"  # folder of the run under data/runs
 SEED: int = 2026  # one seed for everything
 MONITOR: str = ""  # one more monitor: file.py:function, hf:NAME, api:MODEL; -o settings may follow
 LEVEL: float = 0.05  # family-wise error rate of the comparisons
+SAMPLES_FILE: str = ""  # your own labelled samples instead of the benchmark
 
 # %%
 import pandas as pd
@@ -55,12 +56,21 @@ from monitorlab.evaluation import comparisons, rates, tradeoff
 from monitorlab.monitors.monitor import samples_of
 from monitorlab.pipeline.artifacts import open_run, read_parts, read_table, write_table
 
+# %% [markdown]
+# The samples are those of the benchmark. Name a file with the columns request, response and label
+# in `SAMPLES_FILE`, and every figure and table up to the real pairs shows your own samples instead,
+# which may also say their pair_id, scenario_id, cell and split (dev or test).
+
 # %%
 run = open_run("03_monitor_evaluation", profile=PROFILE, run_id=RUN_ID, seed=SEED)
 display.use(run)
 sizes = run.profile.evaluation
-benchmark = read_table(run, "01_benchmark_construction", "samples")
-samples = chapter.draw_pairs(benchmark, sizes.pairs_per_cell, run.rng("pairs"))
+if SAMPLES_FILE:
+    file = run.record_file(SAMPLES_FILE)
+    benchmark = samples = chapter.own_samples(file, run.rng("own samples"), print)
+else:
+    benchmark = read_table(run, "01_benchmark_construction", "samples")
+    samples = chapter.draw_pairs(benchmark, sizes.pairs_per_cell, run.rng("pairs"))
 display.table(
     samples.groupby(["cell", "split"]).size().unstack(),
     caption=f"{len(samples)} of {len(benchmark)} samples are judged",
@@ -77,7 +87,8 @@ display.table(
 
 # %%
 prompts = {name: chapter.load_prompt(name) for name in ("direct", "evidence", "score")}
-first = samples_of(samples[samples["cell"] == "syco_qa"])[0]
+shown = samples if SAMPLES_FILE else samples[samples["cell"] == "syco_qa"]
+first = samples_of(shown)[0]
 for message in prompts["direct"].messages(first):
     print(f"[{message['role']}]\n{message['content']}\n")
 
@@ -281,13 +292,15 @@ display.say(
 
 # %% [markdown]
 # The cells of the whole benchmark differ in size. The next table gives each cell the same
-# weight.
+# weight. Samples of your own are in the cells that their file names, or all in one.
 
 # %% tags=["nbval-ignore-output"]
 by_cell = rates.rates(test, by=("name", "cell"))
-macro = rates.macro(by_cell).set_index("name").reindex(answering["name"])
+cells = list(by_cell["cell"].unique())
+macro = rates.macro(by_cell, cells).set_index("name").reindex(answering["name"])
 macro = display.spans(macro.reset_index(), ["mr", "far", "balanced_accuracy", "g2"])
-display.table(macro.drop(columns="cells"), caption="Mean over the six cells")
+which = f"cells of {file.name}: {', '.join(cells)}" if SAMPLES_FILE else "six cells"
+display.table(macro.drop(columns="cells"), caption=f"Mean over the {which}")
 
 # %% [markdown]
 # ## Both errors in one plane
@@ -338,8 +351,8 @@ fig = chapter.figures.plot_cells(by_cell, order)
 display.show(
     fig,
     "03_cells",
-    alt="Two heat maps, miss rate and false alarm rate of every monitor in each of the six "
-    "cells; a dash where no verdict was parsed.",
+    alt="Two heat maps, miss rate and false alarm rate of every monitor in each of the "
+    f"{which}; a dash where no verdict was parsed.",
 )
 
 # %% [markdown]
@@ -386,14 +399,17 @@ display.table(
 # misbehaving response alone has told them apart.
 
 # %%
-anatomy = comparisons.pair_anatomy(test)
-fig = chapter.figures.plot_anatomy(anatomy, order)
-display.show(
-    fig,
-    "03_anatomy",
-    alt="Share of pairs that each monitor tells apart, alarms on both, on neither, on the "
-    "benign one only, or leaves undecided.",
-)
+paired = comparisons.whole_pairs(test)
+if len(paired):
+    fig = chapter.figures.plot_anatomy(comparisons.pair_anatomy(paired), order)
+    display.show(
+        fig,
+        "03_anatomy",
+        alt="Share of pairs that each monitor tells apart, alarms on both, on neither, on the "
+        "benign one only, or leaves undecided.",
+    )
+else:
+    print("no pairs: none of these samples shares its pair_id with one of the other label")
 
 # %% [markdown]
 # Each bar is a monitor, and its colours are the shares of pairs that it treated in one way.
@@ -666,6 +682,7 @@ write_table(run, "rates", by_cell[chapter.RATES.columns])
 write_table(run, "real_verdicts", real_verdicts)
 write_table(run, "judge_verdicts", judge_verdicts)
 steady = answering[~answering["name"].str.startswith(small.name)]  # others repeat
+steady = steady.dropna(subset=["mr", "far"])
 run.write_metrics(
     {f"mr.{row.name}": row.mr for row in steady.itertuples()}
     | {f"far.{row.name}": row.far for row in steady.itertuples()}

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from monitorlab.monitors.verdicts import mended
 from monitorlab.monitors.wording import WORDING
 from monitorlab.storage.table_files import FileTable, TableFileError, kind_name, read_table_file
+from monitorlab.storage.tables import SAMPLES
 
 REQUIRED = ("request", "response")
 CHATS = ("messages", "conversations")
@@ -28,6 +30,15 @@ _LABELS: dict[str, int] = {word: label for label, name in enumerate(("benign", "
 _ROLES: dict[str, str] = {word: role for role, words in WORDING["roles"].items() for word in words}
 ASSISTANT = "assistant"
 _SHOWN = 3  # rows that a sentence names
+OWN = "own"  # the cell, and whatever else the benchmark says of a sample and a file need not
+EVERY_CELL = "all"  # what tables call all cells together
+SPLITS = ("dev", "test")
+# What lies within what, and what to do where it does not.
+_WITHIN = (
+    ("pair_id", "scenario_id", "The samples of a pair answer one request: give them one scenario"),
+    ("scenario_id", "cell", "Give the scenario another name in each cell, or drop the column cell"),
+    ("scenario_id", "split", "Keep whole scenarios in one split, or drop the column split"),
+)
 
 
 class SampleFileError(TableFileError):
@@ -87,6 +98,122 @@ def read_samples(
     for words in _repeats(table, columns):
         report(f"{file.name}: {words}")
     return pd.DataFrame(columns)
+
+
+def own_samples(
+    path: str | Path, rng: np.random.Generator, report: Callable[[str], object] = lambda words: None
+) -> pd.DataFrame:
+    """Read a file of labelled samples as what takes the place of the benchmark.
+
+    Parameters
+    ----------
+    path : str or Path
+        As for :func:`monitorlab.benchmark.sample_files.read_samples`, with labels. The columns
+        ``pair_id``, ``scenario_id``, ``cell`` and ``split`` may be there.
+    rng : Generator
+        Deals scenarios to the splits, if the file does not.
+    report : callable
+        Takes what `read_samples` reports, and what was made of columns that are not there.
+
+    Returns
+    -------
+    DataFrame
+        In the file's order, with the columns of schema ``samples``. Without a pair_id a sample is a
+        pair of its own, without a scenario_id a pair is a scenario of its own, and without a cell a
+        sample is in the cell `OWN`. Without a column split, a third of the scenarios is in dev,
+        drawn evenly over cells and labels, and the others are in test.
+
+    Raises
+    ------
+    SampleFileError
+        As `read_samples`; without a label; for a split that is not dev or test, or is missing in a
+        part of the rows; a cell called "all"; a pair in two scenarios, a scenario in two cells or
+        two splits; and if test lacks misbehaving or benign samples.
+    """
+    frame = read_samples(path, report)
+    name = Path(path).name
+    if "label" not in frame.columns:
+        raise SampleFileError(f"{name}: there is no column 'label', expected 1 (misbehavior) or 0 "
+                              "(benign) in every row")
+    pairs = _given(frame, "pair_id").fillna(frame["sample_id"])
+    table = frame[["sample_id", "request", "response", "label"]].assign(
+        pair_id=pairs, scenario_id=_given(frame, "scenario_id").fillna(pairs),
+        cell=_given(frame, "cell").fillna(OWN), source=name, misbehavior_type=OWN, cue_type=OWN,
+        generator=OWN, has_thinking=frame["response"].str.contains("<think>", regex=False),
+    )
+    table = table.assign(category=table["cell"], task=table["cell"])
+    if EVERY_CELL in set(table["cell"]):
+        raise SampleFileError(f"{name}: a cell is called {EVERY_CELL!r}, as tables call all cells "
+                              "together: give it another name")
+    column = next((known for known in frame.columns if _plain(known) == "split"), "")
+    table["split"] = _given_split(frame, column, name) if column else _dealt(table, rng)
+    _check_own(table, name)
+    for words in _made_up(frame, table, column):
+        report(f"{name}: {words}")
+    texts = {field.name: "str" for field in SAMPLES.fields if field.dtype == "str"}
+    return table[SAMPLES.columns].astype(texts)
+
+
+def _given(frame: pd.DataFrame, column: str) -> pd.Series:
+    """Return a column as text, missing where it is blank or not there."""
+    if column not in frame.columns:
+        return pd.Series(None, frame.index, dtype=object)
+    values = frame[column]
+    texts = values.astype(str).str.strip()
+    return texts.astype(object).where(values.notna() & (texts != ""), None)
+
+
+def _given_split(frame: pd.DataFrame, column: str, name: str) -> pd.Series:
+    """Return the split of every row, or say which is none."""
+    given = _given(frame, column)
+    split = given.str.lower()
+    strange = ~split.isin(SPLITS)
+    if strange.any():
+        sample, found = frame.loc[strange, "sample_id"].iloc[0], given[strange].iloc[0]
+        shown = reprlib.repr(found) if isinstance(found, str) else "missing"
+        raise SampleFileError(f"{name}: the split of sample {sample!r} is {shown}, expected dev or "
+                              "test in every row. Drop the column to have a third of the scenarios "
+                              "drawn for dev")
+    return split
+
+
+def _dealt(table: pd.DataFrame, rng: np.random.Generator) -> pd.Series:
+    """Deal whole scenarios to dev and test: every third, in an order by cell, label and chance."""
+    worst = table.groupby("scenario_id")["label"].transform("max")
+    scenarios = table.assign(label=worst).drop_duplicates("scenario_id")
+    scenarios = scenarios.assign(turn=rng.permutation(len(scenarios)))
+    dev = scenarios.sort_values(["cell", "label", "turn"])["scenario_id"].iloc[1::3]
+    return table["scenario_id"].isin(dev).map({True: SPLITS[0], False: SPLITS[1]})
+
+
+def _check_own(table: pd.DataFrame, name: str) -> None:
+    """Raise unless pairs, scenarios, cells and splits nest, and test has both labels."""
+    for inner, outer, advice in _WITHIN:
+        several = table.groupby(inner)[outer].unique()
+        several = several[several.map(len) > 1]
+        if len(several):
+            one, other = several.iloc[0][:2]
+            raise SampleFileError(f"{name}: {inner} {several.index[0]!r} is in {outer} {one!r} and "
+                                  f"in {other!r}. {advice}")
+    test = table[table["split"] == "test"]
+    bad = int(test["label"].sum())
+    if not 0 < bad < len(test):
+        raise SampleFileError(f"{name}: the test split has {bad} misbehaving and {len(test) - bad} "
+                              f"benign samples (of {len(table)} in all), expected some of both. "
+                              "Add samples, or give a column split")
+
+
+def _made_up(frame: pd.DataFrame, table: pd.DataFrame, split: str) -> Iterator[str]:
+    """Say what stands where the file says nothing."""
+    if _given(frame, "scenario_id").isna().any():
+        unit = "pair" if "pair_id" in frame.columns else "sample"
+        yield (f"a {unit} without a scenario_id counts as a scenario of its own. Give those that "
+               "share a situation one scenario_id, else intervals are too narrow")
+    if not split:
+        scenarios = table.drop_duplicates("scenario_id")["split"]
+        dev = int((scenarios == "dev").sum())
+        yield (f"there is no column split, so {dev} of {len(scenarios)} scenarios were drawn for "
+               f"dev and {len(scenarios) - dev} for test")
 
 
 def _plain(name: str) -> str:

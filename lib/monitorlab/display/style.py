@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,13 @@ CELL_TITLES = {
     "spv_code": "S&PV code", "spv_qa": "S&PV QA", "syco_qa": "Syco QA",
     "syco_reasoning": "Syco reasoning", "sg_code": "SG code", "sg_qa": "SG QA",
 }  # fmt: skip
+
+
+def cell_titles(cells: Iterable[str]) -> dict[str, str]:
+    """Return titles of the cells that occur: the benchmark's in its order, then others by name."""
+    there = set(cells)
+    known = {cell: title for cell, title in CELL_TITLES.items() if cell in there}
+    return known | {cell: cell for cell in sorted(there - set(known))}
 
 
 class TextFigure(Figure):

@@ -47,6 +47,24 @@ TREATMENTS = ("discriminates", "both", "blind", "inverted", "undecided")
 ERRORS = ("miss", "false_alarm", "wrong")
 
 
+def whole_pairs(judged: pd.DataFrame) -> pd.DataFrame:
+    """Keep the rows of pairs with one misbehaving and one benign sample, for `pair_anatomy`.
+
+    Parameters
+    ----------
+    judged : DataFrame
+        From `monitorlab.evaluation.rates.join`.
+
+    Returns
+    -------
+    DataFrame
+        Rows of `judged`; all of them on the benchmark, perhaps none on samples of one's own.
+    """
+    pairs = judged.drop_duplicates("sample_id").groupby("pair_id")["label"]
+    whole = (pairs.size() == 2) & (pairs.nunique() == 2)
+    return judged[judged["pair_id"].map(whole).to_numpy(bool)]
+
+
 def pair_anatomy(
     judged: pd.DataFrame, by: Sequence[str] = ("name",), level: float = 0.95, unit: str = SCENARIO
 ) -> pd.DataFrame:

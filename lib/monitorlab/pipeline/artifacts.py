@@ -28,8 +28,8 @@ from monitorlab.storage.manifests import (
 )
 from monitorlab.storage.schemas import Schema, SchemaError, check_frame
 
-__all__ = ["ArtifactError", "Run", "open_run", "read_parts", "read_table", "write_parts",
-           "write_table"]
+__all__ = ["ArtifactError", "Run", "check_same_files", "open_run", "read_parts", "read_table",
+           "write_parts", "write_table"]
 
 
 def write_table(run: Run, name: str, frame: pd.DataFrame) -> None:
@@ -155,6 +155,41 @@ def read_table(run: Run, notebook: str, name: str) -> pd.DataFrame:
     frame = load_table(folder, name, outputs, command)
     _record_input(run, notebook, name, outputs)
     return frame
+
+
+def check_same_files(run: Run, notebook: str) -> None:
+    """Raise unless `notebook` recorded the same files of the user's own as this run did.
+
+    Parameters
+    ----------
+    run : Run
+        The reader, which has recorded its files (`Run.record_file`).
+    notebook : str
+        Stem of the notebook whose tables it reads.
+
+    Raises
+    ------
+    ArtifactError
+        If one of both had another file, or none; or as `read_table`.
+    """
+    folder = run.folder.parent / checked_name(notebook, "notebook")
+    before = _own_files(finished_manifest(folder, run.profile.name, run.seed)["inputs"])
+    mine = _own_files(run.inputs)
+    if set(before) != set(mine):
+        there, here = (", ".join(files.values()) or "no own file" for files in (before, mine))
+        same = there == here
+        raise ArtifactError(
+            f"notebook {notebook} worked on {there}, and this one on "
+            f"{'a changed version of it' if same else here}. Run both with the same SAMPLES_FILE: "
+            f"python -m monitorlab run {notebook[:2]} {run.notebook[:2]} --profile "
+            f"{run.profile.name} --run-id {run.run_id} -p SAMPLES_FILE=..."
+        )
+
+
+def _own_files(inputs: Mapping[str, Any]) -> dict[str, str]:
+    """Name of each file of the user's own by its digest."""
+    return {entry["digest"]: name.removeprefix("file/") for name, entry in inputs.items()
+            if name.startswith("file/")}
 
 
 def _written(run: Run, notebook: str, name: str) -> tuple[Path, dict[str, Any], str]:

@@ -14,7 +14,6 @@ from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
 from monitorlab.display.style import (
-    CELL_TITLES,
     GREEN,
     GREY,
     ORANGE,
@@ -22,6 +21,7 @@ from monitorlab.display.style import (
     SKY,
     TWO_COLUMNS,
     UNSAFE,
+    cell_titles,
     legend_entries,
     shared_legend,
     subplots,
@@ -141,7 +141,7 @@ def _unit_square(ax: Axes, x: str, y: str) -> None:
 
 
 def plot_cells(by_cell: pd.DataFrame, order: Sequence[str]) -> Figure:
-    """Miss rate and false alarm rate of every monitor in every cell, as two heat maps.
+    """Miss rate and false alarm rate of every monitor in every cell that occurs, as heat maps.
 
     Parameters
     ----------
@@ -151,16 +151,17 @@ def plot_cells(by_cell: pd.DataFrame, order: Sequence[str]) -> Figure:
         Names from top to bottom.
     """
     check_some(order, "monitors")
+    titles = cell_titles(by_cell["cell"])
     fig, axes = subplots(1, 2, TWO_COLUMNS, 1.2 + 0.27 * len(order), sharey=True)
     for ax, rate, title in zip(axes[0], ("mr", "far"), (MISSES, FALSE_ALARMS), strict=True):
         wide = by_cell.pivot(index="name", columns="cell", values=rate)
-        wide = wide.reindex(index=list(order), columns=list(CELL_TITLES))
+        wide = wide.reindex(index=list(order), columns=list(titles))
         image = ax.imshow(wide.to_numpy(), vmin=0, vmax=1, cmap="viridis_r", aspect="auto")
         for (row, column), value in np.ndenumerate(wide.to_numpy()):
             text = "–" if np.isnan(value) else f"{value:.2f}".removeprefix("0")
             color = "white" if value > 0.5 else "black"
             ax.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
-        ax.set_xticks(range(len(CELL_TITLES)), list(CELL_TITLES.values()), rotation=35, ha="right")
+        ax.set_xticks(range(len(titles)), list(titles.values()), rotation=35, ha="right")
         ax.set_yticks(range(len(order)), list(order))
         ax.set_title(title)
         ax.grid(visible=False)

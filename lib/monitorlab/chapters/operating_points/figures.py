@@ -18,11 +18,11 @@ from monitorlab.chapters.evaluation.figures import (
     whiskers,
 )
 from monitorlab.display.style import (
-    CELL_TITLES,
     GREY,
     SAFE,
     TWO_COLUMNS,
     UNSAFE,
+    cell_titles,
     shared_legend,
     subplots,
 )
@@ -163,8 +163,10 @@ def plot_scopes(points: pd.DataFrame, level: float, order: Sequence[str]) -> Fig
     check_some(order, "monitors")
     columns = min(3, len(order))
     rows = -(-len(order) // columns)
-    fig, axes = subplots(rows, columns, TWO_COLUMNS, 0.8 + 1.9 * rows, sharex=True, sharey=True)
-    cells = list(CELL_TITLES)
+    titles = cell_titles(points.loc[points["cell"] != ALL, "cell"])
+    cells = list(titles)
+    height = 0.8 + max(1.9, 0.3 * len(cells)) * rows
+    fig, axes = subplots(rows, columns, TWO_COLUMNS, height, sharex=True, sharey=True)
     for ax in axes.flat[len(order):]:
         ax.set_visible(False)
     for ax in axes.flat[max(len(order) - columns, 0) : len(order)]:  # the lowest panels
@@ -180,7 +182,7 @@ def plot_scopes(points: pd.DataFrame, level: float, order: Sequence[str]) -> Fig
                         xerr=whiskers(part["far"], part["far_low"], part["far_high"]))
         ax.axvline(level, color=GREY, linestyle="--", linewidth=1, label="level")
         ax.set_title(name, fontsize=9)
-        ax.set_yticks(range(len(cells)), list(CELL_TITLES.values()))
+        ax.set_yticks(range(len(cells)), list(titles.values()))
     axes[0, 0].invert_yaxis()
     axes[0, 0].set_xlim(left=-0.01)
     shared_legend(fig, list(axes.flat[: len(order)]), 3)
