@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 EXIT_CODES = {
     "ArtifactError": 1, "RegressionError": 1, "RunError": 1, "SourceError": 1, "OSError": 1,
     "ScenarioError": 1, "ExportError": 1, "ScoringError": 1, "StoreError": 1,
-    "RunIdError": 2, "MonitorError": 2, "ModelError": 2, "TableFileError": 2, "LeakError": 2,
+    "RunIdError": 2, "MonitorError": 2, "ModelError": 2, "JudgedError": 2,
+    "TableFileError": 2, "LeakError": 2,
 }
 
 app = typer.Typer(
@@ -225,18 +226,42 @@ def _score(
     was given up, 2 if the command was wrong, 3 if a table was written and holds no verdict.
     """
     with _expected_errors():
-        from monitorlab.benchmark.sample_files import read_samples
+        from monitorlab.benchmark.sample_files import load_samples
         from monitorlab.commands.score import Request, describe, score_file
         from monitorlab.monitors.build import build_monitor, spelled_settings
         from monitorlab.storage.settings import split_assignments
 
         request = Request(samples.expanduser(), out, store, draws, patience, limit, force)
         given = [split_assignments(option or []), *spelled_settings(context.args)]
-        frame = read_samples(request.samples, typer.echo)  # first: it is quick, a model is not
+        frame = load_samples(request.samples, typer.echo)  # first: it is quick, a model is not
         summary = score_file(build_monitor(monitor, *given), frame, request, typer.echo)
         typer.echo(describe(summary))
         if not summary.parsed:
             raise typer.Exit(NO_VERDICT)
+
+
+@app.command("compare")
+def _compare(
+    tables: Annotated[list[Path], typer.Argument(
+        help="Tables of verdicts on the same samples, as `score` writes them.")],
+    samples: Annotated[Path, typer.Option(help="The labelled samples that were judged.")],
+    by: Annotated[list[str] | None, typer.Option(
+        help="Column of the samples that makes groups, repeatable.")] = None,
+    out: Annotated[Path | None, typer.Option(
+        help="New folder for all figures as CSV tables.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the resamples behind AUROC.")] = 2026,
+) -> None:
+    """Compare monitors: rates, paired tests, AUROC, and what failed verdicts could change."""
+    with _expected_errors():
+        from monitorlab.benchmark.sample_files import load_samples
+        from monitorlab.commands.compare import compare_tables, describe, read_tables, write_tables
+
+        verdicts = read_tables(tables)
+        frame = load_samples(samples.expanduser(), typer.echo)
+        found = compare_tables(verdicts, frame, by or [], seed=seed, report=typer.echo)
+        if out is not None:
+            write_tables(found, out.expanduser())
+        typer.echo(describe(found))
 
 
 @app.command("reread")
@@ -256,12 +281,12 @@ def _reread(
 ) -> None:
     """Read stored replies again with today's rules, without a call; the old files stay."""
     with _expected_errors():
-        from monitorlab.benchmark.sample_files import read_samples
+        from monitorlab.benchmark.sample_files import load_samples
         from monitorlab.commands.reread import Rereading, reread_file
 
         request = Rereading(store.expanduser(), table.expanduser(), samples.expanduser(), out,
                           out_store, prompt, max_tokens)
-        reread_file(request, read_samples(request.samples, typer.echo), typer.echo)
+        reread_file(request, load_samples(request.samples, typer.echo), typer.echo)
 
 
 @app.command("finetune")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -59,16 +60,16 @@ def export_run(run_folder: Path, to: Path) -> int:
         name: load_table(built, name, outputs, run_command(built, made["profile"]))
         for name in ("samples", "real_samples") if name == "samples" or name in outputs
     }
-    return export_dataset(
+    return export(
         tables["samples"], to, seed=made["seed"], metrics=metrics, real=tables.get("real_samples"),
     )
 
 
-def export_dataset(
+def export(
     samples: pd.DataFrame,
-    to: Path,
-    seed: int,
-    metrics: dict[str, float],
+    to: str | Path,
+    seed: int = 2026,
+    metrics: Mapping[str, float] | None = None,
     real: pd.DataFrame | None = None,
 ) -> int:
     """Write a dataset folder that ``datasets.load_dataset`` reads.
@@ -77,12 +78,12 @@ def export_dataset(
     ----------
     samples : DataFrame
         Schema ``samples``.
-    to : Path
+    to : str or Path
         The folder.
     seed : int
-        Recorded in the card.
-    metrics : dict of str to float
-        Figures of the audit for the card; see `card`.
+        Of the build; recorded in the card.
+    metrics : mapping of str to float, optional
+        Figures of the audit for the card, see `card`; those that are missing are said to be.
     real : DataFrame, optional
         Real pairs, a configuration of their own.
 
@@ -95,7 +96,14 @@ def export_dataset(
     ------
     ExportError
         If `to` exists and is not an earlier export.
+
+    Examples
+    --------
+    >>> from monitorlab import load_benchmark
+    >>> export(load_benchmark(), "benchmark")
+    3010
     """
+    to = Path(to)
     if to.exists() and not _is_export(to):
         raise ExportError(f"{to} exists and is no earlier export. Choose another folder.")
     with write_folder_atomic(to) as folder:
@@ -105,7 +113,7 @@ def export_dataset(
         if real is not None:
             (folder / "real").mkdir()
             real.to_parquet(folder / "real" / "test.parquet", index=False)
-        text = card(samples, seed, metrics, real is not None)
+        text = card(samples, seed, metrics or {}, real is not None)
         (folder / CARD).write_text(text, encoding="utf-8")
     return len(samples) + (0 if real is None else len(real))
 
@@ -122,7 +130,7 @@ def _is_export(folder: Path) -> bool:
     return found <= {CARD, "builtin", "real"} and "builtin" in found and TITLE in text
 
 
-def card(samples: pd.DataFrame, seed: int, metrics: dict[str, float], real: bool) -> str:
+def card(samples: pd.DataFrame, seed: int, metrics: Mapping[str, float], real: bool) -> str:
     """Dataset card with measured figures.
 
     Parameters
@@ -131,7 +139,7 @@ def card(samples: pd.DataFrame, seed: int, metrics: dict[str, float], real: bool
         Schema ``samples``.
     seed : int
         Of the build.
-    metrics : dict of str to float
+    metrics : mapping of str to float
         ``agreement.kappa`` and ``probe.<cell>.<probe>`` from the audit.
     real : bool
         Whether the folder holds real pairs.
@@ -157,7 +165,8 @@ def card(samples: pd.DataFrame, seed: int, metrics: dict[str, float], real: bool
     rows = []
     for cell in COUNTS:
         part = samples[samples["cell"] == cell]
-        figures = " | ".join(f"{metrics[name]:.2f}" for name in _probes(cell))
+        figures = " | ".join(f"{metrics[name]:.2f}" if name in metrics else "not measured"
+                              for name in _probes(cell))
         rows.append(f"| {cell} | {len(part)} | {part['scenario_id'].nunique()} | {figures} |")
     text, about_real = TEXT.read_text(encoding="utf-8").split("<!-- real -->")
     kappa = metrics.get("agreement.kappa")

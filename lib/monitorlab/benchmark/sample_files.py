@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 import reprlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,8 @@ class SampleFileError(TableFileError):
     """A file of samples cannot be used; the message names the row and says what to do."""
 
 
-def read_samples(
-    path: str | Path, report: Callable[[str], object] = lambda words: None
+def load_samples(
+    path: str | Path, report: Callable[[str], object] = warnings.warn
 ) -> pd.DataFrame:
     """Read a file of samples to judge.
 
@@ -59,8 +60,9 @@ def read_samples(
     path : str or Path
         A file as :func:`monitorlab.storage.table_files.read_table_file` reads it.
     report : callable
-        Takes what a reader should know, one sentence at a time: ids that were made, responses that
-        are empty, a column that looks like a label, rows that repeat or contradict each other.
+        Takes what a reader should know, one sentence at a time, a warning by default: ids that were
+        made, responses that are empty, a column that looks like a label, rows that repeat or
+        contradict each other.
 
     Returns
     -------
@@ -76,6 +78,12 @@ def read_samples(
         For a file that is no table, a missing or repeated column, a missing request or response,
         text that is none, a chat without an answer, a repeated sample_id, or a label that is not
         0 or 1 (also as 1.0, true, unsafe and misbehavior, or false, safe and benign).
+
+    Examples
+    --------
+    >>> samples = load_samples("samples.jsonl")
+    >>> len(samples), sorted(samples.columns)[:3]
+    (12, ['label', 'request', 'response'])
     """
     file = Path(path).expanduser()
     notes: list[str] = []
@@ -101,19 +109,19 @@ def read_samples(
 
 
 def own_samples(
-    path: str | Path, rng: np.random.Generator, report: Callable[[str], object] = lambda words: None
+    path: str | Path, rng: np.random.Generator, report: Callable[[str], object] = warnings.warn
 ) -> pd.DataFrame:
     """Read a file of labelled samples as what takes the place of the benchmark.
 
     Parameters
     ----------
     path : str or Path
-        As for :func:`monitorlab.benchmark.sample_files.read_samples`, with labels. The columns
+        As for :func:`monitorlab.benchmark.sample_files.load_samples`, with labels. The columns
         ``pair_id``, ``scenario_id``, ``cell`` and ``split`` may be there.
     rng : Generator
         Deals scenarios to the splits, if the file does not.
     report : callable
-        Takes what `read_samples` reports, and what was made of columns that are not there.
+        Takes what `load_samples` reports, and what was made of columns that are not there.
 
     Returns
     -------
@@ -126,11 +134,11 @@ def own_samples(
     Raises
     ------
     SampleFileError
-        As `read_samples`; without a label; for a split that is not dev or test, or is missing in a
+        As `load_samples`; without a label; for a split that is not dev or test, or is missing in a
         part of the rows; a cell called "all"; a pair in two scenarios, a scenario in two cells or
         two splits; and if test lacks misbehaving or benign samples.
     """
-    frame = read_samples(path, report)
+    frame = load_samples(path, report)
     name = Path(path).name
     if "label" not in frame.columns:
         raise SampleFileError(f"{name}: there is no column 'label', expected 1 (misbehavior) or 0 "

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from monitorlab import __version__
-from monitorlab.evaluation.rates import FACTS, join, rates
+from monitorlab.evaluation.rates import join, rates
 from monitorlab.monitors.build import OWN_NAME
 from monitorlab.monitors.monitor import (
     NO_PROMPT,
@@ -45,7 +45,7 @@ class Request:
     Attributes
     ----------
     samples : Path
-        File of samples, see :func:`monitorlab.benchmark.sample_files.read_samples`.
+        File of samples, see :func:`monitorlab.benchmark.sample_files.load_samples`.
     out : Path or None
         Table of verdicts, ``.csv``, ``.jsonl`` or ``.parquet``; by default
         ``verdicts/SAMPLES-MONITOR.csv``. Its manifest is beside it, with ``.json`` added.
@@ -143,7 +143,7 @@ def score_file(
     monitor : Monitor
         Who judges.
     frame : DataFrame
-        The samples of `request`, from :func:`monitorlab.benchmark.sample_files.read_samples`.
+        The samples of `request`, from :func:`monitorlab.benchmark.sample_files.load_samples`.
     request : Request
         What, and where to.
     report : callable
@@ -350,9 +350,7 @@ def _scored(
 def _rates(table: pd.DataFrame, frame: pd.DataFrame) -> dict[str, float]:
     if "label" not in frame.columns:
         return {}
-    facts = {name: frame["sample_id"] for name in FACTS if name != "label"}
-    labelled = frame[["sample_id", "label"]].assign(**facts)
-    (row,) = rates(join(table, labelled)).to_dict("records")
+    (row,) = rates(join(table, frame)).to_dict("records")
     return {str(name): value for name, value in row.items() if name not in ("name", *STATUSES)}
 
 

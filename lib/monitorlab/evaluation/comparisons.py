@@ -209,7 +209,7 @@ def _coins(count: int) -> FloatArray:
     return np.asarray(binom.pmf(np.arange(count + 1), count, 0.5), dtype=np.float64)
 
 
-def compare_all(
+def compare(
     judged: pd.DataFrame, level: float = 0.05, unit: str = SCENARIO
 ) -> pd.DataFrame:
     """Test every pair of monitors, for each kind of error.
@@ -242,6 +242,15 @@ def compare_all(
         - ``p_worst``: p if every failed verdict of the monitor with fewer errors were an error and
           every one of the other right, 1 if that turns the order; ``p_worst_holm``; ``survives``:
           that is still at most `level`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from monitorlab import join, load_samples, read_verdicts
+    >>> verdicts = pd.concat([read_verdicts("keywords.csv"), read_verdicts("always.csv")])
+    >>> found = compare(join(verdicts, load_samples("samples.jsonl")))
+    >>> list(found["error"])
+    ['miss', 'false_alarm', 'wrong']
     """
     data = panel(judged, unit)
     first, second = np.triu_indices(len(data.names), 1)
