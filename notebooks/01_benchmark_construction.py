@@ -100,7 +100,7 @@ for number in (0, 1):
 # variants, so we added a second leak.
 
 # %%
-display.table(chapter.overview.cues())
+display.table(chapter.overview.cue_table())
 
 # %% [markdown]
 # ## The method happens here: two drafts of about equal length
@@ -216,7 +216,7 @@ print(f"{reasoning['confirmed'].sum()} of {len(reasoning)} reasoning labels conf
 # misbehaves.
 
 # %%
-shown = chapter.browser.draw_pairs(samples, PAIRS_SHOWN, run.rng("browser"))
+shown = chapter.browser.pairs_to_show(samples, PAIRS_SHOWN, run.rng("browser"))
 chapter.browser.browse(samples, shown)
 
 # %% [markdown]

@@ -372,7 +372,7 @@ part = chapter.draw_pairs(
 )
 twice = [score(monitor, samples_of(part), store) for monitor in small.by_logits]
 twice = rates.join(pd.concat(twice, ignore_index=True), part)
-asked_twice = comparisons.compare_all(twice, LEVEL)
+asked_twice = comparisons.compare(twice, LEVEL)
 columns = ["error", "first", "second", "n", "difference", "low", "high", "p"]
 display.table(
     asked_twice[columns], caption="Two prompts, one small stand-in; scenarios as units"
@@ -430,7 +430,7 @@ print(f"McNemar, four samples against none: p = {comparisons.mcnemar_exact(4, 0)
 # samples as the scenarios are worth, says how large a difference is.
 
 # %%
-compared = comparisons.compare_all(test, LEVEL)
+compared = comparisons.compare(test, LEVEL)
 fig = chapter.figures.plot_separation(compared, order)
 display.show(
     fig,
@@ -624,7 +624,7 @@ if len(transcripts):
 
 # %%
 if len(transcripts):
-    duels = comparisons.compare_all(told, LEVEL)
+    duels = comparisons.compare(told, LEVEL)
     duels = duels[(duels["error"] == "wrong") & (duels["second"] == chapter.recorded.BEGINS_WITH_B)]
     columns = ["first", "second", "n", "difference", "low", "high", "p_holm", "p_worst_holm"]
     display.table(

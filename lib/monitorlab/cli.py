@@ -225,14 +225,14 @@ def _score(
     was given up, 2 if the command was wrong, 3 if a table was written and holds no verdict.
     """
     with _expected_errors():
-        from monitorlab.benchmark.sample_files import read_samples
+        from monitorlab.benchmark.sample_files import load_samples
         from monitorlab.commands.score import Request, describe, score_file
         from monitorlab.monitors.build import build_monitor, spelled_settings
         from monitorlab.storage.settings import split_assignments
 
         request = Request(samples.expanduser(), out, store, draws, patience, limit, force)
         given = [split_assignments(option or []), *spelled_settings(context.args)]
-        frame = read_samples(request.samples, typer.echo)  # first: it is quick, a model is not
+        frame = load_samples(request.samples, typer.echo)  # first: it is quick, a model is not
         summary = score_file(build_monitor(monitor, *given), frame, request, typer.echo)
         typer.echo(describe(summary))
         if not summary.parsed:
@@ -256,12 +256,12 @@ def _reread(
 ) -> None:
     """Read stored replies again with today's rules, without a call; the old files stay."""
     with _expected_errors():
-        from monitorlab.benchmark.sample_files import read_samples
+        from monitorlab.benchmark.sample_files import load_samples
         from monitorlab.commands.reread import Rereading, reread_file
 
         request = Rereading(store.expanduser(), table.expanduser(), samples.expanduser(), out,
                           out_store, prompt, max_tokens)
-        reread_file(request, read_samples(request.samples, typer.echo), typer.echo)
+        reread_file(request, load_samples(request.samples, typer.echo), typer.echo)
 
 
 @app.command("finetune")

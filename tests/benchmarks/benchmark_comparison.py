@@ -20,7 +20,7 @@ import pandas as pd
 from evaluator import EValuator
 from evaluator import utils as package
 
-from monitorlab.online.comparison import PAPER_METHODS, Method, compare, random_splits
+from monitorlab.online.comparison import PAPER_METHODS, Method, compare_methods, random_splits
 from monitorlab.online.score_files import load_evaluator
 from monitorlab.online.trajectories import Trajectories, to_frame
 from monitorlab.storage.sources import fetch
@@ -75,9 +75,9 @@ def main() -> None:
     times: dict[str, list[float]] = {"all": [], "package": [], "same": []}
     for _ in range(ROUNDS):
         splits = list(random_splits(len(data), 10, 0.2, seed=0))
-        times["all"].append(seconds(lambda s=splits: compare(data, PAPER_METHODS, s)))
+        times["all"].append(seconds(lambda s=splits: compare_methods(data, PAPER_METHODS, s)))
         times["package"].append(seconds(lambda: run_package(frame, split)))
-        times["same"].append(seconds(lambda: compare(sample, sequential, [split])))
+        times["same"].append(seconds(lambda: compare_methods(sample, sequential, [split])))
     whole, theirs, ours = (float(np.median(times[key])) for key in ("all", "package", "same"))
     print(f"4 methods x 6 levels x 10 splits, {len(data)} trajectories: {whole:.2f} s")
     print(f"2 sequential tests x 6 levels x 1 split, {size} trajectories (subsample):")

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from monitorlab.evaluation.bootstrap import METRICS, bootstrap, differences, intervals, paired
-from monitorlab.evaluation.comparisons import compare_all
+from monitorlab.evaluation.comparisons import compare
 from monitorlab.evaluation.rates import join, rates
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import from_score
@@ -75,13 +75,13 @@ def time_comparisons(monitors: int, pairs: int, resamples: int) -> None:
     judged = join(*simulate(monitors, pairs))
 
     def everything(metrics: tuple[str, ...]) -> None:
-        compare_all(judged)
+        compare(judged)
         how = {"resamples": resamples, "metrics": metrics}
         intervals(bootstrap(judged, np.random.default_rng(0), **how))
         differences(paired(judged, np.random.default_rng(0), **how))
 
     print(f"{monitors} monitors, {2 * pairs:,} samples, {resamples:,} resamples")
-    print(f"  paired tests             {seconds(lambda: compare_all(judged)):.2f} s")
+    print(f"  paired tests             {seconds(lambda: compare(judged)):.2f} s")
     print(f"  and bootstrap, 5 metrics {seconds(lambda: everything(METRICS[:5])):.2f} s")
     print(f"  and bootstrap, 9 metrics {seconds(lambda: everything(METRICS)):.2f} s")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.online.comparison import ALL_METHODS, Split, compare, random_splits
+from monitorlab.online.comparison import ALL_METHODS, Split, compare_methods, random_splits
 from monitorlab.online.score_files import load_evaluator
 from monitorlab.online.trajectories import Trajectories
 
@@ -47,7 +47,7 @@ def known_splits(n: int) -> Iterator[Split]:
 
 @pytest.fixture(scope="module")
 def table(math: Trajectories) -> pd.DataFrame:
-    frame = compare(math, ALL_METHODS, known_splits(len(math)), levels=(0.1, 0.2))
+    frame = compare_methods(math, ALL_METHODS, known_splits(len(math)), levels=(0.1, 0.2))
     return frame.groupby(["level", "method"])[[*MEASURES, "delay", "restricted_delay"]].mean()
 
 
@@ -55,7 +55,8 @@ def table(math: Trajectories) -> pd.DataFrame:
 def many(math: Trajectories) -> pd.DataFrame:
     """The learned statistic on a hundred splits that nobody has looked at."""
     learned = [method for method in ALL_METHODS if method.label == "learned + CRC"]
-    return compare(math, learned, random_splits(len(math), 100, 0.2, seed=1), levels=(0.1, 0.2))
+    return compare_methods(math, learned, random_splits(len(math), 100, 0.2, seed=1),
+                           levels=(0.1, 0.2))
 
 
 @pytest.mark.parametrize("row", KNOWN_ROWS, ids=str)
@@ -81,5 +82,6 @@ def test_shuffled_labels_leave_nothing_to_learn(math):
     labels = np.random.default_rng(0).permutation(math.labels)
     blind = Trajectories.from_padded("blind", "s", math.ids, math.scores, math.tokens, labels)
     learned = [method for method in ALL_METHODS if method.label == "learned + CRC"]
-    frame = compare(blind, learned, random_splits(len(math), 20, 0.2, seed=1), levels=(0.1,))
+    frame = compare_methods(blind, learned, random_splits(len(math), 20, 0.2, seed=1),
+                            levels=(0.1,))
     assert frame["power"].mean() == pytest.approx(frame["far"].mean(), abs=0.015)

@@ -50,8 +50,8 @@ from monitorlab.signals.reward_models import (
 )
 from monitorlab.signals.step_scores import Label, LeftOutError, StepScorer
 from monitorlab.signals.token_probabilities import (
-    CausalGenerator,
     LogProbabilityScorer,
+    StepGenerator,
     split_steps,
 )
 
@@ -399,7 +399,7 @@ def test_the_first_token_needs_a_prompt(folders: dict[str, str]) -> None:
 
 
 def test_generator_keeps_its_own_probabilities(folders: dict[str, str]) -> None:
-    generator = CausalGenerator.load(folders["causal"])
+    generator = StepGenerator.load(folders["causal"])
     problems = [PROBLEM, "What is 2 + 2?", "Count."]
     made = generator.generate(problems, seed=3, max_new_tokens=40, batch=2)
     again = generator.generate(problems, seed=3, max_new_tokens=40, batch=2)
@@ -414,7 +414,7 @@ def test_generator_keeps_its_own_probabilities(folders: dict[str, str]) -> None:
 
 
 def test_generation_is_split_where_the_steps_are(folders: dict[str, str]) -> None:
-    generator = CausalGenerator.load(folders["causal"])
+    generator = StepGenerator.load(folders["causal"])
     ids = [*generator.tokenizer("ab\n\ncd\ne\n\nf")["input_ids"], generator.tokenizer.eos_token_id]
     generation = generator._generation(ids, -np.arange(1.0, len(ids) + 1))
     assert generation.steps == ("ab", "cd\ne", "f")

@@ -15,7 +15,7 @@ from monitorlab.evaluation.bootstrap import paired
 from monitorlab.evaluation.comparisons import (
     ERRORS,
     cochran_q,
-    compare_all,
+    compare,
     mcnemar_exact,
     pair_anatomy,
     sign_flip,
@@ -183,7 +183,7 @@ def naive(judged: pd.DataFrame, error: str) -> pd.DataFrame:
 @pytest.mark.parametrize("error", ERRORS)
 def test_all_comparisons_agree_with_one_at_a_time(error):
     judged = make_judged(random_states(5, 300))
-    found = compare_all(judged)
+    found = compare(judged)
     found = found[found["error"] == error].reset_index(drop=True)
     expected = naive(judged, error)
     pd.testing.assert_frame_equal(found[expected.columns], expected, check_dtype=False, rtol=1e-9)
@@ -209,13 +209,13 @@ def test_errors_that_come_by_scenario_are_tested_by_scenario():
     mcnemar_says = flips_say = 0
     for seed in range(40):
         judged = make_judged(clustered_states(seed), scenario=10)
-        row = compare_all(judged).set_index("error").loc["wrong"]
+        row = compare(judged).set_index("error").loc["wrong"]
         table = judged.assign(wrong=judged["verdict"].astype(bool) != (judged["label"] == 1))
         wide = table.pivot_table(index="scenario_id", columns="name", values="wrong", aggfunc="sum")
         gaps = (wide["a"] - wide["b"]).to_numpy().astype(int)
         assert row["p"] == sign_flip(gaps)
         assert row["p_mcnemar"] == pytest.approx(float(mcnemar_exact(row["b"], row["c"])))
-        pairs = compare_all(judged, unit="pair").set_index("error").loc["wrong"]
+        pairs = compare(judged, unit="pair").set_index("error").loc["wrong"]
         assert pairs["units"] == 150 and row["units"] == 30 and row["n"] == 300
         assert row["separated"] == (row["p"] <= 0.05)
         mcnemar_says += row["p_mcnemar"] <= 0.05
@@ -232,7 +232,7 @@ def test_the_interval_of_a_difference_is_as_wide_as_a_bootstrap_of_scenarios():
                          random.random(1200) < rate)
         states[name] = np.where(wrong, 1 - labels, labels)
     judged = make_judged(states, scenario=10)
-    row = compare_all(judged).set_index("error").loc["miss"]
+    row = compare(judged).set_index("error").loc["miss"]
     drawn = paired(judged, random, resamples=2000, metrics=["mr"]).draws[0, 0, 0]
     assert row["high"] - row["low"] == pytest.approx(2 * 1.98 * drawn.std(), rel=0.1)
     assert row["design_effect"] > 2
@@ -249,7 +249,7 @@ def counts(judged: pd.DataFrame) -> tuple[int, int, int, int]:
 def test_one_scenario_separates_nothing():
     state = np.repeat([ALARM, SILENT], 40)
     judged = make_judged({"a": state, "b": 1 - state}, scenario=80)
-    row = compare_all(judged).iloc[0]
+    row = compare(judged).iloc[0]
     assert (row["low"], row["high"], row["units"]) == (-1, 1, 1)
     assert row["p"] == 1 and not row["separated"]
 
@@ -261,7 +261,7 @@ def test_worst_case_is_the_least_favourable_way_to_read_the_failures():
     rows = np.repeat([SILENT], 2 * len(first)), np.repeat([SILENT], 2 * len(first))
     for row, state in zip(rows, (first, second), strict=True):
         row[::2] = state
-    found = compare_all(make_judged({"x": rows[0], "y": rows[1]})).iloc[0]
+    found = compare(make_judged({"x": rows[0], "y": rows[1]})).iloc[0]
     assert (found["error"], found["b"], found["c"], found["left_out"]) == ("miss", 9, 1, 3)
     open_places = [(side, place) for side, state in enumerate((first, second))
                    for place in np.flatnonzero(state == FAILED)]
@@ -281,7 +281,7 @@ def test_worst_case_is_the_least_favourable_way_to_read_the_failures():
 def test_failures_that_could_turn_the_order_leave_no_separation():
     first, second = np.repeat([SILENT, ALARM], [12, 40]), np.repeat([ALARM, FAILED], [12, 40])
     states = {name: np.repeat(state, 2) for name, state in (("x", first), ("y", second))}
-    found = compare_all(make_judged(states)).iloc[0]
+    found = compare(make_judged(states)).iloc[0]
     assert (found["b"], found["c"], found["left_out"]) == (12, 0, 40)
     assert found["better"] == "y" and found["p"] < 0.001
     assert found["p_worst"] == 1  # read against y, the failures would make x the better one
@@ -289,7 +289,7 @@ def test_failures_that_could_turn_the_order_leave_no_separation():
 
 def test_without_failures_the_worst_case_is_the_case():
     states = {name: np.where(s == FAILED, SILENT, s) for name, s in random_states(4, 300).items()}
-    found = compare_all(make_judged(states))
+    found = compare(make_judged(states))
     differ = found["b"] != found["c"]
     np.testing.assert_allclose(found["p_worst"][differ], found["p"][differ])
     assert (found["left_out"] == 0).all()
@@ -299,7 +299,7 @@ def test_without_failures_the_worst_case_is_the_case():
 def test_samples_that_one_monitor_was_not_asked_about_are_not_failures():
     states = random_states(2, 100)
     states["m1"][:40] = NOT_ASKED
-    found = compare_all(make_judged(states)).set_index("error")
+    found = compare(make_judged(states)).set_index("error")
     both = ((states["m0"][40:] >= SILENT) & (states["m1"][40:] >= SILENT)).sum()
     assert found.loc["wrong", "n"] == both
     assert found.loc["wrong", "left_out"] == 60 - both
@@ -345,18 +345,18 @@ def test_monitors_that_never_differ_are_not_separated():
     state = random_states(1, 80)["m0"]
     judged = make_judged({"a": state, "b": state, "c": state})
     assert (cochran_q(judged)["p"] == 1).all() and (cochran_q(judged)["q"] == 0).all()
-    found = compare_all(judged)
+    found = compare(judged)
     assert (found["p"] == 1).all() and (found["difference"] == 0).all()
     assert not found["separated"].any() and (found["better"] == "").all()
 
 
 def test_one_monitor_alone_gives_empty_tables():
     judged = make_judged(random_states(1, 20))
-    assert len(compare_all(judged)) == 0 and "p_holm" in compare_all(judged)
+    assert len(compare(judged)) == 0 and "p_holm" in compare(judged)
     assert len(cochran_q(judged)) == 0
 
 
 def test_several_draws_are_refused():
     judged = make_judged(random_states(2, 20))
     with pytest.raises(ValueError, match="'m0' judged a sample several times"):
-        compare_all(pd.concat([judged, judged.assign(draw=1)]))
+        compare(pd.concat([judged, judged.assign(draw=1)]))

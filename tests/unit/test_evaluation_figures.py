@@ -18,7 +18,7 @@ from monitorlab.chapters.evaluation import figures
 from monitorlab.chapters.operating_points import figures as operating_figures
 from monitorlab.display.style import CELL_TITLES, SAFE, UNSAFE
 from monitorlab.evaluation.cascades import cascade_sweep
-from monitorlab.evaluation.comparisons import TREATMENTS, compare_all, pair_anatomy
+from monitorlab.evaluation.comparisons import TREATMENTS, compare, pair_anatomy
 from monitorlab.evaluation.label_noise import noise_bounds
 from monitorlab.evaluation.operating_points import ALL, calibrated_points, tradeoff_at_own_threshold
 from monitorlab.evaluation.rates import rates
@@ -192,7 +192,7 @@ def test_separation_says_which_row_has_fewer(separated, survives, seen, marks):
 
 
 def test_separation_leaves_out_monitors_that_are_not_in_the_order():
-    fig = figures.plot_separation(compare_all(JUDGED), NAMES[:2])
+    fig = figures.plot_separation(compare(JUDGED), NAMES[:2])
     assert fig.axes[0].images[0].get_array().shape == (2, 2)
     rendered(fig)
 
@@ -382,7 +382,7 @@ def test_one_monitor_alone_can_be_drawn():
         figures.plot_plane(rates(alone), NO_LINE, (-0.42, 0.49), only),
         figures.plot_cells(rates(alone, by=("name", "cell")), only),
         figures.plot_anatomy(pair_anatomy(alone), only),
-        figures.plot_separation(compare_all(alone), only),
+        figures.plot_separation(compare(alone), only),
         operating_figures.plot_noise(noise_bounds(alone, (0.05,)), only),
     ):
         assert rendered(fig).startswith(b"\x89PNG")

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from monitorlab.benchmark.export import ExportError, card, export_dataset, export_run
+from monitorlab.benchmark.export import ExportError, card, export, export_run
 from monitorlab.benchmark.writing.construction import COUNTS
 from monitorlab.cli import app
 from monitorlab.pipeline.artifacts import ArtifactError, open_run, read_table, write_table
@@ -71,7 +71,7 @@ def same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
 def test_both_configurations_come_back_equal(tmp_path: Path) -> None:
     samples, real = table(), table("real", ("test",))
     folder = tmp_path / "made" / "export"
-    assert export_dataset(samples, folder, 7, METRICS, real) == len(samples) + len(real)
+    assert export(samples, folder, 7, METRICS, real) == len(samples) + len(real)
     loaded = load(folder)
     assert sorted(loaded) == ["dev", "test"]
     for split, part in loaded.items():
@@ -84,9 +84,9 @@ def test_both_configurations_come_back_equal(tmp_path: Path) -> None:
 
 def test_an_earlier_export_is_replaced_as_a_whole(tmp_path: Path) -> None:
     folder = tmp_path / "export"
-    export_dataset(table(), folder, 7, METRICS, table("real", ("test",)))
+    export(table(), folder, 7, METRICS, table("real", ("test",)))
     samples = table("other")
-    assert export_dataset(samples, folder, 8, METRICS) == len(samples)
+    assert export(samples, folder, 8, METRICS) == len(samples)
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "builtin"]
     same(load(folder)["test"], samples[samples["split"] == "test"])
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".export")] == []
@@ -97,29 +97,29 @@ def test_a_foreign_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "chapter.tex").write_text("years of work")
     with pytest.raises(ExportError, match="thesis exists and is no earlier export"):
-        export_dataset(table(), folder, 7, METRICS)
+        export(table(), folder, 7, METRICS)
     with pytest.raises(ExportError, match="is no earlier export"):
-        export_dataset(table(), folder / "chapter.tex", 7, METRICS)
+        export(table(), folder / "chapter.tex", 7, METRICS)
     assert (folder / "chapter.tex").read_text() == "years of work"
     assert len(list(tmp_path.iterdir())) == 1
     (tmp_path / "empty").mkdir()
-    assert export_dataset(table(), tmp_path / "empty", 7, METRICS) == len(table())
+    assert export(table(), tmp_path / "empty", 7, METRICS) == len(table())
 
 
 def test_a_foreign_project_is_refused_too(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_bytes(b"# My th\xe8se\n")
     (tmp_path / "chapter.tex").write_text("years of work")
     with pytest.raises(ExportError):
-        export_dataset(table(), tmp_path, 7, METRICS)
+        export(table(), tmp_path, 7, METRICS)
     assert (tmp_path / "chapter.tex").read_text() == "years of work"
 
 
 def test_a_failed_export_keeps_the_earlier_one(tmp_path: Path) -> None:
     folder = tmp_path / "export"
-    export_dataset(table(), folder, 7, METRICS)
+    export(table(), folder, 7, METRICS)
     before = (folder / "README.md").read_text()
     with pytest.raises(KeyError):
-        export_dataset(table("other"), folder, 8, {})
+        export(table("other"), folder, 8, {})
     assert (folder / "README.md").read_text() == before
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
 

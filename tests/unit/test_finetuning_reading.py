@@ -16,7 +16,7 @@ from monitorlab.chapters.finetuning.base import (
     SHORT_TEXTS,
     base_checkpoint,
     reading_examples,
-    shortened,
+    shortened_samples,
     train_base,
 )
 from monitorlab.models.chat import chat_text, control_texts, text_ids
@@ -67,11 +67,11 @@ def ask(tokenizer: PreTrainedTokenizerFast, rows: pd.DataFrame, seed: int = 0) -
 
 def texts_of(samples: pd.DataFrame) -> pd.DataFrame:
     """The texts behind the examples, in order: each as it is, then shortened, several times."""
-    return pd.concat([samples, *[shortened(samples)] * SHORT_TEXTS], ignore_index=True)
+    return pd.concat([samples, *[shortened_samples(samples)] * SHORT_TEXTS], ignore_index=True)
 
 
 def test_a_shortened_text_holds_the_same_letters_and_fewer_words(readable: pd.DataFrame) -> None:
-    short = shortened(readable)
+    short = shortened_samples(readable)
     whole = readable.set_index("sample_id").loc[short["sample_id"]]
     for name, letter in (("request", cued_option), ("response", chosen_option)):
         assert short[name].map(letter).tolist() == whole[name].map(letter).tolist()

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from monitorlab.chapters.online import datasets, figures
 from monitorlab.display.style import TWO_COLUMNS, shared_legend, subplots, wrapped
-from monitorlab.online.comparison import PAPER_METHODS, compare
+from monitorlab.online.comparison import PAPER_METHODS, compare_methods
 from monitorlab.online.trajectories import Trajectories
 from monitorlab.statistics.thresholds import calibrate
 
@@ -53,7 +53,7 @@ def drawn(fig: Figure) -> tuple[str, float]:
 def test_every_figure_draws_a_name_as_it_is(name):
     one = data(name)
     split = (np.arange(30), np.arange(30, 60))
-    results = compare(one, PAPER_METHODS[:1], [split], levels=(0.2,))
+    results = compare_methods(one, PAPER_METHODS[:1], [split], levels=(0.2,))
     panels = {(name, name): datasets.sizes(one)}
     threshold = calibrate(one.flat_scores[:30], 0.2)
     for fig in (
@@ -105,7 +105,8 @@ def test_infinite_scores_are_drawn_at_the_edge():
 
 def test_sizes_of_both_classes_stand_beside_a_figure():
     one = data("mine")
-    results = compare(one, PAPER_METHODS[:1], [(np.arange(30), np.arange(30, 60))], levels=(0.2,))
+    results = compare_methods(one, PAPER_METHODS[:1], [(np.arange(30), np.arange(30, 60))],
+                              levels=(0.2,))
     fig = figures.plot_protocol(results, {("mine", "mine"): datasets.sizes(one)}, ["CRC"], "t")
     assert fig.axes[0].get_title() == "mine\n(30 safe, 30 unsafe)"
     assert "(30 safe, 30 unsafe)" in drawn(fig)[0]

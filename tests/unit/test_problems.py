@@ -9,7 +9,7 @@ import pytest
 
 from monitorlab.benchmark.scenarios.files import Scenario, ScenarioError
 from monitorlab.benchmark.writing import problems
-from monitorlab.benchmark.writing.problems import Problem
+from monitorlab.benchmark.writing.problems import WordProblem
 
 FIELDS: dict[str, Any] = {
     "slots": {"place": ["park", "field"]},
@@ -104,7 +104,7 @@ def test_later_values_follow_from_the_wrong_one(
 def test_only_the_flawed_step_is_wrong_and_the_rest_follows(
     flaw: int, place: int, wrong: list[str]
 ) -> None:
-    problem = Problem(GIVEN, 24, flaw, problems.derive(scenario(), GIVEN, flaw)["double"], ())
+    problem = WordProblem(GIVEN, 24, flaw, problems.derive(scenario(), GIVEN, flaw)["double"], ())
     assert problems.write_steps(scenario(), problem, False, Random(0)) == (SOUND, None)
     lines, found = problems.write_steps(scenario(), problem, True, Random(0))
     assert lines == SOUND[:place] + wrong

@@ -16,7 +16,7 @@ from monitorlab.chapters.finetuning.matrix import matrix
 from monitorlab.chapters.finetuning.transfer import transfer
 from monitorlab.evaluation.bootstrap import bootstrap, paired
 from monitorlab.evaluation.cascades import cascade, cascade_sweep, escalation_band
-from monitorlab.evaluation.comparisons import cochran_q, compare_all, pair_anatomy
+from monitorlab.evaluation.comparisons import cochran_q, compare, pair_anatomy
 from monitorlab.evaluation.cost import cost_table
 from monitorlab.evaluation.label_noise import count_verdicts, noise_bounds
 from monitorlab.evaluation.learning import areas
@@ -365,7 +365,7 @@ def test_labels_that_are_none_are_refused_and_never_benign(label, words):
     judged.at[3, "label"] = label
     judged = judged.assign(split="test")
     enters = [
-        rates, pair_anatomy, compare_all, cochran_q, panel, first_draws, count_verdicts,
+        rates, pair_anatomy, compare, cochran_q, panel, first_draws, count_verdicts,
         cost_table, default_rates, decompose, lambda f: escalation_band(f, 0.5),
         lambda f: noise_bounds(f, [0.1]),
         lambda f: calibrated_points(f, [0.1]), lambda f: resplit_check(f, 0.1, n=2),
@@ -395,7 +395,7 @@ def test_a_sample_with_two_labels_is_refused():
     judged = join(make_verdicts(SAID), SAMPLES)
     other = judged.assign(name="b", label=1 - judged["label"])
     with pytest.raises(JudgedError, match="has label 0 in one row and 1 in another"):
-        compare_all(pd.concat([judged, other], ignore_index=True))
+        compare(pd.concat([judged, other], ignore_index=True))
 
 
 def test_ledger_counts_every_verdict_and_gives_the_commonest_reason():

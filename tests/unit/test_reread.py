@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from monitorlab.benchmark.sample_files import read_samples
+from monitorlab.benchmark.sample_files import load_samples
 from monitorlab.cli import app
 from monitorlab.commands.reread import Rereading, reread, reread_file
 from monitorlab.commands.score import Request as Scoring
@@ -57,7 +57,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     lines = [f"{name},question {name},answer {name},{i % 2}\n" for i, name in enumerate(CASES)]
     Path("own.csv").write_text("sample_id,request,response,label\n" + "".join(lines))
     settings = monitor().settings()
-    keys = [request_key(settings, sample, 0) for sample in samples_of(read_samples("own.csv"))]
+    keys = [request_key(settings, sample, 0) for sample in samples_of(load_samples("own.csv"))]
     stored = {key: Verdict(**{**vars(old), "reply": reply, "output_tokens": tokens,
                               "input_tokens": 5, "seconds": 0.5, "cost_usd": 0.25})
               for key, (old, reply, tokens, _) in zip(keys, CASES.values(), strict=True)}
@@ -123,7 +123,7 @@ def test_a_second_time_gives_the_same_bytes(folder: Path) -> None:
 def test_scoring_from_the_new_store_gives_the_new_table_and_asks_nobody(folder: Path) -> None:
     call(*COMMAND)
     request = Scoring(Path("own.csv"), out=Path("again.csv"), store=Path("old.reread.jsonl"))
-    summary = score_file(monitor(), read_samples("own.csv"), request)
+    summary = score_file(monitor(), load_samples("own.csv"), request)
     assert summary.known == len(CASES)
     found, expected = (read_verdicts(name).set_index("sample_id").drop(index="5")  # has no text
                        for name in ("again.csv", "old.reread.csv"))
@@ -166,7 +166,7 @@ def test_what_cannot_be_read_again_stays_and_is_counted(
     folder: Path, change: str, words: str
 ) -> None:
     store, table = VerdictStore(Path("old.jsonl")), read_verdicts("old.csv")
-    samples, settings = read_samples("own.csv"), dict(monitor().settings())
+    samples, settings = load_samples("own.csv"), dict(monitor().settings())
     if change == "samples":
         samples.loc[samples["sample_id"] == "NA", "response"] = "another answer"
         samples = samples[samples["sample_id"] != "1e5"]
@@ -188,7 +188,7 @@ def test_what_cannot_be_read_again_stays_and_is_counted(
 
 def test_a_prompt_can_be_named(folder: Path) -> None:
     table = read_verdicts("old.csv").assign(prompt="renamed")
-    store, samples = VerdictStore(Path("old.jsonl")), read_samples("own.csv")
+    store, samples = VerdictStore(Path("old.jsonl")), load_samples("own.csv")
     assert not reread(store, table, samples).verdicts
     assert len(reread(store, table, samples, prompt="direct").verdicts) == 9
     with pytest.raises(MonitorError, match="cannot read prompt 'nothing'"):
@@ -212,7 +212,7 @@ def test_what_is_not_there_or_no_table_is_said(
 def test_two_readings_of_one_store_do_not_touch_it(folder: Path) -> None:
     before = Path("old.jsonl").read_bytes()
     request = Rereading(Path("old.jsonl"), Path("old.csv"), Path("own.csv"))
-    first = reread_file(request, read_samples("own.csv"), lambda words: None)
-    second = reread_file(request, read_samples("own.csv"), lambda words: None)
+    first = reread_file(request, load_samples("own.csv"), lambda words: None)
+    second = reread_file(request, load_samples("own.csv"), lambda words: None)
     assert first.verdicts == second.verdicts and Path("old.jsonl").read_bytes() == before
     assert list(VerdictStore(Path("old.reread.jsonl"))) == list(VerdictStore(Path("old.jsonl")))

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark.sample_files import ChatError, SampleFileError, read_chat, read_samples
+from monitorlab.benchmark.sample_files import ChatError, SampleFileError, load_samples, read_chat
 
 CHAT = [
     {"role": "system", "content": "Be brief."},
@@ -84,7 +84,7 @@ def test_a_file_of_chats_is_a_file_of_samples(tmp_path: Path, column: str, endin
         pd.DataFrame([{**row, column: json.dumps(row[column])} for row in rows]).to_csv(path)
     else:
         pd.DataFrame(rows).to_parquet(path)
-    frame = read_samples(path)
+    frame = load_samples(path)
     assert list(frame["request"]) == [REQUEST, "System: Be brief.\n\nUser: Hello?"]
     assert list(frame["response"]) == ["Ann's: 4711.", "Hi."]
     assert list(frame["label"]) == [0, 1] and column not in frame.columns
@@ -105,19 +105,19 @@ def write(folder: Path, *rows: dict[str, Any]) -> Path:
 ])
 def test_a_row_that_is_no_chat_is_named(tmp_path: Path, row: dict[str, Any], words: str) -> None:
     with pytest.raises(SampleFileError) as caught:
-        read_samples(write(tmp_path, {"messages": CHAT}, row))
+        load_samples(write(tmp_path, {"messages": CHAT}, row))
     assert words in str(caught.value)
 
 
 def test_messages_behind_the_last_answer_are_told_about(tmp_path: Path) -> None:
     notes: list[str] = []
     path = write(tmp_path, {"sample_id": "a", "messages": [*CHAT, CHAT[1]]})
-    assert read_samples(path, notes.append).loc[0, "response"] == "Ann's: 4711."
+    assert load_samples(path, notes.append).loc[0, "response"] == "Ann's: 4711."
     assert notes == ["chats.jsonl: in 1 of 1 chats messages follow the last answer; they are not "
                      "judged"]
 
 
 def test_request_and_response_come_before_a_chat(tmp_path: Path) -> None:
-    frame = read_samples(write(tmp_path, {"request": "q", "response": "r", "messages": CHAT}))
+    frame = load_samples(write(tmp_path, {"request": "q", "response": "r", "messages": CHAT}))
     assert frame.loc[0, ["request", "response"]].tolist() == ["q", "r"]
     assert frame.loc[0, "messages"] == CHAT

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark.sample_files import SampleFileError, read_samples
+from monitorlab.benchmark.sample_files import SampleFileError, load_samples
 
 ROWS = [
     {"sample_id": "a", "request": 'say "hi",\nplease', "response": "hi;\tthere", "label": 0},
@@ -44,14 +44,14 @@ def write_rows(folder: Path, ending: str, rows: list[dict[str, Any]]) -> Path:
 
 def refused(path: Path) -> str:
     with pytest.raises(SampleFileError) as caught:
-        read_samples(path)
+        load_samples(path)
     return str(caught.value)
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "ndjson", "json", "parquet"])
 def test_every_format_gives_the_same_table(tmp_path: Path, ending: str) -> None:
     notes: list[str] = []
-    frame = read_samples(write_rows(tmp_path, ending, ROWS), notes.append)
+    frame = load_samples(write_rows(tmp_path, ending, ROWS), notes.append)
     assert frame[["sample_id", "request", "response", "label"]].to_dict("records") == ROWS
     assert notes == []
 
@@ -60,28 +60,28 @@ def test_every_format_gives_the_same_table(tmp_path: Path, ending: str) -> None:
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path, ending: str) -> None:
     path = write_rows(tmp_path, ending, ROWS)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert list(read_samples(path)["sample_id"]) == ["a", "b", "c"]
+    assert list(load_samples(path)["sample_id"]) == ["a", "b", "c"]
 
 
 def test_an_ending_in_capitals_is_read(tmp_path: Path) -> None:
     path = write(tmp_path, "SAMPLES.CSV", HEAD + "q,r\n")
-    assert len(read_samples(path)) == 1
+    assert len(load_samples(path)) == 1
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "json", "parquet"])
 def test_other_columns_are_kept_and_ids_come_first(tmp_path: Path, ending: str) -> None:
     rows = [{"cell": "sg_qa", "request": "q", "response": "r", "pair_id": "p1", "sample_id": "z"}]
-    frame = read_samples(write_rows(tmp_path, ending, rows))
+    frame = load_samples(write_rows(tmp_path, ending, rows))
     assert list(frame.columns) == ["sample_id", "request", "response", "cell", "pair_id"]
     assert list(frame.iloc[0]) == ["z", "q", "r", "sg_qa", "p1"]
 
 
 def test_without_ids_rows_are_numbered_and_that_is_said(tmp_path: Path) -> None:
     notes: list[str] = []
-    frame = read_samples(write(tmp_path, "own.csv", HEAD + "q,r\n\nq,s\n"), notes.append)
+    frame = load_samples(write(tmp_path, "own.csv", HEAD + "q,r\n\nq,s\n"), notes.append)
     assert list(frame["sample_id"]) == ["row-1", "row-2"]
     assert notes == ["own.csv has no column sample_id: its samples are called row-1 to row-2"]
-    frame = read_samples(write(tmp_path, "own.csv", "ID,request,response\n7,q,r\n"), notes.append)
+    frame = load_samples(write(tmp_path, "own.csv", "ID,request,response\n7,q,r\n"), notes.append)
     assert list(frame["sample_id"]) == ["row-1"]
     assert notes[-1].endswith("to row-1. Is it 'ID'? Then call that sample_id")
 
@@ -89,7 +89,7 @@ def test_without_ids_rows_are_numbered_and_that_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", ["jsonl", "json", "parquet"])
 def test_whole_numbers_will_do_as_ids(tmp_path: Path, ending: str) -> None:
     rows = [{"sample_id": i, "request": "q", "response": "r"} for i in (7, 12)]
-    assert list(read_samples(write_rows(tmp_path, ending, rows))["sample_id"]) == ["7", "12"]
+    assert list(load_samples(write_rows(tmp_path, ending, rows))["sample_id"]) == ["7", "12"]
 
 
 @pytest.mark.parametrize(("text", "label"), [
@@ -98,14 +98,14 @@ def test_whole_numbers_will_do_as_ids(tmp_path: Path, ending: str) -> None:
     ("misbehaviour", 1)])
 def test_labels_in_words(tmp_path: Path, text: str, label: int) -> None:
     path = write(tmp_path, "own.csv", f"request,response,label\nq,r,{text}\n")
-    assert list(read_samples(path)["label"]) == [label]
+    assert list(load_samples(path)["label"]) == [label]
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "parquet"])
 @pytest.mark.parametrize("value", [True, 1, 1.0, "1", "misbehavior"])
 def test_labels_of_every_type(tmp_path: Path, ending: str, value: object) -> None:
     rows = [{"request": "q", "response": "r", "label": value}]
-    assert list(read_samples(write_rows(tmp_path, ending, rows))["label"]) == [1]
+    assert list(load_samples(write_rows(tmp_path, ending, rows))["label"]) == [1]
 
 
 @pytest.mark.parametrize(("value", "shown"), [
@@ -124,7 +124,7 @@ def test_any_other_label_is_named_with_its_row(tmp_path: Path, value: object, sh
 
 def test_empty_responses_are_kept_and_counted(tmp_path: Path) -> None:
     notes: list[str] = []
-    frame = read_samples(write(tmp_path, "own.csv", HEAD + "q,\nq,r\nq,  \n"), notes.append)
+    frame = load_samples(write(tmp_path, "own.csv", HEAD + "q,\nq,r\nq,  \n"), notes.append)
     assert list(frame["response"]) == ["", "r", "  "]
     assert notes[-1] == "2 of 3 responses are empty; they are judged like others"
 
@@ -132,7 +132,7 @@ def test_empty_responses_are_kept_and_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "json", "parquet"])
 def test_a_sample_of_a_hundred_thousand_tokens_passes_through(tmp_path: Path, ending: str) -> None:
     long = "word, \"quoted\"\n" * 100_000
-    frame = read_samples(write_rows(tmp_path, ending, [{"request": "q", "response": long}]))
+    frame = load_samples(write_rows(tmp_path, ending, [{"request": "q", "response": long}]))
     assert frame.loc[0, "response"] == long
 
 
@@ -140,7 +140,7 @@ def test_half_a_character_is_replaced_and_that_is_said(tmp_path: Path) -> None:
     notes: list[str] = []
     path = write(tmp_path, "own.jsonl", '{"sample_id": "a", "request": "\\ud83d\\ude00", '
                                         '"response": "cut \\ud83d"}\n')
-    frame = read_samples(path, notes.append)
+    frame = load_samples(path, notes.append)
     assert list(frame.iloc[0]) == ["a", "😀", "cut \ufffd"]
     assert notes == ["1 texts held half a character, such as a cut emoji; it was replaced by the "
                      "replacement character U+FFFD"]
@@ -239,7 +239,7 @@ def test_missing_texts_of_a_parquet_file_are_named(tmp_path: Path) -> None:
 def test_columns_are_found_without_regard_to_case(tmp_path: Path, header: str) -> None:
     notes: list[str] = []
     path = write(tmp_path, "own.csv", f"{header},Note\nq,r,1,007,x\n")
-    frame = read_samples(path, notes.append)
+    frame = load_samples(path, notes.append)
     assert frame.to_dict("records") == [
         {"sample_id": "007", "request": "q", "response": "r", "label": 1, "Note": "x"}]
     assert notes == []
@@ -259,7 +259,7 @@ def test_a_column_that_looks_like_a_label_is_named_and_never_used(
     notes: list[str] = []
     rows = "".join(f"q,r{i},{value}\n" for i, value in enumerate(values))
     path = write(tmp_path, "own.csv", f"request,response,{name}\n{rows}")
-    frame = read_samples(path, notes.append)
+    frame = load_samples(path, notes.append)
     assert "label" not in frame.columns and list(frame[name]) == list(values)
     assert (words in notes[-1]) if words else all("looks like" not in note for note in notes)
 
@@ -268,7 +268,7 @@ def test_identifiers_are_the_text_that_stands_in_the_file(tmp_path: Path) -> Non
     ids = ["NA", "null", "1e5", "007", "nan", "True", "1.0", " 7", "7", "None", "-0", "2026-01-02"]
     lines = [f"{name},q,r{name},{name}\n" for name in ids]
     path = write(tmp_path, "own.csv", "sample_id,request,response,pair_id\n" + "".join(lines))
-    frame = read_samples(path)
+    frame = load_samples(path)
     assert list(frame["sample_id"]) == list(frame["pair_id"]) == ids
 
 
@@ -281,7 +281,7 @@ def test_numbers_that_name_a_pair_are_text_and_may_be_missing(tmp_path: Path, en
         pd.DataFrame(rows).astype({"pair_id": "Int64"}).to_parquet(path)
     else:
         path = write_rows(tmp_path, ending, rows)
-    frame = read_samples(path)
+    frame = load_samples(path)
     assert frame["pair_id"].astype(object).where(frame["pair_id"].notna(), None).tolist() == [
         "3", None, "12"]
     assert list(frame["scenario_id"]) == ["s"] * 3
@@ -291,9 +291,9 @@ def test_an_index_of_a_parquet_file_is_a_column_if_it_has_a_name(tmp_path: Path)
     frame = pd.DataFrame({"request": ["q", "q"], "response": ["r", "s"]})
     frame.rename_axis("sample_id").rename(lambda i: f"n{i}").to_parquet(tmp_path / "named.parquet")
     frame.rename(lambda i: f"n{i}").to_parquet(tmp_path / "plain.parquet")
-    assert list(read_samples(tmp_path / "named.parquet")["sample_id"]) == ["n0", "n1"]
-    assert list(read_samples(tmp_path / "plain.parquet")["sample_id"]) == ["row-1", "row-2"]
-    assert list(read_samples(tmp_path / "plain.parquet").columns) == [
+    assert list(load_samples(tmp_path / "named.parquet")["sample_id"]) == ["n0", "n1"]
+    assert list(load_samples(tmp_path / "plain.parquet")["sample_id"]) == ["row-1", "row-2"]
+    assert list(load_samples(tmp_path / "plain.parquet").columns) == [
         "sample_id", "request", "response"]
 
 
@@ -303,7 +303,7 @@ def test_another_separator_is_read_where_the_header_shows_it(
 ) -> None:
     rows = [["request", "response", "label"], ['"a, b"', '"r\t;1"', "1"]]
     text = "".join(separator.join(row) + "\n" for row in rows)
-    frame = read_samples(write(tmp_path, "own.csv", text))
+    frame = load_samples(write(tmp_path, "own.csv", text))
     assert list(frame.iloc[0]) == ["row-1", "a, b", "r\t;1", 1]
 
 
@@ -314,8 +314,8 @@ def test_one_meaning_is_read_in_whatever_form_it_stands(tmp_path: Path) -> None:
     forms = {"lines.json": lines, "array.jsonl": json.dumps(ROWS), "c.json": json.dumps(columns),
              "zipped.jsonl.gz": gzip.compress(lines.encode())}
     for name, content in forms.items():
-        assert list(read_samples(write(tmp_path, name, content))["sample_id"]) == ["a", "b", "c"]
-    frame = read_samples(write(tmp_path, "excel.csv", "sep=;\nrequest;response\nq;r, s\n"))
+        assert list(load_samples(write(tmp_path, name, content))["sample_id"]) == ["a", "b", "c"]
+    frame = load_samples(write(tmp_path, "excel.csv", "sep=;\nrequest;response\nq;r, s\n"))
     assert list(frame.iloc[0]) == ["row-1", "q", "r, s"]
     assert "line 4: there is no sample_id" in refused(
         write(tmp_path, "blank.jsonl", "\n" + lines.splitlines()[0] + '\n\n{"response": "r"}\n'))
@@ -327,7 +327,7 @@ def test_one_meaning_is_read_in_whatever_form_it_stands(tmp_path: Path) -> None:
 
 def test_a_separator_at_the_end_of_each_line_is_no_field(tmp_path: Path) -> None:
     for head in ("request,response\n", "request,response,\n"):
-        frame = read_samples(write(tmp_path, "own.csv", head + "q,r,\nq,s,\n"))
+        frame = load_samples(write(tmp_path, "own.csv", head + "q,r,\nq,s,\n"))
         assert list(frame.columns) == ["sample_id", "request", "response"]
     words = refused(write(tmp_path, "own.csv", HEAD + "q,r,\nq,s,x\n"))
     assert "line 3, row 2 has 3 fields" in words
@@ -337,7 +337,7 @@ def test_rows_under_one_key_are_read_and_the_key_is_named(tmp_path: Path) -> Non
     notes: list[str] = []
     wrapped = {"version": 2, "errors": [], "items": ROWS}
     path = write(tmp_path, "own.json", json.dumps(wrapped))
-    assert list(read_samples(path, notes.append)["sample_id"]) == ["a", "b", "c"]
+    assert list(load_samples(path, notes.append)["sample_id"]) == ["a", "b", "c"]
     assert notes == ["own.json: the rows are those under the key 'items'"]
 
 
@@ -347,7 +347,7 @@ def test_contradictions_and_repetitions_are_counted_with_their_rows(tmp_path: Pa
             ("q", "r", 1)]
     text = "sample_id,request,response,label\n" + "".join(
         f"n{i},{a},{b},{label}\n" for i, (a, b, label) in enumerate(rows))
-    frame = read_samples(write(tmp_path, "own.csv", text), notes.append)
+    frame = load_samples(write(tmp_path, "own.csv", text), notes.append)
     assert list(frame["label"]) == [label for *_, label in rows]  # all are kept
     assert notes == [
         "own.csv: 2 of 6 rows have the request and response of an earlier row and another label, "

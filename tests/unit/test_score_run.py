@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark.sample_files import read_samples
+from monitorlab.benchmark.sample_files import load_samples
 from monitorlab.commands.score import Request, Summary, describe, score_file, slug
 from monitorlab.monitors.monitor import MonitorError, Sample, chunks
 from monitorlab.monitors.rules import Constant
@@ -70,7 +70,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(monitor: Any, notes: list[str] | None = None, **options: Any) -> Summary:
     request = Request(Path("own.csv"), **options)
-    return score_file(monitor, read_samples(request.samples), request,
+    return score_file(monitor, load_samples(request.samples), request,
                       (notes if notes is not None else []).append)
 
 

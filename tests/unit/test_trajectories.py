@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from monitorlab.online import trajectories
-from monitorlab.online.comparison import ALL_METHODS, PAPER_METHODS, compare, random_splits
+from monitorlab.online.comparison import ALL_METHODS, PAPER_METHODS, compare_methods, random_splits
 from monitorlab.online.metrics import alarm_metrics, alarm_steps, peaks
 from monitorlab.online.running import cusum, ewma, running_max, running_mean
 from monitorlab.online.score_files import load_evaluator, load_scores
@@ -166,7 +166,7 @@ def test_one_class_calibrates_and_is_refused_where_both_are_needed(frame, tmp_pa
     with pytest.raises(ScoreFileError, match="column label: all 1 sequences have label 0"):
         require_two_classes(data)
     with pytest.raises(ScoreFileError, match="column label: all 1 sequences have label 0"):
-        compare(data, PAPER_METHODS, [])
+        compare_methods(data, PAPER_METHODS, [])
 
 
 def test_levels_of_an_index_are_columns(frame):
@@ -199,13 +199,14 @@ def test_parts_of_similar_length_give_what_one_padded_array_gives(monkeypatch):
     data = uneven(40, 3, 200)
     splits = list(random_splits(43, 2, 0.6, 1))
     whole = {name: transform(data.scores) for name, transform in TRANSFORMS.items()}
-    together = compare(data, ALL_METHODS, splits, levels=(0.3,))
+    together = compare_methods(data, ALL_METHODS, splits, levels=(0.3,))
     monkeypatch.setattr(trajectories, "BLOCK_CELLS", 1)
     parts = [block.scores.size for block, _ in data.blocks()]
     assert len(parts) > 1 and max(parts) <= 2 * 3 * 200
     for name, transform in TRANSFORMS.items():
         np.testing.assert_array_equal(data.transformed(transform).scores, whole[name])
-    pd.testing.assert_frame_equal(compare(data, ALL_METHODS, splits, levels=(0.3,)), together)
+    pd.testing.assert_frame_equal(compare_methods(data, ALL_METHODS, splits, levels=(0.3,)),
+                                  together)
 
 
 def test_flat_and_padded_are_the_same(frame):
@@ -237,7 +238,8 @@ def test_a_few_long_sequences_do_not_pad_the_others(tmp_path):
     data = load_scores(tmp_path / "uneven.csv")
     threshold = calibrate(peaks(data.take(data.labels == 0)), 0.1)
     alarms = alarm_steps(data, threshold)
-    results = compare(data, PAPER_METHODS[:2], random_splits(len(data), 1, 0.2, 0), levels=(0.1,))
+    results = compare_methods(data, PAPER_METHODS[:2], random_splits(len(data), 1, 0.2, 0),
+                              levels=(0.1,))
     assert memory("VmHWM") - before < 300
     with pytest.raises(ValueError, match="would take 16 GB as one padded array, for 650000 steps"):
         data.scores  # noqa: B018

@@ -66,12 +66,12 @@ def test_a_table_that_pandas_wrote_is_the_same(tmp_path: Path) -> None:
 
 
 def test_tables_join_by_what_stands_in_the_file_of_samples(tmp_path: Path) -> None:
-    from monitorlab.benchmark.sample_files import read_samples
+    from monitorlab.benchmark.sample_files import load_samples
 
     ids = ["NA", "null", "1e5", "007", "7", "0001", "1"]
     lines = "".join(f"{name},q,r{name},1\n" for name in ids)
     (tmp_path / "own.csv").write_text("sample_id,request,response,label\n" + lines)
-    samples = read_samples(tmp_path / "own.csv")
+    samples = load_samples(tmp_path / "own.csv")
     write_verdicts(table(list(samples["sample_id"])), tmp_path / "v.csv")
     joined = read_verdicts(tmp_path / "v.csv").merge(samples, on="sample_id")
     assert set(joined["sample_id"]) == set(ids) and len(joined) == len(ids)

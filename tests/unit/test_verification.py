@@ -200,7 +200,7 @@ def test_library_and_cues() -> None:
     sizes = [sum(s.side == side for s in both) for side in SIDES]
     assert list(table.iloc[3, 1:3]) == sizes and min(sizes) > 0
     assert table.drop(index=3).iloc[:, 1:].to_numpy().sum() == 0
-    cues = overview.cues()
+    cues = overview.cue_table()
     assert len(cues) == 10 and cues["cue"].is_unique
     assert cues["for example"].str.len().gt(20).all()
     assert not cues["for example"].str.contains(r"[{}|]").any(), "a template was not filled"

@@ -18,7 +18,7 @@ import pytest
 from scipy import stats
 
 from monitorlab.evaluation.bootstrap import bootstrap, differences, intervals, paired
-from monitorlab.evaluation.comparisons import cochran_q, compare_all, mcnemar_exact, sign_flip
+from monitorlab.evaluation.comparisons import cochran_q, compare, mcnemar_exact, sign_flip
 from monitorlab.evaluation.rates import macro, rates
 from monitorlab.statistics.intervals import (
     Clustered,
@@ -104,7 +104,7 @@ def test_holm_keeps_the_family_wise_error_of_equal_monitors():
             "status": "parsed",
             "verdict": pd.array(alarm, dtype="boolean"),
         })  # fmt: skip
-        found = compare_all(judged)
+        found = compare(judged)
         false += found.loc[found["error"] == "miss", "separated"].any()
     assert false <= stats.binom.isf(1e-3, replications, 0.05)
 
@@ -294,7 +294,7 @@ def test_families_of_tests_keep_their_level_by_scenario_and_not_by_sample():
     false = dict.fromkeys(("scenario", "mcnemar", "t2", "q"), 0)
     for _ in range(times):
         judged = judged_by_scenario(random, "abcd")
-        found = compare_all(judged)
+        found = compare(judged)
         found = found[found["error"] == "wrong"]
         false["scenario"] += found["separated"].any()
         false["mcnemar"] += (found["p_mcnemar_holm"] <= 0.05).any()

@@ -59,12 +59,12 @@ def export_run(run_folder: Path, to: Path) -> int:
         name: load_table(built, name, outputs, run_command(built, made["profile"]))
         for name in ("samples", "real_samples") if name == "samples" or name in outputs
     }
-    return export_dataset(
+    return export(
         tables["samples"], to, seed=made["seed"], metrics=metrics, real=tables.get("real_samples"),
     )
 
 
-def export_dataset(
+def export(
     samples: pd.DataFrame,
     to: Path,
     seed: int,

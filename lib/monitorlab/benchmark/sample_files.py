@@ -34,7 +34,7 @@ class SampleFileError(TableFileError):
     """A file of samples cannot be used; the message names the row and says what to do."""
 
 
-def read_samples(
+def load_samples(
     path: str | Path, report: Callable[[str], object] = lambda words: None
 ) -> pd.DataFrame:
     """Read a file of samples to judge.

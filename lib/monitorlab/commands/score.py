@@ -45,7 +45,7 @@ class Request:
     Attributes
     ----------
     samples : Path
-        File of samples, see :func:`monitorlab.benchmark.sample_files.read_samples`.
+        File of samples, see :func:`monitorlab.benchmark.sample_files.load_samples`.
     out : Path or None
         Table of verdicts, ``.csv``, ``.jsonl`` or ``.parquet``; by default
         ``verdicts/SAMPLES-MONITOR.csv``. Its manifest is beside it, with ``.json`` added.
@@ -143,7 +143,7 @@ def score_file(
     monitor : Monitor
         Who judges.
     frame : DataFrame
-        The samples of `request`, from :func:`monitorlab.benchmark.sample_files.read_samples`.
+        The samples of `request`, from :func:`monitorlab.benchmark.sample_files.load_samples`.
     request : Request
         What, and where to.
     report : callable

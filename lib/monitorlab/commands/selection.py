@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from monitorlab.benchmark.sample_files import SampleFileError, read_samples
+from monitorlab.benchmark.sample_files import SampleFileError, load_samples
 from monitorlab.finetuning.batches import LeakError
 from monitorlab.finetuning.recipe import Recipe
 from monitorlab.monitors.monitor import MonitorError
@@ -28,7 +28,7 @@ class Order:
     base, revision : str
         Checkpoint to start from: local folder, or name on the hub with its commit.
     corpus : Path
-        Labelled samples, see :func:`monitorlab.benchmark.sample_files.read_samples`.
+        Labelled samples, see :func:`monitorlab.benchmark.sample_files.load_samples`.
     out : Path
         Folder of the result.
     prompt : str
@@ -128,7 +128,7 @@ def gather(
 
 
 def _labelled(path: Path, report: Callable[[str], object]) -> pd.DataFrame:
-    frame = read_samples(path, report)
+    frame = load_samples(path, report)
     if "label" not in frame.columns:
         raise SampleFileError(f"{path.name}: there is no column 'label', expected 1 (misbehavior) "
                               "or 0 (benign) in every row")
@@ -154,7 +154,7 @@ def _forbidden(order: Order, frame: pd.DataFrame) -> set[str]:
     """Scenarios that must not occur in training; raise if one does."""
     if order.forbid is None:
         return set()
-    tested = read_samples(order.forbid.expanduser())
+    tested = load_samples(order.forbid.expanduser())
     for name, has in ((order.forbid.name, "scenario_id" in tested.columns),
                       (order.corpus.name, frame["scenario_id"].ne("").all())):
         if not has:

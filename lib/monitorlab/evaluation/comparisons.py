@@ -191,7 +191,7 @@ def _coins(count: int) -> FloatArray:
     return np.asarray(binom.pmf(np.arange(count + 1), count, 0.5), dtype=np.float64)
 
 
-def compare_all(
+def compare(
     judged: pd.DataFrame, level: float = 0.05, unit: str = SCENARIO
 ) -> pd.DataFrame:
     """Test every pair of monitors, for each kind of error.

@@ -283,7 +283,7 @@ FloatArray = NDArray[np.float64]
 PAPER_LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 
-def compare(
+def compare_methods(
     trajectories: Trajectories,
     methods: Sequence[Method],
     splits: Iterable[Split],
@@ -349,7 +349,7 @@ def compare_resampled(
     risk: str = FALSE_ALARM,
     draws: int = DRAWS,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Compare as :func:`compare`, and say how far one level's results depend on the sequences.
+    """Compare methods, and say how far one level's results depend on the sequences.
 
     Splits share their sequences, so the spread over splits says little about other sequences. Here
     all sequences are drawn anew, with replacement, and each takes its copies along into the part of
@@ -360,7 +360,7 @@ def compare_resampled(
     Parameters
     ----------
     trajectories, methods, splits, levels, delta, risk
-        As for :func:`compare`.
+        As for :func:`compare_methods`.
     level : float
         Where sequences are drawn anew.
     draws : int
@@ -369,7 +369,7 @@ def compare_resampled(
     Returns
     -------
     results : DataFrame
-        As from :func:`compare`, at ``levels`` and at ``level``.
+        As from :func:`compare_methods`, at ``levels`` and at ``level``.
     resamples : DataFrame
         One row per method and draw: ``dataset, signal, method, level, draw`` and, as means over the
         splits, ``far, power, restricted_delay``.

@@ -284,7 +284,7 @@ def sample_answers(
     return [row[:stop] for row, stop in zip(rows, stops, strict=True)]
 
 
-class CausalGenerator(_Causal):
+class StepGenerator(_Causal):
     """Samples step-by-step solutions and keeps the probability of every emitted token."""
 
     @torch.inference_mode()

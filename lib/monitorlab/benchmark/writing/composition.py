@@ -21,7 +21,7 @@ from monitorlab.benchmark.sandbox.runner import Job
 from monitorlab.benchmark.scenarios import files as scenario_files
 from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.writing import sycophancy
-from monitorlab.benchmark.writing.problems import Problem
+from monitorlab.benchmark.writing.problems import WordProblem
 from monitorlab.benchmark.writing.prose import draw_slots, fill, write_response
 
 DRAFTS = 3
@@ -232,7 +232,7 @@ class Pair:
         What was asked, and which cue it holds.
     benign, misbehaving : Response
         The two sides.
-    problem : Problem, optional
+    problem : WordProblem, optional
         Of a reasoning pair, for the solver.
     """
 
@@ -242,7 +242,7 @@ class Pair:
     cue: str
     benign: Response
     misbehaving: Response
-    problem: Problem | None = field(default=None, compare=False)
+    problem: WordProblem | None = field(default=None, compare=False)
 
 
 def compose_pair(scenario: Scenario, number: int, seed: int, thinks: bool | None = None) -> Pair:

@@ -21,7 +21,7 @@ _FORMATS = {
 
 
 @dataclass(frozen=True)
-class Problem:
+class WordProblem:
     """One drawn problem.
 
     Attributes
@@ -157,7 +157,7 @@ def write_option(scenario: Scenario, value: Any, given: Mapping[str, Any]) -> st
     return f"{text} {unit}".strip()
 
 
-def draw_problem(scenario: Scenario, random: Random) -> Problem:
+def draw_problem(scenario: Scenario, random: Random) -> WordProblem:
     """Draw a problem whose cued option comes from one of the scenario's flaws.
 
     Parameters
@@ -169,7 +169,7 @@ def draw_problem(scenario: Scenario, random: Random) -> Problem:
 
     Returns
     -------
-    Problem
+    WordProblem
         With the answer confirmed by the solver.
 
     Raises
@@ -206,7 +206,7 @@ def draw_problem(scenario: Scenario, random: Random) -> Problem:
             if written not in options and len(options) < N_OPTIONS:
                 options.append(written)
         if len(options) >= 3:
-            return Problem(given, right, flaw, wrong[flaw], tuple(options))
+            return WordProblem(given, right, flaw, wrong[flaw], tuple(options))
     raise ScenarioError(
         f"{scenario.place}: {scenario.id!r} hardly ever gives three different options. "
         "Add flaws, or widen the numbers."
@@ -237,14 +237,14 @@ def _near(scenario: Scenario, right: Any, random: Random) -> list[Any]:
     return random.sample(near, len(near))
 
 
-def write_question(scenario: Scenario, problem: Problem, random: Random) -> str:
+def write_question(scenario: Scenario, problem: WordProblem, random: Random) -> str:
     """Write the question of a drawn problem.
 
     Parameters
     ----------
     scenario : Scenario
         Of cell ``syco_reasoning``.
-    problem : Problem
+    problem : WordProblem
         The drawn problem.
     random : Random
         Draws the wording.
@@ -258,7 +258,7 @@ def write_question(scenario: Scenario, problem: Problem, random: Random) -> str:
 
 
 def write_steps(
-    scenario: Scenario, problem: Problem, flawed: bool, random: Random
+    scenario: Scenario, problem: WordProblem, flawed: bool, random: Random
 ) -> tuple[list[str], int | None]:
     """Write the derivation, sound or with the problem's flaw.
 
@@ -266,7 +266,7 @@ def write_steps(
     ----------
     scenario : Scenario
         Of cell ``syco_reasoning``.
-    problem : Problem
+    problem : WordProblem
         The drawn problem.
     flawed : bool
         Whether to make the flaw.

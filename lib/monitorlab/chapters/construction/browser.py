@@ -98,7 +98,7 @@ def browse(samples: pd.DataFrame, pairs: list[str]) -> None:
     show_html("\n".join(blocks), f"{len(pairs)} pairs: {', '.join(pairs)}")
 
 
-def draw_pairs(samples: pd.DataFrame, per_cell: int, random) -> list[str]:  # type: ignore[no-untyped-def]
+def pairs_to_show(samples: pd.DataFrame, per_cell: int, random) -> list[str]:  # type: ignore[no-untyped-def]
     """Draw pairs of every cell, each of another scenario.
 
     Parameters

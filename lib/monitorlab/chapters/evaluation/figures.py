@@ -204,7 +204,7 @@ def plot_separation(compared: pd.DataFrame, order: Sequence[str]) -> Figure:
     Parameters
     ----------
     compared : DataFrame
-        From :func:`monitorlab.evaluation.comparisons.compare_all`.
+        From :func:`monitorlab.evaluation.comparisons.compare`.
     order : sequence of str
         Names from top to bottom and left to right; others are left out.
     """

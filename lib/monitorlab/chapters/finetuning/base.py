@@ -64,7 +64,7 @@ def reading_examples(
 ) -> list[Example]:
     """Ask two questions, twice, about every sample in which both letters can be read.
 
-    Every sample comes once as it is and `SHORT_TEXTS` times shortened (see `shortened`).
+    Every sample comes once as it is and `SHORT_TEXTS` times shortened (see `shortened_samples`).
 
     Which letter is it here, and is it this one there: one question is about the request, the other
     about the response, in random order, so that no answer gives the other one away. Both are read
@@ -89,7 +89,7 @@ def reading_examples(
     """
     rows = _readable(samples)
     found = []
-    for texts, copies in ((rows, 1), (shortened(rows), SHORT_TEXTS)):
+    for texts, copies in ((rows, 1), (shortened_samples(rows), SHORT_TEXTS)):
         stems, tail = _stems(tokenizer, prompt, texts)
         read = list(zip(stems, map(cued_option, texts["request"]),
                         map(chosen_option, texts["response"]), texts["scenario_id"], strict=True))
@@ -111,7 +111,7 @@ def _readable(samples: pd.DataFrame) -> pd.DataFrame:
     return samples[np.array(known, dtype=bool)]
 
 
-def shortened(samples: pd.DataFrame) -> pd.DataFrame:
+def shortened_samples(samples: pd.DataFrame) -> pd.DataFrame:
     """Leave out every sentence without an option letter, where both letters can still be read.
 
     A comparison is learned from a number of examples, not of words: short ones are cheap.

@@ -24,7 +24,7 @@ from monitorlab.evaluation.cell_draws import (
     split_rows,
     standard_errors,
 )
-from monitorlab.evaluation.comparisons import ERRORS, compare_all, holm
+from monitorlab.evaluation.comparisons import ERRORS, compare, holm
 from monitorlab.evaluation.panel import SCENARIO
 
 KNOWN_GROUPS = (*GROUPS, ALL_CELLS)
@@ -157,7 +157,7 @@ def transfer_tests(
     """Exact tests of every arm against a reference, for each kind of error.
 
     Signs of whole scenarios are flipped, as in
-    :func:`monitorlab.evaluation.comparisons.compare_all`; McNemar's test, which assumes independent
+    :func:`monitorlab.evaluation.comparisons.compare`; McNemar's test, which assumes independent
     samples, stands beside it. Parameters as in `transfer_differences`. Tests pool the samples of
     the cells, so a large cell weighs more than in the means of `transfer`.
 
@@ -178,7 +178,7 @@ def transfer_tests(
         if set(arms) == {reference}:
             continue
         part = rows[rows["name"].isin([*arms, reference]) & rows["cell"].isin(cells)]
-        table = _toward(compare_all(part, unit=unit), reference)
+        table = _toward(compare(part, unit=unit), reference)
         tables.append(table.assign(group=group, cells=", ".join(cells)))
     found = _sorted(tables, seen, groups, "error", ERRORS)
     found["p_holm"] = _holm_within(found, ["group", "error"])

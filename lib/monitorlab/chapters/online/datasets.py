@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from monitorlab.online.comparison import PAPER_METHODS, Split, compare
+from monitorlab.online.comparison import PAPER_METHODS, Split, compare_methods
 from monitorlab.online.metrics import peaks
 from monitorlab.online.trajectories import UNKNOWN, Trajectories, from_steps
 from monitorlab.statistics.thresholds import (
@@ -144,7 +144,7 @@ def tie_effect(
     level : float
         Target false alarm rate.
     splits : iterable of (calibration, test)
-        As for :func:`compare`.
+        As for :func:`compare_methods`.
 
     Returns
     -------
@@ -158,7 +158,8 @@ def tie_effect(
     }
     splits = list(splits)
     for drawn in (False, True):
-        found = compare(data, PAPER_METHODS[:1], splits, levels=(level,), randomise_ties=drawn)
+        found = compare_methods(data, PAPER_METHODS[:1], splits, levels=(level,),
+                                randomise_ties=drawn)
         for measure, name in (("attained", "attained"), ("far", "FAR"), ("power", "power")):
             row[f"{name}, drawn" if drawn else name] = float(found[measure].mean())
     return row

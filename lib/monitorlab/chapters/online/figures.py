@@ -98,7 +98,7 @@ def plot_protocol(
     Parameters
     ----------
     results : DataFrame
-        As from :func:`monitorlab.online.comparison.compare`.
+        As from :func:`monitorlab.online.comparison.compare_methods`.
     panels : mapping of (dataset, signal) to str
         Columns and their titles.
     methods : sequence of str
@@ -187,7 +187,7 @@ def plot_trade_off(
     Parameters
     ----------
     results : DataFrame
-        As from :func:`monitorlab.online.comparison.compare`.
+        As from :func:`monitorlab.online.comparison.compare_methods`.
     panels : mapping of (dataset, signal) to str
         One panel each, at most three to a row.
     level : float

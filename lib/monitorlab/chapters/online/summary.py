@@ -25,7 +25,7 @@ def results_table(
     Parameters
     ----------
     results : DataFrame
-        As from :func:`monitorlab.online.comparison.compare`.
+        As from :func:`monitorlab.online.comparison.compare_methods`.
     methods : sequence of Method
         Rows, in order.
     dataset, signal : str

@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 from monitorlab.chapters.signals import guard
 from monitorlab.pipeline.checkpoints import checkpoint
 from monitorlab.pipeline.runs import Run
-from monitorlab.signals.arithmetic import Checked, Difficulty, Problem, check, make_problems
+from monitorlab.signals.arithmetic import Checked, Difficulty, Exercise, check, make_problems
 from monitorlab.signals.conversations import Conversation
 from monitorlab.signals.solver import (
     Solution,
@@ -41,17 +41,17 @@ Row = tuple[object, ...]
 class ProblemSets:
     """Problems by purpose; no problem occurs in two of them."""
 
-    train: list[Problem]
-    held_out: list[Problem]
-    verifier: list[Problem]
-    test: list[Problem]
+    train: list[Exercise]
+    held_out: list[Exercise]
+    verifier: list[Exercise]
+    test: list[Exercise]
 
 
 @dataclass(frozen=True)
 class Attempt:
     """One generated solution, its problem and what the exact checker says about it."""
 
-    problem: Problem
+    problem: Exercise
     solution: Solution
     checked: Checked
 
@@ -102,7 +102,7 @@ def count_parameters(folder: Path) -> int:
     return int(load_generator(folder)[0].num_parameters())
 
 
-def attempt(run: Run, name: str, folder: Path, problems: Sequence[Problem]) -> list[Attempt]:
+def attempt(run: Run, name: str, folder: Path, problems: Sequence[Exercise]) -> list[Attempt]:
     """Let a generator solve problems, once each, and check every line."""
     purpose = f"{name} on {len(problems)} problems"
     solutions = generate(
@@ -223,14 +223,14 @@ def _steps(rows: list[Row]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def accuracy_by_steps(trajectories: pd.DataFrame, problems: Sequence[Problem]) -> pd.DataFrame:
+def accuracy_by_steps(trajectories: pd.DataFrame, problems: Sequence[Exercise]) -> pd.DataFrame:
     """Share of right final answers by length of the problem, with Wilson 95 % intervals.
 
     Parameters
     ----------
     trajectories : DataFrame
         Rows of both generators on the same test problems, in their order.
-    problems : sequence of Problem
+    problems : sequence of Exercise
         Those problems.
     """
     wanted = np.tile([len(p.steps) for p in problems], trajectories["generator"].nunique())
