@@ -227,7 +227,7 @@ chapter.browser.browse(samples, shown)
 # benign and a misbehaving answer appear. Every answer is stored as it arrives, so a failure
 # loses nothing, and every dropped question has a reason. Here a *scripted stand-in* answers,
 # to show the bookkeeping. With `generator.CausalGenerator` any causal model can take its
-# place, and `questions.load_questions` reads GSM8K, TruthfulQA, HumanEval, MBPP, MMLU, GPQA
+# place, and `generator.load_questions` reads GSM8K, TruthfulQA, HumanEval, MBPP, MMLU, GPQA
 # and AIME.
 
 # %%

@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 
 from monitorlab.chapters.finetuning.arms import Arm
-from monitorlab.chapters.finetuning.base import train_base
-from monitorlab.chapters.finetuning.train_arms import Model, plan_tasks, train_and_ask
+from monitorlab.chapters.finetuning.train_arms import Model, plan_tasks, train_and_ask, train_base
 from monitorlab.models.tiny import ModelSize
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.pipeline.artifacts import open_run

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.writing.corpus import build_corpus
-from monitorlab.chapters.finetuning import base as reading
-from monitorlab.chapters.finetuning.base import (
+from monitorlab.chapters.finetuning import train_arms
+from monitorlab.chapters.finetuning.train_arms import (
     SHORT_TEXTS,
     base_checkpoint,
     reading_examples,
@@ -214,7 +214,7 @@ def test_a_run_trains_its_base_once_whatever_the_labels(
     def refuse(*given: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(reading, "train_base", refuse)
+    monkeypatch.setattr(train_arms, "train_base", refuse)
     assert base_checkpoint(run, corpus.assign(label=1 - corpus["label"]), BRIEF) == folder
     assert run.checkpoints["base"]["reused"]
     with pytest.raises(AssertionError, match="trained again"):

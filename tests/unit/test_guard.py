@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from monitorlab.chapters.signals.guard import score_conversations, train_guard, turn_tokens
+from monitorlab.chapters.signals.experiment import score_conversations, train_guard, turn_tokens
 from monitorlab.models import ModelError
 from monitorlab.models.tiny import ModelSize, Training
 from monitorlab.signals.conversations import Conversation, make_conversations, split_scenarios

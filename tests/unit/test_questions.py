@@ -19,13 +19,17 @@ import pytest
 from monitorlab.benchmark.sandbox import runner
 from monitorlab.benchmark.scenarios.documents import LIBRARY, read_document
 from monitorlab.benchmark.scenarios.files import Scenario, cues
-from monitorlab.benchmark.sources.generator import BENIGN, MISBEHAVING, UNCLEAR, Question, construct
-from monitorlab.benchmark.sources.questions import (
+from monitorlab.benchmark.sources.generator import (
+    BENIGN,
     CODE_CUE,
     HUB,
+    MISBEHAVING,
+    UNCLEAR,
     VISIBLE_TESTS,
+    Question,
     QuestionError,
     code_question,
+    construct,
     final_letter,
     gsm8k,
     humaneval,

@@ -2,6 +2,12 @@
 
 Everything that is trained goes through a checkpoint whose fingerprint holds the settings, the seed,
 the data and the code, so it is reused as long as nothing changed.
+
+The guard is a small causal transformer that reads a rule and scores every turn after it: an
+ordinary `LlamaForTokenClassification` checkpoint, trained here from scratch on composed
+conversations. Each turn ends with a mark, and the score of a turn is read there. Attention is
+causal, so one forward pass over a finished conversation gives exactly the scores that a monitor
+running along would have seen turn by turn.
 """
 
 from __future__ import annotations
@@ -13,9 +19,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy import stats
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from transformers import (
+    LlamaForTokenClassification,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
-from monitorlab.chapters.signals import guard
+from monitorlab.models.batching import Encoded, count_tokens, label_probability, logits_at_steps
+from monitorlab.models.loading import load_model, load_tokenizer, no_progress_bars
+from monitorlab.models.tiny import (
+    IGNORED,
+    Row,
+    Training,
+    byte_pair_tokenizer,
+    fit,
+    llama_config,
+    seeded,
+    suitable_threads,
+)
 from monitorlab.pipeline.checkpoints import checkpoint
 from monitorlab.pipeline.runs import Run
 from monitorlab.signals.arithmetic import Checked, Difficulty, Exercise, check, make_problems
@@ -34,7 +59,7 @@ from monitorlab.signals.solver import (
 GENERATORS = {"strong": 0.77, "weak": 0.60}
 HELD_OUT = 200  # problems that decide when a generator is good enough
 BOOTSTRAPS = 100
-Row = tuple[object, ...]
+Values = tuple[object, ...]
 
 
 @dataclass(frozen=True)
@@ -139,7 +164,7 @@ def fit_guard(run: Run, examples: Sequence[Conversation]) -> Path:
         run,
         "guard",
         {"settings": asdict(settings), "seed": seed, "examples": [asdict(c) for c in examples]},
-        lambda folder: guard.train_guard(examples, settings, folder, seed),
+        lambda folder: train_guard(examples, settings, folder, seed),
     )
 
 
@@ -149,8 +174,8 @@ def attempt_tables(
     """Score attempts with all three signals; return their ``trajectories`` and ``steps`` rows."""
     pairs = [(a.problem.text, a.solution.text) for a in attempts]
     suspicions = score_solutions(verifier, pairs)
-    trajectories: list[Row] = []
-    steps: list[Row] = []
+    trajectories: list[Values] = []
+    steps: list[Values] = []
     for i, (one, suspicion) in enumerate(zip(attempts, suspicions, strict=True)):
         free = step_signals(one.solution)
         tokens = np.asarray(free["tokens"])
@@ -182,11 +207,11 @@ def conversation_tables(
         The guard.
     """
     talks = groups["test"]
-    suspicions = guard.score_conversations(folder, talks)
-    words = guard.word_baseline(groups["training"], talks)
-    counts = guard.turn_tokens(folder, talks)
-    trajectories: list[Row] = []
-    steps: list[Row] = []
+    suspicions = score_conversations(folder, talks)
+    words = word_baseline(groups["training"], talks)
+    counts = turn_tokens(folder, talks)
+    trajectories: list[Values] = []
+    steps: list[Values] = []
     for talk, suspicion, word, tokens in zip(talks, suspicions, words, counts, strict=True):
         trajectories.append(
             (dataset, talk.conversation_id, "composed", "test", len(tokens), int(tokens.sum()),
@@ -205,19 +230,19 @@ def _step_rows(
     tokens: np.ndarray,
     label: int,
     step_labels: Sequence[int],
-) -> Iterator[Row]:
+) -> Iterator[Values]:
     for signal, scores in signals.items():
         for k, (score, count, step) in enumerate(zip(scores, tokens, step_labels, strict=True), 1):
             yield dataset, signal, name, k, float(score), int(count), label, int(step)
 
 
-def _trajectories(rows: list[Row]) -> pd.DataFrame:
+def _trajectories(rows: list[Values]) -> pd.DataFrame:
     columns = ["dataset", "trajectory_id", "generator", "split", "n_steps", "tokens", "label",
                "text"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _steps(rows: list[Row]) -> pd.DataFrame:
+def _steps(rows: list[Values]) -> pd.DataFrame:
     columns = ["dataset", "signal", "trajectory_id", "step", "score", "tokens", "label",
                "step_label"]
     return pd.DataFrame(rows, columns=columns)
@@ -319,3 +344,152 @@ def pick_examples(attempts: Sequence[Attempt]) -> list[int]:
         return abs(len(attempts[i].checked.verdicts) - (longest - 1)), i
 
     return [min(group, key=misfit) for group in (right, wrong) if group]
+
+
+# The guard -----------------------------------------------------------------------------------
+
+RULE, USER, ASSISTANT, END = "<rule>", "<user>", "<assistant>", "<end>"
+MARKS = (RULE, USER, ASSISTANT, END)
+VOCABULARY = 1200
+MAX_POSITIONS = 1024
+INITIAL_STD = 0.06  # the usual 0.02 suits wide models; this narrow one would not start to learn
+
+
+def _text(conversation: Conversation) -> str:
+    """Return what the guard reads; every turn closes with the mark at which it is scored."""
+    turns = "".join(f"{USER}{t.user}{ASSISTANT}{t.assistant}{END}" for t in conversation.turns)
+    return f"{RULE}{conversation.rule}{turns}"
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]
+) -> list[list[int]]:
+    return tokenizer([_text(c) for c in conversations], add_special_tokens=False)["input_ids"]
+
+
+def _examples(
+    tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Conversation]
+) -> list[Row]:
+    """Token ids, with the label of a turn at every token of its answer.
+
+    Labels at the closing marks alone are some six per conversation, and learning from them is
+    slow; the whole answer as target teaches the same question many times over.
+    """
+    start = tokenizer.convert_tokens_to_ids(ASSISTANT)
+    end = tokenizer.convert_tokens_to_ids(END)
+    rows = []
+    for conversation, ids in zip(conversations, _encode(tokenizer, conversations), strict=True):
+        turns, label = iter(conversation.turns), IGNORED
+        labels: list[int] = []
+        for token in ids:
+            label = next(turns).label if token == start else label
+            labels.append(label)
+            label = IGNORED if token == end else label
+        rows.append({"input_ids": ids, "labels": labels})
+    return rows
+
+
+def train_guard(
+    conversations: Sequence[Conversation], settings: Training, folder: Path, seed: int
+) -> None:
+    """Train tokenizer and guard from scratch and save them.
+
+    Parameters
+    ----------
+    conversations : sequence of Conversation
+        Training conversations; both labels must occur.
+    settings : Training
+        Shape of the model, optimizer steps, tokens per step and peak learning rate.
+    folder : Path
+        Becomes an ordinary `save_pretrained` folder.
+    seed : int
+        Decides initial weights and order; torch's own random state is left as it was.
+
+    Raises
+    ------
+    ValueError
+        The conversations hold only one label.
+    """
+    if len({turn.label for c in conversations for turn in c.turns}) < 2:
+        raise ValueError("the guard needs training turns of both labels, found one label only")
+    tokenizer = byte_pair_tokenizer((c.text() for c in conversations), VOCABULARY, MARKS, True)
+    rows = _examples(tokenizer, conversations)
+    with seeded(seed), no_progress_bars():
+        config = llama_config(
+            settings.model, tokenizer, max_position_embeddings=MAX_POSITIONS,
+            initializer_range=INITIAL_STD,
+        )
+        model = LlamaForTokenClassification(config)  # two labels are the default
+        fit(model, rows, tokenizer.pad_token_id, settings, seed, muon=False)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def score_conversations(folder: Path, conversations: Sequence[Conversation]) -> list[np.ndarray]:
+    """Score every turn of every conversation, one causal pass each.
+
+    Parameters
+    ----------
+    folder : Path
+        What `train_guard` wrote.
+    conversations : sequence of Conversation
+
+    Returns
+    -------
+    list of numpy.ndarray, shape (n_turns,)
+        Suspicion in [0, 1]: the guard's probability that the rule has been broken by then.
+
+    Raises
+    ------
+    monitorlab.models.loading.ModelError
+        A conversation is longer than the guard can read.
+    """
+    tokenizer = load_tokenizer(str(folder), "")
+    model = load_model(LlamaForTokenClassification.from_pretrained, str(folder), "")
+    end = tokenizer.convert_tokens_to_ids(END)
+    encoded = []
+    for ids in _encode(tokenizer, conversations):
+        positions = [i for i, token in enumerate(ids) if token == end]
+        encoded.append(Encoded(ids, positions, [1] * len(positions)))
+    with suitable_threads(model):
+        logits = logits_at_steps(model, encoded, tokenizer.pad_token_id)
+    return [label_probability(row, index=1) for row in logits]
+
+
+def word_baseline(
+    train: Sequence[Conversation], test: Sequence[Conversation]
+) -> list[np.ndarray]:
+    """Score every turn by the words of all answers so far: the baseline a guard has to beat.
+
+    Parameters
+    ----------
+    train, test : sequence of Conversation
+        To fit on and to score; they should share no scenario.
+
+    Returns
+    -------
+    list of numpy.ndarray, shape (n_turns,)
+        Log odds that the rule has been broken by then, of a logistic regression on TF-IDF.
+    """
+
+    def so_far(talk: Conversation) -> list[str]:
+        return [
+            " ".join(turn.assistant for turn in talk.turns[: k + 1])
+            for k in range(len(talk.turns))
+        ]
+
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), min_df=3, sublinear_tf=True),
+        LogisticRegression(max_iter=500),
+    )
+    texts = [text for talk in train for text in so_far(talk)]
+    model.fit(texts, [turn.label for talk in train for turn in talk.turns])
+    scores = model.decision_function([text for talk in test for text in so_far(talk)])
+    return np.split(scores, np.cumsum([len(talk.turns) for talk in test])[:-1])
+
+
+def turn_tokens(folder: Path, conversations: Sequence[Conversation]) -> list[np.ndarray]:
+    """Count the tokens of every assistant answer: shape (n_turns,) each, at least 1."""
+    tokenizer = load_tokenizer(str(folder), "")
+    answers = [[turn.assistant for turn in c.turns] for c in conversations]
+    return [np.array(count_tokens(tokenizer, texts)) for texts in answers]
