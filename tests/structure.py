@@ -78,7 +78,8 @@ def package_of(module: str, name: str = "") -> str:
 
 def arrows() -> list[tuple[str, str]]:
     """Every import between packages, as (from module, to package), packages' own files included."""
-    own = {".".join(path.parent.relative_to(LIB).parts): path for path in LIB.rglob("*/*/__init__.py")}
+    own = {".".join(path.parent.relative_to(LIB).parts): path
+           for path in LIB.rglob("*/*/__init__.py")}
     return [(module, target) for module, path in (modules() | own).items()
             for taken, name in imports(path)
             if (target := package_of(taken, name)) and target != package_of(module)]
@@ -97,9 +98,10 @@ def subjects_on_the_machine() -> list[str]:
 
 
 def single_callers() -> list[str]:
-    """Modules that one other module imports, and no notebook."""
+    """Modules that one other module imports, and no notebook, itself or through its chapter."""
     known, callers = modules(), defaultdict(set)
-    for module, path in [*known.items(), *((f"notebook {p.stem}", p) for p in _notebooks())]:
+    read = [*_notebooks(), *(LIB / "monitorlab" / "chapters").glob("*/__init__.py")]
+    for module, path in [*known.items(), *((f"notebook {path}", path) for path in read)]:
         for taken, name in imports(path):
             inner = f"{taken}.{name}"
             callers[inner if inner in known else taken].add(module)
