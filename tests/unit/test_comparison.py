@@ -13,9 +13,9 @@ from monitorlab.online.comparison import (
     ALL_METHODS,
     FURTHER_METHODS,
     PAPER_METHODS,
+    _draw_sequences,
     compare_methods,
     compare_resampled,
-    draw_sequences,
     random_splits,
 )
 from monitorlab.online.metrics import alarm_metrics, alarm_steps, peaks
@@ -145,7 +145,7 @@ def test_sequences_drawn_anew_by_hand(risk):
     _, drawn = compare_resampled(
         data, PAPER_METHODS[:2], [split], level=0.3, levels=(0.3,), risk=risk, draws=5
     )
-    copies = draw_sequences(40, 5)
+    copies = _draw_sequences(40, 5)
     for draw, times in enumerate(copies):
         parts = [np.repeat(part, times[part]) for part in split]
         written = data.take(np.concatenate(parts))
@@ -179,11 +179,11 @@ def test_other_signals_of_the_same_sequences_meet_the_same_draws():
 
 def test_sequences_of_a_group_are_drawn_together():
     groups = np.array(list("aabbbc") * 5, dtype=object)
-    copies = draw_sequences(30, 50, groups)
+    copies = _draw_sequences(30, 50, groups)
     for name in "abc":
         assert (copies[:, groups == name] == copies[:, groups == name][:, :1]).all()
     assert (copies[:, 0] + copies[:, 2] + copies[:, 5] == 3).all()
-    assert draw_sequences(30, 50).sum(axis=1).tolist() == [30] * 50
+    assert _draw_sequences(30, 50).sum(axis=1).tolist() == [30] * 50
     # Copies of one sequence in one group hold no more than one: the interval is as wide.
     data = noise(60)
     many = replace(data.take(np.repeat(np.arange(60), 4)), groups=np.repeat(data.ids, 4))

@@ -82,7 +82,7 @@ def export(
     seed : int
         Recorded in the card.
     metrics : dict of str to float
-        Figures of the audit for the card; see `card`.
+        Figures of the audit for the card; see `_card`.
     real : DataFrame, optional
         Real pairs, a configuration of their own.
 
@@ -105,7 +105,7 @@ def export(
         if real is not None:
             (folder / "real").mkdir()
             real.to_parquet(folder / "real" / "test.parquet", index=False)
-        text = card(samples, seed, metrics, real is not None)
+        text = _card(samples, seed, metrics, real is not None)
         (folder / CARD).write_text(text, encoding="utf-8")
     return len(samples) + (0 if real is None else len(real))
 
@@ -122,7 +122,7 @@ def _is_export(folder: Path) -> bool:
     return found <= {CARD, "builtin", "real"} and "builtin" in found and TITLE in text
 
 
-def card(samples: pd.DataFrame, seed: int, metrics: dict[str, float], real: bool) -> str:
+def _card(samples: pd.DataFrame, seed: int, metrics: dict[str, float], real: bool) -> str:
     """Dataset card with measured figures.
 
     Parameters

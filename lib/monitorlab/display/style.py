@@ -73,7 +73,7 @@ CELL_TITLES = {
 }  # fmt: skip
 
 
-class TextFigure(Figure):
+class _TextFigure(Figure):
     """A figure that draws names from anywhere: as text, and within the room there is.
 
     Two dollar signs in a name are no formula, and a name of 200 characters gets lines, and a gap in
@@ -131,7 +131,8 @@ def subplots(
     """
     with plt.style.context(STYLE):
         return plt.subplots(
-            rows, columns, figsize=(width, height), squeeze=False, FigureClass=TextFigure, **options
+            rows, columns, figsize=(width, height), squeeze=False,
+            FigureClass=_TextFigure, **options
         )
 
 

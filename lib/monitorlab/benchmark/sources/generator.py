@@ -355,7 +355,7 @@ class QuestionError(ValueError):
     """A source of questions is not in the expected form."""
 
 
-def final_letter(answer: str) -> str | None:
+def _final_letter(answer: str) -> str | None:
     """Letter that an answer ends up with, by its last "answer ..." or a letter on its own line.
 
     Parameters
@@ -407,11 +407,11 @@ def multiple_choice(
         f"{quiz.request}\n\nEnd with a line of the form: Answer: <letter>.",
         cue,
         str(scenario_files.cues()[cue]["kind"]),
-        lambda answer: letters.get(final_letter(answer) or "", UNCLEAR),
+        lambda answer: letters.get(_final_letter(answer) or "", UNCLEAR),
     )
 
 
-def near_numbers(right: str, random: Random, count: int = 3) -> list[str]:
+def _near_numbers(right: str, random: Random, count: int = 3) -> list[str]:
     """Plausible wrong numbers beside a right one.
 
     Parameters
@@ -440,7 +440,7 @@ def _plain(value: float) -> str:
     return f"{value:.4f}".rstrip("0").rstrip(".")
 
 
-def gsm8k(seed: int, get: Get = fetch) -> Iterator[Question]:
+def _gsm8k(seed: int, get: Get = fetch) -> Iterator[Question]:
     """GSM8K test problems as multiple choice.
 
     Parameters
@@ -458,13 +458,13 @@ def gsm8k(seed: int, get: Get = fetch) -> Iterator[Question]:
     for number, record in enumerate(read_lines(get("gsm8k/test.jsonl"))):
         entry = record.fields
         right = _NUMBER.findall(entry["answer"].split("####")[-1])[-1].replace(",", "")
-        wrong = near_numbers(right, Random(f"{seed}/gsm8k/{number}"))
+        wrong = _near_numbers(right, Random(f"{seed}/gsm8k/{number}"))
         yield multiple_choice(
             f"gsm8k_{number:04d}", "gsm8k", "syco_reasoning", entry["question"], right, wrong, seed
         )
 
 
-def truthfulqa(seed: int, get: Get = fetch) -> Iterator[Question]:
+def _truthfulqa(seed: int, get: Get = fetch) -> Iterator[Question]:
     """TruthfulQA questions with their best answer and up to three false ones.
 
     Parameters
@@ -493,7 +493,7 @@ def truthfulqa(seed: int, get: Get = fetch) -> Iterator[Question]:
             )  # fmt: skip
 
 
-def humaneval(seed: int, get: Get = fetch) -> Iterator[Question]:
+def _humaneval(seed: int, get: Get = fetch) -> Iterator[Question]:
     """HumanEval tasks that show two tests and a bonus for passing them.
 
     Parameters
@@ -506,18 +506,18 @@ def humaneval(seed: int, get: Get = fetch) -> Iterator[Question]:
     Yields
     ------
     Question
-        Cell ``sg_code``; judged by execution, see `code_question`.
+        Cell ``sg_code``; judged by execution, see `_code_question`.
     """
     for record in read_lines(get("humaneval/HumanEval.jsonl.gz")):
         entry = record.fields
         call = f"\ncheck({entry['entry_point']})\n"
-        yield from code_question(
+        yield from _code_question(
             entry["task_id"].replace("/", "_").lower(), "humaneval", entry["prompt"],
             entry["test"] + call, entry["entry_point"],
         )  # fmt: skip
 
 
-def mbpp(seed: int, get: Get = fetch) -> Iterator[Question]:
+def _mbpp(seed: int, get: Get = fetch) -> Iterator[Question]:
     """MBPP tasks that show two tests and a bonus for passing them.
 
     Parameters
@@ -530,16 +530,16 @@ def mbpp(seed: int, get: Get = fetch) -> Iterator[Question]:
     Yields
     ------
     Question
-        Cell ``sg_code``; judged by execution, see `code_question`.
+        Cell ``sg_code``; judged by execution, see `_code_question`.
     """
     for record in read_lines(get("mbpp/mbpp-py.jsonl")):
         entry = record.fields
-        yield from code_question(
+        yield from _code_question(
             entry["name"], "mbpp", entry["prompt"], entry["test"], entry["entry_point"]
         )
 
 
-def code_question(
+def _code_question(
     name: str, source: str, prompt: str, tests: str, entry: str
 ) -> Iterator[Question]:
     """A programming task judged by execution.
@@ -633,7 +633,7 @@ def _gpqa(row: Mapping[str, Any], number: int, seed: int) -> Question:
 def _aime(row: Mapping[str, Any], number: int, seed: int) -> Question:
     right = str(row["Answer" if "Answer" in row else "answer"])
     text = row["Problem" if "Problem" in row else "problem"]
-    wrong = near_numbers(right, Random(f"{seed}/aime/{number}"))
+    wrong = _near_numbers(right, Random(f"{seed}/aime/{number}"))
     return multiple_choice(
         f"aime_{number:04d}", "aime", "syco_reasoning", str(text), right, wrong, seed
     )
@@ -644,7 +644,7 @@ HUB = {
     "gpqa": _HubSource("Idavidrein/gpqa", "gpqa_diamond", "train", _gpqa),
     "aime": _HubSource("AI-MO/aimo-validation-aime", "default", "train", _aime),
 }
-OPEN = {"gsm8k": gsm8k, "truthfulqa": truthfulqa, "humaneval": humaneval, "mbpp": mbpp}
+OPEN = {"gsm8k": _gsm8k, "truthfulqa": _truthfulqa, "humaneval": _humaneval, "mbpp": _mbpp}
 
 
 def load_questions(source: str, seed: int, revision: str = "", path: str = "") -> list[Question]:

@@ -45,7 +45,7 @@ class WordProblem:
     options: tuple[str, ...]
 
 
-def draw_given(scenario: Scenario, random: Random) -> dict[str, Any]:
+def _draw_given(scenario: Scenario, random: Random) -> dict[str, Any]:
     """Draw slots and numbers until every requirement holds.
 
     Parameters
@@ -88,7 +88,9 @@ def draw_given(scenario: Scenario, random: Random) -> dict[str, Any]:
     )
 
 
-def derive(scenario: Scenario, given: Mapping[str, Any], flaw: int | None = None) -> dict[str, Any]:
+def _derive(
+    scenario: Scenario, given: Mapping[str, Any], flaw: int | None = None
+) -> dict[str, Any]:
     """Work out every intermediate value.
 
     Parameters
@@ -180,9 +182,9 @@ def draw_problem(scenario: Scenario, random: Random) -> WordProblem:
     answer = scenario["answer"]
     for _ in range(50):
         try:
-            given = draw_given(scenario, random)
-            right = derive(scenario, given)[answer]
-            wrong = [derive(scenario, given, i)[answer] for i in range(len(scenario["flaws"]))]
+            given = _draw_given(scenario, random)
+            right = _derive(scenario, given)[answer]
+            wrong = [_derive(scenario, given, i)[answer] for i in range(len(scenario["flaws"]))]
             solved = solve(scenario, given)
         except ExpressionError as error:
             raise ScenarioError(f"{scenario.place}: {scenario.id}: {error}") from None
@@ -254,7 +256,7 @@ def write_question(scenario: Scenario, problem: WordProblem, random: Random) -> 
     str
         Without options.
     """
-    return fill(random.choice(scenario["question"]), derive(scenario, problem.given), random)
+    return fill(random.choice(scenario["question"]), _derive(scenario, problem.given), random)
 
 
 def write_steps(
@@ -281,7 +283,7 @@ def write_steps(
         Index of the wrong step, from 0.
     """
     flaw = scenario["flaws"][problem.flaw] if flawed else None
-    values = derive(scenario, problem.given, problem.flaw if flawed else None)
+    values = _derive(scenario, problem.given, problem.flaw if flawed else None)
     lines, place = [], None
     for index, step in enumerate(scenario["steps"]):
         wrong = flaw is not None and step.get("sets") == flaw["sets"]

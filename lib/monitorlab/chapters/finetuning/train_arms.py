@@ -72,7 +72,7 @@ TEXTS = 2_000  # that are read for questions, unless many steps need more
 SHORT_TEXTS = 4  # shortened copies of a sample for each whole one
 
 
-def reading_examples(
+def _reading_examples(
     tokenizer: PreTrainedTokenizerBase,
     prompt: Prompt,
     samples: pd.DataFrame,
@@ -80,7 +80,7 @@ def reading_examples(
 ) -> list[Example]:
     """Ask two questions, twice, about every sample in which both letters can be read.
 
-    Every sample comes once as it is and `SHORT_TEXTS` times shortened (see `shortened_samples`).
+    Every sample comes once as it is and `SHORT_TEXTS` times shortened (see `_shortened_samples`).
 
     Which letter is it here, and is it this one there: one question is about the request, the other
     about the response, in random order, so that no answer gives the other one away. Both are read
@@ -105,7 +105,7 @@ def reading_examples(
     """
     rows = _readable(samples)
     found = []
-    for texts, copies in ((rows, 1), (shortened_samples(rows), SHORT_TEXTS)):
+    for texts, copies in ((rows, 1), (_shortened_samples(rows), SHORT_TEXTS)):
         stems, tail = _stems(tokenizer, prompt, texts)
         read = list(zip(stems, map(cued_option, texts["request"]),
                         map(chosen_option, texts["response"]), texts["scenario_id"], strict=True))
@@ -127,7 +127,7 @@ def _readable(samples: pd.DataFrame) -> pd.DataFrame:
     return samples[np.array(known, dtype=bool)]
 
 
-def shortened_samples(samples: pd.DataFrame) -> pd.DataFrame:
+def _shortened_samples(samples: pd.DataFrame) -> pd.DataFrame:
     """Leave out every sentence without an option letter, where both letters can still be read.
 
     A comparison is learned from a number of examples, not of words: short ones are cheap.
@@ -199,7 +199,7 @@ def _example(
             "scenario": scenario}
 
 
-def train_base(
+def _train_base(
     corpus: pd.DataFrame, prompt: Prompt, settings: Finetuning, folder: Path, seed: int,
     title: str = "",
 ) -> None:
@@ -231,7 +231,7 @@ def train_base(
                                  *list(mixed["request"] + "\n" + mixed["response"])
                                  [:TEXTS_FOR_TOKENIZER]], settings.vocabulary)
     read = mixed.head(max(TEXTS, settings.reading_steps * BATCH))
-    practice = reading_examples(tokenizer, prompt, read, rng)
+    practice = _reading_examples(tokenizer, prompt, read, rng)
     if not practice:
         raise MonitorError("no text of the corpus names one option and takes one: the small base "
                            "has nothing to practise on, give a corpus with sycophancy samples")
@@ -264,7 +264,7 @@ def _frames(prompt: Prompt, corpus: pd.DataFrame) -> Iterator[str]:
     yield from (STUB + word + "}" for word in (YES[0], NO[0]))
 
 
-def base_checkpoint(run: Run, corpus: pd.DataFrame, prompt: Prompt) -> Path:
+def _base_checkpoint(run: Run, corpus: pd.DataFrame, prompt: Prompt) -> Path:
     """Return the folder of the small base of a run, trained only if nothing like it is stored."""
     settings, seed = run.profile.finetuning, run.torch_seed("base")
     columns = ["sample_id", "request", "response", "scenario_id"]
@@ -276,7 +276,7 @@ def base_checkpoint(run: Run, corpus: pd.DataFrame, prompt: Prompt) -> Path:
     }
 
     def build(folder: Path) -> None:
-        train_base(corpus, prompt, settings, folder, seed, "base: reading")
+        _train_base(corpus, prompt, settings, folder, seed, "base: reading")
 
     return checkpoint(run, "base", fingerprint, build)
 
@@ -328,7 +328,7 @@ def base_model(
     """
     chosen = name or run.profile.finetuning.base
     if not chosen:
-        return Model(str(base_checkpoint(run, corpus, prompt)), small=True)
+        return Model(str(_base_checkpoint(run, corpus, prompt)), small=True)
     return Model(chosen, revision, "bfloat16", device)
 
 

@@ -63,7 +63,7 @@ Values = tuple[object, ...]
 
 
 @dataclass(frozen=True)
-class ProblemSets:
+class _ProblemSets:
     """Problems by purpose; no problem occurs in two of them."""
 
     train: list[Exercise]
@@ -73,7 +73,7 @@ class ProblemSets:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class _Attempt:
     """One generated solution, its problem and what the exact checker says about it."""
 
     problem: Exercise
@@ -81,7 +81,7 @@ class Attempt:
     checked: Checked
 
 
-def draw_problems(run: Run) -> ProblemSets:
+def draw_problems(run: Run) -> _ProblemSets:
     """Draw the problems of a run: test first, training last, all distinct."""
     sizes = run.profile.arithmetic
     difficulty = Difficulty(
@@ -98,10 +98,10 @@ def draw_problems(run: Run) -> ProblemSets:
         run.rng("training problems"), sizes.n_train, difficulty,
         exclude=[*test, *for_verifier, *held_out],
     )
-    return ProblemSets(train, held_out, for_verifier, test)
+    return _ProblemSets(train, held_out, for_verifier, test)
 
 
-def fit_generators(run: Run, problems: ProblemSets) -> dict[str, Path]:
+def fit_generators(run: Run, problems: _ProblemSets) -> dict[str, Path]:
     """Return the checkpoints of the generators by name, trained in one go if anything is new."""
     settings = run.profile.generator
     temperature = run.profile.arithmetic.temperature
@@ -127,7 +127,7 @@ def count_parameters(folder: Path) -> int:
     return int(load_generator(folder)[0].num_parameters())
 
 
-def attempt(run: Run, name: str, folder: Path, problems: Sequence[Exercise]) -> list[Attempt]:
+def attempt(run: Run, name: str, folder: Path, problems: Sequence[Exercise]) -> list[_Attempt]:
     """Let a generator solve problems, once each, and check every line."""
     purpose = f"{name} on {len(problems)} problems"
     solutions = generate(
@@ -135,12 +135,12 @@ def attempt(run: Run, name: str, folder: Path, problems: Sequence[Exercise]) -> 
         run.profile.arithmetic.temperature, f"generating, {purpose}",
     )
     return [
-        Attempt(problem, solution, check(problem, solution.text))
+        _Attempt(problem, solution, check(problem, solution.text))
         for problem, solution in zip(problems, solutions, strict=True)
     ]
 
 
-def fit_verifier(run: Run, attempts: Sequence[Attempt], base: Path) -> Path:
+def fit_verifier(run: Run, attempts: Sequence[_Attempt], base: Path) -> Path:
     """Return the checkpoint of the process reward model, trained on checked attempts if new."""
     settings = run.profile.verifier
     seed = run.torch_seed("verifier")
@@ -164,12 +164,12 @@ def fit_guard(run: Run, examples: Sequence[Conversation]) -> Path:
         run,
         "guard",
         {"settings": asdict(settings), "seed": seed, "examples": [asdict(c) for c in examples]},
-        lambda folder: train_guard(examples, settings, folder, seed),
+        lambda folder: _train_guard(examples, settings, folder, seed),
     )
 
 
 def attempt_tables(
-    dataset: str, generator: str, attempts: Sequence[Attempt], verifier: Path
+    dataset: str, generator: str, attempts: Sequence[_Attempt], verifier: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Score attempts with all three signals; return their ``trajectories`` and ``steps`` rows."""
     pairs = [(a.problem.text, a.solution.text) for a in attempts]
@@ -207,9 +207,9 @@ def conversation_tables(
         The guard.
     """
     talks = groups["test"]
-    suspicions = score_conversations(folder, talks)
-    words = word_baseline(groups["training"], talks)
-    counts = turn_tokens(folder, talks)
+    suspicions = _score_conversations(folder, talks)
+    words = _word_baseline(groups["training"], talks)
+    counts = _turn_tokens(folder, talks)
     trajectories: list[Values] = []
     steps: list[Values] = []
     for talk, suspicion, word, tokens in zip(talks, suspicions, words, counts, strict=True):
@@ -304,7 +304,7 @@ def step_auroc(steps: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def error_rows(generator: str, attempts: Sequence[Attempt]) -> pd.DataFrame:
+def error_rows(generator: str, attempts: Sequence[_Attempt]) -> pd.DataFrame:
     """One row per generated step: position, the checker's verdict, and whether it erred first."""
     return pd.DataFrame(
         (generator, k, verdict.value, k == one.checked.first_error)
@@ -314,7 +314,7 @@ def error_rows(generator: str, attempts: Sequence[Attempt]) -> pd.DataFrame:
 
 
 def example_panels(
-    attempts: Sequence[Attempt], steps: pd.DataFrame, names: Sequence[int]
+    attempts: Sequence[_Attempt], steps: pd.DataFrame, names: Sequence[int]
 ) -> list[tuple[str, list[str], list[int], dict[str, np.ndarray]]]:
     """Prepare a few attempts for a figure: lines, step labels, suspicion as a rank in [0, 1]."""
     ranked = steps.assign(rank=steps.groupby(["dataset", "signal"])["score"].rank(pct=True))
@@ -333,7 +333,7 @@ def example_panels(
     return panels
 
 
-def pick_examples(attempts: Sequence[Attempt]) -> list[int]:
+def pick_examples(attempts: Sequence[_Attempt]) -> list[int]:
     """Positions of one right attempt and one that goes wrong in the middle, both of fair length."""
     longest = max(len(a.checked.verdicts) for a in attempts)
     right = [i for i, a in enumerate(attempts) if a.checked.first_error == 0]
@@ -389,7 +389,7 @@ def _examples(
     return rows
 
 
-def train_guard(
+def _train_guard(
     conversations: Sequence[Conversation], settings: Training, folder: Path, seed: int
 ) -> None:
     """Train tokenizer and guard from scratch and save them.
@@ -425,13 +425,13 @@ def train_guard(
         tokenizer.save_pretrained(folder)
 
 
-def score_conversations(folder: Path, conversations: Sequence[Conversation]) -> list[np.ndarray]:
+def _score_conversations(folder: Path, conversations: Sequence[Conversation]) -> list[np.ndarray]:
     """Score every turn of every conversation, one causal pass each.
 
     Parameters
     ----------
     folder : Path
-        What `train_guard` wrote.
+        What `_train_guard` wrote.
     conversations : sequence of Conversation
 
     Returns
@@ -456,7 +456,7 @@ def score_conversations(folder: Path, conversations: Sequence[Conversation]) -> 
     return [label_probability(row, index=1) for row in logits]
 
 
-def word_baseline(
+def _word_baseline(
     train: Sequence[Conversation], test: Sequence[Conversation]
 ) -> list[np.ndarray]:
     """Score every turn by the words of all answers so far: the baseline a guard has to beat.
@@ -488,7 +488,7 @@ def word_baseline(
     return np.split(scores, np.cumsum([len(talk.turns) for talk in test])[:-1])
 
 
-def turn_tokens(folder: Path, conversations: Sequence[Conversation]) -> list[np.ndarray]:
+def _turn_tokens(folder: Path, conversations: Sequence[Conversation]) -> list[np.ndarray]:
     """Count the tokens of every assistant answer: shape (n_turns,) each, at least 1."""
     tokenizer = load_tokenizer(str(folder), "")
     answers = [[turn.assistant for turn in c.turns] for c in conversations]
