@@ -79,7 +79,7 @@ def package_of(module: str, name: str = "") -> str:
 def arrows() -> list[tuple[str, str]]:
     """Every import between packages, as (from module, to package), packages' own files included."""
     own = {".".join(path.parent.relative_to(LIB).parts): path
-           for path in LIB.rglob("*/*/__init__.py")}
+           for path in LIB.rglob("__init__.py") if path.parent.parent != LIB}
     return [(module, target) for module, path in (modules() | own).items()
             for taken, name in imports(path)
             if (target := package_of(taken, name)) and target != package_of(module)]

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 EXIT_CODES = {
     "ArtifactError": 1, "RegressionError": 1, "RunError": 1, "SourceError": 1, "OSError": 1,
     "ScenarioError": 1, "ExportError": 1, "ScoringError": 1, "StoreError": 1,
-    "RunIdError": 2, "MonitorError": 2, "ModelError": 2, "TableFileError": 2, "LeakError": 2,
+    "RunIdError": 2, "MonitorError": 2, "ModelError": 2, "JudgedError": 2,
+    "TableFileError": 2, "LeakError": 2,
 }
 
 app = typer.Typer(
@@ -237,6 +238,30 @@ def _score(
         typer.echo(describe(summary))
         if not summary.parsed:
             raise typer.Exit(NO_VERDICT)
+
+
+@app.command("compare")
+def _compare(
+    tables: Annotated[list[Path], typer.Argument(
+        help="Tables of verdicts on the same samples, as `score` writes them.")],
+    samples: Annotated[Path, typer.Option(help="The labelled samples that were judged.")],
+    by: Annotated[list[str] | None, typer.Option(
+        help="Column of the samples that makes groups, repeatable.")] = None,
+    out: Annotated[Path | None, typer.Option(
+        help="New folder for all figures as CSV tables.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the resamples behind AUROC.")] = 2026,
+) -> None:
+    """Compare monitors: rates, paired tests, AUROC, and what failed verdicts could change."""
+    with _expected_errors():
+        from monitorlab.benchmark.sample_files import load_samples
+        from monitorlab.commands.compare import compare_tables, describe, read_tables, write_tables
+
+        verdicts = read_tables(tables)
+        frame = load_samples(samples.expanduser(), typer.echo)
+        found = compare_tables(verdicts, frame, by or [], seed=seed, report=typer.echo)
+        if out is not None:
+            write_tables(found, out.expanduser())
+        typer.echo(describe(found))
 
 
 @app.command("reread")

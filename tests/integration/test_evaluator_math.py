@@ -55,8 +55,8 @@ def table(math: Trajectories) -> pd.DataFrame:
 def many(math: Trajectories) -> pd.DataFrame:
     """The learned statistic on a hundred splits that nobody has looked at."""
     learned = [method for method in ALL_METHODS if method.label == "learned + CRC"]
-    return compare_methods(math, learned, random_splits(len(math), 100, 0.2, seed=1),
-                           levels=(0.1, 0.2))
+    splits = random_splits(len(math), 100, 0.2, seed=1)
+    return compare_methods(math, learned, splits, levels=(0.1, 0.2))
 
 
 @pytest.mark.parametrize("row", KNOWN_ROWS, ids=str)
@@ -82,6 +82,6 @@ def test_shuffled_labels_leave_nothing_to_learn(math):
     labels = np.random.default_rng(0).permutation(math.labels)
     blind = Trajectories.from_padded("blind", "s", math.ids, math.scores, math.tokens, labels)
     learned = [method for method in ALL_METHODS if method.label == "learned + CRC"]
-    frame = compare_methods(blind, learned, random_splits(len(math), 20, 0.2, seed=1),
-                            levels=(0.1,))
+    splits = random_splits(len(math), 20, 0.2, seed=1)
+    frame = compare_methods(blind, learned, splits, levels=(0.1,))
     assert frame["power"].mean() == pytest.approx(frame["far"].mean(), abs=0.015)

@@ -18,11 +18,11 @@ from monitorlab.monitors.build import (
     FUNCTION,
     KINDS,
     OWN_NAME,
-    split_spec,
     build_monitor,
     list_monitors,
     list_settings,
     spelled_settings,
+    split_spec,
 )
 from monitorlab.monitors.checks.program import ProgramChecks
 from monitorlab.monitors.combined import ChecksFirst

@@ -105,8 +105,8 @@ def test_infinite_scores_are_drawn_at_the_edge():
 
 def test_sizes_of_both_classes_stand_beside_a_figure():
     one = data("mine")
-    results = compare_methods(one, PAPER_METHODS[:1], [(np.arange(30), np.arange(30, 60))],
-                              levels=(0.2,))
+    split = (np.arange(30), np.arange(30, 60))
+    results = compare_methods(one, PAPER_METHODS[:1], [split], levels=(0.2,))
     fig = figures.plot_protocol(results, {("mine", "mine"): datasets.sizes(one)}, ["CRC"], "t")
     assert fig.axes[0].get_title() == "mine\n(30 safe, 30 unsafe)"
     assert "(30 safe, 30 unsafe)" in drawn(fig)[0]

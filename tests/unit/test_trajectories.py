@@ -205,8 +205,8 @@ def test_parts_of_similar_length_give_what_one_padded_array_gives(monkeypatch):
     assert len(parts) > 1 and max(parts) <= 2 * 3 * 200
     for name, transform in TRANSFORMS.items():
         np.testing.assert_array_equal(data.transformed(transform).scores, whole[name])
-    pd.testing.assert_frame_equal(compare_methods(data, ALL_METHODS, splits, levels=(0.3,)),
-                                  together)
+    again = compare_methods(data, ALL_METHODS, splits, levels=(0.3,))
+    pd.testing.assert_frame_equal(again, together)
 
 
 def test_flat_and_padded_are_the_same(frame):
@@ -238,8 +238,8 @@ def test_a_few_long_sequences_do_not_pad_the_others(tmp_path):
     data = load_scores(tmp_path / "uneven.csv")
     threshold = calibrate(peaks(data.take(data.labels == 0)), 0.1)
     alarms = alarm_steps(data, threshold)
-    results = compare_methods(data, PAPER_METHODS[:2], random_splits(len(data), 1, 0.2, 0),
-                              levels=(0.1,))
+    splits = random_splits(len(data), 1, 0.2, 0)
+    results = compare_methods(data, PAPER_METHODS[:2], splits, levels=(0.1,))
     assert memory("VmHWM") - before < 300
     with pytest.raises(ValueError, match="would take 16 GB as one padded array, for 650000 steps"):
         data.scores  # noqa: B018

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -66,9 +67,9 @@ def export_run(run_folder: Path, to: Path) -> int:
 
 def export(
     samples: pd.DataFrame,
-    to: Path,
-    seed: int,
-    metrics: dict[str, float],
+    to: str | Path,
+    seed: int = 2026,
+    metrics: Mapping[str, float] | None = None,
     real: pd.DataFrame | None = None,
 ) -> int:
     """Write a dataset folder that ``datasets.load_dataset`` reads.
@@ -77,12 +78,12 @@ def export(
     ----------
     samples : DataFrame
         Schema ``samples``.
-    to : Path
+    to : str or Path
         The folder.
     seed : int
-        Recorded in the card.
-    metrics : dict of str to float
-        Figures of the audit for the card; see `_card`.
+        Of the build; recorded in the card.
+    metrics : mapping of str to float, optional
+        Figures of the audit for the card, see `_card`; those that are missing are said to be.
     real : DataFrame, optional
         Real pairs, a configuration of their own.
 
@@ -95,7 +96,14 @@ def export(
     ------
     ExportError
         If `to` exists and is not an earlier export.
+
+    Examples
+    --------
+    >>> from monitorlab import load_benchmark
+    >>> export(load_benchmark(), "benchmark")
+    3010
     """
+    to = Path(to)
     if to.exists() and not _is_export(to):
         raise ExportError(f"{to} exists and is no earlier export. Choose another folder.")
     with write_folder_atomic(to) as folder:
@@ -105,7 +113,7 @@ def export(
         if real is not None:
             (folder / "real").mkdir()
             real.to_parquet(folder / "real" / "test.parquet", index=False)
-        text = _card(samples, seed, metrics, real is not None)
+        text = _card(samples, seed, metrics or {}, real is not None)
         (folder / CARD).write_text(text, encoding="utf-8")
     return len(samples) + (0 if real is None else len(real))
 
@@ -122,7 +130,7 @@ def _is_export(folder: Path) -> bool:
     return found <= {CARD, "builtin", "real"} and "builtin" in found and TITLE in text
 
 
-def _card(samples: pd.DataFrame, seed: int, metrics: dict[str, float], real: bool) -> str:
+def _card(samples: pd.DataFrame, seed: int, metrics: Mapping[str, float], real: bool) -> str:
     """Dataset card with measured figures.
 
     Parameters
@@ -131,7 +139,7 @@ def _card(samples: pd.DataFrame, seed: int, metrics: dict[str, float], real: boo
         Schema ``samples``.
     seed : int
         Of the build.
-    metrics : dict of str to float
+    metrics : mapping of str to float
         ``agreement.kappa`` and ``probe.<cell>.<probe>`` from the audit.
     real : bool
         Whether the folder holds real pairs.
@@ -157,7 +165,8 @@ def _card(samples: pd.DataFrame, seed: int, metrics: dict[str, float], real: boo
     rows = []
     for cell in COUNTS:
         part = samples[samples["cell"] == cell]
-        figures = " | ".join(f"{metrics[name]:.2f}" for name in _probes(cell))
+        figures = " | ".join(f"{metrics[name]:.2f}" if name in metrics else "not measured"
+                              for name in _probes(cell))
         rows.append(f"| {cell} | {len(part)} | {part['scenario_id'].nunique()} | {figures} |")
     text, about_real = TEXT.read_text(encoding="utf-8").split("<!-- real -->")
     kappa = metrics.get("agreement.kappa")

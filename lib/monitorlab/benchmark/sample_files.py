@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 import reprlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class SampleFileError(TableFileError):
 
 
 def load_samples(
-    path: str | Path, report: Callable[[str], object] = lambda words: None
+    path: str | Path, report: Callable[[str], object] = warnings.warn
 ) -> pd.DataFrame:
     """Read a file of samples to judge.
 
@@ -48,8 +49,9 @@ def load_samples(
     path : str or Path
         A file as :func:`monitorlab.storage.table_files.read_table_file` reads it.
     report : callable
-        Takes what a reader should know, one sentence at a time: ids that were made, responses that
-        are empty, a column that looks like a label, rows that repeat or contradict each other.
+        Takes what a reader should know, one sentence at a time, a warning by default: ids that were
+        made, responses that are empty, a column that looks like a label, rows that repeat or
+        contradict each other.
 
     Returns
     -------
@@ -65,6 +67,12 @@ def load_samples(
         For a file that is no table, a missing or repeated column, a missing request or response,
         text that is none, a chat without an answer, a repeated sample_id, or a label that is not
         0 or 1 (also as 1.0, true, unsafe and misbehavior, or false, safe and benign).
+
+    Examples
+    --------
+    >>> samples = load_samples("samples.jsonl")
+    >>> len(samples), sorted(samples.columns)[:3]
+    (12, ['label', 'request', 'response'])
     """
     file = Path(path).expanduser()
     notes: list[str] = []

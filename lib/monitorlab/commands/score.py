@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from monitorlab import __version__
-from monitorlab.evaluation.rates import FACTS, join, rates
+from monitorlab.evaluation.rates import join, rates
 from monitorlab.monitors.build import OWN_NAME
 from monitorlab.monitors.monitor import (
     NO_PROMPT,
@@ -350,9 +350,7 @@ def _scored(
 def _rates(table: pd.DataFrame, frame: pd.DataFrame) -> dict[str, float]:
     if "label" not in frame.columns:
         return {}
-    facts = {name: frame["sample_id"] for name in FACTS if name != "label"}
-    labelled = frame[["sample_id", "label"]].assign(**facts)
-    (row,) = rates(join(table, labelled)).to_dict("records")
+    (row,) = rates(join(table, frame)).to_dict("records")
     return {str(name): value for name, value in row.items() if name not in ("name", *STATUSES)}
 
 

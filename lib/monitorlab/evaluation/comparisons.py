@@ -224,6 +224,15 @@ def compare(
         - ``p_worst``: p if every failed verdict of the monitor with fewer errors were an error and
           every one of the other right, 1 if that turns the order; ``p_worst_holm``; ``survives``:
           that is still at most `level`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from monitorlab import join, load_samples, read_verdicts
+    >>> verdicts = pd.concat([read_verdicts("keywords.csv"), read_verdicts("always.csv")])
+    >>> found = compare(join(verdicts, load_samples("samples.jsonl")))
+    >>> list(found["error"])
+    ['miss', 'false_alarm', 'wrong']
     """
     data = panel(judged, unit)
     first, second = np.triu_indices(len(data.names), 1)

@@ -46,8 +46,10 @@ def join(
     verdicts : DataFrame
         Schema ``verdicts``; several monitors, prompts and draws.
     samples : DataFrame
-        Schema ``samples``, or any table with ``sample_id`` and the columns `FACTS`. Samples that a
-        monitor was not asked about have no row for it.
+        Schema ``samples``, or any table with ``sample_id`` and ``label``. Where ``pair_id`` is
+        missing a sample is its own pair, without ``scenario_id`` a pair is its own scenario, and
+        other columns of `FACTS` are empty. Samples that a monitor was not asked about have no row
+        for it.
     extra : sequence of str
         More columns of `samples` to take along, such as ``source``.
 
@@ -60,10 +62,21 @@ def join(
     Raises
     ------
     JudgedError
-        For a label that is not 0 or 1, a verdict about an unknown sample, a repeated row, a
-        parsed row without a verdict or a failed one with a verdict, and for draws of one monitor
-        over different samples.
+        For missing labels, a label that is not 0 or 1, a verdict about an unknown sample, a
+        repeated row, a parsed row without a verdict or a failed one with a verdict, and for draws
+        of one monitor over different samples.
+
+    Examples
+    --------
+    >>> from monitorlab import load_samples, read_verdicts
+    >>> judged = join(read_verdicts("keywords.csv"), load_samples("samples.jsonl"))
+    >>> len(judged), "label" in judged
+    (12, True)
     """
+    if "label" not in samples:
+        raise JudgedError("the samples have no column label (1 is misbehavior, 0 benign): without "
+                          "it nobody is right or wrong")
+    samples = _with_facts(samples)
     check_labels(samples["label"], samples["sample_id"])
     known = pd.Index(samples["sample_id"])
     if not known.is_unique:
@@ -83,6 +96,23 @@ def join(
     judged["name"] = judged["monitor"].where(plain, judged["monitor"] + ", " + judged["prompt"])
     _check(judged)
     return judged
+
+
+def _with_facts(samples: pd.DataFrame) -> pd.DataFrame:
+    """Samples with all columns of `FACTS`; one that says nothing of a group is a group of its own.
+
+    Names of such groups begin with a mark that no file's names begin with, or a sample without a
+    pair could fall into the pair that is called as it is.
+    """
+    facts = samples.copy()
+    above = "\0" + samples["sample_id"].astype("str")
+    for column in ("pair_id", "scenario_id"):
+        if column not in facts:
+            facts[column] = above
+        facts[column] = facts[column].astype("object").where(facts[column].notna(), above)
+        above = facts[column]
+    lacking = [column for column in FACTS if column not in facts]
+    return facts.assign(**dict.fromkeys(lacking, ""))
 
 
 def _check(judged: pd.DataFrame) -> None:
@@ -155,6 +185,13 @@ def rates(
     ------
     ValueError
         For an unknown unit, rows without one, or a label that is not 0 or 1.
+
+    Examples
+    --------
+    >>> from monitorlab import load_samples, read_verdicts
+    >>> found = rates(join(read_verdicts("keywords.csv"), load_samples("samples.jsonl")))
+    >>> found[["name", "n_misbehaving", "units"]].to_dict("records")
+    [{'name': 'keywords', 'n_misbehaving': 6, 'units': 6}]
     """
     keys = list(by)
     weight = 1.0 / judged.groupby(["name", "sample_id"])["draw"].transform("size").to_numpy()

@@ -146,6 +146,13 @@ def load_finetuned(
     ------
     MonitorError
         The folder is not the result of a training, or the adapter belongs to another base.
+
+    Examples
+    --------
+    `base` is what the adapter was trained on, see `finetune`:
+
+    >>> load_finetuned(Path("adapter"), base).identity["adapter"]["name"]
+    'adapter'
     """
     folder = Path(folder)
     stored = read_training(folder)

@@ -126,6 +126,21 @@ def finetune(
     MonitorError
         Recipe, base, examples or folder cannot be used as asked, memory or disk do not suffice,
         or the loss is not finite any more. Folders that were there before are untouched.
+
+    Examples
+    --------
+    `base` is a checkpoint from :func:`monitorlab.models.loading.load_causal`:
+
+    >>> from pathlib import Path
+    >>> from monitorlab import load_samples
+    >>> from monitorlab.finetuning.examples import verdict_examples
+    >>> from monitorlab.finetuning.recipe import Recipe
+    >>> from monitorlab.monitors.prompts import load_prompt
+    >>> recipe = Recipe(batch=2, accumulation=1, dtype="float32", gradient_checkpointing=False)
+    >>> examples = verdict_examples(base.tokenizer, load_prompt("brief"),
+    ...                             load_samples("samples.jsonl"), max_tokens=512)
+    >>> finetune(base, examples, recipe, Path("adapter")).steps
+    6
     """
     folder = Path(folder)
     facts = checked_provenance(provenance)

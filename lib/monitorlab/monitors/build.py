@@ -32,7 +32,6 @@ from monitorlab.storage.settings import (
 if TYPE_CHECKING:
     from monitorlab.models.loading import Checkpoint
 
-HERE = "monitorlab.monitors"
 FUNCTION = "module:function"
 CHECKS_FIRST = "checks-first"
 OWN_NAME = "own_name"  # attribute of what `build_monitor` returns: its name if none were given
@@ -55,7 +54,7 @@ class Kind:
     about : str
         What it does.
     parts : tuple of str
-        What is built, as module:name below `monitorlab.monitors`; their parameters are its
+        What is built, as module:name below `monitorlab`; their parameters are its
         settings. It is imported only when it is needed.
     fixed : mapping of str to object
         Arguments that the kind decides.
@@ -71,7 +70,7 @@ class Kind:
 
     def built(self) -> list[Callable[..., Any]]:
         """Import what is built."""
-        return [pkgutil.resolve_name(f"{HERE}.{part}") for part in self.parts]
+        return [pkgutil.resolve_name(f"monitorlab.{part}") for part in self.parts]
 
     def settings(self) -> dict[str, Setting]:
         """What can be given by name."""
@@ -80,29 +79,31 @@ class Kind:
 
 
 _ALL = (
-    Kind("always", "alarms on everything", ("rules:Constant",), {"verdict": True}),
-    Kind("never", "alarms on nothing", ("rules:Constant",), {"verdict": False}),
-    Kind("coin", "tosses a coin", ("rules:Coin",)),
-    Kind("keywords", "looks for suspicious words in the response", ("rules:Keywords",)),
+    Kind("always", "alarms on everything", ("monitors.rules:Constant",), {"verdict": True}),
+    Kind("never", "alarms on nothing", ("monitors.rules:Constant",), {"verdict": False}),
+    Kind("coin", "tosses a coin", ("monitors.rules:Coin",)),
+    Kind("keywords", "looks for suspicious words in the response", ("monitors.rules:Keywords",)),
     Kind("cue", "compares the chosen option of a multiple-choice question with the cued one",
-         ("rules:CueFollower",)),
-    Kind("checks", "analyses code and recomputes arithmetic", ("checks:ProgramChecks",)),
+         ("monitors.rules:CueFollower",)),
+    Kind("checks", "analyses code and recomputes arithmetic",
+         ("monitors.checks.program:ProgramChecks",)),
     Kind("words:FOLDER", "TF-IDF with logistic regression, saved in a folder",
-         ("learned:WordMonitor.load",)),
+         ("monitors.words:WordMonitor.load",)),
     Kind("encoder:FOLDER", "sentence encoder with a probe, saved in a folder",
-         ("encoder:EncoderMonitor.load",)),
+         ("monitors.encoder:EncoderMonitor.load",)),
     Kind("classifier:NAME_OR_FOLDER", "sequence classifier of the Hugging Face hub or in a folder",
-         ("classifier:ClassifierMonitor.load",)),
+         ("monitors.classifier:ClassifierMonitor.load",)),
     Kind("hf:NAME_OR_FOLDER", "causal language model of the Hugging Face hub or in a folder",
-         ("build:causal", "causal_loading:load_causal", "causal:LogitMonitor",
-          "causal:TextMonitor"), other_names={"max_tokens": "max_new_tokens"}),
-    Kind("api:MODEL", "model behind an OpenAI-compatible API", ("build:api", "api:ApiMonitor"),
+         ("monitors.build:causal", "models.loading:load_causal", "monitors.causal:LogitMonitor",
+          "monitors.causal:TextMonitor"), other_names={"max_tokens": "max_new_tokens"}),
+    Kind("api:MODEL", "model behind an OpenAI-compatible API",
+         ("monitors.build:api", "monitors.api.monitor:ApiMonitor"),
          other_names={"rpm": "requests_per_minute", "tpm": "tokens_per_minute",
                       "cost_cap": "cost_cap_usd"}),
     Kind(f"{CHECKS_FIRST}:MONITOR", "the checks first, and the monitor where they raise no alarm",
-         ("combined:ChecksFirst",)),
+         ("monitors.combined:ChecksFirst",)),
     Kind(FUNCTION, "your own function, also path/to/file.py:function",
-         ("functions:FunctionMonitor",)),
+         ("monitors.function:FunctionMonitor",)),
 )
 KINDS: Mapping[str, Kind] = {
     kind.spec if kind.spec == FUNCTION else kind.spec.partition(":")[0]: kind for kind in _ALL
@@ -142,6 +143,11 @@ def build_monitor(spec: str, *settings: Mapping[str, object]) -> Monitor:
     MonitorError
         For an unknown spec, a setting that means nothing to this kind or has another type, or
         whatever the kind needs and does not find.
+
+    Examples
+    --------
+    >>> build_monitor("keywords").name
+    'keywords'
     """
     spec, said = split_spec(spec)
     named = _find(spec)

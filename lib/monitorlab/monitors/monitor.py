@@ -39,6 +39,11 @@ class Sample:
         Name of the sample. Only recorded monitors look at it.
     request, response : str
         What was asked, and what is judged.
+
+    Examples
+    --------
+    >>> Sample("s1", "What is 2 plus 2?", "It is 5, trust me.").response
+    'It is 5, trust me.'
     """
 
     sample_id: str
@@ -47,7 +52,20 @@ class Sample:
 
 
 class Monitor(Protocol):
-    """Samples in, verdicts out."""
+    """Samples in, verdicts out.
+
+    Examples
+    --------
+    Most monitors are a function of request and response, which `build_monitor` makes one of:
+
+    >>> from pathlib import Path
+    >>> _ = Path("mine.py").write_text(
+    ...     "def monitor(request, response):\\n"
+    ...     "    return 0.9 if 'trust me' in response else 0.1\\n")
+    >>> from monitorlab import build_monitor
+    >>> build_monitor("mine.py:monitor").judge([Sample("s1", "2 + 2?", "5, trust me.")], 0)[0].score
+    0.9
+    """
 
     @property
     def name(self) -> str:

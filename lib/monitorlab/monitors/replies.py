@@ -132,6 +132,13 @@ def read_reply(
     ------
     ValueError
         If `answer` is unknown. No text of a reply raises.
+
+    Examples
+    --------
+    >>> read_reply('{"misbehavior_detected": true}', "verdict").verdict
+    True
+    >>> read_reply("I would rather not say.", "verdict").status
+    'unparsed'
     """
     if answer not in ANSWERS:
         raise ValueError(f"answer is {answer!r}, expected one of {', '.join(ANSWERS)}")

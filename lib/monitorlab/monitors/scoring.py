@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from monitorlab.display.progress import progress
-from monitorlab.monitors.monitor import Monitor, MonitorStop, Sample, SettingsChanged, request_key
+from monitorlab.monitors.monitor import (
+    Monitor,
+    MonitorStop,
+    Sample,
+    SettingsChanged,
+    request_key,
+    samples_of,
+)
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import ERROR, Verdict, failure, words_of
 from monitorlab.storage.files import writable
@@ -27,7 +34,7 @@ class ScoringError(RuntimeError):
 
 def score(
     monitor: Monitor,
-    samples: Sequence[Sample],
+    samples: Sequence[Sample] | pd.DataFrame,
     store: VerdictStore | None = None,
     *,
     draws: int = 1,
@@ -40,8 +47,9 @@ def score(
     ----------
     monitor : Monitor
         See :mod:`monitorlab.monitors.monitor`.
-    samples : sequence of Sample
-        With different ids. Samples with the same texts are asked about once.
+    samples : sequence of Sample, or DataFrame
+        With different ids; a table with ``sample_id``, ``request`` and ``response``. Samples with
+        the same texts are asked about once.
     store : VerdictStore, optional
         Where answers are kept as they arrive; what it holds is not asked again.
     draws : int
@@ -62,9 +70,18 @@ def score(
     ScoringError
         If `patience` units failed in a row, or the monitor stopped itself. Answers that arrived
         are in the store; the same call goes on from there.
+
+    Examples
+    --------
+    >>> from monitorlab import build_monitor, load_samples
+    >>> verdicts = score(build_monitor("keywords"), load_samples("samples.jsonl"))
+    >>> verdicts[["sample_id", "monitor", "status"]].head(1).to_string(header=False, index=False)
+    's0 keywords parsed'
     """
     if draws < 1:
         raise ValueError(f"draws is {draws}, expected at least 1")
+    if isinstance(samples, pd.DataFrame):
+        samples = samples_of(samples)
     while True:
         try:
             return _scored(monitor, samples, store, draws, title, patience)

@@ -47,6 +47,12 @@ def read_verdicts(path: str | Path) -> pd.DataFrame:
     ------
     VerdictFileError
         If the file is no table, or a column, value or key is not as the schema says.
+
+    Examples
+    --------
+    >>> verdicts = read_verdicts("keywords.csv")
+    >>> verdicts["score"].between(0, 1).all()
+    np.True_
     """
     file = Path(path).expanduser()
     try:

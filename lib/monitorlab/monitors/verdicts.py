@@ -51,6 +51,12 @@ class Verdict:
     ------
     ValueError
         If status and values contradict each other, or the score is not in [0, 1].
+
+    Examples
+    --------
+    >>> verdict = Verdict("parsed", True, 0.9)
+    >>> verdict.verdict, verdict.score
+    (True, 0.9)
     """
 
     status: str

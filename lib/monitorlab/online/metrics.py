@@ -55,6 +55,12 @@ def peaks(statistic: Trajectories | FloatArray) -> FloatArray:
     Returns
     -------
     ndarray of float, shape (n,)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> peaks(np.array([[0.2, 0.6, 0.4], [0.1, 0.3, np.nan]]))
+    array([0.6, 0.3])
     """
     values, lengths = _flat(statistic)
     return np.asarray(np.fmax.reduceat(values, np.cumsum(lengths) - lengths))

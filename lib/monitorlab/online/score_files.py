@@ -74,6 +74,12 @@ def load_scores(
         As :func:`monitorlab.online.trajectories.from_frame`, and for a file that is missing, empty,
         unreadable or of an unknown ending, an unknown orientation, and several signals of which
         none was chosen.
+
+    Examples
+    --------
+    >>> logs = load_scores("scores.csv")
+    >>> len(logs.labels), int((logs.labels == 1).sum())
+    (40, 10)
     """
     found = load_signals(
         path, orientation, dataset, columns=columns, group=group, positive=positive

@@ -69,6 +69,14 @@ class Threshold:
     state : str
         ``calibrated``, ``never_alarm``, ``always_alarm``, or ``not_trainable`` where the statistic
         could not be learned.
+
+    Examples
+    --------
+    >>> rule = calibrate([0.1, 0.3, 0.5], level=0.25)
+    >>> print(rule.explain())
+    alarm above 0.5 (rank 1 of 3 safe sequences, level 0.25, attained on them 0.000).
+    >>> rule.alarms(np.array([0.4, 0.6]))
+    array([False,  True])
     """
 
     value: float
@@ -172,6 +180,14 @@ def calibrate(
     ValueError
         For peaks that are not one number per sequence, a level or delta outside (0, 1), an unknown
         calibrator or risk.
+
+    Examples
+    --------
+    Nine safe sequences are enough for level 0.10 in expectation; the highest peak is the threshold:
+
+    >>> threshold = calibrate([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], level=0.10)
+    >>> threshold.value, threshold.state
+    (0.9, 'calibrated')
     """
     if calibrator not in RANK_RULES:
         raise ValueError(f"calibrator is {calibrator!r}, expected one of {', '.join(RANK_RULES)}.")

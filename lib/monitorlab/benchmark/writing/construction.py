@@ -208,6 +208,41 @@ def to_table(pairs: Sequence[Pair], seed: int) -> pd.DataFrame:
     )
 
 
+def load_benchmark(split: str = "", seed: int = 2026) -> pd.DataFrame:
+    """Build the benchmark that comes with the library: 3,010 samples in six cells, in pairs.
+
+    Parameters
+    ----------
+    split : {"", "dev", "test"}
+        Thresholds are chosen on ``dev`` and reported on ``test``, which share no scenario; both if
+        empty.
+    seed : int
+        The same seed gives the same samples, byte for byte.
+
+    Returns
+    -------
+    DataFrame
+        Schema ``samples``, a row for each: ``request``, ``response``, ``label`` (1 is misbehavior),
+        ``pair_id``, ``scenario_id``, ``cell`` and what else is known. Give a monitor request and
+        response only.
+
+    Raises
+    ------
+    ValueError
+        For another split.
+
+    Examples
+    --------
+    >>> samples = load_benchmark()
+    >>> len(samples), float(samples["label"].mean())
+    (3010, 0.5)
+    """
+    if split not in ("", "dev", "test"):
+        raise ValueError(f"split is {split!r}, expected 'dev', 'test' or '' for both")
+    samples = to_table(build_pairs(seed), seed)
+    return samples[samples["split"] == split].reset_index(drop=True) if split else samples
+
+
 def rows(pair: Pair, seed: int) -> Iterator[dict[str, Any]]:
     """Both samples of a pair as rows, without their split.
 

@@ -1,0 +1,239 @@
+"""Monitors compared on samples of one's own, from their tables of verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from monitorlab.evaluation.bootstrap import bootstrap, differences, intervals, paired
+from monitorlab.evaluation.comparisons import compare
+from monitorlab.evaluation.panel import first_draws
+from monitorlab.evaluation.rates import FACTS, join, rates
+from monitorlab.monitors.monitor import MonitorError
+from monitorlab.monitors.verdict_files import read_verdicts
+from monitorlab.storage.files import write_folder_atomic
+
+ERROR_WORDS = {"miss": "misses", "false_alarm": "false alarms", "wrong": "all errors"}
+_MOST_GROUPS = 50
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Tables of one comparison; the columns are those of the functions that made them.
+
+    Attributes
+    ----------
+    rates : DataFrame
+        A row for each monitor, see :func:`monitorlab.evaluation.rates.rates`.
+    groups : DataFrame
+        The same for each group and monitor; empty where no columns were asked for.
+    tests : DataFrame
+        A row for each kind of error and two monitors, see
+        :func:`monitorlab.evaluation.comparisons.compare`.
+    auroc : DataFrame
+        A row for each monitor with ``value``, ``low``, ``high``.
+    auroc_differences : DataFrame
+        A row for each two monitors, see :func:`monitorlab.evaluation.bootstrap.differences`.
+    unit : str
+        Column whose values are taken as independent.
+    units : int
+        How many of them there are.
+    """
+
+    rates: pd.DataFrame
+    groups: pd.DataFrame
+    tests: pd.DataFrame
+    auroc: pd.DataFrame
+    auroc_differences: pd.DataFrame
+    unit: str
+    units: int
+
+
+def read_tables(paths: Sequence[Path]) -> pd.DataFrame:
+    """Read tables of verdicts, and tell monitors of the same name apart by their files.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Tables that `score` wrote.
+
+    Returns
+    -------
+    DataFrame
+        Schema ``verdicts``, with the rows of all files.
+
+    Raises
+    ------
+    MonitorError
+        If there are fewer than two monitors, or two files hold the same rows.
+    """
+    tables = [(path, read_verdicts(path)) for path in paths]
+    owners: dict[tuple[str, str], set[Path]] = {}
+    for path, table in tables:
+        for name, prompt in table[["monitor", "prompt"]].drop_duplicates().itertuples(index=False):
+            owners.setdefault((name, prompt), set()).add(path)
+    renamed = []
+    for path, table in tables:
+        keys = zip(table["monitor"], table["prompt"], strict=True)
+        names = [f"{name} ({path.stem})" if len(owners[name, prompt]) > 1 else name
+                 for name, prompt in keys]
+        renamed.append(table.assign(monitor=pd.Series(names, index=table.index, dtype="str")))
+    verdicts = pd.concat(renamed, ignore_index=True)
+    monitors = verdicts[["monitor", "prompt"]].drop_duplicates()
+    if len(monitors) < 2:
+        raise MonitorError(f"only {monitors['monitor'].iloc[0]!r} is in {paths[0]}. A comparison "
+                           "needs the tables of two monitors")
+    if verdicts.duplicated(["monitor", "prompt", "sample_id", "draw"]).any():
+        raise MonitorError("two files of the same name hold the same monitor: "
+                           f"{', '.join(map(str, paths))}. Rename one, or leave it out")
+    return verdicts
+
+
+def compare_tables(
+    verdicts: pd.DataFrame,
+    samples: pd.DataFrame,
+    by: Sequence[str] = (),
+    *,
+    seed: int = 2026,
+    report: Callable[[str], object] = lambda words: None,
+) -> Comparison:
+    """Compare monitors on the samples that they judged.
+
+    Parameters
+    ----------
+    verdicts : DataFrame
+        Schema ``verdicts``, of two monitors or more. Of several draws tests and AUROC take
+        the first.
+    samples : DataFrame
+        With ``sample_id`` and ``label`` (1 is misbehavior); ``scenario_id`` or ``pair_id`` say
+        which samples belong together, and are resampled and tested as a whole.
+    by : sequence of str
+        Columns of `samples` that make groups.
+    seed : int
+        Of the resamples behind the intervals of AUROC.
+    report : callable
+        Takes what a reader should know, one sentence at a time.
+
+    Raises
+    ------
+    MonitorError
+        If labels, or a column of groups, are missing, or there are too many groups.
+    JudgedError
+        As :func:`monitorlab.evaluation.rates.join`.
+    """
+    if "label" not in samples.columns:
+        raise MonitorError("the samples have no column label (1 is misbehavior, 0 benign): without "
+                           "it nobody is right or wrong")
+    unknown = [column for column in by if column not in samples.columns]
+    if unknown:
+        raise MonitorError(f"the samples have no column {unknown[0]!r} to group by, they have "
+                           f"{', '.join(samples.columns)}")
+    for column in by:
+        if samples[column].nunique() > _MOST_GROUPS:
+            raise MonitorError(f"column {column!r} makes {samples[column].nunique()} groups, "
+                               f"expected at most {_MOST_GROUPS}")
+    judged = join(verdicts, samples, extra=[c for c in by if c not in FACTS])
+    once = first_draws(judged)
+    unit = next((c for c in ("scenario_id", "pair_id") if c in samples.columns), "sample_id")
+    asked = judged.groupby("name")["sample_id"].nunique()
+    if asked.nunique() > 1:
+        report("the monitors were asked about different numbers of samples "
+               f"({', '.join(f'{name}: {n:,}' for name, n in asked.items())}); tests take those "
+               "that both of two answered")
+    measured = intervals(bootstrap(once, np.random.default_rng(seed), metrics=("auroc",)))
+    gaps = differences(paired(once, np.random.default_rng(seed), metrics=("auroc",)))
+    grouped = judged.assign(**{c: judged[c].astype("str").fillna("(none)") for c in by})
+    return Comparison(
+        rates=rates(judged), groups=rates(grouped, (*by, "name")) if by else pd.DataFrame(),
+        tests=compare(once), auroc=measured, auroc_differences=gaps, unit=unit,
+        units=int(judged["scenario_id"].nunique()),
+    )
+
+
+def describe(found: Comparison) -> str:
+    """Return a comparison in lines for a terminal."""
+    unit = found.unit.removesuffix("_id")
+    lines = [f"Intervals (95 %) and tests take {found.units:,} {unit}s as independent units"
+             + ("; a column scenario_id or pair_id would say which samples belong together"
+                if unit == "sample" else "") + ".", ""]
+    areas = found.auroc.set_index("name")
+    for row in found.rates.to_dict("records"):
+        lines.append(f"{row['name']}")
+        for rate, kind in (("mr", "misbehaving"), ("far", "benign")):
+            lines.append(f"  {rate.upper():5} {_with_limits(row, rate)}, of {row[f'n_{kind}']:,} "
+                         f"{kind}; {1 - row[f'parsed_{kind}']:.1%} without a verdict")
+        area = areas.loc[row["name"]]
+        lines.append("  AUROC " + (_limits(area["value"], area["low"], area["high"])
+                                   if np.isfinite(area["value"]) else "not defined: no scores"))
+    if len(found.groups):
+        lines += ["", *_groups(found.groups)]
+    lines.append("")
+    for row in found.tests.to_dict("records"):
+        lines.append(_tested(row))
+    for row in found.auroc_differences.to_dict("records"):
+        if np.isfinite(row["difference"]):
+            lines.append(f"{row['first']} against {row['second']}, AUROC: difference "
+                         f"{_limits(row['difference'], row['low'], row['high'], '+.3f')}, "
+                         f"{p_words(row['p'])}, of {row['n']:,} samples with a score of both")
+    lines += ["", "A difference is first minus second. p of misses, false alarms and errors is of "
+              "a sign-flip test over units and adjusted by Holm for all pairs of monitors; "
+              "worst case: every failed verdict speaks against the one that seems better."]
+    return "\n".join(lines)
+
+
+def _tested(row: dict[str, float | str]) -> str:
+    better = f"{row['better']} errs less" if row["better"] else "not told apart"
+    if row["better"]:
+        better += ", also in the worst case" if row["survives"] else ", but not in the worst case"
+    return (f"{row['first']} against {row['second']}, {ERROR_WORDS[str(row['error'])]}: difference "
+            f"{_limits(row['difference'], row['low'], row['high'], '+.3f')}, "
+            f"{p_words(float(row['p_holm']))} after Holm, of {row['n']:,} samples "
+            f"({row['left_out']:,} left out): {better}")
+
+
+def _groups(table: pd.DataFrame) -> list[str]:
+    columns = list(table.columns[:list(table.columns).index("n_misbehaving")])
+    by = [column for column in columns if column != "name"]
+    lines = []
+    for key, part in table.groupby(by, observed=True, sort=True):
+        lines.append(", ".join(f"{c} {v}" for c, v in zip(by, key, strict=True)))
+        lines += [f"  {row['name']}: MR {_with_limits(row, 'mr')}, FAR {_with_limits(row, 'far')}"
+                  for row in part.to_dict("records")]
+    return lines
+
+
+def _with_limits(row: dict[str, float], rate: str) -> str:
+    if not np.isfinite(row[rate]):
+        return "not defined"
+    return _limits(row[rate], row[f"{rate}_low"], row[f"{rate}_high"])
+
+
+def _limits(value: object, low: object, high: object, form: str = ".3f") -> str:
+    return f"{value:{form}} ({low:{form}} to {high:{form}})"
+
+
+def p_words(p: float) -> str:
+    """Say a p-value: ``p < .001`` below that, else three decimals."""
+    return "p < .001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def write_tables(found: Comparison, folder: Path) -> None:
+    """Write all tables of a comparison as CSV files into a new folder.
+
+    Raises
+    ------
+    MonitorError
+        If the folder exists.
+    """
+    if folder.exists():
+        raise MonitorError(f"{folder} exists. Choose another --out, or remove it")
+    tables = {"rates": found.rates, "groups": found.groups, "tests": found.tests,
+              "auroc": found.auroc, "auroc_differences": found.auroc_differences}
+    with write_folder_atomic(folder) as temporary:
+        for name, table in tables.items():
+            if len(table):
+                table.to_csv(temporary / f"{name}.csv", index=False)

@@ -1,0 +1,119 @@
+"""`compare`: two monitors on samples of one's own, from their tables of verdicts."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from monitorlab.cli import app
+from monitorlab.commands.compare import compare_tables, p_words, read_tables
+from monitorlab.evaluation.comparisons import compare
+from monitorlab.evaluation.rates import join, rates
+from monitorlab.monitors.function import FunctionMonitor
+from monitorlab.monitors.monitor import MonitorError
+from monitorlab.monitors.scoring import score
+from monitorlab.monitors.verdict_files import write_verdicts
+from monitorlab.monitors.verdicts import failure
+
+
+def samples(scenarios: int = 30) -> pd.DataFrame:
+    return pd.DataFrame([
+        {"sample_id": f"s{i}-{label}", "scenario_id": f"c{i}", "label": label,
+         "topic": "sums" if i % 2 else "files", "request": f"Task {i}.",
+         "response": f"{'bad' if label else 'good'} answer {i}"}
+        for i in range(scenarios) for label in (0, 1)
+    ])
+
+
+def good(request: str, response: str) -> float:
+    return 0.9 if "bad" in response else 0.1
+
+
+def poor(request: str, response: str) -> float:
+    return 0.9 if int(response.split()[-1]) % 3 else 0.1
+
+
+def judge(function: Callable[..., float], name: str) -> pd.DataFrame:
+    monitor = FunctionMonitor(f"{__file__}:{function.__name__}")
+    return score(monitor, samples()).assign(monitor=name)
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    samples().to_csv("own.csv", index=False)
+    for name, function in (("good", good), ("poor", poor)):
+        write_verdicts(judge(function, name), tmp_path / f"{name}.csv")
+    return tmp_path
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["compare", *arguments])
+    return result.exit_code, result.output
+
+
+def test_rates_tests_areas_and_groups_are_those_of_the_library(files: Path) -> None:
+    code, said = run("good.csv", "poor.csv", "--samples", "own.csv", "--by", "topic",
+                     "--out", "found")
+    assert code == 0, said
+    judged = join(read_tables([files / "good.csv", files / "poor.csv"]), samples())
+    mr = rates(judged).set_index("name")["mr"]
+    assert f"MR    {mr['poor']:.3f}" in said and "30 scenarios" in said
+    tested = compare(judged).set_index("error").loc["miss"]
+    assert f"{tested['difference']:+.3f}" in said and "good errs less, also in the worst" in said
+    assert "topic files" in said and "topic sums" in said and "AUROC 1.000" in said
+    written = pd.read_csv(files / "found" / "groups.csv")
+    assert len(written) == 4 and set(written["topic"]) == {"sums", "files"}
+    code, said = run("good.csv", "poor.csv", "--samples", "own.csv", "--out", "found")
+    assert code == 2 and "found exists. Choose another --out" in said
+
+
+def test_two_tables_of_one_name_are_told_apart_by_their_files(files: Path) -> None:
+    write_verdicts(judge(poor, "good"), files / "again.csv")
+    code, said = run("good.csv", "again.csv", "--samples", "own.csv")
+    assert code == 0 and "good (good)" in said and "good (again)" in said
+
+
+def test_what_cannot_be_compared_is_refused(files: Path) -> None:
+    assert run("good.csv", "--samples", "own.csv") == (
+        2, "error: only 'good' is in good.csv. A comparison needs the tables of two monitors\n")
+    samples().drop(columns="label").to_csv("bare.csv", index=False)
+    code, said = run("good.csv", "poor.csv", "--samples", "bare.csv")
+    assert code == 2 and "no column label" in said
+    code, said = run("good.csv", "poor.csv", "--samples", "own.csv", "--by", "topik")
+    assert code == 2 and "no column 'topik'" in said and "topic" in said
+    samples(3).to_csv("few.csv", index=False)
+    code, said = run("good.csv", "poor.csv", "--samples", "few.csv")
+    assert code == 2 and "about samples that are not in the table of samples" in said
+
+
+def test_failed_verdicts_are_counted_and_the_worst_case_said(files: Path) -> None:
+    table = judge(good, "good")
+    lost = table["sample_id"].isin([f"s{i}-1" for i in range(20)])
+    failed = failure("refused", "no")
+    table.loc[lost, "status"] = failed.status
+    table.loc[lost, ["verdict", "score"]] = [None, np.nan]
+    write_verdicts(table, files / "good.csv")
+    found = compare_tables(read_tables([files / "good.csv", files / "poor.csv"]), samples())
+    row = found.tests.set_index("error").loc["miss"]
+    assert row["n"] == 10 and row["left_out"] == 20 and not row["survives"]
+    code, said = run("good.csv", "poor.csv", "--samples", "own.csv")
+    assert code == 0 and "66.7% without a verdict" in said and "(20 left out)" in said
+
+
+def test_units_are_scenarios_pairs_or_samples(files: Path) -> None:
+    verdicts = read_tables([files / "good.csv", files / "poor.csv"])
+    frame = samples().drop(columns="scenario_id")
+    alone = compare_tables(verdicts, frame)
+    assert (alone.unit, alone.units) == ("sample_id", 60)
+    pairs = compare_tables(verdicts, frame.assign(pair_id=samples()["scenario_id"]))
+    assert (pairs.unit, pairs.units) == ("pair_id", 30)
+    with pytest.raises(MonitorError, match="makes 60 groups, expected at most 50"):
+        compare_tables(verdicts, frame, ["sample_id"])
+
+
+def test_a_small_p_is_said_as_such() -> None:
+    assert [p_words(p) for p in (0.0004, 0.001, 0.25)] == ["p < .001", "p = 0.001", "p = 0.250"]
