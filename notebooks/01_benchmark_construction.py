@@ -100,7 +100,7 @@ for number in (0, 1):
 # variants, so we added a second leak.
 
 # %%
-display.table(chapter.overview.cues())
+display.table(chapter.overview.cue_table())
 
 # %% [markdown]
 # ## The method happens here: two drafts of about equal length
@@ -216,7 +216,7 @@ print(f"{reasoning['confirmed'].sum()} of {len(reasoning)} reasoning labels conf
 # misbehaves.
 
 # %%
-shown = chapter.browser.draw_pairs(samples, PAIRS_SHOWN, run.rng("browser"))
+shown = chapter.browser.pairs_to_show(samples, PAIRS_SHOWN, run.rng("browser"))
 chapter.browser.browse(samples, shown)
 
 # %% [markdown]
@@ -227,7 +227,7 @@ chapter.browser.browse(samples, shown)
 # benign and a misbehaving answer appear. Every answer is stored as it arrives, so a failure
 # loses nothing, and every dropped question has a reason. Here a *scripted stand-in* answers,
 # to show the bookkeeping. With `generator.CausalGenerator` any causal model can take its
-# place, and `questions.load_questions` reads GSM8K, TruthfulQA, HumanEval, MBPP, MMLU, GPQA
+# place, and `generator.load_questions` reads GSM8K, TruthfulQA, HumanEval, MBPP, MMLU, GPQA
 # and AIME.
 
 # %%

@@ -98,9 +98,10 @@ def subjects_on_the_machine() -> list[str]:
 
 
 def single_callers() -> list[str]:
-    """Modules that one other module imports, and no notebook."""
+    """Modules that one other module imports, and no notebook, itself or through its chapter."""
     known, callers = modules(), defaultdict(set)
-    for module, path in [*known.items(), *((f"notebook {p.stem}", p) for p in _notebooks())]:
+    read = [*_notebooks(), *(LIB / "monitorlab" / "chapters").glob("*/__init__.py")]
+    for module, path in [*known.items(), *((f"notebook {path}", path) for path in read)]:
         for taken, name in imports(path):
             inner = f"{taken}.{name}"
             callers[inner if inner in known else taken].add(module)

@@ -254,14 +254,19 @@ def _compare(
     """Compare monitors: rates, paired tests, AUROC, and what failed verdicts could change."""
     with _expected_errors():
         from monitorlab.benchmark.sample_files import load_samples
-        from monitorlab.commands.compare import compare_tables, describe, read_tables, write_tables
+        from monitorlab.commands.compare import (
+            compare_tables,
+            describe_comparison,
+            read_tables,
+            write_tables,
+        )
 
         verdicts = read_tables(tables)
         frame = load_samples(samples.expanduser(), typer.echo)
         found = compare_tables(verdicts, frame, by or [], seed=seed, report=typer.echo)
         if out is not None:
             write_tables(found, out.expanduser())
-        typer.echo(describe(found))
+        typer.echo(describe_comparison(found))
 
 
 @app.command("reread")

@@ -13,8 +13,8 @@ from typing import Any
 import nbval.plugin
 import pytest
 
-from monitorlab.pipeline.regression import SKIPPED_TYPES, WIDGET, isolated_runs
-from monitorlab.pipeline.runner import kernel_environment
+from monitorlab.pipeline.regression import SKIPPED_TYPES, WIDGET, _isolated_runs
+from monitorlab.pipeline.runner import _kernel_environment
 from monitorlab.storage.sources import project_root
 
 _session = ExitStack()
@@ -24,7 +24,7 @@ _variables: dict[str, str] = {}
 def golden_variables() -> dict[str, str]:
     """Return the folders of this session, made on first use."""
     if not _variables:
-        _variables.update(_session.enter_context(isolated_runs()))
+        _variables.update(_session.enter_context(_isolated_runs()))
     return _variables
 
 
@@ -32,7 +32,7 @@ class ProjectKernel(nbval.plugin.RunningKernel):
     """nbval's kernel, in the project root and with the runner's environment."""
 
     def __init__(self, kernel_name: str, cwd: str | None = None, startup_timeout: int = 60):
-        with kernel_environment("tiny", golden_variables()):
+        with _kernel_environment("tiny", golden_variables()):
             super().__init__("python3", cwd=str(project_root()), startup_timeout=startup_timeout)
 
     def get_message(self, stream: str, timeout: float | None = None) -> Any:

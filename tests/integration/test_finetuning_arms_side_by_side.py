@@ -8,12 +8,11 @@ import pandas as pd
 import pytest
 
 from monitorlab.chapters.finetuning.arms import Arm
-from monitorlab.chapters.finetuning.base import train_base
-from monitorlab.chapters.finetuning.train_arms import Model, plan_tasks, train_and_ask
+from monitorlab.chapters.finetuning.train_arms import Model, _train_base, plan_tasks, train_and_ask
 from monitorlab.models.tiny import ModelSize
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.pipeline.artifacts import open_run
-from monitorlab.pipeline.checkpoints import checkpoints_folder
+from monitorlab.pipeline.checkpoints import _checkpoints_folder
 from monitorlab.pipeline.profiles import TINY
 
 BRIEF = load_prompt("brief")
@@ -37,7 +36,7 @@ def test_two_processes_give_the_same_scores_as_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples = make_samples()
-    train_base(samples, BRIEF, SETTINGS, tmp_path / "base", 1)
+    _train_base(samples, BRIEF, SETTINGS, tmp_path / "base", 1)
     base, tables = Model(str(tmp_path / "base"), small=True), []
     for processes in (1, 2):
         monkeypatch.setenv("MONITORLAB_CHECKPOINTS", str(tmp_path / f"store {processes}"))
@@ -46,7 +45,7 @@ def test_two_processes_give_the_same_scores_as_one(
         run.profile = replace(run.profile, finetuning=settings)
         tasks = plan_tasks(run, ARMS, samples, base, BRIEF)
         tables.append(train_and_ask(run, tasks, base, BRIEF, samples, []))
-        assert len(run.checkpoints) == len(list(checkpoints_folder().iterdir())) == 2
+        assert len(run.checkpoints) == len(list(_checkpoints_folder().iterdir())) == 2
     one, two = tables
     assert one["arm"].unique().tolist() == [arm.name for arm in ARMS]
     assert one[["arm", "sample_id"]].equals(two[["arm", "sample_id"]])

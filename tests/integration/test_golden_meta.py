@@ -16,12 +16,12 @@ from monitorlab.pipeline.notebooks import Notebook, discover
 from monitorlab.pipeline.regression import (
     IGNORE_TAG,
     RegressionError,
+    _normalize,
+    _unstable_outputs,
     check_metrics,
     coverage,
     freeze,
     freeze_metrics,
-    normalize,
-    unstable_outputs,
 )
 from monitorlab.pipeline.runner import Options
 
@@ -67,7 +67,7 @@ def test_enough_outputs_are_compared(notebook: Notebook) -> None:
 @with_notebooks
 def test_compared_outputs_hold_no_paths_times_or_stderr(notebook: Notebook) -> None:
     golden = golden_of(notebook)
-    assert unstable_outputs(golden) == []
+    assert _unstable_outputs(golden) == []
     names = {o.get("name") for c in code_cells(golden) for o in c.outputs}
     assert "stderr" not in names
 
@@ -212,7 +212,7 @@ def executed(source: str, *outputs: Any, tags: tuple[str, ...] = ()) -> Any:
 def test_stderr_is_refused_even_where_output_is_ignored() -> None:
     warning = nbformat.v4.new_output("stream", name="stderr", text="Warning: old\n")
     with pytest.raises(RegressionError, match="cell 1 wrote to stderr: 'Warning: old'"):
-        normalize(executed("warn()", warning, tags=(IGNORE_TAG,)))
+        _normalize(executed("warn()", warning, tags=(IGNORE_TAG,)))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_stderr_is_refused_even_where_output_is_ignored() -> None:
 )
 def test_unstable_text_is_found(text: str) -> None:
     output = nbformat.v4.new_output("stream", name="stdout", text=text)
-    assert len(unstable_outputs(executed("x", output))) == 1
+    assert len(_unstable_outputs(executed("x", output))) == 1
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_unstable_text_is_found(text: str) -> None:
 )
 def test_stable_text_is_left_alone(text: str) -> None:
     output = nbformat.v4.new_output("stream", name="stdout", text=text)
-    assert unstable_outputs(executed("x", output)) == []
+    assert _unstable_outputs(executed("x", output)) == []
 
 
 def test_metrics_are_checked_each_with_its_tolerance(tmp_path: Path) -> None:

@@ -14,8 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from monitorlab.benchmark.sources.generator import BENIGN, MISBEHAVING, UNCLEAR, Question, construct
-from monitorlab.benchmark.sources.questions import load_questions
+from monitorlab.benchmark.sources.generator import (
+    BENIGN,
+    MISBEHAVING,
+    UNCLEAR,
+    Question,
+    construct,
+    load_questions,
+)
 from monitorlab.storage.schemas import check_frame
 from monitorlab.storage.sources import SourceError, fetch
 from monitorlab.storage.tables import SAMPLES

@@ -47,8 +47,8 @@ def test_gsm8k_references_are_those_of_the_test_set(get: Get) -> None:
     test = {record.take("question", str): record.take("answer", str).rsplit("#### ", 1)[1]
             for record in read_lines(get("gsm8k/test.jsonl"))}
     for record in read_lines(get(solutions.KEY)):
-        reference = solutions.final_answer(record.take("ground_truth", str))
-        assert reference == solutions.exact_number(test[record.take("question", str)])
+        reference = solutions._final_answer(record.take("ground_truth", str))
+        assert reference == solutions._exact_number(test[record.take("question", str)])
 
 
 @pytest.mark.parametrize(("part", "pairs", "of"), [("gsm8k", 23, 375), ("math", 34, 955)])
@@ -64,7 +64,7 @@ def test_processbench_flaws_are_located(get: Get, part: str, pairs: int, of: int
 
 
 def test_processbench_shares_scenarios_with_gsm8k(get: Get) -> None:
-    known = {solutions.gsm8k_key(record.take("question", str))
+    known = {solutions._gsm8k_key(record.take("question", str))
              for record in read_lines(get(solutions.KEY))}
     assert set(solutions.processbench(get, "gsm8k").samples["scenario_id"]) <= known
 
@@ -105,7 +105,7 @@ def recorded(get: Get) -> Loaded:
     flags = {}
     for run in programs.RUNS:
         for record in read_lines(get(f"reflexion/{run}")):
-            flags[programs.complete(record)] = record.take("is_solved", bool)
+            flags[programs._complete(record)] = record.take("is_solved", bool)
     return programs.reflexion_runs(
         get, lambda program, _: SimpleNamespace(status="passed" if flags[program] else "failed")
     )

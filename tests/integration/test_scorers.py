@@ -42,7 +42,7 @@ from transformers import (
 from monitorlab.models import ModelError
 from monitorlab.models.batching import token_batches
 from monitorlab.models.loading import load_tokenizer, no_progress_bars
-from monitorlab.signals.guard_models import GuardScorer, reusable_prefix
+from monitorlab.signals.guard_models import GuardScorer, _reusable_prefix
 from monitorlab.signals.reward_models import (
     MathShepherdScorer,
     Qwen2ForProcessRewardModel,
@@ -50,9 +50,9 @@ from monitorlab.signals.reward_models import (
 )
 from monitorlab.signals.step_scores import Label, LeftOutError, StepScorer
 from monitorlab.signals.token_probabilities import (
-    CausalGenerator,
     LogProbabilityScorer,
-    split_steps,
+    StepGenerator,
+    _split_steps,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -399,7 +399,7 @@ def test_the_first_token_needs_a_prompt(folders: dict[str, str]) -> None:
 
 
 def test_generator_keeps_its_own_probabilities(folders: dict[str, str]) -> None:
-    generator = CausalGenerator.load(folders["causal"])
+    generator = StepGenerator.load(folders["causal"])
     problems = [PROBLEM, "What is 2 + 2?", "Count."]
     made = generator.generate(problems, seed=3, max_new_tokens=40, batch=2)
     again = generator.generate(problems, seed=3, max_new_tokens=40, batch=2)
@@ -414,7 +414,7 @@ def test_generator_keeps_its_own_probabilities(folders: dict[str, str]) -> None:
 
 
 def test_generation_is_split_where_the_steps_are(folders: dict[str, str]) -> None:
-    generator = CausalGenerator.load(folders["causal"])
+    generator = StepGenerator.load(folders["causal"])
     ids = [*generator.tokenizer("ab\n\ncd\ne\n\nf")["input_ids"], generator.tokenizer.eos_token_id]
     generation = generator._generation(ids, -np.arange(1.0, len(ids) + 1))
     assert generation.steps == ("ab", "cd\ne", "f")
@@ -424,7 +424,7 @@ def test_generation_is_split_where_the_steps_are(folders: dict[str, str]) -> Non
 
 def test_split_steps_prefers_blank_lines() -> None:
     def parts(text: str) -> list[str]:
-        return [text[a:b] for a, b in split_steps(text)]
+        return [text[a:b] for a, b in _split_steps(text)]
 
     assert parts("\na\nb\n\n  c \n \n\nd\n") == ["a\nb", "c ", "d"]
     assert parts("a\nb\n") == ["a", "b"]
@@ -475,14 +475,14 @@ def test_guard_reads_few_tokens(folders: dict[str, str], monkeypatch: pytest.Mon
     prompts = scorer._prompts(ASKED, ANSWERS)
     assert read[0] == len(prompts[0])
     for k in (1, 2):
-        assert read[k] == len(prompts[k]) - reusable_prefix(prompts[k - 1], prompts[k])
+        assert read[k] == len(prompts[k]) - _reusable_prefix(prompts[k - 1], prompts[k])
         assert read[k] < len(prompts[k]) * 0.6
 
 
 def test_common_prefix_leaves_a_token_to_read() -> None:
-    assert reusable_prefix([1, 2, 3], [1, 2, 4, 5]) == 2
-    assert reusable_prefix([1, 2, 3], [1, 2, 3]) == 2
-    assert reusable_prefix([], [1]) == 0
+    assert _reusable_prefix([1, 2, 3], [1, 2, 4, 5]) == 2
+    assert _reusable_prefix([1, 2, 3], [1, 2, 3]) == 2
+    assert _reusable_prefix([], [1]) == 0
 
 
 def test_token_batches_keep_the_budget() -> None:

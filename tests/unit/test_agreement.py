@@ -13,12 +13,12 @@ from monitorlab.benchmark.audit import annotation as module
 from monitorlab.benchmark.audit.annotation import (
     STATISTICS,
     Statistic,
+    _with_interval,
     ac1,
     agreement_table,
     alpha,
     kappa,
     observed,
-    with_interval,
 )
 
 
@@ -95,14 +95,14 @@ def test_the_table_has_every_coefficient_with_an_interval_around_it(
 
 
 def test_perfect_agreement_keeps_room_for_unseen_disagreement() -> None:
-    value, low, high = with_interval(kappa, *labels(130, 0, 0, 134), np.random.default_rng(0))
+    value, low, high = _with_interval(kappa, *labels(130, 0, 0, 134), np.random.default_rng(0))
     # 0 of 264: up to 1.39 % (exact, 97.5 %), so up to 4 disagreements, would be no surprise.
     assert (value, high) == (1, 1)
     assert low == pytest.approx(1 - 2 * 4 / 264, abs=2e-3)
 
 
 def test_a_few_agreeing_labels_prove_little() -> None:
-    value, low, high = with_interval(kappa, *labels(3, 0, 0, 4), np.random.default_rng(0))
+    value, low, high = _with_interval(kappa, *labels(3, 0, 0, 4), np.random.default_rng(0))
     assert (value, high) == (1, 1)
     assert low < 0.3
 
@@ -121,7 +121,7 @@ def test_intervals_cover_the_truth(monkeypatch: pytest.MonkeyPatch, statistic: S
     for _ in range(runs):
         real = random.integers(0, 2, 200)
         first, second = (np.where(random.random(200) < 0.1, 1 - real, real) for _ in "ab")
-        _, low, high = with_interval(statistic, first, second, random)
+        _, low, high = _with_interval(statistic, first, second, random)
         hits += low <= truth <= high
     assert hits >= binom.ppf(0.001, runs, 0.90)
     assert hits <= binom.ppf(0.999, runs, 0.98), "intervals that are far too wide cover always"

@@ -13,10 +13,10 @@ from monitorlab.benchmark.audit.annotation import (
     FOLDER,
     GUIDELINES,
     AnnotationError,
+    _text_digest,
     draw_sheet,
     joined,
     read_annotations,
-    text_digest,
 )
 from monitorlab.storage.tables import CELLS
 
@@ -76,9 +76,9 @@ def test_a_small_cell_gives_what_it_has(samples: pd.DataFrame) -> None:
 
 
 def test_digests_tell_request_from_response() -> None:
-    assert text_digest("ab", "c") != text_digest("a", "bc")
-    assert text_digest("a", "b") != text_digest("a", "b ")
-    assert text_digest("a", "b") == text_digest("a", "b")
+    assert _text_digest("ab", "c") != _text_digest("a", "bc")
+    assert _text_digest("a", "b") != _text_digest("a", "b ")
+    assert _text_digest("a", "b") == _text_digest("a", "b")
 
 
 # Reading
@@ -143,7 +143,8 @@ def test_any_character_may_stand_in_a_note(tmp_path: Path) -> None:
 
 def annotate(samples: pd.DataFrame, flip: int = 0) -> pd.DataFrame:
     """Everything annotated as labelled, but for the first `flip` samples."""
-    items = [text_digest(*row) for row in zip(samples["request"], samples["response"], strict=True)]
+    items = [_text_digest(*row) for row in zip(samples["request"], samples["response"],
+                                               strict=True)]
     given = [label ^ (i < flip) for i, label in enumerate(samples["label"])]
     frame = pd.DataFrame({"annotator": "ann", "kind": "person", "item": items, "label": given})
     return frame.assign(note="")

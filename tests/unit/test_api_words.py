@@ -93,20 +93,20 @@ OF_SOMETHING_ELSE = [
 
 @pytest.mark.parametrize(("status", "body"), OF_THE_SAMPLE)
 def test_a_refusal_of_the_sample_is_told(status: int, body: Any) -> None:
-    assert replies.refuses(status, body)
+    assert replies._refuses(status, body)
 
 
 @pytest.mark.parametrize(("status", "body"), OF_SOMETHING_ELSE)
 def test_what_speaks_of_key_account_or_request_is_no_refusal(status: int, body: Any) -> None:
-    assert not replies.refuses(status, body)
+    assert not replies._refuses(status, body)
 
 
 def test_a_text_that_the_server_repeats_is_not_its_message() -> None:
     """A validator sends the request back, with whatever words the sample has."""
     body = {"detail": [{"loc": ["body", "top_k"], "msg": "Input should be a valid integer",
                         "input": {"messages": "This content violates our usage policy"}}]}
-    assert not replies.refuses(422, body)
-    assert replies.message_of(body) == "body.top_k: Input should be a valid integer"
+    assert not replies._refuses(422, body)
+    assert replies._message_of(body) == "body.top_k: Input should be a valid integer"
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_limit_may_be_reset_at_a_point_in_time(header: str) -> None:
 
 
 def test_a_blocked_prompt_names_the_filter() -> None:
-    blocked = replies.blocked_by
+    blocked = replies._blocked_by
     feedback = {"promptFeedback": {"blockReason": "SAFETY"}}
     assert blocked(feedback) == "the prompt was blocked: SAFETY"
     found = {"prompt_filter_results": [{"content_filter_results": {

@@ -9,7 +9,7 @@ import pytest
 
 from monitorlab.signals.arithmetic import (
     Difficulty,
-    Problem,
+    Exercise,
     Step,
     StepVerdict,
     check,
@@ -19,7 +19,7 @@ from monitorlab.signals.arithmetic import (
 EASY = Difficulty(2, 4, 40, 12, 1)
 HARD = Difficulty(3, 12, 999, 99, 9)
 
-PROBLEM = Problem(
+PROBLEM = Exercise(
     "ledger",
     "17; Jan: +25; Feb: *3; Mar: -4*8",
     "(17+25)*3-4*8",

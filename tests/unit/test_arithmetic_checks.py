@@ -12,11 +12,11 @@ from monitorlab.monitors.checks.arithmetic import (
     NO_CHOICE,
     OTHER_CHOICE,
     WRONG_EQUATION,
+    _equations,
+    _number_in,
+    _read_choice,
+    _read_options,
     arithmetic_checks,
-    equations,
-    number_in,
-    read_choice,
-    read_options,
 )
 from monitorlab.monitors.checks.findings import Finding
 from monitorlab.monitors.monitor import Sample
@@ -66,7 +66,7 @@ UNREAD = [
 
 @pytest.mark.parametrize(("text", "right", "value"), READ)
 def test_equations_are_computed(text: str, right: bool, value: int | Fraction) -> None:
-    found = equations(text)
+    found = _equations(text)
     assert found, text
     assert all(equation.right for equation in found) == right
     assert found[-1].value == value
@@ -74,7 +74,7 @@ def test_equations_are_computed(text: str, right: bool, value: int | Fraction) -
 
 @pytest.mark.parametrize("text", UNREAD)
 def test_unsure_equations_are_left_out(text: str) -> None:
-    assert equations(text) == []
+    assert _equations(text) == []
 
 
 def _write(expression: list[str | Fraction], random_: random.Random) -> str:
@@ -97,9 +97,9 @@ def test_random_equations_are_right_and_altered_ones_wrong() -> None:
             product = b * c
             exact = {"+": a + product, "-": a - product, "*": a * product, "/": a / b * c}[first]
         text = _write([a, first, b, second, c], random_)
-        right = equations(f"This makes {text} = {exact.numerator}/{exact.denominator}")
-        wrong = equations(f"This makes {text} = {exact.numerator + exact.denominator}/"
-                          f"{exact.denominator}")
+        right = _equations(f"This makes {text} = {exact.numerator}/{exact.denominator}")
+        wrong = _equations(f"This makes {text} = {exact.numerator + exact.denominator}/"
+                           f"{exact.denominator}")
         assert [equation.right for equation in right] == [True], text
         assert [equation.right for equation in wrong] == [False], text
 
@@ -109,12 +109,12 @@ def test_any_text_is_read_without_an_exception() -> None:
     alphabet = "0123456789.,+-*/^()=%$ xab√!<>{}\\\n" + "×÷" + "= "
     for _ in range(2000):
         text = "".join(random_.choices(alphabet, k=random_.randint(1, 60)))
-        for equation in equations(text):
+        for equation in _equations(text):
             assert isinstance(equation.value, Fraction)
-        number_in(text)
-    assert equations("(" * 3000 + "1" + ")" * 3000 + " = 1") == []
-    assert equations("1 + " * 3000 + "1 = 1") == []
-    assert equations("\n" * 200_000) == []  # minutes, if blanks were tried from every line
+        _number_in(text)
+    assert _equations("(" * 3000 + "1" + ")" * 3000 + " = 1") == []
+    assert _equations("1 + " * 3000 + "1 = 1") == []
+    assert _equations("\n" * 200_000) == []  # minutes, if blanks were tried from every line
 
 
 @pytest.mark.parametrize(("text", "value"), [
@@ -123,11 +123,11 @@ def test_any_text_is_read_without_an_exception() -> None:
     ("12.5%", Fraction(1, 8)),
 ])  # fmt: skip
 def test_numbers_of_options(text: str, value: Fraction | None) -> None:
-    assert number_in(text) == value
+    assert _number_in(text) == value
 
 
 def test_options_are_read_in_every_spelling() -> None:
-    assert read_options(REQUEST) == {"A": 12, "B": 19, "C": 1200, "D": Fraction(3, 4)}
+    assert _read_options(REQUEST) == {"A": 12, "B": 19, "C": 1200, "D": Fraction(3, 4)}
 
 
 @pytest.mark.parametrize(("text", "letter"), [
@@ -137,7 +137,7 @@ def test_options_are_read_in_every_spelling() -> None:
     ("<think>The answer is A.</think>\nI settle on B.", "B"), ("This leads to D: 3/4 year", "D"),
 ])  # fmt: skip
 def test_the_choice_is_read_outside_the_thinking(text: str, letter: str | None) -> None:
-    assert read_choice(text) == letter
+    assert _read_choice(text) == letter
 
 
 def check(response: str, request: str = REQUEST) -> Finding | None:

@@ -9,7 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.chapters.construction.browser import browse, draw_pairs, mark_differences, pair_html
+from monitorlab.chapters.construction.browser import (
+    _mark_differences,
+    _pair_html,
+    browse,
+    pairs_to_show,
+)
 from monitorlab.report.sanitize import clean_html
 
 HOSTILE = [
@@ -45,7 +50,7 @@ def plain(html: str) -> str:
 
 
 def test_differences_are_marked_on_both_sides() -> None:
-    first, second = mark_differences(
+    first, second = _mark_differences(
         "We keep the audit log switched on, as the policy says.",
         "We keep the audit log switched off for now, as the policy says.",
     )
@@ -54,11 +59,11 @@ def test_differences_are_marked_on_both_sides() -> None:
 
 
 def test_equal_texts_have_no_mark_and_unlike_ones_are_marked_whole() -> None:
-    assert mark_differences("the same text", "the same text") == ("the same text",) * 2
-    first, second = mark_differences("alpha beta", "gamma")
+    assert _mark_differences("the same text", "the same text") == ("the same text",) * 2
+    first, second = _mark_differences("alpha beta", "gamma")
     assert (marked(first), marked(second)) == (["alpha beta"], ["gamma"])
-    assert mark_differences("", "all of it")[0] == ""
-    assert mark_differences("a b c", "a b c \n") == ("a b c", "a b c \n"), "blanks are not marked"
+    assert _mark_differences("", "all of it")[0] == ""
+    assert _mark_differences("a b c", "a b c \n") == ("a b c", "a b c \n"), "blanks are not marked"
 
 
 def test_no_word_is_lost_or_added() -> None:
@@ -66,7 +71,7 @@ def test_no_word_is_lost_or_added() -> None:
     words = np.array(["a", "<b>", "c,", "d\n", "e & f", "\t", "é"])
     for _ in range(50):
         texts = [" ".join(random.choice(words, random.integers(0, 30))) for _ in "xy"]
-        for text, html in zip(texts, mark_differences(*texts), strict=True):
+        for text, html in zip(texts, _mark_differences(*texts), strict=True):
             assert plain(html.replace("<mark>", "").replace("</mark>", "")) == text
 
 
@@ -75,7 +80,7 @@ def test_no_word_is_lost_or_added() -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_samples_stay_text_also_after_the_report_filter(text: str) -> None:
-    html = pair_html(pair(f"so: {text}", f"no: {text} {text}", f"{text}?", scenario_id=text))
+    html = _pair_html(pair(f"so: {text}", f"no: {text} {text}", f"{text}?", scenario_id=text))
     for page in (html, clean_html(html)):
         assert set(re.findall(r"</?([a-z0-9]+)", page)) == {
             "details", "summary", "table", "thead", "tbody", "tr", "th", "td", "mark"
@@ -90,14 +95,14 @@ def test_samples_stay_text_also_after_the_report_filter(text: str) -> None:
 
 
 def test_the_filter_keeps_marks_and_layout() -> None:
-    html = pair_html(pair("We keep the log on, as agreed.", "We keep the log off, as agreed."))
+    html = _pair_html(pair("We keep the log on, as agreed.", "We keep the log off, as agreed."))
     cleaned = clean_html(html)
     assert marked(cleaned) == ["on", "off"]
     assert "white-space" in cleaned and 'colspan="2"' in cleaned
 
 
 def test_benign_stands_left() -> None:
-    html = pair_html(pair("left side", "right side"))
+    html = _pair_html(pair("left side", "right side"))
     assert html.index(">benign<") < html.index(">misbehaving<")
     assert html.index("left") < html.index("right side") or marked(html)[0] == "left side"
     assert re.sub(r"\s+", " ", plain(html)).startswith("sg_qa · proxy · none · s")
@@ -108,7 +113,7 @@ def test_what_is_no_pair_is_refused() -> None:
     for wrong in (whole.iloc[:1], whole.assign(label=1), whole.assign(pair_id=["p", "q"]),
                   pd.concat([whole, whole])):  # fmt: skip
         with pytest.raises(ValueError, match="expected one pair: labels 0 and 1"):
-            pair_html(wrong)
+            _pair_html(wrong)
 
 
 # Drawing and showing
@@ -124,12 +129,12 @@ def many() -> pd.DataFrame:
 
 def test_pairs_of_each_cell_come_from_different_scenarios() -> None:
     samples = many()
-    drawn = draw_pairs(samples, 3, np.random.default_rng(0))
+    drawn = pairs_to_show(samples, 3, np.random.default_rng(0))
     found = samples[samples["pair_id"].isin(drawn)].drop_duplicates("pair_id")
     assert found["cell"].value_counts().to_dict() == {"sg_qa": 3, "spv_qa": 3}
     assert found["scenario_id"].is_unique
-    assert len(draw_pairs(samples, 9, np.random.default_rng(0))) == 10
-    draws = {tuple(draw_pairs(samples, 3, np.random.default_rng(seed))) for seed in range(5)}
+    assert len(pairs_to_show(samples, 9, np.random.default_rng(0))) == 10
+    draws = {tuple(pairs_to_show(samples, 3, np.random.default_rng(seed))) for seed in range(5)}
     assert len(draws) > 1
 
 

@@ -12,7 +12,7 @@ from finetuning_cases import PROMPT, make_base, make_samples
 
 from monitorlab.finetuning.examples import verdict_examples
 from monitorlab.models import ModelError, chat
-from monitorlab.models.chat import CLOCK, ChatForm, chat_form, chat_text, folded, render_chat
+from monitorlab.models.chat import CLOCK, _ChatForm, _folded, chat_form, chat_text, render_chat
 from monitorlab.models.loading import Checkpoint
 from monitorlab.models.tiny import TEMPLATE
 from monitorlab.monitors.causal import LogitMonitor, TextMonitor, load_causal
@@ -196,7 +196,7 @@ def test_it_is_said_once() -> None:
             chat_form(base(template).tokenizer)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert chat_form(base(TEMPLATE).tokenizer) == ChatForm()
+        assert chat_form(base(TEMPLATE).tokenizer) == _ChatForm()
 
 
 @pytest.mark.parametrize(("template", "message"), [
@@ -245,7 +245,7 @@ def test_step_scorers_render_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_folding_needs_a_user_message_to_fold_into() -> None:
-    assert folded(MESSAGES) == [{"role": "user", "content": "Be strict.\n\nJudge."}]
+    assert _folded(MESSAGES) == [{"role": "user", "content": "Be strict.\n\nJudge."}]
     for kept in (MESSAGES[:1], MESSAGES[1:], [MESSAGES[0], {"role": "assistant", "content": "a"}]):
-        assert folded(kept) == kept
-    assert chat.folded(folded(MESSAGES)) == folded(MESSAGES)
+        assert _folded(kept) == kept
+    assert chat._folded(_folded(MESSAGES)) == _folded(MESSAGES)

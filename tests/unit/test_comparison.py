@@ -13,9 +13,9 @@ from monitorlab.online.comparison import (
     ALL_METHODS,
     FURTHER_METHODS,
     PAPER_METHODS,
-    compare,
+    _draw_sequences,
+    compare_methods,
     compare_resampled,
-    draw_sequences,
     random_splits,
 )
 from monitorlab.online.metrics import alarm_metrics, alarm_steps, peaks
@@ -80,7 +80,7 @@ def test_too_few_to_split(n, fraction):
 
 
 def test_one_row_per_method_level_and_split():
-    frame = compare(noise(), ALL_METHODS, random_splits(200, 2, 0.4, 0), levels=(0.1, 0.3))
+    frame = compare_methods(noise(), ALL_METHODS, random_splits(200, 2, 0.4, 0), levels=(0.1, 0.3))
     assert len(frame) == len(ALL_METHODS) * 2 * 2
     assert not frame.duplicated(["method", "level", "split"]).any()
     assert frame["far"].between(0, 1).all() and frame["power"].between(0, 1).all()
@@ -89,15 +89,15 @@ def test_one_row_per_method_level_and_split():
 
 def test_reproducible_and_independent_of_the_other_methods():
     data, splits = noise(), list(random_splits(200, 2, 0.4, 0))
-    together = compare(data, ALL_METHODS, splits, levels=(0.1,))
-    alone = compare(data, PAPER_METHODS[:1], splits, levels=(0.1,))
+    together = compare_methods(data, ALL_METHODS, splits, levels=(0.1,))
+    alone = compare_methods(data, PAPER_METHODS[:1], splits, levels=(0.1,))
     kept = together[together["method"] == "CRC"].reset_index(drop=True)
     assert kept.equals(alone)
 
 
 def test_statistics_that_cannot_learn_never_alarm_and_say_so():
     data = noise(60)
-    frame = compare(data, ALL_METHODS, random_splits(60, 1, 0.1, 0), levels=(0.2,))
+    frame = compare_methods(data, ALL_METHODS, random_splits(60, 1, 0.1, 0), levels=(0.2,))
     untrained = frame[frame["state"] == NOT_TRAINABLE]
     assert "likelihood_ratio" in set(untrained["statistic"])
     assert (untrained["far"] == 0).all() and (untrained["power"] == 0).all()
@@ -107,19 +107,20 @@ def test_statistics_that_cannot_learn_never_alarm_and_say_so():
 def test_one_class_is_refused(label):
     data = noise()
     with pytest.raises(ValueError, match=r"column label: all \d+ sequences"):
-        compare(data.take(data.labels == label), PAPER_METHODS, random_splits(50, 1, 0.2, 0))
+        compare_methods(data.take(data.labels == label), PAPER_METHODS,
+                        random_splits(50, 1, 0.2, 0))
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0])
 def test_levels_are_checked(level):
     with pytest.raises(ValueError, match="strictly between"):
-        compare(noise(), PAPER_METHODS, random_splits(200, 1, 0.2, 0), levels=(level,))
+        compare_methods(noise(), PAPER_METHODS, random_splits(200, 1, 0.2, 0), levels=(level,))
 
 
 def test_missed_detection_control():
     methods = [m for m in (*PAPER_METHODS, *FURTHER_METHODS) if m.calibrator != "ville"]
-    frame = compare(noise(2000), methods, random_splits(2000, 5, 0.3, 0), levels=(0.2,),
-                    risk=MISSED_DETECTION)
+    frame = compare_methods(noise(2000), methods, random_splits(2000, 5, 0.3, 0), levels=(0.2,),
+                            risk=MISSED_DETECTION)
     missed = 1 - frame.groupby("method")["power"].mean()
     assert (missed <= 0.2 + 0.04).all()
     assert frame["far"].mean() < 1
@@ -129,8 +130,9 @@ def test_randomised_ties_alarm_more_on_a_coarse_score():
     data = noise(1000)
     coarse = replace(data, flat_scores=np.round(data.flat_scores))
     splits = list(random_splits(1000, 5, 0.3, 0))
-    safe_side = compare(coarse, PAPER_METHODS[:1], splits, levels=(0.1, 0.2))
-    spent = compare(coarse, PAPER_METHODS[:1], splits, levels=(0.1, 0.2), randomise_ties=True)
+    safe_side = compare_methods(coarse, PAPER_METHODS[:1], splits, levels=(0.1, 0.2))
+    spent = compare_methods(coarse, PAPER_METHODS[:1], splits, levels=(0.1, 0.2),
+                            randomise_ties=True)
     assert spent["power"].mean() > safe_side["power"].mean()
     assert (safe_side["attained"] <= safe_side["level"]).all()
 
@@ -143,12 +145,12 @@ def test_sequences_drawn_anew_by_hand(risk):
     _, drawn = compare_resampled(
         data, PAPER_METHODS[:2], [split], level=0.3, levels=(0.3,), risk=risk, draws=5
     )
-    copies = draw_sequences(40, 5)
+    copies = _draw_sequences(40, 5)
     for draw, times in enumerate(copies):
         parts = [np.repeat(part, times[part]) for part in split]
         written = data.take(np.concatenate(parts))
         again = (np.arange(len(parts[0])), np.arange(len(parts[0]), len(written)))
-        expected = compare(written, PAPER_METHODS[:2], [again], levels=(0.3,), risk=risk)
+        expected = compare_methods(written, PAPER_METHODS[:2], [again], levels=(0.3,), risk=risk)
         found = drawn[drawn["draw"] == draw]
         for measure in ("far", "power", "restricted_delay"):
             np.testing.assert_allclose(found[measure], expected[measure], atol=1e-12)
@@ -158,7 +160,8 @@ def test_resampling_changes_nothing_else():
     data, splits = noise(), list(random_splits(200, 2, 0.4, 0))
     results, drawn = compare_resampled(
         data, ALL_METHODS, splits, level=0.15, levels=(0.1,), draws=9)
-    pd.testing.assert_frame_equal(results, compare(data, ALL_METHODS, splits, levels=(0.1, 0.15)))
+    pd.testing.assert_frame_equal(results,
+                                  compare_methods(data, ALL_METHODS, splits, levels=(0.1, 0.15)))
     assert len(drawn) == len(ALL_METHODS) * 9
     assert drawn["power"].notna().all()
     assert (results["safe"] == data.count(0)).all() and (results["unsafe"] == data.count(1)).all()
@@ -176,11 +179,11 @@ def test_other_signals_of_the_same_sequences_meet_the_same_draws():
 
 def test_sequences_of_a_group_are_drawn_together():
     groups = np.array(list("aabbbc") * 5, dtype=object)
-    copies = draw_sequences(30, 50, groups)
+    copies = _draw_sequences(30, 50, groups)
     for name in "abc":
         assert (copies[:, groups == name] == copies[:, groups == name][:, :1]).all()
     assert (copies[:, 0] + copies[:, 2] + copies[:, 5] == 3).all()
-    assert draw_sequences(30, 50).sum(axis=1).tolist() == [30] * 50
+    assert _draw_sequences(30, 50).sum(axis=1).tolist() == [30] * 50
     # Copies of one sequence in one group hold no more than one: the interval is as wide.
     data = noise(60)
     many = replace(data.take(np.repeat(np.arange(60), 4)), groups=np.repeat(data.ids, 4))
@@ -197,7 +200,7 @@ def test_unknown_labels_are_refused():
     data = noise()
     data.labels[3] = UNKNOWN
     with pytest.raises(ValueError, match="1 of 200 sequences have none"):
-        compare(data, PAPER_METHODS, random_splits(200, 1, 0.2, 0))
+        compare_methods(data, PAPER_METHODS, random_splits(200, 1, 0.2, 0))
 
 
 def test_alarms_of_padded_arrays_and_of_trajectories_agree():

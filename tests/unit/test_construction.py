@@ -10,10 +10,10 @@ from monitorlab.benchmark.writing import construction
 from monitorlab.benchmark.writing.composition import Pair
 from monitorlab.benchmark.writing.construction import (
     COUNTS,
+    _dev_scenarios,
+    _different_pairs,
     allot,
     build_pairs,
-    dev_scenarios,
-    different_pairs,
     sides,
     to_table,
 )
@@ -101,8 +101,8 @@ def test_a_scenario_is_in_one_split_and_every_cell_in_both(table: pd.DataFrame) 
 
 def test_another_seed_draws_another_split(library: list[Scenario]) -> None:
     test_side = [scenario for scenario in library if scenario.side == "test"]
-    assert dev_scenarios(test_side, 1) == dev_scenarios(test_side, 1)
-    assert dev_scenarios(test_side, 1) != dev_scenarios(test_side, 2)
+    assert _dev_scenarios(test_side, 1) == _dev_scenarios(test_side, 1)
+    assert _dev_scenarios(test_side, 1) != _dev_scenarios(test_side, 2)
 
 
 # Names
@@ -163,13 +163,13 @@ def test_the_same_seed_gives_the_same_table(
 
 def test_a_scenario_that_cannot_vary_enough_is_named() -> None:
     with pytest.raises(ScenarioError) as error:
-        different_pairs(plain("poor", "act", "work"), 60, 0)
+        _different_pairs(plain("poor", "act", "work"), 60, 0)
     assert "demo.yaml:1: 'poor' gives" in str(error.value)
     assert "60 are needed" in str(error.value)
 
 
 def test_different_pairs_repeat_no_response() -> None:
-    pairs = different_pairs(plain("rich", *"abcdefghijklmnop"), 12, 0)
+    pairs = _different_pairs(plain("rich", *"abcdefghijklmnop"), 12, 0)
     texts = Counter(text for pair in pairs for text in (pair.benign.text, pair.misbehaving.text))
     assert len(pairs) == 12 and max(texts.values()) == 1
 

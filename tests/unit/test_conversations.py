@@ -18,8 +18,8 @@ from monitorlab.signals.conversations import (
     FOLDER,
     PHRASE_FILE,
     Conversation,
-    load_phrases,
-    load_scenarios,
+    _load_phrases,
+    _load_scenarios,
     make_conversations,
     split_scenarios,
 )
@@ -33,8 +33,8 @@ def conversations() -> list[Conversation]:
 
 
 def test_library_is_large_enough() -> None:
-    assert len(load_scenarios()) >= 24
-    assert len(load_phrases()["moves"]) >= 10
+    assert len(_load_scenarios()) >= 24
+    assert len(_load_phrases()["moves"]) >= 10
 
 
 def test_same_seed_same_conversations() -> None:
@@ -86,7 +86,7 @@ def _reserved_in_rule(scenario: Mapping[str, Any], rule: str) -> Mapping[str, An
 
 def test_labels_follow_from_rule_and_answer_alone(conversations: list[Conversation]) -> None:
     """An independent reader of the texts, who never sees `act`, reaches the same labels."""
-    scenarios, read = load_scenarios(), 0
+    scenarios, read = _load_scenarios(), 0
     for c in conversations:
         scenario = scenarios[c.scenario_id]
         reserved = _reserved_in_rule(scenario, c.rule)
@@ -106,12 +106,12 @@ def test_labels_follow_from_rule_and_answer_alone(conversations: list[Conversati
 def test_every_object_is_reserved_in_some_conversations_and_open_in_others(
     conversations: list[Conversation],
 ) -> None:
-    reserved: dict[str, list[str]] = {scenario_id: [] for scenario_id in load_scenarios()}
+    reserved: dict[str, list[str]] = {scenario_id: [] for scenario_id in _load_scenarios()}
     for c in conversations:
         reserved[c.scenario_id].append(
-            _reserved_in_rule(load_scenarios()[c.scenario_id], c.rule)["what"]
+            _reserved_in_rule(_load_scenarios()[c.scenario_id], c.rule)["what"]
         )
-    for scenario in load_scenarios().values():
+    for scenario in _load_scenarios().values():
         drawn = reserved[scenario["id"]]
         for thing in scenario["objects"]:
             assert 0.2 < drawn.count(thing["what"]) / len(drawn) < 0.8, thing["what"]
@@ -123,7 +123,7 @@ def test_every_act_and_move_occurs(conversations: list[Conversation]) -> None:
         "refuse", "waver", "hint", "side", "open", "permitted", "give", "confirm", "again", "after"
     }
     moves = {turn.move for c in conversations for turn in c.turns} - {""}
-    assert moves == set(load_phrases()["moves"])
+    assert moves == set(_load_phrases()["moves"])
 
 
 def test_rightful_users_are_given_the_same_thing(conversations: list[Conversation]) -> None:
@@ -133,7 +133,7 @@ def test_rightful_users_are_given_the_same_thing(conversations: list[Conversatio
 
 
 def test_safe_assistants_speak_of_the_reserved_value(conversations: list[Conversation]) -> None:
-    values = {o["what"]: o["values"] for s in load_scenarios().values()
+    values = {o["what"]: o["values"] for s in _load_scenarios().values()
               for o in s["objects"]}
     every = {value.lower() for each in values.values() for value in each}
     refused = [t.assistant.lower() for c in conversations for t in c.turns if t.act == "refuse"]
@@ -151,7 +151,7 @@ def test_no_single_word_gives_the_label_away(conversations: list[Conversation]) 
 def test_split_shares_no_scenario() -> None:
     train, test = split_scenarios(np.random.default_rng(3))
     assert not set(train) & set(test)
-    assert set(train) | set(test) == set(load_scenarios())
+    assert set(train) | set(test) == set(_load_scenarios())
     drawn = make_conversations(np.random.default_rng(3), 200, test)
     assert {c.scenario_id for c in drawn} == set(test)
 
@@ -202,14 +202,14 @@ def test_authoring_errors_name_file_and_field(
     assert old in text
     (tmp_path / "office.yaml").write_text(text.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(ScenarioError, match=message) as caught:
-        load_scenarios(tmp_path)
+        _load_scenarios(tmp_path)
     assert re.search(r"office\.yaml:\d+: ", str(caught.value))
 
 
 def test_what_is_no_table_is_named(tmp_path: Path) -> None:
     (tmp_path / "office.yaml").write_text("- 7\n")
     with pytest.raises(ScenarioError, match=r"office.yaml:1: scenario: found 7, expected object"):
-        load_scenarios(tmp_path)
+        _load_scenarios(tmp_path)
 
 
 @pytest.mark.parametrize(("old", "new", "message"), [
@@ -223,4 +223,4 @@ def test_phrase_errors_name_file_and_field(
     path = tmp_path / PHRASE_FILE
     path.write_text(path.read_text(encoding="utf-8").replace(old, new), "utf-8")
     with pytest.raises(ScenarioError, match=message):
-        load_phrases(tmp_path)
+        _load_phrases(tmp_path)

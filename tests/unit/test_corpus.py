@@ -15,8 +15,8 @@ from monitorlab.benchmark.writing.corpus import (
     COMPONENTS,
     Component,
     Report,
+    _component_sizes,
     build_corpus,
-    component_sizes,
 )
 from monitorlab.storage.schemas import check_frame
 from monitorlab.storage.tables import CORPUS
@@ -56,14 +56,14 @@ def built(library: list[Scenario]) -> pd.DataFrame:
 
 
 def test_the_published_corpus_has_five_components() -> None:
-    assert list(component_sizes(1.0).values()) == [56_204, 40_140, 23_023, 19_504, 14_710]
-    assert sum(component_sizes(1.0).values()) == corpus.SIZE == 153_581
+    assert list(_component_sizes(1.0).values()) == [56_204, 40_140, 23_023, 19_504, 14_710]
+    assert sum(_component_sizes(1.0).values()) == corpus.SIZE == 153_581
     assert not any(component.cell.startswith("sg") for component in COMPONENTS)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.01, 1e-6])
 def test_a_smaller_corpus_has_whole_pairs_of_every_component(share: float) -> None:
-    full, cut = component_sizes(1.0), component_sizes(share)
+    full, cut = _component_sizes(1.0), _component_sizes(share)
     assert set(cut) == set(full)
     assert all(count % 2 == 0 and 0 <= count - share * full[name] < 2
                for name, count in cut.items())  # fmt: skip
@@ -72,11 +72,11 @@ def test_a_smaller_corpus_has_whole_pairs_of_every_component(share: float) -> No
 @pytest.mark.parametrize("share", [0, -0.1, 1.01])
 def test_other_shares_are_refused(share: float) -> None:
     with pytest.raises(ValueError, match="expected a number above 0 and at most 1"):
-        component_sizes(share)
+        _component_sizes(share)
 
 
 def test_every_component_has_its_exact_size(built: pd.DataFrame) -> None:
-    assert built.groupby("component").size().to_dict() == component_sizes(SHARE)
+    assert built.groupby("component").size().to_dict() == _component_sizes(SHARE)
     assert (built.groupby("component")["label"].mean() == 0.5).all()
     pairs = built.groupby("pair_id")
     assert (pairs["label"].agg(sorted).map(tuple) == (0, 1)).all()

@@ -10,12 +10,12 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from monitorlab.evaluation.roc_bands import FARS, MEASURES, curve_table, roc_band
 from monitorlab.statistics.roc import (
+    _best_within,
+    _partial_area,
     auroc,
-    best_within,
     counts_above,
     det,
     det_ticks,
-    partial_area,
     roc,
 )
 
@@ -34,11 +34,11 @@ def counts_of(scores, labels) -> tuple[np.ndarray, np.ndarray]:
 
 
 def partial_auroc(scores, labels, max_far: float) -> float:
-    return float(partial_area(*counts_of(scores, labels), max_far)[0])
+    return float(_partial_area(*counts_of(scores, labels), max_far)[0])
 
 
 def tpr_at_far(scores, labels, far: float) -> float:
-    return float(best_within(*counts_of(scores, labels), far)[0])
+    return float(_best_within(*counts_of(scores, labels), far)[0])
 
 
 def judged_frame(scores, labels, name="m", status="parsed") -> pd.DataFrame:

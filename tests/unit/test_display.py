@@ -22,7 +22,7 @@ from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
 from monitorlab import display
 from monitorlab.pipeline.artifacts import Run, open_run
-from monitorlab.pipeline.runner import KERNEL_NAME, kernel_environment
+from monitorlab.pipeline.runner import KERNEL_NAME, _kernel_environment
 
 plt.switch_backend("Agg")
 
@@ -353,7 +353,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
     cells = [nbformat.v4.new_code_cell(text.strip()) for text in CELLS.split("# cell")]
     notebook = nbformat.v4.new_notebook(cells=cells)
     folder = tmp_path_factory.mktemp("kernel")
-    with kernel_environment("tiny"):
+    with _kernel_environment("tiny"):
         client = NotebookClient(notebook, timeout=60, kernel_name=KERNEL_NAME,
                                 resources={"metadata": {"path": str(folder)}})
         return client.execute()

@@ -126,7 +126,7 @@ def test_areas_have_their_interval_and_chance_is_white():
 def test_shift_goes_from_the_base_to_every_arm():
     fig = figures.plot_shift(SHIFT, title=TITLE)
     assert [ax.get_title() for ax in fig.axes] == list(CELL_TITLES.values())
-    style = figures.arm_looks(list(dict.fromkeys(SHIFT["arm"])))
+    style = figures._arm_looks(list(dict.fromkeys(SHIFT["arm"])))
     for ax, cell in zip(fig.axes, CELLS, strict=True):
         lines = [(tuple(line.get_xdata()), tuple(line.get_ydata()), line.get_color())
                  for line in ax.lines if len(line.get_xdata()) == 2 and line.get_alpha() is None]
@@ -244,11 +244,11 @@ def test_learning_draws_means_and_bands():
 
 
 def test_an_arm_keeps_its_look_whatever_others_there_are():
-    alone = figures.arm_looks(["all"])
-    assert figures.arm_looks([*OWN, *SEEN])["all"] == alone["all"]
-    many = figures.arm_looks([*ARMS, *(f"own {i}" for i in range(7))])
+    alone = figures._arm_looks(["all"])
+    assert figures._arm_looks([*OWN, *SEEN])["all"] == alone["all"]
+    many = figures._arm_looks([*ARMS, *(f"own {i}" for i in range(7))])
     assert len(set(many.values())) == 14
-    assert figures.arm_title("spv_qa") == "S&PV QA" and figures.arm_title(OWN[0]) == OWN[0]
+    assert figures._arm_title("spv_qa") == "S&PV QA" and figures._arm_title(OWN[0]) == OWN[0]
 
 
 @pytest.mark.parametrize("draw", [

@@ -9,16 +9,16 @@ from scipy.stats import norm
 from sklearn.metrics import confusion_matrix, roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
-from monitorlab.chapters.finetuning.matrix import at_threshold, matrix, thresholds
+from monitorlab.chapters.finetuning.matrix import _thresholds, at_threshold, matrix
 from monitorlab.chapters.finetuning.published import PAIRS, SEEN, published
 from monitorlab.evaluation.operating_points import default_rates
 from monitorlab.evaluation.rates import rates
 from monitorlab.evaluation.shift import (
     CHANGES,
+    _split_change,
     detection,
     discrimination_or_threshold,
     shift_of_rates,
-    split_change,
 )
 from monitorlab.evaluation.tradeoff import decompose
 from monitorlab.storage.tables import CELLS
@@ -118,7 +118,7 @@ def test_arms_that_cannot_be_are_named(arms, words):
 
 @pytest.mark.parametrize("scope", ["cell", "task", "category", "global"])
 def test_thresholds_by_pair_are_the_rank_of_crc_and_decide_the_verdicts(scope):
-    table = thresholds(JUDGED, 0.1, scope, unit="pair")
+    table = _thresholds(JUDGED, 0.1, scope, unit="pair")
     found = at_threshold(JUDGED, 0.1, scope, unit="pair")
     units = JUDGED[scope] if scope != "global" else pd.Series("all", index=JUDGED.index)
     assert len(table) == 3 * units.nunique()
@@ -143,7 +143,7 @@ def test_thresholds_by_pair_are_the_rank_of_crc_and_decide_the_verdicts(scope):
 
 @pytest.mark.parametrize("scope", ["cell", "task", "category", "global"])
 def test_thresholds_by_scenario_keep_the_mean_loss_of_dev_scenarios(scope):
-    table = thresholds(JUDGED, 0.2, scope)
+    table = _thresholds(JUDGED, 0.2, scope)
     found = at_threshold(JUDGED, 0.2, scope)
     units = JUDGED[scope] if scope != "global" else pd.Series("all", index=JUDGED.index)
     for row in table.to_dict("records"):
@@ -174,14 +174,14 @@ def test_rates_at_thresholds_leave_areas_alone():
 
 
 def test_too_few_dev_samples_never_alarm_and_say_so():
-    table = thresholds(JUDGED, 0.01)
+    table = _thresholds(JUDGED, 0.01)
     assert set(table["state"]) == {"never_alarm"} and np.isinf(table["threshold"]).all()
     assert (table["dev_units"] < table["n_needed"]).all() and set(table["n_needed"]) == {99}
     found = at_threshold(JUDGED, 0.01)
     assert not found["verdict"].any()
     by_cell = rates(found[found["split"] == "test"], by=("name", "cell"))
     assert (by_cell["mr"] == 1).all() and (by_cell["far"] == 0).all()
-    whole = thresholds(JUDGED, 0.01, "global", unit="pair")
+    whole = _thresholds(JUDGED, 0.01, "global", unit="pair")
     assert set(whole["state"]) == {"calibrated", "too_many_failures"}
 
 
@@ -195,7 +195,7 @@ def test_a_stricter_calibrator_never_alarms_more():
 
 def test_an_unknown_scope_is_refused():
     with pytest.raises(ValueError, match="scope is 'arm', expected one of cell, task, category"):
-        thresholds(JUDGED, 0.1, "arm")
+        _thresholds(JUDGED, 0.1, "arm")
 
 
 def test_rows_keep_their_order_and_a_repeated_index():
@@ -225,22 +225,22 @@ def test_detection_recovers_a_known_model():
 def test_parts_add_up_and_vanish_where_nothing_of_their_kind_changed():
     rng = np.random.default_rng(0)
     before, after = rng.normal(1, 1, (2, 50)), rng.normal(1, 1, (2, 50))
-    found = split_change(tuple(before), tuple(after))
+    found = _split_change(tuple(before), tuple(after))
     assert set(found) == set(CHANGES)
     for rate in ("mr", "far"):
         assert found[f"{rate}_by_discrimination"] + found[f"{rate}_by_criterion"] == pytest.approx(
             found[f"{rate}_change"])
-    back = split_change(tuple(after), tuple(before))
+    back = _split_change(tuple(after), tuple(before))
     for name in set(CHANGES) - {"criterion_share"}:  # the order of the arms turns every sign
         assert back[name] == pytest.approx(-found[name])
     assert back["criterion_share"] == pytest.approx(found["criterion_share"])
-    only_c = split_change((before[0], before[1]), (before[0], after[1]))
+    only_c = _split_change((before[0], before[1]), (before[0], after[1]))
     assert np.abs(only_c["mr_by_discrimination"]).max() < 1e-12
     assert only_c["criterion_share"] == pytest.approx(np.ones(50))
-    only_d = split_change((before[0], before[1]), (after[0], before[1]))
+    only_d = _split_change((before[0], before[1]), (after[0], before[1]))
     assert np.abs(only_d["far_by_criterion"]).max() < 1e-12
     assert only_d["criterion_share"] == pytest.approx(np.zeros(50))
-    still = split_change(tuple(before), tuple(before))
+    still = _split_change(tuple(before), tuple(before))
     assert np.isnan(still["criterion_share"]).all() and (still["mr_change"] == 0).all()
 
 

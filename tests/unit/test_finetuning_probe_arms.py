@@ -11,10 +11,10 @@ import pytest
 from monitorlab.chapters.finetuning import probe_arms
 from monitorlab.chapters.finetuning.arms import BEYOND, PAPER_ARMS, Arm
 from monitorlab.chapters.finetuning.probe_arms import (
-    Embedded,
+    _Embedded,
+    _probe_verdicts,
     embed,
     probe_curves,
-    probe_verdicts,
     untrained,
 )
 from monitorlab.monitors.monitor import MonitorError
@@ -25,7 +25,7 @@ BOTH = Arm("two", "for tests", ("spv_code", "spv_qa"))
 
 def embedded(
     component: str = "spv_code", pairs: int = 30, sign: int = 1, seed: int = 0
-) -> Embedded:
+) -> _Embedded:
     """Four features, of which the first one tells the label; `sign` -1 turns it round."""
     rng = np.random.default_rng(seed)
     samples = pd.DataFrame([
@@ -36,12 +36,12 @@ def embedded(
     ])
     table = rng.normal(size=(len(samples), 4))
     table[:, 0] += sign * 4 * (2 * samples["label"].to_numpy() - 1)
-    return Embedded(samples, table)
+    return _Embedded(samples, table)
 
 
-def joined(*parts: Embedded) -> Embedded:
-    return Embedded(pd.concat([part.samples for part in parts], ignore_index=True),
-                    np.vstack([part.table for part in parts]))
+def joined(*parts: _Embedded) -> _Embedded:
+    return _Embedded(pd.concat([part.samples for part in parts], ignore_index=True),
+                     np.vstack([part.table for part in parts]))
 
 
 @pytest.fixture
@@ -75,21 +75,21 @@ def test_a_probe_learns_from_its_own_components_only() -> None:
     # In the other component the feature means the opposite: one row of it would show.
     corpus = joined(embedded("spv_qa", sign=-1), embedded("spv_code", seed=1))
     asked = embedded(seed=2)
-    table = probe_verdicts(ARM, corpus, asked, 0, np.random.default_rng(0))
+    table = _probe_verdicts(ARM, corpus, asked, 0, np.random.default_rng(0))
     assert table["sample_id"].tolist() == asked.samples["sample_id"].tolist()
     assert ((table["score"] > 0.5) == (asked.samples["label"] == 1)).all()
     assert (table["verdict"] == (table["score"] > 0.5)).all()
     assert set(table["monitor"]) == {"one"} and set(table["status"]) == {"parsed"}
     turned = Arm("other", "for tests", ("spv_qa",))
-    table = probe_verdicts(turned, corpus, asked, 0, np.random.default_rng(0))
+    table = _probe_verdicts(turned, corpus, asked, 0, np.random.default_rng(0))
     assert ((table["score"] > 0.5) == (asked.samples["label"] == 0)).all()
 
 
 def test_rows_and_features_stay_together() -> None:
     corpus, asked = embedded(), embedded(seed=2)
     order = np.random.default_rng(1).permutation(len(corpus.samples))
-    mixed = Embedded(corpus.samples.iloc[order].reset_index(drop=True), corpus.table[order])
-    first, second = (probe_verdicts(ARM, part, asked, 20, np.random.default_rng(0))["score"]
+    mixed = _Embedded(corpus.samples.iloc[order].reset_index(drop=True), corpus.table[order])
+    first, second = (_probe_verdicts(ARM, part, asked, 20, np.random.default_rng(0))["score"]
                      for part in (corpus, mixed))
     np.testing.assert_allclose(first, second, atol=1e-6)
 
@@ -97,7 +97,7 @@ def test_rows_and_features_stay_together() -> None:
 def test_an_untrained_probe_says_nothing() -> None:
     asked = embedded()
     table = untrained("base", asked)
-    trained = probe_verdicts(ARM, asked, asked, 0, np.random.default_rng(0))
+    trained = _probe_verdicts(ARM, asked, asked, 0, np.random.default_rng(0))
     assert list(table) == list(trained) and (table.dtypes == trained.dtypes).all()
     assert (table["score"] == 0.5).all() and not table["verdict"].any()
 
@@ -105,7 +105,7 @@ def test_an_untrained_probe_says_nothing() -> None:
 @pytest.mark.parametrize("arm", BEYOND, ids=lambda arm: arm.name)
 def test_an_arm_that_changes_the_loss_is_refused(arm: Arm) -> None:
     with pytest.raises(MonitorError, match=f"arm '{arm.name}' changes the loss"):
-        probe_verdicts(arm, embedded(), embedded(), 0, np.random.default_rng(0))
+        _probe_verdicts(arm, embedded(), embedded(), 0, np.random.default_rng(0))
 
 
 def test_curves_have_every_arm_size_and_seed_and_smaller_sizes_are_parts(

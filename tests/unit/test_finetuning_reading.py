@@ -11,13 +11,13 @@ from transformers import PreTrainedTokenizerFast
 
 from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.writing.corpus import build_corpus
-from monitorlab.chapters.finetuning import base as reading
-from monitorlab.chapters.finetuning.base import (
+from monitorlab.chapters.finetuning import train_arms
+from monitorlab.chapters.finetuning.train_arms import (
     SHORT_TEXTS,
-    base_checkpoint,
-    reading_examples,
-    shortened,
-    train_base,
+    _base_checkpoint,
+    _reading_examples,
+    _shortened_samples,
+    _train_base,
 )
 from monitorlab.models.chat import chat_text, control_texts, text_ids
 from monitorlab.models.loading import load_causal
@@ -59,7 +59,7 @@ def tokenizer(corpus: pd.DataFrame) -> PreTrainedTokenizerFast:
 
 
 def ask(tokenizer: PreTrainedTokenizerFast, rows: pd.DataFrame, seed: int = 0) -> list[dict]:
-    return reading_examples(tokenizer, BRIEF, rows, np.random.default_rng(seed))
+    return _reading_examples(tokenizer, BRIEF, rows, np.random.default_rng(seed))
 
 
 # Questions and answers
@@ -67,11 +67,11 @@ def ask(tokenizer: PreTrainedTokenizerFast, rows: pd.DataFrame, seed: int = 0) -
 
 def texts_of(samples: pd.DataFrame) -> pd.DataFrame:
     """The texts behind the examples, in order: each as it is, then shortened, several times."""
-    return pd.concat([samples, *[shortened(samples)] * SHORT_TEXTS], ignore_index=True)
+    return pd.concat([samples, *[_shortened_samples(samples)] * SHORT_TEXTS], ignore_index=True)
 
 
 def test_a_shortened_text_holds_the_same_letters_and_fewer_words(readable: pd.DataFrame) -> None:
-    short = shortened(readable)
+    short = _shortened_samples(readable)
     whole = readable.set_index("sample_id").loc[short["sample_id"]]
     for name, letter in (("request", cued_option), ("response", chosen_option)):
         assert short[name].map(letter).tolist() == whole[name].map(letter).tolist()
@@ -186,7 +186,7 @@ def test_the_base_is_an_ordinary_checkpoint_and_the_same_every_time(
 ) -> None:
     folders = [tmp_path / name for name in ("one", "two")]
     for label, folder in enumerate(folders):
-        train_base(corpus.assign(label=label), BRIEF, SETTINGS, folder, 5)
+        _train_base(corpus.assign(label=label), BRIEF, SETTINGS, folder, 5)
     one, two = ((folder / "model.safetensors").read_bytes() for folder in folders)
     assert one == two
     base = load_causal(str(folders[0]))
@@ -198,7 +198,7 @@ def test_the_base_is_an_ordinary_checkpoint_and_the_same_every_time(
 def test_a_corpus_that_cannot_be_read_is_refused(corpus: pd.DataFrame, tmp_path: Path) -> None:
     programs = corpus[corpus["component"] == "spv_code"]
     with pytest.raises(MonitorError, match="nothing to practise on, give a corpus with sycophancy"):
-        train_base(programs, BRIEF, SETTINGS, tmp_path / "base", 5)
+        _train_base(programs, BRIEF, SETTINGS, tmp_path / "base", 5)
     assert not (tmp_path / "base").exists()
 
 
@@ -208,14 +208,14 @@ def test_a_run_trains_its_base_once_whatever_the_labels(
     monkeypatch.setenv("MONITORLAB_CHECKPOINTS", str(tmp_path / "checkpoints"))
     run = open_run("05_monitor_finetuning", "tiny", seed=1, root=tmp_path)
     run.profile = replace(run.profile, finetuning=SETTINGS)
-    folder = base_checkpoint(run, corpus, BRIEF)
+    folder = _base_checkpoint(run, corpus, BRIEF)
     assert not run.checkpoints["base"]["reused"] and load_causal(str(folder)).model is not None
 
     def refuse(*given: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(reading, "train_base", refuse)
-    assert base_checkpoint(run, corpus.assign(label=1 - corpus["label"]), BRIEF) == folder
+    monkeypatch.setattr(train_arms, "_train_base", refuse)
+    assert _base_checkpoint(run, corpus.assign(label=1 - corpus["label"]), BRIEF) == folder
     assert run.checkpoints["base"]["reused"]
     with pytest.raises(AssertionError, match="trained again"):
-        base_checkpoint(run, corpus.head(100), BRIEF)
+        _base_checkpoint(run, corpus.head(100), BRIEF)

@@ -19,7 +19,7 @@ from monitorlab.finetuning.batches import Collator
 from monitorlab.finetuning.examples import Example
 from monitorlab.finetuning.recipe import PAPER, RANGES, Recipe
 from monitorlab.finetuning.record import last_checkpoint, partial_folder
-from monitorlab.finetuning.train import LeakError, VerdictTrainer, finetune, out_of_memory
+from monitorlab.finetuning.train import LeakError, VerdictTrainer, _out_of_memory, finetune
 from monitorlab.models.loading import Checkpoint
 from monitorlab.monitors.monitor import MonitorError
 
@@ -364,11 +364,11 @@ def test_out_of_memory_names_the_settings_and_their_next_values(
 
 def test_memory_advice_names_only_what_helps() -> None:
     tight = Recipe(batch=1, lora_rank=0)
-    text = out_of_memory(tight, 30_000)
+    text = _out_of_memory(tight, 30_000)
     assert "batch" not in text and "gradient_checkpointing" not in text
     assert "lora_rank 0 -> 16" in text and "max_tokens 32768 -> 15000" in text
-    assert "batch 3 -> 1 with accumulation 4 -> 12" in out_of_memory(Recipe(batch=3), 10)
-    assert "batch" not in out_of_memory(Recipe(batch=2, pair_weight=1.0), 10)
+    assert "batch 3 -> 1 with accumulation 4 -> 12" in _out_of_memory(Recipe(batch=3), 10)
+    assert "batch" not in _out_of_memory(Recipe(batch=2, pair_weight=1.0), 10)
     assert PAPER.gradient_checkpointing
 
 

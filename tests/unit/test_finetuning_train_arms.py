@@ -29,7 +29,7 @@ from monitorlab.monitors.causal import LogitMonitor
 from monitorlab.monitors.monitor import MonitorError, samples_of
 from monitorlab.monitors.scoring import score
 from monitorlab.pipeline.artifacts import Run, open_run
-from monitorlab.pipeline.checkpoints import checkpoints_folder
+from monitorlab.pipeline.checkpoints import _checkpoints_folder
 from monitorlab.pipeline.profiles import TINY
 
 SHORT = replace(PROMPT, name="brief", user="{request}\n{response}\nUnkind?")
@@ -59,7 +59,7 @@ class Lab:
     def stored(self) -> dict[str, list[str]]:
         """Files of every arm that is stored, by the name of its folder."""
         return {folder.name: sorted(file.name for file in folder.iterdir())
-                for folder in checkpoints_folder().glob("arm-*") if folder.suffix != ".work"}
+                for folder in _checkpoints_folder().glob("arm-*") if folder.suffix != ".work"}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def lab(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     corpus = make_samples(12).assign(component="spv_code")
     samples = make_samples(16).iloc[24:].reset_index(drop=True)
     yield Lab(run, Model(str(base_folder), small=True), corpus, samples)
-    leftovers = [path.name for path in checkpoints_folder().glob("*") if path.name.endswith(".tmp")]
+    leftovers = list(_checkpoints_folder().glob("*.tmp"))
     assert not leftovers
 
 
@@ -126,7 +126,7 @@ def test_a_named_model_is_taken_and_a_small_one_is_trained(
 ) -> None:
     assert base_model(lab.run, lab.corpus, SHORT, "owner/model", "abc", "cuda") == Model(
         "owner/model", "abc", "bfloat16", "cuda")
-    monkeypatch.setattr(train_arms, "base_checkpoint", lambda *given: Path(lab.base.name))
+    monkeypatch.setattr(train_arms, "_base_checkpoint", lambda *given: Path(lab.base.name))
     assert base_model(lab.run, lab.corpus, SHORT) == lab.base
     assert lab.base.load().model.config.hidden_size == 32
 
@@ -149,7 +149,7 @@ def test_the_table_is_complete_in_order_and_no_arm_is_trained_twice(
     assert len(stored) == 2 == len(lab.run.checkpoints)
     assert all({"adapter_model.safetensors", "training.json", "fingerprint.json"} <= set(files)
                for files in stored.values())
-    for folder in checkpoints_folder().iterdir():
+    for folder in _checkpoints_folder().iterdir():
         record = read_training(folder)
         arm = folder.name.split("-")[1].replace("_", " ")
         assert record["provenance"] == {"arm": arm}
@@ -196,7 +196,7 @@ def test_training_moves_the_scores_of_the_base(lab: Lab) -> None:
 def test_the_prompt_itself_is_asked_not_one_of_its_name(lab: Lab) -> None:
     task, = lab.plan(PLAIN)
     table = lab.ask([task])
-    folder = next(checkpoints_folder().glob("arm-plain*"))
+    folder = next(_checkpoints_folder().glob("arm-plain*"))
     trained = train_arms.load_finetuned(folder, lab.base.load())
     alone = score(LogitMonitor(trained, SHORT), samples_of(lab.samples))
     np.testing.assert_allclose(table["score"], alone["score"], atol=1e-6)
@@ -252,9 +252,9 @@ def test_an_arm_that_was_trained_but_not_stored_is_adopted(
         broken.setattr(train_arms, "checkpoint", crash)
         with pytest.raises(KeyboardInterrupt):
             lab.ask(tasks)
-    work, = checkpoints_folder().iterdir()
+    work, = _checkpoints_folder().iterdir()
     weights = (work / "adapter_model.safetensors").stat().st_mtime_ns
     lab.ask(tasks)
-    stored, = checkpoints_folder().iterdir()
+    stored, = _checkpoints_folder().iterdir()
     assert not stored.name.endswith(".work")
     assert (stored / "adapter_model.safetensors").stat().st_mtime_ns == weights

@@ -16,7 +16,7 @@ from monitorlab.finetuning.batches import Collator, LeakError, plan, steps_of
 from monitorlab.finetuning.examples import Example, verdict_tokens
 from monitorlab.finetuning.recipe import Recipe
 from monitorlab.finetuning.saved import trainable
-from monitorlab.finetuning.train import VerdictTrainer, matches
+from monitorlab.finetuning.train import VerdictTrainer, _matches
 from monitorlab.models.loading import Checkpoint
 from monitorlab.monitors.monitor import MonitorError
 
@@ -135,7 +135,7 @@ def test_the_pairwise_loss_is_the_one_computed_by_hand(
 
 def test_examples_without_a_partner_take_no_part_in_the_pairwise_loss() -> None:
     label, pair = torch.tensor([1, 0, 0, 1, -1]), torch.tensor([5, 5, 6, -1, -1])
-    assert matches(label, pair).nonzero().tolist() == [[0, 1]]
+    assert _matches(label, pair).nonzero().tolist() == [[0, 1]]
 
 
 def test_training_on_pairs_pulls_them_apart(

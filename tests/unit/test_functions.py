@@ -12,7 +12,7 @@ from textwrap import dedent
 import numpy as np
 import pytest
 
-from monitorlab.monitors.function import AnswerError, FunctionMonitor, verdict_of
+from monitorlab.monitors.function import AnswerError, FunctionMonitor, _verdict_of
 from monitorlab.monitors.monitor import MonitorError, MonitorStop, Sample
 from monitorlab.monitors.verdicts import PARSED, Verdict, failure
 
@@ -47,22 +47,22 @@ def asked(monitor: FunctionMonitor, sample: Sample = SAMPLE) -> Verdict:
     ({"verdict": np.False_, "score": np.float32(0.5), "evidence": None}, False, 0.5),
 ])
 def test_what_counts_as_an_answer(value: object, verdict: bool, score: float | None) -> None:
-    found = verdict_of(value)
+    found = _verdict_of(value)
     assert (found.status, found.verdict, found.score) == (PARSED, verdict, score)
     assert type(found.verdict) is bool and type(found.score) in (float, type(None))
 
 
 def test_torch_scalars_count_as_numbers() -> None:
     torch = pytest.importorskip("torch")
-    assert verdict_of(torch.tensor(0.75)) == Verdict(PARSED, True, 0.75)
-    assert verdict_of(torch.tensor(False)) == Verdict(PARSED, False)
+    assert _verdict_of(torch.tensor(0.75)) == Verdict(PARSED, True, 0.75)
+    assert _verdict_of(torch.tensor(False)) == Verdict(PARSED, False)
 
 
 def test_a_verdict_passes_with_all_it_holds() -> None:
     full = Verdict(PARSED, True, 0.9, "e", "r", "", 1, 2, 0.5, 0.01)
-    assert verdict_of(full) == full
-    assert verdict_of(failure("refused", "would not")) == failure("refused", "would not")
-    assert verdict_of({"verdict": True, "evidence": "line 3"}).evidence == "line 3"
+    assert _verdict_of(full) == full
+    assert _verdict_of(failure("refused", "would not")) == failure("refused", "would not")
+    assert _verdict_of({"verdict": True, "evidence": "line 3"}).evidence == "line 3"
 
 
 @pytest.mark.parametrize(("value", "words"), [
@@ -83,7 +83,7 @@ def test_a_verdict_passes_with_all_it_holds() -> None:
 ])
 def test_anything_else_is_refused_with_what_was_found(value: object, words: str) -> None:
     with pytest.raises(AnswerError, match=words):
-        verdict_of(value)
+        _verdict_of(value)
 
 
 @pytest.mark.parametrize(("fields", "named"), [
@@ -110,13 +110,13 @@ def test_the_same_mistake_always_reads_the_same() -> None:
     messages = set()
     for value in (Odd(), Odd(), {"verdict": Odd()}, {"verdict": Odd()}, {Odd(): 1}, {Odd(): 1}):
         with pytest.raises(AnswerError) as caught:
-            verdict_of(value)
+            _verdict_of(value)
         messages.add(str(caught.value))
     assert len(messages) == 3 and not any("0x" in text for text in messages)
 
 
 def test_half_a_character_in_the_evidence_is_replaced() -> None:
-    assert verdict_of({"score": 1.0, "evidence": "cut \ud83d"}).evidence == "cut ?"
+    assert _verdict_of({"score": 1.0, "evidence": "cut \ud83d"}).evidence == "cut ?"
 
 
 def test_a_function_of_a_file_judges(folder: Path) -> None:

@@ -9,12 +9,12 @@ import pytest
 from monitorlab.monitors.checks.findings import Finding
 from monitorlab.monitors.checks.gaming import (
     CLEAN,
+    _is_telling,
+    _literal,
+    _literals_of_tests,
+    _pairs_of_tests,
+    _read_exercise,
     gaming_checks,
-    is_telling,
-    literal,
-    literals_of_tests,
-    pairs_of_tests,
-    read_exercise,
 )
 from monitorlab.monitors.monitor import Sample
 
@@ -207,10 +207,10 @@ def test_nothing_to_game_gives_no_finding() -> None:
 
 
 def test_asserts_without_a_fence_are_read() -> None:
-    exercise = read_exercise("Write f.\nassert f(77) == 150\nassert f(78) == 152\n")
+    exercise = _read_exercise("Write f.\nassert f(77) == 150\nassert f(78) == 152\n")
     assert exercise is not None
-    assert literals_of_tests(exercise) == {77, 78, 150, 152}
-    assert pairs_of_tests(exercise) == {(77, 150), (78, 152)}
+    assert _literals_of_tests(exercise) == {77, 78, 150, 152}
+    assert _pairs_of_tests(exercise) == {(77, 150), (78, 152)}
     assert not exercise.says("77")
 
 
@@ -218,7 +218,7 @@ def test_literals_are_folded_and_common_ones_left_out() -> None:
     folded = {"10 ** 6 - 1": 999_999, "-7": -7, "'a'": "a", "True": None, "x": None,
               "2 ** 999": None, "3 * 40": 120, "-'a'": None}
     for source, value in folded.items():
-        assert literal(ast.parse(source, mode="eval").body) == value
-    assert [is_telling(value) for value in (12, 13, 100, -1000, "x,", "ab", 0.5, 0.37)] == [
+        assert _literal(ast.parse(source, mode="eval").body) == value
+    assert [_is_telling(value) for value in (12, 13, 100, -1000, "x,", "ab", 0.5, 0.37)] == [
         False, True, False, False, False, True, False, True
     ]  # fmt: skip

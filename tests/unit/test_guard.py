@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from monitorlab.chapters.signals.guard import score_conversations, train_guard, turn_tokens
+from monitorlab.chapters.signals.experiment import _score_conversations, _train_guard, _turn_tokens
 from monitorlab.models import ModelError
 from monitorlab.models.tiny import ModelSize, Training
 from monitorlab.signals.conversations import Conversation, make_conversations, split_scenarios
@@ -33,7 +33,7 @@ def guard(
     drawn: tuple[list[Conversation], list[Conversation]], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     folder = tmp_path_factory.mktemp("guard")
-    train_guard(drawn[0], SMALL, folder, seed=0)
+    _train_guard(drawn[0], SMALL, folder, seed=0)
     return folder
 
 
@@ -41,7 +41,7 @@ def test_scores_new_scenarios_better_than_chance(
     guard: Path, drawn: tuple[list[Conversation], list[Conversation]]
 ) -> None:
     test = drawn[1]
-    scores = score_conversations(guard, test)
+    scores = _score_conversations(guard, test)
     assert [len(row) for row in scores] == [len(c.turns) for c in test]
     flat = np.concatenate(scores)
     assert ((flat >= 0) & (flat <= 1)).all()
@@ -59,7 +59,7 @@ def test_a_turn_does_not_know_the_turns_after_it(
     whole = drawn[1][:20]
     cut = [dataclasses.replace(c, turns=c.turns[:2]) for c in whole]
     for long, short in zip(
-        score_conversations(guard, whole), score_conversations(guard, cut), strict=True
+        _score_conversations(guard, whole), _score_conversations(guard, cut), strict=True
     ):
         assert long[:2] == pytest.approx(short, abs=1e-5)
 
@@ -69,8 +69,8 @@ def test_the_rule_is_read(
 ) -> None:
     test = drawn[1][:20]
     other = [dataclasses.replace(c, rule=test[i - 1].rule) for i, c in enumerate(test)]
-    before = np.concatenate(score_conversations(guard, test))
-    after = np.concatenate(score_conversations(guard, other))
+    before = np.concatenate(_score_conversations(guard, test))
+    after = np.concatenate(_score_conversations(guard, other))
     assert np.abs(before - after).max() > 1e-3
 
 
@@ -85,7 +85,7 @@ def test_acts_and_moves_are_never_shown(
         for c in test
     ]
     for seen, hidden in zip(
-        score_conversations(guard, test), score_conversations(guard, blind), strict=True
+        _score_conversations(guard, test), _score_conversations(guard, blind), strict=True
     ):
         assert (seen == hidden).all()
 
@@ -97,7 +97,7 @@ def test_tokens_count_the_answer(
     short, long = (
         dataclasses.replace(c.turns[0], assistant=text) for text in ("No.", "No. No. No.")
     )
-    counted = turn_tokens(guard, [dataclasses.replace(c, turns=(short, long))])[0]
+    counted = _turn_tokens(guard, [dataclasses.replace(c, turns=(short, long))])[0]
     assert counted[1] == 3 * counted[0]
 
 
@@ -109,8 +109,8 @@ def test_same_seed_same_guard_and_no_noise(
     train, test = drawn[0][:30], drawn[1][:5]
     state = torch.get_rng_state()
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        train_guard(train, SHORT, tmp_path / name, seed)
-    scores = {n: np.concatenate(score_conversations(tmp_path / n, test)) for n in "abc"}
+        _train_guard(train, SHORT, tmp_path / name, seed)
+    scores = {n: np.concatenate(_score_conversations(tmp_path / n, test)) for n in "abc"}
     assert scores["a"] == pytest.approx(scores["b"], abs=1e-6)
     assert np.abs(scores["a"] - scores["c"]).max() > 1e-6
     assert torch.equal(state, torch.get_rng_state())
@@ -124,8 +124,8 @@ def test_bad_input(
 ) -> None:
     safe = [c for c in drawn[0] if c.label == 0][:10]
     with pytest.raises(ValueError, match="one label only"):
-        train_guard(safe, SHORT, tmp_path, seed=0)
+        _train_guard(safe, SHORT, tmp_path, seed=0)
     c = drawn[1][0]
     endless = dataclasses.replace(c, turns=c.turns * 60)
     with pytest.raises(ModelError, match=r"trajectory 1 has \d+ tokens"):
-        score_conversations(guard, [endless])
+        _score_conversations(guard, [endless])

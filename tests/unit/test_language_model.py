@@ -10,16 +10,16 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from monitorlab.models.batching import pad
-from monitorlab.models.tiny import ModelSize, Training, batch_order
+from monitorlab.models.tiny import ModelSize, Training, _batch_order
 from monitorlab.signals.arithmetic import Difficulty, make_problems
 from monitorlab.signals.solver import (
     IGNORED,
-    encode,
-    expected_accuracy,
+    _encode,
+    _expected_accuracy,
+    _token_log_probs,
     generate,
     load_generator,
     step_signals,
-    token_log_probs,
     train_generators,
 )
 
@@ -52,10 +52,10 @@ def test_the_later_generator_is_the_better_one(folder: Path) -> None:
         model, tokenizer = load_generator(folder / name)
         rows = []
         for problem, solution in PAIRS[:30]:
-            ids = encode(tokenizer, problem, solution)
-            n = len(encode(tokenizer, problem))
+            ids = _encode(tokenizer, problem, solution)
+            n = len(_encode(tokenizer, problem))
             rows.append({"input_ids": ids, "labels": [IGNORED] * n + ids[n:]})
-        found[name] = expected_accuracy(model, rows, tokenizer.pad_token_id)
+        found[name] = _expected_accuracy(model, rows, tokenizer.pad_token_id)
     assert 0.0 <= found["early"] < found["late"] < 1.0
 
 
@@ -63,21 +63,21 @@ def test_expected_accuracy_is_the_product_over_the_reference(folder: Path) -> No
     model, tokenizer = load_generator(folder / "late")
     chances, rows = [], []
     for problem, solution in PAIRS[:5]:
-        prompt, ids = encode(tokenizer, problem), encode(tokenizer, problem, solution)
-        logs = token_log_probs(model, tokenizer.pad_token_id, [prompt], [ids[len(prompt) :]])[0]
+        prompt, ids = _encode(tokenizer, problem), _encode(tokenizer, problem, solution)
+        logs = _token_log_probs(model, tokenizer.pad_token_id, [prompt], [ids[len(prompt) :]])[0]
         chances.append(np.exp(logs.sum()))
         rows.append({"input_ids": ids, "labels": [IGNORED] * len(prompt) + ids[len(prompt) :]})
-    got = expected_accuracy(model, rows, tokenizer.pad_token_id)
+    got = _expected_accuracy(model, rows, tokenizer.pad_token_id)
     assert got == pytest.approx(np.mean(chances), rel=1e-4)
-    assert expected_accuracy(model, rows, tokenizer.pad_token_id, temperature=0.5) != got
+    assert _expected_accuracy(model, rows, tokenizer.pad_token_id, temperature=0.5) != got
 
 
 @torch.inference_mode()
 def test_log_probs_equal_a_token_by_token_loop_whatever_the_batch(folder: Path) -> None:
     model, tokenizer = load_generator(folder / "late")
-    prompts = [encode(tokenizer, problem) for problem in PROBLEMS[:4]]
-    emitted = [encode(tokenizer, *PAIRS[i])[len(prompts[i]) :] for i in range(4)]
-    together = token_log_probs(model, tokenizer.pad_token_id, prompts, emitted)
+    prompts = [_encode(tokenizer, problem) for problem in PROBLEMS[:4]]
+    emitted = [_encode(tokenizer, *PAIRS[i])[len(prompts[i]) :] for i in range(4)]
+    together = _token_log_probs(model, tokenizer.pad_token_id, prompts, emitted)
     for prompt, tokens, got in zip(prompts, emitted, together, strict=True):
         ids = list(prompt)
         for token, log_prob in zip(tokens, got, strict=True):
@@ -111,6 +111,6 @@ def test_every_token_belongs_to_a_step_and_signals_are_suspicions(folder: Path) 
 def test_padding_and_batch_order() -> None:
     assert pad([[1], [2, 3]], 0).tolist() == [[1, 0], [2, 3]]
     assert pad([[1], [2, 3]], 0, left=True).tolist() == [[0, 1], [2, 3]]
-    order = batch_order([5, 1, 4, 2, 3, 6], batch=2, steps=6, seed=0)
+    order = _batch_order([5, 1, 4, 2, 3, 6], batch=2, steps=6, seed=0)
     assert len(order) == 12
     assert sorted(order[:6]) == list(range(6))  # one pass sees every example once

@@ -7,11 +7,11 @@ import random
 
 import pytest
 
-from monitorlab.monitors.replies import LooseJsonError, LooseReader, begins_object, end_of_braces
+from monitorlab.monitors.replies import LooseJsonError, _begins_object, _end_of_braces, _LooseReader
 
 
 def read(text: str) -> dict:
-    item, end = LooseReader(text).read_object(0)
+    item, end = _LooseReader(text).read_object(0)
     assert end == len(text)
     return item
 
@@ -80,7 +80,7 @@ def test_what_models_write_beside_json_is_read(text, item):
 ])
 def test_broken_json_is_an_error_that_says_where_and_what(text, position, expected):
     with pytest.raises(LooseJsonError) as stop:
-        LooseReader(text).read_object(0)
+        _LooseReader(text).read_object(0)
     assert stop.value.position == position
     assert str(stop.value) == f"expected {expected}"
 
@@ -96,7 +96,7 @@ def test_twenty_levels_are_read_and_more_are_an_error():
 
 def test_an_object_is_read_where_it_stands():
     text = "so: {a: 1} and {b: 2}"
-    reader = LooseReader(text)
+    reader = _LooseReader(text)
     item, end = reader.read_object(4)
     assert item == {"a": "1"} and text[end:] == " and {b: 2}"
     assert reader.read_object(15) == ({"b": "2"}, len(text))
@@ -104,7 +104,7 @@ def test_an_object_is_read_where_it_stands():
 
 def tries(text: str) -> int:
     """How many braces can be tried before the reader gives up."""
-    reader = LooseReader(text)
+    reader = _LooseReader(text)
     for count, position in enumerate(i for i, sign in enumerate(text) if sign == "{"):
         if reader.exhausted:
             return count
@@ -115,7 +115,7 @@ def tries(text: str) -> int:
 
 def test_only_failed_tries_use_the_budget_up():
     text = "{a: 1}" * 1000
-    reader = LooseReader(text)
+    reader = _LooseReader(text)
     for _ in range(5):
         for position in range(0, len(text), 6):
             reader.read_object(position)
@@ -131,10 +131,10 @@ def test_only_failed_tries_use_the_budget_up():
     ('{"' + "a" * 81 + '": 1}', False),
 ])
 def test_a_brace_with_a_key_and_a_colon_begins_an_object(text, begins):
-    assert begins_object(text, 0) is begins
+    assert _begins_object(text, 0) is begins
 
 
 def test_braces_are_counted_to_the_end():
-    assert end_of_braces("x{a{b}c}d", 1) == 8
-    assert end_of_braces('{"}": 1}', 0) == 3  # in a string too: nothing here can be trusted
-    assert end_of_braces("{a{b}c", 0) == 6
+    assert _end_of_braces("x{a{b}c}d", 1) == 8
+    assert _end_of_braces('{"}": 1}', 0) == 3  # in a string too: nothing here can be trusted
+    assert _end_of_braces("{a{b}c", 0) == 6

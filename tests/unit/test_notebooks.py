@@ -8,9 +8,9 @@ import pytest
 
 from monitorlab.pipeline.notebooks import (
     NotebookError,
+    _read_notebook,
     dependencies,
     discover,
-    read_notebook,
     readme_text,
     select,
 )
@@ -145,7 +145,7 @@ def test_assignments_are_split_at_the_first_equals_sign() -> None:
 
 
 def test_first_cells_are_read(tmp_path: Path) -> None:
-    notebook = read_notebook(write_notebook(tmp_path, "06_signals", "`a`, `b`", "`06/c`"))
+    notebook = _read_notebook(write_notebook(tmp_path, "06_signals", "`a`, `b`", "`06/c`"))
     assert (notebook.number, notebook.title) == (6, "Title of 06_signals")
     assert notebook.claim == "The claim of the notebook."
     assert notebook.about == "Section 3. `tiny` 1 s."
@@ -211,7 +211,7 @@ def test_the_readme_of_the_notebooks_is_up_to_date() -> None:
 
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
 def test_every_notebook_opens_as_the_house_style_says(path: Path) -> None:
-    notebook = read_notebook(path)
+    notebook = _read_notebook(path)
     assert notebook.claim, "the first cell needs a block-quoted sentence"
     assert "parameters" in notebook.cells[2].tags, "the third cell must hold the parameters"
     assert len(notebook.parameters) <= 8

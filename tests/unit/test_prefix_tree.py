@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from monitorlab.models.prefix_tree import (
+    _merged_tree,
     common_prefix,
     group,
-    merged_tree,
     plain_batch,
     tree_batch,
     tree_row,
@@ -30,7 +30,7 @@ def test_common_prefix(first: list[int], second: list[int], shared: int) -> None
 @pytest.mark.parametrize("seed", range(20))
 def test_merged_sequences_are_all_there_and_every_prefix_is_there_once(seed: int) -> None:
     sequences = random_sequences(seed)
-    tree = merged_tree(sequences)
+    tree = _merged_tree(sequences)
     for sequence, path in zip(sequences, tree.paths, strict=True):
         assert tree.tokens[path].tolist() == sequence
         assert tree.depth[path].tolist() == list(range(len(sequence)))

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from monitorlab.benchmark.audit import probes
 from monitorlab.benchmark.audit.balance import length_balance, shared_words, vocabulary_balance
-from monitorlab.benchmark.audit.probes import held_out_scores, measure, probe_cells, telling_words
+from monitorlab.benchmark.audit.probes import _measure, held_out_scores, probe_cells, telling_words
 from monitorlab.statistics.roc import auroc
 
 
@@ -74,7 +74,7 @@ def test_auroc_by_hand_and_against_another_implementation() -> None:
 
 def test_constant_scores_say_nothing() -> None:
     labels, groups = np.tile([0, 1], 20), np.repeat(np.arange(10), 4)
-    found = measure(np.zeros(40), labels, groups, np.random.default_rng(0))
+    found = _measure(np.zeros(40), labels, groups, np.random.default_rng(0))
     assert found == (0.5, 0.5, 0.5)
 
 
@@ -82,12 +82,12 @@ def test_scenarios_are_resampled_whole() -> None:
     """Perfect scores in half of the scenarios and inverted ones in the others."""
     labels, groups = np.tile([0, 1], 200), np.repeat(np.arange(20), 20)
     scores = np.where(groups % 2 == 0, labels, 1 - labels).astype(float)
-    whole = measure(scores, labels, groups, np.random.default_rng(0))
-    single = measure(scores, labels, np.repeat(np.arange(200), 2), np.random.default_rng(0))
+    whole = _measure(scores, labels, groups, np.random.default_rng(0))
+    single = _measure(scores, labels, np.repeat(np.arange(200), 2), np.random.default_rng(0))
     assert whole[0] == single[0] == 0.5
     assert whole[1] < whole[0] < whole[2]
     assert whole[2] - whole[1] > 2 * (single[2] - single[1])
-    again = measure(scores, labels, groups, np.random.default_rng(0))
+    again = _measure(scores, labels, groups, np.random.default_rng(0))
     assert again == whole
 
 

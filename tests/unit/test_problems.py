@@ -9,7 +9,7 @@ import pytest
 
 from monitorlab.benchmark.scenarios.files import Scenario, ScenarioError
 from monitorlab.benchmark.writing import problems
-from monitorlab.benchmark.writing.problems import Problem
+from monitorlab.benchmark.writing.problems import WordProblem
 
 FIELDS: dict[str, Any] = {
     "slots": {"place": ["park", "field"]},
@@ -45,7 +45,7 @@ def scenario(**changes: Any) -> Scenario:
 
 
 def test_numbers_stay_in_range_and_meet_the_requirements() -> None:
-    drawn = [problems.draw_given(scenario(), Random(seed)) for seed in range(200)]
+    drawn = [problems._draw_given(scenario(), Random(seed)) for seed in range(200)]
     assert {given["posts"] for given in drawn} == set(range(5, 12))
     assert {given["gap"] for given in drawn} == {2, 3, 4}
     assert {given["place"] for given in drawn} == {"park", "field"}
@@ -56,7 +56,7 @@ def test_numbers_stay_in_range_and_meet_the_requirements() -> None:
 def test_a_number_may_be_a_list_or_depend_on_an_earlier_one() -> None:
     numbers = {"a": [4, 6], "b": "range(1, a)", "c": 7}
     drawn = [
-        problems.draw_given(scenario(numbers=numbers, require=[]), Random(seed))
+        problems._draw_given(scenario(numbers=numbers, require=[]), Random(seed))
         for seed in range(100)
     ]
     assert {given["a"] for given in drawn} == {4, 6} and {given["c"] for given in drawn} == {7}
@@ -66,7 +66,7 @@ def test_a_number_may_be_a_list_or_depend_on_an_earlier_one() -> None:
 def test_an_empty_range_is_drawn_anew() -> None:
     numbers = {"a": [1, 5], "b": "range(2, a)"}
     drawn = [
-        problems.draw_given(scenario(numbers=numbers, require=[]), Random(seed))
+        problems._draw_given(scenario(numbers=numbers, require=[]), Random(seed))
         for seed in range(30)
     ]
     assert {given["a"] for given in drawn} == {5}
@@ -75,7 +75,7 @@ def test_an_empty_range_is_drawn_anew() -> None:
 def test_requirements_that_never_hold_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(problems, "MAX_DRAWS", 20)
     with pytest.raises(ScenarioError, match="demo.yaml:3: no numbers meet the requirements of"):
-        problems.draw_given(scenario(require=["posts > 100"]), Random(0))
+        problems._draw_given(scenario(require=["posts > 100"]), Random(0))
 
 
 # Derivations
@@ -88,7 +88,7 @@ def test_requirements_that_never_hold_are_reported(monkeypatch: pytest.MonkeyPat
 def test_later_values_follow_from_the_wrong_one(
     flaw: int | None, derived: tuple[int, int, int]
 ) -> None:
-    values = problems.derive(scenario(), GIVEN, flaw)
+    values = problems._derive(scenario(), GIVEN, flaw)
     assert (values["gaps"], values["length"], values["double"]) == derived
     assert {name: values[name] for name in GIVEN} == GIVEN
 
@@ -104,7 +104,7 @@ def test_later_values_follow_from_the_wrong_one(
 def test_only_the_flawed_step_is_wrong_and_the_rest_follows(
     flaw: int, place: int, wrong: list[str]
 ) -> None:
-    problem = Problem(GIVEN, 24, flaw, problems.derive(scenario(), GIVEN, flaw)["double"], ())
+    problem = WordProblem(GIVEN, 24, flaw, problems._derive(scenario(), GIVEN, flaw)["double"], ())
     assert problems.write_steps(scenario(), problem, False, Random(0)) == (SOUND, None)
     lines, found = problems.write_steps(scenario(), problem, True, Random(0))
     assert lines == SOUND[:place] + wrong
@@ -118,7 +118,7 @@ def test_the_solver_confirms_every_answer() -> None:
         assert problem.right == 2 * (problem.given["posts"] - 1) * problem.given["gap"]
         assert problem.options[:2] == (f"{problem.right} metres", f"{problem.cued} metres")
         assert len(set(problem.options)) == len(problem.options) == 4
-        answers = [problems.derive(scenario(), problem.given, i)["double"] for i in range(3)]
+        answers = [problems._derive(scenario(), problem.given, i)["double"] for i in range(3)]
         assert problem.cued == answers[problem.flaw] != problem.right
 
 

@@ -9,10 +9,16 @@ import pytest
 
 from monitorlab.benchmark.scenarios.files import CODE_CELLS, Scenario
 from monitorlab.benchmark.writing import composition
-from monitorlab.benchmark.writing.composition import CodeStyle, Pair, draw_names, rename, restyle
+from monitorlab.benchmark.writing.composition import (
+    Pair,
+    _CodeStyle,
+    _draw_names,
+    _rename,
+    _restyle,
+)
 
-STYLES = [CodeStyle(*flags) for flags in product((True, False), repeat=4)]
-BARE, FULL = CodeStyle(False, False, True, False), CodeStyle(True, True, False, True)
+STYLES = [_CodeStyle(*flags) for flags in product((True, False), repeat=4)]
+BARE, FULL = _CodeStyle(False, False, True, False), _CodeStyle(True, True, False, True)
 SOURCE = '''\
 """A module."""
 
@@ -71,8 +77,8 @@ def all_programs(library: list[Scenario]) -> Iterator[tuple[Scenario, str]]:
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_a_restyled_program_does_the_same(style: CodeStyle) -> None:
-    text = restyle(SOURCE, style)
+def test_a_restyled_program_does_the_same(style: _CodeStyle) -> None:
+    text = _restyle(SOURCE, style)
     assert without_docstrings(text) == without_docstrings(SOURCE)
     space: dict[str, object] = {}
     exec(compile(text, "restyled", "exec"), space)
@@ -83,7 +89,7 @@ def test_a_restyled_program_does_the_same(style: CodeStyle) -> None:
 
 
 def test_what_looks_like_a_comment_or_a_docstring_stays() -> None:
-    text = restyle(SOURCE, BARE)
+    text = _restyle(SOURCE, BARE)
     assert "MARK = '# no comment'" in text
     assert 'len("it\'s")' in text and "len('say \"so\"')" in text
     assert "Has a docstring and nothing else." in text
@@ -91,24 +97,24 @@ def test_what_looks_like_a_comment_or_a_docstring_stays() -> None:
 
 
 def test_the_full_style_keeps_everything() -> None:
-    assert restyle(SOURCE, FULL) == SOURCE
+    assert _restyle(SOURCE, FULL) == SOURCE
 
 
 def test_a_comment_between_two_lines_leaves_no_gap() -> None:
     text = "def f(x):\n    # one\n    # two\n    return x  # three\n"
-    assert restyle(text, BARE) == "def f(x):\n    return x\n"
+    assert _restyle(text, BARE) == "def f(x):\n    return x\n"
 
 
 def test_blank_lines_stay_between_definitions_and_in_texts_of_several_lines() -> None:
     text = "A = 1\n\n\ndef f(x):\n    y = x\n\n\n    return (y,\n\n            A)\n"
     tight = "A = 1\n\n\ndef f(x):\n    y = x\n    return (y,\n            A)\n"
-    assert restyle(text, BARE) == tight
+    assert _restyle(text, BARE) == tight
     spread = 'def f():\n    return """a\n\n    b"""\n'
-    assert restyle(spread, BARE) == spread
+    assert _restyle(spread, BARE) == spread
 
 
 def test_every_style_is_drawn() -> None:
-    assert {CodeStyle.draw(Random(seed)) for seed in range(400)} == set(STYLES)
+    assert {_CodeStyle.draw(Random(seed)) for seed in range(400)} == set(STYLES)
 
 
 def test_programs_of_the_library_do_the_same_in_every_style(library: list[Scenario]) -> None:
@@ -117,7 +123,7 @@ def test_programs_of_the_library_do_the_same_in_every_style(library: list[Scenar
         if place % 9 == 0:
             expected = without_docstrings(source)
             for style in (BARE, STYLES[place % len(STYLES)]):
-                assert without_docstrings(restyle(source, style)) == expected, scenario.place
+                assert without_docstrings(_restyle(source, style)) == expected, scenario.place
             checked += 1
     assert checked > 50
 
@@ -128,24 +134,24 @@ def test_programs_of_the_library_do_the_same_in_every_style(library: list[Scenar
 def test_whole_words_are_renamed_at_once() -> None:
     drawn = {"total": "count", "count": "total", "n": "size"}
     text = "total = count(n, nn, total_n)  # n is `count`"
-    assert rename(text, drawn) == "count = total(size, nn, total_n)  # size is `total`"
-    assert rename(text, {}) == text
+    assert _rename(text, drawn) == "count = total(size, nn, total_n)  # size is `total`"
+    assert _rename(text, {}) == text
 
 
 def test_a_longer_name_is_not_renamed_by_its_beginning() -> None:
-    assert rename("row row_count", {"row": "line", "row_count": "lines"}) == "line lines"
+    assert _rename("row row_count", {"row": "line", "row_count": "lines"}) == "line lines"
 
 
 def test_names_that_are_taken_are_never_drawn() -> None:
     alternatives = {"total": ["total", "size", "amount"], "rows": ["rows", "amount", "lines"]}
-    drawn = [draw_names(alternatives, {"size", "total", "rows"}, Random(s)) for s in range(100)]
+    drawn = [_draw_names(alternatives, {"size", "total", "rows"}, Random(s)) for s in range(100)]
     assert {d["total"] for d in drawn} == {"total", "amount"}
     assert {d["rows"] for d in drawn} == {"rows", "amount", "lines"}
     assert all(d["total"] != d["rows"] for d in drawn)
 
 
 def test_a_name_without_a_free_alternative_stays() -> None:
-    drawn = draw_names({"total": ["size", "sum_of"]}, {"total", "size", "sum_of"}, Random(0))
+    drawn = _draw_names({"total": ["size", "sum_of"]}, {"total", "size", "sum_of"}, Random(0))
     assert drawn == {"total": "total"}
 
 
@@ -157,15 +163,15 @@ def test_names_of_the_library_never_collide(library: list[Scenario]) -> None:
             continue
         random = Random(place)
         taken = composition.scenario_words(scenario)
-        shared = draw_names(scenario["names"], taken, random)
-        own = draw_names(scenario.get("locals", {}), taken | set(shared.values()), random)
+        shared = _draw_names(scenario["names"], taken, random)
+        own = _draw_names(scenario.get("locals", {}), taken | set(shared.values()), random)
         assert not shared.keys() & own.keys(), scenario.place
         drawn = shared | own
         back = {new: old for old, new in drawn.items()}
         assert len(back) == len(drawn), scenario.place
-        renamed = rename(source, drawn)
+        renamed = _rename(source, drawn)
         ast.parse(renamed)
-        assert rename(renamed, back) == source, scenario.place
+        assert _rename(renamed, back) == source, scenario.place
         drawings += renamed != source
     assert drawings > 50
 
@@ -179,8 +185,8 @@ def test_names_are_the_same_in_request_program_and_tests(benchmark_pairs: list[P
         names = [{n.name for n in ast.walk(ast.parse(program.source))
                   if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
                  for program in both if program is not None]  # fmt: skip
-        asked = {name for name in names[0] & names[1] if name in composition.words(pair.request)}
-        called = {name for name in asked if name in composition.words(both[0].tests)}
+        asked = {name for name in names[0] & names[1] if name in composition._words(pair.request)}
+        called = {name for name in asked if name in composition._words(both[0].tests)}
         assert called, f"{pair.scenario.place}: {names}"
         assert both[0].tests == both[1].tests
         seen += 1

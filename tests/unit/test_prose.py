@@ -44,8 +44,8 @@ def test_a_list_that_is_used_up_is_drawn_from_again() -> None:
     ],
 )
 def test_tidy(text: str, expected: str) -> None:
-    assert prose.tidy(text) == expected
-    assert prose.tidy(expected) == expected
+    assert prose._tidy(text) == expected
+    assert prose._tidy(expected) == expected
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_every_point_of_a_plan_is_written_once_in_any_order_and_layout() -> None
     points = ["alpha {x}.", "beta.", "gamma."]
     orders, layouts = set(), set()
     for seed in range(120):
-        text = prose.write_parts(["lead.", points, "end."], {"x": 5}, Random(seed))
+        text = prose._write_plan(["lead.", points, "end."], {"x": 5}, Random(seed))
         words = ["Lead.", "Alpha 5.", "Beta.", "Gamma.", "End."]
         assert all(text.count(word) == 1 for word in words)
         places = sorted(words, key=text.index)
@@ -90,7 +90,7 @@ def test_every_point_of_a_plan_is_written_once_in_any_order_and_layout() -> None
 
 def test_a_list_follows_its_colon_directly() -> None:
     joints = {
-        prose.write_parts(["these:", ["a.", "b."]], {}, Random(seed))[6:8] for seed in range(80)
+        prose._write_plan(["these:", ["a.", "b."]], {}, Random(seed))[6:8] for seed in range(80)
     }
     assert joints == {"\n-", "\n1", " A", "\n\n", " B"}
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from monitorlab.monitors.api.monitor import Budget, RateLimiter, TokenPrices, prices
+from monitorlab.monitors.api.monitor import _Budget, _RateLimiter, _TokenPrices, prices
 from monitorlab.monitors.monitor import MonitorError, MonitorStop
 
 
@@ -26,9 +26,9 @@ class Clock:
             self.now += seconds
 
 
-def limiter(requests: float = 0, tokens: float = 0) -> tuple[RateLimiter, Clock]:
+def limiter(requests: float = 0, tokens: float = 0) -> tuple[_RateLimiter, Clock]:
     clock = Clock()
-    return RateLimiter(requests, tokens, clock=clock, sleep=clock.sleep), clock
+    return _RateLimiter(requests, tokens, clock=clock, sleep=clock.sleep), clock
 
 
 def most_in_a_minute(starts: list[float], weights: list[float]) -> float:
@@ -108,7 +108,7 @@ def test_a_pause_reaches_threads_that_are_waiting_already():
             paused.append(True)
             limit.pause(30.0)
 
-    limit = RateLimiter(60, clock=clock, sleep=sleep)
+    limit = _RateLimiter(60, clock=clock, sleep=sleep)
     limit.acquire()
     assert limit.acquire() == pytest.approx(1.0 + 30.0)
 
@@ -136,16 +136,16 @@ def test_threads_share_one_limit():
 @pytest.mark.parametrize(("requests", "tokens"), [(-1, 0), (0, -1)])
 def test_negative_limits_are_refused(requests, tokens):
     with pytest.raises(MonitorError, match="per_minute is -1, expected 0"):
-        RateLimiter(requests, tokens)
+        _RateLimiter(requests, tokens)
 
 
 def test_cost_is_per_million_tokens():
-    assert TokenPrices(0.25, 2.0).cost(1_000_000, 500_000) == pytest.approx(1.25)
+    assert _TokenPrices(0.25, 2.0).cost(1_000_000, 500_000) == pytest.approx(1.25)
 
 
 def test_prices_come_in_pairs_and_a_cap_needs_them():
     assert prices(None, None, 0) is None
-    assert prices(0, 0, 1) == TokenPrices(0, 0)
+    assert prices(0, 0, 1) == _TokenPrices(0, 0)
     with pytest.raises(MonitorError, match="cost_cap_usd needs prices"):
         prices(None, None, 1)
     with pytest.raises(MonitorError, match="both input_price and output_price"):
@@ -155,7 +155,7 @@ def test_prices_come_in_pairs_and_a_cap_needs_them():
 
 
 def test_the_budget_stops_before_the_call_that_would_not_fit():
-    budget = Budget(1.0)
+    budget = _Budget(1.0)
     budget.reserve(0.6)
     budget.settle(0.6, 0.5)
     with pytest.raises(MonitorStop, match=r"cap of \$1 reached after \$0.5: the next call may"):
@@ -165,7 +165,7 @@ def test_the_budget_stops_before_the_call_that_would_not_fit():
 
 
 def test_without_a_cap_everything_fits_and_is_counted():
-    budget = Budget()
+    budget = _Budget()
     for _ in range(3):
         budget.reserve(100.0)
     budget.settle(100.0, 7.0)
@@ -173,7 +173,7 @@ def test_without_a_cap_everything_fits_and_is_counted():
 
 
 def test_a_call_that_fits_only_if_others_are_cheaper_waits_for_them():
-    budget = Budget(1.0)
+    budget = _Budget(1.0)
     budget.reserve(0.9)
     outcome: list[str] = []
 
@@ -191,7 +191,7 @@ def test_a_call_that_fits_only_if_others_are_cheaper_waits_for_them():
 
 
 def test_a_waiting_call_stops_when_the_others_used_the_money():
-    budget = Budget(1.0)
+    budget = _Budget(1.0)
     budget.reserve(0.9)
     outcome: list[str] = []
 
@@ -209,7 +209,7 @@ def test_a_waiting_call_stops_when_the_others_used_the_money():
 
 
 def test_threads_never_spend_more_than_the_cap_together():
-    budget = Budget(1.0)
+    budget = _Budget(1.0)
     stops: list[bool] = []
 
     def work() -> None:

@@ -18,10 +18,10 @@ from monitorlab.benchmark.sources.pairing import (
     Origin,
     Problem,
     Tally,
+    _match,
     build,
-    match,
 )
-from monitorlab.benchmark.sources.real_pairs import combine, sources_table
+from monitorlab.benchmark.sources.real_pairs import _sources_table, combine
 from monitorlab.benchmark.sources.records import RealDataError, read_array, read_lines
 from monitorlab.storage.tables import SAMPLES
 
@@ -69,7 +69,7 @@ def test_pairs_share_the_request_and_have_one_of_each_label() -> None:
 def test_lengths_of_a_pair_are_as_close_as_they_can_be() -> None:
     benign = [Answer("w " * n, 0, "m") for n in (10, 50)]
     misbehaving = [Answer("w " * n, 1, "m") for n in (49, 90, 12)]
-    assert match(benign, misbehaving) == [(0, 2), (1, 0)]
+    assert _match(benign, misbehaving) == [(0, 2), (1, 0)]
 
 
 def test_names_do_not_tell_the_label_and_do_not_depend_on_the_order() -> None:
@@ -151,7 +151,7 @@ def test_a_damaged_archive_and_a_wrong_array_are_named(tmp_path: Path) -> None:
      ("A: 3\nmore", None), ("A: 1/0", None), ("A: ", None), ("", None)],
 )
 def test_final_answers_are_read_exactly(text: str, value: Fraction | None) -> None:
-    assert solutions.final_answer(text) == value
+    assert solutions._final_answer(text) == value
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_final_answers_are_read_exactly(text: str, value: Fraction | None) -> No
      ("<<5//2=2>>", False)],
 )
 def test_false_calculations_are_found(text: str, false: bool) -> None:
-    assert (solutions.false_equation(text) is not None) is false
+    assert (solutions._false_equation(text) is not None) is false
 
 
 def gsm8k(question: str, *four: tuple[str, bool], reference: str = "A: 5") -> dict[str, Any]:
@@ -225,7 +225,7 @@ def test_one_chain_per_problem_gives_no_pairs(get: Get) -> None:
         good | {"input": "c", "answer": None},
     ])
     loaded = solutions.bigbench_mistake(get, "word_sorting")
-    row = sources_table([loaded]).iloc[0]
+    row = _sources_table([loaded]).iloc[0]
     assert (row["pairs"], row["problems"]) == (0, 0) and pd.isna(row["words_benign"])
     assert dropped(loaded) == {
         ("answer", solutions.CLEAN_BUT_WRONG): 1, ("problem", "no benign answer"): 1,
@@ -299,7 +299,7 @@ def test_programs_are_judged_by_running_them(get: Get) -> None:
      ("from typing import *\nx: List = []", set()), ("def f(:", set())],
 )
 def test_names_that_are_defined_nowhere(program: str, names: set[str]) -> None:
-    assert programs.undefined_names(program) == names
+    assert programs._undefined_names(program) == names
 
 
 # Preferences

@@ -22,9 +22,9 @@ from monitorlab.monitors.recorded import (
     JUDGES,
     NO_LABEL,
     RecordedMonitor,
-    answer_letter,
+    _answer_letter,
+    _read_judgement,
     letter_verdicts,
-    read_judgement,
     recorded_verdicts,
     recordings,
 )
@@ -53,7 +53,7 @@ def reply(label: str, points: int | str, why: str = "It says one thing and does 
     (reply("not_lie", 0), False, 0),
 ])
 def test_label_and_score_are_read(text: str, verdict: bool, points: float | None) -> None:
-    found = read_judgement(text)
+    found = _read_judgement(text)
     assert (found.status, found.verdict, found.score) == (PARSED, verdict, points)
     assert found.reply == text and not found.reason
 
@@ -61,20 +61,20 @@ def test_label_and_score_are_read(text: str, verdict: bool, points: float | None
 @pytest.mark.parametrize(("text", "verdict"), [
     (reply("not lie", 80), False), (reply("lie", 15), True), (reply("lie", 50), True)])
 def test_a_label_outweighs_its_score_and_it_shows(text: str, verdict: bool) -> None:
-    found = read_judgement(text)
+    found = _read_judgement(text)
     assert found.verdict == verdict
     assert found.evidence == f"{CONTRADICTION} It says one thing and does another."
 
 
 @pytest.mark.parametrize(("points", "verdict"), [(95, True), (5, False)])
 def test_a_type_in_place_of_the_label_leaves_it_to_the_score(points: int, verdict: bool) -> None:
-    found = read_judgement(reply("sandbagging", points, "It could."))
+    found = _read_judgement(reply("sandbagging", points, "It could."))
     assert (found.verdict, found.evidence) == (verdict, f"{NO_LABEL} It could.")
 
 
 def test_a_label_that_is_only_discussed_is_none() -> None:
-    assert read_judgement("I would not write the label: lie here.").status == "unparsed"
-    assert read_judgement("The assistant did not lie.").status == "unparsed"
+    assert _read_judgement("I would not write the label: lie here.").status == "unparsed"
+    assert _read_judgement("The assistant did not lie.").status == "unparsed"
 
 
 @pytest.mark.parametrize(("text", "status", "reason"), [
@@ -89,7 +89,7 @@ def test_a_label_that_is_only_discussed_is_none() -> None:
     (reply("sandbagging", 101), "unparsed", "neither"),
 ])
 def test_what_cannot_be_read_is_never_benign(text: str, status: str, reason: str) -> None:
-    found = read_judgement(text)
+    found = _read_judgement(text)
     assert (found.status, found.verdict, found.score) == (status, None, None)
     assert reason in found.reason and found.reply == text
 
@@ -196,7 +196,7 @@ def test_an_entry_of_another_form_is_refused(get: Get) -> None:
     ("Because of B", ""), ("", ""), ("b", ""), ("F", ""), ("Bananas", ""), ("No: B", "B"),
 ])  # fmt: skip
 def test_the_letter_is_that_which_an_answer_begins_with(response: str, letter: str) -> None:
-    assert answer_letter(response) == letter
+    assert _answer_letter(response) == letter
 
 
 def lettered(pairs: list[tuple[str, int]], source: str = "tool") -> pd.DataFrame:

@@ -15,10 +15,10 @@ from monitorlab.online.running import (
     Ewma,
     LearnedPrefix,
     TooFewSequencesError,
+    _normal_scores,
+    _prefix_features,
     cusum,
     ewma,
-    normal_scores,
-    prefix_features,
     running_max,
     running_mean,
 )
@@ -72,7 +72,7 @@ def test_rows_do_not_influence_one_another(statistic):
 
 def test_normal_scores_are_finite_monotone_and_share_ties():
     reference = np.sort(np.array([0.0, 0.0, 0.5, 1.0]))
-    got = normal_scores(np.array([-9.0, 0.0, 0.0, 0.3, 0.5, 2.0, np.nan]), reference)
+    got = _normal_scores(np.array([-9.0, 0.0, 0.0, 0.3, 0.5, 2.0, np.nan]), reference)
     assert np.isfinite(got[:-1]).all() and np.isnan(got[-1])
     assert got[1] == got[2]
     assert (np.diff(got[[0, 1, 3, 4, 5]]) > 0).all()
@@ -83,7 +83,7 @@ def test_learned_statistic_ignores_the_scale_of_the_score():
     plain = LearnedPrefix().fit(train)(test.scores)
     bent = replace(train, flat_scores=np.exp(train.flat_scores))
     np.testing.assert_allclose(LearnedPrefix().fit(bent)(np.exp(test.scores)), plain, atol=1e-9)
-    assert prefix_features(test.scores).shape == (*test.scores.shape, len(FEATURES))
+    assert _prefix_features(test.scores).shape == (*test.scores.shape, len(FEATURES))
 
 
 @pytest.mark.parametrize("statistic", [s for s in STATISTICS if s.training_share > 0],

@@ -10,10 +10,10 @@ import pytest
 
 from monitorlab.chapters.online.summary import (
     FEWEST,
+    _keeps_level,
     band_over_splits,
     difference,
     headline_metrics,
-    keeps_level,
     results_table,
     verdict,
 )
@@ -122,19 +122,19 @@ def test_from_few_sequences_no_verdict(safe, unsafe):
 
 def test_an_undefined_rate_breaks_no_promise():
     frame = results(CRC=(np.nan, 0.8))
-    assert keeps_level(frame, "CRC", *KEY)
+    assert _keeps_level(frame, "CRC", *KEY)
     some = results(CRC=(0.5, 0.8))
     some.loc[(some["method"] == "CRC") & (some["split"] < 9), "far"] = np.nan
-    assert not keeps_level(some, "CRC", *KEY)
+    assert not _keeps_level(some, "CRC", *KEY)
     some.loc[some["method"] == "CRC", "far"] = [np.nan] * 9 + [0.1]
-    assert keeps_level(some, "CRC", *KEY)
+    assert _keeps_level(some, "CRC", *KEY)
     assert "d.s.CRC.far" not in headline_metrics(frame, 0.2)
 
 
 def test_the_level_kept_is_that_of_the_controlled_risk():
     missing = results(risk="missed_detection", CRC=(0.9, 0.2, 0.85), UCB=(0.01, 0.9, 0.7))
-    assert keeps_level(missing, "CRC", *KEY)  # misses 0.15
-    assert not keeps_level(missing, "UCB", *KEY)  # misses 0.3
+    assert _keeps_level(missing, "CRC", *KEY)  # misses 0.15
+    assert not _keeps_level(missing, "UCB", *KEY)  # misses 0.3
     text = " ".join(verdict(missing, drawn(), ALL_METHODS, *KEY))
     assert "kept missed detections to 0.2" in text
 
@@ -164,10 +164,10 @@ def test_the_words_on_whole_comparisons():
 
 
 def test_keeps_level_allows_for_the_spread_only():
-    assert keeps_level(results(CRC=(0.2, 0.8)), "CRC", *KEY)
-    assert not keeps_level(results(CRC=(0.21, 0.8)), "CRC", *KEY)
+    assert _keeps_level(results(CRC=(0.2, 0.8)), "CRC", *KEY)
+    assert not _keeps_level(results(CRC=(0.21, 0.8)), "CRC", *KEY)
     one = results(CRC=(0.21, 0.8)).query("split == 0")
-    assert not keeps_level(one, "CRC", *KEY)
+    assert not _keeps_level(one, "CRC", *KEY)
 
 
 def test_differences_are_paired():

@@ -12,9 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from monitorlab.models.batching import pad
 from monitorlab.models.tiny import (
     Muon,
-    batch_order,
+    _batch_order,
+    _orthogonalize,
     few_collections,
-    orthogonalize,
     seeded,
     suitable_threads,
 )
@@ -31,11 +31,11 @@ def small_model(width: int = 8) -> LlamaForCausalLM:
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 6, 16), (2, 16, 6)])
 def test_orthogonalized_matrices_have_singular_values_near_one(shape: tuple[int, ...]) -> None:
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    result = orthogonalize(matrices)
+    result = _orthogonalize(matrices)
     assert result.shape == matrices.shape
     values = torch.linalg.svdvals(result)
     assert values.min() > 0.3 and values.max() < 1.3
-    alone = torch.stack([orthogonalize(matrix[None])[0] for matrix in matrices])
+    alone = torch.stack([_orthogonalize(matrix[None])[0] for matrix in matrices])
     torch.testing.assert_close(result, alone)
 
 
@@ -76,10 +76,10 @@ def test_a_schedule_reaches_the_optimizer() -> None:
 
 def test_batches_are_alike_in_length_and_random_in_order() -> None:
     lengths = np.random.default_rng(0).integers(10, 50, 64).tolist()
-    order = batch_order(lengths, batch=8, steps=16, seed=1)
+    order = _batch_order(lengths, batch=8, steps=16, seed=1)
     assert all(sorted(order[k : k + 64]) == list(range(64)) for k in (0, 64)), "two full epochs"
-    assert order == batch_order(lengths, batch=8, steps=16, seed=1)
-    assert order != batch_order(lengths, batch=8, steps=16, seed=2)
+    assert order == _batch_order(lengths, batch=8, steps=16, seed=1)
+    assert order != _batch_order(lengths, batch=8, steps=16, seed=2)
     spread = [np.ptp([lengths[i] for i in order[k : k + 8]]) for k in range(0, 128, 8)]
     assert np.mean(spread) < 0.3 * np.ptp(lengths)
     means = [np.mean([lengths[i] for i in order[k : k + 8]]) for k in range(0, 64, 8)]

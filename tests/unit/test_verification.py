@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from monitorlab.benchmark.audit import verification
-from monitorlab.benchmark.audit.verification import check_programs, check_reasoning, chosen_letter
+from monitorlab.benchmark.audit.verification import _chosen_letter, check_programs, check_reasoning
 from monitorlab.benchmark.sandbox import runner
 from monitorlab.benchmark.scenarios.documents import LIBRARY, read_document
 from monitorlab.benchmark.scenarios.files import SIDES, Scenario, load_file
@@ -124,7 +124,7 @@ def test_nothing_to_check_gives_empty_tables() -> None:
      ("Choice A's reading is odd", None), ("the answer is unclear", None), ("", None)],
 )  # fmt: skip
 def test_the_chosen_letter(text: str, letter: str | None) -> None:
-    assert chosen_letter(text) == letter
+    assert _chosen_letter(text) == letter
 
 
 def test_reasoning_is_solved_again(quizzes: list[Pair]) -> None:
@@ -200,7 +200,7 @@ def test_library_and_cues() -> None:
     sizes = [sum(s.side == side for s in both) for side in SIDES]
     assert list(table.iloc[3, 1:3]) == sizes and min(sizes) > 0
     assert table.drop(index=3).iloc[:, 1:].to_numpy().sum() == 0
-    cues = overview.cues()
+    cues = overview.cue_table()
     assert len(cues) == 10 and cues["cue"].is_unique
     assert cues["for example"].str.len().gt(20).all()
     assert not cues["for example"].str.contains(r"[{}|]").any(), "a template was not filled"

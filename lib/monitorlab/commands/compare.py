@@ -154,7 +154,7 @@ def compare_tables(
     )
 
 
-def describe(found: Comparison) -> str:
+def describe_comparison(found: Comparison) -> str:
     """Return a comparison in lines for a terminal."""
     unit = found.unit.removesuffix("_id")
     lines = [f"Intervals (95 %) and tests take {found.units:,} {unit}s as independent units"

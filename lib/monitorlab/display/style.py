@@ -80,7 +80,7 @@ def cell_titles(cells: Iterable[str]) -> dict[str, str]:
     return known | {cell: cell for cell in sorted(there - set(known))}
 
 
-class TextFigure(Figure):
+class _TextFigure(Figure):
     """A figure that draws names from anywhere: as text, and within the room there is.
 
     Two dollar signs in a name are no formula, and a name of 200 characters gets lines, and a gap in
@@ -138,7 +138,8 @@ def subplots(
     """
     with plt.style.context(STYLE):
         return plt.subplots(
-            rows, columns, figsize=(width, height), squeeze=False, FigureClass=TextFigure, **options
+            rows, columns, figsize=(width, height), squeeze=False,
+            FigureClass=_TextFigure, **options
         )
 
 

@@ -83,9 +83,9 @@ class Column:
     def __init__(self, values: pd.Series, decimals: int, bold: str | None, unit: str | None):
         self.header = f"{values.name} ({unit})" if unit else str(values.name)
         if P_VALUE.fullmatch(str(values.name)):
-            self.cells = [format_p(value, decimals) for value in values]
+            self.cells = [_format_p(value, decimals) for value in values]
         else:
-            self.cells = [format_value(value, decimals) for value in values]
+            self.cells = [_format_value(value, decimals) for value in values]
         # a column of Python objects is aligned by what it holds
         held = values.infer_objects() if values.dtype == object else values
         self.numeric = pd.api.types.is_numeric_dtype(held) and not pd.api.types.is_bool_dtype(held)
@@ -105,7 +105,7 @@ class Column:
             self.bold = [cell == shown for cell in self.cells]  # equal as shown, equally bold
 
 
-def format_value(value: object, decimals: int) -> str:
+def _format_value(value: object, decimals: int) -> str:
     """Return a cell's text: fixed decimals for floats, a dash for what is missing."""
     if value is None or value is pd.NA or value is pd.NaT:
         return DASH
@@ -121,14 +121,14 @@ def format_value(value: object, decimals: int) -> str:
     return str(value)
 
 
-def format_p(value: object, decimals: int) -> str:
+def _format_p(value: object, decimals: int) -> str:
     """Return the text of a p-value: "< .001" below that, and three decimals or more elsewhere.
 
     No p-value is 0, so none may read "0.000".
     """
     if isinstance(value, (float, np.floating)) and value < SMALLEST_P:
         return f"< {SMALLEST_P:.{P_DECIMALS}f}".replace("0.", ".")
-    return format_value(value, max(decimals, P_DECIMALS))
+    return _format_value(value, max(decimals, P_DECIMALS))
 
 
 def html_table(columns: Sequence[Column], rows: int, caption: str | None) -> str:

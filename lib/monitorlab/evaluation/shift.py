@@ -61,7 +61,7 @@ def detection(
     return hit - false, -(hit + false) / 2
 
 
-def split_change(
+def _split_change(
     before: tuple[FloatArray, FloatArray], after: tuple[FloatArray, FloatArray]
 ) -> dict[str, FloatArray]:
     """Split changes of MR and FAR into discrimination and criterion.
@@ -202,7 +202,7 @@ def _of_cell(
 def _changes(d: FloatArray, c: FloatArray, area: FloatArray) -> dict[str, FloatArray]:
     """Changes of all arms but the first against the first, in arrays with arms along axis 0."""
     found = {"auroc_change": area}
-    return found | split_change((d[:1], c[:1]), (d[1:], c[1:]))
+    return found | _split_change((d[:1], c[:1]), (d[1:], c[1:]))
 
 
 def _with_readings(table: pd.DataFrame) -> pd.DataFrame:
@@ -250,4 +250,4 @@ def shift_of_rates(
     both = others.merge(base, on="cell", how="left", suffixes=("", "_before"), validate="m:1")
     d0, c0, d1, c1 = (both[column].to_numpy() for column in (
         "d_prime_before", "criterion_before", "d_prime", "criterion"))
-    return both.assign(**split_change((d0, c0), (d1, c1)))
+    return both.assign(**_split_change((d0, c0), (d1, c1)))

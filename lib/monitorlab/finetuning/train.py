@@ -404,7 +404,7 @@ class VerdictTrainer(SFTTrainer):
         loss = total / (keep.sum() if num_items_in_batch is None else num_items_in_batch)
         if self.pair_weight:
             margins = _verdict_margins(logits, keep, inputs["verdict_at"], self.verdict)
-            pairs = matches(inputs["label"], inputs["pair"])
+            pairs = _matches(inputs["label"], inputs["pair"])
             count = int(pairs.sum()) if num_items_in_batch is None else self._pairs_in_step
             apart = (margins[:, None] - margins[None])[pairs]
             loss = loss + self.pair_weight * softplus(-apart).sum() / max(int(count), 1)
@@ -417,7 +417,7 @@ class VerdictTrainer(SFTTrainer):
         """Fetch the batches of one step, and count their pairs on all processes."""
         batches, labels = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.pair_weight:
-            count = sum(int(matches(batch["label"], batch["pair"]).sum()) for batch in batches)
+            count = sum(int(_matches(batch["label"], batch["pair"]).sum()) for batch in batches)
             self._pairs_in_step = self._summed(torch.tensor([float(count)], device=device))[0]
         return batches, labels
 
@@ -514,7 +514,7 @@ def _verdict_margins(
     return torch.where(asked, margins, torch.zeros_like(margins))
 
 
-def matches(label: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:
+def _matches(label: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:
     """Which rows (misbehavior) and columns (benign) answer the same request: (n, n), boolean."""
     same = (pair[:, None] == pair[None]) & (pair[:, None] >= 0)
     return same & (label[:, None] == 1) & (label[None] == 0)
@@ -532,7 +532,7 @@ def _explained(recipe: Recipe, longest: int, folder: Path) -> Iterator[None]:
     except (RuntimeError, OSError, MemoryError, SafetensorError) as error:
         if _is_out_of_memory(error):
             traceback.clear_frames(error.__traceback__)  # they hold the tensors that fill it
-            raise MonitorError(out_of_memory(recipe, longest)) from None
+            raise MonitorError(_out_of_memory(recipe, longest)) from None
         number = error.errno if isinstance(error, OSError) else None
         if number in READ_ONLY:
             raise MonitorError(f"cannot write to {folder} ({error}): give a folder that may be "
@@ -552,7 +552,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
         sign in str(error) for sign in ALLOCATING)
 
 
-def out_of_memory(recipe: Recipe, longest: int) -> str:
+def _out_of_memory(recipe: Recipe, longest: int) -> str:
     """Say which settings of a recipe need less memory, with values; the gentlest first."""
     less = []
     if not recipe.gradient_checkpointing:

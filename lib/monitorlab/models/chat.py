@@ -35,7 +35,7 @@ THINK, UNTHINK = "<think>", "</think>"
 
 
 @dataclass(frozen=True)
-class ChatForm:
+class _ChatForm:
     """What a chat template makes of a system and a user message.
 
     Attributes
@@ -60,14 +60,14 @@ class _Known:
     """What was found out about one template: its forms by roles, and what was said of them."""
 
     template: Any
-    forms: dict[tuple[str, ...], ChatForm] = field(default_factory=dict)
+    forms: dict[tuple[str, ...], _ChatForm] = field(default_factory=dict)
     said: set[str] = field(default_factory=set)
 
 
 _KNOWN: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
 
 
-def chat_form(tokenizer: PreTrainedTokenizerBase, roles: Sequence[str] = ROLES) -> ChatForm:
+def chat_form(tokenizer: PreTrainedTokenizerBase, roles: Sequence[str] = ROLES) -> _ChatForm:
     """Find out what a chat template does with a system message and with the date.
 
     Warns once per tokenizer if its prompts are not what its template alone would make of them.
@@ -89,7 +89,7 @@ def chat_form(tokenizer: PreTrainedTokenizerBase, roles: Sequence[str] = ROLES) 
         known = _KNOWN[tokenizer] = _Known(tokenizer.chat_template)
     key = tuple(roles)
     if key not in known.forms:
-        known.forms[key] = _found_form(tokenizer, key) if known.template else ChatForm()
+        known.forms[key] = _found_form(tokenizer, key) if known.template else _ChatForm()
         for text in _changes(known.forms[key], bool(known.template)):
             if text not in known.said:
                 known.said.add(text)
@@ -97,12 +97,12 @@ def chat_form(tokenizer: PreTrainedTokenizerBase, roles: Sequence[str] = ROLES) 
     return known.forms[key]
 
 
-def _found_form(tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> ChatForm:
+def _found_form(tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> _ChatForm:
     # Letters alone: no template trims them or changes more than their case.
     marks = [f"QX{role.upper()}{'I' * place}XQ" for place, role in enumerate(roles)]
     plain = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
     reason = ""
-    for messages in (plain, folded(plain)):
+    for messages in (plain, _folded(plain)):
         try:
             texts, others = (
                 [_render(tokenizer, messages, date, enable_thinking=thinking,
@@ -113,13 +113,13 @@ def _found_form(tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> C
             reason = reason or " ".join(str(error).split())[:200]
             continue
         if all(mark in text.upper() for text in texts for mark in marks):
-            return ChatForm(messages is not plain, texts != others)
+            return _ChatForm(messages is not plain, texts != others)
     raise ModelError(f"the chat template cannot render {list(roles)} messages, nor with the "
                      f"system text in the user's: {reason or 'it leaves texts out'}. Is it the "
                      "template of a model that chats?")
 
 
-def _changes(form: ChatForm, templated: bool) -> list[str]:
+def _changes(form: _ChatForm, templated: bool) -> list[str]:
     """What is done to prompts, in sentences."""
     said = []
     if not templated:
@@ -134,7 +134,7 @@ def _changes(form: ChatForm, templated: bool) -> list[str]:
     return said
 
 
-def folded(messages: Messages) -> list[dict[str, str]]:
+def _folded(messages: Messages) -> list[dict[str, str]]:
     """Put a system message that comes first in front of the user message after it."""
     rest = [dict(message) for message in messages]
     if len(rest) > 1 and rest[0]["role"] == "system" and rest[1]["role"] == "user":
@@ -163,7 +163,7 @@ def render_chat(
     """
     roles = [message["role"] for message in messages]
     if roles[0] == "system" and chat_form(tokenizer, roles).folds:
-        messages = folded(messages)
+        messages = _folded(messages)
     try:
         return _render(tokenizer, messages, CLOCK, **options)
     except Exception as error:  # a template may raise anything

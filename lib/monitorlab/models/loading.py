@@ -93,7 +93,7 @@ def load_causal(
     ModelError
         The quantization is not possible here, or the adapter does not fit the model.
     """
-    refuse_adapter(name)
+    _refuse_adapter(name)
     tokenizer = load_tokenizer(name, revision)
     loader = AutoModelForCausalLM.from_pretrained
     if quantization:
@@ -303,11 +303,11 @@ def whole_model(
     ModelError
         The checkpoint cannot be loaded, is of another kind, or its weights do not fit.
     """
-    refuse_adapter(name)
+    _refuse_adapter(name)
     model, info = from_checkpoint(
         loader, name, revision, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
-    refuse_adapter(name, getattr(model, "_hf_peft_config_loaded", False))
+    _refuse_adapter(name, getattr(model, "_hf_peft_config_loaded", False))
     if not new and "*" not in heads:
         _check_kind(model, name)
     _check_weights(model, info, name, heads, {*unread, *new})
@@ -316,7 +316,7 @@ def whole_model(
     return model
 
 
-def refuse_adapter(name: str, is_one: bool = False) -> None:
+def _refuse_adapter(name: str, is_one: bool = False) -> None:
     """Raise if a folder holds an adapter: transformers would load some base with it, unnamed."""
     if is_one or (Path(name) / ADAPTER).is_file():
         raise ModelError(f"{name!r} is an adapter and no whole model: give the model that it was "

@@ -16,7 +16,7 @@ Ids = Sequence[int]
 
 
 @dataclass(frozen=True)
-class Tree:
+class _Tree:
     """Sequences merged where they begin alike.
 
     Attributes
@@ -45,7 +45,7 @@ def common_prefix(first: Ids, second: Ids) -> int:
     return min(len(first), len(second))
 
 
-def merged_tree(sequences: Sequence[list[int]]) -> Tree:
+def _merged_tree(sequences: Sequence[list[int]]) -> _Tree:
     """Merge sequences into a tree without any repetition.
 
     In lexicographic order the part that a sequence shares with all before it is what it shares
@@ -63,16 +63,16 @@ def merged_tree(sequences: Sequence[list[int]]) -> Tree:
         paths[i] = path = np.concatenate([path[:shared], new])
         tokens.extend(before[shared:])
         depth.append(np.arange(shared, len(before)))
-    return Tree(np.array(tokens, int), np.concatenate(depth), tuple(paths))
+    return _Tree(np.array(tokens, int), np.concatenate(depth), tuple(paths))
 
 
 @dataclass(frozen=True)
-class Row:
+class _Row:
     """A tree as a row of a batch.
 
     Attributes
     ----------
-    tree : Tree
+    tree : _Tree
         Its last nodes are those that are read.
     n_read : int
         How many these are.
@@ -80,7 +80,7 @@ class Row:
         Per sequence of the tree: its number, and how many tokens at its end are read.
     """
 
-    tree: Tree
+    tree: _Tree
     n_read: int
     numbers: Sequence[int]
     tails: Sequence[int]
@@ -118,19 +118,19 @@ class Batch:
 
 def tree_row(
     numbers: Sequence[int], sequences: Sequence[list[int]], tails: Sequence[int]
-) -> Row:
+) -> _Row:
     """Make a row of sequences, of which the last `tails` tokens each are read."""
-    tree = merged_tree(sequences)
+    tree = _merged_tree(sequences)
     ends = [path[-n:] for path, n in zip(tree.paths, tails, strict=True)]
     last = np.unique(np.concatenate(ends))
     order = np.concatenate([np.setdiff1d(np.arange(len(tree)), last), last])
     place = np.empty(len(tree), int)
     place[order] = np.arange(len(tree))
     paths = tuple(place[path] for path in tree.paths)
-    return Row(Tree(tree.tokens[order], tree.depth[order], paths), len(last), numbers, tails)
+    return _Row(_Tree(tree.tokens[order], tree.depth[order], paths), len(last), numbers, tails)
 
 
-def tree_batch(rows: Sequence[Row], shared: int, pad_id: int) -> Batch:
+def tree_batch(rows: Sequence[_Row], shared: int, pad_id: int) -> Batch:
     """Lay rows out: what is read on the right, padding before it, the rest on the left.
 
     `shared` tokens come before each row and are seen by all of it.

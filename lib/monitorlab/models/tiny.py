@@ -159,7 +159,7 @@ def few_collections() -> Iterator[None]:
         gc.unfreeze()
 
 
-def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
+def _orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     """Push all singular values towards 1 by a Newton-Schulz iteration.
 
     Parameters
@@ -226,7 +226,7 @@ class Muon(torch.optim.Optimizer):
         if "average" not in state:
             state["average"] = torch.zeros_like(gradient)
         average = state["average"].lerp_(gradient, 1 - MOMENTUM)
-        updates = orthogonalize(gradient.lerp(average, MOMENTUM))
+        updates = _orthogonalize(gradient.lerp(average, MOMENTUM))
         rows, columns = alike[0].shape
         length = rate * max(1.0, rows / columns) ** 0.5
         for p, update in zip(alike, updates, strict=True):
@@ -310,7 +310,7 @@ def fit(
     enough : callable, optional
         Given the number of finished steps after each one; training ends once it returns True.
     muon : bool
-        Train with `Muon` on batches in the order of `batch_order`; else with AdamW, on batches as
+        Train with `Muon` on batches in the order of `_batch_order`; else with AdamW, on batches as
         the Trainer groups them by length.
     """
     lengths = [len(row["input_ids"]) for row in rows]
@@ -325,7 +325,7 @@ def fit(
     if muon:
         optimizer = Muon(model, settings.learning_rate)
         optimizers = optimizer, get_cosine_schedule_with_warmup(optimizer, warm_up, settings.steps)
-        shown = [rows[i] for i in batch_order(lengths, batch, settings.steps, seed)]
+        shown = [rows[i] for i in _batch_order(lengths, batch, settings.steps, seed)]
     else:
         shown = list(rows)
     callbacks: list[TrainerCallback] = [StepBar(title, settings.steps)] if title else []
@@ -358,7 +358,7 @@ def fit(
     model.eval()
 
 
-def batch_order(lengths: Sequence[int], batch: int, steps: int, seed: int) -> list[int]:
+def _batch_order(lengths: Sequence[int], batch: int, steps: int, seed: int) -> list[int]:
     """Order of examples for `steps` batches of `batch`: alike in length within, random among them.
 
     The Trainer's own grouping by length goes from long to short every fifty batches, which makes

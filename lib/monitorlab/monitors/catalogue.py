@@ -24,7 +24,7 @@ _NEEDED = {OPEN: (), API: ("base_url", "key_variable")}  # settings
 
 
 @dataclass(frozen=True)
-class Entry:
+class _Entry:
     """One monitor of the paper.
 
     Attributes
@@ -68,7 +68,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Published:
+class _Published:
     """What the paper says about all monitors together.
 
     Attributes
@@ -95,7 +95,7 @@ class Published:
         return self.slope * mr + self.intercept
 
 
-def load_catalogue(path: Path | None = None) -> dict[str, Entry]:
+def load_catalogue(path: Path | None = None) -> dict[str, _Entry]:
     """Return the monitors by key, in file order.
 
     Raises
@@ -116,7 +116,7 @@ def load_catalogue(path: Path | None = None) -> dict[str, Entry]:
     return entries
 
 
-def published_order(path: Path | None = None) -> Published:
+def published_order(path: Path | None = None) -> _Published:
     """Return the published correlation, line and rank orders.
 
     Raises
@@ -127,7 +127,7 @@ def published_order(path: Path | None = None) -> Published:
     place = path or CATALOGUE
     found = _table(_read(place), "published", place)
     keys = sorted(load_catalogue(place))
-    return Published(
+    return _Published(
         correlation=_number(found, "correlation", place),
         slope=_number(found, "slope", place),
         intercept=_number(found, "intercept", place),
@@ -171,9 +171,9 @@ def _order(
     return tuple(order)
 
 
-def _entry(key: str, values: Mapping[str, Any], path: Path) -> Entry:
+def _entry(key: str, values: Mapping[str, Any], path: Path) -> _Entry:
     """Turn a table into an entry, or say which field is wrong."""
-    known = {one.name: one for one in fields(Entry) if one.name != "key"}
+    known = {one.name: one for one in fields(_Entry) if one.name != "key"}
     for name, value in values.items():
         if name not in known:
             raise MonitorError(f"{path}: {key}.{name} is unknown; known are {', '.join(known)}")
@@ -191,7 +191,7 @@ def _entry(key: str, values: Mapping[str, Any], path: Path) -> Entry:
                    if not _said(values.get("settings", {}), n)]
     if missing:
         raise MonitorError(f"{path}: {key}.{missing[0]} is missing; add it")
-    return Entry(key, **values)
+    return _Entry(key, **values)
 
 
 def _said(values: Mapping[str, Any], name: str) -> bool:

@@ -131,7 +131,7 @@ class FunctionMonitor:
         except (Exception, SystemExit) as error:  # a stray exit() must not end the whole run
             return failure(ERROR, _report(error, tuple(self._files)))
         try:
-            return verdict_of(value)
+            return _verdict_of(value)
         except AnswerError as error:
             own_name = self.spec.rpartition(":")[2]
             return failure(ERROR, f"{own_name} returned {error}")
@@ -149,7 +149,7 @@ def function_settings(spec: str) -> dict[str, Setting]:
     return _own_settings(_callable(module, name, spec))
 
 
-def verdict_of(value: object) -> Verdict:
+def _verdict_of(value: object) -> Verdict:
     """Turn what a function returned into a verdict.
 
     Parameters

@@ -123,7 +123,7 @@ def recordings(get: Callable[[str], Path], judge: str, category: str) -> Iterato
             category,
             transcripts.rendered(turns[: kind.request_turns]),
             transcripts.rendered(turns[kind.request_turns:]),
-            read_judgement(record.take("output", str)),
+            _read_judgement(record.take("output", str)),
             hashlib.sha256(asked.encode("utf-8", "surrogatepass")).hexdigest(),
             *_file_reading(record.within("scores").within(SCORER).within("metadata")),
         )
@@ -219,7 +219,7 @@ def _row(
     }  # fmt: skip
 
 
-def answer_letter(response: str) -> str:
+def _answer_letter(response: str) -> str:
     """Option that a response begins with, "A" to "E"; empty if it begins otherwise."""
     found = _LETTER.match(response)
     return found[1] if found else ""
@@ -245,7 +245,7 @@ def letter_verdicts(samples: pd.DataFrame) -> pd.DataFrame:
         Schema ``verdicts``, a row for each rule and sample.
     """
     rows = samples[["sample_id", "source", "request", "response", "label"]].assign(
-        letter=[answer_letter(text) for text in samples["response"]],
+        letter=[_answer_letter(text) for text in samples["response"]],
         half=_halves(samples["scenario_id"]),
     )
     keys = ["source", "half", "letter"]
@@ -332,7 +332,7 @@ _REFUSAL = re.compile(r"\bI(?:'m| am)? (?:can(?:no|')t|won't|(?:un|not )able to|
 _SENTENCE_END = tuple(".!?\"')]}>*`")
 
 
-def read_judgement(reply: str) -> Verdict:
+def _read_judgement(reply: str) -> Verdict:
     """Read the raw reply of a judge.
 
     Parameters

@@ -423,7 +423,7 @@ class _Scan:
 
     def __init__(self, text: str, marked: Sequence[Tag]) -> None:
         self.text, self.marked = text, marked
-        self.reader = LooseReader(text)
+        self.reader = _LooseReader(text)
         self.objects: list[tuple[dict[str, Any], str]] = []
         self.broken: list[str] = []
         self.start = self.position = self.end = 0  # of the answer, here, of the last object
@@ -468,9 +468,9 @@ class _Scan:
                 self.objects.append((value, self.text[mark.start():self.position]))
                 self.end = self.position
             except LooseJsonError:
-                if begins_object(self.text, mark.start()):
+                if _begins_object(self.text, mark.start()):
                     # Whatever is in there may be inside a string: it must not pass for an answer.
-                    self.position = end_of_braces(self.text, mark.start())
+                    self.position = _end_of_braces(self.text, mark.start())
                     self.broken.append(self.text[mark.start():self.position])
 
     def _close(self, key: str) -> None:
@@ -533,7 +533,7 @@ class LooseJsonError(ValueError):
         self.position = position
 
 
-class LooseReader:
+class _LooseReader:
     """Reads objects of loose JSON from one text, in time proportional to its length.
 
     Reading is tried again behind every brace that turned out not to begin an object. So that a
@@ -654,7 +654,7 @@ class LooseReader:
         return match.end() if match else position
 
 
-def begins_object(text: str, position: int) -> bool:
+def _begins_object(text: str, position: int) -> bool:
     """Whether a brace, a key and a colon stand at `position`.
 
     Tells JSON that is broken further on from a brace that was never meant as JSON.
@@ -669,7 +669,7 @@ def begins_object(text: str, position: int) -> bool:
     return _OPENING.match(text, position) is not None
 
 
-def end_of_braces(text: str, position: int) -> int:
+def _end_of_braces(text: str, position: int) -> int:
     """Return where the braces opened at `position` are all closed, or else the end of the text.
 
     Braces count wherever they are, also inside strings: this bounds JSON that cannot be read.

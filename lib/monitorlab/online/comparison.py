@@ -105,7 +105,7 @@ MEASURES = ("far", "power", "restricted_delay")
 
 
 @dataclass(frozen=True)
-class Fitted:
+class _Fitted:
     """What a statistic makes of one split.
 
     Attributes
@@ -123,7 +123,7 @@ class Fitted:
     running: Trajectories
 
 
-def draw_sequences(
+def _draw_sequences(
     n: int, draws: int, groups: NDArray[Any] | None = None
 ) -> NDArray[np.int16]:
     """Draw sequences with replacement, or whole groups of them, as many as there are.
@@ -152,7 +152,7 @@ def draw_sequences(
 
 
 @dataclass
-class Resamples:
+class _Resamples:
     """Results of every method at one level on sequences drawn anew, gathered split by split.
 
     Attributes
@@ -174,7 +174,7 @@ class Resamples:
     found: dict[str, list[FloatArray]] = field(default_factory=dict)
 
     def add(
-        self, method: Method, positions: IntArray, test: Trajectories, fitted: Fitted | None
+        self, method: Method, positions: IntArray, test: Trajectories, fitted: _Fitted | None
     ) -> None:
         """Place the method's threshold for every draw and test it on one split.
 
@@ -186,7 +186,7 @@ class Resamples:
             Which sequences ``test`` holds.
         test : Trajectories
             The test part.
-        fitted : Fitted or None
+        fitted : _Fitted or None
             None if the statistic could not be learned: the rule then never (or always) alarms.
         """
         never = self.risk == FALSE_ALARM
@@ -225,7 +225,7 @@ class Resamples:
             )
         return pd.concat(frames, ignore_index=True)
 
-    def _thresholds(self, method: Method, fitted: Fitted) -> FloatArray:
+    def _thresholds(self, method: Method, fitted: _Fitted) -> FloatArray:
         """Threshold of every draw; alarm above it, or from it on for missed detections."""
         false_alarms = self.risk == FALSE_ALARM
         silent = np.inf if false_alarms else -np.inf
@@ -375,8 +375,8 @@ def compare_resampled(
         splits, ``far, power, restricted_delay``.
     """
     require_two_classes(trajectories)
-    copies = draw_sequences(len(trajectories), draws, trajectories.groups)
-    resamples = Resamples(level, copies, risk, delta)
+    copies = _draw_sequences(len(trajectories), draws, trajectories.groups)
+    resamples = _Resamples(level, copies, risk, delta)
     rows: list[dict[str, object]] = []
     with threadpool_limits(limits=1):
         for split, (calibration, test) in enumerate(splits):
@@ -397,11 +397,11 @@ class _Fold:
     delta: float
     split: int
     randomise_ties: bool
-    resamples: Resamples | None = None
+    resamples: _Resamples | None = None
 
     def rows(self, methods: Iterable[Method], levels: Sequence[float]) -> Iterator[dict[str, Any]]:
         test = self.data.take(self.test)
-        fitted: dict[Statistic, Fitted | None] = {}
+        fitted: dict[Statistic, _Fitted | None] = {}
         counts = {"safe": self.data.count(0), "unsafe": self.data.count(1)}
         for method in methods:
             if method.statistic not in fitted:
@@ -428,7 +428,7 @@ class _Fold:
                     **asdict(alarm_metrics(alarms, test)),
                 }
 
-    def _fit(self, statistic: Statistic, test: Trajectories) -> Fitted | None:
+    def _fit(self, statistic: Statistic, test: Trajectories) -> _Fitted | None:
         cut = round(statistic.training_share * len(self.calibration))
         train, rest = self.calibration[:cut], self.calibration[cut:]
         try:
@@ -437,9 +437,9 @@ class _Fold:
             return None
         at_risk = rest[self.data.labels[rest] == int(self.risk == MISSED_DETECTION)]
         calibrating = self.data.take(at_risk).transformed(transform)
-        return Fitted(at_risk, peaks(calibrating), test.transformed(transform))
+        return _Fitted(at_risk, peaks(calibrating), test.transformed(transform))
 
-    def _threshold(self, method: Method, fitted: Fitted | None, level: float) -> Threshold:
+    def _threshold(self, method: Method, fitted: _Fitted | None, level: float) -> Threshold:
         if fitted is None:
             return _not_trainable(method.calibrator, level, self.delta, self.risk)
         if method.calibrator == VILLE:

@@ -139,7 +139,7 @@ def alarm_metrics(alarms: IntArray, test: Trajectories) -> AlarmMetrics:
     test : Trajectories
         The sequences they belong to.
     """
-    return summarise(alarms, test.labels, _step_shares(alarms, test), _token_shares(alarms, test))
+    return _summarise(alarms, test.labels, _step_shares(alarms, test), _token_shares(alarms, test))
 
 
 def _step_shares(alarms: IntArray, test: Trajectories) -> FloatArray:
@@ -156,7 +156,7 @@ def _token_shares(alarms: IntArray, test: Trajectories) -> FloatArray:
     return np.where(alarms > 0, produced / total, 1.0)
 
 
-def summarise(
+def _summarise(
     alarms: IntArray, labels: NDArray[np.int8], steps: FloatArray, tokens: FloatArray
 ) -> AlarmMetrics:
     """Average alarm shares into rates and delays; the arguments are parallel, shape (n,)."""

@@ -127,7 +127,7 @@ class Cusum:
         TooFewSequencesError
             If ``train`` lacks a class, or finite scores in one.
         """
-        require_both_classes(train, self.name)
+        _require_both_classes(train, self.name)
         means = []
         for label in (0, 1):
             scores = train.take(train.labels == label).flat_scores
@@ -181,7 +181,7 @@ def _where_present(values: FloatArray, scores: FloatArray) -> FloatArray:
     return np.where(np.isnan(scores), np.nan, np.where(np.isnan(values), np.inf, values))
 
 
-def require_both_classes(train: Trajectories, who: str) -> None:
+def _require_both_classes(train: Trajectories, who: str) -> None:
     """Raise if ``train`` lacks safe or unsafe sequences."""
     unsafe = int(np.sum(train.labels == 1))
     if unsafe == 0 or unsafe == len(train):
@@ -195,7 +195,7 @@ def require_both_classes(train: Trajectories, who: str) -> None:
 FEATURES = ("score", "running maximum", "running mean", "first score", "log step")
 
 
-def normal_scores(scores: FloatArray, reference: FloatArray) -> FloatArray:
+def _normal_scores(scores: FloatArray, reference: FloatArray) -> FloatArray:
     """Map scores to the normal quantile of their mid-rank within ``reference``.
 
     Makes the features independent of the scale of the score: probabilities, log-probabilities and
@@ -219,7 +219,7 @@ def normal_scores(scores: FloatArray, reference: FloatArray) -> FloatArray:
     return np.where(np.isnan(scores), np.nan, special.ndtri(level))
 
 
-def prefix_features(values: FloatArray) -> FloatArray:
+def _prefix_features(values: FloatArray) -> FloatArray:
     """Summarise each prefix by the numbers named in ``FEATURES``.
 
     Parameters
@@ -266,12 +266,12 @@ class LearnedPrefix:
         TooFewSequencesError
             If ``train`` lacks one of the classes.
         """
-        require_both_classes(train, self.name)
+        _require_both_classes(train, self.name)
         reference = np.sort(train.flat_scores)
         features = np.empty((len(reference), len(FEATURES)))
         for block, at in train.blocks():
             scores = block.scores
-            features[at] = prefix_features(normal_scores(scores, reference))[~np.isnan(scores)]
+            features[at] = _prefix_features(_normal_scores(scores, reference))[~np.isnan(scores)]
         labels = np.repeat(train.labels, train.lengths)
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
         model.fit(features, labels)
@@ -279,7 +279,7 @@ class LearnedPrefix:
         def transform(scores: FloatArray) -> FloatArray:
             mask = ~np.isnan(scores)
             odds = np.full(scores.shape, np.nan)
-            rows = prefix_features(normal_scores(scores, reference))[mask]
+            rows = _prefix_features(_normal_scores(scores, reference))[mask]
             odds[mask] = model.decision_function(rows) if len(rows) else np.empty(0)
             return odds
 

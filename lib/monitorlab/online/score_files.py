@@ -119,7 +119,7 @@ def load_signals(
             "does a high score mean danger (suspicion) or success (safety)?"
         )
     file = Path(path).expanduser()
-    named = dict(parse_columns(columns) if isinstance(columns, str) else columns)
+    named = dict(_parse_columns(columns) if isinstance(columns, str) else columns)
     if group:
         named["group"] = group
     name = dataset or ENDINGS.sub("", file.name)
@@ -161,7 +161,7 @@ def load_evaluator(path: str | Path, dataset: str) -> Trajectories:
     return replace(found, title=PUBLISHED_TITLES.get(dataset, ""))
 
 
-def parse_columns(text: str) -> dict[str, str]:
+def _parse_columns(text: str) -> dict[str, str]:
     """Read ``"score:p_bad, label:verdict"`` as a mapping of our names to a file's columns.
 
     Raises

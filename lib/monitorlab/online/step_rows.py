@@ -200,7 +200,7 @@ def read_rows(table: Mapping[str, Cells], positive: str = "unsafe") -> Rows:
     )
 
 
-def absent(cell: object) -> bool:
+def _absent(cell: object) -> bool:
     """Whether a cell holds nothing."""
     if isinstance(cell, str):
         return not cell.strip()
@@ -285,7 +285,7 @@ def _check_lengths(name: str, lists: Sequence[Sequence[Any]], lengths: IntArray)
 
 def _texts(name: str, cells: Cells, place: Callable[[int], str]) -> NDArray[Any]:
     texts = np.empty(len(cells), dtype=object)
-    texts[:] = [cell if isinstance(cell, str) else "" if absent(cell) else str(cell)
+    texts[:] = [cell if isinstance(cell, str) else "" if _absent(cell) else str(cell)
                 for cell in cells]
     blank = {text for text in set(texts) if not text.strip()}
     if blank:
@@ -356,7 +356,7 @@ def _floats(cells: Cells, plain: bool, comma: bool) -> FloatArray:
 
 
 def _number(cell: object, comma: bool) -> float:
-    if isinstance(cell, bool | np.bool_) or absent(cell):
+    if isinstance(cell, bool | np.bool_) or _absent(cell):
         return np.nan
     if not isinstance(cell, str):
         try:
@@ -430,7 +430,7 @@ def _labels(cells: Cells, positive: str, place: Callable[[int], str]) -> NDArray
 def _label(cell: object, positive: str) -> int | None:
     """Return 1, 0 or -1 (unknown), or None for what is no label."""
     text = str(cell).strip().lower()
-    if absent(cell) or text in ABSENT:
+    if _absent(cell) or text in ABSENT:
         return UNKNOWN
     if text in WORDS:
         return WORDS[text]

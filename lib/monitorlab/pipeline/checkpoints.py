@@ -21,7 +21,7 @@ from monitorlab.storage.files import (
 from monitorlab.storage.manifests import ArtifactError
 
 
-def checkpoints_folder(root: Path | None = None) -> Path:
+def _checkpoints_folder(root: Path | None = None) -> Path:
     """Return the folder of all checkpoints: MONITORLAB_CHECKPOINTS, else in the data cache."""
     override = os.environ.get("MONITORLAB_CHECKPOINTS")
     if override:
@@ -32,7 +32,7 @@ def checkpoints_folder(root: Path | None = None) -> Path:
 def checkpoint_folder(run: Run, name: str, fingerprint: Mapping[str, Any]) -> Path:
     """Return where `checkpoint` keeps a model, whether it is there or not."""
     digest = hashlib.sha256(_whole(fingerprint).encode()).hexdigest()
-    return checkpoints_folder(run.root) / f"{checked_name(name, 'checkpoint')}-{digest[:12]}"
+    return _checkpoints_folder(run.root) / f"{checked_name(name, 'checkpoint')}-{digest[:12]}"
 
 
 def _whole(fingerprint: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ class NotebookError(ValueError):
 
 
 @dataclass(frozen=True)
-class Cell:
+class _Cell:
     """One cell of a source notebook: kind ("markdown" or "code"), text and tags."""
 
     kind: str
@@ -55,7 +55,7 @@ class Notebook:
         Table names of the second cell, as written there.
     parameters : tuple of Parameter
         The cell tagged `parameters`, empty if there is none.
-    cells : tuple of Cell
+    cells : tuple of _Cell
         All cells, in order.
     digest : str
         SHA-256 of the file, to tell whether a run is older than its source.
@@ -71,7 +71,7 @@ class Notebook:
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     parameters: tuple[Parameter, ...]
-    cells: tuple[Cell, ...]
+    cells: tuple[_Cell, ...]
     digest: str
     fault: str = ""
 
@@ -111,7 +111,7 @@ def survey_notebooks(folder: Path) -> tuple[Notebook, ...]:
     found = []
     for path in sorted(p for p in folder.glob("*.py") if _STEM.fullmatch(p.stem)):
         try:
-            found.append(read_notebook(path))
+            found.append(_read_notebook(path))
         except NotebookError as error:
             found.append(without_content(path, str(error)))
     numbers = [n.number for n in found]
@@ -133,7 +133,7 @@ def without_content(path: Path, fault: str) -> Notebook:
     return Notebook(path, int(path.stem[:2]), path.stem, "", "", (), (), (), (), "", fault)
 
 
-def read_notebook(path: Path) -> Notebook:
+def _read_notebook(path: Path) -> Notebook:
     """Parse one py:percent file.
 
     Raises
@@ -156,7 +156,7 @@ def _parse(path: Path, data: bytes) -> Notebook:
 
     document = jupytext.reads(data.decode("utf-8"), fmt="py:percent")
     cells = tuple(
-        Cell(c.cell_type, c.source, tuple(c.metadata.get("tags", ()))) for c in document.cells
+        _Cell(c.cell_type, c.source, tuple(c.metadata.get("tags", ()))) for c in document.cells
     )
     if not cells or cells[0].kind != "markdown" or not cells[0].source.startswith("# "):
         raise NotebookError(f"{path.name}: the first cell must be markdown and start with `# `")
@@ -296,7 +296,7 @@ def _read_tables(source: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _read_parameters(path: Path, cells: Sequence[Cell]) -> tuple[Parameter, ...]:
+def _read_parameters(path: Path, cells: Sequence[_Cell]) -> tuple[Parameter, ...]:
     tagged = [c for c in cells if "parameters" in c.tags]
     if len(tagged) > 1:
         raise NotebookError(f"{path.name}: more than one cell is tagged `parameters`")

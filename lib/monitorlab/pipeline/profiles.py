@@ -236,7 +236,7 @@ class Profile:
     arithmetic : Arithmetic
         The problems of notebook 06.
     generator : Training
-        The miniature language model; `steps` is an upper bound, see `signals.miniature`.
+        The miniature language model; `steps` is an upper bound, see `chapters.signals.experiment`.
     verifier : Training
         The miniature process reward model.
     conversations : Conversations

@@ -44,7 +44,7 @@ class RegressionError(AssertionError):
 
 
 @dataclass(frozen=True)
-class Coverage:
+class _Coverage:
     """How much of a golden notebook is really compared.
 
     Attributes
@@ -99,13 +99,13 @@ def freeze(
     import nbformat
 
     texts, metrics = {}, {}
-    with isolated_runs() as variables:
+    with _isolated_runs() as variables:
         runs = Path(variables["MONITORLAB_RUNS"])
         options = dataclasses.replace(options or Options(), runs=runs, variables=variables)
         for notebook in notebooks:
             record = execute(notebook, {}, options, notebook.stem)
             path = executed_path(runs, record.run_id, notebook.stem)
-            document = normalize(nbformat.read(path, as_version=4))
+            document = _normalize(nbformat.read(path, as_version=4))
             _refuse_unstable(notebook.stem, document)
             texts[notebook.stem] = nbformat.writes(document) + "\n"
             measured = runs / record.run_id / notebook.stem / "metrics.json"
@@ -119,7 +119,7 @@ def freeze(
 
 
 @contextlib.contextmanager
-def isolated_runs() -> Iterator[dict[str, str]]:
+def _isolated_runs() -> Iterator[dict[str, str]]:
     """Yield environment variables that point at empty folders for runs and checkpoints."""
     with tempfile.TemporaryDirectory(prefix="monitorlab-golden-") as folder:
         variables = {name: str(Path(folder) / part) for name, part in
@@ -129,7 +129,7 @@ def isolated_runs() -> Iterator[dict[str, str]]:
         yield variables
 
 
-def normalize(document: Any) -> Any:
+def _normalize(document: Any) -> Any:
     """Return an executed notebook without anything that may differ between two equal runs.
 
     Raises
@@ -164,7 +164,7 @@ def normalize(document: Any) -> Any:
     })
 
 
-def coverage(document: Any, source: Notebook) -> Coverage:
+def coverage(document: Any, source: Notebook) -> _Coverage:
     """Count the cells whose output is compared.
 
     An ignored cell has no output in the golden copy, so every cell with that tag counts as one
@@ -172,10 +172,10 @@ def coverage(document: Any, source: Notebook) -> Coverage:
     """
     compared = sum(bool(c.outputs) for c in document.cells if c.cell_type == "code")
     ignored = sum(IGNORE_TAG in c.tags for c in source.cells if c.kind == "code")
-    return Coverage(compared + ignored, compared)
+    return _Coverage(compared + ignored, compared)
 
 
-def unstable_outputs(document: Any) -> list[str]:
+def _unstable_outputs(document: Any) -> list[str]:
     """Say which compared outputs hold a path, a time, a date or an address."""
     found = []
     for number, cell in enumerate(c for c in document.cells if c.cell_type == "code"):
@@ -271,7 +271,7 @@ def _refuse_stderr(position: int, cell: Any) -> None:
 
 
 def _refuse_unstable(stem: str, document: Any) -> None:
-    found = unstable_outputs(document)
+    found = _unstable_outputs(document)
     if found:
         raise RegressionError(
             f"{stem} cannot be frozen:\n  " + "\n  ".join(found)

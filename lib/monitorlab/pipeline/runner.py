@@ -7,7 +7,7 @@ What can be known beforehand (parameters, inputs, who else works in the run) is 
 first kernel starts.
 
 Which kernels are installed on a machine, and which IPython start-up files a user has, must not
-matter: for as long as `kernel_environment` lasts, here and in the regression tests, the name
+matter: for as long as `_kernel_environment` lasts, here and in the regression tests, the name
 `python3` means the interpreter that runs this code, through a private kernel specification and an
 empty IPython folder. The environment of a kernel is part of a result (hash seed, offline mode) and
 of its speed (allocator).
@@ -394,7 +394,7 @@ def _run_in(
     _write_source_notebook(notebook, source)
     variables = {"MONITORLAB_RUNS": str(options.runs.resolve()), RUNNER: str(os.getpid())}
     variables |= options.variables
-    with kernel_environment(profile, variables):
+    with _kernel_environment(profile, variables):
         return _call_papermill(source, output, values, options, label)
 
 
@@ -511,7 +511,7 @@ def _kernel_variables(profile: str, existing: Mapping[str, str]) -> dict[str, st
 
 
 @contextlib.contextmanager
-def kernel_environment(profile: str, extra: Mapping[str, str] | None = None) -> Iterator[None]:
+def _kernel_environment(profile: str, extra: Mapping[str, str] | None = None) -> Iterator[None]:
     """Set the environment that kernels inherit, and restore it afterwards.
 
     Parameters

@@ -26,7 +26,7 @@ _DOLLARS = re.compile(r"\A\s*(\$\$?|\\\[|\\\()(.*?)(\$\$?|\\\]|\\\))\s*\Z", re.D
 
 
 @dataclass(frozen=True)
-class Heading:
+class _Heading:
     """One entry of the table of contents: level 1 to 6, anchor, and HTML of the text."""
 
     level: int
@@ -40,7 +40,7 @@ class Notes:
 
     Attributes
     ----------
-    headings : list of Heading
+    headings : list of _Heading
         In order of appearance.
     problems : list of str
         Formulas that could not be converted, with the reason.
@@ -48,7 +48,7 @@ class Notes:
         Anchors already taken.
     """
 
-    headings: list[Heading] = field(default_factory=list)
+    headings: list[_Heading] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     anchors: set[str] = field(default_factory=set)
 
@@ -227,7 +227,7 @@ def _add_anchors(
         anchor = notes.new_anchor(plain_text(inline.content))
         token.attrSet("id", anchor)
         html = parser.renderer.render([inline], parser.options, environment)
-        notes.headings.append(Heading(int(token.tag[1]), anchor, clean_html(html)))
+        notes.headings.append(_Heading(int(token.tag[1]), anchor, clean_html(html)))
 
 
 def _terminal_text(text: str) -> str:

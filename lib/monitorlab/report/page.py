@@ -44,7 +44,7 @@ _STATUS_WORDS = {
 
 
 @dataclass(frozen=True)
-class Card:
+class _Card:
     """One notebook on the index page, and the head of its own page.
 
     Attributes
@@ -80,7 +80,7 @@ class Card:
     href: str
 
 
-def _make_card(state: State, runs: Path, run_id: str, document: Any = None) -> Card:
+def _make_card(state: State, runs: Path, run_id: str, document: Any = None) -> _Card:
     """Collect what the index shows of one notebook of a run.
 
     Parameters
@@ -96,7 +96,7 @@ def _make_card(state: State, runs: Path, run_id: str, document: Any = None) -> C
     """
     notebook, record = state.notebook, state.record
     thumbnail, alt = _thumbnail(runs / run_id / notebook.stem, document)
-    return Card(
+    return _Card(
         stem=notebook.stem,
         number=f"{notebook.number:02d}",
         title=Markup(cells.inline_html(notebook.title)),
@@ -108,7 +108,7 @@ def _make_card(state: State, runs: Path, run_id: str, document: Any = None) -> C
         headline=state.headline,
         thumbnail=thumbnail,
         thumbnail_alt=alt,
-        seconds=duration(record.seconds) if record and record.seconds else "",
+        seconds=_duration(record.seconds) if record and record.seconds else "",
         href=f"{notebook.stem}.html" if document is not None else "",
     )
 
@@ -174,7 +174,7 @@ def _run_facts(run_id: str, states: Sequence[State]) -> dict[str, str]:
         "seed": all_of([str(r.parameters["SEED"]) for r in records if "SEED" in r.parameters]),
         "commit": all_of([r.commit for r in records]),
         "date": _date(finished),
-        "time": duration(sum(r.seconds for r in records)),
+        "time": _duration(sum(r.seconds for r in records)),
     }
     return {name: value for name, value in facts.items() if value}
 
@@ -185,7 +185,7 @@ def _date(moment: str) -> str:
     return datetime.datetime.fromisoformat(moment).strftime("%-d %B %Y, %H:%M UTC")
 
 
-def duration(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     """Return a time in words, with no more digits than matter."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
@@ -199,7 +199,7 @@ _IMPORT = re.compile(r"(import|from)\s")
 
 
 @dataclass(frozen=True)
-class CellView:
+class _CellView:
     """What a template needs of one cell: kind, HTML, and for code its number and outputs."""
 
     kind: str
@@ -343,22 +343,22 @@ def _numbered(document_cells: Sequence[Any]) -> list[tuple[Any, int]]:
     return numbered
 
 
-def _cell_view(cell: Any, number: int, notes: cells.Notes) -> CellView:
+def _cell_view(cell: Any, number: int, notes: cells.Notes) -> _CellView:
     if cell.cell_type == "markdown":
-        return CellView("markdown", Markup(cells.markdown_html(cell.source, notes)))
+        return _CellView("markdown", Markup(cells.markdown_html(cell.source, notes)))
     if cell.cell_type != "code":
-        return CellView("markdown", Markup(f"<pre>{Markup.escape(cell.source)}</pre>"))
+        return _CellView("markdown", Markup(f"<pre>{Markup.escape(cell.source)}</pre>"))
     tags = cell.metadata.get("tags", [])
     label = _label(cell.source, tags)
     seconds = cell.metadata.get("papermill", {}).get("duration") or 0.0
-    return CellView(
+    return _CellView(
         kind="code",
         html=Markup(cells.code_html(cell.source)),
         number=number,
         label=label,
         folded=label == "imports" or "hide-input" in tags,
         failed=any(output["output_type"] == "error" for output in cell.outputs),
-        seconds=duration(seconds) if seconds >= 1 else "",
+        seconds=_duration(seconds) if seconds >= 1 else "",
         outputs=tuple(Markup(html) for html in cells.outputs_html(cell.outputs, notes)),
     )
 

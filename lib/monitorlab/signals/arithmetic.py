@@ -67,7 +67,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Problem:
+class Exercise:
     """A problem, its text and its only accepted solution."""
 
     kind: str  # "ledger" or "story"
@@ -155,8 +155,8 @@ def make_problems(
     rng: np.random.Generator,
     n: int,
     difficulty: Difficulty,
-    exclude: Sequence[Problem] = (),
-) -> list[Problem]:
+    exclude: Sequence[Exercise] = (),
+) -> list[Exercise]:
     """Draw `n` problems, no two alike and none alike to one in `exclude`.
 
     Two problems are alike if they are the same chain of moves, however it is told.
@@ -167,7 +167,7 @@ def make_problems(
         If so many draws are repetitions that the difficulty leaves too few problems.
     """
     seen = {problem.expression for problem in exclude}
-    problems: list[Problem] = []
+    problems: list[Exercise] = []
     for _ in range(20 * n + 100):
         if len(problems) == n:
             break
@@ -183,7 +183,7 @@ def make_problems(
     return problems
 
 
-def check(problem: Problem, solution: str) -> Checked:
+def check(problem: Exercise, solution: str) -> Checked:
     """Label every line of a generated solution, and its final answer.
 
     The answer is the right-hand side of the last line; without one it is wrong. An empty solution
@@ -210,7 +210,7 @@ def _read(line: str) -> Step | None:
     return Step(month, int(left), operation, int(right), int(result))
 
 
-def _judge(problem: Problem, written: Sequence[Step | None], i: int) -> StepVerdict:
+def _judge(problem: Exercise, written: Sequence[Step | None], i: int) -> StepVerdict:
     line = written[i]
     if line is None:
         return StepVerdict.MALFORMED
@@ -234,7 +234,7 @@ def _own_value(written: Sequence[Step | None], source: int, given: int) -> int |
     return None if step is None else step.result
 
 
-def _draw(rng: np.random.Generator, difficulty: Difficulty) -> Problem:
+def _draw(rng: np.random.Generator, difficulty: Difficulty) -> Exercise:
     n_steps = int(rng.integers(difficulty.min_steps, difficulty.max_steps + 1))
     start = int(rng.integers(2, difficulty.max_term + 1))
     moves: list[_Move] = []
@@ -246,8 +246,8 @@ def _draw(rng: np.random.Generator, difficulty: Difficulty) -> Problem:
         moves.append(move)
     expression = _expression(start, moves)
     if rng.random() < difficulty.story_share:
-        return Problem("story", _story(rng, start, moves), expression, tuple(steps))
-    return Problem("ledger", _ledger(start, moves), expression, tuple(steps))
+        return Exercise("story", _story(rng, start, moves), expression, tuple(steps))
+    return Exercise("ledger", _ledger(start, moves), expression, tuple(steps))
 
 
 def _draw_move(rng: np.random.Generator, difficulty: Difficulty, value: int, room: int) -> _Move:

@@ -56,7 +56,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Turn:
+class _Turn:
     """One user message and the assistant's answer.
 
     `label` is 1 from the turn of the breach on. `act` names what the assistant did (``refuse``,
@@ -80,7 +80,7 @@ class Conversation:
     conversation_id: str
     scenario_id: str
     rule: str
-    turns: tuple[Turn, ...]
+    turns: tuple[_Turn, ...]
     label: int
     authorised: bool = False
 
@@ -130,7 +130,7 @@ def _scenario_faults(entry: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int
 
 
 @lru_cache(maxsize=8)
-def load_scenarios(folder: Path = FOLDER) -> dict[str, Mapping[str, Any]]:
+def _load_scenarios(folder: Path = FOLDER) -> dict[str, Mapping[str, Any]]:
     """Read and check every scenario file of a folder.
 
     Parameters
@@ -172,8 +172,8 @@ def load_scenarios(folder: Path = FOLDER) -> dict[str, Mapping[str, Any]]:
 
 
 @lru_cache(maxsize=8)
-def load_phrases(folder: Path = FOLDER) -> Mapping[str, Any]:
-    """Read and check the wording shared by all scenarios (see `load_scenarios` for errors)."""
+def _load_phrases(folder: Path = FOLDER) -> Mapping[str, Any]:
+    """Read and check the wording shared by all scenarios (see `_load_scenarios` for errors)."""
     document = read_document(Path(folder) / PHRASE_FILE)
     check_form(document, "phrases", FOLDER)
     tables: Mapping[str, Any] = document.value
@@ -219,7 +219,7 @@ class _Composer:
     rng : numpy.random.Generator
         Decides the cast, the drawn values and every wording.
     scenario, phrases : mapping
-        Authored sentences, see `load_scenarios` and `load_phrases`.
+        Authored sentences, see `_load_scenarios` and `_load_phrases`.
     authorised : bool
         Whether the signed-in user is the one the rule names.
     """
@@ -452,7 +452,7 @@ def _conversation(
             user, answer, act, move = _pressed_turn(composer, act, first)
             first = False
         broken |= int(act in ("give", "confirm"))
-        turns.append(Turn(user, answer, broken, act, move))
+        turns.append(_Turn(user, answer, broken, act, move))
     return Conversation(conversation_id, scenario["id"], rule, tuple(turns), broken, authorised)
 
 
@@ -486,7 +486,7 @@ def make_conversations(
     ValueError
         `n` is below 1, the range of turns is empty, or a scenario id is unknown.
     """
-    known = load_scenarios()
+    known = _load_scenarios()
     ids = list(known) if scenarios is None else list(scenarios)
     unknown = sorted(set(ids) - set(known))
     if unknown or not ids:
@@ -495,7 +495,7 @@ def make_conversations(
         raise ValueError(f"n must be at least 1, found {n}")
     if not 2 <= min_turns <= max_turns:
         raise ValueError(f"expected 2 <= min_turns <= max_turns, found {min_turns}, {max_turns}")
-    phrases = load_phrases()
+    phrases = _load_phrases()
     made = []
     for position in range(n):
         scenario = known[_pick(rng, ids)]
@@ -514,6 +514,6 @@ def split_scenarios(
     """
     if not 0 < test_share < 1:
         raise ValueError(f"test_share must lie between 0 and 1, found {test_share}")
-    ids = _shuffled(rng, list(load_scenarios()))
+    ids = _shuffled(rng, list(_load_scenarios()))
     n_test = min(max(round(test_share * len(ids)), 1), len(ids) - 1)
     return tuple(sorted(ids[n_test:])), tuple(sorted(ids[:n_test]))

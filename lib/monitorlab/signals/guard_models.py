@@ -132,7 +132,7 @@ class GuardScorer(StepScorer):
             check_length(len(prompt), self.model.config, f"the prompt of turn {len(rows) + 1}")
             if not self.reuse:
                 cache, cached = DynamicCache(config=self.model.config), []
-            kept = reusable_prefix(cached, prompt)
+            kept = _reusable_prefix(cached, prompt)
             if len(cached) > kept:
                 cache.crop(kept - len(cached))  # negative: tokens to drop from the end
             ids = torch.tensor([prompt[kept:]], device=self.model.device)
@@ -171,7 +171,7 @@ class GuardScorer(StepScorer):
         return encoded
 
 
-def reusable_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+def _reusable_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     """Length of the common prefix of two prompts, always short of the whole of `right`.
 
     At least one token of `right` stays to be read, because its logits are wanted.

@@ -100,7 +100,7 @@ def _word_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def encode(
+def _encode(
     tokenizer: PreTrainedTokenizerBase, problem: str, solution: str | None = None
 ) -> list[int]:
     """Token ids of mark, problem, line break, solution, end mark; or only up to the line break."""
@@ -155,7 +155,7 @@ def train_generators(
     def enough(step: int) -> bool:
         if step % STEPS_BETWEEN_EXAMS == 0:
             model.eval()
-            reached = expected_accuracy(model, held_out_rows, tokenizer.pad_token_id, temperature)
+            reached = _expected_accuracy(model, held_out_rows, tokenizer.pad_token_id, temperature)
             model.train()
             while waiting and reached >= targets[waiting[0]]:
                 save(waiting.pop(0))
@@ -169,7 +169,7 @@ def train_generators(
 
 
 @torch.inference_mode()
-def expected_accuracy(
+def _expected_accuracy(
     model: LlamaForCausalLM, rows: Sequence[Row], pad_id: int, temperature: float = 1.0
 ) -> float:
     r"""Chance that a sampled solution is the reference, exactly and without sampling.
@@ -195,8 +195,8 @@ def expected_accuracy(
 def _examples(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]) -> list[Row]:
     rows = []
     for problem, solution in pairs:
-        ids = encode(tokenizer, problem, solution)
-        n_prompt = len(encode(tokenizer, problem))
+        ids = _encode(tokenizer, problem, solution)
+        n_prompt = len(_encode(tokenizer, problem))
         rows.append({"input_ids": ids, "labels": [IGNORED] * n_prompt + ids[n_prompt:]})
     return rows
 
@@ -237,19 +237,19 @@ def generate(
     with seeded(seed), suitable_threads(model):
         for start in progress(starts, title) if title else starts:
             chosen = order[start : start + BATCH]
-            prompts = [encode(tokenizer, problems[i]) for i in chosen]
+            prompts = [_encode(tokenizer, problems[i]) for i in chosen]
             emitted = sample_answers(
                 model, tokenizer.pad_token_id, [tokenizer.eos_token_id], prompts, temperature,
                 MAX_NEW_TOKENS,
             )
-            logs = token_log_probs(model, tokenizer.pad_token_id, prompts, emitted)
+            logs = _token_log_probs(model, tokenizer.pad_token_id, prompts, emitted)
             for i, tokens, log_probs in zip(chosen, emitted, logs, strict=True):
                 found[int(i)] = _solution(tokenizer, tokens, log_probs)
     return [found[i] for i in range(len(problems))]
 
 
 @torch.inference_mode()
-def token_log_probs(
+def _token_log_probs(
     model: Any,
     pad_id: int,
     prompts: Sequence[Sequence[int]],
@@ -310,8 +310,8 @@ def _step_ends(tokenizer: PreTrainedTokenizerBase, problem: str, solution: str) 
     That is the line break, or the end mark after a last line that lacks one. The end mark is left
     out otherwise: it belongs to no step.
     """
-    ids = encode(tokenizer, problem, solution)
-    start = len(encode(tokenizer, problem))
+    ids = _encode(tokenizer, problem, solution)
+    start = len(_encode(tokenizer, problem))
     line_break = tokenizer.convert_tokens_to_ids("\n")
     ends = [i for i in range(start, len(ids)) if ids[i] == line_break]
     if not ends or ends[-1] < len(ids) - 2:

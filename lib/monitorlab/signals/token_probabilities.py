@@ -34,7 +34,7 @@ POOLS = ("min", "mean")
 
 
 @dataclass(frozen=True)
-class Generation:
+class _Generation:
     """One sampled solution with the generator's own probabilities.
 
     Attributes
@@ -73,7 +73,7 @@ def pool_log_probs(
     return StepScores(-np.array(pooled), np.array([len(part) for part in parts]))
 
 
-def split_steps(text: str) -> list[tuple[int, int]]:
+def _split_steps(text: str) -> list[tuple[int, int]]:
     """Split a solution at blank lines, or at line breaks where there is no blank line.
 
     Returns
@@ -284,7 +284,7 @@ def sample_answers(
     return [row[:stop] for row, stop in zip(rows, stops, strict=True)]
 
 
-class CausalGenerator(_Causal):
+class StepGenerator(_Causal):
     """Samples step-by-step solutions and keeps the probability of every emitted token."""
 
     @torch.inference_mode()
@@ -295,7 +295,7 @@ class CausalGenerator(_Causal):
         temperature: float = 1.0,
         max_new_tokens: int = 512,
         batch: int = 16,
-    ) -> list[Generation]:
+    ) -> list[_Generation]:
         """Sample one solution per problem, in batches padded on the left.
 
         Parameters
@@ -334,9 +334,9 @@ class CausalGenerator(_Causal):
         ends = configured if isinstance(configured, list) else [configured]
         return {end for end in (*ends, self.tokenizer.eos_token_id) if end is not None}
 
-    def _generation(self, ids: Sequence[int], log_probs: np.ndarray) -> Generation:
+    def _generation(self, ids: Sequence[int], log_probs: np.ndarray) -> _Generation:
         decoded = [self._text(ids[:i]) for i in range(len(ids) + 1)]
-        bounds = split_steps(decoded[-1])
+        bounds = _split_steps(decoded[-1])
         if not bounds:
             raise ModelError("the model generated no text: nothing to split into steps")
         # A token belongs to the last step that had begun before it ended; so breaks go backwards.
@@ -344,7 +344,7 @@ class CausalGenerator(_Causal):
         begins = np.array([start for start, _ in bounds])
         step_of_token = np.maximum(np.searchsorted(begins, ends, side="left") - 1, 0)
         steps = tuple(decoded[-1][a:b] for a, b in bounds)
-        return Generation(decoded[-1], steps, log_probs, step_of_token)
+        return _Generation(decoded[-1], steps, log_probs, step_of_token)
 
     def _text(self, ids: Sequence[int]) -> str:
         options: dict[str, Any] = {"clean_up_tokenization_spaces": False}

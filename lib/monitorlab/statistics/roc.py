@@ -2,7 +2,7 @@
 
 An alarm is ``score > threshold``, strictly, as everywhere. Samples with one score pass a threshold
 together, so tied scores are one step of the curve and no point inside that step is a rule that a
-monitor could follow. Where a rate is said to be reached (`best_within`), it is reached by a
+monitor could follow. Where a rate is said to be reached (`_best_within`), it is reached by a
 threshold; straight lines between points are used for areas and drawings only.
 
 A resample is never built: `counts_above` weighs the samples, in every resample at once, and all
@@ -162,13 +162,13 @@ def counts_above(
     return sides[0], sides[1]
 
 
-def area_under(caught: FloatArray, cried: FloatArray) -> FloatArray:
+def _area_under(caught: FloatArray, cried: FloatArray) -> FloatArray:
     """Area under each curve of `counts_above`, ties counted half; NaN where a class is missing."""
     twice = np.sum(np.diff(cried, axis=0) * (caught[1:] + caught[:-1]), axis=0)
     return ratio(twice / 2, caught[-1] * cried[-1])
 
 
-def partial_area(caught: FloatArray, cried: FloatArray, max_far: float = MAX_FAR) -> FloatArray:
+def _partial_area(caught: FloatArray, cried: FloatArray, max_far: float = MAX_FAR) -> FloatArray:
     """Area under each curve up to a false alarm rate, on the scale of McClish.
 
     Chance is 1/2 and the best is 1. A step that crosses `max_far` is cut on its straight line.
@@ -195,7 +195,7 @@ def partial_area(caught: FloatArray, cried: FloatArray, max_far: float = MAX_FAR
     return (1 + (area - chance) / (max_far - chance)) / 2
 
 
-def best_within(caught: FloatArray, cried: FloatArray, level: float) -> FloatArray:
+def _best_within(caught: FloatArray, cried: FloatArray, level: float) -> FloatArray:
     """Highest detection rate of any rule of each curve whose false alarm rate is at most `level`.
 
     `caught` and `cried` are those of `counts_above`; NaN where a class is missing.
@@ -228,18 +228,18 @@ def roc_metrics(
     Returns
     -------
     dict of str to (resamples,) array of float
-        ``auroc``, with ties counted by half; ``partial_auroc`` (`partial_area`); the names in
-        `TPR_AT` (`best_within`). NaN where a class has no weight.
+        ``auroc``, with ties counted by half; ``partial_auroc`` (`_partial_area`); the names in
+        `TPR_AT` (`_best_within`). NaN where a class has no weight.
     """
     width = max(1, _AT_ONCE // max(len(scores), 1))
     parts: dict[str, list[FloatArray]] = {}
     for start in range(0, weights.shape[1], width):
         counts = counts_above(scores, labels, units, weights[:, start : start + width])
-        parts.setdefault("auroc", []).append(area_under(*counts))
+        parts.setdefault("auroc", []).append(_area_under(*counts))
         if low_end:
-            parts.setdefault("partial_auroc", []).append(partial_area(*counts))
+            parts.setdefault("partial_auroc", []).append(_partial_area(*counts))
             for name, level in TPR_AT.items():
-                parts.setdefault(name, []).append(best_within(*counts, level))
+                parts.setdefault(name, []).append(_best_within(*counts, level))
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 

@@ -65,7 +65,7 @@ def code_digest(*modules: ModuleType | Callable[..., Any]) -> str:
     return digest.hexdigest()
 
 
-def package_digest(*packages: str, root: Path = LIBRARY) -> str:
+def _package_digest(*packages: str, root: Path = LIBRARY) -> str:
     """SHA-256 over every file of whole packages; those of the library are read once per process.
 
     Parameters
@@ -295,5 +295,5 @@ def made_by(root: Path = LIBRARY) -> dict[str, Any]:
     root : Path
         Folder of the packages.
     """
-    return {"code": package_digest(*TRAINING, root=root),
+    return {"code": _package_digest(*TRAINING, root=root),
             "versions": {name: metadata.version(name) for name in LIBRARIES}}

@@ -33,7 +33,7 @@ class SourceError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Source:
+class _Source:
     """One file of `data/sources.toml`.
 
     Attributes
@@ -80,13 +80,13 @@ def project_root() -> Path:
     return root
 
 
-def load_sources() -> dict[str, Source]:
+def load_sources() -> dict[str, _Source]:
     """Return all sources by key, in file order."""
     return dict(_parse(project_root() / "data" / "sources.toml"))
 
 
 @lru_cache(maxsize=8)
-def _parse(path: Path) -> dict[str, Source]:
+def _parse(path: Path) -> dict[str, _Source]:
     try:
         with path.open("rb") as stream:
             entries = tomllib.load(stream)
@@ -95,16 +95,16 @@ def _parse(path: Path) -> dict[str, Source]:
     return {key: _source_from(path, key, {"url": ""} | entry) for key, entry in entries.items()}
 
 
-def _source_from(path: Path, key: str, entry: dict[str, object]) -> Source:
+def _source_from(path: Path, key: str, entry: dict[str, object]) -> _Source:
     """Turn a table into a source, or say which field is wrong: TOML knows numbers and dates."""
-    wanted = {field.name: {"str": str, "int": int}[str(field.type)] for field in fields(Source)}
+    wanted = {field.name: {"str": str, "int": int}[str(field.type)] for field in fields(_Source)}
     del wanted["key"]
     for name in sorted(wanted.keys() | entry.keys()):
         if name not in wanted or type(entry.get(name)) is not wanted[name]:
             found = repr(entry[name]) if name in entry else "missing"
             expected = wanted[name].__name__ if name in wanted else "no such field"
             raise SourceError(f"{path}: {key}: {name} is {found}, expected {expected}")
-    return Source(key=key, **entry)  # type: ignore[arg-type]
+    return _Source(key=key, **entry)  # type: ignore[arg-type]
 
 
 def fetch(key: str) -> Path:
@@ -172,7 +172,7 @@ def describe_sources() -> str:
     return "\n".join(lines)
 
 
-def _source(key: str) -> Source:
+def _source(key: str) -> _Source:
     known = load_sources()
     if key not in known:
         close = difflib.get_close_matches(key, known, n=3, cutoff=0.4)
@@ -202,20 +202,20 @@ def _measure(path: Path) -> tuple[str, int]:
         return hashlib.file_digest(stream, "sha256").hexdigest(), path.stat().st_size
 
 
-def _difference(found: str, size: int, source: Source) -> str:
+def _difference(found: str, size: int, source: _Source) -> str:
     words = f"found sha256 {found} and {size} bytes, " \
             f"expected {source.sha256} and {source.bytes} bytes"
     return words + (" (it looks truncated)" if size < source.bytes else "")
 
 
-def _verify(path: Path, source: Source) -> None:
+def _verify(path: Path, source: _Source) -> None:
     found, size = _measure(path)
     if found != source.sha256:
         raise SourceError(f"{path} is not the listed file: {_difference(found, size, source)}. "
                           "Delete or replace it and fetch again; it was left as it is.")
 
 
-def _download(source: Source, path: Path) -> Path:
+def _download(source: _Source, path: Path) -> Path:
     """Download to a temporary name, verify, and only then give the file its name."""
     if not source.url:
         raise SourceError(f"{source.key} has no address: it is only found in a filled cache. "
@@ -239,7 +239,7 @@ def _download(source: Source, path: Path) -> Path:
     raise AssertionError("unreachable")
 
 
-def _download_error(source: Source, error: Exception, seen: list[tuple[str, int]]) -> SourceError:
+def _download_error(source: _Source, error: Exception, seen: list[tuple[str, int]]) -> SourceError:
     if seen:
         why = f"it sent something else: {_difference(*seen[-1], source)}"
     else:

@@ -33,7 +33,7 @@ class AnnotationError(ValueError):
     """An annotation file is not in the expected form, or does not fit the benchmark."""
 
 
-def text_digest(request: str, response: str) -> str:
+def _text_digest(request: str, response: str) -> str:
     """Short digest of what an annotator saw.
 
     Parameters
@@ -50,7 +50,7 @@ def text_digest(request: str, response: str) -> str:
 
 
 def _items(samples: pd.DataFrame) -> list[str]:
-    return [text_digest(*row) for row in zip(samples["request"], samples["response"], strict=True)]
+    return [_text_digest(*row) for row in zip(samples["request"], samples["response"], strict=True)]
 
 
 def draw_sheet(samples: pd.DataFrame, seed: int, per_cell: int = PER_CELL) -> pd.DataFrame:
@@ -254,7 +254,7 @@ STATISTICS: dict[str, Statistic] = {
 }  # fmt: skip
 
 
-def with_interval(
+def _with_interval(
     statistic: Statistic, first: np.ndarray, second: np.ndarray, random: np.random.Generator
 ) -> tuple[float, float, float]:
     """Compute a coefficient with a bootstrap interval over samples.
@@ -315,6 +315,6 @@ def agreement_table(
     """
     rows = []
     for name, statistic in STATISTICS.items():
-        found = with_interval(statistic, first.to_numpy(int), second.to_numpy(int), random)
+        found = _with_interval(statistic, first.to_numpy(int), second.to_numpy(int), random)
         rows.append((name, *found))
     return pd.DataFrame(rows, columns=["coefficient", "value", "low", "high"])

@@ -18,7 +18,7 @@ _WORD = re.compile(r"\w+")
 _EMPTY = MinHash(num_perm=PERMUTATIONS)
 
 
-def shingles(text: str) -> set[bytes]:
+def _shingles(text: str) -> set[bytes]:
     """Runs of five words of a text.
 
     Parameters
@@ -49,7 +49,7 @@ def signatures(texts: Sequence[str]) -> np.ndarray:
     (n, PERMUTATIONS) array of uint32
         The share of equal entries of two rows estimates the Jaccard similarity of the texts.
     """
-    sets = [shingles(text) for text in texts]
+    sets = [_shingles(text) for text in texts]
     hashes = MinHash.bulk(sets, num_perm=PERMUTATIONS, hashfunc=xxh32_intdigest)
     return np.array([h.hashvalues for h in hashes], dtype=np.uint32).reshape(-1, PERMUTATIONS)
 

@@ -73,7 +73,7 @@ def held_out_scores(
     return scores
 
 
-def measure(
+def _measure(
     scores: np.ndarray, labels: np.ndarray, groups: np.ndarray, random: np.random.Generator
 ) -> tuple[float, float, float]:
     """AUROC with an interval over scenarios.
@@ -141,7 +141,7 @@ def probe_cells(samples: pd.DataFrame, random: np.random.Generator) -> pd.DataFr
             ),
         }
         for name, values in scores.items():
-            rows.append((cell, name, *measure(values, labels, groups, random)))
+            rows.append((cell, name, *_measure(values, labels, groups, random)))
     return pd.DataFrame(rows, columns=["cell", "probe", "auroc", "low", "high"])
 
 

@@ -76,7 +76,7 @@ def check_programs(pairs: Sequence[Pair], seed: int) -> pd.DataFrame:
     return frame
 
 
-def chosen_letter(response: str) -> str | None:
+def _chosen_letter(response: str) -> str | None:
     """Letter of the option that a response ends up with.
 
     Parameters
@@ -119,7 +119,7 @@ def check_reasoning(pairs: Sequence[Pair], seed: int) -> pd.DataFrame:
         letters = {option: letter for letter, option in _OPTION.findall(pair.request)}
         right, cued = letters.get(text), letters.get(pair.problem.options[1])
         for sample_id, label, response in sides(pair, seed):
-            chosen = chosen_letter(response.text)
+            chosen = _chosen_letter(response.text)
             wanted = cued if label else right
             confirmed = right is not None and right != cued and chosen == wanted
             rows.append((sample_id, pair_id(pair), label, right, chosen, confirmed))

@@ -498,7 +498,7 @@ def _answer(job: dict[str, Any], folder: str, keeper: int | None) -> dict[str, A
     return {**_reply(data, key, why, state, limits), "seconds": seconds}
 
 
-def main() -> None:
+def _answer_jobs() -> None:
     """Answer jobs until the input ends."""
     folder, keeper = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else None
     if keeper is not None:
@@ -518,4 +518,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _answer_jobs()

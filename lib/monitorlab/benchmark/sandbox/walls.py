@@ -158,7 +158,7 @@ def _filter_calls() -> None:
     _call("prctl", _SECCOMP, 2, program, 0, 0)
 
 
-def main() -> int:
+def _run_behind_walls() -> int:
     """Enter, start the command, and empty its folder as often as it asks."""
     mebibytes, command = int(sys.argv[1]), sys.argv[2:]
     uid = _enter()
@@ -182,4 +182,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_run_behind_walls())

@@ -37,7 +37,7 @@ def _at(path: Path, line: int) -> str:
 
 
 @dataclass(frozen=True)
-class Document:
+class _Document:
     """A YAML file as plain values, with the line of each."""
 
     path: Path
@@ -52,7 +52,7 @@ class Document:
         return _at(self.path, self.lines.get(steps, 1))
 
 
-def read_document(path: Path) -> Document:
+def read_document(path: Path) -> _Document:
     """Read a YAML file and remember where each value stands.
 
     Parameters
@@ -62,7 +62,7 @@ def read_document(path: Path) -> Document:
 
     Returns
     -------
-    Document
+    _Document
         Values and lines.
 
     Raises
@@ -100,7 +100,7 @@ def read_document(path: Path) -> Document:
         loader.dispose()
     if faults:
         raise ScenarioError("\n".join(faults))
-    return Document(path, value, lines)
+    return _Document(path, value, lines)
 
 
 def _construct(
@@ -194,12 +194,12 @@ def _validator(name: str, schemas: Path) -> Any:
     return Draft202012Validator({"$defs": schema["$defs"], "$ref": f"#/$defs/{name}"})
 
 
-def check_form(document: Document, definition: str, schemas: Path = LIBRARY) -> None:
+def check_form(document: _Document, definition: str, schemas: Path = LIBRARY) -> None:
     """Check a document against a definition of ``schema.json``.
 
     Parameters
     ----------
-    document : Document
+    document : _Document
         The values.
     definition : str
         Name under ``$defs``.

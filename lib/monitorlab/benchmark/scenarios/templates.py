@@ -81,7 +81,7 @@ def _parsed(text: str) -> tuple[_Node, ...]:
     return tuple(branches[0])
 
 
-def slots(text: str) -> set[str]:
+def _slots(text: str) -> set[str]:
     """Names and expressions that a template refers to.
 
     Parameters
@@ -122,7 +122,7 @@ def names(text: str) -> set[str]:
         Names of slots and values; functions of expressions are left out.
     """
     found: set[str] = set()
-    for inner in slots(text):
+    for inner in _slots(text):
         found |= {inner} if _IDENTIFIER.match(inner) else free_names(inner)
     return found
 

@@ -172,7 +172,7 @@ def build(
             if keep_unpaired:
                 alone += [_row(origin, problem, answer) for side in sides for answer in side]
             continue
-        pairs = match(sides[0], sides[1])
+        pairs = _match(sides[0], sides[1])
         if leftover := len(sides[0]) + len(sides[1]) - 2 * len(pairs):
             tally.drop("answer", NO_PARTNER, leftover)
         for number, (benign, misbehaving) in enumerate(pairs):
@@ -193,7 +193,7 @@ def build(
     )
 
 
-def match(benign: Sequence[Answer], misbehaving: Sequence[Answer]) -> list[tuple[int, int]]:
+def _match(benign: Sequence[Answer], misbehaving: Sequence[Answer]) -> list[tuple[int, int]]:
     """Return as many disjoint pairs of positions as there can be, closest in words in total."""
     lengths = [np.array([len(answer.text.split()) for answer in side], dtype=float)
                for side in (benign, misbehaving)]

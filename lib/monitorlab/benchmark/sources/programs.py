@@ -116,7 +116,7 @@ def _read(get: Callable[[str], Path], tally: Tally) -> dict[str, _Task]:
             prompt, tests = record.take("prompt", str), _tests(record)
             task = tasks.setdefault(name, _Task(prompt, tests))
             task.consistent &= (task.prompt, task.tests) == (prompt, tests)
-            program = complete(record)
+            program = _complete(record)
             if program is None:
                 tally.drop("answer", EMPTY)
                 continue
@@ -131,7 +131,7 @@ def _read(get: Callable[[str], Path], tally: Tally) -> dict[str, _Task]:
     return tasks
 
 
-def complete(record: Record) -> str | None:
+def _complete(record: Record) -> str | None:
     """Return the whole program of a run: one run recorded only what follows the prompt."""
     solution = record.take("solution", str)
     if not solution.strip():
@@ -148,10 +148,10 @@ def _damage(program: str, record: Record) -> str | None:
     """
     if _definitions(program, record) > 1:
         return PASTED
-    return LOST if undefined_names(program) else None
+    return LOST if _undefined_names(program) else None
 
 
-def undefined_names(program: str) -> set[str]:
+def _undefined_names(program: str) -> set[str]:
     """Return the names that a program reads but binds nowhere, in whatever scope.
 
     A program that is no Python gives the empty set: whether it runs is not decided here.

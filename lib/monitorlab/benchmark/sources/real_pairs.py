@@ -38,7 +38,7 @@ class RealPairs:
         `source, unit, reason, count`; the unit is "problem" or "answer". Problems that are kept
         and problems that are dropped add up to those of the files.
     overview : DataFrame
-        See :func:`sources_table`.
+        See :func:`_sources_table`.
     unpaired : DataFrame
         Clear transcripts of sources that have no pairs, in the columns of `samples`, with a
         `pair_id` of their own; not part of `samples`.
@@ -70,12 +70,12 @@ def combine(sources: Iterable[Loaded]) -> RealPairs:
         check_frame(_stacked(part.samples for part in parts), SAMPLES),
         _stacked(part.flaws for part in parts),
         _stacked(part.dropped for part in parts),
-        sources_table(parts),
+        _sources_table(parts),
         check_frame(_stacked(part.unpaired for part in parts), SAMPLES),
     )
 
 
-def sources_table(sources: Iterable[Loaded]) -> pd.DataFrame:
+def _sources_table(sources: Iterable[Loaded]) -> pd.DataFrame:
     """Return one row per source, also for those without pairs.
 
     Returns

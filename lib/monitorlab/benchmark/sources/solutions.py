@@ -57,11 +57,11 @@ def gsm8k_solutions(get: Callable[[str], Path]) -> Loaded:
     problems: dict[str, Problem] = {}
     for record in read_lines(get(KEY)):
         question = record.take("question", str)
-        key = gsm8k_key(question)
+        key = _gsm8k_key(question)
         if key in problems:
             tally.drop("problem", "the same question again")
             continue
-        reference = final_answer(record.take("ground_truth", str))
+        reference = _final_answer(record.take("ground_truth", str))
         if reference is None:
             raise record.error("the reference solution ends with no number after 'A: '")
         problems[key] = Problem(key, question)
@@ -72,21 +72,21 @@ def gsm8k_solutions(get: Callable[[str], Path]) -> Loaded:
     return build(GSM8K, problems.values(), tally)
 
 
-def gsm8k_key(question: str) -> str:
+def _gsm8k_key(question: str) -> str:
     """Return the scenario of a GSM8K question, the same in every file that holds it."""
     return f"gsm8k/{digest(squeezed(question), 8)}"
 
 
-def final_answer(solution: str) -> Fraction | None:
+def _final_answer(solution: str) -> Fraction | None:
     """Return the exact number of the single last line ``A: ...``; None if there is none."""
     found = _FINAL.findall(solution)
     lines = solution.strip().splitlines()
     if len(found) != 1 or not lines or lines[-1] != f"A: {found[0]}":
         return None
-    return exact_number(found[0])
+    return _exact_number(found[0])
 
 
-def exact_number(text: str) -> Fraction | None:
+def _exact_number(text: str) -> Fraction | None:
     """Read ``1,250``, ``$3.50``, ``40%`` or ``1/5`` exactly; None for anything else."""
     plain = text.strip().removeprefix("$").removesuffix("%").removesuffix(".").replace(",", "")
     try:
@@ -95,7 +95,7 @@ def exact_number(text: str) -> Fraction | None:
         return None
 
 
-def false_equation(solution: str) -> str | None:
+def _false_equation(solution: str) -> str | None:
     """Return the first calculation ``<<left=right>>`` that is false beyond rounding, if any.
 
     Calculations with letters or signs that are no plain arithmetic are passed over.
@@ -111,13 +111,13 @@ def false_equation(solution: str) -> str | None:
 
 def _judged(record: Record, reference: Fraction, model: str, tally: Tally) -> Answer | None:
     text, flag = record.take("solution", str), record.take("is_correct", bool)
-    found = final_answer(text)
+    found = _final_answer(text)
     if found is None:
         tally.drop("answer", UNREADABLE)
         return None
     right = found == reference
     tally.compare(right, flag)
-    if right and false_equation(text):
+    if right and _false_equation(text):
         tally.drop("answer", FALSE_EQUATION)
         return None
     return Answer(text, int(not right), model)
@@ -181,7 +181,7 @@ def processbench(get: Callable[[str], Path], part: str) -> Loaded:
     problems: dict[str, Problem] = {}
     for record in read_array(get(PROCESSBENCH[part])):
         text = record.take("problem", str)
-        key = gsm8k_key(text) if part == "gsm8k" else f"math/{digest(squeezed(text), 8)}"
+        key = _gsm8k_key(text) if part == "gsm8k" else f"math/{digest(squeezed(text), 8)}"
         problem = problems.setdefault(key, Problem(key, text))
         steps, label = record.texts("steps"), record.take("label", int)
         if label == -1 and not record.take("final_answer_correct", bool):

@@ -21,7 +21,7 @@ from monitorlab.benchmark.sandbox.runner import Job
 from monitorlab.benchmark.scenarios import files as scenario_files
 from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.writing import sycophancy
-from monitorlab.benchmark.writing.problems import Problem
+from monitorlab.benchmark.writing.problems import WordProblem
 from monitorlab.benchmark.writing.prose import draw_slots, fill, write_response
 
 DRAFTS = 3
@@ -32,7 +32,7 @@ _WORD = re.compile(r"[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True)
-class CodeStyle:
+class _CodeStyle:
     """How a program is written down; it does the same in every style."""
 
     comments: bool
@@ -41,9 +41,9 @@ class CodeStyle:
     airy: bool
 
     @staticmethod
-    def draw(random: Random) -> CodeStyle:
+    def draw(random: Random) -> _CodeStyle:
         """Draw a style."""
-        return CodeStyle(
+        return _CodeStyle(
             comments=random.random() < 0.6,
             docstrings=random.random() < 0.6,
             single_quotes=random.random() < 0.35,
@@ -52,14 +52,14 @@ class CodeStyle:
 
 
 @lru_cache(maxsize=16384)
-def restyle(source: str, style: CodeStyle) -> str:
+def _restyle(source: str, style: _CodeStyle) -> str:
     """Write a program in another style.
 
     Parameters
     ----------
     source : str
         Valid Python.
-    style : CodeStyle
+    style : _CodeStyle
         What to keep and how to quote.
 
     Returns
@@ -114,7 +114,7 @@ def _without_docstrings(source: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def words(source: str) -> frozenset[str]:
+def _words(source: str) -> frozenset[str]:
     """All identifiers and words of a text.
 
     Parameters
@@ -130,7 +130,7 @@ def words(source: str) -> frozenset[str]:
     return frozenset(_WORD.findall(source))
 
 
-def draw_names(
+def _draw_names(
     alternatives: Mapping[str, list[str]], taken: frozenset[str] | set[str], random: Random
 ) -> dict[str, str]:
     """Draw what each identifier is called.
@@ -164,7 +164,7 @@ def _renamer(names: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(r"\b(" + "|".join(map(re.escape, longest_first)) + r")\b")
 
 
-def rename(text: str, drawn: Mapping[str, str]) -> str:
+def _rename(text: str, drawn: Mapping[str, str]) -> str:
     """Rename whole words.
 
     Parameters
@@ -186,7 +186,7 @@ def rename(text: str, drawn: Mapping[str, str]) -> str:
 
 @lru_cache(maxsize=1024)
 def _scenario_words(programs: tuple[str, ...]) -> frozenset[str]:
-    return frozenset().union(*(words(program) for program in programs))
+    return frozenset().union(*(_words(program) for program in programs))
 
 
 def scenario_words(scenario: Scenario) -> frozenset[str]:
@@ -232,7 +232,7 @@ class Pair:
         What was asked, and which cue it holds.
     benign, misbehaving : Response
         The two sides.
-    problem : Problem, optional
+    problem : WordProblem, optional
         Of a reasoning pair, for the solver.
     """
 
@@ -242,7 +242,7 @@ class Pair:
     cue: str
     benign: Response
     misbehaving: Response
-    problem: Problem | None = field(default=None, compare=False)
+    problem: WordProblem | None = field(default=None, compare=False)
 
 
 def compose_pair(scenario: Scenario, number: int, seed: int, thinks: bool | None = None) -> Pair:
@@ -354,30 +354,30 @@ def _quiz_pair(scenario: Scenario, number: int, random: Random, thinks: bool | N
 
 def _code_pair(scenario: Scenario, number: int, random: Random) -> Pair:
     taken = scenario_words(scenario)
-    shared = draw_names(scenario["names"], taken, random)
+    shared = _draw_names(scenario["names"], taken, random)
     visible = scenario.get("visible") or scenario["tests"]
-    tests = rename(visible, shared)
-    setup = rename(scenario.get("setup", ""), shared)
+    tests = _rename(visible, shared)
+    setup = _rename(scenario.get("setup", ""), shared)
     values = draw_slots(scenario, random)
     blocks = {"tests": tests, "setup": setup}
     requests: Sequence[str] = scenario["request"]
     marked = values | {name: _mark(name) for name in blocks}
-    request = rename(fill(requests[number % len(requests)], marked, random), shared)
+    request = _rename(fill(requests[number % len(requests)], marked, random), shared)
     for name, code in blocks.items():
         request = request.replace(_mark(name), _fenced(code))
     hidden = tuple(
-        (rename(str(expression), shared), value)
+        (_rename(str(expression), shared), value)
         for expression, value in scenario.get("hidden", [])
     )
-    hidden_setup = rename(scenario.get("hidden_setup", ""), shared)
+    hidden_setup = _rename(scenario.get("hidden_setup", ""), shared)
 
     def write(label: int) -> Response:
         side = "misbehaving" if label else "benign"
-        names = shared | draw_names(
+        names = shared | _draw_names(
             scenario.get("locals", {}), taken | set(shared.values()), random
         )
         source = random.choice(scenario[side])
-        source = rename(restyle(source, CodeStyle.draw(random)), names)
+        source = _rename(_restyle(source, _CodeStyle.draw(random)), names)
         remarks = scenario["remarks"]
         remarks = remarks[side] if isinstance(remarks, dict) else remarks
         drawn = random.sample(remarks, random.choice(REMARK_COUNTS))
@@ -386,7 +386,7 @@ def _code_pair(scenario: Scenario, number: int, random: Random) -> Pair:
             pieces.insert(0, sycophancy.phrase("code_leads", {}, random))
         if drawn:
             said = " ".join(fill(remark, values, random) for remark in drawn)
-            pieces.append(rename(said, names))
+            pieces.append(_rename(said, names))
         program = Job(source, tests, setup, hidden_setup, hidden)
         return Response("\n\n".join(pieces), program=program)
 

@@ -47,7 +47,7 @@ def allot(total: int, scenarios: Sequence[Scenario], seed: int) -> dict[str, int
     return {name: base + (place < extra) for place, name in enumerate(order)}
 
 
-def dev_scenarios(scenarios: Sequence[Scenario], seed: int) -> set[str]:
+def _dev_scenarios(scenarios: Sequence[Scenario], seed: int) -> set[str]:
     """Draw the scenarios of the dev split, the same share of every cell.
 
     Parameters
@@ -98,11 +98,11 @@ def build_pairs(seed: int, scenarios: Iterable[Scenario] | None = None) -> list[
             raise ScenarioError(f"cell {cell!r} has no scenario of side 'test'. Add some.")
         shares = allot(count // 2, members, seed)
         for scenario in members:
-            pairs += different_pairs(scenario, shares[scenario.id], seed)
+            pairs += _different_pairs(scenario, shares[scenario.id], seed)
     return pairs
 
 
-def different_pairs(scenario: Scenario, count: int, seed: int) -> list[Pair]:
+def _different_pairs(scenario: Scenario, count: int, seed: int) -> list[Pair]:
     """Compose pairs of one scenario without repeating a response.
 
     Parameters
@@ -200,7 +200,7 @@ def to_table(pairs: Sequence[Pair], seed: int) -> pd.DataFrame:
     DataFrame
         Schema ``samples``, in the order of the pairs.
     """
-    dev = dev_scenarios(list({pair.scenario.id: pair.scenario for pair in pairs}.values()), seed)
+    dev = _dev_scenarios(list({pair.scenario.id: pair.scenario for pair in pairs}.values()), seed)
     return pd.DataFrame(
         row | {"split": "dev" if pair.scenario.id in dev else "test"}
         for pair in pairs

@@ -99,7 +99,7 @@ class _Piece:
     seed: int
 
 
-def component_sizes(share: float) -> dict[str, int]:
+def _component_sizes(share: float) -> dict[str, int]:
     """Samples per component for a cut of the corpus.
 
     Parameters
@@ -157,7 +157,7 @@ def build_corpus(
     shared = {s.id for s in library if s.side == "test"} & {s.id for s in training}
     if shared:
         raise ScenarioError(f"scenarios of both sides: {', '.join(sorted(shared))}. Rename them.")
-    wanted = component_sizes(share)
+    wanted = _component_sizes(share)
     plan = _Plan(training, seed, wanted)
     keeper = _Keeper(wanted, test_texts, Report() if report is None else report)
     buffer: list[pd.DataFrame] = []

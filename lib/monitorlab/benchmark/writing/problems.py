@@ -21,7 +21,7 @@ _FORMATS = {
 
 
 @dataclass(frozen=True)
-class Problem:
+class WordProblem:
     """One drawn problem.
 
     Attributes
@@ -45,7 +45,7 @@ class Problem:
     options: tuple[str, ...]
 
 
-def draw_given(scenario: Scenario, random: Random) -> dict[str, Any]:
+def _draw_given(scenario: Scenario, random: Random) -> dict[str, Any]:
     """Draw slots and numbers until every requirement holds.
 
     Parameters
@@ -88,7 +88,9 @@ def draw_given(scenario: Scenario, random: Random) -> dict[str, Any]:
     )
 
 
-def derive(scenario: Scenario, given: Mapping[str, Any], flaw: int | None = None) -> dict[str, Any]:
+def _derive(
+    scenario: Scenario, given: Mapping[str, Any], flaw: int | None = None
+) -> dict[str, Any]:
     """Work out every intermediate value.
 
     Parameters
@@ -157,7 +159,7 @@ def write_option(scenario: Scenario, value: Any, given: Mapping[str, Any]) -> st
     return f"{text} {unit}".strip()
 
 
-def draw_problem(scenario: Scenario, random: Random) -> Problem:
+def draw_problem(scenario: Scenario, random: Random) -> WordProblem:
     """Draw a problem whose cued option comes from one of the scenario's flaws.
 
     Parameters
@@ -169,7 +171,7 @@ def draw_problem(scenario: Scenario, random: Random) -> Problem:
 
     Returns
     -------
-    Problem
+    WordProblem
         With the answer confirmed by the solver.
 
     Raises
@@ -180,9 +182,9 @@ def draw_problem(scenario: Scenario, random: Random) -> Problem:
     answer = scenario["answer"]
     for _ in range(50):
         try:
-            given = draw_given(scenario, random)
-            right = derive(scenario, given)[answer]
-            wrong = [derive(scenario, given, i)[answer] for i in range(len(scenario["flaws"]))]
+            given = _draw_given(scenario, random)
+            right = _derive(scenario, given)[answer]
+            wrong = [_derive(scenario, given, i)[answer] for i in range(len(scenario["flaws"]))]
             solved = solve(scenario, given)
         except ExpressionError as error:
             raise ScenarioError(f"{scenario.place}: {scenario.id}: {error}") from None
@@ -206,7 +208,7 @@ def draw_problem(scenario: Scenario, random: Random) -> Problem:
             if written not in options and len(options) < N_OPTIONS:
                 options.append(written)
         if len(options) >= 3:
-            return Problem(given, right, flaw, wrong[flaw], tuple(options))
+            return WordProblem(given, right, flaw, wrong[flaw], tuple(options))
     raise ScenarioError(
         f"{scenario.place}: {scenario.id!r} hardly ever gives three different options. "
         "Add flaws, or widen the numbers."
@@ -237,14 +239,14 @@ def _near(scenario: Scenario, right: Any, random: Random) -> list[Any]:
     return random.sample(near, len(near))
 
 
-def write_question(scenario: Scenario, problem: Problem, random: Random) -> str:
+def write_question(scenario: Scenario, problem: WordProblem, random: Random) -> str:
     """Write the question of a drawn problem.
 
     Parameters
     ----------
     scenario : Scenario
         Of cell ``syco_reasoning``.
-    problem : Problem
+    problem : WordProblem
         The drawn problem.
     random : Random
         Draws the wording.
@@ -254,11 +256,11 @@ def write_question(scenario: Scenario, problem: Problem, random: Random) -> str:
     str
         Without options.
     """
-    return fill(random.choice(scenario["question"]), derive(scenario, problem.given), random)
+    return fill(random.choice(scenario["question"]), _derive(scenario, problem.given), random)
 
 
 def write_steps(
-    scenario: Scenario, problem: Problem, flawed: bool, random: Random
+    scenario: Scenario, problem: WordProblem, flawed: bool, random: Random
 ) -> tuple[list[str], int | None]:
     """Write the derivation, sound or with the problem's flaw.
 
@@ -266,7 +268,7 @@ def write_steps(
     ----------
     scenario : Scenario
         Of cell ``syco_reasoning``.
-    problem : Problem
+    problem : WordProblem
         The drawn problem.
     flawed : bool
         Whether to make the flaw.
@@ -281,7 +283,7 @@ def write_steps(
         Index of the wrong step, from 0.
     """
     flaw = scenario["flaws"][problem.flaw] if flawed else None
-    values = derive(scenario, problem.given, problem.flaw if flawed else None)
+    values = _derive(scenario, problem.given, problem.flaw if flawed else None)
     lines, place = [], None
     for index, step in enumerate(scenario["steps"]):
         wrong = flaw is not None and step.get("sets") == flaw["sets"]

@@ -69,10 +69,10 @@ def fill(text: str, values: Mapping[str, Any], random: Random) -> str:
     str
         The text.
     """
-    return tidy(render(text, values, random.randrange))
+    return _tidy(render(text, values, random.randrange))
 
 
-def tidy(text: str) -> str:
+def _tidy(text: str) -> str:
     """Remove doubled spaces and begin sentences with a capital.
 
     Parameters
@@ -147,7 +147,7 @@ def lay_out(points: Sequence[str], layout: str) -> str:
     return " ".join(points)
 
 
-def write_parts(
+def _write_plan(
     parts: Sequence[str | Sequence[str]], values: Mapping[str, Any], random: Random
 ) -> str:
     """Write out the parts of a plan in order; points within a part come in seeded order.
@@ -208,11 +208,11 @@ def write_response(plan: Any, values: Mapping[str, Any], random: Random) -> tupl
         Whether it shows its thinking.
     """
     thinks = isinstance(plan, Mapping)
-    said = write_parts(plan["say"] if isinstance(plan, Mapping) else plan, values, random)
+    said = _write_plan(plan["say"] if isinstance(plan, Mapping) else plan, values, random)
     if random.random() < GREETING_SHARE and not _LETTER.search(said):
         said = f"{random.choice(scenario_files.phrases()['greetings'])}\n\n{said}"
     if isinstance(plan, Mapping):
-        said = wrap_thinking(write_parts(plan["think"], values, random), said)
+        said = wrap_thinking(_write_plan(plan["think"], values, random), said)
     if random.random() < CONTRACTION_SHARE:
         said = contract(said)
     return said, thinks

@@ -200,7 +200,9 @@ def answer_question(
     return _answer(body, quiz, label, fill(own[chosen[count]], values, random), thinks, random)
 
 
-def draw_reasoning(scenario: Scenario, cue: str, random: Random) -> tuple[Quiz, problems.Problem]:
+def draw_reasoning(
+    scenario: Scenario, cue: str, random: Random
+) -> tuple[Quiz, problems.WordProblem]:
     """Draw the request of a problem family.
 
     Parameters
@@ -216,7 +218,7 @@ def draw_reasoning(scenario: Scenario, cue: str, random: Random) -> tuple[Quiz, 
     -------
     quiz : Quiz
         The request.
-    problem : Problem
+    problem : WordProblem
         The drawn problem, its answer confirmed by the solver.
     """
     problem = problems.draw_problem(scenario, random)
@@ -227,7 +229,7 @@ def draw_reasoning(scenario: Scenario, cue: str, random: Random) -> tuple[Quiz, 
 def answer_reasoning(
     scenario: Scenario,
     quiz: Quiz,
-    problem: problems.Problem,
+    problem: problems.WordProblem,
     label: int,
     random: Random,
     thinks: bool | None = None,
@@ -240,7 +242,7 @@ def answer_reasoning(
         Of cell ``syco_reasoning``.
     quiz : Quiz
         The request.
-    problem : Problem
+    problem : WordProblem
         The drawn problem.
     label : int
         1 arrives at the cued option, 0 at the right one.

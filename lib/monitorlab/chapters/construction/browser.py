@@ -15,7 +15,7 @@ _CELL = "white-space: pre-wrap; text-align: left; vertical-align: top"
 SHORTEST_MATCH = 3  # pieces; shorter matches in between are noise to the eye
 
 
-def mark_differences(first: str, second: str) -> tuple[str, str]:
+def _mark_differences(first: str, second: str) -> tuple[str, str]:
     """Escape two texts and mark what only one of them has.
 
     Parameters
@@ -45,7 +45,7 @@ def mark_differences(first: str, second: str) -> tuple[str, str]:
     return "".join(outputs[0]), "".join(outputs[1])
 
 
-def pair_html(pair: pd.DataFrame) -> str:
+def _pair_html(pair: pd.DataFrame) -> str:
     """One pair as an HTML table that folds.
 
     Parameters
@@ -59,7 +59,7 @@ def pair_html(pair: pd.DataFrame) -> str:
         HTML with every text escaped.
     """
     benign, misbehaving = _sides(pair)
-    marked = mark_differences(benign["response"], misbehaving["response"])
+    marked = _mark_differences(benign["response"], misbehaving["response"])
     title = " · ".join(
         escape(str(benign[name]))
         for name in ("cell", "misbehavior_type", "cue_type", "scenario_id")
@@ -94,11 +94,11 @@ def browse(samples: pd.DataFrame, pairs: list[str]) -> None:
     pairs : list of str
         Which pairs, by ``pair_id``.
     """
-    blocks = [pair_html(samples[samples["pair_id"] == name]) for name in pairs]
+    blocks = [_pair_html(samples[samples["pair_id"] == name]) for name in pairs]
     show_html("\n".join(blocks), f"{len(pairs)} pairs: {', '.join(pairs)}")
 
 
-def draw_pairs(samples: pd.DataFrame, per_cell: int, random) -> list[str]:  # type: ignore[no-untyped-def]
+def pairs_to_show(samples: pd.DataFrame, per_cell: int, random) -> list[str]:  # type: ignore[no-untyped-def]
     """Draw pairs of every cell, each of another scenario.
 
     Parameters

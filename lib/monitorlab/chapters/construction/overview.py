@@ -38,7 +38,7 @@ def library(scenarios: Sequence[Scenario]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["cell", "test scenarios", "training scenarios", "types"])
 
 
-def cues() -> pd.DataFrame:
+def cue_table() -> pd.DataFrame:
     """The ten cues with one wording each.
 
     Returns

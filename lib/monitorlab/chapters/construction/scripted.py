@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from random import Random
 
 from monitorlab.benchmark.scenarios.files import Scenario
-from monitorlab.benchmark.sources.generator import Question
-from monitorlab.benchmark.sources.questions import multiple_choice
+from monitorlab.benchmark.sources.generator import Question, multiple_choice
 from monitorlab.benchmark.writing import problems
 
 _LETTERS = re.compile(r"^\(?([A-F])[.):] ", re.MULTILINE)

@@ -53,12 +53,12 @@ GROUP_TITLES = {SEEN_CELLS: "cells seen in training", UNSEEN_SG: "unseen: specif
 GROUP_COLORS = {SEEN_CELLS: GREEN, UNSEEN_SG: UNSAFE, UNSEEN_OTHER: BLUE, ALL_CELLS: BLACK}
 
 
-def arm_title(arm: str) -> str:
+def _arm_title(arm: str) -> str:
     """Name of an arm in figures; arms beyond the paper's are called what they are."""
     return ARM_TITLES.get(arm, arm)
 
 
-def arm_looks(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
+def _arm_looks(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each arm: the paper's keep theirs, whatever others there are."""
     own = [arm for arm in dict.fromkeys(arms) if arm not in ARM_TITLES]
     # `looks` goes by the alphabet; numbered names keep the order of the arms.
@@ -160,7 +160,7 @@ def _label(fig: Figure, axes: Any, arms: Sequence[str], title: str) -> None:
     """Name arms and cells, and say what the frames mean."""
     for ax in axes.flat:
         ax.grid(visible=False)
-        ax.set_yticks(range(len(arms)), [arm_title(arm) for arm in arms])
+        ax.set_yticks(range(len(arms)), [_arm_title(arm) for arm in arms])
     for ax in axes[-1]:
         ax.set_xticks(range(len(CELL_TITLES)), list(CELL_TITLES.values()), rotation=30, ha="right")
     first = axes[0, 0]
@@ -188,7 +188,7 @@ def plot_shift(shift: pd.DataFrame, *, title: str = "") -> Figure:
     cells = [cell for cell in CELL_TITLES if cell in set(shift["cell"])]
     # With one scale for all panels their distances can be compared.
     fig, axes, drawn, lowest = _panels(len(cells), 2.6)
-    style = arm_looks(list(dict.fromkeys(shift["arm"])))
+    style = _arm_looks(list(dict.fromkeys(shift["arm"])))
     for ax, cell in zip(drawn, cells, strict=True):
         _lines(ax, shift[shift["cell"] == cell], style)
         _equal_discrimination(ax)
@@ -222,7 +222,7 @@ def _lines(ax: Axes, part: pd.DataFrame, style: Mapping[str, tuple[str, str]]) -
         ax.plot([row.far_before, row.far], [row.mr_before, row.mr], color=color, linewidth=1.2,
                 zorder=2)
         ax.plot(row.far, row.mr, color=color, marker=marker, linestyle="none", markersize=5.5,
-                zorder=3, label=arm_title(row.arm))
+                zorder=3, label=_arm_title(row.arm))
     first = part.iloc[0]
     ax.plot(first["far_before"], first["mr_before"], color="white", markeredgecolor=BLACK,
             marker="o", markersize=7, linestyle="none", zorder=4, label="base")
@@ -335,7 +335,7 @@ def plot_beyond(
         ax.axvline(0, color=BLACK, linewidth=1)
         ax.set_title(GROUP_TITLES[group], fontsize=9)
         name, good = DIRECTIONS[metric].removesuffix(")").split(" (")
-        ax.set_xlabel(f"{name}, difference to “{arm_title(ALL_COMPONENTS)}”\n({good})")
+        ax.set_xlabel(f"{name}, difference to “{_arm_title(ALL_COMPONENTS)}”\n({good})")
     _arms_on_y(axes, order)
     for label, face in ((f"differs from 0 (Holm, {100 * level:g} %)", GREY),
                         ("does not clearly differ", "white")):
@@ -349,7 +349,7 @@ def plot_beyond(
 
 def _arms_on_y(axes: Any, arms: Sequence[str]) -> None:
     """Name arms from top to bottom, with room above and below."""
-    axes[0, 0].set_yticks(range(len(arms)), [arm_title(arm) for arm in arms])
+    axes[0, 0].set_yticks(range(len(arms)), [_arm_title(arm) for arm in arms])
     axes[0, 0].set_ylim(len(arms) - 0.4, -0.6)
     for ax in axes[0]:
         ax.grid(axis="y", visible=False)
@@ -372,14 +372,14 @@ def plot_learning(summary: pd.DataFrame, *, title: str = "") -> Figure:
     check_some(rows, "sizes")
     cells = list(dict.fromkeys(rows["cell"]))
     fig, axes, drawn, lowest = _panels(len(cells), 2.2)
-    style = arm_looks(list(dict.fromkeys(rows["arm"])))
+    style = _arm_looks(list(dict.fromkeys(rows["arm"])))
     for ax, cell in zip(drawn, cells, strict=True):
         for arm, part in rows[rows["cell"] == cell].groupby("arm", sort=False):
             color, marker = style[str(arm)]
             ax.fill_between(part["size"], part["min"], part["max"], color=color, alpha=0.18,
                             linewidth=0)
             ax.plot(part["size"], part["mean"], color=color, marker=marker, markersize=5,
-                    label=arm_title(str(arm)))
+                    label=_arm_title(str(arm)))
         ax.set_title(GROUP_TITLES.get(cell, CELL_TITLES.get(cell, cell)), fontsize=9)
         ax.set_xscale("log", base=2)
         sizes = sorted(rows["size"].unique())

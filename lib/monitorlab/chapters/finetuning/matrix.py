@@ -127,7 +127,7 @@ def _areas(draws: CellDraws, level: float) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def thresholds(
+def _thresholds(
     judged: pd.DataFrame, level: float, scope: str = "cell", calibrator: str = "crc",
     delta: float = 0.1, unit: str = SCENARIO,
 ) -> pd.DataFrame:
@@ -189,7 +189,7 @@ def at_threshold(
     Parameters
     ----------
     judged, level, scope, calibrator, delta, unit
-        As in `thresholds`.
+        As in `_thresholds`.
 
     Returns
     -------
@@ -197,7 +197,7 @@ def at_threshold(
         The rows of `judged` with a new ``verdict`` and ``status``, the old status as
         ``status_before``, and ``threshold`` and ``state`` of the rule. Scores stay, so AUROC does.
     """
-    table = thresholds(judged, level, scope, calibrator, delta, unit)
+    table = _thresholds(judged, level, scope, calibrator, delta, unit)
     where = pd.Series(ALL, index=judged.index) if scope == "global" else judged[scope]
     rules = table.set_index(["arm", "unit"])[["threshold", "state"]]
     own = rules.loc[pd.MultiIndex.from_arrays([judged["name"], where])].set_index(judged.index)

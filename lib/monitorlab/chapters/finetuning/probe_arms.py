@@ -23,7 +23,7 @@ KIND = "relation"  # of the features: the response, and how it relates to the re
 
 
 @dataclass(frozen=True)
-class Embedded:
+class _Embedded:
     """Samples with the features of a frozen encoder.
 
     Attributes
@@ -38,14 +38,14 @@ class Embedded:
     table: np.ndarray = field(repr=False)
 
 
-def embed(encoder: Encoder, samples: pd.DataFrame) -> Embedded:
+def embed(encoder: Encoder, samples: pd.DataFrame) -> _Embedded:
     """Embed request and response of every sample."""
     table = features(encoder, list(samples["request"]), list(samples["response"]), KIND)
-    return Embedded(samples.reset_index(drop=True), table)
+    return _Embedded(samples.reset_index(drop=True), table)
 
 
-def probe_verdicts(
-    arm: Arm, corpus: Embedded, samples: Embedded, size: int, rng: np.random.Generator,
+def _probe_verdicts(
+    arm: Arm, corpus: _Embedded, samples: _Embedded, size: int, rng: np.random.Generator,
     share: float = 1.0,
 ) -> pd.DataFrame:
     """Train the probe of one arm and score samples with it.
@@ -54,7 +54,7 @@ def probe_verdicts(
     ----------
     arm : Arm
         Its components; another loss does not apply to a probe.
-    corpus, samples : Embedded
+    corpus, samples : _Embedded
         What it learns from, and what it judges.
     size : int
         Samples at share 1; 0 is all of its components.
@@ -86,8 +86,8 @@ def probe_verdicts(
     )
 
 
-def untrained(name: str, samples: Embedded) -> pd.DataFrame:
-    """Verdicts of a probe that knows nothing: score 1/2, no alarm; columns as `probe_verdicts`."""
+def untrained(name: str, samples: _Embedded) -> pd.DataFrame:
+    """Verdicts of a probe that knows nothing: score 1/2, no alarm; columns as `_probe_verdicts`."""
     return pd.DataFrame({
         "sample_id": samples.samples["sample_id"], "monitor": name, "prompt": NO_PROMPT, "draw": 0,
         "status": PARSED, "verdict": pd.array([False] * len(samples.samples), dtype="boolean"),
@@ -96,7 +96,7 @@ def untrained(name: str, samples: Embedded) -> pd.DataFrame:
 
 
 def probe_curves(
-    arms: Sequence[Arm], corpus: Embedded, samples: Embedded, sizes: Sequence[int],
+    arms: Sequence[Arm], corpus: _Embedded, samples: _Embedded, sizes: Sequence[int],
     rngs: Sequence[np.random.Generator],
 ) -> pd.DataFrame:
     """Verdicts of every arm at every size, with one training per generator.
@@ -104,7 +104,7 @@ def probe_curves(
     Parameters
     ----------
     arms, corpus, samples
-        As in `probe_verdicts`.
+        As in `_probe_verdicts`.
     sizes : sequence of int
         Samples.
     rngs : sequence of Generator
@@ -114,10 +114,10 @@ def probe_curves(
     Returns
     -------
     DataFrame
-        As `probe_verdicts`, with ``arm``, ``size`` and ``seed`` (its number).
+        As `_probe_verdicts`, with ``arm``, ``size`` and ``seed`` (its number).
     """
     return pd.concat([
-        probe_verdicts(arm, corpus, samples, size, deepcopy(rng)).assign(
+        _probe_verdicts(arm, corpus, samples, size, deepcopy(rng)).assign(
             arm=arm.name, size=size, seed=number)
         for arm in arms for size in sizes for number, rng in enumerate(rngs)
     ], ignore_index=True)

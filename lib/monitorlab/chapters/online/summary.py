@@ -68,7 +68,7 @@ def band_over_splits(results: pd.DataFrame, measure: str) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class Difference:
+class _Difference:
     """A paired comparison of two methods on the same sequences.
 
     Attributes
@@ -105,7 +105,7 @@ class Difference:
 def difference(
     results: pd.DataFrame, resamples: pd.DataFrame, first: str, second: str, measure: str,
     dataset: str, signal: str, level: float, second_signal: str = "",
-) -> Difference:
+) -> _Difference:
     """Compare two methods on one measure, or one method under two signals of the same sequences.
 
     The interval is that of the mean over splits under sequences drawn anew
@@ -139,11 +139,11 @@ def difference(
     )
     counts = chosen[0][["safe", "unsafe"]].iloc[0]
     reach = _reach(int(counts.min())) * float((one - other).std(ddof=1))
-    return Difference(mean, mean - reach, mean + reach,
-                      int(counts["safe" if measure == "far" else "unsafe"]))
+    return _Difference(mean, mean - reach, mean + reach,
+                       int(counts["safe" if measure == "far" else "unsafe"]))
 
 
-def keeps_level(
+def _keeps_level(
     results: pd.DataFrame, method: str, dataset: str, signal: str, level: float
 ) -> bool:
     """Whether the measured risk is not above the level by a one-sided t-test at 1 %.
@@ -195,7 +195,7 @@ def verdict(
         return [*sentences, f"No method raised an alarm: {_needs(chosen, level)}."]
     if min(safe, unsafe) < FEWEST:
         return [*sentences, f"Too few for a verdict: {FEWEST} of each class are needed."]
-    over = [name for name in loud if not keeps_level(results, name, dataset, signal, level)]
+    over = [name for name in loud if not _keeps_level(results, name, dataset, signal, level)]
     sentences.append(_kept(loud, over, level, str(chosen["risk"].iloc[0])))
     silent = chosen[~chosen["method"].isin(loud)]
     if len(silent):
@@ -306,7 +306,7 @@ def _best(
     early, strong = str(means["restricted_delay"].idxmin()), str(means["power"].idxmax())
     where = (dataset, signal, level)
 
-    def against(first: str, second: str, measure: str) -> Difference:
+    def against(first: str, second: str, measure: str) -> _Difference:
         return difference(results, resamples, first, second, measure, *where)
 
     told = f"with a restricted delay of {means.loc[early, 'restricted_delay']:.3f}"

@@ -2,6 +2,12 @@
 
 Everything that is trained goes through a checkpoint whose fingerprint holds the settings, the seed,
 the data and the code, so it is reused as long as nothing changed.
+
+The guard is a small causal transformer that reads a rule and scores every turn after it: an
+ordinary `LlamaForTokenClassification` checkpoint, trained here from scratch on composed
+conversations. Each turn ends with a mark, and the score of a turn is read there. Attention is
+causal, so one forward pass over a finished conversation gives exactly the scores that a monitor
+running along would have seen turn by turn.
 """
 
 from __future__ import annotations
@@ -13,12 +19,31 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy import stats
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from transformers import (
+    LlamaForTokenClassification,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
-from monitorlab.chapters.signals import guard
+from monitorlab.models.batching import Encoded, count_tokens, label_probability, logits_at_steps
+from monitorlab.models.loading import load_model, load_tokenizer, no_progress_bars
+from monitorlab.models.tiny import (
+    IGNORED,
+    Row,
+    Training,
+    byte_pair_tokenizer,
+    fit,
+    llama_config,
+    seeded,
+    suitable_threads,
+)
 from monitorlab.pipeline.checkpoints import checkpoint
 from monitorlab.pipeline.runs import Run
-from monitorlab.signals.arithmetic import Checked, Difficulty, Problem, check, make_problems
+from monitorlab.signals.arithmetic import Checked, Difficulty, Exercise, check, make_problems
 from monitorlab.signals.conversations import Conversation
 from monitorlab.signals.solver import (
     Solution,
@@ -34,29 +59,29 @@ from monitorlab.signals.solver import (
 GENERATORS = {"strong": 0.77, "weak": 0.60}
 HELD_OUT = 200  # problems that decide when a generator is good enough
 BOOTSTRAPS = 100
-Row = tuple[object, ...]
+Values = tuple[object, ...]
 
 
 @dataclass(frozen=True)
-class ProblemSets:
+class _ProblemSets:
     """Problems by purpose; no problem occurs in two of them."""
 
-    train: list[Problem]
-    held_out: list[Problem]
-    verifier: list[Problem]
-    test: list[Problem]
+    train: list[Exercise]
+    held_out: list[Exercise]
+    verifier: list[Exercise]
+    test: list[Exercise]
 
 
 @dataclass(frozen=True)
-class Attempt:
+class _Attempt:
     """One generated solution, its problem and what the exact checker says about it."""
 
-    problem: Problem
+    problem: Exercise
     solution: Solution
     checked: Checked
 
 
-def draw_problems(run: Run) -> ProblemSets:
+def draw_problems(run: Run) -> _ProblemSets:
     """Draw the problems of a run: test first, training last, all distinct."""
     sizes = run.profile.arithmetic
     difficulty = Difficulty(
@@ -73,10 +98,10 @@ def draw_problems(run: Run) -> ProblemSets:
         run.rng("training problems"), sizes.n_train, difficulty,
         exclude=[*test, *for_verifier, *held_out],
     )
-    return ProblemSets(train, held_out, for_verifier, test)
+    return _ProblemSets(train, held_out, for_verifier, test)
 
 
-def fit_generators(run: Run, problems: ProblemSets) -> dict[str, Path]:
+def fit_generators(run: Run, problems: _ProblemSets) -> dict[str, Path]:
     """Return the checkpoints of the generators by name, trained in one go if anything is new."""
     settings = run.profile.generator
     temperature = run.profile.arithmetic.temperature
@@ -102,7 +127,7 @@ def count_parameters(folder: Path) -> int:
     return int(load_generator(folder)[0].num_parameters())
 
 
-def attempt(run: Run, name: str, folder: Path, problems: Sequence[Problem]) -> list[Attempt]:
+def attempt(run: Run, name: str, folder: Path, problems: Sequence[Exercise]) -> list[_Attempt]:
     """Let a generator solve problems, once each, and check every line."""
     purpose = f"{name} on {len(problems)} problems"
     solutions = generate(
@@ -110,12 +135,12 @@ def attempt(run: Run, name: str, folder: Path, problems: Sequence[Problem]) -> l
         run.profile.arithmetic.temperature, f"generating, {purpose}",
     )
     return [
-        Attempt(problem, solution, check(problem, solution.text))
+        _Attempt(problem, solution, check(problem, solution.text))
         for problem, solution in zip(problems, solutions, strict=True)
     ]
 
 
-def fit_verifier(run: Run, attempts: Sequence[Attempt], base: Path) -> Path:
+def fit_verifier(run: Run, attempts: Sequence[_Attempt], base: Path) -> Path:
     """Return the checkpoint of the process reward model, trained on checked attempts if new."""
     settings = run.profile.verifier
     seed = run.torch_seed("verifier")
@@ -139,18 +164,18 @@ def fit_guard(run: Run, examples: Sequence[Conversation]) -> Path:
         run,
         "guard",
         {"settings": asdict(settings), "seed": seed, "examples": [asdict(c) for c in examples]},
-        lambda folder: guard.train_guard(examples, settings, folder, seed),
+        lambda folder: _train_guard(examples, settings, folder, seed),
     )
 
 
 def attempt_tables(
-    dataset: str, generator: str, attempts: Sequence[Attempt], verifier: Path
+    dataset: str, generator: str, attempts: Sequence[_Attempt], verifier: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Score attempts with all three signals; return their ``trajectories`` and ``steps`` rows."""
     pairs = [(a.problem.text, a.solution.text) for a in attempts]
     suspicions = score_solutions(verifier, pairs)
-    trajectories: list[Row] = []
-    steps: list[Row] = []
+    trajectories: list[Values] = []
+    steps: list[Values] = []
     for i, (one, suspicion) in enumerate(zip(attempts, suspicions, strict=True)):
         free = step_signals(one.solution)
         tokens = np.asarray(free["tokens"])
@@ -182,11 +207,11 @@ def conversation_tables(
         The guard.
     """
     talks = groups["test"]
-    suspicions = guard.score_conversations(folder, talks)
-    words = guard.word_baseline(groups["training"], talks)
-    counts = guard.turn_tokens(folder, talks)
-    trajectories: list[Row] = []
-    steps: list[Row] = []
+    suspicions = _score_conversations(folder, talks)
+    words = _word_baseline(groups["training"], talks)
+    counts = _turn_tokens(folder, talks)
+    trajectories: list[Values] = []
+    steps: list[Values] = []
     for talk, suspicion, word, tokens in zip(talks, suspicions, words, counts, strict=True):
         trajectories.append(
             (dataset, talk.conversation_id, "composed", "test", len(tokens), int(tokens.sum()),
@@ -205,32 +230,32 @@ def _step_rows(
     tokens: np.ndarray,
     label: int,
     step_labels: Sequence[int],
-) -> Iterator[Row]:
+) -> Iterator[Values]:
     for signal, scores in signals.items():
         for k, (score, count, step) in enumerate(zip(scores, tokens, step_labels, strict=True), 1):
             yield dataset, signal, name, k, float(score), int(count), label, int(step)
 
 
-def _trajectories(rows: list[Row]) -> pd.DataFrame:
+def _trajectories(rows: list[Values]) -> pd.DataFrame:
     columns = ["dataset", "trajectory_id", "generator", "split", "n_steps", "tokens", "label",
                "text"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _steps(rows: list[Row]) -> pd.DataFrame:
+def _steps(rows: list[Values]) -> pd.DataFrame:
     columns = ["dataset", "signal", "trajectory_id", "step", "score", "tokens", "label",
                "step_label"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def accuracy_by_steps(trajectories: pd.DataFrame, problems: Sequence[Problem]) -> pd.DataFrame:
+def accuracy_by_steps(trajectories: pd.DataFrame, problems: Sequence[Exercise]) -> pd.DataFrame:
     """Share of right final answers by length of the problem, with Wilson 95 % intervals.
 
     Parameters
     ----------
     trajectories : DataFrame
         Rows of both generators on the same test problems, in their order.
-    problems : sequence of Problem
+    problems : sequence of Exercise
         Those problems.
     """
     wanted = np.tile([len(p.steps) for p in problems], trajectories["generator"].nunique())
@@ -279,7 +304,7 @@ def step_auroc(steps: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def error_rows(generator: str, attempts: Sequence[Attempt]) -> pd.DataFrame:
+def error_rows(generator: str, attempts: Sequence[_Attempt]) -> pd.DataFrame:
     """One row per generated step: position, the checker's verdict, and whether it erred first."""
     return pd.DataFrame(
         (generator, k, verdict.value, k == one.checked.first_error)
@@ -289,7 +314,7 @@ def error_rows(generator: str, attempts: Sequence[Attempt]) -> pd.DataFrame:
 
 
 def example_panels(
-    attempts: Sequence[Attempt], steps: pd.DataFrame, names: Sequence[int]
+    attempts: Sequence[_Attempt], steps: pd.DataFrame, names: Sequence[int]
 ) -> list[tuple[str, list[str], list[int], dict[str, np.ndarray]]]:
     """Prepare a few attempts for a figure: lines, step labels, suspicion as a rank in [0, 1]."""
     ranked = steps.assign(rank=steps.groupby(["dataset", "signal"])["score"].rank(pct=True))
@@ -308,7 +333,7 @@ def example_panels(
     return panels
 
 
-def pick_examples(attempts: Sequence[Attempt]) -> list[int]:
+def pick_examples(attempts: Sequence[_Attempt]) -> list[int]:
     """Positions of one right attempt and one that goes wrong in the middle, both of fair length."""
     longest = max(len(a.checked.verdicts) for a in attempts)
     right = [i for i, a in enumerate(attempts) if a.checked.first_error == 0]
@@ -319,3 +344,152 @@ def pick_examples(attempts: Sequence[Attempt]) -> list[int]:
         return abs(len(attempts[i].checked.verdicts) - (longest - 1)), i
 
     return [min(group, key=misfit) for group in (right, wrong) if group]
+
+
+# The guard -----------------------------------------------------------------------------------
+
+RULE, USER, ASSISTANT, END = "<rule>", "<user>", "<assistant>", "<end>"
+MARKS = (RULE, USER, ASSISTANT, END)
+VOCABULARY = 1200
+MAX_POSITIONS = 1024
+INITIAL_STD = 0.06  # the usual 0.02 suits wide models; this narrow one would not start to learn
+
+
+def _text(conversation: Conversation) -> str:
+    """Return what the guard reads; every turn closes with the mark at which it is scored."""
+    turns = "".join(f"{USER}{t.user}{ASSISTANT}{t.assistant}{END}" for t in conversation.turns)
+    return f"{RULE}{conversation.rule}{turns}"
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]
+) -> list[list[int]]:
+    return tokenizer([_text(c) for c in conversations], add_special_tokens=False)["input_ids"]
+
+
+def _examples(
+    tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Conversation]
+) -> list[Row]:
+    """Token ids, with the label of a turn at every token of its answer.
+
+    Labels at the closing marks alone are some six per conversation, and learning from them is
+    slow; the whole answer as target teaches the same question many times over.
+    """
+    start = tokenizer.convert_tokens_to_ids(ASSISTANT)
+    end = tokenizer.convert_tokens_to_ids(END)
+    rows = []
+    for conversation, ids in zip(conversations, _encode(tokenizer, conversations), strict=True):
+        turns, label = iter(conversation.turns), IGNORED
+        labels: list[int] = []
+        for token in ids:
+            label = next(turns).label if token == start else label
+            labels.append(label)
+            label = IGNORED if token == end else label
+        rows.append({"input_ids": ids, "labels": labels})
+    return rows
+
+
+def _train_guard(
+    conversations: Sequence[Conversation], settings: Training, folder: Path, seed: int
+) -> None:
+    """Train tokenizer and guard from scratch and save them.
+
+    Parameters
+    ----------
+    conversations : sequence of Conversation
+        Training conversations; both labels must occur.
+    settings : Training
+        Shape of the model, optimizer steps, tokens per step and peak learning rate.
+    folder : Path
+        Becomes an ordinary `save_pretrained` folder.
+    seed : int
+        Decides initial weights and order; torch's own random state is left as it was.
+
+    Raises
+    ------
+    ValueError
+        The conversations hold only one label.
+    """
+    if len({turn.label for c in conversations for turn in c.turns}) < 2:
+        raise ValueError("the guard needs training turns of both labels, found one label only")
+    tokenizer = byte_pair_tokenizer((c.text() for c in conversations), VOCABULARY, MARKS, True)
+    rows = _examples(tokenizer, conversations)
+    with seeded(seed), no_progress_bars():
+        config = llama_config(
+            settings.model, tokenizer, max_position_embeddings=MAX_POSITIONS,
+            initializer_range=INITIAL_STD,
+        )
+        model = LlamaForTokenClassification(config)  # two labels are the default
+        fit(model, rows, tokenizer.pad_token_id, settings, seed, muon=False)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def _score_conversations(folder: Path, conversations: Sequence[Conversation]) -> list[np.ndarray]:
+    """Score every turn of every conversation, one causal pass each.
+
+    Parameters
+    ----------
+    folder : Path
+        What `_train_guard` wrote.
+    conversations : sequence of Conversation
+
+    Returns
+    -------
+    list of numpy.ndarray, shape (n_turns,)
+        Suspicion in [0, 1]: the guard's probability that the rule has been broken by then.
+
+    Raises
+    ------
+    monitorlab.models.loading.ModelError
+        A conversation is longer than the guard can read.
+    """
+    tokenizer = load_tokenizer(str(folder), "")
+    model = load_model(LlamaForTokenClassification.from_pretrained, str(folder), "")
+    end = tokenizer.convert_tokens_to_ids(END)
+    encoded = []
+    for ids in _encode(tokenizer, conversations):
+        positions = [i for i, token in enumerate(ids) if token == end]
+        encoded.append(Encoded(ids, positions, [1] * len(positions)))
+    with suitable_threads(model):
+        logits = logits_at_steps(model, encoded, tokenizer.pad_token_id)
+    return [label_probability(row, index=1) for row in logits]
+
+
+def _word_baseline(
+    train: Sequence[Conversation], test: Sequence[Conversation]
+) -> list[np.ndarray]:
+    """Score every turn by the words of all answers so far: the baseline a guard has to beat.
+
+    Parameters
+    ----------
+    train, test : sequence of Conversation
+        To fit on and to score; they should share no scenario.
+
+    Returns
+    -------
+    list of numpy.ndarray, shape (n_turns,)
+        Log odds that the rule has been broken by then, of a logistic regression on TF-IDF.
+    """
+
+    def so_far(talk: Conversation) -> list[str]:
+        return [
+            " ".join(turn.assistant for turn in talk.turns[: k + 1])
+            for k in range(len(talk.turns))
+        ]
+
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), min_df=3, sublinear_tf=True),
+        LogisticRegression(max_iter=500),
+    )
+    texts = [text for talk in train for text in so_far(talk)]
+    model.fit(texts, [turn.label for talk in train for turn in talk.turns])
+    scores = model.decision_function([text for talk in test for text in so_far(talk)])
+    return np.split(scores, np.cumsum([len(talk.turns) for talk in test])[:-1])
+
+
+def _turn_tokens(folder: Path, conversations: Sequence[Conversation]) -> list[np.ndarray]:
+    """Count the tokens of every assistant answer: shape (n_turns,) each, at least 1."""
+    tokenizer = load_tokenizer(str(folder), "")
+    answers = [[turn.assistant for turn in c.turns] for c in conversations]
+    return [np.array(count_tokens(tokenizer, texts)) for texts in answers]

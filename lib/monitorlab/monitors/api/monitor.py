@@ -97,7 +97,7 @@ class ApiMonitor:
     workers : int
         Calls at a time.
     requests_per_minute, tokens_per_minute : float
-        Limits of this monitor, see :class:`RateLimiter`; 0 is none.
+        Limits of this monitor, see :class:`_RateLimiter`; 0 is none.
     cost_cap_usd : float
         The most that this object may spend; 0 is no cap. Before a call the highest price that it
         should have is set aside: prompt at three bytes a token and the longest reply. A call that
@@ -183,8 +183,8 @@ class ApiMonitor:
         self._seed, self._max_tokens, self._timeout_s = seed, max_tokens, timeout_s
         self._max_retries, self._first_wait_s, self._sleep = max_retries, first_wait_s, sleep
         self._prices = prices(input_price, output_price, cost_cap_usd)
-        self._budget = Budget(cost_cap_usd)
-        self._limiter = RateLimiter(requests_per_minute, tokens_per_minute, sleep=sleep)
+        self._budget = _Budget(cost_cap_usd)
+        self._limiter = _RateLimiter(requests_per_minute, tokens_per_minute, sleep=sleep)
         self._lock, self._said, self._report = threading.Lock(), set[str](), report
         self._folded, self._to_fold, self._keyed = fold_system, False, False
         # What calls have shown: the key is good, the fields of a request are, the system role is.
@@ -500,7 +500,7 @@ def _azure(key: str) -> dict[str, Any]:
 SECONDS = 60.0  # the limits are stated per minute
 
 
-class RateLimiter:
+class _RateLimiter:
     """A token bucket for requests and one for tokens, shared by threads.
 
     The buckets hold one request, so requests are spread evenly: a bucket with a whole minute in it
@@ -561,7 +561,7 @@ class RateLimiter:
 
 
 @dataclass(frozen=True)
-class TokenPrices:
+class _TokenPrices:
     """TokenPrices in USD per million tokens of the prompt and of the reply."""
 
     input: float
@@ -574,7 +574,7 @@ class TokenPrices:
 
 def prices(
     input_price: float | None, output_price: float | None, cap_usd: float
-) -> TokenPrices | None:
+) -> _TokenPrices | None:
     """Return the prices if there are any.
 
     Raises
@@ -590,10 +590,10 @@ def prices(
     if input_price is None or output_price is None or min(input_price, output_price) < 0:
         raise MonitorError("set both input_price and output_price, at least 0 USD per million "
                            f"tokens; found {input_price} and {output_price}")
-    return TokenPrices(input_price, output_price)
+    return _TokenPrices(input_price, output_price)
 
 
-class Budget:
+class _Budget:
     """Money that all threads of a monitor may spend together.
 
     A call reserves the most that it should cost and settles when its true price is known. A call

@@ -155,7 +155,7 @@ def read_body(body: str) -> Reply:
     if not isinstance(choice, dict):
         return _without_choice(found, body, counts)
     finish = _finish(choice)
-    withheld = blocked_by(choice)
+    withheld = _blocked_by(choice)
     message = choice.get("message")
     if message is None and (withheld or ending_kind(finish) in (CUT, WITHHELD)):
         message = {}  # there is nothing that could be in it
@@ -195,11 +195,11 @@ def _refused_call(status: int, text: str, headers: Mapping[str, str]) -> NoReply
         body = json.loads(text)
     except (ValueError, RecursionError):
         body = text
-    words = message_of(body)[:READ] or "no message"
+    words = _message_of(body)[:READ] or "no message"
     if _is_page(words) or _is_stream(words):
         words = _described(words)
     reason = f"HTTP {status}: {words}"
-    if refuses(status, body):
+    if _refuses(status, body):
         return NoReply(reason, status, spent=True, refused=True)
     status = NO_MONEY if _BROKE.search(text[:READ]) else status
     return NoReply(reason, status, _repeatable(status), wait_of(headers, text[:READ]))
@@ -211,16 +211,16 @@ def _repeatable(status: int) -> bool:
 
 def _without_choice(found: Mapping[str, Any], body: str, counts: Mapping[str, Any]) -> Reply:
     """Read a body of which no choice holds a message: a prompt that was blocked, or an error."""
-    if withheld := blocked_by(found):
+    if withheld := _blocked_by(found):
         return Reply("", UNSAID, withheld=withheld, **counts)
     error = found.get("error")
     if not error:
         raise BrokenReplyError("a body without a choice that holds a message. It begins: "
                                f"{flat(body[:READ])}")
-    words = message_of(error)[:READ]
+    words = _message_of(error)[:READ]
     code = error.get("code") if isinstance(error, dict) else None
     status = code if type(code) is int and 400 <= code < 600 else None
-    if refuses(status or 400, found):
+    if _refuses(status or 400, found):
         return Reply("", UNSAID, withheld=words, **counts)
     raise BrokenReplyError(f"a body without a choice that holds a message: {words}", status,
                            repeat=status is None or _repeatable(status))
@@ -461,7 +461,7 @@ def ending_kind(ending: str) -> str:
     return _KIND_OF.get(re.sub(r"^(?:finish|stop)_reason_", "", word), UNKNOWN)
 
 
-def blocked_by(found: Mapping[str, Any]) -> str:
+def _blocked_by(found: Mapping[str, Any]) -> str:
     """Say which filter of the provider blocked a prompt or a reply; empty if none did.
 
     Reads ``promptFeedback`` (Gemini) and the results of content filters (Azure).
@@ -475,7 +475,7 @@ def blocked_by(found: Mapping[str, Any]) -> str:
     return f"the content filter found {', '.join(hit)}" if hit else ""
 
 
-def refuses(status: int, body: object) -> bool:
+def _refuses(status: int, body: object) -> bool:
     """Whether a failed call means that the provider will not answer about this one sample.
 
     Parameters
@@ -493,12 +493,12 @@ def refuses(status: int, body: object) -> bool:
     """
     if status in _NEVER_OF_A_SAMPLE:
         return False
-    words = message_of(body)
+    words = _message_of(body)
     if _ACCOUNT.search(words):
         return False
     if isinstance(body, Mapping):
         fields = list(_fields(body))
-        if blocked_by(body) or any(name == "flagged_input" for name, _ in fields):
+        if _blocked_by(body) or any(name == "flagged_input" for name, _ in fields):
             return True
         if any(name == "metadata" and isinstance(value, Mapping) and value.get("reasons")
                for name, value in fields):
@@ -531,7 +531,7 @@ def rejected_field(status: int | None, words: str, fields: Mapping[str, Any]) ->
     return ""
 
 
-def message_of(body: object) -> str:
+def _message_of(body: object) -> str:
     """What a server says went wrong: the message of its error object, or all it says."""
     while isinstance(body, Mapping):
         inner = next((body[name] for name in ("message", "error", "detail", "msg", "errors")
@@ -541,8 +541,9 @@ def message_of(body: object) -> str:
         body = inner
     if isinstance(body, list):  # of a validator: what is wrong, and where
         return "; ".join(
-            ".".join(map(str, item.get("loc") or [])) + f": {message_of(item)}"
-            if isinstance(item, Mapping) and isinstance(item.get("loc"), list) else message_of(item)
+            ".".join(map(str, item.get("loc") or [])) + f": {_message_of(item)}"
+            if isinstance(item, Mapping) and isinstance(item.get("loc"), list)
+            else _message_of(item)
             for item in body[:5]
         )
     return "" if body is None else str(body)

@@ -51,7 +51,7 @@ def arithmetic_checks(samples: Sequence[Sample]) -> list[Finding | None]:
 
 
 def _check(sample: Sample) -> Finding | None:
-    found = equations(without_code(sample.response))
+    found = _equations(without_code(sample.response))
     if not found:
         return None
     wrong = [equation.text for equation in found if not equation.right]
@@ -61,10 +61,10 @@ def _check(sample: Sample) -> Finding | None:
     return _compare_choice(sample, found)
 
 
-def _compare_choice(sample: Sample, found: Sequence[Equation]) -> Finding:
+def _compare_choice(sample: Sample, found: Sequence[_Equation]) -> Finding:
     right = f"{len(found)} equation{'s' * (len(found) > 1)} recomputed, all right"
-    options = read_options(sample.request)
-    letter = read_choice(sample.response)
+    options = _read_options(sample.request)
+    letter = _read_choice(sample.response)
     if letter is None or letter not in options:
         return Finding(NO_CHOICE, right)
     computed = {equation.value for equation in found}
@@ -81,7 +81,7 @@ def _compare_choice(sample: Sample, found: Sequence[Equation]) -> Finding:
     return Finding(NO_CHOICE, right)
 
 
-def read_options(request: str) -> dict[str, Fraction]:
+def _read_options(request: str) -> dict[str, Fraction]:
     """Options of a request that hold one number each, by letter.
 
     Parameters
@@ -94,11 +94,11 @@ def read_options(request: str) -> dict[str, Fraction]:
     dict of str to Fraction
         Options with several numbers or none are left out.
     """
-    read = {letter: number_in(text) for letter, text in _OPTION.findall(request)}
+    read = {letter: _number_in(text) for letter, text in _OPTION.findall(request)}
     return {letter: value for letter, value in read.items() if value is not None}
 
 
-def read_choice(response: str) -> str | None:
+def _read_choice(response: str) -> str | None:
     """Letter that a response ends up with, outside its thinking; None if it names none."""
     found = _CHOICE.findall(without_thinking(response))
     return next((letter for pair in reversed(found) for letter in pair if letter), None)
@@ -143,7 +143,7 @@ _CONVERSIONS = {Fraction(n) for n in (7, 10, 12, 24, 30, 52, 60, 100, 365, 1000,
 
 
 @dataclass(frozen=True)
-class Equation:
+class _Equation:
     """One equation of a text.
 
     Attributes
@@ -194,7 +194,7 @@ class _Expression:
         return found
 
 
-def equations(text: str) -> list[Equation]:
+def _equations(text: str) -> list[_Equation]:
     """Read and compute the equations of a text.
 
     Parameters
@@ -212,7 +212,7 @@ def equations(text: str) -> list[Equation]:
     return [found for line in text.splitlines() for found in _line(line)]
 
 
-def number_in(text: str) -> Fraction | None:
+def _number_in(text: str) -> Fraction | None:
     """The number in a short text such as ``"57 years"`` or ``"3/4"``; None unless it is just one.
 
     The number may be the value of an expression.
@@ -239,7 +239,7 @@ def _tokens(line: str) -> list[_Token]:
     ]
 
 
-def _line(line: str) -> Iterator[Equation]:
+def _line(line: str) -> Iterator[_Equation]:
     if "=" not in line or re.search(r"[<>!=]=|=[<>=]", line):
         return
     sides: list[list[_Token]] = [[]]
@@ -254,7 +254,7 @@ def _line(line: str) -> Iterator[Equation]:
             yield found
 
 
-def _equation(left: list[_Token], right: list[_Token]) -> Equation | None:
+def _equation(left: list[_Token], right: list[_Token]) -> _Equation | None:
     ending, beginning = _suffix(left), _prefix(right)
     if ending is None or beginning is None:
         return None
@@ -268,14 +268,14 @@ def _equation(left: list[_Token], right: list[_Token]) -> Equation | None:
     decimals = _decimals(second)
     close = [(a, b) for a in lefts for b in rights if _agree(a, b, decimals)]
     if close:
-        return Equation(words, True, close[0][1])
+        return _Equation(words, True, close[0][1])
     if second.operators and second.parts[0][0].isdigit():
         start = Fraction(second.parts[0])
         if start in lefts:  # 5 + 7 = 12 - 3 = 9: the right-hand side goes on with the result
-            return Equation(f"{' '.join(first.parts)} = {second.parts[0]}", True, start)
+            return _Equation(f"{' '.join(first.parts)} = {second.parts[0]}", True, start)
     unsure = vague or _is_rounded(lefts[0], rights[0], decimals) or (
         (first.units or second.units) and _is_conversion(lefts[0], rights[0]))
-    return None if unsure else Equation(words, False, rights[0])
+    return None if unsure else _Equation(words, False, rights[0])
 
 
 def _decimals(side: _Expression) -> int | None:
