@@ -292,8 +292,8 @@ display.show(
 
 # %% [markdown]
 # Our rates are on the left and the published ones on the right, and an arm was trained on the cells
-# that are outlined. Go down a column from the base. Where misses fall and false alarms rise
-# together, the arm alarms more often, and nothing else is certain.
+# that are outlined. Compare an arm with the base in the same column, for both errors. Where one
+# error falls and the other rises, the arm alarms more or less often, and nothing else is certain.
 
 # %% [markdown]
 # ## Did an arm learn, or did its threshold move?
@@ -335,8 +335,9 @@ display.show(
 
 # %% [markdown]
 # The white circle is the base, a coloured mark is an arm, and the lower left corner is best. A line
-# along a grey curve means that a threshold moved. A line across the curves towards the lower left
-# means that the arm learned something.
+# along a grey curve means that a threshold moved, and a line across the curves towards the lower
+# left that the arm learned something. In `tiny` and `cpu` expect lines near the dashed diagonal of
+# chance, however long they are.
 
 # %% [markdown]
 # A small move may be chance. The table counts arms and cells by what their intervals say. The
@@ -471,17 +472,17 @@ display.show(
 )
 
 # %% [markdown]
-# Only our rates on the left are calibrated. Their false alarm rates should now be low in every row,
-# so the misses that remain are what an arm cannot tell apart. Arms that differed above
-# and have the same misses here differed in their thresholds, and not in what they tell apart.
+# Only our rates on the left are calibrated. Their false alarms should now be rare in every row, so
+# the misses that remain are what an arm cannot tell apart. Arms whose misses differed above and
+# agree here had different thresholds, and not different discrimination.
 
 # %% [markdown]
 # ## The same with a frozen encoder
 #
-# The stand-in cannot learn the task, so we repeat the experiment with a model that knows something.
-# MiniLM is a real pretrained encoder. It stays frozen, and only a logistic regression on its
-# embeddings is trained, which is called a probe. A probe is trained in about a second, so we can
-# afford many sizes and seeds.
+# The stand-in of `tiny` and `cpu` knows nothing, so we repeat the experiment with a model that
+# knows something. MiniLM is a real pretrained encoder. It stays frozen, and only a logistic
+# regression on its embeddings is trained, which is called a probe. A probe is trained in about a
+# second, so we can afford many sizes and seeds.
 
 # %%
 encoder = chapter.load_encoder(dtype=sizes.encoder_dtype)
@@ -566,7 +567,7 @@ display.show(
 # %% [markdown]
 # Each panel is a cell, and higher is better. A line is the mean over seeds, and its band reaches
 # from the worst seed to the best. A line that rises by less than the height of its band shows no
-# effect of more data, which is what to expect from the stand-in.
+# effect of more data, which is what to expect of the stand-in.
 
 # %% [markdown]
 # The same for the probe, which has more sizes to choose from and five seeds at each.
@@ -726,8 +727,8 @@ if len(real):
     )
 
 # %% [markdown]
-# An interval that holds 0.5 cannot be told from guessing. If a source has one whose interval lies
-# below 0.5, the arm takes right answers for misbehavior there.
+# An arm whose interval holds 0.5 cannot be told from guessing. One whose interval lies below 0.5
+# takes right answers for misbehavior.
 
 # %% [markdown]
 # ## Does it hold?
@@ -797,13 +798,13 @@ run.close()
 # ## Exercises
 #
 # 1. Set `ALPHA` to .05. Which tasks can no longer have a threshold of their own?
-#    <details><summary>Answer</summary>Reasoning. With $n$ dev scenarios the rule keeps no
-#    level below $1/(n+1)$, so .05 needs 19 of them. Code has 27, QA 59, reasoning only 10,
-#    and its monitors fall silent.</details>
+#    <details><summary>Answer</summary>Reasoning. With $n$ dev scenarios the rule keeps no level
+#    below $1/(n+1)$, so .05 needs 19 of them. Code and QA have at least as many. Reasoning has at
+#    most ten, so its monitors fall silent.</details>
 # 2. An arm has fewer misses than the base and more false alarms. What else do you need to
 #    know before you say that it learned something?
 #    <details><summary>Answer</summary>Whether its AUROC rose, or its misses at the base's
 #    false alarm rate fell. A lower threshold alone does both of the first.</details>
 # 3. Suppose you keep the arm that is best on test, and report its test value. What is wrong?
 #    <details><summary>Answer</summary>The largest of several noisy numbers is too large on
-#    average. Choose on dev: then the test value is as likely too low as too high.</details>
+#    average. If you choose on dev, the test value is as likely too low as too high.</details>
