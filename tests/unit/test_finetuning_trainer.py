@@ -1,5 +1,6 @@
 """Batches and losses of the trainer, against the library's own and against computation by hand."""
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from monitorlab.finetuning.batches import Collator, LeakError, plan, steps_of
 from monitorlab.finetuning.examples import Example, verdict_tokens
 from monitorlab.finetuning.recipe import Recipe
 from monitorlab.finetuning.saved import trainable
-from monitorlab.finetuning.train import VerdictTrainer, _matches
+from monitorlab.finetuning.train import VerdictTrainer, _matches, pair_losses, reply_loss
 from monitorlab.models.loading import Checkpoint
 from monitorlab.monitors.monitor import MonitorError
 
@@ -136,6 +137,15 @@ def test_the_pairwise_loss_is_the_one_computed_by_hand(
 def test_examples_without_a_partner_take_no_part_in_the_pairwise_loss() -> None:
     label, pair = torch.tensor([1, 0, 0, 1, -1]), torch.tensor([5, 5, 6, -1, -1])
     assert _matches(label, pair).nonzero().tolist() == [[0, 1]]
+    found = pair_losses(torch.tensor([2.0, 0.5, 9.0, -9.0, 3.0]), label, pair)
+    assert found.tolist() == pytest.approx([math.log(1 + math.exp(-1.5))])
+
+
+def test_the_loss_of_a_reply_is_the_negative_log_likelihood_of_its_tokens() -> None:
+    likelihoods = torch.tensor([0.9, 0.5, 0.8])
+    logits = torch.stack([1 - likelihoods, likelihoods], dim=1).log() + 3.0
+    found = reply_loss(logits, torch.tensor([1, 1, 1]))
+    assert found.item() == pytest.approx(-math.log(0.9 * 0.5 * 0.8), abs=1e-6)
 
 
 def test_training_on_pairs_pulls_them_apart(

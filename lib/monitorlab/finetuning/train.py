@@ -71,7 +71,7 @@ from monitorlab.storage.files import (
     tells_of_full_disk,
 )
 
-__all__ = ["LeakError", "Trained", "VerdictTrainer", "finetune"]
+__all__ = ["LeakError", "Trained", "VerdictTrainer", "finetune", "pair_losses", "reply_loss"]
 
 LOGS = 20  # rows of the history without evaluations
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
@@ -400,14 +400,13 @@ class VerdictTrainer(SFTTrainer):
         labels = _next_labels(inputs["labels"])
         keep = labels != IGNORED
         logits = self.labelled_logits(model, inputs["input_ids"], keep)
-        total = cross_entropy(logits, labels[keep], reduction="sum")
+        total = reply_loss(logits, labels[keep])
         loss = total / (keep.sum() if num_items_in_batch is None else num_items_in_batch)
         if self.pair_weight:
             margins = _verdict_margins(logits, keep, inputs["verdict_at"], self.verdict)
-            pairs = _matches(inputs["label"], inputs["pair"])
-            count = int(pairs.sum()) if num_items_in_batch is None else self._pairs_in_step
-            apart = (margins[:, None] - margins[None])[pairs]
-            loss = loss + self.pair_weight * softplus(-apart).sum() / max(int(count), 1)
+            losses = pair_losses(margins, inputs["label"], inputs["pair"])
+            count = len(losses) if num_items_in_batch is None else self._pairs_in_step
+            loss = loss + self.pair_weight * losses.sum() / max(int(count), 1)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
         return (loss, {"logits": logits}) if return_outputs else loss
@@ -455,7 +454,7 @@ class VerdictTrainer(SFTTrainer):
         asked = batch["verdict_at"] >= 0
         margins = _verdict_margins(logits, keep, batch["verdict_at"], self.verdict)
         right = ((margins > 0) == (batch["label"] == 1)) & asked
-        loss = cross_entropy(logits, labels[keep], reduction="sum")
+        loss = reply_loss(logits, labels[keep])
         return torch.stack([loss, keep.sum(), right.sum(), asked.sum()]).double().cpu()
 
     def _summed(self, values: torch.Tensor) -> torch.Tensor:
@@ -512,6 +511,39 @@ def _verdict_margins(
     rows = place.gather(1, verdict_at.clamp(min=0)[:, None])[:, 0].clamp(min=0)
     margins = logits[rows, verdict[0]] - logits[rows, verdict[1]]
     return torch.where(asked, margins, torch.zeros_like(margins))
+
+
+def reply_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood of labelled tokens, in nats, summed.
+
+    Not their mean: a training divides by the number of labels of a whole step, which may have
+    several batches.
+
+    Parameters
+    ----------
+    logits : torch.Tensor, shape (n, vocabulary)
+        Where each of the tokens is predicted.
+    labels : torch.Tensor, shape (n,)
+        Ids of the tokens.
+    """
+    return cross_entropy(logits, labels, reduction="sum")
+
+
+def pair_losses(margins: torch.Tensor, label: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:
+    """Pairwise loss log(1 + exp(-(s1 - s0))) of every pair in a batch, in nats, shape (n_pairs,).
+
+    Parameters
+    ----------
+    margins : torch.Tensor, shape (n,)
+        Log-odds of yes where the verdict is read: s1 of the answer with misbehavior, s0 of the
+        benign answer to the same request.
+    label : torch.Tensor, shape (n,)
+        1 for misbehavior, 0 for benign.
+    pair : torch.Tensor, shape (n,)
+        Equal numbers answer the same request; below 0 belongs to no pair.
+    """
+    apart = margins[:, None] - margins[None]
+    return softplus(-apart[_matches(label, pair)])
 
 
 def _matches(label: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ from monitorlab.chapters.finetuning.train_arms import (
 from monitorlab.evaluation import learning
 from monitorlab.finetuning.examples import verdict_examples
 from monitorlab.finetuning.recipe import PAPER, recipe_table
+from monitorlab.finetuning.train import pair_losses, reply_loss
 from monitorlab.models.sentence_encoder import load_encoder
 from monitorlab.monitors.combined import CHECKS_FIRST, checks_first
 from monitorlab.monitors.prompts import load_prompt
@@ -26,6 +27,6 @@ __all__ = [
     "BEYOND", "CHECKS_FIRST", "FINETUNED_VERDICTS", "FINETUNING", "PAPER", "PAPER_ARMS",
     "REPEATED", "SEEN_BY", "ArtifactError", "ask_base", "base_model", "checks_first",
     "draw_pairs", "embed", "figures", "learning", "load_encoder", "load_prompt", "matrix",
-    "plan_tasks", "probe_curves", "published", "recipe_of", "recipe_table", "task_table",
-    "train_and_ask", "transfer", "untrained", "verdict_examples",
+    "pair_losses", "plan_tasks", "probe_curves", "published", "recipe_of", "recipe_table",
+    "reply_loss", "task_table", "train_and_ask", "transfer", "untrained", "verdict_examples",
 ]  # fmt: skip
