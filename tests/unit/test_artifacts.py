@@ -612,7 +612,7 @@ def test_every_line_of_the_packages_that_train_is_in_a_checkpoints_name(tmp_path
     known = made_by(root)
     assert known == made_by()
     found = sorted(file for file in root.rglob("*") if file.is_file())
-    assert {"train.py", "causal_text.py", "scorers.py"} <= {file.name for file in found}
+    assert {"train.py", "engine.py", "step_scores.py"} <= {file.name for file in found}
     for file in found[::7]:
         text = file.read_text()
         lines = text.splitlines(keepends=True)

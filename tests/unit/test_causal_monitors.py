@@ -148,7 +148,7 @@ def test_impossible_quantization_says_why(
     folder: Path, options: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MonitorError, match=message):
+    with pytest.raises(ModelError, match=message):
         load_causal(str(folder), **options)  # type: ignore[arg-type]
 
 
@@ -186,7 +186,7 @@ def test_adapter_of_another_model_is_refused(
     folder: Path, tmp_path: Path, other: dict[str, int]
 ) -> None:
     save_adapter(make_model(len(make_tokenizer()), **other), tmp_path / "adapter")
-    with pytest.raises(MonitorError, match=r"adapter.*trained on"):
+    with pytest.raises(ModelError, match=r"adapter.*trained on"):
         load_causal(str(folder), adapter=str(tmp_path / "adapter"))
 
 
@@ -215,7 +215,7 @@ def test_next_token_belongs_to_the_answer(template: str, thinking: bool, end: st
 def test_template_that_fails_is_a_monitor_error() -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = "{{ raise_exception('no system role') }}"
-    with pytest.raises(MonitorError, match=r"cannot render.*'system'.*no system role"):
+    with pytest.raises(ModelError, match=r"cannot render.*'system'.*no system role"):
         chat_text(tokenizer, MESSAGES, False)
 
 

@@ -16,7 +16,7 @@ from monitorlab.models.chat import CLOCK, _ChatForm, _folded, chat_form, chat_te
 from monitorlab.models.loading import Checkpoint
 from monitorlab.models.tiny import TEMPLATE
 from monitorlab.monitors.causal import LogitMonitor, TextMonitor, load_causal
-from monitorlab.monitors.monitor import MonitorError, request_key, samples_of
+from monitorlab.monitors.monitor import request_key, samples_of
 from monitorlab.signals.token_probabilities import LogProbabilityScorer
 
 TURNS = (
@@ -205,7 +205,7 @@ def test_it_is_said_once() -> None:
     ({"tool_use": TURNS}, "cannot render"),
 ])
 def test_a_template_that_shows_no_message_is_refused(template: Any, message: str) -> None:
-    with pytest.raises(MonitorError, match=message):
+    with pytest.raises(ModelError, match=message):
         LogitMonitor(base(template), PROMPT).prompts(samples_of(SAMPLES))
 
 

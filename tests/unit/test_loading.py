@@ -268,7 +268,7 @@ def test_an_adapter_that_lacks_weights_is_refused(
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     weights = load_file(file)
     save_file({k: v for k, v in weights.items() if part not in k}, file, {"format": "pt"})
-    with pytest.raises(MonitorError, match="does not fit this model.*trained on"):
+    with pytest.raises(ModelError, match="does not fit this model.*trained on"):
         load_causal(str(tmp_path / "base"), adapter=str(tmp_path / "adapter"))
     file.unlink()
     with pytest.raises(ModelError, match=r"no adapter_model\.safetensors"):
@@ -282,5 +282,5 @@ def test_adapters_in_the_wrong_place_are_named(save: Save, tmp_path: Path) -> No
     prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     adapt(save, tmp_path / "prompt", prompt)
     model = load_causal(str(tmp_path / "base")).model
-    with pytest.raises(MonitorError, match="PROMPT_TUNING.*expected LoRA"):
+    with pytest.raises(ModelError, match="PROMPT_TUNING.*expected LoRA"):
         with_adapter(model, str(tmp_path / "prompt"), merge=False)

@@ -83,7 +83,7 @@ def load_samples(
     --------
     >>> samples = load_samples("samples.jsonl")
     >>> len(samples), sorted(samples.columns)[:3]
-    (12, ['label', 'request', 'response'])
+    (12, ['label', 'pair_id', 'request'])
     """
     file = Path(path).expanduser()
     notes: list[str] = []
