@@ -43,8 +43,8 @@ SEED: int = 2026  # one seed for everything
 import pandas as pd
 
 from monitorlab import display
-from monitorlab.pipeline.artifacts import open_run, write_table
 from monitorlab.chapters.signals import experiment, figures
+from monitorlab.pipeline.artifacts import open_run, write_table
 from monitorlab.signals.arithmetic import check
 from monitorlab.signals.conversations import make_conversations, split_scenarios
 

@@ -97,7 +97,8 @@ scored = chapter.datasets.stand_ins(read_table(run, "06_step_signals", "steps"))
 for name in ("math", "gsm8k"):
     source = f"evaluator/{name}.csv.gz"
     if online.open_tier and chapter.sources.available(source):
-        chapter.datasets.add(scored, [chapter.load_evaluator(run.fetch(source), f"evaluator_{name}")])
+        published = chapter.load_evaluator(run.fetch(source), f"evaluator_{name}")
+        chapter.datasets.add(scored, [published])
 if own:
     run.record_file(SCORES_FILE)
     own = chapter.datasets.add(scored, own)

@@ -109,6 +109,23 @@ def test_what_cannot_be_confined_is_not_checked(monkeypatch: pytest.MonkeyPatch)
     assert sorted(table["confirmed"]) == [False, True, True]
 
 
+def test_a_program_that_was_too_slow_on_a_busy_machine_is_run_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_jobs, limits = runner.run_jobs, []
+
+    def busy(jobs: list[runner.Job], given: runner.Limits | None = None) -> list[runner.Outcome]:
+        limits.append(given)
+        found = run_jobs(jobs, given)
+        return [replace(found[0], status="timeout"), *found[1:]] if given is None else found
+
+    monkeypatch.setattr(runner, "run_jobs", busy)
+    found = check_programs([code_pair("a", "spv_code", RIGHT, RIGHT)], 1)
+    assert found["confirmed"].all() and len(limits) == 2
+    assert limits[1].seconds == verification.PATIENCE
+
+
+
 def test_nothing_to_check_gives_empty_tables() -> None:
     programs, reasoning = check_programs([], 1), check_reasoning([], 1)
     assert programs.empty and reasoning.empty
