@@ -187,7 +187,7 @@ def describe_comparison(found: Comparison) -> str:
 
 def _tested(row: dict[str, float | str]) -> str:
     better = f"{row['better']} errs less" if row["better"] else "not told apart"
-    if row["better"]:
+    if row["better"] and row["left_out"]:
         better += ", also in the worst case" if row["survives"] else ", but not in the worst case"
     return (f"{row['first']} against {row['second']}, {ERROR_WORDS[str(row['error'])]}: difference "
             f"{_limits(row['difference'], row['low'], row['high'], '+.3f')}, "

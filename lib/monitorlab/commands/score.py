@@ -211,7 +211,8 @@ def describe(summary: Summary) -> str:
         lines.append(f"cost: {totals['cost_usd']:.4f} USD, with what was paid in earlier runs")
     lines += [f"Verdicts, one row each: {summary.out}",
               f"How they were made: {summary.manifest}",
-              "Next: another monitor on the same samples, of: python -m monitorlab monitors"]
+              "Next: another monitor on the same samples, of: python -m monitorlab monitors; then: "
+              "python -m monitorlab compare TABLE TABLE --samples FILE"]
     return "\n".join(lines)
 
 
