@@ -41,7 +41,8 @@ from monitorlab.finetuning.examples import Example, verdict_examples
 from monitorlab.finetuning.recipe import PAPER, Recipe
 from monitorlab.finetuning.train import finetune
 from monitorlab.models.loading import Checkpoint, no_progress_bars
-from monitorlab.models.tiny import POSITIONS, ModelSize, build_tokenizer, llama_config, seeded
+from monitorlab.models.sizes import ModelSize
+from monitorlab.models.tiny import POSITIONS, build_tokenizer, llama_config, seeded
 from monitorlab.monitors.prompts import Prompt, load_prompt
 
 SEED = 2026

@@ -9,7 +9,7 @@ import pytest
 
 from monitorlab.chapters.finetuning.arms import Arm
 from monitorlab.chapters.finetuning.train_arms import Model, _train_base, plan_tasks, train_and_ask
-from monitorlab.models.tiny import ModelSize
+from monitorlab.models.sizes import ModelSize
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.pipeline.artifacts import open_run
 from monitorlab.pipeline.checkpoints import _checkpoints_folder

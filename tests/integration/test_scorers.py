@@ -49,11 +49,7 @@ from monitorlab.signals.reward_models import (
     TokenRewardScorer,
 )
 from monitorlab.signals.step_scores import Label, LeftOutError, StepScorer
-from monitorlab.signals.token_probabilities import (
-    LogProbabilityScorer,
-    StepGenerator,
-    _split_steps,
-)
+from monitorlab.signals.token_probabilities import LogProbabilityScorer, StepGenerator, _split_steps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

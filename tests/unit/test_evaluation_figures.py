@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from monitorlab.chapters.evaluation import figures
 from monitorlab.chapters.operating_points import figures as operating_figures
+from monitorlab.display import style
 from monitorlab.display.style import CELL_TITLES, SAFE, UNSAFE
 from monitorlab.evaluation.cascades import cascade_sweep
 from monitorlab.evaluation.comparisons import TREATMENTS, compare, pair_anatomy
@@ -92,13 +93,13 @@ def a_curve(name: str) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
 
 
 def test_every_one_of_many_monitors_has_a_look_of_its_own():
-    style = figures.looks([f"{i:03}" for i in range(100)])
-    assert len(set(style.values())) == 100
-    assert figures.looks(MANY[::-1]) == figures.looks(MANY) == figures.looks(MANY + MANY)
+    found = style.looks([f"{i:03}" for i in range(100)])
+    assert len(set(found.values())) == 100
+    assert style.looks(MANY[::-1]) == style.looks(MANY) == style.looks(MANY + MANY)
 
 
 def test_whiskers_are_never_negative_and_stay_missing():
-    lengths = figures.whiskers([0.0, 0.4, np.nan], [1e-17, 0.1, np.nan], [0.2, 0.4 - 1e-17, 0.3])
+    lengths = style.whiskers([0.0, 0.4, np.nan], [1e-17, 0.1, np.nan], [0.2, 0.4 - 1e-17, 0.3])
     assert lengths[:, :2] == pytest.approx(np.array([[0.0, 0.3], [0.2, 0.0]]))
     assert (lengths[:, :2] >= 0).all() and np.isnan(lengths[:, 2]).all()
 
@@ -106,13 +107,13 @@ def test_whiskers_are_never_negative_and_stay_missing():
 def test_plane_has_a_point_per_monitor_where_its_rates_are():
     line = fit_line(RATES)
     fig = figures.plot_plane(RATES, line, (-0.42, 0.49), MANY + NAMES)
-    ax, style = fig.axes[0], figures.looks(MANY + NAMES)
+    ax, known = fig.axes[0], style.looks(MANY + NAMES)
     drawn = points_of(ax)
     assert set(drawn) == set(NAMES)
     for row in RATES.itertuples():
         x, y, color, marker = drawn[row.name]
         assert (x, y) == pytest.approx((row.mr, row.far))
-        assert (color, marker) == (style[row.name][0].lower(), style[row.name][1])
+        assert (color, marker) == (known[row.name][0].lower(), known[row.name][1])
     assert ax.get_xlabel() == "miss rate (lower is better)"
     assert ax.get_ylabel() == "false alarm rate (lower is better)"
     ends = {drawn.get_label(): drawn.get_ydata() for drawn in ax.lines}
@@ -234,7 +235,7 @@ def test_a_judge_known_by_its_box_only_is_in_the_legend():
 
 def test_a_monitor_keeps_its_colour_in_every_figure():
     everyone, name = MANY + NAMES, NAMES[0]
-    color, marker = figures.looks(everyone)[name]
+    color, marker = style.looks(everyone)[name]
     plane = figures.plot_plane(RATES, NO_LINE, (-0.42, 0.49), everyone)
     rules = operating_figures.plot_rules(tradeoff_at_own_threshold(JUDGED, [0.1]), everyone)
     for fig in (plane, rules):

@@ -24,7 +24,7 @@ from monitorlab.chapters.finetuning.train_arms import (
 )
 from monitorlab.finetuning.record import read_training
 from monitorlab.finetuning.train import LeakError, finetune
-from monitorlab.models.tiny import ModelSize
+from monitorlab.models.sizes import ModelSize
 from monitorlab.monitors.causal import LogitMonitor
 from monitorlab.monitors.monitor import MonitorError, samples_of
 from monitorlab.monitors.scoring import score

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from monitorlab.models.batching import pad
-from monitorlab.models.tiny import ModelSize, Training, _batch_order
+from monitorlab.models.sizes import ModelSize, Training
+from monitorlab.models.tiny import _batch_order
 from monitorlab.signals.arithmetic import Difficulty, make_problems
 from monitorlab.signals.solver import (
     IGNORED,

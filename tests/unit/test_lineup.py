@@ -8,7 +8,8 @@ import pytest
 
 from monitorlab.chapters.evaluation import lineup
 from monitorlab.chapters.evaluation.small_model import train_miniature
-from monitorlab.models.tiny import SPECIAL, ModelSize, Training, build_tokenizer
+from monitorlab.models.sizes import ModelSize, Training
+from monitorlab.models.tiny import SPECIAL, build_tokenizer
 from monitorlab.monitors.monitor import Sample, samples_of
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.scoring import score

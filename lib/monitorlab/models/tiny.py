@@ -10,7 +10,6 @@ import contextlib
 import gc
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from transformers import (
 
 from monitorlab.display.progress import progress
 from monitorlab.models.batching import pad
+from monitorlab.models.sizes import ModelSize, Training
 
 IGNORED = -100  # label that the loss skips
 MAX_POSITIONS = 512
@@ -372,47 +372,6 @@ def _batch_order(lengths: Sequence[int], batch: int, steps: int, seed: int) -> l
         batches = rng.permutation(ranked.reshape(-1, batch))
         order.extend(batches.ravel().tolist())
     return order[: steps * batch]
-
-
-@dataclass(frozen=True)
-class ModelSize:
-    """Shape of one small transformer.
-
-    Attributes
-    ----------
-    hidden : int
-        Width of the residual stream, in units; a multiple of `heads`.
-    layers : int
-        Number of transformer blocks.
-    heads : int
-        Attention heads per block.
-    """
-
-    hidden: int
-    layers: int
-    heads: int
-
-
-@dataclass(frozen=True)
-class Training:
-    """One model and how long it is trained.
-
-    Attributes
-    ----------
-    model : ModelSize
-        Shape of the model.
-    steps : int
-        Optimizer steps.
-    batch_tokens : int
-        Tokens in one optimizer step, padding included.
-    learning_rate : float
-        Peak learning rate of AdamW.
-    """
-
-    model: ModelSize
-    steps: int
-    batch_tokens: int
-    learning_rate: float
 
 
 def build_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:

@@ -10,11 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from monitorlab.storage.files import (
-    DamagedFileError,
-    digest_file,
-    read_sealed,
-)
+from monitorlab.storage.files import DamagedFileError, digest_file, read_sealed
 from monitorlab.storage.schemas import Schema, check_frame
 from monitorlab.storage.tables import SCHEMAS
 

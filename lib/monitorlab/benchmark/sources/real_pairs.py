@@ -14,10 +14,7 @@ import pandas as pd
 
 from monitorlab.benchmark.sources import programs, solutions, transcripts
 from monitorlab.benchmark.sources.pairing import Loaded
-from monitorlab.benchmark.sources.solutions import (
-    MISTAKE_TASKS,
-    PROCESSBENCH,
-)
+from monitorlab.benchmark.sources.solutions import MISTAKE_TASKS, PROCESSBENCH
 from monitorlab.benchmark.sources.transcripts import CATEGORIES, hh_key
 from monitorlab.storage.schemas import check_frame
 from monitorlab.storage.tables import SAMPLES

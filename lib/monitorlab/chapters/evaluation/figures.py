@@ -11,18 +11,22 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from numpy.typing import ArrayLike, NDArray
 
 from monitorlab.display.style import (
+    FALSE_ALARMS,
     GREEN,
     GREY,
+    MISSES,
     ORANGE,
     SAFE,
     SKY,
     TWO_COLUMNS,
     UNSAFE,
     cell_titles,
+    check_some,
+    draw_point,
     legend_entries,
+    looks,
     shared_legend,
     subplots,
     wrapped,
@@ -30,67 +34,12 @@ from monitorlab.display.style import (
 from monitorlab.evaluation.comparisons import TREATMENTS
 from monitorlab.evaluation.tradeoff import Line, pareto_front
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#8c510a", "#222222",
-          "#6a3d9a", "#b8860b", "#8a8f98", "#1b7837")  # fmt: skip
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "d", "h")
 TREATMENT_COLORS = dict(zip(TREATMENTS, (GREEN, ORANGE, SKY, UNSAFE, "#d0d3d8"), strict=True))
 TREATMENT_WORDS = {
     "discriminates": "tells apart", "both": "alarms on both", "blind": "alarms on neither",
     "inverted": "alarms on the benign one", "undecided": "undecided (a failed verdict)",
 }  # fmt: skip
 SAME = "#e8eaee"
-MISSES = "miss rate (lower is better)"
-FALSE_ALARMS = "false alarm rate (lower is better)"
-
-
-def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each monitor, the same in every figure of one list of names.
-
-    Colours repeat after 12 names, with other markers; both together after 144.
-    """
-    found = {}
-    for i, name in enumerate(sorted(set(names))):
-        again, place = divmod(i, len(COLORS))
-        found[name] = (COLORS[place], MARKERS[(place + again) % len(MARKERS)])
-    return found
-
-
-def whiskers(value: ArrayLike, low: ArrayLike, high: ArrayLike) -> NDArray[np.float64]:
-    """Lengths of error bars, (2, n): never negative by rounding, NaN where an end is missing."""
-    middle = np.atleast_1d(np.asarray(value, float))
-    return np.maximum([middle - np.asarray(low, float), np.asarray(high, float) - middle], 0.0)
-
-
-def draw_point(ax: Axes, row: Any, look: tuple[str, str], size: float = 6) -> None:
-    """One monitor in the plane of both errors with its intervals; nothing if a rate is NaN."""
-    if not np.isfinite([row.mr, row.far]).all():
-        return
-    color, marker = look
-    ax.errorbar(row.mr, row.far, color=color, marker=marker, markersize=size, linestyle="none",
-                elinewidth=0.8, label=row.name, zorder=3,
-                xerr=whiskers(row.mr, row.mr_low, row.mr_high),
-                yerr=whiskers(row.far, row.far_low, row.far_high))
-
-
-def one_row_each(part: pd.DataFrame, column: str, order: Sequence[str]) -> pd.DataFrame:
-    """Rows in the order of drawing, NaN where there is none.
-
-    Raises
-    ------
-    ValueError
-        If a value of `column` has several rows.
-    """
-    several = part[column][part[column].duplicated()]
-    if len(several):
-        raise ValueError(f"{column} {several.iloc[0]!r} has several rows, expected one to draw: "
-                         "select one of them first")
-    return part.set_index(column).reindex(list(order))
-
-
-def check_some(things: Sequence[Any] | pd.DataFrame, what: str) -> None:
-    """Raise a ValueError if there is nothing to draw."""
-    if not len(things):
-        raise ValueError(f"no {what} to draw, expected at least one: look at the filter before it")
 
 
 def plot_plane(

@@ -18,13 +18,13 @@ import pyarrow as pa
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from monitorlab.models.loading import no_progress_bars
+from monitorlab.models.sizes import Training
 from monitorlab.models.tiny import (
     IGNORED,
     POSITIONS,
     SPECIAL,
     TEXTS_FOR_TOKENIZER,
     Row,
-    Training,
     build_tokenizer,
     fit,
     llama_config,

@@ -13,14 +13,6 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from monitorlab.chapters.evaluation.figures import (
-    FALSE_ALARMS,
-    MISSES,
-    check_some,
-    looks,
-    one_row_each,
-    whiskers,
-)
 from monitorlab.chapters.finetuning.published import (
     ALL_CELLS,
     ALL_COMPONENTS,
@@ -35,12 +27,18 @@ from monitorlab.display.style import (
     BLACK,
     BLUE,
     CELL_TITLES,
+    FALSE_ALARMS,
     GREEN,
     GREY,
+    MISSES,
     TWO_COLUMNS,
     UNSAFE,
+    check_some,
+    looks,
+    one_row_each,
     shared_legend,
     subplots,
+    whiskers,
 )
 
 DIRECTIONS = {"auroc": "AUROC (higher is better)", "g2": "g-mean² (higher is better)",

@@ -11,9 +11,7 @@ import pandas as pd
 from monitorlab.online.comparison import PAPER_METHODS, Split, compare_methods
 from monitorlab.online.metrics import peaks
 from monitorlab.online.trajectories import UNKNOWN, Trajectories, from_steps
-from monitorlab.statistics.thresholds import (
-    Threshold,
-)
+from monitorlab.statistics.thresholds import Threshold
 
 # Signals that cost next to nothing; the others need a model of their own.
 FREE_SIGNALS = ("min_logprob", "mean_logprob", "words")

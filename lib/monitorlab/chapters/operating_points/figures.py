@@ -8,23 +8,21 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from monitorlab.chapters.evaluation.figures import (
-    FALSE_ALARMS,
-    MISSES,
-    check_some,
-    draw_point,
-    looks,
-    one_row_each,
-    whiskers,
-)
 from monitorlab.display.style import (
+    FALSE_ALARMS,
     GREY,
+    MISSES,
     SAFE,
     TWO_COLUMNS,
     UNSAFE,
     cell_titles,
+    check_some,
+    draw_point,
+    looks,
+    one_row_each,
     shared_legend,
     subplots,
+    whiskers,
 )
 from monitorlab.evaluation.operating_points import ALL, OWN_DEFAULT
 from monitorlab.statistics.roc import det, det_ticks

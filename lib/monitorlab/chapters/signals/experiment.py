@@ -31,10 +31,10 @@ from transformers import (
 
 from monitorlab.models.batching import Encoded, count_tokens, label_probability, logits_at_steps
 from monitorlab.models.loading import load_model, load_tokenizer, no_progress_bars
+from monitorlab.models.sizes import Training
 from monitorlab.models.tiny import (
     IGNORED,
     Row,
-    Training,
     byte_pair_tokenizer,
     fit,
     llama_config,
