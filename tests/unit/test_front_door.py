@@ -68,7 +68,13 @@ def test_an_unknown_name_is_answered_with_those_that_exist() -> None:
         _ = monitorlab.calibrte
 
 
-def test_the_import_takes_nothing_heavy_along() -> None:
-    code = "import sys, monitorlab; print(*{'torch', 'numpy', 'pandas'} & set(sys.modules))"
+@pytest.mark.parametrize(("modules", "heavy"), [
+    ("monitorlab", "torch numpy pandas"),
+    ("monitorlab.pipeline.runner, monitorlab.report.page", "torch matplotlib sklearn"),
+    ("monitorlab.monitors.build, monitorlab.commands.compare", "torch matplotlib sklearn openai"),
+    ("monitorlab.chapters.operating_points, monitorlab.chapters.construction", "torch"),
+])
+def test_an_import_takes_along_only_what_it_needs(modules: str, heavy: str) -> None:
+    code = f"import sys, {modules}; print(*sorted({set(heavy.split())} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
