@@ -121,13 +121,10 @@ def compare_tables(
     Raises
     ------
     MonitorError
-        If labels, or a column of groups, are missing, or there are too many groups.
+        If a column of groups is missing, or there are too many groups.
     JudgedError
         As :func:`monitorlab.evaluation.rates.join`.
     """
-    if "label" not in samples.columns:
-        raise MonitorError("the samples have no column label (1 is misbehavior, 0 benign): without "
-                           "it nobody is right or wrong")
     unknown = [column for column in by if column not in samples.columns]
     if unknown:
         raise MonitorError(f"the samples have no column {unknown[0]!r} to group by, they have "
