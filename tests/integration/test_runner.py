@@ -202,6 +202,12 @@ import time; time.sleep(600)
 """
 
 
+def hear_signals() -> None:
+    """Tests may run under nohup or behind an ampersand: what is ignored stays so in a child."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @contextmanager
 def working(root: Path, *command: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Start the command line; yield the process and the number of its kernel, which sleeps."""
@@ -211,8 +217,7 @@ def working(root: Path, *command: str) -> Iterator[tuple[subprocess.Popen[str], 
     process = subprocess.Popen(
         [*command, sys.executable, "-m", "monitorlab", "run", "--run-id", "test"],
         env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-        # Tests may run under nohup, and what is ignored stays ignored in a child.
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+        preexec_fn=hear_signals,
     )
     place, deadline = root / "data" / "runs" / "kernel", time.monotonic() + 60
     try:

@@ -2,7 +2,7 @@
 
 Intervals of one rate are checked exactly, by adding up the binomial law. The others are simulated:
 with 20,000 replications the standard error of a coverage is below 0.2 %, with 3,000 it is 0.4 %.
-The bootstrap has 300 replications and may leave 93 to 97 % by a binomial tail of 1e-4 at its ends.
+The bootstrap has 200 replications and may leave 93 to 97 % by a binomial tail of 1e-4 at its ends.
 Tests of a level may exceed 5 % by a binomial tail of 1e-5.
 
 Where the errors of a scenario come together, intervals over scenarios cover and tests over
@@ -93,7 +93,7 @@ def alike_monitors(random: np.random.Generator, samples: int, monitors: int) -> 
 
 def test_holm_keeps_the_family_wise_error_of_equal_monitors():
     random = np.random.default_rng(6)
-    replications, false = 400, 0
+    replications, false = 200, 0
     sample = [f"{i:04d}" for i in range(150)]
     for _ in range(replications):
         errors = alike_monitors(random, 150, 6)
@@ -165,7 +165,7 @@ def test_macro_allows_for_a_monitor_that_treats_pairs_alike():
 def test_pair_bootstrap_covers_auroc_and_differences():
     """Binormal scores, correlated within pairs and between two monitors."""
     random = np.random.default_rng(11)
-    replications, pairs, shifts = 300, 120, np.array([1.5, 1.0])
+    replications, pairs, shifts = 200, 120, np.array([1.5, 1.0])
     sample = np.arange(2 * pairs)
     label = 1 - sample % 2
     hits = dict.fromkeys(["auroc", "balanced_accuracy", "auroc gap", "balanced_accuracy gap"], 0)
@@ -290,7 +290,7 @@ def judged_by_scenario(
 
 def test_families_of_tests_keep_their_level_by_scenario_and_not_by_sample():
     random = np.random.default_rng(8)
-    times = 200
+    times = 120
     false = dict.fromkeys(("scenario", "mcnemar", "t2", "q"), 0)
     for _ in range(times):
         judged = judged_by_scenario(random, "abcd")
@@ -308,7 +308,7 @@ def test_families_of_tests_keep_their_level_by_scenario_and_not_by_sample():
 
 def test_the_bootstrap_of_scenarios_covers_and_that_of_pairs_does_not():
     random = np.random.default_rng(12)
-    times, scenarios, size = 300, 50, 6
+    times, scenarios, size = 200, 50, 6
     n = size * scenarios
     unit, label = np.repeat(np.arange(scenarios), size), np.tile([1, 0], n // 2)
     truth = stats.norm.cdf(1.2 / np.sqrt(2))

@@ -26,7 +26,7 @@ from monitorlab.evaluation.resplits import expected_far, resplit_alarms, resplit
 from monitorlab.statistics.thresholds import calibrate
 
 CHANCE = 1e-5
-REPLICATIONS = 250
+REPLICATIONS = 200
 LEVELS = (0.05, 0.1, 0.2)
 SIZES = (24, 120)
 GRID = 10  # tied scores are 0, .1, ..., 1

@@ -39,7 +39,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -267,11 +267,12 @@ def calibrated_points(
                          "dev and test only")
     rows: list[dict[str, Any]] = []
     for name, part in frame.groupby("name", sort=False):
+        arrays = _arrays(part)
         for calibrator in calibrators or CALIBRATORS[unit]:
             for level in levels:
                 head = {"name": name, "scope": scope, "unit": unit, "calibrator": calibrator,
                         "level": level}
-                found = _choose(part, scope, level, calibrator, delta, unit)
+                found = _choose(arrays, scope, level, calibrator, delta, unit)
                 rows += [head | row for row in found]
     return _in_order(pd.DataFrame(rows))
 
@@ -292,23 +293,38 @@ def check_calibrator(calibrator: str, unit: str) -> None:
         )
 
 
+class _Arrays(NamedTuple):
+    """The verdicts of one monitor: score, label, whether on dev, unit, and the rows per cell."""
+
+    scores: FloatArray
+    labels: IntArray
+    dev: BoolArray
+    own: NDArray[Any]
+    cells: dict[str, BoolArray]
+
+
+def _arrays(part: pd.DataFrame) -> _Arrays:
+    cells = part["cell"].to_numpy()
+    return _Arrays(
+        part["_score"].to_numpy(), part["label"].to_numpy(dtype=np.int64),
+        (part["split"] == "dev").to_numpy(bool), part["_unit"].to_numpy(),
+        {cell: cells == cell for cell in dict.fromkeys(cells)},
+    )
+
+
 def _choose(
-    part: pd.DataFrame, scope: str, level: float, calibrator: str, delta: float,
-    unit: str,
+    found: _Arrays, scope: str, level: float, calibrator: str, delta: float, unit: str
 ) -> Iterator[dict[str, Any]]:
     """One row per cell and one for all, of one monitor at one level."""
-    dev = (part["split"] == "dev").to_numpy(bool)
-    scores, labels = part["_score"].to_numpy(), part["label"].to_numpy(dtype=np.int64)
-    cells, own = part["cell"].to_numpy(), part["_unit"].to_numpy()
-    units = {cell: cells == cell for cell in dict.fromkeys(cells)}
-    whole = {ALL: np.ones(len(part), bool)}
-    alarms = np.zeros(len(part), dtype=bool)
+    scores, labels, dev, own, cells = found
+    whole = {ALL: np.ones(len(scores), bool)}
+    alarms = np.zeros(len(scores), dtype=bool)
     chosen: dict[str, Rule] = {}
-    for name, rows in (units if scope == "cell" else whole).items():
+    for name, rows in (cells if scope == "cell" else whole).items():
         mine = rows & dev & (labels == 0)
         chosen[name] = choose_rule(scores[mine], own[mine], level, calibrator, delta, unit)
         alarms[rows] = scores[rows] > chosen[name].value
-    for name, rows in (units | whole).items():
+    for name, rows in (cells | whole).items():
         yield {
             "cell": name, **_describe(chosen.get(name) or chosen.get(ALL)),
             **_measured(alarms[rows], labels[rows], dev[rows], own[rows]),
