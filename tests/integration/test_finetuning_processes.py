@@ -1,11 +1,9 @@
-"""Training in processes of its own: killed and resumed, and two that train together."""
+"""Two processes train together, as if they were one."""
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from monitorlab.finetuning.examples import Example, verdict_examples
 from monitorlab.finetuning.recipe import Recipe
-from monitorlab.finetuning.train import finetune
 from monitorlab.models.loading import load_causal
 from monitorlab.models.tiny import build_tokenizer
 from monitorlab.monitors.prompts import load_prompt
@@ -103,37 +99,6 @@ def start(root: Path, *launcher: str, **more: str) -> subprocess.Popen[str]:
         env={**os.environ, "OMP_NUM_THREADS": "1", **more},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )
-
-
-def test_a_killed_training_resumes_and_ends_with_the_same_adapter(tmp_path: Path) -> None:
-    examples = make_base(tmp_path)
-    recipe = Recipe(lora_rank=4, lora_dropout=0.1, dtype="float32", batch=4, accumulation=2,
-                    max_steps=60, learning_rate=5e-3, gradient_checkpointing=False)
-    write_job(tmp_path, examples, recipe, "killed", eval_steps=10, save_steps=3)
-    process = start(tmp_path)
-    partial = tmp_path / ".killed.partial"
-    limit = time.monotonic() + PATIENCE
-    while not list(partial.glob("checkpoint-*/trainer_state.json")):
-        assert process.poll() is None and time.monotonic() < limit, process.communicate()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL and not (tmp_path / "killed").exists()
-
-    process = start(tmp_path)
-    output = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, output
-    assert output == ("", "")
-    notes = json.loads((tmp_path / "notes0.json").read_text())
-    assert 0 < len(notes["batches"]) < 120  # not from the beginning
-
-    whole = finetune(load_causal(str(tmp_path / "base")), examples, recipe, tmp_path / "whole",
-                     held_out=examples[:6], eval_steps=10, save_steps=3)
-    expected, found = (load_file(tmp_path / name / "adapter_model.safetensors")
-                       for name in ("whole", "killed"))
-    assert expected.keys() == found.keys() and len(found) == 28
-    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
-    assert notes["history"] == whole.history.fillna(-1).to_dict("list")
 
 
 def test_two_processes_train_together(tmp_path: Path) -> None:
