@@ -6,7 +6,6 @@ with whole scenarios held out. Near .5 the benchmark offers no such shortcut.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +15,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from monitorlab.statistics.roc import auroc
+from monitorlab.statistics.resampling import draw_units, percentiles
+from monitorlab.statistics.roc import auroc, roc_metrics
 
 FOLDS = 5
 RESAMPLES = 1000
@@ -95,14 +95,9 @@ def _measure(
         Estimate and 95 % percentile interval from resampling whole scenarios.
     """
     names, codes = np.unique(groups, return_inverse=True)
-    order = np.argsort(codes, kind="stable")
-    bounds = np.searchsorted(codes[order], np.arange(len(names) + 1))
-    members = [order[a:b] for a, b in itertools.pairwise(bounds)]
-    draws = np.empty(RESAMPLES)
-    for draw in range(RESAMPLES):
-        rows = np.concatenate([members[i] for i in random.integers(0, len(names), len(names))])
-        draws[draw] = auroc(scores[rows], labels[rows])
-    low, high = np.quantile(draws, [0.025, 0.975])
+    (weights,) = draw_units(random, np.zeros(len(names), np.intp), RESAMPLES, RESAMPLES * len(names))
+    draws = roc_metrics(scores, labels, codes, weights, low_end=False)["auroc"]
+    (low,), (high,) = percentiles(draws[None], 0.95)
     return auroc(scores, labels), float(low), float(high)
 
 
