@@ -95,7 +95,8 @@ def _measure(
         Estimate and 95 % percentile interval from resampling whole scenarios.
     """
     names, codes = np.unique(groups, return_inverse=True)
-    (weights,) = draw_units(random, np.zeros(len(names), np.intp), RESAMPLES, RESAMPLES * len(names))
+    units = np.zeros(len(names), np.intp)
+    (weights,) = draw_units(random, units, RESAMPLES, RESAMPLES * len(names))
     draws = roc_metrics(scores, labels, codes, weights, low_end=False)["auroc"]
     (low,), (high,) = percentiles(draws[None], 0.95)
     return auroc(scores, labels), float(low), float(high)
