@@ -31,12 +31,15 @@ report: $(READY)  ## run all notebooks (PROFILE=cpu) and render reports/RUN_ID/i
 	@$(BIN)/python -m monitorlab run --profile $(PROFILE) --run-id $(RUN_ID); status=$$?; \
 	  $(BIN)/python -m monitorlab report --run-id $(RUN_ID) && exit $$status
 
-test: $(READY) lint types  ## everything that must be green
+test: $(READY)  ## everything that must be green
+	@$(MAKE) --no-print-directory --jobs=2 lint types
 	@$(MAKE) --no-print-directory --jobs=2 units golden
 
 # Golden notebooks run one after the other and beside the other tests, or a core would stand idle.
+# The files with the longest tests come first, or one of them would end alone.
 units: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/validity tests/integration
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	  tests/integration tests/validity tests/unit
 
 golden: $(READY)
 	@said=$$($(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/golden/nbval.cfg tests/golden 2>&1); \
