@@ -14,8 +14,8 @@ import pytest
 from monitorlab.benchmark.sandbox.runner import Job, SandboxError, run_jobs
 from monitorlab.benchmark.sources import programs, solutions, transcripts
 from monitorlab.benchmark.sources.pairing import Loaded
-from monitorlab.benchmark.sources.real_pairs import combine
 from monitorlab.benchmark.sources.records import read_array, read_lines
+from monitorlab.chapters.construction.real_pairs import combine
 
 Get = Callable[[str], Path]
 

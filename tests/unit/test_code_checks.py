@@ -7,7 +7,6 @@ import time
 
 import pytest
 
-from monitorlab.monitors.checks.code import CLEAN, RANKS, SUSPICION, code_checks
 from monitorlab.monitors.checks.findings import (
     Finding,
     parse_python,
@@ -15,6 +14,7 @@ from monitorlab.monitors.checks.findings import (
     without_code,
     without_thinking,
 )
+from monitorlab.monitors.checks.program import CLEAN, RANKS, SUSPICION, code_checks
 from monitorlab.monitors.monitor import Sample
 
 SHELL = (

@@ -21,8 +21,8 @@ from monitorlab.benchmark.sources.pairing import (
     _match,
     build,
 )
-from monitorlab.benchmark.sources.real_pairs import _sources_table, combine
 from monitorlab.benchmark.sources.records import RealDataError, read_array, read_lines
+from monitorlab.chapters.construction.real_pairs import _sources_table, combine
 from monitorlab.storage.tables import SAMPLES
 
 Get = Callable[[str], Path]

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from monitorlab.benchmark.sources import programs, solutions, transcripts
+from monitorlab.benchmark.sources.pairing import Loaded
 from monitorlab.benchmark.sources.programs import reflexion_runs
-from monitorlab.benchmark.sources.real_pairs import RealPairs, combine, source_keys
 from monitorlab.benchmark.sources.solutions import (
     MISTAKE_TASKS,
     PROCESSBENCH,
@@ -11,9 +17,100 @@ from monitorlab.benchmark.sources.solutions import (
     gsm8k_solutions,
     processbench,
 )
-from monitorlab.benchmark.sources.transcripts import CATEGORIES, hh_rlhf, lie_detector
+from monitorlab.benchmark.sources.transcripts import CATEGORIES, hh_key, hh_rlhf, lie_detector
 from monitorlab.pipeline.runs import Run
+from monitorlab.storage.schemas import check_frame
 from monitorlab.storage.sources import available
+from monitorlab.storage.tables import SAMPLES
+
+
+@dataclass(frozen=True)
+class RealPairs:
+    """All sources together.
+
+    Attributes
+    ----------
+    samples : DataFrame
+        Pairs, in the columns of `samples`.
+    flaws : DataFrame
+        `sample_id, step, n_steps, start, end`: the first wrong step (from 0) of flawed chains,
+        which is ``response[start:end]``.
+    dropped : DataFrame
+        `source, unit, reason, count`; the unit is "problem" or "answer". Problems that are kept
+        and problems that are dropped add up to those of the files.
+    overview : DataFrame
+        See :func:`_sources_table`.
+    unpaired : DataFrame
+        Clear transcripts of sources that have no pairs, in the columns of `samples`, with a
+        `pair_id` of their own; not part of `samples`.
+    """
+
+    samples: pd.DataFrame
+    flaws: pd.DataFrame
+    dropped: pd.DataFrame
+    overview: pd.DataFrame
+    unpaired: pd.DataFrame
+
+
+def source_keys() -> list[str]:
+    """Keys of `data/sources.toml` that `load` reads."""
+    return [
+        solutions.KEY,
+        *(f"reflexion/{name}" for name in programs.RUNS),
+        *PROCESSBENCH.values(),
+        *(f"bigbench_mistake/{task}.jsonl" for task in MISTAKE_TASKS),
+        hh_key(),
+        *(f"lie_detector/{kind.folder}/{transcripts.JUDGE}.json" for kind in CATEGORIES.values()),
+    ]
+
+
+def combine(sources: Iterable[Loaded]) -> RealPairs:
+    """Put loaded sources together; samples are sorted by `sample_id`, the rest by source."""
+    parts = list(sources)
+    return RealPairs(
+        check_frame(_stacked(part.samples for part in parts), SAMPLES),
+        _stacked(part.flaws for part in parts),
+        _stacked(part.dropped for part in parts),
+        _sources_table(parts),
+        check_frame(_stacked(part.unpaired for part in parts), SAMPLES),
+    )
+
+
+def _sources_table(sources: Iterable[Loaded]) -> pd.DataFrame:
+    """Return one row per source, also for those without pairs.
+
+    Returns
+    -------
+    DataFrame
+        `source, cell, pairs, problems, words_benign, words_misbehaving` (means; missing without
+        pairs), `unpaired` (clear answers without a partner), `checked` (labels computed again),
+        `disagreements` (of those, how many differ from the file's own flag), `label_from`.
+    """
+    return pd.DataFrame([_summary(source) for source in sources])
+
+
+def _summary(source: Loaded) -> dict[str, object]:
+    samples = source.samples
+    words = samples["response"].str.split().str.len().groupby(samples["label"]).mean()
+    return {
+        "source": source.origin.source,
+        "cell": source.origin.cell,
+        "pairs": samples["pair_id"].nunique(),
+        "problems": samples["scenario_id"].nunique(),
+        "words_benign": float(words.get(0, float("nan"))),
+        "words_misbehaving": float(words.get(1, float("nan"))),
+        "unpaired": len(source.unpaired),
+        "checked": source.checked,
+        "disagreements": source.disagreements,
+        "label_from": source.origin.label_from,
+    }
+
+
+def _stacked(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """One frame under the other; empty ones would only change the types of the columns."""
+    parts = list(frames)
+    filled = [frame for frame in parts if len(frame)]
+    return pd.concat(filled or parts[:1], ignore_index=True)
 
 
 def load(run: Run) -> RealPairs | None:
