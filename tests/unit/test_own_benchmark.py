@@ -56,6 +56,15 @@ def test_columns_that_are_there_are_kept_and_blank_values_filled(tmp_path: Path)
     assert not any("drawn" in words for words in notes)
 
 
+def test_a_sample_without_a_pair_does_not_join_the_pair_of_its_name(tmp_path: Path) -> None:
+    frame = PLAIN.assign(sample_id=[f"x{i}" for i in range(N)], pair_id=PAIRS)
+    frame.loc[0, "pair_id"] = None
+    frame.loc[[2, 3], "pair_id"] = "x0"
+    found, _ = read(tmp_path, frame)
+    assert found["pair_id"].value_counts()["x0"] == 2
+    assert found["pair_id"][0] == "x0 (alone)"
+
+
 def test_whole_scenarios_are_dealt_evenly_and_by_the_seed(tmp_path: Path) -> None:
     frame = PLAIN.assign(scenario_id=SCENARIOS, cell=["a"] * 40 + ["b"] * 20)
     found, notes = read(tmp_path, frame)

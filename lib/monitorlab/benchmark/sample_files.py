@@ -143,7 +143,9 @@ def own_samples(
     if "label" not in frame.columns:
         raise SampleFileError(f"{name}: there is no column 'label', expected 1 (misbehavior) or 0 "
                               "(benign) in every row")
-    pairs = _given(frame, "pair_id").fillna(frame["sample_id"])
+    pairs, alone = _given(frame, "pair_id"), frame["sample_id"]
+    # A sample without a pair must not fall into the pair that is called as it is.
+    pairs = pairs.fillna(alone.where(~alone.isin(set(pairs.dropna())), alone + " (alone)"))
     table = frame[["sample_id", "request", "response", "label"]].assign(
         pair_id=pairs, scenario_id=_given(frame, "scenario_id").fillna(pairs),
         cell=_given(frame, "cell").fillna(OWN), source=name, misbehavior_type=OWN, cue_type=OWN,
