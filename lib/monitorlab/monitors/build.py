@@ -74,10 +74,14 @@ class Kind:
 
     def settings(self) -> dict[str, Setting]:
         """What can be given by name."""
+        decided = {"name", *self.fixed}
         return {"name": NAME} | {
-            name: setting for name, setting in settings_of(*self.built()).items() if name != "name"}
+            name: setting for name, setting in settings_of(*self.built()).items()
+            if name not in decided}
 
 
+_CAUSAL = ("models.loading:load_causal", "monitors.causal:LogitMonitor",
+           "monitors.causal:TextMonitor")
 _ALL = (
     Kind("always", "alarms on everything", ("monitors.rules:Constant",), {"verdict": True}),
     Kind("never", "alarms on nothing", ("monitors.rules:Constant",), {"verdict": False}),
@@ -94,8 +98,10 @@ _ALL = (
     Kind("classifier:NAME_OR_FOLDER", "sequence classifier of the Hugging Face hub or in a folder",
          ("monitors.classifier:ClassifierMonitor.load",)),
     Kind("hf:NAME_OR_FOLDER", "causal language model of the Hugging Face hub or in a folder",
-         ("monitors.build:causal", "models.loading:load_causal", "monitors.causal:LogitMonitor",
-          "monitors.causal:TextMonitor"), other_names={"max_tokens": "max_new_tokens"}),
+         ("monitors.build:causal", *_CAUSAL), other_names={"max_tokens": "max_new_tokens"}),
+    Kind("smollm2", "SmolLM2-135M-Instruct, a small real language model that needs no network",
+         ("monitors.build:smollm2", *_CAUSAL), fixed={"revision": ""},
+         other_names={"max_tokens": "max_new_tokens"}),
     Kind("api:MODEL", "model behind an OpenAI-compatible API",
          ("monitors.build:api", "monitors.api.monitor:ApiMonitor"),
          other_names={"rpm": "requests_per_minute", "tpm": "tokens_per_minute",
@@ -244,6 +250,45 @@ def causal(
     MonitorError
         If it cannot be loaded, or a setting belongs to the other way of reading.
     """
+    from monitorlab.models.loading import load_causal
+
+    def load(**loading: Any) -> Checkpoint:
+        adapted = _is_finetuned_adapter(name)
+        return _finetuned(name, loading) if adapted else load_causal(name, **loading)
+
+    return _read_causally(load, prompt, read, settings)
+
+
+def smollm2(
+    *, prompt: str = "direct", read: Reading = "logits", dtype: str = "auto", **settings: Any
+) -> Monitor:
+    """Load SmolLM2-135M-Instruct as a monitor, see `monitorlab.models.smollm2`.
+
+    Parameters
+    ----------
+    prompt : str
+        Monitor prompt, by name or file.
+    read : {"logits", "text"}
+        The verdict is read from the logits of the next word, or from a generated reply.
+    dtype : str
+        "float32", "bfloat16", or "auto" for bfloat16 where the device computes in it, else float32.
+    **settings
+        Of `load_causal`, and of `LogitMonitor` or `TextMonitor`.
+
+    Raises
+    ------
+    MonitorError
+        If it is not installed, or a setting belongs to the other way of reading.
+    """
+    from monitorlab.models.smollm2 import load_smollm2
+
+    return _read_causally(load_smollm2, prompt, read, settings | {"dtype": dtype})
+
+
+def _read_causally(
+    load: Callable[..., Checkpoint], prompt: str, read: Reading, settings: dict[str, Any]
+) -> Monitor:
+    """Load a causal language model and read it by logits or by text."""
     from monitorlab.models import ModelError
     from monitorlab.models.loading import load_causal
     from monitorlab.monitors.causal import LogitMonitor, TextMonitor
@@ -257,8 +302,7 @@ def causal(
         raise MonitorError(f"the option {needless[0]} {needs}")
     words = load_prompt(prompt)
     try:
-        adapted = _is_finetuned_adapter(name)
-        checkpoint = _finetuned(name, loading) if adapted else load_causal(name, **loading)
+        checkpoint = load(**loading)
     except ModelError as error:
         raise MonitorError(str(error)) from error
     return reader(checkpoint, words, **settings)
@@ -516,7 +560,7 @@ def list_settings(spec: str) -> str:
         known = function_settings(spec) | known
     for name, value in _listed_settings(named, known, {"read": "text"}).items():
         known[name] = replace(known[name], default=value)
-    if named.kind is KINDS["hf"]:
+    if named.kind.parts[1:] == _CAUSAL:
         shared = settings_of(*named.kind.built()[:2])
         for read, reader in zip(("logits", "text"), named.kind.built()[2:], strict=True):
             for name in settings_of(reader).keys() - shared.keys() - {NAME.name}:
