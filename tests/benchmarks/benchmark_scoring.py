@@ -4,8 +4,8 @@
     .venv/bin/python tests/benchmarks/benchmark_scoring.py --device cuda --model qwen3-4b-config
     .venv/bin/python tests/benchmarks/benchmark_scoring.py --real smollm2
 
-The last one asks a monitor with trained weights about real samples, in float32 and in bfloat16: loop
-and engine by turns, unit by unit, and how far each is from the loop in float32.
+The last one asks a monitor with trained weights about real samples, in float32 and in bfloat16:
+loop and engine by turns, unit by unit, and how far each is from the loop in float32.
 
 A prompt has about 300 tokens that all share and about 220 of its own; the two of a pair share
 about 100 of these. Lengths vary as in the benchmark. The model is randomly initialised: time does
