@@ -74,6 +74,7 @@ benchmark: $(READY)  ## time the online comparison, the corpus, the scoring engi
 	@$(BIN)/python tests/benchmarks/benchmark_comparison.py
 	@$(BIN)/python tests/benchmarks/benchmark_corpus.py
 	@$(BIN)/python tests/benchmarks/benchmark_scoring.py
+	@$(BIN)/python tests/benchmarks/benchmark_scoring.py --real smollm2
 	@$(BIN)/python tests/benchmarks/benchmark_comparisons_of_monitors.py
 	@$(BIN)/python tests/benchmarks/benchmark_training.py
 

@@ -2,6 +2,10 @@
 
     .venv/bin/python tests/benchmarks/benchmark_scoring.py [--out FILE.json]
     .venv/bin/python tests/benchmarks/benchmark_scoring.py --device cuda --model qwen3-4b-config
+    .venv/bin/python tests/benchmarks/benchmark_scoring.py --real smollm2
+
+The last one asks a monitor with trained weights about real samples, in float32 and in bfloat16:
+loop and engine by turns, unit by unit, and how far each is from the loop in float32.
 
 A prompt has about 300 tokens that all share and about 220 of its own; the two of a pair share
 about 100 of these. Lengths vary as in the benchmark. The model is randomly initialised: time does
@@ -39,10 +43,12 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from monitorlab.benchmark.writing.construction import load_benchmark
 from monitorlab.models.batching import pad
 from monitorlab.models.loading import Checkpoint
+from monitorlab.monitors.build import build_monitor
 from monitorlab.monitors.causal import LogitMonitor
-from monitorlab.monitors.monitor import Sample
+from monitorlab.monitors.monitor import MonitorError, Sample, samples_of
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
@@ -223,6 +229,68 @@ def distinct_tokens(rows: list[list[int]]) -> int:
     return count
 
 
+def real_samples(count: int) -> list[Sample]:
+    """Samples of whole pairs of the benchmark's test split; always the same ones."""
+    frame = load_benchmark("test").reset_index(drop=True)
+    pairs = frame["pair_id"].drop_duplicates().sample(count // 2, random_state=SEED)
+    return samples_of(frame[frame["pair_id"].isin(set(pairs))])
+
+
+def by_turns(
+    monitor: LogitMonitor, samples: list[Sample]
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Seconds and scores of loop and engine, unit by unit; the trial of the paths comes before."""
+    model, (yes, no) = monitor.engine.model, monitor.words
+    assert all(len(word) == 1 for word in yes + no), "the loop reads one token"
+    first, second = ([word[0] for word in part] for part in (yes, no))
+    begun = time.perf_counter()
+    engine(monitor, samples[:1])
+    spent = {"trial": time.perf_counter() - begun, "loop": 0.0, "engine": 0.0}
+    monitor.engine.tokens.clear()
+    scores = {way: np.full(len(samples), np.nan) for way in ("loop", "engine")}
+    done = 0
+    for unit in monitor.units(samples):
+        chosen = [samples[i] for i in unit]
+        rows = monitor.prompts(chosen)
+        ways = {"loop": lambda rows=rows: loop(model, rows, first, second, 0),
+                "engine": lambda chosen=chosen: engine(monitor, chosen)}
+        for way, work in ways.items():
+            took, scores[way][unit] = seconds(work)
+            spent[way] += took
+        done += len(unit)
+        print(f"  {done} samples: loop {spent['loop']:.1f} s, engine {spent['engine']:.1f} s, "
+              f"ratio {spent['loop'] / spent['engine']:.2f}", flush=True)
+    return spent, scores
+
+
+def against(found: np.ndarray, exact: np.ndarray) -> str:
+    """How far scores, and verdicts at 0.5, are from those of the loop in float32."""
+    other = int(((found > 0.5) != (exact > 0.5)).sum())
+    return (f"scores differ by {np.sqrt(np.mean((found - exact) ** 2)):.1e} (root mean square), at "
+            f"most {np.abs(found - exact).max():.1e}; {other} of {len(found)} verdicts")
+
+
+def real(spec: str, count: int) -> None:
+    """Time a monitor on real samples in both precisions; say so if there is none."""
+    samples, exact = real_samples(count), None
+    for dtype in ("float32", "bfloat16"):
+        try:
+            monitor = build_monitor(spec, {"read": "logits", "dtype": dtype})
+        except MonitorError as error:
+            print(f"{spec} is not measured: {error}")
+            return
+        assert isinstance(monitor, LogitMonitor)
+        print(f"{spec}, {dtype}, {torch.get_num_threads()} threads, {len(samples)} samples")
+        spent, scores = by_turns(monitor, samples)
+        exact = scores["loop"] if exact is None else exact
+        tokens = monitor.engine.tokens
+        print(f"  path {monitor.engine.path!r}, chosen in {spent['trial']:.1f} s; "
+              f"{tokens['given']:,} tokens given, {tokens['computed']:,} computed; the engine is "
+              f"faster by {spent['loop'] / spent['engine']:.2f}")
+        for way, found in scores.items():
+            print(f"  {way} against the loop in float32: {against(found, exact)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
@@ -233,8 +301,12 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=0, help="0: the engine's default")
     parser.add_argument("--peak", type=float, default=989e12, help="FLOP/s of the device, dense")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--real", default="", help="a monitor by name, on real samples instead")
+    parser.add_argument("--samples", type=int, default=240, help="real ones, in whole pairs")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
+    if asked.real:
+        return real(asked.real, asked.samples)
     tokenizer, samples = make_tokenizer(), make_samples(asked.pairs)
     model = make_model(asked.model, len(tokenizer), asked.device)
     dtype = str(model.dtype).removeprefix("torch.")

@@ -42,7 +42,7 @@ from transformers import (
 from monitorlab.models import ModelError
 from monitorlab.models.batching import token_batches
 from monitorlab.models.loading import load_tokenizer, no_progress_bars
-from monitorlab.signals.guard_models import GuardScorer, _reusable_prefix
+from monitorlab.signals.guard_models import GuardScorer
 from monitorlab.signals.reward_models import (
     MathShepherdScorer,
     Qwen2ForProcessRewardModel,
@@ -427,15 +427,7 @@ def test_split_steps_prefers_blank_lines() -> None:
     assert parts(" \n") == []
 
 
-def test_guard_cache_equals_encoding_from_scratch(folders: dict[str, str]) -> None:
-    cached = SCORERS["guard"](folders["guard"])
-    fresh = SCORERS["guard"](folders["guard"], reuse=False)
-    scores = cached.score(ASKED, ANSWERS).scores
-    assert scores == pytest.approx(fresh.score(ASKED, ANSWERS).scores, abs=1e-4)
-    assert np.ptp(scores) > 1e-3
-
-
-def test_guard_reads_the_first_label_token_of_each_turn(folders: dict[str, str]) -> None:
+def test_guard_reads_the_label_after_each_turn(folders: dict[str, str]) -> None:
     scorer = SCORERS["guard"](folders["guard"])
     expected = []
     for k in range(1, len(ANSWERS) + 1):
@@ -457,28 +449,16 @@ def test_guard_reads_the_first_label_token_of_each_turn(folders: dict[str, str])
     assert scorer.score(ASKED[:2], ANSWERS[:2]).scores == pytest.approx(expected[:2], abs=1e-4)
 
 
-def test_guard_reads_few_tokens(folders: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    scorer = SCORERS["guard"](folders["guard"])
-    read: list[int] = []
-    forward = scorer.model.forward
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        read.append(kwargs["input_ids"].shape[1])
-        return forward(*args, **kwargs)
-
-    monkeypatch.setattr(scorer.model, "forward", counted)
-    scorer.score(ASKED, ANSWERS)
-    prompts = scorer._prompts(ASKED, ANSWERS)
-    assert read[0] == len(prompts[0])
-    for k in (1, 2):
-        assert read[k] == len(prompts[k]) - _reusable_prefix(prompts[k - 1], prompts[k])
-        assert read[k] < len(prompts[k]) * 0.6
-
-
-def test_common_prefix_leaves_a_token_to_read() -> None:
-    assert _reusable_prefix([1, 2, 3], [1, 2, 4, 5]) == 2
-    assert _reusable_prefix([1, 2, 3], [1, 2, 3]) == 2
-    assert _reusable_prefix([], [1]) == 0
+def test_guard_reads_few_tokens(folders: dict[str, str]) -> None:
+    guard = SCORERS["guard"](folders["guard"]).guard
+    talks = [list(zip(ASKED[:k], ANSWERS[:k], strict=True)) for k in (1, 2, 3)]
+    prompts = [guard.prompt(turns) for turns in talks]
+    scores = guard.suspicion(prompts)[0]
+    assert guard.engine.path == "packed", guard.engine.reason
+    distinct = {tuple(prompt[:k]) for prompt in prompts for k in range(1, len(prompt) + 1)}
+    assert guard.engine.tokens["computed"] == len(distinct) < 0.6 * sum(map(len, prompts))
+    alone = [guard.suspicion([prompt])[0][0] for prompt in prompts]
+    assert scores == pytest.approx(alone, abs=1e-5) and np.ptp(scores) > 1e-3
 
 
 def test_token_batches_keep_the_budget() -> None:
@@ -629,7 +609,7 @@ def test_guards_of_other_families_say_yes_or_no(folders: dict[str, str]) -> None
     config = LlamaConfig(vocab_size=len(tokenizer), **SIZE, max_position_embeddings=512)
     model = biased(LlamaForCausalLM(config).eval(), dict.fromkeys(labels, 20.0))
     guard = GuardScorer(model, tokenizer, unsafe="Yes", safe="No", lead="")
-    (prompt,) = guard._prompts("Hi?", ["Hello."])
+    prompt = guard.guard.prompt([("Hi?", "Hello.")])
     assert tokenizer.decode(prompt).endswith("Hello.<|im_end|>\n<|im_start|>assistant\n")
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([prompt])).logits[0, -1][labels]
@@ -664,8 +644,8 @@ def test_tokenizers_that_do_not_fit(folders: dict[str, str], tmp_path: Path) -> 
         MathShepherdScorer(model, metaspace_tokenizer(["▁+", "▁ки"]))
     guard = byte_tokenizer(LLAMA_SPECIAL, GUARD_TEMPLATE, ["ĊĊ"])
     with pytest.raises(ModelError, match="begin with the same token"):
-        GuardScorer(model, guard, unsafe="bad", safe="benign")
-    assert GuardScorer(model, guard).label_ids == guard.convert_tokens_to_ids(["u", "s"])
+        GuardScorer(model, guard, unsafe="be", safe="benign")
+    assert GuardScorer(model, guard).guard.words[1] == guard.convert_tokens_to_ids([*"safe"])
     guard.chat_template = None
     with pytest.raises(ModelError, match="no chat template"):
         GuardScorer(model, guard)

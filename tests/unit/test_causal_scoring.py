@@ -1,7 +1,8 @@
 """The scoring engine against brute force, for architectures that allow more and less."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +36,7 @@ MODELS = {
     "mistral": lambda: MistralForCausalLM(MistralConfig(**GROUPED, sliding_window=8)),
 }
 PATHS = {"llama": PACKED, "qwen3": PACKED, "gpt2": PACKED, "bloom": PREFIX, "mistral": PLAIN}
+Forward = Callable[..., Any]
 Case = tuple[list[int], list[list[int]], list[list[int]]]
 
 
@@ -106,12 +108,90 @@ def test_without_a_prefix_the_result_is_the_same(case: Case) -> None:
     np.testing.assert_allclose(found, brute_force(model, case), atol=1e-5)
 
 
-def test_half_precision_agrees_within_its_rounding_and_keeps_the_fast_path(case: Case) -> None:
-    model = make("qwen3", torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2"])
+def test_half_precision_keeps_the_fast_path_and_is_as_near_to_float32_as_plain_rows(
+    name: str, dtype: torch.dtype, case: Case
+) -> None:
+    model = make(name, dtype)
     engine = ScoringEngine(model, 0, case[0])
     found = engine.score_words(*case[1:])
-    assert engine.path == PACKED
-    np.testing.assert_allclose(found, brute_force(model, case), atol=0.2)
+    assert engine.path == PACKED, engine.reason
+    exact = brute_force(make(name, dtype).float(), case)
+    plain = brute_force(model, case)
+    error, usual = (np.sqrt(np.mean((part - exact) ** 2)) for part in (found, plain))
+    assert 0 < usual < 0.1 and error < 2 * usual
+
+
+def deaf(inner: Forward) -> Forward:
+    return lambda *args, attention_mask=None, **options: inner(*args, **options)
+
+
+def lost(inner: Forward) -> Forward:
+    return lambda *args, position_ids=None, **options: inner(*args, **options)
+
+
+def shifted(inner: Forward) -> Forward:
+    def forward(*args: Any, position_ids: Any = None, **options: Any) -> Any:
+        moved = None if position_ids is None else position_ids + 3 * (position_ids > 9)
+        return inner(*args, position_ids=moved, **options)
+
+    return forward
+
+
+def indiscreet(inner: Forward) -> Forward:
+    def forward(*args: Any, attention_mask: Any = None, **options: Any) -> Any:
+        if attention_mask is not None:
+            attention_mask = attention_mask.clone()
+            attention_mask[..., -1] = 0  # everybody sees the last token, which is read
+        return inner(*args, attention_mask=attention_mask, **options)
+
+    return forward
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("broken", [deaf, lost, shifted, indiscreet])
+def test_a_path_that_is_broken_is_refused_in_every_precision(
+    broken: Callable[[Forward], Forward], dtype: torch.dtype, case: Case
+) -> None:
+    model = make("llama", dtype)
+    model.forward = broken(model.forward)
+    engine = ScoringEngine(model, 0, case[0])
+    with pytest.warns(RuntimeWarning, match="slower path 'prefix': packed: log-prob.* differ"):
+        engine.score_words(*case[1:])
+    assert engine.path == PREFIX
+
+
+def test_forgotten_states_are_refused_in_half_precision(case: Case) -> None:
+    model = make("llama", torch.bfloat16)
+    inner = model.forward
+
+    def forgetful(*args: Any, past_key_values: Any = None, **options: Any) -> Any:
+        if past_key_values is not None and past_key_values.get_seq_length():
+            past_key_values = None
+            options = {**options, "attention_mask": None}
+        return inner(*args, past_key_values=past_key_values, **options)
+
+    model.forward = forgetful
+    engine = ScoringEngine(model, 0, case[0])
+    engine.score_words(*case[1:])
+    assert engine.path == PLAIN and engine.reason.count("differ from float32") == 2
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "bloom"])
+def test_a_model_in_half_precision_can_be_computed_in_float32(name: str, case: Case) -> None:
+    case = case[0], case[1][:3], case[2][:3]
+    model = make(name, torch.bfloat16)
+    before = {key: (id(value), value.dtype) for key, value in model.named_parameters()}
+    with causal_scoring._in_float32(model):
+        found = brute_force(model, case)
+    assert {key: (id(value), value.dtype) for key, value in model.named_parameters()} == before
+    np.testing.assert_allclose(
+        found, brute_force(make(name, torch.bfloat16).float(), case), atol=1e-5)
+    half = brute_force(model, case)
+    with pytest.raises(IndexError), causal_scoring._in_float32(model):
+        model(torch.tensor([[VOCABULARY + 5]]))
+    np.testing.assert_array_equal(brute_force(model, case), half)
 
 
 def test_only_the_logits_that_are_read_are_computed(case: Case) -> None:
@@ -152,12 +232,7 @@ def test_result_does_not_depend_on_what_was_scored_before(case: Case) -> None:
 
 def test_model_that_ignores_the_mask_falls_back_and_says_so(case: Case) -> None:
     model = make("llama")
-    inner = model.forward
-
-    def deaf(*args: object, attention_mask: object = None, **options: object) -> object:
-        return inner(*args, **options)
-
-    model.forward = deaf
+    model.forward = deaf(model.forward)
     engine = ScoringEngine(model, 0, case[0])
     with pytest.warns(RuntimeWarning, match="slower path 'prefix'.*differ"):
         found = engine.score_words(*case[1:])

@@ -16,6 +16,7 @@ from transformers import (
 from monitorlab.models import ModelError
 
 BATCH_TOKENS = 16_384  # padding included
+LABEL_MASS = 0.5  # least probability of a model's labels together; one asked as trained has about 1
 
 
 @dataclass(frozen=True)

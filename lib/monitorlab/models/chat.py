@@ -30,7 +30,7 @@ CLOCK = datetime(2024, 7, 26)  # what Llama's templates print where there is no 
 _OTHER = datetime(1999, 11, 30, 21, 58, 57)  # a date that differs in everything
 ROLES = ("system", "user")  # of what monitors ask
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 THINK, UNTHINK = "<think>", "</think>"
 
 
@@ -204,7 +204,8 @@ def control_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def chat_text(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], thinking: bool
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], thinking: bool,
+    **options: Any,
 ) -> str:
     """Render messages up to where the answer begins, see `monitorlab.models.chat`.
 
@@ -218,7 +219,8 @@ def chat_text(
     """
     if not tokenizer.chat_template:
         return "".join(f"{message['content']}\n\n" for message in messages)
-    text = render_chat(tokenizer, messages, add_generation_prompt=True, enable_thinking=thinking)
+    text = render_chat(tokenizer, messages, add_generation_prompt=True, enable_thinking=thinking,
+                       **options)
     if thinking or not text.rstrip().endswith(THINK):
         return text
     return f"{text.rstrip()}\n\n{UNTHINK}\n\n"

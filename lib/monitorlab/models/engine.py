@@ -10,8 +10,10 @@ and of all positions only those before and inside the answer are read. So
   no others;
 * rows of similar size share a batch, up to a budget of tokens and of attention.
 
-Not every architecture allows that. What a model allows is tried out at first use, on short
-sequences, against one plain row at a time; see `ScoringEngine.path`.
+Not every architecture allows that. What a model allows is tried out at first use, on short made-up
+sequences; see `ScoringEngine.path`. In float32 a path must give what one plain row at a time gives.
+In half precision two correct computations differ by rounding, so there the measure is the truth: a
+path may be as far from the same model computed in float32 as plain batches in half precision are.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -40,8 +43,9 @@ BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}  # padding included; on two cores m
 BATCH_CELLS = 2**24  # token pairs of one attention: bounds the mask, 32 MiB in half precision
 LONG_CELLS = 2**27  # a row above it runs alone, where attention needs no mask in memory
 TOKEN_CELLS = 4  # attention to so many tokens, times the width, costs as much as a token's rest
-TOLERANCE = {torch.float32: 1e-3}  # share of the spread of log-probabilities
-HALF_TOLERANCE = 5e-2  # the same, in half precision
+TOLERANCE = 1e-3  # of single precision, as a share of the spread of log-probabilities
+NOISE = 2.0  # of half precision: root mean square error, in that of plain batches
+HALF = (torch.bfloat16, torch.float16)
 STRETCHED = ("dynamic", "longrope")  # rotary positions that change with the length of the batch
 
 
@@ -203,43 +207,110 @@ class ScoringEngine:
         return cache
 
     def _choose_path(self) -> None:
-        """Take the fastest path whose result is that of one plain row at a time."""
+        """Take the fastest path that the trial accepts."""
         self.reason = _hindrance(self.model.config)
         self.path = PLAIN
-        for path in () if self.reason else (PACKED, PREFIX):
-            failed = self._disagreement(path)
-            if not failed:
-                self.path = path
-                break
-            self.reason = "; ".join(filter(None, [self.reason, failed]))
+        if not self.reason:
+            trial = _Trial(self.model, self.pad_id)
+            for path in (PACKED, PREFIX):
+                failed = trial.objection(path)
+                if not failed:
+                    self.path = path
+                    break
+                self.reason = "; ".join(filter(None, [self.reason, failed]))
         if self.reason:
             warnings.warn(f"scoring takes the slower path {self.path!r}: {self.reason}",
                           RuntimeWarning, stacklevel=4)
 
-    def _disagreement(self, path: str) -> str:
-        """Say how a path differs from plain rows on made-up sequences; empty if it does not."""
-        tokens = int(self.model.config.get_text_config().vocab_size)
-        drawn = iter(np.random.default_rng(0).integers(tokens, size=100).tolist())
-        start, request, one, other, third, tail, *_ = (
-            [next(drawn) for _ in range(length)] for length in (9, 6, 4, 7, 11, 2)
-        )
-        prompts = [start + request + one, start + request + other, start + third]
-        words = [[next(drawn)] for _ in range(12)] + [[*tail, one[0]], [*tail, next(drawn)]]
-        plain = ScoringEngine(self.model, self.pad_id, batch_tokens=1)
-        tried = ScoringEngine(self.model, self.pad_id, start)
-        expected = plain._score(prompts, words, PLAIN)
+
+class _Trial:
+    """Made-up sequences, and what a model says about them by the plain path.
+
+    Eight prompts begin alike and share requests by twos; twelve words of one token and two of three
+    follow each. The error of a path is a root mean square over all of them, so that two paths that
+    round as much have about the same.
+
+    In float32, `expected` comes from one plain row at a time, and a path may differ from it by
+    `TOLERANCE` of the spread of the log-probabilities. In half precision, `expected` comes from
+    plain batches computed in float32 (see `_in_float32`). The measure is the error of the same in
+    half precision, which is what would be used otherwise, and a path may have `NOISE` times their
+    error. A wrong mask or wrong positions make an error of the size of the spread, and that is far
+    more in any model that is of use in half precision.
+    """
+
+    def __init__(self, model: PreTrainedModel, pad_id: int) -> None:
+        self.model, self.pad_id = model, pad_id
+        self.half = model.dtype in HALF
+        size = int(model.config.get_text_config().vocab_size)
+        rng = np.random.default_rng(0)
+
+        def draw(length: int) -> list[int]:
+            return [int(token) for token in rng.integers(size, size=length)]
+
+        self.start, tail = draw(9), draw(2)
+        requests = [self.start + draw(length) for length in (6, 2, 8, 4)]
+        self.prompts = [request + draw(length)
+                        for request in requests for length in rng.integers(3, 9, size=2)]
+        self.words = [draw(1) for _ in range(12)] + [tail + draw(1), tail + draw(1)]
+        plain = ScoringEngine(model, pad_id, batch_tokens=0 if self.half else 1)
+        self.expected = plain._score(self.prompts, self.words, PLAIN)
+        self.allowed = TOLERANCE * (float(self.expected[:, :12].std()) + 1e-12)
+        if self.half:
+            found = self.expected
+            with _in_float32(model):
+                self.expected = plain._score(self.prompts, self.words, PLAIN)
+            self.allowed = NOISE * self._error(found)
+
+    def objection(self, path: str) -> str:
+        """Say how the results of a path are worse than the plain ones; empty if they are not."""
+        tried = ScoringEngine(self.model, self.pad_id, self.start)
         try:
-            found = tried._score(prompts, words, path)
+            found = tried._score(self.prompts, self.words, path)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever an architecture says to a mask that it does not know
             return f"{path}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        spread = float(expected[:, :12].std()) + 1e-12
-        difference = float(np.abs(found - expected).max()) / spread
-        allowed = TOLERANCE.get(self.model.dtype, HALF_TOLERANCE)
-        if difference <= allowed:
+        error = self._error(found)
+        if error <= self.allowed:
             return ""
-        return f"{path}: log-probabilities differ by {difference:.1e} of their spread"
+        measure = "float32 by root mean square" if self.half else "plain rows"
+        return (f"{path}: log-probabilities differ from {measure} by {error:.1e}, where "
+                f"{self.allowed:.1e} is allowed")
+
+    def _error(self, found: np.ndarray) -> float:
+        off = found - self.expected
+        return float(np.sqrt(np.mean(off**2)) if self.half else np.abs(off).max())
+
+
+@contextmanager
+def _in_float32(model: PreTrainedModel) -> Iterator[None]:
+    """Compute what a model in half precision would say if nothing were rounded.
+
+    Weights become float32 while the module that owns them runs, one module at a time: the largest
+    of them, and not the model, needs twice its memory. Buffers stay, and so do weights that are
+    quantized: then their own rounding is part of both sides of a comparison.
+    """
+    kept: dict[torch.nn.Module, list[dict[str, torch.nn.Parameter | None]]] = {}
+
+    def widen(module: torch.nn.Module, _inputs: object) -> None:
+        own = dict(module._parameters)
+        kept.setdefault(module, []).append(own)
+        module._parameters.update({
+            name: torch.nn.Parameter(weight.float(), requires_grad=False)
+            for name, weight in own.items() if weight is not None and weight.dtype in HALF
+        })
+
+    def restore(module: torch.nn.Module, _inputs: object, _output: object) -> None:
+        module._parameters.update(kept[module].pop())
+
+    owners = [module for module in model.modules() if module._parameters]
+    handles = [owner.register_forward_pre_hook(widen) for owner in owners]
+    handles += [owner.register_forward_hook(restore, always_call=True) for owner in owners]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _branches(words: Sequence[list[int]]) -> tuple[list[list[int]], list[int]]:

@@ -27,11 +27,16 @@ from transformers import (
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from monitorlab.models import ModelError
-from monitorlab.models.batching import Encoded, check_length, count_tokens, logits_at_steps
+from monitorlab.models.batching import (
+    LABEL_MASS,
+    Encoded,
+    check_length,
+    count_tokens,
+    logits_at_steps,
+)
 from monitorlab.models.chat import render_chat
 from monitorlab.models.loading import from_checkpoint, load_model, load_tokenizer
 from monitorlab.signals.step_scores import (
-    LABEL_MASS,
     Label,
     Problem,
     StepScorer,

@@ -26,13 +26,11 @@ from transformers import (
 from monitorlab.models import ModelError
 from monitorlab.models.loading import load_model, load_tokenizer
 
-LABEL_MASS = 0.5  # least probability of a model's labels together; one asked as trained has about 1
-
-
 # A good and a bad label whose names say which is which, whatever their position.
 OPPOSITES = (
     ("benign", "misbehavior"), ("safe", "unsafe"), ("harmless", "harmful"), ("good", "bad"),
-    ("correct", "incorrect"), ("right", "wrong"), ("+", "-"),
+    ("correct", "incorrect"), ("right", "wrong"), ("+", "-"), ("non-toxic", "toxic"),
+    ("benign", "malicious"), ("benign", "jailbreak"), ("safe", "injection"),
 )
 
 Problem = str | Sequence[str]
