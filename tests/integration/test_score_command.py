@@ -159,7 +159,7 @@ def test_a_function_that_always_raises_is_given_up_and_the_rest_is_kept(folder: 
     ("nowhere.py:monitor", [], 2, "nowhere.py is not a file"),
     ("keywords", ["--workers", "3"], 2, "the option workers means nothing to keywords"),
     ("keywords", ["-o", "speed=3"], 2, "means nothing to keywords. There are: name, view, words"),
-    ("api:m", ["-o", "timeout=3"], 2, "Is it timeout_s? There are: name, view, prompt, read, base_url"),
+    ("api:m", ["-o", "timeout=3"], 2, "Is it timeout_s? There are: name, view, prompt, read"),
     ("api:m", ["-o", "timeout_s=soon"], 2, "timeout_s is 'soon', expected a number"),
     ("api:m", ["--temperature", "hot"], 2, "temperature is 'hot', expected a number or none"),
     ("api:m", ["--temperature", "1", "-o", "temperature=0.5"], 2, "temperature is given twice"),
