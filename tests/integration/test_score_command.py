@@ -158,8 +158,8 @@ def test_a_function_that_always_raises_is_given_up_and_the_rest_is_kept(folder: 
     ("own.py:nothing", [], 2, "own.py has no function 'nothing'"),
     ("nowhere.py:monitor", [], 2, "nowhere.py is not a file"),
     ("keywords", ["--workers", "3"], 2, "the option workers means nothing to keywords"),
-    ("keywords", ["-o", "speed=3"], 2, "means nothing to keywords. There are: name, words"),
-    ("api:m", ["-o", "timeout=3"], 2, "Is it timeout_s? There are: name, prompt, read, base_url"),
+    ("keywords", ["-o", "speed=3"], 2, "means nothing to keywords. There are: name, view, words"),
+    ("api:m", ["-o", "timeout=3"], 2, "Is it timeout_s? There are: name, view, prompt, read"),
     ("api:m", ["-o", "timeout_s=soon"], 2, "timeout_s is 'soon', expected a number"),
     ("api:m", ["--temperature", "hot"], 2, "temperature is 'hot', expected a number or none"),
     ("api:m", ["--temperature", "1", "-o", "temperature=0.5"], 2, "temperature is given twice"),
@@ -269,6 +269,24 @@ def test_checks_come_before_another_monitor(folder: Path) -> None:
     code, out, _ = score("-o", "ranked=false", "-o", "name=plain", monitor="checks-first:never",
                          samples="sums.csv")
     assert code == 0 and pd.read_csv("verdicts/sums-plain.csv")["score"].tolist() == [0.9, 0]
+
+
+def test_a_view_makes_a_table_of_its_own(folder: Path) -> None:
+    rows = {"request": ["2 + 2?", "1 + 1?"], "label": [1, 0],
+            "response": ["<think>I skip the check.</think>It is 4.", "It is 2."]}
+    pd.DataFrame(rows).to_csv("sums.csv", index=False)
+    for options in ((), ("-o", "view=no-thinking"), ("-o", "view=thinking-only")):
+        assert score(*options, samples="sums.csv")[0] == 0
+    full, answer, thinking = (
+        pd.read_csv(f"verdicts/sums-keywords{view}.csv").sort_values("sample_id")
+        for view in ("", "-view-no-thinking", "-view-thinking-only"))
+    assert full["verdict"].tolist() == [True, False]
+    assert answer["verdict"].tolist() == [False, False]
+    assert thinking["status"].tolist() == ["parsed", "error"]
+    assert set(full["request_hash"]).isdisjoint({*answer["request_hash"],
+                                                 *thinking["request_hash"]})
+    code, _, err = score("-o", "view=half", samples="sums.csv")
+    assert code == 2 and "there is no view 'half': expected one of full, last-words" in err
 
 
 def test_the_monitors_are_listed() -> None:

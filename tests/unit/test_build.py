@@ -79,11 +79,11 @@ def test_settings_reach_the_monitor_as_texts_or_values(folder: Path) -> None:
 
 @pytest.mark.parametrize(("spec", "settings", "words"), [
     ("keywords", {"prompt": "direct"},
-     "the option prompt means nothing to keywords. There are: name, words"),
-    ("coin", {"workers": 2}, "workers means nothing to coin. There are: name, seed, share"),
+     "the option prompt means nothing to keywords. There are: name, view, words"),
+    ("coin", {"workers": 2}, "workers means nothing to coin. There are: name, view, seed, share"),
     ("hf:x", {"cost_cap_usd": 1.0}, "the option cost_cap_usd means nothing to hf:x"),
     ("api:x", {"quantization": "nf4"}, "the option quantization means nothing to api:x"),
-    ("api:x", {"timeout": "30"}, r"nothing to api:x. Is it timeout_s\? There are: name, prompt"),
+    ("api:x", {"timeout": "30"}, r"nothing to api:x. Is it timeout_s\? There are: name, view"),
     ("hf:x", {"read": "mind"}, "read is 'mind', expected logits, text"),
     ("hf:x", {"temperature": 1.0}, "the option temperature needs a generated reply: add --read"),
     ("hf:x", {"threshold": 0.4, "read": "text"}, "the option threshold is of the logits"),
@@ -172,6 +172,7 @@ OTHERS: dict[str, tuple[object, object]] = {
     "seed": (1, 2), "logprobs": (True, True), "extra": ({"a": 1}, {"a": 2}),
     "key_variable": ("OTHER_KEY", "THIRD_KEY"), "cost_cap_usd": (0.0, 0.0),
     "input_price": (1.0, 2.0), "output_price": (1.0, 2.0), "fold_system": (True, True),
+    "view": ("no-request", "last-9-words"),
 }
 NEEDED = {"input_price": {"output_price": 1.0}, "output_price": {"input_price": 1.0},
           "top_logprobs": {"read": "logits"}}  # what else must be given
@@ -246,7 +247,7 @@ def test_arguments_of_a_function_are_settings(folder: Path) -> None:
     with pytest.raises(MonitorError, match=r"needs\(prompt, answer, level: 'int'\) cannot be "
                        r"called .*: give -o level=VALUE"):
         build_monitor("own.py:needs")
-    for given, words in (({"treshold": 1}, r"Is it threshold\? There are: name, workers, "
+    for given, words in (({"treshold": 1}, r"Is it threshold\? There are: name, view, workers, "
                                            "threshold, words, model, strict"),
                          ({"threshold": "high"}, "threshold is 'high', expected a number"),
                          ({"request": "x"}, "the option request means nothing")):

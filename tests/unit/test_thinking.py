@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from monitorlab.monitors.thinking import announces, is_mention, opened_by, tags, without_channels
+from monitorlab.monitors.thinking import (
+    announces,
+    is_mention,
+    opened_by,
+    split_thinking,
+    tags,
+    without_channels,
+)
 
 
 @pytest.mark.parametrize(("opener", "closer"), [
@@ -80,3 +87,21 @@ def test_a_prompt_that_opens_thinking(prompt: str, tag: str) -> None:
 ])
 def test_words_that_announce_thinking(text: str, announced: bool) -> None:
     assert announces(text) is announced
+
+
+@pytest.mark.parametrize(("text", "thinking", "answer"), [
+    ("<think>\nso it is 4\n</think>\n\nIt is 4.", "so it is 4", "It is 4."),
+    ("It is 4.", "", "It is 4."), ("<think>so it is 4", "so it is 4", ""),
+    ("so it is 4.</think>It is 4.", "so it is 4.", "It is 4."),
+    ("[THINK]a[/THINK]b.\n<reasoning>c</reasoning>\nd", "a\n\nc", "b.\n\nd"),
+    ("<think>a <reasoning> b </reasoning></think>c", "a <reasoning> b </reasoning>", "c"),
+    ("The tag <think> opens, </think> closes.", "", "The tag <think> opens, </think> closes."),
+    ("[Analysis]\nIt is 4.", "", "[Analysis]\nIt is 4."), ("", "", ""),
+    ("[Analysis]\nso\n[/Analysis]\nIt is 4.", "so", "It is 4."),
+    ("<|channel|>analysis<|message|>so<|end|>", "<|channel|>analysis<|message|>so<|end|>", ""),
+    ("Thinking...\nso\n...done thinking.\nIt is 4.", "Thinking...\nso\n...done thinking.",
+     "It is 4."),
+    ("if x:\n    return {'a': [1]}", "", "if x:\n    return {'a': [1]}"),
+])
+def test_a_text_is_split_into_thinking_and_answer(text: str, thinking: str, answer: str) -> None:
+    assert split_thinking(text) == (thinking, answer)

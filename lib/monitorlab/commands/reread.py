@@ -23,6 +23,7 @@ from monitorlab.monitors.replies import read_again
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdict_files import ENDINGS, read_verdicts, write_verdicts
 from monitorlab.monitors.verdicts import PARSED, TRUNCATED, Verdict
+from monitorlab.monitors.views import FULL, seen
 from monitorlab.storage.files import digest_file, pretty_json, writable, write_file_atomic
 from monitorlab.storage.schemas import check_frame
 from monitorlab.storage.tables import STATUSES, VERDICTS
@@ -110,10 +111,11 @@ def reread(
         if why or old is None or sample is None:
             kept[why] += 1
             continue
+        shown = seen(sample, str(known.get("view", FULL)))
         finished = _finished(old, limit)
         unsure += finished is None
         fresh[key] = read_again(old, answers[row["prompt"]], finished=finished is not False,
-                                audited=f"{sample.request}\n{sample.response}")
+                                audited=f"{shown.request}\n{shown.response}")
         if (words := _change(old, fresh[key])):
             changes[words] += 1
     return Reading(fresh, _renewed(table, fresh), dict(changes.most_common()),

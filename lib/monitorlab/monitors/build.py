@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from monitorlab.monitors import views
 from monitorlab.monitors.monitor import Monitor, MonitorError
 from monitorlab.storage.files import canonical_json
 from monitorlab.storage.settings import (
@@ -74,10 +75,10 @@ class Kind:
 
     def settings(self) -> dict[str, Setting]:
         """What can be given by name."""
-        decided = {"name", *self.fixed}
-        return {"name": NAME} | {
-            name: setting for name, setting in settings_of(*self.built()).items()
-            if name not in decided}
+        shared = {setting.name: setting for setting in (NAME, views.SETTING)}
+        decided = {*shared, *self.fixed}
+        return shared | {name: setting for name, setting in settings_of(*self.built()).items()
+                         if name not in decided}
 
 
 _CAUSAL = ("models.loading:load_causal", "monitors.causal:LogitMonitor",
@@ -166,9 +167,13 @@ def build_monitor(spec: str, *settings: Mapping[str, object]) -> Monitor:
     given = _given(named, spec, known, sources)
     listed = _listed_settings(named, known, given)
     wanted = str(given.pop("name", "")).strip()
+    view = views.checked(given.pop(views.SETTING.name, views.FULL))
     monitor = _built(named, known, listed | given, inner)
     usual = {name: setting.default for name, setting in known.items()} | listed
     parts = [_title(named, monitor, inner), *_differences(monitor, given, usual, list(known))]
+    if view != views.FULL:
+        monitor = views.Viewed(monitor, view)
+        parts.append(f"view {view}")
     object.__setattr__(monitor, OWN_NAME, ", ".join(parts))
     object.__setattr__(monitor, "name", wanted or ", ".join(parts))
     return monitor

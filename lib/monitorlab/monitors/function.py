@@ -93,7 +93,7 @@ class FunctionMonitor:
         self._function = _callable(module, self.name, spec)
         known, arguments = _own_settings(self._function), arguments or {}
         if stray := [key for key in arguments if key not in known]:
-            raise MonitorError(unknown(stray[0], ["name", "workers", *known], spec))
+            raise MonitorError(unknown(stray[0], ["name", "view", "workers", *known], spec))
         try:
             given = read_settings(known, spec, arguments)
         except ParameterError as error:

@@ -158,3 +158,47 @@ def opened_by(prompt: str) -> str:
         if tag.end == len(tail) and not tag.closes:
             return tail[tag.start:]
     return ""
+
+
+def split_thinking(text: str) -> tuple[str, str]:
+    """Split a text into what it thinks and what it answers.
+
+    Thinking is what stands between a tag of thinking and the one that closes it, all that comes
+    before a closing tag that nothing opened, and what `without_channels` takes off. A tag within a
+    sentence is a mention, and a heading in square brackets thinks only up to a tag that closes it.
+
+    Parameters
+    ----------
+    text : str
+        A response, or a raw reply.
+
+    Returns
+    -------
+    thinking, answer : str
+        Without blanks around them; several stretches of thinking are joined by a blank line. A text
+        that never ends its thinking has no answer.
+    """
+    final = without_channels(text)
+    if final is None:
+        return text.strip(), ""
+    thoughts, answers = [text[: text.rindex(final)]], [""]
+    marked, at = tags(final) or [], 0
+    mentioned: set[str] = set()
+    for number, tag in enumerate(marked):
+        if tag.start < at:
+            continue
+        end = next((other for other in marked[number + 1:]
+                    if other.closes and other.key == tag.key), None)
+        if tag.closes:
+            if tag.key in mentioned or is_quoted(final, tag):
+                continue
+            thoughts += [*answers, final[at:tag.start]]  # a chat template opened it
+            answers, at = [], tag.end
+        elif is_mention(final, tag):
+            mentioned.add(tag.key)
+        elif end is not None or not tag.heading:
+            answers.append(final[at:tag.start])
+            thoughts.append(final[tag.end:end.start if end else len(final)])
+            at = end.end if end else len(final)
+    thinking = "\n\n".join(part.strip() for part in thoughts if part.strip())
+    return thinking, "".join([*answers, final[at:]]).strip()

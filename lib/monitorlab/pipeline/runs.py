@@ -16,7 +16,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib import metadata
@@ -197,6 +197,16 @@ class Run:
         path = sources.fetch(key)
         self.inputs[f"source/{key}"] = {"digest": sources.load_sources()[key].sha256}
         return path
+
+    def has_open(self, keys: Collection[str]) -> bool:
+        """Whether the profile takes files of the open tier, and these can be had; else say why."""
+        if not self.profile.benchmark.open_tier:
+            print(f"the {self.profile.name} profile leaves the open tier out")
+            return False
+        if missing := [key for key in keys if not sources.available(key)]:
+            print(f"{len(missing)} of {len(keys)} files of the open tier are not in the cache; "
+                  "python -m monitorlab fetch loads them")
+        return not missing
 
     def record_file(self, path: Path | str) -> Path:
         """Record a user's own file (its name and digest) as an input of this run."""

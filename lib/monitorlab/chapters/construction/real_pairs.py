@@ -20,7 +20,6 @@ from monitorlab.benchmark.sources.solutions import (
 from monitorlab.benchmark.sources.transcripts import CATEGORIES, hh_key, hh_rlhf, lie_detector
 from monitorlab.pipeline.runs import Run
 from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.sources import available
 from monitorlab.storage.tables import SAMPLES
 
 
@@ -134,14 +133,7 @@ def load(run: Run) -> RealPairs | None:
     RealDataError
         If a file does not read as expected.
     """
-    if not run.profile.benchmark.open_tier:
-        print(f"the {run.profile.name} profile leaves the open tier out")
-        return None
-    wanted = source_keys()
-    missing = [key for key in wanted if not available(key)]
-    if missing:
-        print(f"{len(missing)} of {len(wanted)} files of the open tier are not in the cache; "
-              "python -m monitorlab fetch loads them")
+    if not run.has_open(source_keys()):
         return None
     get = run.fetch
     return combine([
