@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import special
 
 from monitorlab.online.comparison import ALL_METHODS
+from monitorlab.online.learned import LearnedPrefix
 from monitorlab.online.running import (
     FEATURES,
     Cusum,
     Ewma,
-    LearnedPrefix,
+    FittedEwma,
+    FittedPrefix,
     TooFewSequencesError,
-    _normal_scores,
-    _prefix_features,
     cusum,
     ewma,
+    fitted_from_dict,
     running_max,
     running_mean,
 )
@@ -71,11 +76,11 @@ def test_rows_do_not_influence_one_another(statistic):
 
 
 def test_normal_scores_are_finite_monotone_and_share_ties():
-    reference = np.sort(np.array([0.0, 0.0, 0.5, 1.0]))
-    got = _normal_scores(np.array([-9.0, 0.0, 0.0, 0.3, 0.5, 2.0, np.nan]), reference)
-    assert np.isfinite(got[:-1]).all() and np.isnan(got[-1])
-    assert got[1] == got[2]
-    assert (np.diff(got[[0, 1, 3, 4, 5]]) > 0).all()
+    fitted = FittedPrefix((0.0, 0.5, 1.0), (2, 1, 1), (0.0,) * len(FEATURES), 0.0)
+    got = fitted.normal_scores(np.array([-9.0, 0.0, 0.0, 0.3, 0.5, 2.0, np.nan]))
+    # half a place more than those below, and half of the ties, of one place more than there are
+    expected = special.ndtri(np.array([0.5, 1.5, 1.5, 2.5, 3.0, 4.5]) / 5.0)
+    np.testing.assert_allclose(got, [*expected, np.nan], rtol=1e-14, atol=1e-15)
 
 
 def test_learned_statistic_ignores_the_scale_of_the_score():
@@ -83,7 +88,6 @@ def test_learned_statistic_ignores_the_scale_of_the_score():
     plain = LearnedPrefix().fit(train)(test.scores)
     bent = replace(train, flat_scores=np.exp(train.flat_scores))
     np.testing.assert_allclose(LearnedPrefix().fit(bent)(np.exp(test.scores)), plain, atol=1e-9)
-    assert _prefix_features(test.scores).shape == (*test.scores.shape, len(FEATURES))
 
 
 @pytest.mark.parametrize("statistic", [s for s in STATISTICS if s.training_share > 0],
@@ -92,6 +96,67 @@ def test_learning_from_one_class_is_refused(statistic):
     train = make()
     with pytest.raises(TooFewSequencesError, match="safe"):
         statistic.fit(train.take(train.labels == 0))
+
+
+@pytest.mark.parametrize("statistic", STATISTICS, ids=lambda s: s.name)
+def test_step_by_step_and_all_at_once_are_equal_to_the_last_bit(statistic):
+    """A thousand random sequences with ties, infinities and unequal lengths, after JSON too."""
+    train, test = make(200, 9, seed=1), make(1000, 14, seed=2)
+    rng = np.random.default_rng(3)
+    for data in (train, test):
+        scores = data.flat_scores
+        scores[:] = np.where(rng.random(len(scores)) < 0.3, np.round(scores, 1), scores)
+        scores[rng.random(len(scores)) < 0.02] = -np.inf
+        scores[rng.random(len(scores)) < 0.02] = np.inf
+    fitted = statistic.fit(train)
+    again = fitted_from_dict(json.loads(json.dumps(fitted.to_dict(), allow_nan=False)))
+    assert again == fitted
+    offline = fitted(test.scores)
+    for row in range(len(test)):
+        state, online = again.start(), []
+        for score in test.steps(row):
+            state, value = again.update(state, score)
+            online.append(value)
+        np.testing.assert_array_equal(online, offline[row, : test.lengths[row]])
+    with pytest.raises(ValueError, match="the score is nan, expected a number"):
+        fitted.update(fitted.start(), np.nan)
+
+
+@pytest.mark.parametrize(("data", "message"), [
+    ({"kind": "magic"}, "kind of the fitted statistic is 'magic', expected one of latest, "),
+    ({}, "kind of the fitted statistic is None"),
+    ([1], "the fitted statistic is list, expected an object"),
+    ({"kind": "ewma"}, "of kind 'ewma' lacks field weight; expected kind and weight"),
+    ({"kind": "ewma", "weight": 0.3, "w": 1}, "has the unknown field w"),
+    ({"kind": "ewma", "weight": 2}, r"cannot be used: EWMA weight is 2, expected a number in"),
+    ({"kind": "cusum", "reference": "0.5"}, "found '0.5', expected a number"),
+    ({"kind": "cusum", "reference": float("nan")}, "found nan, expected a number"),
+    ({"kind": "cusum", "reference": [0.5]}, "'cusum' cannot be used"),
+    ({"kind": "prefix", "reference": [1.0, 0.0], "counts": [1, 1], "weights": [0] * 5,
+      "intercept": 0.0}, "the reference must increase"),
+    ({"kind": "prefix", "reference": [], "counts": [], "weights": [0] * 5, "intercept": 0.0},
+     "there are 0 reference scores"),
+    ({"kind": "prefix", "reference": [1.0], "counts": [1], "weights": [0] * 4, "intercept": 0.0},
+     "there are 4 weights, expected 5"),
+    ({"kind": "likelihood_ratio", "weights": [[1.0], [1.0]], "centres": [[0.0], [0.0, 0.0]],
+      "intercepts": [0.0, 0.0], "prior": 1.0, "lowest": 0.0, "highest": 1.0},
+     "the weights of step t must be t numbers, for each of the 2 intercepts"),
+])
+def test_numbers_that_are_no_fitted_statistic_are_refused(data, message):
+    with pytest.raises(ValueError, match=message):
+        fitted_from_dict(data)
+
+
+def test_a_fitted_statistic_needs_numpy_alone():
+    """Somebody else's program loads and runs it without the packages that made it."""
+    text = """
+import sys
+sys.modules.update(dict.fromkeys(("pandas", "scipy", "sklearn"), None))
+from monitorlab.online.running import fitted_from_dict
+print(fitted_from_dict({"kind": "ewma", "weight": 0.5}).update((0.25,), 0.75)[1])
+"""
+    told = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    assert told.stdout == "0.5\n"
 
 
 ENDS = np.array([
@@ -152,4 +217,6 @@ def test_the_largest_scores_that_come_in_do_not_overflow():
 def test_ewma_weight_is_checked():
     with pytest.raises(ValueError, match=r"expected a number in \(0, 1\]"):
         Ewma(weight=0.0).fit(make())
+    with pytest.raises(ValueError, match=r"expected a number in \(0, 1\]"):
+        FittedEwma(1.5)
     assert Cusum().training_share < 1

@@ -16,13 +16,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from monitorlab.online.learned import LearnedPrefix
 from monitorlab.online.likelihood_ratio import LikelihoodRatio, ville_threshold
 from monitorlab.online.metrics import alarm_metrics, alarm_steps, peaks
 from monitorlab.online.running import (
     Cusum,
     Ewma,
     LatestScore,
-    LearnedPrefix,
     RunningMean,
     Statistic,
     TooFewSequencesError,

@@ -16,7 +16,6 @@ prediction per step, instead of one prediction per row.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from monitorlab.online.running import TooFewSequencesError, Transform
+from monitorlab.online.running import Fitted, FittedRatio, TooFewSequencesError
 from monitorlab.online.trajectories import Trajectories
 from monitorlab.statistics.intervals import check_level
 from monitorlab.statistics.thresholds import CALIBRATED, FALSE_ALARM, Threshold
@@ -32,7 +31,7 @@ from monitorlab.statistics.thresholds import CALIBRATED, FALSE_ALARM, Threshold
 FloatArray = NDArray[np.float64]
 
 MINIMUM_PER_CLASS = 5
-PROBABILITY_FLOOR = 1e-6
+Rows = tuple[tuple[float, ...], ...]  # of step t, t numbers
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class LikelihoodRatio:
     name: str = "likelihood_ratio"
     training_share: float = 0.5
 
-    def fit(self, train: Trajectories) -> Transform:
+    def fit(self, train: Trajectories) -> Fitted:
         """Fit one classifier for every step that at least five sequences per class reach.
 
         Raises
@@ -64,10 +63,10 @@ class LikelihoodRatio:
                 f"unsafe sequences to learn from; it was given {len(train) - unsafe} safe and "
                 f"{unsafe} unsafe ones."
             )
-        safe_to_unsafe = (len(train) - unsafe) / unsafe
-        safety = _finite_safety(train.flat_scores)
-        models = _fit_steps(safety(train.flat_scores), train)
-        return lambda scores: _ratios(safety(scores), models, safe_to_unsafe)
+        weights, centres, intercepts = _fit_steps(train)
+        lowest, highest = _stand_ins(train.flat_scores)
+        return FittedRatio(weights, centres, intercepts, (len(train) - unsafe) / unsafe,
+                           lowest, highest)
 
 
 def ville_threshold(level: float, risk: str = FALSE_ALARM) -> Threshold:
@@ -95,64 +94,28 @@ def ville_threshold(level: float, risk: str = FALSE_ALARM) -> Threshold:
     )
 
 
-def _finite_safety(train: FloatArray) -> Callable[[FloatArray], FloatArray]:
-    """Return the map to safety, s = -score, in which no regression meets an infinite number.
-
-    Infinite scores stand one range of the finite training scores beyond them.
-    """
-    finite = train[np.isfinite(train)]
-    low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
+def _stand_ins(scores: FloatArray) -> tuple[float, float]:
+    """Where -inf and +inf stand: one range of the finite training scores beyond them."""
+    finite = scores[np.isfinite(scores)]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
     reach = (high - low) or 1.0
-    ends = {-np.inf: low - reach, np.inf: high + reach}
-
-    def safety(scores: FloatArray) -> FloatArray:
-        values = scores
-        for end, stand_in in ends.items():
-            values = np.where(values == end, stand_in, values)
-        return -values
-
-    return safety
+    return low - reach, high + reach
 
 
-def _fit_steps(
-    safety: FloatArray, train: Trajectories
-) -> dict[int, tuple[StandardScaler, LogisticRegression]]:
-    """Return {number of steps: (scaler, classifier)} for the steps with enough data.
-
-    ``safety`` has the steps of ``train``, one behind the other.
-    """
-    models = {}
+def _fit_steps(train: Trajectories) -> tuple[Rows, Rows, tuple[float, ...]]:
+    """Return weights, centres and intercepts for the steps that enough sequences reach."""
+    scores = np.clip(train.flat_scores, *_stand_ins(train.flat_scores))
+    weights, centres, intercepts = [], [], []
     for steps in range(1, int(train.lengths.max()) + 1):
         reached = train.lengths >= steps
-        safe = 1 - train.labels[reached]
-        if min(int(safe.sum()), int((1 - safe).sum())) < MINIMUM_PER_CLASS:
+        unsafe = train.labels[reached]
+        if min(int(unsafe.sum()), int((1 - unsafe).sum())) < MINIMUM_PER_CLASS:
             break  # later steps are reached by fewer still
-        prefixes = safety[train.starts[reached][:, None] + np.arange(steps)]
+        prefixes = scores[train.starts[reached][:, None] + np.arange(steps)]
         scaler = StandardScaler().fit(prefixes)
         model = LogisticRegression(max_iter=200)
-        model.fit(scaler.transform(prefixes), safe)
-        models[steps] = (scaler, model)
-    return models
-
-
-def _ratios(
-    safety: FloatArray,
-    models: dict[int, tuple[StandardScaler, LogisticRegression]],
-    safe_to_unsafe: float,
-) -> FloatArray:
-    """Evaluate M_t for all rows; a step without a model repeats the last ratio."""
-    ratios = np.full(safety.shape, np.nan)
-    present = ~np.isnan(safety)
-    latest = np.ones(len(safety))
-    modelled = min(len(models), safety.shape[1])
-    for steps in range(1, modelled + 1):
-        reached = present[:, steps - 1]
-        if not reached.any():
-            break
-        scaler, model = models[steps]
-        inputs = scaler.transform(safety[reached, :steps])
-        chance = model.predict_proba(inputs).clip(PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR)
-        latest[reached] = chance[:, 0] / chance[:, 1] * safe_to_unsafe
-        ratios[reached, steps - 1] = latest[reached]
-    later = np.where(present[:, modelled:], latest[:, None], np.nan)
-    return np.concatenate([ratios[:, :modelled], later], axis=1)
+        model.fit(scaler.transform(prefixes), unsafe)
+        weights.append(tuple((model.coef_[0] / scaler.scale_).tolist()))
+        centres.append(tuple(scaler.mean_.tolist()))
+        intercepts.append(float(model.intercept_[0]))
+    return tuple(weights), tuple(centres), tuple(intercepts)

@@ -4,33 +4,60 @@ A statistic maps step scores to one number per step that depends on the scores s
 need no data (``training_share`` 0); others are fitted on part of the calibration set, and the
 threshold is then chosen on the *other* part, which keeps the guarantee whatever was learned.
 
+What :meth:`Statistic.fit` returns is plain data: numbers that go into JSON and come back as they
+were, and two ways to use them. Called on an array it does all sequences at once; step by step,
+``update`` takes one score of one sequence. Both add in the same order, so they give equal numbers
+to the last bit. This module needs numpy alone; learning happens elsewhere
+(:mod:`monitorlab.online.learned`, :mod:`monitorlab.online.likelihood_ratio`).
+
 A score may be infinite. Then so is every mean and sum from there on, and where both signs meet,
 suspicion wins: +inf.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import pairwise
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from monitorlab.online.trajectories import Trajectories
+if TYPE_CHECKING:
+    from monitorlab.online.trajectories import Trajectories
 
 FloatArray = NDArray[np.float64]
-
-# (n, T) suspicion, NaN-padded -> (n, T) statistic, NaN-padded, high is unsafe.
-Transform = Callable[[FloatArray], FloatArray]
+# What an open sequence has to remember: a few numbers, nothing that grows without end.
+State = tuple[Any, ...]
 
 
 class TooFewSequencesError(ValueError):
     """A statistic that learns was given too few sequences of one class."""
+
+
+class Fitted(Protocol):
+    """A fitted statistic: plain numbers that turn step scores into a running statistic."""
+
+    def __call__(self, scores: FloatArray) -> FloatArray:
+        """Return the statistic of all steps: (n, T), NaN-padded, to the same, high is unsafe."""
+        ...
+
+    def start(self) -> State:
+        """Return the state of a sequence before its first step."""
+        ...
+
+    def update(self, state: State, score: float) -> tuple[State, float]:
+        """Take one more score, any number but NaN; return the next state and the statistic."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what :func:`fitted_from_dict` turns back into this, as strict JSON takes it."""
+        ...
 
 
 class Statistic(Protocol):
@@ -54,8 +81,8 @@ class Statistic(Protocol):
         """Share of the calibration sequences to learn from, in [0, 1]."""
         ...
 
-    def fit(self, train: Trajectories) -> Transform:
-        """Return the fitted transform. ``train`` is empty if ``training_share`` is 0."""
+    def fit(self, train: Trajectories) -> Fitted:
+        """Return the fitted statistic. ``train`` is empty if ``training_share`` is 0."""
         ...
 
 
@@ -70,9 +97,9 @@ class LatestScore:
     name: str = "running_min"
     training_share: float = 0.0
 
-    def fit(self, train: Trajectories) -> Transform:
+    def fit(self, train: Trajectories) -> Fitted:
         """Nothing to fit."""
-        return lambda scores: scores
+        return FittedLatest()
 
 
 @dataclass(frozen=True)
@@ -82,9 +109,9 @@ class RunningMean:
     name: str = "running_mean"
     training_share: float = 0.0
 
-    def fit(self, train: Trajectories) -> Transform:
+    def fit(self, train: Trajectories) -> Fitted:
         """Nothing to fit."""
-        return running_mean
+        return FittedMean()
 
 
 @dataclass(frozen=True)
@@ -101,11 +128,9 @@ class Ewma:
     name: str = "ewma"
     training_share: float = 0.0
 
-    def fit(self, train: Trajectories) -> Transform:
+    def fit(self, train: Trajectories) -> Fitted:
         """Nothing to fit."""
-        if not 0.0 < self.weight <= 1.0:
-            raise ValueError(f"EWMA weight is {self.weight}, expected a number in (0, 1].")
-        return lambda scores: ewma(scores, self.weight)
+        return FittedEwma(self.weight)
 
 
 @dataclass(frozen=True)
@@ -119,7 +144,7 @@ class Cusum:
     name: str = "cusum"
     training_share: float = 0.25
 
-    def fit(self, train: Trajectories) -> Transform:
+    def fit(self, train: Trajectories) -> Fitted:
         """Fix the reference from ``train``; both classes must be present.
 
         Raises
@@ -127,7 +152,7 @@ class Cusum:
         TooFewSequencesError
             If ``train`` lacks a class, or finite scores in one.
         """
-        _require_both_classes(train, self.name)
+        require_both_classes(train, self.name)
         means = []
         for label in (0, 1):
             scores = train.take(train.labels == label).flat_scores
@@ -137,8 +162,18 @@ class Cusum:
                     f"{len(scores)} scores of the {('safe', 'unsafe')[label]} ones are infinite."
                 )
             means.append(np.mean(scores[np.isfinite(scores)]))
-        reference = float(np.mean(means))
-        return lambda scores: cusum(scores, reference)
+        return FittedCusum(float(np.mean(means)))
+
+
+def require_both_classes(train: Trajectories, who: str) -> None:
+    """Raise :class:`TooFewSequencesError` if ``train`` lacks safe or unsafe sequences."""
+    unsafe = int(np.sum(train.labels == 1))
+    if unsafe == 0 or unsafe == len(train):
+        raise TooFewSequencesError(
+            f"{who} learns from safe and unsafe sequences; the training part of the calibration "
+            f"set has {len(train) - unsafe} safe and {unsafe} unsafe ones. Use more sequences, or "
+            "a statistic without training (running_min, running_mean, ewma)."
+        )
 
 
 def running_mean(scores: FloatArray) -> FloatArray:
@@ -181,45 +216,213 @@ def _where_present(values: FloatArray, scores: FloatArray) -> FloatArray:
     return np.where(np.isnan(scores), np.nan, np.where(np.isnan(values), np.inf, values))
 
 
-def _require_both_classes(train: Trajectories, who: str) -> None:
-    """Raise if ``train`` lacks safe or unsafe sequences."""
-    unsafe = int(np.sum(train.labels == 1))
-    if unsafe == 0 or unsafe == len(train):
-        raise TooFewSequencesError(
-            f"{who} learns from safe and unsafe sequences; the training part of the calibration "
-            f"set has {len(train) - unsafe} safe and {unsafe} unsafe ones. Use more sequences, or "
-            "a statistic without training (running_min, running_mean, ewma)."
-        )
+def _number(score: float) -> float:
+    """Return the score as a float, or refuse NaN, which no order knows."""
+    value = float(score)
+    if value != value:
+        raise ValueError("the score is nan, expected a number: a step without a score is no step.")
+    return value
+
+
+def _suspicious(value: float) -> float:
+    """Let suspicion win where infinities of both signs have met."""
+    return math.inf if value != value else value
+
+
+class _Plain:
+    """What fitted statistics share: their fields are all there is to them."""
+
+    kind: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return kind and numbers, as strict JSON takes them; infinite numbers become text."""
+        numbers = {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]
+        return {"kind": self.kind, **{name: _written(value) for name, value in numbers.items()}}
+
+
+def _written(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_written(one) for one in value]
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
+
+
+@dataclass(frozen=True)
+class FittedLatest(_Plain):
+    """The score itself; nothing to remember."""
+
+    kind = "latest"
+
+    def __call__(self, scores: FloatArray) -> FloatArray:
+        """Return the scores."""
+        return scores
+
+    def start(self) -> State:
+        """Return the empty state."""
+        return ()
+
+    def update(self, state: State, score: float) -> tuple[State, float]:
+        """Return the score."""
+        return state, _number(score)
+
+
+@dataclass(frozen=True)
+class FittedMean(_Plain):
+    """Mean of the scores so far; remembers the number of steps and the sum."""
+
+    kind = "running_mean"
+
+    def __call__(self, scores: FloatArray) -> FloatArray:
+        """Return :func:`running_mean`."""
+        return running_mean(scores)
+
+    def start(self) -> State:
+        """Return no steps, and their sum."""
+        return 0, 0.0
+
+    def update(self, state: State, score: float) -> tuple[State, float]:
+        """Add one score."""
+        steps, total = state[0] + 1, state[1] + _number(score)
+        return (steps, total), _suspicious(total / steps)
+
+
+@dataclass(frozen=True)
+class FittedEwma(_Plain):
+    """Exponentially weighted mean of known weight; remembers itself."""
+
+    weight: float
+    kind = "ewma"
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.weight <= 1.0:
+            raise ValueError(f"EWMA weight is {self.weight}, expected a number in (0, 1].")
+
+    def __call__(self, scores: FloatArray) -> FloatArray:
+        """Return :func:`ewma`."""
+        return ewma(scores, self.weight)
+
+    def start(self) -> State:
+        """Return the empty state: the first score starts the mean."""
+        return ()
+
+    def update(self, state: State, score: float) -> tuple[State, float]:
+        """Move towards one score."""
+        value = _number(score)
+        if state and self.weight != 1.0:
+            value = (1.0 - self.weight) * state[0] + self.weight * value
+        return (value,), _suspicious(value)
+
+
+@dataclass(frozen=True)
+class FittedCusum(_Plain):
+    """Cumulative sum over a known reference; remembers itself."""
+
+    reference: float
+    kind = "cusum"
+
+    def __call__(self, scores: FloatArray) -> FloatArray:
+        """Return :func:`cusum`."""
+        return cusum(scores, self.reference)
+
+    def start(self) -> State:
+        """Return an empty sum."""
+        return (0.0,)
+
+    def update(self, state: State, score: float) -> tuple[State, float]:
+        """Add one excess."""
+        total = state[0] + _number(score) - self.reference
+        total = 0.0 if total <= 0.0 else total  # NaN stays
+        return (total,), _suspicious(total)
 
 
 FEATURES = ("score", "running maximum", "running mean", "first score", "log step")
 
 
-def _normal_scores(scores: FloatArray, reference: FloatArray) -> FloatArray:
-    """Map scores to the normal quantile of their mid-rank within ``reference``.
+@dataclass(frozen=True)
+class FittedPrefix(_Plain):
+    """Log odds of danger: a weighted sum of five numbers about the sequence so far.
 
-    Makes the features independent of the scale of the score: probabilities, log-probabilities and
+    Each score is first replaced by the normal quantile of its mid-rank among reference scores. This
+    makes the features independent of the scale of the score: probabilities, log-probabilities and
     ratings on a grid look alike. Ties share a mid-rank; scores beyond the reference stay finite.
 
-    Parameters
+    Attributes
     ----------
-    scores : ndarray of float
-        Any shape, NaN kept.
-    reference : ndarray of float, shape (m,)
-        Sorted scores to rank within.
-
-    Returns
-    -------
-    ndarray of float
-        The shape of ``scores``, increasing in it.
+    reference : tuple of float
+        Distinct scores, increasing.
+    counts : tuple of int
+        How often each occurred.
+    weights : tuple of float
+        One for each of ``FEATURES``.
+    intercept : float
+        What is added.
     """
-    below = np.searchsorted(reference, scores, side="left")
-    up_to = np.searchsorted(reference, scores, side="right")
-    level = ((below + up_to) / 2.0 + 0.5) / (len(reference) + 1.0)
-    return np.where(np.isnan(scores), np.nan, special.ndtri(level))
+
+    reference: tuple[float, ...]
+    counts: tuple[int, ...]
+    weights: tuple[float, ...]
+    intercept: float
+    kind = "prefix"
+
+    def __post_init__(self) -> None:
+        if len(self.weights) != len(FEATURES):
+            raise ValueError(f"there are {len(self.weights)} weights, expected {len(FEATURES)}.")
+        if not self.reference or len(self.reference) != len(self.counts):
+            raise ValueError(f"there are {len(self.reference)} reference scores and "
+                             f"{len(self.counts)} counts, expected as many, and at least one.")
+        if any(low >= high for low, high in pairwise(self.reference)) or min(self.counts) < 1:
+            raise ValueError("the reference must increase, and its counts be 1 or more.")
+
+    @cached_property
+    def quantiles(self) -> FloatArray:
+        """Normal scores below the reference, at its first value, between it and the next, ..."""
+        up_to = np.concatenate([[0], np.cumsum(self.counts)])
+        middle = np.empty(2 * len(self.counts) + 1)
+        middle[0::2] = up_to
+        middle[1::2] = (up_to[:-1] + up_to[1:]) / 2.0
+        normal = NormalDist()
+        return np.array([normal.inv_cdf((at + 0.5) / (up_to[-1] + 1.0)) for at in middle])
+
+    @cached_property
+    def _table(self) -> tuple[float, ...]:
+        return tuple(self.quantiles.tolist())
+
+    def normal_scores(self, scores: FloatArray) -> FloatArray:
+        """Map scores of any shape to normal quantiles of their mid-rank; NaN is kept."""
+        reference = np.array(self.reference)
+        at = np.searchsorted(reference, scores, "left") + np.searchsorted(
+            reference, scores, "right")
+        return np.where(np.isnan(scores), np.nan, self.quantiles[at])
+
+    def __call__(self, scores: FloatArray) -> FloatArray:
+        """Return the log odds of all steps."""
+        odds = np.full(scores.shape, self.intercept)
+        for weight, feature in zip(
+            self.weights, prefix_features(self.normal_scores(scores)), strict=True
+        ):
+            odds += weight * feature
+        return odds
+
+    def start(self) -> State:
+        """Return no steps, and what is remembered of them."""
+        return 0, -math.inf, 0.0, 0.0
+
+    def update(self, state: State, score: float) -> tuple[State, float]:
+        """Take one score into maximum and sum, and weigh the features."""
+        score = _number(score)
+        value = self._table[
+            bisect_left(self.reference, score) + bisect_right(self.reference, score)]
+        steps, highest, total, first = state
+        steps, highest, total = steps + 1, max(highest, value), total + value
+        first = value if steps == 1 else first
+        odds = self.intercept
+        for weight, feature in zip(
+            self.weights, (value, highest, total / steps, first, math.log(steps)), strict=True
+        ):
+            odds += weight * feature
+        return (steps, highest, total, first), odds
 
 
-def _prefix_features(values: FloatArray) -> FloatArray:
+def prefix_features(values: FloatArray) -> list[FloatArray]:
     """Summarise each prefix by the numbers named in ``FEATURES``.
 
     Parameters
@@ -229,58 +432,147 @@ def _prefix_features(values: FloatArray) -> FloatArray:
 
     Returns
     -------
-    ndarray of float, shape (n, T, 5)
-        Features of steps 1..t at step t; rows past the end hold NaN.
+    list of ndarray of float, shape (n, T)
+        One per feature, of steps 1..t at step t.
     """
-    n, horizon = values.shape
-    first = np.broadcast_to(values[:, :1], (n, horizon))
-    steps = np.broadcast_to(np.log(np.arange(1, horizon + 1)), (n, horizon))
-    return np.stack([values, running_max(values), running_mean(values), first, steps], axis=-1)
+    first = np.broadcast_to(values[:, :1], values.shape)
+    # math.log, as in the update: numpy's may differ from it in the last bit
+    log_step = np.array([math.log(t) for t in range(1, values.shape[1] + 1)])
+    return [values, running_max(values), running_mean(values), first,
+            np.broadcast_to(log_step, values.shape)]
+
+
+PROBABILITY_FLOOR = 1e-6
+MOST_LOG_ODDS = math.log((1.0 - PROBABILITY_FLOOR) / PROBABILITY_FLOOR)
 
 
 @dataclass(frozen=True)
-class LearnedPrefix:
-    """Log odds of an unsafe sequence, by logistic regression on prefix features.
+class FittedRatio(_Plain):
+    """Estimated likelihood ratio of unsafe to safe, one linear classifier per step.
 
-    A simple threshold on the score ignores time and history. Five numbers per step, all updatable
-    in constant time, already tell much more: the score, its running maximum and mean, the first
-    score (how hard the problem looked at the outset) and how far we are. A regression of the
-    sequence label on them, over all steps of the training sequences, gives one running number; the
-    calibrator then treats it like any other statistic, so the guarantee does not depend on the
-    model being right.
+    The classifier of step t reads all t scores, so the state holds as many as there are
+    classifiers; every later step repeats the last ratio.
 
     Attributes
     ----------
-    training_share : float
-        Share of the calibration sequences used to fit; the rest calibrates.
+    weights, centres : tuple of tuple of float
+        Of step t, t numbers each: log odds of danger are the sum of weight times (score - centre),
+    intercepts : tuple of float
+        plus one number per step.
+    prior : float
+        Safe training sequences per unsafe one.
+    lowest, highest : float
+        What stands for -inf and +inf, which no sum may meet.
     """
 
-    name: str = "learned"
-    training_share: float = 0.5
+    weights: tuple[tuple[float, ...], ...]
+    centres: tuple[tuple[float, ...], ...]
+    intercepts: tuple[float, ...]
+    prior: float
+    lowest: float
+    highest: float
+    kind = "likelihood_ratio"
 
-    def fit(self, train: Trajectories) -> Transform:
-        """Fit on all steps of ``train``, each labelled by its sequence.
+    def __post_init__(self) -> None:
+        expected = list(range(1, len(self.intercepts) + 1))
+        for name in ("weights", "centres"):
+            if [len(one) for one in getattr(self, name)] != expected:
+                raise ValueError(f"the {name} of step t must be t numbers, for each of the "
+                                 f"{len(self.intercepts)} intercepts.")
 
-        Raises
-        ------
-        TooFewSequencesError
-            If ``train`` lacks one of the classes.
-        """
-        _require_both_classes(train, self.name)
-        reference = np.sort(train.flat_scores)
-        features = np.empty((len(reference), len(FEATURES)))
-        for block, at in train.blocks():
-            scores = block.scores
-            features[at] = _prefix_features(_normal_scores(scores, reference))[~np.isnan(scores)]
-        labels = np.repeat(train.labels, train.lengths)
-        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
-        model.fit(features, labels)
+    def __call__(self, scores: FloatArray) -> FloatArray:
+        """Return the ratios of all steps; a step without a classifier repeats the last one."""
+        ratios = np.full(scores.shape, np.nan)
+        latest = np.ones(len(scores))
+        finite = np.where(np.isneginf(scores), self.lowest, scores)
+        finite = np.where(np.isposinf(scores), self.highest, finite)
+        modelled = min(len(self.intercepts), scores.shape[1])
+        for at in range(modelled):
+            reached = ~np.isnan(scores[:, at])
+            if not reached.any():
+                break
+            terms = np.array(self.weights[at]) * (
+                finite[reached, : at + 1] - np.array(self.centres[at]))
+            # cumsum adds from left to right, as the update does; sum would not
+            odds = np.cumsum(terms, axis=1)[:, -1] + self.intercepts[at]
+            latest[reached] = self._ratio(odds)
+            ratios[reached, at] = latest[reached]
+        rest = scores[:, modelled:]
+        ratios[:, modelled:] = np.where(np.isnan(rest), np.nan, latest[:, None])
+        return ratios
 
-        def transform(scores: FloatArray) -> FloatArray:
-            mask = ~np.isnan(scores)
-            odds = np.full(scores.shape, np.nan)
-            rows = _prefix_features(_normal_scores(scores, reference))[mask]
-            odds[mask] = model.decision_function(rows) if len(rows) else np.empty(0)
-            return odds
+    def _ratio(self, odds: FloatArray) -> FloatArray:
+        return np.exp(np.clip(odds, -MOST_LOG_ODDS, MOST_LOG_ODDS)) * self.prior
 
-        return transform
+    def start(self) -> State:
+        """Return no scores, and the ratio of no evidence."""
+        return (), 1.0
+
+    def update(self, state: State, score: float) -> tuple[State, float]:
+        """Weigh all scores so far, or repeat the last ratio where no classifier is left."""
+        score = _number(score)
+        if math.isinf(score):
+            score = self.highest if score > 0.0 else self.lowest
+        prefix, latest = state
+        at = len(prefix)
+        if at == len(self.intercepts):
+            return state, latest
+        prefix = (*prefix, score)
+        odds = 0.0
+        for weight, value, centre in zip(self.weights[at], prefix, self.centres[at], strict=True):
+            odds += weight * (value - centre)
+        latest = float(self._ratio(np.array([odds + self.intercepts[at]]))[0])
+        return (prefix, latest), latest
+
+
+KINDS: dict[str, type[Any]] = {
+    one.kind: one
+    for one in (FittedLatest, FittedMean, FittedEwma, FittedCusum, FittedPrefix, FittedRatio)
+}
+
+
+def fitted_from_dict(data: Mapping[str, Any]) -> Fitted:
+    """Turn what :meth:`Fitted.to_dict` wrote back into the same fitted statistic.
+
+    Parameters
+    ----------
+    data : mapping
+        ``kind`` and the fields of that kind; numbers are numbers, or the texts inf and -inf.
+
+    Raises
+    ------
+    ValueError
+        For an unknown kind, a field that is missing or not known, and values that are no numbers
+        or do not fit together.
+    """
+    if not isinstance(data, Mapping):
+        raise ValueError(f"the fitted statistic is {type(data).__name__}, expected an object with "
+                         "a kind and its numbers.")
+    kind = data.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"the kind of the fitted statistic is {kind!r}, expected one of "
+                         f"{', '.join(KINDS)}. A newer version may have written it.")
+    names = [one.name for one in fields(KINDS[kind])]
+    for problem, found in (("lacks", [n for n in names if n not in data]),
+                           ("has the unknown", [n for n in data if n not in (*names, "kind")])):
+        if found:
+            raise ValueError(f"the fitted statistic of kind {kind!r} {problem} field "
+                             f"{', '.join(map(str, found))}; expected kind and "
+                             f"{', '.join(names) or 'nothing else'}.")
+    try:
+        fitted: Fitted = KINDS[kind](**{name: _read(data[name]) for name in names})
+        fitted.update(fitted.start(), 0.0)  # numbers in the wrong depth show here
+        return fitted
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the fitted statistic of kind {kind!r} cannot be used: {error}") from None
+
+
+def _read(value: Any) -> Any:
+    """Read a number, or numbers in lists; 1 and "inf" are numbers, True and "1" are not."""
+    if isinstance(value, list | tuple):
+        return tuple(_read(one) for one in value)
+    if value in ("inf", "-inf"):
+        return float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise ValueError(f"found {value!r}, expected a number.")
+    return value
