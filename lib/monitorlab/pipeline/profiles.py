@@ -105,6 +105,8 @@ class Online:
         Random splits into calibration and test trajectories.
     open_tier : bool
         Whether published scores join in if they are in the cache.
+    plays : int
+        How often each change of notebook 08 is played.
     levels : tuple of float
         Target risk levels epsilon, each in (0, 1), increasing.
     calibration_fraction : float
@@ -115,6 +117,7 @@ class Online:
 
     n_splits: int
     open_tier: bool
+    plays: int
     levels: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
     calibration_fraction: float = 0.2
     delta: float = 0.1

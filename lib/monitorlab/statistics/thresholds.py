@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from monitorlab.statistics.intervals import check_level
 from monitorlab.statistics.ranks import RANK_RULES, sequences_needed
 
 FloatArray = NDArray[np.float64]
@@ -260,3 +261,100 @@ def _place(
         return -math.inf, 0.0
     # One float below the k-th smallest peak: that peak itself must still alarm.
     return float(np.nextafter(values[at], -np.inf)), 1.0
+
+
+def calibrate_weighted(
+    peaks: ArrayLike, weights: ArrayLike, level: float, heaviest: float
+) -> float:
+    r"""Threshold for false alarms where future sequences are drawn otherwise than calibrating ones.
+
+    If a future sequence with property x is :math:`w(x)` times as likely as a calibrating one, up to
+    a constant, the lowest :math:`\lambda` with
+
+    .. math:: \sum_i w_i 1\{M_i > \lambda\} + \bar w \le \epsilon \Bigl(\sum_i w_i + \bar w\Bigr)
+
+    keeps :math:`E[R_I] \le \epsilon` for future sequences, where :math:`\bar w` is at least the
+    weight of every one of them. With equal weights it is the threshold of :func:`calibrate`.
+
+    Parameters
+    ----------
+    peaks : array_like of float, shape (n,)
+        Of safe calibration sequences; high is unsafe.
+    weights : array_like of float, shape (n,)
+        :math:`w_i`, positive; known, or estimated on other data.
+    level : float
+        Target false alarm rate, in (0, 1).
+    heaviest : float
+        :math:`\bar w`.
+
+    Returns
+    -------
+    float
+        Alarm above it; inf if no threshold keeps the promise.
+
+    Raises
+    ------
+    ValueError
+        For peaks that are not one number per sequence, weights that do not fit them or are not
+        positive, and a `heaviest` below one of them.
+
+    References
+    ----------
+    Tibshirani et al. (2019), *Conformal prediction under covariate shift*, with the loss of
+    Angelopoulos et al. (2022), *Conformal risk control*, proposition 3.
+
+    Examples
+    --------
+    >>> calibrate_weighted([0.1, 0.3, 0.5], [1, 1, 1], 0.5, heaviest=1)
+    0.3
+    >>> calibrate_weighted([0.1, 0.3, 0.5], [1, 1, 2], 0.5, heaviest=2)
+    0.5
+    """
+    values, given = _one_per_sequence(peaks), np.asarray(weights, dtype=np.float64)
+    if given.shape != values.shape or not (np.isfinite(given) & (given > 0)).all():
+        raise ValueError(f"the weights have shape {given.shape} and the least is "
+                         f"{given.min(initial=math.inf)}, expected a positive number for each of "
+                         f"{len(values)} sequences.")
+    if heaviest < given.max(initial=0.0) or not math.isfinite(heaviest):
+        raise ValueError(f"the heaviest weight is {heaviest}, expected at least that of every "
+                         f"sequence, {given.max(initial=0.0)}.")
+    room = check_level(level) * (given.sum() + heaviest) - heaviest
+    order = np.argsort(-values, kind="stable")
+    # Above the j-th largest peak alarm those that are larger, ties never.
+    distinct, last = np.unique(-values[order], return_index=True)
+    above = np.cumsum(given[order])[last] - given[order][last]
+    kept = np.flatnonzero(above <= room + 1e-9 * heaviest)
+    return float(-distinct[kept[-1]]) if room >= -1e-9 * heaviest and len(kept) else math.inf
+
+
+def lowest_miss_level(threshold: float, unsafe_peaks: ArrayLike) -> float:
+    r"""Lowest level of missed detections that a threshold is known to keep as well.
+
+    Both promises hold at once if the threshold of the false alarms lies at or below that of the
+    missed detections. With m of n unsafe peaks at or below it, the latter's rank must be above m,
+    and CRC has this rank from the level :math:`(m + 1) / (n + 1)` on. So there is a rule for both
+    exactly where the second level is at least this number.
+
+    Parameters
+    ----------
+    threshold : float
+        Such as the value that :func:`calibrate` chose for false alarms; alarm above it.
+    unsafe_peaks : array_like of float, shape (n,)
+        Of unsafe calibration sequences.
+
+    Returns
+    -------
+    float
+        In (0, 1]; 1 means that nothing can be promised about misses.
+
+    References
+    ----------
+    arXiv 2607.02510, equation 8, for both risks.
+
+    Examples
+    --------
+    >>> lowest_miss_level(0.5, [0.2, 0.6, 0.7, 0.9])
+    0.4
+    """
+    values = _one_per_sequence(unsafe_peaks)
+    return float((np.sum(values <= threshold) + 1) / (len(values) + 1))

@@ -1,0 +1,114 @@
+"""What changes between calibration and deployment: plays, detectors, thresholds, groups."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from monitorlab.chapters.shift import figures, groups, scenes
+from monitorlab.online.trajectories import Trajectories
+from monitorlab.statistics.thresholds import calibrate, calibrate_weighted, lowest_miss_level
+
+
+def sequences(seed: int, n: int = 300, lift: float = 1.5) -> Trajectories:
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(n) < 0.3).astype(np.int8)
+    scores = rng.normal(size=(n, 6)) + lift * labels[:, None]
+    scores[np.arange(6) >= rng.integers(2, 7, n)[:, None]] = np.nan
+    return Trajectories.from_padded("d", "s", [f"{i}" for i in range(n)], scores,
+                                    np.where(np.isnan(scores), np.nan, 1.0), labels)
+
+
+STRONG, WEAK = sequences(0), sequences(1, lift=0.5)
+ALL = {scene.name: scene for scene in scenes.scenes(STRONG, WEAK)}
+
+
+@pytest.mark.parametrize("name", list(ALL))
+def test_no_sequence_calibrates_and_arrives(name):
+    """Each sequence gets a peak of its own; those of other generators answer other problems."""
+    scene = ALL[name]
+    numbered = scene.before.copy()
+    numbered[:, 0] = np.arange(len(numbered))
+    after = None if scene.after is None else numbered
+    own = scenes.Scene(name, numbered, after, scene.chance, scene.known)
+    one = scenes.play(own, 120, 100, np.random.default_rng(0))
+    assert len(one.calibrating) == 120 and 20 < len(one.arriving) <= 100
+    assert not set(one.calibrating[:, 0]) & set(one.arriving[:, 0])
+    assert (one.weights is not None) == (name == "longer solutions")
+    with pytest.raises(ValueError, match="300 sequences are to calibrate, and there are 300"):
+        scenes.play(own, 300, 1, np.random.default_rng(0))
+
+
+def test_what_arrives_is_what_the_scene_says():
+    rng = np.random.default_rng(0)
+    drawn = {name: [scenes.play(scene, 120, 180, rng).arriving for _ in range(30)]
+             for name, scene in ALL.items()}
+    mean = {name: np.concatenate(tables).mean(axis=0) for name, tables in drawn.items()}
+    assert mean["more unsafe ones"][1] > mean["no change"][1] + 0.15
+    lift = 0.5 * ALL["no change"].before[:, 0].std()
+    assert mean["another verifier"][0] == pytest.approx(mean["no change"][0] + lift, abs=0.05)
+    assert ALL["longer solutions"].chance.max() == 1.0
+    heaviest = ALL["longer solutions"].chance == 1.0
+    assert (STRONG.lengths[heaviest] == STRONG.lengths.max()).all()
+
+
+def test_a_rolling_threshold_waits_for_labels():
+    safe = np.arange(1.0, 10.0)  # level .1: the largest of nine
+    arriving = np.array([[20.0, 0], [9.5, 0], [9.5, 0], [9.5, 1], [19.0, 0]])
+    one = scenes.Play(np.column_stack([safe, np.zeros(9)]), arriving, None)
+    found = dict(scenes.alarms(one, 0.1, late=2))
+    assert found["as calibrated"].tolist() == [True] * 5
+    assert found["rolling, labels late"].tolist() == [True, True, False, False, False]
+
+
+def test_both_levels_fit_together_exactly_from_the_lowest_one_on():
+    rng = np.random.default_rng(1)
+    for n in (9, 30):
+        safe, unsafe = rng.random(40), rng.random(n) + 0.2
+        value = calibrate(safe, 0.2).value
+        least = lowest_miss_level(value, unsafe)
+        for level in np.arange(1, 40) / 40:
+            other = calibrate(unsafe, level, risk="missed_detection").value
+            assert (value <= other) == (level >= least - 1e-9), (n, level)
+    lines = scenes.feasible({"one": STRONG})
+    assert len(lines) == 50 and (np.diff(lines["miss_level"]) <= 0).all()
+
+
+def test_equal_weights_give_the_usual_threshold():
+    rng = np.random.default_rng(0)
+    for n in (5, 9, 20, 66):
+        for level in (0.05, 0.1, 0.2, 0.5):
+            peaks = rng.integers(0, 8, n) / 8 if n % 2 else rng.random(n)
+            expected = calibrate(peaks, level).value
+            assert calibrate_weighted(peaks, np.full(n, 0.3), level, 0.3) == expected
+
+
+@pytest.mark.parametrize(("weights", "heaviest", "words"), [
+    ([1.0], 1.0, r"the weights have shape \(1,\)"),
+    ([1.0, 0.0], 1.0, "the least is 0.0, expected a positive number for each of 2"),
+    ([1.0, 2.0], 1.0, "the heaviest weight is 1.0, expected at least that of every sequence, 2.0"),
+])
+def test_weights_that_cannot_be(weights, heaviest, words):
+    with pytest.raises(ValueError, match=words):
+        calibrate_weighted([0.1, 0.2], weights, 0.5, heaviest)
+
+
+def test_plays_are_counted_and_drawn():
+    sizes = scenes.sizes_for(STRONG, 3)
+    assert (sizes.calibrating, sizes.arriving, sizes.late) == (120, 180, 30)
+    detected, kept = scenes.watch_scenes(list(ALL.values()), sizes, 0.1, 0.05,
+                                         np.random.default_rng(0))
+    assert len(detected) == len(ALL) * 3 and detected["reported"].between(0, 1).all()
+    assert len(kept) == 2 * len(ALL) + 1
+    fig = figures.plot_kept(kept, 0.1, "title")
+    assert len(fig.axes) == 2
+    lines = pd.concat([scenes.feasible({"one": STRONG}), scenes.feasible({"two": WEAK})])
+    assert len(figures.plot_feasible(lines, "title").axes) == 2
+
+
+def test_answers_of_few_prompts_are_fewer_than_they_look():
+    found = groups.promises_by_group(25, 16, 0.5, 0.1, 0.1, 300, np.random.default_rng(0))
+    above = found.set_index("rule")["share above"]
+    assert above["exact binomial, by sequence"] > 0.2
+    assert above["Hoeffding-Bentkus, by prompt"] <= 0.1
