@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from monitorlab.monitors import views
+from monitorlab.monitors.catalogue import API, UNKNOWN, load_catalogue
 from monitorlab.monitors.monitor import Monitor, MonitorError
 from monitorlab.storage.files import canonical_json
 from monitorlab.storage.settings import (
@@ -166,6 +167,11 @@ def build_monitor(spec: str, *settings: Mapping[str, object]) -> Monitor:
         sources = _chosen(sources, known, True)
     given = _given(named, spec, known, sources)
     listed = _listed_settings(named, known, given)
+    if (listed | given).get("revision") == UNKNOWN:
+        raise MonitorError(
+            f"no commit of {named.rest} is known here, and without one its verdicts could not be "
+            "repeated: choose one from the model's page on the hub and pin it with "
+            "-o revision=COMMIT")
     wanted = str(given.pop("name", "")).strip()
     view = views.checked(given.pop(views.SETTING.name, views.FULL))
     monitor = _built(named, known, listed | given, inner)
@@ -342,8 +348,6 @@ def api(model: str, *, prompt: str = "direct", read: Reading = "text", **setting
 
 def _find(spec: str) -> _Named:
     """Say what a spec names."""
-    from monitorlab.monitors.catalogue import API, load_catalogue
-
     head, _, rest = spec.partition(":")
     kind = KINDS.get(head)
     if kind is not None and ":" in kind.spec:
@@ -526,8 +530,6 @@ def _shown(value: Any) -> str:
 
 def list_monitors() -> str:
     """Return every spec and the catalogue as aligned plain text."""
-    from monitorlab.monitors.catalogue import load_catalogue
-
     entries = load_catalogue().values()
     listed = [(e.key, e.access, e.identifier + ("" if e.verified else " *"), e.license)
               for e in entries]
