@@ -270,11 +270,11 @@ class _Trial:
             raise
         except Exception as error:  # whatever an architecture says to a mask that it does not know
             return f"{path}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        error = self._error(found)
-        if error <= self.allowed:
+        off = self._error(found)
+        if off <= self.allowed:
             return ""
         measure = "float32 by root mean square" if self.half else "plain rows"
-        return (f"{path}: log-probabilities differ from {measure} by {error:.1e}, where "
+        return (f"{path}: log-probabilities differ from {measure} by {off:.1e}, where "
                 f"{self.allowed:.1e} is allowed")
 
     def _error(self, found: np.ndarray) -> float:
