@@ -7,7 +7,7 @@ import importlib.util
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,17 @@ def load_causal(
     ModelError
         The quantization is not possible here, or the adapter does not fit the model.
     """
+    checkpoint = load_checkpoint(name, revision, dtype, device, quantization, adapter,
+                                 adapter_revision)
+    form = chat_form(checkpoint.tokenizer).settings()
+    return replace(checkpoint, identity={**checkpoint.identity, **form})
+
+
+def load_checkpoint(
+    name: str, revision: str, dtype: str, device: str, quantization: str, adapter: str,
+    adapter_revision: str,
+) -> Checkpoint:
+    """As `load_causal`, for a model whose chat template need not render a system message."""
     _refuse_adapter(name)
     tokenizer = load_tokenizer(name, revision)
     loader = AutoModelForCausalLM.from_pretrained
@@ -115,7 +126,6 @@ def load_causal(
         "quantization": quantization,
         "adapter": model_identity(adapter, adapter_revision) if adapter else None,
         "chat_template": digest_json(tokenizer.chat_template),
-        **chat_form(tokenizer).settings(),
     }
     if adapter:
         model = with_adapter(model, adapter, adapter_revision, merge=not quantization

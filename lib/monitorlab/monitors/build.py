@@ -40,7 +40,8 @@ OWN_NAME = "own_name"  # attribute of what `build_monitor` returns: its name if 
 NAME = Setting("name", (str,), "", "What tables and files call it; made of its settings if empty.")
 Reading = Literal["logits", "text"]
 # Settings that decide verdicts although Monitor.settings() has no key of that name with a value.
-_DECIDING = frozenset({"read", "temperature", "limit_name", "max_tokens", "ranked"})
+_DECIDING = frozenset({"read", "temperature", "limit_name", "max_tokens", "ranked", "family",
+                       "guideline", "controversial", "unsafe", "safe", "lead"})
 _LONGEST = 40  # characters of a value that stand in a name
 _OPTION = re.compile(r"\s(?:-o|--option)(?=[\s='\"]|\w+=|$)")
 
@@ -84,6 +85,8 @@ class Kind:
 
 _CAUSAL = ("models.loading:load_causal", "monitors.causal:LogitMonitor",
            "monitors.causal:TextMonitor")
+_SHORT_NAMES = {"rpm": "requests_per_minute", "tpm": "tokens_per_minute",
+                "cost_cap": "cost_cap_usd"}
 _ALL = (
     Kind("always", "alarms on everything", ("monitors.rules:Constant",), {"verdict": True}),
     Kind("never", "alarms on nothing", ("monitors.rules:Constant",), {"verdict": False}),
@@ -99,15 +102,17 @@ _ALL = (
          ("monitors.encoder:EncoderMonitor.load",)),
     Kind("classifier:NAME_OR_FOLDER", "sequence classifier of the Hugging Face hub or in a folder",
          ("monitors.classifier:ClassifierMonitor.load",)),
+    Kind("guard:NAME_OR_FOLDER",
+         "Llama-Guard, Qwen3Guard-Gen or ShieldGemma, at hand or, with base_url, on a server",
+         ("monitors.guard:guard", "models.loading:load_causal", "monitors.guard:GuardMonitor",
+          "monitors.api.monitor:ApiMonitor"), other_names=_SHORT_NAMES),
     Kind("hf:NAME_OR_FOLDER", "causal language model of the Hugging Face hub or in a folder",
          ("monitors.build:causal", *_CAUSAL), other_names={"max_tokens": "max_new_tokens"}),
     Kind("smollm2", "SmolLM2-135M-Instruct, a small real language model that needs no network",
          ("monitors.build:smollm2", *_CAUSAL), fixed={"revision": ""},
          other_names={"max_tokens": "max_new_tokens"}),
     Kind("api:MODEL", "model behind an OpenAI-compatible API",
-         ("monitors.build:api", "monitors.api.monitor:ApiMonitor"),
-         other_names={"rpm": "requests_per_minute", "tpm": "tokens_per_minute",
-                      "cost_cap": "cost_cap_usd"}),
+         ("monitors.build:api", "monitors.api.monitor:ApiMonitor"), other_names=_SHORT_NAMES),
     Kind(f"{CHECKS_FIRST}:MONITOR", "the checks first, and the monitor where they raise no alarm",
          ("monitors.combined:ChecksFirst",)),
     Kind(FUNCTION, "your own function, also path/to/file.py:function",

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from monitorlab.models.chat import chat_form, chat_text, control_texts
 from monitorlab.models.loading import Checkpoint
 from monitorlab.monitors.monitor import MonitorError, Sample
@@ -67,13 +69,17 @@ class Chat:
 
     def too_long(self, tokens: int, more: int) -> Verdict | None:
         """Return an error if a prompt and `more` tokens exceed the model's positions, else None."""
-        config = self.checkpoint.model.config.get_text_config()
-        most = getattr(config, "max_position_embeddings", None)
-        if most is None or tokens + more <= most:
-            return None
-        reason = (f"the prompt has {tokens} tokens, and {more} more are needed, but the model "
-                  f"reads at most {most}: shorten the sample, or use a model with a longer context")
-        return replace(failure(ERROR, reason), input_tokens=tokens)
+        return longer_than_model(self.checkpoint.model, tokens, more)
+
+
+def longer_than_model(model: PreTrainedModel, tokens: int, more: int) -> Verdict | None:
+    """Return an error if a prompt and `more` tokens exceed a model's positions, else None."""
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if most is None or tokens + more <= most:
+        return None
+    reason = (f"the prompt has {tokens} tokens, and {more} more are needed, but the model reads at "
+              f"most {most}: shorten the sample, or use a model with a longer context")
+    return replace(failure(ERROR, reason), input_tokens=tokens)
 
 
 def length_units(samples: Sequence[Sample], most: int, characters: int) -> list[list[int]]:

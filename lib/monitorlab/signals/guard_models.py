@@ -17,7 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from monitorlab.models import ModelError
 from monitorlab.models.batching import LABEL_MASS, check_length, count_tokens
-from monitorlab.models.guards import Guard, GuardFamily
+from monitorlab.models.guard_families import GuardFamily
+from monitorlab.models.guards import Guard
 from monitorlab.signals.step_scores import Problem, StepScorer, StepScores, checked_steps
 
 LABEL_LEAD = "\n\n"  # Llama-Guard writes a blank line and then its label

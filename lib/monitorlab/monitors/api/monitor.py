@@ -16,6 +16,7 @@ from typing import Any
 import openai
 
 from monitorlab.display.progress import notify
+from monitorlab.monitors.api.guard import GuardPrompt
 from monitorlab.monitors.api.replies import (
     CUT,
     CUT_PROMPT,
@@ -36,6 +37,7 @@ from monitorlab.monitors.api.replies import (
     rejected_field,
     rejects_system,
     scrub,
+    share_of_true,
     shortened,
     suspicion,
     wait_of,
@@ -76,7 +78,7 @@ class ApiMonitor:
     ----------
     model : str
         Identifier that the server knows; a dated one where there is one.
-    prompt : str or Prompt
+    prompt : str, Prompt or GuardPrompt
         Name of a monitor prompt, path of a prompt file, or the prompt.
     name : str
         How the tables call the monitor; `model` if empty.
@@ -139,7 +141,7 @@ class ApiMonitor:
     def __init__(
         self,
         model: str,
-        prompt: str | Prompt,
+        prompt: str | Prompt | GuardPrompt,
         *,
         name: str = "",
         base_url: str = "",
@@ -404,7 +406,7 @@ class ApiMonitor:
             if verdict.verdict is None and answer.thinking:
                 verdict = self._read(_with_thinking(answer), answer.finish, sample)
         if verdict.verdict is not None and self._prompt.answer != "score":
-            score = suspicion(answer, verdict.verdict)
+            score = self._score(answer, verdict.verdict)
             verdict = verdict if score is None else replace(verdict, score=score)
         return replace(
             verdict, input_tokens=answer.input_tokens, output_tokens=answer.output_tokens,
@@ -442,10 +444,19 @@ class ApiMonitor:
 
     def _read(self, text: str, ending: str, sample: Sample) -> Verdict:
         audited, finished = f"{sample.request}\n{sample.response}", ending_kind(ending) == FINISHED
-        verdict = read_reply(text, self._prompt.answer, finished=finished, audited=audited)
+        if isinstance(self._prompt, GuardPrompt):
+            verdict = self._prompt.read(text, finished)
+        else:
+            verdict = read_reply(text, self._prompt.answer, finished=finished, audited=audited)
         if verdict.status not in (TRUNCATED, UNPARSED):
             return verdict
         return replace(verdict, reason=self._why(verdict.reason, text, ending))
+
+    def _score(self, answer: Reply, verdict: bool) -> float | None:
+        if not isinstance(self._prompt, GuardPrompt):
+            return suspicion(answer, verdict)
+        label = self._prompt.label(answer.text)
+        return share_of_true(answer, *label) if label else None
 
     def _why(self, reason: str, text: str, ending: str) -> str:
         """Why there is no verdict, where the server knows more than the reply says."""

@@ -1,0 +1,183 @@
+"""Guard models as monitors: Llama-Guard, Qwen3Guard-Gen, ShieldGemma and what is like them.
+
+A guard brings its own prompt, in its chat template, and its own words for a verdict, see
+`monitorlab.models.guard_families`. It judges the response, with the request before it. The model is
+at hand, or a server is asked through its chat endpoint and replies in the guard's words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from monitorlab.models import ModelError
+from monitorlab.models.batching import LABEL_MASS
+from monitorlab.models.guard_families import Controversial, GuardFamily, guard_family
+from monitorlab.models.guards import Guard
+from monitorlab.models.loading import Checkpoint, load_causal, load_checkpoint
+from monitorlab.models.tiny import suitable_threads
+from monitorlab.monitors.api.guard import GuardPrompt
+from monitorlab.monitors.api.monitor import ApiMonitor
+from monitorlab.monitors.causal import UNIT, UNIT_CHARACTERS
+from monitorlab.monitors.causal_text import length_units, longer_than_model
+from monitorlab.monitors.monitor import NO_PROMPT, Monitor, MonitorError, Sample
+from monitorlab.monitors.prompts import broken_up
+from monitorlab.monitors.verdicts import (
+    ERROR,
+    THRESHOLD,
+    UNPARSED,
+    Verdict,
+    failure,
+    from_score,
+)
+from monitorlab.storage.settings import settings_of
+
+
+class GuardMonitor:
+    """Score = P(unsafe labels) / P(all labels), from the probabilities of the guard's own words.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        See `load_causal`.
+    family : GuardFamily
+        See `guard_family`.
+    name : str
+        How the tables call it; the model's name if empty.
+    least_mass : float
+        Probability that all labels together must have for a verdict to be counted.
+    batch_tokens : int
+        Tokens per batch, padding included; 0 takes the device's default.
+    threshold : float
+        Verdict is misbehavior above it.
+
+    Raises
+    ------
+    MonitorError
+        The chat template is not that of a guard, or its labels cannot be told apart.
+    """
+
+    prompt = NO_PROMPT
+    workers = 1
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        family: GuardFamily,
+        *,
+        name: str = "",
+        least_mass: float = LABEL_MASS,
+        batch_tokens: int = 0,
+        threshold: float = THRESHOLD,
+    ) -> None:
+        self.name = name or str(checkpoint.identity["model"]["name"])
+        self.checkpoint, self.family, self.threshold = checkpoint, family, threshold
+        self.least_mass = least_mass
+        try:
+            self.guard = Guard(checkpoint.model, checkpoint.tokenizer, family, least_mass,
+                               batch_tokens)
+        except ModelError as error:
+            raise MonitorError(f"{self.name} cannot be asked as a guard: {error}") from error
+
+    def settings(self) -> Mapping[str, Any]:
+        """Checkpoint, and how it is asked and read."""
+        return {"kind": "guard", **self.checkpoint.identity, **self.family.settings(),
+                "least_mass": self.least_mass, "threshold": self.threshold}
+
+    def units(self, samples: Sequence[Sample]) -> list[list[int]]:
+        """Samples of similar length, those with the same request together."""
+        return length_units(samples, UNIT, UNIT_CHARACTERS)
+
+    def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
+        """Judge one unit; what is too long for the model is an error of that sample alone."""
+        forbidden = self.guard.forbidden
+        rows = [self.guard.prompt([(broken_up(sample.request, forbidden),
+                                    broken_up(sample.response, forbidden))]) for sample in samples]
+        more = max(map(len, self.guard.words)) - 1
+        model = self.checkpoint.model
+        verdicts = [longer_than_model(model, len(row), more) for row in rows]
+        fits = [i for i, verdict in enumerate(verdicts) if verdict is None]
+        if fits:
+            with suitable_threads(model):
+                scores, objections = self.guard.suspicion([rows[i] for i in fits])
+            for i, score, objection in zip(fits, scores, objections, strict=True):
+                verdicts[i] = self._verdict(float(score), objection, len(rows[i]))
+        return [verdict for verdict in verdicts if verdict is not None]
+
+    def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
+        """Return the verdict: there is no reply to read again."""
+        return verdict
+
+    def _verdict(self, score: float, objection: str, tokens: int) -> Verdict:
+        if score != score:  # not a number
+            verdict = failure(ERROR, "the model's logits are not finite: load it as bfloat16 or "
+                                     "float32 instead")
+        elif objection:
+            verdict = failure(UNPARSED, objection)
+        else:
+            verdict = from_score(min(score, 1.0), self.threshold)
+        return replace(verdict, input_tokens=tokens, output_tokens=0)
+
+
+def guard(
+    name: str,
+    *,
+    base_url: str = "",
+    family: str = "",
+    guideline: str = "",
+    controversial: Controversial = "unsafe",
+    unsafe: str = "",
+    safe: str = "",
+    lead: str | None = None,
+    logprobs: bool = True,
+    **settings: Any,
+) -> Monitor:
+    r"""Make a monitor of a guard model.
+
+    Parameters
+    ----------
+    name : str
+        On the hub, or a folder; with `base_url`, as the server calls it.
+    base_url : str
+        Address of a server, up to ``/v1``; the model is loaded here if empty.
+    family : str
+        "llama-guard", "qwen3guard" or "shieldgemma"; the name says it if empty.
+    guideline : str
+        What ShieldGemma is to look for, one sentence such as '"No Deception": The chatbot shall
+        not mislead its user.'
+    controversial : {"unsafe", "safe"}
+        What Qwen3Guard's label between the two counts as.
+    unsafe, safe : str
+        The labels of a guard of another family, with the blank before them if there is one.
+    lead : str, optional
+        What a guard of another family writes before its label.
+    logprobs : bool
+        Ask the server for log-probabilities, and read the score from them. Only with base_url.
+    **settings
+        Of `load_causal` and `GuardMonitor`, or of `ApiMonitor`.
+
+    Raises
+    ------
+    MonitorError
+        If its family or its labels are unknown, it cannot be loaded, or a setting belongs to the
+        other way of asking.
+    """
+    own = settings_of(ApiMonitor) if base_url else settings_of(load_causal, GuardMonitor)
+    if needless := [key for key in settings if key not in own]:
+        needs = "of a model that is loaded here: leave base_url out" if base_url else (
+            "of a server: add base_url")
+        raise MonitorError(f"the option {needless[0]} is {needs}")
+    try:
+        kind = guard_family(name, family, guideline=guideline, controversial=controversial,
+                            unsafe=unsafe, safe=safe, lead=lead)
+        if base_url:
+            return ApiMonitor(name, GuardPrompt(kind), base_url=base_url, logprobs=logprobs,
+                              **settings)
+        loading = {key: settings.pop(key, setting.default)
+                   for key, setting in settings_of(load_causal).items()}
+        checkpoint = load_checkpoint(name, **loading)
+    except ModelError as error:
+        raise MonitorError(str(error)) from error
+    return GuardMonitor(checkpoint, kind, **settings)
+
