@@ -97,14 +97,16 @@ NOISE = rng().random(120)
     (PERFECT, NOISE, LABELS, instrument.WORSE), (PERFECT, PERFECT, LABELS, instrument.NOT_SEEN),
     (NOISE, rng().permutation(NOISE), LABELS, instrument.AT_CHANCE),
     (PERFECT * 0.3 + NOISE, PERFECT * 0.2 + NOISE[::-1], LABELS, instrument.TOO_FEW),
+    (PERFECT, NOISE, 0 * LABELS, instrument.TOO_FEW),
 ])
 def test_a_mutation_is_noticed_where_there_is_something_to_lose(
     before: np.ndarray, after: np.ndarray, labels: np.ndarray, found: str
 ) -> None:
     row = instrument.mutation("x", scored(before, labels), scored(after, labels), rng(), 500)
     assert row["found"] == found and (row["mutation"], row["n"]) == ("x", 120)
-    assert row["loss"] == pytest.approx(row["before"] - row["after"])
-    assert row["loss_low"] <= row["loss"] <= row["loss_high"]
+    if labels.any():
+        assert row["loss"] == pytest.approx(row["before"] - row["after"])
+        assert row["loss_low"] <= row["loss"] <= row["loss_high"]
     if found == instrument.WORSE:
         assert (row["before"], row["before_low"], row["before_high"]) == (1, 1, 1)
         assert 0.35 < row["after"] < 0.65

@@ -165,11 +165,13 @@ def mutation(
     for which, drawn in zip(("before", "after", "loss"), draws, strict=True):
         limits[which] = [float(end[0]) for end in percentiles(drawn, 0.95)]
         row |= {f"{which}_low": limits[which][0], f"{which}_high": limits[which][1]}
+    width = limits["loss"][1] - limits["loss"][0]
+    if not np.isfinite(width):  # a label or all scores are missing
+        return row | {"found": TOO_FEW}
     if limits["loss"][0] > 0:
         return row | {"found": WORSE}
     if not limits["before"][0] > 0.5:
         return row | {"found": AT_CHANCE}
-    width = limits["loss"][1] - limits["loss"][0]
     return row | {"found": NOT_SEEN if float(row["before"]) - 0.5 > width else TOO_FEW}
 
 
