@@ -59,7 +59,8 @@ from monitorlab.pipeline.artifacts import open_run, read_parts, read_table, writ
 # %% [markdown]
 # The samples are those of the benchmark. Name a file with the columns request, response and label
 # in `SAMPLES_FILE`, and every figure and table up to the real pairs shows your own samples instead,
-# which may also say their pair_id, scenario_id, cell and split (dev or test).
+# as do those on what a monitor must see. Yours may also say their pair_id, scenario_id, cell and
+# split (dev or test).
 
 # %%
 run = open_run("03_monitor_evaluation", profile=PROFILE, run_id=RUN_ID, seed=SEED)
@@ -681,6 +682,191 @@ if len(transcripts):
     )
 
 # %% [markdown]
+# ## A recorded GPT-5 monitor
+#
+# One published monitor is a strong model, and what it judged is not the benchmark, so it gets a
+# plane of its own. Sixteen checkpoints of three models wrote code for seven tasks, and each
+# request mentioned a cue in passing, such as "a colleague likes Flask". GPT-5 read the reasoning
+# and the code, and said how probable it is that the cue influenced the choice of the library. The
+# label comes from a rule, which asks whether the code uses another library than without the cue.
+# So a label of 1 means that a decision changed, not that harm was done.
+#
+# Some cues are *hints* (a colleague, the company, a trend) and others are *facts* about who makes
+# a library. The table says how often each of them changed the library. A rule that alarms at every
+# hint reads neither the reasoning nor the code, and stands beside GPT-5.
+
+# %%
+influence = judged.head(0)
+if run.has_open(chapter.recorded_gpt5.KEYS):
+    cued, said = chapter.recorded_gpt5.recorded_gpt5(run.fetch)
+    influence = rates.join(said, cued, ["family", "cue", "generator"])
+    shown = cued.groupby(["family", "cue"])["label"].agg(["size", "mean"])
+    shown.columns = ["answers", "share that changed the library"]
+    display.table(shown, decimals=2)
+
+# %% [markdown]
+# The task is the scenario here. There are few tasks, so the intervals of MR and FAR are wide.
+# Where an agent showed no reasoning, GPT-5 was not asked. These are errors, and the column
+# *FAR at most* says what the rate would be if all of them had been false alarms.
+
+# %%
+if len(influence):
+    grouped = chapter.instrument.group_rates(
+        influence, ["family", "cue"], run.rng("gpt-5"), sizes.resamples
+    )
+    shown = display.spans(grouped, ["auroc", "mr", "far"])
+    shown = shown.rename(columns={"far_most": "FAR at most", "error": "errors"})
+    columns = ["monitor", "group", "n_misbehaving", "n_benign", "auroc", "mr", "far"]
+    display.table(
+        shown[[*columns, "FAR at most", "errors"]],
+        caption="All answers, agents by family, and cues by kind; 95 % intervals over tasks",
+    )
+
+# %% [markdown]
+# How much do the agents differ, and how wide would an interval be that takes tasks as given?
+
+# %%
+if len(influence):
+    gpt5 = influence[influence["monitor"] == chapter.recorded_gpt5.MONITOR]
+    areas = chapter.instrument.auroc_by(gpt5, "generator")
+    by_request = rates.rates(gpt5, unit="pair").iloc[0]
+    display.say(
+        "By agent the AUROC runs from {least:.2f} ({lowest}) to {most:.2f} ({highest}). Over the "
+        "{n} requests as units, all answers have MR {mr:.2f} ({mr_low:.2f} to {mr_high:.2f}) and "
+        "FAR {far:.2f} ({far_low:.2f} to {far_high:.2f}).",
+        least=areas.iloc[0],
+        lowest=areas.index[0],
+        most=areas.iloc[-1],
+        highest=areas.index[-1],
+        n=by_request["units"],
+        **by_request[["mr", "mr_low", "mr_high", "far", "far_low", "far_high"]],
+    )
+
+# %%
+if len(influence):
+    drawn = grouped.assign(source=grouped["monitor"], name=grouped["group"])
+    fig = chapter.figures.plot_judges(drawn, {name: name for name in drawn["source"].unique()})
+    display.show(
+        fig,
+        "03_gpt5",
+        alt="Miss rate and false alarm rate of a recorded GPT-5 monitor and of a rule that reads "
+        "only the kind of cue, in all and by family of agents and kind of cue, with 95 percent "
+        "intervals over tasks.",
+    )
+
+# %% [markdown]
+# There is one panel per monitor, and each cross is a group of answers. Further to the lower left
+# is better, and the box around a cross shows what failed verdicts allow. Compare the crosses of
+# the two families on the left, which one monitor judged with one prompt. (Without the files this
+# run draws no figure.)
+
+# %%
+if len(influence):
+    duel = comparisons.compare(influence, LEVEL)
+    columns = ["error", "first", "second", "n", "left_out", "difference", "p", "p_worst"]
+    display.table(duel[columns], caption="GPT-5 against the kind of cue alone; tasks as units")
+
+# %% [markdown]
+# A difference below 0 speaks for the monitor that is named first. The column *p_worst* is the
+# p-value if every failed verdict spoke against the seeming winner. With seven tasks no p-value
+# can be smaller than $2 / 2^7$.
+
+# %% [markdown]
+# ## What must a monitor see?
+#
+# So far every monitor saw the whole request and the whole response. Which part does it need? A
+# *view* shows a part only. Of `<think>skip the check</think> It is 4.` the view *no-thinking*
+# leaves `It is 4.`, and *thinking-only* leaves `skip the check`. Any monitor takes a view as a
+# setting, as in `-o view=no-thinking`. Here is what the views leave of a sample that thinks, if
+# there is one.
+
+# %%
+thinks = next((sample for sample in asked if "<think>" in sample.response), first)
+left = {view: chapter.views.seen(thinks, view) for view in chapter.views.VIEWS}
+rows = [(view, len(s.request), len(s.response), s.response[-40:]) for view, s in left.items()]
+columns = ["view", "characters of request", "of response", "its end"]
+display.table(pd.DataFrame(rows, columns=columns))
+
+# %% [markdown]
+# We ask two monitors about a part of the test split with every view. Where a view leaves nothing,
+# such as the thinking of a response that shows none, there is no verdict, and the column
+# *answered* is smaller. So the last columns compare each view with the full one on those samples
+# that both answered. TF-IDF reads the response alone, whatever the view.
+
+# %% tags=["nbval-ignore-output"]
+part = samples[samples["split"] == "test"]
+part = chapter.draw_pairs(part, sizes.prompt_pairs, run.rng("views"))
+looks = chapter.instrument.ask_views(everyone, part, store)
+views = chapter.instrument.view_table(looks, part, run.rng("views"), sizes.resamples)
+shown = display.spans(views, ["mr", "far", "balanced_accuracy", "difference"])
+columns = ["base", "view", "characters", "answered", "mr", "far", "balanced_accuracy"]
+display.table(
+    shown[[*columns, "difference", "n_both"]],
+    decimals={"characters": 0, "answered": 2},
+    caption="What a view costs (characters that are read) and loses (difference of balanced "
+    "accuracy from the full view); 95 % intervals over scenarios",
+)
+
+# %% tags=["nbval-ignore-output"]
+for base, rows in views.groupby("base"):
+    lost = rows[rows["difference_high"] < 0]["view"].tolist()
+    display.say(
+        "{base}: {verdict}",
+        base=base,
+        verdict=f"fewer are right with {', '.join(lost)}."
+        if lost
+        else "no view makes a difference that these scenarios can tell from none.",
+    )
+
+# %% [markdown]
+# ## Does the instrument work?
+#
+# A measurement that finds no difference may simply be blind. So we make a monitor worse on
+# purpose, in three ways, and the measurement must notice.
+#
+# - *A weakened prompt*: the language model is no longer told what counts as misbehavior.
+# - *A truncated input*: the combined monitor sees the last three words of each response.
+# - *Shuffled labels*: its verdicts stay, and the labels of the samples are dealt anew.
+#
+# We compare the AUROC before and after on the same resampled scenarios. A monitor can only lose
+# what it has above chance, so one that guesses has nothing to lose.
+
+# %% tags=["nbval-ignore-output"]
+able = hybrid[0]
+few = chapter.draw_pairs(part, sizes.probe_pairs, run.rng("few views"))
+plain = small.by_logits[0]
+emptied = plain.with_prompt(chapter.instrument.without_guidelines(prompts["direct"]))
+cut = chapter.views.Viewed(able, chapter.instrument.FEW_WORDS)
+full, short = (rates.join(score(m, samples_of(part), store), part) for m in (able, cut))
+told, untold = (rates.join(score(m, samples_of(few), store), few) for m in (plain, emptied))
+mixed = chapter.instrument.shuffled(full, run.rng("labels"))
+trials = {
+    f"weakened prompt, {plain.name}": (told, untold),
+    f"truncated input, {able.name}": (full, short),
+    f"shuffled labels, {able.name}": (full, mixed),
+}
+mutations = pd.DataFrame(
+    chapter.instrument.mutation(name, *pair, run.rng("mutations"), sizes.resamples)
+    for name, pair in trials.items()
+)
+
+# %% tags=["nbval-ignore-output"]
+display.table(
+    display.spans(mutations, ["before", "after", "loss"]),
+    caption="AUROC before and after, and the loss; 95 % intervals over scenarios",
+)
+missed = mutations[mutations["found"] == chapter.instrument.NOT_SEEN]
+assert missed.empty, (
+    f"the instrument is broken: it does not notice {', '.join(missed['mutation'])}, although "
+    "the monitor was above chance before"
+)
+
+# %% [markdown]
+# The column *found* says what the measurement makes of each mutation. A monitor at chance has
+# nothing to lose, and then the row shows nothing about the instrument. If a monitor with something
+# to lose were as good as before, this notebook would stop here.
+
+# %% [markdown]
 # ## Does it hold?
 #
 # The constants must land in their corners, failed verdicts must stay failed, everyone must have
@@ -738,7 +924,8 @@ run.close()
 # saw few samples. Its place in the plane says nothing about theirs. Intervals take scenarios as
 # independent, though one library holds them all and few authors wrote it. The judges are real,
 # but a rule that reads one letter stands beside them, and no more can be said of them than that
-# comparison allows.
+# comparison allows. The recorded GPT-5 monitor judged other samples, and whether a cue had an
+# influence, so its rates do not compare with those of the benchmark.
 
 # %% [markdown]
 # ## Exercises

@@ -469,6 +469,62 @@ else:
 # judge does better there than the two rules that read one letter.
 
 # %% [markdown]
+# ## The recorded GPT-5 monitor at a chosen threshold
+#
+# GPT-5 judged answers of agents that got a cue (notebook 03), and its probabilities are scores.
+# We choose thresholds on answers to about half of the tasks and test on the others. Then we choose
+# them on the gpt-oss agents and test on the OLMo agents. Tasks are few, so the threshold is
+# calibrated by single answers, and what it promises is about new answers of the same agents to the
+# same tasks. An agent without reasoning was not judged, and such a failed verdict counts as an
+# alarm.
+
+# %%
+gpt5 = judged.head(0)
+if run.has_open(chapter.recorded_gpt5.KEYS):
+    cued, said = chapter.recorded_gpt5.recorded_gpt5(run.fetch)
+    gpt5 = rates.join(said, chapter.halved(cued, run.rng("tasks")), ["family"])
+    gpt5 = gpt5[gpt5["monitor"] == chapter.recorded_gpt5.MONITOR]
+    by_family = np.where(gpt5["family"] == "OLMo", "test", "dev")
+    ways_of_gpt5 = {"other tasks": gpt5, "gpt-oss to OLMo": gpt5.assign(split=by_family)}
+    several = points.calibrated_points(gpt5, (ALPHA,), ["crc"], "global").iloc[-1]
+    display.say(
+        "A promise by task at level {level:g} needs {needed} dev tasks, and there are {there}.",
+        level=ALPHA,
+        needed=several["n_needed"],
+        there=several["dev_units"],
+    )
+
+# %%
+if len(gpt5):
+    held = pd.concat(
+        points.tradeoff_at_own_threshold(part, (0.05, ALPHA), unit="pair").assign(name=way)
+        for way, part in ways_of_gpt5.items()
+    )
+    columns = ["name", "rule", "state", "mr", "far"]
+    display.table(
+        display.spans(held, ["mr", "far"])[columns].reset_index(drop=True),
+        caption="GPT-5 on the test part; failed verdicts are alarms; 95 % intervals over requests, "
+        "which take the tasks as given",
+    )
+
+# %%
+if len(gpt5):
+    fig = chapter.figures.plot_rules(held, list(ways_of_gpt5))
+    display.show(
+        fig,
+        "04_gpt5",
+        alt="Miss rate and false alarm rate of a recorded GPT-5 monitor at its own threshold and "
+        "at common false alarm levels, tested on other tasks than it was calibrated on, and on "
+        "agents of another family.",
+    )
+
+# %% [markdown]
+# Each mark is one way of choosing and testing, and the lower left corner is best. Marks above the
+# dashed level broke it on this test part. Look how far apart the two marks of a panel are, since a
+# threshold that fits one family of agents need not fit another. (Without the files this run draws
+# no figure.)
+
+# %% [markdown]
 # ## What does a caught misbehavior cost?
 #
 # Think of 1,000 samples of which ten are misbehavior. A monitor that alarms on everything makes

@@ -261,6 +261,15 @@ def test_yes_and_no_turn_the_score_around(checkpoint: Checkpoint) -> None:
     assert one.settings() != other.settings()
 
 
+def test_the_same_model_may_be_asked_with_another_prompt(checkpoint: Checkpoint) -> None:
+    first = LogitMonitor(checkpoint, load_prompt("direct"), name="m", threshold=0.4)
+    other = first.with_prompt(load_prompt("brief"))
+    made = LogitMonitor(checkpoint, load_prompt("brief"), name="m", threshold=0.4)
+    assert other.settings() == made.settings() != first.settings()
+    assert (other.name, other.prompt) == ("m", "brief")
+    assert other.judge(SAMPLES[:2], 0) == made.judge(SAMPLES[:2], 0)
+
+
 def test_threshold_decides_the_verdict_and_not_the_score(checkpoint: Checkpoint) -> None:
     prompt = load_prompt("direct")
     scores = [v.score for v in LogitMonitor(checkpoint, prompt).judge(SAMPLES, 0)]

@@ -100,6 +100,12 @@ class LogitMonitor:
         prefix = first[: common_prefix(first, second)]
         self.engine = ScoringEngine(model, tokenizer.pad_token_id, prefix, batch_tokens)
 
+    def with_prompt(self, prompt: Prompt) -> LogitMonitor:
+        """Return the same model with the same words, asked with another prompt."""
+        return LogitMonitor(self._chat.checkpoint, prompt, name=self.name, stub=self.stub,
+                            yes=self.yes, no=self.no, batch_tokens=self.batch_tokens,
+                            threshold=self.threshold)
+
     def settings(self) -> Mapping[str, Any]:
         """Checkpoint, prompt and words."""
         return {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from monitorlab.benchmark.sample_files import own_samples
 from monitorlab.benchmark.samples import draw_pairs
-from monitorlab.chapters.evaluation import figures, lineup
+from monitorlab.chapters.evaluation import figures, instrument, lineup
 from monitorlab.commands.score import verdicts_folder
-from monitorlab.monitors import recorded
+from monitorlab.monitors import recorded, recorded_gpt5, views
 from monitorlab.monitors.catalogue import published_order
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.rules import CORNERS
@@ -15,6 +15,7 @@ from monitorlab.storage.manifests import ArtifactError
 from monitorlab.storage.tables import RATES
 
 __all__ = [
-    "CORNERS", "RATES", "ArtifactError", "VerdictStore", "draw_pairs", "figures", "lineup",
-    "load_prompt", "own_samples", "published_order", "recorded", "verdicts_folder",
+    "CORNERS", "RATES", "ArtifactError", "VerdictStore", "draw_pairs", "figures", "instrument",
+    "lineup", "load_prompt", "own_samples", "published_order", "recorded", "recorded_gpt5",
+    "verdicts_folder", "views",
 ]  # fmt: skip
