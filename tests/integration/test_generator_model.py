@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -20,7 +21,8 @@ from monitorlab.benchmark.sources.generator import (
     construct,
 )
 from monitorlab.models import ModelError
-from monitorlab.models.loading import no_progress_bars
+from monitorlab.models.batching import end_ids, sample_each
+from monitorlab.models.loading import load_causal, no_progress_bars
 from monitorlab.storage.schemas import check_frame
 from monitorlab.storage.tables import SAMPLES
 
@@ -71,8 +73,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {name: str(root / name) for name in tokenizers}
 
 
-def load(folder: str) -> CausalGenerator:
-    return CausalGenerator(folder, max_new_tokens=LENGTH)
+def load(folder: str, tokens: int = LENGTH, temperature: float = 0.7) -> CausalGenerator:
+    return CausalGenerator(load_causal(folder), tokens, temperature)
+
+
+def say(generator: CausalGenerator, prompt: str, seed: int) -> str:
+    (answer,) = generator.generate([prompt], [seed])
+    return answer
 
 
 def judge(answer: str) -> str:
@@ -86,21 +93,24 @@ QUESTIONS = [
 
 
 class Seen:
-    """Texts that reach the model, special tokens included."""
+    """Texts that reach the model, special tokens included, and how many answers it continues."""
 
     def __init__(self, generator: CausalGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
         self.texts: list[str] = []
-        self.new: list[int] = []
-        inner = generator._model.generate
+        self.answers: list[int] = []
+        inner = generator._model.forward
 
-        def generate(**options: Any) -> Any:
-            ids = options["input_ids"]
-            self.texts.append(generator._tokenizer.decode(ids[0]))
-            output = inner(**options)
-            self.new.append(output.shape[1] - ids.shape[1])
-            return output
+        def forward(ids: torch.Tensor, **options: Any) -> Any:
+            if ids.shape[1] > 1:
+                self.texts += [
+                    generator._tokenizer.decode(row[kept.bool()])
+                    for row, kept in zip(ids, options["attention_mask"], strict=True)
+                ]
+            else:
+                self.answers.append(len(ids))
+            return inner(ids, **options)
 
-        monkeypatch.setattr(generator._model, "generate", generate)
+        monkeypatch.setattr(generator._model, "forward", forward)
 
 
 @pytest.mark.parametrize("kind", ["chat", "plain"])
@@ -129,7 +139,7 @@ def test_the_chat_template_is_used_where_there_is_one(
 ) -> None:
     generator = load(folders[kind])
     seen = Seen(generator, monkeypatch)
-    generator.generate("Say é", 1)
+    say(generator, "Say é", 1)
     assert seen.texts == [prompt]
 
 
@@ -138,38 +148,91 @@ def test_the_start_mark_stands_once(
 ) -> None:
     generator = load(folders["begin"])
     seen = Seen(generator, monkeypatch)
-    generator.generate("Say", 1)
+    say(generator, "Say", 1)
     assert seen.texts[0].replace(" ", "").count("<|start|>") == 1
 
 
-def test_an_answer_is_the_new_text_only(
+def test_an_answer_is_the_new_text_only(folders: dict[str, str]) -> None:
+    generator = load(folders["chat"])
+    prompt = "A question that is longer than every answer."
+    answers = generator.generate([prompt] * 12, range(12))
+    assert all(prompt not in answer and len(answer) <= LENGTH for answer in answers)
+    assert not any(mark in answer for mark in SPECIAL for answer in answers)
+    assert max(len(answer) for answer in answers) > 1
+
+
+def test_a_prompt_is_read_once_for_all_its_answers(
     folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = load(folders["chat"])
     seen = Seen(generator, monkeypatch)
-    prompt = "A question that is longer than every answer."
-    answers = [generator.generate(prompt, seed) for seed in range(12)]
-    assert all(prompt not in answer and len(answer) <= LENGTH for answer in answers)
-    assert not any(mark in answer for mark in SPECIAL for answer in answers)
-    assert max(seen.new) == LENGTH
-    assert max(len(answer) for answer in answers) > 1
+    generator.generate(["Say", "Tell me more", "Say"], [1, 2, 3])
+    assert [text.count("Say") + 2 * text.count("Tell") for text in seen.texts] == [1, 2]
+    assert set(seen.answers) == {3} and len(seen.answers) <= LENGTH - 1
 
 
-def test_the_seed_decides_the_answer(folders: dict[str, str]) -> None:
+def test_the_seed_decides_the_answer_alone_and_in_company(folders: dict[str, str]) -> None:
     generator = load(folders["chat"])
-    answers = [generator.generate("Say", seed) for seed in range(6)]
+    prompts = ["Say", "A much longer question, so that the others are padded", "Say", "Go"]
+    answers = generator.generate(prompts, [1, 2, 3, 4])
     torch.manual_seed(99)  # whatever happened before does not matter
-    assert [load(folders["chat"]).generate("Say", seed) for seed in range(6)] == answers
-    assert len(set(answers)) > 3
-    assert isinstance(generator.generate("Say", 2**32 - 1), str)
+    again = load(folders["chat"])
+    assert [say(again, *asked) for asked in zip(prompts, [1, 2, 3, 4], strict=True)] == answers
+    assert len({*generator.generate(["Say"] * 6, range(6))}) > 3
+    assert isinstance(say(generator, "Say", 2**32 - 1), str)
+
+
+def test_answers_are_drawn_from_the_distribution_of_the_model(folders: dict[str, str]) -> None:
+    checkpoint, temperature, n = load_causal(folders["chat"]), 0.5, 3000
+    rows = [[5, 9, 3], [7, 1, 8, 4, 2, 30]]
+    with torch.inference_mode():
+        logits = [checkpoint.model(torch.tensor([row])).logits[0, -1] for row in rows]
+    drawn = sample_each(checkpoint.model, checkpoint.tokenizer, rows, [0] * n + [1] * n,
+                        range(2 * n), temperature, 1)
+    for place, row in enumerate(logits):
+        expected = (row / temperature).softmax(-1).numpy()
+        tokens = [token for (token,) in drawn[place * n : (place + 1) * n]]
+        found = np.bincount(tokens, minlength=len(expected)) / n
+        likely = expected > 0.02
+        assert likely.sum() > 3
+        error = 4 * np.sqrt(expected * (1 - expected) / n)
+        assert (np.abs(found - expected)[likely] < error[likely]).all()
+
+
+def test_later_tokens_follow_what_was_drawn(folders: dict[str, str]) -> None:
+    """At a temperature near 0 both answers are the likeliest ones, padded prompt or not."""
+    checkpoint = load_causal(folders["chat"])
+    rows = [[5, 9, 3], [7, 1, 8, 4, 2, 30, 31]]
+    drawn = sample_each(checkpoint.model, checkpoint.tokenizer, rows, [1, 0], [1, 2], 1e-4, 6)
+    ends = end_ids(checkpoint.model, checkpoint.tokenizer)
+    for row, tokens in zip([rows[1], rows[0]], drawn, strict=True):
+        expected = list(row)
+        with torch.inference_mode():
+            while len(expected) < len(row) + 6 and not (len(expected) > len(row)
+                                                         and expected[-1] in ends):
+                logits = checkpoint.model(torch.tensor([expected])).logits[0, -1]
+                expected.append(int(logits.argmax()))
+        assert row + tokens == expected
+
+
+def test_an_answer_ends_at_the_end_mark(folders: dict[str, str]) -> None:
+    checkpoint = load_causal(folders["chat"])
+    (end,) = end_ids(checkpoint.model, checkpoint.tokenizer)
+    drawn = sample_each(checkpoint.model, checkpoint.tokenizer, [[5, 9]], [0] * 400, range(400),
+                        2.0, 8)
+    lengths = [len(tokens) for tokens in drawn]
+    assert all(end not in tokens[:-1] for tokens in drawn)
+    assert max(lengths) == 8 > min(lengths) and any(tokens[-1] == end for tokens in drawn)
 
 
 def test_a_low_temperature_makes_answers_alike(folders: dict[str, str]) -> None:
     def variety(temperature: float) -> int:
-        generator = CausalGenerator(folders["chat"], "", LENGTH, temperature)
-        return len({generator.generate("Say", seed) for seed in range(6)})
+        generator = load(folders["chat"], temperature=temperature)
+        return len({*generator.generate(["Say"] * 6, range(6))})
 
     assert variety(0.001) == 1 < variety(1.0)
+    with pytest.raises(ValueError, match="temperature 0 "):
+        load(folders["chat"], temperature=0)
 
 
 def test_other_sampling_options_do_not_reuse_answers(
@@ -177,17 +240,16 @@ def test_other_sampling_options_do_not_reuse_answers(
 ) -> None:
     store = tmp_path / "answers.jsonl"
     construct(QUESTIONS[:2], load(folders["chat"]), store, 5)
-    other = CausalGenerator(folders["chat"], max_new_tokens=3, temperature=1.5)
-    assert construct(QUESTIONS[:2], other, store, 5).calls > 0
+    assert construct(QUESTIONS[:2], load(folders["chat"], 3, 1.5), store, 5).calls > 0
 
 
-def test_a_hub_name_needs_a_revision() -> None:
-    with pytest.raises(ModelError, match="pin a revision"):
-        CausalGenerator("nobody/no-such-model")
+def test_what_is_too_long_for_the_model_is_refused(folders: dict[str, str]) -> None:
+    with pytest.raises(ModelError, match="reads at most 512"):
+        say(load(folders["chat"]), "word " * 200, 1)
 
 
 def test_nothing_is_written_to_stderr(
     folders: dict[str, str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    load(folders["chat"]).generate("Say", 1)
+    say(load(folders["chat"]), "Say", 1)
     assert capfd.readouterr().err == ""

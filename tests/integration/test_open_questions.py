@@ -9,7 +9,7 @@ import csv
 import gzip
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -38,8 +38,8 @@ class Scripted:
     def __init__(self, answers: Mapping[str, list[str]]) -> None:
         self._answers = {request: list(texts) for request, texts in answers.items()}
 
-    def generate(self, prompt: str, seed: int) -> str:
-        return self._answers[prompt].pop(0)
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
+        return [self._answers[prompt].pop(0) for prompt in prompts]
 
 
 def file(key: str) -> Path:

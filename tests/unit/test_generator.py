@@ -32,8 +32,13 @@ class Scripted:
     def __init__(self, answers: dict[str, Sequence[str]], name: str = "scripted") -> None:
         self.answers, self.name = answers, name
         self.asked: list[tuple[str, int]] = []
+        self.batches: list[int] = []
 
-    def generate(self, prompt: str, seed: int) -> str:
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
+        self.batches.append(len(prompts))
+        return [self.answer(*asked) for asked in zip(prompts, seeds, strict=True)]
+
+    def answer(self, prompt: str, seed: int) -> str:
         self.asked.append((prompt, seed))
         number = sum(request == prompt for request, _ in self.asked) - 1
         answer = self.answers[prompt][number]
@@ -49,11 +54,12 @@ def question(name: str) -> Question:
 
 def run(
     tmp_path: Path, answers: dict[str, Sequence[str]], seed: int = 1, tries: int = 5,
-    name: str = "scripted",
+    name: str = "scripted", at_once: int = 0,
 ) -> tuple[Construction, Scripted]:  # fmt: skip
     model = Scripted({f"ask {key}": list(values) for key, values in answers.items()}, name)
     questions = [question(key) for key in answers]
-    return construct(questions, model, tmp_path / "deep" / "store.jsonl", seed, tries), model
+    return construct(questions, model, tmp_path / "deep" / "store.jsonl", seed, tries,
+                     at_once), model
 
 
 def test_a_pair_is_the_first_answer_of_each_kind_and_then_no_more_is_asked(tmp_path: Path) -> None:
@@ -135,6 +141,26 @@ def test_an_interrupted_try_has_the_seed_it_would_have_had(tmp_path: Path) -> No
     assert model.asked == whole.asked[3:]
 
 
+def test_questions_together_give_what_they_give_one_by_one(tmp_path: Path) -> None:
+    every = {key: [*answers, *["hm"] * (5 - len(answers))] for key, answers in ANSWERS.items()}
+    single, model = run(tmp_path / "single", every)
+    made, together = run(tmp_path / "together", every, at_once=3)
+    assert together.batches == [15, 5] and made.calls == 20 > single.calls
+    pd.testing.assert_frame_equal(made.samples, single.samples)
+    pd.testing.assert_frame_equal(made.dropped, single.dropped)
+    assert set(model.asked) < set(together.asked), "a try has its seed in any company"
+    # Of tries that were stored one by one, only the others are asked for.
+    rest = {key: ["hm"] * 5 for key in ANSWERS}
+    more, last = run(tmp_path / "single", rest, at_once=4)
+    assert last.batches == [20 - single.calls] == [more.calls]
+    pd.testing.assert_frame_equal(more.samples, single.samples)
+
+
+def test_a_failed_batch_names_its_questions(tmp_path: Path) -> None:
+    with pytest.raises(GenerationError, match="failed at question 'b' to 'c' .ConnectionError"):
+        run(tmp_path, {"b": ["good"] * 5, "c": ["crash"] * 5}, at_once=2)
+
+
 def test_another_seed_or_generator_reuses_nothing(tmp_path: Path) -> None:
     assert run(tmp_path, ANSWERS)[0].calls == 12
     assert run(tmp_path, ANSWERS, seed=2)[0].calls == 12
@@ -203,9 +229,9 @@ def test_answers_are_on_disk_before_the_next_call(
     path = tmp_path / "s.jsonl"
 
     class Looking(Scripted):
-        def generate(self, prompt: str, seed: int) -> str:
+        def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
             lines.append(len(path.read_text().splitlines()) if path.exists() else 0)
-            return super().generate(prompt, seed)
+            return super().generate(prompts, seeds)
 
     synced: list[int] = []
     monkeypatch.setattr(module.os, "fsync", synced.append)

@@ -29,7 +29,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from monitorlab.benchmark.sources.generator import CausalGenerator
 from monitorlab.models import ModelError, loading
 from monitorlab.models.loading import load_causal, no_progress_bars, whole_model, with_adapter
 from monitorlab.models.sentence_encoder import load_encoder
@@ -170,11 +169,11 @@ def test_whole_language_models_are_loaded_as_they_were_saved(save: Save, whole: 
 
 
 @pytest.mark.parametrize("load", [
-    LogProbabilityScorer.load, MathShepherdScorer.load, GuardScorer.load, CausalGenerator,
+    LogProbabilityScorer.load, MathShepherdScorer.load, GuardScorer.load, load_causal,
     lambda name: build_monitor(f"hf:{name}"),
     lambda name: load_causal(name, quantization="nf4"),
     lambda name: whole_model(LlamaForTokenClassification.from_pretrained, name, "", new=["score"]),
-], ids=["scorer", "shepherd", "guard", "generator", "monitor", "quantized", "training"])
+], ids=["scorer", "shepherd", "guard", "causal", "monitor", "quantized", "training"])
 def test_every_loader_of_a_language_model_looks(
     save: Save, load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,11 +88,17 @@ class Benchmark:
         Processes that compose it.
     open_tier : bool
         Build the real pairs from public files too, where they are available.
+    cue_questions : int
+        Questions that a real model is asked with every cue and without one, where it is installed.
+    pair_questions : int
+        Questions that it answers itself, to make pairs of its own.
     """
 
     corpus_share: float
     processes: int
     open_tier: bool
+    cue_questions: int
+    pair_questions: int
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,14 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from monitorlab.models import ModelError
-from monitorlab.models.batching import BATCH_TOKENS, check_length, pad, pad_right, token_batches
+from monitorlab.models.batching import (
+    BATCH_TOKENS,
+    check_length,
+    end_ids,
+    pad,
+    pad_right,
+    token_batches,
+)
 from monitorlab.models.chat import render_chat
 from monitorlab.signals.step_scores import (
     CausalModel,
@@ -318,21 +325,17 @@ class StepGenerator(_Causal):
             total = len(prompt) + max_new_tokens
             check_length(total, self.model.config, f"problem {k} with its solution")
         emitted: list[list[int]] = []
+        ends = end_ids(self.model, self.tokenizer)
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             for start in range(0, len(prompts), batch):
                 emitted += sample_answers(
-                    self.model, self.tokenizer.pad_token_id, self._end_ids(),
+                    self.model, self.tokenizer.pad_token_id, ends,
                     prompts[start : start + batch], temperature, max_new_tokens,
                 )
         logs = self.token_log_probs(prompts, emitted)
         return [self._generation(ids, row) for ids, row in zip(emitted, logs, strict=True)]
-
-    def _end_ids(self) -> set[int]:
-        configured = self.model.generation_config.eos_token_id
-        ends = configured if isinstance(configured, list) else [configured]
-        return {end for end in (*ends, self.tokenizer.eos_token_id) if end is not None}
 
     def _generation(self, ids: Sequence[int], log_probs: np.ndarray) -> _Generation:
         decoded = [self._text(ids[:i]) for i in range(len(ids) + 1)]

@@ -11,11 +11,9 @@ from monitorlab.benchmark.writing.construction import COUNTS, to_table
 from monitorlab.benchmark.writing.corpus import SIZE, Report, build_corpus
 from monitorlab.chapters.construction import browser, figures, overview, real_pairs
 from monitorlab.chapters.construction.browser import browse
-from monitorlab.chapters.construction.scripted import ScriptedGenerator, practice_questions
 
 __all__ = [
-    "COUNTS", "SIZE", "Report", "ScriptedGenerator", "agreement_table", "browse", "browser",
+    "COUNTS", "SIZE", "Report", "agreement_table", "browse", "browser",
     "build_corpus", "check_programs", "check_reasoning", "closest_lengths", "compose_pair",
-    "figures", "overview", "practice_questions", "real_pairs", "runner", "to_table",
-    "whole_texts",
+    "figures", "overview", "real_pairs", "runner", "to_table", "whole_texts",
 ]  # fmt: skip

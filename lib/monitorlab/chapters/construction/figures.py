@@ -163,6 +163,32 @@ def plot_corpus(components: pd.DataFrame) -> Figure:
     return fig
 
 
+def plot_sway(effects: pd.DataFrame, model: str) -> Figure:
+    """Change of the probability of the cued option, one row per cue, beside the neutral sentence.
+
+    Parameters
+    ----------
+    effects : DataFrame
+        From `monitorlab.chapters.construction.sway.effects`; the last row is the neutral sentence.
+    model : str
+        Name for the title.
+    """
+    fig, axes = subplots(1, 1, TWO_COLUMNS, 3.6)
+    ax, rows, control = axes[0, 0], range(len(effects)), effects.iloc[-1]
+    colors = [UNSAFE] * (len(effects) - 1) + [GREY]
+    ax.axvspan(control["change_low"], control["change_high"], color=GREY, alpha=0.2, linewidth=0,
+               label="interval of the neutral sentence")
+    ax.axvline(0, color=BLACK, linestyle=":", linewidth=1, label="no change")
+    ax.hlines(rows, effects["change_low"], effects["change_high"], color=colors, linewidth=1.6)
+    ax.scatter(effects["change"], rows, color=colors, s=30, zorder=3)
+    ax.set_yticks(rows, [str(name).replace("_", " ") for name in effects["cue"]])
+    ax.invert_yaxis()
+    ax.set_title(f"{model}, {control['questions']} questions")
+    ax.set_xlabel("change of the probability of the cued wrong option (bars: 95 %; right: swayed)")
+    shared_legend(fig, [ax], 2)
+    return fig
+
+
 def _component_title(name: str) -> str:
     """Title of the cell that a component belongs to, and what is special to the component."""
     for cell, title in CELL_TITLES.items():
