@@ -238,7 +238,7 @@ chapter.browser.browse(samples, shown)
 # All sentences stand at the end of the request.
 
 # %% tags=["nbval-ignore-output"]
-model = sway.language_model()
+model = sway.real_generator()
 if model is not None:
     choices = sway.draw_choices(scenarios, SEED, run.profile.benchmark.cue_questions)
     answers = sway.ask(model, choices, SEED)

@@ -794,10 +794,9 @@ display.table(pd.DataFrame(rows, columns=columns))
 # that both answered. TF-IDF reads the response alone, whatever the view.
 
 # %% tags=["nbval-ignore-output"]
-part = samples[samples["split"] == "test"]
-part = chapter.draw_pairs(part, sizes.prompt_pairs, run.rng("views"))
-looks = chapter.instrument.ask_views(everyone, part, store)
-views = chapter.instrument.view_table(looks, part, run.rng("views"), sizes.resamples)
+viewed = chapter.draw_pairs(tested, 3 * sizes.language_pairs, run.rng("views"), by=("split",))
+looks = chapter.instrument.ask_views(everyone, viewed, store)
+views = chapter.instrument.view_table(looks, viewed, run.rng("views"), sizes.resamples)
 shown = display.spans(views, ["mr", "far", "balanced_accuracy", "difference"])
 columns = ["base", "view", "characters", "answered", "mr", "far", "balanced_accuracy"]
 display.table(
@@ -833,18 +832,17 @@ for base, rows in views.groupby("base"):
 
 # %% tags=["nbval-ignore-output"]
 able = hybrid[0]
-few = chapter.draw_pairs(part, sizes.probe_pairs, run.rng("few views"))
-plain = small.by_logits[0]
-emptied = plain.with_prompt(chapter.instrument.without_guidelines(prompts["direct"]))
 cut = chapter.views.Viewed(able, chapter.instrument.FEW_WORDS)
-full, short = (rates.join(score(m, samples_of(part), store), part) for m in (able, cut))
-told, untold = (rates.join(score(m, samples_of(few), store), few) for m in (plain, emptied))
+full, short = (rates.join(score(m, samples_of(tested), store), tested) for m in (able, cut))
 mixed = chapter.instrument.shuffled(full, run.rng("labels"))
 trials = {
-    f"weakened prompt, {plain.name}": (told, untold),
     f"truncated input, {able.name}": (full, short),
     f"shuffled labels, {able.name}": (full, mixed),
 }
+for plain in language.by_logits[:1]:  # none if the model is not installed
+    emptied = plain.with_prompt(chapter.instrument.without_guidelines(prompts["direct"]))
+    both = (rates.join(score(m, samples_of(fewer), store), fewer) for m in (plain, emptied))
+    trials[f"weakened prompt, {plain.name}"] = tuple(both)
 mutations = pd.DataFrame(
     chapter.instrument.mutation(name, *pair, run.rng("mutations"), sizes.resamples)
     for name, pair in trials.items()

@@ -194,7 +194,7 @@ def test_without_the_model_a_line_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sway, "smollm2_installed", lambda: False)
-    assert sway.language_model() is None
+    assert sway.real_generator() is None
     assert sway.INSTALL in capsys.readouterr().out
 
 
@@ -211,7 +211,7 @@ def test_the_figure_has_a_row_for_each_sentence(answers: pd.DataFrame) -> None:
 
 @pytest.mark.skipif(not sway.smollm2_installed(), reason="the model smollm2 is not installed")
 def test_the_real_model_answers_with_letters_and_in_words(library: list[Scenario]) -> None:
-    checkpoint = sway.language_model()
+    checkpoint = sway.real_generator()
     assert checkpoint is not None
     choices = sway.draw_choices(library, SEED, 1)
     found = sway.ask(checkpoint, choices, SEED)
