@@ -289,8 +289,9 @@ display.table(ruled[["name", *bounds]], caption="What failed verdicts allow")
 board = rates.rates(test).sort_values("balanced_accuracy", ascending=False)
 order = list(board["name"])
 answering = board[board["parsed_misbehaving"] > 0.9].reset_index(drop=True)
+answering.insert(1, "samples", answering["n_misbehaving"] + answering["n_benign"])
+whole = answering[answering["samples"] == answering["samples"].max()]
 shown = display.spans(answering, ["mr", "far", "balanced_accuracy", "g2"])
-shown.insert(1, "samples", shown["n_misbehaving"] + shown["n_benign"])
 display.table(
     shown[["name", "samples", "mr", "far", "balanced_accuracy", "g2"]],
     caption="Monitors that answer nearly always, test split, 95 % intervals over scenarios",
@@ -328,12 +329,12 @@ display.table(macro.drop(columns="cells"), caption=f"Mean over the {which}")
 # alarms, with a correlation of $r = -.54$ on the line
 # $\mathrm{FAR} = -.42\,\mathrm{MR} + .49$. We fit such a line too. The fit leaves out
 # constants and coin, which lie on $\mathrm{FAR} = 1 - \mathrm{MR}$ by construction, and
-# monitors that abstain from most samples. Few monitors are left, so read the interval of $r$
-# before $r$.
+# monitors that abstain from most samples or were asked about a part of them. Few monitors are
+# left, so read the interval of $r$ before $r$.
 
 # %%
 published = chapter.published_order()
-looking = answering[~answering["name"].isin(chapter.CORNERS)]
+looking = whole[~whole["name"].isin(chapter.CORNERS)]
 line = tradeoff.fit_line(looking)
 fig = chapter.figures.plot_plane(board, line, (published.slope, published.intercept), order)
 display.show(
@@ -897,13 +898,13 @@ write_table(run, "verdicts", everything)
 write_table(run, "rates", by_cell[chapter.RATES.columns])
 write_table(run, "real_verdicts", real_verdicts)
 write_table(run, "judge_verdicts", judge_verdicts)
-steady = answering[~answering["name"].str.startswith(language.name)]  # others repeat
+steady = whole[~whole["name"].str.startswith(language.name)]  # others repeat
 steady = steady.dropna(subset=["mr", "far"])
 run.write_metrics(
     {f"mr.{row.name}": row.mr for row in steady.itertuples()}
     | {f"far.{row.name}": row.far for row in steady.itertuples()}
 )
-best = answering.iloc[0]
+best = whole.iloc[0]
 display.headline(
     f"{best['balanced_accuracy']:.2f}",
     f"best balanced accuracy on the test split, {best['name']} (.50: chance)",
