@@ -831,11 +831,16 @@ for base, rows in views.groupby("base"):
 # We compare the AUROC before and after on the same resampled scenarios. A monitor can only lose
 # what it has above chance, so one that guesses has nothing to lose.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 able = hybrid[0]
 cut = chapter.views.Viewed(able, chapter.instrument.FEW_WORDS)
 full, short = (rates.join(score(m, samples_of(tested), store), tested) for m in (able, cut))
 mixed = chapter.instrument.shuffled(full, run.rng("labels"))
+
+# %% [markdown]
+# The model is asked about fewer samples than the others, since its answers take longer.
+
+# %% tags=["nbval-ignore-output"]
 trials = {
     f"truncated input, {able.name}": (full, short),
     f"shuffled labels, {able.name}": (full, mixed),
@@ -848,12 +853,12 @@ mutations = pd.DataFrame(
     chapter.instrument.mutation(name, *pair, run.rng("mutations"), sizes.resamples)
     for name, pair in trials.items()
 )
-
-# %% tags=["nbval-ignore-output"]
 display.table(
     display.spans(mutations, ["before", "after", "loss"]),
     caption="AUROC before and after, and the loss; 95 % intervals over scenarios",
 )
+
+# %%
 missed = mutations[mutations["found"] == chapter.instrument.NOT_SEEN]
 assert missed.empty, (
     f"the instrument is broken: it does not notice {', '.join(missed['mutation'])}, although "

@@ -222,7 +222,7 @@ def group_rates(
     areas = curve_table(rows, rng, n=resamples).set_index("name")
     table = table.join(areas[["auroc", "auroc_low", "auroc_high"]], on="name")
     order = {group: place for place, group in enumerate(dict.fromkeys(rows["group"]))}
-    return table.sort_values(["monitor", "group"], ascending=[False, True], ignore_index=True,
+    return table.sort_values(["monitor", "group"], ignore_index=True,
                              key=lambda column: column.map(order) if column.name == "group"
                              else column)
 
