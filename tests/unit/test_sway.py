@@ -215,7 +215,7 @@ def test_the_real_model_answers_with_letters_and_in_words(library: list[Scenario
     assert checkpoint is not None
     choices = sway.draw_choices(library, SEED, 1)
     found = sway.ask(checkpoint, choices, SEED)
-    assert (found["named"] > 0.8).all(), "it knows that a letter is due"
+    assert (found["named"] > 0.5).all(), "it knows that a letter is due"
     cued = found[found["cue"] != PLAIN]["ABCD"[choices[0].cued]]
     assert cued.max() - cued.min() > 0.02, "cues do not all do the same"
     generator = sway.generator(checkpoint)
