@@ -285,7 +285,7 @@ def test_resuming_looks_into_the_files_that_parameters_name(project: Path) -> No
 @pytest.mark.parametrize(("value", "expected"), [
     ("", None), ("mine.py", True), ("mine.py:monitor", True), ("hf:model", ""), ("model", ""),
     ("hf:Qwen/Qwen3-4B", None), ("keywords", None), ("x" * 5_000, None), ("~nobody/x", None),
-    ("a\0b", None),
+    ("a\0b", None), ("keywords; mine.py:monitor", True), ("hf:model;coin", ""),
 ])
 def test_a_parameter_may_name_a_file_in_several_ways(
     project: Path, value: str, expected: object

@@ -59,7 +59,13 @@ from monitorlab.pipeline.runs import (
     mark,
     runs_folder,
 )
-from monitorlab.storage.files import FULL_DISK, digest_file, digest_project, tells_of_full_disk
+from monitorlab.storage.files import (
+    FULL_DISK,
+    digest_file,
+    digest_json,
+    digest_project,
+    tells_of_full_disk,
+)
 from monitorlab.storage.manifests import ArtifactError, finished_manifest, unchanged_tables
 from monitorlab.storage.settings import ParameterError, Value
 from monitorlab.storage.sources import project_root
@@ -264,21 +270,28 @@ def _begin(
 def _named_files(parameters: Mapping[str, Value], root: Path) -> dict[str, str]:
     """Return the digest of each file that a parameter names, "" for a folder.
 
-    A monitor is named `file.py:function` or `hf:folder`.
+    A monitor is named `file.py:function` or `hf:folder`, and several have semicolons between.
     """
     found = {}
     for name, value in parameters.items():
         if not isinstance(value, str) or name in ("PROFILE", "RUN_ID"):
             continue
-        texts = (value, value.rpartition(":")[0], value.partition(":")[2])
-        places = [place for text in texts if text for place in (Path(text), root / text)]
-        for path in places:
-            with suppress(OSError, RuntimeError):  # too long for a name, or no such home
-                path = path.expanduser()
-                if path.exists():
-                    found[name] = digest_file(path) if path.is_file() else ""
-                    break
+        parts = dict.fromkeys([value, *(part.strip() for part in value.split(";"))])
+        digests = [one for part in parts if (one := _named_digest(part, root)) is not None]
+        if digests:
+            found[name] = digests[0] if len(digests) == 1 else digest_json(digests)
     return found
+
+
+def _named_digest(value: str, root: Path) -> str | None:
+    """Digest of the file that a text names, "" for a folder, and nothing if it names neither."""
+    texts = (value, value.rpartition(":")[0], value.partition(":")[2])
+    for path in [place for text in texts if text for place in (Path(text), root / text)]:
+        with suppress(OSError, RuntimeError):  # too long for a name, or no such home
+            path = path.expanduser()
+            if path.exists():
+                return digest_file(path) if path.is_file() else ""
+    return None
 
 
 def _check_live(runs: Path, begun: Mapping[str, RunRecord]) -> None:
