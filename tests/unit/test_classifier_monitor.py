@@ -219,7 +219,9 @@ def logits(monitor: ClassifierMonitor) -> torch.Tensor:
 
 @pytest.mark.parametrize(("names", "label", "place"), [
     (["misbehavior", "benign"], "", 0), (["Unsafe", "safe"], "", 0), (["SAFE", "UNSAFE"], "", 1),
-    (["harmless", "harmful"], "", 1), (["LABEL_0", "LABEL_1"], "LABEL_1", 1),
+    (["harmless", "harmful"], "", 1), (["SAFE", "INJECTION"], "", 1),
+    (["toxic", "non-toxic"], "", 0),
+    (["BENIGN", "MALICIOUS"], "", 1), (["LABEL_0", "LABEL_1"], "LABEL_1", 1),
     (["LABEL_0", "LABEL_1"], "0", 0), (["POSITIVE", "NEGATIVE"], "negative", 1),
     (["contradiction", "entailment", "neutral"], "contradiction", 0),
     (["ok", "insult", "threat"], "threat", 2), (["1", "0"], "1", 0),
