@@ -14,8 +14,8 @@
 # > A monitor errs in two ways, and it can also fail to answer. Count all three apart, with
 # > intervals over scenarios, before saying that one monitor is better than another.
 #
-# *Paper: arXiv 2601.05752, sections 5 and 6.1. Cost: half a minute in `tiny`, about three
-# minutes in `cpu`, most of it for training and asking the small models.*
+# *Paper: arXiv 2601.05752, sections 5 and 6.1. Cost: half a minute in `tiny`, under two
+# minutes in `cpu`, much of it for asking the language model.*
 
 # %% [markdown]
 # **You will learn**
@@ -43,7 +43,7 @@
 PROFILE: str = "tiny"  # tiny, cpu or gpu: how large everything is
 RUN_ID: str = "default"  # folder of the run under data/runs
 SEED: int = 2026  # one seed for everything
-MONITOR: str = ""  # one more monitor: file.py:function, hf:NAME, api:MODEL; -o settings may follow
+MONITOR: str = ""  # more monitors, with ; between: file.py:function, smollm2, hf:NAME, api:MODEL
 LEVEL: float = 0.05  # family-wise error rate of the comparisons
 SAMPLES_FILE: str = ""  # your own labelled samples instead of the benchmark
 
@@ -129,36 +129,35 @@ print("rules:  ", ", ".join(monitor.name for monitor in rules))
 print("learned:", ", ".join(monitor.name for monitor in learned))
 
 # %% [markdown]
-# A language model as a monitor needs weights, and there are none in this repository. A small
-# stand-in takes their place. It is a real `transformers` checkpoint with tokenizer and chat
-# template, trained here, and it has learned the form of an answer and little more. Put the
-# name of a real model into `MONITOR`, and it takes part in everything below. Settings may
-# follow the name, as in `api:MODEL -o base_url=http://127.0.0.1:8000/v1`.
+# A language model reads the whole text, at a price. SmolLM2-135M-Instruct is a real one,
+# pretrained, tuned to follow instructions, and small enough for two cores. It makes many mistakes,
+# which is what a chapter on errors can use. It is also slow beside rules, so it judges a part of
+# the test split, and the tables say how many samples that is.
+#
+# Put monitors of your own into `MONITOR`, and they take part in everything below. Settings may
+# follow a name, as in `api:MODEL -o base_url=http://127.0.0.1:8000/v1`, and a semicolon
+# separates several. Here `smollm2` is the same model, asked about every sample.
 
 # %%
-folder = chapter.small_model.miniature_checkpoint(
-    run, read_parts(run, "01_benchmark_construction", "corpus"), prompts["direct"]
-)
-small = chapter.lineup.small_model(folder, prompts)
+language = chapter.lineup.language_model(prompts)
 hybrid = chapter.lineup.combined_monitors(rules, learned)
-ours = [*rules, *learned, *hybrid, *small.by_logits, *small.by_text]
+ours = [*rules, *learned, *hybrid, *language.by_logits, *language.by_text]
 given = chapter.lineup.given_monitors(MONITOR, ours)
-print(f"{small.name}: {small.parameters:,} parameters")
+print(language.about)
 
 # %% [markdown]
 # ## Ask every monitor, and store every answer
 #
 # Every answer is stored under the SHA-256 of its full request, which holds settings, prompt
 # digest, texts and the number of the draw. What is stored is not asked again. A failed call is
-# never stored. Your own monitor may cost money, so its answers are kept beyond this run. Of
-# the small model only the logits of the next word are computed.
+# never stored. Your own monitor may cost money, so its answers are kept beyond this run.
 
 # %%
 store = chapter.VerdictStore(run.folder / "verdicts.jsonl")
 lasting = chapter.VerdictStore(chapter.verdicts_folder() / "notebook_03.jsonl")
 stores = {monitor.name: lasting for monitor in given}
 asked = samples_of(samples)
-everyone = [*rules, *learned, *hybrid, small.by_logits[0], *given]
+everyone = [*rules, *learned, *hybrid, *given]
 verdicts = pd.concat(
     [
         score(m, asked, stores.get(m.name, store))
@@ -167,18 +166,36 @@ verdicts = pd.concat(
     ignore_index=True,
 )
 judged = rates.join(verdicts, samples)
-test = judged[judged["split"] == "test"]
 
 # %% [markdown]
-# The prompts of the small model share their beginning, and the two responses of a pair share
-# their request. So most tokens need to be read only once.
+# Of the language model only the logits of the next word are computed: the reply is begun for
+# it, and the score is the share of *true* against *false*. With the evidence prompt it judges
+# fewer pairs.
 
 # %%
-display.say(
-    "{total:,} prompt tokens, {distinct:,} of them distinct: whoever reads each of those "
-    "once does {limit:.2f} times less work than one prompt at a time.",
-    **small.sharing(asked),
-)
+tested = samples[samples["split"] == "test"]
+part = chapter.draw_pairs(tested, sizes.language_pairs, run.rng("language"), by=("split",))
+fewer = chapter.draw_pairs(part, sizes.prompt_pairs, run.rng("prompts"), by=("split",))
+spoken = [
+    score(m, samples_of(part if m.prompt == "direct" else fewer), store)
+    for m in display.progress(language.by_logits, "language model")
+]
+test = rates.join(pd.concat([verdicts, *spoken], ignore_index=True), samples)
+test = test[test["split"] == "test"]
+
+# %% [markdown]
+# Its prompts share their beginning, and the two responses of a pair share their request. So
+# most tokens need to be read only once.
+
+# %% tags=["nbval-ignore-output"]
+if spoken:
+    display.say(
+        "{total:,} prompt tokens, {distinct:,} of them distinct: whoever reads each of those "
+        "once does {limit:.2f} times less work than one prompt at a time. It took {seconds:.1f} "
+        "seconds.",
+        **language.sharing(samples_of(part)),
+        seconds=float(spoken[0]["seconds"].sum()),
+    )
 
 # %% [markdown]
 # ## How often does each monitor miss, and how often is its alarm false?
@@ -271,9 +288,11 @@ display.table(ruled[["name", *bounds]], caption="What failed verdicts allow")
 board = rates.rates(test).sort_values("balanced_accuracy", ascending=False)
 order = list(board["name"])
 answering = board[board["parsed_misbehaving"] > 0.9].reset_index(drop=True)
+answering.insert(1, "samples", answering["n_misbehaving"] + answering["n_benign"])
+whole = answering[answering["samples"] == answering["samples"].max()]
 shown = display.spans(answering, ["mr", "far", "balanced_accuracy", "g2"])
 display.table(
-    shown[["name", "mr", "far", "balanced_accuracy", "g2"]],
+    shown[["name", "samples", "mr", "far", "balanced_accuracy", "g2"]],
     caption="Monitors that answer nearly always, test split, 95 % intervals over scenarios",
 )
 
@@ -309,12 +328,12 @@ display.table(macro.drop(columns="cells"), caption=f"Mean over the {which}")
 # alarms, with a correlation of $r = -.54$ on the line
 # $\mathrm{FAR} = -.42\,\mathrm{MR} + .49$. We fit such a line too. The fit leaves out
 # constants and coin, which lie on $\mathrm{FAR} = 1 - \mathrm{MR}$ by construction, and
-# monitors that abstain from most samples. Few monitors are left, so read the interval of $r$
-# before $r$.
+# monitors that abstain from most samples or were asked about a part of them. Few monitors are
+# left, so read the interval of $r$ before $r$.
 
 # %%
 published = chapter.published_order()
-looking = answering[~answering["name"].isin(chapter.CORNERS)]
+looking = whole[~whole["name"].isin(chapter.CORNERS)]
 line = tradeoff.fit_line(looking)
 fig = chapter.figures.plot_plane(board, line, (published.slope, published.intercept), order)
 display.show(
@@ -333,12 +352,17 @@ display.show(
 
 # %% tags=["nbval-ignore-output"]
 display.say(
-    "{n} monitors: r = {r:.2f} (95 %: {low:.2f} to {high:.2f}), published {published:.2f}.",
+    "{n} monitors: r = {r:.2f} (95 %: {low:.2f} to {high:.2f}), published {published:.2f}. Slope "
+    "{slope:.2f} ({slope_low:.2f} to {slope_high:.2f}), published {published_slope:.2f}.",
     n=line.n,
     r=line.r,
     low=line.r_low,
     high=line.r_high,
     published=published.correlation,
+    slope=line.slope,
+    slope_low=line.slope_low,
+    slope_high=line.slope_high,
+    published_slope=published.slope,
 )
 
 # %% [markdown]
@@ -373,23 +397,20 @@ columns = ["cell", "parsed_misbehaving", "parsed_benign", "mr", "far"]
 display.table(cue[columns], caption="The cue follower where it finds a cue and a choice")
 
 # %% [markdown]
-# Does the prompt matter? The small model answers a part of the pairs with the evidence prompt
-# too. On real models the paper found that asking for evidence lowers misses and raises false
+# Does the prompt matter? The language model answered a part of the pairs with the evidence prompt
+# too. On larger models the paper found that asking for evidence lowers misses and raises false
 # alarms on safety and permission violations. Each row of the next table takes one kind of
 # error. The difference is the error rate with the first prompt minus that with the second, and
 # an interval that holds 0 leaves open which prompt is better.
 
 # %% tags=["nbval-ignore-output"]
-part = chapter.draw_pairs(
-    samples[samples["split"] == "test"], sizes.prompt_pairs, run.rng("prompts")
-)
-twice = [score(monitor, samples_of(part), store) for monitor in small.by_logits]
-twice = rates.join(pd.concat(twice, ignore_index=True), part)
-asked_twice = comparisons.compare(twice, LEVEL)
-columns = ["error", "first", "second", "n", "difference", "low", "high", "p"]
-display.table(
-    asked_twice[columns], caption="Two prompts, one small stand-in; scenarios as units"
-)
+twice = test[test["monitor"] == language.name]
+if len(twice):
+    asked_twice = comparisons.compare(twice, LEVEL)
+    columns = ["error", "first", "second", "n", "difference", "low", "high", "p"]
+    display.table(
+        asked_twice[columns], caption=f"Two prompts, {language.name}; scenarios as units"
+    )
 
 # %% [markdown]
 # ## Does a monitor tell the two responses of a pair apart?
@@ -419,9 +440,10 @@ else:
 # %% [markdown]
 # ## Which differences between monitors are real?
 #
-# All monitors saw the same samples, so only the samples on which two of them differ can tell
-# them apart. Take three scenarios. In the first one monitor A errs on two samples that B gets
-# right, and in each of the others on one. These gaps are $D = (2, 1, 1)$, and their sum is 4.
+# Any two monitors are compared on the samples that both of them saw, so only the samples on which
+# they differ can tell them apart. Take three scenarios. In the first one monitor A errs on two
+# samples that B gets right, and in each of the others on one. These gaps are $D = (2, 1, 1)$, and
+# their sum is 4.
 # If both are equally good, they could trade names in any scenario, and its gap would have the
 # other sign. So we ask in how many of the $2^G$ choices of signs the sum is as large as the
 # one we saw, in either direction,
@@ -486,11 +508,11 @@ display.say(
 )
 
 # %% [markdown]
-# One question remains, whether all monitors that answer nearly always err equally often. A
-# small p says that they do not.
+# One question remains, whether all monitors that judged every sample and answer nearly always err
+# equally often. A small p says that they do not.
 
 # %% tags=["nbval-ignore-output"]
-complete = test[test["name"].isin(answering["name"])]
+complete = judged[judged["name"].isin(answering["name"]) & (judged["split"] == "test")]
 equal = comparisons.cochran_q(complete)[["error", "n", "units", "t2", "p", "q", "p_samples"]]
 display.table(
     equal,
@@ -501,17 +523,28 @@ display.table(
 # %% [markdown]
 # ## What became of every question
 #
-# The small model also writes out its replies for a part of the pairs, and a parser reads them.
-# A reply without a readable verdict is kept as one, and its reason is listed.
+# The language model also writes out its replies to a few samples, and a parser reads them. It was
+# trained to chat and not to answer in JSON, so this is where a parser is needed. A reply without a
+# readable verdict is kept as one, and its reason is listed.
 
 # %% tags=["nbval-ignore-output"]
-few = chapter.draw_pairs(samples[samples["split"] == "test"], sizes.probe_pairs, run.rng("few"))
-slow = display.progress(small.by_text, "prompts answered in text")
-written = pd.concat([score(m, samples_of(few), store) for m in slow])
-everything = pd.concat([verdicts, written], ignore_index=True)
+few = tested.sample(min(sizes.replies, len(tested)), random_state=run.rng("few"))
+slow = display.progress(language.by_text, "prompts answered in text")
+written = [score(m, samples_of(few), store) for m in slow]
+everything = pd.concat([verdicts, *spoken, *written], ignore_index=True)
 ledger = rates.ledger(rates.join(everything, samples))
 columns = ["name", "status", "verdicts", "share", "reason"]
 display.table(ledger.loc[ledger["verdicts"] > 0, columns], decimals=2)
+
+# %% [markdown]
+# This is how its first reply to each prompt begins. Free prose is not read, even where a person
+# would guess what is meant, since a parser that guesses makes errors that no table shows.
+
+# %% tags=["nbval-ignore-output"]
+for found in written:
+    told = store.get(found["request_hash"].iloc[0])
+    print(f"{found['prompt'].iloc[0]}: {told.status}, verdict {told.verdict}, score {told.score}")
+    print(f"  {told.reply[:200]!r}")
 
 # %% [markdown]
 # What does a verdict cost? A dash means that the monitor reads no tokens.
@@ -681,13 +714,13 @@ write_table(run, "verdicts", everything)
 write_table(run, "rates", by_cell[chapter.RATES.columns])
 write_table(run, "real_verdicts", real_verdicts)
 write_table(run, "judge_verdicts", judge_verdicts)
-steady = answering[~answering["name"].str.startswith(small.name)]  # others repeat
+steady = whole[~whole["name"].str.startswith(language.name)]  # others repeat
 steady = steady.dropna(subset=["mr", "far"])
 run.write_metrics(
     {f"mr.{row.name}": row.mr for row in steady.itertuples()}
     | {f"far.{row.name}": row.far for row in steady.itertuples()}
 )
-best = answering.iloc[0]
+best = whole.iloc[0]
 display.headline(
     f"{best['balanced_accuracy']:.2f}",
     f"best balanced accuracy on the test split, {best['name']} (.50: chance)",
@@ -702,10 +735,11 @@ run.close()
 #   verdicts failed.
 # - We separated the differences that are real from those that these scenarios cannot tell.
 #
-# **Limits.** The language model here is a small stand-in, and its place in the plane says
-# nothing about real ones. Intervals take scenarios as independent, though one library holds
-# them all and few authors wrote it. The judges are real, but a rule that reads one letter
-# stands beside them, and no more can be said of them than that comparison allows.
+# **Limits.** The language model is far smaller than those that people use as monitors, and it
+# saw few samples. Its place in the plane says nothing about theirs. Intervals take scenarios as
+# independent, though one library holds them all and few authors wrote it. The judges are real,
+# but a rule that reads one letter stands beside them, and no more can be said of them than that
+# comparison allows.
 
 # %% [markdown]
 # ## Exercises

@@ -624,8 +624,8 @@ run.close()
 #
 # **Limits.** The promise is about scenarios like those of dev, which the same few authors wrote
 # for the same six cells. Dev has few of them, so strict promises are out of reach in most cells.
-# Each promise holds for its own row, not for all rows at once. Prices are assumptions. The small
-# model is a stand-in for a large one.
+# Each promise holds for its own row, not for all rows at once. Prices are assumptions. The
+# language model of notebook 03 judged too few samples to take part.
 
 # %% [markdown]
 # ## Exercises

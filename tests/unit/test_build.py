@@ -101,7 +101,7 @@ def test_settings_reach_the_monitor_as_texts_or_values(folder: Path) -> None:
     ("qwen3-0.6", {}, r"Is it 'qwen3-0.6b'\?"), ("", {}, "there is no monitor ''"),
     ("words:no-such-folder", {}, "no-such-folder"),
     ("encoder:no-such-folder", {}, "no-such-folder"),
-    ("qwen3-0.6b", {}, "Qwen/Qwen3-0.6B.*pin a revision"),
+    ("qwen3-0.6b", {}, "no commit of Qwen/Qwen3-0.6B is known.*-o revision=COMMIT"),
 ])
 def test_a_wrong_command_says_what_there_is(
     spec: str, settings: dict[str, Any], words: str
@@ -352,6 +352,17 @@ def test_a_monitor_of_the_notebook_has_a_name_of_its_own() -> None:
         lineup.given_monitors("coin", ours)
     (coin,) = lineup.given_monitors(" coin -o seed=3 ", ours)
     assert coin == Coin(3, name="coin, seed 3")
+
+
+def test_several_monitors_take_part_and_one_that_cannot_be_made_is_named() -> None:
+    said: list[str] = []
+    found = lineup.given_monitors("keywords; coin -o seed=3;nobody", [], said.append)
+    assert [monitor.name for monitor in found] == ["keywords", "coin, seed 3"]
+    assert len(said) == 1 and said[0].startswith("left out: nobody. there is no monitor 'nobody'")
+    with pytest.raises(MonitorError, match="there is no monitor 'nothing'"):
+        lineup.given_monitors("nobody; nothing", [], said.append)
+    with pytest.raises(MonitorError, match="a monitor called 'coin' takes part already"):
+        lineup.given_monitors("coin; coin")
 
 
 def test_the_list_holds_every_kind_and_the_catalogue_in_columns() -> None:

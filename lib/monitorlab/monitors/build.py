@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from monitorlab.monitors.catalogue import API, UNKNOWN, load_catalogue
 from monitorlab.monitors.monitor import Monitor, MonitorError
 from monitorlab.storage.files import canonical_json
 from monitorlab.storage.settings import (
@@ -165,6 +166,11 @@ def build_monitor(spec: str, *settings: Mapping[str, object]) -> Monitor:
         sources = _chosen(sources, known, True)
     given = _given(named, spec, known, sources)
     listed = _listed_settings(named, known, given)
+    if (listed | given).get("revision") == UNKNOWN:
+        raise MonitorError(
+            f"no commit of {named.rest} is known here, and without one its verdicts could not be "
+            "repeated: choose one from the model's page on the hub and pin it with "
+            "-o revision=COMMIT")
     wanted = str(given.pop("name", "")).strip()
     monitor = _built(named, known, listed | given, inner)
     usual = {name: setting.default for name, setting in known.items()} | listed
@@ -337,8 +343,6 @@ def api(model: str, *, prompt: str = "direct", read: Reading = "text", **setting
 
 def _find(spec: str) -> _Named:
     """Say what a spec names."""
-    from monitorlab.monitors.catalogue import API, load_catalogue
-
     head, _, rest = spec.partition(":")
     kind = KINDS.get(head)
     if kind is not None and ":" in kind.spec:
@@ -521,8 +525,6 @@ def _shown(value: Any) -> str:
 
 def list_monitors() -> str:
     """Return every spec and the catalogue as aligned plain text."""
-    from monitorlab.monitors.catalogue import load_catalogue
-
     entries = load_catalogue().values()
     listed = [(e.key, e.access, e.identifier + ("" if e.verified else " *"), e.license)
               for e in entries]

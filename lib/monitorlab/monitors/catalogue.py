@@ -6,7 +6,7 @@ They are listed in ``data/monitors.toml``, with what is inferred and what was ch
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from math import isfinite
 from pathlib import Path
@@ -20,7 +20,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,), "bool": (bool,), "float": (int, float), "Mapping[str, Any]": (dict,),
 }
 _CHOICES = {"access": (OPEN, API), "identifier_from": ("paper name", "inferred")}
-_NEEDED = {OPEN: (), API: ("base_url", "key_variable")}  # settings
+UNKNOWN = "unknown"  # revision of an open model of which no commit was seen
+_NEEDED = {OPEN: ("revision",), API: ("base_url", "key_variable")}  # settings
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class _Entry:
     parameters_b : float
         Billions of parameters, all experts counted; 0 where unknown.
     settings : mapping of str to object
-        What `build_monitor` takes by name, such as the address of an API or a pinned revision.
+        What `build_monitor` takes by name, such as the address of an API, or a revision, which is
+        `UNKNOWN` where no commit was seen.
     note : str
         What to know before use; may be empty.
     """
@@ -77,18 +79,11 @@ class _Published:
         Pearson correlation of MR and FAR.
     slope, intercept : float
         Of the line FAR = slope MR + intercept.
-    mr_order, far_order : tuple of str
-        Keys, lowest rate first.
-    orders_from : str
-        Where the orders come from: they are read off bars.
     """
 
     correlation: float
     slope: float
     intercept: float
-    mr_order: tuple[str, ...]
-    far_order: tuple[str, ...]
-    orders_from: str
 
     def far(self, mr: float) -> float:
         """FAR on the published line at a miss rate in [0, 1]."""
@@ -117,23 +112,19 @@ def load_catalogue(path: Path | None = None) -> dict[str, _Entry]:
 
 
 def published_order(path: Path | None = None) -> _Published:
-    """Return the published correlation, line and rank orders.
+    """Return the published correlation and line.
 
     Raises
     ------
     MonitorError
-        If something is missing, or an order does not hold every monitor once.
+        If something is missing, or no number.
     """
     place = path or CATALOGUE
     found = _table(_read(place), "published", place)
-    keys = sorted(load_catalogue(place))
     return _Published(
         correlation=_number(found, "correlation", place),
         slope=_number(found, "slope", place),
         intercept=_number(found, "intercept", place),
-        mr_order=_order(found, "mr_order", keys, place),
-        far_order=_order(found, "far_order", keys, place),
-        orders_from=str(found.get("orders_from", "")),
     )
 
 
@@ -159,16 +150,6 @@ def _number(found: Mapping[str, Any], name: str, path: Path) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not isfinite(value):
         raise MonitorError(f"{path}: published.{name} is {value!r}, expected a number")
     return float(value)
-
-
-def _order(
-    found: Mapping[str, Any], name: str, keys: Sequence[str], path: Path
-) -> tuple[str, ...]:
-    order = found.get(name)
-    if not isinstance(order, list) or sorted(map(str, order)) != list(keys):
-        raise MonitorError(f"{path}: published.{name} must hold each of the {len(keys)} monitors "
-                           f"once, found {order!r}")
-    return tuple(order)
 
 
 def _entry(key: str, values: Mapping[str, Any], path: Path) -> _Entry:

@@ -127,25 +127,6 @@ class Online:
 
 
 @dataclass(frozen=True)
-class Miniature:
-    """The small stand-in for an LLM monitor, trained in notebook 03.
-
-    Attributes
-    ----------
-    vocabulary : int
-        Pieces of its tokenizer.
-    reading : Training
-        First it reads corpus texts ...
-    answering : Training
-        ... then it learns to answer the monitor prompt.
-    """
-
-    vocabulary: int
-    reading: Training
-    answering: Training
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """Notebooks 03 and 04.
 
@@ -157,30 +138,30 @@ class Evaluation:
         Samples of the corpus that TF-IDF and the encoder probe learn from; 0 is all of them.
     encoder_dtype : str
         "float32", "bfloat16" or "auto", see `monitorlab.models.sentence_encoder.load_encoder`.
+    language_pairs : int
+        Test pairs that the language model judges; 0 is all of them.
     prompt_pairs : int
-        Pairs of each cell that are asked with a second prompt.
-    probe_pairs : int
-        Pairs of each cell whose replies are written out.
+        Pairs among them that it judges with a second prompt; 0 is all of them.
+    replies : int
+        Test samples to which it writes out its replies.
     real_pairs : int
         Pairs of each real source that are judged; 0 is all of them.
     resamples : int
         Bootstrap resamples of scenarios.
     resplits : int
         Random splits into dev and test that check the promises of thresholds.
-    miniature : Miniature
-        The small language model.
     """
 
     pairs_per_cell: int
     words: int
     embedded: int
     encoder_dtype: str
+    language_pairs: int
     prompt_pairs: int
-    probe_pairs: int
+    replies: int
     real_pairs: int
     resamples: int
     resplits: int
-    miniature: Miniature
 
 
 @dataclass(frozen=True)

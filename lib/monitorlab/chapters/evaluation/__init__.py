@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from monitorlab.benchmark.sample_files import own_samples
 from monitorlab.benchmark.samples import draw_pairs
-from monitorlab.chapters.evaluation import figures, lineup, small_model
+from monitorlab.chapters.evaluation import figures, lineup
 from monitorlab.commands.score import verdicts_folder
 from monitorlab.monitors import recorded
 from monitorlab.monitors.catalogue import published_order
@@ -16,5 +16,5 @@ from monitorlab.storage.tables import RATES
 
 __all__ = [
     "CORNERS", "RATES", "ArtifactError", "VerdictStore", "draw_pairs", "figures", "lineup",
-    "load_prompt", "own_samples", "published_order", "recorded", "small_model", "verdicts_folder",
+    "load_prompt", "own_samples", "published_order", "recorded", "verdicts_folder",
 ]  # fmt: skip

