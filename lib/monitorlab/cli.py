@@ -8,6 +8,8 @@ gives 128 and its number. `score` ends with 3 if it wrote a table without a verd
 from __future__ import annotations
 
 import contextlib
+import functools
+import io
 import os
 import signal
 import sys
@@ -27,7 +29,7 @@ EXIT_CODES = {
     "ArtifactError": 1, "RegressionError": 1, "RunError": 1, "SourceError": 1, "OSError": 1,
     "ScenarioError": 1, "ExportError": 1, "ScoringError": 1, "StoreError": 1,
     "RunIdError": 2, "MonitorError": 2, "ModelError": 2, "JudgedError": 2,
-    "TableFileError": 2, "LeakError": 2,
+    "TableFileError": 2, "LeakError": 2, "ScoreFileError": 2, "PolicyError": 2,
 }
 
 app = typer.Typer(
@@ -267,6 +269,30 @@ def _compare(
         if out is not None:
             write_tables(found, out.expanduser())
         typer.echo(describe_comparison(found))
+
+
+@app.command("watch")
+def _watch(
+    policy: Annotated[Path, typer.Argument(help="policy.json, as `calibrate` writes it.")],
+    mark: Annotated[bool, typer.Option(
+        "--mark", help="Write into POLICY when its guarantee becomes void.")] = False,
+) -> None:
+    """Read JSON lines with id and score, write alarms as JSON lines; 1 if a line was of no use."""
+    with _expected_errors():
+        from monitorlab.commands.watch import watch
+        from monitorlab.online.policy import OnlineMonitor, Policy
+
+        monitor = OnlineMonitor(Policy.load(policy.expanduser()))
+        for warning in monitor.policy.warnings():
+            typer.echo(f"warning: {warning}", err=True)
+        lines = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace")
+        bad = watch(
+            monitor, lines, functools.partial(print, flush=True),
+            functools.partial(typer.echo, err=True),
+            lambda now: now.save(policy.expanduser()) if mark else None,
+        )
+        if bad:
+            _stop(f"{bad} of the lines could not be used", 1)
 
 
 @app.command("reread")
