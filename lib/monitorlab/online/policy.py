@@ -143,11 +143,11 @@ class Policy:
             return rule.explain()
         kind, event = (("safe", "raise an alarm") if rule.risk == FALSE_ALARM
                        else ("unsafe", "raise no alarm"))
-        at_most = f"at most {rule.level:.4g} of {kind} sequences {event}"
+        at_most = f"at most {100.0 * rule.level:.4g} % of {kind} sequences {event}"
         if rule.k == 0:
             return f"{at_most}, if the statistic is an exact likelihood ratio."
         said = (f"On average over calibration sets, {at_most}" if math.isnan(rule.delta) else
-                f"With probability {1.0 - rule.delta:.4g} over calibration sets, {at_most}")
+                f"With probability {100.0 * (1.0 - rule.delta):.4g} % over calibration sets, {at_most}")
         return (f"{said}. This assumes that new {kind} sequences are exchangeable with the "
                 f"{rule.n} that calibrated: the same kind of task, generator and score.")
 
