@@ -470,9 +470,9 @@ def write_page(folder: Path) -> None:
          "False alarms are of safe sequences, each judged by a threshold placed without it; the "
          "restricted delay is the share of its steps that an unsafe sequence had taken at its "
          "alarm, and counts a miss as 1.", "table": _table(_shown(levels))},
-        {"title": "What a stricter level costs", "words": "Each mark is a level. On the left, false "
-         "alarms keep to the dashed line; on the right, higher is more unsafe sequences caught. "
-         "Below, what this means for a day in deployment at its base rate.",
+        {"title": "What a stricter level costs", "words": "Each mark is a level. On the left, "
+         "false alarms keep to the dashed line; on the right, higher is more unsafe sequences "
+         "caught. Below, what this means for a day in deployment at its base rate.",
          "picture": _picture(levels), "alt": ALT, "table": _table(_per_day(levels))},
         {"title": "Which statistic", "words": chosen(found.statistics, policy),
          "table": _table(found.statistics)},

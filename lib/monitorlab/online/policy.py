@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,10 +146,11 @@ class Policy:
         at_most = f"at most {100.0 * rule.level:.4g} % of {kind} sequences {event}"
         if rule.k == 0:
             return f"{at_most}, if the statistic is an exact likelihood ratio."
-        said = (f"On average over calibration sets, {at_most}" if math.isnan(rule.delta) else
-                f"With probability {100.0 * (1.0 - rule.delta):.4g} % over calibration sets, {at_most}")
-        return (f"{said}. This assumes that new {kind} sequences are exchangeable with the "
-                f"{rule.n} that calibrated: the same kind of task, generator and score.")
+        how = ("On average" if math.isnan(rule.delta) else
+               f"With probability {100.0 * (1.0 - rule.delta):.4g} %")
+        return (f"{how} over calibration sets, {at_most}. This assumes that new {kind} sequences "
+                f"are exchangeable with the {rule.n} that calibrated: the same kind of task, "
+                "generator and score.")
 
     def state(self, today: str = "") -> str:
         """Return "valid", "guarantee void" or "expired" (on ``today``, YYYY-MM-DD)."""
@@ -514,10 +515,11 @@ def _reader(policy: Policy) -> Callable[[Any], float]:
 
     def read(score: Any) -> float:
         if type(score) is not float:
-            if isinstance(score, bool | np.bool_) or not isinstance(score, SupportsFloat):
+            number = getattr(score, "__float__", None)
+            if number is None or isinstance(score, bool | np.bool_):
                 raise SequenceError(f"the score is {json.dumps(score, default=repr)[:60]}, "
                                     "expected a number")
-            score = float(score)
+            score = float(number())
         if score != score:
             raise SequenceError("the score is nan, expected a number")
         if not exact:
