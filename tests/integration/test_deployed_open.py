@@ -1,6 +1,6 @@
 """From published judge scores (GSM8K) to a running policy: the promise holds on the rest.
 
-Needs ``evaluator/gsm8k.csv.gz`` from the open tier: a cache named by MONITORLAB_CACHE, or a network.
+Needs ``evaluator/gsm8k.csv.gz`` of the open tier: a cache named by MONITORLAB_CACHE, or a network.
 """
 
 from __future__ import annotations

@@ -217,7 +217,7 @@ def test_cut_and_changed_files_are_refused(tmp_path: Path):
         path.write_text(one)
         with pytest.raises(PolicyError, match="is no policy that can be trusted"):
             Policy.load(path)
-    with pytest.raises(PolicyError, match="cannot be read"):
+    with pytest.raises(PolicyError, match="missing.json is no file. Make a policy"):
         Policy.load(tmp_path / "missing.json")
 
 

@@ -48,7 +48,7 @@ FORMAT = "monitorlab policy"
 VALID_DAYS = 90
 SIDES = ("suspicion", "safety")
 ON_ERROR = ("alarm", "raise")
-DTYPES = {"float64": np.float64, "float32": np.float32, "float16": np.float16}
+DTYPES: dict[str, Any] = {"float64": np.float64, "float32": np.float32, "float16": np.float16}
 VALID, VOID, EXPIRED = "valid", "guarantee void", "expired"
 _RULE_STATES = (CALIBRATED, NEVER_ALARM, ALWAYS_ALARM, NOT_TRAINABLE)
 _INFINITE = {"inf": math.inf, "-inf": -math.inf}
@@ -198,6 +198,9 @@ class Policy:
             For a file that is missing, cut, changed after it was written, no policy, of another
             version, or with a value that means nothing.
         """
+        if not Path(path).is_file():
+            raise PolicyError(f"{path} is no file. Make a policy with `python -m monitorlab "
+                              "calibrate LOG --out FOLDER`, and give FOLDER/policy.json.")
         advice = "Take a copy of it as it was written, or calibrate anew."
         try:
             found = read_sealed(Path(path))
