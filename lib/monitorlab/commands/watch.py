@@ -78,7 +78,8 @@ def _take(monitor: OnlineMonitor, line: str, say: Callable[[str], object]) -> No
         score: Any = row.get("score")  # None is no score, and the monitor says so
         alarm = monitor.update(sequence_id, score, step=row.get("step"), group=group)
         if alarm is not None and monitor.alarms > alarms:
-            say(json.dumps({"alarm": sequence_id} | alarm.to_dict()))
+            facts = alarm.to_dict()
+            say(json.dumps({"alarm": facts.pop("sequence_id"), **facts}))
             if monitor.errors > errors:
                 raise ValueError(alarm.reason)
     if ends:
