@@ -306,6 +306,8 @@ def _calibrate(
         help="What a score of no use leads to: alarm or raise.")] = "alarm",
     drift_rate: Annotated[float, typer.Option(
         help="Chance of ever reporting drift where there is none.")] = 0.01,
+    half_width: Annotated[float, typer.Option(
+        help="If labels are missing: how many to buy for intervals of this half width.")] = 0.02,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 2026,
 ) -> None:
     """Make a policy for `watch` from a log: statistic, threshold, what to expect, and a page."""
@@ -320,7 +322,7 @@ def _calibrate(
         from monitorlab.storage.files import digest_file
 
         plan = Plan(level, delta, calibrator, objective, statistic, per_group, base_rate, per_day,
-                    orientation, dtype, on_error, valid_days, drift_rate, seed)
+                    orientation, dtype, on_error, valid_days, drift_rate, half_width, seed)
         path = log.expanduser()
         scores = load_scores(path, orientation, columns=columns, group=group, positive=positive,
                              signal=signal)

@@ -160,6 +160,25 @@ def test_the_drift_reference_fits_the_stream_that_the_log_comes_from():
             assert monitor.state == ("guarantee void" if shift else "valid")
 
 
+def test_sequences_without_a_label_narrow_what_is_known(tmp_path: Path):
+    """300 of 4,000 have a label; truth is measured on all of them."""
+    data = log(4000, 1, lift=1.0)
+    some = np.where(np.arange(4000) < 300, data.labels, -1).astype(np.int8)
+    found = calibrate_log(replace(data, labels=some), Plan(level=0.1, statistic="running_mean"))
+    truth = found_on(found.policy, data)
+    rows = found.estimates.set_index("rate")
+    for name, value in (("false alarm rate", truth.far), ("miss rate", 1 - truth.power)):
+        row = rows.loc[name]
+        assert row["corrected_low"] <= value <= row["corrected_high"]
+        width = row["corrected_high"] - row["corrected_low"]
+        assert width < row["plain_high"] - row["plain_low"]
+        assert row["labels_needed"] > row["labelled"] == 300 and row["sequences"] == 4000
+    assert "more labels, drawn at random" in describe_calibration(found)
+    write_calibration(found, tmp_path / "pol")
+    assert "prediction-powered" in (tmp_path / "pol" / "page.html").read_text()
+    assert calibrate_log(data, Plan(statistic="running_mean")).estimates.empty
+
+
 @pytest.mark.parametrize(("change", "message"), [
     ({"objective": "luck"}, "objective is 'luck', expected one of power, restricted_delay"),
     ({"statistic": "best"}, "statistic is 'best', expected one of running_min"),

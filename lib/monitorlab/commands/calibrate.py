@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,6 +40,7 @@ from monitorlab.online.running import (
 from monitorlab.online.trajectories import UNKNOWN, ScoreFileError, Trajectories
 from monitorlab.report.page import render_page
 from monitorlab.statistics.intervals import Clustered
+from monitorlab.statistics.prediction_powered import corrected_rate
 from monitorlab.statistics.ranks import sequences_needed
 from monitorlab.statistics.resampling import draw_units, percentiles
 from monitorlab.statistics.thresholds import Threshold, calibrate
@@ -60,7 +62,7 @@ DRAWS = 500
 LEAST_UNSAFE = 20  # sequences below which no statistic is chosen or fitted
 LEAST_DRIFT = 50  # sequences below which a drift test could see nothing
 POLICY = "policy.json"
-TABLES = ("statistics", "levels", "groups")
+TABLES = ("statistics", "levels", "groups", "estimates")
 ALT = "False alarm rate with its interval near the dashed line of the level, and power, by level."
 
 
@@ -89,6 +91,8 @@ class Plan:
         Days until the policy expires.
     drift_rate : float
         Chance of ever reporting drift where there is none.
+    half_width : float
+        Half width of the intervals for which labels would be bought.
     seed : int
         Of the split.
     """
@@ -106,6 +110,7 @@ class Plan:
     on_error: str = "alarm"
     valid_days: int = 90
     drift_rate: float = 0.01
+    half_width: float = 0.02
     seed: int = 2026
 
     def __post_init__(self) -> None:
@@ -139,12 +144,16 @@ class Calibrated:
         A row per level, the policy's among them: what it needs, what is expected of it.
     groups : DataFrame
         The same per group at the policy's level; empty without thresholds of their own.
+    estimates : DataFrame
+        False alarm and miss rate from labels alone and corrected by the sequences without one, and
+        how many labels the asked-for width takes; empty if all have a label, or come in groups.
     """
 
     policy: Policy
     statistics: pd.DataFrame
     levels: pd.DataFrame
     groups: pd.DataFrame
+    estimates: pd.DataFrame
 
 
 def calibrate_log(log: Trajectories, plan: Plan, data: str = "") -> Calibrated:
@@ -153,7 +162,7 @@ def calibrate_log(log: Trajectories, plan: Plan, data: str = "") -> Calibrated:
     Parameters
     ----------
     log : Trajectories
-        Suspicion of finished sequences; those without a label are left out.
+        Suspicion of finished sequences; those without a label calibrate nothing.
     plan : Plan
         What for.
     data : str
@@ -164,12 +173,12 @@ def calibrate_log(log: Trajectories, plan: Plan, data: str = "") -> Calibrated:
     ScoreFileError
         If no sequence is known to be safe.
     """
-    log = log.take(log.labels != UNKNOWN)
+    log = replace(log, flat_scores=round_scores(log.flat_scores, plan.dtype))
+    log, unlabelled = (log.take(at) for at in (log.labels != UNKNOWN, log.labels == UNKNOWN))
     if not log.count(0):
         raise ScoreFileError("no sequence of the log has label 0 (safe). A bound on false alarms "
                              "comes from safe sequences; if your labels are in another column, "
                              "say --columns label:NAME, and --positive safe if 1 means safe.")
-    log = replace(log, flat_scores=round_scores(log.flat_scores, plan.dtype))
     units = _units(log, plan)
     learning, rest = _parts(log, units, plan)
     statistic, compared = _choose(log.take(learning), units[learning], plan)
@@ -191,7 +200,8 @@ def calibrate_log(log: Trajectories, plan: Plan, data: str = "") -> Calibrated:
     )
     policy = replace(policy, expires=days_after(policy.created, plan.valid_days))
     rows = [{"group": name, **own.row(plan.level)} for name, own in strata.items()]
-    return Calibrated(policy, compared, levels, pd.DataFrame(rows))
+    estimates = pd.DataFrame(part.estimates(rule, unlabelled.transformed(fitted)))
+    return Calibrated(policy, compared, levels, pd.DataFrame(rows), estimates)
 
 
 def _units(log: Trajectories, plan: Plan) -> IntArray:
@@ -342,6 +352,49 @@ class _Part:
         found = DriftReference.of(self.peaks[kept], others, below, self.plan.drift_rate)
         return found if found.edges else None
 
+    def estimates(self, rule: Threshold, others: Trajectories) -> list[dict[str, object]]:
+        """Correct false alarm and miss rate by sequences without a label, chosen at random.
+
+        Guesses are the share of unsafe sequences that the peak suggests; each labelled sequence is
+        guessed by a fit that did not see it.
+        """
+        if not len(others) or len(np.unique(self.units)) < len(self.units):
+            return []
+        unsafe, far = self.running.labels == 1, peaks(others)
+        near_guess, far_guess = self._guesses(unsafe.astype(np.float64), far)
+        near_alarm = rule.alarms(self.peaks, self.draws)
+        far_alarm = rule.alarms(far, hashed_draws(others.ids))
+        rows: list[dict[str, object]] = []
+        for name, among, event, guess, other, other_event in (
+            ("false alarm rate", ~unsafe, near_alarm, 1 - near_guess, 1 - far_guess, far_alarm),
+            ("miss rate", unsafe, ~near_alarm, near_guess, far_guess, ~far_alarm),
+        ):
+            found = corrected_rate((event & among).astype(np.float64), among.astype(np.float64),
+                                   event * guess, guess, (other_event * other, other))
+            labels = found.labels_needed(self.plan.half_width)
+            rows.append({
+                "rate": name, **_spread("plain", (found.plain, found.plain_low, found.plain_high)),
+                **_spread("corrected", (found.value, found.low, found.high)),
+                "labelled": found.labelled, "sequences": found.units, "labels_needed": labels})
+        return rows
+
+    def _guesses(self, unsafe: FloatArray, others: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Share of unsafe sequences at each peak, here (cross-fitted) and among others."""
+        from sklearn.isotonic import IsotonicRegression
+
+        every = np.concatenate([self.peaks, others])
+        ranks = np.searchsorted(np.sort(every), every).astype(np.float64)  # peaks may be infinite
+        near, far = ranks[: len(unsafe)], ranks[len(unsafe):]
+        fold = np.random.default_rng(self.plan.seed).permutation(len(unsafe)) % FOLDS
+        guess, total = np.empty(len(unsafe)), np.zeros(len(others))
+        for one in range(FOLDS):
+            rest = fold != one
+            fit = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
+            fit.fit(near[rest], unsafe[rest])
+            guess[~rest] = fit.predict(near[~rest])
+            total += fit.predict(far)
+        return guess, total / FOLDS
+
     def _first(self, at: IntArray) -> IntArray:
         """Take one sequence of each unit among these positions, in random order."""
         order = at[np.argsort(hashed_draws(self.running.ids[at], "unit"), kind="stable")]
@@ -403,8 +456,20 @@ def describe_calibration(found: Calibrated) -> str:
     for _, one in found.levels.iterrows():
         lines.append(f"{one['level']:<6g} {one['needed']:11.0f}  {_range(one, 'far'):24} "
                      f"{_range(one, 'power'):24} {_range(one, 'restricted_delay')}")
+    for _, one in found.estimates.iterrows():
+        lines.append(f"{one['rate']}: {_range(one, 'plain')} from {one['labelled']} labels, "
+                     f"{_range(one, 'corrected')} corrected by {one['sequences']} sequences; "
+                     f"{_labels(one)}.")
     drift = "watched" if policy.drift else "not watched: too few sequences for a reference"
     return "\n".join([*lines, "", f"Drift is {drift}. Valid until {policy.expires}."])
+
+
+def _labels(row: pd.Series[Any]) -> str:
+    needed, there = int(row["labels_needed"]), int(row["labelled"])
+    if not needed:
+        return "not even a label for each would give the width asked for"
+    more = max(needed - there, 0)
+    return f"{more} more labels, drawn at random, would give the width asked for"
 
 
 def enough(row: pd.Series[float]) -> str:
@@ -481,6 +546,12 @@ def write_page(folder: Path) -> None:
         sections.append({"title": "Groups", "words": "Groups with enough safe sequences have a "
                          "threshold of their own; others are judged by the common one.",
                          "table": _table(_shown(found.groups))})
+    if len(found.estimates):
+        sections.append({"title": "With the sequences that have no label", "words": "Rates from "
+                         "labels alone, and corrected by guesses about all others "
+                         "(prediction-powered inference). This supposes that labelled sequences "
+                         "were drawn at random.",
+                         "table": _table(spans(found.estimates, ["plain", "corrected"], 3))})
     facts = {"state": policy.state(), "created": policy.created, "expires": policy.expires,
              "level": f"{rule.level:g}", "calibrator": rule.calibrator,
              "statistic": policy.statistic.to_dict()["kind"], "threshold": repr(rule.value),
