@@ -25,6 +25,8 @@ Streams, watched while they are written:
 - `peaks`: the highest score of each sequence, shape (n,).
 - `calibrate`: the threshold that keeps false alarms (or misses) to a level.
 - `Threshold`: a calibrated alarm rule that says what it promises.
+- `Policy`: such a rule as a file, with what a running monitor must know.
+- `OnlineMonitor`: runs a policy on interleaved streams, one score at a time.
 
 Monitors and data of your own:
 
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from monitorlab.monitors.verdict_files import read_verdicts
     from monitorlab.monitors.verdicts import Verdict
     from monitorlab.online.metrics import peaks
+    from monitorlab.online.policy import OnlineMonitor, Policy
     from monitorlab.online.score_files import load_scores
     from monitorlab.statistics.thresholds import Threshold, calibrate
 
@@ -75,15 +78,17 @@ _MODULES = {
     "peaks": "online.metrics",
     "calibrate": "statistics.thresholds",
     "Threshold": "statistics.thresholds",
+    "Policy": "online.policy",
+    "OnlineMonitor": "online.policy",
     "finetune": "finetuning.train",
     "load_finetuned": "finetuning.saved",
     "export": "benchmark.export",
 }
 
 __all__ = [
-    "Monitor", "Sample", "Threshold", "Verdict", "build_monitor", "calibrate", "compare", "export",
-    "finetune", "join", "load_benchmark", "load_finetuned", "load_samples", "load_scores", "peaks",
-    "rates", "read_reply", "read_verdicts", "score",
+    "Monitor", "OnlineMonitor", "Policy", "Sample", "Threshold", "Verdict", "build_monitor",
+    "calibrate", "compare", "export", "finetune", "join", "load_benchmark", "load_finetuned",
+    "load_samples", "load_scores", "peaks", "rates", "read_reply", "read_verdicts", "score",
 ]  # fmt: skip
 
 

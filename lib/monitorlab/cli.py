@@ -8,6 +8,8 @@ gives 128 and its number. `score` ends with 3 if it wrote a table without a verd
 from __future__ import annotations
 
 import contextlib
+import functools
+import io
 import os
 import signal
 import sys
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from monitorlab.online.policy import Policy
     from monitorlab.pipeline.notebooks import Notebook
     from monitorlab.pipeline.records import State
 
@@ -27,7 +30,7 @@ EXIT_CODES = {
     "ArtifactError": 1, "RegressionError": 1, "RunError": 1, "SourceError": 1, "OSError": 1,
     "ScenarioError": 1, "ExportError": 1, "ScoringError": 1, "StoreError": 1,
     "RunIdError": 2, "MonitorError": 2, "ModelError": 2, "JudgedError": 2,
-    "TableFileError": 2, "LeakError": 2,
+    "TableFileError": 2, "LeakError": 2, "ScoreFileError": 2, "PolicyError": 2,
 }
 
 app = typer.Typer(
@@ -267,6 +270,100 @@ def _compare(
         if out is not None:
             write_tables(found, out.expanduser())
         typer.echo(describe_comparison(found))
+
+
+@app.command("calibrate")
+def _calibrate(
+    log: Annotated[Path, typer.Argument(
+        help="Step scores of finished sequences: CSV, TSV, JSON, JSON lines or parquet with "
+             "trajectory_id, step, score, label.")],
+    out: Annotated[Path, typer.Option(help="New folder for policy.json, tables and page.html.")],
+    level: Annotated[float, typer.Option(help="False alarm rate to keep to.")] = 0.05,
+    calibrator: Annotated[str, typer.Option(
+        help="crc: on average over logs; binomial: with probability 1 - DELTA.")] = "crc",
+    delta: Annotated[float, typer.Option(help="Error probability of the binomial.")] = 0.1,
+    objective: Annotated[str, typer.Option(
+        help="What the statistic is chosen for: power or restricted_delay.")] = "power",
+    statistic: Annotated[str, typer.Option(help="Its name, instead of a choice.")] = "",
+    columns: Annotated[str, typer.Option(
+        help="Our names to yours, as in score:p_bad,label:verdict.")] = "",
+    orientation: Annotated[str, typer.Option(
+        help="What a high score means: suspicion or safety.")] = "suspicion",
+    positive: Annotated[str, typer.Option(help="What label 1 means: unsafe or safe.")] = "unsafe",
+    signal: Annotated[str, typer.Option(help="Which of several signals in the file.")] = "",
+    group: Annotated[str, typer.Option(
+        help="Column that says what sequences have in common, such as a prompt.")] = "",
+    per_group: Annotated[bool, typer.Option(
+        "--per-group", help="A threshold for each group that has enough sequences.")] = False,
+    base_rate: Annotated[float, typer.Option(
+        help="Share of unsafe sequences in deployment. [default: the log's]",
+        show_default=False)] = float("nan"),
+    per_day: Annotated[float, typer.Option(help="Sequences per day in deployment.")] = 1000.0,
+    valid_days: Annotated[int, typer.Option(help="Days until the policy expires.")] = 90,
+    dtype: Annotated[str, typer.Option(
+        help="Precision of the scores: float64, float32 or float16.")] = "float64",
+    on_error: Annotated[str, typer.Option(
+        help="What a score of no use leads to: alarm or raise.")] = "alarm",
+    drift_rate: Annotated[float, typer.Option(
+        help="Chance of ever reporting drift where there is none.")] = 0.01,
+    half_width: Annotated[float, typer.Option(
+        help="If labels are missing: how many to buy for intervals of this half width.")] = 0.02,
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 2026,
+) -> None:
+    """Make a policy for `watch` from a log: statistic, threshold, what to expect, and a page."""
+    with _expected_errors():
+        from monitorlab.commands.calibrate import (
+            Plan,
+            calibrate_log,
+            describe_calibration,
+            write_calibration,
+        )
+        from monitorlab.online.score_files import load_scores
+        from monitorlab.storage.files import digest_file
+
+        plan = Plan(level, delta, calibrator, objective, statistic, per_group, base_rate, per_day,
+                    orientation, dtype, on_error, valid_days, drift_rate, half_width, seed)
+        path = log.expanduser()
+        scores = load_scores(path, orientation, columns=columns, group=group, positive=positive,
+                             signal=signal)
+        found = calibrate_log(scores, plan, digest_file(path))
+        write_calibration(found, out.expanduser())
+        typer.echo(describe_calibration(found))
+        typer.echo(f"Open {_relative(out / 'page.html')}, or run: python -m monitorlab watch "
+                   f"{_relative(out / 'policy.json')} < lines.jsonl")
+
+
+@app.command("watch")
+def _watch(
+    policy: Annotated[Path, typer.Argument(help="policy.json, as `calibrate` writes it.")],
+    mark: Annotated[bool, typer.Option(
+        "--mark", help="Write into POLICY and its page when the guarantee becomes void.")] = False,
+) -> None:
+    """Read JSON lines with id and score, write alarms as JSON lines; 1 if a line was of no use."""
+    with _expected_errors():
+        from monitorlab.commands.watch import watch
+        from monitorlab.online.policy import OnlineMonitor, Policy
+
+        monitor = OnlineMonitor(Policy.load(policy.expanduser()))
+        for warning in monitor.policy.warnings():
+            typer.echo(f"warning: {warning}", err=True)
+        lines = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace")
+        bad = watch(
+            monitor, lines, functools.partial(print, flush=True),
+            functools.partial(typer.echo, err=True),
+            functools.partial(_mark, policy.expanduser()) if mark else lambda now: None,
+        )
+        if bad:
+            _stop(f"{bad} of the lines could not be used", 1)
+
+
+def _mark(path: Path, policy: Policy) -> None:
+    """Write a policy that has become void, and its page where there is one."""
+    policy.save(path)
+    if (path.parent / "page.html").exists():
+        from monitorlab.commands.calibrate import write_page
+
+        write_page(path.parent)
 
 
 @app.command("reread")

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from monitorlab.online.trajectories import UNKNOWN, Trajectories
-from monitorlab.statistics.thresholds import Threshold
+from monitorlab.statistics.thresholds import Threshold, tie_draws
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -69,7 +69,7 @@ def peaks(statistic: Trajectories | FloatArray) -> FloatArray:
 def alarm_steps(
     statistic: Trajectories | FloatArray,
     threshold: Threshold | float,
-    tie_rng: np.random.Generator | None = None,
+    tie_rng: np.random.Generator | FloatArray | None = None,
 ) -> IntArray:
     """First step, counted from 1, at which each sequence alarms; 0 if it never does.
 
@@ -79,8 +79,9 @@ def alarm_steps(
         Scores or a running statistic, NaN after the last step in an array; high is unsafe.
     threshold : Threshold or float
         The rule, or a number: alarm above it.
-    tie_rng : Generator, optional
-        Draws each sequence's tie-breaking number; needed if the threshold randomises ties.
+    tie_rng : Generator, or ndarray of float, shape (n,), optional
+        Draws each sequence's tie-breaking number, or is these numbers; needed if the threshold
+        randomises ties.
 
     Returns
     -------
@@ -93,7 +94,7 @@ def alarm_steps(
     elif 0.0 < threshold.tie_break < 1.0:
         if tie_rng is None:
             raise ValueError("this threshold breaks ties at random: pass tie_rng to alarm_steps.")
-        passed = threshold.alarms(values, np.repeat(tie_rng.random(len(lengths)), lengths))
+        passed = threshold.alarms(values, np.repeat(tie_draws(tie_rng, len(lengths)), lengths))
     else:
         passed = threshold.alarms(values)
     step = np.arange(len(values)) - np.repeat(starts, lengths) + 1
@@ -104,7 +105,7 @@ def alarm_steps(
 def alarm_table(
     trajectories: Trajectories,
     threshold: Threshold | float,
-    tie_rng: np.random.Generator | None = None,
+    tie_rng: np.random.Generator | FloatArray | None = None,
 ) -> pd.DataFrame:
     """One row per sequence: when it alarms at a given threshold. No labels are needed.
 

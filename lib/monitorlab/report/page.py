@@ -308,6 +308,11 @@ def _read_copy(state: State, runs: Path, run_id: str, documents: dict[str, Any])
     return state
 
 
+def render_page(template: str, **values: object) -> str:
+    """Return one HTML page made by a template of `reports/template`; plain text is escaped."""
+    return _environment().get_template(template).render(**values)
+
+
 def _environment() -> Environment:
     folder = project_root() / "reports" / "template"
     environment = Environment(

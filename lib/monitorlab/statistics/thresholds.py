@@ -22,9 +22,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from monitorlab.statistics.intervals import check_level
-from monitorlab.statistics.ranks import RANK_RULES, sequences_needed
-
 FloatArray = NDArray[np.float64]
 
 FALSE_ALARM = "false_alarm"
@@ -148,7 +145,7 @@ def calibrate(
     *,
     risk: str = FALSE_ALARM,
     delta: float = 0.1,
-    tie_rng: np.random.Generator | None = None,
+    tie_rng: np.random.Generator | FloatArray | None = None,
 ) -> Threshold:
     """Choose a threshold for one risk from the peaks of one class.
 
@@ -168,9 +165,9 @@ def calibrate(
         Which risk ``level`` is about.
     delta : float
         Error probability, in (0, 1); not used by ``crc``.
-    tie_rng : Generator, optional
-        If given, ties are broken by one uniform draw per sequence, which spends the whole level
-        even on a coarse score. Without it ties fall on the safe side.
+    tie_rng : Generator, or ndarray of float, shape (n,), optional
+        If given, ties are broken by one uniform draw per sequence (or by these numbers), which
+        spends the whole level even on a coarse score. Without it ties fall on the safe side.
 
     Returns
     -------
@@ -190,6 +187,8 @@ def calibrate(
     >>> threshold.value, threshold.state
     (0.9, 'calibrated')
     """
+    from monitorlab.statistics.ranks import RANK_RULES, sequences_needed  # a policy needs no scipy
+
     if calibrator not in RANK_RULES:
         raise ValueError(f"calibrator is {calibrator!r}, expected one of {', '.join(RANK_RULES)}.")
     if risk not in RISKS:
@@ -197,7 +196,7 @@ def calibrate(
     values = _one_per_sequence(peaks)
     n = len(values)
     k = RANK_RULES[calibrator](n, level, delta)
-    draws = np.ones(n) if tie_rng is None else tie_rng.random(n)
+    draws = np.ones(n) if tie_rng is None else tie_draws(tie_rng, n)
     value, tie_break = _place(values, draws, k, risk, randomised=tie_rng is not None)
     silent = NEVER_ALARM if risk == FALSE_ALARM else ALWAYS_ALARM
     threshold = Threshold(
@@ -216,6 +215,22 @@ def calibrate(
     alarmed = threshold.alarms(values, draws)
     event = alarmed if risk == FALSE_ALARM else ~alarmed
     return replace(threshold, attained=float(np.mean(event)) if n else 0.0)
+
+
+def tie_draws(source: np.random.Generator | FloatArray, n: int) -> FloatArray:
+    """Return one number in (0, 1) for each of n sequences, drawn, or as they are given.
+
+    Raises
+    ------
+    ValueError
+        If there are more or fewer given numbers than sequences.
+    """
+    if isinstance(source, np.random.Generator):
+        return source.random(n)
+    if source.shape != (n,):
+        raise ValueError(f"the tie-breaking numbers have shape {source.shape}, expected ({n},), "
+                         "one for each sequence.")
+    return source
 
 
 def _one_per_sequence(peaks: ArrayLike) -> FloatArray:
@@ -310,6 +325,8 @@ def calibrate_weighted(
     >>> calibrate_weighted([0.1, 0.3, 0.5], [1, 1, 2], 0.5, heaviest=2)
     0.5
     """
+    from monitorlab.statistics.intervals import check_level  # a policy needs no scipy
+
     values, given = _one_per_sequence(peaks), np.asarray(weights, dtype=np.float64)
     if given.shape != values.shape or not (np.isfinite(given) & (given > 0)).all():
         raise ValueError(f"the weights have shape {given.shape} and the least is "

@@ -20,10 +20,12 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 LIBRARY = Path(__file__).resolve().parents[1]
 # Packages that train; each counts as a whole, and so does that of the models where there is one.
@@ -37,6 +39,8 @@ def digest_table(table: pa.Table) -> str:
 
     Parquet bytes depend on the writer's version, the content does not.
     """
+    import pyarrow as pa  # here, so that a policy is read with numpy alone
+
     digest = hashlib.sha256()
     for field, column in zip(table.schema, table.itercolumns(), strict=True):
         digest.update(f"{field.name}:{field.type}:{len(column)};".encode())

@@ -1,0 +1,96 @@
+"""`python -m monitorlab watch`: lines with scores in, alarms out, by a policy.
+
+A line is a JSON object: ``{"id": "a1", "score": 0.3}``, optionally with ``step`` and ``group``.
+``"end": true`` ends a sequence, with its last score or alone. Numpy is all this needs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from monitorlab.online.policy import OnlineMonitor, Policy
+
+SHOWN = 80  # characters of a bad line that a complaint repeats
+_decode = json.JSONDecoder().raw_decode  # json.loads looks for white space around, line by line
+
+
+def watch(
+    monitor: OnlineMonitor,
+    lines: Iterable[str],
+    say: Callable[[str], object],
+    complain: Callable[[str], object],
+    changed: Callable[[Policy], object] = lambda policy: None,
+) -> int:
+    """Pass every line to the monitor, and say its alarms as they come.
+
+    Parameters
+    ----------
+    monitor : OnlineMonitor
+        Of a policy.
+    lines : iterable of str
+        One JSON object each; empty ones are skipped.
+    say : callable
+        Takes JSON objects as text: every alarm once, the state of the guarantee when it changes,
+        and the status at the end, whatever ended it.
+    complain : callable
+        Takes a sentence with the line's number for each line that cannot be used.
+    changed : callable
+        Takes the policy whose guarantee has become void, at that moment.
+
+    Returns
+    -------
+    int
+        Lines that could not be used. Where such a line names a sequence, that sequence alarms.
+    """
+    bad, policy = 0, monitor.policy
+    try:
+        for number, line in enumerate(lines, 1):
+            try:
+                _take(monitor, line, say)
+            except (ValueError, RecursionError) as error:
+                bad += 1
+                complain(f"line {number}: {error} (found {line.strip()[:SHOWN]!r})")
+            if monitor.policy is not policy:
+                policy = monitor.policy
+                say(json.dumps(monitor.status()))
+                changed(policy)
+    finally:
+        say(json.dumps(monitor.status() | {"bad_lines": bad}))
+    return bad
+
+
+def _take(monitor: OnlineMonitor, line: str, say: Callable[[str], object]) -> None:
+    """Pass one line on; a ValueError says what is wrong with it."""
+    line = line.strip()
+    if not line:
+        return
+    row, end = _decode(line)
+    if type(row) is not dict or end != len(line):
+        raise ValueError("expected one JSON object")
+    sequence_id, ends = _name(row, "id"), row.get("end", False)
+    if ends is not True and ends is not False:
+        raise ValueError('"end" is neither true nor false')
+    if "score" in row or not ends:
+        alarms, errors = monitor.alarms, monitor.errors
+        group = _name(row, "group") if "group" in row else ""
+        score: Any = row.get("score")  # None is no score, and the monitor says so
+        alarm = monitor.update(sequence_id, score, step=row.get("step"), group=group)
+        if alarm is not None and monitor.alarms > alarms:
+            facts = alarm.to_dict()
+            say(json.dumps({"alarm": facts.pop("sequence_id"), **facts}))
+            if monitor.errors > errors:
+                raise ValueError(alarm.reason)
+    if ends:
+        monitor.end(sequence_id)
+
+
+def _name(row: dict[str, Any], key: str) -> str:
+    """Return an identifier as text; a number names the same sequence as its digits."""
+    name = row.get(key)
+    if type(name) is int:
+        return str(name)
+    if type(name) is not str:
+        raise ValueError(f'"{key}" is {json.dumps(name)[:SHOWN]}, expected text')
+    return name
