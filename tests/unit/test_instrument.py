@@ -114,6 +114,12 @@ def test_a_mutation_is_noticed_where_there_is_something_to_lose(
         assert row["loss"] == row["loss_low"] == row["loss_high"] == 0
 
 
+def test_few_scenarios_accuse_nobody() -> None:
+    few = scored(PERFECT, LABELS, per_scenario=8)
+    row = instrument.mutation("x", few, few, rng(), 50)
+    assert row["found"] == instrument.TOO_FEW and row["before_low"] == 1
+
+
 def test_shuffled_labels_are_as_many_and_show_as_worse() -> None:
     judged = scored(PERFECT, LABELS)
     mixed = instrument.shuffled(judged, rng())

@@ -24,6 +24,7 @@ from monitorlab.statistics.roc import auroc
 VIEWED = ("TF-IDF", "program checks")  # monitors of the lineup that are asked with every view
 FEW_WORDS = "last-3-words"  # too few for any monitor
 METRIC = "balanced_accuracy"
+LEAST = 20  # scenarios: intervals of fewer may be far too narrow to accuse the instrument
 WORSE, AT_CHANCE = "worse, as it must be", "nothing to lose: at chance before"
 TOO_FEW, NOT_SEEN = "too few samples to tell", "not noticed"
 
@@ -152,7 +153,7 @@ def mutation(
         ``mutation``, ``n``, ``before`` and ``after`` (AUROC) and their difference ``loss``, all
         with ``_low`` and ``_high`` (95 %), and ``found``. A monitor can lose what it has above
         chance, so a mutation is `NOT_SEEN` only where that is certain (the interval is above .5)
-        and more than the interval of the loss is wide; half of that would be told too rarely.
+        and more than the interval of the loss is wide, over at least `LEAST` scenarios.
     """
     draws, row = [], dict[str, str | float](mutation=name, n=len(before))
     for which, judged in (("before", before), ("after", after)):
@@ -166,10 +167,11 @@ def mutation(
         limits[which] = [float(end[0]) for end in percentiles(drawn, 0.95)]
         row |= {f"{which}_low": limits[which][0], f"{which}_high": limits[which][1]}
     width = limits["loss"][1] - limits["loss"][0]
-    if not np.isfinite(width):  # a label or all scores are missing
-        return row | {"found": TOO_FEW}
     if limits["loss"][0] > 0:
         return row | {"found": WORSE}
+    # Without a label or any score there is no width.
+    if not np.isfinite(width) or before["scenario_id"].nunique() < LEAST:
+        return row | {"found": TOO_FEW}
     if not limits["before"][0] > 0.5:
         return row | {"found": AT_CHANCE}
     return row | {"found": NOT_SEEN if float(row["before"]) - 0.5 > width else TOO_FEW}
