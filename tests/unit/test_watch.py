@@ -118,3 +118,23 @@ def test_an_alarm_comes_while_the_stream_goes_on(tmp_path: Path):
         assert json.loads(process.stdout.readline())["alarm"] == "a"
         process.stdin.close()
         assert process.wait(timeout=60) == 0
+
+
+def test_random_garbage_never_passes_in_silence_and_never_stops_the_watch():
+    """Two thousand lines, cut, flipped and shuffled: each is a step, an end, or a complaint."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for _ in range(2_000):
+        row = {"id": f"s{rng.integers(50)}", "score": rng.choice([0.1, 0.5, 0.95, -np.inf, np.nan])}
+        if rng.random() < 0.1:
+            row[rng.choice(["step", "end", "group", "id"])] = rng.choice([None, True, 3, "x"])
+        line = json.dumps(row, default=lambda one: one.item())
+        if rng.random() < 0.2:
+            line = line[: rng.integers(len(line))] + chr(rng.integers(1, 0xD7FF))
+        lines.append(line)
+    said, complaints, bad = run(lines)
+    status = said[-1]
+    assert bad == len(complaints) == status["bad_lines"] and 100 < bad < 1500
+    assert len(said) - 1 == status["alarms"] >= status["errors"] > 0
+    assert status["steps"] + status["finished"] + bad >= 2_000
+    assert status["open"] <= 60
