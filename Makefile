@@ -70,13 +70,14 @@ lock: $(READY)  ## write the installed versions to requirements.lock
 	@{ echo "# Versions that were tested together. Written by 'make lock'; used as constraints."; cat requirements.lock.new; } > requirements.lock
 	@rm requirements.lock.new && touch $(READY)
 
-benchmark: $(READY)  ## time the online comparison, the corpus, the scoring engine, the paired tests, training
+benchmark: $(READY)  ## time the online comparison, the corpus, the scoring engine, the paired tests, training, watch
 	@$(BIN)/python tests/benchmarks/benchmark_comparison.py
 	@$(BIN)/python tests/benchmarks/benchmark_corpus.py
 	@$(BIN)/python tests/benchmarks/benchmark_scoring.py
 	@$(BIN)/python tests/benchmarks/benchmark_scoring.py --real smollm2
 	@$(BIN)/python tests/benchmarks/benchmark_comparisons_of_monitors.py
 	@$(BIN)/python tests/benchmarks/benchmark_training.py
+	@$(BIN)/python tests/benchmarks/benchmark_watch.py
 
 clean:  ## remove what runs generate; data/cache and .venv stay
 	@rm -rf data/runs .mypy_cache .ruff_cache .pytest_cache

@@ -359,11 +359,14 @@ def _watch(
 
 def _mark(path: Path, policy: Policy) -> None:
     """Write a policy that has become void, and its page where there is one."""
-    policy.save(path)
-    if (path.parent / "page.html").exists():
-        from monitorlab.commands.calibrate import write_page
+    try:
+        policy.save(path)
+        if (path.parent / "page.html").exists():
+            from monitorlab.commands.calibrate import write_page
 
-        write_page(path.parent)
+            write_page(path.parent)
+    except (OSError, ValueError, LookupError) as error:  # the watch goes on
+        typer.echo(f"the policy or its page could not be marked: {error}", err=True)
 
 
 @app.command("reread")

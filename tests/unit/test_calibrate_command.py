@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,7 +183,12 @@ def test_sequences_without_a_label_narrow_what_is_known(tmp_path: Path):
 @pytest.mark.parametrize(("change", "message"), [
     ({"objective": "luck"}, "objective is 'luck', expected one of power, restricted_delay"),
     ({"statistic": "best"}, "statistic is 'best', expected one of running_min"),
-    ({"base_rate": 1.5}, "base rate is 1.5"), ({"per_day": 0}, "0 sequences per day"),
+    ({"calibrator": "magic"}, "calibrator is 'magic', expected one of crc"),
+    ({"side": "up"}, "side is 'up'"), ({"dtype": "int8"}, "dtype is 'int8'"),
+    ({"on_error": "ignore"}, "on_error is 'ignore', expected one of alarm, raise"),
+    ({"level": 1.0}, "level is 1.0"), ({"delta": math.nan}, "delta is nan"),
+    ({"drift_rate": 0}, "drift_rate is 0"), ({"half_width": 2}, "half_width is 2"),
+    ({"base_rate": 1.5}, "base_rate is 1.5"), ({"per_day": 0}, "per_day is 0"),
 ])
 def test_plans_that_mean_nothing_are_refused(change, message):
     with pytest.raises(ScoreFileError, match=message):
@@ -214,6 +220,8 @@ def test_the_command_takes_foreign_columns_and_its_policy_runs(tmp_path: Path, m
     assert again.exit_code == 2 and "pol exists. Choose another --out" in again.output
     wrong = CliRunner().invoke(app, [*words[:3], "other"])
     assert wrong.exit_code == 2 and "log.csv" in wrong.output
+    off = CliRunner().invoke(app, [*words[:3], "other", "--level", "5"])
+    assert off.exit_code == 2 and "level is 5.0, expected a number between" in off.output
 
 
 def test_the_page_is_one_file_and_carries_the_state(tmp_path: Path):

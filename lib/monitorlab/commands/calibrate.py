@@ -28,7 +28,15 @@ from monitorlab.online.comparison import Method, Split, compare_methods
 from monitorlab.online.drift import DriftReference
 from monitorlab.online.learned import LearnedPrefix
 from monitorlab.online.metrics import alarm_steps, peaks
-from monitorlab.online.policy import Policy, days_after, hashed_draws, round_scores
+from monitorlab.online.policy import (
+    DTYPES,
+    ON_ERROR,
+    SIDES,
+    Policy,
+    days_after,
+    hashed_draws,
+    round_scores,
+)
 from monitorlab.online.running import (
     Cusum,
     Ewma,
@@ -41,7 +49,7 @@ from monitorlab.online.trajectories import UNKNOWN, ScoreFileError, Trajectories
 from monitorlab.report.page import render_page
 from monitorlab.statistics.intervals import Clustered
 from monitorlab.statistics.prediction_powered import corrected_rate
-from monitorlab.statistics.ranks import sequences_needed
+from monitorlab.statistics.ranks import RANK_RULES, sequences_needed
 from monitorlab.statistics.resampling import draw_units, percentiles
 from monitorlab.statistics.thresholds import Threshold, calibrate
 from monitorlab.storage.files import write_folder_atomic, write_text_atomic
@@ -114,18 +122,23 @@ class Plan:
     seed: int = 2026
 
     def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise ScoreFileError(f"the objective is {self.objective!r}, expected one of "
-                                 f"{', '.join(OBJECTIVES)}.")
-        names = [one.name for one in CANDIDATES]
-        if self.statistic and self.statistic not in names:
-            raise ScoreFileError(f"the statistic is {self.statistic!r}, expected one of "
-                                 f"{', '.join(names)}.")
+        statistics = ("", *(one.name for one in CANDIDATES))
+        for what, known in (
+            ("objective", OBJECTIVES), ("statistic", statistics), ("calibrator", RANK_RULES),
+            ("side", SIDES), ("dtype", DTYPES), ("on_error", ON_ERROR),
+        ):
+            if getattr(self, what) not in known:
+                raise ScoreFileError(f"{what} is {getattr(self, what)!r}, expected one of "
+                                     f"{', '.join(filter(None, known))}.")
+        for what in ("level", "delta", "drift_rate", "half_width"):
+            if not 0.0 < getattr(self, what) < 1.0:
+                raise ScoreFileError(f"{what} is {getattr(self, what)}, expected a number between "
+                                     "0 and 1.")
         if not (math.isnan(self.base_rate) or 0.0 <= self.base_rate < 1.0):
-            raise ScoreFileError(f"the base rate is {self.base_rate}, expected the share of unsafe "
+            raise ScoreFileError(f"base_rate is {self.base_rate}, expected the share of unsafe "
                                  "sequences, at least 0 and below 1.")
         if not self.per_day > 0 or self.valid_days < 1:
-            raise ScoreFileError(f"{self.per_day:g} sequences per day and {self.valid_days} days, "
+            raise ScoreFileError(f"per_day is {self.per_day:g} and valid_days {self.valid_days}, "
                                  "expected more than 0.")
 
 
@@ -492,7 +505,7 @@ def chosen(statistics: pd.DataFrame, policy: Policy) -> str:
 
 
 def _own_row(levels: pd.DataFrame, policy: Policy) -> pd.Series[float]:
-    return levels[levels["level"] == policy.threshold.level].iloc[0]
+    return levels.iloc[int((levels["level"] - policy.threshold.level).abs().argmin())]
 
 
 def _range(row: pd.Series[float], name: str) -> str:

@@ -123,10 +123,12 @@ class DriftTest:
     seen: int = 0
     fired_at: int = 0
     _counts: list[int] = field(default_factory=list)
+    _total: int = 0
     _capital: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
         self._counts = list(self.reference.counts)
+        self._total = sum(self._counts)
 
     def add(self, peak: float, draw: float) -> None:
         """Bet on one finished sequence.
@@ -143,8 +145,9 @@ class DriftTest:
             return
         at = bisect_left(self.reference.edges, peak)
         self._counts[at] += 1
+        self._total += 1
         above = sum(self._counts[at + 1:])
-        self._bet((above + draw * self._counts[at]) / (above + sum(self._counts[:at + 1])))
+        self._bet((above + draw * self._counts[at]) / self._total)
         if self.evidence >= 1.0 / self.reference.rate:
             self.fired_at = self.seen
 

@@ -513,7 +513,7 @@ def _check_step(opened: _Open, step: int) -> None:
 
 def _reader(policy: Policy) -> Callable[[Any], float]:
     """Return the map from a score as it comes in to suspicion, rounded as in calibration."""
-    dtype, sign = DTYPES[policy.dtype], -1.0 if policy.side == "safety" else 1.0
+    dtype, safety = DTYPES[policy.dtype], policy.side == "safety"
     exact = dtype is np.float64
 
     def read(score: Any) -> float:
@@ -528,7 +528,7 @@ def _reader(policy: Policy) -> Callable[[Any], float]:
         if not exact:
             with np.errstate(over="ignore"):
                 score = float(dtype(score))
-        return sign * score
+        return -score if safety else score
 
     return read
 
