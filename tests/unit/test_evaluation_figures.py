@@ -30,7 +30,7 @@ from monitorlab.evaluation.tradeoff import Line, fit_line
 CELLS = list(CELL_TITLES)
 NAMES = ["rules, else TF-IDF", "small LM, as text, evidence", "coin", "TF-IDF > encoder"]
 MANY = [f"monitor {i:02}" for i in range(14)]
-NO_LINE = Line(1, *[np.nan] * 6)
+NO_LINE = Line(1, *[np.nan] * 8)
 
 
 def judged_frame(name: str, seed: int = 0, pairs: int = 20, skill: float = 0.3) -> pd.DataFrame:
