@@ -109,6 +109,8 @@ def test_groups_may_have_thresholds_of_their_own():
         assert alarm_metrics(alarm_steps(new, rule, hashed_draws(new.ids)), new).far < 0.14
     assert found.groups["group"].tolist() == ["easy", "hard"]
     assert found.groups["far"].between(0.06, 0.14).all()
+    said = describe_calibration(found)
+    assert "within each of the groups easy, hard" in said and "group hard: " in said
     with pytest.raises(ScoreFileError, match="need a column of groups"):
         calibrate_log(data, Plan(per_group=True))
 

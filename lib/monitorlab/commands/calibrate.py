@@ -458,10 +458,11 @@ def describe_calibration(found: Calibrated) -> str:
     policy, lines = found.policy, [found.policy.promise, ""]
     lines += [f"warning: {warning}" for warning in policy.warnings()]
     row = _own_row(found.levels, policy)
+    expected = "Expected with the threshold of all" if policy.groups else "Expected"
     lines += [
         enough(row), chosen(found.statistics, policy),
-        f"Expected: false alarms {_range(row, 'far')}, power {_range(row, 'power')}, delay of the "
-        f"detected {_range(row, 'delay')}, restricted delay {_range(row, 'restricted_delay')}.",
+        f"{expected}: false alarms {_range(row, 'far')}, power {_range(row, 'power')}, delay of "
+        f"the detected {_range(row, 'delay')}, restricted delay {_range(row, 'restricted_delay')}.",
         f"Per day {row['alarms_per_day']:.4g} alarms, {row['false_alarms_per_day']:.4g} of them "
         f"false: {row['precision']:.1%} of alarms are right.", "",
         "level  safe needed  false alarms             power                    restricted delay",
@@ -469,6 +470,9 @@ def describe_calibration(found: Calibrated) -> str:
     for _, one in found.levels.iterrows():
         lines.append(f"{one['level']:<6g} {one['needed']:11.0f}  {_range(one, 'far'):24} "
                      f"{_range(one, 'power'):24} {_range(one, 'restricted_delay')}")
+    for _, one in found.groups.iterrows():
+        lines.append(f"group {one['group']}: {enough(one)} False alarms {_range(one, 'far')}, "
+                     f"power {_range(one, 'power')}.")
     for _, one in found.estimates.iterrows():
         lines.append(f"{one['rate']}: {_range(one, 'plain')} from {one['labelled']} labels, "
                      f"{_range(one, 'corrected')} corrected by {one['sequences']} sequences; "

@@ -13,7 +13,8 @@ to one, hence the total is still a test martingale, and since every update is li
 add up to three numbers.
 
 Peaks are counted in bins. Exchangeable peaks fall into exchangeable bins, so the p-values stay
-exact, and memory stays constant for any number of sequences.
+exact, and memory stays constant for any number of sequences. Only where the bins end depends on the
+threshold, and so a little on what is counted; the rate was kept in every simulation of that.
 
 References
 ----------

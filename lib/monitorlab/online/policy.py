@@ -46,6 +46,7 @@ FloatArray = NDArray[np.float64]
 VERSION = 1
 FORMAT = "monitorlab policy"
 VALID_DAYS = 90
+MOST_NAMED = 6  # groups that a promise names
 SIDES = ("suspicion", "safety")
 ON_ERROR = ("alarm", "raise")
 DTYPES: dict[str, Any] = {"float64": np.float64, "float32": np.float32, "float16": np.float16}
@@ -148,9 +149,15 @@ class Policy:
             return f"{at_most}, if the statistic is an exact likelihood ratio."
         how = ("On average" if math.isnan(rule.delta) else
                f"With probability {100.0 * (1.0 - rule.delta):.4g} %")
+        basis = f"exchangeable with the {rule.n} that calibrated"
+        if self.groups:
+            more = len(self.groups) - MOST_NAMED
+            named = ", ".join(list(self.groups)[:MOST_NAMED]) + f" and {more} more" * (more > 0)
+            at_most += (f", within each of the groups {named}; sequences of other groups are "
+                        "judged by the threshold of all, and promised nothing of their own")
+            basis = f"exchangeable with those of their group among the {rule.n} that calibrated"
         return (f"{how} over calibration sets, {at_most}. This assumes that new {kind} sequences "
-                f"are exchangeable with the {rule.n} that calibrated: the same kind of task, "
-                "generator and score.")
+                f"are {basis}: the same kind of task, generator and score.")
 
     def state(self, today: str = "") -> str:
         """Return "valid", "guarantee void" or "expired" (on ``today``, YYYY-MM-DD)."""
