@@ -20,7 +20,7 @@
 # %% [markdown]
 # **You will learn**
 # - Place an alarm threshold by counting, so that false alarms stay below a level you choose.
-# - Compare it with sequential tests on false alarms, power and delay, on the same splits.
+# - Compare it with sequential tests and with trivial baselines, on the same splits.
 # - Choose a better statistic to threshold, without losing the guarantee.
 #
 # **Reads** `steps`
@@ -284,6 +284,26 @@ print(f"M = {product}: alarm at step {alarm_by_hand}, the library at step {alarm
 assert alarm == alarm_by_hand, "by hand and by the library: the same step"
 
 # %% [markdown]
+# ## Three trivial baselines
+#
+# Before we praise a method, we ask what one gets for nothing. The first baseline is the threshold
+# itself, with ties broken by a draw (the section on ties below explains how). The second reads the
+# first score and nothing after it. It says how hard the problem looked at the outset, so what it
+# catches is *predicted*, and no step can have been detected. The third reads no score at all, and
+# alarms once a sequence is long. All three keep the same guarantee, since the calibrator takes any
+# statistic of the past.
+
+# %%
+walk = np.array([[0.2, 0.7, 0.4]])
+for method in chapter.TRIVIAL_METHODS:
+    values = method.statistic.fit(None)(walk)[0]
+    print(f"{method.label}: {values.tolist()}")
+
+# %% [markdown]
+# The three rows are what each baseline compares with its threshold at steps 1, 2 and 3. A method is
+# worth its price only where it beats all of them.
+
+# %% [markdown]
 # ## The comparison
 #
 # The *PAC* form of the e-valuator makes no use of Ville's inequality. It learns the ratio on half
@@ -326,7 +346,10 @@ print(f"{len(chapter.ALL_METHODS)} methods, {online.n_splits} splits: every cell
 # The first figure is about solutions of arithmetic problems, scored by the verifier. It has one
 # column for each generator and one row for each measure.
 #
-# The paper's delay, in the third row, averages over *detected* sequences only. A monitor that
+# For these problems the first wrong step is known. The third row counts an unsafe sequence as
+# caught only if the alarm comes *at or after* that step, since an earlier alarm is a prediction.
+#
+# The paper's delay, in the fourth row, averages over *detected* sequences only. A monitor that
 # detects one easy sequence at once and misses all others has a short delay by this measure. The
 # restricted delay in the last row counts a miss as the full length of the sequence, so that all
 # methods are compared on the same sequences.
@@ -339,19 +362,26 @@ math_panels = {
     if scored[key].stand_in and key[1] == "verifier"
 }
 fig = chapter.figures.plot_protocol(
-    results, math_panels, paper, "Math, small stand-in generators and verifier"
+    results,
+    math_panels,
+    paper,
+    "Math, small stand-in generators and verifier",
+    measures=("far", "power", "after_onset", "delay", "restricted_delay"),
 )
 display.show(
     fig,
     "07_math",
-    alt="False alarms, power and delays against the target level for CRC, UCB and the "
-    "two e-valuator tests, on miniature math with a strong and a weak generator.",
+    alt="False alarms, power, share caught at or after the first wrong step and delays against "
+    "the target level for CRC, UCB, two e-valuator tests and three trivial baselines, on "
+    "miniature math with a strong and a weak generator.",
 )
 
 # %% [markdown]
-# Each line is a method, and its band spans the tenth to the ninetieth percentile over splits. In
-# the first row the dashed diagonal is the promise, and the mean false alarm rate should lie below
-# it, but not far. In the second row higher is better, in the two rows of delays lower is better.
+# Each line is a method, and its band spans the tenth to the ninetieth percentile over splits. The
+# dashed grey lines are the trivial baselines. In the first row the dashed diagonal is the promise,
+# and the mean false alarm rate should lie below it, but not far. In the second and third row higher
+# is better, in the two rows of delays lower is better. Where a grey line is the best in a row, the
+# methods above it are not worth their price there.
 
 # %% [markdown]
 # ### Conversations in which the assistant may give in
@@ -371,13 +401,14 @@ fig = chapter.figures.plot_protocol(
     talk,
     paper,
     "Conversations, small stand-in guard",
-    measures=("far", "power", "restricted_delay"),
+    measures=("far", "power", "by_half", "restricted_delay"),
 )
 display.show(
     fig,
     "07_conversations",
-    alt="False alarms, power and restricted delay against the target level for the "
-    "paper's four methods on miniature conversations scored by the small guard.",
+    alt="False alarms, power, share caught by half of the steps and restricted delay against the "
+    "target level for the paper's four methods and the trivial baselines on miniature "
+    "conversations scored by the small guard.",
 )
 
 # %% [markdown]
@@ -401,7 +432,7 @@ if outside:
         fig,
         "07_outside",
         alt="False alarms, power and delays against the target level for the paper's "
-        "four methods on data sets from outside this repository.",
+        "four methods and the trivial baselines on data sets from outside this repository.",
     )
 else:
     print("no data set from outside in this run")
@@ -415,7 +446,9 @@ else:
 #
 # Each entry is a mean over splits, with the tenth and ninetieth percentile in brackets. The column
 # *guarantee* is what a rule promises about the false alarm rate $R$, and the column after it says
-# where the rule is defined. Delays are shares of a sequence's steps.
+# where the rule is defined. *At or after onset* appears where the first wrong step is known, and *by
+# half* is the share of unsafe sequences with an alarm in the first half of their steps. Delays are
+# given as shares of the steps / of the tokens.
 
 # %% tags=["nbval-ignore-output"]
 for (dataset, signal), name in main.items():
@@ -430,7 +463,9 @@ for (dataset, signal), name in main.items():
 # their sequences, so they cannot tell whether a difference between two methods would also be there
 # on other sequences. For that, all sequences are drawn anew three hundred times and every threshold
 # is placed again. A difference is called clear only if its 95 percent interval excludes zero, and
-# nothing is concluded from fewer than ten sequences of a class.
+# nothing is concluded from fewer than ten sequences of a class. A method is called better than the
+# trivial baselines only if it is clearly better than the best of them in power or in restricted
+# delay, and clearly worse in neither.
 
 # %% tags=["nbval-ignore-output"]
 for key in main:
@@ -444,9 +479,18 @@ for key in main:
 # the running mean, which is 0.2, 0.4, 0.4. The calibrator sees only peaks, and it makes the same
 # promise for any statistic that depends on nothing but the past. So one may also threshold an
 # exponentially weighted mean, a cumulative sum [4], the e-valuator ratio or a learned statistic.
-# Ours is the log odds of danger given five numbers about the sequence so far, namely the score, its
-# running maximum and mean, the first score and the step. It is learned on half of the calibration
-# set and calibrated on the other half.
+# Ours is the log odds of danger given a few numbers about the sequence so far, such as the score,
+# its running maximum, minimum and mean, the first score and the step.
+#
+# Only safe sequences calibrate, so every unsafe one of the calibration set may be learned from, and
+# half of the safe ones. The other half of the safe ones calibrates. It was not touched by the
+# learning, so it is exchangeable with future safe sequences, whatever was learned.
+#
+# Three more statistics are *chosen*. Each takes the candidate that five-fold cross-validation
+# prefers on the part that is learned from, for an objective that we state beforehand, namely power,
+# the share caught by half of the steps, or a restricted delay. In the last one a miss counts as
+# several lengths. Counted as one length, the best answer would often be to read the first score
+# and then give up.
 
 # %%
 fig = chapter.figures.plot_trade_off(
@@ -466,13 +510,14 @@ display.show(
 
 # %% [markdown]
 # Each mark is one method, and up and to the left is better. The arms span the tenth to the
-# ninetieth percentile over splits. Look for methods that stand above and to the left of the paper's
-# CRC on every panel.
+# ninetieth percentile over splits. The grey marks with three arms are the trivial baselines. Look
+# for methods that stand above and to the left of all three, on every panel.
 
 # %% [markdown]
 # An early alarm may owe part of its success to how hard the problem looked at the first step. That
-# is a legitimate use of the score, but it predicts an error instead of detecting one. If your alarm
-# should point to the step that went wrong, prefer the paper's threshold on the latest score.
+# is a legitimate use of the score, but it predicts an error instead of detecting one, and the mark
+# of the first score alone shows how far prediction gets. If your alarm should point to the step
+# that went wrong, compare the column *at or after onset* above.
 
 # %% [markdown]
 # ## Is the verifier worth its price?
@@ -490,11 +535,13 @@ display.show(
     fig,
     "07_signals",
     alt="Power and restricted delay of the CRC threshold against the target level, under "
-    "the verifier and the minimum and mean token log-probability, both generators.",
+    "the verifier and the minimum and mean token log-probability, beside the trivial "
+    "baselines, both generators.",
 )
 
 # %% [markdown]
-# Higher is better in the upper row and lower in the lower one, and bands span the splits. Where the
+# Higher is better in the upper row and lower in the lower one, bands span the splits, and dashed
+# lines are the trivial baselines on the verifier's scores. Where the
 # verifier's line for power lies above the others, the gap is what it is worth. Where it lies below,
 # the free signal was the better choice, as it may be for models so small that they mostly slip.
 
@@ -536,17 +583,18 @@ for name in ("thresholds", "metrics"):
 print("wrote thresholds and metrics:", ", ".join(chapter.SCHEMAS["metrics"].columns[7:]))
 
 # %% [markdown]
-# The report page shows one number of this notebook, the gain in delay by the learned statistic.
+# The report page shows one number of this notebook, what the statistic chosen for delay gains in
+# power over reading the first score only.
 
 # %%
 run.write_metrics(chapter.summary.headline_metrics(results, ALPHA))
 first = next(iter(math_panels))
 best = chapter.summary.difference(
-    results, resamples, "learned + CRC", "CRC", "restricted_delay", *first, ALPHA
+    results, resamples, "chosen for delay + CRC", "first score only", "power", *first, ALPHA
 )
 display.headline(
     f"{best.mean:+.2f}",
-    f"restricted delay, learned statistic minus CRC threshold, level {ALPHA:g}",
+    f"power, statistic chosen for delay minus first score only, level {ALPHA:g}",
 )
 run.close()
 
@@ -555,8 +603,8 @@ run.close()
 #
 # - We placed an alarm threshold by counting, and checked by simulation that false alarms stay below
 #   the level, on average for CRC and with high probability for the other rules.
-# - We compared it with sequential tests on the same splits, with delays that treat a miss as a
-#   miss.
+# - We compared it with sequential tests and with three trivial baselines on the same splits, with
+#   delays that treat a miss as a miss, and counted what was caught at or after the onset.
 # - We chose other statistics to threshold, and kept the guarantee by calibrating on sequences that
 #   had not been learned from.
 #

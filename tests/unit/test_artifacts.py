@@ -56,7 +56,8 @@ def metrics() -> pd.DataFrame:
     return pd.DataFrame([{
         "dataset": "math", "signal": "v", "statistic": "latest", "calibrator": "crc",
         "risk": "false_alarm", "level": 0.1, "split": 0, "threshold": np.inf,
-        "state": "never_alarm", "far": 0.0, "power": 0.0, "delay": np.nan,
+        "state": "never_alarm", "far": 0.0, "power": 0.0, "after_onset": None, "by_half": 0.0,
+        "delay": np.nan,
         "restricted_delay": 1.0, "delay_tokens": np.nan, "restricted_delay_tokens": 1.0,
     }])
 

@@ -12,8 +12,12 @@ from monitorlab.chapters.online import datasets
 from monitorlab.online.comparison import (
     ALL_METHODS,
     FURTHER_METHODS,
+    MEASURES,
     PAPER_METHODS,
+    TRIVIAL_METHODS,
     _draw_sequences,
+    _Fold,
+    _Resamples,
     compare_methods,
     compare_resampled,
     random_splits,
@@ -130,11 +134,41 @@ def test_randomised_ties_alarm_more_on_a_coarse_score():
     data = noise(1000)
     coarse = replace(data, flat_scores=np.round(data.flat_scores))
     splits = list(random_splits(1000, 5, 0.3, 0))
-    safe_side = compare_methods(coarse, PAPER_METHODS[:1], splits, levels=(0.1, 0.2))
-    spent = compare_methods(coarse, PAPER_METHODS[:1], splits, levels=(0.1, 0.2),
-                            randomise_ties=True)
+    both = compare_methods(coarse, (*PAPER_METHODS[:1], *TRIVIAL_METHODS[:1]), splits,
+                           levels=(0.1, 0.2))
+    safe_side, spent = (both[both["method"] == name] for name in ("CRC", "CRC, ties drawn"))
     assert spent["power"].mean() > safe_side["power"].mean()
     assert (safe_side["attained"] <= safe_side["level"]).all()
+    assert set(spent["calibrator"]) == {"crc, ties drawn"}
+
+
+def test_what_is_trivial_reads_no_more_than_it_says():
+    """Scores after the first change nothing for one baseline, no score does for the other."""
+    data, splits = noise(), list(random_splits(200, 2, 0.4, 0))
+    rng = np.random.default_rng(1)
+    first = data.starts
+    later = data.flat_scores + rng.normal(size=len(data.flat_scores))
+    later[first] = data.flat_scores[first]
+    for changed, names in ((later, ["first score only", "step number only"]),
+                           (rng.permutation(data.flat_scores), ["step number only"])):
+        other = replace(data, flat_scores=changed)
+        one, two = (compare_methods(each, TRIVIAL_METHODS, splits, levels=(0.2,))
+                    for each in (data, other))
+        same = one["method"].isin(names)
+        pd.testing.assert_frame_equal(one[same], two[same])
+        assert not one[~same].equals(two[~same])
+    only = one[one["method"] == "first score only"]
+    assert only["delay"].dropna().tolist() == pytest.approx([1 / 5] * 2), "first step or never"
+
+
+def test_caught_after_the_onset_and_by_half_by_hand():
+    data = replace(by_hand(), onsets=np.array([0, 0, 2, 3, 0]))
+    # alarms at steps 1 and 3 of 3, onsets 2 and 3; the last unsafe sequence has no known onset
+    got = alarm_metrics(np.array([2, 0, 1, 3, 1]), data)
+    assert got.power == 1.0
+    assert got.after_onset == 1 / 2, "the alarm at step 1 came before there was an error"
+    assert got.by_half == 2 / 3, "steps 1 of 3 and 1 of 2, not 3 of 3"
+    assert np.isnan(alarm_metrics(np.array([2, 0, 1, 3, 1]), by_hand()).after_onset)
 
 
 @pytest.mark.parametrize("risk", [FALSE_ALARM, MISSED_DETECTION])
@@ -152,8 +186,21 @@ def test_sequences_drawn_anew_by_hand(risk):
         again = (np.arange(len(parts[0])), np.arange(len(parts[0]), len(written)))
         expected = compare_methods(written, PAPER_METHODS[:2], [again], levels=(0.3,), risk=risk)
         found = drawn[drawn["draw"] == draw]
-        for measure in ("far", "power", "restricted_delay"):
+        for measure in ("far", "power", "by_half", "restricted_delay"):
             np.testing.assert_allclose(found[measure], expected[measure], atol=1e-12)
+
+
+def test_drawn_ties_are_drawn_in_resamples_too():
+    """On draws that take every sequence once, the resamples equal the comparison itself."""
+    data, splits = noise(300), list(random_splits(300, 3, 0.4, 0))
+    coarse = replace(data, flat_scores=np.round(data.flat_scores))
+    results = compare_methods(coarse, TRIVIAL_METHODS, splits, levels=(0.2,))
+    resamples = _Resamples(0.2, np.ones((1, 300), dtype=np.int16), FALSE_ALARM, 0.1)
+    for split, (calibration, test) in enumerate(splits):
+        fold = _Fold(coarse, calibration, test, FALSE_ALARM, 0.1, split, resamples)
+        list(fold.rows(TRIVIAL_METHODS, (0.2,)))
+    means = results.groupby("method", sort=False)[list(MEASURES)].mean()
+    np.testing.assert_allclose(resamples.table()[list(MEASURES)], means, atol=1e-12)
 
 
 def test_resampling_changes_nothing_else():

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from monitorlab.chapters.online import datasets, figures
 from monitorlab.display.style import TWO_COLUMNS, shared_legend, subplots, wrapped
-from monitorlab.online.comparison import PAPER_METHODS, compare_methods
+from monitorlab.online.comparison import PAPER_METHODS, TRIVIAL_METHODS, compare_methods
 from monitorlab.online.trajectories import Trajectories
 from monitorlab.statistics.thresholds import calibrate
 
@@ -53,7 +53,8 @@ def drawn(fig: Figure) -> tuple[str, float]:
 def test_every_figure_draws_a_name_as_it_is(name):
     one = data(name)
     split = (np.arange(30), np.arange(30, 60))
-    results = compare_methods(one, PAPER_METHODS[:1], [split], levels=(0.2,))
+    methods = (*PAPER_METHODS[:1], *TRIVIAL_METHODS)
+    results = compare_methods(one, methods, [split], levels=(0.2,))
     panels = {(name, name): datasets.sizes(one)}
     threshold = calibrate(one.flat_scores[:30], 0.2)
     for fig in (
@@ -66,6 +67,8 @@ def test_every_figure_draws_a_name_as_it_is(name):
         assert width < TWO_COLUMNS + 1.5
         start = name[:12].replace("_", "").replace(" ", "")
         assert start in text.replace("_", "").replace(" ", "")
+        if "suspicion" not in text:  # every comparison has the trivial baselines beside it
+            assert all(method.label in text for method in TRIVIAL_METHODS)
 
 
 @pytest.mark.parametrize("name", NAMES)

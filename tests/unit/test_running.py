@@ -81,7 +81,8 @@ def metrics(score: float) -> pd.DataFrame:
     return pd.DataFrame([{
         "dataset": "math", "signal": "v", "statistic": "latest", "calibrator": "crc",
         "risk": "false_alarm", "level": 0.1, "split": 0, "threshold": score,
-        "state": "calibrated", "far": 0.0, "power": 0.0, "delay": 1.0,
+        "state": "calibrated", "far": 0.0, "power": 0.0, "after_onset": None, "by_half": 0.0,
+        "delay": 1.0,
         "restricted_delay": 1.0, "delay_tokens": 1.0, "restricted_delay_tokens": 1.0,
     }])
 

@@ -44,7 +44,8 @@ def metrics(**columns: Any) -> pd.DataFrame:
     frame = {
         "dataset": "math", "signal": "verifier", "statistic": "latest", "calibrator": "crc",
         "risk": "false_alarm", "level": 0.1, "split": 0, "threshold": np.inf,
-        "state": "never_alarm", "far": 0.0, "power": 0.0, "delay": np.nan,
+        "state": "never_alarm", "far": 0.0, "power": 0.0, "after_onset": None, "by_half": 0.0,
+        "delay": np.nan,
         "restricted_delay": 1.0, "delay_tokens": np.nan, "restricted_delay_tokens": 1.0,
     }
     return pd.DataFrame([frame | columns])

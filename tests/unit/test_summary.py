@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from monitorlab.chapters.online.summary import (
 from monitorlab.online.comparison import (
     ALL_METHODS,
     PAPER_METHODS,
+    TRIVIAL_METHODS,
     compare_resampled,
     random_splits,
 )
@@ -28,6 +30,7 @@ from monitorlab.online.trajectories import Trajectories
 KEY = ("d", "s", 0.2)
 COLUMNS = ["dataset", "signal", "method", "level", "split", "far", "power", "delay",
            "restricted_delay"]
+TRIVIAL = [method.label for method in TRIVIAL_METHODS]
 
 
 def rows(wiggle: float, n: int, cells: dict[str, tuple[float, ...]]) -> pd.DataFrame:
@@ -35,7 +38,7 @@ def rows(wiggle: float, n: int, cells: dict[str, tuple[float, ...]]) -> pd.DataF
     rng = np.random.default_rng(n)
     found = []
     for method in ALL_METHODS:
-        name = method.label.split(",")[0].replace(" ", "_")
+        name = re.sub(r"\W+", "_", method.label.removesuffix(", PAC"))
         far, delay, power = (*cells.get(name, (0.15, 0.8)), 0.5)[:3]
         for split in range(n):
             noise = rng.uniform(-wiggle, wiggle, 3)
@@ -49,7 +52,8 @@ def results(
 ) -> pd.DataFrame:
     """Ten splits; (FAR, restricted delay[, power]) by method, else 0.15, 0.8 and 0.5."""
     return rows(0.004, 10, cells).assign(
-        safe=safe, unsafe=unsafe, risk=risk, n=18, n_needed=4, state="calibrated")
+        safe=safe, unsafe=unsafe, risk=risk, n=18, n_needed=4, state="calibrated",
+        by_half=0.2, delay_tokens=np.nan, restricted_delay_tokens=0.25)
 
 
 def drawn(wiggle: float = 0.01, **cells: tuple[float, ...]) -> pd.DataFrame:
@@ -73,7 +77,7 @@ def test_verdict_changes_direction_with_the_numbers():
     assert "restricted delay, earlier (-0." in words(UCB=(0.15, 0.7))
     assert "restricted delay, no clear difference" in words()
     assert "restricted delay, no clear difference" in words(0.2, UCB=(0.15, 0.7))
-    assert "All 11 methods that raised alarms kept" in words()
+    assert "All 17 methods that raised alarms kept" in words()
 
 
 def test_no_ranking_by_delay_alone_while_power_falls():
@@ -82,6 +86,27 @@ def test_no_ranking_by_delay_alone_while_power_falls():
     assert "but detects less than CRC: power, lower (-0.3" in text
     better = words(UCB=(0.15, 0.6, 0.7), CRC=(0.15, 0.7, 0.6))
     assert "detects less" not in better and "and a power of 0.70" in better
+
+
+def test_the_best_trivial_baseline_has_to_be_beaten():
+    """In power or in delay, clearly, and with no clear loss in the other."""
+    text = words(first_score_only=(0.15, 0.5, 0.55), learned_CRC=(0.15, 0.5, 0.65))
+    assert ("Clearly better than the best trivial baseline, first score only, and clearly worse in "
+            "neither: learned + CRC. Of learned + CRC: power, higher (+0.") in text
+    assert "restricted delay, no clear difference (" in text
+    # a later alarm for more power is another trade and no gain
+    trade = words(first_score_only=(0.15, 0.5, 0.55), learned_CRC=(0.15, 0.6, 0.65))
+    assert "No method is clearly better than the best trivial baseline, first score only" in trade
+    assert "The highest power otherwise has learned + CRC: power, higher (+0." in trade
+    # the best may be one baseline for power and another for delay
+    two = words(first_score_only=(0.15, 0.5, 0.4), step_number_only=(0.15, 0.9, 0.6),
+                learned_CRC=(0.15, 0.7, 0.7))
+    assert "step number only for power and first score only for delay" in two
+    assert "first score only alarms earliest" in two, "a trivial one may be the best, and is told"
+    none = verdict(results(), drawn(), ALL_METHODS, *KEY)[-1]
+    assert none.startswith("No method is clearly better")
+    only = [method for method in ALL_METHODS if method.label in TRIVIAL]
+    assert verdict(results(), drawn(), only, *KEY)[-1] == "Only trivial baselines kept the level."
 
 
 def test_scores_that_point_the_wrong_way_are_called_by_name():
@@ -105,7 +130,7 @@ def test_methods_that_never_alarm_are_neither_praised_nor_ranked():
     assert "there were 3 to place it" in text
     assert "kept" not in text and "earliest" not in text
     some = " ".join(verdict(silent(results(), "UCB", "CRC"), drawn(), ALL_METHODS, *KEY))
-    assert "All 9 methods that raised alarms kept" in some
+    assert "All 15 methods that raised alarms kept" in some
     assert "No alarm at all from CRC, UCB: " in some and "nothing passed it" in some
     assert "(UCB)" not in some and "CRC alarms earliest" not in some.replace("+ CRC", "")
 
@@ -180,7 +205,8 @@ def test_differences_are_paired():
     assert undefined.phrase("later", "earlier") == "undefined"
     # Noise that both share cancels.
     shared = drawn(0.0, **cells)
-    shared["restricted_delay"] += np.tile(np.random.default_rng(0).normal(size=200), 11)
+    noise = np.random.default_rng(0).normal(size=200)
+    shared["restricted_delay"] += np.tile(noise, len(ALL_METHODS))
     paired = difference(results(**cells), shared, "CRC", "UCB", "restricted_delay", *KEY)
     assert paired.clear and paired.high - paired.low < 1e-9
 
@@ -189,6 +215,10 @@ def test_tables_say_when_nothing_was_detected():
     table = results_table(results(), ALL_METHODS, *KEY)
     assert list(table["delay"]) == ["none detected"] * len(ALL_METHODS)
     assert table["false alarms"].str.contains(r"\[").all()
+    assert set(table["restricted delay"]) == {"0.80\u00a0/\u00a00.25"}, "steps, then tokens"
+    assert "at or after onset" not in table
+    known = results_table(results().assign(after_onset=0.3), ALL_METHODS, *KEY)
+    assert set(known["at or after onset"]) == {"0.30\u00a0[0.30,\u00a00.30]"}
     assert set(band_over_splits(results(), "far").columns) >= {"mean", "q10", "q90"}
     assert headline_metrics(results(), 0.2)["d.s.CRC.far"] == pytest.approx(0.15, abs=0.01)
 

@@ -44,11 +44,20 @@ METHOD_COLORS = {
     "e-valuator ratio + CRC": "#b8860b",
     "learned + CRC": BLACK,
     "learned + exact": "#6a3d9a",
+    "chosen for power + CRC": "#a50026",
+    "chosen for half + CRC": "#1b7837",
+    "chosen for delay + CRC": "#4d4dff",
+    # trivial baselines: greys, and dashed
+    "CRC, ties drawn": "#b0b0b0",
+    "first score only": "#707070",
+    "step number only": "#404040",
 }
 METHOD_MARKERS = {
     "CRC": "o", "UCB": "s", "e-valuator, anytime": "^", "e-valuator, PAC": "D",
     "exact binomial": "P", "running mean + CRC": "v", "EWMA + CRC": "<", "CUSUM + CRC": ">",
     "e-valuator ratio + CRC": "d", "learned + CRC": "*", "learned + exact": "X",
+    "chosen for power + CRC": "h", "chosen for half + CRC": "p", "chosen for delay + CRC": "H",
+    "CRC, ties drawn": "1", "first score only": "2", "step number only": "3",
 }
 SIGNAL_COLORS = {
     "verifier": GREEN, "guard": GREEN, "min_logprob": PURPLE, "mean_logprob": SKY, "score": GREEN,

@@ -16,17 +16,20 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from monitorlab.online.learned import LearnedPrefix
+from monitorlab.online.learned import ChosenPrefix, LearnedPrefix
 from monitorlab.online.likelihood_ratio import LikelihoodRatio, ville_threshold
 from monitorlab.online.metrics import alarm_metrics, alarm_steps, peaks
 from monitorlab.online.running import (
     Cusum,
     Ewma,
+    FirstScore,
     LatestScore,
     RunningMean,
     Statistic,
+    StepNumber,
     TooFewSequencesError,
     running_max,
+    training_part,
 )
 from monitorlab.online.trajectories import Trajectories, require_two_classes
 from monitorlab.statistics.intervals import check_level
@@ -60,6 +63,9 @@ class Method:
         The promise, in symbols.
     source : str
         Where the rule is defined.
+    draws_ties : bool
+        Break ties by a draw per sequence (:func:`monitorlab.statistics.thresholds.calibrate`),
+        which spends the whole level on a coarse statistic and keeps the promise.
     """
 
     label: str
@@ -67,6 +73,7 @@ class Method:
     calibrator: str
     guarantee: str
     source: str
+    draws_ties: bool = False
 
 
 IN_EXPECTATION = "E[R] ≤ ε"
@@ -85,6 +92,14 @@ PAPER_METHODS = (
     Method("e-valuator, PAC", LikelihoodRatio(), "tolerance", HIGH_PROBABILITY, "[2] §3.3"),
 )
 
+# What a method has to beat before anything that it learned is worth a word. All ties are drawn, so
+# that no baseline is weak for being coarse.
+TRIVIAL_METHODS = (
+    Method("CRC, ties drawn", LatestScore(), "crc", IN_EXPECTATION, "[1] Eq. 8", draws_ties=True),
+    Method("first score only", FirstScore(), "crc", IN_EXPECTATION, "[1] Eq. 8", draws_ties=True),
+    Method("step number only", StepNumber(), "crc", IN_EXPECTATION, "[1] Eq. 8", draws_ties=True),
+)
+
 FURTHER_METHODS = (
     Method("exact binomial", LatestScore(), "binomial", HIGH_PROBABILITY, "[3] §3.1"),
     Method("running mean + CRC", RunningMean(), "crc", IN_EXPECTATION, "[1] Eq. 8"),
@@ -93,15 +108,21 @@ FURTHER_METHODS = (
     Method("e-valuator ratio + CRC", LikelihoodRatio(), "crc", IN_EXPECTATION, "[1] Eq. 8, [2]"),
     Method("learned + CRC", LearnedPrefix(), "crc", IN_EXPECTATION, "[1] Eq. 8, ours"),
     Method("learned + exact", LearnedPrefix(), "binomial", HIGH_PROBABILITY, "[3] §3.1, ours"),
+    *(
+        Method(f"chosen for {words} + CRC", ChosenPrefix(objective, f"chosen_{objective}"), "crc",
+               IN_EXPECTATION, "[1] Eq. 8, ours", draws_ties=True)
+        for objective, words in (("power", "power"), ("by_half", "half"),
+                                 ("restricted_delay", "delay"))
+    ),
 )
 
-ALL_METHODS = PAPER_METHODS + FURTHER_METHODS
+ALL_METHODS = PAPER_METHODS + TRIVIAL_METHODS + FURTHER_METHODS
 
-
+FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 DRAWS = 300
-MEASURES = ("far", "power", "restricted_delay")
+MEASURES = ("far", "power", "by_half", "restricted_delay")
 
 
 @dataclass(frozen=True)
@@ -121,6 +142,21 @@ class _Fitted:
     positions: IntArray
     peaks: FloatArray
     running: Trajectories
+
+    def with_ties_drawn(self, split: int) -> _Fitted:
+        """Replace values by their rank plus the sequence's own draw: the same order, no ties."""
+        ours, tests = (rng.random(n) for rng, n in zip(
+            _tie_rngs(split), (len(self.peaks), len(self.running)), strict=True))
+        values = np.unique(np.concatenate([self.peaks, self.running.flat_scores]))
+        ranks = np.searchsorted(values, self.running.flat_scores).astype(np.float64)
+        drawn = ranks + np.repeat(tests, self.running.lengths)
+        return _Fitted(self.positions, np.searchsorted(values, self.peaks) + ours,
+                       replace(self.running, flat_scores=drawn))
+
+
+def _tie_rngs(split: int) -> tuple[np.random.Generator, np.random.Generator]:
+    """Where the draws of calibrating and of test sequences come from, the same for all methods."""
+    return np.random.default_rng([split, 0]), np.random.default_rng([split, 1])
 
 
 def _draw_sequences(
@@ -204,6 +240,9 @@ class _Resamples:
             [
                 _weighted(alarms[safe] > 0, copies[:, safe], choice),
                 _weighted(alarms[unsafe] > 0, copies[:, unsafe], choice),
+                _weighted(
+                    (alarms[unsafe] > 0) & (share[unsafe] <= 0.5), copies[:, unsafe], choice
+                ),
                 _weighted(share[unsafe], copies[:, unsafe], choice),
             ],
             axis=1,
@@ -278,8 +317,6 @@ def _weighted(outcome: NDArray[np.generic], copies: FloatArray, choice: IntArray
     return np.divide(sums, total, out=np.full(len(total), np.nan), where=total > 0)
 
 
-FloatArray = NDArray[np.float64]
-
 PAPER_LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 
@@ -291,7 +328,6 @@ def compare_methods(
     levels: Sequence[float] = PAPER_LEVELS,
     delta: float = 0.1,
     risk: str = FALSE_ALARM,
-    randomise_ties: bool = False,
 ) -> pd.DataFrame:
     """Run every method at every level on every split.
 
@@ -311,8 +347,6 @@ def compare_methods(
         Error probability of the high-probability calibrators.
     risk : {"false_alarm", "missed_detection"}
         Which risk the levels are about.
-    randomise_ties : bool
-        Break ties by a draw per sequence (see :func:`monitorlab.statistics.thresholds.calibrate`).
 
     Returns
     -------
@@ -333,7 +367,7 @@ def compare_methods(
     # The regressions are small: on more than one thread they spend their time waiting.
     with threadpool_limits(limits=1):
         for split, (calibration, test) in enumerate(splits):
-            fold = _Fold(trajectories, calibration, test, risk, delta, split, randomise_ties)
+            fold = _Fold(trajectories, calibration, test, risk, delta, split)
             rows.extend(fold.rows(methods, levels))
     return pd.DataFrame(rows)
 
@@ -380,7 +414,7 @@ def compare_resampled(
     rows: list[dict[str, object]] = []
     with threadpool_limits(limits=1):
         for split, (calibration, test) in enumerate(splits):
-            fold = _Fold(trajectories, calibration, test, risk, delta, split, False, resamples)
+            fold = _Fold(trajectories, calibration, test, risk, delta, split, resamples)
             rows.extend(fold.rows(methods, sorted({*levels, level})))
     found = resamples.table().assign(dataset=trajectories.dataset, signal=trajectories.signal)
     return pd.DataFrame(rows), found
@@ -396,7 +430,6 @@ class _Fold:
     risk: str
     delta: float
     split: int
-    randomise_ties: bool
     resamples: _Resamples | None = None
 
     def rows(self, methods: Iterable[Method], levels: Sequence[float]) -> Iterator[dict[str, Any]]:
@@ -409,14 +442,17 @@ class _Fold:
             found = fitted[method.statistic]
             for level in levels:
                 threshold = self._threshold(method, found, level)
-                rng = np.random.default_rng([self.split, 1]) if self.randomise_ties else None
+                tie_rng = _tie_rngs(self.split)[1]
                 alarms = (
                     np.full(len(test), int(self.risk == MISSED_DETECTION))
                     if found is None
-                    else alarm_steps(found.running, threshold, rng)
+                    else alarm_steps(found.running, threshold, tie_rng)
                 )
                 if self.resamples is not None and level == self.resamples.level:
-                    self.resamples.add(method, self.test, test, found)
+                    drawn = found
+                    if found is not None and method.draws_ties:
+                        drawn = found.with_ties_drawn(self.split)
+                    self.resamples.add(method, self.test, test, drawn)
                 yield {
                     "dataset": self.data.dataset,
                     "signal": self.data.signal,
@@ -424,13 +460,12 @@ class _Fold:
                     "statistic": method.statistic.name,
                     "split": self.split,
                     **counts,
-                    **_threshold_columns(threshold),
+                    **_threshold_columns(threshold, method),
                     **asdict(alarm_metrics(alarms, test)),
                 }
 
     def _fit(self, statistic: Statistic, test: Trajectories) -> _Fitted | None:
-        cut = round(statistic.training_share * len(self.calibration))
-        train, rest = self.calibration[:cut], self.calibration[cut:]
+        train, rest = self._parts(statistic)
         try:
             transform = statistic.fit(self.data.take(train))
         except TooFewSequencesError:
@@ -439,20 +474,28 @@ class _Fold:
         calibrating = self.data.take(at_risk).transformed(transform)
         return _Fitted(at_risk, peaks(calibrating), test.transformed(transform))
 
+    def _parts(self, statistic: Statistic) -> tuple[IntArray, IntArray]:
+        """Split the calibration set into what a statistic learns from and what may calibrate."""
+        labels = self.data.labels[self.calibration]
+        learns = training_part(statistic, labels, int(self.risk == MISSED_DETECTION))
+        return self.calibration[learns], self.calibration[~learns]
+
     def _threshold(self, method: Method, fitted: _Fitted | None, level: float) -> Threshold:
         if fitted is None:
             return _not_trainable(method.calibrator, level, self.delta, self.risk)
         if method.calibrator == VILLE:
             return ville_threshold(level, self.risk)
-        rng = np.random.default_rng([self.split, 0]) if self.randomise_ties else None
         return calibrate(
-            fitted.peaks, level, method.calibrator, risk=self.risk, delta=self.delta, tie_rng=rng
+            fitted.peaks, level, method.calibrator, risk=self.risk, delta=self.delta,
+            tie_rng=_tie_rngs(self.split)[0] if method.draws_ties else None,
         )
 
 
-def _threshold_columns(threshold: Threshold) -> dict[str, object]:
+def _threshold_columns(threshold: Threshold, method: Method) -> dict[str, object]:
     columns = asdict(threshold)
     columns["threshold"] = columns.pop("value")
+    if method.draws_ties:  # another rule than the one without draws, also in the key of a table
+        columns["calibrator"] += ", ties drawn"
     return columns
 
 

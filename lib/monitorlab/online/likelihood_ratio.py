@@ -47,6 +47,7 @@ class LikelihoodRatio:
 
     name: str = "likelihood_ratio"
     training_share: float = 0.5
+    all_others: bool = False  # as in the published package
 
     def fit(self, train: Trajectories) -> Fitted:
         """Fit one classifier for every step that at least five sequences per class reach.

@@ -1,4 +1,4 @@
-"""Alarm times, false alarm rate, power and detection delay."""
+"""Alarm times, false alarm rate, power, detection after the onset, and delay."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ class AlarmMetrics:
         Share of safe sequences with an alarm. Lower is better.
     power : float
         Share of unsafe sequences with an alarm. Higher is better; 1 - power is the miss rate.
+    after_onset : float
+        Share of unsafe sequences of known onset whose alarm comes at or after it: there was
+        something to detect. An earlier alarm is a prediction. NaN if no onset is known.
+    by_half : float
+        Share of unsafe sequences with an alarm in the first half of their steps.
     delay : float
         Mean share of its steps that a *detected* unsafe sequence had taken at the alarm, the
         paper's delay. NaN if none was detected. Lower is better, but see ``restricted_delay``.
@@ -38,6 +43,8 @@ class AlarmMetrics:
 
     far: float
     power: float
+    after_onset: float
+    by_half: float
     delay: float
     restricted_delay: float
     delay_tokens: float
@@ -140,7 +147,21 @@ def alarm_metrics(alarms: IntArray, test: Trajectories) -> AlarmMetrics:
     test : Trajectories
         The sequences they belong to.
     """
-    return _summarise(alarms, test.labels, _step_shares(alarms, test), _token_shares(alarms, test))
+    unsafe, raised = test.labels == 1, alarms > 0
+    caught = unsafe & raised
+    steps, tokens = _step_shares(alarms, test), _token_shares(alarms, test)
+    onsets = np.zeros(len(test), dtype=np.int64) if test.onsets is None else test.onsets
+    known = unsafe & (onsets > 0)
+    return AlarmMetrics(
+        far=_mean(raised[test.labels == 0]),
+        power=_mean(raised[unsafe]),
+        after_onset=_mean(alarms[known] >= onsets[known]),
+        by_half=_mean((raised & (steps <= 0.5))[unsafe]),
+        delay=_mean(steps[caught]),
+        restricted_delay=_mean(steps[unsafe]),
+        delay_tokens=_mean(tokens[caught]),
+        restricted_delay_tokens=_mean(tokens[unsafe]),
+    )
 
 
 def _step_shares(alarms: IntArray, test: Trajectories) -> FloatArray:
@@ -155,23 +176,6 @@ def _token_shares(alarms: IntArray, test: Trajectories) -> FloatArray:
     until = np.where(step <= np.repeat(alarms, lengths), test.flat_tokens, 0.0)
     produced, total = (np.add.reduceat(tokens, starts) for tokens in (until, test.flat_tokens))
     return np.where(alarms > 0, produced / total, 1.0)
-
-
-def _summarise(
-    alarms: IntArray, labels: NDArray[np.int8], steps: FloatArray, tokens: FloatArray
-) -> AlarmMetrics:
-    """Average alarm shares into rates and delays; the arguments are parallel, shape (n,)."""
-    unsafe = labels == 1
-    raised = alarms > 0
-    caught = unsafe & raised
-    return AlarmMetrics(
-        far=_mean(raised[labels == 0]),
-        power=_mean(raised[unsafe]),
-        delay=_mean(steps[caught]),
-        restricted_delay=_mean(steps[unsafe]),
-        delay_tokens=_mean(tokens[caught]),
-        restricted_delay_tokens=_mean(tokens[unsafe]),
-    )
 
 
 def _mean(values: NDArray[Any]) -> float:

@@ -36,6 +36,9 @@ FloatArray = NDArray[np.float64]
 State = tuple[Any, ...]
 
 
+IntArray = NDArray[np.int64]
+
+
 class TooFewSequencesError(ValueError):
     """A statistic that learns was given too few sequences of one class."""
 
@@ -68,7 +71,10 @@ class Statistic(Protocol):
     name : str
         Short name, used in tables.
     training_share : float
-        Share of the calibration sequences that :meth:`fit` is given, in [0, 1].
+        Share of the calibration sequences that :meth:`fit` is given, in [0, 1]; see
+        :func:`training_part`.
+    all_others : bool
+        Whether all sequences of the class that does not calibrate are given, too.
     """
 
     @property
@@ -79,6 +85,11 @@ class Statistic(Protocol):
     @property
     def training_share(self) -> float:
         """Share of the calibration sequences to learn from, in [0, 1]."""
+        ...
+
+    @property
+    def all_others(self) -> bool:
+        """Whether it learns from all sequences of the class that does not calibrate."""
         ...
 
     def fit(self, train: Trajectories) -> Fitted:
@@ -96,6 +107,7 @@ class LatestScore:
 
     name: str = "running_min"
     training_share: float = 0.0
+    all_others: bool = False
 
     def fit(self, train: Trajectories) -> Fitted:
         """Nothing to fit."""
@@ -108,6 +120,7 @@ class RunningMean:
 
     name: str = "running_mean"
     training_share: float = 0.0
+    all_others: bool = False
 
     def fit(self, train: Trajectories) -> Fitted:
         """Nothing to fit."""
@@ -127,6 +140,7 @@ class Ewma:
     weight: float = 0.3
     name: str = "ewma"
     training_share: float = 0.0
+    all_others: bool = False
 
     def fit(self, train: Trajectories) -> Fitted:
         """Nothing to fit."""
@@ -143,6 +157,7 @@ class Cusum:
 
     name: str = "cusum"
     training_share: float = 0.25
+    all_others: bool = True
 
     def fit(self, train: Trajectories) -> Fitted:
         """Fix the reference from ``train``; both classes must be present.
@@ -163,6 +178,72 @@ class Cusum:
                 )
             means.append(np.mean(scores[np.isfinite(scores)]))
         return FittedCusum(float(np.mean(means)))
+
+
+@dataclass(frozen=True)
+class FirstScore:
+    """The first score and nothing after it: how hard the problem looked at the outset.
+
+    A trivial baseline. It predicts and cannot detect: what happens after step 1 is not read.
+    """
+
+    name: str = "first_score"
+    training_share: float = 0.0
+    all_others: bool = False
+
+    def fit(self, train: Trajectories) -> Fitted:
+        """Nothing to fit."""
+        return FittedFirst()
+
+
+@dataclass(frozen=True)
+class StepNumber:
+    """How many steps there are so far, whatever their scores: long sequences are suspicious.
+
+    A trivial baseline. It reads no score at all.
+    """
+
+    name: str = "step_number"
+    training_share: float = 0.0
+    all_others: bool = False
+
+    def fit(self, train: Trajectories) -> Fitted:
+        """Nothing to fit."""
+        return FittedSteps()
+
+
+def training_part(
+    statistic: Statistic, labels: NDArray[np.integer[Any]], at_risk: int = 0
+) -> NDArray[np.bool_]:
+    r"""Say from which calibration sequences a statistic learns; the others may calibrate.
+
+    False alarms are counted on safe sequences, so only these calibrate, and an unsafe one that is
+    not learned from is wasted: with ``all_others`` every unsafe sequence trains, beside the first
+    ``training_share`` of the safe ones. The guarantee is kept. Whether a safe sequence trains is
+    decided by its place in a random order and never by its scores, so given everything that was
+    learned from, the statistic is one fixed function, the safe sequences that are left and a
+    future safe one are exchangeable, and so are their peaks; that is all that a rank rule assumes.
+
+    Parameters
+    ----------
+    statistic : Statistic
+        What is to be fitted.
+    labels : ndarray of int, shape (n,)
+        1 is unsafe, 0 is safe, in random order.
+    at_risk : {0, 1}
+        The class that calibrates: 0 for false alarms, 1 for missed detections.
+
+    Returns
+    -------
+    ndarray of bool, shape (n,)
+        True for sequences to learn from. Those of class ``at_risk`` that are False calibrate.
+    """
+    place = np.arange(len(labels))
+    if not statistic.all_others:
+        return place < round(statistic.training_share * len(labels))
+    ours = labels == at_risk
+    first = np.cumsum(ours) <= round(statistic.training_share * int(np.sum(ours)))
+    return np.where(ours, first, True)
 
 
 def require_both_classes(train: Trajectories, who: str) -> None:
@@ -266,6 +347,49 @@ class FittedLatest(_Plain):
 
 
 @dataclass(frozen=True)
+class FittedFirst(_Plain):
+    """The first score, at every step; remembers it."""
+
+    kind = "first_score"
+
+    def __call__(self, scores: FloatArray) -> FloatArray:
+        """Return the first column, as wide as the scores."""
+        return np.where(np.isnan(scores), np.nan, scores[:, :1])
+
+    def start(self) -> State:
+        """Return the empty state."""
+        return ()
+
+    def update(self, state: State, score: float) -> tuple[State, float]:
+        """Return the first score."""
+        value = _number(score)
+        state = state or (value,)
+        return state, state[0]
+
+
+@dataclass(frozen=True)
+class FittedSteps(_Plain):
+    """The number of steps so far; remembers it."""
+
+    kind = "step_number"
+
+    def __call__(self, scores: FloatArray) -> FloatArray:
+        """Return 1, 2, 3, ... in every row."""
+        steps = np.arange(1.0, scores.shape[1] + 1.0)
+        return np.where(np.isnan(scores), np.nan, steps)
+
+    def start(self) -> State:
+        """Return no steps."""
+        return (0.0,)
+
+    def update(self, state: State, score: float) -> tuple[State, float]:
+        """Count one step."""
+        _number(score)
+        steps = state[0] + 1.0
+        return (steps,), steps
+
+
+@dataclass(frozen=True)
 class FittedMean(_Plain):
     """Mean of the scores so far; remembers the number of steps and the sum."""
 
@@ -334,12 +458,16 @@ class FittedCusum(_Plain):
         return (total,), _suspicious(total)
 
 
-FEATURES = ("score", "running maximum", "running mean", "first score", "log step")
+FEATURES = (
+    "score", "running maximum", "running mean", "first score", "log step", "running minimum",
+    "previous score", "weighted mean", "spread", "root of the cumulative sum", "one over step",
+)  # fmt: skip
+MEMORY = 0.3  # weight of the latest score in the weighted mean
 
 
 @dataclass(frozen=True)
 class FittedPrefix(_Plain):
-    """Log odds of danger: a weighted sum of five numbers about the sequence so far.
+    """Log odds of danger: a weighted sum of a few numbers about the sequence so far.
 
     Each score is first replaced by the normal quantile of its mid-rank among reference scores. This
     makes the features independent of the scale of the score: probabilities, log-probabilities and
@@ -403,23 +531,28 @@ class FittedPrefix(_Plain):
         return odds
 
     def start(self) -> State:
-        """Return no steps, and what is remembered of them."""
-        return 0, -math.inf, 0.0, 0.0
+        """Return no steps; see :meth:`update` for what is remembered of them."""
+        return 0, -math.inf, math.inf, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
 
     def update(self, state: State, score: float) -> tuple[State, float]:
-        """Take one score into maximum and sum, and weigh the features."""
+        """Take one score into maximum, minimum and sums, and weigh the features."""
         score = _number(score)
-        value = self._table[
-            bisect_left(self.reference, score) + bisect_right(self.reference, score)]
-        steps, highest, total, first = state
-        steps, highest, total = steps + 1, max(highest, value), total + value
-        first = value if steps == 1 else first
-        odds = self.intercept
-        for weight, feature in zip(
-            self.weights, (value, highest, total / steps, first, math.log(steps)), strict=True
-        ):
-            odds += weight * feature
-        return (steps, highest, total, first), odds
+        at = bisect_left(self.reference, score) + bisect_right(self.reference, score)
+        value = self._table[at]
+        steps, highest, lowest, total, squares, first, previous, smooth, excess = state
+        if not steps:
+            first = previous = smooth = value
+        else:
+            smooth = (1.0 - MEMORY) * smooth + MEMORY * value
+        steps, highest, lowest = steps + 1, max(highest, value), min(lowest, value)
+        total, squares, excess = total + value, squares + value * value, max(0.0, excess + value)
+        mean = total / steps
+        spread = math.sqrt(max(squares / steps - mean * mean, 0.0))
+        w = self.weights  # in the order of FEATURES, added from left to right
+        odds = (self.intercept + w[0] * value + w[1] * highest + w[2] * mean + w[3] * first
+                + w[4] * math.log(steps) + w[5] * lowest + w[6] * previous + w[7] * smooth
+                + w[8] * spread + w[9] * math.sqrt(excess) + w[10] * (1.0 / steps))
+        return (steps, highest, lowest, total, squares, first, value, smooth, excess), odds
 
 
 def prefix_features(values: FloatArray) -> list[FloatArray]:
@@ -428,18 +561,25 @@ def prefix_features(values: FloatArray) -> list[FloatArray]:
     Parameters
     ----------
     values : ndarray of float, shape (n, T)
-        Scores on a common scale, NaN-padded.
+        Finite scores on a common scale, NaN-padded.
 
     Returns
     -------
     list of ndarray of float, shape (n, T)
         One per feature, of steps 1..t at step t.
     """
-    first = np.broadcast_to(values[:, :1], values.shape)
+    shape = values.shape
+    steps = np.arange(1, shape[1] + 1)
     # math.log, as in the update: numpy's may differ from it in the last bit
-    log_step = np.array([math.log(t) for t in range(1, values.shape[1] + 1)])
-    return [values, running_max(values), running_mean(values), first,
-            np.broadcast_to(log_step, values.shape)]
+    log_step = np.array([math.log(t) for t in steps.tolist()])
+    mean = running_mean(values)
+    spread = np.sqrt(np.maximum(running_mean(values * values) - mean * mean, 0.0))
+    return [
+        values, running_max(values), mean, np.broadcast_to(values[:, :1], shape),
+        np.broadcast_to(log_step, shape), -running_max(-values),
+        np.concatenate([values[:, :1], values[:, :-1]], axis=1), ewma(values, MEMORY), spread,
+        np.sqrt(cusum(values, 0.0)), np.broadcast_to(1.0 / steps, shape),
+    ]  # fmt: skip
 
 
 PROBABILITY_FLOOR = 1e-6
@@ -527,7 +667,8 @@ class FittedRatio(_Plain):
 
 KINDS: dict[str, type[Any]] = {
     one.kind: one
-    for one in (FittedLatest, FittedMean, FittedEwma, FittedCusum, FittedPrefix, FittedRatio)
+    for one in (FittedLatest, FittedFirst, FittedSteps, FittedMean, FittedEwma, FittedCusum,
+                FittedPrefix, FittedRatio)
 }
 
 

@@ -59,6 +59,8 @@ class Trajectories:
         1 is unsafe, 0 is safe, for the whole sequence; -1 where nobody knows.
     groups : ndarray of object, shape (n,), optional
         What sequences have in common that makes them resemble one another: a prompt, a user, a day.
+    onsets : ndarray of int, shape (n,), optional
+        First wrong or unsafe step, from 1; 0 where it is not known or there is none.
     title : str
         Readable name; the name of the data set if empty.
     stand_in : bool
@@ -73,6 +75,7 @@ class Trajectories:
     lengths: IntArray
     labels: NDArray[np.int8]
     groups: NDArray[Any] | None = None
+    onsets: IntArray | None = None
     title: str = ""
     stand_in: bool = False
 
@@ -128,6 +131,7 @@ class Trajectories:
             self, ids=self.ids[index], flat_scores=self.flat_scores[at],
             flat_tokens=self.flat_tokens[at], lengths=self.lengths[index],
             labels=self.labels[index], groups=None if self.groups is None else self.groups[index],
+            onsets=None if self.onsets is None else self.onsets[index],
         )
 
     def steps(self, position: int) -> FloatArray:
@@ -239,11 +243,20 @@ def from_steps(steps: pd.DataFrame) -> dict[tuple[str, str], Trajectories]:
         Keyed by (dataset, signal), in order of first appearance.
     """
     return {
-        (str(dataset), str(signal)): from_frame(
-            group.reset_index(drop=True), str(dataset), str(signal)
+        (str(dataset), str(signal)): _with_onsets(
+            from_frame(group.reset_index(drop=True), str(dataset), str(signal)), group
         )
         for (dataset, signal), group in steps.groupby(["dataset", "signal"], sort=False)
     }
+
+
+def _with_onsets(trajectories: Trajectories, steps: pd.DataFrame) -> Trajectories:
+    """Add the first step that is labelled wrong, if any is, from the column ``step_label``."""
+    if "step_label" not in steps or not (steps["step_label"] == 1).any():
+        return trajectories
+    wrong = steps[steps["step_label"] == 1]
+    first = wrong.groupby("trajectory_id")["step"].min().reindex(trajectories.ids, fill_value=0)
+    return replace(trajectories, onsets=first.to_numpy(dtype=np.int64))
 
 
 def build_trajectories(

@@ -8,7 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from monitorlab.online.comparison import PAPER_METHODS, Split, compare_methods
+from monitorlab.online.comparison import (
+    PAPER_METHODS,
+    TRIVIAL_METHODS,
+    Split,
+    compare_methods,
+)
 from monitorlab.online.metrics import peaks
 from monitorlab.online.trajectories import UNKNOWN, Trajectories, from_steps
 from monitorlab.statistics.thresholds import Threshold
@@ -154,10 +159,10 @@ def tie_effect(
         "data set": sizes(data),
         "distinct scores": len(np.unique(data.flat_scores)),
     }
-    splits = list(splits)
-    for drawn in (False, True):
-        found = compare_methods(data, PAPER_METHODS[:1], splits, levels=(level,),
-                                randomise_ties=drawn)
+    pair = (PAPER_METHODS[0], TRIVIAL_METHODS[0])
+    found = compare_methods(data, pair, splits, levels=(level,))
+    for method, more in zip(pair, ("", ", drawn"), strict=True):
+        means = found[found["method"] == method.label].mean(numeric_only=True)
         for measure, name in (("attained", "attained"), ("far", "FAR"), ("power", "power")):
-            row[f"{name}, drawn" if drawn else name] = float(found[measure].mean())
+            row[f"{name}{more}"] = float(means[measure])
     return row

@@ -23,16 +23,20 @@ from monitorlab.display.style import (
     shared_legend,
     subplots,
 )
+from monitorlab.online.comparison import TRIVIAL_METHODS
 from monitorlab.online.trajectories import Trajectories
 from monitorlab.statistics.thresholds import Threshold
 
 FloatArray = NDArray[np.float64]
 
+TRIVIAL = [method.label for method in TRIVIAL_METHODS]
 MOST_MARKS = 100  # steps that are marked one by one
 
 MEASURE_LABELS = {
     "far": "false alarm rate ↓",
     "power": "power ↑",
+    "after_onset": "caught at or\nafter the onset ↑",
+    "by_half": "caught by half ↑\n(of the steps)",
     "delay": "delay if detected ↓\n(share of steps)",
     "restricted_delay": "restricted delay ↓\n(a miss counts as 1)",
     "delay_tokens": "delay if detected ↓\n(share of tokens)",
@@ -102,12 +106,15 @@ def plot_protocol(
     panels : mapping of (dataset, signal) to str
         Columns and their titles.
     methods : sequence of str
-        Method labels, one line each; the band is q10 to q90 over splits.
+        Method labels, one line each; the band is q10 to q90 over splits. The trivial baselines are
+        drawn with them, dashed and without a band.
     title : str
         Title of the figure.
     measures : sequence of str
         Rows.
     """
+    results = results[results["dataset"].isin([dataset for dataset, _ in panels])
+                      & results["method"].isin([*methods, *TRIVIAL])]
     width = TWO_COLUMNS * max(len(panels) / 4, 1.0) if len(panels) > 1 else TWO_COLUMNS * 0.62
     fig, axes = subplots(
         len(measures), len(panels), width, 1.7 * len(measures) + 1.0, sharex=True, sharey="row"
@@ -117,7 +124,7 @@ def plot_protocol(
         for column, (key, name) in enumerate(panels.items()):
             ax = axes[row, column]
             chosen = table[(table["dataset"] == key[0]) & (table["signal"] == key[1])]
-            for method in methods:
+            for method in (*methods, *TRIVIAL):
                 _band(ax, chosen[chosen["method"] == method], method)
             if measure == "far":
                 ends = [chosen["level"].min(), chosen["level"].max()]
@@ -143,6 +150,8 @@ def plot_signals(
 ) -> Figure:
     """One method under several signals: what the score is worth (paper's ablation).
 
+    The trivial baselines under the first signal are drawn with them, dashed.
+
     Parameters
     ----------
     results : DataFrame
@@ -161,16 +170,21 @@ def plot_signals(
                          sharex=True, sharey="row")
     for row, measure in enumerate(measures):
         table = band_over_splits(results[results["method"] == method], measure)
-        for column, (dataset, name) in enumerate(panels.items()):
+        trivial = band_over_splits(results[results["method"].isin(TRIVIAL)], measure)
+        for column, (dataset, panel) in enumerate(panels.items()):
             ax = axes[row, column]
             for signal, lines in table[table["dataset"] == dataset].groupby("signal", sort=False):
                 color = SIGNAL_COLORS.get(str(signal), GREY)
                 ax.plot(lines["level"], lines["mean"], marker="o", color=color,
                         label=SIGNAL_NAMES.get(str(signal), str(signal).replace("_", " ")))
                 ax.fill_between(lines["level"], lines["q10"], lines["q90"], color=color, alpha=0.18)
+            first = results.loc[results["dataset"] == dataset, "signal"].iloc[0]
+            for name in TRIVIAL:
+                _band(ax, trivial[(trivial["dataset"] == dataset) & (trivial["signal"] == first)
+                                  & (trivial["method"] == name)], name)
             ax.set_ylim(0, 1.02)
             if row == 0:
-                ax.set_title(_two_lines(name))
+                ax.set_title(_two_lines(panel))
             if row == len(measures) - 1:
                 ax.set_xlabel("target level ε")
         axes[row, 0].set_ylabel(MEASURE_LABELS[measure])
@@ -232,10 +246,14 @@ def _finite_ends(values: Sequence[FloatArray]) -> tuple[float, float]:
 
 
 def _band(ax: Axes, lines: pd.DataFrame, method: str) -> None:
+    if lines.empty:
+        return
     color = METHOD_COLORS.get(method, GREY)
+    trivial = method in TRIVIAL
     ax.plot(lines["level"], lines["mean"], color=color, label=method,
-            marker=METHOD_MARKERS.get(method, "o"))
-    ax.fill_between(lines["level"], lines["q10"], lines["q90"], color=color, alpha=0.15)
+            marker=METHOD_MARKERS.get(method, "o"), linestyle="--" if trivial else "-")
+    if not trivial:
+        ax.fill_between(lines["level"], lines["q10"], lines["q90"], color=color, alpha=0.15)
 
 
 def _cross(ax: Axes, x: pd.Series, y: pd.Series, method: str) -> None:

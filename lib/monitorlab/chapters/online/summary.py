@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from monitorlab.online.comparison import Method
+from monitorlab.online.comparison import TRIVIAL_METHODS, Method
 from monitorlab.statistics.thresholds import MISSED_DETECTION, NOT_TRAINABLE
 
-HEADLINES = ("CRC", "UCB", "e-valuator, PAC", "learned + CRC")
+HEADLINES = ("CRC", "UCB", "e-valuator, PAC", "learned + CRC", "first score only",
+             "chosen for delay + CRC")
+TRIVIAL = tuple(method.label for method in TRIVIAL_METHODS)
 FEWEST = 10  # sequences of a class; from fewer, no verdict and no ranking
 
 
@@ -36,11 +38,13 @@ def results_table(
     Returns
     -------
     DataFrame
-        ``method, guarantee, equation, false alarms, power, delay, restricted delay``, delays as
-        shares of steps. Measured cells read ``mean [q10, q90]`` over splits. The splits share
-        sequences, so the bracket describes their spread and is no confidence interval.
+        ``method, guarantee, equation, false alarms, power``, ``at or after onset`` where onsets are
+        known, ``by half, delay, restricted delay``. Rates read ``mean [q10, q90]`` over splits. The
+        splits share sequences, so the bracket describes their spread and is no confidence interval.
+        Delays read ``steps / tokens``, as mean shares of both.
     """
     chosen = _select(results, dataset, signal, level)
+    known = "after_onset" in chosen and bool(chosen["after_onset"].notna().any())
     rows = []
     for method in methods:
         splits = chosen[chosen["method"] == method.label]
@@ -51,8 +55,10 @@ def results_table(
                 "equation": method.source,
                 "false alarms": _spread(splits["far"]),
                 "power": _spread(splits["power"]),
-                "delay": _spread(splits["delay"]),
-                "restricted delay": _spread(splits["restricted_delay"]),
+                **({"at or after onset": _spread(splits["after_onset"])} if known else {}),
+                "by half": _spread(splits["by_half"]),
+                "delay": _both(splits, "delay"),
+                "restricted delay": _both(splits, "restricted_delay"),
             }
         )
     return pd.DataFrame(rows)
@@ -182,11 +188,12 @@ def verdict(
     list of str
         Sentences about: how many sequences there are, which methods kept the level and which were
         silent, scores that point the wrong way, the paper's threshold against the sequential test
-        of equal guarantee, the statistic that alarms earliest and the one that detects most. Where
-        nothing alarmed, or from too few sequences, only that.
+        of equal guarantee, the statistic that alarms earliest and the one that detects most, and
+        whether anything beats the trivial baselines. Where nothing alarmed, or from too few
+        sequences, only that.
     """
-    chosen = _select(results, dataset, signal, level)
-    chosen = chosen[chosen["method"].isin([method.label for method in methods])]
+    results, resamples = (_select(frame, dataset, signal, level) for frame in (results, resamples))
+    chosen = results[results["method"].isin([method.label for method in methods])]
     names = [method.label for method in methods]
     safe, unsafe = int(chosen["safe"].iloc[0]), int(chosen["unsafe"].iloc[0])
     sentences = [f"{safe} safe and {unsafe} unsafe sequences."]
@@ -202,12 +209,14 @@ def verdict(
         quiet = ", ".join(name for name in names if name not in loud)
         sentences.append(f"No alarm at all from {quiet}: {_needs(silent, level)}.")
     where = (dataset, signal, level)
-    sentences += _wrong_way(chosen, resamples, loud, *where)
+    read = [name for name in loud if name not in TRIVIAL]  # a step number has no direction
+    sentences += _wrong_way(chosen, resamples, read, *where) if read else []
     if {"UCB", "e-valuator, PAC"} <= set(loud):
         sentences.append(_threshold_against_test(results, resamples, *where))
-    sentences.append(
-        _best(results, resamples, [name for name in loud if name not in over], *where)
-    )
+    kept = [name for name in loud if name not in over]
+    sentences.append(_best(results, resamples, kept, *where))
+    if any(name in TRIVIAL for name in kept):
+        sentences.append(_against_trivial(results, resamples, kept, *where))
     return sentences
 
 
@@ -318,11 +327,43 @@ def _best(
                      f"{against(early, strong, 'restricted_delay').phrase('later', 'earlier')}")
     else:
         sentence += f" and a power of {means.loc[early, 'power']:.3f}"
-    if early == "CRC" or "CRC" not in kept:
-        return sentence + "."
-    delay, power = (against(early, "CRC", measure) for measure in ("restricted_delay", "power"))
-    return (f"{sentence}. Against the paper's CRC threshold: restricted delay, "
-            f"{delay.phrase('later', 'earlier')}; power, {power.phrase('higher', 'lower')}.")
+    return sentence + "."
+
+
+def _against_trivial(
+    results: pd.DataFrame, resamples: pd.DataFrame, kept: list[str], dataset: str, signal: str,
+    level: float,
+) -> str:
+    """Whether a method beats the trivial baselines: in power or in delay, and loses in neither."""
+    chosen = _select(results, dataset, signal, level)
+    means = chosen.groupby("method")[["power", "restricted_delay"]].mean().loc[kept]
+    trivial = means[means.index.isin(TRIVIAL)]
+    rivals = means[~means.index.isin(TRIVIAL)].sort_values("power", ascending=False)
+    if rivals.empty:
+        return "Only trivial baselines kept the level."
+    strong, early = str(trivial["power"].idxmax()), str(trivial["restricted_delay"].idxmin())
+
+    def against(method: str) -> tuple[_Difference, _Difference]:
+        where = (dataset, signal, level)
+        return (difference(results, resamples, method, strong, "power", *where),
+                difference(results, resamples, method, early, "restricted_delay", *where))
+
+    found = {str(method): against(str(method)) for method in rivals.index}
+    better = [method for method, (power, delay) in found.items()
+              if (power.clear and power.mean > 0 and not (delay.clear and delay.mean > 0))
+              or (delay.clear and delay.mean < 0 and not (power.clear and power.mean < 0))]
+    first = (better or list(found))[0]
+    power, delay = found[first]
+    said = (f"power, {power.phrase('higher', 'lower')} than {strong}; restricted delay, "
+            f"{delay.phrase('later', 'earlier')} than {early}")
+    best = f"the best trivial baselines, {strong} for power and {early} for delay"
+    if strong == early:
+        best = f"the best trivial baseline, {strong}"
+    if better:
+        return f"Clearly better than {best}, and clearly worse in neither: {', '.join(better)}. " \
+               f"Of {first}: {said}."
+    return f"No method is clearly better than {best}, without being clearly worse in the other " \
+           f"measure. The highest power otherwise has {first}: {said}."
 
 
 def _select(results: pd.DataFrame, dataset: str, signal: str, level: float) -> pd.DataFrame:
@@ -347,3 +388,10 @@ def _spread(values: pd.Series) -> str:
     low, high = values.quantile(0.1), values.quantile(0.9)
     # no-break spaces: a cell is one thing
     return f"{values.mean():.2f}\u00a0[{low:.2f},\u00a0{high:.2f}]"
+
+
+def _both(splits: pd.DataFrame, delay: str) -> str:
+    """Return the mean delay in steps and in tokens."""
+    means = [splits[name].mean() for name in (delay, f"{delay}_tokens")]
+    return "none detected" if math.isnan(means[0]) else "\u00a0/\u00a0".join(
+        f"{mean:.2f}" for mean in means)
