@@ -264,11 +264,11 @@ def _choose(part: Trajectories, units: IntArray, plan: Plan) -> tuple[Statistic,
     default = plan.statistic or CANDIDATES[0].name
     if min(part.count(0), part.count(1)) == 0:
         return named[default], pd.DataFrame()
-    methods = [Method(one.name, one, plan.calibrator, "", "") for one in CANDIDATES]
+    methods = [Method(one.name, one, plan.calibrator, "", "", draws_ties=True)
+               for one in CANDIDATES]
     _, dense = np.unique(units, return_inverse=True)
     found = compare_methods(
         part, methods, _halves(dense, SPLITS, plan.seed), levels=(plan.level,), delta=plan.delta,
-        randomise_ties=True,
     )
     measured = found.pivot(index="split", columns="method", values=plan.objective)
     gain = OBJECTIVES[plan.objective] * measured.sub(measured[CANDIDATES[0].name], axis=0)
