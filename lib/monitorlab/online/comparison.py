@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -442,7 +442,7 @@ class _Fold:
             found = fitted[method.statistic]
             for level in levels:
                 threshold = self._threshold(method, found, level)
-                tie_rng = _tie_rngs(self.split)[1]
+                tie_rng = _tie_rngs(self.split)[1] if method.draws_ties else None
                 alarms = (
                     np.full(len(test), int(self.risk == MISSED_DETECTION))
                     if found is None
@@ -461,7 +461,7 @@ class _Fold:
                     "split": self.split,
                     **counts,
                     **_threshold_columns(threshold, method),
-                    **asdict(alarm_metrics(alarms, test)),
+                    **vars(alarm_metrics(alarms, test)),
                 }
 
     def _fit(self, statistic: Statistic, test: Trajectories) -> _Fitted | None:
@@ -492,7 +492,7 @@ class _Fold:
 
 
 def _threshold_columns(threshold: Threshold, method: Method) -> dict[str, object]:
-    columns = asdict(threshold)
+    columns = dict(vars(threshold))
     columns["threshold"] = columns.pop("value")
     if method.draws_ties:  # another rule than the one without draws, also in the key of a table
         columns["calibrator"] += ", ties drawn"
