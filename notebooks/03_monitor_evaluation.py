@@ -795,7 +795,7 @@ display.table(pd.DataFrame(rows, columns=columns))
 # that both answered. TF-IDF reads the response alone, whatever the view.
 
 # %% tags=["nbval-ignore-output"]
-viewed = chapter.draw_pairs(tested, 3 * sizes.language_pairs, run.rng("views"), by=("split",))
+viewed = chapter.draw_pairs(tested, 10 * sizes.language_pairs, run.rng("views"), by=("split",))
 looks = chapter.instrument.ask_views(everyone, viewed, store)
 views = chapter.instrument.view_table(looks, viewed, run.rng("views"), sizes.resamples)
 shown = display.spans(views, ["mr", "far", "balanced_accuracy", "difference"])
