@@ -317,8 +317,9 @@ display.show(
 # %% tags=["nbval-ignore-output"]
 now = kept.set_index(["change", "threshold"])
 display.say(
-    "As calibrated, the false alarm rate is {no:.2f} without a change, {generator:.2f} with another "
-    "generator, {longer:.2f} with longer solutions and {verifier:.2f} with another verifier; the "
+    "As calibrated, the false alarm rate is {no:.2f} without a change, {generator:.2f} with "
+    "another generator, {longer:.2f} with longer solutions and {verifier:.2f} with another "
+    "verifier; the "
     "weighted threshold has {weighted:.2f} on longer solutions.",
     no=now.loc[("no change", "as calibrated"), "far"],
     generator=now.loc[("another generator", "as calibrated"), "far"],
