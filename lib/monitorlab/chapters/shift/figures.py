@@ -61,7 +61,7 @@ def plot_misses(
             if row == 0:
                 ends = [own["level"].min(), own["level"].max()]
                 ax.plot(ends, ends, color=GREY, linestyle="--", label="level ε")
-                ax.set_title(name)
+                ax.set_title(name, fontsize=8)
             else:
                 ax.set_xlabel("target level ε of misses")
         axes[row, 0].set_ylabel(label.replace(" (", "\n("))
@@ -89,8 +89,8 @@ def plot_feasible(lines: pd.DataFrame, title: str) -> Figure:
         ax.fill_between(x, y, 1.0, step="post", color=BLUE, alpha=0.15, label="both can be kept")
         ax.fill_between(x, 0.0, y, step="post", color=ORANGE, alpha=0.15,
                         label="no threshold keeps both")
-        ax.set(xlim=(x.min(), x.max()), ylim=(0, 1), title=name,
-               xlabel="level of false alarms")
+        ax.set(xlim=(x.min(), x.max()), ylim=(0, 1), xlabel="level of false alarms")
+        ax.set_title(name, fontsize=8)
     axes[0, 0].set_ylabel("level of misses")
     shared_legend(fig, list(axes[0]), 2)
     fig.suptitle(title, fontweight="bold")
