@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from monitorlab.models.batching import pad
+from monitorlab.models.batching import end_ids, pad
 from monitorlab.models.chat import text_ids
 from monitorlab.models.engine import ScoringEngine
 from monitorlab.models.loading import Checkpoint, load_causal
@@ -245,7 +245,7 @@ class TextMonitor:
         mask = pad([[1] * len(row) for row in rows], 0, left=True).to(model.device)
         # The checkpoint's own sampling defaults would make other settings than the stated ones.
         sampling = {"temperature": self.temperature, "top_k": 0, "top_p": 1.0}
-        ends = self._end_ids()
+        ends = end_ids(model, self._tokenizer)
         generate: Any = model.generate
         with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
             torch.manual_seed(seed)
@@ -259,11 +259,6 @@ class TextMonitor:
             stop = next((i for i, token in enumerate(row) if token in ends), None)
             emitted.append((row if stop is None else row[:stop], stop is not None))
         return emitted
-
-    def _end_ids(self) -> set[int]:
-        configured = self._model.generation_config.eos_token_id
-        ends = configured if isinstance(configured, list) else [configured]
-        return {end for end in (*ends, self._tokenizer.eos_token_id) if end is not None}
 
 
 def _check_apart(words: Sequence[list[int]]) -> None:

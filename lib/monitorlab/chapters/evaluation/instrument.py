@@ -104,10 +104,8 @@ def view_table(
     gaps = differences(paired(judged, rng, pairs=pairs, resamples=resamples, metrics=[METRIC]))
     gaps = gaps.set_index("first")[["difference", "low", "high", "n"]]
     gaps.columns = pd.Index(["difference", "difference_low", "difference_high", "n_both"])
-    order = {view: place for place, view in enumerate(VIEWS)}
     table = table.join(gaps, on="name").astype({"n_both": "Int64"})
-    return table.sort_values(keys, key=lambda column: column.map(order)
-                             if column.name == "view" else column, ignore_index=True)
+    return _in_order(table, keys, VIEWS)
 
 
 def without_guidelines(prompt: Prompt) -> Prompt:
@@ -223,10 +221,14 @@ def group_rates(
     table = rates(rows, by=("name", "monitor", "group"))
     areas = curve_table(rows, rng, n=resamples).set_index("name")
     table = table.join(areas[["auroc", "auroc_low", "auroc_high"]], on="name")
-    order = {group: place for place, group in enumerate(dict.fromkeys(rows["group"]))}
-    return table.sort_values(["monitor", "group"], ignore_index=True,
-                             key=lambda column: column.map(order) if column.name == "group"
-                             else column)
+    return _in_order(table, ["monitor", "group"], dict.fromkeys(rows["group"]))
+
+
+def _in_order(table: pd.DataFrame, keys: Sequence[str], last: Iterable[str]) -> pd.DataFrame:
+    """Sort by two columns, the second one in the order of its values in `last`."""
+    place = {value: number for number, value in enumerate(last)}
+    return table.sort_values(list(keys), ignore_index=True, key=lambda column: column.map(place)
+                             if column.name == keys[1] else column)
 
 
 def auroc_by(judged: pd.DataFrame, column: str) -> pd.Series:
