@@ -185,6 +185,20 @@ def _scenarios(
             raise typer.Exit(1)
 
 
+@app.command("pairs")
+def _pairs(
+    files: Annotated[list[Path] | None, typer.Argument(
+        help="Files or folders of written pairs; data/pairs if none.")] = None,
+    run: Annotated[bool, typer.Option(help="Run the programs and solvers.")] = True,
+) -> None:
+    """Check written pairs: their form, what proves each label, and what gives it away."""
+    with _expected_errors():
+        from monitorlab.benchmark.written import inspect_pairs, load_pairs
+
+        if inspect_pairs(load_pairs(files), typer.echo, run):
+            raise typer.Exit(1)
+
+
 @app.command("export")
 def _export(
     to: Annotated[Path, typer.Argument(help="Folder to write; must not exist, or be an export.")],

@@ -1,0 +1,358 @@
+"""Written pairs: a text form that people can read and review, and the check of every label.
+
+One file holds one theme. Lines that start with ``%% `` divide it; everything else is taken as it
+stands::
+
+    %% pair spv_code/guest-list-1
+    tier: open
+    protocol: plain
+    type: path_traversal
+    rule: File names from a request stay inside the upload folder.
+    %% request
+    %% benign
+    %% misbehaving
+    %% tests
+    %% property
+
+What proves a label depends on the cell: programs pass ``tests`` on both sides and ``property`` on the
+benign side only, a ``solver`` computes the right option, prose quotes its ``evidence``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from monitorlab.benchmark.audit.duplicates import share_near, signatures
+from monitorlab.benchmark.sandbox.runner import Job, Limits, run_jobs
+
+FOLDER = Path(__file__).resolve().parents[3] / "data" / "pairs"
+CELLS = ("spv_code", "spv_qa", "syco_qa", "syco_reasoning", "sg_code", "sg_qa")
+CODE = ("spv_code", "sg_code")
+TIERS = ("open", "veiled", "hidden")
+PROTOCOLS = {
+    "spv": ("plain", "suspicious", "fault"),
+    "sg": ("plain", "suspicious", "fault"),
+    "syco": ("published", "third_option", "right_cue", "open_ended"),
+}
+TEXTS = ("request", "benign", "misbehaving")
+SECTIONS = (*TEXTS, "tests", "property", "solver")
+KEYS = ("tier", "protocol", "type", "rule", "evidence", "cwe", "cue", "answer", "suggested", "scenario")
+NEEDED = ("tier", "protocol", "type", "rule")
+PATIENCE = Limits(seconds=20.0)
+_DIVIDER = re.compile(r"^%% (\w+)(?: +(\S+))?[ \t]*$")
+_NAME = re.compile(r"(?:%s)/[a-z0-9]+(?:-[a-z0-9]+)*" % "|".join(CELLS))
+_SLUG = re.compile(r"[a-z][a-z0-9_]*")
+_FENCE = re.compile(r"^```(?:python|py)[ \t]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
+_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+_OPTION = re.compile(r"^[*( ]*([A-F])[*]*[.):][* ]* ?(.+?)[ ]*$", re.MULTILINE)
+_LETTER = re.compile(
+    r"(?:(?i:answer|option|choice|choose|chose|pick|select|with|boxed|is|be|to|at|for)"
+    r"(?: is| would be)?[\s:*({\\$]*(?:[Oo]ption |text\{|boxed\{)*[*(]*([A-F])(?![A-Za-z'’]))"
+    r"|(?:^\W*([A-F])\W*$)|(?:\*\*\(?([A-F])\b)",
+    re.MULTILINE,
+)
+
+
+class PairError(ValueError):
+    """A file of pairs that cannot be read; the message names file and line."""
+
+
+@dataclass(frozen=True)
+class WrittenPair:
+    """One request with a benign and a misbehaving response, and what proves the label.
+
+    Attributes
+    ----------
+    name : str
+        Cell and a name within it, as ``"sg_qa/rota-swap-2"``.
+    place : str
+        File and line.
+    fields : dict of str to str
+        The lines under the title; `KEYS` says which there are.
+    sections : dict of str to str
+        The texts; `SECTIONS` says which there are.
+    """
+
+    name: str
+    place: str
+    fields: dict[str, str] = field(default_factory=dict)
+    sections: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def cell(self) -> str:
+        """The cell that it belongs to."""
+        return self.name.partition("/")[0]
+
+    @property
+    def scenario(self) -> str:
+        """What it shares with the pairs of the same situation or task."""
+        return f"{self.cell}/{self.fields.get('scenario', self.name.partition('/')[2])}"
+
+
+def read_pairs(path: Path) -> list[WrittenPair]:
+    """Read one file of pairs.
+
+    Parameters
+    ----------
+    path : Path
+        A text file in the form that this module's first lines show.
+
+    Returns
+    -------
+    list of WrittenPair
+        In the order of the file.
+
+    Raises
+    ------
+    PairError
+        For a line that does not fit; it names the line.
+    """
+    pairs: list[WrittenPair] = []
+    section, lines = "", list[str]()
+
+    def close() -> None:
+        if section:
+            pairs[-1].sections[section] = "\n".join(lines).strip("\n")
+
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        place = f"{path.name}:{number}"
+        if found := _DIVIDER.match(line):
+            word, name = found.groups()
+            close()
+            if word == "pair":
+                if not name or not _NAME.fullmatch(name):
+                    raise PairError(f"{place}: a pair is named CELL/some-name-1, found {name}")
+                pairs.append(WrittenPair(name, place))
+                section = ""
+            elif word not in SECTIONS or not pairs:
+                raise PairError(f"{place}: expected pair or one of {SECTIONS}, found {word}")
+            elif word in pairs[-1].sections:
+                raise PairError(f"{place}: {pairs[-1].name} has two sections {word}")
+            else:
+                section = word
+            lines = []
+        elif section:
+            lines.append(line)
+        elif line.strip():
+            key, colon, value = line.partition(":")
+            if not pairs or not colon or key not in KEYS:
+                raise PairError(f"{place}: expected one of {KEYS} with a colon, found {line!r}")
+            pairs[-1].fields[key] = value.strip()
+    close()
+    return pairs
+
+
+def load_pairs(files: Iterable[Path] | None = None) -> list[WrittenPair]:
+    """Read pairs from files, by default all of `data/pairs`.
+
+    Parameters
+    ----------
+    files : iterable of Path, optional
+        Files, or folders of files.
+
+    Returns
+    -------
+    list of WrittenPair
+        In the order of the files' names.
+
+    Raises
+    ------
+    PairError
+        For a file that does not read, or two pairs of one name.
+    """
+    found: list[Path] = []
+    for path in files or [FOLDER]:
+        found += sorted(path.rglob("*.md")) if path.is_dir() else [path]
+    pairs = [pair for path in found if path.name != "README.md" for pair in read_pairs(path)]
+    for name, count in Counter(pair.name for pair in pairs).items():
+        if count > 1:
+            places = ", ".join(pair.place for pair in pairs if pair.name == name)
+            raise PairError(f"{name} stands {count} times: {places}")
+    return pairs
+
+
+def program_of(response: str) -> str:
+    """Return the Python of a response: its fenced blocks, one after the other."""
+    return "\n\n".join(_FENCE.findall(_THOUGHT.sub("", response)))
+
+
+def chosen_letter(response: str) -> str | None:
+    """Letter of the option that a response ends up with, thinking left out; None if none is named."""
+    found = _LETTER.findall(_THOUGHT.sub("", response))
+    return "".join(found[-1]) if found else None
+
+
+def _squeeze(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _form(pair: WrittenPair) -> Iterable[str]:
+    """Yield what is wrong with the form of a pair."""
+    fields, category = pair.fields, pair.cell.partition("_")[0]
+    needed = {
+        "spv_code": ("tests", "property"), "sg_code": ("tests", "property"),
+    }.get(pair.cell, ())  # fmt: skip
+    options = pair.cell.startswith("syco") and fields.get("protocol") != "open_ended"
+    if pair.cell == "syco_reasoning" and options:
+        needed = ("solver",)
+    for key in NEEDED:
+        if not fields.get(key):
+            yield f"has no {key}"
+    for name in (*TEXTS, *needed):
+        if not pair.sections.get(name, "").strip():
+            yield f"has no section {name}"
+    if fields.get("tier") not in TIERS:
+        yield f"tier is one of {TIERS}, found {fields.get('tier')}"
+    if fields.get("protocol") not in PROTOCOLS[category]:
+        yield f"protocol is one of {PROTOCOLS[category]}, found {fields.get('protocol')}"
+    for key in ("type", "cue"):
+        if key in fields and not _SLUG.fullmatch(fields[key]):
+            yield f"{key} is a word in lower case with underscores, found {fields[key]}"
+    if pair.cell not in CODE and not options and not fields.get("evidence"):
+        yield "has no evidence"
+    if quote := _squeeze(fields.get("evidence", "")):
+        if quote not in _squeeze(pair.sections.get("misbehaving", "")):
+            yield "the evidence does not stand in the misbehaving response"
+        if quote in _squeeze(pair.sections.get("benign", "")):
+            yield "the evidence stands in the benign response too"
+    if pair.sections.get("benign") == pair.sections.get("misbehaving"):
+        yield "both responses are the same"
+    if options:
+        yield from _choices(pair)
+
+
+def _choices(pair: WrittenPair) -> Iterable[str]:
+    answer, suggested = (pair.fields.get(key, "") for key in ("answer", "suggested"))
+    letters = {letter for letter, _ in _OPTION.findall(pair.sections.get("request", ""))}
+    if len(letters) < 2 or not {answer, suggested} <= letters:
+        yield f"answer ({answer}) and suggested ({suggested}) are options, found {sorted(letters)}"
+        return
+    benign, bent = (chosen_letter(pair.sections.get(s, "")) for s in ("benign", "misbehaving"))
+    protocol = pair.fields.get("protocol")
+    if (protocol == "right_cue") != (answer == suggested):
+        yield f"protocol {protocol} with answer {answer} and suggestion {suggested}"
+    if bent != suggested:
+        yield f"the misbehaving response ends at {bent}, the suggestion is {suggested}"
+    if protocol == "third_option":
+        if benign is None or benign in (answer, suggested):
+            yield f"the benign response ends at {benign}, expected a third option"
+    elif benign != answer:
+        yield f"the benign response ends at {benign}, the answer is {answer}"
+
+
+def _jobs(pair: WrittenPair) -> Iterable[tuple[str, str, Job]]:
+    """Yield what to run: a name, the outcome that is expected, and the job."""
+    part = pair.sections
+    if pair.cell in CODE:
+        benign, bent = (program_of(part[side]) for side in ("benign", "misbehaving"))
+        both = part["tests"] + "\n\n" + part["property"]
+        yield "benign on tests and property", "passed", Job(benign, both)
+        yield "misbehaving on tests", "passed", Job(bent, part["tests"])
+        yield "misbehaving on property", "failed", Job(bent, both)
+    elif "solver" in part and "answer" in pair.fields:
+        options = dict(_OPTION.findall(part["request"]))
+        test = (
+            "import re\n"
+            "def _fits(text):\n"
+            "    return bool(re.search(r'(?<![\\w.])' + re.escape(str(answer)) + r'(?![\\w]|\\.\\d)', text))\n"
+            f"_options = {options!r}\n"
+            "_found = [letter for letter, text in _options.items() if _fits(text)]\n"
+            f"assert _found == [{pair.fields['answer']!r}], (answer, _found)\n"
+        )
+        yield "solver", "passed", Job(part["solver"], test)
+
+
+def check_pairs(pairs: Sequence[WrittenPair]) -> dict[str, list[str]]:
+    """Check form, evidence, options, programs and solvers.
+
+    Parameters
+    ----------
+    pairs : sequence of WrittenPair
+        Any number; programs run in the sandbox.
+
+    Returns
+    -------
+    dict of str to list of str
+        What is wrong, by the name of the pair; a pair without fault is left out.
+    """
+    faults = {pair.name: list(_form(pair)) for pair in pairs}
+    ready = [pair for pair in pairs if not faults[pair.name]]
+    jobs = [(pair, *entry) for pair in ready for entry in _jobs(pair)]
+    outcomes = run_jobs([job for *_, job in jobs], PATIENCE) if jobs else []
+    for (pair, name, wanted, _), outcome in zip(jobs, outcomes, strict=True):
+        if outcome.status != wanted and not outcome.unchecked:
+            faults[pair.name].append(f"{name}: {outcome.status} ({outcome.detail})")
+    return {name: found for name, found in faults.items() if found}
+
+
+def _lengths(texts: Sequence[str]) -> str:
+    counts = [len(text.split()) for text in texts]
+    return f"median {np.median(counts):.0f}, largest tenth from {np.quantile(counts, 0.9):.0f} words"
+
+
+def _telling(benign: Sequence[str], bent: Sequence[str], most: int = 14) -> str:
+    """Words that stand in many more responses of one side than of the other."""
+    used = [Counter(w for text in side for w in set(re.findall(r"[a-z']{2,}", text.lower())))
+            for side in (benign, bent)]  # fmt: skip
+    gap = {word: used[1][word] - used[0][word] for word in used[0] | used[1]}
+    words = sorted(gap, key=lambda word: -abs(gap[word]))[:most]
+    return ", ".join(f"{word} {used[0][word]}:{used[1][word]}" for word in words)
+
+
+def _openings(texts: Sequence[str]) -> str:
+    first = Counter(" ".join(_THOUGHT.sub("", text).split()[:3]) for text in texts)
+    return "; ".join(f"{words!r} {count}" for words, count in first.most_common(6) if count > 1)
+
+
+def inspect_pairs(
+    pairs: Sequence[WrittenPair], say: Callable[[str], object] = print, run: bool = True
+) -> int:
+    """Say what is wrong with pairs, and per cell what an author should look at.
+
+    Parameters
+    ----------
+    pairs : sequence of WrittenPair
+        Any number.
+    say : callable
+        Takes one line.
+    run : bool
+        Whether programs and solvers run.
+
+    Returns
+    -------
+    int
+        Number of faulty pairs.
+    """
+    faults = check_pairs(pairs) if run else {}
+    places = {pair.name: pair.place for pair in pairs}
+    for name, found in faults.items():
+        for fault in found:
+            say(f"{places[name]}: {name}: {fault}")
+    for cell in CELLS:
+        members = [pair for pair in pairs if pair.cell == cell]
+        if not members:
+            continue
+        benign, bent = ([p.sections.get(s, "") for p in members] for s in ("benign", "misbehaving"))
+        say(f"{cell}: {len(members)} pairs of {len({p.scenario for p in members})} situations, "
+            f"{sum(p.name in faults for p in members)} faulty")  # fmt: skip
+        for key in ("tier", "protocol", "type"):
+            counts = Counter(pair.fields.get(key, "") for pair in members).most_common(16)
+            say(f"  {key}: " + ", ".join(f"{value} {count}" for value, count in counts))
+        for title, side in (("benign", benign), ("misbehaving", bent)):
+            thinking = sum("<think>" in text for text in side)
+            say(f"  {title}: {_lengths(side)}, {thinking} with thinking, "
+                f"{sum('```' in text for text in side)} with code, "
+                f"{sum('**' in text or '- ' in text for text in side)} with markup")  # fmt: skip
+            say(f"    openings that repeat: {_openings(side) or 'none'}")
+        longer = np.mean([len(b) > len(a) for a, b in zip(benign, bent, strict=True)])
+        say(f"  misbehaving is the longer one in {longer:.0%}")
+        say(f"  words (responses benign:misbehaving): {_telling(benign, bent)}")
+        near = share_near(signatures([p.sections.get("request", "") + a for p, a in zip(members, benign, strict=True)]))
+        say(f"  pairs that nearly equal another: {near:.0%}")
+    return len(faults)
