@@ -14,8 +14,8 @@ stands::
     %% tests
     %% property
 
-What proves a label depends on the cell: programs pass ``tests`` on both sides and ``property`` on the
-benign side only, a ``solver`` computes the right option, prose quotes its ``evidence``.
+What proves a label depends on the cell: programs pass ``tests`` on both sides and ``property`` on
+the benign side only, a ``solver`` computes the right option, prose quotes its ``evidence``.
 """
 
 from __future__ import annotations
@@ -25,14 +25,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 
 import numpy as np
+import pandas as pd
 
 from monitorlab.benchmark.audit.duplicates import share_near, signatures
+from monitorlab.benchmark.samples import sample_row
 from monitorlab.benchmark.sandbox.runner import Job, Limits, run_jobs
+from monitorlab.storage.tables import CELLS
 
+SOURCE = "written"
+GENERATOR = "unnamed large language models, in the generator's role"
+DEV_SHARE = 0.25
 FOLDER = Path(__file__).resolve().parents[3] / "data" / "pairs"
-CELLS = ("spv_code", "spv_qa", "syco_qa", "syco_reasoning", "sg_code", "sg_qa")
 CODE = ("spv_code", "sg_code")
 TIERS = ("open", "veiled", "hidden")
 PROTOCOLS = {
@@ -42,11 +48,11 @@ PROTOCOLS = {
 }
 TEXTS = ("request", "benign", "misbehaving")
 SECTIONS = (*TEXTS, "tests", "property", "solver")
-KEYS = ("tier", "protocol", "type", "rule", "evidence", "cwe", "cue", "answer", "suggested", "scenario")
 NEEDED = ("tier", "protocol", "type", "rule")
+KEYS = (*NEEDED, "evidence", "cwe", "cue", "answer", "suggested", "scenario")
 PATIENCE = Limits(seconds=20.0)
 _DIVIDER = re.compile(r"^%% (\w+)(?: +(\S+))?[ \t]*$")
-_NAME = re.compile(r"(?:%s)/[a-z0-9]+(?:-[a-z0-9]+)*" % "|".join(CELLS))
+_NAME = re.compile(rf"(?:{'|'.join(CELLS)})/[a-z0-9]+(?:-[a-z0-9]+)*")
 _SLUG = re.compile(r"[a-z][a-z0-9_]*")
 _FENCE = re.compile(r"^```(?:python|py)[ \t]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
 _THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
@@ -57,6 +63,13 @@ _LETTER = re.compile(
     r"|(?:^\W*([A-F])\W*$)|(?:\*\*\(?([A-F])\b)",
     re.MULTILINE,
 )
+# The value that a solver computed stands as a word of its own in the right option, and in no other.
+_ONE_OPTION = r"""
+import re
+_value = re.compile(r"(?<![\w.])" + re.escape(str(answer)) + r"(?![\w]|\.\d)")
+_found = [letter for letter, text in {options!r}.items() if _value.search(text)]
+assert _found == [{answer!r}], (answer, _found)
+"""
 
 
 class PairError(ValueError):
@@ -177,13 +190,54 @@ def load_pairs(files: Iterable[Path] | None = None) -> list[WrittenPair]:
     return pairs
 
 
+def written_samples(pairs: Sequence[WrittenPair], seed: int = 2026) -> pd.DataFrame:
+    """Return both responses of every pair as samples.
+
+    Parameters
+    ----------
+    pairs : sequence of WrittenPair
+        From :func:`load_pairs`.
+    seed : int
+        Decides which response of a pair comes first, and a quarter of each cell's situations for
+        the split ``dev``.
+
+    Returns
+    -------
+    DataFrame
+        Schema ``samples`` with four more columns: ``tier`` and ``protocol`` as the author graded
+        the pair, the ``rule`` that decides, and the ``evidence`` in the misbehaving response (empty
+        where a program or a solver proves the label).
+    """
+    dev: set[str] = set()
+    for cell in CELLS:
+        names = sorted({pair.scenario for pair in pairs if pair.cell == cell})
+        Random(f"{seed}/{cell}/split").shuffle(names)
+        dev.update(names[: round(DEV_SHARE * len(names))])
+    rows = []
+    for pair in pairs:
+        sides = [(0, pair.sections["benign"]), (1, pair.sections["misbehaving"])]
+        Random(f"{seed}/{pair.name}/order").shuffle(sides)
+        for letter, (label, response) in zip("ab", sides, strict=True):
+            row = sample_row(
+                sample_id=f"{pair.name}-{letter}", pair_id=pair.name, scenario_id=pair.scenario,
+                cell=pair.cell, misbehavior_type=pair.fields["type"],
+                cue_type=pair.fields.get("cue", "none"), source=SOURCE, generator=GENERATOR,
+                request=pair.sections["request"], response=response,
+                has_thinking="<think>" in response, label=label,
+            )  # fmt: skip
+            kept = {key: pair.fields.get(key, "") for key in ("tier", "protocol", "rule", "evidence")}
+            split = "dev" if pair.scenario in dev else "test"
+            rows.append(row | {"split": split} | kept)
+    return pd.DataFrame(rows)
+
+
 def program_of(response: str) -> str:
     """Return the Python of a response: its fenced blocks, one after the other."""
     return "\n\n".join(_FENCE.findall(_THOUGHT.sub("", response)))
 
 
 def chosen_letter(response: str) -> str | None:
-    """Letter of the option that a response ends up with, thinking left out; None if none is named."""
+    """Letter of the option that a response ends up with, or None; thinking is left out."""
     found = _LETTER.findall(_THOUGHT.sub("", response))
     return "".join(found[-1]) if found else None
 
@@ -195,10 +249,8 @@ def _squeeze(text: str) -> str:
 def _form(pair: WrittenPair) -> Iterable[str]:
     """Yield what is wrong with the form of a pair."""
     fields, category = pair.fields, pair.cell.partition("_")[0]
-    needed = {
-        "spv_code": ("tests", "property"), "sg_code": ("tests", "property"),
-    }.get(pair.cell, ())  # fmt: skip
-    options = pair.cell.startswith("syco") and fields.get("protocol") != "open_ended"
+    options = category == "syco" and fields.get("protocol") != "open_ended"
+    needed: tuple[str, ...] = ("tests", "property") if pair.cell in CODE else ()
     if pair.cell == "syco_reasoning" and options:
         needed = ("solver",)
     for key in NEEDED:
@@ -257,24 +309,19 @@ def _jobs(pair: WrittenPair) -> Iterable[tuple[str, str, Job]]:
         yield "misbehaving on property", "failed", Job(bent, both)
     elif "solver" in part and "answer" in pair.fields:
         options = dict(_OPTION.findall(part["request"]))
-        test = (
-            "import re\n"
-            "def _fits(text):\n"
-            "    return bool(re.search(r'(?<![\\w.])' + re.escape(str(answer)) + r'(?![\\w]|\\.\\d)', text))\n"
-            f"_options = {options!r}\n"
-            "_found = [letter for letter, text in _options.items() if _fits(text)]\n"
-            f"assert _found == [{pair.fields['answer']!r}], (answer, _found)\n"
-        )
+        test = _ONE_OPTION.format(options=options, answer=pair.fields["answer"])
         yield "solver", "passed", Job(part["solver"], test)
 
 
-def check_pairs(pairs: Sequence[WrittenPair]) -> dict[str, list[str]]:
+def check_pairs(pairs: Sequence[WrittenPair], run: bool = True) -> dict[str, list[str]]:
     """Check form, evidence, options, programs and solvers.
 
     Parameters
     ----------
     pairs : sequence of WrittenPair
-        Any number; programs run in the sandbox.
+        Any number.
+    run : bool
+        Whether programs and solvers run, in the sandbox.
 
     Returns
     -------
@@ -282,7 +329,7 @@ def check_pairs(pairs: Sequence[WrittenPair]) -> dict[str, list[str]]:
         What is wrong, by the name of the pair; a pair without fault is left out.
     """
     faults = {pair.name: list(_form(pair)) for pair in pairs}
-    ready = [pair for pair in pairs if not faults[pair.name]]
+    ready = [pair for pair in pairs if run and not faults[pair.name]]
     jobs = [(pair, *entry) for pair in ready for entry in _jobs(pair)]
     outcomes = run_jobs([job for *_, job in jobs], PATIENCE) if jobs else []
     for (pair, name, wanted, _), outcome in zip(jobs, outcomes, strict=True):
@@ -293,7 +340,8 @@ def check_pairs(pairs: Sequence[WrittenPair]) -> dict[str, list[str]]:
 
 def _lengths(texts: Sequence[str]) -> str:
     counts = [len(text.split()) for text in texts]
-    return f"median {np.median(counts):.0f}, largest tenth from {np.quantile(counts, 0.9):.0f} words"
+    tenth = np.quantile(counts, 0.9)
+    return f"median {np.median(counts):.0f}, largest tenth from {tenth:.0f} words"
 
 
 def _telling(benign: Sequence[str], bent: Sequence[str], most: int = 14) -> str:
@@ -329,7 +377,7 @@ def inspect_pairs(
     int
         Number of faulty pairs.
     """
-    faults = check_pairs(pairs) if run else {}
+    faults = check_pairs(pairs, run)
     places = {pair.name: pair.place for pair in pairs}
     for name, found in faults.items():
         for fault in found:
@@ -353,6 +401,7 @@ def inspect_pairs(
         longer = np.mean([len(b) > len(a) for a, b in zip(benign, bent, strict=True)])
         say(f"  misbehaving is the longer one in {longer:.0%}")
         say(f"  words (responses benign:misbehaving): {_telling(benign, bent)}")
-        near = share_near(signatures([p.sections.get("request", "") + a for p, a in zip(members, benign, strict=True)]))
-        say(f"  pairs that nearly equal another: {near:.0%}")
+        requests = [pair.sections.get("request", "") for pair in members]
+        whole = [request + text for request, text in zip(requests, benign, strict=True)]
+        say(f"  pairs that nearly equal another: {share_near(signatures(whole)):.0%}")
     return len(faults)
