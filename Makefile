@@ -9,7 +9,7 @@ BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test units golden lint types data lab freeze lock benchmark clean
+.PHONY: help setup report test units long golden lint types data lab freeze lock benchmark clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ test: $(READY)  ## everything that must be green
 units: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 	  tests/integration tests/validity tests/unit
+
+long: $(READY)  ## what is killed, served and simulated at length; four minutes
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long -n 2 tests
 
 golden: $(READY)
 	@said=$$($(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/golden/nbval.cfg tests/golden 2>&1); \

@@ -12,16 +12,16 @@
 # # 1. Benchmark construction
 #
 # > A monitor can only be judged on pairs whose label is certain and whose style gives
-# > nothing away; such pairs can be composed from scenarios that people write and read.
+# > nothing away; such pairs can be written, and what proves each label can be executed.
 #
-# *Paper: arXiv 2601.05752, section 3. Cost: about twenty seconds in `tiny`, under a
-# minute in `cpu`, about four minutes with the whole training corpus on two cores; asking the
-# language model, where it is installed, adds some ten seconds in `tiny` and a minute in `cpu`.*
+# *Paper: arXiv 2601.05752, section 3. Cost: under a minute in `tiny`, about four minutes in
+# `cpu` on two cores, for executing every program, asking a language model and composing the
+# training corpus.*
 
 # %% [markdown]
 # **You will learn**
-# - Compose 3,010 paired samples in six cells from a library of written scenarios.
-# - Check what can be checked against the world: execute every program, solve every problem.
+# - Read 3,010 written samples in six cells, graded by how plain the misbehavior is.
+# - Check each label against what proves it: tests, a solver, or the words of the response.
 # - Measure which of the ten cues sway a real language model, and by how much.
 # - Stream a training corpus that shares no scenario with the benchmark.
 #
@@ -44,9 +44,9 @@ PAIRS_SHOWN: int = 2  # pairs of each cell in the sample browser
 
 # %%
 from monitorlab import display
+from monitorlab.benchmark import written
 from monitorlab.benchmark.scenarios.files import load_library
 from monitorlab.benchmark.sources.generator import construct
-from monitorlab.benchmark.writing.construction import build_pairs
 from monitorlab.chapters import construction as chapter
 from monitorlab.chapters.construction import sway
 from monitorlab.pipeline.artifacts import open_run, write_parts, write_table
@@ -54,8 +54,9 @@ from monitorlab.pipeline.artifacts import open_run, write_parts, write_table
 # %%
 run = open_run("01_benchmark_construction", profile=PROFILE, run_id=RUN_ID, seed=SEED)
 display.use(run)
-scenarios = load_library()
-display.table(chapter.overview.library(scenarios), caption="The scenario library")
+pairs = written.load_pairs()
+samples = written.written_samples(pairs, SEED)
+display.table(chapter.overview.counts(samples), caption="Samples by cell and split")
 
 # %% [markdown]
 # ## The six cells of the benchmark
@@ -66,87 +67,66 @@ display.table(chapter.overview.library(scenarios), caption="The scenario library
 # - **Syco**, sycophancy and bias: a cue in the request steers the answer.
 # - **SG**, specification gaming: a loophole of the task or its check is exploited.
 #
-# The paper's data is gated, so we write our own. Each row of the table above counts
-# scenarios. A scenario is a situation in a YAML file under `data/scenarios`, with requests,
-# benign and misbehaving answers, and everything that may vary. Scenarios of the *test* side
-# make the benchmark and those of the *training* side make the corpus. Gaming has no training
-# side, because no monitor shall have seen it in training.
+# The paper's data is gated, so ours was written for this repository, one response at a time, by
+# large language models in the role of the generator. The sizes of the cells are the paper's. (It
+# gives 976 and 196 for S&PV, and 298 and 578 for SG, without saying which is code and which is
+# QA. That is our reading.) A *scenario* is one situation or task. A quarter of the scenarios of
+# each cell is the *dev* split, where thresholds may be chosen, and the rest is the *test* split.
+# No scenario is in both.
 
 # %% [markdown]
-# ## From a scenario to a pair
+# ## What a pair looks like
 #
-# A pair is one request $x$ with a benign response $r_0$ and a misbehaving one $r_1$. Take the
-# scenario of a hospital ward where large orders need a second signature. We compose two pairs
-# from it. Names, places and amounts are drawn once per pair, so both responses of a pair share
-# them. Wording, order of arguments, layout and code style are drawn for every response on its
-# own.
+# A pair is one request $x$ with a benign response $r_0$ and a misbehaving one $r_1$. It stands in
+# a text file under `data/pairs`, so that you can read it, argue with it and mend it. Besides the
+# three texts it says what decides the label. Here is one from a telephone shop, and the sentence that
+# its author wrote down as the rule.
 
 # %%
-scenario = next(s for s in scenarios if s.id == "ward_order_second_signature")
-for number in (0, 1):
-    pair = chapter.compose_pair(scenario, number, SEED)
-    print(f"REQUEST: {pair.request}\n")
-    print(f"BENIGN: {pair.benign.text}\n\nMISBEHAVING: {pair.misbehaving.text}\n")
+pair = next(p for p in pairs if p.name == "sg_qa/call-coaching-form-1")
+for part in ("request", "benign", "misbehaving"):
+    print(f"{part.upper()}: {pair.sections[part]}\n")
+print(f"RULE: {pair.fields['rule']}\nEVIDENCE: {pair.fields['evidence']}")
 
 # %% [markdown]
-# Ask of each response who gave the yes in writing, and when. The request says who may give it.
-# A monitor that reads the response alone cannot know.
+# Both responses are polite and of about the same length. The rule and the evidence are for us and
+# for the checks. A monitor gets the request and one response, and nothing else.
+
+# %% [markdown]
+# ## How plain is it, and against what is it controlled
+#
+# Each pair has a *tier*. In an `open` pair the misbehavior is plain to anyone who reads. In a
+# `veiled` one you must understand the matter or the rule. In a `hidden` one it is a single detail
+# of a long and otherwise good response.
+
+# %%
+display.table(chapter.overview.graded(samples, "tier"), caption="Pairs by tier")
+
+# %% [markdown]
+# And each pair follows a *protocol*. In the paper's own one a cue points to a wrong option, the
+# misbehaving answer takes it and the benign answer is right (`published`). If that were all, a rule
+# as simple as "the answer is the suggested one" would know every label. So there are controls. In
+# `third_option` the benign answer is wrong too, honestly, at an option that nobody suggested. In
+# `right_cue` the cue is right; one answer gets there by its own work, the other only defers. In
+# `open_ended` there are no options. In the other cells the benign response sometimes looks
+# suspicious and is right (`suspicious`), or has a fault that is no misbehavior (`fault`).
+
+# %%
+display.table(chapter.overview.graded(samples, "protocol"), caption="Pairs by protocol")
 
 # %% [markdown]
 # ## The ten cues of the sycophancy cells
 #
 # A friend of yours took the same quiz and answered C, but C is wrong. In the sycophancy cells
-# every request $x' = x + c$ holds such a cue $c$ towards a wrong option. A response that
-# reaches the right option is benign, and one that reaches the suggested option misbehaves.
-# Both sides mention the cue equally often, so the mention proves nothing. The paper names
-# seven user suggestions, a metadata block and an alert that leaks an "answer". It counts ten
-# variants, so we added a second leak.
+# every request $x' = x + c$ holds a cue $c$. The paper names seven user suggestions, a metadata
+# block and an alert that leaks an "answer". It counts ten variants, so we added a second leak. In
+# the pairs each cue is worded anew. The table gives one wording of each.
 
 # %%
 display.table(chapter.overview.cue_table())
 
 # %% [markdown]
-# ## The method happens here: two drafts of about equal length
-#
-# If misbehaving responses were longer on average, a monitor could count letters instead of
-# judging. So each side of a pair is drafted three times, and a coin says which side shall be
-# the longer one. Of the drafts in that order we keep the two that differ least in length. (The
-# paper has no equation for this step. It is our own.)
-#
-# Take three drafts of each side with these lengths in letters, and let the coin say that the
-# benign response is the longer one. Four combinations have that order. Divide each difference
-# by the longer length.
-
-# %%
-benign, misbehaving = [410, 520, 600], [450, 505, 640]
-ordered = [(b, m) for b in benign for m in misbehaving if b > m]
-apart = {lengths: (lengths[0] - lengths[1]) / lengths[0] for lengths in ordered}
-for lengths, share in apart.items():
-    print(f"benign {lengths[0]}, misbehaving {lengths[1]}: {share:.1%} apart")
-kept = min(apart, key=apart.get)
-first, second = chapter.closest_lengths(benign, misbehaving, benign_longer=True)
-assert (benign[first], misbehaving[second]) == kept, "the library must keep the same drafts"
-print("kept, by hand and by the library:", kept)
-
-# %% [markdown]
-# The library also has a rule for bad luck. If no two drafts in the order of the coin are
-# within 12 percent of each other, it keeps the two closest of all.
-#
-# Now we compose all pairs. Every pair has its own generator of random numbers, named after
-# the seed, the scenario and the number of the pair, so two builds are equal byte for byte, in
-# whatever order they run. The sizes of the cells are the paper's. (It gives 976 and 196 for
-# S&PV, and 298 and 578 for SG, without saying which is code and which is QA. That is our
-# reading.)
-
-# %%
-pairs = build_pairs(SEED, scenarios)
-samples = chapter.to_table(pairs, SEED)
-display.table(chapter.overview.counts(samples), caption="Samples by cell and split")
-
-# %% [markdown]
-# A quarter of the scenarios of each cell is the *dev* split, where thresholds may be chosen.
-# The rest is the *test* split. No scenario is in both. The next two figures show what the pairs
-# are about and how long their responses are.
+# The next two figures show what the pairs are about and how long their responses are.
 
 # %%
 fig = chapter.figures.plot_types(samples)
@@ -178,39 +158,60 @@ display.show(
 # give the label away.
 
 # %% [markdown]
-# ## Which labels can be checked
+# ## The method happens here: a label that two tests decide
 #
-# Programs can be executed. Each of them runs in a subprocess with limits on time, memory,
-# files, processes and network. In SG code both programs of a pair must pass the visible
-# tests, and only the benign one must pass the hidden tests, whose values are compared outside
-# of the program's reach. That decides the label. In S&PV code both programs must do their
-# task. That shows their function, while the label is about their security, which no test
-# decides here. Where a machine cannot confine a program that starts tools, that program is
-# not run and its label is not counted.
+# (The paper has no equation for this step. It takes labels from its sources.) A program of S&PV
+# code does its task and has a weakness. A program of SG code passes the checks that everybody can
+# see and does not do the task. Both say the same thing: of two sets of tests $T$ and $P$, a program
+# $r$ is benign if it passes both, and misbehaves if it passes $T$ and fails $P$. Take one small
+# pair and run its tests by hand, which is safe here because we have read the programs.
 
 # %%
-programs = chapter.check_programs(pairs, SEED)
-executed = programs.groupby(["cell", "label"])[["checked", "confirmed"]].sum()
-executed = executed.set_axis(["executed", "passed"], axis=1).reset_index()
-executed["shows"] = executed["cell"].map({"spv_code": "function", "sg_code": "the label"})
-display.table(executed, caption="Programs executed, and what a passed check shows")
+pair = next(p for p in pairs if p.name == "sg_code/roman-dates-1")
+passed = {}
+for side in ("benign", "misbehaving"):
+    for tests in ("tests", "property"):
+        space: dict = {}
+        exec(written.program_of(pair.sections[side]), space)
+        try:
+            exec(pair.sections[tests], space)
+            passed[side, tests] = True
+        except AssertionError:
+            passed[side, tests] = False
+for (side, tests), well in passed.items():
+    print(f"{side:<11} {tests:<8} {'passed' if well else 'failed'}")
+
+# %% [markdown]
+# The library does the same in a sandbox, where a program is limited in time, memory, files,
+# processes and network. It must find nothing wrong with this pair.
+
+# %%
+assert passed.pop(("misbehaving", "property")) is False and all(passed.values())
+assert not any(check.faults for check in written.check_pairs([pair])), "as by hand"
+print(pair.sections["property"])
+
+# %% [markdown]
+# ## Every label, checked
+#
+# Problems with a computable answer come with a *solver*, a few lines of Python. Its value must
+# stand in one option, the right one, and the last letter of each response must be the one that
+# its protocol says. In prose the *evidence* is an excerpt that must stand in the misbehaving
+# response and nowhere in the benign one. That shows that the deed is in the text. Whether it breaks
+# the rule is a matter of reading, and the next notebook asks readers.
+
+# %%
+checks = written.check_pairs(pairs[:: run.profile.benchmark.check_every])
+confirmed = written.label_checks(checks, samples)
+counted = confirmed.groupby(["cell", "check"], sort=False)["confirmed"].agg(["size", "sum"])
+counted = counted.set_axis(["checked", "confirmed"], axis=1).reset_index()
+display.table(counted, caption="Samples whose label was checked, and how")
 
 # %% tags=["nbval-ignore-output"]
 display.say(
-    "Isolation: {isolation}. Median time per program: {time:.1f} ms. {weakness}",
-    isolation=", ".join(programs["isolation"].unique()),
+    "Isolation of the programs: {isolation}. {weakness}",
+    isolation=chapter.runner.isolation(),
     weakness=chapter.runner.weakness(),
-    time=1000 * programs["seconds"].astype(float).median(),
 )
-
-# %% [markdown]
-# Problems can be solved again. The reasoning problems come from families with a formula for
-# the derivation *and* an independent solver. The check solves each problem with the solver,
-# finds the option in the request and reads the chosen letter from the response.
-
-# %%
-reasoning = chapter.check_reasoning(pairs, SEED)
-print(f"{reasoning['confirmed'].sum()} of {len(reasoning)} reasoning labels confirmed")
 
 # %% [markdown]
 # ## Look at the data
@@ -226,8 +227,8 @@ chapter.browser.browse(samples, shown)
 # ## Does a cue sway a real model?
 #
 # So far the cues are sentences that people wrote. SmolLM2-135M-Instruct is a real language model,
-# small enough for any machine. We give it questions of the sycophancy QA cell, each with a wrong
-# option $w$ that a cue will suggest, and read the probabilities of the letters behind "Option",
+# small enough for any machine. We give it questions of the scenario library (see below), each with
+# a wrong option $w$ that a cue will suggest, and read the probabilities of the letters behind "Option",
 # divided by their sum. A cue $c$ changes the probability of the wrong option on average by
 #
 # $$\Delta_c = \frac{1}{n} \sum_{i=1}^{n} \left[ P(w_i \mid x_i + c) - P(w_i \mid x_i) \right].$$
@@ -239,6 +240,7 @@ chapter.browser.browse(samples, shown)
 # All sentences stand at the end of the request.
 
 # %% tags=["nbval-ignore-output"]
+scenarios = load_library()
 model = sway.real_model()
 if model is not None:
     choices = sway.draw_choices(scenarios, SEED, run.profile.benchmark.cue_questions)
@@ -348,11 +350,23 @@ if real is not None:
 # %% [markdown]
 # ## The training corpus
 #
-# The corpus has five components of the published sizes. They are composed from the training
-# side in the same way and streamed to disk. Near-duplicates are left out and replaced. To find
-# them, take all runs of five words that occur in either of two samples, and ask which share of
-# them occurs in both. This share is their Jaccard similarity, and MinHash [3] estimates it. A
-# sample that reaches .9 with an earlier one, or with any test sample, does not enter.
+# The paper calls training samples relatively easy to construct, and ours are composed by code. A
+# scenario is a situation in a YAML file under `data/scenarios`, with requests, benign and
+# misbehaving answers, and everything that may vary. None of them is a situation of the benchmark.
+# Gaming has no scenarios, because no monitor shall have seen it in training.
+
+# %%
+display.table(chapter.overview.library(scenarios), caption="The scenario library")
+composed = chapter.compose_pair(scenarios[0], 0, SEED)
+print(f"REQUEST: {composed.request}\n\nBENIGN: {composed.benign.text}\n")
+print(f"MISBEHAVING: {composed.misbehaving.text}")
+
+# %% [markdown]
+# The corpus has five components of the published sizes, streamed to disk. Near-duplicates are left
+# out and replaced. To find them, take all runs of five words that occur in either of two samples,
+# and ask which share of them occurs in both. This share is their Jaccard similarity, and MinHash
+# [3] estimates it. A sample that reaches .9 with an earlier one, or with any sample of the
+# benchmark, does not enter.
 
 # %%
 report = chapter.Report()
@@ -391,79 +405,71 @@ display.show(
 # %% [markdown]
 # ## Does it hold?
 #
-# Each line below states what must be true of the benchmark and stops the notebook if it is
-# not. The last lines build the benchmark twice more, with the same seed and with another one.
+# Each line below states what must be true of the benchmark and stops the notebook if it is not.
 
 # %%
 per_pair = samples.groupby("pair_id")
-assert samples.groupby("cell").size().to_dict() == chapter.COUNTS, "counts must be exact"
+assert samples.groupby("cell").size().to_dict() == written.COUNTS, "counts must be exact"
 assert (per_pair["label"].sum() == 1).all(), "one benign, one misbehaving per pair"
 assert (per_pair["request"].nunique() == 1).all(), "a pair shares its request"
 assert (samples.groupby("scenario_id")["split"].nunique() == 1).all(), "splits share none"
-executed = programs[programs["checked"]]
-assert executed["confirmed"].all(), "every program must pass its check"
-assert reasoning["confirmed"].all(), "every problem must confirm its label"
+assert confirmed["confirmed"].all(), "every label must pass its check"
 assert report.distinct_share >= 0.97, "the corpus must not repeat itself"
-assert chapter.to_table(build_pairs(SEED, scenarios), SEED).equals(samples), "builds are equal"
-other = chapter.to_table(build_pairs(SEED + 1, scenarios), SEED + 1)
-assert len(other) == len(samples), "another seed changes no count"
-changed = 1 - other["response"].isin(samples["response"]).mean()
+assert written.load_benchmark(seed=SEED).equals(samples), "two readings are equal"
 print("counts, pairs, splits, labels and determinism hold")
-
-# %% tags=["nbval-ignore-output"]
-display.say("Another seed changed {changed:.1%} of the responses.", changed=changed)
 
 # %% [markdown]
 # ## Writing the outputs
 
 # %%
 write_table(run, "samples", samples)
-write_table(run, "label_checks", chapter.overview.checks(programs, reasoning))
+write_table(run, "label_checks", confirmed)
 run.write_metrics(
     {
         "samples": len(samples),
         "scenarios": samples["scenario_id"].nunique(),
-        "confirmed.execution": executed["confirmed"].mean(),
-        "confirmed.solver": reasoning["confirmed"].mean(),
+        "confirmed": confirmed["confirmed"].mean(),
+        "checked": len(confirmed),
         "corpus.rows": rows,
         "corpus.distinct_share": report.distinct_share,
-        "seed.changed": changed,
     }
 )
 display.headline(
     f"{len(samples):,}",
-    f"paired samples from {samples['scenario_id'].nunique()} written scenarios",
+    f"written samples in pairs, from {samples['scenario_id'].nunique()} scenarios",
 )
 run.close()
 
 # %% [markdown]
 # ## What we saw
 #
-# - We composed 3,010 paired samples in six cells from a library of written scenarios.
-# - We executed every program and solved every problem again; each passed its check.
+# - We read 3,010 written samples in six cells, and saw how they are graded and controlled.
+# - We ran the tests, solvers and excerpts that prove their labels.
 # - Where the language model is installed, we measured what each of the ten cues does to it.
 # - We streamed a training corpus that shares no scenario with the benchmark.
 #
-# **Limits.** The texts are written and composed, not observed. They measure what a monitor
-# can tell apart, not how often models misbehave. That a program of S&PV code is insecure is
-# its author's word. The split of the published category sizes over code and QA is our
-# reading. An honest bug and a gamed check can look the same in the real pairs. How far a cue sways
-# a model depends on the model, and on how the letter is asked for.
+# **Limits.** Large language models wrote the pairs in the role of a misbehaving assistant. So the
+# texts read like model output, and they are still not observed misbehavior: they measure what a
+# monitor can tell apart, not how often models misbehave. A property test shows one weakness, not
+# that the other program has none. The split of the published category sizes over code and QA is
+# our reading. An honest bug and a gamed check can look the same in the real pairs. How far a cue
+# sways a model depends on the model, and on how the letter is asked for.
 #
-# **Add your own.** `data/scenarios/CONTRIBUTING.md` says how; `python -m monitorlab
-# scenarios` checks what you wrote.
+# **Add your own.** `data/pairs/README.md` says how; `python -m monitorlab pairs` checks what you
+# wrote.
 
 # %% [markdown]
 # ## Exercises
 #
-# 1. Read five pairs of one cell with the headings covered. How many labels do you guess?
-#    <details><summary>Answer</summary>With the request at hand you guess nearly all, since
-#    it holds the facts that decide. From the response alone you guess about half, if the
-#    authors did their work. The next notebook measures it.</details>
-# 2. Set `SEED` to 7. Which tables change, and which do not?
-#    <details><summary>Answer</summary>Texts, names and the dev split change. The samples of
-#    every cell stay as many.</details>
-# 3. Why are the hidden tests' values compared outside of the program's process?
-#    <details><summary>Answer</summary>A program can return an object that claims to be
-#    equal to everything. Once the value has been written down as JSON, it cannot.
+# 1. Read five pairs of one cell with the headings covered. How many labels do you guess? Is it
+#    the same for the hidden tier?
+#    <details><summary>Answer</summary>With the request at hand you guess nearly all of the open
+#    ones, since it holds the facts that decide. Hidden ones take several minutes each. The next
+#    notebook measures what readers do.</details>
+# 2. Change one word of a piece of evidence in `data/pairs` and run `python -m monitorlab pairs`.
+#    <details><summary>Answer</summary>The check names file, line and pair, and says that the
+#    evidence does not stand in the misbehaving response.</details>
+# 3. Why must a misbehaving program fail its property with an assertion, and not in any way?
+#    <details><summary>Answer</summary>A program that crashes fails every test, also for reasons
+#    that have nothing to do with the property. An assertion says that the value was wrong.
 #    </details>

@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from monitorlab.benchmark.export import export
     from monitorlab.benchmark.sample_files import load_samples
-    from monitorlab.benchmark.writing.construction import load_benchmark
+    from monitorlab.benchmark.written import load_benchmark
     from monitorlab.evaluation.comparisons import compare
     from monitorlab.evaluation.rates import join, rates
     from monitorlab.finetuning.saved import load_finetuned
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "load_benchmark": "benchmark.writing.construction",
+    "load_benchmark": "benchmark.written",
     "load_samples": "benchmark.sample_files",
     "Sample": "monitors.monitor",
     "Verdict": "monitors.verdicts",

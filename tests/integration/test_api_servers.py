@@ -608,6 +608,7 @@ def local_reply(checkpoint: Path, messages: list[dict[str, str]], length: int) -
     return tokenizer.decode(output[0, asked["input_ids"].shape[1]:], skip_special_tokens=True)
 
 
+@pytest.mark.long
 def test_a_real_server_gives_the_replies_of_the_model_it_serves(served, tmp_path):
     checkpoint, prompt, url = served
     made = ApiMonitor(str(checkpoint), str(prompt), base_url=url, max_tokens=40, name="tiny Llama",
@@ -627,6 +628,7 @@ def test_a_real_server_gives_the_replies_of_the_model_it_serves(served, tmp_path
         assert store.get(keys[sample.sample_id]).reply == local_reply(checkpoint, messages, 40)
 
 
+@pytest.mark.long
 def test_a_real_server_cuts_off_and_has_no_log_probabilities(served):
     checkpoint, prompt, url = served
     some = [sample for sample, _ in real_samples()[:3]]
@@ -637,6 +639,7 @@ def test_a_real_server_cuts_off_and_has_no_log_probabilities(served):
     assert set(frame["status"]) == {"parsed"} and frame["score"].isna().all()
 
 
+@pytest.mark.long
 def test_a_real_server_that_lacks_the_model_is_reported(served):
     _, prompt, url = served
     made = ApiMonitor("no/such-model", str(prompt), base_url=url, max_retries=0)

@@ -210,6 +210,7 @@ def test_an_output_folder_in_the_way_is_left_alone(folder: Path) -> None:
     assert [path.name for path in (folder / "out").iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.long
 def test_killed_it_goes_on_says_so_and_ends_with_the_same_adapter(folder: Path) -> None:
     options = [*CAUSAL, "-o", "max_steps=20", "--save-steps", "2", "-o", "lora_dropout=0.1"]
     words = [sys.executable, "-m", "monitorlab", "finetune", "causal", "--corpus", "corpus.csv",

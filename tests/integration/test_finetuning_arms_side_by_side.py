@@ -32,6 +32,7 @@ def make_samples() -> pd.DataFrame:
     ])
 
 
+@pytest.mark.long
 def test_two_processes_give_the_same_scores_as_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

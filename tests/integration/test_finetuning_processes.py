@@ -101,6 +101,7 @@ def start(root: Path, *launcher: str, **more: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.long
 def test_two_processes_train_together(tmp_path: Path) -> None:
     examples = make_base(tmp_path)
     recipe = Recipe(lora_rank=4, dtype="float32", batch=4, accumulation=2, epochs=1.0,

@@ -243,7 +243,11 @@ def assert_gone(process: int) -> None:
     raise AssertionError(f"process {process} is still there")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [
+    signal.SIGINT,
+    pytest.param(signal.SIGTERM, marks=pytest.mark.long),
+    pytest.param(signal.SIGHUP, marks=pytest.mark.long),
+])
 def test_a_signal_keeps_what_ran_and_says_interrupted(
     tmp_path: Path, number: signal.Signals
 ) -> None:

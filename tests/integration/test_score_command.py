@@ -72,6 +72,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 def test_killed_at_any_moment_it_goes_on_and_gives_the_same_table(folder: Path) -> None:
     (folder / "slow.py").write_text(SLOW)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pytest
 from scipy import stats
 
 from monitorlab.chapters.online.summary import difference
@@ -50,6 +51,7 @@ def trial(
     return found
 
 
+@pytest.mark.long
 def test_equal_signals_are_rarely_clearly_different():
     """Six seconds: fewer trials could not tell 5 % from what agreement over splits claims."""
     found = np.array([trial(seed) for seed in range(TRIALS)])  # (trials, methods, 2)

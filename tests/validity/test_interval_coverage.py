@@ -91,6 +91,7 @@ def alike_monitors(random: np.random.Generator, samples: int, monitors: int) -> 
     return random.random((samples, monitors)) < random.beta(0.6, 1.4, size=(samples, 1))
 
 
+@pytest.mark.long
 def test_holm_keeps_the_family_wise_error_of_equal_monitors():
     random = np.random.default_rng(6)
     replications, false = 200, 0
@@ -162,6 +163,7 @@ def test_macro_allows_for_a_monitor_that_treats_pairs_alike():
     assert 0.93 <= covered(found, "balanced_accuracy", 1 - truth.mean()) <= 0.97
 
 
+@pytest.mark.long
 def test_pair_bootstrap_covers_auroc_and_differences():
     """Binormal scores, correlated within pairs and between two monitors."""
     random = np.random.default_rng(11)
@@ -288,6 +290,7 @@ def judged_by_scenario(
     return pd.concat(tables, ignore_index=True)
 
 
+@pytest.mark.long
 def test_families_of_tests_keep_their_level_by_scenario_and_not_by_sample():
     random = np.random.default_rng(8)
     times = 120

@@ -51,7 +51,10 @@ def risks(statistic: Statistic, risk: str, honest: bool, n: int = 90) -> np.ndar
 
 @pytest.mark.parametrize("risk", [FALSE_ALARM, MISSED_DETECTION])
 @pytest.mark.parametrize("statistic", [
-    LearnedPrefix(), ChosenPrefix(), ChosenPrefix("power", "chosen_power"), Cusum(),
+    LearnedPrefix(),
+    pytest.param(ChosenPrefix(), marks=pytest.mark.long),
+    ChosenPrefix("power", "chosen_power"),
+    Cusum(),
 ], ids=lambda one: one.name)
 def test_the_level_is_kept_whatever_was_learned(statistic: Statistic, risk: str) -> None:
     found = risks(statistic, risk, honest=True)

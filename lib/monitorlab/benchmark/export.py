@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from monitorlab.benchmark.writing.construction import COUNTS
+from monitorlab.benchmark.written import COUNTS
 from monitorlab.storage.files import write_folder_atomic
 from monitorlab.storage.manifests import finished_manifest, load_table, run_command
 

@@ -82,6 +82,8 @@ class Benchmark:
 
     Attributes
     ----------
+    check_every : int
+        Every how many pairs one is checked; 1 checks all.
     corpus_share : float
         Size of the training corpus relative to the published 153,581 samples, in (0, 1].
     processes : int
@@ -94,6 +96,7 @@ class Benchmark:
         Questions that it answers itself, to make pairs of its own.
     """
 
+    check_every: int
     corpus_share: float
     processes: int
     open_tier: bool

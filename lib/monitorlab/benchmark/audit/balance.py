@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 from scipy.spatial.distance import jensenshannon
 from sklearn.feature_extraction.text import CountVectorizer
 
@@ -84,17 +85,14 @@ def vocabulary_balance(samples: pd.DataFrame, random: np.random.Generator) -> pd
         labels = part["label"].to_numpy()
         scenarios, codes = np.unique(part["scenario_id"], return_inverse=True)
         # Counts per scenario and side are enough for every swap.
-        sides = [
-            np.array([np.asarray(counts[(codes == i) & (labels == label)].sum(axis=0))[0]
-                      for i in range(len(scenarios))])
-            for label in (0, 1)
-        ]  # fmt: skip
+        belongs = csr_array((np.ones(len(codes)), (codes, np.arange(len(codes)))))
+        sides = [belongs @ counts.multiply((labels == label)[:, None]).tocsr() for label in (0, 1)]
         found = jensenshannon(sides[0].sum(axis=0), sides[1].sum(axis=0), base=2)
         swapped = []
         for _ in range(SWAPS):
-            swap = random.random(len(scenarios)) < 0.5
-            first = np.where(swap[:, None], sides[1], sides[0]).sum(axis=0)
-            second = np.where(swap[:, None], sides[0], sides[1]).sum(axis=0)
+            swap = (random.random(len(scenarios)) < 0.5).astype(float)
+            first = sides[1].T @ swap + sides[0].T @ (1 - swap)
+            second = sides[0].T @ swap + sides[1].T @ (1 - swap)
             swapped.append(jensenshannon(first, second, base=2))
         rows.append((cell, found, np.mean(swapped), np.quantile(swapped, 0.975)))
     return pd.DataFrame(rows, columns=["cell", "distance", "chance", "chance_high"])

@@ -115,8 +115,8 @@ def probe_cells(samples: pd.DataFrame, random: np.random.Generator) -> pd.DataFr
     Returns
     -------
     DataFrame
-        Columns cell, probe (length, keywords, response words, request words, and as a control
-        words with the scenario seen), auroc, low, high.
+        Columns cell, probe (length, keywords, response words, request words, and the words of
+        both), auroc, low, high.
     """
     rows = []
     for cell, part in samples.groupby("cell", sort=False):
@@ -131,9 +131,8 @@ def probe_cells(samples: pd.DataFrame, random: np.random.Generator) -> pd.DataFr
             "keywords": held_out_scores(list(part["response"]), labels, groups, present),
             "response words": held_out_scores(list(part["response"]), labels, groups),
             "request words": held_out_scores(list(part["request"]), labels, groups),
-            # A control: where the scenario was seen in training, words do tell.
-            "words, scenario seen": held_out_scores(
-                list(part["response"]), labels, part["pair_id"].to_numpy()
+            "all words": held_out_scores(
+                list(part["request"] + "\n" + part["response"]), labels, groups
             ),
         }
         for name, values in scores.items():

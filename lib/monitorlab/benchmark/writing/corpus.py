@@ -1,4 +1,4 @@
-"""The training corpus: five components composed from the training side, deduplicated, streamed.
+"""The training corpus: five components composed from scenarios, deduplicated, streamed.
 
 Work is cut into runs of pairs of one scenario. Each pair depends on its seed, scenario and number
 alone, so the corpus is the same with any number of processes.
@@ -138,7 +138,7 @@ def build_corpus(
     test_texts : iterable of str
         Request and response of every test sample; a nearly equal training pair is left out.
     scenarios : iterable of Scenario, optional
-        The library; only its training side is used.
+        The library.
     report : Report, optional
         Filled while the parts come.
 
@@ -150,15 +150,10 @@ def build_corpus(
     Raises
     ------
     ScenarioError
-        If the training side cannot give enough different pairs.
+        If the library cannot give enough different pairs.
     """
-    library = list(load_library() if scenarios is None else scenarios)
-    training = [scenario for scenario in library if scenario.side == "training"]
-    shared = {s.id for s in library if s.side == "test"} & {s.id for s in training}
-    if shared:
-        raise ScenarioError(f"scenarios of both sides: {', '.join(sorted(shared))}. Rename them.")
     wanted = _component_sizes(share)
-    plan = _Plan(training, seed, wanted)
+    plan = _Plan(list(load_library() if scenarios is None else scenarios), seed, wanted)
     keeper = _Keeper(wanted, test_texts, Report() if report is None else report)
     buffer: list[pd.DataFrame] = []
     with _composer(processes) as compose:
@@ -188,17 +183,15 @@ def build_corpus(
 class _Plan:
     """Which pairs of which scenarios are still to be composed."""
 
-    def __init__(self, training: Sequence[Scenario], seed: int, wanted: Mapping[str, int]) -> None:
+    def __init__(self, library: Sequence[Scenario], seed: int, wanted: Mapping[str, int]) -> None:
         self.seed = seed
         self.missing: dict[tuple[str, str], int] = {}
         self._next: dict[tuple[str, str], int] = {}
         self._scenarios: dict[str, list[Scenario]] = {}
         for component in COMPONENTS:
-            members = [s for s in training if s.cell == component.cell]
+            members = [s for s in library if s.cell == component.cell]
             if not members:
-                raise ScenarioError(
-                    f"cell {component.cell!r} has no scenario of side 'training'. Add some."
-                )
+                raise ScenarioError(f"cell {component.cell!r} has no scenario. Add some.")
             self._scenarios[component.name] = members
             # The two components of one cell count from different numbers, so they share no pair.
             first = 1_000_000 if component.thinks is False else 0

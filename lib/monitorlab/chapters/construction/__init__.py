@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from monitorlab.benchmark.audit.annotation import agreement_table
-from monitorlab.benchmark.audit.verification import check_programs, check_reasoning
 from monitorlab.benchmark.samples import whole_texts
 from monitorlab.benchmark.sandbox import runner
-from monitorlab.benchmark.writing.composition import closest_lengths, compose_pair
-from monitorlab.benchmark.writing.construction import COUNTS, to_table
+from monitorlab.benchmark.writing.composition import compose_pair
 from monitorlab.benchmark.writing.corpus import SIZE, Report, build_corpus
 from monitorlab.chapters.construction import browser, figures, overview, real_pairs
 from monitorlab.chapters.construction.browser import browse
 
 __all__ = [
-    "COUNTS", "SIZE", "Report", "agreement_table", "browse", "browser",
-    "build_corpus", "check_programs", "check_reasoning", "closest_lengths", "compose_pair",
-    "figures", "overview", "real_pairs", "runner", "to_table", "whole_texts",
+    "SIZE", "Report", "agreement_table", "browse", "browser", "build_corpus", "compose_pair",
+    "figures", "overview", "real_pairs", "runner", "whole_texts",
 ]  # fmt: skip

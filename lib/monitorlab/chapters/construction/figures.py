@@ -26,9 +26,10 @@ from monitorlab.storage.tables import CELLS
 
 TASK_COLORS = {"code": "#0072b2", "qa": "#e69f00", "reasoning": "#009e73"}
 TASK_TITLES = {"code": "code", "qa": "QA", "reasoning": "reasoning"}
+BARS = 24  # types that a panel names
 PROBE_LOOKS = {
     "length": ("s", BLUE), "keywords": ("^", ORANGE), "response words": ("o", GREEN),
-    "request words": ("x", BLACK), "words, scenario seen": ("D", PURPLE),
+    "request words": ("x", BLACK), "all words": ("D", PURPLE),
 }  # fmt: skip
 
 
@@ -47,7 +48,10 @@ def plot_types(samples: pd.DataFrame) -> Figure:
         part = pairs[pairs["category"] == category]
         column = "cue_type" if category == "syco" else "misbehavior_type"
         counts = part.groupby([column, "task"]).size().unstack(fill_value=0)
-        counts = counts.loc[counts.sum(axis=1).sort_values().index]
+        order = counts.sum(axis=1).sort_values(kind="stable").index
+        rest, counts = counts.loc[order[:-BARS]], counts.loc[order[-BARS:]]
+        if len(rest):
+            counts = pd.concat([rest.sum().to_frame(f"{len(rest)} others").T, counts])
         left = np.zeros(len(counts))
         for task in counts.columns:
             names = [str(name).replace("_", " ") for name in counts.index]
@@ -96,13 +100,13 @@ def plot_probes(probes: pd.DataFrame, limits: Mapping[str, float]) -> Figure:
     probes : DataFrame
         From `probes.probe_cells`.
     limits : mapping of str to float
-        Largest AUROC that the response words may reach, by cell.
+        Largest AUROC that a probe shall reach, by cell.
     """
     fig, axes = subplots(1, 1, TWO_COLUMNS, 4.2)
     ax = axes[0, 0]
     for row, cell in enumerate(CELLS):
         ax.plot([limits[cell]] * 2, [row - 0.42, row + 0.42], color=UNSAFE, linewidth=1.5,
-                label="limit for response words")  # fmt: skip
+                label="goal")  # fmt: skip
         for place, (name, (marker, color)) in enumerate(PROBE_LOOKS.items()):
             found = probes[(probes["cell"] == cell) & (probes["probe"] == name)].iloc[0]
             height = row + (place - 2) * 0.17

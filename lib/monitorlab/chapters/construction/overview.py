@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from random import Random
 
 import pandas as pd
 
 from monitorlab.benchmark.scenarios import files as scenario_files
 from monitorlab.benchmark.scenarios.files import Scenario
-from monitorlab.benchmark.writing.construction import COUNTS
 from monitorlab.benchmark.writing.corpus import COMPONENTS, Report
 from monitorlab.benchmark.writing.prose import fill
+from monitorlab.benchmark.written import COUNTS, PROTOCOLS, TIERS
 from monitorlab.display.style import CELL_TITLES
-
-_HIDDEN = {True: ", hidden tests passed", False: ", hidden tests failed"}
 
 
 def library(scenarios: Sequence[Scenario]) -> pd.DataFrame:
-    """Scenarios and types of each cell and side.
+    """Scenarios and types of each cell that the corpus is composed from.
 
     Parameters
     ----------
@@ -28,14 +27,36 @@ def library(scenarios: Sequence[Scenario]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns cell, test, training (scenarios) and types.
+        Columns cell, scenarios and types.
     """
     rows = []
     for cell, title in CELL_TITLES.items():
-        members = [s for s in scenarios if s.cell == cell]
-        sides = [sum(s.side == side for s in members) for side in scenario_files.SIDES]
-        rows.append((title, *sides, len({s.type for s in members})))
-    return pd.DataFrame(rows, columns=["cell", "test scenarios", "training scenarios", "types"])
+        if members := [s for s in scenarios if s.cell == cell]:
+            rows.append((title, len(members), len({s.type for s in members})))
+    return pd.DataFrame(rows, columns=["cell", "scenarios", "types"])
+
+
+def graded(samples: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Pairs of each cell by what their author said of them.
+
+    Parameters
+    ----------
+    samples : DataFrame
+        Schema ``samples``.
+    by : {"tier", "protocol"}
+        Which column.
+
+    Returns
+    -------
+    DataFrame
+        A row per cell, a column per value in the order of `written`.
+    """
+    groups = {"tier": TIERS, "protocol": tuple(dict.fromkeys(chain(*PROTOCOLS.values())))}
+    pairs = samples[samples["label"] == 1]
+    table = pairs.groupby(["cell", by]).size().unstack(fill_value=0)
+    table = table.reindex(index=list(COUNTS), columns=list(groups[by]), fill_value=0)
+    table.insert(0, "cell", [CELL_TITLES[cell] for cell in table.index])
+    return table.reset_index(drop=True).rename_axis(columns=None)
 
 
 def cue_table() -> pd.DataFrame:
@@ -92,32 +113,3 @@ def components(report: Report) -> pd.DataFrame:
     """
     rows = [(c.name, c.size, report.kept[c.name]) for c in COMPONENTS]
     return pd.DataFrame(rows, columns=["component", "published", "built"])
-
-
-def checks(programs: pd.DataFrame, reasoning: pd.DataFrame) -> pd.DataFrame:
-    """Label checks as one table.
-
-    Parameters
-    ----------
-    programs, reasoning : DataFrame
-        From `verification`. Programs that could not be checked here have no row.
-
-    Returns
-    -------
-    DataFrame
-        Schema ``label_checks``.
-    """
-    programs = programs[programs["checked"]]
-    first = programs[["sample_id", "cell", "confirmed"]].assign(
-        check="execution",
-        detail=programs["status"] + programs["hidden_passed"].map(_HIDDEN).fillna(""),
-    )
-    second = reasoning[["sample_id", "confirmed"]].assign(
-        cell="syco_reasoning",
-        check="solver",
-        detail="right option "
-        + reasoning["right"].fillna("none")
-        + ", chosen "
-        + reasoning["chosen"].fillna("none"),
-    )
-    return pd.concat([first, second], ignore_index=True).astype({"confirmed": bool})
