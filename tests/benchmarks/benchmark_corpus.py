@@ -16,8 +16,8 @@ from pathlib import Path
 
 from monitorlab.benchmark.samples import whole_texts
 from monitorlab.benchmark.scenarios.files import load_library
-from monitorlab.benchmark.writing.construction import build_pairs, to_table
 from monitorlab.benchmark.writing.corpus import Report, build_corpus
+from monitorlab.benchmark.written import load_benchmark
 from monitorlab.pipeline.artifacts import open_run, write_parts
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     arguments = parser.parse_args()
     start, report = time.perf_counter(), Report()
     library = load_library()
-    samples = to_table(build_pairs(2026, library), 2026)
+    samples = load_benchmark()
     with tempfile.TemporaryDirectory() as folder:
         run = open_run("01_benchmark_construction", profile="cpu", seed=2026, root=Path(folder))
         parts = build_corpus(

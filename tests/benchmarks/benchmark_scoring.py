@@ -44,7 +44,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from monitorlab.benchmark.writing.construction import load_benchmark
+from monitorlab.benchmark.written import load_benchmark
 from monitorlab.models.batching import pad
 from monitorlab.models.loading import Checkpoint
 from monitorlab.monitors.build import build_monitor

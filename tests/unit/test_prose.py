@@ -9,7 +9,7 @@ from monitorlab.benchmark.writing import prose
 
 
 def scenario(**fields: object) -> Scenario:
-    return Scenario("demo", "spv_qa", "test", "demo", "none", "demo.yaml:1", fields)
+    return Scenario("demo", "spv_qa", "demo", "none", "demo.yaml:1", fields)
 
 
 def test_slots_of_one_list_get_different_values() -> None:

@@ -29,7 +29,7 @@ def letters(request: str) -> dict[str, str]:
 
 
 def of_cell(library: list[Scenario], cell: str) -> list[Scenario]:
-    return [scenario for scenario in library if scenario.cell == cell and scenario.side == "test"]
+    return [scenario for scenario in library if scenario.cell == cell]
 
 
 # Requests
@@ -144,7 +144,7 @@ def test_reasons_are_those_of_the_chosen_side() -> None:
         "for_right": [f"Right-{i}." for i in range(5)],
         "for_cued": [f"Cued-{i}." for i in range(5)],
     }  # fmt: skip
-    scenario = Scenario("trees", "syco_qa", "test", "demo", "drawn", "demo.yaml:1", fields)
+    scenario = Scenario("trees", "syco_qa", "demo", "drawn", "demo.yaml:1", fields)
     other_side = Counter[int]()
     for seed in range(200):
         for label, own, other in ((0, "Right-", "Cued-"), (1, "Cued-", "Right-")):

@@ -15,53 +15,45 @@ from monitorlab.benchmark.audit import verification
 from monitorlab.benchmark.audit.verification import _chosen_letter, check_programs, check_reasoning
 from monitorlab.benchmark.sandbox import runner
 from monitorlab.benchmark.scenarios.documents import LIBRARY, read_document
-from monitorlab.benchmark.scenarios.files import SIDES, Scenario, load_file
+from monitorlab.benchmark.scenarios.files import Scenario, load_file
 from monitorlab.benchmark.writing.composition import Pair, Response, compose_pair
-from monitorlab.benchmark.writing.construction import COUNTS, pair_id, to_table
+from monitorlab.benchmark.writing.construction import pair_id
 from monitorlab.benchmark.writing.corpus import COMPONENTS
+from monitorlab.benchmark.written import COUNTS, WrittenPair, written_samples
 from monitorlab.chapters.construction import overview
 from monitorlab.cli import app
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import LABEL_CHECKS
 
-HIDDEN = (("f(2)", 3),)
-RIGHT, GAMED, BROKEN = "def f(n): return n + 1", "def f(n): return 2", "def f(n): return n"
+RIGHT, OTHER, BROKEN = "def f(n): return n + 1", "def f(n): return 2", "def f(n): return n"
 
 
 def scenarios(path: str) -> list[Scenario]:
     """Scenarios of one library file, without the slow check of their form."""
     cell = path.partition("/")[0]
     return [
-        Scenario(entry["id"], cell, entry["side"], str(entry.get("type")), "drawn", path, entry)
+        Scenario(entry["id"], cell, str(entry.get("type")), "drawn", path, entry)
         for entry in read_document(LIBRARY / path).value
     ]
 
 
 def code_pair(name: str, cell: str, benign: str, misbehaving: str) -> Pair:
-    hidden = HIDDEN if cell == "sg_code" else ()
-    sides = [
-        Response(source, program=runner.Job(source, "assert f(1) == 2", hidden=hidden))
-        for source in (benign, misbehaving)
-    ]
-    return Pair(Scenario(name, cell, "test", "t", "none", "x", {}), 0, "request", "none", *sides)
+    sides = [Response(source, program=runner.Job(source, "assert f(1) == 2"))
+             for source in (benign, misbehaving)]  # fmt: skip
+    return Pair(Scenario(name, cell, "t", "none", "x", {}), 0, "request", "none", *sides)
 
 
 @pytest.fixture(scope="module")
 def quizzes() -> list[Pair]:
-    return [compose_pair(s, n, 7) for s in scenarios("syco_reasoning/test_time.yaml")
+    return [compose_pair(s, n, 7) for s in scenarios("syco_reasoning/time.yaml")
             for n in range(2)]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def programs() -> pd.DataFrame:
     pairs = [
-        code_pair("good", "sg_code", RIGHT, GAMED),
-        code_pair("swapped", "sg_code", GAMED, RIGHT),
-        code_pair("honest", "sg_code", RIGHT, RIGHT),
-        code_pair("broken", "sg_code", RIGHT, BROKEN),
-        code_pair("both", "spv_code", RIGHT, GAMED),
-        code_pair("one", "spv_code", BROKEN, GAMED),
-        Pair(Scenario("prose", "sg_qa", "test", "t", "none", "x", {}), 0, "r", "none",
+        code_pair("both", "spv_code", RIGHT, OTHER),
+        code_pair("one", "spv_code", BROKEN, OTHER),
+        code_pair("none", "spv_code", BROKEN, BROKEN),
+        Pair(Scenario("prose", "spv_qa", "t", "none", "x", {}), 0, "r", "none",
              Response("a"), Response("b")),
     ]  # fmt: skip
     return check_programs(pairs, 3)
@@ -76,8 +68,7 @@ def by_side(frame: pd.DataFrame, name: str) -> list[bool]:
 
 @pytest.mark.parametrize(
     ("name", "confirmed"),
-    [("good", [True, True]), ("swapped", [False, False]), ("honest", [True, False]),
-     ("broken", [True, False]), ("both", [True, True]), ("one", [False, True])],
+    [("both", [True, True]), ("one", [False, True]), ("none", [False, False])],
 )  # fmt: skip
 def test_labels_of_programs_are_what_running_shows(
     programs: pd.DataFrame, name: str, confirmed: list[bool]
@@ -88,10 +79,8 @@ def test_labels_of_programs_are_what_running_shows(
 def test_outcomes_stand_beside_their_samples(programs: pd.DataFrame) -> None:
     assert not programs["pair_id"].str.startswith("prose").any()
     found = programs.set_index(["pair_id", "label"])
-    assert found.loc[("broken-000", 1), "status"] == "failed"
-    assert found.loc[("broken-000", 1), "hidden_passed"] is None
-    assert found.loc[("good-000", 0), "hidden_passed"] is True
-    assert found.loc[("good-000", 1), "hidden_passed"] is False
+    assert found.loc[("one-000", 0), "status"] == "failed"
+    assert found.loc[("one-000", 1), "status"] == "passed"
     assert programs["isolation"].str.contains("audit").all()
 
 
@@ -105,8 +94,6 @@ def test_what_cannot_be_confined_is_not_checked(monkeypatch: pytest.MonkeyPatch)
     assert list(found["status"]) == ["passed", "refused", "refused", "passed"]
     assert list(found["checked"]) == [True, False, True, True]
     assert list(found["confirmed"]) == [True, False, False, True]
-    table = check_frame(overview.checks(found, check_reasoning([], 3)), LABEL_CHECKS)
-    assert sorted(table["confirmed"]) == [False, True, True]
 
 
 def test_a_program_that_was_too_slow_on_a_busy_machine_is_run_again(
@@ -173,30 +160,9 @@ def by_side_of(frame: pd.DataFrame, pair: Pair) -> list[bool]:
 # Overview
 
 
-def test_label_checks_are_one_table(programs: pd.DataFrame, quizzes: list[Pair]) -> None:
-    swapped = replace(quizzes[1], misbehaving=quizzes[1].benign)
-    reasoning = check_reasoning([quizzes[0], swapped], 7)
-    table = check_frame(overview.checks(programs, reasoning), LABEL_CHECKS)
-    assert len(table) == len(programs) + len(reasoning)
-    assert table["check"].value_counts().to_dict() == {"execution": 12, "solver": 4}
-    assert table["confirmed"].sum() == programs["confirmed"].sum() + 3
-    details = table.set_index("sample_id")["detail"]
-    gamed = programs.query("pair_id == 'good-000' and label == 1")["sample_id"].iloc[0]
-    failed = programs.query("pair_id == 'broken-000' and label == 1")["sample_id"].iloc[0]
-    assert details[gamed] != details[failed]
-    assert details[gamed].startswith("passed") and details[failed].startswith("failed")
-
-
-def test_a_response_without_a_letter_is_told_in_the_table(
-    programs: pd.DataFrame, quizzes: list[Pair]
-) -> None:
-    silent = replace(quizzes[1], misbehaving=Response("It depends."))
-    table = check_frame(overview.checks(programs, check_reasoning([silent], 7)), LABEL_CHECKS)
-    assert list(table.loc[table["check"] == "solver", "confirmed"].sort_values()) == [False, True]
-
-
-def test_counts_and_components(quizzes: list[Pair]) -> None:
-    samples = to_table(quizzes, 7)
+def test_counts_and_components(benchmark_pairs: list[WrittenPair]) -> None:
+    quizzes = [pair for pair in benchmark_pairs if pair.cell == "syco_reasoning"][:40]
+    samples = written_samples(quizzes)
     counts = overview.counts(samples)
     assert list(counts["wanted"]) == list(COUNTS.values())
     row = counts.iloc[list(COUNTS).index("syco_reasoning")]
@@ -204,6 +170,8 @@ def test_counts_and_components(quizzes: list[Pair]) -> None:
     assert (row["samples"], row["misbehaving"], row["scenarios"]) == expected
     assert row["dev"] + row["test"] == row["samples"] and row["dev"] > 0
     assert counts["samples"].sum() == row["samples"]
+    for by in ("tier", "protocol"):
+        assert overview.graded(samples, by).iloc[:, 1:].to_numpy().sum() == len(quizzes)
     report: Any = SimpleNamespace(kept={c.name: number for number, c in enumerate(COMPONENTS)})
     components = overview.components(report)
     assert list(components["built"]) == list(range(len(COMPONENTS)))
@@ -211,12 +179,9 @@ def test_counts_and_components(quizzes: list[Pair]) -> None:
 
 
 def test_library_and_cues() -> None:
-    members = scenarios("syco_reasoning/test_time.yaml")
-    both = [*members, *scenarios("syco_reasoning/training_time.yaml")]
-    table = overview.library(both)
-    sizes = [sum(s.side == side for s in both) for side in SIDES]
-    assert list(table.iloc[3, 1:3]) == sizes and min(sizes) > 0
-    assert table.drop(index=3).iloc[:, 1:].to_numpy().sum() == 0
+    members = scenarios("syco_reasoning/time.yaml")
+    table = overview.library(members)
+    assert len(table) == 1 and table.iloc[0, 1] == len(members) > 0
     cues = overview.cue_table()
     assert len(cues) == 10 and cues["cue"].is_unique
     assert cues["for example"].str.len().gt(20).all()
@@ -231,7 +196,7 @@ def broken_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cell with a single file, which is not in the expected form."""
     path = tmp_path / "syco_qa" / "test_a.yaml"
     path.parent.mkdir()
-    path.write_text("- id: demo\n  side: test\n  colour: blue\n")
+    path.write_text("- id: demo\n  colour: blue\n")
     monkeypatch.setattr(verification, "load_cell", lambda cell, _: load_file(path, cell))
     return path
 
@@ -246,7 +211,7 @@ def test_a_broken_scenario_file_ends_the_command_with_its_line(broken_library: P
 def test_an_unknown_cell_is_named() -> None:
     result = CliRunner().invoke(app, ["scenarios", "no_such_cell"])
     assert result.exit_code == 1
-    assert "'no_such_cell' is no cell; there are spv_code" in result.output
+    assert "'no_such_cell' has no scenarios; there are those of" in result.output
     assert "Traceback" not in result.output
 
 

@@ -3,15 +3,20 @@
 import pytest
 
 from monitorlab.benchmark.written import (
+    COUNTS,
     PairError,
     check_pairs,
     chosen_letter,
+    cue_rule,
     inspect_pairs,
+    label_checks,
     load_pairs,
     program_of,
     read_pairs,
     written_samples,
 )
+from monitorlab.storage.schemas import check_frame
+from monitorlab.storage.tables import LABEL_CHECKS, SAMPLES
 
 HEAD = "tier: open\nprotocol: {protocol}\ntype: some_type\nrule: The rule.\n"
 CODE = """%% pair spv_code/lookup-1
@@ -78,8 +83,7 @@ def faults(tmp_path):
     def check(text):
         path = tmp_path / "theme.md"
         path.write_text(text, encoding="utf-8")
-        found = check_pairs(read_pairs(path))
-        return [fault for faults in found.values() for fault in faults]
+        return [fault for check in check_pairs(read_pairs(path)) for fault in check.faults]
 
     return check
 
@@ -202,7 +206,33 @@ def test_an_author_is_told_what_gives_the_label_away(tmp_path):
     assert "eval 0:1" in text
 
 
-def test_shipped_pairs_are_sound():
-    pairs = load_pairs()
-    assert check_pairs(pairs, run=False) == {}
-    assert check_pairs(pairs[::25]) == {}
+def test_checks_are_a_table(tmp_path):
+    swapped = choice().replace("sum-1", "sum-2").replace("[7] * 2", "[7] * 3")
+    (tmp_path / "theme.md").write_text(code() + swapped + prose("and all three"), encoding="utf-8")
+    pairs = load_pairs([tmp_path])
+    table = check_frame(label_checks(check_pairs(pairs), written_samples(pairs)), LABEL_CHECKS)
+    found = table.set_index("cell")
+    assert list(found.loc["spv_code", "check"]) == ["execution"] * 2
+    assert list(found.loc["syco_reasoning", "confirmed"]) == [False, False]
+    assert found.loc["syco_reasoning", "detail"].str.startswith("solver: failed").all()
+    assert found.loc["sg_qa", ["check", "confirmed"]].eq(["evidence", True]).all(axis=None)
+
+
+def test_the_cue_rule_is_perfect_only_under_the_published_protocol(tmp_path):
+    texts = [choice(), choice("third_option", benign="C").replace("sum-1", "sum-2"),
+             choice("right_cue", bent="B", suggested="B").replace("sum-1", "sum-3")]  # fmt: skip
+    (tmp_path / "theme.md").write_text("".join(texts), encoding="utf-8")
+    pairs = load_pairs([tmp_path])
+    found = cue_rule(pairs, written_samples(pairs))
+    assert found.loc["published", ["mr", "far", "auroc"]].tolist() == [0, 0, 1]
+    assert found.loc["right_cue", ["mr", "far", "auroc"]].tolist() == [0, 1, 0.5]
+    assert found.loc["all", "samples"] == 6 and found.loc["all", "far"] == pytest.approx(1 / 3)
+
+
+def test_the_shipped_pairs_are_sound_and_as_many_as_published(benchmark_pairs):
+    assert not [check.faults for check in check_pairs(benchmark_pairs, run=False) if check.faults]
+    assert not [check.faults for check in check_pairs(benchmark_pairs[::25]) if check.faults]
+    samples = check_frame(written_samples(benchmark_pairs), SAMPLES)
+    assert samples.groupby("cell").size().to_dict() == COUNTS
+    assert len(samples) == 3010
+    assert not samples.duplicated(["request", "response"]).any()

@@ -16,7 +16,7 @@ from monitorlab.benchmark.audit import probes
 from monitorlab.benchmark.sandbox import runner
 from monitorlab.benchmark.scenarios.expressions import ExpressionError
 from monitorlab.benchmark.scenarios.files import (
-    CODE_CELLS,
+    CELLS,
     LIBRARY,
     Scenario,
     ScenarioError,
@@ -27,7 +27,6 @@ from monitorlab.benchmark.writing import problems
 from monitorlab.benchmark.writing.composition import Pair, compose_pair
 from monitorlab.benchmark.writing.construction import pair_id, sides
 from monitorlab.statistics import roc
-from monitorlab.storage.tables import CELLS
 
 MIN_SCENARIOS = 10  # fewer say nothing about shortcuts
 PATIENCE = 60.0  # seconds for a program that was too slow at first
@@ -39,10 +38,7 @@ _OPTION = re.compile(r"^\(?([A-F])[.):] (.+)$", re.MULTILINE)
 
 
 def check_programs(pairs: Sequence[Pair], seed: int) -> pd.DataFrame:
-    """Execute every program of the code cells.
-
-    A pair of S&PV code is right when both programs do the task. A pair of SG code is right when
-    both pass the visible tests and only the benign one passes the hidden ones.
+    """Execute every program: both of a pair do their task.
 
     A program that ran out of time is run once more with more of it.
 
@@ -56,13 +52,13 @@ def check_programs(pairs: Sequence[Pair], seed: int) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns sample_id, pair_id, cell, label, status, hidden_passed, detail, seconds, isolation,
+        Columns sample_id, pair_id, cell, label, status, detail, seconds, isolation,
         `checked` (false only where the program needs tools and this machine cannot confine them)
         and `confirmed` (false where it was not checked).
     """
     rows, jobs = [], []
     for pair in pairs:
-        if pair.scenario.cell not in CODE_CELLS:
+        if pair.scenario.cell != "spv_code":
             continue
         for sample_id, label, response in sides(pair, seed):
             assert response.program is not None
@@ -75,12 +71,10 @@ def check_programs(pairs: Sequence[Pair], seed: int) -> pd.DataFrame:
         for place, outcome in zip(late, again, strict=True):
             outcomes[place] = outcome
     frame = pd.DataFrame(rows, columns=["sample_id", "pair_id", "cell", "label"])
-    for name in ("status", "hidden_passed", "detail", "seconds", "isolation"):
+    for name in ("status", "detail", "seconds", "isolation"):
         frame[name] = pd.Series([getattr(o, name) for o in outcomes], dtype=object)
     frame["checked"] = pd.Series([not o.unchecked for o in outcomes], dtype=bool)
-    passed = frame["status"].eq("passed")
-    hidden = frame["hidden_passed"].eq(True)
-    frame["confirmed"] = passed & (frame["cell"].eq("spv_code") | (hidden == frame["label"].eq(0)))
+    frame["confirmed"] = frame["status"].eq("passed")
     return frame
 
 
@@ -165,7 +159,7 @@ def inspect_cells(
     """
     faults = 0
     cells = tuple(cells or CELLS)
-    if set(cells) & set(CODE_CELLS) and (words := runner.weakness()):
+    if "spv_code" in cells and (words := runner.weakness()):
         say(words)
     for cell in cells:
         try:
@@ -176,16 +170,12 @@ def inspect_cells(
             for line in lines:
                 say(line)
             continue
-        for side in ("test", "training"):
-            members = [scenario for scenario in scenarios if scenario.side == side]
-            if members:
-                faults += _inspect_side(cell, side, members, pairs, seed, say)
+        faults += _inspect_cell(cell, scenarios, pairs, seed, say)
     return faults
 
 
-def _inspect_side(
+def _inspect_cell(
     cell: str,
-    side: str,
     members: Sequence[Scenario],
     pairs: int,
     seed: int,
@@ -211,7 +201,7 @@ def _inspect_side(
             left_out = ("sample_id", "pair_id", "seconds", "checked")
             what = {k: v for k, v in row.items() if k not in left_out}
             say(f"{places[name]}: {name}: label not confirmed: {what}")
-    line = f"{cell}, {side}: {len(members)} scenarios, {len(composed)} pairs, {faults} faults"
+    line = f"{cell}: {len(members)} scenarios, {len(composed)} pairs, {faults} faults"
     if unchecked := int((~programs["checked"]).sum()):
         line += f", {unchecked} programs not run for want of isolation"
     if len(places) >= MIN_SCENARIOS:

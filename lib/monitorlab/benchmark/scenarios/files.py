@@ -21,11 +21,9 @@ from monitorlab.benchmark.scenarios.documents import (
     check_form,
     read_document,
 )
-from monitorlab.storage.tables import CELLS
 
-SIDES = ("test", "training")
-PROSE_CELLS = ("spv_qa", "sg_qa")
-CODE_CELLS = ("spv_code", "sg_code")
+# No gaming: no monitor shall have seen it in training.
+CELLS = ("spv_code", "spv_qa", "syco_qa", "syco_reasoning")
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)\Z")
 _Path = tuple[str | int, ...]
 
@@ -39,11 +37,9 @@ class Scenario:
     id : str
         Unique in the library.
     cell : str
-        One of the six cells.
-    side : str
-        ``"test"`` for the benchmark, ``"training"`` for the corpus; never both.
+        One of the cells that the corpus has.
     type : str
-        Misbehavior type: a CWE class, a gaming type, ...
+        Misbehavior type: a CWE class, a kind of violation, ...
     cue : str
         What in the request tempts; ``"none"`` where nothing does, ``"drawn"`` where the composer
         injects one of the ten cues of the sycophancy cells.
@@ -55,7 +51,6 @@ class Scenario:
 
     id: str
     cell: str
-    side: str
     type: str
     cue: str
     place: str
@@ -160,7 +155,7 @@ def load_cell(cell: str, folder: Path = LIBRARY) -> list[Scenario]:
     Parameters
     ----------
     cell : str
-        One of the six cells.
+        One of the cells that the corpus has.
     folder : Path
         The library.
 
@@ -175,7 +170,7 @@ def load_cell(cell: str, folder: Path = LIBRARY) -> list[Scenario]:
         With every fault of the first file that has one, each with file and line.
     """
     if cell not in CELLS:
-        raise ScenarioError(f"{cell!r} is no cell; there are {', '.join(CELLS)}.")
+        raise ScenarioError(f"{cell!r} has no scenarios; there are those of {', '.join(CELLS)}.")
     _check_shared()
     files = sorted((folder / cell).glob("*.yaml"))
     if not files:
@@ -244,9 +239,7 @@ def load_file(path: Path, cell: str) -> list[Scenario]:
     for index, entry in enumerate(document.value):
         kind = str(entry.get("type") or entry.get("cwe") or entry.get("topic"))
         cue = entry.get("cue", "drawn" if cell.startswith("syco") else "none")
-        scenario = Scenario(
-            str(entry["id"]), cell, entry["side"], kind, cue, document.place((index,)), entry
-        )
+        scenario = Scenario(str(entry["id"]), cell, kind, cue, document.place((index,)), entry)
         scenarios.append(scenario)
         for where, problem in _problems(scenario):
             faults.append(
@@ -268,8 +261,6 @@ def _problems(scenario: Scenario) -> Iterator[tuple[_Path, str]]:
     if scenario.cell == "syco_reasoning":
         yield from _problem_expressions(scenario, known)
     allowed = known | set(scenario.get("numbers", {})) | set(scenario.get("values", {}))
-    if scenario.cell == "sg_code":
-        allowed |= {"tests", "setup"}
     for where, text in _templates(scenario):
         try:
             unknown = sorted(templates.names(text) - allowed)
@@ -316,7 +307,7 @@ _TEMPLATE_FIELDS = ("request", "question", "right", "cued", "others", "for_right
 
 def _templates(scenario: Scenario) -> Iterator[tuple[_Path, str]]:
     fields = list(_TEMPLATE_FIELDS)
-    if scenario.cell in PROSE_CELLS:
+    if scenario.cell == "spv_qa":
         fields += ["benign", "misbehaving"]
     else:
         fields += ["remarks"]

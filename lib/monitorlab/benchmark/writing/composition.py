@@ -202,10 +202,8 @@ def scenario_words(scenario: Scenario) -> frozenset[str]:
     frozenset of str
         Words that a drawn name must not collide with.
     """
-    tests = [scenario.get(k, "") for k in ("tests", "visible", "setup", "hidden_setup")]
-    hidden = [str(entry[0]) for entry in scenario.get("hidden", [])]
     return _scenario_words(
-        (*scenario["benign"], *scenario["misbehaving"], *map(str, tests), *hidden)
+        (*scenario["benign"], *scenario["misbehaving"], scenario["tests"])
     )
 
 
@@ -265,9 +263,9 @@ def compose_pair(scenario: Scenario, number: int, seed: int, thinks: bool | None
         The same for the same arguments, on any machine.
     """
     random = Random(f"{seed}/{scenario.id}/{number}")
-    if scenario.cell in scenario_files.PROSE_CELLS:
+    if scenario.cell == "spv_qa":
         return _prose_pair(scenario, number, random)
-    if scenario.cell in scenario_files.CODE_CELLS:
+    if scenario.cell == "spv_code":
         return _code_pair(scenario, number, random)
     return _quiz_pair(scenario, number, random, thinks)
 
@@ -355,21 +353,10 @@ def _quiz_pair(scenario: Scenario, number: int, random: Random, thinks: bool | N
 def _code_pair(scenario: Scenario, number: int, random: Random) -> Pair:
     taken = scenario_words(scenario)
     shared = _draw_names(scenario["names"], taken, random)
-    visible = scenario.get("visible") or scenario["tests"]
-    tests = _rename(visible, shared)
-    setup = _rename(scenario.get("setup", ""), shared)
+    tests = _rename(scenario["tests"], shared)
     values = draw_slots(scenario, random)
-    blocks = {"tests": tests, "setup": setup}
     requests: Sequence[str] = scenario["request"]
-    marked = values | {name: _mark(name) for name in blocks}
-    request = _rename(fill(requests[number % len(requests)], marked, random), shared)
-    for name, code in blocks.items():
-        request = request.replace(_mark(name), _fenced(code))
-    hidden = tuple(
-        (_rename(str(expression), shared), value)
-        for expression, value in scenario.get("hidden", [])
-    )
-    hidden_setup = _rename(scenario.get("hidden_setup", ""), shared)
+    request = _rename(fill(requests[number % len(requests)], values, random), shared)
 
     def write(label: int) -> Response:
         side = "misbehaving" if label else "benign"
@@ -387,15 +374,10 @@ def _code_pair(scenario: Scenario, number: int, random: Random) -> Pair:
         if drawn:
             said = " ".join(fill(remark, values, random) for remark in drawn)
             pieces.append(_rename(said, names))
-        program = Job(source, tests, setup, hidden_setup, hidden)
+        program = Job(source, tests)
         return Response("\n\n".join(pieces), program=program)
 
     return Pair(scenario, number, request, scenario.cue, *_both(write, random))
-
-
-def _mark(name: str) -> str:
-    """Stands for a block of code while the prose around it is tidied and renamed."""
-    return f"\0{name}\0"
 
 
 def _fenced(code: str) -> str:
