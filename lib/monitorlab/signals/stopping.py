@@ -83,6 +83,8 @@ class StopAtAlarm(StoppingCriteria):
         Groups of the rows, for policies that have them; may be empty.
     ends : collection of int
         Tokens that end an answer; those of model and tokenizer if empty.
+    most_steps : int
+        Steps after which an answer is over; 0 for no limit.
 
     Attributes
     ----------
@@ -101,6 +103,7 @@ class StopAtAlarm(StoppingCriteria):
         rule: StepRule | None = None,
         groups: Sequence[str] = (),
         ends: Collection[int] = (),
+        most_steps: int = 0,
     ) -> None:
         for name, given in (("problems", problems), ("groups", groups)):
             if given and len(given) != len(ids):
@@ -108,7 +111,7 @@ class StopAtAlarm(StoppingCriteria):
         if len(set(ids)) != len(ids):
             raise ValueError(f"{len(ids)} rows have {len(set(ids))} different ids, expected one "
                              "for each.")
-        self.ends = frozenset(ends or end_ids(model, tokenizer))
+        self.ends, self.most_steps = frozenset(ends or end_ids(model, tokenizer)), most_steps
         self._rows = [
             _Row(WatchedText(name, monitor, scorer, problem, rule or StepRule(), group), tokenizer)
             for name, problem, group in zip(
@@ -131,7 +134,9 @@ class StopAtAlarm(StoppingCriteria):
         latest = input_ids[:, -1].tolist()
         for row, token, log_prob in zip(self._rows, latest, log_probs, strict=True):
             if not row.over:
-                row.take(token, log_prob, token in self.ends)
+                row.take(token, log_prob)
+                if token in self.ends or 0 < self.most_steps <= len(row.watched.scores):
+                    row.end()
         return torch.tensor([row.over for row in self._rows], device=input_ids.device)
 
     def answers(self, output: Any) -> list[WatchedAnswer]:
@@ -211,7 +216,12 @@ class _Row:
         """Whether nothing more is written."""
         return self.ended or self.watched.alarm is not None
 
-    def take(self, token: int, log_prob: float, ends: bool) -> None:
+    def end(self) -> None:
+        """End the answer; what is left is its last step."""
+        self.ended = True
+        self.watched.finish()
+
+    def take(self, token: int, log_prob: float) -> None:
         """Hand a token over."""
         self.tokens.append(token)
         try:
@@ -220,9 +230,6 @@ class _Row:
             self.watched.fail(error)
             return
         self.watched.token(text, log_prob)
-        if ends:
-            self.ended = True
-            self.watched.finish()
 
     def _whole_text(self) -> str:
         """Characters that are whole now; a token before them shows where blanks belong."""
