@@ -74,7 +74,7 @@ lock: $(READY)  ## write the installed versions to requirements.lock
 	@{ echo "# Versions that were tested together. Written by 'make lock'; used as constraints."; cat requirements.lock.new; } > requirements.lock
 	@rm requirements.lock.new && touch $(READY)
 
-benchmark: $(READY)  ## time the online comparison, the corpus, the scoring engine, the paired tests, training, watch
+benchmark: $(READY)  ## time the online comparison, the corpus, the scoring engine, the paired tests, training, watch, loops
 	@$(BIN)/python tests/benchmarks/benchmark_comparison.py
 	@$(BIN)/python tests/benchmarks/benchmark_corpus.py
 	@$(BIN)/python tests/benchmarks/benchmark_scoring.py
@@ -82,6 +82,7 @@ benchmark: $(READY)  ## time the online comparison, the corpus, the scoring engi
 	@$(BIN)/python tests/benchmarks/benchmark_comparisons_of_monitors.py
 	@$(BIN)/python tests/benchmarks/benchmark_training.py
 	@$(BIN)/python tests/benchmarks/benchmark_watch.py
+	@$(BIN)/python tests/benchmarks/benchmark_live.py
 
 clean:  ## remove what runs generate; data/cache and .venv stay
 	@rm -rf data/runs .mypy_cache .ruff_cache .pytest_cache

@@ -208,7 +208,7 @@ class ScoringEngine:
 
     def _choose_path(self) -> None:
         """Take the fastest path that the trial accepts."""
-        self.reason = _hindrance(self.model.config)
+        self.reason = hindrance(self.model.config)
         self.path = PLAIN
         if not self.reason:
             trial = _Trial(self.model, self.pad_id)
@@ -331,7 +331,7 @@ def _branches(words: Sequence[list[int]]) -> tuple[list[list[int]], list[int]]:
     return [list(branch) for branch in kept], homes
 
 
-def _hindrance(config: Any) -> str:
+def hindrance(config: Any) -> str:
     """Say why states cannot be reused, where short sequences would not show it; else empty."""
     text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or [])

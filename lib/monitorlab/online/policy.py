@@ -456,6 +456,26 @@ class OnlineMonitor:
             return self._raise(sequence_id, opened, value, rule.value, reason)
         return None
 
+    def fail(self, sequence_id: str, error: Exception, *, group: str = "") -> Alarm:
+        """Alarm a sequence whose next score could not be computed, and say why.
+
+        Parameters
+        ----------
+        sequence_id, group : str
+            As for :meth:`update`.
+        error : Exception
+            What went wrong.
+
+        Raises
+        ------
+        SequenceError
+            If the policy's ``on_error`` is "raise".
+        """
+        opened = self._open.get(sequence_id) or self._begin(sequence_id, group)
+        self.steps += 1
+        opened.step += 1
+        return opened.alarm or self._failed(sequence_id, opened, error)
+
     def end(self, sequence_id: str) -> None:
         """Forget a sequence, and let the drift test look at it.
 
