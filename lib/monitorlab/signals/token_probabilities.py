@@ -80,7 +80,7 @@ def pool_log_probs(
     return StepScores(-np.array(pooled), np.array([len(part) for part in parts]))
 
 
-def _split_steps(text: str) -> list[tuple[int, int]]:
+def split_steps(text: str) -> list[tuple[int, int]]:
     """Split a solution at blank lines, or at line breaks where there is no blank line.
 
     Returns
@@ -339,7 +339,7 @@ class StepGenerator(_Causal):
 
     def _generation(self, ids: Sequence[int], log_probs: np.ndarray) -> _Generation:
         decoded = [self._text(ids[:i]) for i in range(len(ids) + 1)]
-        bounds = _split_steps(decoded[-1])
+        bounds = split_steps(decoded[-1])
         if not bounds:
             raise ModelError("the model generated no text: nothing to split into steps")
         # A token belongs to the last step that had begun before it ended; so breaks go backwards.
