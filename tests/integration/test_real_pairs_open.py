@@ -49,7 +49,7 @@ def test_gsm8k_references_are_those_of_the_test_set(get: Get) -> None:
             for record in read_lines(get("gsm8k/test.jsonl"))}
     for record in read_lines(get(solutions.KEY)):
         reference = solutions._final_answer(record.take("ground_truth", str))
-        assert reference == solutions._exact_number(test[record.take("question", str)])
+        assert reference == solutions.exact_number(test[record.take("question", str)])
 
 
 @pytest.mark.parametrize(("part", "pairs", "of"), [("gsm8k", 23, 375), ("math", 34, 955)])

@@ -95,9 +95,10 @@ def processbench_sequences(get: Get, part: str) -> Iterator[RecordedSequence]:
         wrong = record.take("label", int)
         if not -1 <= wrong < len(steps):
             raise record.error(f"the first wrong step is {wrong}, expected -1 to {len(steps) - 1}")
-        clean = UNKNOWN if not record.take("final_answer_correct", bool) else 0
-        yield RecordedSequence(record.take("id", str), problem, tuple(steps), 1 if wrong >= 0 else clean,
-                        wrong + 1, digest(squeezed(problem), 8))
+        clean = 0 if record.take("final_answer_correct", bool) else UNKNOWN
+        label = clean if wrong < 0 else 1
+        yield RecordedSequence(record.take("id", str), problem, tuple(steps), label, wrong + 1,
+                               digest(squeezed(problem), 8))
 
 
 def tau_bench_sequences(get: Get) -> Iterator[RecordedSequence]:
@@ -123,15 +124,16 @@ def tau_bench_sequences(get: Get) -> Iterator[RecordedSequence]:
         strange = [turn for turn, call in writes if call not in reference]
         failed = record.fields["reward"] != 1.0
         label = int(failed) if task in reached else UNKNOWN
-        yield RecordedSequence(f"task{task:02d}-trial{record.take('trial', int)}", asked, turns, label,
-                        strange[0] if strange and label == 1 else 0, f"task{task:02d}")
+        onset = strange[0] if strange and label == 1 else 0
+        group, trial = f"task{task:02d}", record.take("trial", int)
+        yield RecordedSequence(f"{group}-trial{trial}", asked, turns, label, onset, group)
 
 
 def _agent_turns(
     record: Record,
 ) -> tuple[tuple[str, ...], tuple[str, ...], list[tuple[int, tuple[str, Any]]]]:
     """What was said before each turn of the agent, the turns, and its calls that changed data."""
-    asked, turns, waiting = [], [], list[str]()
+    asked, turns, waiting = list[str](), list[str](), list[str]()
     writes: list[tuple[int, tuple[str, Any]]] = []
     for message in record.take("traj", list):
         text = message.get("content") or ""
@@ -209,7 +211,8 @@ def _red_team(row: Mapping[str, Any], number: int) -> RecordedSequence | None:
 
 
 # Name to arguments of `datasets.load_dataset`, and what makes a recording of a row.
-_HUB: dict[str, tuple[dict[str, str], Callable[[Mapping[str, Any], int], RecordedSequence | None]]] = {
+_Make = Callable[[Mapping[str, Any], int], RecordedSequence | None]
+_HUB: dict[str, tuple[dict[str, str], _Make]] = {
     "math": ({"path": "HuggingFaceH4/MATH-500", "split": "test"}, _math),
     "red_team": ({"path": "Anthropic/hh-rlhf", "data_dir": "red-team-attempts", "split": "train"},
                  _red_team),
@@ -301,6 +304,7 @@ def read_recordings(path: Path) -> list[RecordedSequence]:
 
 def _own(cells: Mapping[str, Any], row: int) -> RecordedSequence:
     text = {name: "" if cells.get(name) is None else str(cells[name]).strip() for name in _ALIASES}
+    problem: Problem
     if cells.get("messages") is not None:
         problem, steps = _paired(read_turns(cells["messages"]))
     else:
