@@ -31,6 +31,7 @@ EXIT_CODES = {
     "ScenarioError": 1, "ExportError": 1, "ScoringError": 1, "StoreError": 1,
     "RunIdError": 2, "MonitorError": 2, "ModelError": 2, "JudgedError": 2,
     "TableFileError": 2, "LeakError": 2, "ScoreFileError": 2, "PolicyError": 2,
+    "RecordingError": 2, "RealDataError": 1, "GenerationError": 1,
 }
 
 app = typer.Typer(
@@ -284,6 +285,38 @@ def _compare(
         if out is not None:
             write_tables(found, out.expanduser())
         typer.echo(describe_comparison(found))
+
+
+@app.command("score-steps")
+def _score_steps(
+    source: Annotated[str, typer.Argument(
+        help="Problems, solutions or conversations: a file, or processbench_gsm8k, "
+             "processbench_math, tau_bench, gsm8k, math, red_team.")],
+    verifier: Annotated[str, typer.Option(
+        help="What scores steps: logprob:NAME, prm:NAME, guard:NAME (on the hub, a folder, or "
+             "smollm2) or tool-calls.")],
+    out: Annotated[Path, typer.Option(
+        help="Table: .csv or .parquet with a row per step, .jsonl with a row per sequence.")],
+    generator: Annotated[str, typer.Option(
+        help="What solves problems that have no steps: hf:NAME, smollm2, api:MODEL; settings "
+             "follow as -o NAME=VALUE in the same text.")] = "",
+    check: Annotated[str, typer.Option(
+        help="What compares final answers with references: boxed, exact, or a monitor.")] = "",
+    option: Annotated[list[str] | None, typer.Option(
+        "--option", "-o", metavar="NAME=VALUE",
+        help="A setting of the verifier or of the reading, repeatable, such as device=cuda, "
+             "dtype=bfloat16, limit=100, turns=both, source_revision=COMMIT.")] = None,
+    force: Annotated[bool, typer.Option(
+        "--force", help="Replace a table that was made otherwise.")] = False,
+) -> None:
+    """Score every step of solutions or conversations; the same command goes on where it stopped."""
+    with _expected_errors():
+        from monitorlab.commands.score_steps import StepRequest, score_steps
+
+        score_steps(StepRequest(source, verifier, out.expanduser(), generator, check,
+                          tuple(option or ()), force), typer.echo)
+        typer.echo(f"Step scores: {_relative(out)}. Next: python -m monitorlab calibrate "
+                   f"{_relative(out)} --out policy, or run 07 -p SCORES_FILE={_relative(out)}")
 
 
 @app.command("calibrate")

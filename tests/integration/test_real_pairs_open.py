@@ -16,6 +16,7 @@ from monitorlab.benchmark.sources import programs, solutions, transcripts
 from monitorlab.benchmark.sources.pairing import Loaded
 from monitorlab.benchmark.sources.records import read_array, read_lines
 from monitorlab.chapters.construction.real_pairs import combine
+from monitorlab.signals.recordings import load_recordings
 
 Get = Callable[[str], Path]
 
@@ -48,7 +49,7 @@ def test_gsm8k_references_are_those_of_the_test_set(get: Get) -> None:
             for record in read_lines(get("gsm8k/test.jsonl"))}
     for record in read_lines(get(solutions.KEY)):
         reference = solutions._final_answer(record.take("ground_truth", str))
-        assert reference == solutions._exact_number(test[record.take("question", str)])
+        assert reference == solutions.exact_number(test[record.take("question", str)])
 
 
 @pytest.mark.parametrize(("part", "pairs", "of"), [("gsm8k", 23, 375), ("math", 34, 955)])
@@ -139,3 +140,20 @@ def test_all_sources_fit_together(get: Get, recorded: Loaded) -> None:
     assert not set(together.samples["sample_id"]) & set(together.unpaired["sample_id"])
     assert together.overview["label_from"].str.len().gt(0).all()
     pd.testing.assert_frame_equal(together.samples, combine(parts[::-1]).samples)
+
+
+@pytest.mark.parametrize(("source", "unsafe", "safe", "unknown", "onsets"), [
+    ("processbench_gsm8k", 207, 193, 0, 207),
+    ("processbench_math", 594, 406, 0, 594),
+    ("tau_bench", 60, 84, 56, 35),
+])
+def test_recorded_sequences_have_their_labels_and_onsets(
+    get: Get, source: str, unsafe: int, safe: int, unknown: int, onsets: int
+) -> None:
+    get("tau_bench/gpt-4o-airline.json" if source == "tau_bench" else
+        f"processbench/{source.removeprefix('processbench_')}.json")  # or the test is skipped
+    found = load_recordings(source)
+    assert [sum(one.label == label for one in found) for label in (1, 0, -1)] == [
+        unsafe, safe, unknown]
+    assert sum(one.onset > 0 for one in found) == onsets
+    assert all(one.label == 1 and one.onset <= len(one.steps) for one in found if one.onset)

@@ -49,7 +49,7 @@ from monitorlab.signals.reward_models import (
     TokenRewardScorer,
 )
 from monitorlab.signals.step_scores import Label, LeftOutError, StepScorer
-from monitorlab.signals.token_probabilities import LogProbabilityScorer, StepGenerator, _split_steps
+from monitorlab.signals.token_probabilities import LogProbabilityScorer, StepGenerator, split_steps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -420,7 +420,7 @@ def test_generation_is_split_where_the_steps_are(folders: dict[str, str]) -> Non
 
 def test_split_steps_prefers_blank_lines() -> None:
     def parts(text: str) -> list[str]:
-        return [text[a:b] for a, b in _split_steps(text)]
+        return [text[a:b] for a, b in split_steps(text)]
 
     assert parts("\na\nb\n\n  c \n \n\nd\n") == ["a\nb", "c ", "d"]
     assert parts("a\nb\n") == ["a", "b"]

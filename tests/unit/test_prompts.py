@@ -47,7 +47,7 @@ def only_seen(text: str) -> str:
 def test_there_is_a_built_in_prompt_for_every_kind_of_answer():
     found = {path.stem for path in PROMPT_FOLDER.glob("*.toml")}
     answers = {load_prompt(name).answer for name in found}
-    assert found == {*NAMES, "brief"}
+    assert found == {*NAMES, "brief", "answer"}
     assert answers == {"verdict", "evidence", "score"}
 
 

@@ -13,7 +13,12 @@ import pytest
 
 from monitorlab.online.metrics import alarm_table
 from monitorlab.online.score_files import _parse_columns, load_evaluator, load_scores, load_signals
-from monitorlab.online.trajectories import ScoreFileError, Trajectories, require_two_classes
+from monitorlab.online.trajectories import (
+    ScoreFileError,
+    Trajectories,
+    require_two_classes,
+    to_frame,
+)
 
 HEADER = "trajectory_id,step,score,label\n"
 PLAIN = HEADER + "a,1,0.25,0\na,2,0.5,0\nb,1,0.75,1\n"
@@ -121,7 +126,7 @@ def test_parquet_with_an_index_with_lists_and_with_booleans(tmp_path, name):
         ("x.csv", HEADER + "a,1,True,0\n", "found 'True', expected a number"),
         ("x.json", '[{"trajectory_id":"a","step":1,"score":true}]', "found True, expected"),
         ("x.csv", HEADER + "a,1,0.5,jailbroken\n", "expected 0 (safe) or 1 (unsafe)"),
-        ("x.csv", HEADER + "a,1,0.5,yes\n", "found 'yes', expected 0 (safe) or 1 (unsafe)"),
+        ("x.csv", HEADER + "a,1,0.5,perhaps\n", "found 'perhaps', expected 0 (safe) or 1 (unsafe)"),
         ("x.csv", HEADER + "a,1,0.5,-1\nb,1,0.5,1\n", "-1 means that no step is wrong"),
         ("x.csv", HEADER + "a,1,0.5,0\na,2,0.5,\n", "row 2: found '', but trajectory 'a' has"),
         ("x.csv", HEADER + "a,0,0.5,0\nb,1,0.5,1\n", "row 1: found 0, expected a whole number"),
@@ -292,3 +297,41 @@ def test_reading_is_linear_in_time(tmp_path):
         assert len(load_scores(tmp_path / "x.json")) == n // 5
         seconds.append(time.process_time() - start)
     assert seconds[1] < 40 * max(seconds[0], 0.05)
+
+
+ONSETS = "trajectory_id,step,score,label,onset\na,1,0.1,1,2\na,2,0.9,1,2\nb,1,0.2,0,\n"
+
+
+def test_onsets_come_in_and_go_out(tmp_path: Path):
+    data = read(tmp_path, "x.csv", ONSETS)
+    assert data.onsets.tolist() == [2, 0]
+    assert to_frame(data)["onset"].tolist() == [2, 2, 0]
+    lists = '{"trajectory_id": "a", "scores": [0.1, 0.9], "label": 1, "onset": 2}\n'
+    assert read(tmp_path, "x.jsonl", lists).onsets.tolist() == [2]
+    assert read(tmp_path, "x.csv", ONSETS, columns="onset:").onsets is None
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("a,2,0.9,1,2", "a,2,0.9,1,1", "has onset 1 here and another before"),
+    ("1,2\n", "1,3\n", "column onset, row 1: found 3, expected the number of a step"),
+    ("1,2\n", "1,1.5\n", "column onset, row 1: found 1.5"),
+    ("a,1,0.1,1,2\na,2", "a,0,0.1,1,1\na,1", "counts from 0, column onset from 1"),
+])
+def test_onsets_that_mean_nothing_are_refused(tmp_path: Path, old: str, new: str, message: str):
+    assert message in refusal(tmp_path, "x.csv", ONSETS.replace(old, new))
+
+
+@pytest.mark.parametrize(("safe", "unsafe"), [
+    ("no", "yes"), ("No", "YES"), ("false", "true"), ("safe", "unsafe"), ("correct", "incorrect"),
+    ("harmless", "harmful"),
+])
+def test_labels_in_words_are_read(tmp_path: Path, safe: str, unsafe: str):
+    text = HEADER + f"a,1,0.1,{safe}\nb,1,0.9,{unsafe}\n"
+    assert read(tmp_path, "x.csv", text).labels.tolist() == [0, 1]
+    turned = read(tmp_path, "x.csv", text, positive="safe").labels.tolist()
+    assert turned == ([1, 0] if safe.lower() in ("no", "false") else [0, 1])
+
+
+def test_a_label_of_two_meanings_is_refused_with_what_to_do(tmp_path: Path):
+    said = refusal(tmp_path, "x.csv", HEADER + "a,1,0.1,pass\nb,1,0.9,fail\n")
+    assert "found 'pass', expected 0 (safe) or 1 (unsafe)" in said

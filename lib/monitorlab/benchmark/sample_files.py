@@ -436,6 +436,18 @@ def read_chat(value: object) -> tuple[str, str, int]:
         It is no list of messages, a role is unknown, a part is no text, or no message is the
         assistant's.
     """
+    turns = read_turns(value)
+    answers = [i for i, (role, _) in enumerate(turns) if role == ASSISTANT]
+    if not answers:
+        raise ChatError("has no message of the assistant: there is nothing to judge")
+    before = turns[:answers[-1]]
+    request = before[0][1] if len(before) == 1 else "\n\n".join(
+        f"{role.capitalize()}: {text}" for role, text in before)
+    return request, turns[answers[-1]][1], len(turns) - answers[-1] - 1
+
+
+def read_turns(value: object) -> list[tuple[str, str]]:
+    """Return roles and texts of the messages of a chat, as :func:`read_chat` takes it."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -444,14 +456,7 @@ def read_chat(value: object) -> tuple[str, str, int]:
     if not isinstance(value, list) or not value:
         raise ChatError(f"is {kind_name(value)}, expected an array of messages such as "
                         '{"role": "user", "content": "..."}')
-    turns = [_turn(number, message) for number, message in enumerate(value, 1)]
-    answers = [i for i, (role, _) in enumerate(turns) if role == ASSISTANT]
-    if not answers:
-        raise ChatError("has no message of the assistant: there is nothing to judge")
-    before = turns[:answers[-1]]
-    request = before[0][1] if len(before) == 1 else "\n\n".join(
-        f"{role.capitalize()}: {text}" for role, text in before)
-    return request, turns[answers[-1]][1], len(turns) - answers[-1] - 1
+    return [_turn(number, message) for number, message in enumerate(value, 1)]
 
 
 def _turn(number: int, message: object) -> tuple[str, str]:

@@ -261,10 +261,10 @@ def _check_replaced(
         kept = out if out.exists() else manifest
         raise MonitorError(f"{kept} is there, and {manifest.name} beside it does not say how it "
                            f"was made: {way_out}")
-    differing = _differing(earlier.get("asked", earlier["settings"]), asked)
-    if differing:
+    other = differing(earlier.get("asked", earlier["settings"]), asked)
+    if other:
         raise MonitorError(f"{out} was made by {earlier['monitor']!r} with other settings "
-                           f"({'; '.join(differing)}): {way_out}")
+                           f"({'; '.join(other)}): {way_out}")
     if not out.exists():
         return
     if digest_file(out) not in (earlier["table"]["sha256"], earlier["table"].get("replaces")):
@@ -297,13 +297,13 @@ def _plain_settings(monitor: Monitor) -> dict[str, Any]:
     return dict(json.loads(pretty_json(dict(monitor.settings()))))
 
 
-def _differing(there: Mapping[str, Any], here: Mapping[str, Any], above: str = "") -> list[str]:
-    """Return in words where two settings differ, at most a few."""
+def differing(there: Mapping[str, Any], here: Mapping[str, Any], above: str = "") -> list[str]:
+    """Return in words where two settings differ, at most a few; `above` names what holds them."""
     found: list[str] = []
     for name in sorted({*there, *here}):
         old, new = there.get(name, "none"), here.get(name, "none")
         if isinstance(old, dict) and isinstance(new, dict):
-            found += _differing(old, new, f"{above}{name}.")
+            found += differing(old, new, f"{above}{name}.")
         elif old != new:
             words = (json.dumps(value, ensure_ascii=False) for value in (old, new))
             shown = [text if len(text) <= 40 else f"{text[:16]}..." for text in words]

@@ -71,8 +71,11 @@ class Guard:
         fill = tokenizer.pad_token_id or 0
         self.engine = ScoringEngine(model, fill, prefix, batch_tokens)
 
-    def prompt(self, turns: Sequence[tuple[str, str]]) -> list[int]:
-        """Token ids of the question about the last answer of (user, assistant) turns, with lead."""
+    def prompt(self, turns: Sequence[tuple[str, ...]]) -> list[int]:
+        """Token ids of the question about the last text of (user, assistant) turns, with lead.
+
+        The last turn may hold what the user says alone; then the question is about that.
+        """
         return self._ids(self._text(turns))
 
     def suspicion(self, prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, list[str]]:
@@ -113,10 +116,10 @@ class Guard:
                 "chat template? Name its labels in `unsafe` and `safe`, and what stands before "
                 "them in `lead`")
 
-    def _text(self, turns: Sequence[tuple[str, str]]) -> str:
+    def _text(self, turns: Sequence[tuple[str, ...]]) -> str:
         messages: list[Mapping[str, Any]] = []
         for pair in turns:
-            for role, text in zip(("user", "assistant"), pair, strict=True):
+            for role, text in zip(("user", "assistant"), pair, strict=False):
                 content = [{"type": "text", "text": text}] if self._parts else text
                 messages.append({"role": role, "content": content})
         options = {"guideline": self.family.guideline} if self.family.guideline else {}

@@ -20,6 +20,7 @@ from monitorlab.storage.files import digest_json, writable
 
 PROMPT_FOLDER = Path(__file__).resolve().parents[3] / "data" / "prompts"
 ANSWERS = ("verdict", "evidence", "score")
+TEXT = "text"  # the answer of a prompt that asks for no verdict
 BREAK = "·"  # put into what must not work as a tag or token
 _BREAKS = "·¦§¤¶"  # the first that no forbidden string contains is used
 
@@ -107,6 +108,8 @@ class Prompt:
         MonitorError
             If no sign is left to break strings with, because `forbidden` contains all of them.
         """
+        if self.answer == TEXT:
+            return [{"role": "user", "content": broken_up(sample.request, forbidden)}]
         sign = _sign(forbidden)
         framed = {
             name: _framed(name, broken_up(text, forbidden), sign)
@@ -116,14 +119,17 @@ class Prompt:
         return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
 
 
+PLAIN = Prompt("plain", 1, "The request itself, to be answered.", TEXT, "", (), "{request}")
+
+
 def load_prompt(name_or_path: str | Path) -> Prompt:
     """Read a prompt.
 
     Parameters
     ----------
     name_or_path : str or Path
-        Name of a built-in prompt ("brief", "direct", "evidence", "score"), or the path of a file
-        that ends in ``.toml``.
+        Name of a built-in prompt ("brief", "direct", "evidence", "score"), the path of a file that
+        ends in ``.toml``, or "plain" for the request itself, of which nobody judges the answer.
 
     Raises
     ------
@@ -131,6 +137,8 @@ def load_prompt(name_or_path: str | Path) -> Prompt:
         If there is no such prompt, or its file misses a field or a slot, has an unknown field or
         answer, or is not TOML.
     """
+    if name_or_path == PLAIN.name:
+        return PLAIN
     path = Path(name_or_path)
     if path.suffix != ".toml":
         path = PROMPT_FOLDER / f"{name_or_path}.toml"

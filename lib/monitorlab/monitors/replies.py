@@ -53,7 +53,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from monitorlab.monitors.prompts import ANSWERS, BREAK
+from monitorlab.monitors.prompts import ANSWERS, BREAK, TEXT
 from monitorlab.monitors.thinking import (
     SIGNS,
     UNSEEN,
@@ -114,7 +114,7 @@ def read_reply(
         The raw reply, with thinking if it shows any. Where a chat template opened the thinking,
         put its opening tag in front; otherwise a draft that was cut off passes for an answer.
     answer : str
-        What was asked for: "verdict", "evidence" or "score".
+        What was asked for: "verdict", "evidence" or "score"; "text" holds no verdict.
     finished : bool
         False if the reply hit its length limit. An answer that ends right there still counts.
     audited : str
@@ -140,6 +140,8 @@ def read_reply(
     >>> read_reply("I would rather not say.", "verdict").status
     'unparsed'
     """
+    if answer == TEXT:
+        return failure(UNPARSED if finished else TRUNCATED, "a text without a verdict", text)
     if answer not in ANSWERS:
         raise ValueError(f"answer is {answer!r}, expected one of {', '.join(ANSWERS)}")
     found = _take_apart(text)

@@ -60,7 +60,8 @@ def load_scores(
     columns : mapping of str to str, or str
         Our names to those of the file, as in ``{"score": "p_bad", "label": "verdict"}`` or
         ``"score:p_bad, label:verdict"``. Ours are ``trajectory_id, step, score, label, tokens`` (of
-        a step), ``total_tokens`` (from the beginning of the sequence on), ``group, signal``.
+        a step), ``total_tokens`` (from the beginning of the sequence on), ``group, signal`` and
+        ``onset`` (first wrong step, from 1; 0 or nothing for none).
     group : str
         Column that says what sequences have in common: a prompt, a user, a day.
     positive : {"unsafe", "safe"}

@@ -22,15 +22,16 @@ IntArray = NDArray[np.int64]
 Cells = Sequence[Any] | NDArray[Any]
 
 COLUMNS = (
-    "trajectory_id", "step", "score", "label", "tokens", "total_tokens", "group", "signal",
+    "trajectory_id", "step", "score", "label", "tokens", "total_tokens", "group", "signal", "onset",
 )
-EXPECTED_COLUMNS = "trajectory_id, step, score and optionally label, tokens, group, signal"
+EXPECTED_COLUMNS = "trajectory_id, step, score and optionally label, tokens, group, signal, onset"
 HOW_TO_NAME = 'name them, as in columns={"score": "p_bad"} or COLUMNS="score:p_bad"'
 
 UNKNOWN = -1  # the label of a sequence of which nobody knows how it ended
 POSITIVES = ("unsafe", "safe")
-WORDS = {"safe": 0, "benign": 0, "unsafe": 1, "misbehavior": 1}
-TRUTH = {"false": 0.0, "true": 1.0}
+WORDS = {"safe": 0, "benign": 0, "harmless": 0, "correct": 0,
+         "unsafe": 1, "misbehavior": 1, "harmful": 1, "incorrect": 1}
+TRUTH = {"false": 0.0, "no": 0.0, "true": 1.0, "yes": 1.0}
 ABSENT = {"", "nan", "none", "null", "na", "n/a", "<na>"}
 LARGEST = 1e100  # squares of scores are summed, and must not overflow
 
@@ -58,6 +59,8 @@ class Rows:
         1, 0 or -1 (unknown), the same in all rows of a trajectory.
     groups, signals : ndarray of object, shape (m,), or None
         Texts; a group is the same in all rows of a trajectory.
+    onsets : ndarray of int, shape (m,), or None
+        First wrong step, from 1, the same in all rows of a trajectory; 0 for none, or unknown.
     running_total : bool
         Whether tokens count from the beginning of the sequence.
     place : callable
@@ -72,6 +75,7 @@ class Rows:
     labels: NDArray[np.int8]
     groups: NDArray[Any] | None
     signals: NDArray[Any] | None
+    onsets: IntArray | None
     running_total: bool
     place: Callable[[int], str]
 
@@ -152,11 +156,12 @@ def read_rows(table: Mapping[str, Cells], positive: str = "unsafe") -> Rows:
     table : mapping of str to cells
         By our names: ``trajectory_id``, ``step`` (whole, from 1 or from 0), ``score`` (a number,
         infinite ones included), and optionally ``label``, ``tokens`` (of each step) or
-        ``total_tokens`` (from the beginning on), ``group``, ``signal``. Numbers may be text. Where
-        the scores are lists, a row is a trajectory, and ``step`` is not needed.
+        ``total_tokens`` (from the beginning on), ``group``, ``signal``, ``onset`` (the first wrong
+        step, from 1; 0 or nothing where there is none). Numbers may be text. Where the scores are
+        lists, a row is a trajectory, and ``step`` is not needed.
     positive : {"unsafe", "safe"}
-        What a label of 1 or true means. Words (safe, benign, unsafe, misbehavior) mean themselves;
-        an empty label is unknown.
+        What a label of 1, true or yes means. Words (safe, benign, harmless, correct; unsafe,
+        misbehavior, harmful, incorrect) mean themselves; an empty label is unknown.
 
     Raises
     ------
@@ -196,6 +201,7 @@ def read_rows(table: Mapping[str, Cells], positive: str = "unsafe") -> Rows:
         np.asarray(codes, dtype=np.int64), np.asarray(names, dtype=object), steps,
         numbers["score"], counted, labels, groups,
         _texts("signal", table["signal"], place) if "signal" in table else None,
+        _onsets(table["onset"], codes, names, steps, place) if "onset" in table else None,
         tokens == "total_tokens", place,
     )
 
@@ -420,8 +426,8 @@ def _labels(cells: Cells, positive: str, place: Callable[[int], str]) -> NDArray
             shown = f"{cell:g}" if isinstance(cell, float | np.floating) else brief(cell)
             raise ScoreFileError(
                 f"column label, {place(row)}: found {shown}, expected 0 (safe) or 1 (unsafe), "
-                "false or true, safe or unsafe, or nothing where it is unknown. A label says how "
-                f"the whole trajectory ended.{_position_hint(cell)}"
+                "false or true, no or yes, safe or unsafe, or nothing where it is unknown. A label "
+                f"says how the whole trajectory ended.{_position_hint(cell)}"
             )
         labels[row] = found
     return labels
@@ -473,6 +479,27 @@ def _check_label(
             f"{labels[row]} here and {1 - labels[row]} before. A trajectory has one label: whether "
             "the whole sequence turned out unsafe."
         )
+
+
+def _onsets(
+    cells: Cells, codes: NDArray[Any], names: NDArray[Any], steps: FloatArray,
+    place: Callable[[int], str],
+) -> IntArray:
+    filled = ["0" if _absent(cell) else cell for cell in cells]
+    onsets = _numbers({"onset": filled}, place)["onset"]
+    if onsets.any() and not steps.all():
+        raise ScoreFileError("column step counts from 0, column onset from 1: count both from 1.")
+    last = np.zeros(len(names))
+    np.maximum.at(last, codes, steps)
+    _check("onset", (onsets % 1 == 0) & (onsets >= 0) & (onsets <= last[codes]), onsets,
+           "the number of a step of its trajectory, from 1, or 0 or nothing for none", place)
+    row = _other_value(codes, len(names), onsets)
+    if row is not None:
+        raise ScoreFileError(
+            f"column onset, {place(row)}: trajectory {brief(names[codes[row]])} has onset "
+            f"{onsets[row]:g} here and another before. Write its first wrong step into every row."
+        )
+    return onsets.astype(np.int64)
 
 
 def _check_group(

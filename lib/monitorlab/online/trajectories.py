@@ -201,8 +201,9 @@ def from_frame(
     frame : DataFrame
         Columns ``trajectory_id``, ``step`` (1, 2, ... or 0, 1, ... without gaps), ``score``
         (suspicion, any number, also infinite) and optionally ``label`` (0 safe, 1 unsafe; one value
-        per trajectory), ``tokens`` (positive) and ``group``, also as levels of the index. Cells may
-        be text that reads as a number; with lists of scores a row is a whole trajectory.
+        per trajectory), ``tokens`` (positive), ``group`` and ``onset`` (first wrong step, from 1; 0
+        or nothing for none), also as levels of the index. Cells may be text that reads as a number;
+        with lists of scores a row is a whole trajectory.
     dataset, signal : str
         Names to carry along.
     positive : {"unsafe", "safe"}
@@ -295,11 +296,12 @@ def build_trajectories(
     return Trajectories(
         dataset, signal, rows.ids[codes[starts]], rows.scores[at], tokens, lengths,
         rows.labels[first], None if rows.groups is None else rows.groups[first],
+        None if rows.onsets is None or not rows.onsets[first].any() else rows.onsets[first],
     )
 
 
 def to_frame(trajectories: Trajectories) -> pd.DataFrame:
-    """Return one row per step: ``trajectory_id, step, score, tokens, label`` and any ``group``.
+    """Return one row per step: ``trajectory_id, step, score, tokens, label``, any group and onset.
 
     The inverse of :func:`from_frame`, in order of sequence and step.
     """
@@ -316,7 +318,8 @@ def to_frame(trajectories: Trajectories) -> pd.DataFrame:
     unknown = frame["label"] == UNKNOWN
     if unknown.any():
         frame["label"] = frame["label"].astype("Int64").mask(unknown)
-    return frame if trajectories.groups is None else frame.assign(group=trajectories.groups[rows])
+    known = {"group": trajectories.groups, "onset": trajectories.onsets}
+    return frame.assign(**{name: of[rows] for name, of in known.items() if of is not None})
 
 
 def require_two_classes(trajectories: Trajectories) -> None:

@@ -1,4 +1,4 @@
-"""Guard models as step signals: every assistant turn of a conversation is judged.
+"""Guard models as step signals: every turn of a conversation is judged.
 
 The question of a guard stands after the conversation, so the prompts of two turns share everything
 but their tail, and a single pass cannot answer for all turns at once. The scoring engine computes
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,19 +22,20 @@ from monitorlab.models.guard_families import GuardFamily
 from monitorlab.models.guards import Guard
 from monitorlab.signals.step_scores import Problem, StepScorer, StepScores, checked_steps
 
+Turns = Literal["assistant", "user", "both"]
 LABEL_LEAD = "\n\n"  # Llama-Guard writes a blank line and then its label
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """The moderation prompt after every assistant turn, and the tokens of each turn."""
+    """The moderation prompt after every turn that is judged, and the tokens of each turn."""
 
     prompts: list[list[int]]
     tokens: np.ndarray
 
 
 class GuardScorer(StepScorer):
-    """P(unsafe) against P(safe) of every assistant turn, see `monitorlab.models.guards`.
+    """P(unsafe) against P(safe) of every turn, see `monitorlab.models.guards`.
 
     A problem is one user message per assistant turn (one text for a single turn), the steps are the
     answers. A conversation has no score if a prompt of it is too long, or if the labels have less
@@ -50,6 +52,8 @@ class GuardScorer(StepScorer):
         Text between the prompt and the label.
     least_mass : float
         Probability, in [0, 1], that both labels together must have.
+    turns : {"assistant", "user", "both"}
+        Whose turns are judged, in the order in which they were said.
 
     Raises
     ------
@@ -65,8 +69,10 @@ class GuardScorer(StepScorer):
         safe: str = "safe",
         lead: str = LABEL_LEAD,
         least_mass: float = LABEL_MASS,
+        turns: Turns = "assistant",
     ) -> None:
         super().__init__(model, tokenizer)
+        self.turns = turns
         family = GuardFamily("own", (unsafe,), (safe,), lead=lead)
         self.guard = Guard(model, tokenizer, family, least_mass)
 
@@ -78,12 +84,17 @@ class GuardScorer(StepScorer):
                 f"a conversation needs one user message per assistant turn, found {len(asked)} "
                 f"messages and {len(answers)} turns"
             )
-        turns = list(zip(asked, answers, strict=True))
-        prompts = [self.guard.prompt(turns[:k]) for k in range(1, len(turns) + 1)]
-        for turn, prompt in enumerate(prompts, 1):
+        turns: list[tuple[str, ...]] = list(zip(asked, answers, strict=True))
+        judged: list[list[tuple[str, ...]]] = []
+        for k, turn in enumerate(turns):
+            said_by = {"user": [*turns[:k], turn[:1]], "assistant": turns[: k + 1]}
+            judged += [part for who, part in said_by.items() if self.turns in (who, "both")]
+        prompts = [self.guard.prompt(part) for part in judged]
+        for number, prompt in enumerate(prompts, 1):
             longest = len(prompt) + max(map(len, self.guard.words)) - 1
-            check_length(longest, self.model.config, f"the prompt of turn {turn}")
-        return _Asked(prompts, np.array(count_tokens(self.tokenizer, answers)))
+            check_length(longest, self.model.config, f"the prompt of turn {number}")
+        said = [part[-1][-1] for part in judged]
+        return _Asked(prompts, np.array(count_tokens(self.tokenizer, said)))
 
     def _read(self, encoded: list[_Asked]) -> list[StepScores | ModelError]:
         """Score all turns of all conversations together."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ from monitorlab.signals.step_scores import (
     read_label,
     single_problem,
 )
+from monitorlab.storage.settings import settings_of
 
 QWEN_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 SEPARATOR = "<extra_0>"
@@ -257,6 +258,34 @@ class MathShepherdScorer(StepScorer):
                 f"{self.least_mass:g}: was the model trained to judge at {self.step_tag!r}?"
             ))
         return read
+
+
+def load_reward_model(name: str, revision: str = "", **settings: Any) -> StepScorer:
+    """Load a process reward model by what its checkpoint holds.
+
+    A causal language model is read at step tags, as Math-Shepherd, everything else by the labels of
+    its tokens.
+
+    Parameters
+    ----------
+    name, revision : str
+        Local folder, or name on the hub with its commit.
+    **settings
+        Of :meth:`TokenRewardScorer.load` or :meth:`MathShepherdScorer.load`, and of their classes.
+
+    Raises
+    ------
+    ModelError
+        It cannot be loaded, or a setting belongs to the other kind.
+    """
+    config = from_checkpoint(AutoConfig.from_pretrained, name, revision, trust_remote_code=False)
+    causal = any(one.endswith("ForCausalLM") for one in config.architectures or ())
+    scorer: type[StepScorer] = MathShepherdScorer if causal else TokenRewardScorer
+    known = settings_of(scorer.load, scorer)
+    if needless := [key for key in settings if key not in known]:
+        raise ModelError(f"the option {needless[0]} means nothing to {name}, which is read by "
+                         f"{scorer.__name__}. There are: {', '.join(known)}")
+    return cast(StepScorer, scorer.load(name, revision, **settings))
 
 
 def _positions(ids: Sequence[int], mark: int, n_steps: int, text: str) -> list[int]:

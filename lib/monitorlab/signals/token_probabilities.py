@@ -33,7 +33,6 @@ from monitorlab.signals.step_scores import (
     StepScorer,
     StepScores,
     checked_steps,
-    single_problem,
 )
 
 STEP_BREAK = "\n\n"
@@ -80,7 +79,7 @@ def pool_log_probs(
     return StepScores(-np.array(pooled), np.array([len(part) for part in parts]))
 
 
-def _split_steps(text: str) -> list[tuple[int, int]]:
+def split_steps(text: str) -> list[tuple[int, int]]:
     """Split a solution at blank lines, or at line breaks where there is no blank line.
 
     Returns
@@ -108,11 +107,14 @@ class _Causal(CausalModel):
         super().__init__(model, tokenizer)
         self.system = system
 
-    def prompt_ids(self, problem: str) -> list[int]:
-        """Encode a problem by the chat template, or as a plain line where there is none."""
+    def prompt_ids(self, problem: str, before: Sequence[tuple[str, str]] = ()) -> list[int]:
+        """Encode a problem, and turns before it, by the chat template, or as lines without one."""
         if not self.tokenizer.chat_template:
-            return self.tokenizer(f"{self.system}{problem}\n")["input_ids"]
-        messages = [{"role": "user", "content": problem}]
+            lines = [*(text for turn in before for text in turn), problem]
+            return self.tokenizer(self.system + "".join(f"{line}\n" for line in lines))["input_ids"]
+        messages = [{"role": role, "content": text} for turn in before
+                    for role, text in zip(("user", "assistant"), turn, strict=True)]
+        messages.append({"role": "user", "content": problem})
         if self.system:
             messages.insert(0, {"role": "system", "content": self.system})
         chat = render_chat(self.tokenizer, messages, add_generation_prompt=True)
@@ -169,6 +171,9 @@ class LogProbabilityScorer(_Causal, StepScorer):
     many tokenizers put into a word belongs to the word. The first token of the first step is
     predicted from the prompt alone.
 
+    Of a conversation (a problem of one message per step) every turn of the assistant is scored
+    after all that was said before it, in a pass of its own.
+
     Parameters
     ----------
     model, tokenizer : PreTrainedModel, PreTrainedTokenizerBase
@@ -215,17 +220,25 @@ class LogProbabilityScorer(_Causal, StepScorer):
             step_of_token[within & (step_of_token < 0)] = bare
         return encoded["input_ids"], step_of_token
 
-    def _encode(self, problem: Problem, steps: Sequence[str]) -> _Answer:
-        prompt = self.prompt_ids(single_problem(problem))
-        answer = _Answer(prompt, *self._answer(steps), len(steps))
-        self.check(prompt, [*prompt, *answer.ids], "the trajectory")
-        return answer
+    def _encode(self, problem: Problem, steps: Sequence[str]) -> list[_Answer]:
+        if isinstance(problem, str):
+            parts: list[tuple[list[int], Sequence[str]]] = [(self.prompt_ids(problem), steps)]
+        else:
+            turns = list(zip(problem, steps, strict=True))
+            parts = [(self.prompt_ids(asked, turns[:k]), [step])
+                     for k, (asked, step) in enumerate(turns)]
+        answers = [_Answer(prompt, *self._answer(part), len(part)) for prompt, part in parts]
+        for answer in answers:
+            self.check(answer.prompt, [*answer.prompt, *answer.ids], "the trajectory")
+        return answers
 
-    def _read(self, answers: Sequence[_Answer]) -> list[StepScores]:
-        logs = self.token_log_probs([a.prompt for a in answers], [a.ids for a in answers])
+    def _read(self, encoded: Sequence[list[_Answer]]) -> list[StepScores]:
+        answers = [answer for one in encoded for answer in one]
+        logs = iter(self.token_log_probs([a.prompt for a in answers], [a.ids for a in answers]))
         return [
-            pool_log_probs(row, answer.step_of_token, answer.n_steps, self.pool)
-            for row, answer in zip(logs, answers, strict=True)
+            _joined([pool_log_probs(next(logs), answer.step_of_token, answer.n_steps, self.pool)
+                     for answer in one])
+            for one in encoded
         ]
 
 
@@ -237,6 +250,12 @@ class _Answer:
     ids: list[int]
     step_of_token: np.ndarray
     n_steps: int
+
+
+def _joined(parts: Sequence[StepScores]) -> StepScores:
+    """Put the scores of parts behind one another."""
+    return StepScores(*(np.concatenate([getattr(part, name) for part in parts])
+                        for name in ("scores", "tokens")))
 
 
 def _untrimmed(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -339,7 +358,7 @@ class StepGenerator(_Causal):
 
     def _generation(self, ids: Sequence[int], log_probs: np.ndarray) -> _Generation:
         decoded = [self._text(ids[:i]) for i in range(len(ids) + 1)]
-        bounds = _split_steps(decoded[-1])
+        bounds = split_steps(decoded[-1])
         if not bounds:
             raise ModelError("the model generated no text: nothing to split into steps")
         # A token belongs to the last step that had begun before it ended; so breaks go backwards.

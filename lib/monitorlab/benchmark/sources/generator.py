@@ -715,22 +715,24 @@ def load_questions(source: str, seed: int, revision: str = "", path: str = "") -
         known = ", ".join([*OPEN, *HUB])
         raise QuestionError(f"{source!r} is no source of questions; there are {known}.")
     hub = HUB[source]
-    rows = _load_rows(path or hub.path, hub.name, hub.split, revision)
+    rows = load_rows(path or hub.path, hub.split, revision, name=hub.name)
     try:
         return [hub.make(row, number, seed) for number, row in enumerate(rows)]
     except KeyError as error:
         raise QuestionError(f"source {source!r} has no column {error}.") from None
 
 
-def _load_rows(path: str, name: str, split: str, revision: str) -> Any:
+def load_rows(path: str, split: str, revision: str, **options: str) -> Any:
     """Rows of a hub dataset, or of a local folder in the same format.
 
     Parameters
     ----------
-    path, name, split : str
-        Arguments of ``datasets.load_dataset``; the name is not used for a folder.
+    path, split : str
+        Arguments of ``datasets.load_dataset``.
     revision : str
         Commit; may be empty for a local folder.
+    **options
+        Further arguments, such as ``name``; not used for a folder.
 
     Returns
     -------
@@ -752,7 +754,7 @@ def _load_rows(path: str, name: str, split: str, revision: str) -> Any:
     try:
         if local:
             return datasets.load_dataset(path, split=split)
-        return datasets.load_dataset(path, name, split=split, revision=revision)
+        return datasets.load_dataset(path, split=split, revision=revision, **options)
     except Exception as error:
         raise QuestionError(
             f"{path} could not be loaded ({type(error).__name__}). Without a network, give a local "

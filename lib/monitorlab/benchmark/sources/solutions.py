@@ -83,10 +83,10 @@ def _final_answer(solution: str) -> Fraction | None:
     lines = solution.strip().splitlines()
     if len(found) != 1 or not lines or lines[-1] != f"A: {found[0]}":
         return None
-    return _exact_number(found[0])
+    return exact_number(found[0])
 
 
-def _exact_number(text: str) -> Fraction | None:
+def exact_number(text: str) -> Fraction | None:
     """Read ``1,250``, ``$3.50``, ``40%`` or ``1/5`` exactly; None for anything else."""
     plain = text.strip().removeprefix("$").removesuffix("%").removesuffix(".").replace(",", "")
     try:
