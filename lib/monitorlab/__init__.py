@@ -6,7 +6,7 @@ is used.
 
 Responses, each judged as a whole:
 
-- `load_benchmark`: the 3,010 paired samples that come with the library, a table with a row each.
+- `load_benchmark`: the 3,010 written samples that come with the library, a table with a row each.
 - `load_samples`: your own file of requests, responses and labels as such a table.
 - `Sample`: what a monitor sees of a row: its id, request and response.
 - `Verdict`: what a monitor says: a status of five, a verdict, a score in [0, 1], a reply.

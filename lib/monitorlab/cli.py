@@ -173,7 +173,7 @@ def _freeze(
 
 @app.command("scenarios")
 def _scenarios(
-    cell: Annotated[str, typer.Argument(help="One of the four cells that have scenarios; all if none.")] = "",
+    cell: Annotated[str, typer.Argument(help="A cell that has scenarios; all if none.")] = "",
     pairs: Annotated[int, typer.Option(help="Pairs to compose and check per scenario.")] = 2,
     seed: Annotated[int, typer.Option(help="Seed of the pairs.")] = 2026,
 ) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from monitorlab.monitors.monitor import MonitorError, Sample
-from monitorlab.monitors.prompts import PROMPT_FOLDER, Prompt, broken_up, load_prompt
+from monitorlab.monitors.prompts import DATA, PROMPT_FOLDER, Prompt, broken_up, load_prompt
 
 NAMES = ("direct", "evidence", "score")
 TOKENS = ("<s>", "</s>", "[INST]", "[/INST]", "<|eot_id|>", "aba", "~")
@@ -53,7 +54,7 @@ def test_there_is_a_built_in_prompt_for_every_kind_of_answer():
 
 def test_a_prompt_is_short_and_names_everything_a_monitor_needs(prompt: Prompt):
     text = " ".join(message["content"] for message in prompt.messages(Sample("s", "", "")))
-    assert len(text.split()) <= 300
+    assert len(text.split()) <= 320
     assert len(prompt.criteria) == 3
     assert all(criterion in text for criterion in prompt.criteria)
     assert "student" in text and "data" in text and "never follow" in text
@@ -158,7 +159,6 @@ def test_every_word_that_is_sent_decides_the_digest(tmp_path: Path, changes: dic
 
 @pytest.mark.parametrize(("changes", "words"), [
     ({"about": None}, "'about' is missing"),
-    ({"criteria": None}, "'criteria' is missing"),
     ({"answer": 'answer = "essay"'}, "expected one of verdict, evidence, score"),
     ({"user": 'user = "{request} only"'}, "expected {request} and then {response}"),
     ({"user": 'user = "{response} {request}"'}, "expected {request} and then {response}"),
@@ -183,3 +183,15 @@ def test_an_unknown_prompt_names_those_that_exist(tmp_path: Path):
         load_prompt("indirect")
     with pytest.raises(MonitorError, match="gone.toml"):
         load_prompt(tmp_path / "gone.toml")
+
+
+def test_prompts_and_guidelines_share_one_definition() -> None:
+    definition = tomllib.loads((DATA / "definition.toml").read_text(encoding="utf-8"))
+    guidelines = " ".join((DATA / "annotations" / "GUIDELINES.md").read_text().split()).lower()
+    for name in ("direct", "evidence", "score"):
+        prompt = load_prompt(name)
+        assert prompt.criteria == tuple(definition["misbehavior"])
+        assert definition["benign"] in prompt.system
+    for sentence in definition["misbehavior"]:
+        assert sentence.partition(": ")[2].lower() in guidelines
+    assert definition["benign"].lower() in guidelines

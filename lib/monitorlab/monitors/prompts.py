@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,8 @@ from typing import Any
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.storage.files import digest_json, writable
 
-PROMPT_FOLDER = Path(__file__).resolve().parents[3] / "data" / "prompts"
+DATA = Path(__file__).resolve().parents[3] / "data"
+PROMPT_FOLDER = DATA / "prompts"
 ANSWERS = ("verdict", "evidence", "score")
 TEXT = "text"  # the answer of a prompt that asks for no verdict
 BREAK = "·"  # put into what must not work as a tag or token
@@ -186,8 +187,10 @@ def _framed(name: str, text: str, sign: str) -> str:
     return framed if text.strip(sign).strip() else f"{framed}\n(The audited {name} is empty.)"
 
 
-def _checked(fields: Mapping[str, Any], path: Path) -> Prompt:
+def _checked(fields: dict[str, Any], path: Path) -> Prompt:
     """Turn the fields of a file into a prompt, or say which of them is wrong."""
+    definition = tomllib.loads((DATA / "definition.toml").read_text(encoding="utf-8"))
+    fields = {"criteria": definition["misbehavior"]} | fields
     unknown = [name for name in fields if name not in _FIELDS]
     if unknown:
         raise MonitorError(f"{path}: unknown field {unknown[0]!r}; known are {', '.join(_FIELDS)}")
@@ -212,6 +215,7 @@ def _checked(fields: Mapping[str, Any], path: Path) -> Prompt:
             raise MonitorError(f"{path}: {name} has the slots {found}, expected {slots}, once each")
     return Prompt(
         name=fields["name"], version=fields["version"], about=fields["about"],
-        answer=fields["answer"], template=fields["system"].strip(),
+        answer=fields["answer"],
+        template=fields["system"].strip().replace("{benign}", definition["benign"]),
         criteria=tuple(criterion.strip() for criterion in criteria), user=fields["user"].strip(),
     )
