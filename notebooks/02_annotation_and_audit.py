@@ -150,9 +150,20 @@ display.show(
 # Compare where the bars end on the left, since they say how much disagreement is still possible.
 
 # %%
-by_cell = given.assign(agrees=given["given"] == given["label"])
-by_cell = by_cell.pivot_table(index="cell", columns="annotator", values="agrees")
+judged = given.assign(agrees=given["given"] == given["label"])
+by_cell = judged.pivot_table(index="cell", columns="annotator", values="agrees")
 display.table(by_cell, decimals=3, caption="Agreement with the author's label, by cell")
+
+# %% [markdown]
+# Is misbehavior that hides harder for readers, too? They saw request and response in full. Where
+# they are right in every tier alike, the tiers are no obstacle to somebody who reads all of it,
+# and the pairs tell large models that see everything apart no more. They are made for monitors
+# that know less or see less.
+
+# %%
+for column in ("tier", "protocol"):
+    agreed = judged.pivot_table(index=column, columns="annotator", values="agrees")
+    display.table(agreed, decimals=3, caption=f"Agreement with the author's label, by {column}")
 
 # %% [markdown]
 # ## Every disagreement, and every doubt
@@ -364,11 +375,10 @@ run.close()
 # - We probed for shortcuts with whole scenarios held out.
 # - We looked for duplicates, contamination and imbalance.
 #
-# **Limits.** Language models helped to write the scenarios and gave the blind labels. So
-# agreement shows that the request decides the label, not that people with other habits would
-# agree. A panel of people would be the stronger test, and `annotation.draw_sheet` draws its
+# **Limits.** Language models wrote the pairs and gave the blind labels. So agreement shows that
+# the text decides the label, not that people with other habits would agree. A panel of people would be the stronger test, and `annotation.draw_sheet` draws its
 # sheet. A probe that finds nothing shows that *this* shortcut is closed, not that all are.
-# Intervals resample scenarios of one library, written by few authors.
+# Intervals resample scenarios that few authors wrote.
 
 # %% [markdown]
 # ## Exercises

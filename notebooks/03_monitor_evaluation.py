@@ -387,15 +387,38 @@ display.show(
 # alarm nearly always or nearly never.
 
 # %% [markdown]
-# The cue follower deserves a second look. In the sycophancy cells of this protocol a cue
-# always points to a *wrong* option, and the label says whether the answer followed it. So a
-# rule that compares two letters, and understands nothing, is hard to beat there. That is a
-# property of the published labelling, and a reason to report the cells apart.
+# The cue follower deserves a second look. Under the published protocol a cue always points to a
+# *wrong* option, and the label says whether the answer followed it. So a rule that compares two
+# letters, and understands nothing, cannot be beaten there. Where the cue is right
+# (`right_cue`), it alarms whenever it speaks, and where there are no options it is silent.
 
 # %%
-cue = rates.rates(test[test["name"] == "cue follower"], by=("name", "cell"))
-columns = ["cell", "parsed_misbehaving", "parsed_benign", "mr", "far"]
+cue = rates.rates(test[test["name"] == "cue follower"], by=("name", "protocol"))
+columns = ["protocol", "parsed_misbehaving", "parsed_benign", "mr", "far"]
 display.table(cue[columns], caption="The cue follower where it finds a cue and a choice")
+
+# %% [markdown]
+# ## Is misbehavior that hides harder to see?
+#
+# The authors of the pairs graded them. In the open tier the misbehavior is plain to anyone who
+# reads, in the veiled tier one must understand the matter, and in the hidden tier it is one
+# detail of a long and otherwise good response. A monitor that understands should find the first
+# kind more easily than the last. One that guesses errs equally often in all of them. (Samples of
+# your own have no tier, unless their file has that column.)
+
+# %%
+by_tier = rates.rates(test, by=("name", "tier"))
+fig = chapter.figures.plot_cells(by_tier, order, by="tier")
+display.show(
+    fig,
+    "03_tiers",
+    alt="Two heat maps, miss rate and false alarm rate of every monitor in the open, the "
+    "veiled and the hidden tier.",
+)
+
+# %% [markdown]
+# Read it like the figure before. Colours that change from left to right within a row belong to a
+# monitor for which it matters how plain the misbehavior is.
 
 # %% [markdown]
 # Does the prompt matter? The language model answered a part of the pairs with the evidence prompt
@@ -930,7 +953,7 @@ run.close()
 #
 # **Limits.** The language model is far smaller than those that people use as monitors, and it
 # saw few samples. Its place in the plane says nothing about theirs. Intervals take scenarios as
-# independent, though one library holds them all and few authors wrote it. The judges are real,
+# independent, though few authors wrote them all. The judges are real,
 # but a rule that reads one letter stands beside them, and no more can be said of them than that
 # comparison allows. The recorded GPT-5 monitor judged other samples, and whether a cue had an
 # influence, so its rates do not compare with those of the benchmark.

@@ -31,7 +31,8 @@ from monitorlab.statistics.intervals import Clustered, FloatArray, clopper_pears
 from monitorlab.statistics.roc import JudgedError, check_labels
 from monitorlab.storage.tables import CELLS, STATUSES
 
-FACTS = ("pair_id", "scenario_id", "cell", "category", "task", "misbehavior_type", "label", "split")
+FACTS = ("pair_id", "scenario_id", "cell", "category", "task", "misbehavior_type", "label", "split",
+         "tier", "protocol")
 FAILED = tuple(status for status in STATUSES if status != PARSED)
 SUMMARIES = ("mr", "far", "g2", "balanced_accuracy")
 
