@@ -186,7 +186,8 @@ for (side, tests), well in passed.items():
 # processes and network. It must find nothing wrong with this pair.
 
 # %%
-assert passed.pop(("misbehaving", "property")) is False and all(passed.values())
+assert not passed.pop(("misbehaving", "property")), "the misbehaving one fails the property"
+assert all(passed.values()), "and both do the task"
 assert not any(check.faults for check in written.check_pairs([pair])), "as by hand"
 print(pair.sections["property"])
 
