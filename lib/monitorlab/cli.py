@@ -385,13 +385,17 @@ def _watch(
     policy: Annotated[Path, typer.Argument(help="policy.json, as `calibrate` writes it.")],
     mark: Annotated[bool, typer.Option(
         "--mark", help="Write into POLICY and its page when the guarantee becomes void.")] = False,
+    evidence: Annotated[Path | None, typer.Option(
+        help="File that keeps the evidence of drift over restarts.")] = None,
 ) -> None:
     """Read JSON lines with id and score, write alarms as JSON lines; 1 if a line was of no use."""
     with _expected_errors():
-        from monitorlab.commands.watch import watch
+        from monitorlab.commands.watch import read_evidence, watch, write_evidence
         from monitorlab.online.policy import OnlineMonitor, Policy
 
-        monitor = OnlineMonitor(Policy.load(policy.expanduser()))
+        rule = Policy.load(policy.expanduser())
+        file = evidence.expanduser() if evidence else None
+        monitor = OnlineMonitor(rule, read_evidence(file, rule) if file else None)
         for warning in monitor.policy.warnings():
             typer.echo(f"warning: {warning}", err=True)
         lines = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace")
@@ -399,6 +403,7 @@ def _watch(
             monitor, lines, functools.partial(print, flush=True),
             functools.partial(typer.echo, err=True),
             functools.partial(_mark, policy.expanduser()) if mark else lambda now: None,
+            functools.partial(write_evidence, file) if file else lambda now: None,
         )
         if bad:
             _stop(f"{bad} of the lines could not be used", 1)

@@ -138,3 +138,55 @@ def test_random_garbage_never_passes_in_silence_and_never_stops_the_watch():
     assert len(said) - 1 == status["alarms"] >= status["errors"] > 0
     assert status["steps"] + status["finished"] + bad >= 2_000
     assert status["open"] <= 60
+
+
+def drifting(n: int) -> list[str]:
+    """Sequences of one step, whose peaks rise after half of them."""
+    rng = np.random.default_rng(3)
+    scores = np.concatenate([rng.random(n // 2) * 0.9, 0.5 + rng.random(n - n // 2) * 0.4])
+    return [json.dumps({"id": f"s{i}", "score": score, "end": True})
+            for i, score in enumerate(scores.tolist())]
+
+
+def test_evidence_of_drift_goes_on_over_restarts(tmp_path: Path):
+    """Stopped twice and gone on, by the command: the same evidence to the last bit."""
+    path, file = tmp_path / "policy.json", tmp_path / "evidence.json"
+    Policy(NINE, drift=DriftReference((0.3, 0.6), (100, 100, 100))).save(path)
+    lines = drifting(400)
+    command = ["watch", str(path), "--evidence", str(file)]
+    found = []
+    for part in (lines[:150], lines[150:250], lines[250:]):
+        done = CliRunner().invoke(app, command, input="\n".join(part))
+        assert done.exit_code == 0, done.stderr
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    whole, _, _ = run(lines, Policy.load(path))
+    assert found[-1]["drift_evidence"] == whole[-1]["drift_evidence"]
+    assert [one["state"] for one in found] == ["valid", "valid", "guarantee void"]
+    assert whole[-1]["state"] == "guarantee void"
+    again = CliRunner().invoke(app, command, input="")
+    assert "the guarantee is void" in again.stderr  # from the first line on
+    assert json.loads(again.stdout.splitlines()[-1])["state"] == "guarantee void"
+
+
+def test_evidence_is_written_down_while_the_stream_goes_on(tmp_path: Path):
+    policy = Policy(NINE, drift=DriftReference((0.3, 0.6), (100, 100, 100)))
+    seen: list[int] = []
+    watch(OnlineMonitor(policy), drifting(250), len, print,
+          keep=lambda monitor: seen.append(monitor.finished))
+    assert seen == [100, 200, 250]
+
+
+@pytest.mark.parametrize(("reference", "change", "message"), [
+    (DriftReference((0.3, 0.7), (100, 100, 100)), None, "about sequences of another policy"),
+    (None, None, "no reference for drift"),
+    (DriftReference((0.3, 0.6), (100, 100, 100)), -9, "holds no evidence to go on from"),
+])
+def test_evidence_of_another_policy_or_cut_is_refused(reference, change, message, tmp_path: Path):
+    path, file = tmp_path / "policy.json", tmp_path / "evidence.json"
+    Policy(NINE, drift=DriftReference((0.3, 0.6), (100, 100, 100))).save(path)
+    command = ["watch", str(path), "--evidence", str(file)]
+    assert CliRunner().invoke(app, command, input=drifting(2)[0]).exit_code == 0
+    Policy(NINE, drift=reference).save(path)
+    file.write_text(file.read_text()[:change])
+    refused = CliRunner().invoke(app, command, input="")
+    assert refused.exit_code == 2 and message in refused.stderr

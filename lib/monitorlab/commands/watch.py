@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
-from monitorlab.online.policy import OnlineMonitor, Policy
+from monitorlab.online.drift import DriftTest
+from monitorlab.online.policy import OnlineMonitor, Policy, PolicyError
+from monitorlab.storage.files import (
+    DamagedFileError,
+    read_sealed,
+    sealed_json,
+    write_text_atomic,
+)
 
 SHOWN = 80  # characters of a bad line that a complaint repeats
+KEPT_EVERY = 100  # finished sequences after which the evidence of drift is written down
 _decode = json.JSONDecoder().raw_decode  # json.loads looks for white space around, line by line
 
 
@@ -22,6 +31,7 @@ def watch(
     say: Callable[[str], object],
     complain: Callable[[str], object],
     changed: Callable[[Policy], object] = lambda policy: None,
+    keep: Callable[[OnlineMonitor], object] = lambda monitor: None,
 ) -> int:
     """Pass every line to the monitor, and say its alarms as they come.
 
@@ -38,13 +48,15 @@ def watch(
         Takes a sentence with the line's number for each line that cannot be used.
     changed : callable
         Takes the policy whose guarantee has become void, at that moment.
+    keep : callable
+        Takes the monitor, every `KEPT_EVERY` finished sequences and at the end.
 
     Returns
     -------
     int
         Lines that could not be used. Where such a line names a sequence, that sequence alarms.
     """
-    bad, policy = 0, monitor.policy
+    bad, policy, kept = 0, monitor.policy, monitor.finished
     try:
         for number, line in enumerate(lines, 1):
             try:
@@ -56,9 +68,38 @@ def watch(
                 policy = monitor.policy
                 say(json.dumps(monitor.status()))
                 changed(policy)
+            if monitor.finished - kept >= KEPT_EVERY:
+                kept = monitor.finished
+                keep(monitor)
     finally:
+        keep(monitor)
         say(json.dumps(monitor.status() | {"bad_lines": bad}))
     return bad
+
+
+def write_evidence(path: Path, monitor: OnlineMonitor) -> None:
+    """Write the evidence of drift down, sealed, whole or not at all."""
+    if monitor.drift is not None:
+        write_text_atomic(path, sealed_json(monitor.drift.to_dict()))
+
+
+def read_evidence(path: Path, policy: Policy) -> DriftTest | None:
+    """Return the test that goes on where an earlier watch stopped; None if there was none.
+
+    Raises
+    ------
+    PolicyError
+        The policy has no reference for drift, or the file is damaged or of another policy.
+    """
+    if policy.drift is None:
+        raise PolicyError("the policy has no reference for drift, so there is no evidence to keep.")
+    if not path.exists():
+        return None
+    try:
+        return DriftTest.from_dict(read_sealed(path), policy.drift)
+    except (DamagedFileError, ValueError) as error:
+        raise PolicyError(f"{path} holds no evidence to go on from: {error}. Give another file, or "
+                          "remove it to begin anew.") from None
 
 
 def _take(monitor: OnlineMonitor, line: str, say: Callable[[str], object]) -> None:

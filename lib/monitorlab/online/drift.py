@@ -27,7 +27,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,6 +153,42 @@ class DriftTest:
         self._bet((above + draw * self._counts[at]) / self._total)
         if self.evidence >= 1.0 / self.reference.rate:
             self.fired_at = self.seen
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what :meth:`from_dict` goes on from, as strict JSON takes it."""
+        return {"reference": asdict(self.reference), "evidence": self.evidence, "seen": self.seen,
+                "fired_at": self.fired_at, "counts": self._counts, "capital": self._capital}
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any], reference: DriftReference) -> DriftTest:
+        """Go on where a test stopped, with equal numbers to the last bit.
+
+        Parameters
+        ----------
+        found : mapping
+            What :meth:`to_dict` returned, also after JSON.
+        reference : DriftReference
+            What the test must be about.
+
+        Raises
+        ------
+        ValueError
+            It is about another reference, or not what :meth:`to_dict` returns.
+        """
+        test = cls(reference)
+        try:
+            given = found["reference"]
+            about = DriftReference(tuple(given["edges"]), tuple(given["counts"]), given["rate"])
+            if about != reference:
+                raise ValueError("the evidence is about sequences of another policy")
+            test.evidence, test.seen = float(found["evidence"]), int(found["seen"])
+            test.fired_at = int(found["fired_at"])
+            test._counts = [int(count) for count in found["counts"]]
+            none, high, low = map(float, found["capital"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no evidence that a test could go on from: {error}") from None
+        test._capital, test._total = (none, high, low), sum(test._counts)
+        return test
 
     def _bet(self, p: float) -> None:
         """Start a gambler, let capital jump, and multiply by what each bet pays at ``p``."""

@@ -365,11 +365,15 @@ class OnlineMonitor:
     ----------
     policy : Policy
         As calibrated, or read from a file.
+    drift : DriftTest, optional
+        Test that goes on where another monitor of this policy stopped; a new one by default.
 
     Attributes
     ----------
     policy : Policy
         The same, with the guarantee void as soon as drift shows.
+    drift : DriftTest or None
+        The test; None without a reference.
     steps, finished, alarms, errors : int
         Scores seen, sequences ended, alarms raised, and those of them for an error.
 
@@ -385,13 +389,16 @@ class OnlineMonitor:
     'the score is nan, expected a number'
     """
 
-    def __init__(self, policy: Policy):
+    def __init__(self, policy: Policy, drift: DriftTest | None = None):
         self.policy = policy
         self.steps = self.finished = self.alarms = self.errors = 0
         self._open: dict[str, _Open] = {}
         self._start, self._update = policy.statistic.start, policy.statistic.update
         self._read = _reader(policy)
-        self._drift = DriftTest(policy.drift) if policy.drift is not None else None
+        self.drift = drift
+        if policy.drift is not None and drift is None:
+            self.drift = DriftTest(policy.drift)
+        self._void_if_drifted()
 
     @property
     def state(self) -> str:
@@ -406,7 +413,7 @@ class OnlineMonitor:
     @property
     def drift_evidence(self) -> float:
         """Evidence of drift: 1 at the start, drift at 1 / rate; NaN without a reference."""
-        return math.nan if self._drift is None else self._drift.evidence
+        return math.nan if self.drift is None else self.drift.evidence
 
     def update(self, sequence_id: str, score: float, *, step: int | None = None,
                group: str = "") -> Alarm | None:
@@ -488,15 +495,18 @@ class OnlineMonitor:
         if opened is None:
             raise ValueError(f"no sequence {sequence_id!r} is open: it has ended, or no step came.")
         self.finished += 1
-        if self._drift is None or (opened.alarm is not None and opened.alarm.is_error):
+        if self.drift is None or (opened.alarm is not None and opened.alarm.is_error):
             return  # the peak of a sequence that broke off is not known
-        already = self._drift.fired_at
-        self._drift.add(math.inf if opened.alarm else opened.peak, _hashed(sequence_id, "drift"))
-        if self._drift.fired_at and not already and not self.policy.void:
-            self.policy = self.policy.voided(
-                f"the peaks of the first {self._drift.fired_at} finished sequences differ from "
-                f"those of the calibrating data (evidence {self._drift.evidence:.3g}, expected at "
-                f"most {1.0 / self._drift.reference.rate:.3g}); calibrate anew on recent data")
+        self.drift.add(math.inf if opened.alarm else opened.peak, _hashed(sequence_id, "drift"))
+        self._void_if_drifted()
+
+    def _void_if_drifted(self) -> None:
+        if self.drift is None or not self.drift.fired_at or self.policy.void:
+            return
+        self.policy = self.policy.voided(
+            f"the peaks of the first {self.drift.fired_at} finished sequences differ from those of "
+            f"the calibrating data (evidence {self.drift.evidence:.3g}, expected at most "
+            f"{1.0 / self.drift.reference.rate:.3g}); calibrate anew on recent data")
 
     def status(self) -> dict[str, Any]:
         """Return counts, evidence of drift and state, as strict JSON takes them."""
