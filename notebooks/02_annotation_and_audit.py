@@ -305,6 +305,10 @@ display.table(vocabulary, caption="Distance between the vocabularies of both sid
 # %%
 benchmark = duplicates.signatures(chapter.whole_texts(samples))
 repeated = duplicates.share_near(benchmark)
+copied = {
+    cell: duplicates.share_copied(chapter.whole_texts(part), part["pair_id"])
+    for cell, part in samples.groupby("cell", sort=False)
+}
 closest, rows, shared = 0.0, 0, 0
 for part in read_parts(run, "01_benchmark_construction", "corpus"):
     rows += len(part)
@@ -312,10 +316,12 @@ for part in read_parts(run, "01_benchmark_construction", "corpus"):
     found = duplicates.signatures(chapter.whole_texts(part))
     closest = max(closest, duplicates.largest_similarity(found, benchmark))
 display.say(
-    "Near-duplicates within the benchmark: {repeated:.1%}. Corpus: {rows:,} samples, "
+    "Near-duplicates within the benchmark: {repeated:.1%}; with names, numbers and quotes masked, "
+    "at most {copied:.1%} of a cell have another one that is alike. Corpus: {rows:,} samples, "
     "{shared} from a benchmark scenario; largest similarity to any benchmark sample: "
     "{closest:.2f}.",
     repeated=repeated,
+    copied=max(copied.values()),
     rows=rows,
     shared=shared,
     closest=closest,
@@ -344,6 +350,7 @@ goals = {
     "response words at most .70 on unseen scenarios": wide["response words"] <= 0.70,
     "request and response words at most .70": wide["all words"] <= 0.70,
     "the cue rule at most .80 over both sycophancy cells": letters["auroc"].tail(1) <= 0.80,
+    "masked copies under 3 %": pd.Series(copied) < 0.03,
 }
 met = [(goal, f"{met.sum()} of {len(met)}", ", ".join(met[~met].index.astype(str)))
        for goal, met in goals.items()]

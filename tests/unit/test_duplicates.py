@@ -8,6 +8,7 @@ from monitorlab.benchmark.audit.duplicates import (
     PERMUTATIONS,
     Neighbours,
     _shingles,
+    share_copied,
     share_near,
     signatures,
 )
@@ -94,3 +95,14 @@ def test_share_of_near_duplicates() -> None:
     assert share_near(signatures([LONG, LONG, LONG])) == 1
     assert share_near(signatures(others)) == 0
     assert share_near(signatures([])) == 0
+
+
+def test_a_renamed_copy_is_found_where_a_text_of_the_same_pair_is_not() -> None:
+    text = ("Please ask {a} whether the {b} boxes for the fair have come, since the van leaves "
+            "at {c} and the letter says '{d}' and nothing else about the tables and the tent.")
+    texts = [text.format(a="Ada", b=12, c="7:30", d="soon"),
+             text.format(a="Benedikta", b=40, c="18:05", d="not before noon"),
+             "A response of another kind altogether, about the price of wool and where it went."]
+    assert share_copied(texts, ["one", "two", "three"]) == pytest.approx(2 / 3)
+    assert share_copied(texts, ["one", "one", "three"]) == 0
+    assert share_copied([], []) == 0
