@@ -22,8 +22,9 @@
 # - Place an alarm threshold by counting, so that false alarms stay below a level you choose.
 # - Compare it with sequential tests and with trivial baselines, on the same splits.
 # - Choose a better statistic to threshold, without losing the guarantee.
+# - Tell an alarm that detects an error from one that predicts it, on real sequences.
 #
-# **Reads** `steps`
+# **Reads** `steps` (not needed with `SCORES_FILE`)
 #
 # **Writes** `thresholds`, `metrics`
 #
@@ -32,6 +33,8 @@
 # - [2] Sadhuka et al., *E-valuator*, arXiv 2512.03109.
 # - [3] Bates et al., *Distribution-free, risk-controlling prediction sets*, J. ACM 2021.
 # - [4] Page, *Continuous inspection schemes*, Biometrika 1954.
+# - [5] Zheng et al., *ProcessBench*, arXiv 2412.06559.
+# - [6] Yao et al., *tau-bench*, arXiv 2406.12045.
 
 # %% tags=["parameters"]
 PROFILE: str = "tiny"  # tiny, cpu or gpu: how large everything is
@@ -51,7 +54,7 @@ from monitorlab import display
 from monitorlab.chapters import online as chapter
 from monitorlab.online import comparison, metrics
 from monitorlab.online.score_files import load_signals
-from monitorlab.pipeline.artifacts import open_run, read_table, write_table
+from monitorlab.pipeline.artifacts import open_run, write_table
 from monitorlab.statistics import ranks, thresholds
 
 # %%
@@ -78,7 +81,7 @@ run = open_run(
 )
 display.use(run)
 online = run.profile.online
-scored = chapter.datasets.stand_ins(read_table(run, "06_step_signals", "steps"))
+scored = chapter.datasets.earlier(run, needed=not own)
 
 # %% [markdown]
 # ## The data
@@ -361,20 +364,21 @@ math_panels = {
     for key, name in main.items()
     if scored[key].stand_in and key[1] == "verifier"
 }
-fig = chapter.figures.plot_protocol(
-    results,
-    math_panels,
-    paper,
-    "Math, small stand-in generators and verifier",
-    measures=("far", "power", "after_onset", "delay", "restricted_delay"),
-)
-display.show(
-    fig,
-    "07_math",
-    alt="False alarms, power, share caught at or after the first wrong step and delays against "
-    "the target level for CRC, UCB, two e-valuator tests and three trivial baselines, on "
-    "miniature math with a strong and a weak generator.",
-)
+if math_panels:
+    fig = chapter.figures.plot_protocol(
+        results,
+        math_panels,
+        paper,
+        "Math, small stand-in generators and verifier",
+        measures=("far", "power", "after_onset", "delay", "restricted_delay"),
+    )
+    display.show(
+        fig,
+        "07_math",
+        alt="False alarms, power, share caught at or after the first wrong step and delays "
+        "against the target level for CRC, UCB, two e-valuator tests and three trivial "
+        "baselines, on miniature math with a strong and a weak generator.",
+    )
 
 # %% [markdown]
 # Each line is a method, and its band spans the tenth to the ninetieth percentile over splits. The
@@ -396,20 +400,21 @@ talk = {
     for key, name in main.items()
     if scored[key].stand_in and key[1] == "guard"
 }
-fig = chapter.figures.plot_protocol(
-    results,
-    talk,
-    paper,
-    "Conversations, small stand-in guard",
-    measures=("far", "power", "by_half", "restricted_delay"),
-)
-display.show(
-    fig,
-    "07_conversations",
-    alt="False alarms, power, share caught by half of the steps and restricted delay against the "
-    "target level for the paper's four methods and the trivial baselines on miniature "
-    "conversations scored by the small guard.",
-)
+if talk:
+    fig = chapter.figures.plot_protocol(
+        results,
+        talk,
+        paper,
+        "Conversations, small stand-in guard",
+        measures=("far", "power", "by_half", "restricted_delay"),
+    )
+    display.show(
+        fig,
+        "07_conversations",
+        alt="False alarms, power, share caught by half of the steps and restricted delay "
+        "against the target level for the paper's four methods and the trivial baselines on "
+        "miniature conversations scored by the small guard.",
+    )
 
 # %% [markdown]
 # Read this figure as the one before. The method to look for keeps its first line below the dashed
@@ -528,16 +533,17 @@ display.show(
 
 # %%
 math_names = {key[0]: name for key, name in math_panels.items()}
-fig = chapter.figures.plot_signals(
-    results, math_names, "CRC", "Verifier against log-probability, small stand-ins"
-)
-display.show(
-    fig,
-    "07_signals",
-    alt="Power and restricted delay of the CRC threshold against the target level, under "
-    "the verifier and the minimum and mean token log-probability, beside the trivial "
-    "baselines, both generators.",
-)
+if math_names:
+    fig = chapter.figures.plot_signals(
+        results, math_names, "CRC", "Verifier against log-probability, small stand-ins"
+    )
+    display.show(
+        fig,
+        "07_signals",
+        alt="Power and restricted delay of the CRC threshold against the target level, "
+        "under the verifier and the minimum and mean token log-probability, beside the "
+        "trivial baselines, both generators.",
+    )
 
 # %% [markdown]
 # Higher is better in the upper row and lower in the lower one, bands span the splits, and dashed
@@ -572,14 +578,118 @@ display.table(ties, caption=f"CRC at level {ALPHA:g}: ties on the safe side, and
 # gain.
 
 # %% [markdown]
+# ## Real sequences with a known onset
+#
+# All so far was about sequences made in this repository, or about scores whose sequences nobody
+# marked step by step. Two public sets say where a sequence went wrong. In *ProcessBench* [5] people
+# marked the first wrong step of solutions that language models wrote for grade-school problems. In
+# *tau-bench* [6] an airline agent obeys a policy and calls tools, and its onset is the first call
+# that changes the data base and is not among the reference's calls.
+#
+# We did not want a strong verifier here, but honest and cheap signals. For ProcessBench it is the
+# lowest token log-probability of each step under SmolLM2, a model of 135 million parameters. For
+# tau-bench it is the *kind* of action, where words count 0, a call that only reads counts 1, one
+# that changes data counts 2, and one that changes data without a "yes" from the user counts 3. That
+# signal knows where something can go wrong, and nothing of whether it did. Some references of
+# tau-bench are wrong. We left out the tasks whose reference none of the recorded trials reached,
+# which also loses tasks that are merely hard.
+
+# %%
+real = chapter.datasets.released(run)
+display.table(chapter.datasets.overview(real.values()), decimals=3)
+
+# %% [markdown]
+# An alarm before the onset cannot have seen the error, so it is a prediction. Take four solutions
+# that went wrong, and let the first alarm at step 1, the second at step 2, the third at its last
+# step, and the fourth never. We count by hand how many were caught *at or after* the onset and how
+# many *by half* of their steps, and average the share of the steps that had passed, with a miss
+# as 1.
+
+# %%
+data = next(iter(real.values()))
+four = data.take(np.flatnonzero((data.labels == 1) & (data.lengths > 2))[:4])
+alarms = np.array([1, 2, four.lengths[2], 0])
+passed = np.where(alarms > 0, alarms / four.lengths, 1.0)
+by_hand = (
+    np.mean(alarms >= four.onsets),
+    np.mean((alarms > 0) & (passed <= 0.5)),
+    np.mean(passed),
+)
+found = metrics.alarm_metrics(alarms, four)
+print(f"onsets {four.onsets.tolist()} of {four.lengths.tolist()} steps, alarms {alarms.tolist()}")
+print("at or after {:.2f}, by half {:.2f}, restricted delay {:.2f}".format(*by_hand))
+assert by_hand == (found.after_onset, found.by_half, found.restricted_delay)
+
+# %% [markdown]
+# Now the comparison. There are few sequences, so half of them calibrates. To see how far the
+# results depend on the sequences, all of them are drawn anew with replacement, solutions of one
+# problem and trials of one task together.
+
+# %%
+methods = (*chapter.PAPER_METHODS, *chapter.TRIVIAL_METHODS)
+compared = [
+    comparison.compare_resampled(
+        data,
+        methods,
+        comparison.random_splits(len(data), online.n_splits, 0.5, SEED),
+        level=ALPHA,
+        levels=online.levels,
+        delta=online.delta,
+    )
+    for data in real.values()
+]
+real_results, real_resamples = map(pd.concat, zip(*compared, strict=True))
+
+# %% tags=["nbval-ignore-output"]
+for key, data in real.items():
+    rows = chapter.summary.interval_table(real_results, real_resamples, methods, *key, ALPHA)
+    display.table(rows, caption=f"{chapter.datasets.sizes(data)}, level {ALPHA:g}")
+
+# %% [markdown]
+# Each entry is a mean over splits, with a 95 percent interval over sequences drawn anew. Read the
+# last three rows first. *First score only* alarms before most onsets, so whatever power it has is
+# mostly prediction, and the column *at or after onset* takes it away. *Step number only* shows what
+# patience alone is worth. The threshold with *ties drawn* is the fair form of the paper's for the
+# coarse signal of tau-bench, where four values make many ties. A signal helps to detect errors if a
+# threshold on it stands above the first score and the step number in that column, at a false alarm
+# rate that keeps the level. Where the intervals overlap widely, these sequences cannot tell.
+
+# %%
+fig = chapter.figures.plot_protocol(
+    real_results,
+    {key: chapter.datasets.sizes(data) for key, data in real.items()},
+    paper,
+    "Real sequences with a known onset",
+    measures=("far", "power", "after_onset", "by_half", "restricted_delay"),
+)
+display.show(
+    fig,
+    "07_onset",
+    alt="False alarms, power, share caught at or after the onset, share caught by half and "
+    "restricted delay against the target level for the paper's four methods and the trivial "
+    "baselines, on ProcessBench and tau-bench.",
+)
+
+# %% [markdown]
+# Rows and colours are those of the figures above. Compare the second row with the third. What a
+# line loses between them is power that came too early to be detection. In the fourth row little is
+# possible where errors come late, since an alarm by half would have to come before them.
+
+# %% tags=["nbval-ignore-output"]
+for key, data in real.items():
+    sentences = chapter.summary.verdict(real_results, real_resamples, methods, *key, ALPHA)
+    display.say("**{name}.** {text}", name=data.name, text=" ".join(sentences))
+
+# %% [markdown]
 # ## Writing the outputs
 #
 # Both tables have one row per data set, signal, statistic, calibrator, level and split, for an
 # analysis of your own.
 
 # %%
+everything = pd.concat([results, real_results])
 for name in ("thresholds", "metrics"):
-    write_table(run, name, results[chapter.SCHEMAS[name].columns])
+    write_table(run, name, everything[chapter.SCHEMAS[name].columns])
 print("wrote thresholds and metrics:", ", ".join(chapter.SCHEMAS["metrics"].columns[7:]))
 
 # %% [markdown]
@@ -588,7 +698,6 @@ print("wrote thresholds and metrics:", ", ".join(chapter.SCHEMAS["metrics"].colu
 
 # %%
 run.write_metrics(chapter.summary.headline_metrics(results, ALPHA))
-first = next(iter(math_panels))
 best = chapter.summary.difference(
     results, resamples, "chosen for delay + CRC", "first score only", "power", *first, ALPHA
 )
@@ -607,11 +716,14 @@ run.close()
 #   delays that treat a miss as a miss, and counted what was caught at or after the onset.
 # - We chose other statistics to threshold, and kept the guarantee by calibrating on sequences that
 #   had not been learned from.
+# - We judged alarms at or after the onset on real sequences, and saw what the first score alone
+#   loses there.
 #
 # **Limits.** Every promise assumes that future sequences are exchangeable with the calibration
 # ones, and nothing here protects against drift. The spread over splits is not a confidence
 # interval, since splits share sequences. The miniature models are small stand-ins, so their numbers
-# illustrate the method and say nothing about large models.
+# illustrate the method and say nothing about large models. The real sequences are few, and their
+# signals are cheap on purpose; a strong verifier may look quite different.
 
 # %% [markdown]
 # ## Exercises

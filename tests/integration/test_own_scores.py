@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from monitorlab.online.comparison import ALL_METHODS
-from monitorlab.pipeline.artifacts import open_run, write_table
+from monitorlab.pipeline.artifacts import ArtifactError, open_run, write_table
 from monitorlab.pipeline.notebooks import discover
 from monitorlab.pipeline.profiles import get_profile
 from monitorlab.pipeline.runner import Options, RunError, run_notebooks
@@ -81,6 +81,26 @@ def test_every_table_is_made_for_the_file_too(
     assert (folder / "figures" / "07_outside.png").is_file()
     said = (runs / "default" / "executed" / f"{NOTEBOOK}.ipynb").read_text()
     assert "miniature_math_strong, words (own file) (" in said
+
+
+def test_in_a_new_run_the_file_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other notebook ran; without the file, the message names the one to run."""
+    monkeypatch.setenv("MONITORLAB_RUNS", str(tmp_path / "runs"))
+    mine = steps(99, "mine", "score", 80).drop(columns=["dataset", "signal", "step_label"])
+    mine["label"] = mine["label"].map({0: "no", 1: "yes"})
+    mine.to_csv(tmp_path / "mine.csv", index=False)
+    everything = discover(project_root() / "notebooks")
+    chosen = [one for one in everything if one.stem == NOTEBOOK]
+    with pytest.raises(ArtifactError, match="reads tables of 06_step_signals"):
+        run_notebooks(chosen, {}, Options(runs=tmp_path / "runs"), among=everything)
+    run_notebooks(chosen, {"SCORES_FILE": str(tmp_path / "mine.csv")},
+                  Options(runs=tmp_path / "runs"), among=everything)
+    folder = tmp_path / "runs" / "default" / NOTEBOOK
+    metrics = pq.read_table(folder / "metrics.parquet").to_pandas()
+    assert set(metrics["dataset"]) == {"mine", "processbench_gsm8k", "tau_bench"}
+    assert metrics.loc[metrics["dataset"] != "mine", "after_onset"].notna().all()
 
 
 def break_label(frame: pd.DataFrame) -> pd.DataFrame:

@@ -154,6 +154,14 @@ def test_first_cells_are_read(tmp_path: Path) -> None:
     assert [cell.kind for cell in notebook.cells] == ["markdown", "markdown", "code", "code"]
 
 
+def test_a_parameter_may_stand_instead_of_an_input(tmp_path: Path) -> None:
+    write_notebook(tmp_path, "06_made", writes="`steps`")
+    write_notebook(tmp_path, "07_read", reads="`steps` (not needed with `SCORES_FILE`)")
+    made, read = discover(tmp_path)
+    assert (read.reads, read.instead, made.instead) == (("steps",), ("SCORES_FILE",), ())
+    assert dependencies(read, [made, read]) == ("06_made",)
+
+
 def test_order_follows_the_tables_not_only_the_numbers(tmp_path: Path) -> None:
     write_notebook(tmp_path, "01_first", reads="`02_second/x`", writes="`y`")
     write_notebook(tmp_path, "02_second", writes="`x`")

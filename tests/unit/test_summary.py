@@ -15,6 +15,7 @@ from monitorlab.chapters.online.summary import (
     band_over_splits,
     difference,
     headline_metrics,
+    interval_table,
     results_table,
     verdict,
 )
@@ -209,6 +210,15 @@ def test_differences_are_paired():
     shared["restricted_delay"] += np.tile(noise, len(ALL_METHODS))
     paired = difference(results(**cells), shared, "CRC", "UCB", "restricted_delay", *KEY)
     assert paired.clear and paired.high - paired.low < 1e-9
+
+
+def test_intervals_come_from_the_draws_and_means_from_the_splits():
+    wide = np.tile(np.linspace(0, 1, 200), len(ALL_METHODS))
+    means, resamples = results(), drawn().assign(after_onset=wide, by_half=0.1)
+    means = means.assign(after_onset=0.3, by_half=0.1)
+    table = interval_table(means, resamples, TRIVIAL_METHODS, *KEY)
+    assert list(table["method"]) == [method.label for method in TRIVIAL_METHODS]
+    assert set(table["at or after onset"]) == {"0.30\u00a0[0.03,\u00a00.97]"}
 
 
 def test_tables_say_when_nothing_was_detected():

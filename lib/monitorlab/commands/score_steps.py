@@ -230,9 +230,9 @@ def score_steps(
         raise ModelError(f"none of {len(sequences) + len(skipped):,} sequences could be scored")
     name = Path(request.source).name.partition(".")[0]
     lists = [_row(one, scores[one.name], verifier) for one in sequences if one.name in scores]
-    table = _steps(lists).assign(dataset=name, signal=verifier.signal)
-    columns = ["dataset", "signal", *(c for c in table if c not in ("dataset", "signal"))]
-    _write(request, table[columns], lists)
+    table = _steps(lists)
+    table.insert(0, "dataset", name)
+    _write(request, table, lists)
     counts = Counter({1: "unsafe", 0: "safe"}.get(row["label"], "unknown") for row in lists)
     facts = {"monitorlab": __version__, "settings": settings, "scored": len(lists),
              "skipped": len(skipped), "labels": counts,
@@ -244,7 +244,7 @@ def score_steps(
     if skipped:
         report("A threshold calibrated on the others keeps its level only among sequences that can "
                "be scored: shorten the rest, or count each as an alarm")
-    return table[columns]
+    return table
 
 
 def _check_replaced(request: StepRequest, settings: Mapping[str, Any]) -> None:
@@ -371,8 +371,9 @@ def _portion(
 def _row(one: RecordedSequence, found: StepScores, verifier: Verifier) -> dict[str, Any]:
     """One sequence with lists; where both sides' turns are scored, the onset is the answer's."""
     onset = one.onset * (2 if verifier.identity.get("turns") == "both" else 1)
-    row = {"trajectory_id": one.name, "score": list(found.scores), "tokens": list(found.tokens),
-           "label": None if one.label == UNKNOWN else one.label, "onset": onset}
+    row = {"signal": verifier.signal, "trajectory_id": one.name, "score": list(found.scores),
+           "tokens": list(found.tokens), "label": None if one.label == UNKNOWN else one.label,
+           "onset": onset}
     return row | ({"group": one.group} if one.group else {})
 
 
@@ -385,7 +386,7 @@ def _steps(lists: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             known = row["label"] == 0 or 0 < step <= row["onset"]
             rows.append({**row, "step": step, "score": value, "tokens": tokens,
                          "step_label": told if known else UNKNOWN})
-    columns = ["trajectory_id", "step", "score", "tokens", "label", "step_label", "onset"]
+    columns = ["signal", "trajectory_id", "step", "score", "tokens", "label", "step_label", "onset"]
     grouped = ["group"] if any("group" in row for row in lists) else []
     return pd.DataFrame(rows, columns=columns + grouped).astype({"label": "Int64"})
 

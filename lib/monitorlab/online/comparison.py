@@ -122,7 +122,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 DRAWS = 300
-MEASURES = ("far", "power", "by_half", "restricted_delay")
+MEASURES = ("far", "power", "after_onset", "by_half", "restricted_delay")
 
 
 @dataclass(frozen=True)
@@ -236,10 +236,13 @@ class _Resamples:
         share = np.where(alarms > 0, alarms / test.lengths[:, None], 1.0)
         copies = self.copies[:, positions].astype(np.float64)
         safe, unsafe = test.labels == 0, test.labels == 1
+        onsets = np.zeros(len(test), dtype=np.int64) if test.onsets is None else test.onsets
+        known = unsafe & (onsets > 0)
         measured = np.stack(
             [
                 _weighted(alarms[safe] > 0, copies[:, safe], choice),
                 _weighted(alarms[unsafe] > 0, copies[:, unsafe], choice),
+                _weighted(alarms[known] >= onsets[known, None], copies[:, known], choice),
                 _weighted(
                     (alarms[unsafe] > 0) & (share[unsafe] <= 0.5), copies[:, unsafe], choice
                 ),
@@ -406,7 +409,7 @@ def compare_resampled(
         As from :func:`compare_methods`, at ``levels`` and at ``level``.
     resamples : DataFrame
         One row per method and draw: ``dataset, signal, method, level, draw`` and, as means over the
-        splits, ``far, power, restricted_delay``.
+        splits, ``far, power, after_onset, by_half, restricted_delay``.
     """
     require_two_classes(trajectories)
     copies = _draw_sequences(len(trajectories), draws, trajectories.groups)

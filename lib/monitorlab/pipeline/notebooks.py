@@ -19,7 +19,8 @@ from monitorlab.storage.settings import Parameter, ParameterError
 
 _STEM = re.compile(r"(?P<number>\d{2})_[a-z0-9_]+")
 _TABLE_LINE = re.compile(r"\*\*(Reads|Writes):?\*\*:?(.*?)(?=\*\*\w|\n\s*\n|\Z)", re.DOTALL)
-_NAME = re.compile(r"`([\w./-]+)`")
+_NAME = re.compile(r"`([\w./-]*[a-z][\w./-]*)`")
+_GIVEN = re.compile(r"`([A-Z][A-Z_]*)`")
 
 
 class NotebookError(ValueError):
@@ -53,6 +54,8 @@ class Notebook:
         The rest of the first cell: paper section and cost per profile (Markdown).
     reads, writes : tuple of str
         Table names of the second cell, as written there.
+    instead : tuple of str
+        Parameters named beside what is read: with one of them given, it may be missing.
     parameters : tuple of Parameter
         The cell tagged `parameters`, empty if there is none.
     cells : tuple of _Cell
@@ -74,6 +77,7 @@ class Notebook:
     cells: tuple[_Cell, ...]
     digest: str
     fault: str = ""
+    instead: tuple[str, ...] = ()
 
     @property
     def stem(self) -> str:
@@ -173,6 +177,7 @@ def _parse(path: Path, data: bytes) -> Notebook:
         parameters=_read_parameters(path, cells),
         cells=cells,
         digest=hashlib.sha256(data).hexdigest(),
+        instead=tables.get("Instead", ()),
     )
 
 
@@ -289,11 +294,13 @@ def read_first_cell(source: str) -> tuple[str, str, str]:
 
 
 def _read_tables(source: str) -> dict[str, tuple[str, ...]]:
-    """Find the names in backticks behind **Reads** and **Writes**."""
-    return {
-        match.group(1): tuple(dict.fromkeys(_NAME.findall(match.group(2))))
-        for match in _TABLE_LINE.finditer(source)
-    }
+    """Find the names in backticks behind **Reads** and **Writes**; in capitals, parameters."""
+    found = {}
+    for match in _TABLE_LINE.finditer(source):
+        found[match.group(1)] = tuple(dict.fromkeys(_NAME.findall(match.group(2))))
+        if match.group(1) == "Reads":
+            found["Instead"] = tuple(_GIVEN.findall(match.group(2)))
+    return found
 
 
 def _read_parameters(path: Path, cells: Sequence[_Cell]) -> tuple[Parameter, ...]:

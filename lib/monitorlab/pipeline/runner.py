@@ -313,6 +313,8 @@ def _check_inputs(
         if stem in begun:
             continue
         folder = runs / mine.run_id / stem
+        if any(mine.parameters.get(name) for name in notebook.instead) and not folder.exists():
+            continue
         try:
             manifest = finished_manifest(folder, mine.profile or None, seed)
             unchanged_tables(folder, manifest, notebook.reads)

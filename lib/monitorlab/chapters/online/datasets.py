@@ -15,18 +15,44 @@ from monitorlab.online.comparison import (
     compare_methods,
 )
 from monitorlab.online.metrics import peaks
+from monitorlab.online.score_files import load_scores
 from monitorlab.online.trajectories import UNKNOWN, Trajectories, from_steps
+from monitorlab.pipeline.artifacts import Run, read_table
 from monitorlab.statistics.thresholds import Threshold
+from monitorlab.storage.sources import project_root
 
 # Signals that cost next to nothing; the others need a model of their own.
 FREE_SIGNALS = ("min_logprob", "mean_logprob", "words")
 
-# What notebook 06 made, by its own names.
+SIGNALS = "06_step_signals"
+# What that notebook made, by its own names.
 STAND_INS = {
     "miniature_math_strong": "miniature math, strong generator",
     "miniature_math_weak": "miniature math, weak generator",
     "miniature_conversations": "miniature conversations",
 }
+
+# Step scores under data/released, by name.
+RELEASED = {
+    "processbench_gsm8k": "ProcessBench, SmolLM2 log-prob.",
+    "tau_bench": "tau-bench, kind of tool call",
+}
+
+
+def earlier(run: Run, needed: bool = True) -> dict[tuple[str, str], Trajectories]:
+    """Take what the previous notebook made in this run, see :func:`stand_ins`.
+
+    Parameters
+    ----------
+    run : Run
+        The reader.
+    needed : bool
+        If not, and the run has no such notebook, there is nothing.
+    """
+    if not needed and not (run.folder.parent / SIGNALS).exists():
+        print(f"this run has no {SIGNALS}: its small stand-ins are left out")
+        return {}
+    return stand_ins(read_table(run, SIGNALS, "steps"))
 
 
 def stand_ins(steps: pd.DataFrame) -> dict[tuple[str, str], Trajectories]:
@@ -46,6 +72,29 @@ def stand_ins(steps: pd.DataFrame) -> dict[tuple[str, str], Trajectories]:
         key: replace(data, title=STAND_INS.get(data.dataset, ""), stand_in=True)
         for key, data in from_steps(steps).items()
     }
+
+
+def released(run: Run) -> dict[tuple[str, str], Trajectories]:
+    """Take the real sequences of known onset that the project ships step scores of.
+
+    Sequences without a label are left out, see ``data/released/README.md``.
+
+    Parameters
+    ----------
+    run : Run
+        Records the files as its inputs.
+
+    Returns
+    -------
+    dict
+        Keyed by (dataset, signal), with readable titles.
+    """
+    found = {}
+    for name, title in RELEASED.items():
+        file = run.record_file(project_root() / "data" / "released" / f"{name}.jsonl")
+        data = replace(load_scores(file), title=title)
+        found[name, data.signal] = data.take(data.labels != UNKNOWN)
+    return found
 
 
 def add(

@@ -64,6 +64,40 @@ def results_table(
     return pd.DataFrame(rows)
 
 
+def interval_table(
+    results: pd.DataFrame, resamples: pd.DataFrame, methods: Sequence[Method], dataset: str,
+    signal: str, level: float,
+) -> pd.DataFrame:
+    """One row per method, with 95 % intervals over sequences drawn anew.
+
+    Parameters
+    ----------
+    results, resamples : DataFrame
+        As from :func:`monitorlab.online.comparison.compare_resampled`.
+    methods : sequence of Method
+        Rows, in order.
+    dataset, signal, level
+        Which comparison.
+
+    Returns
+    -------
+    DataFrame
+        ``method, false alarms, power, at or after onset, by half, restricted delay``, each as
+        ``mean over splits [2.5 %, 97.5 % of the draws]``.
+    """
+    names = {"false alarms": "far", "power": "power", "at or after onset": "after_onset",
+             "by half": "by_half", "restricted delay": "restricted_delay"}
+    means, drawn = (_select(frame, dataset, signal, level).groupby("method")
+                    for frame in (results, resamples))
+    return pd.DataFrame(
+        {"method": method.label,
+         **{name: _spread(drawn[measure].get_group(method.label), 0.025,
+                          float(means[measure].get_group(method.label).mean()))
+            for name, measure in names.items()}}
+        for method in methods
+    )
+
+
 def band_over_splits(results: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Mean, q10 and q90 over splits of one measure, per data set, signal, method and level."""
     keys = ["dataset", "signal", "method", "level"]
@@ -383,13 +417,14 @@ def _select(results: pd.DataFrame, dataset: str, signal: str, level: float) -> p
     return chosen
 
 
-def _spread(values: pd.Series) -> str:
+def _spread(values: pd.Series, tail: float = 0.1, mean: float | None = None) -> str:
     values = values.dropna()
     if values.empty:
         return "none detected"
-    low, high = values.quantile(0.1), values.quantile(0.9)
+    low, high = values.quantile(tail), values.quantile(1.0 - tail)
     # no-break spaces: a cell is one thing
-    return f"{values.mean():.2f}\u00a0[{low:.2f},\u00a0{high:.2f}]"
+    middle = values.mean() if mean is None else mean
+    return f"{middle:.2f}\u00a0[{low:.2f},\u00a0{high:.2f}]"
 
 
 def _both(splits: pd.DataFrame, delay: str) -> str:
