@@ -184,7 +184,7 @@ for name, text in {"edited": edited, "cut": whole[:-40]}.items():
         Policy.load(copy)
         print(f"{name}: accepted")
     except chapter.PolicyError as error:
-        print(f"{name}: {str(error).partition(': ')[2][:90]}")
+        print(f"{name}: {str(error).partition(': ')[2].partition('. ')[0]}")
     copy.unlink()
 
 # %%
@@ -319,14 +319,14 @@ display.show(
     "09_stopped",
     thumbnail=True,
     alt="What the model writes for each prompt, line by line, wrong lines orange, with a frame "
-    "around the line at which the monitor stopped it and the prevented lines in grey.",
+    "around the line at which the monitor stopped it, and the prevented lines pale.",
 )
 
 # %% [markdown]
-# Each row is a sequence. A frame marks the line at which the monitor stopped it, and what is grey
-# was never written. A good monitor has its frame around the first orange line. A frame around a
-# black line with no orange one after it is a false alarm, and a row with an orange line and no
-# frame is a miss.
+# Each row is a sequence. A frame marks the line at which the monitor stopped it, and what is pale
+# was never written. A good monitor has its frame around the first orange line. A frame before it
+# predicts an error that has not happened yet, a frame in a row without orange is a false alarm, and
+# an orange line in a row without a frame is a miss.
 
 # %% [markdown]
 # What if the scorer itself fails? A monitor that falls silent would be worse than none, because

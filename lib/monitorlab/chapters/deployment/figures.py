@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -24,6 +25,8 @@ from monitorlab.display.style import (
 )
 
 SHOWN = 10  # characters of a line
+PALE = 0.4
+UNDRAWN = re.compile(r"[^ -~]")  # a model may write what no font holds
 
 
 def plot_levels(levels: pd.DataFrame, level: float, title: str) -> Figure:
@@ -95,13 +98,15 @@ def plot_stopped(lines: pd.DataFrame, alarms: Mapping[str, int], title: str) -> 
     for row in lines.itertuples():
         height, end = names.index(row.trajectory_id), alarms.get(row.trajectory_id, np.inf)
         color = UNSAFE if row.step_label else BLACK
-        text = str(row.text)
+        text = UNDRAWN.sub("·", str(row.text))
         frame = {"boxstyle": "square,pad=0.25", "facecolor": "none", "edgecolor": BLUE, "lw": 1.6}
         ax.text(row.step, height, text if len(text) <= SHOWN else f"{text[:SHOWN - 1]}…",
                 ha="center", va="center", fontsize=8, parse_math=False,
-                color=color if row.step <= end else GREY, bbox=frame if row.step == end else None)
-    for color, label in ((BLACK, "right"), (UNSAFE, "wrong"), (GREY, "never written")):
-        ax.plot([], [], "s", color=color, label=label)
+                color=color, alpha=1.0 if row.step <= end else PALE,
+                bbox=frame if row.step == end else None)
+    for color, alpha, label in ((BLACK, 1.0, "right"), (UNSAFE, 1.0, "wrong"),
+                                (BLACK, PALE, "pale: never written")):
+        ax.plot([], [], "s", color=color, alpha=alpha, label=label)
     ax.plot([], [], "s", markerfacecolor="none", markeredgecolor=BLUE, label="alarm")
     ax.set(xlim=(0.4, lines["step"].max() + 0.6), ylim=(len(names) - 0.4, -0.6), xlabel="line")
     ax.set_yticks(range(len(names)), names)
