@@ -219,6 +219,19 @@ class Finetuning:
 
 
 @dataclass(frozen=True)
+class Deployment:
+    """Notebook 09.
+
+    Attributes
+    ----------
+    live : int
+        Sequences that a real model writes at once while a monitor watches.
+    """
+
+    live: int
+
+
+@dataclass(frozen=True)
 class Profile:
     """All sizes of one run.
 
@@ -244,6 +257,8 @@ class Profile:
         Notebooks 03 and 04.
     finetuning : Finetuning
         Notebook 05.
+    deployment : Deployment
+        Notebook 09.
     """
 
     name: str
@@ -256,6 +271,7 @@ class Profile:
     benchmark: Benchmark
     evaluation: Evaluation
     finetuning: Finetuning
+    deployment: Deployment
 
 
 def _built(kind: type[Any], entry: Mapping[str, Any]) -> Any:
