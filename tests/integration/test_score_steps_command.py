@@ -162,14 +162,14 @@ def test_a_served_model_solves_and_its_answers_are_checked(
 def test_a_model_in_a_folder_solves(folders: dict[str, str], problems: Path, tmp_path: Path):
     out = tmp_path / "steps.csv"
     code, said = call(problems, "--verifier", f"logprob:{folders['causal']}", "--out", out,
-                      "--generator", f"hf:{folders['causal']} -o max_new_tokens=24 -o "
+                      "--generator", f"hf:{folders['causal']} -o max_new_tokens=200 -o "
                       "temperature=1", "--check", "boxed")
     assert code == 0, said
     first = out.read_bytes()
     for file in tmp_path.glob("steps.csv*"):
         file.unlink()
     call(problems, "--verifier", f"logprob:{folders['causal']}", "--out", out, "--generator",
-         f"hf:{folders['causal']} -o max_new_tokens=24 -o temperature=1", "--check", "boxed")
+         f"hf:{folders['causal']} -o max_new_tokens=200 -o temperature=1", "--check", "boxed")
     assert out.read_bytes() == first, "the same seed writes the same solutions"
 
 
@@ -211,6 +211,9 @@ def test_a_table_that_was_made_otherwise_is_kept(folders: dict[str, str], tmp_pa
 
 @pytest.mark.parametrize(("words", "message"), [
     (["problems.jsonl", "--verifier", "logprob:x"], "x"),
+    (["problems.jsonl", "--verifier", "logprob:{causal}", "-o", "device=cuda:9"],
+     "no device 'cuda:9'"),
+    (["problems.jsonl", "--verifier", "logprob:{causal}", "-o", "dtype=float7"], "unknown dtype"),
     (["problems.jsonl", "--verifier", "words"], "the verifier is 'words', expected logprob:NAME"),
     (["problems.jsonl", "--verifier", "tool-calls", "-o", "pol=min"], "the option pol means"),
     (["problems.jsonl", "--verifier", "tool-calls"], "6 of 6 problems have no steps"),
@@ -220,12 +223,13 @@ def test_a_table_that_was_made_otherwise_is_kept(folders: dict[str, str], tmp_pa
     (["solved.jsonl", "--verifier", "tool-calls", "--generator", "keywords"], "leave it out"),
 ])
 def test_a_wrong_command_gets_one_message(
-    problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+    folders: dict[str, str], problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    words: list[str], message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     lines(tmp_path / "solved.jsonl", SOLVED)
-    code, said = call(*words, "--out", "steps.csv")
+    code, said = call(*(word.format(**folders) for word in words), "--out", "steps.csv")
     assert code == 2 and message in said and "Traceback" not in said
     assert not (tmp_path / "steps.csv").exists()
 
