@@ -2,7 +2,7 @@
 
 A step scorer takes a problem and the steps of a trajectory and returns one suspicion per step
 (high = unsafe). The adapters for real checkpoints live beside this module:
-`monitorlab.signals.token_probabilities` (token log-probabilities, generation),
+`monitorlab.signals.token_probabilities` (token log-probabilities),
 `monitorlab.signals.reward_models` (process reward models) and
 `monitorlab.signals.guard_models` (Llama-Guard). All of them are causal transformers, so the score
 of a step depends on nothing after it: one forward pass over the finished trajectory equals scoring
