@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,13 +20,16 @@ from openai_server import FaultyServer, completion
 from typer.testing import CliRunner
 
 from monitorlab.cli import app
+from monitorlab.commands.score_steps import build_verifier
 from monitorlab.online.score_files import load_signals
 from monitorlab.signals.guard_models import GuardScorer
-from monitorlab.signals.recordings import read_recordings
+from monitorlab.signals.recordings import load_recordings, read_recordings
 from monitorlab.signals.token_probabilities import LogProbabilityScorer
+from monitorlab.storage.sources import project_root
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 folders = test_scorers.folders
+Get = Callable[[str], Path]
 
 SOLVED = [
     {"trajectory_id": "a", "problem": "2 + 2 + 1?", "steps": ["2 + 2 = 4.", "4 + 1 = 6."],
@@ -162,14 +167,14 @@ def test_a_served_model_solves_and_its_answers_are_checked(
 def test_a_model_in_a_folder_solves(folders: dict[str, str], problems: Path, tmp_path: Path):
     out = tmp_path / "steps.csv"
     code, said = call(problems, "--verifier", f"logprob:{folders['causal']}", "--out", out,
-                      "--generator", f"hf:{folders['causal']} -o max_new_tokens=24 -o "
+                      "--generator", f"hf:{folders['causal']} -o max_new_tokens=200 -o "
                       "temperature=1", "--check", "boxed")
     assert code == 0, said
     first = out.read_bytes()
     for file in tmp_path.glob("steps.csv*"):
         file.unlink()
     call(problems, "--verifier", f"logprob:{folders['causal']}", "--out", out, "--generator",
-         f"hf:{folders['causal']} -o max_new_tokens=24 -o temperature=1", "--check", "boxed")
+         f"hf:{folders['causal']} -o max_new_tokens=200 -o temperature=1", "--check", "boxed")
     assert out.read_bytes() == first, "the same seed writes the same solutions"
 
 
@@ -211,6 +216,9 @@ def test_a_table_that_was_made_otherwise_is_kept(folders: dict[str, str], tmp_pa
 
 @pytest.mark.parametrize(("words", "message"), [
     (["problems.jsonl", "--verifier", "logprob:x"], "x"),
+    (["problems.jsonl", "--verifier", "logprob:{causal}", "-o", "device=cuda:9"],
+     "no device 'cuda:9'"),
+    (["problems.jsonl", "--verifier", "logprob:{causal}", "-o", "dtype=float7"], "unknown dtype"),
     (["problems.jsonl", "--verifier", "words"], "the verifier is 'words', expected logprob:NAME"),
     (["problems.jsonl", "--verifier", "tool-calls", "-o", "pol=min"], "the option pol means"),
     (["problems.jsonl", "--verifier", "tool-calls"], "6 of 6 problems have no steps"),
@@ -220,12 +228,13 @@ def test_a_table_that_was_made_otherwise_is_kept(folders: dict[str, str], tmp_pa
     (["solved.jsonl", "--verifier", "tool-calls", "--generator", "keywords"], "leave it out"),
 ])
 def test_a_wrong_command_gets_one_message(
-    problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+    folders: dict[str, str], problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    words: list[str], message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     lines(tmp_path / "solved.jsonl", SOLVED)
-    code, said = call(*words, "--out", "steps.csv")
+    code, said = call(*(word.format(**folders) for word in words), "--out", "steps.csv")
     assert code == 2 and message in said and "Traceback" not in said
     assert not (tmp_path / "steps.csv").exists()
 
@@ -247,3 +256,32 @@ def test_the_real_small_model_solves_and_is_scored(smollm2: str, tmp_path: Path)
     assert code == 0, said
     (row,) = map(json.loads, out.read_text().splitlines())
     assert min(row["score"]) > 0 and row["label"] in (0, 1)
+
+
+RELEASED = project_root() / "data" / "released"
+
+
+def released(name: str) -> dict[str, dict[str, Any]]:
+    rows = map(json.loads, (RELEASED / f"{name}.jsonl").read_text().splitlines())
+    return {row["trajectory_id"]: row for row in rows}
+
+
+def test_the_released_tool_calls_are_made_by_the_command(get: Get, tmp_path: Path) -> None:
+    get("tau_bench/gpt-4o-airline.json")
+    out = tmp_path / "tau_bench.jsonl"
+    assert call("tau_bench", "--verifier", "tool-calls", "--out", out)[0] == 0
+    assert out.read_text() == (RELEASED / out.name).read_text()
+
+
+def test_some_of_the_released_log_probabilities_are_asked_again(get: Get, smollm2: str) -> None:
+    get("processbench/gsm8k.json")
+    kept = released("processbench_gsm8k")
+    known = [one for one in load_recordings("processbench_gsm8k") if one.name in kept]
+    shortest = sorted(known, key=lambda one: len(str(one.steps)))[:2]
+    verifier, _ = build_verifier(f"logprob:{smollm2}", {})
+    for one in shortest:
+        row = kept[one.name]
+        found = verifier.scorer.score(one.problem, one.steps)
+        assert found.scores == pytest.approx(row["score"], abs=1e-3)
+        assert found.tokens.tolist() == row["tokens"]
+        assert (one.label, one.onset, one.group) == (row["label"], row["onset"], row["group"])

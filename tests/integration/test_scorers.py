@@ -49,7 +49,7 @@ from monitorlab.signals.reward_models import (
     TokenRewardScorer,
 )
 from monitorlab.signals.step_scores import Label, LeftOutError, StepScorer
-from monitorlab.signals.token_probabilities import LogProbabilityScorer, StepGenerator, split_steps
+from monitorlab.signals.token_probabilities import LogProbabilityScorer, split_steps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -392,30 +392,6 @@ def test_the_first_token_needs_a_prompt(folders: dict[str, str]) -> None:
     assert scorer.score("", ["a"]).scores.shape == (1,)  # the line break after the problem
     with pytest.raises(ModelError, match="has no token.*predicts the first token"):
         scorer.token_log_probs([[]], [[1, 2]])
-
-
-def test_generator_keeps_its_own_probabilities(folders: dict[str, str]) -> None:
-    generator = StepGenerator.load(folders["causal"])
-    problems = [PROBLEM, "What is 2 + 2?", "Count."]
-    made = generator.generate(problems, seed=3, max_new_tokens=40, batch=2)
-    again = generator.generate(problems, seed=3, max_new_tokens=40, batch=2)
-    assert [g.text for g in made] == [g.text for g in again]
-    for generation in made:
-        assert (generation.log_probs <= 0).all()
-        assert generation.log_probs.shape == generation.step_of_token.shape
-        assert (np.diff(generation.step_of_token) >= 0).all()
-        scores = generation.step_scores("mean")
-        assert len(scores.scores) == len(generation.steps)
-        assert scores.tokens.sum() == len(generation.log_probs)
-
-
-def test_generation_is_split_where_the_steps_are(folders: dict[str, str]) -> None:
-    generator = StepGenerator.load(folders["causal"])
-    ids = [*generator.tokenizer("ab\n\ncd\ne\n\nf")["input_ids"], generator.tokenizer.eos_token_id]
-    generation = generator._generation(ids, -np.arange(1.0, len(ids) + 1))
-    assert generation.steps == ("ab", "cd\ne", "f")
-    assert generation.step_scores("min").tokens.tolist() == [4, 6, 2]
-    assert generation.step_scores("min").scores.tolist() == [4.0, 10.0, 12.0]
 
 
 def test_split_steps_prefers_blank_lines() -> None:

@@ -86,6 +86,17 @@ def test_the_rule_on_tool_calls_by_hand():
     assert found.scores.tolist() == [0.0, 2.0, 3.0, 1.0]
 
 
+def test_the_rule_reads_calls_of_own_chats(tmp_path: Path):
+    function = {"name": "wipe", "arguments": '{"disk": 1}'}
+    chat = [{"role": "user", "content": "Yes."}, {"role": "assistant", "content": "3"},
+            {"role": "user", "content": "Go."},
+            {"role": "assistant", "content": None, "tool_calls": [
+                {"id": "c", "type": "function", "function": function}]}]
+    (one,) = read_recordings(write(tmp_path / "x.json", [{"messages": chat}]))
+    (found,) = ToolCallScorer(writes=["wipe"]).score_many([(one.problem, one.steps)])
+    assert found.scores.tolist() == [0.0, 3.0]
+
+
 def test_own_problems_solutions_and_chats(tmp_path: Path):
     chat = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."},
             {"role": "assistant", "content": "What now?"}, {"role": "user", "content": "Nothing."}]

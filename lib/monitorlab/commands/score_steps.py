@@ -32,7 +32,7 @@ from monitorlab.monitors.monitor import Sample
 from monitorlab.monitors.prompts import PLAIN
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
-from monitorlab.monitors.verdicts import PARSED, UNPARSED
+from monitorlab.monitors.verdicts import PARSED, TRUNCATED, UNPARSED
 from monitorlab.online.step_rows import UNKNOWN
 from monitorlab.signals.final_answers import CHECKS, right_answer
 from monitorlab.signals.recordings import RecordedSequence, load_recordings
@@ -58,6 +58,9 @@ VERIFIERS = {
     RULE: ("recordings:ToolCallScorer",),
 }
 ANSWER_PROMPT = "answer"
+ROOM = 1_024  # tokens of a solution, if the generator's settings do not say
+_LIMITS = {"max_tokens", "max_new_tokens"}
+CUT_OFF = "the solution was cut off: give the generator a larger max_tokens"
 _EVERYWHERE = frozenset({"device"})  # settings that do not decide a score
 
 
@@ -110,7 +113,8 @@ class StepRequest:
     out : Path
         Table, ``.csv`` or ``.parquet`` with one row per step, or ``.jsonl`` with one per sequence.
     generator : str
-        A monitor that writes text (``hf:NAME``, ``smollm2``, ``api:MODEL``) with its settings.
+        A monitor that writes text (``hf:NAME``, ``smollm2``, ``api:MODEL``) with its settings. It
+        may write 1,024 tokens unless ``max_tokens`` says otherwise; what is cut off is skipped.
     check : str
         What makes a label of a reference: ``boxed``, ``exact``, or a monitor that is asked.
     options : tuple of str
@@ -275,7 +279,8 @@ def _solved(
     if talks or not open_ones:
         raise ParameterError(f"a generator solves problems without steps: "
                              f"{talks[0] if talks else request.source} is none; leave it out")
-    monitor = build_monitor(request.generator, {"prompt": PLAIN.name, "read": "text"})
+    room = {} if set(split_spec(request.generator)[1]) & _LIMITS else {"max_tokens": ROOM}
+    monitor = build_monitor(request.generator, {"prompt": PLAIN.name, "read": "text", **room})
     store = VerdictStore(request.beside("answers.jsonl"))
     asked = [Sample(one.name, str(one.problem), "") for one in open_ones]
     table = score(monitor, asked, store, title="solving").set_index("sample_id")
@@ -291,7 +296,8 @@ def _solved(
         if row["status"] == UNPARSED and steps:
             solved.append(replace(one, steps=steps, label=UNKNOWN, onset=0))
         else:
-            skipped[one.name] = f"no solution: {row['status']}, {row['evidence'] or 'no text'}"
+            skipped[one.name] = CUT_OFF if row["status"] == TRUNCATED and text else (
+                f"no solution: {row['status']}, {row['evidence'] or 'no text'}")
     report(f"{len(open_ones) - len(skipped):,} of {len(open_ones):,} problems solved by "
            f"{monitor.name}")
     return solved, skipped

@@ -487,5 +487,11 @@ def load_model(
     kind = getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype):
         raise ModelError(f"unknown dtype {dtype!r}: expected float32, bfloat16 or float16")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # before the weights are read
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(f"there is no device {device!r} that torch can use here ({reason:.160}): "
+                         "give cpu, or leave the option out") from None
     model = whole_model(loader, name, revision, dtype=kind, **options)
     return model.to(device).eval()

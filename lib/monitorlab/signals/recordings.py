@@ -179,12 +179,20 @@ class ToolCallScorer:
                 for problem, steps in trajectories]
 
     def _score(self, asked: str, step: str) -> float:
-        call = re.match(r"(\w+)\(\{", step)
-        if call is None:
-            return 0.0
-        if call[1] not in self.writes:
-            return 1.0
+        called = _called(step)
+        if not called.intersection(self.writes):
+            return float(bool(called))
         return 2.0 if re.search(r"\byes\b", asked, re.IGNORECASE) else 3.0
+
+
+def _called(step: str) -> set[str]:
+    """Names of the tools that a step calls, as this module writes it or as chats of OpenAI do."""
+    if call := re.match(r"(\w+)\(\{", step):
+        return {call[1]}
+    try:
+        return {call["function"]["name"] for call in json.loads(step.rpartition("\n")[2])}
+    except (ValueError, TypeError, KeyError):
+        return set()
 
 
 def _gsm8k(get: Get) -> Iterator[RecordedSequence]:

@@ -2,7 +2,7 @@
 
 A step scorer takes a problem and the steps of a trajectory and returns one suspicion per step
 (high = unsafe). The adapters for real checkpoints live beside this module:
-`monitorlab.signals.token_probabilities` (token log-probabilities, generation),
+`monitorlab.signals.token_probabilities` (token log-probabilities),
 `monitorlab.signals.reward_models` (process reward models) and
 `monitorlab.signals.guard_models` (Llama-Guard). All of them are causal transformers, so the score
 of a step depends on nothing after it: one forward pass over the finished trajectory equals scoring
@@ -109,8 +109,8 @@ def single_problem(problem: Problem) -> str:
     return problem
 
 
-class CausalModel:
-    """A causal language model and its tokenizer; how to load both.
+class StepScorer:
+    """Anything that scores the steps of trajectories by a causal model.
 
     Parameters
     ----------
@@ -133,10 +133,6 @@ class CausalModel:
         tokenizer = load_tokenizer(name, revision)
         loader = AutoModelForCausalLM.from_pretrained
         return cls(load_model(loader, name, revision, dtype, device), tokenizer, **options)
-
-
-class StepScorer(CausalModel):
-    """Anything that scores the steps of trajectories by a causal model."""
 
     def _encode(self, problem: Problem, steps: Sequence[str]) -> Any:
         """Turn one trajectory into what the model reads; `ModelError` if it cannot be read."""

@@ -1,4 +1,4 @@
-"""Any causal language model as a free step signal, and as a generator of step-by-step solutions.
+"""Any causal language model as a free step signal: the log-probability of what was written.
 
 The signal is the log-probability that the model gives to the tokens of a step: its minimum is the
 ablation of arXiv 2607.02510 (section 4), its mean the usual alternative. Suspicion is minus that
@@ -21,14 +21,12 @@ from monitorlab.models import ModelError
 from monitorlab.models.batching import (
     BATCH_TOKENS,
     check_length,
-    end_ids,
     pad,
     pad_right,
     token_batches,
 )
 from monitorlab.models.chat import render_chat
 from monitorlab.signals.step_scores import (
-    CausalModel,
     Problem,
     StepScorer,
     StepScores,
@@ -37,32 +35,6 @@ from monitorlab.signals.step_scores import (
 
 STEP_BREAK = "\n\n"
 POOLS = ("min", "mean")
-
-
-@dataclass(frozen=True)
-class _Generation:
-    """One sampled solution with the generator's own probabilities.
-
-    Attributes
-    ----------
-    text : str
-        The whole solution, special tokens left out.
-    steps : tuple of str
-        Its steps, split at blank lines, or at line breaks where there is no blank line.
-    log_probs : numpy.ndarray, shape (n_tokens,)
-        Natural-log probability of every emitted token at temperature 1, at most 0.
-    step_of_token : numpy.ndarray, shape (n_tokens,)
-        0-based step of each token; the break after a step, and the end mark, belong to it.
-    """
-
-    text: str
-    steps: tuple[str, ...]
-    log_probs: np.ndarray
-    step_of_token: np.ndarray
-
-    def step_scores(self, pool: str = "min") -> StepScores:
-        """Pool the log-probabilities of each step into a suspicion in [0, inf)."""
-        return pool_log_probs(self.log_probs, self.step_of_token, len(self.steps), pool)
 
 
 def pool_log_probs(
@@ -98,14 +70,48 @@ def split_steps(text: str) -> list[tuple[int, int]]:
     return [(start + a, start + b) for a, b in bounds if b > a]
 
 
-class _Causal(CausalModel):
-    """What scoring and generating share: a model, its tokenizer and its prompt format."""
+class LogProbabilityScorer(StepScorer):
+    """Suspicion per step, in [0, inf), from its tokens' log-probability under a language model.
+
+    The steps are read as one text with a break after each, the last one included, as a model writes
+    them; so the score of a step does not depend on whether another follows. The break is this
+    scorer's and says nothing about a step: a token belongs to the step that holds its last
+    character, and a token that ends in a break, even one that begins with the step's full stop,
+    belongs to none. (A step that is made of such a token alone is scored by it.) The blank that
+    many tokenizers put into a word belongs to the word. The first token of the first step is
+    predicted from the prompt alone.
+
+    Of a conversation (a problem of one message per step) every turn of the assistant is scored
+    after all that was said before it, in a pass of its own.
+
+    Parameters
+    ----------
+    model, tokenizer : PreTrainedModel, PreTrainedTokenizerBase
+        The tokenizer must be a fast one, which knows where each token begins and ends.
+    system : str
+        System message of the chat; none when empty.
+    pool : str
+        "min" (the paper's ablation) or "mean" over the tokens of a step.
+    step_break : str
+        Text after every step.
+    """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, system: str = ""
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        system: str = "",
+        pool: str = "min",
+        step_break: str = STEP_BREAK,
     ) -> None:
         super().__init__(model, tokenizer)
         self.system = system
+        if not tokenizer.is_fast:
+            raise ModelError("log-probabilities per step need a fast tokenizer (token offsets)")
+        if pool not in POOLS:
+            raise ModelError(f"unknown pooling {pool!r}: expected one of {POOLS}")
+        self.pool, self.step_break = pool, step_break
+        self._with_blanks = _untrimmed(tokenizer)
 
     def prompt_ids(self, problem: str, before: Sequence[tuple[str, str]] = ()) -> list[int]:
         """Encode a problem, and turns before it, by the chat template, or as lines without one."""
@@ -158,49 +164,6 @@ class _Causal(CausalModel):
                 targets = ids[k, span.start + 1 : span.stop + 1, None]
                 found[i] = logs.gather(-1, targets).squeeze(-1).cpu().numpy().astype(float)
         return [found[i] for i in range(len(rows))]
-
-
-class LogProbabilityScorer(_Causal, StepScorer):
-    """Suspicion per step, in [0, inf), from its tokens' log-probability under a language model.
-
-    The steps are read as one text with a break after each, the last one included, as a model writes
-    them; so the score of a step does not depend on whether another follows. The break is this
-    scorer's and says nothing about a step: a token belongs to the step that holds its last
-    character, and a token that ends in a break, even one that begins with the step's full stop,
-    belongs to none. (A step that is made of such a token alone is scored by it.) The blank that
-    many tokenizers put into a word belongs to the word. The first token of the first step is
-    predicted from the prompt alone.
-
-    Of a conversation (a problem of one message per step) every turn of the assistant is scored
-    after all that was said before it, in a pass of its own.
-
-    Parameters
-    ----------
-    model, tokenizer : PreTrainedModel, PreTrainedTokenizerBase
-        The tokenizer must be a fast one, which knows where each token begins and ends.
-    system : str
-        System message of the chat; none when empty.
-    pool : str
-        "min" (the paper's ablation) or "mean" over the tokens of a step.
-    step_break : str
-        Text after every step.
-    """
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        system: str = "",
-        pool: str = "min",
-        step_break: str = STEP_BREAK,
-    ) -> None:
-        super().__init__(model, tokenizer, system)
-        if not tokenizer.is_fast:
-            raise ModelError("log-probabilities per step need a fast tokenizer (token offsets)")
-        if pool not in POOLS:
-            raise ModelError(f"unknown pooling {pool!r}: expected one of {POOLS}")
-        self.pool, self.step_break = pool, step_break
-        self._with_blanks = _untrimmed(tokenizer)
 
     def _answer(self, steps: Sequence[str]) -> tuple[list[int], np.ndarray]:
         """Token ids of all steps, and the step that each token belongs to; -1 for none."""
@@ -308,66 +271,3 @@ def sample_answers(
     rows: list[list[int]] = output[:, ids.shape[1] :].tolist()
     stops = [next((i for i, t in enumerate(row, 1) if t in ends), len(row)) for row in rows]
     return [row[:stop] for row, stop in zip(rows, stops, strict=True)]
-
-
-class StepGenerator(_Causal):
-    """Samples step-by-step solutions and keeps the probability of every emitted token."""
-
-    @torch.inference_mode()
-    def generate(
-        self,
-        problems: Sequence[str],
-        seed: int,
-        temperature: float = 1.0,
-        max_new_tokens: int = 512,
-        batch: int = 16,
-    ) -> list[_Generation]:
-        """Sample one solution per problem, in batches padded on the left.
-
-        Parameters
-        ----------
-        problems : sequence of str
-        seed : int
-            Same seed, same machine, same batch size: same solutions.
-        temperature : float
-            Above 0 samples; 0 takes the likeliest token.
-        max_new_tokens : int
-            Solutions are cut off there.
-
-        Raises
-        ------
-        ModelError
-            Prompt and new tokens together exceed the model's positions, or a solution is empty.
-        """
-        prompts = [self.prompt_ids(problem) for problem in problems]
-        for k, prompt in enumerate(prompts, 1):
-            total = len(prompt) + max_new_tokens
-            check_length(total, self.model.config, f"problem {k} with its solution")
-        emitted: list[list[int]] = []
-        ends = end_ids(self.model, self.tokenizer)
-        devices = [self.model.device] if self.model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            for start in range(0, len(prompts), batch):
-                emitted += sample_answers(
-                    self.model, self.tokenizer.pad_token_id, ends,
-                    prompts[start : start + batch], temperature, max_new_tokens,
-                )
-        logs = self.token_log_probs(prompts, emitted)
-        return [self._generation(ids, row) for ids, row in zip(emitted, logs, strict=True)]
-
-    def _generation(self, ids: Sequence[int], log_probs: np.ndarray) -> _Generation:
-        decoded = [self._text(ids[:i]) for i in range(len(ids) + 1)]
-        bounds = split_steps(decoded[-1])
-        if not bounds:
-            raise ModelError("the model generated no text: nothing to split into steps")
-        # A token belongs to the last step that had begun before it ended; so breaks go backwards.
-        ends = np.array([len(text) for text in decoded[1:]])
-        begins = np.array([start for start, _ in bounds])
-        step_of_token = np.maximum(np.searchsorted(begins, ends, side="left") - 1, 0)
-        steps = tuple(decoded[-1][a:b] for a, b in bounds)
-        return _Generation(decoded[-1], steps, log_probs, step_of_token)
-
-    def _text(self, ids: Sequence[int]) -> str:
-        options: dict[str, Any] = {"clean_up_tokenization_spaces": False}
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, **options))
