@@ -14,8 +14,8 @@
 # > A log of step scores becomes a policy in one file. Inside your generation loop the policy stops
 # > a text at its alarm, and says so when its promise no longer holds.
 #
-# *Beyond both papers; the methods are those of arXiv 2607.02510. Cost: under half a minute in
-# `tiny`, under a minute in `cpu`, most of it for a real language model that writes; no GPU is
+# *Beyond both papers; the methods are those of arXiv 2607.02510. Cost: about half a minute in
+# `tiny`, about a minute in `cpu`, most of it for a real language model that writes; no GPU is
 # used.*
 
 # %% [markdown]
