@@ -14,8 +14,8 @@
 # > A log of step scores becomes a policy in one file. Inside your generation loop the policy stops
 # > a text at its alarm, and says so when its promise no longer holds.
 #
-# *Beyond both papers; the methods are those of arXiv 2607.02510. Cost: under half a minute in
-# `tiny`, under a minute in `cpu`, most of it for a real language model that writes; no GPU is
+# *Beyond both papers; the methods are those of arXiv 2607.02510. Cost: about half a minute in
+# `tiny`, about a minute in `cpu`, most of it for a real language model that writes; no GPU is
 # used.*
 
 # %% [markdown]
@@ -145,7 +145,7 @@ display.say("{promise}", promise=policy.promise)
 # Before you rely on it, look at what it will catch, and at what other levels would cost.
 
 # %%
-fig = chapter.figures.plot_levels(found.levels, ALPHA, f"What to expect: {file.stem}")
+fig = chapter.plot_levels(found.levels, ALPHA, f"What to expect: {file.stem}")
 display.show(
     fig,
     "09_levels",

@@ -226,6 +226,16 @@ def test_a_scorer_that_fails_alarms_its_text(bad: Any, reason: str) -> None:
         strict.piece("one\n")
 
 
+def test_a_policy_calibrated_on_safety_is_given_what_it_expects() -> None:
+    """Scorers speak of suspicion, whatever the log of the policy did."""
+    policy = Policy(calibrate([-0.9, -0.8, -0.5], 0.25), side="safety")  # alarms above -0.5
+    watched = WatchedText("a", OnlineMonitor(policy), Scored([-0.7, -0.4]))
+    assert watched.piece("one\ntwo\n") == "one\n"
+    assert watched.alarm and watched.alarm.value == -0.4
+    wrong = WatchedText("b", OnlineMonitor(policy), Scored([None]))
+    assert wrong.piece("one\n") == "" and wrong.alarm and wrong.alarm.is_error
+
+
 def test_empty_texts_are_no_sequences_and_endless_ones_are_watched() -> None:
     monitor = OnlineMonitor(HALF)
     for text in ("", " \n\n "):

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -53,6 +53,9 @@ from monitorlab.statistics.ranks import RANK_RULES, sequences_needed
 from monitorlab.statistics.resampling import draw_units, percentiles
 from monitorlab.statistics.thresholds import Threshold, calibrate
 from monitorlab.storage.files import write_folder_atomic, write_text_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -552,10 +555,11 @@ def write_page(folder: Path) -> None:
          "False alarms are of safe sequences, each judged by a threshold placed without it; the "
          "restricted delay is the share of its steps that an unsafe sequence had taken at its "
          "alarm, and counts a miss as 1.", "table": _table(_shown(levels))},
-        {"title": "What a stricter level costs", "words": "Each mark is a level. On the left, "
-         "false alarms keep to the dashed line; on the right, higher is more unsafe sequences "
-         "caught. Below, what this means for a day in deployment at its base rate.",
-         "picture": _picture(levels), "alt": ALT, "table": _table(_per_day(levels))},
+        {"title": "What a stricter level costs", "words": "Each mark is a level, and "
+         "the dotted line is this policy's. On the left, false alarms keep to the dashed line; on "
+         "the right, higher is more unsafe sequences caught. Below, what this means for a day in "
+         "deployment at its base rate.",
+         "picture": _picture(levels, rule.level), "alt": ALT, "table": _table(_per_day(levels))},
         {"title": "Which statistic", "words": chosen(found.statistics, policy),
          "table": _table(found.statistics)},
     ]
@@ -604,21 +608,49 @@ def _table(frame: pd.DataFrame) -> Markup:
     return Markup(html_table(columns, len(frame), None))  # escaped there, cell by cell
 
 
-def _picture(levels: pd.DataFrame) -> str:
-    """Draw false alarms and power against the level, as a data address."""
-    from matplotlib import pyplot
+def plot_levels(levels: pd.DataFrame, level: float, title: str = "") -> Figure:
+    """Draw false alarms and power at every level, with 95 % intervals.
 
-    from monitorlab.display.style import BLACK, GREY, SAFE, TWO_COLUMNS, UNSAFE, subplots, whiskers
+    Parameters
+    ----------
+    levels : DataFrame
+        As in :class:`Calibrated`.
+    level : float
+        That of the policy, drawn as a line.
+    title : str
+        Title of the figure.
+    """
+    from monitorlab.display.style import (
+        FALSE_ALARMS,
+        GREY,
+        SAFE,
+        TWO_COLUMNS,
+        UNSAFE,
+        shared_legend,
+        subplots,
+        whiskers,
+    )
 
-    fig, axes = subplots(1, 2, TWO_COLUMNS, 2.8)
-    marks = (("far", SAFE, "false alarm rate ↓"), ("power", UNSAFE, "power ↑"))
+    fig, axes = subplots(1, 2, TWO_COLUMNS, 3.3)
+    marks = (("far", SAFE, FALSE_ALARMS), ("power", UNSAFE, "power (higher is better)"))
     for ax, (name, color, label) in zip(axes[0], marks, strict=True):
         value, low, high = (levels[name + end] for end in ("", "_low", "_high"))
-        ax.errorbar(levels["level"], value, whiskers(value, low, high), color=color, marker="o")
-        ax.set_xlabel("level")
-        ax.set_ylabel(label)
-    axes[0][0].plot(levels["level"], levels["level"], color=GREY, linestyle="--")
-    axes[0][0].set_title("dashed: what is allowed", color=BLACK)
+        ax.errorbar(levels["level"], value, whiskers(value, low, high), color=color, marker="o",
+                    linestyle="none", label="expected, 95 % interval")
+        ax.axvline(level, color=GREY, linestyle=":", label="this policy")
+        ax.set(xlabel="level of false alarms", ylabel=label, ylim=(-0.02, 1.02))
+    axes[0, 0].plot(levels["level"], levels["level"], color=GREY, linestyle="--",
+                    label="what is allowed")
+    shared_legend(fig, list(axes[0]), 3)
+    fig.suptitle(title, fontweight="bold")
+    return fig
+
+
+def _picture(levels: pd.DataFrame, level: float) -> str:
+    """Draw the levels, as a data address."""
+    from matplotlib import pyplot
+
+    fig = plot_levels(levels, level)
     with io.BytesIO() as stream:
         fig.savefig(stream, format="png", dpi=150, bbox_inches="tight")
         pyplot.close(fig)

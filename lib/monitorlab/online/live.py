@@ -219,10 +219,12 @@ class WatchedText:
             if self._score is None:
                 self._score = self.scorer.start(self.problem)
             score = self._score(step)
+            turned = self.monitor is not None and self.monitor.policy.side == "safety"
+            given = -score if turned else score  # such a policy turns it back
         except Exception as error:  # whatever it is: an unwatched text must not go on
             return self.fail(error)
         if self.monitor is not None:
-            self.alarm = self.monitor.update(self.sequence_id, score, group=self.group)
+            self.alarm = self.monitor.update(self.sequence_id, given, group=self.group)
         self.scores.append(score)
         self.tokens.append(len(log_probs))
         return "" if self.alarm else step.text

@@ -12,48 +12,18 @@ from matplotlib.figure import Figure
 from monitorlab.display.style import (
     BLACK,
     BLUE,
-    FALSE_ALARMS,
     GREEN,
     GREY,
     ORANGE,
-    SAFE,
     TWO_COLUMNS,
     UNSAFE,
     shared_legend,
     subplots,
-    whiskers,
 )
 
 SHOWN = 10  # characters of a line
 PALE = 0.4
 UNDRAWN = re.compile(r"[^ -~]")  # a model may write what no font holds
-
-
-def plot_levels(levels: pd.DataFrame, level: float, title: str) -> Figure:
-    """False alarm rate and power at every level, with 95 % intervals.
-
-    Parameters
-    ----------
-    levels : DataFrame
-        As in :class:`monitorlab.commands.calibrate.Calibrated`.
-    level : float
-        That of the policy, drawn as a line.
-    title : str
-        Title of the figure.
-    """
-    fig, axes = subplots(1, 2, TWO_COLUMNS, 3.3)
-    marks = (("far", SAFE, FALSE_ALARMS), ("power", UNSAFE, "power (higher is better)"))
-    for ax, (name, color, label) in zip(axes[0], marks, strict=True):
-        value, low, high = (levels[name + end] for end in ("", "_low", "_high"))
-        ax.errorbar(levels["level"], value, whiskers(value, low, high), color=color, marker="o",
-                    linestyle="none", label="expected, 95 % interval")
-        ax.axvline(level, color=GREY, linestyle=":", label="this policy")
-        ax.set(xlabel="level of false alarms", ylabel=label, ylim=(-0.02, 1.02))
-    axes[0, 0].plot(levels["level"], levels["level"], color=GREY, linestyle="--",
-                    label="what is allowed")
-    shared_legend(fig, list(axes[0]), 3)
-    fig.suptitle(title, fontweight="bold")
-    return fig
 
 
 def plot_evidence(evidence: pd.DataFrame, rate: float, title: str) -> Figure:
