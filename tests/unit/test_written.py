@@ -16,7 +16,7 @@ from monitorlab.benchmark.written import (
     written_samples,
 )
 from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import LABEL_CHECKS, SAMPLES
+from monitorlab.storage.tables import BENCHMARK, LABEL_CHECKS
 
 HEAD = "tier: open\nprotocol: {protocol}\ntype: some_type\nrule: The rule.\n"
 CODE = """%% pair spv_code/lookup-1
@@ -232,7 +232,7 @@ def test_the_cue_rule_is_perfect_only_under_the_published_protocol(tmp_path):
 def test_the_shipped_pairs_are_sound_and_as_many_as_published(benchmark_pairs):
     assert not [check.faults for check in check_pairs(benchmark_pairs, run=False) if check.faults]
     assert not [check.faults for check in check_pairs(benchmark_pairs[::25]) if check.faults]
-    samples = check_frame(written_samples(benchmark_pairs), SAMPLES)
+    samples = check_frame(written_samples(benchmark_pairs), BENCHMARK)
     assert samples.groupby("cell").size().to_dict() == COUNTS
     assert len(samples) == 3010
     assert not samples.duplicated(["request", "response"]).any()

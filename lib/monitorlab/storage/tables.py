@@ -73,7 +73,8 @@ SCHEMAS: dict[str, Schema] = {
     for name, table in _DATA["tables"].items()
 }
 
-SAMPLES = SCHEMAS["samples"]
+BENCHMARK = SCHEMAS["samples"]  # with what the author said of each pair
+SAMPLES = SCHEMAS["real_samples"]  # what samples of any source have
 CORPUS = SCHEMAS["corpus"]
 LABEL_CHECKS = SCHEMAS["label_checks"]
 VERDICTS = SCHEMAS["verdicts"]
