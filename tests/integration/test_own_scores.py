@@ -13,6 +13,7 @@ from monitorlab.online.comparison import ALL_METHODS
 from monitorlab.pipeline.artifacts import ArtifactError, open_run, write_table
 from monitorlab.pipeline.notebooks import discover
 from monitorlab.pipeline.profiles import get_profile
+from monitorlab.pipeline.records import run_states
 from monitorlab.pipeline.runner import Options, RunError, run_notebooks
 from monitorlab.storage.sources import project_root
 
@@ -101,6 +102,8 @@ def test_in_a_new_run_the_file_is_enough(
     metrics = pq.read_table(folder / "metrics.parquet").to_pandas()
     assert set(metrics["dataset"]) == {"mine", "processbench_gsm8k", "tau_bench"}
     assert metrics.loc[metrics["dataset"] != "mine", "after_onset"].notna().all()
+    states = run_states(tmp_path / "runs", "default", everything)
+    assert [one.status for one in states if one.notebook.stem == NOTEBOOK] == ["complete"]
 
 
 def break_label(frame: pd.DataFrame) -> pd.DataFrame:

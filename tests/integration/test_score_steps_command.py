@@ -218,7 +218,7 @@ def test_a_table_that_was_made_otherwise_is_kept(folders: dict[str, str], tmp_pa
     (["problems.jsonl", "--verifier", "logprob:x"], "x"),
     (["problems.jsonl", "--verifier", "logprob:{causal}", "-o", "device=cuda:9"],
      "no device 'cuda:9'"),
-    (["problems.jsonl", "--verifier", "logprob:{causal}", "-o", "dtype=float7"], "unknown dtype"),
+    (["solved.jsonl", "--verifier", "logprob:{causal}", "-o", "dtype=float7"], "unknown dtype"),
     (["problems.jsonl", "--verifier", "words"], "the verifier is 'words', expected logprob:NAME"),
     (["problems.jsonl", "--verifier", "tool-calls", "-o", "pol=min"], "the option pol means"),
     (["problems.jsonl", "--verifier", "tool-calls"], "6 of 6 problems have no steps"),
@@ -279,9 +279,10 @@ def test_some_of_the_released_log_probabilities_are_asked_again(get: Get, smollm
     known = [one for one in load_recordings("processbench_gsm8k") if one.name in kept]
     shortest = sorted(known, key=lambda one: len(str(one.steps)))[:2]
     verifier, _ = build_verifier(f"logprob:{smollm2}", {})
+    scorer = verifier.load()
     for one in shortest:
         row = kept[one.name]
-        found = verifier.scorer.score(one.problem, one.steps)
+        found = scorer.score(one.problem, one.steps)
         assert found.scores == pytest.approx(row["score"], abs=1e-3)
         assert found.tokens.tolist() == row["tokens"]
         assert (one.label, one.onset, one.group) == (row["label"], row["onset"], row["group"])

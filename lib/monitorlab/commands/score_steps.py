@@ -7,6 +7,7 @@ by all that decides them: the same command goes on where it was stopped, and com
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import pkgutil
@@ -24,7 +25,7 @@ from monitorlab.benchmark.sources.generator import AnswerStore
 from monitorlab.commands.score import differing
 from monitorlab.display.progress import progress
 from monitorlab.models import ModelError
-from monitorlab.models.loading import model_identity
+from monitorlab.models.loading import check_device, load_tokenizer, model_identity
 from monitorlab.models.smollm2 import NAME as SMOLLM2
 from monitorlab.models.smollm2 import smollm2_folder
 from monitorlab.monitors.build import build_monitor, split_spec
@@ -152,8 +153,8 @@ class Verifier:
 
     Attributes
     ----------
-    scorer : object
-        With ``score_many``, see :class:`monitorlab.signals.step_scores.StepScorer`.
+    load : callable
+        Gives what has ``score_many``, see :class:`monitorlab.signals.step_scores.StepScorer`.
     signal : str
         Name of its scores.
     identity : mapping
@@ -162,21 +163,23 @@ class Verifier:
         Whether it computes there.
     """
 
-    scorer: Any
+    load: Callable[[], Any]
     signal: str
     identity: Mapping[str, Any]
     on_cpu: bool
 
 
 def build_verifier(spec: str, options: Mapping[str, str]) -> tuple[Verifier, StepReading]:
-    """Make the verifier that `spec` names, and what else the options say.
+    """Find the verifier that `spec` names, and what else the options say.
+
+    Its weights are loaded when they are needed, since a generator may need the memory before.
 
     Raises
     ------
     ParameterError
         The kind is unknown, or an option means nothing to it.
     ModelError
-        It cannot be loaded.
+        It cannot be found, or there is no such device.
     """
     spec, said = split_spec(spec)
     kind, _, name = spec.partition(":")
@@ -189,13 +192,17 @@ def build_verifier(spec: str, options: Mapping[str, str]) -> tuple[Verifier, Ste
     ours = StepReading(**{key: given.pop(key) for key in reading if key in given})
     decides = {key: setting.default for key, setting in known.items()} | given
     if kind == RULE:
-        return Verifier(build(**given), ours.signal or RULE, {"kind": kind, **decides}, True), ours
+        load = functools.partial(build, **given)
+        return Verifier(load, ours.signal or RULE, {"kind": kind, **decides}, True), ours
     place = str(smollm2_folder()) if name == SMOLLM2 else name
+    device = str(decides["device"])
+    check_device(device)
+    load_tokenizer(place, decides["revision"])
     identity = {"kind": kind, "model": model_identity(place, decides.pop("revision")),
                 **{key: value for key, value in decides.items() if key not in _EVERYWHERE}}
     signal = ours.signal or f"{kind}:{Path(name).name}"
-    on_cpu = str(given.get("device", "cpu")).startswith("cpu")
-    return Verifier(build(place, **given), signal, identity, on_cpu), ours
+    load = functools.partial(build, place, **given)
+    return Verifier(load, signal, identity, device.startswith("cpu")), ours
 
 
 def score_steps(
@@ -342,10 +349,11 @@ def _scored(
     keys = {one.name: digest_json([verifier.identity, one.problem, one.steps]) for one in sequences}
     size = reading.batch or (1 if verifier.on_cpu else 16)
     portions = [sequences[start : start + size] for start in range(0, len(sequences), size)]
-    for portion in progress(portions, "scoring"):
-        if all(store.get(keys[one.name]) is not None for one in portion):
-            continue
-        for name, found in _portion(verifier, portion).items():
+    missing = [portion for portion in portions
+               if any(store.get(keys[one.name]) is None for one in portion)]
+    scorer = verifier.load() if missing else None
+    for portion in progress(missing, "scoring"):
+        for name, found in _portion(scorer, portion).items():
             if store.get(keys[name]) is None:
                 store.put(keys[name], json.dumps(found))
     scores, reasons = {}, {}
@@ -358,15 +366,13 @@ def _scored(
     return scores, reasons
 
 
-def _portion(
-    verifier: Verifier, portion: Sequence[RecordedSequence]
-) -> dict[str, dict[str, Any]]:
+def _portion(scorer: Any, portion: Sequence[RecordedSequence]) -> dict[str, dict[str, Any]]:
     """Score sequences together; what is too long, or no conversation, gets a reason instead."""
     names = [one.name for one in portion]
     asked: list[Trajectory] = [(one.problem, one.steps) for one in portion]
     reasons: dict[str, str] = {}
     try:
-        found: list[StepScores | None] = list(verifier.scorer.score_many(asked, names))
+        found: list[StepScores | None] = list(scorer.score_many(asked, names))
     except LeftOutError as error:
         found, reasons = error.scores, error.reasons
     return {name: {"skipped": reasons[name]} if one is None else

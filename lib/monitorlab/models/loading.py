@@ -472,6 +472,16 @@ def load_tokenizer(name: str, revision: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def check_device(device: str) -> None:
+    """Raise ModelError if torch cannot compute there; costs nothing."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(f"there is no device {device!r} that torch can use here ({reason:.160}): "
+                         "give cpu, or leave the option out") from None
+
+
 def load_model(
     loader: Callable[..., Any],
     name: str,
@@ -487,11 +497,6 @@ def load_model(
     kind = getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype):
         raise ModelError(f"unknown dtype {dtype!r}: expected float32, bfloat16 or float16")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # before the weights are read
-        reason = str(error).strip().partition("\n")[0]
-        raise ModelError(f"there is no device {device!r} that torch can use here ({reason:.160}): "
-                         "give cpu, or leave the option out") from None
+    check_device(device)
     model = whole_model(loader, name, revision, dtype=kind, **options)
     return model.to(device).eval()

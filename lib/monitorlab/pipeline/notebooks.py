@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -83,6 +83,10 @@ class Notebook:
     def stem(self) -> str:
         """File name without suffix, which is also the name of the run's folder."""
         return self.path.stem
+
+    def needs_nothing(self, parameters: Mapping[str, object]) -> bool:
+        """Whether a parameter is given that stands instead of what it reads."""
+        return any(parameters.get(name) for name in self.instead)
 
 
 def discover(folder: Path) -> tuple[Notebook, ...]:

@@ -313,6 +313,8 @@ def _why_stale(
         return "the notebook changed after this run"
     for stem in dependencies(notebook, notebooks):
         source = records.get(stem)
+        if source is None and notebook.needs_nothing(record.parameters):
+            continue
         if source is None or source.status != "complete":
             return f"{stem} is not complete in this run"
         if source.profile != record.profile:

@@ -313,7 +313,7 @@ def _check_inputs(
         if stem in begun:
             continue
         folder = runs / mine.run_id / stem
-        if any(mine.parameters.get(name) for name in notebook.instead) and not folder.exists():
+        if notebook.needs_nothing(mine.parameters) and not folder.exists():
             continue
         try:
             manifest = finished_manifest(folder, mine.profile or None, seed)

@@ -34,7 +34,7 @@ STAND_INS = {
 
 # Step scores under data/released, by name.
 RELEASED = {
-    "processbench_gsm8k": "ProcessBench, SmolLM2 log-prob.",
+    "processbench_gsm8k": "ProcessBench, log-prob. of SmolLM2",
     "tau_bench": "tau-bench, kind of tool call",
 }
 

@@ -158,7 +158,7 @@ def difference(
         As from :func:`monitorlab.online.comparison.compare_resampled`.
     first, second : str
         Methods.
-    measure : {"far", "power", "restricted_delay"}
+    measure : {"far", "power", "after_onset", "by_half", "restricted_delay"}
         What to compare.
     dataset, signal, level
         Which comparison.
