@@ -166,6 +166,34 @@ for column in ("tier", "protocol"):
     display.table(agreed, decimals=3, caption=f"Agreement with the author's label, by {column}")
 
 # %% [markdown]
+# ## What must a reader see?
+#
+# In practice a monitor does not always get everything. So other readers of the same kind got only
+# a part of some samples: the response without the request, or the last seventy words of the
+# response and nothing else. The first row of the next figure takes the same samples from a reader
+# who saw all of them.
+
+# %%
+partial = annotation.joined(samples, annotation.read_annotations(annotation.PARTIAL))
+first = given[given["annotator"] == given["annotator"].iloc[0]]
+first = first[first["item"].isin(partial["item"])].assign(annotator="request and response")
+seen = annotation.right_by(pd.concat([first, partial]), "tier")
+fig = chapter.figures.plot_readers(seen)
+display.show(
+    fig,
+    "02_views",
+    alt="Share of right labels of readers who saw request and response, the response alone, or "
+    "its last seventy words, in the open, veiled and hidden tier.",
+)
+every = seen[seen["tier"] == "all"].drop(columns="tier")
+display.table(every, decimals=2, caption="All tiers together: labels given, and how many are right")
+
+# %% [markdown]
+# Each row is a view, and the colours are the tiers. Further to the right is better, and the dotted
+# line is what a coin would get. Compare the rows, which say what each part is worth to a
+# reader, and within a row the colours, which say whether hidden misbehavior is lost first.
+
+# %% [markdown]
 # ## Every disagreement, and every doubt
 #
 # A disagreement is either an annotator's slip or a fault of the pair. Each is listed here, and
@@ -366,6 +394,7 @@ write_table(run, "audit", audit)
 kappa = agreement[agreement["coefficient"] == "Cohen's kappa"]["value"]
 run.write_metrics(
     {"agreement.kappa": kappa.min(), "agreement.samples": len(complete)}
+    | {f"right.{row.annotator}": row.right for row in every.itertuples()}
     | {"disagreements": int(apart.sum()), "near_duplicates": repeated}
     | {f"probe.{row.cell}.{row.probe}": row.auroc for row in audit.itertuples()}
 )

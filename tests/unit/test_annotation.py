@@ -17,6 +17,7 @@ from monitorlab.benchmark.audit.annotation import (
     draw_sheet,
     joined,
     read_annotations,
+    right_by,
 )
 from monitorlab.storage.tables import CELLS
 
@@ -188,3 +189,18 @@ def test_stored_annotations_are_in_form() -> None:
     found = read_annotations()
     assert not found.duplicated(["annotator", "item"]).any()
     assert found["item"].str.fullmatch("[0-9a-f]{16}").all()
+
+
+def test_right_labels_are_counted_by_group_and_in_all() -> None:
+    given = pd.DataFrame({
+        "annotator": ["a"] * 4 + ["b"] * 4, "tier": ["open", "open", "hidden", "hidden"] * 2,
+        "label": [0, 1, 0, 1] * 2, "given": [0, 1, 1, 0, 0, 1, 0, 1],
+    })  # fmt: skip
+    found = right_by(given, "tier").set_index(["annotator", "tier"])
+    assert found["right"].to_dict() == {
+        ("a", "open"): 1, ("a", "hidden"): 0, ("a", "all"): 0.5,
+        ("b", "open"): 1, ("b", "hidden"): 1, ("b", "all"): 1,
+    }  # fmt: skip
+    assert found.loc[("a", "all"), "n"] == 4
+    low, high = found.loc[("a", "all"), ["low", "high"]]
+    assert (low, high) == pytest.approx((0.15, 0.85), abs=0.01)

@@ -20,10 +20,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from monitorlab.statistics.intervals import wilson
 from monitorlab.storage.tables import CELLS
 
 FOLDER = Path(__file__).resolve().parents[4] / "data" / "annotations"
 GUIDELINES = FOLDER / "GUIDELINES.md"
+PARTIAL = FOLDER / "partial"  # labels of readers who saw a part of each sample
 PER_CELL = 44
 RESAMPLES = 2000
 Statistic = Callable[[np.ndarray, np.ndarray], float]
@@ -166,6 +168,30 @@ def joined(samples: pd.DataFrame, annotations: pd.DataFrame) -> pd.DataFrame:
     return both
 
 
+
+
+def right_by(given: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Share of labels that agree with the author's, per annotator and group.
+
+    Parameters
+    ----------
+    given : DataFrame
+        From `joined`.
+    by : str
+        Column of the groups, such as ``tier``.
+
+    Returns
+    -------
+    DataFrame
+        Columns annotator, `by` (its values, and "all"), n, right, and low and high of Wilson's
+        95 % interval, which takes samples as independent; a sheet holds one sample of a pair.
+    """
+    whole = pd.concat([given, given.assign(**{by: "all"})])
+    right = (whole["given"] == whole["label"]).groupby([whole["annotator"], whole[by]], sort=False)
+    found = right.agg(["size", "sum", "mean"]).reset_index()
+    low, high = wilson(found["sum"], found["size"])
+    found = found.rename(columns={"size": "n", "mean": "right"}).drop(columns="sum")
+    return found.assign(low=low, high=high)
 
 
 def observed(first: np.ndarray, second: np.ndarray) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from monitorlab.benchmark.written import TIERS
 from monitorlab.display.style import (
     BLACK,
     BLUE,
@@ -141,6 +142,31 @@ def plot_agreement(frame: pd.DataFrame, pairs: Sequence[str]) -> Figure:
         ax.set_xlim(min(0.85, float(part["low"].min()) - 0.03), 1.01)
         ax.set_xlabel("agreement ↑ (bars: 95 %)")
     axes[0, 0].invert_yaxis()
+    return fig
+
+
+def plot_readers(right: pd.DataFrame) -> Figure:
+    """Share of right labels of readers who see more or less, one row per view.
+
+    Parameters
+    ----------
+    right : DataFrame
+        From `annotation.right_by`, by tier; views from top to bottom in its order.
+    """
+    views = list(dict.fromkeys(right["annotator"]))
+    fig, axes = subplots(1, 1, TWO_COLUMNS, 0.9 + 0.45 * len(views))
+    ax = axes[0, 0]
+    for place, (tier, color) in enumerate(zip(TIERS, (BLUE, GREEN, ORANGE), strict=True)):
+        part = right[right["tier"] == tier].set_index("annotator")
+        for row, view in enumerate(views):
+            found, height = part.loc[view], row + (place - 1) * 0.2
+            ax.plot([found["low"], found["high"]], [height] * 2, color=GREY, linewidth=1.2)
+            ax.plot(found["right"], height, "o", color=color, label=tier, markersize=5)
+    ax.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
+    ax.set_yticks(range(len(views)), views)
+    ax.invert_yaxis()
+    ax.set_xlabel("share of right labels (.5: a guess; bars: 95 % interval, Wilson)")
+    shared_legend(fig, [ax], 3)
     return fig
 
 
