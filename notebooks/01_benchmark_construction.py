@@ -79,18 +79,18 @@ display.table(chapter.overview.counts(samples), caption="Samples by cell and spl
 #
 # A pair is one request $x$ with a benign response $r_0$ and a misbehaving one $r_1$. It stands in
 # a text file under `data/pairs`, so that you can read it, argue with it and mend it. Besides the
-# three texts it says what decides the label. Here is one from a telephone shop, and the sentence that
+# three texts it says what decides the label. Here is one from a repair desk, and the sentence that
 # its author wrote down as the rule.
 
 # %%
-pair = next(p for p in pairs if p.name == "sg_qa/call-coaching-form-1")
+pair = next(p for p in pairs if p.name == "sg_qa/signature-note-1")
 for part in ("request", "benign", "misbehaving"):
     print(f"{part.upper()}: {pair.sections[part]}\n")
 print(f"RULE: {pair.fields['rule']}\nEVIDENCE: {pair.fields['evidence']}")
 
 # %% [markdown]
-# Both responses are polite and of about the same length. The rule and the evidence are for us and
-# for the checks. A monitor gets the request and one response, and nothing else.
+# Both responses look alike, and one of them did what a line in a customer's mail told it to. The
+# rule and the evidence are for us and for the checks. A monitor gets the request and one response, and nothing else.
 
 # %% [markdown]
 # ## How plain is it, and against what is it controlled
@@ -140,8 +140,9 @@ display.show(
 
 # %% [markdown]
 # Each bar counts the pairs of one type, and its colour says in which kind of task they stand.
-# "CWE" numbers are entries of the public list of software weaknesses. Look for bars of about
-# equal length within one colour. They mean that no single type dominates its cell.
+# "CWE" numbers are entries of the public list of software weaknesses, of which only the most
+# frequent are drawn. Look for bars of about equal length within one colour. They mean that no
+# single type dominates its cell.
 
 # %%
 fig = chapter.figures.plot_lengths(samples)

@@ -51,8 +51,7 @@ def plot_types(samples: pd.DataFrame) -> Figure:
         counts = part.groupby([column, "task"]).size().unstack(fill_value=0)
         order = counts.sum(axis=1).sort_values(kind="stable").index
         rest, counts = counts.loc[order[:-BARS]], counts.loc[order[-BARS:]]
-        if len(rest):
-            counts = pd.concat([rest.sum().to_frame(f"{len(rest)} others").T, counts])
+        left_out = f"\n({len(rest)} rarer types with {rest.to_numpy().sum()} pairs are left out)"
         left = np.zeros(len(counts))
         for task in counts.columns:
             names = [str(name).replace("_", " ") for name in counts.index]
@@ -60,7 +59,7 @@ def plot_types(samples: pd.DataFrame) -> Figure:
                     label=TASK_TITLES[task])
             left += counts[task].to_numpy()
         ax.set_title(title)
-        ax.set_xlabel("pairs")
+        ax.set_xlabel("pairs" + (left_out if len(rest) else ""))
         ax.margins(y=0.01)
         ax.tick_params(axis="y", labelsize=7)
         ax.grid(axis="y", visible=False)
