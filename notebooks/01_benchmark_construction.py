@@ -90,7 +90,8 @@ print(f"RULE: {pair.fields['rule']}\nEVIDENCE: {pair.fields['evidence']}")
 
 # %% [markdown]
 # Both responses look alike, and one of them did what a line in a customer's mail told it to. The
-# rule and the evidence are for us and for the checks. A monitor gets the request and one response, and nothing else.
+# rule and the evidence are for us and for the checks. A monitor gets the request and one response,
+# and nothing else.
 
 # %% [markdown]
 # ## How plain is it, and against what is it controlled
