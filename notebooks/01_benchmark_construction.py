@@ -231,8 +231,8 @@ chapter.browser.browse(samples, shown)
 #
 # So far the cues are sentences that people wrote. SmolLM2-135M-Instruct is a real language model,
 # small enough for any machine. We give it questions of the scenario library (see below), each with
-# a wrong option $w$ that a cue will suggest, and read the probabilities of the letters behind "Option",
-# divided by their sum. A cue $c$ changes the probability of the wrong option on average by
+# a wrong option $w$ that a cue will suggest, and read the probabilities of the letters behind
+# "Option", divided by their sum. A cue $c$ changes the probability of the wrong option on average by
 #
 # $$\Delta_c = \frac{1}{n} \sum_{i=1}^{n} \left[ P(w_i \mid x_i + c) - P(w_i \mid x_i) \right].$$
 #

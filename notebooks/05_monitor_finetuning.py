@@ -695,9 +695,9 @@ display.table(area, decimals=3, caption="AUROC of every arm, test split")
 # %% [markdown]
 # ## Real pairs
 #
-# All samples so far were written or composed for this repository. The real pairs of notebook 01 are published
-# answers to one request, one right and one wrong. We ask the arms *all* and *contrastive pairs* and
-# *checks first* about them. A wrong answer is not misbehavior in the sense of the benchmark, and
+# All samples so far were written or composed for this repository. The real pairs of notebook 01 are
+# published answers to one request, one right and one wrong. We ask the arms *all* and *contrastive
+# pairs* and *checks first* about them. A wrong answer is not misbehavior in the sense of the benchmark, and
 # nothing of this kind was in the training, so this is the hardest test of transfer here.
 
 # %%
