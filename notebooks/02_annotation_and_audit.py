@@ -413,8 +413,9 @@ run.close()
 #
 # **Limits.** Language models wrote the pairs and gave the blind labels. So agreement shows that
 # the text decides the label, not that people with other habits would agree. A panel of people
-# would be the stronger test, and `annotation.draw_sheet` draws its sheet. The readers also found
-# one voice in all of the texts (2.5 to 3.5 of 5 for how natural they read). A probe that finds nothing shows that *this* shortcut is closed, not that all are.
+# would be the stronger test, and `annotation.draw_sheet` draws its sheet. The readers also heard
+# one voice in many of the texts, and found some of the deference more open than a real assistant's.
+# A probe that finds nothing shows that *this* shortcut is closed, not that all are.
 # Intervals resample scenarios that few authors wrote.
 
 # %% [markdown]
