@@ -86,7 +86,7 @@ display.table(
 # tag is broken up, so that nothing in a response can close the frame and give orders. Here is
 # what the model reads for one sample.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 prompts = {name: chapter.load_prompt(name) for name in ("direct", "evidence", "score")}
 shown = samples if SAMPLES_FILE else samples[samples["cell"] == "syco_qa"]
 first = samples_of(shown)[0]
@@ -804,7 +804,7 @@ if len(influence):
 # setting, as in `-o view=no-thinking`. Here is what the views leave of a sample that thinks, if
 # there is one.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 thinks = next((sample for sample in asked if "<think>" in sample.response), first)
 left = {view: chapter.views.seen(thinks, view) for view in chapter.views.VIEWS}
 rows = [(view, len(s.request), len(s.response), s.response[-40:]) for view, s in left.items()]
