@@ -408,12 +408,12 @@ display.table(cue[columns], caption="The cue follower where it finds a cue and a
 
 # %%
 by_tier = rates.rates(test, by=("name", "tier"))
-fig = chapter.figures.plot_cells(by_tier, order, by="tier")
+fig = chapter.figures.plot_cells(by_tier, list(whole["name"]), by="tier")
 display.show(
     fig,
     "03_tiers",
-    alt="Two heat maps, miss rate and false alarm rate of every monitor in the open, the "
-    "veiled and the hidden tier.",
+    alt="Two heat maps, miss rate and false alarm rate of monitors that were asked about all "
+    "samples, in the open, the veiled and the hidden tier.",
 )
 
 # %% [markdown]

@@ -169,7 +169,7 @@ print(f"fine-tuned here: {called}, {checkpoint.model.num_parameters():,} paramet
 # misbehavior. The published recipe labels the whole reply. The small base gets a label for the
 # deciding word only, which is where a monitor reads its verdict.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 one = corpus[corpus["component"] == "syco_qa"].head(1)
 recipe = chapter.recipe_of(chapter.PAPER_ARMS[0], sizes, SEED)
 example = chapter.verdict_examples(
