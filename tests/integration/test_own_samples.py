@@ -17,7 +17,7 @@ from monitorlab.storage.sources import project_root
 from monitorlab.storage.tables import CELLS
 
 EVALUATION, POINTS = "03_monitor_evaluation", "04_operating_points"
-FIGURES = {EVALUATION: {"03_plane", "03_cells", "03_anatomy", "03_separation"},
+FIGURES = {EVALUATION: {"03_plane", "03_cells", "03_tiers", "03_anatomy", "03_separation"},
            POINTS: {"04_curves", "04_rules", "04_promise", "04_scopes", "04_noise"}}
 MONITOR = "def monitor(request, response):\n    return 'deleted' in response\n"
 
