@@ -396,8 +396,9 @@ def check_pairs(pairs: Sequence[WrittenPair], run: bool = True) -> list[Check]:
     list of Check
         Two for each pair, the benign side first.
     """
-    found = {(pair.name, label): list(_form(pair)) for pair in pairs for label in (0, 1)}
-    ready = [pair for pair in pairs if run and not found[pair.name, 0]]
+    form = {pair.name: list(_form(pair)) for pair in pairs}
+    found = {(name, label): list(faults) for name, faults in form.items() for label in (0, 1)}
+    ready = [pair for pair in pairs if run and not form[pair.name]]
     jobs = [(pair, *job) for pair in ready for job in _jobs(pair)]
     outcomes = run_jobs([job for *_, job in jobs], PATIENCE) if jobs else []
     kinds, unchecked = dict.fromkeys((pair.name for pair in pairs), "evidence"), set()
@@ -510,14 +511,13 @@ def inspect_pairs(
     int
         Number of faulty pairs.
     """
-    faulty = set()
-    for check in check_pairs(pairs, run):
-        for fault in check.faults:
-            line = f"{check.pair.place}: {check.pair.name}: {fault}"
-            if line not in faulty:
-                say(line)
-            faulty.add(line)
-    faults = {line.split(": ")[1] for line in faulty}
+    checks = check_pairs(pairs, run)
+    faults = {check.pair.name for check in checks if check.faults}
+    for line in dict.fromkeys(  # both sides of a pair share the faults of its form
+        f"{check.pair.place}: {check.pair.name}: {fault}"
+        for check in checks for fault in check.faults
+    ):  # fmt: skip
+        say(line)
     for cell in CELLS:
         members = [pair for pair in pairs if pair.cell == cell]
         if not members:
