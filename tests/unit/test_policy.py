@@ -259,6 +259,13 @@ def test_an_absent_field_is_named(tmp_path: Path):
         Policy.load(tmp_path / "p.json")
 
 
+def test_a_policy_of_before_says_nothing_of_scoring(tmp_path: Path):
+    written = Policy(NINE).to_dict()
+    del written["scoring"]
+    (tmp_path / "old.json").write_text(sealed_json(written))
+    assert Policy.load(tmp_path / "old.json") == Policy(NINE)
+
+
 def test_a_nan_threshold_is_no_policy():
     with pytest.raises(PolicyError, match="value of the threshold is nan"):
         Policy(replace(NINE, value=math.nan))
