@@ -24,11 +24,13 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from monitorlab.benchmark.audit.annotation import AnnotationError, joined, read_annotations
 from monitorlab.benchmark.sources import transcripts
 from monitorlab.benchmark.sources.records import Record, read_array
 from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, Sample, chunks
@@ -205,6 +207,40 @@ def recorded_verdicts(
             hashed = calls[row.sample_id].request_hash if row.sample_id in calls \
                 else digest_json([row.request, row.response])
             rows.append(_row(monitor, row.sample_id, verdict, hashed))
+    return check_frame(pd.DataFrame(rows, columns=VERDICTS.columns), VERDICTS)
+
+
+def reader_verdicts(samples: pd.DataFrame, folder: Path | None = None) -> pd.DataFrame:
+    """Verdicts of the blind readers of the benchmark, who saw all or a part of each sample.
+
+    They are large language models of the kind that also wrote the texts, so their errors say more
+    about views than about monitors in general. A reading of a text that has changed is left out.
+
+    Parameters
+    ----------
+    samples : DataFrame
+        Schema ``samples``.
+    folder : Path, optional
+        As for :func:`monitorlab.benchmark.audit.annotation.read_annotations`.
+
+    Returns
+    -------
+    DataFrame
+        Schema ``verdicts``, a row for every reading; none if no reading is about these samples.
+        The prompt is "none", because the monitor's name says what it was shown.
+    """
+    readings = read_annotations(folder) if folder else read_annotations()
+    try:
+        readings = joined(samples, readings)
+    except AnnotationError:
+        return check_frame(pd.DataFrame([], columns=VERDICTS.columns), VERDICTS)
+    rows = []
+    for name, own in readings.groupby("annotator", sort=False):
+        said = {one.sample_id: Verdict(PARSED, bool(one.given), None if isnan(one.score) else
+                                       float(one.score), one.note) for one in own.itertuples()}
+        monitor = RecordedMonitor(str(name), said, NO_PROMPT)
+        rows += [_row(monitor, one.sample_id, said[one.sample_id], digest_json([name, one.item]))
+                 for one in own.itertuples()]
     return check_frame(pd.DataFrame(rows, columns=VERDICTS.columns), VERDICTS)
 
 
