@@ -15,7 +15,7 @@ from monitorlab.evaluation.rates import join, rates
 from monitorlab.monitors.function import FunctionMonitor
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.monitors.scoring import score
-from monitorlab.monitors.verdict_files import write_verdicts
+from monitorlab.monitors.store import write_verdicts
 from monitorlab.monitors.verdicts import failure
 
 

@@ -6,8 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.evaluation.cascades import cascade, cascade_sweep, escalation_band
-from monitorlab.evaluation.cost import Prices, cost_table, priced
+from monitorlab.evaluation.cost import (
+    Prices,
+    cascade,
+    cascade_sweep,
+    cost_table,
+    escalation_band,
+    priced,
+)
 from monitorlab.evaluation.operating_points import default_alarms
 from monitorlab.statistics.roc import roc
 

@@ -9,12 +9,13 @@ import pytest
 from monitorlab.pipeline.notebooks import (
     NotebookError,
     _read_notebook,
+    check_parameters,
     dependencies,
     discover,
+    read_parameters,
     readme_text,
     select,
 )
-from monitorlab.pipeline.parameters import check_parameters, read_parameters
 from monitorlab.pipeline.profiles import PROFILES
 from monitorlab.storage.settings import Parameter, ParameterError, parse_value, split_assignments
 

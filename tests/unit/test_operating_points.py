@@ -14,10 +14,12 @@ from monitorlab.evaluation.operating_points import (
     calibrated_points,
     choose_rule,
     default_alarms,
+    expected_far,
     operating_scores,
+    resplit_alarms,
+    resplit_check,
     tradeoff_at_own_threshold,
 )
-from monitorlab.evaluation.resplits import expected_far, resplit_alarms, resplit_check
 from monitorlab.evaluation.tradeoff import decompose
 from monitorlab.statistics.roc import auroc
 from monitorlab.statistics.thresholds import calibrate

@@ -15,21 +15,18 @@ from scipy.stats import t as student
 from monitorlab.chapters.finetuning.matrix import matrix
 from monitorlab.chapters.finetuning.transfer import transfer
 from monitorlab.evaluation.bootstrap import bootstrap, paired
-from monitorlab.evaluation.cascades import cascade, cascade_sweep, escalation_band
 from monitorlab.evaluation.comparisons import cochran_q, compare, pair_anatomy
-from monitorlab.evaluation.cost import cost_table
+from monitorlab.evaluation.cost import cascade, cascade_sweep, cost_table, escalation_band
 from monitorlab.evaluation.label_noise import count_verdicts, noise_bounds
 from monitorlab.evaluation.learning import areas
-from monitorlab.evaluation.operating_points import calibrated_points, default_rates
+from monitorlab.evaluation.operating_points import calibrated_points, default_rates, resplit_check
 from monitorlab.evaluation.panel import first_draws, panel
 from monitorlab.evaluation.rates import FAILED, join, ledger, macro, rates
-from monitorlab.evaluation.resplits import resplit_check
 from monitorlab.evaluation.roc_bands import curve_table
 from monitorlab.evaluation.tradeoff import decompose
 from monitorlab.statistics.intervals import clopper_pearson, wilson
 from monitorlab.statistics.roc import JudgedError, roc
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import CELLS, VERDICTS
+from monitorlab.storage.tables import CELLS, VERDICTS, check_frame
 
 FACTS = {"category": "sg", "task": "qa", "misbehavior_type": "t", "split": "test"}
 

@@ -24,9 +24,8 @@ from monitorlab.pipeline.records import (
     write_record,
 )
 from monitorlab.report.cells import Notes, markdown_html, outputs_html, plain_text
-from monitorlab.report.mathematics import MathError, fallback, to_mathml
+from monitorlab.report.markup import MathError, clean_html, fallback, to_mathml
 from monitorlab.report.page import RenderedReport, render_report
-from monitorlab.report.sanitize import clean_html
 
 ATTACK = "<script>alert(1)</script>"
 SHOWN = "&lt;script&gt;alert(1)&lt;/script&gt;"

@@ -17,8 +17,7 @@ from monitorlab.monitors.monitor import MonitorError, Sample, chunks
 from monitorlab.monitors.rules import Constant
 from monitorlab.monitors.scoring import ScoringError
 from monitorlab.monitors.verdicts import PARSED, Verdict, failure, from_score
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import VERDICTS
+from monitorlab.storage.tables import VERDICTS, check_frame
 
 PAIRS = [{"sample_id": f"s{i}", "request": f"q{i // 2}", "response": f"r{i}", "label": i % 2}
          for i in range(8)]

@@ -20,9 +20,11 @@ from monitorlab.evaluation.operating_points import (
     FAILED_SCORE,
     calibrated_points,
     choose_rule,
+    expected_far,
     operating_scores,
+    resplit_alarms,
+    resplit_check,
 )
-from monitorlab.evaluation.resplits import expected_far, resplit_alarms, resplit_check
 from monitorlab.statistics.thresholds import calibrate
 
 CHANCE = 1e-5

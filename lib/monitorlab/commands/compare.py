@@ -14,7 +14,7 @@ from monitorlab.evaluation.comparisons import compare
 from monitorlab.evaluation.panel import first_draws
 from monitorlab.evaluation.rates import FACTS, join, rates
 from monitorlab.monitors.monitor import MonitorError
-from monitorlab.monitors.verdict_files import read_verdicts
+from monitorlab.monitors.store import read_verdicts
 from monitorlab.storage.files import write_folder_atomic
 
 ERROR_WORDS = {"miss": "misses", "false_alarm": "false alarms", "wrong": "all errors"}

@@ -20,13 +20,11 @@ from monitorlab.monitors.api.replies import CUT_PROMPT, FINISHED, KEPT_BACK, end
 from monitorlab.monitors.monitor import MonitorError, Sample, request_key, samples_of
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.replies import read_again
-from monitorlab.monitors.store import VerdictStore
-from monitorlab.monitors.verdict_files import ENDINGS, read_verdicts, write_verdicts
+from monitorlab.monitors.store import ENDINGS, VerdictStore, read_verdicts, write_verdicts
 from monitorlab.monitors.verdicts import PARSED, TRUNCATED, Verdict
 from monitorlab.monitors.views import FULL, seen
 from monitorlab.storage.files import digest_file, pretty_json, writable, write_file_atomic
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import STATUSES, VERDICTS
+from monitorlab.storage.tables import STATUSES, VERDICTS, check_frame
 
 KINDS = ("api", "text")  # kinds of monitors whose verdict is one reply
 

@@ -25,10 +25,8 @@ from monitorlab.monitors.monitor import (
     samples_of,
 )
 from monitorlab.monitors.scoring import PATIENCE, ScoringError, score
-from monitorlab.monitors.store import VerdictStore
-from monitorlab.monitors.verdict_files import ENDINGS, read_verdicts, write_verdicts
-from monitorlab.monitors.verdicts import ERROR, PARSED, REFUSED, TRUNCATED, UNPARSED
-from monitorlab.monitors.wording import WORDING
+from monitorlab.monitors.store import ENDINGS, VerdictStore, read_verdicts, write_verdicts
+from monitorlab.monitors.verdicts import ERROR, PARSED, REFUSED, TRUNCATED, UNPARSED, WORDING
 from monitorlab.storage.files import digest_file, pretty_json, write_file_atomic, write_text_atomic
 from monitorlab.storage.sources import project_root
 from monitorlab.storage.tables import STATUSES

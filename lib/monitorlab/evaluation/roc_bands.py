@@ -10,8 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from monitorlab.evaluation.panel import SCENARIO, first_draws, unit_ids
 from monitorlab.monitors.verdicts import PARSED
-from monitorlab.statistics.intervals import FloatArray
-from monitorlab.statistics.resampling import draw_units
+from monitorlab.statistics.intervals import FloatArray, draw_units
 from monitorlab.statistics.roc import (
     TPR_AT,
     Weights,

@@ -43,8 +43,7 @@ from monitorlab.monitors.verdicts import (
     failure,
 )
 from monitorlab.storage.files import digest_json
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import VERDICTS
+from monitorlab.storage.tables import VERDICTS, check_frame
 
 JUDGES = ("claude-opus-4", "claude-sonnet-4", "gpt-4o", "gpt-5", "gpt-oss-120b")
 CATEGORIES_JUDGED = ("cot_unfaithfulness", "tool")

@@ -74,8 +74,8 @@ from monitorlab.monitors.verdicts import (
     failure,
     from_score,
     mended,
+    pattern,
 )
-from monitorlab.monitors.wording import pattern
 from monitorlab.storage.files import writable
 
 DRAFT = "words follow the answer, and thinking may be open: it may have been a draft"

@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from monitorlab.models.sizes import ModelSize, Training
+from monitorlab.models import ModelSize, Training
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from monitorlab.pipeline.records import (
 )
 from monitorlab.pipeline.runs import hold
 from monitorlab.report import cells
-from monitorlab.report.sanitize import CONTENT_SECURITY_POLICY
+from monitorlab.report.markup import CONTENT_SECURITY_POLICY
 from monitorlab.storage.files import write_text_atomic
 from monitorlab.storage.manifests import ArtifactError
 from monitorlab.storage.sources import project_root

@@ -16,7 +16,6 @@ from typing import Any
 import openai
 
 from monitorlab.display.progress import notify
-from monitorlab.monitors.api.guard import GuardPrompt
 from monitorlab.monitors.api.replies import (
     CUT,
     CUT_PROMPT,
@@ -60,10 +59,17 @@ from monitorlab.monitors.api.settings import (
     without_system,
 )
 from monitorlab.monitors.monitor import MonitorError, MonitorStop, Sample, SettingsChanged, chunks
-from monitorlab.monitors.prompts import Prompt, load_prompt
+from monitorlab.monitors.prompts import GuardPrompt, Prompt, load_prompt
 from monitorlab.monitors.replies import read_reply
-from monitorlab.monitors.verdicts import ERROR, REFUSED, TRUNCATED, UNPARSED, Verdict, failure
-from monitorlab.monitors.wording import WORDING
+from monitorlab.monitors.verdicts import (
+    ERROR,
+    REFUSED,
+    TRUNCATED,
+    UNPARSED,
+    WORDING,
+    Verdict,
+    failure,
+)
 
 OPENAI = "https://api.openai.com/v1"
 LONGEST_BACKOFF_S = 60.0
