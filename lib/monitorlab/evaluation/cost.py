@@ -56,17 +56,17 @@ def priced(judged: pd.DataFrame, prices: Prices | None) -> pd.DataFrame:
     """
     if prices is None:
         return judged
-    recorded = numbers(judged, "cost_usd")
+    recorded = _numbers(judged, "cost_usd")
     parts = np.stack([
-        numbers(judged, "seconds") * prices.per_hour / 3600,
-        numbers(judged, "input_tokens") * prices.per_million_input / 1e6,
-        numbers(judged, "output_tokens") * prices.per_million_output / 1e6,
+        _numbers(judged, "seconds") * prices.per_hour / 3600,
+        _numbers(judged, "input_tokens") * prices.per_million_input / 1e6,
+        _numbers(judged, "output_tokens") * prices.per_million_output / 1e6,
     ])
     computed = np.where(np.isnan(parts).all(axis=0), np.nan, np.nansum(parts, axis=0))
     return judged.assign(cost_usd=np.where(np.isnan(recorded), computed, recorded))
 
 
-def numbers(frame: pd.DataFrame, column: str) -> FloatArray:
+def _numbers(frame: pd.DataFrame, column: str) -> FloatArray:
     """Return a column of counts, seconds or USD as floats, NaN where it is not known."""
     return np.asarray(frame[column].to_numpy(dtype=np.float64, na_value=np.nan))
 
@@ -113,7 +113,7 @@ def cost_table(
     ValueError
         For a base rate outside (0, 1) or a negative price.
     """
-    check_base_rate(base_rate)
+    _check_base_rate(base_rate)
     if not 0 <= review_usd < np.inf:
         raise ValueError(f"review_usd is {review_usd}, expected a price of at least 0 USD")
     frame = priced(first_draws(judged), prices)
@@ -124,7 +124,7 @@ def cost_table(
     return pd.DataFrame(rows)
 
 
-def check_base_rate(base_rate: float) -> None:
+def _check_base_rate(base_rate: float) -> None:
     """Raise a ValueError unless `base_rate` lies strictly between 0 and 1."""
     if not 0 < base_rate < 1:
         raise ValueError(f"base_rate is {base_rate}, expected a share strictly between 0 and 1")
@@ -167,7 +167,7 @@ def _ratio(above: Any, below: Any) -> float:
 
 def _mean_at(part: pd.DataFrame, column: str, base_rate: float) -> float:
     """Mean over samples with classes weighted to the base rate; NaN if not known."""
-    values = numbers(part, column)
+    values = _numbers(part, column)
     known, parsed = ~np.isnan(values), (part["status"] == PARSED).to_numpy(bool)
     bad = (part["label"] == 1).to_numpy(bool)
     if (parsed & ~known).any() or not (known & bad).any() or not (known & ~bad).any():
@@ -181,7 +181,7 @@ BoolArray = NDArray[np.bool_]
 BUDGETS = tuple(round(0.1 * step, 1) for step in range(11))
 
 
-def cascade(
+def _cascade(
     cheap: pd.DataFrame, expensive: pd.DataFrame, low: float, high: float
 ) -> pd.DataFrame:
     """Verdicts of a cascade of two monitors that have both judged the samples already.
@@ -245,7 +245,7 @@ def _both(
     first: pd.DataFrame, second: pd.DataFrame, escalated: BoolArray, column: str, known_only: bool
 ) -> FloatArray:
     """Cheap alone, or the sum of both where escalated."""
-    one, other = numbers(first, column), numbers(second, column)
+    one, other = _numbers(first, column), _numbers(second, column)
     total = one + other
     if known_only:
         total = np.where(np.isnan(one), other, np.where(np.isnan(other), one, total))
@@ -288,7 +288,7 @@ def cascade_sweep(
     Parameters
     ----------
     cheap, expensive : DataFrame
-        As in `cascade`, with dev and test samples.
+        As in `_cascade`, with dev and test samples.
     budgets : sequence of float
         Shares to escalate, in [0, 1]; at 1 the expensive monitor decides all.
     center : float
@@ -303,14 +303,14 @@ def cascade_sweep(
         rate), ``mr``, ``g2``, and the columns of `cost.cost_table`. Escalating at random would give
         the straight line between the first and the last row, in every rate and mean.
     """
-    check_base_rate(base_rate)
+    _check_base_rate(base_rate)
     first, second = (priced(frame, prices) for frame in _matched(cheap, expensive))
     dev = first[first["split"] == "dev"]
     test = (first["split"] == "test").to_numpy(bool)
     rows = []
     for budget in budgets:
-        low, high = escalation_band(dev, budget, center, base_rate)
-        found = cascade(first[test], second[test], low, high)
+        low, high = _escalation_band(dev, budget, center, base_rate)
+        found = _cascade(first[test], second[test], low, high)
         row = cost_table(found, base_rate, review_usd, unit=unit).iloc[0].to_dict()
         share = float(np.sum(_weights(found, base_rate) * found["escalated"].to_numpy(bool)))
         rows.append({"name": row.pop("name"), "budget": budget, "low": low, "high": high,
@@ -319,7 +319,7 @@ def cascade_sweep(
     return pd.DataFrame(rows)
 
 
-def escalation_band(
+def _escalation_band(
     dev: pd.DataFrame, budget: float, center: float = THRESHOLD, base_rate: float = 0.01
 ) -> tuple[float, float]:
     """Choose the band of cheap scores around `center` whose share of `dev` fits the budget.
@@ -327,7 +327,7 @@ def escalation_band(
     Returns
     -------
     low, high : float
-        As `cascade` takes them: (inf, center) where nothing fits, and (-inf, inf) at budget 1.
+        As `_cascade` takes them: (inf, center) where nothing fits, and (-inf, inf) at budget 1.
     """
     if not 0 <= budget <= 1:
         raise ValueError(f"budget is {budget}, expected a share in [0, 1]")

@@ -98,7 +98,7 @@ def default_alarms(judged: pd.DataFrame) -> BoolArray:
 
 
 @dataclass(frozen=True)
-class Rule:
+class _Rule:
     """An alarm rule ``score > value`` with a promise about false alarms.
 
     Attributes
@@ -119,7 +119,7 @@ class Rule:
 
 def choose_rule(
     scores: FloatArray, units: ArrayLike, level: float, calibrator: str, delta: float, unit: str
-) -> Rule:
+) -> _Rule:
     """Choose a threshold from the operating scores of benign dev samples.
 
     Parameters
@@ -133,7 +133,7 @@ def choose_rule(
     calibrator, delta, unit
         As in `calibrated_points`.
     """
-    check_calibrator(calibrator, unit)
+    _check_calibrator(calibrator, unit)
     if unit == PAIR:
         threshold = calibrate(scores, level, calibrator, delta=delta)
         value, state, n = threshold.value, threshold.state, threshold.n
@@ -141,22 +141,22 @@ def choose_rule(
     else:
         n = len(np.unique(np.asarray(units)))
         needed = sequences_needed(calibrator, level, delta)
-        value = _scenario_threshold(scores, units, allowed_loss(calibrator, n, level, delta))
+        value = _scenario_threshold(scores, units, _allowed_loss(calibrator, n, level, delta))
         state = NEVER_ALARM if np.isinf(value) else CALIBRATED
     if state == CALIBRATED and value >= FAILED_SCORE:
         state = TOO_MANY_FAILURES
-    return Rule(value, state, n, needed)
+    return _Rule(value, state, n, needed)
 
 
 def _scenario_threshold(scores: FloatArray, units: ArrayLike, allowed: float) -> float:
     """Lowest score above which the mean loss of scenarios is at most `allowed`."""
     if allowed < 0:
         return np.inf
-    values, losses = scenario_losses(scores, units)
+    values, losses = _scenario_losses(scores, units)
     return float(values[np.argmax(losses.mean(axis=0) <= allowed + 1e-12)])
 
 
-def scenario_losses(scores: FloatArray, units: ArrayLike) -> tuple[FloatArray, FloatArray]:
+def _scenario_losses(scores: FloatArray, units: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Share of the samples of each scenario that alarm, at every threshold that matters.
 
     Parameters
@@ -181,7 +181,7 @@ def scenario_losses(scores: FloatArray, units: ArrayLike) -> tuple[FloatArray, F
 
 
 @lru_cache(maxsize=4096)
-def allowed_loss(calibrator: str, n: int, level: float, delta: float = 0.1) -> float:
+def _allowed_loss(calibrator: str, n: int, level: float, delta: float = 0.1) -> float:
     """Largest mean loss of n dev scenarios at which the promise still holds; -1 if none does.
 
     Parameters
@@ -193,7 +193,7 @@ def allowed_loss(calibrator: str, n: int, level: float, delta: float = 0.1) -> f
     level, delta : float
         In (0, 1).
     """
-    check_calibrator(calibrator, SCENARIO)
+    _check_calibrator(calibrator, SCENARIO)
     epsilon = check_level(level)
     if calibrator == "crc":
         return max((epsilon * (n + 1) - 1) / n, 0.0) if epsilon * (n + 1) >= 1 - 1e-9 else -1.0
@@ -258,7 +258,7 @@ def calibrated_points(
         For an unknown scope, split or unit, a calibrator that does not fit the unit, a label that
         is not 0 or 1, for nothing to do, or as :func:`monitorlab.statistics.thresholds.calibrate`.
     """
-    check_scope(scope)
+    _check_scope(scope)
     if judged.empty or not len(levels):
         raise ValueError(f"{len(judged)} verdicts, {len(levels)} levels: expected at least one of "
                          "each")
@@ -280,13 +280,13 @@ def calibrated_points(
     return _in_order(pd.DataFrame(rows))
 
 
-def check_scope(scope: str) -> None:
+def _check_scope(scope: str) -> None:
     """Raise a ValueError unless `scope` is one of `SCOPES`."""
     if scope not in SCOPES:
         raise ValueError(f"scope is {scope!r}, expected one of {', '.join(SCOPES)}")
 
 
-def check_calibrator(calibrator: str, unit: str) -> None:
+def _check_calibrator(calibrator: str, unit: str) -> None:
     """Raise a ValueError unless the calibrator is one for losses of such units."""
     if unit == SCENARIO and calibrator not in CALIBRATORS[SCENARIO]:
         raise ValueError(
@@ -322,7 +322,7 @@ def _choose(
     scores, labels, dev, own, cells = found
     whole = {ALL: np.ones(len(scores), bool)}
     alarms = np.zeros(len(scores), dtype=bool)
-    chosen: dict[str, Rule] = {}
+    chosen: dict[str, _Rule] = {}
     for name, rows in (cells if scope == "cell" else whole).items():
         mine = rows & dev & (labels == 0)
         chosen[name] = choose_rule(scores[mine], own[mine], level, calibrator, delta, unit)
@@ -334,7 +334,7 @@ def _choose(
         }
 
 
-def _describe(rule: Rule | None) -> dict[str, Any]:
+def _describe(rule: _Rule | None) -> dict[str, Any]:
     if rule is None:
         return {"threshold": np.nan, "state": PER_CELL, "n_needed": pd.NA}
     return {"threshold": rule.value, "state": rule.state, "n_needed": rule.n_needed}
@@ -414,14 +414,14 @@ def tradeoff_at_own_threshold(
     points = calibrated_points(judged, levels, [calibrator], scope, unit=unit)
     points = points[points["cell"] == ALL]
     points = points.assign(rule=[f"far <= {level:g}" for level in points["level"]])
-    own = default_rates(judged[judged["split"] == "test"], unit)
+    own = _default_rates(judged[judged["split"] == "test"], unit)
     own = own.assign(rule=OWN_DEFAULT, level=np.nan, state="default")
     columns = ["name", "rule", "level", "state", "mr", "mr_low", "mr_high", "far", "far_low",
                "far_high"]
     return pd.concat([own[columns], points[columns]], ignore_index=True)
 
 
-def default_rates(judged: pd.DataFrame, unit: str = SCENARIO) -> pd.DataFrame:
+def _default_rates(judged: pd.DataFrame, unit: str = SCENARIO) -> pd.DataFrame:
     """Counts and rates of every monitor at its own threshold, failed verdicts as alarms.
 
     Parameters
@@ -456,7 +456,7 @@ def default_rates(judged: pd.DataFrame, unit: str = SCENARIO) -> pd.DataFrame:
 
 
 def default_counts(judged: pd.DataFrame) -> pd.DataFrame:
-    """Counts and rates of `default_rates`, without intervals."""
+    """Counts and rates of `_default_rates`, without intervals."""
     if judged.empty:
         raise ValueError("no verdicts to measure: expected those of at least one monitor, on test "
                          "samples where a split is asked for")
@@ -525,8 +525,8 @@ def resplit_check(
         Beta(k, n + 1 - k)). The test FAR is what the promise is about: the mean over test scenarios
         of their rates by scenario, the share of test samples by pair.
     """
-    check_scope(scope)
-    check_calibrator(calibrator, unit)
+    _check_scope(scope)
+    _check_calibrator(calibrator, unit)
     if unit == SCENARIO != split_by:
         raise ValueError(f"unit is {unit!r} and split_by {split_by!r}, expected scenarios to stay "
                          "whole where they are the units: split_by='scenario'")
@@ -562,9 +562,9 @@ def _scenario_row(
     scores: FloatArray, dev: BoolArray, code: IntArray, level: float, calibrator: str, delta: float
 ) -> dict[str, float]:
     """Thresholds by scenario on many splits: mean losses are one matrix product."""
-    _, losses = scenario_losses(scores, code)
+    _, losses = _scenario_losses(scores, code)
     here = dev.sum(axis=1)
-    allowed = np.array([allowed_loss(calibrator, int(size), level, delta) for size in here])
+    allowed = np.array([_allowed_loss(calibrator, int(size), level, delta) for size in here])
     mean = dev.astype(float) @ losses / np.maximum(here, 1)[:, None]
     at = np.argmax(mean <= allowed[:, None] + 1e-12, axis=1)
     rest = ~dev
@@ -578,10 +578,10 @@ def _scenario_row(
 def _resplit_row(
     scores: FloatArray, dev: BoolArray, level: float, calibrator: str, delta: float
 ) -> dict[str, float]:
-    n, k, false = resplit_alarms(scores, dev, level, calibrator, delta)
+    n, k, false = _resplit_alarms(scores, dev, level, calibrator, delta)
     m = len(scores) - n
     used = m > 0
-    mean, exceed, true = expected_far(n[used], m[used], k[used], level)
+    mean, exceed, true = _expected_far(n[used], m[used], k[used], level)
     return _summary(false[used] / m[used], n, m, level) | {
         "mean_far_expected": float(mean.mean()), "exceed_expected": float(exceed.mean()),
         "true_exceed_expected": float(true.mean()),
@@ -596,7 +596,7 @@ def _summary(far: FloatArray, n: IntArray, m: IntArray, level: float) -> dict[st
     }
 
 
-def resplit_alarms(
+def _resplit_alarms(
     scores: FloatArray, dev: BoolArray, level: float, calibrator: str, delta: float = 0.1
 ) -> tuple[IntArray, IntArray, IntArray]:
     """Calibrate on many splits of the same benign scores at once.
@@ -629,7 +629,7 @@ def resplit_alarms(
     return n, k, alarms - own
 
 
-def expected_far(
+def _expected_far(
     n_dev: ArrayLike, n_test: ArrayLike, rank: ArrayLike, level: float
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Exchangeable reference: mean test FAR, P(test FAR > level) and P(true FAR > level).

@@ -31,7 +31,7 @@ from monitorlab.storage.settings import (
 )
 
 
-def read_parameters(source: str) -> tuple[Parameter, ...]:
+def _parameters_in(source: str) -> tuple[Parameter, ...]:
     """Parse the source of a parameters cell.
 
     Parameters
@@ -434,6 +434,6 @@ def _read_parameters(path: Path, cells: Sequence[_Cell]) -> tuple[Parameter, ...
     if len(tagged) > 1:
         raise NotebookError(f"{path.name}: more than one cell is tagged `parameters`")
     try:
-        return read_parameters(tagged[0].source) if tagged else ()
+        return _parameters_in(tagged[0].source) if tagged else ()
     except (ParameterError, SyntaxError) as error:
         raise NotebookError(f"{path.name}: {error}") from error

@@ -53,10 +53,9 @@ from scipy import stats
 from scipy.stats import norm, t
 from statsmodels.stats.proportion import proportion_confint
 
-from monitorlab.statistics.roc import Weights
-
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+Weights = NDArray[np.float32]  # whole numbers, exact below 2**24
 Limits = tuple[FloatArray, FloatArray]
 
 
@@ -476,7 +475,7 @@ def clopper_pearson_upper(count: int, n: int, delta: float) -> float:
 
 
 @dataclass(frozen=True)
-class CorrectedRate:
+class _CorrectedRate:
     """A rate from labels and guesses.
 
     Attributes
@@ -522,7 +521,7 @@ class CorrectedRate:
 def corrected_rate(
     event: FloatArray, among: FloatArray, event_guess: FloatArray, among_guess: FloatArray,
     others: tuple[FloatArray, FloatArray],
-) -> CorrectedRate:
+) -> _CorrectedRate:
     """Estimate a rate from labelled units and guesses about others.
 
     Parameters
@@ -554,7 +553,7 @@ def corrected_rate(
             value = min(max(top / bottom, 0.0), 1.0) if bottom > 0 else theta
         worth = counted / (1.0 - correlation**2 * m / (n + m))
         ((low,), (high,)) = wilson([value * worth], [worth])
-    return CorrectedRate(
+    return _CorrectedRate(
         value, float(low), float(high), theta, float(plain_low), float(plain_high),
         counted / n if n else math.nan, correlation, n, n + m)
 

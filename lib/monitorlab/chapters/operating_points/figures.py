@@ -43,7 +43,7 @@ def plot_curves(
     Parameters
     ----------
     bands : mapping of str to DataFrame
-        Per name the grid of :class:`monitorlab.evaluation.roc_bands.RocBand`.
+        Per name the grid of :class:`monitorlab.evaluation.roc_bands._RocBand`.
     scored : DataFrame
         Columns name, score, label: the scored test samples.
     names : sequence of str

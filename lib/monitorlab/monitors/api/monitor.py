@@ -190,7 +190,7 @@ class ApiMonitor:
         self._extra = extra_fields(extra or {}, self._secrets)
         self._seed, self._max_tokens, self._timeout_s = seed, max_tokens, timeout_s
         self._max_retries, self._first_wait_s, self._sleep = max_retries, first_wait_s, sleep
-        self._prices = prices(input_price, output_price, cost_cap_usd)
+        self._prices = _token_prices(input_price, output_price, cost_cap_usd)
         self._budget = _Budget(cost_cap_usd)
         self._limiter = _RateLimiter(requests_per_minute, tokens_per_minute, sleep=sleep)
         self._lock, self._said, self._report = threading.Lock(), set[str](), report
@@ -589,7 +589,7 @@ class _TokenPrices:
         return (input_tokens * self.input + output_tokens * self.output) / 1e6
 
 
-def prices(
+def _token_prices(
     input_price: float | None, output_price: float | None, cap_usd: float
 ) -> _TokenPrices | None:
     """Return the prices if there are any.
