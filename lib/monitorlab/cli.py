@@ -102,7 +102,7 @@ def _params(
 ) -> None:
     """List parameters with type, default and meaning."""
     with _expected_errors():
-        from monitorlab.pipeline.parameters import describe_all
+        from monitorlab.pipeline.notebooks import describe_all
 
         selected = _selected([notebook] if notebook else None)
         typer.echo(describe_all({n.stem: n.parameters for n in selected}))

@@ -24,10 +24,10 @@ from monitorlab.monitors.recorded import (
     RecordedMonitor,
     _answer_letter,
     _read_judgement,
+    _recordings,
     letter_verdicts,
     reader_verdicts,
     recorded_verdicts,
-    recordings,
 )
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.verdicts import PARSED, Verdict
@@ -177,7 +177,7 @@ def test_samples_of_other_sources_have_no_recordings(get: Get, samples: pd.DataF
 def test_an_unknown_judge_or_category_is_refused(get: Get) -> None:
     for judge, category in (("gpt-3", "tool"), ("gpt-5", "unanswerable")):
         with pytest.raises(MonitorError, match="no recordings of"):
-            list(recordings(get, judge, category))
+            list(_recordings(get, judge, category))
 
 
 def test_an_entry_of_another_form_is_refused(get: Get) -> None:
@@ -185,7 +185,7 @@ def test_an_entry_of_another_form_is_refused(get: Get) -> None:
     broken = {key: value for key, value in CALLS[1].items() if key != "output"}
     path.write_text(json.dumps({"samples": [CALLS[0], broken]}))
     with pytest.raises(RealDataError, match="entry 2: field 'output' is missing"):
-        list(recordings(get, "gpt-4o", "tool"))
+        list(_recordings(get, "gpt-4o", "tool"))
 
 
 # The letter that an answer begins with
@@ -265,7 +265,7 @@ def test_the_monitor_repeats_what_was_recorded() -> None:
 def test_the_table_is_what_the_monitor_says(get: Get, samples: pd.DataFrame) -> None:
     table = recorded_verdicts(get, samples, ["gpt-4o"]).set_index("sample_id")
     calls = {(call.request, call.response): call.verdict
-             for call in recordings(get, "gpt-4o", "tool")}
+             for call in _recordings(get, "gpt-4o", "tool")}
     verdicts = {row.sample_id: calls[row.request, row.response] for row in samples.itertuples()}
     again = score(RecordedMonitor("gpt-4o, recorded", verdicts), samples_of(samples))
     columns = ["status", "verdict", "score", "evidence", "prompt", "monitor"]

@@ -19,8 +19,7 @@ from monitorlab.benchmark.sources.solutions import (
 )
 from monitorlab.benchmark.sources.transcripts import CATEGORIES, hh_key, hh_rlhf, lie_detector
 from monitorlab.pipeline.runs import Run
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import SAMPLES
+from monitorlab.storage.tables import SAMPLES, check_frame
 
 
 @dataclass(frozen=True)
