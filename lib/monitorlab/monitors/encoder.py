@@ -17,11 +17,10 @@ from sklearn.preprocessing import StandardScaler
 
 from monitorlab.models import ModelError
 from monitorlab.models.sentence_encoder import Encoder, load_encoder
-from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, Sample, chunks
+from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, Sample
 from monitorlab.monitors.verdicts import Verdict, from_score
 from monitorlab.monitors.words import read_folder, training_rows, weights_digest, write_folder
 
-UNIT = 64
 STRENGTH = 1e-3  # inverse penalty, on standardised features
 FEATURES = {"response": 1, "relation": 3}  # blocks of the encoder's dimension
 
@@ -60,7 +59,7 @@ def _check_kind(kind: str) -> None:
         raise MonitorError(f"features {kind!r}: expected one of {', '.join(FEATURES)}")
 
 
-class EncoderMonitor:
+class EncoderMonitor(ComputingMonitor):
     """Logistic regression on embeddings of request and response.
 
     Made by :meth:`train` or :meth:`load`. The score is the predicted probability.
@@ -77,8 +76,7 @@ class EncoderMonitor:
         How the tables call it.
     """
 
-    prompt = NO_PROMPT
-    workers = 1
+    unit = 64  # batches, and so the last digits, depend on what is embedded together
 
     def __init__(
         self,
@@ -174,9 +172,6 @@ class EncoderMonitor:
         return {"kind": "encoder", **self.encoder.settings(), "features": self.kind,
                 "weights": weights_digest(self.weights)}
 
-    def units(self, samples: Sequence[Sample]) -> list[list[int]]:
-        """Chunks of 64: batches, and so the last digits, depend on what is embedded together."""
-        return chunks(len(samples), UNIT)
 
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
         """Score one unit; `draw` is ignored."""
@@ -185,9 +180,6 @@ class EncoderMonitor:
         log_odds = table @ self.weights["coefficients"] + self.weights["intercept"][0]
         return [from_score(score) for score in expit(log_odds)]
 
-    def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
-        """There is no reply to read again."""
-        return verdict
 
 
 def fit_probe(table: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:

@@ -20,11 +20,10 @@ from scipy.special import expit
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from monitorlab.benchmark.audit.probes import word_probe
-from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, Sample, chunks
+from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, Sample
 from monitorlab.monitors.verdicts import Verdict, from_score
 from monitorlab.storage.files import canonical_json, pretty_json, write_folder_atomic
 
-UNIT = 512
 READS = ("response", "request and response")
 COLUMNS = ("request", "response", "label")
 SETTINGS, WEIGHTS = "monitor.json", "weights.npz"
@@ -85,7 +84,7 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     return rows.astype({"request": str, "response": str, "label": int})
 
 
-class WordMonitor:
+class WordMonitor(ComputingMonitor):
     """Words and word pairs, weighted by TF-IDF, under logistic regression.
 
     Made by :meth:`train` or :meth:`load`. The score is the predicted probability.
@@ -107,8 +106,6 @@ class WordMonitor:
         If the parts do not fit together.
     """
 
-    prompt = NO_PROMPT
-    workers = 1
 
     def __init__(
         self,
@@ -174,9 +171,6 @@ class WordMonitor:
         """Text that is read, and a digest of all weights."""
         return {"kind": "words", "reads": self.reads, "weights": self._digest}
 
-    def units(self, samples: Sequence[Sample]) -> list[list[int]]:
-        """Chunks of 512; any split gives the same scores."""
-        return chunks(len(samples), UNIT)
 
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
         """Score samples; `draw` is ignored."""
@@ -185,9 +179,6 @@ class WordMonitor:
         log_odds = table @ self.weights["coefficients"] + self.weights["intercept"][0]
         return [from_score(score) for score in expit(log_odds)]
 
-    def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
-        """There is no reply to read again."""
-        return verdict
 
 
 def _check_reads(reads: str) -> None:
