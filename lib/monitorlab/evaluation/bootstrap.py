@@ -430,5 +430,3 @@ def _why(found: Paired, kind: int) -> list[str]:
         ]
         told.append("; ".join(sides))
     return told
-
-

@@ -13,9 +13,8 @@ from transformers import PreTrainedModel
 
 from monitorlab.models.batching import end_ids, pad
 from monitorlab.models.chat import chat_form, chat_text, control_texts, text_ids
-from monitorlab.models.engine import ScoringEngine
+from monitorlab.models.engine import ScoringEngine, common_prefix
 from monitorlab.models.loading import Checkpoint, load_causal
-from monitorlab.models.prefix_tree import common_prefix
 from monitorlab.models.tiny import suitable_threads
 from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, Sample
 from monitorlab.monitors.prompts import Prompt

@@ -225,7 +225,6 @@ class ClassifierMonitor(ComputingMonitor):
                 "batch_tokens": self.batch_tokens, "threshold": self.threshold,
                 **({"label": self.label} if self.label else {})}
 
-
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
         """Score one unit; `draw` is ignored. Logits that are not finite are an error."""
         rows = self.reader.read([s.request for s in samples], [s.response for s in samples])
@@ -235,7 +234,6 @@ class ClassifierMonitor(ComputingMonitor):
                 scores[chosen] = self._probabilities([rows[i] for i in chosen])
         return [self._verdict(float(score), row)
                 for score, row in zip(scores, rows, strict=True)]
-
 
     @torch.inference_mode()
     def _probabilities(self, rows: Sequence[_PairRow]) -> np.ndarray:

@@ -53,7 +53,6 @@ class GuardMonitor(ComputingMonitor):
         The chat template is not that of a guard, or its labels cannot be told apart.
     """
 
-
     def __init__(
         self,
         checkpoint: Checkpoint,
@@ -158,4 +157,3 @@ def guard(
     except ModelError as error:
         raise MonitorError(str(error)) from error
     return GuardMonitor(checkpoint, kind, **settings)
-

@@ -277,7 +277,6 @@ class ProgramChecks(ComputingMonitor):
             "threshold": self.threshold,
         }
 
-
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
         """Check one unit; `draw` is ignored."""
         found = {name: _run(check, samples) for name, check in self.checks.items()}
@@ -285,7 +284,6 @@ class ProgramChecks(ComputingMonitor):
             self._verdict({name: results[i] for name, results in found.items()})
             for i in range(len(samples))
         ]
-
 
     def _verdict(self, results: Mapping[str, Finding | Exception | None]) -> Verdict:
         broken = [f"{name} broke: {type(result).__name__}: {result}"
