@@ -40,7 +40,7 @@ EXIT_CODES = {
 class _Commands(typer.core.TyperGroup):
     """Commands whose expected errors become one message and an exit code."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
         with _expected_errors():
             return super().invoke(ctx)

@@ -95,7 +95,7 @@ def check_parameters(
 def _value(parameter: Setting, value: object) -> Value:
     """Read text from a command line, or a Python value, as the declared type, without loss."""
     try:
-        return parameter.read(value)  # type: ignore[no-any-return]
+        return parameter.read(value)
     except ParameterError:
         kind = parameter.kinds[0].__name__
         raise ParameterError(
