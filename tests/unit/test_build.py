@@ -279,7 +279,7 @@ def test_two_folders_make_two_names(folder: Path) -> None:
 
 
 def test_trained_monitors_are_called_by_their_folder(folder: Path) -> None:
-    from monitorlab.monitors.words import WordMonitor
+    from monitorlab.monitors.learned import WordMonitor
 
     rows = pd.DataFrame({"request": [f"q{i // 2}" for i in range(40)], "label": [0, 1] * 20,
                          "response": ["a careful answer", "a careless answer"] * 20})

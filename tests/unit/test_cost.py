@@ -7,12 +7,10 @@ import pandas as pd
 import pytest
 
 from monitorlab.evaluation.cost import (
-    Prices,
     _cascade,
     _escalation_band,
     cascade_sweep,
     cost_table,
-    priced,
 )
 from monitorlab.evaluation.operating_points import default_alarms
 from monitorlab.statistics.roc import roc
@@ -78,18 +76,6 @@ def test_a_monitor_that_catches_nothing_costs_infinitely_much():
     assert row["caught_per_1000"] == 0
 
 
-def test_recorded_costs_stay_and_others_are_priced():
-    frame = judged_frame("m", n=4)
-    frame["seconds"] = [36.0, 36.0, np.nan, np.nan]
-    frame["cost_usd"] = [0.5, np.nan, np.nan, np.nan]
-    frame.loc[3, ["input_tokens", "output_tokens"]] = pd.NA
-    prices = Prices(per_hour=10, per_million_input=1000, per_million_output=2000)
-    found = priced(frame, prices)["cost_usd"].tolist()
-    assert found[:3] == pytest.approx([0.5, 0.1 + 0.1 + 0.01, 0.1 + 0.01])
-    assert np.isnan(found[3])
-    assert np.isnan(priced(frame, None)["cost_usd"][1])
-
-
 def test_an_unknown_cost_is_not_nothing():
     frame = judged_frame("m")
     frame.loc[5, "cost_usd"] = np.nan
@@ -101,8 +87,6 @@ def test_an_unknown_cost_is_not_nothing():
 
 
 def test_impossible_prices_and_rates_are_named():
-    with pytest.raises(ValueError, match="per_hour is -1"):
-        Prices(per_hour=-1)
     with pytest.raises(ValueError, match="base_rate is 0"):
         cost_table(judged_frame("m"), base_rate=0)
     with pytest.raises(ValueError, match="review_usd"):

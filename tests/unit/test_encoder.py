@@ -17,10 +17,9 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from monitorlab.models import ModelError, sentence_encoder
 from monitorlab.models.sentence_encoder import Encoder, _bundled_encoder, load_encoder
-from monitorlab.monitors.encoder import EncoderMonitor, features, fit_probe
+from monitorlab.monitors.learned import SETTINGS, EncoderMonitor, features, fit_probe
 from monitorlab.monitors.monitor import MonitorError, Sample, samples_of
 from monitorlab.monitors.scoring import score
-from monitorlab.monitors.words import SETTINGS
 
 WORDS = [f"w{i}" for i in range(40)]
 

@@ -295,5 +295,10 @@ def test_the_real_list_is_complete() -> None:
 
 
 def test_the_readme_shows_the_real_list() -> None:
+    lines = ["| key | holds | from | licence | bytes |", "|---|---|---|---|---:|"]
+    for source in load_sources().values():
+        origin = f"[{source.repo}](https://github.com/{source.repo}/tree/{source.commit})"
+        lines.append(f"| `{source.key}` | {source.holds} | {origin} | {source.license} | "
+                     f"{source.bytes:,} |")
     readme = sources.project_root() / "data" / "README.md"
-    assert sources.describe_sources() in readme.read_text(encoding="utf-8")
+    assert "\n".join(lines) in readme.read_text(encoding="utf-8")

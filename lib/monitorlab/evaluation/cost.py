@@ -8,7 +8,6 @@ alarm (see :mod:`monitorlab.evaluation.operating_points`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,47 +24,6 @@ from monitorlab.statistics.roc import check_labels
 _CORNER = 0.975  # two such intervals hold together with 95 %
 
 
-@dataclass(frozen=True)
-class Prices:
-    """Prices in USD for verdicts whose own cost was not recorded.
-
-    Attributes
-    ----------
-    per_hour : float
-        Of a machine, while it works on the sample.
-    per_million_input, per_million_output : float
-        Of tokens read and written.
-    """
-
-    per_hour: float = 0.0
-    per_million_input: float = 0.0
-    per_million_output: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, price in vars(self).items():
-            if not 0 <= price < np.inf:
-                raise ValueError(f"{name} is {price}, expected a price of at least 0 USD")
-
-
-def priced(judged: pd.DataFrame, prices: Prices | None) -> pd.DataFrame:
-    """Fill in the cost of verdicts that have none, from their seconds and tokens.
-
-    A recorded ``cost_usd`` stays. Else the known ones among seconds, input and output tokens are
-    priced; where nothing is known, or no prices are given, neither is the cost. ``Prices()`` says
-    that computing is free.
-    """
-    if prices is None:
-        return judged
-    recorded = _numbers(judged, "cost_usd")
-    parts = np.stack([
-        _numbers(judged, "seconds") * prices.per_hour / 3600,
-        _numbers(judged, "input_tokens") * prices.per_million_input / 1e6,
-        _numbers(judged, "output_tokens") * prices.per_million_output / 1e6,
-    ])
-    computed = np.where(np.isnan(parts).all(axis=0), np.nan, np.nansum(parts, axis=0))
-    return judged.assign(cost_usd=np.where(np.isnan(recorded), computed, recorded))
-
-
 def _numbers(frame: pd.DataFrame, column: str) -> FloatArray:
     """Return a column of counts, seconds or USD as floats, NaN where it is not known."""
     return np.asarray(frame[column].to_numpy(dtype=np.float64, na_value=np.nan))
@@ -75,7 +33,6 @@ def cost_table(
     judged: pd.DataFrame,
     base_rate: float = 0.01,
     review_usd: float = 0.0,
-    prices: Prices | None = None,
     unit: str = SCENARIO,
 ) -> pd.DataFrame:
     r"""Cost of every monitor at its own threshold, per sample and per caught misbehavior.
@@ -93,8 +50,6 @@ def cost_table(
         Share of misbehavior where the monitor is used, in (0, 1).
     review_usd : float
         What a person's look at one alarm costs, at least 0.
-    prices : Prices, optional
-        For verdicts without a recorded cost, which else is unknown.
     unit : {"scenario", "pair"}
         What the intervals take as independent.
 
@@ -116,7 +71,7 @@ def cost_table(
     _check_base_rate(base_rate)
     if not 0 <= review_usd < np.inf:
         raise ValueError(f"review_usd is {review_usd}, expected a price of at least 0 USD")
-    frame = priced(first_draws(judged), prices)
+    frame = first_draws(judged)
     frame = frame.assign(_unit=unit_ids(frame, unit).to_numpy())
     rows = []
     for name, part in frame.groupby("name", sort=False):
@@ -272,18 +227,15 @@ def cascade_sweep(
     cheap: pd.DataFrame,
     expensive: pd.DataFrame,
     budgets: Sequence[float] = BUDGETS,
-    center: float = THRESHOLD,
     base_rate: float = 0.01,
     review_usd: float = 0.0,
-    prices: Prices | None = None,
-    unit: str = SCENARIO,
 ) -> pd.DataFrame:
     """Sweep the escalated share: bands chosen on dev, errors and cost measured on test.
 
-    For each budget the band grows from `center` over the dev scores, nearest in rank first, as far
-    as the share escalated at the base rate stays within the budget; tied scores enter together.
-    Failed cheap verdicts are escalated at every budget and use it up first, so the share may lie
-    above a budget that they alone exceed.
+    For each budget the band grows from the cheap monitor's threshold over the dev scores, nearest
+    in rank first, as far as the share escalated at the base rate stays within the budget; tied
+    scores enter together. Failed cheap verdicts are escalated at every budget and use it up first,
+    so the share may lie above a budget that they alone exceed.
 
     Parameters
     ----------
@@ -291,27 +243,25 @@ def cascade_sweep(
         As in `_cascade`, with dev and test samples.
     budgets : sequence of float
         Shares to escalate, in [0, 1]; at 1 the expensive monitor decides all.
-    center : float
-        The cheap monitor's own threshold, around which it is least sure.
-    base_rate, review_usd, prices, unit
-        As in `cost.cost_table`.
+    base_rate, review_usd
+        As in `cost_table`.
 
     Returns
     -------
     DataFrame
         One row per budget: ``budget``, ``low``, ``high``, ``share`` (escalated on test, at the base
-        rate), ``mr``, ``g2``, and the columns of `cost.cost_table`. Escalating at random would give
+        rate), ``mr``, ``g2``, and the columns of `cost_table`. Escalating at random would give
         the straight line between the first and the last row, in every rate and mean.
     """
     _check_base_rate(base_rate)
-    first, second = (priced(frame, prices) for frame in _matched(cheap, expensive))
+    first, second = _matched(cheap, expensive)
     dev = first[first["split"] == "dev"]
     test = (first["split"] == "test").to_numpy(bool)
     rows = []
     for budget in budgets:
-        low, high = _escalation_band(dev, budget, center, base_rate)
+        low, high = _escalation_band(dev, budget, THRESHOLD, base_rate)
         found = _cascade(first[test], second[test], low, high)
-        row = cost_table(found, base_rate, review_usd, unit=unit).iloc[0].to_dict()
+        row = cost_table(found, base_rate, review_usd).iloc[0].to_dict()
         share = float(np.sum(_weights(found, base_rate) * found["escalated"].to_numpy(bool)))
         rows.append({"name": row.pop("name"), "budget": budget, "low": low, "high": high,
                      "share": share, "mr": 1 - row["tpr"], "g2": row["tpr"] * (1 - row["far"]),

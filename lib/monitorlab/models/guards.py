@@ -25,8 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from monitorlab.models import ModelError
 from monitorlab.models.batching import LABEL_MASS
 from monitorlab.models.chat import chat_text, control_texts
-from monitorlab.models.engine import ScoringEngine
-from monitorlab.models.prefix_tree import common_prefix
+from monitorlab.models.engine import ScoringEngine, common_prefix
 
 Controversial = Literal["unsafe", "safe"]
 _FRAME = ("<BEGIN CONVERSATION>", "<END CONVERSATION>", "<BEGIN UNSAFE CONTENT CATEGORIES>",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,15 +13,14 @@ from transformers import PreTrainedModel
 
 from monitorlab.models.batching import end_ids, pad
 from monitorlab.models.chat import chat_form, chat_text, control_texts, text_ids
-from monitorlab.models.engine import ScoringEngine
+from monitorlab.models.engine import ScoringEngine, common_prefix
 from monitorlab.models.loading import Checkpoint, load_causal
-from monitorlab.models.prefix_tree import common_prefix
 from monitorlab.models.tiny import suitable_threads
-from monitorlab.monitors.monitor import MonitorError, Sample
+from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, Sample
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.replies import read_again, read_reply
 from monitorlab.monitors.thinking import opened_by
-from monitorlab.monitors.verdicts import ERROR, THRESHOLD, Verdict, failure, from_score
+from monitorlab.monitors.verdicts import ERROR, THRESHOLD, UNPARSED, Verdict, failure, from_score
 from monitorlab.storage.files import digest_json
 
 
@@ -76,19 +76,39 @@ class Chat:
             raise MonitorError("expected at least one answer word per verdict, found none")
         return found
 
-    def too_long(self, tokens: int, more: int) -> Verdict | None:
-        """Return an error if a prompt and `more` tokens exceed the model's positions, else None."""
-        return longer_than_model(self.checkpoint.model, tokens, more)
+
+def ask_of_fitting(
+    model: PreTrainedModel, rows: Sequence[Sequence[int]], more: int,
+    ask: Callable[[list[int]], Iterable[Verdict]],
+) -> list[Verdict]:
+    """Ask a model about the prompts that it can read; each other one is an error of its own.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+    rows : sequence of token ids
+        One prompt for each sample.
+    more : int
+        Tokens that are needed behind a prompt.
+    ask : callable
+        Takes positions of prompts that fit, and gives a verdict for each of them, in order.
+    """
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+    fits = [i for i, row in enumerate(rows) if len(row) + more <= most]
+    with suitable_threads(model):
+        found = dict(zip(fits, ask(fits) if fits else (), strict=True))
+    return [found[i] if i in found else replace(failure(
+        ERROR, f"the prompt has {len(row)} tokens, and {more} more are needed, but the model reads "
+               f"at most {most}: shorten the sample, or use a model with a longer context"),
+        input_tokens=len(row)) for i, row in enumerate(rows)]
 
 
-def longer_than_model(model: PreTrainedModel, tokens: int, more: int) -> Verdict | None:
-    """Return an error if a prompt and `more` tokens exceed a model's positions, else None."""
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if most is None or tokens + more <= most:
-        return None
-    reason = (f"the prompt has {tokens} tokens, and {more} more are needed, but the model reads at "
-              f"most {most}: shorten the sample, or use a model with a longer context")
-    return replace(failure(ERROR, reason), input_tokens=tokens)
+def verdict_of(score: float, threshold: float, objection: str = "") -> Verdict:
+    """Return the verdict that a score from logits is, or an error where they are not finite."""
+    if not math.isfinite(score):
+        return failure(ERROR, "the model's logits are not finite: load it as bfloat16 or float32 "
+                              "instead")
+    return failure(UNPARSED, objection) if objection else from_score(min(score, 1.0), threshold)
 
 
 def length_units(samples: Sequence[Sample], most: int, characters: int) -> list[list[int]]:
@@ -143,7 +163,7 @@ REPLY_CHARACTERS = 200_000
 PROBES = (Sample("", "A", "A"), Sample("", "0 b", "?"))
 
 
-class LogitMonitor:
+class LogitMonitor(ComputingMonitor):
     """Score = P(yes) / (P(yes) + P(no)), from the probabilities of the words that may come next.
 
     The beginning of the reply is put into the model's mouth, so that the next word is the verdict:
@@ -178,8 +198,6 @@ class LogitMonitor:
     MonitorError
         The prompt asks for a score, or the words cannot be told apart by their tokens.
     """
-
-    workers = 1
 
     def __init__(
         self,
@@ -233,27 +251,18 @@ class LogitMonitor:
         """Judge one unit; what is too long for the model is an error of that sample alone."""
         rows = self.prompts(samples)
         words = [*self.words[0], *self.words[1]]
-        verdicts = [self._chat.too_long(len(row), max(map(len, words)) - 1) for row in rows]
-        fits = [i for i, verdict in enumerate(verdicts) if verdict is None]
-        if fits:
-            with suitable_threads(self.engine.model):
-                logs = self.engine.score_words([rows[i] for i in fits], words)
-            for i, row in zip(fits, logs, strict=True):
-                verdicts[i] = self._verdict(row, len(rows[i]))
-        return [verdict for verdict in verdicts if verdict is not None]
 
-    def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
-        """Return the verdict: there is no reply to read again."""
-        return verdict
+        def ask(fits: list[int]) -> Iterator[Verdict]:
+            logs = self.engine.score_words([rows[i] for i in fits], words)
+            for i, row in zip(fits, logs, strict=True):
+                yield self._verdict(row, len(rows[i]))
+
+        return ask_of_fitting(self.engine.model, rows, max(map(len, words)) - 1, ask)
 
     def _verdict(self, logs: np.ndarray, tokens: int) -> Verdict:
-        if not np.isfinite(logs).all():
-            return failure(ERROR, "the model's logits are not finite: load it as bfloat16 or "
-                                  "float32 instead")
         yes, no = (np.logaddexp.reduce(part) for part in np.split(logs, [len(self.words[0])]))
-        score = float(np.exp(yes - np.logaddexp(yes, no)))
-        verdict = from_score(min(score, 1.0), self.threshold)
-        return replace(verdict, input_tokens=tokens, output_tokens=0)
+        score = float(np.exp(yes - np.logaddexp(yes, no))) if np.isfinite(logs).all() else math.nan
+        return replace(verdict_of(score, self.threshold), input_tokens=tokens, output_tokens=0)
 
 
 class TextMonitor:
@@ -314,15 +323,14 @@ class TextMonitor:
         """Generate a reply to each sample of one unit, and read it."""
         texts = self._chat.texts(samples)
         rows = text_ids(self._tokenizer, texts)
-        verdicts = [self._chat.too_long(len(row), self.max_new_tokens) for row in rows]
-        fits = [i for i, verdict in enumerate(verdicts) if verdict is None]
-        if fits:
-            with suitable_threads(self._model):
-                emitted = self._generate([rows[i] for i in fits], self._torch_seed(samples, draw))
+
+        def ask(fits: list[int]) -> Iterator[Verdict]:
+            emitted = self._generate([rows[i] for i in fits], self._torch_seed(samples, draw))
             for i, (tokens, finished) in zip(fits, emitted, strict=True):
                 opened = opened_by(texts[i])  # a cut draft must not pass for an answer
-                verdicts[i] = self._read(samples[i], opened, len(rows[i]), tokens, finished)
-        return [verdict for verdict in verdicts if verdict is not None]
+                yield self._read(samples[i], opened, len(rows[i]), tokens, finished)
+
+        return ask_of_fitting(self._model, rows, self.max_new_tokens, ask)
 
     def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
         """Read the stored reply again."""

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, MonitorStop, Sample, chunks
+from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, MonitorStop, Sample
 from monitorlab.monitors.verdicts import (
     ERROR,
     PARSED,
@@ -53,7 +53,7 @@ class _AnswerError(ValueError):
     """What a function returned is not a verdict."""
 
 
-class FunctionMonitor:
+class FunctionMonitor(ComputingMonitor):
     """A Python function as a monitor.
 
     Parameters
@@ -80,7 +80,7 @@ class FunctionMonitor:
     reads, are not included: after a change there, use another store.
     """
 
-    prompt = NO_PROMPT
+    unit = 1  # an answer is stored as soon as it is there
 
     def __init__(
         self, spec: str, workers: int = 1, arguments: Mapping[str, object] | None = None
@@ -107,17 +107,9 @@ class FunctionMonitor:
         found = {"kind": "function", "spec": self.spec, "sources": sorted(self._files.values())}
         return found | ({"arguments": self.arguments} if self.arguments else {})
 
-    def units(self, samples: Sequence[Sample]) -> list[list[int]]:
-        """One sample is one unit: an answer is stored as soon as it is there."""
-        return chunks(len(samples), 1)
-
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
         """Call the function for every sample; see the module for what it may return."""
         return [self._judge(sample) for sample in samples]
-
-    def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
-        """Return the verdict as it is."""
-        return verdict
 
     def _judge(self, sample: Sample) -> Verdict:
         try:

@@ -137,10 +137,6 @@ _WHOLE = re.compile(r"[+-]?\d{1,18}(?:\.0*)?")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 
-class VerdictFileError(TableFileError):
-    """A file is no table of verdicts; the message names the row and says what to do."""
-
-
 def read_verdicts(path: str | Path) -> pd.DataFrame:
     """Read a table of verdicts, as `python -m monitorlab score` writes it.
 
@@ -160,7 +156,7 @@ def read_verdicts(path: str | Path) -> pd.DataFrame:
 
     Raises
     ------
-    VerdictFileError
+    TableFileError
         If the file is no table, or a column, value or key is not as the schema says.
 
     Examples
@@ -180,7 +176,7 @@ def read_verdicts(path: str | Path) -> pd.DataFrame:
         }
         return check_frame(pd.DataFrame(columns, dtype=object), VERDICTS)
     except (TableFileError, SchemaError) as error:
-        raise VerdictFileError(f"{file.name}: {error}") from None
+        raise TableFileError(f"{file.name}: {error}") from None
 
 
 def write_verdicts(table: pd.DataFrame, path: Path, ending: str = "") -> None:
@@ -231,5 +227,5 @@ def _value(value: Any, field: Field, place: str) -> Any:
         return int(text.partition(".")[0])
     if field.dtype == "float" and _NUMBER.fullmatch(text):
         return float(text)
-    raise VerdictFileError(f"{place}: {field.name} is {reprlib.repr(value)}, expected "
+    raise TableFileError(f"{place}: {field.name} is {reprlib.repr(value)}, expected "
                            f"{field.expected}")

@@ -12,6 +12,7 @@ a kernel starts.
 from __future__ import annotations
 
 import ast
+import builtins
 import functools
 import hashlib
 import io
@@ -21,17 +22,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from monitorlab.storage.settings import (
-    _TYPES,
-    Parameter,
-    ParameterError,
-    Value,
-    _from_here,
-    parse_value,
-)
+from monitorlab.storage.settings import ParameterError, Setting, Value
 
 
-def _parameters_in(source: str) -> tuple[Parameter, ...]:
+def _parameters_in(source: str) -> tuple[Setting, ...]:
     """Parse the source of a parameters cell.
 
     Parameters
@@ -51,18 +45,18 @@ def _parameters_in(source: str) -> tuple[Parameter, ...]:
         name, annotation = _target(node)
         value = _literal(node, name)
         declared = annotation or type(value).__name__
-        if declared not in _TYPES:
-            known = ", ".join(_TYPES)
+        if declared not in _EXPECTED:
+            known = ", ".join(_EXPECTED)
             raise ParameterError(f"{name}: type {declared!r} is not one of {known}")
-        default = parse_value(Parameter(name, declared, value, ""), value)
         lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)  # a formatter may wrap
         help = " ".join(comments[line] for line in lines if line in comments)
-        found.append(Parameter(name, declared, default, help))
+        setting = Setting(name, (getattr(builtins, declared),), value, help)
+        found.append(replace(setting, default=_value(setting, value)))
     return tuple(found)
 
 
 def check_parameters(
-    given: Mapping[str, object], known: Mapping[str, Sequence[Parameter]]
+    given: Mapping[str, object], known: Mapping[str, Sequence[Setting]]
 ) -> dict[str, dict[str, Value]]:
     """Distribute values over notebooks and check every type.
 
@@ -70,7 +64,7 @@ def check_parameters(
     ----------
     given : mapping of str to object
         Values by parameter name.
-    known : mapping of str to sequence of Parameter
+    known : mapping of str to sequence of Setting
         Parameters of each selected notebook, by its stem.
 
     Returns
@@ -92,21 +86,38 @@ def check_parameters(
             f"unknown parameter {', '.join(unknown)}. Known parameters:\n" + describe_all(known)
         )
     return {
-        stem: {p.name: _from_here(p, parse_value(p, given[p.name]))
+        stem: {p.name: _from_here(p, _value(p, given[p.name]))
                for p in parameters if p.name in given}
         for stem, parameters in known.items()
     }
 
 
-def describe_all(known: Mapping[str, Sequence[Parameter]]) -> str:
+def _value(parameter: Setting, value: object) -> Value:
+    """Read text from a command line, or a Python value, as the declared type, without loss."""
+    try:
+        return parameter.read(value)
+    except ParameterError:
+        kind = parameter.kinds[0].__name__
+        raise ParameterError(
+            f"{parameter.name} must be {_EXPECTED[kind]} ({kind}), got {value!r}") from None
+
+
+def _from_here(parameter: Setting, value: Value) -> Value:
+    """Make the path of a parameter NAME_FILE absolute: a kernel works in another folder."""
+    if not parameter.name.endswith("_FILE") or not isinstance(value, str) or not value.strip():
+        return value
+    return str(Path(value).expanduser().absolute())
+
+
+def describe_all(known: Mapping[str, Sequence[Setting]]) -> str:
     """Return the parameters of several notebooks as indented, aligned text."""
     lines = []
     for stem, parameters in known.items():
         lines.append(f"  {stem}")
-        heads = [f"{p.name}: {p.type} = {p.default!r}" for p in parameters]
+        heads = [f"{p.name}: {p.kinds[0].__name__} = {p.default!r}" for p in parameters]
         width = max((len(head) for head in heads), default=0)
         lines += [
-            f"    {head:<{width}}  {p.help}".rstrip()
+            f"    {head:<{width}}  {p.meaning}".rstrip()
             for head, p in zip(heads, parameters, strict=True)
         ]
     return "\n".join(lines)
@@ -139,6 +150,8 @@ def _literal(node: ast.stmt, name: str) -> Value:
     return value
 
 
+_EXPECTED = {"str": "text", "int": "a whole number", "float": "a finite number",
+             "bool": "true or false"}  # types of parameters
 _STEM = re.compile(r"(?P<number>\d{2})_[a-z0-9_]+")
 _TABLE_LINE = re.compile(r"\*\*(Reads|Writes):?\*\*:?(.*?)(?=\*\*\w|\n\s*\n|\Z)", re.DOTALL)
 _NAME = re.compile(r"`([\w./-]*[a-z][\w./-]*)`")
@@ -178,7 +191,7 @@ class Notebook:
         Table names of the second cell, as written there.
     instead : tuple of str
         Parameters named beside what is read: with one of them given, it may be missing.
-    parameters : tuple of Parameter
+    parameters : tuple of Setting
         The cell tagged `parameters`, empty if there is none.
     cells : tuple of _Cell
         All cells, in order.
@@ -195,7 +208,7 @@ class Notebook:
     about: str
     reads: tuple[str, ...]
     writes: tuple[str, ...]
-    parameters: tuple[Parameter, ...]
+    parameters: tuple[Setting, ...]
     cells: tuple[_Cell, ...]
     digest: str
     fault: str = ""
@@ -429,7 +442,7 @@ def _read_tables(source: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _read_parameters(path: Path, cells: Sequence[_Cell]) -> tuple[Parameter, ...]:
+def _read_parameters(path: Path, cells: Sequence[_Cell]) -> tuple[Setting, ...]:
     tagged = [c for c in cells if "parameters" in c.tags]
     if len(tagged) > 1:
         raise NotebookError(f"{path.name}: more than one cell is tagged `parameters`")

@@ -125,7 +125,7 @@ def rename(text: str, drawn: Mapping[str, str]) -> str:
 
 
 @dataclass(frozen=True)
-class Order:
+class ProgramPlan:
     """What a request asks for: task, helpers, frame and names."""
 
     scenario: Scenario
@@ -139,7 +139,7 @@ class Order:
         return str(self.habits[0]["cwe"])
 
 
-def draw_order(scenario: Scenario, random: Random) -> Order:
+def draw_order(scenario: Scenario, random: Random) -> ProgramPlan:
     """Draw what a request asks for.
 
     Parameters
@@ -151,7 +151,7 @@ def draw_order(scenario: Scenario, random: Random) -> Order:
 
     Returns
     -------
-    Order
+    ProgramPlan
         The first of its habits is careless on the misbehaving side.
     """
     habits: dict[str, Mapping[str, Any]] = {}  # by role, the decisive one first
@@ -161,10 +161,10 @@ def draw_order(scenario: Scenario, random: Random) -> Order:
         habits.setdefault(habit["role"], habit)
     names = draw_names(phrases()["helpers"], random)
     names[scenario["names"][0]] = random.choice(scenario["names"])
-    return Order(scenario, tuple(habits.values()), random.choice(shared("frames")), names)
+    return ProgramPlan(scenario, tuple(habits.values()), random.choice(shared("frames")), names)
 
 
-def write_request(order: Order, random: Random) -> str:
+def write_request(order: ProgramPlan, random: Random) -> str:
     """Ask for the program of an order."""
     values = {
         "kind": random.choice(order.frame["kind"]),
@@ -193,12 +193,12 @@ def _helper(
     return "\n".join([*imports, "", source])
 
 
-def write_program(order: Order, label: int, random: Random) -> tuple[str, Job]:
+def write_program(order: ProgramPlan, label: int, random: Random) -> tuple[str, Job]:
     """Write the response to an order.
 
     Parameters
     ----------
-    order : Order
+    order : ProgramPlan
         From :func:`draw_order`.
     label : int
         1 has at least one careless helper.
