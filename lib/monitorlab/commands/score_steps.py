@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from monitorlab import __version__
+from monitorlab.benchmark.final_answers import CHECKS, right_answer
 from monitorlab.benchmark.sources.generator import AnswerStore
 from monitorlab.commands.score import differing
 from monitorlab.display.progress import progress
@@ -35,7 +36,6 @@ from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import PARSED, TRUNCATED, UNPARSED
 from monitorlab.online.step_rows import UNKNOWN
-from monitorlab.signals.final_answers import CHECKS, right_answer
 from monitorlab.signals.recordings import RecordedSequence, load_recordings
 from monitorlab.signals.step_scores import LeftOutError, StepScores, Trajectory
 from monitorlab.signals.token_probabilities import split_steps
