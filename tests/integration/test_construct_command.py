@@ -106,7 +106,8 @@ def test_pairs_come_through_faults_and_nothing_is_asked_twice(
         assert server.behaviors["answer"] == 9
         code, said = call(*command(server.url, questions, out, *cells))
         assert code == 0, said
-        keys = [json.loads(line)["key"] for line in (out / "answers.jsonl").read_text().splitlines()]
+        stored = (out / "answers.jsonl").read_text().splitlines()
+        keys = [json.loads(line)["key"] for line in stored]
         assert len(keys) == len(set(keys)) == server.behaviors["answer"]
         code, said = call(*command(server.url, questions, out, *cells))
         assert code == 0 and server.behaviors["answer"] == len(keys), "a second run asks nothing"
