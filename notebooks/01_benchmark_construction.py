@@ -309,15 +309,15 @@ if model is not None:
 # The paper's protocol makes pairs from questions that exist already. It puts a cue into a question,
 # samples up to $K = 5$ answers, and keeps the question only if a benign and a misbehaving answer
 # appear. Every answer is stored as it arrives, so a failure loses nothing, and every dropped
-# question has a reason. With `generator.CausalGenerator` any causal model can take the place of
-# this one, and `generator.load_questions` reads GSM8K, TruthfulQA, HumanEval, MBPP, MMLU, GPQA and
-# AIME.
+# question has a reason. `python -m monitorlab construct` does the same with any model, on a device
+# or behind an API, for all six cells: from the requests of the written pairs, from GSM8K,
+# TruthfulQA, HumanEval, MBPP, MMLU, GPQA and AIME, or from questions of your own.
 
 # %% tags=["nbval-ignore-output"]
 if model is not None:
     asked = sway.questions(choices[: run.profile.benchmark.pair_questions], SEED)
     store = run.folder / "answers.jsonl"
-    made = construct(asked, sway.generator(model), store, SEED, at_once=len(asked))
+    made = construct(asked, sway.generator(model), store)
     display.table(made.dropped.groupby("reason").size().rename("questions").reset_index())
     display.say(
         "{pairs} of {questions} questions gave a pair.",

@@ -33,7 +33,7 @@ EXIT_CODES = {
     "RunIdError": 2, "MonitorError": 2, "ModelError": 2, "JudgedError": 2,
     "TableFileError": 2, "LeakError": 2, "ScoreFileError": 2, "PolicyError": 2,
     "NotebookError": 2, "ParameterError": 2, "RecordingError": 2, "RealDataError": 1,
-    "GenerationError": 1,
+    "QuestionError": 2, "PairError": 2, "ConstructionError": 1,
 }
 
 
@@ -204,6 +204,42 @@ def _pairs(
 
     if inspect_pairs(load_pairs(files), typer.echo, run):
         raise typer.Exit(1)
+
+
+@app.command("construct")
+def _construct(
+    generator: Annotated[str, typer.Option(
+        help="What answers: api:MODEL, hf:NAME_OR_FOLDER or smollm2.")],
+    out: Annotated[Path, typer.Option(
+        help="Folder of samples.jsonl, dropped.csv, how they were made, and all answers.")],
+    cells: Annotated[str, typer.Option(help="Names, with commas. [default: all six]")] = "",
+    option: Annotated[list[str] | None, typer.Option(
+        "--option", "-o", metavar="NAME=VALUE",
+        help="A setting of the generator, repeatable, such as temperature=1, max_tokens=2048, "
+             "device=cuda, dtype=bfloat16, cost_cap_usd=5; `monitors NAME` lists them.")] = None,
+    source: Annotated[list[str] | None, typer.Option(
+        help="Questions, repeatable: pairs (the requests of all six cells), a file in their form, "
+             "gsm8k, truthfulqa, humaneval, mbpp; mmlu, gpqa, aime as NAME@COMMIT or NAME@FOLDER. "
+             "[default: pairs]")] = None,
+    judge: Annotated[str, typer.Option(
+        help="Monitor that judges answers which no test or letter decides, with its settings as "
+             "-o NAME=VALUE in the same text.")] = "",
+    tries: Annotated[int, typer.Option(help="Answers per question at most.", min=2)] = 5,
+    limit: Annotated[int, typer.Option(
+        help="Questions per cell, drawn at random; 0 is all.", min=0)] = 0,
+    max_calls: Annotated[int, typer.Option(
+        help="Answers that this run may ask for; 0 is any number.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Draws options, cues and the limit.")] = 2026,
+) -> None:
+    """Let a model make pairs of one's own; the same command goes on where it stopped."""
+    from monitorlab.commands.construct import Commission, construct_pairs
+
+    construct_pairs(Commission(
+        generator, out.expanduser(), cells, tuple(option or ()), tuple(source or ()), judge,
+        tries, limit, max_calls, seed), typer.echo)
+    typer.echo(f"Samples: {_relative(out / 'samples.jsonl')}. Next: python -m monitorlab score "
+               f"--monitor keywords --samples {_relative(out / 'samples.jsonl')}, or run 03 -p "
+               f"SAMPLES_FILE={_relative(out / 'samples.jsonl')}")
 
 
 @app.command("export")
