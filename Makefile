@@ -53,7 +53,7 @@ long: $(READY)  ## what is killed, served and simulated at length; four minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long -n 2 tests
 
 golden: $(READY)
-	@said=$$($(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/golden/nbval.cfg tests/golden 2>&1); \
+	@said=$$(OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/golden/nbval.cfg tests/golden 2>&1); \
 	  status=$$?; echo "$$said"; exit $$status
 
 lint: $(READY)  ## ruff over library, tests and notebooks
