@@ -105,7 +105,7 @@ def _params(
 ) -> None:
     """List parameters with type, default and meaning."""
     with _expected_errors():
-        from monitorlab.pipeline.parameters import describe_all
+        from monitorlab.pipeline.notebooks import describe_all
 
         selected = _selected([notebook] if notebook else None)
         typer.echo(describe_all({n.stem: n.parameters for n in selected}))
@@ -328,12 +328,15 @@ def _calibrate(
         help="Step scores of finished sequences: CSV, TSV, JSON, JSON lines or parquet with "
              "trajectory_id, step, score, label.")],
     out: Annotated[Path, typer.Option(help="New folder for policy.json, tables and page.html.")],
-    level: Annotated[float, typer.Option(help="False alarm rate to keep to.")] = 0.05,
+    level: Annotated[float, typer.Option(help="Rate to keep to.")] = 0.05,
+    risk: Annotated[str, typer.Option(
+        help="Rate of what: false_alarm, or missed_detection.")] = "false_alarm",
     calibrator: Annotated[str, typer.Option(
         help="crc: on average over logs; binomial: with probability 1 - DELTA.")] = "crc",
     delta: Annotated[float, typer.Option(help="Error probability of the binomial.")] = 0.1,
     objective: Annotated[str, typer.Option(
-        help="What the statistic is chosen for: power or restricted_delay.")] = "power",
+        help="What the statistic is chosen for: power, restricted_delay or far. "
+             "[default: power, or far where misses are bounded]", show_default=False)] = "",
     statistic: Annotated[str, typer.Option(help="Its name, instead of a choice.")] = "",
     columns: Annotated[str, typer.Option(
         help="Our names to yours, as in score:p_bad,label:verdict.")] = "",
@@ -359,6 +362,8 @@ def _calibrate(
     half_width: Annotated[float, typer.Option(
         help="If labels are missing: how many to buy for intervals of this half width.")] = 0.02,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 2026,
+    scoring: Annotated[str, typer.Option(
+        help="How texts were cut and scored: the `scoring` of the loop that wrote the log.")] = "",
 ) -> None:
     """Make a policy for `watch` from a log: statistic, threshold, what to expect, and a page."""
     with _expected_errors():
@@ -372,7 +377,8 @@ def _calibrate(
         from monitorlab.storage.files import digest_file
 
         plan = Plan(level, delta, calibrator, objective, statistic, per_group, base_rate, per_day,
-                    orientation, dtype, on_error, valid_days, drift_rate, half_width, seed)
+                    orientation, dtype, on_error, valid_days, drift_rate, half_width, seed, scoring,
+                    risk)
         path = log.expanduser()
         scores = load_scores(path, orientation, columns=columns, group=group, positive=positive,
                              signal=signal)

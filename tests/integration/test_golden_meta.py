@@ -16,12 +16,12 @@ from monitorlab.pipeline.notebooks import Notebook, discover
 from monitorlab.pipeline.regression import (
     IGNORE_TAG,
     RegressionError,
+    _freeze_metrics,
     _normalize,
     _unstable_outputs,
     check_metrics,
     coverage,
     freeze,
-    freeze_metrics,
 )
 from monitorlab.pipeline.runner import Options
 
@@ -261,7 +261,7 @@ def test_metrics_are_checked_each_with_its_tolerance(tmp_path: Path) -> None:
 def test_freezing_metrics_keeps_tolerances_set_by_hand(tmp_path: Path) -> None:
     golden, lines = tmp_path / "metrics.json", list[str]()
     golden.write_text(json.dumps({"06_a": {"auc": {"value": 0.9, "atol": 0.002}}}))
-    freeze_metrics({"06_a": {"auc": 0.91, "far": 0.1}}, golden, lines.append)
+    _freeze_metrics({"06_a": {"auc": 0.91, "far": 0.1}}, golden, lines.append)
     assert json.loads(golden.read_text()) == {
         "06_a": {"auc": {"value": 0.91, "atol": 0.002}, "far": {"value": 0.1, "atol": 0.01}}
     }

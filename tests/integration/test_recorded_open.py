@@ -25,10 +25,10 @@ from monitorlab.monitors.recorded import (
     CONTRADICTION,
     JUDGES,
     NO_LABEL,
-    Recording,
+    _Recording,
+    _recordings,
     letter_verdicts,
     recorded_verdicts,
-    recordings,
 )
 from monitorlab.storage.sources import load_sources
 from monitorlab.storage.tables import STATUSES
@@ -45,12 +45,12 @@ def samples(get: Get) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def differences(get: Get) -> pd.DataFrame:
     """How replies are read here beside the publisher's own reading, over whole files."""
-    rows = [compared(judge, category, list(recordings(get, judge, category)))
+    rows = [compared(judge, category, list(_recordings(get, judge, category)))
             for judge in JUDGES for category in CATEGORIES_JUDGED]
     return pd.DataFrame(rows).set_index(["judge", "category"])
 
 
-def compared(judge: str, category: str, calls: list[Recording]) -> dict[str, object]:
+def compared(judge: str, category: str, calls: list[_Recording]) -> dict[str, object]:
     both = [c for c in calls if c.verdict.verdict is not None and c.file_verdict is not None]
     said = [c.verdict.evidence for c in calls]
     known = [(c.verdict.verdict is not None, c.file_verdict is not None) for c in calls]
@@ -96,7 +96,7 @@ def test_the_publishers_counts_come_out(get: Get, judge: str, category: str) -> 
     path = get(f"lie_detector/{CATEGORIES[category].folder}/{judge}.json")
     lied = [record.within("metadata").within("meta").take("did_lie", bool)
             for record in read_array(path, "samples")]
-    said = [call.file_verdict for call in recordings(get, judge, category)]
+    said = [call.file_verdict for call in _recordings(get, judge, category)]
     summary = json.loads(path.read_text())["aggregated_metrics"]["escaped_transcript_scorer"]
     found = Counter(zip(lied, said, strict=True))
     assert summary["confusion_matrix"] == {

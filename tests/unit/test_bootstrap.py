@@ -19,7 +19,7 @@ from monitorlab.evaluation.bootstrap import (
     paired,
 )
 from monitorlab.evaluation.rates import rates
-from monitorlab.statistics.resampling import draw_units
+from monitorlab.statistics.intervals import draw_units
 from monitorlab.statistics.roc import TPR_AT, roc_metrics
 
 PAIRS = 60

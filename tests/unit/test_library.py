@@ -12,7 +12,7 @@ from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.writing.composition import compose_pair
 from monitorlab.benchmark.writing.problems import draw_problem
 
-MINIMUM = {"spv_code": 120, "spv_qa": 110, "syco_qa": 200, "syco_reasoning": 80}
+MINIMUM = {"spv_code": 120, "spv_qa": 100, "syco_qa": 200, "syco_reasoning": 80}
 
 
 @pytest.mark.parametrize("cell", MINIMUM)
@@ -20,8 +20,10 @@ def test_every_cell_has_its_minimum_of_scenarios(library: list[Scenario], cell: 
     assert sum(s.cell == cell for s in library) >= MINIMUM[cell]
 
 
-def test_code_covers_twenty_weakness_classes(library: list[Scenario]) -> None:
-    assert len({s.type for s in library if s.cell == "spv_code"}) >= 20
+def test_habits_cover_forty_weakness_classes() -> None:
+    habits = scenario_files.shared("habits")
+    assert len({habit["cwe"] for habit in habits}) >= 40
+    assert len({habit["id"] for habit in habits}) == len(habits)
 
 
 def test_there_are_ten_cues_of_three_kinds() -> None:
@@ -33,21 +35,21 @@ def test_there_are_ten_cues_of_three_kinds() -> None:
 
 
 @pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.long)])
-def test_every_implementation_does_its_task(library: list[Scenario], every: int) -> None:
+def test_every_program_does_its_task(library: list[Scenario], every: int) -> None:
     jobs, names = [], []
     for scenario in library:
-        if scenario.cell != "spv_code":
-            continue
-        for side in ("benign", "misbehaving"):
-            for number, source in enumerate(scenario[side]):
-                names.append((scenario.id, side, number))
-                jobs.append(runner.Job(source, scenario["tests"]))
+        if scenario.cell == "spv_code":
+            pair = compose_pair(scenario, 0, 11)
+            for side in (pair.benign, pair.misbehaving):
+                assert side.program is not None
+                names.append(scenario.id)
+                jobs.append(side.program)
     wrong = []
-    jobs, names = jobs[::every], names[::every]
-    assert {side for _, side, _ in names} == {"benign", "misbehaving"}
+    jobs, names = jobs[::every], names[::every]  # an odd step meets both sides
+    assert len(jobs) >= 10
     for name, outcome in zip(names, runner.run_jobs(jobs), strict=True):
         if outcome.status != "passed" and not outcome.unchecked:
-            wrong.append((*name, outcome.status, outcome.detail))
+            wrong.append((name, outcome.status, outcome.detail))
     assert not wrong
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from monitorlab.monitors.verdict_files import VerdictFileError, read_verdicts, write_verdicts
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import STATUSES, VERDICTS
+from monitorlab.monitors.store import VerdictFileError, read_verdicts, write_verdicts
+from monitorlab.storage.tables import STATUSES, VERDICTS, check_frame
 
 NAMES = ["NA", "null", "None", "nan", "1e5", "007", "7", "7.0", "True", "-0", "inf", "2026-01-02",
          " 7", "7 ", '"', "a,b", "a\rb", "a\nb", "a\r\nb", "\t", "é😀\u2028", "=1+1", "'", "x"]

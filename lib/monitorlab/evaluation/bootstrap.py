@@ -21,9 +21,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from monitorlab.evaluation.panel import ALARM, FAILED, NOT_ASKED, SCENARIO, SILENT, Panel, panel
-from monitorlab.statistics.intervals import FloatArray, IntArray, ratio
-from monitorlab.statistics.resampling import draw_units, percentiles
-from monitorlab.statistics.roc import RANKED, Weights, roc_metrics
+from monitorlab.statistics.intervals import (
+    FloatArray,
+    IntArray,
+    Weights,
+    draw_units,
+    percentiles,
+    ratio,
+)
+from monitorlab.statistics.roc import RANKED, roc_metrics
 from monitorlab.storage.tables import STATUSES
 
 RESAMPLES = 5000

@@ -1,7 +1,7 @@
 """Guard models as monitors: Llama-Guard, Qwen3Guard-Gen, ShieldGemma and what is like them.
 
 A guard brings its own prompt, in its chat template, and its own words for a verdict, see
-`monitorlab.models.guard_families`. It judges the response, with the request before it. The model is
+`monitorlab.models.guards`. It judges the response, with the request before it. The model is
 at hand, or a server is asked through its chat endpoint and replies in the guard's words.
 """
 
@@ -13,16 +13,13 @@ from typing import Any
 
 from monitorlab.models import ModelError
 from monitorlab.models.batching import LABEL_MASS
-from monitorlab.models.guard_families import Controversial, GuardFamily, guard_family
-from monitorlab.models.guards import Guard
+from monitorlab.models.guards import Controversial, Guard, GuardFamily, guard_family
 from monitorlab.models.loading import Checkpoint, load_causal, load_checkpoint
 from monitorlab.models.tiny import suitable_threads
-from monitorlab.monitors.api.guard import GuardPrompt
 from monitorlab.monitors.api.monitor import ApiMonitor
-from monitorlab.monitors.causal import UNIT, UNIT_CHARACTERS
-from monitorlab.monitors.causal_text import length_units, longer_than_model
+from monitorlab.monitors.causal import UNIT, UNIT_CHARACTERS, length_units, longer_than_model
 from monitorlab.monitors.monitor import NO_PROMPT, Monitor, MonitorError, Sample
-from monitorlab.monitors.prompts import broken_up
+from monitorlab.monitors.prompts import GuardPrompt, broken_up
 from monitorlab.monitors.verdicts import (
     ERROR,
     THRESHOLD,

@@ -24,11 +24,13 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from monitorlab.benchmark.audit.annotation import AnnotationError, joined, read_annotations
 from monitorlab.benchmark.sources import transcripts
 from monitorlab.benchmark.sources.records import Record, read_array
 from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, Sample, chunks
@@ -43,8 +45,7 @@ from monitorlab.monitors.verdicts import (
     failure,
 )
 from monitorlab.storage.files import digest_json
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import VERDICTS
+from monitorlab.storage.tables import VERDICTS, check_frame
 
 JUDGES = ("claude-opus-4", "claude-sonnet-4", "gpt-4o", "gpt-5", "gpt-oss-120b")
 CATEGORIES_JUDGED = ("cot_unfaithfulness", "tool")
@@ -59,7 +60,7 @@ _LETTER = re.compile(r"\s*(?:\w+:\s*)?(?:<answer>\s*)?\W*([A-E])\b")
 
 
 @dataclass(frozen=True)
-class Recording:
+class _Recording:
     """One recorded call.
 
     Attributes
@@ -92,7 +93,7 @@ def _key(judge: str, category: str) -> str:
     return f"lie_detector/{transcripts.CATEGORIES[category].folder}/{judge}.json"
 
 
-def recordings(get: Callable[[str], Path], judge: str, category: str) -> Iterator[Recording]:
+def _recordings(get: Callable[[str], Path], judge: str, category: str) -> Iterator[_Recording]:
     """Read all calls of one file.
 
     Parameters
@@ -118,7 +119,7 @@ def recordings(get: Callable[[str], Path], judge: str, category: str) -> Iterato
     for record in read_array(get(_key(judge, category)), "samples"):
         turns = transcripts.turns_of(record.within("metadata"))
         asked = record.take("input", str)
-        yield Recording(
+        yield _Recording(
             judge,
             category,
             transcripts.rendered(turns[: kind.request_turns]),
@@ -137,26 +138,26 @@ def _file_reading(read: Record) -> tuple[bool | None, float | None]:
 
 def _recorded_calls(
     get: Callable[[str], Path], samples: pd.DataFrame, judge: str
-) -> dict[str, Recording]:
+) -> dict[str, _Recording]:
     """Recorded calls of one judge by the `sample_id` of the transcript they are about.
 
     Parameters
     ----------
     get : callable
-        As in :func:`recordings`.
+        As in :func:`_recordings`.
     samples : DataFrame
         In the columns of `samples`, such as `RealPairs.unpaired`; rows of other sources are
         passed over. Of a transcript that was judged twice, the first call counts.
     judge : str
         One of `JUDGES`.
     """
-    calls: dict[str, Recording] = {}
+    calls: dict[str, _Recording] = {}
     for category in CATEGORIES_JUDGED:
         part = samples[samples["source"] == transcripts.CATEGORIES[category].origin.source]
         if part.empty:
             continue
         names = {(row.request, row.response): row.sample_id for row in part.itertuples()}
-        for call in recordings(get, judge, category):
+        for call in _recordings(get, judge, category):
             name = names.get((call.request, call.response))
             if name is not None:
                 calls.setdefault(name, call)
@@ -171,7 +172,7 @@ def recorded_verdicts(
     Parameters
     ----------
     get, samples
-        The first as in :func:`recordings`; the others in the columns of `samples`, such as
+        The first as in :func:`_recordings`; the others in the columns of `samples`, such as
         `RealPairs.unpaired`.
     judges : sequence of str
         Which of `JUDGES`.
@@ -205,6 +206,40 @@ def recorded_verdicts(
             hashed = calls[row.sample_id].request_hash if row.sample_id in calls \
                 else digest_json([row.request, row.response])
             rows.append(_row(monitor, row.sample_id, verdict, hashed))
+    return check_frame(pd.DataFrame(rows, columns=VERDICTS.columns), VERDICTS)
+
+
+def reader_verdicts(samples: pd.DataFrame, folder: Path | None = None) -> pd.DataFrame:
+    """Verdicts of the blind readers of the benchmark, who saw all or a part of each sample.
+
+    They are large language models of the kind that also wrote the texts, so their errors say more
+    about views than about monitors in general. A reading of a text that has changed is left out.
+
+    Parameters
+    ----------
+    samples : DataFrame
+        Schema ``samples``.
+    folder : Path, optional
+        As for :func:`monitorlab.benchmark.audit.annotation.read_annotations`.
+
+    Returns
+    -------
+    DataFrame
+        Schema ``verdicts``, a row for every reading; none if no reading is about these samples.
+        The prompt is "none", because the monitor's name says what it was shown.
+    """
+    readings = read_annotations(folder) if folder else read_annotations()
+    try:
+        readings = joined(samples, readings)
+    except AnnotationError:
+        return check_frame(pd.DataFrame([], columns=VERDICTS.columns), VERDICTS)
+    rows = []
+    for name, own in readings.groupby("annotator", sort=False):
+        said = {one.sample_id: Verdict(PARSED, bool(one.given), None if isnan(one.score) else
+                                       float(one.score), one.note) for one in own.itertuples()}
+        monitor = RecordedMonitor(str(name), said, NO_PROMPT)
+        rows += [_row(monitor, one.sample_id, said[one.sample_id], digest_json([name, one.item]))
+                 for one in own.itertuples()]
     return check_frame(pd.DataFrame(rows, columns=VERDICTS.columns), VERDICTS)
 
 

@@ -74,8 +74,8 @@ from monitorlab.monitors.verdicts import (
     failure,
     from_score,
     mended,
+    pattern,
 )
-from monitorlab.monitors.wording import pattern
 from monitorlab.storage.files import writable
 
 DRAFT = "words follow the answer, and thinking may be open: it may have been a draft"
@@ -469,7 +469,7 @@ class _Scan:
                 value, self.position = self.reader.read_object(mark.start())
                 self.objects.append((value, self.text[mark.start():self.position]))
                 self.end = self.position
-            except LooseJsonError:
+            except _LooseJsonError:
                 if _begins_object(self.text, mark.start()):
                     # Whatever is in there may be inside a string: it must not pass for an answer.
                     self.position = _end_of_braces(self.text, mark.start())
@@ -520,7 +520,7 @@ _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": ""}
 _CONSTANTS = {"true": True, "false": False, "none": None, "null": None}
 
 
-class LooseJsonError(ValueError):
+class _LooseJsonError(ValueError):
     """There is no object here that can be read.
 
     Attributes
@@ -580,12 +580,12 @@ class _LooseReader:
             if not self.text.startswith("{", position):
                 raise self._error(position, "'{'")
             return self._object(position + 1, 0)
-        except LooseJsonError as stop:
+        except _LooseJsonError as stop:
             self._budget -= max(_FAILED, stop.position - position)
             raise
 
-    def _error(self, position: int, expected: str) -> LooseJsonError:
-        return LooseJsonError(self.text, position, expected)
+    def _error(self, position: int, expected: str) -> _LooseJsonError:
+        return _LooseJsonError(self.text, position, expected)
 
     def _object(self, position: int, depth: int) -> tuple[dict[str, Any], int]:
         item: dict[str, Any] = {}

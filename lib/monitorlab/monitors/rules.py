@@ -18,8 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, Sample, chunks
-from monitorlab.monitors.verdicts import UNPARSED, Verdict, failure, from_score
-from monitorlab.monitors.wording import WORDING
+from monitorlab.monitors.verdicts import UNPARSED, WORDING, Verdict, failure, from_score
 
 UNIT = 512
 CORNERS = ("always alarm", "never alarm", "coin")  # monitors that do not look at the sample

@@ -114,7 +114,7 @@ def freeze(
     for stem, text in texts.items():
         write_text_atomic(golden / f"{stem}.ipynb", text)
         report(f"froze {stem}.ipynb")
-    freeze_metrics(metrics, golden / "metrics.json", report)
+    _freeze_metrics(metrics, golden / "metrics.json", report)
     return tuple(golden / f"{stem}.ipynb" for stem in texts)
 
 
@@ -187,7 +187,7 @@ def _unstable_outputs(document: Any) -> list[str]:
     return found
 
 
-def freeze_metrics(
+def _freeze_metrics(
     measured: Mapping[str, Mapping[str, float]], path: Path, report: Callable[[str], None] = print
 ) -> None:
     """Write measured values as references, keeping the tolerances that a person has set.

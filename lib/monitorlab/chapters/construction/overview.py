@@ -17,7 +17,7 @@ from monitorlab.display.style import CELL_TITLES
 
 
 def library(scenarios: Sequence[Scenario]) -> pd.DataFrame:
-    """Scenarios and types of each cell that the corpus is composed from.
+    """Scenarios of each cell that the corpus is composed from, and in how many ways they go wrong.
 
     Parameters
     ----------
@@ -27,13 +27,15 @@ def library(scenarios: Sequence[Scenario]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns cell, scenarios and types.
+        Columns cell, scenarios and ways: careless habits, deeds, or cues that are followed.
     """
+    habits, deeds = (len(scenario_files.shared(name)) for name in ("habits", "deeds"))
+    ways = {"spv_code": habits, "spv_qa": deeds}
     rows = []
     for cell, title in CELL_TITLES.items():
         if members := [s for s in scenarios if s.cell == cell]:
-            rows.append((title, len(members), len({s.type for s in members})))
-    return pd.DataFrame(rows, columns=["cell", "scenarios", "types"])
+            rows.append((title, len(members), ways.get(cell, len(scenario_files.cues()))))
+    return pd.DataFrame(rows, columns=["cell", "scenarios", "ways"])
 
 
 def graded(samples: pd.DataFrame, by: str) -> pd.DataFrame:

@@ -16,7 +16,6 @@ from typing import Any
 import openai
 
 from monitorlab.display.progress import notify
-from monitorlab.monitors.api.guard import GuardPrompt
 from monitorlab.monitors.api.replies import (
     CUT,
     CUT_PROMPT,
@@ -60,10 +59,17 @@ from monitorlab.monitors.api.settings import (
     without_system,
 )
 from monitorlab.monitors.monitor import MonitorError, MonitorStop, Sample, SettingsChanged, chunks
-from monitorlab.monitors.prompts import Prompt, load_prompt
+from monitorlab.monitors.prompts import GuardPrompt, Prompt, load_prompt
 from monitorlab.monitors.replies import read_reply
-from monitorlab.monitors.verdicts import ERROR, REFUSED, TRUNCATED, UNPARSED, Verdict, failure
-from monitorlab.monitors.wording import WORDING
+from monitorlab.monitors.verdicts import (
+    ERROR,
+    REFUSED,
+    TRUNCATED,
+    UNPARSED,
+    WORDING,
+    Verdict,
+    failure,
+)
 
 OPENAI = "https://api.openai.com/v1"
 LONGEST_BACKOFF_S = 60.0
@@ -184,7 +190,7 @@ class ApiMonitor:
         self._extra = extra_fields(extra or {}, self._secrets)
         self._seed, self._max_tokens, self._timeout_s = seed, max_tokens, timeout_s
         self._max_retries, self._first_wait_s, self._sleep = max_retries, first_wait_s, sleep
-        self._prices = prices(input_price, output_price, cost_cap_usd)
+        self._prices = _token_prices(input_price, output_price, cost_cap_usd)
         self._budget = _Budget(cost_cap_usd)
         self._limiter = _RateLimiter(requests_per_minute, tokens_per_minute, sleep=sleep)
         self._lock, self._said, self._report = threading.Lock(), set[str](), report
@@ -583,7 +589,7 @@ class _TokenPrices:
         return (input_tokens * self.input + output_tokens * self.output) / 1e6
 
 
-def prices(
+def _token_prices(
     input_price: float | None, output_price: float | None, cap_usd: float
 ) -> _TokenPrices | None:
     """Return the prices if there are any.

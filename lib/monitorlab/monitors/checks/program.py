@@ -74,7 +74,7 @@ class _Issue:
         return SUSPICION[RANKS[self.severity] * RANKS[self.confidence]]
 
 
-def code_checks(samples: Sequence[Sample]) -> list[Finding | None]:
+def _code_checks(samples: Sequence[Sample]) -> list[Finding | None]:
     """Look for security issues in the code of responses; one run of Bandit for all of them.
 
     Parameters
@@ -229,9 +229,9 @@ NOTHING = "nothing that a program can check"
 _SHARED = (findings, expressions)  # what the checks are made of, besides their own modules
 
 
-def standard_checks() -> dict[str, Check]:
+def _standard_checks() -> dict[str, Check]:
     """Return the three checks of this library, by name."""
-    return {"security": code_checks, "gaming": gaming_checks, "arithmetic": arithmetic_checks}
+    return {"security": _code_checks, "gaming": gaming_checks, "arithmetic": arithmetic_checks}
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ class ProgramChecks:
         If there is no check.
     """
 
-    checks: Mapping[str, Check] = field(default_factory=standard_checks)
+    checks: Mapping[str, Check] = field(default_factory=_standard_checks)
     name: str = "program checks"
     threshold: float = THRESHOLD
 
