@@ -92,6 +92,9 @@ def _run(
     resume: Annotated[bool, typer.Option(
         "--resume", help="Skip what is complete and fresh: same text, parameters, inputs, library."
     )] = False,
+    jobs: Annotated[int, typer.Option(
+        "--jobs", "-j", help="Notebooks at once, where none reads what the other writes.", min=1
+    )] = 1,
 ) -> None:
     """Execute notebooks in order and keep their outputs."""
     from monitorlab.pipeline.notebooks import select
@@ -101,7 +104,7 @@ def _run(
     selected = select(found, notebooks or [])
     given = _given(profile, run_id, seed, parameter or [])
     options = Options(cell_timeout=timeout, progress=sys.stderr.isatty(), report=typer.echo,
-                      resume=resume, with_inputs=with_inputs)
+                      resume=resume, with_inputs=with_inputs, jobs=jobs)
     records = run_notebooks(selected, given, options, among=found)
     actual = records[0].run_id if records else run_id
     typer.echo(f"Run {actual!r} is complete. Render it with: "

@@ -210,6 +210,7 @@ def test_the_figure_has_a_row_for_each_sentence(answers: pd.DataFrame) -> None:
     pyplot.close(fig)
 
 
+@pytest.mark.long  # notebook 01 asks it too
 @pytest.mark.skipif(not sway.smollm2_installed(), reason="the model smollm2 is not installed")
 def test_the_real_model_answers_with_letters_and_in_words(library: list[Scenario]) -> None:
     checkpoint = sway.real_model()
