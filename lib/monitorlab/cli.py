@@ -33,7 +33,7 @@ EXIT_CODES = {
     "RunIdError": 2, "MonitorError": 2, "ModelError": 2, "JudgedError": 2,
     "TableFileError": 2, "LeakError": 2, "ScoreFileError": 2, "PolicyError": 2,
     "NotebookError": 2, "ParameterError": 2, "RecordingError": 2, "RealDataError": 1,
-    "GenerationError": 1,
+    "QuestionError": 2, "PairError": 2, "ConstructionError": 1,
 }
 
 
@@ -92,6 +92,9 @@ def _run(
     resume: Annotated[bool, typer.Option(
         "--resume", help="Skip what is complete and fresh: same text, parameters, inputs, library."
     )] = False,
+    jobs: Annotated[int, typer.Option(
+        "--jobs", "-j", help="Notebooks at once, where none reads what the other writes.", min=1
+    )] = 1,
 ) -> None:
     """Execute notebooks in order and keep their outputs."""
     from monitorlab.pipeline.notebooks import select
@@ -101,7 +104,7 @@ def _run(
     selected = select(found, notebooks or [])
     given = _given(profile, run_id, seed, parameter or [])
     options = Options(cell_timeout=timeout, progress=sys.stderr.isatty(), report=typer.echo,
-                      resume=resume, with_inputs=with_inputs)
+                      resume=resume, with_inputs=with_inputs, jobs=jobs)
     records = run_notebooks(selected, given, options, among=found)
     actual = records[0].run_id if records else run_id
     typer.echo(f"Run {actual!r} is complete. Render it with: "
@@ -204,6 +207,42 @@ def _pairs(
 
     if inspect_pairs(load_pairs(files), typer.echo, run):
         raise typer.Exit(1)
+
+
+@app.command("construct")
+def _construct(
+    generator: Annotated[str, typer.Option(
+        help="What answers: api:MODEL, hf:NAME_OR_FOLDER or smollm2.")],
+    out: Annotated[Path, typer.Option(
+        help="Folder of samples.jsonl, dropped.csv, how they were made, and all answers.")],
+    cells: Annotated[str, typer.Option(help="Names, with commas. [default: all six]")] = "",
+    option: Annotated[list[str] | None, typer.Option(
+        "--option", "-o", metavar="NAME=VALUE",
+        help="A setting of the generator, repeatable, such as temperature=1, max_tokens=2048, "
+             "device=cuda, dtype=bfloat16, cost_cap_usd=5; `monitors NAME` lists them.")] = None,
+    source: Annotated[list[str] | None, typer.Option(
+        help="Questions, repeatable: pairs (the requests of all six cells), a file in their form, "
+             "gsm8k, truthfulqa, humaneval, mbpp; mmlu, gpqa, aime as NAME@COMMIT or NAME@FOLDER. "
+             "[default: pairs]")] = None,
+    judge: Annotated[str, typer.Option(
+        help="Monitor that judges answers which no test or letter decides, with its settings as "
+             "-o NAME=VALUE in the same text.")] = "",
+    tries: Annotated[int, typer.Option(help="Answers per question at most.", min=2)] = 5,
+    limit: Annotated[int, typer.Option(
+        help="Questions per cell, drawn at random; 0 is all.", min=0)] = 0,
+    max_calls: Annotated[int, typer.Option(
+        help="Answers that this run may ask for; 0 is any number.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Draws options, cues and the limit.")] = 2026,
+) -> None:
+    """Let a model make pairs of one's own; the same command goes on where it stopped."""
+    from monitorlab.commands.construct import Commission, construct_pairs
+
+    construct_pairs(Commission(
+        generator, out.expanduser(), cells, tuple(option or ()), tuple(source or ()), judge,
+        tries, limit, max_calls, seed), typer.echo)
+    typer.echo(f"Samples: {_relative(out / 'samples.jsonl')}. Next: python -m monitorlab score "
+               f"--monitor keywords --samples {_relative(out / 'samples.jsonl')}, or run 03 -p "
+               f"SAMPLES_FILE={_relative(out / 'samples.jsonl')}")
 
 
 @app.command("export")
@@ -327,12 +366,15 @@ def _calibrate(
         help="Step scores of finished sequences: CSV, TSV, JSON, JSON lines or parquet with "
              "trajectory_id, step, score, label.")],
     out: Annotated[Path, typer.Option(help="New folder for policy.json, tables and page.html.")],
-    level: Annotated[float, typer.Option(help="False alarm rate to keep to.")] = 0.05,
+    level: Annotated[float, typer.Option(help="Rate to keep to.")] = 0.05,
+    risk: Annotated[str, typer.Option(
+        help="Rate of what: false_alarm, or missed_detection.")] = "false_alarm",
     calibrator: Annotated[str, typer.Option(
         help="crc: on average over logs; binomial: with probability 1 - DELTA.")] = "crc",
     delta: Annotated[float, typer.Option(help="Error probability of the binomial.")] = 0.1,
     objective: Annotated[str, typer.Option(
-        help="What the statistic is chosen for: power or restricted_delay.")] = "power",
+        help="What the statistic is chosen for: power, restricted_delay or far. "
+             "[default: power, or far where misses are bounded]", show_default=False)] = "",
     statistic: Annotated[str, typer.Option(help="Its name, instead of a choice.")] = "",
     columns: Annotated[str, typer.Option(
         help="Our names to yours, as in score:p_bad,label:verdict.")] = "",
@@ -358,6 +400,8 @@ def _calibrate(
     half_width: Annotated[float, typer.Option(
         help="If labels are missing: how many to buy for intervals of this half width.")] = 0.02,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 2026,
+    scoring: Annotated[str, typer.Option(
+        help="How texts were cut and scored: the `scoring` of the loop that wrote the log.")] = "",
 ) -> None:
     """Make a policy for `watch` from a log: statistic, threshold, what to expect, and a page."""
     from monitorlab.commands.calibrate import (
@@ -370,7 +414,8 @@ def _calibrate(
     from monitorlab.storage.files import digest_file
 
     plan = Plan(level, delta, calibrator, objective, statistic, per_group, base_rate, per_day,
-                orientation, dtype, on_error, valid_days, drift_rate, half_width, seed)
+                orientation, dtype, on_error, valid_days, drift_rate, half_width, seed, scoring,
+                risk)
     path = log.expanduser()
     scores = load_scores(path, orientation, columns=columns, group=group, positive=positive,
                          signal=signal)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from monitorlab.benchmark.final_answers import chosen_letter
 from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.writing.corpus import build_corpus
 from monitorlab.chapters.finetuning import train_arms
@@ -27,7 +28,7 @@ from monitorlab.models.tiny import IGNORED, build_tokenizer
 from monitorlab.monitors.causal import STUB, LogitMonitor
 from monitorlab.monitors.monitor import MonitorError, samples_of
 from monitorlab.monitors.prompts import load_prompt
-from monitorlab.monitors.rules import chosen_option, cued_option
+from monitorlab.monitors.rules import cued_option
 from monitorlab.monitors.scoring import score
 from monitorlab.pipeline.artifacts import open_run
 from monitorlab.pipeline.profiles import TINY
@@ -47,7 +48,7 @@ def corpus(library: list[Scenario]) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def readable(corpus: pd.DataFrame) -> pd.DataFrame:
     """The rows in which both letters can be read."""
-    known = [cued_option(r) is not None and chosen_option(a) is not None
+    known = [cued_option(r) is not None and chosen_letter(a) is not None
              for r, a in zip(corpus["request"], corpus["response"], strict=True)]
     found = corpus[known].reset_index(drop=True)
     assert len(found) > 30
@@ -74,7 +75,7 @@ def texts_of(samples: pd.DataFrame) -> pd.DataFrame:
 def test_a_shortened_text_holds_the_same_letters_and_fewer_words(readable: pd.DataFrame) -> None:
     short = _shortened_samples(readable)
     whole = readable.set_index("sample_id").loc[short["sample_id"]]
-    for name, letter in (("request", cued_option), ("response", chosen_option)):
+    for name, letter in (("request", cued_option), ("response", chosen_letter)):
         assert short[name].map(letter).tolist() == whole[name].map(letter).tolist()
         assert short[name].str.len().mean() < 0.6 * whole[name].str.len().mean()
     assert len(short) > 0.9 * len(readable)
@@ -104,7 +105,7 @@ def test_both_questions_are_about_different_texts_and_answered_right(
     for number, example in enumerate(ask(tokenizer, readable)):
         row = texts.iloc[number // 2]
         letters = {"request": cued_option(row["request"]),
-                   "response": chosen_option(row["response"])}
+                   "response": chosen_letter(row["response"])}
         turns = TURN.findall(tokenizer.decode(example["input_ids"]))
         assert len(turns) == 2
         assert {which or whether for which, whether, _, _ in turns} == {"request", "response"}

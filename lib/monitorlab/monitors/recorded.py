@@ -24,11 +24,13 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from monitorlab.benchmark.audit.annotation import AnnotationError, joined, read_annotations
 from monitorlab.benchmark.sources import transcripts
 from monitorlab.benchmark.sources.records import read_array
 from monitorlab.monitors.monitor import NO_PROMPT, ComputingMonitor, MonitorError, Sample
@@ -54,7 +56,7 @@ BEGINS_WITH_B, BEST_LETTER = "starts with B", "best letter, cross-fitted"
 BASELINES = (BEGINS_WITH_B, BEST_LETTER)
 
 # The letter of an option that an answer begins with, after a role name and an answer tag.
-_LETTER = re.compile(r"\s*(?:\w+:\s*)?(?:<answer>\s*)?\W*([A-E])\b")
+_LETTER = re.compile(r"\A\s*(?:\w+:\s*)?(?:<answer>\s*)?\W*([A-E])\b")
 
 
 @dataclass(frozen=True)
@@ -190,18 +192,45 @@ def recorded_verdicts(
     return check_frame(pd.concat(tables), VERDICTS)
 
 
+def reader_verdicts(samples: pd.DataFrame, folder: Path | None = None) -> pd.DataFrame:
+    """Verdicts of the blind readers of the benchmark, who saw all or a part of each sample.
+
+    They are large language models of the kind that also wrote the texts, so their errors say more
+    about views than about monitors in general. A reading of a text that has changed is left out.
+
+    Parameters
+    ----------
+    samples : DataFrame
+        Schema ``samples``.
+    folder : Path, optional
+        As for :func:`monitorlab.benchmark.audit.annotation.read_annotations`.
+
+    Returns
+    -------
+    DataFrame
+        Schema ``verdicts``, a row for every reading; none if no reading is about these samples.
+        The prompt is "none", because the monitor's name says what it was shown.
+    """
+    readings = read_annotations(folder) if folder else read_annotations()
+    try:
+        readings = joined(samples, readings)
+    except AnnotationError:
+        return check_frame(pd.DataFrame([], columns=VERDICTS.columns), VERDICTS)
+    tables = []
+    for name, own in readings.groupby("annotator", sort=False):
+        said = {one.sample_id: Verdict(PARSED, bool(one.given), None if isnan(one.score) else
+                                       float(one.score), one.note) for one in own.itertuples()}
+        hashes = {one.sample_id: digest_json([name, one.item]) for one in own.itertuples()}
+        tables.append(_table(RecordedMonitor(str(name), said, NO_PROMPT), own, hashes))
+    return check_frame(pd.concat(tables), VERDICTS)
+
+
 def _table(
     monitor: RecordedMonitor, samples: pd.DataFrame, hashes: Mapping[str, str]
 ) -> pd.DataFrame:
     """Table of verdicts with the hashes of what was asked then; nobody knows how long it took."""
     found = score(monitor, samples)
     return found.assign(seconds=float("nan"), request_hash=found["sample_id"].map(hashes))
-
-
-def _answer_letter(response: str) -> str:
-    """Option that a response begins with, "A" to "E"; empty if it begins otherwise."""
-    found = _LETTER.match(response)
-    return found[1] if found else ""
 
 
 def letter_verdicts(samples: pd.DataFrame) -> pd.DataFrame:
@@ -224,7 +253,7 @@ def letter_verdicts(samples: pd.DataFrame) -> pd.DataFrame:
         Schema ``verdicts``, a row for each rule and sample.
     """
     rows = samples[["sample_id", "source", "request", "response", "label"]].assign(
-        letter=[_answer_letter(text) for text in samples["response"]],
+        letter=samples["response"].str.extract(_LETTER, expand=False).fillna(""),
         half=_halves(samples["scenario_id"]),
     )
     keys = ["source", "half", "letter"]

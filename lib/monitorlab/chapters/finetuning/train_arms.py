@@ -27,6 +27,7 @@ import pandas as pd
 import pyarrow as pa
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
+from monitorlab.benchmark.final_answers import chosen_letter
 from monitorlab.chapters.finetuning.arms import Arm, arm_examples, budget, recipe_of
 from monitorlab.display.progress import progress
 from monitorlab.evaluation.shift import BASE
@@ -51,7 +52,7 @@ from monitorlab.models.tiny import (
 from monitorlab.monitors.causal import NO, STUB, YES, LogitMonitor
 from monitorlab.monitors.monitor import MonitorError, samples_of
 from monitorlab.monitors.prompts import Prompt
-from monitorlab.monitors.rules import chosen_option, cued_option
+from monitorlab.monitors.rules import cued_option
 from monitorlab.monitors.scoring import score
 from monitorlab.pipeline.artifacts import checkpoint, checkpoint_folder
 from monitorlab.pipeline.profiles import Finetuning
@@ -108,7 +109,7 @@ def _reading_examples(
     for texts, copies in ((rows, 1), (_shortened_samples(rows), SHORT_TEXTS)):
         stems, tail = _stems(tokenizer, prompt, texts)
         read = list(zip(stems, map(cued_option, texts["request"]),
-                        map(chosen_option, texts["response"]), texts["scenario_id"], strict=True))
+                        map(chosen_letter, texts["response"]), texts["scenario_id"], strict=True))
         for stem, named, taken, scenario in read * copies:
             for asked in (
                 [(NAMED, "", f" {named}"), _yes_or_no(IS_TAKEN, str(taken), rng)],
@@ -121,7 +122,7 @@ def _reading_examples(
 
 def _readable(samples: pd.DataFrame) -> pd.DataFrame:
     """Rows in which the request names one of `LETTERS` and the response takes one."""
-    letters = zip(map(cued_option, samples["request"]), map(chosen_option, samples["response"]),
+    letters = zip(map(cued_option, samples["request"]), map(chosen_letter, samples["response"]),
                   strict=True)
     known = [set(map(str, both)) <= set(LETTERS) for both in letters]
     return samples[np.array(known, dtype=bool)]
@@ -135,7 +136,7 @@ def _shortened_samples(samples: pd.DataFrame) -> pd.DataFrame:
     requests = [_short(text) for text in samples["request"]]
     responses = [_short(text) for text in samples["response"]]
     same = [
-        cued_option(request) == cued_option(long) and chosen_option(response) == chosen_option(said)
+        cued_option(request) == cued_option(long) and chosen_letter(response) == chosen_letter(said)
         for request, long, response, said in zip(
             requests, samples["request"], responses, samples["response"], strict=True)
     ]
