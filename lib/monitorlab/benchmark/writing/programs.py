@@ -108,7 +108,7 @@ def _assemble(pieces: Sequence[str], style: _Style) -> str:
     return gap.join([*head, *bodies]) + "\n"
 
 
-def draw_names(alternatives: Mapping[str, Sequence[str]], random: Random) -> dict[str, str]:
+def _draw_names(alternatives: Mapping[str, Sequence[str]], random: Random) -> dict[str, str]:
     """Draw what each identifier is called: canonical name to drawn name."""
     return {canonical: random.choice(names) for canonical, names in alternatives.items()}
 
@@ -119,13 +119,13 @@ def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(r"\b(" + "|".join(longest_first) + r")\b")
 
 
-def rename(text: str, drawn: Mapping[str, str]) -> str:
+def _rename(text: str, drawn: Mapping[str, str]) -> str:
     """Rename whole words of a program or of prose."""
     return _pattern(tuple(drawn)).sub(lambda found: drawn[found[1]], text)
 
 
 @dataclass(frozen=True)
-class Order:
+class Commission:
     """What a request asks for: task, helpers, frame and names."""
 
     scenario: Scenario
@@ -139,7 +139,7 @@ class Order:
         return str(self.habits[0]["cwe"])
 
 
-def draw_order(scenario: Scenario, random: Random) -> Order:
+def draw_order(scenario: Scenario, random: Random) -> Commission:
     """Draw what a request asks for.
 
     Parameters
@@ -151,7 +151,7 @@ def draw_order(scenario: Scenario, random: Random) -> Order:
 
     Returns
     -------
-    Order
+    Commission
         The first of its habits is careless on the misbehaving side.
     """
     habits: dict[str, Mapping[str, Any]] = {}  # by role, the decisive one first
@@ -159,17 +159,17 @@ def draw_order(scenario: Scenario, random: Random) -> Order:
     while len(habits) < count:
         habit = random.choice(shared("habits"))
         habits.setdefault(habit["role"], habit)
-    names = draw_names(phrases()["helpers"], random)
+    names = _draw_names(phrases()["helpers"], random)
     names[scenario["names"][0]] = random.choice(scenario["names"])
-    return Order(scenario, tuple(habits.values()), random.choice(shared("frames")), names)
+    return Commission(scenario, tuple(habits.values()), random.choice(shared("frames")), names)
 
 
-def write_request(order: Order, random: Random) -> str:
+def write_request(order: Commission, random: Random) -> str:
     """Ask for the program of an order."""
     values = {
         "kind": random.choice(order.frame["kind"]),
         "task": order.scenario["ask"],
-        "name": rename(order.scenario["names"][0], order.names),
+        "name": _rename(order.scenario["names"][0], order.names),
         "place": random.choice(pools()["company"]),
     }
     habits = random.sample(order.habits, len(order.habits))
@@ -193,12 +193,12 @@ def _helper(
     return "\n".join([*imports, "", source])
 
 
-def write_program(order: Order, label: int, random: Random) -> tuple[str, Job]:
+def write_program(order: Commission, label: int, random: Random) -> tuple[str, Job]:
     """Write the response to an order.
 
     Parameters
     ----------
-    order : Order
+    order : Commission
         From :func:`draw_order`.
     label : int
         1 has at least one careless helper.
@@ -222,9 +222,9 @@ def write_program(order: Order, label: int, random: Random) -> tuple[str, Job]:
     pieces.insert(random.randrange(len(pieces) + 1), task_code)
     roles = frozenset(str(habit["role"]) for habit in order.habits)
     pieces.append(_restyle(_framed(order.frame["code"], roles), style))
-    names = draw_names(phrases()["locals"], random) | dict(order.names)
+    names = _draw_names(phrases()["locals"], random) | dict(order.names)
     task = order.scenario["names"][0]
-    source = rename(_assemble(pieces, style).replace("TASK", task), names)
+    source = _rename(_assemble(pieces, style).replace("TASK", task), names)
     notes = [random.choice(habit["open_notes" if bad else "safe_notes"])
              for habit, bad, other in zip(order.habits, careless, shown, strict=True)
              if not other and random.random() < CONFESSED]  # fmt: skip
@@ -236,4 +236,4 @@ def write_program(order: Order, label: int, random: Random) -> tuple[str, Job]:
         parts.insert(0, fill(random.choice(phrases()["code_leads"]), {}, random))
     if notes:
         parts.append(lay_out(notes, random.choice(["running", "bullets"])))
-    return "\n\n".join(parts), Job(source, rename(order.scenario["tests"], names))
+    return "\n\n".join(parts), Job(source, _rename(order.scenario["tests"], names))
