@@ -9,10 +9,9 @@ import pytest
 
 from monitorlab.chapters.finetuning.arms import Arm
 from monitorlab.chapters.finetuning.train_arms import Model, _train_base, plan_tasks, train_and_ask
-from monitorlab.models.sizes import ModelSize
+from monitorlab.models import ModelSize
 from monitorlab.monitors.prompts import load_prompt
-from monitorlab.pipeline.artifacts import open_run
-from monitorlab.pipeline.checkpoints import _checkpoints_folder
+from monitorlab.pipeline.artifacts import _checkpoints_folder, open_run
 from monitorlab.pipeline.profiles import TINY
 
 BRIEF = load_prompt("brief")

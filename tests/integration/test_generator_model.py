@@ -23,8 +23,7 @@ from monitorlab.benchmark.sources.generator import (
 from monitorlab.models import ModelError
 from monitorlab.models.batching import end_ids, sample_each
 from monitorlab.models.loading import load_causal, no_progress_bars
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import SAMPLES
+from monitorlab.storage.tables import SAMPLES, check_frame
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

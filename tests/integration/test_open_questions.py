@@ -22,9 +22,8 @@ from monitorlab.benchmark.sources.generator import (
     construct,
     load_questions,
 )
-from monitorlab.storage.schemas import check_frame
 from monitorlab.storage.sources import SourceError, fetch
-from monitorlab.storage.tables import SAMPLES
+from monitorlab.storage.tables import SAMPLES, check_frame
 
 OPTION = re.compile(r"^\(?([A-F])[.):] (.+)$", re.MULTILINE)
 FEW = 3  # tasks that are really run

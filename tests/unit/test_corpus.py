@@ -19,8 +19,7 @@ from monitorlab.benchmark.writing.corpus import (
     build_corpus,
 )
 from monitorlab.benchmark.written import WrittenPair, written_samples
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import CORPUS
+from monitorlab.storage.tables import CORPUS, check_frame
 
 SHARE = 0.0005
 SEED = 5

@@ -19,10 +19,10 @@ from monitorlab.chapters.finetuning.train_arms import (
     _shortened_samples,
     _train_base,
 )
+from monitorlab.models import ModelSize
 from monitorlab.models.chat import chat_text, control_texts, text_ids
+from monitorlab.models.engine import common_prefix
 from monitorlab.models.loading import load_causal
-from monitorlab.models.prefix_tree import common_prefix
-from monitorlab.models.sizes import ModelSize
 from monitorlab.models.tiny import IGNORED, build_tokenizer
 from monitorlab.monitors.causal import STUB, LogitMonitor
 from monitorlab.monitors.monitor import MonitorError, samples_of

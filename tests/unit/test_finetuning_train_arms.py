@@ -24,12 +24,11 @@ from monitorlab.chapters.finetuning.train_arms import (
 )
 from monitorlab.finetuning.record import read_training
 from monitorlab.finetuning.train import LeakError, finetune
-from monitorlab.models.sizes import ModelSize
+from monitorlab.models import ModelSize
 from monitorlab.monitors.causal import LogitMonitor
 from monitorlab.monitors.monitor import MonitorError, samples_of
 from monitorlab.monitors.scoring import score
-from monitorlab.pipeline.artifacts import Run, open_run
-from monitorlab.pipeline.checkpoints import _checkpoints_folder
+from monitorlab.pipeline.artifacts import Run, _checkpoints_folder, open_run
 from monitorlab.pipeline.profiles import TINY
 
 SHORT = replace(PROMPT, name="brief", user="{request}\n{response}\nUnkind?")

@@ -20,8 +20,7 @@ from monitorlab.benchmark.sources.generator import (
     Question,
     construct,
 )
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import SAMPLES
+from monitorlab.storage.tables import SAMPLES, check_frame
 
 WORDS = {"good": BENIGN, "bad": MISBEHAVING, "hm": UNCLEAR}
 

@@ -17,9 +17,9 @@ from monitorlab.benchmark.scenarios.files import Scenario, cues
 from monitorlab.benchmark.sources.generator import BENIGN, MISBEHAVING
 from monitorlab.chapters.construction import figures, sway
 from monitorlab.chapters.construction.sway import CONTROL, PLAIN, Choice
+from monitorlab.models import ModelSize
 from monitorlab.models.chat import chat_text, text_ids
 from monitorlab.models.loading import Checkpoint
-from monitorlab.models.sizes import ModelSize
 from monitorlab.models.tiny import build_tokenizer, llama_config
 
 SEED = 2026

@@ -33,8 +33,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from monitorlab.pipeline.notebooks import Notebook, dependencies, with_inputs
-from monitorlab.pipeline.parameters import check_parameters
+from monitorlab.pipeline.notebooks import Notebook, check_parameters, dependencies, with_inputs
 from monitorlab.pipeline.records import (
     CellFailure,
     RecordError,

@@ -16,7 +16,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from monitorlab.benchmark.samples import draw_pairs
-from monitorlab.statistics.resampling import draw_units, percentiles
+from monitorlab.statistics.intervals import draw_units, percentiles
 from monitorlab.statistics.roc import auroc, roc_metrics
 
 FOLDS = 5

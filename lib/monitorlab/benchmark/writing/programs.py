@@ -125,7 +125,7 @@ def _rename(text: str, drawn: Mapping[str, str]) -> str:
 
 
 @dataclass(frozen=True)
-class Commission:
+class ProgramPlan:
     """What a request asks for: task, helpers, frame and names."""
 
     scenario: Scenario
@@ -139,7 +139,7 @@ class Commission:
         return str(self.habits[0]["cwe"])
 
 
-def draw_order(scenario: Scenario, random: Random) -> Commission:
+def draw_order(scenario: Scenario, random: Random) -> ProgramPlan:
     """Draw what a request asks for.
 
     Parameters
@@ -151,7 +151,7 @@ def draw_order(scenario: Scenario, random: Random) -> Commission:
 
     Returns
     -------
-    Commission
+    ProgramPlan
         The first of its habits is careless on the misbehaving side.
     """
     habits: dict[str, Mapping[str, Any]] = {}  # by role, the decisive one first
@@ -161,10 +161,10 @@ def draw_order(scenario: Scenario, random: Random) -> Commission:
         habits.setdefault(habit["role"], habit)
     names = _draw_names(phrases()["helpers"], random)
     names[scenario["names"][0]] = random.choice(scenario["names"])
-    return Commission(scenario, tuple(habits.values()), random.choice(shared("frames")), names)
+    return ProgramPlan(scenario, tuple(habits.values()), random.choice(shared("frames")), names)
 
 
-def write_request(order: Commission, random: Random) -> str:
+def write_request(order: ProgramPlan, random: Random) -> str:
     """Ask for the program of an order."""
     values = {
         "kind": random.choice(order.frame["kind"]),
@@ -193,12 +193,12 @@ def _helper(
     return "\n".join([*imports, "", source])
 
 
-def write_program(order: Commission, label: int, random: Random) -> tuple[str, Job]:
+def write_program(order: ProgramPlan, label: int, random: Random) -> tuple[str, Job]:
     """Write the response to an order.
 
     Parameters
     ----------
-    order : Commission
+    order : ProgramPlan
         From :func:`draw_order`.
     label : int
         1 has at least one careless helper.

@@ -361,7 +361,7 @@ def plot_learning(summary: pd.DataFrame, *, title: str = "") -> Figure:
     Parameters
     ----------
     summary : DataFrame
-        From :func:`monitorlab.evaluation.learning.summary`: lines are means over seeds, bands go
+        From :func:`monitorlab.evaluation.cell_draws.summary`: lines are means over seeds, bands go
         from the smallest to the largest.
     title : str
         Above the figure.

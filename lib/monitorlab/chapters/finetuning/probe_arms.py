@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from monitorlab.chapters.finetuning.arms import Arm, arm_rows
 from monitorlab.models.sentence_encoder import Encoder
-from monitorlab.monitors.encoder import features, fit_probe
+from monitorlab.monitors.learned import features, fit_probe
 from monitorlab.monitors.monitor import NO_PROMPT, MonitorError
 from monitorlab.monitors.verdicts import PARSED, THRESHOLD
 

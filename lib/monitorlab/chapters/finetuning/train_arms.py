@@ -53,7 +53,7 @@ from monitorlab.monitors.monitor import MonitorError, samples_of
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.rules import chosen_option, cued_option
 from monitorlab.monitors.scoring import score
-from monitorlab.pipeline.checkpoints import checkpoint, checkpoint_folder
+from monitorlab.pipeline.artifacts import checkpoint, checkpoint_folder
 from monitorlab.pipeline.profiles import Finetuning
 from monitorlab.pipeline.runs import Run
 from monitorlab.storage.files import digest_table

@@ -3,7 +3,7 @@
 Every quantity is a mean over the cells of a group: those the arm has seen, the SG cells it has not,
 the other cells it has not. Intervals are percentiles over resampled scenarios, drawn within each
 cell and shared by all arms. They speak of other test scenarios, not of another training run: see
-:mod:`monitorlab.evaluation.learning` for that.
+:mod:`monitorlab.evaluation.cell_draws` for that.
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from monitorlab.models import Training
 from monitorlab.models.batching import Encoded, count_tokens, label_probability, logits_at_steps
 from monitorlab.models.loading import load_model, load_tokenizer, no_progress_bars
-from monitorlab.models.sizes import Training
 from monitorlab.models.tiny import (
     IGNORED,
     Row,
@@ -41,7 +41,7 @@ from monitorlab.models.tiny import (
     seeded,
     suitable_threads,
 )
-from monitorlab.pipeline.checkpoints import checkpoint
+from monitorlab.pipeline.artifacts import checkpoint
 from monitorlab.pipeline.runs import Run
 from monitorlab.signals.arithmetic import Checked, Difficulty, Exercise, check, make_problems
 from monitorlab.signals.conversations import Conversation
