@@ -158,8 +158,8 @@ def probe_corpus(
     Returns
     -------
     DataFrame
-        A row per component: samples, then auroc, auroc_low and auroc_high of `word_probe` on unseen scenarios
-        (tasks, places, questions), and kinds, kinds_low and kinds_high where the kind of
+        A row per component: samples, then auroc, auroc_low and auroc_high of `word_probe` on unseen
+        scenarios (tasks, places, questions), and kinds, kinds_low and kinds_high where the kind of
         misbehavior (CWE class, deed, cue) is unseen, too. Intervals are over scenarios and over
         kinds.
     """
