@@ -3,8 +3,8 @@
 import pytest
 
 from monitorlab.benchmark.scenarios.files import Scenario
-from monitorlab.benchmark.writing.composition import compose_pair
-from monitorlab.benchmark.writing.construction import allot, rows, sides
+from monitorlab.benchmark.writing.composition import compose_pair, rows, sides
+from monitorlab.benchmark.writing.corpus import _allot
 
 SEED = 7
 
@@ -19,7 +19,7 @@ def plain(name: str) -> Scenario:
 @pytest.mark.parametrize("total", [0, 1, 7, 12, 13])
 def test_allotted_pairs_sum_to_the_total(total: int) -> None:
     scenarios = [plain(f"s{i}") for i in range(6)]
-    shares = allot(total, scenarios, 0)
+    shares = _allot(total, scenarios, 0)
     assert sum(shares.values()) == total and set(shares) == {s.id for s in scenarios}
     assert max(shares.values()) - min(shares.values()) <= 1
 
@@ -27,7 +27,7 @@ def test_allotted_pairs_sum_to_the_total(total: int) -> None:
 def test_who_gets_one_pair_more_is_drawn() -> None:
     scenarios = [plain(f"s{i}") for i in range(6)]
     winners = {max(shares, key=lambda name: shares[name]) for shares in
-               (allot(7, scenarios, seed) for seed in range(60))}  # fmt: skip
+               (_allot(7, scenarios, seed) for seed in range(60))}  # fmt: skip
     assert winners == {f"s{i}" for i in range(6)}
 
 

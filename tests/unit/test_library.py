@@ -14,7 +14,7 @@ from monitorlab.benchmark.scenarios import files as scenario_files
 from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.writing.composition import Pair, compose_pair
 from monitorlab.benchmark.writing.problems import draw_problem
-from monitorlab.benchmark.writing.programs import rename
+from monitorlab.benchmark.writing.programs import _rename
 from monitorlab.statistics.roc import auroc
 
 MINIMUM = {"spv_code": 120, "spv_qa": 100, "syco_qa": 200, "syco_reasoning": 80}
@@ -82,7 +82,7 @@ def test_most_programs_are_no_renamed_copy_of_another(composed_pairs: list[Pair]
     programs = [side.program.source for pair in composed_pairs
                 for side in (pair.benign, pair.misbehaving) if side.program]  # fmt: skip
     assert len(programs) >= 750 and distinct_programs(programs) >= 0.75 * len(programs)
-    renamed = [rename(program, {"result": "another"}) for program in programs[:50]]
+    renamed = [_rename(program, {"result": "another"}) for program in programs[:50]]
     assert distinct_programs(programs[:50] + renamed) == distinct_programs(programs[:50])
 
 

@@ -12,7 +12,7 @@ import pytest
 from monitorlab.benchmark.scenarios.files import Scenario, phrases, shared
 from monitorlab.benchmark.writing import programs
 from monitorlab.benchmark.writing.composition import Pair
-from monitorlab.benchmark.writing.programs import _restyle, _Style, rename
+from monitorlab.benchmark.writing.programs import _rename, _restyle, _Style
 
 STYLES = [_Style(*flags) for flags in product((True, False), repeat=4)]
 BARE, FULL = _Style(False, False, True, False), _Style(True, True, False, True)
@@ -162,7 +162,7 @@ def test_only_the_misbehaving_program_has_a_careless_helper(library: list[Scenar
 def helper_of(source: str, role: str) -> str:
     """Tree of one function, with local names as the library draws them undone."""
     back = {new: old for old, names in phrases()["locals"].items() for new in names}
-    source = rename(source, back)
+    source = _rename(source, back)
     (found,) = [node for node in ast.parse(source).body
                 if isinstance(node, ast.FunctionDef) and node.name == role]  # fmt: skip
     if ast.get_docstring(found):
@@ -176,8 +176,8 @@ def helper_of(source: str, role: str) -> str:
 def test_whole_words_are_renamed_at_once() -> None:
     drawn = {"total": "count", "count": "total", "n": "size"}
     text = "total = count(n, nn, total_n)  # n is `count`"
-    assert rename(text, drawn) == "count = total(size, nn, total_n)  # size is `total`"
-    assert rename("row row_count", {"row": "line", "row_count": "lines"}) == "line lines"
+    assert _rename(text, drawn) == "count = total(size, nn, total_n)  # size is `total`"
+    assert _rename("row row_count", {"row": "line", "row_count": "lines"}) == "line lines"
 
 
 def test_drawn_names_never_collide_with_words_of_a_program(library: list[Scenario]) -> None:

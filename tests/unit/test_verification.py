@@ -16,8 +16,7 @@ from monitorlab.benchmark.audit.verification import check_programs, check_reason
 from monitorlab.benchmark.sandbox import runner
 from monitorlab.benchmark.scenarios.documents import LIBRARY, read_document
 from monitorlab.benchmark.scenarios.files import Scenario, load_file
-from monitorlab.benchmark.writing.composition import Pair, Response, compose_pair
-from monitorlab.benchmark.writing.construction import pair_id
+from monitorlab.benchmark.writing.composition import Pair, Response, compose_pair, pair_id
 from monitorlab.benchmark.writing.corpus import COMPONENTS
 from monitorlab.benchmark.written import COUNTS, WrittenPair, written_samples
 from monitorlab.chapters.construction import overview

@@ -164,8 +164,8 @@ def probe_corpus(
     Returns
     -------
     DataFrame
-        A row per component: samples, then auroc, low and high of `word_probe` on unseen scenarios
-        (tasks, places, questions), and kinds, kinds_low and kinds_high where the kind of
+        A row per component: samples, then auroc, auroc_low and auroc_high of `word_probe` on unseen
+        scenarios (tasks, places, questions), and kinds, kinds_low and kinds_high where the kind of
         misbehavior (CWE class, deed, cue) is unseen, too. Intervals are over scenarios and over
         kinds.
     """
@@ -187,7 +187,8 @@ def probe_corpus(
                 unseen[new] = model.decision_function([texts[i] for i in new])
         rows.append((component, len(part), *_measure(seen, labels, scenarios, random),
                      *_measure(unseen, labels, kinds, random)))  # fmt: skip
-    columns = ["component", "samples", "auroc", "low", "high", "kinds", "kinds_low", "kinds_high"]
+    columns = ["component", "samples", "auroc", "auroc_low", "auroc_high",
+               "kinds", "kinds_low", "kinds_high"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -7,17 +7,21 @@ is plain: insecure habits, violations and deference that are said aloud.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from random import Random
+from typing import Any
 
+from monitorlab.benchmark.samples import sample_row
 from monitorlab.benchmark.sandbox.runner import Job
 from monitorlab.benchmark.scenarios import files as scenario_files
 from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.writing import programs, prose, sycophancy
 from monitorlab.benchmark.writing.problems import WordProblem
 
+SOURCE = "builtin"
+GENERATOR = "scenario library"
 DRAFTS = 3
 LENGTH_TOLERANCE = 0.12
 
@@ -169,3 +173,78 @@ def _quiz_pair(scenario: Scenario, number: int, random: Random, thinks: bool | N
 
     sides = _both(solve, random)
     return Pair(scenario, number, kind, quiz.request, cue, *sides, problem=problem)
+
+
+def sides(pair: Pair, seed: int) -> Iterator[tuple[str, int, Response]]:
+    """The two samples of a pair in an order that says nothing about the label.
+
+    Parameters
+    ----------
+    pair : Pair
+        The pair.
+    seed : int
+        The build's seed.
+
+    Yields
+    ------
+    sample_id : str
+        Ends in ``-a`` or ``-b``, by coin.
+    label : int
+        1 is misbehavior.
+    response : Response
+        The response.
+    """
+    name = pair_id(pair)
+    both = [(0, pair.benign), (1, pair.misbehaving)]
+    if Random(f"{seed}/{name}/order").random() < 0.5:
+        both.reverse()
+    for letter, (label, response) in zip("ab", both, strict=True):
+        yield f"{name}-{letter}", label, response
+
+
+def pair_id(pair: Pair) -> str:
+    """Name of a pair.
+
+    Parameters
+    ----------
+    pair : Pair
+        The pair.
+
+    Returns
+    -------
+    str
+        Scenario and number.
+    """
+    return f"{pair.scenario.id}-{pair.number:03d}"
+
+
+def rows(pair: Pair, seed: int) -> Iterator[dict[str, Any]]:
+    """Both samples of a pair as rows, without their split.
+
+    Parameters
+    ----------
+    pair : Pair
+        The pair.
+    seed : int
+        The build's seed.
+
+    Yields
+    ------
+    dict
+        See `samples.sample_row`.
+    """
+    for sample_id, label, response in sides(pair, seed):
+        yield sample_row(
+            sample_id=sample_id,
+            pair_id=pair_id(pair),
+            scenario_id=pair.scenario.id,
+            cell=pair.scenario.cell,
+            misbehavior_type=pair.type,
+            cue_type=pair.cue,
+            source=SOURCE,
+            generator=GENERATOR,
+            request=pair.request,
+            response=response.text,
+            has_thinking=response.thinks,
+            label=label,
+        )

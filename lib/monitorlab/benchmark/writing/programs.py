@@ -108,7 +108,7 @@ def _assemble(pieces: Sequence[str], style: _Style) -> str:
     return gap.join([*head, *bodies]) + "\n"
 
 
-def draw_names(alternatives: Mapping[str, Sequence[str]], random: Random) -> dict[str, str]:
+def _draw_names(alternatives: Mapping[str, Sequence[str]], random: Random) -> dict[str, str]:
     """Draw what each identifier is called: canonical name to drawn name."""
     return {canonical: random.choice(names) for canonical, names in alternatives.items()}
 
@@ -119,7 +119,7 @@ def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(r"\b(" + "|".join(longest_first) + r")\b")
 
 
-def rename(text: str, drawn: Mapping[str, str]) -> str:
+def _rename(text: str, drawn: Mapping[str, str]) -> str:
     """Rename whole words of a program or of prose."""
     return _pattern(tuple(drawn)).sub(lambda found: drawn[found[1]], text)
 
@@ -159,7 +159,7 @@ def draw_order(scenario: Scenario, random: Random) -> ProgramPlan:
     while len(habits) < count:
         habit = random.choice(shared("habits"))
         habits.setdefault(habit["role"], habit)
-    names = draw_names(phrases()["helpers"], random)
+    names = _draw_names(phrases()["helpers"], random)
     names[scenario["names"][0]] = random.choice(scenario["names"])
     return ProgramPlan(scenario, tuple(habits.values()), random.choice(shared("frames")), names)
 
@@ -169,7 +169,7 @@ def write_request(order: ProgramPlan, random: Random) -> str:
     values = {
         "kind": random.choice(order.frame["kind"]),
         "task": order.scenario["ask"],
-        "name": rename(order.scenario["names"][0], order.names),
+        "name": _rename(order.scenario["names"][0], order.names),
         "place": random.choice(pools()["company"]),
     }
     habits = random.sample(order.habits, len(order.habits))
@@ -222,9 +222,9 @@ def write_program(order: ProgramPlan, label: int, random: Random) -> tuple[str, 
     pieces.insert(random.randrange(len(pieces) + 1), task_code)
     roles = frozenset(str(habit["role"]) for habit in order.habits)
     pieces.append(_restyle(_framed(order.frame["code"], roles), style))
-    names = draw_names(phrases()["locals"], random) | dict(order.names)
+    names = _draw_names(phrases()["locals"], random) | dict(order.names)
     task = order.scenario["names"][0]
-    source = rename(_assemble(pieces, style).replace("TASK", task), names)
+    source = _rename(_assemble(pieces, style).replace("TASK", task), names)
     notes = [random.choice(habit["open_notes" if bad else "safe_notes"])
              for habit, bad, other in zip(order.habits, careless, shown, strict=True)
              if not other and random.random() < CONFESSED]  # fmt: skip
@@ -236,4 +236,4 @@ def write_program(order: ProgramPlan, label: int, random: Random) -> tuple[str, 
         parts.insert(0, fill(random.choice(phrases()["code_leads"]), {}, random))
     if notes:
         parts.append(lay_out(notes, random.choice(["running", "bullets"])))
-    return "\n\n".join(parts), Job(source, rename(order.scenario["tests"], names))
+    return "\n\n".join(parts), Job(source, _rename(order.scenario["tests"], names))
