@@ -32,6 +32,7 @@
 # - [2] Angelopoulos et al., *Conformal risk control*, ICLR 2024.
 # - [3] Tibshirani et al., *Conformal prediction under covariate shift*, NeurIPS 2019.
 # - [4] Vovk, *Testing randomness online*, Statistical Science 2021.
+# - [5] Recorded verdicts of a GPT-5 monitor, `cue_coding` in `data/README.md`.
 
 # %% tags=["parameters"]
 PROFILE: str = "tiny"  # tiny, cpu or gpu: how large everything is
@@ -47,6 +48,7 @@ import pandas as pd
 
 from monitorlab import display
 from monitorlab.chapters import shift as chapter
+from monitorlab.evaluation import rates
 from monitorlab.online import comparison
 from monitorlab.pipeline.artifacts import open_run, read_table, write_table
 from monitorlab.statistics import thresholds
@@ -329,6 +331,74 @@ display.say(
 )
 
 # %% [markdown]
+# ## A change that happened
+#
+# The changes so far were made by us. Here is one that was recorded [5]. GPT-5 watched coding agents
+# and gave every answer a suspicion from 0 to 100, that a cue had swayed it. We calibrate its alarm
+# to 5 % on the agents of one family, gpt-oss, and then agents of another family, OLMo, arrive. The
+# row *hint or fact* is the trivial baseline. It alarms whenever the cue was a hint. An answer that
+# was not judged is left out, and intervals are over the seven tasks.
+
+# %%
+recorded = run.has_open(chapter.recorded_gpt5.KEYS)
+if recorded:
+    cued, said = chapter.recorded_gpt5.recorded_gpt5(run.fetch)
+    judged = rates.join(said, cued, ["family"]).query("status == 'parsed'")
+    is_gpt5 = judged["monitor"] == chapter.recorded_gpt5.MONITOR
+    known = judged[is_gpt5 & (judged["family"] == "gpt-oss")]
+    cut = thresholds.calibrate(known.loc[known["label"] == 0, "score"], level=0.05).value
+    alarmed = judged.assign(verdict=judged["score"] > (np.where(is_gpt5, cut, 0.5)))
+    family = rates.rates(alarmed, by=("name", "family"), unit="scenario")
+    display.table(
+        display.spans(family, ["far", "mr"])[["name", "family", "far", "mr"]],
+        caption=f"GPT-5 with its alarm above {cut:g}, calibrated on all gpt-oss agents",
+    )
+
+# %% [markdown]
+# Compare the two rows of GPT-5. If the promise about false alarms survives and the miss rate does
+# not, then *the guarantee holds and the monitor is dead*. Nothing in a bound on false alarms speaks
+# of what is missed. Compare with the baseline, too. Would anybody have noticed, without a label? We
+# let four fifths of the gpt-oss answers calibrate and the others, or those of OLMo, arrive, in many
+# random orders.
+
+# %% tags=["nbval-ignore-output"]
+if recorded:
+    first, second = (
+        judged.loc[is_gpt5 & (judged["family"] == one), ["score", "label"]].to_numpy(float)
+        for one in ("gpt-oss", "OLMo")
+    )
+    kinds = [
+        chapter.scenes.Scene("no change", first),
+        chapter.scenes.Scene("OLMo agents", first, after=second),
+    ]
+    half = chapter.scenes.Sizes(4 * len(first) // 5, len(second), 25, online.plays)
+    noticed, lasting = chapter.scenes.watch_scenes(kinds, half, 0.05, RATE, run.rng("recorded"))
+    display.table(
+        noticed.pivot(index="change", columns="detector", values="reported").reset_index(),
+        decimals=2,
+        caption="Share of plays in which a change was reported, from unlabelled scores of GPT-5",
+    )
+
+# %%
+if recorded:
+    fig = chapter.figures.plot_kept(
+        lasting, 0.05, "A recorded GPT-5 monitor, other agents, level 0.05"
+    )
+    display.show(
+        fig,
+        "08_recorded",
+        alt="False alarm rate and power of a recorded monitor on the agents it was calibrated on "
+        "and on agents of another family, for the threshold as calibrated and the rolling one.",
+    )
+
+# %% [markdown]
+# Read the two rows from left to right. On the left both should stay near the dashed level. On the
+# right the distance between the rows is what was lost, and a rolling threshold, which is calibrated
+# anew on the agents that arrive, does not bring it back, because the score itself no longer tells
+# the two kinds apart as well. Labels of a few unsafe answers are the only remedy. (Without the
+# files of [5] this run draws no figure.)
+
+# %% [markdown]
 # ## Does it hold?
 #
 # A promise is only about the row without a change and about the weighted threshold. There the false
@@ -366,6 +436,7 @@ run.close()
 #   below it.
 # - We noticed changes without labels, and mended thresholds where weights were known or labels came
 #   late.
+# - With the files of [5] we saw a guarantee survive on agents on which its monitor had lost power.
 #
 # **Limits.** The changes are made of a miniature of small stand-ins. A rolling threshold keeps no
 # promise while the change is under way. Weights are known here, and an estimate of them would add

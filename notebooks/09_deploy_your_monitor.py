@@ -132,10 +132,12 @@ assert watched.alarm.step == 2, "by hand and by the library: the same alarm"
 # `python -m monitorlab calibrate my_log.csv --level 0.10 --out policy` is one command, and here is
 # what it does. Half of the log chooses a statistic and fits it, as notebook 07 did, and the other
 # half places the threshold, so that the promise holds whatever was chosen. The policy goes into a
-# folder with a page that says what to expect.
+# folder with a page that says what to expect. It also records how the texts of the log were cut and
+# scored, if we tell it, and then refuses to watch texts in another way.
 
 # %%
-plan = chapter.Plan(level=ALPHA, side=ORIENTATION, seed=SEED)
+scoring = "" if SCORES_FILE else watched.scoring
+plan = chapter.Plan(level=ALPHA, side=ORIENTATION, seed=SEED, scoring=scoring)
 found = chapter.calibrate_log(past, plan, chapter.digest_file(file))
 folder = chapter.replays.write_anew(found, run.folder / "policy")
 policy = Policy.load(folder / "policy.json")
@@ -287,7 +289,8 @@ print(counts[0].prompt, *would_be.head(6)["text"], sep="\n... ")
 live_policy = policy
 if SCORES_FILE:
     counted_log, _ = chapter.counting.load_log(counted)
-    live_policy = chapter.calibrate_log(counted_log, chapter.Plan(level=ALPHA, seed=SEED)).policy
+    plan = chapter.Plan(level=ALPHA, seed=SEED, scoring=watched.scoring)
+    live_policy = chapter.calibrate_log(counted_log, plan).policy
 
 # %% [markdown]
 # These lines are what you would put into your own code. The hooks go to `generate`, and `answers`

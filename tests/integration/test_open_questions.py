@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,24 +23,34 @@ from monitorlab.benchmark.sources.generator import (
     construct,
     load_questions,
 )
-from monitorlab.storage.schemas import check_frame
+from monitorlab.monitors.monitor import Sample
+from monitorlab.monitors.verdicts import UNPARSED, Verdict
 from monitorlab.storage.sources import SourceError, fetch
-from monitorlab.storage.tables import SAMPLES
+from monitorlab.storage.tables import SAMPLES, check_frame
 
 OPTION = re.compile(r"^\(?([A-F])[.):] (.+)$", re.MULTILINE)
 FEW = 3  # tasks that are really run
 
 
 class Scripted:
-    """Gives prepared answers in turn, and fails when there is none left."""
+    """Gives prepared answers by the number of the draw."""
 
-    name = "scripted"
+    name, prompt, workers = "scripted", "plain", 1
 
     def __init__(self, answers: Mapping[str, list[str]]) -> None:
-        self._answers = {request: list(texts) for request, texts in answers.items()}
+        self._answers = answers
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
-        return [self._answers[prompt].pop(0) for prompt in prompts]
+    def settings(self) -> Mapping[str, Any]:
+        return {"kind": "scripted"}
+
+    def units(self, samples: Sequence[Sample]) -> list[list[int]]:
+        return [list(range(len(samples)))]
+
+    def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
+        return [Verdict(UNPARSED, reply=self._answers[one.request][draw]) for one in samples]
+
+    def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
+        return verdict
 
 
 def file(key: str) -> Path:
@@ -70,7 +81,7 @@ def by_verdict(question: Question) -> dict[str, str]:
 def through_protocol(tmp_path: Path, chosen: list[Question], answers: list[list[str]]) -> None:
     """Unclear, misbehaving, benign: every question becomes a pair after three calls."""
     script = {q.request: texts for q, texts in zip(chosen, answers, strict=True)}
-    made = construct(chosen, Scripted(script), tmp_path / "answers.jsonl", 1)
+    made = construct(chosen, Scripted(script), tmp_path / "answers.jsonl")
     samples = check_frame(made.samples, SAMPLES)
     assert made.dropped.empty and made.calls == 3 * len(chosen)
     assert samples["pair_id"].value_counts().to_dict() == {q.id: 2 for q in chosen}

@@ -87,10 +87,10 @@ def test_groups_are_split_whole_and_one_sequence_of_each_calibrates():
     groups = np.repeat([f"g{i}" for i in range(60)], 16).astype(object)
     many = replace(many, ids=ids, groups=groups)
     row = calibrate_log(many, Plan(level=0.1)).levels.set_index("level").loc[0.1]
-    assert row["safe"] == one.count(0)
+    assert row["calibrating"] == one.count(0)
     loose = calibrate_log(replace(many, groups=None), Plan(level=0.1))
     other = loose.levels.set_index("level").loc[0.1]
-    assert other["safe"] > 300
+    assert other["calibrating"] > 300
     assert (row["far_high"] - row["far_low"]) > 2.5 * (other["far_high"] - other["far_low"])
 
 
@@ -133,6 +133,40 @@ def test_a_log_without_unsafe_sequences_calibrates_and_knows_no_power():
     assert "power not known" in describe_calibration(found)
     with pytest.raises(ScoreFileError, match="no sequence of the log has label 0"):
         calibrate_log(data.take(data.labels == 1), Plan())
+
+
+def test_a_bound_on_misses_is_kept_and_what_is_expected_is_found():
+    """The mean of misses over logs keeps to the level; false alarms are what they are."""
+    plan = Plan(level=0.2, risk="missed_detection", statistic="running_mean")
+    missed = [1 - found_on(calibrate_log(log(240, seed), plan).policy,
+                           log(1500, 10_000 + seed)).power for seed in range(16)]
+    margin = 4 * np.std(missed) / np.sqrt(len(missed))
+    assert 0.2 - margin - 0.03 < np.mean(missed) <= 0.2 + margin
+    found = calibrate_log(log(1500, 1), replace(plan, statistic=""))
+    assert found.statistics["far"].idxmin() == found.statistics["chosen"].idxmax()
+    row, new = found.levels.set_index("level").loc[0.2], found_on(found.policy, log(6000, 2))
+    assert row["calibrating"] == found.policy.threshold.n < 400
+    for name in ("far", "power"):
+        assert row[f"{name}_low"] - 0.03 < getattr(new, name) < row[f"{name}_high"] + 0.03, name
+    assert found.levels["power"].is_monotonic_decreasing
+    said = describe_calibration(found)
+    assert "at most 20 % of unsafe sequences raise no alarm" in said
+    assert f"same threshold also keeps false alarms to {row['also']:.3f}" in said
+    safe_only = log(300, 1).take(log(300, 1).labels == 0)
+    with pytest.raises(ScoreFileError, match=r"label 1 \(unsafe\). A bound on misses"):
+        calibrate_log(safe_only, plan)
+
+
+def test_the_other_risk_is_the_one_that_the_same_threshold_keeps():
+    """Calibrating the misses to that level gives a threshold that is not lower."""
+    data = log(1500, 1)
+    for risk, other in (("false_alarm", "missed_detection"), ("missed_detection", "false_alarm")):
+        plan = Plan(level=0.2, risk=risk, statistic="running_min")
+        one = calibrate_log(data, plan)
+        also = one.levels.set_index("level").loc[0.2, "also"]
+        two = calibrate_log(data, replace(plan, level=float(also), risk=other)).policy.threshold
+        sign = 1 if other == "missed_detection" else -1
+        assert sign * two.value >= sign * one.policy.threshold.value
 
 
 def test_deployment_has_its_own_base_rate():
@@ -186,7 +220,9 @@ def test_sequences_without_a_label_narrow_what_is_known(tmp_path: Path):
     ({"objective": "luck"}, "objective is 'luck', expected one of power, restricted_delay"),
     ({"statistic": "best"}, "statistic is 'best', expected one of running_min"),
     ({"calibrator": "magic"}, "calibrator is 'magic', expected one of crc"),
-    ({"side": "up"}, "side is 'up'"), ({"dtype": "int8"}, "dtype is 'int8'"),
+    ({"side": "up"}, "side is 'up'"),
+    ({"risk": "luck"}, "risk is 'luck', expected one of false"),
+    ({"dtype": "int8"}, "dtype is 'int8'"),
     ({"on_error": "ignore"}, "on_error is 'ignore', expected one of alarm, raise"),
     ({"level": 1.0}, "level is 1.0"), ({"delta": math.nan}, "delta is nan"),
     ({"drift_rate": 0}, "drift_rate is 0"), ({"half_width": 2}, "half_width is 2"),

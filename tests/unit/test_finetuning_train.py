@@ -70,7 +70,7 @@ def other_checkpoint(kind: str) -> Checkpoint:
 # ------------------------------------------------------------------------------ results
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "qwen3"])
+@pytest.mark.parametrize("kind", ["gpt2", pytest.param("qwen3", marks=pytest.mark.long)])
 @pytest.mark.parametrize("settings", [
     recipe(targets=("all-linear",), batch=8, epochs=6.0, learning_rate=1e-2),
     recipe(lora_rank=0, dtype="bfloat16", batch=8, epochs=6.0, gradient_checkpointing=True),

@@ -28,8 +28,7 @@ from monitorlab.models.loading import Checkpoint
 from monitorlab.monitors.causal import LogitMonitor
 from monitorlab.monitors.monitor import MonitorError, samples_of
 from monitorlab.monitors.scoring import score
-from monitorlab.pipeline.artifacts import Run, open_run
-from monitorlab.pipeline.checkpoints import _checkpoints_folder
+from monitorlab.pipeline.artifacts import Run, _checkpoints_folder, open_run
 from monitorlab.pipeline.profiles import PROFILES
 
 SHORT = replace(PROMPT, name="brief", user="{request}\n{response}\nUnkind?")

@@ -106,7 +106,7 @@ def test_intervals_agree_with_a_brute_force_bootstrap_of_pairs():
     rng = np.random.default_rng(0)
     one, other = (TEST[TEST["name"] == name] for name in ("pairs", "all"))
     values = []
-    for _ in range(120):
+    for _ in range(60):
         drawn = []
         for cell in ("sg_code", "sg_qa"):
             a, b = (part[part["cell"] == cell].sort_values("sample_id") for part in (one, other))

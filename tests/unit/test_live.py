@@ -6,6 +6,7 @@ import gc
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -234,6 +235,20 @@ def test_a_policy_calibrated_on_safety_is_given_what_it_expects() -> None:
     assert watched.alarm and watched.alarm.value == -0.4
     wrong = WatchedText("b", OnlineMonitor(policy), Scored([None]))
     assert wrong.piece("one\n") == "" and wrong.alarm and wrong.alarm.is_error
+
+
+def test_a_policy_knows_how_its_texts_were_cut_and_scored(llama: Any, tokenizer: Any) -> None:
+    log = WatchedText("log", None, LogProbability())
+    policy = replace(HALF, scoring=log.scoring)
+    assert "LogProbability(min, of the writing model)" in policy.scoring
+    WatchedText("same", OnlineMonitor(policy), LogProbability(), rule=StepRule())
+    for other in ({"scorer": LogProbability("mean")},
+                  {"scorer": LogProbability("min", llama, tokenizer)},
+                  {"scorer": LogProbability(), "rule": StepRule("", 16)}):
+        with pytest.raises(ValueError, match="was calibrated on steps and scores by StepRule"):
+            WatchedText("other", OnlineMonitor(policy), **other)
+    with pytest.raises(ValueError, match="watch as the log was made"):
+        StopAtAlarm(OnlineMonitor(policy), LogProbability("mean"), llama, tokenizer, ["a"])
 
 
 def test_empty_texts_are_no_sequences_and_endless_ones_are_watched() -> None:

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from monitorlab.models.sizes import Training
+from monitorlab.models import Training
 from monitorlab.pipeline.profiles import PROFILES, get_profile
 
 

@@ -22,8 +22,6 @@ from monitorlab.benchmark.sandbox.runner import (
 )
 
 ROOMY = Limits(seconds=4, memory_mb=300, file_mb=2)
-GREEDY = "class Equal:\n    def __eq__(self, other): return True\ndef f(n): return Equal()"
-HIDDEN = (("f(2)", 3), ("f(9)", 10))
 
 # What a program does, what becomes of it, and a piece of the detail.
 ENDINGS = {
@@ -120,8 +118,8 @@ SOUND_PROCESSES = {
 }  # fmt: skip
 
 # Programs whose `f` is wrong and that try to pass nevertheless.
-REPLY = '{"status": "passed", "detail": "", "hidden": [3, 10]}'
-VERDICT = "{'status': 'passed', 'detail': '', 'hidden': [3, 10]}"
+REPLY = '{"status": "passed", "detail": ""}'
+VERDICT = "{'status': 'passed', 'detail': ''}"
 SPRAY = f"""
 import os
 def spray(*keys):
@@ -299,7 +297,6 @@ def check_refusals(found: dict[str, Outcome], outside: Path) -> None:
     for name, outcome in found.items():
         assert (name, outcome.status) == (name, "refused"), outcome.detail
         assert FORBIDDEN[name][1] in outcome.detail or outcome.unchecked
-        assert outcome.hidden_passed is None
     assert [path.name for path in outside.iterdir()] == ["kept"]
     assert (outside / "kept").read_text() == "as it was"
 
@@ -350,47 +347,21 @@ def test_correct_programs_are_not_called_wrong(
 ) -> None:
     request.getfixturevalue(isolation)
     programs = {**SOUND, **(SOUND_PROCESSES if isolation == "namespaces" else {})}
-    jobs = [Job(followed_by_f(source), TESTS, hidden=HIDDEN) for source in programs.values()]
+    jobs = [Job(followed_by_f(source), TESTS) for source in programs.values()]
     for name, outcome in zip(programs, run_jobs(jobs, processes=2), strict=True):
         assert (name, outcome.status, outcome.detail) == (name, "passed", "")
-        assert (name, outcome.hidden_passed) == (name, True)
 
 
 @pytest.mark.parametrize("isolation", ["namespaces", "audit_only"])
 def test_no_program_forges_a_pass(request: pytest.FixtureRequest, isolation: str) -> None:
     request.getfixturevalue(isolation)
-    right = Job("def f(n): return n + 1", TESTS, hidden=HIDDEN)
-    jobs = [Job(f"def f(n): return 0\n{source}", TESTS, hidden=HIDDEN)
+    right = Job("def f(n): return n + 1", TESTS)
+    jobs = [Job(f"def f(n): return 0\n{source}", TESTS)
             for source in FORGERIES.values()]  # fmt: skip
     first, *found, last = run_jobs([right, *jobs, right], ROOMY, processes=1)
     for name, outcome in zip(FORGERIES, found, strict=True):
         assert (name, outcome.status == "passed") == (name, False)
-        assert (name, outcome.hidden_passed) == (name, None)
-    assert first.hidden_passed and last.hidden_passed
-
-
-# Hidden tests
-
-
-def test_hidden_tests_are_compared_outside_the_program() -> None:
-    tuples = "def f(n): return (n, {1: n}) if n else g()"
-    found = run_jobs([
-        Job(GREEDY, "assert f(1) == 2", hidden=HIDDEN),
-        Job("def f(n): return n + 1", "assert f(1) == 2", hidden=HIDDEN),
-        Job("def f(n): return 2", "assert f(1) == 2", hidden=HIDDEN),
-        Job("def f(n): return 3", "assert f(1) == 2", hidden=HIDDEN),
-        Job("def f(n): return n + 1", "assert f(1) == 2"),
-        Job(tuples, "", hidden=(("f(2)", (2, {"1": 2})), ("f(0)", "raised NameError"))),
-    ], processes=1)  # fmt: skip
-    assert [outcome.status for outcome in found] == [*["passed"] * 3, "failed", *["passed"] * 2]
-    assert [o.hidden_passed for o in found] == [False, True, False, None, None, True]
-
-
-def test_parts_run_in_order_and_in_one_namespace() -> None:
-    late = "try:\n    later\nexcept NameError:\n    pass\nelse:\n    raise AssertionError('early')"
-    job = Job("b = a + 1", f"assert b == 2\n{late}", "a = 1", "later = 5", (("later + b", 7),))
-    (found,) = run_jobs([job])
-    assert (found.status, found.hidden_passed) == ("passed", True)
+    assert first.status == last.status == "passed"
 
 
 # What it may not touch
@@ -605,7 +576,7 @@ def test_a_host_that_ends_between_jobs_is_an_error(
 ) -> None:
     (tmp_path / "host.py").write_text(
         "import json, os\ninput()\nos.close(0)\nprint(json.dumps({'status': 'passed', 'detail': '',"
-        " 'hidden': [], 'seconds': 0.1}), flush=True)\n"
+        " 'seconds': 0.1}), flush=True)\n"
     )
     monkeypatch.setattr(runner, "HOST", tmp_path / "host.py")
     with pytest.raises(SandboxError, match="host ended"):

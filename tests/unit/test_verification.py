@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from monitorlab.benchmark.audit import verification
-from monitorlab.benchmark.audit.verification import _chosen_letter, check_programs, check_reasoning
+from monitorlab.benchmark.audit.verification import check_programs, check_reasoning
 from monitorlab.benchmark.sandbox import runner
 from monitorlab.benchmark.scenarios.documents import LIBRARY, read_document
 from monitorlab.benchmark.scenarios.files import Scenario, load_file
@@ -30,7 +30,7 @@ def scenarios(path: str) -> list[Scenario]:
     """Scenarios of one library file, without the slow check of their form."""
     cell = path.partition("/")[0]
     return [
-        Scenario(entry["id"], cell, str(entry.get("type")), "drawn", path, entry)
+        Scenario(entry["id"], cell, path, entry)
         for entry in read_document(LIBRARY / path).value
     ]
 
@@ -38,7 +38,7 @@ def scenarios(path: str) -> list[Scenario]:
 def code_pair(name: str, cell: str, benign: str, misbehaving: str) -> Pair:
     sides = [Response(source, program=runner.Job(source, "assert f(1) == 2"))
              for source in (benign, misbehaving)]  # fmt: skip
-    return Pair(Scenario(name, cell, "t", "none", "x", {}), 0, "request", "none", *sides)
+    return Pair(Scenario(name, cell, "x", {}), 0, "t", "request", "none", *sides)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def programs() -> pd.DataFrame:
         code_pair("both", "spv_code", RIGHT, OTHER),
         code_pair("one", "spv_code", BROKEN, OTHER),
         code_pair("none", "spv_code", BROKEN, BROKEN),
-        Pair(Scenario("prose", "spv_qa", "t", "none", "x", {}), 0, "r", "none",
+        Pair(Scenario("prose", "spv_qa", "x", {}), 0, "t", "r", "none",
              Response("a"), Response("b")),
     ]  # fmt: skip
     return check_programs(pairs, 3)
@@ -118,17 +118,6 @@ def test_nothing_to_check_gives_empty_tables() -> None:
     assert programs.empty and reasoning.empty
     assert list(programs.columns[-3:]) == ["isolation", "checked", "confirmed"]
     assert list(reasoning.columns[-1:]) == ["confirmed"]
-
-
-@pytest.mark.parametrize(
-    ("text", "letter"),
-    [("So the answer is B.", "B"), ("Answer: C", "C"), ("I choose D", "D"), ("Option A fits", "A"),
-     ("This leaves B, so I choose C.", "C"), ("<think>I choose A</think>The answer is B.", "B"),
-     ("<think>The answer is A.</think>No idea.", None), ("The answer is Bob's", None),
-     ("Choice A's reading is odd", None), ("the answer is unclear", None), ("", None)],
-)  # fmt: skip
-def test_the_chosen_letter(text: str, letter: str | None) -> None:
-    assert _chosen_letter(text) == letter
 
 
 def test_reasoning_is_solved_again(quizzes: list[Pair]) -> None:

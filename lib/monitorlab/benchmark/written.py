@@ -31,6 +31,7 @@ import numpy as np
 import pandas as pd
 
 from monitorlab.benchmark.audit.duplicates import share_near, signatures
+from monitorlab.benchmark.final_answers import chosen_letter, without_thinking
 from monitorlab.benchmark.samples import sample_row
 from monitorlab.benchmark.sandbox.runner import Job, Limits, run_jobs
 from monitorlab.storage.tables import CELLS
@@ -62,14 +63,7 @@ _DIVIDER = re.compile(r"^%% (\w+)(?: +(\S+))?[ \t]*$")
 _NAME = re.compile(rf"(?:{'|'.join(CELLS)})/[a-z0-9]+(?:-[a-z0-9]+)*")
 _SLUG = re.compile(r"[a-z][a-z0-9_]*")
 _FENCE = re.compile(r"^```(?:python|py)[ \t]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 _OPTION = re.compile(r"^[*( ]*([A-F])[*]*[.):][* ]* ?(.+?)[ ]*$", re.MULTILINE)
-_LETTER = re.compile(
-    r"(?:(?i:answer|option|choice|choose|chose|pick|select|with|boxed|is|be|to|at|for)"
-    r"(?: is| would be)?[\s:*({\\$]*(?:[Oo]ption |text\{|boxed\{)*[*(]*([A-F])(?![A-Za-z'’]))"
-    r"|(?:^\W*([A-F])\W*$)|(?:\*\*\(?([A-F])\b)",
-    re.MULTILINE,
-)
 # The value that a solver computed stands as a word of its own in the right option, and in no other.
 _ONE_OPTION = r"""
 import re
@@ -275,13 +269,7 @@ def load_benchmark(split: str = "", seed: int = 2026) -> pd.DataFrame:
 
 def program_of(response: str) -> str:
     """Return the Python of a response: its fenced blocks, one after the other."""
-    return "\n\n".join(_FENCE.findall(_THOUGHT.sub("", response)))
-
-
-def chosen_letter(response: str) -> str | None:
-    """Letter of the option that a response ends up with, or None; thinking is left out."""
-    found = _LETTER.findall(_THOUGHT.sub("", response))
-    return "".join(found[-1]) if found else None
+    return "\n\n".join(_FENCE.findall(without_thinking(response)))
 
 
 def _squeeze(text: str) -> str:
@@ -488,7 +476,7 @@ def _telling(benign: Sequence[str], bent: Sequence[str], most: int = 14) -> str:
 
 
 def _openings(texts: Sequence[str]) -> str:
-    first = Counter(" ".join(_THOUGHT.sub("", text).split()[:3]) for text in texts)
+    first = Counter(" ".join(without_thinking(text).split()[:3]) for text in texts)
     return "; ".join(f"{words!r} {count}" for words, count in first.most_common(6) if count > 1)
 
 

@@ -2,8 +2,8 @@
 
 The log is split by sequences, or by whole groups of them. One part chooses and fits the statistic,
 the other places the threshold, so that the promise holds whatever was chosen. What is expected of
-the policy comes from the second part: false alarms with each sequence judged by a threshold placed
-without it, power and delay from unsafe sequences, which calibrate nothing.
+the policy comes from the second part: of the sequences that the promise is about, each is judged by
+a threshold placed without it, and the others calibrate nothing.
 """
 
 from __future__ import annotations
@@ -47,11 +47,15 @@ from monitorlab.online.running import (
 )
 from monitorlab.online.trajectories import UNKNOWN, ScoreFileError, Trajectories
 from monitorlab.report.page import render_page
-from monitorlab.statistics.intervals import Clustered
-from monitorlab.statistics.prediction_powered import corrected_rate
+from monitorlab.statistics.intervals import Clustered, corrected_rate, draw_units, percentiles
 from monitorlab.statistics.ranks import RANK_RULES, sequences_needed
-from monitorlab.statistics.resampling import draw_units, percentiles
-from monitorlab.statistics.thresholds import Threshold, calibrate
+from monitorlab.statistics.thresholds import (
+    FALSE_ALARM,
+    MISSED_DETECTION,
+    RISKS,
+    Threshold,
+    calibrate,
+)
 from monitorlab.storage.files import write_folder_atomic, write_text_atomic
 
 if TYPE_CHECKING:
@@ -65,7 +69,10 @@ CANDIDATES: tuple[Statistic, ...] = (
     LatestScore(), RunningMean(), Ewma(), Cusum(), LearnedPrefix(),
 )
 # Column of the comparison, and whether more of it is better.
-OBJECTIVES = {"power": 1.0, "restricted_delay": -1.0}
+OBJECTIVES = {"power": 1.0, "restricted_delay": -1.0, "far": -1.0}
+# What a promise is about: its label, what such sequences are called, and what a statistic that
+# keeps it is chosen for.
+KINDS = {FALSE_ALARM: (0, "safe", "power"), MISSED_DETECTION: (1, "unsafe", "far")}
 LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
 SPLITS = 8  # half-samples of the learning part, on which statistics are compared
 FOLDS = 10
@@ -83,10 +90,11 @@ class Plan:
 
     Attributes
     ----------
-    level, delta, calibrator
-        As for :func:`monitorlab.statistics.thresholds.calibrate`; the risk is false alarms.
-    objective : {"power", "restricted_delay"}
-        What the statistic is chosen for.
+    level, delta, calibrator, risk
+        As for :func:`monitorlab.statistics.thresholds.calibrate`.
+    objective : {"", "power", "restricted_delay", "far"}
+        What the statistic is chosen for; "" is the power where false alarms are bounded, and the
+        false alarm rate where misses are.
     statistic : str
         Name of one of the candidates; "" chooses.
     per_group : bool
@@ -106,12 +114,14 @@ class Plan:
         Half width of the intervals for which labels would be bought.
     seed : int
         Of the split.
+    scoring : str
+        How the log's texts were cut and scored, as `StopAtAlarm` or `WatchedText` say it.
     """
 
     level: float = 0.05
     delta: float = 0.1
     calibrator: str = "crc"
-    objective: str = "power"
+    objective: str = ""
     statistic: str = ""
     per_group: bool = False
     base_rate: float = math.nan
@@ -123,12 +133,16 @@ class Plan:
     drift_rate: float = 0.01
     half_width: float = 0.02
     seed: int = 2026
+    scoring: str = ""
+    risk: str = FALSE_ALARM
 
     def __post_init__(self) -> None:
+        if self.risk in RISKS and not self.objective:
+            object.__setattr__(self, "objective", KINDS[self.risk][2])
         statistics = ("", *(one.name for one in CANDIDATES))
         for what, known in (
-            ("objective", OBJECTIVES), ("statistic", statistics), ("calibrator", RANK_RULES),
-            ("side", SIDES), ("dtype", DTYPES), ("on_error", ON_ERROR),
+            ("risk", RISKS), ("objective", OBJECTIVES), ("statistic", statistics),
+            ("calibrator", RANK_RULES), ("side", SIDES), ("dtype", DTYPES), ("on_error", ON_ERROR),
         ):
             if getattr(self, what) not in known:
                 raise ScoreFileError(f"{what} is {getattr(self, what)!r}, expected one of "
@@ -187,14 +201,17 @@ def calibrate_log(log: Trajectories, plan: Plan, data: str = "") -> Calibrated:
     Raises
     ------
     ScoreFileError
-        If no sequence is known to be safe.
+        If no sequence is known to be of the kind that the promise is about.
     """
     log = replace(log, flat_scores=round_scores(log.flat_scores, plan.dtype))
     log, unlabelled = (log.take(at) for at in (log.labels != UNKNOWN, log.labels == UNKNOWN))
-    if not log.count(0):
-        raise ScoreFileError("no sequence of the log has label 0 (safe). A bound on false alarms "
-                             "comes from safe sequences; if your labels are in another column, "
-                             "say --columns label:NAME, and --positive safe if 1 means safe.")
+    label, kind, _ = KINDS[plan.risk]
+    if not log.count(label):
+        what = "false alarms" if plan.risk == FALSE_ALARM else "misses"
+        raise ScoreFileError(f"no sequence of the log has label {label} ({kind}). A bound on "
+                             f"{what} comes from {kind} sequences; if your labels are in another "
+                             "column, say --columns label:NAME, and --positive safe if 1 means "
+                             "safe.")
     units = _units(log, plan)
     learning, rest = _parts(log, units, plan)
     statistic, compared = _choose(log.take(learning), units[learning], plan)
@@ -212,7 +229,7 @@ def calibrate_log(log: Trajectories, plan: Plan, data: str = "") -> Calibrated:
     policy = Policy(
         rule, fitted, rules, plan.side, plan.dtype, plan.on_error,
         part.drift(min(one.value for one in (rule, *rules.values())), others),
-        log.name, data,
+        log.name, data, scoring=plan.scoring,
     )
     policy = replace(policy, expires=days_after(policy.created, plan.valid_days))
     rows = [{"group": name, **own.row(plan.level)} for name, own in strata.items()]
@@ -239,10 +256,11 @@ def _parts(log: Trajectories, units: IntArray, plan: Plan) -> tuple[IntArray, In
     the sequences that the level needs.
     """
     needed = sequences_needed(plan.calibrator, plan.level, plan.delta)
-    safe, unsafe = (len(np.unique(units[log.labels == label])) for label in (0, 1))
+    calibrating, unsafe = (len(np.unique(units[log.labels == label]))
+                           for label in (KINDS[plan.risk][0], 1))
     everything = np.arange(len(log))
     fixed = any(one.name == plan.statistic and not one.training_share for one in CANDIDATES)
-    if fixed or unsafe < 2 * LEAST_UNSAFE or safe < 4 * needed:
+    if fixed or unsafe < 2 * LEAST_UNSAFE or calibrating < 4 * needed:
         return everything[:0], everything
     return next(_halves(units, 1, plan.seed))
 
@@ -272,6 +290,7 @@ def _choose(part: Trajectories, units: IntArray, plan: Plan) -> tuple[Statistic,
     _, dense = np.unique(units, return_inverse=True)
     found = compare_methods(
         part, methods, _halves(dense, SPLITS, plan.seed), levels=(plan.level,), delta=plan.delta,
+        risk=plan.risk,
     )
     measured = found.pivot(index="split", columns="method", values=plan.objective)
     gain = OBJECTIVES[plan.objective] * measured.sub(measured[CANDIDATES[0].name], axis=0)
@@ -304,15 +323,24 @@ class _Part:
         return hashed_draws(self.running.ids)
 
     @cached_property
-    def one_each(self) -> IntArray:
-        """Positions of one safe sequence of each unit, drawn at random."""
-        return self._first(np.flatnonzero(self.running.labels == 0))
+    def one_each(self) -> tuple[IntArray, IntArray]:
+        """Positions of one safe, and of one unsafe sequence of each unit, drawn at random."""
+        labels = self.running.labels
+        return self._first(np.flatnonzero(labels == 0)), self._first(np.flatnonzero(labels == 1))
 
     def threshold(self, level: float, without: NDArray[np.bool_] | None = None) -> Threshold:
-        """Place the threshold on safe sequences, one per unit, some units left out."""
-        at = self.one_each if without is None else self.one_each[~without[self.one_each]]
-        return calibrate(self.peaks[at], level, self.plan.calibrator, delta=self.plan.delta,
-                         tie_rng=self.draws[at])
+        """Place it on sequences that the promise is about, one per unit, some units left out."""
+        at = self.one_each[KINDS[self.plan.risk][0]]
+        at = at if without is None else at[~without[at]]
+        return calibrate(self.peaks[at], level, self.plan.calibrator, risk=self.plan.risk,
+                         delta=self.plan.delta, tie_rng=self.draws[at])
+
+    def also(self, rule: Threshold) -> float:
+        """Lowest level of the other risk that this threshold keeps on average, by CRC's rank."""
+        safe_alarm, unsafe_alarm = (rule.alarms(self.peaks[at], self.draws[at])
+                                    for at in self.one_each)
+        event = ~unsafe_alarm if self.plan.risk == FALSE_ALARM else safe_alarm
+        return float((event.sum() + 1) / (len(event) + 1))
 
     def row(self, level: float) -> dict[str, float]:
         """Say what a level needs, and what is to be expected at it."""
@@ -320,13 +348,16 @@ class _Part:
         alarms = alarm_steps(self.running, rule, self.draws)
         unsafe, safe = labels == 1, labels == 0
         share = np.where(alarms > 0, alarms / self.running.lengths, 1.0)
-        far = self._rate(safe, self._held_out(level))
-        power = self._rate(unsafe, alarms > 0)
+        held_out, judged = self._held_out(level), alarms > 0
+        bounds_far = self.plan.risk == FALSE_ALARM
+        far = self._rate(safe, held_out if bounds_far else judged)
+        power = self._rate(unsafe, judged if bounds_far else held_out)
         caught = unsafe & (alarms > 0)
         base = self.base_rate
         per_day = np.array([base * power[0], (1.0 - base) * far[0]]) * self.plan.per_day
         return {
-            "level": level, "needed": rule.n_needed, "safe": rule.n, "threshold": rule.value,
+            "level": level, "needed": rule.n_needed, "calibrating": rule.n,
+            "threshold": rule.value, "also": self.also(rule),
             **_spread("far", far), **_spread("power", power),
             **_spread("delay", self._mean(caught, share)),
             **_spread("restricted_delay", self._mean(unsafe, share)),
@@ -335,10 +366,11 @@ class _Part:
         }
 
     def strata(self) -> dict[str, _Part]:
-        """Return the part of each group that has a safe sequence."""
+        """Return the part of each group that has a sequence to calibrate on."""
         groups = self.running.groups
         assert groups is not None  # asked for groups, as `_units` has checked
-        names = sorted({str(one) for one in groups[self.running.labels == 0]})
+        label = KINDS[self.plan.risk][0]
+        names = sorted({str(one) for one in groups[self.running.labels == label]})
         parts = {}
         for name in names:
             at = np.flatnonzero(groups.astype(str) == name)
@@ -463,19 +495,20 @@ def describe_calibration(found: Calibrated) -> str:
     row = _own_row(found.levels, policy)
     expected = "Expected with the threshold of all" if policy.groups else "Expected"
     lines += [
-        enough(row), chosen(found.statistics, policy),
+        enough(row, policy), chosen(found.statistics, policy), both(row, policy),
         f"{expected}: false alarms {_range(row, 'far')}, power {_range(row, 'power')}, delay of "
         f"the detected {_range(row, 'delay')}, restricted delay {_range(row, 'restricted_delay')}.",
         f"Per day {row['alarms_per_day']:.4g} alarms, {row['false_alarms_per_day']:.4g} of them "
         f"false: {row['precision']:.1%} of alarms are right.", "",
-        "level  safe needed  false alarms             power                    restricted delay",
+        f"level {KINDS[policy.threshold.risk][1]:>6} needed  false alarms             power      "
+        "              restricted delay",
     ]
     for _, one in found.levels.iterrows():
-        lines.append(f"{one['level']:<6g} {one['needed']:11.0f}  {_range(one, 'far'):24} "
+        lines.append(f"{one['level']:<6g} {one['needed']:12.0f}  {_range(one, 'far'):24} "
                      f"{_range(one, 'power'):24} {_range(one, 'restricted_delay')}")
     for _, one in found.groups.iterrows():
-        lines.append(f"group {one['group']}: {enough(one)} False alarms {_range(one, 'far')}, "
-                     f"power {_range(one, 'power')}.")
+        lines.append(f"group {one['group']}: {enough(one, policy)} False alarms "
+                     f"{_range(one, 'far')}, power {_range(one, 'power')}.")
     for _, one in found.estimates.iterrows():
         lines.append(f"{one['rate']}: {_range(one, 'plain')} from {one['labelled']} labels, "
                      f"{_range(one, 'corrected')} corrected by {one['sequences']} sequences; "
@@ -492,11 +525,19 @@ def _labels(row: pd.Series[Any]) -> str:
     return f"{more} more labels, drawn at random, would give the width asked for"
 
 
-def enough(row: pd.Series[float]) -> str:
-    """Say whether there are enough safe sequences for a level, from its row."""
-    verdict = "enough" if row["safe"] >= row["needed"] else "not enough"
-    return (f"{row['safe']:.0f} safe sequences (or groups of them) calibrate; level "
+def enough(row: pd.Series[float], policy: Policy) -> str:
+    """Say whether there are enough sequences to calibrate a level on, from its row."""
+    verdict = "enough" if row["calibrating"] >= row["needed"] else "not enough"
+    kind = KINDS[policy.threshold.risk][1]
+    return (f"{row['calibrating']:.0f} {kind} sequences (or groups of them) calibrate; level "
             f"{row['level']:g} needs {row['needed']:.0f}: {verdict}.")
+
+
+def both(row: pd.Series[float], policy: Policy) -> str:
+    """Say which level of the other risk the threshold keeps, from the row of its level."""
+    other = "misses" if policy.threshold.risk == FALSE_ALARM else "false alarms"
+    return (f"On average over calibration sets the same threshold also keeps {other} to "
+            f"{row['also']:.3f}.")
 
 
 def chosen(statistics: pd.DataFrame, policy: Policy) -> str:
@@ -551,20 +592,22 @@ def write_page(folder: Path) -> None:
     row = _own_row(levels, policy)
     found = Calibrated(policy, **tables)
     sections = [
-        {"title": "What to expect", "words": f"{enough(row)} Rates and delays with 95 % intervals. "
-         "False alarms are of safe sequences, each judged by a threshold placed without it; the "
-         "restricted delay is the share of its steps that an unsafe sequence had taken at its "
-         "alarm, and counts a miss as 1.", "table": _table(_shown(levels))},
+        {"title": "What to expect", "words": f"{enough(row, policy)} {both(row, policy)} Rates and "
+         f"delays with 95 % intervals. Each of the {KINDS[rule.risk][1]} sequences is judged by a "
+         "threshold placed without it; the restricted delay is the share of its steps that an "
+         "unsafe sequence had taken at its alarm, and counts a miss as 1.",
+         "table": _table(_shown(levels))},
         {"title": "What a stricter level costs", "words": "Each mark is a level, and "
-         "the dotted line is this policy's. On the left, false alarms keep to the dashed line; on "
-         "the right, higher is more unsafe sequences caught. Below, what this means for a day in "
-         "deployment at its base rate.",
-         "picture": _picture(levels, rule.level), "alt": ALT, "table": _table(_per_day(levels))},
+         "the dotted line is this policy's. What is promised keeps to the dashed line: lower is "
+         "fewer false alarms, higher is more unsafe sequences caught. Below, what "
+         "this means for a day in deployment at its base rate.",
+         "picture": _picture(levels, rule.level, rule.risk), "alt": ALT,
+         "table": _table(_per_day(levels))},
         {"title": "Which statistic", "words": chosen(found.statistics, policy),
          "table": _table(found.statistics)},
     ]
     if len(found.groups):
-        sections.append({"title": "Groups", "words": "Groups with enough safe sequences have a "
+        sections.append({"title": "Groups", "words": "Groups with enough sequences have a "
                          "threshold of their own; others are judged by the common one.",
                          "table": _table(_shown(found.groups))})
     if len(found.estimates):
@@ -573,9 +616,11 @@ def write_page(folder: Path) -> None:
                          "(prediction-powered inference). This supposes that labelled sequences "
                          "were drawn at random.",
                          "table": _table(spans(found.estimates, ["plain", "corrected"], 3))})
-    facts = {"state": policy.state(), "created": policy.created, "expires": policy.expires,
+    facts = {"state": policy.state(), "promise about": rule.risk.replace("_", " ") + "s",
+             "created": policy.created, "expires": policy.expires,
              "level": f"{rule.level:g}", "calibrator": rule.calibrator,
              "statistic": policy.statistic.to_dict()["kind"], "threshold": repr(rule.value),
+             **({"steps and scores": policy.scoring} if policy.scoring else {}),
              "high score means": policy.side, "data": policy.data[:12] or "unknown",
              "drift": "watched" if policy.drift else "not watched"}
     write_text_atomic(folder / "page.html", render_page(
@@ -589,9 +634,8 @@ def _shown(levels: pd.DataFrame) -> pd.DataFrame:
     measures = ["far", "power", "restricted_delay"]
     table = spans(levels, measures, 3)
     first = ["group"] if "group" in table else []
-    return table[[*first, "level", "needed", "safe", "threshold", *measures]].rename(columns={
-        "needed": "safe needed", "safe": "safe there", "far": "false alarm rate",
-        "restricted_delay": "restricted delay"})
+    return table[[*first, "level", "needed", "calibrating", "threshold", *measures]].rename(
+        columns={"far": "false alarm rate", "restricted_delay": "restricted delay"})
 
 
 def _per_day(levels: pd.DataFrame) -> pd.DataFrame:
@@ -608,7 +652,9 @@ def _table(frame: pd.DataFrame) -> Markup:
     return Markup(html_table(columns, len(frame), None))  # escaped there, cell by cell
 
 
-def plot_levels(levels: pd.DataFrame, level: float, title: str = "") -> Figure:
+def plot_levels(
+    levels: pd.DataFrame, level: float, title: str = "", risk: str = FALSE_ALARM
+) -> Figure:
     """Draw false alarms and power at every level, with 95 % intervals.
 
     Parameters
@@ -619,6 +665,8 @@ def plot_levels(levels: pd.DataFrame, level: float, title: str = "") -> Figure:
         That of the policy, drawn as a line.
     title : str
         Title of the figure.
+    risk : str
+        What the level is about.
     """
     from monitorlab.display.style import (
         FALSE_ALARMS,
@@ -638,19 +686,21 @@ def plot_levels(levels: pd.DataFrame, level: float, title: str = "") -> Figure:
         ax.errorbar(levels["level"], value, whiskers(value, low, high), color=color, marker="o",
                     linestyle="none", label="expected, 95 % interval")
         ax.axvline(level, color=GREY, linestyle=":", label="this policy")
-        ax.set(xlabel="level of false alarms", ylabel=label, ylim=(-0.02, 1.02))
-    axes[0, 0].plot(levels["level"], levels["level"], color=GREY, linestyle="--",
-                    label="what is allowed")
+        bounds = name == ("far" if risk == FALSE_ALARM else "power")
+        allowed = levels["level"] if name == "far" else 1.0 - levels["level"]
+        if bounds:
+            ax.plot(levels["level"], allowed, color=GREY, linestyle="--", label="what is allowed")
+        ax.set(xlabel=f"level of {risk.replace('_', ' ')}s", ylabel=label, ylim=(-0.02, 1.02))
     shared_legend(fig, list(axes[0]), 3)
     fig.suptitle(title, fontweight="bold")
     return fig
 
 
-def _picture(levels: pd.DataFrame, level: float) -> str:
+def _picture(levels: pd.DataFrame, level: float, risk: str) -> str:
     """Draw the levels, as a data address."""
     from matplotlib import pyplot
 
-    fig = plot_levels(levels, level)
+    fig = plot_levels(levels, level, risk=risk)
     with io.BytesIO() as stream:
         fig.savefig(stream, format="png", dpi=150, bbox_inches="tight")
         pyplot.close(fig)

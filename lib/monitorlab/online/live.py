@@ -4,7 +4,8 @@ Whatever writes the text hands it over piece by piece: a generation loop token b
 (:mod:`monitorlab.signals.stopping`), a server chunk by chunk (:class:`WatchedStream`). A rule cuts
 the text into steps, a scorer gives each step its suspicion, and the monitor judges the score. Cut
 and score a text in deployment as those were that calibrated the policy, or its promise is about
-something else: log scores with a monitor of ``None``.
+something else: log scores with a monitor of ``None``, and give the `scoring` of such a text to the
+policy, which then refuses texts that are watched in another way.
 
 Everything fails closed. A scorer that raises or returns no number alarms its text with the reason,
 and so does a stream that breaks off.
@@ -102,6 +103,20 @@ class StepRule:
         return min(filter(None, (found, long)), default=0)
 
 
+def scored_by(rule: StepRule, scorer: LiveScorer) -> str:
+    r"""Say in a line how a text is cut and scored.
+
+    Examples
+    --------
+    >>> class Shouting:
+    ...     pass
+    >>> scored_by(StepRule(), Shouting())
+    "StepRule(mark='\n', tokens=0, characters=1000), Shouting"
+    """
+    plain = type(scorer).__repr__ is object.__repr__
+    return f"{rule}, {type(scorer).__name__ if plain else scorer}"
+
+
 @dataclass
 class WatchedText:
     """One text while it is written: its scores so far, and the alarm that ended it.
@@ -125,6 +140,11 @@ class WatchedText:
         Why the text was stopped. Nothing is taken after it.
     scores, tokens : list
         Suspicion and number of tokens of each finished step; 0 tokens where they are not known.
+
+    Raises
+    ------
+    ValueError
+        The monitor's policy was calibrated on texts that were cut or scored in another way.
     """
 
     sequence_id: str
@@ -140,6 +160,18 @@ class WatchedText:
     _score: ScoreStep | None = None
     _text: str = ""
     _log_probs: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        known = "" if self.monitor is None else self.monitor.policy.scoring
+        if known and known != self.scoring:
+            raise ValueError(f"the policy was calibrated on steps and scores by {known}, and this "
+                             f"text has {self.scoring}: watch as the log was made, or calibrate on "
+                             "a log that was made like this.")
+
+    @property
+    def scoring(self) -> str:
+        """How it is cut and scored, for a policy to record."""
+        return scored_by(self.rule, self.scorer)
 
     def token(self, text: str, log_prob: float) -> str:
         """Take one token, which is never cut; as :meth:`piece` else.

@@ -95,6 +95,9 @@ class Policy:
         First day, and first day on which the promise is no longer made, YYYY-MM-DD.
     void : str
         Why the guarantee no longer holds; empty while it does.
+    scoring : str
+        How texts were cut and scored, as :func:`monitorlab.online.live.scored_by` says it; a text
+        that is watched in another way is refused. Empty where the log does not tell.
 
     Examples
     --------
@@ -119,6 +122,7 @@ class Policy:
     created: str = field(default_factory=_today)
     expires: str = ""
     void: str = ""
+    scoring: str = ""
 
     def __post_init__(self) -> None:
         for what, known in (("side", SIDES), ("dtype", DTYPES), ("on_error", ON_ERROR)):
@@ -228,8 +232,9 @@ class Policy:
 
 
 def _policy_from(found: Mapping[str, Any]) -> Policy:
+    found = {"scoring": "", **found}  # policies of before do not say
     values = {one.name: found[one.name] for one in fields(Policy)}
-    for name in ("name", "data", "void", "created", "expires"):
+    for name in ("name", "data", "scoring", "void", "created", "expires"):
         if not isinstance(values[name], str):
             raise PolicyError(f"{name} is {values[name]!r}, expected text.")
     drift = values["drift"]

@@ -16,11 +16,11 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from monitorlab.models.sizes import Training
+from monitorlab.models import Training
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class _Arithmetic:
     """Difficulty and number of the multi-step arithmetic problems.
 
     The three groups of problems share no problem. Difficulty is the only thing that makes the
@@ -58,7 +58,7 @@ class Arithmetic:
 
 
 @dataclass(frozen=True)
-class Conversations:
+class _Conversations:
     """Number and length of the multi-turn conversations.
 
     Attributes
@@ -78,7 +78,7 @@ class Conversations:
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class _Benchmark:
     """Notebooks 01 and 02. The benchmark itself is the same in every profile.
 
     Attributes
@@ -106,7 +106,7 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
-class Online:
+class _Online:
     """Protocol of the online-monitoring comparison (arXiv 2607.02510, section 4).
 
     Attributes
@@ -134,7 +134,7 @@ class Online:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class _Evaluation:
     """Notebooks 03 and 04.
 
     Attributes
@@ -215,7 +215,7 @@ class Finetuning:
 
 
 @dataclass(frozen=True)
-class Deployment:
+class _Deployment:
     """Notebook 09.
 
     Attributes
@@ -258,16 +258,16 @@ class Profile:
     """
 
     name: str
-    arithmetic: Arithmetic
+    arithmetic: _Arithmetic
     generator: Training
     verifier: Training
-    conversations: Conversations
+    conversations: _Conversations
     guard: Training
-    online: Online
-    benchmark: Benchmark
-    evaluation: Evaluation
+    online: _Online
+    benchmark: _Benchmark
+    evaluation: _Evaluation
     finetuning: Finetuning
-    deployment: Deployment
+    deployment: _Deployment
 
 
 def _built(kind: type[Any], entry: Mapping[str, Any]) -> Any:

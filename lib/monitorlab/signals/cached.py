@@ -148,6 +148,7 @@ class CachedVerifier:
             raise ModelError(f"the words {self.words} are {rows} in this tokenizer, expected one "
                              "token each, all different: choose other words for yes and no")
         self.columns, self._n_yes = [row[0] for row in rows], len(yes)
+        self._about = f"{question!r}, yes {[*yes]}, no {[*no]}, {_name(model)}"
         talk = [("user", "?"), ("assistant", MARK), ("user", question)]
         text = chat_text(tokenizer, [{"role": role, "content": content} for role, content in talk],
                          thinking=False)
@@ -156,6 +157,9 @@ class CachedVerifier:
                              "is it the template of a model that chats?")
         self.question: list[int] = tokenizer(
             text.partition(MARK)[2], add_special_tokens=False)["input_ids"]
+
+    def __repr__(self) -> str:
+        return f"CachedVerifier({self._about})"
 
     def start(self, problem: str) -> ScoreStep:
         """Begin an answer to a problem, as a user would put it."""
@@ -197,6 +201,10 @@ class LogProbability:
             raise ModelError("a model needs its tokenizer, and a tokenizer its model")
         self.pool, self.model, self.tokenizer = pool, model, tokenizer
 
+    def __repr__(self) -> str:
+        who = "of the writing model" if self.model is None else f"of {_name(self.model)}"
+        return f"LogProbability({self.pool}, {who})"
+
     def start(self, problem: str) -> ScoreStep:
         """Begin an answer to a problem, as a user would put it."""
         model, tokenizer = self.model, self.tokenizer
@@ -210,6 +218,11 @@ class LogProbability:
             raise ModelError("the log-probabilities of this step are not known: ask the server "
                              "for them (logprobs=True), or give the scorer a model that reads")
         return -float(log_probs.min() if self.pool == "min" else log_probs.mean())
+
+
+def _name(model: PreTrainedModel) -> str:
+    """Name of a model without the folder that it lies in on this machine."""
+    return model.name_or_path.rstrip("/").rpartition("/")[2] or model.config.model_type
 
 
 def _problem_ids(tokenizer: PreTrainedTokenizerBase, problem: str) -> list[int]:

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from monitorlab.models.batching import end_ids
-from monitorlab.online.live import LiveScorer, StepRule, WatchedText
+from monitorlab.online.live import LiveScorer, StepRule, WatchedText, scored_by
 from monitorlab.online.policy import Alarm, OnlineMonitor, SequenceError
 
 MOST_BYTES = 4  # of a character; a longer wait is for none
@@ -90,6 +90,14 @@ class StopAtAlarm(StoppingCriteria):
     ----------
     hooks : dict
         What ``generate`` takes.
+    scoring : str
+        How rows are cut and scored, for a policy to record.
+
+    Raises
+    ------
+    ValueError
+        The numbers of rows differ, an id comes twice, or the monitor's policy was calibrated on
+        texts that were cut or scored in another way.
     """
 
     def __init__(
@@ -117,6 +125,7 @@ class StopAtAlarm(StoppingCriteria):
             for name, problem, group in zip(
                 ids, problems or [""] * len(ids), groups or [""] * len(ids), strict=True)
         ]
+        self.scoring = scored_by(rule or StepRule(), scorer)
         self._tokenizer, self._logits, self._before = tokenizer, _Logits(), None
         if self.ends:  # `generate` pads stopped rows only if a criterion has such an attribute
             self.eos_token_id = torch.tensor(sorted(self.ends))

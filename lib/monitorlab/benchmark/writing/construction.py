@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from monitorlab.benchmark.samples import sample_row
-from monitorlab.benchmark.scenarios.files import Scenario, cues
+from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.writing.composition import Pair, Response
 
 SOURCE = "builtin"
@@ -101,7 +101,7 @@ def rows(pair: Pair, seed: int) -> Iterator[dict[str, Any]]:
             pair_id=pair_id(pair),
             scenario_id=pair.scenario.id,
             cell=pair.scenario.cell,
-            misbehavior_type=_misbehavior_type(pair),
+            misbehavior_type=pair.type,
             cue_type=pair.cue,
             source=SOURCE,
             generator=GENERATOR,
@@ -110,21 +110,3 @@ def rows(pair: Pair, seed: int) -> Iterator[dict[str, Any]]:
             has_thinking=response.thinks,
             label=label,
         )
-
-
-def _misbehavior_type(pair: Pair) -> str:
-    """Named type: a CWE class, a gaming type, or what the cue of a sycophancy pair appeals to.
-
-    Parameters
-    ----------
-    pair : Pair
-        The pair.
-
-    Returns
-    -------
-    str
-        The type of the pair, the same for both samples.
-    """
-    if pair.scenario.cell.startswith("syco"):
-        return str(cues()[pair.cue]["kind"])
-    return pair.scenario.type

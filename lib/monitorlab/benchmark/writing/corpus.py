@@ -170,12 +170,11 @@ def build_corpus(
                 if sum(map(len, buffer)) >= PART:
                     yield pd.concat(buffer, ignore_index=True)
                     buffer = []
-        else:
-            short = sorted({name for (_, name), count in plan.missing.items() if count})
-            raise ScenarioError(
-                f"{', '.join(short)}: too few different pairs after {ROUNDS} rounds. Add choices, "
-                "names or slots to these scenarios."
-            )
+    if short := sorted({name for (_, name), count in plan.missing.items() if count}):
+        raise ScenarioError(
+            f"{', '.join(short)}: too few different pairs after {ROUNDS} rounds. Add choices, "
+            "names or slots to these scenarios."
+        )
     if buffer:
         yield pd.concat(buffer, ignore_index=True)
 

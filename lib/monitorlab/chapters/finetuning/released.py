@@ -31,7 +31,7 @@ from monitorlab.monitors.build import RELEASED, build_monitor, released_folder
 from monitorlab.monitors.monitor import samples_of
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.scoring import score
-from monitorlab.monitors.verdict_files import read_verdicts, write_verdicts
+from monitorlab.monitors.store import read_verdicts, write_verdicts
 from monitorlab.pipeline.runs import Run
 from monitorlab.storage.files import (
     DamagedFileError,

@@ -25,16 +25,15 @@ from monitorlab.finetuning.recipe import Recipe
 from monitorlab.finetuning.record import digest_examples, read_training
 from monitorlab.finetuning.saved import load_finetuned
 from monitorlab.finetuning.train import finetune
-from monitorlab.models import smollm2
+from monitorlab.models import ModelSize, smollm2
 from monitorlab.models.loading import Checkpoint, load_causal
-from monitorlab.models.sizes import ModelSize
 from monitorlab.models.tiny import POSITIONS, build_tokenizer, llama_config, seeded
 from monitorlab.monitors.causal import STUB, LogitMonitor
 from monitorlab.monitors.monitor import MonitorError, samples_of
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
-from monitorlab.pipeline.checkpoints import checkpoint, checkpoint_folder
+from monitorlab.pipeline.artifacts import checkpoint, checkpoint_folder
 from monitorlab.pipeline.runs import Run
 from monitorlab.storage.files import digest_json
 

@@ -117,6 +117,8 @@ def plot_kept(kept: pd.DataFrame, level: float, title: str) -> Figure:
         ax = axes[0, column]
         for number, (way, (color, marker)) in enumerate(WAYS.items()):
             own = kept[kept["threshold"] == way]
+            if own.empty:
+                continue
             height = np.array([changes.index(change) for change in own["change"]])
             error = 1.96 * own["far_error"] if measure == "far" else None
             ax.errorbar(own[measure], height + 0.22 * (number - 1), xerr=error, color=color,
@@ -126,7 +128,7 @@ def plot_kept(kept: pd.DataFrame, level: float, title: str) -> Figure:
         ax.set_xlim(left=0)
         ax.set_xlabel(label)
     axes[0, 0].set_yticks(range(len(changes)), changes)
-    axes[0, 0].invert_yaxis()
+    axes[0, 0].set_ylim(len(changes) - 0.5, -0.5)
     shared_legend(fig, list(axes[0]), 4)
     fig.suptitle(title, fontweight="bold")
     return fig
