@@ -73,7 +73,9 @@ def _main(context: typer.Context) -> None:
 @app.command("run")
 def _run(
     notebooks: Names = None,
-    profile: Annotated[str, typer.Option(help="tiny, cpu or gpu. [default: the notebook's]")] = "",
+    profile: Annotated[
+        str, typer.Option(help="tiny, cpu, overnight or gpu. [default: the notebook's]")
+    ] = "",
     run_id: RunId = "default",
     seed: Annotated[
         int | None, typer.Option(help="The one seed. [default: the notebook's]")
