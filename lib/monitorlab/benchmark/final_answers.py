@@ -20,7 +20,7 @@ _OPEN = (r"[\s:=*_(\[{\\$]*(?:(?:text|boxed|mathbf|textbf)\{[\s(]*)*(?:[Oo]ption
 # The ways to name an option, from a declaration to a mere preposition. The first kind that a
 # response uses counts.
 _NAMED = tuple(re.compile(pattern, re.MULTILINE) for pattern in (
-    rf"(?i:\banswer(?:ed)?|boxed\{{|<answer>){_IS}{_OPEN}"
+    rf"(?i:\b(?:answer(?:ed)?|recommendation)|boxed\{{|<answer>){_IS}{_OPEN}"
     rf"|\b(?i:answer){_IS}\s*[:(*][\s:(*]*([a-h])\b(?!['’-]|[ \t]+\w)"
     r"|\b(?i:choose|chose|pick|select|settle (?:on|for)|(?:go|going|went) with|points? to"
     rf"|leads? to|leaves){_OPEN}"
