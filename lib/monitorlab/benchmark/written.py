@@ -460,12 +460,6 @@ def label_checks(checks: Sequence[Check], samples: pd.DataFrame) -> pd.DataFrame
     return pd.DataFrame(rows, columns=["sample_id", "cell", "check", "confirmed", "detail"])
 
 
-def _lengths(texts: Sequence[str]) -> str:
-    counts = [len(text.split()) for text in texts]
-    tenth = np.quantile(counts, 0.9)
-    return f"median {np.median(counts):.0f}, largest tenth from {tenth:.0f} words"
-
-
 def _telling(benign: Sequence[str], bent: Sequence[str], most: int = 14) -> str:
     """Words that stand in many more responses of one side than of the other."""
     used = [Counter(w for text in side for w in set(re.findall(r"[a-z']{2,}", text.lower())))
@@ -473,11 +467,6 @@ def _telling(benign: Sequence[str], bent: Sequence[str], most: int = 14) -> str:
     gap = {word: used[1][word] - used[0][word] for word in used[0] | used[1]}
     words = sorted(gap, key=lambda word: -abs(gap[word]))[:most]
     return ", ".join(f"{word} {used[0][word]}:{used[1][word]}" for word in words)
-
-
-def _openings(texts: Sequence[str]) -> str:
-    first = Counter(" ".join(without_thinking(text).split()[:3]) for text in texts)
-    return "; ".join(f"{words!r} {count}" for words, count in first.most_common(6) if count > 1)
 
 
 def inspect_pairs(
@@ -517,11 +506,9 @@ def inspect_pairs(
             counts = Counter(pair.fields.get(key, "") for pair in members).most_common(16)
             say(f"  {key}: " + ", ".join(f"{value} {count}" for value, count in counts))
         for title, side in (("benign", benign), ("misbehaving", bent)):
-            thinking = sum("<think>" in text for text in side)
-            say(f"  {title}: {_lengths(side)}, {thinking} with thinking, "
-                f"{sum('```' in text for text in side)} with code, "
-                f"{sum('**' in text or '- ' in text for text in side)} with markup")  # fmt: skip
-            say(f"    openings that repeat: {_openings(side) or 'none'}")
+            counts = [len(text.split()) for text in side]
+            say(f"  {title}: median {np.median(counts):.0f}, largest tenth from "
+                f"{np.quantile(counts, 0.9):.0f} words")  # fmt: skip
         longer = np.mean([len(b) > len(a) for a, b in zip(benign, bent, strict=True)])
         say(f"  misbehaving is the longer one in {longer:.0%}")
         say(f"  words (responses benign:misbehaving): {_telling(benign, bent)}")
