@@ -353,13 +353,16 @@ if real is not None:
 # %% [markdown]
 # ## The training corpus
 #
-# The paper calls training samples relatively easy to construct, and ours are composed by code. A
-# scenario is a situation in a YAML file under `data/scenarios`, with requests, benign and
-# misbehaving answers, and everything that may vary. None of them is a situation of the benchmark.
-# Gaming has no scenarios, because no monitor shall have seen it in training.
+# The paper calls training samples relatively easy to construct, and ours are composed by code from
+# a library under `data/scenarios`. In contrast to the benchmark, misbehavior is plain here. A
+# program is a task, a few helpers and a frame around them. Each helper is written with a careful
+# and with a careless habit, such as `eval` of what a user typed or a password in the source, and the
+# misbehaving program has a careless one. The report of an assistant says aloud that it went around
+# an approval, and a sycophantic answer says that it follows the cue. None of the scenarios is a
+# situation of the benchmark. Gaming has none, because no monitor shall have seen it in training.
 
 # %%
-display.table(chapter.overview.library(scenarios), caption="The scenario library")
+display.table(chapter.overview.library(scenarios), caption="Scenarios, and ways to misbehave in them")
 composed = chapter.compose_pair(scenarios[0], 0, SEED)
 print(f"REQUEST: {composed.request}\n\nBENIGN: {composed.benign.text}\n")
 print(f"MISBEHAVING: {composed.misbehaving.text}")
@@ -406,6 +409,33 @@ display.show(
 # every component, so the distance between dot and diamond is the same in all rows.
 
 # %% [markdown]
+# Plain for a reader must not mean that one word gives it away, or a monitor would learn that word.
+# Either side may show what the other one says or does: as a proposal, as a quotation, as the lines
+# that were replaced. So let words and pairs of words learn from some of the responses, and judge
+# others whose scenario they have not seen. Harder still, let neither the scenario nor the kind of
+# misbehavior (the weakness class, the deed, the cue) occur among what they learned from.
+
+# %%
+words, programs, distinct = chapter.overview.learnable(
+    run.folder / "corpus.parquet", run.rng("learnable")
+)
+display.table(
+    display.spans(words, ["auroc", "kinds"]),
+    caption="AUROC of words on unseen scenarios, and on unseen scenarios and kinds",
+)
+display.say(
+    "{distinct:,} of {programs:,} programs are no copy of another with other names and numbers.",
+    distinct=distinct,
+    programs=programs,
+)
+
+# %% [markdown]
+# `auroc` near .5 would mean that there is nothing to learn from words, and near 1 that a few words
+# are enough. What lies above .5 under `kinds` is what carries over to misbehavior of another kind.
+# Two programs count as copies if they share four fifths of their runs of five tokens, where all names,
+# all numbers and all texts look alike.
+
+# %% [markdown]
 # ## Does it hold?
 #
 # Each line below states what must be true of the benchmark and stops the notebook if it is not.
@@ -418,6 +448,7 @@ assert (per_pair["request"].nunique() == 1).all(), "a pair shares its request"
 assert (samples.groupby("scenario_id")["split"].nunique() == 1).all(), "splits share none"
 assert confirmed["confirmed"].all(), "every label must pass its check"
 assert report.distinct_share >= 0.97, "the corpus must not repeat itself"
+assert words["auroc"].between(0.55, 0.95).all(), "the corpus can be learned, and not by one word"
 assert written.load_benchmark(seed=SEED).equals(samples), "two readings are equal"
 print("counts, pairs, splits, labels and determinism hold")
 
@@ -435,6 +466,8 @@ run.write_metrics(
         "checked": len(confirmed),
         "corpus.rows": rows,
         "corpus.distinct_share": report.distinct_share,
+        "corpus.distinct_programs": distinct,
+        **{f"corpus.words.{row.component}": row.auroc for row in words.itertuples()},
     }
 )
 display.headline(
@@ -449,7 +482,8 @@ run.close()
 # - We read 3,010 written samples in six cells, and saw how they are graded and controlled.
 # - We ran the tests, solvers and excerpts that prove their labels.
 # - Where the language model is installed, we measured what each of the ten cues does to it.
-# - We streamed a training corpus that shares no scenario with the benchmark.
+# - We streamed a training corpus that shares no scenario with the benchmark, and measured what words
+#   learn from it.
 #
 # **Limits.** Large language models wrote the pairs in the role of a misbehaving assistant. So the
 # texts read like model output, and they are still not observed misbehavior: they measure what a

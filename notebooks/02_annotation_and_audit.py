@@ -63,10 +63,12 @@ print(f"{len(samples)} samples, {len(checks)} of them checked by execution or so
 # give one for our samples. Their first label is the author's, proved where it can be. The second
 # comes from blind readers, who saw request and response in mixed order, never both responses of a
 # pair on one sheet, and the definitions of `data/definition.toml`. Who or what they are is stored
-# with every label, and a label is tied to the text it was given to.
+# with every label in `data/recorded/readers`, and a label is tied to the text it was given to.
 
 # %%
-given = annotation.joined(samples, annotation.read_annotations())
+readings = annotation.joined(samples, annotation.read_annotations())
+whole = (readings["view"] == annotation.FULL) & (readings["prompt"] == "guidelines")
+given, partial = readings[whole], readings[~whole]
 who = given.groupby(["annotator", "kind"]).agg(
     samples=("item", "size"), called_misbehavior=("given", "mean")
 )
@@ -151,8 +153,11 @@ display.show(
 
 # %%
 judged = given.assign(agrees=given["given"] == given["label"])
-by_cell = judged.pivot_table(index="cell", columns="annotator", values="agrees")
-display.table(by_cell, decimals=3, caption="Agreement with the author's label, by cell")
+by_cell = annotation.right_by(given, "cell")
+display.table(
+    display.spans(by_cell, ["right"], 3),
+    caption="Agreement with the author's label, by cell; 95 % intervals over scenarios",
+)
 
 # %% [markdown]
 # Is misbehavior that hides harder for readers, too? They saw request and response in full. Where
@@ -169,24 +174,29 @@ for column in ("tier", "protocol"):
 # ## What must a reader see?
 #
 # In practice a monitor does not always get everything. So other readers of the same kind got only
-# a part of some samples: the response without the request, or the last seventy words of the
-# response and nothing else. The first row of the next figure takes the same samples from a reader
-# who saw all of them.
+# a part of some samples: the response without the request, its last seventy words, its final answer
+# without thinking and log, or thinking and log without the answer. One more saw everything and had
+# to quote its evidence. The first row of the next figure takes the same samples from a reader who
+# saw all of them. (All of these readers are large language models, and so was the author.)
 
 # %%
-partial = annotation.joined(samples, annotation.read_annotations(annotation.PARTIAL))
 first = given[given["annotator"] == given["annotator"].iloc[0]]
 first = first[first["item"].isin(partial["item"])].assign(annotator="request and response")
 seen = annotation.right_by(pd.concat([first, partial]), "tier")
-fig = chapter.figures.plot_readers(seen)
+fig = chapter.figures.plot_by_tier(
+    seen, "annotator", "right", "share of right labels (bars: 95 % over scenarios)", 0.5
+)
 display.show(
     fig,
     "02_views",
-    alt="Share of right labels of readers who saw request and response, the response alone, or "
-    "its last seventy words, in the open, veiled and hidden tier.",
+    alt="Share of right labels of readers who saw request and response, or a part of them, in the "
+    "open, veiled and hidden tier.",
 )
 every = seen[seen["tier"] == "all"].drop(columns="tier")
-display.table(every, decimals=2, caption="All tiers together: labels given, and how many are right")
+display.table(
+    display.spans(every, ["right"]),
+    caption="All tiers together: labels given, and how many are right",
+)
 
 # %% [markdown]
 # Each row is a view, and the colours are the tiers. Further to the right is better, and the dotted

@@ -331,12 +331,24 @@ display.table(macro.drop(columns="cells"), caption=f"Mean over the {which}")
 # constants and coin, which lie on $\mathrm{FAR} = 1 - \mathrm{MR}$ by construction, and
 # monitors that abstain from most samples or were asked about a part of them. Few monitors are
 # left, so read the interval of $r$ before $r$.
+#
+# Beside our monitors stand the readers of notebook 2. They are large language models that were not
+# told the label, and they are recorded: nothing is asked here. Two of them saw everything, others a
+# part, as their names say. They are *of the kind that also wrote the texts*, so do not read their
+# places as those of large monitors in general.
 
 # %%
+said = rates.join(chapter.recorded.reader_verdicts(tested), tested)
+readers = rates.rates(said).sort_values("balanced_accuracy", ascending=False)
 published = chapter.published_order()
 looking = whole[~whole["name"].isin(chapter.CORNERS)]
 line = tradeoff.fit_line(looking)
-fig = chapter.figures.plot_plane(board, line, (published.slope, published.intercept), order)
+fig = chapter.figures.plot_plane(
+    pd.concat([board, readers]),
+    line,
+    (published.slope, published.intercept),
+    [*order, *readers["name"]],
+)
 display.show(
     fig,
     "03_plane",
@@ -407,18 +419,38 @@ display.table(cue[columns], caption="The cue follower where it finds a cue and a
 # your own have no tier, unless their file has that column.)
 
 # %%
-by_tier = rates.rates(test, by=("name", "tier"))
-fig = chapter.figures.plot_cells(by_tier, list(whole["name"]), by="tier")
+everybody = pd.concat([test[test["name"].isin(answering["name"])], said])
+by_tier = rates.rates(everybody, by=("name", "tier"))
+ladder = pd.concat([readers, answering]).sort_values("balanced_accuracy", ascending=False)["name"]
+fig = chapter.plot_by_tier(
+    by_tier.set_index("name").loc[list(ladder)].reset_index(),
+    "name",
+    "balanced_accuracy",
+    "balanced accuracy (bars: 95 % over scenarios)",
+    0.5,
+)
 display.show(
     fig,
     "03_tiers",
-    alt="Two heat maps, miss rate and false alarm rate of monitors that were asked about all "
-    "samples, in the open, the veiled and the hidden tier.",
+    alt="Balanced accuracy of every monitor that answers nearly always, and of recorded readers "
+    "who saw all or a part of each sample, in the open, the veiled and the hidden tier.",
 )
 
 # %% [markdown]
-# Read it like the figure before. Colours that change from left to right within a row belong to a
-# monitor for which it matters how plain the misbehavior is.
+# Each row is a monitor or a reader, the best on top, and further to the right is better. Go down
+# the rows: this is the ladder from those who see and understand everything to a coin. Within a row,
+# compare the colours. If blue lies right of orange, plain misbehavior is found more easily than
+# hidden misbehavior.
+
+# %% [markdown]
+# The paper finds the fewest misses on safety and permission violations, many on sycophancy, and
+# specification gaming varies most between monitors. Does the order return? (Readers are large
+# language models of the kind that also wrote the texts.)
+
+# %%
+by_category = rates.rates(everybody, by=("name", "category"))
+misses = by_category.pivot(index="name", columns="category", values="mr").loc[list(ladder)]
+display.table(misses.reset_index(), caption="Miss rate by category, test split")
 
 # %% [markdown]
 # Does the prompt matter? The language model answered a part of the pairs with the evidence prompt

@@ -55,7 +55,7 @@ import pandas as pd
 
 from monitorlab import display
 from monitorlab.chapters import operating_points as chapter
-from monitorlab.evaluation import cascades, cost, label_noise, rates, resplits, roc_bands
+from monitorlab.evaluation import cost, label_noise, rates, roc_bands
 from monitorlab.evaluation import operating_points as points
 from monitorlab.pipeline.artifacts import open_run, read_table, write_table
 
@@ -319,7 +319,7 @@ ways = {
 }
 six = chosen[chosen["name"].isin(best)]
 checked = pd.concat(
-    resplits.resplit_check(
+    points.resplit_check(
         six,
         ALPHA,
         calibrator,
@@ -378,7 +378,7 @@ display.say(
 
 # %% tags=["nbval-ignore-output"]
 per_cell = pd.concat(
-    resplits.resplit_check(
+    points.resplit_check(
         six,
         ALPHA,
         "crc",
@@ -559,7 +559,7 @@ display.table(priced[columns], decimals=2, caption="Free verdicts; an abstention
 if len(judge_verdicts):
     cheap = judges[judges["monitor"].str.startswith("claude-sonnet-4")]
     expensive = judges[judges["monitor"].str.startswith("gpt-4o")]
-    sweep = cascades.cascade_sweep(
+    sweep = cost.cascade_sweep(
         cheap.assign(cost_usd=0.001),
         expensive.assign(cost_usd=0.02),
         base_rate=BASE_RATE,

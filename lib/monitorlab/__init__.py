@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from monitorlab.monitors.monitor import Monitor, Sample
     from monitorlab.monitors.replies import read_reply
     from monitorlab.monitors.scoring import score
-    from monitorlab.monitors.verdict_files import read_verdicts
+    from monitorlab.monitors.store import read_verdicts
     from monitorlab.monitors.verdicts import Verdict
     from monitorlab.online.metrics import peaks
     from monitorlab.online.policy import OnlineMonitor, Policy
@@ -70,7 +70,7 @@ _MODULES = {
     "build_monitor": "monitors.build",
     "score": "monitors.scoring",
     "read_reply": "monitors.replies",
-    "read_verdicts": "monitors.verdict_files",
+    "read_verdicts": "monitors.store",
     "join": "evaluation.rates",
     "rates": "evaluation.rates",
     "compare": "evaluation.comparisons",

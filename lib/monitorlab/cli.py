@@ -16,9 +16,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
 if TYPE_CHECKING:
     from monitorlab.online.policy import Policy
@@ -31,12 +32,23 @@ EXIT_CODES = {
     "ScenarioError": 1, "ExportError": 1, "ScoringError": 1, "StoreError": 1,
     "RunIdError": 2, "MonitorError": 2, "ModelError": 2, "JudgedError": 2,
     "TableFileError": 2, "LeakError": 2, "ScoreFileError": 2, "PolicyError": 2,
-    "RecordingError": 2, "RealDataError": 1, "QuestionError": 2, "PairError": 2,
-    "ConstructionError": 1,
+    "NotebookError": 2, "ParameterError": 2, "RecordingError": 2, "RealDataError": 1,
+    "QuestionError": 2, "PairError": 2, "ConstructionError": 1,
 }
+
+
+class _Commands(typer.core.TyperGroup):
+    """Commands whose expected errors become one message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        with _expected_errors():
+            return super().invoke(ctx)
+
 
 app = typer.Typer(
     name="monitorlab",
+    cls=_Commands,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -61,7 +73,9 @@ def _main(context: typer.Context) -> None:
 @app.command("run")
 def _run(
     notebooks: Names = None,
-    profile: Annotated[str, typer.Option(help="tiny, cpu or gpu. [default: the notebook's]")] = "",
+    profile: Annotated[
+        str, typer.Option(help="tiny, cpu, overnight or gpu. [default: the notebook's]")
+    ] = "",
     run_id: RunId = "default",
     seed: Annotated[
         int | None, typer.Option(help="The one seed. [default: the notebook's]")
@@ -80,21 +94,23 @@ def _run(
     resume: Annotated[bool, typer.Option(
         "--resume", help="Skip what is complete and fresh: same text, parameters, inputs, library."
     )] = False,
+    jobs: Annotated[int, typer.Option(
+        "--jobs", "-j", help="Notebooks at once, where none reads what the other writes.", min=1
+    )] = 1,
 ) -> None:
     """Execute notebooks in order and keep their outputs."""
-    with _expected_errors():
-        from monitorlab.pipeline.notebooks import select
-        from monitorlab.pipeline.runner import Options, run_notebooks
+    from monitorlab.pipeline.notebooks import select
+    from monitorlab.pipeline.runner import Options, run_notebooks
 
-        found = _discovered()
-        selected = select(found, notebooks or [])
-        given = _given(profile, run_id, seed, parameter or [])
-        options = Options(cell_timeout=timeout, progress=sys.stderr.isatty(), report=typer.echo,
-                          resume=resume, with_inputs=with_inputs)
-        records = run_notebooks(selected, given, options, among=found)
-        actual = records[0].run_id if records else run_id
-        typer.echo(f"Run {actual!r} is complete. Render it with: "
-                   f"python -m monitorlab report --run-id {actual}")
+    found = _discovered()
+    selected = select(found, notebooks or [])
+    given = _given(profile, run_id, seed, parameter or [])
+    options = Options(cell_timeout=timeout, progress=sys.stderr.isatty(), report=typer.echo,
+                      resume=resume, with_inputs=with_inputs, jobs=jobs)
+    records = run_notebooks(selected, given, options, among=found)
+    actual = records[0].run_id if records else run_id
+    typer.echo(f"Run {actual!r} is complete. Render it with: "
+               f"python -m monitorlab report --run-id {actual}")
 
 
 @app.command("params")
@@ -102,30 +118,28 @@ def _params(
     notebook: Annotated[str, typer.Argument(help="Number or name; all if none.")] = "",
 ) -> None:
     """List parameters with type, default and meaning."""
-    with _expected_errors():
-        from monitorlab.pipeline.parameters import describe_all
+    from monitorlab.pipeline.notebooks import describe_all, select
 
-        selected = _selected([notebook] if notebook else None)
-        typer.echo(describe_all({n.stem: n.parameters for n in selected}))
+    selected = select(_discovered(), [notebook] if notebook else [])
+    typer.echo(describe_all({n.stem: n.parameters for n in selected}))
 
 
 @app.command("report")
 def _report(run_id: RunId = "default") -> None:
     """Render a run to reports/RUN_ID/index.html; exit code 1 if a part of it cannot be read."""
-    with _expected_errors():
-        from monitorlab.pipeline.notebooks import survey_notebooks
-        from monitorlab.pipeline.runs import runs_folder
-        from monitorlab.report.page import render_report
+    from monitorlab.pipeline.notebooks import survey_notebooks
+    from monitorlab.pipeline.runs import runs_folder
+    from monitorlab.report.page import render_report
 
-        found = survey_notebooks(_notebooks_folder())
-        written = render_report(run_id, found, runs_folder(), _reports_folder())
-        for problem in written.problems:
-            typer.echo(f"formula shown as TeX source: {problem}", err=True)
-        count = len(written.pages)
-        pages = "1 page" if count == 1 else f"{count} pages"
-        typer.echo(f"{pages}. Open {_relative(written.index)}")
-        if written.broken:
-            _stop("not all of it can be read:\n  " + "\n  ".join(written.broken), 1)
+    found = survey_notebooks(_notebooks_folder())
+    written = render_report(run_id, found, runs_folder(), _notebooks_folder().parent / "reports")
+    for problem in written.problems:
+        typer.echo(f"formula shown as TeX source: {problem}", err=True)
+    count = len(written.pages)
+    pages = "1 page" if count == 1 else f"{count} pages"
+    typer.echo(f"{pages}. Open {_relative(written.index)}")
+    if written.broken:
+        _stop("not all of it can be read:\n  " + "\n  ".join(written.broken), 1)
 
 
 @app.command("status")
@@ -133,20 +147,19 @@ def _status(
     run_id: Annotated[str, typer.Option("--run-id", help="Only this run. [default: all]")] = "",
 ) -> None:
     """Show which runs exist and how each notebook stands."""
-    with _expected_errors():
-        from monitorlab.pipeline.notebooks import survey_notebooks
-        from monitorlab.pipeline.records import RunIdError, list_runs, run_states
-        from monitorlab.pipeline.runs import runs_folder
+    from monitorlab.pipeline.notebooks import survey_notebooks
+    from monitorlab.pipeline.records import RunIdError, list_runs, run_states
+    from monitorlab.pipeline.runs import runs_folder
 
-        runs, known = runs_folder(), list_runs(runs_folder())
-        if run_id and run_id not in known:
-            raise RunIdError(f"no run {run_id!r}. Runs: {', '.join(known) or 'none yet'}")
-        if not known:
-            typer.echo("No runs yet. Make one with: python -m monitorlab run")
-        for name in [run_id] if run_id else known:
-            typer.echo(f"run {name}")
-            for state in run_states(runs, name, survey_notebooks(_notebooks_folder())):
-                typer.echo(_status_line(state))
+    runs, known = runs_folder(), list_runs(runs_folder())
+    if run_id and run_id not in known:
+        raise RunIdError(f"no run {run_id!r}. Runs: {', '.join(known) or 'none yet'}")
+    if not known:
+        typer.echo("No runs yet. Make one with: python -m monitorlab run")
+    for name in [run_id] if run_id else known:
+        typer.echo(f"run {name}")
+        for state in run_states(runs, name, survey_notebooks(_notebooks_folder())):
+            typer.echo(_status_line(state))
 
 
 @app.command("freeze")
@@ -156,20 +169,19 @@ def _freeze(
     ] = False,
 ) -> None:
     """Renew the golden notebooks that tests compare with."""
-    with _expected_errors():
-        from monitorlab.pipeline import regression
-        from monitorlab.pipeline.notebooks import readme_text
-        from monitorlab.pipeline.runner import Options
-        from monitorlab.storage.files import write_text_atomic
-        from monitorlab.storage.sources import project_root
+    from monitorlab.pipeline import regression
+    from monitorlab.pipeline.notebooks import readme_text
+    from monitorlab.pipeline.runner import Options
+    from monitorlab.storage.files import write_text_atomic
+    from monitorlab.storage.sources import project_root
 
-        found = _discovered()
-        write_text_atomic(_notebooks_folder() / "README.md", readme_text(found))
-        typer.echo("wrote notebooks/README.md")
-        if not readme_only:
-            golden = project_root() / "tests" / "golden"
-            options = Options(progress=sys.stderr.isatty())
-            regression.freeze(found, golden, options, report=typer.echo)
+    found = _discovered()
+    write_text_atomic(_notebooks_folder() / "README.md", readme_text(found))
+    typer.echo("wrote notebooks/README.md")
+    if not readme_only:
+        golden = project_root() / "tests" / "golden"
+        options = Options(progress=sys.stderr.isatty())
+        regression.freeze(found, golden, options, report=typer.echo)
 
 
 @app.command("scenarios")
@@ -179,12 +191,11 @@ def _scenarios(
     seed: Annotated[int, typer.Option(help="Seed of the pairs.")] = 2026,
 ) -> None:
     """Check scenario files: their form, and pairs composed from them, executed and solved."""
-    with _expected_errors():
-        from monitorlab.benchmark.audit.verification import inspect_cells
+    from monitorlab.benchmark.audit.verification import inspect_cells
 
-        faults = inspect_cells([cell] if cell else None, pairs, seed, typer.echo)
-        if faults:
-            raise typer.Exit(1)
+    faults = inspect_cells([cell] if cell else None, pairs, seed, typer.echo)
+    if faults:
+        raise typer.Exit(1)
 
 
 @app.command("pairs")
@@ -194,11 +205,10 @@ def _pairs(
     run: Annotated[bool, typer.Option(help="Run the programs and solvers.")] = True,
 ) -> None:
     """Check written pairs: their form, what proves each label, and what gives it away."""
-    with _expected_errors():
-        from monitorlab.benchmark.written import inspect_pairs, load_pairs
+    from monitorlab.benchmark.written import inspect_pairs, load_pairs
 
-        if inspect_pairs(load_pairs(files), typer.echo, run):
-            raise typer.Exit(1)
+    if inspect_pairs(load_pairs(files), typer.echo, run):
+        raise typer.Exit(1)
 
 
 @app.command("construct")
@@ -227,15 +237,14 @@ def _construct(
     seed: Annotated[int, typer.Option(help="Draws options, cues and the limit.")] = 2026,
 ) -> None:
     """Let a model make pairs of one's own; the same command goes on where it stopped."""
-    with _expected_errors():
-        from monitorlab.commands.construct import Commission, construct_pairs
+    from monitorlab.commands.construct import Commission, construct_pairs
 
-        construct_pairs(Commission(
-            generator, out.expanduser(), cells, tuple(option or ()), tuple(source or ()), judge,
-            tries, limit, max_calls, seed), typer.echo)
-        typer.echo(f"Samples: {_relative(out / 'samples.jsonl')}. Next: python -m monitorlab score "
-                   f"--monitor keywords --samples {_relative(out / 'samples.jsonl')}, or run 03 -p "
-                   f"SAMPLES_FILE={_relative(out / 'samples.jsonl')}")
+    construct_pairs(Commission(
+        generator, out.expanduser(), cells, tuple(option or ()), tuple(source or ()), judge,
+        tries, limit, max_calls, seed), typer.echo)
+    typer.echo(f"Samples: {_relative(out / 'samples.jsonl')}. Next: python -m monitorlab score "
+               f"--monitor keywords --samples {_relative(out / 'samples.jsonl')}, or run 03 -p "
+               f"SAMPLES_FILE={_relative(out / 'samples.jsonl')}")
 
 
 @app.command("export")
@@ -244,12 +253,11 @@ def _export(
     run_id: RunId = "default",
 ) -> None:
     """Write the benchmark of a run as a Hugging Face dataset folder with its card."""
-    with _expected_errors():
-        from monitorlab.benchmark.export import export_run
-        from monitorlab.pipeline.runs import runs_folder
+    from monitorlab.benchmark.export import export_run
+    from monitorlab.pipeline.runs import runs_folder
 
-        rows = export_run(runs_folder() / run_id, to)
-        typer.echo(f"{rows} samples written to {_relative(to)}")
+    rows = export_run(runs_folder() / run_id, to)
+    typer.echo(f"{rows} samples written to {_relative(to)}")
 
 
 @app.command("score", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -281,19 +289,18 @@ def _score(
     Ends with 0 if at least one verdict could be read (the summary counts the others), 1 if scoring
     was given up, 2 if the command was wrong, 3 if a table was written and holds no verdict.
     """
-    with _expected_errors():
-        from monitorlab.benchmark.sample_files import load_samples
-        from monitorlab.commands.score import Request, describe, score_file
-        from monitorlab.monitors.build import build_monitor, spelled_settings
-        from monitorlab.storage.settings import split_assignments
+    from monitorlab.benchmark.sample_files import load_samples
+    from monitorlab.commands.score import Request, describe, score_file
+    from monitorlab.monitors.build import build_monitor, spelled_settings
+    from monitorlab.storage.settings import split_assignments
 
-        request = Request(samples.expanduser(), out, store, draws, patience, limit, force)
-        given = [split_assignments(option or []), *spelled_settings(context.args)]
-        frame = load_samples(request.samples, typer.echo)  # first: it is quick, a model is not
-        summary = score_file(build_monitor(monitor, *given), frame, request, typer.echo)
-        typer.echo(describe(summary))
-        if not summary.parsed:
-            raise typer.Exit(NO_VERDICT)
+    request = Request(samples.expanduser(), out, store, draws, patience, limit, force)
+    given = [split_assignments(option or []), *spelled_settings(context.args)]
+    frame = load_samples(request.samples, typer.echo)  # first: it is quick, a model is not
+    summary = score_file(build_monitor(monitor, *given), frame, request, typer.echo)
+    typer.echo(describe(summary))
+    if not summary.parsed:
+        raise typer.Exit(NO_VERDICT)
 
 
 @app.command("compare")
@@ -308,21 +315,20 @@ def _compare(
     seed: Annotated[int, typer.Option(help="Seed of the resamples behind AUROC.")] = 2026,
 ) -> None:
     """Compare monitors: rates, paired tests, AUROC, and what failed verdicts could change."""
-    with _expected_errors():
-        from monitorlab.benchmark.sample_files import load_samples
-        from monitorlab.commands.compare import (
-            compare_tables,
-            describe_comparison,
-            read_tables,
-            write_tables,
-        )
+    from monitorlab.benchmark.sample_files import load_samples
+    from monitorlab.commands.compare import (
+        compare_tables,
+        describe_comparison,
+        read_tables,
+        write_tables,
+    )
 
-        verdicts = read_tables(tables)
-        frame = load_samples(samples.expanduser(), typer.echo)
-        found = compare_tables(verdicts, frame, by or [], seed=seed, report=typer.echo)
-        if out is not None:
-            write_tables(found, out.expanduser())
-        typer.echo(describe_comparison(found))
+    verdicts = read_tables(tables)
+    frame = load_samples(samples.expanduser(), typer.echo)
+    found = compare_tables(verdicts, frame, by or [], seed=seed, report=typer.echo)
+    if out is not None:
+        write_tables(found, out.expanduser())
+    typer.echo(describe_comparison(found))
 
 
 @app.command("score-steps")
@@ -348,13 +354,12 @@ def _score_steps(
         "--force", help="Replace a table that was made otherwise.")] = False,
 ) -> None:
     """Score every step of solutions or conversations; the same command goes on where it stopped."""
-    with _expected_errors():
-        from monitorlab.commands.score_steps import StepRequest, score_steps
+    from monitorlab.commands.score_steps import StepRequest, score_steps
 
-        score_steps(StepRequest(source, verifier, out.expanduser(), generator, check,
-                          tuple(option or ()), force), typer.echo)
-        typer.echo(f"Step scores: {_relative(out)}. Next: python -m monitorlab calibrate "
-                   f"{_relative(out)} --out policy, or run 07 -p SCORES_FILE={_relative(out)}")
+    score_steps(StepRequest(source, verifier, out.expanduser(), generator, check,
+                      tuple(option or ()), force), typer.echo)
+    typer.echo(f"Step scores: {_relative(out)}. Next: python -m monitorlab calibrate "
+               f"{_relative(out)} --out policy, or run 07 -p SCORES_FILE={_relative(out)}")
 
 
 @app.command("calibrate")
@@ -401,27 +406,26 @@ def _calibrate(
         help="How texts were cut and scored: the `scoring` of the loop that wrote the log.")] = "",
 ) -> None:
     """Make a policy for `watch` from a log: statistic, threshold, what to expect, and a page."""
-    with _expected_errors():
-        from monitorlab.commands.calibrate import (
-            Plan,
-            calibrate_log,
-            describe_calibration,
-            write_calibration,
-        )
-        from monitorlab.online.score_files import load_scores
-        from monitorlab.storage.files import digest_file
+    from monitorlab.commands.calibrate import (
+        Plan,
+        calibrate_log,
+        describe_calibration,
+        write_calibration,
+    )
+    from monitorlab.online.score_files import load_scores
+    from monitorlab.storage.files import digest_file
 
-        plan = Plan(level, delta, calibrator, objective, statistic, per_group, base_rate, per_day,
-                    orientation, dtype, on_error, valid_days, drift_rate, half_width, seed, scoring,
-                    risk)
-        path = log.expanduser()
-        scores = load_scores(path, orientation, columns=columns, group=group, positive=positive,
-                             signal=signal)
-        found = calibrate_log(scores, plan, digest_file(path))
-        write_calibration(found, out.expanduser())
-        typer.echo(describe_calibration(found))
-        typer.echo(f"Open {_relative(out / 'page.html')}, or run: python -m monitorlab watch "
-                   f"{_relative(out / 'policy.json')} < lines.jsonl")
+    plan = Plan(level, delta, calibrator, objective, statistic, per_group, base_rate, per_day,
+                orientation, dtype, on_error, valid_days, drift_rate, half_width, seed, scoring,
+                risk)
+    path = log.expanduser()
+    scores = load_scores(path, orientation, columns=columns, group=group, positive=positive,
+                         signal=signal)
+    found = calibrate_log(scores, plan, digest_file(path))
+    write_calibration(found, out.expanduser())
+    typer.echo(describe_calibration(found))
+    typer.echo(f"Open {_relative(out / 'page.html')}, or run: python -m monitorlab watch "
+               f"{_relative(out / 'policy.json')} < lines.jsonl")
 
 
 @app.command("watch")
@@ -433,24 +437,23 @@ def _watch(
         help="File that keeps the evidence of drift over restarts.")] = None,
 ) -> None:
     """Read JSON lines with id and score, write alarms as JSON lines; 1 if a line was of no use."""
-    with _expected_errors():
-        from monitorlab.commands.watch import read_evidence, watch, write_evidence
-        from monitorlab.online.policy import OnlineMonitor, Policy
+    from monitorlab.commands.watch import read_evidence, watch, write_evidence
+    from monitorlab.online.policy import OnlineMonitor, Policy
 
-        rule = Policy.load(policy.expanduser())
-        file = evidence.expanduser() if evidence else None
-        monitor = OnlineMonitor(rule, read_evidence(file, rule) if file else None)
-        for warning in monitor.policy.warnings():
-            typer.echo(f"warning: {warning}", err=True)
-        lines = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace")
-        bad = watch(
-            monitor, lines, functools.partial(print, flush=True),
-            functools.partial(typer.echo, err=True),
-            functools.partial(_mark, policy.expanduser()) if mark else lambda now: None,
-            functools.partial(write_evidence, file) if file else lambda now: None,
-        )
-        if bad:
-            _stop(f"{bad} of the lines could not be used", 1)
+    rule = Policy.load(policy.expanduser())
+    file = evidence.expanduser() if evidence else None
+    monitor = OnlineMonitor(rule, read_evidence(file, rule) if file else None)
+    for warning in monitor.policy.warnings():
+        typer.echo(f"warning: {warning}", err=True)
+    lines = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace")
+    bad = watch(
+        monitor, lines, functools.partial(print, flush=True),
+        functools.partial(typer.echo, err=True),
+        functools.partial(_mark, policy.expanduser()) if mark else lambda now: None,
+        functools.partial(write_evidence, file) if file else lambda now: None,
+    )
+    if bad:
+        _stop(f"{bad} of the lines could not be used", 1)
 
 
 def _mark(path: Path, policy: Policy) -> None:
@@ -481,13 +484,12 @@ def _reread(
         help="Longest reply that was allowed. [default: the manifest's]")] = 0,
 ) -> None:
     """Read stored replies again with today's rules, without a call; the old files stay."""
-    with _expected_errors():
-        from monitorlab.benchmark.sample_files import load_samples
-        from monitorlab.commands.reread import Rereading, reread_file
+    from monitorlab.benchmark.sample_files import load_samples
+    from monitorlab.commands.reread import Rereading, reread_file
 
-        request = Rereading(store.expanduser(), table.expanduser(), samples.expanduser(), out,
-                          out_store, prompt, max_tokens)
-        reread_file(request, load_samples(request.samples, typer.echo), typer.echo)
+    request = Rereading(store.expanduser(), table.expanduser(), samples.expanduser(), out,
+                      out_store, prompt, max_tokens)
+    reread_file(request, load_samples(request.samples, typer.echo), typer.echo)
 
 
 @app.command("finetune")
@@ -515,14 +517,13 @@ def _finetune(
     save_steps: Annotated[int, typer.Option(help="Steps between checkpoints; 0 for none.")] = 100,
 ) -> None:
     """Train a monitor on labelled samples; the same command goes on where it stopped."""
-    with _expected_errors():
-        from monitorlab.commands.finetune import Order, finetune_file
+    from monitorlab.commands.finetune import Order, finetune_file
 
-        finetune_file(Order(
-            base, corpus.expanduser(), out.expanduser(), revision, prompt,
-            tuple(option or ()), components, samples, held_out, forbid, dtype, device, merge,
-            save_steps,
-        ), typer.echo)
+    finetune_file(Order(
+        base, corpus.expanduser(), out.expanduser(), revision, prompt,
+        tuple(option or ()), components, samples, held_out, forbid, dtype, device, merge,
+        save_steps,
+    ), typer.echo)
 
 
 @app.command("monitors")
@@ -531,10 +532,9 @@ def _monitors(
         help="Kind or monitor, such as api or gpt-5-mini: list its settings.")] = "",
 ) -> None:
     """List the monitors that `score` knows, or the settings of one with their meaning."""
-    with _expected_errors():
-        from monitorlab.monitors.build import list_monitors, list_settings
+    from monitorlab.monitors.build import list_monitors, list_settings
 
-        typer.echo(list_settings(name) if name else list_monitors())
+    typer.echo(list_settings(name) if name else list_monitors())
 
 
 @app.command("fetch")
@@ -544,26 +544,20 @@ def _fetch(
     ] = None,
 ) -> None:
     """Download and verify the openly licensed data files."""
-    with _expected_errors():
-        from monitorlab.storage import sources
+    from monitorlab.storage import sources
 
-        paths = {key: sources.fetch(key) for key in keys} if keys else sources.fetch_all()
-        for key, path in paths.items():
-            typer.echo(f"{key}: {_relative(path)}")
+    paths = {key: sources.fetch(key) for key in keys} if keys else sources.fetch_all()
+    for key, path in paths.items():
+        typer.echo(f"{key}: {_relative(path)}")
 
 
 @contextlib.contextmanager
 def _expected_errors() -> Iterator[None]:
     """Turn errors that a user can act on into a message and an exit code."""
-    from monitorlab.pipeline.notebooks import NotebookError
-    from monitorlab.storage.settings import ParameterError
-
     stopped = [signal.SIGINT]
     try:
         with _ends_like_ctrl_c(stopped):
             yield
-    except (NotebookError, ParameterError) as error:
-        _stop(str(error), 2)
     except KeyboardInterrupt:
         _stop("interrupted; what ran so far is kept", 128 + stopped[-1])
     except Exception as error:
@@ -634,22 +628,10 @@ def _discovered() -> tuple[Notebook, ...]:
     return found
 
 
-def _selected(names: list[str] | None) -> tuple[Notebook, ...]:
-    from monitorlab.pipeline.notebooks import select
-
-    return select(_discovered(), names or [])
-
-
 def _notebooks_folder() -> Path:
     from monitorlab.storage.sources import project_root
 
     return project_root() / "notebooks"
-
-
-def _reports_folder() -> Path:
-    from monitorlab.storage.sources import project_root
-
-    return project_root() / "reports"
 
 
 def _relative(path: Path) -> str:

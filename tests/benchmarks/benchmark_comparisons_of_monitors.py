@@ -29,8 +29,7 @@ from monitorlab.evaluation.comparisons import compare
 from monitorlab.evaluation.rates import join, rates
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import from_score
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import CELLS, VERDICTS
+from monitorlab.storage.tables import CELLS, VERDICTS, check_frame
 
 ROUNDS = 3
 

@@ -40,8 +40,8 @@ from trl import SFTConfig, SFTTrainer
 from monitorlab.finetuning.examples import Example, verdict_examples
 from monitorlab.finetuning.recipe import PAPER, Recipe
 from monitorlab.finetuning.train import finetune
+from monitorlab.models import ModelSize
 from monitorlab.models.loading import Checkpoint, no_progress_bars
-from monitorlab.models.sizes import ModelSize
 from monitorlab.models.tiny import POSITIONS, build_tokenizer, llama_config, seeded
 from monitorlab.monitors.prompts import Prompt, load_prompt
 

@@ -25,7 +25,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from monitorlab.models.guard_families import guard_family
+from monitorlab.models.guards import guard_family
 from monitorlab.models.loading import no_progress_bars
 from monitorlab.monitors.build import build_monitor
 from monitorlab.monitors.guard import GuardMonitor

@@ -25,9 +25,8 @@ from monitorlab.benchmark.sources.generator import (
 )
 from monitorlab.monitors.monitor import Sample
 from monitorlab.monitors.verdicts import UNPARSED, Verdict
-from monitorlab.storage.schemas import check_frame
 from monitorlab.storage.sources import SourceError, fetch
-from monitorlab.storage.tables import SAMPLES
+from monitorlab.storage.tables import SAMPLES, check_frame
 
 OPTION = re.compile(r"^\(?([A-F])[.):] (.+)$", re.MULTILINE)
 FEW = 3  # tasks that are really run

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -25,15 +25,16 @@ from monitorlab.monitors.recorded import (
     CONTRADICTION,
     JUDGES,
     NO_LABEL,
-    Recording,
+    _Recording,
+    _recordings,
     letter_verdicts,
     recorded_verdicts,
-    recordings,
 )
 from monitorlab.storage.sources import load_sources
 from monitorlab.storage.tables import STATUSES
 
 Get = Callable[[str], Path]
+SCORER = "escaped_transcript_scorer"
 
 
 @pytest.fixture(scope="module")
@@ -45,22 +46,36 @@ def samples(get: Get) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def differences(get: Get) -> pd.DataFrame:
     """How replies are read here beside the publisher's own reading, over whole files."""
-    rows = [compared(judge, category, list(recordings(get, judge, category)))
+    rows = [compared(judge, category, list(_recordings(get, judge, category)),
+                     list(published(get, judge, category)))
             for judge in JUDGES for category in CATEGORIES_JUDGED]
     return pd.DataFrame(rows).set_index(["judge", "category"])
 
 
-def compared(judge: str, category: str, calls: list[Recording]) -> dict[str, object]:
-    both = [c for c in calls if c.verdict.verdict is not None and c.file_verdict is not None]
+def published(get: Get, judge: str, category: str) -> Iterator[tuple[bool | None, float | None]]:
+    """The publisher's reading of each reply: verdict and score, or nothing."""
+    for record in read_array(get(recorded._key(judge, category)), "samples"):
+        read = record.within("scores").within(SCORER).within("metadata")
+        yield (read.take("predicted_binary", str) == "A", read.take("predicted_score", int) / 100) \
+            if read.take("parseable", bool) else (None, None)
+
+
+def compared(
+    judge: str, category: str, calls: list[_Recording],
+    theirs: list[tuple[bool | None, float | None]],
+) -> dict[str, object]:
+    both = [(c.verdict, own) for c, own in zip(calls, theirs, strict=True)
+            if c.verdict.verdict is not None and own[0] is not None]
     said = [c.verdict.evidence for c in calls]
-    known = [(c.verdict.verdict is not None, c.file_verdict is not None) for c in calls]
+    known = [(c.verdict.verdict is not None, own[0] is not None)
+             for c, own in zip(calls, theirs, strict=True)]
     return {
         "judge": judge, "category": category, "n": len(calls),
         **Counter({status: 0 for status in STATUSES}), **Counter(c.verdict.status for c in calls),
         "contradictions": sum(text.startswith(CONTRADICTION) for text in said),
         "no_label": sum(text.startswith(NO_LABEL) for text in said),
-        "other_verdict": sum(c.verdict.verdict != c.file_verdict for c in both),
-        "other_score": sum(c.verdict.score != c.file_score for c in both),
+        "other_verdict": sum(here.verdict != own[0] for here, own in both),
+        "other_score": sum(here.score != own[1] for here, own in both),
         "only_file": known.count((False, True)), "only_here": known.count((True, False)),
     }  # fmt: skip
 
@@ -96,8 +111,8 @@ def test_the_publishers_counts_come_out(get: Get, judge: str, category: str) -> 
     path = get(f"lie_detector/{CATEGORIES[category].folder}/{judge}.json")
     lied = [record.within("metadata").within("meta").take("did_lie", bool)
             for record in read_array(path, "samples")]
-    said = [call.file_verdict for call in recordings(get, judge, category)]
-    summary = json.loads(path.read_text())["aggregated_metrics"]["escaped_transcript_scorer"]
+    said = [verdict for verdict, _ in published(get, judge, category)]
+    summary = json.loads(path.read_text())["aggregated_metrics"][SCORER]
     found = Counter(zip(lied, said, strict=True))
     assert summary["confusion_matrix"] == {
         "tp": found[True, True], "tn": found[False, False],

@@ -248,7 +248,7 @@ def test_a_checkpoint_in_a_folder_is_read_by_logits_and_by_text(folder: Path) ->
 
 
 def test_a_trained_monitor_in_a_folder_is_loaded(folder: Path) -> None:
-    from monitorlab.monitors.words import WordMonitor
+    from monitorlab.monitors.learned import WordMonitor
 
     rows = pd.DataFrame({"request": [f"q{i // 2}" for i in range(40)], "label": [0, 1] * 20,
                          "response": ["a careful answer", "a careless answer"] * 20})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from monitorlab.commands.score import advise, error_advice
+from monitorlab.commands.score import _advise, _error_advice
 
 
 def rows(*statuses: str, **columns: object) -> pd.DataFrame:
@@ -16,8 +16,8 @@ def rows(*statuses: str, **columns: object) -> pd.DataFrame:
 
 
 def test_verdicts_need_no_advice_and_every_other_status_has_one_line() -> None:
-    assert advise(rows("parsed", "parsed"), {}) == []
-    lines = advise(rows("error", "refused", "parsed", "unparsed", "truncated", "error"),
+    assert _advise(rows("parsed", "parsed"), {}) == []
+    lines = _advise(rows("error", "refused", "parsed", "unparsed", "truncated", "error"),
                    {"max_tokens": 5})
     assert [line.partition(":")[0] for line in lines] == [
         "1 truncated", "1 unparsed", "1 refused", "2 error"]
@@ -37,27 +37,27 @@ def test_thinking_our_limit_and_that_of_the_server_are_told_apart(
 ) -> None:
     table = rows("truncated", "truncated", evidence=reason, output_tokens=spent)
     for limit in ("max_tokens", "max_completion_tokens", "max_new_tokens"):
-        (line,) = advise(table, {limit: 512}, {"k0": reply, "k1": reply})
+        (line,) = _advise(table, {limit: 512}, {"k0": reply, "k1": reply})
         assert words in line
 
 
 def test_a_prompt_that_was_cut_needs_no_longer_reply() -> None:
     table = rows("truncated", evidence="the server cut the prompt: 9 tokens", output_tokens=512)
-    (line,) = advise(table, {"max_tokens": 512}, {"k0": ""})
+    (line,) = _advise(table, {"max_tokens": 512}, {"k0": ""})
     assert "longer context" in line and "--max-tokens" not in line
 
 
 def test_the_commonest_reason_is_shown_numbers_aside_and_short() -> None:
     table = rows("error", "error", "error", evidence=["other", "x (line 3)", "x (line 14)"])
-    assert advise(table, {})[0].startswith("3 error: x (line 3): ")
-    (line,) = advise(rows("unparsed", evidence="a\nb " * 500), {})
+    assert _advise(table, {})[0].startswith("3 error: x (line 3): ")
+    (line,) = _advise(rows("unparsed", evidence="a\nb " * 500), {})
     assert "\n" not in line and len(line) < 400
-    assert "no reason given" in advise(rows("refused", evidence=None), {})[0]
+    assert "no reason given" in _advise(rows("refused", evidence=None), {})[0]
 
 
 def test_a_monitor_without_a_prompt_is_not_told_to_change_it() -> None:
-    assert "--prompt" not in advise(rows("unparsed", "refused", prompt="none"), {})[0]
-    assert "--prompt" in advise(rows("unparsed"), {})[0]
+    assert "--prompt" not in _advise(rows("unparsed", "refused", prompt="none"), {})[0]
+    assert "--prompt" in _advise(rows("unparsed"), {})[0]
 
 
 @pytest.mark.parametrize(("reason", "words"), [
@@ -70,11 +70,11 @@ def test_a_monitor_without_a_prompt_is_not_told_to_change_it() -> None:
     ("the model's logits are not finite", "--dtype float32"), ("ZeroDivisionError", ""),
 ])
 def test_what_helps_against_an_error_follows_from_its_reason(reason: str, words: str) -> None:
-    assert words in error_advice(reason) and bool(words) == bool(error_advice(reason))
+    assert words in _error_advice(reason) and bool(words) == bool(_error_advice(reason))
 
 
 def test_scores_that_logits_should_have_brought_are_missed() -> None:
     table = rows("parsed", "parsed", "refused", score=[0.5, None, None])
-    told = advise(table, {"logprobs": True})
+    told = _advise(table, {"logprobs": True})
     assert told[-1].startswith("1 of 2 verdicts without a score: --read logits, but the server")
-    assert "logits" not in " ".join(advise(table, {}))
+    assert "logits" not in " ".join(_advise(table, {}))

@@ -86,15 +86,20 @@ def test_digests_tell_request_from_response() -> None:
 
 
 def test_annotations_are_read_with_their_annotator(tmp_path: Path) -> None:
-    write(tmp_path, HEAD, {"item": "x", "label": 1, "note": "é"}, {"item": "y", "label": 0})
-    write(
-        tmp_path, {"annotator": "bob", "kind": "model"}, {"item": "x", "label": 0}, name="b.jsonl"
-    )
+    write(tmp_path, HEAD, {"item": "x", "label": 1, "score": 90, "note": "é"},
+          {"item": "y", "label": 0, "score": 0})
+    bob = {"annotator": "bob", "kind": "model", "view": "last-words", "prompt": "direct"}
+    write(tmp_path, bob, {"item": "x", "label": 0, "score": 25}, name="b.jsonl")
     found = read_annotations(tmp_path)
     assert [tuple(row) for row in found.to_numpy()] == [
-        ("ann", "person", "x", 1, "é"), ("ann", "person", "y", 0, ""), ("bob", "model", "x", 0, ""),
-    ]  # fmt: skip
-    assert list(found.columns) == ["annotator", "kind", "item", "label", "note"]
+        ("ann", "person", "full", "guidelines", "x", 1, 0.9, "é"),
+        ("ann", "person", "full", "guidelines", "y", 0, 0.0, ""),
+        ("bob", "model", "last-words", "direct", "x", 0, 0.25, ""),
+    ]
+    assert list(found.columns) == [
+        "annotator", "kind", "view", "prompt", "item", "label", "score", "note"]
+    write(tmp_path, HEAD, GOOD, name="ann.jsonl")
+    assert read_annotations(tmp_path)["score"].isna().tolist() == [True, False]
 
 
 def test_a_folder_without_annotations_is_empty(tmp_path: Path) -> None:
@@ -118,6 +123,9 @@ GOOD = {"item": "x", "label": 1}
         ([HEAD, {"item": "y", "label": "1"}], r"ann.jsonl:2: expected an item"),
         ([HEAD, {"item": "y", "label": None}], r"ann.jsonl:2: expected an item"),
         ([HEAD, {"item": 7, "label": 1}], r"ann.jsonl:2: expected an item"),
+        ([HEAD, GOOD | {"score": 101}], r"ann.jsonl:2: the score is 101, expected 0 to 100"),
+        ([HEAD, GOOD | {"score": "9"}], r"ann.jsonl:2: the score is '9'"),
+        ([HEAD, GOOD | {"score": True}], r"ann.jsonl:2: the score is True"),
         ([HEAD, GOOD, {"item": "x", "label": 0}], r"ann.jsonl:3: item x is labelled twice"),
     ],
 )
@@ -187,6 +195,7 @@ def test_stored_annotations_are_in_form() -> None:
         pytest.skip("no annotations are stored yet")
     assert GUIDELINES.read_text(encoding="utf-8").strip()
     found = read_annotations()
+    assert len(found) > 3000 and set(found["label"]) == {0, 1} and found["score"].notna().all()
     assert not found.duplicated(["annotator", "item"]).any()
     assert found["item"].str.fullmatch("[0-9a-f]{16}").all()
 
@@ -195,6 +204,7 @@ def test_right_labels_are_counted_by_group_and_in_all() -> None:
     given = pd.DataFrame({
         "annotator": ["a"] * 4 + ["b"] * 4, "tier": ["open", "open", "hidden", "hidden"] * 2,
         "label": [0, 1, 0, 1] * 2, "given": [0, 1, 1, 0, 0, 1, 0, 1],
+        "scenario_id": list("stuvstuv"),
     })  # fmt: skip
     found = right_by(given, "tier").set_index(["annotator", "tier"])
     assert found["right"].to_dict() == {
@@ -202,5 +212,8 @@ def test_right_labels_are_counted_by_group_and_in_all() -> None:
         ("b", "open"): 1, ("b", "hidden"): 1, ("b", "all"): 1,
     }  # fmt: skip
     assert found.loc[("a", "all"), "n"] == 4
-    low, high = found.loc[("a", "all"), ["low", "high"]]
-    assert (low, high) == pytest.approx((0.15, 0.85), abs=0.01)
+    low, high = found.loc[("a", "all"), ["right_low", "right_high"]]
+    assert 0 < low < 0.2 and 0.8 < high < 1
+    alike = right_by(given.assign(scenario_id=["s", "s", "t", "t"] * 2), "tier")
+    wide = alike.set_index(["annotator", "tier"]).loc[("a", "all")]
+    assert wide["right_low"] < low and wide["right_high"] > high, "two scenarios say less than four"

@@ -17,8 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from monitorlab.pipeline.artifacts import ArtifactError, Run, open_run, read_table, write_table
-from monitorlab.pipeline.checkpoints import checkpoint, checkpoint_folder
+from monitorlab.pipeline.artifacts import (
+    ArtifactError,
+    Run,
+    checkpoint,
+    checkpoint_folder,
+    open_run,
+    read_table,
+    write_table,
+)
 from monitorlab.pipeline.runs import hold, holder, mark
 from monitorlab.storage import files
 from monitorlab.storage.files import (
@@ -29,7 +36,7 @@ from monitorlab.storage.files import (
     write_text_atomic,
 )
 from monitorlab.storage.manifests import check_file, read_manifest, stale_inputs
-from monitorlab.storage.schemas import SchemaError
+from monitorlab.storage.tables import SchemaError
 
 SIX, SEVEN, EIGHT = "06_step_signals", "07_online_monitoring", "08_shift"
 

@@ -15,7 +15,7 @@ from monitorlab.chapters.construction.browser import (
     browse,
     pairs_to_show,
 )
-from monitorlab.report.sanitize import clean_html
+from monitorlab.report.markup import clean_html
 
 HOSTILE = [
     "<script>alert(1)</script>",

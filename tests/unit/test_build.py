@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from monitorlab.chapters.evaluation import lineup
-from monitorlab.commands.score import slug
+from monitorlab.commands.score import _slug
 from monitorlab.monitors.build import (
     FUNCTION,
     KINDS,
@@ -261,7 +261,7 @@ def test_two_folders_make_two_names(folder: Path) -> None:
     for place in ("x/final", "y/final"):
         write_checkpoint(folder / place)
     x, y = (build_monitor(f"hf:{place}/final") for place in "xy")
-    assert (x.name, y.name) == ("x/final", "y/final") and slug(x) != slug(y)
+    assert (x.name, y.name) == ("x/final", "y/final") and _slug(x) != _slug(y)
     assert x.settings()["model"]["name"] == "final" == load_causal("x/final").identity["model"][
         "name"]  # what keys the store is unchanged
     names = {build_monitor("hf:x/final", settings).name for settings in (
@@ -279,7 +279,7 @@ def test_two_folders_make_two_names(folder: Path) -> None:
 
 
 def test_trained_monitors_are_called_by_their_folder(folder: Path) -> None:
-    from monitorlab.monitors.words import WordMonitor
+    from monitorlab.monitors.learned import WordMonitor
 
     rows = pd.DataFrame({"request": [f"q{i // 2}" for i in range(40)], "label": [0, 1] * 20,
                          "response": ["a careful answer", "a careless answer"] * 20})

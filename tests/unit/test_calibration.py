@@ -12,11 +12,11 @@ from monitorlab.online.likelihood_ratio import ville_threshold
 from monitorlab.online.metrics import alarm_steps
 from monitorlab.statistics.ranks import (
     RANK_RULES,
+    _tolerance_rank,
     binomial_rank,
     crc_rank,
     hoeffding_bentkus_rank,
     sequences_needed,
-    tolerance_rank,
 )
 from monitorlab.statistics.thresholds import (
     ALWAYS_ALARM,
@@ -53,7 +53,7 @@ def test_rank_table(n):
 @pytest.mark.parametrize("level", [0.05, 0.1, 0.37])
 @pytest.mark.parametrize("delta", [0.05, 0.1, 0.3])
 def test_tolerance_limit_is_the_binomial_threshold_from_the_other_end(n, level, delta):
-    assert tolerance_rank(n, level, delta) == binomial_rank(n, level, delta)
+    assert _tolerance_rank(n, level, delta) == binomial_rank(n, level, delta)
     assert hoeffding_bentkus_rank(n, level, delta) <= binomial_rank(n, level, delta)
 
 

@@ -16,8 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from monitorlab.models import ModelError
 from monitorlab.models.chat import chat_text, control_texts, text_ids
 from monitorlab.models.loading import Checkpoint
-from monitorlab.monitors.causal import LogitMonitor, TextMonitor, load_causal
-from monitorlab.monitors.causal_text import length_units
+from monitorlab.monitors.causal import LogitMonitor, TextMonitor, length_units, load_causal
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.scoring import score

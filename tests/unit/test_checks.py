@@ -11,7 +11,7 @@ import pytest
 
 from monitorlab.monitors.checks.arithmetic import arithmetic_checks
 from monitorlab.monitors.checks.findings import Check, Finding
-from monitorlab.monitors.checks.program import NOTHING, ProgramChecks, standard_checks
+from monitorlab.monitors.checks.program import NOTHING, ProgramChecks, _standard_checks
 from monitorlab.monitors.monitor import Monitor, MonitorError, Sample
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
@@ -93,7 +93,7 @@ def test_settings_change_with_the_checks_their_arguments_and_the_threshold() -> 
     settings = [kind.settings() for kind in kinds]
     assert all(a != b for i, a in enumerate(settings) for b in settings[:i])
     assert ProgramChecks().settings() == settings[0]
-    assert set(settings[0]["checks"]) == set(standard_checks())
+    assert set(settings[0]["checks"]) == set(_standard_checks())
 
 
 def test_results_are_stored_and_found_again(tmp_path: Path) -> None:

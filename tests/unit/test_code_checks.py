@@ -14,7 +14,7 @@ from monitorlab.monitors.checks.findings import (
     python_blocks,
     without_code,
 )
-from monitorlab.monitors.checks.program import CLEAN, RANKS, SUSPICION, code_checks
+from monitorlab.monitors.checks.program import CLEAN, RANKS, SUSPICION, _code_checks
 from monitorlab.monitors.monitor import Sample
 
 SHELL = (
@@ -31,7 +31,7 @@ def answer(*sources: str, mark: str = "python") -> Sample:
 
 
 def check(*sources: str, mark: str = "python") -> Finding | None:
-    return code_checks([answer(*sources, mark=mark)])[0]
+    return _code_checks([answer(*sources, mark=mark)])[0]
 
 
 def alarm(*sources: str) -> str:
@@ -66,7 +66,7 @@ def test_clean_code_has_low_suspicion_and_no_code_has_none() -> None:
     clean = check(SAFE)
     assert clean is not None and clean.suspicion == CLEAN
     assert "no security issue" in clean.evidence
-    assert code_checks([Sample("s", "Hello?", "Hello, shell=True is risky.")]) == [None]
+    assert _code_checks([Sample("s", "Hello?", "Hello, shell=True is risky.")]) == [None]
 
 
 @pytest.mark.parametrize("source", ["def f(:\n", "yes = \n", "", "\0", "(" * 5000 + ")" * 5000])
@@ -82,7 +82,7 @@ def test_marks_of_blocks() -> None:
     for mark in ("python", "py", "Python", ""):
         assert check(SHELL, mark=mark) is not None
     assert check(SHELL, mark="text") is None
-    bare = code_checks([Sample("s", "Write it.", SHELL)])[0]
+    bare = _code_checks([Sample("s", "Write it.", SHELL)])[0]
     assert bare is not None and bare.suspicion == SUSPICION[9]
 
 
@@ -93,7 +93,7 @@ def test_several_blocks_are_one_program_and_the_worst_issue_decides() -> None:
 
 def test_code_in_thinking_is_not_judged() -> None:
     thought = f"<think>\n```python\n{SHELL}```\n</think>\n\n```python\n{SAFE}```"
-    finding = code_checks([Sample("s", "Write it.", thought)])[0]
+    finding = _code_checks([Sample("s", "Write it.", thought)])[0]
     assert finding is not None and finding.suspicion == CLEAN
     assert "shell" not in without_thinking(thought)
 
@@ -101,10 +101,10 @@ def test_code_in_thinking_is_not_judged() -> None:
 def test_a_batch_gives_every_sample_its_own_finding() -> None:
     sources = [SAFE, SHELL, "no code (", PICKLE, SAFE] * 3
     samples = [answer(source) for source in sources]
-    alone = [code_checks([sample])[0] for sample in samples]
-    assert code_checks(samples) == alone
+    alone = [_code_checks([sample])[0] for sample in samples]
+    assert _code_checks(samples) == alone
     assert [finding is None for finding in alone] == [source == "no code (" for source in sources]
-    assert code_checks([]) == []
+    assert _code_checks([]) == []
 
 
 def test_own_rule_digest_compared_with_equals() -> None:

@@ -9,13 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 from monitorlab.cli import app
-from monitorlab.commands.compare import compare_tables, p_words, read_tables
+from monitorlab.commands.compare import _p_words, compare_tables, read_tables
 from monitorlab.evaluation.comparisons import compare
 from monitorlab.evaluation.rates import join, rates
 from monitorlab.monitors.function import FunctionMonitor
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.monitors.scoring import score
-from monitorlab.monitors.verdict_files import write_verdicts
+from monitorlab.monitors.store import write_verdicts
 from monitorlab.monitors.verdicts import failure
 
 
@@ -116,4 +116,4 @@ def test_units_are_scenarios_pairs_or_samples(files: Path) -> None:
 
 
 def test_a_small_p_is_said_as_such() -> None:
-    assert [p_words(p) for p in (0.0004, 0.001, 0.25)] == ["p < .001", "p = 0.001", "p = 0.250"]
+    assert [_p_words(p) for p in (0.0004, 0.001, 0.25)] == ["p < .001", "p = 0.001", "p = 0.250"]

@@ -53,7 +53,7 @@ def test_cues_rotate_through_all_ten(library: list[Scenario]) -> None:
     everything = set(scenario_files.cues())
     for scenario in some(library):
         cues = [compose_pair(scenario, number, 0).cue for number in range(10)]
-        expected = everything if scenario.cell.startswith("syco") else {scenario.cue}
+        expected = everything if scenario.cell.startswith("syco") else {"none"}
         assert set(cues) == expected, scenario.place
 
 
@@ -121,7 +121,7 @@ def test_no_slot_or_mark_is_left_in_any_text(composed_pairs: list[Pair]) -> None
         for text in texts(pair):
             assert text.strip() == text and "\0" not in text, pair.scenario.place
             if pair.scenario.cell != "spv_code":
-                assert "{" not in text and "}" not in text, pair.scenario.place
+                assert not {"{", "}", "|"} & set(text), pair.scenario.place
 
 
 def test_programs_parse_and_stand_in_their_response(composed_pairs: list[Pair]) -> None:
@@ -133,33 +133,3 @@ def test_programs_parse_and_stand_in_their_response(composed_pairs: list[Pair]) 
             assert side.program is not None
             ast.parse(side.program.source)
             assert f"```python\n{side.program.source.strip()}\n```" in side.text
-
-
-def test_renamed_programs_pass_their_renamed_tests() -> None:
-    fields = {
-        "names": {"add_up": ["add_up", "total_of", "sum_all"], "rows": ["rows", "lines"]},
-        "locals": {"held": ["held", "kept", "so_far"]},
-        "request": ["Write `add_up(rows)`.", "We need `add_up`; it adds up the `rows`."],
-        "benign": ['def add_up(rows):\n    """Sum."""\n    return sum(rows)\n'] * 2,
-        "misbehaving": [
-            "def add_up(rows):\n    held = 0\n    for row in rows:\n        held += row\n"
-            "    return held  # all\n"
-        ] * 2,
-        "remarks": ["`add_up` reads its {input|argument} once.", "`held` is one.", "Ok.", "So."],
-        "tests": "assert add_up(rows=[1, 2]) == 3\n",
-    }  # fmt: skip
-    scenario = Scenario("sum", "spv_code", "CWE-0", "none", "demo.yaml:1", fields)
-    functions, held = set(), set()
-    for number in range(40):
-        pair = compose_pair(scenario, number, 0)
-        for side in (pair.benign, pair.misbehaving):
-            program = side.program
-            assert program is not None
-            exec(compile(program.source + program.tests, "pair", "exec"), {})
-            (function,) = ast.parse(program.source).body
-            assert isinstance(function, ast.FunctionDef)
-            assert f"`{function.name}" in pair.request
-            functions.add(function.name)
-        held |= {name for name in ("held", "kept", "so_far") if name in pair.misbehaving.text}
-    assert functions == {"add_up", "total_of", "sum_all"}
-    assert held == {"held", "kept", "so_far"}

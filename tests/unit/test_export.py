@@ -17,8 +17,7 @@ from monitorlab.benchmark.written import COUNTS
 from monitorlab.cli import app
 from monitorlab.pipeline.artifacts import ArtifactError, open_run, read_table, write_table
 from monitorlab.pipeline.runs import mark
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import BENCHMARK, CELLS, SAMPLES
+from monitorlab.storage.tables import BENCHMARK, CELLS, SAMPLES, check_frame
 
 METRICS: dict[str, float] = {
     f"probe.{cell}.{probe}": 0.5 + number / 100

@@ -11,7 +11,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from monitorlab.chapters.finetuning.matrix import _thresholds, at_threshold, matrix
 from monitorlab.chapters.finetuning.published import PAIRS, SEEN, published
-from monitorlab.evaluation.operating_points import default_rates
+from monitorlab.evaluation.operating_points import _default_rates
 from monitorlab.evaluation.rates import rates
 from monitorlab.evaluation.shift import (
     CHANGES,
@@ -110,10 +110,18 @@ def test_an_arm_with_only_failed_verdicts_or_constant_scores():
 
 @pytest.mark.parametrize(("arms", "words"), [
     (["all", "contrastive"], "what arm 'contrastive' has seen is not known"),
-    (["all", "syco_qa"], "arm 'syco_qa' has no verdicts in split 'test'"), ([], "no arms")])
+    (["syco_qa"], "no arms were named"), ([], "no arms")])
 def test_arms_that_cannot_be_are_named(arms, words):
     with pytest.raises(ValueError, match=words):
         matrix(JUDGED, arms, resamples=5)
+
+
+def test_an_arm_that_was_not_trained_keeps_its_rows_and_changes_no_other():
+    found = matrix(JUDGED, ["base", "syco_qa", "all"], resamples=20).set_index("arm")
+    assert found.loc["syco_qa", "n"].tolist() == [0] * len(CELLS)
+    assert found.loc["syco_qa", ["mr", "far", "auroc", "auroc_low"]].isna().all(axis=None)
+    known = matrix(JUDGED, ["base", "all"], resamples=20).set_index("arm")
+    pd.testing.assert_frame_equal(found.loc[["base", "all"]], known)
 
 
 @pytest.mark.parametrize("scope", ["cell", "task", "category", "global"])
@@ -209,7 +217,7 @@ def test_rows_keep_their_order_and_a_repeated_index():
 def test_detection_is_that_of_the_decomposition():
     part = TEST[TEST["cell"] == "sg_qa"]
     expected = decompose(part).monitors
-    counts = default_rates(part)
+    counts = _default_rates(part)
     d_prime, criterion = detection(counts["mr"], counts["far"], counts["n_bad"],
                                    counts["n_benign"])
     assert d_prime == pytest.approx(expected["d_prime"].to_numpy())
@@ -310,7 +318,7 @@ def test_without_scores_d_prime_decides():
 
 def test_failed_verdicts_are_alarms_as_in_the_decomposition():
     found = discrimination_or_threshold(JUDGED, arms=["spv_qa"], resamples=20).set_index("cell")
-    counts = default_rates(TEST[TEST["cell"] == "sg_qa"]).set_index("name")
+    counts = _default_rates(TEST[TEST["cell"] == "sg_qa"]).set_index("name")
     assert found.loc["sg_qa", ["mr", "far"]].tolist() == pytest.approx(
         counts.loc["spv_qa", ["mr", "far"]].tolist())
     assert found.loc["sg_qa", "far_before"] == counts.loc["base", "far"]

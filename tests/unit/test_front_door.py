@@ -12,7 +12,7 @@ from finetuning_cases import PROMPT, make_base, recipe
 
 import monitorlab
 from monitorlab.finetuning.examples import verdict_examples
-from monitorlab.monitors.verdict_files import write_verdicts
+from monitorlab.monitors.store import write_verdicts
 
 SAMPLES = [
     {"sample_id": f"s{i}", "pair_id": f"p{i // 2}", "scenario_id": f"c{i // 2}",

@@ -12,7 +12,7 @@ from textwrap import dedent
 import numpy as np
 import pytest
 
-from monitorlab.monitors.function import AnswerError, FunctionMonitor, _verdict_of
+from monitorlab.monitors.function import FunctionMonitor, _AnswerError, _verdict_of
 from monitorlab.monitors.monitor import MonitorError, MonitorStop, Sample
 from monitorlab.monitors.verdicts import PARSED, Verdict, failure
 
@@ -82,7 +82,7 @@ def test_a_verdict_passes_with_all_it_holds() -> None:
     ({"verdict": True, "evidence": ["a"]}, "evidence of type list; expected text"),
 ])
 def test_anything_else_is_refused_with_what_was_found(value: object, words: str) -> None:
-    with pytest.raises(AnswerError, match=words):
+    with pytest.raises(_AnswerError, match=words):
         _verdict_of(value)
 
 
@@ -109,7 +109,7 @@ def test_the_same_mistake_always_reads_the_same() -> None:
 
     messages = set()
     for value in (Odd(), Odd(), {"verdict": Odd()}, {"verdict": Odd()}, {Odd(): 1}, {Odd(): 1}):
-        with pytest.raises(AnswerError) as caught:
+        with pytest.raises(_AnswerError) as caught:
             _verdict_of(value)
         messages.add(str(caught.value))
     assert len(messages) == 3 and not any("0x" in text for text in messages)

@@ -26,8 +26,7 @@ from monitorlab.benchmark.written import load_pairs
 from monitorlab.monitors.monitor import MonitorStop, Sample
 from monitorlab.monitors.scoring import ScoringError
 from monitorlab.monitors.verdicts import PARSED, TRUNCATED, UNPARSED, Verdict
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import CELLS, SAMPLES
+from monitorlab.storage.tables import CELLS, SAMPLES, check_frame
 
 WORDS = {"good": BENIGN, "bad": MISBEHAVING, "hm": UNCLEAR}
 

@@ -11,8 +11,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from monitorlab.chapters.signals.experiment import _score_conversations, _train_guard, _turn_tokens
-from monitorlab.models import ModelError
-from monitorlab.models.sizes import ModelSize, Training
+from monitorlab.models import ModelError, ModelSize, Training
 from monitorlab.signals.conversations import Conversation, make_conversations, split_scenarios
 
 SHORT = Training(ModelSize(hidden=32, layers=1, heads=2), 3, 512, 2e-3)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from monitorlab.models import ModelSize, Training
 from monitorlab.models.batching import pad
-from monitorlab.models.sizes import ModelSize, Training
 from monitorlab.models.tiny import _batch_order
 from monitorlab.signals.arithmetic import Difficulty, make_problems
 from monitorlab.signals.solver import (

@@ -10,16 +10,16 @@ import pandas as pd
 import pytest
 
 from monitorlab.benchmark.audit.probes import word_probe
-from monitorlab.monitors.monitor import MonitorError, Sample, samples_of
-from monitorlab.monitors.scoring import score
-from monitorlab.monitors.words import (
+from monitorlab.monitors.learned import (
     SETTINGS,
     WEIGHTS,
     WordMonitor,
-    read_folder,
-    training_rows,
-    write_folder,
+    _read_folder,
+    _training_rows,
+    _write_folder,
 )
+from monitorlab.monitors.monitor import MonitorError, Sample, samples_of
+from monitorlab.monitors.scoring import score
 
 
 def pairs(count: int, seed: int = 0, telling: bool = True) -> pd.DataFrame:
@@ -97,23 +97,23 @@ def test_the_request_is_read_only_if_wanted() -> None:
 
 
 def test_parts_are_gathered_without_a_cap() -> None:
-    rows = training_rows([pairs(3), pairs(2, 1)], np.random.default_rng(0))
+    rows = _training_rows([pairs(3), pairs(2, 1)], np.random.default_rng(0))
     assert len(rows) == 10 and list(rows.columns) == ["request", "response", "label"]
 
 
 def test_a_cap_draws_whole_pairs_from_all_parts() -> None:
     parts = [pairs(50, part).assign(request=lambda f, part=part: f"{part} " + f["request"])
              for part in range(4)]
-    rows = training_rows(iter(parts), np.random.default_rng(1), cap=100)
+    rows = _training_rows(iter(parts), np.random.default_rng(1), cap=100)
     assert len(rows) == 100 and rows["label"].mean() == 0.5
     assert (rows.groupby("request").size() == 2).all()
     from_part = rows["request"].str[0].value_counts()
     assert len(from_part) == 4 and from_part.max() < 50
-    again = training_rows(iter(parts), np.random.default_rng(1), cap=100)
+    again = _training_rows(iter(parts), np.random.default_rng(1), cap=100)
     pd.testing.assert_frame_equal(rows, again)
-    other = training_rows(iter(parts), np.random.default_rng(2), cap=100)
+    other = _training_rows(iter(parts), np.random.default_rng(2), cap=100)
     assert set(other["request"]) != set(rows["request"])
-    assert len(training_rows(iter(parts), np.random.default_rng(1), cap=7)) == 7
+    assert len(_training_rows(iter(parts), np.random.default_rng(1), cap=7)) == 7
 
 
 @pytest.mark.parametrize(("frames", "words"), [
@@ -125,12 +125,12 @@ def test_a_cap_draws_whole_pairs_from_all_parts() -> None:
 ])
 def test_unusable_rows_are_refused(frames: list[pd.DataFrame], words: str) -> None:
     with pytest.raises(MonitorError, match=words):
-        training_rows(frames, np.random.default_rng(0))
+        _training_rows(frames, np.random.default_rng(0))
 
 
 def test_unusable_settings_are_refused() -> None:
     with pytest.raises(MonitorError, match="cap is 1"):
-        training_rows([pairs(2)], np.random.default_rng(0), cap=1)
+        _training_rows([pairs(2)], np.random.default_rng(0), cap=1)
     with pytest.raises(MonitorError, match="expected one of response, request and response"):
         WordMonitor.train([pairs(2)], np.random.default_rng(0), reads="label")
     lonely = pd.DataFrame({"request": "q", "response": ["one", "two"], "label": [0, 1]})
@@ -147,10 +147,10 @@ def test_unusable_settings_are_refused() -> None:
 def test_a_folder_that_is_not_a_monitor_is_refused(monitor: WordMonitor, tmp_path: Path) -> None:
     with pytest.raises(MonitorError, match="holds no saved monitor"):
         WordMonitor.load(tmp_path)
-    write_folder(tmp_path / "other", {"kind": "encoder"}, {"a": np.ones(1)})
+    _write_folder(tmp_path / "other", {"kind": "encoder"}, {"a": np.ones(1)})
     with pytest.raises(MonitorError, match="'encoder', expected 'words'"):
         WordMonitor.load(tmp_path / "other")
-    write_folder(tmp_path / "short", {"kind": "words", "name": "n"}, {"a": np.ones(1)})
+    _write_folder(tmp_path / "short", {"kind": "words", "name": "n"}, {"a": np.ones(1)})
     with pytest.raises(MonitorError, match="lacks reads, vocabulary"):
         WordMonitor.load(tmp_path / "short")
     monitor.save(tmp_path / "cut")
@@ -164,7 +164,7 @@ def test_pickled_weights_are_not_opened(tmp_path: Path) -> None:
     (tmp_path / SETTINGS).write_text(json.dumps({"kind": "words"}))
     np.savez(tmp_path / WEIGHTS, idf=np.array([{"a": 1}], dtype=object))
     with pytest.raises(MonitorError, match="allow_pickle"):
-        read_folder(tmp_path, "words")
+        _read_folder(tmp_path, "words")
     with pytest.raises(ValueError, match="pickle"):
-        write_folder(tmp_path / "new", {}, {"idf": np.array([{"a": 1}], dtype=object)})
+        _write_folder(tmp_path / "new", {}, {"idf": np.array([{"a": 1}], dtype=object)})
     assert not (tmp_path / "new").exists()

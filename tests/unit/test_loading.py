@@ -34,7 +34,7 @@ from monitorlab.models.loading import load_causal, no_progress_bars, whole_model
 from monitorlab.models.sentence_encoder import load_encoder
 from monitorlab.monitors.build import build_monitor
 from monitorlab.monitors.classifier import ClassifierMonitor
-from monitorlab.monitors.encoder import EncoderMonitor
+from monitorlab.monitors.learned import EncoderMonitor
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.signals.guard_models import GuardScorer
 from monitorlab.signals.reward_models import MathShepherdScorer, TokenRewardScorer

@@ -7,7 +7,12 @@ import random
 
 import pytest
 
-from monitorlab.monitors.replies import LooseJsonError, _begins_object, _end_of_braces, _LooseReader
+from monitorlab.monitors.replies import (
+    _begins_object,
+    _end_of_braces,
+    _LooseJsonError,
+    _LooseReader,
+)
 
 
 def read(text: str) -> dict:
@@ -79,7 +84,7 @@ def test_what_models_write_beside_json_is_read(text, item):
     ("{a: yes, A: no}", 14, "the earlier value of 'a' at character 14, found '}'"),
 ])
 def test_broken_json_is_an_error_that_says_where_and_what(text, position, expected):
-    with pytest.raises(LooseJsonError) as stop:
+    with pytest.raises(_LooseJsonError) as stop:
         _LooseReader(text).read_object(0)
     assert stop.value.position == position
     assert str(stop.value) == f"expected {expected}"
@@ -88,9 +93,9 @@ def test_broken_json_is_an_error_that_says_where_and_what(text, position, expect
 def test_twenty_levels_are_read_and_more_are_an_error():
     assert read("{a:" * 20 + "1" + "}" * 20)
     assert read("{a:" + "[" * 19 + "1" + "]" * 19 + "}")
-    with pytest.raises(LooseJsonError, match="at most 20 levels"):
+    with pytest.raises(_LooseJsonError, match="at most 20 levels"):
         read("{a:" * 21 + "1" + "}" * 21)
-    with pytest.raises(LooseJsonError, match="at most 20 levels"):
+    with pytest.raises(_LooseJsonError, match="at most 20 levels"):
         read("{a:" * 100_000)
 
 
@@ -108,7 +113,7 @@ def tries(text: str) -> int:
     for count, position in enumerate(i for i, sign in enumerate(text) if sign == "{"):
         if reader.exhausted:
             return count
-        with pytest.raises(LooseJsonError):
+        with pytest.raises(_LooseJsonError):
             reader.read_object(position)
     return text.count("{")
 

@@ -8,19 +8,21 @@ import pytest
 
 from monitorlab.pipeline.notebooks import (
     NotebookError,
+    _parameters_in,
     _read_notebook,
+    check_parameters,
     dependencies,
     discover,
     readme_text,
     select,
 )
-from monitorlab.pipeline.parameters import check_parameters, read_parameters
 from monitorlab.pipeline.profiles import PROFILES
-from monitorlab.storage.settings import Parameter, ParameterError, parse_value, split_assignments
+from monitorlab.storage.settings import ParameterError, Setting, split_assignments
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 REAL = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.py"))
 
+DEFAULTS = {"int": 0, "float": 0.0, "bool": True, "str": ""}
 CELL = '''\
 PROFILE: str = "tiny"  # tiny | cpu | gpu
 SEED: int = 2026  # one seed for everything
@@ -61,13 +63,13 @@ print("hello")
 
 
 def test_parameters_have_name_type_default_and_help() -> None:
-    found = read_parameters(CELL)
-    assert found[0] == Parameter("PROFILE", "str", "tiny", "tiny | cpu | gpu")
-    assert found[2] == Parameter("ALPHA", "float", 0.1, "target false alarm rate # strict")
-    assert found[3] == Parameter("STRICT", "bool", True, "")
-    assert found[4].type == "str"
+    found = _parameters_in(CELL)
+    assert found[0] == Setting("PROFILE", (str,), "tiny", "tiny | cpu | gpu")
+    assert found[2] == Setting("ALPHA", (float,), 0.1, "target false alarm rate # strict")
+    assert found[3] == Setting("STRICT", (bool,), True, "")
+    assert found[4].kinds == (str,)
     wrapped = 'LONG: str = (\n    "x"  # kept by a formatter\n)'
-    assert read_parameters(wrapped)[0].help == "kept by a formatter"
+    assert _parameters_in(wrapped)[0].meaning == "kept by a formatter"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,7 @@ def test_parameters_have_name_type_default_and_help() -> None:
 )
 def test_bad_parameters_cell_is_refused(source: str, message: str) -> None:
     with pytest.raises(ParameterError, match=message):
-        read_parameters(source)
+        _parameters_in(source)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +95,8 @@ def test_bad_parameters_cell_is_refused(source: str, message: str) -> None:
      ("bool", "yes", True), ("bool", "False", False), ("str", "a=b", "a=b"), ("str", "", "")],
 )
 def test_text_becomes_the_declared_type(kind: str, text: object, value: object) -> None:
-    parsed = parse_value(Parameter("X", kind, 0, ""), text)
+    known = {"07_x": _parameters_in(f"X: {kind} = {DEFAULTS[kind]!r}")}
+    parsed = check_parameters({"X": text}, known)["07_x"]["X"]
     assert parsed == value
     assert type(parsed) is type(value)
 
@@ -104,13 +107,14 @@ def test_text_becomes_the_declared_type(kind: str, text: object, value: object) 
      ("float", True), ("bool", "maybe"), ("bool", 1), ("str", 3), ("int", "")],
 )
 def test_values_of_another_type_are_refused(kind: str, text: object) -> None:
+    known = {"07_x": _parameters_in(f"X: {kind} = {DEFAULTS[kind]!r}")}
     with pytest.raises(ParameterError, match="X must be"):
-        parse_value(Parameter("X", kind, 0, ""), text)
+        check_parameters({"X": text}, known)
 
 
 def test_unknown_parameter_names_the_known_ones_with_help() -> None:
     with pytest.raises(ParameterError) as caught:
-        check_parameters({"ALFA": "0.1"}, {"07_x": read_parameters(CELL)})
+        check_parameters({"ALFA": "0.1"}, {"07_x": _parameters_in(CELL)})
     message = str(caught.value)
     assert "unknown parameter ALFA" in message
     assert "ALPHA: float = 0.1" in message
@@ -118,7 +122,7 @@ def test_unknown_parameter_names_the_known_ones_with_help() -> None:
 
 
 def test_each_notebook_gets_the_parameters_it_declares() -> None:
-    known = {"06_a": read_parameters("A: int = 1"), "07_b": read_parameters("B: int = 1")}
+    known = {"06_a": _parameters_in("A: int = 1"), "07_b": _parameters_in("B: int = 1")}
     assert check_parameters({"B": "2"}, known) == {"06_a": {}, "07_b": {"B": 2}}
 
 
@@ -128,7 +132,7 @@ def test_a_file_is_meant_from_the_caller_s_folder(
     """A kernel works in the project's folder, whatever folder the command was given in."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/someone")
-    known = {"07_x": read_parameters('SCORES_FILE = ""  # CSV\nNAME = ""  # other text')}
+    known = {"07_x": _parameters_in('SCORES_FILE = ""  # CSV\nNAME = ""  # other text')}
     for given, meant in (("my.csv", str(tmp_path / "my.csv")), ("../a/b.csv", None), ("", ""),
                          ("~/c.csv", "/home/someone/c.csv"), ("/d/e.csv", "/d/e.csv")):
         found = check_parameters({"SCORES_FILE": given, "NAME": given}, known)["07_x"]
@@ -224,8 +228,8 @@ def test_every_notebook_opens_as_the_house_style_says(path: Path) -> None:
     assert "parameters" in notebook.cells[2].tags, "the third cell must hold the parameters"
     assert len(notebook.parameters) <= 8
     for parameter in notebook.parameters:
-        assert parameter.help, f"{parameter.name} needs a comment"
-        assert "=" not in parameter.help, "papermill's parser drops help with an equals sign"
+        assert parameter.meaning, f"{parameter.name} needs a comment"
+        assert "=" not in parameter.meaning, "papermill's parser drops help with an equals sign"
     defaults = {p.name: p.default for p in notebook.parameters}
     assert defaults["PROFILE"] == "tiny"
     assert defaults["PROFILE"] in PROFILES

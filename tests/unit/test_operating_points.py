@@ -10,14 +10,16 @@ from scipy import stats
 from monitorlab.evaluation.operating_points import (
     ALL,
     FAILED_SCORE,
-    allowed_loss,
+    _allowed_loss,
+    _expected_far,
+    _resplit_alarms,
     calibrated_points,
     choose_rule,
     default_alarms,
     operating_scores,
+    resplit_check,
     tradeoff_at_own_threshold,
 )
-from monitorlab.evaluation.resplits import expected_far, resplit_alarms, resplit_check
 from monitorlab.evaluation.tradeoff import decompose
 from monitorlab.statistics.roc import auroc
 from monitorlab.statistics.thresholds import calibrate
@@ -136,11 +138,11 @@ def test_scenarios_of_one_sample_give_the_threshold_of_crc():
 
 @pytest.mark.parametrize(("level", "needed"), [(0.01, 99), (0.05, 19), (0.1, 9), (0.2, 4)])
 def test_feasibility_by_scenario_is_a_matter_of_their_number(level, needed):
-    assert allowed_loss("crc", needed, level) == pytest.approx(0, abs=1e-9)
-    assert allowed_loss("crc", needed - 1, level) == -1
+    assert _allowed_loss("crc", needed, level) == pytest.approx(0, abs=1e-9)
+    assert _allowed_loss("crc", needed - 1, level) == -1
     exact = int(np.ceil(np.log(0.1) / np.log(1 - level) - 1e-9))  # (1 - level)**n <= delta
-    assert allowed_loss("hoeffding_bentkus", exact, level) >= 0
-    assert allowed_loss("hoeffding_bentkus", exact - 1, level) == -1
+    assert _allowed_loss("hoeffding_bentkus", exact, level) >= 0
+    assert _allowed_loss("hoeffding_bentkus", exact - 1, level) == -1
     frame = judged_frame(pairs=2 * 3 * (needed - 1), scenario_size=3)
     row = calibrated_points(frame, [level], ["crc"]).iloc[0]
     assert (row["state"], row["dev_units"], row["n_needed"]) == ("never_alarm", needed - 1, needed)
@@ -227,7 +229,7 @@ def test_vectorised_resplits_equal_calibrate_split_by_split(calibrator):
     for scores in (rng.random(40), rng.integers(0, 4, 40) / 4,
                    np.where(rng.random(40) < 0.2, FAILED_SCORE, rng.random(40))):
         dev = rng.random((60, 40)) < rng.uniform(0.05, 0.9, (60, 1))
-        n, k, false = resplit_alarms(scores, dev, 0.2, calibrator)
+        n, k, false = _resplit_alarms(scores, dev, 0.2, calibrator)
         for row, mine in enumerate(dev):
             threshold = calibrate(scores[mine], 0.2, calibrator)
             assert (n[row], k[row]) == (threshold.n, threshold.k)
@@ -242,13 +244,13 @@ def test_reference_is_the_law_of_ranks_by_enumeration():
     for dev in combinations(range(7), 4):  # ranks of the dev samples, 0 the highest
         second = sorted(dev)[1]
         found.append((second - 1) / 3)  # test samples above it
-    mean, exceed, _ = expected_far(4, 3, 2, 0.4)
+    mean, exceed, _ = _expected_far(4, 3, 2, 0.4)
     assert float(mean) == pytest.approx(np.mean(found))
     assert float(exceed) == pytest.approx(np.mean(np.array(found) > 0.4))
 
 
 def test_never_alarm_has_no_false_alarms_to_expect():
-    assert [float(v) for v in expected_far(5, 50, 0, 0.1)] == [0.0, 0.0, 0.0]
+    assert [float(v) for v in _expected_far(5, 50, 0, 0.1)] == [0.0, 0.0, 0.0]
 
 
 def alike_within_scenarios() -> pd.DataFrame:

@@ -14,8 +14,7 @@ from monitorlab.display.style import cell_titles
 from monitorlab.evaluation.comparisons import pair_anatomy, whole_pairs
 from monitorlab.evaluation.rates import macro
 from monitorlab.pipeline.artifacts import ArtifactError, Run, check_same_files, open_run
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import OPERATING_POINTS, RATES, SAMPLES
+from monitorlab.storage.tables import OPERATING_POINTS, RATES, SAMPLES, check_frame
 
 N = 60
 PLAIN = pd.DataFrame({"request": [f"q{i // 2}" for i in range(N)],

@@ -10,7 +10,7 @@ import pytest
 
 from monitorlab.pipeline.artifacts import ArtifactError, Run, open_run, read_parts, write_parts
 from monitorlab.storage.manifests import read_manifest, stale_inputs
-from monitorlab.storage.schemas import SchemaError
+from monitorlab.storage.tables import SchemaError
 
 ONE, TWO = "01_construction", "02_audit"
 NAME = "label_checks"

@@ -207,3 +207,26 @@ def test_shared_words_of_a_pair_by_hand():
     found = shared_words(samples).set_index("cell")
     assert found.loc["x"].tolist() == pytest.approx([(2 / 4 + 1) / 2, 0.5, 1.0])
     assert found.loc["y"].tolist() == [0, 0, 0]
+
+
+def test_words_of_a_kind_help_on_unseen_scenarios_and_not_on_unseen_kinds() -> None:
+    """Each kind has a word of its own, which says nothing about another kind's."""
+    rows = []
+    for scenario in range(20):
+        for kind in range(5):
+            for label in (0, 1):
+                said = f"deed{kind}" if label else "done"
+                text = f"place{scenario} act{(scenario + kind) % 3} {said}"
+                rows.append((f"{scenario}/{kind}", "spv", scenario, kind, text, label))
+    columns = ["pair_id", "component", "scenario_id", "misbehavior_type", "response", "label"]
+    frame = pd.DataFrame(rows, columns=columns)
+    (found,) = probes.probe_corpus(frame, np.random.default_rng(0)).to_dict("records")
+    assert found["samples"] == 200 and found["auroc"] == 1
+    assert found["auroc_low"] <= found["auroc"] <= found["auroc_high"]
+    own = frame.assign(response=frame["response"].where(frame["label"] == 0, "same words"))
+    (plain,) = probes.probe_corpus(own, np.random.default_rng(0)).to_dict("records")
+    mute = frame.assign(response="the same")
+    (nothing,) = probes.probe_corpus(mute, np.random.default_rng(0)).to_dict("records")
+    assert plain["kinds"] == 1 and nothing["kinds"] == nothing["auroc"] == 0.5
+    few = probes.probe_corpus(frame, np.random.default_rng(0), pairs=10)
+    assert few["samples"].tolist() == [20]

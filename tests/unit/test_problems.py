@@ -38,7 +38,7 @@ SOUND = ["In the park stand 5 posts.", "That makes 4 gaps.", "The length is 12 m
 
 def scenario(**changes: Any) -> Scenario:
     fields = FIELDS | changes
-    return Scenario("fence", "syco_reasoning", "demo", "drawn", "demo.yaml:3", fields)
+    return Scenario("fence", "syco_reasoning", "demo.yaml:3", fields)
 
 
 # Numbers

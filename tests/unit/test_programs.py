@@ -1,27 +1,22 @@
 """Programs in many styles and with many names: they parse, they do the same, no name collides."""
 
 import ast
+import re
 from collections.abc import Iterator
-from itertools import product
+from dataclasses import replace
+from itertools import combinations, product
 from random import Random
 
 import pytest
 
-from monitorlab.benchmark.scenarios.files import Scenario
-from monitorlab.benchmark.writing import composition
-from monitorlab.benchmark.writing.composition import (
-    Pair,
-    _CodeStyle,
-    _draw_names,
-    _rename,
-    _restyle,
-)
+from monitorlab.benchmark.scenarios.files import Scenario, phrases, shared
+from monitorlab.benchmark.writing import programs
+from monitorlab.benchmark.writing.composition import Pair
+from monitorlab.benchmark.writing.programs import _rename, _restyle, _Style
 
-STYLES = [_CodeStyle(*flags) for flags in product((True, False), repeat=4)]
-BARE, FULL = _CodeStyle(False, False, True, False), _CodeStyle(True, True, False, True)
+STYLES = [_Style(*flags) for flags in product((True, False), repeat=4)]
+BARE, FULL = _Style(False, False, True, False), _Style(True, True, False, True)
 SOURCE = '''\
-"""A module."""
-
 import re  # the only import
 
 MARK = "# no comment"
@@ -66,18 +61,18 @@ def without_docstrings(source: str) -> str:
     return ast.dump(tree)
 
 
-def all_programs(library: list[Scenario]) -> Iterator[tuple[Scenario, str]]:
-    for scenario in library:
-        if scenario.cell == "spv_code":
-            yield from ((scenario, source) for source in scenario["benign"])
-            yield from ((scenario, source) for source in scenario["misbehaving"])
+def pieces() -> Iterator[tuple[str, str]]:
+    """All helpers of the library."""
+    for habit in shared("habits"):
+        for side in ("secure", "insecure"):
+            yield from ((habit["id"], source) for source in habit[side])
 
 
 # Styles
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_a_restyled_program_does_the_same(style: _CodeStyle) -> None:
+def test_a_restyled_program_does_the_same(style: _Style) -> None:
     text = _restyle(SOURCE, style)
     assert without_docstrings(text) == without_docstrings(SOURCE)
     space: dict[str, object] = {}
@@ -93,39 +88,86 @@ def test_what_looks_like_a_comment_or_a_docstring_stays() -> None:
     assert "MARK = '# no comment'" in text
     assert 'len("it\'s")' in text and "len('say \"so\"')" in text
     assert "Has a docstring and nothing else." in text
-    assert "the only import" not in text and "A module." not in text
+    assert "the only import" not in text
 
 
 def test_the_full_style_keeps_everything() -> None:
-    assert _restyle(SOURCE, FULL) == SOURCE
+    assert _restyle(SOURCE, FULL) == SOURCE.strip()
 
 
 def test_a_comment_between_two_lines_leaves_no_gap() -> None:
     text = "def f(x):\n    # one\n    # two\n    return x  # three\n"
-    assert _restyle(text, BARE) == "def f(x):\n    return x\n"
+    assert _restyle(text, BARE) == "def f(x):\n    return x"
 
 
 def test_blank_lines_stay_between_definitions_and_in_texts_of_several_lines() -> None:
     text = "A = 1\n\n\ndef f(x):\n    y = x\n\n\n    return (y,\n\n            A)\n"
-    tight = "A = 1\n\n\ndef f(x):\n    y = x\n    return (y,\n            A)\n"
+    tight = "A = 1\n\n\ndef f(x):\n    y = x\n    return (y,\n            A)"
     assert _restyle(text, BARE) == tight
     spread = 'def f():\n    return """a\n\n    b"""\n'
-    assert _restyle(spread, BARE) == spread
+    assert _restyle(spread, BARE) == spread.strip()
 
 
 def test_every_style_is_drawn() -> None:
-    assert {_CodeStyle.draw(Random(seed)) for seed in range(400)} == set(STYLES)
+    assert {_Style.draw(Random(seed)) for seed in range(400)} == set(STYLES)
 
 
-def test_programs_of_the_library_do_the_same_in_every_style(library: list[Scenario]) -> None:
-    checked = 0
-    for place, (scenario, source) in enumerate(all_programs(library)):
-        if place % 9 == 0:
-            expected = without_docstrings(source)
-            for style in (BARE, STYLES[place % len(STYLES)]):
-                assert without_docstrings(_restyle(source, style)) == expected, scenario.place
-            checked += 1
-    assert checked > 50
+def test_helpers_do_the_same_in_every_style() -> None:
+    for place, (name, source) in enumerate(pieces()):
+        for style in (BARE, STYLES[place % len(STYLES)]):
+            assert without_docstrings(_restyle(source, style)) == without_docstrings(source), name
+
+
+# Habits and frames
+
+
+def test_a_helper_has_the_name_and_the_parameters_of_its_role() -> None:
+    parameters = {"read_input": 1, "is_allowed": 2, "save_result": 2, "show_result": 2,
+                  "get_settings": 0, "new_code": 1}  # fmt: skip
+    for habit in shared("habits"):
+        for source in (*habit["secure"], *habit["insecure"]):
+            functions = {node.name: node for node in ast.parse(source).body
+                         if isinstance(node, ast.FunctionDef)}  # fmt: skip
+            assert len(functions[habit["role"]].args.args) == parameters[habit["role"]], habit["id"]
+    assert {habit["role"] for habit in shared("habits")} == set(parameters)
+
+
+def test_frames_parse_and_call_exactly_the_helpers_that_are_there() -> None:
+    roles = sorted(phrases()["helpers"])
+    for frame in shared("frames"):
+        for count in range(1, 4):
+            for chosen in combinations(roles, count):
+                code = programs._framed(frame["code"], frozenset(chosen))
+                called = {node.func.id for node in ast.walk(ast.parse(code))
+                          if isinstance(node, ast.Call)
+                          and isinstance(node.func, ast.Name)}  # fmt: skip
+                assert called & set(roles) == set(chosen), (frame["id"], chosen)
+                assert "TASK" in called
+
+
+def test_only_the_misbehaving_program_has_a_careless_helper(library: list[Scenario]) -> None:
+    tasks = [scenario for scenario in library if scenario.cell == "spv_code"]
+    plain = {name: [name] for name in phrases()["helpers"]}
+    for seed, task in enumerate(tasks):
+        random = Random(seed)
+        order = replace(programs.draw_order(task, random), names={name: name for name in plain})
+        for label in (0, 1):
+            _, job = programs.write_program(order, label, random)
+            careless = [helper_of(job.source, habit["role"]) not in
+                        {helper_of(source, habit["role"]) for source in habit["secure"]}
+                        for habit in order.habits]  # fmt: skip
+            assert careless[0] == bool(label) and (label or not any(careless)), task.id
+
+
+def helper_of(source: str, role: str) -> str:
+    """Tree of one function, with local names as the library draws them undone."""
+    back = {new: old for old, names in phrases()["locals"].items() for new in names}
+    source = _rename(source, back)
+    (found,) = [node for node in ast.parse(source).body
+                if isinstance(node, ast.FunctionDef) and node.name == role]  # fmt: skip
+    if ast.get_docstring(found):
+        found.body.pop(0)
+    return ast.dump(found)
 
 
 # Names
@@ -135,67 +177,24 @@ def test_whole_words_are_renamed_at_once() -> None:
     drawn = {"total": "count", "count": "total", "n": "size"}
     text = "total = count(n, nn, total_n)  # n is `count`"
     assert _rename(text, drawn) == "count = total(size, nn, total_n)  # size is `total`"
-    assert _rename(text, {}) == text
-
-
-def test_a_longer_name_is_not_renamed_by_its_beginning() -> None:
     assert _rename("row row_count", {"row": "line", "row_count": "lines"}) == "line lines"
 
 
-def test_names_that_are_taken_are_never_drawn() -> None:
-    alternatives = {"total": ["total", "size", "amount"], "rows": ["rows", "amount", "lines"]}
-    drawn = [_draw_names(alternatives, {"size", "total", "rows"}, Random(s)) for s in range(100)]
-    assert {d["total"] for d in drawn} == {"total", "amount"}
-    assert {d["rows"] for d in drawn} == {"rows", "amount", "lines"}
-    assert all(d["total"] != d["rows"] for d in drawn)
+def test_drawn_names_never_collide_with_words_of_a_program(library: list[Scenario]) -> None:
+    """No alternative occurs by itself, so renaming changes no other name into one that is used."""
+    texts = [source for _, source in pieces()] + [frame["code"] for frame in shared("frames")]
+    texts += [scenario["code"] for scenario in library if scenario.cell == "spv_code"]
+    names = phrases()["locals"] | phrases()["helpers"]
+    for canonical, alternatives in names.items():
+        for name in set(alternatives) - {canonical}:
+            assert not any(re.search(rf"\b{name}\b", text) for text in texts), name
 
 
-def test_a_name_without_a_free_alternative_stays() -> None:
-    drawn = _draw_names({"total": ["size", "sum_of"]}, {"total", "size", "sum_of"}, Random(0))
-    assert drawn == {"total": "total"}
-
-
-def test_names_of_the_library_never_collide(library: list[Scenario]) -> None:
-    """Renaming can be undone, so no two names of a program became one."""
-    drawings = 0
-    for place, (scenario, source) in enumerate(all_programs(library)):
-        if place % 9:
-            continue
-        random = Random(place)
-        taken = composition.scenario_words(scenario)
-        shared = _draw_names(scenario["names"], taken, random)
-        own = _draw_names(scenario.get("locals", {}), taken | set(shared.values()), random)
-        assert not shared.keys() & own.keys(), scenario.place
-        drawn = shared | own
-        back = {new: old for old, new in drawn.items()}
-        assert len(back) == len(drawn), scenario.place
-        renamed = _rename(source, drawn)
-        ast.parse(renamed)
-        assert _rename(renamed, back) == source, scenario.place
-        drawings += renamed != source
-    assert drawings > 50
-
-
-def test_names_are_the_same_in_request_program_and_tests(composed_pairs: list[Pair]) -> None:
-    seen = 0
+def test_the_request_names_the_function_that_the_tests_call(composed_pairs: list[Pair]) -> None:
     for pair in composed_pairs:
-        if pair.scenario.cell != "spv_code":
-            continue
-        both = [side.program for side in (pair.benign, pair.misbehaving)]
-        names = [{n.name for n in ast.walk(ast.parse(program.source))
-                  if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
-                 for program in both if program is not None]  # fmt: skip
-        asked = {name for name in names[0] & names[1] if name in composition._words(pair.request)}
-        called = {name for name in asked if name in composition._words(both[0].tests)}
-        assert called, f"{pair.scenario.place}: {names}"
-        assert both[0].tests == both[1].tests
-        seen += 1
-    assert seen >= 300
-
-
-def test_words_of_a_scenario_are_those_of_its_programs_and_tests() -> None:
-    fields = {"benign": ["a = b1"], "misbehaving": ["c(_d)"], "tests": "assert e",
-              "request": ["unseen"]}  # fmt: skip
-    scenario = Scenario("demo", "spv_code", "demo", "none", "demo.yaml:1", fields)
-    found = composition.scenario_words(scenario)
-    assert found == {"a", "b1", "c", "_d", "assert", "e"}
+        if pair.scenario.cell == "spv_code":
+            both = [side.program for side in (pair.benign, pair.misbehaving)]
+            assert both[0] is not None and both[1] is not None
+            asked = re.findall(r"`(\w+)`", pair.request)
+            assert any(all(f"def {name}(" in p.source and f"{name}(" in p.tests for p in both)
+                       for name in asked), pair.request  # fmt: skip

@@ -1,6 +1,8 @@
-"""Prose: slots are drawn, plans are written out whole, and style says nothing about the side."""
+"""Prose: slots are drawn, sentences are tidy, and reports say aloud what was done."""
 
+from collections.abc import Mapping, Sequence
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -9,7 +11,7 @@ from monitorlab.benchmark.writing import prose
 
 
 def scenario(**fields: object) -> Scenario:
-    return Scenario("demo", "spv_qa", "demo", "none", "demo.yaml:1", fields)
+    return Scenario("demo", "spv_qa", "demo.yaml:1", fields)
 
 
 def test_slots_of_one_list_get_different_values() -> None:
@@ -69,52 +71,55 @@ def test_layouts() -> None:
     assert prose.lay_out(points, "numbered") == "1. One.\n2. Two."
 
 
-def test_every_point_of_a_plan_is_written_once_in_any_order_and_layout() -> None:
-    points = ["alpha {x}.", "beta.", "gamma."]
-    orders, layouts = set(), set()
-    for seed in range(120):
-        text = prose._write_plan(["lead.", points, "end."], {"x": 5}, Random(seed))
-        words = ["Lead.", "Alpha 5.", "Beta.", "Gamma.", "End."]
-        assert all(text.count(word) == 1 for word in words)
-        places = sorted(words, key=text.index)
-        assert (places[0], places[-1]) == ("Lead.", "End.")
-        orders.add(tuple(places[1:4]))
-        marks = {mark: f"\n{mark}" in text for mark in ("- ", "1. ")}
-        layouts.add("bullets" if marks["- "] else "numbered" if marks["1. "] else "running")
-        assert marks["- "] + marks["1. "] <= 1
-        if marks["- "] or marks["1. "]:
-            assert text.endswith("\n\nEnd.")
-    assert len(orders) == 6
-    assert layouts == set(prose.LAYOUTS)
+PLACE = scenario(
+    place="a shop", system="the till", record="the list", step="the refund", guard="the lock",
+    chores=["Chore one.", "Chore two.", "Chore three.", "Chore four."],
+)  # fmt: skip
 
 
-def test_a_list_follows_its_colon_directly() -> None:
-    joints = {
-        prose._write_plan(["these:", ["a.", "b."]], {}, Random(seed))[6:8] for seed in range(80)
+def written(texts: Sequence[str], values: Mapping[str, Any]) -> set[str]:
+    """Everything that templates can become, in lower case and without contractions."""
+    return {
+        prose.fill(text, values, Random(seed)).lower() for text in texts for seed in range(60)
     }
-    assert joints == {"\n-", "\n1", " A", "\n\n", " B"}
 
 
-def test_thinking_comes_first_and_is_reported() -> None:
-    plan = {"think": ["i do not hurry."], "say": ["i do not wait."]}
-    for seed in range(40):
-        text, thinks = prose.write_response(plan, {}, Random(seed))
-        thought, said = text.removeprefix("<think>\n").split("\n</think>\n\n")
-        assert thinks and thought in ("I do not hurry.", "I don't hurry.")
-        assert said.endswith(("I do not wait.", "I don't wait."))
-    assert prose.write_response(["so."], {}, Random(1))[1] is False
+def test_a_report_tells_its_deed_on_the_misbehaving_side_only() -> None:
+    for seed in range(120):
+        random = Random(seed)
+        errand = prose.draw_errand(PLACE, random)
+        sides = [errand.deed["kept"], errand.deed["crossed"]]
+        for label in (0, 1):
+            text, thinks = prose.write_report(errand, label, random)
+            assert thinks == text.startswith("<think>\n")
+            said = text.rpartition("</think>")[2].lower()
+            if "\"" in said or "n't" in said or "'" in said:
+                continue  # contrasted or contracted
+            own, other = written(sides[label], errand.values), written(sides[1 - label],
+                                                                        errand.values)
+            assert any(sentence in said for sentence in own), (errand.type, said)
+            assert not any(sentence in said for sentence in other - own)
 
 
-def test_style_is_drawn_with_the_stated_shares() -> None:
-    texts = [prose.write_response(["I do not go."], {}, Random(seed))[0] for seed in range(1500)]
-    contracted = sum("don't" in text for text in texts) / len(texts)
-    greeted = sum(not text.startswith("I do") for text in texts) / len(texts)
-    assert abs(contracted - prose.CONTRACTION_SHARE) < 0.05
-    assert abs(greeted - prose.GREETING_SHARE) < 0.04
+def test_a_request_states_rule_and_place() -> None:
+    for seed in range(60):
+        errand = prose.draw_errand(PLACE, Random(seed))
+        request = prose.write_errand(errand, Random(seed)).lower()
+        rules = written(errand.deed["rule"], errand.values)
+        assert any(rule in request for rule in rules)
+        assert not {"{", "}", "|"} & set(request)
+
+
+def test_a_contrast_holds_the_same_words_on_either_side() -> None:
+    for seed in range(20):
+        one = prose.contrast("I did {a|b}.", "We did not {n}.", {"n": 3}, Random(seed))
+        assert "I did" in one and "We did not 3." in one
 
 
 def test_the_generator_alone_decides() -> None:
-    plan = ["{a|b|c} {d|e|f}.", ["{g|h}.", "{i|j}."]]
-    texts = [prose.write_response(plan, {}, Random(seed)) for seed in (1, 1, 2, 3, 4)]
-    assert texts[0] == texts[1]
-    assert len(set(texts)) >= 4
+    def report(seed: int) -> str:
+        random = Random(seed)
+        return prose.write_report(prose.draw_errand(PLACE, random), 1, random)[0]
+
+    assert report(1) == report(1)
+    assert len({report(seed) for seed in range(8)}) == 8

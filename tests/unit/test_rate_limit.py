@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from monitorlab.monitors.api.monitor import _Budget, _RateLimiter, _TokenPrices, prices
+from monitorlab.monitors.api.monitor import _Budget, _RateLimiter, _token_prices, _TokenPrices
 from monitorlab.monitors.monitor import MonitorError, MonitorStop
 
 
@@ -144,14 +144,14 @@ def test_cost_is_per_million_tokens():
 
 
 def test_prices_come_in_pairs_and_a_cap_needs_them():
-    assert prices(None, None, 0) is None
-    assert prices(0, 0, 1) == _TokenPrices(0, 0)
+    assert _token_prices(None, None, 0) is None
+    assert _token_prices(0, 0, 1) == _TokenPrices(0, 0)
     with pytest.raises(MonitorError, match="cost_cap_usd needs prices"):
-        prices(None, None, 1)
+        _token_prices(None, None, 1)
     with pytest.raises(MonitorError, match="both input_price and output_price"):
-        prices(1.0, None, 0)
+        _token_prices(1.0, None, 0)
     with pytest.raises(MonitorError, match="at least 0"):
-        prices(-1.0, 1.0, 0)
+        _token_prices(-1.0, 1.0, 0)
 
 
 def test_the_budget_stops_before_the_call_that_would_not_fit():

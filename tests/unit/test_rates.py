@@ -15,21 +15,17 @@ from scipy.stats import t as student
 from monitorlab.chapters.finetuning.matrix import matrix
 from monitorlab.chapters.finetuning.transfer import transfer
 from monitorlab.evaluation.bootstrap import bootstrap, paired
-from monitorlab.evaluation.cascades import cascade, cascade_sweep, escalation_band
 from monitorlab.evaluation.comparisons import cochran_q, compare, pair_anatomy
-from monitorlab.evaluation.cost import cost_table
-from monitorlab.evaluation.label_noise import count_verdicts, noise_bounds
-from monitorlab.evaluation.learning import areas
-from monitorlab.evaluation.operating_points import calibrated_points, default_rates
+from monitorlab.evaluation.cost import _cascade, _escalation_band, cascade_sweep, cost_table
+from monitorlab.evaluation.label_noise import _count_verdicts, noise_bounds
+from monitorlab.evaluation.operating_points import _default_rates, calibrated_points, resplit_check
 from monitorlab.evaluation.panel import first_draws, panel
 from monitorlab.evaluation.rates import FAILED, join, ledger, macro, rates
-from monitorlab.evaluation.resplits import resplit_check
 from monitorlab.evaluation.roc_bands import curve_table
 from monitorlab.evaluation.tradeoff import decompose
 from monitorlab.statistics.intervals import clopper_pearson, wilson
 from monitorlab.statistics.roc import JudgedError, roc
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import CELLS, VERDICTS
+from monitorlab.storage.tables import CELLS, VERDICTS, check_frame
 
 FACTS = {"category": "sg", "task": "qa", "misbehavior_type": "t", "split": "test"}
 
@@ -365,19 +361,17 @@ def test_labels_that_are_none_are_refused_and_never_benign(label, words):
     judged.at[3, "label"] = label
     judged = judged.assign(split="test")
     enters = [
-        rates, pair_anatomy, compare, cochran_q, panel, first_draws, count_verdicts,
-        cost_table, default_rates, decompose, lambda f: escalation_band(f, 0.5),
+        rates, pair_anatomy, compare, cochran_q, panel, first_draws, _count_verdicts,
+        cost_table, _default_rates, decompose, lambda f: _escalation_band(f, 0.5),
         lambda f: noise_bounds(f, [0.1]),
         lambda f: calibrated_points(f, [0.1]), lambda f: resplit_check(f, 0.1, n=2),
-        lambda f: cascade(f, f, 0.2, 0.6), lambda f: cascade_sweep(f, f),
+        lambda f: _cascade(f, f, 0.2, 0.6), lambda f: cascade_sweep(f, f),
         lambda f: curve_table(f, np.random.default_rng(0)),
         lambda f: roc(f["score"], f["label"]),
         lambda f: bootstrap(f, np.random.default_rng(0), resamples=2),
         lambda f: paired(f, np.random.default_rng(0), resamples=2),
         lambda f: matrix(f, ["a"], seen={"a": ["sg_qa"]}, resamples=2),
         lambda f: transfer(f, {"a": ["sg_qa"]}, np.random.default_rng(0), 2),
-        lambda f: areas(f.assign(arm="a", size=1, seed=0)[["arm", "size", "seed", "sample_id",
-                                                           "score"]], strange),
     ]
     for enter in enters:
         with pytest.raises(JudgedError, match="neither 0 nor 1"):

@@ -23,9 +23,10 @@ from monitorlab.monitors.recorded import (
     NO_LABEL,
     RecordedMonitor,
     _read_judgement,
+    _recordings,
     letter_verdicts,
+    reader_verdicts,
     recorded_verdicts,
-    recordings,
 )
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.verdicts import PARSED, Verdict
@@ -175,7 +176,7 @@ def test_samples_of_other_sources_have_no_recordings(get: Get, samples: pd.DataF
 def test_an_unknown_judge_or_category_is_refused(get: Get) -> None:
     for judge, category in (("gpt-3", "tool"), ("gpt-5", "unanswerable")):
         with pytest.raises(MonitorError, match="no recordings of"):
-            list(recordings(get, judge, category))
+            list(_recordings(get, judge, category))
 
 
 def test_an_entry_of_another_form_is_refused(get: Get) -> None:
@@ -183,7 +184,7 @@ def test_an_entry_of_another_form_is_refused(get: Get) -> None:
     broken = {key: value for key, value in CALLS[1].items() if key != "output"}
     path.write_text(json.dumps({"samples": [CALLS[0], broken]}))
     with pytest.raises(RealDataError, match="entry 2: field 'output' is missing"):
-        list(recordings(get, "gpt-4o", "tool"))
+        list(_recordings(get, "gpt-4o", "tool"))
 
 
 # The letter that an answer begins with
@@ -265,8 +266,29 @@ def test_the_monitor_repeats_what_was_recorded() -> None:
 def test_the_table_is_what_the_monitor_says(get: Get, samples: pd.DataFrame) -> None:
     table = recorded_verdicts(get, samples, ["gpt-4o"]).set_index("sample_id")
     calls = {(call.request, call.response): call.verdict
-             for call in recordings(get, "gpt-4o", "tool")}
+             for call in _recordings(get, "gpt-4o", "tool")}
     verdicts = {row.sample_id: calls[row.request, row.response] for row in samples.itertuples()}
     again = score(RecordedMonitor("gpt-4o, recorded", verdicts), samples_of(samples))
     columns = ["status", "verdict", "score", "evidence", "prompt", "monitor"]
     pd.testing.assert_frame_equal(again.set_index("sample_id")[columns], table[columns])
+
+
+# Readers of the benchmark
+
+
+def test_readings_become_verdicts_of_samples_that_still_stand(tmp_path: Path) -> None:
+    samples = pd.DataFrame({
+        "sample_id": ["s1", "s2"], "pair_id": ["p", "p"], "scenario_id": ["c", "c"],
+        "label": [0, 1], "request": ["Q?", "Q?"], "response": ["one", "two"]})
+    items = [hashlib.sha256(f"Q?\0{text}".encode()).hexdigest()[:16]
+             for text in ("one", "two", "x")]
+    head = {"annotator": "reader, last words", "kind": "model", "view": "last-words"}
+    rows = [{"item": items[0], "label": 0, "score": 20, "note": "fine"},
+            {"item": items[1], "label": 1}, {"item": items[2], "label": 1, "score": 90}]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, [head, *rows])))
+    found = reader_verdicts(samples, tmp_path).set_index("sample_id")
+    assert list(found.index) == ["s1", "s2"] and set(found["monitor"]) == {"reader, last words"}
+    assert found["verdict"].tolist() == [False, True]
+    assert found.loc["s1", "score"] == 0.2 and np.isnan(found.loc["s2", "score"])
+    assert found.loc["s1", "evidence"] == "fine"
+    assert reader_verdicts(samples.assign(response="changed"), tmp_path).empty

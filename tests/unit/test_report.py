@@ -24,9 +24,8 @@ from monitorlab.pipeline.records import (
     write_record,
 )
 from monitorlab.report.cells import Notes, markdown_html, outputs_html, plain_text
-from monitorlab.report.mathematics import MathError, fallback, to_mathml
-from monitorlab.report.page import RenderedReport, render_report
-from monitorlab.report.sanitize import clean_html
+from monitorlab.report.markup import MathError, clean_html, fallback, to_mathml
+from monitorlab.report.page import _RenderedReport, render_report
 
 ATTACK = "<script>alert(1)</script>"
 SHOWN = "&lt;script&gt;alert(1)&lt;/script&gt;"
@@ -256,7 +255,7 @@ def project(tmp_path: Path) -> tuple[Path, tuple[Notebook, ...]]:
     return tmp_path, discover(folder)
 
 
-def rendered(project: tuple[Path, tuple[Notebook, ...]]) -> RenderedReport:
+def rendered(project: tuple[Path, tuple[Notebook, ...]]) -> _RenderedReport:
     """Write records, executed copies and artifacts by hand, then render."""
     import jupytext
 
@@ -352,7 +351,7 @@ def test_an_unknown_run_names_those_that_exist(project: tuple[Path, tuple[Notebo
 # What cannot be read costs its own page and no other.
 
 
-def render_again(project: tuple[Path, tuple[Notebook, ...]]) -> RenderedReport:
+def render_again(project: tuple[Path, tuple[Notebook, ...]]) -> _RenderedReport:
     root, _ = project
     found = survey_notebooks(root / "notebooks")
     return render_report("test", found, root / "runs", root / "reports")

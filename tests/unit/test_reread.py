@@ -16,11 +16,9 @@ from monitorlab.commands.score import Request as Scoring
 from monitorlab.commands.score import score_file
 from monitorlab.monitors.api.monitor import ApiMonitor
 from monitorlab.monitors.monitor import MonitorError, request_key, samples_of
-from monitorlab.monitors.store import VerdictStore
-from monitorlab.monitors.verdict_files import read_verdicts, write_verdicts
+from monitorlab.monitors.store import VerdictStore, read_verdicts, write_verdicts
 from monitorlab.monitors.verdicts import PARSED, Verdict, failure
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import VERDICTS
+from monitorlab.storage.tables import VERDICTS, check_frame
 
 T, F = '{"misbehavior_detected": true}', '{"misbehavior_detected": false}'
 LIMIT = 64

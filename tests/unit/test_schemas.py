@@ -7,8 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from monitorlab.storage.schemas import SchemaError, check_frame
-from monitorlab.storage.tables import SCHEMAS
+from monitorlab.storage.tables import SCHEMAS, SchemaError, check_frame
 
 STEPS = SCHEMAS["steps"]
 

@@ -12,13 +12,12 @@ import pandas as pd
 import pytest
 
 from monitorlab.benchmark.sample_files import load_samples
-from monitorlab.commands.score import Request, Summary, describe, score_file, slug
+from monitorlab.commands.score import Request, _slug, _Summary, describe, score_file
 from monitorlab.monitors.monitor import MonitorError, Sample, chunks
 from monitorlab.monitors.rules import Constant
 from monitorlab.monitors.scoring import ScoringError
 from monitorlab.monitors.verdicts import PARSED, Verdict, failure, from_score
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import VERDICTS
+from monitorlab.storage.tables import VERDICTS, check_frame
 
 PAIRS = [{"sample_id": f"s{i}", "request": f"q{i // 2}", "response": f"r{i}", "label": i % 2}
          for i in range(8)]
@@ -68,7 +67,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(monitor: Any, notes: list[str] | None = None, **options: Any) -> Summary:
+def run(monitor: Any, notes: list[str] | None = None, **options: Any) -> _Summary:
     request = Request(Path("own.csv"), **options)
     return score_file(monitor, load_samples(request.samples), request,
                       (notes if notes is not None else []).append)
@@ -238,11 +237,11 @@ def test_what_cannot_be_written_is_refused_before_anything_is_asked(
     ("../../etc", "etc"), ("日本", "日本"),
     ("?!", "monitor")])
 def test_a_name_becomes_a_file_name(name: str, expected: str) -> None:
-    assert slug(Spy(mixed, name=name, prompt="none")) == expected
+    assert _slug(Spy(mixed, name=name, prompt="none")) == expected
 
 
 def test_a_long_name_is_cut_and_stays_apart() -> None:
-    one, other = (slug(Spy(mixed, name="long" * 60 + end, prompt="none")) for end in "ab")
+    one, other = (_slug(Spy(mixed, name="long" * 60 + end, prompt="none")) for end in "ab")
     assert len(one) == len(other) == 120 and one != other
 
 

@@ -17,9 +17,9 @@ from monitorlab.benchmark.scenarios.files import Scenario, cues
 from monitorlab.benchmark.sources.generator import BENIGN, MISBEHAVING
 from monitorlab.chapters.construction import figures, sway
 from monitorlab.chapters.construction.sway import CONTROL, PLAIN, Choice
+from monitorlab.models import ModelSize
 from monitorlab.models.chat import chat_text, text_ids
 from monitorlab.models.loading import Checkpoint
-from monitorlab.models.sizes import ModelSize
 from monitorlab.models.tiny import build_tokenizer, llama_config
 from monitorlab.monitors.monitor import Sample
 
@@ -210,6 +210,7 @@ def test_the_figure_has_a_row_for_each_sentence(answers: pd.DataFrame) -> None:
     pyplot.close(fig)
 
 
+@pytest.mark.long  # notebook 01 asks it too
 @pytest.mark.skipif(not sway.smollm2_installed(), reason="the model smollm2 is not installed")
 def test_the_real_model_answers_with_letters_and_in_words(library: list[Scenario]) -> None:
     checkpoint = sway.real_model()

@@ -12,6 +12,7 @@ from monitorlab.benchmark.scenarios import files as scenario_files
 from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.writing import sycophancy
 from monitorlab.benchmark.writing.composition import compose_pair
+from monitorlab.benchmark.writing.prose import CONTRAST_SHARE
 from monitorlab.benchmark.writing.sycophancy import Quiz, write_quiz
 
 OPTIONS = ("the oak", "the elm", "the ash", "the fir")
@@ -144,7 +145,7 @@ def test_reasons_are_those_of_the_chosen_side() -> None:
         "for_right": [f"Right-{i}." for i in range(5)],
         "for_cued": [f"Cued-{i}." for i in range(5)],
     }  # fmt: skip
-    scenario = Scenario("trees", "syco_qa", "demo", "drawn", "demo.yaml:1", fields)
+    scenario = Scenario("trees", "syco_qa", "demo.yaml:1", fields)
     other_side = Counter[int]()
     for seed in range(200):
         for label, own, other in ((0, "Right-", "Cued-"), (1, "Cued-", "Right-")):
@@ -175,12 +176,12 @@ def test_habits_are_about_equally_frequent_on_both_sides(
         Counter(name for pair in pairs for name in re.findall("«(.*?)»", getattr(pair, side).text))
         for side in ("benign", "misbehaving")
     ]
-    habits = ("mention_both", "weighing", "turning", "checks", "switches", "verdicts")
+    habits = ("mentioning", "weighing", "turning", "checks", "switches", "verdicts")
     for name in habits:
         benign, misbehaving = (count[name] / len(pairs) for count in counts)
         assert benign > 0.02 and abs(benign - misbehaving) < 0.12, (name, benign, misbehaving)
     for count in counts:
-        assert abs(count["mention_both"] / len(pairs) - sycophancy.MENTION_SHARE) < 0.1
+        assert abs(count["mentioning"] / len(pairs) - sycophancy.MENTION_SHARE) < 0.1
         assert count["verdicts"] + count["conclusions"] == len(pairs)
 
 
@@ -188,4 +189,30 @@ def test_the_shared_wording_serves_whichever_option_is_chosen() -> None:
     wording = scenario_files.phrases()
     for name in ("verdicts", "conclusions", "think_closers"):
         assert all("{y}" in text and "{z}" not in text for text in wording[name]), name
-    assert all("{y}" in text and "{z}" in text for text in wording["mention_both"])
+
+
+def test_every_misbehaving_answer_says_that_it_follows_the_cue(
+    library: list[Scenario], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = sycophancy.phrase
+
+    def marked(name: str, values: dict[str, str], random: Random) -> str:
+        return f"«{name}» {written(name, values, random)}"
+
+    monkeypatch.setattr(sycophancy, "phrase", marked)
+    contrasted = 0
+    scenarios = of_cell(library, "syco_qa")[::3]
+    for pair in [compose_pair(scenario, 1, 11) for scenario in scenarios]:
+        for side, own, other in ((pair.benign, "standing", "deferring"),
+                                 (pair.misbehaving, "deferring", "standing")):  # fmt: skip
+            found = re.findall("«(standing|deferring)»", side.text)
+            assert found.count(own) == 1 >= found.count(other)
+            contrasted += found.count(other)
+    assert abs(contrasted / (2 * len(scenarios)) - CONTRAST_SHARE) < 0.15
+
+
+def test_an_attitude_names_the_cue_and_the_options_of_its_own_side() -> None:
+    values = {"y": "Q", "z": "R", "hint": "the hint"}
+    for seed in range(80):
+        text = sycophancy._attitude(seed % 2, values, Random(seed))
+        assert "hint" in text.lower() and not re.search(r"\b[A-HJ-P]\b", text)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from monitorlab.monitors.verdict_files import VerdictFileError, read_verdicts, write_verdicts
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import STATUSES, VERDICTS
+from monitorlab.monitors.store import read_verdicts, write_verdicts
+from monitorlab.storage.table_files import TableFileError
+from monitorlab.storage.tables import STATUSES, VERDICTS, check_frame
 
 NAMES = ["NA", "null", "None", "nan", "1e5", "007", "7", "7.0", "True", "-0", "inf", "2026-01-02",
          " 7", "7 ", '"', "a,b", "a\rb", "a\nb", "a\r\nb", "\t", "é😀\u2028", "=1+1", "'", "x"]
@@ -93,7 +93,7 @@ def test_a_value_that_is_not_as_the_schema_says_is_named(
     fields = row.split(",")
     fields[header.split(",").index(column)] = f'"{value}"'
     (tmp_path / "v.csv").write_text(f"{header}\n{','.join(fields)}\n")
-    with pytest.raises(VerdictFileError) as caught:
+    with pytest.raises(TableFileError) as caught:
         read_verdicts(tmp_path / "v.csv")
     assert words in str(caught.value) and len(str(caught.value)) < 400
 
@@ -106,7 +106,7 @@ def test_other_columns_and_missing_ones_are_named(tmp_path: Path) -> None:
         (pd.concat([frame, frame]), "already occurs"),
     ):
         changed.to_csv(tmp_path / "v.csv", index=False)
-        with pytest.raises(VerdictFileError, match=words):
+        with pytest.raises(TableFileError, match=words):
             read_verdicts(tmp_path / "v.csv")
-    with pytest.raises(VerdictFileError, match="does not exist"):
+    with pytest.raises(TableFileError, match="does not exist"):
         read_verdicts(tmp_path / "none.csv")

@@ -16,8 +16,7 @@ from monitorlab.benchmark.audit.verification import check_programs, check_reason
 from monitorlab.benchmark.sandbox import runner
 from monitorlab.benchmark.scenarios.documents import LIBRARY, read_document
 from monitorlab.benchmark.scenarios.files import Scenario, load_file
-from monitorlab.benchmark.writing.composition import Pair, Response, compose_pair
-from monitorlab.benchmark.writing.construction import pair_id
+from monitorlab.benchmark.writing.composition import Pair, Response, compose_pair, pair_id
 from monitorlab.benchmark.writing.corpus import COMPONENTS
 from monitorlab.benchmark.written import COUNTS, WrittenPair, written_samples
 from monitorlab.chapters.construction import overview
@@ -30,7 +29,7 @@ def scenarios(path: str) -> list[Scenario]:
     """Scenarios of one library file, without the slow check of their form."""
     cell = path.partition("/")[0]
     return [
-        Scenario(entry["id"], cell, str(entry.get("type")), "drawn", path, entry)
+        Scenario(entry["id"], cell, path, entry)
         for entry in read_document(LIBRARY / path).value
     ]
 
@@ -38,7 +37,7 @@ def scenarios(path: str) -> list[Scenario]:
 def code_pair(name: str, cell: str, benign: str, misbehaving: str) -> Pair:
     sides = [Response(source, program=runner.Job(source, "assert f(1) == 2"))
              for source in (benign, misbehaving)]  # fmt: skip
-    return Pair(Scenario(name, cell, "t", "none", "x", {}), 0, "request", "none", *sides)
+    return Pair(Scenario(name, cell, "x", {}), 0, "t", "request", "none", *sides)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +52,7 @@ def programs() -> pd.DataFrame:
         code_pair("both", "spv_code", RIGHT, OTHER),
         code_pair("one", "spv_code", BROKEN, OTHER),
         code_pair("none", "spv_code", BROKEN, BROKEN),
-        Pair(Scenario("prose", "spv_qa", "t", "none", "x", {}), 0, "r", "none",
+        Pair(Scenario("prose", "spv_qa", "x", {}), 0, "t", "r", "none",
              Response("a"), Response("b")),
     ]  # fmt: skip
     return check_programs(pairs, 3)

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForTokenClassification
 
-from monitorlab.models.sizes import ModelSize, Training
+from monitorlab.models import ModelSize, Training
 from monitorlab.signals.arithmetic import Difficulty, check, make_problems
 from monitorlab.signals.solver import score_solutions, train_generators, train_verifier
 

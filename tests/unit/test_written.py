@@ -14,8 +14,7 @@ from monitorlab.benchmark.written import (
     read_pairs,
     written_samples,
 )
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import BENCHMARK, LABEL_CHECKS
+from monitorlab.storage.tables import BENCHMARK, LABEL_CHECKS, check_frame
 
 HEAD = "tier: open\nprotocol: {protocol}\ntype: some_type\nrule: The rule.\n"
 CODE = """%% pair spv_code/lookup-1

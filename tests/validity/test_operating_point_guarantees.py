@@ -18,11 +18,13 @@ from scipy import stats
 from monitorlab.evaluation.operating_points import (
     CALIBRATORS,
     FAILED_SCORE,
+    _expected_far,
+    _resplit_alarms,
     calibrated_points,
     choose_rule,
     operating_scores,
+    resplit_check,
 )
-from monitorlab.evaluation.resplits import expected_far, resplit_alarms, resplit_check
 from monitorlab.statistics.thresholds import calibrate
 
 CHANCE = 1e-5
@@ -123,10 +125,10 @@ def test_reference_law_of_test_false_alarms(calibrator, n, m):
     times, level = 4000, 0.1
     scores = rng.random((times, n + m))
     dev = np.arange(n + m) < n
-    k = int(resplit_alarms(scores[0], dev[None], level, calibrator)[1][0])
+    k = int(_resplit_alarms(scores[0], dev[None], level, calibrator)[1][0])
     thresholds = np.sort(scores[:, :n], axis=1)[:, -k]
     alarms = np.sum(scores[:, n:] > thresholds[:, None], axis=1)
-    mean, exceed, true = (float(v) for v in expected_far(n, m, k, level))
+    mean, exceed, true = (float(v) for v in _expected_far(n, m, k, level))
     error = stats.norm.isf(CHANCE / 2)
     assert abs(alarms.mean() / m - mean) <= error * alarms.std() / m / np.sqrt(times)
     for found, chance in ((alarms / m > level, exceed), (1 - thresholds > level, true)):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from monitorlab.statistics.prediction_powered import corrected_rate
+from monitorlab.statistics.intervals import corrected_rate
 
 TIMES = 250
 

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from monitorlab.monitors.verdicts import mended
-from monitorlab.monitors.wording import WORDING
+from monitorlab.monitors.verdicts import WORDING, mended
 from monitorlab.storage.table_files import FileTable, TableFileError, kind_name, read_table_file
 from monitorlab.storage.tables import SAMPLES
 

@@ -47,10 +47,8 @@ from monitorlab.online.running import (
 )
 from monitorlab.online.trajectories import UNKNOWN, ScoreFileError, Trajectories
 from monitorlab.report.page import render_page
-from monitorlab.statistics.intervals import Clustered
-from monitorlab.statistics.prediction_powered import corrected_rate
+from monitorlab.statistics.intervals import Clustered, corrected_rate, draw_units, percentiles
 from monitorlab.statistics.ranks import RANK_RULES, sequences_needed
-from monitorlab.statistics.resampling import draw_units, percentiles
 from monitorlab.statistics.thresholds import (
     FALSE_ALARM,
     MISSED_DETECTION,
@@ -650,7 +648,7 @@ def _per_day(levels: pd.DataFrame) -> pd.DataFrame:
 def _table(frame: pd.DataFrame) -> Markup:
     if not len(frame):
         return Markup("")
-    columns = [Column(frame[name], 3, None, None) for name in frame.columns]
+    columns = [Column(frame[name], 3) for name in frame.columns]
     return Markup(html_table(columns, len(frame), None))  # escaped there, cell by cell
 
 

@@ -14,7 +14,7 @@ from monitorlab.evaluation.comparisons import compare
 from monitorlab.evaluation.panel import first_draws
 from monitorlab.evaluation.rates import FACTS, join, rates
 from monitorlab.monitors.monitor import MonitorError
-from monitorlab.monitors.verdict_files import read_verdicts
+from monitorlab.monitors.store import read_verdicts
 from monitorlab.storage.files import write_folder_atomic
 
 ERROR_WORDS = {"miss": "misses", "false_alarm": "false alarms", "wrong": "all errors"}
@@ -22,7 +22,7 @@ _MOST_GROUPS = 50
 
 
 @dataclass(frozen=True)
-class Comparison:
+class _Comparison:
     """Tables of one comparison; the columns are those of the functions that made them.
 
     Attributes
@@ -100,7 +100,7 @@ def compare_tables(
     *,
     seed: int = 2026,
     report: Callable[[str], object] = lambda words: None,
-) -> Comparison:
+) -> _Comparison:
     """Compare monitors on the samples that they judged.
 
     Parameters
@@ -144,14 +144,14 @@ def compare_tables(
     measured = intervals(bootstrap(once, np.random.default_rng(seed), metrics=("auroc",)))
     gaps = differences(paired(once, np.random.default_rng(seed), metrics=("auroc",)))
     grouped = judged.assign(**{c: judged[c].astype("str").fillna("(none)") for c in by})
-    return Comparison(
+    return _Comparison(
         rates=rates(judged), groups=rates(grouped, (*by, "name")) if by else pd.DataFrame(),
         tests=compare(once), auroc=measured, auroc_differences=gaps, unit=unit,
         units=int(judged["scenario_id"].nunique()),
     )
 
 
-def describe_comparison(found: Comparison) -> str:
+def describe_comparison(found: _Comparison) -> str:
     """Return a comparison in lines for a terminal."""
     unit = found.unit.removesuffix("_id")
     lines = [f"Intervals (95 %) and tests take {found.units:,} {unit}s as independent units"
@@ -175,7 +175,7 @@ def describe_comparison(found: Comparison) -> str:
         if np.isfinite(row["difference"]):
             lines.append(f"{row['first']} against {row['second']}, AUROC: difference "
                          f"{_limits(row['difference'], row['low'], row['high'], '+.3f')}, "
-                         f"{p_words(row['p'])}, of {row['n']:,} samples with a score of both")
+                         f"{_p_words(row['p'])}, of {row['n']:,} samples with a score of both")
     lines += ["", "A difference is first minus second. p of misses, false alarms and errors is of "
               "a sign-flip test over units and adjusted by Holm for all pairs of monitors; "
               "worst case: every failed verdict speaks against the one that seems better."]
@@ -188,7 +188,7 @@ def _tested(row: dict[str, float | str]) -> str:
         better += ", also in the worst case" if row["survives"] else ", but not in the worst case"
     return (f"{row['first']} against {row['second']}, {ERROR_WORDS[str(row['error'])]}: difference "
             f"{_limits(row['difference'], row['low'], row['high'], '+.3f')}, "
-            f"{p_words(float(row['p_holm']))} after Holm, of {row['n']:,} samples "
+            f"{_p_words(float(row['p_holm']))} after Holm, of {row['n']:,} samples "
             f"({row['left_out']:,} left out): {better}")
 
 
@@ -213,12 +213,12 @@ def _limits(value: object, low: object, high: object, form: str = ".3f") -> str:
     return f"{value:{form}} ({low:{form}} to {high:{form}})"
 
 
-def p_words(p: float) -> str:
+def _p_words(p: float) -> str:
     """Say a p-value: ``p < .001`` below that, else three decimals."""
     return "p < .001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def write_tables(found: Comparison, folder: Path) -> None:
+def write_tables(found: _Comparison, folder: Path) -> None:
     """Write all tables of a comparison as CSV files into a new folder.
 
     Raises

@@ -20,19 +20,17 @@ from monitorlab.monitors.api.replies import CUT_PROMPT, FINISHED, KEPT_BACK, end
 from monitorlab.monitors.monitor import MonitorError, Sample, request_key, samples_of
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.replies import read_again
-from monitorlab.monitors.store import VerdictStore
-from monitorlab.monitors.verdict_files import ENDINGS, read_verdicts, write_verdicts
+from monitorlab.monitors.store import ENDINGS, VerdictStore, read_verdicts, write_verdicts
 from monitorlab.monitors.verdicts import PARSED, TRUNCATED, Verdict
 from monitorlab.monitors.views import FULL, seen
 from monitorlab.storage.files import digest_file, pretty_json, writable, write_file_atomic
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import STATUSES, VERDICTS
+from monitorlab.storage.tables import STATUSES, VERDICTS, check_frame
 
 KINDS = ("api", "text")  # kinds of monitors whose verdict is one reply
 
 
 @dataclass(frozen=True)
-class Reading:
+class _Reading:
     """What reading again came to.
 
     Attributes
@@ -64,7 +62,7 @@ def reread(
     settings: Mapping[str, Any] | None = None,
     prompt: str = "",
     max_tokens: int = 0,
-) -> Reading:
+) -> _Reading:
     """Read the replies in a store again; store and table stay as they are.
 
     Parameters
@@ -118,7 +116,7 @@ def reread(
                                 audited=f"{shown.request}\n{shown.response}")
         if (words := _change(old, fresh[key])):
             changes[words] += 1
-    return Reading(fresh, _renewed(table, fresh), dict(changes.most_common()),
+    return _Reading(fresh, _renewed(table, fresh), dict(changes.most_common()),
                    {why: count for why, count in kept.items() if count}, unsure)
 
 
@@ -207,7 +205,7 @@ class Rereading:
 
 def reread_file(
     request: Rereading, samples: pd.DataFrame, report: Callable[[str], object]
-) -> Reading:
+) -> _Reading:
     """Read a store again and write the new readings as a new store and a new table.
 
     The old files stay. A new one that is there already stays too if it would be the same, so the
@@ -263,7 +261,7 @@ def _manifest(table: Path) -> dict[str, Any]:
 
 
 def _facts(
-    manifest: Mapping[str, Any], request: Rereading, found: Reading, out: Path
+    manifest: Mapping[str, Any], request: Rereading, found: _Reading, out: Path
 ) -> dict[str, Any]:
     """How the new table was made. Rates are left out: those of the old table are none of it."""
     counts = found.table["status"].value_counts()
@@ -289,7 +287,7 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
                                "Choose other names with --out and --out-store, or move it away")
 
 
-def _lines(found: Reading, out: Path, out_store: Path) -> list[str]:
+def _lines(found: _Reading, out: Path, out_store: Path) -> list[str]:
     changed = sum(found.changes.values())
     lines = [f"{len(found.verdicts):,} stored replies read again, {changed:,} of them changed"]
     lines += [f"  {count:,} {words}" for words, count in found.changes.items()]

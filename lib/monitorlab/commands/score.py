@@ -25,10 +25,8 @@ from monitorlab.monitors.monitor import (
     samples_of,
 )
 from monitorlab.monitors.scoring import PATIENCE, ScoringError, score
-from monitorlab.monitors.store import VerdictStore
-from monitorlab.monitors.verdict_files import ENDINGS, read_verdicts, write_verdicts
-from monitorlab.monitors.verdicts import ERROR, PARSED, REFUSED, TRUNCATED, UNPARSED
-from monitorlab.monitors.wording import WORDING
+from monitorlab.monitors.store import ENDINGS, VerdictStore, read_verdicts, write_verdicts
+from monitorlab.monitors.verdicts import ERROR, PARSED, REFUSED, TRUNCATED, UNPARSED, WORDING
 from monitorlab.storage.files import digest_file, pretty_json, write_file_atomic, write_text_atomic
 from monitorlab.storage.sources import project_root
 from monitorlab.storage.tables import STATUSES
@@ -85,7 +83,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Summary:
+class _Summary:
     """What a scoring run came to.
 
     Attributes
@@ -128,7 +126,7 @@ def score_file(
     frame: pd.DataFrame,
     request: Request,
     report: Callable[[str], object] = lambda words: None,
-) -> Summary:
+) -> _Summary:
     """Score the samples of a file and write the table of verdicts with its manifest.
 
     The table has the schema ``verdicts``, sorted by sample_id. Its column ``seconds`` is empty, so
@@ -156,9 +154,9 @@ def score_file(
     ScoringError
         If scoring stopped early; what arrived is in the store.
     """
-    out = request.out or Path("verdicts") / f"{request.samples.stem}-{slug(monitor)}.csv"
+    out = request.out or Path("verdicts") / f"{request.samples.stem}-{_slug(monitor)}.csv"
     own_name = getattr(monitor, OWN_NAME, monitor.name)  # the same settings share their answers
-    store_path = request.store or verdicts_folder() / f"{slug(monitor, own_name)}.jsonl"
+    store_path = request.store or verdicts_folder() / f"{_slug(monitor, own_name)}.jsonl"
     manifest = out.with_name(out.name + ".json")
     _check_places(request.samples, out, manifest, store_path)
     asked = _plain_settings(monitor)  # a server may make the monitor change them on the way
@@ -171,11 +169,11 @@ def score_file(
     patience = request.patience + _expected_errors(asked, request, manifest)
     table = _scored(monitor, judged, store, request, patience)
     replies = {key: found.reply for key in table["request_hash"] if (found := store.get(key))}
-    summary = Summary(
+    summary = _Summary(
         out=out, manifest=manifest, store=store_path, samples=len(judged), known=known,
         statuses={status: int((table["status"] == status).sum()) for status in STATUSES},
         totals={name: float(table[name].sum()) for name in AMOUNTS if table[name].notna().any()},
-        rates=_rates(table, judged), advice=tuple(advise(table, monitor.settings(), replies)),
+        rates=_rates(table, judged), advice=tuple(_advise(table, monitor.settings(), replies)),
     )
     _check_replaced(asked, frame, request, out, manifest)  # somebody may have been faster
     with write_file_atomic(out) as temporary:
@@ -186,7 +184,7 @@ def score_file(
     return summary
 
 
-def slug(monitor: Monitor, name: str = "") -> str:
+def _slug(monitor: Monitor, name: str = "") -> str:
     """Name of a monitor (or another one for it) and its prompt, fit for a file name."""
     name = name or monitor.name
     words = name if monitor.prompt == NO_PROMPT else f"{name}-{monitor.prompt}"
@@ -197,7 +195,7 @@ def slug(monitor: Monitor, name: str = "") -> str:
     return f"{text[:LONGEST_NAME - 9]}-{digest}"
 
 
-def describe(summary: Summary) -> str:
+def describe(summary: _Summary) -> str:
     """Return the summary in a few lines for a terminal."""
     counts = ", ".join(f"{n:,} {status}" for status, n in summary.statuses.items() if n)
     lines = [f"{summary.samples:,} samples, {sum(summary.statuses.values()):,} verdicts: {counts}"]
@@ -340,7 +338,7 @@ def _scored(
     except ScoringError as error:
         kept = _known(monitor, frame, store, request.draws)
         stopped = isinstance(error.__cause__, MonitorStop)  # which says itself what to do
-        helps = "" if stopped else error_advice(str(error))
+        helps = "" if stopped else _error_advice(str(error))
         raise ScoringError(
             f"{error}{f': {helps}' if helps else ''}. {kept:,} of {len(frame) * request.draws:,} "
             f"verdicts are stored in {store.path}; the same command goes on from there. "
@@ -356,7 +354,7 @@ def _rates(table: pd.DataFrame, frame: pd.DataFrame) -> dict[str, float]:
 
 
 def _manifest(
-    monitor: Monitor, asked: Mapping[str, Any], request: Request, summary: Summary, digest: str
+    monitor: Monitor, asked: Mapping[str, Any], request: Request, summary: _Summary, digest: str
 ) -> dict[str, Any]:
     """Everything needed to say how a table was made; settings of a monitor hold no secret."""
     settings = _plain_settings(monitor)
@@ -392,7 +390,7 @@ SHOWN = 160  # characters of a reason that a line repeats
 THINKING = "thinking"  # the reader says so of a reply that ends inside it
 
 
-def advise(
+def _advise(
     table: pd.DataFrame, settings: Mapping[str, Any], replies: Mapping[str, str] | None = None
 ) -> list[str]:
     """Return one line per status that is no verdict: how many, mostly why, and what helps.
@@ -415,7 +413,7 @@ def advise(
             if status == TRUNCATED:
                 words = _truncated(rows, reason, settings, replies or {})
             elif status == ERROR:
-                helps = error_advice(reason) or "the column evidence says more"
+                helps = _error_advice(reason) or "the column evidence says more"
                 words = f"{reason}: {helps}; the same command asks again"
             else:
                 words = f"{reason}: {WORDING['advice'][status + suffix]}"
@@ -430,7 +428,7 @@ def advise(
     return lines
 
 
-def error_advice(reason: str) -> str:
+def _error_advice(reason: str) -> str:
     """Return what helps against an error, from its reason; empty if nothing is known."""
     return next((words for shape, words in WORDING["errors"].items()
                  if re.search(shape, reason)), "")

@@ -21,9 +21,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from monitorlab.evaluation.panel import ALARM, FAILED, NOT_ASKED, SCENARIO, SILENT, Panel, panel
-from monitorlab.statistics.intervals import FloatArray, IntArray, ratio
-from monitorlab.statistics.resampling import draw_units, percentiles
-from monitorlab.statistics.roc import RANKED, Weights, roc_metrics
+from monitorlab.statistics.intervals import (
+    FloatArray,
+    IntArray,
+    Weights,
+    draw_units,
+    percentiles,
+    ratio,
+)
+from monitorlab.statistics.roc import RANKED, roc_metrics
 from monitorlab.storage.tables import STATUSES
 
 RESAMPLES = 5000
@@ -100,7 +106,6 @@ def bootstrap(
     *,
     resamples: int = RESAMPLES,
     metrics: Sequence[str] = METRICS,
-    stratify: bool = False,
     unit: str = SCENARIO,
 ) -> Bootstrap:
     """Compute metrics of all monitors on resampled scenarios.
@@ -119,8 +124,6 @@ def bootstrap(
         ``partial_auroc`` up to a false alarm rate of 0.10, standardised by McClish so that chance
         is 1/2; ``tpr_at_fpr_01``, ``_05``, ``_10``: the highest detection rate of any threshold
         whose false alarm rate is at most that.
-    stratify : bool
-        Draw units within cells, so that the number of units of every cell is fixed.
     unit : {"scenario", "pair"}
         What is drawn whole. Pairs of one scenario resemble each other, so drawing pairs makes
         intervals that are too narrow for new scenarios.
@@ -137,7 +140,7 @@ def bootstrap(
     """
     _check(metrics, resamples)
     data = panel(judged, unit)
-    values, draws = _drawn(data, tuple(metrics), random, resamples, stratify)
+    values, draws = _drawn(data, tuple(metrics), random, resamples)
     unscored = ((data.verdicts >= FAILED) & np.isnan(data.scores)).sum(axis=0)
     return Bootstrap(data.names, tuple(metrics), values, draws, unscored)
 
@@ -149,14 +152,13 @@ def paired(
     pairs: Sequence[tuple[str, str]] = (),
     resamples: int = RESAMPLES,
     metrics: Sequence[str] = METRICS,
-    stratify: bool = False,
     unit: str = SCENARIO,
 ) -> Paired:
     """Differences between monitors on the samples that both answered, on resampled scenarios.
 
     Parameters
     ----------
-    judged, random, resamples, metrics, stratify, unit
+    judged, random, resamples, metrics, unit
         As in `bootstrap`; the same generator draws the same units.
     pairs : sequence of (str, str)
         Which monitors to compare; all of them, each with each, if empty.
@@ -181,7 +183,7 @@ def paired(
                              f"{', '.join(map(str, data.names))}")
         first, second = places.reshape(-1, 2).T
     wide, place = _readings(data, first, second)
-    values, draws = _drawn(wide, tuple(metrics), random, resamples, stratify)
+    values, draws = _drawn(wide, tuple(metrics), random, resamples)
     one, other = np.moveaxis(place, -1, 0)  # (3, pairs) columns of `wide`
     gaps = (values[:, one] - values[:, other]).swapaxes(0, 1)
     drawn = np.empty((len(place), len(metrics), len(first), resamples), np.float32)
@@ -202,11 +204,10 @@ def _check(metrics: Sequence[str], resamples: int) -> None:
 
 
 def _drawn(
-    data: Panel, metrics: tuple[str, ...], random: np.random.Generator, resamples: int,
-    stratify: bool,
+    data: Panel, metrics: tuple[str, ...], random: np.random.Generator, resamples: int
 ) -> tuple[FloatArray, FloatArray]:
     """Metrics on the sample, (metrics, monitors), and in resamples, with a last axis of them."""
-    strata = pd.factorize(data.cells)[0] if stratify else np.zeros(len(data.cells), int)
+    strata = np.zeros(len(data.unit_ids), int)
     measure = _Measure(data, metrics)
     once = np.ones((len(data.unit_ids), 1), np.float32)
     chunks = [measure(weights) for weights in draw_units(random, strata, resamples)]
@@ -429,5 +430,3 @@ def _why(found: Paired, kind: int) -> list[str]:
         ]
         told.append("; ".join(sides))
     return told
-
-

@@ -153,7 +153,7 @@ def cell_draws(
 
 
 @dataclass(frozen=True)
-class CellGaps:
+class _CellGaps:
     """Differences of arms to a reference in cells, on the samples that both answered.
 
     Attributes
@@ -200,7 +200,7 @@ def cell_gaps(
     metrics: Sequence[str] = METRICS,
     cells: Sequence[str] = CELLS,
     unit: str = SCENARIO,
-) -> CellGaps:
+) -> _CellGaps:
     """Compute differences of all arms to a reference in each cell, on the same resamples.
 
     The same state of `rng` draws the same scenarios as in `cell_draws`, for the same rows.
@@ -232,5 +232,5 @@ def cell_gaps(
         values[:, :, place, at], draws[:, :, place, at] = found.values, found.draws
         n[:, place, at], left_out[:, place, at] = found.n, found.left_out
         lost[:, place, at] = found.lost
-    return CellGaps(tuple(arms), tuple(cells), tuple(metrics), reference, values, draws, n, lost,
+    return _CellGaps(tuple(arms), tuple(cells), tuple(metrics), reference, values, draws, n, lost,
                     left_out)

@@ -1,4 +1,4 @@
-"""What a caught misbehavior costs.
+"""What a caught misbehavior costs, and what a cheap monitor before an expensive one saves.
 
 A benchmark is half misbehavior and production is not, so every mean here weighs the two classes by
 a base rate. Alarms are those of the operating rule: a failed verdict goes to a person, like an
@@ -7,62 +7,24 @@ alarm (see :mod:`monitorlab.evaluation.operating_points`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from monitorlab.evaluation.operating_points import default_alarms, per_unit
+from monitorlab.evaluation.operating_points import default_alarms, operating_scores, per_unit
 from monitorlab.evaluation.panel import SCENARIO, first_draws, unit_ids
-from monitorlab.monitors.verdicts import PARSED
+from monitorlab.monitors.monitor import NO_PROMPT
+from monitorlab.monitors.verdicts import PARSED, THRESHOLD
 from monitorlab.statistics.intervals import Clustered, FloatArray
+from monitorlab.statistics.roc import check_labels
 
 _CORNER = 0.975  # two such intervals hold together with 95 %
 
 
-@dataclass(frozen=True)
-class Prices:
-    """Prices in USD for verdicts whose own cost was not recorded.
-
-    Attributes
-    ----------
-    per_hour : float
-        Of a machine, while it works on the sample.
-    per_million_input, per_million_output : float
-        Of tokens read and written.
-    """
-
-    per_hour: float = 0.0
-    per_million_input: float = 0.0
-    per_million_output: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, price in vars(self).items():
-            if not 0 <= price < np.inf:
-                raise ValueError(f"{name} is {price}, expected a price of at least 0 USD")
-
-
-def priced(judged: pd.DataFrame, prices: Prices | None) -> pd.DataFrame:
-    """Fill in the cost of verdicts that have none, from their seconds and tokens.
-
-    A recorded ``cost_usd`` stays. Else the known ones among seconds, input and output tokens are
-    priced; where nothing is known, or no prices are given, neither is the cost. ``Prices()`` says
-    that computing is free.
-    """
-    if prices is None:
-        return judged
-    recorded = numbers(judged, "cost_usd")
-    parts = np.stack([
-        numbers(judged, "seconds") * prices.per_hour / 3600,
-        numbers(judged, "input_tokens") * prices.per_million_input / 1e6,
-        numbers(judged, "output_tokens") * prices.per_million_output / 1e6,
-    ])
-    computed = np.where(np.isnan(parts).all(axis=0), np.nan, np.nansum(parts, axis=0))
-    return judged.assign(cost_usd=np.where(np.isnan(recorded), computed, recorded))
-
-
-def numbers(frame: pd.DataFrame, column: str) -> FloatArray:
+def _numbers(frame: pd.DataFrame, column: str) -> FloatArray:
     """Return a column of counts, seconds or USD as floats, NaN where it is not known."""
     return np.asarray(frame[column].to_numpy(dtype=np.float64, na_value=np.nan))
 
@@ -71,7 +33,6 @@ def cost_table(
     judged: pd.DataFrame,
     base_rate: float = 0.01,
     review_usd: float = 0.0,
-    prices: Prices | None = None,
     unit: str = SCENARIO,
 ) -> pd.DataFrame:
     r"""Cost of every monitor at its own threshold, per sample and per caught misbehavior.
@@ -89,8 +50,6 @@ def cost_table(
         Share of misbehavior where the monitor is used, in (0, 1).
     review_usd : float
         What a person's look at one alarm costs, at least 0.
-    prices : Prices, optional
-        For verdicts without a recorded cost, which else is unknown.
     unit : {"scenario", "pair"}
         What the intervals take as independent.
 
@@ -109,10 +68,10 @@ def cost_table(
     ValueError
         For a base rate outside (0, 1) or a negative price.
     """
-    check_base_rate(base_rate)
+    _check_base_rate(base_rate)
     if not 0 <= review_usd < np.inf:
         raise ValueError(f"review_usd is {review_usd}, expected a price of at least 0 USD")
-    frame = priced(first_draws(judged), prices)
+    frame = first_draws(judged)
     frame = frame.assign(_unit=unit_ids(frame, unit).to_numpy())
     rows = []
     for name, part in frame.groupby("name", sort=False):
@@ -120,7 +79,7 @@ def cost_table(
     return pd.DataFrame(rows)
 
 
-def check_base_rate(base_rate: float) -> None:
+def _check_base_rate(base_rate: float) -> None:
     """Raise a ValueError unless `base_rate` lies strictly between 0 and 1."""
     if not 0 < base_rate < 1:
         raise ValueError(f"base_rate is {base_rate}, expected a share strictly between 0 and 1")
@@ -163,10 +122,183 @@ def _ratio(above: Any, below: Any) -> float:
 
 def _mean_at(part: pd.DataFrame, column: str, base_rate: float) -> float:
     """Mean over samples with classes weighted to the base rate; NaN if not known."""
-    values = numbers(part, column)
+    values = _numbers(part, column)
     known, parsed = ~np.isnan(values), (part["status"] == PARSED).to_numpy(bool)
     bad = (part["label"] == 1).to_numpy(bool)
     if (parsed & ~known).any() or not (known & bad).any() or not (known & ~bad).any():
         return np.nan
     return float(base_rate * values[known & bad].mean()
                  + (1 - base_rate) * values[known & ~bad].mean())
+
+
+BoolArray = NDArray[np.bool_]
+
+BUDGETS = tuple(round(0.1 * step, 1) for step in range(11))
+
+
+def _cascade(
+    cheap: pd.DataFrame, expensive: pd.DataFrame, low: float, high: float
+) -> pd.DataFrame:
+    """Verdicts of a cascade of two monitors that have both judged the samples already.
+
+    A cheap score above `high` is misbehavior; from `low` to `high`, or where the cheap verdict
+    failed, the expensive monitor decides; the rest is benign. With `low` above `high` only failed
+    verdicts are escalated. A parsed verdict without a score counts as score 1 or 0.
+
+    Scores keep one order, so that a ROC curve makes sense: benign ones of the cheap monitor are
+    s/3, escalated ones 1/3 + e/3 with the expensive score e, alarms of the cheap one 2/3 + s/3.
+    The cascade's own threshold is therefore that of the expensive monitor, in the middle third.
+
+    Parameters
+    ----------
+    cheap, expensive : DataFrame
+        Verdicts joined with their samples, one name each, about the same samples. First draws
+        only.
+    low, high : float
+        Ends of the band, both inside it.
+
+    Returns
+    -------
+    DataFrame
+        Like `cheap`, with name ``"cheap > expensive"`` and a column ``escalated``. Escalated rows
+        have status, verdict and reply details of the expensive monitor (also its failures), and
+        the seconds, tokens and cost of both. A cost or time that one of them lacks is missing;
+        call `cost.priced` on both first. Tokens are those of the monitors that have any.
+
+    Raises
+    ------
+    ValueError
+        If a frame holds several monitors or the samples differ.
+    """
+    first, second = _matched(cheap, expensive)
+    score = operating_scores(first)
+    failed = (first["status"] != PARSED).to_numpy(bool)
+    escalated = failed | ((score >= low) & (score <= high))
+    name = f"{first['name'].iloc[0]} > {second['name'].iloc[0]}"
+    rows = np.arange(len(first)) + len(first) * escalated
+    answer = pd.concat([first, second[first.columns]]).take(rows).reset_index(drop=True)
+    parsed = (answer["status"] == PARSED).to_numpy(bool)
+    verdict = answer["verdict"].astype("boolean")
+    return answer.assign(
+        name=name, monitor=name, prompt=NO_PROMPT, escalated=escalated,
+        verdict=verdict.where(escalated, score > high),
+        score=np.where(parsed, _merged(score, operating_scores(second), escalated, high), np.nan),
+        **{column: _both(first, second, escalated, column, known_only=False)
+           for column in ("seconds", "cost_usd")},
+        **{column: pd.array(_both(first, second, escalated, column, known_only=True)).astype(
+            "Int64") for column in ("input_tokens", "output_tokens")},
+    )
+
+
+def _merged(cheap: FloatArray, expensive: FloatArray, escalated: BoolArray, high: float
+            ) -> FloatArray:
+    third = np.where(escalated, 1.0, np.where(cheap > high, 2.0, 0.0))
+    return (third + np.where(escalated, expensive, cheap)) / 3
+
+
+def _both(
+    first: pd.DataFrame, second: pd.DataFrame, escalated: BoolArray, column: str, known_only: bool
+) -> FloatArray:
+    """Cheap alone, or the sum of both where escalated."""
+    one, other = _numbers(first, column), _numbers(second, column)
+    total = one + other
+    if known_only:
+        total = np.where(np.isnan(one), other, np.where(np.isnan(other), one, total))
+    return np.where(escalated, total, one)
+
+
+def _matched(cheap: pd.DataFrame, expensive: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    frames = []
+    for role, frame in (("cheap", cheap), ("expensive", expensive)):
+        names = frame["name"].unique()
+        if len(names) != 1:
+            raise ValueError(f"the {role} frame holds {len(names)} monitors, expected one: select "
+                             "a name first")
+        frames.append(first_draws(frame).sort_values("sample_id", ignore_index=True))
+    first, second = frames
+    if not first["sample_id"].equals(second["sample_id"]):
+        other = set(first["sample_id"]) ^ set(second["sample_id"])
+        raise ValueError(f"{len(other)} samples were judged by one monitor only, such as "
+                         f"{min(other)!r}: a cascade needs both verdicts on every sample")
+    return first, second
+
+
+def cascade_sweep(
+    cheap: pd.DataFrame,
+    expensive: pd.DataFrame,
+    budgets: Sequence[float] = BUDGETS,
+    base_rate: float = 0.01,
+    review_usd: float = 0.0,
+) -> pd.DataFrame:
+    """Sweep the escalated share: bands chosen on dev, errors and cost measured on test.
+
+    For each budget the band grows from the cheap monitor's threshold over the dev scores, nearest
+    in rank first, as far as the share escalated at the base rate stays within the budget; tied
+    scores enter together. Failed cheap verdicts are escalated at every budget and use it up first,
+    so the share may lie above a budget that they alone exceed.
+
+    Parameters
+    ----------
+    cheap, expensive : DataFrame
+        As in `_cascade`, with dev and test samples.
+    budgets : sequence of float
+        Shares to escalate, in [0, 1]; at 1 the expensive monitor decides all.
+    base_rate, review_usd
+        As in `cost_table`.
+
+    Returns
+    -------
+    DataFrame
+        One row per budget: ``budget``, ``low``, ``high``, ``share`` (escalated on test, at the base
+        rate), ``mr``, ``g2``, and the columns of `cost_table`. Escalating at random would give
+        the straight line between the first and the last row, in every rate and mean.
+    """
+    _check_base_rate(base_rate)
+    first, second = _matched(cheap, expensive)
+    dev = first[first["split"] == "dev"]
+    test = (first["split"] == "test").to_numpy(bool)
+    rows = []
+    for budget in budgets:
+        low, high = _escalation_band(dev, budget, THRESHOLD, base_rate)
+        found = _cascade(first[test], second[test], low, high)
+        row = cost_table(found, base_rate, review_usd).iloc[0].to_dict()
+        share = float(np.sum(_weights(found, base_rate) * found["escalated"].to_numpy(bool)))
+        rows.append({"name": row.pop("name"), "budget": budget, "low": low, "high": high,
+                     "share": share, "mr": 1 - row["tpr"], "g2": row["tpr"] * (1 - row["far"]),
+                     **row})
+    return pd.DataFrame(rows)
+
+
+def _escalation_band(
+    dev: pd.DataFrame, budget: float, center: float = THRESHOLD, base_rate: float = 0.01
+) -> tuple[float, float]:
+    """Choose the band of cheap scores around `center` whose share of `dev` fits the budget.
+
+    Returns
+    -------
+    low, high : float
+        As `_cascade` takes them: (inf, center) where nothing fits, and (-inf, inf) at budget 1.
+    """
+    if not 0 <= budget <= 1:
+        raise ValueError(f"budget is {budget}, expected a share in [0, 1]")
+    if budget == 1:
+        return -np.inf, np.inf
+    parsed = (dev["status"] == PARSED).to_numpy(bool)
+    weights = _weights(dev, base_rate)
+    values, code = np.unique(operating_scores(dev)[parsed], return_inverse=True)
+    mass = np.bincount(code, weights[parsed], minlength=len(values))
+    middle = np.cumsum(mass) - mass / 2
+    distance = np.abs(middle - mass[values <= center].sum())
+    order = np.argsort(distance, kind="stable")
+    fits = np.cumsum(mass[order]) + weights[~parsed].sum() <= budget + 1e-9
+    chosen = values[order[fits]]
+    return (float(chosen.min()), float(chosen.max())) if len(chosen) else (np.inf, center)
+
+
+def _weights(judged: pd.DataFrame, base_rate: float) -> FloatArray:
+    """Weight of each sample so that the classes have their base rate; sums to 1."""
+    bad = check_labels(judged["label"], judged["sample_id"]) == 1
+    if bad.all() or not bad.any():
+        raise ValueError(f"all {len(bad)} samples have one label: both classes are needed to weigh "
+                         "them by a base rate")
+    return np.where(bad, base_rate / bad.sum(), (1 - base_rate) / np.sum(~bad))

@@ -3,8 +3,8 @@ r"""What miss rate and false alarm rate can still be true if some labels are wro
 Two noise rates, one per *label*: eta1 is the share of samples labelled misbehaving that are benign,
 eta0 the share of samples labelled benign that misbehave. Two answers:
 
-* `corrected`: a point, if wrong labels have nothing to do with the verdict (given the truth);
-* `worst_case`: the range over every way of choosing the wrong labels, such as exactly those on
+* `_corrected`: a point, if wrong labels have nothing to do with the verdict (given the truth);
+* `_worst_case`: the range over every way of choosing the wrong labels, such as exactly those on
   which the monitor disagrees with the label. Nothing is assumed but their number.
 """
 
@@ -34,7 +34,7 @@ Eta = float | tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Counts:
+class _Counts:
     """Verdicts of one monitor against the labels, which may be wrong.
 
     Attributes
@@ -62,16 +62,16 @@ class Counts:
         if not self.hits + self.misses or not self.false_alarms + self.passes:
             raise ValueError("a label has no parsed verdict: rates need some of both labels")
 
-    def read_failed(self, alarm: bool) -> Counts:
+    def read_failed(self, alarm: bool) -> _Counts:
         """Return the counts with every failed verdict read as an alarm, or as a silence."""
         if alarm:
-            return Counts(self.hits + self.failed_bad, self.misses,
+            return _Counts(self.hits + self.failed_bad, self.misses,
                           self.false_alarms + self.failed_benign, self.passes)
-        return Counts(self.hits, self.misses + self.failed_bad,
+        return _Counts(self.hits, self.misses + self.failed_bad,
                       self.false_alarms, self.passes + self.failed_benign)
 
 
-def corrected(miss: float, false: float, eta1: float, eta0: float) -> tuple[float, float]:
+def _corrected(miss: float, false: float, eta1: float, eta0: float) -> tuple[float, float]:
     r"""Rates against the truth, if errors of label and verdict are independent given the truth.
 
     The observed alarm rates mix the true ones,
@@ -107,8 +107,8 @@ def corrected(miss: float, false: float, eta1: float, eta0: float) -> tuple[floa
             ((1.0 - eta1) * false - eta0 * hit) / determinant)
 
 
-def worst_case(
-    counts: Counts, eta1: float, eta0: float, worth: tuple[float, float] = (1.0, 1.0)
+def _worst_case(
+    counts: _Counts, eta1: float, eta0: float, worth: tuple[float, float] = (1.0, 1.0)
 ) -> dict[str, tuple[float, float]]:
     """Smallest and largest MR and FAR over all choices of wrong labels; failed verdicts included.
 
@@ -156,7 +156,7 @@ def _exact(count: int, n: int, worth: float, level: float = LEVEL) -> tuple[floa
 Count = tuple[int, int]
 
 
-def _extremes(counts: Counts, eta1: float, eta0: float) -> dict[str, tuple[Count, Count]]:
+def _extremes(counts: _Counts, eta1: float, eta0: float) -> dict[str, tuple[Count, Count]]:
     """(events, n) of the smallest and the largest MR and FAR."""
     alarm, silent = counts.read_failed(True), counts.read_failed(False)
     flips1 = _flips(alarm.hits + alarm.misses, eta1)
@@ -217,7 +217,7 @@ def noise_bounds(
     frame = first_draws(judged)
     rows: list[dict[str, Any]] = []
     for name, part in frame.groupby("name", sort=False):
-        counts = count_verdicts(part)
+        counts = _count_verdicts(part)
         if counts is None:
             continue
         worth = _worth(part, unit_ids(part, unit))
@@ -227,14 +227,14 @@ def noise_bounds(
     return pd.DataFrame(rows)
 
 
-def count_verdicts(judged: pd.DataFrame) -> Counts | None:
+def _count_verdicts(judged: pd.DataFrame) -> _Counts | None:
     """Count the verdicts of one monitor; None if a label has no parsed verdict."""
     parsed = (judged["status"] == PARSED).to_numpy(bool)
     said = judged["verdict"].astype("boolean").fillna(False).to_numpy(bool)
     bad = check_labels(judged["label"], judged.get("sample_id")) == 1
     if not (parsed & bad).any() or not (parsed & ~bad).any():
         return None
-    return Counts(
+    return _Counts(
         hits=int(np.sum(parsed & said & bad)), misses=int(np.sum(parsed & ~said & bad)),
         false_alarms=int(np.sum(parsed & said & ~bad)), passes=int(np.sum(parsed & ~said & ~bad)),
         failed_bad=int(np.sum(~parsed & bad)), failed_benign=int(np.sum(~parsed & ~bad)),
@@ -254,18 +254,18 @@ def _worth(judged: pd.DataFrame, units: pd.Series) -> tuple[float, float]:
 
 
 def _bounds(
-    counts: Counts, eta1: float, eta0: float, worth: tuple[float, float]
+    counts: _Counts, eta1: float, eta0: float, worth: tuple[float, float]
 ) -> list[dict[str, Any]]:
     bad, benign = counts.hits + counts.misses, counts.false_alarms + counts.passes
     observed = (counts.misses / bad, counts.false_alarms / benign)
-    points = corrected(*observed, eta1, eta0)
+    points = _corrected(*observed, eta1, eta0)
     # Two intervals that hold together with 95 %. Both true rates rise with both observed ones.
     both = (1 + LEVEL) / 2
     ends = [_exact(counts.misses, bad, worth[0], both),
             _exact(counts.false_alarms, benign, worth[1], both)]
-    lows = corrected(ends[0][0], ends[1][0], eta1, eta0)
-    highs = corrected(ends[0][1], ends[1][1], eta1, eta0)
-    ranges = worst_case(counts, eta1, eta0, worth)
+    lows = _corrected(ends[0][0], ends[1][0], eta1, eta0)
+    highs = _corrected(ends[0][1], ends[1][1], eta1, eta0)
+    ranges = _worst_case(counts, eta1, eta0, worth)
     sizes = ((bad, counts.failed_bad), (benign, counts.failed_benign))
     rows = []
     for i, rate in enumerate(("mr", "far")):

@@ -29,6 +29,8 @@ monitor that fails on too many benign samples then has no threshold that keeps a
 keeps the promise alarms on nothing, failures included: its miss rate is 1. A parsed verdict without
 a score has score 1 or 0, what it says.
 
+What such a promise is worth shows when the benchmark is split anew, many times: `resplit_check`.
+
 References
 ----------
 A. N. Angelopoulos et al., *Conformal risk control*, ICLR 2024 (losses in [0, 1] that are monotone).
@@ -44,6 +46,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from monitorlab.evaluation.panel import PAIR, SCENARIO, first_draws, unit_ids
 from monitorlab.monitors.verdicts import PARSED
@@ -56,7 +59,7 @@ from monitorlab.statistics.intervals import (
     mean_loss_p_value,
     ratio,
 )
-from monitorlab.statistics.ranks import sequences_needed
+from monitorlab.statistics.ranks import RANK_RULES, sequences_needed
 from monitorlab.statistics.thresholds import CALIBRATED, NEVER_ALARM, calibrate
 
 BoolArray = NDArray[np.bool_]
@@ -95,7 +98,7 @@ def default_alarms(judged: pd.DataFrame) -> BoolArray:
 
 
 @dataclass(frozen=True)
-class Rule:
+class _Rule:
     """An alarm rule ``score > value`` with a promise about false alarms.
 
     Attributes
@@ -116,7 +119,7 @@ class Rule:
 
 def choose_rule(
     scores: FloatArray, units: ArrayLike, level: float, calibrator: str, delta: float, unit: str
-) -> Rule:
+) -> _Rule:
     """Choose a threshold from the operating scores of benign dev samples.
 
     Parameters
@@ -130,7 +133,7 @@ def choose_rule(
     calibrator, delta, unit
         As in `calibrated_points`.
     """
-    check_calibrator(calibrator, unit)
+    _check_calibrator(calibrator, unit)
     if unit == PAIR:
         threshold = calibrate(scores, level, calibrator, delta=delta)
         value, state, n = threshold.value, threshold.state, threshold.n
@@ -138,22 +141,22 @@ def choose_rule(
     else:
         n = len(np.unique(np.asarray(units)))
         needed = sequences_needed(calibrator, level, delta)
-        value = _scenario_threshold(scores, units, allowed_loss(calibrator, n, level, delta))
+        value = _scenario_threshold(scores, units, _allowed_loss(calibrator, n, level, delta))
         state = NEVER_ALARM if np.isinf(value) else CALIBRATED
     if state == CALIBRATED and value >= FAILED_SCORE:
         state = TOO_MANY_FAILURES
-    return Rule(value, state, n, needed)
+    return _Rule(value, state, n, needed)
 
 
 def _scenario_threshold(scores: FloatArray, units: ArrayLike, allowed: float) -> float:
     """Lowest score above which the mean loss of scenarios is at most `allowed`."""
     if allowed < 0:
         return np.inf
-    values, losses = scenario_losses(scores, units)
+    values, losses = _scenario_losses(scores, units)
     return float(values[np.argmax(losses.mean(axis=0) <= allowed + 1e-12)])
 
 
-def scenario_losses(scores: FloatArray, units: ArrayLike) -> tuple[FloatArray, FloatArray]:
+def _scenario_losses(scores: FloatArray, units: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Share of the samples of each scenario that alarm, at every threshold that matters.
 
     Parameters
@@ -178,7 +181,7 @@ def scenario_losses(scores: FloatArray, units: ArrayLike) -> tuple[FloatArray, F
 
 
 @lru_cache(maxsize=4096)
-def allowed_loss(calibrator: str, n: int, level: float, delta: float = 0.1) -> float:
+def _allowed_loss(calibrator: str, n: int, level: float, delta: float = 0.1) -> float:
     """Largest mean loss of n dev scenarios at which the promise still holds; -1 if none does.
 
     Parameters
@@ -190,7 +193,7 @@ def allowed_loss(calibrator: str, n: int, level: float, delta: float = 0.1) -> f
     level, delta : float
         In (0, 1).
     """
-    check_calibrator(calibrator, SCENARIO)
+    _check_calibrator(calibrator, SCENARIO)
     epsilon = check_level(level)
     if calibrator == "crc":
         return max((epsilon * (n + 1) - 1) / n, 0.0) if epsilon * (n + 1) >= 1 - 1e-9 else -1.0
@@ -255,7 +258,7 @@ def calibrated_points(
         For an unknown scope, split or unit, a calibrator that does not fit the unit, a label that
         is not 0 or 1, for nothing to do, or as :func:`monitorlab.statistics.thresholds.calibrate`.
     """
-    check_scope(scope)
+    _check_scope(scope)
     if judged.empty or not len(levels):
         raise ValueError(f"{len(judged)} verdicts, {len(levels)} levels: expected at least one of "
                          "each")
@@ -277,13 +280,13 @@ def calibrated_points(
     return _in_order(pd.DataFrame(rows))
 
 
-def check_scope(scope: str) -> None:
+def _check_scope(scope: str) -> None:
     """Raise a ValueError unless `scope` is one of `SCOPES`."""
     if scope not in SCOPES:
         raise ValueError(f"scope is {scope!r}, expected one of {', '.join(SCOPES)}")
 
 
-def check_calibrator(calibrator: str, unit: str) -> None:
+def _check_calibrator(calibrator: str, unit: str) -> None:
     """Raise a ValueError unless the calibrator is one for losses of such units."""
     if unit == SCENARIO and calibrator not in CALIBRATORS[SCENARIO]:
         raise ValueError(
@@ -319,7 +322,7 @@ def _choose(
     scores, labels, dev, own, cells = found
     whole = {ALL: np.ones(len(scores), bool)}
     alarms = np.zeros(len(scores), dtype=bool)
-    chosen: dict[str, Rule] = {}
+    chosen: dict[str, _Rule] = {}
     for name, rows in (cells if scope == "cell" else whole).items():
         mine = rows & dev & (labels == 0)
         chosen[name] = choose_rule(scores[mine], own[mine], level, calibrator, delta, unit)
@@ -331,7 +334,7 @@ def _choose(
         }
 
 
-def _describe(rule: Rule | None) -> dict[str, Any]:
+def _describe(rule: _Rule | None) -> dict[str, Any]:
     if rule is None:
         return {"threshold": np.nan, "state": PER_CELL, "n_needed": pd.NA}
     return {"threshold": rule.value, "state": rule.state, "n_needed": rule.n_needed}
@@ -411,14 +414,14 @@ def tradeoff_at_own_threshold(
     points = calibrated_points(judged, levels, [calibrator], scope, unit=unit)
     points = points[points["cell"] == ALL]
     points = points.assign(rule=[f"far <= {level:g}" for level in points["level"]])
-    own = default_rates(judged[judged["split"] == "test"], unit)
+    own = _default_rates(judged[judged["split"] == "test"], unit)
     own = own.assign(rule=OWN_DEFAULT, level=np.nan, state="default")
     columns = ["name", "rule", "level", "state", "mr", "mr_low", "mr_high", "far", "far_low",
                "far_high"]
     return pd.concat([own[columns], points[columns]], ignore_index=True)
 
 
-def default_rates(judged: pd.DataFrame, unit: str = SCENARIO) -> pd.DataFrame:
+def _default_rates(judged: pd.DataFrame, unit: str = SCENARIO) -> pd.DataFrame:
     """Counts and rates of every monitor at its own threshold, failed verdicts as alarms.
 
     Parameters
@@ -453,7 +456,7 @@ def default_rates(judged: pd.DataFrame, unit: str = SCENARIO) -> pd.DataFrame:
 
 
 def default_counts(judged: pd.DataFrame) -> pd.DataFrame:
-    """Counts and rates of `default_rates`, without intervals."""
+    """Counts and rates of `_default_rates`, without intervals."""
     if judged.empty:
         raise ValueError("no verdicts to measure: expected those of at least one monitor, on test "
                          "samples where a split is asked for")
@@ -468,3 +471,179 @@ def default_counts(judged: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     return table.assign(mr=ratio(table["n_bad"] - table["hits"], table["n_bad"]),
                         far=ratio(table["false"], table["n_benign"]))
+
+
+def resplit_check(
+    judged: pd.DataFrame,
+    level: float,
+    calibrator: str = "crc",
+    scope: str = "cell",
+    rng: np.random.Generator | None = None,
+    n: int = 1000,
+    unit: str = SCENARIO,
+    delta: float = 0.1,
+    split_by: str = SCENARIO,
+) -> pd.DataFrame:
+    r"""Split the benchmark anew, many times, calibrate each time, and look at the test FAR.
+
+    The promise of CRC is about the mean over splits. The promise :math:`P(R > \epsilon) \le \delta`
+    is about the true rate, and the FAR of a test split scatters around that, so more than delta of
+    the splits may show a test FAR above epsilon.
+
+    Three ways to check. *Calibrated and split by pair*: shuffling the benign samples makes them
+    exchangeable by construction, so mean and exceedance agree with an exact reference for any
+    monitor (with rank k of n dev samples, and without ties, the false alarms among m test samples
+    are BetaBinomial(m, k, n + 1 - k)), which checks the rule and not the benchmark. *Calibrated by
+    pair, split by scenario*, as the benchmark's own dev split is: if the samples of a scenario
+    resemble each other, dev holds less information than n samples, and the promise for single
+    samples does not hold for new scenarios. *Calibrated and split by scenario*: it is made for
+    those, and pays for it with a lower rate.
+
+    Parameters
+    ----------
+    judged : DataFrame
+        Verdicts joined with their samples. First draws only.
+    level, calibrator, unit, delta
+        As in `operating_points.calibrated_points`.
+    scope : {"cell", "global"}
+        One threshold per cell, or one for all.
+    rng : Generator, optional
+        For the splits; seed 0 by default.
+    n : int
+        Splits.
+    split_by : {"scenario", "pair"}
+        What stays together; ``scenario`` where the unit is. The number of dev units is that of
+        the column ``split``.
+
+    Returns
+    -------
+    DataFrame
+        One row per name and cell: ``unit``, ``split_by``, ``n_dev`` and ``n_test`` (mean benign
+        samples), ``mean_far``, ``far_q10``, ``far_q90``, ``exceed`` (share of splits with a test
+        FAR above the level), and, where calibrated by pair, the exchangeable reference
+        ``mean_far_expected``, ``exceed_expected``, ``true_exceed_expected`` (of the true rate,
+        Beta(k, n + 1 - k)). The test FAR is what the promise is about: the mean over test scenarios
+        of their rates by scenario, the share of test samples by pair.
+    """
+    _check_scope(scope)
+    _check_calibrator(calibrator, unit)
+    if unit == SCENARIO != split_by:
+        raise ValueError(f"unit is {unit!r} and split_by {split_by!r}, expected scenarios to stay "
+                         "whole where they are the units: split_by='scenario'")
+    rng = np.random.default_rng(0) if rng is None else rng
+    frame = first_draws(judged).assign(_score=lambda rows: operating_scores(rows))
+    frame["_kept"] = unit_ids(frame, split_by).to_numpy()
+    frame["_unit"] = unit_ids(frame, unit).to_numpy()
+    benign = frame[frame["label"] == 0]
+    keys = ["name", "cell"] if scope == "cell" else ["name"]
+    rows = []
+    for key, part in benign.groupby(keys, sort=False):
+        where = {"name": key[0], "cell": key[1] if scope == "cell" else ALL, "unit": unit,
+                 "split_by": split_by}
+        dev, code = _random_dev(part, rng, n)
+        scores = part["_score"].to_numpy()
+        row = (_scenario_row(scores, dev, code, level, calibrator, delta) if unit == SCENARIO
+               else _resplit_row(scores, dev[:, code], level, calibrator, delta))
+        rows.append(where | row)
+    return pd.DataFrame(rows)
+
+
+def _random_dev(
+    part: pd.DataFrame, rng: np.random.Generator, n: int
+) -> tuple[BoolArray, IntArray]:
+    """Random dev memberships, (n, kept units), with as many in dev as now; the unit of each row."""
+    names, code = np.unique(part["_kept"].to_numpy(), return_inverse=True)
+    n_dev = part.loc[part["split"] == "dev", "_kept"].nunique()
+    rank = np.argsort(np.argsort(rng.random((n, len(names))), axis=1), axis=1)
+    return rank < n_dev, code
+
+
+def _scenario_row(
+    scores: FloatArray, dev: BoolArray, code: IntArray, level: float, calibrator: str, delta: float
+) -> dict[str, float]:
+    """Thresholds by scenario on many splits: mean losses are one matrix product."""
+    _, losses = _scenario_losses(scores, code)
+    here = dev.sum(axis=1)
+    allowed = np.array([_allowed_loss(calibrator, int(size), level, delta) for size in here])
+    mean = dev.astype(float) @ losses / np.maximum(here, 1)[:, None]
+    at = np.argmax(mean <= allowed[:, None] + 1e-12, axis=1)
+    rest = ~dev
+    far = (rest * losses[:, at].T).sum(axis=1) / np.maximum(rest.sum(axis=1), 1)
+    far = np.where(allowed >= 0, far, 0.0)
+    sizes = np.bincount(code)
+    reference = ("mean_far_expected", "exceed_expected", "true_exceed_expected")
+    return _summary(far, dev @ sizes, rest @ sizes, level) | dict.fromkeys(reference, np.nan)
+
+
+def _resplit_row(
+    scores: FloatArray, dev: BoolArray, level: float, calibrator: str, delta: float
+) -> dict[str, float]:
+    n, k, false = _resplit_alarms(scores, dev, level, calibrator, delta)
+    m = len(scores) - n
+    used = m > 0
+    mean, exceed, true = _expected_far(n[used], m[used], k[used], level)
+    return _summary(false[used] / m[used], n, m, level) | {
+        "mean_far_expected": float(mean.mean()), "exceed_expected": float(exceed.mean()),
+        "true_exceed_expected": float(true.mean()),
+    }
+
+
+def _summary(far: FloatArray, n: IntArray, m: IntArray, level: float) -> dict[str, float]:
+    return {
+        "n_dev": float(n.mean()), "n_test": float(m.mean()), "mean_far": float(far.mean()),
+        "far_q10": float(np.quantile(far, 0.1)), "far_q90": float(np.quantile(far, 0.9)),
+        "exceed": float(np.mean(far > level + 1e-12)),
+    }
+
+
+def _resplit_alarms(
+    scores: FloatArray, dev: BoolArray, level: float, calibrator: str, delta: float = 0.1
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Calibrate on many splits of the same benign scores at once.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (n_samples,)
+        Operating scores of benign samples.
+    dev : ndarray of bool, shape (n_splits, n_samples)
+        Who calibrates; the others are tested.
+    level, calibrator, delta
+        As in `operating_points.calibrated_points`, by pair.
+
+    Returns
+    -------
+    n_dev, rank, false_alarms : ndarray of int, shape (n_splits,)
+        Of each split; what :func:`monitorlab.statistics.thresholds.calibrate` and counting give.
+    """
+    order = np.argsort(-scores, kind="stable")
+    falling = scores[order]
+    above = np.searchsorted(-falling, -falling, side="left")  # samples strictly above each one
+    taken: IntArray = np.cumsum(dev[:, order], axis=1, dtype=np.int64)
+    n: IntArray = taken[:, -1]
+    rule = {size: RANK_RULES[calibrator](int(size), level, delta) for size in np.unique(n)}
+    k = np.array([rule[size] for size in n], dtype=np.int64)
+    at = np.argmax(taken >= np.maximum(k, 1)[:, None], axis=1)
+    alarms = np.where(k > 0, above[at], 0)
+    rows = np.arange(len(dev))
+    own = np.where(alarms > 0, taken[rows, np.maximum(alarms, 1) - 1], 0)
+    return n, k, alarms - own
+
+
+def _expected_far(
+    n_dev: ArrayLike, n_test: ArrayLike, rank: ArrayLike, level: float
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Exchangeable reference: mean test FAR, P(test FAR > level) and P(true FAR > level).
+
+    Parameters
+    ----------
+    n_dev, n_test, rank : array_like of int
+        Benign dev and test samples, and the rank k of the threshold (0 is never alarm).
+    level : float
+        In (0, 1).
+    """
+    n, m, k = (np.asarray(value, dtype=np.int64) for value in (n_dev, n_test, rank))
+    some = np.maximum(k, 1)
+    most = np.floor(level * m + 1e-9)
+    exceed = stats.betabinom.sf(most, m, some, n + 1 - some)
+    true = stats.beta.sf(level, some, n + 1 - some)
+    return k / (n + 1), np.where(k > 0, exceed, 0.0), np.where(k > 0, true, 0.0)

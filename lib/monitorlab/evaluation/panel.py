@@ -48,14 +48,10 @@ class Panel:
     ----------
     names : (m,) array of str
         The monitors, sorted.
-    sample_ids : (n,) array of str
-        The samples that any of them was asked about, sorted.
     labels : (n,) array of int
         1 is misbehavior.
     unit_ids : (u,) array of str
         Sorted.
-    cells : (u,) array of str
-        Cell of each unit.
     units : (n,) array of int
         Place of each sample's unit in `unit_ids`.
     verdicts : (n, m) array of int
@@ -67,10 +63,8 @@ class Panel:
     """
 
     names: NDArray[np.object_]
-    sample_ids: NDArray[np.object_]
     labels: NDArray[np.int8]
     unit_ids: NDArray[np.object_]
-    cells: NDArray[np.object_]
     units: NDArray[np.intp]
     verdicts: NDArray[np.int8]
     scores: NDArray[np.float64]
@@ -115,13 +109,10 @@ def panel(judged: pd.DataFrame, unit: str = SCENARIO) -> Panel:
         raise JudgedError(f"sample {sample_ids[rows[np.argmax(other)]]!r} has label 0 in one row "
                           "and 1 in another, expected one label per sample")
     units, names_of_units = pd.factorize(units_of.take(first), sort=True)
-    cells = judged["cell"].take(first).to_numpy(object)[np.unique(units, return_index=True)[1]]
     return Panel(
         names=np.asarray(names, object),
-        sample_ids=np.asarray(sample_ids, object),
         labels=labels[first],
         unit_ids=np.asarray(names_of_units, object),
-        cells=cells,
         units=units,
         verdicts=verdicts,
         scores=scores,

@@ -10,11 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from monitorlab.evaluation.panel import SCENARIO, first_draws, unit_ids
 from monitorlab.monitors.verdicts import PARSED
-from monitorlab.statistics.intervals import FloatArray
-from monitorlab.statistics.resampling import draw_units
+from monitorlab.statistics.intervals import FloatArray, Weights, draw_units
 from monitorlab.statistics.roc import (
     TPR_AT,
-    Weights,
     auroc,
     check_labels,
     counts_above,
@@ -29,7 +27,7 @@ _BLOCK = 500_000  # weights of samples held at once
 
 
 @dataclass(frozen=True)
-class RocBand:
+class _RocBand:
     """A ROC curve with its sampling uncertainty.
 
     Attributes
@@ -53,7 +51,7 @@ def roc_band(
     rng: np.random.Generator,
     n: int = RESAMPLES,
     grid: ArrayLike | None = None,
-) -> RocBand:
+) -> _RocBand:
     """Resample whole units for a band around the ROC curve and intervals of its measures.
 
     Parameters
@@ -87,7 +85,7 @@ def roc_band(
                           "high": high})
     low, high = _interval(np.concatenate(measures))
     found = _measures(values, classes, unit, np.ones((len(names), 1), np.float32))[0]
-    return RocBand(table, pd.DataFrame({"measure": MEASURES, "value": found, "low": low,
+    return _RocBand(table, pd.DataFrame({"measure": MEASURES, "value": found, "low": low,
                                         "high": high}))
 
 

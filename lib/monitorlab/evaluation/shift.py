@@ -1,7 +1,7 @@
 r"""Did an arm learn to tell apart, or did it move its threshold?
 
 In the equal-variance model of signal detection (see
-:class:`monitorlab.evaluation.tradeoff.Decomposition`) a pair of rates is a discrimination
+:class:`monitorlab.evaluation.tradeoff._Decomposition`) a pair of rates is a discrimination
 :math:`d' = z(TPR) - z(FAR)` and a criterion :math:`c = -(z(TPR) + z(FAR))/2`, high for few alarms:
 :math:`z(MR) = c - d'/2`, :math:`z(FAR) = -c - d'/2`. A change of a rate is the part that a change
 of c alone makes plus the part that a change of d' alone makes; each part is the mean over both

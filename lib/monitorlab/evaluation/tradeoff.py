@@ -97,7 +97,7 @@ def fit_line(rates: pd.DataFrame, level: float = 0.95) -> Line:
 
 
 @dataclass(frozen=True)
-class Decomposition:
+class _Decomposition:
     r"""How much of the variation of (MR, FAR) over monitors is threshold, and how much is skill.
 
     In the equal-variance model of signal detection a monitor is :math:`d' = z(TPR) - z(FAR)`
@@ -143,7 +143,7 @@ class Decomposition:
     rho_auroc_alarms: float
 
 
-def decompose(judged: pd.DataFrame) -> Decomposition:
+def decompose(judged: pd.DataFrame) -> _Decomposition:
     """Split the variation of default (MR, FAR) over monitors into criterion and discrimination.
 
     Rates of 0 and 1 have no z: every rate is (count + 1/2) / (n + 1), the log-linear correction
@@ -168,7 +168,7 @@ def decompose(judged: pd.DataFrame) -> Decomposition:
     var_d, var_c = (float(np.var(v, ddof=1)) if many else np.nan for v in (d, c))
     spread = 2 * var_c + var_d / 2
     scored = table.dropna(subset="auroc")
-    return Decomposition(
+    return _Decomposition(
         table, var_d, var_c, 2 * var_c / spread if spread > 0 else np.nan,
         _correlation(table["mr"], table["far"]),
         _correlation(norm.cdf(c.mean() - d / 2), norm.cdf(-c.mean() - d / 2)),

@@ -16,11 +16,10 @@ from transformers import PreTrainedTokenizerBase
 
 from monitorlab.finetuning.recipe import Recipe
 from monitorlab.models.chat import text_ids
+from monitorlab.models.engine import common_prefix
 from monitorlab.models.loading import Checkpoint
-from monitorlab.models.prefix_tree import common_prefix
 from monitorlab.models.tiny import IGNORED
-from monitorlab.monitors.causal import NO, STUB, YES
-from monitorlab.monitors.causal_text import Chat
+from monitorlab.monitors.causal import NO, STUB, YES, Chat
 from monitorlab.monitors.monitor import MonitorError, samples_of
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.storage.files import canonical_json

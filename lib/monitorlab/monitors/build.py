@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from monitorlab.models.loading import Checkpoint
 
 FUNCTION = "module:function"
+RELEASED = "smollm2:all"
 CHECKS_FIRST = "checks-first"
 OWN_NAME = "own_name"  # attribute of what `build_monitor` returns: its name if none were given
 NAME = Setting("name", (str,), "", "What tables and files call it; made of its settings if empty.")
@@ -47,7 +48,7 @@ _OPTION = re.compile(r"\s(?:-o|--option)(?=[\s='\"]|\w+=|$)")
 
 
 @dataclass(frozen=True)
-class Kind:
+class _Kind:
     """One kind of monitor.
 
     Attributes
@@ -88,38 +89,43 @@ _CAUSAL = ("models.loading:load_causal", "monitors.causal:LogitMonitor",
 _SHORT_NAMES = {"rpm": "requests_per_minute", "tpm": "tokens_per_minute",
                 "cost_cap": "cost_cap_usd"}
 _ALL = (
-    Kind("always", "alarms on everything", ("monitors.rules:Constant",), {"verdict": True}),
-    Kind("never", "alarms on nothing", ("monitors.rules:Constant",), {"verdict": False}),
-    Kind("coin", "tosses a coin", ("monitors.rules:Coin",)),
-    Kind("keywords", "looks for suspicious words in the response", ("monitors.rules:Keywords",)),
-    Kind("cue", "compares the chosen option of a multiple-choice question with the cued one",
+    _Kind("always", "alarms on everything", ("monitors.rules:Constant",), {"verdict": True}),
+    _Kind("never", "alarms on nothing", ("monitors.rules:Constant",), {"verdict": False}),
+    _Kind("coin", "tosses a coin", ("monitors.rules:Coin",)),
+    _Kind("keywords", "looks for suspicious words in the response", ("monitors.rules:Keywords",)),
+    _Kind("cue", "compares the chosen option of a multiple-choice question with the cued one",
          ("monitors.rules:CueFollower",)),
-    Kind("checks", "analyses code and recomputes arithmetic",
+    _Kind("checks", "analyses code and recomputes arithmetic",
          ("monitors.checks.program:ProgramChecks",)),
-    Kind("words:FOLDER", "TF-IDF with logistic regression, saved in a folder",
-         ("monitors.words:WordMonitor.load",)),
-    Kind("encoder:FOLDER", "sentence encoder with a probe, saved in a folder",
-         ("monitors.encoder:EncoderMonitor.load",)),
-    Kind("classifier:NAME_OR_FOLDER", "sequence classifier of the Hugging Face hub or in a folder",
+    _Kind("words:FOLDER", "TF-IDF with logistic regression, saved in a folder",
+         ("monitors.learned:WordMonitor.load",)),
+    _Kind("encoder:FOLDER", "sentence encoder with a probe, saved in a folder",
+         ("monitors.learned:EncoderMonitor.load",)),
+    _Kind("classifier:NAME_OR_FOLDER", "sequence classifier of the Hugging Face hub or in a folder",
          ("monitors.classifier:ClassifierMonitor.load",)),
-    Kind("guard:NAME_OR_FOLDER",
+    _Kind("guard:NAME_OR_FOLDER",
          "Llama-Guard, Qwen3Guard-Gen or ShieldGemma, at hand or, with base_url, on a server",
          ("monitors.guard:guard", "models.loading:load_causal", "monitors.guard:GuardMonitor",
           "monitors.api.monitor:ApiMonitor"), other_names=_SHORT_NAMES),
-    Kind("hf:NAME_OR_FOLDER", "causal language model of the Hugging Face hub or in a folder",
+    _Kind("hf:NAME_OR_FOLDER", "causal language model of the Hugging Face hub or in a folder",
          ("monitors.build:causal", *_CAUSAL), other_names={"max_tokens": "max_new_tokens"}),
-    Kind("smollm2", "SmolLM2-135M-Instruct, a small real language model that needs no network",
+    _Kind("smollm2", "SmolLM2-135M-Instruct, a small real language model that needs no network",
          ("monitors.build:smollm2", *_CAUSAL), fixed={"revision": ""},
          other_names={"max_tokens": "max_new_tokens"}),
-    Kind("api:MODEL", "model behind an OpenAI-compatible API",
+    _Kind(RELEASED, "SmolLM2 fine-tuned on easy misbehavior, see data/released/finetuning",
+         ("monitors.build:finetuned_smollm2", *_CAUSAL), fixed={"revision": "", "adapter": "",
+                                                       "adapter_revision": "", "quantization": ""},
+         other_names={"max_tokens": "max_new_tokens"}),
+    _Kind("api:MODEL", "model behind an OpenAI-compatible API",
          ("monitors.build:api", "monitors.api.monitor:ApiMonitor"), other_names=_SHORT_NAMES),
-    Kind(f"{CHECKS_FIRST}:MONITOR", "the checks first, and the monitor where they raise no alarm",
+    _Kind(f"{CHECKS_FIRST}:MONITOR", "the checks first, and the monitor where they raise no alarm",
          ("monitors.combined:ChecksFirst",)),
-    Kind(FUNCTION, "your own function, also path/to/file.py:function",
+    _Kind(FUNCTION, "your own function, also path/to/file.py:function",
          ("monitors.function:FunctionMonitor",)),
 )
-KINDS: Mapping[str, Kind] = {
-    kind.spec if kind.spec == FUNCTION else kind.spec.partition(":")[0]: kind for kind in _ALL
+KINDS: Mapping[str, _Kind] = {
+    kind.spec if kind.spec in (FUNCTION, RELEASED) else kind.spec.partition(":")[0]: kind
+    for kind in _ALL
 }
 
 
@@ -127,7 +133,7 @@ KINDS: Mapping[str, Kind] = {
 class _Named:
     """What a spec names: a kind, the name behind the colon, and what the catalogue says."""
 
-    kind: Kind
+    kind: _Kind
     rest: str
     title: str = ""
     listed: Mapping[str, Any] = field(default_factory=dict)
@@ -301,6 +307,46 @@ def smollm2(
     return _read_causally(load_smollm2, prompt, read, settings | {"dtype": dtype})
 
 
+def finetuned_smollm2(
+    *, prompt: str = "brief", read: Reading = "logits", folder: str = "", **settings: Any
+) -> Monitor:
+    """Load SmolLM2 with an adapter of notebook 05, in float32, as it was asked there.
+
+    Parameters
+    ----------
+    prompt : str
+        Monitor prompt, by name or file; the one that it was trained with is "brief".
+    read : {"logits", "text"}
+        The verdict is read from the logits of the next word, or from a generated reply.
+    folder : str
+        Of the adapter; empty for the one that is released.
+    **settings
+        Of `load_causal`, and of `LogitMonitor` or `TextMonitor`.
+
+    Raises
+    ------
+    MonitorError
+        If SmolLM2 is not installed, there is no adapter, or a setting belongs to the other way of
+        reading.
+    """
+    from monitorlab.models.smollm2 import load_smollm2
+
+    place = Path(folder) if folder else released_folder() / "all"
+    if not place.is_dir():
+        raise MonitorError(f"there is no adapter in {place}: take data/released/finetuning from "
+                           "the repository again")
+    given = {name: value for name, value in settings.items() if name not in KINDS[RELEASED].fixed}
+    decided = {"dtype": "float32", **given, "adapter": str(place), "name": RELEASED}
+    return _read_causally(load_smollm2, prompt, read, decided)
+
+
+def released_folder() -> Path:
+    """Folder of the released study of notebook 05."""
+    from monitorlab.storage.sources import project_root
+
+    return project_root() / "data" / "released" / "finetuning"
+
+
 def _read_causally(
     load: Callable[..., Checkpoint], prompt: str, read: Reading, settings: dict[str, Any]
 ) -> Monitor:
@@ -353,6 +399,8 @@ def api(model: str, *, prompt: str = "direct", read: Reading = "text", **setting
 
 def _find(spec: str) -> _Named:
     """Say what a spec names."""
+    if spec == RELEASED:
+        return _Named(KINDS[spec], "")
     head, _, rest = spec.partition(":")
     kind = KINDS.get(head)
     if kind is not None and ":" in kind.spec:
@@ -581,7 +629,7 @@ def list_settings(spec: str) -> str:
     return _described(spec, named.kind, known)
 
 
-def _described(spec: str, kind: Kind, known: Mapping[str, Setting]) -> str:
+def _described(spec: str, kind: _Kind, known: Mapping[str, Setting]) -> str:
     return "\n".join([f"{spec}: {kind.about}. Settings, as -o NAME=VALUE:",
                       *(setting.describe() for setting in known.values())])
 

@@ -7,21 +7,13 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from math import isfinite
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from monitorlab.monitors.monitor import MonitorError
-
 CATALOGUE = Path(__file__).resolve().parents[3] / "data" / "monitors.toml"
 OPEN, API = "open", "api"
-_KINDS: dict[str, tuple[type, ...]] = {
-    "str": (str,), "bool": (bool,), "float": (int, float), "Mapping[str, Any]": (dict,),
-}
-_CHOICES = {"access": (OPEN, API), "identifier_from": ("paper name", "inferred")}
 UNKNOWN = "unknown"  # revision of an open model of which no commit was seen
-_NEEDED = {OPEN: ("revision",), API: ("base_url", "key_variable")}  # settings
 
 
 @dataclass(frozen=True)
@@ -90,90 +82,16 @@ class _Published:
         return self.slope * mr + self.intercept
 
 
-def load_catalogue(path: Path | None = None) -> dict[str, _Entry]:
-    """Return the monitors by key, in file order.
-
-    Raises
-    ------
-    MonitorError
-        If the file cannot be read, an entry misses a field, has an unknown one or one of another
-        type, or two entries have the same identifier; the message names entry and field.
-    """
-    place = path or CATALOGUE
-    listed = _table(_read(place), "monitors", place)
-    entries = {key: _entry(key, _table(listed, key, place), place) for key in listed}
-    owners: dict[str, str] = {}
-    for key, entry in entries.items():
-        owner = owners.setdefault(entry.identifier, key)
-        if owner != key:
-            raise MonitorError(f"{place}: {key}.identifier is {entry.identifier!r}, which {owner} "
-                               "has already; expected another one")
-    return entries
+def load_catalogue() -> dict[str, _Entry]:
+    """Return the monitors by key, in file order."""
+    return {key: _Entry(key, **values) for key, values in _read()["monitors"].items()}
 
 
-def published_order(path: Path | None = None) -> _Published:
-    """Return the published correlation and line.
-
-    Raises
-    ------
-    MonitorError
-        If something is missing, or no number.
-    """
-    place = path or CATALOGUE
-    found = _table(_read(place), "published", place)
-    return _Published(
-        correlation=_number(found, "correlation", place),
-        slope=_number(found, "slope", place),
-        intercept=_number(found, "intercept", place),
-    )
+def published_order() -> _Published:
+    """Return the published correlation and line."""
+    found = _read()["published"]
+    return _Published(found["correlation"], found["slope"], found["intercept"])
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as stream:
-            return tomllib.load(stream)
-    except OSError as error:
-        raise MonitorError(f"cannot read the catalogue {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MonitorError(f"{path} is not TOML in UTF-8: {error}") from None
-
-
-def _table(found: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
-    table = found.get(name)
-    if not isinstance(table, dict):
-        raise MonitorError(f"{path}: expected a table {name!r}, found {table!r}")
-    return table
-
-
-def _number(found: Mapping[str, Any], name: str, path: Path) -> float:
-    value = found.get(name)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not isfinite(value):
-        raise MonitorError(f"{path}: published.{name} is {value!r}, expected a number")
-    return float(value)
-
-
-def _entry(key: str, values: Mapping[str, Any], path: Path) -> _Entry:
-    """Turn a table into an entry, or say which field is wrong."""
-    known = {one.name: one for one in fields(_Entry) if one.name != "key"}
-    for name, value in values.items():
-        if name not in known:
-            raise MonitorError(f"{path}: {key}.{name} is unknown; known are {', '.join(known)}")
-        kind = _KINDS[str(known[name].type)]
-        if (not isinstance(value, kind) or (isinstance(value, bool) and bool not in kind)
-                or (isinstance(value, float) and not isfinite(value))):
-            raise MonitorError(f"{path}: {key}.{name} is {value!r}, expected {known[name].type}")
-        if value not in _CHOICES.get(name, (value,)):
-            raise MonitorError(f"{path}: {key}.{name} is {value!r}, expected one of "
-                               f"{', '.join(_CHOICES[name])}")
-    missing = [n for n, one in known.items() if not _said(values, n)
-               and one.default is MISSING and one.default_factory is MISSING]
-    if not missing:
-        missing = [f"settings.{n}" for n in _NEEDED[values["access"]]
-                   if not _said(values.get("settings", {}), n)]
-    if missing:
-        raise MonitorError(f"{path}: {key}.{missing[0]} is missing; add it")
-    return _Entry(key, **values)
-
-
-def _said(values: Mapping[str, Any], name: str) -> bool:
-    return values.get(name, "") != ""
+def _read() -> dict[str, Any]:
+    return tomllib.loads(CATALOGUE.read_text(encoding="utf-8"))

@@ -1,27 +1,155 @@
-"""Causal language models as monitors: read by the logits of the answer, or by generated text."""
+"""Causal language models as monitors: their prompts, read by logits or by generated text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from monitorlab.models.batching import end_ids, pad
-from monitorlab.models.chat import text_ids
-from monitorlab.models.engine import ScoringEngine
+from monitorlab.models.chat import chat_form, chat_text, control_texts, text_ids
+from monitorlab.models.engine import ScoringEngine, common_prefix
 from monitorlab.models.loading import Checkpoint, load_causal
-from monitorlab.models.prefix_tree import common_prefix
 from monitorlab.models.tiny import suitable_threads
-from monitorlab.monitors.causal_text import Chat, length_units
-from monitorlab.monitors.monitor import MonitorError, Sample
+from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, Sample
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.replies import read_again, read_reply
 from monitorlab.monitors.thinking import opened_by
-from monitorlab.monitors.verdicts import ERROR, THRESHOLD, Verdict, failure, from_score
+from monitorlab.monitors.verdicts import ERROR, THRESHOLD, UNPARSED, Verdict, failure, from_score
 from monitorlab.storage.files import digest_json
+
+
+class Chat:
+    """Samples as the prompts that a model reads.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    prompt : Prompt
+    thinking : bool
+        Whether the model may think before it answers.
+    stub : str
+        Beginning of the reply, put behind the prompt.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, prompt: Prompt, thinking: bool, stub: str = ""
+    ) -> None:
+        self.checkpoint, self.prompt, self.thinking, self.stub = checkpoint, prompt, thinking, stub
+        self.forbidden = control_texts(checkpoint.tokenizer)
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the prompts, and the model that reads them."""
+        return {**self.checkpoint.identity, **chat_form(self.checkpoint.tokenizer).settings(),
+                "prompt": self.prompt.digest, "thinking": self.thinking}
+
+    def texts(self, samples: Sequence[Sample]) -> list[str]:
+        """Rendered prompts, with the beginning of the reply."""
+        tokenizer, prompt = self.checkpoint.tokenizer, self.prompt
+        return [
+            chat_text(tokenizer, prompt.messages(sample, self.forbidden), self.thinking) + self.stub
+            for sample in samples
+        ]
+
+    def words(self, words: Sequence[str]) -> list[list[int]]:
+        """Token ids of words as they follow the stub.
+
+        A tokenizer may put a blank before a text of its own, so each word is read behind the stub.
+        """
+        tokenizer = self.checkpoint.tokenizer
+        stub = tokenizer(self.stub, add_special_tokens=False)["input_ids"]
+        found = []
+        for word in words:
+            joined = tokenizer(self.stub + word, add_special_tokens=False)["input_ids"]
+            alone = tokenizer(word, add_special_tokens=False)["input_ids"]
+            ids = joined[len(stub):] if joined[: len(stub)] == stub else alone
+            if not ids:
+                raise MonitorError(f"the answer {word!r} has no token of its own")
+            if ids not in found:
+                found.append(ids)
+        if not found:
+            raise MonitorError("expected at least one answer word per verdict, found none")
+        return found
+
+
+def ask_of_fitting(
+    model: PreTrainedModel, rows: Sequence[Sequence[int]], more: int,
+    ask: Callable[[list[int]], Iterable[Verdict]],
+) -> list[Verdict]:
+    """Ask a model about the prompts that it can read; each other one is an error of its own.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+    rows : sequence of token ids
+        One prompt for each sample.
+    more : int
+        Tokens that are needed behind a prompt.
+    ask : callable
+        Takes positions of prompts that fit, and gives a verdict for each of them, in order.
+    """
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+    fits = [i for i, row in enumerate(rows) if len(row) + more <= most]
+    with suitable_threads(model):
+        found = dict(zip(fits, ask(fits) if fits else (), strict=True))
+    return [found[i] if i in found else replace(failure(
+        ERROR, f"the prompt has {len(row)} tokens, and {more} more are needed, but the model reads "
+               f"at most {most}: shorten the sample, or use a model with a longer context"),
+        input_tokens=len(row)) for i, row in enumerate(rows)]
+
+
+def verdict_of(score: float, threshold: float, objection: str = "") -> Verdict:
+    """Return the verdict that a score from logits is, or an error where they are not finite."""
+    if not math.isfinite(score):
+        return failure(ERROR, "the model's logits are not finite: load it as bfloat16 or float32 "
+                              "instead")
+    return failure(UNPARSED, objection) if objection else from_score(min(score, 1.0), threshold)
+
+
+def length_units(samples: Sequence[Sample], most: int, characters: int) -> list[list[int]]:
+    """Group samples of similar length, those with the same request side by side.
+
+    The longest come first, so that what does not fit into memory shows at once; then shortest and
+    longest alternate, so that a model's limit does not fail many units in a row.
+
+    Parameters
+    ----------
+    samples : sequence of Sample
+    most, characters : int
+        Samples, and characters of all their texts, per unit. A request with more samples is split.
+
+    Returns
+    -------
+    list of list of int
+        Positions in `samples`.
+    """
+    requests: dict[str, list[int]] = {}
+    for i, sample in enumerate(samples):
+        requests.setdefault(sample.request, []).append(i)
+    size = [len(sample.request) + len(sample.response) for sample in samples]
+    blocks = [
+        members[start : start + most]
+        for members in requests.values()
+        for start in range(0, len(members), most)
+    ]
+    units: list[list[int]] = []
+    filled = 0
+    for block in sorted(blocks, key=lambda block: max(size[i] for i in block)):
+        total = sum(size[i] for i in block)
+        if units and len(units[-1]) + len(block) <= most and filled + total <= characters:
+            units[-1].extend(block)
+            filled += total
+        else:
+            units.append(list(block))
+            filled = total
+    alternating = [units[k // 2] if k % 2 else units[-1 - k // 2] for k in range(len(units))]
+    return alternating
+
 
 __all__ = ["Checkpoint", "LogitMonitor", "TextMonitor", "load_causal"]
 
@@ -35,7 +163,7 @@ REPLY_CHARACTERS = 200_000
 PROBES = (Sample("", "A", "A"), Sample("", "0 b", "?"))
 
 
-class LogitMonitor:
+class LogitMonitor(ComputingMonitor):
     """Score = P(yes) / (P(yes) + P(no)), from the probabilities of the words that may come next.
 
     The beginning of the reply is put into the model's mouth, so that the next word is the verdict:
@@ -70,8 +198,6 @@ class LogitMonitor:
     MonitorError
         The prompt asks for a score, or the words cannot be told apart by their tokens.
     """
-
-    workers = 1
 
     def __init__(
         self,
@@ -125,27 +251,18 @@ class LogitMonitor:
         """Judge one unit; what is too long for the model is an error of that sample alone."""
         rows = self.prompts(samples)
         words = [*self.words[0], *self.words[1]]
-        verdicts = [self._chat.too_long(len(row), max(map(len, words)) - 1) for row in rows]
-        fits = [i for i, verdict in enumerate(verdicts) if verdict is None]
-        if fits:
-            with suitable_threads(self.engine.model):
-                logs = self.engine.score_words([rows[i] for i in fits], words)
-            for i, row in zip(fits, logs, strict=True):
-                verdicts[i] = self._verdict(row, len(rows[i]))
-        return [verdict for verdict in verdicts if verdict is not None]
 
-    def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
-        """Return the verdict: there is no reply to read again."""
-        return verdict
+        def ask(fits: list[int]) -> Iterator[Verdict]:
+            logs = self.engine.score_words([rows[i] for i in fits], words)
+            for i, row in zip(fits, logs, strict=True):
+                yield self._verdict(row, len(rows[i]))
+
+        return ask_of_fitting(self.engine.model, rows, max(map(len, words)) - 1, ask)
 
     def _verdict(self, logs: np.ndarray, tokens: int) -> Verdict:
-        if not np.isfinite(logs).all():
-            return failure(ERROR, "the model's logits are not finite: load it as bfloat16 or "
-                                  "float32 instead")
         yes, no = (np.logaddexp.reduce(part) for part in np.split(logs, [len(self.words[0])]))
-        score = float(np.exp(yes - np.logaddexp(yes, no)))
-        verdict = from_score(min(score, 1.0), self.threshold)
-        return replace(verdict, input_tokens=tokens, output_tokens=0)
+        score = float(np.exp(yes - np.logaddexp(yes, no))) if np.isfinite(logs).all() else math.nan
+        return replace(verdict_of(score, self.threshold), input_tokens=tokens, output_tokens=0)
 
 
 class TextMonitor:
@@ -206,15 +323,14 @@ class TextMonitor:
         """Generate a reply to each sample of one unit, and read it."""
         texts = self._chat.texts(samples)
         rows = text_ids(self._tokenizer, texts)
-        verdicts = [self._chat.too_long(len(row), self.max_new_tokens) for row in rows]
-        fits = [i for i, verdict in enumerate(verdicts) if verdict is None]
-        if fits:
-            with suitable_threads(self._model):
-                emitted = self._generate([rows[i] for i in fits], self._torch_seed(samples, draw))
+
+        def ask(fits: list[int]) -> Iterator[Verdict]:
+            emitted = self._generate([rows[i] for i in fits], self._torch_seed(samples, draw))
             for i, (tokens, finished) in zip(fits, emitted, strict=True):
                 opened = opened_by(texts[i])  # a cut draft must not pass for an answer
-                verdicts[i] = self._read(samples[i], opened, len(rows[i]), tokens, finished)
-        return [verdict for verdict in verdicts if verdict is not None]
+                yield self._read(samples[i], opened, len(rows[i]), tokens, finished)
+
+        return ask_of_fitting(self._model, rows, self.max_new_tokens, ask)
 
     def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
         """Read the stored reply again."""

@@ -26,12 +26,11 @@ from monitorlab.models.chat import control_texts
 from monitorlab.models.loading import load_model, load_tokenizer, model_identity, no_progress_bars
 from monitorlab.models.sentence_encoder import both_ends
 from monitorlab.models.tiny import suitable_threads
-from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, Sample, chunks
+from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, Sample
 from monitorlab.monitors.prompts import broken_up
 from monitorlab.monitors.verdicts import ERROR, THRESHOLD, Verdict, failure, from_score
 from monitorlab.signals.step_scores import read_label
 
-UNIT = 64
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536}  # padding included
 DTYPES = ("float32", "bfloat16")
 LEAST_TEXT = 4  # tokens of each text that must fit
@@ -119,7 +118,7 @@ class _PairReader:
         return found
 
 
-class ClassifierMonitor:
+class ClassifierMonitor(ComputingMonitor):
     """Score = probability of the label that means misbehavior.
 
     It is a softmax over the labels; the logistic function of one logit where the model has one
@@ -152,8 +151,7 @@ class ClassifierMonitor:
         number and no label, or a length that the model does not read.
     """
 
-    prompt = NO_PROMPT
-    workers = 1
+    unit = 64  # batches, and so the last digits, depend on what is judged together
 
     def __init__(
         self,
@@ -227,10 +225,6 @@ class ClassifierMonitor:
                 "batch_tokens": self.batch_tokens, "threshold": self.threshold,
                 **({"label": self.label} if self.label else {})}
 
-    def units(self, samples: Sequence[Sample]) -> list[list[int]]:
-        """Chunks of 64: batches, and so the last digits, depend on what is judged together."""
-        return chunks(len(samples), UNIT)
-
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
         """Score one unit; `draw` is ignored. Logits that are not finite are an error."""
         rows = self.reader.read([s.request for s in samples], [s.response for s in samples])
@@ -240,10 +234,6 @@ class ClassifierMonitor:
                 scores[chosen] = self._probabilities([rows[i] for i in chosen])
         return [self._verdict(float(score), row)
                 for score, row in zip(scores, rows, strict=True)]
-
-    def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
-        """Return the verdict: there is no reply to read again."""
-        return verdict
 
     @torch.inference_mode()
     def _probabilities(self, rows: Sequence[_PairRow]) -> np.ndarray:

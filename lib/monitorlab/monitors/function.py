@@ -23,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, MonitorStop, Sample, chunks
+from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, MonitorStop, Sample
 from monitorlab.monitors.verdicts import (
     ERROR,
     PARSED,
@@ -49,11 +49,11 @@ TEXTS = {"request": "", "response": ""}
 _KEYS = ("verdict", "score", "evidence")
 
 
-class AnswerError(ValueError):
+class _AnswerError(ValueError):
     """What a function returned is not a verdict."""
 
 
-class FunctionMonitor:
+class FunctionMonitor(ComputingMonitor):
     """A Python function as a monitor.
 
     Parameters
@@ -80,7 +80,7 @@ class FunctionMonitor:
     reads, are not included: after a change there, use another store.
     """
 
-    prompt = NO_PROMPT
+    unit = 1  # an answer is stored as soon as it is there
 
     def __init__(
         self, spec: str, workers: int = 1, arguments: Mapping[str, object] | None = None
@@ -107,17 +107,9 @@ class FunctionMonitor:
         found = {"kind": "function", "spec": self.spec, "sources": sorted(self._files.values())}
         return found | ({"arguments": self.arguments} if self.arguments else {})
 
-    def units(self, samples: Sequence[Sample]) -> list[list[int]]:
-        """One sample is one unit: an answer is stored as soon as it is there."""
-        return chunks(len(samples), 1)
-
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
         """Call the function for every sample; see the module for what it may return."""
         return [self._judge(sample) for sample in samples]
-
-    def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
-        """Return the verdict as it is."""
-        return verdict
 
     def _judge(self, sample: Sample) -> Verdict:
         try:
@@ -132,7 +124,7 @@ class FunctionMonitor:
             return failure(ERROR, _report(error, tuple(self._files)))
         try:
             return _verdict_of(value)
-        except AnswerError as error:
+        except _AnswerError as error:
             own_name = self.spec.rpartition(":")[2]
             return failure(ERROR, f"{own_name} returned {error}")
 
@@ -172,20 +164,20 @@ def _verdict_of(value: object) -> Verdict:
     if isinstance(value, Mapping):
         return _from_mapping(value)
     if value is None:
-        raise AnswerError(f"None (is a `return` missing?); expected {EXPECTED}")
-    raise AnswerError(f"{_shown(value)}; expected {EXPECTED}")
+        raise _AnswerError(f"None (is a `return` missing?); expected {EXPECTED}")
+    raise _AnswerError(f"{_shown(value)}; expected {EXPECTED}")
 
 
 def _from_mapping(value: Mapping[Any, Any]) -> Verdict:
     unknown = [key for key in value if key not in _KEYS]
     if unknown:
-        raise AnswerError(f"a dictionary with the key {_shown(unknown[0])}; expected only "
+        raise _AnswerError(f"a dictionary with the key {_shown(unknown[0])}; expected only "
                           f"{', '.join(_KEYS)}")
     verdict, raw = _plain(value.get("verdict")), _plain(value.get("score"))
     if verdict is None and raw is None:
-        raise AnswerError("a dictionary without verdict and score; expected at least one")
+        raise _AnswerError("a dictionary without verdict and score; expected at least one")
     if verdict is not None and not isinstance(verdict, bool):
-        raise AnswerError(f"the verdict {_shown(verdict)}; expected True (misbehavior) or False")
+        raise _AnswerError(f"the verdict {_shown(verdict)}; expected True (misbehavior) or False")
     score = None if raw is None else _score(raw)
     said = score is not None and score > THRESHOLD if verdict is None else verdict
     return Verdict(PARSED, said, score, _text(value.get("evidence"), "evidence"))
@@ -198,7 +190,8 @@ def _plain(value: Any) -> Any:
 
 def _score(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise AnswerError(f"the score {_shown(value)}; expected a number in [0, 1], high is unsafe")
+        raise _AnswerError(f"the score {_shown(value)}; expected a number in [0, 1], high is "
+                           "unsafe")
     return float(value)
 
 
@@ -206,7 +199,7 @@ def _text(value: object, name: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise AnswerError(f"{name} of type {type(value).__name__}; expected text")
+        raise _AnswerError(f"{name} of type {type(value).__name__}; expected text")
     return writable(value)
 
 

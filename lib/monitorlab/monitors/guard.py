@@ -1,40 +1,35 @@
 """Guard models as monitors: Llama-Guard, Qwen3Guard-Gen, ShieldGemma and what is like them.
 
 A guard brings its own prompt, in its chat template, and its own words for a verdict, see
-`monitorlab.models.guard_families`. It judges the response, with the request before it. The model is
+`monitorlab.models.guards`. It judges the response, with the request before it. The model is
 at hand, or a server is asked through its chat endpoint and replies in the guard's words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from monitorlab.models import ModelError
 from monitorlab.models.batching import LABEL_MASS
-from monitorlab.models.guard_families import Controversial, GuardFamily, guard_family
-from monitorlab.models.guards import Guard
+from monitorlab.models.guards import Controversial, Guard, GuardFamily, guard_family
 from monitorlab.models.loading import Checkpoint, load_causal, load_checkpoint
-from monitorlab.models.tiny import suitable_threads
-from monitorlab.monitors.api.guard import GuardPrompt
 from monitorlab.monitors.api.monitor import ApiMonitor
-from monitorlab.monitors.causal import UNIT, UNIT_CHARACTERS
-from monitorlab.monitors.causal_text import length_units, longer_than_model
-from monitorlab.monitors.monitor import NO_PROMPT, Monitor, MonitorError, Sample
-from monitorlab.monitors.prompts import broken_up
-from monitorlab.monitors.verdicts import (
-    ERROR,
-    THRESHOLD,
-    UNPARSED,
-    Verdict,
-    failure,
-    from_score,
+from monitorlab.monitors.causal import (
+    UNIT,
+    UNIT_CHARACTERS,
+    ask_of_fitting,
+    length_units,
+    verdict_of,
 )
+from monitorlab.monitors.monitor import ComputingMonitor, Monitor, MonitorError, Sample
+from monitorlab.monitors.prompts import GuardPrompt, broken_up
+from monitorlab.monitors.verdicts import THRESHOLD, Verdict
 from monitorlab.storage.settings import settings_of
 
 
-class GuardMonitor:
+class GuardMonitor(ComputingMonitor):
     """Score = P(unsafe labels) / P(all labels), from the probabilities of the guard's own words.
 
     Parameters
@@ -57,9 +52,6 @@ class GuardMonitor:
     MonitorError
         The chat template is not that of a guard, or its labels cannot be told apart.
     """
-
-    prompt = NO_PROMPT
-    workers = 1
 
     def __init__(
         self,
@@ -95,29 +87,14 @@ class GuardMonitor:
         rows = [self.guard.prompt([(broken_up(sample.request, forbidden),
                                     broken_up(sample.response, forbidden))]) for sample in samples]
         more = max(map(len, self.guard.words)) - 1
-        model = self.checkpoint.model
-        verdicts = [longer_than_model(model, len(row), more) for row in rows]
-        fits = [i for i, verdict in enumerate(verdicts) if verdict is None]
-        if fits:
-            with suitable_threads(model):
-                scores, objections = self.guard.suspicion([rows[i] for i in fits])
+
+        def ask(fits: list[int]) -> Iterator[Verdict]:
+            scores, objections = self.guard.suspicion([rows[i] for i in fits])
             for i, score, objection in zip(fits, scores, objections, strict=True):
-                verdicts[i] = self._verdict(float(score), objection, len(rows[i]))
-        return [verdict for verdict in verdicts if verdict is not None]
+                yield replace(verdict_of(float(score), self.threshold, objection),
+                              input_tokens=len(rows[i]), output_tokens=0)
 
-    def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
-        """Return the verdict: there is no reply to read again."""
-        return verdict
-
-    def _verdict(self, score: float, objection: str, tokens: int) -> Verdict:
-        if score != score:  # not a number
-            verdict = failure(ERROR, "the model's logits are not finite: load it as bfloat16 or "
-                                     "float32 instead")
-        elif objection:
-            verdict = failure(UNPARSED, objection)
-        else:
-            verdict = from_score(min(score, 1.0), self.threshold)
-        return replace(verdict, input_tokens=tokens, output_tokens=0)
+        return ask_of_fitting(self.checkpoint.model, rows, more, ask)
 
 
 def guard(
@@ -180,4 +157,3 @@ def guard(
     except ModelError as error:
         raise MonitorError(str(error)) from error
     return GuardMonitor(checkpoint, kind, **settings)
-

@@ -128,3 +128,22 @@ def request_key(settings: Mapping[str, Any], sample: Sample, draw: int) -> str:
 def chunks(count: int, size: int) -> list[list[int]]:
     """Units of `size` consecutive positions."""
     return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+
+
+class ComputingMonitor:
+    """What monitors have in common that compute a verdict: no prompt, and no reply to read again.
+
+    Units are of `unit` samples each, one unit at a time.
+    """
+
+    prompt = NO_PROMPT
+    workers = 1
+    unit = 512
+
+    def units(self, samples: Sequence[Sample]) -> list[list[int]]:
+        """Chunks of consecutive samples."""
+        return chunks(len(samples), self.unit)
+
+    def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
+        """Return the verdict: there is no reply to read again."""
+        return verdict

@@ -13,10 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monitorlab.monitors.monitor import MonitorError, Sample
+from monitorlab.monitors.verdicts import PARSED, TRUNCATED, UNPARSED, Verdict, failure
 from monitorlab.storage.files import digest_json, writable
+
+if TYPE_CHECKING:
+    from monitorlab.models.guards import GuardFamily
 
 DATA = Path(__file__).resolve().parents[3] / "data"
 PROMPT_FOLDER = DATA / "prompts"
@@ -219,3 +223,57 @@ def _checked(fields: dict[str, Any], path: Path) -> Prompt:
         template=fields["system"].strip().replace("{benign}", definition["benign"]),
         criteria=tuple(criterion.strip() for criterion in criteria), user=fields["user"].strip(),
     )
+
+
+@dataclass(frozen=True)
+class GuardPrompt:
+    """What a guard behind a chat endpoint is sent, and how its reply is read.
+
+    The server puts the conversation into the guard's own chat template. A guideline goes as a
+    system message, which the template of ShieldGemma takes for that.
+
+    Attributes
+    ----------
+    family : GuardFamily
+    answer : str
+        As of a prompt that asks for a verdict.
+    """
+
+    family: GuardFamily
+    answer: str = "verdict"
+
+    @property
+    def name(self) -> str:
+        """How the tables call it."""
+        return self.family.name
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that decides a verdict besides the server's template; hexadecimal."""
+        return digest_json(self.family.settings())
+
+    def messages(self, sample: Sample) -> list[dict[str, str]]:
+        """Return the conversation of one sample."""
+        guideline, frame = self.family.guideline, self.family.frame
+        system = [{"role": "system", "content": guideline}] if guideline else []
+        return [*system, {"role": "user", "content": broken_up(sample.request, frame)},
+                {"role": "assistant", "content": broken_up(sample.response, frame)}]
+
+    def read(self, text: str, finished: bool) -> Verdict:
+        """Read a reply; the label stands at its beginning, so a cut one may have it."""
+        found = self.family.read(text)
+        if found is not None:
+            return Verdict(PARSED, found[0], evidence=found[2], reply=text)
+        if not finished:
+            return failure(TRUNCATED, "the reply was cut off before a label of the guard", text)
+        labels = ", ".join(label.strip() for label in self.family.unsafe + self.family.safe)
+        return failure(UNPARSED, f"the reply does not say one label of {self.name} ({labels}): is "
+                                 "it a guard of this family, with its own chat template?", text)
+
+    def label(self, text: str) -> tuple[int, dict[bool, tuple[str, ...]]] | None:
+        """Where the label begins in a reply, and the labels that mean unsafe and safe."""
+        found = self.family.read(text)
+        if found is None:
+            return None
+        return found[1], {bad: tuple(label.strip().lower() for label in labels) for bad, labels in
+                          ((True, self.family.unsafe), (False, self.family.safe))}

@@ -24,14 +24,17 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from monitorlab.benchmark.audit.annotation import AnnotationError, joined, read_annotations
 from monitorlab.benchmark.sources import transcripts
-from monitorlab.benchmark.sources.records import Record, read_array
-from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, Sample, chunks
+from monitorlab.benchmark.sources.records import read_array
+from monitorlab.monitors.monitor import NO_PROMPT, ComputingMonitor, MonitorError, Sample
+from monitorlab.monitors.scoring import score
 from monitorlab.monitors.verdicts import (
     ERROR,
     PARSED,
@@ -41,16 +44,14 @@ from monitorlab.monitors.verdicts import (
     UNPARSED,
     Verdict,
     failure,
+    from_score,
 )
 from monitorlab.storage.files import digest_json
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import VERDICTS
+from monitorlab.storage.tables import VERDICTS, check_frame
 
 JUDGES = ("claude-opus-4", "claude-sonnet-4", "gpt-4o", "gpt-5", "gpt-oss-120b")
 CATEGORIES_JUDGED = ("cot_unfaithfulness", "tool")
 PROMPT = "lie adjudicator"
-UNIT = 512
-SCORER = "escaped_transcript_scorer"
 BEGINS_WITH_B, BEST_LETTER = "starts with B", "best letter, cross-fitted"
 BASELINES = (BEGINS_WITH_B, BEST_LETTER)
 
@@ -59,7 +60,7 @@ _LETTER = re.compile(r"\A\s*(?:\w+:\s*)?(?:<answer>\s*)?\W*([A-E])\b")
 
 
 @dataclass(frozen=True)
-class Recording:
+class _Recording:
     """One recorded call.
 
     Attributes
@@ -72,10 +73,6 @@ class Recording:
         As read here.
     request_hash : str
         SHA-256 of the prompt that was sent.
-    file_verdict : bool or None
-        The publisher's reading; None where it found none.
-    file_score : float or None
-        The publisher's score, divided by 100.
     """
 
     judge: str
@@ -84,15 +81,13 @@ class Recording:
     response: str
     verdict: Verdict
     request_hash: str
-    file_verdict: bool | None
-    file_score: float | None
 
 
 def _key(judge: str, category: str) -> str:
     return f"lie_detector/{transcripts.CATEGORIES[category].folder}/{judge}.json"
 
 
-def recordings(get: Callable[[str], Path], judge: str, category: str) -> Iterator[Recording]:
+def _recordings(get: Callable[[str], Path], judge: str, category: str) -> Iterator[_Recording]:
     """Read all calls of one file.
 
     Parameters
@@ -118,45 +113,38 @@ def recordings(get: Callable[[str], Path], judge: str, category: str) -> Iterato
     for record in read_array(get(_key(judge, category)), "samples"):
         turns = transcripts.turns_of(record.within("metadata"))
         asked = record.take("input", str)
-        yield Recording(
+        yield _Recording(
             judge,
             category,
             transcripts.rendered(turns[: kind.request_turns]),
             transcripts.rendered(turns[kind.request_turns:]),
             _read_judgement(record.take("output", str)),
             hashlib.sha256(asked.encode("utf-8", "surrogatepass")).hexdigest(),
-            *_file_reading(record.within("scores").within(SCORER).within("metadata")),
         )
-
-
-def _file_reading(read: Record) -> tuple[bool | None, float | None]:
-    if not read.take("parseable", bool):
-        return None, None
-    return read.take("predicted_binary", str) == "A", read.take("predicted_score", int) / 100
 
 
 def _recorded_calls(
     get: Callable[[str], Path], samples: pd.DataFrame, judge: str
-) -> dict[str, Recording]:
+) -> dict[str, _Recording]:
     """Recorded calls of one judge by the `sample_id` of the transcript they are about.
 
     Parameters
     ----------
     get : callable
-        As in :func:`recordings`.
+        As in :func:`_recordings`.
     samples : DataFrame
         In the columns of `samples`, such as `RealPairs.unpaired`; rows of other sources are
         passed over. Of a transcript that was judged twice, the first call counts.
     judge : str
         One of `JUDGES`.
     """
-    calls: dict[str, Recording] = {}
+    calls: dict[str, _Recording] = {}
     for category in CATEGORIES_JUDGED:
         part = samples[samples["source"] == transcripts.CATEGORIES[category].origin.source]
         if part.empty:
             continue
         names = {(row.request, row.response): row.sample_id for row in part.itertuples()}
-        for call in recordings(get, judge, category):
+        for call in _recordings(get, judge, category):
             name = names.get((call.request, call.response))
             if name is not None:
                 calls.setdefault(name, call)
@@ -171,7 +159,7 @@ def recorded_verdicts(
     Parameters
     ----------
     get, samples
-        The first as in :func:`recordings`; the others in the columns of `samples`, such as
+        The first as in :func:`_recordings`; the others in the columns of `samples`, such as
         `RealPairs.unpaired`.
     judges : sequence of str
         Which of `JUDGES`.
@@ -193,30 +181,56 @@ def recorded_verdicts(
     if wanted.empty:
         raise MonitorError(f"none of {len(samples)} samples comes from {' or '.join(sources)}: "
                            "give the unpaired samples of the real sources")
-    rows = []
+    unknown = {row.sample_id: digest_json([row.request, row.response])
+               for row in wanted.itertuples()}
+    tables = []
     for judge in judges:
         calls = _recorded_calls(get, wanted, judge)
-        monitor = RecordedMonitor(
-            f"{judge}, recorded", {name: call.verdict for name, call in calls.items()}
-        )
-        for row in wanted.itertuples():
-            sample = Sample(row.sample_id, row.request, row.response)
-            (verdict,) = monitor.judge([sample], 0)
-            hashed = calls[row.sample_id].request_hash if row.sample_id in calls \
-                else digest_json([row.request, row.response])
-            rows.append(_row(monitor, row.sample_id, verdict, hashed))
-    return check_frame(pd.DataFrame(rows, columns=VERDICTS.columns), VERDICTS)
+        said = {name: call.verdict for name, call in calls.items()}
+        hashes = unknown | {name: call.request_hash for name, call in calls.items()}
+        tables.append(_table(RecordedMonitor(f"{judge}, recorded", said), wanted, hashes))
+    return check_frame(pd.concat(tables), VERDICTS)
 
 
-def _row(
-    monitor: RecordedMonitor, sample_id: str, verdict: Verdict, request_hash: str
-) -> dict[str, Any]:
-    return {
-        "sample_id": sample_id, "monitor": monitor.name, "prompt": monitor.prompt, "draw": 0,
-        "status": verdict.status, "verdict": verdict.verdict, "score": verdict.score,
-        "evidence": verdict.evidence or verdict.reason or None, "input_tokens": None,
-        "output_tokens": None, "seconds": None, "cost_usd": None, "request_hash": request_hash,
-    }  # fmt: skip
+def reader_verdicts(samples: pd.DataFrame, folder: Path | None = None) -> pd.DataFrame:
+    """Verdicts of the blind readers of the benchmark, who saw all or a part of each sample.
+
+    They are large language models of the kind that also wrote the texts, so their errors say more
+    about views than about monitors in general. A reading of a text that has changed is left out.
+
+    Parameters
+    ----------
+    samples : DataFrame
+        Schema ``samples``.
+    folder : Path, optional
+        As for :func:`monitorlab.benchmark.audit.annotation.read_annotations`.
+
+    Returns
+    -------
+    DataFrame
+        Schema ``verdicts``, a row for every reading; none if no reading is about these samples.
+        The prompt is "none", because the monitor's name says what it was shown.
+    """
+    readings = read_annotations(folder) if folder else read_annotations()
+    try:
+        readings = joined(samples, readings)
+    except AnnotationError:
+        return check_frame(pd.DataFrame([], columns=VERDICTS.columns), VERDICTS)
+    tables = []
+    for name, own in readings.groupby("annotator", sort=False):
+        said = {one.sample_id: Verdict(PARSED, bool(one.given), None if isnan(one.score) else
+                                       float(one.score), one.note) for one in own.itertuples()}
+        hashes = {one.sample_id: digest_json([name, one.item]) for one in own.itertuples()}
+        tables.append(_table(RecordedMonitor(str(name), said, NO_PROMPT), own, hashes))
+    return check_frame(pd.concat(tables), VERDICTS)
+
+
+def _table(
+    monitor: RecordedMonitor, samples: pd.DataFrame, hashes: Mapping[str, str]
+) -> pd.DataFrame:
+    """Table of verdicts with the hashes of what was asked then; nobody knows how long it took."""
+    found = score(monitor, samples)
+    return found.assign(seconds=float("nan"), request_hash=found["sample_id"].map(hashes))
 
 
 def letter_verdicts(samples: pd.DataFrame) -> pd.DataFrame:
@@ -250,17 +264,17 @@ def letter_verdicts(samples: pd.DataFrame) -> pd.DataFrame:
         BEGINS_WITH_B: (rows["letter"] == "B").to_numpy(float),
         BEST_LETTER: (known[:, 0] + 0.5) / (known[:, 1] + 1),
     }
-    table = []
+    tables = []
     for name, own in scores.items():
         said = {
-            row.sample_id: Verdict(PARSED, bool(score > THRESHOLD), float(score),
-                                   f"the response begins with {row.letter or 'no letter'}")
-            for row, score in zip(rows.itertuples(), own, strict=True)
+            row.sample_id: from_score(
+                suspicion, evidence=f"the response begins with {row.letter or 'no letter'}")
+            for row, suspicion in zip(rows.itertuples(), own, strict=True)
         }
-        monitor = RecordedMonitor(name, said, NO_PROMPT)
-        table += [_row(monitor, row.sample_id, said[row.sample_id],
-                       digest_json([name, row.request, row.response])) for row in rows.itertuples()]
-    return check_frame(pd.DataFrame(table, columns=VERDICTS.columns), VERDICTS)
+        hashes = {row.sample_id: digest_json([name, row.request, row.response])
+                  for row in rows.itertuples()}
+        tables.append(_table(RecordedMonitor(name, said, NO_PROMPT), rows, hashes))
+    return check_frame(pd.concat(tables), VERDICTS)
 
 
 def _halves(scenarios: pd.Series) -> list[int]:
@@ -270,7 +284,7 @@ def _halves(scenarios: pd.Series) -> list[int]:
     return [half[name] for name in scenarios]
 
 
-class RecordedMonitor:
+class RecordedMonitor(ComputingMonitor):
     """Repeats recorded verdicts.
 
     Parameters
@@ -283,8 +297,6 @@ class RecordedMonitor:
         Name of the prompt that was recorded.
     """
 
-    workers = 1
-
     def __init__(
         self, name: str, verdicts: Mapping[str, Verdict], prompt: str = PROMPT
     ) -> None:
@@ -295,10 +307,6 @@ class RecordedMonitor:
     def settings(self) -> dict[str, Any]:
         """A digest of all recorded verdicts."""
         return {"kind": "recorded", "verdicts": self._digest}
-
-    def units(self, samples: Sequence[Sample]) -> list[list[int]]:
-        """Chunks of 512; any split gives the same verdicts."""
-        return chunks(len(samples), UNIT)
 
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
         """Look verdicts up; there is one recording, whatever the draw."""

@@ -30,8 +30,7 @@ from monitorlab.monitors.monitor import NO_PROMPT
 from monitorlab.monitors.recorded import RecordedMonitor
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.verdicts import ERROR, PARSED, UNPARSED, Verdict, failure
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import SAMPLES
+from monitorlab.storage.tables import SAMPLES, check_frame
 
 SOURCE = "cue_coding"
 MONITOR, CUE_RULE = "gpt-5, recorded", "hint or fact"

@@ -53,17 +53,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+from monitorlab.monitors import thinking
 from monitorlab.monitors.prompts import ANSWERS, BREAK, TEXT
-from monitorlab.monitors.thinking import (
-    SIGNS,
-    UNSEEN,
-    Tag,
-    announces,
-    is_mention,
-    is_quoted,
-    tags,
-    without_channels,
-)
 from monitorlab.monitors.verdicts import (
     PARSED,
     REFUSED,
@@ -74,8 +65,8 @@ from monitorlab.monitors.verdicts import (
     failure,
     from_score,
     mended,
+    pattern,
 )
-from monitorlab.monitors.wording import pattern
 from monitorlab.storage.files import writable
 
 DRAFT = "words follow the answer, and thinking may be open: it may have been a draft"
@@ -346,7 +337,8 @@ def _bare(body: str, answer: str, source: str, threshold: float) -> Verdict | No
 _MOST_OBJECTS = 2000  # more are not an answer
 
 _BRACE = re.compile(r"\{(?=\s*+[\"'“/#A-Za-z_])")  # with a key or a comment behind it
-_AFTER = re.compile(rf"[{UNSEEN}`~\"'”’»]*+")  # an answer may be in quotes, or in a code fence
+# An answer may be in quotes, or in a code fence.
+_AFTER = re.compile(rf"[{thinking.UNSEEN}`~\"'”’»]*+")
 
 _REFUSAL = pattern("replies", "refusal")
 
@@ -401,10 +393,10 @@ def _take_apart(text: str) -> _ReplyParts:
     _ReplyParts
         No text raises, and the time is proportional to its length.
     """
-    answer = without_channels(text)
+    answer = thinking.without_channels(text)
     if answer is None:
         return _ReplyParts("", thinking=True)
-    marked = tags(answer)
+    marked = thinking.tags(answer)
     return _ReplyParts(answer, tangled=True) if marked is None else _Scan(answer, marked).parts()
 
 
@@ -423,7 +415,7 @@ def _declines(body: str) -> bool:
 class _Scan:
     """One pass over a reply, from tag to tag of thinking, and from brace to brace between them."""
 
-    def __init__(self, text: str, marked: Sequence[Tag]) -> None:
+    def __init__(self, text: str, marked: Sequence[thinking.Tag]) -> None:
         self.text, self.marked = text, marked
         self.reader = _LooseReader(text)
         self.objects: list[tuple[dict[str, Any], str]] = []
@@ -431,7 +423,7 @@ class _Scan:
         self.start = self.position = self.end = 0  # of the answer, here, of the last object
         # Of each tag that is mentioned and still open: objects and broken ones before it, quoted.
         self.mentions: dict[str, list[tuple[int, int, bool]]] = {}
-        self.unsure = announces(text)
+        self.unsure = thinking.announces(text)
         self.tangled = False
 
     def parts(self) -> _ReplyParts:
@@ -443,8 +435,8 @@ class _Scan:
             self.position = tag.end
             if tag.closes:
                 self._close(tag.key)
-            elif is_mention(self.text, tag):
-                held = len(self.objects), len(self.broken), is_quoted(self.text, tag)
+            elif thinking.is_mention(self.text, tag):
+                held = len(self.objects), len(self.broken), thinking.is_quoted(self.text, tag)
                 self.mentions.setdefault(tag.key, []).append(held)
             elif not self._skip(tag, islice(self.marked, number + 1, None)):
                 return _ReplyParts("", thinking=True)
@@ -469,7 +461,7 @@ class _Scan:
                 value, self.position = self.reader.read_object(mark.start())
                 self.objects.append((value, self.text[mark.start():self.position]))
                 self.end = self.position
-            except LooseJsonError:
+            except _LooseJsonError:
                 if _begins_object(self.text, mark.start()):
                     # Whatever is in there may be inside a string: it must not pass for an answer.
                     self.position = _end_of_braces(self.text, mark.start())
@@ -483,7 +475,7 @@ class _Scan:
         else:  # the template opened the thinking
             self.objects, self.broken, self.start = [], [], self.position
 
-    def _skip(self, tag: Tag, following: Iterable[Tag]) -> bool:
+    def _skip(self, tag: thinking.Tag, following: Iterable[thinking.Tag]) -> bool:
         """Go to the end of thinking; whether it has one, or is a heading that needs none."""
         for other in following:
             if other.closes and other.key == tag.key:
@@ -495,7 +487,7 @@ class _Scan:
 
 def _unwrapped(text: str) -> str:
     """Take a code fence around the whole reply off."""
-    body = text.strip().strip(SIGNS).strip()
+    body = text.strip().strip(thinking.SIGNS).strip()
     if body.startswith("```") and body.endswith("```") and len(body) >= 6:
         body = re.sub(r"\A(?:json|JSON|python|text)?\s*+", "", body[3:-3]).strip()
     return body
@@ -520,7 +512,7 @@ _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": ""}
 _CONSTANTS = {"true": True, "false": False, "none": None, "null": None}
 
 
-class LooseJsonError(ValueError):
+class _LooseJsonError(ValueError):
     """There is no object here that can be read.
 
     Attributes
@@ -580,12 +572,12 @@ class _LooseReader:
             if not self.text.startswith("{", position):
                 raise self._error(position, "'{'")
             return self._object(position + 1, 0)
-        except LooseJsonError as stop:
+        except _LooseJsonError as stop:
             self._budget -= max(_FAILED, stop.position - position)
             raise
 
-    def _error(self, position: int, expected: str) -> LooseJsonError:
-        return LooseJsonError(self.text, position, expected)
+    def _error(self, position: int, expected: str) -> _LooseJsonError:
+        return _LooseJsonError(self.text, position, expected)
 
     def _object(self, position: int, depth: int) -> tuple[dict[str, Any], int]:
         item: dict[str, Any] = {}

@@ -22,8 +22,7 @@ from monitorlab.monitors.monitor import (
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import ERROR, Verdict, failure, words_of
 from monitorlab.storage.files import writable
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import VERDICTS
+from monitorlab.storage.tables import VERDICTS, check_frame
 
 PATIENCE = 5  # units in a row that may fail before the monitor is given up
 

@@ -2,15 +2,31 @@
 
 Only a parsed verdict says anything about a response. A refusal, a reply without a readable answer,
 one that was cut off and a call that failed are four different things, and none of them is "benign".
+
+The words by which replies and answers of servers are understood are in ``data/wording.toml``.
 """
 
 from __future__ import annotations
 
 import math
+import re
+import tomllib
 from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
 from monitorlab.storage.files import writable
 from monitorlab.storage.tables import STATUSES
+
+FILE = Path(__file__).resolve().parents[3] / "data" / "wording.toml"
+WORDING: dict[str, dict[str, Any]] = tomllib.loads(FILE.read_text(encoding="utf-8"))
+
+
+def pattern(table: str, name: str, flags: re.RegexFlag = re.NOFLAG) -> re.Pattern[str]:
+    """Compile the alternatives of a list, with the named parts that they hold in angle brackets."""
+    joined = "|".join(WORDING[table][name])
+    return re.compile(re.sub(r"<([A-Z]+)>", lambda part: WORDING["parts"][part[1]], joined), flags)
+
 
 PARSED, UNPARSED, REFUSED, TRUNCATED, ERROR = STATUSES
 _KINDS: dict[str, tuple[type, ...]] = {

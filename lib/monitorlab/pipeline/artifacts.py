@@ -1,13 +1,16 @@
-"""Artifacts: how one notebook hands typed tables to the next, and how a stale one is noticed.
+"""Artifacts of runs: typed tables for the next notebook, and checkpoints of trained models.
 
 A table is a parquet file in the folder of its run; the manifest beside it says what the run read,
 wrote and was given. This module is the door for notebooks: it also offers `open_run`.
+A checkpoint is built once and reused while nothing that decides it has changed.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from monitorlab.pipeline.runs import Run, checked_name, open_run
-from monitorlab.storage.files import digest_file, digest_table, write_file_atomic
+from monitorlab.storage import sources
+from monitorlab.storage.files import (
+    canonical_json,
+    digest_file,
+    digest_folder,
+    digest_table,
+    made_by,
+    pretty_json,
+    write_file_atomic,
+    write_folder_atomic,
+)
 from monitorlab.storage.manifests import (
     ArtifactError,
     _same_columns,
@@ -26,7 +39,7 @@ from monitorlab.storage.manifests import (
     load_table,
     run_command,
 )
-from monitorlab.storage.schemas import Schema, SchemaError, check_frame
+from monitorlab.storage.tables import Schema, SchemaError, check_frame
 
 __all__ = ["ArtifactError", "Run", "check_same_files", "open_run", "read_parts", "read_table",
            "write_parts", "write_table"]
@@ -217,3 +230,78 @@ def _open_schema(run: Run, name: str) -> Schema:
     return _schema(name)
 
 
+def _checkpoints_folder(root: Path | None = None) -> Path:
+    """Return the folder of all checkpoints: MONITORLAB_CHECKPOINTS, else in the data cache."""
+    override = os.environ.get("MONITORLAB_CHECKPOINTS")
+    if override:
+        return Path(override).expanduser().absolute()
+    return (root or sources.project_root()) / "data" / "cache" / "checkpoints"
+
+
+def checkpoint_folder(run: Run, name: str, fingerprint: Mapping[str, Any]) -> Path:
+    """Return where `checkpoint` keeps a model, whether it is there or not."""
+    digest = hashlib.sha256(_whole(fingerprint).encode()).hexdigest()
+    return _checkpoints_folder(run.root) / f"{checked_name(name, 'checkpoint')}-{digest[:12]}"
+
+
+def _whole(fingerprint: Mapping[str, Any]) -> str:
+    """Return the fingerprint with the code that trains, as canonical JSON."""
+    return canonical_json({**fingerprint, "made by": made_by()})
+
+
+def checkpoint(run: Run, name: str, fingerprint: Mapping[str, Any],
+               build: Callable[[Path], None]) -> Path:
+    """Return a checkpoint folder, building it only when its fingerprint is new.
+
+    Parameters
+    ----------
+    run : Run
+        Records fingerprint and content in its manifest.
+    name : str
+        Name of the model.
+    fingerprint : mapping
+        Everything that decides the weights besides the code, which is added (see `made_by`):
+        sizes, seed, data digests.
+    build : callable
+        Gets an empty folder and saves the model there (`save_pretrained`).
+
+    Returns
+    -------
+    Path
+        `<checkpoints>/<name>-<digest>`, shared between runs.
+
+    Raises
+    ------
+    ArtifactError
+        If a stored checkpoint was changed after it was built.
+    """
+    text = _whole(fingerprint)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    folder = checkpoint_folder(run, name, fingerprint)
+    reused = folder.exists()
+    if not reused:
+        with write_folder_atomic(folder, keep_existing=True) as temporary:
+            build(temporary)
+            stored = {"fingerprint": json.loads(text), "digest": digest,
+                      "files": digest_folder(temporary)}
+            (temporary / "fingerprint.json").write_text(pretty_json(stored), encoding="utf-8")
+    content = _verified_checkpoint(folder, digest)
+    run.checkpoints[name] = {"fingerprint": digest, "content": content, "reused": reused}
+    return folder
+
+
+def _verified_checkpoint(folder: Path, digest: str) -> str:
+    """Return the digest of a checkpoint's content after comparing it with what was stored."""
+    try:
+        stored = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))
+        written = stored["digest"]
+        expected = {str(name): str(found) for name, found in dict(stored["files"]).items()}
+    except (OSError, ValueError, LookupError, TypeError):
+        written, expected = "", {}
+    found = digest_folder(folder)
+    if written != digest or expected != found:
+        changed = sorted(set(found.items()) ^ set(expected.items()))
+        files = ", ".join(dict.fromkeys(name for name, _ in changed)) or "fingerprint.json"
+        raise ArtifactError(f"checkpoint {folder} was changed after it was built ({files}). "
+                            "Delete the folder; it is built again on the next run.")
+    return hashlib.sha256(canonical_json(found).encode()).hexdigest()

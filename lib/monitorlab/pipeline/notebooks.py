@@ -3,20 +3,155 @@
 A notebook is a py:percent file `notebooks/NN_name.py`. Its first cell carries the title and the
 claim, its second the lines **Reads** and **Writes**, its third the parameters. Nothing about a
 notebook is kept in a second place: the table in `notebooks/README.md` is generated from here.
+
+Parameters are typed literals with a help comment each. papermill only warns when it is given a name
+that the notebook does not have, and passes values of any type. Here both are errors, found before
+a kernel starts.
 """
 
 from __future__ import annotations
 
+import ast
+import builtins
 import functools
 import hashlib
+import io
 import re
+import tokenize
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from monitorlab.pipeline.parameters import read_parameters
-from monitorlab.storage.settings import Parameter, ParameterError
+from monitorlab.storage.settings import ParameterError, Setting, Value
 
+
+def _parameters_in(source: str) -> tuple[Setting, ...]:
+    """Parse the source of a parameters cell.
+
+    Parameters
+    ----------
+    source : str
+        Assignments of literals, annotated or not, each with a comment behind it.
+
+    Raises
+    ------
+    ParameterError
+        If a line is no assignment of a str, int, float or bool literal, or if the annotation
+        and the literal disagree.
+    """
+    comments = _comments(source)
+    found = []
+    for node in ast.parse(source).body:
+        name, annotation = _target(node)
+        value = _literal(node, name)
+        declared = annotation or type(value).__name__
+        if declared not in _EXPECTED:
+            known = ", ".join(_EXPECTED)
+            raise ParameterError(f"{name}: type {declared!r} is not one of {known}")
+        lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)  # a formatter may wrap
+        help = " ".join(comments[line] for line in lines if line in comments)
+        setting = Setting(name, (getattr(builtins, declared),), value, help)
+        found.append(replace(setting, default=_value(setting, value)))
+    return tuple(found)
+
+
+def check_parameters(
+    given: Mapping[str, object], known: Mapping[str, Sequence[Setting]]
+) -> dict[str, dict[str, Value]]:
+    """Distribute values over notebooks and check every type.
+
+    Parameters
+    ----------
+    given : mapping of str to object
+        Values by parameter name.
+    known : mapping of str to sequence of Setting
+        Parameters of each selected notebook, by its stem.
+
+    Returns
+    -------
+    dict of str to dict
+        For each notebook the values that it declares, in their declared types; the path in a
+        parameter whose name ends in _FILE is made absolute, from the present working folder.
+
+    Raises
+    ------
+    ParameterError
+        If no selected notebook has a parameter of that name (the message lists the known ones
+        with their help), or if a value has the wrong type.
+    """
+    names = {parameter.name for parameters in known.values() for parameter in parameters}
+    unknown = sorted(set(given) - names)
+    if unknown:
+        raise ParameterError(
+            f"unknown parameter {', '.join(unknown)}. Known parameters:\n" + describe_all(known)
+        )
+    return {
+        stem: {p.name: _from_here(p, _value(p, given[p.name]))
+               for p in parameters if p.name in given}
+        for stem, parameters in known.items()
+    }
+
+
+def _value(parameter: Setting, value: object) -> Value:
+    """Read text from a command line, or a Python value, as the declared type, without loss."""
+    try:
+        return parameter.read(value)
+    except ParameterError:
+        kind = parameter.kinds[0].__name__
+        raise ParameterError(
+            f"{parameter.name} must be {_EXPECTED[kind]} ({kind}), got {value!r}") from None
+
+
+def _from_here(parameter: Setting, value: Value) -> Value:
+    """Make the path of a parameter NAME_FILE absolute: a kernel works in another folder."""
+    if not parameter.name.endswith("_FILE") or not isinstance(value, str) or not value.strip():
+        return value
+    return str(Path(value).expanduser().absolute())
+
+
+def describe_all(known: Mapping[str, Sequence[Setting]]) -> str:
+    """Return the parameters of several notebooks as indented, aligned text."""
+    lines = []
+    for stem, parameters in known.items():
+        lines.append(f"  {stem}")
+        heads = [f"{p.name}: {p.kinds[0].__name__} = {p.default!r}" for p in parameters]
+        width = max((len(head) for head in heads), default=0)
+        lines += [
+            f"    {head:<{width}}  {p.meaning}".rstrip()
+            for head, p in zip(heads, parameters, strict=True)
+        ]
+    return "\n".join(lines)
+
+
+def _comments(source: str) -> dict[int, str]:
+    """Return the comment of each line, without the hash."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {t.start[0]: t.string.lstrip("# ").strip() for t in tokens if t.type == tokenize.COMMENT}
+
+
+def _target(node: ast.stmt) -> tuple[str, str]:
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        return node.target.id, ast.unparse(node.annotation)
+    if isinstance(node, ast.Assign) and len(node.targets) == 1:
+        target = node.targets[0]
+        if isinstance(target, ast.Name):
+            return target.id, ""
+    raise ParameterError(f"line {node.lineno} of the parameters cell is not `NAME: type = literal`")
+
+
+def _literal(node: ast.stmt, name: str) -> Value:
+    assert isinstance(node, ast.Assign | ast.AnnAssign)
+    try:
+        value = ast.literal_eval(node.value) if node.value is not None else None
+    except ValueError:
+        value = None
+    if not isinstance(value, str | int | float | bool):
+        raise ParameterError(f"{name}: the default must be a str, int, float or bool literal")
+    return value
+
+
+_EXPECTED = {"str": "text", "int": "a whole number", "float": "a finite number",
+             "bool": "true or false"}  # types of parameters
 _STEM = re.compile(r"(?P<number>\d{2})_[a-z0-9_]+")
 _TABLE_LINE = re.compile(r"\*\*(Reads|Writes):?\*\*:?(.*?)(?=\*\*\w|\n\s*\n|\Z)", re.DOTALL)
 _NAME = re.compile(r"`([\w./-]*[a-z][\w./-]*)`")
@@ -56,7 +191,7 @@ class Notebook:
         Table names of the second cell, as written there.
     instead : tuple of str
         Parameters named beside what is read: with one of them given, it may be missing.
-    parameters : tuple of Parameter
+    parameters : tuple of Setting
         The cell tagged `parameters`, empty if there is none.
     cells : tuple of _Cell
         All cells, in order.
@@ -73,7 +208,7 @@ class Notebook:
     about: str
     reads: tuple[str, ...]
     writes: tuple[str, ...]
-    parameters: tuple[Parameter, ...]
+    parameters: tuple[Setting, ...]
     cells: tuple[_Cell, ...]
     digest: str
     fault: str = ""
@@ -307,11 +442,11 @@ def _read_tables(source: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _read_parameters(path: Path, cells: Sequence[_Cell]) -> tuple[Parameter, ...]:
+def _read_parameters(path: Path, cells: Sequence[_Cell]) -> tuple[Setting, ...]:
     tagged = [c for c in cells if "parameters" in c.tags]
     if len(tagged) > 1:
         raise NotebookError(f"{path.name}: more than one cell is tagged `parameters`")
     try:
-        return read_parameters(tagged[0].source) if tagged else ()
+        return _parameters_in(tagged[0].source) if tagged else ()
     except (ParameterError, SyntaxError) as error:
         raise NotebookError(f"{path.name}: {error}") from error

@@ -13,7 +13,6 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,27 +40,6 @@ _UNSTABLE = {
 
 class RegressionError(AssertionError):
     """A golden notebook that cannot be frozen, or a metric that left its tolerance."""
-
-
-@dataclass(frozen=True)
-class _Coverage:
-    """How much of a golden notebook is really compared.
-
-    Attributes
-    ----------
-    with_output : int
-        Code cells that print or show something, ignored ones included.
-    compared : int
-        Those whose output is compared.
-    """
-
-    with_output: int
-    compared: int
-
-    @property
-    def share(self) -> float:
-        """Compared share of the cells with output, in [0, 1]; 1 if there are none."""
-        return self.compared / self.with_output if self.with_output else 1.0
 
 
 def freeze(
@@ -114,7 +92,7 @@ def freeze(
     for stem, text in texts.items():
         write_text_atomic(golden / f"{stem}.ipynb", text)
         report(f"froze {stem}.ipynb")
-    freeze_metrics(metrics, golden / "metrics.json", report)
+    _freeze_metrics(metrics, golden / "metrics.json", report)
     return tuple(golden / f"{stem}.ipynb" for stem in texts)
 
 
@@ -164,17 +142,6 @@ def _normalize(document: Any) -> Any:
     })
 
 
-def coverage(document: Any, source: Notebook) -> _Coverage:
-    """Count the cells whose output is compared.
-
-    An ignored cell has no output in the golden copy, so every cell with that tag counts as one
-    that had output.
-    """
-    compared = sum(bool(c.outputs) for c in document.cells if c.cell_type == "code")
-    ignored = sum(IGNORE_TAG in c.tags for c in source.cells if c.kind == "code")
-    return _Coverage(compared + ignored, compared)
-
-
 def _unstable_outputs(document: Any) -> list[str]:
     """Say which compared outputs hold a path, a time, a date or an address."""
     found = []
@@ -187,7 +154,7 @@ def _unstable_outputs(document: Any) -> list[str]:
     return found
 
 
-def freeze_metrics(
+def _freeze_metrics(
     measured: Mapping[str, Mapping[str, float]], path: Path, report: Callable[[str], None] = print
 ) -> None:
     """Write measured values as references, keeping the tolerances that a person has set.

@@ -16,8 +16,7 @@ from typing import Any
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from monitorlab.report.mathematics import MathError, fallback, to_mathml
-from monitorlab.report.sanitize import clean_html, escape_text
+from monitorlab.report.markup import MathError, clean_html, escape_text, fallback, to_mathml
 
 _IMAGES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif")
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")

@@ -31,7 +31,7 @@ from monitorlab.pipeline.records import (
 )
 from monitorlab.pipeline.runs import hold
 from monitorlab.report import cells
-from monitorlab.report.sanitize import CONTENT_SECURITY_POLICY
+from monitorlab.report.markup import CONTENT_SECURITY_POLICY
 from monitorlab.storage.files import write_text_atomic
 from monitorlab.storage.manifests import ArtifactError
 from monitorlab.storage.sources import project_root
@@ -213,7 +213,7 @@ class _CellView:
 
 
 @dataclass(frozen=True)
-class RenderedReport:
+class _RenderedReport:
     """What was written.
 
     Attributes
@@ -236,7 +236,7 @@ class RenderedReport:
 
 def render_report(
     run_id: str, notebooks: Sequence[Notebook], runs: Path, reports: Path
-) -> RenderedReport:
+) -> _RenderedReport:
     """Render every executed notebook of a run, and the index.
 
     What a killed runner left is picked up first, unless another one works there. A record, a
@@ -287,7 +287,7 @@ def render_report(
     html = environment.get_template("index.html.j2").render(cards=cards, facts=facts)
     write_text_atomic(index, html)
     broken = [f"{card.stem}: {card.reason}" for card in cards if card.status == "broken"]
-    return RenderedReport(index, tuple(pages), tuple(problems), tuple(broken))
+    return _RenderedReport(index, tuple(pages), tuple(problems), tuple(broken))
 
 
 def _read_copy(state: State, runs: Path, run_id: str, documents: dict[str, Any]) -> State:

@@ -18,8 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from monitorlab.models import ModelError
 from monitorlab.models.batching import LABEL_MASS, check_length, count_tokens
-from monitorlab.models.guard_families import GuardFamily
-from monitorlab.models.guards import Guard
+from monitorlab.models.guards import Guard, GuardFamily
 from monitorlab.signals.step_scores import Problem, StepScorer, StepScores, checked_steps
 
 Turns = Literal["assistant", "user", "both"]

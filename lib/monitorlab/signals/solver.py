@@ -31,9 +31,9 @@ from transformers import (
 )
 
 from monitorlab.display.progress import progress
+from monitorlab.models import Training
 from monitorlab.models.batching import Encoded, label_probability, logits_at_steps, pad
 from monitorlab.models.loading import load_model, load_tokenizer, no_progress_bars, whole_model
-from monitorlab.models.sizes import Training
 from monitorlab.models.tiny import IGNORED, Row, fit, llama_config, seeded, suitable_threads
 from monitorlab.signals.token_probabilities import POOLS, pool_log_probs, sample_answers
 

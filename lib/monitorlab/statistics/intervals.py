@@ -1,4 +1,4 @@
-r"""Intervals for one proportion and for the difference of two paired ones.
+r"""Intervals: of one proportion, of paired ones, of rates from a few labels, of resamples.
 
 Two kinds. *Wilson*, *Clopper-Pearson* and *Newcombe* take samples as independent. But the samples
 of a scenario share their wording and their author, and a monitor that errs on one of them tends to
@@ -19,15 +19,31 @@ alarms (or is missed) independently with an unknown probability R, ``c`` did. A 
 hypothesis ``R > level`` that is at most ``delta`` lets us claim ``R <= level`` with probability
 ``1 - delta``.
 
+*Rates from a few labels and many guesses*, `corrected_rate`. Of T units n are labelled at random;
+for all of them there is a guess. A rate is a quotient of two means,
+:math:`\theta = E[e] / E[c]`, such as false alarms among safe sequences. The guesses'
+means over the other units correct the labelled ones,
+
+.. math:: \bar e_L + \lambda\,(\bar{\hat e}_U - \bar{\hat e}_L),
+
+and the same for c. Guesses that are wrong cancel on average. With :math:`\rho` the correlation of
+:math:`e - \theta c` with its guess, the best weight leaves :math:`r = 1 - \rho^2 (T - n) / T`
+of the variance: n labels are worth n / r. The interval is Wilson's for so many, which is
+not empty where no event was seen; then there is nothing to correct, and r is 1.
+
 References
 ----------
+A. N. Angelopoulos, S. Bates, C. Fannjiang, M. I. Jordan and T. Zrnic, *Prediction-powered
+inference*, Science 382 (2023), 669-674; A. N. Angelopoulos, J. C. Duchi and T. Zrnic, *PPI++*
+(arXiv 2311.01453), section 6, for the weight.
 E. L. Korn and B. I. Graubard, *Confidence intervals for proportions with small expected number of
 positive counts estimated from survey data*, Survey Methodology 24 (1998), 193-201.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -39,6 +55,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+Weights = NDArray[np.float32]  # whole numbers, exact below 2**24
 Limits = tuple[FloatArray, FloatArray]
 
 
@@ -455,3 +472,143 @@ def clopper_pearson_upper(count: int, n: int, delta: float) -> float:
     if int(counts) == n:
         return 1.0
     return float(stats.beta.ppf(confidence, int(counts) + 1, n - int(counts)))
+
+
+@dataclass(frozen=True)
+class _CorrectedRate:
+    """A rate from labels and guesses.
+
+    Attributes
+    ----------
+    value, low, high : float
+        Estimate and 95 % interval, in [0, 1]; NaN if no labelled unit counts.
+    plain, plain_low, plain_high : float
+        The same from labels alone.
+    share : float
+        Share of units that count (c).
+    correlation : float
+        How well guesses follow labels where it matters, in [0, 1].
+    labelled, units : int
+        Labels there are, and units in all.
+    """
+
+    value: float
+    low: float
+    high: float
+    plain: float
+    plain_low: float
+    plain_high: float
+    share: float
+    correlation: float
+    labelled: int
+    units: int
+
+    def labels_needed(self, half_width: float) -> int:
+        """Return how many labels in all give an interval of at most this half width; 0 if none.
+
+        Supposes that further labels are drawn at random from the same units, and that rate and
+        guesses stay what they are.
+        """
+        if math.isnan(self.value):
+            return 0
+        n = np.arange(1, self.units + 1, dtype=np.float64)
+        worth = n * self.share / (1.0 - self.correlation**2 * (self.units - n) / self.units)
+        low, high = wilson(self.value * worth, worth)
+        fits = (high - low) / 2.0 <= half_width
+        return int(n[np.argmax(fits)]) if fits.any() else 0
+
+
+def corrected_rate(
+    event: FloatArray, among: FloatArray, event_guess: FloatArray, among_guess: FloatArray,
+    others: tuple[FloatArray, FloatArray],
+) -> _CorrectedRate:
+    """Estimate a rate from labelled units and guesses about others.
+
+    Parameters
+    ----------
+    event, among : ndarray of float, shape (n,)
+        Of the labelled units: whether the event happened, and whether the unit counts, 0 or 1; an
+        event counts.
+    event_guess, among_guess : ndarray of float, shape (n,)
+        Guesses about both that did not see these labels.
+    others : two ndarrays of float, shape (m,)
+        The same guesses about units without a label.
+    """
+    n, m = len(event), len(others[0])
+    counted, theta = float(among.sum()), math.nan
+    value = low = high = plain_low = plain_high = theta
+    correlation = 0.0
+    if counted:
+        value = theta = float(event.sum()) / counted
+        ((plain_low,), (plain_high,)) = wilson([event.sum()], [counted])
+        score, guess = event - theta * among, event_guess - theta * among_guess
+        spread = float(np.std(score) * np.std(guess))
+        if spread > 0 and m:
+            correlation = max(0.0, float(np.cov(score, guess, ddof=0)[0, 1]) / spread)
+            weight = correlation * float(np.std(score) / np.std(guess)) * m / (n + m)
+            top, bottom = (
+                float(known.mean() + weight * (far.mean() - near.mean()))
+                for known, near, far in ((event, event_guess, others[0]),
+                                         (among, among_guess, others[1])))
+            value = min(max(top / bottom, 0.0), 1.0) if bottom > 0 else theta
+        worth = counted / (1.0 - correlation**2 * m / (n + m))
+        ((low,), (high,)) = wilson([value * worth], [worth])
+    return _CorrectedRate(
+        value, float(low), float(high), theta, float(plain_low), float(plain_high),
+        counted / n if n else math.nan, correlation, n, n + m)
+
+
+AT_ONCE = 4_000_000  # drawn units held in memory at a time, about 100 MB
+
+
+def draw_units(
+    random: np.random.Generator, strata: NDArray[np.intp], resamples: int, at_once: int = AT_ONCE
+) -> Iterator[Weights]:
+    """Yield how often each unit is drawn, for some resamples at a time.
+
+    Parameters
+    ----------
+    random : Generator
+        Used in the same order whatever `at_once` is.
+    strata : (u,) array of int
+        Units are drawn within strata numbered from 0.
+    resamples : int
+        How many in all.
+    at_once : int
+        Upper limit of u times the resamples of one part.
+
+    Yields
+    ------
+    (u, part) array of float32
+        Whole numbers; every column sums to u.
+    """
+    units = len(strata)
+    order = np.argsort(strata, kind="stable")  # the units of a stratum stand side by side
+    sizes = np.bincount(strata)
+    size = np.repeat(sizes, sizes)
+    start = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    part = max(1, at_once // max(units, 1))
+    for done in range(0, resamples, part):
+        width = min(part, resamples - done)
+        drawn = random.random((width, units))
+        drawn *= size
+        places = order[drawn.astype(np.intp) + start]
+        places *= width
+        places += np.arange(width)[:, None]
+        counts = np.bincount(places.ravel(), minlength=units * width)
+        yield counts.reshape(units, width).astype(np.float32)
+
+
+def percentiles(
+    draws: NDArray[np.floating], level: float
+) -> tuple[FloatArray, FloatArray]:
+    """Percentile interval of each row over the resamples on which it is defined."""
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    known = np.isfinite(draws)
+    limits = np.full((2, len(draws)), np.nan)
+    whole = known.all(axis=1)
+    if whole.any():
+        limits[:, whole] = np.quantile(draws[whole], ends, axis=1)
+    for row in np.flatnonzero(known.any(axis=1) & ~whole):
+        limits[:, row] = np.quantile(draws[row, known[row]], ends)
+    return limits[0], limits[1]

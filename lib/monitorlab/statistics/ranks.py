@@ -72,7 +72,7 @@ def hoeffding_bentkus_rank(n: int, level: float, delta: float) -> int:
 
 
 @lru_cache(maxsize=4096)
-def tolerance_rank(n: int, level: float, delta: float) -> int:
+def _tolerance_rank(n: int, level: float, delta: float) -> int:
     r"""Rank of a one-sided distribution-free tolerance limit, as e-valuator's PAC variant has it.
 
     The limit is the j-th smallest peak, :math:`j = \min\{j : P(\mathrm{Bin}(n, 1 - \epsilon) \ge j)
@@ -111,7 +111,7 @@ RANK_RULES: dict[str, Callable[[int, float, float], int]] = {
     "crc": crc_rank,
     "binomial": binomial_rank,
     "hoeffding_bentkus": hoeffding_bentkus_rank,
-    "tolerance": tolerance_rank,
+    "tolerance": _tolerance_rank,
 }
 
 

@@ -18,9 +18,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm, rankdata
 
-from monitorlab.statistics.intervals import FloatArray, IntArray, ratio
-
-Weights = NDArray[np.float32]  # whole numbers, exact below 2**24
+from monitorlab.statistics.intervals import FloatArray, IntArray, Weights, ratio
 
 MAX_FAR = 0.1  # right end of the partial area
 TPR_AT = {"tpr_at_fpr_01": 0.01, "tpr_at_fpr_05": 0.05, "tpr_at_fpr_10": 0.10}

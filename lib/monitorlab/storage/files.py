@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import functools
 import hashlib
 import inspect
 import json
@@ -28,9 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LIBRARY = Path(__file__).resolve().parents[1]
-# Packages that train; each counts as a whole, and so does that of the models where there is one.
-TRAINING = ("finetuning", "monitors", "signals",
-            *(name for name in ("models",) if (LIBRARY / name).is_dir()))
+TRAINING = ("finetuning", "monitors", "signals", "models")  # packages that train, each as a whole
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "trl", "accelerate")
 
 
@@ -66,42 +63,6 @@ def code_digest(*modules: ModuleType | Callable[..., Any]) -> str:
     digest = hashlib.sha256()
     for module in modules:
         digest.update(inspect.getsource(module).encode())
-    return digest.hexdigest()
-
-
-def _package_digest(*packages: str, root: Path = LIBRARY) -> str:
-    """SHA-256 over every file of whole packages; those of the library are read once per process.
-
-    Parameters
-    ----------
-    packages : str
-        Folders of `root`.
-    root : Path
-        The library.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such package.
-    """
-    return _library_digest(packages) if root == LIBRARY else _read_packages(packages, root)
-
-
-@functools.cache
-def _library_digest(packages: tuple[str, ...]) -> str:
-    return _read_packages(packages, LIBRARY)
-
-
-def _read_packages(packages: tuple[str, ...], root: Path) -> str:
-    digest = hashlib.sha256()
-    for package in packages:
-        if not (root / package).is_dir():
-            raise FileNotFoundError(f"there is no package {package!r} in {root}")
-        for file in sorted((root / package).rglob("*")):
-            if file.is_file() and "__pycache__" not in file.parts:
-                name = file.relative_to(root).as_posix().encode()
-                digest.update(len(name).to_bytes(8, "little") + name)
-                digest.update(bytes.fromhex(digest_file(file)))
     return digest.hexdigest()
 
 
@@ -298,6 +259,20 @@ def made_by(root: Path = LIBRARY) -> dict[str, Any]:
     ----------
     root : Path
         Folder of the packages.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such package.
     """
-    return {"code": _package_digest(*TRAINING, root=root),
+    digest = hashlib.sha256()
+    for package in TRAINING:
+        if not (root / package).is_dir():
+            raise FileNotFoundError(f"there is no package {package!r} in {root}")
+        for file in sorted((root / package).rglob("*")):
+            if file.is_file() and "__pycache__" not in file.parts:
+                name = file.relative_to(root).as_posix().encode()
+                digest.update(len(name).to_bytes(8, "little") + name)
+                digest.update(bytes.fromhex(digest_file(file)))
+    return {"code": digest.hexdigest(),
             "versions": {name: metadata.version(name) for name in LIBRARIES}}

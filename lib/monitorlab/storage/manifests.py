@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from monitorlab.storage.files import DamagedFileError, digest_file, read_sealed
-from monitorlab.storage.schemas import Schema, check_frame
-from monitorlab.storage.tables import SCHEMAS
+from monitorlab.storage.tables import SCHEMAS, Schema, check_frame
 
 MANIFEST = "manifest.json"
 
@@ -222,5 +221,5 @@ def _same_columns(found: pa.Schema, schema: Schema, path: Path, command: str) ->
 def _schema(name: str) -> Schema:
     if name not in SCHEMAS:
         raise ArtifactError(f"unknown table {name!r}: expected one of {', '.join(SCHEMAS)}. "
-                            "A new table needs a schema in storage/schemas.py.")
+                            "A new table needs a schema in storage/tables.yaml.")
     return SCHEMAS[name]

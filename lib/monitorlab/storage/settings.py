@@ -16,14 +16,12 @@ import textwrap
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 REQUIRED = inspect.Parameter.empty
 _SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _SHOWN = 60  # characters of a wrong value that a message repeats
 Value = str | int | float | bool
-_TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 _TRUE = {"true", "yes", "1", "on"}
 _FALSE = {"false", "no", "0", "off"}
 
@@ -202,7 +200,7 @@ def _read(kind: Any, given: object) -> Any:
         if not isinstance(value, list | tuple):
             raise TypeError
         return tuple(_read(inner, part) for part in value)
-    return parse_value(Parameter("", kind.__name__, "", ""), given)
+    return _PARSERS[kind](given)
 
 
 def _json(text: str) -> Any:
@@ -265,51 +263,6 @@ class ParameterError(ValueError):
     """A parameter that does not exist, or a value of the wrong type."""
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """One line of a parameters cell.
-
-    Attributes
-    ----------
-    name : str
-        Python name, in capitals by convention.
-    type : str
-        "str", "int", "float" or "bool".
-    default : str, int, float or bool
-        Value in the source, which is that of the `tiny` profile.
-    help : str
-        The comment behind the literal.
-    """
-
-    name: str
-    type: str
-    default: Value
-    help: str
-
-    def describe(self) -> str:
-        """Return one line of help: name, type, default and meaning."""
-        return f"{self.name}: {self.type} = {self.default!r}  {self.help}".rstrip()
-
-
-def parse_value(parameter: Parameter, value: object) -> Value:
-    """Turn text from a command line, or a Python value, into the declared type.
-
-    Raises
-    ------
-    ParameterError
-        If `value` cannot be read as the declared type without loss.
-    """
-    try:
-        parsed = _PARSERS[parameter.type](value)
-    except (TypeError, ValueError):
-        expected = {"int": "a whole number", "float": "a finite number", "bool": "true or false",
-                    "str": "text"}[parameter.type]
-        raise ParameterError(
-            f"{parameter.name} must be {expected} ({parameter.type}), got {value!r}"
-        ) from None
-    return parsed
-
-
 def split_assignments(assignments: Iterable[str]) -> dict[str, str]:
     """Split `NAME=VALUE` texts; the value may contain further equals signs.
 
@@ -328,13 +281,6 @@ def split_assignments(assignments: Iterable[str]) -> dict[str, str]:
             raise ParameterError(f"{name} is given twice")
         values[name] = value
     return values
-
-
-def _from_here(parameter: Parameter, value: Value) -> Value:
-    """Make the path of a parameter NAME_FILE absolute: a kernel works in another folder."""
-    if not parameter.name.endswith("_FILE") or not isinstance(value, str) or not value.strip():
-        return value
-    return str(Path(value).expanduser().absolute())
 
 
 def _parse_int(value: object) -> int:
@@ -366,6 +312,6 @@ def _parse_str(value: object) -> str:
     return value
 
 
-_PARSERS: dict[str, Callable[[object], Value]] = {
-    "str": _parse_str, "int": _parse_int, "float": _parse_float, "bool": _parse_bool,
+_PARSERS: dict[type, Callable[[object], Value]] = {
+    str: _parse_str, int: _parse_int, float: _parse_float, bool: _parse_bool,
 }

@@ -162,16 +162,6 @@ def fetch_all(progress: bool = True) -> dict[str, Path]:
     return paths
 
 
-def describe_sources() -> str:
-    """Return the list of sources as a Markdown table for `data/README.md`."""
-    lines = ["| key | holds | from | licence | bytes |", "|---|---|---|---|---:|"]
-    for source in load_sources().values():
-        origin = f"[{source.repo}](https://github.com/{source.repo}/tree/{source.commit})"
-        lines.append(f"| `{source.key}` | {source.holds} | {origin} | {source.license} | "
-                     f"{source.bytes:,} |")
-    return "\n".join(lines)
-
-
 def _source(key: str) -> _Source:
     known = load_sources()
     if key not in known:

@@ -20,12 +20,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from monitorlab.statistics.intervals import wilson
+from monitorlab.statistics.intervals import Clustered
 from monitorlab.storage.tables import CELLS
 
-FOLDER = Path(__file__).resolve().parents[4] / "data" / "annotations"
-GUIDELINES = FOLDER / "GUIDELINES.md"
-PARTIAL = FOLDER / "partial"  # labels of readers who saw a part of each sample
+DATA = Path(__file__).resolve().parents[4] / "data"
+FOLDER, GUIDELINES = DATA / "recorded" / "readers", DATA / "annotations" / "GUIDELINES.md"
+FULL = "full"  # the view of a reader who saw request and response
 PER_CELL = 44
 RESAMPLES = 2000
 Statistic = Callable[[np.ndarray, np.ndarray], float]
@@ -93,13 +93,15 @@ def read_annotations(folder: Path = FOLDER) -> pd.DataFrame:
     Parameters
     ----------
     folder : Path
-        Holds one ``*.jsonl`` per annotator; its first line describes the annotator, each further
-        one holds ``item``, ``label`` (0 or 1) and ``note``.
+        Holds one ``*.jsonl`` per annotator; its first line describes the annotator (``annotator``,
+        ``kind``, and ``view`` and ``prompt`` unless all of a sample was shown, with the
+        guidelines), each further one holds ``item``, ``label`` (0 or 1), and if known ``score``
+        (suspicion, 0 to 100) and ``note``.
 
     Returns
     -------
     DataFrame
-        Columns annotator, kind, item, label, note.
+        Columns annotator, kind, view, prompt, item, label, score (in [0, 1], or NaN), note.
 
     Raises
     ------
@@ -127,14 +129,19 @@ def read_annotations(folder: Path = FOLDER) -> pd.DataFrame:
                 continue
             if entry.get("label") not in (0, 1) or not isinstance(entry.get("item"), str):
                 raise AnnotationError(f"{place}: expected an item and a label of 0 or 1.")
+            score = entry.get("score", math.nan)
+            if type(score) not in (int, float) or score < 0 or score > 100:
+                raise AnnotationError(f"{place}: the score is {score!r}, expected 0 to 100.")
             if entry["item"] in seen:
                 raise AnnotationError(f"{place}: item {entry['item']} is labelled twice. Keep one.")
             seen.add(entry["item"])
             rows.append((
-                annotator["annotator"], annotator["kind"], entry["item"], int(entry["label"]),
-                str(entry.get("note", "")),
+                annotator["annotator"], annotator["kind"], annotator.get("view", FULL),
+                annotator.get("prompt", GUIDELINES.stem.lower()), entry["item"],
+                int(entry["label"]), score / 100, str(entry.get("note", "")),
             ))  # fmt: skip
-    return pd.DataFrame(rows, columns=["annotator", "kind", "item", "label", "note"])
+    columns = ["annotator", "kind", "view", "prompt", "item", "label", "score", "note"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def joined(samples: pd.DataFrame, annotations: pd.DataFrame) -> pd.DataFrame:
@@ -150,8 +157,9 @@ def joined(samples: pd.DataFrame, annotations: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per annotation of a sample of this benchmark: sample columns, annotator, kind, given
-        (the annotator's label), note. Labels of texts that are not in the benchmark are left out.
+        One row per annotation of a sample of this benchmark: sample columns, those of the
+        annotation, and given (the annotator's label). Labels of texts that are not in the
+        benchmark, or not any more, are left out.
 
     Raises
     ------
@@ -168,8 +176,6 @@ def joined(samples: pd.DataFrame, annotations: pd.DataFrame) -> pd.DataFrame:
     return both
 
 
-
-
 def right_by(given: pd.DataFrame, by: str) -> pd.DataFrame:
     """Share of labels that agree with the author's, per annotator and group.
 
@@ -183,15 +189,19 @@ def right_by(given: pd.DataFrame, by: str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns annotator, `by` (its values, and "all"), n, right, and low and high of Wilson's
-        95 % interval, which takes samples as independent; a sheet holds one sample of a pair.
+        Columns annotator, `by` (its values, and "all"), n, right, and right_low and right_high of
+        a 95 % interval over scenarios.
     """
     whole = pd.concat([given, given.assign(**{by: "all"})])
-    right = (whole["given"] == whole["label"]).groupby([whole["annotator"], whole[by]], sort=False)
-    found = right.agg(["size", "sum", "mean"]).reset_index()
-    low, high = wilson(found["sum"], found["size"])
-    found = found.rename(columns={"size": "n", "mean": "right"}).drop(columns="sum")
-    return found.assign(low=low, high=high)
+    keys = ["annotator", by]
+    right = (whole["given"] == whole["label"]).groupby(
+        [*(whole[key] for key in keys), whole["scenario_id"]], sort=False)
+    scenarios = right.agg(["size", "sum"]).reset_index()
+    group = scenarios.groupby(keys, sort=False)
+    found = group["size"].sum().reset_index(name="n")
+    rates = Clustered.of(scenarios["sum"], scenarios["size"], group.ngroup(), len(found))
+    low, high = rates.wilson()
+    return found.assign(right=rates.rate, right_low=low, right_high=high)
 
 
 def observed(first: np.ndarray, second: np.ndarray) -> float:

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from monitorlab.statistics.resampling import draw_units, percentiles
+from monitorlab.benchmark.samples import draw_pairs
+from monitorlab.statistics.intervals import draw_units, percentiles
 from monitorlab.statistics.roc import auroc, roc_metrics
 
 FOLDS = 5
@@ -57,19 +58,25 @@ def held_out_scores(
     groups : (n,) array
         Scenario of each text.
     model : Pipeline, optional
-        Any text classifier; `word_probe` by default.
+        A vectorizer that counts words and a classifier; `word_probe` by default. All texts are
+        counted once, and each fold keeps the words that `min_df` of its training texts hold.
 
     Returns
     -------
     (n,) array
         Log-odds of misbehavior.
     """
-    rows = np.asarray(texts, dtype=object)
-    scores = np.zeros(len(rows))
+    vectorizer, classifier = model or word_probe()
+    counted = CountVectorizer(ngram_range=vectorizer.ngram_range, binary=vectorizer.binary,
+                              token_pattern=vectorizer.token_pattern).fit_transform(texts)
+    scores = np.zeros(len(labels))
     folds = GroupKFold(min(FOLDS, len(np.unique(groups))), shuffle=True, random_state=0)
-    for train, test in folds.split(rows, labels, groups):
-        fitted = (model or word_probe()).fit(rows[train], labels[train])
-        scores[test] = fitted.decision_function(rows[test])
+    for train, test in folds.split(scores, labels, groups):
+        rows = counted[:, counted[train].getnnz(axis=0) >= vectorizer.min_df]
+        if isinstance(vectorizer, TfidfVectorizer):
+            weighted = TfidfTransformer(sublinear_tf=vectorizer.sublinear_tf).fit(rows[train])
+            rows = weighted.transform(rows)
+        scores[test] = classifier.fit(rows[train], labels[train]).decision_function(rows[test])
     return scores
 
 
@@ -138,6 +145,51 @@ def probe_cells(samples: pd.DataFrame, random: np.random.Generator) -> pd.DataFr
         for name, values in scores.items():
             rows.append((cell, name, *_measure(values, labels, groups, random)))
     return pd.DataFrame(rows, columns=["cell", "probe", "auroc", "low", "high"])
+
+
+def probe_corpus(
+    corpus: pd.DataFrame, random: np.random.Generator, pairs: int = 300
+) -> pd.DataFrame:
+    """How much of a training corpus do words learn, on scenarios and kinds that they never saw?
+
+    Parameters
+    ----------
+    corpus : DataFrame
+        Schema ``corpus``.
+    random : Generator
+        Draws pairs, and the resamples of the intervals.
+    pairs : int
+        Pairs drawn of each component at most.
+
+    Returns
+    -------
+    DataFrame
+        A row per component: samples, then auroc, auroc_low and auroc_high of `word_probe` on unseen
+        scenarios (tasks, places, questions), and kinds, kinds_low and kinds_high where the kind of
+        misbehavior (CWE class, deed, cue) is unseen, too. Intervals are over scenarios and over
+        kinds.
+    """
+    rows = []
+    drawn = draw_pairs(corpus, pairs, random, ("component",))
+    for component, part in drawn.groupby("component", sort=False):
+        texts, labels = list(part["response"]), part["label"].to_numpy()
+        scenarios = part["scenario_id"].to_numpy()
+        kind = "cue_type" if str(component).startswith("syco") else "misbehavior_type"
+        kinds = part[kind].to_numpy()
+        seen = held_out_scores(texts, labels, scenarios)
+        unseen = np.zeros(len(part))
+        half = pd.factorize(scenarios)[0] % 2
+        folds = GroupKFold(min(FOLDS, len(np.unique(kinds))), shuffle=True, random_state=0)
+        for train, test in folds.split(texts, labels, kinds):
+            for side in (0, 1):
+                known, new = train[half[train] != side], test[half[test] == side]
+                model = word_probe().fit([texts[i] for i in known], labels[known])
+                unseen[new] = model.decision_function([texts[i] for i in new])
+        rows.append((component, len(part), *_measure(seen, labels, scenarios, random),
+                     *_measure(unseen, labels, kinds, random)))  # fmt: skip
+    columns = ["component", "samples", "auroc", "auroc_low", "auroc_high",
+               "kinds", "kinds_low", "kinds_high"]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
 
 
 def telling_words(

@@ -25,8 +25,7 @@ from monitorlab.benchmark.scenarios.files import (
 )
 from monitorlab.benchmark.scenarios.templates import TemplateError
 from monitorlab.benchmark.writing import problems
-from monitorlab.benchmark.writing.composition import Pair, compose_pair
-from monitorlab.benchmark.writing.construction import pair_id, sides
+from monitorlab.benchmark.writing.composition import Pair, compose_pair, pair_id, sides
 from monitorlab.statistics import roc
 
 MIN_SCENARIOS = 10  # fewer say nothing about shortcuts

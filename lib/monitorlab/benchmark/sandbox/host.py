@@ -292,8 +292,9 @@ def _chain(
     def run(part: str, file: str) -> Callable[[], object]:
         return partial(exec, compile(job[part], file, "exec", dont_inherit=True), space)
 
-    calls = [run("source", space["__file__"]), run("tests", "<tests>"),
-             partial(os.write, pipe, key), partial(os._exit, 0)]
+    calls: list[Callable[[], object]] = [
+        run("source", space["__file__"]), run("tests", "<tests>"),
+        partial(os.write, pipe, key), partial(os._exit, 0)]
     job.clear()
     return calls
 

@@ -30,7 +30,7 @@ _Path = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Scenario:
-    """One situation from which pairs are composed.
+    """One situation from which pairs are composed: a task, a place, a question, a kind of problem.
 
     Attributes
     ----------
@@ -38,11 +38,6 @@ class Scenario:
         Unique in the library.
     cell : str
         One of the cells that the corpus has.
-    type : str
-        Misbehavior type: a CWE class, a kind of violation, ...
-    cue : str
-        What in the request tempts; ``"none"`` where nothing does, ``"drawn"`` where the composer
-        injects one of the ten cues of the sycophancy cells.
     place : str
         File and line, for messages.
     fields : mapping
@@ -51,8 +46,6 @@ class Scenario:
 
     id: str
     cell: str
-    type: str
-    cue: str
     place: str
     fields: Mapping[str, Any]
 
@@ -131,10 +124,28 @@ def _check_shared() -> None:
     Raises
     ------
     ScenarioError
-        If ``pools.yaml`` or ``cues.yaml`` is not in the expected form.
+        If ``pools.yaml``, ``cues.yaml``, ``habits.yaml``, ``frames.yaml`` or ``deeds.yaml`` is not
+        in the expected form.
     """
-    for name in ("pools", "cues"):
+    for name in ("pools", "cues", "habits", "frames", "deeds"):
         check_form(read_document(LIBRARY / f"{name}.yaml"), name)
+
+
+@lru_cache(maxsize=8)
+def shared(name: str) -> tuple[Mapping[str, Any], ...]:
+    """What the pairs of one cell are composed with, beside its scenarios.
+
+    Parameters
+    ----------
+    name : {"habits", "frames", "deeds"}
+        Name of the file in the library.
+
+    Returns
+    -------
+    tuple of mapping
+        Its entries, in order.
+    """
+    return tuple(read_document(LIBRARY / f"{name}.yaml").value)
 
 
 @lru_cache(maxsize=1)
@@ -237,9 +248,7 @@ def load_file(path: Path, cell: str) -> list[Scenario]:
     check_form(document, cell)
     scenarios, faults = [], []
     for index, entry in enumerate(document.value):
-        kind = str(entry.get("type") or entry.get("cwe") or entry.get("topic"))
-        cue = entry.get("cue", "drawn" if cell.startswith("syco") else "none")
-        scenario = Scenario(str(entry["id"]), cell, kind, cue, document.place((index,)), entry)
+        scenario = Scenario(str(entry["id"]), cell, document.place((index,)), entry)
         scenarios.append(scenario)
         for where, problem in _problems(scenario):
             faults.append(
@@ -302,16 +311,11 @@ def _unknown_names(where: _Path, text: str, names: set[str]) -> Iterator[tuple[_
         yield where, f"{text!r} uses {', '.join(unknown)}, which is not defined before it."
 
 
-_TEMPLATE_FIELDS = ("request", "question", "right", "cued", "others", "for_right", "for_cued")
+_TEMPLATE_FIELDS = ("question", "right", "cued", "others", "for_right", "for_cued", "chores")
 
 
 def _templates(scenario: Scenario) -> Iterator[tuple[_Path, str]]:
-    fields = list(_TEMPLATE_FIELDS)
-    if scenario.cell == "spv_qa":
-        fields += ["benign", "misbehaving"]
-    else:
-        fields += ["remarks"]
-    for field in fields:
+    for field in _TEMPLATE_FIELDS:
         yield from _leaves((field,), scenario.get(field, []))
     if scenario.cell == "syco_reasoning":
         for part in ("steps", "flaws"):

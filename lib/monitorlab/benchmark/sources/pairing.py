@@ -18,8 +18,7 @@ from scipy.optimize import linear_sum_assignment
 
 from monitorlab.benchmark.samples import sample_row
 from monitorlab.benchmark.sources.records import digest
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import SAMPLES
+from monitorlab.storage.tables import SAMPLES, check_frame
 
 DROPPED = ("source", "unit", "reason", "count")
 FLAWS = ("sample_id", "step", "n_steps", "start", "end")

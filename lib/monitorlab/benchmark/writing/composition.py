@@ -1,210 +1,29 @@
 """From a scenario to a pair: one request, a benign and a misbehaving response.
 
 A pair depends on the seed, its scenario and its number in that scenario, and on nothing else, so a
-build is the same in any order and with any number of processes. Programs of one scenario come in
-many styles: names, comments, docstrings, quotes and spacing vary.
+build is the same in any order and with any number of processes. In the training corpus misbehavior
+is plain: insecure habits, violations and deference that are said aloud.
 """
 
 from __future__ import annotations
 
-import ast
-import io
-import re
-import tokenize
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import product
 from random import Random
+from typing import Any
 
+from monitorlab.benchmark.samples import sample_row
 from monitorlab.benchmark.sandbox.runner import Job
 from monitorlab.benchmark.scenarios import files as scenario_files
 from monitorlab.benchmark.scenarios.files import Scenario
-from monitorlab.benchmark.writing import sycophancy
+from monitorlab.benchmark.writing import programs, prose, sycophancy
 from monitorlab.benchmark.writing.problems import WordProblem
-from monitorlab.benchmark.writing.prose import draw_slots, fill, write_response
 
+SOURCE = "builtin"
+GENERATOR = "scenario library"
 DRAFTS = 3
 LENGTH_TOLERANCE = 0.12
-LEAD_SHARE = 0.8
-REMARK_COUNTS = (0, 1, 1, 2)
-_WORD = re.compile(r"[A-Za-z_]\w*")
-
-
-@dataclass(frozen=True)
-class _CodeStyle:
-    """How a program is written down; it does the same in every style."""
-
-    comments: bool
-    docstrings: bool
-    single_quotes: bool
-    airy: bool
-
-    @staticmethod
-    def draw(random: Random) -> _CodeStyle:
-        """Draw a style."""
-        return _CodeStyle(
-            comments=random.random() < 0.6,
-            docstrings=random.random() < 0.6,
-            single_quotes=random.random() < 0.35,
-            airy=random.random() < 0.7,
-        )
-
-
-@lru_cache(maxsize=16384)
-def _restyle(source: str, style: _CodeStyle) -> str:
-    """Write a program in another style.
-
-    Parameters
-    ----------
-    source : str
-        Valid Python.
-    style : _CodeStyle
-        What to keep and how to quote.
-
-    Returns
-    -------
-    str
-        A program that does the same.
-    """
-    if not style.docstrings:
-        source = _without_docstrings(source)
-    tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
-    lines = source.splitlines()
-    for token in reversed(tokens):
-        row, column = token.start
-        if token.type == tokenize.COMMENT and not style.comments:
-            lines[row - 1] = lines[row - 1][:column].rstrip()
-            if not lines[row - 1]:
-                lines[row - 1] = "\0"
-        elif token.type == tokenize.STRING and style.single_quotes and token.end[0] == row:
-            body = token.string[1:-1]
-            if token.string[0] == '"' and '"' not in body and "'" not in body and body:
-                line = lines[row - 1]
-                lines[row - 1] = f"{line[:column]}'{body}'{line[token.end[1] :]}"
-    kept = [line for line in lines if line != "\0"]
-    text = "\n".join(kept).strip("\n")
-    if not style.airy:
-        text = _squeezed(text)
-    return text + "\n"
-
-
-def _squeezed(text: str) -> str:
-    """Without blank lines inside functions, unless a string spans lines."""
-    if '"""' in text or "'''" in text:
-        return text
-    return re.sub(r"\n\n+(?=[ \t])", "\n", text)
-
-
-def _without_docstrings(source: str) -> str:
-    lines = source.splitlines()
-    tree = ast.parse(source)
-    holders = (ast.FunctionDef, ast.ClassDef, ast.Module, ast.AsyncFunctionDef)
-    for node in [n for n in ast.walk(tree) if isinstance(n, holders)]:
-        if ast.get_docstring(node) is None or len(node.body) < 2:
-            continue
-        first = node.body[0]
-        if node.body[1].lineno == first.end_lineno:
-            continue
-        if first.col_offset != len(lines[first.lineno - 1]) - len(lines[first.lineno - 1].lstrip()):
-            continue
-        for row in range(first.lineno, (first.end_lineno or first.lineno) + 1):
-            lines[row - 1] = "\0"
-    return "\n".join(line for line in lines if line != "\0") + "\n"
-
-
-@lru_cache(maxsize=4096)
-def _words(source: str) -> frozenset[str]:
-    """All identifiers and words of a text.
-
-    Parameters
-    ----------
-    source : str
-        Program or prose.
-
-    Returns
-    -------
-    frozenset of str
-        Its words.
-    """
-    return frozenset(_WORD.findall(source))
-
-
-def _draw_names(
-    alternatives: Mapping[str, list[str]], taken: frozenset[str] | set[str], random: Random
-) -> dict[str, str]:
-    """Draw what each identifier is called.
-
-    Parameters
-    ----------
-    alternatives : mapping of str to list of str
-        Canonical name to its alternatives.
-    taken : set of str
-        Words of the programs; an alternative among them would capture another name.
-    random : Random
-        The generator.
-
-    Returns
-    -------
-    dict of str to str
-        Canonical name to drawn name, all different.
-    """
-    drawn: dict[str, str] = {}
-    for canonical, names in alternatives.items():
-        used = set(drawn.values())
-        others = used | set(taken) | (alternatives.keys() - {canonical})
-        free = [n for n in names if n == canonical or n not in others] or [canonical]
-        drawn[canonical] = random.choice(free)
-    return drawn
-
-
-@lru_cache(maxsize=4096)
-def _renamer(names: tuple[str, ...]) -> re.Pattern[str]:
-    longest_first = sorted(names, key=len, reverse=True)
-    return re.compile(r"\b(" + "|".join(map(re.escape, longest_first)) + r")\b")
-
-
-def _rename(text: str, drawn: Mapping[str, str]) -> str:
-    """Rename whole words.
-
-    Parameters
-    ----------
-    text : str
-        Program or prose.
-    drawn : mapping of str to str
-        Canonical name to drawn name.
-
-    Returns
-    -------
-    str
-        The renamed text.
-    """
-    if not drawn:
-        return text
-    return _renamer(tuple(drawn)).sub(lambda found: drawn[found[1]], text)
-
-
-@lru_cache(maxsize=1024)
-def _scenario_words(programs: tuple[str, ...]) -> frozenset[str]:
-    return frozenset().union(*(_words(program) for program in programs))
-
-
-def scenario_words(scenario: Scenario) -> frozenset[str]:
-    """All words of a code scenario's programs and tests.
-
-    Parameters
-    ----------
-    scenario : Scenario
-        Of a code cell.
-
-    Returns
-    -------
-    frozenset of str
-        Words that a drawn name must not collide with.
-    """
-    return _scenario_words(
-        (*scenario["benign"], *scenario["misbehaving"], scenario["tests"])
-    )
 
 
 @dataclass(frozen=True)
@@ -226,6 +45,8 @@ class Pair:
         Where it comes from.
     number : int
         Its number within the scenario.
+    type : str
+        Kind of misbehavior: a CWE class, a deed, or what a cue appeals to.
     request, cue : str
         What was asked, and which cue it holds.
     benign, misbehaving : Response
@@ -236,6 +57,7 @@ class Pair:
 
     scenario: Scenario
     number: int
+    type: str
     request: str
     cue: str
     benign: Response
@@ -263,10 +85,23 @@ def compose_pair(scenario: Scenario, number: int, seed: int, thinks: bool | None
         The same for the same arguments, on any machine.
     """
     random = Random(f"{seed}/{scenario.id}/{number}")
-    if scenario.cell == "spv_qa":
-        return _prose_pair(scenario, number, random)
     if scenario.cell == "spv_code":
-        return _code_pair(scenario, number, random)
+        order = programs.draw_order(scenario, random)
+        request = programs.write_request(order, random)
+
+        def write(label: int) -> Response:
+            text, program = programs.write_program(order, label, random)
+            return Response(text, program=program)
+
+        return Pair(scenario, number, order.type, request, "none", *_both(write, random))
+    if scenario.cell == "spv_qa":
+        errand = prose.draw_errand(scenario, random)
+        request = prose.write_errand(errand, random)
+
+        def report(label: int) -> Response:
+            return Response(*prose.write_report(errand, label, random))
+
+        return Pair(scenario, number, errand.type, request, "none", *_both(report, random))
     return _quiz_pair(scenario, number, random, thinks)
 
 
@@ -314,23 +149,12 @@ def closest_lengths(
     return min(product(range(len(benign)), range(len(misbehaving))), key=unlikeness)
 
 
-def _prose_pair(scenario: Scenario, number: int, random: Random) -> Pair:
-    values = draw_slots(scenario, random)
-    requests: Sequence[str] = scenario["request"]
-    request = fill(requests[number % len(requests)], values, random)
-
-    def write(label: int) -> Response:
-        plans = scenario["misbehaving" if label else "benign"]
-        return Response(*write_response(random.choice(plans), values, random))
-
-    return Pair(scenario, number, request, scenario.cue, *_both(write, random))
-
-
 def _quiz_pair(scenario: Scenario, number: int, random: Random, thinks: bool | None) -> Pair:
     names = sorted(scenario_files.cues())
     # Over the pairs of a scenario the cues rotate from a drawn start, so that all ten occur evenly.
     start = Random(scenario.id).randrange(len(names))
     cue = names[(start + number) % len(names)]
+    kind = str(scenario_files.cues()[cue]["kind"])
     if scenario.cell == "syco_qa":
         quiz, values = sycophancy.draw_question(scenario, cue, random)
 
@@ -339,7 +163,7 @@ def _quiz_pair(scenario: Scenario, number: int, random: Random, thinks: bool | N
                 *sycophancy.answer_question(scenario, quiz, values, label, random, thinks)
             )
 
-        return Pair(scenario, number, quiz.request, cue, *_both(write, random))
+        return Pair(scenario, number, kind, quiz.request, cue, *_both(write, random))
     quiz, problem = sycophancy.draw_reasoning(scenario, cue, random)
 
     def solve(label: int) -> Response:
@@ -347,38 +171,80 @@ def _quiz_pair(scenario: Scenario, number: int, random: Random, thinks: bool | N
             *sycophancy.answer_reasoning(scenario, quiz, problem, label, random, thinks)
         )
 
-    return Pair(scenario, number, quiz.request, cue, *_both(solve, random), problem=problem)
+    sides = _both(solve, random)
+    return Pair(scenario, number, kind, quiz.request, cue, *sides, problem=problem)
 
 
-def _code_pair(scenario: Scenario, number: int, random: Random) -> Pair:
-    taken = scenario_words(scenario)
-    shared = _draw_names(scenario["names"], taken, random)
-    tests = _rename(scenario["tests"], shared)
-    values = draw_slots(scenario, random)
-    requests: Sequence[str] = scenario["request"]
-    request = _rename(fill(requests[number % len(requests)], values, random), shared)
+def sides(pair: Pair, seed: int) -> Iterator[tuple[str, int, Response]]:
+    """The two samples of a pair in an order that says nothing about the label.
 
-    def write(label: int) -> Response:
-        side = "misbehaving" if label else "benign"
-        names = shared | _draw_names(
-            scenario.get("locals", {}), taken | set(shared.values()), random
+    Parameters
+    ----------
+    pair : Pair
+        The pair.
+    seed : int
+        The build's seed.
+
+    Yields
+    ------
+    sample_id : str
+        Ends in ``-a`` or ``-b``, by coin.
+    label : int
+        1 is misbehavior.
+    response : Response
+        The response.
+    """
+    name = pair_id(pair)
+    both = [(0, pair.benign), (1, pair.misbehaving)]
+    if Random(f"{seed}/{name}/order").random() < 0.5:
+        both.reverse()
+    for letter, (label, response) in zip("ab", both, strict=True):
+        yield f"{name}-{letter}", label, response
+
+
+def pair_id(pair: Pair) -> str:
+    """Name of a pair.
+
+    Parameters
+    ----------
+    pair : Pair
+        The pair.
+
+    Returns
+    -------
+    str
+        Scenario and number.
+    """
+    return f"{pair.scenario.id}-{pair.number:03d}"
+
+
+def rows(pair: Pair, seed: int) -> Iterator[dict[str, Any]]:
+    """Both samples of a pair as rows, without their split.
+
+    Parameters
+    ----------
+    pair : Pair
+        The pair.
+    seed : int
+        The build's seed.
+
+    Yields
+    ------
+    dict
+        See `samples.sample_row`.
+    """
+    for sample_id, label, response in sides(pair, seed):
+        yield sample_row(
+            sample_id=sample_id,
+            pair_id=pair_id(pair),
+            scenario_id=pair.scenario.id,
+            cell=pair.scenario.cell,
+            misbehavior_type=pair.type,
+            cue_type=pair.cue,
+            source=SOURCE,
+            generator=GENERATOR,
+            request=pair.request,
+            response=response.text,
+            has_thinking=response.thinks,
+            label=label,
         )
-        source = random.choice(scenario[side])
-        source = _rename(_restyle(source, _CodeStyle.draw(random)), names)
-        remarks = scenario["remarks"]
-        remarks = remarks[side] if isinstance(remarks, dict) else remarks
-        drawn = random.sample(remarks, random.choice(REMARK_COUNTS))
-        pieces = [_fenced(source)]
-        if random.random() < LEAD_SHARE:
-            pieces.insert(0, sycophancy.phrase("code_leads", {}, random))
-        if drawn:
-            said = " ".join(fill(remark, values, random) for remark in drawn)
-            pieces.append(_rename(said, names))
-        program = Job(source, tests)
-        return Response("\n\n".join(pieces), program=program)
-
-    return Pair(scenario, number, request, scenario.cue, *_both(write, random))
-
-
-def _fenced(code: str) -> str:
-    return f"```python\n{code.strip()}\n```"

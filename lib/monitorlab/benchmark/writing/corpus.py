@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from random import Random
 
 import numpy as np
 import pandas as pd
@@ -20,8 +21,7 @@ import pandas as pd
 from monitorlab.benchmark.audit import duplicates
 from monitorlab.benchmark.samples import whole_texts
 from monitorlab.benchmark.scenarios.files import Scenario, ScenarioError, load_library
-from monitorlab.benchmark.writing.composition import compose_pair
-from monitorlab.benchmark.writing.construction import allot, rows
+from monitorlab.benchmark.writing.composition import compose_pair, rows
 from monitorlab.display.progress import progress
 from monitorlab.storage.tables import CORPUS
 
@@ -170,14 +170,36 @@ def build_corpus(
                 if sum(map(len, buffer)) >= PART:
                     yield pd.concat(buffer, ignore_index=True)
                     buffer = []
-        else:
-            short = sorted({name for (_, name), count in plan.missing.items() if count})
-            raise ScenarioError(
-                f"{', '.join(short)}: too few different pairs after {ROUNDS} rounds. Add choices, "
-                "names or slots to these scenarios."
-            )
+    if short := sorted({name for (_, name), count in plan.missing.items() if count}):
+        raise ScenarioError(
+            f"{', '.join(short)}: too few different pairs after {ROUNDS} rounds. Add choices, "
+            "names or slots to these scenarios."
+        )
     if buffer:
         yield pd.concat(buffer, ignore_index=True)
+
+
+def _allot(total: int, scenarios: Sequence[Scenario], seed: int) -> dict[str, int]:
+    """Spread a number of pairs over scenarios as evenly as it goes.
+
+    Parameters
+    ----------
+    total : int
+        Pairs.
+    scenarios : sequence of Scenario
+        Those that share them.
+    seed : int
+        Decides which scenarios give one pair more.
+
+    Returns
+    -------
+    dict of str to int
+        Pairs by scenario id, summing to `total`.
+    """
+    order = sorted(scenario.id for scenario in scenarios)
+    Random(f"{seed}/allot").shuffle(order)
+    base, extra = divmod(total, len(order))
+    return {name: base + (place < extra) for place, name in enumerate(order)}
 
 
 class _Plan:
@@ -195,7 +217,7 @@ class _Plan:
             self._scenarios[component.name] = members
             # The two components of one cell count from different numbers, so they share no pair.
             first = 1_000_000 if component.thinks is False else 0
-            for name, count in allot(math.ceil(wanted[component.name] / 2), members, seed).items():
+            for name, count in _allot(math.ceil(wanted[component.name] / 2), members, seed).items():
                 self.missing[component.name, name] = count
                 self._next[component.name, name] = first
 

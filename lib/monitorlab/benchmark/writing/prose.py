@@ -1,9 +1,10 @@
-"""Responses in prose: slots are drawn, plans are written out, style varies on both sides alike."""
+"""Responses in prose: slots, tidy sentences, and the reports of an assistant at a place."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 from typing import Any
@@ -16,13 +17,14 @@ _SENTENCE_START = re.compile(r"(?:\A|(?<=[.!?]\s))([a-z])")
 _ABBREVIATION = re.compile(r"(?:\.\.|e\.g|i\.e|vs|etc|approx|no)\.\s\Z", re.IGNORECASE)
 _SPACES = re.compile(r"(?<=\S) {2,}")
 _LOOSE = re.compile(r" +([,.;:?!])(?=\s|\Z)")
-_LETTER = re.compile(r"\b(?:Dear|Yours|[Rr]egards|Hello|Good morning)\b")  # greets by itself
 SLOT_TRIES = 20  # two slots of a short list may have to share a value
+TOLD = (1, 1, 2)  # sentences that decide the label
+ELSEWHERE_SHARE = 0.5
+CONTRAST_SHARE = 0.4  # answers that set what they say against what they do not say
+THINKING_SHARE = 0.2
 LAYOUTS = ("running", "bullets", "numbered")
 LAYOUT_WEIGHTS = (6, 3, 2)
-GREETING_SHARE = 0.12
 CONTRACTION_SHARE = 0.5
-PARAGRAPH_SHARE = 0.4
 
 
 def draw_slots(scenario: Scenario, random: Random) -> dict[str, Any]:
@@ -147,75 +149,122 @@ def lay_out(points: Sequence[str], layout: str) -> str:
     return " ".join(points)
 
 
-def _write_plan(
-    parts: Sequence[str | Sequence[str]], values: Mapping[str, Any], random: Random
-) -> str:
-    """Write out the parts of a plan in order; points within a part come in seeded order.
+@dataclass(frozen=True)
+class Errand:
+    """What an assistant is asked to do at a place, and which rule stands in the way."""
+
+    place: Scenario
+    deed: Mapping[str, Any]
+    values: Mapping[str, str]
+
+    @property
+    def type(self) -> str:
+        """The kind of violation that the misbehaving side commits."""
+        return str(self.deed["id"])
+
+
+def draw_errand(place: Scenario, random: Random) -> Errand:
+    """Draw what is asked at a place.
 
     Parameters
     ----------
-    parts : sequence
-        Templates, or lists of templates (points).
-    values : mapping
-        Slots.
+    place : Scenario
+        Of cell ``spv_qa``.
     random : Random
-        Draws order, layout and choices.
+        The pair's own generator.
 
     Returns
     -------
-    str
-        The text.
+    Errand
+        A deed, and the people of the pair.
     """
-    joint = "\n\n" if random.random() < PARAGRAPH_SHARE else " "
-    text = ""
-    for part in parts:
-        if isinstance(part, str):
-            block, listed = fill(part, values, random), False
-        else:
-            order = random.sample(list(part), len(part))
-            layout = random.choices(LAYOUTS, LAYOUT_WEIGHTS)[0]
-            block = lay_out([fill(point, values, random) for point in order], layout)
-            listed = layout != "running"
-        if not text:
-            text = block
-            continue
-        if listed:
-            text += ("\n" if text.endswith(":") else "\n\n") + block
-        elif "\n- " in text[-400:] or text.splitlines()[-1][:2] in ("- ", "1.", "2.", "3.", "4."):
-            text += "\n\n" + block
-        else:
-            text += joint + block
-    return text
+    people = random.sample(scenario_files.pools()["person"], 3)
+    values = {name: place[name] for name in ("place", "system", "record", "step", "guard")}
+    values |= dict(zip(("owner", "asker", "boss"), people, strict=True))
+    return Errand(place, random.choice(scenario_files.shared("deeds")), values)
 
 
-def write_response(plan: Any, values: Mapping[str, Any], random: Random) -> tuple[str, bool]:
-    """Write one response.
+def write_errand(errand: Errand, random: Random) -> str:
+    """Write the request of an errand, with the rule in it."""
+    values = dict(errand.values)
+    for name in ("rule", "ask"):
+        values[name] = fill(random.choice(errand.deed[name]), errand.values, random)
+    values["extra"] = _phrase("place_extras", errand.values, random)
+    return fill(random.choice(scenario_files.phrases()["place_requests"]), values, random)
+
+
+def write_report(errand: Errand, label: int, random: Random) -> tuple[str, bool]:
+    """Write what the assistant says that it did.
 
     Parameters
     ----------
-    plan : list or mapping
-        Parts, or ``think`` and ``say`` with parts each.
-    values : mapping
-        Slots.
+    errand : Errand
+        From :func:`draw_errand`.
+    label : int
+        1 says aloud that the rule was broken.
     random : Random
         Draws everything that varies.
 
     Returns
     -------
     text : str
-        The response, with ``<think>`` where the plan thinks.
+        The response, with ``<think>`` where it thinks.
     thinks : bool
         Whether it shows its thinking.
     """
-    thinks = isinstance(plan, Mapping)
-    said = _write_plan(plan["say"] if isinstance(plan, Mapping) else plan, values, random)
-    if random.random() < GREETING_SHARE and not _LETTER.search(said):
-        said = f"{random.choice(scenario_files.phrases()['greetings'])}\n\n{said}"
-    if isinstance(plan, Mapping):
-        said = wrap_thinking(_write_plan(plan["think"], values, random), said)
+    deed, values = errand.deed, errand.values
+    own, other = ("crossed", "kept") if label else ("kept", "crossed")
+    told = random.sample(deed[own], random.choice(TOLD))
+    if random.random() < CONTRAST_SHARE:
+        told = [contrast(told[0], random.choice(deed[other]), values, random)]
+    if random.random() < ELSEWHERE_SHARE:  # what is done well elsewhere, on either side
+        others = [d for d in scenario_files.shared("deeds") if d["id"] != deed["id"]]
+        told.append(random.choice(random.choice(others)["kept"]))
+    told += random.sample(deed["both"], random.choice((1, 1, 2)))
+    told += random.sample(errand.place["chores"], random.choice((2, 3, 3, 4)))
+    random.shuffle(told)
+    points = [fill(text, values, random) for text in told]
+    layout = random.choices(LAYOUTS, LAYOUT_WEIGHTS)[0]
+    joint = "\n\n" if layout != "running" or random.random() < 0.5 else " "
+    parts = [lay_out(points, layout)]
+    if random.random() < 0.7:
+        parts.insert(0, _phrase("place_openings", values, random))
+    if random.random() < 0.7:
+        parts.append(_phrase("place_closings", values, random))
+    said = joint.join(parts)
+    thinks = random.random() < THINKING_SHARE
+    if thinks:
+        thoughts = [_phrase(name, values, random) for name in ("place_thoughts", "place_means")]
+        thoughts.append(fill(random.choice(deed["both"]), values, random))
+        said = wrap_thinking(" ".join(random.sample(thoughts, 3)), said)
     if random.random() < CONTRACTION_SHARE:
         said = contract(said)
     return said, thinks
+
+
+def contrast(own: str, other: str, values: Mapping[str, Any], random: Random) -> str:
+    """Put what an answer says beside what it does not say: the same words, whatever the label.
+
+    Parameters
+    ----------
+    own, other : str
+        Templates of the two.
+    values : mapping
+        Their slots.
+    random : Random
+        Draws the wording.
+
+    Returns
+    -------
+    str
+        One or two sentences.
+    """
+    both = {"own": fill(own, values, random), "other": fill(other, values, random)}
+    return fill(random.choice(scenario_files.phrases()["contrasts"]), both, random)
+
+
+def _phrase(name: str, values: Mapping[str, Any], random: Random) -> str:
+    return fill(random.choice(scenario_files.phrases()[name]), values, random)
 
 
 def wrap_thinking(thought: str, said: str) -> str:

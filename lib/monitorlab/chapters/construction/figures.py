@@ -144,28 +144,39 @@ def plot_agreement(frame: pd.DataFrame, pairs: Sequence[str]) -> Figure:
     return fig
 
 
-def plot_readers(right: pd.DataFrame) -> Figure:
-    """Share of right labels of readers who see more or less, one row per view.
+def plot_by_tier(table: pd.DataFrame, name: str, value: str, label: str, guess: float) -> Figure:
+    """Draw a share of several readers or monitors in each tier, one row for each.
+
+    What is in no tier is drawn as not graded.
 
     Parameters
     ----------
-    right : DataFrame
-        From `annotation.right_by`, by tier; views from top to bottom in its order.
+    table : DataFrame
+        Columns `name`, ``tier``, `value`, and its interval in ``..._low`` and ``..._high``; rows
+        from top to bottom in its order.
+    name, value : str
+        Which columns.
+    label : str
+        Of the axis.
+    guess : float
+        What a coin has, drawn as a line.
     """
-    views = list(dict.fromkeys(right["annotator"]))
-    fig, axes = subplots(1, 1, TWO_COLUMNS, 0.9 + 0.45 * len(views))
+    rows = list(dict.fromkeys(table[name]))
+    fig, axes = subplots(1, 1, TWO_COLUMNS, 0.9 + 0.34 * len(rows))
     ax = axes[0, 0]
-    for place, (tier, color) in enumerate(zip(TIERS, (BLUE, GREEN, ORANGE), strict=True)):
-        part = right[right["tier"] == tier].set_index("annotator")
-        for row, view in enumerate(views):
-            found, height = part.loc[view], row + (place - 1) * 0.2
-            ax.plot([found["low"], found["high"]], [height] * 2, color=GREY, linewidth=1.2)
-            ax.plot(found["right"], height, "o", color=color, label=tier, markersize=5)
-    ax.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
-    ax.set_yticks(range(len(views)), views)
+    colors = {**dict(zip(TIERS, (BLUE, GREEN, ORANGE), strict=True)), "": GREY}
+    tiers = [tier for tier in (*TIERS, "") if tier in set(table["tier"])]
+    for place, tier in enumerate(tiers):
+        part, color = table[table["tier"] == tier].set_index(name).reindex(rows), colors[tier]
+        heights = np.arange(len(rows)) + (place - (len(tiers) - 1) / 2) * 0.2
+        ax.hlines(heights, part[f"{value}_low"], part[f"{value}_high"], color=GREY, linewidth=1.2)
+        ax.plot(part[value], heights, "o", color=color, label=tier or "not graded",
+                markersize=5)
+    ax.axvline(guess, color=GREY, linestyle=":", linewidth=1, label="a coin")
+    ax.set_yticks(range(len(rows)), rows)
     ax.invert_yaxis()
-    ax.set_xlabel("share of right labels (.5: a guess; bars: 95 % interval, Wilson)")
-    shared_legend(fig, [ax], 3)
+    ax.set_xlabel(label)
+    shared_legend(fig, [ax], 4)
     return fig
 
 

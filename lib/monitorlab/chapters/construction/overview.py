@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 from random import Random
 
+import numpy as np
 import pandas as pd
 
+from monitorlab.benchmark.audit import duplicates, probes
 from monitorlab.benchmark.scenarios import files as scenario_files
 from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.writing.corpus import COMPONENTS, Report
 from monitorlab.benchmark.writing.prose import fill
-from monitorlab.benchmark.written import COUNTS, PROTOCOLS, TIERS
+from monitorlab.benchmark.written import COUNTS, PROTOCOLS, TIERS, program_of
 from monitorlab.display.style import CELL_TITLES
+
+PROGRAMS = 3000
 
 
 def library(scenarios: Sequence[Scenario]) -> pd.DataFrame:
-    """Scenarios and types of each cell that the corpus is composed from.
+    """Scenarios of each cell that the corpus is composed from, and in how many ways they go wrong.
 
     Parameters
     ----------
@@ -27,13 +32,15 @@ def library(scenarios: Sequence[Scenario]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns cell, scenarios and types.
+        Columns cell, scenarios and ways: careless habits, deeds, or cues that are followed.
     """
+    habits, deeds = (len(scenario_files.shared(name)) for name in ("habits", "deeds"))
+    ways = {"spv_code": habits, "spv_qa": deeds}
     rows = []
     for cell, title in CELL_TITLES.items():
         if members := [s for s in scenarios if s.cell == cell]:
-            rows.append((title, len(members), len({s.type for s in members})))
-    return pd.DataFrame(rows, columns=["cell", "scenarios", "types"])
+            rows.append((title, len(members), ways.get(cell, len(scenario_files.cues()))))
+    return pd.DataFrame(rows, columns=["cell", "scenarios", "ways"])
 
 
 def graded(samples: pd.DataFrame, by: str) -> pd.DataFrame:
@@ -113,3 +120,27 @@ def components(report: Report) -> pd.DataFrame:
     """
     rows = [(c.name, c.size, report.kept[c.name]) for c in COMPONENTS]
     return pd.DataFrame(rows, columns=["component", "published", "built"])
+
+
+def learnable(path: Path, random: np.random.Generator) -> tuple[pd.DataFrame, int, int]:
+    """What words learn from a corpus, and how many of its programs are distinct.
+
+    Parameters
+    ----------
+    path : Path
+        The written corpus.
+    random : Generator
+        Draws pairs and programs.
+
+    Returns
+    -------
+    table : DataFrame
+        See `probes.probe_corpus`.
+    programs, distinct : int
+        Programs compared, at most `PROGRAMS`; those that are no copy of another after masking.
+    """
+    corpus = pd.read_parquet(path)
+    code = corpus.loc[corpus["cell"] == "spv_code", "response"]
+    drawn = code.iloc[random.permutation(len(code))[:PROGRAMS]]
+    counted = duplicates.distinct_programs([program_of(text) for text in drawn])
+    return probes.probe_corpus(corpus, random), len(drawn), counted

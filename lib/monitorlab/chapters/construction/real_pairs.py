@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from monitorlab.benchmark.sources import programs, solutions, transcripts
+from monitorlab.benchmark.sources import fixes, programs, solutions, transcripts
 from monitorlab.benchmark.sources.pairing import Loaded
 from monitorlab.benchmark.sources.programs import reflexion_runs
 from monitorlab.benchmark.sources.solutions import (
@@ -19,8 +19,7 @@ from monitorlab.benchmark.sources.solutions import (
 )
 from monitorlab.benchmark.sources.transcripts import CATEGORIES, hh_key, hh_rlhf, lie_detector
 from monitorlab.pipeline.runs import Run
-from monitorlab.storage.schemas import check_frame
-from monitorlab.storage.tables import SAMPLES
+from monitorlab.storage.tables import SAMPLES, check_frame
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,7 @@ def source_keys() -> list[str]:
         *(f"bigbench_mistake/{task}.jsonl" for task in MISTAKE_TASKS),
         hh_key(),
         *(f"lie_detector/{kind.folder}/{transcripts.JUDGE}.json" for kind in CATEGORIES.values()),
+        *fixes.KEYS,
     ]
 
 
@@ -143,4 +143,6 @@ def load(run: Run) -> RealPairs | None:
         *(bigbench_mistake(get, task) for task in MISTAKE_TASKS),
         hh_rlhf(get),
         *(lie_detector(get, category) for category in CATEGORIES),
+        fixes.cweval(get),
+        fixes.sven(get),
     ])

@@ -17,9 +17,8 @@ from monitorlab.benchmark.writing.prose import draw_slots, fill
 from monitorlab.benchmark.writing.sycophancy import LETTERS
 from monitorlab.evaluation.comparisons import holm
 from monitorlab.models.chat import chat_text, text_ids
-from monitorlab.models.engine import ScoringEngine
+from monitorlab.models.engine import ScoringEngine, common_prefix
 from monitorlab.models.loading import Checkpoint
-from monitorlab.models.prefix_tree import common_prefix
 from monitorlab.models.smollm2 import INSTALL, load_smollm2, smollm2_installed
 from monitorlab.models.tiny import suitable_threads
 from monitorlab.monitors.causal import TextMonitor

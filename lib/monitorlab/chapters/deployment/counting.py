@@ -18,8 +18,8 @@ import torch
 from transformers import LlamaForCausalLM
 
 from monitorlab.display.progress import progress
+from monitorlab.models import ModelSize
 from monitorlab.models.loading import Checkpoint
-from monitorlab.models.sizes import ModelSize
 from monitorlab.models.smollm2 import INSTALL, load_smollm2, smollm2_installed
 from monitorlab.models.tiny import build_tokenizer, llama_config, seeded
 from monitorlab.online.live import LiveScorer

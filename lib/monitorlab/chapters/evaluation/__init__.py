@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from monitorlab.benchmark.sample_files import own_samples
 from monitorlab.benchmark.samples import draw_pairs
+from monitorlab.chapters.construction.figures import plot_by_tier
 from monitorlab.chapters.evaluation import figures, instrument, lineup
 from monitorlab.commands.score import verdicts_folder
 from monitorlab.monitors import recorded, recorded_gpt5, views
@@ -16,6 +17,6 @@ from monitorlab.storage.tables import RATES
 
 __all__ = [
     "CORNERS", "RATES", "ArtifactError", "VerdictStore", "draw_pairs", "figures", "instrument",
-    "lineup", "load_prompt", "own_samples", "published_order", "recorded", "recorded_gpt5",
-    "verdicts_folder", "views",
+    "lineup", "load_prompt", "own_samples", "plot_by_tier", "published_order", "recorded",
+    "recorded_gpt5", "verdicts_folder", "views",
 ]  # fmt: skip

@@ -12,7 +12,6 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from monitorlab.benchmark.written import TIERS
 from monitorlab.display.style import (
     FALSE_ALARMS,
     GREEN,
@@ -90,25 +89,21 @@ def _unit_square(ax: Axes, x: str, y: str) -> None:
     ax.set_aspect("equal")
 
 
-def plot_cells(by_cell: pd.DataFrame, order: Sequence[str], by: str = "cell") -> Figure:
+def plot_cells(by_cell: pd.DataFrame, order: Sequence[str]) -> Figure:
     """Miss rate and false alarm rate of every monitor in every cell that occurs, as heat maps.
 
     Parameters
     ----------
     by_cell : DataFrame
-        From ``rates(judged, by=("name", by))``.
+        From ``rates(judged, by=("name", "cell"))``.
     order : sequence of str
         Names from top to bottom.
-    by : {"cell", "tier"}
-        What stands in the columns.
     """
     check_some(order, "monitors")
-    there = by_cell[by]
-    tiers = sorted(there.unique(), key=lambda t: TIERS.index(t) if t in TIERS else len(TIERS))
-    titles = cell_titles(there) if by == "cell" else {tier: tier or "not graded" for tier in tiers}
+    titles = cell_titles(by_cell["cell"])
     fig, axes = subplots(1, 2, TWO_COLUMNS, 1.2 + 0.27 * len(order), sharey=True)
     for ax, rate, title in zip(axes[0], ("mr", "far"), (MISSES, FALSE_ALARMS), strict=True):
-        wide = by_cell.pivot(index="name", columns=by, values=rate)
+        wide = by_cell.pivot(index="name", columns="cell", values=rate)
         wide = wide.reindex(index=list(order), columns=list(titles))
         image = ax.imshow(wide.to_numpy(), vmin=0, vmax=1, cmap="viridis_r", aspect="auto")
         for (row, column), value in np.ndenumerate(wide.to_numpy()):

@@ -18,7 +18,7 @@ from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import ERROR
 from monitorlab.monitors.views import FULL, VIEWS, Viewed, seen
-from monitorlab.statistics.resampling import percentiles
+from monitorlab.statistics.intervals import percentiles
 from monitorlab.statistics.roc import auroc
 
 VIEWED = ("TF-IDF", "program checks")  # monitors of the lineup that are asked with every view

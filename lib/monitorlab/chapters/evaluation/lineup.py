@@ -12,18 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from monitorlab.models.prefix_tree import common_prefix
+from monitorlab.models.engine import common_prefix
 from monitorlab.models.sentence_encoder import load_encoder
 from monitorlab.models.smollm2 import INSTALL, load_smollm2, smollm2_installed
 from monitorlab.monitors.build import build_monitor
 from monitorlab.monitors.causal import LogitMonitor, TextMonitor
 from monitorlab.monitors.checks.program import ProgramChecks
 from monitorlab.monitors.combined import ChecksFirst
-from monitorlab.monitors.encoder import EncoderMonitor
+from monitorlab.monitors.learned import EncoderMonitor, WordMonitor
 from monitorlab.monitors.monitor import Monitor, MonitorError, Sample
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.rules import Coin, Constant, CueFollower, Keywords
-from monitorlab.monitors.words import WordMonitor
 
 LANGUAGE = "SmolLM2-135M"
 REPLY_TOKENS = 48  # room for the JSON that is asked for, and little more

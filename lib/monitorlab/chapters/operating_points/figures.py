@@ -43,7 +43,7 @@ def plot_curves(
     Parameters
     ----------
     bands : mapping of str to DataFrame
-        Per name the grid of :class:`monitorlab.evaluation.roc_bands.RocBand`.
+        Per name the grid of :class:`monitorlab.evaluation.roc_bands._RocBand`.
     scored : DataFrame
         Columns name, score, label: the scored test samples.
     names : sequence of str
@@ -114,7 +114,7 @@ def plot_promise(splits: pd.DataFrame, level: float, delta: float) -> Figure:
     Parameters
     ----------
     splits : DataFrame
-        Rows of :func:`monitorlab.evaluation.resplits.resplit_check`, all with scope
+        Rows of :func:`monitorlab.evaluation.operating_points.resplit_check`, all with scope
         ``global``, and a column ``calibrator``.
     level, delta : float
         What was asked.
@@ -193,7 +193,7 @@ def plot_cascade(sweep: pd.DataFrame) -> Figure:
     Parameters
     ----------
     sweep : DataFrame
-        From :func:`monitorlab.evaluation.cascades.cascade_sweep`.
+        From :func:`monitorlab.evaluation.cost.cascade_sweep`.
     """
     check_some(sweep, "budgets")
     fig, axes = subplots(1, 2, TWO_COLUMNS, 3.3)

@@ -16,7 +16,7 @@ from typing import Any
 import openai
 
 from monitorlab.display.progress import notify
-from monitorlab.monitors.api.guard import GuardPrompt
+from monitorlab.monitors.api import settings
 from monitorlab.monitors.api.replies import (
     CUT,
     CUT_PROMPT,
@@ -43,27 +43,18 @@ from monitorlab.monitors.api.replies import (
     wait_of,
     without,
 )
-from monitorlab.monitors.api.settings import (
-    CHARACTERS_PER_TOKEN,
-    TOP_LOGPROBS,
-    check_setting,
-    extra_fields,
-    fewest_tokens,
-    keep_out_of_logs,
-    most_tokens,
-    plain_query,
-    plain_url,
-    read_key,
-    request_fields,
-    secrets_of,
-    shown_url,
-    without_system,
-)
 from monitorlab.monitors.monitor import MonitorError, MonitorStop, Sample, SettingsChanged, chunks
-from monitorlab.monitors.prompts import Prompt, load_prompt
+from monitorlab.monitors.prompts import GuardPrompt, Prompt, load_prompt
 from monitorlab.monitors.replies import read_reply
-from monitorlab.monitors.verdicts import ERROR, REFUSED, TRUNCATED, UNPARSED, Verdict, failure
-from monitorlab.monitors.wording import WORDING
+from monitorlab.monitors.verdicts import (
+    ERROR,
+    REFUSED,
+    TRUNCATED,
+    UNPARSED,
+    WORDING,
+    Verdict,
+    failure,
+)
 
 OPENAI = "https://api.openai.com/v1"
 LONGEST_BACKOFF_S = 60.0
@@ -157,7 +148,7 @@ class ApiMonitor:
         input_price: float | None = None,
         output_price: float | None = None,
         logprobs: bool = False,
-        top_logprobs: int = TOP_LOGPROBS,
+        top_logprobs: int = settings.TOP_LOGPROBS,
         fold_system: bool = False,
         timeout_s: float = 60,
         max_retries: int = 6,
@@ -166,32 +157,34 @@ class ApiMonitor:
         sleep: Callable[[float], None] = time.sleep,
         report: Callable[[str], object] = notify,
     ) -> None:
-        check_setting("model", model, bool(model.strip()), "the identifier that the server knows")
-        check_setting("workers", workers, workers >= 1, "at least 1")
-        check_setting("max_retries", max_retries, max_retries >= 0, "at least 0")
-        check_setting("timeout_s", timeout_s, timeout_s > 0, "a positive number")
+        settings.check_setting("model", model, bool(model.strip()),
+                               "the identifier that the server knows")
+        settings.check_setting("workers", workers, workers >= 1, "at least 1")
+        settings.check_setting("max_retries", max_retries, max_retries >= 0, "at least 0")
+        settings.check_setting("timeout_s", timeout_s, timeout_s > 0, "a positive number")
         self.name = name or model
         self.workers = workers
         self._prompt = load_prompt(prompt) if isinstance(prompt, str) else prompt
         self.prompt = self._prompt.name
         self._model, self._key_variable = model, key_variable
-        address = plain_url(base_url or OPENAI)
-        key = read_key(key_variable, address)
-        self._secrets = secrets_of(key)
-        query, dropped = plain_query(base_url, self._secrets)
-        self._url = shown_url(address, query)
-        self._fields = request_fields(max_tokens, limit_name, temperature, logprobs, top_logprobs)
-        self._extra = extra_fields(extra or {}, self._secrets)
+        address = settings.plain_url(base_url or OPENAI)
+        key = settings.read_key(key_variable, address)
+        self._secrets = settings.secrets_of(key)
+        query, dropped = settings.plain_query(base_url, self._secrets)
+        self._url = settings.shown_url(address, query)
+        self._fields = settings.request_fields(max_tokens, limit_name, temperature, logprobs,
+                                               top_logprobs)
+        self._extra = settings.extra_fields(extra or {}, self._secrets)
         self._seed, self._max_tokens, self._timeout_s = seed, max_tokens, timeout_s
         self._max_retries, self._first_wait_s, self._sleep = max_retries, first_wait_s, sleep
-        self._prices = prices(input_price, output_price, cost_cap_usd)
+        self._prices = _token_prices(input_price, output_price, cost_cap_usd)
         self._budget = _Budget(cost_cap_usd)
         self._limiter = _RateLimiter(requests_per_minute, tokens_per_minute, sleep=sleep)
         self._lock, self._said, self._report = threading.Lock(), set[str](), report
         self._folded, self._to_fold, self._keyed = fold_system, False, False
         # What calls have shown: the key is good, the fields of a request are, the system role is.
         self._known = self._answered = self._takes_system = False
-        keep_out_of_logs(self._secrets)
+        settings.keep_out_of_logs(self._secrets)
         self._client = openai.OpenAI(
             api_key=key, base_url=address, timeout=timeout_s, max_retries=0, default_query=query,
             **(_azure(key) if any("version" in name.lower() for name in query) else {}),
@@ -259,7 +252,7 @@ class ApiMonitor:
 
     def _messages(self, sample: Sample) -> list[dict[str, str]]:
         messages = self._prompt.messages(sample)
-        return without_system(messages) if self._folded else messages
+        return settings.without_system(messages) if self._folded else messages
 
     def _judge(self, sample: Sample, draw: int) -> Verdict:
         if self._to_fold:
@@ -269,7 +262,7 @@ class ApiMonitor:
         body = {"messages": messages, **self._fields}
         if self._seed is not None:
             body["seed"] = self._seed + draw
-        prompt_tokens = most_tokens(messages)
+        prompt_tokens = settings.most_tokens(messages)
         for attempt in range(self._max_retries + 1):
             result = self._limited_call(body, prompt_tokens)
             if isinstance(result, Reply):
@@ -430,9 +423,9 @@ class ApiMonitor:
         `spare` is how many tokens may have been read besides those that were counted.
         """
         read, size = tokens + spare, sum(len(message["content"]) for message in messages)
-        if tokens < FEWEST_COUNTED or read * CHARACTERS_PER_TOKEN >= size:
+        if tokens < FEWEST_COUNTED or read * settings.CHARACTERS_PER_TOKEN >= size:
             return ""
-        if read >= fewest_tokens(messages):
+        if read >= settings.fewest_tokens(messages):
             return ""
         return (f"{CUT_PROMPT}: it read {tokens:,} tokens of {size:,} characters. Give it a longer "
                 "context (num_ctx, --max-model-len) and ask again with another store")
@@ -583,7 +576,7 @@ class _TokenPrices:
         return (input_tokens * self.input + output_tokens * self.output) / 1e6
 
 
-def prices(
+def _token_prices(
     input_price: float | None, output_price: float | None, cap_usd: float
 ) -> _TokenPrices | None:
     """Return the prices if there are any.

@@ -21,8 +21,7 @@ from typing import Any
 import openai
 
 from monitorlab.display.tables import flat
-from monitorlab.monitors.verdicts import mended
-from monitorlab.monitors.wording import WORDING, pattern
+from monitorlab.monitors.verdicts import WORDING, mended, pattern
 
 NO_MONEY = 402
 REPEATABLE = frozenset({408, 409, 425, 429})  # and everything from 500 up

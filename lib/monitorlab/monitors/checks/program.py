@@ -32,7 +32,7 @@ from monitorlab.monitors.checks.findings import (
     python_blocks,
 )
 from monitorlab.monitors.checks.gaming import gaming_checks
-from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, Sample, chunks
+from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, Sample
 from monitorlab.monitors.verdicts import ERROR, THRESHOLD, UNPARSED, Verdict, failure, from_score
 from monitorlab.storage.files import code_digest
 
@@ -74,7 +74,7 @@ class _Issue:
         return SUSPICION[RANKS[self.severity] * RANKS[self.confidence]]
 
 
-def code_checks(samples: Sequence[Sample]) -> list[Finding | None]:
+def _code_checks(samples: Sequence[Sample]) -> list[Finding | None]:
     """Look for security issues in the code of responses; one run of Bandit for all of them.
 
     Parameters
@@ -224,18 +224,17 @@ def _hashes_password(node: ast.Call) -> bool:
     return any(_SECRET.search(word) for word in words)
 
 
-UNIT = 64  # samples that one run of Bandit reads
 NOTHING = "nothing that a program can check"
 _SHARED = (findings, expressions)  # what the checks are made of, besides their own modules
 
 
-def standard_checks() -> dict[str, Check]:
+def _standard_checks() -> dict[str, Check]:
     """Return the three checks of this library, by name."""
-    return {"security": code_checks, "gaming": gaming_checks, "arithmetic": arithmetic_checks}
+    return {"security": _code_checks, "gaming": gaming_checks, "arithmetic": arithmetic_checks}
 
 
 @dataclass(frozen=True)
-class ProgramChecks:
+class ProgramChecks(ComputingMonitor):
     """Programs that look at request and response.
 
     The finding with the highest suspicion decides, since each check looks for faults of another
@@ -257,24 +256,15 @@ class ProgramChecks:
         If there is no check.
     """
 
-    checks: Mapping[str, Check] = field(default_factory=standard_checks)
+    checks: Mapping[str, Check] = field(default_factory=_standard_checks)
     name: str = "program checks"
     threshold: float = THRESHOLD
+    unit = 64  # samples that one run of Bandit reads
 
     def __post_init__(self) -> None:
         if not self.checks:
             raise MonitorError("a monitor of program checks needs a check, found none: leave "
                                "`checks` out for the standard ones")
-
-    @property
-    def prompt(self) -> str:
-        """No prompt."""
-        return NO_PROMPT
-
-    @property
-    def workers(self) -> int:
-        """One unit at a time: it computes."""
-        return 1
 
     def settings(self) -> dict[str, Any]:
         """Digest of the code of every check, and what reads the code under audit."""
@@ -287,10 +277,6 @@ class ProgramChecks:
             "threshold": self.threshold,
         }
 
-    def units(self, samples: Sequence[Sample]) -> list[list[int]]:
-        """Chunks of 64; any split gives the same verdicts."""
-        return chunks(len(samples), UNIT)
-
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
         """Check one unit; `draw` is ignored."""
         found = {name: _run(check, samples) for name, check in self.checks.items()}
@@ -298,10 +284,6 @@ class ProgramChecks:
             self._verdict({name: results[i] for name, results in found.items()})
             for i in range(len(samples))
         ]
-
-    def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
-        """Return the verdict: there is no reply to read."""
-        return verdict
 
     def _verdict(self, results: Mapping[str, Finding | Exception | None]) -> Verdict:
         broken = [f"{name} broke: {type(result).__name__}: {result}"
