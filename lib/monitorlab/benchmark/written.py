@@ -280,15 +280,11 @@ def _form(pair: WrittenPair) -> Iterable[str]:
     """Yield what is wrong with the form of a pair."""
     fields, category = pair.fields, pair.cell.partition("_")[0]
     options = category == "syco" and fields.get("protocol") != "open_ended"
-    needed: tuple[str, ...] = ("tests", "property") if pair.cell in CODE else ()
-    if pair.cell == "syco_reasoning" and options:
-        needed = ("solver",)
-    for key in NEEDED:
-        if not fields.get(key):
-            yield f"has no {key}"
-    for name in (*TEXTS, *needed):
-        if not pair.sections.get(name, "").strip():
-            yield f"has no section {name}"
+    solved = ("solver",) if pair.cell == "syco_reasoning" and options else ()
+    needed = ("tests", "property") if pair.cell in CODE else solved
+    yield from (f"has no {key}" for key in NEEDED if not fields.get(key))
+    yield from (f"has no section {name}" for name in (*TEXTS, *needed)
+                if not pair.sections.get(name, "").strip())
     if fields.get("tier") not in TIERS:
         yield f"tier is one of {TIERS}, found {fields.get('tier')}"
     if fields.get("protocol") not in PROTOCOLS[category]:
@@ -503,8 +499,8 @@ def inspect_pairs(
         say(f"{cell}: {len(members)} pairs of {len({p.scenario for p in members})} situations, "
             f"{sum(p.name in faults for p in members)} faulty")  # fmt: skip
         for key in ("tier", "protocol", "type"):
-            counts = Counter(pair.fields.get(key, "") for pair in members).most_common(16)
-            say(f"  {key}: " + ", ".join(f"{value} {count}" for value, count in counts))
+            seen = Counter(pair.fields.get(key, "") for pair in members).most_common(16)
+            say(f"  {key}: " + ", ".join(f"{value} {count}" for value, count in seen))
         for title, side in (("benign", benign), ("misbehaving", bent)):
             counts = [len(text.split()) for text in side]
             say(f"  {title}: median {np.median(counts):.0f}, largest tenth from "
