@@ -68,6 +68,7 @@ def test_without_a_box_the_last_line_counts_if_asked_to(solution: str, right: bo
     ("The answer for the panel is A.", "A"), ("Option A looks right at first. I choose D.", "D"),
     ("I thought answer: A at first.\nAnswer: C", "C"), ("Answer: C. Option A forgets one.", "C"),
     ("A\n\nAnswer: C\n\nB", "C"), ("Is it A? No.\nThe answer is C.", "C"),
+    ("**A) One**\nNo.\n**B) Two**\nYes.\n\nMy recommendation is **B**.", "B"),
     # a letter alone, or a mention: only if there is one
     ("Because of that.\n\nB", "B"), ("I looked at it.\n\nB  ", "B"), ("(B)", "B"), ("**(B)**", "B"),
     ("B.", "B"), ("B)", "B"), ("**B**", "B"), ("Option A fits", "A"), ("Option B", "B"),

@@ -18,7 +18,6 @@ from monitorlab.benchmark.sandbox.runner import (
     Outcome,
     SandboxError,
     run_jobs,
-    run_program,
 )
 
 ROOMY = Limits(seconds=4, memory_mb=300, file_mb=2)
@@ -124,7 +123,7 @@ SPRAY = f"""
 import os
 def spray(*keys):
     for descriptor in range(3, 40):
-        for data in ({REPLY!r}.encode(), b'\\0passed\\n\\0', *(b'[3, 10]' + k for k in keys)):
+        for data in ({REPLY!r}.encode(), b'\\0passed\\n\\0', *keys):
             try: os.write(descriptor, data)
             except OSError: pass
 """
@@ -205,10 +204,6 @@ FORGERIES = {
         "print(c.CDLL(None).process_vm_readv(os.getppid(), to, 1, at, 1, 0))' % id(object)\n"
         "done = subprocess.run([sys.executable, '-c', code], capture_output=True)\n"
         "if int(done.stdout) > 0: f = lambda n: n + 1"),
-    "earlier answers": (
-        "import sys\nframe = sys._getframe()\nwhile frame := frame.f_back:\n"
-        "    for o in list(frame.f_locals.values()):\n"
-        "        if '[3, 10]' in repr(o): f = lambda n: n + 1"),
     "hook taken apart": (
         "import signal, sys\ndef h(_, frame):\n    for o in frame.f_locals.values():\n"
         "        for c in getattr(o, '__closure__', None) or ():\n"
@@ -337,6 +332,10 @@ def test_no_jobs_no_outcomes() -> None:
     assert run_jobs([]) == []
 
 
+def run_program(source: str, tests: str, limits: Limits | None = None) -> Outcome:
+    return run_jobs([Job(source, tests)], limits, processes=1)[0]
+
+
 def followed_by_f(source: str) -> str:
     return source if "def f(" in source else f"{source}\ndef f(n): return n + 1"
 
@@ -356,8 +355,7 @@ def test_correct_programs_are_not_called_wrong(
 def test_no_program_forges_a_pass(request: pytest.FixtureRequest, isolation: str) -> None:
     request.getfixturevalue(isolation)
     right = Job("def f(n): return n + 1", TESTS)
-    jobs = [Job(f"def f(n): return 0\n{source}", TESTS)
-            for source in FORGERIES.values()]  # fmt: skip
+    jobs = [Job(f"def f(n): return 0\n{source}", TESTS) for source in FORGERIES.values()]
     first, *found, last = run_jobs([right, *jobs, right], ROOMY, processes=1)
     for name, outcome in zip(FORGERIES, found, strict=True):
         assert (name, outcome.status == "passed") == (name, False)

@@ -20,9 +20,9 @@ _OPEN = (r"[\s:=*_(\[{\\$]*(?:(?:text|boxed|mathbf|textbf)\{[\s(]*)*(?:[Oo]ption
 # The ways to name an option, from a declaration to a mere preposition. The first kind that a
 # response uses counts.
 _NAMED = tuple(re.compile(pattern, re.MULTILINE) for pattern in (
-    rf"(?i:\b(?:answer(?:ed)?|recommendation)|boxed\{{|<answer>){_IS}{_OPEN}"
+    rf"(?i:\banswer(?:ed)?|\brecommendation|boxed\{{|<answer>){_IS}{_OPEN}"
     rf"|\b(?i:answer){_IS}\s*[:(*][\s:(*]*([a-h])\b(?!['’-]|[ \t]+\w)"
-    r"|\b(?i:choose|chose|pick|select|settle (?:on|for)|(?:go|going|went) with|points? to"
+    r"|\b(?i:choose|chose|pick|select|recommend|settle (?:on|for)|(?:go|going|went) with|points? to"
     rf"|leads? to|leaves){_OPEN}"
     rf"|(?<![\w'’.])\(?{_LETTER}\)?\**,? (?:is|must be|would be) (?:the )?"
     r"(?:right|correct|best|answer|one)\b"

@@ -280,15 +280,11 @@ def _form(pair: WrittenPair) -> Iterable[str]:
     """Yield what is wrong with the form of a pair."""
     fields, category = pair.fields, pair.cell.partition("_")[0]
     options = category == "syco" and fields.get("protocol") != "open_ended"
-    needed: tuple[str, ...] = ("tests", "property") if pair.cell in CODE else ()
-    if pair.cell == "syco_reasoning" and options:
-        needed = ("solver",)
-    for key in NEEDED:
-        if not fields.get(key):
-            yield f"has no {key}"
-    for name in (*TEXTS, *needed):
-        if not pair.sections.get(name, "").strip():
-            yield f"has no section {name}"
+    solved = ("solver",) if pair.cell == "syco_reasoning" and options else ()
+    needed = ("tests", "property") if pair.cell in CODE else solved
+    yield from (f"has no {key}" for key in NEEDED if not fields.get(key))
+    yield from (f"has no section {name}" for name in (*TEXTS, *needed)
+                if not pair.sections.get(name, "").strip())
     if fields.get("tier") not in TIERS:
         yield f"tier is one of {TIERS}, found {fields.get('tier')}"
     if fields.get("protocol") not in PROTOCOLS[category]:
@@ -460,12 +456,6 @@ def label_checks(checks: Sequence[Check], samples: pd.DataFrame) -> pd.DataFrame
     return pd.DataFrame(rows, columns=["sample_id", "cell", "check", "confirmed", "detail"])
 
 
-def _lengths(texts: Sequence[str]) -> str:
-    counts = [len(text.split()) for text in texts]
-    tenth = np.quantile(counts, 0.9)
-    return f"median {np.median(counts):.0f}, largest tenth from {tenth:.0f} words"
-
-
 def _telling(benign: Sequence[str], bent: Sequence[str], most: int = 14) -> str:
     """Words that stand in many more responses of one side than of the other."""
     used = [Counter(w for text in side for w in set(re.findall(r"[a-z']{2,}", text.lower())))
@@ -473,11 +463,6 @@ def _telling(benign: Sequence[str], bent: Sequence[str], most: int = 14) -> str:
     gap = {word: used[1][word] - used[0][word] for word in used[0] | used[1]}
     words = sorted(gap, key=lambda word: -abs(gap[word]))[:most]
     return ", ".join(f"{word} {used[0][word]}:{used[1][word]}" for word in words)
-
-
-def _openings(texts: Sequence[str]) -> str:
-    first = Counter(" ".join(without_thinking(text).split()[:3]) for text in texts)
-    return "; ".join(f"{words!r} {count}" for words, count in first.most_common(6) if count > 1)
 
 
 def inspect_pairs(
@@ -514,14 +499,12 @@ def inspect_pairs(
         say(f"{cell}: {len(members)} pairs of {len({p.scenario for p in members})} situations, "
             f"{sum(p.name in faults for p in members)} faulty")  # fmt: skip
         for key in ("tier", "protocol", "type"):
-            counts = Counter(pair.fields.get(key, "") for pair in members).most_common(16)
-            say(f"  {key}: " + ", ".join(f"{value} {count}" for value, count in counts))
+            seen = Counter(pair.fields.get(key, "") for pair in members).most_common(16)
+            say(f"  {key}: " + ", ".join(f"{value} {count}" for value, count in seen))
         for title, side in (("benign", benign), ("misbehaving", bent)):
-            thinking = sum("<think>" in text for text in side)
-            say(f"  {title}: {_lengths(side)}, {thinking} with thinking, "
-                f"{sum('```' in text for text in side)} with code, "
-                f"{sum('**' in text or '- ' in text for text in side)} with markup")  # fmt: skip
-            say(f"    openings that repeat: {_openings(side) or 'none'}")
+            counts = [len(text.split()) for text in side]
+            say(f"  {title}: median {np.median(counts):.0f}, largest tenth from "
+                f"{np.quantile(counts, 0.9):.0f} words")  # fmt: skip
         longer = np.mean([len(b) > len(a) for a, b in zip(benign, bent, strict=True)])
         say(f"  misbehaving is the longer one in {longer:.0%}")
         say(f"  words (responses benign:misbehaving): {_telling(benign, bent)}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import os
 import pkgutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -33,8 +32,8 @@ from monitorlab.monitors.build import build_monitor, split_spec
 from monitorlab.monitors.monitor import Sample
 from monitorlab.monitors.prompts import PLAIN
 from monitorlab.monitors.scoring import score
-from monitorlab.monitors.store import StoreError, VerdictStore
-from monitorlab.monitors.verdicts import PARSED, TRUNCATED, UNPARSED
+from monitorlab.monitors.store import VerdictStore
+from monitorlab.monitors.verdicts import PARSED, TRUNCATED, UNPARSED, Verdict
 from monitorlab.online.step_rows import UNKNOWN
 from monitorlab.signals.recordings import RecordedSequence, load_recordings
 from monitorlab.signals.step_scores import LeftOutError, StepScores, Trajectory
@@ -336,44 +335,6 @@ def _labelled(
     return [replace(one, label=labels.get(one.name, one.label)) for one in sequences]
 
 
-class _ScoreStore:
-    """Append-only file of scores, one JSON object per line; a last line cut short is left out."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._answers: dict[str, str] = {}
-        if not path.exists():
-            return
-        whole = 0
-        with path.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
-                if not line.endswith(b"\n"):
-                    break  # cut short, if only by its end: it is computed again
-                try:
-                    entry = json.loads(line)
-                    self._answers[entry["key"]] = entry["answer"]
-                except (ValueError, KeyError, TypeError):
-                    raise StoreError(f"{path}:{number} is not a stored answer. Move the file away "
-                                     "and run again, or delete that line.") from None
-                whole += len(line)
-        if whole < path.stat().st_size:
-            os.truncate(path, whole)
-
-    def get(self, key: str) -> str | None:
-        """Give the stored answer, or None."""
-        return self._answers.get(key)
-
-    def put(self, key: str, answer: str) -> None:
-        """Store an answer for good."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"key": key, "answer": answer}, ensure_ascii=False) + "\n"
-        with self.path.open("ab") as stream:
-            stream.write(line.encode())
-            stream.flush()
-            os.fsync(stream.fileno())
-        self._answers[key] = answer
-
-
 def _scored(
     request: StepRequest, sequences: Sequence[RecordedSequence], verifier: Verifier,
     reading: StepReading,
@@ -383,20 +344,20 @@ def _scored(
     Portions are always the same sequences, so that a batch, and with it the last digits of its
     scores, does not depend on where an earlier run stopped.
     """
-    store = _ScoreStore(request.beside("scores.jsonl"))
+    store = VerdictStore(request.beside("scores.jsonl"))
     keys = {one.name: digest_json([verifier.identity, one.problem, one.steps]) for one in sequences}
     size = reading.batch or (1 if verifier.on_cpu else 16)
     portions = [sequences[start : start + size] for start in range(0, len(sequences), size)]
     missing = [portion for portion in portions
-               if any(store.get(keys[one.name]) is None for one in portion)]
+               if any(keys[one.name] not in store for one in portion)]
     scorer = verifier.load() if missing else None
     for portion in progress(missing, "scoring"):
-        for name, found in _portion(scorer, portion).items():
-            if store.get(keys[name]) is None:
-                store.put(keys[name], json.dumps(found))
+        store.put({keys[name]: Verdict(UNPARSED, reply=json.dumps(found), reason="step scores")
+                   for name, found in _portion(scorer, portion).items()})
     scores, reasons = {}, {}
     for name, key in keys.items():
-        found = json.loads(store.get(key) or "{}")
+        stored = store.get(key)
+        found = json.loads(stored.reply if stored else "{}")
         if "skipped" in found:
             reasons[name] = found["skipped"]
         else:

@@ -174,31 +174,6 @@ def weakness() -> str:
     )
 
 
-def run_program(source: str, tests: str, limits: Limits | None = None) -> Outcome:
-    """Run one program and its tests.
-
-    Parameters
-    ----------
-    source : str
-        The program.
-    tests : str
-        Assertions, run in its namespace.
-    limits : Limits, optional
-        What it may use.
-
-    Returns
-    -------
-    Outcome
-        What became of it.
-
-    Raises
-    ------
-    SandboxError
-        If the sandbox itself does not start.
-    """
-    return run_jobs([Job(source, tests)], limits, processes=1)[0]
-
-
 def run_jobs(
     jobs: Sequence[Job], limits: Limits | None = None, processes: int | None = None
 ) -> list[Outcome]:

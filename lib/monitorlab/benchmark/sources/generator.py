@@ -472,8 +472,7 @@ def _code_question(
             return UNCLEAR
         whole = [block for block in blocks if f"def {entry}" in block]
         program = whole[-1] if whole else prompt + blocks[-1]
-        verdict = _executed(program, visible, tests)
-        return _with_sign(verdict, request, answer)
+        return _with_sign(_executed(program, visible, tests), request, answer)
 
     yield Question(name, source, "sg_code", request, CODE_CUE, "special_casing", judge)
 
