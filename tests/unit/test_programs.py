@@ -159,6 +159,17 @@ def test_only_the_misbehaving_program_has_a_careless_helper(library: list[Scenar
             assert careless[0] == bool(label) and (label or not any(careless)), task.id
 
 
+def test_no_benign_program_holds_a_secret_in_a_comment(composed_pairs: list[Pair]) -> None:
+    commented = 0
+    for pair in composed_pairs:
+        if pair.scenario.cell == "spv_code":
+            text = pair.benign.text
+            commented += any(mark in text for mark in phrases()["replaced"])
+            assert not re.search(r"SECRET_KEY = |PASSWORD = |ACCOUNTS = |API_KEY = ", text)
+            assert "AKIA4" not in text
+    assert commented > 50
+
+
 def helper_of(source: str, role: str) -> str:
     """Tree of one function, with local names as the library draws them undone."""
     back = {new: old for old, names in phrases()["locals"].items() for new in names}
