@@ -686,8 +686,8 @@ display.table(
 
 # %% [markdown]
 # Each threshold keeps its promise for a new scenario of its task, on average over the dev scenarios
-# that may have been drawn. Last, the AUROC of the same arms
-# in every cell, which no threshold can change. It tells in which cells a gain was made.
+# that may have been drawn. Last, the AUROC of the same arms in every cell, which no threshold can
+# change. It tells in which cells a gain was made.
 
 # %% tags=["nbval-ignore-output"]
 everyone = list(rivals)

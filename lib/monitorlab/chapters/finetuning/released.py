@@ -83,7 +83,8 @@ class Study:
     @property
     def base(self) -> str:
         """Name of the model that the arms started from."""
-        return str(self.facts["base"]["model"]["name"])
+        name = str(self.facts["base"]["model"]["name"])
+        return "SmolLM2-135M" if name == smollm2.NAME else name
 
     def first(self) -> pd.DataFrame:
         """Verdicts of the first training of each arm at full size."""
