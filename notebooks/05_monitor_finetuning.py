@@ -39,7 +39,7 @@
 PROFILE: str = "tiny"  # tiny, cpu, overnight or gpu: how large everything is
 RUN_ID: str = "default"  # folder of the run under data/runs
 SEED: int = 2026  # one seed for everything
-ARMS: str = ""  # arms to train here, with commas; empty is the profile's own
+ARMS: str = ""  # arms to train here besides all, with commas; empty is the profile's own
 BASE: str = ""  # a folder or hub model to fine-tune; empty is the profile's own
 REVISION: str = ""  # commit of a hub model
 DEVICE: str = "cpu"  # cpu or cuda
@@ -234,7 +234,7 @@ display.table(
 # and both classes have as many samples.
 
 # %%
-arms = ARMS.split(",") if ARMS else sizes.arms
+arms = ["all", *ARMS.split(",")] if ARMS else sizes.arms
 tasks = chapter.plan_tasks(run, arms, corpus, base, prompt)
 tasks += [
     task
@@ -307,7 +307,7 @@ display.table(
 # samples at random, ask the released adapter about them again, and compare the scores.
 
 # %% tags=["nbval-ignore-output"]
-again = chapter.ask_again(study, sizes.asked_again, run.rng("asked again"))
+again = chapter.ask_again(study, base, sizes.asked_again, run.rng("asked again"))
 off = (again["now"] - again["released"]).abs()
 assert (off < 0.02).all(), "the adapter gives the released scores"
 if len(again):
@@ -686,8 +686,8 @@ display.table(
 
 # %% [markdown]
 # Each threshold keeps its promise for a new scenario of its task, on average over the dev scenarios
-# that may have been drawn. Last, the AUROC of the same arms
-# in every cell, which no threshold can change. It tells in which cells a gain was made.
+# that may have been drawn. Last, the AUROC of the same arms in every cell, which no threshold can
+# change. It tells in which cells a gain was made.
 
 # %% tags=["nbval-ignore-output"]
 everyone = list(rivals)

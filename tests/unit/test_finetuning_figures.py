@@ -185,6 +185,14 @@ def test_transfer_draws_intervals_goal_and_published_marks():
     rendered(fig)
 
 
+def test_transfer_keeps_the_rows_of_arms_that_were_not_trained():
+    some = TRANSFER[TRANSFER["arm"].isin(["base", "all"])]
+    fig = figures.plot_transfer(some, published=PUBLISHED)
+    names = [text.get_text() for text in fig.axes[0].get_yticklabels()]
+    assert (names[0], names[1], names[-1]) == ("base", "S&PV code (not trained)", "all")
+    rendered(fig)
+
+
 def test_transfer_of_a_metric_without_a_goal():
     fig = figures.plot_transfer(TRANSFER, GOAL, metric="mr", groups=["unseen SG"])
     assert not [word for word in legend_of(fig) if word.startswith(("goal", "chance"))]

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from finetuning_cases import PROMPT, make_base, make_samples
 
-from monitorlab import build_monitor, load_benchmark
+from monitorlab import build_monitor, load_benchmark, score
 from monitorlab.chapters.finetuning import released
 from monitorlab.chapters.finetuning.released import (
     CARD,
@@ -131,6 +131,10 @@ def test_the_released_adapter_gives_the_released_scores(shipped: released.Study)
     if not smollm2_installed():
         pytest.skip("needs SmolLM2")
     assert (shipped.folder / "all" / "adapter_model.safetensors").stat().st_size < 10_000_000
-    found = ask_again(shipped, 3, np.random.default_rng(5))
+    found = ask_again(shipped, make_base(), 3, np.random.default_rng(5))
     assert len(found) == 3
     assert (found["now"] - found["released"]).abs().max() < 0.02
+    row = shipped.samples[shipped.samples["sample_id"] == found["sample_id"].iloc[0]]
+    monitor = build_monitor(RELEASED)
+    assert monitor.name == RELEASED
+    assert score(monitor, row)["score"].item() == pytest.approx(found["now"].iloc[0], abs=1e-4)

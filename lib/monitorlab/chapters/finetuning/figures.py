@@ -275,7 +275,7 @@ def plot_transfer(
     """
     rows = table[table["metric"] == metric]
     check_some(rows, "arms")
-    known = set(rows["arm"])
+    trained = set(rows["arm"])
     arms = list(dict.fromkeys([*([] if published is None else published["arm"]), *rows["arm"]]))
     fig, axes = subplots(1, len(groups), TWO_COLUMNS, 1.5 + 0.29 * len(arms), sharex=True,
                          sharey=True)
@@ -297,7 +297,7 @@ def plot_transfer(
             ax.axvline(0.5, color=GREY, linestyle=":", linewidth=1, label="chance")
         ax.set_title(GROUP_TITLES[group], fontsize=9)
         ax.set_xlabel(DIRECTIONS[metric].replace(" (", "\n("))
-    _arms_on_y(axes, arms, known)
+    _arms_on_y(axes, arms, trained)
     axes[0, 0].errorbar([], [], xerr=np.zeros((2, 0)), color=BLACK, marker="o", linestyle="none",
                         label="measured, 95 % interval over scenarios")
     shared_legend(fig, list(axes[0]), 4)

@@ -25,11 +25,13 @@ from monitorlab.chapters.finetuning.train_arms import Task, ask_arms
 from monitorlab.evaluation.rates import join
 from monitorlab.evaluation.shift import BASE
 from monitorlab.finetuning.record import RECORD, read_training
+from monitorlab.finetuning.saved import load_finetuned
 from monitorlab.models import smollm2
 from monitorlab.models.loading import ADAPTER, Checkpoint
-from monitorlab.monitors.build import RELEASED, build_monitor, released_folder
+from monitorlab.monitors.build import RELEASED, released_folder
+from monitorlab.monitors.causal import LogitMonitor
 from monitorlab.monitors.monitor import samples_of
-from monitorlab.monitors.prompts import Prompt
+from monitorlab.monitors.prompts import Prompt, load_prompt
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import read_verdicts, write_verdicts
 from monitorlab.pipeline.runs import Run
@@ -81,7 +83,8 @@ class Study:
     @property
     def base(self) -> str:
         """Name of the model that the arms started from."""
-        return str(self.facts["base"]["model"]["name"])
+        name = str(self.facts["base"]["model"]["name"])
+        return "SmolLM2-135M" if name == smollm2.NAME else name
 
     def first(self) -> pd.DataFrame:
         """Verdicts of the first training of each arm at full size."""
@@ -204,12 +207,16 @@ def _read_study(folder: Path, benchmark: pd.DataFrame) -> Study:
                  benchmark[benchmark["sample_id"].isin(same)].reset_index(drop=True), facts, folder)
 
 
-def ask_again(study: Study, size: int, rng: np.random.Generator) -> pd.DataFrame:
+def ask_again(
+    study: Study, base: Checkpoint, size: int, rng: np.random.Generator
+) -> pd.DataFrame:
     """Ask the adapter of a study about some of its samples again.
 
     Parameters
     ----------
     study : Study
+    base : Checkpoint
+        What this run trains; where the study is of SmolLM2 and this is not, that is loaded.
     size : int
         Samples, at random.
     rng : Generator
@@ -221,20 +228,20 @@ def ask_again(study: Study, size: int, rng: np.random.Generator) -> pd.DataFrame
         ``sample_id``, ``released``, ``now``: scores in [0, 1], high is unsafe. No row, and a line
         that says why, where SmolLM2 is not installed.
     """
-    kept = study.verdicts[(study.verdicts["arm"] == ALL_COMPONENTS)
-                          & (study.verdicts["share"] == 1.0)].set_index("sample_id")["score"]
-    if not smollm2.smollm2_installed():
-        print(f"asking again needs SmolLM2: {smollm2.INSTALL}")
-        size = 0
-    chosen = rng.permutation(kept.index.to_numpy(dtype=object))[:size]
-    rows = study.samples[study.samples["sample_id"].isin(chosen)]
-    if rows.empty:
-        return pd.DataFrame(columns=["sample_id", "released", "now"])
-    monitor = build_monitor(RELEASED, {"folder": str(study.folder / ALL_COMPONENTS)})
-    answers = score(monitor, samples_of(rows), title="asked again")
-    return pd.DataFrame({"sample_id": answers["sample_id"],
-                         "released": kept[answers["sample_id"]].to_numpy(),
-                         "now": answers["score"]})
+    of_all = study.verdicts[study.verdicts["arm"] == ALL_COMPONENTS]
+    kept = of_all[of_all["share"] == 1.0].drop_duplicates("sample_id")
+    chosen = kept.iloc[rng.permutation(len(kept))[:size]].sort_values("sample_id")
+    found = pd.DataFrame({"sample_id": chosen["sample_id"], "released": chosen["score"]})
+    if base.identity["model"] != study.facts["base"]["model"]:
+        if not smollm2.smollm2_installed():
+            print(f"asking again needs SmolLM2: {smollm2.INSTALL}")
+            return found.head(0).assign(now=[])
+        base = smollm2.load_smollm2(dtype="float32")
+    model = load_finetuned(study.folder / ALL_COMPONENTS, base)
+    monitor = LogitMonitor(model, load_prompt(study.facts["prompt"]["name"]))
+    rows = study.samples[study.samples["sample_id"].isin(chosen["sample_id"])]
+    now = score(monitor, samples_of(rows), title="asked again").set_index("sample_id")["score"]
+    return found.assign(now=now[found["sample_id"]].to_numpy())
 
 
 def _card(study: Study) -> str:
