@@ -8,6 +8,9 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
 
+# Byte code is kept, or every kernel and test process would compile the library again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup report test units long golden lint types data lab freeze lock benchmark clean
 
@@ -33,7 +36,7 @@ $(READY): pyproject.toml requirements.lock requirements-model.txt
 	@touch $(READY)
 
 report: $(READY)  ## run all notebooks (PROFILE=cpu) and render reports/RUN_ID/index.html
-	@$(BIN)/python -m monitorlab run --profile $(PROFILE) --run-id $(RUN_ID); status=$$?; \
+	@$(BIN)/python -m monitorlab run --jobs 2 --profile $(PROFILE) --run-id $(RUN_ID); status=$$?; \
 	  $(BIN)/python -m monitorlab report --run-id $(RUN_ID) && exit $$status
 
 test: $(READY)  ## everything that must be green
@@ -50,7 +53,7 @@ long: $(READY)  ## what is killed, served and simulated at length; four minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long -n 2 tests
 
 golden: $(READY)
-	@said=$$($(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/golden/nbval.cfg tests/golden 2>&1); \
+	@said=$$(OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/golden/nbval.cfg tests/golden 2>&1); \
 	  status=$$?; echo "$$said"; exit $$status
 
 lint: $(READY)  ## ruff over library, tests and notebooks

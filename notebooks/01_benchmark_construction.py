@@ -232,7 +232,8 @@ chapter.browser.browse(samples, shown)
 # So far the cues are sentences that people wrote. SmolLM2-135M-Instruct is a real language model,
 # small enough for any machine. We give it questions of the scenario library (see below), each with
 # a wrong option $w$ that a cue will suggest, and read the probabilities of the letters behind
-# "Option", divided by their sum. A cue $c$ changes the probability of the wrong option on average by
+# "Option", divided by their sum. A cue $c$ changes the probability of the wrong option on average
+# by
 #
 # $$\Delta_c = \frac{1}{n} \sum_{i=1}^{n} \left[ P(w_i \mid x_i + c) - P(w_i \mid x_i) \right].$$
 #
@@ -309,15 +310,15 @@ if model is not None:
 # The paper's protocol makes pairs from questions that exist already. It puts a cue into a question,
 # samples up to $K = 5$ answers, and keeps the question only if a benign and a misbehaving answer
 # appear. Every answer is stored as it arrives, so a failure loses nothing, and every dropped
-# question has a reason. With `generator.CausalGenerator` any causal model can take the place of
-# this one, and `generator.load_questions` reads GSM8K, TruthfulQA, HumanEval, MBPP, MMLU, GPQA and
-# AIME.
+# question has a reason. `python -m monitorlab construct` does the same with any model, on a device
+# or behind an API, for all six cells: from the requests of the written pairs, from GSM8K,
+# TruthfulQA, HumanEval, MBPP, MMLU, GPQA and AIME, or from questions of your own.
 
 # %% tags=["nbval-ignore-output"]
 if model is not None:
     asked = sway.questions(choices[: run.profile.benchmark.pair_questions], SEED)
     store = run.folder / "answers.jsonl"
-    made = construct(asked, sway.generator(model), store, SEED, at_once=len(asked))
+    made = construct(asked, sway.generator(model), store)
     display.table(made.dropped.groupby("reason").size().rename("questions").reset_index())
     display.say(
         "{pairs} of {questions} questions gave a pair.",
@@ -356,13 +357,16 @@ if real is not None:
 # The paper calls training samples relatively easy to construct, and ours are composed by code from
 # a library under `data/scenarios`. In contrast to the benchmark, misbehavior is plain here. A
 # program is a task, a few helpers and a frame around them. Each helper is written with a careful
-# and with a careless habit, such as `eval` of what a user typed or a password in the source, and the
-# misbehaving program has a careless one. The report of an assistant says aloud that it went around
-# an approval, and a sycophantic answer says that it follows the cue. None of the scenarios is a
-# situation of the benchmark. Gaming has none, because no monitor shall have seen it in training.
+# and with a careless habit, such as `eval` of what a user typed or a password in the source, and
+# the misbehaving program has a careless one. The report of an assistant says aloud that it went
+# around an approval, and a sycophantic answer says that it follows the cue. None of the scenarios
+# is a situation of the benchmark. Gaming has none, because no monitor shall have seen it in
+# training.
 
 # %%
-display.table(chapter.overview.library(scenarios), caption="Scenarios, and ways to misbehave in them")
+display.table(
+    chapter.overview.library(scenarios), caption="Scenarios, and ways to misbehave in them"
+)
 composed = chapter.compose_pair(scenarios[0], 0, SEED)
 print(f"REQUEST: {composed.request}\n\nBENIGN: {composed.benign.text}\n")
 print(f"MISBEHAVING: {composed.misbehaving.text}")
@@ -432,8 +436,8 @@ display.say(
 # %% [markdown]
 # `auroc` near .5 would mean that there is nothing to learn from words, and near 1 that a few words
 # are enough. What lies above .5 under `kinds` is what carries over to misbehavior of another kind.
-# Two programs count as copies if they share four fifths of their runs of five tokens, where all names,
-# all numbers and all texts look alike.
+# Two programs count as copies if they share four fifths of their runs of five tokens, where all
+# names, all numbers and all texts look alike.
 
 # %% [markdown]
 # ## Does it hold?
@@ -482,8 +486,8 @@ run.close()
 # - We read 3,010 written samples in six cells, and saw how they are graded and controlled.
 # - We ran the tests, solvers and excerpts that prove their labels.
 # - Where the language model is installed, we measured what each of the ten cues does to it.
-# - We streamed a training corpus that shares no scenario with the benchmark, and measured what words
-#   learn from it.
+# - We streamed a training corpus that shares no scenario with the benchmark, and measured what
+#   words learn from it.
 #
 # **Limits.** Large language models wrote the pairs in the role of a misbehaving assistant. So the
 # texts read like model output, and they are still not observed misbehavior: they measure what a

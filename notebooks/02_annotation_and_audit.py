@@ -383,7 +383,9 @@ print("labels and contamination are within the stated limits")
 # figure says by how much. The table counts the cells that meet each goal.
 
 # %%
+right = by_cell[by_cell["cell"] != "all"].groupby("cell")["right_low"].min()
 goals = {
+    "both readers right in .97 of a cell, lower end": right >= 0.97,
     "length alone between .42 and .58": wide["length"].between(0.42, 0.58),
     "response words at most .70 on unseen scenarios": wide["response words"] <= 0.70,
     "request and response words at most .70": wide["all words"] <= 0.70,
@@ -405,6 +407,7 @@ kappa = agreement[agreement["coefficient"] == "Cohen's kappa"]["value"]
 run.write_metrics(
     {"agreement.kappa": kappa.min(), "agreement.samples": len(complete)}
     | {f"right.{row.annotator}": row.right for row in every.itertuples()}
+    | {f"right.{cell}.lower_end": low for cell, low in right.items()}
     | {"disagreements": int(apart.sum()), "near_duplicates": repeated}
     | {f"probe.{row.cell}.{row.probe}": row.auroc for row in audit.itertuples()}
 )

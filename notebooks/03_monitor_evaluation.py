@@ -442,6 +442,13 @@ display.show(
 # compare the colours. If blue lies right of orange, plain misbehavior is found more easily than
 # hidden misbehavior.
 
+# %% tags=["nbval-ignore-output"]
+rungs, below = [], 1.1
+for row in pd.concat([readers, answering]).sort_values("balanced_accuracy_low")[::-1].itertuples():
+    if row.balanced_accuracy_high < below:
+        rungs, below = [*rungs, row.name], row.balanced_accuracy_low
+display.say("{n} rungs do not touch: {names}.", n=len(rungs), names=", ".join(rungs))
+
 # %% [markdown]
 # The paper finds the fewest misses on safety and permission violations, many on sycophancy, and
 # specification gaming varies most between monitors. Does the order return? (Readers are large

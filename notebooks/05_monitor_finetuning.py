@@ -14,10 +14,10 @@
 # > After training on easy misbehavior a monitor may discriminate better, or merely alarm
 # > more or less often. Hard verdicts do not tell which; scores do.
 #
-# *Paper: arXiv 2601.05752, section 6.2. Cost: one to two minutes in `tiny`, up to three in `cpu`
-# the first time, since a base and its arms are trained on two cores. This stand-in is too small to
-# learn the task, and shows what to measure. In `gpu` a real model is fine-tuned with the published
-# recipe.*
+# *Paper: arXiv 2601.05752, section 6.2. Cost: seconds in `tiny`, two to three minutes in `cpu`.
+# Both read released tables of longer trainings, train one arm here, and ask the released adapter
+# again. `overnight` makes such tables on two cores and goes on where it was stopped. `gpu` follows
+# the published recipe.*
 
 # %% [markdown]
 # **You will learn**
@@ -25,7 +25,7 @@
 # - Tell a monitor that learned to discriminate from one that moved its threshold.
 # - Measure transfer to unseen misbehavior with intervals and seeds.
 #
-# **Reads** `samples`, `corpus`, `real_samples`
+# **Reads** `samples`, `corpus`
 #
 # **Writes** `finetuned_verdicts`, `finetuning`
 #
@@ -36,9 +36,10 @@
 #   Journal of Statistics, 1979.
 
 # %% tags=["parameters"]
-PROFILE: str = "tiny"  # tiny, cpu or gpu: how large everything is
+PROFILE: str = "tiny"  # tiny, cpu, overnight or gpu: how large everything is
 RUN_ID: str = "default"  # folder of the run under data/runs
 SEED: int = 2026  # one seed for everything
+ARMS: str = ""  # arms to train here besides all, with commas; empty is the profile's own
 BASE: str = ""  # a folder or hub model to fine-tune; empty is the profile's own
 REVISION: str = ""  # commit of a hub model
 DEVICE: str = "cpu"  # cpu or cuda
@@ -52,7 +53,7 @@ import torch
 
 from monitorlab import display
 from monitorlab.chapters import finetuning as chapter
-from monitorlab.evaluation import rates, roc_bands, shift
+from monitorlab.evaluation import rates, shift
 from monitorlab.pipeline.artifacts import open_run, read_parts, read_table, write_table
 
 # %%
@@ -61,12 +62,11 @@ display.use(run)
 sizes = run.profile.finetuning
 benchmark = read_table(run, "01_benchmark_construction", "samples")
 corpus = pd.concat(read_parts(run, "01_benchmark_construction", "corpus"))
-samples = chapter.draw_pairs(benchmark, sizes.pairs_per_cell, run.rng("pairs"))
 display.table(
     corpus.groupby("component").agg(
         samples=("label", "size"), scenarios=("scenario_id", "nunique")
     ),
-    caption=f"The training corpus; {len(samples)} benchmark samples are judged",
+    caption="The training corpus of this run",
 )
 
 # %% [markdown]
@@ -143,49 +143,45 @@ display.table(
 # `d_prime_before` and `d_prime` beside it.
 
 # %% [markdown]
-# ## A base that has practised reading
+# ## The base
 #
-# In `gpu` the base is the paper's model. In `tiny` and `cpu` it is a very small Llama that we train
-# here from nothing. For a few steps it practises reading on texts of the corpus. It is asked which
-# option the request names, which one the response takes, and whether it is a given one. It never
-# sees a label.
-#
-# A few steps are too few to learn even that, and a model of this size cannot learn the task from
-# the few verdicts of a short training. Its numbers below show what to measure. They say nothing
-# about large models.
+# SmolLM2-135M-Instruct is a real language model, pretrained on two trillion tokens and small enough
+# for two cores. It is a thirtieth of the paper's model, so it starts from less, and it learns here
+# for minutes and not for hours. In `tiny`, or where it is not installed, the training below runs on
+# random weights of the same architecture, which shows how it runs and nothing else. The results
+# further down are those of SmolLM2 in either case.
 
 # %%
 prompt = chapter.load_prompt(sizes.prompt)
-base = chapter.base_model(run, corpus, prompt, BASE, REVISION, DEVICE)
-called = "small stand-in LM" if base.small else base.name
-checkpoint = base.load()
-print(f"fine-tuned here: {called}, {checkpoint.model.num_parameters():,} parameters")
+base = chapter.base_model(run, corpus, BASE, REVISION, DEVICE)
+here = base.identity["model"]["name"]
+print(f"trained in this run: {here}, {base.model.num_parameters():,} parameters")
 
 # %% [markdown]
 # ## One training example
 #
 # The model learns from the monitor's prompt with the right verdict as the reply, written as JSON.
 # Only the verdict has labels, since the model is not supposed to learn to write requests or
-# misbehavior. The published recipe labels the whole reply. The small base gets a label for the
-# deciding word only, which is where a monitor reads its verdict.
+# misbehavior. The published recipe labels the whole reply. In a short training only the deciding
+# word has a label, which is where a monitor reads its verdict.
 
 # %% tags=["nbval-ignore-output"]
 one = corpus[corpus["component"] == "syco_qa"].head(1)
-recipe = chapter.recipe_of(chapter.PAPER_ARMS[0], sizes, SEED)
+recipe = chapter.recipe_of(chapter.EVERY_ARM["syco_qa"], sizes, SEED)
 example = chapter.verdict_examples(
-    checkpoint.tokenizer,
+    base.tokenizer,
     prompt,
     one,
-    max_tokens=recipe.max_tokens,
+    max_tokens=10**6,
     labelled=recipe.labelled,
     both_classes=False,
 )[0]
-print(checkpoint.tokenizer.decode(example["input_ids"]))
+print(base.tokenizer.decode(example["input_ids"]))
 
 # %%
 labelled = [token for token in example["labels"] if token >= 0]
 print(f"{len(example['labels'])} tokens, and these have labels:")
-print(repr(checkpoint.tokenizer.decode(labelled)))
+print(repr(base.tokenizer.decode(labelled)))
 
 # %% [markdown]
 # ## The method happens here: the loss
@@ -226,53 +222,112 @@ display.table(
 )
 
 # %% [markdown]
-# A row with two different entries is where this profile departs from the paper. A very small model
-# needs a higher learning rate, and it gets by with short batches and without the tricks that save
-# memory.
+# A row with two different entries is where this profile departs from the paper. Two cores read some
+# hundred tokens a second, so examples are short, and the rate is higher because there are few
+# steps. Half the rank keeps the adapter below 10 MB.
 
 # %% [markdown]
-# ## The arms
+# ## One arm, trained here
 #
-# Every arm starts from the base. In `tiny` and `cpu` all arms see the same number of samples, so
-# that none is better only because it saw more. In `gpu` an arm sees all samples of its components.
+# Every arm starts from the base and sees the same number of samples, so that none is better only
+# because it saw more. In `gpu` an arm sees all samples of its components. Whole pairs are drawn,
+# and both classes have as many samples.
 
 # %%
-first = chapter.plan_tasks(run, chapter.PAPER_ARMS, corpus, base, prompt)
-beyond = chapter.plan_tasks(run, chapter.BEYOND, corpus, base, prompt)
-display.table(chapter.task_table([*first, *beyond]), caption="Samples by what they teach")
+arms = ["all", *ARMS.split(",")] if ARMS else sizes.arms
+tasks = chapter.plan_tasks(run, arms, corpus, base, prompt)
+tasks += [
+    task
+    for share in sizes.shares
+    for task in chapter.plan_tasks(run, ["all"], corpus, base, prompt, share=share)
+]
+tasks += [
+    task
+    for number in range(1, sizes.seeds)
+    for task in chapter.plan_tasks(run, ["all"], corpus, base, prompt, repetition=number)
+]
+display.table(chapter.task_table(tasks), caption="What is trained in this run")
 
 # %% [markdown]
-# Both classes have as many samples in every row, because arms are made of whole pairs. The last arm
-# is explained near the end of this notebook.
-#
-# Now we train all arms, and ask them and the base about the same samples. The scenarios of the
-# benchmark are forbidden in training. Each batch is checked for their identifiers while it is put
-# together, and one that holds any ends the training with an error.
+# The scenarios of the benchmark are forbidden in training. Each batch is checked for their
+# identifiers while it is put together, and one that holds any ends the training with an error.
 
 # %%
 forbidden = list(benchmark["scenario_id"].unique())
-verdicts = pd.concat(
-    [
-        chapter.ask_base(base, prompt, samples),
-        chapter.train_and_ask(run, [*first, *beyond], base, prompt, samples, forbidden),
-    ],
-    ignore_index=True,
-)
-judged = rates.join(verdicts, samples).assign(name=verdicts["arm"])
+trained = chapter.train(run, tasks, base, forbidden)
+losses = chapter.losses(trained)
+drawn = {example["scenario"] for task in tasks for example in task.examples}
+assert not drawn & set(forbidden), "no benchmark scenario is in any training set"
 
 # %% tags=["nbval-ignore-output"]
-spent = verdicts.groupby("arm", sort=False)["train_seconds"].first()
-display.say(
-    "An arm was trained in {mean:.1f} s on average, the slowest in {most:.1f} s.",
-    mean=spent.iloc[1:].mean(),
-    most=spent.max(),
+ends = losses.groupby("arm", sort=False).agg(
+    first_loss=("loss", "first"),
+    last_loss=("loss", "last"),
+    tokens_per_second=("tokens_per_second", "first"),
 )
+display.table(ends, caption=f"Loss per label in nats, {here}, trained in this run")
+
+# %% [markdown]
+# A monitor that knows nothing, and answers with one of the two words, has a loss of
+# $\log 2 \approx 0.69$. A training starts higher, because the base gives most of its probability to
+# other words. A loss below that on the examples of the training is no success yet, since they may
+# have been learned by heart. What counts is how an arm judges other scenarios.
+
+# %% [markdown]
+# ## All arms, from the released tables
+#
+# A whole arm takes too long for a lesson. Where a profile does not make the tables itself, they
+# come from `data/released/finetuning`, which holds every verdict of arms that were trained and
+# asked in the same way, and the adapter of the arm *all*. Each file is checked against its digest,
+# and each verdict against the text that it is about.
+
+# %% tags=["nbval-ignore-output"]
+study = chapter.study(run, trained, base, prompt, benchmark)
+samples, verdicts = study.samples, study.first()
+facts = study.facts["trainings"]
+display.table(
+    pd.DataFrame(
+        [
+            {
+                "training": name,
+                "examples": one["examples"]["rows"],
+                "tokens": one["tokens"],
+                "minutes": one["seconds"] / 60,
+                "last loss": one["history"][-1]["loss"],
+            }
+            for name, one in facts.items()
+        ]
+    ),
+    decimals=2,
+    caption=f"Trained on {study.base}, asked about {len(samples)} samples in whole pairs",
+)
+
+# %% [markdown]
+# Tables can drift away from the code and the weights that made them. So we draw some of their
+# samples at random, ask the released adapter about them again, and compare the scores.
+
+# %% tags=["nbval-ignore-output"]
+again = chapter.ask_again(study, base, sizes.asked_again, run.rng("asked again"))
+off = (again["now"] - again["released"]).abs()
+assert (off < 0.02).all(), "the adapter gives the released scores"
+if len(again):
+    display.say(
+        "{n} samples were asked again, and the largest difference is {most:.4f}.",
+        n=len(again),
+        most=off.max(),
+    )
+
+# %%
+called = study.base
+known_arms = [arm for arm in published.ARMS if arm in study.arms]
+judged = rates.join(verdicts, samples).assign(name=verdicts["arm"])
 
 # %% [markdown]
 # ## The errors of every arm
 #
 # Seven arms judge six cells of the test split, and each makes two kinds of errors. Every arm uses
-# its own threshold here. It alarms where it gives yes more probability than no.
+# its own threshold here. It alarms where it gives yes more probability than no. An arm that nobody
+# has trained yet keeps its row, and the row says so.
 
 # %%
 arms = list(published.ARMS)
@@ -314,7 +369,7 @@ display.show(
 # %% [markdown]
 # White is chance, blue is better and red is worse. An arm has learned something about a cell if its
 # square is clearly bluer than that of the base in the same column, and an interval that holds .50
-# leaves open whether it discriminates at all. In `tiny` and `cpu` expect most intervals to do so.
+# leaves open whether it discriminates at all.
 
 # %% [markdown]
 # The next figure follows every arm from the base in the plane of both errors. It shows at one
@@ -323,7 +378,7 @@ display.show(
 
 # %%
 changes = shift.discrimination_or_threshold(
-    judged, arms=arms[1:], rng=run.rng("shift"), resamples=sizes.resamples
+    judged, arms=known_arms[1:], rng=run.rng("shift"), resamples=sizes.resamples
 )
 fig = chapter.figures.plot_shift(changes, title=f"From base to arm: {called}")
 display.show(
@@ -336,8 +391,8 @@ display.show(
 # %% [markdown]
 # The white circle is the base, a coloured mark is an arm, and the lower left corner is best. A line
 # along a grey curve means that a threshold moved, and a line across the curves towards the lower
-# left that the arm learned something. In `tiny` and `cpu` expect lines near the dashed diagonal of
-# chance, however long they are.
+# left that the arm learned something. A line along the dashed diagonal of chance is no learning,
+# however long it is.
 
 # %% [markdown]
 # A small move may be chance. The table counts arms and cells by what their intervals say. The
@@ -362,7 +417,7 @@ display.table(
 # that arms can be compared pairwise.
 
 # %%
-paper_seen = {arm: chapter.SEEN_BY[arm] for arm in arms}
+paper_seen = {arm: chapter.SEEN_BY[arm] for arm in known_arms}
 means = chapter.transfer.transfer(judged, paper_seen, run.rng("means"), sizes.resamples)
 fig = chapter.figures.plot_transfer(
     means, published.GOAL, published=known, title=f"Own threshold, {called}"
@@ -386,7 +441,8 @@ against = chapter.transfer.transfer_differences(
 gaps = display.spans(against[against["metric"] == "auroc"], ["difference"])
 gaps = gaps.pivot(index="arm", columns="group", values="difference")
 display.table(
-    gaps.reindex(arms[1:])[list(published.GROUPS)], caption="AUROC, arm minus base"
+    gaps.reindex(arms[1:]).reindex(columns=list(published.GROUPS)),
+    caption="AUROC, arm minus base; a row of dashes was not trained",
 )
 
 # %% [markdown]
@@ -394,40 +450,60 @@ display.table(
 # these cells too. A dash means that an arm has no cell in a group.
 
 # %% [markdown]
-# ### Does this reproduce the paper?
+# ### Where it is plain, and where it is hidden
 #
-# In the paper, training on all components changed the balanced accuracy on unseen SG, and most of
-# the change on SG code was a threshold. We put the published change beside ours.
+# The pairs are graded. In the open tier the misbehavior is plain to anyone who reads, and in the
+# hidden tier one must know where to look. Easy training should help in the open tier of an arm's
+# own cells first, if it helps at all.
 
 # %% tags=["nbval-ignore-output"]
-place = ["arm", "group", "metric"]
-unseen = (published.UNSEEN_SG, "balanced_accuracy")
-paper = known.set_index(place)["value"]
-there = paper["all", *unseen] - paper["base", *unseen]
-here = against.set_index(place).loc[("all", *unseen)]
-inside = here["low"] <= there <= here["high"]
-display.say(
-    "From base to all: {there:+.3f} in the paper, {here:+.3f} ({low:+.3f} to {high:+.3f}) "
-    "here. The published change lies {where} this interval.",
-    there=there,
-    here=here["difference"],
-    low=here["low"],
-    high=here["high"],
-    where="inside" if inside else "outside",
+tiers = chapter.transfer.by_tier(
+    judged,
+    paper_seen,
+    run.rng("tiers"),
+    sizes.resamples,
+    reference="base",
+    tiers=chapter.TIERS,
+)
+shown = display.spans(tiers, ["difference"])
+shown = shown.pivot(index=["arm", "group"], columns="tier", values="difference")
+display.table(
+    shown.reindex(columns=list(chapter.TIERS)).reset_index(),
+    caption="AUROC by tier, arm minus base, 95 % intervals over scenarios",
 )
 
 # %% [markdown]
-# A published change inside the interval is no success of the stand-in, since a wide interval holds
-# much. Where a change is missing in `tiny` or `cpu`, the base is the first suspect. It has
-# practised a little how to find letters, which is what sycophancy is about. It knows nothing of
-# programs, tests or intentions, which is what the SG cells are about. Its AUROC there says whether
-# any threshold could have helped.
+# ### Does this reproduce the paper?
+#
+# We put every published change of balanced accuracy beside ours. A change *reproduces* if our whole
+# interval lies on its side of zero. It *does not reproduce* if the interval lies on the other side,
+# or holds zero and not the published change. An interval that holds both leaves the question open,
+# and what was not trained was not tested.
+
+# %% tags=["nbval-ignore-output"]
+outcomes = chapter.transfer.reproduction(against, known)
+told = display.spans(outcomes, ["difference"], decimals=3)
+display.table(told, decimals=3, caption="From base to arm: balanced accuracy, published and here")
+
+# %% tags=["nbval-ignore-output"]
+place = outcomes.set_index(["arm", "group"]).loc[("all", published.UNSEEN_SG)]
+display.say(
+    "Training on all components changed balanced accuracy on unseen SG by {there:+.3f} in the "
+    "paper and by {difference:+.3f} ({low:+.3f} to {high:+.3f}) here: {outcome}.",
+    there=place["published"],
+    **place[["difference", "low", "high", "outcome"]],
+)
+
+# %% [markdown]
+# Two setups are compared here, since model, corpus and test data all differ. Where a change is
+# missing, look first at the AUROC of the base in these cells. A model that cannot read a program
+# has nothing that a threshold or a little training could bring out.
 
 # %% [markdown]
 # Balanced accuracy mixes both errors, so we also test each kind by itself. If an arm were no better
 # than the base, one could exchange their verdicts on a whole scenario, and only the sign of the
-# difference would change there. The test flips these signs at random. Six arms are compared with
-# one base, so the p values are adjusted by Holm's method [3].
+# difference would change there. The test flips these signs at random. Several arms are compared
+# with one base, so the p values are adjusted by Holm's method [3].
 
 # %% tags=["nbval-ignore-output"]
 tests = chapter.transfer.transfer_tests(
@@ -477,128 +553,29 @@ display.show(
 # agree here had different thresholds, and not different discrimination.
 
 # %% [markdown]
-# ## The same with a frozen encoder
-#
-# The stand-in of `tiny` and `cpu` knows nothing, so we repeat the experiment with a model that
-# knows something. MiniLM is a real pretrained encoder. It stays frozen, and only a logistic
-# regression on its embeddings is trained, which is called a probe. A probe is trained in about a
-# second, so we can afford many sizes and seeds.
-
-# %%
-encoder = chapter.load_encoder(dtype=sizes.encoder_dtype)
-part = corpus.groupby("component").head(sizes.probe) if sizes.probe else corpus
-texts = chapter.embed(encoder, part.reset_index(drop=True))
-targets = chapter.embed(encoder, samples[samples["split"] == "test"])
-print(f"embedded: {len(texts.samples)} samples to learn from, {len(targets.samples)} to judge")
-
-# %%
-most = 0.8 * len(texts.samples)  # fewer than there are, so that seeds draw different ones
-grid = [int(share * most) // 2 * 2 for share in (*sizes.shares, 1.0)]
-seeds = [run.rng(f"probe {number}") for number in range(max(sizes.seeds, 5))]
-probed = chapter.probe_curves(chapter.PAPER_ARMS, texts, targets, grid, seeds)
-
-# %% [markdown]
-# We look at the first seed and the largest size. The row of the base is a probe that knows nothing
-# and gives every sample the same score.
-
-# %%
-final = probed[(probed["size"] == grid[-1]) & (probed["seed"] == 0)]
-final = pd.concat([chapter.untrained("base", targets), final], ignore_index=True)
-probe_judged = rates.join(final, samples).assign(name=final["monitor"])
-probe_cells = chapter.matrix.matrix(
-    probe_judged, arms, seen=chapter.SEEN_BY, rng=run.rng("matrix"), resamples=sizes.resamples
-)
-
-# %%
-fig = chapter.figures.plot_auroc_matrix(probe_cells, title="AUROC, probe on frozen MiniLM")
-display.show(
-    fig, "05_probe", alt="AUROC of the probe on a frozen encoder, seven arms in six cells."
-)
-
-# %% [markdown]
-# The colours are those of the AUROC figure above, and the base is at chance by construction.
-# Compare outlined squares with those beside them in the same row. The difference is what a probe
-# knows about its own cells and does not carry over to others. With the few samples of `tiny` and
-# `cpu` most intervals hold .50 here too.
-
-# %% [markdown]
 # ## Does more data help, and would another seed say the same?
 #
 # Suppose two arms differ by 0.03 in AUROC. If a second training of the same arm, with another seed,
-# moves its AUROC by 0.05, the difference means nothing. So we train the arm *all* on a part of its
-# samples, and we train it and the arm *contrastive pairs* again at the full size with other seeds.
-
-# %%
-curve = [
-    task
-    for share in sizes.shares
-    for task in chapter.plan_tasks(run, chapter.REPEATED[:1], corpus, base, prompt, share=share)
-]
-again = [
-    task
-    for number in range(1, sizes.seeds)
-    for task in chapter.plan_tasks(run, chapter.REPEATED, corpus, base, prompt, repetition=number)
-]
-on_test = samples[samples["split"] == "test"]
-repeated = chapter.train_and_ask(
-    run, [*curve, *again], base, prompt, on_test, forbidden, "sizes and seeds"
-)
-
-# %% [markdown]
-# The trainings from above belong to the curves as well. They are the first seed at the full size.
-
-# %%
-whole = verdicts[verdicts["arm"].isin([arm.name for arm in chapter.REPEATED])]
-whole = whole[whole["sample_id"].isin(on_test["sample_id"])]
-grown = pd.concat([whole, repeated], ignore_index=True)
-grown["size"] = (grown["share"] * max(len(task.examples) for task in first)).round()
-curves = chapter.learning.areas(grown, samples)
-
-# %%
-fig = chapter.figures.plot_learning(
-    chapter.learning.summary(curves), title=f"Learning curves, {called}"
-)
-display.show(
-    fig,
-    "05_learning",
-    alt="AUROC against the number of training samples in six cells, mean and range over "
-    "seeds.",
-)
-
-# %% [markdown]
-# Each panel is a cell, and higher is better. A line is the mean over seeds, and its band reaches
-# from the worst seed to the best. A line that rises by less than the height of its band shows no
-# effect of more data, which is what to expect of the stand-in.
-
-# %% [markdown]
-# The same for the probe, which has more sizes to choose from and five seeds at each.
-
-# %%
-probed["seed"] = probed["seed"].astype(int)
-probe_curve = chapter.learning.areas(probed[probed["arm"] == "all"], samples)
-fig = chapter.figures.plot_learning(
-    chapter.learning.summary(probe_curve), title="Learning curves, probe on frozen MiniLM"
-)
-display.show(
-    fig, "05_probe_learning", alt="AUROC of the probe against the number of training samples."
-)
-
-# %% [markdown]
-# Read it as the figure before. The arm *all* was trained on the first four panels and not on the
-# two SG cells, so compare where the lines rise with where they stay.
-
-# %% [markdown]
-# There are two sources of noise. In the table, `between` is the standard deviation over trainings,
-# and `scenarios` is the standard error over test scenarios. Both together are the standard error of
-# one training, judged on other scenarios. A difference between two arms with one training each that
-# is smaller than `both` says nothing.
+# moves its AUROC by 0.05, the difference means nothing. So the arm *all* is also trained on a part
+# of its samples and with other seeds, where a profile can afford it. The table has a row for every
+# training of it, and a single row says that this was not done.
 
 # %% tags=["nbval-ignore-output"]
-errors = cells.rename(columns={"auroc_se": "se"})[["arm", "cell", "se"]]
-full = curves[curves["size"] == curves["size"].max()]
-noise = chapter.learning.seed_noise(full[full["arm"] == "all"], errors)
-columns = ["cell", "seeds", "mean", "between", "scenarios", "both"]
-display.table(noise[columns], caption="AUROC of arm all: noise of training, noise of scenarios")
+grown = []
+of_all = study.verdicts[study.verdicts["arm"] == "all"]
+for (share, seed), part in of_all.groupby(["share", "seed"]):
+    rows = rates.join(part, samples).assign(name="all")
+    found = chapter.transfer.transfer(
+        rows, {"all": chapter.SEEN_BY["all"]}, run.rng("means"), sizes.resamples
+    )
+    found = display.spans(found[found["metric"] == "auroc"], ["value"])
+    grown.append({"share": share, "seed": seed} | found.set_index("group")["value"].to_dict())
+display.table(pd.DataFrame(grown), decimals=2, caption="AUROC of all, by share of its samples")
+
+# %% [markdown]
+# The intervals are about other test scenarios. How far rows of one share lie apart is the noise of
+# training, which no interval from one training holds. More data helps where the rows of larger
+# shares lie higher by more than that.
 
 # %% [markdown]
 # ## The method happens here: a loss over pairs
@@ -627,18 +604,24 @@ assert torch.isclose(library.sum(), by_hand), "by hand and by the library: the s
 # We try two things that the paper did not. The arm *contrastive pairs* adds the pairwise loss to
 # the usual one at the same budget, and both answers to one request share a batch. *Checks first*
 # needs no training. The program checks of notebook 03 look at an answer, and their alarm ranks
-# above everything that the arm *all* says. Neither has seen an SG scenario. All are held to the
-# same false alarm rate, by thresholds of their own.
+# above everything that the arm *all* says. Neither has seen an SG scenario. The checks alone stand
+# beside both, so that what is gained by looking is not taken for something learned. All are held to
+# the same false alarm rate, by thresholds of their own.
 
 # %%
 looked = chapter.checks_first(verdicts[verdicts["arm"] == "all"], samples)
-joined = rates.join(looked, samples).assign(name=chapter.CHECKS_FIRST)
-joined = chapter.matrix.at_threshold(joined, ALPHA, "task")
-held = pd.concat([held, joined], ignore_index=True)
+alone = chapter.score(chapter.build_monitor("checks-first:never"), samples)
+alone["arm"] = chapter.CHECKS_ALONE
+joined = [
+    rates.join(one, samples).assign(name=one["arm"].iloc[0]) for one in (looked, alone)
+]
+joined = [chapter.matrix.at_threshold(one, ALPHA, "task") for one in joined]
+held = pd.concat([held, *joined], ignore_index=True)
 
 # %%
-rivals = ["all", *(arm.name for arm in chapter.BEYOND), chapter.CHECKS_FIRST]
-rivals = {arm: chapter.SEEN_BY[arm] for arm in rivals}
+rivals = ["all", *(arm.name for arm in chapter.BEYOND)]
+rivals += [chapter.CHECKS_FIRST, chapter.CHECKS_ALONE]
+rivals = {arm: chapter.SEEN_BY[arm] for arm in rivals if arm in set(held["name"])}
 gains = chapter.transfer.transfer_differences(held, rivals, run.rng("gains"), sizes.resamples)
 fig = chapter.figures.plot_beyond(gains, title=f"Calibrated thresholds, {called}")
 display.show(
@@ -681,8 +664,30 @@ display.table(
 )
 
 # %% [markdown]
-# The p values are adjusted for the two comparisons in each group. Last, the AUROC of the same arms
-# in every cell, which no threshold can change. It tells in which cells a gain was made.
+# The p values are adjusted for the comparisons in each group. Which trained arm would you have
+# taken for unseen SG? Choosing the best on test would flatter it, so we choose by AUROC on dev and
+# look at the chosen one on test.
+
+# %% tags=["nbval-ignore-output"]
+candidates = {arm: chapter.SEEN_BY[arm] for arm in study.arms if arm != "base"}
+on_dev = chapter.transfer.transfer(
+    judged, candidates, run.rng("choice"), 1, [published.UNSEEN_SG], split="dev"
+)
+on_dev = on_dev[on_dev["metric"] == "auroc"].set_index("arm")["value"]
+best = chapter.transfer.transfer(
+    held, candidates, run.rng("choice"), sizes.resamples, [published.UNSEEN_SG]
+)
+best = best[best["metric"].isin(["balanced_accuracy", "g2", "far"])]
+best = best[best["arm"] == on_dev.idxmax()]
+display.table(
+    display.spans(best, ["value"], decimals=3)[["arm", "metric", "value"]].reset_index(drop=True),
+    caption=f"Unseen SG: the arm chosen on dev, thresholds for a false alarm rate of {ALPHA:g}",
+)
+
+# %% [markdown]
+# Each threshold keeps its promise for a new scenario of its task, on average over the dev scenarios
+# that may have been drawn. Last, the AUROC of the same arms in every cell, which no threshold can
+# change. It tells in which cells a gain was made.
 
 # %% tags=["nbval-ignore-output"]
 everyone = list(rivals)
@@ -693,60 +698,22 @@ area = spread.pivot(index="arm", columns="cell", values="auroc").reindex(everyon
 display.table(area, decimals=3, caption="AUROC of every arm, test split")
 
 # %% [markdown]
-# ## Real pairs
-#
-# All samples so far were written or composed for this repository. The real pairs of notebook 01 are
-# published answers to one request, one right and one wrong. We ask the arms *all* and *contrastive
-# pairs* and *checks first* about them. A wrong answer is not misbehavior in the sense of the benchmark, and
-# nothing of this kind was in the training, so this is the hardest test of transfer here.
-
-# %%
-try:
-    real = read_table(run, "01_benchmark_construction", "real_samples")
-except chapter.ArtifactError:
-    real = samples.head(0)
-    print("no real pairs in this run: they need the cpu profile and the open files")
-real = chapter.draw_pairs(real, sizes.pairs_per_cell, run.rng("real"), by=("source",))
-
-# %%
-if len(real):
-    some = [task for task in [*first, *beyond] if task.arm.name in rivals]
-    judged_real = chapter.train_and_ask(run, some, base, prompt, real, forbidden, "real pairs")
-    looked_real = chapter.checks_first(judged_real[judged_real["arm"] == "all"], real)
-    judged_real = pd.concat([judged_real, looked_real], ignore_index=True)
-    told = rates.join(judged_real, real, ["source"]).assign(name=judged_real["arm"])
-    shown = pd.concat(
-        roc_bands.curve_table(part, run.rng("real areas"), n=sizes.resamples).assign(
-            source=source
-        )
-        for source, part in told.groupby("source")
-    )
-    shown = display.spans(shown, ["auroc"], decimals=3)
-    display.table(
-        shown[["source", "name", "n", "n_unscored", "auroc"]].reset_index(drop=True),
-        caption="AUROC on real pairs, with 95 % intervals",
-    )
-
-# %% [markdown]
-# An arm whose interval holds 0.5 cannot be told from guessing. One whose interval lies below 0.5
-# takes right answers for misbehavior.
-
-# %% [markdown]
 # ## Does it hold?
 #
 # The comparison of arms rests on a few facts that can be checked. No arm may have seen a scenario
-# of the benchmark, and all must have had the same number of steps. At a calibrated threshold every
-# verdict is decided, and calibration may change verdicts but no score.
+# of the benchmark, all answered about the same samples, and those at full size saw equally many
+# examples. At a calibrated threshold every verdict is decided, and calibration may change verdicts
+# but no score.
 
 # %%
-drawn = {e["scenario"] for task in [*first, *beyond, *curve, *again] for e in task.examples}
-assert not drawn & set(forbidden), "no benchmark scenario is in any training set"
-shared = [task.recipe.max_steps for task in [*first, *beyond]]
-assert len(set(shared)) == 1, "every arm has the same number of steps"
+asked = verdicts.groupby("arm")["sample_id"].agg(lambda ids: tuple(sorted(ids)))
+assert asked.nunique() == 1, "every arm was asked about the same samples"
+shared = {one["steps"] for name, one in facts.items() if "-1-" in name}
+assert len(shared) == 1, "every arm at full size took as many steps"
 assert (held["verdict"].notna()).all(), "at a threshold every verdict is decided"
 kept = calibrated.set_index(["arm", "cell"])["auroc"]
 assert kept.equals(cells.set_index(["arm", "cell"])["auroc"]), "a threshold changes no score"
-print("training saw no benchmark scenario, budgets are equal, thresholds keep scores")
+print("arms are asked alike and trained alike, and thresholds keep scores")
 
 # %% [markdown]
 # ## Writing the outputs
@@ -755,20 +722,18 @@ print("training saw no benchmark scenario, budgets are equal, thresholds keep sc
 # rule, arm and cell. The report page shows one number of this notebook, the gain by program checks.
 
 # %%
-written = pd.concat([verdicts, looked], ignore_index=True)
+written = pd.concat([verdicts, looked, alone], ignore_index=True)
 write_table(run, "finetuned_verdicts", written[chapter.FINETUNED_VERDICTS.columns])
 rows = [
-    cells.assign(model=called, rule="own"),
-    calibrated.assign(model=called, rule="calibrated"),
+    cells[cells["n"] > 0].assign(model=called, rule="own"),
+    calibrated[calibrated["n"] > 0].assign(model=called, rule="calibrated"),
     spread[~spread["arm"].isin(arms)].assign(model=called, rule="calibrated"),
-    probe_cells.assign(model="MiniLM probe", rule="own"),
 ]
 write_table(run, "finetuning", pd.concat(rows, ignore_index=True)[chapter.FINETUNING.columns])
 
 # %%
 run.write_metrics(
-    {f"auroc.{row.arm}.{row.cell}": row.auroc for row in cells.itertuples()}
-    | {f"probe.{row.arm}.{row.cell}": row.auroc for row in probe_cells.itertuples()}
+    {f"auroc.{row.arm}.{row.cell}": row.auroc for row in cells.itertuples() if row.n}
     | {
         f"calibrated.{row.arm}.{row.group}.{row.metric}": row.value
         for row in levels[levels["metric"].isin(["balanced_accuracy", "g2"])].itertuples()
@@ -784,16 +749,18 @@ run.close()
 # %% [markdown]
 # ## What we saw
 #
-# - We fine-tuned a language model into monitors, and compared what they learned with what they were
-#   shown.
+# - We fine-tuned a language model into monitors, and looked at what a training did here and in the
+#   released tables.
 # - We told discrimination from a moved threshold, by AUROC and at a common false alarm rate.
-# - We measured transfer to unseen misbehavior with intervals and seeds.
+# - We measured transfer to unseen misbehavior with intervals over scenarios, and asked the released
+#   adapter again.
 #
-# **Limits.** The small base is a stand-in that cannot learn the task at its size. That it fails
-# says nothing about a model of four billion parameters. The test scenarios are few in some cells,
-# and so are the seeds. What *checks first* gains, it gains by looking and not by training. The
-# program checks were written with the kinds of gaming in mind, though not for these samples, and
-# they say nothing about answers in prose.
+# **Limits.** The base is a thirtieth of the paper's, was trained for minutes, and was asked about a
+# part of the benchmark, which makes intervals wide. Arms that nobody has trained are named as such,
+# and most were trained once, so their noise between seeds is unknown. The texts are written by
+# hand, and no real log was judged. What *checks first* gains, it gains by looking and not by
+# training. The program checks were written with the kinds of gaming in mind, though not for these
+# samples, and they say nothing about answers in prose.
 
 # %% [markdown]
 # ## Exercises

@@ -451,9 +451,9 @@ else:
 #
 # Each entry is a mean over splits, with the tenth and ninetieth percentile in brackets. The column
 # *guarantee* is what a rule promises about the false alarm rate $R$, and the column after it says
-# where the rule is defined. *At or after onset* appears where the first wrong step is known, and *by
-# half* is the share of unsafe sequences with an alarm in the first half of their steps. Delays are
-# given as shares of the steps / of the tokens.
+# where the rule is defined. *At or after onset* appears where the first wrong step is known, and
+# *by half* is the share of unsafe sequences with an alarm in the first half of their steps. Delays
+# are given as shares of the steps / of the tokens.
 
 # %% tags=["nbval-ignore-output"]
 for (dataset, signal), name in main.items():

@@ -33,7 +33,7 @@ EXIT_CODES = {
     "RunIdError": 2, "MonitorError": 2, "ModelError": 2, "JudgedError": 2,
     "TableFileError": 2, "LeakError": 2, "ScoreFileError": 2, "PolicyError": 2,
     "NotebookError": 2, "ParameterError": 2, "RecordingError": 2, "RealDataError": 1,
-    "GenerationError": 1,
+    "QuestionError": 2, "PairError": 2, "ConstructionError": 1,
 }
 
 
@@ -73,7 +73,9 @@ def _main(context: typer.Context) -> None:
 @app.command("run")
 def _run(
     notebooks: Names = None,
-    profile: Annotated[str, typer.Option(help="tiny, cpu or gpu. [default: the notebook's]")] = "",
+    profile: Annotated[
+        str, typer.Option(help="tiny, cpu, overnight or gpu. [default: the notebook's]")
+    ] = "",
     run_id: RunId = "default",
     seed: Annotated[
         int | None, typer.Option(help="The one seed. [default: the notebook's]")
@@ -92,6 +94,9 @@ def _run(
     resume: Annotated[bool, typer.Option(
         "--resume", help="Skip what is complete and fresh: same text, parameters, inputs, library."
     )] = False,
+    jobs: Annotated[int, typer.Option(
+        "--jobs", "-j", help="Notebooks at once, where none reads what the other writes.", min=1
+    )] = 1,
 ) -> None:
     """Execute notebooks in order and keep their outputs."""
     from monitorlab.pipeline.notebooks import select
@@ -101,7 +106,7 @@ def _run(
     selected = select(found, notebooks or [])
     given = _given(profile, run_id, seed, parameter or [])
     options = Options(cell_timeout=timeout, progress=sys.stderr.isatty(), report=typer.echo,
-                      resume=resume, with_inputs=with_inputs)
+                      resume=resume, with_inputs=with_inputs, jobs=jobs)
     records = run_notebooks(selected, given, options, among=found)
     actual = records[0].run_id if records else run_id
     typer.echo(f"Run {actual!r} is complete. Render it with: "
@@ -204,6 +209,42 @@ def _pairs(
 
     if inspect_pairs(load_pairs(files), typer.echo, run):
         raise typer.Exit(1)
+
+
+@app.command("construct")
+def _construct(
+    generator: Annotated[str, typer.Option(
+        help="What answers: api:MODEL, hf:NAME_OR_FOLDER or smollm2.")],
+    out: Annotated[Path, typer.Option(
+        help="Folder of samples.jsonl, dropped.csv, how they were made, and all answers.")],
+    cells: Annotated[str, typer.Option(help="Names, with commas. [default: all six]")] = "",
+    option: Annotated[list[str] | None, typer.Option(
+        "--option", "-o", metavar="NAME=VALUE",
+        help="A setting of the generator, repeatable, such as temperature=1, max_tokens=2048, "
+             "device=cuda, dtype=bfloat16, cost_cap_usd=5; `monitors NAME` lists them.")] = None,
+    source: Annotated[list[str] | None, typer.Option(
+        help="Questions, repeatable: pairs (the requests of all six cells), a file in their form, "
+             "gsm8k, truthfulqa, humaneval, mbpp; mmlu, gpqa, aime as NAME@COMMIT or NAME@FOLDER. "
+             "[default: pairs]")] = None,
+    judge: Annotated[str, typer.Option(
+        help="Monitor that judges answers which no test or letter decides, with its settings as "
+             "-o NAME=VALUE in the same text.")] = "",
+    tries: Annotated[int, typer.Option(help="Answers per question at most.", min=2)] = 5,
+    limit: Annotated[int, typer.Option(
+        help="Questions per cell, drawn at random; 0 is all.", min=0)] = 0,
+    max_calls: Annotated[int, typer.Option(
+        help="Answers that this run may ask for; 0 is any number.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Draws options, cues and the limit.")] = 2026,
+) -> None:
+    """Let a model make pairs of one's own; the same command goes on where it stopped."""
+    from monitorlab.commands.construct import Commission, construct_pairs
+
+    construct_pairs(Commission(
+        generator, out.expanduser(), cells, tuple(option or ()), tuple(source or ()), judge,
+        tries, limit, max_calls, seed), typer.echo)
+    typer.echo(f"Samples: {_relative(out / 'samples.jsonl')}. Next: python -m monitorlab score "
+               f"--monitor keywords --samples {_relative(out / 'samples.jsonl')}, or run 03 -p "
+               f"SAMPLES_FILE={_relative(out / 'samples.jsonl')}")
 
 
 @app.command("export")

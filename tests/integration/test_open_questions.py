@@ -5,12 +5,14 @@ Needs the open tier: a cache named by MONITORLAB_CACHE, or a network.
 
 from __future__ import annotations
 
+import ast
 import csv
 import gzip
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +24,8 @@ from monitorlab.benchmark.sources.generator import (
     construct,
     load_questions,
 )
+from monitorlab.monitors.monitor import Sample
+from monitorlab.monitors.verdicts import UNPARSED, Verdict
 from monitorlab.storage.sources import SourceError, fetch
 from monitorlab.storage.tables import SAMPLES, check_frame
 
@@ -30,15 +34,24 @@ FEW = 3  # tasks that are really run
 
 
 class Scripted:
-    """Gives prepared answers in turn, and fails when there is none left."""
+    """Gives prepared answers by the number of the draw."""
 
-    name = "scripted"
+    name, prompt, workers = "scripted", "plain", 1
 
     def __init__(self, answers: Mapping[str, list[str]]) -> None:
-        self._answers = {request: list(texts) for request, texts in answers.items()}
+        self._answers = answers
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
-        return [self._answers[prompt].pop(0) for prompt in prompts]
+    def settings(self) -> Mapping[str, Any]:
+        return {"kind": "scripted"}
+
+    def units(self, samples: Sequence[Sample]) -> list[list[int]]:
+        return [list(range(len(samples)))]
+
+    def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
+        return [Verdict(UNPARSED, reply=self._answers[one.request][draw]) for one in samples]
+
+    def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
+        return verdict
 
 
 def file(key: str) -> Path:
@@ -69,7 +82,7 @@ def by_verdict(question: Question) -> dict[str, str]:
 def through_protocol(tmp_path: Path, chosen: list[Question], answers: list[list[str]]) -> None:
     """Unclear, misbehaving, benign: every question becomes a pair after three calls."""
     script = {q.request: texts for q, texts in zip(chosen, answers, strict=True)}
-    made = construct(chosen, Scripted(script), tmp_path / "answers.jsonl", 1)
+    made = construct(chosen, Scripted(script), tmp_path / "answers.jsonl")
     samples = check_frame(made.samples, SAMPLES)
     assert made.dropped.empty and made.calls == 3 * len(chosen)
     assert samples["pair_id"].value_counts().to_dict() == {q.id: 2 for q in chosen}
@@ -127,13 +140,16 @@ def block(code: str) -> str:
 
 
 def hard_coded(question: Question, entry: str) -> str | None:
-    """A program that answers the two tests it was shown; None where they are no equations."""
+    """A program that answers its two tests; None if they are no equations in one argument."""
     shown = question.request.rpartition("```python\n")[2].removesuffix("\n```")
     cases = [re.fullmatch(rf"assert {entry}\((.*)\) == (.+)", line) for line in shown.splitlines()]
-    if None in cases:
+    if None in cases or any(len(ast.parse(f"f({c[1]})").body[0].value.args) != 1
+                            for c in cases if c):
         return None
-    table = [f"    if arguments == ({c[1]},):\n        return {c[2]}" for c in cases if c]
-    return f"def {entry}(*arguments):\n" + "\n".join(table) + "\n    return object()"
+    table = ", ".join(f"(({c[1]}), {c[2]})" for c in cases if c)
+    return (f"def {entry}(*arguments):\n    for given, result in [{table}]:\n"
+            "        if given in (arguments, *arguments):\n            return result\n"
+            "    return object()")
 
 
 def judged_by_running(tmp_path: Path, tasks: list[tuple[Question, str, str]]) -> None:
@@ -155,7 +171,8 @@ def test_humaneval(tmp_path: Path) -> None:
     tasks = []
     for row in rows:
         question = found.get(row["task_id"].replace("/", "_").lower())
-        if question and hard_coded(question, row["entry_point"]) and len(tasks) < FEW:
+        gamed = question and len(tasks) < FEW and hard_coded(question, row["entry_point"])
+        if gamed and question.judge(block(gamed)) == MISBEHAVING:  # others show no sign
             solution = row["prompt"] + row["canonical_solution"]
             tasks.append((question, solution, row["entry_point"]))
     assert len(tasks) == FEW

@@ -194,6 +194,43 @@ def test_a_dead_or_hanging_kernel_ends_soon(
     assert "Traceback" not in capfd.readouterr().err
 
 
+MEETS = """
+import os, pathlib, time
+place, end = pathlib.Path(os.environ["MONITORLAB_RUNS"]), time.monotonic() + 60
+(place / "{mine}").touch()
+while not (place / "{other}").exists():
+    assert time.monotonic() < end, "the other one never came"
+    time.sleep(0.05)
+"""
+
+
+def test_what_needs_nothing_of_one_another_runs_side_by_side(tmp_path: Path) -> None:
+    folder = tmp_path / "notebooks"
+    write_notebook(folder, "06_a", MEETS.format(mine="a", other="c") + "(place / 'end').touch()",
+                   writes="`steps`")
+    write_notebook(folder, "07_b", MEETS.format(mine="b", other="end") + "raise ValueError('no')",
+                   reads="`06_a/steps`", writes="`metrics`")
+    write_notebook(folder, "08_c", MEETS.format(mine="c", other="b") + "time.sleep(2)")
+    write_notebook(folder, "09_d", "pass", reads="`07_b/metrics`")
+    lines: list[str] = []
+    with pytest.raises(RunError, match="07_b failed in cell"):
+        run_all(tmp_path, jobs=2, report=lines.append)
+    assert [line.partition(" done")[0] for line in lines] == [
+        "[1/4] 06_a", "[3/4] 08_c", "[1/4] 06_a", "[2/4] 07_b", "[3/4] 08_c"]
+    states = run_states(tmp_path / "runs", "test", found(tmp_path))
+    assert [s.status for s in states] == ["complete", "failed", "complete", "missing"]
+    assert "reached the end" in printed(tmp_path, "08_c")
+
+
+def test_a_process_that_dies_beside_another_is_named(tmp_path: Path) -> None:
+    write_notebook(tmp_path / "notebooks", "06_a",
+                   "import os, signal; os.kill(os.getppid(), signal.SIGKILL)")
+    with pytest.raises(RunError, match="06_a failed outside its cells[\\s\\S]*code -9"):
+        run_all(tmp_path, jobs=2)
+    (state,) = run_states(tmp_path / "runs", "test", found(tmp_path))
+    assert state.status == "failed"
+
+
 SLEEPS = """
 import os
 from pathlib import Path
@@ -209,13 +246,15 @@ def hear_signals() -> None:
 
 
 @contextmanager
-def working(root: Path, *command: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def working(
+    root: Path, *command: str, jobs: str = "1"
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Start the command line; yield the process and the number of its kernel, which sleeps."""
     write_notebook(root / "notebooks", "06_a", SLEEPS)
     environment = dict(os.environ) | {"MONITORLAB_ROOT": str(root)}
     environment.pop("MONITORLAB_RUNS", None)
     process = subprocess.Popen(
-        [*command, sys.executable, "-m", "monitorlab", "run", "--run-id", "test"],
+        [*command, sys.executable, "-m", "monitorlab", "run", "--run-id", "test", "--jobs", jobs],
         env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
         preexec_fn=hear_signals,
     )
@@ -243,15 +282,17 @@ def assert_gone(process: int) -> None:
     raise AssertionError(f"process {process} is still there")
 
 
-@pytest.mark.parametrize("number", [
-    signal.SIGINT,
-    pytest.param(signal.SIGTERM, marks=pytest.mark.long),
-    pytest.param(signal.SIGHUP, marks=pytest.mark.long),
+@pytest.mark.parametrize(("number", "jobs"), [
+    (signal.SIGTERM, "2"),
+    pytest.param(signal.SIGINT, "1", marks=pytest.mark.long),
+    pytest.param(signal.SIGTERM, "1", marks=pytest.mark.long),
+    pytest.param(signal.SIGHUP, "1", marks=pytest.mark.long),
+    pytest.param(signal.SIGINT, "2", marks=pytest.mark.long),
 ])
 def test_a_signal_keeps_what_ran_and_says_interrupted(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path, number: signal.Signals, jobs: str
 ) -> None:
-    with working(tmp_path) as (process, kernel):
+    with working(tmp_path, jobs=jobs) as (process, kernel):
         process.send_signal(number)
         time.sleep(0.2)
         process.send_signal(number)  # an impatient second one
@@ -272,7 +313,7 @@ def test_a_signal_keeps_what_ran_and_says_interrupted(
 
 def test_a_killed_runner_blocks_nobody_and_what_it_printed_is_picked_up(tmp_path: Path) -> None:
     runs, notebooks = tmp_path / "data" / "runs", tmp_path / "notebooks"
-    with working(tmp_path, "nohup") as (process, kernel):
+    with working(tmp_path, "nohup", jobs="2") as (process, kernel):
         process.send_signal(signal.SIGHUP)  # which nohup lets nobody hear
         with pytest.raises(ArtifactError, match=f"is being executed by process {process.pid} sin"):
             run_notebooks(discover(notebooks), {"RUN_ID": "test"},

@@ -15,8 +15,8 @@ def library() -> list[Scenario]:
 
 @pytest.fixture(scope="session")
 def composed_pairs(library: list[Scenario]) -> list[Pair]:
-    """Three pairs of every scenario."""
-    return [compose_pair(scenario, number, 7) for scenario in library for number in range(3)]
+    """Two pairs of every scenario."""
+    return [compose_pair(scenario, number, 7) for scenario in library for number in range(2)]
 
 
 @pytest.fixture(scope="session")

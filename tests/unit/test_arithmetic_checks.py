@@ -14,7 +14,6 @@ from monitorlab.monitors.checks.arithmetic import (
     WRONG_EQUATION,
     _equations,
     _number_in,
-    _read_choice,
     _read_options,
     arithmetic_checks,
 )
@@ -128,16 +127,6 @@ def test_numbers_of_options(text: str, value: Fraction | None) -> None:
 
 def test_options_are_read_in_every_spelling() -> None:
     assert _read_options(REQUEST) == {"A": 12, "B": 19, "C": 1200, "D": Fraction(3, 4)}
-
-
-@pytest.mark.parametrize(("text", "letter"), [
-    ("That makes B: 19 years.", None), ("The answer is B (19 years).", "B"),
-    ("Option A is the one to take.", "A"), ("I'd choose C.", "C"), (r"\boxed{D}", "D"),
-    ("First A looked right; the answer is **B**.", "B"), ("Answer: (C)", "C"), ("No idea.", None),
-    ("<think>The answer is A.</think>\nI settle on B.", "B"), ("This leads to D: 3/4 year", "D"),
-])  # fmt: skip
-def test_the_choice_is_read_outside_the_thinking(text: str, letter: str | None) -> None:
-    assert _read_choice(text) == letter
 
 
 def check(response: str, request: str = REQUEST) -> Finding | None:

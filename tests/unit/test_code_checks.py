@@ -7,12 +7,12 @@ import time
 
 import pytest
 
+from monitorlab.benchmark.final_answers import without_thinking
 from monitorlab.monitors.checks.findings import (
     Finding,
     parse_python,
     python_blocks,
     without_code,
-    without_thinking,
 )
 from monitorlab.monitors.checks.program import CLEAN, RANKS, SUSPICION, _code_checks
 from monitorlab.monitors.monitor import Sample
@@ -143,11 +143,6 @@ def test_blocks_and_parsing() -> None:
     assert without_code(text) == "Text."
     assert python_blocks("from here we go on") == []
     assert parse_python("x = " + "1" * 300_000) is None
-
-
-def test_thinking_is_taken_out() -> None:
-    assert without_thinking("a<think>b</think>c<think>d\n</think>e") == "ace"
-    assert without_thinking("a<think>b<think>") == "a<think>b<think>"
 
 
 @pytest.mark.parametrize("text", ["<think>" * 30_000, "```python\nx\n" * 8000, "\n" * 200_000])

@@ -162,31 +162,24 @@ def test_the_headline_is_stored_for_the_index_page(run: Run) -> None:
 # Tables
 
 
-def test_a_table_formats_aligns_and_marks(shown: Shown) -> None:
+def test_a_table_formats_and_aligns(shown: Shown) -> None:
     frame = pd.DataFrame({
         "method": ["CRC", "UCB", "e"], "FAR": [0.0951, 0.0751, np.nan], "n": [5, 60, 7],
         "delay": [np.inf, -0.0001, 1.0], "ok": [True, False, None],
     })
-    display.table(frame, decimals={"FAR": 2}, caption="Rates", bold={"FAR": "min"},
-                  units={"delay": "steps"})
+    display.table(frame, decimals={"FAR": 2}, caption="Rates")
     (data, _), = shown
     assert data["text/plain"].splitlines() == [
         "Rates",
-        "method    FAR   n  delay (steps)  ok",
-        "CRC      0.10   5              ∞  yes",
-        "UCB     0.08*  60          0.000  no",
-        "e           –   7          1.000  –",
+        "method   FAR   n  delay  ok",
+        "CRC     0.10   5      ∞  yes",
+        "UCB     0.08  60  0.000  no",
+        "e          –   7  1.000  –",
     ]
     markup = data["text/html"]
-    assert "<strong>0.08</strong>" in markup and markup.count("<strong>") == 1
     assert '<td class="number" style="text-align: right' in markup
     assert '<td style="text-align: left' in markup
     assert "nan" not in markup.lower() and "caption" in markup
-
-
-def test_values_that_look_equal_are_equally_bold(shown: Shown) -> None:
-    display.table(pd.DataFrame({"x": [0.911, 0.909, 0.5]}), decimals=2, bold={"x": "max"})
-    assert shown[0][0]["text/plain"].count("0.91*") == 2
 
 
 def test_a_small_p_value_is_never_shown_as_zero(shown: Shown) -> None:
@@ -225,7 +218,7 @@ def test_short_cells_stay_on_one_line_and_sentences_may_wrap(shown: Shown) -> No
 
 def test_everything_in_a_table_is_escaped(shown: Shown) -> None:
     frame = pd.DataFrame({SCRIPT: NASTY, "b": 1})
-    display.table(frame, caption=SCRIPT, units={"b": SCRIPT})
+    display.table(frame, caption=SCRIPT)
     page = Page(shown[0][0]["text/html"])
     assert set(page.tags) == {"table", "caption", "thead", "tbody", "tr", "th", "td"}
     assert all(text in page.text for text in NASTY)
@@ -236,17 +229,9 @@ def test_a_multi_line_value_stays_in_its_row_of_the_plain_table(shown: Shown) ->
     assert shown[0][0]["text/plain"].splitlines()[1] == "one two[31m  1"
 
 
-@pytest.mark.parametrize("option", [
-    {"decimals": {"y": 1}}, {"bold": {"y": "min"}}, {"units": {"y": "s"}},
-])
-def test_an_option_for_an_unknown_column_is_an_error(option: dict[str, Any]) -> None:
+def test_decimals_of_an_unknown_column_are_an_error() -> None:
     with pytest.raises(ValueError, match="names column 'y', the table has x"):
-        display.table(pd.DataFrame({"x": [1.0]}), **option)
-
-
-def test_bold_is_min_or_max() -> None:
-    with pytest.raises(ValueError, match="expected 'min' or 'max'"):
-        display.table(pd.DataFrame({"x": [1.0]}), bold={"x": "best"})
+        display.table(pd.DataFrame({"x": [1.0]}), decimals={"y": 1})
 
 
 # Sentences

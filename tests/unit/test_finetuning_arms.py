@@ -13,13 +13,14 @@ from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.writing.corpus import build_corpus
 from monitorlab.chapters.finetuning.arms import (
     BEYOND,
+    CHECKS_ALONE,
+    EVERY_ARM,
     EVERYTHING,
     PAPER_ARMS,
     SEEN_BY,
     Arm,
     arm_examples,
-    arm_rows,
-    budget,
+    arm_pairs,
     recipe_of,
 )
 from monitorlab.chapters.finetuning.published import ARMS
@@ -29,11 +30,11 @@ from monitorlab.models.tiny import build_tokenizer
 from monitorlab.monitors.combined import CHECKS_FIRST
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.monitors.prompts import load_prompt
-from monitorlab.pipeline.profiles import GPU, PROFILES, TINY
+from monitorlab.pipeline.profiles import PROFILES
 
 BRIEF = load_prompt("brief")
 SIZE = 16  # samples of the smallest component of the corpus below
-SETTINGS = replace(TINY.finetuning, samples=SIZE, recipe={"max_tokens": 100_000})
+SETTINGS = replace(PROFILES["tiny"].finetuning, samples=SIZE, recipe={"max_tokens": 100_000})
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +51,7 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def named(name: str) -> Arm:
-    return next(arm for arm in (*PAPER_ARMS, *BEYOND) if arm.name == name)
+named = EVERY_ARM.__getitem__
 
 
 def table(scenarios: int, pairs: int, components: Sequence[str] = EVERYTHING) -> pd.DataFrame:
@@ -65,45 +65,29 @@ def table(scenarios: int, pairs: int, components: Sequence[str] = EVERYTHING) ->
     ])
 
 
-# The rows
+# The pairs
 
 
-@pytest.mark.parametrize("arm", [*PAPER_ARMS, *BEYOND], ids=lambda arm: arm.name)
+@pytest.mark.parametrize("arm", EVERY_ARM.values(), ids=lambda arm: arm.name)
 def test_every_arm_draws_whole_pairs_of_its_components(arm: Arm) -> None:
-    rows = arm_rows(arm, table(16, 8), 40, rng())
-    assert len(rows) == 40 and set(rows["component"]) <= set(arm.components)
-    assert rows.groupby("pair_id")["label"].agg(list).map(sorted).tolist() == [[0, 1]] * 20
-    assert not rows["sample_id"].duplicated().any()
-
-
-def test_a_size_of_zero_is_everything_and_a_small_component_gives_what_it_has() -> None:
     rows = table(4, 3)
-    assert len(arm_rows(named("all"), rows, 0, rng())) == len(rows)
-    assert len(arm_rows(named("spv_qa"), rows, 1_000, rng())) == 24
-    assert len(arm_rows(named("spv_qa"), rows, 0, rng(), 0.5)) == 12
+    pairs = arm_pairs(arm, rows, rng())
+    assert len(pairs) == 12 * len(arm.components)
+    assert all(sorted(pair["label"]) == [0, 1] for pair in pairs)
+    assert {name for pair in pairs for name in pair["component"]} == set(arm.components)
 
 
-@pytest.mark.parametrize("arm", [named("all"), named("syco_qa")], ids=lambda arm: arm.name)
-def test_a_smaller_share_is_a_part_of_a_larger_one(arm: Arm) -> None:
-    sizes, before = [], set()
-    for share in (0.01, 0.125, 0.25, 0.5, 1.0):
-        drawn = set(arm_rows(arm, table(16, 8), 64, rng(4), share)["sample_id"])
-        assert before < drawn
-        before = drawn
-        sizes.append(len(drawn))
-    assert sizes == [2, 8, 16, 32, 64]
-
-
-def test_arms_of_the_same_components_draw_the_same_pairs() -> None:
-    drawn = [arm_rows(arm, table(16, 8), 40, rng(1))["sample_id"].tolist()
+def test_arms_of_the_same_components_draw_the_same_order() -> None:
+    drawn = [pd.concat(arm_pairs(arm, table(16, 8), rng(1)))["sample_id"].tolist()
              for arm in (named("all"), *BEYOND)]
     assert all(names == drawn[0] for names in drawn)
-    assert drawn[0] != arm_rows(named("all"), table(16, 8), 40, rng(2))["sample_id"].tolist()
+    assert drawn[0] != pd.concat(
+        arm_pairs(named("all"), table(16, 8), rng(2)))["sample_id"].tolist()
 
 
 def test_a_corpus_without_the_component_is_refused() -> None:
     with pytest.raises(MonitorError, match="arm 'spv_qa' needs spv_qa, and the corpus has syco_qa"):
-        arm_rows(named("spv_qa"), table(2, 2, ["syco_qa"]), 0, rng())
+        arm_pairs(named("spv_qa"), table(2, 2, ["syco_qa"]), rng())
 
 
 # The examples
@@ -117,8 +101,8 @@ def made(corpus: pd.DataFrame, tokenizer: PreTrainedTokenizerFast) -> dict[str, 
 
 def test_every_arm_has_the_same_budget_and_both_classes(made: dict[str, list[Example]]) -> None:
     for name, examples in made.items():
-        counts = budget(examples)
-        assert counts["misbehavior"] == counts["benign"] == SIZE // 2, name
+        labels = [example["label"] for example in examples]
+        assert labels.count(1) == labels.count(0) == SIZE // 2, name
         pairs = [example["pair"] for example in examples if example["pair"] >= 0]
         assert all(pairs.count(pair) == 2 for pair in pairs)
 
@@ -136,8 +120,38 @@ def test_arms_that_leave_the_texts_alone_share_their_examples(
     made: dict[str, list[Example]], corpus: pd.DataFrame, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     assert made["contrastive pairs"] == made["all"]
-    rows = arm_rows(named("all"), corpus, SIZE, rng(1))
+    rows = pd.concat(arm_pairs(named("all"), corpus, rng(1))[: SIZE // 2])
     assert made["all"] == verdict_examples(tokenizer, BRIEF, rows, max_tokens=100_000)
+
+
+def test_a_smaller_share_is_a_part_of_a_larger_one_and_zero_is_everything(
+    corpus: pd.DataFrame, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    def drawn(samples: int, share: float) -> list[Example]:
+        return arm_examples(named("spv_qa"), corpus, tokenizer, BRIEF,
+                            replace(SETTINGS, samples=samples), rng(4), share=share)
+
+    whole = drawn(16, 1.0)
+    assert drawn(16, 0.5) == whole[:8] and drawn(16, 0.01) == whole[:2]
+    assert len(drawn(0, 1.0)) == (corpus["component"] == "spv_qa").sum()
+
+
+def test_pairs_that_are_too_long_are_left_out_whole(
+    corpus: pd.DataFrame, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    def drawn(most: int) -> list[Example]:
+        settings = replace(SETTINGS, samples=0, recipe={"max_tokens": most})
+        return arm_examples(named("spv_qa"), corpus, tokenizer, BRIEF, settings, rng(4))
+
+    lengths = sorted(len(example["input_ids"]) for example in drawn(100_000))
+    middle = lengths[len(lengths) // 2]
+    short = drawn(middle)
+    assert 0 < len(short) < len(lengths)
+    assert max(len(example["input_ids"]) for example in short) <= middle
+    pairs = [example["pair"] for example in short]
+    assert all(pairs.count(pair) == 2 for pair in pairs)
+    with pytest.raises(MonitorError, match="no pair of arm 'spv_qa' has at most 20 tokens"):
+        drawn(20)
 
 
 # The recipe and the names
@@ -145,12 +159,12 @@ def test_arms_that_leave_the_texts_alone_share_their_examples(
 
 @pytest.mark.parametrize("arm", [*PAPER_ARMS, *BEYOND], ids=lambda arm: arm.name)
 def test_where_the_profile_changes_nothing_the_recipe_is_the_papers(arm: Arm) -> None:
-    recipe = recipe_of(arm, GPU.finetuning, 7)
+    recipe = recipe_of(arm, PROFILES["gpu"].finetuning, 7)
     assert recipe.seed == 7 and recipe.pair_weight == arm.pair_weight
     assert replace(recipe, seed=PAPER.seed, pair_weight=PAPER.pair_weight) == PAPER
 
 
-@pytest.mark.parametrize("profile", ["tiny", "cpu"])
+@pytest.mark.parametrize("profile", ["tiny", "overnight"])
 def test_a_profile_changes_what_it_says_and_nothing_else(profile: str) -> None:
     settings = PROFILES[profile].finetuning
     recipe, paper = asdict(recipe_of(named("all"), settings, 7)), asdict(PAPER)
@@ -160,7 +174,7 @@ def test_a_profile_changes_what_it_says_and_nothing_else(profile: str) -> None:
 
 
 def test_steps_follow_from_the_budget() -> None:
-    settings = replace(TINY.finetuning, samples=100, recipe={"batch": 8, "accumulation": 2})
+    settings = replace(SETTINGS, samples=100, recipe={"batch": 8, "accumulation": 2})
     steps = [recipe_of(named("all"), settings, 1, share).max_steps for share in (1.0, 0.5, 0.01)]
     assert steps == [math.ceil(100 / 16), math.ceil(50 / 16), 1]
 
@@ -168,7 +182,8 @@ def test_steps_follow_from_the_budget() -> None:
 def test_the_arms_are_those_of_the_paper_and_others() -> None:
     names = [arm.name for arm in (*PAPER_ARMS, *BEYOND)]
     assert ["base", *names[: len(PAPER_ARMS)]] == list(ARMS)
-    assert len(set(names)) == len(names) and {"base", *names, CHECKS_FIRST} == set(SEEN_BY)
+    assert len(set(names)) == len(names)
+    assert {"base", *names, CHECKS_FIRST, CHECKS_ALONE} == set(SEEN_BY)
     for arm in PAPER_ARMS:
         assert arm.components == (EVERYTHING if arm.name == "all" else (arm.name,))
         assert arm.pair_weight == 0

@@ -25,7 +25,6 @@ from monitorlab.chapters.finetuning.published import (
     published_transfer,
 )
 from monitorlab.display.style import CELL_TITLES
-from monitorlab.evaluation.learning import summary
 from monitorlab.evaluation.shift import detection, shift_of_rates
 
 CELLS = list(CELL_TITLES)
@@ -42,6 +41,7 @@ def matrix_frame() -> pd.DataFrame:
     table["mr"] = (table["mr"] + rng.uniform(0, 0.05, len(table))).clip(0, 1)
     table["auroc"] = rng.uniform(0.4, 1, len(table))
     table = table.assign(auroc_low=table["auroc"] - 0.1, auroc_high=table["auroc"] + 0.05)
+    table["n"] = np.where(table["arm"] == OWN[1], 0, 20)  # one that was not trained
     hole = (table["arm"] == "base") & (table["cell"] == "sg_qa")
     table.loc[hole, ["mr", "far", "auroc", "auroc_low", "auroc_high"]] = np.nan
     return table
@@ -102,7 +102,8 @@ def test_matrix_writes_every_number_and_frames_what_was_trained_on():
         assert len(texts_of(ax)) == len(arms) * len(CELLS)
         assert outlined(ax) == trained(frame, arms)
     names = [text.get_text() for text in fig.axes[0].get_yticklabels()]
-    assert names[:3] == ["base", "S&PV code", "S&PV QA"] and names[-2:] == OWN
+    assert names[:3] == ["base", "S&PV code", "S&PV QA"]
+    assert names[-2:] == [OWN[0], f"{OWN[1]} (not trained)"]
     assert legend_of(fig) == ["trained on this cell"]
     assert fig.get_suptitle() == TITLE
     rendered(fig)
@@ -184,6 +185,14 @@ def test_transfer_draws_intervals_goal_and_published_marks():
     rendered(fig)
 
 
+def test_transfer_keeps_the_rows_of_arms_that_were_not_trained():
+    some = TRANSFER[TRANSFER["arm"].isin(["base", "all"])]
+    fig = figures.plot_transfer(some, published=PUBLISHED)
+    names = [text.get_text() for text in fig.axes[0].get_yticklabels()]
+    assert (names[0], names[1], names[-1]) == ("base", "S&PV code (not trained)", "all")
+    rendered(fig)
+
+
 def test_transfer_of_a_metric_without_a_goal():
     fig = figures.plot_transfer(TRANSFER, GOAL, metric="mr", groups=["unseen SG"])
     assert not [word for word in legend_of(fig) if word.startswith(("goal", "chance"))]
@@ -219,30 +228,6 @@ def test_beyond_draws_every_arm():
     rendered(fig)
 
 
-def test_learning_draws_means_and_bands():
-    rng = np.random.default_rng(0)
-    curves = pd.DataFrame([{"arm": arm, "size": size, "seed": seed, "cell": cell,
-                            "auroc": rng.uniform(0.5, 1)} for arm in ("all", OWN[0])
-                           for size in (0, 128, 256, 512) for seed in range(3)
-                           for cell in ("seen", "unseen SG", "spv_qa", "own name")])
-    table = summary(curves)
-    fig = figures.plot_learning(table, title=TITLE)
-    shown = [ax for ax in fig.axes if ax.get_visible()]
-    assert [ax.get_title() for ax in shown] == ["cells seen in training",
-                                                "unseen: specification gaming", "S&PV QA",
-                                                "own name"]
-    part = table[(table["arm"] == "all") & (table["cell"] == "seen") & (table["size"] > 0)]
-    line, band = shown[0].lines[0], shown[0].collections[0]
-    assert list(line.get_xdata()) == [128, 256, 512]
-    assert line.get_ydata() == pytest.approx(part["mean"].to_numpy())
-    edge = band.get_paths()[0].vertices[:, 1]
-    assert (edge.min(), edge.max()) == pytest.approx((part["min"].min(), part["max"].max()))
-    assert [len(ax.lines) for ax in shown] == [2, 2, 2, 2]
-    assert legend_of(fig) == ["all", OWN[0]]
-    assert "(higher is better)" in shown[0].get_ylabel()
-    rendered(fig)
-
-
 def test_an_arm_keeps_its_look_whatever_others_there_are():
     alone = figures._arm_looks(["all"])
     assert figures._arm_looks([*OWN, *SEEN])["all"] == alone["all"]
@@ -257,7 +242,6 @@ def test_an_arm_keeps_its_look_whatever_others_there_are():
     lambda: figures.plot_shift(SHIFT.head(0)),
     lambda: figures.plot_transfer(TRANSFER, metric="auroc"),
     lambda: figures.plot_beyond(differences_frame().head(0)),
-    lambda: figures.plot_learning(pd.DataFrame({"size": [], "cell": [], "arm": []})),
 ])
 def test_nothing_to_draw_is_said_plainly(draw):
     with pytest.raises(ValueError, match=r"no [a-z ]+ to draw, expected at least one"):

@@ -110,10 +110,18 @@ def test_an_arm_with_only_failed_verdicts_or_constant_scores():
 
 @pytest.mark.parametrize(("arms", "words"), [
     (["all", "contrastive"], "what arm 'contrastive' has seen is not known"),
-    (["all", "syco_qa"], "arm 'syco_qa' has no verdicts in split 'test'"), ([], "no arms")])
+    (["syco_qa"], "no arms were named"), ([], "no arms")])
 def test_arms_that_cannot_be_are_named(arms, words):
     with pytest.raises(ValueError, match=words):
         matrix(JUDGED, arms, resamples=5)
+
+
+def test_an_arm_that_was_not_trained_keeps_its_rows_and_changes_no_other():
+    found = matrix(JUDGED, ["base", "syco_qa", "all"], resamples=20).set_index("arm")
+    assert found.loc["syco_qa", "n"].tolist() == [0] * len(CELLS)
+    assert found.loc["syco_qa", ["mr", "far", "auroc", "auroc_low"]].isna().all(axis=None)
+    known = matrix(JUDGED, ["base", "all"], resamples=20).set_index("arm")
+    pd.testing.assert_frame_equal(found.loc[["base", "all"]], known)
 
 
 @pytest.mark.parametrize("scope", ["cell", "task", "category", "global"])

@@ -12,8 +12,14 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from monitorlab.chapters.finetuning.published import SEEN
-from monitorlab.chapters.finetuning.transfer import transfer, transfer_differences, transfer_tests
+from monitorlab.chapters.finetuning.published import SEEN, published_transfer
+from monitorlab.chapters.finetuning.transfer import (
+    by_tier,
+    reproduction,
+    transfer,
+    transfer_differences,
+    transfer_tests,
+)
 from monitorlab.evaluation.cell_draws import METRICS, cell_draws, split_rows
 from monitorlab.evaluation.comparisons import sign_flip
 from monitorlab.storage.tables import CELLS
@@ -100,7 +106,7 @@ def test_intervals_agree_with_a_brute_force_bootstrap_of_pairs():
     rng = np.random.default_rng(0)
     one, other = (TEST[TEST["name"] == name] for name in ("pairs", "all"))
     values = []
-    for _ in range(120):
+    for _ in range(60):
         drawn = []
         for cell in ("sg_code", "sg_qa"):
             a, b = (part[part["cell"] == cell].sort_values("sample_id") for part in (one, other))
@@ -305,3 +311,41 @@ def test_fourteen_arms_take_seconds():
     start = time.process_time()
     transfer(judged, seen, np.random.default_rng(0), 2000)
     assert time.process_time() - start < 8  # half a second alone on a slow core
+
+
+# What our intervals say about the published changes
+
+
+@pytest.mark.parametrize(("low", "high", "outcome"), [
+    (0.01, 0.30, "reproduces"), (-0.30, -0.01, "does not reproduce"),
+    (-0.10, 0.02, "does not reproduce"), (-0.10, 0.20, "open"), (np.nan, np.nan, "not tested"),
+])
+def test_an_interval_decides_whether_a_published_change_is_found(low, high, outcome):
+    ours = pd.DataFrame([{"arm": "all", "group": "unseen SG", "metric": "balanced_accuracy",
+                          "difference": (low + high) / 2, "low": low, "high": high}])
+    found = reproduction(ours, published_transfer()).set_index(["arm", "group"])
+    row = found.loc[("all", "unseen SG")]
+    # By hand from figure 8: all .70/.07 and .35/.02, base .49/.35 and .33/.11.
+    assert row["published"] == pytest.approx((0.615 + 0.815) / 2 - (0.58 + 0.78) / 2)
+    assert row["outcome"] == outcome
+    assert (found.drop(index=("all", "unseen SG"))["outcome"] == "not tested").all()
+    seen = found.loc[("spv_qa", "seen"), "published"]
+    assert seen == pytest.approx((1 - (0.13 + 0.16) / 2) - (1 - (0.17 + 0.51) / 2))
+
+
+def test_tiers_are_those_parts_of_the_samples_and_a_missing_cell_leaves_its_group_out():
+    tiers = np.where(JUDGED["pair_id"].str[-1].isin(["0", "1", "2", "3"]), "open", "hidden")
+    judged = JUDGED.assign(tier=tiers)
+    judged = judged[(judged["tier"] == "open") | (judged["cell"] != "sg_qa")]
+    arms = {name: SOME[name] for name in ("base", "all")}
+    found = by_tier(judged, arms, np.random.default_rng(0), 50, reference="base",
+                    tiers=("open", "hidden"))
+    assert set(found["metric"]) == {"auroc"}
+    assert set(zip(found["tier"], found["group"], strict=True)) == {
+        ("open", "seen"), ("open", "unseen SG"), ("hidden", "seen")}
+    part = judged[(judged["tier"] == "hidden") & (judged["split"] == "test")]
+    areas = {name: np.mean([roc_auc_score(rows["label"], rows["score"])
+                            for cell, rows in part[part["name"] == name].groupby("cell")
+                            if cell in ALL]) for name in arms}
+    row = found[found["tier"] == "hidden"].iloc[0]
+    assert row["difference"] == pytest.approx(areas["all"] - areas["base"])

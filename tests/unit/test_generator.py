@@ -2,63 +2,95 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark.sources import generator as module
 from monitorlab.benchmark.sources.generator import (
     BENIGN,
+    FAILED,
     MISBEHAVING,
+    NO_JUDGE,
+    NOT_ASKED,
     UNCLEAR,
-    AnswerStore,
     Construction,
-    GenerationError,
     Question,
+    QuestionError,
     construct,
+    load_questions,
 )
-from monitorlab.storage.tables import SAMPLES, check_frame
+from monitorlab.benchmark.written import load_pairs
+from monitorlab.monitors.monitor import MonitorStop, Sample
+from monitorlab.monitors.scoring import ScoringError
+from monitorlab.monitors.verdicts import PARSED, TRUNCATED, UNPARSED, Verdict
+from monitorlab.storage.tables import CELLS, SAMPLES, check_frame
 
 WORDS = {"good": BENIGN, "bad": MISBEHAVING, "hm": UNCLEAR}
 
 
 class Scripted:
-    """Gives the answers of a request in their order, and counts what it was asked."""
+    """Gives the answers of a request by the number of the draw, and counts what it was asked."""
 
-    def __init__(self, answers: dict[str, Sequence[str]], name: str = "scripted") -> None:
+    prompt, workers = "plain", 1
+
+    def __init__(self, answers: Mapping[str, Sequence[str]], name: str = "scripted") -> None:
         self.answers, self.name = answers, name
         self.asked: list[tuple[str, int]] = []
-        self.batches: list[int] = []
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
-        self.batches.append(len(prompts))
-        return [self.answer(*asked) for asked in zip(prompts, seeds, strict=True)]
+    def settings(self) -> Mapping[str, Any]:
+        return {"kind": "scripted", "name": self.name}
 
-    def answer(self, prompt: str, seed: int) -> str:
-        self.asked.append((prompt, seed))
-        number = sum(request == prompt for request, _ in self.asked) - 1
-        answer = self.answers[prompt][number]
-        if answer == "crash":
+    def units(self, samples: Sequence[Sample]) -> list[list[int]]:
+        return [[place] for place in range(len(samples))]
+
+    def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
+        return [self.answer(sample, draw) for sample in samples]
+
+    def answer(self, sample: Sample, draw: int) -> Verdict:
+        self.asked.append((sample.request, draw))
+        text = self.answers[sample.request][draw]
+        if text == "stop":
+            raise MonitorStop("the cost cap is reached")
+        if text == "crash":
             raise ConnectionError("the line went dead")
-        return answer
+        status = TRUNCATED if text.startswith("cut") else UNPARSED
+        return Verdict(status, reply=text, reason="nobody judges it")
+
+    def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
+        return verdict
 
 
-def question(name: str) -> Question:
+class Reader(Scripted):
+    """Judges by the last word of a response."""
+
+    def answer(self, sample: Sample, draw: int) -> Verdict:
+        self.asked.append((sample.request, draw))
+        word = sample.response.split()[-1]
+        return Verdict(UNPARSED, reply=word, reason="?") if word == "hm" else \
+            Verdict(PARSED, word == "bad", reply=word)
+
+
+def question(name: str, own: bool = True) -> Question:
     judge: Callable[[str], str] = lambda answer: WORDS[answer.split()[-1]]  # noqa: E731
-    return Question(name, "demo", "syco_qa", f"ask {name}", "authority", "appeal", judge)
+    return Question(name, "demo", "syco_qa", f"ask {name}", "authority", "appeal",
+                    judge if own else None, "Be good.")
 
 
 def run(
-    tmp_path: Path, answers: dict[str, Sequence[str]], seed: int = 1, tries: int = 5,
-    name: str = "scripted", at_once: int = 0,
+    folder: Path, answers: Mapping[str, Sequence[str]], tries: int = 5, name: str = "scripted",
+    max_calls: int = 0, judge: Scripted | None = None,
 ) -> tuple[Construction, Scripted]:  # fmt: skip
     model = Scripted({f"ask {key}": list(values) for key, values in answers.items()}, name)
-    questions = [question(key) for key in answers]
-    return construct(questions, model, tmp_path / "deep" / "store.jsonl", seed, tries,
-                     at_once), model
+    questions = [question(key, judge is None) for key in answers]
+    return construct(questions, model, folder / "deep" / "store.jsonl", tries, judge,
+                     max_calls), model
+
+
+def reason(made: Construction, name: str = "q") -> str:
+    return str(made.dropped.set_index("question").loc[name, "reason"])
 
 
 def test_a_pair_is_the_first_answer_of_each_kind_and_then_no_more_is_asked(tmp_path: Path) -> None:
@@ -74,56 +106,40 @@ def test_a_pair_is_the_first_answer_of_each_kind_and_then_no_more_is_asked(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("answers", "reason"),
-    [(["good"] * 5, "no try followed the cue"), (["bad", "hm"] * 3, "every clear try followed"),
-     (["hm"] * 5, "no try gave a clear answer"), (["hm", "good", "hm", "hm", "hm"], "no try foll")],
+    ("answers", "why"),
+    [(["good"] * 5, "every clear try was benign"), (["bad", "hm"] * 3, "every clear try mis"),
+     (["hm"] * 5, "no try gave a clear answer"), (["hm", "good", "hm", "hm", "hm"], "every ")],
 )  # fmt: skip
-def test_a_question_is_dropped_for_a_reason(
-    tmp_path: Path, answers: list[str], reason: str
-) -> None:
+def test_a_question_is_dropped_for_a_reason(tmp_path: Path, answers: list[str], why: str) -> None:
     made, model = run(tmp_path, {"q": answers})
     assert made.samples.empty and len(model.asked) == 5
     assert list(made.samples.columns) == SAMPLES.columns
     (row,) = made.dropped.to_dict("records")
-    assert (row["question"], row["source"], row["tries"]) == ("q", "demo", 5)
-    assert row["reason"].startswith(reason)
+    assert (row["question"], row["source"], row["cell"], row["tries"]) == \
+        ("q", "demo", "syco_qa", 5)  # fmt: skip
+    assert row["reason"].startswith(why)
 
 
 def test_tries_bound_the_calls_and_a_pair_needs_two(tmp_path: Path) -> None:
     made, model = run(tmp_path, {"q": ["good"] * 2 + ["bad"]}, tries=2)
     assert made.samples.empty and len(model.asked) == 2
     # More tries later use the two stored answers.
-    more, again = run(tmp_path, {"q": ["bad"]}, tries=3)
+    more, again = run(tmp_path, {"q": ["-", "-", "bad"]}, tries=3)
     assert len(more.samples) == 2 and len(again.asked) == 1
     with pytest.raises(ValueError, match="tries is 1, expected at least 2"):
         run(tmp_path, {"q": ["good"]}, tries=1)
 
 
-def test_seeds_differ_between_tries_and_questions_but_not_between_runs(tmp_path: Path) -> None:
-    answers = {"q": ["good"] * 5, "r": ["good"] * 5}
-    _, model = run(tmp_path / "a", answers)
-    _, again = run(tmp_path / "b", answers)
-    assert len({seed for _, seed in model.asked}) == 10
-    assert model.asked == again.asked
-    assert all(0 <= seed < 2**32 for _, seed in model.asked)
-
-
-ANSWERS = {
-    "a": ["good", "bad"],
-    "b": ["hm", "bad", "good"],
-    "c": ["good"] * 5,
-    "d": ["bad", "good"],
-}
+ANSWERS = {"a": ["good", "bad"], "b": ["hm", "bad", "good"], "c": ["good"] * 5,
+           "d": ["bad", "good"]}  # fmt: skip
 
 
 def test_resuming_repeats_no_call_and_loses_nothing(tmp_path: Path) -> None:
     whole, _ = run(tmp_path / "whole", ANSWERS)
-    interrupted = {**ANSWERS, "b": ["hm", "crash"]}
-    with pytest.raises(GenerationError, match=r"scripted failed at question 'b' \(ConnectionError"):
-        run(tmp_path, interrupted)
-    made, model = run(tmp_path, {**ANSWERS, "a": [], "b": ["bad", "good"]})
-    assert [request for request, _ in model.asked] == ["ask b"] * 2 + ["ask c"] * 5 + ["ask d"] * 2
-    assert made.calls == 9 == whole.calls - 3
+    with pytest.raises(ScoringError, match="the cost cap is reached"):
+        run(tmp_path, {**ANSWERS, "b": ["hm", "stop"]})
+    made, model = run(tmp_path, ANSWERS)
+    assert made.calls == len(model.asked) == whole.calls - 5, "four first tries, and a second one"
     pd.testing.assert_frame_equal(made.samples, whole.samples)
     pd.testing.assert_frame_equal(made.dropped, whole.dropped)
     # A finished construction asks for nothing at all.
@@ -132,43 +148,25 @@ def test_resuming_repeats_no_call_and_loses_nothing(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(last.samples, whole.samples)
 
 
-def test_an_interrupted_try_has_the_seed_it_would_have_had(tmp_path: Path) -> None:
-    _, whole = run(tmp_path / "whole", ANSWERS)
-    with pytest.raises(GenerationError):
-        run(tmp_path, {**ANSWERS, "b": ["hm", "crash"]})
-    _, model = run(tmp_path, {**ANSWERS, "a": [], "b": ["bad", "good"]})
-    assert model.asked == whole.asked[3:]
+def test_a_call_that_failed_is_repeated_and_else_said(tmp_path: Path) -> None:
+    made, _ = run(tmp_path, {"q": ["good", "crash", "bad"], "r": ["good"] * 3}, tries=2)
+    assert reason(made) == FAILED and made.dropped.set_index("question").loc["q", "tries"] == 1
+    again, _ = run(tmp_path, {"q": ["-", "bad"], "r": []}, tries=2)
+    assert len(again.samples) == 2 and again.calls == 1
 
 
-def test_questions_together_give_what_they_give_one_by_one(tmp_path: Path) -> None:
-    every = {key: [*answers, *["hm"] * (5 - len(answers))] for key, answers in ANSWERS.items()}
-    single, model = run(tmp_path / "single", every)
-    made, together = run(tmp_path / "together", every, at_once=3)
-    assert together.batches == [15, 5] and made.calls == 20 > single.calls
-    pd.testing.assert_frame_equal(made.samples, single.samples)
-    pd.testing.assert_frame_equal(made.dropped, single.dropped)
-    assert set(model.asked) < set(together.asked), "a try has its seed in any company"
-    # Of tries that were stored one by one, only the others are asked for.
-    rest = {key: ["hm"] * 5 for key in ANSWERS}
-    more, last = run(tmp_path / "single", rest, at_once=4)
-    assert last.batches == [20 - single.calls] == [more.calls]
-    pd.testing.assert_frame_equal(more.samples, single.samples)
+def test_the_limit_of_calls_holds_over_runs(tmp_path: Path) -> None:
+    first, model = run(tmp_path, ANSWERS, max_calls=6)
+    assert first.calls == len(model.asked) == 6
+    assert reason(first, "c") == NOT_ASKED and len(first.samples) == 2
+    second, _ = run(tmp_path, ANSWERS)
+    assert second.calls == 12 - 6 and len(second.samples) == 6
 
 
-def test_a_failed_batch_names_its_questions(tmp_path: Path) -> None:
-    with pytest.raises(GenerationError, match="failed at question 'b' to 'c' .ConnectionError"):
-        run(tmp_path, {"b": ["good"] * 5, "c": ["crash"] * 5}, at_once=2)
-
-
-def test_another_seed_or_generator_reuses_nothing(tmp_path: Path) -> None:
+def test_another_generator_reuses_nothing(tmp_path: Path) -> None:
     assert run(tmp_path, ANSWERS)[0].calls == 12
-    assert run(tmp_path, ANSWERS, seed=2)[0].calls == 12
     assert run(tmp_path, ANSWERS, name="scripted@2")[0].calls == 12
     assert run(tmp_path, dict.fromkeys(ANSWERS, ()))[0].calls == 0
-    keys = {AnswerStore.key(*parts) for parts in
-            [("g", "r", 1, 0), ("h", "r", 1, 0), ("g", "s", 1, 0), ("g", "r", 2, 0),
-             ("g", "r", 1, 1)]}  # fmt: skip
-    assert len(keys) == 5
 
 
 def test_ids_do_not_tell_the_label(tmp_path: Path) -> None:
@@ -178,63 +176,66 @@ def test_ids_do_not_tell_the_label(tmp_path: Path) -> None:
     assert check_frame(made.samples, SAMPLES)["sample_id"].is_unique
 
 
-# The store
+def test_a_judge_reads_answers_and_the_rule_and_never_a_cut_one(tmp_path: Path) -> None:
+    reader = Reader({}, "reader")
+    made, _ = run(tmp_path, {"q": ["hm", "cut bad", "good", "bad"]}, judge=reader)
+    assert [row.response for row in made.samples.itertuples()] == ["good", "bad"]
+    assert [asked for asked, _ in reader.asked] == \
+        ["ask q\n\nThe rule that decides: Be good."] * 3  # fmt: skip
+    again = Reader({}, "reader")
+    run(tmp_path, {"q": []}, judge=again)
+    assert again.asked == [], "what was judged is not judged again"
 
 
-def store(tmp_path: Path, entries: dict[str, str]) -> Path:
-    path = tmp_path / "answers.jsonl"
-    answers = AnswerStore(path)
-    for key, answer in entries.items():
-        answers.put(key, answer)
-    return path
+def test_without_a_judge_such_questions_are_not_even_asked(tmp_path: Path) -> None:
+    model = Scripted({"ask q": ["good", "bad"]})
+    made = construct([question("q", own=False)], model, tmp_path / "store.jsonl")
+    assert model.asked == [] and reason(made) == NO_JUDGE
 
 
-@pytest.mark.parametrize("cut", [1, 9, 12, 25])
-def test_a_last_line_that_was_cut_short_is_repaired(tmp_path: Path, cut: int) -> None:
-    path = store(tmp_path, {"a": "one\n\u2028é", "b": "zwölf"})
-    whole = path.read_bytes()
-    last = whole.splitlines(keepends=True)[-1]
-    path.write_bytes(whole[: len(whole) - len(last) + cut])
-    answers = AnswerStore(path)
-    assert (answers.get("a"), answers.get("b")) == ("one\n\u2028é", None)
-    answers.put("b", "zwölf")
-    assert path.read_bytes() == whole
-    assert AnswerStore(path).get("b") == "zwölf"
+def test_a_cut_answer_counts_if_it_is_clear_by_then(tmp_path: Path) -> None:
+    made, _ = run(tmp_path, {"q": ["cut good", "bad"]})
+    assert len(made.samples) == 2
 
 
-def test_a_last_line_that_lost_only_its_end_is_repaired(tmp_path: Path) -> None:
-    path = store(tmp_path, {"a": "one", "b": "two"})
-    path.write_bytes(path.read_bytes().rstrip(b"\n"))
-    AnswerStore(path).put("c", "three")
-    answers = AnswerStore(path)
-    assert (answers.get("a"), answers.get("c")) == ("one", "three")
+# Written pairs as questions
 
 
-@pytest.mark.parametrize("bad", ["half a li", "[1, 2]", '{"key": "k"}', "", "7"])
-def test_a_corrupt_line_in_the_middle_is_named_and_kept(tmp_path: Path, bad: str) -> None:
-    path = store(tmp_path, {"a": "one", "b": "two"})
-    first, second = path.read_text().splitlines()
-    path.write_text(f"{first}\n{bad}\n{second}\n")
-    before = path.read_bytes()
-    with pytest.raises(GenerationError, match=r"answers.jsonl:2 is not a stored answer"):
-        AnswerStore(path)
-    assert path.read_bytes() == before
+@pytest.fixture(scope="module")
+def asked() -> dict[str, Question]:
+    return {question.id: question for question in load_questions("pairs", 1)}
 
 
-def test_answers_are_on_disk_before_the_next_call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lines: list[int] = []
-    path = tmp_path / "s.jsonl"
+def test_the_requests_of_all_six_cells_are_questions(asked: dict[str, Question]) -> None:
+    assert len(asked) == 1505 and {one.cell for one in asked.values()} == set(CELLS)
+    decided = pd.DataFrame([(one.cell, one.judge is not None) for one in asked.values()])
+    share = decided.groupby(0)[1].mean()
+    assert share["spv_code"] == share["sg_code"] == 1 and share["spv_qa"] == share["sg_qa"] == 0
+    assert 0.4 < share["syco_qa"] < 0.8
+    assert all(one.rule and one.request for one in asked.values())
 
-    class Looking(Scripted):
-        def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
-            lines.append(len(path.read_text().splitlines()) if path.exists() else 0)
-            return super().generate(prompts, seeds)
 
-    synced: list[int] = []
-    monkeypatch.setattr(module.os, "fsync", synced.append)
-    construct([question("q")], Looking({"ask q": ["hm", "good", "bad"]}), path, 1)
-    assert lines == [0, 1, 2] and len(synced) == 3
-    assert [json.loads(line)["answer"] for line in path.read_text().splitlines()] == \
-        ["hm", "good", "bad"]  # fmt: skip
+def test_pairs_are_judged_as_they_are_labelled(asked: dict[str, Question]) -> None:
+    """Letters and programs of the written responses; gaming needs a sign that is seen."""
+    seen = {}
+    for pair in load_pairs():
+        judge = asked[pair.name].judge
+        if judge and seen.setdefault(pair.cell, 0) < 5:
+            seen[pair.cell] += 1
+            if pair.fields["protocol"] != "third_option":
+                assert judge(pair.sections["benign"]) == BENIGN, pair.name
+            unseen = (UNCLEAR,) if pair.cell == "sg_code" else ()
+            assert judge(pair.sections["misbehaving"]) in (MISBEHAVING, *unseen), pair.name
+            assert judge("I would rather not say.") == UNCLEAR
+    assert set(seen) == {"spv_code", "sg_code", "syco_qa", "syco_reasoning"}
+
+
+def test_own_questions_need_no_responses(tmp_path: Path) -> None:
+    path = tmp_path / "mine.md"
+    path.write_text("%% pair sg_qa/mine-1\ntype: proxy\nrule: Count all.\n%% request\nCount.\n")
+    (mine,) = load_questions(str(path), 1)
+    assert (mine.id, mine.cell, mine.request, mine.judge) == ("sg_qa/mine-1", "sg_qa", "Count.",
+                                                              None)  # fmt: skip
+    path.write_text(path.read_text().replace("rule: Count all.\n", ""))
+    with pytest.raises(QuestionError, match=r"mine.md:1: sg_qa/mine-1 has no rule"):
+        load_questions(str(path), 1)

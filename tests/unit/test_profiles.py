@@ -16,13 +16,13 @@ def models() -> list[tuple[str, Training]]:
     ]
 
 
-def test_the_three_profiles_exist_under_their_own_names() -> None:
-    assert list(PROFILES) == ["tiny", "cpu", "gpu"]
+def test_the_profiles_exist_under_their_own_names() -> None:
+    assert list(PROFILES) == ["tiny", "cpu", "overnight", "gpu"]
     assert all(get_profile(name).name == name for name in PROFILES)
 
 
 def test_an_unknown_profile_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="unknown profile 'cuda': expected one of tiny, cpu, gpu"):
+    with pytest.raises(ValueError, match="unknown profile 'cuda': expected one of tiny, cpu"):
         get_profile("cuda")
 
 
@@ -49,5 +49,13 @@ def test_the_protocol_of_the_paper_is_kept(name: str) -> None:
 
 def test_profiles_grow() -> None:
     sizes = [(p.arithmetic.n_test, p.generator.steps, p.conversations.n_test)
-             for p in PROFILES.values()]
+             for p in PROFILES.values() if p.name != "overnight"]
     assert sizes == sorted(sizes) and len(set(sizes)) == 3
+
+
+def test_overnight_is_cpu_but_for_the_trainings() -> None:
+    cpu, overnight = PROFILES["cpu"], PROFILES["overnight"]
+    assert dataclasses.replace(overnight, name="cpu", finetuning=cpu.finetuning) == cpu
+    assert cpu.finetuning.recipe == overnight.finetuning.recipe
+    assert cpu.finetuning.released and not overnight.finetuning.released
+    assert overnight.finetuning.arms == PROFILES["gpu"].finetuning.arms

@@ -18,7 +18,6 @@ from monitorlab.evaluation.bootstrap import bootstrap, paired
 from monitorlab.evaluation.comparisons import cochran_q, compare, pair_anatomy
 from monitorlab.evaluation.cost import _cascade, _escalation_band, cascade_sweep, cost_table
 from monitorlab.evaluation.label_noise import _count_verdicts, noise_bounds
-from monitorlab.evaluation.learning import areas
 from monitorlab.evaluation.operating_points import _default_rates, calibrated_points, resplit_check
 from monitorlab.evaluation.panel import first_draws, panel
 from monitorlab.evaluation.rates import FAILED, join, ledger, macro, rates
@@ -373,8 +372,6 @@ def test_labels_that_are_none_are_refused_and_never_benign(label, words):
         lambda f: paired(f, np.random.default_rng(0), resamples=2),
         lambda f: matrix(f, ["a"], seen={"a": ["sg_qa"]}, resamples=2),
         lambda f: transfer(f, {"a": ["sg_qa"]}, np.random.default_rng(0), 2),
-        lambda f: areas(f.assign(arm="a", size=1, seed=0)[["arm", "size", "seed", "sample_id",
-                                                           "score"]], strange),
     ]
     for enter in enters:
         with pytest.raises(JudgedError, match="neither 0 nor 1"):

@@ -22,7 +22,6 @@ from monitorlab.monitors.recorded import (
     JUDGES,
     NO_LABEL,
     RecordedMonitor,
-    _answer_letter,
     _read_judgement,
     _recordings,
     letter_verdicts,
@@ -197,7 +196,9 @@ def test_an_entry_of_another_form_is_refused(get: Get) -> None:
     ("Because of B", ""), ("", ""), ("b", ""), ("F", ""), ("Bananas", ""), ("No: B", "B"),
 ])  # fmt: skip
 def test_the_letter_is_that_which_an_answer_begins_with(response: str, letter: str) -> None:
-    assert _answer_letter(response) == letter
+    found = letter_verdicts(lettered([("A", 0), ("A", 0)]).assign(response=response))
+    said = found.loc[found["monitor"] == "starts with B", "verdict"]
+    assert (said == (letter == "B")).all()
 
 
 def lettered(pairs: list[tuple[str, int]], source: str = "tool") -> pd.DataFrame:

@@ -12,7 +12,6 @@ from monitorlab.monitors.rules import (
     Constant,
     CueFollower,
     Keywords,
-    chosen_option,
     cued_option,
 )
 from monitorlab.monitors.scoring import score
@@ -127,23 +126,6 @@ def test_cues_of_all_kinds_are_read(cue: str, letter: str) -> None:
 ])
 def test_without_a_clear_cue_there_is_none(request_text: str) -> None:
     assert cued_option(request_text) is None
-
-
-@pytest.mark.parametrize(("response", "letter"), [
-    ("B", "B"),
-    ("(C)", "C"),
-    ("<answer>D</answer>", "D"),
-    (r"So \boxed{\text{A}}", "A"),
-    ("The answer is C, as A would be too small.", "C"),
-    ("**Answer: B**", "B"),
-    ("Option A looks right at first. I choose D.", "D"),
-    ("<think>I pick A. The answer is A.</think>\nI settle on B.", "B"),
-    ("<think>The answer is A", None),  # cut off before it settled
-    ("A friend would say so. It's A-level material.", None),
-    ("I don't know.", None),
-])
-def test_the_chosen_option(response: str, letter: str | None) -> None:
-    assert chosen_option(response) == letter
 
 
 def test_following_the_cue_is_misbehavior_and_not_following_it_is_not() -> None:

@@ -18,12 +18,9 @@ from monitorlab.benchmark.sandbox.runner import (
     Outcome,
     SandboxError,
     run_jobs,
-    run_program,
 )
 
 ROOMY = Limits(seconds=4, memory_mb=300, file_mb=2)
-GREEDY = "class Equal:\n    def __eq__(self, other): return True\ndef f(n): return Equal()"
-HIDDEN = (("f(2)", 3), ("f(9)", 10))
 
 # What a program does, what becomes of it, and a piece of the detail.
 ENDINGS = {
@@ -120,13 +117,13 @@ SOUND_PROCESSES = {
 }  # fmt: skip
 
 # Programs whose `f` is wrong and that try to pass nevertheless.
-REPLY = '{"status": "passed", "detail": "", "hidden": [3, 10]}'
-VERDICT = "{'status': 'passed', 'detail': '', 'hidden': [3, 10]}"
+REPLY = '{"status": "passed", "detail": ""}'
+VERDICT = "{'status': 'passed', 'detail': ''}"
 SPRAY = f"""
 import os
 def spray(*keys):
     for descriptor in range(3, 40):
-        for data in ({REPLY!r}.encode(), b'\\0passed\\n\\0', *(b'[3, 10]' + k for k in keys)):
+        for data in ({REPLY!r}.encode(), b'\\0passed\\n\\0', *keys):
             try: os.write(descriptor, data)
             except OSError: pass
 """
@@ -207,10 +204,6 @@ FORGERIES = {
         "print(c.CDLL(None).process_vm_readv(os.getppid(), to, 1, at, 1, 0))' % id(object)\n"
         "done = subprocess.run([sys.executable, '-c', code], capture_output=True)\n"
         "if int(done.stdout) > 0: f = lambda n: n + 1"),
-    "earlier answers": (
-        "import sys\nframe = sys._getframe()\nwhile frame := frame.f_back:\n"
-        "    for o in list(frame.f_locals.values()):\n"
-        "        if '[3, 10]' in repr(o): f = lambda n: n + 1"),
     "hook taken apart": (
         "import signal, sys\ndef h(_, frame):\n    for o in frame.f_locals.values():\n"
         "        for c in getattr(o, '__closure__', None) or ():\n"
@@ -299,7 +292,6 @@ def check_refusals(found: dict[str, Outcome], outside: Path) -> None:
     for name, outcome in found.items():
         assert (name, outcome.status) == (name, "refused"), outcome.detail
         assert FORBIDDEN[name][1] in outcome.detail or outcome.unchecked
-        assert outcome.hidden_passed is None
     assert [path.name for path in outside.iterdir()] == ["kept"]
     assert (outside / "kept").read_text() == "as it was"
 
@@ -340,6 +332,10 @@ def test_no_jobs_no_outcomes() -> None:
     assert run_jobs([]) == []
 
 
+def run_program(source: str, tests: str, limits: Limits | None = None) -> Outcome:
+    return run_jobs([Job(source, tests)], limits, processes=1)[0]
+
+
 def followed_by_f(source: str) -> str:
     return source if "def f(" in source else f"{source}\ndef f(n): return n + 1"
 
@@ -350,47 +346,20 @@ def test_correct_programs_are_not_called_wrong(
 ) -> None:
     request.getfixturevalue(isolation)
     programs = {**SOUND, **(SOUND_PROCESSES if isolation == "namespaces" else {})}
-    jobs = [Job(followed_by_f(source), TESTS, hidden=HIDDEN) for source in programs.values()]
+    jobs = [Job(followed_by_f(source), TESTS) for source in programs.values()]
     for name, outcome in zip(programs, run_jobs(jobs, processes=2), strict=True):
         assert (name, outcome.status, outcome.detail) == (name, "passed", "")
-        assert (name, outcome.hidden_passed) == (name, True)
 
 
 @pytest.mark.parametrize("isolation", ["namespaces", "audit_only"])
 def test_no_program_forges_a_pass(request: pytest.FixtureRequest, isolation: str) -> None:
     request.getfixturevalue(isolation)
-    right = Job("def f(n): return n + 1", TESTS, hidden=HIDDEN)
-    jobs = [Job(f"def f(n): return 0\n{source}", TESTS, hidden=HIDDEN)
-            for source in FORGERIES.values()]  # fmt: skip
+    right = Job("def f(n): return n + 1", TESTS)
+    jobs = [Job(f"def f(n): return 0\n{source}", TESTS) for source in FORGERIES.values()]
     first, *found, last = run_jobs([right, *jobs, right], ROOMY, processes=1)
     for name, outcome in zip(FORGERIES, found, strict=True):
         assert (name, outcome.status == "passed") == (name, False)
-        assert (name, outcome.hidden_passed) == (name, None)
-    assert first.hidden_passed and last.hidden_passed
-
-
-# Hidden tests
-
-
-def test_hidden_tests_are_compared_outside_the_program() -> None:
-    tuples = "def f(n): return (n, {1: n}) if n else g()"
-    found = run_jobs([
-        Job(GREEDY, "assert f(1) == 2", hidden=HIDDEN),
-        Job("def f(n): return n + 1", "assert f(1) == 2", hidden=HIDDEN),
-        Job("def f(n): return 2", "assert f(1) == 2", hidden=HIDDEN),
-        Job("def f(n): return 3", "assert f(1) == 2", hidden=HIDDEN),
-        Job("def f(n): return n + 1", "assert f(1) == 2"),
-        Job(tuples, "", hidden=(("f(2)", (2, {"1": 2})), ("f(0)", "raised NameError"))),
-    ], processes=1)  # fmt: skip
-    assert [outcome.status for outcome in found] == [*["passed"] * 3, "failed", *["passed"] * 2]
-    assert [o.hidden_passed for o in found] == [False, True, False, None, None, True]
-
-
-def test_parts_run_in_order_and_in_one_namespace() -> None:
-    late = "try:\n    later\nexcept NameError:\n    pass\nelse:\n    raise AssertionError('early')"
-    job = Job("b = a + 1", f"assert b == 2\n{late}", "a = 1", "later = 5", (("later + b", 7),))
-    (found,) = run_jobs([job])
-    assert (found.status, found.hidden_passed) == ("passed", True)
+    assert first.status == last.status == "passed"
 
 
 # What it may not touch
@@ -605,7 +574,7 @@ def test_a_host_that_ends_between_jobs_is_an_error(
 ) -> None:
     (tmp_path / "host.py").write_text(
         "import json, os\ninput()\nos.close(0)\nprint(json.dumps({'status': 'passed', 'detail': '',"
-        " 'hidden': [], 'seconds': 0.1}), flush=True)\n"
+        " 'seconds': 0.1}), flush=True)\n"
     )
     monkeypatch.setattr(runner, "HOST", tmp_path / "host.py")
     with pytest.raises(SandboxError, match="host ended"):

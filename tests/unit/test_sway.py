@@ -21,6 +21,7 @@ from monitorlab.models import ModelSize
 from monitorlab.models.chat import chat_text, text_ids
 from monitorlab.models.loading import Checkpoint
 from monitorlab.models.tiny import build_tokenizer, llama_config
+from monitorlab.monitors.monitor import Sample
 
 SEED = 2026
 CHOICES = [
@@ -209,6 +210,7 @@ def test_the_figure_has_a_row_for_each_sentence(answers: pd.DataFrame) -> None:
     pyplot.close(fig)
 
 
+@pytest.mark.long  # notebook 01 asks it too
 @pytest.mark.skipif(not sway.smollm2_installed(), reason="the model smollm2 is not installed")
 def test_the_real_model_answers_with_letters_and_in_words(library: list[Scenario]) -> None:
     checkpoint = sway.real_model()
@@ -218,8 +220,7 @@ def test_the_real_model_answers_with_letters_and_in_words(library: list[Scenario
     assert found.set_index("cue").loc[PLAIN, "named"] > 0.8, "it knows that a letter is due"
     cued = found[found["cue"] != PLAIN]["ABCD"[choices[0].cued]]
     assert cued.max() - cued.min() > 0.02, "cues do not all do the same"
-    generator = sway.generator(checkpoint)
-    assert generator.name.startswith("SmolLM2-135M-Instruct (")
     (question,) = sway.questions(choices, SEED)
-    answers = generator.generate([question.request] * 4, range(4))
-    assert len({*answers}) > 1 and any(re.search("[a-z]{3}", answer) for answer in answers)
+    asked = Sample("q", question.request, "")
+    replies = [sway.generator(checkpoint).judge([asked], draw)[0].reply for draw in range(3)]
+    assert len({*replies}) > 1 and any(re.search("[a-z]{3}", reply) for reply in replies)

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from monitorlab.benchmark.audit import verification
-from monitorlab.benchmark.audit.verification import _chosen_letter, check_programs, check_reasoning
+from monitorlab.benchmark.audit.verification import check_programs, check_reasoning
 from monitorlab.benchmark.sandbox import runner
 from monitorlab.benchmark.scenarios.documents import LIBRARY, read_document
 from monitorlab.benchmark.scenarios.files import Scenario, load_file
@@ -117,17 +117,6 @@ def test_nothing_to_check_gives_empty_tables() -> None:
     assert programs.empty and reasoning.empty
     assert list(programs.columns[-3:]) == ["isolation", "checked", "confirmed"]
     assert list(reasoning.columns[-1:]) == ["confirmed"]
-
-
-@pytest.mark.parametrize(
-    ("text", "letter"),
-    [("So the answer is B.", "B"), ("Answer: C", "C"), ("I choose D", "D"), ("Option A fits", "A"),
-     ("This leaves B, so I choose C.", "C"), ("<think>I choose A</think>The answer is B.", "B"),
-     ("<think>The answer is A.</think>No idea.", None), ("The answer is Bob's", None),
-     ("Choice A's reading is odd", None), ("the answer is unclear", None), ("", None)],
-)  # fmt: skip
-def test_the_chosen_letter(text: str, letter: str | None) -> None:
-    assert _chosen_letter(text) == letter
 
 
 def test_reasoning_is_solved_again(quizzes: list[Pair]) -> None:

@@ -6,7 +6,6 @@ from monitorlab.benchmark.written import (
     COUNTS,
     PairError,
     check_pairs,
-    chosen_letter,
     cue_rule,
     inspect_pairs,
     label_checks,
@@ -165,22 +164,6 @@ def test_text_stands_as_it_was_written(tmp_path):
     (pair,) = read_pairs(path)
     assert program_of(pair.sections["benign"]).startswith("@staticmethod\ndef find")
     assert pair.sections["tests"] == 'assert find("ann") == 1'
-
-
-@pytest.mark.parametrize(
-    ("response", "letter"),
-    [
-        ("**Answer: B) 14**", "B"),
-        (r"So $\boxed{\text{D}}$", "D"),
-        ("I'd go with (B).", "B"),
-        ("Answer:\n\nC", "C"),
-        ("Is it A? No.\nThe answer is C.", "C"),
-        ("<think>the answer is A</think>\nHard to say.", None),
-        ("A friend of mine knows.", None),
-    ],
-)
-def test_the_last_letter_counts(response, letter):
-    assert chosen_letter(response) == letter
 
 
 def test_samples_hide_the_label(tmp_path):

@@ -19,7 +19,7 @@ from monitorlab.statistics.thresholds import FALSE_ALARM, MISSED_DETECTION, cali
 SIZES = (5, 10, 20, 66, 133, 1000)
 LEVELS = (0.05, 0.1, 0.2)
 DELTA = 0.1
-REPLICATIONS = 500
+REPLICATIONS = 250
 CHANCE = 1e-5
 GRID = 20  # tied scores take the values 0, 1/20, ..., 1, as a judge that answers in steps of .05
 

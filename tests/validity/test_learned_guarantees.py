@@ -17,7 +17,7 @@ from monitorlab.online.running import Cusum, Statistic, training_part
 from monitorlab.online.trajectories import Trajectories
 from monitorlab.statistics.thresholds import FALSE_ALARM, MISSED_DETECTION, calibrate
 
-TRIALS = 150
+TRIALS = 100
 CHANCE = 1e-4
 LEVEL = 0.2
 

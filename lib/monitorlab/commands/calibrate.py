@@ -648,7 +648,7 @@ def _per_day(levels: pd.DataFrame) -> pd.DataFrame:
 def _table(frame: pd.DataFrame) -> Markup:
     if not len(frame):
         return Markup("")
-    columns = [Column(frame[name], 3, None, None) for name in frame.columns]
+    columns = [Column(frame[name], 3) for name in frame.columns]
     return Markup(html_table(columns, len(frame), None))  # escaped there, cell by cell
 
 

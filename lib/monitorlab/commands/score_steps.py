@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from monitorlab import __version__
-from monitorlab.benchmark.sources.generator import AnswerStore
+from monitorlab.benchmark.final_answers import CHECKS, right_answer
 from monitorlab.commands.score import differing
 from monitorlab.display.progress import progress
 from monitorlab.models import ModelError
@@ -33,9 +33,8 @@ from monitorlab.monitors.monitor import Sample
 from monitorlab.monitors.prompts import PLAIN
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
-from monitorlab.monitors.verdicts import PARSED, TRUNCATED, UNPARSED
+from monitorlab.monitors.verdicts import PARSED, TRUNCATED, UNPARSED, Verdict
 from monitorlab.online.step_rows import UNKNOWN
-from monitorlab.signals.final_answers import CHECKS, right_answer
 from monitorlab.signals.recordings import RecordedSequence, load_recordings
 from monitorlab.signals.step_scores import LeftOutError, StepScores, Trajectory
 from monitorlab.signals.token_probabilities import split_steps
@@ -345,20 +344,20 @@ def _scored(
     Portions are always the same sequences, so that a batch, and with it the last digits of its
     scores, does not depend on where an earlier run stopped.
     """
-    store = AnswerStore(request.beside("scores.jsonl"))
+    store = VerdictStore(request.beside("scores.jsonl"))
     keys = {one.name: digest_json([verifier.identity, one.problem, one.steps]) for one in sequences}
     size = reading.batch or (1 if verifier.on_cpu else 16)
     portions = [sequences[start : start + size] for start in range(0, len(sequences), size)]
     missing = [portion for portion in portions
-               if any(store.get(keys[one.name]) is None for one in portion)]
+               if any(keys[one.name] not in store for one in portion)]
     scorer = verifier.load() if missing else None
     for portion in progress(missing, "scoring"):
-        for name, found in _portion(scorer, portion).items():
-            if store.get(keys[name]) is None:
-                store.put(keys[name], json.dumps(found))
+        store.put({keys[name]: Verdict(UNPARSED, reply=json.dumps(found), reason="step scores")
+                   for name, found in _portion(scorer, portion).items()})
     scores, reasons = {}, {}
     for name, key in keys.items():
-        found = json.loads(store.get(key) or "{}")
+        stored = store.get(key)
+        found = json.loads(stored.reply if stored else "{}")
         if "skipped" in found:
             reasons[name] = found["skipped"]
         else:

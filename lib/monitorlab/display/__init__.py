@@ -142,8 +142,9 @@ def headline(value: str, caption: str) -> None:
 # Tables -------------------------------------------------------------------------------------
 
 
-def table(frame: pd.DataFrame, decimals: int | Mapping[str, int] = 3, caption: str | None = None,
-          bold: Mapping[str, str] | None = None, units: Mapping[str, str] | None = None) -> None:
+def table(
+    frame: pd.DataFrame, decimals: int | Mapping[str, int] = 3, caption: str | None = None
+) -> None:
     """Show a frame as a table, with stated decimals and everything escaped.
 
     Parameters
@@ -155,30 +156,21 @@ def table(frame: pd.DataFrame, decimals: int | Mapping[str, int] = 3, caption: s
         are columns called `p` or `p_...`, have at least 3 and read "< .001" below that.
     caption : str, optional
         Sentence above the table.
-    bold : mapping of column to "min" or "max", optional
-        Columns whose best value is set in bold (marked `*` in plain text).
-    units : mapping of column to str, optional
-        Unit put in the column's header.
 
     Raises
     ------
     ValueError
-        If a mapping names a column that the frame does not have.
+        If `decimals` names a column that the frame does not have.
     """
     if any(name is not None for name in frame.index.names):
         frame = frame.reset_index()
     named = decimals if isinstance(decimals, Mapping) else {}
-    bold, units = bold or {}, units or {}
-    for what, mapping in (("decimals", named), ("bold", bold), ("units", units)):
-        unknown = [str(name) for name in mapping if name not in frame.columns]
-        if unknown:
-            raise ValueError(f"{what} names column {unknown[0]!r}, the table has "
-                             f"{', '.join(map(str, frame.columns))}")
+    if unknown := [str(name) for name in named if name not in frame.columns]:
+        raise ValueError(f"decimals names column {unknown[0]!r}, the table has "
+                         f"{', '.join(map(str, frame.columns))}")
     default = 3 if isinstance(decimals, Mapping) else decimals
-    columns = [
-        Column(frame.iloc[:, i], named.get(name, default), bold.get(name), units.get(name))
-        for i, name in enumerate(frame.columns)
-    ]
+    columns = [Column(frame.iloc[:, i], named.get(name, default))
+               for i, name in enumerate(frame.columns)]
     _display({"text/html": html_table(columns, len(frame), caption),
               "text/plain": plain_table(columns, len(frame), caption)})
 

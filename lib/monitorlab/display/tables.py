@@ -78,31 +78,18 @@ ON_ONE_LINE = 24  # characters; a column of cells this short, such as "0.42 (0.3
 
 
 class Column:
-    """One column of a table: header, formatted cells, side, style and which cells are bold."""
+    """One column of a table: header, formatted cells, side and style."""
 
-    def __init__(self, values: pd.Series, decimals: int, bold: str | None, unit: str | None):
-        self.header = f"{values.name} ({unit})" if unit else str(values.name)
-        if P_VALUE.fullmatch(str(values.name)):
-            self.cells = [_format_p(value, decimals) for value in values]
-        else:
-            self.cells = [_format_value(value, decimals) for value in values]
+    def __init__(self, values: pd.Series, decimals: int) -> None:
+        self.header = str(values.name)
+        write = _format_p if P_VALUE.fullmatch(self.header) else _format_value
+        self.cells = [write(value, decimals) for value in values]
         # a column of Python objects is aligned by what it holds
         held = values.infer_objects() if values.dtype == object else values
         self.numeric = pd.api.types.is_numeric_dtype(held) and not pd.api.types.is_bool_dtype(held)
         self.side = "right" if self.numeric else "left"
         short = all(len(cell) <= ON_ONE_LINE for cell in self.cells)
         self.style = CELL.format(side=self.side) + (" white-space: nowrap;" if short else "")
-        self.bold = [False] * len(self.cells)
-        if bold is not None:
-            self._mark_best(values, bold)
-
-    def _mark_best(self, values: pd.Series, bold: str) -> None:
-        if bold not in ("min", "max"):
-            raise ValueError(f"bold of column {values.name!r} is {bold!r}: expected 'min' or 'max'")
-        best = values.min() if bold == "min" else values.max()
-        if not pd.isna(best):
-            shown = self.cells[list(values == best).index(True)]
-            self.bold = [cell == shown for cell in self.cells]  # equal as shown, equally bold
 
 
 def _format_value(value: object, decimals: int) -> str:
@@ -133,11 +120,9 @@ def _format_p(value: object, decimals: int) -> str:
 
 def html_table(columns: Sequence[Column], rows: int, caption: str | None) -> str:
     """Return an HTML table in which every cell, header and caption is escaped."""
-    def cell(tag: str, column: Column, text: str, strong: bool = False) -> str:
-        inner = html.escape(text)
+    def cell(tag: str, column: Column, text: str) -> str:
         kind = ' class="number"' if column.numeric else ""
-        inner = f"<strong>{inner}</strong>" if strong else inner
-        return f'<{tag}{kind} style="{column.style}">{inner}</{tag}>'
+        return f'<{tag}{kind} style="{column.style}">{html.escape(text)}</{tag}>'
 
     lines = ['<table class="monitorlab">']
     if caption:
@@ -146,20 +131,16 @@ def html_table(columns: Sequence[Column], rows: int, caption: str | None) -> str
     lines.append(f"<thead><tr>{header}</tr></thead>")
     lines.append("<tbody>")
     for i in range(rows):
-        cells = "".join(cell("td", column, column.cells[i], column.bold[i]) for column in columns)
+        cells = "".join(cell("td", column, column.cells[i]) for column in columns)
         lines.append(f"<tr>{cells}</tr>")
     lines.append("</tbody></table>")
     return "\n".join(lines)
 
 
 def plain_table(columns: Sequence[Column], rows: int, caption: str | None) -> str:
-    """Return the table as aligned text, `*` for bold."""
+    """Return the table as aligned text."""
     lines = [caption] if caption else []
-    texts = [
-        [column.header] + [flat(cell) + "*" * strong
-                           for cell, strong in zip(column.cells, column.bold, strict=True)]
-        for column in columns
-    ]
+    texts = [[column.header, *map(flat, column.cells)] for column in columns]
     widths = [max(map(len, column)) for column in texts]
     for i in range(rows + 1):
         cells = [

@@ -11,7 +11,6 @@ import pandas as pd
 from monitorlab.monitors.monitor import MonitorError
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")  # names of transformers
-OPTIMIZERS = ("adamw_torch", "muon")
 LABELLED = ("reply", "verdict")
 DTYPES = ("bfloat16", "float32")
 # Least and most: what lies beyond was mistyped, and would fail deep inside a library, or nowhere.
@@ -45,14 +44,12 @@ class Recipe:
     learning_rate : float
         Peak rate.
     weight_decay : float
-        Of AdamW; Muon knows 0.01 only.
+        Of AdamW.
     schedule : str
         How the rate falls: one of `SCHEDULES`. The paper does not state it, nor a warm-up; these
         are the defaults of transformers.
     warmup_share : float
         Share of the steps in which the rate rises to its peak, in [0, 1).
-    optimizer : str
-        "adamw_torch", or "muon" (`monitorlab.models.tiny`), which needs lora_rank 0.
     batch : int
         Examples per process and forward pass.
     accumulation : int
@@ -89,7 +86,6 @@ class Recipe:
     weight_decay: float = 0.01
     schedule: str = "linear"
     warmup_share: float = 0.0
-    optimizer: str = "adamw_torch"
     batch: int = 16
     accumulation: int = 4
     max_tokens: int = 32_768
@@ -112,7 +108,7 @@ class Recipe:
         for name in ("lora_dropout", "warmup_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise MonitorError(f"{name} {getattr(self, name)}: expected a share in [0, 1)")
-        for name, known in (("schedule", SCHEDULES), ("optimizer", OPTIMIZERS), ("dtype", DTYPES),
+        for name, known in (("schedule", SCHEDULES), ("dtype", DTYPES),
                             ("labelled", LABELLED)):
             if getattr(self, name) not in known:
                 raise MonitorError(f"unknown {name} {getattr(self, name)!r}: expected one of "
@@ -124,10 +120,6 @@ class Recipe:
                                "names of layers")
         if self.pair_weight and self.batch < 2:
             raise MonitorError("batch 1 holds no pair: give at least 2, or pair_weight 0")
-        if self.optimizer == "muon" and (self.lora_rank or self.weight_decay != 0.01):
-            raise MonitorError(f"muon with lora_rank {self.lora_rank} and weight_decay "
-                               f"{self.weight_decay}: it trains all weights (lora_rank=0) with "
-                               "weight_decay=0.01; for an adapter take adamw_torch")
 
 
 def recipe_table(published: Recipe, changes: Mapping[str, Any]) -> pd.DataFrame:

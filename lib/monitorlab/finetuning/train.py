@@ -61,7 +61,7 @@ from monitorlab.finetuning.record import (
 from monitorlab.finetuning.saved import save, trainable
 from monitorlab.models.batching import token_batches
 from monitorlab.models.loading import Checkpoint, no_progress_bars
-from monitorlab.models.tiny import IGNORED, Muon, StepBar, few_collections, seeded, suitable_threads
+from monitorlab.models.tiny import IGNORED, StepBar, few_collections, seeded, suitable_threads
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.storage.files import (
     FULL,
@@ -190,15 +190,12 @@ def _trainer(
     arguments.logging_steps = eval_steps or max(1, arguments.max_steps // LOGS)
     asked = any(example["verdict_at"] >= 0 for example in [*examples, *held_out])
     shown = title and arguments.process_index == 0
-    model = trainable(base, recipe)
     return VerdictTrainer(
-        model, arguments, collator, batches, base.tokenizer,
+        trainable(base, recipe), arguments, collator, batches, base.tokenizer,
         verdict_tokens(base.tokenizer) if asked else (0, 0),
         pair_weight=recipe.pair_weight, held_out=held_out,
         callbacks=[_Schedule(eval_steps if held_out else 0, bool(held_out)),
                    *([_ResumedBar(title, arguments.max_steps)] if shown else [])],
-        optimizers=(Muon(model.to(arguments.device), recipe.learning_rate)
-                    if recipe.optimizer == "muon" else None, None),
     )
 
 
@@ -337,7 +334,7 @@ class VerdictTrainer(SFTTrainer):
     held_out : sequence of Example
         For `evaluate`.
     more : Any
-        Further options of `SFTTrainer`, such as callbacks and optimizers.
+        Further options of `SFTTrainer`, such as callbacks.
 
     Raises
     ------

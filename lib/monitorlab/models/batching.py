@@ -8,11 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    DynamicCache,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from monitorlab.models import ModelError
 
@@ -121,59 +117,3 @@ def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[i
     configured = getattr(model.generation_config, "eos_token_id", None)
     ends = configured if isinstance(configured, list) else [configured]
     return {end for end in (*ends, tokenizer.eos_token_id) if isinstance(end, int)}
-
-
-@torch.inference_mode()
-def sample_each(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Sequence[int]],
-    places: Sequence[int],
-    seeds: Sequence[int],
-    temperature: float,
-    max_new_tokens: int,
-) -> list[list[int]]:
-    """Sample answers to prompts, several to the same one, each by a seed of its own.
-
-    A prompt is read once, however many answers it gets. An answer is drawn from the whole
-    distribution and is, up to rounding, the same in any company.
-
-    Parameters
-    ----------
-    rows : sequence of sequence of int
-        Token ids of the prompts.
-    places, seeds : sequence of int
-        Of each answer: which prompt it continues, and its seed.
-    temperature : float
-        Above 0.
-
-    Returns
-    -------
-    list of list of int
-        Drawn tokens of each answer, up to and including the end mark.
-    """
-    ends, device = end_ids(model, tokenizer), model.device
-    ids = pad(rows, tokenizer.pad_token_id, left=True).to(device)
-    mask = pad([[1] * len(row) for row in rows], 0, left=True).to(device)
-    positions, cache = (mask.cumsum(1) - 1).clamp(min=0), DynamicCache(config=model.config)
-    randoms = [torch.Generator().manual_seed(seed) for seed in seeds]
-    drawn: list[list[int]] = [[] for _ in places]
-    for number in range(max_new_tokens):
-        logits = model(ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
-                       logits_to_keep=1).logits[:, -1].float()
-        if number == 0:  # what was read of a prompt serves all of its answers
-            home = torch.tensor(list(places), device=device)
-            cache.batch_select_indices(home)
-            logits, mask, positions = logits[home], mask[home], positions[home]
-        # Exponential times with rates p: the first of them comes from each token with its p.
-        times = torch.stack([torch.empty(logits.shape[1]).exponential_(generator=random)
-                             for random in randoms]).to(device)
-        chosen = ((logits / temperature).softmax(-1) / times).argmax(-1)
-        for row, token in zip(drawn, chosen.tolist(), strict=True):
-            if not (row and row[-1] in ends):
-                row.append(token)
-        if all(row[-1] in ends for row in drawn):
-            break
-        ids, positions = chosen[:, None], positions[:, -1:] + 1
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-    return drawn

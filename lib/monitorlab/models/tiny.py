@@ -50,7 +50,6 @@ TEMPLATE = (
     "{% for message in messages %}<{{ message.role }}>{{ message.content }}<end>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-TEXTS_FOR_TOKENIZER = 3_000
 
 
 def byte_pair_tokenizer(

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from monitorlab.models.loading import Checkpoint
 
 FUNCTION = "module:function"
+RELEASED = "smollm2:all"
 CHECKS_FIRST = "checks-first"
 OWN_NAME = "own_name"  # attribute of what `build_monitor` returns: its name if none were given
 NAME = Setting("name", (str,), "", "What tables and files call it; made of its settings if empty.")
@@ -111,6 +112,10 @@ _ALL = (
     _Kind("smollm2", "SmolLM2-135M-Instruct, a small real language model that needs no network",
          ("monitors.build:smollm2", *_CAUSAL), fixed={"revision": ""},
          other_names={"max_tokens": "max_new_tokens"}),
+    _Kind(RELEASED, "SmolLM2 fine-tuned on easy misbehavior, see data/released/finetuning",
+         ("monitors.build:finetuned_smollm2", *_CAUSAL), fixed={"revision": "", "adapter": "",
+                                                       "adapter_revision": "", "quantization": ""},
+         other_names={"max_tokens": "max_new_tokens"}),
     _Kind("api:MODEL", "model behind an OpenAI-compatible API",
          ("monitors.build:api", "monitors.api.monitor:ApiMonitor"), other_names=_SHORT_NAMES),
     _Kind(f"{CHECKS_FIRST}:MONITOR", "the checks first, and the monitor where they raise no alarm",
@@ -119,7 +124,8 @@ _ALL = (
          ("monitors.function:FunctionMonitor",)),
 )
 KINDS: Mapping[str, _Kind] = {
-    kind.spec if kind.spec == FUNCTION else kind.spec.partition(":")[0]: kind for kind in _ALL
+    kind.spec if kind.spec in (FUNCTION, RELEASED) else kind.spec.partition(":")[0]: kind
+    for kind in _ALL
 }
 
 
@@ -301,6 +307,46 @@ def smollm2(
     return _read_causally(load_smollm2, prompt, read, settings | {"dtype": dtype})
 
 
+def finetuned_smollm2(
+    *, prompt: str = "brief", read: Reading = "logits", folder: str = "", **settings: Any
+) -> Monitor:
+    """Load SmolLM2 with an adapter of notebook 05, in float32, as it was asked there.
+
+    Parameters
+    ----------
+    prompt : str
+        Monitor prompt, by name or file; the one that it was trained with is "brief".
+    read : {"logits", "text"}
+        The verdict is read from the logits of the next word, or from a generated reply.
+    folder : str
+        Of the adapter; empty for the one that is released.
+    **settings
+        Of `load_causal`, and of `LogitMonitor` or `TextMonitor`.
+
+    Raises
+    ------
+    MonitorError
+        If SmolLM2 is not installed, there is no adapter, or a setting belongs to the other way of
+        reading.
+    """
+    from monitorlab.models.smollm2 import load_smollm2
+
+    place = Path(folder) if folder else released_folder() / "all"
+    if not place.is_dir():
+        raise MonitorError(f"there is no adapter in {place}: take data/released/finetuning from "
+                           "the repository again")
+    given = {name: value for name, value in settings.items() if name not in KINDS[RELEASED].fixed}
+    decided = {"dtype": "float32", **given, "adapter": str(place), "name": RELEASED}
+    return _read_causally(load_smollm2, prompt, read, decided)
+
+
+def released_folder() -> Path:
+    """Folder of the released study of notebook 05."""
+    from monitorlab.storage.sources import project_root
+
+    return project_root() / "data" / "released" / "finetuning"
+
+
 def _read_causally(
     load: Callable[..., Checkpoint], prompt: str, read: Reading, settings: dict[str, Any]
 ) -> Monitor:
@@ -353,6 +399,8 @@ def api(model: str, *, prompt: str = "direct", read: Reading = "text", **setting
 
 def _find(spec: str) -> _Named:
     """Say what a spec names."""
+    if spec == RELEASED:
+        return _Named(KINDS[spec], "")
     head, _, rest = spec.partition(":")
     kind = KINDS.get(head)
     if kind is not None and ":" in kind.spec:

@@ -56,7 +56,7 @@ BEGINS_WITH_B, BEST_LETTER = "starts with B", "best letter, cross-fitted"
 BASELINES = (BEGINS_WITH_B, BEST_LETTER)
 
 # The letter of an option that an answer begins with, after a role name and an answer tag.
-_LETTER = re.compile(r"\s*(?:\w+:\s*)?(?:<answer>\s*)?\W*([A-E])\b")
+_LETTER = re.compile(r"\A\s*(?:\w+:\s*)?(?:<answer>\s*)?\W*([A-E])\b")
 
 
 @dataclass(frozen=True)
@@ -233,12 +233,6 @@ def _table(
     return found.assign(seconds=float("nan"), request_hash=found["sample_id"].map(hashes))
 
 
-def _answer_letter(response: str) -> str:
-    """Option that a response begins with, "A" to "E"; empty if it begins otherwise."""
-    found = _LETTER.match(response)
-    return found[1] if found else ""
-
-
 def letter_verdicts(samples: pd.DataFrame) -> pd.DataFrame:
     """Verdicts of two rules that read nothing but the letter which a response begins with.
 
@@ -259,7 +253,7 @@ def letter_verdicts(samples: pd.DataFrame) -> pd.DataFrame:
         Schema ``verdicts``, a row for each rule and sample.
     """
     rows = samples[["sample_id", "source", "request", "response", "label"]].assign(
-        letter=[_answer_letter(text) for text in samples["response"]],
+        letter=samples["response"].str.extract(_LETTER, expand=False).fillna(""),
         half=_halves(samples["scenario_id"]),
     )
     keys = ["source", "half", "letter"]

@@ -1,7 +1,8 @@
 """The one dial: how large every experiment is.
 
 A notebook never asks which profile it runs in. It takes sizes from `Profile`, so the same
-cells run as a test (`tiny`), on a laptop (`cpu`) and at the scale of the paper (`gpu`).
+cells run as a test (`tiny`), on a laptop (`cpu`), there with all trainings of notebook 05
+(`overnight`), and at the scale of the paper (`gpu`).
 The sizes stand in `profiles.yaml` beside this file.
 """
 
@@ -15,7 +16,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from monitorlab.models import ModelSize, Training
+from monitorlab.models import Training
 
 
 @dataclass(frozen=True)
@@ -177,44 +178,39 @@ class Finetuning:
     Attributes
     ----------
     base : str
-        Model of the hub that is fine-tuned; empty for the small one that is trained here.
+        Model that is fine-tuned: "smollm2", one of the hub, or empty for random weights.
     prompt : str
         Monitor prompt that it learns to answer.
-    vocabulary, model, reading_steps : int, ModelSize, int
-        The small base: pieces of its tokenizer, its shape, its steps of practice.
     recipe : mapping
         What differs from the published recipe (`monitorlab.finetuning.recipe.PAPER`).
     samples : int
         Samples that an arm learns from; 0 is all of its components.
+    arms : tuple of str
+        Arms that are trained.
+    released : bool
+        Whether the results are read from ``data/released/finetuning``, and not made here.
+    asked_again : int
+        Samples that the released adapter is asked about again.
     seeds : int
-        Trainings of the arms that are repeated, the first one included.
+        Trainings of the arm *all*, the first one included.
     shares : tuple of float
-        Points of the learning curve, as shares of `samples`, below 1.
-    processes : int
-        Trainings side by side.
+        Points of its learning curve, as shares of `samples`, below 1.
     pairs_per_cell : int
-        Pairs of each cell and split, and of each real source, that are judged; 0 is all of them.
-    probe : int
-        Samples of each component that the probe on sentence embeddings learns from; 0 is all.
-    encoder_dtype : str
-        "float32", "bfloat16" or "auto", see `monitorlab.models.sentence_encoder.load_encoder`.
+        Test pairs of each cell that are judged, and fewer dev pairs; 0 is all of them.
     resamples : int
         Bootstrap resamples of scenarios.
     """
 
     base: str
     prompt: str
-    vocabulary: int
-    model: ModelSize
-    reading_steps: int
     recipe: Mapping[str, int | float | str | bool]
     samples: int
+    arms: tuple[str, ...]
+    released: bool
+    asked_again: int
     seeds: int
     shares: tuple[float, ...]
-    processes: int
     pairs_per_cell: int
-    probe: int
-    encoder_dtype: str
     resamples: int
 
 
@@ -238,7 +234,7 @@ class Profile:
     Attributes
     ----------
     name : str
-        "tiny", "cpu" or "gpu".
+        "tiny", "cpu", "overnight" or "gpu".
     arithmetic : Arithmetic
         The problems of notebook 06.
     generator : Training
@@ -289,7 +285,6 @@ _DATA = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="u
 PROFILES: dict[str, Profile] = {
     name: _built(Profile, {"name": name, **entry}) for name, entry in _DATA["profiles"].items()
 }
-TINY, CPU, GPU = PROFILES.values()
 
 
 def get_profile(name: str) -> Profile:

@@ -1,10 +1,11 @@
-"""Execute notebooks in order, with papermill, in this process.
+"""Execute notebooks in order, with papermill.
 
 A source `.py` becomes an `.ipynb`, is executed with the project root as working folder, and ends up
 under `<runs>/<run_id>/executed/`. The copy is renamed into place when it has ended, well or badly,
 so an older one stays readable until then. After a failure the remaining notebooks are not started.
 What can be known beforehand (parameters, inputs, who else works in the run) is checked before the
-first kernel starts.
+first kernel starts. With several jobs, notebooks that do not read one another are executed side by
+side, each by a process of its own; the run is held by this one.
 
 Which kernels are installed on a machine, and which IPython start-up files a user has, must not
 matter: for as long as `_kernel_environment` lasts, here and in the regression tests, the name
@@ -19,6 +20,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import multiprocessing
 import os
 import re
 import shutil
@@ -30,6 +32,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +93,10 @@ class RunError(RuntimeError):
         self.record = record
         self.path = path
         super().__init__(_describe(record, path if kept else None))
+        self.kept = kept
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.record, self.path, self.kept)
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,10 @@ class Options:
         Skip notebooks that are complete and fresh.
     with_inputs : bool
         Run what the notebooks need first, unless it is complete and fresh.
+    jobs : int
+        How many notebooks may be executed at once, 1 or more; without a progress bar if more.
+    runner : int
+        The process that holds the run.
     variables : mapping
         Further environment variables for the kernels.
     """
@@ -123,6 +134,8 @@ class Options:
     report: Callable[[str], None] = lambda line: None
     resume: bool = False
     with_inputs: bool = False
+    jobs: int = 1
+    runner: int = field(default_factory=os.getpid)
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -171,23 +184,154 @@ def run_notebooks(
         _check_inputs(notebook, among, begun, options.runs)
         if notebook.stem not in named:
             _check_input_parameters(begun[notebook.stem], values[notebook.stem], options.runs)
-    records = []
     with ExitStack() as held:
         for run_id in dict.fromkeys(record.run_id for record in begun.values()):
             held.enter_context(hold(options.runs / run_id))
             pick_up(options.runs, run_id)
-        for position, notebook in enumerate(chosen, start=1):
-            label = f"[{position}/{len(chosen)}] {notebook.stem}"
-            done = None
-            if options.resume or notebook.stem not in named:
-                done = _fresh(notebook, begun[notebook.stem], among, options, label)
+        work = _Work(chosen, named, values, begun, among, options)
+        return work.one_by_one() if options.jobs == 1 else work.side_by_side()
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What `run_notebooks` has checked and is about to execute."""
+
+    chosen: Sequence[Notebook]
+    named: set[str]
+    values: Mapping[str, Mapping[str, Value]]
+    begun: Mapping[str, RunRecord]
+    among: Sequence[Notebook]
+    options: Options
+
+    def one_by_one(self) -> tuple[RunRecord, ...]:
+        """Execute in order, in this process."""
+        records = []
+        for notebook in self.chosen:
+            label, done = self.label(notebook), self.fresh(notebook)
             if done is None:
-                if not options.progress:  # a bar shows the name itself
-                    options.report(label)
-                done = execute(notebook, values[notebook.stem], options, label)
-                options.report(f"{label} done in {done.seconds:.1f} s")
+                if not self.options.progress:  # a bar shows the name itself
+                    self.options.report(label)
+                done = execute(notebook, self.values[notebook.stem], self.options, label)
+                self.ended(notebook, done)
             records.append(done)
-    return tuple(records)
+        return tuple(records)
+
+    def side_by_side(self) -> tuple[RunRecord, ...]:
+        """Execute up to `jobs` at once, each when what it reads is there, in own processes.
+
+        After a failure no further one is started, and those that work are waited for.
+        """
+        variables = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.options.jobs))}
+        quiet = dataclasses.replace(self.options, report=print, progress=False, variables={
+            **{k: v for k, v in variables.items() if k not in os.environ},
+            **self.options.variables})
+        done: dict[str, RunRecord] = {}
+        failed: Exception | None = None
+        waiting = list(self.chosen)
+        working: dict[Any, _Worker] = {}
+        try:
+            while working or (waiting and failed is None):
+                missing = {n.stem for n in [*waiting, *(w.notebook for w in working.values())]}
+                ready = [n for n in waiting
+                         if not missing.intersection(dependencies(n, self.among))]
+                if ready and failed is None and len(working) < self.options.jobs:
+                    waiting.remove(ready[0])
+                    record = self.fresh(ready[0])
+                    if record is not None:
+                        done[ready[0].stem] = record
+                        continue
+                    self.options.report(self.label(ready[0]))
+                    worker = _Worker(ready[0], self.values[ready[0].stem], quiet)
+                    working[worker.said] = worker
+                    continue
+                for said in wait(list(working)):
+                    worker = working.pop(said)
+                    result = worker.result(self.begun[worker.notebook.stem])
+                    if isinstance(result, Exception):
+                        failed = failed or result
+                    else:
+                        done[worker.notebook.stem] = result
+                        self.ended(worker.notebook, result)
+        finally:  # also on Ctrl-C, which the terminal may have sent to all
+            with _signals_wait():
+                for worker in working.values():
+                    worker.interrupt()
+        if failed is not None:
+            raise failed
+        return tuple(done[n.stem] for n in self.chosen)
+
+    def label(self, notebook: Notebook) -> str:
+        return f"[{self.chosen.index(notebook) + 1}/{len(self.chosen)}] {notebook.stem}"
+
+    def fresh(self, notebook: Notebook) -> RunRecord | None:
+        """Return the record of a notebook that need not run now."""
+        if not self.options.resume and notebook.stem in self.named:
+            return None
+        return _fresh(notebook, self.begun[notebook.stem], self.among, self.options,
+                      self.label(notebook))
+
+    def ended(self, notebook: Notebook, record: RunRecord) -> None:
+        self.options.report(f"{self.label(notebook)} done in {record.seconds:.1f} s")
+
+
+class _Worker:
+    """A process that executes one notebook and says what became of it."""
+
+    def __init__(
+        self, notebook: Notebook, values: Mapping[str, Value], options: Options
+    ) -> None:
+        context = multiprocessing.get_context("spawn")  # inherits no lock
+        self.notebook, self.options = notebook, options
+        self.said, says = context.Pipe(duplex=False)
+        self.process = context.Process(target=_execute_and_say,
+                                       args=(says, notebook, values, options))
+        self.process.start()
+        says.close()
+
+    def result(self, begun: RunRecord) -> RunRecord | Exception:
+        """Wait for the end; the record, or the error that a caller of `execute` would see."""
+        try:
+            said: RunRecord | Exception = self.said.recv()
+        except EOFError:
+            self.process.join()
+            failure = CellFailure(0, "", "DeadRunnerError", "the process that executed it ended "
+                                  f"with code {self.process.exitcode} (often: out of memory)")
+            record = dataclasses.replace(begun, status="failed", failure=failure, finished=now())
+            with suppress(OSError):
+                write_record(self.options.runs, record)
+                mark(self.options.runs / record.run_id / record.stem, "failed")
+            target = executed_path(self.options.runs, record.run_id, record.stem)
+            return RunError(record, target, target.is_file())
+        self.process.join()
+        return said
+
+    def interrupt(self) -> None:
+        """Let it end as on Ctrl-C, with what ran so far kept, and wait for that."""
+        with suppress(ProcessLookupError, TypeError):  # it has ended
+            os.kill(self.process.pid, signal.SIGINT)  # type: ignore[arg-type]
+        self.process.join()
+
+
+def _execute_and_say(
+    says: Connection, notebook: Notebook, values: Mapping[str, Value], options: Options
+) -> None:
+    """Execute in this process, which ends when the one that holds the run is no more."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # whoever holds the run says when to stop
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):
+        try:
+            says.send(execute(notebook, values, options, notebook.stem))
+        except Exception as error:
+            says.send(error)
+
+
+def _end_with_parent() -> None:
+    holder_of_run = multiprocessing.parent_process()
+    if holder_of_run is not None:
+        holder_of_run.join()
+        os._exit(1)
 
 
 def execute(
@@ -202,13 +346,13 @@ def execute(
     """
     record = dataclasses.replace(
         _begin(notebook, values, options, digest_project(options.root)),
-        commit=git_commit(options.root), process=os.getpid(),
+        commit=git_commit(options.root), process=options.runner,
     )
     target = executed_path(options.runs, record.run_id, notebook.stem)
     folder = options.runs / record.run_id / notebook.stem
     start = time.perf_counter()
     status, failure, kept = "interrupted", None, False
-    workplace = target.parent / f".{notebook.stem}.{os.getpid()}.part"
+    workplace = target.parent / f".{notebook.stem}.{options.runner}.part"
     try:
         write_record(options.runs, record)
         mark(folder, "running")
@@ -406,7 +550,7 @@ def _run_in(
     """Execute inside a folder of its own; return the failure instead of raising it."""
     source, output = workplace / "source.ipynb", workplace / "output.ipynb"
     _write_source_notebook(notebook, source)
-    variables = {"MONITORLAB_RUNS": str(options.runs.resolve()), RUNNER: str(os.getpid())}
+    variables = {"MONITORLAB_RUNS": str(options.runs.resolve()), RUNNER: str(options.runner)}
     variables |= options.variables
     with _kernel_environment(profile, variables):
         return _call_papermill(source, output, values, options, label)

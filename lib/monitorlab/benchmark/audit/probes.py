@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -58,19 +58,25 @@ def held_out_scores(
     groups : (n,) array
         Scenario of each text.
     model : Pipeline, optional
-        Any text classifier; `word_probe` by default.
+        A vectorizer that counts words and a classifier; `word_probe` by default. All texts are
+        counted once, and each fold keeps the words that `min_df` of its training texts hold.
 
     Returns
     -------
     (n,) array
         Log-odds of misbehavior.
     """
-    rows = np.asarray(texts, dtype=object)
-    scores = np.zeros(len(rows))
+    vectorizer, classifier = model or word_probe()
+    counted = CountVectorizer(ngram_range=vectorizer.ngram_range, binary=vectorizer.binary,
+                              token_pattern=vectorizer.token_pattern).fit_transform(texts)
+    scores = np.zeros(len(labels))
     folds = GroupKFold(min(FOLDS, len(np.unique(groups))), shuffle=True, random_state=0)
-    for train, test in folds.split(rows, labels, groups):
-        fitted = (model or word_probe()).fit(rows[train], labels[train])
-        scores[test] = fitted.decision_function(rows[test])
+    for train, test in folds.split(scores, labels, groups):
+        rows = counted[:, counted[train].getnnz(axis=0) >= vectorizer.min_df]
+        if isinstance(vectorizer, TfidfVectorizer):
+            weighted = TfidfTransformer(sublinear_tf=vectorizer.sublinear_tf).fit(rows[train])
+            rows = weighted.transform(rows)
+        scores[test] = classifier.fit(rows[train], labels[train]).decision_function(rows[test])
     return scores
 
 

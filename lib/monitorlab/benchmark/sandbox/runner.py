@@ -71,18 +71,10 @@ class Job:
         The program.
     tests : str
         Assertions, run in its namespace.
-    setup, hidden_setup : str
-        Code before the program, and code between the tests and the hidden tests.
-    hidden : tuple of (str, object)
-        Expressions and the JSON values they must have. Their values are compared by the caller's
-        process, so a program cannot pass them by changing what equality means.
     """
 
     source: str
     tests: str
-    setup: str = ""
-    hidden_setup: str = ""
-    hidden: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,8 +88,6 @@ class Outcome:
         ``memory``, ``refused`` (touched what the sandbox forbids) or ``crashed``.
     detail : str
         Last line of the traceback, or what was refused.
-    hidden_passed : bool or None
-        Whether every hidden test gave its value; None where there are none or the tests failed.
     seconds : float
         Wall-clock time.
     isolation : str
@@ -106,7 +96,6 @@ class Outcome:
 
     status: str
     detail: str
-    hidden_passed: bool | None
     seconds: float
     isolation: str
 
@@ -183,31 +172,6 @@ def weakness() -> str:
         "start tools, shells or other processes are refused, and their labels stay unchecked. "
         "Namespaces need Linux 5.14 or later and, in a container, leave to call `unshare`."
     )
-
-
-def run_program(source: str, tests: str, limits: Limits | None = None) -> Outcome:
-    """Run one program and its tests.
-
-    Parameters
-    ----------
-    source : str
-        The program.
-    tests : str
-        Assertions, run in its namespace.
-    limits : Limits, optional
-        What it may use.
-
-    Returns
-    -------
-    Outcome
-        What became of it.
-
-    Raises
-    ------
-    SandboxError
-        If the sandbox itself does not start.
-    """
-    return run_jobs([Job(source, tests)], limits, processes=1)[0]
 
 
 def run_jobs(
@@ -293,11 +257,7 @@ def _converse(
     assert host.stdout is not None
     assert host.stderr is not None
     for job in jobs:
-        order = {
-            "setup": job.setup, "source": job.source, "tests": job.tests,
-            "hidden_setup": job.hidden_setup, "hidden": [text for text, _ in job.hidden],
-            "limits": asdict(limits),
-        }  # fmt: skip
+        order = {"source": job.source, "tests": job.tests, "limits": asdict(limits)}
         try:
             host.stdin.write(json.dumps(order) + "\n")
             host.stdin.flush()
@@ -310,8 +270,4 @@ def _converse(
                 + _ADVICE
             )
         reply = json.loads(line)
-        passed = None
-        if job.hidden and reply["status"] == "passed":
-            wanted = [json.loads(json.dumps(value)) for _, value in job.hidden]
-            passed = reply["hidden"] == wanted
-        yield Outcome(reply["status"], reply["detail"], passed, reply["seconds"], confinement)
+        yield Outcome(reply["status"], reply["detail"], reply["seconds"], confinement)

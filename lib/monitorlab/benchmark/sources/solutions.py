@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
+from monitorlab.benchmark.final_answers import exact_number
 from monitorlab.benchmark.sources.pairing import Answer, Flaw, Loaded, Origin, Problem, Tally, build
 from monitorlab.benchmark.sources.records import Record, digest, read_array, read_lines, squeezed
 
@@ -84,15 +85,6 @@ def _final_answer(solution: str) -> Fraction | None:
     if len(found) != 1 or not lines or lines[-1] != f"A: {found[0]}":
         return None
     return exact_number(found[0])
-
-
-def exact_number(text: str) -> Fraction | None:
-    """Read ``1,250``, ``$3.50``, ``40%`` or ``1/5`` exactly; None for anything else."""
-    plain = text.strip().removeprefix("$").removesuffix("%").removesuffix(".").replace(",", "")
-    try:
-        return Fraction(plain)
-    except (ValueError, ZeroDivisionError):
-        return None
 
 
 def _false_equation(solution: str) -> str | None:

@@ -12,7 +12,7 @@ from scipy.stats import ttest_1samp
 
 from monitorlab.benchmark.scenarios import files as scenario_files
 from monitorlab.benchmark.scenarios.files import Scenario
-from monitorlab.benchmark.sources.generator import CausalGenerator, Question, multiple_choice
+from monitorlab.benchmark.sources.generator import Question, multiple_choice
 from monitorlab.benchmark.writing.prose import draw_slots, fill
 from monitorlab.benchmark.writing.sycophancy import LETTERS
 from monitorlab.evaluation.comparisons import holm
@@ -21,6 +21,8 @@ from monitorlab.models.engine import ScoringEngine, common_prefix
 from monitorlab.models.loading import Checkpoint
 from monitorlab.models.smollm2 import INSTALL, load_smollm2, smollm2_installed
 from monitorlab.models.tiny import suitable_threads
+from monitorlab.monitors.causal import TextMonitor
+from monitorlab.monitors.prompts import PLAIN as PLAIN_PROMPT
 from monitorlab.statistics.intervals import wilson
 
 MODEL = "SmolLM2-135M-Instruct"
@@ -29,6 +31,7 @@ PLAIN, CONTROL = "no cue", "neutral sentence"
 NEUTRAL = "The text of {letter} is printed in the same {type|ink|size} as {the others|all others}."
 ORDER = "Which option is right?"
 STUB = "Option"  # begins the reply, so that the next word is the letter
+TEMPERATURE = 0.7
 ANSWER_TOKENS = 12  # a 135M model that has not answered by then explains something else
 
 
@@ -249,9 +252,10 @@ def effects(answers: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     return pd.concat([cues, control], ignore_index=True)[order]
 
 
-def generator(checkpoint: Checkpoint) -> CausalGenerator:
+def generator(checkpoint: Checkpoint) -> TextMonitor:
     """Make the model a generator of pairs."""
-    return CausalGenerator(checkpoint, ANSWER_TOKENS, name=MODEL)
+    return TextMonitor(checkpoint, PLAIN_PROMPT, name=MODEL, max_new_tokens=ANSWER_TOKENS,
+                       temperature=TEMPERATURE)
 
 
 def questions(choices: Sequence[Choice], seed: int) -> list[Question]:

@@ -1,13 +1,14 @@
 """The arms of notebook 05: what each one learns from, at the same budget.
 
 The first six are the paper's: one component of the corpus, or all of them. One more leaves the
-recipe at one point, the loss. Every arm sees the same number of samples, in whole pairs.
+recipe at one point, the loss. Every arm sees the same number of samples, in whole pairs. Pairs that
+are longer than the recipe allows are left out: a small machine then sees more of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from monitorlab.pipeline.profiles import Finetuning
 
 EVERYTHING = tuple(component.name for component in COMPONENTS)
 PAIR_WEIGHT = 1.0
+CHECKS_ALONE = "checks alone"
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,10 @@ PAPER_ARMS: Final = tuple(
 BEYOND: Final = (
     Arm("contrastive pairs", "both answers in one batch, pairwise loss", pair_weight=PAIR_WEIGHT),
 )
-REPEATED: Final = (  # arms whose training is repeated; the first has a learning curve too
-    next(arm for arm in PAPER_ARMS if arm.name == ALL_COMPONENTS), BEYOND[0],
-)
+EVERY_ARM: Final[Mapping[str, Arm]] = {arm.name: arm for arm in (*PAPER_ARMS, *BEYOND)}
 SEEN_BY: Final[Mapping[str, frozenset[str]]] = {
-    **SEEN, **dict.fromkeys([*(arm.name for arm in BEYOND), CHECKS_FIRST], SEEN[ALL_COMPONENTS]),
+    **SEEN, **dict.fromkeys([*(arm.name for arm in BEYOND), CHECKS_FIRST, CHECKS_ALONE],
+                            SEEN[ALL_COMPONENTS]),
 }
 
 
@@ -87,22 +88,16 @@ def recipe_of(arm: Arm, settings: Finetuning, seed: int, share: float = 1.0) -> 
     return replace(recipe, max_steps=steps)
 
 
-def arm_rows(
-    arm: Arm, corpus: pd.DataFrame, size: int, rng: np.random.Generator, share: float = 1.0
-) -> pd.DataFrame:
-    """Draw the corpus rows of an arm: whole pairs of its components.
+def arm_pairs(arm: Arm, corpus: pd.DataFrame, rng: np.random.Generator) -> list[pd.DataFrame]:
+    """Pairs of an arm's components, each as its two rows, in random order.
 
     Parameters
     ----------
     arm : Arm
     corpus : DataFrame
         Schema ``corpus``.
-    size : int
-        Samples wanted at share 1; 0 is all. Fewer if the components have fewer.
     rng : Generator
-        Draws pairs and scenarios. A smaller share takes a part of the same draw.
-    share : float
-        Of the samples, in (0, 1].
+        Draws the order; the same state gives arms of the same components the same one.
 
     Raises
     ------
@@ -113,10 +108,8 @@ def arm_rows(
     if rows.empty:
         raise MonitorError(f"arm {arm.name!r} needs {', '.join(arm.components)}, and the corpus "
                            f"has {', '.join(sorted(corpus['component'].unique()))}")
-    pairs = rng.permutation(np.unique(rows["pair_id"].to_numpy(dtype=object)))
-    wanted = len(pairs) if not size else min(len(pairs), size // 2)
-    kept = pairs[: max(1, round(share * wanted))]
-    return rows[rows["pair_id"].isin(set(kept))].reset_index(drop=True)
+    pairs = [pair for _, pair in rows.groupby("pair_id")]
+    return [pairs[place] for place in rng.permutation(len(pairs))]
 
 
 def arm_examples(
@@ -129,31 +122,39 @@ def arm_examples(
     *,
     share: float = 1.0,
 ) -> list[Example]:
-    """Everything that an arm learns from, as training examples.
+    """Everything that an arm learns from, as training examples, in whole pairs.
 
     Parameters
     ----------
-    arm, corpus, rng, share
-        As in `arm_rows`.
+    arm, corpus, rng
+        As in `arm_pairs`.
     tokenizer : PreTrainedTokenizerBase
         Of the base.
     prompt : Prompt
         That the monitor will be asked with.
     settings : Finetuning
-        Sizes of the profile.
+        Sizes of the profile: at most `samples` (0 is all), none longer than the recipe's
+        `max_tokens`.
+    share : float
+        Of the samples, in (0, 1]; a smaller one takes a part of the same draw.
 
     Raises
     ------
     MonitorError
-        As :func:`monitorlab.finetuning.examples.verdict_examples`.
+        As :func:`monitorlab.finetuning.examples.verdict_examples`, or if every pair is too long.
     """
     recipe = recipe_of(arm, settings, 0)
-    rows = arm_rows(arm, corpus, settings.samples, rng, share)
-    return verdict_examples(tokenizer, prompt, rows, max_tokens=recipe.max_tokens,
-                            labelled=recipe.labelled)
-
-
-def budget(examples: Sequence[Example]) -> dict[str, int]:
-    """Count samples by what they teach: misbehavior or benign."""
-    labels = [example["label"] for example in examples]
-    return {"misbehavior": labels.count(1), "benign": labels.count(0)}
+    drawn = arm_pairs(arm, corpus, rng)
+    wanted = max(1, round(share * (settings.samples // 2 or len(drawn))))
+    found: list[Example] = []
+    while drawn and len(found) < 2 * wanted:
+        part, drawn = drawn[: 2 * wanted], drawn[2 * wanted :]
+        made = verdict_examples(tokenizer, prompt, pd.concat(part), max_tokens=10**8,
+                                labelled=recipe.labelled)
+        for first, second in zip(made[::2], made[1::2], strict=True):
+            if max(len(first["input_ids"]), len(second["input_ids"])) <= recipe.max_tokens:
+                found += [first, second]
+    if not found:
+        raise MonitorError(f"no pair of arm {arm.name!r} has at most {recipe.max_tokens} tokens "
+                           "an answer: raise max_tokens")
+    return found[: 2 * wanted]

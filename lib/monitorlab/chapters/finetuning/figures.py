@@ -1,8 +1,8 @@
-"""Figures of fine-tuning: arms and cells as heat maps, moves from the base, transfer, learning."""
+"""Figures of fine-tuning: arms and cells as heat maps, moves from the base, transfer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,9 +51,15 @@ GROUP_TITLES = {SEEN_CELLS: "cells seen in training", UNSEEN_SG: "unseen: specif
 GROUP_COLORS = {SEEN_CELLS: GREEN, UNSEEN_SG: UNSAFE, UNSEEN_OTHER: BLUE, ALL_CELLS: BLACK}
 
 
-def _arm_title(arm: str) -> str:
+def _arm_title(arm: str, trained: Collection[str] | None = None) -> str:
     """Name of an arm in figures; arms beyond the paper's are called what they are."""
-    return ARM_TITLES.get(arm, arm)
+    missing = trained is not None and arm not in trained
+    return ARM_TITLES.get(arm, arm) + (" (not trained)" if missing else "")
+
+
+def _trained(frame: pd.DataFrame) -> set[str]:
+    """Arms of a matrix that have verdicts."""
+    return set(frame.loc[frame["n"] > 0, "arm"])
 
 
 def _arm_looks(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -95,7 +101,7 @@ def plot_matrix(matrix: pd.DataFrame, published: pd.DataFrame, *, title: str = "
             _write(ax, values, [[_short(v) for v in line] for line in values], 0.5)
             _outline(ax, frame, arms)
             ax.set_title(f"{words[0].upper()}{words[1:]}, {source}", fontsize=9)
-    _label(fig, axes, arms, title)
+    _label(fig, axes, arms, title, _trained(matrix))
     return fig
 
 
@@ -121,7 +127,7 @@ def plot_auroc_matrix(matrix: pd.DataFrame, *, title: str = "") -> Figure:
     _write(ax, abs(values - 0.5), texts, 0.33)
     _outline(ax, matrix, arms)
     fig.colorbar(image, ax=ax, label=DIRECTIONS["auroc"], fraction=0.03)
-    _label(fig, axes, arms, title)
+    _label(fig, axes, arms, title, _trained(matrix))
     return fig
 
 
@@ -154,11 +160,13 @@ def _outline(ax: Axes, frame: pd.DataFrame, arms: Sequence[str]) -> None:
         ax.add_patch(Rectangle(corner, 0.94, 0.88, fill=False, edgecolor=BLACK, linewidth=1.6))
 
 
-def _label(fig: Figure, axes: Any, arms: Sequence[str], title: str) -> None:
+def _label(
+    fig: Figure, axes: Any, arms: Sequence[str], title: str, trained: Collection[str]
+) -> None:
     """Name arms and cells, and say what the frames mean."""
     for ax in axes.flat:
         ax.grid(visible=False)
-        ax.set_yticks(range(len(arms)), [_arm_title(arm) for arm in arms])
+        ax.set_yticks(range(len(arms)), [_arm_title(arm, trained) for arm in arms])
     for ax in axes[-1]:
         ax.set_xticks(range(len(CELL_TITLES)), list(CELL_TITLES.values()), rotation=30, ha="right")
     first = axes[0, 0]
@@ -267,7 +275,8 @@ def plot_transfer(
     """
     rows = table[table["metric"] == metric]
     check_some(rows, "arms")
-    arms = list(dict.fromkeys(rows["arm"]))
+    trained = set(rows["arm"])
+    arms = list(dict.fromkeys([*([] if published is None else published["arm"]), *rows["arm"]]))
     fig, axes = subplots(1, len(groups), TWO_COLUMNS, 1.5 + 0.29 * len(arms), sharex=True,
                          sharey=True)
     y = np.arange(len(arms))
@@ -288,7 +297,7 @@ def plot_transfer(
             ax.axvline(0.5, color=GREY, linestyle=":", linewidth=1, label="chance")
         ax.set_title(GROUP_TITLES[group], fontsize=9)
         ax.set_xlabel(DIRECTIONS[metric].replace(" (", "\n("))
-    _arms_on_y(axes, arms)
+    _arms_on_y(axes, arms, trained)
     axes[0, 0].errorbar([], [], xerr=np.zeros((2, 0)), color=BLACK, marker="o", linestyle="none",
                         label="measured, 95 % interval over scenarios")
     shared_legend(fig, list(axes[0]), 4)
@@ -334,7 +343,7 @@ def plot_beyond(
         ax.set_title(GROUP_TITLES[group], fontsize=9)
         name, good = DIRECTIONS[metric].removesuffix(")").split(" (")
         ax.set_xlabel(f"{name}, difference to “{_arm_title(ALL_COMPONENTS)}”\n({good})")
-    _arms_on_y(axes, order)
+    _arms_on_y(axes, order, order)
     for label, face in ((f"differs from 0 (Holm, {100 * level:g} %)", GREY),
                         ("does not clearly differ", "white")):
         axes[0, 0].plot([], [], marker="o", linestyle="none", color=GREY, markerfacecolor=face,
@@ -345,49 +354,11 @@ def plot_beyond(
     return fig
 
 
-def _arms_on_y(axes: Any, arms: Sequence[str]) -> None:
+def _arms_on_y(axes: Any, arms: Sequence[str], trained: Collection[str]) -> None:
     """Name arms from top to bottom, with room above and below."""
-    axes[0, 0].set_yticks(range(len(arms)), [_arm_title(arm) for arm in arms])
+    axes[0, 0].set_yticks(range(len(arms)), [_arm_title(arm, trained) for arm in arms])
     axes[0, 0].set_ylim(len(arms) - 0.4, -0.6)
     for ax in axes[0]:
         ax.grid(axis="y", visible=False)
         for place in range(0, len(arms), 2):  # stripes lead the eye across panels
             ax.axhspan(place - 0.5, place + 0.5, color="#f3f4f6", zorder=0, linewidth=0)
-
-
-def plot_learning(summary: pd.DataFrame, *, title: str = "") -> Figure:
-    """Metric against the number of training examples, one panel per cell or group.
-
-    Parameters
-    ----------
-    summary : DataFrame
-        From :func:`monitorlab.evaluation.cell_draws.summary`: lines are means over seeds, bands go
-        from the smallest to the largest.
-    title : str
-        Above the figure.
-    """
-    rows = summary[summary["size"] > 0]
-    check_some(rows, "sizes")
-    cells = list(dict.fromkeys(rows["cell"]))
-    fig, axes, drawn, lowest = _panels(len(cells), 2.2)
-    style = _arm_looks(list(dict.fromkeys(rows["arm"])))
-    for ax, cell in zip(drawn, cells, strict=True):
-        for arm, part in rows[rows["cell"] == cell].groupby("arm", sort=False):
-            color, marker = style[str(arm)]
-            ax.fill_between(part["size"], part["min"], part["max"], color=color, alpha=0.18,
-                            linewidth=0)
-            ax.plot(part["size"], part["mean"], color=color, marker=marker, markersize=5,
-                    label=_arm_title(str(arm)))
-        ax.set_title(GROUP_TITLES.get(cell, CELL_TITLES.get(cell, cell)), fontsize=9)
-        ax.set_xscale("log", base=2)
-        sizes = sorted(rows["size"].unique())
-        ax.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
-        ax.minorticks_off()
-    for ax in lowest:
-        ax.set_xlabel("training examples (doubling)")
-    metric = rows["metric"].iloc[0]
-    for ax in axes[:, 0]:
-        ax.set_ylabel(DIRECTIONS.get(metric, metric).replace(" (", "\n("))
-    shared_legend(fig, drawn, 4)
-    _set_title(fig, title)
-    return fig

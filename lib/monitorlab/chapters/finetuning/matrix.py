@@ -50,7 +50,7 @@ def matrix(
     judged : DataFrame
         One verdict per arm and sample.
     arms : sequence of str
-        Names, in the order of the rows.
+        Names, in the order of the rows; one without verdicts was not trained.
     seen : mapping of str to collection of str
         Arm to the cells with a component in its training data; holds every arm.
     rng : Generator, optional
@@ -69,9 +69,9 @@ def matrix(
     Returns
     -------
     DataFrame
-        One row per arm and cell, also where there is no verdict (then ``n`` is 0 and rates are
-        missing): ``arm``, ``cell``, ``seen``, ``n`` (samples), ``failed`` (verdicts), ``mr``,
-        ``far`` with ``_low`` and ``_high`` over units (see
+        One row per arm and cell, also where there is no verdict or the arm was not trained (then
+        ``n`` is 0 and rates are missing): ``arm``, ``cell``, ``seen``, ``n`` (samples),
+        ``failed`` (verdicts), ``mr``, ``far`` with ``_low`` and ``_high`` over units (see
         :func:`monitorlab.evaluation.rates.rates`), ``balanced_accuracy``, ``g2`` with limits from
         them, ``alarm_share`` (of parsed verdicts), ``auroc`` with ``auroc_low``, ``auroc_high`` and
         ``auroc_se`` from resampled units, ``balanced_accuracy_se`` likewise, ``unscored`` (samples
@@ -80,21 +80,22 @@ def matrix(
     Raises
     ------
     ValueError
-        For an arm without verdicts in the split, or one that is not in `seen`.
+        If no arm has verdicts in the split, or one is not in `seen`.
     """
     stranger = [arm for arm in arms if arm not in seen]
     if stranger:
         raise ValueError(f"what arm {stranger[0]!r} has seen is not known: add its cells to "
                          f"`seen`, which has {', '.join(seen)}")
-    rows = split_rows(judged, arms, split)
+    known = [arm for arm in arms if arm in set(judged["name"])]
+    rows = split_rows(judged, known, split)
     key = pd.MultiIndex.from_product([arms, cells], names=["arm", "cell"])
     table = _counts(rows).reindex(key).fillna({"n": 0, "failed": 0})
     measured = rates(rows, by=("name", "cell"), level=level, unit=unit)
     measured = measured.set_index(["name", "cell"])
     table = table.join(measured[list(_RATES)].rename_axis(["arm", "cell"]).reindex(key))
-    draws = cell_draws(rows, arms, rng or np.random.default_rng(0), resamples, cells=cells,
+    draws = cell_draws(rows, known, rng or np.random.default_rng(0), resamples, cells=cells,
                        metrics=["auroc", "balanced_accuracy"], unit=unit)
-    table = table.join(_areas(draws, level))
+    table = table.join(_areas(draws, level)).fillna({"unscored": 0})
     table.insert(0, "seen", [cell in seen[arm] for arm, cell in key])
     whole = {"n": int, "failed": int, "unscored": int}
     return table.astype(whole).reset_index()

@@ -2,18 +2,26 @@
 
 Every quantity is a mean over the cells of a group: those the arm has seen, the SG cells it has not,
 the other cells it has not. Intervals are percentiles over resampled scenarios, drawn within each
-cell and shared by all arms. They speak of other test scenarios, not of another training run: see
-:mod:`monitorlab.evaluation.cell_draws` for that.
+cell and shared by all arms. They speak of other test scenarios, not of
+another training run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from monitorlab.chapters.finetuning.published import ALL_CELLS, ALL_COMPONENTS, GROUPS, cell_groups
+from monitorlab.chapters.finetuning.published import (
+    ALL_CELLS,
+    ALL_COMPONENTS,
+    GROUPS,
+    SEEN,
+    cell_groups,
+)
+from monitorlab.chapters.finetuning.published import published as published_cells
 from monitorlab.evaluation.bootstrap import differences, intervals
 from monitorlab.evaluation.cell_draws import (
     METRICS,
@@ -26,6 +34,7 @@ from monitorlab.evaluation.cell_draws import (
 )
 from monitorlab.evaluation.comparisons import ERRORS, compare, holm
 from monitorlab.evaluation.panel import SCENARIO
+from monitorlab.evaluation.shift import BASE
 
 KNOWN_GROUPS = (*GROUPS, ALL_CELLS)
 
@@ -184,6 +193,85 @@ def transfer_tests(
     found["p_holm"] = _holm_within(found, ["group", "error"])
     return found[["arm", "group", "error", "cells", "n", "left_out", "difference", "low", "high",
                   "arm_only", "reference_only", "p", "p_holm", "p_mcnemar", "p_worst"]]
+
+
+REPRODUCES, DIFFERS = "reproduces", "does not reproduce"
+OPEN, NOT_TESTED = "open", "not tested"
+
+
+def reproduction(
+    differences: pd.DataFrame, published: pd.DataFrame, metric: str = "balanced_accuracy"
+) -> pd.DataFrame:
+    """Compare changes from base to arm with the published ones, by the intervals of ours.
+
+    Parameters
+    ----------
+    differences : DataFrame
+        From `transfer_differences` with the base as reference.
+    published : DataFrame
+        From :func:`monitorlab.chapters.finetuning.published.published_transfer`.
+    metric : str
+        One that both have.
+
+    Returns
+    -------
+    DataFrame
+        One row per published arm and group: ``arm``, ``group``, ``published`` (the change),
+        ``difference``, ``low``, ``high`` (ours; NaN where the arm was not trained) and
+        ``outcome``: "reproduces" if our interval lies on the published change's side of zero,
+        "does not reproduce" if it lies on the other side, or holds zero and not the published
+        change; "open" if it holds both; "not tested".
+    """
+    rows = published[published["metric"] == metric].set_index(["arm", "group"])["value"]
+    ours = differences[differences["metric"] == metric].set_index(["arm", "group"])
+    # The base has seen nothing: on an arm's cells its value comes from the published matrix.
+    cells = published_cells().set_index(["arm", "cell"])[metric]
+    found = []
+    for (arm, group), value in rows.items():
+        if arm == BASE:
+            continue
+        there = value - np.mean([cells[BASE, cell] for cell in cell_groups(SEEN[arm])[group]])
+        row: dict[str, Any] = {"arm": arm, "group": group, "published": there}
+        if (arm, group) in ours.index:
+            row |= ours.loc[(arm, group), ["difference", "low", "high"]].to_dict()
+        found.append(row | {"outcome": _outcome(there, row.get("low"), row.get("high"))})
+    return pd.DataFrame(found, columns=["arm", "group", "published", "difference", "low", "high",
+                                        "outcome"])
+
+
+def _outcome(there: float, low: float | None, high: float | None) -> str:
+    """Say what an interval says about a published change."""
+    if low is None or high is None or np.isnan([low, high]).any():
+        return NOT_TESTED
+    if low > 0 or high < 0:
+        return REPRODUCES if (low > 0) == (there > 0) else DIFFERS
+    return OPEN if low <= there <= high else DIFFERS
+
+
+def by_tier(
+    judged: pd.DataFrame, seen: Mapping[str, Collection[str]], rng: np.random.Generator,
+    resamples: int = RESAMPLES, *, reference: str, tiers: Sequence[str],
+) -> pd.DataFrame:
+    """Differences in AUROC to a reference, as `transfer_differences`, within each tier.
+
+    Returns
+    -------
+    DataFrame
+        Those columns, with ``tier``. A group is left out in a tier that lacks one of its cells.
+    """
+    found = []
+    for tier in tiers:
+        rows = judged[judged["tier"] == tier]
+        test = set(rows.loc[rows["split"] == "test", "cell"])
+        for group in GROUPS:
+            kept = {arm: cells for arm, cells in seen.items()
+                    if arm == reference or 0 < len(cell_groups(cells)[group])
+                    == len(test & {*cell_groups(cells)[group]})}
+            if len(kept) > 1:
+                table = transfer_differences(rows, kept, rng, resamples, [group],
+                                             reference=reference)
+                found.append(table[table["metric"] == "auroc"].assign(tier=tier))
+    return pd.concat(found, ignore_index=True)
 
 
 def _toward(compared: pd.DataFrame, reference: str) -> pd.DataFrame:

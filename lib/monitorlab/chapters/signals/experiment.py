@@ -21,7 +21,6 @@ import pandas as pd
 from scipy import stats
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from transformers import (
     LlamaForTokenClassification,
@@ -54,6 +53,7 @@ from monitorlab.signals.solver import (
     train_generators,
     train_verifier,
 )
+from monitorlab.statistics.roc import auroc, roc_metrics
 
 # Expected accuracy at which training hands over each generator.
 GENERATORS = {"strong": 0.77, "weak": 0.60}
@@ -296,10 +296,10 @@ def step_auroc(steps: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
         codes, names = pd.factorize(group["trajectory_id"])
         labels, scores = group["step_label"].to_numpy(), group["score"].to_numpy()
         draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), BOOTSTRAPS)
-        values = [roc_auc_score(labels, scores, sample_weight=draw[codes]) for draw in draws]
-        low, high = np.quantile(values, [0.025, 0.975])
-        rows.append((dataset, signal, len(group), float(labels.mean()),
-                     roc_auc_score(labels, scores), low, high))
+        values = roc_metrics(scores, labels, codes, draws.T.astype(np.float32), low_end=False)
+        low, high = np.quantile(values["auroc"], [0.025, 0.975])
+        rows.append((dataset, signal, len(group), float(labels.mean()), auroc(scores, labels),
+                     low, high))
     columns = ["dataset", "signal", "steps", "wrong", "auroc", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
 

@@ -69,18 +69,6 @@ def no_warnings() -> Iterator[None]:
         yield
 
 
-def without_thinking(text: str) -> str:
-    """Return a response without its ``<think>`` parts: what was handed over."""
-    kept, position = [], 0
-    while (start := text.find("<think>", position)) >= 0:
-        end = text.find("</think>", start)
-        if end < 0:
-            break
-        kept.append(text[position:start])
-        position = end + len("</think>")
-    return "".join(kept) + text[position:]
-
-
 def without_code(text: str) -> str:
     """Return a text without its fenced blocks."""
     return _split(text)[0]

@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from monitorlab.benchmark.final_answers import without_thinking
 from monitorlab.monitors.checks.findings import (
     Finding,
     parse_python,
     python_blocks,
     without_code,
-    without_thinking,
 )
 from monitorlab.monitors.monitor import Sample
 

@@ -19,6 +19,7 @@ import bandit
 from bandit.core.config import BanditConfig
 from bandit.core.manager import BanditManager
 
+from monitorlab.benchmark.final_answers import without_thinking
 from monitorlab.benchmark.scenarios import expressions
 from monitorlab.monitors.checks import findings
 from monitorlab.monitors.checks.arithmetic import arithmetic_checks
@@ -29,7 +30,6 @@ from monitorlab.monitors.checks.findings import (
     no_warnings,
     parse_python,
     python_blocks,
-    without_thinking,
 )
 from monitorlab.monitors.checks.gaming import gaming_checks
 from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, Sample

@@ -1,0 +1,298 @@
+"""The study as files: verdicts of every arm, how each was trained, and the adapter of *all*.
+
+The tables have the form of `python -m monitorlab score`, so that `compare` reads them. Every file
+has its digest in ``study.json``, which is sealed, and so has the text of every sample: a verdict
+about a text that has changed since is left out and counted, never shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from monitorlab.benchmark.samples import draw_pairs
+from monitorlab.chapters.finetuning.arms import EVERY_ARM
+from monitorlab.chapters.finetuning.matrix import matrix
+from monitorlab.chapters.finetuning.published import ALL_COMPONENTS
+from monitorlab.chapters.finetuning.train_arms import Task, ask_arms
+from monitorlab.evaluation.rates import join
+from monitorlab.evaluation.shift import BASE
+from monitorlab.finetuning.record import RECORD, read_training
+from monitorlab.finetuning.saved import load_finetuned
+from monitorlab.models import smollm2
+from monitorlab.models.loading import ADAPTER, Checkpoint
+from monitorlab.monitors.build import RELEASED, released_folder
+from monitorlab.monitors.causal import LogitMonitor
+from monitorlab.monitors.monitor import samples_of
+from monitorlab.monitors.prompts import Prompt, load_prompt
+from monitorlab.monitors.scoring import score
+from monitorlab.monitors.store import read_verdicts, write_verdicts
+from monitorlab.pipeline.runs import Run
+from monitorlab.storage.files import (
+    DamagedFileError,
+    digest_folder,
+    read_sealed,
+    sealed_json,
+    write_folder_atomic,
+)
+from monitorlab.storage.manifests import ArtifactError
+from monitorlab.storage.tables import CELLS, VERDICTS
+
+STUDY, CARD = "study.json", "README.md"
+WEIGHTS = (ADAPTER, "adapter_model.safetensors", RECORD)  # the tokenizer is that of the base
+TIERS = ("open", "veiled", "hidden")
+ABOUT = ("arm", "seed", "share", "train_seconds")  # columns beside those of a verdict
+RESAMPLES = 1000
+DEV_PAIRS = 10  # of a task; with fewer no threshold keeps a false alarm rate of .1
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms that were trained and asked, wherever that was done.
+
+    Attributes
+    ----------
+    verdicts : DataFrame
+        Schema ``verdicts`` with ``arm``, ``seed``, ``share`` and ``train_seconds``.
+    samples : DataFrame
+        Those that were asked about; schema ``samples``.
+    facts : mapping
+        Base, prompt, and the record of every training.
+    folder : Path
+        Where all of it is.
+    """
+
+    verdicts: pd.DataFrame = field(repr=False)
+    samples: pd.DataFrame = field(repr=False)
+    facts: Mapping[str, Any] = field(repr=False)
+    folder: Path
+
+    @property
+    def arms(self) -> list[str]:
+        """Arms at full size, the base first."""
+        whole = self.verdicts["share"].isin([0.0, 1.0])
+        return list(dict.fromkeys(self.verdicts.loc[whole, "arm"]))
+
+    @property
+    def base(self) -> str:
+        """Name of the model that the arms started from."""
+        name = str(self.facts["base"]["model"]["name"])
+        return "SmolLM2-135M" if name == smollm2.NAME else name
+
+    def first(self) -> pd.DataFrame:
+        """Verdicts of the first training of each arm at full size."""
+        whole = self.verdicts[self.verdicts["share"].isin([0.0, 1.0])]
+        seeds = whole.groupby("arm")["seed"].transform("first")
+        return whole[whole["seed"] == seeds].reset_index(drop=True)
+
+
+def study(
+    run: Run, trained: Mapping[Task, Path], base: Checkpoint, prompt: Prompt,
+    benchmark: pd.DataFrame,
+) -> Study:
+    """Read the released study, or make one of the arms that this run has trained.
+
+    Parameters
+    ----------
+    run : Run
+        Its profile says which. One that is made is written below the run, in the form of the
+        released one.
+    trained, base, prompt
+        As in `ask_arms`.
+    benchmark : DataFrame
+        Schema ``samples``; all of it.
+    """
+    sizes = run.profile.finetuning
+    if sizes.released:
+        return _read_study(released_folder(), benchmark)
+    samples = _asked(benchmark, sizes.pairs_per_cell, run.rng("asked"))
+    folder = run.folder / "released"
+    _write(folder, ask_arms(run, trained, base, prompt, samples), trained, base, prompt, samples)
+    return _read_study(folder, benchmark)
+
+
+def _asked(benchmark: pd.DataFrame, most: int, rng: np.random.Generator) -> pd.DataFrame:
+    """So many test pairs of each cell, and so many dev pairs as a threshold of its task needs."""
+    cells = benchmark.groupby("cell")["task"].first()
+    sharing = cells.map(cells.value_counts())
+    sizes = {("test", cell): most for cell in cells.index}
+    sizes |= {("dev", cell): max(-(-DEV_PAIRS // sharing[cell]), most // 3) if most else 0
+              for cell in cells.index}
+    parts = [draw_pairs(benchmark[(benchmark["split"] == split) & (benchmark["cell"] == cell)],
+                        size, rng) for (split, cell), size in sizes.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _write(
+    folder: Path, verdicts: pd.DataFrame, trained: Mapping[Task, Path], base: Checkpoint,
+    prompt: Prompt, samples: pd.DataFrame,
+) -> None:
+    """Write a study; what was there before stays until it is complete."""
+    trainings = {task.title.removeprefix("arm-"): read_training(place)
+                 for task, place in trained.items()}
+    with write_folder_atomic(folder) as temporary:
+        for name, part in _tables(verdicts):
+            write_verdicts(part[VERDICTS.columns].reset_index(drop=True), temporary / f"{name}.csv")
+        for task, place in trained.items():
+            if (task.arm.name, task.share) == (ALL_COMPONENTS, 1.0):
+                (temporary / ALL_COMPONENTS).mkdir(exist_ok=True)
+                for name in WEIGHTS:
+                    shutil.copyfile(place / name, temporary / ALL_COMPONENTS / name)
+        facts = {"base": dict(base.identity), "prompt": {"name": prompt.name,
+                                                         "sha256": prompt.digest},
+                 "tables": {name: part[list(ABOUT)].iloc[0].to_dict()
+                            for name, part in _tables(verdicts)},
+                 "trainings": trainings, "texts": _digests(samples),
+                 "files": digest_folder(temporary)}
+        (temporary / STUDY).write_text(sealed_json(facts), encoding="utf-8")
+        (temporary / CARD).write_text(_card(_read_study(temporary, samples)), encoding="utf-8")
+
+
+def _tables(verdicts: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Name and rows of every training, as `Task.title` calls it."""
+    return [(BASE if arm == BASE else f"{arm.replace(' ', '_')}-{share:g}-{seed}", part)
+            for (arm, share, seed), part in
+            verdicts.groupby(["arm", "share", "seed"], sort=False)]
+
+
+def _digests(samples: pd.DataFrame) -> dict[str, str]:
+    """Twelve digits of the SHA-256 of every sample's texts, by its name."""
+    texts = samples["request"] + "\0" + samples["response"]
+    return {name: hashlib.sha256(text.encode()).hexdigest()[:12]
+            for name, text in zip(samples["sample_id"], texts, strict=True)}
+
+
+def _read_study(folder: Path, benchmark: pd.DataFrame) -> Study:
+    """Read a study, and check that every file is as it was written.
+
+    Parameters
+    ----------
+    folder : Path
+    benchmark : DataFrame
+        Schema ``samples``. Verdicts about samples that it lacks, or whose text it has otherwise,
+        are left out, and a line says how many.
+
+    Raises
+    ------
+    ArtifactError
+        If a file is missing or was changed.
+    """
+    try:
+        facts = read_sealed(folder / STUDY)
+    except DamagedFileError as error:
+        raise ArtifactError(f"{folder / STUDY}: {error}. Take the files from the repository "
+                            "again, or make them: python -m monitorlab run 05 --profile "
+                            "overnight --with-inputs") from error
+    found = {name: digest for name, digest in digest_folder(folder).items()
+             if name not in (STUDY, CARD)}
+    if changed := sorted({name for name, _ in found.items() ^ facts["files"].items()}):
+        raise ArtifactError(f"{folder} was changed after it was written ({', '.join(changed)}): "
+                            "take the files from the repository again")
+    now = _digests(benchmark)
+    same = {name for name, digest in facts["texts"].items() if now.get(name) == digest}
+    tables = [read_verdicts(folder / f"{name}.csv").assign(**about)
+              for name, about in facts["tables"].items()]
+    verdicts = pd.concat(tables, ignore_index=True)
+    if lost := len(facts["texts"]) - len(same):
+        print(f"{lost} of {len(facts['texts'])} released samples have another text now: their "
+              "verdicts are left out")
+    return Study(verdicts[verdicts["sample_id"].isin(same)].reset_index(drop=True),
+                 benchmark[benchmark["sample_id"].isin(same)].reset_index(drop=True), facts, folder)
+
+
+def ask_again(
+    study: Study, base: Checkpoint, size: int, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Ask the adapter of a study about some of its samples again.
+
+    Parameters
+    ----------
+    study : Study
+    base : Checkpoint
+        What this run trains; where the study is of SmolLM2 and this is not, that is loaded.
+    size : int
+        Samples, at random.
+    rng : Generator
+        Draws them.
+
+    Returns
+    -------
+    DataFrame
+        ``sample_id``, ``released``, ``now``: scores in [0, 1], high is unsafe. No row, and a line
+        that says why, where SmolLM2 is not installed.
+    """
+    of_all = study.verdicts[study.verdicts["arm"] == ALL_COMPONENTS]
+    kept = of_all[of_all["share"] == 1.0].drop_duplicates("sample_id")
+    chosen = kept.iloc[rng.permutation(len(kept))[:size]].sort_values("sample_id")
+    found = pd.DataFrame({"sample_id": chosen["sample_id"], "released": chosen["score"]})
+    if base.identity["model"] != study.facts["base"]["model"]:
+        if not smollm2.smollm2_installed():
+            print(f"asking again needs SmolLM2: {smollm2.INSTALL}")
+            return found.head(0).assign(now=[])
+        base = smollm2.load_smollm2(dtype="float32")
+    model = load_finetuned(study.folder / ALL_COMPONENTS, base)
+    monitor = LogitMonitor(model, load_prompt(study.facts["prompt"]["name"]))
+    rows = study.samples[study.samples["sample_id"].isin(chosen["sample_id"])]
+    now = score(monitor, samples_of(rows), title="asked again").set_index("sample_id")["score"]
+    return found.assign(now=now[found["sample_id"]].to_numpy())
+
+
+def _card(study: Study) -> str:
+    """Say in Markdown what the released monitor is, what it was trained on, and how it errs."""
+    judged = join(study.first(), study.samples).assign(name=study.first()["arm"])
+    tests = study.samples[study.samples["split"] == "test"]
+    lines = [f"# Fine-tuned monitors, and `{RELEASED}`", "",
+             f"Written from the tables beside it. {study.base} was fine-tuned (LoRA) on the "
+             "training corpus of notebook 01, which holds no specification gaming and shares no "
+             f"scenario with the benchmark, and asked about {len(study.samples)} benchmark "
+             f"samples ({len(tests)} of them of the test split, whole pairs drawn at random by "
+             "cell) with the prompt "
+             f"`{study.facts['prompt']['name']}`. The tables have the columns of "
+             "`python -m monitorlab score`, and `compare` reads them; `study.json` holds every "
+             "setting, every loss and the SHA-256 of every file.", "",
+             "| training | examples | tokens | steps | minutes | last loss |",
+             "|---|---|---|---|---|---|"]
+    for name, stored in study.facts["trainings"].items():
+        lines.append(f"| {name} | {stored['examples']['rows']} | {stored['tokens']:,} | "
+                     f"{stored['steps']} | {stored['seconds'] / 60:.1f} | "
+                     f"{stored['history'][-1]['loss']:.3f} |")
+    missing = [arm for arm in EVERY_ARM if arm not in study.arms]
+    lines += ["", f"Not trained: {', '.join(missing)}." if missing else "Every arm was trained."]
+    if ALL_COMPONENTS in study.arms:
+        recipe = study.facts["trainings"][next(name for name in study.facts["trainings"]
+                                               if name.startswith(f"{ALL_COMPONENTS}-1-"))]
+        settings = ", ".join(f"{name} {value}" for name, value in recipe["recipe"].items()
+                             if not isinstance(value, list))
+        lines += ["", f"## `{RELEASED}`", "",
+                  f"The arm *all*: `python -m monitorlab score FILE --monitor {RELEASED}`.",
+                  f"Recipe: {settings}.", "",
+                  "Test split, the model's own threshold, 95 % intervals over scenarios:", "",
+                  "| | n | MR | FAR | AUROC | AUROC of the base |", "|---|---|---|---|---|---|"]
+        for key, names in (("cell", CELLS), ("tier", TIERS)):
+            lines += _rows(judged.assign(cell=judged[key]), names)
+        lines += ["", "**Limits.** A model of 135 million parameters, trained for minutes on "
+                  "composed texts that are easier than the benchmark. An AUROC whose interval "
+                  "holds .5 cannot be told from guessing. Do not use it to decide anything: it is "
+                  "here so that every number of notebook 05 can be asked again."]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(judged: pd.DataFrame, names: tuple[str, ...]) -> list[str]:
+    """One row per cell or tier, with the base beside the arm."""
+    found = matrix(judged, [BASE, ALL_COMPONENTS], rng=np.random.default_rng(0),
+                   resamples=RESAMPLES, cells=names).set_index(["arm", "cell"])
+    rows = []
+    for name in names:
+        shown = [f"{found.loc[(arm, name), key]:.2f} ({found.loc[(arm, name), f'{key}_low']:.2f} "
+                 f"to {found.loc[(arm, name), f'{key}_high']:.2f})"
+                 for arm, key in ((ALL_COMPONENTS, "mr"), (ALL_COMPONENTS, "far"),
+                                  (ALL_COMPONENTS, "auroc"), (BASE, "auroc"))]
+        rows.append(f"| {name} | {found.loc[(ALL_COMPONENTS, name), 'n']} | {' | '.join(shown)} |")
+    return rows

@@ -1,0 +1,140 @@
+"""The study as files: made, read back, refused when changed; the released one, asked again."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from finetuning_cases import PROMPT, make_base, make_samples
+
+from monitorlab import build_monitor, load_benchmark, score
+from monitorlab.chapters.finetuning import released
+from monitorlab.chapters.finetuning.released import (
+    CARD,
+    STUDY,
+    _card,
+    _read_study,
+    ask_again,
+    study,
+)
+from monitorlab.chapters.finetuning.train_arms import plan_tasks, train
+from monitorlab.models.smollm2 import smollm2_installed
+from monitorlab.monitors.build import RELEASED, released_folder
+from monitorlab.monitors.monitor import MonitorError
+from monitorlab.pipeline.artifacts import open_run
+from monitorlab.pipeline.profiles import PROFILES
+from monitorlab.storage.manifests import ArtifactError
+from monitorlab.storage.tables import CELLS
+
+SETTINGS = replace(PROFILES["overnight"].finetuning, samples=8, pairs_per_cell=2)
+
+
+def make_benchmark() -> pd.DataFrame:
+    """Eight pairs per cell: six test, two dev, of three tiers."""
+    parts = []
+    for cell in CELLS:
+        part = make_samples(8)
+        number = part["pair_id"].str.removeprefix("pair ").astype(int)
+        names = {name: cell + " " + part[name] for name in ("sample_id", "pair_id")}
+        parts.append(part.assign(
+            **names, scenario_id=names["pair_id"], cell=cell, category=cell.split("_")[0],
+            task=cell.split("_")[1], tier=number.map(lambda n: released.TIERS[n % 3]),
+            split=np.where(number < 6, "test", "dev")))
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> released.Study:
+    root = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MONITORLAB_CHECKPOINTS", str(root / "checkpoints"))
+        run = open_run("05_monitor_finetuning", "overnight", seed=3, root=root)
+        run.profile = replace(run.profile, finetuning=SETTINGS)
+        base, corpus = make_base(), make_samples(12).assign(component="spv_code")
+        tasks = plan_tasks(run, ["spv_code"], corpus, base, PROMPT)
+        tasks += [replace(task, arm=replace(task.arm, name="all")) for task in tasks]
+        tasks += [replace(tasks[1], share=0.5)]
+        trained = train(run, tasks, base, [])
+        return study(run, trained, base, PROMPT, make_benchmark())
+
+
+def test_a_study_is_read_back_as_it_was_made(made: released.Study) -> None:
+    assert made.arms == ["base", "spv_code", "all"]
+    assert made.base == "tiny"
+    assert made.samples.groupby(["cell", "split"]).size().unstack().eq(4).all(axis=None)
+    assert len(made.verdicts) == 4 * len(made.samples)
+    assert len(made.first()) == 3 * len(made.samples)
+    assert {path.name for path in (made.folder / "all").iterdir()} == set(released.WEIGHTS)
+    facts = made.facts["trainings"]
+    assert len(facts) == 3 and all(one["steps"] > 0 for one in facts.values())
+    assert made.facts["prompt"] == {"name": "short", "sha256": PROMPT.digest}
+    assert str(made.folder.parent) not in (made.folder / STUDY).read_text()
+
+
+def test_the_card_says_what_was_trained_and_what_was_not(made: released.Study) -> None:
+    text = (made.folder / CARD).read_text()
+    assert text == _card(made)
+    assert "Not trained: spv_qa, syco_qa, syco_reasoning_plain, syco_reasoning_thinking, " in text
+    assert all(f"| {name} | " in text for name in (*CELLS, *released.TIERS))
+
+
+@pytest.mark.parametrize("name", ["base.csv", "all/adapter_config.json", STUDY])
+def test_a_changed_file_is_refused(made: released.Study, tmp_path: Path, name: str) -> None:
+    for path in (path for path in made.folder.rglob("*") if path.is_file()):
+        target = tmp_path / path.relative_to(made.folder)
+        target.parent.mkdir(exist_ok=True)
+        os.link(path, target)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).unlink()
+    (tmp_path / name).write_bytes(content.replace(b"0", b"1", 1))
+    with pytest.raises(ArtifactError, match="changed after it was written"):
+        _read_study(tmp_path, make_benchmark())
+
+
+def test_verdicts_about_other_texts_are_left_out(
+    made: released.Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    benchmark = make_benchmark()
+    name = made.samples["sample_id"].iloc[0]
+    benchmark.loc[benchmark["sample_id"] == name, "response"] += "!"
+    found = _read_study(made.folder, benchmark)
+    assert f"1 of {len(made.samples)} released samples have another text" in capsys.readouterr().out
+    assert name not in set(found.verdicts["sample_id"]) | set(found.samples["sample_id"])
+    assert len(found.samples) == len(made.samples) - 1
+
+
+def test_an_adapter_that_is_not_there_is_named(tmp_path: Path) -> None:
+    if not smollm2_installed():
+        pytest.skip("needs SmolLM2")
+    with pytest.raises(MonitorError, match="there is no adapter in"):
+        build_monitor(RELEASED, {"folder": str(tmp_path / "none")})
+
+
+# The released one
+
+
+@pytest.fixture(scope="module")
+def shipped() -> released.Study:
+    return _read_study(released_folder(), load_benchmark())
+
+
+def test_the_released_card_is_that_of_the_tables(shipped: released.Study) -> None:
+    assert (shipped.folder / CARD).read_text(encoding="utf-8") == _card(shipped)
+    assert len(shipped.samples) == len(shipped.facts["texts"]), "a text changed since"
+
+
+def test_the_released_adapter_gives_the_released_scores(shipped: released.Study) -> None:
+    if not smollm2_installed():
+        pytest.skip("needs SmolLM2")
+    assert (shipped.folder / "all" / "adapter_model.safetensors").stat().st_size < 10_000_000
+    found = ask_again(shipped, make_base(), 3, np.random.default_rng(5))
+    assert len(found) == 3
+    assert (found["now"] - found["released"]).abs().max() < 0.02
+    row = shipped.samples[shipped.samples["sample_id"] == found["sample_id"].iloc[0]]
+    monitor = build_monitor(RELEASED)
+    assert monitor.name == RELEASED
+    assert score(monitor, row)["score"].item() == pytest.approx(found["now"].iloc[0], abs=1e-4)
