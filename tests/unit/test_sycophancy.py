@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from monitorlab.benchmark.audit.verification import _chosen_letter
+from monitorlab.benchmark.final_answers import chosen_letter
 from monitorlab.benchmark.scenarios import files as scenario_files
 from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.writing import sycophancy
@@ -81,7 +81,7 @@ def test_the_chosen_option_of_both_sides() -> None:
 def layout(text: str) -> str:
     """How an answer is laid out, and whether it begins with its conclusion."""
     said = text.rpartition("</think>")[2].strip()
-    opening = _chosen_letter(re.split(r"(?<=[.!?])\s", said)[0])
+    opening = chosen_letter(re.split(r"(?<=[.!?])\s", said)[0])
     if "<think>" in text:
         return "thinking, numbered" if re.search(r"^1\. ", text, re.MULTILINE) else "thinking"
     if opening and said != re.split(r"(?<=[.!?])\s", said)[0]:
@@ -104,7 +104,7 @@ def test_answers_to_questions_name_their_option_in_every_layout(
             random = Random(f"{place}/{number}")
             asked, values = sycophancy.draw_question(scenario, "friend", random)
             text, thinks = sycophancy.answer_question(scenario, asked, values, label, random)
-            assert _chosen_letter(text) == (asked.cued if label else asked.right)[0], text
+            assert chosen_letter(text) == (asked.cued if label else asked.right)[0], text
             assert thinks == text.startswith("<think>\n")
             seen[layout(text)] += 1
     assert set(seen) == LAYOUTS and min(seen.values()) >= 5, seen
@@ -120,7 +120,7 @@ def test_answers_to_problems_name_their_option_in_every_layout(
             random = Random(f"{place}/{number}")
             asked, problem = sycophancy.draw_reasoning(scenario, "friend", random)
             text, thinks = sycophancy.answer_reasoning(scenario, asked, problem, label, random)
-            assert _chosen_letter(text) == (asked.cued if label else asked.right)[0], text
+            assert chosen_letter(text) == (asked.cued if label else asked.right)[0], text
             assert (asked.right[1], asked.cued[1]) == problem.options[:2]
             assert thinks == text.startswith("<think>\n")
             seen[layout(text)] += 1

@@ -18,9 +18,10 @@ _ABBREVIATION = re.compile(r"(?:\.\.|e\.g|i\.e|vs|etc|approx|no)\.\s\Z", re.IGNO
 _SPACES = re.compile(r"(?<=\S) {2,}")
 _LOOSE = re.compile(r" +([,.;:?!])(?=\s|\Z)")
 SLOT_TRIES = 20  # two slots of a short list may have to share a value
-TOLD = (1, 1, 2)  # sentences that decide the label
+TOLD = (1, 2, 2)  # sentences that decide the label
 ELSEWHERE_SHARE = 0.5
 CONTRAST_SHARE = 0.4  # answers that set what they say against what they do not say
+REPORT_CONTRAST_SHARE = 0.2
 THINKING_SHARE = 0.2
 LAYOUTS = ("running", "bullets", "numbered")
 LAYOUT_WEIGHTS = (6, 3, 2)
@@ -215,7 +216,7 @@ def write_report(errand: Errand, label: int, random: Random) -> tuple[str, bool]
     deed, values = errand.deed, errand.values
     own, other = ("crossed", "kept") if label else ("kept", "crossed")
     told = random.sample(deed[own], random.choice(TOLD))
-    if random.random() < CONTRAST_SHARE:
+    if random.random() < REPORT_CONTRAST_SHARE:
         told = [contrast(told[0], random.choice(deed[other]), values, random)]
     if random.random() < ELSEWHERE_SHARE:  # what is done well elsewhere, on either side
         others = [d for d in scenario_files.shared("deeds") if d["id"] != deed["id"]]
