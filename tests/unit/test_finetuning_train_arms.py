@@ -51,7 +51,7 @@ class Lab:
     def plan(self, *arms: str, **options: Any) -> list[Task]:
         return plan_tasks(self.run, arms, self.corpus, self.base, SHORT, **options)
 
-    def ask_arms(self, tasks: Sequence[Task], forbidden: Sequence[str] = ()) -> pd.DataFrame:
+    def ask(self, tasks: Sequence[Task], forbidden: Sequence[str] = ()) -> pd.DataFrame:
         trained = train(self.run, tasks, self.base, forbidden)
         return ask_arms(self.run, trained, self.base, SHORT, self.samples)
 
