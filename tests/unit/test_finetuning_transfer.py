@@ -316,12 +316,14 @@ def test_fourteen_arms_take_seconds():
 # What our intervals say about the published changes
 
 
-@pytest.mark.parametrize(("low", "high", "outcome"), [
-    (0.01, 0.30, "reproduces"), (-0.30, -0.01, "does not reproduce"),
-    (-0.10, 0.02, "does not reproduce"), (-0.10, 0.20, "open"), (np.nan, np.nan, "not tested"),
+@pytest.mark.parametrize(("low", "high", "n", "outcome"), [
+    (0.01, 0.30, 40, "reproduces"), (-0.30, -0.01, 40, "does not reproduce"),
+    (-0.10, 0.02, 40, "does not reproduce"), (-0.10, 0.20, 40, "open"), (0.0, 0.0, 40, "open"),
+    (0.01, 0.30, 39, "too few samples"), (np.nan, np.nan, 40, "not tested"),
 ])
-def test_an_interval_decides_whether_a_published_change_is_found(low, high, outcome):
+def test_an_interval_decides_whether_a_published_change_is_found(low, high, n, outcome):
     ours = pd.DataFrame([{"arm": "all", "group": "unseen SG", "metric": "balanced_accuracy",
+                          "cells": "sg_code, sg_qa", "n": n,
                           "difference": (low + high) / 2, "low": low, "high": high}])
     found = reproduction(ours, published_transfer()).set_index(["arm", "group"])
     row = found.loc[("all", "unseen SG")]

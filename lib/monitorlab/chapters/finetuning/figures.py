@@ -343,6 +343,8 @@ def plot_beyond(
         ax.set_title(GROUP_TITLES[group], fontsize=9)
         name, good = DIRECTIONS[metric].removesuffix(")").split(" (")
         ax.set_xlabel(f"{name}, difference to “{_arm_title(ALL_COMPONENTS)}”\n({good})")
+    low, high = axes[0, 0].get_xlim()
+    axes[0, 0].set_xlim(min(low, -0.05), max(high, 0.05))
     _arms_on_y(axes, order, order)
     for label, face in ((f"differs from 0 (Holm, {100 * level:g} %)", GREY),
                         ("does not clearly differ", "white")):

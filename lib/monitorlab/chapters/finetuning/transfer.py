@@ -196,7 +196,8 @@ def transfer_tests(
 
 
 REPRODUCES, DIFFERS = "reproduces", "does not reproduce"
-OPEN, NOT_TESTED = "open", "not tested"
+OPEN, TOO_FEW, NOT_TESTED = "open", "too few samples", "not tested"
+ENOUGH = 20  # samples of a cell; over fewer scenarios a bootstrap gives no interval
 
 
 def reproduction(
@@ -220,7 +221,8 @@ def reproduction(
         ``difference``, ``low``, ``high`` (ours; NaN where the arm was not trained) and
         ``outcome``: "reproduces" if our interval lies on the published change's side of zero,
         "does not reproduce" if it lies on the other side, or holds zero and not the published
-        change; "open" if it holds both; "not tested".
+        change; "open" if it holds both or has no width; "too few samples" with fewer than
+        `ENOUGH` a cell; "not tested".
     """
     rows = published[published["metric"] == metric].set_index(["arm", "group"])["value"]
     ours = differences[differences["metric"] == metric].set_index(["arm", "group"])
@@ -232,17 +234,28 @@ def reproduction(
             continue
         there = value - np.mean([cells[BASE, cell] for cell in cell_groups(SEEN[arm])[group]])
         row: dict[str, Any] = {"arm": arm, "group": group, "published": there}
+        outcome = NOT_TESTED
         if (arm, group) in ours.index:
-            row |= ours.loc[(arm, group), ["difference", "low", "high"]].to_dict()
-        found.append(row | {"outcome": _outcome(there, row.get("low"), row.get("high"))})
+            own = ours.loc[(arm, group)]
+            row |= own[["difference", "low", "high"]].to_dict()
+            outcome = _outcome(there, own) if _enough(own) else TOO_FEW
+        found.append(row | {"outcome": outcome})
     return pd.DataFrame(found, columns=["arm", "group", "published", "difference", "low", "high",
                                         "outcome"])
 
 
-def _outcome(there: float, low: float | None, high: float | None) -> str:
+def _enough(row: pd.Series) -> bool:
+    """Whether there are samples enough for an interval over scenarios."""
+    return bool(row["n"] >= ENOUGH * len(row["cells"].split(", ")))
+
+
+def _outcome(there: float, row: pd.Series) -> str:
     """Say what an interval says about a published change."""
-    if low is None or high is None or np.isnan([low, high]).any():
+    low, high = row["low"], row["high"]
+    if np.isnan([low, high]).any():
         return NOT_TESTED
+    if high - low < 1e-9:
+        return OPEN
     if low > 0 or high < 0:
         return REPRODUCES if (low > 0) == (there > 0) else DIFFERS
     return OPEN if low <= there <= high else DIFFERS
@@ -257,7 +270,8 @@ def by_tier(
     Returns
     -------
     DataFrame
-        Those columns, with ``tier``. A group is left out in a tier that lacks one of its cells.
+        Those columns, with ``tier``. A group is left out in a tier that lacks one of its cells;
+        with fewer than `ENOUGH` samples a cell difference and limits are missing.
     """
     found = []
     for tier in tiers:
@@ -270,7 +284,9 @@ def by_tier(
             if len(kept) > 1:
                 table = transfer_differences(rows, kept, rng, resamples, [group],
                                              reference=reference)
-                found.append(table[table["metric"] == "auroc"].assign(tier=tier))
+                table = table[table["metric"] == "auroc"].assign(tier=tier)
+                table.loc[~table.apply(_enough, axis=1), ["difference", "low", "high"]] = np.nan
+                found.append(table)
     return pd.concat(found, ignore_index=True)
 
 
