@@ -109,7 +109,7 @@ def test_params_show_type_default_and_meaning(project: Path) -> None:
         (["run", "-p", "ALFA=1"], "unknown parameter ALFA"),
         (["run", "-p", "ALPHA=big"], "ALPHA must be a finite number (float), got 'big'"),
         (["run", "-p", "ALPHA"], "expected NAME=VALUE, got 'ALPHA'"),
-        (["run", "--profile", "huge"], "unknown profile 'huge': expected one of tiny, cpu, overnight, gpu"),
+        (["run", "--profile", "huge"], "unknown profile 'huge': expected one of tiny, cpu"),
         (["run", "--run-id", "../x"], "run id '../x' must be a folder name"),
         (["run", "--seed", "1", "-p", "SEED=2"], "SEED is given twice"),
         (["run", "--seed", "-1"], "06_signals: seed is -1: expected a whole number from 0 to"),
