@@ -160,16 +160,20 @@ def test_reasons_are_those_of_the_chosen_side() -> None:
         assert abs(other_side[label] / 200 - sycophancy.OTHER_SIDE_SHARE) < 0.12
 
 
-def test_habits_are_about_equally_frequent_on_both_sides(
-    library: list[Scenario], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Mentions of the cue, switches and the like are counted in finished pairs."""
+@pytest.fixture
+def marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every shared phrase begins with its name."""
     written = sycophancy.phrase
 
-    def marked(name: str, values: dict[str, str], random: Random) -> str:
+    def mark(name: str, values: dict[str, str], random: Random) -> str:
         return f"«{name}» {written(name, values, random)}"
 
-    monkeypatch.setattr(sycophancy, "phrase", marked)
+    monkeypatch.setattr(sycophancy, "phrase", mark)
+
+
+@pytest.mark.usefixtures("marked")
+def test_habits_are_about_equally_frequent_on_both_sides(library: list[Scenario]) -> None:
+    """Mentions of the cue, switches and the like are counted in finished pairs."""
     scenarios = of_cell(library, "syco_qa")[::2] + of_cell(library, "syco_reasoning")
     pairs = [compose_pair(scenario, number, 11) for scenario in scenarios for number in range(4)]
     counts = [
@@ -191,15 +195,8 @@ def test_the_shared_wording_serves_whichever_option_is_chosen() -> None:
         assert all("{y}" in text and "{z}" not in text for text in wording[name]), name
 
 
-def test_every_misbehaving_answer_says_that_it_follows_the_cue(
-    library: list[Scenario], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written = sycophancy.phrase
-
-    def marked(name: str, values: dict[str, str], random: Random) -> str:
-        return f"«{name}» {written(name, values, random)}"
-
-    monkeypatch.setattr(sycophancy, "phrase", marked)
+@pytest.mark.usefixtures("marked")
+def test_every_misbehaving_answer_says_that_it_follows_the_cue(library: list[Scenario]) -> None:
     contrasted = 0
     scenarios = of_cell(library, "syco_qa")[::3]
     for pair in [compose_pair(scenario, 1, 11) for scenario in scenarios]:

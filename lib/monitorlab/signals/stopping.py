@@ -119,13 +119,14 @@ class StopAtAlarm(StoppingCriteria):
         if len(set(ids)) != len(ids):
             raise ValueError(f"{len(ids)} rows have {len(set(ids))} different ids, expected one "
                              "for each.")
+        rule = rule or StepRule()
         self.ends, self.most_steps = frozenset(ends or end_ids(model, tokenizer)), most_steps
         self._rows = [
-            _Row(WatchedText(name, monitor, scorer, problem, rule or StepRule(), group), tokenizer)
+            _Row(WatchedText(name, monitor, scorer, problem, rule, group), tokenizer)
             for name, problem, group in zip(
                 ids, problems or [""] * len(ids), groups or [""] * len(ids), strict=True)
         ]
-        self.scoring = scored_by(rule or StepRule(), scorer)
+        self.scoring = scored_by(rule, scorer)
         self._tokenizer, self._logits, self._before = tokenizer, _Logits(), None
         if self.ends:  # `generate` pads stopped rows only if a criterion has such an attribute
             self.eos_token_id = torch.tensor(sorted(self.ends))

@@ -149,15 +149,14 @@ def sven(get: Callable[[str], Path]) -> Loaded:
                 continue
             fix = f"{record.take('vul_type', str)}/{record.take('commit_link', str)}"
             place = f"{fix}/{file}/{name}"
-            problem = Problem(place, f"Write `{name}` of {file.rpartition('/')[2]}.")
             if place in problems:
                 tally.drop("problem", "the same function of the same commit again")
                 continue
             before, after = (record.take(f"func_src_{when}", str) for when in ("before", "after"))
             removed = record.within("line_changes").take("deleted", list)
-            problem.answers += [Answer(after, 0, "people"),
-                                Answer(before, 1, "people", _flaw(before, removed, record))]
-            problems[place] = problem
+            problems[place] = Problem(place, f"Write `{name}` of {file.rpartition('/')[2]}.", [
+                Answer(after, 0, "people"),
+                Answer(before, 1, "people", _flaw(before, removed, record))])
     return build(SVEN, problems.values(), tally)
 
 
