@@ -46,6 +46,7 @@ SEED: int = 2026  # one seed for everything
 MONITOR: str = ""  # more monitors, with ; between: file.py:function, smollm2, hf:NAME, api:MODEL
 LEVEL: float = 0.05  # family-wise error rate of the comparisons
 SAMPLES_FILE: str = ""  # your own labelled samples instead of the benchmark
+LANGUAGE: bool = True  # whether SmolLM2 takes part; about your own samples it is asked live
 
 # %%
 import pandas as pd
@@ -132,19 +133,24 @@ print("learned:", ", ".join(monitor.name for monitor in learned))
 # %% [markdown]
 # A language model reads the whole text, at a price. SmolLM2-135M-Instruct is a real one,
 # pretrained, tuned to follow instructions, and small enough for two cores. It makes many mistakes,
-# which is what a chapter on errors can use. It is also slow beside rules, so it judges a part of
-# the test split, and the tables say how many samples that is.
+# which is what a chapter on errors can use. It is also slow beside rules: it judges a part of the
+# test split, and most of its answers were given before. They are released with their keys, and we
+# ask for some of them again. The probe on sentence embeddings is slow too and judges a part. The
+# tables say how many samples that is.
 #
 # Put monitors of your own into `MONITOR`, and they take part in everything below. Settings may
 # follow a name, as in `api:MODEL -o base_url=http://127.0.0.1:8000/v1`, and a semicolon
 # separates several. Here `smollm2` is the same model, asked about every sample.
 
 # %%
-language = chapter.lineup.language_model(prompts)
+language = chapter.lineup.NO_MODEL
+if LANGUAGE:
+    language = chapter.lineup.language_model(prompts, sizes.released)
 hybrid = chapter.lineup.combined_monitors(rules, learned)
 ours = [*rules, *learned, *hybrid, *language.by_logits, *language.by_text]
 given = chapter.lineup.given_monitors(MONITOR, ours)
 print(language.about)
+print(f"{len(language.released)} of its answers are released")
 
 # %% [markdown]
 # ## Ask every monitor, and store every answer
@@ -156,12 +162,14 @@ print(language.about)
 # %%
 store = chapter.VerdictStore(run.folder / "verdicts.jsonl")
 lasting = chapter.VerdictStore(chapter.verdicts_folder() / "notebook_03.jsonl")
+store.put(language.released)
 stores = {monitor.name: lasting for monitor in given}
 asked = samples_of(samples)
+some = samples_of(chapter.draw_pairs(samples, sizes.encoded_pairs, run.rng("encoded")))
 everyone = [*rules, *learned, *hybrid, *given]
 verdicts = pd.concat(
     [
-        score(m, asked, stores.get(m.name, store))
+        score(m, some if m is learned[1] else asked, stores.get(m.name, store))
         for m in display.progress(everyone, "monitors asked")
     ],
     ignore_index=True,
@@ -175,14 +183,35 @@ judged = rates.join(verdicts, samples)
 
 # %%
 tested = samples[samples["split"] == "test"]
-part = chapter.draw_pairs(tested, sizes.language_pairs, run.rng("language"), by=("split",))
-fewer = chapter.draw_pairs(part, sizes.prompt_pairs, run.rng("prompts"), by=("split",))
+drawn = chapter.draw_pairs(tested, sizes.language_pairs, run.rng("language"), by=("cell",))
+fewer = chapter.draw_pairs(drawn, sizes.prompt_pairs, run.rng("prompts"), by=("cell",))
+parts = {
+    m.prompt: language.part(m, tested, drawn if m.prompt == "direct" else fewer)
+    for m in language.by_logits
+}
 spoken = [
-    score(m, samples_of(part if m.prompt == "direct" else fewer), store)
+    score(m, samples_of(parts[m.prompt]), store)
     for m in display.progress(language.by_logits, "language model")
 ]
 test = rates.join(pd.concat([verdicts, *spoken], ignore_index=True), samples)
 test = test[test["split"] == "test"]
+
+# %% [markdown]
+# A released answer is worth something only if the model gives it. So we ask about some of these
+# samples again, without looking into the store.
+
+# %% tags=["nbval-ignore-output"]
+if spoken and language.released and sizes.asked_again:
+    few = parts["direct"].sample(sizes.asked_again, random_state=run.rng("again"))
+    again = score(language.by_logits[0], samples_of(few), title="asked again")
+    known = spoken[0].set_index("sample_id")["score"]
+    off = (again["score"] - again["sample_id"].map(known)).abs()
+    assert (off < 0.02).all(), "the model gives the released scores"
+    display.say(
+        "{n} samples were asked again, and the largest difference of the scores is {most:.4f}.",
+        n=len(again),
+        most=off.max(),
+    )
 
 # %% [markdown]
 # Its prompts share their beginning, and the two responses of a pair share their request. So
@@ -192,9 +221,9 @@ test = test[test["split"] == "test"]
 if spoken:
     display.say(
         "{total:,} prompt tokens, {distinct:,} of them distinct: whoever reads each of those "
-        "once does {limit:.2f} times less work than one prompt at a time. It took {seconds:.1f} "
-        "seconds.",
-        **language.sharing(samples_of(part)),
+        "once does {limit:.2f} times less work than one prompt at a time. Whoever asked first "
+        "waited for {seconds:.1f} seconds.",
+        **language.sharing(samples_of(parts["direct"])),
         seconds=float(spoken[0]["seconds"].sum()),
     )
 
@@ -575,7 +604,7 @@ display.say(
 # equally often. A small p says that they do not.
 
 # %% tags=["nbval-ignore-output"]
-complete = judged[judged["name"].isin(answering["name"]) & (judged["split"] == "test")]
+complete = judged[judged["name"].isin(whole["name"]) & (judged["split"] == "test")]
 equal = comparisons.cochran_q(complete)[["error", "n", "units", "t2", "p", "q", "p_samples"]]
 display.table(
     equal,
@@ -593,7 +622,7 @@ display.table(
 # %% tags=["nbval-ignore-output"]
 few = tested.sample(min(sizes.replies, len(tested)), random_state=run.rng("few"))
 slow = display.progress(language.by_text, "prompts answered in text")
-written = [score(m, samples_of(few), store) for m in slow]
+written = [score(m, samples_of(language.part(m, tested, few)), store) for m in slow]
 everything = pd.concat([verdicts, *spoken, *written], ignore_index=True)
 ledger = rates.ledger(rates.join(everything, samples))
 columns = ["name", "status", "verdicts", "share", "reason"]
@@ -909,7 +938,8 @@ trials = {
 }
 for plain in language.by_logits[:1]:  # none if the model is not installed
     emptied = plain.with_prompt(chapter.instrument.without_guidelines(prompts["direct"]))
-    both = (rates.join(score(m, samples_of(fewer), store), fewer) for m in (plain, emptied))
+    seen = language.part(emptied, tested, fewer)
+    both = (rates.join(score(m, samples_of(seen), store), seen) for m in (plain, emptied))
     trials[f"weakened prompt, {plain.name}"] = tuple(both)
 mutations = pd.DataFrame(
     chapter.instrument.mutation(name, *pair, run.rng("mutations"), sizes.resamples)
@@ -949,7 +979,9 @@ assert corner.loc["never alarm", ["mr", "far"]].tolist() == [1, 0], "it never al
 assert (verdicts["verdict"].notna() == (verdicts["status"] == "parsed")).all(), (
     "a verdict is known exactly when it is parsed: no failure counts as benign"
 )
-assert (judged.groupby("name").size() == len(samples)).all(), "everyone judged everything"
+for m in everyone:
+    found = int((judged["name"] == m.name).sum())
+    assert found == len(some if m is learned[1] else asked), f"{m.name} judged all it was asked"
 for rate in ("mr", "far"):
     wider = board[f"{rate}_high"] - board[f"{rate}_low"] - (
         board[f"{rate}_wilson_high"] - board[f"{rate}_wilson_low"]
@@ -991,7 +1023,7 @@ run.close()
 # - We separated the differences that are real from those that these scenarios cannot tell.
 #
 # **Limits.** The language model is far smaller than those that people use as monitors, and it
-# saw few samples. Its place in the plane says nothing about theirs. Intervals take scenarios as
+# saw a part of the samples. Its place in the plane says nothing about theirs. Intervals take scenarios as
 # independent, though few authors wrote them all. The judges are real,
 # but a rule that reads one letter stands beside them, and no more can be said of them than that
 # comparison allows. The recorded GPT-5 monitor judged other samples, and whether a cue had an

@@ -306,29 +306,41 @@ def _score(
 @app.command("compare")
 def _compare(
     tables: Annotated[list[Path], typer.Argument(
-        help="Tables of verdicts on the same samples, as `score` writes them.")],
+        help="Tables of verdicts on the same samples, as `score` or another tool writes them.")],
     samples: Annotated[Path, typer.Option(help="The labelled samples that were judged.")],
     by: Annotated[list[str] | None, typer.Option(
         help="Column of the samples that makes groups, repeatable.")] = None,
     out: Annotated[Path | None, typer.Option(
         help="New folder for all figures as CSV tables.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the resamples behind AUROC.")] = 2026,
+    columns: Annotated[str, typer.Option(
+        help="Columns of tables that another tool wrote, as in "
+             "sample_id:id,verdict:flagged,score:p; true, yes and unsafe are alarms.")] = "",
+    bound: Annotated[float | None, typer.Option(
+        help="Two tables of one monitor, the earlier one first: by how much MR and FAR may have "
+             "risen. Exit code 0 if both rose by less, 2 if one rose by more, 1 if these samples "
+             "cannot tell.")] = None,
 ) -> None:
     """Compare monitors: rates, paired tests, AUROC, and what failed verdicts could change."""
     from monitorlab.benchmark.sample_files import load_samples
     from monitorlab.commands.compare import (
         compare_tables,
+        describe_change,
         describe_comparison,
         read_tables,
         write_tables,
     )
 
-    verdicts = read_tables(tables)
+    verdicts = read_tables(tables, columns)
     frame = load_samples(samples.expanduser(), typer.echo)
     found = compare_tables(verdicts, frame, by or [], seed=seed, report=typer.echo)
     if out is not None:
         write_tables(found, out.expanduser())
     typer.echo(describe_comparison(found))
+    if bound is not None:
+        standing, words = describe_change(verdicts, frame, bound)
+        typer.echo(f"\n{words}")
+        raise typer.Exit(standing)
 
 
 @app.command("score-steps")

@@ -106,23 +106,10 @@ def test_in_a_new_run_the_file_is_enough(
     assert [one.status for one in states if one.notebook.stem == NOTEBOOK] == ["complete"]
 
 
-def break_label(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.assign(label=0)
-
-
-@pytest.mark.parametrize(
-    ("breakage", "parameters", "message"),
-    [
-        (break_label, {}, "column label: all 160 sequences have label 0"),
-        (lambda frame: frame, {"ALPHA": 1.0}, "ALPHA is 1.0, expected a number strictly between"),
-    ],
-)
-def test_bad_input_stops_before_anything_is_written(
-    runs: Path, tmp_path: Path, breakage, parameters, message
-):
+def test_bad_input_stops_before_anything_is_written(runs: Path, tmp_path: Path) -> None:
     """Classes are counted in what was read, so a file that cannot be read stops earlier still."""
-    breakage(steps(99, "mine", "score")).to_csv(tmp_path / "mine.csv", index=False)
+    steps(99, "mine", "score").assign(label=0).to_csv(tmp_path / "mine.csv", index=False)
     with pytest.raises(RunError) as caught:
-        execute(runs, tmp_path / "mine.csv", **parameters)
-    assert message in str(caught.value)
+        execute(runs, tmp_path / "mine.csv")
+    assert "column label: all 160 sequences have label 0" in str(caught.value)
     assert not (runs / "default" / NOTEBOOK).exists()

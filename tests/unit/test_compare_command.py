@@ -117,3 +117,27 @@ def test_units_are_scenarios_pairs_or_samples(files: Path) -> None:
 
 def test_a_small_p_is_said_as_such() -> None:
     assert [_p_words(p) for p in (0.0004, 0.001, 0.25)] == ["p < .001", "p = 0.001", "p = 0.250"]
+
+
+@pytest.mark.parametrize(("later", "bound", "code", "words"), [
+    (good, 0.15, 0, ["kappa 1.000, 100.0% of 60", "MR   +0.000", "ahead of +0.150"]),
+    (poor, 0.1, 2, ["MR   +0.333", "behind of +0.100", "FAR  +0.667"]),
+    (poor, 0.7, 1, ["within reach of +0.700"]),
+])
+def test_a_monitor_asked_again_is_ahead_within_reach_or_behind_by_its_interval(
+    files: Path, later: Callable[..., float], bound: float, code: int, words: list[str]
+) -> None:
+    """`poor` misses every third scenario, and alarms at the benign samples of the others."""
+    write_verdicts(judge(later, "good"), files / "later.csv")
+    found, said = run("good.csv", "later.csv", "--samples", "own.csv", "--bound", str(bound))
+    assert found == code and all(word in said for word in words), said
+    turned, said = run("later.csv", "good.csv", "--samples", "own.csv", "--bound", "0.15")
+    assert turned == 0 and said.count("ahead of +0.150") == 2  # it can only have become better
+
+
+def test_a_change_needs_two_tables_and_a_bound_that_can_be(files: Path) -> None:
+    code, said = run("good.csv", "poor.csv", "--samples", "own.csv", "--bound", "1.5")
+    assert code == 2 and "--bound is 1.5, expected a change of a rate" in said
+    write_verdicts(judge(good, "third"), files / "third.csv")
+    code, said = run("good.csv", "poor.csv", "third.csv", "--samples", "own.csv", "--bound", "0.1")
+    assert code == 2 and "3 are in these tables: good, poor, third" in said

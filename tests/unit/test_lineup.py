@@ -1,5 +1,6 @@
 """The monitors that notebook 03 puts together."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from monitorlab.models.smollm2 import smollm2_installed
 from monitorlab.monitors.monitor import Sample, samples_of
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.scoring import score
+from monitorlab.monitors.store import VerdictStore, stored_verdicts
+from monitorlab.storage.sources import project_root
 
 PROMPTS = {name: load_prompt(name) for name in ("direct", "evidence", "score")}
 
@@ -38,7 +41,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> lineup.LanguageMod
         LlamaForCausalLM(config).save_pretrained(tmp_path)
         tokenizer.save_pretrained(tmp_path)
     monkeypatch.setattr(lineup, "smollm2_installed", lambda: True)
-    monkeypatch.setattr(lineup, "load_smollm2", lambda: load_causal(str(tmp_path)))
+    monkeypatch.setattr(lineup, "load_smollm2", lambda dtype: load_causal(str(tmp_path)))
     return lineup.language_model(PROMPTS)
 
 
@@ -65,6 +68,31 @@ def test_sharing_counts_every_distinct_token_once(small: lineup.LanguageModel) -
     assert found["total"] == sum(map(len, rows))
     assert found["distinct"] == len(prefixes)
     assert found["limit"] == pytest.approx(found["total"] / found["distinct"])
+
+
+def test_released_answers_are_used_where_settings_and_text_fit(
+    small: lineup.LanguageModel, tmp_path: Path
+) -> None:
+    table = corpus(4)
+    direct, evidence = small.by_logits
+    store = VerdictStore(tmp_path / "answers.jsonl")
+    score(direct, samples_of(table.head(3)), store)
+    known = replace(small, released=dict(stored_verdicts(store.path)))
+    otherwise = table.tail(1)
+    assert list(known.part(direct, table, otherwise)["sample_id"]) == ["s0-0", "s0-1", "s1-0"]
+    changed = table.assign(response=["Another text.", *table["response"][1:]])
+    assert list(known.part(direct, changed, otherwise)["sample_id"]) == ["s0-1", "s1-0"]
+    assert known.part(evidence, table, otherwise) is otherwise  # another prompt, another request
+    assert small.part(direct, table, otherwise) is otherwise
+
+
+def test_the_released_answers_are_of_the_real_model_and_its_prompts() -> None:
+    """Answers of every reading; `part` finds those that fit, and notebook 03 asks some again."""
+    answers = dict(stored_verdicts(project_root() / "data" / "released" / lineup.ANSWERS))
+    assert len(answers) > 400 and all(len(key) == 64 for key in answers)
+    read = [one for one in answers.values() if one.score is not None and not one.reply]
+    assert all(0 <= one.score <= 1 for one in read) and len(read) > 300
+    assert any(one.reply for one in answers.values())
 
 
 @pytest.mark.long  # notebook 03 asks it too

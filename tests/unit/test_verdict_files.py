@@ -110,3 +110,38 @@ def test_other_columns_and_missing_ones_are_named(tmp_path: Path) -> None:
             read_verdicts(tmp_path / "v.csv")
     with pytest.raises(TableFileError, match="does not exist"):
         read_verdicts(tmp_path / "none.csv")
+
+
+FOREIGN = "sample_id:id, verdict:flagged, score:p, evidence:why"
+
+
+def test_a_table_of_another_tool_is_read_by_the_names_of_its_columns(tmp_path: Path) -> None:
+    path = tmp_path / "guard.v2.csv"
+    path.write_text("id,flagged,p,why,extra\n007,yes,0.9,quote,1\nb,Unsafe,,,2\nc,,0.2,,3\n"
+                    "d,,,,4\ne,false,0.7,,5\n")
+    found = read_verdicts(path, FOREIGN).set_index("sample_id")
+    assert list(found.index) == ["007", "b", "c", "d", "e"] and set(found["monitor"]) == {"guard"}
+    assert found["verdict"].tolist()[:3] == [True, True, False]
+    assert found.loc["d", "status"] == "unparsed" and pd.isna(found.loc["d", "verdict"])
+    assert found.loc["e", "verdict"] == False  # noqa: E712 - its own verdict, not its score
+    assert found.loc["007", "evidence"] == "quote"
+    write_verdicts(table(), tmp_path / "ours.csv")  # and ours is read beside it as it is
+    assert len(read_verdicts(tmp_path / "ours.csv", FOREIGN)) == len(table())
+
+
+@pytest.mark.parametrize(("text", "columns", "message"), [
+    ("id,flagged\na,perhaps\n", "sample_id:id,verdict:flagged", "line 2: verdict is 'perhaps'"),
+    ("id,p\na,70\n", "sample_id:id,score:p", "found 70.0, expected a number"),
+    ("id,p\na,.7\na,.8\n", "sample_id:id,score:p", "a"),
+    ("id,p\na,.7\n", "sample_id:name,score:p", "sample_id is to be read from 'name', and the file"),
+    ("id,p\na,.7\n", "score:p", "sample_id is to be read from None"),
+    ("id,p\na,.7\n", "sample_id:id", "name the column that holds the verdict or the score"),
+    ("id,p\na,.7\n", "sample_id:id,scoer:p", "COLUMNS holds 'scoer:p', expected pairs"),
+])
+def test_what_another_tool_says_is_never_guessed(
+    tmp_path: Path, text: str, columns: str, message: str
+) -> None:
+    path = tmp_path / "theirs.csv"
+    path.write_text(text)
+    with pytest.raises(TableFileError, match=message):
+        read_verdicts(path, columns)

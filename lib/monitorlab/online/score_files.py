@@ -20,7 +20,12 @@ from monitorlab.online.step_rows import (
     read_rows,
 )
 from monitorlab.online.trajectories import Trajectories, build_trajectories
-from monitorlab.storage.table_files import ENDINGS, TableFileError, read_table_file
+from monitorlab.storage.table_files import (
+    ENDINGS,
+    TableFileError,
+    parse_columns,
+    read_table_file,
+)
 
 ORIENTATIONS = ("suspicion", "safety")
 MOST_SIGNALS = 50
@@ -120,7 +125,10 @@ def load_signals(
             "does a high score mean danger (suspicion) or success (safety)?"
         )
     file = Path(path).expanduser()
-    named = dict(_parse_columns(columns) if isinstance(columns, str) else columns)
+    try:
+        named = parse_columns(columns, COLUMNS) if isinstance(columns, str) else dict(columns)
+    except TableFileError as error:
+        raise ScoreFileError(str(error)) from None
     if group:
         named["group"] = group
     name = dataset or ENDINGS.sub("", file.name)
@@ -160,26 +168,6 @@ def load_evaluator(path: str | Path, dataset: str) -> Trajectories:
 
     found = _turn(build_trajectories(_read(file, choose, "safe"), dataset, "verifier"))
     return replace(found, title=PUBLISHED_TITLES.get(dataset, ""))
-
-
-def _parse_columns(text: str) -> dict[str, str]:
-    """Read ``"score:p_bad, label:verdict"`` as a mapping of our names to a file's columns.
-
-    Raises
-    ------
-    ScoreFileError
-        For a part without a colon, and for a name that comes twice.
-    """
-    columns: dict[str, str] = {}
-    for part in filter(str.strip, text.split(",")):
-        ours, colon, theirs = (piece.strip() for piece in part.partition(":"))
-        if not colon or ours in columns or ours not in COLUMNS:
-            raise ScoreFileError(
-                f"COLUMNS holds {brief(part.strip())}, expected pairs such as score:p_bad, "
-                f"label:verdict, each of {', '.join(COLUMNS)} at most once."
-            )
-        columns[ours] = theirs
-    return columns
 
 
 def _split(rows: Rows, dataset: str) -> list[Trajectories]:

@@ -145,12 +145,18 @@ class _Evaluation:
         Samples of the corpus that TF-IDF and the encoder probe learn from; 0 is all of them.
     encoder_dtype : str
         "float32", "bfloat16" or "auto", see `monitorlab.models.sentence_encoder.load_encoder`.
+    encoded_pairs : int
+        Pairs of each cell and split that the encoder probe judges; 0 is all of them.
+    released : bool
+        Whether the answers of the language model are read from ``data/released`` where they fit.
+    asked_again : int
+        Samples that it is asked about again then.
     language_pairs : int
-        Test pairs that the language model judges; 0 is all of them.
+        Test pairs of each cell that it judges where no answer fits; 0 is all of them.
     prompt_pairs : int
-        Pairs among them that it judges with a second prompt; 0 is all of them.
+        Pairs among them, of each cell, that it judges with a second prompt; 0 is all of them.
     replies : int
-        Test samples to which it writes out its replies.
+        Test samples to which it writes out its replies then.
     real_pairs : int
         Pairs of each real source that are judged; 0 is all of them.
     resamples : int
@@ -163,6 +169,9 @@ class _Evaluation:
     words: int
     embedded: int
     encoder_dtype: str
+    encoded_pairs: int
+    released: bool
+    asked_again: int
     language_pairs: int
     prompt_pairs: int
     replies: int

