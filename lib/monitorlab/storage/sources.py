@@ -26,6 +26,7 @@ from monitorlab.display.progress import progress as bar
 CONNECT_SECONDS = 5.0  # offline, a fetch must fail while the reader still watches
 READ_SECONDS = 30.0
 ATTEMPTS = 2
+_PACKED = Path(__file__).resolve().parents[1] / "project"  # what a wheel carries, see setup.py
 
 
 class SourceError(RuntimeError):
@@ -63,7 +64,7 @@ class _Source:
 
 
 def project_root() -> Path:
-    """Return the project folder: MONITORLAB_ROOT, or the one that this package lies in.
+    """Return the project folder: MONITORLAB_ROOT, or the one that this package lies in or carries.
 
     Raises
     ------
@@ -74,10 +75,18 @@ def project_root() -> Path:
     if override:
         return Path(override).expanduser().absolute()
     root = Path(__file__).resolve().parents[3]
-    if not (root / "pyproject.toml").exists():
+    found = root if (root / "pyproject.toml").exists() else _PACKED
+    if not (found / "data").is_dir():
         raise SourceError(f"no project folder around {root}: set MONITORLAB_ROOT to the folder "
                           "that holds notebooks/ and data/, or install with pip install -e .")
-    return root
+    return found
+
+
+def cache_folder(name: str, root: Path | None = None) -> Path:
+    """Return a folder of what is kept: in `data/cache`; of an installed wheel, the user's cache."""
+    root = root or project_root()
+    home = Path(pooch.os_cache("monitorlab")) if root == _PACKED else root / "data" / "cache"
+    return home / name
 
 
 def load_sources() -> dict[str, _Source]:
@@ -172,7 +181,7 @@ def _source(key: str) -> _Source:
 
 
 def _own_folder() -> Path:
-    return project_root() / "data" / "cache" / "open"
+    return cache_folder("open")
 
 
 def _folders() -> list[Path]:
