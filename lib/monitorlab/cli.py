@@ -684,7 +684,8 @@ def _discovered() -> tuple[Notebook, ...]:
 
     found = discover(_notebooks_folder())
     if not found:
-        raise NotebookError(f"no notebooks NN_name.py in {_relative(_notebooks_folder())}")
+        raise NotebookError(f"no notebooks NN_name.py in {_relative(_notebooks_folder())}: set "
+                            "MONITORLAB_ROOT to a copy of the repository, which has them")
     return found
 
 

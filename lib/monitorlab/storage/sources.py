@@ -22,11 +22,11 @@ import pooch
 import requests
 
 from monitorlab.display.progress import progress as bar
+from monitorlab.storage.files import PACKED, PROJECT
 
 CONNECT_SECONDS = 5.0  # offline, a fetch must fail while the reader still watches
 READ_SECONDS = 30.0
 ATTEMPTS = 2
-_PACKED = Path(__file__).resolve().parents[1] / "project"  # what a wheel carries, see setup.py
 
 
 class SourceError(RuntimeError):
@@ -74,18 +74,16 @@ def project_root() -> Path:
     override = os.environ.get("MONITORLAB_ROOT")
     if override:
         return Path(override).expanduser().absolute()
-    root = Path(__file__).resolve().parents[3]
-    found = root if (root / "pyproject.toml").exists() else _PACKED
-    if not (found / "data").is_dir():
-        raise SourceError(f"no project folder around {root}: set MONITORLAB_ROOT to the folder "
+    if not (PROJECT / "data").is_dir():
+        raise SourceError(f"no project folder {PROJECT}: set MONITORLAB_ROOT to the folder "
                           "that holds notebooks/ and data/, or install with pip install -e .")
-    return found
+    return PROJECT
 
 
 def cache_folder(name: str, root: Path | None = None) -> Path:
     """Return a folder of what is kept: in `data/cache`; of an installed wheel, the user's cache."""
     root = root or project_root()
-    home = Path(pooch.os_cache("monitorlab")) if root == _PACKED else root / "data" / "cache"
+    home = Path(pooch.os_cache("monitorlab")) if root == PACKED else root / "data" / "cache"
     return home / name
 
 
