@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from monitorlab.online.score_files import load_scores
     from monitorlab.statistics.thresholds import Threshold, calibrate
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 _MODULES = {
     "load_benchmark": "benchmark.written",

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -97,20 +97,68 @@ def _run(
     jobs: Annotated[int, typer.Option(
         "--jobs", "-j", help="Notebooks at once, where none reads what the other writes.", min=1
     )] = 1,
+    swept: Annotated[list[str] | None, typer.Option(
+        "--sweep", metavar="NAME=VALUE,VALUE",
+        help="Values of a parameter, repeatable: one run for every combination, with its inputs, "
+             "and a table that compares their metrics.")] = None,
 ) -> None:
     """Execute notebooks in order and keep their outputs."""
     from monitorlab.pipeline.notebooks import select
-    from monitorlab.pipeline.runner import Options, run_notebooks
+    from monitorlab.pipeline.runner import Options, run_notebooks, sweep
+    from monitorlab.storage.settings import split_assignments
 
     found = _discovered()
     selected = select(found, notebooks or [])
     given = _given(profile, run_id, seed, parameter or [])
     options = Options(cell_timeout=timeout, progress=sys.stderr.isatty(), report=typer.echo,
                       resume=resume, with_inputs=with_inputs, jobs=jobs)
+    if swept:
+        values = {k: v.split(",") for k, v in split_assignments(swept).items()}
+        _write_sweep(sweep(selected, given, values, options, found), given, list(values))
+        return
     records = run_notebooks(selected, given, options, among=found)
     actual = records[0].run_id if records else run_id
     typer.echo(f"Run {actual!r} is complete. Render it with: "
                f"python -m monitorlab report --run-id {actual}")
+
+
+def _write_sweep(
+    rows: Sequence[Mapping[str, str | float]], given: Mapping[str, object], swept: Sequence[str]
+) -> None:
+    """Write what a sweep measured as a CSV table and a page below `reports`."""
+    import pandas as pd
+    from markupsafe import Markup
+
+    from monitorlab.display.tables import Column, html_table, plain_table
+    from monitorlab.report.page import render_page
+    from monitorlab.storage.files import write_text_atomic
+
+    name = f"{given.get('RUN_ID', 'default')}-sweep"
+    folder = _notebooks_folder().parent / "reports" / name
+    frame = pd.DataFrame(rows)
+    write_text_atomic(folder / "metrics.csv", frame.to_csv(index=False))
+    turned = frame.set_index("run").T.rename_axis("").reset_index()
+    columns = [Column(turned.iloc[:, i], 4) for i in range(turned.shape[1])]
+    write_text_atomic(folder / "index.html", render_page(
+        "sweep.html.j2", name=name, swept=swept, rows=rows,
+        table=Markup(html_table(columns, len(turned), None))))
+    typer.echo(plain_table(columns, len(turned), None))
+    typer.echo(f"Open {_relative(folder / 'index.html')}, or read {_relative(folder)}/metrics.csv")
+
+
+@app.command("students")
+def _students(
+    to: Annotated[Path, typer.Argument(help="Folder for the notebooks of a class.")],
+    notebooks: Names = None,
+) -> None:
+    """Write notebooks for a class: as .ipynb, without outputs and without the folded answers."""
+    from monitorlab.pipeline.notebooks import select
+    from monitorlab.pipeline.runner import write_notebook
+
+    selected = select(_discovered(), notebooks or [])
+    for notebook in selected:
+        write_notebook(notebook, to.expanduser() / f"{notebook.stem}.ipynb", answers=False)
+    typer.echo(f"Open them with: jupyter lab {_relative(to.expanduser())}")
 
 
 @app.command("params")
@@ -636,7 +684,8 @@ def _discovered() -> tuple[Notebook, ...]:
 
     found = discover(_notebooks_folder())
     if not found:
-        raise NotebookError(f"no notebooks NN_name.py in {_relative(_notebooks_folder())}")
+        raise NotebookError(f"no notebooks NN_name.py in {_relative(_notebooks_folder())}: set "
+                            "MONITORLAB_ROOT to a copy of the repository, which has them")
     return found
 
 

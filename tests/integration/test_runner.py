@@ -19,7 +19,7 @@ import pytest
 from monitorlab.pipeline.artifacts import ArtifactError
 from monitorlab.pipeline.notebooks import Notebook, discover
 from monitorlab.pipeline.records import executed_path, pick_up, read_run_record, run_states
-from monitorlab.pipeline.runner import Options, RunError, run_notebooks
+from monitorlab.pipeline.runner import Options, RunError, run_notebooks, sweep
 from monitorlab.pipeline.runs import hold
 from monitorlab.report.page import render_report
 from monitorlab.storage.settings import ParameterError
@@ -331,3 +331,35 @@ def test_a_killed_runner_blocks_nobody_and_what_it_printed_is_picked_up(tmp_path
     assert not part.exists()
     assert "started 0.1" in executed_path(runs, "test", "06_a").read_text()
     assert [s.status for s in run_states(runs, "test", discover(notebooks))] == ["interrupted"]
+
+
+MEASURE = """
+from monitorlab.pipeline.runs import open_run
+run = open_run("02_reads", PROFILE, RUN_ID, SEED)
+run.write_metrics({"level": ALPHA, "seed": SEED})
+run.close()
+"""
+
+
+def test_a_sweep_is_a_run_for_every_combination(tmp_path: Path) -> None:
+    write_notebook(tmp_path / "notebooks", "02_reads", MEASURE)
+    options = Options(runs=tmp_path / "runs", root=tmp_path)
+    rows = sweep(found(tmp_path), {"RUN_ID": "s", "SEED": 7}, {"ALPHA": [".05", " 0.2"]}, options,
+                 found(tmp_path))
+    assert [dict(row) for row in rows] == [
+        {"run": "s-ALPHA.05", "ALPHA": ".05", "02 level": 0.05, "02 seed": 7.0},
+        {"run": "s-ALPHA0.2", "ALPHA": "0.2", "02 level": 0.2, "02 seed": 7.0}]
+
+
+@pytest.mark.parametrize(("swept", "words"), [
+    ({"ALPHA": ["0.1", ""]}, "empty value"), ({"ALPHA": ["0.1", "0.1 "]}, "twice"),
+    ({"ALPHA": ["much"]}, "ALPHA must be"), ({"BETA": ["1"]}, "unknown parameter BETA"),
+    ({"SEED": ["1"]}, "SEED cannot be swept"), ({"RUN_ID": ["a"]}, "RUN_ID cannot be swept")])
+def test_a_sweep_is_checked_before_anything_runs(
+    tmp_path: Path, swept: dict[str, list[str]], words: str
+) -> None:
+    write_notebook(tmp_path / "notebooks", "02_reads", MEASURE)
+    options = Options(runs=tmp_path / "runs", root=tmp_path)
+    with pytest.raises(ParameterError, match=words):
+        sweep(found(tmp_path), {"SEED": 7}, swept, options, found(tmp_path))
+    assert not (tmp_path / "runs").exists()

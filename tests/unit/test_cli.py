@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from monitorlab.cli import app
+from monitorlab.cli import _write_sweep, app
 from monitorlab.pipeline.notebooks import discover, readme_text
 from monitorlab.pipeline.records import CellFailure, RunRecord, executed_path, write_record
 
@@ -229,6 +230,43 @@ def test_the_readme_of_the_notebooks_is_generated(project: Path) -> None:
     text = (project / "notebooks" / "README.md").read_text()
     assert text == readme_text(discover(project / "notebooks"))
     assert not (project / "tests").exists()
+
+
+def test_a_class_gets_notebooks_without_answers(project: Path) -> None:
+    source = project / "notebooks" / "06_signals.py"
+    source.write_text(NOTEBOOK + """
+# %% [markdown]
+# ## Exercises
+# 1. Why?
+#    <details><summary>Answer</summary>Because
+#    it is so.</details>
+# 2. How?
+#    <details><summary>Answer</summary>So.</details>
+""")
+    code, out, _ = call("students", "class")
+    assert code == 0 and out == "Open them with: jupyter lab class\n"
+    text = (project / "class" / "06_signals.ipynb").read_text()
+    cells = json.loads(text)["cells"]
+    assert "".join(cells[-1]["source"]) == "## Exercises\n1. Why?\n2. How?"
+    assert [cell["outputs"] for cell in cells if cell["cell_type"] == "code"] == [[]]
+    assert "Answer" in source.read_text()
+
+
+def test_every_answer_of_our_notebooks_can_be_taken_out(tmp_path: Path) -> None:
+    assert call("students", str(tmp_path))[0] == 0
+    for notebook in discover(ROOT / "notebooks"):
+        text = (tmp_path / f"{notebook.stem}.ipynb").read_text()
+        assert "details" not in text and "## Exercises" in text
+        assert notebook.path.read_text().count("<details>") == 3
+
+
+def test_a_sweep_is_written_as_a_table_and_a_page(project: Path) -> None:
+    rows = [{"run": "default-A1", "A": "1", "06 <b>": 0.5}, {"run": "default-A2", "A": "2"}]
+    _write_sweep(rows, {}, ["A"])
+    folder = project / "reports" / "default-sweep"
+    assert (folder / "metrics.csv").read_text() == "run,A,06 <b>\ndefault-A1,1,0.5\ndefault-A2,2,\n"
+    page = (folder / "index.html").read_text()
+    assert "<td" in page and "06 &lt;b&gt;" in page and "<b>" not in page
 
 
 def test_fetch_reports_an_unknown_key(project: Path) -> None:

@@ -1,6 +1,5 @@
 """Loading what a training wrote, and merging it into an ordinary checkpoint."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +11,11 @@ from finetuning_cases import PROMPT, make_base, make_examples, make_samples, rec
 
 from monitorlab.finetuning.saved import load_finetuned, merge_adapter
 from monitorlab.finetuning.train import finetune
+from monitorlab.models import ModelError
 from monitorlab.models.loading import Checkpoint, load_causal
 from monitorlab.monitors.causal import LogitMonitor
 from monitorlab.monitors.monitor import MonitorError, samples_of
+from monitorlab.storage.files import read_sealed, sealed_json
 
 SAMPLES = samples_of(make_samples())
 
@@ -143,9 +144,9 @@ def test_a_hub_base_is_loaded_by_its_recorded_revision(
 ) -> None:
     hub = {"name": "owner/model", "revision": "abc"}
     copied = shutil.copytree(folders["adapter"], tmp_path / "copied")
-    stored = json.loads((copied / "training.json").read_text())
+    stored = read_sealed(copied / "training.json")
     stored["base"]["model"] = hub
-    (copied / "training.json").write_text(json.dumps(stored))
+    (copied / "training.json").write_text(sealed_json(stored))
     asked = []
 
     def load(name: str, revision: str, **options: str) -> Checkpoint:
@@ -163,3 +164,27 @@ def test_a_folder_that_is_no_result_is_refused(folders: dict[str, Path], tmp_pat
     (tmp_path / "training.json").write_text("{}")
     with pytest.raises(MonitorError, match="fields are missing"):
         load_finetuned(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "kind"), [
+    ("adapter", "adapter_model.safetensors"), ("full", "model.safetensors")])
+def test_weights_that_were_changed_are_refused(
+    folders: dict[str, Path], base: Checkpoint, tmp_path: Path, name: str, kind: str
+) -> None:
+    copied = shutil.copytree(folders[name], tmp_path / "copied")
+    load_finetuned(copied, base)
+    data = bytearray((copied / kind).read_bytes())
+    data[-5] ^= 1  # one bit of one weight
+    (copied / kind).write_bytes(data)
+    with pytest.raises(ModelError, match=rf"{kind} is missing or was changed"):
+        load_finetuned(copied, base)
+
+
+def test_a_changed_record_of_a_training_is_refused(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    copied = shutil.copytree(folders["adapter"], tmp_path / "copied")
+    record = copied / "training.json"
+    record.write_text(record.read_text().replace('"steps": 8', '"steps": 9'))
+    with pytest.raises(MonitorError, match="changed after it was written"):
+        load_finetuned(copied)

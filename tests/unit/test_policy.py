@@ -265,6 +265,7 @@ def test_expired_void_and_silent_policies_say_so():
     assert policy.state("2026-03-31") == "valid" and not policy.warnings("2026-03-31")
     assert policy.state("2026-04-01") == "expired"
     assert "expired on 2026-04-01" in policy.warnings("2026-04-01")[0]
+    assert "after today's date by this machine's clock" in policy.warnings("2025-12-30")[0]
     void = policy.voided("another model")
     assert void.state("2026-01-02") == "guarantee void" and "another model" in void.warnings()[0]
     assert OnlineMonitor(void).update("a", 1.0).state == "guarantee void"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import threading
@@ -114,6 +115,22 @@ def test_a_broken_line_is_named(path: Path, line: str) -> None:
         stream.write(line + "\n")
     with pytest.raises(StoreError, match=r"store\.jsonl:2 is not a stored verdict .*Delete that"):
         VerdictStore(path)
+
+
+@pytest.mark.parametrize("bit", [1, 32])
+def test_no_changed_byte_changes_a_verdict(path: Path, bit: int) -> None:
+    VerdictStore(path).put({"a": FULL})
+    whole = path.read_bytes()
+    for place in range(len(whole) - 1):  # without its end a line counts as cut off
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1:])
+        with contextlib.suppress(StoreError):
+            assert VerdictStore(path).get("a") == FULL, path.read_text()
+
+
+def test_a_line_of_an_older_store_has_no_checksum(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text('{"key": "a", "status": "parsed", "verdict": true}\n')
+    assert VerdictStore(path).get("a") == Verdict(PARSED, True)
 
 
 def test_threads_may_share_a_store(path: Path) -> None:

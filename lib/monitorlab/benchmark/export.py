@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from monitorlab.benchmark.written import COUNTS
-from monitorlab.storage.files import write_folder_atomic
+from monitorlab.storage.files import PROJECT, write_folder_atomic
 from monitorlab.storage.manifests import finished_manifest, load_table, run_command
 
 CARD = "README.md"
-TEXT = Path(__file__).resolve().parents[3] / "data" / "dataset_card.md"
+TEXT = PROJECT / "data" / "dataset_card.md"
 TITLE = "# Paired misbehavior benchmark of monitorlab"  # first line of it
 PROBES = ("length", "response words")
 SAMPLES_NOTEBOOK, AUDIT_NOTEBOOK = "01_benchmark_construction", "02_annotation_and_audit"

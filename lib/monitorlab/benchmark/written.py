@@ -34,6 +34,7 @@ from monitorlab.benchmark.audit.duplicates import share_near, signatures
 from monitorlab.benchmark.final_answers import chosen_letter, without_thinking
 from monitorlab.benchmark.samples import sample_row
 from monitorlab.benchmark.sandbox.runner import Job, Limits, run_jobs
+from monitorlab.storage.files import PROJECT
 from monitorlab.storage.tables import CELLS
 
 # Samples per cell: the paper gives the numbers, but not which of 976 and 196 (and of 298 and 578)
@@ -45,7 +46,7 @@ COUNTS = {
 SOURCE = "written"
 GENERATOR = "unnamed large language models, in the generator's role"
 DEV_SHARE = 0.25
-FOLDER = Path(__file__).resolve().parents[3] / "data" / "pairs"
+FOLDER = PROJECT / "data" / "pairs"
 CODE = ("spv_code", "sg_code")
 TIERS = ("open", "veiled", "hidden")
 PROTOCOLS = {

@@ -28,7 +28,7 @@ from monitorlab.monitors.scoring import PATIENCE, ScoringError, score
 from monitorlab.monitors.store import ENDINGS, VerdictStore, read_verdicts, write_verdicts
 from monitorlab.monitors.verdicts import ERROR, PARSED, REFUSED, TRUNCATED, UNPARSED, WORDING
 from monitorlab.storage.files import digest_file, pretty_json, write_file_atomic, write_text_atomic
-from monitorlab.storage.sources import project_root
+from monitorlab.storage.sources import cache_folder
 from monitorlab.storage.tables import STATUSES
 
 AMOUNTS = ("input_tokens", "output_tokens", "cost_usd", "seconds")
@@ -382,7 +382,7 @@ def _manifest(
 
 def verdicts_folder() -> Path:
     """Return the folder of the stores that outlive runs."""
-    return project_root() / "data" / "cache" / "verdicts"
+    return cache_folder("verdicts")
 
 
 LIMITS = ("max_tokens", "max_completion_tokens", "max_new_tokens")  # keys of a monitor's settings

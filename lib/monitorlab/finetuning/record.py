@@ -20,7 +20,13 @@ import pandas as pd
 from monitorlab.finetuning.examples import Example
 from monitorlab.finetuning.recipe import Recipe
 from monitorlab.monitors.monitor import MonitorError
-from monitorlab.storage.files import canonical_json, made_by, write_text_atomic
+from monitorlab.storage.files import (
+    SEAL,
+    canonical_json,
+    made_by,
+    read_sealed,
+    write_text_atomic,
+)
 
 RECORD = "training.json"
 INPUTS = "inputs.json"
@@ -114,6 +120,7 @@ def read_training(folder: Path) -> dict[str, Any]:
     """
     try:
         stored = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        stored = read_sealed(folder / RECORD) if SEAL in stored else stored  # older ones have none
         if not {"inputs", "evaluation", "recipe", "base", "history"} <= set(stored):
             raise ValueError("fields are missing")
     except (OSError, ValueError) as error:

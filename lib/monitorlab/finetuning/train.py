@@ -65,9 +65,10 @@ from monitorlab.models.tiny import IGNORED, StepBar, few_collections, seeded, su
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.storage.files import (
     FULL,
+    digest_folder,
     digest_json,
     make_readable,
-    pretty_json,
+    sealed_json,
     tells_of_full_disk,
 )
 
@@ -280,7 +281,8 @@ def _write(
     shutil.rmtree(result, ignore_errors=True)
     result.mkdir()
     save(model, base, result)
-    (result / RECORD).write_text(pretty_json(dict(facts)), encoding="utf-8")
+    sealed = sealed_json({**facts, "files": digest_folder(result)})
+    (result / RECORD).write_text(sealed, encoding="utf-8")
     make_readable(result)
     os.rename(result, folder)
     shutil.rmtree(partial, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from monitorlab.models import ModelError
 from monitorlab.models.chat import chat_form
 from monitorlab.storage.files import (
     DamagedFileError,
+    digest_file,
     digest_folder,
     digest_json,
     read_sealed,
@@ -107,12 +109,36 @@ def load_causal(
     return replace(checkpoint, identity={**checkpoint.identity, **form})
 
 
+def check_unchanged(folder: Path, files: Mapping[str, str]) -> None:
+    """Compare files of a folder with their digests, by name.
+
+    Raises
+    ------
+    ModelError
+        One is missing or was changed.
+    """
+    for name, digest in files.items():
+        if not (folder / name).is_file() or digest_file(folder / name) != digest:
+            raise ModelError(f"{folder / name} is missing or was changed after it was written: "
+                             "take the folder from its source again, or train anew")
+
+
+def _check_training(name: str) -> None:
+    """Check a local folder against the digests that a training has left there, if it has."""
+    try:
+        training = json.loads((Path(name) / "training.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # of the hub, or nobody's training; who needs its record reads it
+    check_unchanged(Path(name), training.get("files", {}))
+
+
 def load_checkpoint(
     name: str, revision: str, dtype: str, device: str, quantization: str, adapter: str,
     adapter_revision: str,
 ) -> Checkpoint:
     """As `load_causal`, for a model whose chat template need not render a system message."""
     _refuse_adapter(name)
+    _check_training(name)
     tokenizer = load_tokenizer(name, revision)
     loader = AutoModelForCausalLM.from_pretrained
     if quantization:
@@ -246,6 +272,7 @@ def with_adapter(
                              "adapter again")
         return config, set(load_peft_weights(name, device="cpu", **options)), options
 
+    _check_training(name)
     refusal = f"the adapter {name!r} does not fit this model: {{}} Give the model that it was " \
               "trained on."
     with warnings.catch_warnings(), no_progress_bars():

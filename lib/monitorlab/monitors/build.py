@@ -335,9 +335,24 @@ def finetuned_smollm2(
     if not place.is_dir():
         raise MonitorError(f"there is no adapter in {place}: take data/released/finetuning from "
                            "the repository again")
+    if not folder:
+        _check_released(place)
     given = {name: value for name, value in settings.items() if name not in KINDS[RELEASED].fixed}
     decided = {"dtype": "float32", **given, "adapter": str(place), "name": RELEASED}
     return _read_causally(load_smollm2, prompt, read, decided)
+
+
+def _check_released(adapter: Path) -> None:
+    """Compare the released adapter with the digests of its study."""
+    from monitorlab.models.loading import check_unchanged
+    from monitorlab.storage.files import read_sealed
+
+    try:
+        files = read_sealed(adapter.parent / "study.json")["files"]
+        check_unchanged(adapter.parent, {name: digest for name, digest in files.items()
+                                         if name.startswith(f"{adapter.name}/")})
+    except ValueError as error:
+        raise MonitorError(f"the released adapter is not as it was released: {error}") from error
 
 
 def released_folder() -> Path:

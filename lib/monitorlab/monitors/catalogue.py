@@ -8,10 +8,11 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-CATALOGUE = Path(__file__).resolve().parents[3] / "data" / "monitors.toml"
+from monitorlab.storage.files import PROJECT
+
+CATALOGUE = PROJECT / "data" / "monitors.toml"
 OPEN, API = "open", "api"
 UNKNOWN = "unknown"  # revision of an open model of which no commit was seen
 

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.verdicts import PARSED, TRUNCATED, UNPARSED, Verdict, failure
-from monitorlab.storage.files import digest_json, writable
+from monitorlab.storage.files import PROJECT, digest_json, writable
 
 if TYPE_CHECKING:
     from monitorlab.models.guards import GuardFamily
 
-DATA = Path(__file__).resolve().parents[3] / "data"
+DATA = PROJECT / "data"
 PROMPT_FOLDER = DATA / "prompts"
 ANSWERS = ("verdict", "evidence", "score")
 TEXT = "text"  # the answer of a prompt that asks for no verdict

@@ -3,7 +3,7 @@
 The store is one append-only file, a JSON object per line, keyed by the SHA-256 of the full
 request. Failed calls are not stored: they are asked again next time. A line that a crash cut short
 is taken off when the store is opened. Several processes may write to one store; a lock file keeps
-their lines whole.
+their lines whole, and each ends in its checksum.
 
 Tables are written and read back with nothing lost and nothing guessed.
 """
@@ -14,6 +14,7 @@ import json
 import os
 import re
 import reprlib
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -34,6 +35,7 @@ from monitorlab.storage.table_files import (
 )
 from monitorlab.storage.tables import VERDICTS, Field, SchemaError, check_frame
 
+_SUM = ', "sum": '  # before the CRC-32 of a line, which ends it
 _NAMES = tuple(field.name for field in fields(Verdict))
 _DEFAULTS = {field.name: field.default for field in fields(Verdict)}
 
@@ -130,7 +132,10 @@ def stored_verdicts(path: Path) -> Iterator[tuple[str, Verdict]]:
             if not line.endswith(b"\n"):
                 return  # another process is writing it
             try:
-                entry = json.loads(line)
+                entry, (text, summed, _) = json.loads(line), line.decode().rpartition(_SUM)
+                if summed and _with_sum(text) != line.decode():  # older lines have none
+                    raise ValueError("it was changed after it was written")
+                entry.pop("sum", None)
                 stored = str(entry.pop("key")), Verdict(**entry)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise StoreError(
@@ -142,7 +147,13 @@ def stored_verdicts(path: Path) -> Iterator[tuple[str, Verdict]]:
 
 def _line(key: str, verdict: Verdict) -> str:
     known = {name: value for name, value in asdict(verdict).items() if value != _DEFAULTS.get(name)}
-    return json.dumps({"key": key, "status": verdict.status, **known}, allow_nan=False) + "\n"
+    text = json.dumps({"key": key, "status": verdict.status, **known}, allow_nan=False)
+    return _with_sum(text.removesuffix("}"))
+
+
+def _with_sum(text: str) -> str:
+    """End the JSON text of an open object by its checksum."""
+    return f'{text}{_SUM}"{zlib.crc32(text.encode()):08x}"}}\n'
 
 
 ENDINGS = (".csv", ".jsonl", ".parquet")  # of what is written here

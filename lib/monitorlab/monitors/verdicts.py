@@ -12,13 +12,12 @@ import math
 import re
 import tomllib
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
-from monitorlab.storage.files import writable
+from monitorlab.storage.files import PROJECT, writable
 from monitorlab.storage.tables import STATUSES
 
-FILE = Path(__file__).resolve().parents[3] / "data" / "wording.toml"
+FILE = PROJECT / "data" / "wording.toml"
 WORDING: dict[str, dict[str, Any]] = tomllib.loads(FILE.read_text(encoding="utf-8"))
 
 

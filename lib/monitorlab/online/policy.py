@@ -176,6 +176,9 @@ class Policy:
             said.append(f"the guarantee is void: {self.void}")
         if state == EXPIRED:
             said.append(f"the policy expired on {self.expires}: calibrate anew on recent data")
+        if (today or _today()) < days_after(self.created, -1):  # a day, for clocks that differ
+            said.append(f"the policy was created on {self.created}, after today's date by this "
+                        "machine's clock: set it, or an expired policy passes for a valid one")
         if self.threshold.state != CALIBRATED:
             said.append(self.threshold.explain().rstrip("."))
         return said

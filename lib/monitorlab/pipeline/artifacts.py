@@ -235,7 +235,7 @@ def _checkpoints_folder(root: Path | None = None) -> Path:
     override = os.environ.get("MONITORLAB_CHECKPOINTS")
     if override:
         return Path(override).expanduser().absolute()
-    return (root or sources.project_root()) / "data" / "cache" / "checkpoints"
+    return sources.cache_folder("checkpoints", root)
 
 
 def checkpoint_folder(run: Run, name: str, fingerprint: Mapping[str, Any]) -> Path:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import logging
 import multiprocessing
@@ -74,6 +75,7 @@ from monitorlab.storage.sources import project_root
 
 START_TIMEOUT = 120
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_ANSWER = re.compile(r"\s*<details>.*?</details>", re.DOTALL)
 _LONGEST_MESSAGE = 2_000
 
 
@@ -190,6 +192,59 @@ def run_notebooks(
             pick_up(options.runs, run_id)
         work = _Work(chosen, named, values, begun, among, options)
         return work.one_by_one() if options.jobs == 1 else work.side_by_side()
+
+
+def sweep(
+    notebooks: Sequence[Notebook],
+    given: Mapping[str, object],
+    swept: Mapping[str, Sequence[str]],
+    options: Options,
+    among: Sequence[Notebook],
+) -> tuple[dict[str, str | float], ...]:
+    """Execute notebooks once for every combination of values, each as a run of its own.
+
+    Parameters
+    ----------
+    notebooks, given, options, among
+        As for `run_notebooks`; what the notebooks read is run first in every run.
+    swept : mapping of str to sequence of str
+        Values of each swept parameter. A run is called RUN_ID-NAMEvalue-NAMEvalue.
+
+    Returns
+    -------
+    tuple of dict
+        Per run its name ("run"), the swept values, and the metrics of all `notebooks` under
+        "NN metric".
+
+    Raises
+    ------
+    ParameterError
+        Before anything runs: a parameter without a value, given twice, or unknown; or two
+        combinations whose runs would have one name.
+    """
+    runs: dict[str, dict[str, str]] = {}
+    if twice := sorted({"RUN_ID", *given} & set(swept)):
+        raise ParameterError(f"{', '.join(twice)} cannot be swept: it is given, or names the run")
+    for values in itertools.product(*swept.values()):
+        chosen = dict(zip(swept, (value.strip() for value in values), strict=True))
+        words = (re.sub(r"[^A-Za-z0-9_.]+", "_", f"{key}{value}") for key, value in chosen.items())
+        name = "-".join([str(given.get("RUN_ID", "default")), *words])
+        if name in runs or not all(chosen.values()):
+            raise ParameterError(f"the sweep has {chosen} twice, or an empty value: expected "
+                                 "NAME=VALUE,VALUE with different values")
+        check_parameters({**given, **chosen}, {n.stem: n.parameters for n in among})
+        runs[name] = chosen
+    rows = []
+    options = dataclasses.replace(options, with_inputs=True)
+    for name, chosen in runs.items():
+        options.report(f"run {name}")
+        run_notebooks(notebooks, {**given, **chosen, "RUN_ID": name}, options, among)
+        row: dict[str, str | float] = {"run": name, **chosen}
+        for notebook in notebooks:
+            found = finished_manifest(options.runs / name / notebook.stem)["metrics"]
+            row |= {f"{notebook.number:02d} {metric}": value for metric, value in found.items()}
+        rows.append(row)
+    return tuple(rows)
 
 
 @dataclass(frozen=True)
@@ -526,11 +581,14 @@ def _signals_wait() -> Iterator[None]:
             signal.raise_signal(waiting[0])
 
 
-def _write_source_notebook(notebook: Notebook, path: Path) -> None:
-    """Convert a py:percent file to an unexecuted `.ipynb` with the project's kernel."""
+def write_notebook(notebook: Notebook, path: Path, answers: bool = True) -> None:
+    """Convert a py:percent file to an unexecuted `.ipynb`, on request without folded answers."""
     import jupytext
 
     document = jupytext.read(notebook.path, fmt="py:percent")
+    for cell in document.cells if not answers else ():
+        if cell.cell_type == "markdown":
+            cell.source = _ANSWER.sub("", cell.source)
     document.metadata["kernelspec"] = {
         "display_name": "Python 3", "language": "python", "name": KERNEL_NAME,
     }
@@ -549,7 +607,7 @@ def _run_in(
 ) -> CellFailure | None:
     """Execute inside a folder of its own; return the failure instead of raising it."""
     source, output = workplace / "source.ipynb", workplace / "output.ipynb"
-    _write_source_notebook(notebook, source)
+    write_notebook(notebook, source)
     variables = {"MONITORLAB_RUNS": str(options.runs.resolve()), RUNNER: str(options.runner)}
     variables |= options.variables
     with _kernel_environment(profile, variables):

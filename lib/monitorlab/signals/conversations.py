@@ -28,8 +28,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from monitorlab.benchmark.scenarios.documents import ScenarioError, check_form, read_document
+from monitorlab.storage.files import PROJECT
 
-FOLDER = Path(__file__).resolve().parents[3] / "data" / "conversations"
+FOLDER = PROJECT / "data" / "conversations"
 PHRASE_FILE = "phrases.yaml"
 GUESSING_MOVE = "partial_disclosure"  # needs a fact to guess at, so an action has no use for it
 # Slots that lines may use; filling them would fail late, without the name of the file.

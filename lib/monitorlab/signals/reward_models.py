@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoModelForTokenClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -135,21 +134,14 @@ class TokenRewardScorer(StepScorer):
         revision: str = "",
         dtype: str = "float32",
         device: str = "cpu",
-        trust_remote_code: bool = False,
         **options: Any,
     ) -> TokenRewardScorer:
         """Load from a local folder or a pinned hub model.
 
-        ``Qwen2ForProcessRewardModel`` checkpoints load into the class above; with
-        `trust_remote_code` the model's own code runs instead, which is only asked for by you.
+        ``Qwen2ForProcessRewardModel`` checkpoints load into the class above; the model's own code
+        is never run.
         """
         tokenizer = load_tokenizer(name, revision)
-        if trust_remote_code:
-            model = load_model(
-                AutoModel.from_pretrained, name, revision, dtype, device, trust_remote_code=True,
-                heads=HEADS,
-            )
-            return cls(model, tokenizer, **options)
         config = from_checkpoint(
             AutoConfig.from_pretrained, name, revision, trust_remote_code=False
         )
@@ -161,7 +153,7 @@ class TokenRewardScorer(StepScorer):
         else:
             raise ModelError(
                 f"{name!r} holds {architecture}, expected Qwen2ForProcessRewardModel or a "
-                f"...ForTokenClassification; its own code only runs with trust_remote_code=True"
+                "...ForTokenClassification; code that a model brings along is never run"
             )
         model = load_model(loader, name, revision, dtype, device, heads=HEADS)
         return cls(model, tokenizer, **options)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LIBRARY = Path(__file__).resolve().parents[1]
+PACKED = LIBRARY / "project"  # what a wheel carries, see setup.py
+_AROUND = LIBRARY.parents[1]
+PROJECT = _AROUND if (_AROUND / "pyproject.toml").exists() else PACKED  # with data/, as authored
 TRAINING = ("finetuning", "monitors", "signals", "models")  # packages that train, each as a whole
 LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "trl", "accelerate")
 

@@ -22,6 +22,7 @@ import pooch
 import requests
 
 from monitorlab.display.progress import progress as bar
+from monitorlab.storage.files import PACKED, PROJECT
 
 CONNECT_SECONDS = 5.0  # offline, a fetch must fail while the reader still watches
 READ_SECONDS = 30.0
@@ -63,7 +64,7 @@ class _Source:
 
 
 def project_root() -> Path:
-    """Return the project folder: MONITORLAB_ROOT, or the one that this package lies in.
+    """Return the project folder: MONITORLAB_ROOT, or the one that this package lies in or carries.
 
     Raises
     ------
@@ -73,11 +74,17 @@ def project_root() -> Path:
     override = os.environ.get("MONITORLAB_ROOT")
     if override:
         return Path(override).expanduser().absolute()
-    root = Path(__file__).resolve().parents[3]
-    if not (root / "pyproject.toml").exists():
-        raise SourceError(f"no project folder around {root}: set MONITORLAB_ROOT to the folder "
+    if not (PROJECT / "data").is_dir():
+        raise SourceError(f"no project folder {PROJECT}: set MONITORLAB_ROOT to the folder "
                           "that holds notebooks/ and data/, or install with pip install -e .")
-    return root
+    return PROJECT
+
+
+def cache_folder(name: str, root: Path | None = None) -> Path:
+    """Return a folder of what is kept: in `data/cache`; of an installed wheel, the user's cache."""
+    root = root or project_root()
+    home = Path(pooch.os_cache("monitorlab")) if root == PACKED else root / "data" / "cache"
+    return home / name
 
 
 def load_sources() -> dict[str, _Source]:
@@ -172,7 +179,7 @@ def _source(key: str) -> _Source:
 
 
 def _own_folder() -> Path:
-    return project_root() / "data" / "cache" / "open"
+    return cache_folder("open")
 
 
 def _folders() -> list[Path]:

@@ -21,9 +21,10 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from monitorlab.statistics.intervals import Clustered
+from monitorlab.storage.files import PROJECT
 from monitorlab.storage.tables import CELLS
 
-DATA = Path(__file__).resolve().parents[4] / "data"
+DATA = PROJECT / "data"
 FOLDER, GUIDELINES = DATA / "recorded" / "readers", DATA / "annotations" / "GUIDELINES.md"
 FULL = "full"  # the view of a reader who saw request and response
 PER_CELL = 44

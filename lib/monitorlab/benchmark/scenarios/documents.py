@@ -16,7 +16,9 @@ from typing import Any, cast
 
 import yaml
 
-LIBRARY = Path(__file__).resolve().parents[4] / "data" / "scenarios"
+from monitorlab.storage.files import PROJECT
+
+LIBRARY = PROJECT / "data" / "scenarios"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Path = tuple[str | int, ...]
 _NUMBERLIKE = re.compile(r"[-+.]*[0-9]", re.ASCII)
