@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from monitorlab.benchmark.export import ExportError, _card, export, export_run
@@ -17,6 +18,7 @@ from monitorlab.benchmark.written import COUNTS
 from monitorlab.cli import app
 from monitorlab.pipeline.artifacts import ArtifactError, open_run, read_table, write_table
 from monitorlab.pipeline.runs import mark
+from monitorlab.storage.files import digest_file
 from monitorlab.storage.tables import BENCHMARK, CELLS, SAMPLES, check_frame
 
 METRICS: dict[str, float] = {
@@ -90,7 +92,8 @@ def test_an_earlier_export_is_replaced_as_a_whole(tmp_path: Path) -> None:
     export(table(), folder, 7, METRICS, table("real", ("test",)))
     samples = table("other")
     assert export(samples, folder, 8, METRICS) == len(samples)
-    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "builtin"]
+    found = sorted(path.name for path in folder.iterdir())
+    assert found == ["README.md", "builtin", "croissant.json"]
     same(load(folder)["test"], samples[samples["split"] == "test"])
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".export")] == []
 
@@ -146,6 +149,40 @@ def test_the_card_holds_the_figures() -> None:
 def test_the_card_counts_the_samples_it_describes() -> None:
     text = _card(table(), 2026, METRICS, real=False)
     assert all(f"| {cell} | 12 | 6 |" in text for cell in CELLS)
+
+
+def test_croissant_names_every_file_and_column(tmp_path: Path) -> None:
+    export(table(), tmp_path / "export", 7, METRICS, table("real", ("test",)))
+    described = json.loads((tmp_path / "export" / "croissant.json").read_text())
+    files = {file["@id"]: file for file in described["distribution"]}
+    assert sorted(files) == ["builtin/dev.parquet", "builtin/test.parquet", "real/test.parquet"]
+    for name, file in files.items():
+        assert file["contentUrl"] == name
+        assert file["sha256"] == digest_file(tmp_path / "export" / name)
+    records = {records["@id"]: records for records in described["recordSet"]}
+    assert sorted(records) == ["builtin_dev", "builtin_test", "real_test"]
+    for name, expected in (("builtin_dev", BENCHMARK), ("real_test", SAMPLES)):
+        fields = records[name]["field"]
+        assert [field["name"] for field in fields] == expected.columns
+        assert [field["description"] for field in fields] == [f.meaning for f in expected.fields]
+    types = {field["name"]: field["dataType"] for field in records["builtin_dev"]["field"]}
+    assert {types["label"], types["has_thinking"]} == {"sc:Integer", "sc:Boolean"}
+    assert set(types.values()) == {"sc:Integer", "sc:Boolean", "sc:Text"}
+    assert described["description"].startswith("72 samples in six cells")
+    cited = yaml.safe_load((Path(__file__).parents[2] / "CITATION.cff").read_text())
+    assert described["version"] == cited["version"]
+    assert described["datePublished"] == str(cited["date-released"])
+
+
+def test_croissant_is_valid_and_gives_the_rows(tmp_path: Path) -> None:
+    mlcroissant = pytest.importorskip("mlcroissant", reason="pip install mlcroissant[parquet]")
+    export(table(), tmp_path / "export", 7, METRICS)
+    loaded = mlcroissant.Dataset(tmp_path / "export" / "croissant.json")
+    assert not loaded.metadata.ctx.issues.errors
+    rows = list(loaded.records("builtin_dev"))
+    expected = table()[lambda samples: samples["split"] == "dev"]
+    assert {row["builtin_dev/sample_id"].decode(): row["builtin_dev/label"] for row in rows} \
+        == dict(zip(expected["sample_id"], expected["label"], strict=True))  # fmt: skip
 
 
 # From a run

@@ -1,20 +1,26 @@
-"""The benchmark as a Hugging Face dataset folder: parquet files and a card."""
+"""The benchmark as a Hugging Face dataset folder: parquet files, a card, and Croissant metadata."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from monitorlab.benchmark.written import COUNTS
-from monitorlab.storage.files import PROJECT, write_folder_atomic
+from monitorlab.storage.files import PROJECT, digest_file, pretty_json, write_folder_atomic
 from monitorlab.storage.manifests import finished_manifest, load_table, run_command
+from monitorlab.storage.tables import BENCHMARK
 
-CARD = "README.md"
+CARD, CROISSANT = "README.md", "croissant.json"
 TEXT = PROJECT / "data" / "dataset_card.md"
 TITLE = "# Paired misbehavior benchmark of monitorlab"  # first line of it
 PROBES = ("length", "response words")
+_CROISSANT_TYPES = {"string": "sc:Text", "large_string": "sc:Text", "int64": "sc:Integer",
+                    "bool": "sc:Boolean"}
 SAMPLES_NOTEBOOK, AUDIT_NOTEBOOK = "01_benchmark_construction", "02_annotation_and_audit"
 
 
@@ -115,6 +121,9 @@ def export(
             real.to_parquet(folder / "real" / "test.parquet", index=False)
         text = _card(samples, seed, metrics or {}, real is not None)
         (folder / CARD).write_text(text, encoding="utf-8")
+        described = text.partition(TITLE)[2].partition("| cell |")[0]  # the card's first paragraphs
+        metadata = _croissant(folder, " ".join(described.split()))
+        (folder / CROISSANT).write_text(pretty_json(metadata), encoding="utf-8")
     return len(samples) + (0 if real is None else len(real))
 
 
@@ -127,7 +136,7 @@ def _is_export(folder: Path) -> bool:
         return True
     readme = folder / CARD
     text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
-    return found <= {CARD, "builtin", "real"} and "builtin" in found and TITLE in text
+    return found <= {CARD, CROISSANT, "builtin", "real"} and "builtin" in found and TITLE in text
 
 
 def _card(samples: pd.DataFrame, seed: int, metrics: Mapping[str, float], real: bool) -> str:
@@ -177,6 +186,38 @@ def _card(samples: pd.DataFrame, seed: int, metrics: Mapping[str, float], real: 
         + text.format(n=len(samples), seed=seed, rows="\n".join(rows), agreement=agreement)
         + (about_real if real else "")
     )
+
+
+def _croissant(folder: Path, description: str) -> dict[str, Any]:
+    """Croissant 1.0 metadata: each parquet file with its digest, as a record set with its fields.
+
+    A field says what the schema says of the column. Paths are relative, so that the folder may
+    move; whoever publishes it adds the address. Source: https://docs.mlcommons.org/croissant/.
+    """
+    files = sorted(folder.rglob("*.parquet"))
+    ids = {path: path.relative_to(folder).as_posix() for path in files}
+    meanings = {field.name: field.meaning for field in BENCHMARK.fields}
+    records = [
+        {"@type": "cr:RecordSet", "@id": name, "name": name, "key": {"@id": f"{name}/sample_id"},
+         "field": [{"@type": "cr:Field", "@id": f"{name}/{column.name}", "name": column.name,
+                    "description": meanings.get(column.name, column.name),
+                    "dataType": _CROISSANT_TYPES[str(column.type)],
+                    "source": {"fileObject": {"@id": ids[path]},
+                               "extract": {"column": column.name}}}
+                   for column in pq.read_schema(path)]}
+        for path in files for name in [f"{path.parent.name}_{path.stem}"]
+    ]
+    head = json.loads((TEXT.parent / "neighbours" / CROISSANT).read_text(encoding="utf-8"))
+    return head | {
+        "description": description,
+        "distribution": [
+            {"@type": "cr:FileObject", "@id": ids[path], "name": ids[path],
+             "contentUrl": ids[path], "encodingFormat": "application/x-parquet",
+             "contentSize": f"{path.stat().st_size} B", "sha256": digest_file(path)}
+            for path in files
+        ],
+        "recordSet": records,
+    }
 
 
 def _probes(cell: str) -> list[str]:
