@@ -183,7 +183,7 @@ def _report(run_id: RunId = "default") -> None:
     written = render_report(run_id, found, runs_folder(), _notebooks_folder().parent / "reports")
     for problem in written.problems:
         typer.echo(f"formula shown as TeX source: {problem}", err=True)
-    count = len(written.pages)
+    count = len(written.pages) + len(written.beside)
     pages = "1 page" if count == 1 else f"{count} pages"
     typer.echo(f"{pages}. Open {_relative(written.index)}")
     if written.broken:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from monitorlab.benchmark.export import ExportError, _card, export, export_run
+from monitorlab.benchmark.export import ExportError, dataset_card, export, export_run
 from monitorlab.benchmark.written import COUNTS
 from monitorlab.cli import app
 from monitorlab.pipeline.artifacts import ArtifactError, open_run, read_table, write_table
@@ -132,7 +132,7 @@ def test_a_failed_export_keeps_the_earlier_one(tmp_path: Path) -> None:
 
 def test_the_card_holds_the_figures() -> None:
     samples = table()
-    text = _card(samples, 2026, METRICS, real=True)
+    text = dataset_card(samples, 2026, METRICS, real=True)
     assert "seed 2026.)" in text and f"{len(samples)} samples in six cells" in text
     assert "Cohen's kappa 0.88" in text
     for number, cell in enumerate(COUNTS):
@@ -141,13 +141,14 @@ def test_the_card_holds_the_figures() -> None:
         assert f"| {cell} | {count} | 6 | {0.5 + place / 100:.2f} | {0.51 + place / 100:.2f} |" \
             in text, number  # fmt: skip
     assert "config_name: real" in text
-    unmeasured = _card(samples, 1, {k: v for k, v in METRICS.items() if "kappa" not in k}, False)
+    known = {k: v for k, v in METRICS.items() if "kappa" not in k}
+    unmeasured = dataset_card(samples, 1, known, False)
     assert "not measured for this build" in unmeasured and "config_name: real" not in unmeasured
     assert "{" not in unmeasured.split("---")[2], "a place was not filled"
 
 
 def test_the_card_counts_the_samples_it_describes() -> None:
-    text = _card(table(), 2026, METRICS, real=False)
+    text = dataset_card(table(), 2026, METRICS, real=False)
     assert all(f"| {cell} | 12 | 6 |" in text for cell in CELLS)
 
 

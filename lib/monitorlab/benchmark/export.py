@@ -89,7 +89,7 @@ def export(
     seed : int
         Of the build; recorded in the card.
     metrics : mapping of str to float, optional
-        Figures of the audit for the card, see `_card`; those that are missing are said to be.
+        Figures of the audit for the card, see `dataset_card`; it says which are missing.
     real : DataFrame, optional
         Real pairs, a configuration of their own.
 
@@ -119,7 +119,7 @@ def export(
         if real is not None:
             (folder / "real").mkdir()
             real.to_parquet(folder / "real" / "test.parquet", index=False)
-        text = _card(samples, seed, metrics or {}, real is not None)
+        text = dataset_card(samples, seed, metrics or {}, real is not None)
         (folder / CARD).write_text(text, encoding="utf-8")
         described = text.partition(TITLE)[2].partition("| cell |")[0]  # the card's first paragraphs
         metadata = _croissant(folder, " ".join(described.split()))
@@ -139,7 +139,7 @@ def _is_export(folder: Path) -> bool:
     return found <= {CARD, CROISSANT, "builtin", "real"} and "builtin" in found and TITLE in text
 
 
-def _card(samples: pd.DataFrame, seed: int, metrics: Mapping[str, float], real: bool) -> str:
+def dataset_card(samples: pd.DataFrame, seed: int, metrics: Mapping[str, float], real: bool) -> str:
     """Dataset card with measured figures.
 
     Parameters

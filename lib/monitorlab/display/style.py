@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FuncFormatter
 from numpy.typing import ArrayLike, NDArray
+
+from monitorlab.display.tables import CELL_TITLES as CELL_TITLES
+from monitorlab.display.tables import cell_titles as cell_titles
 
 ONE_COLUMN = 4.2  # inches
 TWO_COLUMNS = 8.4
@@ -79,22 +82,11 @@ WIDTH_OF_A_LETTER = 0.6  # share of the font's size, on average
 LONGEST_TICK = 48  # characters
 
 STYLE = Path(__file__).with_name("monitorlab.mplstyle")
-CELL_TITLES = {
-    "spv_code": "S&PV code", "spv_qa": "S&PV QA", "syco_qa": "Syco QA",
-    "syco_reasoning": "Syco reasoning", "sg_code": "SG code", "sg_qa": "SG QA",
-}  # fmt: skip
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#8c510a", "#222222",
           "#6a3d9a", "#b8860b", "#8a8f98", "#1b7837")  # fmt: skip
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "d", "h")
 MISSES = "miss rate (lower is better)"
 FALSE_ALARMS = "false alarm rate (lower is better)"
-
-
-def cell_titles(cells: Iterable[str]) -> dict[str, str]:
-    """Return titles of the cells that occur: the benchmark's in its order, then others by name."""
-    there = set(cells)
-    known = {cell: title for cell, title in CELL_TITLES.items() if cell in there}
-    return known | {cell: cell for cell in sorted(there - set(known))}
 
 
 class _TextFigure(Figure):

@@ -9,7 +9,7 @@ import html
 import math
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,9 +72,20 @@ class Escaping(Plain):
 DASH = "–"
 P_VALUE = re.compile(r"p(_\w+)?")  # columns that hold p-values: "p", "p_holm"
 SMALLEST_P = 0.001
+CELL_TITLES = {
+    "spv_code": "S&PV code", "spv_qa": "S&PV QA", "syco_qa": "Syco QA",
+    "syco_reasoning": "Syco reasoning", "sg_code": "SG code", "sg_qa": "SG QA",
+}  # fmt: skip
 P_DECIMALS = 3
 CELL = "text-align: {side}; padding: 2px 7px;"
 ON_ONE_LINE = 24  # characters; a column of cells this short, such as "0.42 (0.34 to 0.50)", is kept
+
+
+def cell_titles(cells: Iterable[str]) -> dict[str, str]:
+    """Return titles of the cells that occur: the benchmark's in its order, then others by name."""
+    there = set(cells)
+    known = {cell: title for cell, title in CELL_TITLES.items() if cell in there}
+    return known | {cell: cell for cell in sorted(there - set(known))}
 
 
 class Column:
@@ -122,7 +133,8 @@ def html_table(columns: Sequence[Column], rows: int, caption: str | None) -> str
     """Return an HTML table in which every cell, header and caption is escaped."""
     def cell(tag: str, column: Column, text: str) -> str:
         kind = ' class="number"' if column.numeric else ""
-        return f'<{tag}{kind} style="{column.style}">{html.escape(text)}</{tag}>'
+        scope = ' scope="col"' if tag == "th" else ""
+        return f'<{tag}{scope}{kind} style="{column.style}">{html.escape(text)}</{tag}>'
 
     lines = ['<table class="monitorlab">']
     if caption:

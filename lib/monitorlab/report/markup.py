@@ -7,8 +7,9 @@ shown as TeX source.
 
 A rendered page holds text from models and from strangers. Three things keep it inert: text is
 escaped, HTML passes this filter, and every page carries a content security policy that forbids
-scripts and network access. What the filter removes is shown as text where that is possible, so
-that a sample containing `<script>` is readable in the report and does nothing.
+network access, and scripts but for the page's own, by its hash. What the filter removes is shown as
+text where that is possible, so that a sample containing `<script>` is readable in the report and
+does nothing.
 """
 
 from __future__ import annotations
@@ -225,7 +226,8 @@ def _name(element: ET.Element) -> str:
     return element.tag.removeprefix(_SPACE)
 
 
-CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+CONTENT_SECURITY_POLICY = ("default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+                           "base-uri 'none'; form-action 'none'")
 
 _TAGS = frozenset({
     "a", "abbr", "b", "blockquote", "br", "caption", "code", "col", "colgroup", "dd", "del",

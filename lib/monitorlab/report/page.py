@@ -1,13 +1,16 @@
 """Executed notebooks to a folder of HTML pages that open from a disk, offline.
 
-`reports/<run_id>/index.html` shows one card per notebook; each notebook has a page of its own.
-A page is one file: styles and figures are inside, mathematics is MathML, there are no scripts.
+`reports/<run_id>/index.html` shows what a run found and one card per notebook; each notebook has a
+page of its own, and beside them stand those of `monitorlab.report.site`. A page is one file: styles
+and figures are inside, mathematics is MathML. Two pages hold one script each, which changes what is
+shown of the page itself; the policy of a page names its hash, and any other script stays dead.
 """
 
 from __future__ import annotations
 
 import base64
 import datetime
+import hashlib
 import io
 import json
 import re
@@ -36,6 +39,7 @@ from monitorlab.storage.files import write_text_atomic
 from monitorlab.storage.manifests import ArtifactError
 from monitorlab.storage.sources import project_root
 
+_TEMPLATES = project_root() / "reports" / "template"
 THUMBNAIL_WIDTH = 720  # pixels; shown at half of that
 _STATUS_WORDS = {
     "complete": "complete", "failed": "failed", "interrupted": "interrupted",
@@ -226,18 +230,21 @@ class _RenderedReport:
         Formulas that are shown as TeX source, with notebook and reason.
     broken : tuple of str
         Notebooks of which something cannot be read, with the reason; the others are rendered.
+    beside : tuple of Path
+        The pages beside the notebooks.
     """
 
     index: Path
     pages: tuple[Path, ...]
     problems: tuple[str, ...] = field(default=())
     broken: tuple[str, ...] = field(default=())
+    beside: tuple[Path, ...] = field(default=())
 
 
 def render_report(
     run_id: str, notebooks: Sequence[Notebook], runs: Path, reports: Path
 ) -> _RenderedReport:
-    """Render every executed notebook of a run, and the index.
+    """Render every executed notebook of a run, the pages beside them, and the index.
 
     What a killed runner left is picked up first, unless another one works there. A record, a
     source or an executed copy that cannot be read costs its own page and no other.
@@ -257,6 +264,8 @@ def render_report(
     RunIdError
         If there is no such run.
     """
+    from monitorlab.report.site import survey_site  # statistics, which the runner never needs
+
     if run_id not in list_runs(runs):
         known = ", ".join(list_runs(runs)) or "none yet"
         raise RunIdError(f"no run {run_id!r} to render. Runs: {known}. "
@@ -269,25 +278,49 @@ def render_report(
     cards = [_make_card(state, runs, run_id, documents.get(state.notebook.stem))
              for state in states]
     facts = _run_facts(run_id, states)
-    environment = _environment()
-    pages, problems = [], []
     readable = [card for card in cards if card.href]
+    whole = {state.notebook.stem: state.record.parameters for state in states
+             if state.record and state.status in ("complete", "stale")
+             and state.notebook.stem in documents}
+    site = survey_site(runs / run_id, [state.notebook for state in states], whole)
+    environment = _environment()
+    environment.globals["navigation"] = [(page.href, page.title) for page in site.pages]
+    pages, problems = [], []
     for position, card in enumerate(readable):
         notes = cells.Notes()
         html = environment.get_template("notebook.html.j2").render(
             **_page(documents[card.stem], notes),
             card=card, facts=facts | {"time": card.seconds}, headings=_contents(notes),
+            current=card.href,
             previous=readable[position - 1] if position else None,
             following=readable[position + 1] if position + 1 < len(readable) else None,
         )
         pages.append(reports / run_id / card.href)
         write_text_atomic(pages[-1], html)
         problems += [f"{card.stem}: {problem}" for problem in notes.problems]
+    beside = []
+    for page in site.pages:
+        html = environment.get_template(page.template).render(
+            **page.values, **_script(page.script), facts=facts, current=page.href)
+        beside.append(reports / run_id / page.href)
+        write_text_atomic(beside[-1], html)
     index = reports / run_id / "index.html"
-    html = environment.get_template("index.html.j2").render(cards=cards, facts=facts)
+    html = environment.get_template("index.html.j2").render(
+        cards=cards, facts=facts, findings=site.findings, lacking=site.lacking,
+        current="index.html")
     write_text_atomic(index, html)
     broken = [f"{card.stem}: {card.reason}" for card in cards if card.status == "broken"]
-    return _RenderedReport(index, tuple(pages), tuple(problems), tuple(broken))
+    return _RenderedReport(index, tuple(pages), tuple(problems), tuple(broken), tuple(beside))
+
+
+def _script(name: str) -> dict[str, str]:
+    """Return the script of a page and the policy that allows it alone, by its hash."""
+    if not name:
+        return {}
+    text = (_TEMPLATES / name).read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+    return {"script": Markup(text),
+            "policy": f"{CONTENT_SECURITY_POLICY}; script-src 'sha256-{digest}'"}
 
 
 def _read_copy(state: State, runs: Path, run_id: str, documents: dict[str, Any]) -> State:
@@ -314,13 +347,13 @@ def render_page(template: str, **values: object) -> str:
 
 
 def _environment() -> Environment:
-    folder = project_root() / "reports" / "template"
     environment = Environment(
-        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined,
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )
-    environment.globals["style"] = Markup((folder / "style.css").read_text(encoding="utf-8"))
-    environment.globals["policy"] = CONTENT_SECURITY_POLICY
+    environment.globals["style"] = Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8"))
+    environment.globals |= {"policy": CONTENT_SECURITY_POLICY, "navigation": (), "current": "",
+                            "script": ""}
     return environment
 
 
