@@ -93,7 +93,7 @@ def test_an_earlier_export_is_replaced_as_a_whole(tmp_path: Path) -> None:
     samples = table("other")
     assert export(samples, folder, 8, METRICS) == len(samples)
     found = sorted(path.name for path in folder.iterdir())
-    assert found == ["README.md", "builtin", "croissant.json"]
+    assert found == ["README.md", "builtin", "croissant.json", "lm_eval"]
     same(load(folder)["test"], samples[samples["split"] == "test"])
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".export")] == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from monitorlab.benchmark.written import COUNTS
+from monitorlab.monitors.monitor import samples_of
+from monitorlab.monitors.prompts import load_prompt
 from monitorlab.storage.files import PROJECT, digest_file, pretty_json, write_folder_atomic
 from monitorlab.storage.manifests import finished_manifest, load_table, run_command
 from monitorlab.storage.tables import BENCHMARK
 
-CARD, CROISSANT = "README.md", "croissant.json"
+CARD, CROISSANT, HARNESS = "README.md", "croissant.json", "lm_eval"
 TEXT = PROJECT / "data" / "dataset_card.md"
+NEIGHBOURS = TEXT.parent / "neighbours"
 TITLE = "# Paired misbehavior benchmark of monitorlab"  # first line of it
 PROBES = ("length", "response words")
 _CROISSANT_TYPES = {"string": "sc:Text", "large_string": "sc:Text", "int64": "sc:Integer",
@@ -78,7 +82,9 @@ def export(
     metrics: Mapping[str, float] | None = None,
     real: pd.DataFrame | None = None,
 ) -> int:
-    """Write a dataset folder that ``datasets.load_dataset`` reads.
+    """Write a dataset folder that ``datasets.load_dataset`` and ``mlcroissant`` read.
+
+    Beside the tables it holds a task of lm-evaluation-harness, in ``lm_eval``.
 
     Parameters
     ----------
@@ -122,6 +128,7 @@ def export(
         text = dataset_card(samples, seed, metrics or {}, real is not None)
         (folder / CARD).write_text(text, encoding="utf-8")
         described = text.partition(TITLE)[2].partition("| cell |")[0]  # the card's first paragraphs
+        _write_harness_task(samples[samples["split"] == "test"], folder / HARNESS)
         metadata = _croissant(folder, " ".join(described.split()))
         (folder / CROISSANT).write_text(pretty_json(metadata), encoding="utf-8")
     return len(samples) + (0 if real is None else len(real))
@@ -136,7 +143,8 @@ def _is_export(folder: Path) -> bool:
         return True
     readme = folder / CARD
     text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
-    return found <= {CARD, CROISSANT, "builtin", "real"} and "builtin" in found and TITLE in text
+    ours = {CARD, CROISSANT, HARNESS, "builtin", "real"}
+    return found <= ours and "builtin" in found and TITLE in text
 
 
 def dataset_card(samples: pd.DataFrame, seed: int, metrics: Mapping[str, float], real: bool) -> str:
@@ -188,6 +196,16 @@ def dataset_card(samples: pd.DataFrame, seed: int, metrics: Mapping[str, float],
     )
 
 
+def _write_harness_task(samples: pd.DataFrame, folder: Path) -> None:
+    """Write the task of lm-evaluation-harness beside its samples, which hold their prompt."""
+    shutil.copytree(NEIGHBOURS / HARNESS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    prompt = load_prompt("direct")
+    users = [prompt.messages(sample)[1]["content"] for sample in samples_of(samples)]
+    told = samples.filter(["sample_id", "scenario_id", "cell", "tier", "label"])
+    told.assign(prompt=users).to_json(folder / "test.jsonl", orient="records", lines=True)
+    (folder / "system.txt").write_text(prompt.system, encoding="utf-8")
+
+
 def _croissant(folder: Path, description: str) -> dict[str, Any]:
     """Croissant 1.0 metadata: each parquet file with its digest, as a record set with its fields.
 
@@ -207,7 +225,7 @@ def _croissant(folder: Path, description: str) -> dict[str, Any]:
                    for column in pq.read_schema(path)]}
         for path in files for name in [f"{path.parent.name}_{path.stem}"]
     ]
-    head = json.loads((TEXT.parent / "neighbours" / CROISSANT).read_text(encoding="utf-8"))
+    head = json.loads((NEIGHBOURS / CROISSANT).read_text(encoding="utf-8"))
     return head | {
         "description": description,
         "distribution": [

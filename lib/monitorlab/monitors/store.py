@@ -11,6 +11,7 @@ Tables are written and read back with nothing lost and nothing guessed.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import reprlib
@@ -20,12 +21,15 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
+from scipy.special import expit
 
 from monitorlab.monitors.monitor import NO_PROMPT
+from monitorlab.monitors.replies import read_reply
 from monitorlab.monitors.verdicts import ERROR, PARSED, THRESHOLD, UNPARSED, Verdict
 from monitorlab.storage.table_files import (
     FileTable,
@@ -158,10 +162,12 @@ def _with_sum(text: str) -> str:
 
 ENDINGS = (".csv", ".jsonl", ".parquet")  # of what is written here
 _FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
-_WORDS = {**_FLAGS, "yes": True, "no": False, "unsafe": True, "safe": False, "misbehavior": True,
-          "benign": False, "flagged": True, "ok": False}  # verdicts of other tools
+VERDICT_WORDS = {**_FLAGS, "yes": True, "no": False, "unsafe": True, "safe": False,
+                 "misbehavior": True, "benign": False, "flagged": True, "ok": False}
 _THEIRS = {"prompt": NO_PROMPT, "draw": 0, "verdict": None, "score": None,
            "request_hash": "0" * 64}  # what other tools do not say
+_EMPTY = dict.fromkeys(VERDICTS.columns) | _THEIRS
+_HARNESS = ("doc", "arguments", "filtered_resps")  # columns of what lm-evaluation-harness logs
 _WHOLE = re.compile(r"[+-]?\d{1,18}(?:\.0*)?")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
@@ -176,7 +182,10 @@ def read_verdicts(path: str | Path, columns: str = "") -> pd.DataFrame:
     ----------
     path : str or Path
         ``.csv``, ``.tsv``, ``.jsonl``, ``.json`` or ``.parquet`` with the columns of the schema
-        ``verdicts``, in any order. An empty field is a missing value where one may be missing.
+        ``verdicts``, in any order. An empty field is a missing value where one may be missing. Or
+        a log: ``.eval`` of Inspect, scored by ``monitorlab/reply_verdict``, or what
+        lm-evaluation-harness logs of samples, whose documents have a `sample_id`, and whose two
+        choices or reply say whether there is misbehavior.
     columns : str
         Where another tool made the table: our names and its own, such as
         ``"sample_id:id,verdict:flagged,score:p"``. It takes `sample_id`, and `verdict` (true means
@@ -204,7 +213,12 @@ def read_verdicts(path: str | Path, columns: str = "") -> pd.DataFrame:
     try:
         theirs = parse_columns(columns, VERDICTS.columns)
         expected = list(theirs.values()) or VERDICTS.columns
+        if file.suffix == ".eval":
+            return check_frame(pd.DataFrame(_inspect_rows(file), dtype=object), VERDICTS)
         table = read_table_file(file, ", ".join(expected), expected)
+        if set(_HARNESS) <= set(table.columns):
+            rows = list(_harness_rows(table, file.resolve().parent.name))
+            return check_frame(pd.DataFrame(rows, dtype=object), VERDICTS)
         if theirs and not set(VERDICTS.columns) <= set(table.columns):
             table = _in_our_words(table, theirs, file.name.partition(".")[0])
         typed = {field.name: field for field in VERDICTS.fields}
@@ -233,17 +247,71 @@ def _in_our_words(table: FileTable, theirs: Mapping[str, str], name: str) -> Fil
         row = dict(_THEIRS, monitor=name) | {ours: given[ours][i] for ours in theirs}
         verdict, score = (None if row[part] in (None, "") else row[part]
                           for part in ("verdict", "score"))
-        if verdict is not None and str(verdict).strip().lower() not in _WORDS:
+        if verdict is not None and str(verdict).strip().lower() not in VERDICT_WORDS:
             raise TableFileError(f"{place}: verdict is {reprlib.repr(verdict)}, expected one of "
-                                 f"{', '.join(_WORDS)}")
+                                 f"{', '.join(VERDICT_WORDS)}")
         if verdict is not None:
-            verdict = _WORDS[str(verdict).strip().lower()]
+            verdict = VERDICT_WORDS[str(verdict).strip().lower()]
         elif score is not None and _NUMBER.fullmatch(str(score).strip()):
             verdict = float(str(score)) > THRESHOLD
         row |= {"verdict": verdict, "score": score}
         rows.append({"status": UNPARSED if verdict is None else PARSED} | row)
     return FileTable({column: [row.get(column) for row in rows] for column in VERDICTS.columns},
                      table.places)
+
+
+def _inspect_rows(file: Path) -> list[dict[str, Any]]:
+    """Rows of an Inspect log: an epoch is a draw, and a sample that failed is an error."""
+    try:
+        from inspect_ai.log import read_eval_log
+    except ImportError:
+        raise TableFileError("a log of Inspect is read by its own library. Install it: "
+                             "pip install 'monitorlab[inspect]'") from None
+    log = read_eval_log(str(file), exclude_fields={"events", "store", "messages", "attachments"})
+    named = {"monitor": log.eval.model, "prompt": log.eval.task_args.get("prompt") or NO_PROMPT}
+    rows = []
+    for sample in log.samples or []:
+        found = [score for score in (sample.scores or {}).values()
+                 if {"status", "verdict"} <= (score.metadata or {}).keys()]
+        if not found and sample.error is None:
+            raise TableFileError(
+                f"sample {sample.id!r} has no score of monitorlab/reply_verdict. Add it: inspect "
+                f"score {file.name} --scorer monitorlab/reply_verdict")
+        told = found[0].metadata if found else {"status": ERROR, "verdict": None, "score": None}
+        words = found[0].explanation if found else sample.error.message
+        usage = sample.output.usage
+        rows.append(_EMPTY | named | {
+            "sample_id": str(sample.id), "draw": sample.epoch - 1, "evidence": words or None,
+            **{name: told[name] for name in ("status", "verdict", "score")},
+            "input_tokens": usage and usage.input_tokens,
+            "output_tokens": usage and usage.output_tokens, "seconds": sample.total_time})
+    return rows
+
+
+def _harness_rows(table: FileTable, monitor: str) -> Iterator[dict[str, Any]]:
+    """Rows of ``--log_samples`` of lm-evaluation-harness: two choices, or a reply that is read."""
+    given = zip(*(table.columns[name] for name in _HARNESS), table.places, strict=True)
+    for doc, asked, replies, place in given:
+        if not isinstance(doc, dict) or "sample_id" not in doc:
+            raise TableFileError(f"{place}: the document has no sample_id, so it cannot be joined "
+                                 "with samples. Export the benchmark, or add one to the documents")
+        row = _EMPTY | {"monitor": monitor, "sample_id": str(doc["sample_id"])}
+        if len(replies) == 1 and isinstance(replies[0], str):
+            read = read_reply(replies[0], "verdict")
+            yield row | {"status": read.status, "verdict": read.verdict, "score": read.score,
+                         "evidence": read.evidence or read.reason or None}
+            continue
+        words = [str(one["arg_1"]).strip() for one in asked.values()]
+        logs = {VERDICT_WORDS.get(word.lower()): float(reply[0])
+                for word, reply in zip(words, replies, strict=True)}
+        if set(logs) != {True, False} or len(words) != 2:
+            raise TableFileError(f"{place}: the choices are {', '.join(map(repr, words))}, "
+                                 "expected two that say yes and no, such as true and false")
+        with np.errstate(invalid="ignore"):
+            score = float(expit(np.subtract(logs[True], logs[False])))
+        known = not math.isnan(score)  # two impossible choices say nothing
+        yield row | {"status": PARSED if known else UNPARSED, "score": score if known else None,
+                     "verdict": score > THRESHOLD if known else None}
 
 
 def write_verdicts(table: pd.DataFrame, path: Path, ending: str = "") -> None:
