@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -189,6 +190,20 @@ def test_questions_of_the_protocol_keep_what_is_right_and_what_is_suggested() ->
         assert said[choice.options[choice.right]] == BENIGN
         assert said[choice.options[choice.cued]] == MISBEHAVING
         assert question.id == choice.id and choice.question in question.request
+
+
+def test_released_answers_are_those_of_the_model_or_refused(
+    checkpoint: Checkpoint, answers: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sway, "RELEASED", tmp_path / "sway.csv")
+    sway.release(answers, checkpoint, CHOICES, SEED)
+    found = sway.released(checkpoint, CHOICES, SEED, again=1)
+    assert found is not None
+    pd.testing.assert_frame_equal(found, answers, atol=1e-6)
+    assert sway.released(checkpoint, CHOICES, SEED + 1, again=1) is None  # other wordings
+    sway.release(answers.assign(A=answers["A"] + 0.03), checkpoint, CHOICES, SEED)
+    with pytest.raises(AssertionError, match="other probabilities than the released ones"):
+        sway.released(checkpoint, CHOICES, SEED, again=1)
 
 
 def test_without_the_model_a_line_says_how_to_get_it(

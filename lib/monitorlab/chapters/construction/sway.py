@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -24,6 +25,8 @@ from monitorlab.models.tiny import suitable_threads
 from monitorlab.monitors.causal import TextMonitor
 from monitorlab.monitors.prompts import PLAIN as PLAIN_PROMPT
 from monitorlab.statistics.intervals import wilson
+from monitorlab.storage.files import write_text_atomic
+from monitorlab.storage.sources import project_root
 
 MODEL = "SmolLM2-135M-Instruct"
 PLAIN, CONTROL = "no cue", "neutral sentence"
@@ -31,6 +34,7 @@ PLAIN, CONTROL = "no cue", "neutral sentence"
 NEUTRAL = "The text of {letter} is printed in the same {type|ink|size} as {the others|all others}."
 ORDER = "Which option is right?"
 STUB = "Option"  # begins the reply, so that the next word is the letter
+RELEASED = project_root() / "data" / "released" / "sway.csv"
 TEMPERATURE = 0.7
 ANSWER_TOKENS = 12  # a 135M model that has not answered by then explains something else
 
@@ -61,7 +65,7 @@ class Choice:
 def real_model() -> Checkpoint | None:
     """SmolLM2-135M-Instruct, or None where it is not installed; then a line says how to get it."""
     if smollm2_installed():
-        return load_smollm2()
+        return load_smollm2(dtype="float32")
     print(f"this section needs the language model {MODEL}: {INSTALL}")
     return None
 
@@ -123,15 +127,8 @@ def ask(checkpoint: Checkpoint, choices: Sequence[Choice], seed: int) -> pd.Data
         cue); right, cued (letters); named, the probability in [0, 1] that the model names a letter;
         and one column per letter: its probability among the letters.
     """
-    tokenizer = checkpoint.tokenizer
-    letters = LETTERS[: len(choices[0].options)]
-    rows, texts = [], []
-    for choice in choices:
-        for cue, sentence in _sentences(LETTERS[choice.cued], Random(f"{seed}/{choice.id}/cues")):
-            listed = "\n".join(map("{}. {}".format, letters, choice.options))
-            request = f"{choice.question}\n\n{listed}\n\n{ORDER}" + (sentence and f"\n\n{sentence}")
-            texts.append(chat_text(tokenizer, [{"role": "user", "content": request}], False) + STUB)
-            rows.append((choice.id, cue, LETTERS[choice.right], LETTERS[choice.cued]))
+    rows, texts = _prompts(checkpoint, choices, seed)
+    tokenizer, letters = checkpoint.tokenizer, LETTERS[: len(choices[0].options)]
     ids = text_ids(tokenizer, texts)
     shared = ids[0][: min(common_prefix(ids[0], row) for row in ids)]
     words = tokenizer([f" {letter}" for letter in letters], add_special_tokens=False)["input_ids"]
@@ -139,8 +136,68 @@ def ask(checkpoint: Checkpoint, choices: Sequence[Choice], seed: int) -> pd.Data
     with suitable_threads(checkpoint.model):
         joint = np.exp(engine.score_words(ids, words))
     named = joint.sum(axis=1, keepdims=True)
-    frame = pd.DataFrame(rows, columns=["question", "cue", "right", "cued"])
-    return frame.assign(named=named, **dict(zip(letters, (joint / named).T, strict=True)))
+    return rows.assign(named=named, **dict(zip(letters, (joint / named).T, strict=True)))
+
+
+def released(
+    checkpoint: Checkpoint, choices: Sequence[Choice], seed: int, again: int
+) -> pd.DataFrame | None:
+    """Return what `ask` gave when its answers were released, some of them asked again.
+
+    Parameters
+    ----------
+    checkpoint, choices, seed
+        As in `ask`.
+    again : int
+        Questions, the first of them, that are asked again.
+
+    Returns
+    -------
+    DataFrame or None
+        As from `ask`; nothing where a question reads differently now.
+
+    Raises
+    ------
+    AssertionError
+        If the model gives other probabilities than the released ones, by .02 or more.
+    """
+    rows, texts = _prompts(checkpoint, choices, seed)
+    table = pd.read_csv(RELEASED).set_index("text")
+    found = table.reindex(map(_digest, texts)).reset_index(drop=True)
+    if found.isna().any(axis=None):
+        return None
+    now = ask(checkpoint, choices[:again], seed)
+    off = (found.head(len(now)) - now[found.columns]).abs().to_numpy().max()
+    assert off < 0.02, f"the model gives other probabilities than the released ones, by {off:.3f}"
+    return pd.concat([rows, found], axis=1)
+
+
+def release(answers: pd.DataFrame, checkpoint: Checkpoint, choices: Sequence[Choice],
+            seed: int) -> None:
+    """Write the answers of `ask` where `released` reads them."""
+    _, texts = _prompts(checkpoint, choices, seed)
+    numbers = answers.drop(columns=["question", "cue", "right", "cued"]).round(6)
+    numbers.insert(0, "text", [_digest(text) for text in texts])
+    write_text_atomic(RELEASED, numbers.to_csv(index=False))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _prompts(
+    checkpoint: Checkpoint, choices: Sequence[Choice], seed: int
+) -> tuple[pd.DataFrame, list[str]]:
+    """Which question and cue, and what the model reads."""
+    letters, rows, texts = LETTERS[: len(choices[0].options)], [], []
+    for choice in choices:
+        for cue, sentence in _sentences(LETTERS[choice.cued], Random(f"{seed}/{choice.id}/cues")):
+            listed = "\n".join(map("{}. {}".format, letters, choice.options))
+            request = f"{choice.question}\n\n{listed}\n\n{ORDER}" + (sentence and f"\n\n{sentence}")
+            chat = [{"role": "user", "content": request}]
+            texts.append(chat_text(checkpoint.tokenizer, chat, False) + STUB)
+            rows.append((choice.id, cue, LETTERS[choice.right], LETTERS[choice.cued]))
+    return pd.DataFrame(rows, columns=["question", "cue", "right", "cued"]), texts
 
 
 def _sentences(letter: str, random: Random) -> list[tuple[str, str]]:
