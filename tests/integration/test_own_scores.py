@@ -52,6 +52,7 @@ def execute(runs: Path, file: Path | str, **parameters: object) -> None:
     run_notebooks(chosen, {"SCORES_FILE": str(file), **parameters}, Options(runs=runs))
 
 
+@pytest.mark.long  # the next test makes them of a plain file
 def test_every_table_is_made_for_the_file_too(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -89,9 +89,9 @@ def test_released_answers_are_used_where_settings_and_text_fit(
 def test_the_released_answers_are_of_the_real_model_and_its_prompts() -> None:
     """Answers of every reading; `part` finds those that fit, and notebook 03 asks some again."""
     answers = dict(stored_verdicts(project_root() / "data" / "released" / lineup.ANSWERS))
-    assert len(answers) > 400 and all(len(key) == 64 for key in answers)
+    assert answers and all(len(key) == 64 for key in answers)
     read = [one for one in answers.values() if one.score is not None and not one.reply]
-    assert all(0 <= one.score <= 1 for one in read) and len(read) > 300
+    assert read and all(0 <= one.score <= 1 for one in read)
     assert any(one.reply for one in answers.values())
 
 

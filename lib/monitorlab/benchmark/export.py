@@ -187,7 +187,7 @@ def dataset_card(samples: pd.DataFrame, seed: int, metrics: Mapping[str, float],
         rows.append(f"| {cell} | {len(part)} | {part['scenario_id'].nunique()} | {figures} |")
     text, about_real = TEXT.read_text(encoding="utf-8").split("<!-- real -->")
     kappa = metrics.get("agreement.kappa")
-    agreement = "not measured for this build" if kappa is None else f"Cohen's kappa {kappa:.2f}"
+    agreement = "not measured for this build" if kappa is None else f"Cohen's kappa {kappa:.3f}"
     header = ["---", "license: mit", "language: [en]", "configs:", *configs, "---", ""]
     return (
         "\n".join(header)

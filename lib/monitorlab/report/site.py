@@ -58,7 +58,7 @@ _SORTS = {"monitor": "Monitors of this run", "baseline": "Trivial baselines",
           "reader": "Recorded readers: unnamed large language models of the kind that also wrote "
                     "the texts"}
 _PROMISES = {(SCENARIO, "crc"): "CRC, by scenario: expected rate of new scenarios",
-             (PAIR, "binomial"): "exact binomial, by sample: with probability 90 %"}
+             (PAIR, "binomial"): f"exact binomial, by sample: with probability {1 - _DELTA:.0%}"}
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,8 @@ def survey_site(
                     for measure in ("mr", "far", "balanced_accuracy", "auroc")}
         pages += [
             _SitePage("leaderboard.html", "Leaderboard", "leaderboard.html.j2",
-                     {"boards": boards, "sorts": _SORTS, "few": _FEW}),
+                     {"boards": boards, "sorts": _SORTS, "few": _FEW,
+                      "tested": _EVALUATION if _EVALUATION in shown else ""}),
             _SitePage("pairs.html", "Pairs", "pairs.html.j2",
                      _pairs(samples, judged, draw) | {"seed": seed}, "pairs.js"),
         ]
