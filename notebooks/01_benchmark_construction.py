@@ -249,7 +249,7 @@ scenarios = load_library()
 model = sway.real_model()
 if model is not None:
     choices = sway.draw_choices(scenarios, SEED, run.profile.benchmark.cue_questions)
-    answers = sway.released(model, choices, SEED, again=max(1, len(choices) // 10))
+    answers = sway.released_answers(model, choices, SEED, again=max(1, len(choices) // 10))
     if answers is None:  # other questions than those whose answers are released
         answers = sway.ask(model, choices, SEED)
     display.table(

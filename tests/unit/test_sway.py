@@ -197,13 +197,13 @@ def test_released_answers_are_those_of_the_model_or_refused(
 ) -> None:
     monkeypatch.setattr(sway, "RELEASED", tmp_path / "sway.csv")
     sway.release(answers, checkpoint, CHOICES, SEED)
-    found = sway.released(checkpoint, CHOICES, SEED, again=1)
+    found = sway.released_answers(checkpoint, CHOICES, SEED, again=1)
     assert found is not None
     pd.testing.assert_frame_equal(found, answers, atol=1e-6)
-    assert sway.released(checkpoint, CHOICES, SEED + 1, again=1) is None  # other wordings
+    assert sway.released_answers(checkpoint, CHOICES, SEED + 1, again=1) is None  # other wordings
     sway.release(answers.assign(A=answers["A"] + 0.03), checkpoint, CHOICES, SEED)
     with pytest.raises(AssertionError, match="other probabilities than the released ones"):
-        sway.released(checkpoint, CHOICES, SEED, again=1)
+        sway.released_answers(checkpoint, CHOICES, SEED, again=1)
 
 
 def test_without_the_model_a_line_says_how_to_get_it(

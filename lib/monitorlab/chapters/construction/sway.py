@@ -139,7 +139,7 @@ def ask(checkpoint: Checkpoint, choices: Sequence[Choice], seed: int) -> pd.Data
     return rows.assign(named=named, **dict(zip(letters, (joint / named).T, strict=True)))
 
 
-def released(
+def released_answers(
     checkpoint: Checkpoint, choices: Sequence[Choice], seed: int, again: int
 ) -> pd.DataFrame | None:
     """Return what `ask` gave when its answers were released, some of them asked again.
@@ -174,7 +174,7 @@ def released(
 
 def release(answers: pd.DataFrame, checkpoint: Checkpoint, choices: Sequence[Choice],
             seed: int) -> None:
-    """Write the answers of `ask` where `released` reads them."""
+    """Write the answers of `ask` where `released_answers` reads them."""
     _, texts = _prompts(checkpoint, choices, seed)
     numbers = answers.drop(columns=["question", "cue", "right", "cued"]).round(6)
     numbers.insert(0, "text", [_digest(text) for text in texts])
