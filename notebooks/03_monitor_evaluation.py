@@ -1022,12 +1022,12 @@ run.close()
 #   verdicts failed.
 # - We separated the differences that are real from those that these scenarios cannot tell.
 #
-# **Limits.** The language model is far smaller than those that people use as monitors, and it
-# saw a part of the samples. Its place in the plane says nothing about theirs. Intervals take scenarios as
-# independent, though few authors wrote them all. The judges are real,
-# but a rule that reads one letter stands beside them, and no more can be said of them than that
-# comparison allows. The recorded GPT-5 monitor judged other samples, and whether a cue had an
-# influence, so its rates do not compare with those of the benchmark.
+# **Limits.** The language model is far smaller than those that people use as monitors, and it saw
+# a part of the samples. Its place in the plane says nothing about theirs. Intervals take
+# scenarios as independent, though few authors wrote them all. The judges are real, but a rule
+# that reads one letter stands beside them, and no more can be said of them than that comparison
+# allows. The recorded GPT-5 monitor judged other samples, and whether a cue had an influence, so
+# its rates do not compare with those of the benchmark.
 
 # %% [markdown]
 # ## Exercises
