@@ -157,5 +157,5 @@ def test_the_task_of_the_harness_reads_what_is_exported(tmp_path: Path) -> None:
     docs = task.load()["test"]
     assert docs["label"][:] == samples["label"].tolist()
     system, user = load_prompt("direct").messages(samples_of(samples)[3])
-    assert docs[3]["system"] == system["content"] + "\n\n"
+    assert docs[3]["system"] == system["content"]
     assert docs[3]["prompt"] == user["content"]

@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 def load(**_):
     """Return the samples beside this file, with what the prompt says of all of them."""
     loaded = datasets.load_dataset("json", data_files={"test": str(HERE / "test.jsonl")})
-    system = (HERE / "system.txt").read_text(encoding="utf-8") + "\n\n"
+    system = (HERE / "system.txt").read_text(encoding="utf-8")
     return loaded.map(lambda _: {"system": system})
 
 
