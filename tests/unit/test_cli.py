@@ -165,7 +165,7 @@ def test_report_renders_and_names_the_page(project: Path) -> None:
     write_execution(project, "complete")
     code, out, _ = call("report", "--run-id", "try")
     assert code == 0
-    assert out == "1 page. Open reports/try/index.html\n"
+    assert out == "3 pages. Open reports/try/index.html\n"  # glossary and files too
     assert (project / "reports" / "try" / "06_signals.html").is_file()
 
 
@@ -180,7 +180,7 @@ def test_one_broken_notebook_stops_neither_status_nor_report(project: Path) -> N
     assert "08_half.py cannot be read: 'utf-8' codec" in out
     code, out, err = call("report", "--run-id", "try")
     assert code == 1
-    assert out == "1 page. Open reports/try/index.html\n"
+    assert out == "3 pages. Open reports/try/index.html\n"  # glossary and files too
     assert "error: not all of it can be read:\n  07_half: 07_half.py cannot be read" in err
     code, _, err = call("run", "6")
     assert code == 2 and "07_half.py cannot be read" in err
@@ -195,7 +195,7 @@ def test_one_broken_record_stops_neither_status_nor_report(project: Path) -> Non
     assert "06_signals                       broken" in out
     assert "the record of its execution, 06_signals.json, is damaged" in out
     code, out, err = call("report", "--run-id", "try")
-    assert code == 1 and out.startswith("0 pages. Open ")
+    assert code == 1 and out.startswith("2 pages. Open ")
     assert "06_signals: the record of its execution, 06_signals.json, is damaged" in err
 
 

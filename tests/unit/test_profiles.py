@@ -53,9 +53,14 @@ def test_profiles_grow() -> None:
     assert sizes == sorted(sizes) and len(set(sizes)) == 3
 
 
-def test_overnight_is_cpu_but_for_the_trainings() -> None:
+def test_overnight_is_cpu_but_for_what_cpu_reads_as_released() -> None:
     cpu, overnight = PROFILES["cpu"], PROFILES["overnight"]
-    assert dataclasses.replace(overnight, name="cpu", finetuning=cpu.finetuning) == cpu
+    same = {"finetuning": cpu.finetuning, "evaluation": cpu.evaluation}
+    assert dataclasses.replace(overnight, name="cpu", **same) == cpu
+    asked = ("released", "asked_again", "language_pairs", "prompt_pairs", "replies")
+    known = {name: getattr(cpu.evaluation, name) for name in asked}
+    assert dataclasses.replace(overnight.evaluation, **known) == cpu.evaluation
+    assert cpu.evaluation.released and not overnight.evaluation.released
     assert cpu.finetuning.recipe == overnight.finetuning.recipe
     assert cpu.finetuning.released and not overnight.finetuning.released
     assert overnight.finetuning.arms == PROFILES["gpu"].finetuning.arms

@@ -32,7 +32,7 @@ from monitorlab.pipeline.notebooks import Notebook
 from monitorlab.report import cells
 from monitorlab.statistics.intervals import Clustered, draw_units
 from monitorlab.statistics.roc import JudgedError, auroc, roc_metrics
-from monitorlab.storage.files import digest_file
+from monitorlab.storage.files import PROJECT, digest_file
 from monitorlab.storage.manifests import (
     ArtifactError,
     finished_manifest,
@@ -40,7 +40,6 @@ from monitorlab.storage.manifests import (
     read_manifest,
     run_command,
 )
-from monitorlab.storage.sources import project_root
 
 _SAMPLES, _AUDIT, _EVALUATION = (
     "01_benchmark_construction", "02_annotation_and_audit", "03_monitor_evaluation")
@@ -387,7 +386,7 @@ def _findings(
     folder: Path, shown: Mapping[str, Mapping[str, Any]], measured: Mapping[str, str]
 ) -> dict[str, list[dict[str, str]]]:
     """Sentences of `findings.toml` with the numbers of a run; those that it lacks are left out."""
-    path = project_root() / "reports" / "template" / "findings.toml"
+    path = PROJECT / "reports" / "template" / "findings.toml"
     found: dict[str, list[dict[str, str]]] = {}
     stems = {stem[:2]: stem for stem in shown}
     for entry in tomllib.loads(path.read_text(encoding="utf-8"))["finding"]:
@@ -411,7 +410,7 @@ def _findings(
 
 def _glossary() -> list[dict[str, str]]:
     """Terms of `data/glossary.toml` in the order of the alphabet: term, meaning, notebook."""
-    path = project_root() / "data" / "glossary.toml"
+    path = PROJECT / "data" / "glossary.toml"
     terms = tomllib.loads(path.read_text(encoding="utf-8"))["term"]
     return sorted(terms, key=lambda entry: entry["term"].lower())
 
