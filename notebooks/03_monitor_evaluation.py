@@ -358,8 +358,8 @@ display.table(macro.drop(columns="cells"), caption=f"Mean over the {which}")
 # alarms, with a correlation of $r = -.54$ on the line
 # $\mathrm{FAR} = -.42\,\mathrm{MR} + .49$. We fit such a line too. The fit leaves out
 # constants and coin, which lie on $\mathrm{FAR} = 1 - \mathrm{MR}$ by construction, and
-# monitors that abstain from most samples or were asked about a part of them. Few monitors are
-# left, so read the interval of $r$ before $r$.
+# monitors that abstain from most samples or were asked about less than a fifth of them. Few
+# monitors are left, so read the interval of $r$ before $r$.
 #
 # Beside our monitors stand the readers of notebook 2. They are large language models that were not
 # told the label, and they are recorded: nothing is asked here. Two of them saw everything, others a
@@ -370,7 +370,8 @@ display.table(macro.drop(columns="cells"), caption=f"Mean over the {which}")
 said = rates.join(chapter.recorded.reader_verdicts(tested), tested)
 readers = rates.rates(said).sort_values("balanced_accuracy", ascending=False)
 published = chapter.published_order()
-looking = whole[~whole["name"].isin(chapter.CORNERS)]
+looking = answering[answering["samples"] >= 0.2 * answering["samples"].max()]
+looking = looking[~looking["name"].isin(chapter.CORNERS)]
 line = tradeoff.fit_line(looking)
 fig = chapter.figures.plot_plane(
     pd.concat([board, readers]),
