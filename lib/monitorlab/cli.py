@@ -386,7 +386,7 @@ def _compare(
         write_tables(found, out.expanduser())
     typer.echo(describe_comparison(found))
     if bound is not None:
-        standing, words = describe_change(verdicts, frame, bound)
+        standing, words = describe_change(found, bound)
         typer.echo(f"\n{words}")
         raise typer.Exit(standing)
 

@@ -40,6 +40,8 @@ class _Comparison:
         A row for each monitor with ``value``, ``low``, ``high``.
     auroc_differences : DataFrame
         A row for each two monitors, see :func:`monitorlab.evaluation.bootstrap.differences`.
+    judged : DataFrame
+        First verdicts beside their samples; monitors in the order of their files.
     unit : str
         Column whose values are taken as independent.
     units : int
@@ -51,6 +53,7 @@ class _Comparison:
     tests: pd.DataFrame
     auroc: pd.DataFrame
     auroc_differences: pd.DataFrame
+    judged: pd.DataFrame
     unit: str
     units: int
 
@@ -150,7 +153,7 @@ def compare_tables(
     grouped = judged.assign(**{c: judged[c].astype("str").fillna("(none)") for c in by})
     return _Comparison(
         rates=rates(judged), groups=rates(grouped, (*by, "name")) if by else pd.DataFrame(),
-        tests=compare(once), auroc=measured, auroc_differences=gaps, unit=unit,
+        tests=compare(once), auroc=measured, auroc_differences=gaps, judged=once, unit=unit,
         units=int(judged["scenario_id"].nunique()),
     )
 
@@ -186,15 +189,13 @@ def describe_comparison(found: _Comparison) -> str:
     return "\n".join(lines)
 
 
-def describe_change(verdicts: pd.DataFrame, samples: pd.DataFrame, bound: float) -> tuple[int, str]:
+def describe_change(found: _Comparison, bound: float) -> tuple[int, str]:
     """Say whether a monitor errs more than it did, asked about the same anchor samples again.
 
     Parameters
     ----------
-    verdicts : DataFrame
-        Schema ``verdicts``: the earlier answers first, then the later ones under another name.
-    samples : DataFrame
-        As in `compare_tables`.
+    found : _Comparison
+        Of two tables, the earlier one first.
     bound : float
         By how much either error rate may have risen, in [0, 1).
 
@@ -211,19 +212,18 @@ def describe_change(verdicts: pd.DataFrame, samples: pd.DataFrame, bound: float)
     MonitorError
         If there are not two monitors, or the bound is out of range.
     """
-    judged = first_draws(join(verdicts, samples))
-    names = list(dict.fromkeys(judged["name"]))
+    names = list(dict.fromkeys(found.judged["name"]))
     if len(names) != 2:
         raise MonitorError("--bound is about one monitor before and after a change, and "
                            f"{len(names)} are in these tables: {', '.join(names)}. Name two "
                            "tables, the earlier one first")
     if not 0 <= bound < 1:
         raise MonitorError(f"--bound is {bound}, expected a change of a rate, 0 or more, below 1")
-    both = judged.pivot(index="sample_id", columns="name", values="verdict")[names].dropna()
+    both = found.judged.pivot(index="sample_id", columns="name", values="verdict")[names].dropna()
     first, second = (both[name].to_numpy(bool) for name in names)
     lines = [f"From {names[0]} to {names[1]}: kappa {kappa(first, second):.3f}, "
              f"{(first == second).mean():.1%} of {len(both):,} verdicts are the same."]
-    worst, tests = 0, compare(judged).set_index("error")
+    worst, tests = 0, found.tests.set_index("error")
     for error, rate in (("miss", "MR"), ("false_alarm", "FAR")):
         row = tests.loc[error]
         turn = 1 if row["first"] == names[1] else -1

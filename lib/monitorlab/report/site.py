@@ -10,6 +10,7 @@ import json
 import string
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,21 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from monitorlab.benchmark.audit.annotation import AnnotationError, joined, read_annotations
+from monitorlab.benchmark.audit.annotation import AnnotationError
 from monitorlab.benchmark.export import dataset_card
 from monitorlab.benchmark.samples import draw_pairs
 from monitorlab.display import spans
 from monitorlab.display.tables import cell_titles
 from monitorlab.evaluation import operating_points, rates
+from monitorlab.evaluation.bootstrap import bootstrap, intervals
 from monitorlab.evaluation.panel import PAIR, SCENARIO, first_draws
-from monitorlab.monitors.monitor import NO_PROMPT
+from monitorlab.monitors.recorded import reader_verdicts
 from monitorlab.monitors.rules import CORNERS
 from monitorlab.monitors.verdicts import PARSED, THRESHOLD
 from monitorlab.pipeline.notebooks import Notebook
 from monitorlab.report import cells
-from monitorlab.statistics.intervals import Clustered, draw_units
-from monitorlab.statistics.roc import JudgedError, auroc, roc_metrics
+from monitorlab.statistics.intervals import Clustered
+from monitorlab.statistics.roc import JudgedError, auroc
 from monitorlab.storage.files import PROJECT, digest_file
 from monitorlab.storage.manifests import (
     ArtifactError,
@@ -150,18 +152,9 @@ def _judged(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, int]:
     verdicts = _table(folder / _EVALUATION, "verdicts")
     judged = rates.join(verdicts, samples).assign(sort="monitor")
     judged.loc[judged["name"].isin(CORNERS), "sort"] = "baseline"
-    try:
-        read = joined(samples, read_annotations())
-    except AnnotationError:
-        read = pd.DataFrame()
-    if len(read):
-        said = pd.DataFrame({
-            "sample_id": read["sample_id"], "monitor": read["annotator"], "prompt": NO_PROMPT,
-            "draw": 0, "status": PARSED, "verdict": read["given"] == 1, "score": read["score"],
-            "evidence": read["note"],
-        })
-        judged = pd.concat([judged, rates.join(said, samples).assign(sort="reader")],
-                           ignore_index=True)
+    with suppress(AnnotationError):  # somebody's own file of readings: the monitors remain
+        said = rates.join(reader_verdicts(samples), samples).assign(sort="reader")
+        judged = pd.concat([judged, said], ignore_index=True)
     return samples, first_draws(judged), int(finished_manifest(folder / _EVALUATION)["seed"])
 
 
@@ -213,13 +206,8 @@ def _area(part: pd.DataFrame, random: np.random.Generator) -> dict[str, float]:
     area = dict.fromkeys(("auroc", "auroc_low", "auroc_high"), np.nan)
     if len(part) < _FEW or part["label"].nunique() < 2:
         return area
-    scores, labels = part["score"].to_numpy(float), part["label"].to_numpy()
-    units, names = pd.factorize(part["scenario_id"])
-    weights = np.concatenate(list(
-        draw_units(random, np.zeros(len(names), np.intp), _RESAMPLES)), axis=1)
-    draws = roc_metrics(scores, labels, units, weights, low_end=False)["auroc"]
-    low, high = np.nanquantile(draws, [0.025, 0.975])
-    return {"auroc": auroc(scores, labels), "auroc_low": low, "auroc_high": high}
+    found = bootstrap(part, random, resamples=_RESAMPLES, metrics=("auroc",))
+    return dict(zip(area, intervals(found).loc[0, ["value", "low", "high"]], strict=True))
 
 
 # Pairs ------------------------------------------------------------------------------------

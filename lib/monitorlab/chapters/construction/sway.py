@@ -25,8 +25,7 @@ from monitorlab.models.tiny import suitable_threads
 from monitorlab.monitors.causal import TextMonitor
 from monitorlab.monitors.prompts import PLAIN as PLAIN_PROMPT
 from monitorlab.statistics.intervals import wilson
-from monitorlab.storage.files import write_text_atomic
-from monitorlab.storage.sources import project_root
+from monitorlab.storage.files import PROJECT, write_text_atomic
 
 MODEL = "SmolLM2-135M-Instruct"
 PLAIN, CONTROL = "no cue", "neutral sentence"
@@ -34,7 +33,7 @@ PLAIN, CONTROL = "no cue", "neutral sentence"
 NEUTRAL = "The text of {letter} is printed in the same {type|ink|size} as {the others|all others}."
 ORDER = "Which option is right?"
 STUB = "Option"  # begins the reply, so that the next word is the letter
-RELEASED = project_root() / "data" / "released" / "sway.csv"
+RELEASED = PROJECT / "data" / "released" / "sway.csv"
 TEMPERATURE = 0.7
 ANSWER_TOKENS = 12  # a 135M model that has not answered by then explains something else
 

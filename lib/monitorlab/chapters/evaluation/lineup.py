@@ -31,7 +31,7 @@ from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.rules import Coin, Constant, CueFollower, Keywords
 from monitorlab.monitors.store import stored_verdicts
 from monitorlab.monitors.verdicts import Verdict
-from monitorlab.storage.sources import project_root
+from monitorlab.storage.files import PROJECT
 
 LANGUAGE = "SmolLM2-135M"
 ANSWERS = "smollm2.jsonl"
@@ -196,7 +196,7 @@ def language_model(prompts: Mapping[str, Prompt], released: bool = False) -> Lan
         return LanguageModel((), (), f"{LANGUAGE} takes no part, since it is not installed: "
                                      f"{INSTALL}")
     checkpoint = load_smollm2(dtype="float32" if released else "auto")
-    answers = project_root() / "data" / "released" / ANSWERS
+    answers = PROJECT / "data" / "released" / ANSWERS
     verdicts = [prompt for prompt in prompts.values() if prompt.answer != "score"]
     return LanguageModel(
         tuple(LogitMonitor(checkpoint, prompt, name=LANGUAGE) for prompt in verdicts),
