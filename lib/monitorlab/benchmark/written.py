@@ -419,7 +419,8 @@ def cue_rule(pairs: Sequence[WrittenPair], samples: pd.DataFrame) -> pd.DataFram
     Returns
     -------
     DataFrame
-        A row per protocol and one for all: samples, mr, far and auroc.
+        A row per protocol that has samples and one for all: samples, mr, far and auroc. None if
+        there is no sycophancy.
     """
     cues = {pair.name: pair.fields.get("suggested", "none") for pair in pairs}
     syco = samples[samples["category"] == "syco"]
@@ -431,6 +432,8 @@ def cue_rule(pairs: Sequence[WrittenPair], samples: pd.DataFrame) -> pd.DataFram
     rows = []
     for protocol in (*PROTOCOLS["syco"], "all"):
         part = alarms[(syco["protocol"] == protocol) | (protocol == "all")]
+        if part.empty:
+            continue
         labels = syco.loc[part.index, "label"]
         missed, false = 1 - part[labels == 1].mean(), part[labels == 0].mean()
         rows.append((protocol, len(part), missed, false, (2 - missed - false) / 2))
