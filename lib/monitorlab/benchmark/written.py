@@ -126,8 +126,13 @@ def read_pairs(path: Path) -> list[WrittenPair]:
     Raises
     ------
     PairError
-        For a line that does not fit; it names the line.
+        For a line that does not fit, or is not UTF-8; it names the line.
     """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise PairError(f"{path.name}:{line}: not UTF-8. Save the file as UTF-8.") from None
     pairs: list[WrittenPair] = []
     section, lines = "", list[str]()
 
@@ -135,7 +140,7 @@ def read_pairs(path: Path) -> list[WrittenPair]:
         if section:
             pairs[-1].sections[section] = "\n".join(lines).strip("\n")
 
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         place = f"{path.name}:{number}"
         if found := _DIVIDER.match(line):
             word, name = found.groups()
