@@ -252,7 +252,8 @@ print(f"{len(trajectories)} solutions, {len(steps)} step scores under three sign
 #
 # Take a solution in which the strong generator goes wrong, and in it the first wrong line. The cell
 # prints the log-probabilities of its tokens. By equation (1) you need only find the lowest of them
-# and their mean, and turn the sign. The table of step scores must hold the same two numbers.
+# and their mean, and turn the sign. The table of step scores must hold the same two numbers. If
+# they are close to zero, the generator was sure of this line.
 
 # %% tags=["nbval-ignore-output"]
 chosen = experiment.pick_examples(attempts["strong"])
@@ -260,13 +261,13 @@ one = attempts["strong"][chosen[-1]]
 wrong = one.checked.first_error
 tokens = one.solution.log_probs[one.solution.step_of_token == wrong - 1].tolist()
 by_hand = {"min_logprob": -min(tokens), "mean_logprob": -sum(tokens) / len(tokens)}
-print(f"line {wrong}, log-probabilities:", *(f"{token:.2f}" for token in tokens))
+print(f"line {wrong}, log-probabilities:", *(f"{token:.4f}" for token in tokens))
 
 # %% tags=["nbval-ignore-output"]
 mine = steps[steps["trajectory_id"] == f"strong_{chosen[-1]:05d}"]
 for signal, value in by_hand.items():
     table = mine[mine["signal"] == signal].set_index("step")["score"]
-    print(f"{signal}: by hand {value:.2f}, in the table {table[wrong]:.2f}")
+    print(f"{signal}: by hand {value:.4f}, in the table {table[wrong]:.4f}")
     assert abs(value - table[wrong]) < 1e-4, "by hand and in the table: the same score"
 
 # %% [markdown]
@@ -305,23 +306,6 @@ display.show(
 # Each row is a line of the solution, orange if it is wrong, and a long bar means high suspicion. A
 # good signal has short bars beside black lines and long bars beside orange ones, beginning with
 # the first orange line.
-
-# %% [markdown]
-# Longer problems give more occasions to err. The next figure shows how much that matters.
-
-# %%
-by_steps = experiment.accuracy_by_steps(trajectories, problems.test)
-fig = figures.plot_accuracy(by_steps, "Small stand-ins: accuracy by length")
-display.show(
-    fig,
-    "06_accuracy",
-    alt="Share of right final answers against the number of steps, for the strong and "
-    "the weak generator, with 95 percent intervals.",
-)
-
-# %% [markdown]
-# Higher is better, and the arms are 95 % intervals. Where the arms of the two generators overlap
-# at a length, the difference between them is not certain there.
 
 # %% [markdown]
 # ## Second use case: will the assistant give in?

@@ -281,7 +281,7 @@ def _draw_moves(rng: np.random.Generator, difficulty: Difficulty) -> tuple[int, 
 
 
 def _pick(rng: np.random.Generator, options: Sequence[Any]) -> Any:
-    return options[int(rng.integers(len(options)))]
+    return options[int(rng.random() * len(options))]
 
 
 def _draw_move(rng: np.random.Generator, difficulty: Difficulty, value: int, room: int) -> _Move:

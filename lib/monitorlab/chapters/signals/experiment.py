@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -246,34 +245,6 @@ def _steps(rows: list[Values]) -> pd.DataFrame:
     columns = ["dataset", "signal", "trajectory_id", "step", "score", "tokens", "label",
                "step_label"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def accuracy_by_steps(trajectories: pd.DataFrame, problems: Sequence[Exercise]) -> pd.DataFrame:
-    """Share of right final answers by length of the problem, with Wilson 95 % intervals.
-
-    Parameters
-    ----------
-    trajectories : DataFrame
-        Rows of both generators on the same test problems, in their order.
-    problems : sequence of Exercise
-        Those problems.
-    """
-    wanted = np.tile([len(p.steps) for p in problems], trajectories["generator"].nunique())
-    grouped = (
-        trajectories.assign(steps=wanted, right=1 - trajectories["label"])
-        .groupby(["generator", "steps"])["right"]
-        .agg(n="size", hits="sum")
-        .reset_index()
-    )
-    bounds = [
-        stats.binomtest(int(row.hits), int(row.n)).proportion_ci(method="wilson")
-        for row in grouped.itertuples()
-    ]
-    return grouped.assign(
-        right=grouped["hits"] / grouped["n"],
-        low=[bound.low for bound in bounds],
-        high=[bound.high for bound in bounds],
-    )
 
 
 def step_auroc(steps: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
