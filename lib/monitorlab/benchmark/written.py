@@ -131,8 +131,10 @@ def read_pairs(path: Path) -> list[WrittenPair]:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        at = error.object[: error.start].count(b"\n") + 1
-        raise PairError(f"{path.name}:{at}: not UTF-8. Save the file as UTF-8.") from None
+        before = error.object[: error.start].count(b"\n")
+        raise PairError(
+            f"{path.name}:{before + 1}: not UTF-8. Save the file as UTF-8."
+        ) from None
     pairs: list[WrittenPair] = []
     section, lines = "", list[str]()
 

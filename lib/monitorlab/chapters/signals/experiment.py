@@ -55,8 +55,8 @@ from monitorlab.signals.solver import (
 )
 from monitorlab.statistics.roc import auroc, roc_metrics
 
-# Expected accuracy at which training hands over each generator.
-GENERATORS = {"strong": 0.77, "weak": 0.60}
+# Expected agreement with the training texts at which training hands over each generator.
+GENERATORS = {"strong": 0.94, "weak": 0.86}
 HELD_OUT = 200  # problems that decide when a generator is good enough
 BOOTSTRAPS = 100
 Values = tuple[object, ...]
@@ -107,7 +107,7 @@ def fit_generators(run: Run, problems: _ProblemSets) -> dict[str, Path]:
     temperature = run.profile.arithmetic.temperature
     seed = run.torch_seed("generators")
     pairs, held_out = (
-        [(problem.text, problem.solution) for problem in group]
+        [(problem.text, problem.taught) for problem in group]
         for group in (problems.train, problems.held_out)
     )
     folder = checkpoint(
@@ -305,12 +305,22 @@ def step_auroc(steps: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def error_rows(generator: str, attempts: Sequence[_Attempt]) -> pd.DataFrame:
-    """One row per generated step: position, the checker's verdict, and whether it erred first."""
-    return pd.DataFrame(
-        (generator, k, verdict.value, k == one.checked.first_error)
-        for one in attempts
-        for k, verdict in enumerate(one.checked.verdicts, 1)
-    ).set_axis(["generator", "step", "verdict", "first"], axis=1)
+    """One row per generated step: what the checker, the training texts and the generator say of it.
+
+    Columns are ``generator, step, verdict``, ``first`` (the first wrong line of its solution),
+    ``taught`` (the training texts have this line there) and ``chance`` (the generator's probability
+    of the least likely token of the line, in [0, 1]).
+    """
+    rows: list[Values] = []
+    for one in attempts:
+        chances = np.exp(-step_signals(one.solution)["min_logprob"])
+        written = one.solution.text.split("\n")
+        taught = one.problem.taught.split("\n")
+        for k, (verdict, chance) in enumerate(zip(one.checked.verdicts, chances, strict=True), 1):
+            rows.append((generator, k, verdict.value, k == one.checked.first_error,
+                         written[k - 1 : k] == taught[k - 1 : k], float(chance)))
+    columns = ["generator", "step", "verdict", "first", "taught", "chance"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def example_panels(
