@@ -457,14 +457,15 @@ display.table(cost)
 # ## Does it hold?
 #
 # The comparison is worth reading only if the generators really err, but not all the time, if
-# longer training brought one of them closer to its texts, and if the trained signals are better
+# longer training made one of them surer of right lines, and if the trained signals are better
 # than chance on problems that they have not seen.
 
 # %%
 rates = {name: round(rate, 3) for name, rate in accuracy.items()}
 assert all(0.5 <= rate <= 0.9 for rate in rates.values()), f"out of range: {rates}"
-slips = errors[errors["line"] == "slip"].groupby("generator")["first"].sum()
-assert slips["strong"] < slips["weak"], f"longer training must mean fewer slips: {dict(slips)}"
+chance = sure.pivot(index="generator", columns="line", values="median")
+surer = chance.loc["strong", "right"] > chance.loc["weak", "right"]
+assert surer, "longer training must make a generator surer of right lines"
 held = auroc[auroc["signal"].isin(["verifier", "guard"])]
 assert (held["low"] > 0.5).all(), "a trained signal must beat chance on unseen problems"
 print("generators err in the intended range, trained signals beat chance")
@@ -475,7 +476,6 @@ print("generators err in the intended range, trained signals beat chance")
 # For the second side the intervals of the two signals must not overlap.
 
 # %%
-chance = sure.pivot(index="generator", columns="line", values="median")
 assert (chance["learned error"] > chance["slip"]).all(), "surer of learned errors than of slips"
 math = auroc[auroc["dataset"].str.startswith("miniature_math")].set_index("signal")
 for free in ("min_logprob", "mean_logprob"):

@@ -39,7 +39,7 @@ from monitorlab.signals.solver import (
 from monitorlab.statistics.roc import auroc, roc_metrics
 
 # Expected agreement with the training texts at which training hands over each generator.
-GENERATORS = {"strong": 0.94, "weak": 0.86}
+GENERATORS = {"strong": 0.95, "weak": 0.88}
 HELD_OUT = 200  # problems that decide when a generator is good enough
 BOOTSTRAPS = 200
 LIMITS = (0.025, 0.975)
