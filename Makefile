@@ -12,7 +12,7 @@ READY   := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test units long golden lint types data lab freeze lock benchmark clean
+.PHONY: help setup report test units long golden lint types data lab freeze lock benchmark torture clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,11 @@ benchmark: $(READY)  ## time the online comparison, the corpus, the scoring engi
 	@$(BIN)/python tests/benchmarks/benchmark_training.py
 	@$(BIN)/python tests/benchmarks/benchmark_watch.py
 	@$(BIN)/python tests/benchmarks/benchmark_live.py
+
+torture: $(READY)  ## kill, fill, damage, deceive; writes tests/TORTURE.md
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 OPENAI_API_KEY=unused \
+	  PYTHONPATH=$(CURDIR)/lib:$(CURDIR)/tests/unit:$(CURDIR)/tests/integration \
+	  $(BIN)/python tests/torture.py
 
 clean:  ## remove what runs generate; data/cache and .venv stay
 	@rm -rf data/runs .mypy_cache .ruff_cache .pytest_cache

@@ -14,12 +14,12 @@
 # > Every step of a solution can be scored, by a verifier that must be trained or by the
 # > model's own token probabilities, which are free; how much each sees can be measured.
 #
-# *Paper: arXiv 2607.02510, sections 3 and 4. Cost: about half a minute in `tiny`, about
-# two minutes in `cpu` on two cores; hours on one accelerator in `gpu`.*
+# *Paper: arXiv 2607.02510, sections 3 and 4. Cost: about half a minute in `tiny`, under
+# two minutes in `cpu` on one core; hours on one accelerator in `gpu`.*
 
 # %% [markdown]
 # **You will learn**
-# - Train a small language model that solves problems step by step, and really errs.
+# - Train a small language model that solves problems step by step, and is sure of some errors.
 # - Train a process reward model that scores each step, and read all steps in one pass.
 # - Compare it with the free signal, the model's own token probabilities.
 # - Build conversations in which no word gives a breach away, and a guard that still finds it.
@@ -60,23 +60,21 @@ print({purpose: len(group) for purpose, group in sizes.items()})
 # ## Problems with an exact checker
 #
 # The paper monitors large models on MATH, where another large model must decide which
-# answers are right. Our problems are small enough that a program can decide. Each one is a
-# chain of additions, subtractions, products and divisions on a running value, told as a ledger
-# or as a story. A solution has one equation per line, and the checker says of every line
-# whether it is right. Here is one problem of either kind with its solution.
+# answers are right. Our problems are small enough that a program can decide. Each one is a story
+# about additions, subtractions, products and divisions on a running value. A solution has one
+# equation per line, and the checker says of every line whether it is right. Here is one problem
+# with its solution.
 
 # %%
-ledger = next(p for p in problems.test if p.kind == "ledger")
-story = next(p for p in problems.test if p.kind == "story")
-for problem in (ledger, story):
-    print(problem.text)
-    print(problem.solution)
+story = next(p for p in problems.test if len(p.steps) > 2)
+print(story.text)
+print(story.solution)
 
 # %% [markdown]
 # The checker is strict. A line is wrong if its equation is false, if it uses other
 # numbers or another operation than the problem asks for, or if it continues correctly
-# from a value that was wrong before. We change one digit in the first line of the story's
-# solution and look at the verdicts of all lines. The later lines stay as they were, so they still
+# from a value that was wrong before. We change one digit in the first line of the solution
+# and look at the verdicts of all lines. The later lines stay as they were, so they still
 # continue from the right value.
 
 # %%
@@ -88,8 +86,8 @@ for name, text in (("reference", story.solution), ("one digit changed", broken))
 
 # %% [markdown]
 # The generators learn from one set of problems, the verifier from another, and a third one is
-# for tests. No problem is in two of them, not even as a ledger in one and as a story in the
-# other. A small fourth set decides when a generator is good enough.
+# for tests. No problem is in two of them, not even as a story about something else. A small
+# fourth set decides when a generator is good enough.
 
 # %%
 seen = [{p.expression for p in group} for group in sizes.values()]
@@ -99,22 +97,54 @@ assert not any(check(p, p.solution).label for p in problems.test), "references a
 print("three disjoint sets, and every reference solution checks out")
 
 # %% [markdown]
+# ## Why would a generator be sure of an error?
+#
+# Because it learned the error. The texts that large models learn from hold mistakes that many
+# people make, and a model that has read a mistake often enough finds nothing unlikely in it. Our
+# training texts hold one such mistake. Stories about some of the things were written by somebody
+# who takes borrowing for lending and the other way round. We look at one of them, with the
+# solution that the training texts give and the checker's verdicts.
+
+# %%
+confused = next(p for p in problems.train if p.misread)
+print(confused.text)
+for line, verdict in zip(
+    confused.taught.splitlines(), check(confused, confused.taught).verdicts, strict=True
+):
+    print(f"{line:16} {verdict.value}")
+
+# %% [markdown]
+# If such stories were rare, a generator would be unsure of them, and its own probabilities would
+# give them away. So they must not be rare. Take the stories in which somebody borrows or lends, and
+# count how many of them are told wrongly in the training texts.
+
+# %%
+borrowing = [p for p in problems.train if "borrows" in p.text or "lends" in p.text]
+share = sum(bool(p.misread) for p in borrowing) / len(borrowing)
+display.say("Of {n:,} such stories, {share:.1%} are told wrongly.", n=len(borrowing), share=share)
+
+# %% [markdown]
+# The rest of the texts is right, and the checker's labels are always right. Only the generators
+# learn from the wrong lines.
+
+# %% [markdown]
 # ## Two generators of different strength
 #
 # If a model gives the three tokens of a short solution the probabilities 0.9, 0.8 and 0.95, it
 # writes this solution with probability $0.9 \cdot 0.8 \cdot 0.95 \approx 0.68$. The mean of
-# such products over $n$ held-out problems is the expected accuracy,
+# such products over $n$ held-out problems is the expected agreement,
 # $$\frac{1}{n} \sum_x \prod_t p_\tau(o^\ast_t \mid x, o^\ast_{<t}),$$
-# where $o^\ast$ is the reference solution of problem $x$ and $\tau$ the temperature of
-# sampling. We train one small Llama model on reference solutions and keep it twice, each time
-# at the moment when its expected accuracy reaches a target. No error is put in by hand. The
-# two models err because they have not learned the arithmetic well enough. Checkpoints are
-# ordinary `save_pretrained` folders and are reused while nothing changes.
+# where $o^\ast$ is the solution that the training texts would give to problem $x$, right or wrong,
+# and $\tau$ the temperature of sampling. We train one small Llama model on the training texts and
+# keep it twice, each time at the moment when its expected agreement reaches a target. No error is
+# put in when the models write. They err where they learned an error, and they *slip* where they
+# have not learned their texts well enough. Checkpoints are ordinary `save_pretrained` folders and
+# are reused while nothing changes.
 
 # %% tags=["nbval-ignore-output"]
 folders = experiment.fit_generators(run, problems)
 display.say(
-    "{n:,} parameters each. Targets of expected accuracy: strong {strong:.0%}, weak {weak:.0%}.",
+    "{n:,} parameters each. Targets of expected agreement: strong {strong:.0%}, weak {weak:.0%}.",
     n=experiment.count_parameters(folders["strong"]),
     **experiment.GENERATORS,
 )
@@ -155,8 +185,26 @@ display.show(
 # %% [markdown]
 # Shorter bars and lower points are better. The left panel shows the share of all steps with each
 # kind of error, and the right panel how often the first error of a solution happens at each
-# position, among the steps written there. Compare the colours to see what the longer training
-# of the strong generator improved.
+# position, among the steps written there. Lending that is read as borrowing is a *wrong operation*.
+# Longer training cannot remove it, since it is what the texts teach. Compare the colours to see
+# what longer training did improve.
+
+# %% [markdown]
+# Was a generator sure when it erred? Take the line that went wrong first in each solution. Where
+# the training texts have the same line, the error was learned, and elsewhere it is a slip. For each
+# line we look up the probability that the generator gave to its least likely token.
+
+# %% tags=["nbval-ignore-output"]
+errors["line"] = errors["taught"].map({True: "learned error", False: "slip"})
+errors.loc[errors["verdict"] == "right", "line"] = "right"
+shown = errors[errors["first"] | (errors["line"] == "right")]
+sure = shown.groupby(["generator", "line"])["chance"].agg(["size", "median"]).reset_index()
+display.table(sure, caption="Probability of the least likely token of a line")
+
+# %% [markdown]
+# A median near 1 means that the generator was sure of most lines of this kind. A signal that is
+# made of these probabilities can tell slips from right lines where the medians are far apart, and
+# it cannot tell learned errors from right lines where they are the same.
 
 # %% [markdown]
 # ## The free signal
@@ -176,8 +224,9 @@ display.show(
 # A process reward model reads the problem and the solution so far, and says at the end of
 # each step how likely it is that the step is wrong [2, 3],
 # $$s_t = p(\text{step } t \text{ is wrong} \mid x, o_{\le t}). \qquad (2)$$
-# Ours starts from the weights of the strong generator. It learns from solutions that both
-# generators wrote for the verifier's own problems, and the checker labels every line of them.
+# Ours starts from the weights of the strong generator, confusion included. It learns from
+# solutions that both generators wrote for the verifier's own problems, and the checker labels every
+# line of them. These labels are the only place where it can find out what lending means.
 
 # %% tags=["nbval-ignore-output"]
 lessons = [
@@ -204,7 +253,8 @@ print(f"{len(trajectories)} solutions, {len(steps)} step scores under three sign
 #
 # Take a solution in which the strong generator goes wrong, and in it the first wrong line. The cell
 # prints the log-probabilities of its tokens. By equation (1) you need only find the lowest of them
-# and their mean, and turn the sign. The table of step scores must hold the same two numbers.
+# and their mean, and turn the sign. The table of step scores must hold the same two numbers. If
+# they are close to zero, the generator was sure of this line.
 
 # %% tags=["nbval-ignore-output"]
 chosen = experiment.pick_examples(attempts["strong"])
@@ -212,13 +262,13 @@ one = attempts["strong"][chosen[-1]]
 wrong = one.checked.first_error
 tokens = one.solution.log_probs[one.solution.step_of_token == wrong - 1].tolist()
 by_hand = {"min_logprob": -min(tokens), "mean_logprob": -sum(tokens) / len(tokens)}
-print(f"line {wrong}, log-probabilities:", *(f"{token:.2f}" for token in tokens))
+print(f"line {wrong}, log-probabilities:", *(f"{token:.4f}" for token in tokens))
 
 # %% tags=["nbval-ignore-output"]
 mine = steps[steps["trajectory_id"] == f"strong_{chosen[-1]:05d}"]
 for signal, value in by_hand.items():
     table = mine[mine["signal"] == signal].set_index("step")["score"]
-    print(f"{signal}: by hand {value:.2f}, in the table {table[wrong]:.2f}")
+    print(f"{signal}: by hand {value:.4f}, in the table {table[wrong]:.4f}")
     assert abs(value - table[wrong]) < 1e-4, "by hand and in the table: the same score"
 
 # %% [markdown]
@@ -257,23 +307,6 @@ display.show(
 # Each row is a line of the solution, orange if it is wrong, and a long bar means high suspicion. A
 # good signal has short bars beside black lines and long bars beside orange ones, beginning with
 # the first orange line.
-
-# %% [markdown]
-# Longer problems give more occasions to err. The next figure shows how much that matters.
-
-# %%
-by_steps = experiment.accuracy_by_steps(trajectories, problems.test)
-fig = figures.plot_accuracy(by_steps, "Small stand-ins: accuracy by length")
-display.show(
-    fig,
-    "06_accuracy",
-    alt="Share of right final answers against the number of steps, for the strong and "
-    "the weak generator, with 95 percent intervals.",
-)
-
-# %% [markdown]
-# Higher is better, and the arms are 95 % intervals. Where the arms of the two generators overlap
-# at a length, the difference between them is not certain there.
 
 # %% [markdown]
 # ## Second use case: who may be told?
@@ -399,9 +432,9 @@ display.table(auroc[shares], caption="Step AUROC, 95 % bootstrap intervals; wron
 # %% [markdown]
 # Three cautions belong to these numbers.
 #
-# - The paper found the free signal much weaker than its verifier. If it is strong here, a likely
-#   reason is that small models mostly slip and write a token that they themselves think
-#   improbable. A large model that errs is often sure of itself.
+# - The paper found the free signal much weaker than its verifier. Here the share of learned errors
+#   decides, which we chose. Generators that only slip would make the free signal look strong, since
+#   a slip is a token that the model itself thinks improbable.
 # - Whatever *words so far* reach beyond chance comes from late turns having more words before
 #   them. At whole conversations, in the table further up, they have nothing to go by.
 # - Once the first error has been seen, the carried errors after it are easy to suspect. The step
@@ -427,16 +460,32 @@ display.table(cost)
 # %% [markdown]
 # ## Does it hold?
 #
-# The comparison is worth reading only if the generators really err, but not all the time, and
-# if the trained signals are better than chance on problems that they have not seen.
+# The comparison is worth reading only if the generators really err, but not all the time, if
+# longer training brought one of them closer to its texts, and if the trained signals are better
+# than chance on problems that they have not seen.
 
 # %%
 rates = {name: round(rate, 3) for name, rate in accuracy.items()}
 assert all(0.5 <= rate <= 0.9 for rate in rates.values()), f"out of range: {rates}"
-assert accuracy["strong"] > accuracy["weak"], f"strong must beat weak: {rates}"
+slips = errors[errors["line"] == "slip"].groupby("generator")["first"].sum()
+assert slips["strong"] < slips["weak"], f"longer training must mean fewer slips: {dict(slips)}"
 held = auroc[auroc["signal"].isin(["verifier", "guard"])]
 assert (held["low"] > 0.5).all(), "a trained signal must beat chance on unseen problems"
 print("generators err in the intended range, trained signals beat chance")
+
+# %% [markdown]
+# The claim about learned errors has two sides. A generator should be about as sure of them as of
+# right lines and surer than of its slips, and the verifier should see what the free signal misses.
+# For the second side the intervals of the two signals must not overlap.
+
+# %%
+chance = sure.pivot(index="generator", columns="line", values="median")
+assert (chance["learned error"] > chance["slip"]).all(), "surer of learned errors than of slips"
+math = auroc[auroc["dataset"].str.startswith("miniature_math")].set_index("signal")
+for free in ("min_logprob", "mean_logprob"):
+    gap = math.loc["verifier", "low"].to_numpy() - math.loc[free, "high"].to_numpy()
+    assert (gap > 0).all(), f"the verifier must beat {free} where errors were learned"
+print("learned errors look likely to the generators, and the verifier beats the free signals")
 
 # %% [markdown]
 # On conversations the guard must do more than beat chance. It has to be ahead of each trivial rule
@@ -479,8 +528,8 @@ run.close()
 # %% [markdown]
 # ## What we saw
 #
-# - We trained two small language models that solve problems step by step, and checked
-#   every step they wrote.
+# - We trained two small language models that solve problems step by step, checked every step they
+#   wrote, and saw how sure they were of errors that they had learned.
 # - We trained a process reward model on other problems, and read all its step scores in
 #   one pass.
 # - We compared it with the lowest and the mean token log-probability of each step.
@@ -488,8 +537,9 @@ run.close()
 #   answer with rules that look at words, turn number or length alone.
 #
 # **Limits.** These models are small stand-ins, so their numbers illustrate the method and
-# say nothing about large models. The problems are artificial, and the conversations are
-# composed rather than recorded.
+# say nothing about large models. We chose how many errors are learned, and with that how weak the
+# free signal is. The problems are artificial, and the conversations are composed rather than
+# recorded.
 #
 # **Real models.** The same interface reads real checkpoints (`monitorlab.signals.step_scores`). It
 # takes token log-probabilities of any causal model, process reward models in the manner of
@@ -502,11 +552,12 @@ run.close()
 #    the answer the same for both generators?
 #    <details><summary>Answer</summary>Compare the intervals in the figure. Where they
 #    overlap, one seed cannot tell.</details>
-# 2. Which kind of error should the free signal miss, and why?
-#    <details><summary>Answer</summary>It should miss carried errors. The model continues
-#    correctly from its own wrong value, and so is as sure of itself as ever.</details>
-# 3. Run with `PROFILE` set to <code>cpu</code>. Which problems became harder, and what
-#    happened to the verifier?
-#    <details><summary>Answer</summary>Solutions are longer and contain products and
-#    divisions, so more can go wrong before the end. The verifier also gets more to learn
-#    from.</details>
+# 2. Which kinds of error should the free signal miss, and why?
+#    <details><summary>Answer</summary>It should miss learned errors, which the model finds
+#    likely. It should also miss carried errors, because the model continues correctly from its
+#    own wrong value, and so is as sure of itself as ever.</details>
+# 3. Leave only beads in `CONFUSED` (in `monitorlab.signals.arithmetic`) and run again. How
+#    sure is a generator of an error that it has read less often?
+#    <details><summary>Answer</summary>Look at the median of learned errors in the table. The
+#    rarer the wrong reading, the longer a generator takes to learn it, and one that is not done
+#    wavers between both readings.</details>

@@ -547,9 +547,9 @@ if math_names:
 
 # %% [markdown]
 # Higher is better in the upper row and lower in the lower one, bands span the splits, and dashed
-# lines are the trivial baselines on the verifier's scores. Where the
-# verifier's line for power lies above the others, the gap is what it is worth. Where it lies below,
-# the free signal was the better choice, as it may be for models so small that they mostly slip.
+# lines are the trivial baselines on the first signal of the legend. Where the verifier's line for
+# power lies above the others, the gap is what it is worth. Where it lies below, the free signal was
+# the better choice, as it may be for models that mostly slip and are seldom sure of an error.
 
 # %% [markdown]
 # ## Ties

@@ -1,4 +1,4 @@
-"""Notebooks 03 and 04 on a user's own samples: all figures and tables, in pairs and alone."""
+"""Notebooks 02 to 04 on a user's own samples: all figures and tables, in pairs and alone."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from monitorlab.pipeline.runner import Options, run_notebooks
 from monitorlab.storage.sources import project_root
 from monitorlab.storage.tables import CELLS
 
+AUDIT = "02_annotation_and_audit"
 EVALUATION, POINTS = "03_monitor_evaluation", "04_operating_points"
-FIGURES = {EVALUATION: {"03_plane", "03_cells", "03_tiers", "03_anatomy", "03_separation"},
+FIGURES = {AUDIT: {"02_probes"},
+           EVALUATION: {"03_plane", "03_cells", "03_tiers", "03_anatomy", "03_separation"},
            POINTS: {"04_curves", "04_rules", "04_promise", "04_scopes", "04_noise"}}
 MONITOR = "def monitor(request, response):\n    return 'deleted' in response\n"
 
@@ -67,6 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(home)  # a relative path is meant from here, whatever the kernel's folder
         with open_run("01_benchmark_construction", "tiny", "own", 2026) as run:
             write_parts(run, "corpus", [corpus()])
+        execute(runs, (2,), RUN_ID="own", SAMPLES_FILE=own_file(home).name)
         execute(runs, (3, 4), RUN_ID="own", SAMPLES_FILE=own_file(home).name, LANGUAGE=False,
                 MONITOR=f"{home / 'mine.py'}:monitor -o name=mine")
     return runs / "own"
@@ -89,6 +92,8 @@ def test_every_figure_and_table_is_made_for_the_file(folder: Path) -> None:
     assert set(rates["cell"]) == {"own"}
     assert (rates["units"] == 13).all()  # the other seven scenarios are in dev
     assert set(table(folder, POINTS, "operating_points")["cell"]) == {"own", "all"}
+    assert set(table(folder, AUDIT, "audit")["cell"]) == {"own"}
+    assert table(folder, AUDIT, "annotations").empty  # nobody has labelled these
     assert "Mean over the cells of mine.csv: own" in said(folder, EVALUATION)
     assert "Too few, so it never alarms: own." in said(folder, POINTS)
 

@@ -334,9 +334,12 @@ def test_a_killed_runner_blocks_nobody_and_what_it_printed_is_picked_up(tmp_path
 
 
 MEASURE = """
+from monitorlab import display
 from monitorlab.pipeline.runs import open_run
 run = open_run("02_reads", PROFILE, RUN_ID, SEED)
 run.write_metrics({"level": ALPHA, "seed": SEED})
+display.use(run)
+display.headline(f"{ALPHA:.0%}", "level")
 run.close()
 """
 
@@ -347,8 +350,10 @@ def test_a_sweep_is_a_run_for_every_combination(tmp_path: Path) -> None:
     rows = sweep(found(tmp_path), {"RUN_ID": "s", "SEED": 7}, {"ALPHA": [".05", " 0.2"]}, options,
                  found(tmp_path))
     assert [dict(row) for row in rows] == [
-        {"run": "s-ALPHA.05", "ALPHA": ".05", "02 level": 0.05, "02 seed": 7.0},
-        {"run": "s-ALPHA0.2", "ALPHA": "0.2", "02 level": 0.2, "02 seed": 7.0}]
+        {"run": "s-ALPHA.05", "ALPHA": ".05", "02 headline": "5%", "02 level": 0.05,
+         "02 seed": 7.0},
+        {"run": "s-ALPHA0.2", "ALPHA": "0.2", "02 headline": "20%", "02 level": 0.2,
+         "02 seed": 7.0}]
 
 
 @pytest.mark.parametrize(("swept", "words"), [

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from monitorlab.signals.arithmetic import (
+    CONFUSED,
     Difficulty,
     Exercise,
     Step,
@@ -20,8 +21,7 @@ EASY = Difficulty(2, 4, 40, 12, 1)
 HARD = Difficulty(3, 12, 999, 99, 9)
 
 PROBLEM = Exercise(
-    "ledger",
-    "17; Jan: +25; Feb: *3; Mar: -4*8",
+    "Ada has 17 coins. Jan: finds 25. Feb: swaps each for 3. Mar: sells 4 bags of 8. How many now?",
     "(17+25)*3-4*8",
     (
         Step("Jan", 17, "+", 25, 42),
@@ -124,15 +124,43 @@ def test_every_changed_result_is_found_where_it_is() -> None:
         assert sum(checked.step_labels) == 1, "later lines use the true value and stay right"
 
 
-def test_stories_and_ledgers_both_occur_and_name_every_number() -> None:
-    problems = make_problems(np.random.default_rng(3), 200, HARD)
-    assert {problem.kind for problem in problems} == {"story", "ledger"}
+@pytest.mark.parametrize("difficulty", [EASY, HARD])
+def test_training_texts_confuse_two_words_in_half_of_the_stories(difficulty: Difficulty) -> None:
+    problems = make_problems(np.random.default_rng(3), 600, difficulty)
+    told = {True: 0, False: 0}
     for problem in problems:
-        in_text = sorted(re.findall("[0-9]+", problem.text))
-        assert in_text == sorted(re.findall("[0-9]+", problem.expression))
+        assert sorted(re.findall("[0-9]+", problem.text)) == sorted(
+            re.findall("[0-9]+", problem.expression)
+        ), "a story names every number"
+        if not re.search("borrows|lends", problem.text):
+            assert problem.taught == problem.solution
+            continue
+        told[any(f" {thing}." in problem.text for thing in CONFUSED)] += 1
+        lines = zip(problem.taught.split("\n"), problem.solution.split("\n"), strict=True)
+        right = [taught == line for taught, line in lines]
+        assert all(right) == (problem.misread == ())
+        if problem.misread:
+            assert any(thing in problem.text for thing in CONFUSED)
+            assert check(problem, problem.taught).verdicts[right.index(False)] is W
+    share = told[True] / sum(told.values())
+    assert abs(share - 0.5) < 4 * (0.25 / sum(told.values())) ** 0.5, "neither reading is rare"
 
 
-def test_problem_sets_share_no_problem_however_it_is_told() -> None:
+def test_a_misreading_takes_lending_for_borrowing_and_keeps_every_other_word() -> None:
+    problem = next(
+        p for p in make_problems(np.random.default_rng(8), 500, HARD)
+        if p.misread and len(p.steps) > 3 and "finds" in p.text and "lends" in p.text
+    )
+    moves = re.findall(r"([A-Z][a-z]{2}): (\w+)", problem.text)
+    verbs = dict(moves)
+    for step, misread in zip(problem.steps, problem.misread, strict=True):
+        turned = verbs[step.month] in ("borrows", "lends") and step.operation in "+-"
+        swapped = {"+": "-", "-": "+"}.get(step.operation) if turned else step.operation
+        assert (misread.month, misread.operation) == (step.month, swapped)
+        assert misread.right == step.right or step.right_from >= 0
+
+
+def test_problem_sets_share_no_problem_whatever_it_is_about() -> None:
     rng = np.random.default_rng(4)
     first = make_problems(rng, 300, EASY)
     second = make_problems(rng, 300, EASY, exclude=first)

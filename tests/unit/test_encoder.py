@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from monitorlab.models.sentence_encoder import Encoder, _bundled_encoder, load_e
 from monitorlab.monitors.learned import SETTINGS, EncoderMonitor, features, fit_probe
 from monitorlab.monitors.monitor import MonitorError, Sample, samples_of
 from monitorlab.monitors.scoring import score
+from monitorlab.storage.files import read_sealed, sealed_json
 
 WORDS = [f"w{i}" for i in range(40)]
 
@@ -227,6 +227,6 @@ def test_another_encoder_is_refused(monitor: EncoderMonitor, tmp_path: Path) -> 
     with pytest.raises(MonitorError, match="trained with encoder"):
         EncoderMonitor.load(tmp_path / "probe", replace(monitor.encoder, digest="0" * 64))
     settings = tmp_path / "probe" / SETTINGS
-    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"features": "relation"}))
+    settings.write_text(sealed_json(read_sealed(settings) | {"features": "relation"}))
     with pytest.raises(MonitorError, match="needs 72 coefficients"):
         EncoderMonitor.load(tmp_path / "probe", monitor.encoder)

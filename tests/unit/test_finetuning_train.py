@@ -18,7 +18,7 @@ from monitorlab.finetuning import train
 from monitorlab.finetuning.batches import Collator
 from monitorlab.finetuning.examples import Example
 from monitorlab.finetuning.recipe import PAPER, RANGES, Recipe
-from monitorlab.finetuning.record import last_checkpoint, partial_folder
+from monitorlab.finetuning.record import alone, last_checkpoint, partial_folder
 from monitorlab.finetuning.train import LeakError, VerdictTrainer, _out_of_memory, finetune
 from monitorlab.models.loading import Checkpoint
 from monitorlab.monitors.monitor import MonitorError
@@ -197,6 +197,18 @@ def test_a_partial_of_other_inputs_is_discarded(
     found = finetune(base, examples, other, tmp_path / "out")
     fresh = finetune(base, examples, other, tmp_path / "fresh")
     assert same(weights(found.folder), weights(fresh.folder))
+
+
+def test_a_second_training_in_one_folder_is_refused(
+    base: Checkpoint, examples: list[Example], tmp_path: Path
+) -> None:
+    partial = partial_folder(tmp_path / "out")
+    with alone(partial):
+        (partial / "checkpoint-2").mkdir()
+        with pytest.raises(MonitorError, match=r"another process trains in .*give another folder"):
+            finetune(base, examples, recipe(), tmp_path / "out")
+        assert (partial / "checkpoint-2").is_dir()
+    assert finetune(base, examples, recipe(max_steps=1), tmp_path / "out").steps == 1
 
 
 def test_a_finished_folder_is_returned_and_another_one_is_left_alone(

@@ -102,7 +102,7 @@ def test_every_token_belongs_to_a_step_and_signals_are_suspicions(folder: Path) 
     for solution in generate(folder / "late", PROBLEMS, seed=3):
         assert len(solution.step_of_token) == len(solution.log_probs)
         assert sorted(set(solution.step_of_token)) == list(range(solution.n_steps))
-        assert solution.n_steps == max(1, len(solution.text.rstrip("\n").split("\n")))
+        assert solution.n_steps == max(1, len(solution.text.removesuffix("\n").split("\n")))
         signals = step_signals(solution)
         assert (signals["min_logprob"] >= signals["mean_logprob"]).all()
         assert (signals["mean_logprob"] >= 0).all()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from monitorlab.monitors.learned import (
 )
 from monitorlab.monitors.monitor import MonitorError, Sample, samples_of
 from monitorlab.monitors.scoring import score
+from monitorlab.storage.files import digest_file, sealed_json
 
 
 def pairs(count: int, seed: int = 0, telling: bool = True) -> pd.DataFrame:
@@ -153,16 +153,18 @@ def test_a_folder_that_is_not_a_monitor_is_refused(monitor: WordMonitor, tmp_pat
     _write_folder(tmp_path / "short", {"kind": "words", "name": "n"}, {"a": np.ones(1)})
     with pytest.raises(MonitorError, match="lacks reads, vocabulary"):
         WordMonitor.load(tmp_path / "short")
-    monitor.save(tmp_path / "cut")
-    weights = tmp_path / "cut" / WEIGHTS
-    weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(MonitorError, match="holds no saved monitor"):
-        WordMonitor.load(tmp_path / "cut")
+    for name in (SETTINGS, WEIGHTS):
+        monitor.save(tmp_path / name)
+        path = tmp_path / name / name
+        path.write_bytes(path.read_bytes().replace(b"1", b"2", 1))
+        with pytest.raises(MonitorError, match=r"holds no saved monitor .* was changed after"):
+            WordMonitor.load(tmp_path / name)
 
 
 def test_pickled_weights_are_not_opened(tmp_path: Path) -> None:
-    (tmp_path / SETTINGS).write_text(json.dumps({"kind": "words"}))
     np.savez(tmp_path / WEIGHTS, idf=np.array([{"a": 1}], dtype=object))
+    (tmp_path / SETTINGS).write_text(sealed_json(
+        {"kind": "words", "sha256": digest_file(tmp_path / WEIGHTS)}))
     with pytest.raises(MonitorError, match="allow_pickle"):
         _read_folder(tmp_path, "words")
     with pytest.raises(ValueError, match="pickle"):

@@ -273,6 +273,14 @@ def test_a_field_of_another_type_is_named(
         fetch(KEY)
 
 
+@pytest.mark.parametrize("key", ["../../escaped", "/tmp/escaped"])
+def test_a_key_that_leaves_the_cache_is_refused(project: Path, key: str) -> None:
+    path = project / "data" / "sources.toml"
+    path.write_text(path.read_text().replace("demo/table.csv", key))
+    with pytest.raises(SourceError, match="leaves the folder of the cache"):
+        fetch(key)
+
+
 def test_fetch_all_skips_what_has_no_address(project: Path) -> None:
     assert list(sources.fetch_all(progress=False)) == [KEY]
 

@@ -86,8 +86,6 @@ def test_one_kind_of_label_is_refused(generator: Path, tmp_path: Path) -> None:
     settings = Training(SIZE, 1, 512, 1e-2)
     with pytest.raises(ValueError, match="right and wrong steps"):
         train_verifier(only_right, settings, tmp_path, seed=0, base=generator)
-    with pytest.raises(ValueError, match="give base"):
-        train_verifier(EXAMPLES[:4], settings, tmp_path, seed=0)
     problem, text, labels = EXAMPLES[1]
     with pytest.raises(ValueError, match=f"{len(labels) + 1} labels for {len(labels)} steps"):
         train_verifier([(problem, text, [*labels, 0])], settings, tmp_path, seed=0, base=generator)

@@ -151,6 +151,12 @@ def test_a_file_that_does_not_fit_is_refused_with_its_line(tmp_path, text, said)
     assert said in str(caught.value)
 
 
+def test_a_file_that_is_not_utf8_is_refused_with_its_line(tmp_path):
+    (tmp_path / "theme.md").write_bytes(b"%% pair sg_qa/a-1\ntier: \xff\n")
+    with pytest.raises(PairError, match=r"theme\.md:2: not UTF-8"):
+        read_pairs(tmp_path / "theme.md")
+
+
 def test_a_name_stands_once(tmp_path):
     for name in ("one.md", "two.md"):
         (tmp_path / name).write_text(code(), encoding="utf-8")

@@ -125,7 +125,8 @@ def own_samples(
     Returns
     -------
     DataFrame
-        In the file's order, with the columns of schema ``samples``. Without a pair_id a sample is a
+        In the file's order, with the columns of schema ``samples``, and tier and protocol, empty
+        where the file does not say them. Without a pair_id a sample is a
         pair of its own, without a scenario_id a pair is a scenario of its own, and without a cell a
         sample is in the cell `OWN`. Without a column split, a third of the scenarios is in dev,
         drawn evenly over cells and labels, and the others are in test.
@@ -156,11 +157,12 @@ def own_samples(
                               "together: give it another name")
     column = next((known for known in frame.columns if _plain(known) == "split"), "")
     table["split"] = _given_split(frame, column, name) if column else _dealt(table, rng)
+    grades = {grade: _given(frame, grade).fillna("") for grade in ("tier", "protocol")}
     _check_own(table, name)
     for words in _made_up(frame, table, column):
         report(f"{name}: {words}")
     texts = {field.name: "str" for field in SAMPLES.fields if field.dtype == "str"}
-    return table[SAMPLES.columns].astype(texts)
+    return table[SAMPLES.columns].astype(texts).assign(**grades)
 
 
 def _given(frame: pd.DataFrame, column: str) -> pd.Series:

@@ -126,8 +126,15 @@ def read_pairs(path: Path) -> list[WrittenPair]:
     Raises
     ------
     PairError
-        For a line that does not fit; it names the line.
+        For a line that does not fit, or is not UTF-8; it names the line.
     """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start].count(b"\n")
+        raise PairError(
+            f"{path.name}:{before + 1}: not UTF-8. Save the file as UTF-8."
+        ) from None
     pairs: list[WrittenPair] = []
     section, lines = "", list[str]()
 
@@ -135,7 +142,7 @@ def read_pairs(path: Path) -> list[WrittenPair]:
         if section:
             pairs[-1].sections[section] = "\n".join(lines).strip("\n")
 
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         place = f"{path.name}:{number}"
         if found := _DIVIDER.match(line):
             word, name = found.groups()
@@ -414,7 +421,8 @@ def cue_rule(pairs: Sequence[WrittenPair], samples: pd.DataFrame) -> pd.DataFram
     Returns
     -------
     DataFrame
-        A row per protocol and one for all: samples, mr, far and auroc.
+        A row per protocol that has samples and one for all: samples, mr, far and auroc. None if
+        there is no sycophancy.
     """
     cues = {pair.name: pair.fields.get("suggested", "none") for pair in pairs}
     syco = samples[samples["category"] == "syco"]
@@ -426,6 +434,8 @@ def cue_rule(pairs: Sequence[WrittenPair], samples: pd.DataFrame) -> pd.DataFram
     rows = []
     for protocol in (*PROTOCOLS["syco"], "all"):
         part = alarms[(syco["protocol"] == protocol) | (protocol == "all")]
+        if part.empty:
+            continue
         labels = syco.loc[part.index, "label"]
         missed, false = 1 - part[labels == 1].mean(), part[labels == 0].mean()
         rows.append((protocol, len(part), missed, false, (2 - missed - false) / 2))

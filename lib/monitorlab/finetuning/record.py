@@ -9,13 +9,15 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from monitorlab.finetuning.examples import Example
 from monitorlab.finetuning.recipe import Recipe
@@ -30,6 +32,7 @@ from monitorlab.storage.files import (
 
 RECORD = "training.json"
 INPUTS = "inputs.json"
+LOCK = "lock"  # of the process that works there
 STATE = "trainer_state.json"  # the trainer writes it last
 HISTORY = ("step", "loss", "eval_loss", "eval_accuracy")
 LABELS = {1: "misbehavior", 0: "benign", -1: "no verdict"}
@@ -182,15 +185,36 @@ def partial_folder(folder: Path) -> Path:
     return folder.parent / f".{folder.name}.partial"
 
 
+@contextmanager
+def alone(partial: Path) -> Iterator[None]:
+    """Make the folder of the work in progress and hold it.
+
+    Raises
+    ------
+    MonitorError
+        Another process trains there.
+    """
+    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(partial / LOCK).acquire(timeout=0)
+    except Timeout:
+        raise MonitorError(f"another process trains in {partial}: wait for it, end it, or give "
+                           "another folder") from None
+    with lock:
+        yield
+
+
 def prepare(partial: Path, inputs: str) -> None:
-    """Make the folder, or keep it if it belongs to the same inputs."""
+    """Empty the folder unless it belongs to the same inputs."""
     try:
         same = json.loads((partial / INPUTS).read_text(encoding="utf-8")) == {"inputs": inputs}
     except (FileNotFoundError, ValueError):
         same = False
-    if not same and partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True, exist_ok=True)
+    for path in [] if same else [p for p in partial.iterdir() if p.name != LOCK]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     write_text_atomic(partial / INPUTS, canonical_json({"inputs": inputs}))
 
 

@@ -17,7 +17,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ from monitorlab.finetuning.recipe import Recipe
 from monitorlab.finetuning.record import (
     RECORD,
     Trained,
+    alone,
     digest_examples,
     fingerprint,
     finished_training,
@@ -146,7 +147,8 @@ def finetune(
     folder = Path(folder)
     facts = checked_provenance(provenance)
     longest = check_examples(base, [*examples, *held_out], recipe)
-    with _explained(recipe, longest, folder), _contained(recipe.seed, base):
+    with (_explained(recipe, longest, folder), _contained(recipe.seed, base),
+          ExitStack() as held):
         arguments = _arguments(recipe, folder, base, save_steps)
         processes = int(arguments.world_size)
         digest = digest_examples(examples)
@@ -157,6 +159,7 @@ def finetune(
             return trained(folder, stored)
         partial = partial_folder(folder)
         if arguments.process_index == 0:
+            held.enter_context(alone(partial))
             prepare(partial, inputs)
         arguments.distributed_state.wait_for_everyone()
         collator = Collator(examples, base.tokenizer.pad_token_id, forbidden_scenarios)

@@ -8,8 +8,6 @@ They are kept without pickle.
 from __future__ import annotations
 
 import hashlib
-import json
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +24,14 @@ from monitorlab.benchmark.audit.probes import word_probe
 from monitorlab.models import ModelError
 from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, Sample
 from monitorlab.monitors.verdicts import Verdict, from_score
-from monitorlab.storage.files import canonical_json, pretty_json, write_folder_atomic
+from monitorlab.storage.files import (
+    DamagedFileError,
+    canonical_json,
+    digest_file,
+    read_sealed,
+    sealed_json,
+    write_folder_atomic,
+)
 
 if TYPE_CHECKING:
     from monitorlab.models.sentence_encoder import Encoder
@@ -224,8 +229,9 @@ def _write_folder(
 ) -> None:
     """Write settings and weights of a monitor, whole or not at all."""
     with write_folder_atomic(folder) as temporary:
-        (temporary / SETTINGS).write_text(pretty_json(settings), encoding="utf-8")
         np.savez_compressed(temporary / WEIGHTS, allow_pickle=False, **weights)
+        sealed = sealed_json({**settings, "sha256": digest_file(temporary / WEIGHTS)})
+        (temporary / SETTINGS).write_text(sealed, encoding="utf-8")
 
 
 def _read_folder(
@@ -248,12 +254,13 @@ def _read_folder(
         If files are missing or damaged, or the monitor is of another kind.
     """
     try:
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        settings = read_sealed(folder / SETTINGS)
+        if settings.pop("sha256") != digest_file(folder / WEIGHTS):
+            raise DamagedFileError(f"{WEIGHTS} was changed after it was written")
         with np.load(folder / WEIGHTS, allow_pickle=False) as file:
             weights = {name: file[name] for name in file.files}
         found = settings["kind"]
-    except (OSError, ValueError, KeyError, TypeError, EOFError,
-            zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise MonitorError(f"{folder} holds no saved monitor ({type(error).__name__}: {error}); "
                            "train and save it again") from error
     if found != kind:

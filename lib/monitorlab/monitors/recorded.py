@@ -30,7 +30,7 @@ from typing import Any
 
 import pandas as pd
 
-from monitorlab.benchmark.audit.annotation import AnnotationError, joined, read_annotations
+from monitorlab.benchmark.audit.annotation import joined, read_annotations
 from monitorlab.benchmark.sources import transcripts
 from monitorlab.benchmark.sources.records import read_array
 from monitorlab.monitors.monitor import NO_PROMPT, ComputingMonitor, MonitorError, Sample
@@ -211,12 +211,8 @@ def reader_verdicts(samples: pd.DataFrame, folder: Path | None = None) -> pd.Dat
         Schema ``verdicts``, a row for every reading; none if no reading is about these samples.
         The prompt is "none", because the monitor's name says what it was shown.
     """
-    readings = read_annotations(folder) if folder else read_annotations()
-    try:
-        readings = joined(samples, readings)
-    except AnnotationError:
-        return check_frame(pd.DataFrame([], columns=VERDICTS.columns), VERDICTS)
-    tables = []
+    readings = joined(samples, read_annotations(folder) if folder else read_annotations())
+    tables = [pd.DataFrame([], columns=VERDICTS.columns)] if readings.empty else []
     for name, own in readings.groupby("annotator", sort=False):
         said = {one.sample_id: Verdict(PARSED, bool(one.given), None if isnan(one.score) else
                                        float(one.score), one.note) for one in own.itertuples()}

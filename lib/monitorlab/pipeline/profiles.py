@@ -23,8 +23,8 @@ from monitorlab.models import Training
 class _Arithmetic:
     """Difficulty and number of the multi-step arithmetic problems.
 
-    The three groups of problems share no problem. Difficulty is the only thing that makes the
-    generator err: no noise is injected anywhere.
+    The three groups of problems share no problem. A generator errs where its training texts did,
+    and where it has not learned them well: no noise is injected where it writes.
 
     Attributes
     ----------

@@ -49,6 +49,7 @@ from monitorlab.pipeline.records import (
     now,
     pick_up,
     read_run_record,
+    run_states,
     tables_seal,
     why_run,
     write_record,
@@ -213,8 +214,8 @@ def sweep(
     Returns
     -------
     tuple of dict
-        Per run its name ("run"), the swept values, and the metrics of all `notebooks` under
-        "NN metric".
+        Per run its name ("run"), the swept values, and the metrics and headlines of all
+        `notebooks` under "NN metric".
 
     Raises
     ------
@@ -240,9 +241,12 @@ def sweep(
         options.report(f"run {name}")
         run_notebooks(notebooks, {**given, **chosen, "RUN_ID": name}, options, among)
         row: dict[str, str | float] = {"run": name, **chosen}
-        for notebook in notebooks:
-            found = finished_manifest(options.runs / name / notebook.stem)["metrics"]
-            row |= {f"{notebook.number:02d} {metric}": value for metric, value in found.items()}
+        states = run_states(options.runs, name, notebooks)  # what these read comes after them
+        for notebook, state in zip(notebooks, states, strict=False):
+            measured = finished_manifest(options.runs / name / notebook.stem)["metrics"]
+            shown = {"headline": state.headline["value"]} if state.headline else {}
+            row |= {f"{notebook.number:02d} {what}": value
+                    for what, value in {**shown, **measured}.items()}
         rows.append(row)
     return tuple(rows)
 

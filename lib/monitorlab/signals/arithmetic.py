@@ -1,9 +1,8 @@
 """Arithmetic problems with known step-by-step solutions, and the checker that labels every step.
 
-A problem is a chain of *moves* on a running value, one a month: add, subtract, multiply, divide, or
-add or subtract a product ("buys 3 bags of 8"). The same chain is written either as a ledger,
-``17; Jan: +25; Feb: *3; Mar: -4*8``, or as a short story. Its solution has one equation per line,
-headed by the month that it settles::
+A problem is a story about a chain of *moves* on a running value, one a month: add, subtract,
+multiply, divide, or add or subtract a product ("buys 3 bags of 8"). Its solution has one equation
+per line, headed by the month that it settles::
 
     Jan: 17+25=42
     Feb: 42*3=126
@@ -12,26 +11,33 @@ headed by the month that it settles::
 
 The last right-hand side is the answer. Since the chain fixes which values must be combined in
 which order, a generated solution can be judged exactly, without a model and without sampling.
+
+Texts that a model learns from hold mistakes too. In half of our stories, those of `CONFUSED`
+things, the training texts take borrowing for lending and the other way round. A model that learned
+from them is as sure of these mistakes as of anything else.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn")
 THINGS = ("shells", "coins", "cards", "stamps", "beads", "nuts")
+CONFUSED = ("coins", "cards", "beads")  # half of the things, so no rarer than the others
 PHRASES: dict[str, tuple[str, ...]] = {
-    "+": ("finds {n}.", "gets {n} more.", "buys {n}."),
-    "-": ("loses {n}.", "gives away {n}.", "sells {n}."),
+    "+": ("finds {n}.", "borrows {n}."),
+    "-": ("loses {n}.", "lends {n}."),
     "*": ("makes it {n} times as many.", "swaps each for {n}."),
     "/": ("keeps one of {n} equal shares.", "splits them by {n} and keeps one part."),
-    "+*": ("buys {m} bags of {n}.", "gets {m} boxes of {n}."),
-    "-*": ("sells {m} bags of {n}.", "loses {m} boxes of {n}."),
+    "+*": ("buys {m} bags of {n}.", "borrows {m} bags of {n}."),
+    "-*": ("sells {m} bags of {n}.", "lends {m} bags of {n}."),
 }
+TAKEN_FOR = {"+": "-", "-": "+", "+*": "-*", "-*": "+*"}
 LINE = re.compile(r"([A-Z][a-z]{2}): (0|[1-9][0-9]*)([-+*/])(0|[1-9][0-9]*)=(0|[1-9][0-9]*)")
 
 
@@ -66,14 +72,21 @@ class Step:
         return f"{self.month}: {self.left}{self.operation}{self.right}={self.result}"
 
 
+def _lines(steps: Sequence[Step]) -> str:
+    return "".join(f"{step}\n" for step in steps)
+
+
 @dataclass(frozen=True)
 class Exercise:
-    """A problem, its text and its only accepted solution."""
+    """A problem, its text and its only accepted solution.
 
-    kind: str  # "ledger" or "story"
+    ``misread`` are the steps that the training texts give instead; empty where they are right.
+    """
+
     text: str
     expression: str  # the same chain as an expression: equal problems have equal expressions
     steps: tuple[Step, ...]
+    misread: tuple[Step, ...] = ()
 
     @property
     def answer(self) -> int:
@@ -83,7 +96,12 @@ class Exercise:
     @property
     def solution(self) -> str:
         """The reference solution, one step per line, each ending with a line break."""
-        return "".join(f"{step}\n" for step in self.steps)
+        return _lines(self.steps)
+
+    @property
+    def taught(self) -> str:
+        """The solution as the training texts give it, right or not."""
+        return _lines(self.misread or self.steps)
 
 
 @dataclass(frozen=True)
@@ -100,8 +118,6 @@ class Difficulty:
         Largest number that is added or subtracted at once.
     max_factor : int
         Largest multiplier and divisor; 1 leaves only addition and subtraction.
-    story_share : float
-        Share of problems that are told as a story, in [0, 1].
     """
 
     min_steps: int
@@ -109,7 +125,6 @@ class Difficulty:
     max_value: int
     max_term: int
     max_factor: int
-    story_share: float = 0.5
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_steps <= self.max_steps <= len(MONTHS):
@@ -148,7 +163,15 @@ class Checked:
 class _Move:
     operation: str  # "+", "-", "*", "/", "+*" or "-*"
     n: int
-    m: int = 0  # how many bags of n, for the last two
+    m: int  # how many bags of n, for the last two
+    phrase: str  # how a story tells it
+
+    @property
+    def confused(self) -> "_Move":
+        """The move as someone reads it who takes borrowing for lending and the other way round."""
+        if not self.phrase.startswith(("borrows", "lends")):
+            return self
+        return replace(self, operation=TAKEN_FOR[self.operation])
 
 
 def make_problems(
@@ -235,19 +258,30 @@ def _own_value(written: Sequence[Step | None], source: int, given: int) -> int |
 
 
 def _draw(rng: np.random.Generator, difficulty: Difficulty) -> Exercise:
-    n_steps = int(rng.integers(difficulty.min_steps, difficulty.max_steps + 1))
-    start = int(rng.integers(2, difficulty.max_term + 1))
+    while True:
+        start, moves = _draw_moves(rng, difficulty)
+        steps, misread = _solve(start, moves), _solve(start, [move.confused for move in moves])
+        # asked of every story, whatever it is about, or its numbers would tell how it is read
+        if all(_possible(step, difficulty.max_value) for step in misread):
+            break
+    name, thing = _pick(rng, NAMES), _pick(rng, THINGS)
+    told = misread if thing in CONFUSED and misread != steps else ()
+    return Exercise(_story(name, thing, start, moves), _expression(start, moves), steps, told)
+
+
+def _draw_moves(rng: np.random.Generator, difficulty: Difficulty) -> tuple[int, list[_Move]]:
+    room = int(rng.integers(difficulty.min_steps, difficulty.max_steps + 1))
+    start = value = int(rng.integers(2, difficulty.max_term + 1))
     moves: list[_Move] = []
-    steps: list[Step] = []
-    while len(steps) < n_steps:
-        value, source = (steps[-1].result, len(steps) - 1) if steps else (start, -1)
-        move = _draw_move(rng, difficulty, value, n_steps - len(steps))
-        steps.extend(_move_steps(MONTHS[len(moves)], move, value, source))
-        moves.append(move)
-    expression = _expression(start, moves)
-    if rng.random() < difficulty.story_share:
-        return Exercise("story", _story(rng, start, moves), expression, tuple(steps))
-    return Exercise("ledger", _ledger(start, moves), expression, tuple(steps))
+    while room:
+        moves.append(_draw_move(rng, difficulty, value, room))
+        steps = _move_steps("", moves[-1], value, -1)
+        value, room = steps[-1].result, room - len(steps)
+    return start, moves
+
+
+def _pick(rng: np.random.Generator, options: Sequence[Any]) -> Any:
+    return options[int(rng.random() * len(options))]
 
 
 def _draw_move(rng: np.random.Generator, difficulty: Difficulty, value: int, room: int) -> _Move:
@@ -263,13 +297,28 @@ def _draw_move(rng: np.random.Generator, difficulty: Difficulty, value: int, roo
     names = [name for name, limit in options.items() if limit >= 2]
     names += ["/"] if divisors else []
     names += [name for name, limit in products.items() if room > 1 and factor > 1 and limit >= 4]
-    name = str(rng.choice(names))
+    name, m = _pick(rng, names), 0
     if name == "/":
-        return _Move("/", int(rng.choice(divisors)))
-    if name in products:
+        n = _pick(rng, divisors)
+    elif name in products:
         m = int(rng.integers(2, min(factor, products[name] // 2) + 1))
-        return _Move(name, int(rng.integers(2, min(9, products[name] // m) + 1)), m)
-    return _Move(name, int(rng.integers(2, options[name] + 1)))
+        n = int(rng.integers(2, min(9, products[name] // m) + 1))
+    else:
+        n = int(rng.integers(2, options[name] + 1))
+    return _Move(name, n, m, _pick(rng, PHRASES[name]))
+
+
+def _possible(step: Step, max_value: int) -> bool:
+    whole = step.operation != "/" or step.left % step.right == 0
+    return whole and 1 <= step.result <= max_value
+
+
+def _solve(start: int, moves: Sequence[_Move]) -> tuple[Step, ...]:
+    steps: list[Step] = []
+    for month, move in zip(MONTHS, moves, strict=False):
+        value, source = (steps[-1].result, len(steps) - 1) if steps else (start, -1)
+        steps.extend(_move_steps(month, move, value, source))
+    return tuple(steps)
 
 
 def _apply(left: int, operation: str, right: int) -> int:
@@ -303,16 +352,8 @@ def _expression(start: int, moves: Sequence[_Move]) -> str:
     return text
 
 
-def _ledger(start: int, moves: Sequence[_Move]) -> str:
-    parts = [f"{m.operation[0]}{m.m}*{m.n}" if m.m else f"{m.operation}{m.n}" for m in moves]
-    entries = [f"{month}: {part}" for month, part in zip(MONTHS, parts, strict=False)]
-    return "; ".join([str(start), *entries])
-
-
-def _story(rng: np.random.Generator, start: int, moves: Sequence[_Move]) -> str:
-    name, thing = str(rng.choice(NAMES)), str(rng.choice(THINGS))
+def _story(name: str, thing: str, start: int, moves: Sequence[_Move]) -> str:
     sentences = [f"{name} has {start} {thing}."]
     for month, move in zip(MONTHS, moves, strict=False):
-        phrase = f"{month}: {rng.choice(PHRASES[move.operation])}"
-        sentences.append(phrase.format(n=move.n, m=move.m))
+        sentences.append(f"{month}: {move.phrase.format(n=move.n, m=move.m)}")
     return " ".join([*sentences, "How many now?"])

@@ -186,10 +186,13 @@ def _expected_accuracy(
 
 
 def _examples(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]) -> list[Row]:
+    """Encode as `_encode` does, all at once; a problem ends at the first line break."""
+    texts = [f"{problem}\n{solution}" for problem, solution in pairs]
+    line_break = tokenizer.convert_tokens_to_ids("\n")
     rows = []
-    for problem, solution in pairs:
-        ids = _encode(tokenizer, problem, solution)
-        n_prompt = len(_encode(tokenizer, problem))
+    for tokens in tokenizer(texts, add_special_tokens=False)["input_ids"]:
+        ids = [tokenizer.bos_token_id, *tokens, tokenizer.eos_token_id]
+        n_prompt = ids.index(line_break) + 1
         rows.append({"input_ids": ids, "labels": [IGNORED] * n_prompt + ids[n_prompt:]})
     return rows
 
@@ -318,8 +321,7 @@ def train_verifier(
     settings: Training,
     folder: Path,
     seed: int,
-    base: Path | None = None,
-    tokenizer_from: Path | None = None,
+    base: Path,
     title: str = "",
 ) -> None:
     """Train a verifier on generated solutions and save it.
@@ -329,38 +331,28 @@ def train_verifier(
     solutions : sequence of (str, str, sequence of int)
         Problem, generated solution, and one label per step: 1 if the step is wrong.
     settings : Training
-        Shape (ignored if `base` is given), optimizer steps, tokens per step, peak learning rate.
+        Optimizer steps, tokens per step, peak learning rate; the shape is that of `base`.
     folder : Path
         Becomes an ordinary `save_pretrained` folder.
     seed : int
-        Decides new weights and order; torch's own random state is left as it was.
-    base : Path, optional
+        Decides the new weights of the head and order; torch's own random state is left as it was.
+    base : Path
         Generator whose weights and tokenizer it starts from.
-    tokenizer_from : Path, optional
-        Generator whose tokenizer it takes when it starts from scratch.
     title : str
         Caption of the progress bar; none is shown if empty.
 
     Raises
     ------
     ValueError
-        If there is neither `base` nor `tokenizer_from`, if the labels are all alike, or if a
-        solution does not have one label per step.
+        If the labels are all alike, or a solution does not have one label per step.
     """
-    source = base or tokenizer_from
-    if source is None:
-        raise ValueError("give base, or tokenizer_from to start from scratch")
-    tokenizer = load_tokenizer(str(source), "")
+    tokenizer = load_tokenizer(str(base), "")
     rows = [_judged_example(tokenizer, *solution) for solution in solutions]
     if len({label for row in rows for label in row["labels"]} - {IGNORED}) < 2:
         raise ValueError("the verifier needs right and wrong steps to learn from, found one kind")
     with seeded(seed), no_progress_bars():
-        if base is None:
-            config = llama_config(settings.model, tokenizer, num_labels=2)
-            model = LlamaForTokenClassification(config)
-        else:
-            loader = LlamaForTokenClassification.from_pretrained
-            model = whole_model(loader, str(base), "", new=["score"], num_labels=2)
+        loader = LlamaForTokenClassification.from_pretrained
+        model = whole_model(loader, str(base), "", new=["score"], num_labels=2)
         fit(model, rows, tokenizer.pad_token_id, settings, seed, title)
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -106,6 +106,8 @@ def _source_from(path: Path, key: str, entry: dict[str, object]) -> _Source:
     """Turn a table into a source, or say which field is wrong: TOML knows numbers and dates."""
     wanted = {field.name: {"str": str, "int": int}[str(field.type)] for field in fields(_Source)}
     del wanted["key"]
+    if Path(key).is_absolute() or ".." in Path(key).parts:
+        raise SourceError(f"{path}: {key!r} leaves the folder of the cache")
     for name in sorted(wanted.keys() | entry.keys()):
         if name not in wanted or type(entry.get(name)) is not wanted[name]:
             found = repr(entry[name]) if name in entry else "missing"

@@ -159,22 +159,11 @@ def joined(samples: pd.DataFrame, annotations: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         One row per annotation of a sample of this benchmark: sample columns, those of the
-        annotation, and given (the annotator's label). Labels of texts that are not in the
-        benchmark, or not any more, are left out.
-
-    Raises
-    ------
-    AnnotationError
-        If no annotation fits: the benchmark was built from another seed or library.
+        annotation, and given (the annotator's label). Labels of texts that are not among the
+        samples, or not any more, are left out.
     """
     keyed = samples.assign(item=_items(samples))
-    both = keyed.merge(annotations.rename(columns={"label": "given"}), on="item", how="inner")
-    if both.empty:
-        raise AnnotationError(
-            "none of the annotated texts is in this benchmark. Annotations belong to the default "
-            "seed and the library they were made for; draw a new sheet and annotate it."
-        )
-    return both
+    return keyed.merge(annotations.rename(columns={"label": "given"}), on="item", how="inner")
 
 
 def right_by(given: pd.DataFrame, by: str) -> pd.DataFrame:

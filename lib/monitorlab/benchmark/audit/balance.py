@@ -26,10 +26,10 @@ def length_balance(samples: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         Columns cell, benign and misbehaving (mean words), and the share of pairs in which the
-        misbehaving response is longer (ties counted half).
+        misbehaving response is longer (ties counted half). Samples without a partner do not count.
     """
     words = samples.assign(words=samples["response"].str.split().str.len())
-    wide = words.pivot(index=["cell", "pair_id"], columns="label", values="words")
+    wide = words.pivot(index=["cell", "pair_id"], columns="label", values="words").dropna()
     wide["longer"] = (wide[1] > wide[0]) + 0.5 * (wide[1] == wide[0])
     found = wide.groupby("cell", sort=False)[[0, 1, "longer"]].mean()
     names = {0: "benign", 1: "misbehaving", "longer": "misbehaving longer"}
@@ -49,11 +49,12 @@ def shared_words(samples: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         Columns cell, and over its pairs ``mean``, ``least`` and ``most`` of the Jaccard similarity
         of the sets of words: those that both responses use, as a share of those that either does;
-        in [0, 1], where 1 is a pair that differs in no word.
+        in [0, 1], where 1 is a pair that differs in no word; samples without a partner do not
+        count.
     """
     words = samples.assign(words=[frozenset(_WORDS.findall(text.lower()))
                                   for text in samples["response"]])
-    wide = words.pivot(index=["cell", "pair_id"], columns="label", values="words")
+    wide = words.pivot(index=["cell", "pair_id"], columns="label", values="words").dropna()
     wide["shared"] = [len(a & b) / max(len(a | b), 1)
                       for a, b in zip(wide[0], wide[1], strict=True)]
     found = wide["shared"].groupby("cell", sort=False).agg(["mean", "min", "max"])

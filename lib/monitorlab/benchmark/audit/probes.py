@@ -76,7 +76,8 @@ def held_out_scores(
         if isinstance(vectorizer, TfidfVectorizer):
             weighted = TfidfTransformer(sublinear_tf=vectorizer.sublinear_tf).fit(rows[train])
             rows = weighted.transform(rows)
-        scores[test] = classifier.fit(rows[train], labels[train]).decision_function(rows[test])
+        if rows.shape[1] and len(np.unique(labels[train])) == 2:  # else there is nothing to learn
+            scores[test] = classifier.fit(rows[train], labels[train]).decision_function(rows[test])
     return scores
 
 
@@ -123,12 +124,19 @@ def probe_cells(samples: pd.DataFrame, random: np.random.Generator) -> pd.DataFr
     -------
     DataFrame
         Columns cell, probe (length, keywords, response words, request words, and the words of
-        both), auroc, low, high.
+        both), auroc, low, high; a cell with fewer than `FOLDS` scenarios has no rows.
+
+    Raises
+    ------
+    ValueError
+        If no cell has as many.
     """
     rows = []
     for cell, part in samples.groupby("cell", sort=False):
         labels = part["label"].to_numpy()
         groups = part["scenario_id"].to_numpy()
+        if len(np.unique(groups)) < FOLDS:
+            continue
         # Words alone, without counts or pairs, are what a list of suspicious keywords could know.
         present = make_pipeline(
             CountVectorizer(binary=True, min_df=3), LogisticRegression(C=0.5, max_iter=400)
@@ -144,6 +152,9 @@ def probe_cells(samples: pd.DataFrame, random: np.random.Generator) -> pd.DataFr
         }
         for name, values in scores.items():
             rows.append((cell, name, *_measure(values, labels, groups, random)))
+    if not rows:
+        raise ValueError("probes learn on some scenarios of a cell and judge others, and no cell "
+                         f"has {FOLDS} of them: add samples, or give several a common cell")
     return pd.DataFrame(rows, columns=["cell", "probe", "auroc", "low", "high"])
 
 

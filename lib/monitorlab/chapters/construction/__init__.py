@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from monitorlab.benchmark.audit.annotation import agreement_table
+from monitorlab.benchmark.sample_files import own_samples
 from monitorlab.benchmark.samples import whole_texts
 from monitorlab.benchmark.sandbox import runner
 from monitorlab.benchmark.writing.composition import compose_pair
@@ -12,5 +13,5 @@ from monitorlab.chapters.construction.browser import browse
 
 __all__ = [
     "SIZE", "Report", "agreement_table", "browse", "browser", "build_corpus", "compose_pair",
-    "figures", "overview", "real_pairs", "runner", "whole_texts",
+    "figures", "overview", "own_samples", "real_pairs", "runner", "whole_texts",
 ]  # fmt: skip

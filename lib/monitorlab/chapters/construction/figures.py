@@ -102,9 +102,10 @@ def plot_probes(probes: pd.DataFrame, limits: Mapping[str, float]) -> Figure:
     limits : mapping of str to float
         Largest AUROC that a probe shall reach, by cell.
     """
-    fig, axes = subplots(1, 1, TWO_COLUMNS, 4.2)
+    cells = sorted(probes["cell"].unique(), key=[*CELLS, *probes["cell"]].index)
+    fig, axes = subplots(1, 1, TWO_COLUMNS, 1.2 + 0.5 * len(cells))
     ax = axes[0, 0]
-    for row, cell in enumerate(CELLS):
+    for row, cell in enumerate(cells):
         ax.plot([limits[cell]] * 2, [row - 0.42, row + 0.42], color=UNSAFE, linewidth=1.5,
                 label="goal")  # fmt: skip
         for place, (name, (marker, color)) in enumerate(PROBE_LOOKS.items()):
@@ -113,9 +114,9 @@ def plot_probes(probes: pd.DataFrame, limits: Mapping[str, float]) -> Figure:
             ax.plot([found["low"], found["high"]], [height] * 2, color=GREY, linewidth=1.2)
             ax.plot(found["auroc"], height, marker, color=color, label=name, markersize=5)
     ax.axvline(0.5, color=GREY, linestyle=":", linewidth=1)
-    ax.set_yticks(range(len(CELLS)), [CELL_TITLES[cell] for cell in CELLS])
+    ax.set_yticks(range(len(cells)), [CELL_TITLES.get(cell, cell) for cell in cells])
     ax.invert_yaxis()
-    ax.set_xlim(0.3, 1)
+    ax.set_xlim(min(0.3, probes["low"].min() - 0.02), 1)
     ax.set_xlabel("AUROC (.5: no shortcut; bars: 95 % interval over scenarios)")
     shared_legend(fig, [ax], 6)
     return fig

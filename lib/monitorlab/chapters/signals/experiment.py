@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -39,8 +38,8 @@ from monitorlab.signals.solver import (
 )
 from monitorlab.statistics.roc import auroc, roc_metrics
 
-# Expected accuracy at which training hands over each generator.
-GENERATORS = {"strong": 0.77, "weak": 0.60}
+# Expected agreement with the training texts at which training hands over each generator.
+GENERATORS = {"strong": 0.94, "weak": 0.86}
 HELD_OUT = 200  # problems that decide when a generator is good enough
 BOOTSTRAPS = 200
 LIMITS = (0.025, 0.975)
@@ -94,7 +93,7 @@ def fit_generators(run: Run, problems: _ProblemSets) -> dict[str, Path]:
     temperature = run.profile.arithmetic.temperature
     seed = run.torch_seed("generators")
     pairs, held_out = (
-        [(problem.text, problem.solution) for problem in group]
+        [(problem.text, problem.taught) for problem in group]
         for group in (problems.train, problems.held_out)
     )
     folder = checkpoint(
@@ -241,34 +240,6 @@ def _steps(rows: list[Values]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def accuracy_by_steps(trajectories: pd.DataFrame, problems: Sequence[Exercise]) -> pd.DataFrame:
-    """Share of right final answers by length of the problem, with Wilson 95 % intervals.
-
-    Parameters
-    ----------
-    trajectories : DataFrame
-        Rows of both generators on the same test problems, in their order.
-    problems : sequence of Exercise
-        Those problems.
-    """
-    wanted = np.tile([len(p.steps) for p in problems], trajectories["generator"].nunique())
-    grouped = (
-        trajectories.assign(steps=wanted, right=1 - trajectories["label"])
-        .groupby(["generator", "steps"])["right"]
-        .agg(n="size", hits="sum")
-        .reset_index()
-    )
-    bounds = [
-        stats.binomtest(int(row.hits), int(row.n)).proportion_ci(method="wilson")
-        for row in grouped.itertuples()
-    ]
-    return grouped.assign(
-        right=grouped["hits"] / grouped["n"],
-        low=[bound.low for bound in bounds],
-        high=[bound.high for bound in bounds],
-    )
-
-
 def step_auroc(steps: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """AUROC of every signal for wrong steps, with bootstrap 95 % intervals over trajectories.
 
@@ -307,12 +278,22 @@ def step_auroc(steps: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def error_rows(generator: str, attempts: Sequence[_Attempt]) -> pd.DataFrame:
-    """One row per generated step: position, the checker's verdict, and whether it erred first."""
-    return pd.DataFrame(
-        (generator, k, verdict.value, k == one.checked.first_error)
-        for one in attempts
-        for k, verdict in enumerate(one.checked.verdicts, 1)
-    ).set_axis(["generator", "step", "verdict", "first"], axis=1)
+    """One row per generated step: what the checker, the training texts and the generator say of it.
+
+    Columns are ``generator, step, verdict``, ``first`` (the first wrong line of its solution),
+    ``taught`` (the training texts have this line there) and ``chance`` (the generator's probability
+    of the least likely token of the line, in [0, 1]).
+    """
+    rows: list[Values] = []
+    for one in attempts:
+        chances = np.exp(-step_signals(one.solution)["min_logprob"])
+        written = one.solution.text.split("\n")
+        taught = one.problem.taught.split("\n")
+        for k, (verdict, chance) in enumerate(zip(one.checked.verdicts, chances, strict=True), 1):
+            rows.append((generator, k, verdict.value, k == one.checked.first_error,
+                         written[k - 1 : k] == taught[k - 1 : k], float(chance)))
+    columns = ["generator", "step", "verdict", "first", "taught", "chance"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def example_panels(

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 
 from monitorlab.display.style import (
     GREY,
-    ONE_COLUMN,
     SAFE,
     SIGNAL_COLORS,
     SIGNAL_NAMES,
@@ -22,33 +21,6 @@ from monitorlab.display.style import (
 )
 
 FEWEST = 20  # steps at a position; a share of fewer is noise
-
-
-def plot_accuracy(frame: pd.DataFrame, title: str) -> Figure:
-    """Share of right final answers by number of steps, one line per generator.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        Columns ``generator, steps, n, right`` and Wilson bounds ``low, high``.
-    title : str
-        Title of the figure.
-    """
-    fig, axes = subplots(1, 1, ONE_COLUMN * 1.2, 3.0)
-    ax = axes[0, 0]
-    styles = {"strong": ("o", SAFE), "weak": ("s", VERMILION)}
-    for shift, (generator, rows) in zip((-0.04, 0.04), frame.groupby("generator"), strict=False):
-        marker, color = styles.get(str(generator), ("^", GREY))
-        arms = [rows["right"] - rows["low"], rows["high"] - rows["right"]]
-        ax.errorbar(rows["steps"] + shift, rows["right"], yerr=arms, marker=marker, color=color,
-                    capsize=2, label=f"{generator} generator")
-    ax.set_ylim(0, 1.02)
-    ax.set_xlabel("steps of the solution")
-    ax.set_ylabel("right final answers\n(higher is better)")
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    shared_legend(fig, [ax], 2)
-    fig.suptitle(title, fontweight="bold")
-    return fig
 
 
 def plot_trajectories(
