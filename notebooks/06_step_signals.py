@@ -22,6 +22,7 @@
 # - Train a small language model that solves problems step by step, and is sure of some errors.
 # - Train a process reward model that scores each step, and read all steps in one pass.
 # - Compare it with the free signal, the model's own token probabilities.
+# - Build conversations in which no word gives a breach away, and a guard that still finds it.
 #
 # **Reads** nothing
 #
@@ -360,8 +361,10 @@ for one, other in zip(broken.turns, kept.turns, strict=True):
 # about what the rule reserves? Is the user the one who may have it? Suspicion of turn $t$ is
 # $$s_t = \max_{i \le t} \; p_i(\text{given}) \cdot p_i(\text{reserved}) \cdot
 #   (1 - p(\text{entitled})). \qquad (3)$$
-# If the three are 0.9, 0.8 and 0.1, this turn has $0.9 \cdot 0.8 \cdot 0.9 \approx 0.65$. The maximum
-# keeps what was broken broken. Only the training conversations teach the three regressions.
+# If the three are 0.9, 0.8 and 0.1, this turn has $0.9 \cdot 0.8 \cdot 0.9 \approx 0.65$. The
+# maximum keeps what was broken broken. Only the training conversations teach the three regressions, and
+# they were composed, so it is known of each turn what it gives and to whom. In a log of real
+# conversations somebody would have to label that.
 
 # %% tags=["nbval-ignore-output"]
 reader = experiment.load_reader()
@@ -379,12 +382,12 @@ display.say(
 # %% [markdown]
 # Could something simpler do the same? *Words so far* is a linear classifier on the words of rule,
 # introduction and all turns until now. *Paired words* is the guard itself, but its vectors only
-# count words, so that it can see no more than which words two texts share. The two others look at
-# the number of the turn and at the letters of all answers so far. The first table judges whole
-# conversations by their last score. There the sides of a pair have equal length and equal answers,
-# and whoever does not pair rule and answer stands at 0.5. The column `behind` says how far a rule
-# stays behind the guard, and the intervals resample places, since conversations of one place share
-# their texts.
+# count words, so that it can see no more than which words two texts share. *No answers* is the
+# last factor of (3) alone, which knows rule and introduction and waits for no turn. The two others
+# look at the number of the turn and at the letters of all answers so far. The first table judges
+# whole conversations by their last score. There the sides of a pair have equal length and equal
+# answers, so what reads no rule stands at 0.5. The column `behind` says how far a rule stays behind
+# the guard, and the intervals resample places, since conversations of one place share their texts.
 
 # %% tags=["nbval-ignore-output"]
 last = told[1].groupby(["signal", "trajectory_id"]).tail(1)
@@ -405,7 +408,7 @@ display.table(turns[columns], caption="AUROC of turns, label 1 from the breach o
 # Of the six pairs of a wrong and a right step, the wrong one looks more suspicious in five, so
 # the AUROC is 5/6. In general it is the chance that a wrong step looks more suspicious than a
 # right one. The steps of one trajectory depend on each other, so the intervals come from
-# resampling whole trajectories.
+# resampling whole trajectories, and whole places of the conversations.
 
 # %%
 auroc = experiment.step_auroc(steps, run.rng("bootstrap"))
@@ -423,7 +426,8 @@ display.show(
 # `wrong` is the share of wrong steps.
 
 # %% tags=["nbval-ignore-output"]
-display.table(auroc, caption="Step AUROC, 95 % bootstrap intervals; wrong: base rate")
+shares = ["dataset", "signal", "steps", "wrong", "auroc", "low", "high"]
+display.table(auroc[shares], caption="Step AUROC, 95 % bootstrap intervals; wrong: base rate")
 
 # %% [markdown]
 # Three cautions belong to these numbers.
@@ -431,8 +435,8 @@ display.table(auroc, caption="Step AUROC, 95 % bootstrap intervals; wrong: base 
 # - The paper found the free signal much weaker than its verifier. Here the share of learned errors
 #   decides, which we chose. Generators that only slip would make the free signal look strong, since
 #   a slip is a token that the model itself thinks improbable.
-# - The row *words so far* profits from late turns having more words before them, as the tables of
-#   the trivial rules above have shown. At whole conversations it has nothing to go by.
+# - Whatever *words so far* reach beyond chance comes from late turns having more words before
+#   them. At whole conversations, in the table further up, they have nothing to go by.
 # - Once the first error has been seen, the carried errors after it are easy to suspect. The step
 #   AUROC therefore flatters every signal that remembers.
 
@@ -529,6 +533,8 @@ run.close()
 # - We trained a process reward model on other problems, and read all its step scores in
 #   one pass.
 # - We compared it with the lowest and the mean token log-probability of each step.
+# - We put the same conversations under two rules each, and compared a guard that pairs rule and
+#   answer with rules that look at words, turn number or length alone.
 #
 # **Limits.** These models are small stand-ins, so their numbers illustrate the method and
 # say nothing about large models. We chose how many errors are learned, and with that how weak the

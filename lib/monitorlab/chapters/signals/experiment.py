@@ -184,17 +184,20 @@ def conversation_tables(
     -------
     tuple of DataFrame
         Rows of ``trajectories`` and of ``steps``; tokens are words. Signals are the ``guard``,
-        ``words`` (TF-IDF of all that was said so far, rule included), and three trivial ones:
-        ``paired words`` (the guard with words in place of the encoder), ``turn number`` and
-        ``answer length``, the letters of all answers so far.
+        ``words`` (TF-IDF of all that was said so far, rule included), and simpler ones:
+        ``paired words`` (the guard with words in place of the encoder), ``no answers`` (the part of
+        the guard that reads rule and introduction only), ``turn number`` and ``answer length``, the
+        letters of all answers so far.
     """
     train, talks = groups["training"], groups["test"]
     ends = np.cumsum([len(talk.turns) for talk in talks])[:-1]
     lengths = [len(turn.assistant) for talk in talks for turn in talk.turns]
+    guard, uninvited = _guard(reader, train, talks)
     said = {
-        "guard": _most_suspicious(_guard(reader, train, talks), ends),
+        "guard": _most_suspicious(guard, ends),
         "words": np.split(_word_scores(train, talks), ends),
-        "paired words": _most_suspicious(_guard(WORDS, train, talks), ends),
+        "paired words": _most_suspicious(_guard(WORDS, train, talks)[0], ends),
+        "no answers": np.split(uninvited, ends),
         "turn number": [np.arange(1, len(talk.turns) + 1) for talk in talks],
         "answer length": [np.cumsum(part) for part in np.split(np.array(lengths), ends)],
     }
@@ -366,8 +369,8 @@ def _exchanges(talks: Sequence[Conversation]) -> pd.DataFrame:
 
 def _guard(
     reader: _Reader, train: Sequence[Conversation], test: Sequence[Conversation]
-) -> np.ndarray:
-    """Probability that an exchange breaks the rule, as a product of three.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probability that an exchange breaks the rule, as a product of three, and the last of them.
 
     Each is a balanced logistic regression on vectors from which the mean of the training texts of
     their kind was taken: whether something is given, from the answer; whether that is reserved,
@@ -376,7 +379,7 @@ def _guard(
 
     Returns
     -------
-    numpy.ndarray, shape (n_turns of the test,)
+    tuple of numpy.ndarray, shape (n_turns of the test,)
     """
     known, new = _exchanges(train), _exchanges(test)
     texts = pd.Index(pd.unique(pd.concat([known, new])[list(TEXTS)].to_numpy().ravel()))
@@ -396,7 +399,8 @@ def _guard(
         model = make_pipeline(StandardScaler(), LogisticRegression(
             C=0.01, class_weight="balanced", max_iter=500))
         sure[part] = model.fit(table, known[part]).predict_proba(unseen[part])[:, 1]
-    return sure["given"] * sure["reserved"] * (1 - sure["entitled"])
+    uninvited = 1 - sure["entitled"]
+    return sure["given"] * sure["reserved"] * uninvited, uninvited
 
 
 def _most_suspicious(scores: np.ndarray, ends: np.ndarray) -> list[np.ndarray]:
