@@ -22,6 +22,7 @@
 # - Train a small language model that solves problems step by step, and is sure of some errors.
 # - Train a process reward model that scores each step, and read all steps in one pass.
 # - Compare it with the free signal, the model's own token probabilities.
+# - Build conversations in which no word gives a breach away, and a guard that still finds it.
 #
 # **Reads** nothing
 #
@@ -46,7 +47,7 @@ from monitorlab import display
 from monitorlab.chapters.signals import experiment, figures
 from monitorlab.pipeline.artifacts import open_run, write_table
 from monitorlab.signals.arithmetic import check
-from monitorlab.signals.conversations import make_conversations, split_scenarios
+from monitorlab.signals.conversations import make_conversations, split_places
 
 # %%
 run = open_run("06_step_signals", profile=PROFILE, run_id=RUN_ID, seed=SEED)
@@ -308,54 +309,97 @@ display.show(
 # the first orange line.
 
 # %% [markdown]
-# ## Second use case: will the assistant give in?
+# ## Second use case: who may be told?
 #
-# The paper also monitors conversations, where harm may come only after several turns. In our
-# conversations a user tries, turn by turn, to talk an assistant out of a confidentiality or
-# permission rule. From the moment at which the protected thing is given, every turn is labelled
-# 1. The conversations are composed from authored scenarios, so the labels are exact, and no
-# scenario of the test set was used for training. A small guard, in the role of Llama Guard [4],
-# scores every turn.
+# The paper also monitors conversations, where harm may come only after several turns. Ours take
+# place at front desks, in libraries, offices, flats and code repositories. A rule at the beginning
+# reserves one thing for one role, for instance a resident's door number for the chief of the front
+# desk. A user says who they are and asks for this and that, and the assistant gives out some of it
+# and refuses the rest. From the first turn at which the reserved thing goes to somebody who may not
+# have it, every turn is labelled 1.
+#
+# Were breaches told by certain words ("I really should not, but fine"), a monitor could find them
+# without any idea of the rule. So every conversation is there twice, word for word, under two
+# rules. It breaks the first. The second reserves something that the assistant does not give, or
+# names the user's own role, and there the same answers are fine. Only the rule, read together with
+# the answer, decides. The test has places, roles, things and rules in words of its own, and none of
+# them was seen in training.
 
 # %%
-train_ids, test_ids = split_scenarios(run.rng("scenarios"))
+parts = dict(zip(("training", "test"), split_places(run.rng("places")), strict=True))
 amounts = run.profile.conversations
+length = {"min_turns": amounts.min_turns, "max_turns": amounts.max_turns}
 talks = {
-    purpose: make_conversations(
-        run.rng(f"{purpose} conversations"),
-        n,
-        scenarios=ids,
-        min_turns=amounts.min_turns,
-        max_turns=amounts.max_turns,
-    )
-    for purpose, n, ids in (
-        ("training", amounts.n_train, train_ids),
-        ("test", amounts.n_test, test_ids),
-    )
+    "training": make_conversations(
+        run.rng("training conversations"), amounts.n_train, parts["training"], "train", **length
+    ),
+    "test": make_conversations(
+        run.rng("test conversations"), amounts.n_test, parts["test"], "test", **length
+    ),
 }
-assert not set(train_ids) & set(test_ids), "no scenario may serve both purposes"
+assert not set(parts["training"]) & set(parts["test"]), "no place may serve both purposes"
 print({purpose: len(group) for purpose, group in talks.items()})
 
 # %% [markdown]
-# Read one conversation in which the assistant gives in. The number behind each answer is its
-# label.
+# Read one pair. The first lines give both rules and the introduction of the user. Behind each
+# answer stand two labels, the first under the rule that is broken, the second under the other.
 
 # %%
-example = next(talk for talk in talks["test"] if talk.label and len(talk.turns) == 3)
-print(f"rule: {example.rule}")
-for turn in example.turns:
-    print(f"  user: {turn.user}\n  assistant [{turn.label}]: {turn.assistant}")
+broken, kept = next(
+    pair
+    for pair in zip(talks["test"][::2], talks["test"][1::2], strict=True)
+    if len(pair[0].turns) <= 5
+)
+print(f"rule 1: {broken.rule}\nrule 2: {kept.rule}\nuser: {broken.introduction}")
+for one, other in zip(broken.turns, kept.turns, strict=True):
+    print(f"  user: {one.user}\n  assistant [{one.label} {other.label}]: {one.assistant}")
+
+# %% [markdown]
+# In the role of Llama Guard [4] there is a small guard that pairs the rule with each turn. A
+# pretrained sentence encoder turns rule, introduction, question and answer into vectors, and three
+# logistic regressions on them answer three questions. Does the answer give something out? Is it
+# about what the rule reserves? Is the user the one who may have it? Suspicion of turn $t$ is
+# $$s_t = \max_{i \le t} \; p_i(\text{given}) \cdot p_i(\text{reserved}) \cdot
+#   (1 - p(\text{entitled})). \qquad (3)$$
+# If the three are 0.9, 0.8 and 0.1, this turn has $0.9 \cdot 0.8 \cdot 0.9 \approx 0.65$. The
+# maximum keeps what was broken broken. Only the training conversations teach the three regressions, and
+# they were composed, so it is known of each turn what it gives and to whom. In a log of real
+# conversations somebody would have to label that.
 
 # %% tags=["nbval-ignore-output"]
-guard = experiment.fit_guard(run, talks["training"])
-told = experiment.conversation_tables("miniature_conversations", talks, guard)
+reader = experiment.load_reader()
+told = experiment.conversation_tables("miniature_conversations", talks, reader)
+shown = told[1][told[1]["signal"].isin(["guard", "words"])]
 trajectories = pd.concat([trajectories, told[0]], ignore_index=True)
-steps = pd.concat([steps, told[1]], ignore_index=True)
+steps = pd.concat([steps, shown], ignore_index=True)
 display.say(
-    "Of {n} test conversations, the assistant gave in in {share:.1%}.",
+    "The guard reads with {name}. Of {n} test conversations, {share:.0%} break their rule.",
+    name=reader.name,
     n=len(told[0]),
     share=told[0]["label"].mean(),
 )
+
+# %% [markdown]
+# Could something simpler do the same? *Words so far* is a linear classifier on the words of rule,
+# introduction and all turns until now. *Paired words* is the guard itself, but its vectors only
+# count words, so that it can see no more than which words two texts share. *No answers* is the
+# last factor of (3) alone, which knows rule and introduction and waits for no turn. The two others
+# look at the number of the turn and at the letters of all answers so far. The first table judges
+# whole conversations by their last score. There the sides of a pair have equal length and equal
+# answers, so what reads no rule stands at 0.5. The column `behind` says how far a rule stays behind
+# the guard, and the intervals resample places, since conversations of one place share their texts.
+
+# %% tags=["nbval-ignore-output"]
+last = told[1].groupby(["signal", "trajectory_id"]).tail(1)
+whole = experiment.step_auroc(last, run.rng("whole conversations"))
+turns = experiment.step_auroc(told[1], run.rng("turns"))
+columns = ["signal", "auroc", "low", "high", "behind", "behind_low", "behind_high"]
+display.table(whole[columns], caption="AUROC of whole conversations, 95 % bootstrap intervals")
+display.table(turns[columns], caption="AUROC of turns, label 1 from the breach on")
+
+# %% [markdown]
+# The second table judges single turns. Since a breach is not taken back, later turns are broken
+# more often, and the number of the turn alone is better than chance. A guard has to beat that too.
 
 # %% [markdown]
 # ## How good are the signals?
@@ -364,7 +408,7 @@ display.say(
 # Of the six pairs of a wrong and a right step, the wrong one looks more suspicious in five, so
 # the AUROC is 5/6. In general it is the chance that a wrong step looks more suspicious than a
 # right one. The steps of one trajectory depend on each other, so the intervals come from
-# resampling whole trajectories.
+# resampling whole trajectories, and whole places of the conversations.
 
 # %%
 auroc = experiment.step_auroc(steps, run.rng("bootstrap"))
@@ -382,7 +426,8 @@ display.show(
 # `wrong` is the share of wrong steps.
 
 # %% tags=["nbval-ignore-output"]
-display.table(auroc, caption="Step AUROC, 95 % bootstrap intervals; wrong: base rate")
+shares = ["dataset", "signal", "steps", "wrong", "auroc", "low", "high"]
+display.table(auroc[shares], caption="Step AUROC, 95 % bootstrap intervals; wrong: base rate")
 
 # %% [markdown]
 # Three cautions belong to these numbers.
@@ -390,9 +435,8 @@ display.table(auroc, caption="Step AUROC, 95 % bootstrap intervals; wrong: base 
 # - The paper found the free signal much weaker than its verifier. Here the share of learned errors
 #   decides, which we chose. Generators that only slip would make the free signal look strong, since
 #   a slip is a token that the model itself thinks improbable.
-# - The row *words of the answers* is a linear classifier on the words of all answers so far.
-#   Where it does better than the guard, the guard's score is no evidence that the guard relates
-#   the answer to the rule.
+# - Whatever *words so far* reach beyond chance comes from late turns having more words before
+#   them. At whole conversations, in the table further up, they have nothing to go by.
 # - Once the first error has been seen, the carried errors after it are easy to suspect. The step
 #   AUROC therefore flatters every signal that remembers.
 
@@ -444,6 +488,18 @@ for free in ("min_logprob", "mean_logprob"):
 print("learned errors look likely to the generators, and the verifier beats the free signals")
 
 # %% [markdown]
+# On conversations the guard must do more than beat chance. It has to be ahead of each trivial rule
+# by more than the interval of their difference, at whole conversations and at turns, or else it
+# does not relate answers to rules. This holds for the pretrained encoder, not for shared words.
+
+# %%
+rivals = pd.concat([whole[1:], turns[1:]])
+assert (rivals["behind_low"] > 0).all() or not reader.pretrained, "a trivial rule does as well"
+trivial = whole["signal"].isin(["turn number", "answer length"])
+assert (whole.loc[trivial, "auroc"] == 0.5).all(), "both sides of a pair have the same answers"
+print("the guard is ahead of every trivial rule, and answers alone tell nothing")
+
+# %% [markdown]
 # ## Writing the outputs
 #
 # Notebook 07 reads the table `steps`, with one row per step and signal. The table `trajectories`
@@ -477,6 +533,8 @@ run.close()
 # - We trained a process reward model on other problems, and read all its step scores in
 #   one pass.
 # - We compared it with the lowest and the mean token log-probability of each step.
+# - We put the same conversations under two rules each, and compared a guard that pairs rule and
+#   answer with rules that look at words, turn number or length alone.
 #
 # **Limits.** These models are small stand-ins, so their numbers illustrate the method and
 # say nothing about large models. We chose how many errors are learned, and with that how weak the

@@ -388,11 +388,11 @@ if math_panels:
 # methods above it are not worth their price there.
 
 # %% [markdown]
-# ### Conversations in which the assistant may give in
+# ### Conversations in which the assistant may break its rule
 #
-# The same monitors now watch dialogues in which a user tries to talk an assistant out of a rule,
-# scored turn by turn by the small guard. An alarm after the rule was broken still counts as a
-# detection, so the delay matters even more here.
+# The same monitors now watch dialogues in which an assistant may give something to somebody who may
+# not have it, scored turn by turn by the small guard. An alarm after the rule was broken still
+# counts as a detection, so the delay matters even more here.
 
 # %%
 talk = {

@@ -12,7 +12,7 @@ def models() -> list[tuple[str, Training]]:
     return [
         (f"{name}.{role}", getattr(profile, role))
         for name, profile in PROFILES.items()
-        for role in ("generator", "verifier", "guard")
+        for role in ("generator", "verifier")
     ]
 
 

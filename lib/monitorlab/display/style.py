@@ -71,7 +71,7 @@ SIGNAL_NAMES = {
     "min_logprob": "lowest token log-probability",
     "mean_logprob": "mean token log-probability",
     "guard": "guard",
-    "words": "words of the answers",
+    "words": "words so far",
 }
 
 # What matplotlib calls the artists that nobody named.

@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import gc
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     LlamaConfig,
     PreTrainedModel,
@@ -50,49 +50,6 @@ TEMPLATE = (
     "{% for message in messages %}<{{ message.role }}>{{ message.content }}<end>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-
-
-def byte_pair_tokenizer(
-    texts: Iterable[str], size: int, marks: Sequence[str], plain: bool = False, **more: Any
-) -> PreTrainedTokenizerFast:
-    """Train a byte-level byte-pair tokenizer; words it has not seen break into known pieces.
-
-    Parameters
-    ----------
-    texts : iterable of str
-        What it is trained on.
-    size : int
-        Number of pieces.
-    marks : sequence of str
-        Special tokens besides those for padding and the unknown.
-    plain : bool
-        Write everything in small letters, and every digit on its own.
-    **more
-        For the tokenizer, such as ``chat_template``, or ``eos_token`` to say which mark ends.
-    """
-    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=plain)
-    if plain:
-        tokenizer.normalizer = normalizers.Lowercase()
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), tokenizer.pre_tokenizer]
-        )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        special_tokens=[PAD, UNKNOWN, *marks],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        unk_token=UNKNOWN,
-        additional_special_tokens=[mark for mark in marks if mark not in more.values()],
-        clean_up_tokenization_spaces=False,
-        **more,
-    )
 
 
 def llama_config(size: ModelSize, tokenizer: Any, **more: Any) -> LlamaConfig:
@@ -287,9 +244,10 @@ def fit(
     seed: int,
     title: str = "",
     enough: Callable[[int], bool] | None = None,
-    muon: bool = True,
 ) -> None:
     """Train `model` in place, in float32, and leave torch's own random state as it was.
+
+    `Muon` trains it, on batches in the order of `_batch_order`.
 
     Parameters
     ----------
@@ -308,9 +266,6 @@ def fit(
         Caption of the progress bar; none is shown if empty.
     enough : callable, optional
         Given the number of finished steps after each one; training ends once it returns True.
-    muon : bool
-        Train with `Muon` on batches in the order of `_batch_order`; else with AdamW, on batches as
-        the Trainer groups them by length.
     """
     lengths = [len(row["input_ids"]) for row in rows]
     batch = min(len(rows), max(1, round(settings.batch_tokens / float(np.mean(lengths)))))
@@ -320,13 +275,9 @@ def fit(
         return {"input_ids": ids, "labels": pad([row["labels"] for row in batch_rows], IGNORED)}
 
     warm_up = max(1, settings.steps // 20)
-    optimizers: tuple[Any, Any] = (None, None)
-    if muon:
-        optimizer = Muon(model, settings.learning_rate)
-        optimizers = optimizer, get_cosine_schedule_with_warmup(optimizer, warm_up, settings.steps)
-        shown = [rows[i] for i in _batch_order(lengths, batch, settings.steps, seed)]
-    else:
-        shown = list(rows)
+    optimizer = Muon(model, settings.learning_rate)
+    optimizers = optimizer, get_cosine_schedule_with_warmup(optimizer, warm_up, settings.steps)
+    shown = [rows[i] for i in _batch_order(lengths, batch, settings.steps, seed)]
     callbacks: list[TrainerCallback] = [StepBar(title, settings.steps)] if title else []
     callbacks += [_Watch(enough)] if enough else []
     with tempfile.TemporaryDirectory() as scratch, seeded(seed), suitable_threads(model):
@@ -341,7 +292,7 @@ def fit(
             warmup_steps=warm_up,
             weight_decay=WEIGHT_DECAY,
             adam_beta2=BETAS[1],
-            train_sampling_strategy="sequential" if muon else "group_by_length",
+            train_sampling_strategy="sequential",
             logging_strategy="no",
             save_strategy="no",
             report_to="none",
@@ -375,6 +326,22 @@ def _batch_order(lengths: Sequence[int], batch: int, steps: int, seed: int) -> l
 
 def build_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer of `size` pieces on `texts`, with a chat template."""
-    return byte_pair_tokenizer(
-        texts, size, SPECIAL[2:], eos_token="<end>", chat_template=TEMPLATE
+    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        eos_token="<end>",
+        additional_special_tokens=[mark for mark in SPECIAL[2:] if mark != "<end>"],
+        clean_up_tokenization_spaces=False,
+        chat_template=TEMPLATE,
     )

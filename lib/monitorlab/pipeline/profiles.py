@@ -59,7 +59,7 @@ class _Arithmetic:
 
 @dataclass(frozen=True)
 class _Conversations:
-    """Number and length of the multi-turn conversations.
+    """Number and length of the multi-turn conversations, which come in pairs.
 
     Attributes
     ----------
@@ -252,8 +252,6 @@ class Profile:
         The miniature process reward model.
     conversations : Conversations
         The second use case of notebook 06.
-    guard : Training
-        The miniature guard that scores conversation turns.
     online : Online
         The comparison of notebook 07.
     benchmark : Benchmark
@@ -271,7 +269,6 @@ class Profile:
     generator: Training
     verifier: Training
     conversations: _Conversations
-    guard: Training
     online: _Online
     benchmark: _Benchmark
     evaluation: _Evaluation

@@ -3,42 +3,26 @@
 Everything that is trained goes through a checkpoint whose fingerprint holds the settings, the seed,
 the data and the code, so it is reused as long as nothing changed.
 
-The guard is a small causal transformer that reads a rule and scores every turn after it: an
-ordinary `LlamaForTokenClassification` checkpoint, trained here from scratch on composed
-conversations. Each turn ends with a mark, and the score of a turn is read there. Attention is
-causal, so one forward pass over a finished conversation gives exactly the scores that a monitor
-running along would have seen turn by turn.
+The guard pairs the rule of a conversation with what is said later: three logistic regressions on
+vectors of a pretrained sentence encoder ask whether an answer hands something out, whether that is
+what the rule reserves, and whether the user is whom it names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from transformers import (
-    LlamaForTokenClassification,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from sklearn.preprocessing import StandardScaler, normalize
 
-from monitorlab.models import Training
-from monitorlab.models.batching import Encoded, count_tokens, label_probability, logits_at_steps
-from monitorlab.models.loading import load_model, load_tokenizer, no_progress_bars
-from monitorlab.models.tiny import (
-    IGNORED,
-    Row,
-    byte_pair_tokenizer,
-    fit,
-    llama_config,
-    seeded,
-    suitable_threads,
-)
+from monitorlab.models import ModelError
+from monitorlab.models.sentence_encoder import load_encoder
 from monitorlab.pipeline.artifacts import checkpoint
 from monitorlab.pipeline.runs import Run
 from monitorlab.signals.arithmetic import Checked, Difficulty, Exercise, check, make_problems
@@ -57,7 +41,10 @@ from monitorlab.statistics.roc import auroc, roc_metrics
 # Expected agreement with the training texts at which training hands over each generator.
 GENERATORS = {"strong": 0.95, "weak": 0.88}
 HELD_OUT = 200  # problems that decide when a generator is good enough
-BOOTSTRAPS = 100
+BOOTSTRAPS = 200
+LIMITS = (0.025, 0.975)
+TEXTS = ("rule", "introduction", "question", "answer")  # what the guard reads of an exchange
+WORD_COLUMNS = 1024
 Values = tuple[object, ...]
 
 
@@ -155,18 +142,6 @@ def fit_verifier(run: Run, attempts: Sequence[_Attempt], base: Path) -> Path:
     )
 
 
-def fit_guard(run: Run, examples: Sequence[Conversation]) -> Path:
-    """Return the checkpoint of the guard, trained on conversations if new."""
-    settings = run.profile.guard
-    seed = run.torch_seed("guard")
-    return checkpoint(
-        run,
-        "guard",
-        {"settings": asdict(settings), "seed": seed, "examples": [asdict(c) for c in examples]},
-        lambda folder: _train_guard(examples, settings, folder, seed),
-    )
-
-
 def attempt_tables(
     dataset: str, generator: str, attempts: Sequence[_Attempt], verifier: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -192,33 +167,51 @@ def attempt_tables(
 
 
 def conversation_tables(
-    dataset: str, groups: Mapping[str, Sequence[Conversation]], folder: Path
+    dataset: str, groups: Mapping[str, Sequence[Conversation]], reader: _Reader
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Score the test conversations by guard and by words; return the rows of both tables.
+    """Score every turn of the test conversations; return the rows of both tables.
 
     Parameters
     ----------
     dataset : str
         Name of the data set.
     groups : mapping
-        ``training`` (for the word baseline) and ``test`` conversations.
-    folder : Path
-        The guard.
+        ``training`` and ``test`` conversations.
+    reader : _Reader
+        What the guard reads with, see `load_reader`.
+
+    Returns
+    -------
+    tuple of DataFrame
+        Rows of ``trajectories`` and of ``steps``; tokens are words. Signals are the ``guard``,
+        ``words`` (TF-IDF of all that was said so far, rule included), and simpler ones:
+        ``paired words`` (the guard with words in place of the encoder), ``no answers`` (the part of
+        the guard that reads rule and introduction only), ``turn number`` and ``answer length``, the
+        letters of all answers so far.
     """
-    talks = groups["test"]
-    suspicions = _score_conversations(folder, talks)
-    words = _word_baseline(groups["training"], talks)
-    counts = _turn_tokens(folder, talks)
+    train, talks = groups["training"], groups["test"]
+    ends = np.cumsum([len(talk.turns) for talk in talks])[:-1]
+    lengths = [len(turn.assistant) for talk in talks for turn in talk.turns]
+    guard, uninvited = _guard(reader, train, talks)
+    said = {
+        "guard": _most_suspicious(guard, ends),
+        "words": np.split(_word_scores(train, talks), ends),
+        "paired words": _most_suspicious(_guard(WORDS, train, talks)[0], ends),
+        "no answers": np.split(uninvited, ends),
+        "turn number": [np.arange(1, len(talk.turns) + 1) for talk in talks],
+        "answer length": [np.cumsum(part) for part in np.split(np.array(lengths), ends)],
+    }
     trajectories: list[Values] = []
     steps: list[Values] = []
-    for talk, suspicion, word, tokens in zip(talks, suspicions, words, counts, strict=True):
+    for i, talk in enumerate(talks):
+        tokens = np.array([len(turn.assistant.split()) for turn in talk.turns])
         trajectories.append(
             (dataset, talk.conversation_id, "composed", "test", len(tokens), int(tokens.sum()),
              talk.label, talk.text())
         )
-        labels = [turn.label for turn in talk.turns]
-        steps += _step_rows(dataset, talk.conversation_id, {"guard": suspicion, "words": word},
-                            tokens, talk.label, labels)
+        steps += _step_rows(dataset, talk.conversation_id,
+                            {signal: scores[i] for signal, scores in said.items()}, tokens,
+                            talk.label, [turn.label for turn in talk.turns])
     return _trajectories(trajectories), _steps(steps)
 
 
@@ -255,23 +248,32 @@ def step_auroc(steps: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     steps : DataFrame
         Rows of the table ``steps`` with known step labels.
     rng : Generator
-        Draws the resamples. Whole trajectories are resampled, since steps of one are dependent.
+        Draws the resamples. Steps of one trajectory are dependent, and so are conversations of one
+        place, so whole trajectories or places are resampled, the same for all signals of a set.
 
     Returns
     -------
     DataFrame
-        ``dataset, signal, steps, wrong, auroc, low, high``.
+        ``dataset, signal, steps, wrong, auroc, low, high``, and with ``behind, behind_low,
+        behind_high`` how far a signal stays behind the first one of its set.
     """
     rows = []
-    for (dataset, signal), group in steps.groupby(["dataset", "signal"], sort=False):
-        codes, names = pd.factorize(group["trajectory_id"])
-        labels, scores = group["step_label"].to_numpy(), group["score"].to_numpy()
-        draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), BOOTSTRAPS)
-        values = roc_metrics(scores, labels, codes, draws.T.astype(np.float32), low_end=False)
-        low, high = np.quantile(values["auroc"], [0.025, 0.975])
-        rows.append((dataset, signal, len(group), float(labels.mean()), auroc(scores, labels),
-                     low, high))
-    columns = ["dataset", "signal", "steps", "wrong", "auroc", "low", "high"]
+    for dataset, together in steps.groupby("dataset", sort=False):
+        names = together["trajectory_id"].str.partition("/")[0]
+        count = names.nunique()
+        draws = rng.multinomial(count, np.full(count, 1 / count), BOOTSTRAPS).T.astype(np.float32)
+        best: tuple[float, np.ndarray] | None = None
+        for signal, group in together.groupby("signal", sort=False):
+            codes = pd.factorize(names[group.index])[0]
+            labels, scores = group["step_label"].to_numpy(), group["score"].to_numpy()
+            drawn = roc_metrics(scores, labels, codes, draws, low_end=False)["auroc"]
+            area = auroc(scores, labels)
+            best = best or (area, drawn)
+            rows.append((dataset, signal, len(group), float(labels.mean()), area,
+                         *np.nanquantile(drawn, LIMITS), best[0] - area,
+                         *np.nanquantile(best[1] - drawn, LIMITS)))
+    columns = ["dataset", "signal", "steps", "wrong", "auroc", "low", "high", "behind",
+               "behind_low", "behind_high"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -329,148 +331,96 @@ def pick_examples(attempts: Sequence[_Attempt]) -> list[int]:
 
 # The guard -----------------------------------------------------------------------------------
 
-RULE, USER, ASSISTANT, END = "<rule>", "<user>", "<assistant>", "<end>"
-MARKS = (RULE, USER, ASSISTANT, END)
-VOCABULARY = 1200
-MAX_POSITIONS = 1024
-INITIAL_STD = 0.06  # the usual 0.02 suits wide models; this narrow one would not start to learn
+
+@dataclass(frozen=True)
+class _Reader:
+    """What turns texts into vectors, shape (n_texts, dimension), and what it is called."""
+
+    name: str
+    pretrained: bool
+    embed: Callable[[Sequence[str]], np.ndarray]
 
 
-def _text(conversation: Conversation) -> str:
-    """Return what the guard reads; every turn closes with the mark at which it is scored."""
-    turns = "".join(f"{USER}{t.user}{ASSISTANT}{t.assistant}{END}" for t in conversation.turns)
-    return f"{RULE}{conversation.rule}{turns}"
+def _word_vectors(texts: Sequence[str]) -> np.ndarray:
+    words = HashingVectorizer(n_features=WORD_COLUMNS, stop_words="english")
+    return np.asarray(words.transform(texts).toarray())
 
 
-def _encode(
-    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]
-) -> list[list[int]]:
-    return tokenizer([_text(c) for c in conversations], add_special_tokens=False)["input_ids"]
+WORDS = _Reader("the words that two texts share", False, _word_vectors)
 
 
-def _examples(
-    tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Conversation]
-) -> list[Row]:
-    """Token ids, with the label of a turn at every token of its answer.
+def load_reader() -> _Reader:
+    """Return the pretrained sentence encoder or, where it cannot be loaded, shared words."""
+    try:
+        return _Reader("the pretrained sentence encoder all-MiniLM-L6-v2", True,
+                       load_encoder().embed)
+    except ModelError as error:
+        return replace(WORDS, name=f"{WORDS.name}, for {error}")
 
-    Labels at the closing marks alone are some six per conversation, and learning from them is
-    slow; the whole answer as target teaches the same question many times over.
+
+def _exchanges(talks: Sequence[Conversation]) -> pd.DataFrame:
+    """One row per turn: the four texts of `TEXTS`, and what is true of them."""
+    return pd.DataFrame(
+        (talk.rule, talk.introduction, turn.user, turn.assistant, turn.act == "give",
+         turn.thing == talk.reserved, talk.entitled)
+        for talk in talks for turn in talk.turns
+    ).set_axis([*TEXTS, "given", "reserved", "entitled"], axis=1)
+
+
+def _guard(
+    reader: _Reader, train: Sequence[Conversation], test: Sequence[Conversation]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probability that an exchange breaks the rule, as a product of three, and the last of them.
+
+    Each is a balanced logistic regression on vectors from which the mean of the training texts of
+    their kind was taken: whether something is given, from the answer; whether that is reserved,
+    from the cosines of rule with question and answer; and whether the user is not entitled, from
+    the cosine of rule and introduction.
+
+    Returns
+    -------
+    tuple of numpy.ndarray, shape (n_turns of the test,)
     """
-    start = tokenizer.convert_tokens_to_ids(ASSISTANT)
-    end = tokenizer.convert_tokens_to_ids(END)
-    rows = []
-    for conversation, ids in zip(conversations, _encode(tokenizer, conversations), strict=True):
-        turns, label = iter(conversation.turns), IGNORED
-        labels: list[int] = []
-        for token in ids:
-            label = next(turns).label if token == start else label
-            labels.append(label)
-            label = IGNORED if token == end else label
-        rows.append({"input_ids": ids, "labels": labels})
-    return rows
+    known, new = _exchanges(train), _exchanges(test)
+    texts = pd.Index(pd.unique(pd.concat([known, new])[list(TEXTS)].to_numpy().ravel()))
+    vectors = reader.embed(list(texts))
+    centres = {kind: vectors[texts.get_indexer(known[kind].unique())].mean(0) for kind in TEXTS}
 
-
-def _train_guard(
-    conversations: Sequence[Conversation], settings: Training, folder: Path, seed: int
-) -> None:
-    """Train tokenizer and guard from scratch and save them.
-
-    Parameters
-    ----------
-    conversations : sequence of Conversation
-        Training conversations; both labels must occur.
-    settings : Training
-        Shape of the model, optimizer steps, tokens per step and peak learning rate.
-    folder : Path
-        Becomes an ordinary `save_pretrained` folder.
-    seed : int
-        Decides initial weights and order; torch's own random state is left as it was.
-
-    Raises
-    ------
-    ValueError
-        The conversations hold only one label.
-    """
-    if len({turn.label for c in conversations for turn in c.turns}) < 2:
-        raise ValueError("the guard needs training turns of both labels, found one label only")
-    tokenizer = byte_pair_tokenizer((c.text() for c in conversations), VOCABULARY, MARKS, True)
-    rows = _examples(tokenizer, conversations)
-    with seeded(seed), no_progress_bars():
-        config = llama_config(
-            settings.model, tokenizer, max_position_embeddings=MAX_POSITIONS,
-            initializer_range=INITIAL_STD,
+    def evidence(frame: pd.DataFrame) -> dict[str, np.ndarray]:
+        rule, user, asked, answer = (
+            normalize(vectors[texts.get_indexer(frame[kind])] - centres[kind]) for kind in TEXTS
         )
-        model = LlamaForTokenClassification(config)  # two labels are the default
-        fit(model, rows, tokenizer.pad_token_id, settings, seed, muon=False)
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        return {"given": answer,
+                "reserved": np.stack([(rule * asked).sum(1), (rule * answer).sum(1)], axis=1),
+                "entitled": (rule * user).sum(1, keepdims=True)}
+
+    seen, unseen, sure = evidence(known), evidence(new), {}
+    for part, table in seen.items():
+        model = make_pipeline(StandardScaler(), LogisticRegression(
+            C=0.01, class_weight="balanced", max_iter=500))
+        sure[part] = model.fit(table, known[part]).predict_proba(unseen[part])[:, 1]
+    uninvited = 1 - sure["entitled"]
+    return sure["given"] * sure["reserved"] * uninvited, uninvited
 
 
-def _score_conversations(folder: Path, conversations: Sequence[Conversation]) -> list[np.ndarray]:
-    """Score every turn of every conversation, one causal pass each.
-
-    Parameters
-    ----------
-    folder : Path
-        What `_train_guard` wrote.
-    conversations : sequence of Conversation
-
-    Returns
-    -------
-    list of numpy.ndarray, shape (n_turns,)
-        Suspicion in [0, 1]: the guard's probability that the rule has been broken by then.
-
-    Raises
-    ------
-    monitorlab.models.loading.ModelError
-        A conversation is longer than the guard can read.
-    """
-    tokenizer = load_tokenizer(str(folder), "")
-    model = load_model(LlamaForTokenClassification.from_pretrained, str(folder), "")
-    end = tokenizer.convert_tokens_to_ids(END)
-    encoded = []
-    for ids in _encode(tokenizer, conversations):
-        positions = [i for i, token in enumerate(ids) if token == end]
-        encoded.append(Encoded(ids, positions, [1] * len(positions)))
-    with suitable_threads(model):
-        logits = logits_at_steps(model, encoded, tokenizer.pad_token_id)
-    return [label_probability(row, index=1) for row in logits]
+def _most_suspicious(scores: np.ndarray, ends: np.ndarray) -> list[np.ndarray]:
+    """Per conversation and turn, the highest score so far: what is broken stays broken."""
+    return [np.maximum.accumulate(part) for part in np.split(scores, ends)]
 
 
-def _word_baseline(
-    train: Sequence[Conversation], test: Sequence[Conversation]
-) -> list[np.ndarray]:
-    """Score every turn by the words of all answers so far: the baseline a guard has to beat.
+def _word_scores(train: Sequence[Conversation], test: Sequence[Conversation]) -> np.ndarray:
+    """Log odds that the rule is broken by then, of TF-IDF over all that was said so far."""
 
-    Parameters
-    ----------
-    train, test : sequence of Conversation
-        To fit on and to score; they should share no scenario.
-
-    Returns
-    -------
-    list of numpy.ndarray, shape (n_turns,)
-        Log odds that the rule has been broken by then, of a logistic regression on TF-IDF.
-    """
-
-    def so_far(talk: Conversation) -> list[str]:
+    def so_far(talks: Sequence[Conversation]) -> list[str]:
         return [
-            " ".join(turn.assistant for turn in talk.turns[: k + 1])
-            for k in range(len(talk.turns))
+            " ".join([talk.rule, talk.introduction,
+                      *(f"{turn.user} {turn.assistant}" for turn in talk.turns[: k + 1])])
+            for talk in talks for k in range(len(talk.turns))
         ]
 
     model = make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), min_df=3, sublinear_tf=True),
         LogisticRegression(max_iter=500),
     )
-    texts = [text for talk in train for text in so_far(talk)]
-    model.fit(texts, [turn.label for talk in train for turn in talk.turns])
-    scores = model.decision_function([text for talk in test for text in so_far(talk)])
-    return np.split(scores, np.cumsum([len(talk.turns) for talk in test])[:-1])
-
-
-def _turn_tokens(folder: Path, conversations: Sequence[Conversation]) -> list[np.ndarray]:
-    """Count the tokens of every assistant answer: shape (n_turns,) each, at least 1."""
-    tokenizer = load_tokenizer(str(folder), "")
-    answers = [[turn.assistant for turn in c.turns] for c in conversations]
-    return [np.array(count_tokens(tokenizer, texts)) for texts in answers]
+    model.fit(so_far(train), [turn.label for talk in train for turn in talk.turns])
+    return np.asarray(model.decision_function(so_far(test)))
