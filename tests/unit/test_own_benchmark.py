@@ -32,7 +32,8 @@ def read(folder: Path, frame: pd.DataFrame, seed: int = 0) -> tuple[pd.DataFrame
 
 def test_what_is_missing_is_the_sample_s_own(tmp_path: Path) -> None:
     found, notes = read(tmp_path, PLAIN)
-    assert list(found.columns) == SAMPLES.columns
+    assert list(found.columns) == [*SAMPLES.columns, "tier", "protocol"]
+    assert set(found["tier"]) == set(found["protocol"]) == {""}
     assert found["pair_id"].equals(found["sample_id"])
     assert found["scenario_id"].equals(found["sample_id"])
     assert set(found["cell"]) == {"own"} and set(found["source"]) == {"mine.csv"}
