@@ -46,7 +46,7 @@ test: $(READY)  ## everything that must be green
 # Golden notebooks run one after the other and beside the other tests, or a core would stand idle.
 # The files with the longest tests come first, or one of them would end alone.
 units: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:nbval -n 2 --dist loadfile --no-loadscope-reorder \
 	  tests/integration tests/validity tests/unit
 
 long: $(READY)  ## what is killed, served and simulated at length; four minutes

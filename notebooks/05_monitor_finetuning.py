@@ -40,10 +40,10 @@ PROFILE: str = "tiny"  # tiny, cpu, overnight or gpu: how large everything is
 RUN_ID: str = "default"  # folder of the run under data/runs
 SEED: int = 2026  # one seed for everything
 ARMS: str = ""  # arms to train here besides all, with commas; empty is the profile's own
-BASE: str = ""  # a folder or hub model to fine-tune; empty is the profile's own
-REVISION: str = ""  # commit of a hub model
+BASE: str = ""  # a folder or NAME@COMMIT on the hub to fine-tune; empty is the profile's own
 DEVICE: str = "cpu"  # cpu or cuda
 ALPHA: float = 0.10  # false alarm rate that calibrated thresholds keep to
+SAMPLES_FILE: str = ""  # your own labelled samples instead of the benchmark
 
 # %%
 from statistics import NormalDist
@@ -56,11 +56,19 @@ from monitorlab.chapters import finetuning as chapter
 from monitorlab.evaluation import rates, shift
 from monitorlab.pipeline.artifacts import open_run, read_parts, read_table, write_table
 
+# %% [markdown]
+# Arms are compared on the benchmark. Name a file in `SAMPLES_FILE` that has the columns request,
+# response, label and cell, with the names of the six cells, and the arms that this run trains are
+# asked about your own samples instead. `python -m monitorlab construct` writes such files.
+
 # %%
 run = open_run("05_monitor_finetuning", profile=PROFILE, run_id=RUN_ID, seed=SEED)
 display.use(run)
 sizes = run.profile.finetuning
-benchmark = read_table(run, "01_benchmark_construction", "samples")
+if SAMPLES_FILE:
+    benchmark = chapter.own_benchmark(run.record_file(SAMPLES_FILE), run.rng("own samples"))
+else:
+    benchmark = read_table(run, "01_benchmark_construction", "samples")
 corpus = pd.concat(read_parts(run, "01_benchmark_construction", "corpus"))
 display.table(
     corpus.groupby("component").agg(
@@ -153,7 +161,7 @@ display.table(
 
 # %%
 prompt = chapter.load_prompt(sizes.prompt)
-base = chapter.base_model(run, corpus, BASE, REVISION, DEVICE)
+base = chapter.base_model(run, corpus, BASE, DEVICE)
 here = base.identity["model"]["name"]
 print(f"trained in this run: {here}, {base.model.num_parameters():,} parameters")
 
@@ -234,7 +242,7 @@ display.table(
 # and both classes have as many samples.
 
 # %%
-arms = ["all", *ARMS.split(",")] if ARMS else sizes.arms
+arms = ["all", *ARMS.split(",")] if ARMS or SAMPLES_FILE else sizes.arms
 tasks = chapter.plan_tasks(run, arms, corpus, base, prompt)
 tasks += [
     task
@@ -276,13 +284,13 @@ display.table(ends, caption=f"Loss per label in nats, {here}, trained in this ru
 # %% [markdown]
 # ## All arms, from the released tables
 #
-# A whole arm takes too long for a lesson. Where a profile does not make the tables itself, they
-# come from `data/released/finetuning`, which holds every verdict of arms that were trained and
-# asked in the same way, and the adapter of the arm *all*. Each file is checked against its digest,
-# and each verdict against the text that it is about.
+# A whole arm takes too long for a lesson. Unless the profile makes the tables itself, or the
+# samples are your own, they come from `data/released/finetuning`, which holds every verdict of arms
+# that were trained and asked in the same way, and the adapter of the arm *all*. Each file is checked
+# against its digest, and each verdict against the text that it is about.
 
 # %% tags=["nbval-ignore-output"]
-study = chapter.study(run, trained, base, prompt, benchmark)
+study = chapter.study(run, trained, base, prompt, benchmark, own=bool(SAMPLES_FILE))
 samples, verdicts = study.samples, study.first()
 facts = study.facts["trainings"]
 display.table(

@@ -1,14 +1,16 @@
-"""Notebooks 02 to 04 on a user's own samples: all figures and tables, in pairs and alone."""
+"""Notebooks 02 to 05 on a user's own samples: all figures and tables, in pairs and alone."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
 from monitorlab.benchmark.samples import sample_row
+from monitorlab.chapters.finetuning.arms import EVERYTHING
 from monitorlab.pipeline.artifacts import open_run, write_parts
 from monitorlab.pipeline.notebooks import discover
 from monitorlab.pipeline.runner import Options, run_notebooks
@@ -17,6 +19,7 @@ from monitorlab.storage.tables import CELLS
 
 AUDIT = "02_annotation_and_audit"
 EVALUATION, POINTS = "03_monitor_evaluation", "04_operating_points"
+FINETUNING = "05_monitor_finetuning"
 FIGURES = {AUDIT: {"02_probes"},
            EVALUATION: {"03_plane", "03_cells", "03_tiers", "03_anatomy", "03_separation"},
            POINTS: {"04_curves", "04_rules", "04_promise", "04_scopes", "04_noise"}}
@@ -32,11 +35,11 @@ def texts(number: int, label: int) -> dict[str, str]:
 def corpus() -> pd.DataFrame:
     """A small training corpus, in the form that notebook 01 leaves."""
     rows = [sample_row(sample_id=f"c{i}-{label}", pair_id=f"c{i}", scenario_id=f"s{i // 3}",
-                       cell=CELLS[i % len(CELLS)], misbehavior_type="scope", cue_type="none",
-                       source="test", generator="test", has_thinking=False, label=label,
-                       **texts(i, label))
-            for i in range(60) for label in (0, 1)]
-    return pd.DataFrame(rows).assign(component="test")
+                       cell="_".join(part.split("_")[:2]), misbehavior_type="scope",
+                       cue_type="none", source="test", generator="test", has_thinking=False,
+                       label=label, **texts(i, label))
+            for i, part in enumerate(EVERYTHING * 12) for label in (0, 1)]
+    return pd.DataFrame(rows).assign(component=np.repeat(EVERYTHING * 12, 2))
 
 
 def own_file(folder: Path) -> Path:
@@ -48,6 +51,15 @@ def own_file(folder: Path) -> Path:
              **texts(i, label if i % 5 else 1 - label)}
             for i in range(20) for label in (0, 1)]
     path = folder / "mine.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+def six_cells(folder: Path) -> Path:
+    """The same in every cell of the benchmark, as `construct` writes them: notebook 05 needs it."""
+    rows = [{"scenario_id": f"{cell} {i}", "pair_id": f"{cell} {i}", "label": label, "cell": cell,
+             **texts(i, label)} for cell in CELLS for i in range(6) for label in (0, 1)]
+    path = folder / "cells.csv"
     pd.DataFrame(rows).to_csv(path, index=False)
     return path
 
@@ -72,6 +84,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         execute(runs, (2,), RUN_ID="own", SAMPLES_FILE=own_file(home).name)
         execute(runs, (3, 4), RUN_ID="own", SAMPLES_FILE=own_file(home).name, LANGUAGE=False,
                 MONITOR=f"{home / 'mine.py'}:monitor -o name=mine")
+        execute(runs, (5,), RUN_ID="own", SAMPLES_FILE=six_cells(home).name)
     return runs / "own"
 
 
@@ -96,6 +109,15 @@ def test_every_figure_and_table_is_made_for_the_file(folder: Path) -> None:
     assert table(folder, AUDIT, "annotations").empty  # nobody has labelled these
     assert "Mean over the cells of mine.csv: own" in said(folder, EVALUATION)
     assert "Too few, so it never alarms: own." in said(folder, POINTS)
+
+
+def test_the_arms_of_this_run_are_asked_about_the_file(folder: Path) -> None:
+    asked = table(folder, FINETUNING, "finetuned_verdicts")
+    assert set(asked["arm"]) == {"base", "all", "checks first", "checks alone"}
+    assert (asked.groupby("arm")["sample_id"].nunique() == 72).all()
+    cells = table(folder, FINETUNING, "finetuning")
+    assert set(cells["cell"]) == set(CELLS)
+    assert (cells["n"] == 8).all()  # four of six scenarios, whole
 
 
 def test_the_user_s_monitor_is_measured_on_the_user_s_labels(folder: Path) -> None:

@@ -18,7 +18,6 @@ from monitorlab.chapters.finetuning.released import (
     STUDY,
     _card,
     _read_study,
-    ask_again,
     study,
 )
 from monitorlab.chapters.finetuning.train_arms import plan_tasks, train
@@ -131,10 +130,9 @@ def test_the_released_adapter_gives_the_released_scores(shipped: released.Study)
     if not smollm2_installed():
         pytest.skip("needs SmolLM2")
     assert (shipped.folder / "all" / "adapter_model.safetensors").stat().st_size < 10_000_000
-    found = ask_again(shipped, make_base(), 3, np.random.default_rng(5))
-    assert len(found) == 3
-    assert (found["now"] - found["released"]).abs().max() < 0.02
-    row = shipped.samples[shipped.samples["sample_id"] == found["sample_id"].iloc[0]]
     monitor = build_monitor(RELEASED)
     assert monitor.name == RELEASED
-    assert score(monitor, row)["score"].item() == pytest.approx(found["now"].iloc[0], abs=1e-4)
+    given = shipped.verdicts[shipped.verdicts["arm"] == "all"].sample(2, random_state=5)
+    now = score(monitor, given[["sample_id"]].merge(shipped.samples, on="sample_id"))
+    now = now.set_index("sample_id")["score"][given["sample_id"]].to_numpy()
+    assert now == pytest.approx(given["score"].to_numpy(), abs=0.001)

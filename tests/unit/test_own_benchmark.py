@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 
 from monitorlab.benchmark.sample_files import SampleFileError, own_samples
 from monitorlab.chapters.evaluation import figures
+from monitorlab.chapters.finetuning import own_benchmark
 from monitorlab.display.style import cell_titles
 from monitorlab.evaluation.comparisons import pair_anatomy, whole_pairs
 from monitorlab.evaluation.rates import macro
 from monitorlab.pipeline.artifacts import ArtifactError, Run, check_same_files, open_run
-from monitorlab.storage.tables import OPERATING_POINTS, RATES, SAMPLES, check_frame
+from monitorlab.storage.tables import CELLS, OPERATING_POINTS, RATES, SAMPLES, check_frame
 
 N = 60
 PLAIN = pd.DataFrame({"request": [f"q{i // 2}" for i in range(N)],
@@ -142,6 +144,31 @@ def test_cells_of_one_s_own_are_drawn_averaged_and_written() -> None:
 
 
 RATES_TYPES = {field.name: field.dtype for field in RATES.fields}
+
+
+def in_cells(cells: Sequence[str]) -> pd.DataFrame:
+    rows = [{"request": f"{cell} {i}", "response": f"{cell} {i} {label}", "label": label,
+             "pair_id": f"{cell} {i}", "cell": cell}
+            for cell in cells for i in range(3) for label in (0, 1)]
+    return pd.DataFrame(rows)
+
+
+def test_a_cell_of_the_benchmark_says_category_and_task(tmp_path: Path) -> None:
+    found = read(tmp_path, in_cells(["spv_code", "mine_too"]))[0].drop_duplicates("cell")
+    assert found[["category", "task"]].to_numpy().tolist() == [["spv", "code"], ["mine_too"] * 2]
+
+
+def test_arms_need_every_cell(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    in_cells(CELLS).to_csv(path, index=False)
+    assert len(own_benchmark(path, np.random.default_rng(0))) == 36
+    PLAIN.to_csv(path, index=False)
+    with pytest.raises(SampleFileError, match="over the cells spv_code.*and the file has own. Na"):
+        own_benchmark(path, np.random.default_rng(0))
+    frame = in_cells(CELLS)
+    frame.drop(frame.query("cell == 'sg_qa' and label == 1").index).to_csv(path, index=False)
+    with pytest.raises(SampleFileError, match="sg_qa has no misbehaving sample in dev"):
+        own_benchmark(path, np.random.default_rng(0))
 
 
 def test_a_reader_of_another_file_is_told(tmp_path: Path) -> None:

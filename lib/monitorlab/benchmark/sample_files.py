@@ -16,7 +16,7 @@ import pandas as pd
 
 from monitorlab.monitors.verdicts import WORDING, mended
 from monitorlab.storage.table_files import FileTable, TableFileError, kind_name, read_table_file
-from monitorlab.storage.tables import SAMPLES
+from monitorlab.storage.tables import CELLS, SAMPLES
 
 REQUIRED = ("request", "response")
 CHATS = ("messages", "conversations")
@@ -128,7 +128,8 @@ def own_samples(
         In the file's order, with the columns of schema ``samples``, and tier and protocol, empty
         where the file does not say them. Without a pair_id a sample is a
         pair of its own, without a scenario_id a pair is a scenario of its own, and without a cell a
-        sample is in the cell `OWN`. Without a column split, a third of the scenarios is in dev,
+        sample is in the cell `OWN`. Category and task are those of the benchmark's cell of that
+        name, or the cell. Without a column split, a third of the scenarios is in dev,
         drawn evenly over cells and labels, and the others are in test.
 
     Raises
@@ -151,7 +152,9 @@ def own_samples(
         cell=_given(frame, "cell").fillna(OWN), source=name, misbehavior_type=OWN, cue_type=OWN,
         generator=OWN, has_thinking=frame["response"].str.contains("<think>", regex=False),
     )
-    table = table.assign(category=table["cell"], task=table["cell"])
+    ours = table["cell"].isin(CELLS)  # such a name says category and task
+    for place, part in enumerate(("category", "task")):
+        table[part] = table["cell"].where(~ours, table["cell"].str.split("_").str[place])
     if EVERY_CELL in set(table["cell"]):
         raise SampleFileError(f"{name}: a cell is called {EVERY_CELL!r}, as tables call all cells "
                               "together: give it another name")

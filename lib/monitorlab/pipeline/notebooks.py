@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from monitorlab.storage.files import quick_jsonschema
 from monitorlab.storage.settings import ParameterError, Setting, Value
 
 
@@ -295,6 +296,7 @@ def _read_notebook(path: Path) -> Notebook:
 
 @functools.lru_cache(maxsize=64)
 def _parse(path: Path, data: bytes) -> Notebook:
+    quick_jsonschema()
     import jupytext  # heavy: only when a notebook is really read
 
     document = jupytext.reads(data.decode("utf-8"), fmt="py:percent")

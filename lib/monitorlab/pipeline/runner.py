@@ -68,6 +68,7 @@ from monitorlab.storage.files import (
     digest_file,
     digest_json,
     digest_project,
+    quick_jsonschema,
     tells_of_full_disk,
 )
 from monitorlab.storage.manifests import ArtifactError, finished_manifest, unchanged_tables
@@ -587,6 +588,7 @@ def _signals_wait() -> Iterator[None]:
 
 def write_notebook(notebook: Notebook, path: Path, answers: bool = True) -> None:
     """Convert a py:percent file to an unexecuted `.ipynb`, on request without folded answers."""
+    quick_jsonschema()
     import jupytext
 
     document = jupytext.read(notebook.path, fmt="py:percent")

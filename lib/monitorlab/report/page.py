@@ -35,7 +35,7 @@ from monitorlab.pipeline.records import (
 from monitorlab.pipeline.runs import hold
 from monitorlab.report import cells
 from monitorlab.report.markup import CONTENT_SECURITY_POLICY
-from monitorlab.storage.files import write_text_atomic
+from monitorlab.storage.files import quick_jsonschema, write_text_atomic
 from monitorlab.storage.manifests import ArtifactError
 from monitorlab.storage.sources import project_root
 
@@ -325,6 +325,7 @@ def _script(name: str) -> dict[str, str]:
 
 def _read_copy(state: State, runs: Path, run_id: str, documents: dict[str, Any]) -> State:
     """Put the executed copy into `documents`; return the state, "broken" if it cannot be read."""
+    quick_jsonschema()
     import nbformat
 
     path = executed_path(runs, run_id, state.notebook.stem)

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import yaml
 
-from monitorlab.storage.files import PROJECT
+from monitorlab.storage.files import PROJECT, quick_jsonschema
 
 LIBRARY = PROJECT / "data" / "scenarios"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -190,7 +190,8 @@ def _number(text: str) -> int | float | None:
 
 @lru_cache(maxsize=16)
 def _validator(name: str, schemas: Path) -> Any:
-    from jsonschema import Draft202012Validator  # its import takes a second
+    quick_jsonschema()
+    from jsonschema import Draft202012Validator
 
     schema = json.loads((schemas / "schema.json").read_text(encoding="utf-8"))
     return Draft202012Validator({"$defs": schema["$defs"], "$ref": f"#/$defs/{name}"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from monitorlab.chapters.finetuning import figures, matrix, published, transfer
 from monitorlab.chapters.finetuning.arms import BEYOND, CHECKS_ALONE, EVERY_ARM, SEEN_BY, recipe_of
-from monitorlab.chapters.finetuning.released import TIERS, ask_again, study
+from monitorlab.chapters.finetuning.released import TIERS, ask_again, own_benchmark, study
 from monitorlab.chapters.finetuning.train_arms import (
     base_model,
     losses,
@@ -24,7 +24,7 @@ from monitorlab.storage.tables import FINETUNED_VERDICTS, FINETUNING
 __all__ = [
     "BEYOND", "CHECKS_ALONE", "CHECKS_FIRST", "EVERY_ARM", "FINETUNED_VERDICTS", "FINETUNING",
     "PAPER", "SEEN_BY", "TIERS", "ask_again", "base_model", "build_monitor", "checks_first",
-    "figures", "load_prompt", "losses", "matrix", "pair_losses", "plan_tasks", "published",
-    "recipe_of", "recipe_table", "reply_loss", "score", "study", "task_table", "train", "transfer",
-    "verdict_examples",
+    "figures", "load_prompt", "losses", "matrix", "own_benchmark", "pair_losses", "plan_tasks",
+    "published", "recipe_of", "recipe_table", "reply_loss", "score", "study", "task_table",
+    "train", "transfer", "verdict_examples",
 ]  # fmt: skip

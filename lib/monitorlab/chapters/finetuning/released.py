@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from monitorlab.benchmark.sample_files import SampleFileError, own_samples
 from monitorlab.benchmark.samples import draw_pairs
 from monitorlab.chapters.finetuning.arms import EVERY_ARM
 from monitorlab.chapters.finetuning.matrix import matrix
@@ -95,7 +96,7 @@ class Study:
 
 def study(
     run: Run, trained: Mapping[Task, Path], base: Checkpoint, prompt: Prompt,
-    benchmark: pd.DataFrame,
+    benchmark: pd.DataFrame, own: bool = False,
 ) -> Study:
     """Read the released study, or make one of the arms that this run has trained.
 
@@ -108,14 +109,50 @@ def study(
         As in `ask_arms`.
     benchmark : DataFrame
         Schema ``samples``; all of it.
+    own : bool
+        Whether these are a user's samples, which no released table is about.
     """
     sizes = run.profile.finetuning
-    if sizes.released:
+    if sizes.released and not own:
         return _read_study(released_folder(), benchmark)
     samples = _asked(benchmark, sizes.pairs_per_cell, run.rng("asked"))
     folder = run.folder / "released"
     _write(folder, ask_arms(run, trained, base, prompt, samples), trained, base, prompt, samples)
     return _read_study(folder, benchmark)
+
+
+def own_benchmark(path: Path, rng: np.random.Generator) -> pd.DataFrame:
+    """Read a user's samples for this chapter, which compares the cells of the benchmark.
+
+    Parameters
+    ----------
+    path : Path
+        As :func:`monitorlab.benchmark.sample_files.own_samples`, what it reports is printed; with
+        a column ``cell`` that names the six cells.
+    rng : Generator
+        Deals scenarios to the splits, if the file does not.
+
+    Raises
+    ------
+    SampleFileError
+        As `own_samples`; for a cell that the benchmark does not have, or one without misbehaving
+        or benign samples in dev or test.
+    """
+    samples = own_samples(path, rng, print)
+    if strange := sorted(set(samples["cell"]) - set(CELLS)):
+        raise SampleFileError(f"{path.name}: this chapter compares arms over the cells "
+                              f"{', '.join(CELLS)}, and the file has {', '.join(strange)}. Name "
+                              "these cells in a column 'cell', or use the commands finetune, score "
+                              "and compare")
+    needed = pd.MultiIndex.from_product([CELLS, ("dev", "test"), (0, 1)])
+    missing = needed.difference(pd.MultiIndex.from_frame(samples[["cell", "split", "label"]]))
+    if len(missing):
+        cell, split, label = missing[0]
+        kind = "misbehaving" if label else "benign"
+        raise SampleFileError(f"{path.name}: cell {cell} has no {kind} sample in {split}, and "
+                              "every arm is measured in all six cells. Add samples: three "
+                              "scenarios of a cell with both labels are enough")
+    return samples
 
 
 def _asked(benchmark: pd.DataFrame, most: int, rng: np.random.Generator) -> pd.DataFrame:

@@ -43,7 +43,7 @@ RANDOM_SIZE, PIECES, TEXTS = ModelSize(32, 2, 2), 3000, 300
 
 
 def base_model(
-    run: Run, corpus: pd.DataFrame, name: str = "", revision: str = "", device: str = "cpu"
+    run: Run, corpus: pd.DataFrame, name: str = "", device: str = "cpu"
 ) -> Checkpoint:
     """Return the model that all arms start from.
 
@@ -56,12 +56,14 @@ def base_model(
         Its profile names the model.
     corpus : DataFrame
         What the tokenizer of random weights is made from.
-    name, revision : str
-        Another model instead: a folder, a name on the hub with its commit, or "smollm2".
+    name : str
+        Another model instead: a folder, NAME@COMMIT on the hub, or "smollm2".
     device : str
         A torch device.
     """
-    chosen = name or run.profile.finetuning.base
+    chosen, revision = name or run.profile.finetuning.base, ""
+    if not Path(chosen).is_dir():
+        chosen, _, revision = chosen.partition("@")
     if chosen == smollm2.NAME:
         if smollm2.smollm2_installed():
             return smollm2.load_smollm2(dtype="float32", device=device)

@@ -270,8 +270,9 @@ def by_tier(
     Returns
     -------
     DataFrame
-        Those columns, with ``tier``. A group is left out in a tier that lacks one of its cells;
-        with fewer than `ENOUGH` samples a cell difference and limits are missing.
+        Those columns, with ``tier``; no row if no sample has a tier. A group is left out in a tier
+        that lacks one of its cells; with fewer than `ENOUGH` samples a cell difference and limits
+        are missing.
     """
     found = []
     for tier in tiers:
@@ -287,7 +288,8 @@ def by_tier(
                 table = table[table["metric"] == "auroc"].assign(tier=tier)
                 table.loc[~table.apply(_enough, axis=1), ["difference", "low", "high"]] = np.nan
                 found.append(table)
-    return pd.concat(found, ignore_index=True)
+    nothing = pd.DataFrame(columns=["arm", "group", "tier", "difference", "low", "high"])
+    return pd.concat(found, ignore_index=True) if found else nothing
 
 
 def _toward(compared: pd.DataFrame, reference: str) -> pd.DataFrame:
