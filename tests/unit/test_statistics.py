@@ -20,11 +20,11 @@ from monitorlab.online.learned import (
     OBJECTIVES,
     ChosenPrefix,
     LearnedPrefix,
+    LikelihoodRatio,
     _table,
     _thresholds,
     logistic,
 )
-from monitorlab.online.likelihood_ratio import LikelihoodRatio
 from monitorlab.online.running import (
     FEATURES,
     Cusum,

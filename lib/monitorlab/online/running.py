@@ -8,7 +8,7 @@ What :meth:`Statistic.fit` returns is plain data: numbers that go into JSON and 
 were, and two ways to use them. Called on an array it does all sequences at once; step by step,
 ``update`` takes one score of one sequence. Both add in the same order, so they give equal numbers
 to the last bit. This module needs numpy alone; learning happens elsewhere
-(:mod:`monitorlab.online.learned`, :mod:`monitorlab.online.likelihood_ratio`).
+(:mod:`monitorlab.online.learned`).
 
 A score may be infinite. Then so is every mean and sum from there on, and where both signs meet,
 suspicion wins: +inf.
