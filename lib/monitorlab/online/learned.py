@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from monitorlab.online.running import (
     FEATURES,
     Fitted,
-    FittedLatest,
     FittedPrefix,
     FittedRatio,
+    LatestScore,
     TooFewSequencesError,
     prefix_features,
     require_both_classes,
@@ -119,11 +119,11 @@ class ChosenPrefix:
                 f"objective is {self.objective!r}, expected one of {', '.join(OBJECTIVES)}.")
         require_both_classes(train, self.name)
         if min(train.count(0), train.count(1)) < FEWEST_TO_CHOOSE:
-            return FittedLatest()
+            return LatestScore()
         table = _table(train)
         near = self._near_the_best(table)
         if near == [0]:
-            return FittedLatest()
+            return LatestScore()
         candidates = list(table.candidates(np.arange(len(train))))
         return table.fitted(np.mean([candidates[at] for at in near], axis=0))
 
