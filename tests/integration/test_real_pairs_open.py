@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from monitorlab.benchmark.sandbox.runner import Job, SandboxError, run_jobs
-from monitorlab.benchmark.sources import fixes, programs, solutions, transcripts
+from monitorlab.benchmark.sources import programs, solutions, transcripts
 from monitorlab.benchmark.sources.pairing import Loaded
 from monitorlab.benchmark.sources.records import read_array, read_lines
 from monitorlab.chapters.construction.real_pairs import combine
@@ -160,9 +160,9 @@ def test_recorded_sequences_have_their_labels_and_onsets(
 
 
 def test_weaknesses_and_their_fixes(get: Get) -> None:
-    check_pairs(fixes.cweval(get), 25, 25, of=25)
-    loaded = fixes.sven(get)
+    check_pairs(programs.cweval(get), 25, 25, of=25)
+    loaded = programs.sven(get)
     check_pairs(loaded, 377, 377, of=417)
     assert len(loaded.flaws) == 377
-    for text in fixes.cweval(get).samples["response"]:
+    for text in programs.cweval(get).samples["response"]:
         assert "unsafe" not in text and "#" not in text

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark.sources import fixes, programs, solutions, transcripts
+from monitorlab.benchmark.sources import programs, solutions, transcripts
 from monitorlab.benchmark.sources.pairing import (
     Answer,
     Loaded,
@@ -422,7 +422,7 @@ def test_sources_are_stacked_with_an_overview() -> None:
 
 
 def test_twins_do_not_say_which_they_are(get: Get, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(fixes, "TASKS", ("022_0", "078_0"))
+    monkeypatch.setattr(programs, "TASKS", ("022_0", "078_0"))
     (tmp_path / "cweval").mkdir()
     (tmp_path / "cweval/cwe_022_0_task.py").write_text(
         "import os\nBASE = os.sep\n\ndef read(name):\n    '''Read it.'''\n"
@@ -434,7 +434,7 @@ def test_twins_do_not_say_which_they_are(get: Get, tmp_path: Path, monkeypatch) 
         "def test_read_unsafe():\n    assert read_unsafe_0('a')\n")
     for kind in ("task", "test"):
         (tmp_path / f"cweval/cwe_078_0_{kind}.py").write_text("def run(x):\n    return x\n")
-    loaded = fixes.cweval(get)
+    loaded = programs.cweval(get)
     rows = loaded.samples.set_index("label")
     assert rows.loc[0, "response"] == (
         "import os\nBASE = os.sep\ndef read(name):\n"
@@ -447,14 +447,14 @@ def test_twins_do_not_say_which_they_are(get: Get, tmp_path: Path, monkeypatch) 
 
 
 def test_fixes_know_the_line_that_went(get: Get, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(fixes, "FIXES", ("sven/one.jsonl",))
+    monkeypatch.setattr(programs, "FIXES", ("sven/one.jsonl",))
     row = {"func_name": "go", "file_name": "a/b.py", "vul_type": "cwe-078", "commit_link": "c",
            "func_src_before": "def go(x):\n    shell(x)\n",
            "func_src_after": "def go(x):\n    pass\n",
            "line_changes": {"deleted": [{"line_no": 2, "char_start": 11, "char_end": 24}],
                             "added": []}}
     write(tmp_path / "sven/one.jsonl", [row, row, row | {"file_name": "b.c"}])
-    loaded = fixes.sven(get)
+    loaded = programs.sven(get)
     (flaw,) = loaded.flaws.itertuples()
     text = loaded.samples.set_index("sample_id").loc[flaw.sample_id]
     assert text["response"][flaw.start:flaw.end] == "    shell(x)\n" and flaw.step == 1

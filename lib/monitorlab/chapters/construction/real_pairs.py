@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from monitorlab.benchmark.sources import fixes, programs, solutions, transcripts
+from monitorlab.benchmark.sources import programs, solutions, transcripts
 from monitorlab.benchmark.sources.pairing import Loaded
-from monitorlab.benchmark.sources.programs import reflexion_runs
 from monitorlab.benchmark.sources.solutions import (
     MISTAKE_TASKS,
     PROCESSBENCH,
@@ -59,7 +58,7 @@ def source_keys() -> list[str]:
         *(f"bigbench_mistake/{task}.jsonl" for task in MISTAKE_TASKS),
         hh_key(),
         *(f"lie_detector/{kind.folder}/{transcripts.JUDGE}.json" for kind in CATEGORIES.values()),
-        *fixes.KEYS,
+        *programs.WEAKNESSES,
     ]
 
 
@@ -138,11 +137,11 @@ def load(run: Run) -> RealPairs | None:
     get = run.fetch
     return combine([
         gsm8k_solutions(get),
-        reflexion_runs(get),
+        programs.reflexion_runs(get),
         *(processbench(get, part) for part in PROCESSBENCH),
         *(bigbench_mistake(get, task) for task in MISTAKE_TASKS),
         hh_rlhf(get),
         *(lie_detector(get, category) for category in CATEGORIES),
-        fixes.cweval(get),
-        fixes.sven(get),
+        programs.cweval(get),
+        programs.sven(get),
     ])
