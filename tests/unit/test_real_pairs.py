@@ -22,7 +22,7 @@ from monitorlab.benchmark.sources.pairing import (
     build,
 )
 from monitorlab.benchmark.sources.records import RealDataError, read_array, read_lines
-from monitorlab.chapters.construction.real_pairs import _sources_table, combine
+from monitorlab.chapters.construction.real_pairs import _combine, _sources_table
 from monitorlab.storage.tables import SAMPLES
 
 Get = Callable[[str], Path]
@@ -408,7 +408,7 @@ def test_labels_about_another_conversation_are_not_used(get: Get) -> None:
 def test_sources_are_stacked_with_an_overview() -> None:
     full = build(ORIGIN, [problem("a", ("yes it is", 0), ("no", 1))], Tally())
     empty = build(Origin("none", "sg_qa", "t", "by rule"), [problem("b", ("x", 0))], Tally())
-    together = combine([full, empty])
+    together = _combine([full, empty])
     assert len(together.samples) == 2 and together.unpaired.empty and together.flaws.empty
     assert list(together.overview["source"]) == ["demo", "none"]
     assert list(together.overview["pairs"]) == [1, 0]

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from monitorlab.benchmark.sandbox import runner
 from monitorlab.benchmark.scenarios.documents import LIBRARY, read_document
-from monitorlab.benchmark.scenarios.files import Scenario, load_file
+from monitorlab.benchmark.scenarios.files import Scenario, _load_file
 from monitorlab.benchmark.writing import corpus
 from monitorlab.benchmark.writing.composition import Pair, Response, compose_pair, pair_id
 from monitorlab.benchmark.writing.corpus import (
@@ -189,7 +189,7 @@ def broken_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "syco_qa" / "test_a.yaml"
     path.parent.mkdir()
     path.write_text("- id: demo\n  colour: blue\n")
-    monkeypatch.setattr(corpus, "load_cell", lambda cell, _: load_file(path, cell))
+    monkeypatch.setattr(corpus, "load_cell", lambda cell, _: _load_file(path, cell))
     return path
 
 

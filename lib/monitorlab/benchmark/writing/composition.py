@@ -123,7 +123,7 @@ def _both(write: Callable[[int], Response], random: Random) -> tuple[Response, R
     """
     benign = [write(0) for _ in range(DRAFTS)]
     misbehaving = [write(1) for _ in range(DRAFTS)]
-    first, second = closest_lengths(
+    first, second = _closest_lengths(
         [len(draft.text) for draft in benign],
         [len(draft.text) for draft in misbehaving],
         benign_longer=random.random() < 0.5,
@@ -131,7 +131,7 @@ def _both(write: Callable[[int], Response], random: Random) -> tuple[Response, R
     return benign[first], misbehaving[second]
 
 
-def closest_lengths(
+def _closest_lengths(
     benign: Sequence[int], misbehaving: Sequence[int], benign_longer: bool
 ) -> tuple[int, int]:
     """Choose the draft of each side so that the lengths are alike, in the order of the coin.

@@ -42,7 +42,7 @@ from monitorlab.storage.tables import CORPUS
 
 
 @dataclass(frozen=True)
-class Component:
+class _Component:
     """One part of the corpus.
 
     Attributes
@@ -66,11 +66,11 @@ class Component:
 # The paper gives the five sizes and the five components, in this order each; which belongs to which
 # is not published, so we keep the order.
 COMPONENTS = (
-    Component("spv_code", "spv_code", 56_204),
-    Component("spv_qa", "spv_qa", 40_140),
-    Component("syco_qa", "syco_qa", 23_023),
-    Component("syco_reasoning_thinking", "syco_reasoning", 19_504, True),
-    Component("syco_reasoning_plain", "syco_reasoning", 14_710, False),
+    _Component("spv_code", "spv_code", 56_204),
+    _Component("spv_qa", "spv_qa", 40_140),
+    _Component("syco_qa", "syco_qa", 23_023),
+    _Component("syco_reasoning_thinking", "syco_reasoning", 19_504, True),
+    _Component("syco_reasoning_plain", "syco_reasoning", 14_710, False),
 )
 SIZE = sum(component.size for component in COMPONENTS)
 RUN = 200  # pairs in one piece of work
@@ -107,7 +107,7 @@ class Report:
 
 @dataclass(frozen=True)
 class _Piece:
-    component: Component
+    component: _Component
     scenario: Scenario
     start: int
     stop: int
@@ -263,7 +263,7 @@ class _Keeper:
             self._test.add(signature)
 
     def new(
-        self, component: Component, frame: pd.DataFrame, signatures: np.ndarray
+        self, component: _Component, frame: pd.DataFrame, signatures: np.ndarray
     ) -> pd.DataFrame:
         keep = np.ones(len(frame), dtype=bool)
         for first in range(0, len(frame), 2):
@@ -281,7 +281,7 @@ class _Keeper:
                 self._seen.add(signature)
         return frame[keep]
 
-    def trimmed(self, component: Component, kept: pd.DataFrame) -> pd.DataFrame:
+    def trimmed(self, component: _Component, kept: pd.DataFrame) -> pd.DataFrame:
         """Leave out the last sample of a component of odd size."""
         room = self.wanted[component.name] - self.report.kept[component.name]
         kept = kept.iloc[:room]

@@ -49,7 +49,7 @@ class RealPairs:
     unpaired: pd.DataFrame
 
 
-def source_keys() -> list[str]:
+def _source_keys() -> list[str]:
     """Keys of `data/sources.toml` that `load` reads."""
     return [
         solutions.KEY,
@@ -62,7 +62,7 @@ def source_keys() -> list[str]:
     ]
 
 
-def combine(sources: Iterable[Loaded]) -> RealPairs:
+def _combine(sources: Iterable[Loaded]) -> RealPairs:
     """Put loaded sources together; samples are sorted by `sample_id`, the rest by source."""
     parts = list(sources)
     return RealPairs(
@@ -132,10 +132,10 @@ def load(run: Run) -> RealPairs | None:
     RealDataError
         If a file does not read as expected.
     """
-    if not run.has_open(source_keys()):
+    if not run.has_open(_source_keys()):
         return None
     get = run.fetch
-    return combine([
+    return _combine([
         gsm8k_solutions(get),
         programs.reflexion_runs(get),
         *(processbench(get, part) for part in PROCESSBENCH),
