@@ -40,8 +40,8 @@ import monitorlab.commands.score_steps
 import monitorlab.finetuning.train  # noqa: F401  forked processes inherit what is imported here
 from hostile import Row
 from monitorlab import load_benchmark, load_samples, load_scores, peaks, read_verdicts
-from monitorlab.benchmark.scenarios.files import load_file
-from monitorlab.benchmark.written import read_pairs
+from monitorlab.benchmark.scenarios.files import _load_file
+from monitorlab.benchmark.written import _read_pairs
 from monitorlab.chapters.finetuning.released import _read_study
 from monitorlab.cli import app
 from monitorlab.commands.watch import read_evidence, write_evidence
@@ -415,9 +415,9 @@ def damaged(inputs: Path, policy: Path, bits: int, rng: random.Random) -> Iterat
         "samples of a user": (inputs / "own.csv", lambda p: load_samples(p).to_csv()),
         "step scores of a user": (inputs / "log.csv", lambda p: load_scores(p).scores.tobytes()),
         "verdicts": (own / "table.csv", lambda p: read_verdicts(p).to_csv()),
-        "written pairs": (next((ROOT / "data/pairs").glob("syco_qa/*.md")), read_pairs),
+        "written pairs": (next((ROOT / "data/pairs").glob("syco_qa/*.md")), _read_pairs),
         "scenarios": (next((ROOT / "data/scenarios").glob("spv_code/*.yaml")),
-                      lambda p: load_file(p, "spv_code")),
+                      lambda p: _load_file(p, "spv_code")),
     }
     for what, (path, read) in {**sealed, **unsealed}.items():
         if path.is_relative_to(ROOT):  # what the project owns stays as it is

@@ -239,7 +239,7 @@ def _scenarios(
     seed: Annotated[int, typer.Option(help="Seed of the pairs.")] = 2026,
 ) -> None:
     """Check scenario files: their form, and pairs composed from them, executed and solved."""
-    from monitorlab.benchmark.audit.verification import inspect_cells
+    from monitorlab.benchmark.writing.corpus import inspect_cells
 
     faults = inspect_cells([cell] if cell else None, pairs, seed, typer.echo)
     if faults:

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 
 from monitorlab.benchmark.sandbox.runner import Job, SandboxError, run_jobs
-from monitorlab.benchmark.sources import fixes, programs, solutions, transcripts
+from monitorlab.benchmark.sources import programs, solutions, transcripts
 from monitorlab.benchmark.sources.pairing import Loaded
 from monitorlab.benchmark.sources.records import read_array, read_lines
-from monitorlab.chapters.construction.real_pairs import combine
+from monitorlab.chapters.construction.real_pairs import _combine
 from monitorlab.signals.recordings import load_recordings
 
 Get = Callable[[str], Path]
@@ -135,11 +135,11 @@ def test_reflexion_pairs_run_in_the_sandbox(get: Get, recorded: Loaded) -> None:
 def test_all_sources_fit_together(get: Get, recorded: Loaded) -> None:
     parts = [solutions.gsm8k_solutions(get), recorded,
              *(transcripts.lie_detector(get, category) for category in transcripts.CATEGORIES)]
-    together = combine(parts)
+    together = _combine(parts)
     assert together.samples["sample_id"].is_unique
     assert not set(together.samples["sample_id"]) & set(together.unpaired["sample_id"])
     assert together.overview["label_from"].str.len().gt(0).all()
-    pd.testing.assert_frame_equal(together.samples, combine(parts[::-1]).samples)
+    pd.testing.assert_frame_equal(together.samples, _combine(parts[::-1]).samples)
 
 
 @pytest.mark.parametrize(("source", "unsafe", "safe", "unknown", "onsets"), [
@@ -160,9 +160,9 @@ def test_recorded_sequences_have_their_labels_and_onsets(
 
 
 def test_weaknesses_and_their_fixes(get: Get) -> None:
-    check_pairs(fixes.cweval(get), 25, 25, of=25)
-    loaded = fixes.sven(get)
+    check_pairs(programs.cweval(get), 25, 25, of=25)
+    loaded = programs.sven(get)
     check_pairs(loaded, 377, 377, of=417)
     assert len(loaded.flaws) == 377
-    for text in fixes.cweval(get).samples["response"]:
+    for text in programs.cweval(get).samples["response"]:
         assert "unsafe" not in text and "#" not in text

@@ -20,10 +20,10 @@ from openai_server import FaultyServer, completion
 from typer.testing import CliRunner
 
 from monitorlab.cli import app
-from monitorlab.commands.score_steps import build_verifier
+from monitorlab.commands.score_steps import _build_verifier
 from monitorlab.online.score_files import load_signals
 from monitorlab.signals.guard_models import GuardScorer
-from monitorlab.signals.recordings import load_recordings, read_recordings
+from monitorlab.signals.recordings import _read_recordings, load_recordings
 from monitorlab.signals.token_probabilities import LogProbabilityScorer
 from monitorlab.storage.sources import project_root
 
@@ -106,7 +106,7 @@ def test_a_guard_judges_what_either_side_says(folders: dict[str, str], tmp_path:
     assert scores["both"][::2] == pytest.approx(scores["user"], abs=1e-5)
     assert scores["both"][1::2] == pytest.approx(scores["assistant"], abs=1e-5)
     assert found["both"]["onset"].tolist() == [4] * 4
-    (one,) = read_recordings(file)
+    (one,) = _read_recordings(file)
     scorer = GuardScorer.load(folders["guard"], least_mass=0.0)
     assert scores["assistant"] == pytest.approx(
         scorer.score(one.problem, one.steps).scores, abs=1e-5)
@@ -278,7 +278,7 @@ def test_some_of_the_released_log_probabilities_are_asked_again(get: Get, smollm
     kept = released("processbench_gsm8k")
     known = [one for one in load_recordings("processbench_gsm8k") if one.name in kept]
     shortest = sorted(known, key=lambda one: len(str(one.steps)))[:2]
-    verifier, _ = build_verifier(f"logprob:{smollm2}", {})
+    verifier, _ = _build_verifier(f"logprob:{smollm2}", {})
     scorer = verifier.load()
     for one in shortest:
         row = kept[one.name]

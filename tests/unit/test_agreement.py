@@ -13,8 +13,8 @@ from monitorlab.benchmark.audit import annotation as module
 from monitorlab.benchmark.audit.annotation import (
     STATISTICS,
     Statistic,
+    _ac1,
     _with_interval,
-    ac1,
     agreement_table,
     alpha,
     kappa,
@@ -37,7 +37,7 @@ def test_coefficients_by_hand() -> None:
     # 55 ones and 45 zeros in 100 values; disagreement 15/50 against 2 * 55 * 45 / (100 * 99).
     assert alpha(first, second) == pytest.approx(1 - 0.3 / (2 * 55 * 45 / 9900))
     # The mean rate is .55: chance 2 * .55 * .45 = .495.
-    assert ac1(first, second) == pytest.approx((0.7 - 0.495) / 0.505)
+    assert _ac1(first, second) == pytest.approx((0.7 - 0.495) / 0.505)
 
 
 def test_a_rare_label_pushes_kappa_down_and_ac1_not() -> None:
@@ -45,7 +45,7 @@ def test_a_rare_label_pushes_kappa_down_and_ac1_not() -> None:
     first, second = labels(1, 2, 3, 94)
     assert kappa(first, second) == pytest.approx((0.95 - 0.9324) / (1 - 0.9324))
     chance = 2 * 0.035 * 0.965
-    assert ac1(first, second) == pytest.approx((0.95 - chance) / (1 - chance))
+    assert _ac1(first, second) == pytest.approx((0.95 - chance) / (1 - chance))
 
 
 def test_other_implementations_agree() -> None:
@@ -60,7 +60,7 @@ def test_other_implementations_agree() -> None:
         shares = np.bincount([*first, *second]) / 60
         chance = (shares * (1 - shares)).sum()  # Gwet's general form for two labels
         found = (np.mean(first == second) - chance) / (1 - chance)
-        assert ac1(first, second) == pytest.approx(found)
+        assert _ac1(first, second) == pytest.approx(found)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_few_agreeing_labels_prove_little() -> None:
     assert low < 0.3
 
 
-@pytest.mark.parametrize("statistic", [observed, ac1])
+@pytest.mark.parametrize("statistic", [observed, _ac1])
 def test_intervals_cover_the_truth(monkeypatch: pytest.MonkeyPatch, statistic: Statistic) -> None:
     """Two annotators who err on 10 % of balanced samples; nominal 95 %, 90 % demanded.
 

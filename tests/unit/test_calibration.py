@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.online.likelihood_ratio import ville_threshold
+from monitorlab.online.learned import ville_threshold
 from monitorlab.online.metrics import alarm_steps
 from monitorlab.statistics.ranks import (
     RANK_RULES,

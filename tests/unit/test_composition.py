@@ -12,7 +12,7 @@ from monitorlab.benchmark.writing.composition import (
     Pair,
     Response,
     _both,
-    closest_lengths,
+    _closest_lengths,
     compose_pair,
 )
 
@@ -94,11 +94,11 @@ def test_drafts_of_about_equal_length_are_kept() -> None:
 
 def test_the_coin_decides_between_the_closest_drafts_only_within_the_tolerance() -> None:
     benign, misbehaving = [410, 520, 600], [450, 505, 900]
-    assert closest_lengths(benign, misbehaving, benign_longer=True) == (1, 1)
-    assert closest_lengths(benign, misbehaving, benign_longer=False) == (0, 0)
-    assert closest_lengths([100], [104], benign_longer=True) == (0, 0)
-    assert closest_lengths([100, 105], [104, 10], benign_longer=False) == (0, 0)
-    assert closest_lengths([100, 200], [300, 400], benign_longer=False) == (1, 0)
+    assert _closest_lengths(benign, misbehaving, benign_longer=True) == (1, 1)
+    assert _closest_lengths(benign, misbehaving, benign_longer=False) == (0, 0)
+    assert _closest_lengths([100], [104], benign_longer=True) == (0, 0)
+    assert _closest_lengths([100, 105], [104, 10], benign_longer=False) == (0, 0)
+    assert _closest_lengths([100, 200], [300, 400], benign_longer=False) == (1, 0)
 
 
 def test_neither_side_is_the_longer_one(composed_pairs: list[Pair]) -> None:

@@ -13,8 +13,8 @@ from monitorlab.benchmark.writing import corpus
 from monitorlab.benchmark.writing.composition import Pair, compose_pair
 from monitorlab.benchmark.writing.corpus import (
     COMPONENTS,
-    Component,
     Report,
+    _Component,
     _component_sizes,
     build_corpus,
 )
@@ -23,7 +23,7 @@ from monitorlab.storage.tables import CORPUS, check_frame
 
 SHARE = 0.0005
 SEED = 5
-ONE = (Component("only", "spv_qa", 9),)
+ONE = (_Component("only", "spv_qa", 9),)
 
 
 def build(library: Sequence[Scenario], **options: object) -> pd.DataFrame:
@@ -169,7 +169,7 @@ def test_a_scenario_that_repeats_itself_is_reported(monkeypatch: pytest.MonkeyPa
     def always_the_first(scenario: Scenario, _: int, *rest: Any) -> Pair:
         return compose_pair(scenario, 0, *rest)
 
-    monkeypatch.setattr(corpus, "COMPONENTS", (Component("only", "spv_qa", 4),))
+    monkeypatch.setattr(corpus, "COMPONENTS", (_Component("only", "spv_qa", 4),))
     monkeypatch.setattr(corpus, "compose_pair", always_the_first)
     report = Report()
     with pytest.raises(ScenarioError, match="poor: too few different pairs after 6 rounds"):

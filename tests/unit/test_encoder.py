@@ -16,7 +16,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from monitorlab.models import ModelError, sentence_encoder
 from monitorlab.models.sentence_encoder import Encoder, _bundled_encoder, load_encoder
-from monitorlab.monitors.learned import SETTINGS, EncoderMonitor, features, fit_probe
+from monitorlab.monitors.learned import SETTINGS, EncoderMonitor, _fit_probe, features
 from monitorlab.monitors.monitor import MonitorError, Sample, samples_of
 from monitorlab.monitors.scoring import score
 from monitorlab.storage.files import read_sealed, sealed_json
@@ -193,10 +193,10 @@ def test_the_probe_is_the_regression_on_standardised_features() -> None:
     random = np.random.default_rng(0)
     table = random.normal(5, [1, 100], (400, 2))
     labels = (table[:, 1] > 5).astype(int)
-    probe = fit_probe(table, labels)
+    probe = _fit_probe(table, labels)
     log_odds = table @ probe["coefficients"] + probe["intercept"]
     assert np.corrcoef(log_odds, table[:, 1])[0, 1] > 0.99
-    scaled = fit_probe(table * [1000, 0.001] + 3, labels)
+    scaled = _fit_probe(table * [1000, 0.001] + 3, labels)
     shifted = (table * [1000, 0.001] + 3) @ scaled["coefficients"] + scaled["intercept"]
     np.testing.assert_allclose(shifted, log_odds, atol=1e-4)
 

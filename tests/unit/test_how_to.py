@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from monitorlab.benchmark.audit.verification import inspect_cells
 from monitorlab.benchmark.scenarios.documents import LIBRARY
+from monitorlab.benchmark.writing.corpus import inspect_cells
 from monitorlab.cli import app
 
 ROOT = Path(__file__).parents[2]

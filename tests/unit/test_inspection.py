@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from monitorlab.benchmark.audit.verification import MIN_SCENARIOS, inspect_cells
 from monitorlab.benchmark.sandbox import runner
+from monitorlab.benchmark.writing.corpus import MIN_SCENARIOS, inspect_cells
 
 PROSE = """\
 - id: {id}

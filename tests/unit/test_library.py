@@ -12,9 +12,8 @@ from monitorlab.benchmark.audit.probes import held_out_scores
 from monitorlab.benchmark.sandbox import runner
 from monitorlab.benchmark.scenarios import files as scenario_files
 from monitorlab.benchmark.scenarios.files import Scenario
-from monitorlab.benchmark.writing.composition import Pair, compose_pair
+from monitorlab.benchmark.writing.composition import Pair, _rename, compose_pair
 from monitorlab.benchmark.writing.problems import draw_problem
-from monitorlab.benchmark.writing.programs import _rename
 from monitorlab.statistics.roc import auroc
 
 MINIMUM = {"spv_code": 120, "spv_qa": 100, "syco_qa": 200, "syco_reasoning": 80}

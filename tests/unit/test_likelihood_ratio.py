@@ -11,7 +11,7 @@ import pytest
 from evaluator import EValuator
 from evaluator.utils import add_judge_probability_series
 
-from monitorlab.online.likelihood_ratio import LikelihoodRatio, ville_threshold
+from monitorlab.online.learned import LikelihoodRatio, ville_threshold
 from monitorlab.online.metrics import peaks
 from monitorlab.online.running import TooFewSequencesError
 from monitorlab.online.trajectories import ScoreFileError, Trajectories, from_frame

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from monitorlab.online.drift import DriftReference
-from monitorlab.online.learned import LearnedPrefix
-from monitorlab.online.likelihood_ratio import LikelihoodRatio
+from monitorlab.online.learned import LearnedPrefix, LikelihoodRatio
 from monitorlab.online.metrics import alarm_steps, peaks
 from monitorlab.online.policy import (
     OnlineMonitor,

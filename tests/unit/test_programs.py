@@ -10,9 +10,15 @@ from random import Random
 import pytest
 
 from monitorlab.benchmark.scenarios.files import Scenario, phrases, shared
-from monitorlab.benchmark.writing import programs
-from monitorlab.benchmark.writing.composition import Pair
-from monitorlab.benchmark.writing.programs import _rename, _restyle, _Style
+from monitorlab.benchmark.writing.composition import (
+    Pair,
+    _draw_order,
+    _framed,
+    _rename,
+    _restyle,
+    _Style,
+    _write_program,
+)
 
 STYLES = [_Style(*flags) for flags in product((True, False), repeat=4)]
 BARE, FULL = _Style(False, False, True, False), _Style(True, True, False, True)
@@ -137,7 +143,7 @@ def test_frames_parse_and_call_exactly_the_helpers_that_are_there() -> None:
     for frame in shared("frames"):
         for count in range(1, 4):
             for chosen in combinations(roles, count):
-                code = programs._framed(frame["code"], frozenset(chosen))
+                code = _framed(frame["code"], frozenset(chosen))
                 called = {node.func.id for node in ast.walk(ast.parse(code))
                           if isinstance(node, ast.Call)
                           and isinstance(node.func, ast.Name)}  # fmt: skip
@@ -150,9 +156,9 @@ def test_only_the_misbehaving_program_has_a_careless_helper(library: list[Scenar
     plain = {name: [name] for name in phrases()["helpers"]}
     for seed, task in enumerate(tasks):
         random = Random(seed)
-        order = replace(programs.draw_order(task, random), names={name: name for name in plain})
+        order = replace(_draw_order(task, random), names={name: name for name in plain})
         for label in (0, 1):
-            _, job = programs.write_program(order, label, random)
+            _, job = _write_program(order, label, random)
             careless = [helper_of(job.source, habit["role"]) not in
                         {helper_of(source, habit["role"]) for source in habit["secure"]}
                         for habit in order.habits]  # fmt: skip

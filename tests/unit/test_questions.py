@@ -23,14 +23,13 @@ from monitorlab.benchmark.sources.generator import (
     CODE_CUE,
     HUB,
     MISBEHAVING,
+    OPEN,
     UNCLEAR,
     VISIBLE_TESTS,
     Question,
     QuestionError,
     _code_question,
     _gsm8k,
-    _humaneval,
-    _mbpp,
     _near_numbers,
     _truthfulqa,
     load_questions,
@@ -193,7 +192,7 @@ def code(get: Get) -> Question:
         {"task_id": "HumanEval/8", "prompt": PROMPT, "entry_point": "add",
          "test": "def check(candidate):\n    assert candidate(17, 25) == 42\n    assert True\n"},
     ])  # fmt: skip
-    (question,) = _humaneval(1, get)
+    (question,) = OPEN["humaneval"](1, get)
     return question
 
 
@@ -206,7 +205,7 @@ def test_code_questions_show_two_tests_and_a_bonus(code: Question, get: Get) -> 
     write(get("mbpp/mbpp-py.jsonl"), [
         {"name": "mbpp_3_add", "prompt": PROMPT, "entry_point": "add", "test": CHECK},
     ])  # fmt: skip
-    (other,) = _mbpp(1, get)
+    (other,) = OPEN["mbpp"](1, get)
     assert (other.id, other.source, other.request) == ("mbpp_3_add", "mbpp", code.request)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark.sources import fixes, programs, solutions, transcripts
+from monitorlab.benchmark.sources import programs, solutions, transcripts
 from monitorlab.benchmark.sources.pairing import (
     Answer,
     Loaded,
@@ -22,7 +22,7 @@ from monitorlab.benchmark.sources.pairing import (
     build,
 )
 from monitorlab.benchmark.sources.records import RealDataError, read_array, read_lines
-from monitorlab.chapters.construction.real_pairs import _sources_table, combine
+from monitorlab.chapters.construction.real_pairs import _combine, _sources_table
 from monitorlab.storage.tables import SAMPLES
 
 Get = Callable[[str], Path]
@@ -408,7 +408,7 @@ def test_labels_about_another_conversation_are_not_used(get: Get) -> None:
 def test_sources_are_stacked_with_an_overview() -> None:
     full = build(ORIGIN, [problem("a", ("yes it is", 0), ("no", 1))], Tally())
     empty = build(Origin("none", "sg_qa", "t", "by rule"), [problem("b", ("x", 0))], Tally())
-    together = combine([full, empty])
+    together = _combine([full, empty])
     assert len(together.samples) == 2 and together.unpaired.empty and together.flaws.empty
     assert list(together.overview["source"]) == ["demo", "none"]
     assert list(together.overview["pairs"]) == [1, 0]
@@ -422,7 +422,7 @@ def test_sources_are_stacked_with_an_overview() -> None:
 
 
 def test_twins_do_not_say_which_they_are(get: Get, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(fixes, "TASKS", ("022_0", "078_0"))
+    monkeypatch.setattr(programs, "TASKS", ("022_0", "078_0"))
     (tmp_path / "cweval").mkdir()
     (tmp_path / "cweval/cwe_022_0_task.py").write_text(
         "import os\nBASE = os.sep\n\ndef read(name):\n    '''Read it.'''\n"
@@ -434,7 +434,7 @@ def test_twins_do_not_say_which_they_are(get: Get, tmp_path: Path, monkeypatch) 
         "def test_read_unsafe():\n    assert read_unsafe_0('a')\n")
     for kind in ("task", "test"):
         (tmp_path / f"cweval/cwe_078_0_{kind}.py").write_text("def run(x):\n    return x\n")
-    loaded = fixes.cweval(get)
+    loaded = programs.cweval(get)
     rows = loaded.samples.set_index("label")
     assert rows.loc[0, "response"] == (
         "import os\nBASE = os.sep\ndef read(name):\n"
@@ -447,14 +447,14 @@ def test_twins_do_not_say_which_they_are(get: Get, tmp_path: Path, monkeypatch) 
 
 
 def test_fixes_know_the_line_that_went(get: Get, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(fixes, "FIXES", ("sven/one.jsonl",))
+    monkeypatch.setattr(programs, "FIXES", ("sven/one.jsonl",))
     row = {"func_name": "go", "file_name": "a/b.py", "vul_type": "cwe-078", "commit_link": "c",
            "func_src_before": "def go(x):\n    shell(x)\n",
            "func_src_after": "def go(x):\n    pass\n",
            "line_changes": {"deleted": [{"line_no": 2, "char_start": 11, "char_end": 24}],
                             "added": []}}
     write(tmp_path / "sven/one.jsonl", [row, row, row | {"file_name": "b.c"}])
-    loaded = fixes.sven(get)
+    loaded = programs.sven(get)
     (flaw,) = loaded.flaws.itertuples()
     text = loaded.samples.set_index("sample_id").loc[flaw.sample_id]
     assert text["response"][flaw.start:flaw.end] == "    shell(x)\n" and flaw.step == 1

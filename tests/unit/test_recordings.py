@@ -12,10 +12,10 @@ from monitorlab.signals.recordings import (
     RecordedSequence,
     RecordingError,
     ToolCallScorer,
+    _processbench,
+    _read_recordings,
+    _tau_bench,
     load_recordings,
-    processbench_sequences,
-    read_recordings,
-    tau_bench_sequences,
 )
 
 
@@ -33,7 +33,7 @@ def test_the_first_wrong_step_counts_from_one(tmp_path: Path):
     chains = [chain(), chain(id="b", label=-1, final_answer_correct=True),
               chain(id="c", label=-1), chain(id="d", label=0, final_answer_correct=True)]
     file = write(tmp_path / "x.json", chains)
-    found = list(processbench_sequences(lambda key: file, "gsm8k"))
+    found = list(_processbench(lambda key: file, "gsm8k"))
     assert [(one.label, one.onset) for one in found] == [(1, 2), (0, 0), (-1, 0), (1, 1)]
     assert len({one.group for one in found}) == 1, "one problem"
 
@@ -41,7 +41,7 @@ def test_the_first_wrong_step_counts_from_one(tmp_path: Path):
 def test_a_mark_behind_the_last_step_is_refused(tmp_path: Path):
     file = write(tmp_path / "x.json", [chain(label=2)])
     with pytest.raises(RealDataError, match="the first wrong step is 2, expected -1 to 1"):
-        list(processbench_sequences(lambda key: file, "math"))
+        list(_processbench(lambda key: file, "math"))
 
 
 def call(name: str, **arguments: object) -> dict[str, object]:
@@ -69,7 +69,7 @@ def test_the_onset_is_the_first_write_that_the_reference_lacks(tmp_path: Path):
         talk(0, 2, 0.0, WRONG, REFUSED, ASK),  # refused, so nothing was done: no onset
         talk(1, 0, 0.0, WRONG, DONE),  # no trial reached this reference
     ])
-    found = list(tau_bench_sequences(lambda key: file))
+    found = list(_tau_bench(lambda key: file))
     assert [(one.name, one.label, one.onset, one.group) for one in found] == [
         ("task00-trial0", 0, 0, "task00"), ("task00-trial1", 1, 3, "task00"),
         ("task00-trial2", 1, 0, "task00"), ("task01-trial0", -1, 0, "task01"),
@@ -92,7 +92,7 @@ def test_the_rule_reads_calls_of_own_chats(tmp_path: Path):
             {"role": "user", "content": "Go."},
             {"role": "assistant", "content": None, "tool_calls": [
                 {"id": "c", "type": "function", "function": function}]}]
-    (one,) = read_recordings(write(tmp_path / "x.json", [{"messages": chat}]))
+    (one,) = _read_recordings(write(tmp_path / "x.json", [{"messages": chat}]))
     (found,) = ToolCallScorer(writes=["wipe"]).score_many([(one.problem, one.steps)])
     assert found.scores.tolist() == [0.0, 3.0]
 
@@ -105,13 +105,13 @@ def test_own_problems_solutions_and_chats(tmp_path: Path):
             {"question": "3 + 4?", "steps": ["3 + 4 = 8."], "label": 1, "onset": 1}]
     file = tmp_path / "x.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
-    assert read_recordings(file) == [
+    assert _read_recordings(file) == [
         RecordedSequence("00001", "2 + 2?", answer="4"),
         RecordedSequence("b", "3 + 3?", ("3 + 3 = 6.", "So 6."), 0),
         RecordedSequence("00003", "3 + 4?", ("3 + 4 = 8.",), 1, 1),
     ]
     file.write_text(json.dumps({"messages": chat}))
-    (found,) = read_recordings(file)
+    (found,) = _read_recordings(file)
     assert (found.problem, found.steps) == (("Hi.",), ("Hello.\n\nWhat now?",))
 
 
@@ -126,7 +126,7 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, row: dict[str, object], 
     file = tmp_path / "x.jsonl"
     file.write_text(json.dumps(row))
     with pytest.raises(RecordingError) as caught:
-        read_recordings(file)
+        _read_recordings(file)
     assert message in str(caught.value)
 
 

@@ -12,7 +12,7 @@ from monitorlab.monitors.rules import (
     Constant,
     CueFollower,
     Keywords,
-    cued_option,
+    _cued_option,
 )
 from monitorlab.monitors.scoring import score
 
@@ -111,8 +111,8 @@ def test_other_words_are_another_monitor() -> None:
     ("To my mind and gut, (C) it must be.", "C"),
 ])
 def test_cues_of_all_kinds_are_read(cue: str, letter: str) -> None:
-    assert cued_option(f"{cue}\n\n{OPTIONS}Choose one.") == letter
-    assert cued_option(f"{OPTIONS}Choose one.\n\n{cue}") == letter
+    assert _cued_option(f"{cue}\n\n{OPTIONS}Choose one.") == letter
+    assert _cued_option(f"{OPTIONS}Choose one.\n\n{cue}") == letter
 
 
 @pytest.mark.parametrize("request_text", [
@@ -125,7 +125,7 @@ def test_cues_of_all_kinds_are_read(cue: str, letter: str) -> None:
     "Ann says: I believe it.\nA) yes, I think B\nB) no",  # within an option
 ])
 def test_without_a_clear_cue_there_is_none(request_text: str) -> None:
-    assert cued_option(request_text) is None
+    assert _cued_option(request_text) is None
 
 
 def test_following_the_cue_is_misbehavior_and_not_following_it_is_not() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark.sample_files import ChatError, SampleFileError, load_samples, read_chat
+from monitorlab.benchmark.sample_files import ChatError, SampleFileError, _read_chat, load_samples
 
 CHAT = [
     {"role": "system", "content": "Be brief."},
@@ -25,16 +25,16 @@ SHARED = [{"from": {"user": "human", "assistant": "gpt"}.get(turn["role"], turn[
 
 @pytest.mark.parametrize("chat", [CHAT, SHARED, json.dumps(CHAT)])
 def test_the_last_answer_is_the_response_and_what_comes_before_it_the_request(chat: Any) -> None:
-    assert read_chat(chat) == (REQUEST, "Ann's: 4711.", 0)
+    assert _read_chat(chat) == (REQUEST, "Ann's: 4711.", 0)
 
 
 def test_a_single_question_is_the_request_as_it_stands() -> None:
-    assert read_chat(CHAT[3:]) == ("Whose key is it?", "Ann's: 4711.", 0)
+    assert _read_chat(CHAT[3:]) == ("Whose key is it?", "Ann's: 4711.", 0)
 
 
 def test_what_follows_the_last_answer_is_counted() -> None:
     thanks = {"role": "user", "content": "Thanks."}
-    assert read_chat([*CHAT, thanks]) == (REQUEST, "Ann's: 4711.", 1)
+    assert _read_chat([*CHAT, thanks]) == (REQUEST, "Ann's: 4711.", 1)
 
 
 @pytest.mark.parametrize(("message", "text"), [
@@ -50,7 +50,7 @@ def test_every_part_of_an_answer_that_can_be_judged_is_in_the_response(
     message: dict[str, Any], text: str
 ) -> None:
     asked = {"role": "user", "content": "q"}
-    assert read_chat([asked, {"role": "Assistant", **message}]) == ("q", text, 0)
+    assert _read_chat([asked, {"role": "Assistant", **message}]) == ("q", text, 0)
 
 
 @pytest.mark.parametrize(("chat", "words"), [
@@ -67,7 +67,7 @@ def test_every_part_of_an_answer_that_can_be_judged_is_in_the_response(
 ])
 def test_what_is_no_chat_is_refused(chat: Any, words: str) -> None:
     with pytest.raises(ChatError, match=words) as caught:
-        read_chat(chat)
+        _read_chat(chat)
     assert len(str(caught.value)) < 300
 
 

@@ -8,8 +8,8 @@ from monitorlab.benchmark.scenarios import files as scenario_files
 from monitorlab.benchmark.scenarios.files import (
     Scenario,
     ScenarioError,
+    _load_file,
     load_cell,
-    load_file,
     load_library,
     read_document,
     values_of,
@@ -66,7 +66,7 @@ def write(folder: Path, text: str | bytes, cell: str = "syco_qa", name: str = "s
 
 def faults(folder: Path, text: str | bytes, cell: str = "syco_qa") -> list[str]:
     with pytest.raises(ScenarioError) as error:
-        load_file(write(folder, text, cell), cell)
+        _load_file(write(folder, text, cell), cell)
     return str(error.value).splitlines()
 
 
@@ -78,7 +78,7 @@ def test_a_sound_file_is_read(tmp_path: Path, cell: str) -> None:
     text = TEXTS[cell]
     second = text.replace("id: demo", "id: second").replace("id: fence", "id: second")
     path = write(tmp_path, f"# a comment\n\n{text}\n{second}", cell)
-    one, two = load_file(path, cell)
+    one, two = _load_file(path, cell)
     assert (one.cell, two.id) == (cell, "second")
     assert one.place == f"{cell}/some.yaml:3"
     assert two.place == f"{cell}/some.yaml:{4 + len(text.splitlines())}"
@@ -90,7 +90,7 @@ def test_a_sound_file_is_read(tmp_path: Path, cell: str) -> None:
 
 def test_text_is_read_as_utf8(tmp_path: Path) -> None:
     path = write(tmp_path, PROSE.replace("Ada", "Zoë"))
-    assert load_file(path, "syco_qa")[0]["slots"]["person"] == ["Zoë", "Ben"]
+    assert _load_file(path, "syco_qa")[0]["slots"]["person"] == ["Zoë", "Ben"]
 
 
 @pytest.mark.parametrize(

@@ -20,26 +20,23 @@ from monitorlab.online.learned import (
     OBJECTIVES,
     ChosenPrefix,
     LearnedPrefix,
+    LikelihoodRatio,
     _table,
     _thresholds,
     logistic,
 )
-from monitorlab.online.likelihood_ratio import LikelihoodRatio
 from monitorlab.online.running import (
     FEATURES,
     Cusum,
     Ewma,
-    FittedEwma,
-    FittedLatest,
     FittedPrefix,
     LatestScore,
+    RunningMean,
     TooFewSequencesError,
-    cusum,
-    ewma,
+    _FittedCusum,
     fitted_from_dict,
     prefix_features,
     running_max,
-    running_mean,
     training_part,
 )
 from monitorlab.online.trajectories import Trajectories
@@ -60,10 +57,10 @@ def make(n: int = 80, horizon: int = 6, seed: int = 0) -> Trajectories:
 
 def test_by_hand():
     scores = np.array([[1.0, 3.0, 2.0, np.nan]])
-    np.testing.assert_allclose(running_mean(scores)[0], [1, 2, 2, np.nan])
+    np.testing.assert_allclose(RunningMean()(scores)[0], [1, 2, 2, np.nan])
     np.testing.assert_allclose(running_max(scores)[0], [1, 3, 3, np.nan])
-    np.testing.assert_allclose(ewma(scores, 0.5)[0], [1, 2, 2, np.nan])
-    np.testing.assert_allclose(cusum(scores, 2.0)[0], [0, 1, 1, np.nan])
+    np.testing.assert_allclose(Ewma(0.5)(scores)[0], [1, 2, 2, np.nan])
+    np.testing.assert_allclose(_FittedCusum(2.0)(scores)[0], [0, 1, 1, np.nan])
 
 
 @pytest.mark.parametrize("statistic", STATISTICS, ids=lambda s: s.name)
@@ -185,10 +182,10 @@ def test_infinite_scores_by_hand():
     inf = np.inf
     mean = [[1, -inf, -inf, -inf], [1, inf, inf, np.nan], [-inf, inf, inf, inf],
             [inf, inf, inf, np.nan], [-inf] * 4]
-    np.testing.assert_array_equal(running_mean(ENDS), mean)
-    np.testing.assert_array_equal(ewma(ENDS, 0.5), mean)
-    np.testing.assert_array_equal(ewma(ENDS, 1.0), ENDS)
-    np.testing.assert_array_equal(cusum(ENDS, 0.5), [
+    np.testing.assert_array_equal(RunningMean()(ENDS), mean)
+    np.testing.assert_array_equal(Ewma(0.5)(ENDS), mean)
+    np.testing.assert_array_equal(Ewma(1.0)(ENDS), ENDS)
+    np.testing.assert_array_equal(_FittedCusum(0.5)(ENDS), [
         [0.5, 0, 1.5, 4], [0.5, inf, inf, np.nan], [0, inf, inf, inf], [inf, inf, inf, np.nan],
         [0, 0, 0, 0]])
 
@@ -231,9 +228,9 @@ def test_the_largest_scores_that_come_in_do_not_overflow():
 
 def test_ewma_weight_is_checked():
     with pytest.raises(ValueError, match=r"expected a number in \(0, 1\]"):
-        Ewma(weight=0.0).fit(make())
+        Ewma(weight=0.0)
     with pytest.raises(ValueError, match=r"expected a number in \(0, 1\]"):
-        FittedEwma(1.5)
+        Ewma(1.5)
     assert Cusum().training_share < 1
 
 
@@ -308,7 +305,7 @@ def test_the_objective_decides_what_is_chosen():
 
 def test_little_or_nothing_to_choose_from_leaves_the_score_itself():
     few = make(2 * FEWEST_TO_CHOOSE - 2)
-    assert ChosenPrefix().fit(few) == FittedLatest()
+    assert ChosenPrefix().fit(few) == LatestScore()
     noise = make(400)
     noise.labels[:] = np.random.default_rng(0).permutation(noise.labels)
     with pytest.raises(ValueError, match="objective is 'speed', expected one of power, by_half"):

@@ -196,12 +196,12 @@ def test_released_answers_are_those_of_the_model_or_refused(
     checkpoint: Checkpoint, answers: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sway, "RELEASED", tmp_path / "sway.csv")
-    sway.release(answers, checkpoint, CHOICES, SEED)
+    sway._release(answers, checkpoint, CHOICES, SEED)
     found = sway.released_answers(checkpoint, CHOICES, SEED, again=1)
     assert found is not None
     pd.testing.assert_frame_equal(found, answers, atol=1e-6)
     assert sway.released_answers(checkpoint, CHOICES, SEED + 1, again=1) is None  # other wordings
-    sway.release(answers.assign(A=answers["A"] + 0.03), checkpoint, CHOICES, SEED)
+    sway._release(answers.assign(A=answers["A"] + 0.03), checkpoint, CHOICES, SEED)
     with pytest.raises(AssertionError, match="other probabilities than the released ones"):
         sway.released_answers(checkpoint, CHOICES, SEED, again=1)
 

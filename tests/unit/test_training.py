@@ -12,8 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from monitorlab.models.batching import pad
 from monitorlab.models.tiny import (
     SPECIAL,
-    Muon,
     _batch_order,
+    _Muon,
     _orthogonalize,
     build_tokenizer,
     few_collections,
@@ -52,7 +52,7 @@ def test_steps_equal_those_of_the_reference_optimizers(monkeypatch: pytest.Monke
         torch.optim.Muon(inner.values(), lr=0.02, weight_decay=0.01, adjust_lr_fn="original"),
         torch.optim.Adam(outer, lr=0.008, betas=(0.9, 0.98)),
     )
-    optimizer, generator = Muon(ours, 0.02), torch.Generator().manual_seed(1)
+    optimizer, generator = _Muon(ours, 0.02), torch.Generator().manual_seed(1)
     for _ in range(4):
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
             a.grad = torch.randn(a.shape, generator=generator)
@@ -68,7 +68,7 @@ def test_steps_equal_those_of_the_reference_optimizers(monkeypatch: pytest.Monke
 
 def test_a_schedule_reaches_the_optimizer() -> None:
     model = small_model()
-    optimizer = Muon(model, 0.02)
+    optimizer = _Muon(model, 0.02)
     torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0)
     before = [p.detach().clone() for p in model.parameters()]
     model(input_ids=torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss.backward()

@@ -15,7 +15,7 @@ import pytest
 from monitorlab.online import trajectories
 from monitorlab.online.comparison import ALL_METHODS, PAPER_METHODS, compare_methods, random_splits
 from monitorlab.online.metrics import alarm_metrics, alarm_steps, peaks
-from monitorlab.online.running import cusum, ewma, running_max, running_mean
+from monitorlab.online.running import Ewma, RunningMean, _FittedCusum, running_max
 from monitorlab.online.score_files import load_evaluator, load_scores
 from monitorlab.online.trajectories import (
     UNKNOWN,
@@ -28,8 +28,7 @@ from monitorlab.online.trajectories import (
 from monitorlab.statistics.thresholds import calibrate
 
 TRANSFORMS = {
-    "mean": running_mean, "max": running_max, "ewma": lambda scores: ewma(scores, 0.3),
-    "cusum": lambda scores: cusum(scores, 0.1),
+    "mean": RunningMean(), "max": running_max, "ewma": Ewma(0.3), "cusum": _FittedCusum(0.1),
 }
 
 

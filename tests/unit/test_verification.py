@@ -11,13 +11,17 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from monitorlab.benchmark.audit import verification
-from monitorlab.benchmark.audit.verification import check_programs, check_reasoning
 from monitorlab.benchmark.sandbox import runner
 from monitorlab.benchmark.scenarios.documents import LIBRARY, read_document
-from monitorlab.benchmark.scenarios.files import Scenario, load_file
+from monitorlab.benchmark.scenarios.files import Scenario, _load_file
+from monitorlab.benchmark.writing import corpus
 from monitorlab.benchmark.writing.composition import Pair, Response, compose_pair, pair_id
-from monitorlab.benchmark.writing.corpus import COMPONENTS
+from monitorlab.benchmark.writing.corpus import (
+    COMPONENTS,
+    PATIENCE,
+    _check_programs,
+    _check_reasoning,
+)
 from monitorlab.benchmark.written import COUNTS, WrittenPair, written_samples
 from monitorlab.chapters.construction import overview
 from monitorlab.cli import app
@@ -55,7 +59,7 @@ def programs() -> pd.DataFrame:
         Pair(Scenario("prose", "spv_qa", "x", {}), 0, "t", "r", "none",
              Response("a"), Response("b")),
     ]  # fmt: skip
-    return check_programs(pairs, 3)
+    return _check_programs(pairs, 3)
 
 
 def by_side(frame: pd.DataFrame, name: str) -> list[bool]:
@@ -87,7 +91,7 @@ def test_what_cannot_be_confined_is_not_checked(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(runner, "isolation", lambda: "limits+audit")
     shell = "import os\ndef f(n): return n + 1 + os.system('true')"
     outside = "open('/outside', 'w')"
-    found = check_programs([code_pair("a", "spv_code", RIGHT, shell),
+    found = _check_programs([code_pair("a", "spv_code", RIGHT, shell),
                             code_pair("b", "spv_code", outside, RIGHT)], 3)  # fmt: skip
     found = found.sort_values(["pair_id", "label"])
     assert list(found["status"]) == ["passed", "refused", "refused", "passed"]
@@ -106,21 +110,21 @@ def test_a_program_that_was_too_slow_on_a_busy_machine_is_run_again(
         return [replace(found[0], status="timeout"), *found[1:]] if given is None else found
 
     monkeypatch.setattr(runner, "run_jobs", busy)
-    found = check_programs([code_pair("a", "spv_code", RIGHT, RIGHT)], 1)
+    found = _check_programs([code_pair("a", "spv_code", RIGHT, RIGHT)], 1)
     assert found["confirmed"].all() and len(limits) == 2
-    assert limits[1].seconds == verification.PATIENCE
+    assert limits[1].seconds == PATIENCE
 
 
 
 def test_nothing_to_check_gives_empty_tables() -> None:
-    programs, reasoning = check_programs([], 1), check_reasoning([], 1)
+    programs, reasoning = _check_programs([], 1), _check_reasoning([], 1)
     assert programs.empty and reasoning.empty
     assert list(programs.columns[-3:]) == ["isolation", "checked", "confirmed"]
     assert list(reasoning.columns[-1:]) == ["confirmed"]
 
 
 def test_reasoning_is_solved_again(quizzes: list[Pair]) -> None:
-    found = check_reasoning(quizzes, 7)
+    found = _check_reasoning(quizzes, 7)
     assert len(found) == 2 * len(quizzes)
     assert found["confirmed"].all()
     assert ((found["chosen"] == found["right"]) == (found["label"] == 0)).all()
@@ -133,7 +137,7 @@ def test_wrong_labels_of_reasoning_are_found(quizzes: list[Pair]) -> None:
     # The cued option is not offered, so nothing shows that the cue was followed.
     assert third.problem is not None
     odd = replace(third.problem, options=(third.problem.options[0], "no such option"))
-    found = check_reasoning([swapped, silent, replace(third, problem=odd)], 7)
+    found = _check_reasoning([swapped, silent, replace(third, problem=odd)], 7)
     assert by_side_of(found, swapped) == [False, False]
     assert by_side_of(found, silent) == [False, True]
     assert by_side_of(found, third) == [True, False]
@@ -185,7 +189,7 @@ def broken_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "syco_qa" / "test_a.yaml"
     path.parent.mkdir()
     path.write_text("- id: demo\n  colour: blue\n")
-    monkeypatch.setattr(verification, "load_cell", lambda cell, _: load_file(path, cell))
+    monkeypatch.setattr(corpus, "load_cell", lambda cell, _: _load_file(path, cell))
     return path
 
 
@@ -207,7 +211,7 @@ def test_an_unconfirmed_label_is_a_fault(
     monkeypatch: pytest.MonkeyPatch, quizzes: list[Pair]
 ) -> None:
     members = [pair.scenario for pair in quizzes[:2]][:1]
-    monkeypatch.setattr(verification, "load_cell", lambda cell, _: members)
+    monkeypatch.setattr(corpus, "load_cell", lambda cell, _: members)
     good = CliRunner().invoke(app, ["scenarios", "syco_reasoning", "--pairs", "1"])
     assert (good.exit_code, "1 pairs, 0 faults" in good.stdout) == (0, True)
 
@@ -215,7 +219,7 @@ def test_an_unconfirmed_label_is_a_fault(
         pair = compose_pair(*arguments)
         return replace(pair, benign=pair.misbehaving, misbehaving=pair.benign)
 
-    monkeypatch.setattr(verification, "compose_pair", swapped)
+    monkeypatch.setattr(corpus, "compose_pair", swapped)
     bad = CliRunner().invoke(app, ["scenarios", "syco_reasoning", "--pairs", "1"])
     assert bad.exit_code == 1
     assert "2 faults" in bad.stdout and f"{members[0].id}: label not confirmed" in bad.stdout

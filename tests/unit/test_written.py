@@ -5,13 +5,13 @@ import pytest
 from monitorlab.benchmark.written import (
     COUNTS,
     PairError,
+    _read_pairs,
     check_pairs,
     cue_rule,
     inspect_pairs,
     label_checks,
     load_pairs,
     program_of,
-    read_pairs,
     written_samples,
 )
 from monitorlab.storage.tables import BENCHMARK, LABEL_CHECKS, check_frame
@@ -81,7 +81,7 @@ def faults(tmp_path):
     def check(text):
         path = tmp_path / "theme.md"
         path.write_text(text, encoding="utf-8")
-        return [fault for check in check_pairs(read_pairs(path)) for fault in check.faults]
+        return [fault for check in check_pairs(_read_pairs(path)) for fault in check.faults]
 
     return check
 
@@ -147,14 +147,14 @@ def test_a_file_that_does_not_fit_is_refused_with_its_line(tmp_path, text, said)
     path = tmp_path / "theme.md"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(PairError, match=r"theme\.md") as caught:
-        read_pairs(path)
+        _read_pairs(path)
     assert said in str(caught.value)
 
 
 def test_a_file_that_is_not_utf8_is_refused_with_its_line(tmp_path):
     (tmp_path / "theme.md").write_bytes(b"%% pair sg_qa/a-1\ntier: \xff\n")
     with pytest.raises(PairError, match=r"theme\.md:2: not UTF-8"):
-        read_pairs(tmp_path / "theme.md")
+        _read_pairs(tmp_path / "theme.md")
 
 
 def test_a_name_stands_once(tmp_path):
@@ -167,7 +167,7 @@ def test_a_name_stands_once(tmp_path):
 def test_text_stands_as_it_was_written(tmp_path):
     path = tmp_path / "theme.md"
     path.write_text(code() + "\n\n", encoding="utf-8")
-    (pair,) = read_pairs(path)
+    (pair,) = _read_pairs(path)
     assert program_of(pair.sections["benign"]).startswith("@staticmethod\ndef find")
     assert pair.sections["tests"] == 'assert find("ann") == 1'
 

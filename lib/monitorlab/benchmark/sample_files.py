@@ -52,7 +52,7 @@ def load_samples(
 
     Columns are found without regard to case, and to blanks or hyphens for underscores. Instead of
     request and response a file may have ``messages`` or ``conversations``, as
-    :func:`monitorlab.benchmark.sample_files.read_chat` reads them.
+    :func:`monitorlab.benchmark.sample_files._read_chat` reads them.
 
     Parameters
     ----------
@@ -260,7 +260,7 @@ def _with_texts(table: FileTable, report: Callable[[str], object]) -> FileTable:
     read, after = [], 0
     for value, place in zip(table.columns[chats[0]], table.places, strict=True):
         try:
-            request, response, left = read_chat(value)
+            request, response, left = _read_chat(value)
         except ChatError as error:
             raise SampleFileError(f"{place}: {chats[0]} {error}") from None
         read.append((request, response))
@@ -413,7 +413,7 @@ class ChatError(ValueError):
     """A chat cannot be read; the message goes on behind the name of its column."""
 
 
-def read_chat(value: object) -> tuple[str, str, int]:
+def _read_chat(value: object) -> tuple[str, str, int]:
     """Split a chat at its last answer.
 
     Parameters
@@ -451,7 +451,7 @@ def read_chat(value: object) -> tuple[str, str, int]:
 
 
 def read_turns(value: object) -> list[tuple[str, str]]:
-    """Return roles and texts of the messages of a chat, as :func:`read_chat` takes it."""
+    """Return roles and texts of the messages of a chat, as :func:`_read_chat` takes it."""
     if isinstance(value, str):
         try:
             value = json.loads(value)

@@ -110,7 +110,7 @@ class WrittenPair:
         return f"{self.cell}/{self.fields.get('scenario', self.name.partition('/')[2])}"
 
 
-def read_pairs(path: Path) -> list[WrittenPair]:
+def _read_pairs(path: Path) -> list[WrittenPair]:
     """Read one file of pairs.
 
     Parameters
@@ -191,7 +191,7 @@ def load_pairs(files: Iterable[Path] | None = None) -> list[WrittenPair]:
     found: list[Path] = []
     for path in files or [FOLDER]:
         found += sorted(path.rglob("*.md")) if path.is_dir() else [path]
-    pairs = [pair for path in found if path.name != "README.md" for pair in read_pairs(path)]
+    pairs = [pair for path in found if path.name != "README.md" for pair in _read_pairs(path)]
     for name, count in Counter(pair.name for pair in pairs).items():
         if count > 1:
             places = ", ".join(pair.place for pair in pairs if pair.name == name)

@@ -65,7 +65,7 @@ _EVERYWHERE = frozenset({"device"})  # settings that do not decide a score
 
 
 @dataclass(frozen=True)
-class StepReading:
+class _StepReading:
     """What is read, and in which portions.
 
     Attributes
@@ -118,7 +118,7 @@ class StepRequest:
     check : str
         What makes a label of a reference: ``boxed``, ``exact``, or a monitor that is asked.
     options : tuple of str
-        NAME=VALUE of :class:`StepReading` and of the verifier.
+        NAME=VALUE of :class:`_StepReading` and of the verifier.
     force : bool
         Replace a table that was made otherwise.
 
@@ -168,7 +168,7 @@ class Verifier:
     on_cpu: bool
 
 
-def build_verifier(spec: str, options: Mapping[str, str]) -> tuple[Verifier, StepReading]:
+def _build_verifier(spec: str, options: Mapping[str, str]) -> tuple[Verifier, _StepReading]:
     """Find the verifier that `spec` names, and what else the options say.
 
     Its weights are loaded when they are needed, since a generator may need the memory before.
@@ -186,9 +186,9 @@ def build_verifier(spec: str, options: Mapping[str, str]) -> tuple[Verifier, Ste
         raise ParameterError(f"the verifier is {spec!r}, expected logprob:NAME, prm:NAME, "
                              f"guard:NAME (on the hub, a folder, or {SMOLLM2}) or {RULE}")
     build, *rest = (pkgutil.resolve_name(f"monitorlab.signals.{part}") for part in VERIFIERS[kind])
-    known, reading = settings_of(build, *rest), settings_of(StepReading)
+    known, reading = settings_of(build, *rest), settings_of(_StepReading)
     given = read_settings({**reading, **known}, f"score-steps with {kind}", options, said)
-    ours = StepReading(**{key: given.pop(key) for key in reading if key in given})
+    ours = _StepReading(**{key: given.pop(key) for key in reading if key in given})
     decides = {key: setting.default for key, setting in known.items()} | given
     if kind == RULE:
         load = functools.partial(build, **given)
@@ -220,7 +220,7 @@ def score_steps(
     ModelError, ParameterError, RecordingError
         Something cannot be had, does not fit together, or no sequence can be scored.
     """
-    verifier, reading = build_verifier(request.verifier, split_assignments(request.options))
+    verifier, reading = _build_verifier(request.verifier, split_assignments(request.options))
     settings = json.loads(pretty_json({
         "source": Path(request.source).name, "limit": reading.limit, "seed": reading.seed,
         "verifier": verifier.identity, "signal": verifier.signal, "generator": request.generator,
@@ -337,7 +337,7 @@ def _labelled(
 
 def _scored(
     request: StepRequest, sequences: Sequence[RecordedSequence], verifier: Verifier,
-    reading: StepReading,
+    reading: _StepReading,
 ) -> tuple[dict[str, StepScores], dict[str, str]]:
     """Scores by name, those of earlier runs included, and why others have none.
 

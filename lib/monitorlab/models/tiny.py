@@ -137,7 +137,7 @@ def _orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     return x if wide else x.mT
 
 
-class Muon(torch.optim.Optimizer):
+class _Muon(torch.optim.Optimizer):
     """Muon for the matrices inside a transformer's blocks, Adam for everything else.
 
     Every update is replaced by a nearly orthogonal matrix with the same row and column spaces, so
@@ -247,7 +247,7 @@ def fit(
 ) -> None:
     """Train `model` in place, in float32, and leave torch's own random state as it was.
 
-    `Muon` trains it, on batches in the order of `_batch_order`.
+    `_Muon` trains it, on batches in the order of `_batch_order`.
 
     Parameters
     ----------
@@ -275,7 +275,7 @@ def fit(
         return {"input_ids": ids, "labels": pad([row["labels"] for row in batch_rows], IGNORED)}
 
     warm_up = max(1, settings.steps // 20)
-    optimizer = Muon(model, settings.learning_rate)
+    optimizer = _Muon(model, settings.learning_rate)
     optimizers = optimizer, get_cosine_schedule_with_warmup(optimizer, warm_up, settings.steps)
     shown = [rows[i] for i in _batch_order(lengths, batch, settings.steps, seed)]
     callbacks: list[TrainerCallback] = [StepBar(title, settings.steps)] if title else []

@@ -113,7 +113,7 @@ _ALL = (
          ("monitors.build:smollm2", *_CAUSAL), fixed={"revision": ""},
          other_names={"max_tokens": "max_new_tokens"}),
     _Kind(RELEASED, "SmolLM2 fine-tuned on easy misbehavior, see data/released/finetuning",
-         ("monitors.build:finetuned_smollm2", *_CAUSAL), fixed={"revision": "", "adapter": "",
+         ("monitors.build:_finetuned_smollm2", *_CAUSAL), fixed={"revision": "", "adapter": "",
                                                        "adapter_revision": "", "quantization": ""},
          other_names={"max_tokens": "max_new_tokens"}),
     _Kind("api:MODEL", "model behind an OpenAI-compatible API",
@@ -307,7 +307,7 @@ def smollm2(
     return _read_causally(load_smollm2, prompt, read, settings | {"dtype": dtype})
 
 
-def finetuned_smollm2(
+def _finetuned_smollm2(
     *, prompt: str = "brief", read: Reading = "logits", folder: str = "", **settings: Any
 ) -> Monitor:
     """Load SmolLM2 with an adapter of notebook 05, in float32, as it was asked there.

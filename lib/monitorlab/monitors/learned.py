@@ -363,7 +363,7 @@ class EncoderMonitor(_LogisticMonitor):
         """
         rows = _training_rows(frames, rng, cap)
         table = features(encoder, list(rows["request"]), list(rows["response"]), kind)
-        return cls(encoder, fit_probe(table, rows["label"].to_numpy()), kind)
+        return cls(encoder, _fit_probe(table, rows["label"].to_numpy()), kind)
 
     def save(self, folder: Path) -> None:
         """Write probe and settings, not the encoder, to a folder of its own."""
@@ -419,7 +419,7 @@ class EncoderMonitor(_LogisticMonitor):
         return features(self.encoder, requests, responses, self.kind)
 
 
-def fit_probe(table: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+def _fit_probe(table: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     """Logistic regression on standardised features, written for the features as they are.
 
     Parameters

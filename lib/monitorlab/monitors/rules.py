@@ -173,7 +173,7 @@ class CueFollower(ComputingMonitor):
         return [self._verdict(one) for one in samples]
 
     def _verdict(self, sample: Sample) -> Verdict:
-        cued, chosen = cued_option(sample.request), chosen_letter(sample.response)
+        cued, chosen = _cued_option(sample.request), chosen_letter(sample.response)
         if cued is None or chosen is None:
             missing = " and ".join(
                 words for words, found in (("cue", cued), ("option letter", chosen)) if not found
@@ -204,7 +204,7 @@ _OPTION = re.compile(_LETTER)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
-def cued_option(request: str) -> str | None:
+def _cued_option(request: str) -> str | None:
     """Letter of the option that a cue in the request points to.
 
     Looks for the letter as data first (``<answer>B</answer>``, ``key="B"``, ``Answer key: B``),

@@ -16,8 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from monitorlab.online.learned import ChosenPrefix, LearnedPrefix
-from monitorlab.online.likelihood_ratio import LikelihoodRatio, ville_threshold
+from monitorlab.online.learned import ChosenPrefix, LearnedPrefix, LikelihoodRatio, ville_threshold
 from monitorlab.online.metrics import alarm_metrics, alarm_steps, peaks
 from monitorlab.online.running import (
     Cusum,

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitorlab.online.drift import DriftReference, DriftTest
-from monitorlab.online.running import Fitted, FittedLatest, State, fitted_from_dict
+from monitorlab.online.running import Fitted, LatestScore, State, fitted_from_dict
 from monitorlab.statistics.thresholds import (
     ALWAYS_ALARM,
     CALIBRATED,
@@ -111,7 +111,7 @@ class Policy:
     """
 
     threshold: Threshold
-    statistic: Fitted = field(default_factory=FittedLatest)
+    statistic: Fitted = field(default_factory=LatestScore)
     groups: Mapping[str, Threshold] = field(default_factory=dict)
     side: str = "suspicion"
     dtype: str = "float64"

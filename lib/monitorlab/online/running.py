@@ -5,10 +5,10 @@ need no data (``training_share`` 0); others are fitted on part of the calibratio
 threshold is then chosen on the *other* part, which keeps the guarantee whatever was learned.
 
 What :meth:`Statistic.fit` returns is plain data: numbers that go into JSON and come back as they
-were, and two ways to use them. Called on an array it does all sequences at once; step by step,
-``update`` takes one score of one sequence. Both add in the same order, so they give equal numbers
-to the last bit. This module needs numpy alone; learning happens elsewhere
-(:mod:`monitorlab.online.learned`, :mod:`monitorlab.online.likelihood_ratio`).
+were, and two ways to use them; what learns nothing returns itself. Called on an array it does all
+sequences at once; step by step, ``update`` takes one score of one sequence. Both add in the same
+order, so they give equal numbers to the last bit. This module needs numpy alone; learning happens
+in :mod:`monitorlab.online.learned`.
 
 A score may be infinite. Then so is every mean and sum from there on, and where both signs meet,
 suspicion wins: +inf.
@@ -23,7 +23,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import pairwise
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,18 +64,7 @@ class Fitted(Protocol):
 
 
 class Statistic(Protocol):
-    """A rule that turns step scores into a running statistic.
-
-    Attributes
-    ----------
-    name : str
-        Short name, used in tables.
-    training_share : float
-        Share of the calibration sequences that :meth:`fit` is given, in [0, 1]; see
-        :func:`training_part`.
-    all_others : bool
-        Whether all sequences of the class that does not calibrate are given, too.
-    """
+    """A rule that turns step scores into a running statistic; see :func:`training_part`."""
 
     @property
     def name(self) -> str:
@@ -95,121 +84,6 @@ class Statistic(Protocol):
     def fit(self, train: Trajectories) -> Fitted:
         """Return the fitted statistic. ``train`` is empty if ``training_share`` is 0."""
         ...
-
-
-@dataclass(frozen=True)
-class LatestScore:
-    """The step score itself: alarm at the first score above the threshold.
-
-    This is the monitor of the paper. Its peak over a sequence is the running maximum of suspicion,
-    the paper's running minimum of safety (arXiv 2607.02510, section 3.1).
-    """
-
-    name: str = "running_min"
-    training_share: float = 0.0
-    all_others: bool = False
-
-    def fit(self, train: Trajectories) -> Fitted:
-        """Nothing to fit."""
-        return FittedLatest()
-
-
-@dataclass(frozen=True)
-class RunningMean:
-    r"""Mean of the scores so far, :math:`\bar s_t = \frac{1}{t} \sum_{u \le t} s_u`."""
-
-    name: str = "running_mean"
-    training_share: float = 0.0
-    all_others: bool = False
-
-    def fit(self, train: Trajectories) -> Fitted:
-        """Nothing to fit."""
-        return FittedMean()
-
-
-@dataclass(frozen=True)
-class Ewma:
-    r"""Exponentially weighted mean, :math:`z_t = (1 - w) z_{t-1} + w s_t`, :math:`z_1 = s_1`.
-
-    Attributes
-    ----------
-    weight : float
-        w in (0, 1]: 1 forgets everything but the latest score.
-    """
-
-    weight: float = 0.3
-    name: str = "ewma"
-    training_share: float = 0.0
-    all_others: bool = False
-
-    def fit(self, train: Trajectories) -> Fitted:
-        """Nothing to fit."""
-        return FittedEwma(self.weight)
-
-
-@dataclass(frozen=True)
-class Cusum:
-    r"""Page's cumulative sum, :math:`S_t = \max(0, S_{t-1} + s_t - r)`, :math:`S_0 = 0`.
-
-    The reference r lies halfway between the mean step score of safe and of unsafe training
-    sequences, the classical choice for a shift of known size (Page, 1954).
-    """
-
-    name: str = "cusum"
-    training_share: float = 0.25
-    all_others: bool = True
-
-    def fit(self, train: Trajectories) -> Fitted:
-        """Fix the reference from ``train``; both classes must be present.
-
-        Raises
-        ------
-        TooFewSequencesError
-            If ``train`` lacks a class, or finite scores in one.
-        """
-        require_both_classes(train, self.name)
-        means = []
-        for label in (0, 1):
-            scores = train.take(train.labels == label).flat_scores
-            if not np.isfinite(scores).any():
-                raise TooFewSequencesError(
-                    f"{self.name} needs the mean score of safe and of unsafe sequences; all "
-                    f"{len(scores)} scores of the {('safe', 'unsafe')[label]} ones are infinite."
-                )
-            means.append(np.mean(scores[np.isfinite(scores)]))
-        return FittedCusum(float(np.mean(means)))
-
-
-@dataclass(frozen=True)
-class FirstScore:
-    """The first score and nothing after it: how hard the problem looked at the outset.
-
-    A trivial baseline. It predicts and cannot detect: what happens after step 1 is not read.
-    """
-
-    name: str = "first_score"
-    training_share: float = 0.0
-    all_others: bool = False
-
-    def fit(self, train: Trajectories) -> Fitted:
-        """Nothing to fit."""
-        return FittedFirst()
-
-
-@dataclass(frozen=True)
-class StepNumber:
-    """How many steps there are so far, whatever their scores: long sequences are suspicious.
-
-    A trivial baseline. It reads no score at all.
-    """
-
-    name: str = "step_number"
-    training_share: float = 0.0
-    all_others: bool = False
-
-    def fit(self, train: Trajectories) -> Fitted:
-        """Nothing to fit."""
-        return FittedSteps()
 
 
 def training_part(
@@ -257,39 +131,9 @@ def require_both_classes(train: Trajectories, who: str) -> None:
         )
 
 
-def running_mean(scores: FloatArray) -> FloatArray:
-    """Mean of the scores up to each step; shape (n, T), NaN where ``scores`` is."""
-    steps = np.arange(1, scores.shape[1] + 1)
-    with np.errstate(invalid="ignore"):
-        values = np.cumsum(np.where(np.isnan(scores), 0.0, scores), axis=1) / steps
-    return _where_present(values, scores)
-
-
 def running_max(scores: FloatArray) -> FloatArray:
     """Highest score up to each step; shape (n, T), NaN where ``scores`` is."""
     return np.where(np.isnan(scores), np.nan, np.fmax.accumulate(scores, axis=1))
-
-
-def ewma(scores: FloatArray, weight: float) -> FloatArray:
-    """Exponentially weighted mean up to each step; shape (n, T), NaN where ``scores`` is."""
-    values = np.array(scores, dtype=np.float64)
-    if weight == 1.0:
-        return values
-    with np.errstate(invalid="ignore"):
-        for t in range(1, values.shape[1]):
-            values[:, t] = (1.0 - weight) * values[:, t - 1] + weight * scores[:, t]
-    return _where_present(values, scores)
-
-
-def cusum(scores: FloatArray, reference: float) -> FloatArray:
-    """Cumulative sum of excesses over ``reference``, floored at 0; shape (n, T)."""
-    values = np.empty_like(scores)
-    total = np.zeros(len(scores))
-    with np.errstate(invalid="ignore"):
-        for t in range(scores.shape[1]):
-            total = np.maximum(0.0, total + scores[:, t] - reference)
-            values[:, t] = total
-    return _where_present(values, scores)
 
 
 def _where_present(values: FloatArray, scores: FloatArray) -> FloatArray:
@@ -320,6 +164,10 @@ class _Plain:
         numbers = {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]
         return {"kind": self.kind, **{name: _written(value) for name, value in numbers.items()}}
 
+    def start(self) -> State:
+        """Return the empty state."""
+        return ()
+
 
 def _written(value: Any) -> Any:
     if isinstance(value, tuple):
@@ -327,19 +175,30 @@ def _written(value: Any) -> Any:
     return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 
-@dataclass(frozen=True)
-class FittedLatest(_Plain):
-    """The score itself; nothing to remember."""
+class _Untrained(_Plain):
+    """A statistic without anything to learn: it is its own fitted form."""
 
-    kind = "latest"
+    training_share = 0.0
+    all_others = False
+
+    def fit(self, train: Trajectories) -> Self:
+        """Return the statistic itself."""
+        return self
+
+
+@dataclass(frozen=True)
+class LatestScore(_Untrained):
+    """The step score itself: alarm at the first score above the threshold.
+
+    This is the monitor of the paper. Its peak over a sequence is the running maximum of suspicion,
+    the paper's running minimum of safety (arXiv 2607.02510, section 3.1).
+    """
+
+    name, kind = "running_min", "latest"
 
     def __call__(self, scores: FloatArray) -> FloatArray:
         """Return the scores."""
         return scores
-
-    def start(self) -> State:
-        """Return the empty state."""
-        return ()
 
     def update(self, state: State, score: float) -> tuple[State, float]:
         """Return the score."""
@@ -347,18 +206,75 @@ class FittedLatest(_Plain):
 
 
 @dataclass(frozen=True)
-class FittedFirst(_Plain):
-    """The first score, at every step; remembers it."""
+class RunningMean(_Untrained):
+    r"""Mean of the scores so far, :math:`\bar s_t = \frac{1}{t} \sum_{u \le t} s_u`."""
 
-    kind = "first_score"
+    name = kind = "running_mean"
+
+    def __call__(self, scores: FloatArray) -> FloatArray:
+        """Return the mean up to each step."""
+        steps = np.arange(1, scores.shape[1] + 1)
+        with np.errstate(invalid="ignore"):
+            values = np.cumsum(np.where(np.isnan(scores), 0.0, scores), axis=1) / steps
+        return _where_present(values, scores)
+
+    def start(self) -> State:
+        """Return no steps, and their sum."""
+        return 0, 0.0
+
+    def update(self, state: State, score: float) -> tuple[State, float]:
+        """Add one score."""
+        steps, total = state[0] + 1, state[1] + _number(score)
+        return (steps, total), _suspicious(total / steps)
+
+
+@dataclass(frozen=True)
+class Ewma(_Untrained):
+    r"""Exponentially weighted mean, :math:`z_t = (1 - w) z_{t-1} + w s_t`, :math:`z_1 = s_1`.
+
+    Attributes
+    ----------
+    weight : float
+        w in (0, 1]: 1 forgets everything but the latest score.
+    """
+
+    weight: float = 0.3
+    name = kind = "ewma"
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.weight <= 1.0:
+            raise ValueError(f"EWMA weight is {self.weight}, expected a number in (0, 1].")
+
+    def __call__(self, scores: FloatArray) -> FloatArray:
+        """Return the weighted mean up to each step."""
+        values = np.array(scores, dtype=np.float64)
+        if self.weight == 1.0:
+            return values
+        with np.errstate(invalid="ignore"):
+            for t in range(1, values.shape[1]):
+                values[:, t] = (1.0 - self.weight) * values[:, t - 1] + self.weight * scores[:, t]
+        return _where_present(values, scores)
+
+    def update(self, state: State, score: float) -> tuple[State, float]:
+        """Move towards one score."""
+        value = _number(score)
+        if state and self.weight != 1.0:
+            value = (1.0 - self.weight) * state[0] + self.weight * value
+        return (value,), _suspicious(value)
+
+
+@dataclass(frozen=True)
+class FirstScore(_Untrained):
+    """The first score and nothing after it: how hard the problem looked at the outset.
+
+    A trivial baseline. It predicts and cannot detect: what happens after step 1 is not read.
+    """
+
+    name = kind = "first_score"
 
     def __call__(self, scores: FloatArray) -> FloatArray:
         """Return the first column, as wide as the scores."""
         return np.where(np.isnan(scores), np.nan, scores[:, :1])
-
-    def start(self) -> State:
-        """Return the empty state."""
-        return ()
 
     def update(self, state: State, score: float) -> tuple[State, float]:
         """Return the first score."""
@@ -368,15 +284,17 @@ class FittedFirst(_Plain):
 
 
 @dataclass(frozen=True)
-class FittedSteps(_Plain):
-    """The number of steps so far; remembers it."""
+class StepNumber(_Untrained):
+    """How many steps there are so far, whatever their scores: long sequences are suspicious.
 
-    kind = "step_number"
+    A trivial baseline. It reads no score at all.
+    """
+
+    name = kind = "step_number"
 
     def __call__(self, scores: FloatArray) -> FloatArray:
         """Return 1, 2, 3, ... in every row."""
-        steps = np.arange(1.0, scores.shape[1] + 1.0)
-        return np.where(np.isnan(scores), np.nan, steps)
+        return np.where(np.isnan(scores), np.nan, np.arange(1.0, scores.shape[1] + 1.0))
 
     def start(self) -> State:
         """Return no steps."""
@@ -390,62 +308,54 @@ class FittedSteps(_Plain):
 
 
 @dataclass(frozen=True)
-class FittedMean(_Plain):
-    """Mean of the scores so far; remembers the number of steps and the sum."""
+class Cusum:
+    r"""Page's cumulative sum, :math:`S_t = \max(0, S_{t-1} + s_t - r)`, :math:`S_0 = 0`.
 
-    kind = "running_mean"
+    The reference r lies halfway between the mean step score of safe and of unsafe training
+    sequences, the classical choice for a shift of known size (Page, 1954).
+    """
 
-    def __call__(self, scores: FloatArray) -> FloatArray:
-        """Return :func:`running_mean`."""
-        return running_mean(scores)
+    name: str = "cusum"
+    training_share: float = 0.25
+    all_others: bool = True
 
-    def start(self) -> State:
-        """Return no steps, and their sum."""
-        return 0, 0.0
+    def fit(self, train: Trajectories) -> Fitted:
+        """Fix the reference from ``train``; both classes must be present.
 
-    def update(self, state: State, score: float) -> tuple[State, float]:
-        """Add one score."""
-        steps, total = state[0] + 1, state[1] + _number(score)
-        return (steps, total), _suspicious(total / steps)
-
-
-@dataclass(frozen=True)
-class FittedEwma(_Plain):
-    """Exponentially weighted mean of known weight; remembers itself."""
-
-    weight: float
-    kind = "ewma"
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.weight <= 1.0:
-            raise ValueError(f"EWMA weight is {self.weight}, expected a number in (0, 1].")
-
-    def __call__(self, scores: FloatArray) -> FloatArray:
-        """Return :func:`ewma`."""
-        return ewma(scores, self.weight)
-
-    def start(self) -> State:
-        """Return the empty state: the first score starts the mean."""
-        return ()
-
-    def update(self, state: State, score: float) -> tuple[State, float]:
-        """Move towards one score."""
-        value = _number(score)
-        if state and self.weight != 1.0:
-            value = (1.0 - self.weight) * state[0] + self.weight * value
-        return (value,), _suspicious(value)
+        Raises
+        ------
+        TooFewSequencesError
+            If ``train`` lacks a class, or finite scores in one.
+        """
+        require_both_classes(train, self.name)
+        means = []
+        for label in (0, 1):
+            scores = train.take(train.labels == label).flat_scores
+            if not np.isfinite(scores).any():
+                raise TooFewSequencesError(
+                    f"{self.name} needs the mean score of safe and of unsafe sequences; all "
+                    f"{len(scores)} scores of the {('safe', 'unsafe')[label]} ones are infinite."
+                )
+            means.append(np.mean(scores[np.isfinite(scores)]))
+        return _FittedCusum(float(np.mean(means)))
 
 
 @dataclass(frozen=True)
-class FittedCusum(_Plain):
+class _FittedCusum(_Plain):
     """Cumulative sum over a known reference; remembers itself."""
 
     reference: float
     kind = "cusum"
 
     def __call__(self, scores: FloatArray) -> FloatArray:
-        """Return :func:`cusum`."""
-        return cusum(scores, self.reference)
+        """Return the sum of excesses over the reference up to each step, floored at 0."""
+        values = np.empty_like(scores)
+        total = np.zeros(len(scores))
+        with np.errstate(invalid="ignore"):
+            for t in range(scores.shape[1]):
+                total = np.maximum(0.0, total + scores[:, t] - self.reference)
+                values[:, t] = total
+        return _where_present(values, scores)
 
     def start(self) -> State:
         """Return an empty sum."""
@@ -572,13 +482,13 @@ def prefix_features(values: FloatArray) -> list[FloatArray]:
     steps = np.arange(1, shape[1] + 1)
     # math.log, as in the update: numpy's may differ from it in the last bit
     log_step = np.array([math.log(t) for t in steps.tolist()])
-    mean = running_mean(values)
-    spread = np.sqrt(np.maximum(running_mean(values * values) - mean * mean, 0.0))
+    mean = RunningMean()(values)
+    spread = np.sqrt(np.maximum(RunningMean()(values * values) - mean * mean, 0.0))
     return [
         values, running_max(values), mean, np.broadcast_to(values[:, :1], shape),
         np.broadcast_to(log_step, shape), -running_max(-values),
-        np.concatenate([values[:, :1], values[:, :-1]], axis=1), ewma(values, MEMORY), spread,
-        np.sqrt(cusum(values, 0.0)), np.broadcast_to(1.0 / steps, shape),
+        np.concatenate([values[:, :1], values[:, :-1]], axis=1), Ewma(MEMORY)(values), spread,
+        np.sqrt(_FittedCusum(0.0)(values)), np.broadcast_to(1.0 / steps, shape),
     ]  # fmt: skip
 
 
@@ -667,7 +577,7 @@ class FittedRatio(_Plain):
 
 KINDS: dict[str, type[Any]] = {
     one.kind: one
-    for one in (FittedLatest, FittedFirst, FittedSteps, FittedMean, FittedEwma, FittedCusum,
+    for one in (LatestScore, FirstScore, StepNumber, RunningMean, Ewma, _FittedCusum,
                 FittedPrefix, FittedRatio)
 }
 

@@ -77,7 +77,7 @@ class RecordedSequence:
     answer: str = ""
 
 
-def processbench_sequences(get: Get, part: str) -> Iterator[RecordedSequence]:
+def _processbench(get: Get, part: str) -> Iterator[RecordedSequence]:
     """Solutions whose first wrong step people marked (ProcessBench, arXiv 2412.06559).
 
     The label is 1 where a step is wrong, whatever the final answer. A solution without a wrong step
@@ -101,7 +101,7 @@ def processbench_sequences(get: Get, part: str) -> Iterator[RecordedSequence]:
                                digest(squeezed(problem), 8))
 
 
-def tau_bench_sequences(get: Get) -> Iterator[RecordedSequence]:
+def _tau_bench(get: Get) -> Iterator[RecordedSequence]:
     """Conversations of an airline agent that obeys a policy and calls tools (arXiv 2406.12045).
 
     A step is a message of the agent: words to the user, or one call of a tool, written as
@@ -226,9 +226,9 @@ _HUB: dict[str, tuple[dict[str, str], _Make]] = {
                  _red_team),
 }
 _OPEN: dict[str, Callable[[Get], Iterator[RecordedSequence]]] = {
-    "processbench_gsm8k": lambda get: processbench_sequences(get, "gsm8k"),
-    "processbench_math": lambda get: processbench_sequences(get, "math"),
-    "tau_bench": tau_bench_sequences,
+    "processbench_gsm8k": lambda get: _processbench(get, "gsm8k"),
+    "processbench_math": lambda get: _processbench(get, "math"),
+    "tau_bench": _tau_bench,
     "gsm8k": _gsm8k,
 }
 SOURCES = (*_OPEN, *_HUB)
@@ -240,7 +240,7 @@ def load_recordings(source: str, path: str = "", revision: str = "") -> list[Rec
     Parameters
     ----------
     source : str
-        One of `SOURCES`, or the path of a file, see :func:`read_recordings`.
+        One of `SOURCES`, or the path of a file, see :func:`_read_recordings`.
     path : str
         Of a set of the hub: another name there, or a local folder, with the same columns.
     revision : str
@@ -259,7 +259,7 @@ def load_recordings(source: str, path: str = "", revision: str = "") -> list[Rec
         file = Path(source).expanduser()
         if not file.is_file() and not file.suffix:
             raise RecordingError(f"{source!r} is neither a file nor one of {', '.join(SOURCES)}")
-        return read_recordings(file)
+        return _read_recordings(file)
     options, make = _HUB[source]
     options = options | ({"path": path} if path else {})
     try:
@@ -273,7 +273,7 @@ def load_recordings(source: str, path: str = "", revision: str = "") -> list[Rec
     return [one for one in found if one is not None]
 
 
-def read_recordings(path: Path) -> list[RecordedSequence]:
+def _read_recordings(path: Path) -> list[RecordedSequence]:
     """Read sequences from a file of your own.
 
     Parameters

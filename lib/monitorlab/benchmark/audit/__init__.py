@@ -1,1 +1,1 @@
-"""What the labels are worth: annotation, probes, balance, duplicates, verification."""
+"""What the labels are worth: annotation, probes, balance, duplicates."""

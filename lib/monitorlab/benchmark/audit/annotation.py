@@ -249,7 +249,7 @@ def alpha(first: np.ndarray, second: np.ndarray) -> float:
     return float(krippendorff.alpha(ratings, level_of_measurement="nominal"))
 
 
-def ac1(first: np.ndarray, second: np.ndarray) -> float:
+def _ac1(first: np.ndarray, second: np.ndarray) -> float:
     r"""Gwet's AC1 for two annotators and two labels.
 
     Chance agreement is :math:`2 \pi (1 - \pi)` with :math:`\pi` the mean rate of label 1, so that a
@@ -276,7 +276,7 @@ def ac1(first: np.ndarray, second: np.ndarray) -> float:
 
 
 STATISTICS: dict[str, Statistic] = {
-    "observed": observed, "Cohen's kappa": kappa, "Krippendorff's alpha": alpha, "Gwet's AC1": ac1,
+    "observed": observed, "Cohen's kappa": kappa, "Krippendorff's alpha": alpha, "Gwet's AC1": _ac1,
 }  # fmt: skip
 
 

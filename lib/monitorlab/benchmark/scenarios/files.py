@@ -186,7 +186,7 @@ def load_cell(cell: str, folder: Path = LIBRARY) -> list[Scenario]:
     files = sorted((folder / cell).glob("*.yaml"))
     if not files:
         raise ScenarioError(f"no scenario files in {folder / cell}.")
-    scenarios = [scenario for path in files for scenario in load_file(path, cell)]
+    scenarios = [scenario for path in files for scenario in _load_file(path, cell)]
     _check_unique(scenarios)
     return scenarios
 
@@ -224,7 +224,7 @@ def _check_unique(scenarios: Iterable[Scenario]) -> None:
         seen[scenario.id] = scenario.place
 
 
-def load_file(path: Path, cell: str) -> list[Scenario]:
+def _load_file(path: Path, cell: str) -> list[Scenario]:
     """Read and check one scenario file.
 
     Parameters

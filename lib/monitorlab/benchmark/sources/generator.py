@@ -13,6 +13,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,6 +24,7 @@ from monitorlab.benchmark.final_answers import chosen_letter, without_thinking
 from monitorlab.benchmark.samples import sample_row
 from monitorlab.benchmark.sandbox import runner
 from monitorlab.benchmark.scenarios import files as scenario_files
+from monitorlab.benchmark.sources.programs import read_tasks
 from monitorlab.benchmark.sources.records import read_lines
 from monitorlab.benchmark.writing import sycophancy
 from monitorlab.benchmark.written import FOLDER, PATIENCE, WrittenPair, load_pairs, program_of
@@ -387,11 +389,13 @@ def _truthfulqa(seed: int, get: Get = fetch) -> Iterator[Question]:
             )  # fmt: skip
 
 
-def _humaneval(seed: int, get: Get = fetch) -> Iterator[Question]:
-    """HumanEval tasks that show two tests and a bonus for passing them.
+def _tasks(key: str, seed: int, get: Get = fetch) -> Iterator[Question]:
+    """HumanEval or MBPP tasks that show two tests and a bonus for passing them.
 
     Parameters
     ----------
+    key : str
+        Of the cached file, in the folder of its source.
     seed : int
         Unused: the tasks are fixed.
     get : callable
@@ -402,35 +406,10 @@ def _humaneval(seed: int, get: Get = fetch) -> Iterator[Question]:
     Question
         Cell ``sg_code``; judged by execution, see `_code_question`.
     """
-    for record in read_lines(get("humaneval/HumanEval.jsonl.gz")):
-        entry = record.fields
-        call = f"\ncheck({entry['entry_point']})\n"
-        yield from _code_question(
-            entry["task_id"].replace("/", "_").lower(), "humaneval", entry["prompt"],
-            entry["test"] + call, entry["entry_point"],
-        )  # fmt: skip
-
-
-def _mbpp(seed: int, get: Get = fetch) -> Iterator[Question]:
-    """MBPP tasks that show two tests and a bonus for passing them.
-
-    Parameters
-    ----------
-    seed : int
-        Unused: the tasks are fixed.
-    get : callable
-        Path of a cached file by key.
-
-    Yields
-    ------
-    Question
-        Cell ``sg_code``; judged by execution, see `_code_question`.
-    """
-    for record in read_lines(get("mbpp/mbpp-py.jsonl")):
-        entry = record.fields
-        yield from _code_question(
-            entry["name"], "mbpp", entry["prompt"], entry["test"], entry["entry_point"]
-        )
+    for record, name, tests in read_tasks(get(key)):
+        prompt, entry = (record.take(field, str) for field in ("prompt", "entry_point"))
+        name = name.replace("/", "_").lower() if "/" in name else name
+        yield from _code_question(name, key.partition("/")[0], prompt, tests, entry)
 
 
 def _code_question(
@@ -582,7 +561,11 @@ HUB = {
     "gpqa": _HubSource("Idavidrein/gpqa", "gpqa_diamond", "train", _gpqa),
     "aime": _HubSource("AI-MO/aimo-validation-aime", "default", "train", _aime),
 }
-OPEN = {"gsm8k": _gsm8k, "truthfulqa": _truthfulqa, "humaneval": _humaneval, "mbpp": _mbpp}
+OPEN: dict[str, Callable[..., Iterator[Question]]] = {
+    "gsm8k": _gsm8k, "truthfulqa": _truthfulqa,
+    "humaneval": partial(_tasks, "humaneval/HumanEval.jsonl.gz"),
+    "mbpp": partial(_tasks, "mbpp/mbpp-py.jsonl"),
+}  # fmt: skip
 
 
 def load_questions(source: str, seed: int, revision: str = "", path: str = "") -> list[Question]:

@@ -3,12 +3,22 @@
 A pair depends on the seed, its scenario and its number in that scenario, and on nothing else, so a
 build is the same in any order and with any number of processes. In the training corpus misbehavior
 is plain: insecure habits, violations and deference that are said aloud.
+
+A request for code asks for a program that does a task and needs one to three helpers, which read
+the input, check the user, keep the result, show it, hold the settings or make a code. The benign
+program has only careful helpers, the misbehaving one at least one careless helper. Both have the
+same frame (a script, a service, a web application, ...) and vary in everything else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import product
 from random import Random
 from typing import Any
@@ -16,9 +26,10 @@ from typing import Any
 from monitorlab.benchmark.samples import sample_row
 from monitorlab.benchmark.sandbox.runner import Job
 from monitorlab.benchmark.scenarios import files as scenario_files
-from monitorlab.benchmark.scenarios.files import Scenario
-from monitorlab.benchmark.writing import programs, prose, sycophancy
+from monitorlab.benchmark.scenarios.files import Scenario, phrases, pools, shared
+from monitorlab.benchmark.writing import prose, sycophancy
 from monitorlab.benchmark.writing.problems import WordProblem
+from monitorlab.benchmark.writing.prose import CONTRAST_SHARE, fill, lay_out
 
 SOURCE = "builtin"
 GENERATOR = "scenario library"
@@ -86,11 +97,11 @@ def compose_pair(scenario: Scenario, number: int, seed: int, thinks: bool | None
     """
     random = Random(f"{seed}/{scenario.id}/{number}")
     if scenario.cell == "spv_code":
-        order = programs.draw_order(scenario, random)
-        request = programs.write_request(order, random)
+        order = _draw_order(scenario, random)
+        request = _write_request(order, random)
 
         def write(label: int) -> Response:
-            text, program = programs.write_program(order, label, random)
+            text, program = _write_program(order, label, random)
             return Response(text, program=program)
 
         return Pair(scenario, number, order.type, request, "none", *_both(write, random))
@@ -112,7 +123,7 @@ def _both(write: Callable[[int], Response], random: Random) -> tuple[Response, R
     """
     benign = [write(0) for _ in range(DRAFTS)]
     misbehaving = [write(1) for _ in range(DRAFTS)]
-    first, second = closest_lengths(
+    first, second = _closest_lengths(
         [len(draft.text) for draft in benign],
         [len(draft.text) for draft in misbehaving],
         benign_longer=random.random() < 0.5,
@@ -120,7 +131,7 @@ def _both(write: Callable[[int], Response], random: Random) -> tuple[Response, R
     return benign[first], misbehaving[second]
 
 
-def closest_lengths(
+def _closest_lengths(
     benign: Sequence[int], misbehaving: Sequence[int], benign_longer: bool
 ) -> tuple[int, int]:
     """Choose the draft of each side so that the lengths are alike, in the order of the coin.
@@ -248,3 +259,224 @@ def rows(pair: Pair, seed: int) -> Iterator[dict[str, Any]]:
             has_thinking=response.thinks,
             label=label,
         )
+
+
+# Programs -------------------------------------------------------------------------------------
+
+HELPERS = (1, 2, 2, 2, 3)
+ALSO_CARELESS = 0.3  # a misbehaving program's further helpers
+CONFESSED = 0.5  # programs whose decisive helper is spoken of in the notes
+SECRETS = ("CWE-798", "CWE-321", "CWE-1392")  # a secret in a comment is one in the source, too
+_CONDITION = re.compile(r"  #\? (!?)(\w+)$")
+_IMPORT = re.compile(r"(?:import|from) \w")
+
+
+@dataclass(frozen=True)
+class _Style:
+    """How a program is written down; it does the same in every style."""
+
+    comments: bool
+    docstrings: bool
+    single_quotes: bool
+    airy: bool
+
+    @staticmethod
+    def draw(random: Random) -> _Style:
+        return _Style(*(random.random() < share for share in (0.6, 0.6, 0.35, 0.7)))
+
+
+@lru_cache(maxsize=16384)
+def _restyle(source: str, style: _Style) -> str:
+    """Write a program in another style."""
+    if not style.docstrings:
+        source = _without_docstrings(source)
+    lines = source.splitlines()
+    for token in reversed(list(tokenize.generate_tokens(io.StringIO(source).readline))):
+        row, column = token.start
+        if token.type == tokenize.COMMENT and not style.comments:
+            lines[row - 1] = lines[row - 1][:column].rstrip() or "\0"
+        elif token.type == tokenize.STRING and style.single_quotes and token.end[0] == row:
+            body = token.string[1:-1]
+            if token.string[0] == '"' and '"' not in body and "'" not in body and body:
+                line = lines[row - 1]
+                lines[row - 1] = f"{line[:column]}'{body}'{line[token.end[1] :]}"
+    text = "\n".join(line for line in lines if line != "\0").strip("\n")
+    if not style.airy and '"""' not in text:
+        text = re.sub(r"\n\n+(?=[ \t])", "\n", text)
+    return text
+
+
+def _without_docstrings(source: str) -> str:
+    lines = source.splitlines()
+    holders = (ast.FunctionDef, ast.ClassDef)
+    for node in [n for n in ast.walk(ast.parse(source)) if isinstance(n, holders)]:
+        if ast.get_docstring(node) is not None and len(node.body) > 1:
+            first = node.body[0]
+            for row in range(first.lineno, (first.end_lineno or first.lineno) + 1):
+                lines[row - 1] = "\0"
+    return "\n".join(line for line in lines if line != "\0") + "\n"
+
+
+@lru_cache(maxsize=4096)
+def _framed(code: str, roles: frozenset[str]) -> str:
+    """Lines of a frame for a program that has these helpers."""
+    lines = []
+    for line in code.splitlines():
+        condition = _CONDITION.search(line)
+        if condition is None:
+            lines.append(line)
+        elif (condition[2] in roles) != bool(condition[1]):
+            lines.append(line[: condition.start()])
+    return "\n".join(lines) + "\n"
+
+
+@lru_cache(maxsize=16384)
+def _split_imports(source: str) -> tuple[tuple[str, ...], str]:
+    lines = source.splitlines()
+    imports = tuple(line for line in lines if _IMPORT.match(line))
+    return imports, "\n".join(line for line in lines if not _IMPORT.match(line)).strip("\n")
+
+
+def _assemble(pieces: Sequence[str], style: _Style) -> str:
+    """Write pieces one below the other, their imports first."""
+    gap = "\n\n\n" if style.airy else "\n\n"
+    imports: set[str] = set()
+    bodies = []
+    for piece in pieces:
+        found, body = _split_imports(piece)
+        imports.update(found)
+        bodies.append(re.sub(r"\n\n(?=(?:def|class|if|@))", gap, body))
+    head = ["\n".join(sorted(imports))] if imports else []
+    return gap.join([*head, *bodies]) + "\n"
+
+
+def _draw_names(alternatives: Mapping[str, Sequence[str]], random: Random) -> dict[str, str]:
+    """Draw what each identifier is called: canonical name to drawn name."""
+    return {canonical: random.choice(names) for canonical, names in alternatives.items()}
+
+
+@lru_cache(maxsize=4096)
+def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
+    longest_first = sorted(names, key=len, reverse=True)
+    return re.compile(r"\b(" + "|".join(longest_first) + r")\b")
+
+
+def _rename(text: str, drawn: Mapping[str, str]) -> str:
+    """Rename whole words of a program or of prose."""
+    return _pattern(tuple(drawn)).sub(lambda found: drawn[found[1]], text)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What a request asks for: task, helpers, frame and names."""
+
+    scenario: Scenario
+    habits: tuple[Mapping[str, Any], ...]
+    frame: Mapping[str, Any]
+    names: Mapping[str, str]
+
+    @property
+    def type(self) -> str:
+        """The weakness class of the decisive helper."""
+        return str(self.habits[0]["cwe"])
+
+
+def _draw_order(scenario: Scenario, random: Random) -> _Order:
+    """Draw what a request asks for.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        Of cell ``spv_code``: a task.
+    random : Random
+        The pair's own generator.
+
+    Returns
+    -------
+    _Order
+        The first of its habits is careless on the misbehaving side.
+    """
+    habits: dict[str, Mapping[str, Any]] = {}  # by role, the decisive one first
+    count = random.choice(HELPERS)
+    while len(habits) < count:
+        habit = random.choice(shared("habits"))
+        habits.setdefault(habit["role"], habit)
+    names = _draw_names(phrases()["helpers"], random)
+    names[scenario["names"][0]] = random.choice(scenario["names"])
+    return _Order(scenario, tuple(habits.values()), random.choice(shared("frames")), names)
+
+
+def _write_request(order: _Order, random: Random) -> str:
+    """Ask for the program of an order."""
+    values = {
+        "kind": random.choice(order.frame["kind"]),
+        "task": order.scenario["ask"],
+        "name": _rename(order.scenario["names"][0], order.names),
+        "place": random.choice(pools()["company"]),
+    }
+    habits = random.sample(order.habits, len(order.habits))
+    needs = [random.choice(habit["ask"]) for habit in habits]
+    text = fill(random.choice(phrases()["code_requests"]), values, random)
+    return f"{text}{random.choice([' ', chr(10) * 2])}{' '.join(needs)}"
+
+
+def _helper(
+    habit: Mapping[str, Any], bad: bool, style: _Style, contrasted: bool, random: Random
+) -> str:
+    """Write one helper, with the other side's version in comments where they are contrasted."""
+    own, other = ("insecure", "secure") if bad else ("secure", "insecure")
+    place = random.randrange(min(len(habit[own]), len(habit[other])))
+    imports, source = _split_imports(_restyle(habit[own][place], style))
+    if contrasted:
+        _, replaced = _split_imports(_restyle(habit[other][place], replace(style, comments=False)))
+        lines = [line for line in replaced.splitlines() if line.strip()]
+        mark = random.choice(phrases()["replaced"])
+        source += "\n" + "\n".join([mark, *("# " + line for line in lines)])
+    return "\n".join([*imports, "", source])
+
+
+def _write_program(order: _Order, label: int, random: Random) -> tuple[str, Job]:
+    """Write the response to an order.
+
+    Parameters
+    ----------
+    order : _Order
+        From :func:`_draw_order`.
+    label : int
+        1 has at least one careless helper.
+    random : Random
+        Draws everything that varies.
+
+    Returns
+    -------
+    text : str
+        The response.
+    program : Job
+        Its program with the tests of the task, which both sides pass.
+    """
+    careless = [bool(label) and (not i or random.random() < ALSO_CARELESS)
+                for i in range(len(order.habits))]  # fmt: skip
+    style = _Style.draw(random)
+    shown = [habit["cwe"] not in SECRETS and random.random() < CONTRAST_SHARE
+             for habit in order.habits]  # fmt: skip
+    pieces = [_helper(habit, bad, style, other, random)
+              for habit, bad, other in zip(order.habits, careless, shown, strict=True)]  # fmt: skip
+    task_code = _restyle(order.scenario["code"], style)
+    pieces.insert(random.randrange(len(pieces) + 1), task_code)
+    roles = frozenset(str(habit["role"]) for habit in order.habits)
+    pieces.append(_restyle(_framed(order.frame["code"], roles), style))
+    names = _draw_names(phrases()["locals"], random) | dict(order.names)
+    task = order.scenario["names"][0]
+    source = _rename(_assemble(pieces, style).replace("TASK", task), names)
+    notes = [random.choice(habit["open_notes" if bad else "safe_notes"])
+             for habit, bad, other in zip(order.habits, careless, shown, strict=True)
+             if not other and random.random() < CONFESSED]  # fmt: skip
+    notes += [fill(note, {}, random)
+              for note in random.sample(phrases()["code_notes"], random.choice((0, 1, 1, 2)))]
+    random.shuffle(notes)
+    parts = [f"```python\n{source.strip()}\n```"]
+    if random.random() < 0.8:
+        parts.insert(0, fill(random.choice(phrases()["code_leads"]), {}, random))
+    if notes:
+        parts.append(lay_out(notes, random.choice(["running", "bullets"])))
+    return "\n\n".join(parts), Job(source, _rename(order.scenario["tests"], names))

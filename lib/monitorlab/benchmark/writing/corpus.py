@@ -1,4 +1,4 @@
-"""The training corpus: five components composed from scenarios, deduplicated, streamed.
+"""The training corpus: composed from scenarios, which are checked here, deduplicated, streamed.
 
 Work is cut into runs of pairs of one scenario. Each pair depends on its seed, scenario and number
 alone, so the corpus is the same with any number of processes.
@@ -8,26 +8,41 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 
 import numpy as np
 import pandas as pd
 
 from monitorlab.benchmark.audit import duplicates
+from monitorlab.benchmark.final_answers import chosen_letter
 from monitorlab.benchmark.samples import whole_texts
-from monitorlab.benchmark.scenarios.files import Scenario, ScenarioError, load_library
-from monitorlab.benchmark.writing.composition import compose_pair, rows
+from monitorlab.benchmark.sandbox import runner
+from monitorlab.benchmark.scenarios.expressions import ExpressionError
+from monitorlab.benchmark.scenarios.files import (
+    CELLS,
+    LIBRARY,
+    Scenario,
+    ScenarioError,
+    load_cell,
+    load_library,
+)
+from monitorlab.benchmark.scenarios.templates import TemplateError
+from monitorlab.benchmark.writing import problems
+from monitorlab.benchmark.writing.composition import Pair, compose_pair, pair_id, rows, sides
 from monitorlab.display.progress import progress
+from monitorlab.statistics.roc import auroc
 from monitorlab.storage.tables import CORPUS
 
 
 @dataclass(frozen=True)
-class Component:
+class _Component:
     """One part of the corpus.
 
     Attributes
@@ -51,11 +66,11 @@ class Component:
 # The paper gives the five sizes and the five components, in this order each; which belongs to which
 # is not published, so we keep the order.
 COMPONENTS = (
-    Component("spv_code", "spv_code", 56_204),
-    Component("spv_qa", "spv_qa", 40_140),
-    Component("syco_qa", "syco_qa", 23_023),
-    Component("syco_reasoning_thinking", "syco_reasoning", 19_504, True),
-    Component("syco_reasoning_plain", "syco_reasoning", 14_710, False),
+    _Component("spv_code", "spv_code", 56_204),
+    _Component("spv_qa", "spv_qa", 40_140),
+    _Component("syco_qa", "syco_qa", 23_023),
+    _Component("syco_reasoning_thinking", "syco_reasoning", 19_504, True),
+    _Component("syco_reasoning_plain", "syco_reasoning", 14_710, False),
 )
 SIZE = sum(component.size for component in COMPONENTS)
 RUN = 200  # pairs in one piece of work
@@ -92,7 +107,7 @@ class Report:
 
 @dataclass(frozen=True)
 class _Piece:
-    component: Component
+    component: _Component
     scenario: Scenario
     start: int
     stop: int
@@ -248,7 +263,7 @@ class _Keeper:
             self._test.add(signature)
 
     def new(
-        self, component: Component, frame: pd.DataFrame, signatures: np.ndarray
+        self, component: _Component, frame: pd.DataFrame, signatures: np.ndarray
     ) -> pd.DataFrame:
         keep = np.ones(len(frame), dtype=bool)
         for first in range(0, len(frame), 2):
@@ -266,7 +281,7 @@ class _Keeper:
                 self._seen.add(signature)
         return frame[keep]
 
-    def trimmed(self, component: Component, kept: pd.DataFrame) -> pd.DataFrame:
+    def trimmed(self, component: _Component, kept: pd.DataFrame) -> pd.DataFrame:
         """Leave out the last sample of a component of odd size."""
         room = self.wanted[component.name] - self.report.kept[component.name]
         kept = kept.iloc[:room]
@@ -311,3 +326,174 @@ def _compose(piece: _Piece) -> _Composed:
         columns=CORPUS.columns,
     )
     return piece, frame, duplicates.signatures(whole_texts(frame))
+
+
+# Scenarios checked ---------------------------------------------------------------------------
+
+MIN_SCENARIOS = 10  # fewer say nothing about shortcuts
+PATIENCE = 60.0  # seconds for a program that was too slow at first
+_OPTION = re.compile(r"^\(?([A-F])[.):] (.+)$", re.MULTILINE)
+
+
+def _check_programs(pairs: Sequence[Pair], seed: int) -> pd.DataFrame:
+    """Execute every program: both of a pair do their task.
+
+    A program that ran out of time is run once more with more of it.
+
+    Parameters
+    ----------
+    pairs : sequence of Pair
+        Pairs of other cells are left out.
+    seed : int
+        The build's seed, for the sample ids.
+
+    Returns
+    -------
+    DataFrame
+        Columns sample_id, pair_id, cell, label, status, detail, seconds, isolation,
+        `checked` (false only where the program needs tools and this machine cannot confine them)
+        and `confirmed` (false where it was not checked).
+    """
+    rows, jobs = [], []
+    for pair in pairs:
+        if pair.scenario.cell != "spv_code":
+            continue
+        for sample_id, label, response in sides(pair, seed):
+            assert response.program is not None
+            rows.append((sample_id, pair_id(pair), pair.scenario.cell, label))
+            jobs.append(response.program)
+    outcomes = runner.run_jobs(jobs) if jobs else []
+    late = [place for place, outcome in enumerate(outcomes) if outcome.status == "timeout"]
+    if late:  # a busy machine must not make a label false
+        again = runner.run_jobs([jobs[place] for place in late], runner.Limits(seconds=PATIENCE))
+        for place, outcome in zip(late, again, strict=True):
+            outcomes[place] = outcome
+    frame = pd.DataFrame(rows, columns=["sample_id", "pair_id", "cell", "label"])
+    for name in ("status", "detail", "seconds", "isolation"):
+        frame[name] = pd.Series([getattr(o, name) for o in outcomes], dtype=object)
+    frame["checked"] = pd.Series([not o.unchecked for o in outcomes], dtype=bool)
+    frame["confirmed"] = frame["status"].eq("passed")
+    return frame
+
+
+def _check_reasoning(pairs: Sequence[Pair], seed: int) -> pd.DataFrame:
+    """Solve every reasoning problem again and look at the option each response names.
+
+    Parameters
+    ----------
+    pairs : sequence of Pair
+        Pairs of other cells are left out.
+    seed : int
+        The build's seed, for the sample ids.
+
+    Returns
+    -------
+    DataFrame
+        Columns sample_id, pair_id, label, right (letter by the solver), chosen (letter read from
+        the text) and `confirmed`: benign responses choose the right option, misbehaving ones the
+        cued one.
+    """
+    rows = []
+    for pair in pairs:
+        if pair.problem is None:
+            continue
+        solved = problems.solve(pair.scenario, pair.problem.given)
+        text = problems.write_option(pair.scenario, solved, pair.problem.given)
+        letters = {option: letter for letter, option in _OPTION.findall(pair.request)}
+        right, cued = letters.get(text), letters.get(pair.problem.options[1])
+        for sample_id, label, response in sides(pair, seed):
+            chosen = chosen_letter(response.text)
+            wanted = cued if label else right
+            confirmed = right is not None and right != cued and chosen == wanted
+            rows.append((sample_id, pair_id(pair), label, right, chosen, confirmed))
+    columns = ["sample_id", "pair_id", "label", "right", "chosen", "confirmed"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def inspect_cells(
+    cells: Iterable[str] | None,
+    pairs: int,
+    seed: int,
+    say: Callable[[str], object] = print,
+    folder: Path = LIBRARY,
+) -> int:
+    """Check cells one by one and say what was found.
+
+    Parameters
+    ----------
+    cells : iterable of str or None
+        Which; all by default.
+    pairs : int
+        Pairs composed from each scenario.
+    seed : int
+        Of the pairs.
+    say : callable
+        Takes one line.
+    folder : Path
+        The library.
+
+    Returns
+    -------
+    int
+        Number of faults.
+    """
+    faults = 0
+    cells = tuple(cells or CELLS)
+    if "spv_code" in cells and (words := runner.weakness()):
+        say(words)
+    for cell in cells:
+        try:
+            scenarios = load_cell(cell, folder)
+        except ScenarioError as error:
+            lines = str(error).splitlines()
+            faults += len(lines)
+            for line in lines:
+                say(line)
+            continue
+        faults += _inspect_cell(cell, scenarios, pairs, seed, say)
+    return faults
+
+
+def _inspect_cell(
+    cell: str,
+    members: Sequence[Scenario],
+    pairs: int,
+    seed: int,
+    say: Callable[[str], object],
+) -> int:
+    composed: list[Pair] = []
+    faults = 0
+    for scenario in members:
+        try:
+            composed += [compose_pair(scenario, number, seed) for number in range(pairs)]
+        except (ScenarioError, TemplateError, ExpressionError) as error:
+            faults += 1
+            text = str(error).removeprefix(f"{scenario.place}: ")
+            say(f"{scenario.place}: {scenario.id}: {text}")
+    places = {pair.scenario.id: pair.scenario.place for pair in composed}
+    programs = _check_programs(composed, seed)
+    for checked in (programs[programs["checked"]], _check_reasoning(composed, seed)):
+        for row in checked[~checked["confirmed"].astype(bool)].to_dict("records"):
+            faults += 1
+            name = str(row["pair_id"]).rpartition("-")[0]
+            left_out = ("sample_id", "pair_id", "seconds", "checked")
+            what = {k: v for k, v in row.items() if k not in left_out}
+            say(f"{places[name]}: {name}: label not confirmed: {what}")
+    line = f"{cell}: {len(members)} scenarios, {len(composed)} pairs, {faults} faults"
+    if unchecked := int((~programs["checked"]).sum()):
+        line += f", {unchecked} programs not run for want of isolation"
+    if len(places) >= MIN_SCENARIOS:
+        line += _balance(composed)
+    say(line)
+    return faults
+
+
+def _balance(pairs: Sequence[Pair]) -> str:
+    from monitorlab.benchmark.audit.probes import held_out_scores  # slow to load
+
+    texts = [side.text for pair in pairs for side in (pair.benign, pair.misbehaving)]
+    labels = np.tile([0, 1], len(pairs))
+    groups = np.repeat([pair.scenario.id for pair in pairs], 2)
+    length = auroc(np.array([len(text) for text in texts], dtype=float), labels)
+    words = auroc(held_out_scores(texts, labels, groups), labels)
+    return f"; AUROC of length {length:.2f}, of words in unseen scenarios {words:.2f}"

@@ -151,7 +151,7 @@ def lay_out(points: Sequence[str], layout: str) -> str:
 
 
 @dataclass(frozen=True)
-class Errand:
+class _Errand:
     """What an assistant is asked to do at a place, and which rule stands in the way."""
 
     place: Scenario
@@ -164,7 +164,7 @@ class Errand:
         return str(self.deed["id"])
 
 
-def draw_errand(place: Scenario, random: Random) -> Errand:
+def draw_errand(place: Scenario, random: Random) -> _Errand:
     """Draw what is asked at a place.
 
     Parameters
@@ -176,30 +176,30 @@ def draw_errand(place: Scenario, random: Random) -> Errand:
 
     Returns
     -------
-    Errand
+    _Errand
         A deed, and the people of the pair.
     """
     people = random.sample(scenario_files.pools()["person"], 3)
     values = {name: place[name] for name in ("place", "system", "record", "step", "guard")}
     values |= dict(zip(("owner", "asker", "boss"), people, strict=True))
-    return Errand(place, random.choice(scenario_files.shared("deeds")), values)
+    return _Errand(place, random.choice(scenario_files.shared("deeds")), values)
 
 
-def write_errand(errand: Errand, random: Random) -> str:
+def write_errand(errand: _Errand, random: Random) -> str:
     """Write the request of an errand, with the rule in it."""
     values = dict(errand.values)
     for name in ("rule", "ask"):
         values[name] = fill(random.choice(errand.deed[name]), errand.values, random)
-    values["extra"] = _phrase("place_extras", errand.values, random)
+    values["extra"] = phrase("place_extras", errand.values, random)
     return fill(random.choice(scenario_files.phrases()["place_requests"]), values, random)
 
 
-def write_report(errand: Errand, label: int, random: Random) -> tuple[str, bool]:
+def write_report(errand: _Errand, label: int, random: Random) -> tuple[str, bool]:
     """Write what the assistant says that it did.
 
     Parameters
     ----------
-    errand : Errand
+    errand : _Errand
         From :func:`draw_errand`.
     label : int
         1 says aloud that the rule was broken.
@@ -229,13 +229,13 @@ def write_report(errand: Errand, label: int, random: Random) -> tuple[str, bool]
     joint = "\n\n" if layout != "running" or random.random() < 0.5 else " "
     parts = [lay_out(points, layout)]
     if random.random() < 0.7:
-        parts.insert(0, _phrase("place_openings", values, random))
+        parts.insert(0, phrase("place_openings", values, random))
     if random.random() < 0.7:
-        parts.append(_phrase("place_closings", values, random))
+        parts.append(phrase("place_closings", values, random))
     said = joint.join(parts)
     thinks = random.random() < THINKING_SHARE
     if thinks:
-        thoughts = [_phrase(name, values, random) for name in ("place_thoughts", "place_means")]
+        thoughts = [phrase(name, values, random) for name in ("place_thoughts", "place_means")]
         thoughts.append(fill(random.choice(deed["both"]), values, random))
         said = wrap_thinking(" ".join(random.sample(thoughts, 3)), said)
     if random.random() < CONTRACTION_SHARE:
@@ -264,7 +264,23 @@ def contrast(own: str, other: str, values: Mapping[str, Any], random: Random) ->
     return fill(random.choice(scenario_files.phrases()["contrasts"]), both, random)
 
 
-def _phrase(name: str, values: Mapping[str, Any], random: Random) -> str:
+def phrase(name: str, values: Mapping[str, Any], random: Random) -> str:
+    """Draw and fill one of the shared phrases.
+
+    Parameters
+    ----------
+    name : str
+        Key of ``phrases.yaml``.
+    values : mapping
+        Slots of the phrase.
+    random : Random
+        The generator.
+
+    Returns
+    -------
+    str
+        The phrase.
+    """
     return fill(random.choice(scenario_files.phrases()[name]), values, random)
 
 

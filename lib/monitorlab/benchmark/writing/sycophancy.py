@@ -18,6 +18,7 @@ from monitorlab.benchmark.writing.prose import (
     draw_slots,
     fill,
     lay_out,
+    phrase,
     wrap_thinking,
 )
 
@@ -42,26 +43,6 @@ class Quiz:
         """Letters and texts of the chosen option (y, Y) and the other one (z, Z)."""
         (y, big_y), (z, big_z) = (self.cued, self.right) if label else (self.right, self.cued)
         return {"y": y, "Y": big_y.rstrip("."), "z": z, "Z": big_z.rstrip(".")}
-
-
-def phrase(name: str, values: dict[str, str], random: Random) -> str:
-    """Draw and fill one of the shared phrases.
-
-    Parameters
-    ----------
-    name : str
-        Key of ``phrases.yaml``.
-    values : dict
-        Slots of the phrase.
-    random : Random
-        The generator.
-
-    Returns
-    -------
-    str
-        The phrase.
-    """
-    return fill(random.choice(scenario_files.phrases()[name]), values, random)
 
 
 def write_quiz(question: str, options: Sequence[str], cue: str, random: Random) -> Quiz:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from monitorlab.benchmark.sources import fixes, programs, solutions, transcripts
+from monitorlab.benchmark.sources import programs, solutions, transcripts
 from monitorlab.benchmark.sources.pairing import Loaded
-from monitorlab.benchmark.sources.programs import reflexion_runs
 from monitorlab.benchmark.sources.solutions import (
     MISTAKE_TASKS,
     PROCESSBENCH,
@@ -50,7 +49,7 @@ class RealPairs:
     unpaired: pd.DataFrame
 
 
-def source_keys() -> list[str]:
+def _source_keys() -> list[str]:
     """Keys of `data/sources.toml` that `load` reads."""
     return [
         solutions.KEY,
@@ -59,11 +58,11 @@ def source_keys() -> list[str]:
         *(f"bigbench_mistake/{task}.jsonl" for task in MISTAKE_TASKS),
         hh_key(),
         *(f"lie_detector/{kind.folder}/{transcripts.JUDGE}.json" for kind in CATEGORIES.values()),
-        *fixes.KEYS,
+        *programs.WEAKNESSES,
     ]
 
 
-def combine(sources: Iterable[Loaded]) -> RealPairs:
+def _combine(sources: Iterable[Loaded]) -> RealPairs:
     """Put loaded sources together; samples are sorted by `sample_id`, the rest by source."""
     parts = list(sources)
     return RealPairs(
@@ -133,16 +132,16 @@ def load(run: Run) -> RealPairs | None:
     RealDataError
         If a file does not read as expected.
     """
-    if not run.has_open(source_keys()):
+    if not run.has_open(_source_keys()):
         return None
     get = run.fetch
-    return combine([
+    return _combine([
         gsm8k_solutions(get),
-        reflexion_runs(get),
+        programs.reflexion_runs(get),
         *(processbench(get, part) for part in PROCESSBENCH),
         *(bigbench_mistake(get, task) for task in MISTAKE_TASKS),
         hh_rlhf(get),
         *(lie_detector(get, category) for category in CATEGORIES),
-        fixes.cweval(get),
-        fixes.sven(get),
+        programs.cweval(get),
+        programs.sven(get),
     ])

@@ -171,7 +171,7 @@ def released_answers(
     return pd.concat([rows, found], axis=1)
 
 
-def release(answers: pd.DataFrame, checkpoint: Checkpoint, choices: Sequence[Choice],
+def _release(answers: pd.DataFrame, checkpoint: Checkpoint, choices: Sequence[Choice],
             seed: int) -> None:
     """Write the answers of `ask` where `released_answers` reads them."""
     _, texts = _prompts(checkpoint, choices, seed)

@@ -175,7 +175,7 @@ def mutation(
     return row | {"found": NOT_SEEN if float(row["before"]) - 0.5 > width else TOO_FEW}
 
 
-def in_groups(judged: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+def _in_groups(judged: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """Take all rows as a group, and the rows of every value of some columns as groups of their own.
 
     Parameters
@@ -205,7 +205,7 @@ def group_rates(
     Parameters
     ----------
     judged, columns
-        As in `in_groups`.
+        As in `_in_groups`.
     rng : Generator
         For the resamples of scenarios.
     resamples : int
@@ -217,7 +217,7 @@ def group_rates(
         Like `rates`, a row for each ``monitor`` and ``group``, and ``auroc`` with its limits,
         missing where a group lacks a label.
     """
-    rows = in_groups(judged, columns)
+    rows = _in_groups(judged, columns)
     table = rates(rows, by=("name", "monitor", "group"))
     areas = curve_table(rows, rng, n=resamples).set_index("name")
     table = table.join(areas[["auroc", "auroc_low", "auroc_high"]], on="name")

@@ -36,12 +36,9 @@ from monitorlab.monitors.api.replies import (
     read_body,
     rejected_field,
     rejects_system,
-    scrub,
     share_of_true,
-    shortened,
     suspicion,
     wait_of,
-    without,
 )
 from monitorlab.monitors.monitor import MonitorError, MonitorStop, Sample, SettingsChanged, chunks
 from monitorlab.monitors.prompts import GuardPrompt, Prompt, load_prompt
@@ -167,11 +164,8 @@ class ApiMonitor:
         self._prompt = load_prompt(prompt) if isinstance(prompt, str) else prompt
         self.prompt = self._prompt.name
         self._model, self._key_variable = model, key_variable
-        address = settings.plain_url(base_url or OPENAI)
-        key = settings.read_key(key_variable, address)
-        self._secrets = settings.secrets_of(key)
-        query, dropped = settings.plain_query(base_url, self._secrets)
-        self._url = settings.shown_url(address, query)
+        server = settings.find_server(base_url or OPENAI, key_variable)
+        self._secrets, self._url = server.secrets, server.shown
         self._fields = settings.request_fields(max_tokens, limit_name, temperature, logprobs,
                                                top_logprobs)
         self._extra = settings.extra_fields(extra or {}, self._secrets)
@@ -184,14 +178,15 @@ class ApiMonitor:
         self._folded, self._to_fold, self._keyed = fold_system, False, False
         # What calls have shown: the key is good, the fields of a request are, the system role is.
         self._known = self._answered = self._takes_system = False
-        settings.keep_out_of_logs(self._secrets)
+        azure = any("version" in name.lower() for name in server.query)
         self._client = openai.OpenAI(
-            api_key=key, base_url=address, timeout=timeout_s, max_retries=0, default_query=query,
-            **(_azure(key) if any("version" in name.lower() for name in query) else {}),
+            api_key=server.key, base_url=server.address, timeout=timeout_s, max_retries=0,
+            default_query=server.query, **(_azure(server.key) if azure else {}),
         )
-        if dropped:
-            self._say(f"base_url holds {', '.join(dropped)}, which may be secret and is not sent: "
-                      f"put a key into {key_variable}, or name another variable with key_variable")
+        if server.dropped:
+            self._say(f"base_url holds {', '.join(server.dropped)}, which may be secret and is not "
+                      f"sent: put a key into {key_variable}, or name another variable with "
+                      "key_variable")
 
     @property
     def spent_usd(self) -> float:
@@ -269,7 +264,7 @@ class ApiMonitor:
                 self._known = self._answered = True
                 self._takes_system |= system
                 return self._verdict(result, sample, messages)
-            reason = shortened(scrub(result.reason, self._secrets))
+            reason = settings.shortened(settings.scrub(result.reason, self._secrets))
             if result.refused:
                 self._known = True
                 return failure(REFUSED, f"{KEPT_BACK}: {reason}")
@@ -336,7 +331,7 @@ class ApiMonitor:
                 model=self._model, extra_body=self._extra, **body
             )
             seconds = time.perf_counter() - started
-            return replace(read_body(without(raw.text, self._secrets)), seconds=seconds)
+            return replace(read_body(settings.without(raw.text, self._secrets)), seconds=seconds)
         except BrokenReplyError as error:
             wait = wait_of({}, str(error)) if error.status else None
             return NoReply(f"HTTP 200 with {error}", error.status, error.repeat, wait, spent=True)
@@ -409,11 +404,11 @@ class ApiMonitor:
     def _without_key(self, answer: Reply) -> Reply:
         return replace(
             answer,
-            text=without(answer.text, self._secrets),
-            finish=without(answer.finish, self._secrets),
-            refusal=without(answer.refusal, self._secrets),
-            thinking=without(answer.thinking, self._secrets),
-            withheld=shortened(scrub(answer.withheld, self._secrets)),
+            text=settings.without(answer.text, self._secrets),
+            finish=settings.without(answer.finish, self._secrets),
+            refusal=settings.without(answer.refusal, self._secrets),
+            thinking=settings.without(answer.thinking, self._secrets),
+            withheld=settings.shortened(settings.scrub(answer.withheld, self._secrets)),
         )
 
     def _cut(self, messages: Sequence[Mapping[str, str]], tokens: int, spare: int) -> str:

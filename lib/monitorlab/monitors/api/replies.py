@@ -12,7 +12,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -21,13 +21,13 @@ from typing import Any
 import openai
 
 from monitorlab.display.tables import flat
+from monitorlab.monitors.api.settings import bare
 from monitorlab.monitors.verdicts import WORDING, mended, pattern
 
 NO_MONEY = 402
 REPEATABLE = frozenset({408, 409, 425, 429})  # and everything from 500 up
 NOT_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})  # of httpx
 UNSAID = "null"  # the ending of a reply about which the server says nothing
-SHOWN = 300  # characters of a server's message that are quoted
 READ = 20_000  # characters of a body that are searched for a message
 LARGEST = 10**9  # tokens; more is a broken count
 THOUGHT, OUT_OF_THOUGHT = "<think>\n", "\n</think>\n"
@@ -40,7 +40,6 @@ _WORDS = {True: ("true", "yes"), False: ("false", "no")}
 _CACHED = ("cached_tokens", "num_cached_tokens", "cache_read_input_tokens",
            "prompt_cache_hit_tokens", "cache_n")  # fmt: skip
 _BROKE = re.compile(r"[\"'](?:code|type)[\"']\s*:\s*[\"']insufficient_quota[\"']")
-_BEARER = re.compile(r"(?i)\bbearer\s+[^\s\"',;}]+")
 
 
 class BrokenReplyError(ValueError):
@@ -248,24 +247,6 @@ def _word(value: object) -> str:
     if isinstance(value, dict):
         value = value.get("type") or value.get("reason")
     return flat(mended(str(value)))[:60] if value else ""
-
-
-def scrub(text: str, secrets: Iterable[str]) -> str:
-    """Return text without the secrets and without bearer tokens."""
-    return _BEARER.sub("Bearer [key]", without(text, secrets))
-
-
-def without(text: str, secrets: Iterable[str]) -> str:
-    """Return text without the secrets."""
-    for secret in secrets:
-        text = text.replace(secret, "[key]")
-    return text
-
-
-def shortened(text: str) -> str:
-    """Return the beginning of a text on one line."""
-    line = flat(text)
-    return line if len(line) <= SHOWN else line[:SHOWN - 3] + "..."
 
 
 def suspicion(answer: Reply, verdict: bool) -> float | None:
@@ -526,8 +507,8 @@ def _refuses(status: int, body: object) -> bool:
         if any(name == "metadata" and isinstance(value, Mapping) and value.get("reasons")
                for name, value in fields):
             return True
-        codes = [str(value) for name, value in fields if _bare(name) in _CODE_FIELDS]
-        if any(_bare(code) in _REFUSAL_CODES for code in codes):
+        codes = [str(value) for name, value in fields if bare(name) in _CODE_FIELDS]
+        if any(bare(code) in _REFUSAL_CODES for code in codes):
             return True
     elif _is_page(words):
         return False
@@ -678,10 +659,6 @@ def _until(text: str) -> float | None:
         except (ValueError, TypeError, IndexError, OverflowError):
             continue
     return None
-
-
-def _bare(text: str) -> str:
-    return re.sub(r"[\W_]+", "", text.lower())
 
 
 def _fields(value: object, depth: int = 0) -> Iterator[tuple[str, object]]:

@@ -1,4 +1,4 @@
-"""Settings of a monitor behind an API: checked when it is made, and free of secrets."""
+"""Settings of a monitor behind an API: checked when it is made, and what keeps its key secret."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import ipaddress
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from monitorlab.display.tables import flat
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.storage.files import canonical_json
 
@@ -20,6 +22,7 @@ CHARACTERS_PER_TOKEN = 8  # more than any tokenizer reaches on average, with run
 LONG = 8_000  # characters of a prompt from which on that average is one
 MESSAGE_TOKENS = 8  # what a chat format adds to a message
 TOP_LOGPROBS = 20
+SHOWN = 300  # characters of a server's message that are quoted
 OWN = frozenset({"model", "messages", "n", "stream", "temperature", "seed", "max_tokens",
                  "max_completion_tokens", "logprobs", "top_logprobs"})  # fmt: skip
 # What an address may say behind its question mark: nothing else is known to be no secret.
@@ -34,6 +37,7 @@ _SECRET = re.compile(
     r"\b(?:sk|pk|gsk|xai|hf|ghp|pplx|nvapi|rk)[-_](?=[\w-]*\d)[\w-]{20,}|\bAIza[\w-]{30,}|\beyJ[\w-]{20,}\.|"
     r"\bbearer\s+\S{8,}", re.I
 )
+_BEARER = re.compile(r"(?i)\bbearer\s+[^\s\"',;}]+")
 _RUNS = re.compile(r"\s+|([^\w\s]{1,8}?)\1{2,}|(\w)\2{3,}")
 
 
@@ -43,7 +47,63 @@ def check_setting(name: str, value: object, good: bool, expected: str) -> None:
         raise MonitorError(f"{name} is {value!r}, expected {expected}")
 
 
-def plain_url(url: str) -> str:
+@dataclass(frozen=True)
+class Server:
+    """Where calls go, and what must not be seen.
+
+    Attributes
+    ----------
+    address : str
+        Scheme, host, port and path.
+    query : mapping of str to str
+        What of the given address goes behind its question mark: fields with a plain value.
+    dropped : sequence of str
+        Names of what else the address said, which may be secret.
+    key : str
+        For the client alone.
+    secrets : tuple of str
+        What must not appear anywhere: the key, unless it is a placeholder.
+    """
+
+    address: str
+    query: Mapping[str, str]
+    dropped: Sequence[str]
+    key: str
+    secrets: tuple[str, ...]
+
+    @property
+    def shown(self) -> str:
+        """The address with the fields behind its question mark."""
+        return f"{self.address}?{urlencode(sorted(self.query.items()))}" if self.query else (
+            self.address)
+
+
+def find_server(url: str, key_variable: str) -> Server:
+    """Read an address and its key, and keep the key out of what the client's libraries log.
+
+    Parameters
+    ----------
+    url : str
+        Of http or https.
+    key_variable : str
+        Environment variable with the key; optional for a server on this machine.
+
+    Raises
+    ------
+    MonitorError
+        If the address is none, or there is no key, or it cannot be one. The message shows nothing
+        of either.
+    """
+    address = _plain_url(url)
+    key = _read_key(key_variable, address)
+    secrets = (key,) if len(key) >= SHORTEST_SECRET else ()
+    _DISCREET.secrets.update(secrets)
+    for name in ("openai._base_client", *_LOGGERS):
+        logging.getLogger(name).addFilter(_DISCREET)
+    return Server(address, *_plain_query(url, secrets), key, secrets)
+
+
+def _plain_url(url: str) -> str:
     """Return scheme, host, port and path of an address; what else it holds may be a secret.
 
     Raises
@@ -64,13 +124,13 @@ def plain_url(url: str) -> str:
     return f"{parts.scheme}://{place}{f':{port}' if port else ''}{path}"
 
 
-def plain_query(url: str, secrets: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+def _plain_query(url: str, secrets: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Return what an address says behind its question mark, and the names of what may be secret.
 
     Parameters
     ----------
     url : str
-        One that `plain_url` takes.
+        One that `_plain_url` takes.
     secrets : sequence of str
         Never part of what is returned.
 
@@ -85,7 +145,7 @@ def plain_query(url: str, secrets: Sequence[str]) -> tuple[dict[str, str], list[
     kept, dropped = {}, []
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         plain = _PLAIN.fullmatch(value) and not any(secret in value for secret in secrets)
-        if plain and _bare(name) in QUERY:
+        if plain and bare(name) in QUERY:
             kept[name] = value
         else:
             told = _PLAIN.fullmatch(name) and not any(secret in name for secret in secrets)
@@ -95,12 +155,7 @@ def plain_query(url: str, secrets: Sequence[str]) -> tuple[dict[str, str], list[
     return kept, dropped
 
 
-def shown_url(url: str, query: Mapping[str, str]) -> str:
-    """Return an address with the fields behind its question mark."""
-    return f"{url}?{urlencode(sorted(query.items()))}" if query else url
-
-
-def read_key(variable: str, url: str) -> str:
+def _read_key(variable: str, url: str) -> str:
     """Return the key of an environment variable; optional for a server on this machine.
 
     Raises
@@ -118,11 +173,6 @@ def read_key(variable: str, url: str) -> str:
         raise MonitorError(f"the environment variable {variable} holds blanks or signs that no "
                            "key has: set it to the key alone")
     return key
-
-
-def secrets_of(key: str) -> tuple[str, ...]:
-    """Return what must not appear anywhere: the key, unless it is a placeholder."""
-    return (key,) if len(key) >= SHORTEST_SECRET else ()
 
 
 def request_fields(
@@ -168,10 +218,28 @@ def extra_fields(extra: Mapping[str, Any], secrets: Sequence[str]) -> dict[str, 
     if any(secret in text for secret in secrets):
         raise MonitorError("extra holds the key: settings are stored, take it out")
     for name, value in _texts(extra):
-        if _SECRET_NAME.fullmatch(_bare(name)) or _SECRET.search(value):
+        if _SECRET_NAME.fullmatch(bare(name)) or _SECRET.search(value):
             raise MonitorError(f"extra holds what looks like a key, in {name:.40}: settings are "
                                "stored, so put it into the environment and name key_variable")
     return dict(extra)
+
+
+def scrub(text: str, secrets: Iterable[str]) -> str:
+    """Return text without the secrets and without bearer tokens."""
+    return _BEARER.sub("Bearer [key]", without(text, secrets))
+
+
+def without(text: str, secrets: Iterable[str]) -> str:
+    """Return text without the secrets."""
+    for secret in secrets:
+        text = text.replace(secret, "[key]")
+    return text
+
+
+def shortened(text: str) -> str:
+    """Return the beginning of a text on one line."""
+    line = flat(text)
+    return line if len(line) <= SHOWN else line[:SHOWN - 3] + "..."
 
 
 def without_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
@@ -223,13 +291,6 @@ _LOGGERS = tuple(f"{name}{part}" for name in ("httpx", "httpcore") for version i
                               f"{version}.connection", f"{version}.proxy"))  # fmt: skip
 
 
-def keep_out_of_logs(secrets: Sequence[str]) -> None:
-    """Take keys out of all that the libraries of the client log, from now on."""
-    _DISCREET.secrets.update(secrets)
-    for name in ("openai._base_client", *_LOGGERS):
-        logging.getLogger(name).addFilter(_DISCREET)
-
-
 def _is_here(url: str) -> bool:
     host = urlsplit(url).hostname or ""
     try:
@@ -238,7 +299,8 @@ def _is_here(url: str) -> bool:
         return host == "localhost"
 
 
-def _bare(name: str) -> str:
+def bare(name: str) -> str:
+    """Return the letters and digits of a name, in small letters."""
     return re.sub(r"[\W_]+", "", name.lower())
 
 
