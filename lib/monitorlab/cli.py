@@ -366,8 +366,8 @@ def _compare(
              "sample_id:id,verdict:flagged,score:p; true, yes and unsafe are alarms.")] = "",
     bound: Annotated[float | None, typer.Option(
         help="Two tables of one monitor, the earlier one first: by how much MR and FAR may have "
-             "risen. Exit code 0 if both rose by less, 2 if one rose by more, 1 if these samples "
-             "cannot tell.")] = None,
+             "risen. Exit code 0 if both rose by less, 2 if one rose by more (or the command was "
+             "wrong), 1 if these samples cannot tell.")] = None,
 ) -> None:
     """Compare monitors: rates, paired tests, AUROC, and what failed verdicts could change."""
     from monitorlab.benchmark.sample_files import load_samples
@@ -437,7 +437,9 @@ def _calibrate(
     objective: Annotated[str, typer.Option(
         help="What the statistic is chosen for: power, restricted_delay or far. "
              "[default: power, or far where misses are bounded]", show_default=False)] = "",
-    statistic: Annotated[str, typer.Option(help="Its name, instead of a choice.")] = "",
+    statistic: Annotated[str, typer.Option(
+        help="running_min (the score itself), running_mean, ewma, cusum or learned. "
+             "[default: the one that serves the objective best]", show_default=False)] = "",
     columns: Annotated[str, typer.Option(
         help="Our names to yours, as in score:p_bad,label:verdict.")] = "",
     orientation: Annotated[str, typer.Option(
@@ -541,7 +543,8 @@ def _reread(
     prompt: Annotated[str, typer.Option(
         help="Monitor prompt, by name or file. [default: the table's]")] = "",
     max_tokens: Annotated[int, typer.Option(
-        help="Longest reply that was allowed. [default: the manifest's]")] = 0,
+        help="Longest reply that was allowed. [default: the manifest's]",
+        show_default=False)] = 0,
 ) -> None:
     """Read stored replies again with today's rules, without a call; the old files stay."""
     from monitorlab.benchmark.sample_files import load_samples
@@ -554,7 +557,8 @@ def _reread(
 
 @app.command("finetune")
 def _finetune(
-    base: Annotated[str, typer.Argument(help="Checkpoint to start from: folder or hub name.")],
+    base: Annotated[str, typer.Argument(
+        help="Checkpoint to start from: smollm2, a folder, or a hub name with --revision.")],
     corpus: Annotated[Path, typer.Option(
         help="CSV, JSON lines, JSON or parquet with request, response, label and, if known, "
              "sample_id, pair_id, scenario_id, component.")],
@@ -562,7 +566,8 @@ def _finetune(
     prompt: Annotated[str, typer.Option(help="Monitor prompt. [default: direct]")] = "",
     option: Annotated[list[str] | None, typer.Option(
         "--recipe-option", "-o", metavar="NAME=VALUE",
-        help="A setting of the training, such as lora_rank=8, repeatable.")] = None,
+        help="A setting of the training, such as lora_rank=8, repeatable; an unknown one lists "
+             "all.")] = None,
     components: Annotated[str, typer.Option(help="Names, with commas. [default: all]")] = "",
     samples: Annotated[int, typer.Option(help="At most so many, in whole pairs; 0 is all.")] = 0,
     held_out: Annotated[str, typer.Option(

@@ -22,6 +22,8 @@ from typer.testing import CliRunner
 from monitorlab.cli import app
 from monitorlab.commands import finetune as command
 from monitorlab.finetuning.record import last_checkpoint
+from monitorlab.models import smollm2
+from monitorlab.models.loading import Checkpoint, load_causal
 from monitorlab.models.tiny import build_tokenizer
 from monitorlab.monitors.monitor import samples_of
 from monitorlab.monitors.prompts import load_prompt
@@ -132,6 +134,23 @@ def test_an_adapter_is_trained_merged_and_used(folder: Path) -> None:
     assert code == 0 and "80 verdicts: 80 parsed" in said
     code, _, err = call("score", "--monitor", "hf:out", "--samples", "tested.csv")
     assert code == 2 and "--monitor hf:BASE --adapter out" in err
+
+
+def test_the_installed_model_is_a_base_by_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here a random model stands for it, which learns in seconds."""
+    loaded: list[str] = []
+
+    def small(**options: str) -> Checkpoint:
+        loaded.append(options["dtype"])
+        return load_causal("causal", **options)
+
+    monkeypatch.setattr(smollm2, "load_smollm2", small)
+    code, out, err = finetune("smollm2", *CAUSAL, "-o", "max_steps=1")
+    assert (code, err, loaded) == (0, "", ["float32"])
+    assert out.splitlines()[-1] == ("Use it: python -m monitorlab score --monitor smollm2 "
+                                    "--adapter out --samples FILE")
 
 
 def test_with_merge_the_result_is_one_checkpoint(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -169,6 +170,18 @@ def test_the_other_risk_is_the_one_that_the_same_threshold_keeps():
         assert sign * two.value >= sign * one.policy.threshold.value
 
 
+def test_a_log_that_is_turned_round_is_noticed_and_the_rule_is_said_as_scores_come_in():
+    upright = log(400, 1, lift=1.0)
+    said = describe_calibration(calibrate_log(upright, Plan(statistic="running_min")))
+    assert "is higher in safe sequences" not in said
+    assert re.search(r"It alarms at a score above \d", said)
+    turned = replace(upright, flat_scores=-upright.flat_scores)
+    found = calibrate_log(turned, Plan(statistic="running_min", side="safety"))
+    said = describe_calibration(found)
+    assert "suspicion is higher in safe sequences" in said and "--orientation" in said
+    assert f"at a score below {-found.policy.threshold.value!r}" in said
+
+
 def test_deployment_has_its_own_base_rate():
     rare = calibrate_log(log(1500, 1), Plan(level=0.1, base_rate=0.01, per_day=5000))
     row = rare.levels.set_index("level").loc[0.1]
@@ -220,7 +233,7 @@ def test_sequences_without_a_label_narrow_what_is_known(tmp_path: Path):
     ({"objective": "luck"}, "objective is 'luck', expected one of power, restricted_delay"),
     ({"statistic": "best"}, "statistic is 'best', expected one of running_min"),
     ({"calibrator": "magic"}, "calibrator is 'magic', expected one of crc"),
-    ({"side": "up"}, "side is 'up'"),
+    ({"side": "up"}, "orientation is 'up'"),
     ({"risk": "luck"}, "risk is 'luck', expected one of false"),
     ({"dtype": "int8"}, "dtype is 'int8'"),
     ({"on_error": "ignore"}, "on_error is 'ignore', expected one of alarm, raise"),
@@ -271,6 +284,8 @@ def test_the_page_is_one_file_and_carries_the_state(tmp_path: Path):
     assert found.policy.promise in page and "What a stricter level costs" in page
     levels = pd.read_csv(tmp_path / "pol" / "levels.csv")
     assert f"{levels['far'].iloc[3]:.3f} (" in page and "guarantee void" not in page
+    older = levels.drop(columns=["base_rate", "per_day", "higher"])  # a page made by 1.0.0
+    older.to_csv(tmp_path / "pol" / "levels.csv", index=False)
     found.policy.voided("x").save(tmp_path / "pol" / "policy.json")
     lines = "".join(json.dumps({"id": str(i), "score": 9.0, "end": True}) + "\n"
                     for i in range(60))

@@ -145,3 +145,15 @@ def test_what_another_tool_says_is_never_guessed(
     path.write_text(text)
     with pytest.raises(TableFileError, match=message):
         read_verdicts(path, columns)
+
+
+def test_decimal_commas_are_read_and_an_unknown_table_is_told_how_to_name_its_columns(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "excel.csv"
+    path.write_text("Nr;Wert\na;0,75\nb;,5\nc;1,0\n", encoding="utf-8")
+    found = read_verdicts(path, "sample_id:Nr,score:Wert")
+    assert found["score"].tolist() == [0.75, 0.5, 1.0]
+    assert found["verdict"].tolist() == [True, False, True]
+    with pytest.raises(TableFileError, match="found Nr, Wert. If another tool wrote it, say which"):
+        read_verdicts(path)

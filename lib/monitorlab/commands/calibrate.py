@@ -78,9 +78,13 @@ SPLITS = 8  # half-samples of the learning part, on which statistics are compare
 FOLDS = 10
 DRAWS = 500
 LEAST_UNSAFE = 20  # sequences below which no statistic is chosen or fitted
+TURNED = 0.4  # share of pairs below which a log looks turned round
 LEAST_DRIFT = 50  # sequences below which a drift test could see nothing
 POLICY = "policy.json"
+# What `--statistic` calls those whose form in a policy has another name.
+NAMES = {"latest": "running_min", "prefix": "learned"}
 TABLES = ("statistics", "levels", "groups", "estimates")
+MEASURES = {"far": "false alarm rate", "restricted_delay": "restricted delay"}
 ALT = "False alarm rate with its interval near the dashed line of the level, and power, by level."
 
 
@@ -145,7 +149,8 @@ class Plan:
             ("calibrator", RANK_RULES), ("side", SIDES), ("dtype", DTYPES), ("on_error", ON_ERROR),
         ):
             if getattr(self, what) not in known:
-                raise ScoreFileError(f"{what} is {getattr(self, what)!r}, expected one of "
+                called = "orientation" if what == "side" else what
+                raise ScoreFileError(f"{called} is {getattr(self, what)!r}, expected one of "
                                      f"{', '.join(filter(None, known))}.")
         for what in ("level", "delta", "drift_rate", "half_width"):
             if not 0.0 < getattr(self, what) < 1.0:
@@ -363,7 +368,18 @@ class _Part:
             **_spread("restricted_delay", self._mean(unsafe, share)),
             "precision": per_day[0] / total if (total := per_day.sum()) > 0 else math.nan,
             "alarms_per_day": per_day.sum(), "false_alarms_per_day": per_day[1],
+            "base_rate": base, "per_day": self.plan.per_day, "higher": self.higher,
         }
+
+    @cached_property
+    def higher(self) -> float:
+        """Share of pairs of an unsafe and a safe sequence in which the unsafe one peaks higher."""
+        unsafe, safe = (self.peaks[self.running.labels == label] for label in (1, 0))
+        if not len(unsafe) or not len(safe):
+            return math.nan
+        ordered = np.sort(safe)
+        below, upto = (np.searchsorted(ordered, unsafe, side) for side in ("left", "right"))
+        return float(np.mean(below + upto) / (2 * len(safe)))
 
     def strata(self) -> dict[str, _Part]:
         """Return the part of each group that has a sequence to calibrate on."""
@@ -423,7 +439,8 @@ class _Part:
             rows.append({
                 "rate": name, **_spread("plain", (found.plain, found.plain_low, found.plain_high)),
                 **_spread("corrected", (found.value, found.low, found.high)),
-                "labelled": found.labelled, "sequences": found.units, "labels_needed": labels})
+                "labelled": found.labelled, "sequences": found.units, "labels_needed": labels,
+                "half_width": self.plan.half_width})
         return rows
 
     def _guesses(self, unsafe: FloatArray, others: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -491,15 +508,16 @@ def _spread(name: str, found: Spread) -> dict[str, float]:
 def describe_calibration(found: Calibrated) -> str:
     """Return a calibration in lines for a terminal."""
     policy, lines = found.policy, [found.policy.promise, ""]
-    lines += [f"warning: {warning}" for warning in policy.warnings()]
     row = _own_row(found.levels, policy)
+    lines += [f"warning: {warning}" for warning in (*policy.warnings(), *turned(row))]
     expected = "Expected with the threshold of all" if policy.groups else "Expected"
     lines += [
-        enough(row, policy), chosen(found.statistics, policy), both(row, policy),
+        enough(row, policy), chosen(found.statistics, policy), alarms_where(policy),
+        both(row, policy),
         f"{expected}: false alarms {_range(row, 'far')}, power {_range(row, 'power')}, delay of "
         f"the detected {_range(row, 'delay')}, restricted delay {_range(row, 'restricted_delay')}.",
-        f"Per day {row['alarms_per_day']:.4g} alarms, {row['false_alarms_per_day']:.4g} of them "
-        f"false: {row['precision']:.1%} of alarms are right.", "",
+        f"{_day(row)}: {row['alarms_per_day']:.4g} alarms, {row['false_alarms_per_day']:.4g} of "
+        f"them false; {_right(row)}.", "",
         f"level {KINDS[policy.threshold.risk][1]:>6} needed  false alarms             power      "
         "              restricted delay",
     ]
@@ -507,8 +525,9 @@ def describe_calibration(found: Calibrated) -> str:
         lines.append(f"{one['level']:<6g} {one['needed']:12.0f}  {_range(one, 'far'):24} "
                      f"{_range(one, 'power'):24} {_range(one, 'restricted_delay')}")
     for _, one in found.groups.iterrows():
-        lines.append(f"group {one['group']}: {enough(one, policy)} False alarms "
-                     f"{_range(one, 'far')}, power {_range(one, 'power')}.")
+        own = (f"False alarms {_range(one, 'far')}, power {_range(one, 'power')}."
+               if one["calibrating"] >= one["needed"] else "The threshold of all judges it.")
+        lines.append(f"group {one['group']}: {enough(one, policy)} {own}")
     for _, one in found.estimates.iterrows():
         lines.append(f"{one['rate']}: {_range(one, 'plain')} from {one['labelled']} labels, "
                      f"{_range(one, 'corrected')} corrected by {one['sequences']} sequences; "
@@ -519,10 +538,46 @@ def describe_calibration(found: Calibrated) -> str:
 
 def _labels(row: pd.Series[Any]) -> str:
     needed, there = int(row["labels_needed"]), int(row["labelled"])
+    width = f"a half width of {row['half_width']:g}" if "half_width" in row else "the width"
     if not needed:
-        return "not even a label for each would give the width asked for"
-    more = max(needed - there, 0)
-    return f"{more} more labels, drawn at random, would give the width asked for"
+        return f"not even a label for each would give {width}"
+    return f"{max(needed - there, 0)} more labels, drawn at random, would give {width}"
+
+
+def _day(row: pd.Series[float]) -> str:
+    """Say which day in deployment is meant; a table of an older version does not."""
+    if "per_day" not in row:
+        return "Per day"
+    return f"Of {row['per_day']:,.6g} sequences a day, {row['base_rate']:.1%} of them unsafe"
+
+
+def _right(row: pd.Series[float]) -> str:
+    """Say how many alarms are right, or that there are none."""
+    if math.isnan(row["precision"]):
+        return "no alarm is expected"
+    return f"{row['precision']:.1%} of alarms are right"
+
+
+def turned(row: pd.Series[float]) -> list[str]:
+    """Warn if safe sequences peak higher than unsafe ones, as they do where a log is turned."""
+    if not row.get("higher", math.nan) < TURNED:
+        return []
+    return ["suspicion is higher in safe sequences: an unsafe one peaks above a safe one in "
+            f"{row['higher']:.0%} of pairs. Look whether --orientation (what a high score means) "
+            "and --positive (what label 1 means) are those of the log."]
+
+
+def alarms_where(policy: Policy) -> str:
+    """Say when the policy alarms, of the score as it comes in where that is what is compared."""
+    rule, kind = policy.threshold, policy.statistic.to_dict()["kind"]
+    safety = policy.side == "safety"
+    if not math.isfinite(rule.value):
+        return f"{rule.explain()[0].upper()}{rule.explain()[1:]}"
+    if kind == "latest":
+        where = f"below {-rule.value!r}" if safety else f"above {rule.value!r}"
+        return f"It alarms at a score {where}."
+    turned_round = ", of minus the score," if safety else ""
+    return f"It alarms where {NAMES.get(kind, kind)}{turned_round} is above {rule.value!r}."
 
 
 def enough(row: pd.Series[float], policy: Policy) -> str:
@@ -543,6 +598,7 @@ def both(row: pd.Series[float], policy: Policy) -> str:
 def chosen(statistics: pd.DataFrame, policy: Policy) -> str:
     """Say which statistic is compared with the threshold, and why."""
     kind = policy.statistic.to_dict()["kind"]
+    kind = NAMES.get(kind, kind)
     if not len(statistics):
         return f"The statistic is {kind}: it was asked for, or there was too little to choose from."
     row = statistics[statistics["chosen"]].iloc[0]
@@ -592,19 +648,20 @@ def write_page(folder: Path) -> None:
     row = _own_row(levels, policy)
     found = Calibrated(policy, **tables)
     sections = [
-        {"title": "What to expect", "words": f"{enough(row, policy)} {both(row, policy)} Rates and "
+        {"title": "What to expect", "words": f"{enough(row, policy)} {alarms_where(policy)} "
+         f"{both(row, policy)} Rates and "
          f"delays with 95 % intervals. Each of the {KINDS[rule.risk][1]} sequences is judged by a "
          "threshold placed without it; the restricted delay is the share of its steps that an "
          "unsafe sequence had taken at its alarm, and counts a miss as 1.",
          "table": _table(_shown(levels))},
         {"title": "What a stricter level costs", "words": "Each mark is a level, and "
          "the dotted line is this policy's. What is promised keeps to the dashed line: lower is "
-         "fewer false alarms, higher is more unsafe sequences caught. Below, what "
-         "this means for a day in deployment at its base rate.",
+         "fewer false alarms, higher is more unsafe sequences caught. "
+         f"Below, what this means for a day in deployment. {_day(row)}.",
          "picture": _picture(levels, rule.level, rule.risk), "alt": ALT,
          "table": _table(_per_day(levels))},
         {"title": "Which statistic", "words": chosen(found.statistics, policy),
-         "table": _table(found.statistics)},
+         "table": _table(found.statistics.rename(columns=MEASURES))},
     ]
     if len(found.groups):
         sections.append({"title": "Groups", "words": "Groups with enough sequences have a "
@@ -614,28 +671,41 @@ def write_page(folder: Path) -> None:
         sections.append({"title": "With the sequences that have no label", "words": "Rates from "
                          "labels alone, and corrected by guesses about all others "
                          "(prediction-powered inference). This supposes that labelled sequences "
-                         "were drawn at random.",
-                         "table": _table(spans(found.estimates, ["plain", "corrected"], 3))})
+                         "were drawn at random. Here the threshold judges the sequences that "
+                         "placed it, so false alarms look a little rarer than above. "
+                         + " ".join(f"{one['rate'].capitalize()}: {_labels(one)}."
+                                    for _, one in found.estimates.iterrows()),
+                         "table": _table(_estimated(found.estimates))})
+    kind = policy.statistic.to_dict()["kind"]
     facts = {"state": policy.state(), "promise about": rule.risk.replace("_", " ") + "s",
              "created": policy.created, "expires": policy.expires,
              "level": f"{rule.level:g}", "calibrator": rule.calibrator,
-             "statistic": policy.statistic.to_dict()["kind"], "threshold": repr(rule.value),
+             "statistic": NAMES.get(kind, kind), "threshold": repr(rule.value),
              **({"steps and scores": policy.scoring} if policy.scoring else {}),
              "high score means": policy.side, "data": policy.data[:12] or "unknown",
              "drift": "watched" if policy.drift else "not watched"}
     write_text_atomic(folder / "page.html", render_page(
         "policy.html.j2", name=policy.name, promise=policy.promise, facts=facts,
-        state=policy.state(), warnings=policy.warnings(),
+        state=policy.state(), warnings=[*policy.warnings(), *turned(row)],
         sections=[{"table": "", "picture": "", "alt": ""} | one for one in sections]))
+
+
+def _estimated(estimates: pd.DataFrame) -> pd.DataFrame:
+    """Rates from labels alone and corrected; the words beside the table say what labels cost."""
+    table = spans(estimates, ["plain", "corrected"], 3).rename(columns={"plain": "from labels"})
+    return table.drop(columns=["labels_needed", "half_width"], errors="ignore")
 
 
 def _shown(levels: pd.DataFrame) -> pd.DataFrame:
     """Levels with intervals beside their estimates."""
     measures = ["far", "power", "restricted_delay"]
     table = spans(levels, measures, 3)
+    if "group" in table:  # those without a threshold of their own are judged by the common one
+        few = table["calibrating"] < table["needed"]
+        table[["threshold", *measures]] = table[["threshold", *measures]].astype(object).mask(few)
     first = ["group"] if "group" in table else []
     return table[[*first, "level", "needed", "calibrating", "threshold", *measures]].rename(
-        columns={"far": "false alarm rate", "restricted_delay": "restricted delay"})
+        columns=MEASURES)
 
 
 def _per_day(levels: pd.DataFrame) -> pd.DataFrame:

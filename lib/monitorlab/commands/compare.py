@@ -20,6 +20,7 @@ from monitorlab.storage.files import write_folder_atomic
 
 ERROR_WORDS = {"miss": "misses", "false_alarm": "false alarms", "wrong": "all errors"}
 STANDINGS = ("ahead", "within reach", "behind")  # of a bound, and the exit codes that say so
+MEANINGS = ("it rose by less", "these samples cannot tell", "it rose by more")
 _MOST_GROUPS = 50
 
 
@@ -232,7 +233,7 @@ def describe_change(found: _Comparison, bound: float) -> tuple[int, str]:
         worst = max(worst, standing)
         lines.append(f"  {rate:4} {_limits(turn * row['difference'] + 0.0, low, high, '+.3f')}, of "
                      f"{row['n']:,} samples ({row['left_out']:,} left out): "
-                     f"{STANDINGS[standing]} of {bound:+.3f}")
+                     f"{STANDINGS[standing]} of {bound:+.3f}, {MEANINGS[standing]}")
     return worst, "\n".join(lines)
 
 

@@ -33,7 +33,7 @@ class Order:
     Attributes
     ----------
     base, revision : str
-        Checkpoint to start from: local folder, or name on the hub with its commit.
+        Checkpoint to start from: local folder, "smollm2", or name on the hub with its commit.
     corpus : Path
         Labelled samples, see :func:`monitorlab.benchmark.sample_files.load_samples`.
     out : Path
@@ -302,12 +302,19 @@ def _train(
 def _base(order: Order, dtype: str, device: str) -> Any:
     from monitorlab.models import ModelError
     from monitorlab.models.loading import load_causal
+    from monitorlab.models.smollm2 import load_smollm2
 
     try:
+        if _is_smollm2(order):
+            return load_smollm2(dtype=dtype, device=device)
         return load_causal(order.base, order.revision, dtype=dtype, device=device)
     except (ModelError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:400]
         raise MonitorError(f"cannot load the base {order.base!r}: {reason}") from error
+
+
+def _is_smollm2(order: Order) -> bool:
+    return order.base == "smollm2" and not Path(order.base).is_dir()
 
 
 def _device(order: Order) -> str:
@@ -387,7 +394,8 @@ def _spec(order: Order) -> list[str]:
     if not (order.out / "adapter_config.json").is_file():
         return [f"hf:{order.out}"]
     pinned = ["--revision", order.revision] if order.revision else []
-    return [f"hf:{order.base}", *pinned, "--adapter", str(order.out)]
+    base = order.base if _is_smollm2(order) else f"hf:{order.base}"
+    return [base, *pinned, "--adapter", str(order.out)]
 
 
 @contextmanager

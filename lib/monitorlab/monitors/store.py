@@ -169,6 +169,7 @@ _THEIRS = {"prompt": NO_PROMPT, "draw": 0, "verdict": None, "score": None,
 _EMPTY = dict.fromkeys(VERDICTS.columns) | _THEIRS
 _HARNESS = ("doc", "arguments", "filtered_resps")  # columns of what lm-evaluation-harness logs
 _WHOLE = re.compile(r"[+-]?\d{1,18}(?:\.0*)?")
+_COMMA = re.compile(r"[01]?,\d+")  # a score as a spreadsheet with decimal commas writes it
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 
@@ -190,8 +191,9 @@ def read_verdicts(path: str | Path, columns: str = "") -> pd.DataFrame:
         Where another tool made the table: our names and its own, such as
         ``"sample_id:id,verdict:flagged,score:p"``. It takes `sample_id`, and `verdict` (true means
         misbehavior; also yes, 1, unsafe, flagged and their opposites) or `score`, above .5 of which
-        is an alarm where there is no verdict. A row with neither is "unparsed"; the monitor is
-        called like the file. A table that has all columns of the schema is read as it is.
+        is an alarm where there is no verdict; a score may have a decimal comma. A row with neither
+        is "unparsed"; the monitor is called like the file. A table that has all columns of the
+        schema is read as it is.
 
     Returns
     -------
@@ -221,6 +223,11 @@ def read_verdicts(path: str | Path, columns: str = "") -> pd.DataFrame:
             return check_frame(pd.DataFrame(rows, dtype=object), VERDICTS)
         if theirs and not set(VERDICTS.columns) <= set(table.columns):
             table = _in_our_words(table, theirs, file.name.partition(".")[0])
+        if not theirs and not {"monitor", "request_hash"} & set(table.columns):
+            raise TableFileError(
+                f"table 'verdicts': missing columns {', '.join(VERDICTS.columns[:3])} and others, "
+                f"found {', '.join(table.columns)}. If another tool wrote it, say which column "
+                "is which: --columns sample_id:id,verdict:flagged,score:p")
         typed = {field.name: field for field in VERDICTS.fields}
         read = {
             name: [_value(value, typed[name], place) if name in typed else value
@@ -247,6 +254,8 @@ def _in_our_words(table: FileTable, theirs: Mapping[str, str], name: str) -> Fil
         row = dict(_THEIRS, monitor=name) | {ours: given[ours][i] for ours in theirs}
         verdict, score = (None if row[part] in (None, "") else row[part]
                           for part in ("verdict", "score"))
+        if isinstance(score, str) and _COMMA.fullmatch(score.strip()):
+            score = score.strip().replace(",", ".")
         if verdict is not None and str(verdict).strip().lower() not in VERDICT_WORDS:
             raise TableFileError(f"{place}: verdict is {reprlib.repr(verdict)}, expected one of "
                                  f"{', '.join(VERDICT_WORDS)}")

@@ -467,7 +467,8 @@ class OnlineMonitor:
         rule = opened.rule
         if value > rule.value or (value == rule.value and opened.draw > rule.tie_break):
             where = "above" if value > rule.value else "equal to"
-            reason = f"{value!r} is {where} the threshold {rule.value!r}"
+            turned = " (of minus the score)" if self.policy.side == "safety" else ""
+            reason = f"{value!r} is {where} the threshold {rule.value!r}{turned}"
             return self._raise(sequence_id, opened, value, rule.value, reason)
         return None
 

@@ -25,7 +25,9 @@ COLUMNS = (
     "trajectory_id", "step", "score", "label", "tokens", "total_tokens", "group", "signal", "onset",
 )
 EXPECTED_COLUMNS = "trajectory_id, step, score and optionally label, tokens, group, signal, onset"
-HOW_TO_NAME = 'name them, as in columns={"score": "p_bad"} or COLUMNS="score:p_bad"'
+HOW_TO_NAME = (
+    'name them, as in --columns score:p_bad, columns={"score": "p_bad"} or COLUMNS="score:p_bad"'
+)
 
 UNKNOWN = -1  # the label of a sequence of which nobody knows how it ended
 POSITIVES = ("unsafe", "safe")
@@ -140,7 +142,7 @@ def choose_columns(
     missing = [name for name in ("trajectory_id", "score") if name not in found]
     if missing:
         raise ScoreFileError(
-            f"missing column {', '.join(missing)}; found {listed(names)}. Expected "
+            f"missing column {' and '.join(missing)}; found {listed(names)}. Expected "
             f"{EXPECTED_COLUMNS}: rename the columns, or {HOW_TO_NAME}."
         )
     if "tokens" in found and "total_tokens" in found:
@@ -331,7 +333,7 @@ def _no_number(name: str, cells: Cells, bad: NDArray[Any], place: Callable[[int]
     row, count = int(np.argmax(bad)), int(bad.sum())
     what = "a number, or inf or -inf" if name == "score" else "a finite number"
     advice = (
-        "Write its value. A score that could not be computed may stand as inf or -inf, if the "
+        "Write the score. One that could not be computed may stand as inf or -inf, if the "
         "stream is scored in the same way; leaving trajectories out would break the promise"
         if name == "score" else "Write its value; nothing is filled in"
     )
