@@ -77,15 +77,8 @@ lock: $(READY)  ## write the installed versions to requirements.lock
 	@{ echo "# Versions that were tested together. Written by 'make lock'; used as constraints."; cat requirements.lock.new; } > requirements.lock
 	@rm requirements.lock.new && touch $(READY)
 
-benchmark: $(READY)  ## time the online comparison, the corpus, the scoring engine, the paired tests, training, watch, loops
-	@$(BIN)/python tests/benchmarks/benchmark_comparison.py
-	@$(BIN)/python tests/benchmarks/benchmark_corpus.py
-	@$(BIN)/python tests/benchmarks/benchmark_scoring.py
-	@$(BIN)/python tests/benchmarks/benchmark_scoring.py --real smollm2
-	@$(BIN)/python tests/benchmarks/benchmark_comparisons_of_monitors.py
-	@$(BIN)/python tests/benchmarks/benchmark_training.py
-	@$(BIN)/python tests/benchmarks/benchmark_watch.py
-	@$(BIN)/python tests/benchmarks/benchmark_live.py
+benchmark: $(READY)  ## one table of speeds against peers and naive forms; writes tests/BENCHMARKS.md
+	@PYTHONPATH=$(CURDIR)/lib $(BIN)/python tests/benchmarks
 
 torture: $(READY)  ## kill, fill, damage, deceive; writes tests/TORTURE.md
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 OPENAI_API_KEY=unused \

@@ -1,38 +1,23 @@
-"""Time the whole online comparison, and the published e-valuator package on the same work.
+"""The whole online comparison, against the published e-valuator package on the same scores.
 
-    python tests/benchmarks/benchmark_comparison.py [--rows 400]
-
-Ours: 4 methods x 6 levels x 10 splits on 5,000 published trajectories, prefixes, fits and alarms
-included. The package: the same preparation, fit and apply for its two methods on one split of a
-subsample, because its prefix step is quadratic in the rows; its time per trajectory at that size is
-a lower bound for any larger one. Both in this process, alternating, medians over three rounds.
+The package's prefix step is quadratic in the rows, so it gets a subsample, and its time per
+trajectory at that size is a lower bound for any larger one.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
 import warnings
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 from evaluator import EValuator
 from evaluator import utils as package
+from table import Row, alone, ms, race
 
-from monitorlab.online.comparison import PAPER_METHODS, Method, compare_methods, random_splits
+from monitorlab.online.comparison import PAPER_METHODS, compare_methods, random_splits
 from monitorlab.online.score_files import load_evaluator
 from monitorlab.online.trajectories import Trajectories, to_frame
 from monitorlab.storage.sources import fetch
-
-ROUNDS = 3
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Run once and return the wall time."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def run_package(frame: pd.DataFrame, split: tuple[np.ndarray, np.ndarray]) -> None:
@@ -62,27 +47,39 @@ def package_frame(data: Trajectories) -> pd.DataFrame:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=400, help="trajectories for the package")
-    size = parser.parse_args().rows
+def noise(count: int, steps: int = 2) -> Trajectories:
+    """Short trajectories without a signal, each second unsafe."""
+    ids = np.arange(count)
+    return Trajectories("noise", "score", ids.astype(str).astype(object),
+                        np.random.default_rng(0).random(count * steps), np.ones(count * steps),
+                        np.full(count, steps), (ids % 2).astype(np.int8))
+
+
+def measure(quick: bool) -> list[Row]:
+    """Sequential tests on the subsample, and the whole protocol."""
+    size, splits, rounds = (100, 1, 1) if quick else (400, 10, 3)
     package.tqdm = lambda iterable, **_: iterable  # its progress bar would be timed as well
-    data = load_evaluator(fetch("evaluator/math.csv.gz"), "evaluator_math")
-    sample = data.take(np.random.default_rng(0).choice(len(data), size, replace=False))
-    split = next(random_splits(size, 1, 0.5, seed=0))
-    frame = package_frame(sample)
-    sequential: tuple[Method, ...] = PAPER_METHODS[2:]
-    times: dict[str, list[float]] = {"all": [], "package": [], "same": []}
-    for _ in range(ROUNDS):
-        splits = list(random_splits(len(data), 10, 0.2, seed=0))
-        times["all"].append(seconds(lambda s=splits: compare_methods(data, PAPER_METHODS, s)))
-        times["package"].append(seconds(lambda: run_package(frame, split)))
-        times["same"].append(seconds(lambda: compare_methods(sample, sequential, [split])))
-    whole, theirs, ours = (float(np.median(times[key])) for key in ("all", "package", "same"))
-    print(f"4 methods x 6 levels x 10 splits, {len(data)} trajectories: {whole:.2f} s")
-    print(f"2 sequential tests x 6 levels x 1 split, {size} trajectories (subsample):")
-    print(f"  published package {theirs:.2f} s, here {ours:.3f} s, ratio {theirs / ours:.0f}")
+    random = np.random.default_rng(0)
+    data = noise(200) if quick else load_evaluator(fetch("evaluator/math.csv.gz"), "evaluator_math")
+    sample = data.take(random.choice(len(data), size, replace=False))
+    split, frame = next(random_splits(size, 1, 0.5, seed=0)), package_frame(sample)
+    whole = list(random_splits(len(data), splits, 0.2, seed=0))
+    found = race({
+        "all": lambda: compare_methods(data, PAPER_METHODS, whole),
+        "same": lambda: compare_methods(sample, PAPER_METHODS[2:], [split]),
+        "package": lambda: run_package(frame, split),
+    }, rounds)
+    work = len(data) * splits * len(PAPER_METHODS)
+    share = found["package"] * work / (size * 2)
+    return [
+        Row(f"two sequential tests, 6 levels, 1 split of {size} trajectories", ms(found["same"]),
+            f"`e-valuator` {ms(found['package'])}", found["package"] / found["same"], 20,
+            "no bound: the package prepares in a time quadratic in the rows"),
+        Row(f"4 methods, 6 levels, {splits} splits of {len(data):,} trajectories",
+            ms(found["all"]), f"`e-valuator` at its speed per trajectory above, {ms(share)}",
+            share / found["all"], 100, "a lower bound, for the same reason"),
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    alone(measure)

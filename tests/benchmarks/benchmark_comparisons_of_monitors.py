@@ -1,47 +1,26 @@
-"""Time the comparison of many monitors, and the way of many verdicts from disk to rates.
+"""The comparison of many monitors, and the way of many verdicts from disk to rates.
 
-    python tests/benchmarks/benchmark_comparisons_of_monitors.py [--monitors 22] [--pairs 1505]
-
-Simulated verdicts and scores, 2 % of them failed; what is timed is all paired tests and the
-bootstrap of scenarios: MR, FAR, balanced accuracy, g-mean squared and AUROC, alone and for all
-pairs of monitors on the samples that both answered; then 200,000 verdicts through the store, and
-through parquet, schema, join and rates. Set OMP_NUM_THREADS=1 for one core. Medians over three
-rounds.
+Verdicts and scores are simulated, 2 % of them failed.
 """
 
 from __future__ import annotations
 
-import argparse
-import resource
+import json
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from sklearn.metrics import roc_auc_score
+from table import Row, alone, ms, race
 
-from monitorlab.evaluation.bootstrap import METRICS, bootstrap, differences, intervals, paired
-from monitorlab.evaluation.comparisons import compare
+from monitorlab.evaluation.bootstrap import METRICS, bootstrap, intervals
 from monitorlab.evaluation.rates import join, rates
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import from_score
 from monitorlab.storage.tables import CELLS, VERDICTS, check_frame
-
-ROUNDS = 3
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    """Median wall time over `ROUNDS` runs."""
-    times = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
 
 
 def simulate(monitors: int, pairs: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -69,53 +48,63 @@ def simulate(monitors: int, pairs: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     return check_frame(pd.concat(tables), VERDICTS), samples
 
 
-def time_comparisons(monitors: int, pairs: int, resamples: int) -> None:
-    """Print the time of all tests and of the bootstrap."""
+def resample(judged: pd.DataFrame, random: np.random.Generator) -> list[tuple[float, ...]]:
+    """One resample of scenarios written down plainly: MR, FAR and AUROC of each monitor."""
+    found = []
+    for _, own in judged[judged["status"] == "parsed"].groupby("name"):
+        places = list(own.groupby("scenario_id").indices.values())
+        rows = np.concatenate([places[i] for i in random.integers(len(places), size=len(places))])
+        label = own["label"].to_numpy()[rows]
+        said = own["verdict"].to_numpy(bool)[rows]
+        score = own["score"].to_numpy()[rows]
+        found.append((float((~said[label == 1]).mean()), float(said[label == 0].mean()),
+                      float(roc_auc_score(label, score))))
+    return found
+
+
+def measure(quick: bool) -> list[Row]:
+    """Bootstrap per resample, verdicts from parquet to rates, and a store that is opened."""
+    monitors, pairs, resamples, lines, rounds = (
+        (3, 60, 20, 600, 1) if quick else (22, 1505, 5000, 200_000, 3))
     judged = join(*simulate(monitors, pairs))
-
-    def everything(metrics: tuple[str, ...]) -> None:
-        compare(judged)
-        how = {"resamples": resamples, "metrics": metrics}
-        intervals(bootstrap(judged, np.random.default_rng(0), **how))
-        differences(paired(judged, np.random.default_rng(0), **how))
-
-    print(f"{monitors} monitors, {2 * pairs:,} samples, {resamples:,} resamples")
-    print(f"  paired tests             {seconds(lambda: compare(judged)):.2f} s")
-    print(f"  and bootstrap, 5 metrics {seconds(lambda: everything(METRICS[:5])):.2f} s")
-    print(f"  and bootstrap, 9 metrics {seconds(lambda: everything(METRICS)):.2f} s")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(f"  peak memory of the process {peak:.0f} MiB")
-
-
-def time_loading(rows: int) -> None:
-    """Print the time from files to rates."""
-    per_monitor = 4000
-    verdicts, samples = simulate(rows // per_monitor, per_monitor // 2)
+    random, few = np.random.default_rng(0), min(resamples, 5)
+    drawn = race({
+        "ours": lambda: intervals(
+            bootstrap(judged, random, resamples=resamples, metrics=METRICS[:5])),
+        "naive": lambda: [resample(judged, random) for _ in range(few)],
+    }, rounds)
+    ours, naive = drawn["ours"] / resamples, drawn["naive"] / few
+    each = lines // 50
+    verdicts, samples = simulate(lines // each, each // 2)
     with tempfile.TemporaryDirectory() as folder:
-        table, lines = Path(folder) / "verdicts.parquet", Path(folder) / "store.jsonl"
+        table, store = Path(folder) / "verdicts.parquet", Path(folder) / "store.jsonl"
         pq.write_table(pa.Table.from_pandas(verdicts, VERDICTS.arrow(), False), table)
-        VerdictStore(lines).put({f"{i:064x}": from_score(i / rows) for i in range(rows)})
+        VerdictStore(store).put({f"{i:064x}": from_score(i / lines) for i in range(lines)})
 
-        def load() -> None:
-            read = check_frame(pq.read_table(table).to_pandas(), VERDICTS)
-            rates(join(read, samples), by=("name", "cell"))
+        def bare() -> pd.DataFrame:
+            read = pd.read_parquet(table).merge(samples, on="sample_id")
+            read["wrong"] = read["verdict"].astype("Float64") != read["label"]
+            return read.groupby(["monitor", "cell", "label"])["wrong"].mean()
 
-        print(f"{len(verdicts):,} verdicts")
-        print(f"  parquet, check, join, rates by cell {seconds(load):.2f} s")
-        print(f"  store of as many lines, opened      {seconds(lambda: VerdictStore(lines)):.2f} s")
-
-
-def main() -> None:
-    """Time both, and print one line per figure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--monitors", type=int, default=22)
-    parser.add_argument("--pairs", type=int, default=1505)
-    parser.add_argument("--resamples", type=int, default=5000)
-    parser.add_argument("--verdicts", type=int, default=200_000)
-    chosen = parser.parse_args()
-    time_comparisons(chosen.monitors, chosen.pairs, chosen.resamples)
-    time_loading(chosen.verdicts)
+        loaded = race({
+            "rates": lambda: rates(join(check_frame(pq.read_table(table).to_pandas(), VERDICTS),
+                                        samples), by=("name", "cell")),
+            "bare": bare,
+            "store": lambda: VerdictStore(store),
+            "json": lambda: [json.loads(line) for line in store.open()],
+        }, rounds)
+    return [
+        Row(f"one of {resamples:,} resamples of scenarios, {monitors} monitors, {2 * pairs:,} "
+            "samples, 5 metrics", ms(ours), f"plain pandas and scikit-learn, 3 of them {ms(naive)}",
+            naive / ours, 20, "sums over the distinct scores of each monitor"),
+        Row(f"{len(verdicts):,} verdicts read, checked, joined, rated by cell",
+            ms(loaded["rates"]), f"pandas without checks and intervals {ms(loaded['bare'])}",
+            loaded["bare"] / loaded["rates"], 0.1, "1, reached without checks and intervals"),
+        Row(f"store of {lines:,} verdicts opened", ms(loaded["store"]),
+            f"`json.loads` of its lines {ms(loaded['json'])}", loaded["json"] / loaded["store"],
+            0.15, "1: its lines are JSON"),
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    alone(measure)

@@ -1,60 +1,68 @@
-"""Build the whole training corpus and print time, memory and what was left out.
-
-    python tests/benchmarks/benchmark_corpus.py [--share 1.0] [--processes 2]
-
-Everything counts: reading the library, composing the benchmark it is checked against, composing,
-validating, removing near-duplicates, and writing parquet to a temporary folder.
-"""
+"""The training corpus: near-duplicates found, and the cost of a sample as the corpus grows."""
 
 from __future__ import annotations
 
-import argparse
 import resource
-import tempfile
-import time
-from pathlib import Path
+from collections.abc import Sequence
 
+from table import Row, alone, ms, race
+
+from monitorlab.benchmark.audit.duplicates import Neighbours, signatures
 from monitorlab.benchmark.samples import whole_texts
-from monitorlab.benchmark.scenarios.files import load_library
-from monitorlab.benchmark.writing.corpus import Report, build_corpus
-from monitorlab.benchmark.written import load_benchmark
-from monitorlab.pipeline.artifacts import open_run, write_parts
+from monitorlab.benchmark.scenarios.documents import LIBRARY
+from monitorlab.benchmark.scenarios.files import load_file, load_library
+from monitorlab.benchmark.writing.corpus import COMPONENTS, SIZE, build_corpus
 
 
-def main() -> None:
-    """Build, write, and print one line per figure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--share", type=float, default=1.0)
-    parser.add_argument("--processes", type=int, default=2)
-    arguments = parser.parse_args()
-    start, report = time.perf_counter(), Report()
-    library = load_library()
-    samples = load_benchmark()
-    with tempfile.TemporaryDirectory() as folder:
-        run = open_run("01_benchmark_construction", profile="cpu", seed=2026, root=Path(folder))
-        parts = build_corpus(
-            2026,
-            arguments.share,
-            arguments.processes,
-            whole_texts(samples),
-            library,
-            report,
-        )
-        rows = write_parts(run, "corpus", parts)
-        size = (run.folder / "corpus.parquet").stat().st_size
-    own, largest_child = (
-        resource.getrusage(who).ru_maxrss / 2**20
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    print(f"samples               {rows:,}")
-    print(f"seconds               {time.perf_counter() - start:.0f}")
-    print(f"peak memory, parent   {own:.2f} GiB")
-    print(f"peak memory, children {largest_child:.2f} GiB each, {arguments.processes} of them")
-    print(f"file                  {size / 2**20:.0f} MiB")
-    print(f"no near-duplicate     {report.distinct_share:.2%} of {report.composed:,} composed")
-    print(f"near a test sample    {report.near_test}")
-    print(f"largest similarity    {report.largest_test_similarity:.2f} (test samples in one band)")
+def every_pair(texts: Sequence[str]) -> float:
+    """Largest share of common five-word runs (Jaccard) between any two texts."""
+    runs = []
+    for text in texts:
+        words = text.lower().split()
+        runs.append({tuple(words[i : i + 5]) for i in range(len(words) - 4)})
+    return max(len(one & two) / max(1, len(one | two))
+               for i, one in enumerate(runs) for two in runs[:i])
+
+
+def neighbours(texts: Sequence[str]) -> None:
+    """The same question, asked of the corpus' own index."""
+    known = Neighbours()
+    for signature in signatures(list(texts)):
+        known.similarity(signature)
+        known.add(signature)
+
+
+def measure(quick: bool) -> list[Row]:
+    """The index against every pair, and a small corpus against one eight times as large."""
+    small, compared, rounds = (0.0002, 40, 1) if quick else (0.01, 1000, 3)
+    library = load_library() if not quick else [
+        scenario for cell in dict.fromkeys(component.cell for component in COMPONENTS)
+        for scenario in load_file(min((LIBRARY / cell).glob("*.yaml")), cell)]
+    sizes: dict[float, int] = {}
+    texts: list[str] = []
+
+    def build(share: float) -> None:
+        sizes[share] = 0
+        for part in build_corpus(2026, share, scenarios=library):
+            sizes[share] += len(part)
+            texts.extend(whole_texts(part)[: max(0, compared - len(texts))])
+
+    large = min(1, 8 * small) if not quick else small
+    built = race({"small": lambda: build(small), "large": lambda: build(large)}, 1)
+    looked = race({"ours": lambda: neighbours(texts), "naive": lambda: every_pair(texts)}, rounds)
+    each = built["large"] / sizes[large]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return [
+        Row(f"near-duplicates among {len(texts):,} samples", ms(looked["ours"]),
+            f"every pair compared {ms(looked['naive'])}", looked["naive"] / looked["ours"], 2,
+            f"no bound: the ratio grows with the number, {SIZE:,} in the whole corpus"),
+        Row(f"a sample composed, validated, checked, of {sizes[large]:,}", ms(each),
+            f"of {sizes[small]:,}, {ms(built['small'] / sizes[small])}",
+            built["small"] / sizes[small] / each, 0.8,
+            f"1 where cost is linear; the {SIZE:,} would take {SIZE * each / 60:.1f} minutes of a "
+            f"core; peak memory so far {peak:.2f} GiB"),
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    alone(measure)

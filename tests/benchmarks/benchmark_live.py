@@ -1,26 +1,18 @@
 """What a monitor costs inside a generation loop.
 
-    python tests/benchmarks/benchmark_live.py [--small] [--tokens 768]
-
-With the real small language model where it is installed, else (or with `--small`) with a random
-Llama of 4.7 million parameters. In one process, repetitions interleaved, medians:
-
-* one more token of a text of 768, read into the cache, against reading the text anew; and the same
-  for the question of a verifier after it;
-* a token near the end against one near the beginning, which says whether the cost is flat;
-* `generate` on a batch of 16 with the free signal: the share of its time spent in the hooks.
+With the real small language model where it is installed, else with a random Llama of 4.5 million
+parameters, for which nothing is required: it is so small that Python takes most of the time.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from benchmark_scoring import make_model, make_tokenizer
+from table import Row, alone, clock, ms, race
 
 from monitorlab.models import ModelError
 from monitorlab.models.smollm2 import load_smollm2
@@ -30,15 +22,7 @@ from monitorlab.signals.cached import CachedReader, CachedVerifier, LogProbabili
 from monitorlab.signals.stopping import StopAtAlarm
 from monitorlab.statistics.thresholds import calibrate
 
-ROUNDS, SINGLE = 3, 6
-ROWS, NEW = 16, 24
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    """CPU time of one call: a busy machine tells the same."""
-    began = time.process_time()
-    work()
-    return time.process_time() - began
+BEGUN, ROWS = 32, 16
 
 
 @torch.inference_mode()
@@ -48,83 +32,77 @@ def anew(model: Any, ids: list[int]) -> torch.Tensor:
     return logits[0, -1].log_softmax(-1)
 
 
-def time_tokens(model: Any, question: list[int], tokens: int) -> None:
-    """Print what a token and a question cost, early and late, cached and anew."""
-    text = np.random.default_rng(0).integers(100, 2000, tokens + 16).tolist()
-    times: dict[str, list[float]] = {name: [] for name in ("early", "late", "asked")}
-    reader = CachedReader(model, text[:16])
-    reader.append(text[16:48])
-    for at in range(48, 48 + SINGLE):
-        times["early"].append(seconds(lambda at=at: reader.append(text[at : at + 1])))
-    reader.append(text[48 + SINGLE : len(text) - SINGLE])
-    for at in range(len(text) - SINGLE, len(text)):
-        times["late"].append(seconds(lambda at=at: reader.append(text[at : at + 1])))
-        times["asked"].append(seconds(lambda: reader.ask(question)))
-    read = [seconds(lambda: anew(model, text)) for _ in range(ROUNDS)]
-    reread = [seconds(lambda: anew(model, text + question)) for _ in range(ROUNDS)]
-    off = (reader.ask(question) - anew(model, text + question)).abs().max()
-    early, late, asked = (float(np.median(times[name])) for name in times)
-    print(f"a token after {tokens}: cached {1e3 * late:.1f} ms, anew {1e3 * np.median(read):.0f} "
-          f"ms, {np.median(read) / late:.0f} times faster; {late / early:.2f} of one after 32")
-    print(f"a question of {len(question)} tokens after it: cached {1e3 * asked:.1f} ms, anew "
-          f"{1e3 * np.median(reread):.0f} ms, {np.median(reread) / asked:.0f} times faster; "
-          f"log-probabilities differ by at most {off:.0e}")
+def time_tokens(model: Any, question: list[int], tokens: int, name: str) -> list[Row]:
+    """A token and a question, early and late, cached and anew."""
+    text = np.random.default_rng(0).integers(100, 2000, BEGUN + tokens).tolist()
+    early, late = CachedReader(model, text[:BEGUN]), CachedReader(model, text)
+    asked = [*text, *question]
+    off = float((late.ask(question) - anew(model, asked)).abs().max())
+    if off > 1e-4:
+        raise SystemExit(f"{name}: cached and anew differ by {off:.1e}, expected at most 1e-4")
+
+    # The texts grow by a token per call, by a dozen in all.
+    found = race({"early": lambda: early.append([100]), "late": lambda: late.append([100]),
+                  "ask": lambda: late.ask(question)}, 12)
+    found |= race({"anew": lambda: anew(model, text), "anew ask": lambda: anew(model, asked)}, 3)
+    real = name != "random"
+    return [
+        Row(f"a further token read after {tokens}, {name}", ms(found["late"]),
+            f"text read anew {ms(found['anew'])}", found["anew"] / found["late"], 20 * real,
+            f"{len(text)} in operations; one token alone needs every weight from memory once"),
+        Row(f"the same after {BEGUN} tokens: is the cost flat?", ms(found["late"]),
+            f"early token {ms(found['early'])}", found["early"] / found["late"], 0.7 * real,
+            "below 1 by the attention to what was read"),
+        Row(f"a verifier's question of {len(question)} tokens after {tokens}", ms(found["ask"]),
+            f"text and question read anew {ms(found['anew ask'])}",
+            found["anew ask"] / found["ask"], 10 * real,
+            f"{len(asked) / len(question):.0f} in operations; answers equal to {off:.0e}"),
+    ]
 
 
-def time_hooks(model: Any, tokenizer: Any) -> None:
-    """Print the share of `generate` that the hooks take."""
+def time_hooks(model: Any, tokenizer: Any, new: int) -> Row:
+    """The share of `generate` that the hooks leave."""
     tokenizer.padding_side = "left"
     prompts = [f"Counting by {k}:\n{k}\n{2 * k}\n{3 * k}\n" for k in range(1, ROWS + 1)]
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
     inputs.pop("token_type_ids", None)
-    shares = []
-    for _ in range(ROUNDS):
-        never = OnlineMonitor(Policy(calibrate([0.1], 0.01)))
-        stop = StopAtAlarm(never, LogProbability(), model, tokenizer, list(map(str, range(ROWS))),
-                           rule=StepRule("", tokens=4, characters=0), ends=[-1])
-        spent = [0.0]
-        stop.hooks = {name: [_timed(hook, spent)] for name, (hook,) in stop.hooks.items()}
-        whole = seconds(lambda stop=stop: model.generate(
-            **inputs, **stop.hooks, do_sample=True, top_k=0, max_new_tokens=NEW,
-            min_new_tokens=NEW, pad_token_id=tokenizer.pad_token_id))
-        shares.append(spent[0] / (whole - spent[0]))
-    print(f"generate, {ROWS} rows of {NEW} tokens, steps of 4: hooks add {np.median(shares):.1%} "
-          f"({min(shares):.1%} to {max(shares):.1%}) to {whole:.1f} s of CPU")
+    never = OnlineMonitor(Policy(calibrate([0.1], 0.01)))
+    stop = StopAtAlarm(never, LogProbability(), model, tokenizer, list(map(str, range(ROWS))),
+                       rule=StepRule("", tokens=4, characters=0), ends=[-1])
+    spent = [0.0]
+    hooks = {name: [partial(_timed, hook, spent)] for name, (hook,) in stop.hooks.items()}
+    whole = race({"": lambda: model.generate(
+        **inputs, **hooks, do_sample=True, top_k=0, max_new_tokens=new, min_new_tokens=new,
+        pad_token_id=tokenizer.pad_token_id)}, 1)[""]
+    return Row(f"`generate`, {ROWS} rows of {new} tokens, watched in steps of 4", ms(whole),
+               f"without what the hooks take {ms(whole - spent[0])}", 1 - spent[0] / whole, 0.95,
+               "1: what is watched was computed anyway")
 
 
-def _timed(hook: Any, spent: list[float]) -> Any:
+def _timed(hook: Any, spent: list[float], *given: Any, **more: Any) -> Any:
     """The hook, which adds up its own time."""
-
-    def call(*given: Any, **more: Any) -> Any:
-        began = time.process_time()
-        try:
-            return hook(*given, **more)
-        finally:
-            spent[0] += time.process_time() - began
-
-    return call
-
-
-def main() -> None:
-    """Print three lines."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", type=int, default=768)
-    parser.add_argument("--small", action="store_true")
-    asked = parser.parse_args()
+    began = clock()
     try:
-        if asked.small:
-            raise ModelError("")
+        return hook(*given, **more)
+    finally:
+        spent[0] += clock() - began
+
+
+def measure(quick: bool) -> list[Row]:
+    """Tokens, a question, and the hooks."""
+    try:
+        if quick:
+            raise ModelError("the random model is enough")
         checkpoint = load_smollm2(dtype="float32")
-        model, tokenizer, name = checkpoint.model, checkpoint.tokenizer, "SmolLM2-135M-Instruct"
+        model, tokenizer, name = checkpoint.model, checkpoint.tokenizer, "SmolLM2-135M"
         question = CachedVerifier(model, tokenizer).question
-    except ModelError as error:
+    except ModelError:
         tokenizer = make_tokenizer()
-        model, name = make_model("small", len(tokenizer), "cpu"), f"a small random Llama {error}"
+        model, name = make_model(len(tokenizer)), "random"
         question = list(range(100, 120))
-    print(f"{name}, {torch.get_num_threads()} threads")
-    time_tokens(model, question, asked.tokens)
-    time_hooks(model, tokenizer)
+    return [*time_tokens(model, question, 16 if quick else 768, name),
+            time_hooks(model, tokenizer, 4 if quick else 24)]
 
 
 if __name__ == "__main__":
-    main()
+    alone(measure)

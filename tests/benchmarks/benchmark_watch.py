@@ -1,19 +1,16 @@
 """How many lines a second `watch` takes, and whether memory grows with them.
 
-    python tests/benchmarks/benchmark_watch.py [--lines 500000]
-
-Sequences of five steps with their ends, alarms and drift test, in one process; reading JSON counts.
-CPU seconds, so that a busy machine tells the same.
+Sequences of five steps with their ends, alarms and drift test; making the lines is not timed.
 """
 
 from __future__ import annotations
 
-import argparse
+import json
 import resource
-import time
 from collections.abc import Iterator
 
 import numpy as np
+from table import Row, alone, race
 
 from monitorlab.commands.watch import watch
 from monitorlab.online.drift import DriftReference
@@ -48,25 +45,26 @@ def policy(statistic: Statistic) -> Policy:
     return Policy(rule, fitted, drift=DriftReference.of(found[1000:2000], found[2000:], rule.value))
 
 
-def main() -> None:
-    """Print a line per statistic."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--lines", type=int, default=500_000)
-    lines = parser.parse_args().lines
+def measure(quick: bool) -> list[Row]:
+    """A row per statistic, against parsing the lines alone."""
+    lines, rows = (1_000 if quick else 100_000), []
     for statistic in (LatestScore(), Ewma(), LearnedPrefix()):
-        monitor = OnlineMonitor(policy(statistic))
-        began = time.process_time()
-        for _ in stream(lines, 1):
-            pass
-        writing = time.process_time() - began  # making the lines is not the watch's work
+        fitted, texts = policy(statistic), list(stream(lines, 1))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        began = time.process_time()
-        watch(monitor, stream(lines, 1), len, print)
-        seconds = time.process_time() - began - writing
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        print(f"watch, {statistic.name:12} {lines / seconds:10,.0f} steps/s of CPU, "
-              f"{grown / 1024:.1f} MiB more, {monitor.alarms:,} alarms, {monitor.state}")
+        found = race({
+            "ours": lambda fitted=fitted, texts=texts: watch(
+                OnlineMonitor(fitted), texts, len, str),
+            "json": lambda texts=texts: [json.loads(text)["id"] for text in texts],
+        }, 1 if quick else 3)
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        rows.append(Row(
+            f"`watch`, {statistic.name}, {lines:,} steps",
+            f"{lines / found['ours']:,.0f} steps/s",
+            f"`json.loads` of the same lines {lines / found['json']:,.0f}/s",
+            found["json"] / found["ours"], 0.15,
+            f"1: every line is parsed; {grown:.0f} MiB more after all of them"))
+    return rows
 
 
 if __name__ == "__main__":
-    main()
+    alone(measure)

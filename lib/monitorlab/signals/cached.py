@@ -12,10 +12,12 @@ returns scores its steps in order.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 
 from monitorlab.models import ModelError
 from monitorlab.models.batching import LABEL_MASS, check_length
@@ -26,6 +28,29 @@ from monitorlab.signals.token_probabilities import POOLS
 
 QUESTION = "Is the answer right so far? Reply with Yes or No."
 MARK = "QXSOFARXQ"  # letters alone: no template trims them or changes more than their case
+
+
+class _RoomyLayer(DynamicLayer):
+    """Keys and values in a buffer that doubles, so that a token does not copy all before it."""
+
+    _room: tuple[torch.Tensor, ...] = ()
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        given, read = (key_states, value_states), self.get_seq_length()
+        length = read + key_states.shape[-2]
+        if not self._room or length > self._room[0].shape[-2]:
+            before, self._room = self._room, tuple(
+                states.new_empty(*states.shape[:-2], 2 * length, states.shape[-1])
+                for states in given)
+            for old, new in zip(before, self._room, strict=False):
+                new[..., :read, :] = old[..., :read, :]
+        for room, states in zip(self._room, given, strict=True):
+            room[..., read:length, :] = states
+        self.keys, self.values = (room[..., :length, :] for room in self._room)
+        self.is_initialized = True
+        return self.keys, self.values
 
 
 class CachedReader:
@@ -56,8 +81,8 @@ class CachedReader:
             raise ModelError("the text begins with no token, so nothing predicts its first one: "
                              "give a problem")
         self.model, self.length = model, 0
-        self._cache = DynamicCache()
-        self._next = self._read(ids, 1)[-1]
+        self._cache = Cache(layer_class_to_replicate=_RoomyLayer)
+        self._next = self._read(ids, [len(ids) - 1])[-1]
 
     def append(self, ids: Sequence[int]) -> FloatArray:
         """Read on.
@@ -74,7 +99,7 @@ class CachedReader:
         """
         if not ids:
             return np.empty(0)
-        logits = self._read(ids, len(ids))
+        logits = self._read(ids, range(len(ids)))
         before = torch.cat([self._next[None], logits[:-1]])
         self._next = logits[-1]
         wanted = torch.tensor(list(ids), device=logits.device)[:, None]
@@ -96,7 +121,8 @@ class CachedReader:
         torch.Tensor, shape (n_vocabulary,)
             Natural-log probabilities of the token that comes after the question.
         """
-        logits = self._read([*ids, *question], len(question) + 1)
+        both = [*ids, *question]
+        logits = self._read(both, [max(len(ids) - 1, 0), len(both) - 1])
         self._cache.crop(-len(question))
         self.length -= len(question)
         if ids:
@@ -104,11 +130,12 @@ class CachedReader:
         return logits[-1].log_softmax(-1)
 
     @torch.inference_mode()
-    def _read(self, ids: Sequence[int], keep: int) -> torch.Tensor:
-        """Logits (n_kept, n_vocabulary) after the last tokens of what is read now."""
+    def _read(self, ids: Sequence[int], keep: Sequence[int]) -> torch.Tensor:
+        """Logits (n_kept, n_vocabulary) after the tokens at these places of what is read now."""
         check_length(self.length + len(ids), self.model.config, "the text")
         row = torch.tensor([list(ids)], device=self.model.device)
-        found = self.model(row, past_key_values=self._cache, use_cache=True, logits_to_keep=keep)
+        kept = torch.tensor(list(keep), device=self.model.device)
+        found = self.model(row, past_key_values=self._cache, use_cache=True, logits_to_keep=kept)
         self.length += len(ids)
         return found.logits[0].float()
 
