@@ -9,6 +9,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 NAMES = sorted(path.stem for path in FOLDER.glob("benchmark_*.py"))
+SLOW = {f"benchmark_{name}" for name in ("corpus", "live", "scoring", "training")}  # with models
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +17,8 @@ def beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.long if name in SLOW else ()) for name in NAMES])
 def test_each_script_measures(name: str) -> None:
     rows = import_module(name).measure(True)
     assert rows
