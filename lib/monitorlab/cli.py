@@ -85,9 +85,10 @@ def _run(
         typer.Option("--parameter", "-p", metavar="NAME=VALUE",
                      help="A parameter of a notebook, repeatable; see `params`."),
     ] = None,
-    timeout: Annotated[
-        int, typer.Option(help="Seconds one cell may take, 0 for no limit.", min=0)
-    ] = 3_600,
+    timeout: Annotated[int | None, typer.Option(
+        help="Seconds one cell may take, 0 for no limit. [default: 3600 in tiny and cpu, no limit "
+             "in overnight and gpu, where one cell trains everything]", min=0, show_default=False)
+    ] = None,
     with_inputs: Annotated[bool, typer.Option(
         "--with-inputs", help="Run first what these notebooks need and is not complete and fresh."
     )] = False,
@@ -110,6 +111,8 @@ def _run(
     found = _discovered()
     selected = select(found, notebooks or [])
     given = _given(profile, run_id, seed, parameter or [])
+    if timeout is None:
+        timeout = 3_600 if given.get("PROFILE", "tiny") in ("tiny", "cpu") else 0
     options = Options(cell_timeout=timeout, progress=sys.stderr.isatty(), report=typer.echo,
                       resume=resume, with_inputs=with_inputs, jobs=jobs)
     if swept:

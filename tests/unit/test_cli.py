@@ -14,8 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from monitorlab.cli import _write_sweep, app
+from monitorlab.pipeline import runner
 from monitorlab.pipeline.notebooks import discover, readme_text
 from monitorlab.pipeline.records import CellFailure, RunRecord, executed_path, write_record
+from monitorlab.pipeline.runner import Options
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = """\
@@ -222,6 +224,19 @@ def test_a_full_disk_is_a_message_with_advice(
     code, _, err = call("report", "--run-id", "try")
     assert code == 1
     assert "the disk is full" in err and "Free some space and run the same command again" in err
+
+
+@pytest.mark.parametrize(("options", "seconds"), [
+    ([], 3600), (["--profile", "cpu"], 3600), (["--profile", "overnight"], 0),
+    (["-p", "PROFILE=gpu"], 0), (["--profile", "overnight", "--timeout", "5"], 5)])
+def test_a_training_of_hours_is_one_cell_and_not_cut_short(
+    project: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], seconds: int
+) -> None:
+    asked: list[Options] = []
+    monkeypatch.setattr(runner, "run_notebooks",
+                        lambda selected, given, chosen, among: asked.append(chosen) or [])
+    call("run", *options)
+    assert [one.cell_timeout for one in asked] == [seconds]
 
 
 def test_the_readme_of_the_notebooks_is_generated(project: Path) -> None:
