@@ -140,7 +140,7 @@ def test_parquet_with_an_index_with_lists_and_with_booleans(tmp_path, name):
         ("x.json", '[{"trajectory_id":"a","score":[0.1,0.2],"tokens":9}]', "one entry per step"),
         ("x.csv", "trajectory_id,score,label\na,[0.1 0.2],0\n", "expected a list with commas"),
         ("x.csv", "trajectory_id,score,label\na,0.1,0\n", "missing column step"),
-        ("x.json", "{}", "missing column trajectory_id, score"),
+        ("x.json", "{}", "missing column trajectory_id and score"),
         ("x.json", "[]", "expected an array of objects"),
         ("x.json", "[1, 2]", "row 1 is a number (1), expected an object"),
         ("x.json", "[" * 100_000, "cannot be read as JSON"),

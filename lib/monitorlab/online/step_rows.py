@@ -26,7 +26,7 @@ COLUMNS = (
 )
 EXPECTED_COLUMNS = "trajectory_id, step, score and optionally label, tokens, group, signal, onset"
 HOW_TO_NAME = (
-    'name them, as in --columns score:p_bad, columns={"score": "p_bad"} or COLUMNS="score:p_bad"'
+    'name them: --columns score:p_bad, columns={"score": "p_bad"}, COLUMNS="score:p_bad"'
 )
 
 UNKNOWN = -1  # the label of a sequence of which nobody knows how it ended
@@ -143,7 +143,7 @@ def choose_columns(
     if missing:
         raise ScoreFileError(
             f"missing column {' and '.join(missing)}; found {listed(names)}. Expected "
-            f"{EXPECTED_COLUMNS}: rename the columns, or {HOW_TO_NAME}."
+            f"{EXPECTED_COLUMNS}: rename them, or {HOW_TO_NAME}."
         )
     if "tokens" in found and "total_tokens" in found:
         raise ScoreFileError("there are tokens and total_tokens: leave one of the columns out.")
