@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -70,22 +71,27 @@ def execute(runs: Path, numbers: tuple[int, ...], **parameters: object) -> None:
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of both chapters on a file of one's own, and with one's own monitor."""
-    home = tmp_path_factory.mktemp("own_samples")
-    runs = home / "runs"
-    (home / "mine.py").write_text(MONITOR)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a run that has a corpus, where one's own files lie."""
+    place = tmp_path_factory.mktemp("own_samples")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MONITORLAB_RUNS", str(runs))
-        patch.setenv("MONITORLAB_CHECKPOINTS", str(home / "checkpoints"))
-        patch.chdir(home)  # a relative path is meant from here, whatever the kernel's folder
+        patch.setenv("MONITORLAB_RUNS", str(place / "runs"))
+        patch.setenv("MONITORLAB_CHECKPOINTS", str(place / "checkpoints"))
+        patch.chdir(place)  # a relative path is meant from here, whatever the kernel's folder
         with open_run("01_benchmark_construction", "tiny", "own", 2026) as run:
             write_parts(run, "corpus", [corpus()])
-        execute(runs, (2,), RUN_ID="own", SAMPLES_FILE=own_file(home).name)
-        execute(runs, (3, 4), RUN_ID="own", SAMPLES_FILE=own_file(home).name, LANGUAGE=False,
-                MONITOR=f"{home / 'mine.py'}:monitor -o name=mine")
-        execute(runs, (5,), RUN_ID="own", SAMPLES_FILE=six_cells(home).name)
-    return runs / "own"
+        yield place
+
+
+@pytest.fixture(scope="session")
+def folder(home: Path) -> Path:
+    """A run of three chapters on a file of one's own, and with one's own monitor."""
+    (home / "mine.py").write_text(MONITOR)
+    file = own_file(home).name
+    execute(home / "runs", (2,), RUN_ID="own", SAMPLES_FILE=file)
+    execute(home / "runs", (3, 4), RUN_ID="own", SAMPLES_FILE=file, LANGUAGE=False,
+            MONITOR=f"{home / 'mine.py'}:monitor -o name=mine")
+    return home / "runs" / "own"
 
 
 def table(folder: Path, stem: str, name: str) -> pd.DataFrame:
@@ -111,7 +117,10 @@ def test_every_figure_and_table_is_made_for_the_file(folder: Path) -> None:
     assert "Too few, so it never alarms: own." in said(folder, POINTS)
 
 
-def test_the_arms_of_this_run_are_asked_about_the_file(folder: Path) -> None:
+@pytest.mark.long
+def test_the_arms_of_this_run_are_asked_about_the_file(home: Path) -> None:
+    execute(home / "runs", (5,), RUN_ID="own", SAMPLES_FILE=six_cells(home).name)
+    folder = home / "runs" / "own"
     asked = table(folder, FINETUNING, "finetuned_verdicts")
     assert set(asked["arm"]) == {"base", "all", "checks first", "checks alone"}
     assert (asked.groupby("arm")["sample_id"].nunique() == 72).all()
