@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -66,21 +67,29 @@ def six_cells(folder: Path) -> Path:
 
 
 def execute(runs: Path, numbers: tuple[int, ...], **parameters: object) -> None:
+    """Run notebooks in the folder above `runs`; nothing of that stays for the next test."""
     chosen = [one for one in discover(project_root() / "notebooks") if one.number in numbers]
-    run_notebooks(chosen, parameters, Options(runs=runs))
+    with at_home(runs.parent):
+        run_notebooks(chosen, parameters, Options(runs=runs))
 
 
-@pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a run that has a corpus, where one's own files lie."""
-    place = tmp_path_factory.mktemp("own_samples")
+@contextmanager
+def at_home(place: Path) -> Iterator[None]:
+    """Work in a folder: a relative path is meant from there, whatever the kernel's folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MONITORLAB_RUNS", str(place / "runs"))
         patch.setenv("MONITORLAB_CHECKPOINTS", str(place / "checkpoints"))
-        patch.chdir(place)  # a relative path is meant from here, whatever the kernel's folder
-        with open_run("01_benchmark_construction", "tiny", "own", 2026) as run:
-            write_parts(run, "corpus", [corpus()])
-        yield place
+        patch.chdir(place)
+        yield
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run that has a corpus, where one's own files lie."""
+    place = tmp_path_factory.mktemp("own_samples")
+    with at_home(place), open_run("01_benchmark_construction", "tiny", "own", 2026) as run:
+        write_parts(run, "corpus", [corpus()])
+    return place
 
 
 @pytest.fixture(scope="session")
