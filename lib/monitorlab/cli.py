@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 import typer.core
@@ -334,6 +334,11 @@ def _score(
     limit: Annotated[int, typer.Option(help="Only the first samples; 0 is all.")] = 0,
     patience: Annotated[int, typer.Option(
         help="Samples or batches that may fail in a row before giving up.")] = 5,
+    engine: Annotated[Literal["process", "ray"], typer.Option(
+        help="ray: --workers processes on this machine, each with the monitor. Ray opens ports to "
+             "the network; read lib/SCALE.md first.")] = "process",
+    workers: Annotated[int | None, typer.Option(
+        help="Processes of --engine ray; else the monitor's setting of that name.")] = None,
 ) -> None:
     """Judge a file of samples with a monitor; the same command goes on where it stopped.
 
@@ -345,10 +350,17 @@ def _score(
     from monitorlab.monitors.build import build_monitor, spelled_settings
     from monitorlab.storage.settings import split_assignments
 
-    request = Request(samples.expanduser(), out, store, draws, patience, limit, force)
+    on_ray = engine == "ray"
+    if on_ray and not workers:
+        raise typer.BadParameter("say how many processes, as in --workers 4", param_hint="--engine")
+    request = Request(samples.expanduser(), out, store, draws, patience, limit, force,
+                      (workers or 0) if on_ray else 0)
     given = [split_assignments(option or []), *spelled_settings(context.args)]
+    if workers is not None and not on_ray:
+        given.append({"workers": str(workers)})
+    build = functools.partial(build_monitor, monitor, *given)
     frame = load_samples(request.samples, typer.echo)  # first: it is quick, a model is not
-    summary = score_file(build_monitor(monitor, *given), frame, request, typer.echo)
+    summary = score_file(build(), frame, request, typer.echo, build)
     typer.echo(describe(summary))
     if not summary.parsed:
         raise typer.Exit(NO_VERDICT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -58,11 +59,13 @@ class Request:
         Only the first samples; 0 is all.
     force : bool
         Replace a table also if it was made otherwise, see :func:`score_file`.
+    actors : int
+        Processes of Ray that judge; 0 for this process alone.
 
     Raises
     ------
     MonitorError
-        If a number is too small, or the table's ending is unknown.
+        If a number is too small, the table's ending is unknown, or Ray is missing.
     """
 
     samples: Path
@@ -72,14 +75,17 @@ class Request:
     patience: int = PATIENCE
     limit: int = 0
     force: bool = False
+    actors: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("draws", 1), ("patience", 1), ("limit", 0)):
+        for name, least in (("draws", 1), ("patience", 1), ("limit", 0), ("actors", 0)):
             if getattr(self, name) < least:
                 raise MonitorError(f"{name} is {getattr(self, name)}, expected at least {least}")
         if self.out is not None and self.out.suffix.lower() not in ENDINGS:
             raise MonitorError(f"--out {self.out} has an unknown ending, expected one of "
                                f"{', '.join(ENDINGS)}")
+        if self.actors and importlib.util.find_spec("ray") is None:
+            raise MonitorError("--engine ray needs Ray. Install it: pip install 'monitorlab[ray]'")
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,7 @@ def score_file(
     frame: pd.DataFrame,
     request: Request,
     report: Callable[[str], object] = lambda words: None,
+    build: Callable[[], Monitor] | None = None,
 ) -> _Summary:
     """Score the samples of a file and write the table of verdicts with its manifest.
 
@@ -146,11 +153,14 @@ def score_file(
         What, and where to.
     report : callable
         Takes what a reader should know on the way, one sentence at a time.
+    build : callable, optional
+        Makes a monitor like `monitor`, for the actors of `request`.
 
     Raises
     ------
     MonitorError
-        If an output would replace an input, another output, or a table that was made otherwise.
+        If an output would replace an input, another output, or a table that was made otherwise, or
+        actors are to wait for answers.
     ScoringError
         If scoring stopped early; what arrived is in the store.
     """
@@ -159,6 +169,10 @@ def score_file(
     store_path = request.store or verdicts_folder() / f"{_slug(monitor, own_name)}.jsonl"
     manifest = out.with_name(out.name + ".json")
     _check_places(request.samples, out, manifest, store_path)
+    if request.actors and monitor.workers > 1:
+        raise MonitorError(f"{monitor.name} waits for {monitor.workers} answers at a time, and one "
+                           "process can: --engine ray is for monitors that compute. Ask without "
+                           "it, with more or fewer by -o workers=NUMBER")
     asked = _plain_settings(monitor)  # a server may make the monitor change them on the way
     _check_replaced(asked, frame, request, out, manifest)
     judged = frame.head(request.limit) if request.limit else frame
@@ -167,7 +181,8 @@ def score_file(
     if known:
         report(f"{known:,} of {len(judged) * request.draws:,} verdicts are known from {store_path}")
     patience = request.patience + _expected_errors(asked, request, manifest)
-    table = _scored(monitor, judged, store, request, patience)
+    table = _scored(monitor, judged, store, request, patience, build)
+    store = VerdictStore(store_path) if request.actors else store  # which they have filled
     replies = {key: found.reply for key in table["request_hash"] if (found := store.get(key))}
     summary = _Summary(
         out=out, manifest=manifest, store=store_path, samples=len(judged), known=known,
@@ -330,13 +345,14 @@ def _expected_errors(asked: Mapping[str, Any], request: Request, manifest: Path)
 
 
 def _scored(
-    monitor: Monitor, frame: pd.DataFrame, store: VerdictStore, request: Request, patience: int
+    monitor: Monitor, frame: pd.DataFrame, store: VerdictStore, request: Request, patience: int,
+    build: Callable[[], Monitor] | None,
 ) -> pd.DataFrame:
     try:
         return score(monitor, samples_of(frame), store, draws=request.draws, title=monitor.name,
-                     patience=patience)
+                     patience=patience, actors=request.actors, build=build)
     except ScoringError as error:
-        kept = _known(monitor, frame, store, request.draws)
+        kept = _known(monitor, frame, VerdictStore(store.path), request.draws)
         stopped = isinstance(error.__cause__, MonitorStop)  # which says itself what to do
         helps = "" if stopped else _error_advice(str(error))
         raise ScoringError(
