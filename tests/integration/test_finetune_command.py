@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -251,6 +252,24 @@ def test_killed_it_goes_on_says_so_and_ends_with_the_same_adapter(folder: Path) 
                       for name in ("whole", "out"))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_the_command_lines_of_the_page_on_scale_train_in_two_processes(
+    folder: Path, launcher: str
+) -> None:
+    page = (Path(__file__).parents[2] / "lib" / "SCALE.md").read_text(encoding="utf-8")
+    line, = re.findall(rf"^{launcher} .*$", page, re.MULTILINE)
+    names = {"BASE": "causal", "CORPUS": "corpus.csv", "OUT": "out"}
+    words = [names.get(word, word) for word in line.split()]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run([*words, *CAUSAL, "-o", "max_steps=2"], env=ENVIRONMENT | {"PATH": path},
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("out: 2 steps, ") == 1  # the first process speaks
+    record = json.loads((folder / "out" / "training.json").read_text())
+    assert (record["processes"], record["steps"]) == (2, 2)
 
 
 def test_the_other_processes_leave_the_word_to_the_first(

@@ -164,6 +164,36 @@ def test_stopped_it_leaves_no_process_and_goes_on_in_one(
     assert len(calls()) - len(before) == SAMPLES - stored
 
 
+STRANGER = """\
+import sys, ray
+try:
+    ray.init(sys.argv[1], log_to_driver=False, logging_level=50)
+    print("in")
+except ConnectionError:
+    print("out")
+"""
+
+
+@needs_ray
+def test_nobody_without_its_token_uses_the_ports_that_ray_opens(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAUSE", "300")
+    process = start("two", *RAY)
+    while not calls() and process.poll() is None:
+        time.sleep(0.02)
+    known = Path(f"/proc/{calls()[0][0]}/environ").read_text()
+    token = re.findall(r"RAY_AUTH_TOKEN=(\w+)", known)[0]
+    words = "".join((place / "cmdline").read_text() for place in processes(folder))
+    address = re.findall(r"--gcs-address=([\d.]+:\d+)", words)[0]
+    asking = [sys.executable, "-c", STRANGER, address]
+    said = [subprocess.run(asking, env=os.environ | more, capture_output=True, text=True).stdout
+            for more in ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}, {})]
+    assert [word.split()[-1] for word in said] == ["in", "out"]
+    process.kill()
+    finish(process)
+
+
 def test_what_it_needs_is_said_before_anything_is_loaded(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

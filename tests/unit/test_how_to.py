@@ -1,4 +1,4 @@
-"""The examples of CONTRIBUTING.md, run as they stand, and what the library must never do."""
+"""The examples of the guides, run as they stand, and what the library must never do."""
 
 from __future__ import annotations
 
@@ -45,6 +45,15 @@ def test_the_scenario_of_the_guide_is_sound(tmp_path: Path) -> None:
     assert inspect_cells(["spv_code"], 2, 1, said.append, tmp_path) == 0, said
     file.write_text(EXAMPLES["scenario"].replace("== 2", "== 3"))
     assert inspect_cells(["spv_code"], 2, 1, said.append, tmp_path) > 0
+
+
+def test_the_calculation_of_the_page_on_scale_prints_what_stands_below_it(
+    capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "lib" / "SCALE.md").read_text(encoding="utf-8")
+    (code, printed), = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL)
+    exec(compile(code, "SCALE.md", "exec"), {})
+    assert capsys.readouterr().out == printed and printed.count("\n") == 4
 
 
 FORBIDDEN = re.compile(

@@ -8,6 +8,7 @@ import itertools
 import logging
 import math
 import os
+import secrets
 import signal
 import tempfile
 import time
@@ -246,8 +247,10 @@ def _on_ray(
     """Yield the verdicts of each unit as they come, from actors of Ray Data on this machine."""
     if not work:
         return
-    # Ray reads them when it is imported: no report of its use, no words of its own.
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+    # Ray reads them when it is imported: no report of its use, no words of its own, and nobody else
+    # on the network may use its ports, which it opens to all.
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal",
+                   "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex()}
     import ray
     from ray.data import ActorPoolStrategy, DataContext, from_items
 
