@@ -97,11 +97,14 @@ def processes(folder: Path) -> list[Path]:
     return found
 
 
-def judging(folder: Path, number: int) -> list[Path]:
-    """Processes that a stopped command must not leave: all; those that judge if it was killed."""
-    asked = {pid for pid, *_ in calls()}
-    return [place for place in processes(folder)
-            if number != signal.SIGKILL or place.name in asked]
+def left(folder: Path, judging: bool = False) -> list[Path]:
+    """Processes that half a minute after the command are still there, or those that judge."""
+    deadline, asked = time.monotonic() + 30, {pid for pid, *_ in calls()}
+    while found := [place for place in processes(folder) if not judging or place.name in asked]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    return found
 
 
 @needs_ray
@@ -121,7 +124,7 @@ def test_a_killed_worker_loses_and_repeats_nothing_and_the_table_is_that_of_one_
     assert {name for name, times in asked.items() if times > 1} <= failing
     assert Path("two.csv").read_bytes() == Path("one.csv").read_bytes()
     assert len(VerdictStore(Path("two.store"))) == SAMPLES - len(failing)
-    assert processes(folder) == [] and list(folder.iterdir()) == []
+    assert left(folder) == [] and list(folder.iterdir()) == []
 
 
 @needs_ray
@@ -152,10 +155,7 @@ def test_stopped_it_leaves_no_process_and_goes_on_in_one(
     code, _, err = finish(process)
     if number != signal.SIGKILL:
         assert (code, err) == (128 + number, "error: interrupted; what ran so far is kept\n")
-    deadline = time.monotonic() + 30
-    while (left := judging(folder, number)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert left == []
+    assert left(folder, judging=number == signal.SIGKILL) == []
     before, stored = calls(), len(VerdictStore(Path("two.store")))
     assert stored > 0 and len(before) - 4 <= stored <= len(before) < SAMPLES
     monkeypatch.setenv("PAUSE", "0")
