@@ -176,7 +176,7 @@ def alarms(one: Play, level: float, late: int) -> Iterator[tuple[str, NDArray[np
     Yields
     ------
     way : str
-        "as calibrated"; "rolling, labels late", from as many of the latest safe sequences as
+        "as calibrated"; "rolling, labels late", from half as many of the latest safe sequences as
         calibrated at first; and "weighted" where the play has weights.
     alarmed : ndarray of bool, shape (m,)
     """
@@ -189,7 +189,7 @@ def alarms(one: Play, level: float, late: int) -> Iterator[tuple[str, NDArray[np
 
 
 def _rolling(safe: FloatArray, arriving: FloatArray, level: float, late: int) -> NDArray[np.bool_]:
-    latest = deque(safe.tolist(), maxlen=len(safe))
+    latest = deque(safe.tolist(), maxlen=max(len(safe) // 2, 1))
     value, alarmed = calibrate(safe, level).value, np.zeros(len(arriving), bool)
     for i, peak in enumerate(arriving[:, 0]):
         if i >= late and arriving[i - late, 1] == 0:
@@ -268,29 +268,38 @@ def watch_scenes(
     -------
     detected : DataFrame
         One row per scene and detector: ``reported`` (share of plays), ``after`` (median sequences
-        until the report, over the plays with one).
+        until the report, over the plays with one), and what happened until the report, or to the
+        end without one, under the threshold as calibrated, as means over plays: ``false_alarms``,
+        ``allowed`` (the level times the safe sequences) and ``missed``.
     kept : DataFrame
         One row per scene and way of placing the threshold: ``far`` and ``power`` among the later
         half of the arriving sequences, where every change has had its time, as means over plays
         with ``far_error``, the standard error of the mean.
     """
-    reports: dict[tuple[str, str], list[int]] = {}
+    reports: dict[tuple[str, str], list[tuple[float, ...]]] = {}
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for scene in chosen:
         for _ in range(sizes.plays):
             one = play(scene, sizes.calibrating, sizes.arriving, rng)
-            old, new = one.calibrating[:, 0], one.arriving[:, 0]
+            old, new, safe = one.calibrating[:, 0], one.arriving[:, 0], one.arriving[:, 1] == 0
+            ways = dict(alarms(one, level, sizes.late))
             for name, detect in DETECTORS.items():
-                reports.setdefault((scene.name, name), []).append(detect(old, new, rate, rng))
+                at = detect(old, new, rate, rng)
+                alarmed, ours = ways[AS_CALIBRATED][: at or None], safe[: at or None]
+                accrued = np.sum(alarmed & ours), level * np.sum(ours), np.sum(~alarmed & ~ours)
+                reports.setdefault((scene.name, name), []).append((at or np.nan, *accrued))
             later = np.arange(len(new)) >= len(new) // 2
-            labels = one.arriving[:, 1]
-            for way, alarmed in alarms(one, level, sizes.late):
-                rates = (_mean(alarmed[later & (labels == label)]) for label in (0, 1))
-                found.setdefault((scene.name, way), []).append((next(rates), next(rates)))
-    detected = pd.DataFrame(
-        {"change": change, "detector": detector, "reported": float(np.mean(np.array(at) > 0)),
-         "after": float(np.median([one for one in at if one])) if any(at) else np.nan}
-        for (change, detector), at in reports.items())
+            for way, alarmed in ways.items():
+                rates = _mean(alarmed[later & safe]), _mean(alarmed[later & ~safe])
+                found.setdefault((scene.name, way), []).append(rates)
+    rows = []
+    for (change, detector), seen in reports.items():
+        at, *accrued = np.array(seen).T
+        rows.append({
+            "change": change, "detector": detector, "reported": float(np.mean(at > 0)),
+            "after": float(np.median(at[at > 0])) if np.any(at > 0) else np.nan,
+            **dict(zip(("false_alarms", "allowed", "missed"), map(np.mean, accrued), strict=True))})
+    detected = pd.DataFrame(rows)
     kept = pd.DataFrame(
         {"change": change, "threshold": way, "far": np.nanmean(rates, axis=0)[0],
          "far_error": stats.sem(rates, axis=0, nan_policy="omit")[0],
