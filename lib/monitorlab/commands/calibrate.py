@@ -40,9 +40,11 @@ from monitorlab.online.policy import (
 from monitorlab.online.running import (
     Cusum,
     Ewma,
+    FirstScore,
     LatestScore,
     RunningMean,
     Statistic,
+    StepNumber,
     TooFewSequencesError,
 )
 from monitorlab.online.trajectories import UNKNOWN, ScoreFileError, Trajectories
@@ -68,6 +70,7 @@ Spread = tuple[float, float, float]  # estimate, and the ends of its interval
 CANDIDATES: tuple[Statistic, ...] = (
     LatestScore(), RunningMean(), Ewma(), Cusum(), LearnedPrefix(),
 )
+TRIVIAL: tuple[Statistic, ...] = (FirstScore(), StepNumber())  # stand beside them, never chosen
 # Column of the comparison, and whether more of it is better.
 OBJECTIVES = {"power": 1.0, "restricted_delay": -1.0, "far": -1.0}
 # What a promise is about: its label, what such sequences are called, and what a statistic that
@@ -173,8 +176,9 @@ class Calibrated:
     policy : Policy
         Ready to run.
     statistics : DataFrame
-        A row per candidate: means over half-samples of the learning part, and which was chosen;
-        empty if there was too little to choose from.
+        A row per candidate, and for the first score and the step number alone: means over
+        half-samples of the learning part, and which was chosen; empty if there was too little to
+        choose from.
     levels : DataFrame
         A row per level, the policy's among them: what it needs, what is expected of it.
     groups : DataFrame
@@ -291,7 +295,7 @@ def _choose(part: Trajectories, units: IntArray, plan: Plan) -> tuple[Statistic,
     if min(part.count(0), part.count(1)) == 0:
         return named[default], pd.DataFrame()
     methods = [Method(one.name, one, plan.calibrator, "", "", draws_ties=True)
-               for one in CANDIDATES]
+               for one in (*CANDIDATES, *TRIVIAL)]
     _, dense = np.unique(units, return_inverse=True)
     found = compare_methods(
         part, methods, _halves(dense, SPLITS, plan.seed), levels=(plan.level,), delta=plan.delta,
@@ -299,10 +303,11 @@ def _choose(part: Trajectories, units: IntArray, plan: Plan) -> tuple[Statistic,
     )
     measured = found.pivot(index="split", columns="method", values=plan.objective)
     gain = OBJECTIVES[plan.objective] * measured.sub(measured[CANDIDATES[0].name], axis=0)
-    clear = gain.mean()[gain.mean() > gain.std()]
+    clear = gain.mean()[gain.mean() > gain.std()].drop([one.name for one in TRIVIAL],
+                                                       errors="ignore")
     name = default if plan.statistic or not len(clear) else str(clear.idxmax())
     means = found.groupby("method")[["far", "power", "restricted_delay"]].mean()
-    table = means.loc[list(named)].reset_index(names="statistic")
+    table = means.loc[[one.label for one in methods]].reset_index(names="statistic")
     table["gain"], table["noise"] = (values.loc[table["statistic"]].to_numpy()
                                      for values in (gain.mean(), gain.std()))
     table["chosen"] = table["statistic"] == name
@@ -660,7 +665,9 @@ def write_page(folder: Path) -> None:
          f"Below, what this means for a day in deployment. {_day(row)}.",
          "picture": _picture(levels, rule.level, rule.risk), "alt": ALT,
          "table": _table(_per_day(levels))},
-        {"title": "Which statistic", "words": chosen(found.statistics, policy),
+        {"title": "Which statistic", "words": chosen(found.statistics, policy)
+         + " What first_score and step_number reach, one gets without watching any further step."
+         * bool(len(found.statistics)),
          "table": _table(found.statistics.rename(columns=MEASURES))},
     ]
     if len(found.groups):
