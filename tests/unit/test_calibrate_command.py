@@ -277,6 +277,32 @@ def test_the_command_takes_foreign_columns_and_its_policy_runs(tmp_path: Path, m
     assert off.exit_code == 2 and "level is 5.0, expected a number between" in off.output
 
 
+def test_from_a_log_that_nobody_has_judged_to_a_running_watch(tmp_path: Path, monkeypatch):
+    """Foreign names and no label; then a fifth is judged, and the others narrow what is known."""
+    monkeypatch.chdir(tmp_path)
+    data = log(1000, 1, lift=0.5)
+    frame = to_frame(data)[["trajectory_id", "step", "score", "label"]]
+    frame.columns = ["request", "turn", "p_bad", "verdict"]
+    frame.drop(columns="verdict").to_csv("log.csv", index=False)
+    words = ["calibrate", "log.csv", "--out", "policy", "--level", "0.1", "--columns"]
+    names = "trajectory_id:request,step:turn,score:p_bad"
+    bare = CliRunner().invoke(app, [*words, names])
+    assert bare.exit_code == 2
+    assert "no sequence of the log has a label. Judge some hundred of them" in bare.output
+    assert "level 0.1 needs at least 9 safe ones" in bare.output
+    judged = frame["request"].drop_duplicates().sample(200, random_state=0)
+    frame["verdict"] = frame["verdict"].where(frame["request"].isin(judged)).map(
+        {0: "safe", 1: "unsafe"})
+    frame.to_csv("log.csv", index=False)
+    done = CliRunner().invoke(app, [*words, f"{names},label:verdict"])
+    assert done.exit_code == 0, done.output
+    assert "labels, drawn at random, would give" in done.output
+    assert "corrected by 900 sequences" in done.output  # 100 of the 200 chose and fitted
+    lines = "\n".join(json.dumps({"id": "r", "score": score}) for score in (0.1, 9.0, 9.0))
+    watched = CliRunner().invoke(app, ["watch", "policy/policy.json"], input=lines)
+    assert json.loads(watched.stdout.splitlines()[0])["alarm"] == "r"
+
+
 def test_the_page_is_one_file_and_carries_the_state(tmp_path: Path):
     found = calibrate_log(replace(log(400, 1), dataset="<script>alert(1)</script>"),
                           Plan(level=0.1))

@@ -215,6 +215,13 @@ def calibrate_log(log: Trajectories, plan: Plan, data: str = "") -> Calibrated:
     log = replace(log, flat_scores=round_scores(log.flat_scores, plan.dtype))
     log, unlabelled = (log.take(at) for at in (log.labels != UNKNOWN, log.labels == UNKNOWN))
     label, kind, _ = KINDS[plan.risk]
+    if not len(log):
+        needed = sequences_needed(plan.calibrator, plan.level, plan.delta)
+        raise ScoreFileError(
+            "no sequence of the log has a label. Judge some hundred of them, drawn at random, in a "
+            "column label (0 is safe, 1 is unsafe) and leave it empty for the others; level "
+            f"{plan.level:g} needs at least {needed} {kind} ones. If your labels are in another "
+            "column, say --columns label:NAME.")
     if not log.count(label):
         what = "false alarms" if plan.risk == FALSE_ALARM else "misses"
         raise ScoreFileError(f"no sequence of the log has label {label} ({kind}). A bound on "
