@@ -241,12 +241,36 @@ assert alike.loc["Hoeffding-Bentkus, by prompt", "share above"] <= online.delta 
 print("groups break the promise by sequence, and the rule by group keeps it")
 
 # %% [markdown]
+# ## A promise for each group
+#
+# A false alarm rate of a tenth may be a twentieth for short solutions and a fifth for long ones.
+# Take four safe sequences with peaks 1, 2, 3 and 4 in one group, and four with 5, 6, 7 and 8 in
+# another. At a level of 0.4 the rank is $\lfloor 0.4 \cdot 9 \rfloor = 3$, and all alarms above the
+# third largest peak, 6, are in the second group. A threshold for each group, at rank
+# $\lfloor 0.4 \cdot 5 \rfloor = 2$, lies at 3 and at 7, and each group has one alarm.
+#
+# Do longer solutions alarm more often here? Each has as many steps as its problem has operations,
+# so the group is known when a sequence begins, as it must be.
+
+# %% tags=["nbval-ignore-output"]
+data = scored[main[0]]
+halves = np.where(data.lengths > np.median(data.lengths), "longer", "shorter")
+by_length = chapter.groups.thresholds_by_group(data, halves, ALPHA, online.n_splits, SEED)
+display.table(by_length, decimals=2, caption=f"{chapter.sizes(data)}, level {ALPHA:g}")
+
+# %% [markdown]
+# Look at the two rows of *one for all* first. Where they differ, the promise is kept on average
+# only, and somebody with hard problems has more false alarms than we said. With a threshold of its
+# own each group should be near the level, but for chance, and it has fewer sequences to calibrate
+# on. `calibrate --per-group` does the same for your log.
+
+# %% [markdown]
 # ## What changes, and who notices
 #
 # The strong generator's sequences calibrate, and then something changes. Another generator answers,
-# longer solutions become frequent, all scores of the verifier rise by half of their standard
-# deviation, or unsafe sequences become more frequent. The sequences arrive without labels, and
-# three detectors compare their peaks with those that calibrated.
+# longer solutions, which belong to harder problems, become frequent, all scores of the verifier
+# rise by half of their standard deviation, or unsafe sequences become more frequent. The sequences
+# arrive without labels, and three detectors compare their peaks with those that calibrated.
 #
 # - The *conformal martingale* [4] bets against the ranks of new peaks being uniform. Its capital
 #   exceeds $1/r$ with probability at most $r$ if nothing changes, however long it watches.
@@ -275,8 +299,8 @@ display.table(
 # and the test that is repeated without a correction does so more often. Then compare the others
 # row by row. How soon do they report, if they do? And what does the wait cost? Until the report, or
 # to the end without one, safe sequences alarm and unsafe ones are missed under the threshold as it
-# was calibrated. The column `allowed` is the level times the safe sequences that came until then. So
-# what `false_alarms` exceed it by is the risk that a change has added before anybody knew of it.
+# was calibrated. The column `allowed` is the level times the safe sequences that came until then.
+# What `false_alarms` exceed it by is the risk that a change has added before anybody knew of it.
 
 # %% tags=["nbval-ignore-output"]
 display.table(

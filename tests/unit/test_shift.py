@@ -130,3 +130,14 @@ def test_answers_of_few_prompts_are_fewer_than_they_look():
     above = found.set_index("rule")["share above"]
     assert above["exact binomial, by sequence"] > 0.2
     assert above["Hoeffding-Bentkus, by prompt"] <= 0.1
+
+
+def test_a_group_has_its_level_by_a_threshold_of_its_own():
+    one = sequences(3, 900)
+    names = np.where(np.arange(900) % 3 == 0, "high", "low")
+    raised = one.transformed(lambda scores: scores + 2.0 * (names == "high")[:, None])
+    found = groups.thresholds_by_group(raised, names, 0.2, 20, 0).set_index(["group", "threshold"])
+    assert found.loc[("high", "one for all"), "far"] > 0.4 > 0.1 > found.loc[
+        ("low", "one for all"), "far"]
+    assert (abs(found.xs("its own", level=1)["far"] - 0.2) < 0.03).all()
+    assert found.loc[("low", "its own"), "power"] > found.loc[("low", "one for all"), "power"] + 0.1
