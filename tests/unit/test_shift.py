@@ -107,7 +107,6 @@ def test_plays_are_counted_and_drawn():
     assert len(figures.plot_feasible(lines, "title").axes) == 2
 
 
-@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:After omitting NaNs")
 def test_what_happens_until_the_report_is_counted(monkeypatch: pytest.MonkeyPatch):
     """Safe ones that all alarm, then unsafe ones of which none does; ten of each arrive."""
     monkeypatch.setattr(scenes, "DETECTORS", {"third": lambda *given: 3, "never": lambda *given: 0})

@@ -521,11 +521,11 @@ def describe_calibration(found: Calibrated) -> str:
     """Return a calibration in lines for a terminal."""
     policy, lines = found.policy, [found.policy.promise, ""]
     row = _own_row(found.levels, policy)
-    lines += [f"warning: {warning}" for warning in (*policy.warnings(), *turned(row))]
+    lines += [f"warning: {warning}" for warning in (*policy.warnings(), *_turned(row))]
     expected = "Expected with the threshold of all" if policy.groups else "Expected"
     lines += [
-        enough(row, policy), chosen(found.statistics, policy), alarms_where(policy),
-        both(row, policy),
+        _enough(row, policy), _chosen(found.statistics, policy), _alarms_where(policy),
+        _both(row, policy),
         f"{expected}: false alarms {_range(row, 'far')}, power {_range(row, 'power')}, delay of "
         f"the detected {_range(row, 'delay')}, restricted delay {_range(row, 'restricted_delay')}.",
         f"{_day(row)}: {row['alarms_per_day']:.4g} alarms, {row['false_alarms_per_day']:.4g} of "
@@ -539,7 +539,7 @@ def describe_calibration(found: Calibrated) -> str:
     for _, one in found.groups.iterrows():
         own = (f"False alarms {_range(one, 'far')}, power {_range(one, 'power')}."
                if one["calibrating"] >= one["needed"] else "The threshold of all judges it.")
-        lines.append(f"group {one['group']}: {enough(one, policy)} {own}")
+        lines.append(f"group {one['group']}: {_enough(one, policy)} {own}")
     for _, one in found.estimates.iterrows():
         lines.append(f"{one['rate']}: {_range(one, 'plain')} from {one['labelled']} labels, "
                      f"{_range(one, 'corrected')} corrected by {one['sequences']} sequences; "
@@ -570,7 +570,7 @@ def _right(row: pd.Series[float]) -> str:
     return f"{row['precision']:.1%} of alarms are right"
 
 
-def turned(row: pd.Series[float]) -> list[str]:
+def _turned(row: pd.Series[float]) -> list[str]:
     """Warn if safe sequences peak higher than unsafe ones, as they do where a log is turned."""
     if not row.get("higher", math.nan) < TURNED:
         return []
@@ -579,7 +579,7 @@ def turned(row: pd.Series[float]) -> list[str]:
             "and --positive (what label 1 means) are those of the log."]
 
 
-def alarms_where(policy: Policy) -> str:
+def _alarms_where(policy: Policy) -> str:
     """Say when the policy alarms, of the score as it comes in where that is what is compared."""
     rule, kind = policy.threshold, policy.statistic.to_dict()["kind"]
     safety = policy.side == "safety"
@@ -592,7 +592,7 @@ def alarms_where(policy: Policy) -> str:
     return f"It alarms where {NAMES.get(kind, kind)}{turned_round} is above {rule.value!r}."
 
 
-def enough(row: pd.Series[float], policy: Policy) -> str:
+def _enough(row: pd.Series[float], policy: Policy) -> str:
     """Say whether there are enough sequences to calibrate a level on, from its row."""
     verdict = "enough" if row["calibrating"] >= row["needed"] else "not enough"
     kind = KINDS[policy.threshold.risk][1]
@@ -600,14 +600,14 @@ def enough(row: pd.Series[float], policy: Policy) -> str:
             f"{row['level']:g} needs {row['needed']:.0f}: {verdict}.")
 
 
-def both(row: pd.Series[float], policy: Policy) -> str:
+def _both(row: pd.Series[float], policy: Policy) -> str:
     """Say which level of the other risk the threshold keeps, from the row of its level."""
     other = "misses" if policy.threshold.risk == FALSE_ALARM else "false alarms"
     return (f"On average over calibration sets the same threshold also keeps {other} to "
             f"{row['also']:.3f}.")
 
 
-def chosen(statistics: pd.DataFrame, policy: Policy) -> str:
+def _chosen(statistics: pd.DataFrame, policy: Policy) -> str:
     """Say which statistic is compared with the threshold, and why."""
     kind = policy.statistic.to_dict()["kind"]
     kind = NAMES.get(kind, kind)
@@ -660,8 +660,8 @@ def write_page(folder: Path) -> None:
     row = _own_row(levels, policy)
     found = Calibrated(policy, **tables)
     sections = [
-        {"title": "What to expect", "words": f"{enough(row, policy)} {alarms_where(policy)} "
-         f"{both(row, policy)} Rates and "
+        {"title": "What to expect", "words": f"{_enough(row, policy)} {_alarms_where(policy)} "
+         f"{_both(row, policy)} Rates and "
          f"delays with 95 % intervals. Each of the {KINDS[rule.risk][1]} sequences is judged by a "
          "threshold placed without it; the restricted delay is the share of its steps that an "
          "unsafe sequence had taken at its alarm, and counts a miss as 1.",
@@ -672,7 +672,7 @@ def write_page(folder: Path) -> None:
          f"Below, what this means for a day in deployment. {_day(row)}.",
          "picture": _picture(levels, rule.level, rule.risk), "alt": ALT,
          "table": _table(_per_day(levels))},
-        {"title": "Which statistic", "words": chosen(found.statistics, policy)
+        {"title": "Which statistic", "words": _chosen(found.statistics, policy)
          + " What first_score and step_number reach, one gets without watching any further step."
          * bool(len(found.statistics)),
          "table": _table(found.statistics.rename(columns=MEASURES))},
@@ -700,7 +700,7 @@ def write_page(folder: Path) -> None:
              "drift": "watched" if policy.drift else "not watched"}
     write_text_atomic(folder / "page.html", render_page(
         "policy.html.j2", name=policy.name, promise=policy.promise, facts=facts,
-        state=policy.state(), warnings=[*policy.warnings(), *turned(row)],
+        state=policy.state(), warnings=[*policy.warnings(), *_turned(row)],
         sections=[{"table": "", "picture": "", "alt": ""} | one for one in sections]))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -132,26 +133,20 @@ def _martingale(old: FloatArray, new: FloatArray, rate: float, rng: np.random.Ge
 
 
 def _looks(
-    old: FloatArray, new: FloatArray, rate_of: Callable[[int], float]
+    old: FloatArray, new: FloatArray, rate: float, rng: np.random.Generator, *, corrected: bool
 ) -> int:
     """Compare everything that arrived with what calibrated, look after look."""
     for look, seen in enumerate(range(LOOK_EVERY, len(new) + 1, LOOK_EVERY), 1):
-        if stats.mannwhitneyu(old, new[:seen], method="asymptotic").pvalue <= rate_of(look):
+        share = 1 / (look * (look + 1)) if corrected else 1  # these shares sum to 1
+        if stats.mannwhitneyu(old, new[:seen], method="asymptotic").pvalue <= rate * share:
             return seen
     return 0
 
 
-def _repeated(old: FloatArray, new: FloatArray, rate: float, rng: np.random.Generator) -> int:
-    return _looks(old, new, lambda look: rate)
-
-
-def _corrected(old: FloatArray, new: FloatArray, rate: float, rng: np.random.Generator) -> int:
-    return _looks(old, new, lambda look: rate / (look * (look + 1)))  # these rates sum to `rate`
-
-
 # Peaks that calibrated, peaks that arrived, rate, generator -> sequences until the alarm, or 0.
 DETECTORS: Mapping[str, Callable[[FloatArray, FloatArray, float, np.random.Generator], int]] = {
-    MARTINGALE: _martingale, REPEATED: _repeated, CORRECTED: _corrected,
+    MARTINGALE: _martingale, REPEATED: partial(_looks, corrected=False),
+    CORRECTED: partial(_looks, corrected=True),
 }
 
 
@@ -276,8 +271,7 @@ def watch_scenes(
         half of the arriving sequences, where every change has had its time, as means over plays
         with ``far_error``, the standard error of the mean.
     """
-    reports: dict[tuple[str, str], list[tuple[float, ...]]] = {}
-    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    reports, found = [], []
     for scene in chosen:
         for _ in range(sizes.plays):
             one = play(scene, sizes.calibrating, sizes.arriving, rng)
@@ -287,25 +281,19 @@ def watch_scenes(
                 at = detect(old, new, rate, rng)
                 alarmed, ours = ways[AS_CALIBRATED][: at or None], safe[: at or None]
                 accrued = np.sum(alarmed & ours), level * np.sum(ours), np.sum(~alarmed & ~ours)
-                reports.setdefault((scene.name, name), []).append((at or np.nan, *accrued))
+                reports.append((scene.name, name, at > 0, at or np.nan, *accrued))
             later = np.arange(len(new)) >= len(new) // 2
-            for way, alarmed in ways.items():
-                rates = _mean(alarmed[later & safe]), _mean(alarmed[later & ~safe])
-                found.setdefault((scene.name, way), []).append(rates)
-    rows = []
-    for (change, detector), seen in reports.items():
-        at, *accrued = np.array(seen).T
-        rows.append({
-            "change": change, "detector": detector, "reported": float(np.mean(at > 0)),
-            "after": float(np.median(at[at > 0])) if np.any(at > 0) else np.nan,
-            **dict(zip(("false_alarms", "allowed", "missed"), map(np.mean, accrued), strict=True))})
-    detected = pd.DataFrame(rows)
-    kept = pd.DataFrame(
-        {"change": change, "threshold": way, "far": np.nanmean(rates, axis=0)[0],
-         "far_error": stats.sem(rates, axis=0, nan_policy="omit")[0],
-         "power": np.nanmean(rates, axis=0)[1]}
-        for (change, way), rates in found.items())
-    return detected, kept
+            found += [(scene.name, way, _mean(alarmed[later & safe]), _mean(alarmed[later & ~safe]))
+                      for way, alarmed in ways.items()]
+    accruing = ["false_alarms", "allowed", "missed"]
+    detected = pd.DataFrame(
+        reports, columns=["change", "detector", "reported", "after", *accruing],
+    ).groupby(["change", "detector"], sort=False).agg(
+        {"reported": "mean", "after": "median", **dict.fromkeys(accruing, "mean")})
+    kept = pd.DataFrame(found, columns=["change", "threshold", "far", "power"]).groupby(
+        ["change", "threshold"], sort=False).agg(
+        far=("far", "mean"), far_error=("far", "sem"), power=("power", "mean"))
+    return detected.reset_index(), kept.reset_index()
 
 
 def _mean(values: NDArray[np.bool_]) -> float:
