@@ -15,7 +15,7 @@
 # > from those that calibrated, and that can be noticed, and sometimes mended.
 #
 # *Paper: arXiv 2607.02510, section 4 (missed detections) and its limits. Cost: seconds in `tiny`,
-# about half a minute in `cpu`; no GPU is used.*
+# about a minute in `cpu`; no GPU is used.*
 
 # %% [markdown]
 # **You will learn**
@@ -111,12 +111,12 @@ print(f"the library: {library.value:.2f}, which misses {missed} of {len(unsafe_p
 #
 # We repeat the protocol of the notebook before with the other risk. The threshold of each method is
 # placed on the unsafe part of a random fifth of the sequences, for levels up to 0.9, and misses and
-# false alarms are counted on the rest.
+# false alarms are counted on the rest. Only the anytime form of the e-valuator is left out, since
+# Ville's inequality says nothing of what is missed. The trivial baselines take part as before.
 
 # %%
 levels = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
-named = {"CRC", "UCB", "running mean + CRC", "EWMA + CRC", "learned + CRC"}
-methods = [method for method in chapter.ALL_METHODS if method.label in named]
+methods = [method for method in chapter.ALL_METHODS if method.calibrator != chapter.VILLE]
 results = pd.concat(
     comparison.compare_methods(
         scored[key],
@@ -132,25 +132,27 @@ results = pd.concat(
 )
 
 # %%
-fig = chapter.figures.plot_misses(
+fig = chapter.plot_protocol(
     results,
     titles,
-    [method.label for method in methods],
+    ["CRC", "UCB", "running mean + CRC", "EWMA + CRC", "learned + CRC"],
     "A bound on misses (miniature sets are small stand-ins)",
+    measures=("miss", "far"),
 )
 display.show(
     fig,
     "08_misses",
     thumbnail=True,
-    alt="Miss rate and false alarm rate against the target level of misses, for five methods and "
-    "every data set.",
+    alt="Miss rate and false alarm rate against the target level of misses, for five methods, the "
+    "trivial baselines and every data set.",
 )
 
 # %% [markdown]
 # In the upper row every line should lie below the dashed diagonal, which is the promise. The lower
 # row is the price. A method is better if its line there falls faster, since it keeps the same
 # promise with fewer false alarms. At a small level a method that alarms on nearly everything has
-# kept its promise, too.
+# kept its promise, too. Dashed grey lines are the trivial baselines, and what does not lie below
+# them in the lower row is not worth its price. The table has all methods, at one level.
 
 # %%
 shown = results[np.isclose(results["level"], BETA)]
@@ -239,12 +241,36 @@ assert alike.loc["Hoeffding-Bentkus, by prompt", "share above"] <= online.delta 
 print("groups break the promise by sequence, and the rule by group keeps it")
 
 # %% [markdown]
+# ## A promise for each group
+#
+# A false alarm rate of a tenth may be a twentieth for short solutions and a fifth for long ones.
+# Take four safe sequences with peaks 1, 2, 3 and 4 in one group, and four with 5, 6, 7 and 8 in
+# another. At a level of 0.4 the rank is $\lfloor 0.4 \cdot 9 \rfloor = 3$, and all alarms above the
+# third largest peak, 6, are in the second group. A threshold for each group, at rank
+# $\lfloor 0.4 \cdot 5 \rfloor = 2$, lies at 3 and at 7, and each group has one alarm.
+#
+# Do longer solutions alarm more often here? Each has as many steps as its problem has operations,
+# so the group is known when a sequence begins, as it must be.
+
+# %% tags=["nbval-ignore-output"]
+data = scored[main[0]]
+halves = np.where(data.lengths > np.median(data.lengths), "longer", "shorter")
+by_length = chapter.groups.thresholds_by_group(data, halves, ALPHA, online.n_splits, SEED)
+display.table(by_length, decimals=2, caption=f"{chapter.sizes(data)}, level {ALPHA:g}")
+
+# %% [markdown]
+# Look at the two rows of *one for all* first. Where they differ, the promise is kept on average
+# only, and somebody with hard problems has more false alarms than we said. With a threshold of its
+# own each group should be near the level, but for chance, and it has fewer sequences to calibrate
+# on. `calibrate --per-group` does the same for your log.
+
+# %% [markdown]
 # ## What changes, and who notices
 #
 # The strong generator's sequences calibrate, and then something changes. Another generator answers,
-# longer solutions become frequent, all scores of the verifier rise by half of their standard
-# deviation, or unsafe sequences become more frequent. The sequences arrive without labels, and
-# three detectors compare their peaks with those that calibrated.
+# longer solutions, which belong to harder problems, become frequent, all scores of the verifier
+# rise by half of their standard deviation, or unsafe sequences become more frequent. The sequences
+# arrive without labels, and three detectors compare their peaks with those that calibrated.
 #
 # - The *conformal martingale* [4] bets against the ranks of new peaks being uniform. Its capital
 #   exceeds $1/r$ with probability at most $r$ if nothing changes, however long it watches.
@@ -271,12 +297,16 @@ display.table(
 # %% [markdown]
 # Read the row *no change* first. A detector may report there in a share of plays of at most `RATE`,
 # and the test that is repeated without a correction does so more often. Then compare the others
-# row by row. How soon do they report, if they do?
+# row by row. How soon do they report, if they do? And what does the wait cost? Until the report, or
+# to the end without one, safe sequences alarm and unsafe ones are missed under the threshold as it
+# was calibrated. The column `allowed` is the level times the safe sequences that came until then.
+# What `false_alarms` exceed it by is the risk that a change has added before anybody knew of it.
 
 # %% tags=["nbval-ignore-output"]
-after = detected.pivot(index="change", columns="detector", values="after")
 display.table(
-    after.loc[order].reset_index(), decimals=0, caption="Sequences until the report, median"
+    detected.drop(columns="reported"),
+    decimals=1,
+    caption="Sequences until the report, median, and what had happened until then",
 )
 
 # %% [markdown]
@@ -288,7 +318,8 @@ display.table(
 # ## What becomes of the promise
 #
 # The threshold that was calibrated once is compared with two others. The *rolling* one is
-# calibrated anew on the latest safe sequences, whose labels arrive late. The *weighted* one knows
+# calibrated anew on the latest safe sequences, half as many as calibrated at first, whose labels
+# arrive late. The *weighted* one knows
 # that longer solutions have become more frequent, and by how much. Each safe calibration sequence
 # then counts by its weight [3], and the threshold is the lowest one with
 # $$\sum_i w_i 1\{M_i > \lambda\} + \bar w \le \epsilon \Bigl(\sum_i w_i + \bar w\Bigr). \qquad (2)$$
@@ -314,7 +345,12 @@ display.show(
 # %% [markdown]
 # On the left the marks should not lie to the right of the dashed line by more than their bars. Grey
 # marks that do have lost their guarantee. On the right a mark further left than in the first row
-# means that the monitor catches less than it did, even where its guarantee survived.
+# means that the monitor catches less than it did, even where its guarantee survived. The table has
+# the numbers. Longer solutions are let in one by one here, and too few of them arrive to fill the
+# rolling window, so that half of its sequences may still be old ones.
+
+# %% tags=["nbval-ignore-output"]
+display.table(kept, decimals=3, caption=f"After a change, level {ALPHA:g}, means over plays")
 
 # %% tags=["nbval-ignore-output"]
 now = kept.set_index(["change", "threshold"])
@@ -402,12 +438,16 @@ if recorded:
 # ## Does it hold?
 #
 # A promise is only about the row without a change and about the weighted threshold. There the false
-# alarm rate may exceed the level by chance alone.
+# alarm rate may exceed the level by chance alone. A rolling threshold whose window holds nothing
+# but new sequences should be near the level, too.
 
 # %%
 for place in (("no change", "as calibrated"), ("longer solutions", "weighted")):
     row = now.loc[place]
     assert row["far"] <= ALPHA + 4 * row["far_error"], f"the promise must hold: {place}"
+for change in ("another generator", "another verifier"):
+    row = now.loc[(change, "rolling, labels late")]
+    assert row["far"] <= ALPHA + 0.02 + 4 * row["far_error"], f"a full window must mend: {change}"
 quiet = report.loc["no change"]
 for name in ("conformal martingale", "rank-sum test, corrected looks"):
     limit = RATE + 4 * np.sqrt(RATE * (1 - RATE) / sizes.plays)

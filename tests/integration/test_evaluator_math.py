@@ -88,3 +88,33 @@ def test_shuffled_labels_leave_nothing_to_learn(math):
     splits = random_splits(len(math), 20, 0.2, seed=1)
     frame = compare_methods(blind, learned, splits, levels=(0.1,))
     assert frame["power"].mean() == pytest.approx(frame["far"].mean(), abs=0.015)
+
+
+CHOSEN = {f"chosen for {objective} + CRC" for objective in ("power", "half", "delay")}
+
+
+def against_the_threshold(data: Trajectories, splits: Iterator[Split]) -> pd.DataFrame:
+    """Means over splits minus those of the paper's threshold, ties drawn."""
+    methods = [one for one in ALL_METHODS if one.label in {"CRC, ties drawn", *CHOSEN}]
+    frame = compare_methods(data, methods, splits, levels=(0.1, 0.2))
+    means = frame.groupby(["method", "level"])[["power", "by_half", "restricted_delay"]].mean()
+    return means.loc[sorted(CHOSEN)] - means.loc["CRC, ties drawn"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["math", "gsm8k"])
+def test_from_150_sequences_the_chosen_statistic_loses_no_power(get, name):
+    data = load_evaluator(get(f"evaluator/{name}.csv.gz"), name)
+    gain = against_the_threshold(data, random_splits(len(data), 30, 150 / len(data), seed=2026))
+    assert gain["power"].min() >= -0.01
+
+
+def test_with_more_sequences_it_gains_in_its_objective(math, get):
+    """On a judge's coarse scores there is nothing to gain, and nothing may be lost beyond noise."""
+    gain = against_the_threshold(math, random_splits(len(math), 10, 0.2, seed=3))
+    assert gain.loc["chosen for power + CRC", "power"].min() > 0.08
+    assert gain.loc["chosen for half + CRC", "by_half"].min() > 0.15
+    assert gain.loc["chosen for delay + CRC", "restricted_delay"].max() < -0.12
+    judged = load_evaluator(get("evaluator/gsm8k.csv.gz"), "gsm8k")
+    gain = against_the_threshold(judged, random_splits(len(judged), 10, 0.2, seed=3))
+    assert gain["power"].min() > -0.01 and gain["restricted_delay"].max() < 0.01

@@ -69,7 +69,9 @@ def test_a_statistic_is_chosen_where_it_helps_and_the_score_stays_where_it_does_
     first = log(1500, 3)  # one high score early, nothing else
     first.flat_scores[first.starts] += 6.0 * first.labels
     stays = calibrate_log(first, Plan(level=0.1))
-    assert stays.statistics["chosen"].tolist() == [True, False, False, False, False]
+    assert stays.statistics["chosen"].tolist() == [True] + [False] * 6
+    trivial = stays.statistics.set_index("statistic").loc[["first_score", "step_number"]]
+    assert trivial.loc["first_score", "power"] > trivial.loc["step_number", "power"] + 0.3
     assert stays.policy.statistic.to_dict() == {"kind": "latest"}
 
 
@@ -273,6 +275,32 @@ def test_the_command_takes_foreign_columns_and_its_policy_runs(tmp_path: Path, m
     assert wrong.exit_code == 2 and "log.csv" in wrong.output
     off = CliRunner().invoke(app, [*words[:3], "other", "--level", "5"])
     assert off.exit_code == 2 and "level is 5.0, expected a number between" in off.output
+
+
+def test_from_a_log_that_nobody_has_judged_to_a_running_watch(tmp_path: Path, monkeypatch):
+    """Foreign names and no label; then a fifth is judged, and the others narrow what is known."""
+    monkeypatch.chdir(tmp_path)
+    data = log(1000, 1, lift=0.5)
+    frame = to_frame(data)[["trajectory_id", "step", "score", "label"]]
+    frame.columns = ["request", "turn", "p_bad", "verdict"]
+    frame.drop(columns="verdict").to_csv("log.csv", index=False)
+    words = ["calibrate", "log.csv", "--out", "policy", "--level", "0.1", "--columns"]
+    names = "trajectory_id:request,step:turn,score:p_bad"
+    bare = CliRunner().invoke(app, [*words, names])
+    assert bare.exit_code == 2
+    assert "no sequence of the log has a label. Judge some hundred of them" in bare.output
+    assert "level 0.1 needs at least 9 safe ones" in bare.output
+    judged = frame["request"].drop_duplicates().sample(200, random_state=0)
+    frame["verdict"] = frame["verdict"].where(frame["request"].isin(judged)).map(
+        {0: "safe", 1: "unsafe"})
+    frame.to_csv("log.csv", index=False)
+    done = CliRunner().invoke(app, [*words, f"{names},label:verdict"])
+    assert done.exit_code == 0, done.output
+    assert "labels, drawn at random, would give" in done.output
+    assert "corrected by 900 sequences" in done.output  # 100 of the 200 chose and fitted
+    lines = "\n".join(json.dumps({"id": "r", "score": score}) for score in (0.1, 9.0, 9.0))
+    watched = CliRunner().invoke(app, ["watch", "policy/policy.json"], input=lines)
+    assert json.loads(watched.stdout.splitlines()[0])["alarm"] == "r"
 
 
 def test_the_page_is_one_file_and_carries_the_state(tmp_path: Path):

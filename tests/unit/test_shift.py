@@ -54,10 +54,10 @@ def test_what_arrives_is_what_the_scene_says():
 
 
 def test_a_rolling_threshold_waits_for_labels():
-    safe = np.arange(1.0, 10.0)  # level .1: the largest of nine
+    safe = np.arange(1.0, 10.0)  # level .2: the second largest of nine, then the largest of four
     arriving = np.array([[20.0, 0], [9.5, 0], [9.5, 0], [9.5, 1], [19.0, 0]])
     one = scenes.Play(np.column_stack([safe, np.zeros(9)]), arriving, None)
-    found = dict(scenes.alarms(one, 0.1, late=2))
+    found = dict(scenes.alarms(one, 0.2, late=2))
     assert found["as calibrated"].tolist() == [True] * 5
     assert found["rolling, labels late"].tolist() == [True, True, False, False, False]
 
@@ -107,8 +107,36 @@ def test_plays_are_counted_and_drawn():
     assert len(figures.plot_feasible(lines, "title").axes) == 2
 
 
+def test_what_happens_until_the_report_is_counted(monkeypatch: pytest.MonkeyPatch):
+    """Safe ones that all alarm, then unsafe ones of which none does; ten of each arrive."""
+    monkeypatch.setattr(scenes, "DETECTORS", {"third": lambda *given: 3, "never": lambda *given: 0})
+    before = np.column_stack([np.arange(40.0), np.zeros(40)])
+    wild, calm = np.tile([99.0, 0], (10, 1)), np.tile([-1.0, 1], (10, 1))
+    chosen = [scenes.Scene(name, before, after) for name, after in (("wild", wild), ("calm", calm))]
+    detected, _ = scenes.watch_scenes(chosen, scenes.Sizes(20, 10, 5, 2), 0.1, 0.05,
+                                      np.random.default_rng(0))
+    rows = detected.set_index(["change", "detector"])
+    columns = ["reported", "after", "false_alarms", "allowed", "missed"]
+    for change, detector, expected in (
+        ("wild", "third", (1, 3, 3, 0.3, 0)), ("wild", "never", (0, np.nan, 10, 1.0, 0)),
+        ("calm", "third", (1, 3, 0, 0, 3)), ("calm", "never", (0, np.nan, 0, 0, 10)),
+    ):
+        np.testing.assert_allclose(rows.loc[(change, detector), columns].astype(float), expected)
+
+
 def test_answers_of_few_prompts_are_fewer_than_they_look():
     found = groups.promises_by_group(25, 16, 0.5, 0.1, 0.1, 300, np.random.default_rng(0))
     above = found.set_index("rule")["share above"]
     assert above["exact binomial, by sequence"] > 0.2
     assert above["Hoeffding-Bentkus, by prompt"] <= 0.1
+
+
+def test_a_group_has_its_level_by_a_threshold_of_its_own():
+    one = sequences(3, 900)
+    names = np.where(np.arange(900) % 3 == 0, "high", "low")
+    raised = one.transformed(lambda scores: scores + 2.0 * (names == "high")[:, None])
+    found = groups.thresholds_by_group(raised, names, 0.2, 20, 0).set_index(["group", "threshold"])
+    assert found.loc[("high", "one for all"), "far"] > 0.4 > 0.1 > found.loc[
+        ("low", "one for all"), "far"]
+    assert (abs(found.xs("its own", level=1)["far"] - 0.2) < 0.03).all()
+    assert found.loc[("low", "its own"), "power"] > found.loc[("low", "one for all"), "power"] + 0.1

@@ -40,9 +40,11 @@ from monitorlab.online.policy import (
 from monitorlab.online.running import (
     Cusum,
     Ewma,
+    FirstScore,
     LatestScore,
     RunningMean,
     Statistic,
+    StepNumber,
     TooFewSequencesError,
 )
 from monitorlab.online.trajectories import UNKNOWN, ScoreFileError, Trajectories
@@ -68,6 +70,7 @@ Spread = tuple[float, float, float]  # estimate, and the ends of its interval
 CANDIDATES: tuple[Statistic, ...] = (
     LatestScore(), RunningMean(), Ewma(), Cusum(), LearnedPrefix(),
 )
+TRIVIAL: tuple[Statistic, ...] = (FirstScore(), StepNumber())  # stand beside them, never chosen
 # Column of the comparison, and whether more of it is better.
 OBJECTIVES = {"power": 1.0, "restricted_delay": -1.0, "far": -1.0}
 # What a promise is about: its label, what such sequences are called, and what a statistic that
@@ -173,8 +176,9 @@ class Calibrated:
     policy : Policy
         Ready to run.
     statistics : DataFrame
-        A row per candidate: means over half-samples of the learning part, and which was chosen;
-        empty if there was too little to choose from.
+        A row per candidate, and for the first score and the step number alone: means over
+        half-samples of the learning part, and which was chosen; empty if there was too little to
+        choose from.
     levels : DataFrame
         A row per level, the policy's among them: what it needs, what is expected of it.
     groups : DataFrame
@@ -211,6 +215,13 @@ def calibrate_log(log: Trajectories, plan: Plan, data: str = "") -> Calibrated:
     log = replace(log, flat_scores=round_scores(log.flat_scores, plan.dtype))
     log, unlabelled = (log.take(at) for at in (log.labels != UNKNOWN, log.labels == UNKNOWN))
     label, kind, _ = KINDS[plan.risk]
+    if not len(log):
+        needed = sequences_needed(plan.calibrator, plan.level, plan.delta)
+        raise ScoreFileError(
+            "no sequence of the log has a label. Judge some hundred of them, drawn at random, in a "
+            "column label (0 is safe, 1 is unsafe) and leave it empty for the others; level "
+            f"{plan.level:g} needs at least {needed} {kind} ones. If your labels are in another "
+            "column, say --columns label:NAME.")
     if not log.count(label):
         what = "false alarms" if plan.risk == FALSE_ALARM else "misses"
         raise ScoreFileError(f"no sequence of the log has label {label} ({kind}). A bound on "
@@ -291,7 +302,7 @@ def _choose(part: Trajectories, units: IntArray, plan: Plan) -> tuple[Statistic,
     if min(part.count(0), part.count(1)) == 0:
         return named[default], pd.DataFrame()
     methods = [Method(one.name, one, plan.calibrator, "", "", draws_ties=True)
-               for one in CANDIDATES]
+               for one in (*CANDIDATES, *TRIVIAL)]
     _, dense = np.unique(units, return_inverse=True)
     found = compare_methods(
         part, methods, _halves(dense, SPLITS, plan.seed), levels=(plan.level,), delta=plan.delta,
@@ -299,10 +310,11 @@ def _choose(part: Trajectories, units: IntArray, plan: Plan) -> tuple[Statistic,
     )
     measured = found.pivot(index="split", columns="method", values=plan.objective)
     gain = OBJECTIVES[plan.objective] * measured.sub(measured[CANDIDATES[0].name], axis=0)
-    clear = gain.mean()[gain.mean() > gain.std()]
+    clear = gain.mean()[gain.mean() > gain.std()].drop([one.name for one in TRIVIAL],
+                                                       errors="ignore")
     name = default if plan.statistic or not len(clear) else str(clear.idxmax())
     means = found.groupby("method")[["far", "power", "restricted_delay"]].mean()
-    table = means.loc[list(named)].reset_index(names="statistic")
+    table = means.loc[[one.label for one in methods]].reset_index(names="statistic")
     table["gain"], table["noise"] = (values.loc[table["statistic"]].to_numpy()
                                      for values in (gain.mean(), gain.std()))
     table["chosen"] = table["statistic"] == name
@@ -509,11 +521,11 @@ def describe_calibration(found: Calibrated) -> str:
     """Return a calibration in lines for a terminal."""
     policy, lines = found.policy, [found.policy.promise, ""]
     row = _own_row(found.levels, policy)
-    lines += [f"warning: {warning}" for warning in (*policy.warnings(), *turned(row))]
+    lines += [f"warning: {warning}" for warning in (*policy.warnings(), *_turned(row))]
     expected = "Expected with the threshold of all" if policy.groups else "Expected"
     lines += [
-        enough(row, policy), chosen(found.statistics, policy), alarms_where(policy),
-        both(row, policy),
+        _enough(row, policy), _chosen(found.statistics, policy), _alarms_where(policy),
+        _both(row, policy),
         f"{expected}: false alarms {_range(row, 'far')}, power {_range(row, 'power')}, delay of "
         f"the detected {_range(row, 'delay')}, restricted delay {_range(row, 'restricted_delay')}.",
         f"{_day(row)}: {row['alarms_per_day']:.4g} alarms, {row['false_alarms_per_day']:.4g} of "
@@ -527,7 +539,7 @@ def describe_calibration(found: Calibrated) -> str:
     for _, one in found.groups.iterrows():
         own = (f"False alarms {_range(one, 'far')}, power {_range(one, 'power')}."
                if one["calibrating"] >= one["needed"] else "The threshold of all judges it.")
-        lines.append(f"group {one['group']}: {enough(one, policy)} {own}")
+        lines.append(f"group {one['group']}: {_enough(one, policy)} {own}")
     for _, one in found.estimates.iterrows():
         lines.append(f"{one['rate']}: {_range(one, 'plain')} from {one['labelled']} labels, "
                      f"{_range(one, 'corrected')} corrected by {one['sequences']} sequences; "
@@ -558,7 +570,7 @@ def _right(row: pd.Series[float]) -> str:
     return f"{row['precision']:.1%} of alarms are right"
 
 
-def turned(row: pd.Series[float]) -> list[str]:
+def _turned(row: pd.Series[float]) -> list[str]:
     """Warn if safe sequences peak higher than unsafe ones, as they do where a log is turned."""
     if not row.get("higher", math.nan) < TURNED:
         return []
@@ -567,7 +579,7 @@ def turned(row: pd.Series[float]) -> list[str]:
             "and --positive (what label 1 means) are those of the log."]
 
 
-def alarms_where(policy: Policy) -> str:
+def _alarms_where(policy: Policy) -> str:
     """Say when the policy alarms, of the score as it comes in where that is what is compared."""
     rule, kind = policy.threshold, policy.statistic.to_dict()["kind"]
     safety = policy.side == "safety"
@@ -580,7 +592,7 @@ def alarms_where(policy: Policy) -> str:
     return f"It alarms where {NAMES.get(kind, kind)}{turned_round} is above {rule.value!r}."
 
 
-def enough(row: pd.Series[float], policy: Policy) -> str:
+def _enough(row: pd.Series[float], policy: Policy) -> str:
     """Say whether there are enough sequences to calibrate a level on, from its row."""
     verdict = "enough" if row["calibrating"] >= row["needed"] else "not enough"
     kind = KINDS[policy.threshold.risk][1]
@@ -588,14 +600,14 @@ def enough(row: pd.Series[float], policy: Policy) -> str:
             f"{row['level']:g} needs {row['needed']:.0f}: {verdict}.")
 
 
-def both(row: pd.Series[float], policy: Policy) -> str:
+def _both(row: pd.Series[float], policy: Policy) -> str:
     """Say which level of the other risk the threshold keeps, from the row of its level."""
     other = "misses" if policy.threshold.risk == FALSE_ALARM else "false alarms"
     return (f"On average over calibration sets the same threshold also keeps {other} to "
             f"{row['also']:.3f}.")
 
 
-def chosen(statistics: pd.DataFrame, policy: Policy) -> str:
+def _chosen(statistics: pd.DataFrame, policy: Policy) -> str:
     """Say which statistic is compared with the threshold, and why."""
     kind = policy.statistic.to_dict()["kind"]
     kind = NAMES.get(kind, kind)
@@ -648,8 +660,8 @@ def write_page(folder: Path) -> None:
     row = _own_row(levels, policy)
     found = Calibrated(policy, **tables)
     sections = [
-        {"title": "What to expect", "words": f"{enough(row, policy)} {alarms_where(policy)} "
-         f"{both(row, policy)} Rates and "
+        {"title": "What to expect", "words": f"{_enough(row, policy)} {_alarms_where(policy)} "
+         f"{_both(row, policy)} Rates and "
          f"delays with 95 % intervals. Each of the {KINDS[rule.risk][1]} sequences is judged by a "
          "threshold placed without it; the restricted delay is the share of its steps that an "
          "unsafe sequence had taken at its alarm, and counts a miss as 1.",
@@ -660,7 +672,9 @@ def write_page(folder: Path) -> None:
          f"Below, what this means for a day in deployment. {_day(row)}.",
          "picture": _picture(levels, rule.level, rule.risk), "alt": ALT,
          "table": _table(_per_day(levels))},
-        {"title": "Which statistic", "words": chosen(found.statistics, policy),
+        {"title": "Which statistic", "words": _chosen(found.statistics, policy)
+         + " What first_score and step_number reach, one gets without watching any further step."
+         * bool(len(found.statistics)),
          "table": _table(found.statistics.rename(columns=MEASURES))},
     ]
     if len(found.groups):
@@ -686,7 +700,7 @@ def write_page(folder: Path) -> None:
              "drift": "watched" if policy.drift else "not watched"}
     write_text_atomic(folder / "page.html", render_page(
         "policy.html.j2", name=policy.name, promise=policy.promise, facts=facts,
-        state=policy.state(), warnings=[*policy.warnings(), *turned(row)],
+        state=policy.state(), warnings=[*policy.warnings(), *_turned(row)],
         sections=[{"table": "", "picture": "", "alt": ""} | one for one in sections]))
 
 

@@ -80,11 +80,11 @@ class LearnedPrefix:
 class ChosenPrefix:
     """The statistic that cross-validation prefers for an objective, among a handful.
 
-    Candidates are the score itself; what lies halfway between it and the log odds of
-    :class:`LearnedPrefix`; and log odds that are learned from all steps and, with more weight, from
-    the peaks, which are all that a threshold sees; each with several head starts for early steps.
-    Five folds of the training part say what each would reach at a few false alarm rates. One that
-    is worse there than the score itself, in the objective, in power or in restricted delay, is left
+    Candidates are the score itself; the log odds of :class:`LearnedPrefix`; what lies halfway
+    between the two; and log odds that are learned from all steps and, with more weight, from the
+    peaks, which are all that a threshold sees; each with several head starts for early steps. Five
+    folds of the training part say what each would reach at a few false alarm rates. One that is
+    worse there than the score itself, in the objective, in power or in restricted delay, is left
     out; those that come near the best are averaged, since which of them is first is chance. From
     few sequences the score itself is taken. Only the training part is read, so the guarantee stays.
 
@@ -133,7 +133,7 @@ class ChosenPrefix:
         for label in (0, 1):
             ours = np.flatnonzero(table.labels == label)
             fold[ours] = np.arange(len(ours)) % FOLDS
-        odds = np.empty((1 + 2 * len(HEAD_STARTS), len(table.features)))
+        odds = np.empty((1 + 3 * len(HEAD_STARTS), len(table.features)))
         for held_out in range(FOLDS):
             steps = np.repeat(fold == held_out, table.lengths)
             weights = np.array(list(table.candidates(np.flatnonzero(fold != held_out))))
@@ -188,7 +188,8 @@ class _Table:
         by_peaks = self.peak_weights(chosen, by_steps)
         score, by_steps, by_peaks = map(self._unit, (score, by_steps, by_peaks))
         yield score
-        for learned in ((score + by_steps) / 2.0, self._unit(by_steps + PEAKS * by_peaks)):
+        halfway = (score + by_steps) / 2.0
+        for learned in (halfway, by_steps, self._unit(by_steps + PEAKS * by_peaks)):
             for head_start in HEAD_STARTS:
                 yield learned + head_start * early
 

@@ -34,6 +34,7 @@ MOST_MARKS = 100  # steps that are marked one by one
 
 MEASURE_LABELS = {
     "far": "false alarm rate ↓",
+    "miss": "miss rate ↓",
     "power": "power ↑",
     "after_onset": "caught at or\nafter the onset ↑",
     "by_half": "caught by half ↑\n(of the steps)",
@@ -97,7 +98,7 @@ def plot_protocol(
     title: str,
     measures: Sequence[str] = ("far", "power", "delay", "restricted_delay"),
 ) -> Figure:
-    """Measures against the target level, one column per data set (paper figures 2 and 3).
+    """Measures against the target level, one column per data set (paper figures 2 to 4).
 
     Parameters
     ----------
@@ -111,8 +112,9 @@ def plot_protocol(
     title : str
         Title of the figure.
     measures : sequence of str
-        Rows.
+        Rows, the first of them what the level is about; `miss` is 1 minus the power.
     """
+    results = results.assign(miss=1.0 - results["power"])
     results = results[results["dataset"].isin([dataset for dataset, _ in panels])
                       & results["method"].isin([*methods, *TRIVIAL])]
     width = TWO_COLUMNS * max(len(panels) / 4, 1.0) if len(panels) > 1 else TWO_COLUMNS * 0.62
@@ -126,13 +128,13 @@ def plot_protocol(
             chosen = table[(table["dataset"] == key[0]) & (table["signal"] == key[1])]
             for method in (*methods, *TRIVIAL):
                 _band(ax, chosen[chosen["method"] == method], method)
-            if measure == "far":
+            if row == 0:
                 ends = [chosen["level"].min(), chosen["level"].max()]
                 ax.plot(ends, ends, color=GREY, linestyle="--", label="level ε")
             else:
                 ax.set_ylim(0, 1.02)
             if row == 0:
-                ax.set_title(_two_lines(name))
+                ax.set_title(_two_lines(name), fontsize=8 if len(panels) > 3 else None)
             if row == len(measures) - 1:
                 ax.set_xlabel("target level ε")
         axes[row, 0].set_ylabel(MEASURE_LABELS[measure])

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from monitorlab.chapters.online.summary import band_over_splits
 from monitorlab.chapters.shift.scenes import AS_CALIBRATED, ROLLING, WEIGHTED
 from monitorlab.display.style import (
     BLUE,
     FALSE_ALARMS,
     GREEN,
     GREY,
-    METHOD_COLORS,
-    METHOD_MARKERS,
-    MISSES,
     ORANGE,
     TWO_COLUMNS,
     shared_legend,
@@ -25,49 +19,6 @@ from monitorlab.display.style import (
 )
 
 WAYS = {AS_CALIBRATED: (GREY, "o"), ROLLING: (BLUE, "s"), WEIGHTED: (GREEN, "D")}
-
-
-def plot_misses(
-    results: pd.DataFrame, panels: Mapping[tuple[str, str], str], methods: Sequence[str],
-    title: str,
-) -> Figure:
-    """Miss rate, and its price in false alarms, against the level of misses (paper figure 4).
-
-    Parameters
-    ----------
-    results : DataFrame
-        As from :func:`monitorlab.online.comparison.compare_methods` with the risk of misses.
-    panels : mapping of (dataset, signal) to str
-        Columns and their titles.
-    methods : sequence of str
-        One line each; the band is q10 to q90 over splits.
-    title : str
-        Title of the figure.
-    """
-    fig, axes = subplots(2, len(panels), TWO_COLUMNS, 5.2, sharex=True, sharey="row")
-    table = results.assign(miss=1 - results["power"])
-    for row, (measure, label) in enumerate((("miss", MISSES), ("far", FALSE_ALARMS))):
-        bands = band_over_splits(table, measure)
-        for column, (key, name) in enumerate(panels.items()):
-            ax = axes[row, column]
-            own = bands[(bands["dataset"] == key[0]) & (bands["signal"] == key[1])]
-            for method in methods:
-                lines = own[own["method"] == method]
-                color = METHOD_COLORS.get(method, GREY)
-                ax.plot(lines["level"], lines["mean"], color=color, label=method,
-                        marker=METHOD_MARKERS.get(method, "o"))
-                ax.fill_between(lines["level"], lines["q10"], lines["q90"], color=color, alpha=0.15)
-            ax.set_ylim(0, 1.02)
-            if row == 0:
-                ends = [own["level"].min(), own["level"].max()]
-                ax.plot(ends, ends, color=GREY, linestyle="--", label="level ε")
-                ax.set_title(name, fontsize=8)
-            else:
-                ax.set_xlabel("target level ε of misses")
-        axes[row, 0].set_ylabel(label.replace(" (", "\n("))
-    shared_legend(fig, list(axes[0]), 3)
-    fig.suptitle(title, fontweight="bold")
-    return fig
 
 
 def plot_feasible(lines: pd.DataFrame, title: str) -> Figure:

@@ -1,13 +1,20 @@
-"""Sequences that hang together: what a promise about single ones is worth, and its mend."""
+"""Sequences of a group: what a promise about all, or about single ones, is worth to it."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
 
 from monitorlab.evaluation.operating_points import choose_rule
 from monitorlab.evaluation.panel import PAIR, SCENARIO
+from monitorlab.online.comparison import random_splits
+from monitorlab.online.metrics import peaks
+from monitorlab.online.trajectories import Trajectories
+from monitorlab.statistics.thresholds import calibrate
 
 RULES = {"exact binomial, by sequence": ("binomial", PAIR),
          "CRC, by sequence": ("crc", PAIR),
@@ -59,3 +66,37 @@ def promises_by_group(
          f"above {level:g} in at most {delta:g}", "mean far": values.mean(),
          "share above": (values > level).mean(), "silent": (values == 0).mean()}
         for name, values in found.items())
+
+
+def thresholds_by_group(
+    data: Trajectories, groups: NDArray[Any], level: float, splits: int, seed: int
+) -> pd.DataFrame:
+    """Compare one threshold for all with one per group, on random halves.
+
+    Parameters
+    ----------
+    data : Trajectories
+        Labelled sequences.
+    groups : ndarray, shape (n,)
+        Group of each sequence.
+    level : float
+        Target false alarm rate.
+    splits, seed : int
+        Random halves; one calibrates (CRC), the other counts.
+
+    Returns
+    -------
+    DataFrame
+        ``group, threshold, far, power``: means over splits, a row per group and way.
+    """
+    found, rows = peaks(data), []
+    for own, rest in random_splits(len(data), splits, 0.5, seed):
+        safe = own[data.labels[own] == 0]
+        for group in np.unique(groups):
+            ours = rest[groups[rest] == group]
+            for way, at in (("one for all", safe), ("its own", safe[groups[safe] == group])):
+                alarm = found[ours] > calibrate(found[at], level).value
+                unsafe = data.labels[ours] == 1
+                rows.append((group, way, alarm[~unsafe].mean(), alarm[unsafe].mean()))
+    table = pd.DataFrame(rows, columns=["group", "threshold", "far", "power"])
+    return table.groupby(["group", "threshold"], sort=False).mean().reset_index()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -132,26 +133,20 @@ def _martingale(old: FloatArray, new: FloatArray, rate: float, rng: np.random.Ge
 
 
 def _looks(
-    old: FloatArray, new: FloatArray, rate_of: Callable[[int], float]
+    old: FloatArray, new: FloatArray, rate: float, rng: np.random.Generator, *, corrected: bool
 ) -> int:
     """Compare everything that arrived with what calibrated, look after look."""
     for look, seen in enumerate(range(LOOK_EVERY, len(new) + 1, LOOK_EVERY), 1):
-        if stats.mannwhitneyu(old, new[:seen], method="asymptotic").pvalue <= rate_of(look):
+        share = 1 / (look * (look + 1)) if corrected else 1  # these shares sum to 1
+        if stats.mannwhitneyu(old, new[:seen], method="asymptotic").pvalue <= rate * share:
             return seen
     return 0
 
 
-def _repeated(old: FloatArray, new: FloatArray, rate: float, rng: np.random.Generator) -> int:
-    return _looks(old, new, lambda look: rate)
-
-
-def _corrected(old: FloatArray, new: FloatArray, rate: float, rng: np.random.Generator) -> int:
-    return _looks(old, new, lambda look: rate / (look * (look + 1)))  # these rates sum to `rate`
-
-
 # Peaks that calibrated, peaks that arrived, rate, generator -> sequences until the alarm, or 0.
 DETECTORS: Mapping[str, Callable[[FloatArray, FloatArray, float, np.random.Generator], int]] = {
-    MARTINGALE: _martingale, REPEATED: _repeated, CORRECTED: _corrected,
+    MARTINGALE: _martingale, REPEATED: partial(_looks, corrected=False),
+    CORRECTED: partial(_looks, corrected=True),
 }
 
 
@@ -176,7 +171,7 @@ def alarms(one: Play, level: float, late: int) -> Iterator[tuple[str, NDArray[np
     Yields
     ------
     way : str
-        "as calibrated"; "rolling, labels late", from as many of the latest safe sequences as
+        "as calibrated"; "rolling, labels late", from half as many of the latest safe sequences as
         calibrated at first; and "weighted" where the play has weights.
     alarmed : ndarray of bool, shape (m,)
     """
@@ -189,7 +184,7 @@ def alarms(one: Play, level: float, late: int) -> Iterator[tuple[str, NDArray[np
 
 
 def _rolling(safe: FloatArray, arriving: FloatArray, level: float, late: int) -> NDArray[np.bool_]:
-    latest = deque(safe.tolist(), maxlen=len(safe))
+    latest = deque(safe.tolist(), maxlen=max(len(safe) // 2, 1))
     value, alarmed = calibrate(safe, level).value, np.zeros(len(arriving), bool)
     for i, peak in enumerate(arriving[:, 0]):
         if i >= late and arriving[i - late, 1] == 0:
@@ -268,35 +263,37 @@ def watch_scenes(
     -------
     detected : DataFrame
         One row per scene and detector: ``reported`` (share of plays), ``after`` (median sequences
-        until the report, over the plays with one).
+        until the report, over the plays with one), and what happened until the report, or to the
+        end without one, under the threshold as calibrated, as means over plays: ``false_alarms``,
+        ``allowed`` (the level times the safe sequences) and ``missed``.
     kept : DataFrame
         One row per scene and way of placing the threshold: ``far`` and ``power`` among the later
         half of the arriving sequences, where every change has had its time, as means over plays
         with ``far_error``, the standard error of the mean.
     """
-    reports: dict[tuple[str, str], list[int]] = {}
-    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    reports, found = [], []
     for scene in chosen:
         for _ in range(sizes.plays):
             one = play(scene, sizes.calibrating, sizes.arriving, rng)
-            old, new = one.calibrating[:, 0], one.arriving[:, 0]
+            old, new, safe = one.calibrating[:, 0], one.arriving[:, 0], one.arriving[:, 1] == 0
+            ways = dict(alarms(one, level, sizes.late))
             for name, detect in DETECTORS.items():
-                reports.setdefault((scene.name, name), []).append(detect(old, new, rate, rng))
+                at = detect(old, new, rate, rng)
+                alarmed, ours = ways[AS_CALIBRATED][: at or None], safe[: at or None]
+                accrued = np.sum(alarmed & ours), level * np.sum(ours), np.sum(~alarmed & ~ours)
+                reports.append((scene.name, name, at > 0, at or np.nan, *accrued))
             later = np.arange(len(new)) >= len(new) // 2
-            labels = one.arriving[:, 1]
-            for way, alarmed in alarms(one, level, sizes.late):
-                rates = (_mean(alarmed[later & (labels == label)]) for label in (0, 1))
-                found.setdefault((scene.name, way), []).append((next(rates), next(rates)))
+            found += [(scene.name, way, _mean(alarmed[later & safe]), _mean(alarmed[later & ~safe]))
+                      for way, alarmed in ways.items()]
+    accruing = ["false_alarms", "allowed", "missed"]
     detected = pd.DataFrame(
-        {"change": change, "detector": detector, "reported": float(np.mean(np.array(at) > 0)),
-         "after": float(np.median([one for one in at if one])) if any(at) else np.nan}
-        for (change, detector), at in reports.items())
-    kept = pd.DataFrame(
-        {"change": change, "threshold": way, "far": np.nanmean(rates, axis=0)[0],
-         "far_error": stats.sem(rates, axis=0, nan_policy="omit")[0],
-         "power": np.nanmean(rates, axis=0)[1]}
-        for (change, way), rates in found.items())
-    return detected, kept
+        reports, columns=["change", "detector", "reported", "after", *accruing],
+    ).groupby(["change", "detector"], sort=False).agg(
+        {"reported": "mean", "after": "median", **dict.fromkeys(accruing, "mean")})
+    kept = pd.DataFrame(found, columns=["change", "threshold", "far", "power"]).groupby(
+        ["change", "threshold"], sort=False).agg(
+        far=("far", "mean"), far_error=("far", "sem"), power=("power", "mean"))
+    return detected.reset_index(), kept.reset_index()
 
 
 def _mean(values: NDArray[np.bool_]) -> float:
