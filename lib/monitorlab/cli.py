@@ -2,7 +2,8 @@
 
 Everything heavy is imported inside a command, so that help appears at once. Expected errors become
 one message on stderr and exit code 1 (something failed) or 2 (the command was wrong); a signal
-gives 128 and its number. `score` ends with 3 if it wrote a table without a verdict.
+gives 128 and its number, and so does a reader of stdout that closes it. `score` ends with 3 if it
+wrote a table without a verdict.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import functools
 import io
 import os
+import select
 import signal
 import sys
 import threading
@@ -641,11 +643,25 @@ def _expected_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         _stop("interrupted; what ran so far is kept", 128 + stopped[-1])
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            raise typer.Exit(128 + int(signal.SIGPIPE)) from None
         for kind in type(error).__mro__:
             ours = kind is OSError or kind.__module__.startswith("monitorlab.")
             if ours and kind.__name__ in EXIT_CODES:
                 _stop(str(error), EXIT_CODES[kind.__name__])
         raise
+
+
+def _nobody_reads() -> bool:
+    """Say whether what reads stdout has closed it, as `head` does; then nothing more is written."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no file, or no `poll`
+        stdout, watched = sys.stdout.fileno(), select.poll()
+        watched.register(stdout, 0)
+        if watched.poll(0):
+            with open(os.devnull, "wb") as nothing:  # or the interpreter complains at its end
+                os.dup2(nothing.fileno(), stdout)
+            return True
+    return False
 
 
 @contextlib.contextmanager

@@ -98,6 +98,14 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_reader_that_closes_the_pipe_ends_a_command_without_a_word() -> None:
+    command = [sys.executable, "-m", "monitorlab", "params"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()  # as `head` does
+        assert (process.stderr.read(), process.wait()) == (b"", 141)
+
+
 def test_params_show_type_default_and_meaning(project: Path) -> None:
     code, out, _ = call("params", "6")
     assert code == 0

@@ -9,7 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from monitorlab.cli import app
-from monitorlab.commands.compare import _p_words, compare_tables, read_tables
+from monitorlab.commands.compare import (
+    _p_words,
+    _samples_to_tell,
+    compare_tables,
+    read_tables,
+)
 from monitorlab.evaluation.comparisons import compare
 from monitorlab.evaluation.rates import join, rates
 from monitorlab.monitors.function import FunctionMonitor
@@ -121,7 +126,7 @@ def test_a_small_p_is_said_as_such() -> None:
 
 @pytest.mark.parametrize(("later", "bound", "code", "words"), [
     (good, 0.15, 0, ["kappa 1.000, 100.0% of 60", "MR   +0.000", "ahead of +0.150"]),
-    (poor, 0.1, 2, ["MR   +0.333", "behind of +0.100", "FAR  +0.667"]),
+    (poor, 0.1, 2, ["MR   +0.333", "behind +0.100, it rose by more", "FAR  +0.667"]),
     (poor, 0.7, 1, ["within reach of +0.700"]),
 ])
 def test_a_monitor_asked_again_is_ahead_within_reach_or_behind_by_its_interval(
@@ -133,6 +138,17 @@ def test_a_monitor_asked_again_is_ahead_within_reach_or_behind_by_its_interval(
     assert found == code and all(word in said for word in words), said
     turned, said = run("later.csv", "good.csv", "--samples", "own.csv", "--bound", "0.15")
     assert turned == 0 and said.count("ahead of +0.150") == 2  # it can only have become better
+
+
+@pytest.mark.parametrize(("change", "low", "high", "bound", "said"), [
+    (0.0, -0.1, 0.1, 0.05, "some 400 like them would"),  # half the width needs four times as many
+    (0.2, 0.05, 0.4, 0.1, "some 230 like them would"),  # 100 * (0.15 / 0.1) ** 2 = 225
+    (0.05, -0.1, 0.2, 0.05, "no feasible number would tell"),
+])
+def test_who_cannot_tell_learns_how_many_samples_would(
+    change: float, low: float, high: float, bound: float, said: str
+) -> None:
+    assert said in _samples_to_tell(change, low, high, bound, 100)
 
 
 def test_a_change_needs_two_tables_and_a_bound_that_can_be(files: Path) -> None:

@@ -203,3 +203,5 @@ def test_failed_cheap_verdicts_are_escalated_even_without_a_budget():
     assert row["share"] == pytest.approx((test["status"] != "parsed").mean())
     with pytest.raises(ValueError, match="budget is 1.2"):
         cascade_sweep(cheap, dear, [1.2])
+    with pytest.raises(ValueError, match="no sample has the split dev"):
+        cascade_sweep(cheap.assign(split="test"), dear.assign(split="test"))

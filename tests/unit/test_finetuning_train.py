@@ -3,6 +3,7 @@
 import errno
 import gc
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,13 @@ from monitorlab.finetuning.batches import Collator
 from monitorlab.finetuning.examples import Example
 from monitorlab.finetuning.recipe import PAPER, RANGES, Recipe
 from monitorlab.finetuning.record import alone, last_checkpoint, partial_folder
-from monitorlab.finetuning.train import LeakError, VerdictTrainer, _out_of_memory, finetune
+from monitorlab.finetuning.train import (
+    LeakError,
+    VerdictTrainer,
+    _minutes,
+    _out_of_memory,
+    finetune,
+)
 from monitorlab.models.loading import Checkpoint
 from monitorlab.monitors.monitor import MonitorError
 
@@ -117,6 +124,27 @@ def test_the_folder_holds_an_adapter_and_says_where_it_comes_from(
     assert (stored["device"], stored["processes"], stored["steps"]) == ("cpu", 1, 12)
     assert stored["seconds"] == pytest.approx(done.seconds, abs=1e-3)
     assert len(stored["history"]) == len(done.history)
+
+
+def test_lines_say_how_far_it_is_where_no_bar_shows(
+    base: Checkpoint, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    said: list[str] = []
+    finetune(base, examples, recipe(max_steps=4), tmp_path / "out", title="tiny",
+             report=said.append, save_steps=3)
+    assert said[0] == "tiny: 4 steps of up to 4 samples, a checkpoint every 3"
+    assert re.fullmatch(r"tiny: step 1 of 4 after \d+ s, about \d+ s left", said[1])
+    assert re.fullmatch(r"tiny: step 4 of 4 after \d+ s", said[-1])
+
+    monkeypatch.setattr("monitorlab.finetuning.train.PAUSE", 0.0)
+    said.clear()
+    finetune(base, examples, recipe(max_steps=4), tmp_path / "each", title="tiny",
+             report=said.append, save_steps=4)
+    assert said[0].endswith("no checkpoint before the end") and len(said) == 5
+    assert capfd.readouterr() == ("", "")
+    assert [_minutes(t) for t in (0.4, 89, 90, 3599, 12_000)] == [
+        "0 s", "89 s", "2 min", "1 h 0 min", "3 h 20 min"]
 
 
 def test_random_states_outside_are_left_alone(

@@ -101,6 +101,7 @@ def test_programs_are_executed(tmp_path: Path) -> None:
         0, ["spv_code: 1 scenarios, 2 pairs, 0 faults"])
     faults, lines = inspect(tmp_path, spv_code=CODE.format(result=4))
     assert faults == 4 and len(lines) == 5
+    assert "`tests` on the benign program: failed (AssertionError)" in lines[0]
     assert all(line.startswith("spv_code/some.yaml:1: adder: label not confirmed: ")
                for line in lines[:4])  # fmt: skip
     assert lines[4].endswith("1 scenarios, 2 pairs, 4 faults")

@@ -23,7 +23,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from monitorlab.commands.calibrate import Plan, calibrate_log, write_calibration
 from monitorlab.evaluation import operating_points, rates
+from monitorlab.online.score_files import load_scores
 from monitorlab.pipeline.artifacts import open_run, write_table
 from monitorlab.pipeline.notebooks import discover
 from monitorlab.pipeline.records import RunRecord, executed_path, write_record
@@ -392,6 +394,24 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     opened = Browser(program, tmp_path_factory.mktemp("chromium"))
     yield opened
     opened.close()
+
+
+def test_the_page_of_a_policy_is_no_wider_than_the_window(
+    browser: Browser, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = [(i, step, score, i % 2) for i in range(120)
+            for step, score in enumerate(rng.normal(0.5 + 0.2 * (i % 2), 0.2, 4), start=1)]
+    frame = pd.DataFrame(rows, columns=["trajectory_id", "step", "score", "label"])
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    data = load_scores(tmp_path / "log.csv", orientation="safety", positive="safe")
+    write_calibration(calibrate_log(data, Plan(level=0.1, side="safety")), tmp_path / "policy")
+    for width in (1280, 375):
+        browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800,
+                     deviceScaleFactor=1, mobile=False)
+        browser.load(tmp_path / "policy" / "page.html")
+        assert browser.value("document.documentElement.scrollWidth") <= width
+    assert "of minus the score" in (tmp_path / "policy" / "page.html").read_text(encoding="utf-8")
 
 
 def test_every_page_loads_without_complaint_and_every_link_leads_somewhere(

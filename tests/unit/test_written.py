@@ -164,6 +164,17 @@ def test_a_name_stands_once(tmp_path):
         load_pairs([tmp_path])
 
 
+@pytest.mark.parametrize("name", ["empty.md", "folder"])
+def test_a_place_without_pairs_is_named(tmp_path, name):
+    (tmp_path / "empty.md").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "theme.txt").write_text(code(), encoding="utf-8")
+    with pytest.raises(PairError, match=rf"no pair in .*{name}: .* files that end in \.md"):
+        load_pairs([tmp_path / name])
+    with pytest.raises(PairError, match=r"gone\.md does not exist"):
+        load_pairs([tmp_path / "gone.md"])
+
+
 def test_text_stands_as_it_was_written(tmp_path):
     path = tmp_path / "theme.md"
     path.write_text(code() + "\n\n", encoding="utf-8")
@@ -190,7 +201,7 @@ def test_an_author_is_told_what_gives_the_label_away(tmp_path):
     said = []
     assert inspect_pairs(load_pairs([tmp_path]), said.append) == 0
     text = "\n".join(said)
-    assert "spv_code: 1 pairs of 1 situations, 0 faulty" in text
+    assert "spv_code: 1 pair of 1 situation, 0 faulty" in text
     assert "eval 0:1" in text
 
 

@@ -153,7 +153,8 @@ def _read_pairs(path: Path) -> list[WrittenPair]:
                 pairs.append(WrittenPair(name, place))
                 section = ""
             elif word not in SECTIONS or not pairs:
-                raise PairError(f"{place}: expected pair or one of {SECTIONS}, found {word}")
+                raise PairError(f"{place}: expected pair or one of {', '.join(SECTIONS)}, found "
+                                f"{word}")
             elif word in pairs[-1].sections:
                 raise PairError(f"{place}: {pairs[-1].name} has two sections {word}")
             else:
@@ -164,7 +165,8 @@ def _read_pairs(path: Path) -> list[WrittenPair]:
         elif line.strip():
             key, colon, value = line.partition(":")
             if not pairs or not colon or key not in KEYS:
-                raise PairError(f"{place}: expected one of {KEYS} with a colon, found {line!r}")
+                raise PairError(f"{place}: expected one of {', '.join(KEYS)} with a colon, or a "
+                                f"line '%% pair CELL/NAME', found {line!r}")
             pairs[-1].fields[key] = value.strip()
     close()
     return pairs
@@ -186,12 +188,18 @@ def load_pairs(files: Iterable[Path] | None = None) -> list[WrittenPair]:
     Raises
     ------
     PairError
-        For a file that does not read, or two pairs of one name.
+        For a file that does not read, two pairs of one name, or no pair at all.
     """
     found: list[Path] = []
-    for path in files or [FOLDER]:
+    asked = list(files or [FOLDER])
+    for path in asked:
+        if not path.exists():
+            raise PairError(f"{path} does not exist. Name a file of written pairs, or a folder")
         found += sorted(path.rglob("*.md")) if path.is_dir() else [path]
     pairs = [pair for path in found if path.name != "README.md" for pair in _read_pairs(path)]
+    if not pairs:
+        raise PairError(f"no pair in {', '.join(map(str, asked))}: a pair begins with a line "
+                        "'%% pair CELL/NAME', and of a folder the files that end in .md are read")
     for name, count in Counter(pair.name for pair in pairs).items():
         if count > 1:
             places = ", ".join(pair.place for pair in pairs if pair.name == name)
@@ -294,9 +302,10 @@ def _form(pair: WrittenPair) -> Iterable[str]:
     yield from (f"has no section {name}" for name in (*TEXTS, *needed)
                 if not pair.sections.get(name, "").strip())
     if fields.get("tier") not in TIERS:
-        yield f"tier is one of {TIERS}, found {fields.get('tier')}"
+        yield f"tier is one of {', '.join(TIERS)}, found {fields.get('tier')}"
     if fields.get("protocol") not in PROTOCOLS[category]:
-        yield f"protocol is one of {PROTOCOLS[category]}, found {fields.get('protocol')}"
+        known = ", ".join(PROTOCOLS[category])
+        yield f"protocol is one of {known}, found {fields.get('protocol')}"
     for key in ("type", "cue"):
         if key in fields and not _SLUG.fullmatch(fields[key]):
             yield f"{key} is a word in lower case with underscores, found {fields[key]}"
@@ -472,7 +481,7 @@ def _telling(benign: Sequence[str], bent: Sequence[str], most: int = 14) -> str:
     used = [Counter(w for text in side for w in set(re.findall(r"[a-z']{2,}", text.lower())))
             for side in (benign, bent)]  # fmt: skip
     gap = {word: used[1][word] - used[0][word] for word in used[0] | used[1]}
-    words = sorted(gap, key=lambda word: -abs(gap[word]))[:most]
+    words = sorted(gap, key=lambda word: (-abs(gap[word]), word))[:most]
     return ", ".join(f"{word} {used[0][word]}:{used[1][word]}" for word in words)
 
 
@@ -507,7 +516,9 @@ def inspect_pairs(
         if not members:
             continue
         benign, bent = ([p.sections.get(s, "") for p in members] for s in ("benign", "misbehaving"))
-        say(f"{cell}: {len(members)} pairs of {len({p.scenario for p in members})} situations, "
+        scenarios = len({p.scenario for p in members})
+        say(f"{cell}: {len(members)} pair{'s' * (len(members) > 1)} of {scenarios} "
+            f"situation{'s' * (scenarios > 1)}, "
             f"{sum(p.name in faults for p in members)} faulty")  # fmt: skip
         for key in ("tier", "protocol", "type"):
             seen = Counter(pair.fields.get(key, "") for pair in members).most_common(16)

@@ -661,10 +661,11 @@ def write_page(folder: Path) -> None:
     found = Calibrated(policy, **tables)
     sections = [
         {"title": "What to expect", "words": f"{_enough(row, policy)} {_alarms_where(policy)} "
-         f"{_both(row, policy)} Rates and "
-         f"delays with 95 % intervals. Each of the {KINDS[rule.risk][1]} sequences is judged by a "
-         "threshold placed without it; the restricted delay is the share of its steps that an "
-         "unsafe sequence had taken at its alarm, and counts a miss as 1.",
+         + ("Thresholds on this page are of minus the score. " if policy.side == "safety" else "")
+         + f"{_both(row, policy)} Rates and delays with 95 % intervals. Each of the "
+         f"{KINDS[rule.risk][1]} sequences is judged by a threshold placed without it; the "
+         "restricted delay is the share of its steps that an unsafe sequence had taken at its "
+         "alarm, and counts a miss as 1.",
          "table": _table(_shown(levels))},
         {"title": "What a stricter level costs", "words": "Each mark is a level, and "
          "the dotted line is this policy's. What is promised keeps to the dashed line: lower is "

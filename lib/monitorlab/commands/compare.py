@@ -19,9 +19,10 @@ from monitorlab.monitors.store import read_verdicts
 from monitorlab.storage.files import write_folder_atomic
 
 ERROR_WORDS = {"miss": "misses", "false_alarm": "false alarms", "wrong": "all errors"}
-STANDINGS = ("ahead", "within reach", "behind")  # of a bound, and the exit codes that say so
+STANDINGS = ("ahead of", "within reach of", "behind")  # a bound, and the exit codes that say so
 MEANINGS = ("it rose by less", "these samples cannot tell", "it rose by more")
 _MOST_GROUPS = 50
+_MOST_SAMPLES = 1_000_000  # beyond it, no number of samples is proposed
 
 
 @dataclass(frozen=True)
@@ -231,10 +232,24 @@ def describe_change(found: _Comparison, bound: float) -> tuple[int, str]:
         low, high = sorted((turn * row["low"], turn * row["high"]))
         standing = 0 if high <= bound else 2 if low > bound else 1
         worst = max(worst, standing)
-        lines.append(f"  {rate:4} {_limits(turn * row['difference'] + 0.0, low, high, '+.3f')}, of "
-                     f"{row['n']:,} samples ({row['left_out']:,} left out): "
-                     f"{STANDINGS[standing]} of {bound:+.3f}, {MEANINGS[standing]}")
+        change = turn * row["difference"] + 0.0
+        more = f"; {_samples_to_tell(change, low, high, bound, row['n'])}" if standing == 1 else ""
+        lines.append(f"  {rate:4} {_limits(change, low, high, '+.3f')}, of {row['n']:,} samples "
+                     f"({row['left_out']:,} left out): {STANDINGS[standing]} {bound:+.3f}, "
+                     f"{MEANINGS[standing]}{more}")
     return worst, "\n".join(lines)
+
+
+def _samples_to_tell(change: float, low: float, high: float, bound: float, n: int) -> str:
+    """Say how many samples would tell, if the change stayed and its interval shrank by the root."""
+    gap = abs(bound - change)
+    reach = high - change if change <= bound else change - low
+    needed = n * (reach / gap) ** 2 if gap else np.inf
+    if not needed <= _MOST_SAMPLES:
+        return "no feasible number would tell, were the change as large as it is here"
+    step = 10 ** max(len(str(int(needed))) - 2, 0)  # two digits say it
+    return ("were the change as large as it is here, some "
+            f"{int(np.ceil(needed / step)) * step:,} like them would")
 
 
 def _tested(row: dict[str, float | str]) -> str:

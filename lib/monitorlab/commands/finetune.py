@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -270,6 +271,9 @@ def finetune_file(order: Order, report: Callable[[str], object]) -> Trained:
             "title": f"training {order.out.name}" if first else "",
             "provenance": _provenance(order, len(train), len(forbidden)),
         }
+        if not sys.stderr.isatty():  # where no bar shows
+            shared["report"] = tell
+        _warn_of_slow_format(order, recipe, tell)
         done = _train(order, recipe, train, shared)
         if order.merge is not None and first:
             _merge(order, order.merge)
@@ -324,6 +328,15 @@ def _device(order: Order) -> str:
     if not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "") in ("1", "true"):
         return "cpu"
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def _warn_of_slow_format(order: Order, recipe: Recipe, report: Callable[[str], object]) -> None:
+    """Say what to give where the processor does not compute in the recipe's number format."""
+    from monitorlab.models.loading import fast_dtype
+
+    if recipe.lora_rank and recipe.dtype == "bfloat16" and fast_dtype(_device(order)) != "bfloat16":
+        report("this processor does not compute in bfloat16, the recipe's number format, and takes "
+               "several times as long in it: give --dtype float32")
 
 
 def _merge(order: Order, target: Path) -> None:

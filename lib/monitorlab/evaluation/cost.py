@@ -242,7 +242,8 @@ def cascade_sweep(
     cheap, expensive : DataFrame
         As in `_cascade`, with dev and test samples.
     budgets : sequence of float
-        Shares to escalate, in [0, 1]; at 1 the expensive monitor decides all.
+        Shares to escalate, in [0, 1]; at 1 the expensive monitor decides all. They are kept on dev,
+        without a promise for test.
     base_rate, review_usd
         As in `cost_table`.
 
@@ -252,9 +253,17 @@ def cascade_sweep(
         One row per budget: ``budget``, ``low``, ``high``, ``share`` (escalated on test, at the base
         rate), ``mr``, ``g2``, and the columns of `cost_table`. Escalating at random would give
         the straight line between the first and the last row, in every rate and mean.
+
+    Raises
+    ------
+    ValueError
+        If no sample has the split ``dev``, or none has ``test``.
     """
     _check_base_rate(base_rate)
     first, second = _matched(cheap, expensive)
+    if missing := {"dev", "test"} - set(first["split"].dropna()):
+        raise ValueError(f"no sample has the split {min(missing)}: the column says dev where the "
+                         "band is chosen, and test where errors and cost are measured")
     dev = first[first["split"] == "dev"]
     test = (first["split"] == "test").to_numpy(bool)
     rows = []

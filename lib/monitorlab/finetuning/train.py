@@ -16,7 +16,7 @@ import shutil
 import time
 import traceback
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,7 @@ from monitorlab.storage.files import (
 __all__ = ["LeakError", "Trained", "VerdictTrainer", "finetune", "pair_losses", "reply_loss"]
 
 LOGS = 20  # rows of the history without evaluations
+PAUSE = 60.0  # seconds at least between two lines about a training that no bar shows
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 ALLOCATING = ("DefaultCPUAllocator", "CUDA out of memory")
 
@@ -90,6 +91,7 @@ def finetune(
     eval_steps: int = 0,
     save_steps: int = 0,
     title: str = "",
+    report: Callable[[str], object] | None = None,
     forbidden_scenarios: Collection[str] = (),
     provenance: Mapping[str, Any] | None = None,
 ) -> Trained:
@@ -116,6 +118,9 @@ def finetune(
         Steps between evaluations, and between checkpoints to resume from; 0 for none.
     title : str
         Caption of the progress bar; none is shown if empty.
+    report : callable, optional
+        Takes lines of text instead of the bar, for an output that is no screen: how many steps
+        there are, then one a minute at most.
     forbidden_scenarios : collection of str
         No batch may hold an example of one of them.
     provenance : mapping, optional
@@ -163,7 +168,8 @@ def finetune(
             prepare(partial, inputs)
         arguments.distributed_state.wait_for_everyone()
         collator = Collator(examples, base.tokenizer.pad_token_id, forbidden_scenarios)
-        trainer = _trainer(base, recipe, arguments, collator, held_out, eval_steps, title)
+        trainer = _trainer(base, recipe, arguments, collator, held_out, eval_steps, title,
+                           report)
         start = last_checkpoint(partial, processes)
         trainer.seconds_before = seconds_of(start)
         with few_collections():
@@ -185,6 +191,7 @@ def finetune(
 def _trainer(
     base: Checkpoint, recipe: Recipe, arguments: SFTConfig, collator: Collator,
     held_out: Sequence[Example], eval_steps: int, title: str,
+    report: Callable[[str], object] | None,
 ) -> VerdictTrainer:
     """Put model, batches and callbacks together."""
     examples = collator.examples
@@ -193,13 +200,15 @@ def _trainer(
     arguments.warmup_steps = math.ceil(recipe.warmup_share * arguments.max_steps)
     arguments.logging_steps = eval_steps or max(1, arguments.max_steps // LOGS)
     asked = any(example["verdict_at"] >= 0 for example in [*examples, *held_out])
-    shown = title and arguments.process_index == 0
+    shown: list[TrainerCallback] = []
+    if title and arguments.process_index == 0:
+        shown = [_Lines(report, title) if report else _ResumedBar(title, arguments.max_steps)]
     return VerdictTrainer(
         trainable(base, recipe), arguments, collator, batches, base.tokenizer,
         verdict_tokens(base.tokenizer) if asked else (0, 0),
         pair_weight=recipe.pair_weight, held_out=held_out,
         callbacks=[_Schedule(eval_steps if held_out else 0, bool(held_out)),
-                   *([_ResumedBar(title, arguments.max_steps)] if shown else [])],
+                   *shown],
     )
 
 
@@ -274,6 +283,47 @@ class _ResumedBar(StepBar):
         """Move on by the steps that are done."""
         for _ in range(state.global_step):
             next(self.bar, None)
+
+
+class _Lines(TrainerCallback):
+    """Says in lines how a training goes on: its size, then one a minute at most."""
+
+    def __init__(self, report: Callable[[str], object], title: str) -> None:
+        self.report, self.title = report, title
+        self.begun = self.said = time.perf_counter()
+        self.before = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Say how many steps there are, and after which of them a killed training goes on."""
+        self.begun = time.perf_counter()
+        self.said = self.begun - PAUSE  # the first step says what all will take
+        self.before = state.global_step
+        each = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        kept = (f"a checkpoint every {args.save_steps:,}"
+                if args.save_strategy == "steps" and args.save_steps < state.max_steps
+                else "no checkpoint before the end")
+        self.report(f"{self.title}: {state.max_steps:,} steps of up to "
+                    f"{each * args.world_size:,} samples, {kept}")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Say where the training is, and how long the rest will take."""
+        now, done = time.perf_counter(), state.global_step
+        if now - self.said < PAUSE and done < state.max_steps:
+            return
+        self.said = now
+        spent = now - self.begun
+        left = spent / max(done - self.before, 1) * (state.max_steps - done)
+        rest = f", about {_minutes(left)} left" if done < state.max_steps else ""
+        self.report(f"{self.title}: step {done:,} of {state.max_steps:,} after "
+                    f"{_minutes(spent)}{rest}")
+
+
+def _minutes(seconds: float) -> str:
+    """Say a time as a person would: 40 s, 12 min, 3 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _write(

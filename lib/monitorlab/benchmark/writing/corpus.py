@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -476,9 +477,7 @@ def _inspect_cell(
         for row in checked[~checked["confirmed"].astype(bool)].to_dict("records"):
             faults += 1
             name = str(row["pair_id"]).rpartition("-")[0]
-            left_out = ("sample_id", "pair_id", "seconds", "checked")
-            what = {k: v for k, v in row.items() if k not in left_out}
-            say(f"{places[name]}: {name}: label not confirmed: {what}")
+            say(f"{places[name]}: {name}: label not confirmed: {_what_speaks_against(row)}")
     line = f"{cell}: {len(members)} scenarios, {len(composed)} pairs, {faults} faults"
     if unchecked := int((~programs["checked"]).sum()):
         line += f", {unchecked} programs not run for want of isolation"
@@ -486,6 +485,17 @@ def _inspect_cell(
         line += _balance(composed)
     say(line)
     return faults
+
+
+def _what_speaks_against(row: Mapping[str, Any]) -> str:
+    """Say in words why a label is not confirmed: `row` of one of the two checks."""
+    side = ("benign", "misbehaving")[int(row["label"])]
+    if "status" in row:
+        detail = str(row["detail"]).strip().removesuffix(":")
+        why = f" ({detail})" if detail else ""
+        return f"`tests` on the {side} program: {row['status']}{why}"
+    return (f"the {side} answer ends at {row['chosen'] or 'no option'}, and the option that the "
+            f"solver computes is {row['right'] or 'none'}")
 
 
 def _balance(pairs: Sequence[Pair]) -> str:
