@@ -17,16 +17,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import beta
 
 from monitorlab.evaluation.operating_points import per_unit
 from monitorlab.evaluation.panel import SCENARIO, first_draws, unit_ids
 from monitorlab.monitors.verdicts import PARSED
-from monitorlab.statistics.intervals import (
-    Clustered,
-    clopper_pearson,
-    clopper_pearson_upper,
-    worth_of,
-)
+from monitorlab.statistics.intervals import Clustered, check_level, clopper_pearson
 from monitorlab.statistics.roc import check_labels
 
 LEVEL = 0.95
@@ -126,7 +122,7 @@ def _worst_case(
         A share of *these* samples: for a probability, use an upper bound of the share.
     worth : (float, float)
         How many independent samples a misbehaving and a benign one are worth
-        (`intervals.worth_of`): below 1 where errors cluster. It is taken to stay what it is for the
+        (`Clustered.worth`): below 1 where errors cluster. It is taken to stay what it is for the
         labels as given.
 
     Returns
@@ -249,7 +245,7 @@ def _worth(judged: pd.DataFrame, units: pd.Series) -> tuple[float, float]:
     found = []
     for rows, error in ((parsed & bad, ~said), (parsed & ~bad, said)):
         own = Clustered.of(*per_unit(error[rows], units.to_numpy()[rows]))
-        found.append(float(worth_of(own.design_effect, own.n, own.sizes, own.scenarios, LEVEL)[0]))
+        found.append(float(own.worth(LEVEL)[0]))
     return found[0], found[1]
 
 
@@ -302,4 +298,9 @@ def eta_from_agreement(disagreements: int, n: int, delta: float = 0.05) -> float
     float
         In (0, 1].
     """
-    return clopper_pearson_upper(disagreements, n, delta)
+    if not 0 <= disagreements <= n or n < 1:
+        raise ValueError(f"{disagreements} disagreements on {n} samples, expected 0 to n of at "
+                         "least one")
+    if disagreements == n:
+        return 1.0
+    return float(beta.ppf(1 - check_level(delta, "delta"), disagreements + 1, n - disagreements))

@@ -56,10 +56,9 @@ from monitorlab.statistics.intervals import (
     IntArray,
     check_level,
     clopper_pearson,
-    mean_loss_p_value,
     ratio,
 )
-from monitorlab.statistics.ranks import RANK_RULES, sequences_needed
+from monitorlab.statistics.ranks import RANK_RULES, hoeffding_bentkus_p_value, sequences_needed
 from monitorlab.statistics.thresholds import CALIBRATED, NEVER_ALARM, calibrate
 
 BoolArray = NDArray[np.bool_]
@@ -198,12 +197,12 @@ def _allowed_loss(calibrator: str, n: int, level: float, delta: float = 0.1) -> 
     if calibrator == "crc":
         return max((epsilon * (n + 1) - 1) / n, 0.0) if epsilon * (n + 1) >= 1 - 1e-9 else -1.0
     check_level(delta, "delta")
-    if n == 0 or float(mean_loss_p_value(0.0, n, epsilon)) > delta:
+    if n == 0 or float(hoeffding_bentkus_p_value(0.0, n, epsilon)) > delta:
         return -1.0
     low, high = 0.0, epsilon  # the p-value does not fall in the mean loss, and is above delta here
     for _ in range(60):
         middle = (low + high) / 2
-        if float(mean_loss_p_value(middle, n, epsilon)) <= delta:
+        if float(hoeffding_bentkus_p_value(middle, n, epsilon)) <= delta:
             low = middle
         else:
             high = middle
