@@ -151,13 +151,12 @@ def discrimination_or_threshold(
     areas = cell_gaps(rows, others, reference, again, resamples, metrics=["auroc"], cells=cells,
                       unit=unit)
     tables = []
-    for place, cell in enumerate(cells):
+    for cell in cells:
         part = rows[rows["cell"] == cell]
         if reference in set(part["name"]):
             here = [arm for arm in others if arm in set(part["name"])]
-            at = [0, *(1 + others.index(arm) for arm in here)]
-            found = areas.over(here, [cell])
-            tables.append(_of_cell(part, [reference, *here], draws.draws[:, place, at],
+            found, names = areas.over(here, [cell]), [reference, *here]
+            tables.append(_of_cell(part, names, draws.over(names, [cell]).draws,
                                    (found.values[0, 0], found.draws[0, 0]), level))
     if not any(len(table) for table in tables):
         raise ValueError(f"{reference!r} and the other arms have no cell in common among "
