@@ -33,7 +33,7 @@ from monitorlab.monitors.api.replies import (
     ending_kind,
     read_body,
 )
-from monitorlab.monitors.api.settings import TOP_LOGPROBS, Server, check_setting, request_fields
+from monitorlab.monitors.api.server import Server
 from monitorlab.monitors.monitor import MonitorError, MonitorStop, Sample, SettingsChanged, chunks
 from monitorlab.monitors.prompts import GuardPrompt, Prompt, load_prompt
 from monitorlab.monitors.replies import read_reply
@@ -50,6 +50,7 @@ from monitorlab.monitors.verdicts import (
 OPENAI = "https://api.openai.com/v1"
 LONGEST_BACKOFF_S = 60.0
 LONGEST_WAIT_S = 600.0  # a server that asks for more is left alone until the next run
+TOP_LOGPROBS = 20
 FEWEST_COUNTED = 64  # a server with a window of fewer tokens is none: it counts something else
 BYTES_PER_TOKEN = 3  # on the safe side: English has 4 to 5
 CHARACTERS_PER_TOKEN = 8  # more than any tokenizer reaches on average, with runs counted once
@@ -153,10 +154,10 @@ class ApiMonitor:
         sleep: Callable[[float], None] = time.sleep,
         report: Callable[[str], object] = notify,
     ) -> None:
-        check_setting("model", model, bool(model.strip()), "the identifier that the server knows")
-        check_setting("workers", workers, workers >= 1, "at least 1")
-        check_setting("max_retries", max_retries, max_retries >= 0, "at least 0")
-        check_setting("timeout_s", timeout_s, timeout_s > 0, "a positive number")
+        _check_setting("model", model, bool(model.strip()), "the identifier that the server knows")
+        _check_setting("workers", workers, workers >= 1, "at least 1")
+        _check_setting("max_retries", max_retries, max_retries >= 0, "at least 0")
+        _check_setting("timeout_s", timeout_s, timeout_s > 0, "a positive number")
         self.name = name or model
         self.workers = workers
         self._prompt = load_prompt(prompt) if isinstance(prompt, str) else prompt
@@ -164,7 +165,7 @@ class ApiMonitor:
         self._model, self._key_variable = model, key_variable
         self._server = server = Server.find(base_url or OPENAI, key_variable)
         self._url = server.shown
-        self._fields = request_fields(max_tokens, limit_name, temperature, logprobs, top_logprobs)
+        self._fields = _request_fields(max_tokens, limit_name, temperature, logprobs, top_logprobs)
         self._extra = server.extra_fields(extra or {})
         self._seed, self._max_tokens, self._timeout_s = seed, max_tokens, timeout_s
         self._max_retries, self._first_wait_s, self._sleep = max_retries, first_wait_s, sleep
@@ -484,6 +485,36 @@ def _azure(key: str) -> dict[str, Any]:
     """
     client = openai.DefaultHttpxClient(follow_redirects=False)
     return {"default_headers": {"api-key": key}, "http_client": client}
+
+
+def _check_setting(name: str, value: object, good: bool, expected: str) -> None:
+    """Raise MonitorError if a setting is not good."""
+    if not good:
+        raise MonitorError(f"{name} is {value!r}, expected {expected}")
+
+
+def _request_fields(
+    max_tokens: int,
+    limit_name: str,
+    temperature: float | None,
+    logprobs: bool,
+    top_logprobs: int,
+) -> dict[str, Any]:
+    """Return fields of the request that are the same for all samples."""
+    names = ("max_tokens", "max_completion_tokens")
+    _check_setting("max_tokens", max_tokens, max_tokens >= 1, "at least 1")
+    _check_setting("limit_name", limit_name, limit_name in names, " or ".join(names))
+    _check_setting("temperature", temperature, temperature is None or temperature >= 0,
+                  "at least 0, or None for the provider's own")
+    _check_setting("top_logprobs", top_logprobs, top_logprobs >= 1, "at least 1")
+    _check_setting("top_logprobs", top_logprobs, logprobs or top_logprobs == TOP_LOGPROBS,
+                  "nothing, since logprobs is off: set logprobs, or leave it out")
+    fields: dict[str, Any] = {limit_name: max_tokens}
+    if temperature is not None:
+        fields["temperature"] = temperature
+    if logprobs:
+        fields |= {"logprobs": True, "top_logprobs": top_logprobs}
+    return fields
 
 
 def _without_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:

@@ -21,7 +21,7 @@ from typing import Any
 import openai
 
 from monitorlab.display.tables import flat
-from monitorlab.monitors.api.settings import bare
+from monitorlab.monitors.api.server import bare
 from monitorlab.monitors.verdicts import WORDING, mended, pattern
 
 NO_MONEY = 402

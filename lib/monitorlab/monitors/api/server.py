@@ -1,4 +1,4 @@
-"""Settings of a monitor behind an API: checked when it is made, and what keeps its key secret."""
+"""The server behind an API: its address, its key, and what keeps that secret."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from monitorlab.storage.files import canonical_json
 
 NO_KEY = "none"  # what a server on this machine is told when there is no key
 SHORTEST_SECRET = 8  # a shorter "key" is a placeholder such as EMPTY, and may be a word of a reply
-TOP_LOGPROBS = 20
 SHOWN = 300  # characters of a server's message that are quoted
 OWN = frozenset({"model", "messages", "n", "stream", "temperature", "seed", "max_tokens",
                  "max_completion_tokens", "logprobs", "top_logprobs"})  # fmt: skip
@@ -34,12 +33,6 @@ _SECRET = re.compile(
     r"\bbearer\s+\S{8,}", re.I
 )
 _BEARER = re.compile(r"(?i)\bbearer\s+[^\s\"',;}]+")
-
-
-def check_setting(name: str, value: object, good: bool, expected: str) -> None:
-    """Raise MonitorError if a setting is not good."""
-    if not good:
-        raise MonitorError(f"{name} is {value!r}, expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -202,30 +195,6 @@ def _read_key(variable: str, url: str) -> str:
         raise MonitorError(f"the environment variable {variable} holds blanks or signs that no "
                            "key has: set it to the key alone")
     return key
-
-
-def request_fields(
-    max_tokens: int,
-    limit_name: str,
-    temperature: float | None,
-    logprobs: bool,
-    top_logprobs: int = TOP_LOGPROBS,
-) -> dict[str, Any]:
-    """Return fields of the request that are the same for all samples."""
-    names = ("max_tokens", "max_completion_tokens")
-    check_setting("max_tokens", max_tokens, max_tokens >= 1, "at least 1")
-    check_setting("limit_name", limit_name, limit_name in names, " or ".join(names))
-    check_setting("temperature", temperature, temperature is None or temperature >= 0,
-                  "at least 0, or None for the provider's own")
-    check_setting("top_logprobs", top_logprobs, top_logprobs >= 1, "at least 1")
-    check_setting("top_logprobs", top_logprobs, logprobs or top_logprobs == TOP_LOGPROBS,
-                  "nothing, since logprobs is off: set logprobs, or leave it out")
-    fields: dict[str, Any] = {limit_name: max_tokens}
-    if temperature is not None:
-        fields["temperature"] = temperature
-    if logprobs:
-        fields |= {"logprobs": True, "top_logprobs": top_logprobs}
-    return fields
 
 
 def _without(text: str, secrets: Iterable[str]) -> str:
