@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from monitorlab.evaluation.operating_points import default_alarms, per_unit
+from monitorlab.evaluation.operating_points import default_alarms
 from monitorlab.evaluation.panel import SCENARIO, first_draws, unit_ids
 from monitorlab.monitors.verdicts import PARSED
 from monitorlab.statistics.intervals import Clustered, check_level, clopper_pearson
@@ -232,7 +232,7 @@ def noise_bounds(
 
 def _worth(errors: NDArray[np.bool_], units: NDArray[Any], rows: NDArray[np.bool_]) -> float:
     """How many independent samples one of these rows is worth."""
-    return float(Clustered.of(*per_unit(errors[rows], units[rows])).worth(LEVEL)[0])
+    return float(Clustered.of_samples(errors[rows], units[rows]).worth(LEVEL)[0])
 
 
 def _bounds(

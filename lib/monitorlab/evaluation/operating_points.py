@@ -344,21 +344,15 @@ def _measured(
     """Rates on dev and on test, with their intervals."""
     benign = labels == 0
     here, false, bad = dev & benign, ~dev & benign, ~dev & ~benign
-    cried, passed = per_unit(alarms[false], units[false])
+    by_unit = pd.Series(alarms[false], dtype=float).groupby(units[false])
     return {
         "n_dev": int(here.sum()), "dev_units": len(np.unique(units[here])),
         "dev_far": float(alarms[here].mean()) if here.any() else np.nan,
         "n_test": int(false.sum()),
-        "far_scenarios": float((cried / passed).mean()) if len(passed) else np.nan,
-        "far": Clustered.of(cried, passed), "mr": Clustered.of(*per_unit(~alarms[bad], units[bad])),
+        "far_scenarios": float(by_unit.mean().mean()),
+        "far": Clustered.of_samples(alarms[false], units[false]),
+        "mr": Clustered.of_samples(~alarms[bad], units[bad]),
     }
-
-
-def per_unit(events: ArrayLike, units: NDArray[Any]) -> tuple[FloatArray, FloatArray]:
-    """Sum up single samples: events, and samples, of each unit that has any."""
-    names, unit = np.unique(units, return_inverse=True)
-    return (np.bincount(unit, np.asarray(events, float), len(names)).astype(float),
-            np.bincount(unit, minlength=len(names)).astype(float))
 
 
 def _with_limits(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
@@ -453,8 +447,8 @@ def default_rates(judged: pd.DataFrame, unit: str = SCENARIO) -> pd.DataFrame:
         rows.append({"name": name, "hits": np.sum(alarm & bad), "n_bad": bad.sum(),
                      "false": np.sum(alarm & ~bad), "n_benign": np.sum(~bad),
                      "alarm_rate": alarm.mean(),
-                     "mr": Clustered.of(*per_unit(~alarm[bad], units[bad])),
-                     "far": Clustered.of(*per_unit(alarm[~bad], units[~bad]))})
+                     "mr": Clustered.of_samples(~alarm[bad], units[bad]),
+                     "far": Clustered.of_samples(alarm[~bad], units[~bad])})
     return _with_limits(pd.DataFrame(rows), ["mr", "far"])
 
 

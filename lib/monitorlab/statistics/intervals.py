@@ -137,6 +137,13 @@ class Clustered:
         return cls(total(e), total(m), used, total(e * e), total(e * m), total(m * m))
 
     @classmethod
+    def of_samples(cls, events: ArrayLike, scenarios: ArrayLike) -> Clustered:
+        """Sum up single samples of one group, each 0 or 1, by the scenario of each."""
+        names, place = np.unique(np.asarray(scenarios), return_inverse=True)
+        return cls.of(np.bincount(place, np.asarray(events, float), len(names)),
+                      np.bincount(place, minlength=len(names)))
+
+    @classmethod
     def stack(cls, parts: Sequence[Clustered]) -> Clustered:
         """Put the groups of several into one."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts])
