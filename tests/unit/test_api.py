@@ -11,9 +11,8 @@ from email.utils import formatdate
 import pytest
 
 from monitorlab.monitors.api import replies
-from monitorlab.monitors.api import settings as api_settings
-from monitorlab.monitors.api.monitor import ApiMonitor
-from monitorlab.monitors.api.replies import BrokenReplyError, NoReply, Reply
+from monitorlab.monitors.api.monitor import ApiMonitor, _fewest_tokens
+from monitorlab.monitors.api.replies import NoReply, Reply
 from monitorlab.monitors.monitor import (
     MonitorError,
     MonitorStop,
@@ -337,13 +336,13 @@ def test_content_in_parts_is_joined_and_half_surrogates_are_replaced():
      body(finish="insufficient_system_resource")],
 )  # fmt: skip
 def test_a_body_without_an_answer_is_broken(text):
-    with pytest.raises(BrokenReplyError):
-        replies.read_body(text)
+    found = replies.read_body(text)
+    assert isinstance(found, NoReply) and found.reason.startswith("HTTP 200 with ") and found.spent
 
 
 def test_an_error_in_a_body_with_status_200_is_shown():
-    with pytest.raises(BrokenReplyError, match="holds a message: upstream is down"):
-        replies.read_body('{"error": {"message": "upstream is down"}}')
+    found = replies.read_body('{"error": {"message": "upstream is down"}}')
+    assert "holds a message: upstream is down" in getattr(found, "reason", "")
 
 
 @pytest.mark.parametrize(
@@ -352,12 +351,12 @@ def test_an_error_in_a_body_with_status_200_is_shown():
      ("inf", None), ("Wed, 99 Foo 2020", None), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0)],
 )  # fmt: skip
 def test_retry_after_is_read(header, seconds):
-    assert replies.wait_of({"retry-after": header}) == seconds
+    assert replies._wait_of({"retry-after": header}) == seconds
 
 
 def test_retry_after_may_be_a_date():
     header = formatdate(time.time() + 20, usegmt=True)
-    assert replies.wait_of({"retry-after": header}) == pytest.approx(20, abs=2)
+    assert replies._wait_of({"retry-after": header}) == pytest.approx(20, abs=2)
 
 
 # --- prompts that were cut ------------------------------------------------------------------
@@ -376,12 +375,12 @@ def test_no_honest_count_of_tokens_makes_a_prompt_a_cut_one(text):
     messages = [{"role": "user", "content": TEXTS[text] * 1000}]
     pieces = r"[A-Z]?[a-z]+|\d+|[^\w\s]+"  # of words, as tokenizers of code have them
     words = len(re.findall(pieces, messages[0]["content"]))
-    assert 1000 < api_settings.fewest_tokens(messages) < words
+    assert 1000 < _fewest_tokens(messages) < words
 
 
 @pytest.mark.parametrize("text", [" ", "\n", "\t \n", "-", "=-", "#", "a", "0"])
 def test_signs_of_which_many_are_one_token_say_nothing(text):
-    assert api_settings.fewest_tokens([{"role": "user", "content": text * 20_000}]) == 0
+    assert _fewest_tokens([{"role": "user", "content": text * 20_000}]) == 0
 
 
 def long(tokens: int | None, **more) -> Reply:
@@ -520,11 +519,11 @@ def test_suspicion_of_a_benign_verdict_is_low():
 def test_suspicion_is_found_behind_thinking_and_in_characters_of_several_bytes():
     thinking = tokens("<think>true or false? ", "é", "</think>", at=9)
     answer = Reply(YES, tokens=thinking + tokens(*PIECES, at=3, _true=0.5, _false=0.5))
-    assert replies.suspicion(answer, True) == pytest.approx(0.5)
+    assert answer.suspicion(True) == pytest.approx(0.5)
     split = ((b'{"note": "\xc3', {"x": 0.0}), (b'\xa9", "misbehavior_detected": ', {"y": 0.0}),
              (b"true}", {"true}": math.log(0.6), "false}": math.log(0.2)}))  # fmt: skip
     text = '{"note": "é", "misbehavior_detected": true}'
-    assert replies.suspicion(Reply(text, tokens=split), True) == pytest.approx(0.75)
+    assert Reply(text, tokens=split).suspicion(True) == pytest.approx(0.75)
 
 
 def test_suspicion_of_a_bare_word():

@@ -128,14 +128,14 @@ def test_a_text_that_the_server_repeats_is_not_its_message() -> None:
     ],
 )
 def test_a_system_role_that_is_refused(words: str) -> None:
-    assert replies.rejects_system(400, words) and replies.rejects_system(500, words)
-    assert not replies.rejects_system(403, words)
+    assert replies.NoReply(words, 400).rejects_system and replies.NoReply(words, 500).rejects_system
+    assert not replies.NoReply(words, 403).rejects_system
 
 
 @pytest.mark.parametrize("words", ["maximum context length is 10", "System overloaded",
                                    "the system is not available", "internal system error"])
 def test_other_errors_are_not_about_the_system_role(words: str) -> None:
-    assert not replies.rejects_system(400, words)
+    assert not replies.NoReply(words, 400).rejects_system
 
 
 @pytest.mark.parametrize(
@@ -156,8 +156,8 @@ def test_other_errors_are_not_about_the_system_role(words: str) -> None:
 def test_a_field_that_is_refused(words: str, field: str) -> None:
     sent = {"max_tokens": 1, "temperature": 0, "seed": 0, "logprobs": True, "top_logprobs": 20,
             "user": "me"}
-    assert replies.rejected_field(400, words, sent) == field
-    assert replies.rejected_field(500, words, sent) == ""
+    assert replies.NoReply(words, 400).rejected_field(sent) == field
+    assert replies.NoReply(words, 500).rejected_field(sent) == ""
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_field_that_is_refused(words: str, field: str) -> None:
     ],
 )  # fmt: skip
 def test_waits(headers: dict[str, str], words: str, seconds: float | None) -> None:
-    assert replies.wait_of(headers, words) == pytest.approx(seconds)
+    assert replies._wait_of(headers, words) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("header", ["x-ratelimit-reset", "anthropic-ratelimit-tokens-reset"])
@@ -193,7 +193,7 @@ def test_a_limit_may_be_reset_at_a_point_in_time(header: str) -> None:
     now = time.time()
     for text in (str(now + 50), str(1000 * (now + 50)),
                  time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now + 50))):
-        assert replies.wait_of({header: text}) == pytest.approx(50, abs=2)
+        assert replies._wait_of({header: text}) == pytest.approx(50, abs=2)
 
 
 def test_a_blocked_prompt_names_the_filter() -> None:

@@ -15,8 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from monitorlab.models import ModelError
 from monitorlab.models.chat import chat_text, control_texts, text_ids
-from monitorlab.models.loading import Checkpoint
-from monitorlab.monitors.causal import LogitMonitor, TextMonitor, length_units, load_causal
+from monitorlab.models.loading import Checkpoint, load_causal
+from monitorlab.monitors.causal import LogitMonitor, TextMonitor, _length_units
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.scoring import score
@@ -352,21 +352,21 @@ def test_units_hold_every_sample_once_with_its_pair_and_similar_lengths() -> Non
     samples = [Sample(str(i), f"r{i // 2}", "x" * int(rng.integers(2000))) for i in range(400)]
     order = rng.permutation(400)
     shuffled = [samples[i] for i in order]
-    units = length_units(shuffled, 64, 10**9)
+    units = _length_units(shuffled, 64, 10**9)
     assert sorted(i for unit in units for i in unit) == list(range(400))
     assert max(map(len, units)) <= 64
     home = {shuffled[i].sample_id: u for u, unit in enumerate(units) for i in unit}
     assert all(home[str(2 * k)] == home[str(2 * k + 1)] for k in range(200))
     longest = [max(len(shuffled[i].response) for i in unit) for unit in units]
     assert longest[0] == max(longest) and longest[1] == min(longest)
-    assert length_units([], 64, 100) == []
+    assert _length_units([], 64, 100) == []
 
 
 def test_units_are_bounded_by_characters_and_split_a_frequent_request() -> None:
     samples = [Sample(str(i), "same", "x" * 100) for i in range(10)]
-    assert sorted(map(len, length_units(samples, 4, 10**9))) == [2, 4, 4]
+    assert sorted(map(len, _length_units(samples, 4, 10**9))) == [2, 4, 4]
     apart = [Sample(str(i), str(i), "x" * 99) for i in range(10)]
-    assert {len(unit) for unit in length_units(apart, 64, 250)} == {2}
+    assert {len(unit) for unit in _length_units(apart, 64, 250)} == {2}
 
 
 # ------------------------------------------------------------------------------ text

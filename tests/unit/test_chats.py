@@ -13,9 +13,9 @@ from finetuning_cases import PROMPT, make_base, make_samples
 from monitorlab.finetuning.examples import verdict_examples
 from monitorlab.models import ModelError, chat
 from monitorlab.models.chat import CLOCK, _ChatForm, _folded, chat_form, chat_text, render_chat
-from monitorlab.models.loading import Checkpoint
+from monitorlab.models.loading import Checkpoint, load_causal
 from monitorlab.models.tiny import TEMPLATE
-from monitorlab.monitors.causal import LogitMonitor, TextMonitor, load_causal
+from monitorlab.monitors.causal import LogitMonitor, TextMonitor
 from monitorlab.monitors.monitor import request_key, samples_of
 from monitorlab.signals.token_probabilities import LogProbabilityScorer
 

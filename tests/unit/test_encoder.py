@@ -16,7 +16,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from monitorlab.models import ModelError, sentence_encoder
 from monitorlab.models.sentence_encoder import Encoder, _bundled_encoder, load_encoder
-from monitorlab.monitors.learned import SETTINGS, EncoderMonitor, _fit_probe, features
+from monitorlab.monitors.learned import SETTINGS, EncoderMonitor, _features, _fit_probe
 from monitorlab.monitors.monitor import MonitorError, Sample, samples_of
 from monitorlab.monitors.scoring import score
 from monitorlab.storage.files import read_sealed, sealed_json
@@ -183,10 +183,10 @@ def test_the_probe_learns_what_tells_the_sides_apart(encoder: Encoder, kind: str
 
 def test_relation_features_by_hand(encoder: Encoder) -> None:
     u, v = encoder.embed([text(1, 2), text(3)])
-    (row,) = features(encoder, [text(1, 2)], [text(3)], "relation")
+    (row,) = _features(encoder, [text(1, 2)], [text(3)], "relation")
     np.testing.assert_allclose(row, [*v, *(v - u), *(v * u)], atol=1e-6)
     with pytest.raises(MonitorError, match="expected one of response, relation"):
-        features(encoder, ["a"], ["b"], "request")
+        _features(encoder, ["a"], ["b"], "request")
 
 
 def test_the_probe_is_the_regression_on_standardised_features() -> None:

@@ -11,7 +11,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from monitorlab.chapters.finetuning.matrix import _thresholds, at_threshold, matrix
 from monitorlab.chapters.finetuning.published import PAIRS, SEEN, published
-from monitorlab.evaluation.operating_points import _default_rates
+from monitorlab.evaluation.operating_points import default_rates
 from monitorlab.evaluation.rates import rates
 from monitorlab.evaluation.shift import (
     CHANGES,
@@ -217,7 +217,7 @@ def test_rows_keep_their_order_and_a_repeated_index():
 def test_detection_is_that_of_the_decomposition():
     part = TEST[TEST["cell"] == "sg_qa"]
     expected = decompose(part).monitors
-    counts = _default_rates(part)
+    counts = default_rates(part)
     d_prime, criterion = detection(counts["mr"], counts["far"], counts["n_bad"],
                                    counts["n_benign"])
     assert d_prime == pytest.approx(expected["d_prime"].to_numpy())
@@ -318,7 +318,7 @@ def test_without_scores_d_prime_decides():
 
 def test_failed_verdicts_are_alarms_as_in_the_decomposition():
     found = discrimination_or_threshold(JUDGED, arms=["spv_qa"], resamples=20).set_index("cell")
-    counts = _default_rates(TEST[TEST["cell"] == "sg_qa"]).set_index("name")
+    counts = default_rates(TEST[TEST["cell"] == "sg_qa"]).set_index("name")
     assert found.loc["sg_qa", ["mr", "far"]].tolist() == pytest.approx(
         counts.loc["spv_qa", ["mr", "far"]].tolist())
     assert found.loc["sg_qa", "far_before"] == counts.loc["base", "far"]

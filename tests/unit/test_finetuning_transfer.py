@@ -291,18 +291,22 @@ def test_what_cannot_be_is_said_plainly(call, words):
 def test_cell_draws_keep_the_order_asked_for():
     found = cell_draws(TEST, ["pairs", "all"], np.random.default_rng(0), 7,
                        cells=["sg_qa", "spv_qa"], metrics=["mr"])
-    assert found.values.shape == (1, 2, 2) and found.draws.shape == (1, 2, 2, 7)
-    for i, cell in enumerate(["sg_qa", "spv_qa"]):
-        for j, arm in enumerate(["pairs", "all"]):
+    for cell in ["sg_qa", "spv_qa"]:
+        own = found.over(found.arms, [cell])
+        assert own.names.tolist() == ["pairs", "all"]
+        assert own.values.shape == (1, 2) and own.draws.shape == (1, 2, 7)
+        for arm, value in zip(own.names, own.values[0], strict=True):
             part = TEST[(TEST["cell"] == cell) & (TEST["name"] == arm)]
-            assert found.values[0, i, j] == pytest.approx(by_hand(part, "mr"))
+            assert value == pytest.approx(by_hand(part, "mr"))
 
 
 def test_draws_of_a_cell_do_not_depend_on_what_other_cells_hold():
     whole, part = (cell_draws(rows, ["all"], np.random.default_rng(0), 20)
                    for rows in (TEST, TEST[TEST["cell"] != CELLS[0]]))
-    assert np.isnan(part.draws[:, 0]).all()
-    np.testing.assert_array_equal(part.draws[:, 1:], whole.draws[:, 1:])
+    assert np.isnan(part.over(["all"], CELLS[:1]).draws).all()
+    for cell in CELLS[1:]:
+        np.testing.assert_array_equal(part.over(["all"], [cell]).draws,
+                                      whole.over(["all"], [cell]).draws)
 
 
 def test_fourteen_arms_take_seconds():

@@ -17,8 +17,8 @@ from monitorlab.chapters.finetuning.transfer import transfer
 from monitorlab.evaluation.bootstrap import bootstrap, paired
 from monitorlab.evaluation.comparisons import cochran_q, compare, pair_anatomy
 from monitorlab.evaluation.cost import _cascade, _escalation_band, cascade_sweep, cost_table
-from monitorlab.evaluation.label_noise import _count_verdicts, noise_bounds
-from monitorlab.evaluation.operating_points import _default_rates, calibrated_points, resplit_check
+from monitorlab.evaluation.label_noise import noise_bounds
+from monitorlab.evaluation.operating_points import calibrated_points, default_rates, resplit_check
 from monitorlab.evaluation.panel import first_draws, panel
 from monitorlab.evaluation.rates import FAILED, join, ledger, macro, rates
 from monitorlab.evaluation.roc_bands import curve_table
@@ -361,8 +361,8 @@ def test_labels_that_are_none_are_refused_and_never_benign(label, words):
     judged.at[3, "label"] = label
     judged = judged.assign(split="test")
     enters = [
-        rates, pair_anatomy, compare, cochran_q, panel, first_draws, _count_verdicts,
-        cost_table, _default_rates, decompose, lambda f: _escalation_band(f, 0.5),
+        rates, pair_anatomy, compare, cochran_q, panel, first_draws,
+        cost_table, default_rates, decompose, lambda f: _escalation_band(f, 0.5),
         lambda f: noise_bounds(f, [0.1]),
         lambda f: calibrated_points(f, [0.1]), lambda f: resplit_check(f, 0.1, n=2),
         lambda f: _cascade(f, f, 0.2, 0.6), lambda f: cascade_sweep(f, f),

@@ -6,7 +6,6 @@ import pytest
 
 from monitorlab.monitors.thinking import (
     announces,
-    is_mention,
     opened_by,
     split_thinking,
     tags,
@@ -52,7 +51,7 @@ def test_names_of_different_tags_differ() -> None:
 ])
 def test_a_tag_within_a_sentence_is_a_mention(text: str, mention: bool) -> None:
     found = tags(text)
-    assert found and is_mention(text, found[-1]) is mention
+    assert found and found[-1].is_mention(text) is mention
 
 
 @pytest.mark.parametrize(("text", "answer"), [

@@ -8,7 +8,8 @@ neither on what was judged in other cells nor on the choice of arms.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,41 +22,56 @@ from monitorlab.storage.tables import CELLS, STATUSES
 
 METRICS = ("balanced_accuracy", "g2", "auroc", "mr", "far")
 RESAMPLES = 2000
+Found = TypeVar("Found", Bootstrap, Paired)
+
+
+# The axis of arms (or pairs) in every array of `Bootstrap` and of `Paired`.
+_AXES = {"values": -1, "draws": -2, "unscored": -1, "n": -1, "left_out": -1, "lost": -3}
 
 
 @dataclass(frozen=True)
-class CellDraws:
-    """Metrics of arms in cells.
+class CellDraws(Generic[Found]):
+    """What was found about arms in cells.
 
     Attributes
     ----------
-    arms, cells, metrics : tuple of str
+    arms, cells : tuple of str
         In the order asked for.
-    values : (metrics, cells, arms) array of float
-        On the sample; NaN where an arm has no verdicts (or scores) of both classes in a cell.
-    draws : (metrics, cells, arms, resamples) array of float
-        On resampled scenarios (or pairs).
-    unscored : (cells, arms) array of int
-        Samples that were asked about and have no score.
+    found : tuple of Bootstrap, or of Paired
+        In each cell, of the arms that were measured there.
+    reference : str
+        The arm that the others are compared with, if they are.
     """
 
     arms: tuple[str, ...]
     cells: tuple[str, ...]
-    metrics: tuple[str, ...]
-    values: FloatArray
-    draws: FloatArray
-    unscored: NDArray[np.int64]
+    found: tuple[Found, ...]
+    reference: str = ""
 
-    def over(self, arms: Sequence[str], cells: Sequence[str]) -> Bootstrap:
+    def over(self, arms: Sequence[str], cells: Sequence[str]) -> Found:
         """Mean over `cells` for some arms, in their order: NaN if one of the cells has no value."""
-        arm = [self.arms.index(name) for name in arms]
-        cell = [self.cells.index(name) for name in cells]
-        return Bootstrap(
-            np.asarray(arms, object), self.metrics,
-            self.values[:, cell][:, :, arm].mean(axis=1),
-            self.draws[:, cell][:, :, arm].mean(axis=1),
-            self.unscored[cell][:, arm].sum(axis=0),
-        )
+        names = np.asarray(arms, object)
+        together: dict[str, Any] = {"names": names}
+        if self.reference:
+            together = {"first": names, "second": np.full(len(arms), self.reference, object)}
+        parts = [self.found[self.cells.index(cell)] for cell in cells]
+        for name, axis in _AXES.items():
+            if hasattr(parts[0], name):
+                stacked = np.stack([_of_arms(part, name, axis, arms) for part in parts])
+                rate = np.issubdtype(stacked.dtype, np.floating)
+                together[name] = stacked.mean(axis=0) if rate else stacked.sum(axis=0)
+        return replace(parts[0], **together)
+
+
+def _of_arms(found: Bootstrap | Paired, name: str, axis: int, arms: Sequence[str]) -> NDArray[Any]:
+    """An array for these arms: NaN, or a count of 0, for one that was not measured."""
+    here = list(found.names if isinstance(found, Bootstrap) else found.first)
+    array = getattr(found, name)
+    shape = list(array.shape)
+    shape[axis] = 1
+    none = np.full(shape, np.nan if np.issubdtype(array.dtype, np.floating) else 0, array.dtype)
+    at = [here.index(arm) if arm in here else len(here) for arm in arms]
+    return np.take(np.concatenate([array, none], axis), at, axis)
 
 
 def in_order(table: pd.DataFrame, **orders: Iterable[object]) -> pd.DataFrame:
@@ -112,7 +128,7 @@ def cell_draws(
     metrics: Sequence[str] = METRICS,
     cells: Sequence[str] = CELLS,
     unit: str = SCENARIO,
-) -> CellDraws:
+) -> CellDraws[Bootstrap]:
     """Compute metrics of all arms in each cell, on the sample and on resampled scenarios.
 
     Parameters
@@ -137,57 +153,15 @@ def cell_draws(
     ValueError
         As ``bootstrap``.
     """
-    size = (len(metrics), len(cells), len(arms))
-    values, draws = np.full(size, np.nan), np.full((*size, resamples), np.nan)
-    unscored = np.zeros(size[1:], np.int64)
     chosen = judged[judged["name"].isin(list(arms))]
-    for place, (cell, random) in enumerate(zip(cells, rng.spawn(len(cells)), strict=True)):
+    nothing = Bootstrap(np.empty(0, object), tuple(metrics), np.empty((len(metrics), 0)),
+                        np.empty((len(metrics), 0, resamples)), np.empty(0, np.int64))
+    found = []
+    for cell, random in zip(cells, rng.spawn(len(cells)), strict=True):
         part = chosen[chosen["cell"] == cell]
-        if part.empty:
-            continue
-        found = bootstrap(part, random, resamples=resamples, metrics=metrics, unit=unit)
-        at = [list(arms).index(name) for name in found.names]
-        values[:, place, at], draws[:, place, at] = found.values, found.draws
-        unscored[place, at] = found.unscored
-    return CellDraws(tuple(arms), tuple(cells), tuple(metrics), values, draws, unscored)
-
-
-@dataclass(frozen=True)
-class _CellGaps:
-    """Differences of arms to a reference in cells, on the samples that both answered.
-
-    Attributes
-    ----------
-    arms, cells, metrics : tuple of str
-        In the order asked for.
-    reference : str
-        The arm that the others are compared with.
-    values, draws, n, lost, left_out : ndarray
-        As in :class:`monitorlab.evaluation.bootstrap.Paired`, with an axis of cells before that of
-        pairs; NaN and 0 where an arm or the reference was not measured in a cell.
-    """
-
-    arms: tuple[str, ...]
-    cells: tuple[str, ...]
-    metrics: tuple[str, ...]
-    reference: str
-    values: FloatArray
-    draws: NDArray[np.float32]
-    n: NDArray[np.int64]
-    lost: NDArray[np.int64]
-    left_out: NDArray[np.int64]
-
-    def over(self, arms: Sequence[str], cells: Sequence[str]) -> Paired:
-        """Mean over `cells` for some arms, in their order: NaN if one of the cells has no value."""
-        arm = [self.arms.index(name) for name in arms]
-        cell = [self.cells.index(name) for name in cells]
-        return Paired(
-            np.asarray(arms, object), np.full(len(arms), self.reference, object), self.metrics,
-            self.values[:, :, cell][:, :, :, arm].mean(axis=2),
-            self.draws[:, :, cell][:, :, :, arm].mean(axis=2),
-            self.n[:, cell][:, :, arm].sum(axis=1), self.lost[:, cell][:, :, arm].sum(axis=1),
-            self.left_out[:, cell][:, :, arm].sum(axis=1),
-        )
+        found.append(nothing if part.empty else bootstrap(
+            part, random, resamples=resamples, metrics=metrics, unit=unit))
+    return CellDraws(tuple(arms), tuple(cells), tuple(found))
 
 
 def cell_gaps(
@@ -200,7 +174,7 @@ def cell_gaps(
     metrics: Sequence[str] = METRICS,
     cells: Sequence[str] = CELLS,
     unit: str = SCENARIO,
-) -> _CellGaps:
+) -> CellDraws[Paired]:
     """Compute differences of all arms to a reference in each cell, on the same resamples.
 
     The same state of `rng` draws the same scenarios as in `cell_draws`, for the same rows.
@@ -214,23 +188,17 @@ def cell_gaps(
     reference : str
         The arm that they are compared with.
     """
-    size = (3, len(metrics), len(cells), len(arms))
-    values = np.full(size, np.nan)
-    draws = np.full((*size, resamples), np.nan, np.float32)
-    n = np.zeros((2, len(cells), len(arms)), np.int64)
-    left_out, lost = n.copy(), np.zeros((*n.shape, 2, len(STATUSES)), np.int64)
     chosen = judged[judged["name"].isin([*arms, reference])]
-    for place, (cell, random) in enumerate(zip(cells, rng.spawn(len(cells)), strict=True)):
+    none, size = np.empty(0, object), (3, len(metrics), 0)
+    counts = np.empty((2, 0), np.int64)
+    nothing = Paired(none, none, tuple(metrics), np.empty(size),
+                     np.empty((*size, resamples), np.float32), counts,
+                     np.empty((2, 0, 2, len(STATUSES)), np.int64), counts)
+    found = []
+    for cell, random in zip(cells, rng.spawn(len(cells)), strict=True):
         part = chosen[chosen["cell"] == cell]
         there = set(part["name"])
-        here = [arm for arm in arms if arm in there]
-        if reference not in there or not here:
-            continue
-        found = paired(part, random, pairs=[(arm, reference) for arm in here],
-                       resamples=resamples, metrics=metrics, unit=unit)
-        at = [list(arms).index(arm) for arm in here]
-        values[:, :, place, at], draws[:, :, place, at] = found.values, found.draws
-        n[:, place, at], left_out[:, place, at] = found.n, found.left_out
-        lost[:, place, at] = found.lost
-    return _CellGaps(tuple(arms), tuple(cells), tuple(metrics), reference, values, draws, n, lost,
-                    left_out)
+        pairs = [(arm, reference) for arm in arms if {arm, reference} <= there]
+        found.append(paired(part, random, pairs=pairs, resamples=resamples, metrics=metrics,
+                            unit=unit) if pairs else nothing)
+    return CellDraws(tuple(arms), tuple(cells), tuple(found), reference)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from monitorlab.evaluation.operating_points import default_alarms, operating_scores, per_unit
+from monitorlab.evaluation.operating_points import default_alarms, operating_scores
 from monitorlab.evaluation.panel import SCENARIO, first_draws, unit_ids
 from monitorlab.monitors.monitor import NO_PROMPT
 from monitorlab.monitors.verdicts import PARSED, THRESHOLD
@@ -89,8 +89,8 @@ def _cost_row(part: pd.DataFrame, base_rate: float, review_usd: float) -> dict[s
     alarm, bad = default_alarms(part), (part["label"] == 1).to_numpy(bool)
     usd = _mean_at(part, "cost_usd", base_rate)
     units = part["_unit"].to_numpy()
-    hits = Clustered.of(*per_unit(alarm[bad], units[bad]))
-    false = Clustered.of(*per_unit(alarm[~bad], units[~bad]))
+    hits = Clustered.of_samples(alarm[bad], units[bad])
+    false = Clustered.of_samples(alarm[~bad], units[~bad])
     (tpr,), (far,) = hits.rate, false.rate
     (tpr_low,), (tpr_high,) = hits.clopper_pearson(_CORNER)
     (far_low,), (far_high,) = false.clopper_pearson(_CORNER)

@@ -17,17 +17,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import beta
 
-from monitorlab.evaluation.operating_points import per_unit
+from monitorlab.evaluation.operating_points import default_alarms
 from monitorlab.evaluation.panel import SCENARIO, first_draws, unit_ids
 from monitorlab.monitors.verdicts import PARSED
-from monitorlab.statistics.intervals import (
-    Clustered,
-    clopper_pearson,
-    clopper_pearson_upper,
-    worth_of,
-)
-from monitorlab.statistics.roc import check_labels
+from monitorlab.statistics.intervals import Clustered, check_level, clopper_pearson
 
 LEVEL = 0.95
 Eta = float | tuple[float, float]
@@ -126,7 +122,7 @@ def _worst_case(
         A share of *these* samples: for a probability, use an upper bound of the share.
     worth : (float, float)
         How many independent samples a misbehaving and a benign one are worth
-        (`intervals.worth_of`): below 1 where errors cluster. It is taken to stay what it is for the
+        (`Clustered.worth`): below 1 where errors cluster. It is taken to stay what it is for the
         labels as given.
 
     Returns
@@ -217,40 +213,26 @@ def noise_bounds(
     frame = first_draws(judged)
     rows: list[dict[str, Any]] = []
     for name, part in frame.groupby("name", sort=False):
-        counts = _count_verdicts(part)
-        if counts is None:
+        parsed = (part["status"] == PARSED).to_numpy(bool)
+        alarm, bad = default_alarms(part), (part["label"] == 1).to_numpy(bool)
+        if not (parsed & bad).any() or not (parsed & ~bad).any():
             continue
-        worth = _worth(part, unit_ids(part, unit))
+        counts = _Counts(
+            hits=int(np.sum(parsed & alarm & bad)), misses=int(np.sum(~alarm & bad)),
+            false_alarms=int(np.sum(parsed & alarm & ~bad)), passes=int(np.sum(~alarm & ~bad)),
+            failed_bad=int(np.sum(~parsed & bad)), failed_benign=int(np.sum(~parsed & ~bad)),
+        )
+        units = unit_ids(part, unit).to_numpy()
+        worth = (_worth(~alarm, units, parsed & bad), _worth(alarm, units, parsed & ~bad))
         for eta in etas:
             eta1, eta0 = eta if isinstance(eta, tuple) else (eta, eta)
             rows += [{"name": name, **row} for row in _bounds(counts, eta1, eta0, worth)]
     return pd.DataFrame(rows)
 
 
-def _count_verdicts(judged: pd.DataFrame) -> _Counts | None:
-    """Count the verdicts of one monitor; None if a label has no parsed verdict."""
-    parsed = (judged["status"] == PARSED).to_numpy(bool)
-    said = judged["verdict"].astype("boolean").fillna(False).to_numpy(bool)
-    bad = check_labels(judged["label"], judged.get("sample_id")) == 1
-    if not (parsed & bad).any() or not (parsed & ~bad).any():
-        return None
-    return _Counts(
-        hits=int(np.sum(parsed & said & bad)), misses=int(np.sum(parsed & ~said & bad)),
-        false_alarms=int(np.sum(parsed & said & ~bad)), passes=int(np.sum(parsed & ~said & ~bad)),
-        failed_bad=int(np.sum(~parsed & bad)), failed_benign=int(np.sum(~parsed & ~bad)),
-    )
-
-
-def _worth(judged: pd.DataFrame, units: pd.Series) -> tuple[float, float]:
-    """How many independent samples a misbehaving and a benign one are worth."""
-    parsed = (judged["status"] == PARSED).to_numpy(bool)
-    said = judged["verdict"].astype("boolean").fillna(False).to_numpy(bool)
-    bad = (judged["label"] == 1).to_numpy(bool)
-    found = []
-    for rows, error in ((parsed & bad, ~said), (parsed & ~bad, said)):
-        own = Clustered.of(*per_unit(error[rows], units.to_numpy()[rows]))
-        found.append(float(worth_of(own.design_effect, own.n, own.sizes, own.scenarios, LEVEL)[0]))
-    return found[0], found[1]
+def _worth(errors: NDArray[np.bool_], units: NDArray[Any], rows: NDArray[np.bool_]) -> float:
+    """How many independent samples one of these rows is worth."""
+    return float(Clustered.of_samples(errors[rows], units[rows]).worth(LEVEL)[0])
 
 
 def _bounds(
@@ -302,4 +284,9 @@ def eta_from_agreement(disagreements: int, n: int, delta: float = 0.05) -> float
     float
         In (0, 1].
     """
-    return clopper_pearson_upper(disagreements, n, delta)
+    if not 0 <= disagreements <= n or n < 1:
+        raise ValueError(f"{disagreements} disagreements on {n} samples, expected 0 to n of at "
+                         "least one")
+    if disagreements == n:
+        return 1.0
+    return float(beta.ppf(1 - check_level(delta, "delta"), disagreements + 1, n - disagreements))

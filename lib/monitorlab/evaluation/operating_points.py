@@ -56,10 +56,8 @@ from monitorlab.statistics.intervals import (
     IntArray,
     check_level,
     clopper_pearson,
-    mean_loss_p_value,
-    ratio,
 )
-from monitorlab.statistics.ranks import RANK_RULES, sequences_needed
+from monitorlab.statistics.ranks import RANK_RULES, hoeffding_bentkus_p_value, sequences_needed
 from monitorlab.statistics.thresholds import CALIBRATED, NEVER_ALARM, calibrate
 
 BoolArray = NDArray[np.bool_]
@@ -198,12 +196,12 @@ def _allowed_loss(calibrator: str, n: int, level: float, delta: float = 0.1) -> 
     if calibrator == "crc":
         return max((epsilon * (n + 1) - 1) / n, 0.0) if epsilon * (n + 1) >= 1 - 1e-9 else -1.0
     check_level(delta, "delta")
-    if n == 0 or float(mean_loss_p_value(0.0, n, epsilon)) > delta:
+    if n == 0 or float(hoeffding_bentkus_p_value(0.0, n, epsilon)) > delta:
         return -1.0
     low, high = 0.0, epsilon  # the p-value does not fall in the mean loss, and is above delta here
     for _ in range(60):
         middle = (low + high) / 2
-        if float(mean_loss_p_value(middle, n, epsilon)) <= delta:
+        if float(hoeffding_bentkus_p_value(middle, n, epsilon)) <= delta:
             low = middle
         else:
             high = middle
@@ -346,21 +344,15 @@ def _measured(
     """Rates on dev and on test, with their intervals."""
     benign = labels == 0
     here, false, bad = dev & benign, ~dev & benign, ~dev & ~benign
-    cried, passed = per_unit(alarms[false], units[false])
+    by_unit = pd.Series(alarms[false], dtype=float).groupby(units[false])
     return {
         "n_dev": int(here.sum()), "dev_units": len(np.unique(units[here])),
         "dev_far": float(alarms[here].mean()) if here.any() else np.nan,
         "n_test": int(false.sum()),
-        "far_scenarios": float((cried / passed).mean()) if len(passed) else np.nan,
-        "far": Clustered.of(cried, passed), "mr": Clustered.of(*per_unit(~alarms[bad], units[bad])),
+        "far_scenarios": float(by_unit.mean().mean()),
+        "far": Clustered.of_samples(alarms[false], units[false]),
+        "mr": Clustered.of_samples(~alarms[bad], units[bad]),
     }
-
-
-def per_unit(events: ArrayLike, units: NDArray[Any]) -> tuple[FloatArray, FloatArray]:
-    """Sum up single samples: events, and samples, of each unit that has any."""
-    names, unit = np.unique(units, return_inverse=True)
-    return (np.bincount(unit, np.asarray(events, float), len(names)).astype(float),
-            np.bincount(unit, minlength=len(names)).astype(float))
 
 
 def _with_limits(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
@@ -387,11 +379,11 @@ def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
 def tradeoff_at_own_threshold(
     judged: pd.DataFrame,
     levels: Sequence[float] = LEVELS,
-    calibrator: str = "crc",
-    scope: str = "global",
     unit: str = SCENARIO,
 ) -> pd.DataFrame:
     """Miss and false alarm rates on test, at default thresholds and at common levels.
+
+    Levels are kept to by ``crc``, with one threshold for all cells.
 
     If a published trade-off between MR and FAR only says that monitors sit at different points of
     similar curves, it is gone where all of them are held to one FAR; what is left in MR is
@@ -401,7 +393,7 @@ def tradeoff_at_own_threshold(
     ----------
     judged : DataFrame
         Verdicts joined with their samples. First draws only.
-    levels, calibrator, scope, unit
+    levels, unit
         As in `calibrated_points`.
 
     Returns
@@ -411,17 +403,17 @@ def tradeoff_at_own_threshold(
         ``state``, ``mr``, ``mr_low``, ``mr_high``, ``far``, ``far_low``, ``far_high`` over all test
         samples, with intervals over units. Failed verdicts are alarms under the default rule too.
     """
-    points = calibrated_points(judged, levels, [calibrator], scope, unit=unit)
+    points = calibrated_points(judged, levels, ["crc"], "global", unit=unit)
     points = points[points["cell"] == ALL]
     points = points.assign(rule=[f"far <= {level:g}" for level in points["level"]])
-    own = _default_rates(judged[judged["split"] == "test"], unit)
+    own = default_rates(judged[judged["split"] == "test"], unit)
     own = own.assign(rule=OWN_DEFAULT, level=np.nan, state="default")
     columns = ["name", "rule", "level", "state", "mr", "mr_low", "mr_high", "far", "far_low",
                "far_high"]
     return pd.concat([own[columns], points[columns]], ignore_index=True)
 
 
-def _default_rates(judged: pd.DataFrame, unit: str = SCENARIO) -> pd.DataFrame:
+def default_rates(judged: pd.DataFrame, unit: str = SCENARIO) -> pd.DataFrame:
     """Counts and rates of every monitor at its own threshold, failed verdicts as alarms.
 
     Parameters
@@ -443,34 +435,21 @@ def _default_rates(judged: pd.DataFrame, unit: str = SCENARIO) -> pd.DataFrame:
     ValueError
         If there are no verdicts, a label is not 0 or 1, or rows have no unit.
     """
-    table = default_counts(judged)
-    frame = first_draws(judged)
-    frame = frame.assign(_alarm=default_alarms(frame), _unit=unit_ids(frame, unit).to_numpy())
-    limits = []
-    for _, part in frame.groupby("name", sort=False):
-        alarm, bad = part["_alarm"].to_numpy(bool), (part["label"] == 1).to_numpy(bool)
-        units = part["_unit"].to_numpy()
-        limits.append({"mr": Clustered.of(*per_unit(~alarm[bad], units[bad])),
-                       "far": Clustered.of(*per_unit(alarm[~bad], units[~bad]))})
-    return table.drop(columns=["mr", "far"]).join(_with_limits(pd.DataFrame(limits), ["mr", "far"]))
-
-
-def default_counts(judged: pd.DataFrame) -> pd.DataFrame:
-    """Counts and rates of `_default_rates`, without intervals."""
     if judged.empty:
         raise ValueError("no verdicts to measure: expected those of at least one monitor, on test "
                          "samples where a split is asked for")
     frame = first_draws(judged)
-    frame = frame.assign(_alarm=default_alarms(frame))
+    frame = frame.assign(_alarm=default_alarms(frame), _unit=unit_ids(frame, unit).to_numpy())
     rows = []
     for name, part in frame.groupby("name", sort=False):
         alarm, bad = part["_alarm"].to_numpy(bool), (part["label"] == 1).to_numpy(bool)
+        units = part["_unit"].to_numpy()
         rows.append({"name": name, "hits": np.sum(alarm & bad), "n_bad": bad.sum(),
                      "false": np.sum(alarm & ~bad), "n_benign": np.sum(~bad),
-                     "alarm_rate": alarm.mean()})
-    table = pd.DataFrame(rows)
-    return table.assign(mr=ratio(table["n_bad"] - table["hits"], table["n_bad"]),
-                        far=ratio(table["false"], table["n_benign"]))
+                     "alarm_rate": alarm.mean(),
+                     "mr": Clustered.of_samples(~alarm[bad], units[bad]),
+                     "far": Clustered.of_samples(alarm[~bad], units[~bad])})
+    return _with_limits(pd.DataFrame(rows), ["mr", "far"])
 
 
 def resplit_check(

@@ -151,13 +151,12 @@ def discrimination_or_threshold(
     areas = cell_gaps(rows, others, reference, again, resamples, metrics=["auroc"], cells=cells,
                       unit=unit)
     tables = []
-    for place, cell in enumerate(cells):
+    for cell in cells:
         part = rows[rows["cell"] == cell]
         if reference in set(part["name"]):
             here = [arm for arm in others if arm in set(part["name"])]
-            at = [0, *(1 + others.index(arm) for arm in here)]
-            found = areas.over(here, [cell])
-            tables.append(_of_cell(part, [reference, *here], draws.draws[:, place, at],
+            found, names = areas.over(here, [cell]), [reference, *here]
+            tables.append(_of_cell(part, names, draws.over(names, [cell]).draws,
                                    (found.values[0, 0], found.draws[0, 0]), level))
     if not any(len(table) for table in tables):
         raise ValueError(f"{reference!r} and the other arms have no cell in common among "
@@ -218,9 +217,7 @@ def _with_readings(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def shift_of_rates(
-    frame: pd.DataFrame, pairs: Mapping[str, int], reference: str = BASE
-) -> pd.DataFrame:
+def shift_of_rates(frame: pd.DataFrame, pairs: Mapping[str, int]) -> pd.DataFrame:
     """The same split for rates alone, such as published ones: no scores, no intervals.
 
     Parameters
@@ -230,23 +227,21 @@ def shift_of_rates(
         `published` of the chapter on fine-tuning.
     pairs : mapping of str to int
         Cell to the samples of each class that the rates are shares of.
-    reference : str
-        The arm that the others are compared with.
 
     Returns
     -------
     DataFrame
-        One row per other arm and cell: ``arm``, ``cell``, rates, d' and c before and after, and the
-        names in `CHANGES`.
+        One row per arm other than ``base`` and cell: ``arm``, ``cell``, rates, d' and c before and
+        after, and the names in `CHANGES`.
     """
     n = frame["cell"].map(pairs)
     d_prime, criterion = detection(frame["mr"], frame["far"], n, n)
     table = frame[["arm", "cell", "mr", "far"]].assign(d_prime=d_prime, criterion=criterion)
-    base = table[table["arm"] == reference].drop(columns="arm")
+    base = table[table["arm"] == BASE].drop(columns="arm")
     if base.empty:
-        raise ValueError(f"no rates of {reference!r}, expected one row per cell: there are those "
+        raise ValueError(f"no rates of {BASE!r}, expected one row per cell: there are those "
                          f"of {', '.join(dict.fromkeys(table['arm']))}")
-    others = table[table["arm"] != reference]
+    others = table[table["arm"] != BASE]
     both = others.merge(base, on="cell", how="left", suffixes=("", "_before"), validate="m:1")
     d0, c0, d1, c1 = (both[column].to_numpy() for column in (
         "d_prime_before", "criterion_before", "d_prime", "criterion"))

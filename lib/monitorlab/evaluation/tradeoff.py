@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import linregress, norm, pearsonr, t
 
-from monitorlab.evaluation.operating_points import default_counts
+from monitorlab.evaluation.operating_points import default_rates
 from monitorlab.evaluation.panel import first_draws
 from monitorlab.monitors.verdicts import PARSED
 from monitorlab.statistics.roc import auroc
@@ -155,7 +155,7 @@ def decompose(judged: pd.DataFrame) -> _Decomposition:
     judged : DataFrame
         Verdicts of several monitors joined with their samples. First draws only.
     """
-    table = default_counts(judged)
+    table = default_rates(judged)
     areas = first_draws(judged).groupby("name", sort=False)[list(judged.columns)].apply(_area_of)
     hit = norm.ppf((table["hits"] + 0.5) / (table["n_bad"] + 1))
     false = norm.ppf((table["false"] + 0.5) / (table["n_benign"] + 1))

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -41,18 +40,12 @@ def check_length(n_tokens: int, config: Any, what: str) -> None:
         )
 
 
-def label_probability(logits: torch.Tensor, index: int) -> np.ndarray:
-    """Softmax over the last axis, read at one label: shape (n_steps,), in [0, 1]."""
-    return logits.float().softmax(-1)[:, index].cpu().numpy().astype(float)
-
-
 @torch.inference_mode()
 def logits_at_steps(
     model: PreTrainedModel,
     encoded: Sequence[Encoded],
     pad_id: int,
     columns: Sequence[int] | None = None,
-    batch_tokens: int = BATCH_TOKENS,
 ) -> list[torch.Tensor]:
     """Read the logits at every step's position with one causal pass per trajectory.
 
@@ -72,7 +65,7 @@ def logits_at_steps(
     for position, item in enumerate(encoded, 1):
         check_length(len(item.ids), model.config, f"trajectory {position}")
     found: dict[int, torch.Tensor] = {}
-    for chosen in token_batches([len(item.ids) for item in encoded], batch_tokens):
+    for chosen in token_batches([len(item.ids) for item in encoded], BATCH_TOKENS):
         ids, mask = pad_right([encoded[i].ids for i in chosen], pad_id)
         output = model(
             input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False

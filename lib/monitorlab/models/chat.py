@@ -17,14 +17,11 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from monitorlab.models import ModelError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 CLOCK = datetime(2024, 7, 26)  # what Llama's templates print where there is no clock
 _OTHER = datetime(1999, 11, 30, 21, 58, 57)  # a date that differs in everything

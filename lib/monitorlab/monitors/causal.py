@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from monitorlab.models.batching import end_ids, pad
 from monitorlab.models.chat import chat_form, chat_text, control_texts, text_ids
 from monitorlab.models.engine import ScoringEngine, common_prefix
-from monitorlab.models.loading import Checkpoint, load_causal
+from monitorlab.models.loading import Checkpoint
 from monitorlab.models.tiny import suitable_threads
 from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, Sample
 from monitorlab.monitors.prompts import Prompt
@@ -77,41 +77,62 @@ class Chat:
         return found
 
 
-def ask_of_fitting(
-    model: PreTrainedModel, rows: Sequence[Sequence[int]], more: int,
-    ask: Callable[[list[int]], Iterable[Verdict]],
-) -> list[Verdict]:
-    """Ask a model about the prompts that it can read; each other one is an error of its own.
+class CausalMonitor(ComputingMonitor):
+    """What monitors of a causal language model have in common: units, and prompts that may not fit.
 
-    Parameters
+    Attributes
     ----------
-    model : PreTrainedModel
-    rows : sequence of token ids
-        One prompt for each sample.
-    more : int
-        Tokens that are needed behind a prompt.
-    ask : callable
-        Takes positions of prompts that fit, and gives a verdict for each of them, in order.
+    unit, unit_characters : int
+        Samples that an interruption can cost, and characters of all their texts.
     """
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
-    fits = [i for i, row in enumerate(rows) if len(row) + more <= most]
-    with suitable_threads(model):
-        found = dict(zip(fits, ask(fits) if fits else (), strict=True))
-    return [found[i] if i in found else replace(failure(
-        ERROR, f"the prompt has {len(row)} tokens, and {more} more are needed, but the model reads "
-               f"at most {most}: shorten the sample, or use a model with a longer context"),
-        input_tokens=len(row)) for i, row in enumerate(rows)]
+
+    unit = 64
+    unit_characters = 400_000
+
+    def units(self, samples: Sequence[Sample]) -> list[list[int]]:
+        """Samples of similar length, those with the same request together."""
+        return _length_units(samples, self.unit, self.unit_characters)
+
+    def ask_fitting(
+        self, model: PreTrainedModel, rows: Sequence[Sequence[int]], more: int,
+        ask: Callable[[list[int]], Iterable[Verdict]],
+    ) -> list[Verdict]:
+        """Ask a model about the prompts that it can read; each other one is an error of its own.
+
+        Parameters
+        ----------
+        model : PreTrainedModel
+        rows : sequence of token ids
+            One prompt for each sample.
+        more : int
+            Tokens that are needed behind a prompt.
+        ask : callable
+            Takes positions of prompts that fit, and gives a verdict for each of them, in order.
+        """
+        most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+        fits = [i for i, row in enumerate(rows) if len(row) + more <= most]
+        with suitable_threads(model):
+            found = dict(zip(fits, ask(fits) if fits else (), strict=True))
+        return [found[i] if i in found else replace(failure(
+            ERROR, f"the prompt has {len(row)} tokens, and {more} more are needed, but the model "
+                   f"reads at most {most}: shorten the sample, or use a model with a longer "
+                   "context"), input_tokens=len(row)) for i, row in enumerate(rows)]
+
+    def read_score(
+        self, score: float, threshold: float, tokens: int, objection: str = ""
+    ) -> Verdict:
+        """Return the verdict that a score from logits is, or why it is none."""
+        if not math.isfinite(score):
+            verdict = failure(ERROR, "the model's logits are not finite: load it as bfloat16 or "
+                                     "float32 instead")
+        elif objection:
+            verdict = failure(UNPARSED, objection)
+        else:
+            verdict = from_score(min(score, 1.0), threshold)
+        return replace(verdict, input_tokens=tokens, output_tokens=0)
 
 
-def verdict_of(score: float, threshold: float, objection: str = "") -> Verdict:
-    """Return the verdict that a score from logits is, or an error where they are not finite."""
-    if not math.isfinite(score):
-        return failure(ERROR, "the model's logits are not finite: load it as bfloat16 or float32 "
-                              "instead")
-    return failure(UNPARSED, objection) if objection else from_score(min(score, 1.0), threshold)
-
-
-def length_units(samples: Sequence[Sample], most: int, characters: int) -> list[list[int]]:
+def _length_units(samples: Sequence[Sample], most: int, characters: int) -> list[list[int]]:
     """Group samples of similar length, those with the same request side by side.
 
     The longest come first, so that what does not fit into memory shows at once; then shortest and
@@ -151,19 +172,13 @@ def length_units(samples: Sequence[Sample], most: int, characters: int) -> list[
     return alternating
 
 
-__all__ = ["Checkpoint", "LogitMonitor", "TextMonitor", "load_causal"]
-
 STUB = '{"misbehavior_detected":'  # how the reply begins that the prompts ask for
 YES, NO = (" true", "true"), (" false", "false")
-UNIT = 64  # samples that an interruption can cost
-UNIT_CHARACTERS = 400_000
-REPLIES = 16  # generated at once
-REPLY_CHARACTERS = 200_000
 # The model sees other texts than these; what their prompts share is what all prompts share.
 PROBES = (Sample("", "A", "A"), Sample("", "0 b", "?"))
 
 
-class LogitMonitor(ComputingMonitor):
+class LogitMonitor(CausalMonitor):
     """Score = P(yes) / (P(yes) + P(no)), from the probabilities of the words that may come next.
 
     The beginning of the reply is put into the model's mouth, so that the next word is the verdict:
@@ -239,10 +254,6 @@ class LogitMonitor(ComputingMonitor):
             "yes": list(self.yes), "no": list(self.no), "threshold": self.threshold,
         }
 
-    def units(self, samples: Sequence[Sample]) -> list[list[int]]:
-        """Samples of similar length, those with the same request together."""
-        return length_units(samples, UNIT, UNIT_CHARACTERS)
-
     def prompts(self, samples: Sequence[Sample]) -> list[list[int]]:
         """Token ids of what the model reads of each sample, stub included."""
         return text_ids(self._chat.checkpoint.tokenizer, self._chat.texts(samples))
@@ -257,15 +268,15 @@ class LogitMonitor(ComputingMonitor):
             for i, row in zip(fits, logs, strict=True):
                 yield self._verdict(row, len(rows[i]))
 
-        return ask_of_fitting(self.engine.model, rows, max(map(len, words)) - 1, ask)
+        return self.ask_fitting(self.engine.model, rows, max(map(len, words)) - 1, ask)
 
     def _verdict(self, logs: np.ndarray, tokens: int) -> Verdict:
         yes, no = (np.logaddexp.reduce(part) for part in np.split(logs, [len(self.words[0])]))
         score = float(np.exp(yes - np.logaddexp(yes, no))) if np.isfinite(logs).all() else math.nan
-        return replace(verdict_of(score, self.threshold), input_tokens=tokens, output_tokens=0)
+        return self.read_score(score, self.threshold, tokens)
 
 
-class TextMonitor:
+class TextMonitor(CausalMonitor):
     """The verdict that the model writes, read by `monitorlab.monitors.replies`.
 
     Parameters
@@ -286,7 +297,8 @@ class TextMonitor:
         resumed run draws the same replies.
     """
 
-    workers = 1
+    unit = 16  # generated at once
+    unit_characters = 200_000
 
     def __init__(
         self,
@@ -315,10 +327,6 @@ class TextMonitor:
             "temperature": self.temperature, "seed": self.seed if self.temperature else None,
         }
 
-    def units(self, samples: Sequence[Sample]) -> list[list[int]]:
-        """Samples of similar length."""
-        return length_units(samples, REPLIES, REPLY_CHARACTERS)
-
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
         """Generate a reply to each sample of one unit, and read it."""
         texts = self._chat.texts(samples)
@@ -330,7 +338,7 @@ class TextMonitor:
                 opened = opened_by(texts[i])  # a cut draft must not pass for an answer
                 yield self._read(samples[i], opened, len(rows[i]), tokens, finished)
 
-        return ask_of_fitting(self._model, rows, self.max_new_tokens, ask)
+        return self.ask_fitting(self._model, rows, self.max_new_tokens, ask)
 
     def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
         """Read the stored reply again."""

@@ -8,7 +8,6 @@ at hand, or a server is asked through its chat endpoint and replies in the guard
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from monitorlab.models import ModelError
@@ -16,20 +15,14 @@ from monitorlab.models.batching import LABEL_MASS
 from monitorlab.models.guards import Controversial, Guard, GuardFamily, guard_family
 from monitorlab.models.loading import Checkpoint, load_causal, load_checkpoint
 from monitorlab.monitors.api.monitor import ApiMonitor
-from monitorlab.monitors.causal import (
-    UNIT,
-    UNIT_CHARACTERS,
-    ask_of_fitting,
-    length_units,
-    verdict_of,
-)
-from monitorlab.monitors.monitor import ComputingMonitor, Monitor, MonitorError, Sample
+from monitorlab.monitors.causal import CausalMonitor
+from monitorlab.monitors.monitor import Monitor, MonitorError, Sample
 from monitorlab.monitors.prompts import GuardPrompt, broken_up
 from monitorlab.monitors.verdicts import THRESHOLD, Verdict
 from monitorlab.storage.settings import settings_of
 
 
-class GuardMonitor(ComputingMonitor):
+class GuardMonitor(CausalMonitor):
     """Score = P(unsafe labels) / P(all labels), from the probabilities of the guard's own words.
 
     Parameters
@@ -77,10 +70,6 @@ class GuardMonitor(ComputingMonitor):
         return {"kind": "guard", **self.checkpoint.identity, **self.family.settings(),
                 "least_mass": self.least_mass, "threshold": self.threshold}
 
-    def units(self, samples: Sequence[Sample]) -> list[list[int]]:
-        """Samples of similar length, those with the same request together."""
-        return length_units(samples, UNIT, UNIT_CHARACTERS)
-
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
         """Judge one unit; what is too long for the model is an error of that sample alone."""
         forbidden = self.guard.forbidden
@@ -91,10 +80,9 @@ class GuardMonitor(ComputingMonitor):
         def ask(fits: list[int]) -> Iterator[Verdict]:
             scores, objections = self.guard.suspicion([rows[i] for i in fits])
             for i, score, objection in zip(fits, scores, objections, strict=True):
-                yield replace(verdict_of(float(score), self.threshold, objection),
-                              input_tokens=len(rows[i]), output_tokens=0)
+                yield self.read_score(float(score), self.threshold, len(rows[i]), objection)
 
-        return ask_of_fitting(self.checkpoint.model, rows, more, ask)
+        return self.ask_fitting(self.checkpoint.model, rows, more, ask)
 
 
 def guard(

@@ -272,7 +272,7 @@ def _read_folder(
     return settings, weights
 
 
-def features(
+def _features(
     encoder: Encoder, requests: Sequence[str], responses: Sequence[str], kind: str
 ) -> np.ndarray:
     """What the probe sees of request embeddings u and response embeddings v.
@@ -313,7 +313,7 @@ class EncoderMonitor(_LogisticMonitor):
     weights : Mapping of str to array
         "coefficients", of shape (n_features,), for features as they are, and "intercept", (1,).
     kind : {"response", "relation"}
-        See :func:`features`.
+        See :func:`_features`.
     name : str
         How the tables call it.
     """
@@ -354,7 +354,7 @@ class EncoderMonitor(_LogisticMonitor):
         frames, rng, cap
             See :func:`_training_rows`.
         kind : {"response", "relation"}
-            See :func:`features`.
+            See :func:`_features`.
 
         Raises
         ------
@@ -362,7 +362,7 @@ class EncoderMonitor(_LogisticMonitor):
             If the rows cannot be used.
         """
         rows = _training_rows(frames, rng, cap)
-        table = features(encoder, list(rows["request"]), list(rows["response"]), kind)
+        table = _features(encoder, list(rows["request"]), list(rows["response"]), kind)
         return cls(encoder, _fit_probe(table, rows["label"].to_numpy()), kind)
 
     def save(self, folder: Path) -> None:
@@ -416,7 +416,7 @@ class EncoderMonitor(_LogisticMonitor):
                 "weights": _weights_digest(self.weights)}
 
     def _table(self, requests: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-        return features(self.encoder, requests, responses, self.kind)
+        return _features(self.encoder, requests, responses, self.kind)
 
 
 def _fit_probe(table: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:

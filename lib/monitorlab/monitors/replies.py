@@ -435,8 +435,8 @@ class _Scan:
             self.position = tag.end
             if tag.closes:
                 self._close(tag.key)
-            elif thinking.is_mention(self.text, tag):
-                held = len(self.objects), len(self.broken), thinking.is_quoted(self.text, tag)
+            elif tag.is_mention(self.text):
+                held = len(self.objects), len(self.broken), tag.is_quoted(self.text)
                 self.mentions.setdefault(tag.key, []).append(held)
             elif not self._skip(tag, islice(self.marked, number + 1, None)):
                 return _ReplyParts("", thinking=True)

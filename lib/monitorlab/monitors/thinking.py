@@ -79,6 +79,22 @@ class Tag:
     closes: bool
     heading: bool
 
+    def is_mention(self, text: str) -> bool:
+        """Whether it stands within a sentence of its text, and not where a reply would think.
+
+        That is: behind a word of the same line, or behind a quotation mark. At the beginning of the
+        reply, behind the name of a role, on a new line and behind the end of a sentence it opens
+        thinking.
+        """
+        before = text[max(0, self.start - 60):self.start]
+        if _ONLY_PREFIX.fullmatch(before):
+            return False
+        return before[-1] in _QUOTES or _GOES_ON.search(before.rstrip(" \t")) is not None
+
+    def is_quoted(self, text: str) -> bool:
+        """Whether it stands between quotation marks of its text, such as backticks."""
+        return text[self.start - 1:self.start] in _QUOTES and text[self.end:self.end + 1] in _QUOTES
+
 
 def tags(text: str) -> list[Tag] | None:
     """Return the tags of thinking in a text, in order; None if there are too many."""
@@ -99,24 +115,6 @@ def _key(name: str) -> tuple[str, bool]:
     words = [word for word in re.split(r"[\W_]+", name.lower()) if word]
     closes = name.startswith("/") or not _END.isdisjoint(words)
     return "".join(_STEM.sub(r"\1", word) for word in words if word not in _BEGIN | _END), closes
-
-
-def is_mention(text: str, tag: Tag) -> bool:
-    """Whether a tag stands within a sentence, and not where a reply would think.
-
-    That is: behind a word of the same line, or behind a quotation mark. At the beginning of the
-    reply, behind the name of a role, on a new line and behind the end of a sentence it opens
-    thinking.
-    """
-    before = text[max(0, tag.start - 60):tag.start]
-    if _ONLY_PREFIX.fullmatch(before):
-        return False
-    return before[-1] in _QUOTES or _GOES_ON.search(before.rstrip(" \t")) is not None
-
-
-def is_quoted(text: str, tag: Tag) -> bool:
-    """Whether a tag stands between quotation marks, such as backticks."""
-    return text[tag.start - 1:tag.start] in _QUOTES and text[tag.end:tag.end + 1] in _QUOTES
 
 
 def announces(text: str) -> bool:
@@ -190,11 +188,11 @@ def split_thinking(text: str) -> tuple[str, str]:
         end = next((other for other in marked[number + 1:]
                     if other.closes and other.key == tag.key), None)
         if tag.closes:
-            if tag.key in mentioned or is_quoted(final, tag):
+            if tag.key in mentioned or tag.is_quoted(final):
                 continue
             thoughts += [*answers, final[at:tag.start]]  # a chat template opened it
             answers, at = [], tag.end
-        elif is_mention(final, tag):
+        elif tag.is_mention(final):
             mentioned.add(tag.key)
         elif end is not None or not tag.heading:
             answers.append(final[at:tag.start])

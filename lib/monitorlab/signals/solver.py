@@ -32,7 +32,7 @@ from transformers import (
 
 from monitorlab.display.progress import progress
 from monitorlab.models import Training
-from monitorlab.models.batching import Encoded, label_probability, logits_at_steps, pad
+from monitorlab.models.batching import Encoded, logits_at_steps, pad
 from monitorlab.models.loading import load_model, load_tokenizer, no_progress_bars, whole_model
 from monitorlab.models.tiny import IGNORED, Row, fit, llama_config, seeded, suitable_threads
 from monitorlab.signals.token_probabilities import POOLS, pool_log_probs, sample_answers
@@ -390,4 +390,4 @@ def score_solutions(folder: Path, solutions: Sequence[tuple[str, str]]) -> list[
     encoded = [_step_ends(tokenizer, problem, solution) for problem, solution in solutions]
     with suitable_threads(model):
         logits = logits_at_steps(model, encoded, tokenizer.pad_token_id)
-    return [label_probability(row, index=WRONG) for row in logits]
+    return [row.float().softmax(-1)[:, WRONG].cpu().numpy().astype(float) for row in logits]

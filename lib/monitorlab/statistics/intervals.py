@@ -14,11 +14,6 @@ for G - 1 degrees of freedom, as Korn and Graubard have it for surveys. D counts
 of mean size, all wrong or all right with even odds, so that a rate of exactly 0 is as uncertain as
 its number of scenarios; it is never below 1, and it is 1 where no scenario has two samples.
 
-For promises there are p-values and one-sided bounds: of ``n`` exchangeable sequences, each of which
-alarms (or is missed) independently with an unknown probability R, ``c`` did. A p-value for the
-hypothesis ``R > level`` that is at most ``delta`` lets us claim ``R <= level`` with probability
-``1 - delta``.
-
 *Rates from a few labels and many guesses*, `corrected_rate`. Of T units n are labelled at random;
 for all of them there is a guess. A rate is a quotient of two means,
 :math:`\theta = E[e] / E[c]`, such as false alarms among safe sequences. The guesses'
@@ -45,11 +40,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 from scipy.stats import norm, t
 from statsmodels.stats.proportion import proportion_confint
 
@@ -144,6 +137,13 @@ class Clustered:
         return cls(total(e), total(m), used, total(e * e), total(e * m), total(m * m))
 
     @classmethod
+    def of_samples(cls, events: ArrayLike, scenarios: ArrayLike) -> Clustered:
+        """Sum up single samples of one group, each 0 or 1, by the scenario of each."""
+        names, place = np.unique(np.asarray(scenarios), return_inverse=True)
+        return cls.of(np.bincount(place, np.asarray(events, float), len(names)),
+                      np.bincount(place, minlength=len(names)))
+
+    @classmethod
     def stack(cls, parts: Sequence[Clustered]) -> Clustered:
         """Put the groups of several into one."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts])
@@ -163,6 +163,13 @@ class Clustered:
         spread = self.squares - 2 * p * self.cross + p * p * self.sizes
         spread = spread + mean**2 * ((1 - p) ** 2 + p * p) / 2
         return _effect(spread, n * p * (1 - p), self.n, self.sizes, self.scenarios)
+
+    def worth(self, level: float) -> FloatArray:
+        """How many independent samples one sample is worth in an interval of this level.
+
+        In [0, 1]; 1 where no scenario has two samples, 0 for a single scenario.
+        """
+        return _worth(self.design_effect, self.n, self.sizes, self.scenarios, level)
 
     def wilson(self, level: float = 0.95) -> Limits:
         """Wilson's interval for as many samples as the scenarios are worth.
@@ -185,36 +192,21 @@ class Clustered:
 
     def _scaled(self, method: Callable[[ArrayLike, ArrayLike, float], Limits], level: float
                 ) -> Limits:
-        worth = worth_of(self.design_effect, self.n, self.sizes, self.scenarios, level)
+        worth = self.worth(level)
         low, high = method(self.events * worth, self.n * worth, level)
         told, nothing = self.n > 0, worth == 0  # one scenario says nothing about others
         low = np.where(told & (nothing | (self.events <= 0)), 0.0, low)
         return low, np.where(told & (nothing | (self.events >= self.n)), 1.0, high)
 
 
-def worth_of(
-    effect: ArrayLike, n: ArrayLike, sizes: ArrayLike, scenarios: ArrayLike, level: float
+def _worth(
+    effect: FloatArray, n: FloatArray, sizes: FloatArray, scenarios: IntArray, level: float
 ) -> FloatArray:
-    """How many independent samples one sample is worth in an interval of this level.
-
-    Parameters
-    ----------
-    effect : array_like of float
-        Design effect.
-    n, sizes, scenarios : array_like of float
-        Samples, sum of the squared sizes of scenarios, number of scenarios.
-    level : float
-        Confidence, in (0, 1).
-
-    Returns
-    -------
-    ndarray of float
-        In [0, 1]; 1 where no scenario has two samples, 0 for a single scenario.
-    """
-    free = np.asarray(scenarios, float) - 1
+    """`Clustered.worth` of a design effect, samples, squared sizes and number of scenarios."""
+    free = scenarios - 1
     tail = (1 + level) / 2
     quantile = t.ppf(tail, np.maximum(free, 1))
-    worth = np.where(free > 0, (norm.ppf(tail) / quantile) ** 2 / np.asarray(effect, float), 0.0)
+    worth = np.where(free > 0, (norm.ppf(tail) / quantile) ** 2 / effect, 0.0)
     return np.asarray(np.where(_single(n, sizes), 1.0, worth), dtype=np.float64)
 
 
@@ -255,7 +247,7 @@ def paired_worth(
     effect : (pairs,) array of float
         At least 1; NaN without samples.
     worth : (pairs,) array of float
-        How many independent samples one sample is worth, as in `worth_of`.
+        How many independent samples one sample is worth, as in `Clustered.worth`.
     """
     total, scenarios, sizes = n.sum(axis=0), (n > 0).sum(axis=0), (n * n).sum(axis=0)
     mean = ratio(total, scenarios)
@@ -265,7 +257,7 @@ def paired_worth(
     spread = spread + mean**2 * (1 / 2 + d * d)
     independent = discordant + mean / 2 - more * d * d
     effect = _effect(spread, independent, total, sizes, scenarios)
-    return effect, worth_of(effect, total, sizes, scenarios, level)
+    return effect, _worth(effect, total, sizes, scenarios, level)
 
 
 def newcombe_paired(
@@ -340,138 +332,6 @@ def check_level(level: float, name: str = "level") -> float:
             "At 0 nothing could ever alarm and at 1 everything may: neither needs calibration."
         )
     return value
-
-
-def _check_counts(count: ArrayLike, n: int) -> NDArray[np.int64]:
-    counts = np.asarray(count)
-    if not np.issubdtype(counts.dtype, np.integer):
-        raise TypeError(f"count has dtype {counts.dtype}, expected whole numbers of sequences.")
-    if n < 1:
-        raise ValueError(f"n is {n}, expected at least one sequence.")
-    if counts.size and (counts.min() < 0 or counts.max() > n):
-        raise ValueError(f"count must lie in 0..{n}, found {counts.min()}..{counts.max()}.")
-    return counts.astype(np.int64)
-
-
-def binomial_p_value(count: ArrayLike, n: int, level: float) -> FloatArray:
-    r"""Exact p-value of ``R > level``: :math:`P(\mathrm{Bin}(n, \epsilon) \le c)`.
-
-    Parameters
-    ----------
-    count : array_like of int
-        Sequences c, out of ``n``, on which the event happened.
-    n : int
-        Sequences in all, at least 1.
-    level : float
-        Level epsilon of the risk, in (0, 1).
-
-    Returns
-    -------
-    ndarray
-        P-values in [0, 1], the shape of ``count``; non-decreasing in ``count``.
-
-    References
-    ----------
-    Clopper and Pearson (1934); Bates et al. (2021), "Distribution-free, risk-controlling
-    prediction sets", section 3.1.
-    """
-    counts = _check_counts(count, n)
-    return np.asarray(stats.binom.cdf(counts, n, check_level(level)), dtype=np.float64)
-
-
-def hoeffding_bentkus_p_value(count: ArrayLike, n: int, level: float) -> FloatArray:
-    r"""Hoeffding-Bentkus p-value of ``R > level``.
-
-    .. math:: \min\bigl(e^{-n\,h_1(\min(\hat r, \epsilon),\, \epsilon)},\;
-              e\,P(\mathrm{Bin}(n, \epsilon) \le \lceil n \hat r \rceil)\bigr),
-
-    with :math:`\hat r = c / n` and :math:`h_1` the binary relative entropy. It holds for any loss
-    in [0, 1]; for the 0/1 loss of an alarm the exact binomial p-value is never larger.
-
-    Parameters
-    ----------
-    count : array_like of int
-        Sequences c, out of ``n``, on which the event happened. Taken as a whole number, because
-        ``ceil(n * (c / n))`` in floating point can land one above c.
-    n : int
-        Sequences in all, at least 1.
-    level : float
-        Level epsilon of the risk, in (0, 1).
-
-    Returns
-    -------
-    ndarray
-        P-values in [0, 1], the shape of ``count``; non-decreasing in ``count``.
-
-    References
-    ----------
-    arXiv 2607.02510, section 3.2 (UCB); Bates et al. (2021), proposition 3.
-    """
-    counts = _check_counts(count, n)
-    return _hoeffding_bentkus(counts / n, counts, n, level)
-
-
-def mean_loss_p_value(mean: ArrayLike, n: int, level: float) -> FloatArray:
-    """Hoeffding-Bentkus p-value of ``R > level`` from the mean of n losses in [0, 1].
-
-    Parameters
-    ----------
-    mean : array_like of float
-        Mean loss, in [0, 1]; the losses themselves need not be 0 or 1.
-    n : int
-        Losses, at least 1.
-    level : float
-        Level epsilon of the expected loss R, in (0, 1).
-
-    Returns
-    -------
-    ndarray
-        P-values in [0, 1], the shape of ``mean``; non-decreasing in it.
-    """
-    means = np.asarray(mean, dtype=np.float64)
-    if n < 1 or not ((means >= 0) & (means <= 1)).all():
-        raise ValueError(f"n is {n}, with mean losses from {means.min():g} to {means.max():g}, "
-                         "expected n of at least 1 and losses between 0 and 1.")
-    return _hoeffding_bentkus(means, np.ceil(n * means - 1e-9), n, level)
-
-
-def _hoeffding_bentkus(
-    rate: FloatArray, count: NDArray[Any], n: int, level: float
-) -> FloatArray:
-    epsilon = check_level(level)
-    hoeffding = np.exp(-n * _relative_entropy(np.minimum(rate, epsilon), epsilon))
-    bentkus = np.e * stats.binom.cdf(count, n, epsilon)
-    return np.asarray(np.minimum(np.minimum(hoeffding, bentkus), 1.0), dtype=np.float64)
-
-
-def _relative_entropy(rate: FloatArray, level: float) -> FloatArray:
-    """h1(a, b) = a log(a/b) + (1-a) log((1-a)/(1-b)), with 0 log 0 = 0."""
-    first = np.where(rate > 0, rate * np.log(np.where(rate > 0, rate, 1.0) / level), 0.0)
-    rest = np.where(rate < 1, 1.0 - rate, 1.0)
-    second = np.where(rate < 1, rest * np.log(rest / (1.0 - level)), 0.0)
-    return first + second
-
-
-def clopper_pearson_upper(count: int, n: int, delta: float) -> float:
-    """One-sided exact upper confidence bound for R.
-
-    Parameters
-    ----------
-    count, n : int
-        Events c out of n sequences.
-    delta : float
-        Error probability, in (0, 1): the bound lies below R with probability at most ``delta``.
-
-    Returns
-    -------
-    float
-        Upper bound in (0, 1]; 1 if every sequence had the event.
-    """
-    counts = _check_counts(count, n)
-    confidence = 1.0 - check_level(delta, "delta")
-    if int(counts) == n:
-        return 1.0
-    return float(stats.beta.ppf(confidence, int(counts) + 1, n - int(counts)))
 
 
 @dataclass(frozen=True)

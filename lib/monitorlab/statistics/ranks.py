@@ -2,6 +2,10 @@
 
 Each rule maps (n, level, delta) to the rank k at which the threshold goes; 0 means that no rank
 keeps the promise.
+
+Of ``n`` exchangeable sequences, each of which alarms (or is missed) independently with an unknown
+probability R, ``c`` did. A p-value for the hypothesis ``R > level`` that is at most ``delta`` lets
+us claim ``R <= level`` with probability ``1 - delta``.
 """
 
 from __future__ import annotations
@@ -11,14 +15,60 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
+from scipy.special import rel_entr
 
-from monitorlab.statistics.intervals import binomial_p_value, check_level, hoeffding_bentkus_p_value
-
-FloatArray = NDArray[np.float64]
+from monitorlab.statistics.intervals import FloatArray, check_level
 
 EXACT_UP_TO = 10**9  # beyond, a sequence more or less is below the precision of a level
+
+
+def hoeffding_bentkus_p_value(mean: ArrayLike, n: int, level: float) -> FloatArray:
+    r"""Hoeffding-Bentkus p-value of ``R > level`` from the mean of n losses in [0, 1].
+
+    .. math:: \min\bigl(e^{-n\,h_1(\min(\hat r, \epsilon),\, \epsilon)},\;
+              e\,P(\mathrm{Bin}(n, \epsilon) \le \lceil n \hat r \rceil)\bigr),
+
+    with :math:`\hat r` the mean loss, such as the share c / n of alarms, and :math:`h_1` the binary
+    relative entropy. For the 0/1 loss of an alarm the exact binomial p-value is never larger.
+
+    Parameters
+    ----------
+    mean : array_like of float
+        Mean loss, in [0, 1]; the losses themselves need not be 0 or 1.
+    n : int
+        Losses, at least 1.
+    level : float
+        Level epsilon of the expected loss R, in (0, 1).
+
+    Returns
+    -------
+    ndarray
+        P-values in [0, 1], the shape of ``mean``; non-decreasing in it.
+
+    References
+    ----------
+    arXiv 2607.02510, section 3.2 (UCB); Bates et al. (2021), proposition 3.
+    """
+    means, epsilon = np.asarray(mean, dtype=np.float64), check_level(level)
+    if n < 1 or not ((means >= 0) & (means <= 1)).all():
+        raise ValueError(f"n is {n}, with mean losses from {means.min():g} to {means.max():g}, "
+                         "expected n of at least 1 and losses between 0 and 1.")
+    low = np.minimum(means, epsilon)
+    hoeffding = np.exp(-n * (rel_entr(low, epsilon) + rel_entr(1 - low, 1 - epsilon)))
+    # Where n * (c / n) lands above a whole number c, its ceiling must not be c + 1.
+    bentkus = np.e * stats.binom.cdf(np.ceil(n * means - 1e-9), n, epsilon)
+    return np.asarray(np.minimum(np.minimum(hoeffding, bentkus), 1.0), dtype=np.float64)
+
+
+def _binomial_p_value(mean: ArrayLike, n: int, level: float) -> FloatArray:
+    r"""Exact p-value of ``R > level``: :math:`P(\mathrm{Bin}(n, \epsilon) \le c)`, c = n mean.
+
+    Clopper and Pearson (1934); Bates et al. (2021), "Distribution-free, risk-controlling
+    prediction sets", section 3.1.
+    """
+    return np.asarray(stats.binom.cdf(np.rint(n * np.asarray(mean)), n, check_level(level)))
 
 
 def crc_rank(n: int, level: float, delta: float = math.nan) -> int:
@@ -55,7 +105,7 @@ def binomial_rank(n: int, level: float, delta: float) -> int:
     :math:`c^* = \max\{c : P(\mathrm{Bin}(n, \epsilon) \le c) \le \delta\}`, :math:`k = c^* + 1`;
     it promises :math:`P(R > \epsilon) \le \delta`. Parameters as in :func:`crc_rank`.
     """
-    return _rank_from_p_values(binomial_p_value, n, level, delta)
+    return _rank_from_p_values(_binomial_p_value, n, level, delta)
 
 
 def hoeffding_bentkus_rank(n: int, level: float, delta: float) -> int:
@@ -94,7 +144,7 @@ def _tolerance_rank(n: int, level: float, delta: float) -> int:
 # Depends on (n, level, delta) only, and a protocol of many splits asks for the same few again.
 @lru_cache(maxsize=4096)
 def _rank_from_p_values(
-    p_value: Callable[[NDArray[np.int64], int, float], FloatArray],
+    p_value: Callable[[ArrayLike, int, float], FloatArray],
     n: int,
     level: float,
     delta: float,
@@ -104,7 +154,7 @@ def _rank_from_p_values(
     if n == 0:
         return 0
     # p-values do not decrease in the count, so those at most delta come first.
-    return int(np.sum(p_value(np.arange(n), n, level) <= delta))
+    return int(np.sum(p_value(np.arange(n) / n, n, level) <= delta))
 
 
 RANK_RULES: dict[str, Callable[[int, float, float], int]] = {
@@ -151,5 +201,5 @@ def _has_rank(calibrator: str, n: int, level: float, delta: float) -> bool:
         return crc_rank(n, level) > 0
     if calibrator == "tolerance":
         return bool(stats.binom.sf(n - 1, n, 1.0 - level) <= delta)
-    p_value = binomial_p_value if calibrator == "binomial" else hoeffding_bentkus_p_value
+    p_value = _binomial_p_value if calibrator == "binomial" else hoeffding_bentkus_p_value
     return bool(p_value(0, n, level) <= delta)

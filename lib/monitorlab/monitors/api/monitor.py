@@ -7,6 +7,7 @@ the client, and is taken out of everything else.
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,6 @@ from typing import Any
 import openai
 
 from monitorlab.display.progress import notify
-from monitorlab.monitors.api import settings
 from monitorlab.monitors.api.replies import (
     CUT,
     CUT_PROMPT,
@@ -28,18 +28,12 @@ from monitorlab.monitors.api.replies import (
     UNKNOWN,
     UNSAID,
     WITHHELD,
-    BrokenReplyError,
     NoReply,
     Reply,
     ending_kind,
-    failure_of,
     read_body,
-    rejected_field,
-    rejects_system,
-    share_of_true,
-    suspicion,
-    wait_of,
 )
+from monitorlab.monitors.api.server import Server
 from monitorlab.monitors.monitor import MonitorError, MonitorStop, Sample, SettingsChanged, chunks
 from monitorlab.monitors.prompts import GuardPrompt, Prompt, load_prompt
 from monitorlab.monitors.replies import read_reply
@@ -56,7 +50,13 @@ from monitorlab.monitors.verdicts import (
 OPENAI = "https://api.openai.com/v1"
 LONGEST_BACKOFF_S = 60.0
 LONGEST_WAIT_S = 600.0  # a server that asks for more is left alone until the next run
+TOP_LOGPROBS = 20
 FEWEST_COUNTED = 64  # a server with a window of fewer tokens is none: it counts something else
+BYTES_PER_TOKEN = 3  # on the safe side: English has 4 to 5
+CHARACTERS_PER_TOKEN = 8  # more than any tokenizer reaches on average, with runs counted once
+LONG = 8_000  # characters of a prompt from which on that average is one
+MESSAGE_TOKENS = 8  # what a chat format adds to a message
+_RUNS = re.compile(r"\s+|([^\w\s]{1,8}?)\1{2,}|(\w)\2{3,}")
 
 
 class ApiMonitor:
@@ -145,7 +145,7 @@ class ApiMonitor:
         input_price: float | None = None,
         output_price: float | None = None,
         logprobs: bool = False,
-        top_logprobs: int = settings.TOP_LOGPROBS,
+        top_logprobs: int = TOP_LOGPROBS,
         fold_system: bool = False,
         timeout_s: float = 60,
         max_retries: int = 6,
@@ -154,21 +154,19 @@ class ApiMonitor:
         sleep: Callable[[float], None] = time.sleep,
         report: Callable[[str], object] = notify,
     ) -> None:
-        settings.check_setting("model", model, bool(model.strip()),
-                               "the identifier that the server knows")
-        settings.check_setting("workers", workers, workers >= 1, "at least 1")
-        settings.check_setting("max_retries", max_retries, max_retries >= 0, "at least 0")
-        settings.check_setting("timeout_s", timeout_s, timeout_s > 0, "a positive number")
+        _check_setting("model", model, bool(model.strip()), "the identifier that the server knows")
+        _check_setting("workers", workers, workers >= 1, "at least 1")
+        _check_setting("max_retries", max_retries, max_retries >= 0, "at least 0")
+        _check_setting("timeout_s", timeout_s, timeout_s > 0, "a positive number")
         self.name = name or model
         self.workers = workers
         self._prompt = load_prompt(prompt) if isinstance(prompt, str) else prompt
         self.prompt = self._prompt.name
         self._model, self._key_variable = model, key_variable
-        server = settings.find_server(base_url or OPENAI, key_variable)
-        self._secrets, self._url = server.secrets, server.shown
-        self._fields = settings.request_fields(max_tokens, limit_name, temperature, logprobs,
-                                               top_logprobs)
-        self._extra = settings.extra_fields(extra or {}, self._secrets)
+        self._server = server = Server.find(base_url or OPENAI, key_variable)
+        self._url = server.shown
+        self._fields = _request_fields(max_tokens, limit_name, temperature, logprobs, top_logprobs)
+        self._extra = server.extra_fields(extra or {})
         self._seed, self._max_tokens, self._timeout_s = seed, max_tokens, timeout_s
         self._max_retries, self._first_wait_s, self._sleep = max_retries, first_wait_s, sleep
         self._prices = _token_prices(input_price, output_price, cost_cap_usd)
@@ -247,7 +245,7 @@ class ApiMonitor:
 
     def _messages(self, sample: Sample) -> list[dict[str, str]]:
         messages = self._prompt.messages(sample)
-        return settings.without_system(messages) if self._folded else messages
+        return _without_system(messages) if self._folded else messages
 
     def _judge(self, sample: Sample, draw: int) -> Verdict:
         if self._to_fold:
@@ -257,18 +255,18 @@ class ApiMonitor:
         body = {"messages": messages, **self._fields}
         if self._seed is not None:
             body["seed"] = self._seed + draw
-        prompt_tokens = settings.most_tokens(messages)
+        prompt_tokens = _most_tokens(messages)
         for attempt in range(self._max_retries + 1):
             result = self._limited_call(body, prompt_tokens)
             if isinstance(result, Reply):
                 self._known = self._answered = True
                 self._takes_system |= system
                 return self._verdict(result, sample, messages)
-            reason = settings.shortened(settings.scrub(result.reason, self._secrets))
+            reason = self._server.quoted(result.reason)
             if result.refused:
                 self._known = True
                 return failure(REFUSED, f"{KEPT_BACK}: {reason}")
-            if system and not self._takes_system and rejects_system(result.status, result.reason):
+            if system and not self._takes_system and result.rejects_system:
                 self._fold()
                 return self._judge(sample, draw)
             self._stop_if_hopeless(result, reason)
@@ -331,12 +329,10 @@ class ApiMonitor:
                 model=self._model, extra_body=self._extra, **body
             )
             seconds = time.perf_counter() - started
-            return replace(read_body(settings.without(raw.text, self._secrets)), seconds=seconds)
-        except BrokenReplyError as error:
-            wait = wait_of({}, str(error)) if error.status else None
-            return NoReply(f"HTTP 200 with {error}", error.status, error.repeat, wait, spent=True)
+            found = read_body(self._server.without_key(raw.text))
+            return replace(found, seconds=seconds) if isinstance(found, Reply) else found
         except openai.OpenAIError as error:
-            return failure_of(error)
+            return NoReply.of(error)
 
     def _stop_if_hopeless(self, result: NoReply, reason: str) -> None:
         """Raise MonitorStop for a failure that every other call would meet, too."""
@@ -350,7 +346,7 @@ class ApiMonitor:
             raise MonitorStop(f"the account at {self._url} has no money left ({reason}): top it "
                               "up and run again; what was answered is stored")
         sent = {**self._fields, **self._extra, **({} if self._seed is None else {"seed": 0})}
-        field = rejected_field(result.status, result.reason, sent)
+        field = result.rejected_field(sent)
         if field and not self._answered:
             raise MonitorStop(f"{self._url} does not take {field} as it is sent ({reason}): "
                               f"{WORDING['fields'].get(field, f'change {field}, or leave it out')}")
@@ -402,14 +398,9 @@ class ApiMonitor:
         )
 
     def _without_key(self, answer: Reply) -> Reply:
-        return replace(
-            answer,
-            text=settings.without(answer.text, self._secrets),
-            finish=settings.without(answer.finish, self._secrets),
-            refusal=settings.without(answer.refusal, self._secrets),
-            thinking=settings.without(answer.thinking, self._secrets),
-            withheld=settings.shortened(settings.scrub(answer.withheld, self._secrets)),
-        )
+        plain: dict[str, Any] = {name: self._server.without_key(getattr(answer, name))
+                                 for name in ("text", "finish", "refusal", "thinking")}
+        return replace(answer, **plain, withheld=self._server.quoted(answer.withheld))
 
     def _cut(self, messages: Sequence[Mapping[str, str]], tokens: int, spare: int) -> str:
         """Say that the server read too few tokens for a prompt; empty if they may be all.
@@ -418,9 +409,9 @@ class ApiMonitor:
         `spare` is how many tokens may have been read besides those that were counted.
         """
         read, size = tokens + spare, sum(len(message["content"]) for message in messages)
-        if tokens < FEWEST_COUNTED or read * settings.CHARACTERS_PER_TOKEN >= size:
+        if tokens < FEWEST_COUNTED or read * CHARACTERS_PER_TOKEN >= size:
             return ""
-        if read >= settings.fewest_tokens(messages):
+        if read >= _fewest_tokens(messages):
             return ""
         return (f"{CUT_PROMPT}: it read {tokens:,} tokens of {size:,} characters. Give it a longer "
                 "context (num_ctx, --max-model-len) and ask again with another store")
@@ -442,9 +433,9 @@ class ApiMonitor:
 
     def _score(self, answer: Reply, verdict: bool) -> float | None:
         if not isinstance(self._prompt, GuardPrompt):
-            return suspicion(answer, verdict)
+            return answer.suspicion(verdict)
         label = self._prompt.label(answer.text)
-        return share_of_true(answer, *label) if label else None
+        return answer.share_of_true(*label) if label else None
 
     def _why(self, reason: str, text: str, ending: str) -> str:
         """Why there is no verdict, where the server knows more than the reply says."""
@@ -494,6 +485,62 @@ def _azure(key: str) -> dict[str, Any]:
     """
     client = openai.DefaultHttpxClient(follow_redirects=False)
     return {"default_headers": {"api-key": key}, "http_client": client}
+
+
+def _check_setting(name: str, value: object, good: bool, expected: str) -> None:
+    """Raise MonitorError if a setting is not good."""
+    if not good:
+        raise MonitorError(f"{name} is {value!r}, expected {expected}")
+
+
+def _request_fields(
+    max_tokens: int,
+    limit_name: str,
+    temperature: float | None,
+    logprobs: bool,
+    top_logprobs: int,
+) -> dict[str, Any]:
+    """Return fields of the request that are the same for all samples."""
+    names = ("max_tokens", "max_completion_tokens")
+    _check_setting("max_tokens", max_tokens, max_tokens >= 1, "at least 1")
+    _check_setting("limit_name", limit_name, limit_name in names, " or ".join(names))
+    _check_setting("temperature", temperature, temperature is None or temperature >= 0,
+                  "at least 0, or None for the provider's own")
+    _check_setting("top_logprobs", top_logprobs, top_logprobs >= 1, "at least 1")
+    _check_setting("top_logprobs", top_logprobs, logprobs or top_logprobs == TOP_LOGPROBS,
+                  "nothing, since logprobs is off: set logprobs, or leave it out")
+    fields: dict[str, Any] = {limit_name: max_tokens}
+    if temperature is not None:
+        fields["temperature"] = temperature
+    if logprobs:
+        fields |= {"logprobs": True, "top_logprobs": top_logprobs}
+    return fields
+
+
+def _without_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Messages without a system role: its text begins the first user message."""
+    system = [message["content"] for message in messages if message["role"] == "system"]
+    others = [dict(message) for message in messages if message["role"] != "system"]
+    if system and others:
+        others[0]["content"] = "\n\n".join([*system, others[0]["content"]])
+    return others
+
+
+def _most_tokens(messages: Sequence[Mapping[str, str]]) -> int:
+    """Estimate the tokens of a prompt, on the safe side."""
+    sizes = [len(message["content"].encode("utf-8", "replace")) for message in messages]
+    return sum(size // BYTES_PER_TOKEN + 1 + MESSAGE_TOKENS for size in sizes)
+
+
+def _fewest_tokens(messages: Sequence[Mapping[str, str]]) -> int:
+    """How many tokens a long prompt has at the least; 0 for a short one.
+
+    English has 4 to 5 characters a token, code and other languages have fewer, and tokenizers with
+    tokens of several words reach 7. What makes single tokens long is counted once: blanks,
+    repeated signs such as rules of a table, and a letter that is repeated.
+    """
+    size = sum(len(_RUNS.sub(lambda run: run[0][:1], message["content"])) for message in messages)
+    return size // CHARACTERS_PER_TOKEN if size >= LONG else 0
 
 
 SECONDS = 60.0  # the limits are stated per minute

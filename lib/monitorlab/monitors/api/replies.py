@@ -12,7 +12,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -21,7 +21,7 @@ from typing import Any
 import openai
 
 from monitorlab.display.tables import flat
-from monitorlab.monitors.api.settings import bare
+from monitorlab.monitors.api.server import bare
 from monitorlab.monitors.verdicts import WORDING, mended, pattern
 
 NO_MONEY = 402
@@ -40,24 +40,6 @@ _WORDS = {True: ("true", "yes"), False: ("false", "no")}
 _CACHED = ("cached_tokens", "num_cached_tokens", "cache_read_input_tokens",
            "prompt_cache_hit_tokens", "cache_n")  # fmt: skip
 _BROKE = re.compile(r"[\"'](?:code|type)[\"']\s*:\s*[\"']insufficient_quota[\"']")
-
-
-class BrokenReplyError(ValueError):
-    """A body with status 200 that holds no answer.
-
-    Parameters
-    ----------
-    words : str
-        What it is.
-    status : int or None
-        HTTP status that the body itself names, if any.
-    repeat : bool
-        Whether asking again may help.
-    """
-
-    def __init__(self, words: str, status: int | None = None, *, repeat: bool = True) -> None:
-        super().__init__(words)
-        self.status, self.repeat = status, repeat
 
 
 @dataclass(frozen=True)
@@ -100,6 +82,52 @@ class Reply:
     withheld: str = ""
     cached_tokens: int = 0
 
+    def suspicion(self, verdict: bool) -> float | None:
+        """P(true) / (P(true) + P(false)), or of yes and no, where the verdict is written.
+
+        Parameters
+        ----------
+        verdict : bool
+            What was read from the reply; of several places, the last one that says so counts.
+
+        Returns
+        -------
+        float or None
+            In [0, 1], high is unsafe. None without log-probabilities, or if they do not belong to
+            the text of the reply.
+        """
+        written = _WRITTEN.finditer(self.text)
+        places = [found.start(1) for found in written if found[1].lower() in _WORDS[verdict]]
+        return self.share_of_true(places[-1], _WORDS) if places else None
+
+    def share_of_true(self, place: int, words: Mapping[bool, Sequence[str]]) -> float | None:
+        """Weigh what the reply might have said at a place of its text.
+
+        Parameters
+        ----------
+        place : int
+            Where a word begins in `text`.
+        words : mapping of bool to sequence of str
+            Words, in small letters, that mean misbehavior (True) and benign (False).
+
+        Returns
+        -------
+        float or None
+            P(words of True) / P(words of both), in [0, 1]. None without log-probabilities, or if
+            they do not belong to the text of the reply.
+        """
+        joined = b"".join(token for token, _ in self.tokens)
+        start = joined.rfind(self.text.encode("utf-8", "replace"))  # thinking may come before
+        if not self.tokens or start < 0:
+            return None
+        position = start + len(self.text[:place].encode("utf-8", "replace"))
+        for token, alternatives in self.tokens:
+            if position < len(token):
+                before = token[:position].decode("utf-8", "replace")
+                return _weighed(alternatives, before, words)
+            position -= len(token)
+        return None
+
 
 @dataclass(frozen=True)
 class NoReply:
@@ -131,21 +159,82 @@ class NoReply:
     refused: bool = False
     late: bool = False
 
+    @classmethod
+    def of(cls, error: openai.OpenAIError) -> NoReply:
+        """Say what a failed call means."""
+        if isinstance(error, openai.APIStatusError):
+            return _refused_call(error.status_code, error.response.text, error.response.headers)
+        if isinstance(error, openai.APIConnectionError):
+            cause = error.__cause__ or error
+            late = isinstance(error, openai.APITimeoutError)
+            words = "no answer in time" if late else "the connection failed"
+            spent = type(cause).__name__ not in NOT_SENT
+            why = f"{words} ({type(cause).__name__}: {cause})"
+            return cls(why, repeat=True, spent=spent, late=late)
+        return cls(f"{type(error).__name__}: {error}")
 
-def read_body(body: str) -> Reply:
+    @property
+    def rejects_system(self) -> bool:
+        """Whether a server says that it takes no message with the role ``system``."""
+        return self.status in _ROLE_STATUSES and _NO_SYSTEM.search(self.reason) is not None
+
+    def rejected_field(self, fields: Iterable[str]) -> str:
+        """Return which of the fields that were sent a server does not take as it is, or "".
+
+        A prompt that is too long is no such case, although its message may name ``max_tokens``.
+        """
+        words = self.reason
+        if self.status not in (400, 422) or _TOO_LONG.search(words) or not _NOT_SO.search(words):
+            return ""
+        for name in sorted(fields, key=len, reverse=True):
+            plain = "_" in name or name in ("temperature", "seed", "logprobs")  # no word for else
+            before = r"(?<!\w)" if plain else r"['\"`.]"
+            if re.search(rf"{before}{re.escape(name)}(?!\w)", words):
+                return name
+        return ""
+
+
+class _BrokenReplyError(ValueError):
+    """A body with status 200 that holds no answer.
+
+    Parameters
+    ----------
+    words : str
+        What it is.
+    status : int or None
+        HTTP status that the body itself names, if any.
+    repeat : bool
+        Whether asking again may help.
+    """
+
+    def __init__(self, words: str, status: int | None = None, *, repeat: bool = True) -> None:
+        super().__init__(words)
+        self.status, self.repeat = status, repeat
+
+
+def read_body(body: str) -> Reply | NoReply:
     """Read the body of a chat completion.
 
-    Raises
-    ------
-    BrokenReplyError
-        If it is no JSON object with a choice that holds a message, or the server broke it off.
+    Returns
+    -------
+    Reply or NoReply
+        The latter if it is no JSON object with a choice that holds a message, or the server broke
+        it off.
     """
+    try:
+        return _read_body(body)
+    except _BrokenReplyError as error:
+        wait = _wait_of({}, str(error)) if error.status else None
+        return NoReply(f"HTTP 200 with {error}", error.status, error.repeat, wait, spent=True)
+
+
+def _read_body(body: str) -> Reply:
     try:
         found = json.loads(body.removeprefix("\ufeff"))
     except (ValueError, RecursionError):
-        raise BrokenReplyError(_described(body), repeat=not _is_stream(body)) from None
+        raise _BrokenReplyError(_described(body), repeat=not _is_stream(body)) from None
     if not isinstance(found, dict):
-        raise BrokenReplyError(f"a body that is a JSON {type(found).__name__}, not an object")
+        raise _BrokenReplyError(f"a body that is a JSON {type(found).__name__}, not an object")
     choices = found.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     usage = found.get("usage")
@@ -160,7 +249,7 @@ def read_body(body: str) -> Reply:
     if not isinstance(message, dict):
         return _without_choice(found, body, counts)
     if ending_kind(finish) == BROKEN:
-        raise BrokenReplyError(f"a reply that the server broke off ({finish})")
+        raise _BrokenReplyError(f"a reply that the server broke off ({finish})")
     text, thinking = _content(message.get("content"))
     return Reply(
         text="\n".join(part for part in (text, *_arguments(message)) if part),
@@ -171,20 +260,6 @@ def read_body(body: str) -> Reply:
         thinking=thinking or next(filter(None, (_thought(message.get(n)) for n in _THOUGHTS)), ""),
         withheld=withheld,
     )
-
-
-def failure_of(error: openai.OpenAIError) -> NoReply:
-    """Say what a failed call means."""
-    if isinstance(error, openai.APIStatusError):
-        return _refused_call(error.status_code, error.response.text, error.response.headers)
-    if isinstance(error, openai.APIConnectionError):
-        cause = error.__cause__ or error
-        late = isinstance(error, openai.APITimeoutError)
-        words = "no answer in time" if late else "the connection failed"
-        spent = type(cause).__name__ not in NOT_SENT
-        why = f"{words} ({type(cause).__name__}: {cause})"
-        return NoReply(why, repeat=True, spent=spent, late=late)
-    return NoReply(f"{type(error).__name__}: {error}")
 
 
 def _refused_call(status: int, text: str, headers: Mapping[str, str]) -> NoReply:
@@ -200,7 +275,7 @@ def _refused_call(status: int, text: str, headers: Mapping[str, str]) -> NoReply
     if _refuses(status, body):
         return NoReply(reason, status, spent=True, refused=True)
     status = NO_MONEY if _BROKE.search(text[:READ]) else status
-    return NoReply(reason, status, _repeatable(status), wait_of(headers, text[:READ]))
+    return NoReply(reason, status, _repeatable(status), _wait_of(headers, text[:READ]))
 
 
 def _repeatable(status: int) -> bool:
@@ -213,14 +288,14 @@ def _without_choice(found: Mapping[str, Any], body: str, counts: Mapping[str, An
         return Reply("", UNSAID, withheld=withheld, **counts)
     error = found.get("error")
     if not error:
-        raise BrokenReplyError("a body without a choice that holds a message. It begins: "
+        raise _BrokenReplyError("a body without a choice that holds a message. It begins: "
                                f"{flat(body[:READ])}")
     words = _message_of(error)[:READ]
     code = error.get("code") if isinstance(error, dict) else None
     status = code if type(code) is int and 400 <= code < 600 else None
     if _refuses(status or 400, found):
         return Reply("", UNSAID, withheld=words, **counts)
-    raise BrokenReplyError(f"a body without a choice that holds a message: {words}", status,
+    raise _BrokenReplyError(f"a body without a choice that holds a message: {words}", status,
                            repeat=status is None or _repeatable(status))
 
 
@@ -249,60 +324,6 @@ def _word(value: object) -> str:
     return flat(mended(str(value)))[:60] if value else ""
 
 
-def suspicion(answer: Reply, verdict: bool) -> float | None:
-    """P(true) / (P(true) + P(false)), or of yes and no, where the verdict is written in the reply.
-
-    Parameters
-    ----------
-    answer : Reply
-        With or without log-probabilities.
-    verdict : bool
-        What was read from the reply; of several places, the last one that says so counts.
-
-    Returns
-    -------
-    float or None
-        In [0, 1], high is unsafe. None without log-probabilities, or if they do not belong to the
-        text of the reply.
-    """
-    written = _WRITTEN.finditer(answer.text)
-    places = [found.start(1) for found in written if found[1].lower() in _WORDS[verdict]]
-    return share_of_true(answer, places[-1], _WORDS) if places else None
-
-
-def share_of_true(
-    answer: Reply, place: int, words: Mapping[bool, Sequence[str]]
-) -> float | None:
-    """Weigh what a reply might have said at a place of its text.
-
-    Parameters
-    ----------
-    answer : Reply
-        With or without log-probabilities.
-    place : int
-        Where a word begins in `answer.text`.
-    words : mapping of bool to sequence of str
-        Words, in small letters, that mean misbehavior (True) and benign (False).
-
-    Returns
-    -------
-    float or None
-        P(words of True) / P(words of both), in [0, 1]. None without log-probabilities, or if they
-        do not belong to the text of the reply.
-    """
-    joined = b"".join(token for token, _ in answer.tokens)
-    start = joined.rfind(answer.text.encode("utf-8", "replace"))  # thinking may come before
-    if not answer.tokens or start < 0:
-        return None
-    position = start + len(answer.text[:place].encode("utf-8", "replace"))
-    for token, alternatives in answer.tokens:
-        if position < len(token):
-            before = token[:position].decode("utf-8", "replace")
-            return _weighed(alternatives, before, words)
-        position -= len(token)
-    return None
-
-
 def _weighed(
     alternatives: Mapping[str, float], before: str, words: Mapping[bool, Sequence[str]]
 ) -> float | None:
@@ -325,7 +346,7 @@ def _content(content: object) -> tuple[str, str]:
     if isinstance(content, str):
         return mended(content), ""
     if not isinstance(content, list):
-        raise BrokenReplyError(f"content that is a JSON {type(content).__name__}, not text")
+        raise _BrokenReplyError(f"content that is a JSON {type(content).__name__}, not text")
     text = thinking = ""
     for part in content:
         if isinstance(part, dict) and part.get("type") in ("thinking", "reasoning"):
@@ -515,26 +536,6 @@ def _refuses(status: int, body: object) -> bool:
     return _REFUSAL.search(words) is not None and not _FAULTY.search(words)
 
 
-def rejects_system(status: int | None, words: str) -> bool:
-    """Whether a server says that it takes no message with the role ``system``."""
-    return status in _ROLE_STATUSES and _NO_SYSTEM.search(words) is not None
-
-
-def rejected_field(status: int | None, words: str, fields: Mapping[str, Any]) -> str:
-    """Return which of the fields that were sent a server does not take as it is, or an empty text.
-
-    A prompt that is too long is no such case, although its message may name ``max_tokens``.
-    """
-    if status not in (400, 422) or _TOO_LONG.search(words) or not _NOT_SO.search(words):
-        return ""
-    for name in sorted(fields, key=len, reverse=True):
-        plain = "_" in name or name in ("temperature", "seed", "logprobs")  # no word for much else
-        before = r"(?<!\w)" if plain else r"['\"`.]"
-        if re.search(rf"{before}{re.escape(name)}(?!\w)", words):
-            return name
-    return ""
-
-
 def _message_of(body: object) -> str:
     """What a server says went wrong: the message of its error object, or all it says."""
     while isinstance(body, Mapping):
@@ -577,7 +578,7 @@ def _described(text: str) -> str:
     return f"a body that is not JSON ({len(text)} characters). {begins}"
 
 
-def wait_of(headers: Mapping[str, str], words: str = "") -> float | None:
+def _wait_of(headers: Mapping[str, str], words: str = "") -> float | None:
     """Seconds that a server asks to wait, or None if it does not say.
 
     Parameters

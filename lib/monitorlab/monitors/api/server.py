@@ -1,4 +1,4 @@
-"""Settings of a monitor behind an API: checked when it is made, and what keeps its key secret."""
+"""The server behind an API: its address, its key, and what keeps that secret."""
 
 from __future__ import annotations
 
@@ -17,11 +17,6 @@ from monitorlab.storage.files import canonical_json
 
 NO_KEY = "none"  # what a server on this machine is told when there is no key
 SHORTEST_SECRET = 8  # a shorter "key" is a placeholder such as EMPTY, and may be a word of a reply
-BYTES_PER_TOKEN = 3  # on the safe side: English has 4 to 5
-CHARACTERS_PER_TOKEN = 8  # more than any tokenizer reaches on average, with runs counted once
-LONG = 8_000  # characters of a prompt from which on that average is one
-MESSAGE_TOKENS = 8  # what a chat format adds to a message
-TOP_LOGPROBS = 20
 SHOWN = 300  # characters of a server's message that are quoted
 OWN = frozenset({"model", "messages", "n", "stream", "temperature", "seed", "max_tokens",
                  "max_completion_tokens", "logprobs", "top_logprobs"})  # fmt: skip
@@ -38,13 +33,6 @@ _SECRET = re.compile(
     r"\bbearer\s+\S{8,}", re.I
 )
 _BEARER = re.compile(r"(?i)\bbearer\s+[^\s\"',;}]+")
-_RUNS = re.compile(r"\s+|([^\w\s]{1,8}?)\1{2,}|(\w)\2{3,}")
-
-
-def check_setting(name: str, value: object, good: bool, expected: str) -> None:
-    """Raise MonitorError if a setting is not good."""
-    if not good:
-        raise MonitorError(f"{name} is {value!r}, expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -71,36 +59,70 @@ class Server:
     key: str
     secrets: tuple[str, ...]
 
+    @classmethod
+    def find(cls, url: str, key_variable: str) -> Server:
+        """Read an address and its key, and keep the key out of what the client's libraries log.
+
+        Parameters
+        ----------
+        url : str
+            Of http or https.
+        key_variable : str
+            Environment variable with the key; optional for a server on this machine.
+
+        Raises
+        ------
+        MonitorError
+            If the address is none, or there is no key, or it cannot be one. The message shows
+            nothing of either.
+        """
+        address = _plain_url(url)
+        key = _read_key(key_variable, address)
+        secrets = (key,) if len(key) >= SHORTEST_SECRET else ()
+        _DISCREET.secrets.update(secrets)
+        for name in ("openai._base_client", *_LOGGERS):
+            logging.getLogger(name).addFilter(_DISCREET)
+        return cls(address, *_plain_query(url, secrets), key, secrets)
+
     @property
     def shown(self) -> str:
         """The address with the fields behind its question mark."""
         return f"{self.address}?{urlencode(sorted(self.query.items()))}" if self.query else (
             self.address)
 
+    def without_key(self, text: str) -> str:
+        """Return text without the secrets."""
+        return _without(text, self.secrets)
 
-def find_server(url: str, key_variable: str) -> Server:
-    """Read an address and its key, and keep the key out of what the client's libraries log.
+    def quoted(self, text: str) -> str:
+        """Return the beginning of what a server says on one line, without key and bearer tokens."""
+        line = flat(_BEARER.sub("Bearer [key]", self.without_key(text)))
+        return line if len(line) <= SHOWN else line[:SHOWN - 3] + "..."
 
-    Parameters
-    ----------
-    url : str
-        Of http or https.
-    key_variable : str
-        Environment variable with the key; optional for a server on this machine.
+    def extra_fields(self, extra: Mapping[str, Any]) -> dict[str, Any]:
+        """Return further fields of the request.
 
-    Raises
-    ------
-    MonitorError
-        If the address is none, or there is no key, or it cannot be one. The message shows nothing
-        of either.
-    """
-    address = _plain_url(url)
-    key = _read_key(key_variable, address)
-    secrets = (key,) if len(key) >= SHORTEST_SECRET else ()
-    _DISCREET.secrets.update(secrets)
-    for name in ("openai._base_client", *_LOGGERS):
-        logging.getLogger(name).addFilter(_DISCREET)
-    return Server(address, *_plain_query(url, secrets), key, secrets)
+        Raises
+        ------
+        MonitorError
+            If they are not JSON, set what the monitor sets, or hold a key.
+        """
+        try:
+            text = canonical_json(dict(extra))
+        except (TypeError, ValueError):
+            raise MonitorError("extra is not JSON: use text, numbers, true/false, lists and "
+                               "dictionaries of them") from None
+        own = sorted(OWN & set(extra))
+        if own and not (own == ["stream"] and extra["stream"] is False):
+            raise MonitorError(f"extra sets {', '.join(own)}: use the parameters of the monitor")
+        if self.without_key(text) != text:
+            raise MonitorError("extra holds the key: settings are stored, take it out")
+        for name, value in _texts(extra):
+            if _SECRET_NAME.fullmatch(bare(name)) or _SECRET.search(value):
+                raise MonitorError(f"extra holds what looks like a key, in {name:.40}: settings "
+                                   "are stored, so put it into the environment and name "
+                                   "key_variable")
+        return dict(extra)
 
 
 def _plain_url(url: str) -> str:
@@ -175,97 +197,10 @@ def _read_key(variable: str, url: str) -> str:
     return key
 
 
-def request_fields(
-    max_tokens: int,
-    limit_name: str,
-    temperature: float | None,
-    logprobs: bool,
-    top_logprobs: int = TOP_LOGPROBS,
-) -> dict[str, Any]:
-    """Return fields of the request that are the same for all samples."""
-    names = ("max_tokens", "max_completion_tokens")
-    check_setting("max_tokens", max_tokens, max_tokens >= 1, "at least 1")
-    check_setting("limit_name", limit_name, limit_name in names, " or ".join(names))
-    check_setting("temperature", temperature, temperature is None or temperature >= 0,
-                  "at least 0, or None for the provider's own")
-    check_setting("top_logprobs", top_logprobs, top_logprobs >= 1, "at least 1")
-    check_setting("top_logprobs", top_logprobs, logprobs or top_logprobs == TOP_LOGPROBS,
-                  "nothing, since logprobs is off: set logprobs, or leave it out")
-    fields: dict[str, Any] = {limit_name: max_tokens}
-    if temperature is not None:
-        fields["temperature"] = temperature
-    if logprobs:
-        fields |= {"logprobs": True, "top_logprobs": top_logprobs}
-    return fields
-
-
-def extra_fields(extra: Mapping[str, Any], secrets: Sequence[str]) -> dict[str, Any]:
-    """Return further fields of the request.
-
-    Raises
-    ------
-    MonitorError
-        If they are not JSON, set what the monitor sets, or hold a key.
-    """
-    try:
-        text = canonical_json(dict(extra))
-    except (TypeError, ValueError):
-        raise MonitorError("extra is not JSON: use text, numbers, true/false, lists and "
-                           "dictionaries of them") from None
-    own = sorted(OWN & set(extra))
-    if own and not (own == ["stream"] and extra["stream"] is False):
-        raise MonitorError(f"extra sets {', '.join(own)}: use the parameters of the monitor")
-    if any(secret in text for secret in secrets):
-        raise MonitorError("extra holds the key: settings are stored, take it out")
-    for name, value in _texts(extra):
-        if _SECRET_NAME.fullmatch(bare(name)) or _SECRET.search(value):
-            raise MonitorError(f"extra holds what looks like a key, in {name:.40}: settings are "
-                               "stored, so put it into the environment and name key_variable")
-    return dict(extra)
-
-
-def scrub(text: str, secrets: Iterable[str]) -> str:
-    """Return text without the secrets and without bearer tokens."""
-    return _BEARER.sub("Bearer [key]", without(text, secrets))
-
-
-def without(text: str, secrets: Iterable[str]) -> str:
-    """Return text without the secrets."""
+def _without(text: str, secrets: Iterable[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, "[key]")
     return text
-
-
-def shortened(text: str) -> str:
-    """Return the beginning of a text on one line."""
-    line = flat(text)
-    return line if len(line) <= SHOWN else line[:SHOWN - 3] + "..."
-
-
-def without_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """Return messages without a system role: its text begins the first user message."""
-    system = [message["content"] for message in messages if message["role"] == "system"]
-    others = [dict(message) for message in messages if message["role"] != "system"]
-    if system and others:
-        others[0]["content"] = "\n\n".join([*system, others[0]["content"]])
-    return others
-
-
-def most_tokens(messages: Sequence[Mapping[str, str]]) -> int:
-    """Estimate the tokens of a prompt, on the safe side."""
-    sizes = [len(message["content"].encode("utf-8", "replace")) for message in messages]
-    return sum(size // BYTES_PER_TOKEN + 1 + MESSAGE_TOKENS for size in sizes)
-
-
-def fewest_tokens(messages: Sequence[Mapping[str, str]]) -> int:
-    """Return how many tokens a long prompt has at the least; 0 for a short one.
-
-    English has 4 to 5 characters a token, code and other languages have fewer, and tokenizers with
-    tokens of several words reach 7. What makes single tokens long is counted once: blanks,
-    repeated signs such as rules of a table, and a letter that is repeated.
-    """
-    size = sum(len(_RUNS.sub(lambda run: run[0][:1], message["content"])) for message in messages)
-    return size // CHARACTERS_PER_TOKEN if size >= LONG else 0
 
 
 class _Discreet(logging.Filter):
@@ -278,10 +213,9 @@ class _Discreet(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Let every record pass, without the keys."""
         text = record.getMessage()
-        for secret in self.secrets:
-            if secret in text:
-                text = text.replace(secret, "[key]")
-                record.msg, record.args = text, ()
+        plain = _without(text, self.secrets)
+        if plain != text:
+            record.msg, record.args = plain, ()
         return True
 
 
