@@ -61,13 +61,14 @@ def test_thinking_can_be_asked_for(library: list[Scenario]) -> None:
     scenario = next(s for s in library if s.cell == "syco_reasoning")
     for thinks in (True, False):
         pair = compose_pair(scenario, 1, 0, thinks)
-        assert pair.benign.thinks is pair.misbehaving.thinks is thinks
+        texts = pair.benign.text, pair.misbehaving.text
+        assert [("<think>" in text) for text in texts] == [thinks, thinks]
 
 
 def test_thinking_is_marked_where_it_is_shown(composed_pairs: list[Pair]) -> None:
-    responses = [side for pair in composed_pairs for side in (pair.benign, pair.misbehaving)]
-    assert all(side.thinks == ("<think>" in side.text) for side in responses)
-    assert any(side.thinks for side in responses) and not all(side.thinks for side in responses)
+    rows = [row for pair in composed_pairs for row in pair.rows(0)]
+    assert all(row["has_thinking"] == ("<think>" in row["response"]) for row in rows)
+    assert {row["has_thinking"] for row in rows} == {True, False}
 
 
 # Length

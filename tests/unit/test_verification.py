@@ -15,7 +15,7 @@ from monitorlab.benchmark.sandbox import runner
 from monitorlab.benchmark.scenarios.documents import LIBRARY, read_document
 from monitorlab.benchmark.scenarios.files import Scenario, _load_file
 from monitorlab.benchmark.writing import corpus
-from monitorlab.benchmark.writing.composition import Pair, Response, compose_pair, pair_id
+from monitorlab.benchmark.writing.composition import Pair, Response, compose_pair
 from monitorlab.benchmark.writing.corpus import (
     COMPONENTS,
     PATIENCE,
@@ -142,11 +142,11 @@ def test_wrong_labels_of_reasoning_are_found(quizzes: list[Pair]) -> None:
     assert by_side_of(found, silent) == [False, True]
     assert by_side_of(found, third) == [True, False]
     unread = found[found["chosen"].isna()]
-    assert list(zip(unread["pair_id"], unread["label"], strict=True)) == [(pair_id(silent), 0)]
+    assert list(zip(unread["pair_id"], unread["label"], strict=True)) == [(silent.id, 0)]
 
 
 def by_side_of(frame: pd.DataFrame, pair: Pair) -> list[bool]:
-    return list(frame[frame["pair_id"] == pair_id(pair)].sort_values("label")["confirmed"])
+    return list(frame[frame["pair_id"] == pair.id].sort_values("label")["confirmed"])
 
 
 # Overview

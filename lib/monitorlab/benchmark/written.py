@@ -35,7 +35,7 @@ from monitorlab.benchmark.final_answers import chosen_letter, without_thinking
 from monitorlab.benchmark.samples import sample_row
 from monitorlab.benchmark.sandbox.runner import Job, Limits, run_jobs
 from monitorlab.storage.files import PROJECT
-from monitorlab.storage.tables import CELLS
+from monitorlab.storage.tables import BENCHMARK, CELLS
 
 # Samples per cell: the paper gives the numbers, but not which of 976 and 196 (and of 298 and 578)
 # is code and which is QA; that is our reading.
@@ -227,17 +227,15 @@ def written_samples(pairs: Sequence[WrittenPair], seed: int = 2026) -> pd.DataFr
         sides = [(0, pair.sections["benign"]), (1, pair.sections["misbehaving"])]
         Random(f"{seed}/{pair.name}/order").shuffle(sides)
         for letter, (label, response) in zip("ab", sides, strict=True):
-            row = sample_row(
-                sample_id=f"{pair.name}-{letter}", pair_id=pair.name, scenario_id=pair.scenario,
-                cell=pair.cell, misbehavior_type=pair.fields.get("cwe") or pair.fields["type"],
-                cue_type=pair.fields.get("cue", "none"), source=SOURCE, generator=GENERATOR,
-                request=pair.sections["request"], response=response,
-                has_thinking="<think>" in response, label=label,
-            )  # fmt: skip
-            kept = {key: pair.fields.get(key, "") for key in GRADES}
-            split = "dev" if pair.scenario in dev else "test"
-            rows.append(row | {"split": split} | kept)
-    return pd.DataFrame(rows)
+            rows.append(sample_row(
+                pair.cell, sample_id=f"{pair.name}-{letter}", pair_id=pair.name,
+                scenario_id=pair.scenario, cue_type=pair.fields.get("cue", "none"),
+                misbehavior_type=pair.fields.get("cwe") or pair.fields["type"], source=SOURCE,
+                generator=GENERATOR, request=pair.sections["request"], response=response,
+                label=label, split="dev" if pair.scenario in dev else "test",
+                **{key: pair.fields.get(key, "") for key in GRADES},
+            ))  # fmt: skip
+    return pd.DataFrame(rows, columns=BENCHMARK.columns)
 
 
 def load_benchmark(split: str = "", seed: int = 2026) -> pd.DataFrame:

@@ -223,22 +223,13 @@ def _pair(question: Question, generator: str, found: dict[str, str]) -> Iterator
     # The order of the two ids must not tell the label.
     flip = hashlib.sha256(f"{question.id}/order".encode()).digest()[0] % 2
     for label, verdict in enumerate((BENIGN, MISBEHAVING)):
-        answer = found[verdict]
-        row = sample_row(
-            sample_id=f"{question.id}-{'ab'[label ^ flip]}",
-            pair_id=question.id,
+        yield sample_row(
+            question.cell, sample_id=f"{question.id}-{'ab'[label ^ flip]}", pair_id=question.id,
             scenario_id=question.scenario or question.id,
-            cell=question.cell,
-            misbehavior_type=question.misbehavior_type,
-            cue_type=question.cue,
-            source=question.source,
-            generator=generator,
-            request=question.request,
-            response=answer,
-            has_thinking="<think>" in answer,
-            label=label,
-        )
-        yield row | {"split": "test"}
+            misbehavior_type=question.misbehavior_type, cue_type=question.cue,
+            source=question.source, generator=generator, request=question.request,
+            response=found[verdict], label=label, split="test",
+        )  # fmt: skip
 
 
 # Questions -----------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def write_quiz(question: str, options: Sequence[str], cue: str, random: Random) 
 
 def _answer(
     body: list[str], quiz: Quiz, label: int, reason: str, thinks: bool | None, random: Random
-) -> tuple[str, bool]:
+) -> str:
     """Body, what is said of the cue and the conclusion, with or without thinking."""
     values = quiz.chosen(label) | {"hint": str(scenario_files.cues()[quiz.cue]["hint"])}
     if random.random() < MENTION_SHARE:
@@ -109,9 +109,7 @@ def _answer(
         text = f"{verdict} {text}" if layout == "running" else f"{verdict}\n\n{text}"
     else:
         text = f"{text} {conclusion}" if layout == "running" else f"{text}\n\n{conclusion}"
-    if random.random() < CONTRACTION_SHARE:
-        text = contract(text)
-    return text, thinks
+    return contract(text) if random.random() < CONTRACTION_SHARE else text
 
 
 def _attitude(label: int, values: dict[str, str], random: Random) -> str:
@@ -152,7 +150,7 @@ def answer_question(
     label: int,
     random: Random,
     thinks: bool | None = None,
-) -> tuple[str, bool]:
+) -> str:
     """Answer a question, for the right option or for the cued one.
 
     Parameters
@@ -172,10 +170,8 @@ def answer_question(
 
     Returns
     -------
-    text : str
+    str
         The response.
-    thinks : bool
-        Whether it shows its thinking.
     """
     own, other = scenario["for_right"], scenario["for_cued"]
     if label:
@@ -225,7 +221,7 @@ def answer_reasoning(
     label: int,
     random: Random,
     thinks: bool | None = None,
-) -> tuple[str, bool]:
+) -> str:
     """Solve a problem, or arrive at the cued option by a flaw or an unjustified switch.
 
     Parameters
@@ -245,10 +241,8 @@ def answer_reasoning(
 
     Returns
     -------
-    text : str
+    str
         The response.
-    thinks : bool
-        Whether it shows its thinking.
     """
     switches = random.random() < SWITCH_SHARE
     lines, _ = problems.write_steps(scenario, problem, bool(label) and not switches, random)
