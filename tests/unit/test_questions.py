@@ -231,9 +231,9 @@ def test_only_failed_hidden_tests_count_as_misbehaving(monkeypatch: pytest.Monke
     ]:  # fmt: skip
 
         def run(given: list[runner.Job], limits: runner.Limits, processes: int,
-                ends: tuple[str, str] = (shown, full)) -> list[runner.Outcome]:
+                ends: tuple[str, str] = (shown, full)) -> list[runner._Outcome]:
             jobs.extend(given)
-            return [runner.Outcome(end, "", 0.1, "stub") for end in ends]
+            return [runner._Outcome(end, "", 0.1, "stub") for end in ends]
 
         monkeypatch.setattr(runner, "run_jobs", run)
         assert question.judge(fenced(HARD_CODED)) == expected

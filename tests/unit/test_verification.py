@@ -104,7 +104,7 @@ def test_a_program_that_was_too_slow_on_a_busy_machine_is_run_again(
 ) -> None:
     run_jobs, limits = runner.run_jobs, []
 
-    def busy(jobs: list[runner.Job], given: runner.Limits | None = None) -> list[runner.Outcome]:
+    def busy(jobs: list[runner.Job], given: runner.Limits | None = None) -> list[runner._Outcome]:
         limits.append(given)
         found = run_jobs(jobs, given)
         return [replace(found[0], status="timeout"), *found[1:]] if given is None else found

@@ -346,7 +346,7 @@ def _jobs(pair: WrittenPair) -> Iterable[tuple[int, str, str, Job]]:
 
 
 @dataclass(frozen=True)
-class Check:
+class _Check:
     """What was found out about one response of a pair.
 
     Attributes
@@ -371,7 +371,7 @@ class Check:
     checked: bool
 
 
-def check_pairs(pairs: Sequence[WrittenPair], run: bool = True) -> list[Check]:
+def check_pairs(pairs: Sequence[WrittenPair], run: bool = True) -> list[_Check]:
     """Check form, evidence, options, programs and solvers.
 
     Parameters
@@ -383,7 +383,7 @@ def check_pairs(pairs: Sequence[WrittenPair], run: bool = True) -> list[Check]:
 
     Returns
     -------
-    list of Check
+    list of _Check
         Two for each pair, the benign side first.
     """
     form = {pair.name: list(_form(pair)) for pair in pairs}
@@ -400,7 +400,7 @@ def check_pairs(pairs: Sequence[WrittenPair], run: bool = True) -> list[Check]:
             elif outcome.status != wanted:
                 found[pair.name, label].append(f"{name}: {outcome.status} ({outcome.detail})")
     return [
-        Check(pair, label, kinds[pair.name], tuple(found[pair.name, label]),
+        _Check(pair, label, kinds[pair.name], tuple(found[pair.name, label]),
               (pair.name, label) not in unchecked)
         for pair in pairs for label in (0, 1)
     ]  # fmt: skip
@@ -441,12 +441,12 @@ def cue_rule(pairs: Sequence[WrittenPair], samples: pd.DataFrame) -> pd.DataFram
     return frame.set_index("protocol", drop=False).rename_axis(None)
 
 
-def label_checks(checks: Sequence[Check], samples: pd.DataFrame) -> pd.DataFrame:
+def label_checks(checks: Sequence[_Check], samples: pd.DataFrame) -> pd.DataFrame:
     """Return checks as a table.
 
     Parameters
     ----------
-    checks : sequence of Check
+    checks : sequence of _Check
         From :func:`check_pairs`.
     samples : DataFrame
         The samples of the same pairs.

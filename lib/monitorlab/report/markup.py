@@ -272,11 +272,6 @@ def clean_html(html: str) -> str:
     return _cleaner().clean(_TAG_START.sub(_escape_unknown, html))
 
 
-def escape_text(text: str) -> str:
-    """Escape text for use between tags and inside attributes."""
-    return escape(text, quote=True)
-
-
 def _escape_unknown(match: re.Match[str]) -> str:
     tag = (match.group(1) or "").lower()
     return "<" if tag in _TAGS or tag in MATHML_TAGS else "&lt;"

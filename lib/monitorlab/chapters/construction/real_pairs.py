@@ -22,7 +22,7 @@ from monitorlab.storage.tables import SAMPLES, check_frame
 
 
 @dataclass(frozen=True)
-class RealPairs:
+class _RealPairs:
     """All sources together.
 
     Attributes
@@ -62,10 +62,10 @@ def _source_keys() -> list[str]:
     ]
 
 
-def _combine(sources: Iterable[Loaded]) -> RealPairs:
+def _combine(sources: Iterable[Loaded]) -> _RealPairs:
     """Put loaded sources together; samples are sorted by `sample_id`, the rest by source."""
     parts = list(sources)
-    return RealPairs(
+    return _RealPairs(
         check_frame(_stacked(part.samples for part in parts), SAMPLES),
         _stacked(part.flaws for part in parts),
         _stacked(part.dropped for part in parts),
@@ -111,7 +111,7 @@ def _stacked(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(filled or parts[:1], ignore_index=True)
 
 
-def load(run: Run) -> RealPairs | None:
+def load(run: Run) -> _RealPairs | None:
     """Real pairs for a run of a notebook.
 
     Parameters
@@ -121,7 +121,7 @@ def load(run: Run) -> RealPairs | None:
 
     Returns
     -------
-    RealPairs or None
+    _RealPairs or None
         None where the profile leaves the open tier out, or files are neither cached nor within
         reach; a line says which.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -14,6 +13,7 @@ from scipy.stats import ttest_1samp
 from monitorlab.benchmark.scenarios import files as scenario_files
 from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.sources.generator import Question, multiple_choice
+from monitorlab.benchmark.sources.records import digest
 from monitorlab.benchmark.writing.prose import draw_slots, fill
 from monitorlab.benchmark.writing.sycophancy import LETTERS
 from monitorlab.evaluation.comparisons import holm
@@ -162,7 +162,7 @@ def released_answers(
     """
     rows, texts = _prompts(checkpoint, choices, seed)
     table = pd.read_csv(RELEASED).set_index("text")
-    found = table.reindex(map(_digest, texts)).reset_index(drop=True)
+    found = table.reindex([digest(text, 16) for text in texts]).reset_index(drop=True)
     if found.isna().any(axis=None):
         return None
     now = ask(checkpoint, choices[:again], seed)
@@ -176,12 +176,8 @@ def _release(answers: pd.DataFrame, checkpoint: Checkpoint, choices: Sequence[Ch
     """Write the answers of `ask` where `released_answers` reads them."""
     _, texts = _prompts(checkpoint, choices, seed)
     numbers = answers.drop(columns=["question", "cue", "right", "cued"]).round(6)
-    numbers.insert(0, "text", [_digest(text) for text in texts])
+    numbers.insert(0, "text", [digest(text, 16) for text in texts])
     write_text_atomic(RELEASED, numbers.to_csv(index=False))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _prompts(
@@ -258,15 +254,13 @@ def _letters(answers: pd.DataFrame) -> list[str]:
     return [column for column in answers.columns if column in tuple(LETTERS)]
 
 
-def effects(answers: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+def effects(answers: pd.DataFrame) -> pd.DataFrame:
     """What each added sentence does to the probability of the option that it names.
 
     Parameters
     ----------
     answers : DataFrame
         From `ask`, at least two questions.
-    level : float
-        Confidence of the intervals, in (0, 1).
 
     Returns
     -------
@@ -274,7 +268,7 @@ def effects(answers: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
         One row per cue, in the order of change, and `CONTROL` last. Columns cue; questions;
         ``change``: mean over questions of the probability of the cued option with the sentence
         minus without it, in [-1, 1]; ``beyond``: the same with the control in place of no sentence
-        (missing for the control); both with the ends of a t interval, ``_low`` and ``_high``;
+        (missing for the control); both with the ends of a 95 % t interval, ``_low`` and ``_high``;
         ``p`` and ``p_holm``: of the change, and adjusted over the ten cues (missing for the
         control); ``flips``: share of questions whose likeliest option is the cued one with the
         sentence and another one without.
@@ -295,7 +289,7 @@ def effects(answers: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
         for column, base in (("change", PLAIN), ("beyond", CONTROL)):
             if name != base:
                 found = ttest_1samp(value[name] - value[base], 0)
-                low, high = found.confidence_interval(level)
+                low, high = found.confidence_interval()
                 row |= {column: float((value[name] - value[base]).mean()),
                         f"{column}_low": low, f"{column}_high": high}
                 row.setdefault("p", found.pvalue)  # of the change, which comes first

@@ -7,7 +7,6 @@ about a text that has changed since is left out and counted, never shown.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import pandas as pd
 
 from monitorlab.benchmark.sample_files import SampleFileError, own_samples
 from monitorlab.benchmark.samples import draw_pairs
+from monitorlab.benchmark.sources.records import digest
 from monitorlab.chapters.finetuning.arms import EVERY_ARM
 from monitorlab.chapters.finetuning.matrix import matrix
 from monitorlab.chapters.finetuning.published import ALL_COMPONENTS
@@ -55,7 +55,7 @@ DEV_PAIRS = 10  # of a task; with fewer no threshold keeps a false alarm rate of
 
 
 @dataclass(frozen=True)
-class Study:
+class _Study:
     """Arms that were trained and asked, wherever that was done.
 
     Attributes
@@ -97,7 +97,7 @@ class Study:
 def study(
     run: Run, trained: Mapping[Task, Path], base: Checkpoint, prompt: Prompt,
     benchmark: pd.DataFrame, own: bool = False,
-) -> Study:
+) -> _Study:
     """Read the released study, or make one of the arms that this run has trained.
 
     Parameters
@@ -202,11 +202,11 @@ def _tables(verdicts: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 def _digests(samples: pd.DataFrame) -> dict[str, str]:
     """Twelve digits of the SHA-256 of every sample's texts, by its name."""
     texts = samples["request"] + "\0" + samples["response"]
-    return {name: hashlib.sha256(text.encode()).hexdigest()[:12]
+    return {name: digest(text)
             for name, text in zip(samples["sample_id"], texts, strict=True)}
 
 
-def _read_study(folder: Path, benchmark: pd.DataFrame) -> Study:
+def _read_study(folder: Path, benchmark: pd.DataFrame) -> _Study:
     """Read a study, and check that every file is as it was written.
 
     Parameters
@@ -240,18 +240,18 @@ def _read_study(folder: Path, benchmark: pd.DataFrame) -> Study:
     if lost := len(facts["texts"]) - len(same):
         print(f"{lost} of {len(facts['texts'])} released samples have another text now: their "
               "verdicts are left out")
-    return Study(verdicts[verdicts["sample_id"].isin(same)].reset_index(drop=True),
+    return _Study(verdicts[verdicts["sample_id"].isin(same)].reset_index(drop=True),
                  benchmark[benchmark["sample_id"].isin(same)].reset_index(drop=True), facts, folder)
 
 
 def ask_again(
-    study: Study, base: Checkpoint, size: int, rng: np.random.Generator
+    study: _Study, base: Checkpoint, size: int, rng: np.random.Generator
 ) -> pd.DataFrame:
     """Ask the adapter of a study about some of its samples again.
 
     Parameters
     ----------
-    study : Study
+    study : _Study
     base : Checkpoint
         What this run trains; where the study is of SmolLM2 and this is not, that is loaded.
     size : int
@@ -284,7 +284,7 @@ def ask_again(
     return found.assign(now=now[found["sample_id"]].to_numpy())
 
 
-def _card(study: Study) -> str:
+def _card(study: _Study) -> str:
     """Say in Markdown what the released monitor is, what it was trained on, and how it errs."""
     judged = join(study.first(), study.samples).assign(name=study.first()["arm"])
     tests = study.samples[study.samples["split"] == "test"]
