@@ -179,7 +179,7 @@ def build_corpus(
             for piece, frame, signatures in progress(
                 compose(pieces), "pieces of the corpus", len(pieces)
             ):
-                kept = keeper.new(piece.component, frame, signatures)
+                kept = keeper.new(frame, signatures)
                 plan.done(piece, len(kept) // 2)
                 buffer.append(keeper.trimmed(piece.component, kept))
                 if sum(map(len, buffer)) >= PART:
@@ -262,9 +262,7 @@ class _Keeper:
         for signature in duplicates.signatures(list(test_texts)):
             self._test.add(signature)
 
-    def new(
-        self, component: _Component, frame: pd.DataFrame, signatures: np.ndarray
-    ) -> pd.DataFrame:
+    def new(self, frame: pd.DataFrame, signatures: np.ndarray) -> pd.DataFrame:
         keep = np.ones(len(frame), dtype=bool)
         for first in range(0, len(frame), 2):
             pair = signatures[first : first + 2]
