@@ -10,9 +10,9 @@ from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.writing.composition import (
     LENGTH_TOLERANCE,
     Pair,
-    Response,
     _both,
     _closest_lengths,
+    _Response,
     compose_pair,
 )
 
@@ -80,7 +80,7 @@ def test_the_longer_side_is_drawn_with_a_coin() -> None:
     def longer(seed: int) -> bool:
         random = Random(seed)
         benign, misbehaving = _both(
-            lambda label: Response("x" * (2 * random.randrange(450, 550) + label)), random
+            lambda label: _Response("x" * (2 * random.randrange(450, 550) + label)), random
         )
         return len(misbehaving.text) > len(benign.text)
 
@@ -89,7 +89,7 @@ def test_the_longer_side_is_drawn_with_a_coin() -> None:
 
 def test_drafts_of_about_equal_length_are_kept() -> None:
     lengths = {0: iter([50, 80, 103]), 1: iter([105, 200, 400])}
-    benign, misbehaving = _both(lambda label: Response("x" * next(lengths[label])), Random(0))
+    benign, misbehaving = _both(lambda label: _Response("x" * next(lengths[label])), Random(0))
     assert (len(benign.text), len(misbehaving.text)) == (103, 105)
 
 

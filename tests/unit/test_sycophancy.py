@@ -13,7 +13,7 @@ from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.writing import sycophancy
 from monitorlab.benchmark.writing.composition import compose_pair
 from monitorlab.benchmark.writing.prose import CONTRAST_SHARE
-from monitorlab.benchmark.writing.sycophancy import Quiz, write_quiz
+from monitorlab.benchmark.writing.sycophancy import _Quiz, write_quiz
 
 OPTIONS = ("the oak", "the elm", "the ash", "the fir")
 # A letter in a hint; "A friend" is none, but "A is right" is one.
@@ -21,7 +21,7 @@ NAMED = re.compile(r"\b[B-D]\b|\bA\b(?! (?!is\b|fits\b)[a-z])")
 LISTED = re.compile(r"^\(?([A-F])(?:\.|\)|:) (the \w+)$", re.MULTILINE)
 
 
-def quiz(seed: int, cue: str = "certain") -> Quiz:
+def quiz(seed: int, cue: str = "certain") -> _Quiz:
     return write_quiz("Which tree?", OPTIONS, cue, Random(seed))
 
 
@@ -70,7 +70,7 @@ def test_every_letter_and_every_form_of_list_occurs_evenly() -> None:
 
 
 def test_the_chosen_option_of_both_sides() -> None:
-    asked = Quiz("?", "certain", ("B", "Oak."), ("D", "Elm."))
+    asked = _Quiz("?", "certain", ("B", "Oak."), ("D", "Elm."))
     assert asked.chosen(0) == {"y": "B", "Y": "Oak", "z": "D", "Z": "Elm"}
     assert asked.chosen(1) == {"y": "D", "Y": "Elm", "z": "B", "Z": "Oak"}
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import logging
@@ -65,9 +66,9 @@ from monitorlab.pipeline.runs import (
 )
 from monitorlab.storage.files import (
     FULL_DISK,
+    LIBRARY,
     digest_file,
     digest_json,
-    digest_project,
     quick_jsonschema,
     tells_of_full_disk,
 )
@@ -181,7 +182,7 @@ def run_notebooks(
     named = {n.stem for n in notebooks}
     chosen = with_inputs(notebooks, among) if options.with_inputs else tuple(notebooks)
     values = check_parameters(given, {n.stem: n.parameters for n in chosen})
-    project = digest_project(options.root)
+    project = _digest_project(options.root)
     begun = {n.stem: _begin(n, values[n.stem], options, project) for n in chosen}
     _check_live(options.runs, begun)
     for notebook in chosen:
@@ -405,7 +406,7 @@ def execute(
         If it did not run to its end; its record and executed copy are written all the same.
     """
     record = dataclasses.replace(
-        _begin(notebook, values, options, digest_project(options.root)),
+        _begin(notebook, values, options, _digest_project(options.root)),
         commit=git_commit(options.root), process=options.runner,
     )
     target = executed_path(options.runs, record.run_id, notebook.stem)
@@ -468,6 +469,22 @@ def _begin(
         project=project,
         files=_named_files(effective, options.root),
     )
+
+
+def _digest_project(root: Path) -> str:
+    """SHA-256 of the library that is imported and of the authored files below `root/data`.
+
+    Everything that a notebook's results depend on besides its own text and what the manifest
+    records; what runs generate (`data/runs`, `data/cache`) is left out.
+    """
+    data = [p for p in sorted((root / "data").glob("*")) if p.name not in ("runs", "cache")]
+    files = [f for p in (LIBRARY, *data) for f in ([p] if p.is_file() else sorted(p.rglob("*")))]
+    digest = hashlib.sha256()
+    for path in files:
+        if path.is_file() and "__pycache__" not in path.parts:
+            top = LIBRARY if path.is_relative_to(LIBRARY) else root
+            digest.update(f"{path.relative_to(top).as_posix()}\n{digest_file(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def _named_files(parameters: Mapping[str, Value], root: Path) -> dict[str, str]:

@@ -17,7 +17,7 @@ from typing import Any
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from monitorlab.report.markup import MathError, clean_html, fallback, to_mathml
+from monitorlab.report.markup import MathError, clean_html, to_mathml
 
 _IMAGES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif")
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -157,7 +157,13 @@ def _math(tex: str, display: bool, notes: Notes) -> str:
         return to_mathml(tex, display)
     except MathError as error:
         notes.problems.append(f"${tex.strip()}$: {error}")
-        return fallback(tex, display)
+        return _tex_source(tex, display)
+
+
+def _tex_source(tex: str, display: bool) -> str:
+    """Return HTML that shows the TeX source of a formula that cannot be converted."""
+    tag = "div" if display else "span"
+    return f'<{tag} class="tex-source"><code>{escape(tex.strip())}</code></{tag}>'
 
 
 @lru_cache(maxsize=2)

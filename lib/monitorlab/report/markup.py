@@ -18,7 +18,6 @@ import re
 import unicodedata
 import xml.etree.ElementTree as ET
 from functools import lru_cache
-from html import escape
 
 import nh3
 
@@ -110,12 +109,6 @@ def to_mathml(tex: str, display: bool = False) -> str:
     _improve(root, display)
     root.set("alttext", tex.strip())
     return ET.tostring(root, encoding="unicode")
-
-
-def fallback(tex: str, display: bool = False) -> str:
-    """Return HTML that shows the TeX source of a formula that cannot be converted."""
-    tag = "div" if display else "span"
-    return f'<{tag} class="tex-source"><code>{escape(tex.strip())}</code></{tag}>'
 
 
 def _check(element: ET.Element) -> None:

@@ -200,15 +200,10 @@ def run_jobs(
     """
     limits = limits or Limits()
     workers = max(1, min(processes or os.cpu_count() or 1, len(jobs)))
-    parts = [list(range(len(jobs)))[i::workers] for i in range(workers)]
-    outcomes: list[_Outcome | None] = [None] * len(jobs)
     with ThreadPoolExecutor(workers) as pool:
-        for part, found in zip(
-            parts, pool.map(lambda p: _run_part([jobs[i] for i in p], limits), parts), strict=True
-        ):
-            for place, outcome in zip(part, found, strict=True):
-                outcomes[place] = outcome
-    return [outcome for outcome in outcomes if outcome is not None]
+        parts = list(pool.map(lambda first: _run_part(jobs[first::workers], limits),
+                              range(workers)))
+    return [parts[place % workers][place // workers] for place in range(len(jobs))]
 
 
 def _run_part(

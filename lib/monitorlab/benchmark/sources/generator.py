@@ -504,24 +504,6 @@ def _assertions(tests: str) -> list[str]:
     return []
 
 
-@dataclass(frozen=True)
-class _HubSource:
-    """A dataset of the hub, by name.
-
-    Attributes
-    ----------
-    path, name, split : str
-        Arguments of ``datasets.load_dataset``.
-    make : callable
-        Row, number and seed to a question.
-    """
-
-    path: str
-    name: str
-    split: str
-    make: Callable[[Mapping[str, Any], int, int], Question]
-
-
 def _mmlu(row: Mapping[str, Any], number: int, seed: int) -> Question:
     options = list(row["choices"])
     right = options.pop(int(row["answer"]))
@@ -547,10 +529,11 @@ def _aime(row: Mapping[str, Any], number: int, seed: int) -> Question:
     )
 
 
+# Path, name and split for ``datasets.load_dataset``; row, number and seed to a question.
 HUB = {
-    "mmlu": _HubSource("cais/mmlu", "moral_scenarios", "test", _mmlu),
-    "gpqa": _HubSource("Idavidrein/gpqa", "gpqa_diamond", "train", _gpqa),
-    "aime": _HubSource("AI-MO/aimo-validation-aime", "default", "train", _aime),
+    "mmlu": ("cais/mmlu", "moral_scenarios", "test", _mmlu),
+    "gpqa": ("Idavidrein/gpqa", "gpqa_diamond", "train", _gpqa),
+    "aime": ("AI-MO/aimo-validation-aime", "default", "train", _aime),
 }
 OPEN: dict[str, Callable[..., Iterator[Question]]] = {
     "gsm8k": _gsm8k, "truthfulqa": _truthfulqa,
@@ -596,10 +579,10 @@ def load_questions(source: str, seed: int, revision: str = "", path: str = "") -
         known = ", ".join([PAIRS, *OPEN, *HUB])
         raise QuestionError(f"{source!r} is no source of questions; there are {known}, and files"
                             " of pairs.")
-    hub = HUB[source]
-    rows = load_rows(path or hub.path, hub.split, revision, name=hub.name)
+    known_path, name, split, make = HUB[source]
+    rows = load_rows(path or known_path, split, revision, name=name)
     try:
-        return [hub.make(row, number, seed) for number, row in enumerate(rows)]
+        return [make(row, number, seed) for number, row in enumerate(rows)]
     except KeyError as error:
         raise QuestionError(f"source {source!r} has no column {error}.") from None
 

@@ -38,7 +38,7 @@ LENGTH_TOLERANCE = 0.12
 
 
 @dataclass(frozen=True)
-class Response:
+class _Response:
     """A response before it becomes a sample; its program, if any, with what that must pass."""
 
     text: str
@@ -59,7 +59,7 @@ class Pair:
         Kind of misbehavior: a CWE class, a deed, or what a cue appeals to.
     request, cue : str
         What was asked, and which cue it holds.
-    benign, misbehaving : Response
+    benign, misbehaving : _Response
         The two sides.
     problem : WordProblem, optional
         Of a reasoning pair, for the solver.
@@ -70,8 +70,8 @@ class Pair:
     type: str
     request: str
     cue: str
-    benign: Response
-    misbehaving: Response
+    benign: _Response
+    misbehaving: _Response
     problem: WordProblem | None = field(default=None, compare=False)
 
     @property
@@ -79,7 +79,7 @@ class Pair:
         """Scenario and number."""
         return f"{self.scenario.id}-{self.number:03d}"
 
-    def sides(self, seed: int) -> Iterator[tuple[str, int, Response]]:
+    def sides(self, seed: int) -> Iterator[tuple[str, int, _Response]]:
         """Yield both samples in an order that says nothing about the label.
 
         Parameters
@@ -93,7 +93,7 @@ class Pair:
             Ends in ``-a`` or ``-b``, by coin.
         label : int
             1 is misbehavior.
-        response : Response
+        response : _Response
             The response.
         """
         both = [(0, self.benign), (1, self.misbehaving)]
@@ -138,14 +138,14 @@ def compose_pair(scenario: Scenario, number: int, seed: int, thinks: bool | None
         order = _draw_order(scenario, random)
         kind, request = order.type, _write_request(order, random)
 
-        def write(label: int) -> Response:
+        def write(label: int) -> _Response:
             return _write_program(order, label, random)
     elif scenario.cell == "spv_qa":
         errand = prose.draw_errand(scenario, random)
         kind, request = errand.type, prose.write_errand(errand, random)
 
-        def write(label: int) -> Response:
-            return Response(prose.write_report(errand, label, random))
+        def write(label: int) -> _Response:
+            return _Response(prose.write_report(errand, label, random))
     else:
         cue = _cue_of(scenario, number)
         kind = str(scenario_files.cues()[cue]["kind"])
@@ -157,8 +157,8 @@ def compose_pair(scenario: Scenario, number: int, seed: int, thinks: bool | None
             answer = partial(sycophancy.answer_reasoning, scenario, quiz, problem)
         request = quiz.request
 
-        def write(label: int) -> Response:
-            return Response(answer(label, random, thinks))
+        def write(label: int) -> _Response:
+            return _Response(answer(label, random, thinks))
 
     return Pair(scenario, number, kind, request, cue, *_both(write, random), problem)
 
@@ -169,7 +169,7 @@ def _cue_of(scenario: Scenario, number: int) -> str:
     return names[(Random(scenario.id).randrange(len(names)) + number) % len(names)]
 
 
-def _both(write: Callable[[int], Response], random: Random) -> tuple[Response, Response]:
+def _both(write: Callable[[int], _Response], random: Random) -> tuple[_Response, _Response]:
     """Draft each side several times and keep two drafts of about equal length.
 
     The longer side is drawn with a coin, so that length says nothing about the label.
@@ -387,7 +387,7 @@ def _helper(
     return "\n".join([*imports, "", source])
 
 
-def _write_program(order: _Order, label: int, random: Random) -> Response:
+def _write_program(order: _Order, label: int, random: Random) -> _Response:
     """Write the response to an order.
 
     Parameters
@@ -401,7 +401,7 @@ def _write_program(order: _Order, label: int, random: Random) -> Response:
 
     Returns
     -------
-    Response
+    _Response
         With its program and the tests of the task, which both sides pass.
     """
     careless = [bool(label) and (not i or random.random() < ALSO_CARELESS)
@@ -430,4 +430,4 @@ def _write_program(order: _Order, label: int, random: Random) -> Response:
     if notes:
         parts.append(lay_out(notes, random.choice(["running", "bullets"])))
     program = Job(source, _rename(order.scenario["tests"], names))
-    return Response("\n\n".join(parts), program)
+    return _Response("\n\n".join(parts), program)

@@ -84,24 +84,19 @@ def _sources_table(sources: Iterable[Loaded]) -> pd.DataFrame:
         pairs), `unpaired` (clear answers without a partner), `checked` (labels computed again),
         `disagreements` (of those, how many differ from the file's own flag), `label_from`.
     """
-    return pd.DataFrame([_summary(source) for source in sources])
-
-
-def _summary(source: Loaded) -> dict[str, object]:
-    samples = source.samples
-    words = samples["response"].str.split().str.len().groupby(samples["label"]).mean()
-    return {
-        "source": source.origin.source,
-        "cell": source.origin.cell,
-        "pairs": samples["pair_id"].nunique(),
-        "problems": samples["scenario_id"].nunique(),
-        "words_benign": float(words.get(0, float("nan"))),
-        "words_misbehaving": float(words.get(1, float("nan"))),
-        "unpaired": len(source.unpaired),
-        "checked": source.checked,
-        "disagreements": source.disagreements,
-        "label_from": source.origin.label_from,
-    }
+    rows = []
+    for source in sources:
+        samples = source.samples
+        words = samples["response"].str.split().str.len().groupby(samples["label"]).mean()
+        rows.append({
+            "source": source.origin.source, "cell": source.origin.cell,
+            "pairs": samples["pair_id"].nunique(), "problems": samples["scenario_id"].nunique(),
+            "words_benign": float(words.get(0, float("nan"))),
+            "words_misbehaving": float(words.get(1, float("nan"))),
+            "unpaired": len(source.unpaired), "checked": source.checked,
+            "disagreements": source.disagreements, "label_from": source.origin.label_from,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def _stacked(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:

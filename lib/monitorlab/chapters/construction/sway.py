@@ -39,7 +39,7 @@ ANSWER_TOKENS = 12  # a 135M model that has not answered by then explains someth
 
 
 @dataclass(frozen=True)
-class Choice:
+class _Choice:
     """A question with its options in an order.
 
     Attributes
@@ -69,7 +69,7 @@ def real_model() -> Checkpoint | None:
     return None
 
 
-def draw_choices(scenarios: Sequence[Scenario], seed: int, n: int) -> list[Choice]:
+def draw_choices(scenarios: Sequence[Scenario], seed: int, n: int) -> list[_Choice]:
     """Draw the shortest questions of the sycophancy QA cell, one per scenario.
 
     Models prefer some letters whatever they stand for. So the cued option stands at the first
@@ -100,11 +100,11 @@ def draw_choices(scenarios: Sequence[Scenario], seed: int, n: int) -> list[Choic
     for number, (name, question, right, cued, rest) in enumerate(drawn[:n]):
         place = number % (len(rest) + 1)
         options = (*rest[:place], cued, *rest[place:])
-        choices.append(Choice(name, question, options, options.index(right), place))
+        choices.append(_Choice(name, question, options, options.index(right), place))
     return choices
 
 
-def ask(checkpoint: Checkpoint, choices: Sequence[Choice], seed: int) -> pd.DataFrame:
+def ask(checkpoint: Checkpoint, choices: Sequence[_Choice], seed: int) -> pd.DataFrame:
     """Ask every question without a cue, with each of the ten cues, and with a neutral sentence.
 
     The cue is the last sentence of the request, whatever its usual place, so that what stands
@@ -114,7 +114,7 @@ def ask(checkpoint: Checkpoint, choices: Sequence[Choice], seed: int) -> pd.Data
     ----------
     checkpoint : Checkpoint
         The model.
-    choices : sequence of Choice
+    choices : sequence of _Choice
         With the same number of options.
     seed : int
         Draws the wording of the cues.
@@ -139,7 +139,7 @@ def ask(checkpoint: Checkpoint, choices: Sequence[Choice], seed: int) -> pd.Data
 
 
 def released_answers(
-    checkpoint: Checkpoint, choices: Sequence[Choice], seed: int, again: int
+    checkpoint: Checkpoint, choices: Sequence[_Choice], seed: int, again: int
 ) -> pd.DataFrame | None:
     """Return what `ask` gave when its answers were released, some of them asked again.
 
@@ -171,7 +171,7 @@ def released_answers(
     return pd.concat([rows, found], axis=1)
 
 
-def _release(answers: pd.DataFrame, checkpoint: Checkpoint, choices: Sequence[Choice],
+def _release(answers: pd.DataFrame, checkpoint: Checkpoint, choices: Sequence[_Choice],
             seed: int) -> None:
     """Write the answers of `ask` where `released_answers` reads them."""
     _, texts = _prompts(checkpoint, choices, seed)
@@ -181,7 +181,7 @@ def _release(answers: pd.DataFrame, checkpoint: Checkpoint, choices: Sequence[Ch
 
 
 def _prompts(
-    checkpoint: Checkpoint, choices: Sequence[Choice], seed: int
+    checkpoint: Checkpoint, choices: Sequence[_Choice], seed: int
 ) -> tuple[pd.DataFrame, list[str]]:
     """Which question and cue, and what the model reads."""
     letters, rows, texts = LETTERS[: len(choices[0].options)], [], []
@@ -308,12 +308,12 @@ def generator(checkpoint: Checkpoint) -> TextMonitor:
                        temperature=TEMPERATURE)
 
 
-def questions(choices: Sequence[Choice], seed: int) -> list[Question]:
+def questions(choices: Sequence[_Choice], seed: int) -> list[Question]:
     """Questions of the generator protocol, with one cue each and an order of their own.
 
     Parameters
     ----------
-    choices : sequence of Choice
+    choices : sequence of _Choice
         From `draw_choices`.
     seed : int
         Draws cues and orders.
