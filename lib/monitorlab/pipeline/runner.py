@@ -57,10 +57,9 @@ from monitorlab.pipeline.records import (
 )
 from monitorlab.pipeline.runs import (
     RUNNER,
+    check_free,
     checked_seed,
     hold,
-    holder,
-    live_message,
     mark,
     runs_folder,
 )
@@ -184,7 +183,8 @@ def run_notebooks(
     values = check_parameters(given, {n.stem: n.parameters for n in chosen})
     project = _digest_project(options.root)
     begun = {n.stem: _begin(n, values[n.stem], options, project) for n in chosen}
-    _check_live(options.runs, begun)
+    for run_id in {record.run_id for record in begun.values()}:
+        check_free(options.runs / run_id)
     for notebook in chosen:
         _check_inputs(notebook, among, begun, options.runs)
         if notebook.stem not in named:
@@ -325,11 +325,15 @@ class _Work:
         return f"[{self.chosen.index(notebook) + 1}/{len(self.chosen)}] {notebook.stem}"
 
     def fresh(self, notebook: Notebook) -> RunRecord | None:
-        """Return the record of a notebook that need not run now."""
+        """Return the record of a notebook that need not run, and say so; else say why it runs."""
         if not self.options.resume and notebook.stem in self.named:
             return None
-        return _fresh(notebook, self.begun[notebook.stem], self.among, self.options,
-                      self.label(notebook))
+        wanted, label = self.begun[notebook.stem], self.label(notebook)
+        if reason := why_run(self.options.runs, wanted, notebook, self.among):
+            self.options.report(f"{label} is run: {reason}")
+            return None
+        self.options.report(f"{label} skipped: complete and fresh")
+        return read_run_record(self.options.runs, wanted.run_id, notebook.stem)
 
     def ended(self, notebook: Notebook, record: RunRecord) -> None:
         self.options.report(f"{self.label(notebook)} done in {record.seconds:.1f} s")
@@ -514,14 +518,6 @@ def _named_digest(value: str, root: Path) -> str | None:
     return None
 
 
-def _check_live(runs: Path, begun: Mapping[str, RunRecord]) -> None:
-    """Refuse a run in which another process works, before anything else is looked at."""
-    for run_id in {record.run_id for record in begun.values()}:
-        owner = holder(runs / run_id)
-        if owner is not None:
-            raise ArtifactError(live_message(runs / run_id, owner))
-
-
 def _check_inputs(
     notebook: Notebook, among: Sequence[Notebook], begun: Mapping[str, RunRecord], runs: Path
 ) -> None:
@@ -561,18 +557,6 @@ def _check_input_parameters(
             f"{wanted.stem} is complete in run {wanted.run_id!r} with other parameters than this "
             f"command gives. Add {options} to use it, or choose another run id."
         )
-
-
-def _fresh(
-    notebook: Notebook, wanted: RunRecord, among: Sequence[Notebook], options: Options, label: str
-) -> RunRecord | None:
-    """Return the record of a notebook that need not run, and say so; else say why it runs."""
-    reason = why_run(options.runs, wanted, notebook, among)
-    if reason:
-        options.report(f"{label} is run: {reason}")
-        return None
-    options.report(f"{label} skipped: complete and fresh")
-    return read_run_record(options.runs, wanted.run_id, notebook.stem)
 
 
 def _raise_interruption(error: BaseException) -> None:

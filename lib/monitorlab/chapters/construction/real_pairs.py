@@ -135,7 +135,7 @@ def load(run: Run) -> _RealPairs | None:
         programs.reflexion_runs(get),
         *(processbench(get, part) for part in PROCESSBENCH),
         *(bigbench_mistake(get, task) for task in MISTAKE_TASKS),
-        hh_rlhf(get),
+        hh_rlhf(get, hh_key()),
         *(lie_detector(get, category) for category in CATEGORIES),
         programs.cweval(get),
         programs.sven(get),
