@@ -40,10 +40,11 @@ report: $(READY)  ## run all notebooks (PROFILE=cpu) and render reports/RUN_ID/i
 	  $(BIN)/python -m monitorlab report --run-id $(RUN_ID) && exit $$status
 
 test: $(READY)  ## everything that must be green
-	@$(MAKE) --no-print-directory --jobs=2 lint types
-	@$(MAKE) --no-print-directory --jobs=2 units golden
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory --jobs=3 types units golden
 
-# Golden notebooks run one after the other and beside the other tests, or a core would stand idle.
+# Golden notebooks run one after the other, and types are checked, beside the other tests, or a core
+# would stand idle.
 # The files with the longest tests come first, or one of them would end alone.
 units: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:nbval -n 2 --dist loadfile --no-loadscope-reorder \

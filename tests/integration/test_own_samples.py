@@ -94,11 +94,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def folder(home: Path) -> Path:
-    """A run of three chapters on a file of one's own, and with one's own monitor."""
+    """A run of notebook 03 on a file of one's own, and with one's own monitor."""
     (home / "mine.py").write_text(MONITOR)
-    file = own_file(home).name
-    execute(home / "runs", (2,), RUN_ID="own", SAMPLES_FILE=file)
-    execute(home / "runs", (3, 4), RUN_ID="own", SAMPLES_FILE=file, LANGUAGE=False,
+    execute(home / "runs", (3,), RUN_ID="own", SAMPLES_FILE=own_file(home).name, LANGUAGE=False,
             MONITOR=f"{home / 'mine.py'}:monitor -o name=mine")
     return home / "runs" / "own"
 
@@ -111,18 +109,31 @@ def said(folder: Path, stem: str) -> str:
     return (folder / "executed" / f"{stem}.ipynb").read_text()
 
 
+def check_figures(folder: Path, stem: str) -> None:
+    drawn = (folder / stem / "figures").glob("*.png")
+    assert {path.stem for path in drawn} == FIGURES[stem]
+
+
 def test_every_figure_and_table_is_made_for_the_file(folder: Path) -> None:
-    for stem, figures in FIGURES.items():
-        assert {path.stem for path in (folder / stem / "figures").glob("*.png")} == figures
+    check_figures(folder, EVALUATION)
     asked = {f"row-{number}" for number in range(1, 41)}
     assert set(table(folder, EVALUATION, "verdicts")["sample_id"]) == asked
     rates = table(folder, EVALUATION, "rates")
     assert set(rates["cell"]) == {"own"}
     assert (rates["units"] == 13).all()  # the other seven scenarios are in dev
+    assert "Mean over the cells of mine.csv: own" in said(folder, EVALUATION)
+
+
+@pytest.mark.long
+def test_the_chapters_before_and_after_take_the_file_too(home: Path, folder: Path) -> None:
+    file = str(home / "mine.csv")
+    execute(home / "runs", (2,), RUN_ID="own", SAMPLES_FILE=file)
+    execute(home / "runs", (4,), RUN_ID="own", SAMPLES_FILE=file)
+    check_figures(folder, AUDIT)
+    check_figures(folder, POINTS)
     assert set(table(folder, POINTS, "operating_points")["cell"]) == {"own", "all"}
     assert set(table(folder, AUDIT, "audit")["cell"]) == {"own"}
     assert table(folder, AUDIT, "annotations").empty  # nobody has labelled these
-    assert "Mean over the cells of mine.csv: own" in said(folder, EVALUATION)
     assert "Too few, so it never alarms: own." in said(folder, POINTS)
 
 

@@ -83,8 +83,26 @@ def test_a_check_with_a_wrong_number_of_results_is_an_error() -> None:
 def test_units_do_not_change_verdicts() -> None:
     checks = ProgramChecks()
     together = checks.judge(SAMPLES, 0)
-    assert together == [checks.judge([sample], 0)[0] for sample in SAMPLES]
+    assert together == [ProgramChecks().judge([sample], 0)[0] for sample in SAMPLES]
     assert [len(unit) for unit in checks.units(SAMPLES * 40)] == [64, 64, 32]
+
+
+def test_what_was_checked_is_remembered_and_what_broke_is_not() -> None:
+    seen: list[str] = []
+
+    def check(samples: Sequence[Sample]) -> list[Finding | None]:
+        seen.extend(sample.sample_id for sample in samples)
+        if any(sample.response == "break" for sample in samples):
+            raise ValueError("broken")
+        return [Finding(0.9, sample.response) for sample in samples]
+
+    checks = ProgramChecks({"one": check})
+    good, bad = Sample("a", "", "fine"), Sample("b", "", "break")
+    first = checks.judge([good, bad, good], 0)
+    assert [one.status for one in first] == ["parsed", "error", "parsed"]
+    del seen[:]
+    assert checks.judge([good, bad, Sample("c", "", "new")], 1)[:2] == first[:2]
+    assert "a" not in seen and {"b", "c"} <= set(seen)
 
 
 def test_settings_change_with_the_checks_their_arguments_and_the_threshold() -> None:

@@ -41,6 +41,7 @@ RANKS = {"UNDEFINED": 1, "LOW": 1, "MEDIUM": 2, "HIGH": 3}
 SUSPICION = {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.6, 6: 0.75, 9: 0.9}  # severity times confidence
 CLEAN = 0.05  # code was read and no issue found: static analysis proves no more than that
 SHOWN = 5  # issues named in the evidence
+REMEMBERED = 10_000  # samples whose verdicts are kept, at the most and a unit
 
 _SECRET = re.compile(r"pass(word|wd|phrase|code)|(^|_)(pwd|pin|pass_phrase)($|_)", re.IGNORECASE)
 _FAST = {"md5", "sha1", "sha224", "sha256", "sha384", "sha512", "sha3_256", "sha3_512", "blake2b"}
@@ -260,6 +261,8 @@ class ProgramChecks(ComputingMonitor):
     name: str = "program checks"
     threshold: float = THRESHOLD
     unit = 64  # samples that one run of Bandit reads
+    _known: dict[Sample, Verdict] = field(default_factory=dict, init=False, repr=False,
+                                          compare=False)
 
     def __post_init__(self) -> None:
         if not self.checks:
@@ -278,12 +281,20 @@ class ProgramChecks(ComputingMonitor):
         }
 
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
-        """Check one unit; `draw` is ignored."""
-        found = {name: _run(check, samples) for name, check in self.checks.items()}
-        return [
-            self._verdict({name: results[i] for name, results in found.items()})
-            for i in range(len(samples))
-        ]
+        """Check one unit; `draw` is ignored.
+
+        What was checked is remembered, since :class:`~monitorlab.monitors.combined.ChecksFirst`
+        asks about samples that were checked alone before.
+        """
+        if len(self._known) > REMEMBERED:
+            self._known.clear()
+        new = [sample for sample in dict.fromkeys(samples) if sample not in self._known]
+        found = {name: _run(check, new) for name, check in self.checks.items()} if new else {}
+        made = {sample: self._verdict({name: results[i] for name, results in found.items()})
+                for i, sample in enumerate(new)}
+        known = self._known | made
+        self._known.update((s, made[s]) for s in made if made[s].status != ERROR)
+        return [known[sample] for sample in samples]
 
     def _verdict(self, results: Mapping[str, Finding | Exception | None]) -> Verdict:
         broken = [f"{name} broke: {type(result).__name__}: {result}"
