@@ -290,11 +290,10 @@ def _construct(
     seed: Annotated[int, typer.Option(help="Draws options, cues and the limit.")] = 2026,
 ) -> None:
     """Let a model make pairs of one's own; the same command goes on where it stopped."""
-    from monitorlab.commands.construct import Commission, construct_pairs
+    from monitorlab.commands.construct import construct_pairs
 
-    construct_pairs(Commission(
-        generator, out.expanduser(), cells, tuple(option or ()), tuple(source or ()), judge,
-        tries, limit, max_calls, seed), typer.echo)
+    construct_pairs(generator, out.expanduser(), cells, option or (), source or (), judge, tries,
+                    limit, max_calls, seed, typer.echo)
     typer.echo(f"Samples: {_relative(out / 'samples.jsonl')}. Next: python -m monitorlab score "
                f"--monitor keywords --samples {_relative(out / 'samples.jsonl')}, or run 03 -p "
                f"SAMPLES_FILE={_relative(out / 'samples.jsonl')}")
@@ -564,12 +563,10 @@ def _reread(
         show_default=False)] = 0,
 ) -> None:
     """Read stored replies again with today's rules, without a call; the old files stay."""
-    from monitorlab.benchmark.sample_files import load_samples
-    from monitorlab.commands.reread import Rereading, reread_file
+    from monitorlab.commands.reread import reread_file
 
-    request = Rereading(store.expanduser(), table.expanduser(), samples.expanduser(), out,
-                      out_store, prompt, max_tokens)
-    reread_file(request, load_samples(request.samples, typer.echo), typer.echo)
+    reread_file(store.expanduser(), table.expanduser(), samples.expanduser(), out, out_store,
+                prompt, max_tokens, typer.echo)
 
 
 @app.command("finetune")

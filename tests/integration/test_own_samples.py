@@ -38,8 +38,8 @@ def corpus() -> pd.DataFrame:
     """A small training corpus, in the form that notebook 01 leaves."""
     rows = [sample_row(sample_id=f"c{i}-{label}", pair_id=f"c{i}", scenario_id=f"s{i // 3}",
                        cell="_".join(part.split("_")[:2]), misbehavior_type="scope",
-                       cue_type="none", source="test", generator="test", has_thinking=False,
-                       label=label, **texts(i, label))
+                       cue_type="none", source="test", generator="test", label=label,
+                       **texts(i, label))
             for i, part in enumerate(EVERYTHING * 12) for label in (0, 1)]
     return pd.DataFrame(rows).assign(component=np.repeat(EVERYTHING * 12, 2))
 

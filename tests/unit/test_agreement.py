@@ -14,11 +14,11 @@ from monitorlab.benchmark.audit.annotation import (
     STATISTICS,
     Statistic,
     _ac1,
+    _alpha,
+    _observed,
     _with_interval,
     agreement_table,
-    alpha,
     kappa,
-    observed,
 )
 
 
@@ -31,11 +31,11 @@ def labels(both_one: int, first_only: int, second_only: int, neither: int) -> li
 def test_coefficients_by_hand() -> None:
     """20 both 1, 5 and 10 apart, 15 both 0: the textbook table of fifty."""
     first, second = labels(20, 5, 10, 15)
-    assert observed(first, second) == pytest.approx(0.7)
+    assert _observed(first, second) == pytest.approx(0.7)
     # Rates of label 1 are .5 and .6: chance .5 * .6 + .5 * .4 = .5.
     assert kappa(first, second) == pytest.approx((0.7 - 0.5) / 0.5)
     # 55 ones and 45 zeros in 100 values; disagreement 15/50 against 2 * 55 * 45 / (100 * 99).
-    assert alpha(first, second) == pytest.approx(1 - 0.3 / (2 * 55 * 45 / 9900))
+    assert _alpha(first, second) == pytest.approx(1 - 0.3 / (2 * 55 * 45 / 9900))
     # The mean rate is .55: chance 2 * .55 * .45 = .495.
     assert _ac1(first, second) == pytest.approx((0.7 - 0.495) / 0.505)
 
@@ -55,7 +55,7 @@ def test_other_implementations_agree() -> None:
         second = np.where(random.random(30) < 0.3, 1 - first, first)
         ratings = np.array([first, second], dtype=float)
         expected = krippendorff.alpha(ratings, level_of_measurement="nominal")
-        assert alpha(first, second) == pytest.approx(expected)
+        assert _alpha(first, second) == pytest.approx(expected)
         assert kappa(first, second) == pytest.approx(cohen_kappa_score(first, second))
         shares = np.bincount([*first, *second]) / 60
         chance = (shares * (1 - shares)).sum()  # Gwet's general form for two labels
@@ -107,7 +107,7 @@ def test_a_few_agreeing_labels_prove_little() -> None:
     assert low < 0.3
 
 
-@pytest.mark.parametrize("statistic", [observed, _ac1])
+@pytest.mark.parametrize("statistic", [_observed, _ac1])
 def test_intervals_cover_the_truth(monkeypatch: pytest.MonkeyPatch, statistic: Statistic) -> None:
     """Two annotators who err on 10 % of balanced samples; nominal 95 %, 90 % demanded.
 
@@ -117,7 +117,7 @@ def test_intervals_cover_the_truth(monkeypatch: pytest.MonkeyPatch, statistic: S
     monkeypatch.setattr(module, "RESAMPLES", 300)
     random, hits, runs = np.random.default_rng(3), 0, 150
     agree = 0.9**2 + 0.1**2
-    truth = agree if statistic is observed else (agree - 0.5) / 0.5  # both rates are one half
+    truth = agree if statistic is _observed else (agree - 0.5) / 0.5  # both rates are one half
     for _ in range(runs):
         real = random.integers(0, 2, 200)
         first, second = (np.where(random.random(200) < 0.1, 1 - real, real) for _ in "ab")

@@ -10,9 +10,9 @@ from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.writing.composition import (
     LENGTH_TOLERANCE,
     Pair,
-    Response,
     _both,
     _closest_lengths,
+    _Response,
     compose_pair,
 )
 
@@ -61,13 +61,14 @@ def test_thinking_can_be_asked_for(library: list[Scenario]) -> None:
     scenario = next(s for s in library if s.cell == "syco_reasoning")
     for thinks in (True, False):
         pair = compose_pair(scenario, 1, 0, thinks)
-        assert pair.benign.thinks is pair.misbehaving.thinks is thinks
+        texts = pair.benign.text, pair.misbehaving.text
+        assert [("<think>" in text) for text in texts] == [thinks, thinks]
 
 
 def test_thinking_is_marked_where_it_is_shown(composed_pairs: list[Pair]) -> None:
-    responses = [side for pair in composed_pairs for side in (pair.benign, pair.misbehaving)]
-    assert all(side.thinks == ("<think>" in side.text) for side in responses)
-    assert any(side.thinks for side in responses) and not all(side.thinks for side in responses)
+    rows = [row for pair in composed_pairs for row in pair.rows(0)]
+    assert all(row["has_thinking"] == ("<think>" in row["response"]) for row in rows)
+    assert {row["has_thinking"] for row in rows} == {True, False}
 
 
 # Length
@@ -79,7 +80,7 @@ def test_the_longer_side_is_drawn_with_a_coin() -> None:
     def longer(seed: int) -> bool:
         random = Random(seed)
         benign, misbehaving = _both(
-            lambda label: Response("x" * (2 * random.randrange(450, 550) + label)), random
+            lambda label: _Response("x" * (2 * random.randrange(450, 550) + label)), random
         )
         return len(misbehaving.text) > len(benign.text)
 
@@ -88,7 +89,7 @@ def test_the_longer_side_is_drawn_with_a_coin() -> None:
 
 def test_drafts_of_about_equal_length_are_kept() -> None:
     lengths = {0: iter([50, 80, 103]), 1: iter([105, 200, 400])}
-    benign, misbehaving = _both(lambda label: Response("x" * next(lengths[label])), Random(0))
+    benign, misbehaving = _both(lambda label: _Response("x" * next(lengths[label])), Random(0))
     assert (len(benign.text), len(misbehaving.text)) == (103, 105)
 
 

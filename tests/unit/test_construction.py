@@ -3,7 +3,7 @@
 import pytest
 
 from monitorlab.benchmark.scenarios.files import Scenario
-from monitorlab.benchmark.writing.composition import compose_pair, rows, sides
+from monitorlab.benchmark.writing.composition import compose_pair
 from monitorlab.benchmark.writing.corpus import _allot
 
 SEED = 7
@@ -33,14 +33,14 @@ def test_who_gets_one_pair_more_is_drawn() -> None:
 
 def test_the_order_of_the_sides_changes_with_the_seed() -> None:
     pair = compose_pair(plain("one"), 0, SEED)
-    orders = [[label for _, label, _ in sides(pair, seed)] for seed in range(40)]
+    orders = [[label for _, label, _ in pair.sides(seed)] for seed in range(40)]
     assert [0, 1] in orders and [1, 0] in orders
-    for name, label, response in sides(pair, SEED):
+    for name, label, response in pair.sides(SEED):
         assert response is (pair.misbehaving if label else pair.benign)
         assert name[-2:] in ("-a", "-b")
 
 
 def test_both_rows_of_a_pair_share_everything_but_the_response() -> None:
-    first, second = rows(compose_pair(plain("one"), 0, SEED), SEED)
+    first, second = compose_pair(plain("one"), 0, SEED).rows(SEED)
     differ = {name for name in first if first[name] != second[name]}
     assert differ - {"has_thinking"} == {"sample_id", "response", "label"}

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from monitorlab.benchmark.final_answers import (
-    boxed,
+    _boxed,
     chosen_letter,
     right_answer,
     without_thinking,
@@ -19,7 +19,7 @@ from monitorlab.benchmark.final_answers import (
     (r"\boxed{\text{a {b} c}}", r"\text{a {b} c}"), (r"\boxed{4", None), ("4", None), ("", None),
 ])
 def test_the_last_box_is_found_with_its_braces(text: str, found: str | None):
-    assert boxed(text) == found
+    assert _boxed(text) == found
 
 
 @pytest.mark.parametrize(("said", "reference"), [

@@ -19,8 +19,8 @@ from monitorlab.chapters.finetuning.arms import (
     PAPER_ARMS,
     SEEN_BY,
     Arm,
+    _arm_pairs,
     arm_examples,
-    arm_pairs,
     recipe_of,
 )
 from monitorlab.chapters.finetuning.published import ARMS
@@ -71,23 +71,23 @@ def table(scenarios: int, pairs: int, components: Sequence[str] = EVERYTHING) ->
 @pytest.mark.parametrize("arm", EVERY_ARM.values(), ids=lambda arm: arm.name)
 def test_every_arm_draws_whole_pairs_of_its_components(arm: Arm) -> None:
     rows = table(4, 3)
-    pairs = arm_pairs(arm, rows, rng())
+    pairs = _arm_pairs(arm, rows, rng())
     assert len(pairs) == 12 * len(arm.components)
     assert all(sorted(pair["label"]) == [0, 1] for pair in pairs)
     assert {name for pair in pairs for name in pair["component"]} == set(arm.components)
 
 
 def test_arms_of_the_same_components_draw_the_same_order() -> None:
-    drawn = [pd.concat(arm_pairs(arm, table(16, 8), rng(1)))["sample_id"].tolist()
+    drawn = [pd.concat(_arm_pairs(arm, table(16, 8), rng(1)))["sample_id"].tolist()
              for arm in (named("all"), *BEYOND)]
     assert all(names == drawn[0] for names in drawn)
     assert drawn[0] != pd.concat(
-        arm_pairs(named("all"), table(16, 8), rng(2)))["sample_id"].tolist()
+        _arm_pairs(named("all"), table(16, 8), rng(2)))["sample_id"].tolist()
 
 
 def test_a_corpus_without_the_component_is_refused() -> None:
     with pytest.raises(MonitorError, match="arm 'spv_qa' needs spv_qa, and the corpus has syco_qa"):
-        arm_pairs(named("spv_qa"), table(2, 2, ["syco_qa"]), rng())
+        _arm_pairs(named("spv_qa"), table(2, 2, ["syco_qa"]), rng())
 
 
 # The examples
@@ -120,7 +120,7 @@ def test_arms_that_leave_the_texts_alone_share_their_examples(
     made: dict[str, list[Example]], corpus: pd.DataFrame, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     assert made["contrastive pairs"] == made["all"]
-    rows = pd.concat(arm_pairs(named("all"), corpus, rng(1))[: SIZE // 2])
+    rows = pd.concat(_arm_pairs(named("all"), corpus, rng(1))[: SIZE // 2])
     assert made["all"] == verdict_examples(tokenizer, BRIEF, rows, max_tokens=100_000)
 
 

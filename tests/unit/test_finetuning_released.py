@@ -47,7 +47,7 @@ def make_benchmark() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> released.Study:
+def made(tmp_path_factory: pytest.TempPathFactory) -> released._Study:
     root = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MONITORLAB_CHECKPOINTS", str(root / "checkpoints"))
@@ -61,7 +61,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> released.Study:
         return study(run, trained, base, PROMPT, make_benchmark())
 
 
-def test_a_study_is_read_back_as_it_was_made(made: released.Study) -> None:
+def test_a_study_is_read_back_as_it_was_made(made: released._Study) -> None:
     assert made.arms == ["base", "spv_code", "all"]
     assert made.base == "tiny"
     assert made.samples.groupby(["cell", "split"]).size().unstack().eq(4).all(axis=None)
@@ -74,7 +74,7 @@ def test_a_study_is_read_back_as_it_was_made(made: released.Study) -> None:
     assert str(made.folder.parent) not in (made.folder / STUDY).read_text()
 
 
-def test_the_card_says_what_was_trained_and_what_was_not(made: released.Study) -> None:
+def test_the_card_says_what_was_trained_and_what_was_not(made: released._Study) -> None:
     text = (made.folder / CARD).read_text()
     assert text == _card(made)
     assert "Not trained: spv_qa, syco_qa, syco_reasoning_plain, syco_reasoning_thinking, " in text
@@ -82,7 +82,7 @@ def test_the_card_says_what_was_trained_and_what_was_not(made: released.Study) -
 
 
 @pytest.mark.parametrize("name", ["base.csv", "all/adapter_config.json", STUDY])
-def test_a_changed_file_is_refused(made: released.Study, tmp_path: Path, name: str) -> None:
+def test_a_changed_file_is_refused(made: released._Study, tmp_path: Path, name: str) -> None:
     for path in (path for path in made.folder.rglob("*") if path.is_file()):
         target = tmp_path / path.relative_to(made.folder)
         target.parent.mkdir(exist_ok=True)
@@ -95,7 +95,7 @@ def test_a_changed_file_is_refused(made: released.Study, tmp_path: Path, name: s
 
 
 def test_verdicts_about_other_texts_are_left_out(
-    made: released.Study, capsys: pytest.CaptureFixture[str]
+    made: released._Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
     benchmark = make_benchmark()
     name = made.samples["sample_id"].iloc[0]
@@ -117,16 +117,16 @@ def test_an_adapter_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def shipped() -> released.Study:
+def shipped() -> released._Study:
     return _read_study(released_folder(), load_benchmark())
 
 
-def test_the_released_card_is_that_of_the_tables(shipped: released.Study) -> None:
+def test_the_released_card_is_that_of_the_tables(shipped: released._Study) -> None:
     assert (shipped.folder / CARD).read_text(encoding="utf-8") == _card(shipped)
     assert len(shipped.samples) == len(shipped.facts["texts"]), "a text changed since"
 
 
-def test_the_released_adapter_gives_the_released_scores(shipped: released.Study) -> None:
+def test_the_released_adapter_gives_the_released_scores(shipped: released._Study) -> None:
     if not smollm2_installed():
         pytest.skip("needs SmolLM2")
     assert (shipped.folder / "all" / "adapter_model.safetensors").stat().st_size < 10_000_000

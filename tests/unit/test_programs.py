@@ -158,7 +158,8 @@ def test_only_the_misbehaving_program_has_a_careless_helper(library: list[Scenar
         random = Random(seed)
         order = replace(_draw_order(task, random), names={name: name for name in plain})
         for label in (0, 1):
-            _, job = _write_program(order, label, random)
+            job = _write_program(order, label, random).program
+            assert job is not None
             careless = [helper_of(job.source, habit["role"]) not in
                         {helper_of(source, habit["role"]) for source in habit["secure"]}
                         for habit in order.habits]  # fmt: skip

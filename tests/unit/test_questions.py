@@ -37,7 +37,7 @@ from monitorlab.benchmark.sources.generator import (
 )
 from monitorlab.benchmark.sources.records import RealDataError
 from monitorlab.benchmark.writing import sycophancy
-from monitorlab.benchmark.writing.sycophancy import Quiz
+from monitorlab.benchmark.writing.sycophancy import _Quiz
 
 Get = Callable[[str], Path]
 OPTION = re.compile(r"^\(?([A-F])[.):] (.+)$", re.MULTILINE)
@@ -71,7 +71,7 @@ def verdicts(question: Question) -> dict[str, str]:
 def test_an_option_that_is_repeated_as_listed_is_an_answer(
     answer: str, verdict: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quiz = Quiz("?", "certain", ("B", "Oslo."), ("C", "Bergen"))
+    quiz = _Quiz("?", "certain", ("B", "Oslo."), ("C", "Bergen"))
     monkeypatch.setattr(sycophancy, "write_quiz", lambda *how: quiz)
     question = multiple_choice("q", "demo", "syco_qa", "?", "Oslo.", ["Bergen", "Malmo"], 1)
     assert question.judge(answer) == verdict
@@ -231,9 +231,9 @@ def test_only_failed_hidden_tests_count_as_misbehaving(monkeypatch: pytest.Monke
     ]:  # fmt: skip
 
         def run(given: list[runner.Job], limits: runner.Limits, processes: int,
-                ends: tuple[str, str] = (shown, full)) -> list[runner.Outcome]:
+                ends: tuple[str, str] = (shown, full)) -> list[runner._Outcome]:
             jobs.extend(given)
-            return [runner.Outcome(end, "", 0.1, "stub") for end in ends]
+            return [runner._Outcome(end, "", 0.1, "stub") for end in ends]
 
         monkeypatch.setattr(runner, "run_jobs", run)
         assert question.judge(fenced(HARD_CODED)) == expected
@@ -272,7 +272,7 @@ def test_hub_sources_from_a_folder(
 ) -> None:
     folder = tmp_path / "copy"
     folder.mkdir()
-    path = folder / f"{HUB[source].split}.{form}"
+    path = folder / f"{HUB[source][2]}.{form}"
     frame = pd.DataFrame([ROWS[source]] * 2)
     if form == "parquet":
         frame.to_parquet(path)
@@ -292,7 +292,7 @@ def test_hub_sources_from_a_folder(
 
 
 def test_aime_columns_may_be_capitalised() -> None:
-    question = HUB["aime"].make({"Problem": "Which?", "Answer": 33}, 0, 1)
+    question = HUB["aime"][3]({"Problem": "Which?", "Answer": 33}, 0, 1)
     assert "Which?" in question.request and verdicts(question)["33"] == BENIGN
 
 
@@ -307,14 +307,14 @@ def test_aime_columns_may_be_capitalised() -> None:
 )
 def test_a_missing_column_is_named(tmp_path: Path, offline: None, source: str, column: str) -> None:
     row = {name: value for name, value in ROWS[source].items() if name != column}
-    write(tmp_path / "copy" / f"{HUB[source].split}.jsonl", [row])
+    write(tmp_path / "copy" / f"{HUB[source][2]}.jsonl", [row])
     with pytest.raises(QuestionError, match=f"source '{source}' has no column '{column}'"):
         load_questions(source, 4, path=str(tmp_path / "copy"))
 
 
 @pytest.mark.parametrize("source", HUB)
 def test_the_hub_needs_a_revision(offline: None, source: str) -> None:
-    with pytest.raises(QuestionError, match=rf"{HUB[source].path}: no revision. Give the commit"):
+    with pytest.raises(QuestionError, match=rf"{HUB[source][0]}: no revision. Give the commit"):
         load_questions(source, 1)
 
 

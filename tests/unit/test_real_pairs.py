@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from monitorlab.benchmark.sandbox.runner import Job, Limits
 from monitorlab.benchmark.sources import programs, solutions, transcripts
 from monitorlab.benchmark.sources.pairing import (
     Answer,
@@ -246,14 +247,16 @@ def humaneval(solution: str, solved: bool) -> dict[str, Any]:
     return fields | {"task_id": "HumanEval/0"}
 
 
-def by_marker(program: str, tests: str) -> SimpleNamespace:
+def by_marker(jobs: list[Job], limits: Limits) -> list[SimpleNamespace]:
     """A stub that only reads: the comment in a program is its outcome."""
-    assert tests.startswith("T")
-    assert ("check(f)" in tests) == ("humaneval" in program)
-    return SimpleNamespace(status=program.rpartition("# ")[2].split()[0])
+    for job in jobs:
+        assert job.tests.startswith("T")
+        assert ("check(f)" in job.tests) == ("humaneval" in job.source)
+    return [SimpleNamespace(status=job.source.rpartition("# ")[2].split()[0]) for job in jobs]
 
 
-def test_programs_are_judged_by_running_them(get: Get) -> None:
+def test_programs_are_judged_by_running_them(get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "run_jobs", by_marker)
     files = {f"reflexion/{name}": [] for name in programs.RUNS}
     body, _, _, whole, _, simple, again = files
     files[body] = [humaneval("    return 1  # passed humaneval", True), humaneval(" ", False)]
@@ -272,7 +275,7 @@ def test_programs_are_judged_by_running_them(get: Get) -> None:
     ]
     for key, rows in files.items():
         write(get(key), rows)
-    loaded = programs.reflexion_runs(get, by_marker)
+    loaded = programs.reflexion_runs(get)
     assert set(loaded.samples["scenario_id"]) == {"HumanEval/0"}
     benign = loaded.samples.set_index("label").loc[0]
     assert benign["response"] == "def f(x):\n    return 1  # passed humaneval\n"

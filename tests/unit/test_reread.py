@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from monitorlab.benchmark.sample_files import load_samples
 from monitorlab.cli import app
-from monitorlab.commands.reread import Rereading, reread, reread_file
+from monitorlab.commands.reread import reread, reread_file
 from monitorlab.commands.score import Request as Scoring
 from monitorlab.commands.score import score_file
 from monitorlab.monitors.api.monitor import ApiMonitor
@@ -209,8 +209,7 @@ def test_what_is_not_there_or_no_table_is_said(
 
 def test_two_readings_of_one_store_do_not_touch_it(folder: Path) -> None:
     before = Path("old.jsonl").read_bytes()
-    request = Rereading(Path("old.jsonl"), Path("old.csv"), Path("own.csv"))
-    first = reread_file(request, load_samples("own.csv"), lambda words: None)
-    second = reread_file(request, load_samples("own.csv"), lambda words: None)
+    request = Path("old.jsonl"), Path("old.csv"), Path("own.csv")
+    first, second = reread_file(*request), reread_file(*request)
     assert first.verdicts == second.verdicts and Path("old.jsonl").read_bytes() == before
     assert list(VerdictStore(Path("old.reread.jsonl"))) == list(VerdictStore(Path("old.jsonl")))

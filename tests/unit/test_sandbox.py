@@ -15,8 +15,8 @@ from monitorlab.benchmark.sandbox import runner
 from monitorlab.benchmark.sandbox.runner import (
     Job,
     Limits,
-    Outcome,
     SandboxError,
+    _Outcome,
     run_jobs,
 )
 
@@ -278,17 +278,17 @@ def namespaces() -> None:
 
 
 @pytest.fixture(scope="module")
-def endings() -> dict[str, Outcome]:
+def endings() -> dict[str, _Outcome]:
     jobs = [Job(source, TESTS) for source, _, _ in ENDINGS.values()]
     return dict(zip(ENDINGS, run_jobs(jobs, ROOMY, processes=2), strict=True))
 
 
-def forbidden(outside: Path) -> dict[str, Outcome]:
+def forbidden(outside: Path) -> dict[str, _Outcome]:
     jobs = [Job(source.replace("OUT", str(outside)), "") for source, _ in FORBIDDEN.values()]
     return dict(zip(FORBIDDEN, run_jobs(jobs, ROOMY, processes=2), strict=True))
 
 
-def check_refusals(found: dict[str, Outcome], outside: Path) -> None:
+def check_refusals(found: dict[str, _Outcome], outside: Path) -> None:
     for name, outcome in found.items():
         assert (name, outcome.status) == (name, "refused"), outcome.detail
         assert FORBIDDEN[name][1] in outcome.detail or outcome.unchecked
@@ -300,7 +300,7 @@ def check_refusals(found: dict[str, Outcome], outside: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ENDINGS)
-def test_endings(endings: dict[str, Outcome], name: str) -> None:
+def test_endings(endings: dict[str, _Outcome], name: str) -> None:
     outcome = endings[name]
     _, status, detail = ENDINGS[name]
     assert outcome.status == status, outcome.detail
@@ -332,7 +332,7 @@ def test_no_jobs_no_outcomes() -> None:
     assert run_jobs([]) == []
 
 
-def run_program(source: str, tests: str, limits: Limits | None = None) -> Outcome:
+def run_program(source: str, tests: str, limits: Limits | None = None) -> _Outcome:
     return run_jobs([Job(source, tests)], limits, processes=1)[0]
 
 
@@ -501,7 +501,7 @@ def test_bytes_are_limited_together(request: pytest.FixtureRequest, isolation: s
 # What is recorded, and what is left
 
 
-def test_isolation_is_recorded(endings: dict[str, Outcome]) -> None:
+def test_isolation_is_recorded(endings: dict[str, _Outcome]) -> None:
     assert {outcome.isolation for outcome in endings.values()} == {runner.isolation()}
     assert runner.isolation() in ("namespaces+limits+audit", "limits+audit")
 

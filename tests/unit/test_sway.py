@@ -17,7 +17,7 @@ from transformers import LlamaForCausalLM
 from monitorlab.benchmark.scenarios.files import Scenario, cues
 from monitorlab.benchmark.sources.generator import BENIGN, MISBEHAVING
 from monitorlab.chapters.construction import figures, sway
-from monitorlab.chapters.construction.sway import CONTROL, PLAIN, Choice
+from monitorlab.chapters.construction.sway import CONTROL, PLAIN, _Choice
 from monitorlab.models import ModelSize
 from monitorlab.models.chat import chat_text, text_ids
 from monitorlab.models.loading import Checkpoint
@@ -26,9 +26,9 @@ from monitorlab.monitors.monitor import Sample
 
 SEED = 2026
 CHOICES = [
-    Choice("sky", "What colour is the sky?", ("green", "blue", "red"), 1, 0),
-    Choice("sum", "What is one plus one?", ("2", "4", "3"), 0, 2),
-    Choice("cat", "What does a cat say? Think of a cat.", ("moo", "woof", "meow"), 2, 1),
+    _Choice("sky", "What colour is the sky?", ("green", "blue", "red"), 1, 0),
+    _Choice("sum", "What is one plus one?", ("2", "4", "3"), 0, 2),
+    _Choice("cat", "What does a cat say? Think of a cat.", ("moo", "woof", "meow"), 2, 1),
 ]
 
 
@@ -135,12 +135,12 @@ def made_up(changes: dict[str, list[float]]) -> pd.DataFrame:
 def test_effects_by_hand() -> None:
     table = sway.effects(made_up({
         "weak": [0.0, 0.04, -0.02, 0.02], "strong": [0.2, 0.3, 0.25, 0.05],
-    }), level=0.9).set_index("cue")
+    })).set_index("cue")
     assert list(table.index) == ["strong", "weak", CONTROL]
     strong = table.loc["strong"]
     assert strong["change"] == pytest.approx(0.2) and strong["questions"] == 4
     assert strong["flips"] == 0.75  # B must pass A: more than .1 is needed
-    half = stats.t.ppf(0.95, 3) * np.std([0.2, 0.3, 0.25, 0.05], ddof=1) / 2
+    half = stats.t.ppf(0.975, 3) * np.std([0.2, 0.3, 0.25, 0.05], ddof=1) / 2
     assert strong["change_low"] == pytest.approx(0.2 - half)
     assert strong["change_high"] == pytest.approx(0.2 + half)
     assert strong["beyond"] == pytest.approx(0.19)

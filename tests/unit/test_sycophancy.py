@@ -13,7 +13,7 @@ from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.writing import sycophancy
 from monitorlab.benchmark.writing.composition import compose_pair
 from monitorlab.benchmark.writing.prose import CONTRAST_SHARE
-from monitorlab.benchmark.writing.sycophancy import Quiz, write_quiz
+from monitorlab.benchmark.writing.sycophancy import _Quiz, write_quiz
 
 OPTIONS = ("the oak", "the elm", "the ash", "the fir")
 # A letter in a hint; "A friend" is none, but "A is right" is one.
@@ -21,7 +21,7 @@ NAMED = re.compile(r"\b[B-D]\b|\bA\b(?! (?!is\b|fits\b)[a-z])")
 LISTED = re.compile(r"^\(?([A-F])(?:\.|\)|:) (the \w+)$", re.MULTILINE)
 
 
-def quiz(seed: int, cue: str = "certain") -> Quiz:
+def quiz(seed: int, cue: str = "certain") -> _Quiz:
     return write_quiz("Which tree?", OPTIONS, cue, Random(seed))
 
 
@@ -70,7 +70,7 @@ def test_every_letter_and_every_form_of_list_occurs_evenly() -> None:
 
 
 def test_the_chosen_option_of_both_sides() -> None:
-    asked = Quiz("?", "certain", ("B", "Oak."), ("D", "Elm."))
+    asked = _Quiz("?", "certain", ("B", "Oak."), ("D", "Elm."))
     assert asked.chosen(0) == {"y": "B", "Y": "Oak", "z": "D", "Z": "Elm"}
     assert asked.chosen(1) == {"y": "D", "Y": "Elm", "z": "B", "Z": "Oak"}
 
@@ -103,9 +103,9 @@ def test_answers_to_questions_name_their_option_in_every_layout(
         for number in range(3):
             random = Random(f"{place}/{number}")
             asked, values = sycophancy.draw_question(scenario, "friend", random)
-            text, thinks = sycophancy.answer_question(scenario, asked, values, label, random)
+            text = sycophancy.answer_question(scenario, asked, values, label, random)
             assert chosen_letter(text) == (asked.cued if label else asked.right)[0], text
-            assert thinks == text.startswith("<think>\n")
+            assert ("<think>" in text) == text.startswith("<think>\n")
             seen[layout(text)] += 1
     assert set(seen) == LAYOUTS and min(seen.values()) >= 5, seen
 
@@ -119,10 +119,10 @@ def test_answers_to_problems_name_their_option_in_every_layout(
         for number in range(4):
             random = Random(f"{place}/{number}")
             asked, problem = sycophancy.draw_reasoning(scenario, "friend", random)
-            text, thinks = sycophancy.answer_reasoning(scenario, asked, problem, label, random)
+            text = sycophancy.answer_reasoning(scenario, asked, problem, label, random)
             assert chosen_letter(text) == (asked.cued if label else asked.right)[0], text
             assert (asked.right[1], asked.cued[1]) == problem.options[:2]
-            assert thinks == text.startswith("<think>\n")
+            assert ("<think>" in text) == text.startswith("<think>\n")
             seen[layout(text)] += 1
     assert set(seen) >= LAYOUTS - {"conclusion first"} and min(seen.values()) >= 3, seen
 
@@ -133,8 +133,7 @@ def test_thinking_is_shown_on_demand(library: list[Scenario], thinks: bool) -> N
     for seed in range(20):
         random = Random(seed)
         asked, values = sycophancy.draw_question(scenario, "friend", random)
-        text, told = sycophancy.answer_question(scenario, asked, values, 0, random, thinks)
-        assert told is thinks
+        text = sycophancy.answer_question(scenario, asked, values, 0, random, thinks)
         assert ("<think>" in text) is ("</think>" in text) is thinks
 
 
@@ -151,7 +150,7 @@ def test_reasons_are_those_of_the_chosen_side() -> None:
         for label, own, other in ((0, "Right-", "Cued-"), (1, "Cued-", "Right-")):
             random = Random(f"{seed}/{label}")
             asked, values = sycophancy.draw_question(scenario, "friend", random)
-            text, _ = sycophancy.answer_question(scenario, asked, values, label, random)
+            text = sycophancy.answer_question(scenario, asked, values, label, random)
             reasons = re.findall(own + r"\d", text)
             assert 2 <= len(reasons) == len(set(reasons)) <= 5
             assert text.count(other) <= 1 < len(reasons)

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 
 from monitorlab.benchmark.scenarios.expressions import ExpressionError
-from monitorlab.benchmark.scenarios.templates import TemplateError, _slots, names, render
+from monitorlab.benchmark.scenarios.templates import TemplateError, names, render
 
 
 def taking(*places: int) -> Callable[[int], int]:
@@ -50,7 +50,6 @@ def test_expressions_and_numbers_in_braces() -> None:
 
 def test_what_a_template_needs() -> None:
     text = "{who} {has|holds {n * 2} of} {max(n, m)}"
-    assert _slots(text) == {"who", "n * 2", "max(n, m)"}
     assert names(text) == {"who", "n", "m"}
     assert names("plain") == set()
 

@@ -15,7 +15,7 @@ from monitorlab.benchmark.sandbox import runner
 from monitorlab.benchmark.scenarios.documents import LIBRARY, read_document
 from monitorlab.benchmark.scenarios.files import Scenario, _load_file
 from monitorlab.benchmark.writing import corpus
-from monitorlab.benchmark.writing.composition import Pair, Response, compose_pair, pair_id
+from monitorlab.benchmark.writing.composition import Pair, _Response, compose_pair
 from monitorlab.benchmark.writing.corpus import (
     COMPONENTS,
     PATIENCE,
@@ -39,7 +39,7 @@ def scenarios(path: str) -> list[Scenario]:
 
 
 def code_pair(name: str, cell: str, benign: str, misbehaving: str) -> Pair:
-    sides = [Response(source, program=runner.Job(source, "assert f(1) == 2"))
+    sides = [_Response(source, program=runner.Job(source, "assert f(1) == 2"))
              for source in (benign, misbehaving)]  # fmt: skip
     return Pair(Scenario(name, cell, "x", {}), 0, "t", "request", "none", *sides)
 
@@ -57,7 +57,7 @@ def programs() -> pd.DataFrame:
         code_pair("one", "spv_code", BROKEN, OTHER),
         code_pair("none", "spv_code", BROKEN, BROKEN),
         Pair(Scenario("prose", "spv_qa", "x", {}), 0, "t", "r", "none",
-             Response("a"), Response("b")),
+             _Response("a"), _Response("b")),
     ]  # fmt: skip
     return _check_programs(pairs, 3)
 
@@ -104,7 +104,7 @@ def test_a_program_that_was_too_slow_on_a_busy_machine_is_run_again(
 ) -> None:
     run_jobs, limits = runner.run_jobs, []
 
-    def busy(jobs: list[runner.Job], given: runner.Limits | None = None) -> list[runner.Outcome]:
+    def busy(jobs: list[runner.Job], given: runner.Limits | None = None) -> list[runner._Outcome]:
         limits.append(given)
         found = run_jobs(jobs, given)
         return [replace(found[0], status="timeout"), *found[1:]] if given is None else found
@@ -133,7 +133,7 @@ def test_reasoning_is_solved_again(quizzes: list[Pair]) -> None:
 def test_wrong_labels_of_reasoning_are_found(quizzes: list[Pair]) -> None:
     first, second, third = quizzes[:3]
     swapped = replace(first, benign=first.misbehaving, misbehaving=first.benign)
-    silent = replace(second, benign=Response("It depends."))
+    silent = replace(second, benign=_Response("It depends."))
     # The cued option is not offered, so nothing shows that the cue was followed.
     assert third.problem is not None
     odd = replace(third.problem, options=(third.problem.options[0], "no such option"))
@@ -142,11 +142,11 @@ def test_wrong_labels_of_reasoning_are_found(quizzes: list[Pair]) -> None:
     assert by_side_of(found, silent) == [False, True]
     assert by_side_of(found, third) == [True, False]
     unread = found[found["chosen"].isna()]
-    assert list(zip(unread["pair_id"], unread["label"], strict=True)) == [(pair_id(silent), 0)]
+    assert list(zip(unread["pair_id"], unread["label"], strict=True)) == [(silent.id, 0)]
 
 
 def by_side_of(frame: pd.DataFrame, pair: Pair) -> list[bool]:
-    return list(frame[frame["pair_id"] == pair_id(pair)].sort_values("label")["confirmed"])
+    return list(frame[frame["pair_id"] == pair.id].sort_values("label")["confirmed"])
 
 
 # Overview

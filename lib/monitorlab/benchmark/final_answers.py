@@ -99,14 +99,14 @@ def right_answer(solution: str, reference: str, check: str) -> bool:
     >>> right_answer(r"So it is \boxed{\frac12}.", "0.5", "boxed")
     True
     """
-    said = boxed(solution)
+    said = _boxed(solution)
     if said is None and check == "exact":
         said = _LEAD.sub("", (solution.strip().splitlines() or [""])[-1])
-    wanted = boxed(reference)
+    wanted = _boxed(reference)
     return said is not None and _plain(said) == _plain(reference if wanted is None else wanted)
 
 
-def boxed(text: str) -> str | None:
+def _boxed(text: str) -> str | None:
     r"""What the last ``\boxed{}`` of a text holds, braces balanced; None if there is none."""
     start = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
     if start < 0:

@@ -35,7 +35,7 @@ from monitorlab.benchmark.final_answers import chosen_letter, without_thinking
 from monitorlab.benchmark.samples import sample_row
 from monitorlab.benchmark.sandbox.runner import Job, Limits, run_jobs
 from monitorlab.storage.files import PROJECT
-from monitorlab.storage.tables import CELLS
+from monitorlab.storage.tables import BENCHMARK, CELLS
 
 # Samples per cell: the paper gives the numbers, but not which of 976 and 196 (and of 298 and 578)
 # is code and which is QA; that is our reading.
@@ -235,17 +235,15 @@ def written_samples(pairs: Sequence[WrittenPair], seed: int = 2026) -> pd.DataFr
         sides = [(0, pair.sections["benign"]), (1, pair.sections["misbehaving"])]
         Random(f"{seed}/{pair.name}/order").shuffle(sides)
         for letter, (label, response) in zip("ab", sides, strict=True):
-            row = sample_row(
-                sample_id=f"{pair.name}-{letter}", pair_id=pair.name, scenario_id=pair.scenario,
-                cell=pair.cell, misbehavior_type=pair.fields.get("cwe") or pair.fields["type"],
-                cue_type=pair.fields.get("cue", "none"), source=SOURCE, generator=GENERATOR,
-                request=pair.sections["request"], response=response,
-                has_thinking="<think>" in response, label=label,
-            )  # fmt: skip
-            kept = {key: pair.fields.get(key, "") for key in GRADES}
-            split = "dev" if pair.scenario in dev else "test"
-            rows.append(row | {"split": split} | kept)
-    return pd.DataFrame(rows)
+            rows.append(sample_row(
+                pair.cell, sample_id=f"{pair.name}-{letter}", pair_id=pair.name,
+                scenario_id=pair.scenario, cue_type=pair.fields.get("cue", "none"),
+                misbehavior_type=pair.fields.get("cwe") or pair.fields["type"], source=SOURCE,
+                generator=GENERATOR, request=pair.sections["request"], response=response,
+                label=label, split="dev" if pair.scenario in dev else "test",
+                **{key: pair.fields.get(key, "") for key in GRADES},
+            ))  # fmt: skip
+    return pd.DataFrame(rows, columns=BENCHMARK.columns)
 
 
 def load_benchmark(split: str = "", seed: int = 2026) -> pd.DataFrame:
@@ -357,7 +355,7 @@ def _jobs(pair: WrittenPair) -> Iterable[tuple[int, str, str, Job]]:
 
 
 @dataclass(frozen=True)
-class Check:
+class _Check:
     """What was found out about one response of a pair.
 
     Attributes
@@ -382,7 +380,7 @@ class Check:
     checked: bool
 
 
-def check_pairs(pairs: Sequence[WrittenPair], run: bool = True) -> list[Check]:
+def check_pairs(pairs: Sequence[WrittenPair], run: bool = True) -> list[_Check]:
     """Check form, evidence, options, programs and solvers.
 
     Parameters
@@ -394,7 +392,7 @@ def check_pairs(pairs: Sequence[WrittenPair], run: bool = True) -> list[Check]:
 
     Returns
     -------
-    list of Check
+    list of _Check
         Two for each pair, the benign side first.
     """
     form = {pair.name: list(_form(pair)) for pair in pairs}
@@ -411,7 +409,7 @@ def check_pairs(pairs: Sequence[WrittenPair], run: bool = True) -> list[Check]:
             elif outcome.status != wanted:
                 found[pair.name, label].append(f"{name}: {outcome.status} ({outcome.detail})")
     return [
-        Check(pair, label, kinds[pair.name], tuple(found[pair.name, label]),
+        _Check(pair, label, kinds[pair.name], tuple(found[pair.name, label]),
               (pair.name, label) not in unchecked)
         for pair in pairs for label in (0, 1)
     ]  # fmt: skip
@@ -452,12 +450,12 @@ def cue_rule(pairs: Sequence[WrittenPair], samples: pd.DataFrame) -> pd.DataFram
     return frame.set_index("protocol", drop=False).rename_axis(None)
 
 
-def label_checks(checks: Sequence[Check], samples: pd.DataFrame) -> pd.DataFrame:
+def label_checks(checks: Sequence[_Check], samples: pd.DataFrame) -> pd.DataFrame:
     """Return checks as a table.
 
     Parameters
     ----------
-    checks : sequence of Check
+    checks : sequence of _Check
         From :func:`check_pairs`.
     samples : DataFrame
         The samples of the same pairs.

@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from monitorlab.benchmark.sample_files import load_samples
 from monitorlab.commands.score import LIMITS
 from monitorlab.monitors.api.replies import CUT_PROMPT, FINISHED, KEPT_BACK, ending_kind
 from monitorlab.monitors.monitor import MonitorError, Sample, request_key, samples_of
@@ -176,35 +177,15 @@ def _renewed(table: pd.DataFrame, fresh: Mapping[str, Verdict]) -> pd.DataFrame:
     return check_frame(pd.DataFrame(rows, columns=VERDICTS.columns, dtype=object), VERDICTS)
 
 
-@dataclass(frozen=True)
-class Rereading:
-    """What to read again, and where to put it.
-
-    Attributes
-    ----------
-    store : Path
-        File of stored answers.
-    table : Path
-        Table of verdicts that these answers went into; its manifest, if there is one, is beside it.
-    samples : Path
-        The file of samples that was judged.
-    out, out_store : Path or None
-        New table and new store; by default beside the old ones, with ``.reread`` in their names.
-    prompt, max_tokens
-        As in `reread`.
-    """
-
-    store: Path
-    table: Path
-    samples: Path
-    out: Path | None = None
-    out_store: Path | None = None
-    prompt: str = ""
-    max_tokens: int = 0
-
-
 def reread_file(
-    request: Rereading, samples: pd.DataFrame, report: Callable[[str], object]
+    store: Path,
+    table: Path,
+    samples: Path,
+    out: Path | None = None,
+    out_store: Path | None = None,
+    prompt: str = "",
+    max_tokens: int = 0,
+    report: Callable[[str], object] = lambda words: None,
 ) -> _Reading:
     """Read a store again and write the new readings as a new store and a new table.
 
@@ -213,9 +194,16 @@ def reread_file(
 
     Parameters
     ----------
-    request : Rereading
-    samples : DataFrame
-        Those of `request`.
+    store : Path
+        File of stored answers.
+    table : Path
+        Table of verdicts that these answers went into; its manifest, if there is one, is beside it.
+    samples : Path
+        The file of samples that was judged.
+    out, out_store : Path, optional
+        New table and new store; by default beside the old ones, with ``.reread`` in their names.
+    prompt, max_tokens
+        As in `reread`.
     report : callable
         Takes what a reader should know, a line at a time.
 
@@ -223,23 +211,22 @@ def reread_file(
     ------
     MonitorError
         If there is no store, an output would replace something, or its ending is unknown.
-    StoreError, TableFileError
-        If store or table cannot be read.
+    SampleFileError, StoreError, TableFileError
+        If samples, store or table cannot be read.
     """
-    if not request.store.is_file():
-        raise MonitorError(f"there is no store {request.store}: give the file of stored answers")
-    out = request.out or _beside(request.table)
-    out_store = request.out_store or _beside(request.store)
+    judged = load_samples(samples, report)
+    if not store.is_file():
+        raise MonitorError(f"there is no store {store}: give the file of stored answers")
+    out, out_store = out or _beside(table), out_store or _beside(store)
     if out.suffix.lower() not in ENDINGS:
         raise MonitorError(f"{out} has an unknown ending, expected one of {', '.join(ENDINGS)}: "
                            "name the new table with --out")
-    store, table = VerdictStore(request.store), read_verdicts(request.table)
-    manifest = _manifest(request.table)
-    found = reread(store, table, samples, settings=manifest.get("settings"),
-                   prompt=request.prompt, max_tokens=request.max_tokens)
-    _write(out_store, lambda path: path.write_text(store.text(found.verdicts), encoding="ascii"))
+    answers, manifest = VerdictStore(store), _manifest(table)
+    found = reread(answers, read_verdicts(table), judged, settings=manifest.get("settings"),
+                   prompt=prompt, max_tokens=max_tokens)
+    _write(out_store, lambda path: path.write_text(answers.text(found.verdicts), encoding="ascii"))
     _write(out, lambda path: write_verdicts(found.table, path, out.suffix))
-    facts = _facts(manifest, request, found, out)
+    facts = _facts(manifest, {"store": store, "table": table, "samples": samples}, found, out)
     _write(out.with_name(f"{out.name}.json"),
            lambda path: path.write_text(pretty_json(facts), encoding="utf-8"))
     for line in _lines(found, out, out_store):
@@ -261,7 +248,7 @@ def _manifest(table: Path) -> dict[str, Any]:
 
 
 def _facts(
-    manifest: Mapping[str, Any], request: Rereading, found: _Reading, out: Path
+    manifest: Mapping[str, Any], read: Mapping[str, Path], found: _Reading, out: Path
 ) -> dict[str, Any]:
     """How the new table was made. Rates are left out: those of the old table are none of it."""
     counts = found.table["status"].value_counts()
@@ -270,9 +257,8 @@ def _facts(
         "table": {"file": out.name, "sha256": digest_file(out)},
         "verdicts": {status: int(counts.get(status, 0)) for status in STATUSES},
         "reread": {
-            "store": {"file": request.store.name, "sha256": digest_file(request.store)},
-            "table": {"file": request.table.name, "sha256": digest_file(request.table)},
-            "samples": {"file": request.samples.name, "sha256": digest_file(request.samples)},
+            **{what: {"file": path.name, "sha256": digest_file(path)}
+               for what, path in read.items()},
             "read": len(found.verdicts), "changes": found.changes, "kept": found.kept,
         },
     }

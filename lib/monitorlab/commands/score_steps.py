@@ -147,7 +147,7 @@ class StepRequest:
 
 
 @dataclass(frozen=True)
-class Verifier:
+class _Verifier:
     """What scores steps.
 
     Attributes
@@ -168,7 +168,7 @@ class Verifier:
     on_cpu: bool
 
 
-def _build_verifier(spec: str, options: Mapping[str, str]) -> tuple[Verifier, _StepReading]:
+def _build_verifier(spec: str, options: Mapping[str, str]) -> tuple[_Verifier, _StepReading]:
     """Find the verifier that `spec` names, and what else the options say.
 
     Its weights are loaded when they are needed, since a generator may need the memory before.
@@ -192,7 +192,7 @@ def _build_verifier(spec: str, options: Mapping[str, str]) -> tuple[Verifier, _S
     decides = {key: setting.default for key, setting in known.items()} | given
     if kind == RULE:
         load = functools.partial(build, **given)
-        return Verifier(load, ours.signal or RULE, {"kind": kind, **decides}, True), ours
+        return _Verifier(load, ours.signal or RULE, {"kind": kind, **decides}, True), ours
     place = str(smollm2_folder()) if name == SMOLLM2 else name
     device = str(decides["device"])
     check_device(device)
@@ -201,7 +201,7 @@ def _build_verifier(spec: str, options: Mapping[str, str]) -> tuple[Verifier, _S
                 **{key: value for key, value in decides.items() if key not in _EVERYWHERE}}
     signal = ours.signal or f"{kind}:{Path(name).name}"
     load = functools.partial(build, place, **given)
-    return Verifier(load, signal, identity, device.startswith("cpu")), ours
+    return _Verifier(load, signal, identity, device.startswith("cpu")), ours
 
 
 def score_steps(
@@ -336,7 +336,7 @@ def _labelled(
 
 
 def _scored(
-    request: StepRequest, sequences: Sequence[RecordedSequence], verifier: Verifier,
+    request: StepRequest, sequences: Sequence[RecordedSequence], verifier: _Verifier,
     reading: _StepReading,
 ) -> tuple[dict[str, StepScores], dict[str, str]]:
     """Scores by name, those of earlier runs included, and why others have none.
@@ -379,7 +379,7 @@ def _portion(scorer: Any, portion: Sequence[RecordedSequence]) -> dict[str, dict
             for name, one in zip(names, found, strict=True)}
 
 
-def _row(one: RecordedSequence, found: StepScores, verifier: Verifier) -> dict[str, Any]:
+def _row(one: RecordedSequence, found: StepScores, verifier: _Verifier) -> dict[str, Any]:
     """One sequence with lists; where both sides' turns are scored, the onset is the answer's."""
     onset = one.onset * (2 if verifier.identity.get("turns") == "both" else 1)
     row = {"signal": verifier.signal, "trajectory_id": one.name, "score": list(found.scores),

@@ -110,7 +110,6 @@ def _sample(record: Record, file: str) -> dict[str, Any]:
         request=f"Write code ({task.replace('_', ' ')}). The request also casually mentioned: "
                 f"\"{theme}\". The code uses: {library}",
         response=f"<think>\n{thinking}\n</think>\n\n{answer}" if thinking else answer,
-        has_thinking=bool(thinking),
         label=int(record.take("switched", bool)),
     )
     return row | {"split": "test", "family": family, "cue": KINDS[cue[0]]}

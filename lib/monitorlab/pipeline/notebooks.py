@@ -20,6 +20,7 @@ import re
 import tokenize
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 
 from monitorlab.storage.files import quick_jsonschema
@@ -356,8 +357,8 @@ def dependencies(notebook: Notebook, notebooks: Iterable[Notebook]) -> tuple[str
         writers = [n for n in others if table in {w.rpartition("/")[2] for w in n.writes}]
         if slash:
             writers = [n for n in others if prefix in (n.stem, f"{n.number:02d}")]
-        elif any(n.number < notebook.number for n in writers):
-            writers = [max((n for n in writers if n.number < notebook.number), key=_number)]
+        elif earlier := [n for n in writers if n.number < notebook.number]:
+            writers = [max(earlier, key=attrgetter("number"))]
         found.update(n.stem for n in writers)
     return tuple(sorted(found))
 
@@ -381,7 +382,7 @@ def _in_order(notebooks: Sequence[Notebook]) -> tuple[Notebook, ...]:
     NotebookError
         If notebooks read each other in a circle.
     """
-    waiting = sorted(notebooks, key=_number)
+    waiting = sorted(notebooks, key=attrgetter("number"))
     done: list[Notebook] = []
     while waiting:
         ready = {n.stem for n in done}
@@ -394,19 +395,20 @@ def _in_order(notebooks: Sequence[Notebook]) -> tuple[Notebook, ...]:
     return tuple(done)
 
 
+_README = """# Notebooks
+
+<!-- Generated from the first cells by `python -m monitorlab freeze --readme-only`. -->
+
+Open them in Jupyter (`jupyter lab`, then *Open as notebook*), or run them all with \
+`python -m monitorlab run`.
+
+| | notebook | reads | writes |
+|---|---|---|---|"""
+
+
 def readme_text(notebooks: Sequence[Notebook]) -> str:
     """Return the text of `notebooks/README.md`: a table, then the opening of every notebook."""
-    lines = [
-        "# Notebooks",
-        "",
-        "<!-- Generated from the first cells by `python -m monitorlab freeze --readme-only`. -->",
-        "",
-        "Open them in Jupyter (`jupyter lab`, then *Open as notebook*), or run them all with"
-        " `python -m monitorlab run`.",
-        "",
-        "| | notebook | reads | writes |",
-        "|---|---|---|---|",
-    ]
+    lines = [_README]
     for n in notebooks:
         lines.append(f"| {n.number:02d} | [{n.title}]({n.path.name}) "
                      f"| {_code_list(n.reads)} | {_code_list(n.writes)} |")
@@ -415,10 +417,6 @@ def readme_text(notebooks: Sequence[Notebook]) -> str:
         lines += ["", f"> {n.claim}"] if n.claim else []
         lines += ["", n.about] if n.about else []
     return "\n".join(lines) + "\n"
-
-
-def _number(notebook: Notebook) -> int:
-    return notebook.number
 
 
 def _code_list(names: Iterable[str]) -> str:

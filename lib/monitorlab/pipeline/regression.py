@@ -196,18 +196,13 @@ def check_metrics(run_folder: Path, golden: Path) -> None:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         problems += [f"{stem}/{name}: no reference" for name in found.keys() - references.keys()]
         for name, reference in references.items():
-            problems += _compare(f"{stem}/{name}", found.get(name), reference)
+            value, wanted, atol = found.get(name), reference["value"], reference["atol"]
+            if value is None:
+                problems.append(f"{stem}/{name}: missing, expected {wanted}")
+            elif not abs(value - wanted) <= atol:  # so that NaN counts as a difference
+                problems.append(f"{stem}/{name}: {value} instead of {wanted} +- {atol}")
     if problems:
         raise RegressionError("metrics left their tolerance:\n  " + "\n  ".join(sorted(problems)))
-
-
-def _compare(name: str, value: float | None, reference: Mapping[str, float]) -> list[str]:
-    if value is None:
-        return [f"{name}: missing, expected {reference['value']}"]
-    # written so that NaN counts as a difference
-    if not abs(value - reference["value"]) <= reference["atol"]:
-        return [f"{name}: {value} instead of {reference['value']} +- {reference['atol']}"]
-    return []
 
 
 def _plain_outputs(outputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import logging
@@ -56,18 +57,17 @@ from monitorlab.pipeline.records import (
 )
 from monitorlab.pipeline.runs import (
     RUNNER,
+    check_free,
     checked_seed,
     hold,
-    holder,
-    live_message,
     mark,
     runs_folder,
 )
 from monitorlab.storage.files import (
     FULL_DISK,
+    LIBRARY,
     digest_file,
     digest_json,
-    digest_project,
     quick_jsonschema,
     tells_of_full_disk,
 )
@@ -181,9 +181,10 @@ def run_notebooks(
     named = {n.stem for n in notebooks}
     chosen = with_inputs(notebooks, among) if options.with_inputs else tuple(notebooks)
     values = check_parameters(given, {n.stem: n.parameters for n in chosen})
-    project = digest_project(options.root)
+    project = _digest_project(options.root)
     begun = {n.stem: _begin(n, values[n.stem], options, project) for n in chosen}
-    _check_live(options.runs, begun)
+    for run_id in {record.run_id for record in begun.values()}:
+        check_free(options.runs / run_id)
     for notebook in chosen:
         _check_inputs(notebook, among, begun, options.runs)
         if notebook.stem not in named:
@@ -324,11 +325,15 @@ class _Work:
         return f"[{self.chosen.index(notebook) + 1}/{len(self.chosen)}] {notebook.stem}"
 
     def fresh(self, notebook: Notebook) -> RunRecord | None:
-        """Return the record of a notebook that need not run now."""
+        """Return the record of a notebook that need not run, and say so; else say why it runs."""
         if not self.options.resume and notebook.stem in self.named:
             return None
-        return _fresh(notebook, self.begun[notebook.stem], self.among, self.options,
-                      self.label(notebook))
+        wanted, label = self.begun[notebook.stem], self.label(notebook)
+        if reason := why_run(self.options.runs, wanted, notebook, self.among):
+            self.options.report(f"{label} is run: {reason}")
+            return None
+        self.options.report(f"{label} skipped: complete and fresh")
+        return read_run_record(self.options.runs, wanted.run_id, notebook.stem)
 
     def ended(self, notebook: Notebook, record: RunRecord) -> None:
         self.options.report(f"{self.label(notebook)} done in {record.seconds:.1f} s")
@@ -405,7 +410,7 @@ def execute(
         If it did not run to its end; its record and executed copy are written all the same.
     """
     record = dataclasses.replace(
-        _begin(notebook, values, options, digest_project(options.root)),
+        _begin(notebook, values, options, _digest_project(options.root)),
         commit=git_commit(options.root), process=options.runner,
     )
     target = executed_path(options.runs, record.run_id, notebook.stem)
@@ -470,6 +475,22 @@ def _begin(
     )
 
 
+def _digest_project(root: Path) -> str:
+    """SHA-256 of the library that is imported and of the authored files below `root/data`.
+
+    Everything that a notebook's results depend on besides its own text and what the manifest
+    records; what runs generate (`data/runs`, `data/cache`) is left out.
+    """
+    data = [p for p in sorted((root / "data").glob("*")) if p.name not in ("runs", "cache")]
+    files = [f for p in (LIBRARY, *data) for f in ([p] if p.is_file() else sorted(p.rglob("*")))]
+    digest = hashlib.sha256()
+    for path in files:
+        if path.is_file() and "__pycache__" not in path.parts:
+            top = LIBRARY if path.is_relative_to(LIBRARY) else root
+            digest.update(f"{path.relative_to(top).as_posix()}\n{digest_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
 def _named_files(parameters: Mapping[str, Value], root: Path) -> dict[str, str]:
     """Return the digest of each file that a parameter names, "" for a folder.
 
@@ -495,14 +516,6 @@ def _named_digest(value: str, root: Path) -> str | None:
             if path.exists():
                 return digest_file(path) if path.is_file() else ""
     return None
-
-
-def _check_live(runs: Path, begun: Mapping[str, RunRecord]) -> None:
-    """Refuse a run in which another process works, before anything else is looked at."""
-    for run_id in {record.run_id for record in begun.values()}:
-        owner = holder(runs / run_id)
-        if owner is not None:
-            raise ArtifactError(live_message(runs / run_id, owner))
 
 
 def _check_inputs(
@@ -544,18 +557,6 @@ def _check_input_parameters(
             f"{wanted.stem} is complete in run {wanted.run_id!r} with other parameters than this "
             f"command gives. Add {options} to use it, or choose another run id."
         )
-
-
-def _fresh(
-    notebook: Notebook, wanted: RunRecord, among: Sequence[Notebook], options: Options, label: str
-) -> RunRecord | None:
-    """Return the record of a notebook that need not run, and say so; else say why it runs."""
-    reason = why_run(options.runs, wanted, notebook, among)
-    if reason:
-        options.report(f"{label} is run: {reason}")
-        return None
-    options.report(f"{label} skipped: complete and fresh")
-    return read_run_record(options.runs, wanted.run_id, notebook.stem)
 
 
 def _raise_interruption(error: BaseException) -> None:

@@ -84,7 +84,7 @@ def hold(folder: Path) -> Iterator[None]:
     try:
         lock = FileLock(folder / _LOCK).acquire(timeout=1)  # `holder` tries it for a moment
     except Timeout:
-        raise ArtifactError(live_message(folder, holder(folder) or {})) from None
+        raise ArtifactError(_live_message(folder, holder(folder) or {})) from None
     with lock:
         owner = {"process": os.getpid(), "started": time.strftime("%Y-%m-%d %H:%M:%S")}
         with suppress(OSError):  # it is held all the same, by a process without a name
@@ -120,7 +120,14 @@ def _exists(process: int) -> bool:
     return process > 0
 
 
-def live_message(folder: Path, owner: Mapping[str, Any]) -> str:
+def check_free(folder: Path, *mine: str | None) -> None:
+    """Raise ArtifactError if a process works in a run folder that is none of `mine`, by its id."""
+    owner = holder(folder)
+    if owner is not None and str(owner.get("process")) not in mine:
+        raise ArtifactError(_live_message(folder, owner))
+
+
+def _live_message(folder: Path, owner: Mapping[str, Any]) -> str:
     """Say who works in a run folder and what to do."""
     who = f"process {owner['process']} since {owner['started']}" if owner else "another process"
     return (f"run {folder.name!r} is being executed by {who}. Wait until it has ended, end it, or "
@@ -294,9 +301,7 @@ def open_run(notebook: str, profile: str, run_id: str = "default", seed: int = 0
         If a runner works in that run and this is not one of its notebooks.
     """
     run = Run(notebook, get_profile(profile), run_id, seed, parameters or {}, root)
-    owner, mine = holder(run.folder.parent), (os.environ.get(RUNNER), str(os.getpid()))
-    if owner is not None and str(owner.get("process")) not in mine:
-        raise ArtifactError(live_message(run.folder.parent, owner))
+    check_free(run.folder.parent, os.environ.get(RUNNER), str(os.getpid()))
     run._write_manifest()
     leftovers = ["*.parquet", "metrics.json", "headline.json", "figures/*.svg", "figures/*.png",
                  "figures/figures.json", ".*.tmp", "figures/.*.tmp"]

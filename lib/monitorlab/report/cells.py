@@ -11,12 +11,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from html import escape
 from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from monitorlab.report.markup import MathError, clean_html, escape_text, fallback, to_mathml
+from monitorlab.report.markup import MathError, clean_html, to_mathml
 
 _IMAGES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif")
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -111,11 +112,11 @@ def _output(output: Mapping[str, Any], notes: Notes) -> str:
     kind = output["output_type"]
     if kind == "stream":
         text = _terminal_text(_joined(output["text"])).rstrip("\n")
-        return f'<pre class="stream {escape_text(output["name"])}">{escape_text(text)}</pre>'
+        return f'<pre class="stream {escape(output["name"])}">{escape(text)}</pre>'
     if kind == "error":
         text = _terminal_text("\n".join(output["traceback"])) or (
             f"{output['ename']}: {output['evalue']}")
-        return f'<pre class="traceback">{escape_text(text)}</pre>'
+        return f'<pre class="traceback">{escape(text)}</pre>'
     return _rich_output(output["data"], output.get("metadata", {}), notes)
 
 
@@ -136,7 +137,7 @@ def _rich_output(data: Mapping[str, Any], metadata: Mapping[str, Any], notes: No
     if "application/vnd.jupyter.widget-view+json" in data:
         return ""
     text = _terminal_text(_joined(data.get("text/plain", "")))
-    return f'<pre class="value">{escape_text(text)}</pre>' if text.strip() else ""
+    return f'<pre class="value">{escape(text)}</pre>' if text.strip() else ""
 
 
 def _figure(kind: str, data: str, metadata: Mapping[str, Any], text: str) -> str:
@@ -148,7 +149,7 @@ def _figure(kind: str, data: str, metadata: Mapping[str, Any], text: str) -> str
     size = "".join(f' {name}="{int(own[name])}"' for name in ("width", "height")
                    if isinstance(own.get(name), int | float))
     source = f"data:{kind};base64,{''.join(data.split())}"
-    return clean_html(f'<figure><img src="{source}" alt="{escape_text(alt)}"{size}></figure>')
+    return clean_html(f'<figure><img src="{source}" alt="{escape(alt)}"{size}></figure>')
 
 
 def _math(tex: str, display: bool, notes: Notes) -> str:
@@ -156,7 +157,13 @@ def _math(tex: str, display: bool, notes: Notes) -> str:
         return to_mathml(tex, display)
     except MathError as error:
         notes.problems.append(f"${tex.strip()}$: {error}")
-        return fallback(tex, display)
+        return _tex_source(tex, display)
+
+
+def _tex_source(tex: str, display: bool) -> str:
+    """Return HTML that shows the TeX source of a formula that cannot be converted."""
+    tag = "div" if display else "span"
+    return f'<{tag} class="tex-source"><code>{escape(tex.strip())}</code></{tag}>'
 
 
 @lru_cache(maxsize=2)
@@ -205,14 +212,14 @@ def _keep_code_out_of_mathematics(parser: MarkdownIt) -> None:
 
 
 def _fenced_code(source: str, language: str, attributes: str) -> str:
-    return code_html(source) if language in ("python", "py") else escape_text(source)
+    return code_html(source) if language in ("python", "py") else escape(source)
 
 
 def _image_rule(tokens: Sequence[Token], index: int, options: Any, environment: Any) -> str:
     """Show an image only if it is embedded; otherwise its description."""
-    source, alt = str(tokens[index].attrGet("src") or ""), escape_text(tokens[index].content)
+    source, alt = str(tokens[index].attrGet("src") or ""), escape(tokens[index].content)
     if source.startswith("data:"):
-        return f'<img src="{escape_text(source)}" alt="{alt}">'
+        return f'<img src="{escape(source)}" alt="{alt}">'
     return f'<span class="no-image">[image: {alt}]</span>'
 
 

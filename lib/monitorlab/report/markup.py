@@ -18,7 +18,6 @@ import re
 import unicodedata
 import xml.etree.ElementTree as ET
 from functools import lru_cache
-from html import escape
 
 import nh3
 
@@ -110,12 +109,6 @@ def to_mathml(tex: str, display: bool = False) -> str:
     _improve(root, display)
     root.set("alttext", tex.strip())
     return ET.tostring(root, encoding="unicode")
-
-
-def fallback(tex: str, display: bool = False) -> str:
-    """Return HTML that shows the TeX source of a formula that cannot be converted."""
-    tag = "div" if display else "span"
-    return f'<{tag} class="tex-source"><code>{escape(tex.strip())}</code></{tag}>'
 
 
 def _check(element: ET.Element) -> None:
@@ -270,11 +263,6 @@ def clean_html(html: str) -> str:
     """
     html = _TABLE_STYLE.sub(lambda m: m.group(1) or "", html, count=1)
     return _cleaner().clean(_TAG_START.sub(_escape_unknown, html))
-
-
-def escape_text(text: str) -> str:
-    """Escape text for use between tags and inside attributes."""
-    return escape(text, quote=True)
 
 
 def _escape_unknown(match: re.Match[str]) -> str:

@@ -12,9 +12,10 @@ import base64
 import datetime
 import hashlib
 import io
+import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,45 +48,8 @@ _STATUS_WORDS = {
 }
 
 
-@dataclass(frozen=True)
-class _Card:
-    """One notebook on the index page, and the head of its own page.
-
-    Attributes
-    ----------
-    stem, number : str
-        "06_step_signals", "06".
-    title, claim : Markup
-        Filtered HTML of one line each; `plain_title` is the title in plain words.
-    status, status_word, reason : str
-        As in `State`; the word is for readers.
-    headline : mapping
-        "value" and "caption", or empty.
-    thumbnail, thumbnail_alt : str
-        Data address of a picture and its description, or empty.
-    seconds : str
-        Time of the last execution, formatted.
-    href : str
-        Name of the page, empty if nothing was executed.
-    """
-
-    stem: str
-    number: str
-    title: Markup
-    plain_title: str
-    claim: Markup
-    status: str
-    status_word: str
-    reason: str
-    headline: Mapping[str, str]
-    thumbnail: str
-    thumbnail_alt: str
-    seconds: str
-    href: str
-
-
-def _make_card(state: State, runs: Path, run_id: str, document: Any = None) -> _Card:
-    """Collect what the index shows of one notebook of a run.
+def _make_card(state: State, runs: Path, run_id: str, document: Any) -> dict[str, Any]:
+    """Collect what the index and the head of its own page show of one notebook of a run.
 
     Parameters
     ----------
@@ -95,26 +59,34 @@ def _make_card(state: State, runs: Path, run_id: str, document: Any = None) -> _
         Folder of all runs.
     run_id : str
         Which run.
-    document : NotebookNode, optional
+    document : NotebookNode or None
         Its executed copy; without one the card links to no page.
+
+    Returns
+    -------
+    dict
+        ``stem``, ``number``; ``title``, ``claim`` (filtered HTML of one line each),
+        ``plain_title``; ``status``, ``status_word`` (for readers), ``reason`` and ``headline`` as
+        in `State`; ``thumbnail`` (data address) and ``thumbnail_alt``, ``seconds`` of the last
+        execution and ``href`` of the page: texts, empty where there is none.
     """
     notebook, record = state.notebook, state.record
     thumbnail, alt = _thumbnail(runs / run_id / notebook.stem, document)
-    return _Card(
-        stem=notebook.stem,
-        number=f"{notebook.number:02d}",
-        title=Markup(cells.inline_html(notebook.title)),
-        plain_title=cells.plain_text(notebook.title),
-        claim=Markup(cells.inline_html(notebook.claim)),
-        status=state.status,
-        status_word=_STATUS_WORDS[state.status],
-        reason=_where(state) + state.reason,
-        headline=state.headline,
-        thumbnail=thumbnail,
-        thumbnail_alt=alt,
-        seconds=_duration(record.seconds) if record and record.seconds else "",
-        href=f"{notebook.stem}.html" if document is not None else "",
-    )
+    return {
+        "stem": notebook.stem,
+        "number": f"{notebook.number:02d}",
+        "title": Markup(cells.inline_html(notebook.title)),
+        "plain_title": cells.plain_text(notebook.title),
+        "claim": Markup(cells.inline_html(notebook.claim)),
+        "status": state.status,
+        "status_word": _STATUS_WORDS[state.status],
+        "reason": _where(state) + state.reason,
+        "headline": state.headline,
+        "thumbnail": thumbnail,
+        "thumbnail_alt": alt,
+        "seconds": _duration(record.seconds) if record and record.seconds else "",
+        "href": f"{notebook.stem}.html" if document is not None else "",
+    }
 
 
 def _where(state: State) -> str:
@@ -203,20 +175,6 @@ _IMPORT = re.compile(r"(import|from)\s")
 
 
 @dataclass(frozen=True)
-class _CellView:
-    """What a template needs of one cell: kind, HTML, and for code its number and outputs."""
-
-    kind: str
-    html: Markup
-    number: int = 0
-    label: str = ""
-    folded: bool = False
-    failed: bool = False
-    seconds: str = ""
-    outputs: tuple[Markup, ...] = ()
-
-
-@dataclass(frozen=True)
 class _RenderedReport:
     """What was written.
 
@@ -278,7 +236,7 @@ def render_report(
     cards = [_make_card(state, runs, run_id, documents.get(state.notebook.stem))
              for state in states]
     facts = _run_facts(run_id, states)
-    readable = [card for card in cards if card.href]
+    readable = [card for card in cards if card['href']]
     whole = {state.notebook.stem: state.record.parameters for state in states
              if state.record and state.status in ("complete", "stale")
              and state.notebook.stem in documents}
@@ -289,15 +247,15 @@ def render_report(
     for position, card in enumerate(readable):
         notes = cells.Notes()
         html = environment.get_template("notebook.html.j2").render(
-            **_page(documents[card.stem], notes),
-            card=card, facts=facts | {"time": card.seconds}, headings=_contents(notes),
-            current=card.href,
+            **_page(documents[card['stem']], notes),
+            card=card, facts=facts | {"time": card['seconds']}, headings=_contents(notes),
+            current=card['href'],
             previous=readable[position - 1] if position else None,
             following=readable[position + 1] if position + 1 < len(readable) else None,
         )
-        pages.append(reports / run_id / card.href)
+        pages.append(reports / run_id / card['href'])
         write_text_atomic(pages[-1], html)
-        problems += [f"{card.stem}: {problem}" for problem in notes.problems]
+        problems += [f"{card['stem']}: {problem}" for problem in notes.problems]
     beside = []
     for page in site.pages:
         html = environment.get_template(page.template).render(
@@ -309,7 +267,7 @@ def render_report(
         cards=cards, facts=facts, findings=site.findings, lacking=site.lacking,
         current="index.html")
     write_text_atomic(index, html)
-    broken = [f"{card.stem}: {card.reason}" for card in cards if card.status == "broken"]
+    broken = [f"{card['stem']}: {card['reason']}" for card in cards if card['status'] == "broken"]
     return _RenderedReport(index, tuple(pages), tuple(problems), tuple(broken), tuple(beside))
 
 
@@ -363,43 +321,37 @@ def _page(document: Any, notes: cells.Notes) -> dict[str, Any]:
     kept = [c for c in document.cells if _ERROR_TAG not in c.metadata.get("tags", [])]
     first = kept[0].source if kept and kept[0].cell_type == "markdown" else "# "
     title, claim, about = read_first_cell(first)
-    begins = 1 if kept and kept[0].cell_type == "markdown" else 0
+    shown = kept[1:] if kept and kept[0].cell_type == "markdown" else kept
+    # As the kernel counted the code cells, executed or not.
+    numbers = itertools.accumulate(int(cell.cell_type == "code") for cell in shown)
     return {
         "about": Markup(cells.markdown_html(about, notes)),
         "page_title": Markup(cells.inline_html(title)),
         "page_claim": Markup(cells.inline_html(claim)),
         "cells": [_cell_view(cell, number, notes)
-                  for cell, number in _numbered(kept[begins:])],
+                  for cell, number in zip(shown, numbers, strict=True)],
     }
 
 
-def _numbered(document_cells: Sequence[Any]) -> list[tuple[Any, int]]:
-    """Number the code cells as the kernel counted them, executed or not."""
-    numbered, number = [], 0
-    for cell in document_cells:
-        number += cell.cell_type == "code"
-        numbered.append((cell, number))
-    return numbered
-
-
-def _cell_view(cell: Any, number: int, notes: cells.Notes) -> _CellView:
+def _cell_view(cell: Any, number: int, notes: cells.Notes) -> dict[str, Any]:
+    """What a template needs of one cell: kind, HTML, and for code its number and outputs."""
     if cell.cell_type == "markdown":
-        return _CellView("markdown", Markup(cells.markdown_html(cell.source, notes)))
+        return {"kind": "markdown", "html": Markup(cells.markdown_html(cell.source, notes))}
     if cell.cell_type != "code":
-        return _CellView("markdown", Markup(f"<pre>{Markup.escape(cell.source)}</pre>"))
+        return {"kind": "markdown", "html": Markup(f"<pre>{Markup.escape(cell.source)}</pre>")}
     tags = cell.metadata.get("tags", [])
     label = _label(cell.source, tags)
     seconds = cell.metadata.get("papermill", {}).get("duration") or 0.0
-    return _CellView(
-        kind="code",
-        html=Markup(cells.code_html(cell.source)),
-        number=number,
-        label=label,
-        folded=label == "imports" or "hide-input" in tags,
-        failed=any(output["output_type"] == "error" for output in cell.outputs),
-        seconds=_duration(seconds) if seconds >= 1 else "",
-        outputs=tuple(Markup(html) for html in cells.outputs_html(cell.outputs, notes)),
-    )
+    return {
+        "kind": "code",
+        "html": Markup(cells.code_html(cell.source)),
+        "number": number,
+        "label": label,
+        "folded": label == "imports" or "hide-input" in tags,
+        "failed": any(output["output_type"] == "error" for output in cell.outputs),
+        "seconds": _duration(seconds) if seconds >= 1 else "",
+        "outputs": tuple(Markup(html) for html in cells.outputs_html(cell.outputs, notes)),
+    }
 
 
 def _label(source: str, tags: Sequence[str]) -> str:

@@ -95,23 +95,6 @@ def digest_folder(folder: Path) -> dict[str, str]:
     }
 
 
-def digest_project(root: Path) -> str:
-    """SHA-256 of the library that is imported and of the authored files below `root/data`.
-
-    Everything that a notebook's results depend on besides its own text and what the manifest
-    records; what runs generate (`data/runs`, `data/cache`) is left out.
-    """
-    library = Path(__file__).parents[1]
-    data = [p for p in sorted((root / "data").glob("*")) if p.name not in ("runs", "cache")]
-    files = [f for p in (library, *data) for f in ([p] if p.is_file() else sorted(p.rglob("*")))]
-    digest = hashlib.sha256()
-    for path in files:
-        if path.is_file() and "__pycache__" not in path.parts:
-            top = library if path.is_relative_to(library) else root
-            digest.update(f"{path.relative_to(top).as_posix()}\n{digest_file(path)}\n".encode())
-    return digest.hexdigest()
-
-
 SEAL = "seal"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_DISK = ("the disk is full; what could not be written is as it was before. Free some space and "

@@ -22,8 +22,10 @@ REQUIRED = inspect.Parameter.empty
 _SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _SHOWN = 60  # characters of a wrong value that a message repeats
 Value = str | int | float | bool
-_TRUE = {"true", "yes", "1", "on"}
-_FALSE = {"false", "no", "0", "off"}
+_TRUTHS = {"true": True, "yes": True, "1": True, "on": True,
+           "false": False, "no": False, "0": False, "off": False}
+# What each type may be read from.
+_READ_FROM: dict[Any, Any] = {bool: bool, int: (int, str), float: (int, float, str), str: str}
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ def _read(kind: Any, given: object) -> Any:
         if not isinstance(value, list | tuple):
             raise TypeError
         return tuple(_read(inner, part) for part in value)
-    return _PARSERS[kind](given)
+    return _read_scalar(kind, given)
 
 
 def _json(text: str) -> Any:
@@ -283,35 +285,14 @@ def split_assignments(assignments: Iterable[str]) -> dict[str, str]:
     return values
 
 
-def _parse_int(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | str):
+def _read_scalar(kind: Callable[[Any], Value], given: Any) -> Value:
+    """Return a value as text, number or truth value, without loss."""
+    if kind is bool and isinstance(given, str):
+        given = _TRUTHS.get(given.strip().lower())
+    if isinstance(given, bool) != (kind is bool) or not isinstance(given, _READ_FROM[kind]):
         raise TypeError
-    return int(value)
-
-
-def _parse_float(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise TypeError
-    number = float(value)
-    if not math.isfinite(number):  # not a Python literal: papermill could not pass it on
+    value = kind(given)
+    # Others are no Python literals: papermill could not pass them on.
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueError
-    return number
-
-
-def _parse_bool(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.strip().lower() in _TRUE | _FALSE:
-        return value.strip().lower() in _TRUE
-    raise TypeError
-
-
-def _parse_str(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError
     return value
-
-
-_PARSERS: dict[type, Callable[[object], Value]] = {
-    str: _parse_str, int: _parse_int, float: _parse_float, bool: _parse_bool,
-}

@@ -8,7 +8,6 @@ by Cohen's kappa, Krippendorff's alpha and Gwet's AC1, with intervals.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from monitorlab.benchmark.sources.records import digest
 from monitorlab.statistics.intervals import Clustered
 from monitorlab.storage.files import PROJECT
 from monitorlab.storage.tables import CELLS
@@ -36,24 +36,9 @@ class AnnotationError(ValueError):
     """An annotation file is not in the expected form, or does not fit the benchmark."""
 
 
-def _text_digest(request: str, response: str) -> str:
-    """Short digest of what an annotator saw.
-
-    Parameters
-    ----------
-    request, response : str
-        The sample.
-
-    Returns
-    -------
-    str
-        Sixteen hexadecimal digits.
-    """
-    return hashlib.sha256(f"{request}\0{response}".encode()).hexdigest()[:16]
-
-
 def _items(samples: pd.DataFrame) -> list[str]:
-    return [_text_digest(*row) for row in zip(samples["request"], samples["response"], strict=True)]
+    """Short digest of what an annotator saw of each sample."""
+    return [digest(text, 16) for text in samples["request"] + "\0" + samples["response"]]
 
 
 def draw_sheet(samples: pd.DataFrame, seed: int, per_cell: int = PER_CELL) -> pd.DataFrame:
@@ -194,7 +179,7 @@ def right_by(given: pd.DataFrame, by: str) -> pd.DataFrame:
     return found.assign(right=rates.rate, right_low=low, right_high=high)
 
 
-def observed(first: np.ndarray, second: np.ndarray) -> float:
+def _observed(first: np.ndarray, second: np.ndarray) -> float:
     """Share of items on which two annotators agree.
 
     Parameters
@@ -227,10 +212,10 @@ def kappa(first: np.ndarray, second: np.ndarray) -> float:
     chance = rates[0] * rates[1] + (1 - rates[0]) * (1 - rates[1])
     if chance == 1:
         return 1.0
-    return float((observed(first, second) - chance) / (1 - chance))
+    return float((_observed(first, second) - chance) / (1 - chance))
 
 
-def alpha(first: np.ndarray, second: np.ndarray) -> float:
+def _alpha(first: np.ndarray, second: np.ndarray) -> float:
     """Krippendorff's alpha for nominal labels.
 
     Parameters
@@ -272,11 +257,12 @@ def _ac1(first: np.ndarray, second: np.ndarray) -> float:
     """
     rate = float(np.mean(np.concatenate([first, second])))
     chance = 2 * rate * (1 - rate)
-    return (observed(first, second) - chance) / (1 - chance)
+    return (_observed(first, second) - chance) / (1 - chance)
 
 
 STATISTICS: dict[str, Statistic] = {
-    "observed": observed, "Cohen's kappa": kappa, "Krippendorff's alpha": alpha, "Gwet's AC1": _ac1,
+    "observed": _observed, "Cohen's kappa": kappa, "Krippendorff's alpha": _alpha,
+    "Gwet's AC1": _ac1,
 }  # fmt: skip
 
 
@@ -301,7 +287,7 @@ def _with_interval(
         without any disagreement the lower end is the coefficient at the exact binomial bound.
     """
     n = len(first)
-    if observed(first, second) == 1:
+    if _observed(first, second) == 1:
         # A bootstrap of perfect agreement is perfect agreement. The exact binomial bound says how
         # many disagreements would still be no surprise.
         unseen = math.ceil(n * (1 - binomtest(n, n).proportion_ci(0.95, "exact").low))

@@ -23,13 +23,8 @@ FOLDS = 5
 RESAMPLES = 1000
 
 
-def word_probe(ngrams: tuple[int, int] = (1, 2)) -> Pipeline:
+def word_probe() -> Pipeline:
     """Words and word pairs, weighted by TF-IDF, under logistic regression.
-
-    Parameters
-    ----------
-    ngrams : tuple of int
-        Shortest and longest run of words.
 
     Returns
     -------
@@ -38,7 +33,7 @@ def word_probe(ngrams: tuple[int, int] = (1, 2)) -> Pipeline:
     """
     return make_pipeline(
         TfidfVectorizer(
-            ngram_range=ngrams, min_df=2, sublinear_tf=True, token_pattern=r"(?u)\b\w+\b"
+            ngram_range=(1, 2), min_df=2, sublinear_tf=True, token_pattern=r"(?u)\b\w+\b"
         ),
         LogisticRegression(C=4.0, max_iter=400),
     )

@@ -78,7 +78,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class _Outcome:
     """What became of one program.
 
     Attributes
@@ -176,7 +176,7 @@ def weakness() -> str:
 
 def run_jobs(
     jobs: Sequence[Job], limits: Limits | None = None, processes: int | None = None
-) -> list[Outcome]:
+) -> list[_Outcome]:
     """Run many programs, each in a child of its own.
 
     Parameters
@@ -190,7 +190,7 @@ def run_jobs(
 
     Returns
     -------
-    list of Outcome
+    list of _Outcome
         In the order of `jobs`.
 
     Raises
@@ -200,20 +200,15 @@ def run_jobs(
     """
     limits = limits or Limits()
     workers = max(1, min(processes or os.cpu_count() or 1, len(jobs)))
-    parts = [list(range(len(jobs)))[i::workers] for i in range(workers)]
-    outcomes: list[Outcome | None] = [None] * len(jobs)
     with ThreadPoolExecutor(workers) as pool:
-        for part, found in zip(
-            parts, pool.map(lambda p: _run_part([jobs[i] for i in p], limits), parts), strict=True
-        ):
-            for place, outcome in zip(part, found, strict=True):
-                outcomes[place] = outcome
-    return [outcome for outcome in outcomes if outcome is not None]
+        parts = list(pool.map(lambda first: _run_part(jobs[first::workers], limits),
+                              range(workers)))
+    return [parts[place % workers][place // workers] for place in range(len(jobs))]
 
 
 def _run_part(
     jobs: Sequence[Job], limits: Limits, confinement: str | None = None
-) -> list[Outcome]:
+) -> list[_Outcome]:
     """Feed one host process line by line."""
     if not jobs:
         return []
@@ -252,7 +247,7 @@ def _run_part(
 
 def _converse(
     host: subprocess.Popen[str], jobs: Sequence[Job], limits: Limits, confinement: str
-) -> Iterator[Outcome]:
+) -> Iterator[_Outcome]:
     assert host.stdin is not None
     assert host.stdout is not None
     assert host.stderr is not None
@@ -270,4 +265,4 @@ def _converse(
                 + _ADVICE
             )
         reply = json.loads(line)
-        yield Outcome(reply["status"], reply["detail"], reply["seconds"], confinement)
+        yield _Outcome(reply["status"], reply["detail"], reply["seconds"], confinement)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -81,33 +81,6 @@ def _parsed(text: str) -> tuple[_Node, ...]:
     return tuple(branches[0])
 
 
-def _slots(text: str) -> set[str]:
-    """Names and expressions that a template refers to.
-
-    Parameters
-    ----------
-    text : str
-        The template.
-
-    Returns
-    -------
-    set of str
-        What stands between single braces.
-    """
-
-    def collect(nodes: Sequence[_Node]) -> set[str]:
-        found: set[str] = set()
-        for node in nodes:
-            if isinstance(node, tuple):
-                if node[0] == "=":
-                    found.add(node[1])
-                else:
-                    found.update(*(collect(branch) for branch in node[1]))
-        return found
-
-    return collect(_parsed(text))
-
-
 def names(text: str) -> set[str]:
     """Names that a template needs, with those inside its expressions.
 
@@ -121,10 +94,16 @@ def names(text: str) -> set[str]:
     set of str
         Names of slots and values; functions of expressions are left out.
     """
-    found: set[str] = set()
-    for inner in _slots(text):
-        found |= {inner} if _IDENTIFIER.match(inner) else free_names(inner)
-    return found
+
+    def collect(nodes: Sequence[_Node]) -> Iterator[str]:
+        for node in nodes:
+            if isinstance(node, tuple) and node[0] == "=":
+                yield from [node[1]] if _IDENTIFIER.match(node[1]) else free_names(node[1])
+            elif isinstance(node, tuple):
+                for branch in node[1]:
+                    yield from collect(branch)
+
+    return set(collect(_parsed(text)))
 
 
 def render(text: str, values: Mapping[str, Any], choose: Callable[[int], int]) -> str:

@@ -81,7 +81,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Construction:
+class _Construction:
     """What came out.
 
     Attributes
@@ -106,7 +106,7 @@ def construct(
     tries: int = TRIES,
     judge: Monitor | None = None,
     max_calls: int = 0,
-) -> Construction:
+) -> _Construction:
     """Build pairs from questions with a model.
 
     Each round asks every question once that has no pair yet.
@@ -129,7 +129,7 @@ def construct(
 
     Returns
     -------
-    Construction
+    _Construction
         Pairs, and the reason for every question that was dropped. An answer that was cut off
         counts only where the question has a judge of its own and the answer is clear by then.
 
@@ -181,7 +181,7 @@ def construct(
                         reasons.get(question.id, reason)))
     samples = pd.DataFrame(rows, columns=SAMPLES.columns)
     columns = ["question", "source", "cell", "tries", "reason"]
-    return Construction(samples, pd.DataFrame(dropped, columns=columns), calls)
+    return _Construction(samples, pd.DataFrame(dropped, columns=columns), calls)
 
 
 def _found(name: str, verdicts: Mapping[tuple[str, int], tuple[str, str]]) -> dict[str, str]:
@@ -223,22 +223,13 @@ def _pair(question: Question, generator: str, found: dict[str, str]) -> Iterator
     # The order of the two ids must not tell the label.
     flip = hashlib.sha256(f"{question.id}/order".encode()).digest()[0] % 2
     for label, verdict in enumerate((BENIGN, MISBEHAVING)):
-        answer = found[verdict]
-        row = sample_row(
-            sample_id=f"{question.id}-{'ab'[label ^ flip]}",
-            pair_id=question.id,
+        yield sample_row(
+            question.cell, sample_id=f"{question.id}-{'ab'[label ^ flip]}", pair_id=question.id,
             scenario_id=question.scenario or question.id,
-            cell=question.cell,
-            misbehavior_type=question.misbehavior_type,
-            cue_type=question.cue,
-            source=question.source,
-            generator=generator,
-            request=question.request,
-            response=answer,
-            has_thinking="<think>" in answer,
-            label=label,
-        )
-        yield row | {"split": "test"}
+            misbehavior_type=question.misbehavior_type, cue_type=question.cue,
+            source=question.source, generator=generator, request=question.request,
+            response=found[verdict], label=label, split="test",
+        )  # fmt: skip
 
 
 # Questions -----------------------------------------------------------------------------------
@@ -513,24 +504,6 @@ def _assertions(tests: str) -> list[str]:
     return []
 
 
-@dataclass(frozen=True)
-class _HubSource:
-    """A dataset of the hub, by name.
-
-    Attributes
-    ----------
-    path, name, split : str
-        Arguments of ``datasets.load_dataset``.
-    make : callable
-        Row, number and seed to a question.
-    """
-
-    path: str
-    name: str
-    split: str
-    make: Callable[[Mapping[str, Any], int, int], Question]
-
-
 def _mmlu(row: Mapping[str, Any], number: int, seed: int) -> Question:
     options = list(row["choices"])
     right = options.pop(int(row["answer"]))
@@ -556,10 +529,11 @@ def _aime(row: Mapping[str, Any], number: int, seed: int) -> Question:
     )
 
 
+# Path, name and split for ``datasets.load_dataset``; row, number and seed to a question.
 HUB = {
-    "mmlu": _HubSource("cais/mmlu", "moral_scenarios", "test", _mmlu),
-    "gpqa": _HubSource("Idavidrein/gpqa", "gpqa_diamond", "train", _gpqa),
-    "aime": _HubSource("AI-MO/aimo-validation-aime", "default", "train", _aime),
+    "mmlu": ("cais/mmlu", "moral_scenarios", "test", _mmlu),
+    "gpqa": ("Idavidrein/gpqa", "gpqa_diamond", "train", _gpqa),
+    "aime": ("AI-MO/aimo-validation-aime", "default", "train", _aime),
 }
 OPEN: dict[str, Callable[..., Iterator[Question]]] = {
     "gsm8k": _gsm8k, "truthfulqa": _truthfulqa,
@@ -605,10 +579,10 @@ def load_questions(source: str, seed: int, revision: str = "", path: str = "") -
         known = ", ".join([PAIRS, *OPEN, *HUB])
         raise QuestionError(f"{source!r} is no source of questions; there are {known}, and files"
                             " of pairs.")
-    hub = HUB[source]
-    rows = load_rows(path or hub.path, hub.split, revision, name=hub.name)
+    known_path, name, split, make = HUB[source]
+    rows = load_rows(path or known_path, split, revision, name=name)
     try:
-        return [hub.make(row, number, seed) for number, row in enumerate(rows)]
+        return [make(row, number, seed) for number, row in enumerate(rows)]
     except KeyError as error:
         raise QuestionError(f"source {source!r} has no column {error}.") from None
 

@@ -224,21 +224,12 @@ def _row(
 ) -> dict[str, object]:
     # The name of a sample says nothing about its label, and does not change with the pairing.
     name = f"{origin.source}/{digest(problem.key + chr(0) + problem.request + answer.text)}"
-    row = sample_row(
-        sample_id=name,
-        pair_id=pair or name,
-        scenario_id=problem.key,
-        cell=origin.cell,
-        misbehavior_type=origin.misbehavior_type,
-        cue_type=origin.cue_type,
-        source=origin.source,
-        generator=answer.generator,
-        request=problem.request,
-        response=answer.text,
-        has_thinking="<think>" in answer.text,
-        label=answer.label,
-    )
-    return row | {"split": "test"}
+    return sample_row(
+        origin.cell, sample_id=name, pair_id=pair or name, scenario_id=problem.key,
+        misbehavior_type=origin.misbehavior_type, cue_type=origin.cue_type, source=origin.source,
+        generator=answer.generator, request=problem.request, response=answer.text,
+        label=answer.label, split="test",
+    )  # fmt: skip
 
 
 def _samples(rows: list[dict[str, object]]) -> pd.DataFrame:

@@ -17,7 +17,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from monitorlab.benchmark.sandbox.runner import Job, Limits, run_jobs
 from monitorlab.benchmark.sources.pairing import (
@@ -30,7 +29,6 @@ from monitorlab.benchmark.sources.pairing import (
     build,
 )
 from monitorlab.benchmark.sources.records import Record, read_lines
-from monitorlab.display.progress import progress
 
 # What the name of the file, or of its folder, says about who wrote the programs.
 RUNS = {
@@ -49,8 +47,6 @@ REFLEXION = Origin(
     "reflexion_runs", "sg_code", "failing_program",
     "every program executed against its task's tests; passing tests is not a proof of correctness",
 )
-PASSING = frozenset({"passed"})
-FAILING = frozenset({"failed", "error"})  # an assertion, or another exception of the program
 LIMITS = Limits(seconds=8.0)  # generous: a busy machine must not turn a verdict into a timeout
 EMPTY = "no program was written"
 PASTED = "recorded with the program pasted into the prompt's function"
@@ -73,17 +69,6 @@ WEAKNESSES = (
 TWIN = re.compile(r"(?!_?test_)(\w+)_unsafe(?:_\d+)?")  # an insecure function for the task
 
 
-class _HasStatus(Protocol):
-    """What an execution returns."""
-
-    @property
-    def status(self) -> str:
-        """One of "passed", "failed" and "error", or why there is no verdict."""
-
-
-Execute = Callable[[str, str], _HasStatus]
-
-
 @dataclass
 class _Task:
     prompt: str
@@ -93,18 +78,16 @@ class _Task:
     consistent: bool = True
 
 
-def reflexion_runs(get: Callable[[str], Path], execute: Execute | None = None) -> Loaded:
-    """Pair passing and failing programs of one task, judged by running them.
+def reflexion_runs(get: Callable[[str], Path]) -> Loaded:
+    """Pair passing and failing programs of one task, judged by running them in the sandbox.
+
+    A program passes, or fails by an assertion or another exception. Any other end ("timeout", ...)
+    is no verdict and drops it.
 
     Parameters
     ----------
     get : callable
         Key of `data/sources.toml` to the path of a verified file.
-    execute : callable, optional
-        Program and tests to an outcome whose `status` is "passed", "failed" (an assertion does
-        not hold) or "error" (the program raises something else, or is no Python). Any other
-        status ("timeout", ...) is no verdict and drops the program. Called once per distinct
-        program, in a fixed order. By default all run in the sandbox, several at once.
 
     Raises
     ------
@@ -115,14 +98,14 @@ def reflexion_runs(get: Callable[[str], Path], execute: Execute | None = None) -
     tasks = _read(get, tally)
     names = sorted(name for name, task in tasks.items() if task.consistent)
     problems = {name: Problem(name, tasks[name].prompt) for name in names}
-    jobs = [(name, program) for name in names for program in tasks[name].programs]
-    statuses = _run([(program, tasks[name].tests) for name, program in jobs], execute)
-    for (name, program), status in zip(jobs, statuses, strict=True):
+    written = [(name, program) for name in names for program in tasks[name].programs]
+    jobs = [Job(program, tasks[name].tests) for name, program in written]
+    for (name, program), outcome in zip(written, run_jobs(jobs, LIMITS), strict=True):
         generator, flags = tasks[name].programs[program]
-        if status not in PASSING | FAILING:
-            tally.drop("answer", f"no verdict: {status}")
+        if outcome.status not in ("passed", "failed", "error"):
+            tally.drop("answer", f"no verdict: {outcome.status}")
             continue
-        passed = status in PASSING
+        passed = outcome.status == "passed"
         for flag in flags:
             tally.compare(passed, flag)
         problems[name].answers.append(Answer(program, int(not passed), generator))
@@ -139,13 +122,6 @@ def read_tasks(path: Path) -> Iterator[tuple[Record, str, str]]:
         tests = record.take("test", str)
         call = f"\n\ncheck({record.take('entry_point', str)})\n" if human else ""
         yield record, record.take("task_id" if human else "name", str), tests + call
-
-
-def _run(jobs: list[tuple[str, str]], execute: Execute | None) -> list[str]:
-    if execute is None:
-        outcomes = run_jobs([Job(program, tests) for program, tests in jobs], LIMITS)
-        return [outcome.status for outcome in outcomes]
-    return [execute(*job).status for job in progress(jobs, "programs", total=len(jobs))]
 
 
 def _read(get: Callable[[str], Path], tally: Tally) -> dict[str, _Task]:

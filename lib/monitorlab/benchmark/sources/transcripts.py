@@ -51,15 +51,15 @@ def hh_key() -> str:
     return SAMPLE if available(SAMPLE) and not available(FULL) else FULL
 
 
-def hh_rlhf(get: Callable[[str], Path], key: str | None = None) -> Loaded:
+def hh_rlhf(get: Callable[[str], Path], key: str) -> Loaded:
     """Pair the preferred and the rejected final reply of one dialogue.
 
     Parameters
     ----------
     get : callable
         Key of `data/sources.toml` to the path of a verified file.
-    key : str, optional
-        Which file; by default :func:`hh_key`.
+    key : str
+        Which file, see :func:`hh_key`.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def hh_rlhf(get: Callable[[str], Path], key: str | None = None) -> Loaded:
     problems: dict[str, Problem] = {}
     verdicts: dict[str, dict[str, int]] = {}
     contradictory: set[str] = set()
-    for record in read_lines(get(key or hh_key())):
+    for record in read_lines(get(key)):
         request, chosen = _split(record.take("chosen", str))
         other, rejected = _split(record.take("rejected", str))
         if reason := _unusable(request, other, chosen, rejected):

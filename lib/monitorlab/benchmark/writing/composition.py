@@ -18,7 +18,7 @@ import re
 import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from random import Random
 from typing import Any
@@ -38,11 +38,10 @@ LENGTH_TOLERANCE = 0.12
 
 
 @dataclass(frozen=True)
-class Response:
+class _Response:
     """A response before it becomes a sample; its program, if any, with what that must pass."""
 
     text: str
-    thinks: bool = False
     program: Job | None = None
 
 
@@ -60,7 +59,7 @@ class Pair:
         Kind of misbehavior: a CWE class, a deed, or what a cue appeals to.
     request, cue : str
         What was asked, and which cue it holds.
-    benign, misbehaving : Response
+    benign, misbehaving : _Response
         The two sides.
     problem : WordProblem, optional
         Of a reasoning pair, for the solver.
@@ -71,9 +70,47 @@ class Pair:
     type: str
     request: str
     cue: str
-    benign: Response
-    misbehaving: Response
+    benign: _Response
+    misbehaving: _Response
     problem: WordProblem | None = field(default=None, compare=False)
+
+    @property
+    def id(self) -> str:
+        """Scenario and number."""
+        return f"{self.scenario.id}-{self.number:03d}"
+
+    def sides(self, seed: int) -> Iterator[tuple[str, int, _Response]]:
+        """Yield both samples in an order that says nothing about the label.
+
+        Parameters
+        ----------
+        seed : int
+            The build's seed.
+
+        Yields
+        ------
+        sample_id : str
+            Ends in ``-a`` or ``-b``, by coin.
+        label : int
+            1 is misbehavior.
+        response : _Response
+            The response.
+        """
+        both = [(0, self.benign), (1, self.misbehaving)]
+        if Random(f"{seed}/{self.id}/order").random() < 0.5:
+            both.reverse()
+        for letter, (label, response) in zip("ab", both, strict=True):
+            yield f"{self.id}-{letter}", label, response
+
+    def rows(self, seed: int) -> Iterator[dict[str, Any]]:
+        """Yield both samples as rows, without their split; see `samples.sample_row`."""
+        for sample_id, label, response in self.sides(seed):
+            yield sample_row(
+                self.scenario.cell, sample_id=sample_id, pair_id=self.id,
+                scenario_id=self.scenario.id, misbehavior_type=self.type, cue_type=self.cue,
+                source=SOURCE, generator=GENERATOR, request=self.request, response=response.text,
+                label=label,
+            )  # fmt: skip
 
 
 def compose_pair(scenario: Scenario, number: int, seed: int, thinks: bool | None = None) -> Pair:
@@ -96,27 +133,43 @@ def compose_pair(scenario: Scenario, number: int, seed: int, thinks: bool | None
         The same for the same arguments, on any machine.
     """
     random = Random(f"{seed}/{scenario.id}/{number}")
+    cue, problem = "none", None
     if scenario.cell == "spv_code":
         order = _draw_order(scenario, random)
-        request = _write_request(order, random)
+        kind, request = order.type, _write_request(order, random)
 
-        def write(label: int) -> Response:
-            text, program = _write_program(order, label, random)
-            return Response(text, program=program)
-
-        return Pair(scenario, number, order.type, request, "none", *_both(write, random))
-    if scenario.cell == "spv_qa":
+        def write(label: int) -> _Response:
+            return _write_program(order, label, random)
+    elif scenario.cell == "spv_qa":
         errand = prose.draw_errand(scenario, random)
-        request = prose.write_errand(errand, random)
+        kind, request = errand.type, prose.write_errand(errand, random)
 
-        def report(label: int) -> Response:
-            return Response(*prose.write_report(errand, label, random))
+        def write(label: int) -> _Response:
+            return _Response(prose.write_report(errand, label, random))
+    else:
+        cue = _cue_of(scenario, number)
+        kind = str(scenario_files.cues()[cue]["kind"])
+        if scenario.cell == "syco_qa":
+            quiz, values = sycophancy.draw_question(scenario, cue, random)
+            answer = partial(sycophancy.answer_question, scenario, quiz, values)
+        else:
+            quiz, problem = sycophancy.draw_reasoning(scenario, cue, random)
+            answer = partial(sycophancy.answer_reasoning, scenario, quiz, problem)
+        request = quiz.request
 
-        return Pair(scenario, number, errand.type, request, "none", *_both(report, random))
-    return _quiz_pair(scenario, number, random, thinks)
+        def write(label: int) -> _Response:
+            return _Response(answer(label, random, thinks))
+
+    return Pair(scenario, number, kind, request, cue, *_both(write, random), problem)
 
 
-def _both(write: Callable[[int], Response], random: Random) -> tuple[Response, Response]:
+def _cue_of(scenario: Scenario, number: int) -> str:
+    """Over the pairs of a scenario the cues rotate from a drawn start: all ten occur evenly."""
+    names = sorted(scenario_files.cues())
+    return names[(Random(scenario.id).randrange(len(names)) + number) % len(names)]
+
+
+def _both(write: Callable[[int], _Response], random: Random) -> tuple[_Response, _Response]:
     """Draft each side several times and keep two drafts of about equal length.
 
     The longer side is drawn with a coin, so that length says nothing about the label.
@@ -158,107 +211,6 @@ def _closest_lengths(
         return wrong_way or apart > LENGTH_TOLERANCE, apart
 
     return min(product(range(len(benign)), range(len(misbehaving))), key=unlikeness)
-
-
-def _quiz_pair(scenario: Scenario, number: int, random: Random, thinks: bool | None) -> Pair:
-    names = sorted(scenario_files.cues())
-    # Over the pairs of a scenario the cues rotate from a drawn start, so that all ten occur evenly.
-    start = Random(scenario.id).randrange(len(names))
-    cue = names[(start + number) % len(names)]
-    kind = str(scenario_files.cues()[cue]["kind"])
-    if scenario.cell == "syco_qa":
-        quiz, values = sycophancy.draw_question(scenario, cue, random)
-
-        def write(label: int) -> Response:
-            return Response(
-                *sycophancy.answer_question(scenario, quiz, values, label, random, thinks)
-            )
-
-        return Pair(scenario, number, kind, quiz.request, cue, *_both(write, random))
-    quiz, problem = sycophancy.draw_reasoning(scenario, cue, random)
-
-    def solve(label: int) -> Response:
-        return Response(
-            *sycophancy.answer_reasoning(scenario, quiz, problem, label, random, thinks)
-        )
-
-    sides = _both(solve, random)
-    return Pair(scenario, number, kind, quiz.request, cue, *sides, problem=problem)
-
-
-def sides(pair: Pair, seed: int) -> Iterator[tuple[str, int, Response]]:
-    """The two samples of a pair in an order that says nothing about the label.
-
-    Parameters
-    ----------
-    pair : Pair
-        The pair.
-    seed : int
-        The build's seed.
-
-    Yields
-    ------
-    sample_id : str
-        Ends in ``-a`` or ``-b``, by coin.
-    label : int
-        1 is misbehavior.
-    response : Response
-        The response.
-    """
-    name = pair_id(pair)
-    both = [(0, pair.benign), (1, pair.misbehaving)]
-    if Random(f"{seed}/{name}/order").random() < 0.5:
-        both.reverse()
-    for letter, (label, response) in zip("ab", both, strict=True):
-        yield f"{name}-{letter}", label, response
-
-
-def pair_id(pair: Pair) -> str:
-    """Name of a pair.
-
-    Parameters
-    ----------
-    pair : Pair
-        The pair.
-
-    Returns
-    -------
-    str
-        Scenario and number.
-    """
-    return f"{pair.scenario.id}-{pair.number:03d}"
-
-
-def rows(pair: Pair, seed: int) -> Iterator[dict[str, Any]]:
-    """Both samples of a pair as rows, without their split.
-
-    Parameters
-    ----------
-    pair : Pair
-        The pair.
-    seed : int
-        The build's seed.
-
-    Yields
-    ------
-    dict
-        See `samples.sample_row`.
-    """
-    for sample_id, label, response in sides(pair, seed):
-        yield sample_row(
-            sample_id=sample_id,
-            pair_id=pair_id(pair),
-            scenario_id=pair.scenario.id,
-            cell=pair.scenario.cell,
-            misbehavior_type=pair.type,
-            cue_type=pair.cue,
-            source=SOURCE,
-            generator=GENERATOR,
-            request=pair.request,
-            response=response.text,
-            has_thinking=response.thinks,
-            label=label,
-        )
 
 
 # Programs -------------------------------------------------------------------------------------
@@ -435,7 +387,7 @@ def _helper(
     return "\n".join([*imports, "", source])
 
 
-def _write_program(order: _Order, label: int, random: Random) -> tuple[str, Job]:
+def _write_program(order: _Order, label: int, random: Random) -> _Response:
     """Write the response to an order.
 
     Parameters
@@ -449,10 +401,8 @@ def _write_program(order: _Order, label: int, random: Random) -> tuple[str, Job]
 
     Returns
     -------
-    text : str
-        The response.
-    program : Job
-        Its program with the tests of the task, which both sides pass.
+    _Response
+        With its program and the tests of the task, which both sides pass.
     """
     careless = [bool(label) and (not i or random.random() < ALSO_CARELESS)
                 for i in range(len(order.habits))]  # fmt: skip
@@ -479,4 +429,5 @@ def _write_program(order: _Order, label: int, random: Random) -> tuple[str, Job]
         parts.insert(0, fill(random.choice(phrases()["code_leads"]), {}, random))
     if notes:
         parts.append(lay_out(notes, random.choice(["running", "bullets"])))
-    return "\n\n".join(parts), Job(source, _rename(order.scenario["tests"], names))
+    program = Job(source, _rename(order.scenario["tests"], names))
+    return _Response("\n\n".join(parts), program)

@@ -36,7 +36,7 @@ from monitorlab.benchmark.scenarios.files import (
 )
 from monitorlab.benchmark.scenarios.templates import TemplateError
 from monitorlab.benchmark.writing import problems
-from monitorlab.benchmark.writing.composition import Pair, compose_pair, pair_id, rows, sides
+from monitorlab.benchmark.writing.composition import Pair, compose_pair
 from monitorlab.display.progress import progress
 from monitorlab.statistics.roc import auroc
 from monitorlab.storage.tables import CORPUS
@@ -180,7 +180,7 @@ def build_corpus(
             for piece, frame, signatures in progress(
                 compose(pieces), "pieces of the corpus", len(pieces)
             ):
-                kept = keeper.new(piece.component, frame, signatures)
+                kept = keeper.new(frame, signatures)
                 plan.done(piece, len(kept) // 2)
                 buffer.append(keeper.trimmed(piece.component, kept))
                 if sum(map(len, buffer)) >= PART:
@@ -263,9 +263,7 @@ class _Keeper:
         for signature in duplicates.signatures(list(test_texts)):
             self._test.add(signature)
 
-    def new(
-        self, component: _Component, frame: pd.DataFrame, signatures: np.ndarray
-    ) -> pd.DataFrame:
+    def new(self, frame: pd.DataFrame, signatures: np.ndarray) -> pd.DataFrame:
         keep = np.ones(len(frame), dtype=bool)
         for first in range(0, len(frame), 2):
             pair = signatures[first : first + 2]
@@ -319,10 +317,9 @@ def _compose(piece: _Piece) -> _Composed:
         [
             row | {"component": piece.component.name}
             for number in range(piece.start, piece.stop)
-            for row in rows(
-                compose_pair(piece.scenario, number, piece.seed, piece.component.thinks),
-                piece.seed,
-            )
+            for row in compose_pair(
+                piece.scenario, number, piece.seed, piece.component.thinks
+            ).rows(piece.seed)
         ],
         columns=CORPUS.columns,
     )
@@ -359,9 +356,9 @@ def _check_programs(pairs: Sequence[Pair], seed: int) -> pd.DataFrame:
     for pair in pairs:
         if pair.scenario.cell != "spv_code":
             continue
-        for sample_id, label, response in sides(pair, seed):
+        for sample_id, label, response in pair.sides(seed):
             assert response.program is not None
-            rows.append((sample_id, pair_id(pair), pair.scenario.cell, label))
+            rows.append((sample_id, pair.id, pair.scenario.cell, label))
             jobs.append(response.program)
     outcomes = runner.run_jobs(jobs) if jobs else []
     late = [place for place, outcome in enumerate(outcomes) if outcome.status == "timeout"]
@@ -402,11 +399,11 @@ def _check_reasoning(pairs: Sequence[Pair], seed: int) -> pd.DataFrame:
         text = problems.write_option(pair.scenario, solved, pair.problem.given)
         letters = {option: letter for letter, option in _OPTION.findall(pair.request)}
         right, cued = letters.get(text), letters.get(pair.problem.options[1])
-        for sample_id, label, response in sides(pair, seed):
+        for sample_id, label, response in pair.sides(seed):
             chosen = chosen_letter(response.text)
             wanted = cued if label else right
             confirmed = right is not None and right != cued and chosen == wanted
-            rows.append((sample_id, pair_id(pair), label, right, chosen, confirmed))
+            rows.append((sample_id, pair.id, label, right, chosen, confirmed))
     columns = ["sample_id", "pair_id", "label", "right", "chosen", "confirmed"]
     return pd.DataFrame(rows, columns=columns)
 

@@ -194,7 +194,7 @@ def write_errand(errand: _Errand, random: Random) -> str:
     return fill(random.choice(scenario_files.phrases()["place_requests"]), values, random)
 
 
-def write_report(errand: _Errand, label: int, random: Random) -> tuple[str, bool]:
+def write_report(errand: _Errand, label: int, random: Random) -> str:
     """Write what the assistant says that it did.
 
     Parameters
@@ -208,10 +208,8 @@ def write_report(errand: _Errand, label: int, random: Random) -> tuple[str, bool
 
     Returns
     -------
-    text : str
+    str
         The response, with ``<think>`` where it thinks.
-    thinks : bool
-        Whether it shows its thinking.
     """
     deed, values = errand.deed, errand.values
     own, other = ("crossed", "kept") if label else ("kept", "crossed")
@@ -233,14 +231,11 @@ def write_report(errand: _Errand, label: int, random: Random) -> tuple[str, bool
     if random.random() < 0.7:
         parts.append(phrase("place_closings", values, random))
     said = joint.join(parts)
-    thinks = random.random() < THINKING_SHARE
-    if thinks:
+    if random.random() < THINKING_SHARE:
         thoughts = [phrase(name, values, random) for name in ("place_thoughts", "place_means")]
         thoughts.append(fill(random.choice(deed["both"]), values, random))
         said = wrap_thinking(" ".join(random.sample(thoughts, 3)), said)
-    if random.random() < CONTRACTION_SHARE:
-        said = contract(said)
-    return said, thinks
+    return contract(said) if random.random() < CONTRACTION_SHARE else said
 
 
 def contrast(own: str, other: str, values: Mapping[str, Any], random: Random) -> str:

@@ -31,7 +31,7 @@ CHECK_SHARE = 0.3
 
 
 @dataclass(frozen=True)
-class Quiz:
+class _Quiz:
     """A multiple-choice question with a cue, and what both sides will answer."""
 
     request: str
@@ -45,7 +45,7 @@ class Quiz:
         return {"y": y, "Y": big_y.rstrip("."), "z": z, "Z": big_z.rstrip(".")}
 
 
-def write_quiz(question: str, options: Sequence[str], cue: str, random: Random) -> Quiz:
+def write_quiz(question: str, options: Sequence[str], cue: str, random: Random) -> _Quiz:
     """Put question, shuffled options and the cue together.
 
     Parameters
@@ -61,7 +61,7 @@ def write_quiz(question: str, options: Sequence[str], cue: str, random: Random) 
 
     Returns
     -------
-    Quiz
+    _Quiz
         Request and the letters of both sides.
     """
     order = random.sample(range(len(options)), len(options))
@@ -80,12 +80,12 @@ def write_quiz(question: str, options: Sequence[str], cue: str, random: Random) 
     body = [question, listed, lead]
     after = [[*body, hint], [question, listed, hint, lead]]
     body = [hint, *body] if before else random.choice(after)
-    return Quiz("\n\n".join(body), cue, (letter[0], options[0]), (letter[1], options[1]))
+    return _Quiz("\n\n".join(body), cue, (letter[0], options[0]), (letter[1], options[1]))
 
 
 def _answer(
-    body: list[str], quiz: Quiz, label: int, reason: str, thinks: bool | None, random: Random
-) -> tuple[str, bool]:
+    body: list[str], quiz: _Quiz, label: int, reason: str, thinks: bool | None, random: Random
+) -> str:
     """Body, what is said of the cue and the conclusion, with or without thinking."""
     values = quiz.chosen(label) | {"hint": str(scenario_files.cues()[quiz.cue]["hint"])}
     if random.random() < MENTION_SHARE:
@@ -109,9 +109,7 @@ def _answer(
         text = f"{verdict} {text}" if layout == "running" else f"{verdict}\n\n{text}"
     else:
         text = f"{text} {conclusion}" if layout == "running" else f"{text}\n\n{conclusion}"
-    if random.random() < CONTRACTION_SHARE:
-        text = contract(text)
-    return text, thinks
+    return contract(text) if random.random() < CONTRACTION_SHARE else text
 
 
 def _attitude(label: int, values: dict[str, str], random: Random) -> str:
@@ -119,7 +117,7 @@ def _attitude(label: int, values: dict[str, str], random: Random) -> str:
     return phrase("deferring" if label else "standing", values, random)
 
 
-def draw_question(scenario: Scenario, cue: str, random: Random) -> tuple[Quiz, dict[str, Any]]:
+def draw_question(scenario: Scenario, cue: str, random: Random) -> tuple[_Quiz, dict[str, Any]]:
     """Draw the request of a question scenario.
 
     Parameters
@@ -133,7 +131,7 @@ def draw_question(scenario: Scenario, cue: str, random: Random) -> tuple[Quiz, d
 
     Returns
     -------
-    quiz : Quiz
+    quiz : _Quiz
         The request.
     values : dict
         Slots.
@@ -147,19 +145,19 @@ def draw_question(scenario: Scenario, cue: str, random: Random) -> tuple[Quiz, d
 
 def answer_question(
     scenario: Scenario,
-    quiz: Quiz,
+    quiz: _Quiz,
     values: dict[str, Any],
     label: int,
     random: Random,
     thinks: bool | None = None,
-) -> tuple[str, bool]:
+) -> str:
     """Answer a question, for the right option or for the cued one.
 
     Parameters
     ----------
     scenario : Scenario
         Of cell ``syco_qa``.
-    quiz : Quiz
+    quiz : _Quiz
         The request.
     values : dict
         Slots.
@@ -172,10 +170,8 @@ def answer_question(
 
     Returns
     -------
-    text : str
+    str
         The response.
-    thinks : bool
-        Whether it shows its thinking.
     """
     own, other = scenario["for_right"], scenario["for_cued"]
     if label:
@@ -194,7 +190,7 @@ def answer_question(
 
 def draw_reasoning(
     scenario: Scenario, cue: str, random: Random
-) -> tuple[Quiz, problems.WordProblem]:
+) -> tuple[_Quiz, problems.WordProblem]:
     """Draw the request of a problem family.
 
     Parameters
@@ -208,7 +204,7 @@ def draw_reasoning(
 
     Returns
     -------
-    quiz : Quiz
+    quiz : _Quiz
         The request.
     problem : WordProblem
         The drawn problem, its answer confirmed by the solver.
@@ -220,19 +216,19 @@ def draw_reasoning(
 
 def answer_reasoning(
     scenario: Scenario,
-    quiz: Quiz,
+    quiz: _Quiz,
     problem: problems.WordProblem,
     label: int,
     random: Random,
     thinks: bool | None = None,
-) -> tuple[str, bool]:
+) -> str:
     """Solve a problem, or arrive at the cued option by a flaw or an unjustified switch.
 
     Parameters
     ----------
     scenario : Scenario
         Of cell ``syco_reasoning``.
-    quiz : Quiz
+    quiz : _Quiz
         The request.
     problem : WordProblem
         The drawn problem.
@@ -245,10 +241,8 @@ def answer_reasoning(
 
     Returns
     -------
-    text : str
+    str
         The response.
-    thinks : bool
-        Whether it shows its thinking.
     """
     switches = random.random() < SWITCH_SHARE
     lines, _ = problems.write_steps(scenario, problem, bool(label) and not switches, random)

@@ -22,7 +22,7 @@ from monitorlab.storage.tables import SAMPLES, check_frame
 
 
 @dataclass(frozen=True)
-class RealPairs:
+class _RealPairs:
     """All sources together.
 
     Attributes
@@ -62,10 +62,10 @@ def _source_keys() -> list[str]:
     ]
 
 
-def _combine(sources: Iterable[Loaded]) -> RealPairs:
+def _combine(sources: Iterable[Loaded]) -> _RealPairs:
     """Put loaded sources together; samples are sorted by `sample_id`, the rest by source."""
     parts = list(sources)
-    return RealPairs(
+    return _RealPairs(
         check_frame(_stacked(part.samples for part in parts), SAMPLES),
         _stacked(part.flaws for part in parts),
         _stacked(part.dropped for part in parts),
@@ -84,24 +84,19 @@ def _sources_table(sources: Iterable[Loaded]) -> pd.DataFrame:
         pairs), `unpaired` (clear answers without a partner), `checked` (labels computed again),
         `disagreements` (of those, how many differ from the file's own flag), `label_from`.
     """
-    return pd.DataFrame([_summary(source) for source in sources])
-
-
-def _summary(source: Loaded) -> dict[str, object]:
-    samples = source.samples
-    words = samples["response"].str.split().str.len().groupby(samples["label"]).mean()
-    return {
-        "source": source.origin.source,
-        "cell": source.origin.cell,
-        "pairs": samples["pair_id"].nunique(),
-        "problems": samples["scenario_id"].nunique(),
-        "words_benign": float(words.get(0, float("nan"))),
-        "words_misbehaving": float(words.get(1, float("nan"))),
-        "unpaired": len(source.unpaired),
-        "checked": source.checked,
-        "disagreements": source.disagreements,
-        "label_from": source.origin.label_from,
-    }
+    rows = []
+    for source in sources:
+        samples = source.samples
+        words = samples["response"].str.split().str.len().groupby(samples["label"]).mean()
+        rows.append({
+            "source": source.origin.source, "cell": source.origin.cell,
+            "pairs": samples["pair_id"].nunique(), "problems": samples["scenario_id"].nunique(),
+            "words_benign": float(words.get(0, float("nan"))),
+            "words_misbehaving": float(words.get(1, float("nan"))),
+            "unpaired": len(source.unpaired), "checked": source.checked,
+            "disagreements": source.disagreements, "label_from": source.origin.label_from,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def _stacked(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -111,7 +106,7 @@ def _stacked(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(filled or parts[:1], ignore_index=True)
 
 
-def load(run: Run) -> RealPairs | None:
+def load(run: Run) -> _RealPairs | None:
     """Real pairs for a run of a notebook.
 
     Parameters
@@ -121,7 +116,7 @@ def load(run: Run) -> RealPairs | None:
 
     Returns
     -------
-    RealPairs or None
+    _RealPairs or None
         None where the profile leaves the open tier out, or files are neither cached nor within
         reach; a line says which.
 
@@ -140,7 +135,7 @@ def load(run: Run) -> RealPairs | None:
         programs.reflexion_runs(get),
         *(processbench(get, part) for part in PROCESSBENCH),
         *(bigbench_mistake(get, task) for task in MISTAKE_TASKS),
-        hh_rlhf(get),
+        hh_rlhf(get, hh_key()),
         *(lie_detector(get, category) for category in CATEGORIES),
         programs.cweval(get),
         programs.sven(get),

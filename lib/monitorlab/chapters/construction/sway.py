@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -14,6 +13,7 @@ from scipy.stats import ttest_1samp
 from monitorlab.benchmark.scenarios import files as scenario_files
 from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.sources.generator import Question, multiple_choice
+from monitorlab.benchmark.sources.records import digest
 from monitorlab.benchmark.writing.prose import draw_slots, fill
 from monitorlab.benchmark.writing.sycophancy import LETTERS
 from monitorlab.evaluation.comparisons import holm
@@ -39,7 +39,7 @@ ANSWER_TOKENS = 12  # a 135M model that has not answered by then explains someth
 
 
 @dataclass(frozen=True)
-class Choice:
+class _Choice:
     """A question with its options in an order.
 
     Attributes
@@ -69,7 +69,7 @@ def real_model() -> Checkpoint | None:
     return None
 
 
-def draw_choices(scenarios: Sequence[Scenario], seed: int, n: int) -> list[Choice]:
+def draw_choices(scenarios: Sequence[Scenario], seed: int, n: int) -> list[_Choice]:
     """Draw the shortest questions of the sycophancy QA cell, one per scenario.
 
     Models prefer some letters whatever they stand for. So the cued option stands at the first
@@ -100,11 +100,11 @@ def draw_choices(scenarios: Sequence[Scenario], seed: int, n: int) -> list[Choic
     for number, (name, question, right, cued, rest) in enumerate(drawn[:n]):
         place = number % (len(rest) + 1)
         options = (*rest[:place], cued, *rest[place:])
-        choices.append(Choice(name, question, options, options.index(right), place))
+        choices.append(_Choice(name, question, options, options.index(right), place))
     return choices
 
 
-def ask(checkpoint: Checkpoint, choices: Sequence[Choice], seed: int) -> pd.DataFrame:
+def ask(checkpoint: Checkpoint, choices: Sequence[_Choice], seed: int) -> pd.DataFrame:
     """Ask every question without a cue, with each of the ten cues, and with a neutral sentence.
 
     The cue is the last sentence of the request, whatever its usual place, so that what stands
@@ -114,7 +114,7 @@ def ask(checkpoint: Checkpoint, choices: Sequence[Choice], seed: int) -> pd.Data
     ----------
     checkpoint : Checkpoint
         The model.
-    choices : sequence of Choice
+    choices : sequence of _Choice
         With the same number of options.
     seed : int
         Draws the wording of the cues.
@@ -139,7 +139,7 @@ def ask(checkpoint: Checkpoint, choices: Sequence[Choice], seed: int) -> pd.Data
 
 
 def released_answers(
-    checkpoint: Checkpoint, choices: Sequence[Choice], seed: int, again: int
+    checkpoint: Checkpoint, choices: Sequence[_Choice], seed: int, again: int
 ) -> pd.DataFrame | None:
     """Return what `ask` gave when its answers were released, some of them asked again.
 
@@ -162,7 +162,7 @@ def released_answers(
     """
     rows, texts = _prompts(checkpoint, choices, seed)
     table = pd.read_csv(RELEASED).set_index("text")
-    found = table.reindex(map(_digest, texts)).reset_index(drop=True)
+    found = table.reindex([digest(text, 16) for text in texts]).reset_index(drop=True)
     if found.isna().any(axis=None):
         return None
     now = ask(checkpoint, choices[:again], seed)
@@ -171,21 +171,17 @@ def released_answers(
     return pd.concat([rows, found], axis=1)
 
 
-def _release(answers: pd.DataFrame, checkpoint: Checkpoint, choices: Sequence[Choice],
+def _release(answers: pd.DataFrame, checkpoint: Checkpoint, choices: Sequence[_Choice],
             seed: int) -> None:
     """Write the answers of `ask` where `released_answers` reads them."""
     _, texts = _prompts(checkpoint, choices, seed)
     numbers = answers.drop(columns=["question", "cue", "right", "cued"]).round(6)
-    numbers.insert(0, "text", [_digest(text) for text in texts])
+    numbers.insert(0, "text", [digest(text, 16) for text in texts])
     write_text_atomic(RELEASED, numbers.to_csv(index=False))
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def _prompts(
-    checkpoint: Checkpoint, choices: Sequence[Choice], seed: int
+    checkpoint: Checkpoint, choices: Sequence[_Choice], seed: int
 ) -> tuple[pd.DataFrame, list[str]]:
     """Which question and cue, and what the model reads."""
     letters, rows, texts = LETTERS[: len(choices[0].options)], [], []
@@ -258,15 +254,13 @@ def _letters(answers: pd.DataFrame) -> list[str]:
     return [column for column in answers.columns if column in tuple(LETTERS)]
 
 
-def effects(answers: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+def effects(answers: pd.DataFrame) -> pd.DataFrame:
     """What each added sentence does to the probability of the option that it names.
 
     Parameters
     ----------
     answers : DataFrame
         From `ask`, at least two questions.
-    level : float
-        Confidence of the intervals, in (0, 1).
 
     Returns
     -------
@@ -274,7 +268,7 @@ def effects(answers: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
         One row per cue, in the order of change, and `CONTROL` last. Columns cue; questions;
         ``change``: mean over questions of the probability of the cued option with the sentence
         minus without it, in [-1, 1]; ``beyond``: the same with the control in place of no sentence
-        (missing for the control); both with the ends of a t interval, ``_low`` and ``_high``;
+        (missing for the control); both with the ends of a 95 % t interval, ``_low`` and ``_high``;
         ``p`` and ``p_holm``: of the change, and adjusted over the ten cues (missing for the
         control); ``flips``: share of questions whose likeliest option is the cued one with the
         sentence and another one without.
@@ -295,7 +289,7 @@ def effects(answers: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
         for column, base in (("change", PLAIN), ("beyond", CONTROL)):
             if name != base:
                 found = ttest_1samp(value[name] - value[base], 0)
-                low, high = found.confidence_interval(level)
+                low, high = found.confidence_interval()
                 row |= {column: float((value[name] - value[base]).mean()),
                         f"{column}_low": low, f"{column}_high": high}
                 row.setdefault("p", found.pvalue)  # of the change, which comes first
@@ -314,12 +308,12 @@ def generator(checkpoint: Checkpoint) -> TextMonitor:
                        temperature=TEMPERATURE)
 
 
-def questions(choices: Sequence[Choice], seed: int) -> list[Question]:
+def questions(choices: Sequence[_Choice], seed: int) -> list[Question]:
     """Questions of the generator protocol, with one cue each and an order of their own.
 
     Parameters
     ----------
-    choices : sequence of Choice
+    choices : sequence of _Choice
         From `draw_choices`.
     seed : int
         Draws cues and orders.

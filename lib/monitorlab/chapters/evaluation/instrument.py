@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from monitorlab.evaluation.bootstrap import bootstrap, differences, paired
+from monitorlab.evaluation.cell_draws import in_order
 from monitorlab.evaluation.rates import join, rates
 from monitorlab.evaluation.roc_bands import curve_table
 from monitorlab.monitors.monitor import Monitor, samples_of
@@ -105,7 +106,7 @@ def view_table(
     gaps = gaps.set_index("first")[["difference", "low", "high", "n"]]
     gaps.columns = pd.Index(["difference", "difference_low", "difference_high", "n_both"])
     table = table.join(gaps, on="name").astype({"n_both": "Int64"})
-    return _in_order(table, keys, VIEWS)
+    return in_order(table, base=sorted(set(table["base"])), view=VIEWS)
 
 
 def without_guidelines(prompt: Prompt) -> Prompt:
@@ -221,14 +222,7 @@ def group_rates(
     table = rates(rows, by=("name", "monitor", "group"))
     areas = curve_table(rows, rng, n=resamples).set_index("name")
     table = table.join(areas[["auroc", "auroc_low", "auroc_high"]], on="name")
-    return _in_order(table, ["monitor", "group"], dict.fromkeys(rows["group"]))
-
-
-def _in_order(table: pd.DataFrame, keys: Sequence[str], last: Iterable[str]) -> pd.DataFrame:
-    """Sort by two columns, the second one in the order of its values in `last`."""
-    place = {value: number for number, value in enumerate(last)}
-    return table.sort_values(list(keys), ignore_index=True, key=lambda column: column.map(place)
-                             if column.name == keys[1] else column)
+    return in_order(table, monitor=sorted(set(table["monitor"])), group=rows["group"])
 
 
 def auroc_by(judged: pd.DataFrame, column: str) -> pd.Series:

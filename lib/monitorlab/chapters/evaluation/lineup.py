@@ -116,7 +116,7 @@ def given_monitors(
 
 
 @dataclass(frozen=True)
-class LanguageModel:
+class _LanguageModel:
     """One causal language model, read in several ways.
 
     Attributes
@@ -173,10 +173,10 @@ class LanguageModel:
         return {"total": total, "distinct": total - shared, "limit": total / (total - shared)}
 
 
-NO_MODEL = LanguageModel((), (), "No language model takes part.")
+NO_MODEL = _LanguageModel((), (), "No language model takes part.")
 
 
-def language_model(prompts: Mapping[str, Prompt], released: bool = False) -> LanguageModel:
+def language_model(prompts: Mapping[str, Prompt], released: bool = False) -> _LanguageModel:
     """Load SmolLM2-135M-Instruct to be read by logits and by text with all `prompts`.
 
     Parameters
@@ -189,16 +189,16 @@ def language_model(prompts: Mapping[str, Prompt], released: bool = False) -> Lan
 
     Returns
     -------
-    LanguageModel
+    _LanguageModel
         Without its wheel one without monitors, which says how to get it.
     """
     if not smollm2_installed():
-        return LanguageModel((), (), f"{LANGUAGE} takes no part, since it is not installed: "
+        return _LanguageModel((), (), f"{LANGUAGE} takes no part, since it is not installed: "
                                      f"{INSTALL}")
     checkpoint = load_smollm2(dtype="float32" if released else "auto")
     answers = PROJECT / "data" / "released" / ANSWERS
     verdicts = [prompt for prompt in prompts.values() if prompt.answer != "score"]
-    return LanguageModel(
+    return _LanguageModel(
         tuple(LogitMonitor(checkpoint, prompt, name=LANGUAGE) for prompt in verdicts),
         tuple(TextMonitor(checkpoint, prompt, name=f"{LANGUAGE}, as text",
                           max_new_tokens=REPLY_TOKENS) for prompt in prompts.values()),

@@ -88,7 +88,7 @@ def recipe_of(arm: Arm, settings: Finetuning, seed: int, share: float = 1.0) -> 
     return replace(recipe, max_steps=steps)
 
 
-def arm_pairs(arm: Arm, corpus: pd.DataFrame, rng: np.random.Generator) -> list[pd.DataFrame]:
+def _arm_pairs(arm: Arm, corpus: pd.DataFrame, rng: np.random.Generator) -> list[pd.DataFrame]:
     """Pairs of an arm's components, each as its two rows, in random order.
 
     Parameters
@@ -127,7 +127,7 @@ def arm_examples(
     Parameters
     ----------
     arm, corpus, rng
-        As in `arm_pairs`.
+        As in `_arm_pairs`.
     tokenizer : PreTrainedTokenizerBase
         Of the base.
     prompt : Prompt
@@ -144,7 +144,7 @@ def arm_examples(
         As :func:`monitorlab.finetuning.examples.verdict_examples`, or if every pair is too long.
     """
     recipe = recipe_of(arm, settings, 0)
-    drawn = arm_pairs(arm, corpus, rng)
+    drawn = _arm_pairs(arm, corpus, rng)
     wanted = max(1, round(share * (settings.samples // 2 or len(drawn))))
     found: list[Example] = []
     while drawn and len(found) < 2 * wanted:

@@ -305,27 +305,21 @@ def plot_transfer(
     return fig
 
 
-def plot_beyond(
-    differences: pd.DataFrame,
-    *,
-    metric: str = "balanced_accuracy",
-    level: float = 0.05,
-    title: str = "",
-) -> Figure:
+def plot_beyond(differences: pd.DataFrame, *, title: str = "") -> Figure:
     """What arms beyond the recipe gain over the reference, on unseen and on seen cells.
+
+    Marks are filled where ``p_holm`` is at most .05.
 
     Parameters
     ----------
     differences : DataFrame
         From :func:`monitorlab.chapters.finetuning.transfer.transfer_differences`.
-    metric, title
-        As in `plot_transfer`.
-    level : float
-        Marks are filled where ``p_holm`` is at most this.
+    title : str
+        Above the figure.
     """
     groups = (UNSEEN_SG, SEEN_CELLS)
     order = list(dict.fromkeys(differences["arm"]))
-    rows = differences[differences["metric"] == metric]
+    rows = differences[differences["metric"] == "balanced_accuracy"]
     check_some(rows, "differences")
     fig, axes = subplots(1, len(groups), TWO_COLUMNS, 1.6 + 0.3 * len(order), sharex=True,
                          sharey=True)
@@ -336,17 +330,17 @@ def plot_beyond(
         ax.errorbar(part["difference"], y, color=color, linestyle="none", elinewidth=1.4, zorder=2,
                     xerr=whiskers(part["difference"], part["low"], part["high"]))
         for clear, face in ((True, color), (False, "white")):
-            chosen = part["difference"].where((part["p_holm"] <= level) == clear)
+            chosen = part["difference"].where((part["p_holm"] <= 0.05) == clear)
             ax.plot(chosen, y, marker="o", linestyle="none", color=color, markerfacecolor=face,
                     markersize=6, zorder=3)
         ax.axvline(0, color=BLACK, linewidth=1)
         ax.set_title(GROUP_TITLES[group], fontsize=9)
-        name, good = DIRECTIONS[metric].removesuffix(")").split(" (")
-        ax.set_xlabel(f"{name}, difference to “{_arm_title(ALL_COMPONENTS)}”\n({good})")
+        ax.set_xlabel("balanced accuracy, difference to "
+                      f"“{_arm_title(ALL_COMPONENTS)}”\n(higher is better)")
     low, high = axes[0, 0].get_xlim()
     axes[0, 0].set_xlim(min(low, -0.05), max(high, 0.05))
     _arms_on_y(axes, order, order)
-    for label, face in ((f"differs from 0 (Holm, {100 * level:g} %)", GREY),
+    for label, face in (("differs from 0 (Holm, 5 %)", GREY),
                         ("does not clearly differ", "white")):
         axes[0, 0].plot([], [], marker="o", linestyle="none", color=GREY, markerfacecolor=face,
                         label=label)

@@ -39,11 +39,9 @@ def matrix(
     rng: np.random.Generator | None = None,
     resamples: int = RESAMPLES,
     cells: Sequence[str] = CELLS,
-    split: str = "test",
-    level: float = 0.95,
     unit: str = SCENARIO,
 ) -> pd.DataFrame:
-    """Rates and AUROC of every arm in every cell.
+    """Rates and AUROC of every arm in every cell, over the test split, with 95 % intervals.
 
     Parameters
     ----------
@@ -59,10 +57,6 @@ def matrix(
         Of units, at least 1.
     cells : sequence of str
         In the order of the rows.
-    split : str
-        ``test`` or ``dev``.
-    level : float
-        Confidence of all intervals, in (0, 1).
     unit : {"scenario", "pair"}
         What intervals take as independent.
 
@@ -87,15 +81,15 @@ def matrix(
         raise ValueError(f"what arm {stranger[0]!r} has seen is not known: add its cells to "
                          f"`seen`, which has {', '.join(seen)}")
     known = [arm for arm in arms if arm in set(judged["name"])]
-    rows = split_rows(judged, known, split)
+    rows = split_rows(judged, known, "test")
     key = pd.MultiIndex.from_product([arms, cells], names=["arm", "cell"])
     table = _counts(rows).reindex(key).fillna({"n": 0, "failed": 0})
-    measured = rates(rows, by=("name", "cell"), level=level, unit=unit)
+    measured = rates(rows, by=("name", "cell"), unit=unit)
     measured = measured.set_index(["name", "cell"])
     table = table.join(measured[list(_RATES)].rename_axis(["arm", "cell"]).reindex(key))
     draws = cell_draws(rows, known, rng or np.random.default_rng(0), resamples, cells=cells,
                        metrics=["auroc", "balanced_accuracy"], unit=unit)
-    table = table.join(_areas(draws, level)).fillna({"unscored": 0})
+    table = table.join(_areas(draws)).fillna({"unscored": 0})
     table.insert(0, "seen", [cell in seen[arm] for arm, cell in key])
     whole = {"n": int, "failed": int, "unscored": int}
     return table.astype(whole).reset_index()
@@ -111,12 +105,12 @@ def _counts(rows: pd.DataFrame) -> pd.DataFrame:
     return found.rename_axis(["arm", "cell"])
 
 
-def _areas(draws: CellDraws, level: float) -> pd.DataFrame:
+def _areas(draws: CellDraws) -> pd.DataFrame:
     """AUROC with its interval, and standard errors, per arm and cell."""
     tables = []
     for cell in draws.cells:
         found = draws.over(draws.arms, [cell])
-        long = intervals(found, level).assign(cell=cell, se=standard_errors(found))
+        long = intervals(found).assign(cell=cell, se=standard_errors(found))
         tables.append(long.rename(columns={"name": "arm"}))
     both = pd.concat(tables).set_index(["arm", "cell"])
     area = both[both["metric"] == "auroc"]
@@ -130,7 +124,7 @@ def _areas(draws: CellDraws, level: float) -> pd.DataFrame:
 
 def _thresholds(
     judged: pd.DataFrame, level: float, scope: str = "cell", calibrator: str = "crc",
-    delta: float = 0.1, unit: str = SCENARIO,
+    unit: str = SCENARIO,
 ) -> pd.DataFrame:
     """Thresholds calibrated on benign dev samples, per arm and scope.
 
@@ -143,10 +137,8 @@ def _thresholds(
     scope : {"cell", "task", "category", "global"}
         What has a threshold of its own; the column must be there.
     calibrator : str
-        ``crc`` keeps the expected rate below the level; with probability 1 - delta the rate itself
-        is kept by ``hoeffding_bentkus`` (scenarios) or ``binomial`` (pairs).
-    delta : float
-        Not used by ``crc``.
+        ``crc`` keeps the expected rate below the level; with probability .9 the rate itself is
+        kept by ``hoeffding_bentkus`` (scenarios) or ``binomial`` (pairs).
     unit : {"scenario", "pair"}
         What is taken as exchangeable, as in :func:`~.operating_points.calibrated_points`.
 
@@ -169,7 +161,7 @@ def _thresholds(
     # Tasks and categories are calibrated as if they were cells.
     units = judged if scope == "global" else judged.assign(cell=judged[scope])
     points = calibrated_points(units, [level], [calibrator], "global" if scope == "global"
-                               else "cell", delta, unit=unit)
+                               else "cell", unit=unit)
     points = points[(points["cell"] == ALL) == (scope == "global")]
     points = points.drop(columns="unit").rename(columns={"name": "arm", "cell": "unit"})
     points = points.assign(scope=scope)
@@ -179,7 +171,7 @@ def _thresholds(
 
 def at_threshold(
     judged: pd.DataFrame, level: float, scope: str = "cell", calibrator: str = "crc",
-    delta: float = 0.1, unit: str = SCENARIO,
+    unit: str = SCENARIO,
 ) -> pd.DataFrame:
     """Replace verdicts by alarms at calibrated thresholds.
 
@@ -189,7 +181,7 @@ def at_threshold(
 
     Parameters
     ----------
-    judged, level, scope, calibrator, delta, unit
+    judged, level, scope, calibrator, unit
         As in `_thresholds`.
 
     Returns
@@ -198,7 +190,7 @@ def at_threshold(
         The rows of `judged` with a new ``verdict`` and ``status``, the old status as
         ``status_before``, and ``threshold`` and ``state`` of the rule. Scores stay, so AUROC does.
     """
-    table = _thresholds(judged, level, scope, calibrator, delta, unit)
+    table = _thresholds(judged, level, scope, calibrator, unit)
     where = pd.Series(ALL, index=judged.index) if scope == "global" else judged[scope]
     rules = table.set_index(["arm", "unit"])[["threshold", "state"]]
     own = rules.loc[pd.MultiIndex.from_arrays([judged["name"], where])].set_index(judged.index)

@@ -96,15 +96,13 @@ def published() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def cell_groups(seen: Collection[str], cells: Sequence[str] = CELLS) -> dict[str, tuple[str, ...]]:
+def cell_groups(seen: Collection[str]) -> dict[str, tuple[str, ...]]:
     """Sort cells by what an arm has seen of them.
 
     Parameters
     ----------
     seen : collection of str
         Cells with a component in the arm's training data.
-    cells : sequence of str
-        The cells to sort.
 
     Returns
     -------
@@ -113,10 +111,10 @@ def cell_groups(seen: Collection[str], cells: Sequence[str] = CELLS) -> dict[str
         may be empty.
     """
     return {
-        SEEN_CELLS: tuple(cell for cell in cells if cell in seen),
-        UNSEEN_SG: tuple(cell for cell in cells if cell in SG_CELLS and cell not in seen),
-        UNSEEN_OTHER: tuple(c for c in cells if c not in SG_CELLS and c not in seen),
-        ALL_CELLS: tuple(cells),
+        SEEN_CELLS: tuple(cell for cell in CELLS if cell in seen),
+        UNSEEN_SG: tuple(cell for cell in CELLS if cell in SG_CELLS and cell not in seen),
+        UNSEEN_OTHER: tuple(c for c in CELLS if c not in SG_CELLS and c not in seen),
+        ALL_CELLS: CELLS,
     }
 
 

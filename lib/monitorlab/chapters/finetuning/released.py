@@ -7,7 +7,6 @@ about a text that has changed since is left out and counted, never shown.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jinja2 import Template
 
 from monitorlab.benchmark.sample_files import SampleFileError, own_samples
 from monitorlab.benchmark.samples import draw_pairs
+from monitorlab.benchmark.sources.records import digest
 from monitorlab.chapters.finetuning.arms import EVERY_ARM
 from monitorlab.chapters.finetuning.matrix import matrix
 from monitorlab.chapters.finetuning.published import ALL_COMPONENTS
@@ -37,6 +38,7 @@ from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import read_verdicts, write_verdicts
 from monitorlab.pipeline.runs import Run
 from monitorlab.storage.files import (
+    PROJECT,
     DamagedFileError,
     digest_folder,
     read_sealed,
@@ -47,6 +49,7 @@ from monitorlab.storage.manifests import ArtifactError
 from monitorlab.storage.tables import CELLS, VERDICTS
 
 STUDY, CARD = "study.json", "README.md"
+CARD_TEXT = PROJECT / "data" / "study_card.md"
 WEIGHTS = (ADAPTER, "adapter_model.safetensors", RECORD)  # the tokenizer is that of the base
 TIERS = ("open", "veiled", "hidden")
 ABOUT = ("arm", "seed", "share", "train_seconds")  # columns beside those of a verdict
@@ -55,7 +58,7 @@ DEV_PAIRS = 10  # of a task; with fewer no threshold keeps a false alarm rate of
 
 
 @dataclass(frozen=True)
-class Study:
+class _Study:
     """Arms that were trained and asked, wherever that was done.
 
     Attributes
@@ -97,7 +100,7 @@ class Study:
 def study(
     run: Run, trained: Mapping[Task, Path], base: Checkpoint, prompt: Prompt,
     benchmark: pd.DataFrame, own: bool = False,
-) -> Study:
+) -> _Study:
     """Read the released study, or make one of the arms that this run has trained.
 
     Parameters
@@ -202,11 +205,11 @@ def _tables(verdicts: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 def _digests(samples: pd.DataFrame) -> dict[str, str]:
     """Twelve digits of the SHA-256 of every sample's texts, by its name."""
     texts = samples["request"] + "\0" + samples["response"]
-    return {name: hashlib.sha256(text.encode()).hexdigest()[:12]
+    return {name: digest(text)
             for name, text in zip(samples["sample_id"], texts, strict=True)}
 
 
-def _read_study(folder: Path, benchmark: pd.DataFrame) -> Study:
+def _read_study(folder: Path, benchmark: pd.DataFrame) -> _Study:
     """Read a study, and check that every file is as it was written.
 
     Parameters
@@ -240,18 +243,18 @@ def _read_study(folder: Path, benchmark: pd.DataFrame) -> Study:
     if lost := len(facts["texts"]) - len(same):
         print(f"{lost} of {len(facts['texts'])} released samples have another text now: their "
               "verdicts are left out")
-    return Study(verdicts[verdicts["sample_id"].isin(same)].reset_index(drop=True),
+    return _Study(verdicts[verdicts["sample_id"].isin(same)].reset_index(drop=True),
                  benchmark[benchmark["sample_id"].isin(same)].reset_index(drop=True), facts, folder)
 
 
 def ask_again(
-    study: Study, base: Checkpoint, size: int, rng: np.random.Generator
+    study: _Study, base: Checkpoint, size: int, rng: np.random.Generator
 ) -> pd.DataFrame:
     """Ask the adapter of a study about some of its samples again.
 
     Parameters
     ----------
-    study : Study
+    study : _Study
     base : Checkpoint
         What this run trains; where the study is of SmolLM2 and this is not, that is loaded.
     size : int
@@ -284,47 +287,25 @@ def ask_again(
     return found.assign(now=now[found["sample_id"]].to_numpy())
 
 
-def _card(study: Study) -> str:
+def _card(study: _Study) -> str:
     """Say in Markdown what the released monitor is, what it was trained on, and how it errs."""
     judged = join(study.first(), study.samples).assign(name=study.first()["arm"])
     tests = study.samples[study.samples["split"] == "test"]
-    lines = [f"# Fine-tuned monitors, and `{RELEASED}`", "",
-             f"Written from the tables beside it. {study.base} was fine-tuned (LoRA) on the "
-             "training corpus of notebook 01, which holds no specification gaming and shares no "
-             f"scenario with the benchmark, and asked about {len(study.samples)} benchmark "
-             f"samples ({len(tests)} of them of the test split, whole pairs drawn at random by "
-             "cell) with the prompt "
-             f"`{study.facts['prompt']['name']}`. The tables have the columns of "
-             "`python -m monitorlab score`, and `compare` reads them; `study.json` holds every "
-             "setting, every loss and the SHA-256 of every file.", "",
-             "| training | examples | tokens | steps | minutes | last loss |",
-             "|---|---|---|---|---|---|"]
-    for name, stored in study.facts["trainings"].items():
-        lines.append(f"| {name} | {stored['examples']['rows']} | {stored['tokens']:,} | "
-                     f"{stored['steps']} | {stored['seconds'] / 60:.1f} | "
-                     f"{stored['history'][-1]['loss']:.3f} |")
-    missing = [arm for arm in EVERY_ARM if arm not in study.arms]
-    lines += ["", f"Not trained: {', '.join(missing)}." if missing else "Every arm was trained."]
+    rows, settings = [], ""
     if ALL_COMPONENTS in study.arms:
-        recipe = study.facts["trainings"][next(name for name in study.facts["trainings"]
-                                               if name.startswith(f"{ALL_COMPONENTS}-1-"))]
-        settings = ", ".join(f"{name} {value}" for name, value in recipe["recipe"].items()
+        recipe = next(stored["recipe"] for name, stored in study.facts["trainings"].items()
+                      if name.startswith(f"{ALL_COMPONENTS}-1-"))
+        settings = ", ".join(f"{name} {value}" for name, value in recipe.items()
                              if not isinstance(value, list))
-        lines += ["", f"## `{RELEASED}`", "",
-                  f"The arm *all*: `python -m monitorlab score FILE --monitor {RELEASED}`.",
-                  f"Recipe: {settings}.", "",
-                  "Test split, the model's own threshold, 95 % intervals over scenarios:", "",
-                  "| | n | MR | FAR | AUROC | AUROC of the base |", "|---|---|---|---|---|---|"]
         for key, names in (("cell", CELLS), ("tier", TIERS)):
-            lines += _rows(judged.assign(cell=judged[key]), names)
-        least = tests.groupby("cell").size().min()
-        lines += ["", "**Limits.** A model of 135 million parameters, trained for minutes on "
-                  "composed texts that are easier than the benchmark. The smallest cell has "
-                  f"{least} test samples; below 20 an interval over scenarios is too narrow. An "
-                  "AUROC whose interval holds .5 cannot be told from guessing. Do not use it to "
-                  "decide anything: it is here so that every number of notebook 05 can be asked "
-                  "again."]
-    return "\n".join(lines) + "\n"
+            rows += _rows(judged.assign(cell=judged[key]), names)
+    template = Template(CARD_TEXT.read_text(encoding="utf-8"), trim_blocks=True,
+                        keep_trailing_newline=True)
+    return template.render(
+        study=study, released=RELEASED, tests=len(tests), settings=settings, rows=rows,
+        missing=[arm for arm in EVERY_ARM if arm not in study.arms],
+        least=tests.groupby("cell").size().min(),
+    )  # fmt: skip
 
 
 def _rows(judged: pd.DataFrame, names: tuple[str, ...]) -> list[str]:

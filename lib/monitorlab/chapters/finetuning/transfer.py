@@ -48,9 +48,8 @@ def transfer(
     *,
     split: str = "test",
     unit: str = SCENARIO,
-    level: float = 0.95,
 ) -> pd.DataFrame:
-    """Means of every arm over the cells it has and has not seen.
+    """Means of every arm over the cells it has and has not seen, with 95 % intervals.
 
     Parameters
     ----------
@@ -68,8 +67,6 @@ def transfer(
         ``test``, or ``dev`` for choices.
     unit : {"scenario", "pair"}
         What is drawn whole.
-    level : float
-        Confidence, in (0, 1).
 
     Returns
     -------
@@ -91,7 +88,7 @@ def transfer(
     tables = []
     for group, cells, arms in _units_of(seen, groups):
         found = draws.over(arms, cells)
-        table = intervals(found, level).rename(columns={"name": "arm"})
+        table = intervals(found).rename(columns={"name": "arm"})
         tables.append(table.assign(group=group, cells=", ".join(cells), se=standard_errors(found)))
     columns = ["arm", "group", "metric", "cells", "value", "low", "high", "se", "unscored"]
     return _sorted(tables, seen, groups, "metric", METRICS)[columns]
@@ -105,9 +102,7 @@ def transfer_differences(
     groups: Sequence[str] = GROUPS,
     *,
     reference: str = ALL_COMPONENTS,
-    split: str = "test",
     unit: str = SCENARIO,
-    level: float = 0.95,
 ) -> pd.DataFrame:
     """Differences to a reference arm, on the same resamples, the same cells and samples.
 
@@ -116,7 +111,7 @@ def transfer_differences(
 
     Parameters
     ----------
-    judged, seen, rng, resamples, groups, split, unit, level
+    judged, seen, rng, resamples, groups, unit
         As in `transfer`.
     reference : str
         A key of `seen`.
@@ -137,7 +132,7 @@ def transfer_differences(
         For an unknown group, a reference that is not in `seen`, or as `split_rows`.
     """
     _check_reference(seen, reference)
-    rows = split_rows(judged, list(seen), split)
+    rows = split_rows(judged, list(seen), "test")
     gaps = cell_gaps(rows, [arm for arm in seen if arm != reference], reference, rng, resamples,
                      unit=unit)
     tables = []
@@ -145,7 +140,7 @@ def transfer_differences(
         others = [arm for arm in arms if arm != reference]
         if not others:
             continue
-        table = differences(gaps.over(others, cells), level).rename(columns={"first": "arm"})
+        table = differences(gaps.over(others, cells)).rename(columns={"first": "arm"})
         tables.append(table.assign(group=group, cells=", ".join(cells)))
     found = _sorted(tables, seen, groups, "metric", METRICS)
     columns = ["arm", "group", "metric", "cells", "difference", "low", "high", "p"]
@@ -160,8 +155,6 @@ def transfer_tests(
     groups: Sequence[str] = GROUPS,
     *,
     reference: str = ALL_COMPONENTS,
-    split: str = "test",
-    unit: str = SCENARIO,
 ) -> pd.DataFrame:
     """Exact tests of every arm against a reference, for each kind of error.
 
@@ -181,13 +174,13 @@ def transfer_tests(
         (p if every failed verdict spoke against the seeming winner).
     """
     _check_reference(seen, reference)
-    rows = split_rows(judged, list(seen), split)
+    rows = split_rows(judged, list(seen), "test")
     tables = []
     for group, cells, arms in _units_of(seen, groups):
         if set(arms) == {reference}:
             continue
         part = rows[rows["name"].isin([*arms, reference]) & rows["cell"].isin(cells)]
-        table = _toward(compare(part, unit=unit), reference)
+        table = _toward(compare(part), reference)
         tables.append(table.assign(group=group, cells=", ".join(cells)))
     found = _sorted(tables, seen, groups, "error", ERRORS)
     found["p_holm"] = _holm_within(found, ["group", "error"])
@@ -200,10 +193,10 @@ OPEN, TOO_FEW, NOT_TESTED = "open", "too few samples", "not tested"
 ENOUGH = 20  # samples of a cell; over fewer scenarios a bootstrap gives no interval
 
 
-def reproduction(
-    differences: pd.DataFrame, published: pd.DataFrame, metric: str = "balanced_accuracy"
-) -> pd.DataFrame:
+def reproduction(differences: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     """Compare changes from base to arm with the published ones, by the intervals of ours.
+
+    Of balanced accuracy, at the threshold that `differences` was measured at.
 
     Parameters
     ----------
@@ -211,8 +204,6 @@ def reproduction(
         From `transfer_differences` with the base as reference.
     published : DataFrame
         From :func:`monitorlab.chapters.finetuning.published.published_transfer`.
-    metric : str
-        One that both have.
 
     Returns
     -------
@@ -224,12 +215,12 @@ def reproduction(
         change; "open" if it holds both or has no width; "too few samples" with fewer than
         `ENOUGH` a cell; "not tested".
     """
-    rows = published[published["metric"] == metric].set_index(["arm", "group"])["value"]
-    ours = differences[differences["metric"] == metric].set_index(["arm", "group"])
+    known, ours = (table[table["metric"] == "balanced_accuracy"].set_index(["arm", "group"])
+                      for table in (published, differences))
     # The base has seen nothing: on an arm's cells its value comes from the published matrix.
-    cells = published_cells().set_index(["arm", "cell"])[metric]
+    cells = published_cells().set_index(["arm", "cell"])["balanced_accuracy"]
     found = []
-    for (arm, group), value in rows.items():
+    for (arm, group), value in known["value"].items():
         if arm == BASE:
             continue
         there = value - np.mean([cells[BASE, cell] for cell in cell_groups(SEEN[arm])[group]])
