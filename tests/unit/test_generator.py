@@ -16,9 +16,9 @@ from monitorlab.benchmark.sources.generator import (
     NO_JUDGE,
     NOT_ASKED,
     UNCLEAR,
+    Construction,
     Question,
     QuestionError,
-    _Construction,
     construct,
     load_questions,
 )
@@ -82,14 +82,14 @@ def question(name: str, own: bool = True) -> Question:
 def run(
     folder: Path, answers: Mapping[str, Sequence[str]], tries: int = 5, name: str = "scripted",
     max_calls: int = 0, judge: Scripted | None = None,
-) -> tuple[_Construction, Scripted]:  # fmt: skip
+) -> tuple[Construction, Scripted]:  # fmt: skip
     model = Scripted({f"ask {key}": list(values) for key, values in answers.items()}, name)
     questions = [question(key, judge is None) for key in answers]
     return construct(questions, model, folder / "deep" / "store.jsonl", tries, judge,
                      max_calls), model
 
 
-def reason(made: _Construction, name: str = "q") -> str:
+def reason(made: Construction, name: str = "q") -> str:
     return str(made.dropped.set_index("question").loc[name, "reason"])
 
 

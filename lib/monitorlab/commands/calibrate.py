@@ -310,8 +310,8 @@ def _choose(part: Trajectories, units: IntArray, plan: Plan) -> tuple[Statistic,
     )
     measured = found.pivot(index="split", columns="method", values=plan.objective)
     gain = OBJECTIVES[plan.objective] * measured.sub(measured[CANDIDATES[0].name], axis=0)
-    clear = gain.mean()[gain.mean() > gain.std()].drop([one.name for one in TRIVIAL],
-                                                       errors="ignore")
+    own = gain.drop(columns=[one.name for one in TRIVIAL])
+    clear = own.mean()[own.mean() > own.std()]
     name = default if plan.statistic or not len(clear) else str(clear.idxmax())
     means = found.groupby("method")[["far", "power", "restricted_delay"]].mean()
     table = means.loc[[one.label for one in methods]].reset_index(names="statistic")

@@ -15,9 +15,9 @@ from monitorlab import __version__
 from monitorlab.benchmark.sources.generator import (
     PAIRS,
     TRIES,
+    Construction,
     Question,
     QuestionError,
-    _Construction,
     construct,
     load_questions,
 )
@@ -45,7 +45,7 @@ def construct_pairs(
     max_calls: int = 0,
     seed: int = 2026,
     report: Callable[[str], object] = lambda words: None,
-) -> _Construction:
+) -> Construction:
     """Ask a model, judge its answers, and write the pairs with their manifest.
 
     The samples have no column split, so that whoever takes them deals scenarios to dev and test.

@@ -81,7 +81,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class _Construction:
+class Construction:
     """What came out.
 
     Attributes
@@ -106,7 +106,7 @@ def construct(
     tries: int = TRIES,
     judge: Monitor | None = None,
     max_calls: int = 0,
-) -> _Construction:
+) -> Construction:
     """Build pairs from questions with a model.
 
     Each round asks every question once that has no pair yet.
@@ -129,7 +129,7 @@ def construct(
 
     Returns
     -------
-    _Construction
+    Construction
         Pairs, and the reason for every question that was dropped. An answer that was cut off
         counts only where the question has a judge of its own and the answer is clear by then.
 
@@ -181,7 +181,7 @@ def construct(
                         reasons.get(question.id, reason)))
     samples = pd.DataFrame(rows, columns=SAMPLES.columns)
     columns = ["question", "source", "cell", "tries", "reason"]
-    return _Construction(samples, pd.DataFrame(dropped, columns=columns), calls)
+    return Construction(samples, pd.DataFrame(dropped, columns=columns), calls)
 
 
 def _found(name: str, verdicts: Mapping[tuple[str, int], tuple[str, str]]) -> dict[str, str]:

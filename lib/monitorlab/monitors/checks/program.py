@@ -292,9 +292,8 @@ class ProgramChecks(ComputingMonitor):
         found = {name: _run(check, new) for name, check in self.checks.items()} if new else {}
         made = {sample: self._verdict({name: results[i] for name, results in found.items()})
                 for i, sample in enumerate(new)}
-        known = self._known | made
         self._known.update((s, made[s]) for s in made if made[s].status != ERROR)
-        return [known[sample] for sample in samples]
+        return [made[s] if s in made else self._known[s] for s in samples]
 
     def _verdict(self, results: Mapping[str, Finding | Exception | None]) -> Verdict:
         broken = [f"{name} broke: {type(result).__name__}: {result}"
