@@ -21,6 +21,7 @@ from monitorlab.chapters.finetuning.released import (
     study,
 )
 from monitorlab.chapters.finetuning.train_arms import plan_tasks, train
+from monitorlab.finetuning.saved import load_finetuned
 from monitorlab.models.smollm2 import smollm2_installed
 from monitorlab.monitors.build import RELEASED, released_folder
 from monitorlab.monitors.monitor import MonitorError
@@ -72,6 +73,11 @@ def test_a_study_is_read_back_as_it_was_made(made: released._Study) -> None:
     assert len(facts) == 3 and all(one["steps"] > 0 for one in facts.values())
     assert made.facts["prompt"] == {"name": "short", "sha256": PROMPT.digest}
     assert str(made.folder.parent) not in (made.folder / STUDY).read_text()
+
+
+def test_the_adapter_of_a_study_can_be_asked_again(made: released._Study) -> None:
+    adapted = load_finetuned(made.folder / "all", make_base())  # its tokenizer is the base's
+    assert adapted.identity["adapter"]["name"] == "all"
 
 
 def test_the_card_says_what_was_trained_and_what_was_not(made: released._Study) -> None:

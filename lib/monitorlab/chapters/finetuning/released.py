@@ -182,9 +182,14 @@ def _write(
             write_verdicts(part[VERDICTS.columns].reset_index(drop=True), temporary / f"{name}.csv")
         for task, place in trained.items():
             if (task.arm.name, task.share) == (ALL_COMPONENTS, 1.0):
-                (temporary / ALL_COMPONENTS).mkdir(exist_ok=True)
+                kept = temporary / ALL_COMPONENTS
+                kept.mkdir(exist_ok=True)
                 for name in WEIGHTS:
-                    shutil.copyfile(place / name, temporary / ALL_COMPONENTS / name)
+                    shutil.copyfile(place / name, kept / name)
+                record = read_training(place)
+                record["files"] = {name: record["files"][name] for name in WEIGHTS
+                                   if name != RECORD}  # what a reader looks for
+                (kept / RECORD).write_text(sealed_json(record), encoding="utf-8")
         facts = {"base": dict(base.identity), "prompt": {"name": prompt.name,
                                                          "sha256": prompt.digest},
                  "tables": {name: part[list(ABOUT)].iloc[0].to_dict()
