@@ -75,7 +75,9 @@ def test_level_outside_the_open_interval_is_refused(level):
         check_level(level)
 
 
-def test_counts_and_losses_must_be_in_range():
+def test_counts_must_be_whole_and_losses_in_range():
+    with pytest.raises(TypeError, match="integer"):
+        eta_from_agreement(0.5, 10)
     with pytest.raises(ValueError, match="11 disagreements on 10 samples"):
         eta_from_agreement(11, 10)
     with pytest.raises(ValueError, match="n of at least 1"):

@@ -11,6 +11,7 @@ eta0 the share of samples labelled benign that misbehave. Two answers:
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -284,7 +285,7 @@ def eta_from_agreement(disagreements: int, n: int, delta: float = 0.05) -> float
     float
         In (0, 1].
     """
-    if not 0 <= disagreements <= n or n < 1:
+    if operator.index(disagreements) not in range(n + 1) or n < 1:
         raise ValueError(f"{disagreements} disagreements on {n} samples, expected 0 to n of at "
                          "least one")
     if disagreements == n:
