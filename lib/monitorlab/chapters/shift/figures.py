@@ -76,7 +76,7 @@ def plot_kept(kept: pd.DataFrame, level: float, title: str) -> Figure:
                         marker=marker, linestyle="none", label=way)
         if measure == "far":
             ax.axvline(level, color=GREY, linestyle="--", label="level")
-        ax.set_xlim(left=0)
+        ax.set_xlim(0, ax.get_xlim()[1] + 0.02)  # a mark at 1 is whole
         ax.set_xlabel(label)
     axes[0, 0].set_yticks(range(len(changes)), changes)
     axes[0, 0].set_ylim(len(changes) - 0.5, -0.5)
