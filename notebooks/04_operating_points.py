@@ -552,8 +552,11 @@ display.table(priced[columns], decimals=2, caption="Free verdicts; an abstention
 #
 # A cascade asks a cheap monitor first, and an expensive one only where the cheap score is near
 # its threshold. Here both are recorded judges, priced as if a verdict of one cost 2 cents, and of
-# the other a twentieth of that. How near is near enough is chosen on dev, and errors and cost are
-# measured on test.
+# the other a twentieth of that. How near is near enough is chosen on dev, by the rule that bounded
+# false alarms above. With 99 dev scenarios of a class, of which 9 would be escalated, it counts
+# $(9 + 1) / (99 + 1)$, one in ten. Both classes are weighed by the base rate, and new scenarios are
+# then escalated at most as often as the budget says, on average. Errors and cost are measured on
+# test.
 
 # %%
 if len(judge_verdicts):
@@ -575,7 +578,7 @@ if len(judge_verdicts):
 
 # %% [markdown]
 # In both panels the share of transcripts that the expensive judge sees grows from left to right,
-# and lower is better. The cheap judge decides alone at the left end and the expensive one at the
+# and lower is better. The share is the one found on test, which chance can put above a budget. The cheap judge decides alone at the left end and the expensive one at the
 # right end, so look whether some share between them is better than both.
 
 # %% [markdown]

@@ -254,6 +254,11 @@ tasks += [
     for number in range(1, sizes.seeds)
     for task in chapter.plan_tasks(run, ["all"], corpus, base, prompt, repetition=number)
 ]
+tasks += [
+    task
+    for arm, times in ({} if SAMPLES_FILE else sizes.longer).items()
+    for task in chapter.plan_tasks(run, [arm], corpus, base, prompt, share=times)
+]
 display.table(chapter.task_table(tasks), caption="What is trained in this run")
 
 # %% [markdown]
@@ -597,6 +602,25 @@ display.table(pd.DataFrame(grown), decimals=2, caption="AUROC of all, by share o
 # The intervals are about other test scenarios. How far rows of one share lie apart is the noise of
 # training, which no interval from one training holds. More data helps where the rows of larger
 # shares lie higher by more than that.
+
+# %% [markdown]
+# A budget that is spent on seven arms is small for each. So one arm also learned from several times
+# the samples, and was asked about every test sample of the open tier in its own cells, with the
+# base beside it. If easy training helps anywhere, it should help there first. The row on unseen SG
+# stands beside it, and comes from the samples of the figures above.
+
+# %% tags=["nbval-ignore-output"]
+grown = chapter.transfer.longer(
+    study.opened, study.longer(), run.rng("longer"), sizes.resamples
+)
+shown = display.spans(grown, ["difference"], decimals=3).drop(columns="outcome")
+display.table(shown, decimals=3, caption="AUROC of a longer training beside the base")
+for row in grown.to_dict("records"):
+    display.say(
+        "{arm} minus base, {where}, {n} samples: {difference:+.3f} in AUROC ({low:+.3f} to "
+        "{high:+.3f}). {outcome}",
+        **row,
+    )
 
 # %% [markdown]
 # ## The method happens here: a loss over pairs

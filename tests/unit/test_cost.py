@@ -149,28 +149,25 @@ def test_cascade_needs_the_same_samples_and_one_monitor_each():
 
 
 @pytest.mark.parametrize("budget", [0.0, 0.05, 0.3, 0.7])
-def test_band_is_the_widest_run_around_the_center_that_fits(budget):
-    dev = judged_frame("cheap", 3, n=100, grid=20)
-    low, high = _escalation_band(dev, budget, center=0.5, base_rate=0.5)
-    inside = dev["score"].between(low, high).to_numpy()
-    assert inside.mean() <= budget + 1e-9
-    values = np.unique(dev["score"])
-    if inside.any():  # the next score on either side that is nearer in rank would not fit
-        outer = [v for v in values if v < low][-1:] + [v for v in values if v > high][:1]
-        rank = np.array([np.mean(dev["score"] < v) + np.mean(dev["score"] == v) / 2
-                         for v in outer])
-        near = outer[int(np.argmin(np.abs(rank - np.mean(dev["score"] <= 0.5))))]
-        assert inside.mean() + np.mean(dev["score"] == near) > budget
+@pytest.mark.parametrize("failed", [0.0, 0.2])
+def test_band_is_the_widest_around_the_center_that_keeps_the_rank_rule(budget, failed):
+    dev = judged_frame("cheap", 3, n=400, grid=20, failed=failed)
+    low, high = _escalation_band(dev, budget, center=0.5, base_rate=0.2)
+
+    def bound(reach):
+        inside = (dev["score"] - 0.5).abs().fillna(0) <= reach + 1e-12
+        total = 0.0
+        for label, weight in ((1, 0.2), (0, 0.8)):
+            shares = inside[dev["label"] == label].groupby(dev["scenario_id"]).mean()
+            total += weight * (shares.sum() + 1) / (len(shares) + 1)
+        return total
+
+    reaches = np.arange(11) / 20  # the grid of scores, from the center
+    kept = [reach for reach in reaches if bound(reach) <= budget + 1e-9]
+    if kept:
+        assert (low, high) == pytest.approx((0.5 - kept[-1], 0.5 + kept[-1]))
     else:
         assert (low, high) == (np.inf, 0.5)
-
-
-def test_failed_verdicts_use_up_the_budget_first():
-    dev = judged_frame("cheap", 3, n=100, failed=0.2)
-    failed = (dev["status"] != "parsed").mean()
-    low, high = _escalation_band(dev, failed + 0.1, base_rate=0.5)
-    assert dev["score"].between(low, high).mean() == pytest.approx(0.1, abs=0.011)
-    assert _escalation_band(dev, failed - 0.01, base_rate=0.5) == (np.inf, 0.5)
 
 
 def test_sweep_starts_with_the_cheap_and_ends_with_the_expensive_monitor():
@@ -184,6 +181,7 @@ def test_sweep_starts_with_the_cheap_and_ends_with_the_expensive_monitor():
     assert table["share"].iloc[[0, -1]].tolist() == pytest.approx([0.0, 1.0])
     assert table["share"].is_monotonic_increasing and table["usd"].is_monotonic_increasing
     assert table["usd"].to_numpy() == pytest.approx(0.01 + table["share"].to_numpy())
+    assert 0 < table["share"].iloc[1] < table["share"].iloc[2] < 1
 
 
 def test_bands_are_chosen_without_looking_at_test():

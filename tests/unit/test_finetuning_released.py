@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from finetuning_cases import PROMPT, make_base, make_samples
+from sklearn.metrics import roc_auc_score
 
 from monitorlab import build_monitor, load_benchmark, score
 from monitorlab.chapters.finetuning import released
+from monitorlab.chapters.finetuning.published import UNSEEN_SG
 from monitorlab.chapters.finetuning.released import (
     CARD,
     STUDY,
@@ -21,6 +23,7 @@ from monitorlab.chapters.finetuning.released import (
     study,
 )
 from monitorlab.chapters.finetuning.train_arms import plan_tasks, train
+from monitorlab.chapters.finetuning.transfer import OWN_OPEN, longer
 from monitorlab.finetuning.saved import load_finetuned
 from monitorlab.models.smollm2 import smollm2_installed
 from monitorlab.monitors.build import RELEASED, released_folder
@@ -57,7 +60,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> released._Study:
         base, corpus = make_base(), make_samples(12).assign(component="spv_code")
         tasks = plan_tasks(run, ["spv_code"], corpus, base, PROMPT)
         tasks += [replace(task, arm=replace(task.arm, name="all")) for task in tasks]
-        tasks += [replace(tasks[1], share=0.5)]
+        tasks += [replace(tasks[1], share=0.5), replace(tasks[0], share=2.0)]
         trained = train(run, tasks, base, [])
         return study(run, trained, base, PROMPT, make_benchmark())
 
@@ -66,13 +69,30 @@ def test_a_study_is_read_back_as_it_was_made(made: released._Study) -> None:
     assert made.arms == ["base", "spv_code", "all"]
     assert made.base == "tiny"
     assert made.samples.groupby(["cell", "split"]).size().unstack().eq(4).all(axis=None)
-    assert len(made.verdicts) == 4 * len(made.samples)
+    assert len(made.verdicts) == 5 * len(made.samples)
     assert len(made.first()) == 3 * len(made.samples)
     assert {path.name for path in (made.folder / "all").iterdir()} == set(released.WEIGHTS)
     facts = made.facts["trainings"]
-    assert len(facts) == 3 and all(one["steps"] > 0 for one in facts.values())
+    assert len(facts) == 4 and all(one["steps"] > 0 for one in facts.values())
     assert made.facts["prompt"] == {"name": "short", "sha256": PROMPT.digest}
     assert str(made.folder.parent) not in (made.folder / STUDY).read_text()
+
+
+def test_an_arm_that_learned_from_more_stands_beside_the_base(made: released._Study) -> None:
+    opened = made.opened
+    assert set(opened["name"]) == {"base", "spv_code"}
+    assert set(opened["cell"]) == {"spv_code"} and set(opened["tier"]) == {"open"}
+    assert set(opened["split"]) == {"test"} and opened.groupby("name").size().eq(4).all()
+    table = longer(opened, made.longer(), np.random.default_rng(0), 50).set_index("where")
+    for where, rows in ((OWN_OPEN, opened), (UNSEEN_SG, made.longer())):
+        rows = rows[rows["cell"].str.startswith("spv_code" if where == OWN_OPEN else "sg")]
+        areas = rows[rows["split"] == "test"].groupby(["name", "cell"])[["label", "score"]].apply(
+            lambda part: roc_auc_score(part["label"], part["score"])).groupby("name").mean()
+        assert table.loc[where, "auroc"] == pytest.approx(areas["spv_code"])
+        assert table.loc[where, "base"] == pytest.approx(areas["base"])
+        assert table.loc[where, "difference"] == pytest.approx(areas["spv_code"] - areas["base"])
+    assert "| spv_code | own cells, open tier | 4 |" in (made.folder / CARD).read_text()
+    assert longer(opened.head(0), opened.head(0), np.random.default_rng(0)).empty
 
 
 def test_the_adapter_of_a_study_can_be_asked_again(made: released._Study) -> None:
@@ -107,7 +127,8 @@ def test_verdicts_about_other_texts_are_left_out(
     name = made.samples["sample_id"].iloc[0]
     benchmark.loc[benchmark["sample_id"] == name, "response"] += "!"
     found = _read_study(made.folder, benchmark)
-    assert f"1 of {len(made.samples)} released samples have another text" in capsys.readouterr().out
+    said, total = capsys.readouterr().out, len(made.facts["texts"])
+    assert f"1 of {total} released samples have another text" in said
     assert name not in set(found.verdicts["sample_id"]) | set(found.samples["sample_id"])
     assert len(found.samples) == len(made.samples) - 1
 
@@ -129,7 +150,8 @@ def shipped() -> released._Study:
 
 def test_the_released_card_is_that_of_the_tables(shipped: released._Study) -> None:
     assert (shipped.folder / CARD).read_text(encoding="utf-8") == _card(shipped)
-    assert len(shipped.samples) == len(shipped.facts["texts"]), "a text changed since"
+    known = {*shipped.samples["sample_id"], *shipped.opened["sample_id"]}
+    assert known == set(shipped.facts["texts"]), "a text changed since"
 
 
 def test_the_released_adapter_gives_the_released_scores(shipped: released._Study) -> None:
@@ -138,7 +160,8 @@ def test_the_released_adapter_gives_the_released_scores(shipped: released._Study
     assert (shipped.folder / "all" / "adapter_model.safetensors").stat().st_size < 10_000_000
     monitor = build_monitor(RELEASED)
     assert monitor.name == RELEASED
-    given = shipped.verdicts[shipped.verdicts["arm"] == "all"].sample(2, random_state=5)
+    given = shipped.first()
+    given = given[given["arm"] == "all"].sample(2, random_state=5)
     now = score(monitor, given[["sample_id"]].merge(shipped.samples, on="sample_id"))
     now = now.set_index("sample_id")["score"][given["sample_id"]].to_numpy()
     assert now == pytest.approx(given["score"].to_numpy(), abs=0.001)

@@ -133,14 +133,14 @@ def test_lines_say_how_far_it_is_where_no_bar_shows(
     said: list[str] = []
     finetune(base, examples, recipe(max_steps=4), tmp_path / "out", title="tiny",
              report=said.append, save_steps=3)
-    assert said[0] == "tiny: 4 steps of up to 4 samples, a checkpoint every 3"
+    assert said[0] == "tiny: 4 steps of up to 4 samples, a checkpoint every 1"
     assert re.fullmatch(r"tiny: step 1 of 4 after \d+ s, about \d+ s left", said[1])
     assert re.fullmatch(r"tiny: step 4 of 4 after \d+ s", said[-1])
 
     monkeypatch.setattr("monitorlab.finetuning.train.PAUSE", 0.0)
     said.clear()
     finetune(base, examples, recipe(max_steps=4), tmp_path / "each", title="tiny",
-             report=said.append, save_steps=4)
+             report=said.append)
     assert said[0].endswith("no checkpoint before the end") and len(said) == 5
     assert capfd.readouterr() == ("", "")
     assert [_minutes(t) for t in (0.4, 89, 90, 3599, 12_000)] == [
@@ -197,10 +197,10 @@ def test_an_interrupted_training_ends_with_the_same_weights(
         finetune(base, examples, settings, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
     partial = partial_folder(tmp_path / "out")
-    assert last_checkpoint(partial, 1) == partial / "checkpoint-3"
-    half = shutil.copytree(partial / "checkpoint-3", partial / "checkpoint-4")
+    assert last_checkpoint(partial, 1) == partial / "checkpoint-4"
+    half = shutil.copytree(partial / "checkpoint-4", partial / "checkpoint-5")
     (half / "trainer_state.json").write_text("{")  # killed while it was written
-    assert last_checkpoint(partial, 1) == partial / "checkpoint-3"
+    assert last_checkpoint(partial, 1) == partial / "checkpoint-4"
 
     seen: list[Any] = []
     collate = Collator.__call__

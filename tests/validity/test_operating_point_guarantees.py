@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from monitorlab.evaluation.cost import _escalation_band
 from monitorlab.evaluation.operating_points import (
     CALIBRATORS,
     FAILED_SCORE,
@@ -28,7 +29,7 @@ from monitorlab.evaluation.operating_points import (
 from monitorlab.statistics.thresholds import calibrate
 
 CHANCE = 1e-5
-REPLICATIONS = 200
+REPLICATIONS = 120
 LEVELS = (0.05, 0.1, 0.2)
 SIZES = (24, 120)
 GRID = 10  # tied scores are 0, .1, ..., 1
@@ -270,3 +271,28 @@ def test_resplits_by_scenario_keep_the_level_for_any_population():
                 for unit in ("scenario", "pair")}
         assert rows["scenario"]["mean_far"] <= level + stats.norm.isf(CHANCE) * 0.1 / times**0.5
         assert rows["pair"]["mean_far"] > rows["scenario"]["mean_far"]
+
+
+@pytest.mark.parametrize("budget", [0.1, 0.3])
+def test_a_cascade_escalates_at_most_its_budget_of_new_scenarios(budget):
+    """Samples of a scenario resemble each other; the base rate weighs the classes."""
+    base_rate, scenarios, size = 0.2, 40, 4
+    rng = np.random.default_rng([17, round(10 * budget)])
+    shares = []
+    for _ in range(400):
+        centers = np.repeat(rng.normal(0, 0.2, 2 * scenarios), size)
+        label = np.repeat([0, 1], scenarios * size)
+        scores = np.clip(0.4 + 0.2 * label + centers + rng.normal(0, 0.05, len(label)), 0, 1)
+        frame = pd.DataFrame({
+            "label": label, "score": scores, "status": "parsed", "verdict": scores > 0.5,
+            "sample_id": [f"s{i}" for i in range(len(label))],
+            "scenario_id": [f"c{i // size}" for i in range(len(label))],
+        })
+        new = frame["scenario_id"].isin({"c0", f"c{scenarios}"})  # one of each class
+        low, high = _escalation_band(frame[~new], budget, base_rate=base_rate)
+        inside = frame.loc[new, "score"].between(low, high)
+        by_class = inside.groupby(frame.loc[new, "label"]).mean()
+        shares.append((1 - base_rate) * by_class[0] + base_rate * by_class[1])
+    margin = stats.norm.isf(CHANCE) * np.std(shares, ddof=1) / np.sqrt(len(shares))
+    assert np.mean(shares) <= budget + margin
+    assert np.mean(shares) > budget - 2 / scenarios - margin, "the budget is used"

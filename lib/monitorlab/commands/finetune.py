@@ -52,11 +52,11 @@ class Order:
     forbid : Path or None
         File of samples of whose scenarios nothing may be trained on.
     dtype, device : str
-        Empty takes the recipe's, and a GPU if there is one.
+        Empty takes the faster number format of the device, and a GPU if there is one.
     merge : Path or None
         Folder for adapter and base as one checkpoint.
     save_steps : int
-        Steps between checkpoints to resume from.
+        Steps between checkpoints to resume from; a short training has eight all the same.
 
     Raises
     ------
@@ -101,9 +101,13 @@ def _ordered_recipe(order: Order) -> Recipe:
         An option is unknown (the message names those that exist), of another type, out of range,
         or contradicts another one.
     """
+    from monitorlab.models.loading import fast_dtype
+
     given = split_assignments(order.options)
     if order.dtype and given.setdefault("dtype", order.dtype) != order.dtype:
         raise MonitorError(f"dtype is given twice: {order.dtype} and {given['dtype']}")
+    if not order.dtype:
+        given.setdefault("dtype", fast_dtype(_device(order)))
     recipe = Recipe(**read_settings(settings_of(Recipe), "a recipe", given))
     if order.merge is not None and not recipe.lora_rank:
         raise MonitorError("--merge with lora_rank=0: all weights are trained, so the result is an "
@@ -273,7 +277,6 @@ def finetune_file(order: Order, report: Callable[[str], object]) -> Trained:
         }
         if not sys.stderr.isatty():  # where no bar shows
             shared["report"] = tell
-        _warn_of_slow_format(order, recipe, tell)
         done = _train(order, recipe, train, shared)
         if order.merge is not None and first:
             _merge(order, order.merge)
@@ -328,15 +331,6 @@ def _device(order: Order) -> str:
     if not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "") in ("1", "true"):
         return "cpu"
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-
-
-def _warn_of_slow_format(order: Order, recipe: Recipe, report: Callable[[str], object]) -> None:
-    """Say what to give where the processor does not compute in the recipe's number format."""
-    from monitorlab.models.loading import fast_dtype
-
-    if recipe.lora_rank and recipe.dtype == "bfloat16" and fast_dtype(_device(order)) != "bfloat16":
-        report("this processor does not compute in bfloat16, the recipe's number format, and takes "
-               "several times as long in it: give --dtype float32")
 
 
 def _merge(order: Order, target: Path) -> None:

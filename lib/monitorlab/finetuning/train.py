@@ -75,6 +75,7 @@ from monitorlab.storage.files import (
 
 __all__ = ["LeakError", "Trained", "VerdictTrainer", "finetune", "pair_losses", "reply_loss"]
 
+SAVES = 8  # checkpoints to resume from, at least, of a training that has any
 LOGS = 20  # rows of the history without evaluations
 PAUSE = 60.0  # seconds at least between two lines about a training that no bar shows
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
@@ -115,7 +116,8 @@ def finetune(
     held_out : sequence of Example
         Evaluated every `eval_steps` steps, and at the end.
     eval_steps, save_steps : int
-        Steps between evaluations, and between checkpoints to resume from; 0 for none.
+        Steps between evaluations, and between checkpoints to resume from, of which a short
+        training has eight all the same; 0 for none.
     title : str
         Caption of the progress bar; none is shown if empty.
     report : callable, optional
@@ -198,6 +200,7 @@ def _trainer(
     batches = plan(examples, recipe, int(arguments.world_size))
     arguments.max_steps = steps_of(len(batches), recipe, int(arguments.world_size))
     arguments.warmup_steps = math.ceil(recipe.warmup_share * arguments.max_steps)
+    arguments.save_steps = min(arguments.save_steps, -(-arguments.max_steps // SAVES))
     arguments.logging_steps = eval_steps or max(1, arguments.max_steps // LOGS)
     asked = any(example["verdict_at"] >= 0 for example in [*examples, *held_out])
     shown: list[TrainerCallback] = []

@@ -204,6 +204,9 @@ class Finetuning:
         Trainings of the arm *all*, the first one included.
     shares : tuple of float
         Points of its learning curve, as shares of `samples`, below 1.
+    longer : mapping
+        Arms that are also trained on so many times `samples`, and then asked, as the base is,
+        about all test samples of the open tier in their own cells.
     pairs_per_cell : int
         Test pairs of each cell that are judged, and fewer dev pairs; 0 is all of them.
     resamples : int
@@ -219,6 +222,7 @@ class Finetuning:
     asked_again: int
     seeds: int
     shares: tuple[float, ...]
+    longer: Mapping[str, float]
     pairs_per_cell: int
     resamples: int
 

@@ -193,7 +193,7 @@ def plot_shift(shift: pd.DataFrame, *, title: str = "") -> Figure:
     check_some(shift, "arms")
     cells = [cell for cell in CELL_TITLES if cell in set(shift["cell"])]
     # With one scale for all panels their distances can be compared.
-    fig, axes, drawn, lowest = _panels(len(cells), 2.6)
+    fig, axes, drawn, lowest = _panels(len(cells), 2.75)
     style = _arm_looks(list(dict.fromkeys(shift["arm"])))
     for ax, cell in zip(drawn, cells, strict=True):
         _lines(ax, shift[shift["cell"] == cell], style)

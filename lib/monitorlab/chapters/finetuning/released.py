@@ -20,10 +20,11 @@ from jinja2 import Template
 from monitorlab.benchmark.sample_files import SampleFileError, own_samples
 from monitorlab.benchmark.samples import draw_pairs
 from monitorlab.benchmark.sources.records import digest
-from monitorlab.chapters.finetuning.arms import EVERY_ARM
+from monitorlab.chapters.finetuning.arms import EVERY_ARM, SEEN_BY
 from monitorlab.chapters.finetuning.matrix import matrix
 from monitorlab.chapters.finetuning.published import ALL_COMPONENTS
 from monitorlab.chapters.finetuning.train_arms import Task, ask_arms
+from monitorlab.chapters.finetuning.transfer import longer
 from monitorlab.evaluation.rates import join
 from monitorlab.evaluation.shift import BASE
 from monitorlab.finetuning.record import RECORD, read_training
@@ -52,7 +53,8 @@ STUDY, CARD = "study.json", "README.md"
 CARD_TEXT = PROJECT / "data" / "study_card.md"
 WEIGHTS = (ADAPTER, "adapter_model.safetensors", RECORD)  # the tokenizer is that of the base
 TIERS = ("open", "veiled", "hidden")
-ABOUT = ("arm", "seed", "share", "train_seconds")  # columns beside those of a verdict
+DRAWN, OPENED = "drawn", "open"  # samples of every cell; all of the open tier in an arm's own
+ABOUT = ("arm", "seed", "share", "train_seconds", "asked")  # columns beside those of a verdict
 RESAMPLES = 1000
 DEV_PAIRS = 10  # of a task; with fewer no threshold keeps a false alarm rate of .1
 
@@ -64,9 +66,12 @@ class _Study:
     Attributes
     ----------
     verdicts : DataFrame
-        Schema ``verdicts`` with ``arm``, ``seed``, ``share`` and ``train_seconds``.
+        Schema ``verdicts`` with ``arm``, ``seed``, ``share``, ``train_seconds`` and ``asked``.
     samples : DataFrame
-        Those that were asked about; schema ``samples``.
+        Those that every arm was asked about; schema ``samples``.
+    opened : DataFrame
+        Verdicts and samples of the open tier about which larger trainings were asked, and the
+        base; rows of :func:`monitorlab.evaluation.rates.join`.
     facts : mapping
         Base, prompt, and the record of every training.
     folder : Path
@@ -75,6 +80,7 @@ class _Study:
 
     verdicts: pd.DataFrame = field(repr=False)
     samples: pd.DataFrame = field(repr=False)
+    opened: pd.DataFrame = field(repr=False)
     facts: Mapping[str, Any] = field(repr=False)
     folder: Path
 
@@ -95,6 +101,11 @@ class _Study:
         whole = self.verdicts[self.verdicts["share"].isin([0.0, 1.0])]
         seeds = whole.groupby("arm")["seed"].transform("first")
         return whole[whole["seed"] == seeds].reset_index(drop=True)
+
+    def longer(self) -> pd.DataFrame:
+        """Judged rows of the base and of arms that learned from more than the rest."""
+        found = self.verdicts[~self.verdicts["share"].between(0, 1, inclusive="right")]
+        return join(found, self.samples).assign(name=found["arm"].to_numpy())
 
 
 def study(
@@ -119,8 +130,16 @@ def study(
     if sizes.released and not own:
         return _read_study(released_folder(), benchmark)
     samples = _asked(benchmark, sizes.pairs_per_cell, run.rng("asked"))
+    verdicts = ask_arms(run, trained, base, prompt, samples).assign(asked=DRAWN)
+    if larger := {task: place for task, place in trained.items() if task.share > 1}:
+        cells = {cell for task in larger for cell in SEEN_BY[task.arm.name]}
+        opened = benchmark[(benchmark["split"] == "test") & (benchmark["tier"] == TIERS[0])
+                           & benchmark["cell"].isin(cells)]
+        told = ask_arms(run, larger, base, prompt, opened).assign(asked=OPENED)
+        verdicts = pd.concat([verdicts, told], ignore_index=True)
+        samples = pd.concat([samples, opened]).drop_duplicates("sample_id", ignore_index=True)
     folder = run.folder / "released"
-    _write(folder, ask_arms(run, trained, base, prompt, samples), trained, base, prompt, samples)
+    _write(folder, verdicts, trained, base, prompt, samples)
     return _read_study(folder, benchmark)
 
 
@@ -202,9 +221,10 @@ def _write(
 
 def _tables(verdicts: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Name and rows of every training, as `Task.title` calls it."""
-    return [(BASE if arm == BASE else f"{arm.replace(' ', '_')}-{share:g}-{seed}", part)
-            for (arm, share, seed), part in
-            verdicts.groupby(["arm", "share", "seed"], sort=False)]
+    return [((BASE if arm == BASE else f"{arm.replace(' ', '_')}-{share:g}-{seed}")
+             + (f"-{OPENED}" if asked == OPENED else ""), part)
+            for (arm, share, seed, asked), part in
+            verdicts.groupby(["arm", "share", "seed", "asked"], sort=False)]
 
 
 def _digests(samples: pd.DataFrame) -> dict[str, str]:
@@ -248,8 +268,12 @@ def _read_study(folder: Path, benchmark: pd.DataFrame) -> _Study:
     if lost := len(facts["texts"]) - len(same):
         print(f"{lost} of {len(facts['texts'])} released samples have another text now: their "
               "verdicts are left out")
-    return _Study(verdicts[verdicts["sample_id"].isin(same)].reset_index(drop=True),
-                 benchmark[benchmark["sample_id"].isin(same)].reset_index(drop=True), facts, folder)
+    verdicts = verdicts[verdicts["sample_id"].isin(same)].reset_index(drop=True)
+    drawn, opened = (verdicts[verdicts["asked"] == asked].reset_index(drop=True)
+                     for asked in (DRAWN, OPENED))
+    samples = benchmark[benchmark["sample_id"].isin(drawn["sample_id"])].reset_index(drop=True)
+    return _Study(drawn, samples, join(opened, benchmark).assign(name=opened["arm"]), facts,
+                  folder)
 
 
 def ask_again(
@@ -310,6 +334,7 @@ def _card(study: _Study) -> str:
         study=study, released=RELEASED, tests=len(tests), settings=settings, rows=rows,
         missing=[arm for arm in EVERY_ARM if arm not in study.arms],
         least=tests.groupby("cell").size().min(),
+        longer=longer(study.opened, study.longer(), np.random.default_rng(0), RESAMPLES),
     )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ from monitorlab.pipeline.artifacts import checkpoint, checkpoint_folder
 from monitorlab.pipeline.runs import Run
 from monitorlab.storage.files import digest_json
 
-SAVES = 8  # checkpoints to resume from, per training
+SAVE_STEPS = 100  # between checkpoints to resume from
 RANDOM = "random weights"
 RANDOM_SIZE, PIECES, TEXTS = ModelSize(32, 2, 2), 3000, 300
 
@@ -198,9 +198,8 @@ def _trained(run: Run, task: Task, base: Checkpoint, forbidden: Sequence[str]) -
     stored = checkpoint_folder(run, task.title, decided)
     work = stored.with_name(f"{stored.name}.work")
     if not stored.exists():
-        steps = task.recipe.max_steps or len(task.examples) // task.recipe.batch
         finetune(base, task.examples, task.recipe, work, title=f"training {task.arm.name}",
-                 save_steps=max(1, steps // SAVES), forbidden_scenarios=forbidden,
+                 save_steps=SAVE_STEPS, forbidden_scenarios=forbidden,
                  provenance={"arm": task.arm.name, "share": task.share})
 
     def adopt(folder: Path) -> None:

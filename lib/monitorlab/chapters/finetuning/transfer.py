@@ -19,6 +19,8 @@ from monitorlab.chapters.finetuning.published import (
     ALL_COMPONENTS,
     GROUPS,
     SEEN,
+    SEEN_CELLS,
+    UNSEEN_SG,
     cell_groups,
 )
 from monitorlab.chapters.finetuning.published import published as published_cells
@@ -37,6 +39,7 @@ from monitorlab.evaluation.panel import SCENARIO
 from monitorlab.evaluation.shift import BASE
 
 KNOWN_GROUPS = (*GROUPS, ALL_CELLS)
+OWN_OPEN = "own cells, open tier"
 
 
 def transfer(
@@ -281,6 +284,50 @@ def by_tier(
                 found.append(table)
     nothing = pd.DataFrame(columns=["arm", "group", "tier", "difference", "low", "high"])
     return pd.concat(found, ignore_index=True) if found else nothing
+
+
+def longer(
+    opened: pd.DataFrame, drawn: pd.DataFrame, rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+) -> pd.DataFrame:
+    """AUROC of arms that learned from more than the rest, beside the base on the same samples.
+
+    Parameters
+    ----------
+    opened, drawn : DataFrame
+        Judged rows of the base and of these arms: of the open tier in their own cells, and of the
+        samples that every arm was asked about. Either may be empty.
+    rng : Generator
+        Draws scenarios.
+    resamples : int
+        At least 1.
+
+    Returns
+    -------
+    DataFrame
+        Two rows per arm, own cells and unseen SG: ``arm``, ``where``, ``n`` (samples), ``base`` and
+        ``auroc`` (means over the cells), ``difference`` with ``low`` and ``high`` (95 % over
+        scenarios), and ``outcome``, a sentence that the interval decides. No row without arms.
+    """
+    found = []
+    for arm in sorted(set(opened["name"]) - {BASE}):
+        seen = {BASE: (), arm: SEEN[arm]}
+        for where, rows, group in ((OWN_OPEN, opened, SEEN_CELLS), (UNSEEN_SG, drawn, UNSEEN_SG)):
+            gap = transfer_differences(rows, seen, rng, resamples, [group], reference=BASE)
+            row = gap[gap["metric"] == "auroc"].iloc[0]
+            cells = row["cells"].split(", ")
+            level = transfer(rows[rows["cell"].isin(cells)], dict.fromkeys(seen, cells), rng, 1,
+                             [SEEN_CELLS])
+            level = level[level["metric"] == "auroc"].set_index("arm")["value"]
+            outcome = "The interval holds zero, which leaves open whether it learned anything."
+            if row["low"] > 0 or row["high"] < 0:
+                outcome = ("It discriminates better than the base." if row["low"] > 0 else
+                           "It discriminates worse than the base.")
+            found.append({"arm": arm, "where": where, "n": row["n"], "base": level[BASE],
+                          "auroc": level[arm], **row[["difference", "low", "high"]],
+                          "outcome": outcome})
+    return pd.DataFrame(found, columns=["arm", "where", "n", "base", "auroc", "difference", "low",
+                                        "high", "outcome"])
 
 
 def _toward(compared: pd.DataFrame, reference: str) -> pd.DataFrame:
