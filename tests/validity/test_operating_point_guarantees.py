@@ -29,7 +29,7 @@ from monitorlab.evaluation.operating_points import (
 from monitorlab.statistics.thresholds import calibrate
 
 CHANCE = 1e-5
-REPLICATIONS = 120
+REPLICATIONS = 200
 LEVELS = (0.05, 0.1, 0.2)
 SIZES = (24, 120)
 GRID = 10  # tied scores are 0, .1, ..., 1
@@ -279,7 +279,7 @@ def test_a_cascade_escalates_at_most_its_budget_of_new_scenarios(budget):
     base_rate, scenarios, size = 0.2, 40, 4
     rng = np.random.default_rng([17, round(10 * budget)])
     shares = []
-    for _ in range(400):
+    for _ in range(200):
         centers = np.repeat(rng.normal(0, 0.2, 2 * scenarios), size)
         label = np.repeat([0, 1], scenarios * size)
         scores = np.clip(0.4 + 0.2 * label + centers + rng.normal(0, 0.05, len(label)), 0, 1)
