@@ -102,7 +102,7 @@ class RunRecord:
         Digest of each file that a parameter names, by the parameter.
     tables : str
         SHA-256 of the manifest at its end; empty if it left none.
-    failure : Failure or None
+    failure : CellFailure or None
         Set when the status is "failed".
     """
 
@@ -136,7 +136,7 @@ class State:
         its source, record or executed copy cannot be read.
     reason : str
         Why, in words; empty for complete and missing.
-    record : Record or None
+    record : RunRecord or None
         The last execution.
     headline : dict of str to str
         "value" and "caption" as the notebook left them, empty if it left none.
@@ -337,7 +337,7 @@ def why_run(
     ----------
     runs : Path
         Folder of all runs.
-    wanted : Record
+    wanted : RunRecord
         What an execution would begin with now: its parameters, files and project are compared
         with those of the last one.
     notebook : Notebook

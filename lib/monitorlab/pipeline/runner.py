@@ -86,7 +86,7 @@ class RunError(RuntimeError):
 
     Attributes
     ----------
-    record : Record
+    record : RunRecord
         The failed execution.
     path : Path
         The executed notebook, with all outputs up to the failure; where they could not be `kept`,
