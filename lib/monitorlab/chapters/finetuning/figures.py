@@ -198,7 +198,7 @@ def plot_shift(shift: pd.DataFrame, *, title: str = "") -> Figure:
     for ax, cell in zip(drawn, cells, strict=True):
         _lines(ax, shift[shift["cell"] == cell], style)
         _equal_discrimination(ax)
-        ax.set_title(CELL_TITLES[cell], fontsize=9)
+        ax.set_title(CELL_TITLES[cell], fontsize=9, pad=8)
     for ax in lowest:
         ax.set_xlabel(FALSE_ALARMS.replace(" (", "\n("))
     for ax in axes[:, 0]:
@@ -216,6 +216,8 @@ def _panels(count: int, height: float) -> tuple[Figure, Any, list[Axes], list[Ax
     for ax in axes.flat[count:]:
         ax.set_visible(False)
     drawn = list(axes.flat[:count])
+    for ax in drawn[:-columns]:  # titles of the next row stand right below
+        ax.tick_params(axis="x", length=0)
     for ax in drawn[-columns:]:
         ax.tick_params(labelbottom=True)
     return fig, axes, drawn, drawn[-columns:]
