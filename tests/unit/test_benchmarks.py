@@ -26,6 +26,11 @@ def test_each_script_measures(name: str) -> None:
         assert row.ratio > 0 and isfinite(row.ratio), row
 
 
+@pytest.mark.parametrize("name", sorted(SLOW))
+def test_slow_scripts_find_what_they_measure(name: str) -> None:
+    assert callable(import_module(name).measure)
+
+
 def test_what_is_below_the_requirement_is_missed() -> None:
     table = import_module("table")
     rows = [table.Row("what", "1 ms", "2 ms", ratio, 2.0, "") for ratio in (2.0, 1.9, nan)]
