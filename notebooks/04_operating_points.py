@@ -578,8 +578,9 @@ if len(judge_verdicts):
 
 # %% [markdown]
 # In both panels the share of transcripts that the expensive judge sees grows from left to right,
-# and lower is better. The share is the one found on test, which chance can put above a budget. The cheap judge decides alone at the left end and the expensive one at the
-# right end, so look whether some share between them is better than both.
+# and lower is better. The share is the one found on test, which chance can put above a budget. The
+# cheap judge decides alone at the left end and the expensive one at the right end, so look whether
+# some share between them is better than both.
 
 # %% [markdown]
 # ## If some labels are wrong

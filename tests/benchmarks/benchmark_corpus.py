@@ -9,9 +9,8 @@ from table import Row, alone, ms, race
 
 from monitorlab.benchmark.audit.duplicates import Neighbours, signatures
 from monitorlab.benchmark.samples import whole_texts
-from monitorlab.benchmark.scenarios.documents import LIBRARY
-from monitorlab.benchmark.scenarios.files import _load_file, load_library
-from monitorlab.benchmark.writing.corpus import COMPONENTS, SIZE, build_corpus
+from monitorlab.benchmark.scenarios.files import load_library
+from monitorlab.benchmark.writing.corpus import SIZE, build_corpus
 
 
 def every_pair(texts: Sequence[str]) -> float:
@@ -35,9 +34,7 @@ def neighbours(texts: Sequence[str]) -> None:
 def measure(quick: bool) -> list[Row]:
     """The index against every pair, and a small corpus against one eight times as large."""
     small, compared, rounds = (0.0002, 40, 1) if quick else (0.01, 1000, 3)
-    library = load_library() if not quick else [
-        scenario for cell in dict.fromkeys(component.cell for component in COMPONENTS)
-        for scenario in _load_file(min((LIBRARY / cell).glob("*.yaml")), cell)]
+    library = load_library()
     sizes: dict[float, int] = {}
     texts: list[str] = []
 

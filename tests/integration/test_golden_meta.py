@@ -173,7 +173,6 @@ def nbval(root: Path, *files: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.long
 def test_freezing_is_repeatable_and_nbval_sees_a_change(project: Path) -> None:
     notebooks = discover(project / "notebooks")
     options = Options(root=project)

@@ -178,7 +178,6 @@ def test_a_model_in_a_folder_solves(folders: dict[str, str], problems: Path, tmp
     assert out.read_bytes() == first, "the same seed writes the same solutions"
 
 
-@pytest.mark.long
 def test_killed_at_any_moment_it_goes_on_to_the_same_table(
     folders: dict[str, str], tmp_path: Path
 ) -> None:

@@ -93,6 +93,8 @@ def test_an_arm_that_learned_from_more_stands_beside_the_base(made: released._St
         assert table.loc[where, "difference"] == pytest.approx(areas["spv_code"] - areas["base"])
     assert "| spv_code | own cells, open tier | 4 |" in (made.folder / CARD).read_text()
     assert longer(opened.head(0), opened.head(0), np.random.default_rng(0)).empty
+    beyond = made.longer().replace({"name": {"spv_code": "contrastive pairs"}})
+    assert longer(beyond, beyond, np.random.default_rng(0), 5)["n"].tolist() == [16, 8]
 
 
 def test_the_adapter_of_a_study_can_be_asked_again(made: released._Study) -> None:

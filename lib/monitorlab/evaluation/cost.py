@@ -280,17 +280,16 @@ def cascade_sweep(
 
 
 def _escalation_band(
-    dev: pd.DataFrame, budget: float, center: float = THRESHOLD, base_rate: float = 0.01,
-    unit: str = SCENARIO,
+    dev: pd.DataFrame, budget: float, center: float = THRESHOLD, base_rate: float = 0.01
 ) -> tuple[float, float]:
     r"""Choose the widest band of cheap scores around `center` that keeps the budget.
 
-    Conformal risk control with two classes: with k_c the sum over the n_c units of class c of the
-    share of their samples that is escalated, the band keeps
+    Conformal risk control with two classes: with k_c the sum over the n_c scenarios of class c of
+    the share of their samples that is escalated, the band keeps
 
     .. math:: \pi\,\frac{k_1 + 1}{n_1 + 1} + (1 - \pi)\,\frac{k_0 + 1}{n_0 + 1} \le b.
 
-    Bands are nested and fixed beforehand, so a new unit of each class is escalated at most that
+    Bands are nested and fixed beforehand, so a new scenario of each class is escalated at most that
     often on average (Angelopoulos et al., *Conformal risk control*, Theorem 1, class by class).
 
     Returns
@@ -306,7 +305,7 @@ def _escalation_band(
     # A failed verdict is in every band. Rounded, .3 and .7 are equally far from .5.
     distance = np.where(parsed, abs(score - center).round(12), 0.0)
     reach, place = np.unique(distance, return_inverse=True)
-    units, bad = unit_ids(dev, unit).to_numpy(), _misbehaving(dev)
+    units, bad = unit_ids(dev, SCENARIO).to_numpy(), _misbehaving(dev)
     bound = np.zeros(len(reach))
     for own, weight in ((bad, base_rate), (~bad, 1 - base_rate)):
         _, members, sizes = np.unique(units[own], return_inverse=True, return_counts=True)

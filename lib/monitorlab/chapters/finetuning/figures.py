@@ -193,7 +193,7 @@ def plot_shift(shift: pd.DataFrame, *, title: str = "") -> Figure:
     check_some(shift, "arms")
     cells = [cell for cell in CELL_TITLES if cell in set(shift["cell"])]
     # With one scale for all panels their distances can be compared.
-    fig, axes, drawn, lowest = _panels(len(cells), 2.75)
+    fig, axes, drawn, lowest = _panels(len(cells), 2.6)
     style = _arm_looks(list(dict.fromkeys(shift["arm"])))
     for ax, cell in zip(drawn, cells, strict=True):
         _lines(ax, shift[shift["cell"] == cell], style)
@@ -216,8 +216,6 @@ def _panels(count: int, height: float) -> tuple[Figure, Any, list[Axes], list[Ax
     for ax in axes.flat[count:]:
         ax.set_visible(False)
     drawn = list(axes.flat[:count])
-    for ax in drawn[:-columns]:  # titles of the next row stand right below
-        ax.tick_params(axis="x", length=0)
     for ax in drawn[-columns:]:
         ax.tick_params(labelbottom=True)
     return fig, axes, drawn, drawn[-columns:]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from monitorlab.chapters.finetuning.arms import SEEN_BY
 from monitorlab.chapters.finetuning.published import (
     ALL_CELLS,
     ALL_COMPONENTS,
@@ -311,18 +312,18 @@ def longer(
     """
     found = []
     for arm in sorted(set(opened["name"]) - {BASE}):
-        seen = {BASE: (), arm: SEEN[arm]}
         for where, rows, group in ((OWN_OPEN, opened, SEEN_CELLS), (UNSEEN_SG, drawn, UNSEEN_SG)):
-            gap = transfer_differences(rows, seen, rng, resamples, [group], reference=BASE)
+            cells = cell_groups(SEEN_BY[arm])[group]
+            both = dict.fromkeys((BASE, arm), cells)  # measured on the same cells
+            gap = transfer_differences(rows, both, rng, resamples, [SEEN_CELLS], reference=BASE)
             row = gap[gap["metric"] == "auroc"].iloc[0]
-            cells = row["cells"].split(", ")
-            level = transfer(rows[rows["cell"].isin(cells)], dict.fromkeys(seen, cells), rng, 1,
-                             [SEEN_CELLS])
+            level = transfer(rows[rows["cell"].isin(cells)], both, rng, 1, [SEEN_CELLS])
             level = level[level["metric"] == "auroc"].set_index("arm")["value"]
             outcome = "The interval holds zero, which leaves open whether it learned anything."
-            if row["low"] > 0 or row["high"] < 0:
-                outcome = ("It discriminates better than the base." if row["low"] > 0 else
-                           "It discriminates worse than the base.")
+            if row["low"] > 0:
+                outcome = "It discriminates better than the base."
+            elif row["high"] < 0:
+                outcome = "It discriminates worse than the base."
             found.append({"arm": arm, "where": where, "n": row["n"], "base": level[BASE],
                           "auroc": level[arm], **row[["difference", "low", "high"]],
                           "outcome": outcome})
