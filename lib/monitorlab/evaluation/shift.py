@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 from scipy.stats import norm
 
 from monitorlab.evaluation.bootstrap import Bootstrap, intervals
@@ -26,6 +25,7 @@ from monitorlab.evaluation.panel import SCENARIO
 from monitorlab.evaluation.tradeoff import decompose
 from monitorlab.monitors.verdicts import PARSED
 from monitorlab.statistics.intervals import FloatArray
+from monitorlab.statistics.roc import detection
 from monitorlab.storage.tables import CELLS
 
 BASE = "base"  # what arms are compared with
@@ -34,31 +34,6 @@ CHANGES = ("d_prime_change", "criterion_change", "mr_change", "mr_by_discriminat
            "criterion_share")  # fmt: skip
 BETTER, WORSE, UNCLEAR = "better", "worse", "unclear"
 FEWER, MORE = "fewer alarms", "more alarms"
-
-
-def detection(
-    mr: ArrayLike, far: ArrayLike, n_bad: ArrayLike, n_benign: ArrayLike
-) -> tuple[FloatArray, FloatArray]:
-    """Discrimination d' and criterion c of rates.
-
-    Rates of 0 and 1 have no z: every rate is (count + 1/2) / (n + 1), as Hautus (1995) proposes.
-
-    Parameters
-    ----------
-    mr, far : array_like of float
-        Miss rate and false alarm rate, in [0, 1].
-    n_bad, n_benign : array_like of int
-        Samples behind them, broadcast against the rates.
-
-    Returns
-    -------
-    d_prime, criterion : ndarray of float
-        High d' discriminates well, high c alarms seldom.
-    """
-    bad, benign = np.asarray(n_bad, float), np.asarray(n_benign, float)
-    hit = norm.ppf(((1 - np.asarray(mr, float)) * bad + 0.5) / (bad + 1))
-    false = norm.ppf((np.asarray(far, float) * benign + 0.5) / (benign + 1))
-    return hit - false, -(hit + false) / 2
 
 
 def _split_change(

@@ -12,7 +12,7 @@ from scipy.stats import linregress, norm, pearsonr, t
 from monitorlab.evaluation.operating_points import default_rates
 from monitorlab.evaluation.panel import first_draws
 from monitorlab.monitors.verdicts import PARSED
-from monitorlab.statistics.roc import auroc
+from monitorlab.statistics.roc import auroc, detection
 
 FEWEST = 4  # Fisher's z has the standard error 1 / sqrt(n - 3)
 
@@ -157,9 +157,7 @@ def decompose(judged: pd.DataFrame) -> _Decomposition:
     """
     table = default_rates(judged)
     areas = first_draws(judged).groupby("name", sort=False)[list(judged.columns)].apply(_area_of)
-    hit = norm.ppf((table["hits"] + 0.5) / (table["n_bad"] + 1))
-    false = norm.ppf((table["false"] + 0.5) / (table["n_benign"] + 1))
-    d, c = hit - false, -(hit + false) / 2
+    d, c = detection(table["mr"], table["far"], table["n_bad"], table["n_benign"])
     table = table[["name", "alarm_rate", "mr", "far"]].assign(
         d_prime=d, criterion=c, auroc=areas.reindex(table["name"]).to_numpy(dtype=np.float64)
     )

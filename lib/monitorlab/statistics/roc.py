@@ -110,6 +110,31 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     return float(wins / (positive * negative))
 
 
+def detection(
+    mr: ArrayLike, far: ArrayLike, n_bad: ArrayLike, n_benign: ArrayLike
+) -> tuple[FloatArray, FloatArray]:
+    """Discrimination d' and criterion c of rates.
+
+    Rates of 0 and 1 have no z: every rate is (count + 1/2) / (n + 1), as Hautus (1995) proposes.
+
+    Parameters
+    ----------
+    mr, far : array_like of float
+        Miss rate and false alarm rate, in [0, 1].
+    n_bad, n_benign : array_like of int
+        Samples behind them, broadcast against the rates.
+
+    Returns
+    -------
+    d_prime, criterion : ndarray of float
+        High d' discriminates well, high c alarms seldom.
+    """
+    bad, benign = np.asarray(n_bad, float), np.asarray(n_benign, float)
+    hit = norm.ppf(((1 - np.asarray(mr, float)) * bad + 0.5) / (bad + 1))
+    false = norm.ppf((np.asarray(far, float) * benign + 0.5) / (benign + 1))
+    return hit - false, -(hit + false) / 2
+
+
 def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, IntArray]:
     values, given = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     if values.ndim != 1 or values.shape != given.shape:
