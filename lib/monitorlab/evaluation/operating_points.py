@@ -344,13 +344,15 @@ def _measured(
     """Rates on dev and on test, with their intervals."""
     benign = labels == 0
     here, false, bad = dev & benign, ~dev & benign, ~dev & ~benign
-    by_unit = pd.Series(alarms[false], dtype=float).groupby(units[false])
+    names, place = np.unique(units[false], return_inverse=True)
+    n = np.bincount(place, minlength=len(names))
+    cried = np.bincount(place, alarms[false].astype(float), len(names))
     return {
         "n_dev": int(here.sum()), "dev_units": len(np.unique(units[here])),
         "dev_far": float(alarms[here].mean()) if here.any() else np.nan,
         "n_test": int(false.sum()),
-        "far_scenarios": float(by_unit.mean().mean()),
-        "far": Clustered.of_samples(alarms[false], units[false]),
+        "far_scenarios": float((cried / n).mean()) if len(n) else np.nan,
+        "far": Clustered.of(cried, n),
         "mr": Clustered.of_samples(~alarms[bad], units[bad]),
     }
 
