@@ -35,7 +35,6 @@ from monitorlab.storage.files import PROJECT
 
 LANGUAGE = "SmolLM2-135M"
 ANSWERS = "smollm2.jsonl"
-NEARLY_ALL = 0.99  # of the samples have a released answer: the others are asked
 REPLY_TOKENS = 48  # room for the JSON that is asked for, and little more
 
 
@@ -146,9 +145,6 @@ class _LanguageModel:
     ) -> pd.DataFrame:
         """Samples whose answers are released, or others where there are none.
 
-        Where nearly all are, it is all samples: the few that are left are asked, and those that
-        the model cannot take become failed verdicts.
-
         Parameters
         ----------
         monitor : Monitor
@@ -160,8 +156,6 @@ class _LanguageModel:
         """
         settings = monitor.settings()
         fits = [request_key(settings, one, 0) in self.released for one in samples_of(samples)]
-        if sum(fits) >= NEARLY_ALL * len(fits):
-            return samples
         return samples[fits].reset_index(drop=True) if any(fits) else otherwise
 
     def sharing(self, samples: Sequence[Sample]) -> dict[str, float]:
