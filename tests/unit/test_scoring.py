@@ -184,16 +184,16 @@ def test_errors_are_asked_again_and_answers_are_not(store: VerdictStore) -> None
     assert (table["status"] == "parsed").all()
 
 
-def test_a_unit_that_lacks_one_verdict_is_judged_whole_and_keeps_what_is_stored(
+def test_what_units_lack_is_judged_together_and_the_stored_is_not_asked_again(
     store: VerdictStore,
 ) -> None:
-    score(Spy(lambda sample, draw: failure("error", "busy") if number(sample) == 4
+    score(Spy(lambda sample, draw: failure("error", "busy") if number(sample) in (1, 4)
               else from_score(0.25), size=3), SAMPLES, store)
     monitor = Spy(lambda sample, draw: from_score(1.0), size=3)
     table = score(monitor, SAMPLES, again(store)).set_index("sample_id")
-    assert [name for name, _ in monitor.asked] == ["s03", "s04", "s05"]
-    assert table.loc["s04", "score"] == 1.0
-    assert (table.drop(index="s04")["score"] == 0.25).all()
+    assert [name for name, _ in monitor.asked] == ["s01", "s04"]
+    assert (table.loc[["s01", "s04"], "score"] == 1.0).all()
+    assert (table.drop(index=["s01", "s04"])["score"] == 0.25).all()
 
 
 def test_every_draw_is_a_question_of_its_own(store: VerdictStore) -> None:

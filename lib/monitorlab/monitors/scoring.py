@@ -130,9 +130,7 @@ def _scored(
 
     done = _patient(judge(work), patience)
     for fresh in progress(done, title, len(work)) if title else done:
-        # An answer takes the place of an error, never of another answer.
-        answers.update({key: v for key, v in fresh.items()
-                        if key not in answers or answers[key].status == ERROR})
+        answers.update(fresh)
     verdicts = {
         (draw, sample.sample_id): monitor.reread(answers[keys[draw, sample.sample_id]], sample)
         for draw in range(draws)
@@ -159,22 +157,31 @@ def _open_work(
 ) -> tuple[list[_Unit], dict[str, Verdict]]:
     """Units with a verdict still to get, and the verdicts that are known.
 
-    A unit is judged as a whole if anything of it is missing: a batch of other samples would give
-    floating-point numbers that differ in the last digits.
+    A unit is stored at once, but for its errors. So what one of them lacks has failed before or is
+    new, and is judged without the others: a sample that is too long for a model must not have a
+    whole unit asked again. Every other unit stays as it is, because a batch of other samples would
+    give floating-point numbers that differ in the last digits.
     """
     answers: dict[str, Verdict] = {}
     asked: set[str] = set()
-    work = []
+    work: list[_Unit] = []
     split = monitor.units(samples)
     for draw in range(draws):
+        rest: list[Sample] = []
         for positions in split:
             chosen = tuple(samples[i] for i in positions)
             unit = _Unit(draw, tuple(keys[draw, s.sample_id] for s in chosen), chosen)
             if store is not None:
                 answers.update({k: v for k in unit.keys if (v := store.get(k)) is not None})
-            if not all(key in answers or key in asked for key in unit.keys):
-                asked.update(unit.keys)
+            missing = [key not in answers and key not in asked for key in unit.keys]
+            if all(missing):
                 work.append(unit)
+            else:
+                rest += itertools.compress(chosen, missing)
+            asked.update(unit.keys)
+        for positions in monitor.units(rest) if rest else ():
+            again = tuple(rest[i] for i in positions)
+            work.append(_Unit(draw, tuple(keys[draw, s.sample_id] for s in again), again))
     return work, answers
 
 
