@@ -87,7 +87,8 @@ def load_writer(seed: int) -> tuple[Checkpoint, str]:
     Without SmolLM2 it is a stand-in with random weights, which writes nonsense.
     """
     if smollm2_installed():
-        return load_smollm2(), "SmolLM2-135M-Instruct, a real model, writes."
+        # In half precision, kept states and new ones differ in the second digit.
+        return load_smollm2(dtype="float32"), "SmolLM2-135M-Instruct, a real model, writes."
     tokenizer = build_tokenizer([one.prompt for one in map(Count, STARTS, BY * 50)], 300)
     with seeded(seed):
         model = LlamaForCausalLM(llama_config(STAND_IN, tokenizer)).eval()
