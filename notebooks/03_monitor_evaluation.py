@@ -641,13 +641,14 @@ for found in (one for one in written if len(one)):
     print(f"  {told.reply[:200]!r}")
 
 # %% [markdown]
-# What does a verdict cost? A dash means that the monitor reads no tokens.
+# What does a verdict cost? A dash means that the monitor reads no tokens. Answers that came with the
+# project show the time that they took when they were given, on two busy cores elsewhere.
 
 # %% tags=["nbval-ignore-output"]
 costs = ["input_tokens", "output_tokens", "seconds"]
 spent = everything.groupby(["monitor", "prompt"])[costs].mean()
 spent["milliseconds"] = 1000 * spent.pop("seconds").astype(float)
-display.table(spent, decimals=2, caption="Means per verdict on this machine")
+display.table(spent, decimals=2, caption="Means per verdict, where it was given")
 
 # %% [markdown]
 # ## Real pairs

@@ -23,15 +23,17 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 
 from monitorlab.benchmark.written import load_benchmark
 from monitorlab.models.batching import pad
-from monitorlab.models.loading import Checkpoint
+from monitorlab.models.loading import Checkpoint, fast_dtype
 from monitorlab.monitors.build import build_monitor
 from monitorlab.monitors.causal import LogitMonitor
-from monitorlab.monitors.monitor import MonitorError, Sample, samples_of
+from monitorlab.monitors.monitor import MonitorError, Sample, request_key, samples_of
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.scoring import score
-from monitorlab.monitors.store import VerdictStore
+from monitorlab.monitors.store import VerdictStore, stored_verdicts
+from monitorlab.storage.sources import project_root
 
 SEED = 2026
+RELEASED = project_root() / "data" / "released" / "smollm2.jsonl"
 BATCH = 16
 # Words on average, and the spread of the logarithm of the length: that of the benchmark's samples.
 LENGTHS = {"request": (95, 0.25), "response": (86, 0.44)}
@@ -196,6 +198,41 @@ def compare(
     ]
 
 
+def half_precision(exact: LogitMonitor) -> Row:
+    """Both ways in bfloat16, where the processor has it, and how far from float32 they are.
+
+    Two correct computations differ there by rounding, so the measure is the error of the loop. The
+    scores in float32 are the released ones, which `exact` would give.
+    """
+    samples = real_samples(240)
+    released = dict(stored_verdicts(RELEASED))
+    truth = np.array([released[request_key(exact.settings(), sample, 0)].score
+                      for sample in samples])
+    monitor = build_monitor("smollm2", {"read": "logits", "dtype": "bfloat16"})
+    assert isinstance(monitor, LogitMonitor)
+    rows = monitor.prompts(samples)
+    yes, no = ([word[0] for word in part] for part in monitor.words)
+    scores: dict[str, np.ndarray] = {}
+    engine(monitor, samples[:2])  # it tries its paths here
+    found = race({
+        "engine": lambda: scores.update(engine=engine(monitor, samples)),
+        "loop": lambda: scores.update(loop=loop(monitor.engine.model, rows, yes, no)),
+    }, 1)
+    off = {way: float(np.sqrt(np.mean((one - truth) ** 2))) for way, one in scores.items()}
+    other = {way: int(((one >= 0.5) != (truth >= 0.5)).sum()) for way, one in scores.items()}
+    if off["engine"] > 1.5 * off["loop"]:
+        raise SystemExit(f"bfloat16: the engine is {off['engine']:.1e} from float32 by root mean "
+                         f"square, the loop {off['loop']:.1e}; expected at most 1.5 times as much")
+    total = sum(map(len, rows))
+    return Row(
+        f"scoring engine in bfloat16, SmolLM2-135M, {len(rows)} samples of "
+        f"{total / len(rows):.0f} tokens, {THREADS} threads", ms(found["engine"]),
+        f"plain loop {ms(found['loop'])}", found["loop"] / found["engine"], 1.7,
+        f"{total / distinct_tokens(rows):.2f}: tokens given over distinct ones; root mean square "
+        f"from float32 {off['engine']:.1e}, of the loop {off['loop']:.1e}; other verdicts than in "
+        f"float32 {other['engine']}, of the loop {other['loop']}")
+
+
 def measure(quick: bool) -> list[Row]:
     """A small model on made-up samples, what `score` does around it, and the real one."""
     tokenizer, samples = make_tokenizer(), make_samples(1 if quick else 48)
@@ -217,7 +254,8 @@ def measure(quick: bool) -> list[Row]:
     except MonitorError:
         return rows  # it is not installed
     assert isinstance(real, LogitMonitor)
-    return rows + compare(real, real_samples(24), 1, "SmolLM2-135M", {"loop": 1.3})
+    rows += compare(real, real_samples(24), 1, "SmolLM2-135M", {"loop": 1.3})
+    return rows + ([half_precision(real)] if fast_dtype("cpu") == "bfloat16" else [])
 
 
 if __name__ == "__main__":
