@@ -20,6 +20,7 @@ from monitorlab.chapters.finetuning.released import (
     STUDY,
     _card,
     _read_study,
+    ask_again,
     study,
 )
 from monitorlab.chapters.finetuning.train_arms import plan_tasks, train
@@ -27,7 +28,7 @@ from monitorlab.chapters.finetuning.transfer import OWN_OPEN, longer
 from monitorlab.finetuning.saved import load_finetuned
 from monitorlab.models.smollm2 import smollm2_installed
 from monitorlab.monitors.build import RELEASED, released_folder
-from monitorlab.monitors.monitor import MonitorError
+from monitorlab.monitors.monitor import Monitor, MonitorError
 from monitorlab.pipeline.artifacts import open_run
 from monitorlab.pipeline.profiles import PROFILES
 from monitorlab.storage.manifests import ArtifactError
@@ -97,15 +98,29 @@ def test_an_arm_that_learned_from_more_stands_beside_the_base(made: released._St
     assert longer(beyond, beyond, np.random.default_rng(0), 5)["n"].tolist() == [16, 8]
 
 
-def test_the_adapter_of_a_study_can_be_asked_again(made: released._Study) -> None:
+def test_every_adapter_of_a_study_can_be_asked_again(
+    made: released._Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
     adapted = load_finetuned(made.folder / "all", make_base())  # its tokenizer is the base's
     assert adapted.identity["adapter"]["name"] == "all"
+    monkeypatch.setattr(released, "load_prompt", {"short": PROMPT}.__getitem__)
+    again = ask_again(made, make_base(), 40, np.random.default_rng(0))
+    assert len(again) == 40
+    assert set(again["adapter"]) == {path.name for path in made.folder.iterdir() if path.is_dir()}
+    assert again["adapter"].str.replace(r"\d{3,}", "SEED", regex=True).unique().tolist() == [
+        "all", "spv_code-2-SEED"]
+    assert again["now"].to_numpy() == pytest.approx(again["released"].to_numpy(), abs=1e-5)
+    told = made.verdicts.set_index(["arm", "share", "sample_id"])["score"]
+    for row in again.itertuples():
+        arm = ("all", 1.0) if row.adapter == "all" else ("spv_code", 2.0)
+        assert row.released == told[(*arm, row.sample_id)]
 
 
 def test_the_card_says_what_was_trained_and_what_was_not(made: released._Study) -> None:
     text = (made.folder / CARD).read_text()
     assert text == _card(made)
     assert "Not trained: spv_qa, syco_qa, syco_reasoning_plain, syco_reasoning_thinking, " in text
+    assert "The weights of `spv_code-2-" in text and "-o prompt=short -o adapter=" in text
     assert all(f"| {name} | " in text for name in (*CELLS, *released.TIERS))
 
 
@@ -163,7 +178,22 @@ def test_the_released_adapter_gives_the_released_scores(shipped: released._Study
     monitor = build_monitor(RELEASED)
     assert monitor.name == RELEASED
     given = shipped.first()
-    given = given[given["arm"] == "all"].sample(2, random_state=5)
-    now = score(monitor, given[["sample_id"]].merge(shipped.samples, on="sample_id"))
+    check_scores(monitor, given[given["arm"] == "all"].sample(2, random_state=5), shipped)
+
+
+def test_the_adapter_of_a_longer_training_is_a_monitor_by_its_folder(
+    shipped: released._Study,
+) -> None:
+    if not smollm2_installed():
+        pytest.skip("needs SmolLM2")
+    place, = shipped.folder.glob("spv_qa_pairs-*/")
+    monitor = build_monitor("smollm2", {"adapter": str(place), "prompt": "brief",
+                                        "dtype": "float32"})
+    given = shipped.verdicts[shipped.verdicts["arm"] == "spv_qa pairs"]
+    check_scores(monitor, given.sample(2, random_state=5), shipped)
+
+
+def check_scores(monitor: Monitor, given: pd.DataFrame, study: released._Study) -> None:
+    now = score(monitor, given[["sample_id"]].merge(study.samples, on="sample_id"))
     now = now.set_index("sample_id")["score"][given["sample_id"]].to_numpy()
     assert now == pytest.approx(given["score"].to_numpy(), abs=0.001)

