@@ -610,12 +610,18 @@ display.table(pd.DataFrame(grown), decimals=2, caption="AUROC of all, by share o
 # section explains. Both were asked about every test sample of the open tier in their own cell, with
 # the base beside them. If easy training helps anywhere, it should help there first. The rows on
 # unseen SG stand beside it, and come from the samples of the figures above. Where the two trainings
-# differ, the table does not say whether loss, batch or number of samples did it.
+# differ, the table does not say whether loss, batch or number of samples did it. The column `words`
+# is what the words of the response reach that learned from all samples of the component here.
 
 # %% tags=["nbval-ignore-output"]
 grown = chapter.transfer.longer(
     study.opened, study.longer(), run.rng("longer"), sizes.resamples
 )
+asked = benchmark[benchmark["sample_id"].isin(study.opened["sample_id"])]
+own = grown["where"] == chapter.transfer.OWN_OPEN
+grown.loc[own, "words"] = [
+    chapter.transfer.words_alone(arm, corpus, asked) for arm in grown.loc[own, "arm"]
+]
 shown = display.spans(grown, ["difference"], decimals=3).drop(columns="outcome")
 display.table(shown, decimals=3, caption="AUROC of a longer training beside the base")
 for row in grown.to_dict("records"):
@@ -791,9 +797,8 @@ run.write_metrics(
 gains = gains.set_index(["arm", "group", "metric"])["difference"]
 gain = gains[chapter.CHECKS_FIRST, published.UNSEEN_SG, "balanced_accuracy"]
 about = "balanced accuracy on unseen gaming: program checks before the model"
-own = grown[grown["where"] == chapter.transfer.OWN_OPEN]
-if len(own):
-    best = own.loc[own["difference"].idxmax()]
+if own.any():
+    best = grown.loc[grown.loc[own, "difference"].idxmax()]
     gain = best["difference"]
     about = f"AUROC of {best['arm']} on plain samples of its own kind, minus that of the base"
 display.headline(f"{gain:+.2f}", about)

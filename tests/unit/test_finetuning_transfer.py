@@ -19,6 +19,7 @@ from monitorlab.chapters.finetuning.transfer import (
     transfer,
     transfer_differences,
     transfer_tests,
+    words_alone,
 )
 from monitorlab.evaluation.cell_draws import METRICS, cell_draws, split_rows
 from monitorlab.evaluation.comparisons import sign_flip
@@ -355,3 +356,14 @@ def test_tiers_are_those_parts_of_the_samples_and_a_missing_cell_leaves_its_grou
                             if cell in ALL]) for name in arms}
     row = found[found["tier"] == "hidden"].iloc[0]
     assert row["difference"] == pytest.approx(areas["all"] - areas["base"])
+
+
+def test_words_alone_learn_from_the_components_of_an_arm_and_judge_its_cells():
+    told = pd.DataFrame({"response": ["plain word"] * 6 + ["sly word"] * 6,
+                         "label": [0] * 6 + [1] * 6})
+    corpus = pd.concat([told.assign(component="spv_qa"),
+                        told.assign(component="syco_qa", label=1 - told["label"])])
+    asked = pd.concat([told.assign(cell="spv_qa"), told.assign(cell="sg_qa", label=0)])
+    assert words_alone("spv_qa", corpus, asked) == 1.0
+    asked["label"] = 1 - asked["label"]
+    assert words_alone("spv_qa pairs", corpus, asked) == 0.0

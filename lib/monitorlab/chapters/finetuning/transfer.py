@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from monitorlab.chapters.finetuning.arms import SEEN_BY
+from monitorlab.benchmark.audit.probes import word_probe
+from monitorlab.chapters.finetuning.arms import EVERY_ARM, SEEN_BY
 from monitorlab.chapters.finetuning.published import (
     ALL_CELLS,
     ALL_COMPONENTS,
@@ -38,6 +39,7 @@ from monitorlab.evaluation.cell_draws import (
 from monitorlab.evaluation.comparisons import ERRORS, compare, holm
 from monitorlab.evaluation.panel import SCENARIO
 from monitorlab.evaluation.shift import BASE
+from monitorlab.statistics.roc import auroc
 
 KNOWN_GROUPS = (*GROUPS, ALL_CELLS)
 OWN_OPEN = "own cells, open tier"
@@ -329,6 +331,30 @@ def longer(
                           "outcome": outcome})
     return pd.DataFrame(found, columns=["arm", "where", "n", "base", "auroc", "difference", "low",
                                         "high", "outcome"])
+
+
+def words_alone(arm: str, corpus: pd.DataFrame, asked: pd.DataFrame) -> float:
+    """AUROC of the words of the response, learned from all that the corpus has for an arm.
+
+    Parameters
+    ----------
+    arm : str
+        One of `EVERY_ARM`.
+    corpus : DataFrame
+        Schema ``corpus``.
+    asked : DataFrame
+        Schema ``samples``; those of the arm's own cells are judged.
+
+    Returns
+    -------
+    float
+        Mean over these cells, in [0, 1].
+    """
+    lessons = corpus[corpus["component"].isin(EVERY_ARM[arm].components)]
+    probe = word_probe().fit(lessons["response"], lessons["label"])
+    own = asked[asked["cell"].isin(SEEN_BY[arm])]
+    return float(np.mean([auroc(probe.decision_function(part["response"]), part["label"])
+                          for _, part in own.groupby("cell")]))
 
 
 def _toward(compared: pd.DataFrame, reference: str) -> pd.DataFrame:
