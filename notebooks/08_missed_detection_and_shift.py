@@ -154,7 +154,7 @@ display.show(
 # kept its promise, too. Dashed grey lines are the trivial baselines, and what does not lie below
 # them in the lower row is not worth its price. The table has all methods, at one level.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 shown = results[np.isclose(results["level"], BETA)]
 shown = shown.assign(miss=1 - shown["power"]).groupby(["dataset", "method"], sort=False)
 price = shown[["miss", "far", "restricted_delay"]].mean()

@@ -30,7 +30,7 @@ SKIPPED_TYPES = ("text/html", "text/latex", "image/svg+xml", "image/png", "image
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # A training of some hundred steps turns a last digit into other weights, and processors round
 # differently with wider registers. So goldens compute with the registers that all x86 machines of
-# the last ten years have; other architectures do without, and the tolerances allow for them.
+# the last ten years have. Elsewhere what is trained may leave its tolerances.
 _PROCESSOR = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2",
               "ONEDNN_MAX_CPU_ISA": "AVX2"}
 

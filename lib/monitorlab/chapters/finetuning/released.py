@@ -23,7 +23,7 @@ from monitorlab.benchmark.sources.records import digest
 from monitorlab.chapters.finetuning.arms import EVERY_ARM, SEEN_BY
 from monitorlab.chapters.finetuning.matrix import matrix
 from monitorlab.chapters.finetuning.published import ALL_COMPONENTS
-from monitorlab.chapters.finetuning.train_arms import Task, ask_arms
+from monitorlab.chapters.finetuning.train_arms import Task, ask_arms, training_name
 from monitorlab.chapters.finetuning.transfer import longer
 from monitorlab.evaluation.rates import join
 from monitorlab.evaluation.shift import BASE
@@ -219,19 +219,16 @@ def _write(
         (temporary / CARD).write_text(_card(_read_study(temporary, samples)), encoding="utf-8")
 
 
-def _title(arm: str, share: float, seed: int) -> str:
-    """As `Task.title` calls it."""
-    return BASE if arm == BASE else f"{arm.replace(' ', '_')}-{share:g}-{seed}"
-
-
 def _weights(arm: str, share: float, seed: int) -> str:
-    """Name of the folder of an adapter: its title, but for the first one of *all*."""
-    return ALL_COMPONENTS if (arm, share) == (ALL_COMPONENTS, 1.0) else _title(arm, share, seed)
+    """Name of the folder of an adapter: that of its training, but for the first one of *all*."""
+    whole = (arm, share) == (ALL_COMPONENTS, 1.0)
+    return ALL_COMPONENTS if whole else training_name(arm, share, seed)
 
 
 def _tables(verdicts: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Name and rows of every training."""
-    return [(_title(arm, share, seed) + (f"-{OPENED}" if asked == OPENED else ""), part)
+    return [((BASE if arm == BASE else training_name(arm, share, seed))
+             + (f"-{OPENED}" if asked == OPENED else ""), part)
             for (arm, share, seed, asked), part in
             verdicts.groupby(["arm", "share", "seed", "asked"], sort=False)]
 

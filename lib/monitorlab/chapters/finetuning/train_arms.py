@@ -104,8 +104,12 @@ class Task:
     @property
     def title(self) -> str:
         """Name of its checkpoint."""
-        words = self.arm.name.replace(" ", "_")
-        return f"arm-{words}-{self.share:g}-{self.seed}"
+        return f"arm-{training_name(self.arm.name, self.share, self.seed)}"
+
+
+def training_name(arm: str, share: float, seed: int) -> str:
+    """Name of one training of an arm in file names."""
+    return f"{arm.replace(' ', '_')}-{share:g}-{seed}"
 
 
 def plan_tasks(
