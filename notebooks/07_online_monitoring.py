@@ -65,7 +65,7 @@ own = (
     else []
 )
 for data in own:
-    chapter.require_two_classes(data)
+    data.require_two_classes()
 run = open_run(
     "07_online_monitoring",
     profile=PROFILE,
@@ -562,7 +562,7 @@ if math_names:
 
 # %% tags=["nbval-ignore-output"]
 first = next(iter(main))
-tested = [scored[key] for key in main] + [comparison.rounded(scored[first], step=0.05)]
+tested = [scored[key] for key in main] + [scored[first].rounded(step=0.05)]
 draws = display.progress(tested, "with and without ties")
 ties = pd.DataFrame(
     chapter.datasets.tie_effect(

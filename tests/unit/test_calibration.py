@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.online.learned import ville_threshold
+from monitorlab.online.comparison import _ville_threshold
 from monitorlab.online.metrics import alarm_steps
 from monitorlab.statistics.ranks import (
     RANK_RULES,
@@ -215,7 +215,7 @@ def test_explain_prints_what_round_trips():
 
 @pytest.mark.parametrize("level", [0.1, 0.05])
 def test_the_anytime_threshold_does_not_claim_to_be_silent(level):
-    said = ville_threshold(level).explain()
+    said = _ville_threshold(level).explain()
     assert f"alarm above {1 / level!r}" in said
     assert "never" not in said and "needed" not in said
 

@@ -34,7 +34,7 @@ from monitorlab.monitors.prompts import PLAIN
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import PARSED, TRUNCATED, UNPARSED, Verdict
-from monitorlab.online.step_rows import UNKNOWN
+from monitorlab.online.trajectories import UNKNOWN
 from monitorlab.signals.recordings import RecordedSequence, load_recordings
 from monitorlab.signals.step_scores import LeftOutError, StepScores, Trajectory
 from monitorlab.signals.token_probabilities import split_steps

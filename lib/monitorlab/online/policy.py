@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitorlab.online.drift import DriftReference, DriftTest
-from monitorlab.online.running import Fitted, LatestScore, State, fitted_from_dict
+from monitorlab.online.running import Fitted, LatestScore, State
 from monitorlab.statistics.thresholds import (
     ALWAYS_ALARM,
     CALIBRATED,
@@ -34,12 +34,7 @@ from monitorlab.statistics.thresholds import (
     RISKS,
     Threshold,
 )
-from monitorlab.storage.files import (
-    DamagedFileError,
-    read_sealed,
-    sealed_json,
-    write_text_atomic,
-)
+from monitorlab.storage.files import DamagedFileError, read_sealed, sealed_json, write_text_atomic
 
 FloatArray = NDArray[np.float64]
 
@@ -52,7 +47,6 @@ ON_ERROR = ("alarm", "raise")
 DTYPES: dict[str, Any] = {"float64": np.float64, "float32": np.float32, "float16": np.float16}
 VALID, VOID, EXPIRED = "valid", "guarantee void", "expired"
 _RULE_STATES = (CALIBRATED, NEVER_ALARM, ALWAYS_ALARM, NOT_TRAINABLE)
-_INFINITE = {"inf": math.inf, "-inf": -math.inf}
 
 
 class PolicyError(ValueError):
@@ -63,7 +57,7 @@ def _today() -> str:
     return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
-def days_after(date: str, days: int) -> str:
+def _days_after(date: str, days: int) -> str:
     """Return the date so many days later, both as YYYY-MM-DD."""
     return (datetime.date.fromisoformat(date) + datetime.timedelta(days=days)).isoformat()
 
@@ -134,7 +128,7 @@ class Policy:
         try:
             datetime.date.fromisoformat(self.created)
             if not self.expires:
-                object.__setattr__(self, "expires", days_after(self.created, VALID_DAYS))
+                object.__setattr__(self, "expires", _days_after(self.created, VALID_DAYS))
             datetime.date.fromisoformat(self.expires)
         except (TypeError, ValueError):
             raise PolicyError(f"the policy was created {self.created!r} and expires "
@@ -176,7 +170,7 @@ class Policy:
             said.append(f"the guarantee is void: {self.void}")
         if state == EXPIRED:
             said.append(f"the policy expired on {self.expires}: calibrate anew on recent data")
-        if (today or _today()) < days_after(self.created, -1):  # a day, for clocks that differ
+        if (today or _today()) < _days_after(self.created, -1):  # a day, for clocks that differ
             said.append(f"the policy was created on {self.created}, after today's date by this "
                         "machine's clock: set it, or an expired policy passes for a valid one")
         if self.threshold.state != CALIBRATED:
@@ -187,14 +181,17 @@ class Policy:
         """Return the policy with its guarantee void, for a reason in words."""
         return replace(self, void=reason)
 
+    def valid_for(self, days: int) -> Policy:
+        """Return the policy with a promise that is made for so many days, from the first one."""
+        return replace(self, expires=_days_after(self.created, days))
+
     def to_dict(self) -> dict[str, Any]:
         """Return what :meth:`load` reads, as strict JSON takes it, without the seal."""
         found = {one.name: getattr(self, one.name) for one in fields(self)}
         return {
             "format": FORMAT, "version": VERSION, "promise": self.promise, **found,
-            "threshold": _rule_to_dict(self.threshold),
-            "statistic": self.statistic.to_dict(),
-            "groups": {name: _rule_to_dict(rule) for name, rule in self.groups.items()},
+            "threshold": _to_dict(self.threshold), "statistic": self.statistic.to_dict(),
+            "groups": {name: _to_dict(rule) for name, rule in self.groups.items()},
             "drift": None if self.drift is None else asdict(self.drift),
         }
 
@@ -243,7 +240,7 @@ def _policy_from(found: Mapping[str, Any]) -> Policy:
     drift = values["drift"]
     values |= {
         "threshold": _rule_from_dict(values["threshold"]),
-        "statistic": fitted_from_dict(values["statistic"]),
+        "statistic": Fitted.from_dict(values["statistic"]),
         "groups": {name: _rule_from_dict(rule) for name, rule in values["groups"].items()},
         "drift": None if drift is None else DriftReference(
             tuple(drift["edges"]), tuple(drift["counts"]), drift["rate"]),
@@ -251,15 +248,13 @@ def _policy_from(found: Mapping[str, Any]) -> Policy:
     return Policy(**values)
 
 
-def _rule_to_dict(rule: Threshold) -> dict[str, Any]:
-    return {name: _written(value) for name, value in asdict(rule).items()}
-
-
-def _written(value: Any) -> Any:
-    """Return a value for strict JSON: infinite numbers as text, what is undefined as null."""
-    if not isinstance(value, float) or math.isfinite(value):
-        return value
-    return None if math.isnan(value) else str(value)
+def _to_dict(one: Threshold | Alarm) -> dict[str, Any]:
+    """Return the fields for strict JSON: infinite numbers as text, what is undefined as null."""
+    values = asdict(one)
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            values[name] = None if math.isnan(value) else str(value)
+    return values
 
 
 def _rule_from_dict(found: Mapping[str, Any]) -> Threshold:
@@ -268,9 +263,7 @@ def _rule_from_dict(found: Mapping[str, Any]) -> Threshold:
         given = values[name]
         if given is None and name in ("delta", "attained"):
             values[name] = math.nan
-        elif given in ("inf", "-inf"):
-            values[name] = _INFINITE[given]
-        elif type(given) in (int, float):
+        elif given in ("inf", "-inf") or type(given) in (int, float):
             values[name] = float(given)
         else:
             raise PolicyError(f"{name} of the threshold is {given!r}, expected a number.")
@@ -344,22 +337,24 @@ class Alarm:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the alarm as strict JSON takes it: infinite numbers as text, NaN as null."""
-        return {name: _written(value) for name, value in asdict(self).items()}
+        return _to_dict(self)
 
 
 class SequenceError(ValueError):
     """A step cannot be used, and the policy says that errors are raised."""
 
 
+@dataclass(slots=True)
 class _Open:
     """What is remembered of a sequence that has not ended: a few numbers."""
 
-    __slots__ = ("alarm", "draw", "first", "peak", "rule", "state", "step")
-
-    def __init__(self, state: State, rule: Threshold, draw: float):
-        self.state, self.rule, self.draw = state, rule, draw
-        self.step, self.first, self.peak = 0, 1, -math.inf
-        self.alarm: Alarm | None = None
+    state: State
+    rule: Threshold
+    draw: float
+    step: int = 0
+    first: int = 1
+    peak: float = -math.inf
+    alarm: Alarm | None = None
 
 
 class OnlineMonitor:
@@ -423,8 +418,9 @@ class OnlineMonitor:
         """Evidence of drift: 1 at the start, drift at 1 / rate; NaN without a reference."""
         return math.nan if self.drift is None else self.drift.evidence
 
-    def update(self, sequence_id: str, score: float, *, step: int | None = None,
-               group: str = "") -> Alarm | None:
+    def update(
+        self, sequence_id: str, score: float, *, step: int | None = None, group: str = ""
+    ) -> Alarm | None:
         """Take the next score of a sequence, and return an alarm or None.
 
         A sequence that has alarmed stays alarmed: it returns the same alarm at every later step.
@@ -542,8 +538,9 @@ class OnlineMonitor:
         reason = str(error) if ours else f"internal error: {type(error).__name__}: {error}"
         return self._raise(sequence_id, opened, math.nan, math.nan, reason)
 
-    def _raise(self, sequence_id: str, opened: _Open, value: float, threshold: float, reason: str
-               ) -> Alarm:
+    def _raise(
+        self, sequence_id: str, opened: _Open, value: float, threshold: float, reason: str
+    ) -> Alarm:
         self.alarms += 1
         opened.alarm = Alarm(sequence_id, opened.step, value, threshold, reason, self.state)
         return opened.alarm
@@ -577,9 +574,3 @@ def _reader(policy: Policy) -> Callable[[Any], float]:
         return -score if safety else score
 
     return read
-
-
-def round_scores(scores: FloatArray, dtype: str) -> FloatArray:
-    """Return scores rounded to the precision that they will have at the monitor."""
-    with np.errstate(over="ignore"):
-        return scores.astype(DTYPES[dtype]).astype(np.float64)

@@ -25,7 +25,7 @@ from monitorlab.models.tiny import build_tokenizer, llama_config, seeded
 from monitorlab.online.live import LiveScorer
 from monitorlab.online.policy import OnlineMonitor
 from monitorlab.online.score_files import load_scores
-from monitorlab.online.trajectories import Trajectories, to_frame
+from monitorlab.online.trajectories import Trajectories
 from monitorlab.signals.cached import LogProbability
 from monitorlab.signals.stopping import StopAtAlarm, WatchedAnswer
 from monitorlab.storage.sources import project_root
@@ -190,7 +190,7 @@ def load_log(
         As there.
     """
     log = load_scores(file, orientation, columns=columns)
-    table = to_frame(log)
+    table = log.to_frame()
     if Path(file).name == LOG.name:
         table = pd.read_csv(file)
         wrong = table[table["step_label"] == 1]
