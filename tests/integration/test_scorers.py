@@ -42,14 +42,19 @@ from transformers import (
 from monitorlab.models import ModelError
 from monitorlab.models.batching import token_batches
 from monitorlab.models.loading import load_tokenizer, no_progress_bars
-from monitorlab.signals.guard_models import GuardScorer
-from monitorlab.signals.reward_models import (
+from monitorlab.signals.step_scores import (
+    Label,
+    LeftOutError,
+    LogProbabilityScorer,
+    StepScorer,
+    split_steps,
+)
+from monitorlab.signals.verifiers import (
+    GuardScorer,
     MathShepherdScorer,
     Qwen2ForProcessRewardModel,
     TokenRewardScorer,
 )
-from monitorlab.signals.step_scores import Label, LeftOutError, StepScorer
-from monitorlab.signals.token_probabilities import LogProbabilityScorer, split_steps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

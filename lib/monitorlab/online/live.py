@@ -1,9 +1,9 @@
 """A text that is being written, watched step by step: where steps end, what an alarm keeps back.
 
 Whatever writes the text hands it over piece by piece: a generation loop token by token
-(:mod:`monitorlab.signals.stopping`), a server chunk by chunk (:class:`WatchedStream`). A rule cuts
-the text into steps, a scorer gives each step its suspicion, and the monitor judges the score. Cut
-and score a text in deployment as those were that calibrated the policy, or its promise is about
+(:mod:`monitorlab.signals.generation`), a server chunk by chunk (:class:`WatchedStream`). A rule
+cuts the text into steps, a scorer gives each step its suspicion, and the monitor judges the score.
+Cut and score a text in deployment as those were that calibrated the policy, or its promise is about
 something else: log scores with a monitor of ``None``, and give the `scoring` of such a text to the
 policy, which then refuses texts that are watched in another way.
 
@@ -102,19 +102,18 @@ class StepRule:
         long = self.characters if 0 < self.characters <= len(text) else 0
         return min(filter(None, (found, long)), default=0)
 
+    def scoring(self, scorer: LiveScorer) -> str:
+        r"""Say in a line how a text is cut, and scored by a scorer.
 
-def scored_by(rule: StepRule, scorer: LiveScorer) -> str:
-    r"""Say in a line how a text is cut and scored.
-
-    Examples
-    --------
-    >>> class Shouting:
-    ...     pass
-    >>> scored_by(StepRule(), Shouting())
-    "StepRule(mark='\n', tokens=0, characters=1000), Shouting"
-    """
-    plain = type(scorer).__repr__ is object.__repr__
-    return f"{rule}, {type(scorer).__name__ if plain else scorer}"
+        Examples
+        --------
+        >>> class Shouting:
+        ...     pass
+        >>> StepRule().scoring(Shouting())
+        "StepRule(mark='\n', tokens=0, characters=1000), Shouting"
+        """
+        plain = type(scorer).__repr__ is object.__repr__
+        return f"{self}, {type(scorer).__name__ if plain else scorer}"
 
 
 @dataclass
@@ -171,7 +170,7 @@ class WatchedText:
     @property
     def scoring(self) -> str:
         """How it is cut and scored, for a policy to record."""
-        return scored_by(self.rule, self.scorer)
+        return self.rule.scoring(self.scorer)
 
     def token(self, text: str, log_prob: float) -> str:
         """Take one token, which is never cut; as :meth:`piece` else.
@@ -302,9 +301,10 @@ class WatchedStream:
         watched, ended = self.watched, False
         try:
             for text, tokens, last in self._chunks():
-                for passed in _taken(watched, text, tokens):
-                    if passed:
-                        yield passed
+                if tokens:
+                    yield from filter(None, (watched.token(*token) for token in tokens))
+                elif text and (passed := watched.piece(text)):
+                    yield passed
                 ended = ended or last
                 if watched.alarm is not None:
                     break
@@ -327,14 +327,6 @@ class WatchedStream:
 
 
 Tokens = list[tuple[str, float]]  # text and log-probability of each
-
-
-def _taken(watched: WatchedText, text: str, tokens: Tokens) -> Iterator[str]:
-    """Hand over a chunk, by tokens where they are known; yield what passes."""
-    if text and not tokens:
-        yield watched.piece(text)
-    for part, log_prob in tokens:
-        yield watched.token(part, log_prob)
 
 
 def _read_chunk(chunk: Any) -> tuple[str, Tokens, bool]:

@@ -90,8 +90,8 @@ class Policy:
     void : str
         Why the guarantee no longer holds; empty while it does.
     scoring : str
-        How texts were cut and scored, as :func:`monitorlab.online.live.scored_by` says it; a text
-        that is watched in another way is refused. Empty where the log does not tell.
+        How texts were cut and scored, as :meth:`monitorlab.online.live.StepRule.scoring` says it;
+        a text that is watched in another way is refused. Empty where the log does not tell.
 
     Examples
     --------

@@ -20,8 +20,7 @@ from monitorlab.benchmark.sources.generator import QuestionError, load_rows
 from monitorlab.benchmark.sources.records import Record, digest, read_array, read_lines, squeezed
 from monitorlab.benchmark.sources.solutions import PROCESSBENCH
 from monitorlab.online.trajectories import UNKNOWN
-from monitorlab.signals.step_scores import Problem, StepScores
-from monitorlab.signals.token_probabilities import split_steps
+from monitorlab.signals.step_scores import Problem, StepScores, split_steps
 from monitorlab.storage.sources import fetch
 from monitorlab.storage.table_files import read_table_file
 

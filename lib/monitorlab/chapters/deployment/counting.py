@@ -26,8 +26,7 @@ from monitorlab.online.live import LiveScorer
 from monitorlab.online.policy import OnlineMonitor
 from monitorlab.online.score_files import load_scores
 from monitorlab.online.trajectories import Trajectories
-from monitorlab.signals.cached import LogProbability
-from monitorlab.signals.stopping import StopAtAlarm, WatchedAnswer
+from monitorlab.signals.generation import LogProbability, StopAtAlarm, WatchedAnswer
 from monitorlab.storage.sources import project_root
 
 BY, STARTS = (1, 2, 5, 10), range(1, 201)

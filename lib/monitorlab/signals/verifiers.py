@@ -1,17 +1,24 @@
-"""Process reward models from the hub: one probability per step from one forward pass.
+"""Models from the hub as step signals: process reward models, and guards over conversations.
 
 `TokenRewardScorer` reads token-classification models in the manner of Qwen2.5-Math-PRM
 (arXiv 2501.07301, model card of Qwen/Qwen2.5-Math-PRM-7B): every step is closed by ``<extra_0>``
 and judged there. `MathShepherdScorer` reads peiyi9979/math-shepherd-mistral-7b-prm
 (arXiv 2312.08935): a causal language model that says `` +`` or `` -`` at a step tag. Both report
 the probability of a good step; here it is turned into suspicion, 1 - p.
+
+`GuardScorer` judges every turn of a conversation. The question of a guard stands after the
+conversation, so the prompts of two turns share everything but their tail, and a single pass cannot
+answer for all turns at once. The scoring engine computes what they share once: a conversation of T
+turns with a head of h tokens, turns of c tokens and a tail of q tokens costs h + T (c + q) tokens
+instead of T (h + q) + c T (T + 1) / 2, and the head is there once for all conversations.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -34,16 +41,9 @@ from monitorlab.models.batching import (
     logits_at_steps,
 )
 from monitorlab.models.chat import render_chat
+from monitorlab.models.guards import Guard, GuardFamily
 from monitorlab.models.loading import from_checkpoint, load_model, load_tokenizer
-from monitorlab.signals.step_scores import (
-    Label,
-    Problem,
-    StepScorer,
-    StepScores,
-    checked_steps,
-    read_label,
-    single_problem,
-)
+from monitorlab.signals.step_scores import Label, Problem, StepScorer, StepScores
 from monitorlab.storage.settings import settings_of
 
 QWEN_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -52,6 +52,8 @@ STEP_TAG = "ки"
 GOOD, BAD = "+", "-"
 PUBLISHED = {"Qwen2ForProcessRewardModel": 1}  # good labels that a card states, and no name
 HEADS = ("lm_head",)  # of the language model that a reward model started from
+LABEL_LEAD = "\n\n"  # Llama-Guard writes a blank line and then its label
+Turns = Literal["assistant", "user", "both"]
 
 
 class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
@@ -73,9 +75,7 @@ class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
         self.post_init()
 
     def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None,
         use_cache: bool = False,
     ) -> TokenClassifierOutput:
         """Return the logits of both labels at every position, shape (n, length, 2)."""
@@ -107,33 +107,24 @@ class TokenRewardScorer(StepScorer):
     """
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        separator: str = SEPARATOR,
-        good_label: str | int | None = None,
-        system: str = QWEN_SYSTEM,
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+        separator: str = SEPARATOR, good_label: str | int | None = None, system: str = QWEN_SYSTEM,
     ) -> None:
         super().__init__(model, tokenizer)
         self.separator, self.system = separator, system
         if good_label is None:
             good_label = PUBLISHED.get(type(model).__name__)
-        self.label = read_label(model.config, good_label, "good_label", bad=False)
+        self.label = Label.read(model.config, good_label, "good_label", bad=False)
         ids = tokenizer(separator, add_special_tokens=False)["input_ids"]
         if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
             raise ModelError(
                 f"the separator {separator!r} is not one token of this tokenizer (found "
-                f"{tokenizer.convert_ids_to_tokens(ids)}): is it the model's own tokenizer?"
-            )
+                f"{tokenizer.convert_ids_to_tokens(ids)}): is it the model's own tokenizer?")
         self.separator_id = ids[0]
 
     @classmethod
     def load(
-        cls,
-        name: str,
-        revision: str = "",
-        dtype: str = "float32",
-        device: str = "cpu",
+        cls, name: str, revision: str = "", dtype: str = "float32", device: str = "cpu",
         **options: Any,
     ) -> TokenRewardScorer:
         """Load from a local folder or a pinned hub model.
@@ -143,8 +134,7 @@ class TokenRewardScorer(StepScorer):
         """
         tokenizer = load_tokenizer(name, revision)
         config = from_checkpoint(
-            AutoConfig.from_pretrained, name, revision, trust_remote_code=False
-        )
+            AutoConfig.from_pretrained, name, revision, trust_remote_code=False)
         architecture = (config.architectures or ["none"])[0]
         if architecture == "Qwen2ForProcessRewardModel":
             loader: Callable[..., PreTrainedModel] = Qwen2ForProcessRewardModel.from_pretrained
@@ -153,27 +143,25 @@ class TokenRewardScorer(StepScorer):
         else:
             raise ModelError(
                 f"{name!r} holds {architecture}, expected Qwen2ForProcessRewardModel or a "
-                "...ForTokenClassification; code that a model brings along is never run"
-            )
+                "...ForTokenClassification; code that a model brings along is never run")
         model = load_model(loader, name, revision, dtype, device, heads=HEADS)
         return cls(model, tokenizer, **options)
 
     def _encode(self, problem: Problem, steps: Sequence[str]) -> Encoded:
-        texts = checked_steps(steps)
+        texts = self._checked(steps)
         messages = [
             {"role": "system", "content": self.system},
-            {"role": "user", "content": single_problem(problem)},
+            {"role": "user", "content": _single(problem)},
             {"role": "assistant", "content": "".join(text + self.separator for text in texts)},
         ]
         chat = render_chat(self.tokenizer, messages)
         ids = self.tokenizer(chat, add_special_tokens=False)["input_ids"]
-        positions = _positions(ids, self.separator_id, len(texts), self.separator)
-        check_length(len(ids), self.model.config, "the trajectory")
-        return Encoded(ids, positions, count_tokens(self.tokenizer, texts))
+        return _marked(self, ids, self.separator_id, self.separator, texts)
 
     def _read(self, encoded: Sequence[Encoded]) -> list[StepScores]:
         logits = logits_at_steps(self.model, encoded, self.tokenizer.pad_token_id)
-        return _suspicion(logits, encoded, self.label)
+        return [StepScores(self.label.suspicion(row), np.array(item.tokens))
+                for row, item in zip(logits, encoded, strict=True)]
 
 
 class MathShepherdScorer(StepScorer):
@@ -200,13 +188,8 @@ class MathShepherdScorer(StepScorer):
     """
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        step_tag: str = STEP_TAG,
-        good: str = GOOD,
-        bad: str = BAD,
-        numbered: bool = True,
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+        step_tag: str = STEP_TAG, good: str = GOOD, bad: str = BAD, numbered: bool = True,
         least_mass: float = LABEL_MASS,
     ) -> None:
         super().__init__(model, tokenizer)
@@ -215,40 +198,35 @@ class MathShepherdScorer(StepScorer):
         self.judgement_ids = tokenizer(f"{good} {bad}", add_special_tokens=False)["input_ids"]
         tag_ids = tokenizer(f"a {step_tag}", add_special_tokens=False)["input_ids"]
         self.tag_id = tag_ids[-1]
-        unknown = tokenizer.unk_token_id in (*self.judgement_ids, self.tag_id)
-        if len(self.judgement_ids) != 2 or step_tag not in tokenizer.decode([self.tag_id]):
-            unknown = True
-        if unknown:
+        if (tokenizer.unk_token_id in (*self.judgement_ids, self.tag_id)
+                or len(self.judgement_ids) != 2
+                or step_tag not in tokenizer.decode([self.tag_id])):
             pieces = tokenizer.convert_ids_to_tokens([*self.judgement_ids, *tag_ids[1:]])
             raise ModelError(
                 f"{good!r}, {bad!r} and {step_tag!r} must be one token each, but this tokenizer "
-                f"makes {pieces} of them: is it the model's own tokenizer?"
-            )
+                f"makes {pieces} of them: is it the model's own tokenizer?")
 
     def _encode(self, problem: Problem, steps: Sequence[str]) -> Encoded:
-        texts = checked_steps(steps)
+        texts = self._checked(steps)
         if self.numbered:
-            texts = [
-                text if re.match(r"Step \d+:", text) else f"Step {k}: {text}"
-                for k, text in enumerate(texts, 1)
-            ]
+            texts = [text if re.match(r"Step \d+:", text) else f"Step {k}: {text}"
+                     for k, text in enumerate(texts, 1)]
         solution = "\n".join(f"{text} {self.step_tag}" for text in texts)
-        ids = self.tokenizer(f"{single_problem(problem)} {solution}")["input_ids"]
-        positions = _positions(ids, self.tag_id, len(texts), self.step_tag)
-        check_length(len(ids), self.model.config, "the trajectory")
-        return Encoded(ids, positions, count_tokens(self.tokenizer, texts))
+        ids = self.tokenizer(f"{_single(problem)} {solution}")["input_ids"]
+        return _marked(self, ids, self.tag_id, self.step_tag, texts)
 
     def _read(self, encoded: Sequence[Encoded]) -> list[StepScores | ModelError]:
         pad_id = self.tokenizer.pad_token_id
         logs = logits_at_steps(self.model, encoded, pad_id, self.judgement_ids)
         read: list[StepScores | ModelError] = []
         label = Label(position=0, bad=False, alone=False)
-        for scores, row in zip(_suspicion(logs, encoded, label), logs, strict=True):
+        for row, item in zip(logs, encoded, strict=True):
             mass = float(row.exp().sum(-1).min())
-            read.append(scores if not mass < self.least_mass else ModelError(
+            read.append(ModelError(
                 f"the judgements have {mass:.2g} of the probability at a tag, expected at least "
                 f"{self.least_mass:g}: was the model trained to judge at {self.step_tag!r}?"
-            ))
+            ) if mass < self.least_mass else
+                StepScores(label.suspicion(row), np.array(item.tokens)))
         return read
 
 
@@ -280,21 +258,99 @@ def load_reward_model(name: str, revision: str = "", **settings: Any) -> StepSco
     return cast(StepScorer, scorer.load(name, revision, **settings))
 
 
-def _positions(ids: Sequence[int], mark: int, n_steps: int, text: str) -> list[int]:
+def _single(problem: Problem) -> str:
+    """Return the problem if it is one text, as these scorers need it."""
+    if not isinstance(problem, str):
+        raise ModelError("this scorer takes one problem text, found a sequence of messages")
+    return problem
+
+
+def _marked(
+    scorer: StepScorer, ids: list[int], mark: int, text: str, steps: Sequence[str]
+) -> Encoded:
     """Find the marks that close the steps; there must be exactly one per step."""
     positions = [i for i, token in enumerate(ids) if token == mark]
-    if len(positions) != n_steps:
+    if len(positions) != len(steps):
         raise ModelError(
-            f"found {len(positions)} marks {text!r} for {n_steps} steps: the problem or a step "
-            f"contains the mark itself, or the tokenizer joins it to its neighbours"
-        )
-    return positions
+            f"found {len(positions)} marks {text!r} for {len(steps)} steps: the problem or a step "
+            "contains the mark itself, or the tokenizer joins it to its neighbours")
+    check_length(len(ids), scorer.model.config, "the trajectory")
+    return Encoded(ids, positions, count_tokens(scorer.tokenizer, steps))
 
 
-def _suspicion(
-    logits: Sequence[torch.Tensor], encoded: Sequence[Encoded], label: Label
-) -> list[StepScores]:
-    return [
-        StepScores(label.suspicion(row), np.array(item.tokens))
-        for row, item in zip(logits, encoded, strict=True)
-    ]
+@dataclass(frozen=True)
+class _Asked:
+    """The moderation prompt after every turn that is judged, and the tokens of each turn."""
+
+    prompts: list[list[int]]
+    tokens: np.ndarray
+
+
+class GuardScorer(StepScorer):
+    """P(unsafe) against P(safe) of every turn, see `monitorlab.models.guards`.
+
+    A problem is one user message per assistant turn (one text for a single turn), the steps are the
+    answers. A conversation has no score if a prompt of it is too long, or if the labels have less
+    than `least_mass` of the probability.
+
+    Parameters
+    ----------
+    model, tokenizer : PreTrainedModel, PreTrainedTokenizerBase
+        A causal language model and a tokenizer whose chat template builds the moderation prompt
+        for the conversation it is given.
+    unsafe, safe : str
+        The two labels, such as "Yes" and "No" in other families.
+    lead : str
+        Text between the prompt and the label.
+    least_mass : float
+        Probability, in [0, 1], that both labels together must have.
+    turns : {"assistant", "user", "both"}
+        Whose turns are judged, in the order in which they were said.
+
+    Raises
+    ------
+    ModelError
+        There is no chat template, it leaves texts out, or the labels cannot be told apart.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, unsafe: str = "unsafe",
+        safe: str = "safe", lead: str = LABEL_LEAD, least_mass: float = LABEL_MASS,
+        turns: Turns = "assistant",
+    ) -> None:
+        super().__init__(model, tokenizer)
+        self.turns = turns
+        family = GuardFamily("own", (unsafe,), (safe,), lead=lead)
+        self.guard = Guard(model, tokenizer, family, least_mass)
+
+    def _encode(self, problem: Problem, steps: Sequence[str]) -> _Asked:
+        answers = self._checked(steps)
+        asked = [problem] if isinstance(problem, str) else list(problem)
+        if len(asked) != len(answers):
+            raise ModelError(
+                f"a conversation needs one user message per assistant turn, found {len(asked)} "
+                f"messages and {len(answers)} turns")
+        turns: list[tuple[str, ...]] = list(zip(asked, answers, strict=True))
+        judged: list[list[tuple[str, ...]]] = []
+        for k, turn in enumerate(turns):
+            said_by = {"user": [*turns[:k], turn[:1]], "assistant": turns[: k + 1]}
+            judged += [part for who, part in said_by.items() if self.turns in (who, "both")]
+        prompts = [self.guard.prompt(part) for part in judged]
+        for number, prompt in enumerate(prompts, 1):
+            longest = len(prompt) + max(map(len, self.guard.words)) - 1
+            check_length(longest, self.model.config, f"the prompt of turn {number}")
+        said = [part[-1][-1] for part in judged]
+        return _Asked(prompts, np.array(count_tokens(self.tokenizer, said)))
+
+    def _read(self, encoded: list[_Asked]) -> list[StepScores | ModelError]:
+        """Score all turns of all conversations together."""
+        scores, objections = self.guard.suspicion([p for item in encoded for p in item.prompts])
+        found: list[StepScores | ModelError] = []
+        start = 0
+        for item in encoded:
+            own = slice(start, start + len(item.prompts))
+            start = own.stop
+            wrong = [f"after turn {turn} {why}"
+                     for turn, why in enumerate(objections[own], 1) if why]
+            found.append(ModelError(wrong[0]) if wrong else StepScores(scores[own], item.tokens))
+        return found
