@@ -48,7 +48,12 @@ class Fitted:
 
     def __call__(self, scores: FloatArray) -> FloatArray:
         """Return the statistic of all steps: (n, T), NaN-padded, to the same, high is unsafe."""
-        raise NotImplementedError
+        state, values = self.start(), np.empty_like(scores)
+        with np.errstate(invalid="ignore"):
+            for t in range(scores.shape[1]):
+                state, values[:, t] = self._step(state, scores[:, t])
+        # Keep the padding; suspicion wins where infinities of both signs have met.
+        return np.where(np.isnan(scores), np.nan, np.where(np.isnan(values), np.inf, values))
 
     def start(self) -> State:
         """Return the state of a sequence before its first step."""
@@ -56,6 +61,11 @@ class Fitted:
 
     def update(self, state: State, score: float) -> tuple[State, float]:
         """Take one more score, any number but NaN; return the next state and the statistic."""
+        state, value = self._step(state, _number(score))
+        return state, math.inf if value != value else value
+
+    def _step(self, state: State, score: Any) -> tuple[State, Any]:
+        """Take one score of one sequence, or of many as an array, by the same operations."""
         raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
@@ -184,25 +194,20 @@ def training_part(
     return np.where(ours, first, True)
 
 
-def _require_both_classes(train: Trajectories, who: str) -> None:
-    """Raise :class:`TooFewSequencesError` if ``train`` lacks safe or unsafe sequences."""
+def _require_both_classes(train: Trajectories, who: str, least: int = 1) -> None:
+    """Raise :class:`TooFewSequencesError` if ``train`` has fewer safe or unsafe sequences."""
     unsafe = int(np.sum(train.labels == 1))
-    if unsafe == 0 or unsafe == len(train):
+    if min(unsafe, len(train) - unsafe) < least:
         raise TooFewSequencesError(
-            f"{who} learns from safe and unsafe sequences; the training part of the calibration "
-            f"set has {len(train) - unsafe} safe and {unsafe} unsafe ones. Use more sequences, or "
-            "a statistic without training (running_min, running_mean, ewma)."
-        )
+            f"{who} learns from at least {least} safe and {least} unsafe sequences; the training "
+            f"part of the calibration set has {len(train) - unsafe} safe and {unsafe} unsafe ones. "
+            "Use more sequences, or a statistic without training (running_min, running_mean, "
+            "ewma).")
 
 
 def _running_max(scores: FloatArray) -> FloatArray:
     """Highest score up to each step; shape (n, T), NaN where ``scores`` is."""
     return np.where(np.isnan(scores), np.nan, np.fmax.accumulate(scores, axis=1))
-
-
-def _where_present(values: FloatArray, scores: FloatArray) -> FloatArray:
-    """Keep the padding, and let suspicion win where infinities of both signs have met."""
-    return np.where(np.isnan(scores), np.nan, np.where(np.isnan(values), np.inf, values))
 
 
 def _number(score: float) -> float:
@@ -211,11 +216,6 @@ def _number(score: float) -> float:
     if value != value:
         raise ValueError("the score is nan, expected a number: a step without a score is no step.")
     return value
-
-
-def _suspicious(value: float) -> float:
-    """Let suspicion win where infinities of both signs have met."""
-    return math.inf if value != value else value
 
 
 class _Untrained(Fitted, Statistic):
@@ -236,13 +236,8 @@ class LatestScore(_Untrained):
 
     name, kind = "running_min", "latest"
 
-    def __call__(self, scores: FloatArray) -> FloatArray:
-        """Return the scores."""
-        return scores
-
-    def update(self, state: State, score: float) -> tuple[State, float]:
-        """Return the score."""
-        return state, _number(score)
+    def _step(self, state: State, score: Any) -> tuple[State, Any]:
+        return state, score
 
 
 @dataclass(frozen=True)
@@ -251,21 +246,13 @@ class RunningMean(_Untrained):
 
     name = kind = "running_mean"
 
-    def __call__(self, scores: FloatArray) -> FloatArray:
-        """Return the mean up to each step."""
-        steps = np.arange(1, scores.shape[1] + 1)
-        with np.errstate(invalid="ignore"):
-            values = np.cumsum(np.where(np.isnan(scores), 0.0, scores), axis=1) / steps
-        return _where_present(values, scores)
-
     def start(self) -> State:
         """Return no steps, and their sum."""
         return 0, 0.0
 
-    def update(self, state: State, score: float) -> tuple[State, float]:
-        """Add one score."""
-        steps, total = state[0] + 1, state[1] + _number(score)
-        return (steps, total), _suspicious(total / steps)
+    def _step(self, state: State, score: Any) -> tuple[State, Any]:
+        steps, total = state[0] + 1, state[1] + score
+        return (steps, total), total / steps
 
 
 @dataclass(frozen=True)
@@ -285,22 +272,10 @@ class Ewma(_Untrained):
         if not 0.0 < self.weight <= 1.0:
             raise ValueError(f"EWMA weight is {self.weight}, expected a number in (0, 1].")
 
-    def __call__(self, scores: FloatArray) -> FloatArray:
-        """Return the weighted mean up to each step."""
-        values = np.array(scores, dtype=np.float64)
-        if self.weight == 1.0:
-            return values
-        with np.errstate(invalid="ignore"):
-            for t in range(1, values.shape[1]):
-                values[:, t] = (1.0 - self.weight) * values[:, t - 1] + self.weight * scores[:, t]
-        return _where_present(values, scores)
-
-    def update(self, state: State, score: float) -> tuple[State, float]:
-        """Move towards one score."""
-        value = _number(score)
+    def _step(self, state: State, score: Any) -> tuple[State, Any]:
         if state and self.weight != 1.0:
-            value = (1.0 - self.weight) * state[0] + self.weight * value
-        return (value,), _suspicious(value)
+            score = (1.0 - self.weight) * state[0] + self.weight * score
+        return (score,), score
 
 
 @dataclass(frozen=True)
@@ -312,14 +287,8 @@ class FirstScore(_Untrained):
 
     name = kind = "first_score"
 
-    def __call__(self, scores: FloatArray) -> FloatArray:
-        """Return the first column, as wide as the scores."""
-        return np.where(np.isnan(scores), np.nan, scores[:, :1])
-
-    def update(self, state: State, score: float) -> tuple[State, float]:
-        """Return the first score."""
-        value = _number(score)
-        state = state or (value,)
+    def _step(self, state: State, score: Any) -> tuple[State, Any]:
+        state = state or (score,)
         return state, state[0]
 
 
@@ -332,17 +301,11 @@ class StepNumber(_Untrained):
 
     name = kind = "step_number"
 
-    def __call__(self, scores: FloatArray) -> FloatArray:
-        """Return 1, 2, 3, ... in every row."""
-        return np.where(np.isnan(scores), np.nan, np.arange(1.0, scores.shape[1] + 1.0))
-
     def start(self) -> State:
         """Return no steps."""
         return (0.0,)
 
-    def update(self, state: State, score: float) -> tuple[State, float]:
-        """Count one step."""
-        _number(score)
+    def _step(self, state: State, score: Any) -> tuple[State, Any]:
         steps = state[0] + 1.0
         return (steps,), steps
 
@@ -374,8 +337,7 @@ class Cusum(Statistic):
             if not np.isfinite(scores).any():
                 raise TooFewSequencesError(
                     f"{self.name} needs the mean score of safe and of unsafe sequences; all "
-                    f"{len(scores)} scores of the {('safe', 'unsafe')[label]} ones are infinite."
-                )
+                    f"{len(scores)} scores of the {('safe', 'unsafe')[label]} ones are infinite.")
             means.append(np.mean(scores[np.isfinite(scores)]))
         return _FittedCusum(float(np.mean(means)))
 
@@ -387,25 +349,17 @@ class _FittedCusum(Fitted):
     reference: float
     kind = "cusum"
 
-    def __call__(self, scores: FloatArray) -> FloatArray:
-        """Return the sum of excesses over the reference up to each step, floored at 0."""
-        values = np.empty_like(scores)
-        total = np.zeros(len(scores))
-        with np.errstate(invalid="ignore"):
-            for t in range(scores.shape[1]):
-                total = np.maximum(0.0, total + scores[:, t] - self.reference)
-                values[:, t] = total
-        return _where_present(values, scores)
-
     def start(self) -> State:
         """Return an empty sum."""
         return (0.0,)
 
-    def update(self, state: State, score: float) -> tuple[State, float]:
-        """Add one excess."""
-        total = state[0] + _number(score) - self.reference
-        total = 0.0 if total <= 0.0 else total  # NaN stays
-        return (total,), _suspicious(total)
+    def _step(self, state: State, score: Any) -> tuple[State, Any]:
+        total = state[0] + score - self.reference
+        if isinstance(total, float):
+            total = 0.0 if total <= 0.0 else total  # NaN stays
+        else:
+            total = np.maximum(0.0, total)
+        return (total,), total
 
 
 FEATURES = (
@@ -467,16 +421,14 @@ class _FittedPrefix(Fitted):
     def normal_scores(self, scores: FloatArray) -> FloatArray:
         """Map scores of any shape to normal quantiles of their mid-rank; NaN is kept."""
         reference = np.array(self.reference)
-        at = np.searchsorted(reference, scores, "left") + np.searchsorted(
-            reference, scores, "right")
+        at = sum(np.searchsorted(reference, scores, side) for side in ("left", "right"))
         return np.where(np.isnan(scores), np.nan, self.quantiles[at])
 
     def __call__(self, scores: FloatArray) -> FloatArray:
         """Return the log odds of all steps."""
         odds = np.full(scores.shape, self.intercept)
-        for weight, feature in zip(
-            self.weights, _prefix_features(self.normal_scores(scores)), strict=True
-        ):
+        features = _prefix_features(self.normal_scores(scores))
+        for weight, feature in zip(self.weights, features, strict=True):
             odds += weight * feature
         return odds
 
@@ -555,8 +507,8 @@ class _FittedRatio(Fitted):
         What stands for -inf and +inf, which no sum may meet.
     """
 
-    weights: tuple[tuple[float, ...], ...]
-    centres: tuple[tuple[float, ...], ...]
+    weights: Rows
+    centres: Rows
     intercepts: tuple[float, ...]
     prior: float
     lowest: float
@@ -907,16 +859,27 @@ class LikelihoodRatio(Statistic):
         TooFewSequencesError
             If step 1 has fewer than five sequences of a class.
         """
-        unsafe = int(np.sum(train.labels == 1))
-        if min(unsafe, len(train) - unsafe) < MINIMUM_PER_CLASS:
-            raise TooFewSequencesError(
-                f"{self.name} needs at least {MINIMUM_PER_CLASS} safe and {MINIMUM_PER_CLASS} "
-                f"unsafe sequences to learn from; it was given {len(train) - unsafe} safe and "
-                f"{unsafe} unsafe ones."
-            )
-        weights, centres, intercepts = _fit_steps(train)
-        return _FittedRatio(weights, centres, intercepts, (len(train) - unsafe) / unsafe,
-                            *_stand_ins(train.flat_scores))
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.preprocessing import StandardScaler
+
+        _require_both_classes(train, self.name, MINIMUM_PER_CLASS)
+        lowest, highest = _stand_ins(train.flat_scores)
+        scores = np.clip(train.flat_scores, lowest, highest)
+        weights, centres, intercepts = [], [], []
+        for steps in range(1, int(train.lengths.max()) + 1):
+            reached = train.lengths >= steps
+            unsafe = train.labels[reached]
+            if min(int(unsafe.sum()), int((1 - unsafe).sum())) < MINIMUM_PER_CLASS:
+                break  # later steps are reached by fewer still
+            prefixes = scores[train.starts[reached][:, None] + np.arange(steps)]
+            scaler = StandardScaler().fit(prefixes)
+            model = LogisticRegression(max_iter=200)
+            model.fit(scaler.transform(prefixes), unsafe)
+            weights.append(tuple((model.coef_[0] / scaler.scale_).tolist()))
+            centres.append(tuple(scaler.mean_.tolist()))
+            intercepts.append(float(model.intercept_[0]))
+        return _FittedRatio(tuple(weights), tuple(centres), tuple(intercepts),
+                            (len(train) - train.count(1)) / train.count(1), lowest, highest)
 
 
 def _stand_ins(scores: FloatArray) -> tuple[float, float]:
@@ -925,25 +888,3 @@ def _stand_ins(scores: FloatArray) -> tuple[float, float]:
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
     reach = (high - low) or 1.0
     return low - reach, high + reach
-
-
-def _fit_steps(train: Trajectories) -> tuple[Rows, Rows, tuple[float, ...]]:
-    """Return weights, centres and intercepts for the steps that enough sequences reach."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
-    scores = np.clip(train.flat_scores, *_stand_ins(train.flat_scores))
-    weights, centres, intercepts = [], [], []
-    for steps in range(1, int(train.lengths.max()) + 1):
-        reached = train.lengths >= steps
-        unsafe = train.labels[reached]
-        if min(int(unsafe.sum()), int((1 - unsafe).sum())) < MINIMUM_PER_CLASS:
-            break  # later steps are reached by fewer still
-        prefixes = scores[train.starts[reached][:, None] + np.arange(steps)]
-        scaler = StandardScaler().fit(prefixes)
-        model = LogisticRegression(max_iter=200)
-        model.fit(scaler.transform(prefixes), unsafe)
-        weights.append(tuple((model.coef_[0] / scaler.scale_).tolist()))
-        centres.append(tuple(scaler.mean_.tolist()))
-        intercepts.append(float(model.intercept_[0]))
-    return tuple(weights), tuple(centres), tuple(intercepts)
