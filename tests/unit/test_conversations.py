@@ -138,8 +138,6 @@ def test_split_shares_no_place_role_thing_or_wording() -> None:
 def test_bad_arguments(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_conversations(np.random.default_rng(0), **arguments)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="test_share"):
-        split_places(np.random.default_rng(0), 1.0)
 
 
 @pytest.mark.parametrize(("old", "new", "message"), [

@@ -19,16 +19,10 @@ from threadpoolctl import threadpool_limits
 from monitorlab.online import running
 from monitorlab.online.metrics import alarm_metrics, alarm_steps, peaks
 from monitorlab.online.trajectories import Trajectories
+from monitorlab.statistics import thresholds
 from monitorlab.statistics.intervals import check_level
 from monitorlab.statistics.ranks import RANK_RULES
-from monitorlab.statistics.thresholds import (
-    CALIBRATED,
-    FALSE_ALARM,
-    MISSED_DETECTION,
-    NOT_TRAINABLE,
-    Threshold,
-    calibrate,
-)
+from monitorlab.statistics.thresholds import FALSE_ALARM, MISSED_DETECTION, Threshold, calibrate
 
 VILLE = "ville"
 # (positions of the calibration sequences, positions of the test sequences)
@@ -217,18 +211,15 @@ class _Resamples:
             choice = np.zeros(len(self.copies), dtype=np.int64)
             alarms = np.full((len(test), 1), 0 if never else 1)
         else:
-            thresholds = self._thresholds(method, fitted)
-            values, choice = np.unique(thresholds, return_inverse=True)
+            values, choice = np.unique(self._thresholds(method, fitted), return_inverse=True)
             alarms = _first_alarms(fitted.running, values, strict=never)
         raised, share = alarms > 0, np.where(alarms > 0, alarms / test.lengths[:, None], 1.0)
         copies = self.copies[:, positions].astype(np.float64)
         unsafe, onsets = test.labels == 1, test.known_onsets
         measured = (
-            (raised, test.labels == 0),
-            (raised, unsafe),
+            (raised, test.labels == 0), (raised, unsafe),
             (alarms >= onsets[:, None], unsafe & (onsets > 0)),
-            (raised & (share <= 0.5), unsafe),
-            (share, unsafe),
+            (raised & (share <= 0.5), unsafe), (share, unsafe),
         )
         self.found.setdefault(method.label, []).append(np.stack([
             _weighted(outcome[of], copies[:, of], choice) for outcome, of in measured], axis=1))
@@ -247,18 +238,16 @@ class _Resamples:
 
     def _thresholds(self, method: Method, fitted: _Fitted) -> FloatArray:
         """Threshold of every draw; alarm above it, or from it on for missed detections."""
-        false_alarms = self.risk == FALSE_ALARM
-        silent = _silent(self.risk)
+        false_alarms, silent = self.risk == FALSE_ALARM, _silent(self.risk)
         if method.calibrator == VILLE:
             return np.full(len(self.copies), 1.0 / check_level(self.level))
         order = np.argsort(-fitted.peaks if false_alarms else fitted.peaks, kind="stable")
         drawn = np.cumsum(self.copies[:, fitted.positions[order]], axis=1, dtype=np.int64)
         if not drawn.shape[1]:
             return np.full(len(drawn), silent)
-        sizes = drawn[:, -1]
         rule = RANK_RULES[method.calibrator]
-        rank = {n: rule(int(n), self.level, self.delta) for n in np.unique(sizes)}
-        k = np.array([rank[n] for n in sizes])
+        sizes, draws = np.unique(drawn[:, -1], return_inverse=True)
+        k = np.array([rule(int(n), self.level, self.delta) for n in sizes])[draws]
         at = np.minimum(np.sum(drawn < k[:, None], axis=1), drawn.shape[1] - 1)
         return np.where(k > 0, fitted.peaks[order][at], silent)
 
@@ -452,7 +441,7 @@ class _Fold:
             return Threshold(
                 value=silent, tie_break=float(silent > 0), risk=self.risk,
                 calibrator=method.calibrator, level=float(level), delta=self.delta, n=0, k=0,
-                n_needed=0, attained=0.0, state=NOT_TRAINABLE)
+                n_needed=0, attained=0.0, state=thresholds.NOT_TRAINABLE)
         if method.calibrator == VILLE:
             return _ville_threshold(level, self.risk)
         return calibrate(
@@ -476,7 +465,7 @@ def _ville_threshold(level: float, risk: str = FALSE_ALARM) -> Threshold:
     return Threshold(
         value=1.0 / check_level(level), tie_break=1.0, risk=FALSE_ALARM, calibrator=VILLE,
         level=float(level), delta=math.nan, n=0, k=0, n_needed=0, attained=math.nan,
-        state=CALIBRATED)
+        state=thresholds.CALIBRATED)
 
 
 def random_splits(

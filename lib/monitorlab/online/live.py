@@ -182,12 +182,11 @@ class WatchedText:
         log_prob : float
             Its natural-log probability; NaN if it is not known.
         """
-        if self._over:
+        if self.over:
             return ""
         self._text += text
         self._log_probs.append(log_prob)
-        count = len(self._log_probs)
-        ends = self.rule.end(self._text) or 0 < self.rule.tokens <= count
+        ends = self.rule.end(self._text) or 0 < self.rule.tokens <= len(self._log_probs)
         return self._step(len(self._text)) if ends else ""
 
     def piece(self, text: str) -> str:
@@ -199,12 +198,12 @@ class WatchedText:
             The steps that ended in it and passed; empty if none did. A step that alarms, and
             whatever follows it, is never returned.
         """
-        if self.rule.tokens and not self._over:
+        if self.rule.tokens and not self.over:
             return self.fail(SequenceError("steps are counted in tokens, and the tokens of this "
                                            "text are not known: ask for log-probabilities"))
-        self._text += "" if self._over else text
+        self._text += "" if self.over else text
         passed = ""
-        while not self._over and (end := self.rule.end(self._text)):
+        while not self.over and (end := self.rule.end(self._text)):
             passed += self._step(end)
         return passed
 
@@ -216,7 +215,7 @@ class WatchedText:
         str
             That step, if there is one and it passed.
         """
-        left = self._step(len(self._text)) if self._text.strip() and not self._over else ""
+        left = self._step(len(self._text)) if self._text.strip() and not self.over else ""
         if not self.finished and self.monitor is not None and (self.scores or self.alarm):
             self.monitor.end(self.sequence_id)
         self.finished = True
@@ -232,19 +231,20 @@ class WatchedText:
         """
         if self.monitor is None:
             raise error
-        if not self._over:
+        if not self.over:
             self.alarm = self.monitor.fail(self.sequence_id, error, group=self.group)
         return ""
 
     @property
-    def _over(self) -> bool:
+    def over(self) -> bool:
+        """Whether nothing more is taken: it has ended, or was stopped."""
         return self.finished or self.alarm is not None
 
     def _step(self, end: int) -> str:
         """Score the first characters of what is there, and let the monitor judge."""
         log_probs = np.array(self._log_probs)
-        step = LiveStep(self._text[:end], log_probs if not np.isnan(log_probs).any() else
-                        log_probs[:0])
+        known = log_probs[:0] if np.isnan(log_probs).any() else log_probs
+        step = LiveStep(self._text[:end], known)
         self._text, self._log_probs = self._text[end:], []
         try:
             if self._score is None:

@@ -25,15 +25,8 @@ from numpy.typing import NDArray
 
 from monitorlab.online.drift import DriftReference, DriftTest
 from monitorlab.online.running import Fitted, LatestScore, State
-from monitorlab.statistics.thresholds import (
-    ALWAYS_ALARM,
-    CALIBRATED,
-    FALSE_ALARM,
-    NEVER_ALARM,
-    NOT_TRAINABLE,
-    RISKS,
-    Threshold,
-)
+from monitorlab.statistics import thresholds
+from monitorlab.statistics.thresholds import CALIBRATED, FALSE_ALARM, RISKS, Threshold
 from monitorlab.storage.files import DamagedFileError, read_sealed, sealed_json, write_text_atomic
 
 FloatArray = NDArray[np.float64]
@@ -46,7 +39,8 @@ SIDES = ("suspicion", "safety")
 ON_ERROR = ("alarm", "raise")
 DTYPES: dict[str, Any] = {"float64": np.float64, "float32": np.float32, "float16": np.float16}
 VALID, VOID, EXPIRED = "valid", "guarantee void", "expired"
-_RULE_STATES = (CALIBRATED, NEVER_ALARM, ALWAYS_ALARM, NOT_TRAINABLE)
+_RULE_STATES = (CALIBRATED, thresholds.NEVER_ALARM, thresholds.ALWAYS_ALARM,
+                thresholds.NOT_TRAINABLE)
 
 
 class PolicyError(ValueError):

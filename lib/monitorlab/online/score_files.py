@@ -10,7 +10,6 @@ import json
 import reprlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -627,9 +626,7 @@ def _absent(cell: object) -> bool:
     """Whether a cell holds nothing."""
     if isinstance(cell, str):
         return not cell.strip()
-    if cell is None or cell is pd.NA or cell is pd.NaT:
-        return True
-    return isinstance(cell, Number) and cell != cell
+    return bool(pd.api.types.is_scalar(cell) and pd.isna(cell))
 
 
 def _as_lists(cells: Cells) -> list[Sequence[Any]] | None:

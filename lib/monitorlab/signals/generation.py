@@ -26,27 +26,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    Cache,
-    LogitsProcessor,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteria,
-)
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
+from transformers.generation import LogitsProcessor, StoppingCriteria
 
 from monitorlab.models import ModelError
 from monitorlab.models.batching import LABEL_MASS, check_length, end_ids
 from monitorlab.models.chat import chat_text, text_ids
 from monitorlab.models.engine import hindrance
-from monitorlab.online.live import (
-    FloatArray,
-    LiveScorer,
-    LiveStep,
-    ScoreStep,
-    StepRule,
-    WatchedText,
-)
+from monitorlab.online.live import LiveScorer, LiveStep, ScoreStep, StepRule, WatchedText
 from monitorlab.online.policy import Alarm, OnlineMonitor, SequenceError
 from monitorlab.signals.step_scores import POOLS
 
@@ -109,7 +97,7 @@ class CachedReader:
         self._cache = Cache(layer_class_to_replicate=_RoomyLayer)
         self._next = self._read(ids, [len(ids) - 1])[-1]
 
-    def append(self, ids: Sequence[int]) -> FloatArray:
+    def append(self, ids: Sequence[int]) -> np.ndarray:
         """Read on.
 
         Parameters
@@ -201,14 +189,14 @@ class CachedVerifier:
                              "token each, all different: choose other words for yes and no")
         self.columns, self._n_yes = [row[0] for row in rows], len(yes)
         self._about = f"{question!r}, yes {[*yes]}, no {[*no]}, {_name(model)}"
-        talk = [("user", "?"), ("assistant", MARK), ("user", question)]
+        talk = (("user", "?"), ("assistant", MARK), ("user", question))
         text = chat_text(tokenizer, [{"role": role, "content": content} for role, content in talk],
                          thinking=False)
-        if text.count(MARK) != 1 or question not in text.partition(MARK)[2]:
+        _, answer, asked = text.partition(MARK)
+        if not answer or MARK in asked or question not in asked:
             raise ModelError("the chat template does not show an answer and a question after it: "
                              "is it the template of a model that chats?")
-        self.question: list[int] = tokenizer(
-            text.partition(MARK)[2], add_special_tokens=False)["input_ids"]
+        self.question: list[int] = tokenizer(asked, add_special_tokens=False)["input_ids"]
 
     def __repr__(self) -> str:
         return f"CachedVerifier({self._about})"
@@ -265,7 +253,7 @@ class LogProbability:
         reader = CachedReader(model, _problem_ids(tokenizer, problem))
         return lambda step: self._pooled(reader.append(_text_ids(tokenizer, step.text)))
 
-    def _pooled(self, log_probs: FloatArray) -> float:
+    def _pooled(self, log_probs: np.ndarray) -> float:
         if not len(log_probs):
             raise ModelError("the log-probabilities of this step are not known: ask the server "
                              "for them (logprobs=True), or give the scorer a model that reads")
@@ -370,11 +358,10 @@ class StopAtAlarm(StoppingCriteria):
                              "for each.")
         rule = rule or StepRule()
         self.ends, self.most_steps = frozenset(ends or end_ids(model, tokenizer)), most_steps
-        self._rows = [
-            _Row(WatchedText(name, monitor, scorer, problem, rule, group), tokenizer)
-            for name, problem, group in zip(
-                ids, problems or [""] * len(ids), groups or [""] * len(ids), strict=True)
-        ]
+        empty = [""] * len(ids)
+        self._rows = [_Row(WatchedText(name, monitor, scorer, problem, rule, group), tokenizer)
+                      for name, problem, group in zip(
+                          ids, problems or empty, groups or empty, strict=True)]
         self.scoring = rule.scoring(scorer)
         self._logits, self._before = _Logits(), None
         if self.ends:  # `generate` pads stopped rows only if a criterion has such an attribute
@@ -392,11 +379,11 @@ class StopAtAlarm(StoppingCriteria):
             return torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
         latest = input_ids[:, -1].tolist()
         for row, token, log_prob in zip(self._rows, latest, log_probs, strict=True):
-            if not row.over:
+            if not row.watched.over:
                 row.take(token, log_prob)
                 if token in self.ends or 0 < self.most_steps <= len(row.watched.scores):
                     row.watched.finish()  # what is left is its last step
-        return torch.tensor([row.over for row in self._rows], device=input_ids.device)
+        return torch.tensor([row.watched.over for row in self._rows], device=input_ids.device)
 
     def answers(self, output: Any) -> list[WatchedAnswer]:
         """End the batch; return what each row may show.
@@ -419,9 +406,9 @@ class StopAtAlarm(StoppingCriteria):
         if len(ids) != len(self._rows) or width is None:
             raise ValueError(f"{len(ids)} rows came out and {len(self._rows)} were watched: pass "
                              "**hooks to generate, and give its output here.")
-        rows = [found[: len(row.tokens)] for row, found in
-                zip(self._rows, ids[:, width:].tolist(), strict=True)]
-        if any(row.tokens != found for row, found in zip(self._rows, rows, strict=True)):
+        written = ids[:, width:].tolist()
+        if any(row.tokens != found[: len(row.tokens)]
+               for row, found in zip(self._rows, written, strict=True)):
             raise ValueError("the rows that came out are not those that were watched.")
         answers = []
         for row in self._rows:
@@ -472,11 +459,6 @@ class _Row:
     tokenizer: PreTrainedTokenizerBase
     tokens: list[int] = field(default_factory=list)
     _shown: int = 0  # tokens whose characters were handed over
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing more is written."""
-        return self.watched.finished or self.watched.alarm is not None
 
     def take(self, token: int, log_prob: float) -> None:
         """Hand a token over."""

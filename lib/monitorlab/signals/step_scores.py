@@ -62,8 +62,7 @@ class LeftOutError(ModelError):
             f"{len(reasons)} of {len(scores)} trajectories could not be scored ({some}{more}). The "
             "others are in `scores` of this error. A threshold calibrated on them alone keeps its "
             "level only among trajectories that can be scored: shorten the rest, or count each as "
-            "an alarm"
-        )
+            "an alarm")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.scores, self.reasons)  # it may come from another process
@@ -116,8 +115,12 @@ class StepScorer:
     ) -> Any:
         """Load from a local folder or a pinned hub model; `options` go to the class."""
         tokenizer = load_tokenizer(name, revision)
+        return cls(cls._load_model(name, revision, dtype, device), tokenizer, **options)
+
+    @classmethod
+    def _load_model(cls, name: str, revision: str, dtype: str, device: str) -> PreTrainedModel:
         loader = AutoModelForCausalLM.from_pretrained
-        return cls(load_model(loader, name, revision, dtype, device), tokenizer, **options)
+        return load_model(loader, name, revision, dtype, device)
 
     def _encode(self, problem: Problem, steps: Sequence[str]) -> Any:
         """Turn one trajectory into what the model reads; `ModelError` if it cannot be read."""
@@ -400,10 +403,8 @@ class LogProbabilityScorer(StepScorer):
     def _answer(self, steps: Sequence[str]) -> tuple[list[int], np.ndarray]:
         """Token ids of all steps, and the step that each token belongs to; -1 for none."""
         texts = self._checked(steps)
-        encoded = self._with_blanks(
-            "".join(text + self.step_break for text in texts), add_special_tokens=False,
-            return_offsets_mapping=True,
-        )
+        encoded = self._with_blanks("".join(text + self.step_break for text in texts),
+                                    add_special_tokens=False, return_offsets_mapping=True)
         starts, ends = np.array(encoded["offset_mapping"]).reshape(-1, 2).T
         last = np.maximum(ends - 1, starts)  # a mark without a character stands where it stands
         lengths = np.array([len(text) for text in texts])

@@ -32,17 +32,11 @@ from transformers import (
 )
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from monitorlab.models import ModelError
-from monitorlab.models.batching import (
-    LABEL_MASS,
-    Encoded,
-    check_length,
-    count_tokens,
-    logits_at_steps,
-)
+from monitorlab.models import ModelError, batching
+from monitorlab.models.batching import LABEL_MASS, Encoded, check_length, count_tokens
 from monitorlab.models.chat import render_chat
 from monitorlab.models.guards import Guard, GuardFamily
-from monitorlab.models.loading import from_checkpoint, load_model, load_tokenizer
+from monitorlab.models.loading import from_checkpoint, load_model
 from monitorlab.signals.step_scores import Label, Problem, StepScorer, StepScores
 from monitorlab.storage.settings import settings_of
 
@@ -67,11 +61,9 @@ class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
         super().__init__(config)
         self.num_labels = 2
         self.model = Qwen2Model(config)
+        size = config.hidden_size
         self.score = torch.nn.Sequential(
-            torch.nn.Linear(config.hidden_size, config.hidden_size),
-            torch.nn.ReLU(),
-            torch.nn.Linear(config.hidden_size, self.num_labels),
-        )
+            torch.nn.Linear(size, size), torch.nn.ReLU(), torch.nn.Linear(size, self.num_labels))
         self.post_init()
 
     def forward(
@@ -123,16 +115,11 @@ class TokenRewardScorer(StepScorer):
         self.separator_id = ids[0]
 
     @classmethod
-    def load(
-        cls, name: str, revision: str = "", dtype: str = "float32", device: str = "cpu",
-        **options: Any,
-    ) -> TokenRewardScorer:
-        """Load from a local folder or a pinned hub model.
+    def _load_model(cls, name: str, revision: str, dtype: str, device: str) -> PreTrainedModel:
+        """``Qwen2ForProcessRewardModel`` checkpoints load into the class above.
 
-        ``Qwen2ForProcessRewardModel`` checkpoints load into the class above; the model's own code
-        is never run.
+        The model's own code is never run.
         """
-        tokenizer = load_tokenizer(name, revision)
         config = from_checkpoint(
             AutoConfig.from_pretrained, name, revision, trust_remote_code=False)
         architecture = (config.architectures or ["none"])[0]
@@ -144,8 +131,7 @@ class TokenRewardScorer(StepScorer):
             raise ModelError(
                 f"{name!r} holds {architecture}, expected Qwen2ForProcessRewardModel or a "
                 "...ForTokenClassification; code that a model brings along is never run")
-        model = load_model(loader, name, revision, dtype, device, heads=HEADS)
-        return cls(model, tokenizer, **options)
+        return load_model(loader, name, revision, dtype, device, heads=HEADS)
 
     def _encode(self, problem: Problem, steps: Sequence[str]) -> Encoded:
         texts = self._checked(steps)
@@ -159,7 +145,7 @@ class TokenRewardScorer(StepScorer):
         return _marked(self, ids, self.separator_id, self.separator, texts)
 
     def _read(self, encoded: Sequence[Encoded]) -> list[StepScores]:
-        logits = logits_at_steps(self.model, encoded, self.tokenizer.pad_token_id)
+        logits = batching.logits_at_steps(self.model, encoded, self.tokenizer.pad_token_id)
         return [StepScores(self.label.suspicion(row), np.array(item.tokens))
                 for row, item in zip(logits, encoded, strict=True)]
 
@@ -217,16 +203,17 @@ class MathShepherdScorer(StepScorer):
 
     def _read(self, encoded: Sequence[Encoded]) -> list[StepScores | ModelError]:
         pad_id = self.tokenizer.pad_token_id
-        logs = logits_at_steps(self.model, encoded, pad_id, self.judgement_ids)
+        logs = batching.logits_at_steps(self.model, encoded, pad_id, self.judgement_ids)
         read: list[StepScores | ModelError] = []
         label = Label(position=0, bad=False, alone=False)
         for row, item in zip(logs, encoded, strict=True):
             mass = float(row.exp().sum(-1).min())
-            read.append(ModelError(
-                f"the judgements have {mass:.2g} of the probability at a tag, expected at least "
-                f"{self.least_mass:g}: was the model trained to judge at {self.step_tag!r}?"
-            ) if mass < self.least_mass else
-                StepScores(label.suspicion(row), np.array(item.tokens)))
+            if mass < self.least_mass:
+                read.append(ModelError(
+                    f"the judgements have {mass:.2g} of the probability at a tag, expected at least "
+                    f"{self.least_mass:g}: was the model trained to judge at {self.step_tag!r}?"))
+            else:
+                read.append(StepScores(label.suspicion(row), np.array(item.tokens)))
         return read
 
 
