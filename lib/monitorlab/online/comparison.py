@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from monitorlab.online import running
 from monitorlab.online.metrics import alarm_metrics, alarm_steps, peaks
+from monitorlab.online.running import FloatArray, IntArray
 from monitorlab.online.trajectories import Trajectories
 from monitorlab.statistics import thresholds
 from monitorlab.statistics.intervals import check_level
@@ -99,8 +100,6 @@ FURTHER_METHODS = (
 
 ALL_METHODS = PAPER_METHODS + TRIVIAL_METHODS + FURTHER_METHODS
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 DRAWS = 300
 MEASURES = ("far", "power", "after_onset", "by_half", "restricted_delay")

@@ -19,11 +19,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from monitorlab.online.policy import Alarm, OnlineMonitor, SequenceError
-
-FloatArray = NDArray[np.float64]
+from monitorlab.online.running import FloatArray
 
 
 @dataclass(frozen=True)

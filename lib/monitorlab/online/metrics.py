@@ -9,11 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from monitorlab.online.running import FloatArray, IntArray
 from monitorlab.online.trajectories import UNKNOWN, Trajectories
 from monitorlab.statistics.thresholds import Threshold, tie_draws
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

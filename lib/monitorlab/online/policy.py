@@ -21,15 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from monitorlab.online.drift import DriftReference, DriftTest
-from monitorlab.online.running import Fitted, LatestScore, State
+from monitorlab.online.running import Fitted, FloatArray, LatestScore, State
 from monitorlab.statistics import thresholds
 from monitorlab.statistics.thresholds import CALIBRATED, FALSE_ALARM, RISKS, Threshold
 from monitorlab.storage.files import DamagedFileError, read_sealed, sealed_json, write_text_atomic
-
-FloatArray = NDArray[np.float64]
 
 VERSION = 1
 FORMAT = "monitorlab policy"
@@ -350,6 +347,14 @@ class _Open:
     peak: float = -math.inf
     alarm: Alarm | None = None
 
+    def check(self, step: int) -> None:
+        """Refuse a gap; steps may count from 0 or 1 on."""
+        if self.step == 1:
+            self.first = 0 if step == 0 else 1
+        expected = self.step - 1 + self.first
+        if step != expected:
+            raise SequenceError(f"step {step!r} came where step {expected} was expected")
+
 
 class OnlineMonitor:
     """Watches any number of interleaved sequences, one score at a time.
@@ -437,16 +442,12 @@ class OnlineMonitor:
             For a score that is no number, a gap, or an error in the statistic, if the policy's
             ``on_error`` is "raise"; by default they raise an alarm.
         """
-        opened = self._open.get(sequence_id)
-        if opened is None:
-            opened = self._begin(sequence_id, group)
-        self.steps += 1
-        opened.step += 1
+        opened = self._next(sequence_id, group)
         if opened.alarm is not None:
             return opened.alarm
         try:
             if step is not None:
-                _check_step(opened, step)
+                opened.check(step)
             opened.state, value = self._update(opened.state, self._read(score))
             if value != value:
                 raise SequenceError("the statistic is nan, expected a number")
@@ -477,9 +478,7 @@ class OnlineMonitor:
         SequenceError
             If the policy's ``on_error`` is "raise".
         """
-        opened = self._open.get(sequence_id) or self._begin(sequence_id, group)
-        self.steps += 1
-        opened.step += 1
+        opened = self._next(sequence_id, group)
         return opened.alarm or self._failed(sequence_id, opened, error)
 
     def end(self, sequence_id: str) -> None:
@@ -516,12 +515,17 @@ class OnlineMonitor:
             "errors": self.errors, "drift_evidence": evidence if math.isfinite(evidence) else None,
         }
 
-    def _begin(self, sequence_id: str, group: str) -> _Open:
-        rule = self.policy.groups.get(group, self.policy.threshold)
-        # An alarm on equality, or none, needs no draw: it is above 0 and not above 1.
-        random = 0.0 < rule.tie_break < 1.0
-        draw = _hashed(sequence_id, "tie") if random else 0.5
-        opened = self._open[sequence_id] = _Open(self._start(), rule, draw)
+    def _next(self, sequence_id: str, group: str) -> _Open:
+        """Count a step of a sequence, which begins if it was not open."""
+        opened = self._open.get(sequence_id)
+        if opened is None:
+            rule = self.policy.groups.get(group, self.policy.threshold)
+            # An alarm on equality, or none, needs no draw: it is above 0 and not above 1.
+            random = 0.0 < rule.tie_break < 1.0
+            draw = _hashed(sequence_id, "tie") if random else 0.5
+            opened = self._open[sequence_id] = _Open(self._start(), rule, draw)
+        self.steps += 1
+        opened.step += 1
         return opened
 
     def _failed(self, sequence_id: str, opened: _Open, error: Exception) -> Alarm:
@@ -538,14 +542,6 @@ class OnlineMonitor:
         self.alarms += 1
         opened.alarm = Alarm(sequence_id, opened.step, value, threshold, reason, self.state)
         return opened.alarm
-
-
-def _check_step(opened: _Open, step: int) -> None:
-    if opened.step == 1:
-        opened.first = 0 if step == 0 else 1
-    expected = opened.step - 1 + opened.first
-    if step != expected:
-        raise SequenceError(f"step {step!r} came where step {expected} was expected")
 
 
 def _reader(policy: Policy) -> Callable[[Any], float]:

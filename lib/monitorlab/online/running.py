@@ -405,24 +405,20 @@ class _FittedPrefix(Fitted):
             raise ValueError("the reference must increase, and its counts be 1 or more.")
 
     @cached_property
-    def quantiles(self) -> FloatArray:
+    def quantiles(self) -> tuple[float, ...]:
         """Normal scores below the reference, at its first value, between it and the next, ..."""
         up_to = np.concatenate([[0], np.cumsum(self.counts)])
         middle = np.empty(2 * len(self.counts) + 1)
         middle[0::2] = up_to
         middle[1::2] = (up_to[:-1] + up_to[1:]) / 2.0
         normal = NormalDist()
-        return np.array([normal.inv_cdf((at + 0.5) / (up_to[-1] + 1.0)) for at in middle])
-
-    @cached_property
-    def _table(self) -> tuple[float, ...]:
-        return tuple(self.quantiles.tolist())
+        return tuple(normal.inv_cdf(float((at + 0.5) / (up_to[-1] + 1.0))) for at in middle)
 
     def normal_scores(self, scores: FloatArray) -> FloatArray:
         """Map scores of any shape to normal quantiles of their mid-rank; NaN is kept."""
         reference = np.array(self.reference)
         at = sum(np.searchsorted(reference, scores, side) for side in ("left", "right"))
-        return np.where(np.isnan(scores), np.nan, self.quantiles[at])
+        return np.where(np.isnan(scores), np.nan, np.array(self.quantiles)[at])
 
     def __call__(self, scores: FloatArray) -> FloatArray:
         """Return the log odds of all steps."""
@@ -440,7 +436,7 @@ class _FittedPrefix(Fitted):
         """Take one score into maximum, minimum and sums, and weigh the features."""
         score = _number(score)
         at = bisect_left(self.reference, score) + bisect_right(self.reference, score)
-        value = self._table[at]
+        value = self.quantiles[at]
         steps, highest, lowest, total, squares, first, previous, smooth, excess = state
         if not steps:
             first = previous = smooth = value

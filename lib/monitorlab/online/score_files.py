@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import special
 
+from monitorlab.online.running import FloatArray, IntArray
 from monitorlab.online.trajectories import UNKNOWN, ScoreFileError, Trajectories
 from monitorlab.storage.table_files import ENDINGS, TableFileError, parse_columns, read_table_file
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 Cells = Sequence[Any] | NDArray[Any]
 
 COLUMNS = (
@@ -123,19 +123,14 @@ def load_signals(
             f"ORIENTATION is {_brief(orientation)}, expected one of {', '.join(ORIENTATIONS)}: "
             "does a high score mean danger (suspicion) or success (safety)?")
     file = Path(path).expanduser()
-    try:
+    with _naming(file):
         named = parse_columns(columns, COLUMNS) if isinstance(columns, str) else dict(columns)
-    except TableFileError as error:
-        raise ScoreFileError(str(error)) from None
-    if group:
-        named["group"] = group
-    rows = _read(file, lambda names: _choose_columns(names, named), positive)
-    try:
+        if group:
+            named["group"] = group
+        rows = _read(file, named, positive)
         if "tokens" not in named and not rows.running_total:
             rows.refuse_running_totals()
         found = rows.by_signal(dataset or ENDINGS.sub("", file.name))
-    except ScoreFileError as error:
-        raise ScoreFileError(f"{_shown(file)}: {error}") from None
     return [_turn(one) for one in found] if orientation == "safety" else found
 
 
@@ -152,12 +147,9 @@ def load_evaluator(path: str | Path, dataset: str) -> Trajectories:
     """
     theirs = {"trajectory_id": "uq_problem_idx", "step": "num_steps", "score": "judge_probability",
               "label": "solved", "tokens": "generated_tokens"}
-
-    def choose(names: Sequence[str]) -> dict[str, str]:
-        return _choose_columns(names, {ours: one if one in names or ours != "tokens" else ""
-                                       for ours, one in theirs.items()})
-
-    found = _read(Path(path), choose, "safe").trajectories(dataset, "verifier")
+    file = Path(path)
+    with _naming(file):
+        found = _read(file, theirs, "safe", optional="tokens").trajectories(dataset, "verifier")
     return replace(_turn(found), title=PUBLISHED_TITLES.get(dataset, ""))
 
 
@@ -195,8 +187,11 @@ def from_frame(
     if names:
         frame = frame.reset_index(names)
     frame = frame.set_axis(list(map(str, frame.columns)), axis=1)
-    chosen = _choose_columns(list(frame.columns))
-    cells = {ours: _cells(frame[theirs]) for ours, theirs in chosen.items()}
+    cells: dict[str, Cells] = {}
+    for ours, theirs in _choose_columns(list(frame.columns), {}).items():
+        column = frame[theirs]
+        plain = isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf"
+        cells[ours] = column.to_numpy() if plain else column.tolist()
     return _Rows(cells, positive).trajectories(dataset, signal)
 
 
@@ -224,25 +219,27 @@ def from_steps(steps: pd.DataFrame) -> dict[tuple[str, str], Trajectories]:
     return found
 
 
-def _cells(column: pd.Series[Any]) -> Cells:
-    """Numbers as an array, everything else as Python objects."""
-    plain = isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf"
-    return column.to_numpy() if plain else column.tolist()
-
-
-def _read(file: Path, choose: Callable[[Sequence[str]], dict[str, str]], positive: str) -> _Rows:
-    """Read and check the chosen columns: `choose` gives, for a file's columns, ours to theirs."""
-    chosen: dict[str, str] = {}
-
-    def theirs(names: Sequence[str]) -> Collection[str]:
-        chosen.update(choose(names))
-        return chosen.values()
-
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Say in which file a fault is."""
     try:
-        columns = read_table_file(file, EXPECTED_COLUMNS, choose=theirs).columns
-        return _Rows({ours: columns[name] for ours, name in chosen.items()}, positive)
+        yield
     except (ScoreFileError, TableFileError) as error:
         raise ScoreFileError(f"{_shown(file)}: {error}") from None
+
+
+def _read(file: Path, columns: Mapping[str, str], positive: str, optional: str = "") -> _Rows:
+    """Read and check the columns of a file; `optional` is one that it may lack."""
+    chosen: dict[str, str] = {}
+
+    def choose(names: Sequence[str]) -> Collection[str]:
+        wanted = {ours: "" if ours == optional and theirs not in names else theirs
+                  for ours, theirs in columns.items()}
+        chosen.update(_choose_columns(names, wanted))
+        return chosen.values()
+
+    found = read_table_file(file, EXPECTED_COLUMNS, choose=choose).columns
+    return _Rows({ours: found[theirs] for ours, theirs in chosen.items()}, positive)
 
 
 def _turn(trajectories: Trajectories) -> Trajectories:
@@ -266,20 +263,17 @@ def _listed(names: Sequence[object], most: int = 6) -> str:
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
-def _choose_columns(
-    names: Sequence[str], columns: Mapping[str, str] | None = None
-) -> dict[str, str]:
+def _choose_columns(names: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
     """Say which column of a table is which: our names to the table's.
 
     Parameters
     ----------
     names : sequence of str
         Columns of the table.
-    columns : mapping of str to str, optional
+    columns : mapping of str to str
         Ours (a name of ``COLUMNS``) to the table's. An empty text leaves an optional column out.
         A column that is not named here is found by its own name, without regard to case.
     """
-    columns = dict(columns or {})
     unknown = [name for name in columns if name not in COLUMNS]
     if unknown:
         raise ScoreFileError(
@@ -312,8 +306,6 @@ def _choose_columns(
 def _alike(ours: str, names: Sequence[str]) -> list[str]:
     """Columns that are called as ours is, in any case; scores in lists may be called "scores"."""
     plain = [name for name in names if name.strip().casefold() == ours]
-    if len(plain) > 1:
-        return plain
     lists = [name for name in names if ours == "score" and name.strip().casefold() == "scores"]
     return plain or lists
 
@@ -550,14 +542,12 @@ class _Rows:
             found = read[key]
             if found is None:
                 shown = f"{cell:g}" if isinstance(cell, float | np.floating) else _brief(cell)
-                # -1 is "no error" in some files, and "unknown" in others.
                 hint = (" Where -1 means that no step is wrong, write 0 for it and 1 for all "
-                        "others; where it means unknown, leave it empty."
-                        if str(cell).strip() in ("-1", "-1.0") else "")
+                        "others; where it means unknown, leave it empty.")
                 raise self._fault("label", row, (
                     f"found {shown}, expected 0 (safe) or 1 (unsafe), false or true, no or yes, "
                     "safe or unsafe, or nothing where it is unknown. A label says how the whole "
-                    f"trajectory ended.{hint}"))
+                    "trajectory ended." + hint * (str(cell).strip() in ("-1", "-1.0"))))
             self.labels[row] = found
         known = np.full(len(self.ids), UNKNOWN, dtype=np.int8)
         np.maximum.at(known, self.codes, self.labels)
@@ -590,9 +580,7 @@ class _Rows:
 
     def _one_each(self, name: str, values: NDArray[Any], advice: str) -> None:
         """Refuse a row whose value is not that of the first row of its trajectory."""
-        first = np.full(len(self.ids), len(self.codes))
-        np.minimum.at(first, self.codes, np.arange(len(self.codes)))
-        before = values[first][self.codes]
+        before = values[np.unique(self.codes, return_index=True)[1]][self.codes]
         other = values != before
         if other.any():
             row = int(np.argmax(other))
@@ -633,24 +621,21 @@ def _as_lists(cells: Cells) -> list[Sequence[Any]] | None:
     """Return the cells as lists if that is what they are, also written as text."""
     if isinstance(cells, np.ndarray) and cells.dtype != object:
         return None
-    if isinstance(cells[0], str) and cells[0].lstrip().startswith("["):
-        cells = [_parsed(cell, row) for row, cell in enumerate(cells)]
-    kinds = (list, tuple, np.ndarray)
-    if not any(isinstance(cell, kinds) for cell in cells):
-        return None
+    written = isinstance(cells[0], str) and cells[0].lstrip().startswith("[")
+    kinds, lists = (list, tuple, np.ndarray), []
     for row, cell in enumerate(cells):
+        try:
+            lists.append(json.loads(cell) if written and isinstance(cell, str) else cell)
+        except ValueError:
+            raise ScoreFileError(f"row {row + 1}: found {_brief(cell)}, expected a list with "
+                                 "commas, as in [0.1, 0.7].") from None
+    if not any(isinstance(cell, kinds) for cell in lists):
+        return None
+    for row, cell in enumerate(lists):
         if not isinstance(cell, kinds):
             raise ScoreFileError(f"row {row + 1}: found {_brief(cell)} where other rows have a "
                                  "list. Give every trajectory a list, as in [0.1, 0.7].")
-    return list(cells)
-
-
-def _parsed(cell: object, row: int) -> object:
-    try:
-        return json.loads(cell) if isinstance(cell, str) else cell
-    except ValueError:
-        raise ScoreFileError(f"row {row + 1}: found {_brief(cell)}, expected a list with commas, "
-                             "as in [0.1, 0.7].") from None
+    return lists
 
 
 def _floats(cells: Cells, plain: bool, comma: bool) -> FloatArray:

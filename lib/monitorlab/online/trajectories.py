@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
+from monitorlab.online.running import FloatArray, IntArray
 
 UNKNOWN = -1  # the label of a sequence of which nobody knows how it ended
 # Padded arrays of up to this many cells are made in one piece; larger ones in pieces of similar

@@ -210,8 +210,8 @@ class MathShepherdScorer(StepScorer):
             mass = float(row.exp().sum(-1).min())
             if mass < self.least_mass:
                 read.append(ModelError(
-                    f"the judgements have {mass:.2g} of the probability at a tag, expected at least "
-                    f"{self.least_mass:g}: was the model trained to judge at {self.step_tag!r}?"))
+                    f"the judgements have {mass:.2g} of the probability at a tag, expected at "
+                    f"least {self.least_mass:g}: was the model trained to judge at {self.step_tag!r}?"))
             else:
                 read.append(StepScores(label.suspicion(row), np.array(item.tokens)))
         return read
