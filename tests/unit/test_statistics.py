@@ -32,7 +32,6 @@ from monitorlab.online.running import (
     _FittedPrefix,
     _logistic,
     _prefix_features,
-    _running_max,
     _Table,
     _thresholds,
     training_part,
@@ -56,7 +55,6 @@ def make(n: int = 80, horizon: int = 6, seed: int = 0) -> Trajectories:
 def test_by_hand():
     scores = np.array([[1.0, 3.0, 2.0, np.nan]])
     np.testing.assert_allclose(RunningMean()(scores)[0], [1, 2, 2, np.nan])
-    np.testing.assert_allclose(_running_max(scores)[0], [1, 3, 3, np.nan])
     np.testing.assert_allclose(Ewma(0.5)(scores)[0], [1, 2, 2, np.nan])
     np.testing.assert_allclose(_FittedCusum(2.0)(scores)[0], [0, 1, 1, np.nan])
 
@@ -233,8 +231,11 @@ def test_ewma_weight_is_checked():
 
 
 def test_prefix_features_by_hand():
-    values = np.array([[1.0, -2.0, 4.0, np.nan]])
-    got = dict(zip(FEATURES, (one[0, :3] for one in _prefix_features(values)), strict=True))
+    state, steps = (), []
+    for value in (1.0, -2.0, 4.0):
+        state, features = _prefix_features(state, value)
+        steps.append(features)
+    got = dict(zip(FEATURES, zip(*steps, strict=True), strict=True))
     expected = {
         "score": [1, -2, 4], "running maximum": [1, 1, 4], "running mean": [1, -0.5, 1],
         "first score": [1, 1, 1], "log step": np.log([1, 2, 3]), "running minimum": [1, -2, -2],

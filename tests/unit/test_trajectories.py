@@ -15,13 +15,14 @@ import pytest
 from monitorlab.online import trajectories
 from monitorlab.online.comparison import ALL_METHODS, PAPER_METHODS, compare_methods, random_splits
 from monitorlab.online.metrics import alarm_metrics, alarm_steps, peaks
-from monitorlab.online.running import Ewma, RunningMean, _FittedCusum, _running_max
+from monitorlab.online.running import Ewma, RunningMean, _FittedCusum
 from monitorlab.online.score_files import from_frame, load_evaluator, load_scores
 from monitorlab.online.trajectories import UNKNOWN, ScoreFileError, Trajectories
 from monitorlab.statistics.thresholds import calibrate
 
 TRANSFORMS = {
-    "mean": RunningMean(), "max": _running_max, "ewma": Ewma(0.3), "cusum": _FittedCusum(0.1),
+    "mean": RunningMean(), "max": lambda scores: np.maximum.accumulate(scores, axis=1),
+    "ewma": Ewma(0.3), "cusum": _FittedCusum(0.1),
 }
 
 

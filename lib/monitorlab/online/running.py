@@ -205,11 +205,6 @@ def _require_both_classes(train: Trajectories, who: str, least: int = 1) -> None
             "ewma).")
 
 
-def _running_max(scores: FloatArray) -> FloatArray:
-    """Highest score up to each step; shape (n, T), NaN where ``scores`` is."""
-    return np.where(np.isnan(scores), np.nan, np.fmax.accumulate(scores, axis=1))
-
-
 def _number(score: float) -> float:
     """Return the score as a float, or refuse NaN, which no order knows."""
     value = float(score)
@@ -405,79 +400,64 @@ class _FittedPrefix(Fitted):
             raise ValueError("the reference must increase, and its counts be 1 or more.")
 
     @cached_property
-    def quantiles(self) -> tuple[float, ...]:
+    def quantiles(self) -> FloatArray:
         """Normal scores below the reference, at its first value, between it and the next, ..."""
         up_to = np.concatenate([[0], np.cumsum(self.counts)])
         middle = np.empty(2 * len(self.counts) + 1)
         middle[0::2] = up_to
         middle[1::2] = (up_to[:-1] + up_to[1:]) / 2.0
         normal = NormalDist()
-        return tuple(normal.inv_cdf(float((at + 0.5) / (up_to[-1] + 1.0))) for at in middle)
+        return np.array([normal.inv_cdf((at + 0.5) / (up_to[-1] + 1.0)) for at in middle])
 
-    def normal_scores(self, scores: FloatArray) -> FloatArray:
-        """Map scores of any shape to normal quantiles of their mid-rank; NaN is kept."""
-        reference = np.array(self.reference)
-        at = sum(np.searchsorted(reference, scores, side) for side in ("left", "right"))
-        return np.where(np.isnan(scores), np.nan, np.array(self.quantiles)[at])
+    def normal_scores(self, scores: Any) -> Any:
+        """Map one score, or an array of any shape, to normal quantiles of their mid-rank."""
+        if isinstance(scores, float):
+            at = bisect_left(self.reference, scores) + bisect_right(self.reference, scores)
+            return float(self.quantiles[at])
+        at = sum(np.searchsorted(self._reference, scores, side) for side in ("left", "right"))
+        return np.where(np.isnan(scores), np.nan, self.quantiles[at])
 
-    def __call__(self, scores: FloatArray) -> FloatArray:
-        """Return the log odds of all steps."""
-        odds = np.full(scores.shape, self.intercept)
-        features = _prefix_features(self.normal_scores(scores))
+    @cached_property
+    def _reference(self) -> FloatArray:
+        return np.array(self.reference)
+
+    def _step(self, state: State, score: Any) -> tuple[State, Any]:
+        state, features = _prefix_features(state, self.normal_scores(score))
+        odds = self.intercept
         for weight, feature in zip(self.weights, features, strict=True):
-            odds += weight * feature
-        return odds
-
-    def start(self) -> State:
-        """Return no steps; see :meth:`update` for what is remembered of them."""
-        return 0, -math.inf, math.inf, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-
-    def update(self, state: State, score: float) -> tuple[State, float]:
-        """Take one score into maximum, minimum and sums, and weigh the features."""
-        score = _number(score)
-        at = bisect_left(self.reference, score) + bisect_right(self.reference, score)
-        value = self.quantiles[at]
-        steps, highest, lowest, total, squares, first, previous, smooth, excess = state
-        if not steps:
-            first = previous = smooth = value
-        else:
-            smooth = (1.0 - MEMORY) * smooth + MEMORY * value
-        steps, highest, lowest = steps + 1, max(highest, value), min(lowest, value)
-        total, squares, excess = total + value, squares + value * value, max(0.0, excess + value)
-        mean = total / steps
-        spread = math.sqrt(max(squares / steps - mean * mean, 0.0))
-        w = self.weights  # in the order of FEATURES, added from left to right
-        odds = (self.intercept + w[0] * value + w[1] * highest + w[2] * mean + w[3] * first
-                + w[4] * math.log(steps) + w[5] * lowest + w[6] * previous + w[7] * smooth
-                + w[8] * spread + w[9] * math.sqrt(excess) + w[10] * (1.0 / steps))
-        return (steps, highest, lowest, total, squares, first, value, smooth, excess), odds
+            odds = odds + weight * feature
+        return state, odds
 
 
-def _prefix_features(values: FloatArray) -> list[FloatArray]:
-    """Summarise each prefix by the numbers named in ``FEATURES``.
+def _prefix_features(state: State, value: Any) -> tuple[State, tuple[Any, ...]]:
+    """Take one more value of a sequence, or one of many; return the numbers named in ``FEATURES``.
 
     Parameters
     ----------
-    values : ndarray of float, shape (n, T)
-        Finite scores on a common scale, NaN-padded.
+    state : tuple
+        Empty before the first value; then what this function returned.
+    value : float, or ndarray of float, shape (n,)
+        Finite score on a common scale.
 
     Returns
     -------
-    list of ndarray of float, shape (n, T)
-        One per feature, of steps 1..t at step t.
+    state, features : tuple
+        Each feature is a number, or one per sequence.
     """
-    shape = values.shape
-    steps = np.arange(1, shape[1] + 1)
-    # math.log, as in the update: numpy's may differ from it in the last bit
-    log_step = np.array([math.log(t) for t in steps.tolist()])
-    mean = RunningMean()(values)
-    spread = np.sqrt(np.maximum(RunningMean()(values * values) - mean * mean, 0.0))
-    return [
-        values, _running_max(values), mean, np.broadcast_to(values[:, :1], shape),
-        np.broadcast_to(log_step, shape), -_running_max(-values),
-        np.concatenate([values[:, :1], values[:, :-1]], axis=1), Ewma(MEMORY)(values), spread,
-        np.sqrt(_FittedCusum(0.0)(values)), np.broadcast_to(1.0 / steps, shape),
-    ]  # fmt: skip
+    alone = isinstance(value, float)
+    most, least, root = (max, min, math.sqrt) if alone else (np.maximum, np.minimum, np.sqrt)
+    steps, highest, lowest, total, squares, first, previous, smooth, excess = state or (
+        0, value, value, 0.0, 0.0, value, value, value, 0.0)
+    if steps:
+        smooth = (1.0 - MEMORY) * smooth + MEMORY * value
+    steps, highest, lowest = steps + 1, most(highest, value), least(lowest, value)
+    total, squares, excess = total + value, squares + value * value, most(0.0, excess + value)
+    mean = total / steps
+    spread = root(most(squares / steps - mean * mean, 0.0))
+    # math.log for arrays too: numpy's may differ from it in the last bit
+    features = (value, highest, mean, first, math.log(steps), lowest, previous, smooth, spread,
+                root(excess), 1.0 / steps)
+    return (steps, highest, lowest, total, squares, first, value, smooth, excess), features
 
 
 PROBABILITY_FLOOR = 1e-6
@@ -518,48 +498,27 @@ class _FittedRatio(Fitted):
                 raise ValueError(f"the {name} of step t must be t numbers, for each of the "
                                  f"{len(self.intercepts)} intercepts.")
 
-    def __call__(self, scores: FloatArray) -> FloatArray:
-        """Return the ratios of all steps; a step without a classifier repeats the last one."""
-        ratios = np.full(scores.shape, np.nan)
-        latest = np.ones(len(scores))
-        finite = np.where(np.isneginf(scores), self.lowest, scores)
-        finite = np.where(np.isposinf(scores), self.highest, finite)
-        modelled = min(len(self.intercepts), scores.shape[1])
-        for at in range(modelled):
-            reached = ~np.isnan(scores[:, at])
-            if not reached.any():
-                break
-            terms = np.array(self.weights[at]) * (
-                finite[reached, : at + 1] - np.array(self.centres[at]))
-            # cumsum adds from left to right, as the update does; sum would not
-            odds = np.cumsum(terms, axis=1)[:, -1] + self.intercepts[at]
-            latest[reached] = self._ratio(odds)
-            ratios[reached, at] = latest[reached]
-        rest = scores[:, modelled:]
-        ratios[:, modelled:] = np.where(np.isnan(rest), np.nan, latest[:, None])
-        return ratios
-
-    def _ratio(self, odds: FloatArray) -> FloatArray:
-        return np.exp(np.clip(odds, -MOST_LOG_ODDS, MOST_LOG_ODDS)) * self.prior
-
     def start(self) -> State:
         """Return no scores, and the ratio of no evidence."""
         return (), 1.0
 
-    def update(self, state: State, score: float) -> tuple[State, float]:
+    def _step(self, state: State, score: Any) -> tuple[State, Any]:
         """Weigh all scores so far, or repeat the last ratio where no classifier is left."""
-        score = _number(score)
-        if math.isinf(score):
-            score = self.highest if score > 0.0 else self.lowest
         prefix, latest = state
         at = len(prefix)
         if at == len(self.intercepts):
             return state, latest
-        prefix = (*prefix, score)
+        alone = isinstance(score, float)
+        if not alone or math.isinf(score):
+            ends = np.where(score > 0.0, self.highest, self.lowest)
+            score = np.where(np.isinf(score), ends, score)
+        prefix = (*prefix, float(score) if alone else score)
         odds = 0.0
         for weight, value, centre in zip(self.weights[at], prefix, self.centres[at], strict=True):
-            odds += weight * (value - centre)
-        latest = float(self._ratio(np.array([odds + self.intercepts[at]]))[0])
+            odds = odds + weight * (value - centre)
+        within = np.clip(odds + self.intercepts[at], -MOST_LOG_ODDS, MOST_LOG_ODDS)
+        ratio = np.exp(np.atleast_1d(within)) * self.prior
+        latest = float(ratio[0]) if alone else ratio
         return (prefix, latest), latest
 
 
@@ -712,8 +671,12 @@ class _Table:
         features = np.empty((len(train.flat_scores), len(FEATURES)))
         for block, at in train.blocks():
             scores = block.scores
-            columns = _prefix_features(scale.normal_scores(scores))
-            features[at] = np.stack(columns, axis=-1)[~np.isnan(scores)]
+            padded, state = np.empty((*scores.shape, len(FEATURES))), ()
+            for t, column in enumerate(scale.normal_scores(scores).T):
+                state, found = _prefix_features(state, column)
+                for i, feature in enumerate(found):
+                    padded[:, t, i] = feature
+            features[at] = padded[~np.isnan(scores)]
         centres, scales = features.mean(axis=0), features.std(axis=0)
         scales[scales < 1e-9] = 1.0
         return cls(train, (features - centres) / scales, centres, scales, scale)

@@ -208,12 +208,12 @@ class MathShepherdScorer(StepScorer):
         label = Label(position=0, bad=False, alone=False)
         for row, item in zip(logs, encoded, strict=True):
             mass = float(row.exp().sum(-1).min())
+            read.append(StepScores(label.suspicion(row), np.array(item.tokens)))
             if mass < self.least_mass:
-                read.append(ModelError(
+                read[-1] = ModelError(
                     f"the judgements have {mass:.2g} of the probability at a tag, expected at "
-                    f"least {self.least_mass:g}: was the model trained to judge at {self.step_tag!r}?"))
-            else:
-                read.append(StepScores(label.suspicion(row), np.array(item.tokens)))
+                    f"least {self.least_mass:g}: was the model trained to judge at "
+                    f"{self.step_tag!r}?")
         return read
 
 
