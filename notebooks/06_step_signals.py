@@ -46,7 +46,7 @@ import pandas as pd
 from monitorlab import display
 from monitorlab.chapters.signals import experiment, figures
 from monitorlab.pipeline.artifacts import open_run, write_table
-from monitorlab.signals.conversations import make_conversations, split_places
+from monitorlab.signals.conversations import Conversation, split_places
 
 # %%
 run = open_run("06_step_signals", profile=PROFILE, run_id=RUN_ID, seed=SEED)
@@ -329,10 +329,10 @@ parts = dict(zip(("training", "test"), split_places(run.rng("places")), strict=T
 amounts = run.profile.conversations
 length = {"min_turns": amounts.min_turns, "max_turns": amounts.max_turns}
 talks = {
-    "training": make_conversations(
+    "training": Conversation.draw(
         run.rng("training conversations"), amounts.n_train, parts["training"], "train", **length
     ),
-    "test": make_conversations(
+    "test": Conversation.draw(
         run.rng("test conversations"), amounts.n_test, parts["test"], "test", **length
     ),
 }

@@ -365,8 +365,9 @@ def test_the_first_token_needs_a_prompt(folders: dict[str, str]) -> None:
     scorer = LogProbabilityScorer(LogProbabilityScorer.load(folders["causal"]).model,
                                   merging_tokenizer([]))
     assert scorer.score("", ["a"]).scores.shape == (1,)  # the line break after the problem
+    scorer.prompt_ids = lambda *turns: []
     with pytest.raises(ModelError, match="has no token.*predicts the first token"):
-        scorer.token_log_probs([[]], [[1, 2]])
+        scorer.score("", ["a"])
 
 
 def test_split_steps_prefers_blank_lines() -> None:

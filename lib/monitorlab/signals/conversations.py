@@ -82,6 +82,52 @@ class Conversation:
             said += [("user", turn.user), ("assistant", turn.assistant)]
         return "\n".join(f"{role}: {content}" for role, content in said)
 
+    @staticmethod
+    def draw(
+        rng: np.random.Generator, n: int, places: Sequence[str] | None = None,
+        wording: Wording = "train", min_turns: int = MIN_TURNS, max_turns: int = MAX_TURNS,
+    ) -> list[Conversation]:
+        """Compose conversations, each under a rule that it breaks and under one that it keeps.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Decides everything that varies; the same state gives the same conversations.
+        n : int
+            Number of conversations, even and at least 2; half of them have label 1.
+        places : sequence of str, optional
+            Names of the places to draw from; all of them when left out.
+        wording : {"train", "test"}
+            Which part of the shared wording is used.
+        min_turns, max_turns : int
+            Turns per conversation, inclusive range, at least 2.
+
+        Returns
+        -------
+        list of Conversation
+            Pairs one behind the other, the broken one first.
+
+        Raises
+        ------
+        ValueError
+            `n` is odd or below 2, the range of turns is empty, or a place is unknown.
+        """
+        known = _load_places()
+        names = list(known) if places is None else list(places)
+        unknown = sorted(set(names) - set(known))
+        if unknown or not names:
+            raise ValueError(f"unknown places {unknown}; known are {sorted(known)}")
+        if n < 2 or n % 2:
+            raise ValueError(f"n must be even and at least 2, as they are pairs; found {n}")
+        if not 2 <= min_turns <= max_turns:
+            raise ValueError(
+                f"expected 2 <= min_turns <= max_turns, found {min_turns}, {max_turns}")
+        talks: list[Conversation] = []
+        for first in range(0, n, 2):
+            place, n_turns = known[_pick(rng, names)], int(rng.integers(min_turns, max_turns + 1))
+            talks.extend(_pair(rng, place, wording, n_turns, first))
+        return talks
+
 
 @lru_cache(maxsize=8)
 def _load_places(folder: Path = FOLDER) -> dict[str, Mapping[str, Any]]:
@@ -217,51 +263,6 @@ def _pair(
             turns.append(_Turn(asked, answer, broken, act, thing))
         yield Conversation(f"{place['place']}/{number:05d}", place["place"], rule, introduction,
                            tuple(turns), broken, reserved, role == user)
-
-
-def make_conversations(
-    rng: np.random.Generator, n: int, places: Sequence[str] | None = None,
-    wording: Wording = "train", min_turns: int = MIN_TURNS, max_turns: int = MAX_TURNS,
-) -> list[Conversation]:
-    """Compose conversations, each under a rule that it breaks and under one that it keeps.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Decides everything that varies; the same state gives the same conversations.
-    n : int
-        Number of conversations, even and at least 2; half of them have label 1.
-    places : sequence of str, optional
-        Names of the places to draw from; all of them when left out.
-    wording : {"train", "test"}
-        Which part of the shared wording is used.
-    min_turns, max_turns : int
-        Turns per conversation, inclusive range, at least 2.
-
-    Returns
-    -------
-    list of Conversation
-        Pairs one behind the other, the broken one first.
-
-    Raises
-    ------
-    ValueError
-        `n` is odd or below 2, the range of turns is empty, or a place is unknown.
-    """
-    known = _load_places()
-    names = list(known) if places is None else list(places)
-    unknown = sorted(set(names) - set(known))
-    if unknown or not names:
-        raise ValueError(f"unknown places {unknown}; known are {sorted(known)}")
-    if n < 2 or n % 2:
-        raise ValueError(f"n must be even and at least 2, as conversations are pairs; found {n}")
-    if not 2 <= min_turns <= max_turns:
-        raise ValueError(f"expected 2 <= min_turns <= max_turns, found {min_turns}, {max_turns}")
-    talks: list[Conversation] = []
-    for first in range(0, n, 2):
-        place, n_turns = known[_pick(rng, names)], int(rng.integers(min_turns, max_turns + 1))
-        talks.extend(_pair(rng, place, wording, n_turns, first))
-    return talks
 
 
 def split_places(rng: np.random.Generator) -> tuple[tuple[str, ...], tuple[str, ...]]:

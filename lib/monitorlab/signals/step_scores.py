@@ -361,45 +361,6 @@ class LogProbabilityScorer(StepScorer):
         chat = render_chat(self.tokenizer, messages, add_generation_prompt=True)
         return self.tokenizer(chat, add_special_tokens=False)["input_ids"]
 
-    def check(self, prompt: Sequence[int], row: Sequence[int], what: str) -> None:
-        """Raise if a prompt has no token, or the whole row too many."""
-        if not prompt:
-            raise ModelError(f"the prompt of {what} has no token, so that nothing predicts the "
-                             "first token of the answer: give a problem, or a system message")
-        check_length(len(row), self.model.config, what)
-
-    @torch.inference_mode()
-    def token_log_probs(
-        self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
-    ) -> list[np.ndarray]:
-        """Log-probabilities of the answer tokens given all before them, one pass each.
-
-        Returns
-        -------
-        list of numpy.ndarray, shape (n_answer_tokens,)
-            Natural logarithms, at most 0, at temperature 1. The first token is predicted from the
-            prompt alone.
-
-        Raises
-        ------
-        ModelError
-            A prompt is empty, so that nothing predicts the first token, or a sequence is too long.
-        """
-        rows = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
-        for position, (prompt, row) in enumerate(zip(prompts, rows, strict=True), 1):
-            self.check(prompt, row, f"trajectory {position}")
-        found: dict[int, np.ndarray] = {}
-        for chosen in token_batches([len(row) for row in rows], BATCH_TOKENS):
-            ids, mask = pad_right([rows[i] for i in chosen], self.tokenizer.pad_token_id)
-            ids, mask = ids.to(self.model.device), mask.to(self.model.device)
-            output = self.model(input_ids=ids, attention_mask=mask, use_cache=False)
-            for k, i in enumerate(chosen):
-                span = slice(len(prompts[i]) - 1, len(rows[i]) - 1)
-                logs = output.logits[k, span].float().log_softmax(-1)
-                targets = ids[k, span.start + 1 : span.stop + 1, None]
-                found[i] = logs.gather(-1, targets).squeeze(-1).cpu().numpy().astype(float)
-        return [found[i] for i in range(len(rows))]
-
     def _answer(self, steps: Sequence[str]) -> tuple[list[int], np.ndarray]:
         """Token ids of all steps, and the step that each token belongs to; -1 for none."""
         texts = self._checked(steps)
@@ -425,19 +386,38 @@ class LogProbabilityScorer(StepScorer):
                      for k, (asked, step) in enumerate(turns)]
         answers = [_Answer(prompt, *self._answer(part), len(part)) for prompt, part in parts]
         for answer in answers:
-            self.check(answer.prompt, [*answer.prompt, *answer.ids], "the trajectory")
+            if not answer.prompt:
+                raise ModelError("the prompt of the trajectory has no token, so that nothing "
+                                 "predicts the first token of the answer: give a problem, or a "
+                                 "system message")
+            n_tokens = len(answer.prompt) + len(answer.ids)
+            check_length(n_tokens, self.model.config, "the trajectory")
         return answers
 
+    @torch.inference_mode()
     def _read(self, encoded: Sequence[list[_Answer]]) -> list[StepScores]:
+        """Score by the tokens' log-probabilities at temperature 1, given all before them."""
         answers = [answer for one in encoded for answer in one]
-        logs = iter(self.token_log_probs([a.prompt for a in answers], [a.ids for a in answers]))
-        found = []
+        rows = [[*answer.prompt, *answer.ids] for answer in answers]
+        scores: dict[int, StepScores] = {}
+        for chosen in token_batches([len(row) for row in rows], BATCH_TOKENS):
+            ids, mask = pad_right([rows[i] for i in chosen], self.tokenizer.pad_token_id)
+            ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+            output = self.model(input_ids=ids, attention_mask=mask, use_cache=False)
+            for k, i in enumerate(chosen):
+                start, end = len(answers[i].prompt), len(rows[i])
+                logs = output.logits[k, start - 1 : end - 1].float().log_softmax(-1)
+                found = logs.gather(-1, ids[k, start:end, None]).squeeze(-1)
+                scores[i] = StepScores.pooled(found.cpu().numpy().astype(float),
+                                              answers[i].step_of_token, answers[i].n_steps,
+                                              self.pool)
+        parts = iter(scores[i] for i in range(len(rows)))
+        joined = []
         for one in encoded:
-            parts = [StepScores.pooled(next(logs), answer.step_of_token, answer.n_steps, self.pool)
-                     for answer in one]
-            found.append(StepScores(np.concatenate([part.scores for part in parts]),
-                                    np.concatenate([part.tokens for part in parts])))
-        return found
+            own = [next(parts) for _ in one]
+            joined.append(StepScores(np.concatenate([part.scores for part in own]),
+                                     np.concatenate([part.tokens for part in own])))
+        return joined
 
 
 @dataclass(frozen=True)
