@@ -293,6 +293,7 @@ PAPER_LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 def compare_methods(
     trajectories: Trajectories, methods: Sequence[Method], splits: Iterable[Split], *,
     levels: Sequence[float] = PAPER_LEVELS, delta: float = 0.1, risk: str = FALSE_ALARM,
+    resamples: _Resamples | None = None,
 ) -> pd.DataFrame:
     """Run every method at every level on every split.
 
@@ -312,6 +313,8 @@ def compare_methods(
         Error probability of the high-probability calibrators.
     risk : {"false_alarm", "missed_detection"}
         Which risk the levels are about.
+    resamples : _Resamples, optional
+        Gathers results on sequences drawn anew, for :func:`compare_resampled`.
 
     Returns
     -------
@@ -327,7 +330,14 @@ def compare_methods(
     ValueError
         If labels are missing, only one class is present, or for arguments out of range.
     """
-    return _compared(trajectories, methods, splits, levels, delta, risk)
+    trajectories.require_two_classes()
+    rows: list[dict[str, object]] = []
+    # The regressions are small: on more than one thread they spend their time waiting.
+    with threadpool_limits(limits=1):
+        for split, (calibration, test) in enumerate(splits):
+            fold = _Fold(trajectories, calibration, test, risk, delta, split, resamples)
+            rows.extend(fold.rows(methods, levels))
+    return pd.DataFrame(rows)
 
 
 def compare_resampled(
@@ -362,24 +372,10 @@ def compare_resampled(
     """
     copies = _draw_sequences(len(trajectories), draws, trajectories.groups)
     resamples = _Resamples(level, copies, risk, delta)
-    results = _compared(
-        trajectories, methods, splits, sorted({*levels, level}), delta, risk, resamples)
+    results = compare_methods(trajectories, methods, splits, levels=sorted({*levels, level}),
+                              delta=delta, risk=risk, resamples=resamples)
     return results, resamples.table().assign(
         dataset=trajectories.dataset, signal=trajectories.signal)
-
-
-def _compared(
-    trajectories: Trajectories, methods: Sequence[Method], splits: Iterable[Split],
-    levels: Sequence[float], delta: float, risk: str, resamples: _Resamples | None = None,
-) -> pd.DataFrame:
-    trajectories.require_two_classes()
-    rows: list[dict[str, object]] = []
-    # The regressions are small: on more than one thread they spend their time waiting.
-    with threadpool_limits(limits=1):
-        for split, (calibration, test) in enumerate(splits):
-            fold = _Fold(trajectories, calibration, test, risk, delta, split, resamples)
-            rows.extend(fold.rows(methods, levels))
-    return pd.DataFrame(rows)
 
 
 @dataclass(frozen=True)

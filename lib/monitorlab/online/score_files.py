@@ -25,13 +25,10 @@ from monitorlab.storage.table_files import ENDINGS, TableFileError, parse_column
 
 Cells = Sequence[Any] | NDArray[Any]
 
-COLUMNS = (
-    "trajectory_id", "step", "score", "label", "tokens", "total_tokens", "group", "signal", "onset",
-)
+COLUMNS = ("trajectory_id", "step", "score", "label", "tokens", "total_tokens", "group", "signal",
+           "onset")
 EXPECTED_COLUMNS = "trajectory_id, step, score and optionally label, tokens, group, signal, onset"
-HOW_TO_NAME = (
-    'name them: --columns score:p_bad, columns={"score": "p_bad"}, COLUMNS="score:p_bad"'
-)
+HOW_TO_NAME = 'name them: --columns score:p_bad, columns={"score": "p_bad"}, COLUMNS=score:p_bad'
 ORIENTATIONS = ("suspicion", "safety")
 POSITIVES = ("unsafe", "safe")
 WORDS = {"safe": 0, "benign": 0, "harmless": 0, "correct": 0,
@@ -42,9 +39,8 @@ LARGEST = 1e100  # squares of scores are summed, and must not overflow
 MOST_SIGNALS = 50
 # So many growing pairs of steps are no accident: tokens are then counted from the beginning on.
 UNLIKELY = np.log(1e6)
-PUBLISHED_TITLES = {
-    "evaluator_math": "MATH, process reward model", "evaluator_gsm8k": "GSM8K, judge scores",
-}
+PUBLISHED_TITLES = {"evaluator_math": "MATH, process reward model",
+                    "evaluator_gsm8k": "GSM8K, judge scores"}
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
@@ -354,9 +350,8 @@ class _Rows:
         lists = _as_lists(columns["score"])
         table = columns if lists is None else self._spread(columns, lists)
         if "step" not in table:
-            raise ScoreFileError(
-                f"missing column step. Expected {EXPECTED_COLUMNS}: number the steps of a "
-                f"trajectory, or, if there is such a column, {HOW_TO_NAME}.")
+            raise ScoreFileError(f"missing column step. Expected {EXPECTED_COLUMNS}: number the "
+                                 f"steps of a trajectory, or {HOW_TO_NAME}.")
         codes, ids = pd.factorize(self._texts("trajectory_id", table["trajectory_id"]))
         self.codes = np.asarray(codes, dtype=np.int64)
         self.ids = np.asarray(ids, dtype=object)
@@ -397,8 +392,8 @@ class _Rows:
             if (tokens <= 0).any():
                 row = int(at[np.argmax(tokens <= 0)])
                 raise self._fault("total_tokens", row, (
-                    f"found {self.tokens[row]:g}, not more than in the step before. A running "
-                    "total grows; is it the number of tokens of each step?"))
+                    f"found {self.tokens[row]:g}, not more than in the step before. If it is the "
+                    "length of each step, call it tokens."))
         return Trajectories(
             dataset, signal, self.ids[codes[starts]], self.scores[at], tokens, lengths,
             self.labels[first], None if self.groups is None else self.groups[first],
@@ -425,9 +420,8 @@ class _Rows:
         growing = np.diff(self.tokens[order]) > 0
         if growing[same].all() and special.gammaln(np.bincount(self.codes) + 1).sum() > UNLIKELY:
             raise ScoreFileError(
-                "column tokens grows with every step of every trajectory. If it is a running "
-                'total, say columns={"total_tokens": "tokens"} or COLUMNS=total_tokens:tokens; if '
-                'it is the length of each step, {"tokens": "tokens"} or COLUMNS=tokens:tokens.')
+                "column tokens grows with every step of every trajectory. Is it a running total "
+                "(COLUMNS=total_tokens:tokens), or the length of each step (tokens:tokens)?")
 
     def _fault(self, name: str, row: int, said: str) -> ScoreFileError:
         """Return the error that says something about a cell; rows count from 0 here."""
@@ -497,8 +491,7 @@ class _Rows:
             if bad.any():
                 raise self._no_number(name, cells, bad)
             self._check(name, (np.abs(values) <= LARGEST) | np.isinf(values), values, (
-                f"a number between -{LARGEST:g} and {LARGEST:g}, as larger ones overflow in sums. "
-                "Only the order counts: divide all of them by the same power of ten"))
+                f"a number between -{LARGEST:g} and {LARGEST:g}: divide all by the same number"))
             found[name] = values
         return found
 
@@ -525,13 +518,11 @@ class _Rows:
 
     def _no_number(self, name: str, cells: Cells, bad: NDArray[Any]) -> ScoreFileError:
         row, count = int(np.argmax(bad)), int(bad.sum())
-        what, advice = (
-            ("a number, or inf or -inf", "Write the score. One that could not be computed may "
-             "stand as inf or -inf, if the stream is scored in the same way; leaving trajectories "
-             "out would break the promise") if name == "score" else
-            ("a finite number", "Write its value; nothing is filled in"))
+        what = ("a number, or inf or -inf where it could not be computed and the stream is scored "
+                "in the same way; leaving trajectories out would break the promise"
+                if name == "score" else "a finite number; nothing is filled in")
         return self._fault(name, row, f"found {_brief(cells[row])}, expected {what} "
-                           f"({count} such row{'s' if count > 1 else ''}). {advice}.")
+                           f"({count} such row{'s' if count > 1 else ''}).")
 
     def _read_labels(self, cells: Cells, positive: str) -> None:
         read: dict[Any, int | None] = {}
@@ -546,8 +537,8 @@ class _Rows:
                         "others; where it means unknown, leave it empty.")
                 raise self._fault("label", row, (
                     f"found {shown}, expected 0 (safe) or 1 (unsafe), false or true, no or yes, "
-                    "safe or unsafe, or nothing where it is unknown. A label says how the whole "
-                    "trajectory ended." + hint * (str(cell).strip() in ("-1", "-1.0"))))
+                    "safe or unsafe, or nothing where it is unknown."
+                    + hint * (str(cell).strip() in ("-1", "-1.0"))))
             self.labels[row] = found
         known = np.full(len(self.ids), UNKNOWN, dtype=np.int8)
         np.maximum.at(known, self.codes, self.labels)
@@ -556,10 +547,8 @@ class _Rows:
             row = int(np.argmax(gap))
             raise self._fault("label", row, (
                 f"found {_brief(cells[row])}, but trajectory {self._id(row)} has label "
-                f"{known[self.codes[row]]} in another row. Write the label in every row of a "
-                "trajectory, or in none."))
-        self._one_each("label", self.labels, "A trajectory has one label: whether the whole "
-                                             "sequence turned out unsafe.")
+                f"{known[self.codes[row]]} in another row. Write it in every row, or in none."))
+        self._one_each("label", self.labels, "The whole trajectory has one label.")
 
     def _read_onsets(self, cells: Cells) -> IntArray:
         filled = ["0" if _absent(cell) else cell for cell in cells]
@@ -596,13 +585,11 @@ class _Rows:
             row = int(at[twice].min())
             raise self._fault("step", row, (
                 f"step {self.steps[row]:g} of trajectory {self._id(row)} appears twice. Keep one "
-                "row per step; if a column says which signal scored it, name it, as in "
-                'columns={"signal": "model"}.'))
+                'row, or name the column of the signal, as in columns={"signal": "model"}.'))
         gap = np.flatnonzero(steps != expected)
         if len(gap) and expected[0] == 1 and (steps == 0).any():
             raise self._fault("step", int(at[steps == 0].min()), (
-                "found 0, expected a whole number from 1 upwards, as in other trajectories. Count "
-                "from 0 everywhere, or nowhere."))
+                "found 0, expected a whole number from 1 upwards, as in other trajectories."))
         if len(gap):
             row = int(at[gap[0]])
             raise self._fault("step", row, (

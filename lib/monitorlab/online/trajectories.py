@@ -186,15 +186,14 @@ class Trajectories:
         if unknown:
             raise ScoreFileError(
                 f"{where}{unknown} of {len(self)} sequences have none. Calibration needs to know "
-                "how its sequences ended: take those with a label, or, if the labels are in a "
-                'column of another name, give it, as in columns={"label": "verdict"} or '
-                "COLUMNS=label:verdict. Alarms at a given threshold need no label (alarm_table).")
+                "how its sequences ended: take those with a label, or name its column, as in "
+                'columns={"label": "verdict"} or COLUMNS=label:verdict. Alarms at a given '
+                "threshold need no label (alarm_table).")
         if unsafe in (0, len(self)):
             missing = "unsafe (label 1)" if unsafe == 0 else "safe (label 0)"
             raise ScoreFileError(
                 f"{where}all {len(self)} sequences have label {int(unsafe > 0)}, none is "
-                f"{missing}. Calibration needs the class its risk is about, and false alarms and "
-                "power together need both.")
+                f"{missing}. False alarms and power together need both.")
 
     def _steps_of(self, index: NDArray[Any]) -> IntArray:
         starts, lengths = self.starts[index], self.lengths[index]
@@ -206,10 +205,8 @@ class Trajectories:
         if len(self) * longest > MOST_CELLS:
             raise ValueError(
                 f"{len(self)} sequences of up to {longest} steps would take "
-                f"{len(self) * longest * 8 / 1e9:.0f} GB as one padded array, for "
-                f"{len(flat)} steps. peaks, alarm_steps and transformed take Trajectories as "
-                "they are; flat_scores, steps and blocks give the numbers."
-            )
+                f"{len(self) * longest * 8 / 1e9:.0f} GB as one padded array, for {len(flat)} "
+                "steps: peaks, alarm_steps and transformed take Trajectories as they are.")
         present = np.arange(longest) < self.lengths[:, None]
         padded = np.full(present.shape, np.nan)
         padded[present] = flat
