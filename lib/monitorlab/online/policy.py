@@ -551,11 +551,10 @@ def _reader(policy: Policy) -> Callable[[Any], float]:
 
     def read(score: Any) -> float:
         if type(score) is not float:
-            number = getattr(score, "__float__", None)
-            if number is None or isinstance(score, bool | np.bool_):
+            if not hasattr(score, "__float__") or isinstance(score, bool | np.bool_):
                 raise SequenceError(f"the score is {json.dumps(score, default=repr)[:60]}, "
                                     "expected a number")
-            score = float(number())
+            score = float(score)
         if score != score:
             raise SequenceError("the score is nan, expected a number")
         if not exact:

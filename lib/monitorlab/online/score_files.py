@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import reprlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -631,12 +631,9 @@ def _floats(cells: Cells, plain: bool, comma: bool) -> FloatArray:
         return cells.astype(np.float64)
     kinds = set(map(type, cells))
     if plain and (kinds <= {int, float} or kinds == {str}):
-        try:
+        with suppress(ValueError, OverflowError):
             values = np.fromiter(map(float, cells), dtype=np.float64, count=len(cells))
-        except (ValueError, OverflowError):
-            pass
-        else:
-            if kinds != {str} or np.isfinite(values).all():
+            if np.isfinite(values).all():
                 return values
     return np.array([_number(cell, comma) for cell in cells], dtype=np.float64)
 

@@ -19,6 +19,7 @@ from them is as sure of these mistakes as of anything else.
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +40,8 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "+*": ("buys {m} bags of {n}.", "borrows {m} bags of {n}."),
     "-*": ("sells {m} bags of {n}.", "lends {m} bags of {n}."),
 }
+# A story only divides where nothing remains.
+APPLY = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
 TAKEN_FOR = {"+": "-", "-": "+", "+*": "-*", "-*": "+*"}
 LINE = re.compile(r"([A-Z][a-z]{2}): (0|[1-9][0-9]*)([-+*/])(0|[1-9][0-9]*)=(0|[1-9][0-9]*)")
 
@@ -276,11 +279,8 @@ def _pick(rng: np.random.Generator, options: Sequence[Any]) -> Any:
 def _draw_move(rng: np.random.Generator, difficulty: Difficulty, value: int, room: int) -> _Move:
     """One move that keeps the running value within 1 and ``max_value``, operation first."""
     top, factor = difficulty.max_value, difficulty.max_factor
-    options: dict[str, int] = {
-        "+": min(difficulty.max_term, top - value),
-        "-": min(difficulty.max_term, value - 1),
-        "*": min(factor, top // value),
-    }
+    options = {"+": min(difficulty.max_term, top - value),
+               "-": min(difficulty.max_term, value - 1), "*": min(factor, top // value)}
     divisors = [d for d in range(2, factor + 1) if value % d == 0]
     products = {"+*": min(top - value, 9 * factor), "-*": min(value - 1, 9 * factor)}
     names = [name for name, limit in options.items() if limit >= 2]
@@ -305,18 +305,12 @@ def _solve(start: int, moves: Sequence[_Move]) -> tuple[_Step, ...]:
     return tuple(steps)
 
 
-def _apply(left: int, operation: str, right: int) -> int:
-    if operation == "/":
-        return left // right  # the generator only divides where nothing remains
-    return {"+": left + right, "-": left - right, "*": left * right}[operation]
-
-
 def _move_steps(month: str, move: _Move, value: int, source: int) -> list[_Step]:
     if move.m == 0:
-        result = _apply(value, move.operation, move.n)
+        result = APPLY[move.operation](value, move.n)
         return [_Step(month, value, move.operation, move.n, result, source)]
     product = move.m * move.n
-    total = _apply(value, move.operation[0], product)
+    total = APPLY[move.operation[0]](value, product)
     return [_Step(month, move.m, "*", move.n, product),
             _Step(month, value, move.operation[0], product, total, source, source + 1)]
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -48,6 +47,7 @@ PUBLISHED = {"Qwen2ForProcessRewardModel": 1}  # good labels that a card states,
 HEADS = ("lm_head",)  # of the language model that a reward model started from
 LABEL_LEAD = "\n\n"  # Llama-Guard writes a blank line and then its label
 Turns = Literal["assistant", "user", "both"]
+_Asked = tuple[list[list[int]], np.ndarray]
 
 
 class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
@@ -265,14 +265,6 @@ def _marked(
     return Encoded(ids, positions, count_tokens(scorer.tokenizer, steps))
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """The moderation prompt after every turn that is judged, and the tokens of each turn."""
-
-    prompts: list[list[int]]
-    tokens: np.ndarray
-
-
 class GuardScorer(StepScorer):
     """P(unsafe) against P(safe) of every turn, see `monitorlab.models.guards`.
 
@@ -311,6 +303,7 @@ class GuardScorer(StepScorer):
         self.guard = Guard(model, tokenizer, family, least_mass)
 
     def _encode(self, problem: Problem, steps: Sequence[str]) -> _Asked:
+        """Return the moderation prompt after every turn that is judged, and the turn's tokens."""
         answers = self._checked(steps)
         asked = [problem] if isinstance(problem, str) else list(problem)
         if len(asked) != len(answers):
@@ -327,17 +320,18 @@ class GuardScorer(StepScorer):
             longest = len(prompt) + max(map(len, self.guard.words)) - 1
             check_length(longest, self.model.config, f"the prompt of turn {number}")
         said = [part[-1][-1] for part in judged]
-        return _Asked(prompts, np.array(count_tokens(self.tokenizer, said)))
+        return prompts, np.array(count_tokens(self.tokenizer, said))
 
     def _read(self, encoded: list[_Asked]) -> list[StepScores | ModelError]:
         """Score all turns of all conversations together."""
-        scores, objections = self.guard.suspicion([p for item in encoded for p in item.prompts])
+        together = [prompt for prompts, _ in encoded for prompt in prompts]
+        scores, objections = self.guard.suspicion(together)
         found: list[StepScores | ModelError] = []
         start = 0
-        for item in encoded:
-            own = slice(start, start + len(item.prompts))
+        for prompts, tokens in encoded:
+            own = slice(start, start + len(prompts))
             start = own.stop
             wrong = [f"after turn {turn} {why}"
                      for turn, why in enumerate(objections[own], 1) if why]
-            found.append(ModelError(wrong[0]) if wrong else StepScores(scores[own], item.tokens))
+            found.append(ModelError(wrong[0]) if wrong else StepScores(scores[own], tokens))
         return found
