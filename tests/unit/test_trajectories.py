@@ -149,7 +149,7 @@ def test_evaluator_files_are_turned_at_the_door(tmp_path):
     got = load_evaluator(tmp_path / "x.csv", "x")
     np.testing.assert_array_equal(got.scores[0], [-0.9, -0.8])
     assert got.labels.tolist() == [0, 1]
-    assert got.tokens[0].tolist() == [3, 4]
+    assert got.flat_tokens[:2].tolist() == [3, 4]
 
 
 def test_one_class_calibrates_and_is_refused_where_both_are_needed(frame, tmp_path):
@@ -204,7 +204,8 @@ def test_parts_of_similar_length_give_what_one_padded_array_gives(monkeypatch):
 
 def test_flat_and_padded_are_the_same(frame):
     data = from_frame(frame, "d", "s")
-    again = Trajectories.from_padded("d", "s", data.ids, data.scores, data.tokens, data.labels)
+    again = Trajectories.from_padded(
+        "d", "s", data.ids, data.scores, np.ones(data.scores.shape), data.labels)
     np.testing.assert_array_equal(again.flat_scores, data.flat_scores)
     np.testing.assert_array_equal(data.steps(1), [-4.0, 9.0])
     for index in (np.array([1, 0]), np.array([False, True]), np.array([], dtype=int)):

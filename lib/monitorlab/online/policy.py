@@ -178,9 +178,9 @@ class Policy:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what :meth:`load` reads, as strict JSON takes it, without the seal."""
-        found = {one.name: getattr(self, one.name) for one in fields(self)}
         return {
-            "format": FORMAT, "version": VERSION, "promise": self.promise, **found,
+            "format": FORMAT, "version": VERSION, "promise": self.promise,
+            **{one.name: getattr(self, one.name) for one in fields(self)},
             "threshold": _to_dict(self.threshold), "statistic": self.statistic.to_dict(),
             "groups": {name: _to_dict(rule) for name, rule in self.groups.items()},
             "drift": None if self.drift is None else asdict(self.drift),
@@ -397,9 +397,9 @@ class OnlineMonitor:
         self._open: dict[str, _Open] = {}
         self._start, self._update = policy.statistic.start, policy.statistic.update
         self._read = _reader(policy)
+        if drift is None and policy.drift is not None:
+            drift = DriftTest(policy.drift)
         self.drift = drift
-        if policy.drift is not None and drift is None:
-            self.drift = DriftTest(policy.drift)
         self._void_if_drifted()
 
     @property

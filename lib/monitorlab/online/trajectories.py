@@ -89,12 +89,17 @@ class Trajectories:
         ValueError
             If a few long sequences would make it larger than 2 GB.
         """
-        return self._padded(self.flat_scores)
-
-    @property
-    def tokens(self) -> FloatArray:
-        """Tokens as an array like the scores."""
-        return self._padded(self.flat_tokens)
+        longest = int(max(self.lengths, default=0))
+        if len(self) * longest > MOST_CELLS:
+            raise ValueError(
+                f"{len(self)} sequences of up to {longest} steps would take "
+                f"{len(self) * longest * 8 / 1e9:.0f} GB as one padded array, for "
+                f"{len(self.flat_scores)} steps: peaks, alarm_steps and transformed take "
+                "Trajectories as they are.")
+        present = np.arange(longest) < self.lengths[:, None]
+        padded = np.full(present.shape, np.nan)
+        padded[present] = self.flat_scores
+        return padded
 
     @property
     def starts(self) -> IntArray:
@@ -199,18 +204,6 @@ class Trajectories:
         starts, lengths = self.starts[index], self.lengths[index]
         ends = np.cumsum(lengths)
         return np.repeat(starts - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
-
-    def _padded(self, flat: FloatArray) -> FloatArray:
-        longest = int(max(self.lengths, default=0))
-        if len(self) * longest > MOST_CELLS:
-            raise ValueError(
-                f"{len(self)} sequences of up to {longest} steps would take "
-                f"{len(self) * longest * 8 / 1e9:.0f} GB as one padded array, for {len(flat)} "
-                "steps: peaks, alarm_steps and transformed take Trajectories as they are.")
-        present = np.arange(longest) < self.lengths[:, None]
-        padded = np.full(present.shape, np.nan)
-        padded[present] = flat
-        return padded
 
 
 def _blocks(lengths: IntArray, rows: IntArray) -> Iterator[IntArray]:
