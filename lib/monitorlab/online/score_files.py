@@ -525,21 +525,18 @@ class _Rows:
                            f"({count} such row{'s' if count > 1 else ''}).")
 
     def _read_labels(self, cells: Cells, positive: str) -> None:
-        read: dict[Any, int | None] = {}
-        for row, cell in enumerate(cells):
-            key = cell if isinstance(cell, str) else (type(cell), str(cell))
-            if key not in read:
-                read[key] = _label(cell, positive)
-            found = read[key]
-            if found is None:
-                shown = f"{cell:g}" if isinstance(cell, float | np.floating) else _brief(cell)
-                hint = (" Where -1 means that no step is wrong, write 0 for it and 1 for all "
-                        "others; where it means unknown, leave it empty.")
-                raise self._fault("label", row, (
-                    f"found {shown}, expected 0 (safe) or 1 (unsafe), false or true, no or yes, "
-                    "safe or unsafe, or nothing where it is unknown."
-                    + hint * (str(cell).strip() in ("-1", "-1.0"))))
-            self.labels[row] = found
+        found = [_label(cell, positive) for cell in cells]
+        if None in found:
+            row = found.index(None)
+            cell = cells[row]
+            shown = f"{cell:g}" if isinstance(cell, float | np.floating) else _brief(cell)
+            hint = (" Where -1 means that no step is wrong, write 0 for it and 1 for all others; "
+                    "where it means unknown, leave it empty.")
+            raise self._fault("label", row, (
+                f"found {shown}, expected 0 (safe) or 1 (unsafe), false or true, no or yes, safe "
+                "or unsafe, or nothing where it is unknown."
+                + hint * (str(cell).strip() in ("-1", "-1.0"))))
+        self.labels = np.array(found, dtype=np.int8)
         known = np.full(len(self.ids), UNKNOWN, dtype=np.int8)
         np.maximum.at(known, self.codes, self.labels)
         gap = (self.labels == UNKNOWN) & (known[self.codes] != UNKNOWN)

@@ -363,7 +363,9 @@ class StopAtAlarm(StoppingCriteria):
                       for name, problem, group in zip(
                           ids, problems or empty, groups or empty, strict=True)]
         self.scoring = rule.scoring(scorer)
-        self._logits, self._before = _Logits(), None
+        self._logits = _Logits()
+        self._before: torch.Tensor | None = None
+        self._width: int | None = None  # of the prompts
         if self.ends:  # `generate` pads stopped rows only if a criterion has such an attribute
             self.eos_token_id = torch.tensor(sorted(self.ends))
         self.hooks: dict[str, Any] = {
@@ -402,11 +404,10 @@ class StopAtAlarm(StoppingCriteria):
             If it is not the batch that was watched.
         """
         ids = getattr(output, "sequences", output)
-        width = self._logits.width
-        if len(ids) != len(self._rows) or width is None:
+        if len(ids) != len(self._rows) or self._width is None:
             raise ValueError(f"{len(ids)} rows came out and {len(self._rows)} were watched: pass "
                              "**hooks to generate, and give its output here.")
-        written = ids[:, width:].tolist()
+        written = ids[:, self._width:].tolist()
         if any(row.tokens != found[: len(row.tokens)]
                for row, found in zip(self._rows, written, strict=True)):
             raise ValueError("the rows that came out are not those that were watched.")
@@ -423,6 +424,8 @@ class StopAtAlarm(StoppingCriteria):
         """Log-probability of the token that each row just got; NaN where no logits were seen."""
         logits, before = self._logits.latest, self._before
         self._before = ids
+        if before is None:
+            self._width = ids.shape[1] - 1
         if len(ids) != len(self._rows):
             raise SequenceError(f"generate works on {len(ids)} rows and {len(self._rows)} are "
                                 "watched: beams and several answers to one prompt need a row and "
@@ -431,7 +434,6 @@ class StopAtAlarm(StoppingCriteria):
             raise SequenceError("rows changed while they were written, or grew by more than a "
                                 "token: beam search and assisted generation cannot be watched")
         if logits is None:
-            self._logits.width = ids.shape[1] - 1 if before is None else self._logits.width
             return [math.nan] * len(ids)
         self._logits.latest = None
         found = logits.gather(1, ids[:, -1:])[:, 0] - logits.logsumexp(1)
@@ -442,11 +444,8 @@ class _Logits(LogitsProcessor):
     """Keeps the logits of the next token, before they are warped, and changes nothing."""
 
     latest: torch.Tensor | None = None
-    width: int | None = None  # of the prompts
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if self.width is None:
-            self.width = input_ids.shape[1]
         self.latest = scores
         return scores
 
