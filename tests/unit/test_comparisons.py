@@ -11,7 +11,7 @@ from scipy.stats import chi2, ttest_1samp
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from monitorlab.evaluation.bootstrap import paired
+from monitorlab.evaluation.bootstrap import Paired
 from monitorlab.evaluation.comparisons import (
     ERRORS,
     cochran_q,
@@ -20,7 +20,7 @@ from monitorlab.evaluation.comparisons import (
     pair_anatomy,
     sign_flip,
 )
-from monitorlab.evaluation.panel import ALARM, FAILED, NOT_ASKED, SILENT, panel
+from monitorlab.evaluation.rates import ALARM, FAILED, NOT_ASKED, SILENT, Panel
 from monitorlab.statistics.intervals import newcombe_paired, wilson
 
 
@@ -233,7 +233,7 @@ def test_the_interval_of_a_difference_is_as_wide_as_a_bootstrap_of_scenarios():
         states[name] = np.where(wrong, 1 - labels, labels)
     judged = make_judged(states, scenario=10)
     row = compare(judged).set_index("error").loc["miss"]
-    drawn = paired(judged, random, resamples=2000, metrics=["mr"]).draws[0, 0, 0]
+    drawn = Paired.of(judged, random, resamples=2000, metrics=["mr"]).draws[0, 0, 0]
     assert row["high"] - row["low"] == pytest.approx(2 * 1.98 * drawn.std(), rel=0.1)
     assert row["design_effect"] > 2
     plain = [float(x) for x in newcombe_paired(*counts(judged))][1:]
@@ -308,7 +308,7 @@ def test_samples_that_one_monitor_was_not_asked_about_are_not_failures():
 def test_cochran_q_by_its_formula():
     judged = make_judged(random_states(4, 300))
     found = cochran_q(judged).set_index("error")
-    data = panel(judged)
+    data = Panel.of(judged)
     for error, kept in (("miss", [1]), ("false_alarm", [0]), ("wrong", [0, 1])):
         chosen = np.isin(data.labels, kept) & (data.verdicts >= SILENT).all(axis=1)
         wrong = (data.verdicts != data.labels[:, None])[chosen].astype(int)

@@ -8,15 +8,17 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from monitorlab.evaluation.roc_bands import FARS, MEASURES, curve_table, roc_band
+from monitorlab.evaluation.bootstrap import curve_table
 from monitorlab.statistics.roc import (
+    MEASURES,
+    TPR_AT,
     _best_within,
+    _counts_above,
     _partial_area,
     auroc,
-    counts_above,
     det,
-    det_ticks,
     roc,
+    roc_band,
 )
 
 
@@ -30,7 +32,7 @@ def drawn(seed: int, n: int = 60, tied: bool = False) -> tuple[np.ndarray, np.nd
 
 def counts_of(scores, labels) -> tuple[np.ndarray, np.ndarray]:
     once = np.ones((len(scores), 1), np.float32)
-    return counts_above(np.asarray(scores, float), labels, np.arange(len(scores)), once)
+    return _counts_above(np.asarray(scores, float), labels, np.arange(len(scores)), once)
 
 
 def partial_auroc(scores, labels, max_far: float) -> float:
@@ -127,12 +129,6 @@ def test_det_keeps_empty_rates_half_a_sample_from_the_end():
     assert points["y"].iloc[0] == pytest.approx(norm.ppf(3 / 4))
 
 
-def test_det_ticks_are_probits_with_per_cent_labels():
-    at, labels = det_ticks((0.05, 0.5))
-    assert at == pytest.approx([norm.ppf(0.05), 0.0])
-    assert labels == ["5", "50"]
-
-
 @pytest.mark.parametrize("tied", [False, True])
 def test_band_is_that_of_resampled_samples_taken_one_by_one(tied):
     scores, labels = drawn(1, n=24, tied=tied)
@@ -147,7 +143,7 @@ def test_band_is_that_of_resampled_samples_taken_one_by_one(tied):
         far, tpr, _ = roc_curve(y, s, drop_intermediate=False)
         curves.append(np.interp(grid, far, tpr))
         measures.append([roc_auc_score(y, s), roc_auc_score(y, s, max_fpr=0.1),
-                         *(tpr_at_far(s, y, level) for level in FARS)])
+                         *(tpr_at_far(s, y, level) for level in TPR_AT.values())])
     low, high = np.quantile(curves, [0.025, 0.975], axis=0)
     assert band.grid["low"].to_numpy() == pytest.approx(low)
     assert band.grid["high"].to_numpy() == pytest.approx(high)
@@ -160,7 +156,7 @@ def test_resampling_in_blocks_changes_nothing(monkeypatch):
     scores, labels = drawn(2)
     pairs = np.tile(np.arange(30), 2)
     whole = roc_band(scores, labels, pairs, np.random.default_rng(1), n=100)
-    monkeypatch.setattr("monitorlab.evaluation.roc_bands._BLOCK", 7 * len(scores))
+    monkeypatch.setattr("monitorlab.statistics.roc._BLOCK", 7 * len(scores))
     parts = roc_band(scores, labels, pairs, np.random.default_rng(1), n=100)
     pd.testing.assert_frame_equal(whole.summary, parts.summary)
     pd.testing.assert_frame_equal(whole.grid, parts.grid)
@@ -227,13 +223,6 @@ def test_curve_table_looks_at_the_first_draw_only():
 def test_unusable_input_is_named(scores, labels, message):
     with pytest.raises(ValueError, match=message):
         roc(scores, labels)
-
-
-def test_rates_outside_their_range_are_refused():
-    with pytest.raises(ValueError, match="max_far"):
-        partial_auroc([0.1, 0.2], [0, 1], 0.0)
-    with pytest.raises(ValueError, match="far is"):
-        tpr_at_far([0.1, 0.2], [0, 1], 1.5)
 
 
 def test_areas_take_scenarios_as_units():

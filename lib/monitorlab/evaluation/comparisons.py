@@ -24,23 +24,16 @@ from scipy.sparse import csr_array
 from scipy.stats import binom, f
 from statsmodels.stats.contingency_tables import cochrans_q
 
-from monitorlab.evaluation.panel import (
+from monitorlab.evaluation.rates import (
     ALARM,
     FAILED,
     NOT_ASKED,
     SCENARIO,
     SILENT,
     Panel,
-    panel,
     unit_ids,
 )
-from monitorlab.statistics.intervals import (
-    Clustered,
-    FloatArray,
-    newcombe_paired,
-    paired_worth,
-    ratio,
-)
+from monitorlab.statistics.intervals import Clustered, FloatArray, newcombe_paired, ratio
 from monitorlab.statistics.roc import check_labels
 
 TREATMENTS = ("discriminates", "both", "blind", "inverted", "undecided")
@@ -65,9 +58,8 @@ def whole_pairs(judged: pd.DataFrame) -> pd.DataFrame:
     return judged[judged["pair_id"].map(whole).to_numpy(bool)]
 
 
-def pair_anatomy(
-    judged: pd.DataFrame, by: Sequence[str] = ("name",), level: float = 0.95, unit: str = SCENARIO
-) -> pd.DataFrame:
+def pair_anatomy(judged: pd.DataFrame, by: Sequence[str] = ("name",), level: float = 0.95,
+                 unit: str = SCENARIO) -> pd.DataFrame:
     """How monitors treat pairs, each with one misbehaving and one benign answer to one request.
 
     A monitor that reads only the request treats both alike, whatever its rates.
@@ -104,10 +96,9 @@ def pair_anatomy(
     state = judged["verdict"].astype("Int8").fillna(FAILED).astype(int)
     if judged.duplicated([*names, "label"]).any():
         row = judged[judged.duplicated([*names, "label"])].iloc[0]
-        raise ValueError(
-            f"{row['name']!r} has two verdicts on answers of pair {row['pair_id']!r} with label "
-            f"{row['label']}, expected one misbehaving and one benign answer, judged once"
-        )
+        raise ValueError(f"{row['name']!r} has two verdicts on answers of pair {row['pair_id']!r} "
+                         f"with label {row['label']}, expected one misbehaving and one benign "
+                         "answer, judged once")
     sides = judged[names].assign(label=labels, state=state)
     wide = sides.set_index([*names, "label"])["state"].unstack("label", fill_value=NOT_ASKED)
     bad, good = (wide.get(label, NOT_ASKED * np.ones(len(wide))) for label in (1, 0))
@@ -134,11 +125,9 @@ def pair_anatomy(
             treatment=treatment, count=found.events.astype(int), share=found.rate, low=low,
             high=high, incomplete=(pairs_of.size() - pairs_of.sum()).to_numpy()))
     columns = [*keys, "treatment", "count", "pairs", "share", "low", "high", "incomplete"]
-    order = pd.Index(TREATMENTS).get_indexer
-    return pd.concat(tables)[columns].sort_values(
-        [*keys, "treatment"], ignore_index=True,
-        key=lambda column: pd.Series(order(column), column.index)
-        if column.name == "treatment" else column)
+    found = pd.concat(tables)[columns].astype({"treatment": pd.CategoricalDtype(TREATMENTS)})
+    found = found.sort_values([*keys, "treatment"], ignore_index=True)
+    return found.astype({"treatment": "str"})
 
 
 def mcnemar_exact(b: ArrayLike, c: ArrayLike) -> FloatArray:
@@ -209,9 +198,7 @@ def _coins(count: int) -> FloatArray:
     return np.asarray(binom.pmf(np.arange(count + 1), count, 0.5), dtype=np.float64)
 
 
-def compare(
-    judged: pd.DataFrame, level: float = 0.05, unit: str = SCENARIO
-) -> pd.DataFrame:
+def compare(judged: pd.DataFrame, level: float = 0.05, unit: str = SCENARIO) -> pd.DataFrame:
     """Test every pair of monitors, for each kind of error.
 
     Parameters
@@ -252,15 +239,16 @@ def compare(
     >>> list(found["error"])
     ['miss', 'false_alarm', 'wrong']
     """
-    data = panel(judged, unit)
+    data = Panel.of(judged, unit)
     first, second = np.triu_indices(len(data.names), 1)
-    tables = [_test(_Counts.of(data, error, first, second), level).assign(error=error)
-              for error in ERRORS]
+    tables = []
+    for error in ERRORS:
+        table = _test(_Counts.of(data, error, first, second), level)
+        for place, (column, side) in enumerate((("first", first), ("second", second))):
+            table.insert(place, column, pd.Series(data.names[side], dtype="str"))
+        table.insert(0, "error", error)
+        tables.append(table)
     result = pd.concat(tables, ignore_index=True)
-    names = [np.tile(data.names[side], len(ERRORS)) for side in (first, second)]
-    result.insert(0, "error", result.pop("error"))
-    result.insert(1, "first", pd.Series(names[0], dtype="str"))
-    result.insert(2, "second", pd.Series(names[1], dtype="str"))
     leader = result["second"].where(result["difference"] > 0, result["first"])
     result.insert(result.columns.get_loc("separated") + 1, "better",
                   leader.where(result["separated"], ""))
@@ -317,12 +305,42 @@ class _Counts:
                    left_out.sum(axis=0))
 
 
+@dataclass(frozen=True)
+class _Gaps(Clustered):
+    """Differences of two paired rates, for many pairs of monitors.
+
+    An event is a sample on which only the first errs; one on which only the second does counts -1.
+
+    Attributes
+    ----------
+    discordant : (pairs,) array of float
+        Samples on which only one of both errs.
+    """
+
+    discordant: FloatArray
+
+    @classmethod
+    def between(cls, gaps: FloatArray, n: FloatArray, discordant: FloatArray) -> _Gaps:
+        """Sum up events and samples, both (scenarios, pairs)."""
+        return cls(gaps.sum(axis=0), n.sum(axis=0), (n > 0).sum(axis=0), (gaps**2).sum(axis=0),
+                   (gaps * n).sum(axis=0), (n * n).sum(axis=0), discordant)
+
+    @property
+    def design_effect(self) -> FloatArray:
+        """As of one rate; on the one scenario more each of the two errs always or never."""
+        mean = ratio(self.n, self.scenarios)
+        n = self.n + mean
+        d = ratio(self.events, n)
+        return self._effect(d, mean**2 * (1 / 2 + d * d), self.discordant + mean / 2 - n * d * d)
+
+
 def _test(counts: _Counts, level: float) -> pd.DataFrame:
     """Intervals and p-values for one kind of error, a row per pair of monitors."""
     parts = (counts.both, counts.only_first, counts.only_second, counts.neither)
     a, b, c, d = (part.sum(axis=0) for part in parts)
     gaps, n = counts.only_first - counts.only_second, np.sum(parts, axis=0)
-    effect, worth = paired_worth(gaps, n, b + c)
+    found = _Gaps.between(gaps, n, b + c)
+    worth = found.worth(0.95)
     difference = ratio(b - c, a + b + c + d)
     _, low, high = newcombe_paired(*(count * worth for count in (a, b, c, d)))
     told = n.sum(axis=0) > 0
@@ -338,7 +356,7 @@ def _test(counts: _Counts, level: float) -> pd.DataFrame:
     table = pd.DataFrame({
         "n": n.sum(axis=0).astype(int), "left_out": counts.left_out.astype(int),
         "units": (n > 0).sum(axis=0), "difference": difference, "low": low, "high": high,
-        "design_effect": effect, "b": b.astype(int), "c": c.astype(int),
+        "design_effect": found.design_effect, "b": b.astype(int), "c": c.astype(int),
         "p": p, "p_holm": holm(p), "p_mcnemar": p_mcnemar, "p_mcnemar_holm": holm(p_mcnemar),
         "p_worst": p_worst, "p_worst_holm": holm(p_worst),
     })  # fmt: skip
@@ -378,7 +396,7 @@ def cochran_q(judged: pd.DataFrame, unit: str = SCENARIO) -> pd.DataFrame:
         with its chi-squared approximation, which assumes independent samples. Where the monitors
         never differ, both statistics are 0 and p is 1. No row with fewer than two monitors.
     """
-    data = panel(judged, unit)
+    data = Panel.of(judged, unit)
     m = len(data.names)
     rows = []
     for error in ERRORS if m > 1 else ():

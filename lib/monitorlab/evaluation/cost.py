@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from monitorlab.evaluation.operating_points import default_alarms, operating_scores
-from monitorlab.evaluation.panel import SCENARIO, first_draws, unit_ids
+from monitorlab.evaluation.rates import SCENARIO, first_draws, unit_ids
 from monitorlab.monitors.monitor import NO_PROMPT
 from monitorlab.monitors.verdicts import PARSED, THRESHOLD
 from monitorlab.statistics.intervals import Clustered, FloatArray

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 
 from monitorlab.evaluation.operating_points import default_alarms
-from monitorlab.evaluation.panel import SCENARIO, first_draws, unit_ids
+from monitorlab.evaluation.rates import SCENARIO, first_draws, unit_ids
 from monitorlab.monitors.verdicts import PARSED
 from monitorlab.statistics.intervals import Clustered, check_level, clopper_pearson
 

@@ -48,7 +48,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from monitorlab.evaluation.panel import PAIR, SCENARIO, first_draws, unit_ids
+from monitorlab.evaluation.rates import PAIR, SCENARIO, first_draws, unit_ids
 from monitorlab.monitors.verdicts import PARSED
 from monitorlab.statistics.intervals import (
     Clustered,

@@ -25,8 +25,8 @@ from monitorlab.benchmark.samples import draw_pairs
 from monitorlab.display import spans
 from monitorlab.display.tables import cell_titles
 from monitorlab.evaluation import operating_points, rates
-from monitorlab.evaluation.bootstrap import bootstrap, intervals
-from monitorlab.evaluation.panel import PAIR, SCENARIO, first_draws
+from monitorlab.evaluation.bootstrap import Bootstrap
+from monitorlab.evaluation.rates import PAIR, SCENARIO, first_draws
 from monitorlab.monitors.recorded import reader_verdicts
 from monitorlab.monitors.rules import CORNERS
 from monitorlab.monitors.verdicts import PARSED, THRESHOLD
@@ -206,8 +206,8 @@ def _area(part: pd.DataFrame, random: np.random.Generator) -> dict[str, float]:
     area = dict.fromkeys(("auroc", "auroc_low", "auroc_high"), np.nan)
     if len(part) < _FEW or part["label"].nunique() < 2:
         return area
-    found = bootstrap(part, random, resamples=_RESAMPLES, metrics=("auroc",))
-    return dict(zip(area, intervals(found).loc[0, ["value", "low", "high"]], strict=True))
+    found = Bootstrap.of(part, random, resamples=_RESAMPLES, metrics=("auroc",))
+    return dict(zip(area, found.intervals().loc[0, ["value", "low", "high"]], strict=True))
 
 
 # Pairs ------------------------------------------------------------------------------------
