@@ -23,7 +23,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from monitorlab.display import spans
-from monitorlab.display.tables import Column, html_table
+from monitorlab.display.tables import Table
 from monitorlab.online.comparison import Method, Split, compare_methods
 from monitorlab.online.drift import DriftReference
 from monitorlab.online.learned import LearnedPrefix
@@ -733,8 +733,7 @@ def _per_day(levels: pd.DataFrame) -> pd.DataFrame:
 def _table(frame: pd.DataFrame) -> Markup:
     if not len(frame):
         return Markup("")
-    columns = [Column(frame[name], 3) for name in frame.columns]
-    return Markup(html_table(columns, len(frame), None))  # escaped there, cell by cell
+    return Markup(Table(frame).html())  # escaped there, cell by cell
 
 
 def plot_levels(

@@ -17,7 +17,7 @@ import pandas as pd
 from transformers import LlamaForCausalLM
 
 from monitorlab.chapters.finetuning.arms import EVERY_ARM, Arm, arm_examples, recipe_of
-from monitorlab.display.progress import progress
+from monitorlab.display import progress
 from monitorlab.evaluation.tradeoff import BASE
 from monitorlab.finetuning.batches import check_leaks
 from monitorlab.finetuning.examples import Example
