@@ -17,25 +17,19 @@ import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from monitorlab.pipeline import records
 from monitorlab.pipeline.notebooks import Notebook, read_first_cell
-from monitorlab.pipeline.records import (
-    RunIdError,
-    State,
-    executed_path,
-    list_runs,
-    pick_up,
-    run_states,
-)
+from monitorlab.pipeline.records import State
 from monitorlab.pipeline.runs import hold
 from monitorlab.report import cells
-from monitorlab.report.markup import CONTENT_SECURITY_POLICY
+from monitorlab.report.cells import CONTENT_SECURITY_POLICY
 from monitorlab.storage.files import quick_jsonschema, write_text_atomic
 from monitorlab.storage.manifests import ArtifactError
 from monitorlab.storage.sources import project_root
@@ -72,6 +66,8 @@ def _make_card(state: State, runs: Path, run_id: str, document: Any) -> dict[str
     """
     notebook, record = state.notebook, state.record
     thumbnail, alt = _thumbnail(runs / run_id / notebook.stem, document)
+    failure = record.failure if record else None
+    where = f"cell [{failure.cell}] `{failure.line}`: " if failure and failure.cell else ""
     return {
         "stem": notebook.stem,
         "number": f"{notebook.number:02d}",
@@ -80,18 +76,13 @@ def _make_card(state: State, runs: Path, run_id: str, document: Any) -> dict[str
         "claim": Markup(cells.inline_html(notebook.claim)),
         "status": state.status,
         "status_word": _STATUS_WORDS[state.status],
-        "reason": _where(state) + state.reason,
+        "reason": where + state.reason,
         "headline": state.headline,
         "thumbnail": thumbnail,
         "thumbnail_alt": alt,
         "seconds": _duration(record.seconds) if record and record.seconds else "",
         "href": f"{notebook.stem}.html" if document is not None else "",
     }
-
-
-def _where(state: State) -> str:
-    failure = state.record.failure if state.record else None
-    return f"cell [{failure.cell}] `{failure.line}`: " if failure and failure.cell else ""
 
 
 def _thumbnail(folder: Path, document: Any) -> tuple[str, str]:
@@ -138,27 +129,23 @@ def _run_facts(run_id: str, states: Sequence[State]) -> dict[str, str]:
 
     Notebooks of one run may differ in profile or seed; then all values are named.
     """
-    records = [state.record for state in states if state.record]
+    known = [state.record for state in states if state.record]
 
     def all_of(values: list[str]) -> str:
         return ", ".join(dict.fromkeys(value for value in values if value))
 
-    finished = max((r.finished for r in records if r.finished), default="")
+    finished = max((r.finished for r in known if r.finished), default="")
+    date = datetime.datetime.fromisoformat(finished).strftime("%-d %B %Y, %H:%M UTC") if (
+        finished) else ""
     facts = {
         "run": run_id,
-        "profile": all_of([r.profile for r in records]),
-        "seed": all_of([str(r.parameters["SEED"]) for r in records if "SEED" in r.parameters]),
-        "commit": all_of([r.commit for r in records]),
-        "date": _date(finished),
-        "time": _duration(sum(r.seconds for r in records)),
+        "profile": all_of([r.profile for r in known]),
+        "seed": all_of([str(r.parameters["SEED"]) for r in known if "SEED" in r.parameters]),
+        "commit": all_of([r.commit for r in known]),
+        "date": date,
+        "time": _duration(sum(r.seconds for r in known)),
     }
     return {name: value for name, value in facts.items() if value}
-
-
-def _date(moment: str) -> str:
-    if not moment:
-        return ""
-    return datetime.datetime.fromisoformat(moment).strftime("%-d %B %Y, %H:%M UTC")
 
 
 def _duration(seconds: float) -> str:
@@ -194,14 +181,13 @@ class _RenderedReport:
 
     index: Path
     pages: tuple[Path, ...]
-    problems: tuple[str, ...] = field(default=())
-    broken: tuple[str, ...] = field(default=())
-    beside: tuple[Path, ...] = field(default=())
+    problems: tuple[str, ...]
+    broken: tuple[str, ...]
+    beside: tuple[Path, ...]
 
 
-def render_report(
-    run_id: str, notebooks: Sequence[Notebook], runs: Path, reports: Path
-) -> _RenderedReport:
+def render_report(run_id: str, notebooks: Sequence[Notebook], runs: Path, reports: Path
+                  ) -> _RenderedReport:
     """Render every executed notebook of a run, the pages beside them, and the index.
 
     What a killed runner left is picked up first, unless another one works there. A record, a
@@ -224,50 +210,46 @@ def render_report(
     """
     from monitorlab.report.site import survey_site  # statistics, which the runner never needs
 
-    if run_id not in list_runs(runs):
-        known = ", ".join(list_runs(runs)) or "none yet"
-        raise RunIdError(f"no run {run_id!r} to render. Runs: {known}. "
-                         f"Make it with: python -m monitorlab run --run-id {run_id}")
+    if run_id not in records.list_runs(runs):
+        known = ", ".join(records.list_runs(runs)) or "none yet"
+        raise records.RunIdError(f"no run {run_id!r} to render. Runs: {known}. "
+                                 f"Make it with: python -m monitorlab run --run-id {run_id}")
     with suppress(ArtifactError, OSError), hold(runs / run_id):
-        pick_up(runs, run_id)
+        records.pick_up(runs, run_id)
     documents: dict[str, Any] = {}
     states = [_read_copy(state, runs, run_id, documents)
-              for state in run_states(runs, run_id, notebooks)]
+              for state in records.run_states(runs, run_id, notebooks)]
     cards = [_make_card(state, runs, run_id, documents.get(state.notebook.stem))
              for state in states]
     facts = _run_facts(run_id, states)
-    readable = [card for card in cards if card['href']]
+    readable = [card for card in cards if card["href"]]
     whole = {state.notebook.stem: state.record.parameters for state in states
              if state.record and state.status in ("complete", "stale")
              and state.notebook.stem in documents}
     site = survey_site(runs / run_id, [state.notebook for state in states], whole)
     environment = _environment()
     environment.globals["navigation"] = [(page.href, page.title) for page in site.pages]
+
+    def write(href: str, template: str, **values: Any) -> Path:
+        path = reports / run_id / href
+        values = {"facts": facts, "current": href} | values
+        write_text_atomic(path, environment.get_template(template).render(**values))
+        return path
+
     pages, problems = [], []
     for position, card in enumerate(readable):
         notes = cells.Notes()
-        html = environment.get_template("notebook.html.j2").render(
-            **_page(documents[card['stem']], notes),
-            card=card, facts=facts | {"time": card['seconds']}, headings=_contents(notes),
-            current=card['href'],
-            previous=readable[position - 1] if position else None,
-            following=readable[position + 1] if position + 1 < len(readable) else None,
-        )
-        pages.append(reports / run_id / card['href'])
-        write_text_atomic(pages[-1], html)
+        page = _page(documents[card["stem"]], notes)
+        around = [None, *readable, None][position : position + 3]
+        pages.append(write(card["href"], "notebook.html.j2", **page, card=card,
+                           facts=facts | {"time": card["seconds"]}, headings=_contents(notes),
+                           previous=around[0], following=around[2]))
         problems += [f"{card['stem']}: {problem}" for problem in notes.problems]
-    beside = []
-    for page in site.pages:
-        html = environment.get_template(page.template).render(
-            **page.values, **_script(page.script), facts=facts, current=page.href)
-        beside.append(reports / run_id / page.href)
-        write_text_atomic(beside[-1], html)
-    index = reports / run_id / "index.html"
-    html = environment.get_template("index.html.j2").render(
-        cards=cards, facts=facts, findings=site.findings, lacking=site.lacking,
-        current="index.html")
-    write_text_atomic(index, html)
-    broken = [f"{card['stem']}: {card['reason']}" for card in cards if card['status'] == "broken"]
+    beside = [write(page.href, page.template, **page.values, **_script(page.script))
+              for page in site.pages]
+    index = write("index.html", "index.html.j2", cards=cards, findings=site.findings,
+                  lacking=site.lacking)
+    broken = [f"{card['stem']}: {card['reason']}" for card in cards if card["status"] == "broken"]
     return _RenderedReport(index, tuple(pages), tuple(problems), tuple(broken), tuple(beside))
 
 
@@ -286,7 +268,7 @@ def _read_copy(state: State, runs: Path, run_id: str, documents: dict[str, Any])
     quick_jsonschema()
     import nbformat
 
-    path = executed_path(runs, run_id, state.notebook.stem)
+    path = records.executed_path(runs, run_id, state.notebook.stem)
     if state.record is None or not path.exists():
         return state
     try:
@@ -325,7 +307,7 @@ def _page(document: Any, notes: cells.Notes) -> dict[str, Any]:
     # As the kernel counted the code cells, executed or not.
     numbers = itertools.accumulate(int(cell.cell_type == "code") for cell in shown)
     return {
-        "about": Markup(cells.markdown_html(about, notes)),
+        "about": Markup(notes.markdown_html(about)),
         "page_title": Markup(cells.inline_html(title)),
         "page_claim": Markup(cells.inline_html(claim)),
         "cells": [_cell_view(cell, number, notes)
@@ -336,7 +318,7 @@ def _page(document: Any, notes: cells.Notes) -> dict[str, Any]:
 def _cell_view(cell: Any, number: int, notes: cells.Notes) -> dict[str, Any]:
     """What a template needs of one cell: kind, HTML, and for code its number and outputs."""
     if cell.cell_type == "markdown":
-        return {"kind": "markdown", "html": Markup(cells.markdown_html(cell.source, notes))}
+        return {"kind": "markdown", "html": Markup(notes.markdown_html(cell.source))}
     if cell.cell_type != "code":
         return {"kind": "markdown", "html": Markup(f"<pre>{Markup.escape(cell.source)}</pre>")}
     tags = cell.metadata.get("tags", [])
@@ -350,7 +332,7 @@ def _cell_view(cell: Any, number: int, notes: cells.Notes) -> dict[str, Any]:
         "folded": label == "imports" or "hide-input" in tags,
         "failed": any(output["output_type"] == "error" for output in cell.outputs),
         "seconds": _duration(seconds) if seconds >= 1 else "",
-        "outputs": tuple(Markup(html) for html in cells.outputs_html(cell.outputs, notes)),
+        "outputs": tuple(Markup(html) for html in notes.outputs_html(cell.outputs)),
     }
 
 

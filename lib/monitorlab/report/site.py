@@ -411,7 +411,7 @@ def _card(folder: Path) -> Markup:
                         audit.get("metrics", {}),
                         manifest["outputs"].get("real_samples", {}).get("rows", 0) > 0)
     body = card.split("---\n", 2)[2].partition("\n\n")[2]  # without header and title
-    return Markup(cells.markdown_html(body, cells.Notes()))
+    return Markup(cells.Notes().markdown_html(body))
 
 
 def _files(folder: Path) -> list[dict[str, Any]]:
