@@ -23,7 +23,7 @@ from monitorlab.pipeline.records import (
     read_run_record,
     write_record,
 )
-from monitorlab.report.cells import Notes, _clean_html, _MathError, _to_mathml, plain_text
+from monitorlab.report.cells import Renderer, _clean_html, _MathError, _to_mathml
 from monitorlab.report.page import _RenderedReport, render_report
 
 ATTACK = "<script>alert(1)</script>"
@@ -131,7 +131,7 @@ HOSTILE_OUTPUTS = [
 
 @pytest.mark.parametrize("output", HOSTILE_OUTPUTS, ids=range(len(HOSTILE_OUTPUTS)))
 def test_text_from_data_is_shown_and_never_obeyed(output: Any) -> None:
-    (html,) = Notes().outputs_html([output])
+    (html,) = Renderer().outputs_html([output])
     assert_inert(html)
     if ATTACK in json.dumps(output) or SHOWN in json.dumps(output):
         assert "&lt;script&gt;" in html
@@ -139,21 +139,21 @@ def test_text_from_data_is_shown_and_never_obeyed(output: Any) -> None:
 
 def test_widgets_leave_nothing_behind() -> None:
     widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "HBox()"}
-    assert Notes().outputs_html([display_data(widget)]) == []
-    (html,) = Notes().outputs_html([display_data({"text/plain": "training: 20 of 20"})])
+    assert Renderer().outputs_html([display_data(widget)]) == []
+    (html,) = Renderer().outputs_html([display_data({"text/plain": "training: 20 of 20"})])
     assert "20 of 20" in html
 
 
 def test_carriage_returns_leave_the_last_state() -> None:
     stream = nbformat.v4.new_output("stream", name="stdout", text="10%\r50%\r100%\nend")
-    assert "100%\nend" in Notes().outputs_html([stream])[0]
-    assert "50%" not in Notes().outputs_html([stream])[0]
+    assert "100%\nend" in Renderer().outputs_html([stream])[0]
+    assert "50%" not in Renderer().outputs_html([stream])[0]
 
 
 def test_figures_are_embedded_with_alt_text_and_size() -> None:
     data = {"image/png": base64.b64encode(png(size=(4, 4))).decode(), "text/plain": "<Figure>"}
     details = {"image/png": {"alt": "Delay against level", "width": 640, "height": 320}}
-    (html,) = Notes().outputs_html([display_data(data, details)])
+    (html,) = Renderer().outputs_html([display_data(data, details)])
     (image,) = assert_inert(html).images
     assert image["alt"] == "Delay against level"
     assert (image["width"], image["height"]) == ("640", "320")
@@ -161,7 +161,7 @@ def test_figures_are_embedded_with_alt_text_and_size() -> None:
 
 
 def test_markdown_keeps_structure() -> None:
-    notes = Notes()
+    notes = Renderer()
     html = notes.markdown_html("## A *b*\n\n### A b\n\n| a | b |\n|---|--:|\n| 1 | 2 |\n\n"
                                "<details><summary>s</summary>\n\ntext\n</details>\n\n"
                                "```python\nx = 1\n```\n\n<!-- hidden -->")
@@ -174,14 +174,14 @@ def test_markdown_keeps_structure() -> None:
 
 
 def test_dollars_in_code_and_prices_are_not_mathematics() -> None:
-    html = Notes().markdown_html("`$x$` costs $5 and $6, `$y$`; but $z^2$ is.")
+    html = Renderer().markdown_html("`$x$` costs $5 and $6, `$y$`; but $z^2$ is.")
     assert html.count("<math") == 1
     assert "<code>$x$</code> costs $5 and $6, <code>$y$</code>" in html
-    assert "<math" not in Notes().markdown_html("```\n$x$\n```")
+    assert "<math" not in Renderer().markdown_html("```\n$x$\n```")
 
 
 def test_titles_in_plain_words() -> None:
-    assert plain_text("A `b` *c* <b>") == "A b c <b>"
+    assert Renderer.plain_text("A `b` *c* <b>") == "A b c <b>"
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_other_powers_stay_powers() -> None:
 def test_formulas_that_cannot_be_converted_are_refused(tex: str) -> None:
     with pytest.raises(_MathError):
         _to_mathml(tex)
-    assert_inert(Notes()._math(tex, False))
+    assert_inert(Renderer()._math(tex, False))
 
 
 @pytest.fixture

@@ -20,13 +20,14 @@ from scipy import stats
 from monitorlab.evaluation.bootstrap import Bootstrap, Paired
 from monitorlab.evaluation.comparisons import (
     _Gaps,
+    _newcombe_paired,
     cochran_q,
     compare,
     mcnemar_exact,
     sign_flip,
 )
 from monitorlab.evaluation.rates import macro, rates
-from monitorlab.statistics.intervals import Clustered, clopper_pearson, newcombe_paired, wilson
+from monitorlab.statistics.intervals import Clustered, clopper_pearson, wilson
 from monitorlab.storage.tables import CELLS
 
 CHANCE = 1e-5
@@ -71,7 +72,7 @@ TABLES = [(0.05, 0.10, 0.10, 0.75), (0.02, 0.05, 0.12, 0.81), (0.30, 0.15, 0.05,
 @pytest.mark.parametrize("table", TABLES)
 def test_newcombe_covers_the_difference_of_paired_rates(table, n):
     drawn = np.random.default_rng(n).multinomial(n, table, size=20_000)
-    _, low, high = newcombe_paired(*drawn.T)
+    _, low, high = _newcombe_paired(*drawn.T)
     truth = table[1] - table[2]
     assert 0.93 <= np.mean((low <= truth) & (truth <= high)) <= 0.97
 
@@ -245,11 +246,11 @@ def test_intervals_of_paired_differences_cover_where_errors_come_together(law, a
     gaps = (counts[..., 1] - counts[..., 2]).T.astype(float)
     total = counts.sum(axis=1)
     worth = _Gaps.between(gaps, sizes.T.astype(float), total[:, 1] + total[:, 2]).worth(0.95)
-    _, low, high = newcombe_paired(*(total.T * worth))
+    _, low, high = _newcombe_paired(*(total.T * worth))
     truth = law[1] - law[2]
     assert 0.93 <= np.mean((low <= truth) & (truth <= high)) <= 0.985
     if alike == 0.9:
-        _, low, high = newcombe_paired(*total.T)
+        _, low, high = _newcombe_paired(*total.T)
         assert np.mean((low <= truth) & (truth <= high)) < 0.75
 
 

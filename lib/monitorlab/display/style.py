@@ -81,7 +81,7 @@ def _fit(text: Text, inches: float) -> None:
     width = max(int(inches / letter), 10)
     lines = text.get_text().split("\n")
     if max(map(len, lines)) > width:
-        text.set_text("\n".join(wrapped(line, width) for line in lines))
+        text.set_text("\n".join(_wrapped(line, width) for line in lines))
 
 
 def _fit_ticks(axis: Axis) -> None:
@@ -92,7 +92,7 @@ def _fit_ticks(axis: Axis) -> None:
         tick.label1.set_parse_math(not named)
     if named and any(len(tick.label1.get_text()) > LONGEST_TICK for tick in axis.majorTicks):
         axis.set_major_formatter(
-            lambda at, place: wrapped(formatter(at, int(place)), LONGEST_TICK, 2))
+            lambda at, place: _wrapped(formatter(at, int(place)), LONGEST_TICK, 2))
 
 
 def subplots(rows: int, columns: int, width: float, height: float, **options: Any
@@ -113,7 +113,7 @@ def subplots(rows: int, columns: int, width: float, height: float, **options: An
                             FigureClass=_TextFigure, **options)
 
 
-def wrapped(name: str, width: int, lines: int = 3) -> str:
+def _wrapped(name: str, width: int, lines: int = 3) -> str:
     """Return a name on lines of at most ``width`` characters, cut in the middle if it is longer.
 
     For names that come from outside and stand where there is little room.
@@ -127,27 +127,20 @@ def wrapped(name: str, width: int, lines: int = 3) -> str:
     return "\n".join(textwrap.wrap(name, width, break_on_hyphens=False))
 
 
-def legend_entries(axes: Sequence[Axes]) -> dict[str, Any]:
-    """Return labels and what they stand for, each label once, in order of appearance.
+def shared_legend(fig: Figure, axes: Sequence[Axes], columns: int = 1,
+                  place: str = "outside lower center") -> None:
+    """Put one legend beside the axes, each label once, in order of appearance.
 
     As matplotlib's own, but a name that begins with an underscore is a name.
     """
     entries: dict[str, Any] = {}
-    for ax in axes:
-        for artist in (*ax.get_children(), *ax.containers):
-            if not isinstance(artist, Line2D | Patch | Collection | Container):
-                continue
+    for artist in (one for ax in axes for one in (*ax.get_children(), *ax.containers)):
+        if isinstance(artist, Line2D | Patch | Collection | Container):
             label = str(artist.get_label() or "")
             if label and not UNLABELLED.fullmatch(label):
                 entries.setdefault(label, artist)
-    return entries
-
-
-def shared_legend(fig: Figure, axes: Sequence[Axes], columns: int) -> None:
-    """Put one legend under the figure, each label once, in order of appearance."""
-    entries = legend_entries(axes)
-    fig.legend(list(entries.values()), [wrapped(label, 60, 2) for label in entries],
-               loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+    fig.legend(list(entries.values()), [_wrapped(label, 60, 2) for label in entries],
+               loc=place, ncols=columns, frameon=False, fontsize=8)
 
 
 def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:

@@ -68,8 +68,8 @@ class _Heading:
 
 
 @dataclass
-class Notes:
-    """What rendering a page collects on the way.
+class Renderer:
+    """Renders the cells of one page, and collects what the page needs of them.
 
     Attributes
     ----------
@@ -105,15 +105,37 @@ class Notes:
             Whether HTML in it is markup (cells) or text (outputs).
         """
         parser = _parser(trusted)
-        environment: dict[str, Any] = {"notes": self}
+        environment: dict[str, Any] = {"renderer": self}
         tokens = parser.parse(source, environment)
         for token, inline in itertools.pairwise(tokens):
             if token.type == "heading_open":
-                anchor = self.new_anchor(plain_text(inline.content))
+                anchor = self.new_anchor(self.plain_text(inline.content))
                 token.attrSet("id", anchor)
                 html = parser.renderer.render([inline], parser.options, environment)
                 self.headings.append(_Heading(int(token.tag[1]), anchor, _clean_html(html)))
         return _clean_html(parser.renderer.render(tokens, parser.options, environment))
+
+    @staticmethod
+    def inline_html(source: str) -> str:
+        """Render one line of Markdown (a title, a claim) without block elements."""
+        return _clean_html(_parser(trusted=False).renderInline(source, {"renderer": Renderer()}))
+
+    @staticmethod
+    def plain_text(source: str) -> str:
+        """Return the words of one line of Markdown, for titles of windows."""
+        tokens = _parser(trusted=False).parseInline(source, {"renderer": Renderer()})
+        children = [child for token in tokens for child in token.children or []]
+        return "".join(child.content if child.content else " " * (child.type == "softbreak")
+                       for child in children)
+
+    @staticmethod
+    def code_html(source: str) -> str:
+        """Highlight Python source; spans with the short class names of Pygments."""
+        from pygments import highlight
+        from pygments.formatters import HtmlFormatter
+        from pygments.lexers import PythonLexer
+
+        return str(highlight(source, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)))
 
     def outputs_html(self, outputs: Sequence[Mapping[str, Any]]) -> list[str]:
         """Render the outputs of one code cell; empty ones are left out."""
@@ -160,28 +182,6 @@ class Notes:
             return f'<{tag} class="tex-source"><code>{escape(tex.strip())}</code></{tag}>'
 
 
-def inline_html(source: str) -> str:
-    """Render one line of Markdown (a title, a claim) without block elements."""
-    return _clean_html(_parser(trusted=False).renderInline(source, {"notes": Notes()}))
-
-
-def plain_text(source: str) -> str:
-    """Return the words of one line of Markdown, for titles of windows."""
-    tokens = _parser(trusted=False).parseInline(source, {"notes": Notes()})
-    children = [child for token in tokens for child in token.children or []]
-    return "".join(child.content if child.content else " " * (child.type == "softbreak")
-                   for child in children)
-
-
-def code_html(source: str) -> str:
-    """Highlight Python source; spans with the short class names of Pygments."""
-    from pygments import highlight
-    from pygments.formatters import HtmlFormatter
-    from pygments.lexers import PythonLexer
-
-    return str(highlight(source, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)))
-
-
 def _figure(kind: str, data: str, metadata: Mapping[str, Any], text: str) -> str:
     """Embed an image. SVG too: inside `img` its scripts and links are dead."""
     own = metadata.get(kind, {}) if isinstance(metadata.get(kind), Mapping) else {}
@@ -225,7 +225,7 @@ def _parser(trusted: bool) -> MarkdownIt:
 
 def _math_rule(display: bool) -> Any:
     def rule(tokens: Sequence[Token], index: int, options: Any, environment: Any) -> str:
-        html: str = environment["notes"]._math(tokens[index].content, display)
+        html: str = environment["renderer"]._math(tokens[index].content, display)
         return f'<div class="math">{html}</div>' if display else html
 
     return rule
@@ -250,7 +250,7 @@ def _keep_code_out_of_mathematics(parser: MarkdownIt) -> None:
 
 
 def _fenced_code(source: str, language: str, attributes: str) -> str:
-    return code_html(source) if language in ("python", "py") else escape(source)
+    return Renderer.code_html(source) if language in ("python", "py") else escape(source)
 
 
 def _image_rule(tokens: Sequence[Token], index: int, options: Any, environment: Any) -> str:

@@ -28,8 +28,7 @@ from monitorlab.pipeline import records
 from monitorlab.pipeline.notebooks import Notebook, read_first_cell
 from monitorlab.pipeline.records import State
 from monitorlab.pipeline.runs import hold
-from monitorlab.report import cells
-from monitorlab.report.cells import CONTENT_SECURITY_POLICY
+from monitorlab.report.cells import CONTENT_SECURITY_POLICY, Renderer
 from monitorlab.storage.files import quick_jsonschema, write_text_atomic
 from monitorlab.storage.manifests import ArtifactError
 from monitorlab.storage.sources import project_root
@@ -71,9 +70,9 @@ def _make_card(state: State, runs: Path, run_id: str, document: Any) -> dict[str
     return {
         "stem": notebook.stem,
         "number": f"{notebook.number:02d}",
-        "title": Markup(cells.inline_html(notebook.title)),
-        "plain_title": cells.plain_text(notebook.title),
-        "claim": Markup(cells.inline_html(notebook.claim)),
+        "title": Markup(Renderer.inline_html(notebook.title)),
+        "plain_title": Renderer.plain_text(notebook.title),
+        "claim": Markup(Renderer.inline_html(notebook.claim)),
         "status": state.status,
         "status_word": _STATUS_WORDS[state.status],
         "reason": where + state.reason,
@@ -238,13 +237,13 @@ def render_report(run_id: str, notebooks: Sequence[Notebook], runs: Path, report
 
     pages, problems = [], []
     for position, card in enumerate(readable):
-        notes = cells.Notes()
-        page = _page(documents[card["stem"]], notes)
+        renderer = Renderer()
+        page = _page(documents[card["stem"]], renderer)
         around = [None, *readable, None][position : position + 3]
         pages.append(write(card["href"], "notebook.html.j2", **page, card=card,
-                           facts=facts | {"time": card["seconds"]}, headings=_contents(notes),
+                           facts=facts | {"time": card["seconds"]}, headings=_contents(renderer),
                            previous=around[0], following=around[2]))
-        problems += [f"{card['stem']}: {problem}" for problem in notes.problems]
+        problems += [f"{card['stem']}: {problem}" for problem in renderer.problems]
     beside = [write(page.href, page.template, **page.values, **_script(page.script))
               for page in site.pages]
     index = write("index.html", "index.html.j2", cards=cards, findings=site.findings,
@@ -298,7 +297,7 @@ def _environment() -> Environment:
     return environment
 
 
-def _page(document: Any, notes: cells.Notes) -> dict[str, Any]:
+def _page(document: Any, renderer: Renderer) -> dict[str, Any]:
     """Render an executed notebook; the first cell becomes the head of the page."""
     kept = [c for c in document.cells if _ERROR_TAG not in c.metadata.get("tags", [])]
     first = kept[0].source if kept and kept[0].cell_type == "markdown" else "# "
@@ -307,18 +306,18 @@ def _page(document: Any, notes: cells.Notes) -> dict[str, Any]:
     # As the kernel counted the code cells, executed or not.
     numbers = itertools.accumulate(int(cell.cell_type == "code") for cell in shown)
     return {
-        "about": Markup(notes.markdown_html(about)),
-        "page_title": Markup(cells.inline_html(title)),
-        "page_claim": Markup(cells.inline_html(claim)),
-        "cells": [_cell_view(cell, number, notes)
+        "about": Markup(renderer.markdown_html(about)),
+        "page_title": Markup(Renderer.inline_html(title)),
+        "page_claim": Markup(Renderer.inline_html(claim)),
+        "cells": [_cell_view(cell, number, renderer)
                   for cell, number in zip(shown, numbers, strict=True)],
     }
 
 
-def _cell_view(cell: Any, number: int, notes: cells.Notes) -> dict[str, Any]:
+def _cell_view(cell: Any, number: int, renderer: Renderer) -> dict[str, Any]:
     """What a template needs of one cell: kind, HTML, and for code its number and outputs."""
     if cell.cell_type == "markdown":
-        return {"kind": "markdown", "html": Markup(notes.markdown_html(cell.source))}
+        return {"kind": "markdown", "html": Markup(renderer.markdown_html(cell.source))}
     if cell.cell_type != "code":
         return {"kind": "markdown", "html": Markup(f"<pre>{Markup.escape(cell.source)}</pre>")}
     tags = cell.metadata.get("tags", [])
@@ -326,13 +325,13 @@ def _cell_view(cell: Any, number: int, notes: cells.Notes) -> dict[str, Any]:
     seconds = cell.metadata.get("papermill", {}).get("duration") or 0.0
     return {
         "kind": "code",
-        "html": Markup(cells.code_html(cell.source)),
+        "html": Markup(Renderer.code_html(cell.source)),
         "number": number,
         "label": label,
         "folded": label == "imports" or "hide-input" in tags,
         "failed": any(output["output_type"] == "error" for output in cell.outputs),
         "seconds": _duration(seconds) if seconds >= 1 else "",
-        "outputs": tuple(Markup(html) for html in notes.outputs_html(cell.outputs)),
+        "outputs": tuple(Markup(html) for html in renderer.outputs_html(cell.outputs)),
     }
 
 
@@ -345,6 +344,6 @@ def _label(source: str, tags: Sequence[str]) -> str:
     return "imports" if lines and all(_IMPORT.match(line) for line in lines) else ""
 
 
-def _contents(notes: cells.Notes) -> list[dict[str, Any]]:
+def _contents(renderer: Renderer) -> list[dict[str, Any]]:
     return [{"level": h.level, "anchor": h.anchor, "html": Markup(h.html)}
-            for h in notes.headings if h.level in (2, 3)]
+            for h in renderer.headings if h.level in (2, 3)]

@@ -31,7 +31,7 @@ from monitorlab.monitors.recorded import reader_verdicts
 from monitorlab.monitors.rules import CORNERS
 from monitorlab.monitors.verdicts import PARSED, THRESHOLD
 from monitorlab.pipeline.notebooks import Notebook
-from monitorlab.report import cells
+from monitorlab.report.cells import Renderer
 from monitorlab.statistics.intervals import Clustered
 from monitorlab.statistics.roc import JudgedError, auroc
 from monitorlab.storage.files import PROJECT, digest_file
@@ -129,7 +129,7 @@ def survey_site(
             lacking.append("Explorer: no monitor has scores on both splits")
     except (ArtifactError, JudgedError) as error:
         lacking.append(f"Leaderboard, pairs and explorer: {error}")
-    titles = {n.stem[:2]: (n.stem, cells.plain_text(n.title)) for n in notebooks}
+    titles = {n.stem[:2]: (n.stem, Renderer.plain_text(n.title)) for n in notebooks}
     pages.append(_SitePage("glossary.html", "Glossary", "glossary.html.j2",
                           {"terms": _glossary(), "titles": titles, "shown": shown}))
     try:
@@ -389,7 +389,7 @@ def _findings(
             sentence = _Measured().vformat(entry["sentence"], (), values)
         except (LookupError, ValueError):
             continue
-        anchor = cells.Notes().new_anchor(entry["section"])
+        anchor = Renderer().new_anchor(entry["section"])
         found.setdefault(entry["paper"], []).append(
             {"sentence": sentence, "href": f"{stem}.html#{anchor}", "number": stem[:2],
              "section": entry["section"]})
@@ -411,7 +411,7 @@ def _card(folder: Path) -> Markup:
                         audit.get("metrics", {}),
                         manifest["outputs"].get("real_samples", {}).get("rows", 0) > 0)
     body = card.split("---\n", 2)[2].partition("\n\n")[2]  # without header and title
-    return Markup(cells.Notes().markdown_html(body))
+    return Markup(Renderer().markdown_html(body))
 
 
 def _files(folder: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 r"""Intervals: of one proportion, of paired ones, of rates from a few labels, of resamples.
 
-Two kinds. *Wilson*, *Clopper-Pearson* and *Newcombe* take samples as independent. But the samples
+Two kinds. *Wilson* and *Clopper-Pearson* take samples as independent. But the samples
 of a scenario share their wording and their author, and a monitor that errs on one of them tends to
 err on the others. `Clustered` therefore takes whole scenarios as the units, as a bootstrap that
 draws scenarios does, and says by how much the samples count too often: the *design effect* is the
@@ -209,51 +209,6 @@ class Clustered:
         told, nothing = self.n > 0, worth == 0  # one scenario says nothing about others
         low = np.where(told & (nothing | (self.events <= 0)), 0.0, low)
         return low, np.where(told & (nothing | (self.events >= self.n)), 1.0, high)
-
-
-def newcombe_paired(
-    both: ArrayLike, first: ArrayLike, second: ArrayLike, neither: ArrayLike, level: float = 0.95
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    r"""Difference of two paired proportions with Newcombe's interval from Wilson limits.
-
-    With Wilson limits :math:`l_i, u_i` of the two rates :math:`p_i` and their correlation
-    :math:`\hat\phi`, the lower limit is :math:`p_1 - p_2 - \delta` with
-
-    .. math:: \delta^2 = (p_1 - l_1)^2 - 2 \hat\phi (p_1 - l_1)(u_2 - p_2) + (u_2 - p_2)^2,
-
-    and the upper one the same with the other limits.
-
-    Parameters
-    ----------
-    both, first, second, neither : array_like of int
-        Samples on which the event happened to both, to the first only, to the second only, to
-        neither; broadcast against each other.
-    level : float
-        Confidence, in (0, 1).
-
-    Returns
-    -------
-    difference, low, high : ndarray of float
-        Rate of the first minus rate of the second, in [-1, 1]; NaN where there is no sample.
-
-    References
-    ----------
-    R. G. Newcombe, *Improved confidence intervals for the difference between binomial proportions
-    based on paired data*, Statistics in Medicine 17 (1998), 2635-2650, method 10.
-    """
-    a, b, c, d = (np.asarray(x, float) for x in np.broadcast_arrays(both, first, second, neither))
-    n = a + b + c + d
-    p1, p2 = ratio(a + b, n), ratio(a + c, n)
-    (l1, u1), (l2, u2) = wilson(a + b, n, level), wilson(a + c, n, level)
-    # Correlation of the two events, with Newcombe's continuity correction; 0 if undefined.
-    margins, product = (a + b) * (c + d) * (a + c) * (b + d), a * d - b * c
-    corrected = np.where(product > 0, np.maximum(product - n / 2, 0), product)
-    phi = np.where(margins > 0, corrected / np.sqrt(np.where(margins > 0, margins, 1)), 0.0)
-    below = np.sqrt((p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2)
-    above = np.sqrt((u1 - p1) ** 2 - 2 * phi * (u1 - p1) * (p2 - l2) + (p2 - l2) ** 2)
-    # By the counts, so that it is exactly 0 where the two rates are equal.
-    difference = ratio(b - c, n)
-    return difference, difference - below, difference + above
 
 
 def check_level(level: float, name: str = "level") -> float:
