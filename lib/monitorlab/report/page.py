@@ -17,9 +17,9 @@ import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -35,10 +35,7 @@ from monitorlab.storage.sources import project_root
 
 _TEMPLATES = project_root() / "reports" / "template"
 THUMBNAIL_WIDTH = 720  # pixels; shown at half of that
-_STATUS_WORDS = {
-    "complete": "complete", "failed": "failed", "interrupted": "interrupted",
-    "running": "running", "stale": "out of date", "missing": "not run", "broken": "unreadable",
-}
+_STATUS_WORDS = {"stale": "out of date", "missing": "not run", "broken": "unreadable"}
 
 
 def _make_card(state: State, runs: Path, run_id: str, document: Any) -> dict[str, Any]:
@@ -68,17 +65,13 @@ def _make_card(state: State, runs: Path, run_id: str, document: Any) -> dict[str
     failure = record.failure if record else None
     where = f"cell [{failure.cell}] `{failure.line}`: " if failure and failure.cell else ""
     return {
-        "stem": notebook.stem,
-        "number": f"{notebook.number:02d}",
+        "stem": notebook.stem, "number": f"{notebook.number:02d}",
         "title": Markup(Renderer.inline_html(notebook.title)),
         "plain_title": Renderer.plain_text(notebook.title),
         "claim": Markup(Renderer.inline_html(notebook.claim)),
-        "status": state.status,
-        "status_word": _STATUS_WORDS[state.status],
-        "reason": where + state.reason,
-        "headline": state.headline,
-        "thumbnail": thumbnail,
-        "thumbnail_alt": alt,
+        "status": state.status, "status_word": _STATUS_WORDS.get(state.status, state.status),
+        "reason": where + state.reason, "headline": state.headline,
+        "thumbnail": thumbnail, "thumbnail_alt": alt,
         "seconds": _duration(record.seconds) if record and record.seconds else "",
         "href": f"{notebook.stem}.html" if document is not None else "",
     }
@@ -134,14 +127,11 @@ def _run_facts(run_id: str, states: Sequence[State]) -> dict[str, str]:
         return ", ".join(dict.fromkeys(value for value in values if value))
 
     finished = max((r.finished for r in known if r.finished), default="")
-    date = datetime.datetime.fromisoformat(finished).strftime("%-d %B %Y, %H:%M UTC") if (
-        finished) else ""
     facts = {
-        "run": run_id,
-        "profile": all_of([r.profile for r in known]),
+        "run": run_id, "profile": all_of([r.profile for r in known]),
         "seed": all_of([str(r.parameters["SEED"]) for r in known if "SEED" in r.parameters]),
         "commit": all_of([r.commit for r in known]),
-        "date": date,
+        "date": finished and f"{datetime.datetime.fromisoformat(finished):%-d %B %Y, %H:%M UTC}",
         "time": _duration(sum(r.seconds for r in known)),
     }
     return {name: value for name, value in facts.items() if value}
@@ -160,29 +150,28 @@ _ERROR_TAG = "papermill-error-cell-tag"  # a banner that papermill adds; ours sa
 _IMPORT = re.compile(r"(import|from)\s")
 
 
-@dataclass(frozen=True)
-class _RenderedReport:
+class _RenderedReport(NamedTuple):
     """What was written.
 
     Attributes
     ----------
     index : Path
         The page to open.
-    pages : tuple of Path
+    pages : list of Path
         One per executed notebook.
-    problems : tuple of str
+    problems : list of str
         Formulas that are shown as TeX source, with notebook and reason.
-    broken : tuple of str
+    broken : list of str
         Notebooks of which something cannot be read, with the reason; the others are rendered.
-    beside : tuple of Path
+    beside : list of Path
         The pages beside the notebooks.
     """
 
     index: Path
-    pages: tuple[Path, ...]
-    problems: tuple[str, ...]
-    broken: tuple[str, ...]
-    beside: tuple[Path, ...]
+    pages: list[Path]
+    problems: list[str]
+    broken: list[str]
+    beside: list[Path]
 
 
 def render_report(run_id: str, notebooks: Sequence[Notebook], runs: Path, reports: Path
@@ -239,17 +228,16 @@ def render_report(run_id: str, notebooks: Sequence[Notebook], runs: Path, report
     for position, card in enumerate(readable):
         renderer = Renderer()
         page = _page(documents[card["stem"]], renderer)
-        around = [None, *readable, None][position : position + 3]
-        pages.append(write(card["href"], "notebook.html.j2", **page, card=card,
-                           facts=facts | {"time": card["seconds"]}, headings=_contents(renderer),
-                           previous=around[0], following=around[2]))
+        previous, _, following = [None, *readable, None][position : position + 3]
+        pages.append(write(card["href"], "notebook.html.j2", **page, card=card, previous=previous,
+                           following=following, facts=facts | {"time": card["seconds"]}))
         problems += [f"{card['stem']}: {problem}" for problem in renderer.problems]
     beside = [write(page.href, page.template, **page.values, **_script(page.script))
               for page in site.pages]
     index = write("index.html", "index.html.j2", cards=cards, findings=site.findings,
                   lacking=site.lacking)
     broken = [f"{card['stem']}: {card['reason']}" for card in cards if card["status"] == "broken"]
-    return _RenderedReport(index, tuple(pages), tuple(problems), tuple(broken), tuple(beside))
+    return _RenderedReport(index, pages, problems, broken, beside)
 
 
 def _script(name: str) -> dict[str, str]:
@@ -287,22 +275,19 @@ def render_page(template: str, **values: object) -> str:
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )
-    environment.globals["style"] = Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8"))
+    environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True,
+                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    style = Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8"))
     environment.globals |= {"policy": CONTENT_SECURITY_POLICY, "navigation": (), "current": "",
-                            "script": ""}
+                            "script": "", "style": style}
     return environment
 
 
 def _page(document: Any, renderer: Renderer) -> dict[str, Any]:
     """Render an executed notebook; the first cell becomes the head of the page."""
-    kept = [c for c in document.cells if _ERROR_TAG not in c.metadata.get("tags", [])]
-    first = kept[0].source if kept and kept[0].cell_type == "markdown" else "# "
-    title, claim, about = read_first_cell(first)
-    shown = kept[1:] if kept and kept[0].cell_type == "markdown" else kept
+    shown = [c for c in document.cells if _ERROR_TAG not in c.metadata.get("tags", [])]
+    headed = bool(shown) and shown[0].cell_type == "markdown"
+    title, claim, about = read_first_cell(shown.pop(0).source if headed else "# ")
     # As the kernel counted the code cells, executed or not.
     numbers = itertools.accumulate(int(cell.cell_type == "code") for cell in shown)
     return {
@@ -311,6 +296,8 @@ def _page(document: Any, renderer: Renderer) -> dict[str, Any]:
         "page_claim": Markup(Renderer.inline_html(claim)),
         "cells": [_cell_view(cell, number, renderer)
                   for cell, number in zip(shown, numbers, strict=True)],
+        "headings": [{"level": h.level, "anchor": h.anchor, "html": Markup(h.html)}
+                     for h in renderer.headings if h.level in (2, 3)],
     }
 
 
@@ -324,11 +311,8 @@ def _cell_view(cell: Any, number: int, renderer: Renderer) -> dict[str, Any]:
     label = _label(cell.source, tags)
     seconds = cell.metadata.get("papermill", {}).get("duration") or 0.0
     return {
-        "kind": "code",
-        "html": Markup(Renderer.code_html(cell.source)),
-        "number": number,
-        "label": label,
-        "folded": label == "imports" or "hide-input" in tags,
+        "kind": "code", "html": Markup(Renderer.code_html(cell.source)), "number": number,
+        "label": label, "folded": label == "imports" or "hide-input" in tags,
         "failed": any(output["output_type"] == "error" for output in cell.outputs),
         "seconds": _duration(seconds) if seconds >= 1 else "",
         "outputs": tuple(Markup(html) for html in renderer.outputs_html(cell.outputs)),
@@ -342,8 +326,3 @@ def _label(source: str, tags: Sequence[str]) -> str:
         return "parameters and their defaults"
     lines = [line for line in source.splitlines() if line.strip() and line[0] not in " #)"]
     return "imports" if lines and all(_IMPORT.match(line) for line in lines) else ""
-
-
-def _contents(renderer: Renderer) -> list[dict[str, Any]]:
-    return [{"level": h.level, "anchor": h.anchor, "html": Markup(h.html)}
-            for h in renderer.headings if h.level in (2, 3)]

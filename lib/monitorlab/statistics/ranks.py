@@ -143,12 +143,8 @@ def _tolerance_rank(n: int, level: float, delta: float) -> int:
 
 # Depends on (n, level, delta) only, and a protocol of many splits asks for the same few again.
 @lru_cache(maxsize=4096)
-def _rank_from_p_values(
-    p_value: Callable[[ArrayLike, int, float], FloatArray],
-    n: int,
-    level: float,
-    delta: float,
-) -> int:
+def _rank_from_p_values(p_value: Callable[[ArrayLike, int, float], FloatArray], n: int,
+                        level: float, delta: float) -> int:
     check_level(level)
     check_level(delta, "delta")
     if n == 0:
@@ -158,11 +154,8 @@ def _rank_from_p_values(
 
 
 RANK_RULES: dict[str, Callable[[int, float, float], int]] = {
-    "crc": _crc_rank,
-    "binomial": _binomial_rank,
-    "hoeffding_bentkus": _hoeffding_bentkus_rank,
-    "tolerance": _tolerance_rank,
-}
+    "crc": _crc_rank, "binomial": _binomial_rank, "hoeffding_bentkus": _hoeffding_bentkus_rank,
+    "tolerance": _tolerance_rank}
 
 
 @lru_cache(maxsize=4096)
@@ -183,11 +176,9 @@ def sequences_needed(calibrator: str, level: float, delta: float) -> int:
         all has a p-value of at most delta, :math:`(1 - \epsilon)^n \le \delta`, hence
         :math:`\lceil \log \delta / \log(1 - \epsilon) \rceil`.
     """
-    guess = (
-        math.ceil(1.0 / check_level(level)) - 1
-        if calibrator == "crc"
-        else math.ceil(math.log(check_level(delta, "delta")) / math.log1p(-check_level(level)))
-    )
+    guess = math.ceil(1.0 / check_level(level)) - 1
+    if calibrator != "crc":
+        guess = math.ceil(math.log(check_level(delta, "delta")) / math.log1p(-check_level(level)))
     if guess > EXACT_UP_TO:
         return guess
     # Rounding may put the guess one off, where the quotient is a whole number.
