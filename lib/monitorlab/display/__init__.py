@@ -11,7 +11,7 @@ import json
 import re
 import struct
 import sys
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -81,7 +81,7 @@ def show(fig: Figure, name: str, alt: str, thumbnail: bool = False) -> None:
 
     folder, data = _current_run().folder / "figures", {}
     # The same bytes for the same figure: no date, no random element names.
-    for ending, note in (("svg", "Date"), ("png", "Software")):
+    for ending, note in (("png", "Software"), ("svg", "Date")):
         buffer = io.BytesIO()
         with mpl.rc_context({"svg.hashsalt": name}):
             fig.savefig(buffer, format=ending, dpi=2 * PIXELS_PER_INCH, bbox_inches="tight",
@@ -233,9 +233,7 @@ def _in_kernel() -> bool:
 # Progress -----------------------------------------------------------------------------------
 
 
-def progress(
-    iterable: Iterable[Item], desc: str, total: int | None = None
-) -> Generator[Item, None, None]:
+def progress(iterable: Iterable[Item], desc: str, total: int | None = None) -> Iterator[Item]:
     """Iterate with a progress bar, in a terminal or in a notebook.
 
     Parameters
@@ -266,9 +264,7 @@ def progress(
     yield from tqdm(iterable, desc=desc, total=total, disable=None, file=sys.stderr)
 
 
-def _notebook_bar(
-    iterable: Iterable[Item], desc: str, total: int | None
-) -> Generator[Item, None, None]:
+def _notebook_bar(iterable: Iterable[Item], desc: str, total: int | None) -> Iterator[Item]:
     from IPython.display import display
     from tqdm.notebook import tqdm
 

@@ -25,27 +25,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from monitorlab.evaluation.rates import (
-    ALARM,
-    FAILED,
-    NOT_ASKED,
-    SCENARIO,
-    SILENT,
-    Panel,
-    first_draws,
-    unit_ids,
-)
+from monitorlab.evaluation import rates
+from monitorlab.evaluation.rates import FAILED, NOT_ASKED, SCENARIO, SILENT, Panel
 from monitorlab.monitors.verdicts import PARSED
-from monitorlab.statistics import roc
-from monitorlab.statistics.intervals import (
-    FloatArray,
-    IntArray,
-    Weights,
-    draw_units,
-    percentiles,
-    ratio,
-)
-from monitorlab.statistics.roc import MEASURES, RANKED, roc_metrics
+from monitorlab.statistics import intervals, roc
+from monitorlab.statistics.intervals import FloatArray, IntArray, Weights
+from monitorlab.statistics.roc import MEASURES, RANKED
 from monitorlab.storage.tables import CELLS, STATUSES
 
 RESAMPLES = 5000
@@ -132,15 +117,15 @@ class Bootstrap:
             need one). A rate of exactly 0 or 1 has an interval without width: take that of
             :func:`monitorlab.evaluation.rates.rates` instead.
         """
-        tables = []
-        for metric, value, draws in zip(self.metrics, self.values, self.draws, strict=True):
-            low, high = percentiles(draws, level)
-            tables.append(pd.DataFrame({
-                "metric": metric, "name": pd.Series(self.names, dtype="str"), "value": value,
-                "low": low, "high": high, "resamples": np.isfinite(draws).sum(axis=1),
-                "unscored": self.unscored if metric in RANKED else 0,
-            }))  # fmt: skip
-        return pd.concat(tables, ignore_index=True)
+        flat, m = self.draws.reshape(-1, self.draws.shape[-1]), len(self.names)
+        low, high = intervals.percentiles(flat, level)
+        return pd.DataFrame({
+            "metric": np.repeat(self.metrics, m),
+            "name": pd.Series(np.tile(self.names, len(self.metrics)), dtype="str"),
+            "value": self.values.ravel(), "low": low, "high": high,
+            "resamples": np.isfinite(flat).sum(axis=1),
+            "unscored": np.outer(np.isin(self.metrics, RANKED), self.unscored).ravel(),
+        })
 
     def standard_errors(self) -> FloatArray:
         """Standard deviation over resamples, (metrics * m,), in the row order of `intervals`."""
@@ -250,7 +235,7 @@ class Paired:
             kind = int(metric in RANKED)
             values, draws = self.values[:, place], self.draws[:, place]
             found = values[AS_FOUND]
-            low, high = percentiles(draws[AS_FOUND], level)
+            low, high = intervals.percentiles(draws[AS_FOUND], level)
             first_leads = found < 0 if metric in FEWER_IS_BETTER else found > 0
             worst = np.where(first_leads, AGAINST_FIRST, AGAINST_SECOND)
             gap, p_worst = values[worst, rows], _p_values(draws[worst, rows])
@@ -290,7 +275,7 @@ def _drawn(
         raise ValueError(f"resamples is {resamples}, expected at least 1")
     units = len(data.unit_ids)
     chunks = [_measured(data, metrics, weights)
-              for weights in draw_units(random, np.zeros(units, int), resamples)]
+              for weights in intervals.draw_units(random, np.zeros(units, int), resamples)]
     once = _measured(data, metrics, np.ones((units, 1), np.float32))
     return once[:, :, 0], np.concatenate(chunks, axis=2)
 
@@ -304,7 +289,7 @@ def _measured(data: Panel, metrics: Sequence[str], weights: Weights) -> FloatArr
         keys = [scores.tobytes() for scores in data.scores.T]
         for key, scores in zip(keys, data.scores.T, strict=True):
             if key not in curves:
-                curves[key] = roc_metrics(scores, data.labels, data.units, weights,
+                curves[key] = roc.roc_metrics(scores, data.labels, data.units, weights,
                                           low_end=ranked != ["auroc"])
         found |= {metric: np.array([curves[key][metric] for key in keys]) for metric in ranked}
     shape = (len(data.names), weights.shape[1])
@@ -314,13 +299,13 @@ def _measured(data: Panel, metrics: Sequence[str], weights: Weights) -> FloatArr
 def _counted(data: Panel, weights: Weights) -> dict[str, FloatArray]:
     """Metrics of the verdicts; each (monitors, resamples)."""
     bad = (data.labels == 1)[:, None]
-    spoke, alarm = data.verdicts >= SILENT, data.verdicts == ALARM
+    spoke, alarm = data.verdicts >= SILENT, data.verdicts == rates.ALARM
     counts = []
     for event in (bad & spoke & ~alarm, bad & spoke, ~bad & alarm, ~bad & spoke):
         per_unit = np.zeros((len(data.unit_ids), event.shape[1]), np.float32)
         np.add.at(per_unit, data.units, event)
         counts.append(per_unit.T @ weights)
-    mr, far = ratio(counts[0], counts[1]), ratio(counts[2], counts[3])
+    mr, far = intervals.ratio(counts[0], counts[1]), intervals.ratio(counts[2], counts[3])
     return {"mr": mr, "far": far, "g2": (1 - mr) * (1 - far),
             "balanced_accuracy": 1 - (mr + far) / 2}
 
@@ -372,10 +357,10 @@ def _readings(
                 np.where(scored, data.scores[:, monitor], np.nan))
             found[AGAINST_FIRST, pair, side] = read(monitor, asked, kindly=side == 1)
             found[AGAINST_SECOND, pair, side] = read(monitor, asked, kindly=side == 0)
-    none = len(data.labels), 0
+    shape = len(verdicts), len(data.labels)
     wide = replace(data, names=np.arange(len(verdicts)).astype(object),
-                   verdicts=np.stack(verdicts, axis=1) if verdicts else np.empty(none, np.int8),
-                   scores=np.stack(scores, axis=1) if scores else np.empty(none))
+                   verdicts=np.array(verdicts, np.int8).reshape(shape).T,
+                   scores=np.array(scores, float).reshape(shape).T)
     return wide, found
 
 
@@ -589,11 +574,11 @@ def curve_table(judged: pd.DataFrame, rng: np.random.Generator, by: str | None =
         ``auroc_best`` and `MEASURES`, each with ``_low`` and ``_high``; missing where the scored
         samples lack a class.
     """
-    keys = ["name"] if by is None else ["name", by]
-    return pd.DataFrame([
-        {**dict(zip(keys, key, strict=True)), **_curve_row(part, unit_ids(part, unit), rng, n)}
-        for key, part in first_draws(judged).groupby(keys, sort=False)
-    ])
+    keys, rows = ["name"] if by is None else ["name", by], []
+    for key, part in rates.first_draws(judged).groupby(keys, sort=False):
+        row = _curve_row(part, rates.unit_ids(part, unit), rng, n)
+        rows.append(dict(zip(keys, key, strict=True)) | row)
+    return pd.DataFrame(rows)
 
 
 def _curve_row(

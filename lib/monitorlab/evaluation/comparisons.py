@@ -25,15 +25,7 @@ from scipy.sparse import csr_array
 from scipy.stats import binom, f
 from statsmodels.stats.contingency_tables import cochrans_q
 
-from monitorlab.evaluation.rates import (
-    ALARM,
-    FAILED,
-    NOT_ASKED,
-    SCENARIO,
-    SILENT,
-    Panel,
-    unit_ids,
-)
+from monitorlab.evaluation.rates import ALARM, FAILED, NOT_ASKED, SCENARIO, SILENT, Panel, unit_ids
 from monitorlab.statistics.intervals import Clustered, FloatArray, ratio, wilson
 from monitorlab.statistics.roc import check_labels
 

@@ -122,8 +122,6 @@ def _mean_at(part: pd.DataFrame, column: str, base_rate: float) -> float:
                  + (1 - base_rate) * values[known & ~bad].mean())
 
 
-BoolArray = NDArray[np.bool_]
-
 BUDGETS = tuple(round(0.1 * step, 1) for step in range(11))
 
 
@@ -243,16 +241,17 @@ def cascade_sweep(cheap: pd.DataFrame, expensive: pd.DataFrame,
         low, high = _escalation_band(dev, budget, THRESHOLD, base_rate)
         found = _cascade(first[test], second[test], low, high)
         row = cost_table(found, base_rate, review_usd).iloc[0].to_dict()
-        share = float(np.sum(_weights(found, base_rate) * found["escalated"].to_numpy(bool)))
+        bad = _misbehaving(found)  # weigh samples so that the classes have their base rate
+        weights = np.where(bad, base_rate / bad.sum(), (1 - base_rate) / np.sum(~bad))
+        share = float(np.sum(weights * found["escalated"].to_numpy(bool)))
         rows.append({"name": row.pop("name"), "budget": budget, "low": low, "high": high,
                      "share": share, "mr": 1 - row["tpr"], "g2": row["tpr"] * (1 - row["far"]),
                      **row})
     return pd.DataFrame(rows)
 
 
-def _escalation_band(
-    dev: pd.DataFrame, budget: float, center: float = THRESHOLD, base_rate: float = 0.01
-) -> tuple[float, float]:
+def _escalation_band(dev: pd.DataFrame, budget: float, center: float = THRESHOLD,
+                     base_rate: float = 0.01) -> tuple[float, float]:
     r"""Choose the widest band of cheap scores around `center` that keeps the budget.
 
     Conformal risk control with two classes: with k_c the sum over the n_c scenarios of class c of
@@ -289,16 +288,10 @@ def _escalation_band(
     return float(min(center, inside.min())), float(max(center, inside.max()))
 
 
-def _misbehaving(judged: pd.DataFrame) -> BoolArray:
+def _misbehaving(judged: pd.DataFrame) -> NDArray[np.bool_]:
     """Whether each sample misbehaves; ValueError if all do, or none."""
     bad = check_labels(judged["label"], judged["sample_id"]) == 1
     if bad.all() or not bad.any():
         raise ValueError(f"all {len(bad)} samples have one label: both classes are needed to weigh "
                          "them by a base rate")
     return bad
-
-
-def _weights(judged: pd.DataFrame, base_rate: float) -> FloatArray:
-    """Weight of each sample so that the classes have their base rate; sums to 1."""
-    bad = _misbehaving(judged)
-    return np.where(bad, base_rate / bad.sum(), (1 - base_rate) / np.sum(~bad))

@@ -28,11 +28,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nh3
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from markupsafe import Markup
 
 CONTENT_SECURITY_POLICY = ("default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
                            "base-uri 'none'; form-action 'none'")
@@ -45,8 +46,7 @@ _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _EMBEDDED = re.compile(r"data:image/(png|jpeg|gif|webp|svg\+xml);base64,[A-Za-z0-9+/=\s]+")
 # pandas puts one style element in front of a table; without it the table is as readable.
 _TABLE_STYLE = re.compile(
-    r"\A(\s*<div>)?\s*<style(?: scoped| type=\"text/css\")?>.*?</style>", re.DOTALL
-)
+    r"\A(\s*<div>)?\s*<style(?: scoped| type=\"text/css\")?>.*?</style>", re.DOTALL)
 _TAG_START = re.compile(r"<(?!!--.*?-->)(?=/?([A-Za-z][A-Za-z0-9:-]*)|[!?])", re.S)
 _SPACE = "{http://www.w3.org/1998/Math/MathML}"
 ET.register_namespace("", _SPACE.strip("{}"))
@@ -54,17 +54,16 @@ ET.register_namespace("", _SPACE.strip("{}"))
 _RULES = tomllib.loads(Path(__file__).with_name("markup.toml").read_text(encoding="utf-8"))
 _HTML, _MATHML = _RULES["html"], _RULES["mathml"]
 _REWRITES = [(re.compile(pattern), words) for pattern, words in _RULES["tex"]["rewrites"]]
-_TAGS = set(_HTML["tags"].split())
-_MATHML_TAGS, _MATHML_ATTRIBUTES = set(_MATHML["parts"]), set(_MATHML["attributes"].split())
+_MATHML_ATTRIBUTES = set(_MATHML["attributes"].split())
+_TAGS = set(_HTML["tags"].split()) | set(_MATHML["parts"])
 
 
-@dataclass(frozen=True)
-class _Heading:
+class _Heading(NamedTuple):
     """One entry of the table of contents: level 1 to 6, anchor, and HTML of the text."""
 
     level: int
     anchor: str
-    html: str
+    html: Markup
 
 
 @dataclass
@@ -112,7 +111,8 @@ class Renderer:
                 anchor = self.new_anchor(self.plain_text(inline.content))
                 token.attrSet("id", anchor)
                 html = parser.renderer.render([inline], parser.options, environment)
-                self.headings.append(_Heading(int(token.tag[1]), anchor, _clean_html(html)))
+                self.headings.append(
+                    _Heading(int(token.tag[1]), anchor, Markup(_clean_html(html))))
         return _clean_html(parser.renderer.render(tokens, parser.options, environment))
 
     @staticmethod
@@ -217,18 +217,21 @@ def _parser(trusted: bool) -> MarkdownIt:
                allow_labels=False)
     _keep_code_out_of_mathematics(parser)
     rules = parser.renderer.rules  # type: ignore[attr-defined]
-    rules["math_inline"] = _math_rule(display=False)
-    rules["math_inline_double"] = rules["math_block"] = _math_rule(display=True)
+    rules["math_inline"] = _math_rule
+    rules["math_inline_double"] = rules["math_block"] = _display_rule
     rules["image"] = _image_rule
     return parser
 
 
-def _math_rule(display: bool) -> Any:
-    def rule(tokens: Sequence[Token], index: int, options: Any, environment: Any) -> str:
-        html: str = environment["renderer"]._math(tokens[index].content, display)
-        return f'<div class="math">{html}</div>' if display else html
+def _math_rule(
+    tokens: Sequence[Token], index: int, options: Any, environment: Any, display: bool = False
+) -> str:
+    return str(environment["renderer"]._math(tokens[index].content, display))
 
-    return rule
+
+def _display_rule(tokens: Sequence[Token], index: int, options: Any, environment: Any) -> str:
+    html = _math_rule(tokens, index, options, environment, display=True)
+    return f'<div class="math">{html}</div>'
 
 
 def _keep_code_out_of_mathematics(parser: MarkdownIt) -> None:
@@ -297,7 +300,7 @@ def _check(element: ET.Element) -> None:
     """Allow only MathML elements with the children they need, and no leftover commands."""
     for node in element.iter():
         name = _name(node)
-        if name not in _MATHML_TAGS:
+        if name not in _MATHML["parts"]:
             raise _MathError(f"<{name}> is no part of a formula")
         needed = _MATHML["parts"][name]
         if needed >= 0 and len(node) != needed:
@@ -398,7 +401,7 @@ def _clean_html(html: str) -> str:
     images that would be loaded from somewhere do not.
     """
     def kept(match: re.Match[str]) -> str:
-        return "<" if (match[1] or "").lower() in _TAGS | _MATHML_TAGS else "&lt;"
+        return "<" if (match[1] or "").lower() in _TAGS else "&lt;"
 
     html = _TABLE_STYLE.sub(lambda match: match[1] or "", html, count=1)
     return _cleaner().clean(_TAG_START.sub(kept, html))
@@ -407,9 +410,9 @@ def _clean_html(html: str) -> str:
 @lru_cache(maxsize=1)
 def _cleaner() -> nh3.Cleaner:
     attributes = {tag: set(names.split()) for tag, names in _HTML["attributes"].items()}
-    attributes |= {tag: _MATHML_ATTRIBUTES | {"alttext"} for tag in _MATHML_TAGS}
+    attributes |= {tag: _MATHML_ATTRIBUTES | {"alttext"} for tag in _MATHML["parts"]}
     return nh3.Cleaner(
-        tags=_TAGS | _MATHML_TAGS, clean_content_tags=set(), attributes=attributes,
+        tags=_TAGS, clean_content_tags=set(), attributes=attributes,
         attribute_filter=_keep_attribute,
         filter_style_properties=set(_HTML["style_properties"].split()),
         url_schemes={"http", "https", "mailto", "data"}, link_rel="noopener noreferrer",

@@ -296,8 +296,7 @@ def _page(document: Any, renderer: Renderer) -> dict[str, Any]:
         "page_claim": Markup(Renderer.inline_html(claim)),
         "cells": [_cell_view(cell, number, renderer)
                   for cell, number in zip(shown, numbers, strict=True)],
-        "headings": [{"level": h.level, "anchor": h.anchor, "html": Markup(h.html)}
-                     for h in renderer.headings if h.level in (2, 3)],
+        "headings": [h for h in renderer.headings if h.level in (2, 3)],
     }
 
 
