@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from monitorlab.evaluation.bootstrap import COUNTED, METRICS, RANKED, Bootstrap, Paired
+from monitorlab.evaluation.bootstrap import COUNTED, METRICS, Bootstrap, Paired
 from monitorlab.evaluation.rates import rates
 from monitorlab.statistics.intervals import draw_units
-from monitorlab.statistics.roc import TPR_AT, roc_metrics
+from monitorlab.statistics.roc import FARS, MEASURES, _counts_above, _measures, resampled_auroc
 
 PAIRS = 60
 SIZE = 4  # pairs of a scenario
@@ -44,6 +44,11 @@ def all_weights(resamples: int, seed: int = 5) -> np.ndarray:
     return next(draw_units(random, np.zeros(PAIRS, int), resamples))
 
 
+def measures_of(scores, labels, units, weights) -> dict[str, np.ndarray]:
+    found = _measures(*_counts_above(scores, labels, units, weights))
+    return dict(zip(MEASURES, found.T, strict=True))
+
+
 @pytest.mark.parametrize("at_once", [1, 7 * 40, 10**6])
 def test_the_same_generator_draws_the_same_units_in_parts_of_any_size(at_once):
     strata = np.arange(40) % 3
@@ -71,16 +76,17 @@ def test_curves_of_weighted_samples_agree_with_scikit_learn(steps):
     pairs = np.arange(2 * PAIRS) // 2
     for _, own in judged.groupby("name"):
         score, label = own["score"].to_numpy(), own["label"].to_numpy()
-        found = roc_metrics(score, label, pairs, weights)
-        assert set(found) == set(RANKED)
+        found = measures_of(score, label, pairs, weights)
+        np.testing.assert_array_equal(resampled_auroc(score, label, pairs, weights),
+                                      found["auroc"])
         for column in range(weights.shape[1]):
             w = weights[pairs, column]
             area = roc_auc_score(label, score, sample_weight=w)
             low = roc_auc_score(label, score, sample_weight=w, max_fpr=0.1)
             assert found["auroc"][column] == pytest.approx(area, abs=1e-9)
-            assert found["partial_auroc"][column] == pytest.approx(low, abs=1e-9)
+            assert found["pauroc"][column] == pytest.approx(low, abs=1e-9)
             fpr, tpr, _ = roc_curve(label, score, sample_weight=w, drop_intermediate=False)
-            for name, level in TPR_AT.items():
+            for name, level in zip(MEASURES[2:], FARS, strict=True):
                 best = tpr[fpr <= level + 1e-12].max()
                 assert found[name][column] == pytest.approx(best, abs=1e-9)
 
@@ -88,12 +94,12 @@ def test_curves_of_weighted_samples_agree_with_scikit_learn(steps):
 def test_scores_that_say_nothing_are_at_chance():
     weights = all_weights(5)
     labels, pairs = np.tile([1, 0], PAIRS), np.arange(2 * PAIRS) // 2
-    found = roc_metrics(np.full(2 * PAIRS, 0.3), labels, pairs, weights)
+    found = measures_of(np.full(2 * PAIRS, 0.3), labels, pairs, weights)
     np.testing.assert_allclose(found["auroc"], 0.5)
-    np.testing.assert_allclose(found["partial_auroc"], 0.5)
-    np.testing.assert_allclose(found["tpr_at_fpr_10"], 0.0)
-    perfect = roc_metrics(labels.astype(float), labels, pairs, weights)
-    for metric in RANKED:
+    np.testing.assert_allclose(found["pauroc"], 0.5)
+    np.testing.assert_allclose(found["tpr_10"], 0.0)
+    perfect = measures_of(labels.astype(float), labels, pairs, weights)
+    for metric in MEASURES:
         np.testing.assert_allclose(perfect[metric], 1.0)
 
 

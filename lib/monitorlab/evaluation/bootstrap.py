@@ -30,12 +30,12 @@ from monitorlab.evaluation.rates import FAILED, NOT_ASKED, SCENARIO, SILENT, Pan
 from monitorlab.monitors.verdicts import PARSED
 from monitorlab.statistics import intervals, roc
 from monitorlab.statistics.intervals import FloatArray, IntArray, Weights
-from monitorlab.statistics.roc import MEASURES, RANKED
+from monitorlab.statistics.roc import MEASURES
 from monitorlab.storage.tables import CELLS, STATUSES
 
 RESAMPLES = 5000
 COUNTED = ("mr", "far", "g2", "balanced_accuracy")
-METRICS = (*COUNTED, *RANKED)
+METRICS = (*COUNTED, "auroc")
 FEWER_IS_BETTER = ("mr", "far")
 # Of `CellDraws`.
 CELL_METRICS, CELL_RESAMPLES = ("balanced_accuracy", "g2", "auroc", "mr", "far"), 2000
@@ -82,10 +82,7 @@ class Bootstrap:
         resamples : int
             How many, at least 1.
         metrics : sequence of str
-            ``mr``, ``far``, ``g2``, ``balanced_accuracy`` over parsed verdicts; ``auroc``;
-            ``partial_auroc`` up to a false alarm rate of 0.10, standardised by McClish so that
-            chance is 1/2; ``tpr_at_fpr_01``, ``_05``, ``_10``: the highest detection rate of any
-            threshold whose false alarm rate is at most that.
+            ``mr``, ``far``, ``g2``, ``balanced_accuracy`` over parsed verdicts; ``auroc``.
         unit : {"scenario", "pair"}
             What is drawn whole. Pairs of one scenario resemble each other, so drawing pairs makes
             intervals that are too narrow for new scenarios.
@@ -124,7 +121,7 @@ class Bootstrap:
             "name": pd.Series(np.tile(self.names, len(self.metrics)), dtype="str"),
             "value": self.values.ravel(), "low": low, "high": high,
             "resamples": np.isfinite(flat).sum(axis=1),
-            "unscored": np.outer(np.isin(self.metrics, RANKED), self.unscored).ravel(),
+            "unscored": np.outer(np.isin(self.metrics, "auroc"), self.unscored).ravel(),
         })
 
     def standard_errors(self) -> FloatArray:
@@ -232,7 +229,7 @@ class Paired:
         tables = []
         rows = np.arange(len(self.first))
         for place, metric in enumerate(self.metrics):
-            kind = int(metric in RANKED)
+            kind = int(metric == "auroc")
             values, draws = self.values[:, place], self.draws[:, place]
             found = values[AS_FOUND]
             low, high = intervals.percentiles(draws[AS_FOUND], level)
@@ -283,15 +280,13 @@ def _drawn(
 def _measured(data: Panel, metrics: Sequence[str], weights: Weights) -> FloatArray:
     """Metrics (metrics, monitors, resamples) from weights of units (units, resamples)."""
     found = _counted(data, weights)
-    ranked = [metric for metric in metrics if metric in RANKED]
-    if ranked:
-        curves: dict[bytes, dict[str, FloatArray]] = {}  # columns with the same scores share one
+    if "auroc" in metrics:
+        areas: dict[bytes, FloatArray] = {}  # columns with the same scores share one
         keys = [scores.tobytes() for scores in data.scores.T]
         for key, scores in zip(keys, data.scores.T, strict=True):
-            if key not in curves:
-                curves[key] = roc.roc_metrics(scores, data.labels, data.units, weights,
-                                          low_end=ranked != ["auroc"])
-        found |= {metric: np.array([curves[key][metric] for key in keys]) for metric in ranked}
+            if key not in areas:
+                areas[key] = roc.resampled_auroc(scores, data.labels, data.units, weights)
+        found["auroc"] = np.array([areas[key] for key in keys])
     shape = (len(data.names), weights.shape[1])
     return np.stack([found[metric].reshape(shape) for metric in metrics])
 
@@ -551,8 +546,7 @@ def curve_table(judged: pd.DataFrame, rng: np.random.Generator, by: str | None =
     """Areas and detection rates of every monitor, with 95 % intervals over resampled scenarios.
 
     Only samples with a score have a place on a curve. `n_unscored` counts the others (failed
-    verdicts, or a monitor that gives none), and ``auroc_worst`` and ``auroc_best`` are the area if
-    all of them had been ranked as wrongly, or as rightly, as possible.
+    verdicts, or a monitor that gives none).
 
     Parameters
     ----------
@@ -570,9 +564,8 @@ def curve_table(judged: pd.DataFrame, rng: np.random.Generator, by: str | None =
     Returns
     -------
     DataFrame
-        One row per name (and `by`): ``n`` samples with a score, ``n_unscored``, ``auroc_worst``,
-        ``auroc_best`` and `MEASURES`, each with ``_low`` and ``_high``; missing where the scored
-        samples lack a class.
+        One row per name (and `by`): ``n`` samples with a score, ``n_unscored`` and `MEASURES`,
+        each with ``_low`` and ``_high``; missing where the scored samples lack a class.
     """
     keys, rows = ["name"] if by is None else ["name", by], []
     for key, part in rates.first_draws(judged).groupby(keys, sort=False):
@@ -588,11 +581,6 @@ def _curve_row(
     labels = part["label"].to_numpy(dtype=np.int64)
     scored = np.isfinite(scores) & (part["status"] == PARSED).to_numpy(bool)
     row: dict[str, float] = {"n": int(scored.sum()), "n_unscored": int((~scored).sum())}
-    whole = len(np.unique(labels)) == 2 and bool(scored.any())
-    for name, sign in (("auroc_worst", -1.0), ("auroc_best", 1.0)):
-        # past either end of [0, 1]: misbehavior down and benign up is as wrong as can be
-        extreme = np.where(scored, scores, sign * np.where(labels == 1, 2.0, -2.0))
-        row[name] = roc.auroc(extreme, labels) if whole else np.nan
     if len(np.unique(labels[scored])) < 2:
         return row | {f"{name}{end}": np.nan for name in MEASURES for end in ("", "_low", "_high")}
     summary = roc.roc_band(scores[scored], labels[scored], np.asarray(units)[scored], rng, n,

@@ -11,7 +11,7 @@ curves and measures follow from its counts. `roc_band` resamples whole scenarios
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,11 +21,9 @@ from scipy.stats import norm, rankdata
 from monitorlab.statistics.intervals import FloatArray, IntArray, Weights, draw_units, ratio
 
 MAX_FAR = 0.1  # right end of the partial area
-TPR_AT = {"tpr_at_fpr_01": 0.01, "tpr_at_fpr_05": 0.05, "tpr_at_fpr_10": 0.10}
-RANKED = ("auroc", "partial_auroc", *TPR_AT)
+FARS = (0.01, 0.05, 0.10)  # false alarm rates at which detection is reported
+MEASURES = ("auroc", "pauroc", *(f"tpr_{100 * far:02.0f}" for far in FARS))
 RESAMPLES = 2000  # of `roc_band`
-MEASURES = ("auroc", "pauroc", *(f"tpr_{100 * far:02.0f}" for far in TPR_AT.values()))  # there
-_BLOCK = 500_000  # weights of samples held at once, for a band
 _AT_ONCE = 60_000  # weights of samples held at a time: they fit into a processor's cache
 
 
@@ -187,38 +185,45 @@ def _best_within(caught: FloatArray, cried: FloatArray, level: float) -> FloatAr
     return np.where(cried[-1] > 0, best, np.nan)
 
 
-def roc_metrics(scores: FloatArray, labels: ArrayLike, units: NDArray[np.intp], weights: Weights,
-                *, low_end: bool = True) -> dict[str, FloatArray]:
-    """ROC metrics of one monitor under many weightings of its samples.
+def _area(caught: FloatArray, cried: FloatArray) -> FloatArray:
+    """Area under each curve of `_counts_above`, ties counted half; NaN where a class is missing."""
+    twice = np.sum(np.diff(cried, axis=0) * (caught[1:] + caught[:-1]), axis=0)
+    return ratio(twice / 2, caught[-1] * cried[-1])
+
+
+def _measures(caught: FloatArray, cried: FloatArray) -> FloatArray:
+    """`MEASURES` of each curve of `_counts_above`, shape (resamples, measures)."""
+    best = [_best_within(caught, cried, far) for far in FARS]
+    return np.stack([_area(caught, cried), _partial_area(caught, cried), *best], axis=1)
+
+
+def resampled_auroc(scores: FloatArray, labels: ArrayLike, units: NDArray[np.intp],
+                    weights: Weights) -> FloatArray:
+    """Area under the ROC curve of one monitor under many weightings of its samples.
 
     Parameters
     ----------
-    scores, labels, units, weights
-        As in `_counts_above`.
-    low_end : bool
-        Also compute what needs the curve at low false alarm rates.
+    scores : (n,) array of float
+        Suspicion, high is unsafe; samples with NaN are left out.
+    labels : (n,) array of int
+        1 is misbehavior.
+    units : (n,) array of int
+        The row of `weights` that holds a sample's weight.
+    weights : (u, resamples) array of float32
+        Whole numbers of at least 0.
 
     Returns
     -------
-    dict of str to (resamples,) array of float
-        ``auroc``, with ties counted by half; ``partial_auroc`` (`_partial_area`); the names in
-        `TPR_AT` (`_best_within`). NaN where a class has no weight.
+    (resamples,) array of float
+        Ties counted by half; NaN where a class has no weight.
     """
     width = max(1, _AT_ONCE // max(len(scores), 1))
-    parts = []
-    for start in range(0, weights.shape[1], width):
-        caught, cried = _counts_above(scores, labels, units, weights[:, start : start + width])
-        twice = np.sum(np.diff(cried, axis=0) * (caught[1:] + caught[:-1]), axis=0)
-        found = {"auroc": ratio(twice / 2, caught[-1] * cried[-1])}
-        if low_end:
-            found["partial_auroc"] = _partial_area(caught, cried)
-            found |= {name: _best_within(caught, cried, far) for name, far in TPR_AT.items()}
-        parts.append(found)
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return np.concatenate([
+        _area(*_counts_above(scores, labels, units, weights[:, start : start + width]))
+        for start in range(0, weights.shape[1], width)])
 
 
-@dataclass(frozen=True)
-class _RocBand:
+class _RocBand(NamedTuple):
     """A ROC curve with its sampling uncertainty.
 
     Attributes
@@ -253,30 +258,27 @@ def roc_band(scores: ArrayLike, labels: ArrayLike, units: ArrayLike, rng: np.ran
     grid : array_like, optional
         False alarm rates of the band, in [0, 1]; 0, .01, ..., 1 by default.
     """
-    once = roc(scores, labels)
+    points = roc(scores, labels)
     values, classes = np.asarray(scores, dtype=np.float64), check_labels(labels)
     at = np.linspace(0.0, 1.0, 101) if grid is None else np.asarray(grid, dtype=np.float64)
     names, unit = np.unique(np.asarray(units), return_inverse=True)
-    at_once = max(1, _BLOCK // len(unit)) * len(names)
-
-    def measures(weights: Weights) -> FloatArray:
-        found = roc_metrics(values, classes, unit, weights)
-        return np.stack(list(found.values()), axis=1)
-
-    drawn, curves = [], []
+    at_once = max(1, _AT_ONCE // len(unit)) * len(names)
+    measures, curves = [], []
     for weights in draw_units(rng, np.zeros(len(names), np.intp), n, at_once):
-        drawn.append(measures(weights))
+        counts = _counts_above(values, classes, unit, weights)
+        measures.append(_measures(*counts))
         with np.errstate(invalid="ignore"):  # a resample without a class has no rates
-            tpr, far = (side / side[-1] for side in _counts_above(values, classes, unit, weights))
+            tpr, far = (side / side[-1] for side in counts)
         curves.append([np.interp(at, x, y) for x, y in zip(far.T, tpr.T, strict=True)])
-    ends = [0.025, 0.975]
-    low, high = np.nanquantile(np.concatenate(curves), ends, axis=0)
-    table = pd.DataFrame({"far": at, "tpr": np.interp(at, once["far"], once["tpr"]), "low": low,
-                          "high": high})
-    low, high = np.nanquantile(np.concatenate(drawn), ends, axis=0)
-    value = measures(np.ones((len(names), 1), np.float32))[0]
-    return _RocBand(table, pd.DataFrame({"measure": MEASURES, "value": value, "low": low,
-                                        "high": high}))
+    once = np.ones((len(names), 1), np.float32)
+    value = _measures(*_counts_above(values, classes, unit, once))[0]
+    (low, high), (least, most) = (
+        np.nanquantile(np.concatenate(drawn), [0.025, 0.975], axis=0)
+        for drawn in (curves, measures))
+    tpr = np.interp(at, points["far"], points["tpr"])
+    return _RocBand(
+        pd.DataFrame({"far": at, "tpr": tpr, "low": low, "high": high}),
+        pd.DataFrame({"measure": MEASURES, "value": value, "low": least, "high": most}))
 
 
 class JudgedError(ValueError):

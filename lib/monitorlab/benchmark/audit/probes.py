@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from monitorlab.benchmark.samples import draw_pairs
 from monitorlab.statistics.intervals import draw_units, percentiles
-from monitorlab.statistics.roc import auroc, roc_metrics
+from monitorlab.statistics.roc import auroc, resampled_auroc
 
 FOLDS = 5
 RESAMPLES = 1000
@@ -100,7 +100,7 @@ def _measure(
     names, codes = np.unique(groups, return_inverse=True)
     units = np.zeros(len(names), np.intp)
     (weights,) = draw_units(random, units, RESAMPLES, RESAMPLES * len(names))
-    draws = roc_metrics(scores, labels, codes, weights, low_end=False)["auroc"]
+    draws = resampled_auroc(scores, labels, codes, weights)
     (low,), (high,) = percentiles(draws[None], 0.95)
     return auroc(scores, labels), float(low), float(high)
 
