@@ -504,10 +504,9 @@ class _Part:
         n = np.bincount(self.units[among])
         total = np.bincount(self.units[among], values[among])[n > 0]
         n = n[n > 0]
-        strata = np.zeros(len(n), dtype=np.intp)
         means = np.concatenate([
             (total @ copies) / (n @ copies)
-            for copies in draw_units(np.random.default_rng(self.plan.seed), strata, DRAWS)
+            for copies in draw_units(np.random.default_rng(self.plan.seed), len(n), DRAWS)
         ])
         (low,), (high,) = percentiles(means[None, :], 0.95)
         return float(np.mean(values[among])), float(low), float(high)

@@ -190,7 +190,7 @@ class Paired:
                 raise ValueError(f"{names[int(np.argmax(places < 0))]!r} has judged nothing, "
                                  f"expected pairs of {', '.join(map(str, data.names))}")
             first, second = places.reshape(-1, 2).T
-        wide, place = _readings(data, first, second)
+        wide, place, n, lost, left_out = _readings(data, first, second)
         values, draws = _drawn(wide, metrics, random, resamples)
         one, other = np.moveaxis(place, -1, 0)  # (3, pairs) columns of `wide`
         gaps = (values[:, one] - values[:, other]).swapaxes(0, 1)
@@ -198,8 +198,8 @@ class Paired:
         for reading in range(len(place)):
             np.subtract(draws[:, one[reading]], draws[:, other[reading]], out=drawn[reading],
                         casting="same_kind")
-        return cls(data.names[first], data.names[second], tuple(metrics), gaps, drawn,
-                   *_left_out(data, first, second))
+        return cls(data.names[first], data.names[second], tuple(metrics), gaps, drawn, n, lost,
+                   left_out)
 
     def differences(self, level: float = 0.95) -> pd.DataFrame:
         """Differences between the monitors of each pair, over the samples that both answered.
@@ -272,7 +272,7 @@ def _drawn(
         raise ValueError(f"resamples is {resamples}, expected at least 1")
     units = len(data.unit_ids)
     chunks = [_measured(data, metrics, weights)
-              for weights in intervals.draw_units(random, np.zeros(units, int), resamples)]
+              for weights in intervals.draw_units(random, units, resamples)]
     once = _measured(data, metrics, np.ones((units, 1), np.float32))
     return once[:, :, 0], np.concatenate(chunks, axis=2)
 
@@ -307,7 +307,7 @@ def _counted(data: Panel, weights: Weights) -> dict[str, FloatArray]:
 
 def _readings(
     data: Panel, first: NDArray[np.intp], second: NDArray[np.intp]
-) -> tuple[Panel, NDArray[np.intp]]:
+) -> tuple[Panel, NDArray[np.intp], IntArray, IntArray, IntArray]:
     """A panel with a column for every way to read a monitor in some pair, each once.
 
     Returns
@@ -317,6 +317,8 @@ def _readings(
     (3, pairs, 2) array of int
         Columns of both monitors of each pair: where failures are left out, and read against the
         first or the second.
+    three arrays of int
+        `n`, `lost` and `left_out` of `Paired`.
     """
     columns: dict[bytes, int] = {}
     verdicts: list[NDArray[np.int8]] = []
@@ -342,11 +344,18 @@ def _readings(
                      np.where(asked & ranked[monitor], ranks, np.nan))
 
     found = np.empty((3, len(first), 2), np.intp)
+    n, left_out = np.zeros((2, 2, len(first)), np.int64)
+    lost = np.zeros((2, len(first), 2, len(STATUSES)), np.int64)
+    usable = (data.verdicts >= SILENT, ~np.isnan(data.scores))
     for pair, (i, j) in enumerate(zip(first, second, strict=True)):
         asked = (data.verdicts[:, [i, j]] != NOT_ASKED).all(axis=1)
-        spoke = (data.verdicts[:, [i, j]] >= SILENT).all(axis=1)
-        scored = ~np.isnan(data.scores[:, [i, j]]).any(axis=1)
+        spoke, scored = (good[:, [i, j]].all(axis=1) for good in usable)
+        n[:, pair] = (asked & spoke).sum(), (asked & scored).sum()
+        left_out[:, pair] = asked.sum() - n[:, pair]
         for side, monitor in enumerate((i, j)):
+            for kind, good in enumerate(usable):
+                status = data.statuses[asked & ~good[:, monitor], monitor]
+                lost[kind, pair, side] = np.bincount(status[status >= 0], minlength=len(STATUSES))
             found[AS_FOUND, pair, side] = place(
                 np.where(spoke, data.verdicts[:, monitor], NOT_ASKED),
                 np.where(scored, data.scores[:, monitor], np.nan))
@@ -356,27 +365,7 @@ def _readings(
     wide = replace(data, names=np.arange(len(verdicts)).astype(object),
                    verdicts=np.array(verdicts, np.int8).reshape(shape).T,
                    scores=np.array(scores, float).reshape(shape).T)
-    return wide, found
-
-
-def _left_out(
-    data: Panel, first: NDArray[np.intp], second: NDArray[np.intp]
-) -> tuple[IntArray, IntArray, IntArray]:
-    """`n`, `lost` and `left_out` of `Paired`."""
-    pairs = len(first)
-    n, left_out = np.zeros((2, pairs), np.int64), np.zeros((2, pairs), np.int64)
-    lost = np.zeros((2, pairs, 2, len(STATUSES)), np.int64)
-    usable = (data.verdicts >= SILENT, ~np.isnan(data.scores))
-    for pair, both in enumerate(np.stack([first, second], axis=1)):
-        asked = (data.verdicts[:, both] != NOT_ASKED).all(axis=1)
-        for kind, good in enumerate(usable):
-            own = good[:, list(both)]
-            n[kind, pair] = int((asked & own.all(axis=1)).sum())
-            left_out[kind, pair] = int(asked.sum()) - n[kind, pair]
-            for side, monitor in enumerate(both):
-                status = data.statuses[asked & ~own[:, side], monitor]
-                lost[kind, pair, side] = np.bincount(status[status >= 0], minlength=len(STATUSES))
-    return n, lost, left_out
+    return wide, found, n, lost, left_out
 
 
 def _p_values(gaps: NDArray[np.floating]) -> FloatArray:

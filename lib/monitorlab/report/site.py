@@ -48,10 +48,6 @@ _LEVELS = (0.01, 0.05, 0.1, 0.2)
 _DELTA = 0.1
 _BASE_RATE, _PER_DAY = 0.01, 10_000  # where the explorer begins
 _GRID = np.round(np.linspace(0, 1, 101), 2)
-_SORTS = {"monitor": "Monitors of this run", "baseline": "Trivial baselines",
-          "partial": "Monitors of this run that left more than a tenth unanswered",
-          "reader": "Recorded readers: unnamed large language models of the kind that also wrote "
-                    "the texts"}
 _PROMISES = {(SCENARIO, "crc"): "CRC, by scenario: expected rate of new scenarios",
              (PAIR, "binomial"): f"exact binomial, by sample: with probability {1 - _DELTA:.0%}"}
 
@@ -111,7 +107,7 @@ def survey_site(folder: Path, notebooks: Sequence[Notebook],
         boards = _leaderboard(judged[judged["split"] == "test"], resample)
         measured = {f"{row['name']}.{measure}": row[measure] for row in boards[0]["rows"]
                     for measure in ("mr", "far", "balanced_accuracy", "auroc")}
-        add("leaderboard", boards=boards, sorts=_SORTS, few=_FEW,
+        add("leaderboard", boards=boards, few=_FEW,
             tested=_EVALUATION if _EVALUATION in shown else "")
         add("pairs", "pairs.js", **_pairs(samples, judged, draw), seed=seed)
         if explored := _explored(judged):
@@ -159,7 +155,7 @@ def _leaderboard(test: pd.DataFrame, random: np.random.Generator) -> list[dict[s
     -------
     list of dict
         "title", "by" (its kind of group; empty for all) and "rows", best balanced accuracy first:
-        name, sort (a key of `_SORTS`), n, units, answered, and the measures as texts with 95 %
+        name, sort (monitor, baseline, partial or reader), n, units, answered, and the measures as texts with 95 %
         intervals over scenarios.
     """
     boards = []
@@ -406,21 +402,17 @@ def _card(folder: Path) -> Markup:
 
 def _files(folder: Path) -> list[dict[str, Any]]:
     """Every file that notebooks left in a run, by folder, with size and SHA-256."""
-    return [
-        {"name": path.name, "manifest": _manifest(path), "files": list(_listed(path))}
-        for path in sorted(folder.iterdir()) if path.is_dir()
-    ]
+    found = []
+    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
+        manifest: dict[str, Any] = {}
+        with suppress(ArtifactError):
+            manifest = manifests.read_manifest(place) or {}
+        files = list(_listed(place, manifest.get("outputs", {})))
+        found.append({"name": place.name, "manifest": manifest, "files": files})
+    return found
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    try:
-        return manifests.read_manifest(folder) or {}
-    except ArtifactError:
-        return {}
-
-
-def _listed(folder: Path) -> Iterator[dict[str, Any]]:
-    outputs = _manifest(folder).get("outputs", {})
+def _listed(folder: Path, outputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or path.name.startswith(".") or path.suffix == ".lock":
             continue

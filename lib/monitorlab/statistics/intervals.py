@@ -320,37 +320,32 @@ def corrected_rate(
 AT_ONCE = 4_000_000  # drawn units held in memory at a time, about 100 MB
 
 
-def draw_units(random: np.random.Generator, strata: NDArray[np.intp], resamples: int,
-               at_once: int = AT_ONCE) -> Iterator[Weights]:
+def draw_units(random: np.random.Generator, units: int, resamples: int, at_once: int = AT_ONCE
+               ) -> Iterator[Weights]:
     """Yield how often each unit is drawn, for some resamples at a time.
 
     Parameters
     ----------
     random : Generator
         Used in the same order whatever `at_once` is.
-    strata : (u,) array of int
-        Units are drawn within strata numbered from 0.
+    units : int
+        How many there are, and how many are drawn in each resample.
     resamples : int
         How many in all.
     at_once : int
-        Upper limit of u times the resamples of one part.
+        Upper limit of `units` times the resamples of one part.
 
     Yields
     ------
-    (u, part) array of float32
-        Whole numbers; every column sums to u.
+    (units, part) array of float32
+        Whole numbers; every column sums to `units`.
     """
-    units = len(strata)
-    order = np.argsort(strata, kind="stable")  # the units of a stratum stand side by side
-    sizes = np.bincount(strata)
-    size = np.repeat(sizes, sizes)
-    start = np.repeat(np.cumsum(sizes) - sizes, sizes)
     part = max(1, at_once // max(units, 1))
     for done in range(0, resamples, part):
         width = min(part, resamples - done)
         drawn = random.random((width, units))
-        drawn *= size
-        places = order[drawn.astype(np.intp) + start]
+        drawn *= units
+        places = drawn.astype(np.intp)
         places *= width
         places += np.arange(width)[:, None]
         counts = np.bincount(places.ravel(), minlength=units * width)

@@ -264,7 +264,7 @@ def roc_band(scores: ArrayLike, labels: ArrayLike, units: ArrayLike, rng: np.ran
     names, unit = np.unique(np.asarray(units), return_inverse=True)
     at_once = max(1, _AT_ONCE // len(unit)) * len(names)
     measures, curves = [], []
-    for weights in draw_units(rng, np.zeros(len(names), np.intp), n, at_once):
+    for weights in draw_units(rng, len(names), n, at_once):
         counts = _counts_above(values, classes, unit, weights)
         measures.append(_measures(*counts))
         with np.errstate(invalid="ignore"):  # a resample without a class has no rates

@@ -98,8 +98,7 @@ def _measure(
         Estimate and 95 % percentile interval from resampling whole scenarios.
     """
     names, codes = np.unique(groups, return_inverse=True)
-    units = np.zeros(len(names), np.intp)
-    (weights,) = draw_units(random, units, RESAMPLES, RESAMPLES * len(names))
+    (weights,) = draw_units(random, len(names), RESAMPLES, RESAMPLES * len(names))
     draws = resampled_auroc(scores, labels, codes, weights)
     (low,), (high,) = percentiles(draws[None], 0.95)
     return auroc(scores, labels), float(low), float(high)
