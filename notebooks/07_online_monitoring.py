@@ -170,9 +170,9 @@ display.say("{answer}", answer=thresholds.calibrate(peaks, level=0.10).explain()
 price_list = pd.DataFrame(
     {
         "n": n,
-        "CRC": ranks.crc_rank(n, 0.10),
-        "exact binomial": ranks.binomial_rank(n, 0.10, online.delta),
-        "UCB": ranks.hoeffding_bentkus_rank(n, 0.10, online.delta),
+        "CRC": ranks.RANK_RULES["crc"](n, 0.10, online.delta),
+        "exact binomial": ranks.RANK_RULES["binomial"](n, 0.10, online.delta),
+        "UCB": ranks.RANK_RULES["hoeffding_bentkus"](n, 0.10, online.delta),
     }
     for n in (9, 22, 50, 100, 500, 1000, 5000)
 )

@@ -23,7 +23,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from monitorlab.display import spans
-from monitorlab.display.tables import Column, html_table
+from monitorlab.display.tables import Table
 from monitorlab.online.comparison import Method, Split, compare_methods
 from monitorlab.online.drift import DriftReference
 from monitorlab.online.metrics import alarm_steps, peaks
@@ -497,10 +497,9 @@ class _Part:
         n = np.bincount(self.units[among])
         total = np.bincount(self.units[among], values[among])[n > 0]
         n = n[n > 0]
-        strata = np.zeros(len(n), dtype=np.intp)
         means = np.concatenate([
             (total @ copies) / (n @ copies)
-            for copies in draw_units(np.random.default_rng(self.plan.seed), strata, DRAWS)
+            for copies in draw_units(np.random.default_rng(self.plan.seed), len(n), DRAWS)
         ])
         (low,), (high,) = percentiles(means[None, :], 0.95)
         return float(np.mean(values[among])), float(low), float(high)
@@ -726,8 +725,7 @@ def _per_day(levels: pd.DataFrame) -> pd.DataFrame:
 def _table(frame: pd.DataFrame) -> Markup:
     if not len(frame):
         return Markup("")
-    columns = [Column(frame[name], 3) for name in frame.columns]
-    return Markup(html_table(columns, len(frame), None))  # escaped there, cell by cell
+    return Markup(Table(frame).html())  # escaped there, cell by cell
 
 
 def plot_levels(

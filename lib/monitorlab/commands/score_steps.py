@@ -23,7 +23,7 @@ import pandas as pd
 from monitorlab import __version__
 from monitorlab.benchmark.final_answers import CHECKS, right_answer
 from monitorlab.commands.score import differing
-from monitorlab.display.progress import progress
+from monitorlab.display import progress
 from monitorlab.models import ModelError
 from monitorlab.models.loading import check_device, load_tokenizer, model_identity
 from monitorlab.models.smollm2 import NAME as SMOLLM2

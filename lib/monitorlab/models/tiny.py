@@ -21,7 +21,7 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from monitorlab.display.progress import progress
+from monitorlab.display import progress
 from monitorlab.models import ModelSize, Training
 from monitorlab.models.batching import pad
 

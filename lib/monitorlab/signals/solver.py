@@ -30,7 +30,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from monitorlab.display.progress import progress
+from monitorlab.display import progress
 from monitorlab.models import Training
 from monitorlab.models.batching import Encoded, logits_at_steps, pad
 from monitorlab.models.loading import load_model, load_tokenizer, no_progress_bars, whole_model

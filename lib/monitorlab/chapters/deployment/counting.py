@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from transformers import LlamaForCausalLM
 
-from monitorlab.display.progress import progress
+from monitorlab.display import progress
 from monitorlab.models import ModelSize
 from monitorlab.models.loading import Checkpoint
 from monitorlab.models.smollm2 import INSTALL, load_smollm2, smollm2_installed

@@ -28,7 +28,7 @@ from monitorlab.pipeline.runs import Run
 from monitorlab.signals.arithmetic import Checked, Difficulty, Exercise
 from monitorlab.signals.conversations import Conversation
 from monitorlab.signals.solver import Generator, Solution, Verifier
-from monitorlab.statistics.roc import auroc, roc_metrics
+from monitorlab.statistics.roc import auroc, resampled_auroc
 
 # Expected agreement with the training texts at which training hands over each generator.
 GENERATORS = {"strong": 0.95, "weak": 0.88}
@@ -252,7 +252,7 @@ def step_auroc(steps: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
         for signal, group in together.groupby("signal", sort=False):
             codes = pd.factorize(names[group.index])[0]
             labels, scores = group["step_label"].to_numpy(), group["score"].to_numpy()
-            drawn = roc_metrics(scores, labels, codes, draws, low_end=False)["auroc"]
+            drawn = resampled_auroc(scores, labels, codes, draws)
             area = auroc(scores, labels)
             best = best or (area, drawn)
             rows.append((dataset, signal, len(group), float(labels.mean()), area,
