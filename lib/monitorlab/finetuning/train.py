@@ -36,7 +36,7 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-from monitorlab.display.progress import progress
+from monitorlab.display import progress
 from monitorlab.finetuning.batches import Batch, Collator, LeakError, check_leaks, plan, steps_of
 from monitorlab.finetuning.examples import (
     Example,
