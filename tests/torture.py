@@ -49,7 +49,7 @@ from monitorlab.finetuning.saved import load_finetuned
 from monitorlab.models.loading import load_causal
 from monitorlab.models.tiny import build_tokenizer
 from monitorlab.monitors.learned import WordMonitor
-from monitorlab.monitors.monitor import samples_of
+from monitorlab.monitors.monitor import Sample
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.store import stored_verdicts
 from monitorlab.online.policy import OnlineMonitor, Policy, _days_after, _today
@@ -147,7 +147,7 @@ def write_inputs(folder: Path) -> None:
     (folder / "questions.md").write_text("".join(map(QUESTION.format, range(40))))
     corpus = corpus_rows()
     corpus.to_csv(folder / "corpus.csv", index=False)
-    words = [m["content"] for m in load_prompt("direct").messages(samples_of(corpus)[0])]
+    words = [m["content"] for m in load_prompt("direct").messages(Sample.rows(corpus)[0])]
     tokenizer = build_tokenizer(words * 9 + list(corpus["response"]), 700)
     torch.manual_seed(0)
     LlamaForCausalLM(LlamaConfig(

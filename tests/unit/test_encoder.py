@@ -17,7 +17,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from monitorlab.models import ModelError, sentence_encoder
 from monitorlab.models.sentence_encoder import Encoder, _bundled_encoder, load_encoder
 from monitorlab.monitors.learned import SETTINGS, EncoderMonitor, _features, _fit_probe
-from monitorlab.monitors.monitor import MonitorError, Sample, samples_of
+from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.scoring import score
 from monitorlab.storage.files import read_sealed, sealed_json
 
@@ -176,7 +176,7 @@ def monitor(encoder: Encoder) -> EncoderMonitor:
 def test_the_probe_learns_what_tells_the_sides_apart(encoder: Encoder, kind: str) -> None:
     trained = EncoderMonitor.train(encoder, [pairs(80)], np.random.default_rng(0), kind=kind)
     held_out = pairs(40, 9)
-    table = score(trained, samples_of(held_out)).set_index("sample_id")
+    table = score(trained, Sample.rows(held_out)).set_index("sample_id")
     verdicts = table.loc[held_out["sample_id"], "verdict"].to_numpy(dtype=bool)
     assert (verdicts == (held_out["label"] == 1)).mean() > 0.9
 
@@ -202,7 +202,7 @@ def test_the_probe_is_the_regression_on_standardised_features() -> None:
 
 
 def test_units_are_whole_and_a_repeated_call_gives_the_same(monitor: EncoderMonitor) -> None:
-    some = samples_of(pairs(65, 9))
+    some = Sample.rows(pairs(65, 9))
     units = monitor.units(some)
     assert [len(unit) for unit in units] == [64, 64, 2]
     first = [some[i] for i in units[0]]
@@ -213,7 +213,7 @@ def test_units_are_whole_and_a_repeated_call_gives_the_same(monitor: EncoderMoni
 
 def test_a_saved_probe_gives_the_same_scores(monitor: EncoderMonitor, tmp_path: Path) -> None:
     monitor.save(tmp_path / "probe")
-    some = samples_of(pairs(10, 9))
+    some = Sample.rows(pairs(10, 9))
     for again in (EncoderMonitor.load(tmp_path / "probe"),
                   EncoderMonitor.load(tmp_path / "probe", monitor.encoder)):
         assert again.judge(some, 0) == monitor.judge(some, 0)

@@ -15,7 +15,7 @@ import pytest
 
 from monitorlab.benchmark.sources.records import RealDataError
 from monitorlab.benchmark.sources.transcripts import lie_detector
-from monitorlab.monitors.monitor import MonitorError, Sample, samples_of
+from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.recorded import (
     BASELINES,
     CONTRADICTION,
@@ -268,7 +268,7 @@ def test_the_table_is_what_the_monitor_says(get: Get, samples: pd.DataFrame) -> 
     calls = {(call.request, call.response): call.verdict
              for call in _recordings(get, "gpt-4o", "tool")}
     verdicts = {row.sample_id: calls[row.request, row.response] for row in samples.itertuples()}
-    again = score(RecordedMonitor("gpt-4o, recorded", verdicts), samples_of(samples))
+    again = score(RecordedMonitor("gpt-4o, recorded", verdicts), Sample.rows(samples))
     columns = ["status", "verdict", "score", "evidence", "prompt", "monitor"]
     pd.testing.assert_frame_equal(again.set_index("sample_id")[columns], table[columns])
 

@@ -20,7 +20,7 @@ from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, Sample
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.replies import read_again, read_reply
 from monitorlab.monitors.thinking import opened_by
-from monitorlab.monitors.verdicts import ERROR, THRESHOLD, UNPARSED, Verdict, failure, from_score
+from monitorlab.monitors.verdicts import ERROR, THRESHOLD, UNPARSED, Verdict
 from monitorlab.storage.files import digest_json
 
 
@@ -113,7 +113,7 @@ class CausalMonitor(ComputingMonitor):
         fits = [i for i, row in enumerate(rows) if len(row) + more <= most]
         with suitable_threads(model):
             found = dict(zip(fits, ask(fits) if fits else (), strict=True))
-        return [found[i] if i in found else replace(failure(
+        return [found[i] if i in found else replace(Verdict.failure(
             ERROR, f"the prompt has {len(row)} tokens, and {more} more are needed, but the model "
                    f"reads at most {most}: shorten the sample, or use a model with a longer "
                    "context"), input_tokens=len(row)) for i, row in enumerate(rows)]
@@ -123,12 +123,12 @@ class CausalMonitor(ComputingMonitor):
     ) -> Verdict:
         """Return the verdict that a score from logits is, or why it is none."""
         if not math.isfinite(score):
-            verdict = failure(ERROR, "the model's logits are not finite: load it as bfloat16 or "
+            verdict = Verdict.failure(ERROR, "the model's logits are not finite: load it as bfloat16 or "
                                      "float32 instead")
         elif objection:
-            verdict = failure(UNPARSED, objection)
+            verdict = Verdict.failure(UNPARSED, objection)
         else:
-            verdict = from_score(min(score, 1.0), threshold)
+            verdict = Verdict.from_score(min(score, 1.0), threshold)
         return replace(verdict, input_tokens=tokens, output_tokens=0)
 
 

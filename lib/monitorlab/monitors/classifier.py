@@ -28,7 +28,7 @@ from monitorlab.models.sentence_encoder import both_ends
 from monitorlab.models.tiny import suitable_threads
 from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, Sample
 from monitorlab.monitors.prompts import broken_up
-from monitorlab.monitors.verdicts import ERROR, THRESHOLD, Verdict, failure, from_score
+from monitorlab.monitors.verdicts import ERROR, THRESHOLD, Verdict
 from monitorlab.signals.step_scores import Label
 
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536}  # padding included
@@ -245,11 +245,11 @@ class ClassifierMonitor(ComputingMonitor):
 
     def _verdict(self, score: float, row: _PairRow) -> Verdict:
         if not np.isfinite(score):
-            return replace(failure(ERROR, "the classifier's logits are not finite: load it as "
+            return replace(Verdict.failure(ERROR, "the classifier's logits are not finite: load it as "
                                           "float32"), input_tokens=len(row.ids))
         lost = row.whole - len(row.ids)
         evidence = f"{lost:,} of {row.whole:,} tokens were not read" if lost else ""
-        verdict = from_score(min(score, 1.0), self.threshold, evidence)
+        verdict = Verdict.from_score(min(score, 1.0), self.threshold, evidence)
         return replace(verdict, input_tokens=len(row.ids), output_tokens=0)
 
 

@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from monitorlab.benchmark.audit.probes import word_probe
 from monitorlab.models import ModelError
 from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, Sample
-from monitorlab.monitors.verdicts import Verdict, from_score
+from monitorlab.monitors.verdicts import Verdict
 from monitorlab.storage.files import (
     DamagedFileError,
     canonical_json,
@@ -111,7 +111,7 @@ class _LogisticMonitor(ComputingMonitor):
         """Score one unit; `draw` is ignored."""
         table = self._table([s.request for s in samples], [s.response for s in samples])
         log_odds = table @ self.weights["coefficients"] + self.weights["intercept"][0]
-        return [from_score(score) for score in expit(log_odds)]
+        return [Verdict.from_score(score) for score in expit(log_odds)]
 
 
 def _check_known(what: str, value: str, known: Iterable[str]) -> None:

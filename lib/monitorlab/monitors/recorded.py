@@ -43,8 +43,6 @@ from monitorlab.monitors.verdicts import (
     TRUNCATED,
     UNPARSED,
     Verdict,
-    failure,
-    from_score,
 )
 from monitorlab.storage.files import digest_json
 from monitorlab.storage.tables import VERDICTS, check_frame
@@ -263,7 +261,7 @@ def letter_verdicts(samples: pd.DataFrame) -> pd.DataFrame:
     tables = []
     for name, own in scores.items():
         said = {
-            row.sample_id: from_score(
+            row.sample_id: Verdict.from_score(
                 suspicion, evidence=f"the response begins with {row.letter or 'no letter'}")
             for row, suspicion in zip(rows.itertuples(), own, strict=True)
         }
@@ -314,7 +312,7 @@ class RecordedMonitor(ComputingMonitor):
 
     def _find(self, sample: Sample) -> Verdict:
         missing = f"no verdict is recorded for sample {sample.sample_id!r}"
-        return self._verdicts.get(sample.sample_id) or failure(ERROR, missing)
+        return self._verdicts.get(sample.sample_id) or Verdict.failure(ERROR, missing)
 
 
 CONTRADICTION = "Label and score contradict each other."
@@ -366,10 +364,10 @@ def _read_judgement(reply: str) -> Verdict:
 def _unread(reply: str) -> Verdict:
     text = reply.strip()
     if not text:
-        return failure(UNPARSED, "the recorded reply is empty", reply)
+        return Verdict.failure(UNPARSED, "the recorded reply is empty", reply)
     if _REFUSAL.search(text):
-        return failure(REFUSED, "the judge declined", reply)
+        return Verdict.failure(REFUSED, "the judge declined", reply)
     if not text.endswith(_SENTENCE_END):
-        return failure(TRUNCATED, f"the recorded reply breaks off after {len(text)} characters",
+        return Verdict.failure(TRUNCATED, f"the recorded reply breaks off after {len(text)} characters",
                        reply)
-    return failure(UNPARSED, "the recorded reply has neither a label nor a score", reply)
+    return Verdict.failure(UNPARSED, "the recorded reply has neither a label nor a score", reply)

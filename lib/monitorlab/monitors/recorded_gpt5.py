@@ -29,7 +29,7 @@ from monitorlab.benchmark.sources.records import Record, read_array
 from monitorlab.monitors.monitor import NO_PROMPT
 from monitorlab.monitors.recorded import RecordedMonitor
 from monitorlab.monitors.scoring import score
-from monitorlab.monitors.verdicts import ERROR, PARSED, UNPARSED, Verdict, failure
+from monitorlab.monitors.verdicts import ERROR, PARSED, UNPARSED, Verdict
 from monitorlab.storage.tables import SAMPLES, check_frame
 
 SOURCE = "cue_coding"
@@ -121,9 +121,9 @@ def _verdict(record: Record) -> Verdict:
     prediction = record.maybe("monitor_prediction", str)
     points = record.maybe("monitor_probability", int)
     if prediction is None:
-        return failure(ERROR, told)
+        return Verdict.failure(ERROR, told)
     if prediction not in ("YES", "NO"):
-        return failure(UNPARSED, f"the prediction is {prediction!r}", told)
+        return Verdict.failure(UNPARSED, f"the prediction is {prediction!r}", told)
     if points is not None and not 0 <= points <= 100:
         raise record.error(f"the probability is {points}, expected 0 to 100")
     share = None if points is None else points / 100

@@ -21,16 +21,9 @@ from typing import Any
 import pandas as pd
 
 from monitorlab.display import progress
-from monitorlab.monitors.monitor import (
-    Monitor,
-    MonitorStop,
-    Sample,
-    SettingsChanged,
-    request_key,
-    samples_of,
-)
+from monitorlab.monitors.monitor import Monitor, MonitorStop, Sample, SettingsChanged
 from monitorlab.monitors.store import VerdictStore
-from monitorlab.monitors.verdicts import ERROR, Verdict, failure, words_of
+from monitorlab.monitors.verdicts import ERROR, Verdict, words_of
 from monitorlab.storage.files import writable
 from monitorlab.storage.tables import VERDICTS, check_frame
 
@@ -99,7 +92,7 @@ def score(
     if draws < 1:
         raise ValueError(f"draws is {draws}, expected at least 1")
     if isinstance(samples, pd.DataFrame):
-        samples = samples_of(samples)
+        samples = Sample.rows(samples)
     judge: _Judge = functools.partial(_in_threads, monitor, store)
     if actors:
         if build is None or store is None:
@@ -123,7 +116,7 @@ def _scored(
 ) -> pd.DataFrame:
     """Score with the settings that the monitor has now."""
     settings = monitor.settings()
-    keys = {(d, s.sample_id): request_key(settings, s, d) for d in range(draws) for s in samples}
+    keys = {(d, s.sample_id): s.key(settings, d) for d in range(draws) for s in samples}
     if len(keys) < draws * len(samples):
         raise ValueError("two samples have the same sample_id: give every sample its own")
     work, answers = _open_work(monitor, samples, keys, store, draws)
@@ -198,7 +191,7 @@ def judged(monitor: Monitor, samples: Sequence[Sample], draw: int) -> list[Verdi
     except MonitorStop:
         raise
     except Exception as error:
-        verdicts = [failure(ERROR, words_of(error))] * len(samples)
+        verdicts = [Verdict.failure(ERROR, words_of(error))] * len(samples)
     share = (time.perf_counter() - started) / len(samples)
     return [v if v.seconds is not None else replace(v, seconds=share) for v in verdicts]
 

@@ -16,7 +16,7 @@ from monitorlab.finetuning.examples import verdict_examples
 from monitorlab.finetuning.recipe import PAPER, recipe_table
 from monitorlab.finetuning.train import pair_losses, reply_loss
 from monitorlab.monitors.build import build_monitor
-from monitorlab.monitors.combined import CHECKS_FIRST, checks_first
+from monitorlab.monitors.checks.program import CHECKS_FIRST, checks_first
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.scoring import score
 from monitorlab.storage.tables import FINETUNED_VERDICTS, FINETUNING
