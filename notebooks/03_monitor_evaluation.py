@@ -792,8 +792,8 @@ if len(transcripts):
 
 # %%
 influence = judged.head(0)
-if run.has_open(chapter.recorded_gpt5.KEYS):
-    cued, said = chapter.recorded_gpt5.recorded_gpt5(run.fetch)
+if run.has_open(chapter.recorded.GPT5_KEYS):
+    cued, said = chapter.recorded.gpt5_verdicts(run.fetch)
     influence = rates.join(said, cued, ["family", "cue", "generator"])
     shown = cued.groupby(["family", "cue"])["label"].agg(["size", "mean"])
     shown.columns = ["answers", "share that changed the library"]
@@ -822,7 +822,7 @@ if len(influence):
 
 # %%
 if len(influence):
-    gpt5 = influence[influence["monitor"] == chapter.recorded_gpt5.MONITOR]
+    gpt5 = influence[influence["monitor"] == chapter.recorded.GPT5]
     areas = chapter.instrument.auroc_by(gpt5, "generator")
     by_request = rates.rates(gpt5, unit="pair").iloc[0]
     display.say(

@@ -123,8 +123,8 @@ class CausalMonitor(ComputingMonitor):
     ) -> Verdict:
         """Return the verdict that a score from logits is, or why it is none."""
         if not math.isfinite(score):
-            verdict = Verdict.failure(ERROR, "the model's logits are not finite: load it as bfloat16 or "
-                                     "float32 instead")
+            verdict = Verdict.failure(ERROR, "the model's logits are not finite: load it as "
+                                             "bfloat16 or float32 instead")
         elif objection:
             verdict = Verdict.failure(UNPARSED, objection)
         else:

@@ -245,8 +245,8 @@ class ClassifierMonitor(ComputingMonitor):
 
     def _verdict(self, score: float, row: _PairRow) -> Verdict:
         if not np.isfinite(score):
-            return replace(Verdict.failure(ERROR, "the classifier's logits are not finite: load it as "
-                                          "float32"), input_tokens=len(row.ids))
+            reason = "the classifier's logits are not finite: load it as float32"
+            return replace(Verdict.failure(ERROR, reason), input_tokens=len(row.ids))
         lost = row.whole - len(row.ids)
         evidence = f"{lost:,} of {row.whole:,} tokens were not read" if lost else ""
         verdict = Verdict.from_score(min(score, 1.0), self.threshold, evidence)

@@ -6,12 +6,12 @@ from monitorlab.benchmark.sample_files import own_samples
 from monitorlab.benchmark.samples import halved
 from monitorlab.chapters.operating_points import figures
 from monitorlab.evaluation import tradeoff
-from monitorlab.monitors import recorded_gpt5
+from monitorlab.monitors import recorded
 from monitorlab.monitors.rules import CORNERS
 from monitorlab.pipeline.artifacts import check_same_files
 from monitorlab.storage.tables import OPERATING_POINTS
 
 __all__ = [
     "CORNERS", "OPERATING_POINTS", "check_same_files", "figures", "halved", "own_samples",
-    "recorded_gpt5", "tradeoff",
+    "recorded", "tradeoff",
 ]  # fmt: skip
