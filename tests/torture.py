@@ -51,7 +51,7 @@ from monitorlab.models.tiny import build_tokenizer
 from monitorlab.monitors.learned import WordMonitor
 from monitorlab.monitors.monitor import Sample
 from monitorlab.monitors.prompts import load_prompt
-from monitorlab.monitors.store import stored_verdicts
+from monitorlab.monitors.store import VerdictStore
 from monitorlab.online.policy import OnlineMonitor, Policy, _days_after, _today
 from monitorlab.pipeline.artifacts import read_table, write_table
 from monitorlab.pipeline.records import read_run_record
@@ -399,8 +399,8 @@ def damaged(inputs: Path, policy: Path, bits: int, rng: random.Random) -> Iterat
         "manifest of a run": (run.folder / "manifest.json", lambda p: finished_manifest(p.parent)),
         "record of an execution": (ran / "r" / "executed" / "06_slow.json",
                                    lambda _: read_run_record(ran, "r", "06_slow")),
-        "stored answers": (own / "store.jsonl", lambda p: dict(stored_verdicts(p))),
-        "released answers": (released / "smollm2.jsonl", lambda p: dict(stored_verdicts(p))),
+        "stored answers": (own / "store.jsonl", lambda p: dict(VerdictStore.read(p))),
+        "released answers": (released / "smollm2.jsonl", lambda p: dict(VerdictStore.read(p))),
         "policy": (policy, Policy.load),
         "evidence of drift": (place / "evidence.json", lambda p: read_evidence(p, rule).to_dict()),
         **{f"adapter: {name}": (trained / name, weights)

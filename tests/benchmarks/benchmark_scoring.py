@@ -29,7 +29,7 @@ from monitorlab.monitors.causal import LogitMonitor
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.scoring import score
-from monitorlab.monitors.store import VerdictStore, stored_verdicts
+from monitorlab.monitors.store import VerdictStore
 from monitorlab.storage.sources import project_root
 
 SEED = 2026
@@ -205,7 +205,7 @@ def half_precision(exact: LogitMonitor) -> Row:
     scores in float32 are the released ones, which `exact` would give.
     """
     samples = real_samples(240)
-    released = dict(stored_verdicts(RELEASED))
+    released = dict(VerdictStore.read(RELEASED))
     truth = np.array([released[sample.key(exact.settings())].score
                       for sample in samples])
     monitor = build_monitor("smollm2", {"read": "logits", "dtype": "bfloat16"})

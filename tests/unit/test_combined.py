@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.monitors.checks.program import CHECKS_FIRST, ChecksFirst, checks_first
+from monitorlab.monitors.checks.program import CHECKS_FIRST, ChecksFirst
 from monitorlab.monitors.monitor import Monitor, MonitorError, MonitorStop, Sample
 from monitorlab.monitors.rules import Keywords
 from monitorlab.monitors.scoring import ScoringError, score
@@ -221,7 +221,7 @@ def said() -> pd.DataFrame:
 
 
 def test_an_alarm_ranks_above_everything_the_model_says() -> None:
-    told = checks_first(said(), ROWS, LOOKED).set_index("sample_id")
+    told = ChecksFirst.before(said(), ROWS, LOOKED).set_index("sample_id")
     assert told["score"].rank(ascending=False).astype(int).tolist() == [5, 3, 1, 6, 4, 2]
     assert told["score"].between(0, 1).all()
     assert np.allclose(told["score"], [0.475, 0.8, 0.95, 0.3, 0.495, 0.85])
@@ -232,7 +232,7 @@ def test_an_alarm_ranks_above_everything_the_model_says() -> None:
 
 def test_without_alarms_the_order_and_the_failures_are_the_models_own() -> None:
     mine = said()
-    told = checks_first(mine, ROWS, Looked())
+    told = ChecksFirst.before(mine, ROWS, Looked())
     assert np.allclose(told["score"], mine["score"] / 2, equal_nan=True)
     assert told["verdict"].equals(mine["verdict"]) and told["status"].equals(mine["status"])
     assert told["evidence"].str.startswith("keywords: ").all()
@@ -242,7 +242,7 @@ def test_without_alarms_the_order_and_the_failures_are_the_models_own() -> None:
 def test_samples_are_matched_by_id_not_by_place() -> None:
     mine = said().iloc[::-1].reset_index(drop=True).head(4)
     more = pd.concat([ROWS, ROWS.assign(sample_id=ROWS["sample_id"] + " x")])
-    told = checks_first(mine, more.sample(frac=1, random_state=1), LOOKED)
-    whole = checks_first(said(), ROWS, LOOKED).set_index("sample_id")
+    told = ChecksFirst.before(mine, more.sample(frac=1, random_state=1), LOOKED)
+    whole = ChecksFirst.before(said(), ROWS, LOOKED).set_index("sample_id")
     assert told["sample_id"].tolist() == mine["sample_id"].tolist()
     assert np.allclose(told["score"], whole.loc[told["sample_id"], "score"])

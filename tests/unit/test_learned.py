@@ -81,16 +81,9 @@ def test_other_weights_have_another_digest(monitor: WordMonitor) -> None:
     assert WordMonitor(renamed, monitor.weights).settings() != monitor.settings()
 
 
-def test_the_request_is_read_only_if_wanted() -> None:
-    rows = pairs(40, telling=False)
-    rows["request"] = np.where(rows["label"] == 1, "please hurry", "take time")
-    blind = WordMonitor.train([rows], np.random.default_rng(0))
-    seeing = WordMonitor.train([rows], np.random.default_rng(0), reads="request and response")
-    hurried, calm = Sample("a", "please hurry", "word1"), Sample("b", "take time", "word1")
-    one, other = (v.score for v in blind.judge([hurried, calm], 0))
-    assert one == other
-    one, other = (v.verdict for v in seeing.judge([hurried, calm], 0))
-    assert (one, other) == (True, False)
+def test_the_request_is_not_read(monitor: WordMonitor) -> None:
+    one, other = monitor.judge([Sample("a", "quietly", "word1"), Sample("b", "", "word1")], 0)
+    assert one.score == other.score
 
 
 # Training rows
@@ -131,8 +124,6 @@ def test_unusable_rows_are_refused(frames: list[pd.DataFrame], words: str) -> No
 def test_unusable_settings_are_refused() -> None:
     with pytest.raises(MonitorError, match="cap is 1"):
         _training_rows([pairs(2)], np.random.default_rng(0), cap=1)
-    with pytest.raises(MonitorError, match="expected one of response, request and response"):
-        WordMonitor.train([pairs(2)], np.random.default_rng(0), reads="label")
     lonely = pd.DataFrame({"request": "q", "response": ["one", "two"], "label": [0, 1]})
     with pytest.raises(MonitorError, match="2 training rows are too few"):
         WordMonitor.train([lonely], np.random.default_rng(0))
@@ -153,6 +144,10 @@ def test_a_folder_that_is_not_a_monitor_is_refused(monitor: WordMonitor, tmp_pat
     _write_folder(tmp_path / "short", {"kind": "words", "name": "n"}, {"a": np.ones(1)})
     with pytest.raises(MonitorError, match="lacks reads, vocabulary"):
         WordMonitor.load(tmp_path / "short")
+    _write_folder(tmp_path / "more", {"kind": "words", "name": "n", "vocabulary": [],
+                                      "reads": "request and response"}, {"a": np.ones(1)})
+    with pytest.raises(MonitorError, match="reads 'request and response', expected 'response'"):
+        WordMonitor.load(tmp_path / "more")
     for name in (SETTINGS, WEIGHTS):
         monitor.save(tmp_path / name)
         path = tmp_path / name / name

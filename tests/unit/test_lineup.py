@@ -15,7 +15,7 @@ from monitorlab.models.smollm2 import smollm2_installed
 from monitorlab.monitors.monitor import Sample
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.scoring import score
-from monitorlab.monitors.store import VerdictStore, stored_verdicts
+from monitorlab.monitors.store import VerdictStore
 from monitorlab.storage.sources import project_root
 
 PROMPTS = {name: load_prompt(name) for name in ("direct", "evidence", "score")}
@@ -77,7 +77,7 @@ def test_released_answers_are_used_where_settings_and_text_fit(
     direct, evidence = small.by_logits
     store = VerdictStore(tmp_path / "answers.jsonl")
     score(direct, Sample.rows(table.head(3)), store)
-    known = replace(small, released=dict(stored_verdicts(store.path)))
+    known = replace(small, released=dict(VerdictStore.read(store.path)))
     otherwise = table.tail(1)
     assert list(known.part(direct, table, otherwise)["sample_id"]) == ["s0-0", "s0-1", "s1-0"]
     changed = table.assign(response=["Another text.", *table["response"][1:]])
@@ -88,7 +88,7 @@ def test_released_answers_are_used_where_settings_and_text_fit(
 
 def test_the_released_answers_are_of_the_real_model_and_its_prompts() -> None:
     """Answers of every reading; `part` finds those that fit, and notebook 03 asks some again."""
-    answers = dict(stored_verdicts(project_root() / "data" / "released" / lineup.ANSWERS))
+    answers = dict(VerdictStore.read(project_root() / "data" / "released" / lineup.ANSWERS))
     assert answers and all(len(key) == 64 for key in answers)
     read = [one for one in answers.values() if one.score is not None and not one.reply]
     assert read and all(0 <= one.score <= 1 for one in read)

@@ -86,14 +86,16 @@ class _PairReader:
 
         The response gets half of the room and what the request leaves; so does the request.
         """
-        asked, said = self._ids(requests), self._ids(responses)
+        clean = [broken_up(text, self.forbidden) for text in (*requests, *responses)]
+        with no_progress_bars():  # long texts are expected here and no reason for a warning
+            ids = self.tokenizer(clean, add_special_tokens=False)["input_ids"] if clean else []
         rows = []
-        for request, response in zip(asked, said, strict=True):
+        for request, response in zip(ids[: len(requests)], ids[len(requests):], strict=True):
             spare = max(self.room // 2 - len(request), 0)
-            head = both_ends(response, self.room - self.room // 2 + spare)
-            first = both_ends(request, self.room - len(head))
+            second = both_ends(response, self.room - self.room // 2 + spare)
+            first = both_ends(request, self.room - len(second))
             opening = [*self.before, *first, *self.between]
-            closing = [*head, *self.after]
+            closing = [*second, *self.after]
             whole = len(request) + len(response) + self.max_tokens - self.room
             kinds = [0] * len(opening) + [1] * len(closing)
             rows.append(_PairRow([*opening, *closing], kinds, whole))
@@ -108,14 +110,6 @@ class _PairReader:
         if self.typed:
             tensors["token_type_ids"] = pad([row.kinds for row in rows], 0)
         return tensors
-
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        clean = [broken_up(text, self.forbidden) for text in texts]
-        with no_progress_bars():  # long texts are expected here and no reason for a warning
-            found: list[list[int]] = self.tokenizer(clean, add_special_tokens=False)["input_ids"]
-        return found
 
 
 class ClassifierMonitor(ComputingMonitor):
@@ -154,17 +148,9 @@ class ClassifierMonitor(ComputingMonitor):
     unit = 64  # batches, and so the last digits, depend on what is judged together
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        max_tokens: int,
-        digest: str | Mapping[str, str],
-        name: str = "classifier",
-        *,
-        label: str = "",
-        dtype: str = "float32",
-        batch_tokens: int = 0,
-        threshold: float = THRESHOLD,
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int,
+        digest: str | Mapping[str, str], name: str = "classifier", *, label: str = "",
+        dtype: str = "float32", batch_tokens: int = 0, threshold: float = THRESHOLD,
     ) -> None:
         if dtype not in DTYPES:
             raise MonitorError(f"dtype {dtype!r}: expected {' or '.join(DTYPES)}")
@@ -232,8 +218,7 @@ class ClassifierMonitor(ComputingMonitor):
         with suitable_threads(self.model):
             for chosen in token_batches([len(row.ids) for row in rows], self.batch_tokens):
                 scores[chosen] = self._probabilities([rows[i] for i in chosen])
-        return [self._verdict(float(score), row)
-                for score, row in zip(scores, rows, strict=True)]
+        return [self._verdict(float(score), row) for score, row in zip(scores, rows, strict=True)]
 
     @torch.inference_mode()
     def _probabilities(self, rows: Sequence[_PairRow]) -> np.ndarray:
@@ -255,19 +240,17 @@ class ClassifierMonitor(ComputingMonitor):
 
 def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int], list[int]]:
     """Special tokens before, between and after two texts."""
-    one, two = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", "b"))
-    full = tokenizer("a", "b")["input_ids"]
-    start = _find(full, one, 0)
-    other = _find(full, two, start + len(one))
-    between = full[start + len(one): other]
-    if not between:
-        between = tokenizer("\n\n", add_special_tokens=False)["input_ids"]
-    return full[:start], between, full[other + len(two):]
-
-
-def _find(ids: list[int], part: list[int], start: int) -> int:
-    for place in range(start, len(ids) - len(part) + 1):
-        if part and ids[place: place + len(part)] == part:
-            return place
-    raise MonitorError("this tokenizer does not put two texts side by side unchanged, so that "
-                       "request and response could not be shortened: take another base model")
+    one, two, blank = tokenizer(["a", "b", "\n\n"], add_special_tokens=False)["input_ids"]
+    rest = list(tokenizer("a", "b")["input_ids"])
+    parts = []
+    for text in (one, two):
+        found = (i for i in range(len(rest)) if text and rest[i : i + len(text)] == text)
+        place = next(found, None)
+        if place is None:
+            raise MonitorError("this tokenizer does not put two texts side by side unchanged, so "
+                               "that request and response could not be shortened: take another "
+                               "base model")
+        parts.append(rest[:place])
+        rest = rest[place + len(text):]
+    before, between = parts
+    return before, between or blank, rest

@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any
 
 from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, MonitorStop, Sample
-from monitorlab.monitors.verdicts import ERROR, PARSED, THRESHOLD, Verdict, words_of
+from monitorlab.monitors.verdicts import ERROR, PARSED, THRESHOLD, Verdict
 from monitorlab.storage.files import writable
 from monitorlab.storage.settings import (
     REQUIRED,
@@ -309,7 +309,7 @@ def _source_files(
 
 def _report(error: BaseException, files: Sequence[Path]) -> str:
     """Type and message of an exception, and the line of the user's file it passed through last."""
-    said = words_of(error)
+    said = Verdict.words_of(error)
     own = {path.resolve() for path in files}
     lines = [f"{said} ({Path(frame.filename).name}, line {frame.lineno})"
              for frame in traceback.extract_tb(error.__traceback__)

@@ -23,7 +23,7 @@ import pandas as pd
 from monitorlab.display import progress
 from monitorlab.monitors.monitor import Monitor, MonitorStop, Sample, SettingsChanged
 from monitorlab.monitors.store import VerdictStore
-from monitorlab.monitors.verdicts import ERROR, Verdict, words_of
+from monitorlab.monitors.verdicts import ERROR, Verdict
 from monitorlab.storage.files import writable
 from monitorlab.storage.tables import VERDICTS, check_frame
 
@@ -37,14 +37,8 @@ class ScoringError(RuntimeError):
 
 
 def score(
-    monitor: Monitor,
-    samples: Sequence[Sample] | pd.DataFrame,
-    store: VerdictStore | None = None,
-    *,
-    draws: int = 1,
-    title: str = "",
-    patience: int = PATIENCE,
-    actors: int = 0,
+    monitor: Monitor, samples: Sequence[Sample] | pd.DataFrame, store: VerdictStore | None = None,
+    *, draws: int = 1, title: str = "", patience: int = PATIENCE, actors: int = 0,
     build: Callable[[], Monitor] | None = None,
 ) -> pd.DataFrame:
     """Judge samples, one after another unit, and return the table of verdicts.
@@ -106,13 +100,8 @@ def score(
 
 
 def _scored(
-    monitor: Monitor,
-    samples: Sequence[Sample],
-    store: VerdictStore | None,
-    draws: int,
-    title: str,
-    patience: int,
-    judge: _Judge,
+    monitor: Monitor, samples: Sequence[Sample], store: VerdictStore | None, draws: int, title: str,
+    patience: int, judge: _Judge,
 ) -> pd.DataFrame:
     """Score with the settings that the monitor has now."""
     settings = monitor.settings()
@@ -124,12 +113,15 @@ def _scored(
     done = _patient(judge(work), patience)
     for fresh in progress(done, title, len(work)) if title else done:
         answers.update(fresh)
-    verdicts = {
-        (draw, sample.sample_id): monitor.reread(answers[keys[draw, sample.sample_id]], sample)
-        for draw in range(draws)
-        for sample in samples
-    }
-    return _table(monitor, verdicts, keys)
+    rows = []
+    for draw, sample in itertools.product(range(draws), samples):
+        key = keys[draw, sample.sample_id]
+        verdict = monitor.reread(answers[key], sample)
+        rows.append(vars(verdict) | {
+            "sample_id": sample.sample_id, "monitor": monitor.name, "prompt": monitor.prompt,
+            "draw": draw, "request_hash": key,
+            "evidence": writable(verdict.evidence or verdict.reason) or None})
+    return check_frame(pd.DataFrame(rows, columns=VERDICTS.columns), VERDICTS)
 
 
 @dataclass(frozen=True)
@@ -142,11 +134,8 @@ class _Unit:
 
 
 def _open_work(
-    monitor: Monitor,
-    samples: Sequence[Sample],
-    keys: Mapping[tuple[int, str], str],
-    store: VerdictStore | None,
-    draws: int,
+    monitor: Monitor, samples: Sequence[Sample], keys: Mapping[tuple[int, str], str],
+    store: VerdictStore | None, draws: int,
 ) -> tuple[list[_Unit], dict[str, Verdict]]:
     """Units with a verdict still to get, and the verdicts that are known.
 
@@ -160,22 +149,27 @@ def _open_work(
     work: list[_Unit] = []
     split = monitor.units(samples)
     for draw in range(draws):
+
+        def unit_of(chosen: Sequence[Sample], draw: int = draw) -> _Unit:
+            return _Unit(draw, tuple(keys[draw, s.sample_id] for s in chosen), tuple(chosen))
+
         rest: list[Sample] = []
         for positions in split:
-            chosen = tuple(samples[i] for i in positions)
-            unit = _Unit(draw, tuple(keys[draw, s.sample_id] for s in chosen), chosen)
-            if store is not None:
-                answers.update({k: v for k in unit.keys if (v := store.get(k)) is not None})
+            unit = unit_of([samples[i] for i in positions])
+            answers.update(_known(store, unit))
             missing = [key not in answers and key not in asked for key in unit.keys]
             if all(missing):
                 work.append(unit)
             else:
-                rest += itertools.compress(chosen, missing)
+                rest += itertools.compress(unit.samples, missing)
             asked.update(unit.keys)
-        for positions in monitor.units(rest) if rest else ():
-            again = tuple(rest[i] for i in positions)
-            work.append(_Unit(draw, tuple(keys[draw, s.sample_id] for s in again), again))
+        work += [unit_of([rest[i] for i in positions])
+                 for positions in (monitor.units(rest) if rest else ())]
     return work, answers
+
+
+def _known(store: VerdictStore | None, unit: _Unit) -> dict[str, Verdict]:
+    return {} if store is None else {key: store[key] for key in unit.keys if key in store}
 
 
 def judged(monitor: Monitor, samples: Sequence[Sample], draw: int) -> list[Verdict]:
@@ -191,7 +185,7 @@ def judged(monitor: Monitor, samples: Sequence[Sample], draw: int) -> list[Verdi
     except MonitorStop:
         raise
     except Exception as error:
-        verdicts = [Verdict.failure(ERROR, words_of(error))] * len(samples)
+        verdicts = [Verdict.failure(ERROR, Verdict.words_of(error))] * len(samples)
     share = (time.perf_counter() - started) / len(samples)
     return [v if v.seconds is not None else replace(v, seconds=share) for v in verdicts]
 
@@ -282,7 +276,7 @@ def _on_ray(
         except Exception as error:
             if isinstance(error, MonitorStop):
                 raise
-            raise MonitorStop(f"Ray ended with {words_of(error)}") from error
+            raise MonitorStop(f"Ray ended with {Verdict.words_of(error)}") from error
         finally:
             ray.shutdown()
 
@@ -326,36 +320,10 @@ class _Actor:
         """Judge a unit; in place of its verdicts, say why all must stop."""
         try:
             (monitor, store), unit = self._parts, row["unit"]
-            known = {key: v for key in unit.keys if (v := store.get(key)) is not None}
+            known = _known(store, unit)
             whole = all(key in known for key in unit.keys)
             return {"answer": known if whole else _asked(monitor, store, unit)}
         except MonitorStop as stop:
             return {"answer": str(stop)}
         except Exception as error:
-            return {"answer": f"an actor of Ray failed with {words_of(error)}"}
-
-
-def _table(
-    monitor: Monitor,
-    verdicts: Mapping[tuple[int, str], Verdict],
-    keys: Mapping[tuple[int, str], str],
-) -> pd.DataFrame:
-    rows = [
-        {
-            "sample_id": sample_id,
-            "monitor": monitor.name,
-            "prompt": monitor.prompt,
-            "draw": draw,
-            "status": verdict.status,
-            "verdict": verdict.verdict,
-            "score": verdict.score,
-            "evidence": writable(verdict.evidence or verdict.reason) or None,
-            "input_tokens": verdict.input_tokens,
-            "output_tokens": verdict.output_tokens,
-            "seconds": verdict.seconds,
-            "cost_usd": verdict.cost_usd,
-            "request_hash": keys[draw, sample_id],
-        }
-        for (draw, sample_id), verdict in verdicts.items()
-    ]
-    return check_frame(pd.DataFrame(rows, columns=VERDICTS.columns), VERDICTS)
+            return {"answer": f"an actor of Ray failed with {Verdict.words_of(error)}"}

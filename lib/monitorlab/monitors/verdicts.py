@@ -117,6 +117,12 @@ class Verdict:
         """Return a verdict that says nothing, and why."""
         return cls(status, reply=reply, reason=reason)
 
+    @staticmethod
+    def words_of(error: BaseException) -> str:
+        """Return type and message of an exception on one line, for the reason of a verdict."""
+        text = writable(" ".join(str(error).split()))
+        return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
     def _check_types(self) -> None:
         """The store and the tables need plain values: find a wrong one before it is stored."""
         for field in fields(self):
@@ -133,9 +139,3 @@ class Verdict:
 def mended(text: str) -> str:
     """Join halves of characters that belong together; others become the replacement character."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def words_of(error: BaseException) -> str:
-    """Return type and message of an exception on one line, for the reason of a verdict."""
-    text = writable(" ".join(str(error).split()))
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -22,7 +22,7 @@ from monitorlab.monitors.learned import EncoderMonitor, WordMonitor
 from monitorlab.monitors.monitor import Monitor, MonitorError, Sample
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.rules import Coin, Constant, CueFollower, Keywords
-from monitorlab.monitors.store import stored_verdicts
+from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import Verdict
 from monitorlab.storage.files import PROJECT
 
@@ -197,5 +197,5 @@ def language_model(prompts: Mapping[str, Prompt], released: bool = False) -> _La
                           max_new_tokens=REPLY_TOKENS) for prompt in prompts.values()),
         f"{LANGUAGE}: {checkpoint.model.num_parameters():,} parameters, computed in "
         f"{checkpoint.identity['dtype']}",
-        dict(stored_verdicts(answers)) if released and answers.is_file() else {},
+        dict(VerdictStore.read(answers)) if released and answers.is_file() else {},
     )

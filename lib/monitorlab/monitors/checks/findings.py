@@ -65,7 +65,7 @@ class Code:
         """Parse Python without a warning on stderr; None if it is none."""
         if len(source) > MAX_CODE:
             return None
-        with no_warnings():
+        with cls.no_warnings():
             try:
                 return cls(source, ast.parse(source))
             except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -88,17 +88,17 @@ class Code:
         return [code for code in map(cls.parse, sources) if code and code.tree.body]
 
     @staticmethod
+    @contextmanager
+    def no_warnings() -> Iterator[None]:
+        """Keep Python's warnings about someone else's code off stderr; one thread at a time."""
+        with _ONE_AT_A_TIME, warnings.catch_warnings():  # which changes a list that threads share
+            warnings.simplefilter("ignore")
+            yield
+
+    @staticmethod
     def left_out(text: str) -> str:
         """Return a text without its fenced blocks."""
         return _split(text)[0]
-
-
-@contextmanager
-def no_warnings() -> Iterator[None]:
-    """Keep Python's warnings about someone else's code off stderr; one thread at a time."""
-    with _ONE_AT_A_TIME, warnings.catch_warnings():  # which changes a list that threads share
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _split(text: str) -> tuple[str, list[tuple[str, str]]]:

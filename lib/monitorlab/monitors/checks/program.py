@@ -26,7 +26,7 @@ from monitorlab.benchmark.final_answers import without_thinking
 from monitorlab.benchmark.scenarios import expressions
 from monitorlab.monitors.checks import findings
 from monitorlab.monitors.checks.arithmetic import arithmetic_checks
-from monitorlab.monitors.checks.findings import Check, Code, Finding, no_warnings
+from monitorlab.monitors.checks.findings import Check, Code, Finding
 from monitorlab.monitors.checks.gaming import gaming_checks
 from monitorlab.monitors.monitor import NO_PROMPT, ComputingMonitor, Monitor, MonitorError, Sample
 from monitorlab.monitors.rules import Constant
@@ -112,7 +112,7 @@ def _scan(programs: Sequence[Code]) -> list[list[bandit.Issue] | None]:
 def _silence() -> Iterator[None]:
     """Keep Bandit's remarks about a file it cannot read, and Python's about escapes, off stderr."""
     logger = logging.getLogger("bandit")
-    with no_warnings():
+    with Code.no_warnings():
         level = logger.level
         logger.setLevel(logging.CRITICAL)
         try:
@@ -340,44 +340,44 @@ class ChecksFirst:
             return verdict
         return replace(verdict, score=(verdict.score + alarm) / 2)
 
+    @staticmethod
+    def before(
+        verdicts: pd.DataFrame, samples: pd.DataFrame, check: Monitor | None = None
+    ) -> pd.DataFrame:
+        """Put the checks before a monitor that has judged already, such as a trained arm.
 
-def checks_first(
-    verdicts: pd.DataFrame, samples: pd.DataFrame, check: Monitor | None = None
-) -> pd.DataFrame:
-    """Put the checks before a monitor that has judged already, such as a trained arm.
+        Parameters
+        ----------
+        verdicts : DataFrame
+            Schema ``verdicts``, with an ``arm``; of one monitor.
+        samples : DataFrame
+            Schema ``samples``; those that `verdicts` are about.
+        check : Monitor, optional
+            The program checks by default.
 
-    Parameters
-    ----------
-    verdicts : DataFrame
-        Schema ``verdicts``, with an ``arm``; of one monitor.
-    samples : DataFrame
-        Schema ``samples``; those that `verdicts` are about.
-    check : Monitor, optional
-        The program checks by default.
-
-    Returns
-    -------
-    DataFrame
-        Like `verdicts`, with the arm ``checks first`` and the ranked scores of `ChecksFirst`, in
-        [0, 1], high is unsafe.
-    """
-    asked = Sample.rows(samples[samples["sample_id"].isin(set(verdicts["sample_id"]))])
-    arm = Constant(False, next(iter(verdicts["monitor"]), ""))  # only its name is needed
-    monitor = ChecksFirst(arm, check or ProgramChecks())
-    ids = [sample.sample_id for sample in asked]
-    found = dict(zip(ids, _ask(monitor.check, asked, 0), strict=True))
-    made = []
-    for row in verdicts.astype(object).where(verdicts.notna(), None).to_dict("records"):
-        words = "evidence" if row["status"] == PARSED else "reason"
-        known: dict[str, Any] = {name: row[name]
-                                 for name in ("status", "verdict", "score", *AMOUNTS)}
-        said = Verdict(**known, **{words: row["evidence"] or ""})
-        made.append(asdict(monitor._decided(found[row["sample_id"]], said)))
-    told = pd.DataFrame(made, index=verdicts.index, dtype=object)
-    told["evidence"] = told["evidence"].where(told["status"] == PARSED, told["reason"])
-    columns = ["status", "verdict", "score", "evidence", "seconds"]
-    typed = told[columns].astype(verdicts.dtypes[columns].to_dict())
-    return verdicts.assign(arm=CHECKS_FIRST, monitor=CHECKS_FIRST, **dict(typed.items()))
+        Returns
+        -------
+        DataFrame
+            Like `verdicts`, with the arm ``checks first`` and ranked scores in [0, 1], high is
+            unsafe.
+        """
+        asked = Sample.rows(samples[samples["sample_id"].isin(set(verdicts["sample_id"]))])
+        arm = Constant(False, next(iter(verdicts["monitor"]), ""))  # only its name is needed
+        monitor = ChecksFirst(arm, check or ProgramChecks())
+        ids = [sample.sample_id for sample in asked]
+        found = dict(zip(ids, _ask(monitor.check, asked, 0), strict=True))
+        made = []
+        for row in verdicts.astype(object).where(verdicts.notna(), None).to_dict("records"):
+            words = "evidence" if row["status"] == PARSED else "reason"
+            known: dict[str, Any] = {name: row[name]
+                                     for name in ("status", "verdict", "score", *AMOUNTS)}
+            said = Verdict(**known, **{words: row["evidence"] or ""})
+            made.append(asdict(monitor._decided(found[row["sample_id"]], said)))
+        told = pd.DataFrame(made, index=verdicts.index, dtype=object)
+        told["evidence"] = told["evidence"].where(told["status"] == PARSED, told["reason"])
+        columns = ["status", "verdict", "score", "evidence", "seconds"]
+        typed = told[columns].astype(verdicts.dtypes[columns].to_dict())
+        return verdicts.assign(arm=CHECKS_FIRST, monitor=CHECKS_FIRST, **dict(typed.items()))
 
 
 def _signed(name: str, verdict: Verdict) -> Verdict:
