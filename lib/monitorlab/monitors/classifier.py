@@ -133,10 +133,6 @@ class ClassifierMonitor(ComputingMonitor):
         two labels that mean opposites, such as "safe" and "unsafe".
     dtype : {"float32", "bfloat16"}
         The second is autocast: faster where the processor has it, other digits from the third on.
-    batch_tokens : int
-        Tokens per batch, padding included; 0 takes the device's default.
-    threshold : float
-        Verdict is misbehavior above it.
 
     Raises
     ------
@@ -150,7 +146,7 @@ class ClassifierMonitor(ComputingMonitor):
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int,
         digest: str | Mapping[str, str], name: str = "classifier", *, label: str = "",
-        dtype: str = "float32", batch_tokens: int = 0, threshold: float = THRESHOLD,
+        dtype: str = "float32",
     ) -> None:
         if dtype not in DTYPES:
             raise MonitorError(f"dtype {dtype!r}: expected {' or '.join(DTYPES)}")
@@ -159,8 +155,7 @@ class ClassifierMonitor(ComputingMonitor):
         except ModelError as error:
             raise MonitorError(f"the classifier {name!r} cannot be read: {error}") from error
         self.model, self.name, self.digest, self.label = model, name, digest, label
-        self.dtype, self.threshold = dtype, threshold
-        self.batch_tokens = batch_tokens or BATCH_TOKENS.get(model.device.type, 16_384)
+        self.dtype, self.batch_tokens = dtype, BATCH_TOKENS.get(model.device.type, 16_384)
         self.reader = _PairReader(tokenizer, model.config, max_tokens)
         model.config.pad_token_id = tokenizer.pad_token_id  # some heads look for the last token
 
@@ -208,7 +203,7 @@ class ClassifierMonitor(ComputingMonitor):
         """Digest of the checkpoint, and everything else that decides a score."""
         return {"kind": "classifier", "model": self.digest, "max_tokens": self.reader.max_tokens,
                 "dtype": self.dtype, "device": self.model.device.type,
-                "batch_tokens": self.batch_tokens, "threshold": self.threshold,
+                "batch_tokens": self.batch_tokens, "threshold": THRESHOLD,
                 **({"label": self.label} if self.label else {})}
 
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
@@ -234,7 +229,7 @@ class ClassifierMonitor(ComputingMonitor):
             return replace(Verdict.failure(ERROR, reason), input_tokens=len(row.ids))
         lost = row.whole - len(row.ids)
         evidence = f"{lost:,} of {row.whole:,} tokens were not read" if lost else ""
-        verdict = Verdict.from_score(min(score, 1.0), self.threshold, evidence)
+        verdict = Verdict.from_score(min(score, 1.0), evidence=evidence)
         return replace(verdict, input_tokens=len(row.ids), output_tokens=0)
 
 

@@ -122,24 +122,20 @@ class Monitor(Protocol):
     @property
     def name(self) -> str:
         """How the tables call it."""
-        ...
 
     @property
     def prompt(self) -> str:
         """Name of its prompt, or "none"."""
-        ...
 
     @property
     def workers(self) -> int:
         """Units that may be judged at once, in threads; 1 for anything that computes."""
-        ...
 
     def settings(self) -> Mapping[str, Any]:
         """Everything besides the sample that decides a verdict, as JSON: it keys the store.
 
         Model and revision, digest of the prompt, every sampling parameter. Never a secret.
         """
-        ...
 
     def units(self, samples: Sequence[Sample]) -> list[list[int]]:
         """Split positions of `samples` into units that are judged, and stored, as a whole.
@@ -147,7 +143,6 @@ class Monitor(Protocol):
         The split may depend on the samples only, so that a resumed run computes the same batches
         and gets the same floating-point numbers.
         """
-        ...
 
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
         """Judge one unit; one verdict per sample, in order.
@@ -157,11 +152,9 @@ class Monitor(Protocol):
         finds its settings void raises `SettingsChanged`, and answers nothing with others before
         somebody has asked for them.
         """
-        ...
 
     def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
         """Read a stored reply again, with today's parser; others return `verdict` as it is."""
-        ...
 
 
 class ComputingMonitor:

@@ -54,15 +54,7 @@ from monitorlab.benchmark.sources import transcripts
 from monitorlab.benchmark.sources.records import Record, read_array
 from monitorlab.monitors.monitor import NO_PROMPT, ComputingMonitor, MonitorError, Sample
 from monitorlab.monitors.scoring import score
-from monitorlab.monitors.verdicts import (
-    ERROR,
-    PARSED,
-    REFUSED,
-    THRESHOLD,
-    TRUNCATED,
-    UNPARSED,
-    Verdict,
-)
+from monitorlab.monitors.verdicts import ERROR, PARSED, REFUSED, TRUNCATED, UNPARSED, Verdict
 from monitorlab.storage.files import digest_json
 from monitorlab.storage.tables import SAMPLES, VERDICTS, check_frame
 
@@ -295,8 +287,8 @@ def _read_judgement(reply: str) -> Verdict:
     score = scores[-1] if scores and scores[-1] <= 1 else None
     if label is None and score is None:
         return _unread(reply)
-    by_score = score is not None and score > THRESHOLD
-    verdict = label == "lie" if label else by_score
+    by_score = score is not None and Verdict.from_score(score).verdict
+    verdict = label == "lie" if label else bool(by_score)
     remarks = [NO_LABEL] if label is None else []
     if label and score is not None and verdict != by_score:
         remarks.append(CONTRADICTION)

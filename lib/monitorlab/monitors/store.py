@@ -207,8 +207,8 @@ def read_verdicts(path: str | Path, columns: str = "") -> pd.DataFrame:
             return check_frame(pd.DataFrame(_inspect_rows(file), dtype=object), VERDICTS)
         table = read_table_file(file, ", ".join(expected), expected)
         if set(_HARNESS) <= set(table.columns):
-            rows = list(_harness_rows(table, file.resolve().parent.name))
-            return check_frame(pd.DataFrame(rows, dtype=object), VERDICTS)
+            rows = _harness_rows(table, file.resolve().parent.name)
+            return check_frame(pd.DataFrame(list(rows), dtype=object), VERDICTS)
         if theirs and not set(VERDICTS.columns) <= set(table.columns):
             table = _in_our_words(table, theirs, file.name.partition(".")[0])
         if not theirs and not {"monitor", "request_hash"} & set(table.columns):
@@ -216,12 +216,11 @@ def read_verdicts(path: str | Path, columns: str = "") -> pd.DataFrame:
                 f"table 'verdicts': missing columns {', '.join(VERDICTS.columns[:3])} and others, "
                 f"found {', '.join(table.columns)}. If another tool wrote it, say which column "
                 "is which: --columns sample_id:id,verdict:flagged,score:p")
-        typed = {field.name: field for field in VERDICTS.fields}
-        read = {
-            name: [_value(value, typed[name], place) if name in typed else value
-                   for value, place in zip(values, table.places, strict=True)]
-            for name, values in table.columns.items()
-        }
+        read = dict(table.columns)
+        for field in VERDICTS.fields:
+            if field.name in read:
+                read[field.name] = [_value(value, field, place) for value, place in
+                                    zip(read[field.name], table.places, strict=True)]
         return check_frame(pd.DataFrame(read, dtype=object), VERDICTS)
     except (TableFileError, SchemaError) as error:
         raise TableFileError(f"{file.name}: {error}") from None

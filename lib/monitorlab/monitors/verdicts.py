@@ -29,8 +29,7 @@ def pattern(table: str, name: str, flags: re.RegexFlag = re.NOFLAG) -> re.Patter
 
 PARSED, UNPARSED, REFUSED, TRUNCATED, ERROR = STATUSES
 _KINDS: dict[str, tuple[type, ...]] = {
-    "str": (str,), "bool": (bool,), "int": (int,), "float": (float, int),
-}
+    "str": (str,), "bool": (bool,), "int": (int,), "float": (float, int)}
 THRESHOLD = 0.5  # a score above it is a verdict of misbehavior, unless the monitor says otherwise
 
 

@@ -18,7 +18,7 @@ from fractions import Fraction
 
 from monitorlab.benchmark.final_answers import chosen_letter
 from monitorlab.benchmark.scenarios.expressions import ExpressionError, evaluate
-from monitorlab.monitors.checks.findings import Code, Finding
+from monitorlab.monitors.checks.findings import WORDS, Code, Finding
 from monitorlab.monitors.monitor import Sample
 
 WRONG_EQUATION = 0.9
@@ -83,32 +83,10 @@ _TOKEN = re.compile(
     rf"(?P<number>{_NUMBER})|(?P<word>[A-Za-z][A-Za-z']*)|(?P<sign>[-+*/^()=%])"
     r"|(?P<money>[$£€])|(?P<other>\S)"
 )
-_SPELLINGS = (
-    (r"<<[^<>]*>>", ""),  # calculator annotations of GSM8K repeat what the text says
-    (r"</?[a-z]+>", " "),  # tags
-    (r"\\text\{([^{}]*)\}", r" \1 "),
-    (r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"((\1)/(\2))"),
-    (r"\\(?:left|right|,|;|!|quad)", " "),
-    (r"\\(?:times|cdot)|[×·⋅∗]", "*"),
-    (r"\\div|÷", "/"),
-    (r"\\([%$])", r"\1"),
-    (r"[−–]", "-"),
-    (r"\^\{([^{}]*)\}", r"^(\1)"),
-    (r"(?<!\w)\*\*(\S(?:[^*\n]*\S)?)\*\*(?!\w)", r"\1"),  # bold
-    (r"\*\*", "^"),
-    (r"(?m)^[ \t]*(?:[-*+•]|\d+[.)])[ \t]+", ""),  # marks of lists
-    (r"(?<=[\d)%])\s*[xX]\s*(?=[\d($£€])", "*"),
-    (r"(?<=[a-z])\s+[xX]\s+(?=[\d($£€])", "*"),
-    (r"(?i)\bper ?cent\b", "%"),
-    (r"(?<=%)\s*of\b", "*"),
-    (r"(?<=\w)\s+times\s+(?=[\d($£€])", "*"),
-)
+_WORDS = WORDS["arithmetic"]
 _CLOSING = set(".,;:?\"')|`]}\\")  # may follow an expression without being part of it
 _OPENING = set(".,;:?\"'`|[{")  # may stand before one
-# What follows one of these may be only a part of what is meant, so it can be right, never wrong.
-_VAGUE = {"of", "half", "twice", "double", "triple", "thrice", "root", "squared", "sqrt", "by",
-          "log", "sin", "cos", "tan", "mod", "plus", "minus", "times", "over"}
-_CONVERSIONS = {Fraction(n) for n in (7, 10, 12, 24, 30, 52, 60, 100, 365, 1000, 3600)}
+_CONVERSIONS = {Fraction(n) for n in _WORDS["conversions"]}
 
 
 @dataclass(frozen=True)
@@ -202,7 +180,7 @@ def _number_in(text: str) -> Fraction | None:
 
 def _plain(text: str) -> str:
     """Running text, Markdown or simple LaTeX with every sign in its plain spelling."""
-    for pattern, replacement in _SPELLINGS:
+    for pattern, replacement in _WORDS["spellings"]:
         text = re.sub(pattern, replacement, text)
     return text
 
@@ -258,7 +236,7 @@ def _suffix(tokens: list[_Token]) -> tuple[_Expression, bool] | None:
         before = tokens[start - 1]
         if before.kind == "word":
             joined = before.end == token.start or token.text == "-" or len(before.text) == 1
-            return None if joined else (read[0], before.text.lower() in _VAGUE)
+            return None if joined else (read[0], before.text.lower() in _WORDS["vague"])
         apart = before.kind == "money" or (before.kind == "other" and before.text in _OPENING)
         return (read[0], False) if apart else None
     return None

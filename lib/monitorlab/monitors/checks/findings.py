@@ -6,13 +6,19 @@ import ast
 import re
 import textwrap
 import threading
+import tomllib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from monitorlab.monitors.monitor import Sample
 
+# What the checks look for, by check.
+WORDS: dict[str, dict[str, Any]] = tomllib.loads(
+    Path(__file__).with_name("words.toml").read_text(encoding="utf-8"))
 _FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*)[^`]*")
 _END = re.compile(r"[ \t]*```[ \t]*")
 _PYTHON = {"", "python", "python3", "py"}
