@@ -9,7 +9,7 @@ They are kept without pickle.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,10 +89,7 @@ class _LogisticMonitor(ComputingMonitor):
     """A monitor whose score is a logistic regression on some table of features."""
 
     weights: Mapping[str, np.ndarray]
-
-    def _table(self, responses: Sequence[str]) -> Any:
-        """Features of texts, shape (n_texts, n_features)."""
-        raise NotImplementedError
+    _table: Callable[[Sequence[str]], Any]  # features of texts, shape (n_texts, n_features)
 
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
         """Score one unit; `draw` is ignored."""
@@ -133,9 +130,10 @@ class WordMonitor(_LogisticMonitor):
         words = len(vocabulary)
         _check_shapes(weights, idf=words, coefficients=words, intercept=1)
         self.name, self.vocabulary, self.weights = name, list(vocabulary), dict(weights)
-        self._vectorizer: TfidfVectorizer = word_probe()[0]
-        self._vectorizer.set_params(vocabulary=self.vocabulary)
-        self._vectorizer.idf_ = self.weights["idf"]
+        vectorizer: TfidfVectorizer = word_probe()[0]
+        vectorizer.set_params(vocabulary=self.vocabulary)
+        vectorizer.idf_ = self.weights["idf"]
+        self._table = vectorizer.transform
         self._digest = _weights_digest(self.weights, "\n".join(self.vocabulary))
 
     @classmethod
@@ -174,9 +172,6 @@ class WordMonitor(_LogisticMonitor):
     def settings(self) -> dict[str, Any]:
         """Text that is read, and a digest of all weights."""
         return {"kind": "words", "reads": "response", "weights": self._digest}
-
-    def _table(self, responses: Sequence[str]) -> Any:
-        return self._vectorizer.transform(responses)
 
 
 def _weights_digest(weights: Mapping[str, np.ndarray], text: str = "") -> str:
@@ -260,6 +255,7 @@ class EncoderMonitor(_LogisticMonitor):
     ) -> None:
         _check_shapes(weights, coefficients=encoder.model.config.hidden_size, intercept=1)
         self.encoder, self.weights, self.name = encoder, dict(weights), name
+        self._table = encoder.embed
 
     @classmethod
     def train(
@@ -319,9 +315,6 @@ class EncoderMonitor(_LogisticMonitor):
         """Encoder, features, and digests of all weights."""
         return {"kind": "encoder", **self.encoder.settings(), "features": "response",
                 "weights": _weights_digest(self.weights)}
-
-    def _table(self, responses: Sequence[str]) -> np.ndarray:
-        return self.encoder.embed(responses)
 
 
 def _fit_probe(table: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:

@@ -148,14 +148,14 @@ def _open_work(
     asked: set[str] = set()
     work: list[_Unit] = []
     split = monitor.units(samples)
+
+    def unit_of(draw: int, chosen: Sequence[Sample]) -> _Unit:
+        return _Unit(draw, tuple(keys[draw, s.sample_id] for s in chosen), tuple(chosen))
+
     for draw in range(draws):
-
-        def unit_of(chosen: Sequence[Sample], draw: int = draw) -> _Unit:
-            return _Unit(draw, tuple(keys[draw, s.sample_id] for s in chosen), tuple(chosen))
-
         rest: list[Sample] = []
         for positions in split:
-            unit = unit_of([samples[i] for i in positions])
+            unit = unit_of(draw, [samples[i] for i in positions])
             answers.update(_known(store, unit))
             missing = [key not in answers and key not in asked for key in unit.keys]
             if all(missing):
@@ -163,8 +163,8 @@ def _open_work(
             else:
                 rest += itertools.compress(unit.samples, missing)
             asked.update(unit.keys)
-        work += [unit_of([rest[i] for i in positions])
-                 for positions in (monitor.units(rest) if rest else ())]
+        for positions in monitor.units(rest) if rest else ():
+            work.append(unit_of(draw, [rest[i] for i in positions]))
     return work, answers
 
 
