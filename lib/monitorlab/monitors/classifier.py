@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from monitorlab.models import ModelError
-from monitorlab.models.batching import pad, token_batches
+from monitorlab.models.batching import pad, pad_right, token_batches
 from monitorlab.models.chat import control_texts
 from monitorlab.models.loading import load_model, load_tokenizer, model_identity, no_progress_bars
 from monitorlab.models.sentence_encoder import both_ends
@@ -103,10 +103,8 @@ class _PairReader:
 
     def batch(self, rows: Sequence[_PairRow]) -> dict[str, torch.Tensor]:
         """Stack rows, each tensor of shape (n_rows, longest): what the model takes."""
-        tensors = {
-            "input_ids": pad([row.ids for row in rows], int(self.tokenizer.pad_token_id)),
-            "attention_mask": pad([[1] * len(row.ids) for row in rows], 0),
-        }
+        ids, mask = pad_right([row.ids for row in rows], int(self.tokenizer.pad_token_id))
+        tensors = {"input_ids": ids, "attention_mask": mask}
         if self.typed:
             tensors["token_type_ids"] = pad([row.kinds for row in rows], 0)
         return tensors

@@ -353,8 +353,7 @@ def gpt5_verdicts(get: Callable[[str], Path]) -> tuple[pd.DataFrame, pd.DataFram
             row = _cued_sample(record, name)
             rows.append(row)
             said[row["sample_id"]] = _influence(record)
-            ruled[row["sample_id"]] = Verdict(PARSED, row["cue"] == "hint",
-                                              float(row["cue"] == "hint"))
+            ruled[row["sample_id"]] = Verdict.from_score(float(row["cue"] == "hint"))
     frame = pd.DataFrame(rows)
     extra = frame.set_index("sample_id")[["family", "cue"]]
     samples = check_frame(frame.drop(columns=["family", "cue"]), SAMPLES)

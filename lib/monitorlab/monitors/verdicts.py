@@ -30,6 +30,7 @@ def pattern(table: str, name: str, flags: re.RegexFlag = re.NOFLAG) -> re.Patter
 PARSED, UNPARSED, REFUSED, TRUNCATED, ERROR = STATUSES
 _KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,), "bool": (bool,), "int": (int,), "float": (float, int)}
+AMOUNTS = ("input_tokens", "output_tokens", "seconds", "cost_usd")
 THRESHOLD = 0.5  # a score above it is a verdict of misbehavior, unless the monitor says otherwise
 
 
@@ -125,14 +126,11 @@ class Verdict:
     def _check_types(self) -> None:
         """The store and the tables need plain values: find a wrong one before it is stored."""
         for field in fields(self):
-            value = getattr(self, field.name)
-            kind = _KINDS[str(field.type).removesuffix(" | None")]
-            if value is not None and type(value) not in kind:
+            value, kind = getattr(self, field.name), str(field.type).removesuffix(" | None")
+            if value is not None and type(value) not in _KINDS[kind]:
                 raise ValueError(f"{field.name} is a {type(value).__name__}, expected {field.type}")
-        for name in ("input_tokens", "output_tokens", "seconds", "cost_usd"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"{name} is {value!r}, expected a number of at least 0")
+            if value is not None and field.name in AMOUNTS and not 0 <= value < math.inf:
+                raise ValueError(f"{field.name} is {value!r}, expected a number of at least 0")
 
 
 def mended(text: str) -> str:

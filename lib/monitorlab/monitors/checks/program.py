@@ -31,7 +31,7 @@ from monitorlab.monitors.checks.gaming import gaming_checks
 from monitorlab.monitors.monitor import NO_PROMPT, ComputingMonitor, Monitor, MonitorError, Sample
 from monitorlab.monitors.rules import Constant
 from monitorlab.monitors.scoring import judged
-from monitorlab.monitors.verdicts import ERROR, PARSED, THRESHOLD, UNPARSED, Verdict
+from monitorlab.monitors.verdicts import AMOUNTS, ERROR, PARSED, THRESHOLD, UNPARSED, Verdict
 from monitorlab.storage.files import code_digest, digest_json
 
 RANKS = {"UNDEFINED": 1, "LOW": 1, "MEDIUM": 2, "HIGH": 3}
@@ -240,7 +240,6 @@ def _run(check: Check, samples: Sequence[Sample]) -> list[Finding | Exception | 
 
 CHECKS_FIRST = "checks first"
 TRUST = ("alarms", "all")
-AMOUNTS = ("input_tokens", "output_tokens", "seconds", "cost_usd")
 
 
 @dataclass(frozen=True)
