@@ -146,7 +146,10 @@ def alarm_metrics(alarms: IntArray, test: Trajectories) -> _AlarmMetrics:
     unsafe, raised, onsets = test.labels == 1, alarms > 0, test.known_onsets
     caught = unsafe & raised
     steps = np.where(raised, alarms / test.lengths, 1.0)  # share of its steps at the alarm
-    tokens = _token_shares(alarms, test)
+    taken = test.step_numbers <= np.repeat(alarms, test.lengths)
+    written = np.add.reduceat(np.where(taken, test.flat_tokens, 0.0), test.starts)
+    total = np.add.reduceat(test.flat_tokens, test.starts)
+    tokens = np.where(raised, written / total, 1.0)  # up to the end of the alarm step
     known = unsafe & (onsets > 0)
     return _AlarmMetrics(
         far=_mean(raised[test.labels == 0]),
@@ -158,14 +161,6 @@ def alarm_metrics(alarms: IntArray, test: Trajectories) -> _AlarmMetrics:
         delay_tokens=_mean(tokens[caught]),
         restricted_delay_tokens=_mean(tokens[unsafe]),
     )
-
-
-def _token_shares(alarms: IntArray, test: Trajectories) -> FloatArray:
-    """Share of its tokens a sequence had produced at the end of the alarm step; 1 without alarm."""
-    taken = test.step_numbers <= np.repeat(alarms, test.lengths)
-    produced = np.add.reduceat(np.where(taken, test.flat_tokens, 0.0), test.starts)
-    total = np.add.reduceat(test.flat_tokens, test.starts)
-    return np.where(alarms > 0, produced / total, 1.0)
 
 
 def _mean(values: NDArray[Any]) -> float:
@@ -180,6 +175,5 @@ def _flat(statistic: Trajectories | FloatArray) -> tuple[FloatArray, IntArray]:
     if padded.ndim != 2:
         raise ValueError(
             f"the statistic has shape {padded.shape}, expected trajectories or an array of shape "
-            "(sequences, steps), NaN after the last step."
-        )
+            "(sequences, steps), NaN after the last step.")
     return padded.ravel(), np.full(padded.shape[0], padded.shape[1])

@@ -313,9 +313,7 @@ class Cusum(Statistic):
     sequences, the classical choice for a shift of known size (Page, 1954).
     """
 
-    name: str = "cusum"
-    training_share: float = 0.25
-    all_others: bool = True
+    name, training_share, all_others = "cusum", 0.25, True
 
     def fit(self, train: Trajectories) -> Fitted:
         """Fix the reference from ``train``; both classes must be present.
@@ -550,9 +548,7 @@ class LearnedPrefix(Statistic):
 
     """
 
-    name: str = "learned"
-    training_share: float = 0.5
-    all_others: bool = True
+    name, training_share, all_others = "learned", 0.5, True
 
     def fit(self, train: Trajectories) -> Fitted:
         """Fit on all steps of ``train``, each labelled by its sequence.
