@@ -147,7 +147,7 @@ display.say("{promise}", promise=policy.promise)
 # Before you rely on it, look at what it will catch, and at what other levels would cost.
 
 # %%
-fig = chapter.plot_levels(found.levels, ALPHA, f"What to expect: {file.stem}")
+fig = found.plot(f"What to expect: {file.stem}")
 display.show(
     fig,
     "09_levels",

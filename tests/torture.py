@@ -44,7 +44,7 @@ from monitorlab.benchmark.scenarios.files import _load_file
 from monitorlab.benchmark.written import _read_pairs
 from monitorlab.chapters.finetuning.released import _read_study
 from monitorlab.cli import app
-from monitorlab.commands.watch import read_evidence, write_evidence
+from monitorlab.commands.watch import _read_evidence, _write_evidence
 from monitorlab.finetuning.saved import load_finetuned
 from monitorlab.models.loading import load_causal
 from monitorlab.models.tiny import build_tokenizer
@@ -279,7 +279,7 @@ def killed_watch(log: Path, file: Path, evidence: Path, kills: int, rng: random.
         hit += process.returncode == -9
         alarms |= {json.loads(line)["alarm"] for line in said.splitlines()
                    if line.startswith('{"alarm"')}
-    kept = read_evidence(evidence, policy)
+    kept = _read_evidence(evidence, policy)
     return Row("kill -9", "watch", f"killed {hit} of {kills} times; {len(alarms)} alarms, "
                f"{'the same' if alarms == expected else 'OTHER'} sequences as without a kill; "
                f"evidence of drift {'read back' if kept else 'LOST'}",
@@ -382,7 +382,7 @@ def damaged(inputs: Path, policy: Path, bits: int, rng: random.Random) -> Iterat
     ran, own = inputs / "killed/run/whole/runs", inputs / "killed/score/whole"
     trained = inputs / "killed/finetune/whole/trained"
     rule = Policy.load(policy)
-    write_evidence(place / "evidence.json", OnlineMonitor(rule))
+    _write_evidence(place / "evidence.json", OnlineMonitor(rule))
     released = ROOT / "data" / "released"
     study = Path(shutil.copytree(released / "finetuning", place / "study"))
     base = load_causal(str(inputs / "model"))
@@ -402,7 +402,7 @@ def damaged(inputs: Path, policy: Path, bits: int, rng: random.Random) -> Iterat
         "stored answers": (own / "store.jsonl", lambda p: dict(stored_verdicts(p))),
         "released answers": (released / "smollm2.jsonl", lambda p: dict(stored_verdicts(p))),
         "policy": (policy, Policy.load),
-        "evidence of drift": (place / "evidence.json", lambda p: read_evidence(p, rule).to_dict()),
+        "evidence of drift": (place / "evidence.json", lambda p: _read_evidence(p, rule).to_dict()),
         **{f"adapter: {name}": (trained / name, weights)
            for name in ("adapter_model.safetensors", "adapter_config.json", "training.json")},
         **{f"saved monitor: {name}": (place / "words" / name, lambda p: WordMonitor.load(

@@ -23,7 +23,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from monitorlab.commands.calibrate import Plan, calibrate_log, write_calibration
+from monitorlab.commands.calibrate import Plan, calibrate_log
 from monitorlab.evaluation import operating_points, rates
 from monitorlab.online.score_files import load_scores
 from monitorlab.pipeline.artifacts import open_run, write_table
@@ -405,7 +405,7 @@ def test_the_page_of_a_policy_is_no_wider_than_the_window(
     frame = pd.DataFrame(rows, columns=["trajectory_id", "step", "score", "label"])
     frame.to_csv(tmp_path / "log.csv", index=False)
     data = load_scores(tmp_path / "log.csv", orientation="safety", positive="safe")
-    write_calibration(calibrate_log(data, Plan(level=0.1, side="safety")), tmp_path / "policy")
+    calibrate_log(data, Plan(level=0.1, side="safety")).save(tmp_path / "policy")
     for width in (1280, 375):
         browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800,
                      deviceScaleFactor=1, mobile=False)
