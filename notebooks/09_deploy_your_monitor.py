@@ -48,7 +48,7 @@ import pandas as pd
 
 from monitorlab import OnlineMonitor, Policy, calibrate, display
 from monitorlab.chapters import deployment as chapter
-from monitorlab.pipeline.artifacts import open_run, write_table
+from monitorlab.pipeline.runs import open_run
 
 # %%
 chapter.check_level(ALPHA, "ALPHA")
@@ -406,7 +406,7 @@ print("online and offline alarms agree, stopped texts are prefixes, failures sto
 # folder `policy` of this run.
 
 # %%
-write_table(run, "alarms", offline.dropna(subset="label"))
+run.write_table("alarms", offline.dropna(subset="label"))
 print(sorted(path.name for path in folder.iterdir()))
 
 # %%

@@ -53,8 +53,7 @@ from monitorlab.monitors.monitor import samples_of
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.store import stored_verdicts
 from monitorlab.online.policy import OnlineMonitor, Policy, _today, days_after
-from monitorlab.pipeline.artifacts import read_table, write_table
-from monitorlab.pipeline.records import read_run_record
+from monitorlab.pipeline.records import RunRecord
 from monitorlab.pipeline.runs import open_run
 from monitorlab.storage.manifests import finished_manifest
 from monitorlab.storage.tables import SCHEMAS
@@ -375,7 +374,7 @@ def damaged(inputs: Path, policy: Path, bits: int, rng: random.Random) -> Iterat
     run = open_run("06_step_signals", "tiny", "r", root=place)
     columns = {f.name: f.choices[0] if f.choices else {"str": "x", "bool": True}.get(f.dtype, 1)
                for f in SCHEMAS["steps"].fields}
-    write_table(run, "steps", pd.DataFrame([
+    run.write_table("steps", pd.DataFrame([
         columns | {"trajectory_id": f"t{i}", "score": i / 7, "label": i % 2} for i in range(50)]))
     run.close()
     reader = open_run("07_online_monitoring", "tiny", "r", root=place)
@@ -394,11 +393,11 @@ def damaged(inputs: Path, policy: Path, bits: int, rng: random.Random) -> Iterat
                 for w in load_finetuned(trained, base).model.parameters()]
 
     sealed: dict[str, tuple[Path, Callable[[Path], object]]] = {
-        "table of a run": (run.folder / "steps.parquet", lambda _: read_table(
-            reader, "06_step_signals", "steps").to_csv()),
+        "table of a run": (run.folder / "steps.parquet",
+                           lambda _: reader.read_table("06_step_signals", "steps").to_csv()),
         "manifest of a run": (run.folder / "manifest.json", lambda p: finished_manifest(p.parent)),
         "record of an execution": (ran / "r" / "executed" / "06_slow.json",
-                                   lambda _: read_run_record(ran, "r", "06_slow")),
+                                   lambda _: RunRecord.load(ran, "r", "06_slow")),
         "stored answers": (own / "store.jsonl", lambda p: dict(stored_verdicts(p))),
         "released answers": (released / "smollm2.jsonl", lambda p: dict(stored_verdicts(p))),
         "policy": (policy, Policy.load),

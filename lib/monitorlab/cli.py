@@ -29,7 +29,6 @@ from monitorlab.commands import CommandError, relative
 
 if TYPE_CHECKING:
     from monitorlab.pipeline.notebooks import Notebook
-    from monitorlab.pipeline.records import State
 
 # Threads of torch that wait for each other should soon yield. On two cores that others use, two
 # steps of SmolLM2 took 50 s with the default and 10 s with this; idle ones lose 7 %.
@@ -148,10 +147,8 @@ def _meanings(documented: object) -> dict[str, str]:
 
 
 RunId = Annotated[str, Option("--run-id", help="Folder under data/runs and reports.")]
-Names = Annotated[
-    list[str] | None,
-    Argument(help="Numbers or names (06, 07_online_monitoring); all if none."),
-]
+Names = Annotated[list[str] | None, Argument(
+    help="Numbers or names (06, 07_online_monitoring); all if none.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -163,12 +160,15 @@ def _main(context: typer.Context) -> None:
 
 @_command("run")
 def _run(
-    notebooks: Names = None, *, profile: str = "", run_id: RunId = "default", seed: int | None =
-    None, parameter: Annotated[list[str] | None, Option("--parameter", "-p",
-    metavar="NAME=VALUE")] = None, timeout: Annotated[int | None, Option(min=0,
-    show_default=False)] = None, with_inputs: bool = False, resume: bool = False, jobs:
-    Annotated[int, Option("--jobs", "-j", min=1)] = 1, swept: Annotated[list[str] | None,
-    Option("--sweep", metavar="NAME=VALUE,VALUE")] = None
+    notebooks: Names = None, *, profile: str = "", run_id: RunId = "default",
+    seed: int | None = None,
+    parameter: Annotated[
+        list[str] | None, Option("--parameter", "-p", metavar="NAME=VALUE")] = None,
+    timeout: Annotated[int | None, Option(min=0, show_default=False)] = None,
+    with_inputs: bool = False, resume: bool = False,
+    jobs: Annotated[int, Option("--jobs", "-j", min=1)] = 1,
+    swept: Annotated[
+        list[str] | None, Option("--sweep", metavar="NAME=VALUE,VALUE")] = None,
 ) -> None:
     """Execute notebooks in order and keep their outputs.
 
@@ -176,11 +176,11 @@ def _run(
     ----------
     profile : str
         tiny, cpu, overnight or gpu. [default: the notebook's]
-    seed : int | None
+    seed : int, optional
         The one seed. [default: the notebook's]
-    parameter : list[str] | None
+    parameter : list of str, optional
         A parameter of a notebook, repeatable; see `params`.
-    timeout : int | None
+    timeout : int, optional
         Seconds one cell may take, 0 for no limit. [default: 3600 in tiny and cpu, no limit in
         overnight and gpu, where one cell trains everything]
     with_inputs : bool
@@ -189,29 +189,37 @@ def _run(
         Skip what is complete and fresh: same text, parameters, inputs, library.
     jobs : int
         Notebooks at once, where none reads what the other writes.
-    swept : list[str] | None
+    swept : list of str, optional
         Values of a parameter, repeatable: one run for every combination, with its inputs, and a
         table that compares their metrics.
     """
-    from monitorlab.pipeline.notebooks import select
-    from monitorlab.pipeline.runner import Options, run_notebooks, sweep
-    from monitorlab.storage.settings import split_assignments
+    from monitorlab.pipeline import runner
+    from monitorlab.pipeline.profiles import PROFILES
+    from monitorlab.storage.settings import ParameterError, split_assignments
 
-    found = _discovered()
-    selected = select(found, notebooks or [])
-    given = _given(profile, run_id, seed, parameter or [])
+    given: dict[str, object] = dict(split_assignments(parameter or []))
+    options = {"PROFILE": profile or None, "SEED": seed,
+               "RUN_ID": run_id if run_id != "default" else None}
+    for name, value in options.items():
+        if value is not None and str(given.setdefault(name, value)) != str(value):
+            raise ParameterError(f"{name} is given twice: {value} and {given[name]}")
+    if given.get("PROFILE", "tiny") not in PROFILES:
+        raise ParameterError(f"unknown profile {given['PROFILE']!r}: expected one of "
+                             + ", ".join(PROFILES))
     if timeout is None:
         timeout = 3_600 if given.get("PROFILE", "tiny") in ("tiny", "cpu") else 0
-    options = Options(cell_timeout=timeout, progress=sys.stderr.isatty(), report=echo,
-                      resume=resume, with_inputs=with_inputs, jobs=jobs)
+    found = _found()
+    selected = _found(notebooks)
+    how = runner.Options(cell_timeout=timeout, progress=sys.stderr.isatty(), report=echo,
+                         resume=resume, with_inputs=with_inputs, jobs=jobs)
     if swept:
-        values = {k: v.split(",") for k, v in split_assignments(swept).items()}
-        _write_sweep(sweep(selected, given, values, options, found), given, list(values))
+        values = {name: text.split(",") for name, text in split_assignments(swept).items()}
+        _write_sweep(runner.sweep(selected, given, values, how, found), given, list(values))
         return
-    records = run_notebooks(selected, given, options, among=found)
+    records = runner.run_notebooks(selected, given, how, among=found)
     actual = records[0].run_id if records else run_id
     echo(f"Run {actual!r} is complete. Render it with: "
-               f"python -m monitorlab report --run-id {actual}")
+         f"python -m monitorlab report --run-id {actual}")
 
 
 def _write_sweep(
@@ -226,7 +234,7 @@ def _write_sweep(
     from monitorlab.storage.files import write_text_atomic
 
     name = f"{given.get('RUN_ID', 'default')}-sweep"
-    folder = _notebooks_folder().parent / "reports" / name
+    folder = _project() / "reports" / name
     frame = pd.DataFrame(rows)
     write_text_atomic(folder / "metrics.csv", frame.to_csv(index=False))
     turned = frame.set_index("run").T.rename_axis("").reset_index()
@@ -239,9 +247,7 @@ def _write_sweep(
 
 
 @_command("students")
-def _students(
-    to: Path, notebooks: Names = None
-) -> None:
+def _students(to: Path, notebooks: Names = None) -> None:
     """Write notebooks for a class: as .ipynb, without outputs and without the folded answers.
 
     Parameters
@@ -249,19 +255,13 @@ def _students(
     to : Path
         Folder for the notebooks of a class.
     """
-    from monitorlab.pipeline.notebooks import select
-    from monitorlab.pipeline.runner import write_notebook
-
-    selected = select(_discovered(), notebooks or [])
-    for notebook in selected:
-        write_notebook(notebook, to.expanduser() / f"{notebook.stem}.ipynb", answers=False)
+    for notebook in _found(notebooks):
+        notebook.write(to.expanduser() / f"{notebook.stem}.ipynb", answers=False)
     echo(f"Open them with: jupyter lab {relative(to.expanduser())}")
 
 
 @_command("params")
-def _params(
-    notebook: str = ""
-) -> None:
+def _params(notebook: str = "") -> None:
     """List parameters with type, default and meaning.
 
     Parameters
@@ -269,40 +269,29 @@ def _params(
     notebook : str
         Number or name; all if none.
     """
-    from monitorlab.pipeline.notebooks import describe_all, select
+    from monitorlab.pipeline.notebooks import describe_all
 
-    selected = select(_discovered(), [notebook] if notebook else [])
-    echo(describe_all({n.stem: n.parameters for n in selected}))
+    echo(describe_all({n.stem: n.parameters for n in _found([notebook] if notebook else [])}))
 
 
 @_command("report")
-def _report(
-    *, run_id: RunId = "default"
-) -> None:
-    """Render a run to reports/RUN_ID/index.html; exit code 1 if a part of it cannot be read.
-
-    Parameters
-    ----------
-    """
-    from monitorlab.pipeline.notebooks import survey_notebooks
+def _report(*, run_id: RunId = "default") -> None:
+    """Render a run to reports/RUN_ID/index.html; exit code 1 if a part of it cannot be read."""
     from monitorlab.pipeline.runs import runs_folder
     from monitorlab.report.page import render_report
 
-    found = survey_notebooks(_notebooks_folder())
-    written = render_report(run_id, found, runs_folder(), _notebooks_folder().parent / "reports")
+    reports = _project() / "reports"
+    written = render_report(run_id, _found(strict=False), runs_folder(), reports)
     for problem in written.problems:
         echo(f"formula shown as TeX source: {problem}", err=True)
     count = len(written.pages) + len(written.beside)
-    pages = "1 page" if count == 1 else f"{count} pages"
-    echo(f"{pages}. Open {relative(written.index)}")
+    echo(f"{count} {'page' if count == 1 else 'pages'}. Open {relative(written.index)}")
     if written.broken:
         raise CommandError("not all of it can be read:\n  " + "\n  ".join(written.broken))
 
 
 @_command("status")
-def _status(
-    *, run_id: str = ""
-) -> None:
+def _status(*, run_id: str = "") -> None:
     """Show which runs exist and how each notebook stands.
 
     Parameters
@@ -310,9 +299,8 @@ def _status(
     run_id : str
         Only this run. [default: all]
     """
-    from monitorlab.pipeline.notebooks import survey_notebooks
-    from monitorlab.pipeline.records import RunIdError, list_runs, run_states
-    from monitorlab.pipeline.runs import runs_folder
+    from monitorlab.pipeline.records import list_runs, run_states
+    from monitorlab.pipeline.runs import RunIdError, runs_folder
 
     runs, known = runs_folder(), list_runs(runs_folder())
     if run_id and run_id not in known:
@@ -321,14 +309,18 @@ def _status(
         echo("No runs yet. Make one with: python -m monitorlab run")
     for name in [run_id] if run_id else known:
         echo(f"run {name}")
-        for state in run_states(runs, name, survey_notebooks(_notebooks_folder())):
-            echo(_status_line(state))
+        for state in run_states(runs, name, _found(strict=False)):
+            done, headline = state.record, " ".join(state.headline.values())
+            when = done.started[:16].replace("T", " ") if done else ""
+            seconds = f"{done.seconds:8.1f} s" if done else " " * 10
+            echo(f"  {state.notebook.stem:<32} {state.status:<11} {when:<16} {seconds}  "
+                 f"{headline}".rstrip())
+            if state.reason:
+                echo(f"      {state.reason.splitlines()[0]}")
 
 
 @_command("freeze")
-def _freeze(
-    *, readme_only: bool = False
-) -> None:
+def _freeze(*, readme_only: bool = False) -> None:
     """Renew the golden notebooks that tests compare with.
 
     Parameters
@@ -336,25 +328,20 @@ def _freeze(
     readme_only : bool
         Only regenerate notebooks/README.md.
     """
-    from monitorlab.pipeline import regression
+    from monitorlab.pipeline import runner
     from monitorlab.pipeline.notebooks import readme_text
-    from monitorlab.pipeline.runner import Options
     from monitorlab.storage.files import write_text_atomic
-    from monitorlab.storage.sources import project_root
 
-    found = _discovered()
-    write_text_atomic(_notebooks_folder() / "README.md", readme_text(found))
+    found = _found()
+    write_text_atomic(_project() / "notebooks" / "README.md", readme_text(found))
     echo("wrote notebooks/README.md")
     if not readme_only:
-        golden = project_root() / "tests" / "golden"
-        options = Options(progress=sys.stderr.isatty())
-        regression.freeze(found, golden, options, report=echo)
+        options = runner.Options(progress=sys.stderr.isatty())
+        runner.freeze(found, _project() / "tests" / "golden", options, report=echo)
 
 
 @_command("scenarios")
-def _scenarios(
-    cell: str = "", *, pairs: int = 2, seed: int = 2026
-) -> None:
+def _scenarios(cell: str = "", *, pairs: int = 2, seed: int = 2026) -> None:
     """Check scenario files: their form, and pairs composed from them, executed and solved.
 
     Parameters
@@ -368,20 +355,17 @@ def _scenarios(
     """
     from monitorlab.benchmark.writing.corpus import inspect_cells
 
-    faults = inspect_cells([cell] if cell else None, pairs, seed, echo)
-    if faults:
+    if inspect_cells([cell] if cell else None, pairs, seed, echo):
         raise typer.Exit(1)
 
 
 @_command("pairs")
-def _pairs(
-    files: list[Path] | None = None, *, run: bool = True
-) -> None:
+def _pairs(files: list[Path] | None = None, *, run: bool = True) -> None:
     """Check written pairs: their form, what proves each label, and what gives it away.
 
     Parameters
     ----------
-    files : list[Path] | None
+    files : list of Path, optional
         Files or folders of written pairs; data/pairs if none.
     run : bool
         Run the programs and solvers.
@@ -398,9 +382,7 @@ _elsewhere("construct", "construct:construct_pairs",
 
 
 @_command("export")
-def _export(
-    to: Path, *, run_id: RunId = "default"
-) -> None:
+def _export(to: Path, *, run_id: RunId = "default") -> None:
     """Write the benchmark of a run as a Hugging Face dataset folder with its card.
 
     Parameters
@@ -441,9 +423,7 @@ _elsewhere("finetune", "finetune:finetune_file",
 
 
 @_command("monitors")
-def _monitors(
-    name: str = ""
-) -> None:
+def _monitors(name: str = "") -> None:
     """List the monitors that `score` knows, or the settings of one with their meaning.
 
     Parameters
@@ -457,14 +437,12 @@ def _monitors(
 
 
 @_command("fetch")
-def _fetch(
-    keys: list[str] | None = None
-) -> None:
+def _fetch(keys: list[str] | None = None) -> None:
     """Download and verify the openly licensed data files.
 
     Parameters
     ----------
-    keys : list[str] | None
+    keys : list of str, optional
         Keys of data/sources.toml; all if none.
     """
     from monitorlab.storage import sources
@@ -472,6 +450,24 @@ def _fetch(
     paths = {key: sources.fetch(key) for key in keys} if keys else sources.fetch_all()
     for key, path in paths.items():
         echo(f"{key}: {relative(path)}")
+
+
+def _project() -> Path:
+    from monitorlab.storage.sources import project_root
+
+    return project_root()
+
+
+def _found(names: Sequence[str] | None = None, strict: bool = True) -> tuple[Notebook, ...]:
+    """Notebooks of the project, those of these names or all."""
+    from monitorlab.pipeline.notebooks import NotebookError, discover, select
+
+    folder = _project() / "notebooks"
+    found = discover(folder, strict)
+    if strict and not found:
+        raise NotebookError(f"no notebooks NN_name.py in {relative(folder)}: set MONITORLAB_ROOT "
+                            "to a copy of the repository, which has them")
+    return select(found, names or ())
 
 
 @contextlib.contextmanager
@@ -485,7 +481,7 @@ def _expected_errors() -> Iterator[None]:
         _stop("interrupted; what ran so far is kept", 128 + stopped[-1])
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
-            raise typer.Exit(128 + int(signal.SIGPIPE)) from None
+            raise typer.Exit(128 + signal.SIGPIPE) from None
         for kind in type(error).__mro__:
             ours = kind is OSError or kind.__module__.startswith("monitorlab.")
             if ours and kind.__name__ in EXIT_CODES:
@@ -534,48 +530,3 @@ def _stop(message: str, code: int) -> None:
     with contextlib.suppress(OSError):  # the terminal may be gone
         echo(f"error: {message}", err=True)
     raise typer.Exit(code)
-
-
-def _given(profile: str, run_id: str, seed: int | None, parameter: list[str]) -> dict[str, object]:
-    """Join the options that are parameters too with those of `-p`."""
-    from monitorlab.pipeline.profiles import PROFILES
-    from monitorlab.storage.settings import ParameterError, split_assignments
-
-    given: dict[str, object] = dict(split_assignments(parameter))
-    options = {"PROFILE": profile or None, "SEED": seed,
-               "RUN_ID": run_id if run_id != "default" else None}
-    for name, value in options.items():
-        if value is None:
-            continue
-        if name in given and given[name] != str(value):
-            raise ParameterError(f"{name} is given twice: {value} and {given[name]}")
-        given[name] = value
-    if given.get("PROFILE", "tiny") not in PROFILES:
-        raise ParameterError(f"unknown profile {given['PROFILE']!r}: expected one of "
-                             + ", ".join(PROFILES))
-    return given
-
-
-def _discovered() -> tuple[Notebook, ...]:
-    from monitorlab.pipeline.notebooks import NotebookError, discover
-
-    found = discover(_notebooks_folder())
-    if not found:
-        raise NotebookError(f"no notebooks NN_name.py in {relative(_notebooks_folder())}: set "
-                            "MONITORLAB_ROOT to a copy of the repository, which has them")
-    return found
-
-
-def _notebooks_folder() -> Path:
-    from monitorlab.storage.sources import project_root
-
-    return project_root() / "notebooks"
-
-
-def _status_line(state: State) -> str:
-    seconds = f"{state.record.seconds:8.1f} s" if state.record else " " * 10
-    when = state.record.started[:16].replace("T", " ") if state.record else ""
-    headline = " ".join(state.headline.values())
-    line = f"  {state.notebook.stem:<32} {state.status:<11} {when:<16} {seconds}  {headline}"
-    reason = state.reason.splitlines()[0] if state.reason else ""
-    return line.rstrip() + (f"\n      {reason}" if reason else "")

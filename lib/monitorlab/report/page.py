@@ -25,15 +25,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from monitorlab.pipeline.notebooks import Notebook, read_first_cell
-from monitorlab.pipeline.records import (
-    RunIdError,
-    State,
-    executed_path,
-    list_runs,
-    pick_up,
-    run_states,
-)
-from monitorlab.pipeline.runs import hold
+from monitorlab.pipeline.records import State, executed_path, list_runs, pick_up, run_states
+from monitorlab.pipeline.runs import RunIdError, hold
 from monitorlab.report import cells
 from monitorlab.report.markup import CONTENT_SECURITY_POLICY
 from monitorlab.storage.files import quick_jsonschema, write_text_atomic
