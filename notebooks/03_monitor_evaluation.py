@@ -162,7 +162,7 @@ print(f"{len(language.released)} of its answers are released")
 
 # %%
 store = chapter.VerdictStore(run.folder / "verdicts.jsonl")
-lasting = chapter.VerdictStore(chapter.verdicts_folder() / "notebook_03.jsonl")
+lasting = chapter.VerdictStore(chapter.cache_folder("verdicts") / "notebook_03.jsonl")
 store.put(language.released)
 stores = {monitor.name: lasting for monitor in given}
 asked = samples_of(samples)

@@ -119,7 +119,7 @@ def monitor(request, response):
 """
 CELL = """
 import time
-from monitorlab.pipeline.runs import open_run
+from monitorlab.pipeline.runs import RunLock, open_run
 run = open_run("06_slow", PROFILE, RUN_ID, SEED)
 for number in range(20):
     run.write_metrics({f"n{number}": float(run.rng(str(number)).random())})

@@ -11,7 +11,7 @@ import pytest
 
 from monitorlab.online.comparison import ALL_METHODS
 from monitorlab.pipeline.notebooks import discover
-from monitorlab.pipeline.profiles import get_profile
+from monitorlab.pipeline.profiles import Profile
 from monitorlab.pipeline.records import run_states
 from monitorlab.pipeline.runner import Options, RunError, run_notebooks
 from monitorlab.pipeline.runs import open_run
@@ -72,7 +72,7 @@ def test_every_table_is_made_for_the_file_too(
             COLUMNS="score:p_good, label:ok, group:user")
     folder = runs / "default" / NOTEBOOK
     metrics = pq.read_table(folder / "metrics.parquet").to_pandas()
-    online = get_profile("tiny").online
+    online = Profile.named("tiny").online
     for signal in ("words", "cost_$5_vs_$x"):
         own = metrics[(metrics["dataset"] == "miniature_math_strong (own file)")
                       & (metrics["signal"] == signal)]

@@ -19,7 +19,7 @@ import pytest
 from monitorlab.pipeline.notebooks import Notebook, discover
 from monitorlab.pipeline.records import RunRecord, executed_path, pick_up, run_states
 from monitorlab.pipeline.runner import Options, RunError, run_notebooks, sweep
-from monitorlab.pipeline.runs import hold
+from monitorlab.pipeline.runs import RunLock
 from monitorlab.report.page import render_report
 from monitorlab.storage.manifests import ArtifactError
 from monitorlab.storage.settings import ParameterError
@@ -326,7 +326,7 @@ def test_a_killed_runner_blocks_nobody_and_what_it_printed_is_picked_up(tmp_path
     (state,) = run_states(runs, "test", discover(notebooks))
     assert state.status == "interrupted" and "the process that ran it is gone" in state.reason
     (part,) = executed_path(runs, "test", "06_a").parent.glob(".06_a.*.part")
-    with hold(runs / "test"):  # nobody has to break the lock of the dead
+    with RunLock(runs / "test").hold():  # nobody has to break the lock of the dead
         pick_up(runs, "test")
     assert not part.exists()
     assert "started 0.1" in executed_path(runs, "test", "06_a").read_text()
@@ -335,7 +335,7 @@ def test_a_killed_runner_blocks_nobody_and_what_it_printed_is_picked_up(tmp_path
 
 MEASURE = """
 from monitorlab import display
-from monitorlab.pipeline.runs import open_run
+from monitorlab.pipeline.runs import RunLock, open_run
 run = open_run("02_reads", PROFILE, RUN_ID, SEED)
 run.write_metrics({"level": ALPHA, "seed": SEED})
 display.use(run)

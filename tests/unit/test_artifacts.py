@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from monitorlab.pipeline.runs import Run, hold, holder, mark, open_run
+from monitorlab.pipeline.runs import Run, RunLock, mark, open_run
 from monitorlab.storage import files
 from monitorlab.storage.files import (
     LIBRARIES,
@@ -381,7 +381,7 @@ def test_generators_depend_on_seed_and_name_only(tmp_path: Path) -> None:
 
 def test_seeds_are_the_same_in_another_process(tmp_path: Path) -> None:
     run = begin(tmp_path, seed=2026)
-    code = ("from pathlib import Path; from monitorlab.pipeline.runs import open_run;"
+    code = ("from pathlib import Path; from monitorlab.pipeline.runs import RunLock, open_run;"
             f"r = open_run('x', 'tiny', seed=2026, root=Path({str(tmp_path)!r}));"
             "print(r.torch_seed('strong'), r.rng('a').integers(2**62))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
@@ -709,7 +709,7 @@ def test_a_mark_from_outside_keeps_the_rest_of_the_manifest(tmp_path: Path) -> N
 
 
 def _hold(folder: Path, held: Any, done: Any) -> None:
-    with hold(folder):
+    with RunLock(folder).hold():
         held.set()
         done.wait(20)
 
@@ -722,19 +722,19 @@ def test_a_live_run_folder_names_its_process_and_a_dead_one_is_free(tmp_path: Pa
     worker.start()
     assert held.wait(20)
     who = f"run 'default' is being executed by process {worker.pid} since 20"
-    assert (holder(folder) or {})["process"] == worker.pid
-    with pytest.raises(ArtifactError, match=who), hold(folder):
+    assert (RunLock(folder).holder() or {})["process"] == worker.pid
+    with pytest.raises(ArtifactError, match=who), RunLock(folder).hold():
         pass
     with pytest.raises(ArtifactError, match=who):
         begin(tmp_path)
-    with hold(folder.parent / "other"):
+    with RunLock(folder.parent / "other").hold():
         pass
     begin(tmp_path, run_id="other")
     worker.kill()
     worker.join()
-    assert holder(folder) is None
-    with hold(folder):
-        assert (holder(folder) or {})["process"] == os.getpid()
+    assert RunLock(folder).holder() is None
+    with RunLock(folder).hold():
+        assert (RunLock(folder).holder() or {})["process"] == os.getpid()
         begin(tmp_path)
 
 

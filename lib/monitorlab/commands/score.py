@@ -254,7 +254,8 @@ class _Scoring:
         self.out = request.out or Path("verdicts") / f"{stem}.csv"
         self.manifest = self.out.with_name(self.out.name + ".json")
         own_name = getattr(monitor, OWN_NAME, monitor.name)  # same settings share their answers
-        self.store = request.store or verdicts_folder() / f"{_slug(monitor, own_name)}.jsonl"
+        self.store = (request.store or
+                      cache_folder("verdicts") / f"{_slug(monitor, own_name)}.jsonl")
         self.judged = frame.head(request.limit) if request.limit else frame
         self.asked = self.settings()  # a server may make the monitor change them on the way
 
@@ -401,11 +402,6 @@ class _Scoring:
             "rates": {name: None if pd.isna(value) else value
                       for name, value in summary.rates.items()},
         }
-
-
-def verdicts_folder() -> Path:
-    """Return the folder of the stores that outlive runs."""
-    return cache_folder("verdicts")
 
 
 def _slug(monitor: Monitor, name: str = "") -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from monitorlab.pipeline.notebooks import Notebook
-from monitorlab.pipeline.runs import holder, mark, package_versions
+from monitorlab.pipeline.runs import RunLock, mark, package_versions
 from monitorlab.storage import manifests
 from monitorlab.storage.files import (
     FULL,
@@ -149,6 +149,49 @@ class RunRecord:
                 stream.write(text.encode("utf-8"))
                 stream.truncate()
 
+    def keep_copy(self, runs: Path, output: Path) -> bool:
+        """Move an executed notebook to its place if it is whole; say whether it was."""
+        try:
+            json.loads(output.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False  # never written, or cut: what lies at the target is better
+        output.replace(executed_path(runs, self.run_id, self.stem))
+        return True
+
+    def why_run(self, runs: Path, notebook: Notebook, notebooks: Sequence[Notebook]) -> str:
+        """Say why a notebook has to be executed (again); empty if it is complete and fresh.
+
+        This record is what an execution would begin with now: its parameters, files and project
+        are compared with those of the last one.
+
+        Parameters
+        ----------
+        runs : Path
+            Folder of all runs.
+        notebook : Notebook
+            Which one.
+        notebooks : sequence of Notebook
+            All of the project.
+        """
+        states = run_states(runs, self.run_id, notebooks)
+        state = next(s for s in states if s.notebook.stem == notebook.stem)
+        done = state.record
+        if state.status != "complete" or done is None:
+            return _WHY_AGAIN.get(state.status, state.reason)
+        changed = [f"{name} is {value!r}, was {done.parameters.get(name)!r}"
+                   for name, value in self.parameters.items()
+                   if done.parameters.get(name) != value]
+        if changed:
+            return "; ".join(changed)
+        if self.files != done.files:
+            names = sorted(set(self.files.items()) ^ set(done.files.items()))
+            return f"the file that {names[0][0]} names changed"
+        if "" in self.files.values():
+            return "a parameter names a folder, and what lies in it is not compared"
+        if self.project != done.project:
+            return "the library or its data changed after this run"
+        return _why_tables_differ(runs / self.run_id / notebook.stem, done, notebook)
+
     def ended(self, runs: Path, status: str, **more: Any) -> RunRecord:
         """Return the record of an execution that is over, with the seal of what it left."""
         return replace(self, status=status, finished=_now(),
@@ -206,7 +249,7 @@ def pick_up(runs: Path, run_id: str) -> None:
             continue
         if record is not None and record.status == "running":
             for output in folder.glob(f".{record.stem}.*.part/output.ipynb"):
-                keep_copy(output, path.with_suffix(".ipynb"))
+                record.keep_copy(runs, output)
             replace(record, status="interrupted").save(runs)
             mark(runs / run_id / record.stem, "interrupted")
     for path in folder.glob(".*.part"):
@@ -214,16 +257,6 @@ def pick_up(runs: Path, run_id: str) -> None:
             shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
-
-
-def keep_copy(output: Path, target: Path) -> bool:
-    """Move an executed notebook to its place if it is whole; say whether it was."""
-    try:
-        json.loads(output.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False  # never written, or cut: what lies at the target is better
-    output.replace(target)
-    return True
 
 
 def run_states(runs: Path, run_id: str, notebooks: Sequence[Notebook]) -> tuple[State, ...]:
@@ -261,7 +294,7 @@ def _state(
     if record.failure is not None:
         reason = f"{record.failure.error}: {record.failure.message}"
     elif status == "running":
-        owner = holder(runs / run_id)
+        owner = RunLock(runs / run_id).holder()
         if owner is not None and owner.get("process", record.process) == record.process:
             reason = f"by process {record.process}"
         else:
@@ -300,42 +333,6 @@ def _why_stale(
         return "; ".join(manifests.stale_inputs(folder / notebook.stem))
     except ArtifactError as error:
         return str(error)
-
-
-def why_run(
-    runs: Path, wanted: RunRecord, notebook: Notebook, notebooks: Sequence[Notebook]
-) -> str:
-    """Say why a notebook has to be executed (again); empty if it is complete and fresh.
-
-    Parameters
-    ----------
-    runs : Path
-        Folder of all runs.
-    wanted : RunRecord
-        What an execution would begin with now: its parameters, files and project are compared
-        with those of the last one.
-    notebook : Notebook
-        Which one.
-    notebooks : sequence of Notebook
-        All of the project.
-    """
-    states = run_states(runs, wanted.run_id, notebooks)
-    state = next(s for s in states if s.notebook.stem == notebook.stem)
-    done = state.record
-    if state.status != "complete" or done is None:
-        return _WHY_AGAIN.get(state.status, state.reason)
-    changed = [f"{name} is {value!r}, was {done.parameters.get(name)!r}"
-               for name, value in wanted.parameters.items() if done.parameters.get(name) != value]
-    if changed:
-        return "; ".join(changed)
-    if wanted.files != done.files:
-        names = sorted(set(wanted.files.items()) ^ set(done.files.items()))
-        return f"the file that {names[0][0]} names changed"
-    if "" in wanted.files.values():
-        return "a parameter names a folder, and what lies in it is not compared"
-    if wanted.project != done.project:
-        return "the library or its data changed after this run"
-    return _why_tables_differ(runs / wanted.run_id / notebook.stem, done, notebook)
 
 
 def _why_tables_differ(folder: Path, done: RunRecord, notebook: Notebook) -> str:

@@ -170,14 +170,14 @@ def run_notebooks(
     project = _digest_project(options.root)
     begun = {n.stem: _begin(n, values[n.stem], options, project) for n in chosen}
     for run_id in {record.run_id for record in begun.values()}:
-        runs.check_free(options.runs / run_id)
+        runs.RunLock(options.runs / run_id).check_free()
     for notebook in chosen:
         _check_inputs(notebook, among, begun, options.runs)
         if notebook.stem not in named:
             _check_input_parameters(begun[notebook.stem], values[notebook.stem], options.runs)
     with ExitStack() as held:
         for run_id in dict.fromkeys(record.run_id for record in begun.values()):
-            held.enter_context(runs.hold(options.runs / run_id))
+            held.enter_context(runs.RunLock(options.runs / run_id).hold())
             records.pick_up(options.runs, run_id)
         work = _Work(chosen, named, values, begun, among, options)
         return work.one_by_one() if options.jobs == 1 else work.side_by_side()
@@ -256,7 +256,7 @@ class _Work:
             if record is None:
                 if not self.options.progress:  # a bar shows the name itself
                     self.options.report(label)
-                record = execute(notebook, self.values[notebook.stem], self.options, label)
+                record = _execute(notebook, self.values[notebook.stem], self.options, label)
                 self.options.report(f"{label} done in {record.seconds:.1f} s")
             done.append(record)
         return tuple(done)
@@ -314,7 +314,7 @@ class _Work:
         if not self.options.resume and notebook.stem in self.named:
             return None
         wanted, label = self.begun[notebook.stem], self.label(notebook)
-        if reason := records.why_run(self.options.runs, wanted, notebook, self.among):
+        if reason := wanted.why_run(self.options.runs, notebook, self.among):
             self.options.report(f"{label} is run: {reason}")
             return None
         self.options.report(f"{label} skipped: complete and fresh")
@@ -334,7 +334,7 @@ class _Worker:
         says.close()
 
     def result(self, begun: RunRecord) -> RunRecord | Exception:
-        """Wait for the end; the record, or the error that a caller of `execute` would see."""
+        """Wait for the end; the record, or the error that a caller of `_execute` would see."""
         try:
             said: RunRecord | Exception = self.said.recv()
         except EOFError:
@@ -367,7 +367,7 @@ def _execute_and_say(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
         try:
-            says.send(execute(notebook, values, options, notebook.stem))
+            says.send(_execute(notebook, values, options, notebook.stem))
         except Exception as error:
             says.send(error)
 
@@ -379,7 +379,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def execute(
+def _execute(
     notebook: Notebook, values: Mapping[str, Value], options: Options, label: str = ""
 ) -> RunRecord:
     """Execute one notebook with checked parameter values and leave its record.
@@ -407,7 +407,7 @@ def execute(
         status, failure = "failed", CellFailure(0, "", type(error).__name__, str(error))
     finally:  # also on Ctrl-C: keep what the cells printed so far
         with _signals_wait():
-            kept = records.keep_copy(workplace / "output.ipynb", target)
+            kept = record.keep_copy(options.runs, workplace / "output.ipynb")
             shutil.rmtree(workplace, ignore_errors=True)
             if status != "complete":
                 with suppress(OSError):  # "running" is not read either
@@ -739,7 +739,7 @@ def freeze(
         place = Path(variables["MONITORLAB_RUNS"])
         options = dataclasses.replace(options or Options(), runs=place, variables=variables)
         for notebook in notebooks:
-            record = execute(notebook, {}, options, notebook.stem)
+            record = _execute(notebook, {}, options, notebook.stem)
             path = executed_path(place, record.run_id, notebook.stem)
             document = _normalize(nbformat.read(path, as_version=4))
             _refuse_unstable(notebook.stem, document)

@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -32,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from monitorlab.pipeline.profiles import Profile, get_profile
+from monitorlab.pipeline.profiles import Profile
 from monitorlab.storage import files, manifests, sources
 from monitorlab.storage.files import digest_file, write_text_atomic
 from monitorlab.storage.manifests import MANIFEST, ArtifactError, finished_manifest
@@ -72,46 +73,68 @@ def mark(folder: Path, status: str) -> None:
         write_text_atomic(folder / MANIFEST, files.sealed_json(manifest | {"status": status}))
 
 
-# The lock of a run folder --------------------------------------------------------------------
+@dataclass(frozen=True)
+class RunLock:
+    """The lock of a run folder `<runs>/<run_id>`.
 
-
-@contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Hold a run folder `<runs>/<run_id>` for this process; made if it is not there.
-
-    Raises
-    ------
-    ArtifactError
-        If another process holds it; the message names it.
+    Attributes
+    ----------
+    folder : Path
+        The run folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(folder / _LOCK).acquire(timeout=1)  # `holder` tries it for a moment
-    except Timeout:
-        raise ArtifactError(_live_message(folder, holder(folder) or {})) from None
-    with lock:
-        owner = {"process": os.getpid(), "started": time.strftime("%Y-%m-%d %H:%M:%S")}
-        with suppress(OSError):  # it is held all the same, by a process without a name
-            (folder / _LOCK).write_text(json.dumps(owner), encoding="utf-8")
-        yield
 
+    folder: Path
 
-def holder(folder: Path) -> dict[str, Any] | None:
-    """Return "process" and "started" of the live runner in a run folder, or None."""
-    path = folder / _LOCK
-    if not path.exists():
-        return None
-    owner: dict[str, Any] = {}
-    with suppress(OSError, ValueError, LookupError, TypeError):  # it is just about to be written
-        said = json.loads(path.read_text(encoding="utf-8"))
-        owner = {"process": int(said["process"]), "started": str(said["started"])}
-    try:
-        with FileLock(path, timeout=0.1, poll_interval=0.01):  # two may look at the same moment
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Hold the folder for this process; made if it is not there.
+
+        Raises
+        ------
+        ArtifactError
+            If another process holds it; the message names it.
+        """
+        path = self.folder / _LOCK
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = FileLock(path).acquire(timeout=1)  # `holder` tries it for a moment
+        except Timeout:
+            raise self._held_by(self.holder() or {}) from None
+        with lock:
+            owner = {"process": os.getpid(), "started": time.strftime("%Y-%m-%d %H:%M:%S")}
+            with suppress(OSError):  # it is held all the same, by a process without a name
+                path.write_text(json.dumps(owner), encoding="utf-8")
+            yield
+
+    def holder(self) -> dict[str, Any] | None:
+        """Return "process" and "started" of the live runner in the folder, or None."""
+        path = self.folder / _LOCK
+        if not path.exists():
             return None
-    except Timeout:
-        return owner
-    except OSError:  # somebody else's folder, which only they may lock
-        return owner if _exists(owner.get("process", 0)) else None
+        owner: dict[str, Any] = {}
+        with suppress(OSError, ValueError, LookupError, TypeError):  # it is just being written
+            said = json.loads(path.read_text(encoding="utf-8"))
+            owner = {"process": int(said["process"]), "started": str(said["started"])}
+        try:
+            with FileLock(path, timeout=0.1, poll_interval=0.01):  # two may look at the same moment
+                return None
+        except Timeout:
+            return owner
+        except OSError:  # somebody else's folder, which only they may lock
+            return owner if _exists(owner.get("process", 0)) else None
+
+    def check_free(self, *mine: str | None) -> None:
+        """Raise ArtifactError if a process works there that is none of `mine`, by its id."""
+        owner = self.holder()
+        if owner is not None and str(owner.get("process")) not in mine:
+            raise self._held_by(owner)
+
+    def _held_by(self, owner: Mapping[str, Any]) -> ArtifactError:
+        """Say who works in the folder and what to do."""
+        who = (f"process {owner['process']} since {owner['started']}" if owner else
+               "another process")
+        return ArtifactError(f"run {self.folder.name!r} is being executed by {who}. Wait until it "
+                             "has ended, end it, or choose another run id.")
 
 
 def _exists(process: int) -> bool:
@@ -122,20 +145,6 @@ def _exists(process: int) -> bool:
     except PermissionError:
         return True
     return process > 0
-
-
-def check_free(folder: Path, *mine: str | None) -> None:
-    """Raise ArtifactError if a process works in a run folder that is none of `mine`, by its id."""
-    owner = holder(folder)
-    if owner is not None and str(owner.get("process")) not in mine:
-        raise ArtifactError(_live_message(folder, owner))
-
-
-def _live_message(folder: Path, owner: Mapping[str, Any]) -> str:
-    """Say who works in a run folder and what to do."""
-    who = f"process {owner['process']} since {owner['started']}" if owner else "another process"
-    return (f"run {folder.name!r} is being executed by {who}. Wait until it has ended, end it, or "
-            "choose another run id.")
 
 
 class Run:
@@ -503,8 +512,8 @@ def open_run(notebook: str, profile: str, run_id: str = "default", seed: int = 0
     ArtifactError
         If a runner works in that run and this is not one of its notebooks.
     """
-    run = Run(notebook, get_profile(profile), run_id, seed, parameters or {}, root)
-    check_free(run.folder.parent, os.environ.get(RUNNER), str(os.getpid()))
+    run = Run(notebook, Profile.named(profile), run_id, seed, parameters or {}, root)
+    RunLock(run.folder.parent).check_free(os.environ.get(RUNNER), str(os.getpid()))
     run._write_manifest()
     leftovers = ["*.parquet", "metrics.json", "headline.json", "figures/*.svg", "figures/*.png",
                  "figures/figures.json", ".*.tmp", "figures/.*.tmp"]

@@ -26,7 +26,7 @@ from markupsafe import Markup
 
 from monitorlab.pipeline.notebooks import Notebook, read_first_cell
 from monitorlab.pipeline.records import State, executed_path, list_runs, pick_up, run_states
-from monitorlab.pipeline.runs import RunIdError, hold
+from monitorlab.pipeline.runs import RunIdError, RunLock
 from monitorlab.report import cells
 from monitorlab.report.markup import CONTENT_SECURITY_POLICY
 from monitorlab.storage.files import quick_jsonschema, write_text_atomic
@@ -221,7 +221,7 @@ def render_report(
         known = ", ".join(list_runs(runs)) or "none yet"
         raise RunIdError(f"no run {run_id!r} to render. Runs: {known}. "
                          f"Make it with: python -m monitorlab run --run-id {run_id}")
-    with suppress(ArtifactError, OSError), hold(runs / run_id):
+    with suppress(ArtifactError, OSError), RunLock(runs / run_id).hold():
         pick_up(runs, run_id)
     documents: dict[str, Any] = {}
     states = [_read_copy(state, runs, run_id, documents)
