@@ -61,7 +61,7 @@ class _Commands(typer.core.TyperGroup):
             function = pkgutil.resolve_name(f"monitorlab.commands.{_ELSEWHERE[name]}")
             found = typer.main.CommandInfo(name, callback=_with_options(function),
                                            help=command.help,
-                                           context_settings=command.context_settings)
+                                           context_settings=dict(command.context_settings))
             command = typer.main.get_command_from_info(
                 found, pretty_exceptions_short=False, rich_markup_mode=None)
         return name, command, rest
@@ -94,12 +94,14 @@ def _with_options(function: Callable[..., Any]) -> Callable[..., Any]:
     a dataclass gives way to its fields, as options. An annotation may say more, but for the help.
     """
     signature, meanings = inspect.signature(function, eval_str=True), _meanings(function)
-    parameters, made = [], {}
+    parameters: list[inspect.Parameter] = []
+    made: dict[str, Any] = {}
     for one in signature.parameters.values():
-        if dataclasses.is_dataclass(one.annotation):
-            made[one.name] = one.annotation
-            meanings |= _meanings(one.annotation)
-            fields = inspect.signature(one.annotation, eval_str=True).parameters.values()
+        kind: Any = one.annotation
+        if dataclasses.is_dataclass(kind):
+            made[one.name] = kind
+            meanings |= _meanings(kind)
+            fields = inspect.signature(kind, eval_str=True).parameters.values()
             parameters += [field.replace(kind=field.KEYWORD_ONLY) for field in fields]
         else:
             parameters.append(one)

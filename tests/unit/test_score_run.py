@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from monitorlab.benchmark.sample_files import load_samples
-from monitorlab.commands.score import Request, _slug, _Summary, score_file
+from monitorlab.commands.score import Request, _Scoring, _slug, score_file
 from monitorlab.monitors.monitor import MonitorError, Sample, chunks
 from monitorlab.monitors.rules import Constant
 from monitorlab.monitors.scoring import ScoringError
@@ -67,7 +67,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(monitor: Any, **options: Any) -> _Summary:
+def run(monitor: Any, **options: Any) -> _Scoring:
     request = Request(Path("own.csv"), **options)
     return score_file(monitor, load_samples(request.samples), request)
 
@@ -318,7 +318,7 @@ def test_killed_between_manifest_and_table_the_same_command_goes_on(
         with pytest.raises(KeyboardInterrupt):
             run(Spy(mixed), limit=limit)
         monkeypatch.setattr(score, "write_text_atomic", write)
-        assert run(Spy(mixed), limit=limit).samples == limit
+        assert run(Spy(mixed), limit=limit).judged.shape[0] == limit
 
 
 def test_a_table_that_appears_while_samples_are_judged_is_kept(folder: Path) -> None:

@@ -761,7 +761,7 @@ class _Part:
             for copies in draw_units(np.random.default_rng(self.plan.seed), strata, DRAWS)
         ])
         (low,), (high,) = percentiles(means[None, :], 0.95)
-        return _spread(name, np.mean(values[among]), low, high)
+        return _spread(name, float(np.mean(values[among])), low, high)
 
 
 def _spread(name: str, estimate: float, low: float, high: float) -> dict[str, float]:

@@ -171,8 +171,8 @@ def _gather(
         frame, held_out = _set_aside(frame, share, seed)
     elif order.held_out:
         held_out = _labelled(Path(order.held_out).expanduser(), tell)
-        known = set(_groups(frame, "scenario_id", "pair_id"))
-        shared = int(_groups(held_out, "scenario_id", "pair_id").isin(known).sum())
+        trained = set(_groups(frame, "scenario_id", "pair_id"))
+        shared = int(_groups(held_out, "scenario_id", "pair_id").isin(trained).sum())
         if shared:
             tell(f"{shared:,} of {len(held_out):,} held-out rows are of scenarios that are trained "
                  "on: their accuracy says little about new ones")

@@ -9,6 +9,7 @@ read again and stay what they are.
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -28,6 +29,7 @@ from monitorlab import __version__
 from monitorlab.benchmark.sample_files import load_samples
 from monitorlab.commands import Settings
 from monitorlab.evaluation.rates import join, rates
+from monitorlab.monitors import verdicts
 from monitorlab.monitors.api.replies import CUT_PROMPT, FINISHED, KEPT_BACK, ending_kind
 from monitorlab.monitors.build import OWN_NAME, build_monitor, spelled_settings
 from monitorlab.monitors.monitor import (
@@ -43,23 +45,10 @@ from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.replies import read_again
 from monitorlab.monitors.scoring import PATIENCE, ScoringError, score
 from monitorlab.monitors.store import ENDINGS, VerdictStore, read_verdicts, write_verdicts
-from monitorlab.monitors.verdicts import (
-    ERROR,
-    PARSED,
-    REFUSED,
-    TRUNCATED,
-    UNPARSED,
-    WORDING,
-    Verdict,
-)
+from monitorlab.monitors.verdicts import WORDING, Verdict
 from monitorlab.monitors.views import FULL, seen
-from monitorlab.storage.files import (
-    digest_file,
-    pretty_json,
-    writable,
-    write_file_atomic,
-    write_text_atomic,
-)
+from monitorlab.storage import files
+from monitorlab.storage.files import digest_file, pretty_json, write_text_atomic
 from monitorlab.storage.settings import ParameterError, split_assignments
 from monitorlab.storage.sources import cache_folder
 from monitorlab.storage.tables import STATUSES, VERDICTS, check_frame
@@ -156,68 +145,16 @@ def score_samples(
         given.append({"workers": str(request.workers)})
     build = functools.partial(build_monitor, monitor, *given)
     frame = load_samples(request.samples, echo)  # first: it is quick, a model is not
-    summary = score_file(build(), frame, request, build)
-    echo(summary.describe())
-    if not summary.statuses[PARSED]:
+    done = score_file(build(), frame, request, build)
+    echo(done.describe())
+    if not done.statuses[verdicts.PARSED]:
         raise typer.Exit(NO_VERDICT)
-
-
-@dataclass(frozen=True)
-class _Summary:
-    """What a scoring run came to.
-
-    Attributes
-    ----------
-    out, manifest, store : Path
-        Files that were written.
-    samples : int
-        Samples judged.
-    statuses : dict of str to int
-        Verdicts of each status, zeros included.
-    known : int
-        Verdicts that were in the store before.
-    totals : dict of str to float
-        Sums over all verdicts where known: ``input_tokens``, ``output_tokens``, ``cost_usd`` (USD)
-        and ``seconds`` (of calls, those of earlier runs included).
-    rates : dict of str to float
-        A row of :func:`monitorlab.evaluation.rates.rates`; empty if the samples have no labels.
-    advice : list of str
-        A line per status that is no verdict.
-    """
-
-    out: Path
-    manifest: Path
-    store: Path
-    samples: int
-    statuses: dict[str, int]
-    known: int
-    totals: dict[str, float]
-    rates: dict[str, float]
-    advice: list[str]
-
-    def describe(self) -> str:
-        """Return the summary in a few lines for a terminal."""
-        counts = ", ".join(f"{n:,} {status}" for status, n in self.statuses.items() if n)
-        lines = [f"{self.samples:,} samples, {sum(self.statuses.values()):,} verdicts: {counts}"]
-        lines += [f"  {line}" for line in self.advice]
-        lines += _rate_lines(self.rates)
-        totals = self.totals
-        if "input_tokens" in totals:
-            lines.append(f"tokens: {totals['input_tokens']:,.0f} in, "
-                         f"{totals.get('output_tokens', 0):,.0f} out")
-        if "cost_usd" in totals:
-            lines.append(f"cost: {totals['cost_usd']:.4f} USD, with what was paid in earlier runs")
-        lines += [f"Verdicts, one row each: {self.out}",
-                  f"How they were made: {self.manifest}",
-                  "Next: another monitor on the same samples, of: python -m monitorlab monitors; "
-                  "then: python -m monitorlab compare TABLE TABLE --samples FILE"]
-        return "\n".join(lines)
 
 
 def score_file(
     monitor: Monitor, frame: pd.DataFrame, request: Request,
     build: Callable[[], Monitor] | None = None,
-) -> _Summary:
+) -> _Scoring:
     """Score the samples of a file and write the table of verdicts with its manifest.
 
     The table has the schema ``verdicts``, sorted by sample_id. Its column ``seconds`` is empty, so
@@ -246,7 +183,28 @@ def score_file(
 
 
 class _Scoring:
-    """A request to one monitor: checked, carried out, written."""
+    """A request to one monitor: checked, carried out, written.
+
+    Attributes
+    ----------
+    out, manifest, store : Path
+        Files that are written.
+    judged : DataFrame
+        Samples that are judged.
+    asked : dict
+        Settings of the monitor before it asked anything; a server may make it change them.
+    known : int
+        Verdicts that were in the store before.
+    statuses : dict of str to int
+        Verdicts of each status, zeros included.
+    totals : dict of str to float
+        Sums over all verdicts where known: ``input_tokens``, ``output_tokens``, ``cost_usd`` (USD)
+        and ``seconds`` (of calls, those of earlier runs included).
+    rates : dict of str to float
+        A row of :func:`monitorlab.evaluation.rates.rates`; empty if the samples have no labels.
+    advice : list of str
+        A line per status that is no verdict.
+    """
 
     def __init__(self, monitor: Monitor, frame: pd.DataFrame, request: Request) -> None:
         self.monitor, self.frame, self.request = monitor, frame, request
@@ -257,13 +215,13 @@ class _Scoring:
         self.store = (request.store or
                       cache_folder("verdicts") / f"{_slug(monitor, own_name)}.jsonl")
         self.judged = frame.head(request.limit) if request.limit else frame
-        self.asked = self.settings()  # a server may make the monitor change them on the way
+        self.asked, self.rates = self.settings(), {}
 
     def settings(self) -> dict[str, Any]:
         """Settings of the monitor as a manifest gives them back."""
         return dict(json.loads(pretty_json(dict(self.monitor.settings()))))
 
-    def carried_out(self, build: Callable[[], Monitor] | None) -> _Summary:
+    def carried_out(self, build: Callable[[], Monitor] | None) -> _Scoring:
         """Ask, and write what was answered."""
         self.check_places()
         monitor, request = self.monitor, self.request
@@ -273,30 +231,47 @@ class _Scoring:
                                "without it, with more or fewer by -o workers=NUMBER")
         self.check_replaced()
         store = VerdictStore(self.store)
-        known = self.known(store)
-        if known:
-            echo(f"{known:,} of {len(self.judged) * request.draws:,} verdicts are known from "
+        self.known = self.count_known(store)
+        if self.known:
+            echo(f"{self.known:,} of {len(self.judged) * request.draws:,} verdicts are known from "
                  f"{self.store}")
         table = self.scored(store, build)
         store = VerdictStore(self.store) if request.actors else store  # which they have filled
         replies = {key: found.reply for key in table["request_hash"] if (found := store.get(key))}
-        told: dict[str, float] = {}
+        self.advice = _advise(table, monitor.settings(), replies)
+        self.statuses = {one: int((table["status"] == one).sum()) for one in STATUSES}
+        self.totals = {name: float(table[name].sum())
+                       for name in AMOUNTS if table[name].notna().any()}
         if "label" in self.judged:
             (row,) = rates(join(table, self.judged)).to_dict("records")
-            told = {str(name): value for name, value in row.items()
-                    if name not in ("name", *STATUSES)}
-        summary = _Summary(
-            self.out, self.manifest, self.store, len(self.judged),
-            {status: int((table["status"] == status).sum()) for status in STATUSES}, known,
-            {name: float(table[name].sum()) for name in AMOUNTS if table[name].notna().any()},
-            told, _advise(table, monitor.settings(), replies))
+            self.rates = {str(name): value for name, value in row.items()
+                          if name not in ("name", *STATUSES)}
         self.check_replaced()  # somebody may have been faster
-        with write_file_atomic(self.out) as temporary:
+        with files.write_file_atomic(self.out) as temporary:
             write_verdicts(table.assign(seconds=float("nan")), temporary, self.out.suffix)
-            facts = self.facts(summary, digest_file(temporary))
+            facts = self.facts(digest_file(temporary))
             # Before the table: killed in between, the same command finds the one that it replaces.
             write_text_atomic(self.manifest, pretty_json(facts))
-        return summary
+        return self
+
+    def describe(self) -> str:
+        """Return the summary in a few lines for a terminal."""
+        counts = ", ".join(f"{n:,} {status}" for status, n in self.statuses.items() if n)
+        lines = [f"{len(self.judged):,} samples, {sum(self.statuses.values()):,} verdicts: "
+                 f"{counts}"]
+        lines += [f"  {line}" for line in self.advice]
+        lines += _rate_lines(self.rates)
+        totals = self.totals
+        if "input_tokens" in totals:
+            lines.append(f"tokens: {totals['input_tokens']:,.0f} in, "
+                         f"{totals.get('output_tokens', 0):,.0f} out")
+        if "cost_usd" in totals:
+            lines.append(f"cost: {totals['cost_usd']:.4f} USD, with what was paid in earlier runs")
+        lines += [f"Verdicts, one row each: {self.out}",
+                  f"How they were made: {self.manifest}",
+                  "Next: another monitor on the same samples, of: python -m monitorlab monitors; "
+                  "then: python -m monitorlab compare TABLE TABLE --samples FILE"]
+        return "\n".join(lines)
 
     def check_places(self) -> None:
         """Refuse before anything is asked, and paid for, what could not be written afterwards."""
@@ -334,13 +309,12 @@ class _Scoring:
             draws = range(max(self.request.draws, earlier["samples"]["draws"]))
             lost = set(read_verdicts(out)["request_hash"]) - {
                 request_key(earlier["settings"], sample, draw)
-                for sample in samples_of(self.frame) for draw in draws
-            }
+                for sample in samples_of(self.frame) for draw in draws}
             if lost:
                 raise MonitorError(f"{out} holds {len(lost):,} verdicts about samples that are not "
                                    f"in {samples}: {way_out}")
 
-    def known(self, store: VerdictStore) -> int:
+    def count_known(self, store: VerdictStore) -> int:
         """Count what the store holds already."""
         if not len(store):
             return 0
@@ -358,7 +332,7 @@ class _Scoring:
             return 0
         before = (earlier.get("asked", earlier["settings"]), earlier["samples"]["sha256"])
         same = before == (self.asked, digest_file(self.request.samples))
-        return int(earlier["verdicts"].get(ERROR, 0)) if same else 0
+        return int(earlier["verdicts"].get(verdicts.ERROR, 0)) if same else 0
 
     def scored(self, store: VerdictStore, build: Callable[[], Monitor] | None) -> pd.DataFrame:
         """Ask about every sample; where that ends early, say what is kept and what helps."""
@@ -368,21 +342,20 @@ class _Scoring:
                          title=self.monitor.name, actors=request.actors, build=build,
                          patience=request.patience + self.expected_errors())
         except ScoringError as error:
-            kept = self.known(VerdictStore(store.path))
+            kept = self.count_known(VerdictStore(store.path))
             stopped = isinstance(error.__cause__, MonitorStop)  # which says itself what to do
             helps = "" if stopped else _error_advice(str(error))
             raise ScoringError(
                 f"{error}{f': {helps}' if helps else ''}. {kept:,} of "
                 f"{len(self.judged) * request.draws:,} verdicts are stored in {store.path}; the "
                 "same command goes on from there. --patience takes a larger number if many "
-                "samples fail for a reason of their own."
-            ) from error
+                "samples fail for a reason of their own.") from error
 
-    def facts(self, summary: _Summary, digest: str) -> dict[str, Any]:
+    def facts(self, digest: str) -> dict[str, Any]:
         """Everything needed to say how a table was made; settings hold no secret."""
         settings, samples = self.settings(), self.request.samples
         replaces = {"replaces": digest_file(self.out)} if self.out.exists() else {}
-        seconds = summary.totals.get("seconds")
+        seconds = self.totals.get("seconds")
         return {
             "monitorlab": __version__,
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -391,16 +364,16 @@ class _Scoring:
             "settings": settings,
             **({} if settings == self.asked else {"asked": self.asked}),
             "samples": {"file": samples.name, "sha256": digest_file(samples),
-                        "rows": summary.samples, "limit": self.request.limit,
+                        "rows": len(self.judged), "limit": self.request.limit,
                         "draws": self.request.draws},
             "table": {"file": self.out.name, "sha256": digest, **replaces},
-            "verdicts": summary.statuses,
-            "known_before": summary.known,
-            "totals": summary.totals,
+            "verdicts": self.statuses,
+            "known_before": self.known,
+            "totals": self.totals,
             "seconds_per_verdict":
-                None if seconds is None else seconds / sum(summary.statuses.values()),
+                None if seconds is None else seconds / sum(self.statuses.values()),
             "rates": {name: None if pd.isna(value) else value
-                      for name, value in summary.rates.items()},
+                      for name, value in self.rates.items()},
         }
 
 
@@ -498,25 +471,24 @@ def _advise(
     """
     lines = []
     suffix = "" if (table["prompt"] != NO_PROMPT).any() else "_without_prompt"
-    for status in (TRUNCATED, UNPARSED, REFUSED, ERROR):
+    for status in (verdicts.TRUNCATED, verdicts.UNPARSED, verdicts.REFUSED, verdicts.ERROR):
         rows = table[table["status"] == status]
         if len(rows):
             reason = _commonest(rows["evidence"])
-            if status == TRUNCATED:
+            if status == verdicts.TRUNCATED:
                 words = _truncated(rows, reason, settings, replies or {})
-            elif status == ERROR:
+            elif status == verdicts.ERROR:
                 helps = _error_advice(reason) or "the column evidence says more"
                 words = f"{reason}: {helps}; the same command asks again"
             else:
                 words = f"{reason}: {WORDING['advice'][status + suffix]}"
             lines.append(f"{len(rows):,} {status}: {words}")
-    parsed = table[table["status"] == PARSED]
+    parsed = table[table["status"] == verdicts.PARSED]
     unscored = int(parsed["score"].isna().sum())
     if settings.get("logprobs") and unscored:
-        lines.append(
-            f"{unscored:,} of {len(parsed):,} verdicts without a score: --read logits, but the "
-            "server sent no log-probabilities of the verdict; take one that does, or hf:MODEL"
-        )
+        lines.append(f"{unscored:,} of {len(parsed):,} verdicts without a score: --read logits, "
+                     "but the server sent no log-probabilities of the verdict; take one that does, or "
+                     "hf:MODEL")
     return lines
 
 
@@ -581,13 +553,8 @@ class _Reading:
 
 
 def reread(
-    store: VerdictStore,
-    table: pd.DataFrame,
-    samples: pd.DataFrame,
-    *,
-    settings: Mapping[str, Any] | None = None,
-    prompt: str = "",
-    max_tokens: int = 0,
+    store: VerdictStore, table: pd.DataFrame, samples: pd.DataFrame, *,
+    settings: Mapping[str, Any] | None = None, prompt: str = "", max_tokens: int = 0,
 ) -> _Reading:
     """Read the replies in a store again; store and table stay as they are.
 
@@ -619,8 +586,10 @@ def reread(
     known = settings or {}
     limit = next((int(known[name]) for name in LIMITS if known.get(name)), max_tokens)
     texts = {sample.sample_id: sample for sample in samples_of(samples)}
-    answers = {name: load_prompt(prompt).answer if prompt else _answer(name)
-               for name in table["prompt"].unique()}
+    answers = dict.fromkeys(table["prompt"].unique(), load_prompt(prompt).answer if prompt else "")
+    for name in answers if not prompt else ():
+        with contextlib.suppress(MonitorError):  # no prompt of this name is known here
+            answers[name] = load_prompt(name.partition(" (criteria ")[0]).answer
     rows = table[table["request_hash"].isin(list(store))].drop_duplicates("request_hash")
     kept = collections.Counter({"belong to no row of the table": len(store) - len(rows)})
     changes: collections.Counter[str] = collections.Counter()
@@ -642,16 +611,14 @@ def reread(
                                 audited=f"{shown.request}\n{shown.response}")
         if (words := _change(old, fresh[key])):
             changes[words] += 1
-    return _Reading(fresh, _renewed(table, fresh), dict(changes.most_common()),
-                   {why: count for why, count in kept.items() if count}, unsure)
-
-
-def _answer(prompt: str) -> str:
-    """What a prompt of this name asks for; empty if there is no such prompt."""
-    try:
-        return load_prompt(prompt.partition(" (criteria ")[0]).answer
-    except MonitorError:
-        return ""
+    renewed = [
+        row if (new := fresh.get(str(row["request_hash"]))) is None else
+        {**row, "status": new.status, "verdict": new.verdict, "score": new.score,
+         "evidence": files.writable(new.evidence or new.reason) or None}
+        for row in table.astype(object).where(table.notna(), None).to_dict("records")]
+    frame = pd.DataFrame(renewed, columns=VERDICTS.columns, dtype=object)
+    return _Reading(fresh, check_frame(frame, VERDICTS), dict(changes.most_common()),
+                    {why: count for why, count in kept.items() if count}, unsure)
 
 
 def _kept(
@@ -675,7 +642,7 @@ def _finished(old: Verdict, limit: int) -> bool | None:
     """Whether a reply ended by itself; None if nothing says so."""
     if old.ending:
         return ending_kind(old.ending) == FINISHED
-    if old.status == TRUNCATED:
+    if old.status == verdicts.TRUNCATED:
         return False
     if not limit or old.output_tokens is None:
         return None
@@ -684,22 +651,11 @@ def _finished(old: Verdict, limit: int) -> bool | None:
 
 def _change(old: Verdict, new: Verdict) -> str:
     """What became of what; empty if nothing changed that a table counts."""
-    was, now = (("misbehavior" if one.verdict else "benign") if one.status == PARSED
+    was, now = (("misbehavior" if one.verdict else "benign") if one.status == verdicts.PARSED
                 else one.status for one in (old, new))
     if was == now and old.score == new.score:
         return ""
     return f"{was} -> {now}" + (", another score" if was == now else "")
-
-
-def _renewed(table: pd.DataFrame, fresh: Mapping[str, Verdict]) -> pd.DataFrame:
-    """Put new readings into a table; amounts stay."""
-    rows = [
-        row if (new := fresh.get(str(row["request_hash"]))) is None else
-        {**row, "status": new.status, "verdict": new.verdict, "score": new.score,
-         "evidence": writable(new.evidence or new.reason) or None}
-        for row in table.astype(object).where(table.notna(), None).to_dict("records")
-    ]
-    return check_frame(pd.DataFrame(rows, columns=VERDICTS.columns, dtype=object), VERDICTS)
 
 
 def reread_file(
@@ -779,7 +735,7 @@ def reread_file(
 
 def _write_new(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file at once, unless the same is there; never in the place of another one."""
-    with write_file_atomic(path) as temporary:
+    with files.write_file_atomic(path) as temporary:
         write(temporary)
         if path.exists() and digest_file(path) != digest_file(temporary):
             raise MonitorError(f"{path} is there already and holds something else; it is kept. "

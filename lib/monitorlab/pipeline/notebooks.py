@@ -390,8 +390,9 @@ def _parameters_in(source: str) -> tuple[Setting, ...]:
             value = ast.literal_eval(node.value) if node.value else None
         if not isinstance(value, str | int | float | bool):
             raise ParameterError(f"{name}: the default must be a str, int, float or bool literal")
-        annotated = isinstance(node, ast.AnnAssign)
-        declared = ast.unparse(node.annotation) if annotated else type(value).__name__
+        declared = type(value).__name__
+        if isinstance(node, ast.AnnAssign):
+            declared = ast.unparse(node.annotation)
         if declared not in _EXPECTED:
             raise ParameterError(f"{name}: type {declared!r} is not one of {', '.join(_EXPECTED)}")
         lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)  # a formatter may wrap

@@ -457,7 +457,7 @@ class Run:
 
     def _write_manifest(self) -> None:
         notebook = (self.root or sources.project_root()) / "notebooks" / f"{self.notebook}.py"
-        torch = sys.modules.get("torch")
+        torch: Any = sys.modules.get("torch")
         accelerated = torch is not None and torch.cuda.is_available()
         manifest = {
             "notebook": self.notebook,
