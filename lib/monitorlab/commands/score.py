@@ -487,8 +487,8 @@ def _advise(
     unscored = int(parsed["score"].isna().sum())
     if settings.get("logprobs") and unscored:
         lines.append(f"{unscored:,} of {len(parsed):,} verdicts without a score: --read logits, "
-                     "but the server sent no log-probabilities of the verdict; take one that does, or "
-                     "hf:MODEL")
+                     "but the server sent no log-probabilities of the verdict; take one that does, "
+                     "or hf:MODEL")
     return lines
 
 
