@@ -373,7 +373,7 @@ readers = rates.rates(said).sort_values("balanced_accuracy", ascending=False)
 published = chapter.published_order()
 looking = answering[answering["samples"] >= 0.2 * answering["samples"].max()]
 looking = looking[~looking["name"].isin(chapter.CORNERS)]
-line = tradeoff.fit_line(looking)
+line = tradeoff.Line.fit(looking)
 fig = chapter.figures.plot_plane(
     pd.concat([board, readers]),
     line,

@@ -52,7 +52,7 @@ from monitorlab.monitors.learned import WordMonitor
 from monitorlab.monitors.monitor import samples_of
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.store import stored_verdicts
-from monitorlab.online.policy import OnlineMonitor, Policy, _today, days_after
+from monitorlab.online.policy import OnlineMonitor, Policy, _days_after, _today
 from monitorlab.pipeline.records import RunRecord
 from monitorlab.pipeline.runs import open_run
 from monitorlab.storage.manifests import finished_manifest
@@ -435,10 +435,10 @@ def clocks(policy: Path) -> Iterator[Row]:
         hours.add(time.localtime().tm_hour)
     yield Row("clock", f"{len(zones)} time zones", f"{len(hours)} local hours, {len(found)} date "
               f"and state: {sorted(found)[0][1]}", len(found) == 1 and len(hours) > 1)
-    states = [rule.state(today) for today in (days_after(rule.expires, -1), rule.expires)]
+    states = [rule.state(today) for today in (_days_after(rule.expires, -1), rule.expires)]
     yield Row("clock", "last day, and the day after", " then ".join(states),
               states == ["valid", "expired"])
-    told = [*rule.warnings(days_after(rule.created, -400)), "NOTHING SAID"]
+    told = [*rule.warnings(_days_after(rule.created, -400)), "NOTHING SAID"]
     yield Row("clock", "set back by 400 days", brief(told[0]), "clock" in told[0])
 
 

@@ -101,7 +101,7 @@ def _with_options(function: Callable[..., Any]) -> Callable[..., Any]:
         if dataclasses.is_dataclass(kind):
             made[one.name] = kind
             meanings |= _meanings(kind)
-            fields = inspect.signature(kind, eval_str=True).parameters.values()
+            fields = inspect.signature(kind, eval_str=True).parameters.values()  # type: ignore[arg-type]
             parameters += [field.replace(kind=field.KEYWORD_ONLY) for field in fields]
         else:
             parameters.append(one)
@@ -231,7 +231,7 @@ def _write_sweep(
     import pandas as pd
     from markupsafe import Markup
 
-    from monitorlab.display.tables import Column, html_table, plain_table
+    from monitorlab.display.tables import Table
     from monitorlab.report.page import render_page
     from monitorlab.storage.files import write_text_atomic
 
@@ -239,12 +239,11 @@ def _write_sweep(
     folder = _project() / "reports" / name
     frame = pd.DataFrame(rows)
     write_text_atomic(folder / "metrics.csv", frame.to_csv(index=False))
-    turned = frame.set_index("run").T.rename_axis("").reset_index()
-    columns = [Column(turned.iloc[:, i], 4) for i in range(turned.shape[1])]
+    table = Table(frame.set_index("run").T.rename_axis("").reset_index(), 4)
     write_text_atomic(folder / "index.html", render_page(
         "sweep.html.j2", name=name, swept=swept, rows=rows,
-        table=Markup(html_table(columns, len(turned), None))))
-    echo(plain_table(columns, len(turned), None))
+        table=Markup(table.html())))
+    echo(table.text())
     echo(f"Open {relative(folder / 'index.html')}, or read {relative(folder)}/metrics.csv")
 
 

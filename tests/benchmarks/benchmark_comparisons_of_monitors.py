@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from sklearn.metrics import roc_auc_score
 from table import Row, alone, ms, race
 
-from monitorlab.evaluation.bootstrap import METRICS, bootstrap, intervals
+from monitorlab.evaluation.bootstrap import METRICS, Bootstrap
 from monitorlab.evaluation.rates import join, rates
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import from_score
@@ -69,8 +69,8 @@ def measure(quick: bool) -> list[Row]:
     judged = join(*simulate(monitors, pairs))
     random, few = np.random.default_rng(0), min(resamples, 5)
     drawn = race({
-        "ours": lambda: intervals(
-            bootstrap(judged, random, resamples=resamples, metrics=METRICS[:5])),
+        "ours": lambda: Bootstrap.of(
+            judged, random, resamples=resamples, metrics=METRICS[:5]).intervals(),
         "naive": lambda: [resample(judged, random) for _ in range(few)],
     }, rounds)
     ours, naive = drawn["ours"] / resamples, drawn["naive"] / few

@@ -17,7 +17,7 @@ from monitorlab.models.loading import Checkpoint, load_causal
 from monitorlab.models.tiny import TEMPLATE
 from monitorlab.monitors.causal import LogitMonitor, TextMonitor
 from monitorlab.monitors.monitor import request_key, samples_of
-from monitorlab.signals.token_probabilities import LogProbabilityScorer
+from monitorlab.signals.step_scores import LogProbabilityScorer
 
 TURNS = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}<end>{% endfor %}"

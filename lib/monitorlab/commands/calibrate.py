@@ -25,12 +25,11 @@ from typer import Option, echo
 
 from monitorlab.commands import relative
 from monitorlab.display import spans
-from monitorlab.display.tables import Column, html_table
+from monitorlab.display.tables import Table
 from monitorlab.online import policy as policies
 from monitorlab.online import running
 from monitorlab.online.comparison import Method, Split, compare_methods
 from monitorlab.online.drift import DriftReference
-from monitorlab.online.learned import LearnedPrefix
 from monitorlab.online.metrics import alarm_steps, peaks
 from monitorlab.online.policy import Policy, hashed_draws
 from monitorlab.online.score_files import load_scores
@@ -55,8 +54,8 @@ IntArray = NDArray[np.int64]
 Unsaid = Option(show_default=False)
 
 CANDIDATES: tuple[running.Statistic, ...] = (
-    running.LatestScore(), running.RunningMean(), running.Ewma(), running.Cusum(), LearnedPrefix(),
-)
+    running.LatestScore(), running.RunningMean(), running.Ewma(), running.Cusum(),
+    running.LearnedPrefix())
 # These stand beside them, and are never chosen.
 TRIVIAL: tuple[running.Statistic, ...] = (running.FirstScore(), running.StepNumber())
 # Column of the comparison, and whether more of it is better.
@@ -444,8 +443,7 @@ def _shown(levels: pd.DataFrame) -> pd.DataFrame:
 def _table(frame: pd.DataFrame) -> Markup:
     if not len(frame):
         return Markup("")
-    columns = [Column(frame[name], 3) for name in frame.columns]
-    return Markup(html_table(columns, len(frame), None))  # escaped there, cell by cell
+    return Markup(Table(frame).html())  # escaped there, cell by cell
 
 
 def calibrate_log(log: Trajectories, plan: Plan, data: str = "") -> Calibrated:
@@ -465,7 +463,8 @@ def calibrate_log(log: Trajectories, plan: Plan, data: str = "") -> Calibrated:
     ScoreFileError
         If no sequence is known to be of the kind that the promise is about.
     """
-    log = replace(log, flat_scores=policies.round_scores(log.flat_scores, plan.dtype))
+    with np.errstate(over="ignore"):  # to the precision that scores will have at the monitor
+        log = replace(log, flat_scores=log.flat_scores.astype(plan.dtype).astype(np.float64))
     log, unlabelled = (log.take(at) for at in (log.labels != UNKNOWN, log.labels == UNKNOWN))
     label, kind, _ = KINDS[plan.risk]
     if not len(log):
@@ -505,7 +504,7 @@ def calibrate_log(log: Trajectories, plan: Plan, data: str = "") -> Calibrated:
         part.drift(min(one.value for one in (rule, *rules.values())), others),
         log.name, data, scoring=plan.scoring,
     )
-    policy = replace(policy, expires=policies.days_after(policy.created, plan.valid_days))
+    policy = policy.valid_for(plan.valid_days)
     rows = [{"group": name, **own.row(plan.level)} for name, own in strata.items()]
     estimates = part.estimates(rule, unlabelled.transformed(fitted))
     return Calibrated(policy, compared, levels, pd.DataFrame(rows), pd.DataFrame(estimates))
@@ -549,7 +548,7 @@ def _choose(
     default = plan.statistic or CANDIDATES[0].name
     if min(part.count(0), part.count(1)) == 0:
         return named[default], pd.DataFrame()
-    methods = [Method(one.name, one, plan.calibrator, "", "", draws_ties=True)
+    methods = [Method(one.name, one, plan.calibrator, draws_ties=True)
                for one in (*CANDIDATES, *TRIVIAL)]
     _, dense = np.unique(units, return_inverse=True)
     found = compare_methods(
@@ -755,10 +754,9 @@ class _Part:
         n = np.bincount(self.units[among])
         total = np.bincount(self.units[among], values[among])[n > 0]
         n = n[n > 0]
-        strata = np.zeros(len(n), dtype=np.intp)
         means = np.concatenate([
             (total @ copies) / (n @ copies)
-            for copies in draw_units(np.random.default_rng(self.plan.seed), strata, DRAWS)
+            for copies in draw_units(np.random.default_rng(self.plan.seed), len(n), DRAWS)
         ])
         (low,), (high,) = percentiles(means[None, :], 0.95)
         return _spread(name, float(np.mean(values[among])), low, high)

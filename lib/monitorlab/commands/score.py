@@ -215,7 +215,8 @@ class _Scoring:
         self.store = (request.store or
                       cache_folder("verdicts") / f"{_slug(monitor, own_name)}.jsonl")
         self.judged = frame.head(request.limit) if request.limit else frame
-        self.asked, self.rates = self.settings(), {}
+        self.asked = self.settings()
+        self.rates: dict[str, float] = {}
 
     def settings(self) -> dict[str, Any]:
         """Settings of the monitor as a manifest gives them back."""

@@ -25,7 +25,7 @@ from monitorlab import __version__
 from monitorlab.benchmark.final_answers import CHECKS, right_answer
 from monitorlab.commands import Settings, relative
 from monitorlab.commands.score import check_alike
-from monitorlab.display.progress import progress
+from monitorlab.display import progress
 from monitorlab.models import ModelError
 from monitorlab.monitors.build import build_monitor, split_spec
 from monitorlab.monitors.monitor import Sample
@@ -33,7 +33,7 @@ from monitorlab.monitors.prompts import PLAIN
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import PARSED, TRUNCATED, UNPARSED, Verdict
-from monitorlab.online.step_rows import UNKNOWN
+from monitorlab.online.trajectories import UNKNOWN
 from monitorlab.storage import settings as named
 from monitorlab.storage.files import digest_json, pretty_json, write_file_atomic, write_text_atomic
 from monitorlab.storage.settings import ParameterError
@@ -45,11 +45,10 @@ ENDINGS = (".csv", ".jsonl", ".parquet")
 RULE = "tool-calls"
 # Kind of verifier to what is built; the parameters of these are its settings.
 VERIFIERS = {
-    "logprob": ("token_probabilities:LogProbabilityScorer.load",
-                "token_probabilities:LogProbabilityScorer"),
-    "prm": ("reward_models:load_reward_model", "reward_models:TokenRewardScorer.load",
-            "reward_models:TokenRewardScorer", "reward_models:MathShepherdScorer"),
-    "guard": ("guard_models:GuardScorer.load", "guard_models:GuardScorer"),
+    "logprob": ("step_scores:LogProbabilityScorer.load", "step_scores:LogProbabilityScorer"),
+    "prm": ("verifiers:load_reward_model", "verifiers:TokenRewardScorer.load",
+            "verifiers:TokenRewardScorer", "verifiers:MathShepherdScorer"),
+    "guard": ("verifiers:GuardScorer.load", "verifiers:GuardScorer"),
     RULE: ("recordings:ToolCallScorer",),
 }
 ANSWER_PROMPT = "answer"
@@ -268,7 +267,7 @@ def _solved(
     request: _Request, sequences: Sequence[RecordedSequence]
 ) -> tuple[list[RecordedSequence], dict[str, str]]:
     """Let the generator solve what has no steps; return the solved, and why others are not."""
-    from monitorlab.signals.token_probabilities import split_steps
+    from monitorlab.signals.step_scores import split_steps
 
     open_ones = [one for one in sequences if not one.steps]
     if not request.generator:

@@ -29,7 +29,7 @@ from monitorlab.models.tiny import suitable_threads
 from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, Sample
 from monitorlab.monitors.prompts import broken_up
 from monitorlab.monitors.verdicts import ERROR, THRESHOLD, Verdict, failure, from_score
-from monitorlab.signals.step_scores import read_label
+from monitorlab.signals.step_scores import Label
 
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536}  # padding included
 DTYPES = ("float32", "bfloat16")
@@ -169,7 +169,7 @@ class ClassifierMonitor(ComputingMonitor):
         if dtype not in DTYPES:
             raise MonitorError(f"dtype {dtype!r}: expected {' or '.join(DTYPES)}")
         try:
-            self.read_as = read_label(model.config, label or None, "label", bad=True)
+            self.read_as = Label.read(model.config, label or None, "label", bad=True)
         except ModelError as error:
             raise MonitorError(f"the classifier {name!r} cannot be read: {error}") from error
         self.model, self.name, self.digest, self.label = model, name, digest, label

@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 
-from monitorlab.display.progress import progress
+from monitorlab.display import progress
 from monitorlab.monitors.monitor import (
     Monitor,
     MonitorStop,

@@ -7,8 +7,7 @@ from monitorlab.commands.calibrate import Plan, calibrate_log
 from monitorlab.commands.watch import watch
 from monitorlab.online.live import WatchedStream, WatchedText
 from monitorlab.online.policy import PolicyError
-from monitorlab.signals.cached import CachedReader, LogProbability
-from monitorlab.signals.stopping import StopAtAlarm
+from monitorlab.signals.generation import CachedReader, LogProbability, StopAtAlarm
 from monitorlab.statistics.intervals import check_level
 from monitorlab.storage.files import digest_file
 

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from transformers import LlamaForCausalLM
 
-from monitorlab.display.progress import progress
+from monitorlab.display import progress
 from monitorlab.models import ModelSize
 from monitorlab.models.loading import Checkpoint
 from monitorlab.models.smollm2 import INSTALL, load_smollm2, smollm2_installed
@@ -25,9 +25,8 @@ from monitorlab.models.tiny import build_tokenizer, llama_config, seeded
 from monitorlab.online.live import LiveScorer
 from monitorlab.online.policy import OnlineMonitor
 from monitorlab.online.score_files import load_scores
-from monitorlab.online.trajectories import Trajectories, to_frame
-from monitorlab.signals.cached import LogProbability
-from monitorlab.signals.stopping import StopAtAlarm, WatchedAnswer
+from monitorlab.online.trajectories import Trajectories
+from monitorlab.signals.generation import LogProbability, StopAtAlarm, WatchedAnswer
 from monitorlab.storage.sources import project_root
 
 BY, STARTS = (1, 2, 5, 10), range(1, 201)
@@ -190,7 +189,7 @@ def load_log(
         As there.
     """
     log = load_scores(file, orientation, columns=columns)
-    table = to_frame(log)
+    table = log.to_frame()
     if Path(file).name == LOG.name:
         table = pd.read_csv(file)
         wrong = table[table["step_label"] == 1]

@@ -20,7 +20,7 @@ from monitorlab.online.trajectories import Trajectories
 from monitorlab.statistics.intervals import wilson
 
 SPLITS = 20
-CRC = Method("CRC on the latest score", LatestScore(), "crc", "", "")
+CRC = Method("CRC on the latest score", LatestScore())
 
 
 def write_anew(found: Calibrated, folder: Path) -> Path:

@@ -25,11 +25,9 @@ from monitorlab.display.style import (
     cell_titles,
     check_some,
     draw_point,
-    legend_entries,
     looks,
     shared_legend,
     subplots,
-    wrapped,
 )
 from monitorlab.evaluation.comparisons import TREATMENTS
 from monitorlab.evaluation.tradeoff import Line, pareto_front
@@ -72,9 +70,7 @@ def plot_plane(
         draw_point(ax, row, style[row.name])
     _unit_square(ax, MISSES, FALSE_ALARMS)
     ax.set_anchor("E")  # beside the legend; `show` crops what is empty
-    entries = legend_entries([ax])
-    fig.legend(list(entries.values()), [wrapped(name, 60, 2) for name in entries],
-               loc="outside right upper", fontsize=8, frameon=False)
+    shared_legend(fig, [ax], place="outside right upper")
     return fig
 
 

@@ -9,10 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from monitorlab.evaluation.bootstrap import bootstrap, differences, paired
-from monitorlab.evaluation.cell_draws import in_order
+from monitorlab.evaluation.bootstrap import Bootstrap, Paired, curve_table, in_order
 from monitorlab.evaluation.rates import join, rates
-from monitorlab.evaluation.roc_bands import curve_table
 from monitorlab.monitors.monitor import Monitor, samples_of
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.scoring import score
@@ -102,8 +100,8 @@ def view_table(
     full = table[table["view"] == FULL].set_index("base")["name"]
     pairs = [(row.name, full[row.base]) for row in table[["name", "base", "view"]].itertuples(
         index=False) if row.view != FULL]
-    gaps = differences(paired(judged, rng, pairs=pairs, resamples=resamples, metrics=[METRIC]))
-    gaps = gaps.set_index("first")[["difference", "low", "high", "n"]]
+    gaps = Paired.of(judged, rng, pairs=pairs, resamples=resamples, metrics=[METRIC])
+    gaps = gaps.differences().set_index("first")[["difference", "low", "high", "n"]]
     gaps.columns = pd.Index(["difference", "difference_low", "difference_high", "n_both"])
     table = table.join(gaps, on="name").astype({"n_both": "Int64"})
     return in_order(table, base=sorted(set(table["base"])), view=VIEWS)
@@ -156,7 +154,7 @@ def mutation(
     """
     draws, row = [], dict[str, str | float](mutation=name, n=len(before))
     for which, judged in (("before", before), ("after", after)):
-        found = bootstrap(judged, copy.deepcopy(rng), resamples=resamples, metrics=["auroc"])
+        found = Bootstrap.of(judged, copy.deepcopy(rng), resamples=resamples, metrics=["auroc"])
         draws.append(found.draws[0])
         row[which] = float(found.values[0, 0])
     draws.append(draws[0] - draws[1])

@@ -26,7 +26,7 @@ from monitorlab.chapters.finetuning.published import ALL_COMPONENTS
 from monitorlab.chapters.finetuning.train_arms import Task, ask_arms, training_name
 from monitorlab.chapters.finetuning.transfer import longer
 from monitorlab.evaluation.rates import join
-from monitorlab.evaluation.shift import BASE
+from monitorlab.evaluation.tradeoff import BASE
 from monitorlab.finetuning.record import RECORD, read_training
 from monitorlab.finetuning.saved import load_finetuned
 from monitorlab.models import smollm2

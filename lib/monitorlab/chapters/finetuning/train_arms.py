@@ -17,8 +17,8 @@ import pandas as pd
 from transformers import LlamaForCausalLM
 
 from monitorlab.chapters.finetuning.arms import EVERY_ARM, Arm, arm_examples, recipe_of
-from monitorlab.display.progress import progress
-from monitorlab.evaluation.shift import BASE
+from monitorlab.display import progress
+from monitorlab.evaluation.tradeoff import BASE
 from monitorlab.finetuning.batches import check_leaks
 from monitorlab.finetuning.examples import Example
 from monitorlab.finetuning.recipe import Recipe

@@ -15,8 +15,8 @@ from monitorlab.online.comparison import (
     compare_methods,
 )
 from monitorlab.online.metrics import peaks
-from monitorlab.online.score_files import load_scores
-from monitorlab.online.trajectories import UNKNOWN, Trajectories, from_steps
+from monitorlab.online.score_files import from_steps, load_scores
+from monitorlab.online.trajectories import UNKNOWN, Trajectories
 from monitorlab.pipeline.runs import Run
 from monitorlab.statistics.thresholds import Threshold
 from monitorlab.storage.sources import project_root

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy.stats import norm
 
 from monitorlab.display.style import (
     FALSE_ALARMS,
@@ -25,7 +26,7 @@ from monitorlab.display.style import (
     whiskers,
 )
 from monitorlab.evaluation.operating_points import ALL, OWN_DEFAULT
-from monitorlab.statistics.roc import det, det_ticks
+from monitorlab.statistics.roc import det
 
 # Unit of the rule and of the split, in words.
 WAYS = {("pair", "pair"): ("calibrated by pair, tested on other pairs", GREY),
@@ -43,7 +44,7 @@ def plot_curves(
     Parameters
     ----------
     bands : mapping of str to DataFrame
-        Per name the grid of :class:`monitorlab.evaluation.roc_bands._RocBand`.
+        Per name the grid of :class:`monitorlab.statistics.roc._RocBand`.
     scored : DataFrame
         Columns name, score, label: the scored test samples.
     names : sequence of str
@@ -66,7 +67,8 @@ def plot_curves(
     left.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1, label="chance")
     left.set(xlabel=FALSE_ALARMS, ylabel="detection rate (higher is better)",
              xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title="ROC")
-    where, words = det_ticks((0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 0.99))
+    ticks = np.array([0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 0.99])
+    where, words = norm.ppf(ticks), [f"{100 * tick:g}" for tick in ticks]
     right.plot(where, -where, color=GREY, linestyle=":", linewidth=1)
     right.set_xticks(where, words)
     right.set_yticks(where, words)

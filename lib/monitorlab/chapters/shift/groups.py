@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from monitorlab.evaluation.operating_points import choose_rule
-from monitorlab.evaluation.panel import PAIR, SCENARIO
+from monitorlab.evaluation.rates import PAIR, SCENARIO
 from monitorlab.online.comparison import random_splits
 from monitorlab.online.metrics import peaks
 from monitorlab.online.trajectories import Trajectories

@@ -24,18 +24,10 @@ from sklearn.preprocessing import StandardScaler, normalize
 from monitorlab.models import ModelError
 from monitorlab.models.sentence_encoder import load_encoder
 from monitorlab.pipeline.runs import Run
-from monitorlab.signals.arithmetic import Checked, Difficulty, Exercise, check, make_problems
+from monitorlab.signals.arithmetic import Checked, Difficulty, Exercise
 from monitorlab.signals.conversations import Conversation
-from monitorlab.signals.solver import (
-    Solution,
-    generate,
-    load_generator,
-    score_solutions,
-    step_signals,
-    train_generators,
-    train_verifier,
-)
-from monitorlab.statistics.roc import auroc, roc_metrics
+from monitorlab.signals.solver import Generator, Solution, Verifier
+from monitorlab.statistics.roc import auroc, resampled_auroc
 
 # Expected agreement with the training texts at which training hands over each generator.
 GENERATORS = {"strong": 0.95, "weak": 0.88}
@@ -72,17 +64,11 @@ def draw_problems(run: Run) -> _ProblemSets:
     difficulty = Difficulty(
         sizes.min_steps, sizes.max_steps, sizes.max_value, sizes.max_term, sizes.max_factor
     )
-    test = make_problems(run.rng("test problems"), sizes.n_test, difficulty)
-    for_verifier = make_problems(
-        run.rng("verifier problems"), sizes.n_verifier, difficulty, exclude=test
-    )
-    held_out = make_problems(
-        run.rng("held-out problems"), HELD_OUT, difficulty, exclude=[*test, *for_verifier]
-    )
-    train = make_problems(
-        run.rng("training problems"), sizes.n_train, difficulty,
-        exclude=[*test, *for_verifier, *held_out],
-    )
+    test = difficulty.draw(run.rng("test problems"), sizes.n_test)
+    for_verifier = difficulty.draw(run.rng("verifier problems"), sizes.n_verifier, test)
+    held_out = difficulty.draw(run.rng("held-out problems"), HELD_OUT, [*test, *for_verifier])
+    train = difficulty.draw(
+        run.rng("training problems"), sizes.n_train, [*test, *for_verifier, *held_out])
     return _ProblemSets(train, held_out, for_verifier, test)
 
 
@@ -99,7 +85,7 @@ def fit_generators(run: Run, problems: _ProblemSets) -> dict[str, Path]:
         "generators",
         {"settings": asdict(settings), "seed": seed, "pairs": pairs, "held_out": held_out,
          "targets": GENERATORS, "temperature": temperature},
-        lambda empty: train_generators(
+        lambda empty: Generator.train(
             pairs, held_out, GENERATORS, settings, empty, seed, temperature, "training generators"
         ),
     )
@@ -108,18 +94,18 @@ def fit_generators(run: Run, problems: _ProblemSets) -> dict[str, Path]:
 
 def count_parameters(folder: Path) -> int:
     """Number of weights of a language model in a folder, shared ones counted once."""
-    return int(load_generator(folder)[0].num_parameters())
+    return int(Generator.load(folder).model.num_parameters())
 
 
 def attempt(run: Run, name: str, folder: Path, problems: Sequence[Exercise]) -> list[_Attempt]:
     """Let a generator solve problems, once each, and check every line."""
     purpose = f"{name} on {len(problems)} problems"
-    solutions = generate(
-        folder, [problem.text for problem in problems], run.torch_seed(purpose),
+    solutions = Generator.load(folder).solve(
+        [problem.text for problem in problems], run.torch_seed(purpose),
         run.profile.arithmetic.temperature, f"generating, {purpose}",
     )
     return [
-        _Attempt(problem, solution, check(problem, solution.text))
+        _Attempt(problem, solution, problem.check(solution.text))
         for problem, solution in zip(problems, solutions, strict=True)
     ]
 
@@ -133,7 +119,7 @@ def fit_verifier(run: Run, attempts: Sequence[_Attempt], base: Path) -> Path:
         "verifier",
         {"settings": asdict(settings), "seed": seed, "examples": examples,
          "base": f"{base.parent.name}/{base.name}"},  # the digest is in the upper folder's name
-        lambda folder: train_verifier(
+        lambda folder: Verifier.train(
             examples, settings, folder, seed, base=base, title="training verifier"
         ),
     )
@@ -144,11 +130,11 @@ def attempt_tables(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Score attempts with all three signals; return their ``trajectories`` and ``steps`` rows."""
     pairs = [(a.problem.text, a.solution.text) for a in attempts]
-    suspicions = score_solutions(verifier, pairs)
+    suspicions = Verifier.load(verifier).score(pairs)
     trajectories: list[Values] = []
     steps: list[Values] = []
     for i, (one, suspicion) in enumerate(zip(attempts, suspicions, strict=True)):
-        free = step_signals(one.solution)
+        free = one.solution.signals()
         tokens = np.asarray(free["tokens"])
         name = f"{generator}_{i:05d}"
         text = f"{one.problem.text}\n{one.solution.text}"
@@ -263,7 +249,7 @@ def step_auroc(steps: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
         for signal, group in together.groupby("signal", sort=False):
             codes = pd.factorize(names[group.index])[0]
             labels, scores = group["step_label"].to_numpy(), group["score"].to_numpy()
-            drawn = roc_metrics(scores, labels, codes, draws, low_end=False)["auroc"]
+            drawn = resampled_auroc(scores, labels, codes, draws)
             area = auroc(scores, labels)
             best = best or (area, drawn)
             rows.append((dataset, signal, len(group), float(labels.mean()), area,
@@ -283,7 +269,7 @@ def error_rows(generator: str, attempts: Sequence[_Attempt]) -> pd.DataFrame:
     """
     rows: list[Values] = []
     for one in attempts:
-        chances = np.exp(-step_signals(one.solution)["min_logprob"])
+        chances = np.exp(-one.solution.signals()["min_logprob"])
         written = one.solution.text.split("\n")
         taught = one.problem.taught.split("\n")
         for k, (verdict, chance) in enumerate(zip(one.checked.verdicts, chances, strict=True), 1):

@@ -16,7 +16,7 @@ from typing import Any
 
 import openai
 
-from monitorlab.display.progress import notify
+from monitorlab.display import notify
 from monitorlab.monitors.api.replies import (
     CUT,
     CUT_PROMPT,
