@@ -101,7 +101,8 @@ def _with_options(function: Callable[..., Any]) -> Callable[..., Any]:
         if dataclasses.is_dataclass(kind):
             made[one.name] = kind
             meanings |= _meanings(kind)
-            fields = inspect.signature(kind, eval_str=True).parameters.values()  # type: ignore[arg-type]
+            built: Callable[..., Any] = kind
+            fields = inspect.signature(built, eval_str=True).parameters.values()
             parameters += [field.replace(kind=field.KEYWORD_ONLY) for field in fields]
         else:
             parameters.append(one)

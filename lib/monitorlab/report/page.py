@@ -186,7 +186,7 @@ def render_report(run_id: str, notebooks: Sequence[Notebook], runs: Path, report
     run_id : str
         Which run.
     notebooks : sequence of Notebook
-        All notebooks of the project, in order, as `survey_notebooks` returns them; those without an
+        All notebooks of the project, in order, as `discover` returns them; those without an
         execution get a card only.
     runs, reports : Path
         Folder of all runs; folder of all reports.
