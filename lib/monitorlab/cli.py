@@ -97,12 +97,10 @@ def _with_options(function: Callable[..., Any]) -> Callable[..., Any]:
     parameters: list[inspect.Parameter] = []
     made: dict[str, Any] = {}
     for one in signature.parameters.values():
-        kind: Any = one.annotation
-        if dataclasses.is_dataclass(kind):
-            made[one.name] = kind
-            meanings |= _meanings(kind)
-            built: Callable[..., Any] = kind
-            fields = inspect.signature(built, eval_str=True).parameters.values()
+        if dataclasses.is_dataclass(one.annotation):
+            made[one.name] = one.annotation
+            meanings |= _meanings(made[one.name])
+            fields = inspect.signature(made[one.name], eval_str=True).parameters.values()
             parameters += [field.replace(kind=field.KEYWORD_ONLY) for field in fields]
         else:
             parameters.append(one)
