@@ -481,10 +481,10 @@ else:
 
 # %%
 gpt5 = judged.head(0)
-if run.has_open(chapter.recorded_gpt5.KEYS):
-    cued, said = chapter.recorded_gpt5.recorded_gpt5(run.fetch)
+if run.has_open(chapter.recorded.GPT5_KEYS):
+    cued, said = chapter.recorded.gpt5_verdicts(run.fetch)
     gpt5 = rates.join(said, chapter.halved(cued, run.rng("tasks")), ["family"])
-    gpt5 = gpt5[gpt5["monitor"] == chapter.recorded_gpt5.MONITOR]
+    gpt5 = gpt5[gpt5["monitor"] == chapter.recorded.GPT5]
     by_family = np.where(gpt5["family"] == "OLMo", "test", "dev")
     ways_of_gpt5 = {"other tasks": gpt5, "gpt-oss to OLMo": gpt5.assign(split=by_family)}
     several = points.calibrated_points(gpt5, (ALPHA,), ["crc"], "global").iloc[-1]

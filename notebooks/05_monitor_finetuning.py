@@ -663,7 +663,7 @@ assert torch.isclose(library.sum(), by_hand), "by hand and by the library: the s
 # the same false alarm rate, by thresholds of their own.
 
 # %%
-looked = chapter.checks_first(verdicts[verdicts["arm"] == "all"], samples)
+looked = chapter.ChecksFirst.before(verdicts[verdicts["arm"] == "all"], samples)
 alone = chapter.score(chapter.build_monitor("checks-first:never"), samples)
 alone["arm"] = chapter.CHECKS_ALONE
 joined = [

@@ -19,7 +19,7 @@ from table import Row, alone, ms, race
 from monitorlab.evaluation.bootstrap import METRICS, Bootstrap
 from monitorlab.evaluation.rates import join, rates
 from monitorlab.monitors.store import VerdictStore
-from monitorlab.monitors.verdicts import from_score
+from monitorlab.monitors.verdicts import Verdict
 from monitorlab.storage.tables import CELLS, VERDICTS, check_frame
 
 
@@ -79,7 +79,7 @@ def measure(quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         table, store = Path(folder) / "verdicts.parquet", Path(folder) / "store.jsonl"
         pq.write_table(pa.Table.from_pandas(verdicts, VERDICTS.arrow(), False), table)
-        VerdictStore(store).put({f"{i:064x}": from_score(i / lines) for i in range(lines)})
+        VerdictStore(store).put({f"{i:064x}": Verdict.from_score(i / lines) for i in range(lines)})
 
         def bare() -> pd.DataFrame:
             read = pd.read_parquet(table).merge(samples, on="sample_id")

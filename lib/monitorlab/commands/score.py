@@ -32,21 +32,12 @@ from monitorlab.evaluation.rates import join, rates
 from monitorlab.monitors import verdicts
 from monitorlab.monitors.api.replies import CUT_PROMPT, FINISHED, KEPT_BACK, ending_kind
 from monitorlab.monitors.build import OWN_NAME, build_monitor, spelled_settings
-from monitorlab.monitors.monitor import (
-    NO_PROMPT,
-    Monitor,
-    MonitorError,
-    MonitorStop,
-    Sample,
-    request_key,
-    samples_of,
-)
+from monitorlab.monitors.monitor import FULL, NO_PROMPT, Monitor, MonitorError, MonitorStop, Sample
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.replies import read_again
 from monitorlab.monitors.scoring import PATIENCE, ScoringError, score
 from monitorlab.monitors.store import ENDINGS, VerdictStore, read_verdicts, write_verdicts
 from monitorlab.monitors.verdicts import WORDING, Verdict
-from monitorlab.monitors.views import FULL, seen
 from monitorlab.storage import files
 from monitorlab.storage.files import digest_file, pretty_json, write_text_atomic
 from monitorlab.storage.settings import ParameterError, split_assignments
@@ -309,8 +300,8 @@ class _Scoring:
         if earlier["samples"]["sha256"] != digest_file(samples):
             draws = range(max(self.request.draws, earlier["samples"]["draws"]))
             lost = set(read_verdicts(out)["request_hash"]) - {
-                request_key(earlier["settings"], sample, draw)
-                for sample in samples_of(self.frame) for draw in draws}
+                sample.key(earlier["settings"], draw)
+                for sample in Sample.rows(self.frame) for draw in draws}
             if lost:
                 raise MonitorError(f"{out} holds {len(lost):,} verdicts about samples that are not "
                                    f"in {samples}: {way_out}")
@@ -320,8 +311,8 @@ class _Scoring:
         if not len(store):
             return 0
         settings = self.monitor.settings()
-        return sum(request_key(settings, sample, draw) in store
-                   for sample in samples_of(self.judged) for draw in range(self.request.draws))
+        return sum(sample.key(settings, draw) in store
+                   for sample in Sample.rows(self.judged) for draw in range(self.request.draws))
 
     def expected_errors(self) -> int:
         """Errors in the table of an earlier run of the same command.
@@ -339,7 +330,7 @@ class _Scoring:
         """Ask about every sample; where that ends early, say what is kept and what helps."""
         request = self.request
         try:
-            return score(self.monitor, samples_of(self.judged), store, draws=request.draws,
+            return score(self.monitor, Sample.rows(self.judged), store, draws=request.draws,
                          title=self.monitor.name, actors=request.actors, build=build,
                          patience=request.patience + self.expected_errors())
         except ScoringError as error:
@@ -586,7 +577,7 @@ def reread(
     """
     known = settings or {}
     limit = next((int(known[name]) for name in LIMITS if known.get(name)), max_tokens)
-    texts = {sample.sample_id: sample for sample in samples_of(samples)}
+    texts = {sample.sample_id: sample for sample in Sample.rows(samples)}
     answers = dict.fromkeys(table["prompt"].unique(), load_prompt(prompt).answer if prompt else "")
     for name in answers if not prompt else ():
         with contextlib.suppress(MonitorError):  # no prompt of this name is known here
@@ -599,13 +590,13 @@ def reread(
     for row in rows.to_dict("records"):
         key, old = row["request_hash"], store.get(row["request_hash"])
         sample = texts.get(row["sample_id"])
-        if sample is not None and known and request_key(known, sample, row["draw"]) != key:
+        if sample is not None and known and sample.key(known, row["draw"]) != key:
             sample = None
         why = _kept(old, sample, answers[row["prompt"]], known)
         if why or old is None or sample is None:
             kept[why] += 1
             continue
-        shown = seen(sample, str(known.get("view", FULL)))
+        shown = sample.seen(str(known.get("view", FULL)))
         finished = _finished(old, limit)
         unsure += finished is None
         fresh[key] = read_again(old, answers[row["prompt"]], finished=finished is not False,

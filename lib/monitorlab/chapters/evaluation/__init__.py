@@ -6,8 +6,9 @@ from monitorlab.benchmark.sample_files import own_samples
 from monitorlab.benchmark.samples import draw_pairs
 from monitorlab.chapters.construction.figures import plot_by_tier
 from monitorlab.chapters.evaluation import figures, instrument, lineup
-from monitorlab.monitors import recorded, recorded_gpt5, views
+from monitorlab.monitors import recorded
 from monitorlab.monitors.catalogue import published_order
+from monitorlab.monitors.monitor import VIEWS, Viewed
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.rules import CORNERS
 from monitorlab.monitors.store import VerdictStore
@@ -16,7 +17,7 @@ from monitorlab.storage.sources import cache_folder
 from monitorlab.storage.tables import RATES
 
 __all__ = [
-    "CORNERS", "RATES", "ArtifactError", "VerdictStore", "cache_folder", "draw_pairs", "figures",
-    "instrument", "lineup", "load_prompt", "own_samples", "plot_by_tier", "published_order",
-    "recorded", "recorded_gpt5", "views",
+    "CORNERS", "RATES", "VIEWS", "ArtifactError", "VerdictStore", "Viewed", "cache_folder",
+    "draw_pairs", "figures", "instrument", "lineup", "load_prompt", "own_samples", "plot_by_tier",
+    "published_order", "recorded",
 ]  # fmt: skip

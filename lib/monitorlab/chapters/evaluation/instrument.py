@@ -11,12 +11,11 @@ import pandas as pd
 
 from monitorlab.evaluation.bootstrap import Bootstrap, Paired, curve_table, in_order
 from monitorlab.evaluation.rates import join, rates
-from monitorlab.monitors.monitor import Monitor, samples_of
+from monitorlab.monitors.monitor import FULL, VIEWS, Monitor, Sample, Viewed
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import ERROR
-from monitorlab.monitors.views import FULL, VIEWS, Viewed, seen
 from monitorlab.statistics.intervals import percentiles
 from monitorlab.statistics.roc import auroc
 
@@ -55,9 +54,9 @@ def ask_views(
     chosen = [monitor for monitor in monitors if monitor.name in VIEWED]
     if not chosen:
         raise ValueError(f"none of the monitors is one of {', '.join(VIEWED)}: change the list")
-    asked, tables = samples_of(samples), []
+    asked, tables = Sample.rows(samples), []
     shown = {view: {one.sample_id: len(one.request) + len(one.response)
-                    for one in (seen(sample, view) for sample in asked)} for view in VIEWS}
+                    for one in (sample.seen(view) for sample in asked)} for view in VIEWS}
     for monitor in chosen:
         for view in VIEWS:
             table = score(monitor if view == FULL else Viewed(monitor, view), asked, store)

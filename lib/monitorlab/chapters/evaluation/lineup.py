@@ -17,19 +17,12 @@ from monitorlab.models.sentence_encoder import load_encoder
 from monitorlab.models.smollm2 import INSTALL, load_smollm2, smollm2_installed
 from monitorlab.monitors.build import build_monitor
 from monitorlab.monitors.causal import LogitMonitor, TextMonitor
-from monitorlab.monitors.checks.program import ProgramChecks
-from monitorlab.monitors.combined import ChecksFirst
+from monitorlab.monitors.checks.program import ChecksFirst, ProgramChecks
 from monitorlab.monitors.learned import EncoderMonitor, WordMonitor
-from monitorlab.monitors.monitor import (
-    Monitor,
-    MonitorError,
-    Sample,
-    request_key,
-    samples_of,
-)
+from monitorlab.monitors.monitor import Monitor, MonitorError, Sample
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.rules import Coin, Constant, CueFollower, Keywords
-from monitorlab.monitors.store import stored_verdicts
+from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import Verdict
 from monitorlab.storage.files import PROJECT
 
@@ -155,7 +148,7 @@ class _LanguageModel:
             What to ask about if no answer fits.
         """
         settings = monitor.settings()
-        fits = [request_key(settings, one, 0) in self.released for one in samples_of(samples)]
+        fits = [one.key(settings) in self.released for one in Sample.rows(samples)]
         return samples[fits].reset_index(drop=True) if any(fits) else otherwise
 
     def sharing(self, samples: Sequence[Sample]) -> dict[str, float]:
@@ -204,5 +197,5 @@ def language_model(prompts: Mapping[str, Prompt], released: bool = False) -> _La
                           max_new_tokens=REPLY_TOKENS) for prompt in prompts.values()),
         f"{LANGUAGE}: {checkpoint.model.num_parameters():,} parameters, computed in "
         f"{checkpoint.identity['dtype']}",
-        dict(stored_verdicts(answers)) if released and answers.is_file() else {},
+        dict(VerdictStore.read(answers)) if released and answers.is_file() else {},
     )

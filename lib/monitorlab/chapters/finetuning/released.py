@@ -33,7 +33,7 @@ from monitorlab.models import smollm2
 from monitorlab.models.loading import ADAPTER, Checkpoint
 from monitorlab.monitors.build import RELEASED, released_folder
 from monitorlab.monitors.causal import LogitMonitor
-from monitorlab.monitors.monitor import samples_of
+from monitorlab.monitors.monitor import Sample
 from monitorlab.monitors.prompts import Prompt, load_prompt
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import read_verdicts, write_verdicts
@@ -321,7 +321,7 @@ def ask_again(
     for adapter, part in found.groupby("adapter", sort=False):
         model = load_finetuned(study.folder / str(adapter), base)
         monitor = LogitMonitor(model, load_prompt(study.facts["prompt"]["name"]))
-        again = score(monitor, samples_of(texts.loc[part["sample_id"]]), title="asked again")
+        again = score(monitor, Sample.rows(texts.loc[part["sample_id"]]), title="asked again")
         now = again.set_index("sample_id")["score"]
         parts.append(part.assign(now=now[part["sample_id"]].to_numpy()))
     return pd.concat(parts, ignore_index=True)

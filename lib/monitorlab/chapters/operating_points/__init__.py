@@ -6,11 +6,11 @@ from monitorlab.benchmark.sample_files import own_samples
 from monitorlab.benchmark.samples import halved
 from monitorlab.chapters.operating_points import figures
 from monitorlab.evaluation import tradeoff
-from monitorlab.monitors import recorded_gpt5
+from monitorlab.monitors import recorded
 from monitorlab.monitors.rules import CORNERS
 from monitorlab.storage.tables import OPERATING_POINTS
 
 __all__ = [
     "CORNERS", "OPERATING_POINTS", "figures", "halved", "own_samples",
-    "recorded_gpt5", "tradeoff",
+    "recorded", "tradeoff",
 ]  # fmt: skip
