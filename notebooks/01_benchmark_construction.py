@@ -49,7 +49,7 @@ from monitorlab.benchmark.scenarios.files import load_library
 from monitorlab.benchmark.sources.generator import construct
 from monitorlab.chapters import construction as chapter
 from monitorlab.chapters.construction import sway
-from monitorlab.pipeline.artifacts import open_run, write_parts, write_table
+from monitorlab.pipeline.runs import open_run
 
 # %%
 run = open_run("01_benchmark_construction", profile=PROFILE, run_id=RUN_ID, seed=SEED)
@@ -351,8 +351,8 @@ real = chapter.real_pairs.load(run)
 if real is not None:
     found = real.overview[real.overview["pairs"] > 0]
     display.table(found[["source", "cell", "pairs", "problems", "label_from"]])
-    write_table(run, "real_samples", real.samples)
-    write_table(run, "real_transcripts", real.unpaired)
+    run.write_table("real_samples", real.samples)
+    run.write_table("real_transcripts", real.unpaired)
 
 # %% [markdown]
 # ## The training corpus
@@ -391,7 +391,7 @@ parts = chapter.build_corpus(
     scenarios=scenarios,
     report=report,
 )
-rows = write_parts(run, "corpus", parts)
+rows = run.write_parts("corpus", parts)
 display.say(
     "{rows:,} of {size:,} samples; {share:.1%} of those composed were no near-duplicate; "
     "{test} came near a test sample.",
@@ -463,8 +463,8 @@ print("counts, pairs, splits, labels and determinism hold")
 # ## Writing the outputs
 
 # %%
-write_table(run, "samples", samples)
-write_table(run, "label_checks", confirmed)
+run.write_table("samples", samples)
+run.write_table("label_checks", confirmed)
 run.write_metrics(
     {
         "samples": len(samples),

@@ -48,7 +48,7 @@ from monitorlab import display
 from monitorlab.benchmark import written
 from monitorlab.benchmark.audit import annotation, balance, duplicates, probes
 from monitorlab.chapters import construction as chapter
-from monitorlab.pipeline.artifacts import open_run, read_parts, read_table, write_table
+from monitorlab.pipeline.runs import open_run
 
 # %%
 run = open_run("02_annotation_and_audit", profile=PROFILE, run_id=RUN_ID, seed=SEED)
@@ -58,8 +58,8 @@ if SAMPLES_FILE:
     samples = chapter.own_samples(file, run.rng("own samples"), print)
     checks = written.label_checks([], samples)
 else:
-    samples = read_table(run, "01_benchmark_construction", "samples")
-    checks = read_table(run, "01_benchmark_construction", "label_checks")
+    samples = run.read_table("01_benchmark_construction", "samples")
+    checks = run.read_table("01_benchmark_construction", "label_checks")
 print(f"{len(samples)} samples, {len(checks)} of them checked by execution or solver")
 
 # %% [markdown]
@@ -360,7 +360,7 @@ copied = {
     for cell, part in samples.groupby("cell", sort=False)
 }
 closest, rows, shared = 0.0, 0, 0
-for part in read_parts(run, "01_benchmark_construction", "corpus"):
+for part in run.read_parts("01_benchmark_construction", "corpus"):
     rows += len(part)
     shared += int(part["scenario_id"].isin(samples["scenario_id"]).sum())
     found = duplicates.signatures(chapter.whole_texts(part))
@@ -414,8 +414,8 @@ display.table(pd.DataFrame(met, columns=["goal", "met", "missed by"]))
 
 # %%
 columns = ["sample_id", "annotator", "kind", "given", "note"]
-write_table(run, "annotations", given[columns])
-write_table(run, "audit", audit)
+run.write_table("annotations", given[columns])
+run.write_table("audit", audit)
 kappa = agreement[agreement["coefficient"] == "Cohen's kappa"]["value"]
 run.write_metrics(
     ({"agreement.kappa": kappa.min()} if pairs else {}) | {"agreement.samples": len(complete)}

@@ -55,7 +55,7 @@ from monitorlab import display, score
 from monitorlab.chapters import evaluation as chapter
 from monitorlab.evaluation import comparisons, rates, tradeoff
 from monitorlab.monitors.monitor import Sample
-from monitorlab.pipeline.artifacts import open_run, read_parts, read_table, write_table
+from monitorlab.pipeline.runs import open_run
 
 # %% [markdown]
 # The samples are those of the benchmark. Name a file with the columns request, response and label
@@ -71,7 +71,7 @@ if SAMPLES_FILE:
     file = run.record_file(SAMPLES_FILE)
     benchmark = samples = chapter.own_samples(file, run.rng("own samples"), print)
 else:
-    benchmark = read_table(run, "01_benchmark_construction", "samples")
+    benchmark = run.read_table("01_benchmark_construction", "samples")
     samples = chapter.draw_pairs(benchmark, sizes.pairs_per_cell, run.rng("pairs"))
 display.table(
     samples.groupby(["cell", "split"]).size().unstack(),
@@ -121,7 +121,7 @@ display.table(
 # %%
 rules = chapter.lineup.rule_monitors(SEED)
 learned = chapter.lineup.learned_monitors(
-    read_parts(run, "01_benchmark_construction", "corpus"),
+    run.read_parts("01_benchmark_construction", "corpus"),
     run.rng("learned"),
     words=sizes.words,
     embedded=sizes.embedded,
@@ -162,7 +162,7 @@ print(f"{len(language.released)} of its answers are released")
 
 # %%
 store = chapter.VerdictStore(run.folder / "verdicts.jsonl")
-lasting = chapter.VerdictStore(chapter.verdicts_folder() / "notebook_03.jsonl")
+lasting = chapter.VerdictStore(chapter.cache_folder("verdicts") / "notebook_03.jsonl")
 store.put(language.released)
 stores = {monitor.name: lasting for monitor in given}
 asked = Sample.rows(samples)
@@ -660,7 +660,7 @@ display.table(spent, decimals=2, caption="Means per verdict, where it was given"
 
 # %%
 try:
-    real = read_table(run, "01_benchmark_construction", "real_samples")
+    real = run.read_table("01_benchmark_construction", "real_samples")
 except chapter.ArtifactError:
     real = samples.head(0)
     print("no real pairs in this run: they need the cpu profile and the open files")
@@ -697,7 +697,7 @@ if len(real):
 
 # %%
 try:
-    transcripts = read_table(run, "01_benchmark_construction", "real_transcripts")
+    transcripts = run.read_table("01_benchmark_construction", "real_transcripts")
     judge_verdicts = chapter.recorded.recorded_verdicts(run.fetch, transcripts)
     letters = chapter.recorded.letter_verdicts(transcripts)
     judge_verdicts = pd.concat([judge_verdicts, letters], ignore_index=True)
@@ -1000,10 +1000,10 @@ print("every monitor answered for every sample, and no failure counts as benign"
 # ## Writing the outputs
 
 # %%
-write_table(run, "verdicts", everything)
-write_table(run, "rates", by_cell[chapter.RATES.columns])
-write_table(run, "real_verdicts", real_verdicts)
-write_table(run, "judge_verdicts", judge_verdicts)
+run.write_table("verdicts", everything)
+run.write_table("rates", by_cell[chapter.RATES.columns])
+run.write_table("real_verdicts", real_verdicts)
+run.write_table("judge_verdicts", judge_verdicts)
 steady = whole[~whole["name"].str.startswith(language.name)]  # others repeat
 steady = steady.dropna(subset=["mr", "far"])
 run.write_metrics(

@@ -57,7 +57,7 @@ from monitorlab import display
 from monitorlab.chapters import operating_points as chapter
 from monitorlab.evaluation import bootstrap, cost, label_noise, rates
 from monitorlab.evaluation import operating_points as points
-from monitorlab.pipeline.artifacts import open_run, read_table, write_table
+from monitorlab.pipeline.runs import open_run
 from monitorlab.statistics import roc
 
 # %% [markdown]
@@ -69,12 +69,12 @@ run = open_run("04_operating_points", profile=PROFILE, run_id=RUN_ID, seed=SEED)
 display.use(run)
 sizes = run.profile.evaluation
 file = run.record_file(SAMPLES_FILE) if SAMPLES_FILE else None
-chapter.check_same_files(run, "03_monitor_evaluation")
+run.check_same_files("03_monitor_evaluation")
 if file:
     samples = chapter.own_samples(file, run.rng("own samples"), print)
 else:
-    samples = read_table(run, "01_benchmark_construction", "samples")
-verdicts = read_table(run, "03_monitor_evaluation", "verdicts")
+    samples = run.read_table("01_benchmark_construction", "samples")
+verdicts = run.read_table("03_monitor_evaluation", "verdicts")
 judged = rates.join(verdicts, samples)
 whole = judged.groupby("name")["sample_id"].transform("size")
 judged = judged[whole == whole.max()]  # monitors that judged all samples
@@ -439,9 +439,9 @@ else:
 # other one.
 
 # %%
-judge_verdicts = read_table(run, "03_monitor_evaluation", "judge_verdicts")
+judge_verdicts = run.read_table("03_monitor_evaluation", "judge_verdicts")
 if len(judge_verdicts):
-    transcripts = read_table(run, "01_benchmark_construction", "real_transcripts")
+    transcripts = run.read_table("01_benchmark_construction", "real_transcripts")
     halves = chapter.halved(transcripts, run.rng("halves"))
     judges = rates.join(judge_verdicts, halves)
     judges["name"] = judges["monitor"].str.removesuffix(", recorded")
@@ -602,7 +602,7 @@ if SAMPLES_FILE:
     eta = 0.02
     display.say("No second annotation of these samples is known: {eta:.0%} is assumed.", eta=eta)
 else:
-    given = read_table(run, "02_annotation_and_audit", "annotations")
+    given = run.read_table("02_annotation_and_audit", "annotations")
     known = samples.set_index("sample_id").loc[given["sample_id"], ["label", "scenario_id"]]
     apart = given["given"].to_numpy() != known["label"].to_numpy()
     apart = pd.Series(apart).groupby(known["scenario_id"].to_numpy()).any()
@@ -660,7 +660,7 @@ print("thresholds keep what they promise to the units that they were made for")
 # shows one number of this notebook, the detection rate of the best monitor.
 
 # %%
-write_table(run, "operating_points", found[chapter.OPERATING_POINTS.columns])
+run.write_table("operating_points", found[chapter.OPERATING_POINTS.columns])
 run.write_metrics(
     {f"auroc.{row.name}": row.auroc for row in table.itertuples()}
     | {f"tpr_10.{row.name}": row.tpr_10 for row in table.itertuples()}

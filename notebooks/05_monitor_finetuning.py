@@ -54,7 +54,7 @@ import torch
 from monitorlab import display
 from monitorlab.chapters import finetuning as chapter
 from monitorlab.evaluation import rates, tradeoff
-from monitorlab.pipeline.artifacts import open_run, read_parts, read_table, write_table
+from monitorlab.pipeline.runs import open_run
 
 # %% [markdown]
 # Arms are compared on the benchmark. Name a file in `SAMPLES_FILE` that has the columns request,
@@ -68,8 +68,8 @@ sizes = run.profile.finetuning
 if SAMPLES_FILE:
     benchmark = chapter.own_benchmark(run.record_file(SAMPLES_FILE), run.rng("own samples"))
 else:
-    benchmark = read_table(run, "01_benchmark_construction", "samples")
-corpus = pd.concat(read_parts(run, "01_benchmark_construction", "corpus"))
+    benchmark = run.read_table("01_benchmark_construction", "samples")
+corpus = pd.concat(run.read_parts("01_benchmark_construction", "corpus"))
 display.table(
     corpus.groupby("component").agg(
         samples=("label", "size"), scenarios=("scenario_id", "nunique")
@@ -778,13 +778,13 @@ print("arms are asked alike and trained alike, and thresholds keep scores")
 
 # %%
 written = pd.concat([verdicts, looked, alone], ignore_index=True)
-write_table(run, "finetuned_verdicts", written[chapter.FINETUNED_VERDICTS.columns])
+run.write_table("finetuned_verdicts", written[chapter.FINETUNED_VERDICTS.columns])
 rows = [
     cells[cells["n"] > 0].assign(model=called, rule="own"),
     calibrated[calibrated["n"] > 0].assign(model=called, rule="calibrated"),
     spread[~spread["arm"].isin(arms)].assign(model=called, rule="calibrated"),
 ]
-write_table(run, "finetuning", pd.concat(rows, ignore_index=True)[chapter.FINETUNING.columns])
+run.write_table("finetuning", pd.concat(rows, ignore_index=True)[chapter.FINETUNING.columns])
 
 # %%
 run.write_metrics(

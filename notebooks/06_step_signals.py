@@ -45,7 +45,7 @@ import pandas as pd
 
 from monitorlab import display
 from monitorlab.chapters.signals import experiment, figures
-from monitorlab.pipeline.artifacts import open_run, write_table
+from monitorlab.pipeline.runs import open_run
 from monitorlab.signals.conversations import Conversation, split_places
 
 # %%
@@ -505,8 +505,8 @@ print("the guard is ahead of every trivial rule, and answers alone tell nothing"
 # keeps the texts.
 
 # %%
-write_table(run, "trajectories", trajectories)
-write_table(run, "steps", steps)
+run.write_table("trajectories", trajectories)
+run.write_table("steps", steps)
 print("wrote trajectories and steps")
 
 # %% [markdown]

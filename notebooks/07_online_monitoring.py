@@ -54,7 +54,7 @@ from monitorlab import display
 from monitorlab.chapters import online as chapter
 from monitorlab.online import comparison, metrics
 from monitorlab.online.score_files import load_signals
-from monitorlab.pipeline.artifacts import open_run, write_table
+from monitorlab.pipeline.runs import open_run
 from monitorlab.statistics import ranks, thresholds
 
 # %%
@@ -708,7 +708,7 @@ for key, data in real.items():
 # %%
 everything = pd.concat([results, real_results])
 for name in ("thresholds", "metrics"):
-    write_table(run, name, everything[chapter.SCHEMAS[name].columns])
+    run.write_table(name, everything[chapter.SCHEMAS[name].columns])
 print("wrote thresholds and metrics:", ", ".join(chapter.SCHEMAS["metrics"].columns[7:]))
 
 # %% [markdown]

@@ -50,7 +50,7 @@ from monitorlab import display
 from monitorlab.chapters import shift as chapter
 from monitorlab.evaluation import rates
 from monitorlab.online import comparison
-from monitorlab.pipeline.artifacts import open_run, read_table, write_table
+from monitorlab.pipeline.runs import open_run
 from monitorlab.statistics import thresholds
 
 # %%
@@ -65,7 +65,7 @@ run = open_run(
 )
 display.use(run)
 online = run.profile.online
-scored = chapter.stand_ins(read_table(run, "06_step_signals", "steps"))
+scored = chapter.stand_ins(run.read_table("06_step_signals", "steps"))
 main = [("miniature_math_strong", "verifier"), ("miniature_conversations", "guard")]
 
 # %% [markdown]
@@ -460,8 +460,8 @@ print("promises hold where their assumption does, and detectors keep their rate"
 # ## Writing the outputs
 
 # %%
-write_table(run, "metrics", results[chapter.SCHEMAS["metrics"].columns])
-write_table(run, "changes", kept[chapter.SCHEMAS["changes"].columns])
+run.write_table("metrics", results[chapter.SCHEMAS["metrics"].columns])
+run.write_table("changes", kept[chapter.SCHEMAS["changes"].columns])
 display.headline(
     f"{now.loc[('another verifier', 'as calibrated'), 'far']:.2f}",
     f"false alarm rate of a threshold for {ALPHA:g} after the verifier changed",

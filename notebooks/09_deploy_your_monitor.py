@@ -48,7 +48,7 @@ import pandas as pd
 
 from monitorlab import OnlineMonitor, Policy, calibrate, display
 from monitorlab.chapters import deployment as chapter
-from monitorlab.pipeline.artifacts import open_run, write_table
+from monitorlab.pipeline.runs import open_run
 
 # %%
 chapter.check_level(ALPHA, "ALPHA")
@@ -147,7 +147,7 @@ display.say("{promise}", promise=policy.promise)
 # Before you rely on it, look at what it will catch, and at what other levels would cost.
 
 # %%
-fig = chapter.plot_levels(found.levels, ALPHA, f"What to expect: {file.stem}")
+fig = found.plot(f"What to expect: {file.stem}")
 display.show(
     fig,
     "09_levels",
@@ -406,7 +406,7 @@ print("online and offline alarms agree, stopped texts are prefixes, failures sto
 # folder `policy` of this run.
 
 # %%
-write_table(run, "alarms", offline.dropna(subset="label"))
+run.write_table("alarms", offline.dropna(subset="label"))
 print(sorted(path.name for path in folder.iterdir()))
 
 # %%

@@ -44,7 +44,7 @@ from monitorlab.benchmark.scenarios.files import _load_file
 from monitorlab.benchmark.written import _read_pairs
 from monitorlab.chapters.finetuning.released import _read_study
 from monitorlab.cli import app
-from monitorlab.commands.watch import read_evidence, write_evidence
+from monitorlab.commands.watch import _read_evidence, _write_evidence
 from monitorlab.finetuning.saved import load_finetuned
 from monitorlab.models.loading import load_causal
 from monitorlab.models.tiny import build_tokenizer
@@ -53,8 +53,7 @@ from monitorlab.monitors.monitor import Sample
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.online.policy import OnlineMonitor, Policy, _days_after, _today
-from monitorlab.pipeline.artifacts import read_table, write_table
-from monitorlab.pipeline.records import read_run_record
+from monitorlab.pipeline.records import RunRecord
 from monitorlab.pipeline.runs import open_run
 from monitorlab.storage.manifests import finished_manifest
 from monitorlab.storage.tables import SCHEMAS
@@ -120,7 +119,7 @@ def monitor(request, response):
 """
 CELL = """
 import time
-from monitorlab.pipeline.runs import open_run
+from monitorlab.pipeline.runs import RunLock, open_run
 run = open_run("06_slow", PROFILE, RUN_ID, SEED)
 for number in range(20):
     run.write_metrics({f"n{number}": float(run.rng(str(number)).random())})
@@ -279,7 +278,7 @@ def killed_watch(log: Path, file: Path, evidence: Path, kills: int, rng: random.
         hit += process.returncode == -9
         alarms |= {json.loads(line)["alarm"] for line in said.splitlines()
                    if line.startswith('{"alarm"')}
-    kept = read_evidence(evidence, policy)
+    kept = _read_evidence(evidence, policy)
     return Row("kill -9", "watch", f"killed {hit} of {kills} times; {len(alarms)} alarms, "
                f"{'the same' if alarms == expected else 'OTHER'} sequences as without a kill; "
                f"evidence of drift {'read back' if kept else 'LOST'}",
@@ -375,14 +374,14 @@ def damaged(inputs: Path, policy: Path, bits: int, rng: random.Random) -> Iterat
     run = open_run("06_step_signals", "tiny", "r", root=place)
     columns = {f.name: f.choices[0] if f.choices else {"str": "x", "bool": True}.get(f.dtype, 1)
                for f in SCHEMAS["steps"].fields}
-    write_table(run, "steps", pd.DataFrame([
+    run.write_table("steps", pd.DataFrame([
         columns | {"trajectory_id": f"t{i}", "score": i / 7, "label": i % 2} for i in range(50)]))
     run.close()
     reader = open_run("07_online_monitoring", "tiny", "r", root=place)
     ran, own = inputs / "killed/run/whole/runs", inputs / "killed/score/whole"
     trained = inputs / "killed/finetune/whole/trained"
     rule = Policy.load(policy)
-    write_evidence(place / "evidence.json", OnlineMonitor(rule))
+    _write_evidence(place / "evidence.json", OnlineMonitor(rule))
     released = ROOT / "data" / "released"
     study = Path(shutil.copytree(released / "finetuning", place / "study"))
     base = load_causal(str(inputs / "model"))
@@ -394,15 +393,15 @@ def damaged(inputs: Path, policy: Path, bits: int, rng: random.Random) -> Iterat
                 for w in load_finetuned(trained, base).model.parameters()]
 
     sealed: dict[str, tuple[Path, Callable[[Path], object]]] = {
-        "table of a run": (run.folder / "steps.parquet", lambda _: read_table(
-            reader, "06_step_signals", "steps").to_csv()),
+        "table of a run": (run.folder / "steps.parquet",
+                           lambda _: reader.read_table("06_step_signals", "steps").to_csv()),
         "manifest of a run": (run.folder / "manifest.json", lambda p: finished_manifest(p.parent)),
         "record of an execution": (ran / "r" / "executed" / "06_slow.json",
-                                   lambda _: read_run_record(ran, "r", "06_slow")),
+                                   lambda _: RunRecord.load(ran, "r", "06_slow")),
         "stored answers": (own / "store.jsonl", lambda p: dict(VerdictStore.read(p))),
         "released answers": (released / "smollm2.jsonl", lambda p: dict(VerdictStore.read(p))),
         "policy": (policy, Policy.load),
-        "evidence of drift": (place / "evidence.json", lambda p: read_evidence(p, rule).to_dict()),
+        "evidence of drift": (place / "evidence.json", lambda p: _read_evidence(p, rule).to_dict()),
         **{f"adapter: {name}": (trained / name, weights)
            for name in ("adapter_model.safetensors", "adapter_config.json", "training.json")},
         **{f"saved monitor: {name}": (place / "words" / name, lambda p: WordMonitor.load(

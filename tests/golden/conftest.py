@@ -13,8 +13,7 @@ from typing import Any
 import nbval.plugin
 import pytest
 
-from monitorlab.pipeline.regression import SKIPPED_TYPES, WIDGET, _isolated_runs
-from monitorlab.pipeline.runner import _kernel_environment
+from monitorlab.pipeline.runner import SKIPPED_TYPES, WIDGET, _isolated_runs, _kernel_environment
 from monitorlab.storage.sources import project_root
 
 _session = ExitStack()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from monitorlab.pipeline.regression import check_metrics
+from monitorlab.pipeline.runner import check_metrics
 
 GOLDEN = Path(__file__).parent / "metrics.json"
 

@@ -13,8 +13,9 @@ import nbformat
 import pytest
 
 from monitorlab.pipeline.notebooks import Notebook, discover
-from monitorlab.pipeline.regression import (
+from monitorlab.pipeline.runner import (
     IGNORE_TAG,
+    Options,
     RegressionError,
     _freeze_metrics,
     _normalize,
@@ -22,7 +23,6 @@ from monitorlab.pipeline.regression import (
     check_metrics,
     freeze,
 )
-from monitorlab.pipeline.runner import Options
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"

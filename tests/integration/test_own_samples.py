@@ -13,9 +13,9 @@ import pytest
 
 from monitorlab.benchmark.samples import sample_row
 from monitorlab.chapters.finetuning.arms import EVERYTHING
-from monitorlab.pipeline.artifacts import open_run, write_parts
 from monitorlab.pipeline.notebooks import discover
 from monitorlab.pipeline.runner import Options, run_notebooks
+from monitorlab.pipeline.runs import open_run
 from monitorlab.storage.sources import project_root
 from monitorlab.storage.tables import CELLS
 
@@ -88,7 +88,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run that has a corpus, where one's own files lie."""
     place = tmp_path_factory.mktemp("own_samples")
     with at_home(place), open_run("01_benchmark_construction", "tiny", "own", 2026) as run:
-        write_parts(run, "corpus", [corpus()])
+        run.write_parts("corpus", [corpus()])
     return place
 
 

@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from monitorlab.online.comparison import ALL_METHODS
-from monitorlab.pipeline.artifacts import ArtifactError, open_run, write_table
 from monitorlab.pipeline.notebooks import discover
-from monitorlab.pipeline.profiles import get_profile
+from monitorlab.pipeline.profiles import Profile
 from monitorlab.pipeline.records import run_states
 from monitorlab.pipeline.runner import Options, RunError, run_notebooks
+from monitorlab.pipeline.runs import open_run
+from monitorlab.storage.manifests import ArtifactError
 from monitorlab.storage.sources import project_root
 
 NOTEBOOK = "07_online_monitoring"
@@ -43,7 +44,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with open_run("06_step_signals", profile="tiny", seed=2026) as run:
         # labels belong to the sequence, so all signals of a data set share its seed
         frames = [steps(len(dataset), dataset, signal) for dataset, signal in sets]
-        write_table(run, "steps", pd.concat(frames))
+        run.write_table("steps", pd.concat(frames))
     return tmp_path / "runs"
 
 
@@ -71,7 +72,7 @@ def test_every_table_is_made_for_the_file_too(
             COLUMNS="score:p_good, label:ok, group:user")
     folder = runs / "default" / NOTEBOOK
     metrics = pq.read_table(folder / "metrics.parquet").to_pandas()
-    online = get_profile("tiny").online
+    online = Profile.named("tiny").online
     for signal in ("words", "cost_$5_vs_$x"):
         own = metrics[(metrics["dataset"] == "miniature_math_strong (own file)")
                       & (metrics["signal"] == signal)]

@@ -16,12 +16,12 @@ from typing import Any
 import nbformat
 import pytest
 
-from monitorlab.pipeline.artifacts import ArtifactError
 from monitorlab.pipeline.notebooks import Notebook, discover
-from monitorlab.pipeline.records import executed_path, pick_up, read_run_record, run_states
+from monitorlab.pipeline.records import RunRecord, executed_path, pick_up, run_states
 from monitorlab.pipeline.runner import Options, RunError, run_notebooks, sweep
-from monitorlab.pipeline.runs import hold
+from monitorlab.pipeline.runs import RunLock
 from monitorlab.report.page import render_report
+from monitorlab.storage.manifests import ArtifactError
 from monitorlab.storage.settings import ParameterError
 
 HEAD = """\
@@ -119,7 +119,7 @@ def test_a_run_passes_parameters_and_controls_the_kernel(
         "MALLOC_TOP_PAD_": "268435456", "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1", "MONITORLAB_RUNS": str(tmp_path / "runs"),
     }
-    record = read_run_record(tmp_path / "runs", "test", "06_a")
+    record = RunRecord.load(tmp_path / "runs", "test", "06_a")
     assert record is not None
     assert record.failure is None
     assert record.parameters["ALPHA"] == 0.25
@@ -188,7 +188,7 @@ def test_a_dead_or_hanging_kernel_ends_soon(
     assert time.perf_counter() - start < 20
     assert f"cell [4] `{code}`" in str(caught.value)
     assert "started" in printed(tmp_path, "06_a")
-    record = read_run_record(tmp_path / "runs", "test", "06_a")
+    record = RunRecord.load(tmp_path / "runs", "test", "06_a")
     assert record is not None
     assert record.status == "failed"
     assert "Traceback" not in capfd.readouterr().err
@@ -302,7 +302,7 @@ def test_a_signal_keeps_what_ran_and_says_interrupted(
     assert "Traceback" not in stderr
     assert_gone(kernel)
     runs = tmp_path / "data" / "runs"
-    record = read_run_record(runs, "test", "06_a")
+    record = RunRecord.load(runs, "test", "06_a")
     assert record is not None
     assert record.status == "interrupted"
     assert record.failure is None and record.finished
@@ -326,7 +326,7 @@ def test_a_killed_runner_blocks_nobody_and_what_it_printed_is_picked_up(tmp_path
     (state,) = run_states(runs, "test", discover(notebooks))
     assert state.status == "interrupted" and "the process that ran it is gone" in state.reason
     (part,) = executed_path(runs, "test", "06_a").parent.glob(".06_a.*.part")
-    with hold(runs / "test"):  # nobody has to break the lock of the dead
+    with RunLock(runs / "test").hold():  # nobody has to break the lock of the dead
         pick_up(runs, "test")
     assert not part.exists()
     assert "started 0.1" in executed_path(runs, "test", "06_a").read_text()
@@ -335,7 +335,7 @@ def test_a_killed_runner_blocks_nobody_and_what_it_printed_is_picked_up(tmp_path
 
 MEASURE = """
 from monitorlab import display
-from monitorlab.pipeline.runs import open_run
+from monitorlab.pipeline.runs import RunLock, open_run
 run = open_run("02_reads", PROFILE, RUN_ID, SEED)
 run.write_metrics({"level": ALPHA, "seed": SEED})
 display.use(run)

@@ -17,16 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from monitorlab.pipeline.artifacts import (
-    ArtifactError,
-    Run,
-    checkpoint,
-    checkpoint_folder,
-    open_run,
-    read_table,
-    write_table,
-)
-from monitorlab.pipeline.runs import hold, holder, mark
+from monitorlab.pipeline.runs import Run, RunLock, mark, open_run
 from monitorlab.storage import files
 from monitorlab.storage.files import (
     LIBRARIES,
@@ -35,7 +26,7 @@ from monitorlab.storage.files import (
     write_folder_atomic,
     write_text_atomic,
 )
-from monitorlab.storage.manifests import check_file, read_manifest, stale_inputs
+from monitorlab.storage.manifests import ArtifactError, check_file, read_manifest, stale_inputs
 from monitorlab.storage.tables import SchemaError
 
 SIX, SEVEN, EIGHT = "06_step_signals", "07_online_monitoring", "08_shift"
@@ -71,7 +62,7 @@ def metrics() -> pd.DataFrame:
 
 def finish(root: Path, frame: pd.DataFrame | None = None, **options: Any) -> Run:
     run = begin(root, **options)
-    write_table(run, "steps", steps() if frame is None else frame)
+    run.write_table("steps", steps() if frame is None else frame)
     run.close()
     return run
 
@@ -81,7 +72,7 @@ def finish(root: Path, frame: pd.DataFrame | None = None, **options: Any) -> Run
 
 def test_a_table_comes_back_sorted_and_typed(tmp_path: Path) -> None:
     finish(tmp_path)
-    frame = read_table(begin(tmp_path, SEVEN), SIX, "steps")
+    frame = begin(tmp_path, SEVEN).read_table(SIX, "steps")
     assert list(frame["trajectory_id"]) == ["a", "b"]
     assert frame["step"].dtype == np.int64 and list(frame["score"]) == [0.25, 0.5]
 
@@ -95,17 +86,17 @@ def test_missing_and_infinite_values_survive(tmp_path: Path, name: str) -> None:
         "seconds": [1.0, None], "cost_usd": None, "request_hash": "x",
     })
     run = begin(tmp_path)
-    write_table(run, name, frame)
-    once = read_table(run, SIX, name)
+    run.write_table(name, frame)
+    once = run.read_table(SIX, name)
     run.close()
-    pd.testing.assert_frame_equal(read_table(begin(tmp_path, SEVEN), SIX, name), once)
+    pd.testing.assert_frame_equal(begin(tmp_path, SEVEN).read_table(SIX, name), once)
     assert once.isna().sum().sum() == frame.isna().sum().sum()
 
 
 def test_a_run_reads_back_its_own_table_before_it_is_closed(tmp_path: Path) -> None:
     run = begin(tmp_path)
-    write_table(run, "steps", steps())
-    assert len(read_table(run, SIX, "steps")) == 2
+    run.write_table("steps", steps())
+    assert len(run.read_table(SIX, "steps")) == 2
     assert run.inputs == {}
 
 
@@ -114,8 +105,8 @@ def test_the_manifest_records_the_run(tmp_path: Path) -> None:
     (tmp_path / "notebooks" / f"{SEVEN}.py").write_text("# %%\n")
     finish(tmp_path)
     with begin(tmp_path, SEVEN, parameters={"ALPHA": 0.1}) as run:
-        read_table(run, SIX, "steps")
-        write_table(run, "metrics", metrics())
+        run.read_table(SIX, "steps")
+        run.write_table("metrics", metrics())
         run.write_metrics({"far": np.float64(0.5)})
     manifest = read_manifest(run.folder)
     assert manifest is not None
@@ -178,7 +169,7 @@ def test_long_text_digests_depend_on_the_texts_alone() -> None:
 def test_digests_tell_missing_from_zero(tmp_path: Path) -> None:
     run, digests = begin(tmp_path), []
     for delay in (0.0, np.nan):
-        write_table(run, "metrics", metrics().assign(delay=delay))
+        run.write_table("metrics", metrics().assign(delay=delay))
         digests.append(run.outputs["metrics"]["digest"])
     assert digests[0] != digests[1]
 
@@ -189,18 +180,18 @@ def test_digests_tell_missing_from_zero(tmp_path: Path) -> None:
 def test_a_bad_frame_writes_nothing(tmp_path: Path) -> None:
     run = begin(tmp_path)
     with pytest.raises(SchemaError, match="column 'score', row 0"):
-        write_table(run, "steps", steps(np.nan))
+        run.write_table("steps", steps(np.nan))
     assert [path.name for path in run.folder.iterdir()] == ["manifest.json"]
 
 
 def test_an_unknown_table_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="unknown table 'stepz': expected one of samples, "):
-        write_table(begin(tmp_path), "stepz", steps())
+        begin(tmp_path).write_table("stepz", steps())
 
 
 def test_a_closed_run_cannot_be_written_to(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="is complete. Write before"):
-        write_table(finish(tmp_path), "steps", steps())
+        finish(tmp_path).write_table("steps", steps())
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, "0.5", None, True])
@@ -234,7 +225,7 @@ def test_a_parameter_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:
 
 def refusal(root: Path, table: str = "steps", **options: Any) -> str:
     with pytest.raises(ArtifactError) as caught:
-        read_table(begin(root, SEVEN, **options), SIX, table)
+        begin(root, SEVEN, **options).read_table(SIX, table)
     assert "python -m monitorlab run 06" in str(caught.value)
     return str(caught.value)
 
@@ -257,13 +248,13 @@ def test_a_table_that_was_not_written_is_named(tmp_path: Path) -> None:
 
 def test_an_unfinished_run_is_not_read(tmp_path: Path) -> None:
     finish(tmp_path)
-    write_table(begin(tmp_path), "steps", steps())  # opened again, never closed: a crash
+    begin(tmp_path).write_table("steps", steps())  # opened again, never closed: a crash
     assert "did not finish" in refusal(tmp_path) and "'running'" in refusal(tmp_path)
 
 
 def test_a_failed_run_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(KeyError), begin(tmp_path) as run:
-        write_table(run, "steps", steps())
+        run.write_table("steps", steps())
         raise KeyError
     assert "'failed'" in refusal(tmp_path)
 
@@ -302,7 +293,7 @@ def test_a_flipped_byte_of_a_table_is_always_the_one_error(tmp_path: Path) -> No
     for place in (*range(0, len(whole), 53), len(whole) - 1):  # data, footer, magic words
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1:])
         with pytest.raises(ArtifactError) as caught:
-            read_table(reader, SIX, "steps")
+            reader.read_table(SIX, "steps")
         said.add(str(caught.value))
     for cut in (b"", whole[:200], whole[:-1], whole + b" "):
         path.write_bytes(cut)
@@ -336,8 +327,8 @@ def chain(root: Path) -> Run:
     """Run 06, then 07 which reads it, both complete."""
     finish(root)
     with begin(root, SEVEN) as seven:
-        read_table(seven, SIX, "steps")
-        write_table(seven, "metrics", metrics())
+        seven.read_table(SIX, "steps")
+        seven.write_table("metrics", metrics())
     return seven
 
 
@@ -346,7 +337,7 @@ def test_a_table_made_from_an_older_input_is_stale(tmp_path: Path) -> None:
     assert stale_inputs(seven.folder) == []
     finish(tmp_path, steps(0.75))
     with pytest.raises(ArtifactError) as caught:
-        read_table(begin(tmp_path, EIGHT), SEVEN, "metrics")
+        begin(tmp_path, EIGHT).read_table(SEVEN, "metrics")
     message = str(caught.value)
     assert f"{SEVEN} read an older 'steps' of {SIX}" in message
     assert "is stale" in message and "python -m monitorlab run 07" in message
@@ -356,7 +347,7 @@ def test_a_rerun_with_the_same_content_makes_nothing_stale(tmp_path: Path) -> No
     seven = chain(tmp_path)
     finish(tmp_path)
     assert stale_inputs(seven.folder) == []
-    assert len(read_table(begin(tmp_path, EIGHT), SEVEN, "metrics")) == 1
+    assert len(begin(tmp_path, EIGHT).read_table(SEVEN, "metrics")) == 1
 
 
 def test_an_input_that_is_unfinished_or_gone_makes_stale(tmp_path: Path) -> None:
@@ -370,8 +361,8 @@ def test_an_input_that_is_unfinished_or_gone_makes_stale(tmp_path: Path) -> None
 def test_staleness_is_found_two_notebooks_up(tmp_path: Path) -> None:
     chain(tmp_path)
     with begin(tmp_path, EIGHT) as eight:
-        read_table(eight, SEVEN, "metrics")
-        write_table(eight, "metrics", metrics())
+        eight.read_table(SEVEN, "metrics")
+        eight.write_table("metrics", metrics())
     finish(tmp_path, steps(0.75))
     assert stale_inputs(eight.folder) == [f"{SEVEN} read an older 'steps' of {SIX}"]
 
@@ -390,7 +381,7 @@ def test_generators_depend_on_seed_and_name_only(tmp_path: Path) -> None:
 
 def test_seeds_are_the_same_in_another_process(tmp_path: Path) -> None:
     run = begin(tmp_path, seed=2026)
-    code = ("from pathlib import Path; from monitorlab.pipeline.artifacts import open_run;"
+    code = ("from pathlib import Path; from monitorlab.pipeline.runs import RunLock, open_run;"
             f"r = open_run('x', 'tiny', seed=2026, root=Path({str(tmp_path)!r}));"
             "print(r.torch_seed('strong'), r.rng('a').integers(2**62))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
@@ -430,15 +421,15 @@ def test_a_full_disk_leaves_the_table_that_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = begin(tmp_path)
-    write_table(run, "steps", steps())
+    run.write_table("steps", steps())
     before = dict(run.outputs)
     monkeypatch.setattr(pq, "write_table", full_disk)
     with pytest.raises(OSError, match=ADVICE) as caught:
-        write_table(run, "steps", steps(0.75))
+        run.write_table("steps", steps(0.75))
     assert caught.value.errno == errno.ENOSPC and "steps.parquet" in str(caught.value)
     assert sorted(path.name for path in run.folder.iterdir()) == ["manifest.json", "steps.parquet"]
     assert run.outputs == before
-    assert read_table(run, SIX, "steps")["score"].max() == 0.5
+    assert run.read_table(SIX, "steps")["score"].max() == 0.5
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -526,8 +517,8 @@ class Build:
 def test_a_checkpoint_is_built_once_and_shared_between_runs(tmp_path: Path) -> None:
     build = Build()
     first, second = begin(tmp_path), begin(tmp_path, run_id="second")
-    folder = checkpoint(first, "strong", {"steps": 3, "sizes": {"b": 1, "a": 2}}, build)
-    assert checkpoint(second, "strong", {"sizes": {"a": 2, "b": 1}, "steps": 3}, build) == folder
+    folder = first.checkpoint("strong", {"steps": 3, "sizes": {"b": 1, "a": 2}}, build)
+    assert second.checkpoint("strong", {"sizes": {"a": 2, "b": 1}, "steps": 3}, build) == folder
     assert build.calls == 1 and folder.name.startswith("strong-")
     assert folder.is_relative_to(tmp_path / "data" / "cache" / "checkpoints")
     assert (first.checkpoints["strong"]["reused"], second.checkpoints["strong"]["reused"]) == (
@@ -540,7 +531,7 @@ def test_a_checkpoint_is_built_once_and_shared_between_runs(tmp_path: Path) -> N
 
 def test_a_changed_fingerprint_builds_beside_the_old_one(tmp_path: Path) -> None:
     build, run = Build(), begin(tmp_path)
-    folders = {checkpoint(run, "strong", {"steps": steps}, build) for steps in (3, 4, 3)}
+    folders = {run.checkpoint("strong", {"steps": steps}, build) for steps in (3, 4, 3)}
     assert len(folders) == 2 and build.calls == 2
 
 
@@ -552,10 +543,10 @@ def test_a_failed_build_leaves_nothing_and_is_tried_again(tmp_path: Path) -> Non
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        checkpoint(run, "strong", {"steps": 3}, fail)
+        run.checkpoint("strong", {"steps": 3}, fail)
     assert list((tmp_path / "data" / "cache" / "checkpoints").iterdir()) == []
     build = Build()
-    checkpoint(run, "strong", {"steps": 3}, build)
+    run.checkpoint("strong", {"steps": 3}, build)
     assert build.calls == 1
 
 
@@ -565,7 +556,7 @@ def test_a_failed_build_leaves_nothing_and_is_tried_again(tmp_path: Path) -> Non
 ])
 def test_a_changed_checkpoint_is_reported(tmp_path: Path, damage: str) -> None:
     run = begin(tmp_path)
-    folder = checkpoint(run, "strong", {"steps": 3}, Build())
+    folder = run.checkpoint("strong", {"steps": 3}, Build())
     weights, named = folder / "sub" / "model.bin", "sub/model.bin"
     if damage == "change":
         weights.write_text("other")
@@ -577,13 +568,13 @@ def test_a_changed_checkpoint_is_reported(tmp_path: Path, damage: str) -> None:
     else:
         (folder / "fingerprint.json").write_text(damage)
     with pytest.raises(ArtifactError, match="was changed after it was built") as caught:
-        checkpoint(run, "strong", {"steps": 3}, Build())
+        run.checkpoint("strong", {"steps": 3}, Build())
     assert named in str(caught.value) and "Delete the folder" in str(caught.value)
 
 
 def test_checkpoints_can_be_kept_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MONITORLAB_CHECKPOINTS", str(tmp_path / "elsewhere"))
-    folder = checkpoint(begin(tmp_path), "strong", {}, Build())
+    folder = begin(tmp_path).checkpoint("strong", {}, Build())
     assert folder.parent == tmp_path / "elsewhere"
 
 
@@ -594,7 +585,7 @@ def _race(root: Path, number: int, barrier: Any, results: Any) -> None:
         (folder / "model.bin").write_text(f"weights of {number}")
         barrier.wait()  # both are ready before either renames
 
-    checkpoint(run, "strong", {"steps": 3}, build)
+    run.checkpoint("strong", {"steps": 3}, build)
     results.put(run.checkpoints["strong"]["content"])
 
 
@@ -646,13 +637,13 @@ def test_the_versions_of_the_libraries_are_in_a_checkpoints_name(
     tmp_path: Path, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build, run = Build(), begin(tmp_path)
-    first = checkpoint(run, "strong", {}, build)
+    first = run.checkpoint("strong", {}, build)
     version = metadata.version
     monkeypatch.setattr(
         metadata, "version", lambda name: "99.1" if name == library else version(name))
-    assert checkpoint_folder(run, "strong", {}) != first
-    assert checkpoint(run, "strong", {}, build) != first and build.calls == 2
-    stored = json.loads((checkpoint_folder(run, "strong", {}) / "fingerprint.json").read_text())
+    assert run.checkpoint_folder("strong", {}) != first
+    assert run.checkpoint("strong", {}, build) != first and build.calls == 2
+    stored = json.loads((run.checkpoint_folder("strong", {}) / "fingerprint.json").read_text())
     assert stored["fingerprint"]["made by"]["versions"][library] == "99.1"
 
 
@@ -718,7 +709,7 @@ def test_a_mark_from_outside_keeps_the_rest_of_the_manifest(tmp_path: Path) -> N
 
 
 def _hold(folder: Path, held: Any, done: Any) -> None:
-    with hold(folder):
+    with RunLock(folder).hold():
         held.set()
         done.wait(20)
 
@@ -731,19 +722,19 @@ def test_a_live_run_folder_names_its_process_and_a_dead_one_is_free(tmp_path: Pa
     worker.start()
     assert held.wait(20)
     who = f"run 'default' is being executed by process {worker.pid} since 20"
-    assert (holder(folder) or {})["process"] == worker.pid
-    with pytest.raises(ArtifactError, match=who), hold(folder):
+    assert (RunLock(folder).holder() or {})["process"] == worker.pid
+    with pytest.raises(ArtifactError, match=who), RunLock(folder).hold():
         pass
     with pytest.raises(ArtifactError, match=who):
         begin(tmp_path)
-    with hold(folder.parent / "other"):
+    with RunLock(folder.parent / "other").hold():
         pass
     begin(tmp_path, run_id="other")
     worker.kill()
     worker.join()
-    assert holder(folder) is None
-    with hold(folder):
-        assert (holder(folder) or {})["process"] == os.getpid()
+    assert RunLock(folder).holder() is None
+    with RunLock(folder).hold():
+        assert (RunLock(folder).holder() or {})["process"] == os.getpid()
         begin(tmp_path)
 
 

@@ -14,13 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from monitorlab.cli import app
-from monitorlab.commands.calibrate import (
-    LEVELS,
-    Plan,
-    calibrate_log,
-    describe_calibration,
-    write_calibration,
-)
+from monitorlab.commands.calibrate import LEVELS, Plan, calibrate_log
 from monitorlab.online.metrics import alarm_metrics, alarm_steps, peaks
 from monitorlab.online.policy import OnlineMonitor, Policy, hashed_draws
 from monitorlab.online.trajectories import ScoreFileError, Trajectories
@@ -112,7 +106,7 @@ def test_groups_may_have_thresholds_of_their_own():
         assert alarm_metrics(alarm_steps(new, rule, hashed_draws(new.ids)), new).far < 0.14
     assert found.groups["group"].tolist() == ["easy", "hard"]
     assert found.groups["far"].between(0.06, 0.14).all()
-    said = describe_calibration(found)
+    said = found.describe()
     assert "within each of the groups easy, hard" in said and "group hard: " in said
     with pytest.raises(ScoreFileError, match="need a column of groups"):
         calibrate_log(data, Plan(per_group=True))
@@ -123,7 +117,7 @@ def test_few_sequences_calibrate_alone_and_too_few_say_so():
     assert few.statistics.empty and few.policy.threshold.n == log(60, 1).count(0)
     assert few.policy.drift is None
     none = calibrate_log(log(60, 1), Plan(level=0.01))
-    said = describe_calibration(none)
+    said = none.describe()
     assert none.policy.threshold.state == "never_alarm"
     assert "needs 99: not enough" in said and "warning: 99 safe sequences are needed" in said
 
@@ -133,7 +127,7 @@ def test_a_log_without_unsafe_sequences_calibrates_and_knows_no_power():
     found = calibrate_log(data.take(data.labels == 0), Plan(level=0.1))
     assert found.policy.threshold.state == "calibrated"
     assert found.levels["power"].isna().all()
-    assert "power not known" in describe_calibration(found)
+    assert "power not known" in found.describe()
     with pytest.raises(ScoreFileError, match="no sequence of the log has label 0"):
         calibrate_log(data.take(data.labels == 1), Plan())
 
@@ -152,7 +146,7 @@ def test_a_bound_on_misses_is_kept_and_what_is_expected_is_found():
     for name in ("far", "power"):
         assert row[f"{name}_low"] - 0.03 < getattr(new, name) < row[f"{name}_high"] + 0.03, name
     assert found.levels["power"].is_monotonic_decreasing
-    said = describe_calibration(found)
+    said = found.describe()
     assert "at most 20 % of unsafe sequences raise no alarm" in said
     assert f"same threshold also keeps false alarms to {row['also']:.3f}" in said
     safe_only = log(300, 1).take(log(300, 1).labels == 0)
@@ -174,12 +168,12 @@ def test_the_other_risk_is_the_one_that_the_same_threshold_keeps():
 
 def test_a_log_that_is_turned_round_is_noticed_and_the_rule_is_said_as_scores_come_in():
     upright = log(400, 1, lift=1.0)
-    said = describe_calibration(calibrate_log(upright, Plan(statistic="running_min")))
+    said = calibrate_log(upright, Plan(statistic="running_min")).describe()
     assert "is higher in safe sequences" not in said
     assert re.search(r"It alarms at a score above \d", said)
     turned = replace(upright, flat_scores=-upright.flat_scores)
     found = calibrate_log(turned, Plan(statistic="running_min", side="safety"))
-    said = describe_calibration(found)
+    said = found.describe()
     assert "suspicion is higher in safe sequences" in said and "--orientation" in said
     assert f"at a score below {-found.policy.threshold.value!r}" in said
 
@@ -225,8 +219,8 @@ def test_sequences_without_a_label_narrow_what_is_known(tmp_path: Path):
         width = row["corrected_high"] - row["corrected_low"]
         assert width < row["plain_high"] - row["plain_low"]
         assert row["labels_needed"] > row["labelled"] == 300 and row["sequences"] == 4000
-    assert "more labels, drawn at random" in describe_calibration(found)
-    write_calibration(found, tmp_path / "pol")
+    assert "more labels, drawn at random" in found.describe()
+    found.save(tmp_path / "pol")
     assert "prediction-powered" in (tmp_path / "pol" / "page.html").read_text()
     assert calibrate_log(data, Plan(statistic="running_mean")).estimates.empty
 
@@ -306,14 +300,12 @@ def test_from_a_log_that_nobody_has_judged_to_a_running_watch(tmp_path: Path, mo
 def test_the_page_is_one_file_and_carries_the_state(tmp_path: Path):
     found = calibrate_log(replace(log(400, 1), dataset="<script>alert(1)</script>"),
                           Plan(level=0.1))
-    write_calibration(found, tmp_path / "pol")
+    found.save(tmp_path / "pol")
     page = (tmp_path / "pol" / "page.html").read_text()
     assert "<script" not in page and "&lt;script&gt;" in page and "data:image/png" in page
     assert found.policy.promise in page and "What a stricter level costs" in page
     levels = pd.read_csv(tmp_path / "pol" / "levels.csv")
     assert f"{levels['far'].iloc[3]:.3f} (" in page and "guarantee void" not in page
-    older = levels.drop(columns=["base_rate", "per_day", "higher"])  # a page made by 1.0.0
-    older.to_csv(tmp_path / "pol" / "levels.csv", index=False)
     found.policy.voided("x").save(tmp_path / "pol" / "policy.json")
     lines = "".join(json.dumps({"id": str(i), "score": 9.0, "end": True}) + "\n"
                     for i in range(60))

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from monitorlab.cli import _write_sweep, app
 from monitorlab.pipeline import runner
 from monitorlab.pipeline.notebooks import discover, readme_text
-from monitorlab.pipeline.records import CellFailure, RunRecord, executed_path, write_record
+from monitorlab.pipeline.records import CellFailure, RunRecord, executed_path
 from monitorlab.pipeline.runner import Options
 
 ROOT = Path(__file__).parents[2]
@@ -66,11 +66,11 @@ def write_execution(root: Path, status: str, failure: CellFailure | None = None)
     path = executed_path(runs, "try", notebook.stem)
     path.parent.mkdir(parents=True, exist_ok=True)
     jupytext.write(jupytext.read(notebook.path), path, fmt="ipynb")
-    write_record(runs, RunRecord(
+    RunRecord(
         stem=notebook.stem, run_id="try", profile="tiny", status=status, parameters={"SEED": 1},
         digest=notebook.digest, started="2026-01-01T10:20:00.000+00:00",
         finished="2026-01-01T10:21:00.000+00:00", seconds=60.0, process=2**22 + 1, failure=failure,
-    ))
+    ).save(runs)
 
 
 def test_without_arguments_the_commands_are_listed() -> None:

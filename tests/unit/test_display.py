@@ -21,8 +21,9 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
 from monitorlab import display
-from monitorlab.pipeline.artifacts import Run, open_run
-from monitorlab.pipeline.runner import KERNEL_NAME, _kernel_environment
+from monitorlab.pipeline.notebooks import KERNEL_NAME
+from monitorlab.pipeline.runner import _kernel_environment
+from monitorlab.pipeline.runs import Run, open_run
 
 plt.switch_backend("Agg")
 
@@ -316,7 +317,7 @@ CELLS = f'''
 from pathlib import Path
 import matplotlib.pyplot as plt
 from monitorlab import display
-from monitorlab.pipeline.artifacts import open_run
+from monitorlab.pipeline.runs import open_run
 run = open_run("06_x", "tiny", root=Path("."))
 display.use(run)
 # cell

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from monitorlab.benchmark.export import ExportError, dataset_card, export, export_run
 from monitorlab.benchmark.written import COUNTS
 from monitorlab.cli import app
-from monitorlab.pipeline.artifacts import ArtifactError, open_run, read_table, write_table
-from monitorlab.pipeline.runs import mark
+from monitorlab.pipeline.runs import mark, open_run
 from monitorlab.storage.files import digest_file
+from monitorlab.storage.manifests import ArtifactError
 from monitorlab.storage.tables import BENCHMARK, CELLS, SAMPLES, check_frame
 
 METRICS: dict[str, float] = {
@@ -201,9 +201,9 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def build(seed: int = 41, profile: str = "tiny", real: pd.DataFrame | None = None) -> None:
     """Leave what notebook 01 leaves."""
     with open_run(ONE, profile, "demo", seed) as run:
-        write_table(run, "samples", table(f"builtin{seed}"))
+        run.write_table("samples", table(f"builtin{seed}"))
         if real is not None:
-            write_table(run, "real_samples", real)
+            run.write_table("real_samples", real)
 
 
 def audit(
@@ -211,7 +211,7 @@ def audit(
 ) -> None:
     """Leave what notebook 02 leaves."""
     with open_run(TWO, profile, "demo", seed) as run:
-        read_table(run, ONE, "samples")
+        run.read_table(ONE, "samples")
         run.write_metrics(METRICS if metrics is None else metrics)
 
 
@@ -263,7 +263,7 @@ def test_an_audit_of_other_samples_is_never_on_the_card(runs: Path, tmp_path: Pa
     build(7)
     audit(7)
     with open_run(ONE, "tiny", "demo", 7) as run:
-        write_table(run, "samples", table("other"))
+        run.write_table("samples", table("other"))
     with pytest.raises(ArtifactError, match=f"{TWO} is stale: {TWO} read an older 'samples'"):
         export_run(runs, tmp_path / "a")
     with open_run(TWO, "tiny", "demo", 7) as run:

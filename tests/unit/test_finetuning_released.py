@@ -29,8 +29,8 @@ from monitorlab.finetuning.saved import load_finetuned
 from monitorlab.models.smollm2 import smollm2_installed
 from monitorlab.monitors.build import RELEASED, released_folder
 from monitorlab.monitors.monitor import Monitor, MonitorError
-from monitorlab.pipeline.artifacts import open_run
 from monitorlab.pipeline.profiles import PROFILES
+from monitorlab.pipeline.runs import open_run
 from monitorlab.storage.manifests import ArtifactError
 from monitorlab.storage.tables import CELLS
 

@@ -1,5 +1,6 @@
 """Arms trained and asked: complete tables, nothing trained twice, failures that cost one arm."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,8 +29,8 @@ from monitorlab.models.loading import Checkpoint
 from monitorlab.monitors.causal import LogitMonitor
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.scoring import score
-from monitorlab.pipeline.artifacts import Run, _checkpoints_folder, open_run
 from monitorlab.pipeline.profiles import PROFILES
+from monitorlab.pipeline.runs import Run, open_run
 
 SHORT = replace(PROMPT, name="brief", user="{request}\n{response}\nUnkind?")
 PLAIN = Arm("plain", "for tests", ("spv_code",))
@@ -37,6 +38,11 @@ PAIRS = Arm("with pairs", "for tests", ("spv_code",), pair_weight=1.0)
 RECIPE = {"lora_rank": 4, "dtype": "float32", "batch": 4, "accumulation": 1, "max_tokens": 512,
           "learning_rate": 1e-2, "gradient_checkpointing": False}
 SETTINGS = replace(PROFILES["tiny"].finetuning, samples=12, recipe=RECIPE)
+
+
+def checkpoints() -> Path:
+    """Folder of everything that is trained, as the fixture `lab` sets it."""
+    return Path(os.environ["MONITORLAB_CHECKPOINTS"])
 
 
 @dataclass
@@ -58,7 +64,7 @@ class Lab:
     def stored(self) -> dict[str, list[str]]:
         """Files of every arm that is stored, by the name of its folder."""
         return {folder.name: sorted(file.name for file in folder.iterdir())
-                for folder in _checkpoints_folder().glob("arm-*") if folder.suffix != ".work"}
+                for folder in checkpoints().glob("arm-*") if folder.suffix != ".work"}
 
 
 @pytest.fixture
@@ -70,7 +76,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     corpus = make_samples(12).assign(component="spv_code")
     samples = make_samples(16).iloc[24:].reset_index(drop=True)
     yield Lab(run, make_base(), corpus, samples)
-    leftovers = list(_checkpoints_folder().glob("*.tmp"))
+    leftovers = list(checkpoints().glob("*.tmp"))
     assert not leftovers
 
 
@@ -151,7 +157,7 @@ def test_the_table_is_complete_and_nothing_is_trained_or_asked_twice(
     assert all({"adapter_model.safetensors", "training.json", "fingerprint.json"} <= set(files)
                for files in stored.values())
     for name in stored:
-        record = read_training(_checkpoints_folder() / name)
+        record = read_training(checkpoints() / name)
         arm = name.split("-")[1].replace("_", " ")
         assert record["provenance"] == {"arm": arm, "share": 1.0}
         assert record["seconds"] == first.loc[first["arm"] == arm, "train_seconds"].iloc[0]
@@ -190,7 +196,7 @@ def test_training_moves_the_scores_of_the_base(lab: Lab) -> None:
 
 def test_the_prompt_itself_is_asked_not_one_of_its_name(lab: Lab) -> None:
     table = lab.ask(lab.plan("plain"))
-    folder = next(_checkpoints_folder().glob("arm-plain*"))
+    folder = next(checkpoints().glob("arm-plain*"))
     trained = train_arms.load_finetuned(folder, lab.base)
     alone = score(LogitMonitor(trained, SHORT), Sample.rows(lab.samples))
     np.testing.assert_allclose(table.loc[table["arm"] == "plain", "score"], alone["score"],
@@ -247,9 +253,9 @@ def test_an_arm_that_was_trained_but_not_stored_is_adopted(
         broken.setattr(train_arms, "checkpoint", crash)
         with pytest.raises(KeyboardInterrupt):
             lab.ask(tasks)
-    work, = _checkpoints_folder().glob("*.work")
+    work, = checkpoints().glob("*.work")
     weights = (work / "adapter_model.safetensors").stat().st_mtime_ns
     lab.ask(tasks)
-    stored, = _checkpoints_folder().glob("arm-*")
+    stored, = checkpoints().glob("arm-*")
     assert not stored.name.endswith(".work")
     assert (stored / "adapter_model.safetensors").stat().st_mtime_ns == weights

@@ -9,9 +9,7 @@ import pytest
 from monitorlab.pipeline.notebooks import (
     NotebookError,
     _parameters_in,
-    _read_notebook,
     check_parameters,
-    dependencies,
     discover,
     readme_text,
     select,
@@ -149,7 +147,8 @@ def test_assignments_are_split_at_the_first_equals_sign() -> None:
 
 
 def test_first_cells_are_read(tmp_path: Path) -> None:
-    notebook = _read_notebook(write_notebook(tmp_path, "06_signals", "`a`, `b`", "`06/c`"))
+    write_notebook(tmp_path, "06_signals", "`a`, `b`", "`06/c`")
+    (notebook,) = discover(tmp_path)
     assert (notebook.number, notebook.title) == (6, "Title of 06_signals")
     assert notebook.claim == "The claim of the notebook."
     assert notebook.about == "Section 3. `tiny` 1 s."
@@ -163,7 +162,7 @@ def test_a_parameter_may_stand_instead_of_an_input(tmp_path: Path) -> None:
     write_notebook(tmp_path, "07_read", reads="`steps` (not needed with `SCORES_FILE`)")
     made, read = discover(tmp_path)
     assert (read.reads, read.instead, made.instead) == (("steps",), ("SCORES_FILE",), ())
-    assert dependencies(read, [made, read]) == ("06_made",)
+    assert read.dependencies([made, read]) == ("06_made",)
 
 
 def test_order_follows_the_tables_not_only_the_numbers(tmp_path: Path) -> None:
@@ -174,8 +173,8 @@ def test_order_follows_the_tables_not_only_the_numbers(tmp_path: Path) -> None:
     (tmp_path / "helper.py").write_text("")
     found = discover(tmp_path)
     assert [n.number for n in found] == [2, 1, 3, 4]
-    assert dependencies(found[3], found) == ("03_third",)  # the nearest earlier writer of x
-    assert dependencies(found[2], found) == ("01_first",)
+    assert found[3].dependencies(found) == ("03_third",)  # the nearest earlier writer of x
+    assert found[2].dependencies(found) == ("01_first",)
 
 
 def test_a_circle_and_a_double_number_are_refused(tmp_path: Path) -> None:
@@ -223,7 +222,7 @@ def test_the_readme_of_the_notebooks_is_up_to_date() -> None:
 
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
 def test_every_notebook_opens_as_the_house_style_says(path: Path) -> None:
-    notebook = _read_notebook(path)
+    (notebook,) = (found for found in discover(NOTEBOOKS) if found.path == path)
     assert notebook.claim, "the first cell needs a block-quoted sentence"
     assert "parameters" in notebook.cells[2].tags, "the third cell must hold the parameters"
     assert len(notebook.parameters) <= 8

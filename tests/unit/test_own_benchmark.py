@@ -15,7 +15,8 @@ from monitorlab.chapters.finetuning import own_benchmark
 from monitorlab.display.style import cell_titles
 from monitorlab.evaluation.comparisons import pair_anatomy, whole_pairs
 from monitorlab.evaluation.rates import macro
-from monitorlab.pipeline.artifacts import ArtifactError, Run, check_same_files, open_run
+from monitorlab.pipeline.runs import Run, open_run
+from monitorlab.storage.manifests import ArtifactError
 from monitorlab.storage.tables import CELLS, OPERATING_POINTS, RATES, SAMPLES, check_frame
 
 N = 60
@@ -187,11 +188,11 @@ def test_a_reader_of_another_file_is_told(tmp_path: Path) -> None:
     before, after = "03_monitor_evaluation", "04_operating_points"
     for given in (first, None):
         begin(before, given).close()
-        check_same_files(begin(after, given), before)
+        begin(after, given).check_same_files(before)
     with pytest.raises(ArtifactError, match="worked on no own file, and this one on mine.csv. Run"):
-        check_same_files(begin(after, first), before)
+        begin(after, first).check_same_files(before)
     begin(before, first).close()
     with pytest.raises(ArtifactError, match="worked on mine.csv, and this one on no own file"):
-        check_same_files(begin(after, None), before)
+        begin(after, None).check_same_files(before)
     with pytest.raises(ArtifactError, match="mine.csv, and this one on a changed version of it"):
-        check_same_files(begin(after, second), before)
+        begin(after, second).check_same_files(before)

@@ -8,8 +8,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from monitorlab.pipeline.artifacts import ArtifactError, Run, open_run, read_parts, write_parts
-from monitorlab.storage.manifests import read_manifest, stale_inputs
+from monitorlab.pipeline.runs import Run, open_run
+from monitorlab.storage.manifests import ArtifactError, read_manifest, stale_inputs
 from monitorlab.storage.tables import SchemaError
 
 ONE, TWO = "01_construction", "02_audit"
@@ -34,16 +34,16 @@ def part(*ids: str, **changes: Any) -> pd.DataFrame:
 
 def finish(root: Path, *parts: pd.DataFrame) -> Run:
     run = begin(root)
-    write_parts(run, NAME, parts)
+    run.write_parts(NAME, parts)
     run.close()
     return run
 
 
 def test_parts_come_back_typed_and_in_their_order(tmp_path: Path) -> None:
     run = begin(tmp_path)
-    assert write_parts(run, NAME, iter([part("d", "c"), part("b"), part("a", "e")])) == 5
+    assert run.write_parts(NAME, iter([part("d", "c"), part("b"), part("a", "e")])) == 5
     run.close()
-    frames = list(read_parts(begin(tmp_path, TWO), ONE, NAME))
+    frames = list(begin(tmp_path, TWO).read_parts(ONE, NAME))
     assert [list(frame["sample_id"]) for frame in frames] == [["c", "d"], ["b"], ["a", "e"]]
     assert all(frame["confirmed"].dtype == bool for frame in frames)
 
@@ -57,7 +57,7 @@ def test_parts_are_written_one_by_one(tmp_path: Path) -> None:
             asked.append([p.suffix for p in run.folder.iterdir() if NAME in p.name])
             yield part(name)
 
-    write_parts(run, NAME, parts())
+    run.write_parts(NAME, parts())
     assert len(asked) == 3 and all(asked)
     with pq.ParquetFile(run.folder / f"{NAME}.parquet") as file:
         assert file.num_row_groups == 3
@@ -65,8 +65,8 @@ def test_parts_are_written_one_by_one(tmp_path: Path) -> None:
 
 def test_a_run_reads_back_its_own_parts(tmp_path: Path) -> None:
     run = begin(tmp_path)
-    write_parts(run, NAME, [part("a"), part("b")])
-    assert len(list(read_parts(run, ONE, NAME))) == 2
+    run.write_parts(NAME, [part("a"), part("b")])
+    assert len(list(run.read_parts(ONE, NAME))) == 2
     assert not run.inputs
 
 
@@ -77,7 +77,7 @@ def test_the_manifests_say_what_was_written_and_read(tmp_path: Path) -> None:
     written = manifest["outputs"][NAME]
     assert written["rows"] == 3 and written["parts"] is True
     second = begin(tmp_path, TWO)
-    list(read_parts(second, ONE, NAME))
+    list(second.read_parts(ONE, NAME))
     second.close()
     assert second.inputs == {f"{ONE}/{NAME}": {"rows": 3, "digest": written["digest"]}}
     assert stale_inputs(second.folder) == []
@@ -96,7 +96,7 @@ def test_the_digest_depends_on_content_and_cut(tmp_path: Path) -> None:
 def test_a_reader_of_an_older_version_is_stale(tmp_path: Path) -> None:
     finish(tmp_path, part("a"))
     second = begin(tmp_path, TWO)
-    list(read_parts(second, ONE, NAME))
+    list(second.read_parts(ONE, NAME))
     second.close()
     finish(tmp_path, part("a", detail="failed"))
     assert stale_inputs(second.folder) == [f"{TWO} read an older {NAME!r} of {ONE}"]
@@ -122,19 +122,19 @@ def test_a_bad_part_leaves_nothing(
     run = begin(tmp_path)
     before = sorted(run.folder.iterdir())
     with pytest.raises(SchemaError) as error:
-        write_parts(run, NAME, parts)
+        run.write_parts(NAME, parts)
     assert words in str(error.value)
     assert sorted(run.folder.iterdir()) == before and NAME not in run.outputs
     with pytest.raises(ArtifactError, match="wrote no table"):
-        list(read_parts(run, ONE, NAME))
+        list(run.read_parts(ONE, NAME))
 
 
 def test_a_bad_part_leaves_the_table_that_was_there(tmp_path: Path) -> None:
     run = begin(tmp_path)
-    write_parts(run, NAME, [part("a", "b")])
+    run.write_parts(NAME, [part("a", "b")])
     with pytest.raises(SchemaError):
-        write_parts(run, NAME, [part("c"), part("c")])
-    assert [list(frame["sample_id"]) for frame in read_parts(run, ONE, NAME)] == [["a", "b"]]
+        run.write_parts(NAME, [part("c"), part("c")])
+    assert [list(frame["sample_id"]) for frame in run.read_parts(ONE, NAME)] == [["a", "b"]]
 
 
 def test_a_source_that_fails_leaves_nothing(tmp_path: Path) -> None:
@@ -144,13 +144,13 @@ def test_a_source_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
     run = begin(tmp_path)
     with pytest.raises(RuntimeError, match="no more"):
-        write_parts(run, NAME, parts())
+        run.write_parts(NAME, parts())
     assert not list(run.folder.glob("*.parquet*")) and not run.outputs
 
 
 def test_an_unknown_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="unknown table 'checks'"):
-        write_parts(begin(tmp_path), "checks", [part("a")])
+        begin(tmp_path).write_parts("checks", [part("a")])
 
 
 # Reading what is not as it was
@@ -168,7 +168,7 @@ def test_a_changed_file_is_noticed_before_its_first_part(
     (run.folder / name).write_bytes((other.folder / name).read_bytes())
     reader, seen = begin(tmp_path, TWO), []
     with pytest.raises(ArtifactError, match="was changed after it was written. Run the notebook"):
-        for frame in read_parts(reader, ONE, NAME):
+        for frame in reader.read_parts(ONE, NAME):
             seen.append(len(frame))
     assert seen == [] and reader.inputs == {}
 
@@ -179,17 +179,17 @@ def test_a_flipped_byte_is_always_the_one_error(tmp_path: Path) -> None:
     for place in range(0, len(whole), 53):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 2]) + whole[place + 1:])
         with pytest.raises(ArtifactError, match="was changed after it was written"):
-            list(read_parts(reader, ONE, NAME))
+            list(reader.read_parts(ONE, NAME))
 
 
 def test_a_missing_file_names_the_notebook_to_run(tmp_path: Path) -> None:
     run = finish(tmp_path, part("a"))
     (run.folder / f"{NAME}.parquet").unlink()
     with pytest.raises(ArtifactError, match="is gone.*python -m monitorlab run 01 --profile tiny"):
-        list(read_parts(begin(tmp_path, TWO), ONE, NAME))
+        list(begin(tmp_path, TWO).read_parts(ONE, NAME))
 
 
 def test_an_unfinished_run_is_not_read(tmp_path: Path) -> None:
-    write_parts(begin(tmp_path), NAME, [part("a")])
+    begin(tmp_path).write_parts(NAME, [part("a")])
     with pytest.raises(ArtifactError, match="did not finish"):
-        list(read_parts(begin(tmp_path, TWO), ONE, NAME))
+        list(begin(tmp_path, TWO).read_parts(ONE, NAME))

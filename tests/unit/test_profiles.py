@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from monitorlab.models import Training
-from monitorlab.pipeline.profiles import PROFILES, get_profile
+from monitorlab.pipeline.profiles import PROFILES, Profile
 
 
 def models() -> list[tuple[str, Training]]:
@@ -18,17 +18,17 @@ def models() -> list[tuple[str, Training]]:
 
 def test_the_profiles_exist_under_their_own_names() -> None:
     assert list(PROFILES) == ["tiny", "cpu", "overnight", "gpu"]
-    assert all(get_profile(name).name == name for name in PROFILES)
+    assert all(Profile.named(name).name == name for name in PROFILES)
 
 
 def test_an_unknown_profile_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match="unknown profile 'cuda': expected one of tiny, cpu"):
-        get_profile("cuda")
+        Profile.named("cuda")
 
 
 def test_a_profile_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        get_profile("tiny").online.delta = 0.5  # type: ignore[misc]
+        Profile.named("tiny").online.delta = 0.5  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(("name", "training"), models())
@@ -41,7 +41,7 @@ def test_every_model_can_be_built(name: str, training: Training) -> None:
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])
 def test_the_protocol_of_the_paper_is_kept(name: str) -> None:
-    online = get_profile(name).online
+    online = Profile.named(name).online
     assert online.n_splits == 10
     assert online.levels == (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
     assert (online.calibration_fraction, online.delta) == (0.2, 0.1)

@@ -14,15 +14,9 @@ from typing import Any
 import nbformat
 import pytest
 
-from monitorlab.pipeline.notebooks import Notebook, NotebookError, discover, survey_notebooks
-from monitorlab.pipeline.records import (
-    CellFailure,
-    RunIdError,
-    RunRecord,
-    executed_path,
-    read_run_record,
-    write_record,
-)
+from monitorlab.pipeline.notebooks import Notebook, NotebookError, discover
+from monitorlab.pipeline.records import CellFailure, RunRecord, executed_path
+from monitorlab.pipeline.runs import RunIdError
 from monitorlab.report.cells import Renderer, _clean_html, _MathError, _to_mathml
 from monitorlab.report.page import _RenderedReport, render_report
 
@@ -276,7 +270,7 @@ def rendered(project: tuple[Path, tuple[Notebook, ...]]) -> _RenderedReport:
         if notebook.number == 7:
             failure = CellFailure(cell=3, line="check(levels)", error="ValueError", message=ATTACK)
             record = dataclasses.replace(record, status="failed", failure=failure)
-        write_record(runs, record)
+        record.save(runs)
     figures = runs / "test" / "06_signals" / "figures"
     figures.mkdir(parents=True)
     entries = [{"name": "a", "alt": "first", "thumbnail": False},
@@ -352,7 +346,7 @@ def test_an_unknown_run_names_those_that_exist(project: tuple[Path, tuple[Notebo
 
 def render_again(project: tuple[Path, tuple[Notebook, ...]]) -> _RenderedReport:
     root, _ = project
-    found = survey_notebooks(root / "notebooks")
+    found = discover(root / "notebooks", strict=False)
     return render_report("test", found, root / "runs", root / "reports")
 
 
@@ -438,9 +432,9 @@ def test_what_a_killed_runner_left_is_rendered(project: tuple[Path, tuple[Notebo
     rendered(project)
     runs = project[0] / "runs"
     path = executed_path(runs, "test", "07_online")
-    record = read_run_record(runs, "test", "07_online")
+    record = RunRecord.load(runs, "test", "07_online")
     assert record is not None
-    write_record(runs, dataclasses.replace(record, status="running", failure=None))
+    dataclasses.replace(record, status="running", failure=None).save(runs)
     part = path.parent / ".07_online.4194305.part"
     part.mkdir()
     (part / "output.ipynb").write_text(path.read_text().replace("x = 1", "kept"))

@@ -18,19 +18,13 @@ import pandas as pd
 import pytest
 
 from monitorlab.pipeline import runner, runs
-from monitorlab.pipeline.artifacts import ArtifactError, open_run, read_table, write_table
-from monitorlab.pipeline.notebooks import Notebook, discover, survey_notebooks
-from monitorlab.pipeline.records import (
-    RecordError,
-    executed_path,
-    pick_up,
-    read_run_record,
-    run_states,
-    write_record,
-)
+from monitorlab.pipeline.notebooks import Notebook, discover
+from monitorlab.pipeline.records import RunRecord, executed_path, pick_up, run_states
 from monitorlab.pipeline.runner import Options, RunError, run_notebooks
+from monitorlab.pipeline.runs import open_run
 from monitorlab.storage import manifests
 from monitorlab.storage.files import digest_file
+from monitorlab.storage.manifests import ArtifactError
 from monitorlab.storage.settings import ParameterError
 
 SIX, SEVEN, EIGHT = "06_signals", "07_online", "08_shift"
@@ -100,18 +94,18 @@ def works(
 ) -> None:
     """Do what a kernel does: open the run, read, write, close; the score follows SHARE."""
     write_output(workplace)
-    record = read_run_record(options.runs, values.get("RUN_ID", "default"), notebook.stem)
+    record = RunRecord.load(options.runs, values.get("RUN_ID", "default"), notebook.stem)
     assert record is not None and record.status == "running"
     effective = record.parameters
     with open_run(notebook.stem, profile, record.run_id, int(effective["SEED"]), root=options.root
                   ) as run:
         if notebook.stem == SIX:
-            write_table(run, "steps", steps(float(effective["SHARE"])))
+            run.write_table("steps", steps(float(effective["SHARE"])))
         elif notebook.stem == SEVEN:
-            read_table(run, SIX, "steps")
-            write_table(run, "metrics", metrics(0.5))
+            run.read_table(SIX, "steps")
+            run.write_table("metrics", metrics(0.5))
         else:
-            read_table(run, SEVEN, "metrics")
+            run.read_table(SEVEN, "metrics")
 
 
 def go(root: Path, *names: str, **options: Any) -> list[str]:
@@ -131,7 +125,7 @@ def done(said: list[str]) -> list[str]:
 
 
 def statuses(root: Path, run_id: str = "default") -> list[str]:
-    states = run_states(root / "data" / "runs", run_id, survey_notebooks(root / "notebooks"))
+    states = run_states(root / "data" / "runs", run_id, discover(root / "notebooks", strict=False))
     return [state.status for state in states]
 
 
@@ -226,7 +220,7 @@ def change_data(root: Path) -> dict[str, object]:
 
 def run_by_hand(root: Path) -> dict[str, object]:
     with open_run(SIX, "tiny", root=root) as run:
-        write_table(run, "steps", steps(0.5))
+        run.write_table("steps", steps(0.5))
     return {}
 
 
@@ -419,10 +413,10 @@ def leave_dead(root: Path, output: str | None) -> Path:
     """Leave what a runner leaves that was killed while notebook 06 worked."""
     go(root)
     folder = root / "data" / "runs"
-    record = read_run_record(folder, "default", SIX)
+    record = RunRecord.load(folder, "default", SIX)
     assert record is not None
     values = vars(record) | {"status": "running", "finished": "", "process": 2**22 + 1}
-    write_record(folder, type(record)(**values))
+    type(record)(**values).save(folder)
     runs.mark(folder / "default" / SIX, "running")
     part = executed_path(folder, "default", SIX).parent / f".{SIX}.{2**22 + 1}.part"
     write_output(part, "printed before the end")
@@ -471,9 +465,9 @@ def test_running_is_what_the_holder_of_the_run_does(
     monkeypatch.setattr(runner, "_run_in", looks)
     go(project, SIX)
     assert (seen[0].status, seen[0].reason) == ("running", f"by process {os.getpid()}")
-    record = read_run_record(project / "data" / "runs", "default", SIX)
+    record = RunRecord.load(project / "data" / "runs", "default", SIX)
     assert record is not None
-    write_record(project / "data" / "runs", type(record)(**vars(record) | {"status": "running"}))
+    type(record)(**vars(record) | {"status": "running"}).save(project / "data" / "runs")
     # this process is alive, and somebody may have got the number of a dead one
     assert statuses(project)[0] == "interrupted"
 
@@ -488,8 +482,8 @@ def test_one_broken_record_stops_nothing(project: Path, text: str) -> None:
     go(project)
     path = executed_path(project / "data" / "runs", "default", SEVEN).with_suffix(".json")
     path.write_text(text, encoding="latin-1")
-    with pytest.raises(RecordError):
-        read_run_record(project / "data" / "runs", "default", SEVEN)
+    with pytest.raises(ArtifactError):
+        RunRecord.load(project / "data" / "runs", "default", SEVEN)
     states = run_states(project / "data" / "runs", "default", discover(project / "notebooks"))
     assert [s.status for s in states] == ["complete", "broken", "stale"]
     assert "07_online.json, is damaged" in states[1].reason and len(states[1].reason) < 400
@@ -509,7 +503,7 @@ def test_a_flipped_byte_of_a_record_is_noticed(project: Path) -> None:
 def test_an_executed_notebook_whose_source_is_gone_is_shown(project: Path) -> None:
     go(project)
     (project / "notebooks" / f"{SEVEN}.py").rename(project / "notebooks" / "07_renamed.py")
-    found = survey_notebooks(project / "notebooks")
+    found = discover(project / "notebooks", strict=False)
     states = run_states(project / "data" / "runs", "default", found)
     assert [(s.notebook.stem, s.status) for s in states][1::2] == [
         ("07_renamed", "missing"), (SEVEN, "stale")]

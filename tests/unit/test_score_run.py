@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from monitorlab.benchmark.sample_files import load_samples
-from monitorlab.commands.score import Request, _slug, _Summary, describe, score_file
+from monitorlab.commands.score import Request, _Scoring, _slug, score_file
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.rules import Constant
 from monitorlab.monitors.scoring import ScoringError
@@ -67,10 +67,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(monitor: Any, notes: list[str] | None = None, **options: Any) -> _Summary:
+def run(monitor: Any, **options: Any) -> _Scoring:
     request = Request(Path("own.csv"), **options)
-    return score_file(monitor, load_samples(request.samples), request,
-                      (notes if notes is not None else []).append)
+    return score_file(monitor, load_samples(request.samples), request)
 
 
 def test_the_table_fits_its_schema_and_says_what_the_monitor_said(folder: Path) -> None:
@@ -135,11 +134,11 @@ def test_without_labels_there_are_no_rates(folder: Path) -> None:
     pd.DataFrame(PAIRS).drop(columns="label").to_csv("own.csv", index=False)
     summary = run(Spy(mixed))
     assert summary.rates == {}
-    assert "miss rate" not in describe(summary)
+    assert "miss rate" not in summary.describe()
 
 
 def test_the_summary_gives_rates_with_intervals_and_the_bounds_of_failures(folder: Path) -> None:
-    text = describe(run(Spy(mixed)))
+    text = run(Spy(mixed)).describe()
     assert "8 samples, 8 verdicts: 6 parsed, 1 refused, 1 error" in text
     # 1 miss among 3 parsed of 4 misbehaving samples, the Wilson interval of 1/3
     assert ("miss rate MR: 0.333, 95 % interval 0.061 to 0.792, of 4 misbehaving; between 0.250 "
@@ -152,22 +151,21 @@ def test_the_summary_gives_rates_with_intervals_and_the_bounds_of_failures(folde
 
 def test_a_perfect_monitor_on_one_class_only(folder: Path) -> None:
     pd.DataFrame(PAIRS[::2]).to_csv("own.csv", index=False)
-    text = describe(run(Constant(False)))
+    text = run(Constant(False)).describe()
     assert "miss rate" not in text
     assert "FAR: 0.000, 95 % interval 0.000 to 0.490, of 4 benign" in text
 
 
 def test_a_class_without_a_readable_verdict_has_no_rate(folder: Path) -> None:
     summary = run(Spy(lambda sample: Verdict.failure("unparsed", "?")))
-    assert "miss rate MR: no verdict could be read" in describe(summary)
+    assert "miss rate MR: no verdict could be read" in summary.describe()
     assert json.loads(summary.manifest.read_text())["rates"]["mr"] is None
 
 
-def test_known_verdicts_are_said(folder: Path) -> None:
+def test_known_verdicts_are_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(Constant(True), limit=3)
-    notes: list[str] = []
-    run(Constant(True), notes)
-    assert notes[0].startswith("3 of 8 verdicts are known from ")
+    run(Constant(True))
+    assert capsys.readouterr().out.startswith("3 of 8 verdicts are known from ")
 
 
 def test_giving_up_says_what_is_kept_and_leaves_the_old_table(folder: Path) -> None:
@@ -323,7 +321,7 @@ def test_killed_between_manifest_and_table_the_same_command_goes_on(
         with pytest.raises(KeyboardInterrupt):
             run(Spy(mixed), limit=limit)
         monkeypatch.setattr(score, "write_text_atomic", write)
-        assert run(Spy(mixed), limit=limit).samples == limit
+        assert run(Spy(mixed), limit=limit).judged.shape[0] == limit
 
 
 def test_a_table_that_appears_while_samples_are_judged_is_kept(folder: Path) -> None:

@@ -23,12 +23,12 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from monitorlab.commands.calibrate import Plan, calibrate_log, write_calibration
+from monitorlab.commands.calibrate import Plan, calibrate_log
 from monitorlab.evaluation import operating_points, rates
 from monitorlab.online.score_files import load_scores
-from monitorlab.pipeline.artifacts import open_run, write_table
 from monitorlab.pipeline.notebooks import discover
-from monitorlab.pipeline.records import RunRecord, executed_path, write_record
+from monitorlab.pipeline.records import RunRecord, executed_path
+from monitorlab.pipeline.runs import open_run
 from monitorlab.report import site
 from monitorlab.report.page import _RenderedReport, render_report
 from monitorlab.storage.sources import project_root
@@ -103,14 +103,15 @@ def render(root: Path, samples: pd.DataFrame) -> _RenderedReport:
     for notebook in notebooks:
         with open_run(notebook.stem, "tiny", "small", 7, root=root) as run:
             for name, table in tables[notebook.stem].items():
-                write_table(run, name, table)
+                run.write_table(name, table)
             run.write_metrics({"confirmed": 1.0, "checked": 96, "scenarios": 48})
         path = executed_path(root / "data" / "runs", "small", notebook.stem)
         path.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(jupytext.read(notebook.path, fmt="py:percent"), path)
-        write_record(root / "data" / "runs", RunRecord(
+        RunRecord(
             notebook.stem, "small", "tiny", "complete", {"SEED": 7}, notebook.digest,
-            "2026-01-01T00:00:00.000+00:00", "2026-01-01T00:00:01.000+00:00", 1.0))
+            "2026-01-01T00:00:00.000+00:00", "2026-01-01T00:00:01.000+00:00", 1.0,
+        ).save(root / "data" / "runs")
     return render_report("small", notebooks, root / "data" / "runs", root / "reports")
 
 
@@ -405,7 +406,7 @@ def test_the_page_of_a_policy_is_no_wider_than_the_window(
     frame = pd.DataFrame(rows, columns=["trajectory_id", "step", "score", "label"])
     frame.to_csv(tmp_path / "log.csv", index=False)
     data = load_scores(tmp_path / "log.csv", orientation="safety", positive="safe")
-    write_calibration(calibrate_log(data, Plan(level=0.1, side="safety")), tmp_path / "policy")
+    calibrate_log(data, Plan(level=0.1, side="safety")).save(tmp_path / "policy")
     for width in (1280, 375):
         browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800,
                      deviceScaleFactor=1, mobile=False)

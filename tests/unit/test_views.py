@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from monitorlab.commands.reread import reread
+from monitorlab.commands.score import reread
 from monitorlab.monitors.build import build_monitor, list_settings
 from monitorlab.monitors.monitor import FULL, NO_PROMPT, VIEWS, MonitorError, Sample, Viewed
 from monitorlab.monitors.rules import Keywords

@@ -15,30 +15,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from numpy.typing import NDArray
+from typer import Option, echo
 
+from monitorlab.commands import relative
 from monitorlab.display import spans
 from monitorlab.display.tables import Table
+from monitorlab.online import policy as policies
+from monitorlab.online import running
 from monitorlab.online.comparison import Method, Split, compare_methods
 from monitorlab.online.drift import DriftReference
 from monitorlab.online.metrics import alarm_steps, peaks
-from monitorlab.online.policy import DTYPES, ON_ERROR, SIDES, Policy, hashed_draws
-from monitorlab.online.running import (
-    Cusum,
-    Ewma,
-    FirstScore,
-    LatestScore,
-    LearnedPrefix,
-    RunningMean,
-    Statistic,
-    StepNumber,
-    TooFewSequencesError,
-)
+from monitorlab.online.policy import Policy, hashed_draws
+from monitorlab.online.score_files import load_scores
 from monitorlab.online.trajectories import UNKNOWN, ScoreFileError, Trajectories
 from monitorlab.report.page import render_page
 from monitorlab.statistics.intervals import Clustered, corrected_rate, draw_units, percentiles
@@ -50,19 +44,20 @@ from monitorlab.statistics.thresholds import (
     Threshold,
     calibrate,
 )
-from monitorlab.storage.files import write_folder_atomic, write_text_atomic
+from monitorlab.storage.files import digest_file, write_folder_atomic, write_text_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-Spread = tuple[float, float, float]  # estimate, and the ends of its interval
+Unsaid = Option(show_default=False)
 
-CANDIDATES: tuple[Statistic, ...] = (
-    LatestScore(), RunningMean(), Ewma(), Cusum(), LearnedPrefix(),
-)
-TRIVIAL: tuple[Statistic, ...] = (FirstScore(), StepNumber())  # stand beside them, never chosen
+CANDIDATES: tuple[running.Statistic, ...] = (
+    running.LatestScore(), running.RunningMean(), running.Ewma(), running.Cusum(),
+    running.LearnedPrefix())
+# These stand beside them, and are never chosen.
+TRIVIAL: tuple[running.Statistic, ...] = (running.FirstScore(), running.StepNumber())
 # Column of the comparison, and whether more of it is better.
 OBJECTIVES = {"power": 1.0, "restricted_delay": -1.0, "far": -1.0}
 # What a promise is about: its label, what such sequences are called, and what a statistic that
@@ -80,60 +75,72 @@ POLICY = "policy.json"
 NAMES = {"latest": "running_min", "prefix": "learned"}
 TABLES = ("statistics", "levels", "groups", "estimates")
 MEASURES = {"far": "false alarm rate", "restricted_delay": "restricted delay"}
-ALT = "False alarm rate with its interval near the dashed line of the level, and power, by level."
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a policy is made for.
 
+    Without thresholds per group, sequences of a group count as resembling one another: groups are
+    split whole, and one sequence of each calibrates.
+
     Attributes
     ----------
-    level, delta, calibrator, risk
-        As for :func:`monitorlab.statistics.thresholds.calibrate`.
-    objective : {"", "power", "restricted_delay", "far"}
-        What the statistic is chosen for; "" is the power where false alarms are bounded, and the
-        false alarm rate where misses are.
+    level : float
+        Rate to keep to.
+    risk : str
+        Rate of what: false_alarm, or missed_detection.
+    calibrator : str
+        crc: on average over logs; binomial: with probability 1 - DELTA.
+    delta : float
+        Error probability of the binomial.
+    objective : str
+        What the statistic is chosen for: power, restricted_delay or far. [default: power, or far
+        where misses are bounded]
     statistic : str
-        Name of one of the candidates; "" chooses.
+        running_min (the score itself), running_mean, ewma, cusum or learned. [default: the one
+        that serves the objective best]
+    side : str
+        What a high score means: suspicion or safety.
     per_group : bool
-        Whether groups get thresholds of their own. Otherwise sequences of a group count as
-        resembling one another: groups are split whole, and one sequence of each calibrates.
+        A threshold for each group that has enough sequences.
     base_rate : float
-        Share of unsafe sequences in deployment; NaN takes the log's.
+        Share of unsafe sequences in deployment. [default: the log's]
     per_day : float
         Sequences per day in deployment.
-    side, dtype, on_error
-        As in :class:`monitorlab.online.policy.Policy`.
     valid_days : int
         Days until the policy expires.
+    dtype : str
+        Precision of the scores: float64, float32 or float16.
+    on_error : str
+        What a score of no use leads to: alarm or raise.
     drift_rate : float
         Chance of ever reporting drift where there is none.
     half_width : float
-        Half width of the intervals for which labels would be bought.
+        If labels are missing: how many to buy for intervals of this half width.
     seed : int
-        Of the split.
+        Seed of the split.
     scoring : str
-        How the log's texts were cut and scored, as `StopAtAlarm` or `WatchedText` say it.
+        How texts were cut and scored: the `scoring` of the loop that wrote the log.
     """
 
     level: float = 0.05
-    delta: float = 0.1
+    risk: str = FALSE_ALARM
     calibrator: str = "crc"
+    delta: float = 0.1
     objective: str = ""
     statistic: str = ""
+    side: Annotated[str, Option("--orientation")] = "suspicion"
     per_group: bool = False
-    base_rate: float = math.nan
+    base_rate: Annotated[float, Unsaid] = math.nan
     per_day: float = 1000.0
-    side: str = "suspicion"
+    valid_days: int = 90
     dtype: str = "float64"
     on_error: str = "alarm"
-    valid_days: int = 90
     drift_rate: float = 0.01
     half_width: float = 0.02
     seed: int = 2026
     scoring: str = ""
-    risk: str = FALSE_ALARM
 
     def __post_init__(self) -> None:
         if self.risk in RISKS and not self.objective:
@@ -141,7 +148,8 @@ class Plan:
         statistics = ("", *(one.name for one in CANDIDATES))
         for what, known in (
             ("risk", RISKS), ("objective", OBJECTIVES), ("statistic", statistics),
-            ("calibrator", RANK_RULES), ("side", SIDES), ("dtype", DTYPES), ("on_error", ON_ERROR),
+            ("calibrator", RANK_RULES), ("side", policies.SIDES), ("dtype", policies.DTYPES),
+            ("on_error", policies.ON_ERROR),
         ):
             if getattr(self, what) not in known:
                 called = "orientation" if what == "side" else what
@@ -157,6 +165,38 @@ class Plan:
         if not self.per_day > 0 or self.valid_days < 1:
             raise ScoreFileError(f"per_day is {self.per_day:g} and valid_days {self.valid_days}, "
                                  "expected more than 0.")
+
+
+def calibrate_file(
+    log: Path, *, out: Path, plan: Plan, columns: str = "", positive: str = "unsafe",
+    signal: str = "", group: str = "",
+) -> None:
+    """Calibrate on a file, write what came out into a new folder, and say it.
+
+    Parameters
+    ----------
+    log : Path
+        Step scores of finished sequences: CSV, TSV, JSON, JSON lines or parquet with
+        trajectory_id, step, score, label.
+    out : Path
+        New folder for policy.json, tables and page.html.
+    columns : str
+        Our names to yours, as in score:p_bad,label:verdict.
+    positive : str
+        What label 1 means: unsafe or safe.
+    signal : str
+        Which of several signals in the file.
+    group : str
+        Column that says what sequences have in common, such as a prompt.
+    """
+    path = log.expanduser()
+    scores = load_scores(path, plan.side, columns=columns, group=group, positive=positive,
+                         signal=signal)
+    found = calibrate_log(scores, plan, digest_file(path))
+    found.save(out.expanduser())
+    echo(found.describe())
+    echo(f"Open {relative(out / 'page.html')}, or run: python -m monitorlab watch "
+         f"{relative(out / POLICY)} < lines.jsonl")
 
 
 @dataclass(frozen=True)
@@ -185,6 +225,225 @@ class Calibrated:
     levels: pd.DataFrame
     groups: pd.DataFrame
     estimates: pd.DataFrame
+
+    @classmethod
+    def load(cls, folder: Path) -> Calibrated:
+        """Read what `save` wrote."""
+        tables = (folder / f"{name}.csv" for name in TABLES)
+        return cls(Policy.load(folder / POLICY), *(
+            pd.read_csv(path) if path.exists() else pd.DataFrame() for path in tables))
+
+    def save(self, folder: Path) -> None:
+        """Write policy, tables and page into a new folder.
+
+        Raises
+        ------
+        ScoreFileError
+            If the folder exists.
+        """
+        if folder.exists():
+            raise ScoreFileError(f"{folder} exists. Choose another --out, or remove it.")
+        with write_folder_atomic(folder) as temporary:
+            self.policy.save(temporary / POLICY)
+            for name in TABLES:
+                table: pd.DataFrame = getattr(self, name)
+                if len(table):
+                    table.to_csv(temporary / f"{name}.csv", index=False)
+            self.load(temporary).write_page(temporary)
+
+    def write_page(self, folder: Path) -> None:
+        """Write `page.html`."""
+        policy, rule = self.policy, self.policy.threshold
+        facts = {"state": policy.state(), "promise about": rule.risk.replace("_", " ") + "s",
+                 "created": policy.created, "expires": policy.expires,
+                 "level": f"{rule.level:g}", "calibrator": rule.calibrator,
+                 "statistic": self.statistic, "threshold": repr(rule.value),
+                 **({"steps and scores": policy.scoring} if policy.scoring else {}),
+                 "high score means": policy.side, "data": policy.data[:12] or "unknown",
+                 "drift": "watched" if policy.drift else "not watched"}
+        day = {"level": "level", "precision": "share of alarms that are right",
+               "alarms_per_day": "alarms per day", "false_alarms_per_day": "of them false"}
+        tables = {"levels": _shown(self.levels), "groups": _shown(self.groups),
+                  "day": self.levels[list(day)].rename(columns=day),
+                  "statistics": self.statistics.rename(columns=MEASURES),
+                  "estimates": self.estimates}
+        if len(self.estimates):
+            rates = spans(self.estimates, ["plain", "corrected"], 3)
+            tables["estimates"] = rates.rename(columns={"plain": "from labels"}).drop(
+                columns=["labels_needed", "half_width"])
+        with io.BytesIO() as stream:
+            from matplotlib import pyplot
+
+            fig = self.plot()
+            fig.savefig(stream, format="png", dpi=150, bbox_inches="tight")
+            pyplot.close(fig)
+            picture = base64.b64encode(stream.getvalue()).decode("ascii")
+        write_text_atomic(folder / "page.html", render_page(
+            "policy.html.j2", found=self, name=policy.name, promise=policy.promise, facts=facts,
+            kind=self.kind, picture=f"data:image/png;base64,{picture}",
+            **{name: _table(table) for name, table in tables.items()}))
+
+    def plot(self, title: str = "") -> Figure:
+        """Draw false alarms and power at every level, with 95 % intervals."""
+        from monitorlab.display import style
+
+        levels, rule = self.levels, self.policy.threshold
+        fig, axes = style.subplots(1, 2, style.TWO_COLUMNS, 3.3)
+        marks = (("far", style.SAFE, style.FALSE_ALARMS),
+                 ("power", style.UNSAFE, "power (higher is better)"))
+        for ax, (name, color, label) in zip(axes[0], marks, strict=True):
+            value, low, high = (levels[name + end] for end in ("", "_low", "_high"))
+            ax.errorbar(levels["level"], value, style.whiskers(value, low, high), color=color,
+                        marker="o", linestyle="none", label="expected, 95 % interval")
+            ax.axvline(rule.level, color=style.GREY, linestyle=":", label="this policy")
+            if name == ("far" if rule.risk == FALSE_ALARM else "power"):
+                allowed = levels["level"] if name == "far" else 1.0 - levels["level"]
+                ax.plot(levels["level"], allowed, color=style.GREY, linestyle="--",
+                        label="what is allowed")
+            ax.set(xlabel=f"level of {rule.risk.replace('_', ' ')}s", ylabel=label,
+                   ylim=(-0.02, 1.02))
+        style.shared_legend(fig, list(axes[0]), 3)
+        fig.suptitle(title, fontweight="bold")
+        return fig
+
+    def describe(self) -> str:
+        """Return a calibration in lines for a terminal."""
+        policy, row = self.policy, self.row
+        lines = [policy.promise, "", *(f"warning: {warning}" for warning in self.warnings)]
+        expected = "Expected with the threshold of all" if policy.groups else "Expected"
+        lines += [
+            self.enough(row), self.chosen, self.alarms_where, self.both,
+            f"{expected}: false alarms {_range(row, 'far')}, power {_range(row, 'power')}, delay "
+            f"of the detected {_range(row, 'delay')}, restricted delay "
+            f"{_range(row, 'restricted_delay')}.",
+            f"{self.day}: {row['alarms_per_day']:.4g} alarms, {row['false_alarms_per_day']:.4g} of "
+            "them false; " + ("no alarm is expected" if math.isnan(row["precision"]) else
+                              f"{row['precision']:.1%} of alarms are right") + ".", "",
+            f"level {self.kind:>6} needed  false alarms             power      "
+            "              restricted delay",
+        ]
+        for _, one in self.levels.iterrows():
+            lines.append(f"{one['level']:<6g} {one['needed']:12.0f}  {_range(one, 'far'):24} "
+                         f"{_range(one, 'power'):24} {_range(one, 'restricted_delay')}")
+        for _, one in self.groups.iterrows():
+            own = (f"False alarms {_range(one, 'far')}, power {_range(one, 'power')}."
+                   if one["calibrating"] >= one["needed"] else "The threshold of all judges it.")
+            lines.append(f"group {one['group']}: {self.enough(one)} {own}")
+        for _, one in self.estimates.iterrows():
+            lines.append(f"{one['rate']}: {_range(one, 'plain')} from {one['labelled']} labels, "
+                         f"{_range(one, 'corrected')} corrected by {one['sequences']} sequences; "
+                         f"{self.labels_needed[one['rate']]}.")
+        drift = "watched" if policy.drift else "not watched: too few sequences for a reference"
+        return "\n".join([*lines, "", f"Drift is {drift}. Valid until {policy.expires}."])
+
+    @property
+    def row(self) -> pd.Series[float]:
+        """The policy's own level among all."""
+        distance = (self.levels["level"] - self.policy.threshold.level).abs()
+        return self.levels.iloc[int(distance.argmin())]
+
+    @property
+    def kind(self) -> str:
+        """What sequences that the promise is about are called."""
+        return KINDS[self.policy.threshold.risk][1]
+
+    @property
+    def statistic(self) -> str:
+        """What `--statistic` calls the one that is compared with the threshold."""
+        kind = str(self.policy.statistic.to_dict()["kind"])
+        return NAMES.get(kind, kind)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to look at, as where safe sequences peak higher, as they do in a turned log."""
+        warnings = [*self.policy.warnings()]
+        if self.row["higher"] < TURNED:
+            warnings.append(
+                "suspicion is higher in safe sequences: an unsafe one peaks above a safe one in "
+                f"{self.row['higher']:.0%} of pairs. Look whether --orientation (what a high score "
+                "means) and --positive (what label 1 means) are those of the log.")
+        return warnings
+
+    @property
+    def chosen(self) -> str:
+        """Say which statistic is compared with the threshold, and why."""
+        if not len(self.statistics):
+            why = ": it was asked for, or there was too little to choose from."
+        else:
+            row = self.statistics[self.statistics["chosen"]].iloc[0]
+            why = ", the score itself: no other was better beyond noise."
+            if row["statistic"] != CANDIDATES[0].name:
+                why = (": on half-samples of the learning part it was better than the score itself "
+                       f"by {row['gain']:.3f}, which varied by {row['noise']:.3f}.")
+        return f"The statistic is {self.statistic}{why}"
+
+    @property
+    def alarms_where(self) -> str:
+        """Say when the policy alarms, of the score as it comes in where that is compared."""
+        rule, safety = self.policy.threshold, self.policy.side == "safety"
+        if not math.isfinite(rule.value):
+            return f"{rule.explain()[0].upper()}{rule.explain()[1:]}"
+        if self.policy.statistic.to_dict()["kind"] == "latest":
+            where = f"below {-rule.value!r}" if safety else f"above {rule.value!r}"
+            return f"It alarms at a score {where}."
+        turned_round = ", of minus the score," if safety else ""
+        return f"It alarms where {self.statistic}{turned_round} is above {rule.value!r}."
+
+    @property
+    def both(self) -> str:
+        """Say which level of the other risk the threshold keeps."""
+        other = "misses" if self.policy.threshold.risk == FALSE_ALARM else "false alarms"
+        return (f"On average over calibration sets the same threshold also keeps {other} to "
+                f"{self.row['also']:.3f}.")
+
+    @property
+    def day(self) -> str:
+        """Say which day in deployment is meant."""
+        return (f"Of {self.row['per_day']:,.6g} sequences a day, {self.row['base_rate']:.1%} of "
+                "them unsafe")
+
+    @property
+    def labels_needed(self) -> dict[str, str]:
+        """Say for each rate how many labels would give the width that was asked for."""
+        said = {}
+        for row in self.estimates.to_dict("records"):
+            width = f"would give a half width of {row['half_width']:g}"
+            more = max(row["labels_needed"] - row["labelled"], 0)
+            said[row["rate"]] = (f"{more} more labels, drawn at random, {width}"
+                                 if row["labels_needed"] else
+                                 f"not even a label for each {width}")
+        return said
+
+    def enough(self, row: pd.Series[float]) -> str:
+        """Say whether there are enough sequences to calibrate a level on, from its row."""
+        verdict = "enough" if row["calibrating"] >= row["needed"] else "not enough"
+        return (f"{row['calibrating']:.0f} {self.kind} sequences (or groups of them) calibrate; "
+                f"level {row['level']:g} needs {row['needed']:.0f}: {verdict}.")
+
+
+def _range(row: pd.Series[float], name: str) -> str:
+    if math.isnan(row[name]):
+        return "not known"
+    return f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
+
+
+def _shown(levels: pd.DataFrame) -> pd.DataFrame:
+    """Levels with intervals beside their estimates."""
+    if not len(levels):
+        return levels
+    measures = ["far", "power", "restricted_delay"]
+    table, first = spans(levels, measures, 3), []
+    if "group" in table:  # those without a threshold of their own are judged by the common one
+        few, first = table["calibrating"] < table["needed"], ["group"]
+        table[["threshold", *measures]] = table[["threshold", *measures]].astype(object).mask(few)
+    return table[[*first, "level", "needed", "calibrating", "threshold", *measures]].rename(
+        columns=MEASURES)
+
+
+def _table(frame: pd.DataFrame) -> Markup:
+    if not len(frame):
+        return Markup("")
+    return Markup(Table(frame).html())  # escaped there, cell by cell
 
 
 def calibrate_log(log: Trajectories, plan: Plan, data: str = "") -> Calibrated:
@@ -221,12 +480,17 @@ def calibrate_log(log: Trajectories, plan: Plan, data: str = "") -> Calibrated:
                              f"{what} comes from {kind} sequences; if your labels are in another "
                              "column, say --columns label:NAME, and --positive safe if 1 means "
                              "safe.")
-    units = _units(log, plan)
+    if plan.per_group and log.groups is None:
+        raise ScoreFileError("thresholds per group need a column of groups: name it, as in "
+                             "--group task.")
+    units = np.arange(len(log))  # sequences, or the groups in which they resemble one another
+    if log.groups is not None and not plan.per_group:
+        units = np.unique(log.groups.astype(str), return_inverse=True)[1].astype(np.int64)
     learning, rest = _parts(log, units, plan)
     statistic, compared = _choose(log.take(learning), units[learning], plan)
     try:
         fitted = statistic.fit(log.take(learning))
-    except TooFewSequencesError as error:
+    except running.TooFewSequencesError as error:
         raise ScoreFileError(str(error)) from None
     part = _Part(log.take(rest).transformed(fitted), units[rest], plan)
     levels = pd.DataFrame([part.row(level) for level in sorted({*LEVELS, plan.level})])
@@ -242,20 +506,8 @@ def calibrate_log(log: Trajectories, plan: Plan, data: str = "") -> Calibrated:
     )
     policy = policy.valid_for(plan.valid_days)
     rows = [{"group": name, **own.row(plan.level)} for name, own in strata.items()]
-    estimates = pd.DataFrame(part.estimates(rule, unlabelled.transformed(fitted)))
-    return Calibrated(policy, compared, levels, pd.DataFrame(rows), estimates)
-
-
-def _units(log: Trajectories, plan: Plan) -> IntArray:
-    """Number the sequences, or the groups in which they resemble one another."""
-    if log.groups is None:
-        if plan.per_group:
-            raise ScoreFileError("thresholds per group need a column of groups: name it, as in "
-                                 "--group task.")
-        return np.arange(len(log))
-    if plan.per_group:
-        return np.arange(len(log))
-    return np.asarray(np.unique(log.groups.astype(str), return_inverse=True)[1], dtype=np.int64)
+    estimates = part.estimates(rule, unlabelled.transformed(fitted))
+    return Calibrated(policy, compared, levels, pd.DataFrame(rows), pd.DataFrame(estimates))
 
 
 def _parts(log: Trajectories, units: IntArray, plan: Plan) -> tuple[IntArray, IntArray]:
@@ -283,7 +535,9 @@ def _halves(units: IntArray, times: int, seed: int) -> Iterator[Split]:
         yield order[:cut], order[cut:]
 
 
-def _choose(part: Trajectories, units: IntArray, plan: Plan) -> tuple[Statistic, pd.DataFrame]:
+def _choose(
+    part: Trajectories, units: IntArray, plan: Plan
+) -> tuple[running.Statistic, pd.DataFrame]:
     """Take the candidate that serves the objective best, or the score itself.
 
     Half-samples differ from one another by about as much as the whole part differs from another
@@ -359,20 +613,21 @@ class _Part:
         unsafe, safe = labels == 1, labels == 0
         share = np.where(alarms > 0, alarms / self.running.lengths, 1.0)
         held_out, judged = self._held_out(level), alarms > 0
-        bounds_far = self.plan.risk == FALSE_ALARM
-        far = self._rate(safe, held_out if bounds_far else judged)
-        power = self._rate(unsafe, judged if bounds_far else held_out)
-        caught = unsafe & (alarms > 0)
-        base = self.base_rate
-        per_day = np.array([base * power[0], (1.0 - base) * far[0]]) * self.plan.per_day
-        return {
+        if self.plan.risk != FALSE_ALARM:
+            held_out, judged = judged, held_out
+        found = {
             "level": level, "needed": rule.n_needed, "calibrating": rule.n,
             "threshold": rule.value, "also": self.also(rule),
-            **_spread("far", far), **_spread("power", power),
-            **_spread("delay", self._mean(caught, share)),
-            **_spread("restricted_delay", self._mean(unsafe, share)),
-            "precision": per_day[0] / total if (total := per_day.sum()) > 0 else math.nan,
-            "alarms_per_day": per_day.sum(), "false_alarms_per_day": per_day[1],
+            **self._rate("far", safe, held_out), **self._rate("power", unsafe, judged),
+            **self._mean("delay", unsafe & (alarms > 0), share),
+            **self._mean("restricted_delay", unsafe, share),
+        }
+        base = self.base_rate
+        right, wrong = np.array([base * found["power"], (1.0 - base) * found["far"]]) * (
+            self.plan.per_day)
+        return found | {
+            "precision": right / total if (total := right + wrong) > 0 else math.nan,
+            "alarms_per_day": total, "false_alarms_per_day": wrong,
             "base_rate": base, "per_day": self.plan.per_day, "higher": self.higher,
         }
 
@@ -388,13 +643,11 @@ class _Part:
 
     def strata(self) -> dict[str, _Part]:
         """Return the part of each group that has a sequence to calibrate on."""
-        groups = self.running.groups
-        assert groups is not None  # asked for groups, as `_units` has checked
-        label = KINDS[self.plan.risk][0]
-        names = sorted({str(one) for one in groups[self.running.labels == label]})
+        assert self.running.groups is not None  # asked for them, which `calibrate_log` has checked
+        groups, label = self.running.groups.astype(str), KINDS[self.plan.risk][0]
         parts = {}
-        for name in names:
-            at = np.flatnonzero(groups.astype(str) == name)
+        for name in sorted(set(groups[self.running.labels == label])):
+            at = np.flatnonzero(groups == name)
             parts[name] = _Part(self.running.take(at), np.arange(len(at)), self.plan)
         return parts
 
@@ -442,8 +695,8 @@ class _Part:
                                    event * guess, guess, (other_event * other, other))
             labels = found.labels_needed(self.plan.half_width)
             rows.append({
-                "rate": name, **_spread("plain", (found.plain, found.plain_low, found.plain_high)),
-                **_spread("corrected", (found.value, found.low, found.high)),
+                "rate": name, **_spread("plain", found.plain, found.plain_low, found.plain_high),
+                **_spread("corrected", found.value, found.low, found.high),
                 "labelled": found.labelled, "sequences": found.units, "labels_needed": labels,
                 "half_width": self.plan.half_width})
         return rows
@@ -480,20 +733,24 @@ class _Part:
             alarms |= (fold == one) & rule.alarms(self.peaks, self.draws)
         return alarms
 
-    def _rate(self, among: NDArray[np.bool_], event: NDArray[np.bool_]) -> Spread:
+    def _rate(
+        self, name: str, among: NDArray[np.bool_], event: NDArray[np.bool_]
+    ) -> dict[str, float]:
         """Share of sequences with an event, and its 95 % interval over units."""
         if not among.any():
-            return math.nan, math.nan, math.nan
+            return _spread(name, *[math.nan] * 3)
         n = np.bincount(self.units[among])
         events = np.bincount(self.units[among], event[among])
         counted = Clustered.of(events[n > 0], n[n > 0])
         (low,), (high,) = counted.wilson()
-        return float(counted.rate[0]), float(low), float(high)
+        return _spread(name, counted.rate[0], low, high)
 
-    def _mean(self, among: NDArray[np.bool_], values: FloatArray) -> Spread:
+    def _mean(
+        self, name: str, among: NDArray[np.bool_], values: FloatArray
+    ) -> dict[str, float]:
         """Mean over sequences, and its 95 % interval by drawing units anew."""
         if not among.any():
-            return math.nan, math.nan, math.nan
+            return _spread(name, *[math.nan] * 3)
         n = np.bincount(self.units[among])
         total = np.bincount(self.units[among], values[among])[n > 0]
         n = n[n > 0]
@@ -502,282 +759,9 @@ class _Part:
             for copies in draw_units(np.random.default_rng(self.plan.seed), len(n), DRAWS)
         ])
         (low,), (high,) = percentiles(means[None, :], 0.95)
-        return float(np.mean(values[among])), float(low), float(high)
+        return _spread(name, float(np.mean(values[among])), low, high)
 
 
-def _spread(name: str, found: Spread) -> dict[str, float]:
-    return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
-
-
-def describe_calibration(found: Calibrated) -> str:
-    """Return a calibration in lines for a terminal."""
-    policy, lines = found.policy, [found.policy.promise, ""]
-    row = _own_row(found.levels, policy)
-    lines += [f"warning: {warning}" for warning in (*policy.warnings(), *_turned(row))]
-    expected = "Expected with the threshold of all" if policy.groups else "Expected"
-    lines += [
-        _enough(row, policy), _chosen(found.statistics, policy), _alarms_where(policy),
-        _both(row, policy),
-        f"{expected}: false alarms {_range(row, 'far')}, power {_range(row, 'power')}, delay of "
-        f"the detected {_range(row, 'delay')}, restricted delay {_range(row, 'restricted_delay')}.",
-        f"{_day(row)}: {row['alarms_per_day']:.4g} alarms, {row['false_alarms_per_day']:.4g} of "
-        f"them false; {_right(row)}.", "",
-        f"level {KINDS[policy.threshold.risk][1]:>6} needed  false alarms             power      "
-        "              restricted delay",
-    ]
-    for _, one in found.levels.iterrows():
-        lines.append(f"{one['level']:<6g} {one['needed']:12.0f}  {_range(one, 'far'):24} "
-                     f"{_range(one, 'power'):24} {_range(one, 'restricted_delay')}")
-    for _, one in found.groups.iterrows():
-        own = (f"False alarms {_range(one, 'far')}, power {_range(one, 'power')}."
-               if one["calibrating"] >= one["needed"] else "The threshold of all judges it.")
-        lines.append(f"group {one['group']}: {_enough(one, policy)} {own}")
-    for _, one in found.estimates.iterrows():
-        lines.append(f"{one['rate']}: {_range(one, 'plain')} from {one['labelled']} labels, "
-                     f"{_range(one, 'corrected')} corrected by {one['sequences']} sequences; "
-                     f"{_labels(one)}.")
-    drift = "watched" if policy.drift else "not watched: too few sequences for a reference"
-    return "\n".join([*lines, "", f"Drift is {drift}. Valid until {policy.expires}."])
-
-
-def _labels(row: pd.Series[Any]) -> str:
-    needed, there = int(row["labels_needed"]), int(row["labelled"])
-    width = f"a half width of {row['half_width']:g}" if "half_width" in row else "the width"
-    if not needed:
-        return f"not even a label for each would give {width}"
-    return f"{max(needed - there, 0)} more labels, drawn at random, would give {width}"
-
-
-def _day(row: pd.Series[float]) -> str:
-    """Say which day in deployment is meant; a table of an older version does not."""
-    if "per_day" not in row:
-        return "Per day"
-    return f"Of {row['per_day']:,.6g} sequences a day, {row['base_rate']:.1%} of them unsafe"
-
-
-def _right(row: pd.Series[float]) -> str:
-    """Say how many alarms are right, or that there are none."""
-    if math.isnan(row["precision"]):
-        return "no alarm is expected"
-    return f"{row['precision']:.1%} of alarms are right"
-
-
-def _turned(row: pd.Series[float]) -> list[str]:
-    """Warn if safe sequences peak higher than unsafe ones, as they do where a log is turned."""
-    if not row.get("higher", math.nan) < TURNED:
-        return []
-    return ["suspicion is higher in safe sequences: an unsafe one peaks above a safe one in "
-            f"{row['higher']:.0%} of pairs. Look whether --orientation (what a high score means) "
-            "and --positive (what label 1 means) are those of the log."]
-
-
-def _alarms_where(policy: Policy) -> str:
-    """Say when the policy alarms, of the score as it comes in where that is what is compared."""
-    rule, kind = policy.threshold, policy.statistic.to_dict()["kind"]
-    safety = policy.side == "safety"
-    if not math.isfinite(rule.value):
-        return f"{rule.explain()[0].upper()}{rule.explain()[1:]}"
-    if kind == "latest":
-        where = f"below {-rule.value!r}" if safety else f"above {rule.value!r}"
-        return f"It alarms at a score {where}."
-    turned_round = ", of minus the score," if safety else ""
-    return f"It alarms where {NAMES.get(kind, kind)}{turned_round} is above {rule.value!r}."
-
-
-def _enough(row: pd.Series[float], policy: Policy) -> str:
-    """Say whether there are enough sequences to calibrate a level on, from its row."""
-    verdict = "enough" if row["calibrating"] >= row["needed"] else "not enough"
-    kind = KINDS[policy.threshold.risk][1]
-    return (f"{row['calibrating']:.0f} {kind} sequences (or groups of them) calibrate; level "
-            f"{row['level']:g} needs {row['needed']:.0f}: {verdict}.")
-
-
-def _both(row: pd.Series[float], policy: Policy) -> str:
-    """Say which level of the other risk the threshold keeps, from the row of its level."""
-    other = "misses" if policy.threshold.risk == FALSE_ALARM else "false alarms"
-    return (f"On average over calibration sets the same threshold also keeps {other} to "
-            f"{row['also']:.3f}.")
-
-
-def _chosen(statistics: pd.DataFrame, policy: Policy) -> str:
-    """Say which statistic is compared with the threshold, and why."""
-    kind = policy.statistic.to_dict()["kind"]
-    kind = NAMES.get(kind, kind)
-    if not len(statistics):
-        return f"The statistic is {kind}: it was asked for, or there was too little to choose from."
-    row = statistics[statistics["chosen"]].iloc[0]
-    if row["statistic"] == CANDIDATES[0].name:
-        return f"The statistic is {kind}, the score itself: no other was better beyond noise."
-    return (f"The statistic is {kind}: on half-samples of the learning part it was better than the "
-            f"score itself by {row['gain']:.3f}, which varied by {row['noise']:.3f}.")
-
-
-def _own_row(levels: pd.DataFrame, policy: Policy) -> pd.Series[float]:
-    return levels.iloc[int((levels["level"] - policy.threshold.level).abs().argmin())]
-
-
-def _range(row: pd.Series[float], name: str) -> str:
-    if math.isnan(row[name]):
-        return "not known"
-    return f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
-
-
-def write_calibration(found: Calibrated, folder: Path) -> None:
-    """Write policy, tables and page into a new folder.
-
-    Raises
-    ------
-    ScoreFileError
-        If the folder exists.
-    """
-    if folder.exists():
-        raise ScoreFileError(f"{folder} exists. Choose another --out, or remove it.")
-    with write_folder_atomic(folder) as temporary:
-        found.policy.save(temporary / POLICY)
-        for name in TABLES:
-            table: pd.DataFrame = getattr(found, name)
-            if len(table):
-                table.to_csv(temporary / f"{name}.csv", index=False)
-        write_page(temporary)
-
-
-def write_page(folder: Path) -> None:
-    """Write `page.html` anew from policy and tables of a folder; nothing if there are none."""
-    if not (folder / "levels.csv").exists():
-        return
-    policy = Policy.load(folder / POLICY)
-    tables = {name: pd.read_csv(path) if (path := folder / f"{name}.csv").exists()
-              else pd.DataFrame() for name in TABLES}
-    levels, rule = tables["levels"], policy.threshold
-    row = _own_row(levels, policy)
-    found = Calibrated(policy, **tables)
-    sections = [
-        {"title": "What to expect", "words": f"{_enough(row, policy)} {_alarms_where(policy)} "
-         + ("Thresholds on this page are of minus the score. " if policy.side == "safety" else "")
-         + f"{_both(row, policy)} Rates and delays with 95 % intervals. Each of the "
-         f"{KINDS[rule.risk][1]} sequences is judged by a threshold placed without it; the "
-         "restricted delay is the share of its steps that an unsafe sequence had taken at its "
-         "alarm, and counts a miss as 1.",
-         "table": _table(_shown(levels))},
-        {"title": "What a stricter level costs", "words": "Each mark is a level, and "
-         "the dotted line is this policy's. What is promised keeps to the dashed line: lower is "
-         "fewer false alarms, higher is more unsafe sequences caught. "
-         f"Below, what this means for a day in deployment. {_day(row)}.",
-         "picture": _picture(levels, rule.level, rule.risk), "alt": ALT,
-         "table": _table(_per_day(levels))},
-        {"title": "Which statistic", "words": _chosen(found.statistics, policy)
-         + " What first_score and step_number reach, one gets without watching any further step."
-         * bool(len(found.statistics)),
-         "table": _table(found.statistics.rename(columns=MEASURES))},
-    ]
-    if len(found.groups):
-        sections.append({"title": "Groups", "words": "Groups with enough sequences have a "
-                         "threshold of their own; others are judged by the common one.",
-                         "table": _table(_shown(found.groups))})
-    if len(found.estimates):
-        sections.append({"title": "With the sequences that have no label", "words": "Rates from "
-                         "labels alone, and corrected by guesses about all others "
-                         "(prediction-powered inference). This supposes that labelled sequences "
-                         "were drawn at random. Here the threshold judges the sequences that "
-                         "placed it, so false alarms look a little rarer than above. "
-                         + " ".join(f"{one['rate'].capitalize()}: {_labels(one)}."
-                                    for _, one in found.estimates.iterrows()),
-                         "table": _table(_estimated(found.estimates))})
-    kind = policy.statistic.to_dict()["kind"]
-    facts = {"state": policy.state(), "promise about": rule.risk.replace("_", " ") + "s",
-             "created": policy.created, "expires": policy.expires,
-             "level": f"{rule.level:g}", "calibrator": rule.calibrator,
-             "statistic": NAMES.get(kind, kind), "threshold": repr(rule.value),
-             **({"steps and scores": policy.scoring} if policy.scoring else {}),
-             "high score means": policy.side, "data": policy.data[:12] or "unknown",
-             "drift": "watched" if policy.drift else "not watched"}
-    write_text_atomic(folder / "page.html", render_page(
-        "policy.html.j2", name=policy.name, promise=policy.promise, facts=facts,
-        state=policy.state(), warnings=[*policy.warnings(), *_turned(row)],
-        sections=[{"table": "", "picture": "", "alt": ""} | one for one in sections]))
-
-
-def _estimated(estimates: pd.DataFrame) -> pd.DataFrame:
-    """Rates from labels alone and corrected; the words beside the table say what labels cost."""
-    table = spans(estimates, ["plain", "corrected"], 3).rename(columns={"plain": "from labels"})
-    return table.drop(columns=["labels_needed", "half_width"], errors="ignore")
-
-
-def _shown(levels: pd.DataFrame) -> pd.DataFrame:
-    """Levels with intervals beside their estimates."""
-    measures = ["far", "power", "restricted_delay"]
-    table = spans(levels, measures, 3)
-    if "group" in table:  # those without a threshold of their own are judged by the common one
-        few = table["calibrating"] < table["needed"]
-        table[["threshold", *measures]] = table[["threshold", *measures]].astype(object).mask(few)
-    first = ["group"] if "group" in table else []
-    return table[[*first, "level", "needed", "calibrating", "threshold", *measures]].rename(
-        columns=MEASURES)
-
-
-def _per_day(levels: pd.DataFrame) -> pd.DataFrame:
-    table = levels[["level", "precision", "alarms_per_day", "false_alarms_per_day"]]
-    return table.rename(columns={"precision": "share of alarms that are right",
-                                 "alarms_per_day": "alarms per day",
-                                 "false_alarms_per_day": "of them false"})
-
-
-def _table(frame: pd.DataFrame) -> Markup:
-    if not len(frame):
-        return Markup("")
-    return Markup(Table(frame).html())  # escaped there, cell by cell
-
-
-def plot_levels(
-    levels: pd.DataFrame, level: float, title: str = "", risk: str = FALSE_ALARM
-) -> Figure:
-    """Draw false alarms and power at every level, with 95 % intervals.
-
-    Parameters
-    ----------
-    levels : DataFrame
-        As in :class:`Calibrated`.
-    level : float
-        That of the policy, drawn as a line.
-    title : str
-        Title of the figure.
-    risk : str
-        What the level is about.
-    """
-    from monitorlab.display.style import (
-        FALSE_ALARMS,
-        GREY,
-        SAFE,
-        TWO_COLUMNS,
-        UNSAFE,
-        shared_legend,
-        subplots,
-        whiskers,
-    )
-
-    fig, axes = subplots(1, 2, TWO_COLUMNS, 3.3)
-    marks = (("far", SAFE, FALSE_ALARMS), ("power", UNSAFE, "power (higher is better)"))
-    for ax, (name, color, label) in zip(axes[0], marks, strict=True):
-        value, low, high = (levels[name + end] for end in ("", "_low", "_high"))
-        ax.errorbar(levels["level"], value, whiskers(value, low, high), color=color, marker="o",
-                    linestyle="none", label="expected, 95 % interval")
-        ax.axvline(level, color=GREY, linestyle=":", label="this policy")
-        bounds = name == ("far" if risk == FALSE_ALARM else "power")
-        allowed = levels["level"] if name == "far" else 1.0 - levels["level"]
-        if bounds:
-            ax.plot(levels["level"], allowed, color=GREY, linestyle="--", label="what is allowed")
-        ax.set(xlabel=f"level of {risk.replace('_', ' ')}s", ylabel=label, ylim=(-0.02, 1.02))
-    shared_legend(fig, list(axes[0]), 3)
-    fig.suptitle(title, fontweight="bold")
-    return fig
-
-
-def _picture(levels: pd.DataFrame, level: float, risk: str) -> str:
-    """Draw the levels, as a data address."""
-    from matplotlib import pyplot
-
-    fig = plot_levels(levels, level, risk=risk)
-    with io.BytesIO() as stream:
-        fig.savefig(stream, format="png", dpi=150, bbox_inches="tight")
-        pyplot.close(fig)
-        return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+def _spread(name: str, estimate: float, low: float, high: float) -> dict[str, float]:
+    """An estimate and the ends of its interval, as columns."""
+    return {name: float(estimate), f"{name}_low": float(low), f"{name}_high": float(high)}

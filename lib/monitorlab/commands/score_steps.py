@@ -15,19 +15,18 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
+from typer import Argument, echo
 
 from monitorlab import __version__
 from monitorlab.benchmark.final_answers import CHECKS, right_answer
-from monitorlab.commands.score import differing
+from monitorlab.commands import Settings, relative
+from monitorlab.commands.score import check_alike
 from monitorlab.display import progress
 from monitorlab.models import ModelError
-from monitorlab.models.loading import check_device, load_tokenizer, model_identity
-from monitorlab.models.smollm2 import NAME as SMOLLM2
-from monitorlab.models.smollm2 import smollm2_folder
 from monitorlab.monitors.build import build_monitor, split_spec
 from monitorlab.monitors.monitor import Sample
 from monitorlab.monitors.prompts import PLAIN
@@ -35,15 +34,12 @@ from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import PARSED, TRUNCATED, UNPARSED, Verdict
 from monitorlab.online.trajectories import UNKNOWN
-from monitorlab.signals.recordings import RecordedSequence, load_recordings
-from monitorlab.signals.step_scores import LeftOutError, StepScores, Trajectory, split_steps
+from monitorlab.storage import settings as named
 from monitorlab.storage.files import digest_json, pretty_json, write_file_atomic, write_text_atomic
-from monitorlab.storage.settings import (
-    ParameterError,
-    read_settings,
-    settings_of,
-    split_assignments,
-)
+from monitorlab.storage.settings import ParameterError
+
+if TYPE_CHECKING:
+    from monitorlab.signals.recordings import RecordedSequence
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
 RULE = "tool-calls"
@@ -98,25 +94,30 @@ class _StepReading:
 
 
 @dataclass(frozen=True)
-class StepRequest:
+class _Request:
     """What to score, with what, and where to put it.
+
+    The generator may write 1,024 tokens unless `max_tokens` says otherwise; what is cut off is
+    skipped.
 
     Attributes
     ----------
     source : str
-        File or name of a set, see :func:`monitorlab.signals.recordings.load_recordings`.
+        Problems, solutions or conversations: a file, or processbench_gsm8k, processbench_math,
+        tau_bench, gsm8k, math, red_team.
     verifier : str
-        ``logprob:NAME``, ``prm:NAME``, ``guard:NAME`` (each on the hub, in a folder, or smollm2) or
-        ``tool-calls``; settings may follow, as behind a monitor.
+        What scores steps: logprob:NAME, prm:NAME, guard:NAME (on the hub, a folder, or smollm2) or
+        tool-calls.
     out : Path
-        Table, ``.csv`` or ``.parquet`` with one row per step, or ``.jsonl`` with one per sequence.
+        Table: .csv or .parquet with a row per step, .jsonl with a row per sequence.
     generator : str
-        A monitor that writes text (``hf:NAME``, ``smollm2``, ``api:MODEL``) with its settings. It
-        may write 1,024 tokens unless ``max_tokens`` says otherwise; what is cut off is skipped.
+        What solves problems that have no steps: hf:NAME, smollm2, api:MODEL; settings follow as -o
+        NAME=VALUE in the same text.
     check : str
-        What makes a label of a reference: ``boxed``, ``exact``, or a monitor that is asked.
-    options : tuple of str
-        NAME=VALUE of :class:`_StepReading` and of the verifier.
+        What compares final answers with references: boxed, exact, or a monitor.
+    option : list of str, optional
+        A setting of the verifier or of the reading, repeatable, such as device=cuda,
+        dtype=bfloat16, limit=100, turns=both, source_revision=COMMIT.
     force : bool
         Replace a table that was made otherwise.
 
@@ -126,15 +127,16 @@ class StepRequest:
         The table's ending is unknown.
     """
 
-    source: str
+    source: Annotated[str, Argument()]
     verifier: str
     out: Path
     generator: str = ""
     check: str = ""
-    options: tuple[str, ...] = ()
+    option: Settings = None
     force: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "out", self.out.expanduser())
         if self.out.suffix.lower() not in ENDINGS:
             raise ParameterError(f"--out {self.out} has an unknown ending, expected one of "
                                  f"{', '.join(ENDINGS)}")
@@ -178,101 +180,95 @@ def _build_verifier(spec: str, options: Mapping[str, str]) -> tuple[_Verifier, _
     ModelError
         It cannot be found, or there is no such device.
     """
+    from monitorlab.models import loading, smollm2  # these bring torch along
+
     spec, said = split_spec(spec)
     kind, _, name = spec.partition(":")
     if kind not in VERIFIERS or bool(name) == (kind == RULE):
         raise ParameterError(f"the verifier is {spec!r}, expected logprob:NAME, prm:NAME, "
-                             f"guard:NAME (on the hub, a folder, or {SMOLLM2}) or {RULE}")
+                             f"guard:NAME (on the hub, a folder, or {smollm2.NAME}) or {RULE}")
     build, *rest = (pkgutil.resolve_name(f"monitorlab.signals.{part}") for part in VERIFIERS[kind])
-    known, reading = settings_of(build, *rest), settings_of(_StepReading)
-    given = read_settings({**reading, **known}, f"score-steps with {kind}", options, said)
+    known, reading = named.settings_of(build, *rest), named.settings_of(_StepReading)
+    given = named.read_settings({**reading, **known}, f"score-steps with {kind}", options, said)
     ours = _StepReading(**{key: given.pop(key) for key in reading if key in given})
     decides = {key: setting.default for key, setting in known.items()} | given
     if kind == RULE:
         load = functools.partial(build, **given)
         return _Verifier(load, ours.signal or RULE, {"kind": kind, **decides}, True), ours
-    place = str(smollm2_folder()) if name == SMOLLM2 else name
+    place = str(smollm2.smollm2_folder()) if name == smollm2.NAME else name
     device = str(decides["device"])
-    check_device(device)
-    load_tokenizer(place, decides["revision"])
-    identity = {"kind": kind, "model": model_identity(place, decides.pop("revision")),
+    loading.check_device(device)
+    loading.load_tokenizer(place, decides["revision"])
+    identity = {"kind": kind, "model": loading.model_identity(place, decides.pop("revision")),
                 **{key: value for key, value in decides.items() if key not in _EVERYWHERE}}
     signal = ours.signal or f"{kind}:{Path(name).name}"
     load = functools.partial(build, place, **given)
     return _Verifier(load, signal, identity, device.startswith("cpu")), ours
 
 
-def score_steps(
-    request: StepRequest, report: Callable[[str], object] = lambda words: None
-) -> pd.DataFrame:
+def score_steps(request: _Request) -> None:
     """Solve, check and score sequences, and write the table with its manifest.
 
-    Returns
-    -------
-    DataFrame
-        ``dataset, signal, trajectory_id, step, score, tokens, label, step_label, onset`` and, where
-        there are any, ``group``. Labels nobody knows are missing; ``step_label`` is -1 there.
+    Its columns are ``dataset, signal, trajectory_id, step, score, tokens, label, step_label,
+    onset`` and, where there are any, ``group``. Labels nobody knows are missing; ``step_label`` is
+    -1 there.
 
     Raises
     ------
     ModelError, ParameterError, RecordingError
         Something cannot be had, does not fit together, or no sequence can be scored.
     """
-    verifier, reading = _build_verifier(request.verifier, split_assignments(request.options))
+    from monitorlab.signals.recordings import load_recordings
+
+    given = named.split_assignments(request.option or ())
+    verifier, reading = _build_verifier(request.verifier, given)
     settings = json.loads(pretty_json({
         "source": Path(request.source).name, "limit": reading.limit, "seed": reading.seed,
         "verifier": verifier.identity, "signal": verifier.signal, "generator": request.generator,
         "check": request.check}))
-    _check_replaced(request, settings)
+    if request.out.exists() and not request.force:
+        check_alike(request.out, request.beside("json"), settings, ", or --force to replace it")
     sequences = load_recordings(request.source, reading.source_path, reading.source_revision)
     if reading.limit:
         drawn = np.random.default_rng(reading.seed).permutation(len(sequences))
         sequences = [sequences[i] for i in drawn[: reading.limit]]
-    sequences, skipped = _solved(request, sequences, report)
-    sequences = _labelled(request, sequences, report)
-    scores, reasons = _scored(request, sequences, verifier, reading)
-    skipped |= reasons
+    sequences, skipped = _solved(request, sequences)
+    sequences = _labelled(request, sequences)
+    lists = []
+    for one, found in zip(sequences, _scored(request, sequences, verifier, reading), strict=True):
+        if "skipped" in found:
+            skipped[one.name] = found["skipped"]
+        else:
+            lists.append(_row(one, found, verifier))
     for reason, count in Counter(reason[:100] for reason in skipped.values()).most_common(3):
-        report(f"{count:,} skipped: {reason}")
-    if not scores:
-        raise ModelError(f"none of {len(sequences) + len(skipped):,} sequences could be scored")
-    name = Path(request.source).name.partition(".")[0]
-    lists = [_row(one, scores[one.name], verifier) for one in sequences if one.name in scores]
+        echo(f"{count:,} skipped: {reason}")
+    if not lists:
+        raise ModelError(f"none of {len(skipped):,} sequences could be scored")
     table = _steps(lists)
-    table.insert(0, "dataset", name)
-    _write(request, table, lists)
+    table.insert(0, "dataset", Path(request.source).name.partition(".")[0])
+    _write(request.out, table, lists)
     counts = Counter({1: "unsafe", 0: "safe"}.get(row["label"], "unknown") for row in lists)
     facts = {"monitorlab": __version__, "settings": settings, "scored": len(lists),
              "skipped": len(skipped), "labels": counts,
              "known onsets": sum(row["onset"] > 0 for row in lists)}
     write_text_atomic(request.beside("json"), pretty_json(facts))
-    report(f"{len(lists):,} sequences, {len(table):,} steps: "
-           + ", ".join(f"{n:,} {label}" for label, n in sorted(counts.items()))
-           + f"; {facts['known onsets']:,} with a known onset; {len(skipped):,} skipped")
+    labels = ", ".join(f"{n:,} {label}" for label, n in sorted(counts.items()))
+    echo(f"{len(lists):,} sequences, {len(table):,} steps: {labels}; {facts['known onsets']:,} "
+         f"with a known onset; {len(skipped):,} skipped")
     if skipped:
-        report("A threshold calibrated on the others keeps its level only among sequences that can "
-               "be scored: shorten the rest, or count each as an alarm")
-    return table
-
-
-def _check_replaced(request: StepRequest, settings: Mapping[str, Any]) -> None:
-    """Refuse to replace a table that was made with other settings."""
-    if request.force or not request.out.exists():
-        return
-    try:
-        earlier = json.loads(request.beside("json").read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, KeyError, TypeError):
-        earlier = None
-    other = ["it does not say how it was made"] if earlier is None else differing(earlier, settings)
-    if other:
-        raise ParameterError(f"{request.out} was made otherwise ({'; '.join(other)}): give another "
-                             "--out, or --force to replace it")
+        echo("A threshold calibrated on the others keeps its level only among sequences that can "
+             "be scored: shorten the rest, or count each as an alarm")
+    place = relative(request.out)
+    echo(f"Step scores: {place}. Next: python -m monitorlab calibrate {place} --out policy, or run "
+         f"07 -p SCORES_FILE={place}")
 
 
 def _solved(
-    request: StepRequest, sequences: Sequence[RecordedSequence], report: Callable[[str], object]
+    request: _Request, sequences: Sequence[RecordedSequence]
 ) -> tuple[list[RecordedSequence], dict[str, str]]:
     """Let the generator solve what has no steps; return the solved, and why others are not."""
+    from monitorlab.signals.step_scores import split_steps
+
     open_ones = [one for one in sequences if not one.steps]
     if not request.generator:
         if open_ones:
@@ -302,14 +298,12 @@ def _solved(
         else:
             skipped[one.name] = CUT_OFF if row["status"] == TRUNCATED and text else (
                 f"no solution: {row['status']}, {row['evidence'] or 'no text'}")
-    report(f"{len(open_ones) - len(skipped):,} of {len(open_ones):,} problems solved by "
-           f"{monitor.name}")
+    echo(f"{len(open_ones) - len(skipped):,} of {len(open_ones):,} problems solved by "
+         f"{monitor.name}")
     return solved, skipped
 
 
-def _labelled(
-    request: StepRequest, sequences: Sequence[RecordedSequence], report: Callable[[str], object]
-) -> list[RecordedSequence]:
+def _labelled(request: _Request, sequences: Sequence[RecordedSequence]) -> list[RecordedSequence]:
     """Label what has no label by comparing it with its reference."""
     if not request.check:
         return list(sequences)
@@ -329,15 +323,15 @@ def _labelled(
         table = score(monitor, asked, store, title="checking")
         parsed = table[table["status"] == PARSED]
         labels = dict(zip(parsed["sample_id"], parsed["verdict"].astype(int), strict=True))
-    report(f"{len(labels):,} of {len(waiting):,} solutions checked, {sum(labels.values()):,} wrong")
+    echo(f"{len(labels):,} of {len(waiting):,} solutions checked, {sum(labels.values()):,} wrong")
     return [replace(one, label=labels.get(one.name, one.label)) for one in sequences]
 
 
 def _scored(
-    request: StepRequest, sequences: Sequence[RecordedSequence], verifier: _Verifier,
+    request: _Request, sequences: Sequence[RecordedSequence], verifier: _Verifier,
     reading: _StepReading,
-) -> tuple[dict[str, StepScores], dict[str, str]]:
-    """Scores by name, those of earlier runs included, and why others have none.
+) -> list[dict[str, Any]]:
+    """Scores of each sequence, those of earlier runs included, or why it has none.
 
     Portions are always the same sequences, so that a batch, and with it the last digits of its
     scores, does not depend on where an earlier run stopped.
@@ -352,24 +346,17 @@ def _scored(
     for portion in progress(missing, "scoring"):
         store.put({keys[name]: Verdict(UNPARSED, reply=json.dumps(found), reason="step scores")
                    for name, found in _portion(scorer, portion).items()})
-    scores, reasons = {}, {}
-    for name, key in keys.items():
-        stored = store.get(key)
-        found = json.loads(stored.reply if stored else "{}")
-        if "skipped" in found:
-            reasons[name] = found["skipped"]
-        else:
-            scores[name] = StepScores(found["scores"], found["tokens"])
-    return scores, reasons
+    stored = (store.get(key) for key in keys.values())
+    return [json.loads(one.reply) for one in stored if one]
 
 
 def _portion(scorer: Any, portion: Sequence[RecordedSequence]) -> dict[str, dict[str, Any]]:
     """Score sequences together; what is too long, or no conversation, gets a reason instead."""
-    names = [one.name for one in portion]
-    asked: list[Trajectory] = [(one.problem, one.steps) for one in portion]
-    reasons: dict[str, str] = {}
+    from monitorlab.signals.step_scores import LeftOutError
+
+    names, reasons = [one.name for one in portion], {}
     try:
-        found: list[StepScores | None] = list(scorer.score_many(asked, names))
+        found = list(scorer.score_many([(one.problem, one.steps) for one in portion], names))
     except LeftOutError as error:
         found, reasons = error.scores, error.reasons
     return {name: {"skipped": reasons[name]} if one is None else
@@ -377,11 +364,13 @@ def _portion(scorer: Any, portion: Sequence[RecordedSequence]) -> dict[str, dict
             for name, one in zip(names, found, strict=True)}
 
 
-def _row(one: RecordedSequence, found: StepScores, verifier: _Verifier) -> dict[str, Any]:
+def _row(
+    one: RecordedSequence, found: Mapping[str, Any], verifier: _Verifier
+) -> dict[str, Any]:
     """One sequence with lists; where both sides' turns are scored, the onset is the answer's."""
     onset = one.onset * (2 if verifier.identity.get("turns") == "both" else 1)
-    row = {"signal": verifier.signal, "trajectory_id": one.name, "score": list(found.scores),
-           "tokens": list(found.tokens), "label": None if one.label == UNKNOWN else one.label,
+    row = {"signal": verifier.signal, "trajectory_id": one.name, "score": found["scores"],
+           "tokens": found["tokens"], "label": None if one.label == UNKNOWN else one.label,
            "onset": onset}
     return row | ({"group": one.group} if one.group else {})
 
@@ -400,11 +389,10 @@ def _steps(lists: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns + grouped).astype({"label": "Int64"})
 
 
-def _write(request: StepRequest, table: pd.DataFrame, lists: Sequence[Mapping[str, Any]]) -> None:
+def _write(out: Path, table: pd.DataFrame, lists: Sequence[Mapping[str, Any]]) -> None:
     """Write the table in the form that its ending names, as a whole or not at all."""
-    kind = request.out.suffix.lower()
-    request.out.parent.mkdir(parents=True, exist_ok=True)
-    with write_file_atomic(request.out) as temporary:
+    kind = out.suffix.lower()
+    with write_file_atomic(out) as temporary:
         if kind == ".parquet":
             table.to_parquet(temporary, index=False)
         elif kind == ".csv":

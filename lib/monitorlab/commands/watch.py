@@ -6,23 +6,63 @@ A line is a JSON object: ``{"id": "a1", "score": 0.3}``, optionally with ``step`
 
 from __future__ import annotations
 
+import functools
+import io
 import json
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from typer import echo
+
+from monitorlab.commands import CommandError
 from monitorlab.online.drift import DriftTest
 from monitorlab.online.policy import OnlineMonitor, Policy, PolicyError
-from monitorlab.storage.files import (
-    DamagedFileError,
-    read_sealed,
-    sealed_json,
-    write_text_atomic,
-)
+from monitorlab.storage.files import DamagedFileError, read_sealed, sealed_json, write_text_atomic
 
 SHOWN = 80  # characters of a bad line that a complaint repeats
 KEPT_EVERY = 100  # finished sequences after which the evidence of drift is written down
 _decode = json.JSONDecoder().raw_decode  # json.loads looks for white space around, line by line
+
+
+def watch_stdin(policy: Path, *, mark: bool = False, evidence: Path | None = None) -> None:
+    """Watch what comes in by a policy, and print its alarms.
+
+    Parameters
+    ----------
+    policy : Path
+        policy.json, as `calibrate` writes it.
+    mark : bool
+        Write into POLICY and its page when the guarantee becomes void.
+    evidence : Path, optional
+        File that keeps the evidence of drift over restarts.
+    """
+    rule = Policy.load(policy.expanduser())
+    file = evidence.expanduser() if evidence else None
+    monitor = OnlineMonitor(rule, _read_evidence(file, rule) if file else None)
+    complain = functools.partial(echo, err=True)
+    for warning in monitor.policy.warnings():
+        complain(f"warning: {warning}")
+    lines = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace")
+    bad = watch(
+        monitor, lines, functools.partial(print, flush=True), complain,
+        functools.partial(_mark, policy.expanduser()) if mark else lambda now: None,
+        functools.partial(_write_evidence, file) if file else lambda now: None)
+    if bad:
+        raise CommandError(f"{bad} of the lines could not be used")
+
+
+def _mark(path: Path, policy: Policy) -> None:
+    """Write a policy that has become void, and its page where there is one."""
+    try:
+        policy.save(path)
+        if (path.parent / "page.html").exists():
+            from monitorlab.commands.calibrate import Calibrated
+
+            Calibrated.load(path.parent).write_page(path.parent)
+    except (OSError, ValueError, LookupError) as error:  # the watch goes on
+        echo(f"the policy or its page could not be marked: {error}", err=True)
 
 
 def watch(
@@ -77,13 +117,13 @@ def watch(
     return bad
 
 
-def write_evidence(path: Path, monitor: OnlineMonitor) -> None:
+def _write_evidence(path: Path, monitor: OnlineMonitor) -> None:
     """Write the evidence of drift down, sealed, whole or not at all."""
     if monitor.drift is not None:
         write_text_atomic(path, sealed_json(monitor.drift.to_dict()))
 
 
-def read_evidence(path: Path, policy: Policy) -> DriftTest | None:
+def _read_evidence(path: Path, policy: Policy) -> DriftTest | None:
     """Return the test that goes on where an earlier watch stopped; None if there was none.
 
     Raises

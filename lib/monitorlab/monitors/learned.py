@@ -43,7 +43,7 @@ def _training_rows(
     ----------
     frames : iterable of DataFrame
         With columns request, response, label (1 is misbehavior); others are dropped. Such as
-        :func:`monitorlab.pipeline.artifacts.read_parts` yields them.
+        :meth:`monitorlab.pipeline.runs.Run.read_parts` yields them.
     rng : Generator
         Chooses what is kept, if there is more than `cap`.
     cap : int, optional

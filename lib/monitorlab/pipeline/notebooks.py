@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import functools
 import hashlib
 import io
@@ -25,36 +26,6 @@ from pathlib import Path
 
 from monitorlab.storage.files import quick_jsonschema
 from monitorlab.storage.settings import ParameterError, Setting, Value
-
-
-def _parameters_in(source: str) -> tuple[Setting, ...]:
-    """Parse the source of a parameters cell.
-
-    Parameters
-    ----------
-    source : str
-        Assignments of literals, annotated or not, each with a comment behind it.
-
-    Raises
-    ------
-    ParameterError
-        If a line is no assignment of a str, int, float or bool literal, or if the annotation
-        and the literal disagree.
-    """
-    comments = _comments(source)
-    found = []
-    for node in ast.parse(source).body:
-        name, annotation = _target(node)
-        value = _literal(node, name)
-        declared = annotation or type(value).__name__
-        if declared not in _EXPECTED:
-            known = ", ".join(_EXPECTED)
-            raise ParameterError(f"{name}: type {declared!r} is not one of {known}")
-        lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)  # a formatter may wrap
-        help = " ".join(comments[line] for line in lines if line in comments)
-        setting = Setting(name, (getattr(builtins, declared),), value, help)
-        found.append(replace(setting, default=_value(setting, value)))
-    return tuple(found)
 
 
 def check_parameters(
@@ -82,33 +53,28 @@ def check_parameters(
         with their help), or if a value has the wrong type.
     """
     names = {parameter.name for parameters in known.values() for parameter in parameters}
-    unknown = sorted(set(given) - names)
-    if unknown:
-        raise ParameterError(
-            f"unknown parameter {', '.join(unknown)}. Known parameters:\n" + describe_all(known)
-        )
-    return {
-        stem: {p.name: _from_here(p, _value(p, given[p.name]))
-               for p in parameters if p.name in given}
-        for stem, parameters in known.items()
-    }
+    if unknown := sorted(set(given) - names):
+        raise ParameterError(f"unknown parameter {', '.join(unknown)}. Known parameters:\n"
+                             + describe_all(known))
+    checked: dict[str, dict[str, Value]] = {stem: {} for stem in known}
+    for stem, parameters in known.items():
+        for parameter in (p for p in parameters if p.name in given):
+            value = _value(parameter, given[parameter.name])
+            if parameter.name.endswith("_FILE") and isinstance(value, str) and value.strip():
+                value = str(Path(value).expanduser().absolute())  # a kernel works elsewhere
+            checked[stem][parameter.name] = value
+    return checked
 
 
-def _value(parameter: Setting, value: object) -> Value:
+def _value(parameter: Setting, given: object) -> Value:
     """Read text from a command line, or a Python value, as the declared type, without loss."""
     try:
-        return parameter.read(value)
+        value: Value = parameter.read(given)
     except ParameterError:
         kind = parameter.kinds[0].__name__
         raise ParameterError(
-            f"{parameter.name} must be {_EXPECTED[kind]} ({kind}), got {value!r}") from None
-
-
-def _from_here(parameter: Setting, value: Value) -> Value:
-    """Make the path of a parameter NAME_FILE absolute: a kernel works in another folder."""
-    if not parameter.name.endswith("_FILE") or not isinstance(value, str) or not value.strip():
-        return value
-    return str(Path(value).expanduser().absolute())
+            f"{parameter.name} must be {_EXPECTED[kind]} ({kind}), got {given!r}") from None
+    return value
 
 
 def describe_all(known: Mapping[str, Sequence[Setting]]) -> str:
@@ -118,38 +84,9 @@ def describe_all(known: Mapping[str, Sequence[Setting]]) -> str:
         lines.append(f"  {stem}")
         heads = [f"{p.name}: {p.kinds[0].__name__} = {p.default!r}" for p in parameters]
         width = max((len(head) for head in heads), default=0)
-        lines += [
-            f"    {head:<{width}}  {p.meaning}".rstrip()
-            for head, p in zip(heads, parameters, strict=True)
-        ]
+        lines += [f"    {head:<{width}}  {p.meaning}".rstrip()
+                  for head, p in zip(heads, parameters, strict=True)]
     return "\n".join(lines)
-
-
-def _comments(source: str) -> dict[int, str]:
-    """Return the comment of each line, without the hash."""
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return {t.start[0]: t.string.lstrip("# ").strip() for t in tokens if t.type == tokenize.COMMENT}
-
-
-def _target(node: ast.stmt) -> tuple[str, str]:
-    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-        return node.target.id, ast.unparse(node.annotation)
-    if isinstance(node, ast.Assign) and len(node.targets) == 1:
-        target = node.targets[0]
-        if isinstance(target, ast.Name):
-            return target.id, ""
-    raise ParameterError(f"line {node.lineno} of the parameters cell is not `NAME: type = literal`")
-
-
-def _literal(node: ast.stmt, name: str) -> Value:
-    assert isinstance(node, ast.Assign | ast.AnnAssign)
-    try:
-        value = ast.literal_eval(node.value) if node.value is not None else None
-    except ValueError:
-        value = None
-    if not isinstance(value, str | int | float | bool):
-        raise ParameterError(f"{name}: the default must be a str, int, float or bool literal")
-    return value
 
 
 _EXPECTED = {"str": "text", "int": "a whole number", "float": "a finite number",
@@ -157,7 +94,11 @@ _EXPECTED = {"str": "text", "int": "a whole number", "float": "a finite number",
 _STEM = re.compile(r"(?P<number>\d{2})_[a-z0-9_]+")
 _TABLE_LINE = re.compile(r"\*\*(Reads|Writes):?\*\*:?(.*?)(?=\*\*\w|\n\s*\n|\Z)", re.DOTALL)
 _NAME = re.compile(r"`([\w./-]*[a-z][\w./-]*)`")
+_ANSWER = re.compile(r"\s*<details>.*?</details>", re.DOTALL)
 _GIVEN = re.compile(r"`([A-Z][A-Z_]*)`")
+
+
+KERNEL_NAME = "python3"
 
 
 class NotebookError(ValueError):
@@ -200,7 +141,7 @@ class Notebook:
     digest : str
         SHA-256 of the file, to tell whether a run is older than its source.
     fault : str
-        Why it cannot be run; only `survey_notebooks` returns notebooks that have one.
+        Why it cannot be run; only `discover(..., strict=False)` returns notebooks that have one.
     """
 
     path: Path
@@ -221,78 +162,86 @@ class Notebook:
         """File name without suffix, which is also the name of the run's folder."""
         return self.path.stem
 
+    @classmethod
+    def unreadable(cls, path: Path, fault: str) -> Notebook:
+        """Return what stands for a notebook of which only the name is known."""
+        return cls(path, int(path.stem[:2]), path.stem, "", "", (), (), (), (), "", fault)
+
     def needs_nothing(self, parameters: Mapping[str, object]) -> bool:
         """Whether a parameter is given that stands instead of what it reads."""
         return any(parameters.get(name) for name in self.instead)
 
+    def dependencies(self, notebooks: Iterable[Notebook]) -> tuple[str, ...]:
+        """Return the stems of the notebooks whose tables this one reads, in order.
 
-def discover(folder: Path) -> tuple[Notebook, ...]:
+        A table is written `06_step_signals/steps` or just `steps`; in the second form the nearest
+        earlier notebook that writes it is meant.
+        """
+        others = [n for n in notebooks if n.stem != self.stem]
+        found: set[str] = set()
+        for name in self.reads:
+            prefix, slash, table = name.rpartition("/")
+            writers = [n for n in others if table in {w.rpartition("/")[2] for w in n.writes}]
+            if slash:
+                writers = [n for n in others if prefix in (n.stem, f"{n.number:02d}")]
+            elif earlier := [n for n in writers if n.number < self.number]:
+                writers = [max(earlier, key=attrgetter("number"))]
+            found.update(n.stem for n in writers)
+        return tuple(sorted(found))
+
+    def write(self, path: Path, answers: bool = True) -> None:
+        """Write it as an unexecuted `.ipynb`, on request without folded answers."""
+        quick_jsonschema()
+        import jupytext
+
+        document = jupytext.read(self.path, fmt="py:percent")
+        for cell in document.cells if not answers else ():
+            if cell.cell_type == "markdown":
+                cell.source = _ANSWER.sub("", cell.source)
+        document.metadata["kernelspec"] = {
+            "display_name": "Python 3", "language": "python", "name": KERNEL_NAME}
+        document.metadata.pop("jupytext", None)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        jupytext.write(document, path, fmt="ipynb")
+
+
+def discover(folder: Path, strict: bool = True) -> tuple[Notebook, ...]:
     """Read all notebooks of a folder, in the order in which they have to run.
 
     Parameters
     ----------
     folder : Path
         Holds files named `NN_name.py`; other files are left alone.
+    strict : bool
+        Whether a notebook that cannot be read, shares its number with another, or is part of a
+        circle is an error. Otherwise it has a `fault`, and comes after the others.
 
     Raises
     ------
     NotebookError
-        If two notebooks share a number, a first cell cannot be read, or notebooks read each
-        other in a circle.
-    """
-    found = survey_notebooks(folder)
-    for notebook in found:
-        if notebook.fault:
-            raise NotebookError(notebook.fault)
-    return found
-
-
-def survey_notebooks(folder: Path) -> tuple[Notebook, ...]:
-    """Read all notebooks of a folder as `discover` does, those that cannot be read included.
-
-    A notebook that cannot be read, shares its number with another, or is part of a circle has a
-    `fault`, and comes after the others.
+        What is wrong with the first such notebook.
     """
     found = []
     for path in sorted(p for p in folder.glob("*.py") if _STEM.fullmatch(p.stem)):
         try:
-            found.append(_read_notebook(path))
+            found.append(_parse(path, path.read_bytes()))
         except NotebookError as error:
-            found.append(without_content(path, str(error)))
+            found.append(Notebook.unreadable(path, str(error)))
+        except Exception as error:  # half-edited text fails in YAML, tokenizer or jupytext
+            words = " ".join(str(error).split())[:200]
+            found.append(Notebook.unreadable(path, f"{path.name} cannot be read: {words}"))
     numbers = [n.number for n in found]
-    faulty = [
-        n if n.fault or numbers.count(n.number) == 1
-        else replace(n, fault=f"two notebooks have the number {n.number:02d}")
-        for n in found
-    ]
-    sound = [n for n in faulty if not n.fault]
-    waiting = [n for n in faulty if n.fault]
+    found = [n if n.fault or numbers.count(n.number) == 1
+             else replace(n, fault=f"two notebooks have the number {n.number:02d}") for n in found]
+    sound, faulty = ([n for n in found if bool(n.fault) == fault] for fault in (False, True))
     try:
-        return (*_in_order(sound), *waiting)
+        ordered = (*_in_order(sound), *faulty)
     except NotebookError as error:
-        return (*(replace(n, fault=str(error)) for n in sound), *waiting)
-
-
-def without_content(path: Path, fault: str) -> Notebook:
-    """Return what stands for a notebook of which only the name is known."""
-    return Notebook(path, int(path.stem[:2]), path.stem, "", "", (), (), (), (), "", fault)
-
-
-def _read_notebook(path: Path) -> Notebook:
-    """Parse one py:percent file.
-
-    Raises
-    ------
-    NotebookError
-        If it cannot be read; the message names the file.
-    """
-    try:
-        return _parse(path, path.read_bytes())
-    except NotebookError:
-        raise
-    except Exception as error:  # half-edited text fails in YAML, in the tokenizer, in jupytext
-        words = " ".join(str(error).split())[:200]
-        raise NotebookError(f"{path.name} cannot be read: {words}") from error
+        ordered = (*(replace(n, fault=str(error)) for n in sound), *faulty)
+    for notebook in ordered if strict else ():
+        if notebook.fault:
+            raise NotebookError(notebook.fault)
+    return ordered
 
 
 @functools.lru_cache(maxsize=64)
@@ -301,26 +250,16 @@ def _parse(path: Path, data: bytes) -> Notebook:
     import jupytext  # heavy: only when a notebook is really read
 
     document = jupytext.reads(data.decode("utf-8"), fmt="py:percent")
-    cells = tuple(
-        _Cell(c.cell_type, c.source, tuple(c.metadata.get("tags", ()))) for c in document.cells
-    )
+    cells = tuple(_Cell(c.cell_type, c.source, tuple(c.metadata.get("tags", ())))
+                  for c in document.cells)
     if not cells or cells[0].kind != "markdown" or not cells[0].source.startswith("# "):
         raise NotebookError(f"{path.name}: the first cell must be markdown and start with `# `")
     title, claim, about = read_first_cell(cells[0].source)
     tables = _read_tables(cells[1].source) if len(cells) > 1 else {}
     return Notebook(
-        path=path,
-        number=int(path.stem[:2]),
-        title=title,
-        claim=claim,
-        about=about,
-        reads=tables.get("Reads", ()),
-        writes=tables.get("Writes", ()),
-        parameters=_read_parameters(path, cells),
-        cells=cells,
-        digest=hashlib.sha256(data).hexdigest(),
-        instead=tables.get("Instead", ()),
-    )
+        path, int(path.stem[:2]), title, claim, about, tables.get("Reads", ()),
+        tables.get("Writes", ()), _read_parameters(path, cells), cells,
+        hashlib.sha256(data).hexdigest(), instead=tables.get("Instead", ()))
 
 
 def select(notebooks: Sequence[Notebook], names: Iterable[str]) -> tuple[Notebook, ...]:
@@ -331,47 +270,27 @@ def select(notebooks: Sequence[Notebook], names: Iterable[str]) -> tuple[Noteboo
     NotebookError
         If a name matches none; the message lists those that exist.
     """
-    wanted = {_find(notebooks, name).stem for name in names}
+    wanted: set[str] = set()
+    for name in names:
+        key = Path(name).stem
+        found = {n.stem for n in notebooks
+                 if key == n.stem or (key.isdecimal() and int(key) == n.number)}
+        if not found:
+            known = ", ".join(n.stem for n in notebooks) or "none"
+            raise NotebookError(f"no notebook {name!r}. Notebooks: {known}")
+        wanted |= found
     return tuple(n for n in notebooks if not wanted or n.stem in wanted)
-
-
-def _find(notebooks: Sequence[Notebook], name: str) -> Notebook:
-    key = Path(name).stem
-    for notebook in notebooks:
-        if key == notebook.stem or (key.isdecimal() and int(key) == notebook.number):
-            return notebook
-    known = ", ".join(n.stem for n in notebooks) or "none"
-    raise NotebookError(f"no notebook {name!r}. Notebooks: {known}")
-
-
-def dependencies(notebook: Notebook, notebooks: Iterable[Notebook]) -> tuple[str, ...]:
-    """Return the stems of the notebooks whose tables `notebook` reads, in order.
-
-    A table is written `06_step_signals/steps` or just `steps`; in the second form the nearest
-    earlier notebook that writes it is meant.
-    """
-    others = [n for n in notebooks if n.stem != notebook.stem]
-    found: set[str] = set()
-    for name in notebook.reads:
-        prefix, slash, table = name.rpartition("/")
-        writers = [n for n in others if table in {w.rpartition("/")[2] for w in n.writes}]
-        if slash:
-            writers = [n for n in others if prefix in (n.stem, f"{n.number:02d}")]
-        elif earlier := [n for n in writers if n.number < notebook.number]:
-            writers = [max(earlier, key=attrgetter("number"))]
-        found.update(n.stem for n in writers)
-    return tuple(sorted(found))
 
 
 def with_inputs(
     chosen: Sequence[Notebook], notebooks: Sequence[Notebook]
 ) -> tuple[Notebook, ...]:
     """Return `chosen` and every notebook that they read, directly or not, in the order to run."""
-    wanted = {n.stem for n in chosen}
-    for notebook in reversed(_in_order(notebooks)):
+    wanted, ordered = {n.stem for n in chosen}, _in_order(notebooks)
+    for notebook in reversed(ordered):
         if notebook.stem in wanted:
-            wanted.update(dependencies(notebook, notebooks))
-    return tuple(n for n in _in_order(notebooks) if n.stem in wanted)
+            wanted.update(notebook.dependencies(notebooks))
+    return tuple(n for n in ordered if n.stem in wanted)
 
 
 def _in_order(notebooks: Sequence[Notebook]) -> tuple[Notebook, ...]:
@@ -386,7 +305,7 @@ def _in_order(notebooks: Sequence[Notebook]) -> tuple[Notebook, ...]:
     done: list[Notebook] = []
     while waiting:
         ready = {n.stem for n in done}
-        free = [n for n in waiting if set(dependencies(n, notebooks)) <= ready]
+        free = [n for n in waiting if set(n.dependencies(notebooks)) <= ready]
         if not free:
             raise NotebookError("these notebooks read each other in a circle: "
                                 + ", ".join(n.stem for n in waiting))
@@ -443,6 +362,7 @@ def _read_tables(source: str) -> dict[str, tuple[str, ...]]:
 
 
 def _read_parameters(path: Path, cells: Sequence[_Cell]) -> tuple[Setting, ...]:
+    """Parse the cell tagged `parameters`."""
     tagged = [c for c in cells if "parameters" in c.tags]
     if len(tagged) > 1:
         raise NotebookError(f"{path.name}: more than one cell is tagged `parameters`")
@@ -450,3 +370,33 @@ def _read_parameters(path: Path, cells: Sequence[_Cell]) -> tuple[Setting, ...]:
         return _parameters_in(tagged[0].source) if tagged else ()
     except (ParameterError, SyntaxError) as error:
         raise NotebookError(f"{path.name}: {error}") from error
+
+
+def _parameters_in(source: str) -> tuple[Setting, ...]:
+    """Read assignments of literals, annotated or not, each with a comment behind it."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = {t.start[0]: t.string.lstrip("# ").strip()
+                for t in tokens if t.type == tokenize.COMMENT}
+    found = []
+    for node in ast.parse(source).body:
+        targets = (node.targets if isinstance(node, ast.Assign) else
+                   [node.target] if isinstance(node, ast.AnnAssign) else [])
+        if len(targets) != 1 or not isinstance(targets[0], ast.Name):
+            raise ParameterError(f"line {node.lineno} of the parameters cell is not "
+                                 "`NAME: type = literal`")
+        assert isinstance(node, ast.Assign | ast.AnnAssign)
+        name, value = targets[0].id, None
+        with contextlib.suppress(ValueError):
+            value = ast.literal_eval(node.value) if node.value else None
+        if not isinstance(value, str | int | float | bool):
+            raise ParameterError(f"{name}: the default must be a str, int, float or bool literal")
+        declared = type(value).__name__
+        if isinstance(node, ast.AnnAssign):
+            declared = ast.unparse(node.annotation)
+        if declared not in _EXPECTED:
+            raise ParameterError(f"{name}: type {declared!r} is not one of {', '.join(_EXPECTED)}")
+        lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)  # a formatter may wrap
+        help = " ".join(comments[line] for line in lines if line in comments)
+        setting = Setting(name, (getattr(builtins, declared),), value, help)
+        found.append(replace(setting, default=_value(setting, value)))
+    return tuple(found)

@@ -280,6 +280,19 @@ class Profile:
     finetuning: Finetuning
     deployment: _Deployment
 
+    @classmethod
+    def named(cls, name: str) -> Profile:
+        """Return the profile called `name`.
+
+        Raises
+        ------
+        ValueError
+            If there is no such profile; the message lists those that exist.
+        """
+        if name not in PROFILES:
+            raise ValueError(f"unknown profile {name!r}: expected one of {', '.join(PROFILES)}")
+        return PROFILES[name]
+
 
 def _built(kind: type[Any], entry: Mapping[str, Any]) -> Any:
     """Build a dataclass from what the data file says of each of its fields."""
@@ -296,17 +309,3 @@ _DATA = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="u
 PROFILES: dict[str, Profile] = {
     name: _built(Profile, {"name": name, **entry}) for name, entry in _DATA["profiles"].items()
 }
-
-
-def get_profile(name: str) -> Profile:
-    """Return the profile called `name`.
-
-    Raises
-    ------
-    ValueError
-        If there is no such profile; the message lists those that exist.
-    """
-    if name not in PROFILES:
-        known = ", ".join(PROFILES)
-        raise ValueError(f"unknown profile {name!r}: expected one of {known}")
-    return PROFILES[name]

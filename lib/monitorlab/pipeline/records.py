@@ -15,12 +15,13 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from monitorlab.pipeline.artifacts import ArtifactError
-from monitorlab.pipeline.notebooks import Notebook, dependencies, without_content
-from monitorlab.pipeline.runs import NAME, git_state, holder, mark, package_versions
+from monitorlab.pipeline.notebooks import Notebook
+from monitorlab.pipeline.runs import RunLock, mark, package_versions
+from monitorlab.storage import manifests
 from monitorlab.storage.files import (
     FULL,
     DamagedFileError,
@@ -29,12 +30,7 @@ from monitorlab.storage.files import (
     sealed_json,
     write_text_atomic,
 )
-from monitorlab.storage.manifests import (
-    finished_manifest,
-    read_manifest,
-    stale_inputs,
-    unchanged_tables,
-)
+from monitorlab.storage.manifests import ArtifactError
 
 _WHY_AGAIN = {
     "missing": "it has not been run yet", "failed": "its last execution failed",
@@ -43,12 +39,9 @@ _WHY_AGAIN = {
 _PART = re.compile(r"\.(?P<stem>.+)\.\d+\.part")
 
 
-class RunIdError(ValueError):
-    """A run id that is not a plain folder name, or that does not exist."""
-
-
-class RecordError(ArtifactError):
-    """A record that is not as it was written."""
+def _now() -> str:
+    """Return the present time, UTC, as ISO 8601 text that sorts by time."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
 @dataclass(frozen=True)
@@ -112,7 +105,7 @@ class RunRecord:
     status: str
     parameters: dict[str, str | int | float | bool]
     digest: str
-    started: str
+    started: str = field(default_factory=_now)
     finished: str = ""
     seconds: float = 0.0
     commit: str = ""
@@ -121,6 +114,88 @@ class RunRecord:
     files: dict[str, str] = field(default_factory=dict)
     tables: str = ""
     failure: CellFailure | None = None
+
+    @classmethod
+    def load(cls, runs: Path, run_id: str, stem: str) -> RunRecord | None:
+        """Read the record of a notebook; None if it was never executed in this run.
+
+        Raises
+        ------
+        ArtifactError
+            If the file is not what was written.
+        """
+        path = executed_path(runs, run_id, stem).with_suffix(".json")
+        if not path.exists():
+            return None
+        try:
+            data = read_sealed(path)
+        except DamagedFileError as error:
+            raise ArtifactError(f"the record of its execution, {path.name}, is damaged: {error}. "
+                                f"Run the notebook again: python -m monitorlab run {stem[:2]} "
+                                f"--run-id {run_id}") from error
+        failure = data.pop("failure", None)
+        return cls(**data, failure=CellFailure(**failure) if failure else None)
+
+    def save(self, runs: Path) -> None:
+        """Write it atomically; on a full disk over the old one, which needs no new space."""
+        path = executed_path(runs, self.run_id, self.stem).with_suffix(".json")
+        text = sealed_json(asdict(self))
+        try:
+            write_text_atomic(path, text)
+        except OSError as error:
+            if error.errno not in FULL or not path.is_file():
+                raise
+            with path.open("r+b") as stream:
+                stream.write(text.encode("utf-8"))
+                stream.truncate()
+
+    def keep_copy(self, runs: Path, output: Path) -> bool:
+        """Move an executed notebook to its place if it is whole; say whether it was."""
+        try:
+            json.loads(output.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False  # never written, or cut: what lies at the target is better
+        output.replace(executed_path(runs, self.run_id, self.stem))
+        return True
+
+    def why_run(self, runs: Path, notebook: Notebook, notebooks: Sequence[Notebook]) -> str:
+        """Say why a notebook has to be executed (again); empty if it is complete and fresh.
+
+        This record is what an execution would begin with now: its parameters, files and project
+        are compared with those of the last one.
+
+        Parameters
+        ----------
+        runs : Path
+            Folder of all runs.
+        notebook : Notebook
+            Which one.
+        notebooks : sequence of Notebook
+            All of the project.
+        """
+        states = run_states(runs, self.run_id, notebooks)
+        state = next(s for s in states if s.notebook.stem == notebook.stem)
+        done = state.record
+        if state.status != "complete" or done is None:
+            return _WHY_AGAIN.get(state.status, state.reason)
+        changed = [f"{name} is {value!r}, was {done.parameters.get(name)!r}"
+                   for name, value in self.parameters.items()
+                   if done.parameters.get(name) != value]
+        if changed:
+            return "; ".join(changed)
+        if self.files != done.files:
+            names = sorted(set(self.files.items()) ^ set(done.files.items()))
+            return f"the file that {names[0][0]} names changed"
+        if "" in self.files.values():
+            return "a parameter names a folder, and what lies in it is not compared"
+        if self.project != done.project:
+            return "the library or its data changed after this run"
+        return _why_tables_differ(runs / self.run_id / notebook.stem, done, notebook)
+
+    def ended(self, runs: Path, status: str, **more: Any) -> RunRecord:
+        """Return the record of an execution that is over, with the seal of what it left."""
+        return replace(self, status=status, finished=_now(),
+                       tables=_tables_seal(runs / self.run_id / self.stem), **more)
 
 
 @dataclass(frozen=True)
@@ -149,22 +224,6 @@ class State:
     headline: Mapping[str, str] = field(default_factory=dict)
 
 
-def check_run_id(run_id: str) -> str:
-    """Return `run_id` if it is a plain folder name.
-
-    Raises
-    ------
-    RunIdError
-        Otherwise: it becomes part of paths that are written.
-    """
-    if not NAME.fullmatch(run_id):
-        raise RunIdError(
-            f"run id {run_id!r} must be a folder name of letters, digits, dots, dashes and "
-            "underscores"
-        )
-    return run_id
-
-
 def list_runs(runs: Path) -> tuple[str, ...]:
     """Return the ids of all runs that the runner started."""
     if not runs.is_dir():
@@ -177,43 +236,6 @@ def executed_path(runs: Path, run_id: str, stem: str) -> Path:
     return runs / run_id / "executed" / f"{stem}.ipynb"
 
 
-def write_record(runs: Path, record: RunRecord) -> None:
-    """Write a record atomically; on a full disk over the old one, which needs no new space."""
-    path = executed_path(runs, record.run_id, record.stem).with_suffix(".json")
-    text = sealed_json(asdict(record))
-    try:
-        write_text_atomic(path, text)
-    except OSError as error:
-        if error.errno not in FULL or not path.is_file():
-            raise
-        with path.open("r+b") as stream:
-            stream.write(text.encode("utf-8"))
-            stream.truncate()
-
-
-def read_run_record(runs: Path, run_id: str, stem: str) -> RunRecord | None:
-    """Read the record of a notebook; None if it was never executed in this run.
-
-    Raises
-    ------
-    RecordError
-        If the file is not what was written.
-    """
-    path = executed_path(runs, run_id, stem).with_suffix(".json")
-    if not path.exists():
-        return None
-    try:
-        data = read_sealed(path)
-    except DamagedFileError as error:
-        raise RecordError(f"the record of its execution, {path.name}, is damaged: {error}. Run "
-                          f"the notebook again: python -m monitorlab run {stem[:2]} --run-id "
-                          f"{run_id}") from error
-    failure = data.pop("failure", None)
-    known = {f.name for f in fields(RunRecord)}
-    data = {name: value for name, value in data.items() if name in known}
-    return RunRecord(**data, failure=CellFailure(**failure) if failure else None)
-
-
 def pick_up(runs: Path, run_id: str) -> None:
     """Finish what a killed runner left: keep its outputs, say interrupted, remove its folders.
 
@@ -222,29 +244,19 @@ def pick_up(runs: Path, run_id: str) -> None:
     folder = runs / run_id / "executed"
     for path in folder.glob("*.json"):
         try:
-            record = read_run_record(runs, run_id, path.stem)
-        except RecordError:
+            record = RunRecord.load(runs, run_id, path.stem)
+        except ArtifactError:
             continue
         if record is not None and record.status == "running":
             for output in folder.glob(f".{record.stem}.*.part/output.ipynb"):
-                keep_copy(output, path.with_suffix(".ipynb"))
-            write_record(runs, replace(record, status="interrupted"))
+                record.keep_copy(runs, output)
+            replace(record, status="interrupted").save(runs)
             mark(runs / run_id / record.stem, "interrupted")
     for path in folder.glob(".*.part"):
         if _PART.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
-
-
-def keep_copy(output: Path, target: Path) -> bool:
-    """Move an executed notebook to its place if it is whole; say whether it was."""
-    try:
-        json.loads(output.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False  # never written, or cut: what lies at the target is better
-    output.replace(target)
-    return True
 
 
 def run_states(runs: Path, run_id: str, notebooks: Sequence[Notebook]) -> tuple[State, ...]:
@@ -256,13 +268,13 @@ def run_states(runs: Path, run_id: str, notebooks: Sequence[Notebook]) -> tuple[
     known = {n.stem for n in notebooks}
     gone = sorted(p for p in (runs / run_id / "executed").glob("[0-9][0-9]*.json")
                   if p.stem not in known)
-    shown = [*notebooks, *(without_content(p, "") for p in gone)]
+    shown = [*notebooks, *(Notebook.unreadable(p, "") for p in gone)]
     records: dict[str, RunRecord | None] = {}
     faults: dict[str, str] = {}
     for notebook in shown:
         try:
-            records[notebook.stem] = read_run_record(runs, run_id, notebook.stem)
-        except RecordError as error:
+            records[notebook.stem] = RunRecord.load(runs, run_id, notebook.stem)
+        except ArtifactError as error:
             records[notebook.stem], faults[notebook.stem] = None, str(error)
     return tuple(
         State(n, "broken", n.fault or faults[n.stem], records[n.stem])
@@ -272,21 +284,17 @@ def run_states(runs: Path, run_id: str, notebooks: Sequence[Notebook]) -> tuple[
 
 
 def _state(
-    runs: Path,
-    run_id: str,
-    notebook: Notebook,
-    notebooks: Sequence[Notebook],
+    runs: Path, run_id: str, notebook: Notebook, notebooks: Sequence[Notebook],
     records: Mapping[str, RunRecord | None],
 ) -> State:
     record = records[notebook.stem]
     if record is None:
         return State(notebook, "missing")
-    headline = _read_headline(runs / run_id / notebook.stem)
     status, reason = record.status, ""
     if record.failure is not None:
         reason = f"{record.failure.error}: {record.failure.message}"
     elif status == "running":
-        owner = holder(runs / run_id)
+        owner = RunLock(runs / run_id).holder()
         if owner is not None and owner.get("process", record.process) == record.process:
             reason = f"by process {record.process}"
         else:
@@ -297,21 +305,23 @@ def _state(
         status = "stale" if reason else "complete"
         if not executed_path(runs, run_id, notebook.stem).is_file():
             status, reason = "broken", "its executed copy is gone"
+    headline: dict[str, str] = {}
+    with contextlib.suppress(OSError, ValueError, TypeError):  # absent, or not what we write
+        path = runs / run_id / notebook.stem / "headline.json"
+        data = json.loads(path.read_text(encoding="utf-8"))
+        headline = {key: str(data[key]) for key in ("value", "caption") if key in data}
     return State(notebook, status, reason, record, headline)
 
 
 def _why_stale(
-    folder: Path,
-    record: RunRecord,
-    notebook: Notebook,
-    notebooks: Sequence[Notebook],
+    folder: Path, record: RunRecord, notebook: Notebook, notebooks: Sequence[Notebook],
     records: Mapping[str, RunRecord | None],
 ) -> str:
     if notebook not in notebooks:
         return "its source is no longer among the notebooks"
     if record.digest != notebook.digest:
         return "the notebook changed after this run"
-    for stem in dependencies(notebook, notebooks):
+    for stem in notebook.dependencies(notebooks):
         source = records.get(stem)
         if source is None and notebook.needs_nothing(record.parameters):
             continue
@@ -320,85 +330,27 @@ def _why_stale(
         if source.profile != record.profile:
             return f"{stem} was run with profile {source.profile}"
     try:
-        return "; ".join(stale_inputs(folder / notebook.stem))
+        return "; ".join(manifests.stale_inputs(folder / notebook.stem))
     except ArtifactError as error:
         return str(error)
-
-
-def why_run(
-    runs: Path,
-    wanted: RunRecord,
-    notebook: Notebook,
-    notebooks: Sequence[Notebook],
-) -> str:
-    """Say why a notebook has to be executed (again); empty if it is complete and fresh.
-
-    Parameters
-    ----------
-    runs : Path
-        Folder of all runs.
-    wanted : RunRecord
-        What an execution would begin with now: its parameters, files and project are compared
-        with those of the last one.
-    notebook : Notebook
-        Which one.
-    notebooks : sequence of Notebook
-        All of the project.
-    """
-    states = run_states(runs, wanted.run_id, notebooks)
-    state = next(s for s in states if s.notebook.stem == notebook.stem)
-    done = state.record
-    if state.status != "complete" or done is None:
-        return _WHY_AGAIN.get(state.status, state.reason)
-    changed = [f"{name} is {value!r}, was {done.parameters.get(name)!r}"
-               for name, value in wanted.parameters.items() if done.parameters.get(name) != value]
-    if changed:
-        return "; ".join(changed)
-    if wanted.files != done.files:
-        names = sorted(set(wanted.files.items()) ^ set(done.files.items()))
-        return f"the file that {names[0][0]} names changed"
-    if "" in wanted.files.values():
-        return "a parameter names a folder, and what lies in it is not compared"
-    if wanted.project != done.project:
-        return "the library or its data changed after this run"
-    return _why_tables_differ(runs / wanted.run_id / notebook.stem, done, notebook)
 
 
 def _why_tables_differ(folder: Path, done: RunRecord, notebook: Notebook) -> str:
     try:
-        if not notebook.writes and read_manifest(folder) is None:
+        if not notebook.writes and manifests.read_manifest(folder) is None:
             return ""
-        manifest = finished_manifest(folder)
-        unchanged_tables(folder, manifest)
+        manifest = manifests.finished_manifest(folder)
+        manifests.unchanged_tables(folder, manifest)
     except ArtifactError as error:
         return str(error)
-    if tables_seal(folder) != done.tables:
+    if _tables_seal(folder) != done.tables:
         return "its tables were written again later, and not by the runner"
     now = package_versions()
     other = sorted(set(manifest["packages"].items()) ^ set(now.items()))
     return f"the version of {other[0][0]} changed" if other else ""
 
 
-def tables_seal(folder: Path) -> str:
+def _tables_seal(folder: Path) -> str:
     """Return the digest of the manifest of a notebook, empty if there is none."""
     path = folder / "manifest.json"
     return digest_file(path) if path.is_file() else ""
-
-
-def _read_headline(folder: Path) -> dict[str, str]:
-    """Read `headline.json` of a run folder: {"value", "caption"}; empty if absent or broken."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        data = json.loads((folder / "headline.json").read_text(encoding="utf-8"))
-        return {key: str(data[key]) for key in ("value", "caption") if key in data}
-    return {}
-
-
-def now() -> str:
-    """Return the present time, UTC, as ISO 8601 text that sorts by time."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-
-
-def git_commit(root: Path) -> str:
-    """Return the short commit of `root`, "+" appended if files differ; empty outside git."""
-    state = git_state(root)
-    return f"{state['commit'][:9]}{'+' if state['dirty'] else ''}" if state["commit"] else ""

@@ -1,4 +1,4 @@
-"""Execute notebooks in order, with papermill.
+"""Execute notebooks in order, with papermill, and freeze golden copies of them.
 
 A source `.py` becomes an `.ipynb`, is executed with the project root as working folder, and ends up
 under `<runs>/<run_id>/executed/`. The copy is renamed into place when it has ended, well or badly,
@@ -12,11 +12,15 @@ matter: for as long as `_kernel_environment` lasts, here and in the regression t
 `python3` means the interpreter that runs this code, through a private kernel specification and an
 empty IPython folder. The environment of a kernel is part of a result (hash seed, offline mode) and
 of its speed (allocator).
+
+Golden notebooks are frozen executions that `pytest --nbval` compares with fresh ones. Only the text
+of outputs is kept, in files that do not change unless a result does: cell ids come from the
+position, metadata is stripped, pictures and HTML are dropped, and outputs of cells tagged
+`nbval-ignore-output` are cleared.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -24,6 +28,7 @@ import json
 import logging
 import multiprocessing
 import os
+import platform
 import re
 import shutil
 import signal
@@ -37,39 +42,18 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from monitorlab.pipeline.notebooks import Notebook, check_parameters, dependencies, with_inputs
-from monitorlab.pipeline.records import (
-    CellFailure,
-    RecordError,
-    RunRecord,
-    check_run_id,
-    executed_path,
-    git_commit,
-    keep_copy,
-    now,
-    pick_up,
-    read_run_record,
-    run_states,
-    tables_seal,
-    why_run,
-    write_record,
-)
-from monitorlab.pipeline.runs import (
-    RUNNER,
-    check_free,
-    checked_seed,
-    hold,
-    mark,
-    runs_folder,
-)
+from monitorlab.pipeline import records, runs
+from monitorlab.pipeline.notebooks import KERNEL_NAME, Notebook, check_parameters, with_inputs
+from monitorlab.pipeline.records import CellFailure, RunRecord, executed_path
 from monitorlab.storage.files import (
     FULL_DISK,
     LIBRARY,
     digest_file,
     digest_json,
-    quick_jsonschema,
     tells_of_full_disk,
+    write_text_atomic,
 )
 from monitorlab.storage.manifests import ArtifactError, finished_manifest, unchanged_tables
 from monitorlab.storage.settings import ParameterError, Value
@@ -77,7 +61,6 @@ from monitorlab.storage.sources import project_root
 
 START_TIMEOUT = 120
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_ANSWER = re.compile(r"\s*<details>.*?</details>", re.DOTALL)
 _LONGEST_MESSAGE = 2_000
 
 
@@ -94,10 +77,15 @@ class RunError(RuntimeError):
     """
 
     def __init__(self, record: RunRecord, path: Path, kept: bool = True) -> None:
-        self.record = record
-        self.path = path
-        super().__init__(_describe(record, path if kept else None))
-        self.kept = kept
+        self.record, self.path, self.kept = record, path, kept
+        failure = record.failure or CellFailure(0, "", "Error", "unknown")
+        where = f"in cell [{failure.cell}] `{failure.line}`" if failure.cell else (
+            "outside its cells")
+        lines = [f"{record.stem} failed {where}", f"  {failure.error}: {failure.message}"]
+        if kept:
+            shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+            lines.append(f"  executed up to there: {shown}")
+        super().__init__("\n".join(lines))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.record, self.path, self.kept)
@@ -131,7 +119,7 @@ class Options:
         Further environment variables for the kernels.
     """
 
-    runs: Path = field(default_factory=runs_folder)
+    runs: Path = field(default_factory=runs.runs_folder)
     root: Path = field(default_factory=project_root)
     cell_timeout: int = 3_600
     progress: bool = False
@@ -144,9 +132,7 @@ class Options:
 
 
 def run_notebooks(
-    notebooks: Sequence[Notebook],
-    given: Mapping[str, object],
-    options: Options | None = None,
+    notebooks: Sequence[Notebook], given: Mapping[str, object], options: Options | None = None,
     among: Sequence[Notebook] | None = None,
 ) -> tuple[RunRecord, ...]:
     """Execute notebooks in the given order.
@@ -184,25 +170,22 @@ def run_notebooks(
     project = _digest_project(options.root)
     begun = {n.stem: _begin(n, values[n.stem], options, project) for n in chosen}
     for run_id in {record.run_id for record in begun.values()}:
-        check_free(options.runs / run_id)
+        runs.RunLock(options.runs / run_id).check_free()
     for notebook in chosen:
         _check_inputs(notebook, among, begun, options.runs)
         if notebook.stem not in named:
             _check_input_parameters(begun[notebook.stem], values[notebook.stem], options.runs)
     with ExitStack() as held:
         for run_id in dict.fromkeys(record.run_id for record in begun.values()):
-            held.enter_context(hold(options.runs / run_id))
-            pick_up(options.runs, run_id)
+            held.enter_context(runs.RunLock(options.runs / run_id).hold())
+            records.pick_up(options.runs, run_id)
         work = _Work(chosen, named, values, begun, among, options)
         return work.one_by_one() if options.jobs == 1 else work.side_by_side()
 
 
 def sweep(
-    notebooks: Sequence[Notebook],
-    given: Mapping[str, object],
-    swept: Mapping[str, Sequence[str]],
-    options: Options,
-    among: Sequence[Notebook],
+    notebooks: Sequence[Notebook], given: Mapping[str, object],
+    swept: Mapping[str, Sequence[str]], options: Options, among: Sequence[Notebook],
 ) -> tuple[dict[str, str | float], ...]:
     """Execute notebooks once for every combination of values, each as a run of its own.
 
@@ -225,25 +208,26 @@ def sweep(
         Before anything runs: a parameter without a value, given twice, or unknown; or two
         combinations whose runs would have one name.
     """
-    runs: dict[str, dict[str, str]] = {}
+    planned: dict[str, dict[str, str]] = {}
     if twice := sorted({"RUN_ID", *given} & set(swept)):
         raise ParameterError(f"{', '.join(twice)} cannot be swept: it is given, or names the run")
     for values in itertools.product(*swept.values()):
         chosen = dict(zip(swept, (value.strip() for value in values), strict=True))
         words = (re.sub(r"[^A-Za-z0-9_.]+", "_", f"{key}{value}") for key, value in chosen.items())
         name = "-".join([str(given.get("RUN_ID", "default")), *words])
-        if name in runs or not all(chosen.values()):
+        if name in planned or not all(chosen.values()):
             raise ParameterError(f"the sweep has {chosen} twice, or an empty value: expected "
                                  "NAME=VALUE,VALUE with different values")
         check_parameters({**given, **chosen}, {n.stem: n.parameters for n in among})
-        runs[name] = chosen
+        planned[name] = chosen
     rows = []
     options = dataclasses.replace(options, with_inputs=True)
-    for name, chosen in runs.items():
+    for name, chosen in planned.items():
         options.report(f"run {name}")
         run_notebooks(notebooks, {**given, **chosen, "RUN_ID": name}, options, among)
         row: dict[str, str | float] = {"run": name, **chosen}
-        states = run_states(options.runs, name, notebooks)  # what these read comes after them
+        # What these read comes after them.
+        states = records.run_states(options.runs, name, notebooks)
         for notebook, state in zip(notebooks, states, strict=False):
             measured = finished_manifest(options.runs / name / notebook.stem)["metrics"]
             shown = {"headline": state.headline["value"]} if state.headline else {}
@@ -266,26 +250,26 @@ class _Work:
 
     def one_by_one(self) -> tuple[RunRecord, ...]:
         """Execute in order, in this process."""
-        records = []
+        done = []
         for notebook in self.chosen:
-            label, done = self.label(notebook), self.fresh(notebook)
-            if done is None:
+            label, record = self.label(notebook), self.fresh(notebook)
+            if record is None:
                 if not self.options.progress:  # a bar shows the name itself
                     self.options.report(label)
-                done = execute(notebook, self.values[notebook.stem], self.options, label)
-                self.ended(notebook, done)
-            records.append(done)
-        return tuple(records)
+                record = _execute(notebook, self.values[notebook.stem], self.options, label)
+                self.options.report(f"{label} done in {record.seconds:.1f} s")
+            done.append(record)
+        return tuple(done)
 
     def side_by_side(self) -> tuple[RunRecord, ...]:
         """Execute up to `jobs` at once, each when what it reads is there, in own processes.
 
         After a failure no further one is started, and those that work are waited for.
         """
-        variables = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.options.jobs))}
-        quiet = dataclasses.replace(self.options, report=print, progress=False, variables={
-            **{k: v for k, v in variables.items() if k not in os.environ},
-            **self.options.variables})
+        threads = max(1, (os.cpu_count() or 1) // self.options.jobs)
+        variables = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads)}
+        quiet = dataclasses.replace(self.options, report=print, progress=False,
+                                    variables={**variables, **self.options.variables})
         done: dict[str, RunRecord] = {}
         failed: Exception | None = None
         waiting = list(self.chosen)
@@ -294,7 +278,7 @@ class _Work:
             while working or (waiting and failed is None):
                 missing = {n.stem for n in [*waiting, *(w.notebook for w in working.values())]}
                 ready = [n for n in waiting
-                         if not missing.intersection(dependencies(n, self.among))]
+                         if not missing.intersection(n.dependencies(self.among))]
                 if ready and failed is None and len(working) < self.options.jobs:
                     waiting.remove(ready[0])
                     record = self.fresh(ready[0])
@@ -312,7 +296,8 @@ class _Work:
                         failed = failed or result
                     else:
                         done[worker.notebook.stem] = result
-                        self.ended(worker.notebook, result)
+                        label = self.label(worker.notebook)
+                        self.options.report(f"{label} done in {result.seconds:.1f} s")
         finally:  # also on Ctrl-C, which the terminal may have sent to all
             with _signals_wait():
                 for worker in working.values():
@@ -329,22 +314,17 @@ class _Work:
         if not self.options.resume and notebook.stem in self.named:
             return None
         wanted, label = self.begun[notebook.stem], self.label(notebook)
-        if reason := why_run(self.options.runs, wanted, notebook, self.among):
+        if reason := wanted.why_run(self.options.runs, notebook, self.among):
             self.options.report(f"{label} is run: {reason}")
             return None
         self.options.report(f"{label} skipped: complete and fresh")
-        return read_run_record(self.options.runs, wanted.run_id, notebook.stem)
-
-    def ended(self, notebook: Notebook, record: RunRecord) -> None:
-        self.options.report(f"{self.label(notebook)} done in {record.seconds:.1f} s")
+        return RunRecord.load(self.options.runs, wanted.run_id, notebook.stem)
 
 
 class _Worker:
     """A process that executes one notebook and says what became of it."""
 
-    def __init__(
-        self, notebook: Notebook, values: Mapping[str, Value], options: Options
-    ) -> None:
+    def __init__(self, notebook: Notebook, values: Mapping[str, Value], options: Options) -> None:
         context = multiprocessing.get_context("spawn")  # inherits no lock
         self.notebook, self.options = notebook, options
         self.said, says = context.Pipe(duplex=False)
@@ -354,17 +334,17 @@ class _Worker:
         says.close()
 
     def result(self, begun: RunRecord) -> RunRecord | Exception:
-        """Wait for the end; the record, or the error that a caller of `execute` would see."""
+        """Wait for the end; the record, or the error that a caller of `_execute` would see."""
         try:
             said: RunRecord | Exception = self.said.recv()
         except EOFError:
             self.process.join()
             failure = CellFailure(0, "", "DeadRunnerError", "the process that executed it ended "
                                   f"with code {self.process.exitcode} (often: out of memory)")
-            record = dataclasses.replace(begun, status="failed", failure=failure, finished=now())
+            record = begun.ended(self.options.runs, "failed", failure=failure)
             with suppress(OSError):
-                write_record(self.options.runs, record)
-                mark(self.options.runs / record.run_id / record.stem, "failed")
+                record.save(self.options.runs)
+                runs.mark(self.options.runs / record.run_id / record.stem, "failed")
             target = executed_path(self.options.runs, record.run_id, record.stem)
             return RunError(record, target, target.is_file())
         self.process.join()
@@ -387,7 +367,7 @@ def _execute_and_say(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
         try:
-            says.send(execute(notebook, values, options, notebook.stem))
+            says.send(_execute(notebook, values, options, notebook.stem))
         except Exception as error:
             says.send(error)
 
@@ -399,7 +379,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def execute(
+def _execute(
     notebook: Notebook, values: Mapping[str, Value], options: Options, label: str = ""
 ) -> RunRecord:
     """Execute one notebook with checked parameter values and leave its record.
@@ -411,16 +391,15 @@ def execute(
     """
     record = dataclasses.replace(
         _begin(notebook, values, options, _digest_project(options.root)),
-        commit=git_commit(options.root), process=options.runner,
-    )
+        commit=runs.git_commit(options.root), process=options.runner)
     target = executed_path(options.runs, record.run_id, notebook.stem)
     folder = options.runs / record.run_id / notebook.stem
     start = time.perf_counter()
     status, failure, kept = "interrupted", None, False
     workplace = target.parent / f".{notebook.stem}.{options.runner}.part"
     try:
-        write_record(options.runs, record)
-        mark(folder, "running")
+        record.save(options.runs)
+        runs.mark(folder, "running")
         failure = _run_in(workplace, notebook, values, options, label, record.profile)
         status = "failed" if failure else "complete"
     except Exception as error:
@@ -428,18 +407,22 @@ def execute(
         status, failure = "failed", CellFailure(0, "", type(error).__name__, str(error))
     finally:  # also on Ctrl-C: keep what the cells printed so far
         with _signals_wait():
-            kept = keep_copy(workplace / "output.ipynb", target)
+            kept = record.keep_copy(options.runs, workplace / "output.ipynb")
             shutil.rmtree(workplace, ignore_errors=True)
             if status != "complete":
                 with suppress(OSError):  # "running" is not read either
-                    mark(folder, status)
-            record = dataclasses.replace(
-                record, status=status, failure=_with_advice(failure, kept, target),
-                finished=now(), seconds=round(time.perf_counter() - start, 3),
-                tables=tables_seal(folder),
-            )
+                    runs.mark(folder, status)
+            if failure is not None:
+                message = failure.message[:_LONGEST_MESSAGE]
+                if tells_of_full_disk(message):
+                    message += f": {FULL_DISK}"
+                if not kept and target.is_file():
+                    message += " (the executed copy is that of an earlier execution)"
+                failure = dataclasses.replace(failure, message=message)
+            record = record.ended(options.runs, status, failure=failure,
+                                  seconds=round(time.perf_counter() - start, 3))
             with suppress(OSError):  # the disk is full, which the message says
-                write_record(options.runs, record)
+                record.save(options.runs)
     if record.failure:
         raise RunError(record, target, kept)
     return record
@@ -459,20 +442,13 @@ def _begin(
     """
     effective = {p.name: p.default for p in notebook.parameters} | dict(values)
     try:
-        checked_seed(effective.get("SEED", 0))
+        runs.checked_seed(effective.get("SEED", 0))
     except ValueError as error:
         raise ParameterError(f"{notebook.stem}: {error}") from None
     return RunRecord(
-        stem=notebook.stem,
-        run_id=check_run_id(str(effective.get("RUN_ID", "default"))),
-        profile=str(effective.get("PROFILE", "")),
-        status="running",
-        parameters=effective,
-        digest=notebook.digest,
-        started=now(),
-        project=project,
-        files=_named_files(effective, options.root),
-    )
+        notebook.stem, runs.checked_name(str(effective.get("RUN_ID", "default")), "run id"),
+        str(effective.get("PROFILE", "")), "running", effective, notebook.digest,
+        project=project, files=_named_files(effective, options.root))
 
 
 def _digest_project(root: Path) -> str:
@@ -519,34 +495,31 @@ def _named_digest(value: str, root: Path) -> str | None:
 
 
 def _check_inputs(
-    notebook: Notebook, among: Sequence[Notebook], begun: Mapping[str, RunRecord], runs: Path
+    notebook: Notebook, among: Sequence[Notebook], begun: Mapping[str, RunRecord], folder: Path
 ) -> None:
     """Refuse a notebook whose inputs are not there; those that run in the same go will be."""
     mine = begun[notebook.stem]
     given = mine.parameters.get("SEED")
     seed = None if given is None else int(given)
-    for stem in dependencies(notebook, among):
-        if stem in begun:
-            continue
-        folder = runs / mine.run_id / stem
-        if notebook.needs_nothing(mine.parameters) and not folder.exists():
+    for stem in notebook.dependencies(among):
+        place = folder / mine.run_id / stem
+        if stem in begun or (notebook.needs_nothing(mine.parameters) and not place.exists()):
             continue
         try:
-            manifest = finished_manifest(folder, mine.profile or None, seed)
-            unchanged_tables(folder, manifest, notebook.reads)
+            manifest = finished_manifest(place, mine.profile or None, seed)
+            unchanged_tables(place, manifest, notebook.reads)
         except ArtifactError as error:
             raise ArtifactError(f"{notebook.stem} reads tables of {stem} (--with-inputs runs "
                                 f"first what is missing or out of date): {error}") from error
 
 
 def _check_input_parameters(
-    wanted: RunRecord, values: Mapping[str, Value], runs: Path
+    wanted: RunRecord, values: Mapping[str, Value], folder: Path
 ) -> None:
     """Refuse to replace a complete input only because this command leaves a parameter out."""
-    try:
-        done = read_run_record(runs, wanted.run_id, wanted.stem)
-    except RecordError:
-        return
+    done = None
+    with suppress(ArtifactError):
+        done = RunRecord.load(folder, wanted.run_id, wanted.stem)
     if done is None or done.status != "complete":
         return
     left_out = {name: done.parameters[name] for name, value in wanted.parameters.items()
@@ -587,37 +560,15 @@ def _signals_wait() -> Iterator[None]:
             signal.raise_signal(waiting[0])
 
 
-def write_notebook(notebook: Notebook, path: Path, answers: bool = True) -> None:
-    """Convert a py:percent file to an unexecuted `.ipynb`, on request without folded answers."""
-    quick_jsonschema()
-    import jupytext
-
-    document = jupytext.read(notebook.path, fmt="py:percent")
-    for cell in document.cells if not answers else ():
-        if cell.cell_type == "markdown":
-            cell.source = _ANSWER.sub("", cell.source)
-    document.metadata["kernelspec"] = {
-        "display_name": "Python 3", "language": "python", "name": KERNEL_NAME,
-    }
-    document.metadata.pop("jupytext", None)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    jupytext.write(document, path, fmt="ipynb")
-
-
 def _run_in(
-    workplace: Path,
-    notebook: Notebook,
-    values: Mapping[str, Value],
-    options: Options,
-    label: str,
+    workplace: Path, notebook: Notebook, values: Mapping[str, Value], options: Options, label: str,
     profile: str,
 ) -> CellFailure | None:
     """Execute inside a folder of its own; return the failure instead of raising it."""
     source, output = workplace / "source.ipynb", workplace / "output.ipynb"
-    write_notebook(notebook, source)
-    variables = {"MONITORLAB_RUNS": str(options.runs.resolve()), RUNNER: str(options.runner)}
-    variables |= options.variables
-    with _kernel_environment(profile, variables):
+    notebook.write(source)
+    variables = {"MONITORLAB_RUNS": str(options.runs.resolve()), runs.RUNNER: str(options.runner)}
+    with _kernel_environment(profile, {**variables, **options.variables}):
         return _call_papermill(source, output, values, options, label)
 
 
@@ -630,13 +581,12 @@ def _call_papermill(
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # it repeats what we report
     try:
+        bar = {"desc": label, "file": sys.stderr, "leave": False,
+               "bar_format": "{desc} {bar:24} cell {n_fmt}/{total_fmt} {elapsed}"}
         papermill.execute_notebook(
             str(source), str(output),  # paths: papermill mishandles notebook objects
-            parameters=dict(values),
-            kernel_name=KERNEL_NAME,
-            cwd=str(options.root),
-            progress_bar=_progress(label) if options.progress else False,
-            start_timeout=START_TIMEOUT,
+            parameters=dict(values), kernel_name=KERNEL_NAME, cwd=str(options.root),
+            progress_bar=bar if options.progress else False, start_timeout=START_TIMEOUT,
             execution_timeout=options.cell_timeout or None,
             iopub_timeout=60,  # 4 s by default, too short for a large figure on a busy machine
         )
@@ -656,15 +606,6 @@ def _call_papermill(
     return None
 
 
-def _progress(label: str) -> dict[str, Any]:
-    return {
-        "desc": label,
-        "file": sys.stderr,
-        "bar_format": "{desc} {bar:24} cell {n_fmt}/{total_fmt} {elapsed}",
-        "leave": False,
-    }
-
-
 def _failure(output: Path, error: str, message: str, source: str | None = None) -> CellFailure:
     """Find the last cell that started; a dead kernel leaves no error output behind."""
     import nbformat
@@ -681,30 +622,6 @@ def _failure(output: Path, error: str, message: str, source: str | None = None) 
     message = _ANSI.sub("", message)[:_LONGEST_MESSAGE]
     return CellFailure(cell=number, line=line.strip(), error=error, message=message)
 
-
-def _with_advice(failure: CellFailure | None, kept: bool, target: Path) -> CellFailure | None:
-    """Complete the message of a failure with what a reader of it must know."""
-    if failure is None:
-        return None
-    message = failure.message[:_LONGEST_MESSAGE]
-    if tells_of_full_disk(message):
-        message += f": {FULL_DISK}"
-    if not kept and target.is_file():
-        message += " (the executed copy is that of an earlier execution)"
-    return dataclasses.replace(failure, message=message)
-
-
-def _describe(record: RunRecord, path: Path | None) -> str:
-    failure = record.failure or CellFailure(0, "", "Error", "unknown")
-    where = f"in cell [{failure.cell}] `{failure.line}`" if failure.cell else "outside its cells"
-    lines = [f"{record.stem} failed {where}", f"  {failure.error}: {failure.message}"]
-    if path is not None:
-        shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-        lines.append(f"  executed up to there: {shown}")
-    return "\n".join(lines)
-
-
-KERNEL_NAME = "python3"
 
 # glibc returns large blocks to the system after every tensor; keeping them makes training on a
 # CPU 1.3 to 2 times faster, because page faults dominate otherwise. Read before Python starts.
@@ -726,16 +643,17 @@ def _kernel_variables(profile: str, existing: Mapping[str, str]) -> dict[str, st
     existing : mapping of str to str
         The present environment. Allocator settings that are already there are kept.
     """
-    variables = dict(_FIXED)
-    variables |= {name: value for name, value in _ALLOCATOR.items() if name not in existing}
-    if profile != "gpu" and "HF_HUB_OFFLINE" not in existing:
-        variables["HF_HUB_OFFLINE"] = "1"
-    return variables
+    usual = _ALLOCATOR if profile == "gpu" else {**_ALLOCATOR, "HF_HUB_OFFLINE": "1"}
+    return _FIXED | {name: value for name, value in usual.items() if name not in existing}
 
 
-@contextlib.contextmanager
+@contextmanager
 def _kernel_environment(profile: str, extra: Mapping[str, str] | None = None) -> Iterator[None]:
     """Set the environment that kernels inherit, and restore it afterwards.
+
+    `kernels/python3/kernel.json` of a temporary folder names the running interpreter. The log level
+    hides what ipykernel itself logs to the terminal, such as a warning about unencrypted loopback
+    traffic once per kernel. Errors of a cell are messages and unaffected.
 
     Parameters
     ----------
@@ -744,37 +662,243 @@ def _kernel_environment(profile: str, extra: Mapping[str, str] | None = None) ->
     extra : mapping of str to str, optional
         Further variables, for example `MONITORLAB_RUNS`.
     """
-    with tempfile.TemporaryDirectory(prefix="monitorlab-kernel-") as folder:
-        _write_kernelspec(Path(folder))
-        search = os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH", "")]))
-        variables = _kernel_variables(profile, os.environ) | dict(extra or {})
-        with _environment(variables | {"JUPYTER_PATH": search, "IPYTHONDIR": folder}):
-            yield
-
-
-def _write_kernelspec(folder: Path) -> None:
-    """Write `kernels/python3/kernel.json` for the running interpreter into `folder`.
-
-    The log level hides what ipykernel itself logs to the terminal, such as a warning about
-    unencrypted loopback traffic once per kernel. Errors of a cell are messages and unaffected.
-    """
-    target = folder / "kernels" / KERNEL_NAME
-    target.mkdir(parents=True)
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}",
             "--log-level=CRITICAL", "--HistoryManager.enabled=False"]
     spec = {"argv": argv, "display_name": "Python 3", "language": "python"}
-    (target / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    with tempfile.TemporaryDirectory(prefix="monitorlab-kernel-") as folder:
+        target = Path(folder) / "kernels" / KERNEL_NAME
+        target.mkdir(parents=True)
+        (target / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+        search = os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH", "")]))
+        variables = _kernel_variables(profile, os.environ) | dict(extra or {})
+        variables |= {"JUPYTER_PATH": search, "IPYTHONDIR": folder}
+        with mock.patch.dict(os.environ, variables):
+            yield
 
 
-@contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
+IGNORE_TAG = "nbval-ignore-output"
+# Mime types that are compared. conftest.py tells nbval to skip all others.
+COMPARED_TYPES = ("text/plain", "text/markdown")
+SKIPPED_TYPES = ("text/html", "text/latex", "image/svg+xml", "image/png", "image/jpeg",
+                 "application/json", "application/javascript")
+WIDGET = "application/vnd.jupyter.widget-view+json"
+# A training of some hundred steps turns a last digit into other weights, and processors round
+# differently with wider registers. So goldens compute with the registers that all x86 machines of
+# the last ten years have. Elsewhere what is trained may leave its tolerances.
+_PROCESSOR = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+              "ONEDNN_MAX_CPU_ISA": "AVX2"}
+
+_UNSTABLE = {
+    "an absolute path": re.compile(r"(?<![\w.:/<])/(?:[\w.@+-]+/)+[\w.@+-]+|\b[A-Za-z]:\\\w"),
+    "a time": re.compile(
+        r"\b\d+(?:\.\d+)? ?(?:s|ms|sec|secs|seconds|minutes|it/s)\b|\b\d\d:\d\d\b"
+    ),
+    "a date": re.compile(r"\b20\d\d-\d\d-\d\d\b"),
+    "a memory address": re.compile(r"\b0x[0-9a-f]{6,}\b"),
+}
+
+
+class RegressionError(AssertionError):
+    """A golden notebook that cannot be frozen, or a metric that left its tolerance."""
+
+
+def freeze(
+    notebooks: Sequence[Notebook], golden: Path, options: Options | None = None,
+    report: Callable[[str], None] = print,
+) -> tuple[Path, ...]:
+    """Execute notebooks with their own defaults and write golden copies.
+
+    Parameters
+    ----------
+    notebooks : sequence of Notebook
+        All of them, in order: a later one reads tables of an earlier one.
+    golden : Path
+        Folder of the golden notebooks and of `metrics.json`.
+    options : Options, optional
+        Working folder and time limit; runs and checkpoints go to a temporary folder.
+    report : callable
+        Receives one line per file.
+
+    Returns
+    -------
+    tuple of Path
+        The golden notebooks. Nothing is written unless all of them succeed.
+
+    Raises
+    ------
+    RunError
+        If a cell fails.
+    RegressionError
+        If a cell wrote to stderr, or a compared output holds a path, a time, a date or an
+        address; the message lists all such cells of the notebook.
+    """
+    import nbformat
+
+    texts, metrics = {}, {}
+    with _isolated_runs() as variables:
+        place = Path(variables["MONITORLAB_RUNS"])
+        options = dataclasses.replace(options or Options(), runs=place, variables=variables)
+        for notebook in notebooks:
+            record = _execute(notebook, {}, options, notebook.stem)
+            path = executed_path(place, record.run_id, notebook.stem)
+            document = _normalize(nbformat.read(path, as_version=4))
+            _refuse_unstable(notebook.stem, document)
+            texts[notebook.stem] = nbformat.writes(document) + "\n"
+            measured = place / record.run_id / notebook.stem / "metrics.json"
+            if measured.is_file():
+                metrics[notebook.stem] = json.loads(measured.read_text(encoding="utf-8"))
+    for stem, text in texts.items():
+        write_text_atomic(golden / f"{stem}.ipynb", text)
+        report(f"froze {stem}.ipynb")
+    _freeze_metrics(metrics, golden / "metrics.json", report)
+    return tuple(golden / f"{stem}.ipynb" for stem in texts)
+
+
+@contextmanager
+def _isolated_runs() -> Iterator[dict[str, str]]:
+    """Yield environment variables: empty folders for runs and checkpoints, and the processor."""
+    with tempfile.TemporaryDirectory(prefix="monitorlab-golden-") as folder:
+        variables = {name: str(Path(folder) / part) for name, part in
+                     (("MONITORLAB_RUNS", "runs"), ("MONITORLAB_CHECKPOINTS", "checkpoints"))}
+        for path in variables.values():
+            Path(path).mkdir()
+        x86 = platform.machine().lower() in ("x86_64", "amd64")
+        yield variables | (_PROCESSOR if x86 else {})
+
+
+def _normalize(document: Any) -> Any:
+    """Return an executed notebook without anything that may differ between two equal runs.
+
+    Raises
+    ------
+    RegressionError
+        If a cell wrote to stderr.
+    """
+    import nbformat
+
+    cells = []
+    for position, cell in enumerate(document.cells):
+        kept = nbformat.from_dict({
+            "id": f"cell-{position:03d}",
+            "cell_type": cell.cell_type,
+            "metadata": {"tags": list(tags)} if (tags := cell.metadata.get("tags")) else {},
+            "source": cell.source,
+        })
+        if cell.cell_type == "code":
+            _refuse_stderr(position, cell)
+            ignored = IGNORE_TAG in cell.metadata.get("tags", [])
+            kept["execution_count"] = cell.execution_count
+            kept["outputs"] = [] if ignored else _plain_outputs(cell.outputs)
+        cells.append(kept)
+    kernel = {"display_name": "Python 3", "language": "python", "name": KERNEL_NAME}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    return nbformat.from_dict(
+        {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
+
+
+def _unstable_outputs(document: Any) -> list[str]:
+    """Say which compared outputs hold a path, a time, a date or an address."""
+    found = []
+    for number, cell in enumerate(c for c in document.cells if c.cell_type == "code"):
+        for text in _texts(cell.outputs):
+            for what, pattern in _UNSTABLE.items():
+                match = pattern.search(text)
+                if match:
+                    found.append(f"code cell {number + 1} shows {what}: {match.group(0)!r}")
+    return found
+
+
+def _freeze_metrics(
+    measured: Mapping[str, Mapping[str, float]], path: Path, report: Callable[[str], None] = print
+) -> None:
+    """Write measured values as references, keeping the tolerances that a person has set.
+
+    A new metric gets a tolerance of 5 %, at least 0.01, and a line that asks for a better one.
+    """
+    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    new: dict[str, dict[str, dict[str, float]]] = {}
+    for stem, values in sorted(measured.items()):
+        new[stem] = {}
+        for name, value in sorted(values.items()):
+            known = old.get(stem, {}).get(name, {}).get("atol")
+            if known is None:
+                report(f"new metric {stem}/{name}: check its tolerance in {path.name}")
+            atol = known if known is not None else round(max(0.05 * abs(value), 0.01), 4)
+            new[stem][name] = {"value": value, "atol": atol}
+    write_text_atomic(path, json.dumps(new, indent=2) + "\n")
+
+
+def check_metrics(run_folder: Path, golden: Path) -> None:
+    """Compare `metrics.json` of every notebook in a run folder with the references.
+
+    Parameters
+    ----------
+    run_folder : Path
+        `<runs>/<run_id>`, with one folder per notebook.
+    golden : Path
+        `{"06_step_signals": {"name": {"value": x, "atol": y}}}`.
+
+    Raises
+    ------
+    RegressionError
+        Names every metric that is missing, new or further off than its tolerance.
+    """
+    expected = json.loads(golden.read_text(encoding="utf-8"))
+    problems = []
+    for stem, references in expected.items():
+        path = run_folder / stem / "metrics.json"
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        problems += [f"{stem}/{name}: no reference" for name in found.keys() - references.keys()]
+        for name, reference in references.items():
+            value, wanted, atol = found.get(name), reference["value"], reference["atol"]
             if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+                problems.append(f"{stem}/{name}: missing, expected {wanted}")
+            elif not abs(value - wanted) <= atol:  # so that NaN counts as a difference
+                problems.append(f"{stem}/{name}: {value} instead of {wanted} +- {atol}")
+    if problems:
+        raise RegressionError("metrics left their tolerance:\n  " + "\n  ".join(sorted(problems)))
+
+
+def _plain_outputs(outputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Keep streams and the compared texts; a progress bar keeps its last line of text."""
+    kept = []
+    for output in outputs:
+        data = output.get("data", {})
+        if WIDGET in data:
+            continue
+        plain = {key: output[key] for key in ("name", "text", "execution_count") if key in output}
+        if data:
+            plain["data"] = {kind: data[kind] for kind in COMPARED_TYPES if kind in data}
+            plain["metadata"] = {}
+            if not plain["data"]:
+                continue
+        kept.append({"output_type": output["output_type"]} | plain)
+    return kept
+
+
+def _refuse_stderr(position: int, cell: Any) -> None:
+    said = "".join(o.text for o in cell.outputs if o.get("name") == "stderr")
+    if said:
+        first = said.strip().splitlines()[0]
+        raise RegressionError(
+            f"cell {position + 1} wrote to stderr: {first!r}. Fix the warning at its source; "
+            "golden notebooks must be silent there."
+        )
+
+
+def _refuse_unstable(stem: str, document: Any) -> None:
+    found = _unstable_outputs(document)
+    if found:
+        raise RegressionError(
+            f"{stem} cannot be frozen:\n  " + "\n  ".join(found)
+            + f"\nLeave it out of the output, or tag the cell {IGNORE_TAG}."
+        )
+
+
+def _texts(outputs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for output in outputs:
+        if "text" in output:
+            yield str(output["text"])
+        for kind in COMPARED_TYPES:
+            if kind in output.get("data", {}):
+                yield str(output["data"][kind])

@@ -1,8 +1,10 @@
-"""Runs: one execution of one notebook, its folder, its seed and its manifest.
+"""Runs: one execution of one notebook, its folder, seed, tables, checkpoints and manifest.
 
-A run of a notebook is a folder `data/runs/<run_id>/<notebook>/`. While the notebook works, the
+A run of a notebook is a folder `data/runs/<run_id>/<notebook>/`. A table is a parquet file there;
+the manifest beside it says what the run read, wrote and was given. While the notebook works, the
 manifest says "running", so that nothing half-finished is ever read as a result. While a runner
 works in `data/runs/<run_id>/`, it holds the lock there, which the system takes back from the dead.
+A checkpoint is built once and reused while nothing that decides it has changed.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -25,25 +28,27 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from monitorlab.pipeline.profiles import Profile, get_profile
-from monitorlab.storage import sources
-from monitorlab.storage.files import (
-    canonical_json,
-    digest_file,
-    pretty_json,
-    sealed_json,
-    write_text_atomic,
-)
-from monitorlab.storage.manifests import MANIFEST, ArtifactError, read_manifest
+from monitorlab.pipeline.profiles import Profile
+from monitorlab.storage import files, manifests, sources
+from monitorlab.storage.files import digest_file, write_text_atomic
+from monitorlab.storage.manifests import MANIFEST, ArtifactError, finished_manifest
+from monitorlab.storage.tables import Schema, SchemaError, check_frame
 
 PACKAGES = ("monitorlab", "numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "torch",
             "transformers", "matplotlib")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 LARGEST_SEED = 2**31 - 1  # libraries take 32 bits, and notebooks add to it
 RUNNER = "MONITORLAB_RUNNER"  # tells a kernel which process runs it
 _LOCK = ".lock"
+
+
+class RunIdError(ValueError):
+    """A run id that is not a plain folder name, or that does not exist."""
 
 
 def runs_folder(root: Path | None = None) -> Path:
@@ -61,53 +66,75 @@ def mark(folder: Path, status: str) -> None:
     an earlier execution left is then no result of this run any more.
     """
     try:
-        manifest = read_manifest(folder)
+        manifest = manifests.read_manifest(folder)
     except ArtifactError:
         return  # nobody reads what lies beside it
     if manifest is not None:
-        write_text_atomic(folder / MANIFEST, sealed_json(manifest | {"status": status}))
+        write_text_atomic(folder / MANIFEST, files.sealed_json(manifest | {"status": status}))
 
 
-# The lock of a run folder --------------------------------------------------------------------
+@dataclass(frozen=True)
+class RunLock:
+    """The lock of a run folder `<runs>/<run_id>`.
 
-
-@contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Hold a run folder `<runs>/<run_id>` for this process; made if it is not there.
-
-    Raises
-    ------
-    ArtifactError
-        If another process holds it; the message names it.
+    Attributes
+    ----------
+    folder : Path
+        The run folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(folder / _LOCK).acquire(timeout=1)  # `holder` tries it for a moment
-    except Timeout:
-        raise ArtifactError(_live_message(folder, holder(folder) or {})) from None
-    with lock:
-        owner = {"process": os.getpid(), "started": time.strftime("%Y-%m-%d %H:%M:%S")}
-        with suppress(OSError):  # it is held all the same, by a process without a name
-            (folder / _LOCK).write_text(json.dumps(owner), encoding="utf-8")
-        yield
 
+    folder: Path
 
-def holder(folder: Path) -> dict[str, Any] | None:
-    """Return "process" and "started" of the live runner in a run folder, or None."""
-    path = folder / _LOCK
-    if not path.exists():
-        return None
-    owner: dict[str, Any] = {}
-    with suppress(OSError, ValueError, LookupError, TypeError):  # it is just about to be written
-        said = json.loads(path.read_text(encoding="utf-8"))
-        owner = {"process": int(said["process"]), "started": str(said["started"])}
-    try:
-        with FileLock(path, timeout=0.1, poll_interval=0.01):  # two may look at the same moment
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Hold the folder for this process; made if it is not there.
+
+        Raises
+        ------
+        ArtifactError
+            If another process holds it; the message names it.
+        """
+        path = self.folder / _LOCK
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = FileLock(path).acquire(timeout=1)  # `holder` tries it for a moment
+        except Timeout:
+            raise self._held_by(self.holder() or {}) from None
+        with lock:
+            owner = {"process": os.getpid(), "started": time.strftime("%Y-%m-%d %H:%M:%S")}
+            with suppress(OSError):  # it is held all the same, by a process without a name
+                path.write_text(json.dumps(owner), encoding="utf-8")
+            yield
+
+    def holder(self) -> dict[str, Any] | None:
+        """Return "process" and "started" of the live runner in the folder, or None."""
+        path = self.folder / _LOCK
+        if not path.exists():
             return None
-    except Timeout:
-        return owner
-    except OSError:  # somebody else's folder, which only they may lock
-        return owner if _exists(owner.get("process", 0)) else None
+        owner: dict[str, Any] = {}
+        with suppress(OSError, ValueError, LookupError, TypeError):  # it is just being written
+            said = json.loads(path.read_text(encoding="utf-8"))
+            owner = {"process": int(said["process"]), "started": str(said["started"])}
+        try:
+            with FileLock(path, timeout=0.1, poll_interval=0.01):  # two may look at the same moment
+                return None
+        except Timeout:
+            return owner
+        except OSError:  # somebody else's folder, which only they may lock
+            return owner if _exists(owner.get("process", 0)) else None
+
+    def check_free(self, *mine: str | None) -> None:
+        """Raise ArtifactError if a process works there that is none of `mine`, by its id."""
+        owner = self.holder()
+        if owner is not None and str(owner.get("process")) not in mine:
+            raise self._held_by(owner)
+
+    def _held_by(self, owner: Mapping[str, Any]) -> ArtifactError:
+        """Say who works in the folder and what to do."""
+        who = (f"process {owner['process']} since {owner['started']}" if owner else
+               "another process")
+        return ArtifactError(f"run {self.folder.name!r} is being executed by {who}. Wait until it "
+                             "has ended, end it, or choose another run id.")
 
 
 def _exists(process: int) -> bool:
@@ -118,20 +145,6 @@ def _exists(process: int) -> bool:
     except PermissionError:
         return True
     return process > 0
-
-
-def check_free(folder: Path, *mine: str | None) -> None:
-    """Raise ArtifactError if a process works in a run folder that is none of `mine`, by its id."""
-    owner = holder(folder)
-    if owner is not None and str(owner.get("process")) not in mine:
-        raise ArtifactError(_live_message(folder, owner))
-
-
-def _live_message(folder: Path, owner: Mapping[str, Any]) -> str:
-    """Say who works in a run folder and what to do."""
-    who = f"process {owner['process']} since {owner['started']}" if owner else "another process"
-    return (f"run {folder.name!r} is being executed by {who}. Wait until it has ended, end it, or "
-            "choose another run id.")
 
 
 class Run:
@@ -158,10 +171,10 @@ class Run:
     def __init__(self, notebook: str, profile: Profile, run_id: str, seed: int,
                  parameters: Mapping[str, Any], root: Path | None) -> None:
         self.notebook = checked_name(notebook, "notebook")
-        self.run_id = checked_name(run_id, "run_id")
+        self.run_id = checked_name(run_id, "run id")
         self.profile = profile
         self.seed = checked_seed(seed)
-        self.parameters = json.loads(canonical_json(dict(parameters)))
+        self.parameters = json.loads(files.canonical_json(dict(parameters)))
         self.root = root
         self.folder = runs_folder(root) / self.run_id / self.notebook
         self.status = "running"
@@ -170,7 +183,7 @@ class Run:
         self.checkpoints: dict[str, dict[str, Any]] = {}
         self.metrics: dict[str, float] = {}
         self._started = time.time()
-        self._code = git_state(root or sources.project_root())  # the code that runs, at its start
+        self._code = _git_state(root or sources.project_root())  # the code that runs, at its start
 
     def __enter__(self) -> Run:
         return self
@@ -224,6 +237,202 @@ class Run:
         self.inputs[f"file/{path.name}"] = {"digest": digest_file(path)}
         return path
 
+    def write_table(self, name: str, frame: pd.DataFrame) -> None:
+        """Check `frame` against its schema and write it as parquet, sorted by key.
+
+        Raises
+        ------
+        SchemaError
+            If the frame does not fit; nothing is written.
+        ArtifactError
+            If there is no such table, or the run is closed.
+        """
+        schema = self._open_schema(name)
+        table = _as_arrow(check_frame(frame, schema), schema)
+        with files.write_file_atomic(self.folder / f"{name}.parquet") as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+            file = digest_file(temporary)
+        self.outputs[name] = {"rows": table.num_rows, "digest": files.digest_table(table),
+                              "file": file}
+
+    def write_parts(self, name: str, parts: Iterable[pd.DataFrame]) -> int:
+        """Write a table that is too large for memory, part by part.
+
+        Parameters
+        ----------
+        name : str
+            Table name.
+        parts : iterable of DataFrame
+            Checked against the schema one by one; the order is kept, keys are unique across parts.
+
+        Returns
+        -------
+        int
+            Rows written.
+
+        Raises
+        ------
+        SchemaError
+            If a part does not fit, or repeats a key; nothing is written.
+        """
+        schema = self._open_schema(name)
+        digest, rows = hashlib.sha256(), 0
+        keys: set[int] = set()
+        with files.write_file_atomic(self.folder / f"{name}.parquet") as temporary:
+            with pq.ParquetWriter(temporary, schema.arrow(), compression="zstd") as writer:
+                for part in parts:
+                    if part.empty:
+                        continue
+                    typed = check_frame(part, schema)
+                    keys.update(pd.util.hash_pandas_object(typed[list(schema.key)], index=False))
+                    rows += len(typed)
+                    if len(keys) != rows:
+                        raise SchemaError(f"table {name!r}: a key of {schema.key} is in two parts.")
+                    table = _as_arrow(typed, schema)
+                    writer.write_table(table, row_group_size=len(typed))
+                    digest.update(files.digest_table(table).encode())
+            file = digest_file(temporary)
+        self.outputs[name] = {"rows": rows, "digest": digest.hexdigest(), "file": file,
+                              "parts": True}
+        return rows
+
+    def read_table(self, notebook: str, name: str) -> pd.DataFrame:
+        """Read a table that `notebook` wrote in the same run, and record it as an input.
+
+        Parameters
+        ----------
+        notebook : str
+            Stem of the notebook that wrote the table; the reader's own to read back.
+        name : str
+            Table name.
+
+        Returns
+        -------
+        DataFrame
+            Typed by the schema, sorted by key.
+
+        Raises
+        ------
+        ArtifactError
+            If the table is missing, its run unfinished, of another profile or seed, or stale, or
+            the file was changed after it was written. The message names the notebook to run.
+        """
+        folder, outputs, command = self._written(notebook, name)
+        frame = manifests.load_table(folder, name, outputs, command)
+        self._record_input(notebook, name, outputs)
+        return frame
+
+    def read_parts(self, notebook: str, name: str) -> Iterator[pd.DataFrame]:
+        """Read what `write_parts` wrote as `read_table` does, yielding it part by part."""
+        schema = manifests._schema(name)
+        folder, outputs, command = self._written(notebook, name)
+        path = manifests._unchanged(folder, name, outputs, command, parts=True)
+        self._record_input(notebook, name, outputs)
+        with pq.ParquetFile(path) as file:
+            manifests._same_columns(file.schema_arrow, schema, path, command)
+            for group in range(file.num_row_groups):
+                yield check_frame(file.read_row_group(group).to_pandas(), schema)
+
+    def check_same_files(self, notebook: str) -> None:
+        """Raise unless `notebook` recorded the same files of the user's own as this run did.
+
+        Parameters
+        ----------
+        notebook : str
+            Stem of the notebook whose tables are read.
+
+        Raises
+        ------
+        ArtifactError
+            If one of both had another file, or none; or as `read_table`.
+        """
+        folder = self.folder.parent / checked_name(notebook, "notebook")
+        theirs = finished_manifest(folder, self.profile.name, self.seed)["inputs"]
+        # Name of each file of the user's own by its digest.
+        before, mine = ({entry["digest"]: name.removeprefix("file/")
+                         for name, entry in inputs.items() if name.startswith("file/")}
+                        for inputs in (theirs, self.inputs))
+        if set(before) != set(mine):
+            there, here = (", ".join(names.values()) or "no own file" for names in (before, mine))
+            raise ArtifactError(
+                f"notebook {notebook} worked on {there}, and this one on "
+                f"{'a changed version of it' if there == here else here}. Run both with the same "
+                f"SAMPLES_FILE: python -m monitorlab run {notebook[:2]} {self.notebook[:2]} "
+                f"--profile {self.profile.name} --run-id {self.run_id} -p SAMPLES_FILE=..."
+            )
+
+    def _written(self, notebook: str, name: str) -> tuple[Path, dict[str, Any], str]:
+        """Folder, recorded outputs and command of the notebook that wrote a table."""
+        manifests._schema(name)
+        folder = self.folder.parent / checked_name(notebook, "notebook")
+        command = manifests.run_command(folder, self.profile.name)
+        if notebook == self.notebook:
+            return folder, self.outputs, command
+        return folder, finished_manifest(folder, self.profile.name, self.seed)["outputs"], command
+
+    def _record_input(self, notebook: str, name: str, outputs: Mapping[str, Any]) -> None:
+        if notebook != self.notebook:
+            self.inputs[f"{notebook}/{name}"] = {
+                key: outputs[name][key] for key in ("rows", "digest")}
+
+    def _open_schema(self, name: str) -> Schema:
+        """Schema of a table that is about to be written."""
+        if self.status != "running":
+            raise ArtifactError(f"cannot write {name!r}: the run of {self.notebook} is "
+                                f"{self.status}. Write before run.close(), or run the notebook "
+                                "again.")
+        return manifests._schema(name)
+
+    def checkpoint_folder(self, name: str, fingerprint: Mapping[str, Any]) -> Path:
+        """Return where `checkpoint` keeps a model, whether it is there or not.
+
+        Below MONITORLAB_CHECKPOINTS, else in the data cache.
+        """
+        override = os.environ.get("MONITORLAB_CHECKPOINTS")
+        folder = (Path(override).expanduser().absolute() if override else
+                  sources.cache_folder("checkpoints", self.root))
+        digest = files.digest_json(_whole(fingerprint))
+        return folder / f"{checked_name(name, 'checkpoint')}-{digest[:12]}"
+
+    def checkpoint(
+        self, name: str, fingerprint: Mapping[str, Any], build: Callable[[Path], None]
+    ) -> Path:
+        """Return a checkpoint folder, building it only when its fingerprint is new.
+
+        Fingerprint and content are recorded in the manifest.
+
+        Parameters
+        ----------
+        name : str
+            Name of the model.
+        fingerprint : mapping
+            Everything that decides the weights besides the code, which is added (see `made_by`):
+            sizes, seed, data digests.
+        build : callable
+            Gets an empty folder and saves the model there (`save_pretrained`).
+
+        Returns
+        -------
+        Path
+            `<checkpoints>/<name>-<digest>`, shared between runs.
+
+        Raises
+        ------
+        ArtifactError
+            If a stored checkpoint was changed after it was built.
+        """
+        whole, folder = _whole(fingerprint), self.checkpoint_folder(name, fingerprint)
+        digest, reused = files.digest_json(whole), folder.exists()
+        if not reused:
+            with files.write_folder_atomic(folder, keep_existing=True) as temporary:
+                build(temporary)
+                stored = {"fingerprint": json.loads(files.canonical_json(whole)), "digest": digest,
+                          "files": files.digest_folder(temporary)}
+                (temporary / "fingerprint.json").write_text(files.pretty_json(stored), "utf-8")
+        content = _verified_checkpoint(folder, digest)
+        self.checkpoints[name] = {"fingerprint": digest, "content": content, "reused": reused}
+        return folder
+
     def write_metrics(self, metrics: Mapping[str, float]) -> None:
         """Add named numbers to `metrics.json`.
 
@@ -238,7 +447,7 @@ class Run:
                 raise ArtifactError(f"metric {name!r}: found {value!r}, expected a finite number. "
                                     "Leave out what is undefined.")
         self.metrics |= {name: float(value) for name, value in metrics.items()}
-        write_text_atomic(self.folder / "metrics.json", pretty_json(self.metrics))
+        write_text_atomic(self.folder / "metrics.json", files.pretty_json(self.metrics))
 
     def close(self) -> None:
         """Mark the run complete; calling it twice changes nothing."""
@@ -248,6 +457,8 @@ class Run:
 
     def _write_manifest(self) -> None:
         notebook = (self.root or sources.project_root()) / "notebooks" / f"{self.notebook}.py"
+        torch: Any = sys.modules.get("torch")
+        accelerated = torch is not None and torch.cuda.is_available()
         manifest = {
             "notebook": self.notebook,
             "run_id": self.run_id,
@@ -259,7 +470,8 @@ class Run:
             "code": self._code,
             "packages": package_versions(),
             "python": platform.python_version(),
-            "device": _device(),
+            # Torch is asked only if the notebook already imported it.
+            "device": str(torch.cuda.get_device_name(0)) if accelerated else "cpu",
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),
             "seconds": round(time.time() - self._started, 2),
             "inputs": self.inputs,
@@ -267,7 +479,7 @@ class Run:
             "checkpoints": self.checkpoints,
             "metrics": self.metrics,
         }
-        write_text_atomic(self.folder / MANIFEST, sealed_json(manifest))
+        write_text_atomic(self.folder / MANIFEST, files.sealed_json(manifest))
 
 
 def open_run(notebook: str, profile: str, run_id: str = "default", seed: int = 0,
@@ -300,8 +512,8 @@ def open_run(notebook: str, profile: str, run_id: str = "default", seed: int = 0
     ArtifactError
         If a runner works in that run and this is not one of its notebooks.
     """
-    run = Run(notebook, get_profile(profile), run_id, seed, parameters or {}, root)
-    check_free(run.folder.parent, os.environ.get(RUNNER), str(os.getpid()))
+    run = Run(notebook, Profile.named(profile), run_id, seed, parameters or {}, root)
+    RunLock(run.folder.parent).check_free(os.environ.get(RUNNER), str(os.getpid()))
     run._write_manifest()
     leftovers = ["*.parquet", "metrics.json", "headline.json", "figures/*.svg", "figures/*.png",
                  "figures/figures.json", ".*.tmp", "figures/.*.tmp"]
@@ -311,11 +523,37 @@ def open_run(notebook: str, profile: str, run_id: str = "default", seed: int = 0
     return run
 
 
+def _as_arrow(typed: pd.DataFrame, schema: Schema) -> pa.Table:
+    return pa.Table.from_pandas(typed, schema=schema.arrow(), preserve_index=False)
+
+
+def _whole(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fingerprint with the code that trains."""
+    return {**fingerprint, "made by": files.made_by()}
+
+
+def _verified_checkpoint(folder: Path, digest: str) -> str:
+    """Return the digest of a checkpoint's content after comparing it with what was stored."""
+    try:
+        stored = json.loads((folder / "fingerprint.json").read_text(encoding="utf-8"))
+        written, expected = stored["digest"], dict(stored["files"])
+    except (OSError, ValueError, LookupError, TypeError):
+        written, expected = "", {}
+    found = files.digest_folder(folder)
+    if written != digest or expected != found:
+        names = {*found, *expected}
+        changed = sorted(name for name in names if found.get(name) != expected.get(name))
+        raise ArtifactError(f"checkpoint {folder} was changed after it was built "
+                            f"({', '.join(changed) or 'fingerprint.json'}). Delete the folder; it "
+                            "is built again on the next run.")
+    return files.digest_json(found)
+
+
 def checked_name(name: str, what: str) -> str:
-    """Return `name` if it is a plain file name, else say which `what` is not."""
-    if not NAME.fullmatch(name):
-        raise ValueError(f"{what} is {name!r}: expected letters, digits, '_', '-' or '.', "
-                         "beginning with a letter or digit")
+    """Return `name` if it is a plain folder name: it becomes part of paths that are written."""
+    if not _NAME.fullmatch(name):
+        raise RunIdError(f"{what} {name!r} must be a folder name: expected letters, digits, dots, "
+                         "dashes and underscores")
     return name
 
 
@@ -327,7 +565,7 @@ def checked_seed(seed: Any) -> int:
     raise ValueError(f"seed is {str(seed)[:40]}: expected a whole number from 0 to {LARGEST_SEED}")
 
 
-def git_state(root: Path) -> dict[str, Any]:
+def _git_state(root: Path) -> dict[str, Any]:
     """Return commit and dirty flag; None for both outside a git repository."""
 
     def git(*words: str) -> str | None:
@@ -342,6 +580,12 @@ def git_state(root: Path) -> dict[str, Any]:
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 
+def git_commit(root: Path) -> str:
+    """Return the short commit of `root`, "+" appended if files differ; empty outside git."""
+    state = _git_state(root)
+    return f"{state['commit'][:9]}{'+' if state['dirty'] else ''}" if state["commit"] else ""
+
+
 @lru_cache(maxsize=1)
 def package_versions() -> dict[str, str]:
     """Return the versions of the packages that results depend on most."""
@@ -352,11 +596,3 @@ def package_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def _device() -> str:
-    """Return the accelerator's name; torch is asked only if the notebook already imported it."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return str(torch.cuda.get_device_name(0))
-    return "cpu"

@@ -27,7 +27,7 @@ from markupsafe import Markup
 from monitorlab.pipeline import records
 from monitorlab.pipeline.notebooks import Notebook, read_first_cell
 from monitorlab.pipeline.records import State
-from monitorlab.pipeline.runs import hold
+from monitorlab.pipeline.runs import RunIdError, RunLock
 from monitorlab.report.cells import CONTENT_SECURITY_POLICY, Renderer
 from monitorlab.storage.files import quick_jsonschema, write_text_atomic
 from monitorlab.storage.manifests import ArtifactError
@@ -186,7 +186,7 @@ def render_report(run_id: str, notebooks: Sequence[Notebook], runs: Path, report
     run_id : str
         Which run.
     notebooks : sequence of Notebook
-        All notebooks of the project, in order, as `survey_notebooks` returns them; those without an
+        All notebooks of the project, in order, as `discover` returns them; those without an
         execution get a card only.
     runs, reports : Path
         Folder of all runs; folder of all reports.
@@ -200,9 +200,9 @@ def render_report(run_id: str, notebooks: Sequence[Notebook], runs: Path, report
 
     if run_id not in records.list_runs(runs):
         known = ", ".join(records.list_runs(runs)) or "none yet"
-        raise records.RunIdError(f"no run {run_id!r} to render. Runs: {known}. "
-                                 f"Make it with: python -m monitorlab run --run-id {run_id}")
-    with suppress(ArtifactError, OSError), hold(runs / run_id):
+        raise RunIdError(f"no run {run_id!r} to render. Runs: {known}. "
+                         f"Make it with: python -m monitorlab run --run-id {run_id}")
+    with suppress(ArtifactError, OSError), RunLock(runs / run_id).hold():
         records.pick_up(runs, run_id)
     documents: dict[str, Any] = {}
     states = [_read_copy(state, runs, run_id, documents)

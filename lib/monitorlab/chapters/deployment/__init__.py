@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from monitorlab.chapters.deployment import counting, figures, replays
-from monitorlab.commands.calibrate import Plan, calibrate_log, plot_levels
+from monitorlab.commands.calibrate import Plan, calibrate_log
 from monitorlab.commands.watch import watch
 from monitorlab.online.live import WatchedStream, WatchedText
 from monitorlab.online.policy import PolicyError
@@ -14,5 +14,5 @@ from monitorlab.storage.files import digest_file
 __all__ = [
     "CachedReader", "LogProbability", "Plan", "PolicyError", "StopAtAlarm", "WatchedStream",
     "WatchedText", "calibrate_log", "check_level", "counting", "digest_file", "figures",
-    "plot_levels", "replays", "watch",
+    "replays", "watch",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from monitorlab.commands.calibrate import Calibrated, write_calibration
+from monitorlab.commands.calibrate import Calibrated
 from monitorlab.online.comparison import TRIVIAL_METHODS, Method, compare_methods, random_splits
 from monitorlab.online.metrics import alarm_table
 from monitorlab.online.policy import OnlineMonitor, Policy, hashed_draws
@@ -26,7 +26,7 @@ CRC = Method("CRC on the latest score", LatestScore())
 def write_anew(found: Calibrated, folder: Path) -> Path:
     """Write a calibration over what an earlier run left; return its folder."""
     shutil.rmtree(folder, ignore_errors=True)
-    write_calibration(found, folder)
+    found.save(folder)
     return folder
 
 

@@ -33,7 +33,6 @@ from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
-from monitorlab.pipeline.artifacts import checkpoint, checkpoint_folder
 from monitorlab.pipeline.runs import Run
 from monitorlab.storage.files import digest_json
 
@@ -202,7 +201,7 @@ def _trained(run: Run, task: Task, base: Checkpoint, forbidden: Sequence[str]) -
     decided: Mapping[str, Any] = {"recipe": asdict(task.recipe), "base": base.identity,
                                   "examples": digest_examples(task.examples)}
     check_leaks(task.examples, forbidden)  # also where nothing is trained any more
-    stored = checkpoint_folder(run, task.title, decided)
+    stored = run.checkpoint_folder(task.title, decided)
     work = stored.with_name(f"{stored.name}.work")
     if not stored.exists():
         finetune(base, task.examples, task.recipe, work, title=f"training {task.arm.name}",
@@ -214,7 +213,7 @@ def _trained(run: Run, task: Task, base: Checkpoint, forbidden: Sequence[str]) -
             file.replace(folder / file.name)
         shutil.rmtree(work)
 
-    return checkpoint(run, task.title, decided, adopt)
+    return run.checkpoint(task.title, decided, adopt)
 
 
 def losses(trained: Mapping[Task, Path]) -> pd.DataFrame:
@@ -240,7 +239,7 @@ def ask_arms(
         Schema ``verdicts`` with the columns ``arm``, ``seed``, ``share`` and ``train_seconds``;
         the base first, with seed -1 and share 0.
     """
-    store = VerdictStore(checkpoint_folder(run, "arms", {}).parent / "arms.jsonl")
+    store = VerdictStore(run.checkpoint_folder("arms", {}).parent / "arms.jsonl")
     asked = Sample.rows(samples)
 
     def answers(model: Checkpoint, name: str, **facts: float) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from monitorlab.online.comparison import (
 from monitorlab.online.metrics import peaks
 from monitorlab.online.score_files import from_steps, load_scores
 from monitorlab.online.trajectories import UNKNOWN, Trajectories
-from monitorlab.pipeline.artifacts import Run, read_table
+from monitorlab.pipeline.runs import Run
 from monitorlab.statistics.thresholds import Threshold
 from monitorlab.storage.sources import project_root
 
@@ -52,7 +52,7 @@ def earlier(run: Run, needed: bool = True) -> dict[tuple[str, str], Trajectories
     if not needed and not (run.folder.parent / SIGNALS).exists():
         print(f"this run has no {SIGNALS}: its small stand-ins are left out")
         return {}
-    return stand_ins(read_table(run, SIGNALS, "steps"))
+    return stand_ins(run.read_table(SIGNALS, "steps"))
 
 
 def stand_ins(steps: pd.DataFrame) -> dict[tuple[str, str], Trajectories]:

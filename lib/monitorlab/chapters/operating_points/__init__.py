@@ -8,10 +8,9 @@ from monitorlab.chapters.operating_points import figures
 from monitorlab.evaluation import tradeoff
 from monitorlab.monitors import recorded
 from monitorlab.monitors.rules import CORNERS
-from monitorlab.pipeline.artifacts import check_same_files
 from monitorlab.storage.tables import OPERATING_POINTS
 
 __all__ = [
-    "CORNERS", "OPERATING_POINTS", "check_same_files", "figures", "halved", "own_samples",
+    "CORNERS", "OPERATING_POINTS", "figures", "halved", "own_samples",
     "recorded", "tradeoff",
 ]  # fmt: skip

@@ -23,7 +23,6 @@ from sklearn.preprocessing import StandardScaler, normalize
 
 from monitorlab.models import ModelError
 from monitorlab.models.sentence_encoder import load_encoder
-from monitorlab.pipeline.artifacts import checkpoint
 from monitorlab.pipeline.runs import Run
 from monitorlab.signals.arithmetic import Checked, Difficulty, Exercise
 from monitorlab.signals.conversations import Conversation
@@ -82,8 +81,7 @@ def fit_generators(run: Run, problems: _ProblemSets) -> dict[str, Path]:
         [(problem.text, problem.taught) for problem in group]
         for group in (problems.train, problems.held_out)
     )
-    folder = checkpoint(
-        run,
+    folder = run.checkpoint(
         "generators",
         {"settings": asdict(settings), "seed": seed, "pairs": pairs, "held_out": held_out,
          "targets": GENERATORS, "temperature": temperature},
@@ -117,8 +115,7 @@ def fit_verifier(run: Run, attempts: Sequence[_Attempt], base: Path) -> Path:
     settings = run.profile.verifier
     seed = run.torch_seed("verifier")
     examples = [(a.problem.text, a.solution.text, a.checked.step_labels) for a in attempts]
-    return checkpoint(
-        run,
+    return run.checkpoint(
         "verifier",
         {"settings": asdict(settings), "seed": seed, "examples": examples,
          "base": f"{base.parent.name}/{base.name}"},  # the digest is in the upper folder's name
