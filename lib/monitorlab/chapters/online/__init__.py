@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from monitorlab.chapters.online import datasets, figures, summary
-from monitorlab.online.comparison import ALL_METHODS, PAPER_METHODS, TRIVIAL_METHODS
-from monitorlab.online.score_files import load_evaluator
+from monitorlab.chapters.online import datasets, figures
+from monitorlab.chapters.online.summary import Comparison, headline_metrics
 from monitorlab.online.trajectories import require_two_classes
 from monitorlab.statistics.intervals import check_level
 from monitorlab.storage import sources
 from monitorlab.storage.tables import SCHEMAS
 
 __all__ = [
-    "ALL_METHODS", "PAPER_METHODS", "SCHEMAS", "TRIVIAL_METHODS", "check_level", "datasets",
-    "figures", "load_evaluator", "require_two_classes", "sources", "summary",
+    "SCHEMAS", "Comparison", "check_level", "datasets", "figures", "headline_metrics",
+    "require_two_classes", "sources",
 ]  # fmt: skip
