@@ -21,7 +21,7 @@ from matplotlib.patches import Rectangle
 
 from monitorlab.benchmark.sample_files import own_samples
 from monitorlab.benchmark.samples import draw_pairs
-from monitorlab.chapters.construction.figures import plot_by_tier
+from monitorlab.chapters.construction import plot_by_tier
 from monitorlab.commands.score import verdicts_folder
 from monitorlab.display import style
 from monitorlab.evaluation.bootstrap import bootstrap, differences, paired

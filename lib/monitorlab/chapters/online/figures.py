@@ -198,14 +198,13 @@ def plot_trade_off(
 
 
 def _grid(
-    measures: Sequence[str], titles: Sequence[str], width: float, height: float,
-    fontsize: float | None = None,
+    measures: Sequence[str], titles: Sequence[str], width: float, height: float, **font: Any
 ) -> tuple[Figure, Any]:
     """A row of panels per measure and a column per data set, with names at the edges."""
     fig, axes = style.subplots(len(measures), len(titles), width, height, sharex=True,
                                sharey="row")
     for ax, title in zip(axes[0], titles, strict=True):
-        ax.set_title(_two_lines(title), fontsize=fontsize)
+        ax.set_title(_two_lines(title), **font)
     for ax in axes[-1]:
         ax.set_xlabel("target level ε")
     for ax, measure in zip(axes[:, 0], measures, strict=True):
