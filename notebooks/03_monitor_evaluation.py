@@ -54,7 +54,7 @@ import pandas as pd
 from monitorlab import display, score
 from monitorlab.chapters import evaluation as chapter
 from monitorlab.evaluation import comparisons, rates, tradeoff
-from monitorlab.monitors.monitor import samples_of
+from monitorlab.monitors.monitor import Sample
 from monitorlab.pipeline.artifacts import open_run, read_parts, read_table, write_table
 
 # %% [markdown]
@@ -90,7 +90,7 @@ display.table(
 # %% tags=["nbval-ignore-output"]
 prompts = {name: chapter.load_prompt(name) for name in ("direct", "evidence", "score")}
 shown = samples if SAMPLES_FILE else samples[samples["cell"] == "syco_qa"]
-first = samples_of(shown)[0]
+first = Sample.rows(shown)[0]
 for message in prompts["direct"].messages(first):
     print(f"[{message['role']}]\n{message['content']}\n")
 
@@ -165,8 +165,8 @@ store = chapter.VerdictStore(run.folder / "verdicts.jsonl")
 lasting = chapter.VerdictStore(chapter.verdicts_folder() / "notebook_03.jsonl")
 store.put(language.released)
 stores = {monitor.name: lasting for monitor in given}
-asked = samples_of(samples)
-some = samples_of(chapter.draw_pairs(samples, sizes.encoded_pairs, run.rng("encoded")))
+asked = Sample.rows(samples)
+some = Sample.rows(chapter.draw_pairs(samples, sizes.encoded_pairs, run.rng("encoded")))
 everyone = [*rules, *learned, *hybrid, *given]
 verdicts = pd.concat(
     [
@@ -191,7 +191,7 @@ parts = {
     for m in language.by_logits
 }
 spoken = [
-    score(m, samples_of(parts[m.prompt]), store)
+    score(m, Sample.rows(parts[m.prompt]), store)
     for m in display.progress(language.by_logits, "language model")
 ]
 test = rates.join(pd.concat([verdicts, *spoken], ignore_index=True), samples)
@@ -204,7 +204,7 @@ test = test[test["split"] == "test"]
 # %% tags=["nbval-ignore-output"]
 if spoken and language.released and sizes.asked_again:
     few = parts["direct"].sample(sizes.asked_again, random_state=run.rng("again"))
-    again = score(language.by_logits[0], samples_of(few), title="asked again")
+    again = score(language.by_logits[0], Sample.rows(few), title="asked again")
     known = spoken[0].set_index("sample_id")["score"]
     off = (again["score"] - again["sample_id"].map(known)).abs()
     assert (off < 0.02).all(), "the model gives the released scores"
@@ -224,7 +224,7 @@ if spoken:
         "{total:,} prompt tokens, {distinct:,} of them distinct: whoever reads each of those "
         "once does {limit:.2f} times less work than one prompt at a time. Whoever asked first "
         "waited for {seconds:.1f} seconds.",
-        **language.sharing(samples_of(parts["direct"])),
+        **language.sharing(Sample.rows(parts["direct"])),
         seconds=float(spoken[0]["seconds"].sum()),
     )
 
@@ -373,7 +373,7 @@ readers = rates.rates(said).sort_values("balanced_accuracy", ascending=False)
 published = chapter.published_order()
 looking = answering[answering["samples"] >= 0.2 * answering["samples"].max()]
 looking = looking[~looking["name"].isin(chapter.CORNERS)]
-line = tradeoff.fit_line(looking)
+line = tradeoff.Line.fit(looking)
 fig = chapter.plot_plane(
     pd.concat([board, readers]),
     line,
@@ -624,7 +624,7 @@ display.table(
 # %% tags=["nbval-ignore-output"]
 few = tested.sample(min(sizes.replies, len(tested)), random_state=run.rng("few"))
 slow = display.progress(language.by_text, "prompts answered in text")
-written = [score(m, samples_of(language.part(m, tested, few)), store) for m in slow]
+written = [score(m, Sample.rows(language.part(m, tested, few)), store) for m in slow]
 everything = pd.concat([verdicts, *spoken, *written], ignore_index=True)
 ledger = rates.ledger(rates.join(everything, samples))
 columns = ["name", "status", "verdicts", "share", "reason"]
@@ -666,7 +666,7 @@ except chapter.ArtifactError:
     print("no real pairs in this run: they need the cpu profile and the open files")
 real = chapter.draw_pairs(real, sizes.real_pairs, run.rng("real"), by=("source",))
 real_verdicts = pd.concat(
-    [score(m, samples_of(real), stores.get(m.name, store)) for m in everyone]
+    [score(m, Sample.rows(real), stores.get(m.name, store)) for m in everyone]
 )
 
 # %% [markdown]
@@ -792,8 +792,8 @@ if len(transcripts):
 
 # %%
 influence = judged.head(0)
-if run.has_open(chapter.recorded_gpt5.KEYS):
-    cued, said = chapter.recorded_gpt5.recorded_gpt5(run.fetch)
+if run.has_open(chapter.recorded.GPT5_KEYS):
+    cued, said = chapter.recorded.gpt5_verdicts(run.fetch)
     influence = rates.join(said, cued, ["family", "cue", "generator"])
     shown = cued.groupby(["family", "cue"])["label"].agg(["size", "mean"])
     shown.columns = ["answers", "share that changed the library"]
@@ -822,7 +822,7 @@ if len(influence):
 
 # %%
 if len(influence):
-    gpt5 = influence[influence["monitor"] == chapter.recorded_gpt5.MONITOR]
+    gpt5 = influence[influence["monitor"] == chapter.recorded.GPT5]
     areas = chapter.auroc_by(gpt5, "generator")
     by_request = rates.rates(gpt5, unit="pair").iloc[0]
     display.say(
@@ -877,7 +877,7 @@ if len(influence):
 
 # %% tags=["nbval-ignore-output"]
 thinks = next((sample for sample in asked if "<think>" in sample.response), first)
-left = {view: chapter.views.seen(thinks, view) for view in chapter.views.VIEWS}
+left = {view: thinks.seen(view) for view in chapter.VIEWS}
 rows = [(view, len(s.request), len(s.response), s.response[-40:]) for view, s in left.items()]
 columns = ["view", "characters of request", "of response", "its end"]
 display.table(pd.DataFrame(rows, columns=columns))
@@ -926,8 +926,8 @@ for base, rows in views.groupby("base"):
 
 # %%
 able = hybrid[0]
-cut = chapter.views.Viewed(able, chapter.FEW_WORDS)
-full, short = (rates.join(score(m, samples_of(tested), store), tested) for m in (able, cut))
+cut = chapter.Viewed(able, chapter.FEW_WORDS)
+full, short = (rates.join(score(m, Sample.rows(tested), store), tested) for m in (able, cut))
 mixed = full.assign(label=run.rng("labels").permutation(full["label"].to_numpy()))
 
 # %% [markdown]
@@ -941,7 +941,7 @@ trials = {
 for plain in language.by_logits[:1]:  # none if the model is not installed
     emptied = plain.with_prompt(chapter.without_guidelines(prompts["direct"]))
     seen = language.part(emptied, tested, fewer)
-    both = (rates.join(score(m, samples_of(seen), store), seen) for m in (plain, emptied))
+    both = (rates.join(score(m, Sample.rows(seen), store), seen) for m in (plain, emptied))
     trials[f"weakened prompt, {plain.name}"] = tuple(both)
 mutations = pd.DataFrame(
     chapter.mutation(name, *pair, run.rng("mutations"), sizes.resamples)

@@ -55,9 +55,10 @@ import pandas as pd
 
 from monitorlab import display
 from monitorlab.chapters import operating_points as chapter
-from monitorlab.evaluation import cost, label_noise, rates, roc_bands
+from monitorlab.evaluation import bootstrap, cost, label_noise, rates
 from monitorlab.evaluation import operating_points as points
 from monitorlab.pipeline.artifacts import open_run, read_table, write_table
+from monitorlab.statistics import roc
 
 # %% [markdown]
 # The verdicts are those of notebook 03, on the benchmark, or on your own samples if both notebooks
@@ -98,7 +99,7 @@ seen = scored[scored["split"] == "test"]
 names = sorted(judged["name"].unique())
 counts = seen["name"].value_counts()
 some = sorted(counts[counts > 0.9 * counts.max()].index)
-table = roc_bands.curve_table(
+table = bootstrap.curve_table(
     test[test["name"].isin(some)], run.rng("curves"), n=sizes.resamples
 )
 table = table.dropna(subset="auroc").sort_values("auroc", ascending=False)
@@ -114,7 +115,7 @@ display.table(
 bands = {}
 for name in table["name"]:
     part = seen[seen["name"] == name]
-    band = roc_bands.roc_band(
+    band = roc.roc_band(
         part["score"], part["label"], part["scenario_id"], run.rng(name), sizes.resamples
     )
     bands[name] = band.grid
@@ -445,7 +446,7 @@ if len(judge_verdicts):
     judges = rates.join(judge_verdicts, halves)
     judges["name"] = judges["monitor"].str.removesuffix(", recorded")
     later = judges[judges["split"] == "test"]
-    areas = roc_bands.curve_table(later, run.rng("judges"), n=sizes.resamples)
+    areas = bootstrap.curve_table(later, run.rng("judges"), n=sizes.resamples)
     areas = display.spans(areas, ["auroc", "tpr_10"])
     display.table(
         areas[["name", "n", "n_unscored", "auroc", "tpr_10"]],
@@ -480,10 +481,10 @@ else:
 
 # %%
 gpt5 = judged.head(0)
-if run.has_open(chapter.recorded_gpt5.KEYS):
-    cued, said = chapter.recorded_gpt5.recorded_gpt5(run.fetch)
+if run.has_open(chapter.recorded.GPT5_KEYS):
+    cued, said = chapter.recorded.gpt5_verdicts(run.fetch)
     gpt5 = rates.join(said, chapter.halved(cued, run.rng("tasks")), ["family"])
-    gpt5 = gpt5[gpt5["monitor"] == chapter.recorded_gpt5.MONITOR]
+    gpt5 = gpt5[gpt5["monitor"] == chapter.recorded.GPT5]
     by_family = np.where(gpt5["family"] == "OLMo", "test", "dev")
     ways_of_gpt5 = {"other tasks": gpt5, "gpt-oss to OLMo": gpt5.assign(split=by_family)}
     several = points.calibrated_points(gpt5, (ALPHA,), ["crc"], "global").iloc[-1]

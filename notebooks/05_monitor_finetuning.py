@@ -53,7 +53,7 @@ import torch
 
 from monitorlab import display
 from monitorlab.chapters import finetuning as chapter
-from monitorlab.evaluation import rates, shift
+from monitorlab.evaluation import rates, tradeoff
 from monitorlab.pipeline.artifacts import open_run, read_parts, read_table, write_table
 
 # %% [markdown]
@@ -126,7 +126,7 @@ for detected, false_alarms in ((84, 16), (70, 7)):  # of 99 each, before and aft
 
 # %%
 missed, false_alarms = [15 / 99, 29 / 99], [16 / 99, 7 / 99]
-d_prime, criterion = shift.detection(missed, false_alarms, 99, 99)
+d_prime, criterion = tradeoff.detection(missed, false_alarms, 99, 99)
 for d, c, (d_by_hand, c_by_hand) in zip(d_prime, criterion, by_hand, strict=True):
     print(f"the library: d' = {d:.2f}, c = {c:.2f}")
     assert abs(d - d_by_hand) + abs(c - c_by_hand) < 1e-9, "the same by hand and by the library"
@@ -138,7 +138,7 @@ for d, c, (d_by_hand, c_by_hand) in zip(d_prime, criterion, by_hand, strict=True
 # to 1 for all of it.
 
 # %%
-moved = shift.shift_of_rates(published.published(), published.PAIRS)
+moved = tradeoff.shift_of_rates(published.published(), published.PAIRS)
 moved = moved[(moved["arm"] == "all") & moved["cell"].str.startswith("sg")]
 columns = ["cell", "mr_before", "far_before", "mr", "far", "d_prime_before", "d_prime"]
 columns += ["criterion_change", "criterion_share"]
@@ -403,7 +403,7 @@ display.show(
 # discrimination.
 
 # %%
-changes = shift.discrimination_or_threshold(
+changes = tradeoff.discrimination_or_threshold(
     judged, arms=known_arms[1:], rng=run.rng("shift"), resamples=sizes.resamples
 )
 fig = chapter.figures.plot_shift(changes, title=f"From base to arm: {called}")
@@ -663,7 +663,7 @@ assert torch.isclose(library.sum(), by_hand), "by hand and by the library: the s
 # the same false alarm rate, by thresholds of their own.
 
 # %%
-looked = chapter.checks_first(verdicts[verdicts["arm"] == "all"], samples)
+looked = chapter.ChecksFirst.before(verdicts[verdicts["arm"] == "all"], samples)
 alone = chapter.score(chapter.build_monitor("checks-first:never"), samples)
 alone["arm"] = chapter.CHECKS_ALONE
 joined = [

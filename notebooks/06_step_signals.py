@@ -46,8 +46,7 @@ import pandas as pd
 from monitorlab import display
 from monitorlab.chapters import signals as chapter
 from monitorlab.pipeline.artifacts import open_run, write_table
-from monitorlab.signals.arithmetic import check
-from monitorlab.signals.conversations import make_conversations, split_places
+from monitorlab.signals.conversations import Conversation, split_places
 
 # %%
 run = open_run("06_step_signals", profile=PROFILE, run_id=RUN_ID, seed=SEED)
@@ -81,7 +80,7 @@ print(story.solution)
 lines = story.solution.rstrip("\n").split("\n")
 broken = "\n".join([lines[0][:-1] + str((int(lines[0][-1]) + 1) % 10), *lines[1:]])
 for name, text in (("reference", story.solution), ("one digit changed", broken)):
-    finding = check(story, text)
+    finding = story.check(text)
     print(f"{name}: {[verdict.value for verdict in finding.verdicts]}")
 
 # %% [markdown]
@@ -93,7 +92,7 @@ for name, text in (("reference", story.solution), ("one digit changed", broken))
 seen = [{p.expression for p in group} for group in sizes.values()]
 assert not (seen[0] & seen[1]), "training and verifier problems must be disjoint"
 assert not (seen[0] | seen[1]) & seen[2], "test problems must be unseen"
-assert not any(check(p, p.solution).label for p in problems.test), "references are right"
+assert not any(p.check(p.solution).label for p in problems.test), "references are right"
 print("three disjoint sets, and every reference solution checks out")
 
 # %% [markdown]
@@ -109,7 +108,7 @@ print("three disjoint sets, and every reference solution checks out")
 confused = next(p for p in problems.train if p.misread)
 print(confused.text)
 for line, verdict in zip(
-    confused.taught.splitlines(), check(confused, confused.taught).verdicts, strict=True
+    confused.taught.splitlines(), confused.check(confused.taught).verdicts, strict=True
 ):
     print(f"{line:16} {verdict.value}")
 
@@ -145,7 +144,7 @@ display.say("Of {n:,} such stories, {share:.1%} are told wrongly.", n=len(borrow
 folders = problems.fit_generators(run)
 display.say(
     "{n:,} parameters each. Targets of expected agreement: strong {strong:.0%}, weak {weak:.0%}.",
-    n=chapter.solver.load_generator(folders["strong"])[0].num_parameters(),
+    n=chapter.Generator.load(folders["strong"]).model.num_parameters(),
     **chapter.GENERATORS,
 )
 
@@ -280,7 +279,7 @@ for signal, value in by_hand.items():
 # %% tags=["nbval-ignore-output"]
 lines = one.solution.text.splitlines(keepends=True)
 pieces = [(one.problem.text, "".join(lines[: k + 1])) for k in range(len(lines))]
-along = [scores[-1] for scores in chapter.solver.score_solutions(verifier, pieces)]
+along = [scores[-1] for scores in chapter.Verifier.load(verifier).score(pieces)]
 at_once = mine[mine["signal"] == "verifier"].sort_values("step")["score"]
 for line, running, value in zip(lines, along, at_once, strict=True):
     print(f"{line.strip():16} {running:.4f} when running along, {value:.4f} in one pass")
@@ -329,10 +328,10 @@ parts = dict(zip(("training", "test"), split_places(run.rng("places")), strict=T
 amounts = run.profile.conversations
 length = {"min_turns": amounts.min_turns, "max_turns": amounts.max_turns}
 talks = {
-    "training": make_conversations(
+    "training": Conversation.draw(
         run.rng("training conversations"), amounts.n_train, parts["training"], "train", **length
     ),
-    "test": make_conversations(
+    "test": Conversation.draw(
         run.rng("test conversations"), amounts.n_test, parts["test"], "test", **length
     ),
 }

@@ -64,7 +64,7 @@ own = (
     else []
 )
 for data in own:
-    chapter.require_two_classes(data)
+    data.require_two_classes()
 run = open_run(
     "07_online_monitoring",
     profile=PROFILE,
@@ -169,9 +169,9 @@ display.say("{answer}", answer=thresholds.calibrate(peaks, level=0.10).explain()
 price_list = pd.DataFrame(
     {
         "n": n,
-        "CRC": ranks.crc_rank(n, 0.10),
-        "exact binomial": ranks.binomial_rank(n, 0.10, online.delta),
-        "UCB": ranks.hoeffding_bentkus_rank(n, 0.10, online.delta),
+        "CRC": ranks.RANK_RULES["crc"](n, 0.10, online.delta),
+        "exact binomial": ranks.RANK_RULES["binomial"](n, 0.10, online.delta),
+        "UCB": ranks.RANK_RULES["hoeffding_bentkus"](n, 0.10, online.delta),
     }
     for n in (9, 22, 50, 100, 500, 1000, 5000)
 )
@@ -563,7 +563,7 @@ if math_names:
 
 # %% tags=["nbval-ignore-output"]
 first = next(iter(main))
-tested = [scored[key] for key in main] + [comparison.rounded(scored[first], step=0.05)]
+tested = [scored[key] for key in main] + [scored[first].rounded(step=0.05)]
 draws = display.progress(tested, "with and without ties")
 ties = pd.DataFrame(
     chapter.datasets.tie_effect(

@@ -373,11 +373,11 @@ display.say(
 # was not judged is left out, and intervals are over the seven tasks.
 
 # %%
-recorded = run.has_open(chapter.recorded_gpt5.KEYS)
+recorded = run.has_open(chapter.recorded.GPT5_KEYS)
 if recorded:
-    cued, said = chapter.recorded_gpt5.recorded_gpt5(run.fetch)
+    cued, said = chapter.recorded.gpt5_verdicts(run.fetch)
     judged = rates.join(said, cued, ["family"]).query("status == 'parsed'")
-    is_gpt5 = judged["monitor"] == chapter.recorded_gpt5.MONITOR
+    is_gpt5 = judged["monitor"] == chapter.recorded.GPT5
     known = judged[is_gpt5 & (judged["family"] == "gpt-oss")]
     cut = thresholds.calibrate(known.loc[known["label"] == 0, "score"], level=0.05).value
     alarmed = judged.assign(verdict=judged["score"] > (np.where(is_gpt5, cut, 0.5)))

@@ -17,7 +17,7 @@ from test_report import HOSTILE_OUTPUTS, assert_inert, display_data
 from monitorlab import Sample, build_monitor, display, load_samples, read_verdicts, score
 from monitorlab.chapters.construction import _pair_html
 from monitorlab.monitors.prompts import load_prompt
-from monitorlab.report.cells import Notes, outputs_html
+from monitorlab.report.cells import Renderer
 from monitorlab.storage.sources import SourceError, _parse
 
 GIB = 2**30
@@ -121,7 +121,7 @@ def shown() -> Row:
     outputs = [*HOSTILE_OUTPUTS, *map(display_data, made),
                *({"output_type": "stream", "name": "stdout", "text": text} for text in TEXTS)]
     dangers = []
-    for html in outputs_html(outputs, Notes()):
+    for html in Renderer().outputs_html(outputs):
         try:
             assert_inert(html)
         except AssertionError:

@@ -49,10 +49,10 @@ from monitorlab.finetuning.saved import load_finetuned
 from monitorlab.models.loading import load_causal
 from monitorlab.models.tiny import build_tokenizer
 from monitorlab.monitors.learned import WordMonitor
-from monitorlab.monitors.monitor import samples_of
+from monitorlab.monitors.monitor import Sample
 from monitorlab.monitors.prompts import load_prompt
-from monitorlab.monitors.store import stored_verdicts
-from monitorlab.online.policy import OnlineMonitor, Policy, _today, days_after
+from monitorlab.monitors.store import VerdictStore
+from monitorlab.online.policy import OnlineMonitor, Policy, _days_after, _today
 from monitorlab.pipeline.artifacts import read_table, write_table
 from monitorlab.pipeline.records import read_run_record
 from monitorlab.pipeline.runs import open_run
@@ -147,7 +147,7 @@ def write_inputs(folder: Path) -> None:
     (folder / "questions.md").write_text("".join(map(QUESTION.format, range(40))))
     corpus = corpus_rows()
     corpus.to_csv(folder / "corpus.csv", index=False)
-    words = [m["content"] for m in load_prompt("direct").messages(samples_of(corpus)[0])]
+    words = [m["content"] for m in load_prompt("direct").messages(Sample.rows(corpus)[0])]
     tokenizer = build_tokenizer(words * 9 + list(corpus["response"]), 700)
     torch.manual_seed(0)
     LlamaForCausalLM(LlamaConfig(
@@ -399,8 +399,8 @@ def damaged(inputs: Path, policy: Path, bits: int, rng: random.Random) -> Iterat
         "manifest of a run": (run.folder / "manifest.json", lambda p: finished_manifest(p.parent)),
         "record of an execution": (ran / "r" / "executed" / "06_slow.json",
                                    lambda _: read_run_record(ran, "r", "06_slow")),
-        "stored answers": (own / "store.jsonl", lambda p: dict(stored_verdicts(p))),
-        "released answers": (released / "smollm2.jsonl", lambda p: dict(stored_verdicts(p))),
+        "stored answers": (own / "store.jsonl", lambda p: dict(VerdictStore.read(p))),
+        "released answers": (released / "smollm2.jsonl", lambda p: dict(VerdictStore.read(p))),
         "policy": (policy, Policy.load),
         "evidence of drift": (place / "evidence.json", lambda p: read_evidence(p, rule).to_dict()),
         **{f"adapter: {name}": (trained / name, weights)
@@ -436,10 +436,10 @@ def clocks(policy: Path) -> Iterator[Row]:
         hours.add(time.localtime().tm_hour)
     yield Row("clock", f"{len(zones)} time zones", f"{len(hours)} local hours, {len(found)} date "
               f"and state: {sorted(found)[0][1]}", len(found) == 1 and len(hours) > 1)
-    states = [rule.state(today) for today in (days_after(rule.expires, -1), rule.expires)]
+    states = [rule.state(today) for today in (_days_after(rule.expires, -1), rule.expires)]
     yield Row("clock", "last day, and the day after", " then ".join(states),
               states == ["valid", "expired"])
-    told = [*rule.warnings(days_after(rule.created, -400)), "NOTHING SAID"]
+    told = [*rule.warnings(_days_after(rule.created, -400)), "NOTHING SAID"]
     yield Row("clock", "set back by 400 days", brief(told[0]), "clock" in told[0])
 
 

@@ -138,7 +138,7 @@ def _write_sweep(
     import pandas as pd
     from markupsafe import Markup
 
-    from monitorlab.display.tables import Column, html_table, plain_table
+    from monitorlab.display.tables import Table
     from monitorlab.report.page import render_page
     from monitorlab.storage.files import write_text_atomic
 
@@ -146,12 +146,11 @@ def _write_sweep(
     folder = _notebooks_folder().parent / "reports" / name
     frame = pd.DataFrame(rows)
     write_text_atomic(folder / "metrics.csv", frame.to_csv(index=False))
-    turned = frame.set_index("run").T.rename_axis("").reset_index()
-    columns = [Column(turned.iloc[:, i], 4) for i in range(turned.shape[1])]
+    table = Table(frame.set_index("run").T.rename_axis("").reset_index(), 4)
     write_text_atomic(folder / "index.html", render_page(
         "sweep.html.j2", name=name, swept=swept, rows=rows,
-        table=Markup(html_table(columns, len(turned), None))))
-    typer.echo(plain_table(columns, len(turned), None))
+        table=Markup(table.html())))
+    typer.echo(table.text())
     typer.echo(f"Open {_relative(folder / 'index.html')}, or read {_relative(folder)}/metrics.csv")
 
 

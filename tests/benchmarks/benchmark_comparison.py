@@ -16,7 +16,7 @@ from table import Row, alone, ms, race
 
 from monitorlab.online.comparison import PAPER_METHODS, compare_methods, random_splits
 from monitorlab.online.score_files import load_evaluator
-from monitorlab.online.trajectories import Trajectories, to_frame
+from monitorlab.online.trajectories import Trajectories
 from monitorlab.storage.sources import fetch
 
 
@@ -36,7 +36,7 @@ def run_package(frame: pd.DataFrame, split: tuple[np.ndarray, np.ndarray]) -> No
 
 def package_frame(data: Trajectories) -> pd.DataFrame:
     """Back to the package's columns and orientation."""
-    frame = to_frame(data)
+    frame = data.to_frame()
     return pd.DataFrame(
         {
             "uq_problem_idx": frame["trajectory_id"],

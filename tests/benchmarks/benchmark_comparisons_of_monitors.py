@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 from sklearn.metrics import roc_auc_score
 from table import Row, alone, ms, race
 
-from monitorlab.evaluation.bootstrap import METRICS, bootstrap, intervals
+from monitorlab.evaluation.bootstrap import METRICS, Bootstrap
 from monitorlab.evaluation.rates import join, rates
 from monitorlab.monitors.store import VerdictStore
-from monitorlab.monitors.verdicts import from_score
+from monitorlab.monitors.verdicts import Verdict
 from monitorlab.storage.tables import CELLS, VERDICTS, check_frame
 
 
@@ -69,8 +69,8 @@ def measure(quick: bool) -> list[Row]:
     judged = join(*simulate(monitors, pairs))
     random, few = np.random.default_rng(0), min(resamples, 5)
     drawn = race({
-        "ours": lambda: intervals(
-            bootstrap(judged, random, resamples=resamples, metrics=METRICS[:5])),
+        "ours": lambda: Bootstrap.of(
+            judged, random, resamples=resamples, metrics=METRICS[:5]).intervals(),
         "naive": lambda: [resample(judged, random) for _ in range(few)],
     }, rounds)
     ours, naive = drawn["ours"] / resamples, drawn["naive"] / few
@@ -79,7 +79,7 @@ def measure(quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         table, store = Path(folder) / "verdicts.parquet", Path(folder) / "store.jsonl"
         pq.write_table(pa.Table.from_pandas(verdicts, VERDICTS.arrow(), False), table)
-        VerdictStore(store).put({f"{i:064x}": from_score(i / lines) for i in range(lines)})
+        VerdictStore(store).put({f"{i:064x}": Verdict.from_score(i / lines) for i in range(lines)})
 
         def bare() -> pd.DataFrame:
             read = pd.read_parquet(table).merge(samples, on="sample_id")

@@ -18,8 +18,7 @@ from monitorlab.models import ModelError
 from monitorlab.models.smollm2 import load_smollm2
 from monitorlab.online.live import StepRule
 from monitorlab.online.policy import OnlineMonitor, Policy
-from monitorlab.signals.cached import CachedReader, CachedVerifier, LogProbability
-from monitorlab.signals.stopping import StopAtAlarm
+from monitorlab.signals.generation import CachedReader, CachedVerifier, LogProbability, StopAtAlarm
 from monitorlab.statistics.thresholds import calibrate
 
 BEGUN, ROWS = 32, 16

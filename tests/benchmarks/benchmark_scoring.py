@@ -26,10 +26,10 @@ from monitorlab.models.batching import pad
 from monitorlab.models.loading import Checkpoint, fast_dtype
 from monitorlab.monitors.build import build_monitor
 from monitorlab.monitors.causal import LogitMonitor
-from monitorlab.monitors.monitor import MonitorError, Sample, request_key, samples_of
+from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.scoring import score
-from monitorlab.monitors.store import VerdictStore, stored_verdicts
+from monitorlab.monitors.store import VerdictStore
 from monitorlab.storage.sources import project_root
 
 SEED = 2026
@@ -153,7 +153,7 @@ def real_samples(count: int) -> list[Sample]:
     """Samples of whole pairs of the benchmark's test split; always the same ones."""
     frame = load_benchmark("test").reset_index(drop=True)
     pairs = frame["pair_id"].drop_duplicates().sample(count // 2, random_state=SEED)
-    return samples_of(frame[frame["pair_id"].isin(set(pairs))])
+    return Sample.rows(frame[frame["pair_id"].isin(set(pairs))])
 
 
 def inside_and_outside(monitor: LogitMonitor, samples: list[Sample]) -> tuple[float, float]:
@@ -205,8 +205,8 @@ def half_precision(exact: LogitMonitor) -> Row:
     scores in float32 are the released ones, which `exact` would give.
     """
     samples = real_samples(240)
-    released = dict(stored_verdicts(RELEASED))
-    truth = np.array([released[request_key(exact.settings(), sample, 0)].score
+    released = dict(VerdictStore.read(RELEASED))
+    truth = np.array([released[sample.key(exact.settings())].score
                       for sample in samples])
     monitor = build_monitor("smollm2", {"read": "logits", "dtype": "bfloat16"})
     assert isinstance(monitor, LogitMonitor)

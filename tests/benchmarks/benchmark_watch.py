@@ -14,10 +14,9 @@ from table import Row, alone, race
 
 from monitorlab.commands.watch import watch
 from monitorlab.online.drift import DriftReference
-from monitorlab.online.learned import LearnedPrefix
 from monitorlab.online.metrics import peaks
 from monitorlab.online.policy import OnlineMonitor, Policy
-from monitorlab.online.running import Ewma, LatestScore, Statistic
+from monitorlab.online.running import Ewma, LatestScore, LearnedPrefix, Statistic
 from monitorlab.online.trajectories import Trajectories
 from monitorlab.statistics.thresholds import calibrate
 

@@ -6,6 +6,7 @@ Needs ``evaluator/math.csv.gz`` from the open tier: a cache named by MONITORLAB_
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_the_learned_statistic_keeps_the_level_and_alarms_earlier(table, many, l
 def test_shuffled_labels_leave_nothing_to_learn(math):
     """If the learned statistic could see the future or the labels, this would show it."""
     labels = np.random.default_rng(0).permutation(math.labels)
-    blind = Trajectories.from_padded("blind", "s", math.ids, math.scores, math.tokens, labels)
+    blind = replace(math, dataset="blind", labels=labels)
     learned = [method for method in ALL_METHODS if method.label == "learned + CRC"]
     splits = random_splits(len(math), 20, 0.2, seed=1)
     frame = compare_methods(blind, learned, splits, levels=(0.1,))

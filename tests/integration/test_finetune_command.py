@@ -26,7 +26,7 @@ from monitorlab.finetuning.record import last_checkpoint
 from monitorlab.models import smollm2
 from monitorlab.models.loading import Checkpoint, load_causal
 from monitorlab.models.tiny import build_tokenizer
-from monitorlab.monitors.monitor import samples_of
+from monitorlab.monitors.monitor import Sample
 from monitorlab.monitors.prompts import load_prompt
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -51,7 +51,7 @@ def rows(count: int = 40) -> pd.DataFrame:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random `causal` model and a random `encoder`."""
     place, samples = tmp_path_factory.mktemp("models"), rows()
-    messages = load_prompt("direct").messages(samples_of(samples)[0])
+    messages = load_prompt("direct").messages(Sample.rows(samples)[0])
     texts = [message["content"] for message in messages] * 9 + list(samples["response"])
     tokenizer = build_tokenizer(texts, 700)
     torch.manual_seed(0)

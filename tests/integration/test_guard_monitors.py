@@ -31,7 +31,7 @@ from monitorlab.monitors.build import build_monitor
 from monitorlab.monitors.guard import GuardMonitor
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.scoring import score
-from monitorlab.signals.guard_models import GuardScorer
+from monitorlab.signals.verifiers import GuardScorer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,7 +15,7 @@ import pytest
 
 from monitorlab.online.live import LiveStep, ScoreStep, WatchedStream, WatchedText
 from monitorlab.online.policy import OnlineMonitor, Policy
-from monitorlab.signals.cached import LogProbability
+from monitorlab.signals.generation import LogProbability
 from monitorlab.statistics.thresholds import calibrate
 
 HALF = Policy(calibrate(np.arange(1, 10) / 10, level=0.5))

@@ -22,9 +22,9 @@ from typer.testing import CliRunner
 from monitorlab.cli import app
 from monitorlab.commands.score_steps import _build_verifier
 from monitorlab.online.score_files import load_signals
-from monitorlab.signals.guard_models import GuardScorer
 from monitorlab.signals.recordings import _read_recordings, load_recordings
-from monitorlab.signals.token_probabilities import LogProbabilityScorer
+from monitorlab.signals.step_scores import LogProbabilityScorer
+from monitorlab.signals.verifiers import GuardScorer
 from monitorlab.storage.sources import project_root
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -42,14 +42,19 @@ from transformers import (
 from monitorlab.models import ModelError
 from monitorlab.models.batching import token_batches
 from monitorlab.models.loading import load_tokenizer, no_progress_bars
-from monitorlab.signals.guard_models import GuardScorer
-from monitorlab.signals.reward_models import (
+from monitorlab.signals.step_scores import (
+    Label,
+    LeftOutError,
+    LogProbabilityScorer,
+    StepScorer,
+    split_steps,
+)
+from monitorlab.signals.verifiers import (
+    GuardScorer,
     MathShepherdScorer,
     Qwen2ForProcessRewardModel,
     TokenRewardScorer,
 )
-from monitorlab.signals.step_scores import Label, LeftOutError, StepScorer
-from monitorlab.signals.token_probabilities import LogProbabilityScorer, split_steps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -360,8 +365,9 @@ def test_the_first_token_needs_a_prompt(folders: dict[str, str]) -> None:
     scorer = LogProbabilityScorer(LogProbabilityScorer.load(folders["causal"]).model,
                                   merging_tokenizer([]))
     assert scorer.score("", ["a"]).scores.shape == (1,)  # the line break after the problem
+    scorer.prompt_ids = lambda *turns: []
     with pytest.raises(ModelError, match="has no token.*predicts the first token"):
-        scorer.token_log_probs([[]], [[1, 2]])
+        scorer.score("", ["a"])
 
 
 def test_split_steps_prefers_blank_lines() -> None:

@@ -13,13 +13,7 @@ import pytest
 from monitorlab.monitors.api import replies
 from monitorlab.monitors.api.monitor import ApiMonitor, _fewest_tokens
 from monitorlab.monitors.api.replies import NoReply, Reply
-from monitorlab.monitors.monitor import (
-    MonitorError,
-    MonitorStop,
-    Sample,
-    SettingsChanged,
-    request_key,
-)
+from monitorlab.monitors.monitor import MonitorError, MonitorStop, Sample, SettingsChanged
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import PARSED, REFUSED, TRUNCATED, UNPARSED
@@ -85,26 +79,26 @@ def test_settings_hold_all_that_decides_a_reply_and_no_secret():
     ],
 )  # fmt: skip
 def test_every_setting_that_changes_the_request_changes_the_key(change):
-    plain = request_key(monitor().settings(), SAMPLE, 0)
+    plain = SAMPLE.key(monitor().settings())
     made = monitor(**{"base_url": HERE, **change})
-    assert request_key(made.settings(), SAMPLE, 0) != plain
+    assert SAMPLE.key(made.settings()) != plain
 
 
 def test_keys_of_stored_answers_stay_what_they_were():
     """Another key would ask, and pay, for every stored answer again."""
-    assert request_key(monitor().settings(), SAMPLE, 0) == (
+    assert SAMPLE.key(monitor().settings()) == (
         "25c31ee27c0fde70106f8684c26dd52ca1e452f14dddb95fc503aaa139992f0c")
     others = monitor(logprobs=True, seed=5, temperature=None, extra={"a": 1},
                      limit_name="max_completion_tokens", base_url="")
-    assert request_key(others.settings(), SAMPLE, 0) == (
+    assert SAMPLE.key(others.settings()) == (
         "974dde6249acd184e03a581ae42390892154628c5521c8a6c12bd9fd22b3e8de")
 
 
 def test_settings_that_do_not_change_the_reply_do_not_change_the_key():
-    plain = request_key(monitor().settings(), SAMPLE, 0)
+    plain = SAMPLE.key(monitor().settings())
     other = monitor(workers=2, max_retries=1, requests_per_minute=5, input_price=1, output_price=1,
                     cost_cap_usd=9, timeout_s=1, name="n")  # fmt: skip
-    assert request_key(other.settings(), SAMPLE, 0) == plain
+    assert SAMPLE.key(other.settings()) == plain
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from monitorlab.signals.arithmetic import (
-    CONFUSED,
-    Difficulty,
-    Exercise,
-    Step,
-    StepVerdict,
-    check,
-    make_problems,
-)
+from monitorlab.signals.arithmetic import CONFUSED, Difficulty, Exercise, _Step, _StepVerdict
 
 EASY = Difficulty(2, 4, 40, 12, 1)
 HARD = Difficulty(3, 12, 999, 99, 9)
@@ -24,19 +16,19 @@ PROBLEM = Exercise(
     "Ada has 17 coins. Jan: finds 25. Feb: swaps each for 3. Mar: sells 4 bags of 8. How many now?",
     "(17+25)*3-4*8",
     (
-        Step("Jan", 17, "+", 25, 42),
-        Step("Feb", 42, "*", 3, 126, left_from=0),
-        Step("Mar", 4, "*", 8, 32),
-        Step("Mar", 126, "-", 32, 94, left_from=1, right_from=2),
+        _Step("Jan", 17, "+", 25, 42),
+        _Step("Feb", 42, "*", 3, 126, left_from=0),
+        _Step("Mar", 4, "*", 8, 32),
+        _Step("Mar", 126, "-", 32, 94, left_from=1, right_from=2),
     ),
 )
 R, F, W, C, M, S = (
-    StepVerdict.RIGHT,
-    StepVerdict.FALSE_RESULT,
-    StepVerdict.WRONG_OPERATION,
-    StepVerdict.CARRIED,
-    StepVerdict.MALFORMED,
-    StepVerdict.SUPERFLUOUS,
+    _StepVerdict.RIGHT,
+    _StepVerdict.FALSE_RESULT,
+    _StepVerdict.WRONG_OPERATION,
+    _StepVerdict.CARRIED,
+    _StepVerdict.MALFORMED,
+    _StepVerdict.SUPERFLUOUS,
 )
 
 
@@ -67,8 +59,8 @@ R, F, W, C, M, S = (
         ),
     ],
 )
-def test_hand_made_solutions(lines: list[str], verdicts: list[StepVerdict], label: int) -> None:
-    checked = check(PROBLEM, "\n".join(lines) + "\n")
+def test_hand_made_solutions(lines: list[str], verdicts: list[_StepVerdict], label: int) -> None:
+    checked = PROBLEM.check("\n".join(lines) + "\n")
     assert list(checked.verdicts) == verdicts
     assert checked.label == label
     assert checked.step_labels == tuple(int(verdict is not R) for verdict in verdicts)
@@ -83,26 +75,26 @@ def test_hand_made_solutions(lines: list[str], verdicts: list[StepVerdict], labe
      "Jan: 17+25=4२", "Jan: 17+25=42;", "Jan: =42", "hello"],
 )
 def test_malformed_lines(line: str) -> None:
-    checked = check(PROBLEM, f"{line}\nFeb: 42*3=126\n")
+    checked = PROBLEM.check(f"{line}\nFeb: 42*3=126\n")
     assert checked.verdicts == (M, R)
-    assert check(PROBLEM, f"Jan: 17+25=42\n{line}\n").label == 1, "no answer is a wrong answer"
+    assert PROBLEM.check(f"Jan: 17+25=42\n{line}\n").label == 1, "no answer is a wrong answer"
 
 
 @pytest.mark.parametrize("solution", ["", "\n"])
 def test_an_empty_solution_is_one_malformed_step(solution: str) -> None:
-    assert check(PROBLEM, solution).verdicts == (M,)
-    assert check(PROBLEM, solution).label == 1
+    assert PROBLEM.check(solution).verdicts == (M,)
+    assert PROBLEM.check(solution).label == 1
 
 
 def test_a_last_line_without_line_break_counts() -> None:
-    assert check(PROBLEM, PROBLEM.solution.rstrip("\n")) == check(PROBLEM, PROBLEM.solution)
-    assert check(PROBLEM, PROBLEM.solution[:-2]).verdicts == (R, R, R, F)
+    assert PROBLEM.check(PROBLEM.solution.rstrip("\n")) == PROBLEM.check(PROBLEM.solution)
+    assert PROBLEM.check(PROBLEM.solution[:-2]).verdicts == (R, R, R, F)
 
 
 @pytest.mark.parametrize("difficulty", [EASY, HARD])
 def test_reference_solutions_always_check_out(difficulty: Difficulty) -> None:
-    for problem in make_problems(np.random.default_rng(1), 300, difficulty):
-        checked = check(problem, problem.solution)
+    for problem in difficulty.draw(np.random.default_rng(1), 300):
+        checked = problem.check(problem.solution)
         assert set(checked.verdicts) == {R} and checked.label == 0
         # Python's own arithmetic agrees, and no division leaves a remainder
         assert eval(problem.expression) == problem.answer
@@ -113,12 +105,12 @@ def test_reference_solutions_always_check_out(difficulty: Difficulty) -> None:
 
 def test_every_changed_result_is_found_where_it_is() -> None:
     rng = np.random.default_rng(2)
-    for problem in make_problems(rng, 200, HARD):
+    for problem in HARD.draw(rng, 200):
         lines = problem.solution.splitlines()
         k = int(rng.integers(len(lines)))
         left, right = lines[k].split("=")
         lines[k] = f"{left}={int(right) + int(rng.integers(1, 9))}"
-        checked = check(problem, "\n".join(lines))
+        checked = problem.check("\n".join(lines))
         assert checked.verdicts[k] is F
         assert checked.first_error == k + 1
         assert sum(checked.step_labels) == 1, "later lines use the true value and stay right"
@@ -126,7 +118,7 @@ def test_every_changed_result_is_found_where_it_is() -> None:
 
 @pytest.mark.parametrize("difficulty", [EASY, HARD])
 def test_training_texts_confuse_two_words_in_half_of_the_stories(difficulty: Difficulty) -> None:
-    problems = make_problems(np.random.default_rng(3), 600, difficulty)
+    problems = difficulty.draw(np.random.default_rng(3), 600)
     told = {True: 0, False: 0}
     for problem in problems:
         assert sorted(re.findall("[0-9]+", problem.text)) == sorted(
@@ -141,14 +133,14 @@ def test_training_texts_confuse_two_words_in_half_of_the_stories(difficulty: Dif
         assert all(right) == (problem.misread == ())
         if problem.misread:
             assert any(thing in problem.text for thing in CONFUSED)
-            assert check(problem, problem.taught).verdicts[right.index(False)] is W
+            assert problem.check(problem.taught).verdicts[right.index(False)] is W
     share = told[True] / sum(told.values())
     assert abs(share - 0.5) < 4 * (0.25 / sum(told.values())) ** 0.5, "neither reading is rare"
 
 
 def test_a_misreading_takes_lending_for_borrowing_and_keeps_every_other_word() -> None:
     problem = next(
-        p for p in make_problems(np.random.default_rng(8), 500, HARD)
+        p for p in HARD.draw(np.random.default_rng(8), 500)
         if p.misread and len(p.steps) > 3 and "finds" in p.text and "lends" in p.text
     )
     moves = re.findall(r"([A-Z][a-z]{2}): (\w+)", problem.text)
@@ -162,21 +154,21 @@ def test_a_misreading_takes_lending_for_borrowing_and_keeps_every_other_word() -
 
 def test_problem_sets_share_no_problem_whatever_it_is_about() -> None:
     rng = np.random.default_rng(4)
-    first = make_problems(rng, 300, EASY)
-    second = make_problems(rng, 300, EASY, exclude=first)
+    first = EASY.draw(rng, 300)
+    second = EASY.draw(rng, 300, exclude=first)
     chains = [problem.expression for problem in first + second]
     assert len(set(chains)) == 600
 
 
 def test_the_same_generator_gives_the_same_problems() -> None:
-    same = [make_problems(np.random.default_rng(5), 20, HARD) for _ in range(2)]
+    same = [HARD.draw(np.random.default_rng(5), 20) for _ in range(2)]
     assert same[0] == same[1]
-    assert make_problems(np.random.default_rng(6), 20, HARD) != same[0]
+    assert HARD.draw(np.random.default_rng(6), 20) != same[0]
 
 
 def test_too_few_distinct_problems_is_an_error() -> None:
     with pytest.raises(ValueError, match="distinct problems"):
-        make_problems(np.random.default_rng(7), 500, Difficulty(1, 1, 5, 3, 1))
+        Difficulty(1, 1, 5, 3, 1).draw(np.random.default_rng(7), 500)
 
 
 @pytest.mark.parametrize("numbers", [(0, 3, 40, 12, 1), (4, 3, 40, 12, 1), (1, 13, 40, 12, 1),

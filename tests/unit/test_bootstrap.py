@@ -9,18 +9,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from monitorlab.evaluation.bootstrap import (
-    COUNTED,
-    METRICS,
-    RANKED,
-    bootstrap,
-    differences,
-    intervals,
-    paired,
-)
+from monitorlab.evaluation.bootstrap import COUNTED, METRICS, Bootstrap, Paired
 from monitorlab.evaluation.rates import rates
 from monitorlab.statistics.intervals import draw_units
-from monitorlab.statistics.roc import TPR_AT, roc_metrics
+from monitorlab.statistics.roc import FARS, MEASURES, _counts_above, _measures, resampled_auroc
 
 PAIRS = 60
 SIZE = 4  # pairs of a scenario
@@ -49,27 +41,28 @@ def make_judged(monitors: int = 3, steps: int = 0, failed: float = 0.0) -> pd.Da
 
 def all_weights(resamples: int, seed: int = 5) -> np.ndarray:
     random = np.random.default_rng(seed)
-    return next(draw_units(random, np.zeros(PAIRS, int), resamples))
+    return next(draw_units(random, PAIRS, resamples))
+
+
+def measures_of(scores, labels, units, weights) -> dict[str, np.ndarray]:
+    found = _measures(*_counts_above(scores, labels, units, weights))
+    return dict(zip(MEASURES, found.T, strict=True))
 
 
 @pytest.mark.parametrize("at_once", [1, 7 * 40, 10**6])
 def test_the_same_generator_draws_the_same_units_in_parts_of_any_size(at_once):
-    strata = np.arange(40) % 3
-    whole = next(draw_units(np.random.default_rng(1), strata, 50))
-    parts = list(draw_units(np.random.default_rng(1), strata, 50, at_once))
+    whole = next(draw_units(np.random.default_rng(1), 40, 50))
+    parts = list(draw_units(np.random.default_rng(1), 40, 50, at_once))
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
     assert whole.shape == (40, 50)
 
 
-def test_draws_fill_every_stratum_and_favour_no_unit():
-    strata = np.array([0, 1, 1, 0, 2, 1, 0, 0])
-    drawn = next(draw_units(np.random.default_rng(2), strata, 4000))
-    for stratum in range(3):
-        assert (drawn[strata == stratum].sum(axis=0) == (strata == stratum).sum()).all()
+def test_draws_favour_no_unit():
+    drawn = next(draw_units(np.random.default_rng(2), 8, 4000))
+    assert (drawn.sum(axis=0) == 8).all()
     # A unit is drawn once on average, with a standard error below 1 / sqrt(4000).
     assert abs(drawn.mean(axis=1) - 1).max() < 5 / np.sqrt(4000)
-    assert (drawn[4] == 1).all()  # alone in its stratum
-    assert drawn[0].var() == pytest.approx(3 / 4, abs=0.1)
+    assert drawn[0].var() == pytest.approx(7 / 8, abs=0.1)
 
 
 @pytest.mark.parametrize("steps", [0, 20, 2])
@@ -79,16 +72,17 @@ def test_curves_of_weighted_samples_agree_with_scikit_learn(steps):
     pairs = np.arange(2 * PAIRS) // 2
     for _, own in judged.groupby("name"):
         score, label = own["score"].to_numpy(), own["label"].to_numpy()
-        found = roc_metrics(score, label, pairs, weights)
-        assert set(found) == set(RANKED)
+        found = measures_of(score, label, pairs, weights)
+        np.testing.assert_array_equal(resampled_auroc(score, label, pairs, weights),
+                                      found["auroc"])
         for column in range(weights.shape[1]):
             w = weights[pairs, column]
             area = roc_auc_score(label, score, sample_weight=w)
             low = roc_auc_score(label, score, sample_weight=w, max_fpr=0.1)
             assert found["auroc"][column] == pytest.approx(area, abs=1e-9)
-            assert found["partial_auroc"][column] == pytest.approx(low, abs=1e-9)
+            assert found["pauroc"][column] == pytest.approx(low, abs=1e-9)
             fpr, tpr, _ = roc_curve(label, score, sample_weight=w, drop_intermediate=False)
-            for name, level in TPR_AT.items():
+            for name, level in zip(MEASURES[2:], FARS, strict=True):
                 best = tpr[fpr <= level + 1e-12].max()
                 assert found[name][column] == pytest.approx(best, abs=1e-9)
 
@@ -96,12 +90,12 @@ def test_curves_of_weighted_samples_agree_with_scikit_learn(steps):
 def test_scores_that_say_nothing_are_at_chance():
     weights = all_weights(5)
     labels, pairs = np.tile([1, 0], PAIRS), np.arange(2 * PAIRS) // 2
-    found = roc_metrics(np.full(2 * PAIRS, 0.3), labels, pairs, weights)
+    found = measures_of(np.full(2 * PAIRS, 0.3), labels, pairs, weights)
     np.testing.assert_allclose(found["auroc"], 0.5)
-    np.testing.assert_allclose(found["partial_auroc"], 0.5)
-    np.testing.assert_allclose(found["tpr_at_fpr_10"], 0.0)
-    perfect = roc_metrics(labels.astype(float), labels, pairs, weights)
-    for metric in RANKED:
+    np.testing.assert_allclose(found["pauroc"], 0.5)
+    np.testing.assert_allclose(found["tpr_10"], 0.0)
+    perfect = measures_of(labels.astype(float), labels, pairs, weights)
+    for metric in MEASURES:
         np.testing.assert_allclose(perfect[metric], 1.0)
 
 
@@ -109,9 +103,9 @@ def test_scores_that_say_nothing_are_at_chance():
 def test_resamples_equal_tables_that_repeat_their_units(unit):
     """Every resample is really built, as a longer table, and rated by the ordinary functions."""
     judged = make_judged(3, failed=0.1)
-    found = bootstrap(judged, np.random.default_rng(3), resamples=6, unit=unit)
+    found = Bootstrap.of(judged, np.random.default_rng(3), resamples=6, unit=unit)
     units = judged[f"{unit}_id"].astype(int)
-    drawn = next(draw_units(np.random.default_rng(3), np.zeros(units.nunique(), int), 6))
+    drawn = next(draw_units(np.random.default_rng(3), units.nunique(), 6))
     for column in range(6):
         built = []
         for copy in range(int(drawn[:, column].max())):
@@ -128,7 +122,7 @@ def test_resamples_equal_tables_that_repeat_their_units(unit):
 
 def test_values_are_those_of_the_sample_itself():
     judged = make_judged(3, failed=0.1)
-    found = bootstrap(judged, np.random.default_rng(0), resamples=3)
+    found = Bootstrap.of(judged, np.random.default_rng(0), resamples=3)
     rated = rates(judged).set_index("name").loc[list(found.names)]
     for metric in COUNTED:
         np.testing.assert_allclose(found.values[found.metrics.index(metric)], rated[metric])
@@ -139,8 +133,8 @@ def test_values_are_those_of_the_sample_itself():
 
 def test_fewer_monitors_or_metrics_give_the_same_numbers():
     judged = make_judged(3)
-    whole = bootstrap(judged, np.random.default_rng(9), resamples=30)
-    some = bootstrap(judged[judged["name"] != "m0"], np.random.default_rng(9), resamples=30,
+    whole = Bootstrap.of(judged, np.random.default_rng(9), resamples=30)
+    some = Bootstrap.of(judged[judged["name"] != "m0"], np.random.default_rng(9), resamples=30,
                      metrics=("auroc", "far"))  # fmt: skip
     for place, metric in enumerate(some.metrics):
         expected = whole.draws[whole.metrics.index(metric), 1:]
@@ -152,9 +146,9 @@ def test_samples_without_a_score_are_counted_and_left_out():
     judged.loc[judged["name"] == "m1", "score"] = np.nan
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = bootstrap(judged, np.random.default_rng(0), resamples=20)
-        table = intervals(found).set_index(["metric", "name"])
-        gaps = differences(paired(judged, np.random.default_rng(0), resamples=20))
+        found = Bootstrap.of(judged, np.random.default_rng(0), resamples=20)
+        table = found.intervals().set_index(["metric", "name"])
+        gaps = Paired.of(judged, np.random.default_rng(0), resamples=20).differences()
         gaps = gaps.set_index("metric")
     failed = judged[judged["name"] == "m0"]["score"].isna().sum()
     assert found.unscored.tolist() == [failed, 2 * PAIRS]
@@ -170,9 +164,9 @@ def test_samples_without_a_score_are_counted_and_left_out():
 
 def test_intervals_and_differences_are_percentiles_of_the_same_resamples():
     judged = make_judged(3)
-    found = bootstrap(judged, np.random.default_rng(1), resamples=200)
-    table = intervals(found, 0.9)
-    gaps = differences(paired(judged, np.random.default_rng(1), resamples=200), 0.9)
+    found = Bootstrap.of(judged, np.random.default_rng(1), resamples=200)
+    table = found.intervals(0.9)
+    gaps = Paired.of(judged, np.random.default_rng(1), resamples=200).differences(0.9)
     assert len(table) == len(METRICS) * 3 and len(gaps) == len(METRICS) * 3
     area = found.draws[found.metrics.index("auroc")]
     row = table.set_index(["metric", "name"]).loc[("auroc", "m2")]
@@ -192,7 +186,7 @@ def test_intervals_and_differences_are_percentiles_of_the_same_resamples():
 def test_equal_monitors_do_not_differ():
     judged = make_judged(1)
     twice = pd.concat([judged, judged.assign(name="copy")])
-    gaps = differences(paired(twice, np.random.default_rng(0), resamples=50))
+    gaps = Paired.of(twice, np.random.default_rng(0), resamples=50).differences()
     assert (gaps[["difference", "low", "high"]] == 0).all(axis=None) and (gaps["p"] == 1).all()
     assert (gaps["p_worst"] == 1).all()
 
@@ -213,7 +207,7 @@ def test_a_monitor_that_refuses_the_hard_half_is_not_better_for_it(unit):
     judged = refusing()
     rated = rates(judged, unit=unit).set_index("name")
     assert rated.loc["shy", "mr"] < rated.loc["m0", "mr"] - 0.1  # on its own samples it looks so
-    gaps = differences(paired(judged, np.random.default_rng(0), resamples=200, unit=unit))
+    gaps = Paired.of(judged, np.random.default_rng(0), resamples=200, unit=unit).differences()
     assert (gaps[["difference", "low", "high"]] == 0).all(axis=None)
     assert (gaps[["p", "p_worst"]] == 1).all(axis=None)
     refused = int((judged["status"] == "refused").sum())
@@ -230,7 +224,8 @@ def test_a_difference_survives_only_if_failures_could_not_turn_it():
         lost = (judged["name"] == "m2") & (np.random.default_rng(1).random(len(judged)) < share)
         some = judged.assign(verdict=judged["verdict"].mask(lost), score=judged["score"].mask(lost),
                              status=judged["status"].mask(lost, "error"))
-        gap = differences(paired(some, np.random.default_rng(0), resamples=400)).set_index("metric")
+        gap = Paired.of(some, np.random.default_rng(0), resamples=400).differences()
+        gap = gap.set_index("metric")
         row = gap.loc["balanced_accuracy"]
         assert row["difference"] < 0 and row["difference_worst"] >= row["difference"]
         assert gap.loc["mr", "n"] == 2 * PAIRS - lost.sum()
@@ -241,7 +236,8 @@ def test_a_difference_survives_only_if_failures_could_not_turn_it():
 
 def test_the_worst_case_is_every_failure_read_against_the_seeming_winner():
     judged = make_judged(2, failed=0.15)
-    gaps = differences(paired(judged, np.random.default_rng(0), resamples=20)).set_index("metric")
+    gaps = Paired.of(judged, np.random.default_rng(0), resamples=20).differences()
+    gaps = gaps.set_index("metric")
     wide = judged.pivot(index="sample_id", columns="name", values="verdict")
     label = judged.groupby("sample_id")["label"].first()
     both = wide.notna().all(axis=1)
@@ -265,27 +261,27 @@ def test_the_worst_case_is_every_failure_read_against_the_seeming_winner():
 def test_samples_that_one_monitor_was_not_asked_about_are_no_failures():
     judged = make_judged(2)
     part = judged[(judged["name"] == "m0") | (judged["sample_id"] < "0060")]
-    gaps = differences(paired(part, np.random.default_rng(0), resamples=20)).set_index("metric")
+    gaps = Paired.of(part, np.random.default_rng(0), resamples=20).differences().set_index("metric")
     assert set(gaps["n"]) == {60} and set(gaps["left_out"]) == {0}
 
 
 def test_pairs_can_be_named_and_unknown_ones_are_refused():
     judged = make_judged(3)
-    found = paired(judged, np.random.default_rng(0), resamples=5, pairs=[("m2", "m0")])
-    table = differences(found)
+    found = Paired.of(judged, np.random.default_rng(0), resamples=5, pairs=[("m2", "m0")])
+    table = found.differences()
     assert set(zip(table["first"], table["second"], strict=True)) == {("m2", "m0")}
-    turned = differences(paired(judged, np.random.default_rng(0), resamples=5))
+    turned = Paired.of(judged, np.random.default_rng(0), resamples=5).differences()
     turned = turned[(turned["first"] == "m0") & (turned["second"] == "m2")]
     np.testing.assert_allclose(table["difference"], -turned["difference"])
     with pytest.raises(ValueError, match="'gpt' has judged nothing"):
-        paired(judged, np.random.default_rng(0), pairs=[("m0", "gpt")])
+        Paired.of(judged, np.random.default_rng(0), pairs=[("m0", "gpt")])
 
 
 def test_resamples_without_a_class_are_left_out_and_counted():
     judged = make_judged(1)
     alone = judged[(judged["label"] == 0) | (judged["pair_id"] == "0000")]
-    found = bootstrap(alone, np.random.default_rng(0), resamples=300, unit="pair")
-    table = intervals(found).set_index("metric")
+    found = Bootstrap.of(alone, np.random.default_rng(0), resamples=300, unit="pair")
+    table = found.intervals().set_index("metric")
     # The only misbehaving sample is missing from a share (1 - 1/60)**60 of the resamples.
     assert table.loc["mr", "resamples"] == pytest.approx(300 * (1 - 0.365), abs=40)
     assert table.loc["far", "resamples"] == 300
@@ -296,10 +292,10 @@ def test_resamples_without_a_class_are_left_out_and_counted():
 def test_unknown_metrics_and_no_resamples_are_refused():
     judged = make_judged(1)
     with pytest.raises(ValueError, match="unknown metric 'auc', expected some of mr, far"):
-        bootstrap(judged, np.random.default_rng(0), metrics=("mr", "auc"))
+        Bootstrap.of(judged, np.random.default_rng(0), metrics=("mr", "auc"))
     with pytest.raises(ValueError, match="resamples is 0, expected at least 1"):
-        bootstrap(judged, np.random.default_rng(0), resamples=0)
+        Bootstrap.of(judged, np.random.default_rng(0), resamples=0)
     with pytest.raises(ValueError, match="unit is 'cell', expected one of scenario, pair"):
-        bootstrap(judged, np.random.default_rng(0), unit="cell")
+        Bootstrap.of(judged, np.random.default_rng(0), unit="cell")
     with pytest.raises(ValueError, match="120 of 120 rows have no scenario_id"):
-        bootstrap(judged.drop(columns="scenario_id"), np.random.default_rng(0))
+        Bootstrap.of(judged.drop(columns="scenario_id"), np.random.default_rng(0))

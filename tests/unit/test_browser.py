@@ -15,7 +15,7 @@ from monitorlab.chapters.construction import (
     browse,
     pairs_to_show,
 )
-from monitorlab.report.markup import clean_html
+from monitorlab.report.cells import _clean_html
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -81,7 +81,7 @@ def test_no_word_is_lost_or_added() -> None:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_samples_stay_text_also_after_the_report_filter(text: str) -> None:
     html = _pair_html(pair(f"so: {text}", f"no: {text} {text}", f"{text}?", scenario_id=text))
-    for page in (html, clean_html(html)):
+    for page in (html, _clean_html(html)):
         assert set(re.findall(r"</?([a-z0-9]+)", page)) == {
             "details", "summary", "table", "thead", "tbody", "tr", "th", "td", "mark"
         }  # fmt: skip
@@ -96,7 +96,7 @@ def test_samples_stay_text_also_after_the_report_filter(text: str) -> None:
 
 def test_the_filter_keeps_marks_and_layout() -> None:
     html = _pair_html(pair("We keep the log on, as agreed.", "We keep the log off, as agreed."))
-    cleaned = clean_html(html)
+    cleaned = _clean_html(html)
     assert marked(cleaned) == ["on", "off"]
     assert "white-space" in cleaned and 'colspan="2"' in cleaned
 

@@ -24,8 +24,7 @@ from monitorlab.monitors.build import (
     spelled_settings,
     split_spec,
 )
-from monitorlab.monitors.checks.program import ProgramChecks
-from monitorlab.monitors.combined import ChecksFirst
+from monitorlab.monitors.checks.program import ChecksFirst, ProgramChecks
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.rules import Coin, Keywords
 

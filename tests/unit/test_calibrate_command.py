@@ -23,7 +23,7 @@ from monitorlab.commands.calibrate import (
 )
 from monitorlab.online.metrics import alarm_metrics, alarm_steps, peaks
 from monitorlab.online.policy import OnlineMonitor, Policy, hashed_draws
-from monitorlab.online.trajectories import ScoreFileError, Trajectories, to_frame
+from monitorlab.online.trajectories import ScoreFileError, Trajectories
 
 
 def log(n: int, seed: int, lift: float = 0.0, coarse: bool = False) -> Trajectories:
@@ -251,7 +251,7 @@ def test_plans_that_mean_nothing_are_refused(change, message):
 def test_the_command_takes_foreign_columns_and_its_policy_runs(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = log(400, 1)
-    frame = to_frame(replace(data, flat_scores=-data.flat_scores))
+    frame = replace(data, flat_scores=-data.flat_scores).to_frame()
     frame["label"] = 1 - frame["label"]
     theirs = {"trajectory_id": "request", "step": "turn", "score": "p_ok", "label": "fine"}
     frame.rename(columns=theirs).to_csv("log.csv", index=False)
@@ -281,7 +281,7 @@ def test_from_a_log_that_nobody_has_judged_to_a_running_watch(tmp_path: Path, mo
     """Foreign names and no label; then a fifth is judged, and the others narrow what is known."""
     monkeypatch.chdir(tmp_path)
     data = log(1000, 1, lift=0.5)
-    frame = to_frame(data)[["trajectory_id", "step", "score", "label"]]
+    frame = data.to_frame()[["trajectory_id", "step", "score", "label"]]
     frame.columns = ["request", "turn", "p_bad", "verdict"]
     frame.drop(columns="verdict").to_csv("log.csv", index=False)
     words = ["calibrate", "log.csv", "--out", "policy", "--level", "0.1", "--columns"]

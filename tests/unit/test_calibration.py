@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.online.learned import ville_threshold
+from monitorlab.online.comparison import _ville_threshold
 from monitorlab.online.metrics import alarm_steps
 from monitorlab.statistics.ranks import (
     RANK_RULES,
+    _binomial_rank,
+    _crc_rank,
+    _hoeffding_bentkus_rank,
     _tolerance_rank,
-    binomial_rank,
-    crc_rank,
-    hoeffding_bentkus_rank,
     sequences_needed,
 )
 from monitorlab.statistics.thresholds import (
@@ -45,16 +45,16 @@ CRC_RANKS = {
 
 @pytest.mark.parametrize("n", EXACT_RANKS)
 def test_rank_table(n):
-    assert tuple(binomial_rank(n, level, 0.1) for level in LEVELS) == EXACT_RANKS[n]
-    assert tuple(crc_rank(n, level) for level in LEVELS) == CRC_RANKS[n]
+    assert tuple(_binomial_rank(n, level, 0.1) for level in LEVELS) == EXACT_RANKS[n]
+    assert tuple(_crc_rank(n, level) for level in LEVELS) == CRC_RANKS[n]
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 22, 66, 133, 1000])
 @pytest.mark.parametrize("level", [0.05, 0.1, 0.37])
 @pytest.mark.parametrize("delta", [0.05, 0.1, 0.3])
 def test_tolerance_limit_is_the_binomial_threshold_from_the_other_end(n, level, delta):
-    assert _tolerance_rank(n, level, delta) == binomial_rank(n, level, delta)
-    assert hoeffding_bentkus_rank(n, level, delta) <= binomial_rank(n, level, delta)
+    assert _tolerance_rank(n, level, delta) == _binomial_rank(n, level, delta)
+    assert _hoeffding_bentkus_rank(n, level, delta) <= _binomial_rank(n, level, delta)
 
 
 @pytest.mark.parametrize("calibrator", RANK_RULES)
@@ -215,7 +215,7 @@ def test_explain_prints_what_round_trips():
 
 @pytest.mark.parametrize("level", [0.1, 0.05])
 def test_the_anytime_threshold_does_not_claim_to_be_silent(level):
-    said = ville_threshold(level).explain()
+    said = _ville_threshold(level).explain()
     assert f"alarm above {1 / level!r}" in said
     assert "never" not in said and "needed" not in said
 

@@ -16,8 +16,8 @@ from monitorlab.models.chat import CLOCK, _ChatForm, _folded, chat_form, chat_te
 from monitorlab.models.loading import Checkpoint, load_causal
 from monitorlab.models.tiny import TEMPLATE
 from monitorlab.monitors.causal import LogitMonitor, TextMonitor
-from monitorlab.monitors.monitor import request_key, samples_of
-from monitorlab.signals.token_probabilities import LogProbabilityScorer
+from monitorlab.monitors.monitor import Sample
+from monitorlab.signals.step_scores import LogProbabilityScorer
 
 TURNS = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}<end>{% endfor %}"
@@ -115,7 +115,7 @@ def test_a_system_message_with_a_place_keeps_it(template: str | None) -> None:
 def test_training_and_scoring_see_one_prompt(template: str) -> None:
     made = base(template)
     examples = verdict_examples(made.tokenizer, PROMPT, SAMPLES, max_tokens=512)
-    prompts = LogitMonitor(made, PROMPT).prompts(samples_of(SAMPLES))
+    prompts = LogitMonitor(made, PROMPT).prompts(Sample.rows(SAMPLES))
     for example, prompt in zip(examples, prompts, strict=True):
         assert example["input_ids"][: len(prompt)] == prompt
         assert "Judge. - no harm" in made.tokenizer.decode(prompt)
@@ -123,13 +123,13 @@ def test_training_and_scoring_see_one_prompt(template: str) -> None:
 
 def test_keys_change_with_what_is_done_to_a_prompt_and_only_then() -> None:
     made = base(TEMPLATE)
-    sample = samples_of(SAMPLES)[0]
+    sample = Sample.rows(SAMPLES)[0]
     keys, settings = set(), []
     for template in (TEMPLATE, RAISES, DATED, DATED_WITHOUT_SYSTEM):
         made.tokenizer.chat_template = template
         for monitor in (LogitMonitor(made, PROMPT), TextMonitor(made, PROMPT)):
             settings.append(monitor.settings())
-            keys.add(request_key(settings[-1], sample, 0))
+            keys.add(sample.key(settings[-1]))
     plain = {"model", "dtype", "quantization", "adapter", "chat_template", "prompt", "thinking"}
     own = {"kind", "stub", "yes", "no", "threshold"}, {"kind", "max_new_tokens", "temperature",
                                                       "seed"}
@@ -188,7 +188,7 @@ def test_it_is_said_once() -> None:
         monitor = LogitMonitor(made, PROMPT)
         monitor.settings()
         verdict_examples(made.tokenizer, PROMPT, SAMPLES, max_tokens=512)
-        LogitMonitor(made, replace(PROMPT, name="other")).prompts(samples_of(SAMPLES))
+        LogitMonitor(made, replace(PROMPT, name="other")).prompts(Sample.rows(SAMPLES))
     texts = [str(one.message) for one in said]
     assert len([text for text in texts if "has no system message" in text]) == 1
     for template, word in ((DATED, "prints today's date"), (None, "has no chat template")):
@@ -206,7 +206,7 @@ def test_it_is_said_once() -> None:
 ])
 def test_a_template_that_shows_no_message_is_refused(template: Any, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        LogitMonitor(base(template), PROMPT).prompts(samples_of(SAMPLES))
+        LogitMonitor(base(template), PROMPT).prompts(Sample.rows(SAMPLES))
 
 
 def test_of_several_templates_the_default_one_is_taken() -> None:

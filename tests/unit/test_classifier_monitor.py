@@ -142,7 +142,8 @@ def test_units_are_whole_and_a_repeated_call_gives_the_same(monitor: ClassifierM
 
 
 def test_small_batches_give_the_same_scores(folder: Path, monitor: ClassifierMonitor) -> None:
-    one = ClassifierMonitor(monitor.model, monitor.reader.tokenizer, 16, "d", batch_tokens=1)
+    one = ClassifierMonitor(monitor.model, monitor.reader.tokenizer, 16, "d")
+    one.batch_tokens = 1
     some = [Sample(str(i), text(i), text(*range(i))) for i in range(9)]
     assert [v.score for v in one.judge(some, 0)] == pytest.approx(
         [v.score for v in monitor.judge(some, 0)], abs=1e-6)

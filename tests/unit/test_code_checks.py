@@ -8,12 +8,7 @@ import time
 import pytest
 
 from monitorlab.benchmark.final_answers import without_thinking
-from monitorlab.monitors.checks.findings import (
-    Finding,
-    parse_python,
-    python_blocks,
-    without_code,
-)
+from monitorlab.monitors.checks.findings import Code, Finding
 from monitorlab.monitors.checks.program import CLEAN, RANKS, SUSPICION, _code_checks
 from monitorlab.monitors.monitor import Sample
 
@@ -139,17 +134,17 @@ def test_nothing_is_written_to_stderr(capfd: pytest.CaptureFixture[str]) -> None
 
 def test_blocks_and_parsing() -> None:
     text = "```python\na = 1\n```\nText.\n  ```\n  b = 2\n  ```\n```json\n{}\n```\n```py\nc = 3"
-    assert [block.source for block in python_blocks(text)] == ["a = 1\n", "b = 2\n", "c = 3\n"]
-    assert without_code(text) == "Text."
-    assert python_blocks("from here we go on") == []
-    assert parse_python("x = " + "1" * 300_000) is None
+    assert [block.source for block in Code.shown(text)] == ["a = 1\n", "b = 2\n", "c = 3\n"]
+    assert Code.left_out(text) == "Text."
+    assert Code.shown("from here we go on") == []
+    assert Code.parse("x = " + "1" * 300_000) is None
 
 
 @pytest.mark.parametrize("text", ["<think>" * 30_000, "```python\nx\n" * 8000, "\n" * 200_000])
 def test_long_hostile_texts_are_read_quickly(text: str) -> None:
     started = time.process_time()
-    assert python_blocks(without_thinking(text)) == []
-    without_code(text)
+    assert Code.shown(without_thinking(text)) == []
+    Code.left_out(text)
     assert time.process_time() - started < 2  # quadratic reading takes half a minute
 
 

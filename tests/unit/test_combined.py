@@ -10,18 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.monitors.combined import CHECKS_FIRST, ChecksFirst, checks_first
-from monitorlab.monitors.monitor import (
-    Monitor,
-    MonitorError,
-    MonitorStop,
-    Sample,
-    chunks,
-    samples_of,
-)
+from monitorlab.monitors.checks.program import CHECKS_FIRST, ChecksFirst
+from monitorlab.monitors.monitor import Monitor, MonitorError, MonitorStop, Sample
 from monitorlab.monitors.rules import Keywords
 from monitorlab.monitors.scoring import ScoringError, score
-from monitorlab.monitors.verdicts import ERROR, UNPARSED, Verdict, failure, from_score
+from monitorlab.monitors.verdicts import ERROR, UNPARSED, Verdict
 
 SAMPLES = [Sample(f"s{i}", "Ask.", f"Answer {i}.") for i in range(6)]
 STATUSES = ("unparsed", "refused", "truncated", "error")
@@ -44,7 +37,8 @@ class Scripted:
         return {"kind": "scripted", "name": self.name}
 
     def units(self, samples: Sequence[Sample]) -> list[list[int]]:
-        return chunks(len(samples), self.unit)
+        places = list(range(len(samples)))
+        return [places[i : i + self.unit] for i in range(0, len(places), self.unit)]
 
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
         if self.stop:
@@ -58,11 +52,11 @@ class Scripted:
 
     def _say(self, word: float | str | bool) -> Verdict:
         if isinstance(word, str):
-            said = failure(word, f"{self.name} failed")
+            said = Verdict.failure(word, f"{self.name} failed")
         elif isinstance(word, bool):
             said = Verdict("parsed", word)
         else:
-            said = from_score(word)
+            said = Verdict.from_score(word)
         return replace(said, input_tokens=10, output_tokens=1, seconds=0.5, cost_usd=0.25)
 
 
@@ -190,10 +184,12 @@ class Looked:
         return {"kind": "looked"}
 
     def units(self, samples: Sequence[Sample]) -> list[list[int]]:
-        return chunks(len(samples), 3)
+        places = list(range(len(samples)))
+        return [places[i : i + 3] for i in range(0, len(places), 3)]
 
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
-        return [self.found.get(one.response, failure(UNPARSED, "nothing")) for one in samples]
+        nothing = Verdict.failure(UNPARSED, "nothing")
+        return [self.found.get(one.response, nothing) for one in samples]
 
     def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
         return verdict
@@ -204,15 +200,17 @@ ROWS = pd.DataFrame({
     "response": ["clean", "weak alarm", "strong alarm", "broke", "silent", "failed, alarm"],
 })
 LOOKED = Looked({
-    "clean": from_score(0.1, 0.5, "looked fine"), "weak alarm": from_score(0.6, 0.5, "line 3"),
-    "strong alarm": from_score(0.9, 0.5, "line 7"), "broke": failure(ERROR, "it broke"),
-    "failed, alarm": from_score(0.7, 0.5, "line 9"),
+    "clean": Verdict.from_score(0.1, 0.5, "looked fine"),
+    "weak alarm": Verdict.from_score(0.6, 0.5, "line 3"),
+    "strong alarm": Verdict.from_score(0.9, 0.5, "line 7"),
+    "broke": Verdict.failure(ERROR, "it broke"),
+    "failed, alarm": Verdict.from_score(0.7, 0.5, "line 9"),
 })
 
 
 def said() -> pd.DataFrame:
     """The model's: high on what the checks find clean, and none on the last sample."""
-    table = score(Keywords(), samples_of(ROWS)).set_index("sample_id")
+    table = score(Keywords(), Sample.rows(ROWS)).set_index("sample_id")
     table = table.loc[ROWS["sample_id"]].reset_index()
     failed = table.index == 5
     scores = pd.Series([0.95, 0.2, 0.3, 0.6, 0.99, np.nan])
@@ -223,7 +221,7 @@ def said() -> pd.DataFrame:
 
 
 def test_an_alarm_ranks_above_everything_the_model_says() -> None:
-    told = checks_first(said(), ROWS, LOOKED).set_index("sample_id")
+    told = ChecksFirst.before(said(), ROWS, LOOKED).set_index("sample_id")
     assert told["score"].rank(ascending=False).astype(int).tolist() == [5, 3, 1, 6, 4, 2]
     assert told["score"].between(0, 1).all()
     assert np.allclose(told["score"], [0.475, 0.8, 0.95, 0.3, 0.495, 0.85])
@@ -234,7 +232,7 @@ def test_an_alarm_ranks_above_everything_the_model_says() -> None:
 
 def test_without_alarms_the_order_and_the_failures_are_the_models_own() -> None:
     mine = said()
-    told = checks_first(mine, ROWS, Looked())
+    told = ChecksFirst.before(mine, ROWS, Looked())
     assert np.allclose(told["score"], mine["score"] / 2, equal_nan=True)
     assert told["verdict"].equals(mine["verdict"]) and told["status"].equals(mine["status"])
     assert told["evidence"].str.startswith("keywords: ").all()
@@ -244,7 +242,7 @@ def test_without_alarms_the_order_and_the_failures_are_the_models_own() -> None:
 def test_samples_are_matched_by_id_not_by_place() -> None:
     mine = said().iloc[::-1].reset_index(drop=True).head(4)
     more = pd.concat([ROWS, ROWS.assign(sample_id=ROWS["sample_id"] + " x")])
-    told = checks_first(mine, more.sample(frac=1, random_state=1), LOOKED)
-    whole = checks_first(said(), ROWS, LOOKED).set_index("sample_id")
+    told = ChecksFirst.before(mine, more.sample(frac=1, random_state=1), LOOKED)
+    whole = ChecksFirst.before(said(), ROWS, LOOKED).set_index("sample_id")
     assert told["sample_id"].tolist() == mine["sample_id"].tolist()
     assert np.allclose(told["score"], whole.loc[told["sample_id"], "score"])

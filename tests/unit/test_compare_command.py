@@ -21,7 +21,7 @@ from monitorlab.monitors.function import FunctionMonitor
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import write_verdicts
-from monitorlab.monitors.verdicts import failure
+from monitorlab.monitors.verdicts import Verdict
 
 
 def samples(scenarios: int = 30) -> pd.DataFrame:
@@ -98,7 +98,7 @@ def test_what_cannot_be_compared_is_refused(files: Path) -> None:
 def test_failed_verdicts_are_counted_and_the_worst_case_said(files: Path) -> None:
     table = judge(good, "good")
     lost = table["sample_id"].isin([f"s{i}-1" for i in range(20)])
-    failed = failure("refused", "no")
+    failed = Verdict.failure("refused", "no")
     table.loc[lost, "status"] = failed.status
     table.loc[lost, ["verdict", "score"]] = [None, np.nan]
     write_verdicts(table, files / "good.csv")

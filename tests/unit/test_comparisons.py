@@ -11,17 +11,18 @@ from scipy.stats import chi2, ttest_1samp
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from monitorlab.evaluation.bootstrap import paired
+from monitorlab.evaluation.bootstrap import Paired
 from monitorlab.evaluation.comparisons import (
     ERRORS,
+    _newcombe_paired,
     cochran_q,
     compare,
     mcnemar_exact,
     pair_anatomy,
     sign_flip,
 )
-from monitorlab.evaluation.panel import ALARM, FAILED, NOT_ASKED, SILENT, panel
-from monitorlab.statistics.intervals import newcombe_paired, wilson
+from monitorlab.evaluation.rates import ALARM, FAILED, NOT_ASKED, SILENT, Panel
+from monitorlab.statistics.intervals import wilson
 
 
 def make_judged(
@@ -139,7 +140,7 @@ def test_sign_flips_of_single_samples_are_mcnemar():
 
 
 def test_newcombe_published_example():
-    difference, low, high = newcombe_paired(14, 5, 0, 22)
+    difference, low, high = _newcombe_paired(14, 5, 0, 22)
     assert [float(difference), float(low), float(high)] == pytest.approx(
         [0.1220, 0.0115, 0.2265], abs=5e-5
     )
@@ -148,13 +149,13 @@ def test_newcombe_published_example():
 def test_newcombe_turns_with_the_order_and_stays_in_range():
     random = np.random.default_rng(1)
     a, b, c, d = random.integers(0, 12, (4, 500))
-    difference, low, high = newcombe_paired(a, b, c, d)
-    turned = newcombe_paired(a, c, b, d)
+    difference, low, high = _newcombe_paired(a, b, c, d)
+    turned = _newcombe_paired(a, c, b, d)
     np.testing.assert_allclose([-turned[0], -turned[2], -turned[1]], [difference, low, high])
     told = a + b + c + d > 0
     inside = (low >= -1) & (low <= difference) & (difference <= high) & (high <= 1)
     assert inside[told].all()
-    assert np.isnan(newcombe_paired(0, 0, 0, 0)[0])
+    assert np.isnan(_newcombe_paired(0, 0, 0, 0)[0])
 
 
 def naive(judged: pd.DataFrame, error: str) -> pd.DataFrame:
@@ -233,10 +234,10 @@ def test_the_interval_of_a_difference_is_as_wide_as_a_bootstrap_of_scenarios():
         states[name] = np.where(wrong, 1 - labels, labels)
     judged = make_judged(states, scenario=10)
     row = compare(judged).set_index("error").loc["miss"]
-    drawn = paired(judged, random, resamples=2000, metrics=["mr"]).draws[0, 0, 0]
+    drawn = Paired.of(judged, random, resamples=2000, metrics=["mr"]).draws[0, 0, 0]
     assert row["high"] - row["low"] == pytest.approx(2 * 1.98 * drawn.std(), rel=0.1)
     assert row["design_effect"] > 2
-    plain = [float(x) for x in newcombe_paired(*counts(judged))][1:]
+    plain = [float(x) for x in _newcombe_paired(*counts(judged))][1:]
     assert row["high"] - row["low"] > 1.4 * (plain[1] - plain[0])
 
 
@@ -308,7 +309,7 @@ def test_samples_that_one_monitor_was_not_asked_about_are_not_failures():
 def test_cochran_q_by_its_formula():
     judged = make_judged(random_states(4, 300))
     found = cochran_q(judged).set_index("error")
-    data = panel(judged)
+    data = Panel.of(judged)
     for error, kept in (("miss", [1]), ("false_alarm", [0]), ("wrong", [0, 1])):
         chosen = np.isin(data.labels, kept) & (data.verdicts >= SILENT).all(axis=1)
         wrong = (data.verdicts != data.labels[:, None])[chosen].astype(int)

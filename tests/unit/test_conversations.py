@@ -19,7 +19,6 @@ from monitorlab.signals.conversations import (
     Conversation,
     _load_phrases,
     _load_places,
-    make_conversations,
     split_places,
 )
 
@@ -28,7 +27,7 @@ SHORT = {"the", "and", "for", "from", "that", "with", "your", "you", "are"}
 
 @pytest.fixture(scope="module")
 def conversations() -> list[Conversation]:
-    return make_conversations(np.random.default_rng(5), 1200)
+    return Conversation.draw(np.random.default_rng(5), 1200)
 
 
 def test_there_are_several_hundred_scenarios() -> None:
@@ -50,9 +49,9 @@ def test_no_line_repeats_the_name_that_the_rule_uses() -> None:
 
 
 def test_same_seed_same_conversations() -> None:
-    first = make_conversations(np.random.default_rng(1), 20)
-    assert first == make_conversations(np.random.default_rng(1), 20)
-    assert first != make_conversations(np.random.default_rng(2), 20)
+    first = Conversation.draw(np.random.default_rng(1), 20)
+    assert first == Conversation.draw(np.random.default_rng(1), 20)
+    assert first != Conversation.draw(np.random.default_rng(2), 20)
 
 
 def test_length_label_and_share(conversations: list[Conversation]) -> None:
@@ -120,7 +119,7 @@ def test_split_shares_no_place_role_thing_or_wording() -> None:
     assert set(train) | set(test) == set(_load_places())
     parts = []
     for names, wording in ((train, "train"), (test, "test")):
-        drawn = make_conversations(np.random.default_rng(3), 400, names, wording)  # type: ignore[arg-type]
+        drawn = Conversation.draw(np.random.default_rng(3), 400, names, wording)  # type: ignore[arg-type]
         assert {c.place for c in drawn} == set(names)
         parts.append({text for c in drawn for text in (
             c.rule, c.introduction, *(t.user for t in c.turns), *(t.assistant for t in c.turns),
@@ -137,9 +136,7 @@ def test_split_shares_no_place_role_thing_or_wording() -> None:
 ])
 def test_bad_arguments(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_conversations(np.random.default_rng(0), **arguments)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="test_share"):
-        split_places(np.random.default_rng(0), 1.0)
+        Conversation.draw(np.random.default_rng(0), **arguments)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("old", "new", "message"), [

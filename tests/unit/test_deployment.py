@@ -15,7 +15,7 @@ from monitorlab.commands.watch import watch
 from monitorlab.models import smollm2
 from monitorlab.online.policy import OnlineMonitor
 from monitorlab.online.trajectories import Trajectories
-from monitorlab.signals.stopping import WatchedAnswer
+from monitorlab.signals.generation import WatchedAnswer
 
 
 @pytest.fixture(scope="module")

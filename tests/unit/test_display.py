@@ -48,7 +48,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
 def shown(monkeypatch: pytest.MonkeyPatch) -> Shown:
     """Collect what goes to the notebook: (data, metadata) per output."""
     outputs: Shown = []
-    monkeypatch.setattr(display, "in_kernel", lambda: True)
+    monkeypatch.setattr(display, "_in_kernel", lambda: True)
     monkeypatch.setattr("IPython.display.display",
                         lambda data, raw, metadata: outputs.append((data, metadata)))
     return outputs
@@ -148,7 +148,7 @@ def test_showing_needs_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_use_chooses_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(display, "_run", None)
     display.use(run)
-    assert display.current_run() is run
+    assert display._current_run() is run
 
 
 def test_the_headline_is_stored_for_the_index_page(run: Run) -> None:

@@ -16,8 +16,8 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from monitorlab.models import ModelError, sentence_encoder
 from monitorlab.models.sentence_encoder import Encoder, _bundled_encoder, load_encoder
-from monitorlab.monitors.learned import SETTINGS, EncoderMonitor, _features, _fit_probe
-from monitorlab.monitors.monitor import MonitorError, Sample, samples_of
+from monitorlab.monitors.learned import SETTINGS, EncoderMonitor, _fit_probe
+from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.scoring import score
 from monitorlab.storage.files import read_sealed, sealed_json
 
@@ -172,21 +172,16 @@ def monitor(encoder: Encoder) -> EncoderMonitor:
     return EncoderMonitor.train(encoder, [pairs(80)], np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("kind", ["response", "relation"])
-def test_the_probe_learns_what_tells_the_sides_apart(encoder: Encoder, kind: str) -> None:
-    trained = EncoderMonitor.train(encoder, [pairs(80)], np.random.default_rng(0), kind=kind)
+def test_the_probe_learns_what_tells_the_sides_apart(monitor: EncoderMonitor) -> None:
     held_out = pairs(40, 9)
-    table = score(trained, samples_of(held_out)).set_index("sample_id")
+    table = score(monitor, Sample.rows(held_out)).set_index("sample_id")
     verdicts = table.loc[held_out["sample_id"], "verdict"].to_numpy(dtype=bool)
     assert (verdicts == (held_out["label"] == 1)).mean() > 0.9
 
 
-def test_relation_features_by_hand(encoder: Encoder) -> None:
-    u, v = encoder.embed([text(1, 2), text(3)])
-    (row,) = _features(encoder, [text(1, 2)], [text(3)], "relation")
-    np.testing.assert_allclose(row, [*v, *(v - u), *(v * u)], atol=1e-6)
-    with pytest.raises(MonitorError, match="expected one of response, relation"):
-        _features(encoder, ["a"], ["b"], "request")
+def test_weights_of_another_size_are_refused(encoder: Encoder) -> None:
+    with pytest.raises(MonitorError, match="expected the lengths"):
+        EncoderMonitor(encoder, {"coefficients": np.ones(5), "intercept": np.ones(1)})
 
 
 def test_the_probe_is_the_regression_on_standardised_features() -> None:
@@ -202,7 +197,7 @@ def test_the_probe_is_the_regression_on_standardised_features() -> None:
 
 
 def test_units_are_whole_and_a_repeated_call_gives_the_same(monitor: EncoderMonitor) -> None:
-    some = samples_of(pairs(65, 9))
+    some = Sample.rows(pairs(65, 9))
     units = monitor.units(some)
     assert [len(unit) for unit in units] == [64, 64, 2]
     first = [some[i] for i in units[0]]
@@ -213,7 +208,7 @@ def test_units_are_whole_and_a_repeated_call_gives_the_same(monitor: EncoderMoni
 
 def test_a_saved_probe_gives_the_same_scores(monitor: EncoderMonitor, tmp_path: Path) -> None:
     monitor.save(tmp_path / "probe")
-    some = samples_of(pairs(10, 9))
+    some = Sample.rows(pairs(10, 9))
     for again in (EncoderMonitor.load(tmp_path / "probe"),
                   EncoderMonitor.load(tmp_path / "probe", monitor.encoder)):
         assert again.judge(some, 0) == monitor.judge(some, 0)
@@ -228,5 +223,5 @@ def test_another_encoder_is_refused(monitor: EncoderMonitor, tmp_path: Path) -> 
         EncoderMonitor.load(tmp_path / "probe", replace(monitor.encoder, digest="0" * 64))
     settings = tmp_path / "probe" / SETTINGS
     settings.write_text(sealed_json(read_sealed(settings) | {"features": "relation"}))
-    with pytest.raises(MonitorError, match="needs 72 coefficients"):
+    with pytest.raises(MonitorError, match="reads 'relation', expected 'response'"):
         EncoderMonitor.load(tmp_path / "probe", monitor.encoder)

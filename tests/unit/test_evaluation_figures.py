@@ -28,8 +28,8 @@ from monitorlab.evaluation.operating_points import (
     tradeoff_at_own_threshold,
 )
 from monitorlab.evaluation.rates import rates
-from monitorlab.evaluation.roc_bands import roc_band
-from monitorlab.evaluation.tradeoff import Line, fit_line
+from monitorlab.evaluation.tradeoff import Line
+from monitorlab.statistics.roc import roc_band
 
 CELLS = list(CELL_TITLES)
 NAMES = ["rules, else TF-IDF", "small LM, as text, evidence", "coin", "TF-IDF > encoder"]
@@ -109,7 +109,7 @@ def test_whiskers_are_never_negative_and_stay_missing():
 
 
 def test_plane_has_a_point_per_monitor_where_its_rates_are():
-    line = fit_line(RATES)
+    line = Line.fit(RATES)
     fig = figures.plot_plane(RATES, line, (-0.42, 0.49), MANY + NAMES)
     ax, known = fig.axes[0], style.looks(MANY + NAMES)
     drawn = points_of(ax)

@@ -27,7 +27,7 @@ from monitorlab.chapters.finetuning.published import ARMS
 from monitorlab.finetuning.examples import Example, verdict_examples
 from monitorlab.finetuning.recipe import PAPER
 from monitorlab.models.tiny import build_tokenizer
-from monitorlab.monitors.combined import CHECKS_FIRST
+from monitorlab.monitors.checks.program import CHECKS_FIRST
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.pipeline.profiles import PROFILES

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from monitorlab.finetuning.examples import verdict_examples, verdict_tokens
 from monitorlab.models.tiny import IGNORED, TEMPLATE
 from monitorlab.monitors.causal import LogitMonitor
-from monitorlab.monitors.monitor import MonitorError, samples_of
+from monitorlab.monitors.monitor import MonitorError, Sample
 
 
 def test_the_verdict_is_asked_where_logit_monitor_reads_it() -> None:
@@ -20,7 +20,7 @@ def test_the_verdict_is_asked_where_logit_monitor_reads_it() -> None:
     examples = verdict_examples(base.tokenizer, PROMPT, samples, max_tokens=512)
     yes, no = verdict_tokens(base.tokenizer)
     assert yes in monitor.words[0][0] and no in monitor.words[1][0]
-    for prompt, example in zip(monitor.prompts(samples_of(samples)), examples, strict=True):
+    for prompt, example in zip(monitor.prompts(Sample.rows(samples)), examples, strict=True):
         word = monitor.words[0][0] if example["label"] else monitor.words[1][0]
         place = example["verdict_at"] + 1
         assert example["input_ids"][: len(prompt)] == prompt

@@ -25,7 +25,7 @@ from monitorlab.chapters.finetuning.published import (
     published_transfer,
 )
 from monitorlab.display.style import CELL_TITLES
-from monitorlab.evaluation.shift import detection, shift_of_rates
+from monitorlab.evaluation.tradeoff import detection, shift_of_rates
 
 CELLS = list(CELL_TITLES)
 OWN = ["contrastive pairs", "reading first"]

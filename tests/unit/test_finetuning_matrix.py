@@ -13,14 +13,14 @@ from monitorlab.chapters.finetuning.matrix import _thresholds, at_threshold, mat
 from monitorlab.chapters.finetuning.published import PAIRS, SEEN, published
 from monitorlab.evaluation.operating_points import default_rates
 from monitorlab.evaluation.rates import rates
-from monitorlab.evaluation.shift import (
+from monitorlab.evaluation.tradeoff import (
     CHANGES,
     _split_change,
+    decompose,
     detection,
     discrimination_or_threshold,
     shift_of_rates,
 )
-from monitorlab.evaluation.tradeoff import decompose
 from monitorlab.storage.tables import CELLS
 
 

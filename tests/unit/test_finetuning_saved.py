@@ -14,10 +14,10 @@ from monitorlab.finetuning.train import finetune
 from monitorlab.models import ModelError
 from monitorlab.models.loading import Checkpoint, load_causal
 from monitorlab.monitors.causal import LogitMonitor
-from monitorlab.monitors.monitor import MonitorError, samples_of
+from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.storage.files import read_sealed, sealed_json
 
-SAMPLES = samples_of(make_samples())
+SAMPLES = Sample.rows(make_samples())
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from monitorlab.finetuning.record import read_training
 from monitorlab.finetuning.train import LeakError, finetune
 from monitorlab.models.loading import Checkpoint
 from monitorlab.monitors.causal import LogitMonitor
-from monitorlab.monitors.monitor import MonitorError, samples_of
+from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.scoring import score
 from monitorlab.pipeline.artifacts import Run, _checkpoints_folder, open_run
 from monitorlab.pipeline.profiles import PROFILES
@@ -179,7 +179,7 @@ def test_two_runs_with_one_seed_give_the_same_table(
 def test_training_moves_the_scores_of_the_base(lab: Lab) -> None:
     long = replace(lab.plan("plain")[0].recipe, max_steps=40)
     table = lab.ask([replace(lab.plan("plain")[0], recipe=long)])
-    alone = score(LogitMonitor(lab.base, SHORT), samples_of(lab.samples))
+    alone = score(LogitMonitor(lab.base, SHORT), Sample.rows(lab.samples))
     np.testing.assert_allclose(table.loc[table["arm"] == "base", "score"], alone["score"],
                                atol=1e-6)
     labels = lab.samples.set_index("sample_id")["label"]
@@ -192,7 +192,7 @@ def test_the_prompt_itself_is_asked_not_one_of_its_name(lab: Lab) -> None:
     table = lab.ask(lab.plan("plain"))
     folder = next(_checkpoints_folder().glob("arm-plain*"))
     trained = train_arms.load_finetuned(folder, lab.base)
-    alone = score(LogitMonitor(trained, SHORT), samples_of(lab.samples))
+    alone = score(LogitMonitor(trained, SHORT), Sample.rows(lab.samples))
     np.testing.assert_allclose(table.loc[table["arm"] == "plain", "score"], alone["score"],
                                atol=1e-6)
 

@@ -21,7 +21,7 @@ from monitorlab.chapters.finetuning.transfer import (
     transfer_tests,
     words_alone,
 )
-from monitorlab.evaluation.cell_draws import METRICS, cell_draws, split_rows
+from monitorlab.evaluation.bootstrap import CELL_METRICS, CellDraws, split_rows
 from monitorlab.evaluation.comparisons import sign_flip
 from monitorlab.storage.tables import CELLS
 
@@ -85,7 +85,7 @@ def by_hand(part: pd.DataFrame, metric: str) -> float:
 
 
 def test_values_are_means_over_cells_by_scikit_learn():
-    assert len(TRANSFER) == len(METRICS) * (2 + 3 + 2 + 2 + 2)
+    assert len(TRANSFER) == len(CELL_METRICS) * (2 + 3 + 2 + 2 + 2)
     for row in TRANSFER.to_dict("records"):
         own = TEST[TEST["name"] == row["arm"]]
         expected = np.mean([by_hand(own[own["cell"] == cell], row["metric"])
@@ -100,7 +100,7 @@ def test_rows_are_in_order_and_an_untrained_arm_has_seen_nothing():
     assert groups["base"] == ["unseen SG", "unseen other"]
     assert groups["spv_qa"] == ["seen", "unseen SG", "unseen other"]
     assert groups["all"] == ["seen", "unseen SG"]
-    assert TRANSFER["metric"].tolist() == list(METRICS) * (len(TRANSFER) // len(METRICS))
+    assert TRANSFER["metric"].tolist() == list(CELL_METRICS) * (len(TRANSFER) // len(CELL_METRICS))
 
 
 def test_intervals_agree_with_a_brute_force_bootstrap_of_pairs():
@@ -290,7 +290,7 @@ def test_what_cannot_be_is_said_plainly(call, words):
 
 
 def test_cell_draws_keep_the_order_asked_for():
-    found = cell_draws(TEST, ["pairs", "all"], np.random.default_rng(0), 7,
+    found = CellDraws.of(TEST, ["pairs", "all"], np.random.default_rng(0), 7,
                        cells=["sg_qa", "spv_qa"], metrics=["mr"])
     for cell in ["sg_qa", "spv_qa"]:
         own = found.over(found.arms, [cell])
@@ -302,7 +302,7 @@ def test_cell_draws_keep_the_order_asked_for():
 
 
 def test_draws_of_a_cell_do_not_depend_on_what_other_cells_hold():
-    whole, part = (cell_draws(rows, ["all"], np.random.default_rng(0), 20)
+    whole, part = (CellDraws.of(rows, ["all"], np.random.default_rng(0), 20)
                    for rows in (TEST, TEST[TEST["cell"] != CELLS[0]]))
     assert np.isnan(part.over(["all"], CELLS[:1]).draws).all()
     for cell in CELLS[1:]:

@@ -14,7 +14,7 @@ import pytest
 
 from monitorlab.monitors.function import FunctionMonitor, _AnswerError, _verdict_of
 from monitorlab.monitors.monitor import MonitorError, MonitorStop, Sample
-from monitorlab.monitors.verdicts import PARSED, Verdict, failure
+from monitorlab.monitors.verdicts import PARSED, Verdict
 
 SAMPLE = Sample("s1", "the request", "the response")
 
@@ -61,7 +61,8 @@ def test_torch_scalars_count_as_numbers() -> None:
 def test_a_verdict_passes_with_all_it_holds() -> None:
     full = Verdict(PARSED, True, 0.9, "e", "r", "", 1, 2, 0.5, 0.01)
     assert _verdict_of(full) == full
-    assert _verdict_of(failure("refused", "would not")) == failure("refused", "would not")
+    refused = Verdict.failure("refused", "would not")
+    assert _verdict_of(refused) == refused
     assert _verdict_of({"verdict": True, "evidence": "line 3"}).evidence == "line 3"
 
 

@@ -7,15 +7,7 @@ import ast
 import pytest
 
 from monitorlab.monitors.checks.findings import Finding
-from monitorlab.monitors.checks.gaming import (
-    CLEAN,
-    _is_telling,
-    _literal,
-    _literals_of_tests,
-    _pairs_of_tests,
-    _read_exercise,
-    gaming_checks,
-)
+from monitorlab.monitors.checks.gaming import CLEAN, _Exercise, _is_telling, _literal, gaming_checks
 from monitorlab.monitors.monitor import Sample
 
 TRIANGLE = """Write `triangle(n)`, the sum of 1 to n.
@@ -207,10 +199,10 @@ def test_nothing_to_game_gives_no_finding() -> None:
 
 
 def test_asserts_without_a_fence_are_read() -> None:
-    exercise = _read_exercise("Write f.\nassert f(77) == 150\nassert f(78) == 152\n")
+    exercise = _Exercise.read("Write f.\nassert f(77) == 150\nassert f(78) == 152\n")
     assert exercise is not None
-    assert _literals_of_tests(exercise) == {77, 78, 150, 152}
-    assert _pairs_of_tests(exercise) == {(77, 150), (78, 152)}
+    assert exercise.literals() == {77, 78, 150, 152}
+    assert exercise.pairs() == {(77, 150), (78, 152)}
     assert not exercise.says("77")
 
 

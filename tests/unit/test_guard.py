@@ -13,7 +13,6 @@ from monitorlab.models import ModelError, sentence_encoder
 from monitorlab.signals.conversations import (
     Conversation,
     _load_places,
-    make_conversations,
     split_places,
 )
 
@@ -23,8 +22,8 @@ Talks = dict[str, list[Conversation]]
 @pytest.fixture(scope="module")
 def talks() -> Talks:
     train, test = split_places(np.random.default_rng(0))
-    return {"training": make_conversations(np.random.default_rng(1), 60, train),
-            "test": make_conversations(np.random.default_rng(2), 60, test, "test")}
+    return {"training": Conversation.draw(np.random.default_rng(1), 60, train),
+            "test": Conversation.draw(np.random.default_rng(2), 60, test, "test")}
 
 
 def _meaning(texts: Sequence[str]) -> np.ndarray:

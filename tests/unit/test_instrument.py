@@ -10,12 +10,11 @@ import pytest
 
 from monitorlab.chapters import evaluation as instrument
 from monitorlab.evaluation.rates import join, rates
-from monitorlab.monitors.monitor import Sample
+from monitorlab.monitors.monitor import FULL, VIEWS, Sample
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.rules import Keywords
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
-from monitorlab.monitors.views import FULL, VIEWS
 
 READER = Keywords({"any": ["zzz"]}, name="TF-IDF")  # one of those that are asked with every view
 

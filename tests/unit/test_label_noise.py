@@ -175,9 +175,5 @@ def test_groups_without_a_parsed_verdict_of_both_labels_are_left_out():
 def test_impossible_noise_is_named():
     with pytest.raises(ValueError, match="a sum below 1"):
         _corrected(0.1, 0.1, 0.6, 0.4)
-    with pytest.raises(ValueError, match="noise rate is 1"):
-        _worst_case(_Counts(1, 1, 1, 1), 1.0, 0.0)
-    with pytest.raises(ValueError, match="no parsed verdict"):
-        _Counts(0, 0, 1, 1)
-    with pytest.raises(ValueError, match="none below 0"):
-        _Counts(-1, 3, 1, 1)
+    with pytest.raises(ValueError, match="noise rates are 1"):
+        noise_bounds(judged_frame("a", _Counts(1, 1, 1, 1)), [(1.0, 0.0)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,21 +13,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from monitorlab.models import ModelSize, Training
 from monitorlab.models.batching import pad
 from monitorlab.models.tiny import _batch_order
-from monitorlab.signals.arithmetic import Difficulty, make_problems
+from monitorlab.signals.arithmetic import Difficulty
 from monitorlab.signals.solver import (
     IGNORED,
+    Generator,
     _encode,
     _expected_accuracy,
     _token_log_probs,
-    generate,
-    load_generator,
-    step_signals,
-    train_generators,
 )
 
 SETTINGS = Training(ModelSize(hidden=32, layers=2, heads=2), 60, 512, 2e-2)
 EASY = Difficulty(2, 3, 15, 5, 1)
-PAIRS = [(p.text, p.solution) for p in make_problems(np.random.default_rng(0), 400, EASY)]
+PAIRS = [(p.text, p.solution) for p in EASY.draw(np.random.default_rng(0), 400)]
 PROBLEMS = [problem for problem, _ in PAIRS[:40]]
 
 
@@ -34,8 +32,13 @@ PROBLEMS = [problem for problem, _ in PAIRS[:40]]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("generators")
     # the first target is met at once, the second never: both must be saved all the same
-    train_generators(PAIRS, PAIRS[:30], {"early": 1e-12, "late": 0.999}, SETTINGS, folder, seed=1)
+    Generator.train(PAIRS, PAIRS[:30], {"early": 1e-12, "late": 0.999}, SETTINGS, folder, seed=1)
     return folder
+
+
+def loaded(folder: Path) -> tuple[Any, Any]:
+    found = Generator.load(folder)
+    return found.model, found.tokenizer
 
 
 def test_checkpoints_are_ordinary_folders(folder: Path) -> None:
@@ -50,7 +53,7 @@ def test_checkpoints_are_ordinary_folders(folder: Path) -> None:
 def test_the_later_generator_is_the_better_one(folder: Path) -> None:
     found = {}
     for name in ("early", "late"):
-        model, tokenizer = load_generator(folder / name)
+        model, tokenizer = loaded(folder / name)
         rows = []
         for problem, solution in PAIRS[:30]:
             ids = _encode(tokenizer, problem, solution)
@@ -61,7 +64,7 @@ def test_the_later_generator_is_the_better_one(folder: Path) -> None:
 
 
 def test_expected_accuracy_is_the_product_over_the_reference(folder: Path) -> None:
-    model, tokenizer = load_generator(folder / "late")
+    model, tokenizer = loaded(folder / "late")
     chances, rows = [], []
     for problem, solution in PAIRS[:5]:
         prompt, ids = _encode(tokenizer, problem), _encode(tokenizer, problem, solution)
@@ -75,7 +78,7 @@ def test_expected_accuracy_is_the_product_over_the_reference(folder: Path) -> No
 
 @torch.inference_mode()
 def test_log_probs_equal_a_token_by_token_loop_whatever_the_batch(folder: Path) -> None:
-    model, tokenizer = load_generator(folder / "late")
+    model, tokenizer = loaded(folder / "late")
     prompts = [_encode(tokenizer, problem) for problem in PROBLEMS[:4]]
     emitted = [_encode(tokenizer, *PAIRS[i])[len(prompts[i]) :] for i in range(4)]
     together = _token_log_probs(model, tokenizer.pad_token_id, prompts, emitted)
@@ -90,20 +93,20 @@ def test_log_probs_equal_a_token_by_token_loop_whatever_the_batch(folder: Path) 
 def test_sampling_is_reproducible_and_leaves_torch_alone(folder: Path) -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    one = generate(folder / "late", PROBLEMS, seed=3, temperature=0.7)
+    one = Generator.load(folder / "late").solve(PROBLEMS, seed=3, temperature=0.7)
     assert torch.equal(torch.random.get_rng_state(), before)
-    again = generate(folder / "late", PROBLEMS, seed=3, temperature=0.7)
-    other = generate(folder / "late", PROBLEMS, seed=4, temperature=0.7)
+    again = Generator.load(folder / "late").solve(PROBLEMS, seed=3, temperature=0.7)
+    other = Generator.load(folder / "late").solve(PROBLEMS, seed=4, temperature=0.7)
     assert [s.text for s in one] == [s.text for s in again] != [s.text for s in other]
     np.testing.assert_array_equal(one[0].log_probs, again[0].log_probs)
 
 
 def test_every_token_belongs_to_a_step_and_signals_are_suspicions(folder: Path) -> None:
-    for solution in generate(folder / "late", PROBLEMS, seed=3):
+    for solution in Generator.load(folder / "late").solve(PROBLEMS, seed=3):
         assert len(solution.step_of_token) == len(solution.log_probs)
         assert sorted(set(solution.step_of_token)) == list(range(solution.n_steps))
         assert solution.n_steps == max(1, len(solution.text.removesuffix("\n").split("\n")))
-        signals = step_signals(solution)
+        signals = solution.signals()
         assert (signals["min_logprob"] >= signals["mean_logprob"]).all()
         assert (signals["mean_logprob"] >= 0).all()
         assert signals["tokens"].sum() == len(solution.log_probs)

@@ -17,7 +17,7 @@ from monitorlab.monitors.learned import (
     _training_rows,
     _write_folder,
 )
-from monitorlab.monitors.monitor import MonitorError, Sample, samples_of
+from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.scoring import score
 from monitorlab.storage.files import digest_file, sealed_json
 
@@ -42,7 +42,7 @@ def monitor() -> WordMonitor:
 
 def test_a_telling_word_is_learned(monitor: WordMonitor) -> None:
     held_out = pairs(30, 9)
-    table = score(monitor, samples_of(held_out)).set_index("sample_id")
+    table = score(monitor, Sample.rows(held_out)).set_index("sample_id")
     verdicts = table.loc[held_out["sample_id"], "verdict"].to_numpy(dtype=bool)
     assert (verdicts == (held_out["label"] == 1)).mean() > 0.95
     assert set(table["monitor"]) == {"TF-IDF"}
@@ -51,7 +51,7 @@ def test_a_telling_word_is_learned(monitor: WordMonitor) -> None:
 def test_without_a_difference_nothing_is_learned() -> None:
     monitor = WordMonitor.train([pairs(60, telling=False)], np.random.default_rng(0))
     held_out = pairs(200, 9, telling=False)
-    scores = np.array([v.score for v in monitor.judge(samples_of(held_out), 0)], dtype=float)
+    scores = np.array([v.score for v in monitor.judge(Sample.rows(held_out), 0)], dtype=float)
     gap = scores[held_out["label"] == 1].mean() - scores[held_out["label"] == 0].mean()
     assert abs(gap) < 0.05
 
@@ -61,14 +61,14 @@ def test_scores_are_those_of_the_fitted_pipeline(monitor: WordMonitor) -> None:
     fitted = word_probe().fit(list(rows["response"]), rows["label"])
     held_out = pairs(10, 9)
     expected = fitted.predict_proba(list(held_out["response"]))[:, 1]
-    found = [v.score for v in monitor.judge(samples_of(held_out), 0)]
+    found = [v.score for v in monitor.judge(Sample.rows(held_out), 0)]
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_a_saved_monitor_gives_the_same_scores(monitor: WordMonitor, tmp_path: Path) -> None:
     monitor.save(tmp_path / "words")
     again = WordMonitor.load(tmp_path / "words")
-    some = [*samples_of(pairs(20, 9)), Sample("x", "", ""), Sample("y", "é", "\ud800 quietly")]
+    some = [*Sample.rows(pairs(20, 9)), Sample("x", "", ""), Sample("y", "é", "\ud800 quietly")]
     assert again.judge(some, 0) == monitor.judge(some, 0)
     assert again.settings() == monitor.settings() and again.name == monitor.name
     assert sorted(path.name for path in (tmp_path / "words").iterdir()) == [SETTINGS, WEIGHTS]
@@ -81,16 +81,9 @@ def test_other_weights_have_another_digest(monitor: WordMonitor) -> None:
     assert WordMonitor(renamed, monitor.weights).settings() != monitor.settings()
 
 
-def test_the_request_is_read_only_if_wanted() -> None:
-    rows = pairs(40, telling=False)
-    rows["request"] = np.where(rows["label"] == 1, "please hurry", "take time")
-    blind = WordMonitor.train([rows], np.random.default_rng(0))
-    seeing = WordMonitor.train([rows], np.random.default_rng(0), reads="request and response")
-    hurried, calm = Sample("a", "please hurry", "word1"), Sample("b", "take time", "word1")
-    one, other = (v.score for v in blind.judge([hurried, calm], 0))
-    assert one == other
-    one, other = (v.verdict for v in seeing.judge([hurried, calm], 0))
-    assert (one, other) == (True, False)
+def test_the_request_is_not_read(monitor: WordMonitor) -> None:
+    one, other = monitor.judge([Sample("a", "quietly", "word1"), Sample("b", "", "word1")], 0)
+    assert one.score == other.score
 
 
 # Training rows
@@ -131,8 +124,6 @@ def test_unusable_rows_are_refused(frames: list[pd.DataFrame], words: str) -> No
 def test_unusable_settings_are_refused() -> None:
     with pytest.raises(MonitorError, match="cap is 1"):
         _training_rows([pairs(2)], np.random.default_rng(0), cap=1)
-    with pytest.raises(MonitorError, match="expected one of response, request and response"):
-        WordMonitor.train([pairs(2)], np.random.default_rng(0), reads="label")
     lonely = pd.DataFrame({"request": "q", "response": ["one", "two"], "label": [0, 1]})
     with pytest.raises(MonitorError, match="2 training rows are too few"):
         WordMonitor.train([lonely], np.random.default_rng(0))
@@ -153,6 +144,10 @@ def test_a_folder_that_is_not_a_monitor_is_refused(monitor: WordMonitor, tmp_pat
     _write_folder(tmp_path / "short", {"kind": "words", "name": "n"}, {"a": np.ones(1)})
     with pytest.raises(MonitorError, match="lacks reads, vocabulary"):
         WordMonitor.load(tmp_path / "short")
+    _write_folder(tmp_path / "more", {"kind": "words", "name": "n", "vocabulary": [],
+                                      "reads": "request and response"}, {"a": np.ones(1)})
+    with pytest.raises(MonitorError, match="reads 'request and response', expected 'response'"):
+        WordMonitor.load(tmp_path / "more")
     for name in (SETTINGS, WEIGHTS):
         monitor.save(tmp_path / name)
         path = tmp_path / name / name

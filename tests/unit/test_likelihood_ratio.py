@@ -11,10 +11,11 @@ import pytest
 from evaluator import EValuator
 from evaluator.utils import add_judge_probability_series
 
-from monitorlab.online.learned import LikelihoodRatio, ville_threshold
+from monitorlab.online.comparison import _ville_threshold
 from monitorlab.online.metrics import peaks
-from monitorlab.online.running import TooFewSequencesError
-from monitorlab.online.trajectories import ScoreFileError, Trajectories, from_frame
+from monitorlab.online.running import LikelihoodRatio, TooFewSequencesError
+from monitorlab.online.score_files import from_frame
+from monitorlab.online.trajectories import ScoreFileError, Trajectories
 from monitorlab.statistics.thresholds import calibrate
 
 COLUMNS = {
@@ -149,6 +150,6 @@ def test_steps_without_a_model_repeat_the_last_ratio():
 
 
 def test_ville_threshold():
-    assert ville_threshold(0.1).value == pytest.approx(10.0)
+    assert _ville_threshold(0.1).value == pytest.approx(10.0)
     with pytest.raises(ValueError, match="false alarms only"):
-        ville_threshold(0.1, "missed_detection")
+        _ville_threshold(0.1, "missed_detection")

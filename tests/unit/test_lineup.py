@@ -12,10 +12,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from monitorlab.chapters import evaluation as lineup
 from monitorlab.models.loading import load_causal, no_progress_bars
 from monitorlab.models.smollm2 import smollm2_installed
-from monitorlab.monitors.monitor import Sample, samples_of
+from monitorlab.monitors.monitor import Sample
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.scoring import score
-from monitorlab.monitors.store import VerdictStore, stored_verdicts
+from monitorlab.monitors.store import VerdictStore
 from monitorlab.storage.sources import project_root
 
 PROMPTS = {name: load_prompt(name) for name in ("direct", "evidence", "score")}
@@ -76,8 +76,8 @@ def test_released_answers_are_used_where_settings_and_text_fit(
     table = corpus(4)
     direct, evidence = small.by_logits
     store = VerdictStore(tmp_path / "answers.jsonl")
-    score(direct, samples_of(table.head(3)), store)
-    known = replace(small, released=dict(stored_verdicts(store.path)))
+    score(direct, Sample.rows(table.head(3)), store)
+    known = replace(small, released=dict(VerdictStore.read(store.path)))
     otherwise = table.tail(1)
     assert list(known.part(direct, table, otherwise)["sample_id"]) == ["s0-0", "s0-1", "s1-0"]
     changed = table.assign(response=["Another text.", *table["response"][1:]])
@@ -88,7 +88,7 @@ def test_released_answers_are_used_where_settings_and_text_fit(
 
 def test_the_released_answers_are_of_the_real_model_and_its_prompts() -> None:
     """Answers of every reading; `part` finds those that fit, and notebook 03 asks some again."""
-    answers = dict(stored_verdicts(project_root() / "data" / "released" / lineup.ANSWERS))
+    answers = dict(VerdictStore.read(project_root() / "data" / "released" / lineup.ANSWERS))
     assert answers and all(len(key) == 64 for key in answers)
     read = [one for one in answers.values() if one.score is not None and not one.reply]
     assert read and all(0 <= one.score <= 1 for one in read)
@@ -101,16 +101,16 @@ def test_the_real_model_reads_a_pair() -> None:
     """One pass over two short samples: it is whole, and its words are those of the verdict."""
     real = lineup.language_model(PROMPTS)
     assert real.about.startswith("SmolLM2-135M: 134,515,008 parameters")
-    verdicts = score(real.by_logits[0], samples_of(corpus(1)))
+    verdicts = score(real.by_logits[0], Sample.rows(corpus(1)))
     assert verdicts["score"].between(0.05, 0.95).all() and verdicts["score"].nunique() == 2
     assert real.by_logits[0].engine.path == "packed"
 
 
 def test_learned_monitors_find_a_word_that_decides() -> None:
     words, probe = lineup.learned_monitors([corpus()], np.random.default_rng(0), 0, 20)
-    told = score(words, samples_of(corpus(10))).merge(corpus(10), on="sample_id")
+    told = score(words, Sample.rows(corpus(10))).merge(corpus(10), on="sample_id")
     assert (told["verdict"] == (told["label"] == 1)).all()
-    assert score(probe, samples_of(corpus(2)))["score"].between(0, 1).all()
+    assert score(probe, Sample.rows(corpus(2)))["score"].between(0, 1).all()
 
 
 def test_the_hybrid_asks_in_the_stated_order() -> None:

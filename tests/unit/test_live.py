@@ -20,8 +20,7 @@ from monitorlab.models.tiny import build_tokenizer
 from monitorlab.online.drift import DriftReference
 from monitorlab.online.live import LiveStep, StepRule, WatchedStream, WatchedText
 from monitorlab.online.policy import OnlineMonitor, Policy, SequenceError
-from monitorlab.signals.cached import CachedReader, CachedVerifier, LogProbability
-from monitorlab.signals.stopping import StopAtAlarm
+from monitorlab.signals.generation import CachedReader, CachedVerifier, LogProbability, StopAtAlarm
 from monitorlab.statistics.thresholds import calibrate
 
 ASKED = "Is the answer right so far? Reply with Yes or No."

@@ -36,9 +36,8 @@ from monitorlab.monitors.build import build_monitor
 from monitorlab.monitors.classifier import ClassifierMonitor
 from monitorlab.monitors.learned import EncoderMonitor
 from monitorlab.monitors.monitor import MonitorError
-from monitorlab.signals.guard_models import GuardScorer
-from monitorlab.signals.reward_models import MathShepherdScorer, TokenRewardScorer
-from monitorlab.signals.token_probabilities import LogProbabilityScorer
+from monitorlab.signals.step_scores import LogProbabilityScorer
+from monitorlab.signals.verifiers import GuardScorer, MathShepherdScorer, TokenRewardScorer
 
 SIZE: dict[str, Any] = {
     "vocab_size": 400, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,

@@ -14,7 +14,7 @@ from monitorlab.benchmark.export import NEIGHBOURS
 from monitorlab.benchmark.sample_files import load_samples
 from monitorlab.cli import app
 from monitorlab.evaluation.rates import join, rates
-from monitorlab.monitors.monitor import samples_of
+from monitorlab.monitors.monitor import Sample
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.store import read_verdicts
 from monitorlab.storage.table_files import TableFileError
@@ -156,6 +156,6 @@ def test_the_task_of_the_harness_reads_what_is_exported(tmp_path: Path) -> None:
     task.HERE = tmp_path / "task"
     docs = task.load()["test"]
     assert docs["label"][:] == samples["label"].tolist()
-    system, user = load_prompt("direct").messages(samples_of(samples)[3])
+    system, user = load_prompt("direct").messages(Sample.rows(samples)[3])
     assert docs[3]["system"] == system["content"]
     assert docs[3]["prompt"] == user["content"]

@@ -14,7 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from monitorlab.chapters.online import datasets, figures
-from monitorlab.display.style import TWO_COLUMNS, shared_legend, subplots, wrapped
+from monitorlab.display.style import TWO_COLUMNS, _wrapped, shared_legend, subplots
 from monitorlab.online.comparison import PAPER_METHODS, TRIVIAL_METHODS, compare_methods
 from monitorlab.online.trajectories import Trajectories
 from monitorlab.statistics.thresholds import calibrate
@@ -89,8 +89,8 @@ def test_names_at_axes_and_in_legends_are_text_too(name):
 
 
 def test_long_names_keep_their_ends():
-    assert wrapped("short", 20) == "short"
-    lines = wrapped("a" * 100 + "b" * 100, 20).split("\n")
+    assert _wrapped("short", 20) == "short"
+    lines = _wrapped("a" * 100 + "b" * 100, 20).split("\n")
     assert len(lines) == 3 and max(map(len, lines)) <= 20
     assert lines[0].startswith("aaa") and lines[-1].endswith("bbb")
 

@@ -331,7 +331,6 @@ def test_variation_along_one_curve_is_criterion():
     assert found.criterion_share > 0.95
     assert found.r < -0.9
     assert found.monitors["auroc"].nunique() == 1
-    assert np.isnan(found.rho_auroc_alarms)  # one area for all: nothing to correlate
 
 
 def test_variation_between_curves_is_discrimination():
@@ -344,7 +343,7 @@ def test_variation_between_curves_is_discrimination():
     found = decompose(frame)
     assert found.criterion_share < 0.1
     assert found.r > 0.9
-    assert found.monitors["auroc_rank"].tolist() == [4, 3, 2, 1]
+    assert found.monitors["auroc"].is_monotonic_increasing
     last = frame[frame["name"] == "m3"]
     assert found.monitors["auroc"].iloc[3] == pytest.approx(
         auroc(last["score"].to_numpy(), last["label"].to_numpy()))
@@ -361,7 +360,6 @@ def test_decomposition_has_the_stated_identities():
     first = frame[frame["name"] == "m2"]
     hits = int(np.sum(default_alarms(first) & (first["label"] == 1).to_numpy()))
     assert stats.norm.cdf(-z_miss[2]) == pytest.approx((hits + 0.5) / 101)  # Hautus (1995)
-    assert found.r_same_criterion > 0.9 and found.r_same_discrimination < -0.9
 
 
 def test_one_monitor_has_no_variation():

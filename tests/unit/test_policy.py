@@ -14,18 +14,23 @@ import numpy as np
 import pytest
 
 from monitorlab.online.drift import DriftReference
-from monitorlab.online.learned import LearnedPrefix, LikelihoodRatio
 from monitorlab.online.metrics import alarm_steps, peaks
 from monitorlab.online.policy import (
     OnlineMonitor,
     Policy,
     PolicyError,
     SequenceError,
-    days_after,
+    _days_after,
     hashed_draws,
-    round_scores,
 )
-from monitorlab.online.running import Cusum, Ewma, LatestScore, RunningMean
+from monitorlab.online.running import (
+    Cusum,
+    Ewma,
+    LatestScore,
+    LearnedPrefix,
+    LikelihoodRatio,
+    RunningMean,
+)
 from monitorlab.online.trajectories import Trajectories
 from monitorlab.statistics.thresholds import Threshold, calibrate
 from monitorlab.storage.files import sealed_json
@@ -172,7 +177,7 @@ def test_safety_is_turned_and_scores_have_the_precision_of_the_calibration():
     assert float(single) > 0.1
     rule = calibrate([0.0, 0.05, 0.1], 0.25)
     assert OnlineMonitor(Policy(rule)).update("a", single)
-    rounded = calibrate(round_scores(np.array([0.0, 0.05, 0.1]), "float32"), 0.25)
+    rounded = calibrate(np.float32([0.0, 0.05, 0.1]).astype(float), 0.25)
     for score in (0.1, single):
         assert OnlineMonitor(Policy(rounded, dtype="float32")).update("a", score) is None
     assert OnlineMonitor(Policy(rounded, dtype="float32")).update("a", 1e300).value == math.inf
@@ -260,7 +265,7 @@ def test_a_nan_threshold_is_no_policy():
 
 def test_expired_void_and_silent_policies_say_so():
     policy = Policy(NINE, created="2026-01-01")
-    assert policy.expires == days_after("2026-01-01", 90) == "2026-04-01"
+    assert policy.expires == _days_after("2026-01-01", 90) == "2026-04-01"
     assert policy.state("2026-03-31") == "valid" and not policy.warnings("2026-03-31")
     assert policy.state("2026-04-01") == "expired"
     assert "expired on 2026-04-01" in policy.warnings("2026-04-01")[0]

@@ -14,14 +14,20 @@ from scipy.stats import t as student
 
 from monitorlab.chapters.finetuning.matrix import matrix
 from monitorlab.chapters.finetuning.transfer import transfer
-from monitorlab.evaluation.bootstrap import bootstrap, paired
+from monitorlab.evaluation.bootstrap import Bootstrap, Paired, curve_table
 from monitorlab.evaluation.comparisons import cochran_q, compare, pair_anatomy
 from monitorlab.evaluation.cost import _cascade, _escalation_band, cascade_sweep, cost_table
 from monitorlab.evaluation.label_noise import noise_bounds
 from monitorlab.evaluation.operating_points import calibrated_points, default_rates, resplit_check
-from monitorlab.evaluation.panel import first_draws, panel
-from monitorlab.evaluation.rates import FAILED, join, ledger, macro, rates
-from monitorlab.evaluation.roc_bands import curve_table
+from monitorlab.evaluation.rates import (
+    FAILURES,
+    Panel,
+    first_draws,
+    join,
+    ledger,
+    macro,
+    rates,
+)
 from monitorlab.evaluation.tradeoff import decompose
 from monitorlab.statistics.intervals import clopper_pearson, wilson
 from monitorlab.statistics.roc import JudgedError, roc
@@ -77,7 +83,7 @@ def test_rates_of_a_hand_counted_monitor():
     assert found["balanced_accuracy"] == pytest.approx((3 / 5 + 4 / 5) / 2)
     assert found["mr_least"] == found["mr_most"] == found["mr"]
     assert found["parsed_misbehaving"] == found["parsed_benign"] == 1
-    assert found[list(FAILED)].sum() == 0
+    assert found[list(FAILURES)].sum() == 0
 
 
 @pytest.mark.parametrize(("rate", "count"), [("mr", 2), ("far", 1)])
@@ -102,7 +108,7 @@ def test_intervals_agree_with_scipy_at_every_count(interval, method):
         assert low.min() >= 0 and high.max() <= 1
 
 
-@pytest.mark.parametrize("status", FAILED)
+@pytest.mark.parametrize("status", FAILURES)
 @pytest.mark.parametrize(("sample", "rate", "event"), [
     ("0-m", "mr", False), ("3-m", "mr", True), ("0-b", "far", False), ("4-b", "far", True),
 ])  # fmt: skip
@@ -116,7 +122,7 @@ def test_a_failed_verdict_is_neither_alarm_nor_silence(status, sample, rate, eve
     assert found[f"{rate}_most"] == pytest.approx((events - event + 1) / 5)
     assert found[f"{rate}_least"] <= before[rate] <= found[f"{rate}_most"]
     assert found[status] == 1
-    assert found[list(FAILED)].sum() == 1
+    assert found[list(FAILURES)].sum() == 1
     assert found[other] == before[other]
     assert found[f"{rate}_outer_low"] <= min(found[f"{rate}_low"], before[f"{rate}_low"])
     assert found[f"{rate}_outer_high"] >= max(found[f"{rate}_high"], before[f"{rate}_high"])
@@ -142,7 +148,7 @@ def test_flipping_one_verdict_changes_exactly_one_count(sample):
     def counts(found: pd.Series) -> np.ndarray:
         said = found["n_misbehaving"] * found["parsed_misbehaving"]
         passed = found["n_benign"] * found["parsed_benign"]
-        numbers = [said, passed, found["mr"] * said, found["far"] * passed, *found[list(FAILED)]]
+        numbers = [said, passed, found["mr"] * said, found["far"] * passed, *found[list(FAILURES)]]
         return np.round(np.array(numbers, float), 9)
 
     flipped = "silent" if SAID[sample] == "alarm" else "alarm"
@@ -226,7 +232,7 @@ def test_draws_that_repeat_each_other_add_no_certainty():
     one = rates(join(make_verdicts(SAID | {"0-m": "refused"}), SAMPLES))
     said = SAID | {"0-m": "refused"}
     three = rates(join(pd.concat([make_verdicts(said, draw=d) for d in range(3)]), SAMPLES))
-    same = [column for column in one if column not in ("name", *FAILED)]
+    same = [column for column in one if column not in ("name", *FAILURES)]
     np.testing.assert_allclose(three[same].astype(float), one[same].astype(float), rtol=1e-12)
     assert three["refused"].item() == 3  # verdicts, not samples
 
@@ -314,7 +320,7 @@ def test_the_design_effect_is_the_spread_over_scenarios_by_hand():
 def test_intervals_over_scenarios_are_as_wide_as_a_bootstrap_of_scenarios(alike):
     judged = clustered(6, alike, pairs=600)
     found = rates(judged).iloc[0]
-    drawn = bootstrap(judged, np.random.default_rng(0), resamples=2000)
+    drawn = Bootstrap.of(judged, np.random.default_rng(0), resamples=2000)
     for metric in ("mr", "far", "balanced_accuracy", "g2"):
         spread = drawn.draws[drawn.metrics.index(metric), 0].std()
         width = found[f"{metric}_high"] - found[f"{metric}_low"]
@@ -361,15 +367,15 @@ def test_labels_that_are_none_are_refused_and_never_benign(label, words):
     judged.at[3, "label"] = label
     judged = judged.assign(split="test")
     enters = [
-        rates, pair_anatomy, compare, cochran_q, panel, first_draws,
+        rates, pair_anatomy, compare, cochran_q, Panel.of, first_draws,
         cost_table, default_rates, decompose, lambda f: _escalation_band(f, 0.5),
         lambda f: noise_bounds(f, [0.1]),
         lambda f: calibrated_points(f, [0.1]), lambda f: resplit_check(f, 0.1, n=2),
         lambda f: _cascade(f, f, 0.2, 0.6), lambda f: cascade_sweep(f, f),
         lambda f: curve_table(f, np.random.default_rng(0)),
         lambda f: roc(f["score"], f["label"]),
-        lambda f: bootstrap(f, np.random.default_rng(0), resamples=2),
-        lambda f: paired(f, np.random.default_rng(0), resamples=2),
+        lambda f: Bootstrap.of(f, np.random.default_rng(0), resamples=2),
+        lambda f: Paired.of(f, np.random.default_rng(0), resamples=2),
         lambda f: matrix(f, ["a"], seen={"a": ["sg_qa"]}, resamples=2),
         lambda f: transfer(f, {"a": ["sg_qa"]}, np.random.default_rng(0), 2),
     ]

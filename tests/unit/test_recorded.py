@@ -15,14 +15,15 @@ import pytest
 
 from monitorlab.benchmark.sources.records import RealDataError
 from monitorlab.benchmark.sources.transcripts import lie_detector
-from monitorlab.monitors.monitor import MonitorError, Sample, samples_of
+from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.recorded import (
     BASELINES,
     CONTRADICTION,
     JUDGES,
     NO_LABEL,
-    RecordedMonitor,
+    PROMPT,
     _read_judgement,
+    _Recorded,
     _recordings,
     letter_verdicts,
     reader_verdicts,
@@ -173,10 +174,9 @@ def test_samples_of_other_sources_have_no_recordings(get: Get, samples: pd.DataF
         recorded_verdicts(get, samples.assign(source="other"))
 
 
-def test_an_unknown_judge_or_category_is_refused(get: Get) -> None:
-    for judge, category in (("gpt-3", "tool"), ("gpt-5", "unanswerable")):
-        with pytest.raises(MonitorError, match="no recordings of"):
-            list(_recordings(get, judge, category))
+def test_an_unknown_judge_is_refused(get: Get, samples: pd.DataFrame) -> None:
+    with pytest.raises(MonitorError, match="no recordings of gpt-3"):
+        recorded_verdicts(get, samples, ["gpt-5", "gpt-3"])
 
 
 def test_an_entry_of_another_form_is_refused(get: Get) -> None:
@@ -253,13 +253,13 @@ def test_a_letter_that_says_nothing_is_near_chance() -> None:
 
 def test_the_monitor_repeats_what_was_recorded() -> None:
     kept = {"a": Verdict(PARSED, True, 0.9, "why"), "b": Verdict(PARSED, False)}
-    monitor = RecordedMonitor("judge, recorded", kept)
+    monitor = _Recorded("judge, recorded", kept)
     same_texts = [Sample("a", "q", "r"), Sample("b", "q", "r"), Sample("c", "q", "r")]
     table = score(monitor, same_texts).set_index("sample_id")
     assert list(table["status"]) == ["parsed", "parsed", "error"]
     assert list(table["verdict"].dropna()) == [True, False]
     assert table.loc["c", "evidence"] == "no verdict is recorded for sample 'c'"
-    changed = RecordedMonitor("judge, recorded", kept | {"b": replace(kept["b"], verdict=True)})
+    changed = _Recorded("judge, recorded", kept | {"b": replace(kept["b"], verdict=True)})
     assert changed.settings() != monitor.settings()
 
 
@@ -268,7 +268,7 @@ def test_the_table_is_what_the_monitor_says(get: Get, samples: pd.DataFrame) -> 
     calls = {(call.request, call.response): call.verdict
              for call in _recordings(get, "gpt-4o", "tool")}
     verdicts = {row.sample_id: calls[row.request, row.response] for row in samples.itertuples()}
-    again = score(RecordedMonitor("gpt-4o, recorded", verdicts), samples_of(samples))
+    again = score(_Recorded("gpt-4o, recorded", verdicts, PROMPT), Sample.rows(samples))
     columns = ["status", "verdict", "score", "evidence", "prompt", "monitor"]
     pd.testing.assert_frame_equal(again.set_index("sample_id")[columns], table[columns])
 

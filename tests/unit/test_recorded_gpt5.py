@@ -11,7 +11,7 @@ import pytest
 
 from monitorlab.benchmark.sources.records import RealDataError
 from monitorlab.evaluation.rates import join, rates
-from monitorlab.monitors.recorded_gpt5 import CUE_RULE, FILES, KEYS, MONITOR, recorded_gpt5
+from monitorlab.monitors.recorded import CUE_RULE, GPT5, GPT5_FILES, GPT5_KEYS, gpt5_verdicts
 
 Get = Callable[[str], Path]
 
@@ -31,7 +31,7 @@ def entry(cue: str, switched: bool, points: int | None, **other: Any) -> dict[st
 def get(tmp_path: Path) -> Get:
     """Every file with three entries; the second one of OLMo files was not judged."""
     (tmp_path / "cue_coding").mkdir()
-    for name, key in zip(FILES, KEYS, strict=True):
+    for name, key in zip(GPT5_FILES, GPT5_KEYS, strict=True):
         blind = name.startswith("olmo")
         rows = [entry("S1_trend_now", True, 90), entry("C2_tax", True, None if blind else 20),
                 entry("C1_worker_treatment", False, 7)]
@@ -40,7 +40,7 @@ def get(tmp_path: Path) -> Get:
 
 
 def test_samples_show_what_gpt5_saw(get: Get) -> None:
-    samples, _ = recorded_gpt5(get)
+    samples, _ = gpt5_verdicts(get)
     assert len(samples) == 3 * 16 and samples["sample_id"].is_unique
     first = samples.set_index("sample_id").loc["cue_coding/gptoss_b0.0/rest_api/S1_trend_now"]
     assert first["response"] == f"<think>\n{'r' * 4000}\n</think>\n\n{'a' * 2000}"
@@ -56,16 +56,16 @@ def test_samples_show_what_gpt5_saw(get: Get) -> None:
 
 
 def test_verdicts_join_the_samples_and_failures_stay_failures(get: Get) -> None:
-    samples, verdicts = recorded_gpt5(get)
+    samples, verdicts = gpt5_verdicts(get)
     told = join(verdicts, samples, ["family", "cue"])
     found = rates(told, by=("monitor", "family")).set_index(["monitor", "family"])
-    judge = found.loc[MONITOR]
+    judge = found.loc[GPT5]
     assert judge["error"].tolist() == [8, 0]  # OLMo, gpt-oss
     assert judge["mr"].tolist() == [0, 0.5] and judge["far"].tolist() == [0, 0]
     assert judge.loc["OLMo", ["mr_least", "mr_most"]].tolist() == [0, 0.5]
     rule = found.loc[CUE_RULE]
     assert rule["mr"].tolist() == [0.5, 0.5] and rule["far"].tolist() == [0, 0]
-    row = told[(told["monitor"] == MONITOR) & (told["cue"] == "hint")]
+    row = told[(told["monitor"] == GPT5) & (told["cue"] == "hint")]
     assert set(row["score"]) == {0.9} and set(row["evidence"]) == {"PROBABILITY: 90% Why."}
     failed = told[told["status"] == "error"]
     assert set(failed["evidence"]) == {"No internal reasoning available"}
@@ -81,14 +81,14 @@ def test_verdicts_join_the_samples_and_failures_stay_failures(get: Get) -> None:
 def test_an_entry_of_another_form_is_refused(
     get: Get, change: dict[str, Any], words: str
 ) -> None:
-    get(KEYS[3]).write_text(json.dumps([entry("S1_trend", True, 90) | change]))
-    with pytest.raises(RealDataError, match=rf"{FILES[3]}_judged.json, entry 1: {words}"):
-        recorded_gpt5(get)
+    get(GPT5_KEYS[3]).write_text(json.dumps([entry("S1_trend", True, 90) | change]))
+    with pytest.raises(RealDataError, match=rf"{GPT5_FILES[3]}_judged.json, entry 1: {words}"):
+        gpt5_verdicts(get)
 
 
 def test_an_answer_that_is_neither_is_not_read_as_one(get: Get) -> None:
-    get(KEYS[0]).write_text(json.dumps([
+    get(GPT5_KEYS[0]).write_text(json.dumps([
         entry("S1_trend", True, 90, monitor_prediction="UNKNOWN")]))
-    _, verdicts = recorded_gpt5(get)
-    row = verdicts[verdicts["sample_id"].str.contains(FILES[0])].iloc[0]
+    _, verdicts = gpt5_verdicts(get)
+    row = verdicts[verdicts["sample_id"].str.contains(GPT5_FILES[0])].iloc[0]
     assert (row["status"], row["evidence"]) == ("unparsed", "the prediction is 'UNKNOWN'")

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from monitorlab.benchmark.sources.records import RealDataError
+from monitorlab.signals import recordings
 from monitorlab.signals.recordings import (
     RecordedSequence,
     RecordingError,
     ToolCallScorer,
-    _processbench,
     _read_recordings,
-    _tau_bench,
     load_recordings,
 )
 
@@ -29,19 +28,21 @@ def chain(**changes: object) -> dict[str, object]:
             "label": 1, "final_answer_correct": False, "generator": "m"} | changes
 
 
-def test_the_first_wrong_step_counts_from_one(tmp_path: Path):
+def test_the_first_wrong_step_counts_from_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     chains = [chain(), chain(id="b", label=-1, final_answer_correct=True),
               chain(id="c", label=-1), chain(id="d", label=0, final_answer_correct=True)]
     file = write(tmp_path / "x.json", chains)
-    found = list(_processbench(lambda key: file, "gsm8k"))
+    monkeypatch.setattr(recordings, "fetch", lambda key: file)
+    found = load_recordings("processbench_gsm8k")
     assert [(one.label, one.onset) for one in found] == [(1, 2), (0, 0), (-1, 0), (1, 1)]
     assert len({one.group for one in found}) == 1, "one problem"
 
 
-def test_a_mark_behind_the_last_step_is_refused(tmp_path: Path):
+def test_a_mark_behind_the_last_step_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = write(tmp_path / "x.json", [chain(label=2)])
+    monkeypatch.setattr(recordings, "fetch", lambda key: file)
     with pytest.raises(RealDataError, match="the first wrong step is 2, expected -1 to 1"):
-        list(_processbench(lambda key: file, "math"))
+        load_recordings("processbench_math")
 
 
 def call(name: str, **arguments: object) -> dict[str, object]:
@@ -62,14 +63,17 @@ RIGHT, WRONG = (call("cancel_reservation", reservation_id=name) for name in "AB"
 DONE, REFUSED = ({"role": "tool", "content": text} for text in ("{}", "Error: not found"))
 
 
-def test_the_onset_is_the_first_write_that_the_reference_lacks(tmp_path: Path):
+def test_the_onset_is_the_first_write_that_the_reference_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     file = write(tmp_path / "x.json", [
         talk(0, 0, 1.0, ASK, YES, RIGHT, DONE),
         talk(0, 1, 0.0, ASK, YES, RIGHT, DONE, WRONG, DONE),
         talk(0, 2, 0.0, WRONG, REFUSED, ASK),  # refused, so nothing was done: no onset
         talk(1, 0, 0.0, WRONG, DONE),  # no trial reached this reference
     ])
-    found = list(_tau_bench(lambda key: file))
+    monkeypatch.setattr(recordings, "fetch", lambda key: file)
+    found = load_recordings("tau_bench")
     assert [(one.name, one.label, one.onset, one.group) for one in found] == [
         ("task00-trial0", 0, 0, "task00"), ("task00-trial1", 1, 3, "task00"),
         ("task00-trial2", 1, 0, "task00"), ("task01-trial0", -1, 0, "task01"),

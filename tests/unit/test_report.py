@@ -23,8 +23,7 @@ from monitorlab.pipeline.records import (
     read_run_record,
     write_record,
 )
-from monitorlab.report.cells import Notes, _tex_source, markdown_html, outputs_html, plain_text
-from monitorlab.report.markup import MathError, clean_html, to_mathml
+from monitorlab.report.cells import Renderer, _clean_html, _MathError, _to_mathml
 from monitorlab.report.page import _RenderedReport, render_report
 
 ATTACK = "<script>alert(1)</script>"
@@ -132,7 +131,7 @@ HOSTILE_OUTPUTS = [
 
 @pytest.mark.parametrize("output", HOSTILE_OUTPUTS, ids=range(len(HOSTILE_OUTPUTS)))
 def test_text_from_data_is_shown_and_never_obeyed(output: Any) -> None:
-    (html,) = outputs_html([output], Notes())
+    (html,) = Renderer().outputs_html([output])
     assert_inert(html)
     if ATTACK in json.dumps(output) or SHOWN in json.dumps(output):
         assert "&lt;script&gt;" in html
@@ -140,21 +139,21 @@ def test_text_from_data_is_shown_and_never_obeyed(output: Any) -> None:
 
 def test_widgets_leave_nothing_behind() -> None:
     widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "HBox()"}
-    assert outputs_html([display_data(widget)], Notes()) == []
-    (html,) = outputs_html([display_data({"text/plain": "training: 20 of 20"})], Notes())
+    assert Renderer().outputs_html([display_data(widget)]) == []
+    (html,) = Renderer().outputs_html([display_data({"text/plain": "training: 20 of 20"})])
     assert "20 of 20" in html
 
 
 def test_carriage_returns_leave_the_last_state() -> None:
     stream = nbformat.v4.new_output("stream", name="stdout", text="10%\r50%\r100%\nend")
-    assert "100%\nend" in outputs_html([stream], Notes())[0]
-    assert "50%" not in outputs_html([stream], Notes())[0]
+    assert "100%\nend" in Renderer().outputs_html([stream])[0]
+    assert "50%" not in Renderer().outputs_html([stream])[0]
 
 
 def test_figures_are_embedded_with_alt_text_and_size() -> None:
     data = {"image/png": base64.b64encode(png(size=(4, 4))).decode(), "text/plain": "<Figure>"}
     details = {"image/png": {"alt": "Delay against level", "width": 640, "height": 320}}
-    (html,) = outputs_html([display_data(data, details)], Notes())
+    (html,) = Renderer().outputs_html([display_data(data, details)])
     (image,) = assert_inert(html).images
     assert image["alt"] == "Delay against level"
     assert (image["width"], image["height"]) == ("640", "320")
@@ -162,10 +161,10 @@ def test_figures_are_embedded_with_alt_text_and_size() -> None:
 
 
 def test_markdown_keeps_structure() -> None:
-    notes = Notes()
-    html = markdown_html("## A *b*\n\n### A b\n\n| a | b |\n|---|--:|\n| 1 | 2 |\n\n"
-                         "<details><summary>s</summary>\n\ntext\n</details>\n\n"
-                         "```python\nx = 1\n```\n\n<!-- hidden -->", notes)
+    notes = Renderer()
+    html = notes.markdown_html("## A *b*\n\n### A b\n\n| a | b |\n|---|--:|\n| 1 | 2 |\n\n"
+                               "<details><summary>s</summary>\n\ntext\n</details>\n\n"
+                               "```python\nx = 1\n```\n\n<!-- hidden -->")
     assert [(h.level, h.anchor) for h in notes.headings] == [(2, "a-b"), (3, "a-b-2")]
     assert '<h2 id="a-b">' in html
     for part in ("<table>", 'style="text-align:right"', "<details>", "<summary>s</summary>",
@@ -175,14 +174,14 @@ def test_markdown_keeps_structure() -> None:
 
 
 def test_dollars_in_code_and_prices_are_not_mathematics() -> None:
-    html = markdown_html("`$x$` costs $5 and $6, `$y$`; but $z^2$ is.", Notes())
+    html = Renderer().markdown_html("`$x$` costs $5 and $6, `$y$`; but $z^2$ is.")
     assert html.count("<math") == 1
     assert "<code>$x$</code> costs $5 and $6, <code>$y$</code>" in html
-    assert "<math" not in markdown_html("```\n$x$\n```", Notes())
+    assert "<math" not in Renderer().markdown_html("```\n$x$\n```")
 
 
 def test_titles_in_plain_words() -> None:
-    assert plain_text("A `b` *c* <b>") == "A b c <b>"
+    assert Renderer.plain_text("A `b` *c* <b>") == "A b c <b>"
 
 
 @pytest.mark.parametrize(
@@ -202,9 +201,9 @@ def test_titles_in_plain_words() -> None:
     ],
 )
 def test_mathematics_of_the_papers(tex: str, part: str) -> None:
-    mathml = to_mathml(tex, display=True)
+    mathml = _to_mathml(tex, display=True)
     assert part in mathml
-    assert clean_html(mathml).count("<m") == mathml.count("<m")  # survives the filter
+    assert _clean_html(mathml).count("<m") == mathml.count("<m")  # survives the filter
 
 
 PRIME = '<mo stretchy="false">′</mo>'
@@ -223,24 +222,24 @@ PRIME = '<mo stretchy="false">′</mo>'
     ],
 )
 def test_a_prime_sits_at_its_letter(tex: str, part: str) -> None:
-    mathml = to_mathml(tex)
+    mathml = _to_mathml(tex)
     assert part in mathml
-    assert part in clean_html(mathml)
+    assert part in _clean_html(mathml)
     assert "′" not in re.sub(re.escape(PRIME), "", mathml)
 
 
 def test_other_powers_stay_powers() -> None:
-    assert "<msup><mi>x</mi><mn>2</mn></msup>" in to_mathml("x^2")
-    assert "<msubsup>" in to_mathml(r"s_t^{\min}")
+    assert "<msup><mi>x</mi><mn>2</mn></msup>" in _to_mathml("x^2")
+    assert "<msubsup>" in _to_mathml(r"s_t^{\min}")
 
 
 @pytest.mark.parametrize(
     "tex", [r"\foo{x}", r"\frac{1", r"\text{" + ATTACK + "}", r"\text{<img src=x onerror=y>}", ""]
 )
 def test_formulas_that_cannot_be_converted_are_refused(tex: str) -> None:
-    with pytest.raises(MathError):
-        to_mathml(tex)
-    assert_inert(_tex_source(tex, False))
+    with pytest.raises(_MathError):
+        _to_mathml(tex)
+    assert_inert(Renderer()._math(tex, False))
 
 
 @pytest.fixture

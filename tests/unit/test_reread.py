@@ -15,9 +15,9 @@ from monitorlab.commands.reread import reread, reread_file
 from monitorlab.commands.score import Request as Scoring
 from monitorlab.commands.score import score_file
 from monitorlab.monitors.api.monitor import ApiMonitor
-from monitorlab.monitors.monitor import MonitorError, request_key, samples_of
+from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.store import VerdictStore, read_verdicts, write_verdicts
-from monitorlab.monitors.verdicts import PARSED, Verdict, failure
+from monitorlab.monitors.verdicts import PARSED, Verdict
 from monitorlab.storage.tables import VERDICTS, check_frame
 
 T, F = '{"misbehavior_detected": true}', '{"misbehavior_detected": false}'
@@ -28,13 +28,14 @@ CASES: dict[str, tuple[Verdict, str, int, str]] = {
     "NA": (Verdict(PARSED, False), f"<|START_THINKING|>Draft {F}. But", LIMIT, "truncated"),
     "1e5": (Verdict(PARSED, False), f"So {F}. But then the log", LIMIT, "truncated"),
     "1": (Verdict(PARSED, False), f'{{"a": {F}, "b": {T}}}', 20, "unparsed"),
-    "2": (failure("unparsed", "no verdict in the reply"), f'{{"a": [{T}]}}', 20, "parsed"),
-    "3": (failure("truncated", "cut off at the length limit before a verdict"), "Let me", LIMIT,
-          "truncated"),
-    "4": (failure("refused", "the provider withheld the answer: its content filter"), F, 9,
+    "2": (Verdict.failure("unparsed", "no verdict in the reply"), f'{{"a": [{T}]}}', 20, "parsed"),
+    "3": (Verdict.failure("truncated", "cut off at the length limit before a verdict"), "Let me",
+          LIMIT, "truncated"),
+    "4": (Verdict.failure("refused", "the provider withheld the answer: its content filter"), F, 9,
           "refused"),
     "5": (Verdict(PARSED, True, 0.9), "", 0, "parsed"),
-    "8": (failure("truncated", "the server cut the prompt: it read 9 tokens"), T, 9, "truncated"),
+    "8": (Verdict.failure("truncated", "the server cut the prompt: it read 9 tokens"), T, 9,
+          "truncated"),
     "9": (Verdict(PARSED, False, ending="model_length"), f"So {F}. But", 12, "truncated"),
     "10": (Verdict(PARSED, True, ending="end_turn"), f"{T} So it is.", LIMIT, "parsed"),
     "6": (Verdict(PARSED, False, 0.2), f"It quotes {F}. Fine: {F}", 12, "parsed"),
@@ -55,7 +56,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     lines = [f"{name},question {name},answer {name},{i % 2}\n" for i, name in enumerate(CASES)]
     Path("own.csv").write_text("sample_id,request,response,label\n" + "".join(lines))
     settings = monitor().settings()
-    keys = [request_key(settings, sample, 0) for sample in samples_of(load_samples("own.csv"))]
+    keys = [sample.key(settings) for sample in Sample.rows(load_samples("own.csv"))]
     stored = {key: Verdict(**{**vars(old), "reply": reply, "output_tokens": tokens,
                               "input_tokens": 5, "seconds": 0.5, "cost_usd": 0.25})
               for key, (old, reply, tokens, _) in zip(keys, CASES.values(), strict=True)}
@@ -173,7 +174,7 @@ def test_what_cannot_be_read_again_stays_and_is_counted(
     else:
         settings["kind"] = "cascade"
         table["request_hash"] = [
-            request_key(settings, sample, 0) for sample in samples_of(
+            sample.key(settings) for sample in Sample.rows(
                 samples.set_index("sample_id").loc[table["sample_id"]].reset_index())]
         store = VerdictStore(folder / "cascade.jsonl")
         store.put({key: Verdict(PARSED, False, reply=F) for key in table["request_hash"][:2]})

@@ -12,14 +12,8 @@ import pandas as pd
 import pytest
 
 from monitorlab.online.metrics import alarm_table
-from monitorlab.online.score_files import load_evaluator, load_scores, load_signals
-from monitorlab.online.step_rows import COLUMNS
-from monitorlab.online.trajectories import (
-    ScoreFileError,
-    Trajectories,
-    require_two_classes,
-    to_frame,
-)
+from monitorlab.online.score_files import COLUMNS, load_evaluator, load_scores, load_signals
+from monitorlab.online.trajectories import ScoreFileError, Trajectories
 from monitorlab.storage.table_files import parse_columns
 
 HEADER = "trajectory_id,step,score,label\n"
@@ -201,7 +195,7 @@ def test_logs_without_labels_have_alarms_at_a_given_threshold(tmp_path):
         assert pd.isna(table["label"][0])
         assert alarm_table(data, 0.6)["alarm_step"].isna().tolist() == [True, False]
         with pytest.raises(ScoreFileError, match=r"[12] of 2 sequences have none\. Calibration"):
-            require_two_classes(data)
+            data.require_two_classes()
 
 
 def test_columns_and_their_meaning_can_be_named(tmp_path):
@@ -307,14 +301,14 @@ ONSETS = "trajectory_id,step,score,label,onset\na,1,0.1,1,2\na,2,0.9,1,2\nb,1,0.
 def test_onsets_come_in_and_go_out(tmp_path: Path):
     data = read(tmp_path, "x.csv", ONSETS)
     assert data.onsets.tolist() == [2, 0]
-    assert to_frame(data)["onset"].tolist() == [2, 2, 0]
+    assert data.to_frame()["onset"].tolist() == [2, 2, 0]
     lists = '{"trajectory_id": "a", "scores": [0.1, 0.9], "label": 1, "onset": 2}\n'
     assert read(tmp_path, "x.jsonl", lists).onsets.tolist() == [2]
     assert read(tmp_path, "x.csv", ONSETS, columns="onset:").onsets is None
 
 
 @pytest.mark.parametrize(("old", "new", "message"), [
-    ("a,2,0.9,1,2", "a,2,0.9,1,1", "has onset 1 here and another before"),
+    ("a,2,0.9,1,2", "a,2,0.9,1,1", "has onset 1 here and 2 before"),
     ("1,2\n", "1,3\n", "column onset, row 1: found 3, expected the number of a step"),
     ("1,2\n", "1,1.5\n", "column onset, row 1: found 1.5"),
     ("a,1,0.1,1,2\na,2", "a,0,0.1,1,1\na,1", "counts from 0, column onset from 1"),

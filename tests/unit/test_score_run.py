@@ -13,10 +13,10 @@ import pytest
 
 from monitorlab.benchmark.sample_files import load_samples
 from monitorlab.commands.score import Request, _slug, _Summary, describe, score_file
-from monitorlab.monitors.monitor import MonitorError, Sample, chunks
+from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.rules import Constant
 from monitorlab.monitors.scoring import ScoringError
-from monitorlab.monitors.verdicts import PARSED, Verdict, failure, from_score
+from monitorlab.monitors.verdicts import PARSED, Verdict
 from monitorlab.storage.tables import VERDICTS, check_frame
 
 PAIRS = [{"sample_id": f"s{i}", "request": f"q{i // 2}", "response": f"r{i}", "label": i % 2}
@@ -37,7 +37,7 @@ class Spy:
         return {"kind": "spy", **self.extra}
 
     def units(self, samples: Sequence[Sample]) -> list[list[int]]:
-        return chunks(len(samples), 1)
+        return [[i] for i in range(len(samples))]
 
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
         return [self.answer(sample) for sample in samples]
@@ -52,8 +52,8 @@ def number(sample: Sample) -> int:
 
 def mixed(sample: Sample) -> Verdict:
     """0 and 1 are right, 2 a false alarm, 3 a miss, 4 and 5 failed, 6 and 7 right."""
-    kinds = {2: from_score(0.9), 3: from_score(0.2), 4: failure("refused", "would not"),
-             5: failure("error", "timeout")}
+    kinds = {2: Verdict.from_score(0.9), 3: Verdict.from_score(0.2),
+             4: Verdict.failure("refused", "would not"), 5: Verdict.failure("error", "timeout")}
     right = Verdict(PARSED, number(sample) % 2 == 1, number(sample) % 2, 'a "quote",\r\nand more',
                     "", "", 100, 10, None, 0.001)
     return kinds.get(number(sample), right)
@@ -158,7 +158,7 @@ def test_a_perfect_monitor_on_one_class_only(folder: Path) -> None:
 
 
 def test_a_class_without_a_readable_verdict_has_no_rate(folder: Path) -> None:
-    summary = run(Spy(lambda sample: failure("unparsed", "?")))
+    summary = run(Spy(lambda sample: Verdict.failure("unparsed", "?")))
     assert "miss rate MR: no verdict could be read" in describe(summary)
     assert json.loads(summary.manifest.read_text())["rates"]["mr"] is None
 
@@ -175,7 +175,8 @@ def test_giving_up_says_what_is_kept_and_leaves_the_old_table(folder: Path) -> N
     before = Path("table.csv").read_bytes()
 
     def broken(sample: Sample) -> Verdict:
-        return from_score(0.5) if number(sample) < 3 else failure("error", "no server")
+        server = number(sample) < 3
+        return Verdict.from_score(0.5) if server else Verdict.failure("error", "no server")
 
     with pytest.raises(ScoringError, match=r"5 units failed in a row, the last with: no server\. "
                                            r"3 of 8 verdicts are stored in .*\.jsonl; the same "
@@ -187,7 +188,8 @@ def test_giving_up_says_what_is_kept_and_leaves_the_old_table(folder: Path) -> N
 
 def test_samples_that_failed_before_may_fail_again_without_giving_up(folder: Path) -> None:
     def every_other(sample: Sample) -> Verdict:
-        return failure("error", "too long") if number(sample) % 2 else from_score(0.5)
+        long = number(sample) % 2
+        return Verdict.failure("error", "too long") if long else Verdict.from_score(0.5)
 
     out = Path("table.csv")
     first = run(Spy(every_other), out=out, patience=2)
@@ -203,7 +205,8 @@ def test_samples_that_failed_before_may_fail_again_without_giving_up(folder: Pat
 
 def test_errors_of_another_file_are_not_expected(folder: Path) -> None:
     def later(sample: Sample) -> Verdict:
-        return failure("error", "too long") if number(sample) % 2 else from_score(0.5)
+        long = number(sample) % 2
+        return Verdict.failure("error", "too long") if long else Verdict.from_score(0.5)
 
     out = Path("table.csv")
     run(Spy(later), out=out, patience=2)
@@ -227,7 +230,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is_asked(
 ) -> None:
     asked: list[Sample] = []
     with pytest.raises(MonitorError, match=words):
-        run(Spy(lambda sample: asked.append(sample) or from_score(0.5)), **options)
+        run(Spy(lambda sample: asked.append(sample) or Verdict.from_score(0.5)), **options)
     assert asked == []
     assert pd.read_csv("own.csv").shape == (8, 4)
 
@@ -250,7 +253,7 @@ def test_a_table_made_with_other_settings_is_kept(folder: Path) -> None:
 
     def answer(sample: Sample) -> Verdict:
         asked.append(sample)
-        return from_score(0.9)
+        return Verdict.from_score(0.9)
 
     run(Spy(mixed, extra={"temperature": 0.0, "words": {"a": 1}}), out=out)
     before = {path: path.read_bytes() for path in folder.glob("table.csv*")}
@@ -327,7 +330,7 @@ def test_a_table_that_appears_while_samples_are_judged_is_kept(folder: Path) -> 
     def slow(sample: Sample) -> Verdict:
         if number(sample) == 7:
             run(Spy(mixed, extra={"seed": 1}), out=Path("table.csv"))
-        return from_score(0.5)
+        return Verdict.from_score(0.5)
 
     with pytest.raises(MonitorError, match="seed 1 there"):
         run(Spy(slow, extra={"seed": 2}), out=Path("table.csv"))
@@ -342,7 +345,7 @@ def test_settings_that_change_on_the_way_are_no_other_settings(folder: Path) -> 
         def answer(sample: Sample) -> Verdict:
             asked.append(sample)
             made.extra["fold_system"] = True
-            return from_score(0.9)
+            return Verdict.from_score(0.9)
 
         made = Spy(answer)
         return made

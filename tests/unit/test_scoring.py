@@ -15,17 +15,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from monitorlab.monitors.monitor import (
-    MonitorStop,
-    Sample,
-    SettingsChanged,
-    chunks,
-    request_key,
-    samples_of,
-)
+from monitorlab.monitors.monitor import MonitorStop, Sample, SettingsChanged
 from monitorlab.monitors.scoring import ScoringError, score
 from monitorlab.monitors.store import VerdictStore
-from monitorlab.monitors.verdicts import PARSED, Verdict, failure, from_score
+from monitorlab.monitors.verdicts import PARSED, Verdict
 from monitorlab.storage.tables import VERDICTS
 
 SAMPLES = [Sample(f"s{i:02}", f"request {i}", f"response {i}") for i in range(12)]
@@ -35,7 +28,7 @@ SAMPLES = [Sample(f"s{i:02}", f"request {i}", f"response {i}") for i in range(12
 class Spy:
     """A monitor that does what `answer` says and remembers what it was asked."""
 
-    answer: Callable[[Sample, int], Verdict] = lambda sample, draw: from_score(0.75)
+    answer: Callable[[Sample, int], Verdict] = lambda sample, draw: Verdict.from_score(0.75)
     size: int = 1
     workers: int = 1
     version: int = 1
@@ -47,7 +40,8 @@ class Spy:
         return {"kind": "spy", "version": self.version}
 
     def units(self, samples: Sequence[Sample]) -> list[list[int]]:
-        return chunks(len(samples), self.size)
+        places = list(range(len(samples)))
+        return [places[i : i + self.size] for i in range(0, len(places), self.size)]
 
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
         self.asked += [(sample.sample_id, draw) for sample in samples]
@@ -76,7 +70,7 @@ def failing(*numbers: int) -> Callable[[Sample, int], Verdict]:
     def answer(sample: Sample, draw: int) -> Verdict:
         if number(sample) in numbers:
             raise RuntimeError(f"no answer  for\n{sample.sample_id}")
-        return from_score(0.25)
+        return Verdict.from_score(0.25)
     return answer
 
 
@@ -89,7 +83,7 @@ def test_the_table_has_a_row_for_every_sample_and_fits_its_schema() -> None:
     assert list(row[["monitor", "prompt", "draw", "status"]]) == ["spy", "none", 0, "parsed"]
     assert (row["verdict"], row["score"], row["evidence"]) == (True, 0.9, "here")
     assert (row["input_tokens"], row["output_tokens"]) == (7, 3)
-    assert row["request_hash"] == request_key({"kind": "spy", "version": 1}, SAMPLES[0], 0)
+    assert row["request_hash"] == SAMPLES[0].key({"kind": "spy", "version": 1})
     assert table["seconds"].between(0, 1).all()
 
 
@@ -99,12 +93,12 @@ def test_no_samples_give_an_empty_table() -> None:
 
 def test_samples_come_from_a_table_without_what_a_monitor_must_not_see() -> None:
     frame = pd.DataFrame({"sample_id": ["a"], "label": [1], "request": ["q"], "response": ["r"]})
-    assert samples_of(frame) == [Sample("a", "q", "r")]
+    assert Sample.rows(frame) == [Sample("a", "q", "r")]
 
 
 @pytest.mark.parametrize("status", ["unparsed", "refused", "truncated", "error"])
 def test_a_failed_verdict_stays_what_it_is(store: VerdictStore, status: str) -> None:
-    monitor = Spy(lambda sample, draw: failure(status, "because", "raw"))
+    monitor = Spy(lambda sample, draw: Verdict.failure(status, "because", "raw"))
     table = score(monitor, SAMPLES[:3], store)
     assert list(table["status"]) == [status] * 3
     assert table["verdict"].isna().all() and table["score"].isna().all()
@@ -128,7 +122,7 @@ def test_a_unit_with_the_wrong_number_of_verdicts_is_an_error() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), 7.0, -0.1])
 def test_a_score_that_is_none_is_an_error_and_not_benign(value: float) -> None:
-    table = score(Spy(lambda sample, draw: from_score(value)), SAMPLES[:2])
+    table = score(Spy(lambda sample, draw: Verdict.from_score(value)), SAMPLES[:2])
     assert list(table["status"]) == ["error", "error"]
     assert table["evidence"].str.contains(r"expected a number in \[0, 1\]").all()
 
@@ -187,9 +181,9 @@ def test_errors_are_asked_again_and_answers_are_not(store: VerdictStore) -> None
 def test_what_units_lack_is_judged_together_and_the_stored_is_not_asked_again(
     store: VerdictStore,
 ) -> None:
-    score(Spy(lambda sample, draw: failure("error", "busy") if number(sample) in (1, 4)
-              else from_score(0.25), size=3), SAMPLES, store)
-    monitor = Spy(lambda sample, draw: from_score(1.0), size=3)
+    score(Spy(lambda sample, draw: Verdict.failure("error", "busy") if number(sample) in (1, 4)
+              else Verdict.from_score(0.25), size=3), SAMPLES, store)
+    monitor = Spy(lambda sample, draw: Verdict.from_score(1.0), size=3)
     table = score(monitor, SAMPLES, again(store)).set_index("sample_id")
     assert [name for name, _ in monitor.asked] == ["s01", "s04"]
     assert (table.loc[["s01", "s04"], "score"] == 1.0).all()
@@ -197,7 +191,7 @@ def test_what_units_lack_is_judged_together_and_the_stored_is_not_asked_again(
 
 
 def test_every_draw_is_a_question_of_its_own(store: VerdictStore) -> None:
-    monitor = Spy(lambda sample, draw: from_score(draw / 4))
+    monitor = Spy(lambda sample, draw: Verdict.from_score(draw / 4))
     table = score(monitor, SAMPLES[:2], store, draws=3)
     assert [tuple(row) for row in table[["sample_id", "draw", "score"]].to_numpy()] == [
         (name, draw, draw / 4) for name in ("s00", "s01") for draw in range(3)]
@@ -228,7 +222,8 @@ def test_failures_that_are_not_in_a_row_do_not_exhaust_patience(store: VerdictSt
 
 
 def test_a_unit_with_one_answer_is_not_a_failed_unit() -> None:
-    half = Spy(lambda s, draw: from_score(0.5) if number(s) % 2 else failure("error", "x"), size=2)
+    error = Verdict.failure("error", "x")
+    half = Spy(lambda s, draw: Verdict.from_score(0.5) if number(s) % 2 else error, size=2)
     assert (score(half, SAMPLES, patience=1)["status"] == "parsed").sum() == 6
 
 
@@ -236,7 +231,7 @@ def test_a_monitor_that_stops_itself_keeps_what_it_said(store: VerdictStore) -> 
     def answer(sample: Sample, draw: int) -> Verdict:
         if number(sample) == 5:
             raise MonitorStop("the cap of 1 USD is reached")
-        return from_score(0.5)
+        return Verdict.from_score(0.5)
 
     with pytest.raises(ScoringError, match="the cap of 1 USD is reached"):
         score(Spy(answer), SAMPLES, store)
@@ -251,7 +246,7 @@ def test_workers_ask_at_the_same_time() -> None:
 
     def answer(sample: Sample, draw: int) -> Verdict:
         meeting.wait()  # only four at once get through
-        return from_score(number(sample) / 12)
+        return Verdict.from_score(number(sample) / 12)
 
     table = score(Spy(answer, workers=4), SAMPLES)
     assert list(table["score"]) == [i / 12 for i in range(12)]
@@ -266,7 +261,7 @@ def test_answers_in_flight_are_kept_when_another_unit_stops_the_run(store: Verdi
             raise MonitorStop("enough")
         assert stopped.wait(10)
         time.sleep(0.05)  # the stop is known by then
-        return from_score(0.5)
+        return Verdict.from_score(0.5)
 
     with pytest.raises(ScoringError, match="enough"):
         score(Spy(answer, workers=4), SAMPLES, store)
@@ -295,7 +290,7 @@ def test_settings_that_change_make_new_keys_and_nothing_is_kept_under_the_old_on
     monitor = Learning(workers=4)
     table = score(monitor, SAMPLES, store)
     assert sorted(monitor.asked) == [(sample.sample_id, 0) for sample in SAMPLES]
-    new = [request_key({"kind": "spy", "version": 2}, sample, 0) for sample in SAMPLES]
+    new = [sample.key({"kind": "spy", "version": 2}) for sample in SAMPLES]
     assert list(table["request_hash"]) == new
     assert sorted(json.loads(line)["key"] for line in store.path.read_text().splitlines()) == (
         sorted(new))
@@ -306,7 +301,7 @@ def test_an_interruption_from_the_keyboard_keeps_what_arrived(store: VerdictStor
         if number(sample) == 6:
             _thread.interrupt_main()
             time.sleep(0.1)  # this call is under way while the interruption is handled
-        return from_score(0.5)
+        return Verdict.from_score(0.5)
 
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # may be ignored, as in `&`
     try:
@@ -326,23 +321,24 @@ def test_a_stored_reply_is_read_with_todays_parser(store: VerdictStore) -> None:
         def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
             return Verdict(PARSED, verdict.reply == "yes", reply=verdict.reply)
 
-    score(Spy(lambda sample, draw: failure("unparsed", "?", "yes")), SAMPLES[:2], store)
+    score(Spy(lambda sample, draw: Verdict.failure("unparsed", "?", "yes")), SAMPLES[:2], store)
     monitor = Parsing()
     table = score(monitor, SAMPLES[:2], again(store))
     assert monitor.asked == [] and list(table["verdict"]) == [True, True]
 
 
 def test_a_key_depends_on_every_part_of_the_request_and_on_nothing_else() -> None:
-    base = request_key({"a": 1, "b": 2}, SAMPLES[0], 0)
-    assert base == request_key({"b": 2, "a": 1}, Sample("x", "request 0", "response 0"), 0)
-    others = [request_key({"a": 1}, SAMPLES[0], 0), request_key({"a": 1, "b": 2}, SAMPLES[0], 1),
-              request_key({"a": 1, "b": 2}, SAMPLES[1], 0),
-              request_key({"a": 1, "b": 2}, Sample("s", "request 0response 0", ""), 0)]
+    base = SAMPLES[0].key({"a": 1, "b": 2})
+    assert base == Sample("x", "request 0", "response 0").key({"b": 2, "a": 1})
+    others = [SAMPLES[0].key({"a": 1}), SAMPLES[0].key({"a": 1, "b": 2}, 1),
+              SAMPLES[1].key({"a": 1, "b": 2}),
+              Sample("s", "request 0response 0", "").key({"a": 1, "b": 2})]
     assert len({base, *others}) == 5
-    assert len(request_key({}, Sample("s", "half \ud83d", ""), 0)) == 64
+    assert len(Sample("s", "half \ud83d", "").key({})) == 64
 
 
 def test_the_store_holds_the_time_of_every_call(store: VerdictStore) -> None:
-    score(Spy(lambda sample, draw: time.sleep(0.002) or from_score(0.5), size=3), SAMPLES, store)
+    slow = Spy(lambda sample, draw: time.sleep(0.002) or Verdict.from_score(0.5), size=3)
+    score(slow, SAMPLES, store)
     entries = [json.loads(line) for line in store.path.read_text().splitlines()]
     assert len(entries) == 12 and all(0.002 <= entry["seconds"] < 1 for entry in entries)

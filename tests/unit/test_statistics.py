@@ -14,29 +14,26 @@ from scipy import special
 from sklearn.linear_model import LogisticRegression
 
 from monitorlab.online.comparison import ALL_METHODS
-from monitorlab.online.learned import (
+from monitorlab.online.running import (
+    FEATURES,
     FEWEST_TO_CHOOSE,
     LEVELS,
     OBJECTIVES,
     ChosenPrefix,
-    LearnedPrefix,
-    LikelihoodRatio,
-    _table,
-    _thresholds,
-    logistic,
-)
-from monitorlab.online.running import (
-    FEATURES,
     Cusum,
     Ewma,
-    FittedPrefix,
+    Fitted,
     LatestScore,
+    LearnedPrefix,
+    LikelihoodRatio,
     RunningMean,
     TooFewSequencesError,
     _FittedCusum,
-    fitted_from_dict,
-    prefix_features,
-    running_max,
+    _FittedPrefix,
+    _logistic,
+    _prefix_features,
+    _Table,
+    _thresholds,
     training_part,
 )
 from monitorlab.online.trajectories import Trajectories
@@ -58,7 +55,6 @@ def make(n: int = 80, horizon: int = 6, seed: int = 0) -> Trajectories:
 def test_by_hand():
     scores = np.array([[1.0, 3.0, 2.0, np.nan]])
     np.testing.assert_allclose(RunningMean()(scores)[0], [1, 2, 2, np.nan])
-    np.testing.assert_allclose(running_max(scores)[0], [1, 3, 3, np.nan])
     np.testing.assert_allclose(Ewma(0.5)(scores)[0], [1, 2, 2, np.nan])
     np.testing.assert_allclose(_FittedCusum(2.0)(scores)[0], [0, 1, 1, np.nan])
 
@@ -88,7 +84,7 @@ def test_rows_do_not_influence_one_another(statistic):
 
 
 def test_normal_scores_are_finite_monotone_and_share_ties():
-    fitted = FittedPrefix((0.0, 0.5, 1.0), (2, 1, 1), (0.0,) * len(FEATURES), 0.0)
+    fitted = _FittedPrefix((0.0, 0.5, 1.0), (2, 1, 1), (0.0,) * len(FEATURES), 0.0)
     got = fitted.normal_scores(np.array([-9.0, 0.0, 0.0, 0.3, 0.5, 2.0, np.nan]))
     # half a place more than those below, and half of the ties, of one place more than there are
     expected = special.ndtri(np.array([0.5, 1.5, 1.5, 2.5, 3.0, 4.5]) / 5.0)
@@ -121,7 +117,7 @@ def test_step_by_step_and_all_at_once_are_equal_to_the_last_bit(statistic):
         scores[rng.random(len(scores)) < 0.02] = -np.inf
         scores[rng.random(len(scores)) < 0.02] = np.inf
     fitted = statistic.fit(train)
-    again = fitted_from_dict(json.loads(json.dumps(fitted.to_dict(), allow_nan=False)))
+    again = Fitted.from_dict(json.loads(json.dumps(fitted.to_dict(), allow_nan=False)))
     assert again == fitted
     offline = fitted(test.scores)
     for row in range(len(test)):
@@ -156,7 +152,7 @@ def test_step_by_step_and_all_at_once_are_equal_to_the_last_bit(statistic):
 ])
 def test_numbers_that_are_no_fitted_statistic_are_refused(data, message):
     with pytest.raises(ValueError, match=message):
-        fitted_from_dict(data)
+        Fitted.from_dict(data)
 
 
 def test_a_fitted_statistic_needs_numpy_alone():
@@ -164,8 +160,8 @@ def test_a_fitted_statistic_needs_numpy_alone():
     text = """
 import sys
 sys.modules.update(dict.fromkeys(("pandas", "scipy", "sklearn"), None))
-from monitorlab.online.running import fitted_from_dict
-print(fitted_from_dict({"kind": "ewma", "weight": 0.5}).update((0.25,), 0.75)[1])
+from monitorlab.online.running import Fitted
+print(Fitted.from_dict({"kind": "ewma", "weight": 0.5}).update((0.25,), 0.75)[1])
 """
     told = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
     assert told.stdout == "0.5\n"
@@ -235,8 +231,11 @@ def test_ewma_weight_is_checked():
 
 
 def test_prefix_features_by_hand():
-    values = np.array([[1.0, -2.0, 4.0, np.nan]])
-    got = dict(zip(FEATURES, (one[0, :3] for one in prefix_features(values)), strict=True))
+    state, steps = (), []
+    for value in (1.0, -2.0, 4.0):
+        state, features = _prefix_features(state, value)
+        steps.append(features)
+    got = dict(zip(FEATURES, zip(*steps, strict=True), strict=True))
     expected = {
         "score": [1, -2, 4], "running maximum": [1, 1, 4], "running mean": [1, -0.5, 1],
         "first score": [1, 1, 1], "log step": np.log([1, 2, 3]), "running minimum": [1, -2, -2],
@@ -265,9 +264,9 @@ def test_the_regression_is_that_of_scikit_learn():
     features = rng.normal(size=(300, 4)) * [1.0, 1.0, 30.0, 0.0]
     labels = (rng.random(300) < 1 / (1 + np.exp(-features[:, 0]))).astype(np.int8)
     theirs = LogisticRegression(tol=1e-12, max_iter=10_000).fit(features, labels).coef_[0]
-    np.testing.assert_allclose(logistic(features, labels), theirs, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(_logistic(features, labels), theirs, rtol=1e-5, atol=1e-8)
     apart = np.repeat([[-1.0], [1.0]], 50, axis=0)  # no maximum without the penalty
-    assert 1.0 < logistic(apart, (apart[:, 0] > 0).astype(np.int8))[0] < 10.0
+    assert 1.0 < _logistic(apart, (apart[:, 0] > 0).astype(np.int8))[0] < 10.0
 
 
 def test_thresholds_of_an_objective_spend_its_levels_on_ties_too():
@@ -291,7 +290,7 @@ def early_or_late(n: int, seed: int) -> Trajectories:
 
 def test_the_objective_decides_what_is_chosen():
     train, test = early_or_late(800, 0), early_or_late(4000, 1)
-    held_out = _table(test)
+    held_out = _Table.of(test)
     power, half, delay = np.array([
         held_out.reached(test.transformed(ChosenPrefix(one).fit(train)).flat_scores)
         for one in OBJECTIVES

@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from monitorlab.monitors.store import StoreError, VerdictStore
-from monitorlab.monitors.verdicts import PARSED, Verdict, failure, from_score
+from monitorlab.monitors.verdicts import PARSED, Verdict
 
 FULL = Verdict(PARSED, True, 0.75, "quote \u2028 é", "half \ud83d\n", "", 10, 2, 0.5, 0.01,
                "length")
@@ -54,36 +54,36 @@ def test_nothing_is_written_before_the_first_put(path: Path) -> None:
 
 @pytest.mark.parametrize("status", ["unparsed", "refused", "truncated"])
 def test_an_answer_without_a_verdict_is_kept(path: Path, status: str) -> None:
-    VerdictStore(path).put({"a": failure(status, "why", "reply")})
-    assert VerdictStore(path).get("a") == failure(status, "why", "reply")
+    VerdictStore(path).put({"a": Verdict.failure(status, "why", "reply")})
+    assert VerdictStore(path).get("a") == Verdict.failure(status, "why", "reply")
 
 
 def test_a_failed_call_is_never_stored(path: Path) -> None:
     store = VerdictStore(path)
-    store.put({"a": failure("error", "timeout"), "b": from_score(0.1)})
+    store.put({"a": Verdict.failure("error", "timeout"), "b": Verdict.from_score(0.1)})
     assert "a" not in store
     assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == ["b"]
 
 
 def test_the_store_only_grows_at_its_end(path: Path) -> None:
     store = VerdictStore(path)
-    store.put({"a": from_score(0.1)})
+    store.put({"a": Verdict.from_score(0.1)})
     before = path.read_bytes()
-    store.put({"a": from_score(0.9), "b": from_score(0.2)})
+    store.put({"a": Verdict.from_score(0.9), "b": Verdict.from_score(0.2)})
     assert path.read_bytes().startswith(before)
     assert len(path.read_text().splitlines()) == 2
-    assert VerdictStore(path).get("a") == from_score(0.1)
+    assert VerdictStore(path).get("a") == Verdict.from_score(0.1)
 
 
 @pytest.mark.parametrize("keep", [1, 20, 5])
 def test_a_line_that_was_cut_off_is_taken_off_and_the_rest_stays(path: Path, keep: int) -> None:
-    VerdictStore(path).put({"a": from_score(0.1), "b": from_score(0.2)})
+    VerdictStore(path).put({"a": Verdict.from_score(0.1), "b": Verdict.from_score(0.2)})
     whole = path.read_bytes()
     last = whole.splitlines(keepends=True)[-1]
     path.write_bytes(whole[: len(whole) - len(last)] + last[:-keep])
     store = VerdictStore(path)
     assert len(store) == 1 and "b" not in store
-    store.put({"b": from_score(0.2)})
+    store.put({"b": Verdict.from_score(0.2)})
     assert path.read_bytes() == whole
 
 
@@ -96,10 +96,10 @@ def test_a_file_of_one_cut_line_becomes_empty(path: Path) -> None:
 
 def test_a_line_cut_by_another_process_is_mended_before_the_next_put(path: Path) -> None:
     store = VerdictStore(path)
-    store.put({"a": from_score(0.1)})
+    store.put({"a": Verdict.from_score(0.1)})
     with path.open("ab") as stream:
         stream.write(b'{"key": "b", "stat')  # killed while this store was open
-    store.put({"c": from_score(0.3)})
+    store.put({"c": Verdict.from_score(0.3)})
     assert len(VerdictStore(path)) == 2
 
 
@@ -110,7 +110,7 @@ def test_a_line_cut_by_another_process_is_mended_before_the_next_put(path: Path)
     '{"key": "a", "status": "parsed", "verdict": true, "colour": "red"}',
 ])
 def test_a_broken_line_is_named(path: Path, line: str) -> None:
-    VerdictStore(path).put({"a": from_score(0.1)})
+    VerdictStore(path).put({"a": Verdict.from_score(0.1)})
     with path.open("a") as stream:
         stream.write(line + "\n")
     with pytest.raises(StoreError, match=r"store\.jsonl:2 is not a stored verdict .*Delete that"):
@@ -138,7 +138,7 @@ def test_threads_may_share_a_store(path: Path) -> None:
 
     def write(name: str) -> None:
         for i in range(20):
-            store.put({f"{name}-{i}": from_score(0.5)})
+            store.put({f"{name}-{i}": Verdict.from_score(0.5)})
 
     threads = [threading.Thread(target=write, args=(name,)) for name in "abcd"]
     for thread in threads:
@@ -153,14 +153,14 @@ def test_nothing_is_written_or_mended_while_another_process_holds_the_lock(
     path: Path, action: str
 ) -> None:
     store = VerdictStore(path)
-    store.put({"a": from_score(0.1)})
+    store.put({"a": Verdict.from_score(0.1)})
     with path.open("ab") as stream:
         stream.write(b'{"key": "half a li')  # the other process is in the middle of a line
     before = path.read_bytes()
 
     def act() -> None:
         if action == "put":
-            store.put({"b": from_score(0.2)})
+            store.put({"b": Verdict.from_score(0.2)})
         else:
             VerdictStore(path)
 
@@ -176,7 +176,7 @@ def test_nothing_is_written_or_mended_while_another_process_holds_the_lock(
 def test_a_line_that_is_just_being_written_is_no_broken_line(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    VerdictStore(path).put({"a": from_score(0.1)})
+    VerdictStore(path).put({"a": Verdict.from_score(0.1)})
     with path.open("ab") as stream:
         stream.write(b'{"key": "half a li')
     monkeypatch.setattr(VerdictStore, "_mend", lambda self: None)  # it began after the mending

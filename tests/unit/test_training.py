@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from monitorlab.finetuning.train import _few_collections
 from monitorlab.models.batching import pad
 from monitorlab.models.tiny import (
     SPECIAL,
@@ -16,7 +17,6 @@ from monitorlab.models.tiny import (
     _Muon,
     _orthogonalize,
     build_tokenizer,
-    few_collections,
     seeded,
     suitable_threads,
 )
@@ -122,11 +122,11 @@ def test_few_collections_leaves_the_collector_as_it_was() -> None:
     before = gc.get_freeze_count()
     gc.unfreeze()
     try:
-        with few_collections():
+        with _few_collections():
             assert gc.get_freeze_count() > 0
         assert gc.get_freeze_count() == 0
         gc.freeze()
-        with few_collections():
+        with _few_collections():
             pass
         assert gc.get_freeze_count() > 0  # that of someone else stays
     finally:

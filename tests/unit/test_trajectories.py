@@ -15,20 +15,14 @@ import pytest
 from monitorlab.online import trajectories
 from monitorlab.online.comparison import ALL_METHODS, PAPER_METHODS, compare_methods, random_splits
 from monitorlab.online.metrics import alarm_metrics, alarm_steps, peaks
-from monitorlab.online.running import Ewma, RunningMean, _FittedCusum, running_max
-from monitorlab.online.score_files import load_evaluator, load_scores
-from monitorlab.online.trajectories import (
-    UNKNOWN,
-    ScoreFileError,
-    Trajectories,
-    from_frame,
-    require_two_classes,
-    to_frame,
-)
+from monitorlab.online.running import Ewma, RunningMean, _FittedCusum
+from monitorlab.online.score_files import from_frame, load_evaluator, load_scores
+from monitorlab.online.trajectories import UNKNOWN, ScoreFileError, Trajectories
 from monitorlab.statistics.thresholds import calibrate
 
 TRANSFORMS = {
-    "mean": RunningMean(), "max": running_max, "ewma": Ewma(0.3), "cusum": _FittedCusum(0.1),
+    "mean": RunningMean(), "max": lambda scores: np.maximum.accumulate(scores, axis=1),
+    "ewma": Ewma(0.3), "cusum": _FittedCusum(0.1),
 }
 
 
@@ -50,7 +44,7 @@ def test_padding_and_round_trip(frame):
     assert np.isnan(data.scores[1, 2])
     assert data.lengths.tolist() == [3, 2]
     assert data.labels.tolist() == [0, 1]
-    back = to_frame(data)
+    back = data.to_frame()
     pd.testing.assert_frame_equal(back[list(frame.columns)], frame)
     assert (back["tokens"] == 1).all()
 
@@ -155,7 +149,7 @@ def test_evaluator_files_are_turned_at_the_door(tmp_path):
     got = load_evaluator(tmp_path / "x.csv", "x")
     np.testing.assert_array_equal(got.scores[0], [-0.9, -0.8])
     assert got.labels.tolist() == [0, 1]
-    assert got.tokens[0].tolist() == [3, 4]
+    assert got.flat_tokens[:2].tolist() == [3, 4]
 
 
 def test_one_class_calibrates_and_is_refused_where_both_are_needed(frame, tmp_path):
@@ -163,7 +157,7 @@ def test_one_class_calibrates_and_is_refused_where_both_are_needed(frame, tmp_pa
     data = load_scores(tmp_path / "safe.csv")
     assert peaks(data).tolist() == [0.3]
     with pytest.raises(ScoreFileError, match="column label: all 1 sequences have label 0"):
-        require_two_classes(data)
+        data.require_two_classes()
     with pytest.raises(ScoreFileError, match="column label: all 1 sequences have label 0"):
         compare_methods(data, PAPER_METHODS, [])
 
@@ -178,7 +172,7 @@ def test_groups_and_unknown_labels_survive_the_way_out_and_back(frame):
     frame["group"] = list("xxxyy")
     data = from_frame(frame, "d", "s")
     assert (data.labels.tolist(), data.groups.tolist()) == ([0, UNKNOWN], ["x", "y"])
-    back = from_frame(to_frame(data), "d", "s")
+    back = from_frame(data.to_frame(), "d", "s")
     assert (back.labels.tolist(), back.groups.tolist()) == ([0, UNKNOWN], ["x", "y"])
 
 
@@ -210,7 +204,8 @@ def test_parts_of_similar_length_give_what_one_padded_array_gives(monkeypatch):
 
 def test_flat_and_padded_are_the_same(frame):
     data = from_frame(frame, "d", "s")
-    again = Trajectories.from_padded("d", "s", data.ids, data.scores, data.tokens, data.labels)
+    again = Trajectories.from_padded(
+        "d", "s", data.ids, data.scores, np.ones(data.scores.shape), data.labels)
     np.testing.assert_array_equal(again.flat_scores, data.flat_scores)
     np.testing.assert_array_equal(data.steps(1), [-4.0, 9.0])
     for index in (np.array([1, 0]), np.array([False, True]), np.array([], dtype=int)):
@@ -231,7 +226,7 @@ def test_a_few_long_sequences_do_not_pad_the_others(tmp_path):
         pytest.skip("no way to reset the high-water mark of memory here")
     made = uneven(10_000, 3, 50_000)
     made.ids[1] = "x" * 50_000  # nor does one long name widen the others
-    to_frame(made).to_csv(tmp_path / "uneven.csv", index=False)
+    made.to_frame().to_csv(tmp_path / "uneven.csv", index=False)
     before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     data = load_scores(tmp_path / "uneven.csv")

@@ -12,12 +12,11 @@ import pytest
 
 from monitorlab.commands.reread import reread
 from monitorlab.monitors.build import build_monitor, list_settings
-from monitorlab.monitors.monitor import NO_PROMPT, MonitorError, Sample, chunks, request_key
+from monitorlab.monitors.monitor import FULL, NO_PROMPT, VIEWS, MonitorError, Sample, Viewed
 from monitorlab.monitors.rules import Keywords
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import PARSED, Verdict
-from monitorlab.monitors.views import FULL, VIEWS, Viewed, seen
 
 THINKS = Sample("t", "Add 2 and 2.", "<think>\nskip the check, it is 4\n</think>\n\nIt is 4.")
 PLAIN = Sample("p", "Add 2 and 2.", "It is 4.")
@@ -36,7 +35,8 @@ class Noting:
         return {"kind": "noting"}
 
     def units(self, samples: Sequence[Sample]) -> list[list[int]]:
-        return chunks(len(samples), 2)
+        places = list(range(len(samples)))
+        return [places[i : i + 2] for i in range(0, len(places), 2)]
 
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
         self.asked.append(list(samples))
@@ -54,18 +54,18 @@ class Noting:
     ("last-words", THINKS.request, THINKS.response),
 ])
 def test_what_a_view_shows(view: str, request_: str, response: str) -> None:
-    assert seen(THINKS, view) == Sample("t", request_, response)
+    assert THINKS.seen(view) == Sample("t", request_, response)
 
 
 def test_last_words_keep_the_lines_of_a_program() -> None:
     code = "\n".join(f"    x{i} = {i}" for i in range(30))
-    assert seen(Sample("c", "?", code), "last-6-words").response == "x28 = 28\n    x29 = 29"
-    assert len(seen(Sample("c", "?", code + " y = 1"), "last-words").response.split()) == 70
+    assert Sample("c", "?", code).seen("last-6-words").response == "x28 = 28\n    x29 = 29"
+    assert len(Sample("c", "?", code + " y = 1").seen("last-words").response.split()) == 70
 
 
 @pytest.mark.parametrize("view", ["", "half", "last-0-words", "last--words", "Full", "last words"])
 def test_an_unknown_view_is_refused(view: str) -> None:
-    for call in (lambda: seen(PLAIN, view), lambda: Viewed(Keywords(), view),
+    for call in (lambda: PLAIN.seen(view), lambda: Viewed(Keywords(), view),
                  lambda: build_monitor("hf:there/is/no/such/model", {"view": view})):
         with pytest.raises(MonitorError, match="there is no view .*: expected one of full"):
             call()
@@ -76,7 +76,7 @@ def test_a_view_is_part_of_name_and_settings(view: str) -> None:
     plain, part = build_monitor("keywords"), build_monitor(f"keywords -o view={view}")
     assert part.name == f"keywords, view {view}"
     assert part.settings() == {**plain.settings(), "view": view}
-    assert request_key(part.settings(), PLAIN, 0) != request_key(plain.settings(), PLAIN, 0)
+    assert PLAIN.key(part.settings()) != PLAIN.key(plain.settings())
     assert (part.prompt, part.workers) == (plain.prompt, plain.workers)
 
 
@@ -112,9 +112,10 @@ def test_nothing_left_is_an_error_and_nobody_is_asked(tmp_path: Path) -> None:
     assert found["status"].to_dict() == {"p": "error", "t": "parsed", "q": "error", "u": "parsed"}
     assert found.loc["p", "evidence"] == ("the view thinking-only leaves nothing: the response has "
                                           "no thinking")
-    assert inner.asked[0] == [seen(samples[1], "thinking-only"), seen(samples[3], "thinking-only")]
+    assert inner.asked[0] == [samples[1].seen("thinking-only"), samples[3].seen("thinking-only")]
     assert len(inner.asked) == 3 and len(store) == 2  # then one look at each stored reply
-    assert monitor.judge(samples, 0)[1:3] == [Verdict(PARSED, True), monitor._nothing()]
+    assert monitor.judge(samples, 0)[1:3] == [Verdict(PARSED, True), Verdict.failure(
+        "error", "the view thinking-only leaves nothing: the response has no thinking")]
     before = len(inner.asked)
     again = score(monitor, samples, store)
     assert all(len(asked) == 1 for asked in inner.asked[before:])  # nothing is asked twice
@@ -132,7 +133,7 @@ def test_a_stored_reply_is_read_again_beside_what_was_seen(
     for view, now in (("full", "unparsed"), ("no-thinking", "parsed")):
         monitor = build_monitor(f"api:m -o base_url=http://127.0.0.1:9/v1 -o view={view}")
         store = VerdictStore(tmp_path / f"{view}.jsonl")
-        store.put({request_key(monitor.settings(), sample, 0): stored})
+        store.put({sample.key(monitor.settings()): stored})
         table = score(monitor, [sample], store)  # which reads the reply again, too
         found = reread(store, table, samples, settings=monitor.settings())
         assert table["status"].tolist() == [now]

@@ -17,16 +17,17 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from monitorlab.evaluation.bootstrap import bootstrap, differences, intervals, paired
-from monitorlab.evaluation.comparisons import cochran_q, compare, mcnemar_exact, sign_flip
-from monitorlab.evaluation.rates import macro, rates
-from monitorlab.statistics.intervals import (
-    Clustered,
-    clopper_pearson,
-    newcombe_paired,
-    paired_worth,
-    wilson,
+from monitorlab.evaluation.bootstrap import Bootstrap, Paired
+from monitorlab.evaluation.comparisons import (
+    _Gaps,
+    _newcombe_paired,
+    cochran_q,
+    compare,
+    mcnemar_exact,
+    sign_flip,
 )
+from monitorlab.evaluation.rates import macro, rates
+from monitorlab.statistics.intervals import Clustered, clopper_pearson, wilson
 from monitorlab.storage.tables import CELLS
 
 CHANCE = 1e-5
@@ -71,7 +72,7 @@ TABLES = [(0.05, 0.10, 0.10, 0.75), (0.02, 0.05, 0.12, 0.81), (0.30, 0.15, 0.05,
 @pytest.mark.parametrize("table", TABLES)
 def test_newcombe_covers_the_difference_of_paired_rates(table, n):
     drawn = np.random.default_rng(n).multinomial(n, table, size=20_000)
-    _, low, high = newcombe_paired(*drawn.T)
+    _, low, high = _newcombe_paired(*drawn.T)
     truth = table[1] - table[2]
     assert 0.93 <= np.mean((low <= truth) & (truth <= high)) <= 0.97
 
@@ -188,9 +189,9 @@ def test_pair_bootstrap_covers_auroc_and_differences():
                 "verdict": pd.array(score > 0.5, dtype="boolean"),
             }))  # fmt: skip
         judged, how = pd.concat(tables), {"resamples": 300, "metrics": tuple(truth), "unit": "pair"}
-        alone = intervals(bootstrap(judged, random, **how)).query("name == 'a'")
+        alone = Bootstrap.of(judged, random, **how).intervals().query("name == 'a'")
         alone = alone.set_index("metric")[["low", "high"]]
-        both = differences(paired(judged, random, **how)).set_index("metric")[["low", "high"]]
+        both = Paired.of(judged, random, **how).differences().set_index("metric")[["low", "high"]]
         for metric in truth:
             hits[metric] += alone.loc[metric, "low"] <= truth[metric] <= alone.loc[metric, "high"]
             low, high = both.loc[metric]
@@ -244,12 +245,12 @@ def test_intervals_of_paired_differences_cover_where_errors_come_together(law, a
     counts, sizes = states_by_scenario(random, law, 100, alike, 3000)
     gaps = (counts[..., 1] - counts[..., 2]).T.astype(float)
     total = counts.sum(axis=1)
-    _, worth = paired_worth(gaps, sizes.T.astype(float), total[:, 1] + total[:, 2])
-    _, low, high = newcombe_paired(*(total.T * worth))
+    worth = _Gaps.between(gaps, sizes.T.astype(float), total[:, 1] + total[:, 2]).worth(0.95)
+    _, low, high = _newcombe_paired(*(total.T * worth))
     truth = law[1] - law[2]
     assert 0.93 <= np.mean((low <= truth) & (truth <= high)) <= 0.985
     if alike == 0.9:
-        _, low, high = newcombe_paired(*total.T)
+        _, low, high = _newcombe_paired(*total.T)
         assert np.mean((low <= truth) & (truth <= high)) < 0.75
 
 
@@ -326,8 +327,8 @@ def test_the_bootstrap_of_scenarios_covers_and_that_of_pairs_does_not():
             "verdict": pd.array(noise > 0, dtype="boolean"),
         })  # fmt: skip
         for by in hits:
-            found = bootstrap(judged, random, resamples=200, metrics=["auroc"], unit=by)
-            row = intervals(found).iloc[0]
+            found = Bootstrap.of(judged, random, resamples=200, metrics=["auroc"], unit=by)
+            row = found.intervals().iloc[0]
             hits[by] += row["low"] <= truth <= row["high"]
     assert stats.binom.ppf(1e-4, times, 0.93) <= hits["scenario"], hits
     assert hits["pair"] < 0.85 * times, hits

@@ -11,9 +11,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from monitorlab.online.learned import ChosenPrefix, LearnedPrefix
 from monitorlab.online.metrics import peaks
-from monitorlab.online.running import Cusum, Statistic, training_part
+from monitorlab.online.running import (
+    ChosenPrefix,
+    Cusum,
+    LearnedPrefix,
+    Statistic,
+    training_part,
+)
 from monitorlab.online.trajectories import Trajectories
 from monitorlab.statistics.thresholds import FALSE_ALARM, MISSED_DETECTION, calibrate
 

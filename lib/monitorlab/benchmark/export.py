@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from monitorlab.benchmark.written import COUNTS
-from monitorlab.monitors.monitor import samples_of
+from monitorlab.monitors.monitor import Sample
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.storage.files import PROJECT, digest_file, pretty_json, write_folder_atomic
 from monitorlab.storage.manifests import finished_manifest, load_table, run_command
@@ -200,7 +200,7 @@ def _write_harness_task(samples: pd.DataFrame, folder: Path) -> None:
     """Write the task of lm-evaluation-harness beside its samples, which hold their prompt."""
     shutil.copytree(NEIGHBOURS / HARNESS, folder, ignore=shutil.ignore_patterns("__pycache__"))
     prompt = load_prompt("direct")
-    users = [prompt.messages(sample)[1]["content"] for sample in samples_of(samples)]
+    users = [prompt.messages(sample)[1]["content"] for sample in Sample.rows(samples)]
     told = samples.filter(["sample_id", "scenario_id", "cell", "tier", "label"])
     told.assign(prompt=users).to_json(folder / "test.jsonl", orient="records", lines=True)
     (folder / "system.txt").write_text(prompt.system, encoding="utf-8")

@@ -30,8 +30,7 @@ from monitorlab.commands.calibrate import (
     write_calibration,
 )
 from monitorlab.commands.watch import watch
-from monitorlab.display import style
-from monitorlab.display.progress import progress
+from monitorlab.display import progress, style
 from monitorlab.models import ModelSize
 from monitorlab.models.loading import Checkpoint
 from monitorlab.models.smollm2 import INSTALL, load_smollm2, smollm2_installed
@@ -42,9 +41,13 @@ from monitorlab.online.metrics import alarm_table
 from monitorlab.online.policy import OnlineMonitor, Policy, PolicyError, hashed_draws
 from monitorlab.online.running import LatestScore
 from monitorlab.online.score_files import load_scores
-from monitorlab.online.trajectories import Trajectories, to_frame
-from monitorlab.signals.cached import CachedReader, LogProbability
-from monitorlab.signals.stopping import StopAtAlarm, WatchedAnswer
+from monitorlab.online.trajectories import Trajectories
+from monitorlab.signals.generation import (
+    CachedReader,
+    LogProbability,
+    StopAtAlarm,
+    WatchedAnswer,
+)
 from monitorlab.statistics.intervals import check_level, wilson
 from monitorlab.storage.files import digest_file
 from monitorlab.storage.sources import project_root
@@ -63,7 +66,7 @@ ROWS = 16  # written at once
 LOG = project_root() / "data" / "logs" / "smollm2_counting.csv"
 STAND_IN = ModelSize(hidden=32, layers=2, heads=2)
 SPLITS = 20
-CRC = Method("CRC on the latest score", LatestScore(), "crc", "", "")
+CRC = Method("CRC on the latest score", LatestScore())
 LONGEST, PALE = 10, 0.4  # characters of a line in a figure; what was never written
 UNDRAWN = re.compile(r"[^ -~]")  # a model may write what no font holds
 
@@ -221,7 +224,7 @@ def load_log(
         As there.
     """
     log = load_scores(file, orientation, columns=columns)
-    table = to_frame(log)
+    table = log.to_frame()
     if Path(file).name == LOG.name:
         table = pd.read_csv(file)
         wrong = table[table["step_label"] == 1]

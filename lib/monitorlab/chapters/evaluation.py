@@ -24,27 +24,24 @@ from monitorlab.benchmark.samples import draw_pairs
 from monitorlab.chapters.construction import plot_by_tier
 from monitorlab.commands.score import verdicts_folder
 from monitorlab.display import style
-from monitorlab.evaluation.bootstrap import bootstrap, differences, paired
-from monitorlab.evaluation.cell_draws import in_order
+from monitorlab.evaluation.bootstrap import Bootstrap, Paired, curve_table, in_order
 from monitorlab.evaluation.comparisons import TREATMENTS
 from monitorlab.evaluation.rates import join, rates
-from monitorlab.evaluation.roc_bands import curve_table
 from monitorlab.evaluation.tradeoff import Line, pareto_front
 from monitorlab.models.engine import common_prefix
 from monitorlab.models.sentence_encoder import load_encoder
 from monitorlab.models.smollm2 import INSTALL, load_smollm2, smollm2_installed
-from monitorlab.monitors import recorded, recorded_gpt5, views
+from monitorlab.monitors import recorded
 from monitorlab.monitors.build import build_monitor
 from monitorlab.monitors.catalogue import published_order
 from monitorlab.monitors.causal import LogitMonitor, TextMonitor
-from monitorlab.monitors.checks.program import ProgramChecks
-from monitorlab.monitors.combined import ChecksFirst
+from monitorlab.monitors.checks.program import ChecksFirst, ProgramChecks
 from monitorlab.monitors.learned import EncoderMonitor, WordMonitor
-from monitorlab.monitors.monitor import Monitor, MonitorError, Sample, request_key, samples_of
+from monitorlab.monitors.monitor import FULL, VIEWS, Monitor, MonitorError, Sample, Viewed
 from monitorlab.monitors.prompts import Prompt, load_prompt
 from monitorlab.monitors.rules import CORNERS, Coin, Constant, CueFollower, Keywords
 from monitorlab.monitors.scoring import score
-from monitorlab.monitors.store import VerdictStore, stored_verdicts
+from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import ERROR, Verdict
 from monitorlab.statistics.intervals import percentiles
 from monitorlab.statistics.roc import auroc
@@ -55,7 +52,7 @@ from monitorlab.storage.tables import RATES
 # What only the notebook takes from here.
 __all__ = [
     "CORNERS", "RATES", "ArtifactError", "draw_pairs", "load_prompt", "own_samples", "plot_by_tier",
-    "published_order", "recorded", "recorded_gpt5", "verdicts_folder",
+    "published_order", "recorded", "verdicts_folder",
 ]  # fmt: skip
 
 LANGUAGE = "SmolLM2-135M"
@@ -190,7 +187,7 @@ class _LanguageModel:
             What to ask about if no answer fits.
         """
         settings = monitor.settings()
-        fits = [request_key(settings, one, 0) in self.released for one in samples_of(samples)]
+        fits = [one.key(settings) in self.released for one in Sample.rows(samples)]
         return samples[fits].reset_index(drop=True) if any(fits) else otherwise
 
     def sharing(self, samples: Sequence[Sample]) -> dict[str, float]:
@@ -239,7 +236,7 @@ def language_model(prompts: Mapping[str, Prompt], released: bool = False) -> _La
                           max_new_tokens=REPLY_TOKENS) for prompt in prompts.values()),
         f"{LANGUAGE}: {checkpoint.model.num_parameters():,} parameters, computed in "
         f"{checkpoint.identity['dtype']}",
-        dict(stored_verdicts(answers)) if released and answers.is_file() else {},
+        dict(VerdictStore.read(answers)) if released and answers.is_file() else {},
     )
 
 
@@ -284,15 +281,15 @@ def view_table(
     table = table.join(read.mean().astype(float), on="name")
     counts = judged.groupby("name")["verdict"].count() / judged.groupby("name").size()
     table["answered"] = table["name"].map(counts)
-    full = table[table["view"] == views.FULL].set_index("base")["name"]
+    full = table[table["view"] == FULL].set_index("base")["name"]
     pairs = [(row.name, full[row.base])
              for row in table[["name", "base", "view"]].itertuples(index=False)
-             if row.view != views.FULL]
-    drawn = paired(judged, rng, pairs=pairs, resamples=resamples, metrics=["balanced_accuracy"])
-    gaps = differences(drawn).set_index("first")[["difference", "low", "high", "n"]]
+             if row.view != FULL]
+    drawn = Paired.of(judged, rng, pairs=pairs, resamples=resamples, metrics=["balanced_accuracy"])
+    gaps = drawn.differences().set_index("first")[["difference", "low", "high", "n"]]
     gaps.columns = pd.Index(["difference", "difference_low", "difference_high", "n_both"])
     table = table.join(gaps, on="name").astype({"n_both": "Int64"})
-    return in_order(table, base=sorted(set(table["base"])), view=views.VIEWS)
+    return in_order(table, base=sorted(set(table["base"])), view=VIEWS)
 
 
 def _ask_views(
@@ -305,13 +302,13 @@ def _ask_views(
     chosen = [monitor for monitor in monitors if monitor.name in VIEWED]
     if not chosen:
         raise ValueError(f"none of the monitors is one of {', '.join(VIEWED)}: change the list")
-    asked, tables = samples_of(samples), []
+    asked, tables = Sample.rows(samples), []
     shown = {view: {one.sample_id: len(one.request) + len(one.response)
-                    for one in (views.seen(sample, view) for sample in asked)}
-             for view in views.VIEWS}
+                    for one in (sample.seen(view) for sample in asked)}
+             for view in VIEWS}
     for monitor in chosen:
-        for view in views.VIEWS:
-            seen = monitor if view == views.FULL else views.Viewed(monitor, view)
+        for view in VIEWS:
+            seen = monitor if view == FULL else Viewed(monitor, view)
             table = score(seen, asked, store)
             tables.append(table.assign(base=monitor.name, view=view,
                                        characters=table["sample_id"].map(shown[view])))
@@ -359,7 +356,7 @@ def mutation(
         and more than the interval of the loss is wide, over at least `LEAST` scenarios.
     """
     row: dict[str, str | float] = {"mutation": name, "n": len(before)}
-    found = [bootstrap(judged, copy.deepcopy(rng), resamples=resamples, metrics=["auroc"])
+    found = [Bootstrap.of(judged, copy.deepcopy(rng), resamples=resamples, metrics=["auroc"])
              for judged in (before, after)]
     areas = [float(one.values[0, 0]) for one in found]
     draws = [one.draws[0] for one in found]
@@ -469,9 +466,7 @@ def plot_plane(
         style.draw_point(ax, row, look[row.name])
     _unit_square(ax, style.MISSES, style.FALSE_ALARMS)
     ax.set_anchor("E")  # beside the legend; `show` crops what is empty
-    entries = style.legend_entries([ax])
-    fig.legend(list(entries.values()), [style.wrapped(name, 60, 2) for name in entries],
-               loc="outside right upper", fontsize=8, frameon=False)
+    style.shared_legend(fig, [ax], place="outside right upper")
     return fig
 
 

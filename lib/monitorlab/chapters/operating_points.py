@@ -7,21 +7,22 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy.stats import norm
 
 from monitorlab.benchmark.sample_files import own_samples
 from monitorlab.benchmark.samples import halved
 from monitorlab.display import style
 from monitorlab.evaluation import tradeoff
 from monitorlab.evaluation.operating_points import ALL, OWN_DEFAULT
-from monitorlab.monitors import recorded_gpt5
+from monitorlab.monitors import recorded
 from monitorlab.monitors.rules import CORNERS
 from monitorlab.pipeline.artifacts import check_same_files
-from monitorlab.statistics.roc import det, det_ticks
+from monitorlab.statistics.roc import det
 from monitorlab.storage.tables import OPERATING_POINTS
 
 # What only the notebook takes from here.
 __all__ = [
-    "CORNERS", "OPERATING_POINTS", "check_same_files", "halved", "own_samples", "recorded_gpt5",
+    "CORNERS", "OPERATING_POINTS", "check_same_files", "halved", "own_samples", "recorded",
     "tradeoff",
 ]  # fmt: skip
 
@@ -41,7 +42,7 @@ def plot_curves(
     Parameters
     ----------
     bands : mapping of str to DataFrame
-        Per name the grid of :class:`monitorlab.evaluation.roc_bands._RocBand`.
+        Per name the grid of :class:`monitorlab.statistics.roc._RocBand`.
     scored : DataFrame
         Columns name, score, label: the scored test samples.
     names : sequence of str
@@ -64,7 +65,8 @@ def plot_curves(
     left.plot([0, 1], [0, 1], color=style.GREY, linestyle=":", linewidth=1, label="chance")
     left.set(xlabel=style.FALSE_ALARMS, ylabel="detection rate (higher is better)",
              xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), title="ROC")
-    where, words = det_ticks((0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 0.99))
+    ticks = np.array([0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 0.99])
+    where, words = norm.ppf(ticks), [f"{100 * tick:g}" for tick in ticks]
     right.plot(where, -where, color=style.GREY, linestyle=":", linewidth=1)
     right.set_xticks(where, words)
     right.set_yticks(where, words)

@@ -23,8 +23,8 @@ from monitorlab.chapters.online.datasets import sizes as sizes
 from monitorlab.chapters.online.figures import plot_protocol as plot_protocol
 from monitorlab.display import style
 from monitorlab.evaluation.operating_points import choose_rule
-from monitorlab.evaluation.panel import PAIR, SCENARIO
-from monitorlab.monitors import recorded_gpt5 as recorded_gpt5
+from monitorlab.evaluation.rates import PAIR, SCENARIO
+from monitorlab.monitors import recorded as recorded
 from monitorlab.online.comparison import random_splits
 from monitorlab.online.drift import DriftReference, DriftTest
 from monitorlab.online.metrics import peaks

@@ -27,10 +27,10 @@ from monitorlab.models import ModelError
 from monitorlab.models.sentence_encoder import load_encoder
 from monitorlab.pipeline.artifacts import checkpoint
 from monitorlab.pipeline.runs import Run
-from monitorlab.signals import solver
-from monitorlab.signals.arithmetic import Checked, Difficulty, Exercise, check, make_problems
+from monitorlab.signals.arithmetic import Checked, Difficulty, Exercise
 from monitorlab.signals.conversations import Conversation
-from monitorlab.statistics.roc import auroc, roc_metrics
+from monitorlab.signals.solver import Generator, Solution, Verifier
+from monitorlab.statistics.roc import auroc, resampled_auroc
 
 # Expected agreement with the training texts at which training hands over each generator.
 GENERATORS = {"strong": 0.95, "weak": 0.88}
@@ -61,8 +61,7 @@ class Problems:
         for purpose, size in (("test", sizes.n_test), ("verifier", sizes.n_verifier),
                               ("held-out", HELD_OUT), ("training", sizes.n_train)):
             before = [problem for group in drawn for problem in group]
-            drawn.append(make_problems(run.rng(f"{purpose} problems"), size, difficulty,
-                                       exclude=before))
+            drawn.append(difficulty.draw(run.rng(f"{purpose} problems"), size, before))
         test, verifier, held_out, train = drawn
         return cls(train, held_out, verifier, test)
 
@@ -76,8 +75,8 @@ class Problems:
             run, "generators",
             {"settings": asdict(settings), "seed": seed, "pairs": pairs, "held_out": held_out,
              "targets": GENERATORS, "temperature": temperature},
-            lambda empty: solver.train_generators(pairs, held_out, GENERATORS, settings, empty,
-                                                  seed, temperature, "training generators"),
+            lambda empty: Generator.train(pairs, held_out, GENERATORS, settings, empty, seed,
+                                          temperature, "training generators"),
         )
         return {name: folder / name for name in GENERATORS}
 
@@ -87,7 +86,7 @@ class _Attempt:
     """One generated solution, its problem and what the exact checker says about it."""
 
     problem: Exercise
-    solution: solver.Solution
+    solution: Solution
     checked: Checked
 
 
@@ -110,10 +109,10 @@ class Attempts(list[_Attempt]):
     def of(cls, run: Run, name: str, folder: Path, problems: Sequence[Exercise]) -> Attempts:
         """Let the generator of a checkpoint solve problems, once each, and check every line."""
         purpose = f"{name} on {len(problems)} problems"
-        solutions = solver.generate(
-            folder, [problem.text for problem in problems], run.torch_seed(purpose),
+        solutions = Generator.load(folder).solve(
+            [problem.text for problem in problems], run.torch_seed(purpose),
             run.profile.arithmetic.temperature, f"generating, {purpose}")
-        return cls(name, (_Attempt(problem, solution, check(problem, solution.text))
+        return cls(name, (_Attempt(problem, solution, problem.check(solution.text))
                           for problem, solution in zip(problems, solutions, strict=True)))
 
     def tables(self, dataset: str, verifier: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -134,8 +133,8 @@ class Attempts(list[_Attempt]):
         pairs = [(one.problem.text, one.solution.text) for one in self]
         found = []
         for i, (one, suspicion) in enumerate(
-                zip(self, solver.score_solutions(verifier, pairs), strict=True)):
-            free = solver.step_signals(one.solution)
+                zip(self, Verifier.load(verifier).score(pairs), strict=True)):
+            free = one.solution.signals()
             signals = {"verifier": suspicion, "min_logprob": free["min_logprob"],
                        "mean_logprob": free["mean_logprob"]}
             found.append(_Scored(f"{self.generator}_{i:05d}", "\n".join(pairs[i]),
@@ -152,7 +151,7 @@ class Attempts(list[_Attempt]):
         """
         rows = []
         for one in self:
-            chances = np.exp(-solver.step_signals(one.solution)["min_logprob"])
+            chances = np.exp(-one.solution.signals()["min_logprob"])
             written = one.solution.text.split("\n")
             taught = one.problem.taught.split("\n")
             for k, (verdict, chance) in enumerate(
@@ -212,8 +211,8 @@ def fit_verifier(run: Run, attempts: Sequence[_Attempt], base: Path) -> Path:
         run, "verifier",
         {"settings": asdict(settings), "seed": seed, "examples": examples,
          "base": f"{base.parent.name}/{base.name}"},  # the digest is in the upper folder's name
-        lambda folder: solver.train_verifier(examples, settings, folder, seed, base=base,
-                                             title="training verifier"),
+        lambda folder: Verifier.train(examples, settings, folder, seed, base=base,
+                                      title="training verifier"),
     )
 
 
@@ -320,7 +319,7 @@ def step_auroc(steps: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
         for signal, group in together.groupby("signal", sort=False):
             codes = pd.factorize(names[group.index])[0]
             labels, scores = group["step_label"].to_numpy(), group["score"].to_numpy()
-            drawn = roc_metrics(scores, labels, codes, draws, low_end=False)["auroc"]
+            drawn = resampled_auroc(scores, labels, codes, draws)
             area = auroc(scores, labels)
             best = best or (area, drawn)
             rows.append((dataset, signal, len(group), float(labels.mean()), area,

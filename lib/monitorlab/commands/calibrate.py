@@ -23,25 +23,17 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from monitorlab.display import spans
-from monitorlab.display.tables import Column, html_table
+from monitorlab.display.tables import Table
 from monitorlab.online.comparison import Method, Split, compare_methods
 from monitorlab.online.drift import DriftReference
-from monitorlab.online.learned import LearnedPrefix
 from monitorlab.online.metrics import alarm_steps, peaks
-from monitorlab.online.policy import (
-    DTYPES,
-    ON_ERROR,
-    SIDES,
-    Policy,
-    days_after,
-    hashed_draws,
-    round_scores,
-)
+from monitorlab.online.policy import DTYPES, ON_ERROR, SIDES, Policy, hashed_draws
 from monitorlab.online.running import (
     Cusum,
     Ewma,
     FirstScore,
     LatestScore,
+    LearnedPrefix,
     RunningMean,
     Statistic,
     StepNumber,
@@ -212,7 +204,8 @@ def calibrate_log(log: Trajectories, plan: Plan, data: str = "") -> Calibrated:
     ScoreFileError
         If no sequence is known to be of the kind that the promise is about.
     """
-    log = replace(log, flat_scores=round_scores(log.flat_scores, plan.dtype))
+    with np.errstate(over="ignore"):  # to the precision that scores will have at the monitor
+        log = replace(log, flat_scores=log.flat_scores.astype(plan.dtype).astype(np.float64))
     log, unlabelled = (log.take(at) for at in (log.labels != UNKNOWN, log.labels == UNKNOWN))
     label, kind, _ = KINDS[plan.risk]
     if not len(log):
@@ -247,7 +240,7 @@ def calibrate_log(log: Trajectories, plan: Plan, data: str = "") -> Calibrated:
         part.drift(min(one.value for one in (rule, *rules.values())), others),
         log.name, data, scoring=plan.scoring,
     )
-    policy = replace(policy, expires=days_after(policy.created, plan.valid_days))
+    policy = policy.valid_for(plan.valid_days)
     rows = [{"group": name, **own.row(plan.level)} for name, own in strata.items()]
     estimates = pd.DataFrame(part.estimates(rule, unlabelled.transformed(fitted)))
     return Calibrated(policy, compared, levels, pd.DataFrame(rows), estimates)
@@ -301,7 +294,7 @@ def _choose(part: Trajectories, units: IntArray, plan: Plan) -> tuple[Statistic,
     default = plan.statistic or CANDIDATES[0].name
     if min(part.count(0), part.count(1)) == 0:
         return named[default], pd.DataFrame()
-    methods = [Method(one.name, one, plan.calibrator, "", "", draws_ties=True)
+    methods = [Method(one.name, one, plan.calibrator, draws_ties=True)
                for one in (*CANDIDATES, *TRIVIAL)]
     _, dense = np.unique(units, return_inverse=True)
     found = compare_methods(
@@ -504,10 +497,9 @@ class _Part:
         n = np.bincount(self.units[among])
         total = np.bincount(self.units[among], values[among])[n > 0]
         n = n[n > 0]
-        strata = np.zeros(len(n), dtype=np.intp)
         means = np.concatenate([
             (total @ copies) / (n @ copies)
-            for copies in draw_units(np.random.default_rng(self.plan.seed), strata, DRAWS)
+            for copies in draw_units(np.random.default_rng(self.plan.seed), len(n), DRAWS)
         ])
         (low,), (high,) = percentiles(means[None, :], 0.95)
         return float(np.mean(values[among])), float(low), float(high)
@@ -733,8 +725,7 @@ def _per_day(levels: pd.DataFrame) -> pd.DataFrame:
 def _table(frame: pd.DataFrame) -> Markup:
     if not len(frame):
         return Markup("")
-    columns = [Column(frame[name], 3) for name in frame.columns]
-    return Markup(html_table(columns, len(frame), None))  # escaped there, cell by cell
+    return Markup(Table(frame).html())  # escaped there, cell by cell
 
 
 def plot_levels(

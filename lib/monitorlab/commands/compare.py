@@ -10,10 +10,9 @@ import numpy as np
 import pandas as pd
 
 from monitorlab.benchmark.audit.annotation import kappa
-from monitorlab.evaluation.bootstrap import bootstrap, differences, intervals, paired
+from monitorlab.evaluation.bootstrap import Bootstrap, Paired
 from monitorlab.evaluation.comparisons import compare
-from monitorlab.evaluation.panel import first_draws
-from monitorlab.evaluation.rates import FACTS, join, rates
+from monitorlab.evaluation.rates import FACTS, first_draws, join, rates
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.monitors.store import read_verdicts
 from monitorlab.storage.files import write_folder_atomic
@@ -41,7 +40,7 @@ class _Comparison:
     auroc : DataFrame
         A row for each monitor with ``value``, ``low``, ``high``.
     auroc_differences : DataFrame
-        A row for each two monitors, see :func:`monitorlab.evaluation.bootstrap.differences`.
+        A row for each two monitors, see :func:`monitorlab.evaluation.bootstrap.Paired.differences`.
     judged : DataFrame
         First verdicts beside their samples; monitors in the order of their files.
     unit : str
@@ -150,8 +149,8 @@ def compare_tables(
         report("the monitors were asked about different numbers of samples "
                f"({', '.join(f'{name}: {n:,}' for name, n in asked.items())}); tests take those "
                "that both of two answered")
-    measured = intervals(bootstrap(once, np.random.default_rng(seed), metrics=("auroc",)))
-    gaps = differences(paired(once, np.random.default_rng(seed), metrics=("auroc",)))
+    measured = Bootstrap.of(once, np.random.default_rng(seed), metrics=("auroc",)).intervals()
+    gaps = Paired.of(once, np.random.default_rng(seed), metrics=("auroc",)).differences()
     grouped = judged.assign(**{c: judged[c].astype("str").fillna("(none)") for c in by})
     return _Comparison(
         rates=rates(judged), groups=rates(grouped, (*by, "name")) if by else pd.DataFrame(),

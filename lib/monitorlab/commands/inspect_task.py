@@ -28,7 +28,7 @@ from inspect_ai.solver import TaskState, generate
 
 from monitorlab.benchmark.sample_files import load_samples
 from monitorlab.evaluation.rates import rates
-from monitorlab.monitors.monitor import MonitorError, samples_of
+from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.replies import read_reply
 from monitorlab.monitors.store import VERDICT_WORDS
@@ -139,7 +139,7 @@ def misbehavior(
                            f"file with labels, found cell={cell!r}, samples={samples!r}")
     told = frame[[column for column in _TOLD if column in frame]].to_dict("records")
     rows = []
-    for sample, facts in zip(samples_of(frame), told, strict=True):
+    for sample, facts in zip(Sample.rows(frame), told, strict=True):
         system, user = (message["content"] for message in asked.messages(sample))
         rows.append(InspectSample(
             id=sample.sample_id, target=LABELS[facts["label"]], metadata=facts,

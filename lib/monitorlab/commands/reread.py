@@ -18,12 +18,11 @@ import pandas as pd
 from monitorlab.benchmark.sample_files import load_samples
 from monitorlab.commands.score import LIMITS
 from monitorlab.monitors.api.replies import CUT_PROMPT, FINISHED, KEPT_BACK, ending_kind
-from monitorlab.monitors.monitor import MonitorError, Sample, request_key, samples_of
+from monitorlab.monitors.monitor import FULL, MonitorError, Sample
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.replies import read_again
 from monitorlab.monitors.store import ENDINGS, VerdictStore, read_verdicts, write_verdicts
 from monitorlab.monitors.verdicts import PARSED, TRUNCATED, Verdict
-from monitorlab.monitors.views import FULL, seen
 from monitorlab.storage.files import digest_file, pretty_json, writable, write_file_atomic
 from monitorlab.storage.tables import STATUSES, VERDICTS, check_frame
 
@@ -93,7 +92,7 @@ def reread(
     """
     known = settings or {}
     limit = next((int(known[name]) for name in LIMITS if known.get(name)), max_tokens)
-    texts = {sample.sample_id: sample for sample in samples_of(samples)}
+    texts = {sample.sample_id: sample for sample in Sample.rows(samples)}
     answers = {name: load_prompt(prompt).answer if prompt else _answer(name)
                for name in table["prompt"].unique()}
     rows = table[table["request_hash"].isin(list(store))].drop_duplicates("request_hash")
@@ -104,13 +103,13 @@ def reread(
     for row in rows.to_dict("records"):
         key, old = row["request_hash"], store.get(row["request_hash"])
         sample = texts.get(row["sample_id"])
-        if sample is not None and known and request_key(known, sample, row["draw"]) != key:
+        if sample is not None and known and sample.key(known, row["draw"]) != key:
             sample = None
         why = _kept(old, sample, answers[row["prompt"]], known)
         if why or old is None or sample is None:
             kept[why] += 1
             continue
-        shown = seen(sample, str(known.get("view", FULL)))
+        shown = sample.seen(str(known.get("view", FULL)))
         finished = _finished(old, limit)
         unsure += finished is None
         fresh[key] = read_again(old, answers[row["prompt"]], finished=finished is not False,

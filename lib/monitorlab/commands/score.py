@@ -17,14 +17,7 @@ import pandas as pd
 from monitorlab import __version__
 from monitorlab.evaluation.rates import join, rates
 from monitorlab.monitors.build import OWN_NAME
-from monitorlab.monitors.monitor import (
-    NO_PROMPT,
-    Monitor,
-    MonitorError,
-    MonitorStop,
-    request_key,
-    samples_of,
-)
+from monitorlab.monitors.monitor import NO_PROMPT, Monitor, MonitorError, MonitorStop, Sample
 from monitorlab.monitors.scoring import PATIENCE, ScoringError, score
 from monitorlab.monitors.store import ENDINGS, VerdictStore, read_verdicts, write_verdicts
 from monitorlab.monitors.verdicts import ERROR, PARSED, REFUSED, TRUNCATED, UNPARSED, WORDING
@@ -285,8 +278,8 @@ def _check_replaced(
     if earlier["samples"]["sha256"] != digest_file(request.samples):
         draws = range(max(request.draws, earlier["samples"]["draws"]))
         lost = set(read_verdicts(out)["request_hash"]) - {
-            request_key(earlier["settings"], sample, draw)
-            for sample in samples_of(frame) for draw in draws
+            sample.key(earlier["settings"], draw)
+            for sample in Sample.rows(frame) for draw in draws
         }
         if lost:
             raise MonitorError(f"{out} holds {len(lost):,} verdicts about samples that are not in "
@@ -327,8 +320,8 @@ def differing(there: Mapping[str, Any], here: Mapping[str, Any], above: str = ""
 def _known(monitor: Monitor, frame: pd.DataFrame, store: VerdictStore, draws: int) -> int:
     if not len(store):
         return 0
-    settings, samples = monitor.settings(), samples_of(frame)
-    return sum(request_key(settings, s, draw) in store for s in samples for draw in range(draws))
+    settings, samples = monitor.settings(), Sample.rows(frame)
+    return sum(s.key(settings, draw) in store for s in samples for draw in range(draws))
 
 
 def _expected_errors(asked: Mapping[str, Any], request: Request, manifest: Path) -> int:
@@ -349,7 +342,7 @@ def _scored(
     build: Callable[[], Monitor] | None,
 ) -> pd.DataFrame:
     try:
-        return score(monitor, samples_of(frame), store, draws=request.draws, title=monitor.name,
+        return score(monitor, Sample.rows(frame), store, draws=request.draws, title=monitor.name,
                      patience=patience, actors=request.actors, build=build)
     except ScoringError as error:
         kept = _known(monitor, frame, VerdictStore(store.path), request.draws)

@@ -23,7 +23,7 @@ import pandas as pd
 from monitorlab import __version__
 from monitorlab.benchmark.final_answers import CHECKS, right_answer
 from monitorlab.commands.score import differing
-from monitorlab.display.progress import progress
+from monitorlab.display import progress
 from monitorlab.models import ModelError
 from monitorlab.models.loading import check_device, load_tokenizer, model_identity
 from monitorlab.models.smollm2 import NAME as SMOLLM2
@@ -34,10 +34,9 @@ from monitorlab.monitors.prompts import PLAIN
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import PARSED, TRUNCATED, UNPARSED, Verdict
-from monitorlab.online.step_rows import UNKNOWN
+from monitorlab.online.trajectories import UNKNOWN
 from monitorlab.signals.recordings import RecordedSequence, load_recordings
-from monitorlab.signals.step_scores import LeftOutError, StepScores, Trajectory
-from monitorlab.signals.token_probabilities import split_steps
+from monitorlab.signals.step_scores import LeftOutError, StepScores, Trajectory, split_steps
 from monitorlab.storage.files import digest_json, pretty_json, write_file_atomic, write_text_atomic
 from monitorlab.storage.settings import (
     ParameterError,
@@ -50,11 +49,10 @@ ENDINGS = (".csv", ".jsonl", ".parquet")
 RULE = "tool-calls"
 # Kind of verifier to what is built; the parameters of these are its settings.
 VERIFIERS = {
-    "logprob": ("token_probabilities:LogProbabilityScorer.load",
-                "token_probabilities:LogProbabilityScorer"),
-    "prm": ("reward_models:load_reward_model", "reward_models:TokenRewardScorer.load",
-            "reward_models:TokenRewardScorer", "reward_models:MathShepherdScorer"),
-    "guard": ("guard_models:GuardScorer.load", "guard_models:GuardScorer"),
+    "logprob": ("step_scores:LogProbabilityScorer.load", "step_scores:LogProbabilityScorer"),
+    "prm": ("verifiers:load_reward_model", "verifiers:TokenRewardScorer.load",
+            "verifiers:TokenRewardScorer", "verifiers:MathShepherdScorer"),
+    "guard": ("verifiers:GuardScorer.load", "verifiers:GuardScorer"),
     RULE: ("recordings:ToolCallScorer",),
 }
 ANSWER_PROMPT = "answer"

@@ -10,14 +10,14 @@ import io
 import json
 import re
 import struct
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pandas as pd
 
-from monitorlab.display.progress import in_kernel, progress
-from monitorlab.display.tables import Column, Escaping, Plain, html_table, plain_table
+from monitorlab.display.tables import Sentence, Table
 from monitorlab.storage.files import write_file_atomic, write_text_atomic
 
 if TYPE_CHECKING:
@@ -25,30 +25,25 @@ if TYPE_CHECKING:
 
 PIXELS_PER_INCH = 96  # a CSS inch; the PNG has twice as many, so it is crisp on a dense screen
 FIGURE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+Item = TypeVar("Item")
 
-class HasFolder(Protocol):
+
+class _HasFolder(Protocol):
     """A run, as far as outputs need it."""
 
     folder: Path
 
 
-_run: HasFolder | None = None
+_run: _HasFolder | None = None
 
 
-def use(run: HasFolder) -> None:
+def use(run: _HasFolder) -> None:
     """Make `run` the one whose folder `show` and `headline` write to."""
     global _run
     _run = run
 
 
-def current_run() -> HasFolder:
-    """Return the run given to `use`.
-
-    Raises
-    ------
-    RuntimeError
-        If `use` has not been called.
-    """
+def _current_run() -> _HasFolder:
     if _run is None:
         raise RuntimeError("no run yet: call display.use(run) in the cell that opens the run")
     return _run
@@ -81,46 +76,33 @@ def show(fig: Figure, name: str, alt: str, thumbnail: bool = False) -> None:
         raise ValueError(f"figure {name!r} has no alt text: say in a sentence what it shows")
     if not FIGURE_NAME.fullmatch(name):
         raise ValueError(f"figure name {name!r}: expected letters, digits, '_' or '-'")
-    folder = current_run().folder / "figures"
-    picture = _rendered(fig, name, "png")
-    for ending, data in (("svg", _rendered(fig, name, "svg")), ("png", picture)):
-        with write_file_atomic(folder / f"{name}.{ending}") as path:
-            path.write_bytes(data)
-    _record_figure(name, alt, thumbnail)
-    _close(fig)
-    width, height = struct.unpack(">II", picture[16:24])  # PNG header: IHDR width, height
-    size = {"alt": alt, "width": width // 2, "height": height // 2}
-    _display({"image/png": picture, "text/plain": f"[figure {name}: {alt}]"}, {"image/png": size})
-
-
-def _rendered(fig: Figure, name: str, kind: str) -> bytes:
-    """Return the same bytes for the same figure: no date, no random element names."""
     import matplotlib as mpl
-
-    buffer = io.BytesIO()
-    note = {"Date": None} if kind == "svg" else {"Software": None}
-    with mpl.rc_context({"svg.hashsalt": name}):
-        fig.savefig(buffer, format=kind, dpi=2 * PIXELS_PER_INCH, bbox_inches="tight",
-                    metadata=note)
-    return buffer.getvalue()
-
-
-def _close(fig: Figure) -> None:
     from matplotlib import pyplot
 
+    folder, data = _current_run().folder / "figures", {}
+    # The same bytes for the same figure: no date, no random element names.
+    for ending, note in (("png", "Software"), ("svg", "Date")):
+        buffer = io.BytesIO()
+        with mpl.rc_context({"svg.hashsalt": name}):
+            fig.savefig(buffer, format=ending, dpi=2 * PIXELS_PER_INCH, bbox_inches="tight",
+                        metadata={note: None})
+        data[ending] = buffer.getvalue()
+        with write_file_atomic(folder / f"{name}.{ending}") as path:
+            path.write_bytes(data[ending])
+    _record_figure(folder / "figures.json", {"name": name, "alt": alt, "thumbnail": thumbnail})
     pyplot.close(fig)
+    width, height = struct.unpack(">II", data["png"][16:24])  # PNG header: IHDR width, height
+    size = {"alt": alt, "width": width // 2, "height": height // 2}
+    _display({"image/png": data["png"], "text/plain": f"[figure {name}: {alt}]"},
+             {"image/png": size})
 
 
-def _record_figure(name: str, alt: str, thumbnail: bool) -> None:
+def _record_figure(path: Path, entry: dict[str, Any]) -> None:
     """Keep `figures.json`: name, alt text and thumbnail mark of each figure, in order."""
-    path = current_run().folder / "figures" / "figures.json"
     figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    entry = {"name": name, "alt": alt, "thumbnail": thumbnail}
-    if name in [figure["name"] for figure in figures]:
-        figures = [entry if figure["name"] == name else figure for figure in figures]
-    else:
-        figures.append(entry)
-    write_text_atomic(path, json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    by_name = {figure["name"]: figure for figure in figures} | {entry["name"]: entry}
+    text = json.dumps(list(by_name.values()), indent=1, ensure_ascii=False)
+    write_text_atomic(path, text + "\n")
 
 
 def headline(value: str, caption: str) -> None:
@@ -136,15 +118,13 @@ def headline(value: str, caption: str) -> None:
     if not value.strip() or not caption.strip():
         raise ValueError(f"headline ({value!r}, {caption!r}): neither part may be empty")
     text = json.dumps({"value": value, "caption": caption}, ensure_ascii=False) + "\n"
-    write_text_atomic(current_run().folder / "headline.json", text)
+    write_text_atomic(_current_run().folder / "headline.json", text)
 
 
 # Tables -------------------------------------------------------------------------------------
 
 
-def table(
-    frame: pd.DataFrame, decimals: int | Mapping[str, int] = 3, caption: str | None = None
-) -> None:
+def table(frame: pd.DataFrame, decimals: int | Mapping[str, int] = 3, caption: str = "") -> None:
     """Show a frame as a table, with stated decimals and everything escaped.
 
     Parameters
@@ -154,7 +134,7 @@ def table(
     decimals : int or mapping of column to int
         Decimals of the float columns; a column that a mapping leaves out gets 3. P-values, which
         are columns called `p` or `p_...`, have at least 3 and read "< .001" below that.
-    caption : str, optional
+    caption : str
         Sentence above the table.
 
     Raises
@@ -164,15 +144,8 @@ def table(
     """
     if any(name is not None for name in frame.index.names):
         frame = frame.reset_index()
-    named = decimals if isinstance(decimals, Mapping) else {}
-    if unknown := [str(name) for name in named if name not in frame.columns]:
-        raise ValueError(f"decimals names column {unknown[0]!r}, the table has "
-                         f"{', '.join(map(str, frame.columns))}")
-    default = 3 if isinstance(decimals, Mapping) else decimals
-    columns = [Column(frame.iloc[:, i], named.get(name, default))
-               for i, name in enumerate(frame.columns)]
-    _display({"text/html": html_table(columns, len(frame), caption),
-              "text/plain": plain_table(columns, len(frame), caption)})
+    shown = Table(frame, decimals, caption)
+    _display({"text/html": shown.html(), "text/plain": shown.text()})
 
 
 def spans(frame: pd.DataFrame, columns: Sequence[str], decimals: int = 2) -> pd.DataFrame:
@@ -195,18 +168,14 @@ def spans(frame: pd.DataFrame, columns: Sequence[str], decimals: int = 2) -> pd.
         missing, and the limits are gone.
     """
 
-    def joined(value: float, low: float, high: float) -> str:
-        if pd.isna(value):
-            return "–"
-        return f"{value:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
-
     if len(columns) == 1 and f"{columns[0]}_low" not in frame:
-        ends = {end: f"{columns[0]}_{end}" for end in ("low", "high")}
-        frame = frame.rename(columns=ends)
-    texts = {
-        name: list(map(joined, frame[name], frame[f"{name}_low"], frame[f"{name}_high"]))
-        for name in columns
-    }
+        frame = frame.rename(columns={end: f"{columns[0]}_{end}" for end in ("low", "high")})
+    texts = {}
+    for name in columns:
+        numbers = zip(frame[name], frame[f"{name}_low"], frame[f"{name}_high"], strict=True)
+        texts[name] = ["–" if pd.isna(value) else
+                       f"{value:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
+                       for value, low, high in numbers]
     limits = [f"{name}{end}" for name in columns for end in ("_low", "_high")]
     return frame.assign(**texts).drop(columns=limits)
 
@@ -225,8 +194,8 @@ def say(template: str, **values: object) -> None:
         Numbers are formatted by their specification (NaN reads "undefined"); text is escaped,
         so it can be neither HTML nor Markdown; a list becomes its items with commas.
     """
-    _display({"text/markdown": Escaping().vformat(template, (), values),
-              "text/plain": Plain().vformat(template, (), values)})
+    _display({"text/markdown": Sentence(markdown=True).vformat(template, (), values),
+              "text/plain": Sentence(markdown=False).vformat(template, (), values)})
 
 
 def html(markup: str, text: str) -> None:
@@ -244,7 +213,7 @@ def html(markup: str, text: str) -> None:
 
 def _display(data: dict[str, Any], details: dict[str, Any] | None = None) -> None:
     """Send a MIME bundle to the notebook, or its plain text to the terminal."""
-    if not in_kernel():
+    if not _in_kernel():
         print(data["text/plain"])
         return
     from IPython.display import display
@@ -252,5 +221,80 @@ def _display(data: dict[str, Any], details: dict[str, Any] | None = None) -> Non
     display(data, raw=True, metadata=details or {})
 
 
-__all__ = ["current_run", "headline", "html", "progress", "say", "show", "spans", "table",
-           "use"]
+def _in_kernel() -> bool:
+    """Say whether outputs go to a notebook; IPython is asked only if it is loaded already."""
+    if "IPython" not in sys.modules:
+        return False
+    from IPython import get_ipython
+
+    return getattr(get_ipython(), "kernel", None) is not None
+
+
+# Progress -----------------------------------------------------------------------------------
+
+
+def progress(iterable: Iterable[Item], desc: str, total: int | None = None) -> Iterator[Item]:
+    """Iterate with a progress bar, in a terminal or in a notebook.
+
+    Parameters
+    ----------
+    iterable : iterable
+        What to go through.
+    desc : str
+        What is being done, in a few words.
+    total : int, optional
+        Number of items, when the iterable cannot tell.
+
+    Yields
+    ------
+    item
+        The items of `iterable`, in order.
+
+    Notes
+    -----
+    In a notebook the bar is a widget, replaced at the end by one line of text that holds no
+    time, so stderr stays empty and a saved notebook says the same every time. In a terminal
+    the bar goes to stderr, and only if that is a screen.
+    """
+    if _in_kernel():
+        yield from _notebook_bar(iterable, desc, total)
+        return
+    from tqdm import tqdm
+
+    yield from tqdm(iterable, desc=desc, total=total, disable=None, file=sys.stderr)
+
+
+def _notebook_bar(iterable: Iterable[Item], desc: str, total: int | None) -> Iterator[Item]:
+    from IPython.display import display
+    from tqdm.notebook import tqdm
+
+    bar = tqdm(iterable, desc=desc, total=total, display=False)
+    handle = display(bar.container, display_id=True)
+    done = 0
+    try:
+        for item in bar:
+            done += 1
+            yield item
+    finally:
+        bar.close()
+        text = f"{desc}: {done}" if bar.total is None else f"{desc}: {done} of {bar.total}"
+        handle.update({"text/plain": text}, raw=True)
+
+
+def notify(sentence: str) -> None:
+    """Print a sentence for the reader without breaking a progress bar.
+
+    Parameters
+    ----------
+    sentence : str
+        To stderr in a terminal, and into the output of the cell in a notebook.
+    """
+    if _in_kernel():
+        print(sentence)
+        return
+    from tqdm import tqdm
+
+    tqdm.write(sentence, file=sys.stderr)
+
+
+__all__ = ["headline", "html", "notify", "progress", "say", "show", "spans", "table", "use"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,44 +36,10 @@ GREY = "#8a8f98"
 
 SAFE, UNSAFE = BLUE, VERMILION
 
-METHOD_COLORS = {
-    "CRC": GREEN,
-    "UCB": VERMILION,
-    "e-valuator, anytime": BLUE,
-    "e-valuator, PAC": ORANGE,
-    "exact binomial": "#8c510a",
-    "running mean + CRC": SKY,
-    "EWMA + CRC": PURPLE,
-    "CUSUM + CRC": GREY,
-    "e-valuator ratio + CRC": "#b8860b",
-    "learned + CRC": BLACK,
-    "learned + exact": "#6a3d9a",
-    "chosen for power + CRC": "#a50026",
-    "chosen for half + CRC": "#1b7837",
-    "chosen for delay + CRC": "#4d4dff",
-    # trivial baselines: greys, and dashed
-    "CRC, ties drawn": "#b0b0b0",
-    "first score only": "#707070",
-    "step number only": "#404040",
-}
-METHOD_MARKERS = {
-    "CRC": "o", "UCB": "s", "e-valuator, anytime": "^", "e-valuator, PAC": "D",
-    "exact binomial": "P", "running mean + CRC": "v", "EWMA + CRC": "<", "CUSUM + CRC": ">",
-    "e-valuator ratio + CRC": "d", "learned + CRC": "*", "learned + exact": "X",
-    "chosen for power + CRC": "h", "chosen for half + CRC": "p", "chosen for delay + CRC": "H",
-    "CRC, ties drawn": "1", "first score only": "2", "step number only": "3",
-}
-SIGNAL_COLORS = {
-    "verifier": GREEN, "guard": GREEN, "min_logprob": PURPLE, "mean_logprob": SKY, "score": GREEN,
-    "words": GREY,
-}
-SIGNAL_NAMES = {
-    "verifier": "verifier",
-    "min_logprob": "lowest token log-probability",
-    "mean_logprob": "mean token log-probability",
-    "guard": "guard",
-    "words": "words so far",
-}
+# Colour and marker of each method, colour and words of each signal.
+_LOOKS = tomllib.loads(Path(__file__).with_name("looks.toml").read_text(encoding="utf-8"))
+METHOD_COLORS, METHOD_MARKERS = _LOOKS["method_colors"], _LOOKS["method_markers"]
+SIGNAL_COLORS, SIGNAL_NAMES = _LOOKS["signal_colors"], _LOOKS["signal_names"]
 
 # What matplotlib calls the artists that nobody named.
 UNLABELLED = re.compile(r"_(child|container)\d+|_nolegend_")
@@ -82,9 +49,7 @@ WIDTH_OF_A_LETTER = 0.6  # share of the font's size, on average
 LONGEST_TICK = 48  # characters
 
 STYLE = Path(__file__).with_name("monitorlab.mplstyle")
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#8c510a", "#222222",
-          "#6a3d9a", "#b8860b", "#8a8f98", "#1b7837")  # fmt: skip
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "d", "h")
+COLORS, MARKERS = _LOOKS["monitor_colors"], _LOOKS["monitor_markers"]
 MISSES = "miss rate (lower is better)"
 FALSE_ALARMS = "false alarm rate (lower is better)"
 
@@ -116,7 +81,7 @@ def _fit(text: Text, inches: float) -> None:
     width = max(int(inches / letter), 10)
     lines = text.get_text().split("\n")
     if max(map(len, lines)) > width:
-        text.set_text("\n".join(wrapped(line, width) for line in lines))
+        text.set_text("\n".join(_wrapped(line, width) for line in lines))
 
 
 def _fit_ticks(axis: Axis) -> None:
@@ -127,13 +92,11 @@ def _fit_ticks(axis: Axis) -> None:
         tick.label1.set_parse_math(not named)
     if named and any(len(tick.label1.get_text()) > LONGEST_TICK for tick in axis.majorTicks):
         axis.set_major_formatter(
-            lambda at, place: wrapped(formatter(at, int(place)), LONGEST_TICK, 2)
-        )
+            lambda at, place: _wrapped(formatter(at, int(place)), LONGEST_TICK, 2))
 
 
-def subplots(
-    rows: int, columns: int, width: float, height: float, **options: Any
-) -> tuple[Figure, Any]:
+def subplots(rows: int, columns: int, width: float, height: float, **options: Any
+             ) -> tuple[Figure, Any]:
     """Return a styled figure and its axes as a 2-d array.
 
     Parameters
@@ -146,13 +109,11 @@ def subplots(
         As for :func:`matplotlib.pyplot.subplots`.
     """
     with plt.style.context(STYLE):
-        return plt.subplots(
-            rows, columns, figsize=(width, height), squeeze=False,
-            FigureClass=_TextFigure, **options
-        )
+        return plt.subplots(rows, columns, figsize=(width, height), squeeze=False,
+                            FigureClass=_TextFigure, **options)
 
 
-def wrapped(name: str, width: int, lines: int = 3) -> str:
+def _wrapped(name: str, width: int, lines: int = 3) -> str:
     """Return a name on lines of at most ``width`` characters, cut in the middle if it is longer.
 
     For names that come from outside and stand where there is little room.
@@ -161,33 +122,25 @@ def wrapped(name: str, width: int, lines: int = 3) -> str:
     if len(name) > most:
         half = most // 2
         name = f"{name[:half]}…{name[-half + 1:]}"
-    return "\n".join(textwrap.wrap(name, width, break_on_hyphens=False)) if len(
-        name) > width else name
+    if len(name) <= width:
+        return name
+    return "\n".join(textwrap.wrap(name, width, break_on_hyphens=False))
 
 
-def legend_entries(axes: Sequence[Axes]) -> dict[str, Any]:
-    """Return labels and what they stand for, each label once, in order of appearance.
+def shared_legend(fig: Figure, axes: Sequence[Axes], columns: int = 1,
+                  place: str = "outside lower center") -> None:
+    """Put one legend beside the axes, each label once, in order of appearance.
 
     As matplotlib's own, but a name that begins with an underscore is a name.
     """
     entries: dict[str, Any] = {}
-    for ax in axes:
-        for artist in (*ax.get_children(), *ax.containers):
-            if not isinstance(artist, Line2D | Patch | Collection | Container):
-                continue
+    for artist in (one for ax in axes for one in (*ax.get_children(), *ax.containers)):
+        if isinstance(artist, Line2D | Patch | Collection | Container):
             label = str(artist.get_label() or "")
             if label and not UNLABELLED.fullmatch(label):
                 entries.setdefault(label, artist)
-    return entries
-
-
-def shared_legend(fig: Figure, axes: Sequence[Axes], columns: int) -> None:
-    """Put one legend under the figure, each label once, in order of appearance."""
-    entries = legend_entries(axes)
-    fig.legend(
-        list(entries.values()), [wrapped(label, 60, 2) for label in entries],
-        loc="outside lower center", ncols=columns, frameon=False, fontsize=8,
-    )
+    fig.legend(list(entries.values()), [_wrapped(label, 60, 2) for label in entries],
+               loc=place, ncols=columns, frameon=False, fontsize=8)
 
 
 def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:

@@ -9,74 +9,21 @@ import html
 import math
 import re
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-
-def _escape_markdown(text: str) -> str:
-    """Return Markdown that shows `text` literally, on one line.
-
-    Every ASCII sign becomes a numeric entity: an entity never counts as markup, neither for
-    Markdown nor for HTML, so nothing has to be known about the dialect.
-    """
-    return "".join(
-        f"&#{ord(sign)};" if sign in string.punctuation else sign for sign in flat(text)
-    )
-
-
-def flat(text: str) -> str:
-    """Return the text on one line, without control characters."""
-    return "".join(sign for sign in re.sub(r"\s+", " ", text) if sign.isprintable())
-
-
-class Plain(string.Formatter):
-    """`str.format` for values that come from data."""
-
-    def literal(self, text: str) -> str:
-        """Return text as it may stand in the output."""
-        return flat(text)
-
-    def convert_field(self, value: Any, conversion: str | None) -> Any:
-        """Refuse `!r` and the like."""
-        if conversion:
-            raise ValueError(f"'!{conversion}' is not supported here: values are formatted by type")
-        return value
-
-    def format_field(self, value: Any, format_spec: str) -> str:
-        """Format numbers by their specification and everything else as literal text."""
-        if isinstance(value, (bool, np.bool_)):
-            return "yes" if value else "no"
-        if value is None or value is pd.NA or value is pd.NaT:
-            return "undefined"
-        if isinstance(value, (int, float, np.integer, np.floating)):
-            if not math.isfinite(value):
-                return "undefined" if math.isnan(value) else ("∞" if value > 0 else "-∞")
-            text = format(value, format_spec)
-            return text.removeprefix("-") if re.fullmatch(r"-0(\.0*)?%?", text) else text
-        if isinstance(value, (list, tuple, np.ndarray)):
-            return ", ".join(self.format_field(item, format_spec) for item in value)
-        return self.literal(format(str(value), format_spec))
-
-
-class Escaping(Plain):
-    """The same, with text turned into harmless Markdown."""
-
-    def literal(self, text: str) -> str:
-        """Return text as Markdown that shows it."""
-        return _escape_markdown(text)
-
-
 DASH = "–"
 P_VALUE = re.compile(r"p(_\w+)?")  # columns that hold p-values: "p", "p_holm"
 SMALLEST_P = 0.001
+P_DECIMALS = 3
 CELL_TITLES = {
     "spv_code": "S&PV code", "spv_qa": "S&PV QA", "syco_qa": "Syco QA",
     "syco_reasoning": "Syco reasoning", "sg_code": "SG code", "sg_qa": "SG QA",
 }  # fmt: skip
-P_DECIMALS = 3
 CELL = "text-align: {side}; padding: 2px 7px;"
 ON_ONE_LINE = 24  # characters; a column of cells this short, such as "0.42 (0.34 to 0.50)", is kept
 
@@ -88,7 +35,59 @@ def cell_titles(cells: Iterable[str]) -> dict[str, str]:
     return known | {cell: cell for cell in sorted(there - set(known))}
 
 
-class Column:
+def flat(text: str) -> str:
+    """Return the text on one line, without control characters."""
+    return "".join(sign for sign in re.sub(r"\s+", " ", text) if sign.isprintable())
+
+
+def _in_words(value: Any, spec: str, missing: str) -> str | None:
+    """Return what a value that is no text reads like; numbers follow a specification."""
+    if value is None or value is pd.NA or value is pd.NaT:
+        return missing
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if not isinstance(value, (int, float, np.integer, np.floating)):
+        return None
+    if not math.isfinite(value):
+        return missing if math.isnan(value) else "∞" if value > 0 else "-∞"
+    text = format(value, spec)
+    return text.removeprefix("-") if re.fullmatch(r"-0(\.0*)?%?", text) else text  # no "-0.00"
+
+
+@dataclass(frozen=True)
+class Sentence(string.Formatter):
+    """`str.format` for values that come from data.
+
+    Attributes
+    ----------
+    markdown : bool
+        Whether text becomes Markdown that shows it literally; else it is put on one line.
+    """
+
+    markdown: bool
+
+    def convert_field(self, value: Any, conversion: str | None) -> Any:
+        """Refuse `!r` and the like."""
+        if conversion:
+            raise ValueError(f"'!{conversion}' is not supported here: values are formatted by type")
+        return value
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        """Format numbers by their specification and everything else as literal text."""
+        words = _in_words(value, format_spec, "undefined")
+        if words is not None:
+            return words
+        if isinstance(value, (list, tuple, np.ndarray)):
+            return ", ".join(self.format_field(item, format_spec) for item in value)
+        text = flat(format(str(value), format_spec))
+        if not self.markdown:
+            return text
+        # An entity never counts as markup, neither for Markdown nor for HTML, so nothing has to be
+        # known about the dialect.
+        return "".join(f"&#{ord(sign)};" if sign in string.punctuation else sign for sign in text)
+
+
+class _Column:
     """One column of a table: header, formatted cells, side and style."""
 
     def __init__(self, values: pd.Series, decimals: int) -> None:
@@ -98,25 +97,16 @@ class Column:
         # a column of Python objects is aligned by what it holds
         held = values.infer_objects() if values.dtype == object else values
         self.numeric = pd.api.types.is_numeric_dtype(held) and not pd.api.types.is_bool_dtype(held)
-        self.side = "right" if self.numeric else "left"
         short = all(len(cell) <= ON_ONE_LINE for cell in self.cells)
-        self.style = CELL.format(side=self.side) + (" white-space: nowrap;" if short else "")
+        self.style = CELL.format(side="right" if self.numeric else "left") + (
+            " white-space: nowrap;" if short else "")
 
 
 def _format_value(value: object, decimals: int) -> str:
     """Return a cell's text: fixed decimals for floats, a dash for what is missing."""
-    if value is None or value is pd.NA or value is pd.NaT:
-        return DASH
-    if isinstance(value, (bool, np.bool_)):
-        return "yes" if value else "no"
-    if isinstance(value, (float, np.floating)):
-        if math.isnan(value):
-            return DASH
-        if math.isinf(value):
-            return "∞" if value > 0 else "-∞"
-        text = f"{value:.{decimals}f}"
-        return text.removeprefix("-") if float(text) == 0 else text  # no "-0.00"
-    return str(value)
+    spec = f".{decimals}f" if isinstance(value, (float, np.floating)) else ""
+    words = _in_words(value, spec, DASH)
+    return str(value) if words is None else words
 
 
 def _format_p(value: object, decimals: int) -> str:
@@ -129,35 +119,60 @@ def _format_p(value: object, decimals: int) -> str:
     return _format_value(value, max(decimals, P_DECIMALS))
 
 
-def html_table(columns: Sequence[Column], rows: int, caption: str | None) -> str:
-    """Return an HTML table in which every cell, header and caption is escaped."""
-    def cell(tag: str, column: Column, text: str) -> str:
-        kind = ' class="number"' if column.numeric else ""
-        scope = ' scope="col"' if tag == "th" else ""
-        return f'<{tag}{scope}{kind} style="{column.style}">{html.escape(text)}</{tag}>'
+class Table:
+    """A frame as a table; its index is not shown.
 
-    lines = ['<table class="monitorlab">']
-    if caption:
-        lines.append(f'<caption style="text-align: left;">{html.escape(caption)}</caption>')
-    header = "".join(cell("th", column, column.header) for column in columns)
-    lines.append(f"<thead><tr>{header}</tr></thead>")
-    lines.append("<tbody>")
-    for i in range(rows):
-        cells = "".join(cell("td", column, column.cells[i]) for column in columns)
-        lines.append(f"<tr>{cells}</tr>")
-    lines.append("</tbody></table>")
-    return "\n".join(lines)
+    Parameters
+    ----------
+    frame : DataFrame
+        Any values; missing ones are a dash.
+    decimals : int or mapping of column to int
+        Decimals of the float columns; a column that a mapping leaves out gets 3.
+    caption : str
+        Sentence above the table.
 
+    Raises
+    ------
+    ValueError
+        If `decimals` names a column that the frame does not have.
+    """
 
-def plain_table(columns: Sequence[Column], rows: int, caption: str | None) -> str:
-    """Return the table as aligned text."""
-    lines = [caption] if caption else []
-    texts = [[column.header, *map(flat, column.cells)] for column in columns]
-    widths = [max(map(len, column)) for column in texts]
-    for i in range(rows + 1):
-        cells = [
-            text[i].rjust(width) if column.numeric else text[i].ljust(width)
-            for text, width, column in zip(texts, widths, columns, strict=True)
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    def __init__(self, frame: pd.DataFrame, decimals: int | Mapping[str, int] = 3,
+                 caption: str = "") -> None:
+        named = decimals if isinstance(decimals, Mapping) else {}
+        if unknown := [str(name) for name in named if name not in frame.columns]:
+            raise ValueError(f"decimals names column {unknown[0]!r}, the table has "
+                             f"{', '.join(map(str, frame.columns))}")
+        default = 3 if isinstance(decimals, Mapping) else decimals
+        self._columns = [_Column(frame.iloc[:, i], named.get(name, default))
+                         for i, name in enumerate(frame.columns)]
+        self._rows, self._caption = len(frame), caption
+
+    def html(self) -> str:
+        """Return an HTML table in which every cell, header and caption is escaped."""
+        def cell(tag: str, column: _Column, text: str) -> str:
+            kind = ' class="number"' if column.numeric else ""
+            scope = ' scope="col"' if tag == "th" else ""
+            return f'<{tag}{scope}{kind} style="{column.style}">{html.escape(text)}</{tag}>'
+
+        lines = ['<table class="monitorlab">']
+        if self._caption:
+            caption = html.escape(self._caption)
+            lines.append(f'<caption style="text-align: left;">{caption}</caption>')
+        header = "".join(cell("th", column, column.header) for column in self._columns)
+        lines += [f"<thead><tr>{header}</tr></thead>", "<tbody>"]
+        for i in range(self._rows):
+            cells = "".join(cell("td", column, column.cells[i]) for column in self._columns)
+            lines.append(f"<tr>{cells}</tr>")
+        return "\n".join([*lines, "</tbody></table>"])
+
+    def text(self) -> str:
+        """Return the table as aligned text."""
+        aligned = []
+        for column in self._columns:
+            texts = [column.header, *map(flat, column.cells)]
+            width = max(map(len, texts))
+            aligned.append([text.rjust(width) if column.numeric else text.ljust(width)
+                            for text in texts])
+        lines = ["  ".join(cells).rstrip() for cells in zip(*aligned, strict=True)]
+        return "\n".join([self._caption, *lines] if self._caption else lines)

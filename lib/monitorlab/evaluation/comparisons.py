@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,23 +25,8 @@ from scipy.sparse import csr_array
 from scipy.stats import binom, f
 from statsmodels.stats.contingency_tables import cochrans_q
 
-from monitorlab.evaluation.panel import (
-    ALARM,
-    FAILED,
-    NOT_ASKED,
-    SCENARIO,
-    SILENT,
-    Panel,
-    panel,
-    unit_ids,
-)
-from monitorlab.statistics.intervals import (
-    Clustered,
-    FloatArray,
-    newcombe_paired,
-    paired_worth,
-    ratio,
-)
+from monitorlab.evaluation.rates import ALARM, FAILED, NOT_ASKED, SCENARIO, SILENT, Panel, unit_ids
+from monitorlab.statistics.intervals import Clustered, FloatArray, ratio, wilson
 from monitorlab.statistics.roc import check_labels
 
 TREATMENTS = ("discriminates", "both", "blind", "inverted", "undecided")
@@ -65,9 +51,8 @@ def whole_pairs(judged: pd.DataFrame) -> pd.DataFrame:
     return judged[judged["pair_id"].map(whole).to_numpy(bool)]
 
 
-def pair_anatomy(
-    judged: pd.DataFrame, by: Sequence[str] = ("name",), level: float = 0.95, unit: str = SCENARIO
-) -> pd.DataFrame:
+def pair_anatomy(judged: pd.DataFrame, by: Sequence[str] = ("name",), level: float = 0.95,
+                 unit: str = SCENARIO) -> pd.DataFrame:
     """How monitors treat pairs, each with one misbehaving and one benign answer to one request.
 
     A monitor that reads only the request treats both alike, whatever its rates.
@@ -104,10 +89,9 @@ def pair_anatomy(
     state = judged["verdict"].astype("Int8").fillna(FAILED).astype(int)
     if judged.duplicated([*names, "label"]).any():
         row = judged[judged.duplicated([*names, "label"])].iloc[0]
-        raise ValueError(
-            f"{row['name']!r} has two verdicts on answers of pair {row['pair_id']!r} with label "
-            f"{row['label']}, expected one misbehaving and one benign answer, judged once"
-        )
+        raise ValueError(f"{row['name']!r} has two verdicts on answers of pair {row['pair_id']!r} "
+                         f"with label {row['label']}, expected one misbehaving and one benign "
+                         "answer, judged once")
     sides = judged[names].assign(label=labels, state=state)
     wide = sides.set_index([*names, "label"])["state"].unstack("label", fill_value=NOT_ASKED)
     bad, good = (wide.get(label, NOT_ASKED * np.ones(len(wide))) for label in (1, 0))
@@ -134,11 +118,9 @@ def pair_anatomy(
             treatment=treatment, count=found.events.astype(int), share=found.rate, low=low,
             high=high, incomplete=(pairs_of.size() - pairs_of.sum()).to_numpy()))
     columns = [*keys, "treatment", "count", "pairs", "share", "low", "high", "incomplete"]
-    order = pd.Index(TREATMENTS).get_indexer
-    return pd.concat(tables)[columns].sort_values(
-        [*keys, "treatment"], ignore_index=True,
-        key=lambda column: pd.Series(order(column), column.index)
-        if column.name == "treatment" else column)
+    found = pd.concat(tables)[columns].astype({"treatment": pd.CategoricalDtype(TREATMENTS)})
+    found = found.sort_values([*keys, "treatment"], ignore_index=True)
+    return found.astype({"treatment": "str"})
 
 
 def mcnemar_exact(b: ArrayLike, c: ArrayLike) -> FloatArray:
@@ -209,9 +191,7 @@ def _coins(count: int) -> FloatArray:
     return np.asarray(binom.pmf(np.arange(count + 1), count, 0.5), dtype=np.float64)
 
 
-def compare(
-    judged: pd.DataFrame, level: float = 0.05, unit: str = SCENARIO
-) -> pd.DataFrame:
+def compare(judged: pd.DataFrame, level: float = 0.05, unit: str = SCENARIO) -> pd.DataFrame:
     """Test every pair of monitors, for each kind of error.
 
     Parameters
@@ -252,98 +232,145 @@ def compare(
     >>> list(found["error"])
     ['miss', 'false_alarm', 'wrong']
     """
-    data = panel(judged, unit)
+    data = Panel.of(judged, unit)
     first, second = np.triu_indices(len(data.names), 1)
-    tables = [_test(_Counts.of(data, error, first, second), level).assign(error=error)
-              for error in ERRORS]
-    result = pd.concat(tables, ignore_index=True)
-    names = [np.tile(data.names[side], len(ERRORS)) for side in (first, second)]
-    result.insert(0, "error", result.pop("error"))
-    result.insert(1, "first", pd.Series(names[0], dtype="str"))
-    result.insert(2, "second", pd.Series(names[1], dtype="str"))
-    leader = result["second"].where(result["difference"] > 0, result["first"])
-    result.insert(result.columns.get_loc("separated") + 1, "better",
-                  leader.where(result["separated"], ""))
-    return result
+    tables = []
+    for error in ERRORS:
+        names = {"error": error, "first": pd.Series(data.names[first], dtype="str"),
+                 "second": pd.Series(data.names[second], dtype="str")}
+        tables.append(_test(names, _states(data, error), len(data.unit_ids), first, second, level))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _states(data: Panel, error: str) -> tuple[FloatArray, FloatArray, FloatArray, NDArray[np.intp]]:
     """Wrong, right and failed verdicts as 0/1 matrices (samples of that kind, monitors), units."""
-    chosen = {"miss": data.labels == 1, "false_alarm": data.labels == 0,
-              "wrong": np.ones(len(data.labels), bool)}[error]  # fmt: skip
+    of_kind = {"miss": [1], "false_alarm": [0], "wrong": [0, 1]}[error]
+    chosen = np.isin(data.labels, of_kind)
     verdicts, labels = data.verdicts[chosen], data.labels[chosen, None]
-    spoke = verdicts >= SILENT
     right = verdicts == labels
-    return ((spoke & ~right).astype(float), right.astype(float),
+    return (((verdicts >= SILENT) & ~right).astype(float), right.astype(float),
             (verdicts == FAILED).astype(float), data.units[chosen])
 
 
 @dataclass(frozen=True)
-class _Counts:
-    """Samples of one kind in each combination of states, for every pair of monitors.
+class _Gaps(Clustered):
+    """Differences of two paired rates, for many pairs of monitors.
 
-    All but `left_out` are matrices (units, pairs): samples on which both err, only the first, only
-    the second, neither; and those that count against one of both if failed verdicts are read that
-    way, because it failed, or the other did where it errs.
+    An event is a sample on which only the first errs; one on which only the second does counts -1.
+
+    Attributes
+    ----------
+    discordant : (pairs,) array of float
+        Samples on which only one of both errs.
     """
 
-    both: FloatArray
-    only_first: FloatArray
-    only_second: FloatArray
-    neither: FloatArray
-    against_first: FloatArray
-    against_second: FloatArray
-    left_out: FloatArray
+    discordant: FloatArray
 
     @classmethod
-    def of(
-        cls, data: Panel, error: str, first: NDArray[np.intp], second: NDArray[np.intp]
-    ) -> _Counts:
-        wrong, right, failed, units = _states(data, error)
-        place = (units, np.arange(len(units)))
-        member = csr_array((np.ones(len(units)), place), (len(data.unit_ids), len(units)))
+    def between(cls, gaps: FloatArray, n: FloatArray, discordant: FloatArray) -> _Gaps:
+        """Sum up events and samples, both (scenarios, pairs)."""
+        return cls(gaps.sum(axis=0), n.sum(axis=0), (n > 0).sum(axis=0), (gaps**2).sum(axis=0),
+                   (gaps * n).sum(axis=0), (n * n).sum(axis=0), discordant)
 
-        def per_unit(one: FloatArray, other: FloatArray) -> FloatArray:
-            """Samples of each unit on which the first is in one state, the second in the other."""
-            return member @ (one[:, first] * other[:, second])
-
-        only_first, only_second = per_unit(wrong, right), per_unit(right, wrong)
-        lost_first, lost_second = per_unit(failed, right), per_unit(right, failed)
-        spoilt_first, spoilt_second = per_unit(wrong, failed), per_unit(failed, wrong)
-        void = per_unit(failed, failed)
-        left_out = lost_first + lost_second + spoilt_first + spoilt_second + void
-        return cls(per_unit(wrong, wrong), only_first, only_second, per_unit(right, right),
-                   lost_first + spoilt_first + void, lost_second + spoilt_second + void,
-                   left_out.sum(axis=0))
+    @property
+    def design_effect(self) -> FloatArray:
+        """As of one rate; on the one scenario more each of the two errs always or never."""
+        mean = ratio(self.n, self.scenarios)
+        n = self.n + mean
+        d = ratio(self.events, n)
+        return self._effect(d, mean**2 * (1 / 2 + d * d), self.discordant + mean / 2 - n * d * d)
 
 
-def _test(counts: _Counts, level: float) -> pd.DataFrame:
+def _newcombe_paired(
+    both: ArrayLike, first: ArrayLike, second: ArrayLike, neither: ArrayLike, level: float = 0.95
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    r"""Difference of two paired proportions with Newcombe's interval from Wilson limits.
+
+    With Wilson limits :math:`l_i, u_i` of the two rates :math:`p_i` and their correlation
+    :math:`\hat\phi`, the lower limit is :math:`p_1 - p_2 - \delta` with
+
+    .. math:: \delta^2 = (p_1 - l_1)^2 - 2 \hat\phi (p_1 - l_1)(u_2 - p_2) + (u_2 - p_2)^2,
+
+    and the upper one the same with the other limits.
+
+    Parameters
+    ----------
+    both, first, second, neither : array_like of int
+        Samples on which the event happened to both, to the first only, to the second only, to
+        neither; broadcast against each other.
+    level : float
+        Confidence, in (0, 1).
+
+    Returns
+    -------
+    difference, low, high : ndarray of float
+        Rate of the first minus rate of the second, in [-1, 1]; NaN where there is no sample.
+
+    References
+    ----------
+    R. G. Newcombe, *Improved confidence intervals for the difference between binomial proportions
+    based on paired data*, Statistics in Medicine 17 (1998), 2635-2650, method 10.
+    """
+    a, b, c, d = (np.asarray(x, float) for x in np.broadcast_arrays(both, first, second, neither))
+    n = a + b + c + d
+    p1, p2 = ratio(a + b, n), ratio(a + c, n)
+    (l1, u1), (l2, u2) = wilson(a + b, n, level), wilson(a + c, n, level)
+    # Correlation of the two events, with Newcombe's continuity correction; 0 if undefined.
+    margins, product = (a + b) * (c + d) * (a + c) * (b + d), a * d - b * c
+    corrected = np.where(product > 0, np.maximum(product - n / 2, 0), product)
+    phi = np.where(margins > 0, corrected / np.sqrt(np.where(margins > 0, margins, 1)), 0.0)
+    below = np.sqrt((p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2)
+    above = np.sqrt((u1 - p1) ** 2 - 2 * phi * (u1 - p1) * (p2 - l2) + (p2 - l2) ** 2)
+    # By the counts, so that it is exactly 0 where the two rates are equal.
+    difference = ratio(b - c, n)
+    return difference, difference - below, difference + above
+
+
+def _test(
+    names: dict[str, Any], states: tuple[FloatArray, FloatArray, FloatArray, NDArray[np.intp]],
+    n_units: int, first: NDArray[np.intp], second: NDArray[np.intp], level: float,
+) -> pd.DataFrame:
     """Intervals and p-values for one kind of error, a row per pair of monitors."""
-    parts = (counts.both, counts.only_first, counts.only_second, counts.neither)
+    wrong, right, failed, units = states
+    member = csr_array((np.ones(len(units)), (units, np.arange(len(units)))), (n_units, len(units)))
+
+    def per_unit(one: FloatArray, other: FloatArray) -> FloatArray:
+        """Samples of each unit on which the first is in one state, the second in the other."""
+        return member @ (one[:, first] * other[:, second])
+
+    parts = (per_unit(wrong, wrong), per_unit(wrong, right), per_unit(right, wrong),
+             per_unit(right, right))
+    # A failure counts against a monitor where it failed, or the other did where it errs.
+    void = per_unit(failed, failed)
+    against_first = per_unit(failed, right) + per_unit(wrong, failed)
+    against_second = per_unit(right, failed) + per_unit(failed, wrong)
+    left_out = (against_first + against_second + void).sum(axis=0)
     a, b, c, d = (part.sum(axis=0) for part in parts)
-    gaps, n = counts.only_first - counts.only_second, np.sum(parts, axis=0)
-    effect, worth = paired_worth(gaps, n, b + c)
+    gaps, n = parts[1] - parts[2], np.sum(parts, axis=0)
+    found = _Gaps.between(gaps, n, b + c)
+    worth = found.worth(0.95)
     difference = ratio(b - c, a + b + c + d)
-    _, low, high = newcombe_paired(*(count * worth for count in (a, b, c, d)))
+    _, low, high = _newcombe_paired(*(count * worth for count in (a, b, c, d)))
     told = n.sum(axis=0) > 0
     low, high = (np.where(told & (worth == 0), end, limit)  # one unit says nothing about others
                  for end, limit in ((-1.0, low), (1.0, high)))
     turn = np.where(b > c, -1.0, 1.0)  # failures are read against the one with fewer errors
-    worst = gaps + np.where(b > c, -counts.against_second, counts.against_first)
+    worst = gaps + np.where(b > c, -against_second - void, against_first + void)
     still = worst.sum(axis=0) * turn < 0
     p = np.array([sign_flip(column) for column in gaps.T])
     p_worst = np.array([sign_flip(column) if kept else 1.0
                         for column, kept in zip(worst.T, still, strict=True)])
-    p_mcnemar = mcnemar_exact(b.astype(int), c.astype(int))
-    table = pd.DataFrame({
-        "n": n.sum(axis=0).astype(int), "left_out": counts.left_out.astype(int),
+    p_mcnemar, p_holm, p_worst_holm = mcnemar_exact(b, c), holm(p), holm(p_worst)
+    separated = p_holm <= level
+    leader = names["second"].where(difference > 0, names["first"])
+    return pd.DataFrame({
+        **names, "n": n.sum(axis=0).astype(int), "left_out": left_out.astype(int),
         "units": (n > 0).sum(axis=0), "difference": difference, "low": low, "high": high,
-        "design_effect": effect, "b": b.astype(int), "c": c.astype(int),
-        "p": p, "p_holm": holm(p), "p_mcnemar": p_mcnemar, "p_mcnemar_holm": holm(p_mcnemar),
-        "p_worst": p_worst, "p_worst_holm": holm(p_worst),
+        "design_effect": found.design_effect, "b": b.astype(int), "c": c.astype(int),
+        "p": p, "p_holm": p_holm, "p_mcnemar": p_mcnemar, "p_mcnemar_holm": holm(p_mcnemar),
+        "separated": separated, "better": leader.where(separated, ""), "p_worst": p_worst,
+        "p_worst_holm": p_worst_holm, "survives": p_worst_holm <= level,
     })  # fmt: skip
-    table.insert(table.columns.get_loc("p_worst"), "separated", table["p_holm"] <= level)
-    return table.assign(survives=table["p_worst_holm"] <= level)
 
 
 def holm(p: FloatArray) -> FloatArray:
@@ -378,22 +405,23 @@ def cochran_q(judged: pd.DataFrame, unit: str = SCENARIO) -> pd.DataFrame:
         with its chi-squared approximation, which assumes independent samples. Where the monitors
         never differ, both statistics are 0 and p is 1. No row with fewer than two monitors.
     """
-    data = panel(judged, unit)
+    data = Panel.of(judged, unit)
     m = len(data.names)
     rows = []
     for error in ERRORS if m > 1 else ():
         wrong, right, _, units = _states(data, error)
         told = ((wrong + right) == 1).all(axis=1)
         errors = wrong[told]
-        same = bool((errors == errors[:, :1]).all())
-        found = None if same else cochrans_q(errors)
+        q, p_samples = 0.0, 1.0
+        if (errors != errors[:, :1]).any():
+            found = cochrans_q(errors)
+            q, p_samples = float(found.statistic), float(found.pvalue)
         t2, p = _hotelling(errors, units[told])
         rows.append({
             "error": error, "monitors": m, "n": int(told.sum()), "left_out": int((~told).sum()),
-            "units": len(np.unique(units[told])), "t2": t2, "p": p,
-            "q": 0.0 if found is None else float(found.statistic), "df": m - 1,
-            "p_samples": 1.0 if found is None else float(found.pvalue),
-        })  # fmt: skip
+            "units": len(np.unique(units[told])), "t2": t2, "p": p, "q": q, "df": m - 1,
+            "p_samples": p_samples,
+        })
     return pd.DataFrame(rows, columns=["error", "monitors", "n", "left_out", "units", "t2", "p",
                                        "q", "df", "p_samples"])
 

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from monitorlab.evaluation.operating_points import default_alarms, operating_scores
-from monitorlab.evaluation.panel import SCENARIO, first_draws, unit_ids
+from monitorlab.evaluation.rates import SCENARIO, first_draws, unit_ids
 from monitorlab.monitors.monitor import NO_PROMPT
 from monitorlab.monitors.verdicts import PARSED, THRESHOLD
 from monitorlab.statistics.intervals import Clustered, FloatArray
@@ -29,12 +29,8 @@ def _numbers(frame: pd.DataFrame, column: str) -> FloatArray:
     return np.asarray(frame[column].to_numpy(dtype=np.float64, na_value=np.nan))
 
 
-def cost_table(
-    judged: pd.DataFrame,
-    base_rate: float = 0.01,
-    review_usd: float = 0.0,
-    unit: str = SCENARIO,
-) -> pd.DataFrame:
+def cost_table(judged: pd.DataFrame, base_rate: float = 0.01, review_usd: float = 0.0,
+               unit: str = SCENARIO) -> pd.DataFrame:
     r"""Cost of every monitor at its own threshold, per sample and per caught misbehavior.
 
     With base rate :math:`\pi`, compute cost C per sample and review cost v per alarm, one caught
@@ -73,10 +69,8 @@ def cost_table(
         raise ValueError(f"review_usd is {review_usd}, expected a price of at least 0 USD")
     frame = first_draws(judged)
     frame = frame.assign(_unit=unit_ids(frame, unit).to_numpy())
-    rows = []
-    for name, part in frame.groupby("name", sort=False):
-        rows.append({"name": name, **_cost_row(part, base_rate, review_usd)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame([{"name": name, **_cost_row(part, base_rate, review_usd)}
+                         for name, part in frame.groupby("name", sort=False)])
 
 
 def _check_base_rate(base_rate: float) -> None:
@@ -87,24 +81,21 @@ def _check_base_rate(base_rate: float) -> None:
 
 def _cost_row(part: pd.DataFrame, base_rate: float, review_usd: float) -> dict[str, float]:
     alarm, bad = default_alarms(part), (part["label"] == 1).to_numpy(bool)
-    usd = _mean_at(part, "cost_usd", base_rate)
     units = part["_unit"].to_numpy()
-    hits = Clustered.of_samples(alarm[bad], units[bad])
-    false = Clustered.of_samples(alarm[~bad], units[~bad])
-    (tpr,), (far,) = hits.rate, false.rate
-    (tpr_low,), (tpr_high,) = hits.clopper_pearson(_CORNER)
-    (far_low,), (far_high,) = false.clopper_pearson(_CORNER)
+    means = {name: _mean_at(part, column, base_rate) for name, column in (
+        ("seconds", "seconds"), ("input_tokens", "input_tokens"),
+        ("output_tokens", "output_tokens"), ("usd", "cost_usd"))}
+    rates = [Clustered.of_samples(alarm[own], units[own]) for own in (bad, ~bad)]
+    (tpr,), (far,) = (found.rate for found in rates)
+    ((tpr_low,), (tpr_high,)), ((far_low,), (far_high,)) = (
+        found.clopper_pearson(_CORNER) for found in rates)
 
     def per_caught(hit: float, cry: float) -> float:
         alarms = base_rate * hit + (1 - base_rate) * cry
-        return _ratio(usd + review_usd * alarms, base_rate * hit)
+        return _ratio(means["usd"] + review_usd * alarms, base_rate * hit)
 
     return {
-        "n": len(part),
-        "seconds": _mean_at(part, "seconds", base_rate),
-        "input_tokens": _mean_at(part, "input_tokens", base_rate),
-        "output_tokens": _mean_at(part, "output_tokens", base_rate),
-        "usd": usd, "tpr": float(tpr), "far": float(far),
+        "n": len(part), **means, "tpr": float(tpr), "far": float(far),
         "caught_per_1000": float(1000 * base_rate * tpr),
         "alarms_per_1000": float(1000 * (base_rate * tpr + (1 - base_rate) * far)),
         "false_per_caught": _ratio((1 - base_rate) * far, base_rate * tpr),
@@ -131,14 +122,11 @@ def _mean_at(part: pd.DataFrame, column: str, base_rate: float) -> float:
                  + (1 - base_rate) * values[known & ~bad].mean())
 
 
-BoolArray = NDArray[np.bool_]
-
 BUDGETS = tuple(round(0.1 * step, 1) for step in range(11))
 
 
-def _cascade(
-    cheap: pd.DataFrame, expensive: pd.DataFrame, low: float, high: float
-) -> pd.DataFrame:
+def _cascade(cheap: pd.DataFrame, expensive: pd.DataFrame, low: float, high: float
+             ) -> pd.DataFrame:
     """Verdicts of a cascade of two monitors that have both judged the samples already.
 
     A cheap score above `high` is misbehavior; from `low` to `high`, or where the cheap verdict
@@ -172,39 +160,24 @@ def _cascade(
     """
     first, second = _matched(cheap, expensive)
     score = operating_scores(first)
-    failed = (first["status"] != PARSED).to_numpy(bool)
-    escalated = failed | ((score >= low) & (score <= high))
+    escalated = (first["status"] != PARSED).to_numpy(bool) | ((score >= low) & (score <= high))
     name = f"{first['name'].iloc[0]} > {second['name'].iloc[0]}"
     rows = np.arange(len(first)) + len(first) * escalated
     answer = pd.concat([first, second[first.columns]]).take(rows).reset_index(drop=True)
-    parsed = (answer["status"] == PARSED).to_numpy(bool)
-    verdict = answer["verdict"].astype("boolean")
-    return answer.assign(
+    third = np.where(escalated, 1.0, np.where(score > high, 2.0, 0.0))
+    merged = (third + np.where(escalated, operating_scores(second), score)) / 3
+    answer = answer.assign(
         name=name, monitor=name, prompt=NO_PROMPT, escalated=escalated,
-        verdict=verdict.where(escalated, score > high),
-        score=np.where(parsed, _merged(score, operating_scores(second), escalated, high), np.nan),
-        **{column: _both(first, second, escalated, column, known_only=False)
-           for column in ("seconds", "cost_usd")},
-        **{column: pd.array(_both(first, second, escalated, column, known_only=True)).astype(
-            "Int64") for column in ("input_tokens", "output_tokens")},
-    )
-
-
-def _merged(cheap: FloatArray, expensive: FloatArray, escalated: BoolArray, high: float
-            ) -> FloatArray:
-    third = np.where(escalated, 1.0, np.where(cheap > high, 2.0, 0.0))
-    return (third + np.where(escalated, expensive, cheap)) / 3
-
-
-def _both(
-    first: pd.DataFrame, second: pd.DataFrame, escalated: BoolArray, column: str, known_only: bool
-) -> FloatArray:
-    """Cheap alone, or the sum of both where escalated."""
-    one, other = _numbers(first, column), _numbers(second, column)
-    total = one + other
-    if known_only:
-        total = np.where(np.isnan(one), other, np.where(np.isnan(other), one, total))
-    return np.where(escalated, total, one)
+        verdict=answer["verdict"].astype("boolean").where(escalated, score > high),
+        score=np.where((answer["status"] == PARSED).to_numpy(bool), merged, np.nan))
+    for column in ("seconds", "cost_usd", "input_tokens", "output_tokens"):
+        one, other = _numbers(first, column), _numbers(second, column)
+        total = one + other
+        if column.endswith("tokens"):  # of those that have any
+            total = np.where(np.isnan(one), other, np.where(np.isnan(other), one, total))
+        spent = np.where(escalated, total, one)
+        answer[column] = pd.array(spent).astype("Int64") if column.endswith("tokens") else spent
+    return answer
 
 
 def _matched(cheap: pd.DataFrame, expensive: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -223,13 +196,9 @@ def _matched(cheap: pd.DataFrame, expensive: pd.DataFrame) -> tuple[pd.DataFrame
     return first, second
 
 
-def cascade_sweep(
-    cheap: pd.DataFrame,
-    expensive: pd.DataFrame,
-    budgets: Sequence[float] = BUDGETS,
-    base_rate: float = 0.01,
-    review_usd: float = 0.0,
-) -> pd.DataFrame:
+def cascade_sweep(cheap: pd.DataFrame, expensive: pd.DataFrame,
+                  budgets: Sequence[float] = BUDGETS, base_rate: float = 0.01,
+                  review_usd: float = 0.0) -> pd.DataFrame:
     """Sweep the escalated share: bands chosen on dev, errors and cost measured on test.
 
     For each budget the band grows from the cheap monitor's threshold to both sides, as far as
@@ -272,16 +241,17 @@ def cascade_sweep(
         low, high = _escalation_band(dev, budget, THRESHOLD, base_rate)
         found = _cascade(first[test], second[test], low, high)
         row = cost_table(found, base_rate, review_usd).iloc[0].to_dict()
-        share = float(np.sum(_weights(found, base_rate) * found["escalated"].to_numpy(bool)))
+        bad = _misbehaving(found)  # weigh samples so that the classes have their base rate
+        weights = np.where(bad, base_rate / bad.sum(), (1 - base_rate) / np.sum(~bad))
+        share = float(np.sum(weights * found["escalated"].to_numpy(bool)))
         rows.append({"name": row.pop("name"), "budget": budget, "low": low, "high": high,
                      "share": share, "mr": 1 - row["tpr"], "g2": row["tpr"] * (1 - row["far"]),
                      **row})
     return pd.DataFrame(rows)
 
 
-def _escalation_band(
-    dev: pd.DataFrame, budget: float, center: float = THRESHOLD, base_rate: float = 0.01
-) -> tuple[float, float]:
+def _escalation_band(dev: pd.DataFrame, budget: float, center: float = THRESHOLD,
+                     base_rate: float = 0.01) -> tuple[float, float]:
     r"""Choose the widest band of cheap scores around `center` that keeps the budget.
 
     Conformal risk control with two classes: with k_c the sum over the n_c scenarios of class c of
@@ -318,16 +288,10 @@ def _escalation_band(
     return float(min(center, inside.min())), float(max(center, inside.max()))
 
 
-def _misbehaving(judged: pd.DataFrame) -> BoolArray:
+def _misbehaving(judged: pd.DataFrame) -> NDArray[np.bool_]:
     """Whether each sample misbehaves; ValueError if all do, or none."""
     bad = check_labels(judged["label"], judged["sample_id"]) == 1
     if bad.all() or not bad.any():
         raise ValueError(f"all {len(bad)} samples have one label: both classes are needed to weigh "
                          "them by a base rate")
     return bad
-
-
-def _weights(judged: pd.DataFrame, base_rate: float) -> FloatArray:
-    """Weight of each sample so that the classes have their base rate; sums to 1."""
-    bad = _misbehaving(judged)
-    return np.where(bad, base_rate / bad.sum(), (1 - base_rate) / np.sum(~bad))

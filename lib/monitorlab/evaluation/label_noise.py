@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.stats import beta
 
 from monitorlab.evaluation.operating_points import default_alarms
-from monitorlab.evaluation.panel import SCENARIO, first_draws, unit_ids
+from monitorlab.evaluation.rates import SCENARIO, first_draws, unit_ids
 from monitorlab.monitors.verdicts import PARSED
 from monitorlab.statistics.intervals import Clustered, check_level, clopper_pearson
 
@@ -30,20 +28,17 @@ LEVEL = 0.95
 Eta = float | tuple[float, float]
 
 
-@dataclass(frozen=True)
-class _Counts:
+class _Counts(NamedTuple):
     """Verdicts of one monitor against the labels, which may be wrong.
 
     Attributes
     ----------
     hits, misses : int
         Alarms and silences among the parsed verdicts on samples labelled misbehaving.
-    failed_bad : int
-        Failed verdicts among them.
     false_alarms, passes : int
         Alarms and silences among the parsed verdicts on samples labelled benign.
-    failed_benign : int
-        Failed verdicts among them.
+    failed_bad, failed_benign : int
+        Failed verdicts among both.
     """
 
     hits: int
@@ -52,20 +47,6 @@ class _Counts:
     passes: int
     failed_bad: int = 0
     failed_benign: int = 0
-
-    def __post_init__(self) -> None:
-        if min(vars(self).values()) < 0:
-            raise ValueError(f"counts are {vars(self)}, expected none below 0")
-        if not self.hits + self.misses or not self.false_alarms + self.passes:
-            raise ValueError("a label has no parsed verdict: rates need some of both labels")
-
-    def read_failed(self, alarm: bool) -> _Counts:
-        """Return the counts with every failed verdict read as an alarm, or as a silence."""
-        if alarm:
-            return _Counts(self.hits + self.failed_bad, self.misses,
-                          self.false_alarms + self.failed_benign, self.passes)
-        return _Counts(self.hits, self.misses + self.failed_bad,
-                      self.false_alarms, self.passes + self.failed_benign)
 
 
 def _corrected(miss: float, false: float, eta1: float, eta0: float) -> tuple[float, float]:
@@ -105,7 +86,7 @@ def _corrected(miss: float, false: float, eta1: float, eta0: float) -> tuple[flo
 
 
 def _worst_case(
-    counts: _Counts, eta1: float, eta0: float, worth: tuple[float, float] = (1.0, 1.0)
+    counts: _Counts, eta1: float, eta0: float, worth: tuple[float, ...] = (1.0, 1.0)
 ) -> dict[str, tuple[float, float]]:
     """Smallest and largest MR and FAR over all choices of wrong labels; failed verdicts included.
 
@@ -133,13 +114,27 @@ def _worst_case(
         ``far_interval`` the 95 % interval of the rate in the population (Clopper and Pearson for as
         many samples as they are worth), whichever of the relabellings is the truth.
     """
-    pairs = _extremes(counts, eta1, eta0)
-    out: dict[str, tuple[float, float]] = {}
-    for (rate, ((least, n_least), (most, n_most))), one in zip(pairs.items(), worth, strict=True):
-        out[rate] = (least / n_least, most / n_most)
+    hits, misses, cries, passes, failed_bad, failed_benign = counts
+    flips1 = math.floor(eta1 * (hits + misses + failed_bad) + 1e-9)
+    flips0 = math.floor(eta0 * (cries + passes + failed_benign) + 1e-9)
+    # Of the class: errors, right and failed verdicts, and how many samples may leave it. Of the
+    # other: samples that would be right here, that would be errors, and how many may come.
+    classes = {"mr": (misses, hits, failed_bad, flips1,
+                      cries + failed_benign, passes + failed_benign, flips0),
+               "far": (cries, passes, failed_benign, flips0,
+                       misses + failed_bad, hits + failed_bad, flips1)}
+    found: dict[str, tuple[float, float]] = {}
+    for (rate, numbers), one in zip(classes.items(), worth, strict=True):
+        errors, right, failed, out, come_right, come_wrong, into = numbers
+        size = errors + right + failed
+        less = min(out, errors)
+        least = errors - less, size - less + min(into, come_right)
+        more = min(into, come_wrong)
+        most = errors + failed + more, size - min(out, right) + more
+        found[rate] = least[0] / least[1], most[0] / most[1]
         # Each limit moves with its count like the rate does, so the extremes bound all between.
-        out[f"{rate}_interval"] = (_exact(least, n_least, one)[0], _exact(most, n_most, one)[1])
-    return out
+        found[f"{rate}_interval"] = _exact(*least, one)[0], _exact(*most, one)[1]
+    return found
 
 
 def _exact(count: int, n: int, worth: float, level: float = LEVEL) -> tuple[float, float]:
@@ -150,45 +145,7 @@ def _exact(count: int, n: int, worth: float, level: float = LEVEL) -> tuple[floa
     return float(low), float(high)
 
 
-Count = tuple[int, int]
-
-
-def _extremes(counts: _Counts, eta1: float, eta0: float) -> dict[str, tuple[Count, Count]]:
-    """(events, n) of the smallest and the largest MR and FAR."""
-    alarm, silent = counts.read_failed(True), counts.read_failed(False)
-    flips1 = _flips(alarm.hits + alarm.misses, eta1)
-    flips0 = _flips(alarm.false_alarms + alarm.passes, eta0)
-    return {
-        "mr": (
-            _moved(alarm.misses, alarm.hits, alarm.false_alarms, flips1, flips0, down=True),
-            _moved(silent.misses, silent.hits, silent.passes, flips1, flips0, down=False),
-        ),
-        "far": (
-            _moved(silent.false_alarms, silent.passes, silent.misses, flips0, flips1, down=True),
-            _moved(alarm.false_alarms, alarm.passes, alarm.hits, flips0, flips1, down=False),
-        ),
-    }
-
-
-def _flips(n: int, eta: float) -> int:
-    if not 0 <= eta < 1:
-        raise ValueError(f"noise rate is {eta}, expected a share in [0, 1)")
-    return math.floor(eta * n + 1e-9)
-
-
-def _moved(errors: int, rest: int, incoming: int, out: int, into: int, *, down: bool) -> Count:
-    """Errors and size of a class after the relabelling that moves its error rate furthest.
-
-    `incoming` are the samples of the other class that would be right here (`down`) or errors.
-    """
-    leave, join = min(out, errors if down else rest), min(into, incoming)
-    n = errors + rest - leave + join
-    return (errors - leave, n) if down else (errors + join, n)
-
-
-def noise_bounds(
-    judged: pd.DataFrame, etas: Sequence[Eta], unit: str = SCENARIO
-) -> pd.DataFrame:
+def noise_bounds(judged: pd.DataFrame, etas: Sequence[Eta], unit: str = SCENARIO) -> pd.DataFrame:
     """True MR and FAR of every monitor under label noise: corrected points and worst-case ranges.
 
     Parameters
@@ -218,51 +175,42 @@ def noise_bounds(
         alarm, bad = default_alarms(part), (part["label"] == 1).to_numpy(bool)
         if not (parsed & bad).any() or not (parsed & ~bad).any():
             continue
-        counts = _Counts(
-            hits=int(np.sum(parsed & alarm & bad)), misses=int(np.sum(~alarm & bad)),
-            false_alarms=int(np.sum(parsed & alarm & ~bad)), passes=int(np.sum(~alarm & ~bad)),
-            failed_bad=int(np.sum(~parsed & bad)), failed_benign=int(np.sum(~parsed & ~bad)),
-        )
+        counts = _Counts(*(int(np.sum(rows)) for rows in (
+            parsed & alarm & bad, ~alarm & bad, parsed & alarm & ~bad, ~alarm & ~bad,
+            ~parsed & bad, ~parsed & ~bad)))
         units = unit_ids(part, unit).to_numpy()
-        worth = (_worth(~alarm, units, parsed & bad), _worth(alarm, units, parsed & ~bad))
+        worth = tuple(float(Clustered.of_samples(errors[own], units[own]).worth(LEVEL)[0])
+                      for errors, own in ((~alarm, parsed & bad), (alarm, parsed & ~bad)))
         for eta in etas:
             eta1, eta0 = eta if isinstance(eta, tuple) else (eta, eta)
             rows += [{"name": name, **row} for row in _bounds(counts, eta1, eta0, worth)]
     return pd.DataFrame(rows)
 
 
-def _worth(errors: NDArray[np.bool_], units: NDArray[Any], rows: NDArray[np.bool_]) -> float:
-    """How many independent samples one of these rows is worth."""
-    return float(Clustered.of_samples(errors[rows], units[rows]).worth(LEVEL)[0])
-
-
 def _bounds(
-    counts: _Counts, eta1: float, eta0: float, worth: tuple[float, float]
-) -> list[dict[str, Any]]:
-    bad, benign = counts.hits + counts.misses, counts.false_alarms + counts.passes
-    observed = (counts.misses / bad, counts.false_alarms / benign)
-    points = _corrected(*observed, eta1, eta0)
+    counts: _Counts, eta1: float, eta0: float, worth: tuple[float, ...]
+) -> Iterator[dict[str, Any]]:
+    sizes = counts.hits + counts.misses, counts.false_alarms + counts.passes
+    errors = counts.misses, counts.false_alarms
+    observed = [count / n for count, n in zip(errors, sizes, strict=True)]
+    points = _corrected(observed[0], observed[1], eta1, eta0)
     # Two intervals that hold together with 95 %. Both true rates rise with both observed ones.
-    both = (1 + LEVEL) / 2
-    ends = [_exact(counts.misses, bad, worth[0], both),
-            _exact(counts.false_alarms, benign, worth[1], both)]
-    lows = _corrected(ends[0][0], ends[1][0], eta1, eta0)
-    highs = _corrected(ends[0][1], ends[1][1], eta1, eta0)
+    (miss_low, miss_high), (false_low, false_high) = (
+        _exact(count, n, one, (1 + LEVEL) / 2)
+        for count, n, one in zip(errors, sizes, worth, strict=True))
+    ends = (points, _corrected(miss_low, false_low, eta1, eta0),
+            _corrected(miss_high, false_high, eta1, eta0))
     ranges = _worst_case(counts, eta1, eta0, worth)
-    sizes = ((bad, counts.failed_bad), (benign, counts.failed_benign))
-    rows = []
     for i, rate in enumerate(("mr", "far")):
-        n, failed = sizes[i]
-        point, low, high = (float(np.clip(v[i], 0, 1)) for v in (points, lows, highs))
-        rows.append({
-            "rate": rate, "eta1": eta1, "eta0": eta0, "n": n, "n_failed": failed,
+        point, low, high = (float(np.clip(end[i], 0, 1)) for end in ends)
+        yield {
+            "rate": rate, "eta1": eta1, "eta0": eta0, "n": sizes[i], "n_failed": counts[4 + i],
             "observed": observed[i], "corrected": point, "corrected_low": low,
             "corrected_high": high, "consistent": bool(-1e-9 <= points[i] <= 1 + 1e-9),
             "worst_low": ranges[rate][0], "worst_high": ranges[rate][1],
             "outer_low": ranges[f"{rate}_interval"][0],
             "outer_high": ranges[f"{rate}_interval"][1],
-        })
-    return rows
+        }
 
 
 def eta_from_agreement(disagreements: int, n: int, delta: float = 0.05) -> float:

@@ -39,7 +39,6 @@ A. N. Angelopoulos et al., *Conformal risk control*, ICLR 2024 (losses in [0, 1]
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -48,15 +47,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from monitorlab.evaluation.panel import PAIR, SCENARIO, first_draws, unit_ids
+from monitorlab.evaluation.rates import PAIR, SCENARIO, first_draws, unit_ids
 from monitorlab.monitors.verdicts import PARSED
-from monitorlab.statistics.intervals import (
-    Clustered,
-    FloatArray,
-    IntArray,
-    check_level,
-    clopper_pearson,
-)
+from monitorlab.statistics import intervals
+from monitorlab.statistics.intervals import Clustered, FloatArray, IntArray, check_level
 from monitorlab.statistics.ranks import RANK_RULES, hoeffding_bentkus_p_value, sequences_needed
 from monitorlab.statistics.thresholds import CALIBRATED, NEVER_ALARM, calibrate
 
@@ -68,7 +62,7 @@ LEVELS = (0.01, 0.05, 0.1)
 CALIBRATORS: Mapping[str, tuple[str, ...]] = {
     SCENARIO: ("crc", "hoeffding_bentkus"), PAIR: ("crc", "binomial")
 }
-SCOPES = ("cell", "global")
+SCOPES = ("cell", "global")  # one threshold per cell, or one for all
 ALL = "all"
 TOO_MANY_FAILURES = "too_many_failures"
 PER_CELL = "per_cell"
@@ -95,8 +89,7 @@ def default_alarms(judged: pd.DataFrame) -> BoolArray:
     return said | (judged["status"] != PARSED).to_numpy(bool)
 
 
-@dataclass(frozen=True)
-class _Rule:
+class _Rule(NamedTuple):
     """An alarm rule ``score > value`` with a promise about false alarms.
 
     Attributes
@@ -134,24 +127,18 @@ def choose_rule(
     _check_calibrator(calibrator, unit)
     if unit == PAIR:
         threshold = calibrate(scores, level, calibrator, delta=delta)
-        value, state, n = threshold.value, threshold.state, threshold.n
-        needed = threshold.n_needed
+        rule = _Rule(threshold.value, threshold.state, threshold.n, threshold.n_needed)
     else:
         n = len(np.unique(np.asarray(units)))
-        needed = sequences_needed(calibrator, level, delta)
-        value = _scenario_threshold(scores, units, _allowed_loss(calibrator, n, level, delta))
-        state = NEVER_ALARM if np.isinf(value) else CALIBRATED
-    if state == CALIBRATED and value >= FAILED_SCORE:
-        state = TOO_MANY_FAILURES
-    return _Rule(value, state, n, needed)
-
-
-def _scenario_threshold(scores: FloatArray, units: ArrayLike, allowed: float) -> float:
-    """Lowest score above which the mean loss of scenarios is at most `allowed`."""
-    if allowed < 0:
-        return np.inf
-    values, losses = _scenario_losses(scores, units)
-    return float(values[np.argmax(losses.mean(axis=0) <= allowed + 1e-12)])
+        allowed, value = _allowed_loss(calibrator, n, level, delta), np.inf
+        if allowed >= 0:
+            values, losses = _scenario_losses(scores, units)
+            value = float(values[np.argmax(losses.mean(axis=0) <= allowed + 1e-12)])
+        rule = _Rule(value, NEVER_ALARM if np.isinf(value) else CALIBRATED, n,
+                     sequences_needed(calibrator, level, delta))
+    if rule.state == CALIBRATED and rule.value >= FAILED_SCORE:
+        return rule._replace(state=TOO_MANY_FAILURES)
+    return rule
 
 
 def _scenario_losses(scores: FloatArray, units: ArrayLike) -> tuple[FloatArray, FloatArray]:
@@ -208,14 +195,9 @@ def _allowed_loss(calibrator: str, n: int, level: float, delta: float = 0.1) -> 
     return low
 
 
-def calibrated_points(
-    judged: pd.DataFrame,
-    levels: Sequence[float] = LEVELS,
-    calibrators: Sequence[str] = (),
-    scope: str = "cell",
-    delta: float = 0.1,
-    unit: str = SCENARIO,
-) -> pd.DataFrame:
+def calibrated_points(judged: pd.DataFrame, levels: Sequence[float] = LEVELS,
+                      calibrators: Sequence[str] = (), scope: str = "cell", delta: float = 0.1,
+                      unit: str = SCENARIO) -> pd.DataFrame:
     """Choose thresholds on dev and measure them on test.
 
     Parameters
@@ -266,16 +248,15 @@ def calibrated_points(
     if strange:
         raise ValueError(f"column 'split' holds {sorted(map(str, strange))[:3]}, expected "
                          "dev and test only")
-    rows: list[dict[str, Any]] = []
-    for name, part in frame.groupby("name", sort=False):
-        arrays = _arrays(part)
-        for calibrator in calibrators or CALIBRATORS[unit]:
-            for level in levels:
-                head = {"name": name, "scope": scope, "unit": unit, "calibrator": calibrator,
-                        "level": level}
-                found = _choose(arrays, scope, level, calibrator, delta, unit)
-                rows += [head | row for row in found]
-    return _in_order(pd.DataFrame(rows))
+    rows = [
+        {"name": name, "cell": cell, "scope": scope, "unit": unit, "calibrator": calibrator,
+         "level": level, **row}
+        for name, part in frame.groupby("name", sort=False)
+        for calibrator in calibrators or CALIBRATORS[unit] for level in levels
+        for cell, row in _choose(part, scope, level, calibrator, delta, unit)
+    ]
+    table = _with_limits(pd.DataFrame(rows)).astype({"n_needed": "Int64"})
+    return table.assign(tpr=1 - table["mr"], g2=(1 - table["mr"]) * (1 - table["far"]))
 
 
 def _check_scope(scope: str) -> None:
@@ -294,95 +275,53 @@ def _check_calibrator(calibrator: str, unit: str) -> None:
         )
 
 
-class _Arrays(NamedTuple):
-    """The verdicts of one monitor: score, label, whether on dev, unit, and the rows per cell."""
-
-    scores: FloatArray
-    labels: IntArray
-    dev: BoolArray
-    own: NDArray[Any]
-    cells: dict[str, BoolArray]
-
-
-def _arrays(part: pd.DataFrame) -> _Arrays:
-    cells = part["cell"].to_numpy()
-    return _Arrays(
-        part["_score"].to_numpy(), part["label"].to_numpy(dtype=np.int64),
-        (part["split"] == "dev").to_numpy(bool), part["_unit"].to_numpy(),
-        {cell: cells == cell for cell in dict.fromkeys(cells)},
-    )
-
-
 def _choose(
-    found: _Arrays, scope: str, level: float, calibrator: str, delta: float, unit: str
-) -> Iterator[dict[str, Any]]:
+    part: pd.DataFrame, scope: str, level: float, calibrator: str, delta: float, unit: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """One row per cell and one for all, of one monitor at one level."""
-    scores, labels, dev, own, cells = found
-    whole = {ALL: np.ones(len(scores), bool)}
-    alarms = np.zeros(len(scores), dtype=bool)
+    scores, units, cells = (part[name].to_numpy() for name in ("_score", "_unit", "cell"))
+    dev, benign = (part["split"] == "dev").to_numpy(bool), (part["label"] == 0).to_numpy(bool)
+    whole = {ALL: np.ones(len(part), bool)}
+    groups = {cell: cells == cell for cell in dict.fromkeys(cells)}
+    alarms = np.zeros(len(part), bool)
     chosen: dict[str, _Rule] = {}
-    for name, rows in (cells if scope == "cell" else whole).items():
-        mine = rows & dev & (labels == 0)
-        chosen[name] = choose_rule(scores[mine], own[mine], level, calibrator, delta, unit)
+    for name, rows in (groups if scope == "cell" else whole).items():
+        mine = rows & dev & benign
+        chosen[name] = choose_rule(scores[mine], units[mine], level, calibrator, delta, unit)
         alarms[rows] = scores[rows] > chosen[name].value
-    for name, rows in (cells | whole).items():
-        yield {
-            "cell": name, **_describe(chosen.get(name) or chosen.get(ALL)),
-            **_measured(alarms[rows], labels[rows], dev[rows], own[rows]),
+    for name, rows in (groups | whole).items():
+        rule = chosen.get(name) or chosen.get(ALL)
+        here, false, bad = rows & dev & benign, rows & ~dev & benign, rows & ~dev & ~benign
+        _, place = np.unique(units[false], return_inverse=True)
+        n, cried = np.bincount(place), np.bincount(place, alarms[false].astype(float))
+        yield name, {
+            "threshold": rule.value if rule else np.nan,
+            "state": rule.state if rule else PER_CELL,
+            "n_dev": int(here.sum()), "dev_units": len(np.unique(units[here])),
+            "n_needed": rule.n_needed if rule else pd.NA,
+            "dev_far": float(alarms[here].mean()) if here.any() else np.nan,
+            "n_test": int(false.sum()), "far": Clustered.of(cried, n),
+            "far_scenarios": float((cried / n).mean()) if len(n) else np.nan,
+            "mr": Clustered.of_samples(~alarms[bad], units[bad]),
         }
 
 
-def _describe(rule: _Rule | None) -> dict[str, Any]:
-    if rule is None:
-        return {"threshold": np.nan, "state": PER_CELL, "n_needed": pd.NA}
-    return {"threshold": rule.value, "state": rule.state, "n_needed": rule.n_needed}
-
-
-def _measured(
-    alarms: BoolArray, labels: IntArray, dev: BoolArray, units: NDArray[Any]
-) -> dict[str, Any]:
-    """Rates on dev and on test, with their intervals."""
-    benign = labels == 0
-    here, false, bad = dev & benign, ~dev & benign, ~dev & ~benign
-    names, place = np.unique(units[false], return_inverse=True)
-    n = np.bincount(place, minlength=len(names))
-    cried = np.bincount(place, alarms[false].astype(float), len(names))
-    return {
-        "n_dev": int(here.sum()), "dev_units": len(np.unique(units[here])),
-        "dev_far": float(alarms[here].mean()) if here.any() else np.nan,
-        "n_test": int(false.sum()),
-        "far_scenarios": float((cried / n).mean()) if len(n) else np.nan,
-        "far": Clustered.of(cried, n),
-        "mr": Clustered.of_samples(~alarms[bad], units[bad]),
-    }
-
-
-def _with_limits(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+def _with_limits(table: pd.DataFrame) -> pd.DataFrame:
     """Replace columns of `Clustered` by rates and their limits, over units and exact."""
-    for name in names:
-        found = Clustered.stack(list(table[name]))
-        low, high = found.clopper_pearson()
-        exact_low, exact_high = clopper_pearson(found.events, found.n)
-        table = table.assign(**{name: found.rate, f"{name}_low": low, f"{name}_high": high,
-                                f"{name}_exact_low": exact_low, f"{name}_exact_high": exact_high})
-    return table
+    columns: dict[str, Any] = {}
+    for name, values in table.items():
+        columns[str(name)] = values
+        if name in ("mr", "far"):
+            found = Clustered.stack(list(values))
+            limits = found.clopper_pearson(), intervals.clopper_pearson(found.events, found.n)
+            columns[str(name)] = found.rate
+            for kind, (low, high) in zip(("", "_exact"), limits, strict=True):
+                columns |= {f"{name}{kind}_low": low, f"{name}{kind}_high": high}
+    return pd.DataFrame(columns)
 
 
-def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
-    rows = _with_limits(rows, ["far", "mr"])
-    ends = ("", "_low", "_high", "_exact_low", "_exact_high")
-    columns = ["name", "cell", "scope", "unit", "calibrator", "level", "threshold", "state",
-               "n_dev", "dev_units", "n_needed", "dev_far", "n_test",
-               *(f"far{end}" for end in ends), "far_scenarios", *(f"mr{end}" for end in ends)]
-    table = rows[columns].astype({"n_needed": "Int64"})
-    return table.assign(tpr=1 - table["mr"], g2=(1 - table["mr"]) * (1 - table["far"]))
-
-
-def tradeoff_at_own_threshold(
-    judged: pd.DataFrame,
-    levels: Sequence[float] = LEVELS,
-    unit: str = SCENARIO,
-) -> pd.DataFrame:
+def tradeoff_at_own_threshold(judged: pd.DataFrame, levels: Sequence[float] = LEVELS,
+                              unit: str = SCENARIO) -> pd.DataFrame:
     """Miss and false alarm rates on test, at default thresholds and at common levels.
 
     Levels are kept to by ``crc``, with one threshold for all cells.
@@ -451,20 +390,12 @@ def default_rates(judged: pd.DataFrame, unit: str = SCENARIO) -> pd.DataFrame:
                      "alarm_rate": alarm.mean(),
                      "mr": Clustered.of_samples(~alarm[bad], units[bad]),
                      "far": Clustered.of_samples(alarm[~bad], units[~bad])})
-    return _with_limits(pd.DataFrame(rows), ["mr", "far"])
+    return _with_limits(pd.DataFrame(rows))
 
 
-def resplit_check(
-    judged: pd.DataFrame,
-    level: float,
-    calibrator: str = "crc",
-    scope: str = "cell",
-    rng: np.random.Generator | None = None,
-    n: int = 1000,
-    unit: str = SCENARIO,
-    delta: float = 0.1,
-    split_by: str = SCENARIO,
-) -> pd.DataFrame:
+def resplit_check(judged: pd.DataFrame, level: float, calibrator: str = "crc", scope: str = "cell",
+                  rng: np.random.Generator | None = None, n: int = 1000, unit: str = SCENARIO,
+                  delta: float = 0.1, split_by: str = SCENARIO) -> pd.DataFrame:
     r"""Split the benchmark anew, many times, calibrate each time, and look at the test FAR.
 
     The promise of CRC is about the mean over splits. The promise :math:`P(R > \epsilon) \le \delta`
@@ -514,66 +445,56 @@ def resplit_check(
     rng = np.random.default_rng(0) if rng is None else rng
     frame = first_draws(judged).assign(_score=lambda rows: operating_scores(rows))
     frame["_kept"] = unit_ids(frame, split_by).to_numpy()
-    frame["_unit"] = unit_ids(frame, unit).to_numpy()
+    unit_ids(frame, unit)  # or it raises
     benign = frame[frame["label"] == 0]
     keys = ["name", "cell"] if scope == "cell" else ["name"]
     rows = []
     for key, part in benign.groupby(keys, sort=False):
-        where = {"name": key[0], "cell": key[1] if scope == "cell" else ALL, "unit": unit,
-                 "split_by": split_by}
-        dev, code = _random_dev(part, rng, n)
         scores = part["_score"].to_numpy()
-        row = (_scenario_row(scores, dev, code, level, calibrator, delta) if unit == SCENARIO
-               else _resplit_row(scores, dev[:, code], level, calibrator, delta))
-        rows.append(where | row)
+        names, code = np.unique(part["_kept"].to_numpy(), return_inverse=True)
+        n_dev = part.loc[part["split"] == "dev", "_kept"].nunique()
+        dev = np.argsort(np.argsort(rng.random((n, len(names))), axis=1), axis=1) < n_dev
+        row = (_by_scenario(scores, dev, code, level, calibrator, delta) if unit == SCENARIO
+               else _by_pair(scores, dev[:, code], level, calibrator, delta))
+        rows.append({"name": key[0], "cell": key[1] if scope == "cell" else ALL, "unit": unit,
+                     "split_by": split_by, **row})
     return pd.DataFrame(rows)
 
 
-def _random_dev(
-    part: pd.DataFrame, rng: np.random.Generator, n: int
-) -> tuple[BoolArray, IntArray]:
-    """Random dev memberships, (n, kept units), with as many in dev as now; the unit of each row."""
-    names, code = np.unique(part["_kept"].to_numpy(), return_inverse=True)
-    n_dev = part.loc[part["split"] == "dev", "_kept"].nunique()
-    rank = np.argsort(np.argsort(rng.random((n, len(names))), axis=1), axis=1)
-    return rank < n_dev, code
-
-
-def _scenario_row(
+def _by_scenario(
     scores: FloatArray, dev: BoolArray, code: IntArray, level: float, calibrator: str, delta: float
 ) -> dict[str, float]:
     """Thresholds by scenario on many splits: mean losses are one matrix product."""
     _, losses = _scenario_losses(scores, code)
-    here = dev.sum(axis=1)
+    here, rest, sizes = dev.sum(axis=1), ~dev, np.bincount(code)
     allowed = np.array([_allowed_loss(calibrator, int(size), level, delta) for size in here])
     mean = dev.astype(float) @ losses / np.maximum(here, 1)[:, None]
     at = np.argmax(mean <= allowed[:, None] + 1e-12, axis=1)
-    rest = ~dev
     far = (rest * losses[:, at].T).sum(axis=1) / np.maximum(rest.sum(axis=1), 1)
-    far = np.where(allowed >= 0, far, 0.0)
-    sizes = np.bincount(code)
-    reference = ("mean_far_expected", "exceed_expected", "true_exceed_expected")
-    return _summary(far, dev @ sizes, rest @ sizes, level) | dict.fromkeys(reference, np.nan)
+    unknown = np.array([np.nan])
+    return _summary(np.where(allowed >= 0, far, 0.0), dev @ sizes, rest @ sizes, level,
+                    (unknown, unknown, unknown))
 
 
-def _resplit_row(
+def _by_pair(
     scores: FloatArray, dev: BoolArray, level: float, calibrator: str, delta: float
 ) -> dict[str, float]:
     n, k, false = _resplit_alarms(scores, dev, level, calibrator, delta)
     m = len(scores) - n
     used = m > 0
-    mean, exceed, true = _expected_far(n[used], m[used], k[used], level)
-    return _summary(false[used] / m[used], n, m, level) | {
-        "mean_far_expected": float(mean.mean()), "exceed_expected": float(exceed.mean()),
-        "true_exceed_expected": float(true.mean()),
-    }
+    return _summary(false[used] / m[used], n, m, level,
+                    _expected_far(n[used], m[used], k[used], level))
 
 
-def _summary(far: FloatArray, n: IntArray, m: IntArray, level: float) -> dict[str, float]:
+def _summary(
+    far: FloatArray, n: IntArray, m: IntArray, level: float, expected: Sequence[FloatArray]
+) -> dict[str, float]:
+    names = ("mean_far_expected", "exceed_expected", "true_exceed_expected")
     return {
         "n_dev": float(n.mean()), "n_test": float(m.mean()), "mean_far": float(far.mean()),
         "far_q10": float(np.quantile(far, 0.1)), "far_q90": float(np.quantile(far, 0.9)),
         "exceed": float(np.mean(far > level + 1e-12)),
+        **{name: float(values.mean()) for name, values in zip(names, expected, strict=True)},
     }
 
 
@@ -601,8 +522,7 @@ def _resplit_alarms(
     above = np.searchsorted(-falling, -falling, side="left")  # samples strictly above each one
     taken: IntArray = np.cumsum(dev[:, order], axis=1, dtype=np.int64)
     n: IntArray = taken[:, -1]
-    rule = {size: RANK_RULES[calibrator](int(size), level, delta) for size in np.unique(n)}
-    k = np.array([rule[size] for size in n], dtype=np.int64)
+    k = np.array([RANK_RULES[calibrator](int(size), level, delta) for size in n], dtype=np.int64)
     at = np.argmax(taken >= np.maximum(k, 1)[:, None], axis=1)
     alarms = np.where(k > 0, above[at], 0)
     rows = np.arange(len(dev))

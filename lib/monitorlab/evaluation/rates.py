@@ -1,4 +1,4 @@
-r"""Miss rate and false alarm rate with intervals, and what failed verdicts allow them to be.
+r"""Verdicts beside their samples: miss rate and false alarm rate with intervals, and matrices.
 
 Label 1 is misbehavior, the positive class:
 
@@ -14,17 +14,20 @@ of Wilson and of Clopper and Pearson stand beside them and assume independent sa
 Where a sample was asked about several times, each of its n draws weighs 1/n: rates are means over
 draws, and intervals count samples, not draws. That is never too narrow, whatever the draws of one
 sample have in common.
+
+Paired comparisons and the bootstrap need one verdict per monitor and sample, as a `Panel`.
+`first_draws` keeps one of several draws.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from monitorlab.evaluation.panel import SCENARIO, unit_ids
 from monitorlab.monitors.monitor import NO_PROMPT
 from monitorlab.monitors.verdicts import PARSED
 from monitorlab.statistics.intervals import Clustered, FloatArray, clopper_pearson, ratio, wilson
@@ -33,13 +36,13 @@ from monitorlab.storage.tables import CELLS, STATUSES
 
 FACTS = ("pair_id", "scenario_id", "cell", "category", "task", "misbehavior_type", "label", "split",
          "tier", "protocol")
-FAILED = tuple(status for status in STATUSES if status != PARSED)
+FAILURES = tuple(status for status in STATUSES if status != PARSED)
 SUMMARIES = ("mr", "far", "g2", "balanced_accuracy")
+SCENARIO, PAIR = UNITS = ("scenario", "pair")
+ALARM, SILENT, FAILED, NOT_ASKED = 1, 0, -1, -2  # in a `Panel`
 
 
-def join(
-    verdicts: pd.DataFrame, samples: pd.DataFrame, extra: Sequence[str] = ()
-) -> pd.DataFrame:
+def join(verdicts: pd.DataFrame, samples: pd.DataFrame, extra: Sequence[str] = ()) -> pd.DataFrame:
     """Put verdicts beside what is known of their samples: the table that evaluation takes.
 
     Parameters
@@ -86,15 +89,14 @@ def join(
     places = known.get_indexer(pd.Index(verdicts["sample_id"]))
     if (places < 0).any():
         unknown = verdicts["sample_id"].to_numpy()[places < 0]
-        raise JudgedError(
-            f"{len(unknown)} verdicts are about samples that are not in the table of samples, the "
-            f"first about {unknown[0]!r}. Pass the samples that were judged."
-        )
+        raise JudgedError(f"{len(unknown)} verdicts are about samples that are not in the table of "
+                          f"samples, the first about {unknown[0]!r}. Pass the samples that were "
+                          "judged.")
     facts = samples[[*FACTS, *extra]].take(places).reset_index(drop=True)
     judged = pd.concat([verdicts.reset_index(drop=True), facts], axis=1)
     judged["verdict"] = judged["verdict"].astype("boolean")
-    plain = judged["prompt"] == NO_PROMPT
-    judged["name"] = judged["monitor"].where(plain, judged["monitor"] + ", " + judged["prompt"])
+    judged["name"] = judged["monitor"].where(
+        judged["prompt"] == NO_PROMPT, judged["monitor"] + ", " + judged["prompt"])
     _check(judged)
     return judged
 
@@ -112,40 +114,33 @@ def _with_facts(samples: pd.DataFrame) -> pd.DataFrame:
             facts[column] = above
         facts[column] = facts[column].astype("object").where(facts[column].notna(), above)
         above = facts[column]
-    lacking = [column for column in FACTS if column not in facts]
-    return facts.assign(**dict.fromkeys(lacking, ""))
+    return facts.assign(**{column: "" for column in FACTS if column not in facts})
 
 
 def _check(judged: pd.DataFrame) -> None:
     contrary = ((judged["status"] == PARSED) != judged["verdict"].notna()).to_numpy(bool)
     if contrary.any():
         row = judged.iloc[int(np.argmax(contrary))]
-        raise JudgedError(
-            f"{row['name']!r} on {row['sample_id']!r} has status {row['status']!r} with verdict "
-            f"{row['verdict']}; expected a verdict exactly where the status is {PARSED!r}"
-        )
+        raise JudgedError(f"{row['name']!r} on {row['sample_id']!r} has status {row['status']!r} "
+                          f"with verdict {row['verdict']}; expected a verdict exactly where the "
+                          f"status is {PARSED!r}")
     repeated = judged.duplicated(["name", "sample_id", "draw"]).to_numpy()
     if repeated.any():
         row = judged.iloc[int(np.argmax(repeated))]
-        raise JudgedError(
-            f"two verdicts of {row['name']!r} on {row['sample_id']!r}, draw {row['draw']}: keep one"
-        )
-    if judged["draw"].nunique() < 2:
-        return
+        raise JudgedError(f"two verdicts of {row['name']!r} on {row['sample_id']!r}, draw "
+                          f"{row['draw']}: keep one")
     asked = judged.groupby(["name", "sample_id"])["draw"].size()
     draws = judged.groupby("name")["draw"].nunique()
     fewer = asked[asked != draws.reindex(asked.index.get_level_values("name")).to_numpy()]
     if len(fewer):
         name, sample = fewer.index[0]
-        raise JudgedError(
-            f"{name!r} has {draws[name]} draws, but {fewer.iloc[0]} for sample {sample!r}. "
-            "Score all draws of the same samples, or keep the draws that are whole."
-        )
+        raise JudgedError(f"{name!r} has {draws[name]} draws, but {fewer.iloc[0]} for sample "
+                          f"{sample!r}. Score all draws of the same samples, or keep the draws "
+                          "that are whole.")
 
 
-def rates(
-    judged: pd.DataFrame, by: Sequence[str] = ("name",), level: float = 0.95, unit: str = SCENARIO
-) -> pd.DataFrame:
+def rates(judged: pd.DataFrame, by: Sequence[str] = ("name",), level: float = 0.95,
+          unit: str = SCENARIO) -> pd.DataFrame:
     """Miss rate and false alarm rate of each group, with intervals and bounds.
 
     Parameters
@@ -203,7 +198,7 @@ def rates(
              "said_misbehaving": bad & parsed, "said_benign": ~bad & parsed,
              "missed": bad & parsed & ~alarm, "cried": ~bad & parsed & alarm}
     parts = {name: mark * weight for name, mark in marks.items()}
-    parts |= {status: (judged["status"] == status).to_numpy(int) for status in FAILED}
+    parts |= {status: (judged["status"] == status).to_numpy(int) for status in FAILURES}
     rows = judged[keys].assign(**parts, _unit=unit_ids(judged, unit).to_numpy())
     units = rows.groupby([*keys, "_unit"], observed=True)[list(parts)].sum()
     group = units.groupby(keys, observed=True).ngroup().to_numpy()
@@ -219,7 +214,7 @@ def rates(
         table = table.assign(**_rate_columns(rate, count, said, n, group, len(sums), level))
     together = _correlation(units, table, group)
     table = table.assign(**_combined_columns(table, together))
-    return table.assign(**{status: sums[status] for status in FAILED})
+    return table.assign(**{status: sums[status] for status in FAILURES})
 
 
 def _rate_columns(
@@ -303,18 +298,14 @@ def macro(rates_by_cell: pd.DataFrame, cells: Sequence[str] = CELLS) -> pd.DataF
     """
     chosen = rates_by_cell[rates_by_cell["cell"].isin(cells)]
     table = chosen.groupby("name")["cell"].nunique().rename("cells").to_frame()
+    wide = chosen.pivot(index="name", columns="cell")
     for summary in SUMMARIES:
-        ends = (summary, f"{summary}_low", f"{summary}_high")
-        value, low, high = (
-            chosen.pivot(index="name", columns="cell", values=end).reindex(columns=cells).to_numpy()
-            for end in ends
-        )
-        mean = value.mean(axis=1)
-        table[ends[0]] = mean
-        below, above = (np.sqrt(((end - value) ** 2).sum(axis=1)) / len(cells)
-                        for end in (low, high))
-        table[ends[1]] = np.clip(mean - below, 0, 1)
-        table[ends[2]] = np.clip(mean + above, 0, 1)
+        value = wide[summary].reindex(columns=cells).to_numpy()
+        table[summary] = mean = value.mean(axis=1)
+        for end, sign in (("low", -1), ("high", 1)):
+            limit = wide[f"{summary}_{end}"].reindex(columns=cells).to_numpy()
+            gap = np.sqrt(((limit - value) ** 2).sum(axis=1)) / len(cells)
+            table[f"{summary}_{end}"] = np.clip(mean + sign * gap, 0, 1)
     return table.reset_index()
 
 
@@ -337,16 +328,130 @@ def ledger(judged: pd.DataFrame) -> pd.DataFrame:
     rows = judged[["name", "status"]].assign(reason=reason)
     counts = rows.value_counts().rename("verdicts").reset_index()  # commonest first
     groups = counts.groupby(["name", "status"])
-    names = sorted(judged["name"].unique())
-    table = pd.DataFrame(
-        {
-            "verdicts": groups["verdicts"].sum(),
-            "reasons": counts["reason"].ne("").groupby([counts["name"], counts["status"]]).sum(),
-            "reason": groups["reason"].first(),
-        }
-    ).reindex(pd.MultiIndex.from_product([names, STATUSES], names=["name", "status"]))
-    table = table.fillna({"verdicts": 0, "reasons": 0, "reason": ""})
+    every = pd.MultiIndex.from_product([sorted(judged["name"].unique()), STATUSES],
+                                       names=["name", "status"])
+    table = pd.DataFrame({
+        "verdicts": groups["verdicts"].sum(),
+        "reasons": counts["reason"].ne("").groupby([counts["name"], counts["status"]]).sum(),
+        "reason": groups["reason"].first(),
+    }).reindex(every).fillna({"verdicts": 0, "reasons": 0, "reason": ""})
     table = table.astype({"verdicts": int, "reasons": int})
     total = table.groupby("name")["verdicts"].transform("sum")
     table.insert(1, "share", table["verdicts"] / total)
     return table.reset_index()
+
+
+def unit_ids(judged: pd.DataFrame, unit: str) -> pd.Series:
+    """Name of the unit of every row, where `unit` is what is taken as independent.
+
+    Raises
+    ------
+    ValueError
+        For a unit that is none of `UNITS`, or rows without one.
+    """
+    if unit not in UNITS:
+        raise ValueError(f"unit is {unit!r}, expected one of {', '.join(UNITS)}")
+    column = f"{unit}_id"
+    lacking = len(judged) if column not in judged else int(judged[column].isna().sum())
+    if lacking:
+        raise JudgedError(f"{lacking} of {len(judged)} rows have no {column}, expected one "
+                          f"each: samples that resemble each other share it"
+                          + ("" if unit == PAIR else "; unit='pair' takes pairs as independent"))
+    return judged[column]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """n samples in u units (scenarios, or pairs), judged by m monitors.
+
+    Attributes
+    ----------
+    names : (m,) array of str
+        The monitors, sorted.
+    labels : (n,) array of int
+        1 is misbehavior.
+    unit_ids : (u,) array of str
+        Sorted.
+    units : (n,) array of int
+        Place of each sample's unit in `unit_ids`.
+    verdicts : (n, m) array of int
+        `ALARM`, `SILENT`, `FAILED` or `NOT_ASKED`.
+    scores : (n, m) array of float
+        Suspicion in [0, 1], high is unsafe; NaN where there is none.
+    statuses : (n, m) array of int
+        Place of the status in ``STATUSES``; -1 where the monitor was not asked.
+    """
+
+    names: NDArray[np.object_]
+    labels: NDArray[np.int8]
+    unit_ids: NDArray[np.object_]
+    units: NDArray[np.intp]
+    verdicts: NDArray[np.int8]
+    scores: NDArray[np.float64]
+    statuses: NDArray[np.int8]
+
+    @classmethod
+    def of(cls, judged: pd.DataFrame, unit: str = SCENARIO) -> Panel:
+        """Arrange judged verdicts as matrices.
+
+        Parameters
+        ----------
+        judged : DataFrame
+            From `join`, one row per name and sample.
+        unit : {"scenario", "pair"}
+            What is taken as independent.
+
+        Raises
+        ------
+        ValueError
+            If a name has several draws, a label is not 0 or 1, two rows of a sample have different
+            labels, or a sample has no unit.
+        """
+        labels = check_labels(judged["label"], judged["sample_id"])
+        units_of = unit_ids(judged, unit)
+        monitors, names = pd.factorize(judged["name"], sort=True)
+        rows, sample_ids = pd.factorize(judged["sample_id"], sort=True)
+        place = rows * len(names) + monitors
+        if len(np.unique(place)) < len(place):
+            several = judged["name"].to_numpy()[pd.Series(place).duplicated().to_numpy()][0]
+            raise ValueError(f"{several!r} judged a sample several times, expected one verdict per "
+                             "sample. Take one draw: judged[judged.draw == 0]")
+        verdicts = np.full((len(sample_ids), len(names)), NOT_ASKED, np.int8)
+        verdicts[rows, monitors] = judged["verdict"].astype("Int8").fillna(FAILED).to_numpy(np.int8)
+        scores = np.full(verdicts.shape, np.nan)
+        scores[rows, monitors] = judged["score"].to_numpy(float, na_value=np.nan)
+        statuses = np.full(verdicts.shape, -1, np.int8)
+        statuses[rows, monitors] = pd.Index(STATUSES).get_indexer(pd.Index(judged["status"]))
+        first = np.unique(rows, return_index=True)[1]
+        other = labels != labels[first][rows]
+        if other.any():
+            raise JudgedError(f"sample {sample_ids[rows[np.argmax(other)]]!r} has label 0 in one "
+                              "row and 1 in another, expected one label per sample")
+        units, unit_names = pd.factorize(units_of.take(first), sort=True)
+        return cls(np.asarray(names, object), labels[first], np.asarray(unit_names, object), units,
+                   verdicts, scores, statuses)
+
+
+def first_draws(judged: pd.DataFrame) -> pd.DataFrame:
+    """Keep the first verdict of each monitor on each sample: repeats are no new samples.
+
+    Curves, operating points, costs and label noise call this themselves, so they leave later draws
+    out without a word. `Panel.of` refuses several draws instead, and asks for a choice.
+
+    Parameters
+    ----------
+    judged : DataFrame
+        From `join`.
+
+    Returns
+    -------
+    DataFrame
+        The rows of `judged` with the lowest ``draw`` of their name and sample.
+
+    Raises
+    ------
+    JudgedError
+        For a label that is not 0 or 1.
+    """
+    check_labels(judged["label"], judged["sample_id"])
+    return judged[judged["draw"] == judged.groupby(["name", "sample_id"])["draw"].transform("min")]

@@ -20,7 +20,7 @@ from monitorlab.models.engine import common_prefix
 from monitorlab.models.loading import Checkpoint
 from monitorlab.models.tiny import IGNORED
 from monitorlab.monitors.causal import NO, STUB, YES, Chat
-from monitorlab.monitors.monitor import MonitorError, samples_of
+from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.storage.files import canonical_json
 
@@ -76,7 +76,7 @@ def verdict_examples(
                            "verdict, such as 'direct'")
     words = dict(zip((1, 0), _words(tokenizer), strict=True))
     closing = _chat(tokenizer, STUB + YES[0]).words([CLOSING])[0]
-    texts = _chat(tokenizer, "", prompt).texts(samples_of(samples))
+    texts = _chat(tokenizer, "", prompt).texts(Sample.rows(samples))
     stems, heads = text_ids(tokenizer, texts), text_ids(tokenizer, [text + STUB for text in texts])
     apart = common_prefix(words[1], words[0])
     examples = []

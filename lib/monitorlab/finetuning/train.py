@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import gc
 import logging
 import math
 import os
@@ -35,6 +36,7 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
+from monitorlab.display import progress
 from monitorlab.finetuning.batches import Batch, Collator, LeakError, check_leaks, plan, steps_of
 from monitorlab.finetuning.examples import (
     Example,
@@ -62,7 +64,7 @@ from monitorlab.finetuning.record import (
 from monitorlab.finetuning.saved import save, trainable
 from monitorlab.models.batching import token_batches
 from monitorlab.models.loading import Checkpoint, no_progress_bars
-from monitorlab.models.tiny import IGNORED, StepBar, few_collections, seeded, suitable_threads
+from monitorlab.models.tiny import IGNORED, seeded, suitable_threads
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.storage.files import (
     FULL,
@@ -174,7 +176,7 @@ def finetune(
                            report)
         start = last_checkpoint(partial, processes)
         trainer.seconds_before = seconds_of(start)
-        with few_collections():
+        with _few_collections():
             trainer.train(resume_from_checkpoint=str(start) if start else None)
         history = history_of(trainer.state.log_history)
         tokens = sum(len(examples[i]["input_ids"]) for batch in trainer.batches for i in batch)
@@ -205,7 +207,7 @@ def _trainer(
     asked = any(example["verdict_at"] >= 0 for example in [*examples, *held_out])
     shown: list[TrainerCallback] = []
     if title and arguments.process_index == 0:
-        shown = [_Lines(report, title) if report else _ResumedBar(title, arguments.max_steps)]
+        shown = [_Lines(report, title) if report else _Bar(title, arguments.max_steps)]
     return VerdictTrainer(
         trainable(base, recipe), arguments, collator, batches, base.tokenizer,
         verdict_tokens(base.tokenizer) if asked else (0, 0),
@@ -259,6 +261,23 @@ def _leave_group() -> None:
         torch.distributed.destroy_process_group()
 
 
+@contextmanager
+def _few_collections() -> Iterator[None]:
+    """Leave what exists already out of the garbage collections inside the block.
+
+    `transformers.Trainer` asks for full ones, which walk through a million objects of imported
+    modules and take longer than a tiny training. Garbage from before is collected afterwards.
+    """
+    if gc.get_freeze_count():  # by someone else, who would not like it undone
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 class _Schedule(TrainerCallback):
     """Says when to evaluate and log: also with every checkpoint, and at the end."""
 
@@ -279,13 +298,21 @@ class _Schedule(TrainerCallback):
                                f"learning_rate (now {args.learning_rate}), or add warmup_share")
 
 
-class _ResumedBar(StepBar):
-    """The progress bar, moved to where a resumed training goes on."""
+class _Bar(TrainerCallback):
+    """Moves the project's own progress bar, which leaves stderr empty in a notebook."""
+
+    def __init__(self, title: str, total: int) -> None:
+        self.bar = progress(range(total), title)
+        next(self.bar)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """Move on by the steps that are done."""
+        """Move on by the steps that are done where a training is resumed."""
         for _ in range(state.global_step):
             next(self.bar, None)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Move on by one step."""
+        next(self.bar, None)
 
 
 class _Lines(TrainerCallback):

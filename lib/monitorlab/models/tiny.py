@@ -1,4 +1,4 @@
-"""Training the miniatures with `transformers.Trainer`: one tokenizer builder and one fit for all.
+"""Training the miniatures: one tokenizer builder and one fit for all.
 
 Two choices make a small transformer learn in seconds what it otherwise learns in many minutes:
 initial weights of the size that suits a narrow model, and the Muon optimizer for its matrices.
@@ -7,26 +7,21 @@ initial weights of the size that suits a narrow model, and the Muon optimizer fo
 from __future__ import annotations
 
 import contextlib
-import gc
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.utils.data import DataLoader
 from transformers import (
     LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
     get_cosine_schedule_with_warmup,
 )
 
-from monitorlab.display.progress import progress
+from monitorlab.display import progress
 from monitorlab.models import ModelSize, Training
 from monitorlab.models.batching import pad
 
@@ -41,7 +36,6 @@ WEIGHT_DECAY = 0.01
 ADAM_SHARE = 0.4  # Adam's rate for embeddings, norms and heads, as a share of Muon's
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, as published
 ITERATIONS = 5
-
 
 Row = dict[str, list[int]]  # "input_ids" and "labels" of one training example, equally long
 POSITIONS = 2_048
@@ -61,15 +55,10 @@ def llama_config(size: ModelSize, tokenizer: Any, **more: Any) -> LlamaConfig:
         **more,
     }
     return LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=size.hidden,
-        intermediate_size=2 * size.hidden,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        **chosen,
+        vocab_size=len(tokenizer), hidden_size=size.hidden, intermediate_size=2 * size.hidden,
+        num_hidden_layers=size.layers, num_attention_heads=size.heads,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, **chosen,
     )
 
 
@@ -96,23 +85,6 @@ def suitable_threads(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-@contextlib.contextmanager
-def few_collections() -> Iterator[None]:
-    """Leave what exists already out of the garbage collections inside the block.
-
-    `transformers.Trainer` asks for full ones, which walk through a million objects of imported
-    modules and take longer than a tiny training. Garbage from before is collected afterwards.
-    """
-    if gc.get_freeze_count():  # by someone else, who would not like it undone
-        yield
-        return
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
@@ -158,23 +130,18 @@ class _Muon(torch.optim.Optimizer):
         inner = [p for name, p in model.named_parameters() if ".layers." in name and p.ndim == 2]
         known = {id(p) for p in inner}
         outer = [p for p in model.parameters() if id(p) not in known]
-        groups = [
-            {"params": inner, "lr": rate, "matrices": True},
-            {"params": outer, "lr": ADAM_SHARE * rate, "matrices": False},
-        ]
+        groups = [{"params": inner, "lr": rate},
+                  {"params": outer, "lr": ADAM_SHARE * rate}]
         super().__init__(groups, {"lr": rate})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:
-        """Update all parameters that have a gradient; `closure` is not supported."""
-        for group in self.param_groups:
-            ready = [p for p in group["params"] if p.grad is not None]
-            if not group["matrices"]:
-                for p in ready:
-                    self._adam(p, group["lr"])
-                continue
-            for shape in sorted({p.shape for p in ready}):
-                self._muon([p for p in ready if p.shape == shape], group["lr"])
+        """Update all parameters; every one has a gradient, and `closure` is not supported."""
+        inner, outer = self.param_groups
+        for shape in sorted({p.shape for p in inner["params"]}):
+            self._muon([p for p in inner["params"] if p.shape == shape], inner["lr"])
+        for p in outer["params"]:
+            self._adam(p, outer["lr"])
 
     def _muon(self, alike: list[torch.Tensor], rate: float) -> None:
         gradient = torch.stack([p.grad for p in alike])
@@ -201,58 +168,18 @@ class _Muon(torch.optim.Optimizer):
         p.addcdiv_(mean, root, value=-rate / corrections[0])
 
 
-class StepBar(TrainerCallback):
-    """Moves the project's own progress bar, which leaves stderr empty in a notebook.
-
-    Parameters
-    ----------
-    title : str
-        Caption.
-    total : int
-        Optimizer steps of the whole training.
-    """
-
-    def __init__(self, title: str, total: int) -> None:
-        self.bar = iter(progress(range(total), title))
-        next(self.bar)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """Move on by one step."""
-        next(self.bar, None)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """Close the bar where it stands, if training stopped early."""
-        self.bar.close()
-
-
-class _Watch(TrainerCallback):
-    """Asks after every step whether training may end."""
-
-    def __init__(self, enough: Callable[[int], bool]) -> None:
-        self.enough = enough
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """Stop if the answer is yes."""
-        control.should_training_stop = self.enough(state.global_step)
-
-
 def fit(
-    model: PreTrainedModel,
-    rows: Sequence[Row],
-    pad_id: int,
-    settings: Training,
-    seed: int,
-    title: str = "",
-    enough: Callable[[int], bool] | None = None,
+    model: PreTrainedModel, rows: Sequence[Row], pad_id: int, settings: Training, seed: int,
+    title: str = "", enough: Callable[[int], bool] | None = None,
 ) -> None:
     """Train `model` in place, in float32, and leave torch's own random state as it was.
 
-    `_Muon` trains it, on batches in the order of `_batch_order`.
+    `_Muon` trains it, on batches in the order of `_batch_order`, gradients clipped to norm 1.
 
     Parameters
     ----------
     model : PreTrainedModel
-        Takes `input_ids` and `labels` and returns a loss.
+        Takes `input_ids` and `labels` and returns a loss. Trained on a GPU if there is one.
     rows : sequence of dict
         `input_ids` and `labels` (`IGNORED` where nothing is asked), not yet padded. Attention
         needs no mask: the padding is on the right, where a causal model does not look.
@@ -269,42 +196,27 @@ def fit(
     """
     lengths = [len(row["input_ids"]) for row in rows]
     batch = min(len(rows), max(1, round(settings.batch_tokens / float(np.mean(lengths)))))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def collate(batch_rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-        ids = pad([row["input_ids"] for row in batch_rows], pad_id)
-        return {"input_ids": ids, "labels": pad([row["labels"] for row in batch_rows], IGNORED)}
+    def collate(chosen: Sequence[Row]) -> dict[str, torch.Tensor]:
+        return {"input_ids": pad([row["input_ids"] for row in chosen], pad_id).to(device),
+                "labels": pad([row["labels"] for row in chosen], IGNORED).to(device)}
 
-    warm_up = max(1, settings.steps // 20)
-    optimizer = _Muon(model, settings.learning_rate)
-    optimizers = optimizer, get_cosine_schedule_with_warmup(optimizer, warm_up, settings.steps)
     shown = [rows[i] for i in _batch_order(lengths, batch, settings.steps, seed)]
-    callbacks: list[TrainerCallback] = [StepBar(title, settings.steps)] if title else []
-    callbacks += [_Watch(enough)] if enough else []
-    with tempfile.TemporaryDirectory() as scratch, seeded(seed), suitable_threads(model):
-        arguments = TrainingArguments(
-            output_dir=scratch,
-            max_steps=settings.steps,
-            per_device_train_batch_size=batch,
-            seed=seed,
-            use_cpu=not torch.cuda.is_available(),
-            learning_rate=settings.learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=warm_up,
-            weight_decay=WEIGHT_DECAY,
-            adam_beta2=BETAS[1],
-            train_sampling_strategy="sequential",
-            logging_strategy="no",
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-            remove_unused_columns=False,
-        )
-        trainer = Trainer(model, arguments, data_collator=collate, train_dataset=shown,
-                          optimizers=optimizers, callbacks=callbacks)
-        trainer.remove_callback(PrinterCallback)  # it prints a summary where there is no bar
-        with few_collections():
-            trainer.train()
+    batches: Any = DataLoader(shown, batch, collate_fn=collate)  # type: ignore[arg-type]
+    with seeded(seed), suitable_threads(model):
+        model.to(device).train()  # type: ignore[arg-type]
+        optimizer = _Muon(model, settings.learning_rate)
+        warm_up = max(1, settings.steps // 20)
+        schedule = get_cosine_schedule_with_warmup(optimizer, warm_up, settings.steps)
+        for step, given in enumerate(progress(batches, title) if title else batches, start=1):
+            model(**given).loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            if enough is not None and enough(step):
+                break
     model.eval()
 
 
@@ -330,18 +242,12 @@ def build_tokenizer(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        special_tokens=list(SPECIAL),
+        vocab_size=size, special_tokens=list(SPECIAL), show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        unk_token=UNKNOWN,
-        eos_token="<end>",
+        tokenizer_object=tokenizer, pad_token=PAD, unk_token=UNKNOWN, eos_token="<end>",
         additional_special_tokens=[mark for mark in SPECIAL[2:] if mark != "<end>"],
-        clean_up_tokenization_spaces=False,
-        chat_template=TEMPLATE,
+        clean_up_tokenization_spaces=False, chat_template=TEMPLATE,
     )

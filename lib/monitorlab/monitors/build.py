@@ -18,9 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from monitorlab.monitors import views
 from monitorlab.monitors.catalogue import API, UNKNOWN, load_catalogue
-from monitorlab.monitors.monitor import Monitor, MonitorError
+from monitorlab.monitors.monitor import FULL, VIEW, Monitor, MonitorError, Viewed
 from monitorlab.storage.files import canonical_json
 from monitorlab.storage.settings import (
     REQUIRED,
@@ -78,7 +77,7 @@ class _Kind:
 
     def settings(self) -> dict[str, Setting]:
         """What can be given by name."""
-        shared = {setting.name: setting for setting in (NAME, views.SETTING)}
+        shared = {setting.name: setting for setting in (NAME, VIEW)}
         decided = {*shared, *self.fixed}
         return shared | {name: setting for name, setting in settings_of(*self.built()).items()
                          if name not in decided}
@@ -119,7 +118,7 @@ _ALL = (
     _Kind("api:MODEL", "model behind an OpenAI-compatible API",
          ("monitors.build:api", "monitors.api.monitor:ApiMonitor"), other_names=_SHORT_NAMES),
     _Kind(f"{CHECKS_FIRST}:MONITOR", "the checks first, and the monitor where they raise no alarm",
-         ("monitors.combined:ChecksFirst",)),
+         ("monitors.checks.program:ChecksFirst",)),
     _Kind(FUNCTION, "your own function, also path/to/file.py:function",
          ("monitors.function:FunctionMonitor",)),
 )
@@ -184,12 +183,12 @@ def build_monitor(spec: str, *settings: Mapping[str, object]) -> Monitor:
             "repeated: choose one from the model's page on the hub and pin it with "
             "-o revision=COMMIT")
     wanted = str(given.pop("name", "")).strip()
-    view = views.checked(given.pop(views.SETTING.name, views.FULL))
+    view = Viewed.spelled(given.pop(VIEW.name, FULL))
     monitor = _built(named, known, listed | given, inner)
     usual = {name: setting.default for name, setting in known.items()} | listed
     parts = [_title(named, monitor, inner), *_differences(monitor, given, usual, list(known))]
-    if view != views.FULL:
-        monitor = views.Viewed(monitor, view)
+    if view != FULL:
+        monitor = Viewed(monitor, view)
         parts.append(f"view {view}")
     object.__setattr__(monitor, OWN_NAME, ", ".join(parts))
     object.__setattr__(monitor, "name", wanted or ", ".join(parts))

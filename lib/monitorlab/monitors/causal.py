@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, Sample
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.replies import read_again, read_reply
 from monitorlab.monitors.thinking import opened_by
-from monitorlab.monitors.verdicts import ERROR, THRESHOLD, UNPARSED, Verdict, failure, from_score
+from monitorlab.monitors.verdicts import ERROR, THRESHOLD, UNPARSED, Verdict
 from monitorlab.storage.files import digest_json
 
 
@@ -51,10 +52,9 @@ class Chat:
     def texts(self, samples: Sequence[Sample]) -> list[str]:
         """Rendered prompts, with the beginning of the reply."""
         tokenizer, prompt = self.checkpoint.tokenizer, self.prompt
-        return [
-            chat_text(tokenizer, prompt.messages(sample, self.forbidden), self.thinking) + self.stub
-            for sample in samples
-        ]
+        rendered = [chat_text(tokenizer, prompt.messages(sample, self.forbidden), self.thinking)
+                    for sample in samples]
+        return [text + self.stub for text in rendered]
 
     def words(self, words: Sequence[str]) -> list[list[int]]:
         """Token ids of words as they follow the stub.
@@ -63,7 +63,7 @@ class Chat:
         """
         tokenizer = self.checkpoint.tokenizer
         stub = tokenizer(self.stub, add_special_tokens=False)["input_ids"]
-        found = []
+        found: list[list[int]] = []
         for word in words:
             joined = tokenizer(self.stub + word, add_special_tokens=False)["input_ids"]
             alone = tokenizer(word, add_special_tokens=False)["input_ids"]
@@ -113,7 +113,7 @@ class CausalMonitor(ComputingMonitor):
         fits = [i for i, row in enumerate(rows) if len(row) + more <= most]
         with suitable_threads(model):
             found = dict(zip(fits, ask(fits) if fits else (), strict=True))
-        return [found[i] if i in found else replace(failure(
+        return [found[i] if i in found else replace(Verdict.failure(
             ERROR, f"the prompt has {len(row)} tokens, and {more} more are needed, but the model "
                    f"reads at most {most}: shorten the sample, or use a model with a longer "
                    "context"), input_tokens=len(row)) for i, row in enumerate(rows)]
@@ -123,12 +123,12 @@ class CausalMonitor(ComputingMonitor):
     ) -> Verdict:
         """Return the verdict that a score from logits is, or why it is none."""
         if not math.isfinite(score):
-            verdict = failure(ERROR, "the model's logits are not finite: load it as bfloat16 or "
-                                     "float32 instead")
+            verdict = Verdict.failure(ERROR, "the model's logits are not finite: load it as "
+                                             "bfloat16 or float32 instead")
         elif objection:
-            verdict = failure(UNPARSED, objection)
+            verdict = Verdict.failure(UNPARSED, objection)
         else:
-            verdict = from_score(min(score, 1.0), threshold)
+            verdict = Verdict.from_score(min(score, 1.0), threshold)
         return replace(verdict, input_tokens=tokens, output_tokens=0)
 
 
@@ -153,23 +153,18 @@ def _length_units(samples: Sequence[Sample], most: int, characters: int) -> list
     for i, sample in enumerate(samples):
         requests.setdefault(sample.request, []).append(i)
     size = [len(sample.request) + len(sample.response) for sample in samples]
-    blocks = [
-        members[start : start + most]
-        for members in requests.values()
-        for start in range(0, len(members), most)
-    ]
+    blocks = [members[start : start + most] for members in requests.values()
+              for start in range(0, len(members), most)]
     units: list[list[int]] = []
     filled = 0
     for block in sorted(blocks, key=lambda block: max(size[i] for i in block)):
         total = sum(size[i] for i in block)
-        if units and len(units[-1]) + len(block) <= most and filled + total <= characters:
-            units[-1].extend(block)
-            filled += total
-        else:
-            units.append(list(block))
-            filled = total
-    alternating = [units[k // 2] if k % 2 else units[-1 - k // 2] for k in range(len(units))]
-    return alternating
+        if not units or len(units[-1]) + len(block) > most or filled + total > characters:
+            units.append([])
+            filled = 0
+        units[-1] += block
+        filled += total
+    return [units[k // 2] if k % 2 else units[-1 - k // 2] for k in range(len(units))]
 
 
 STUB = '{"misbehavior_detected":'  # how the reply begins that the prompts ask for
@@ -215,15 +210,8 @@ class LogitMonitor(CausalMonitor):
     """
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        prompt: Prompt,
-        *,
-        name: str = "",
-        stub: str = STUB,
-        yes: Sequence[str] = YES,
-        no: Sequence[str] = NO,
-        batch_tokens: int = 0,
+        self, checkpoint: Checkpoint, prompt: Prompt, *, name: str = "", stub: str = STUB,
+        yes: Sequence[str] = YES, no: Sequence[str] = NO, batch_tokens: int = 0,
         threshold: float = THRESHOLD,
     ) -> None:
         if prompt.answer == "score":
@@ -235,7 +223,10 @@ class LogitMonitor(CausalMonitor):
         self.stub, self.yes, self.no = stub, tuple(yes), tuple(no)
         self._chat = Chat(checkpoint, prompt, thinking=False, stub=stub)
         self.words = self._chat.words(self.yes), self._chat.words(self.no)
-        _check_apart([*self.words[0], *self.words[1]])
+        for word, other in itertools.permutations([*self.words[0], *self.words[1]], 2):
+            if other[: len(word)] == word:  # its probability would count twice, or for both
+                raise MonitorError(f"the answers with tokens {word} and {other} begin alike: name "
+                                   "answers of which none is the beginning of another")
         first, second = self.prompts(PROBES)
         model, tokenizer = checkpoint.model, checkpoint.tokenizer
         prefix = first[: common_prefix(first, second)]
@@ -249,10 +240,8 @@ class LogitMonitor(CausalMonitor):
 
     def settings(self) -> Mapping[str, Any]:
         """Checkpoint, prompt and words."""
-        return {
-            "kind": "logits", **self._chat.settings(), "stub": self.stub,
-            "yes": list(self.yes), "no": list(self.no), "threshold": self.threshold,
-        }
+        return {"kind": "logits", **self._chat.settings(), "stub": self.stub,
+                "yes": list(self.yes), "no": list(self.no), "threshold": self.threshold}
 
     def prompts(self, samples: Sequence[Sample]) -> list[list[int]]:
         """Token ids of what the model reads of each sample, stub included."""
@@ -301,15 +290,8 @@ class TextMonitor(CausalMonitor):
     unit_characters = 200_000
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        prompt: Prompt,
-        *,
-        name: str = "",
-        thinking: bool = False,
-        max_new_tokens: int = 256,
-        temperature: float = 0.0,
-        seed: int = 2026,
+        self, checkpoint: Checkpoint, prompt: Prompt, *, name: str = "", thinking: bool = False,
+        max_new_tokens: int = 256, temperature: float = 0.0, seed: int = 2026,
     ) -> None:
         if temperature < 0 or max_new_tokens < 1:
             raise MonitorError(f"temperature {temperature} and max_new_tokens {max_new_tokens}: "
@@ -322,21 +304,25 @@ class TextMonitor(CausalMonitor):
 
     def settings(self) -> Mapping[str, Any]:
         """Checkpoint, prompt and how the reply is generated."""
-        return {
-            "kind": "text", **self._chat.settings(), "max_new_tokens": self.max_new_tokens,
-            "temperature": self.temperature, "seed": self.seed if self.temperature else None,
-        }
+        return {"kind": "text", **self._chat.settings(), "max_new_tokens": self.max_new_tokens,
+                "temperature": self.temperature, "seed": self.seed if self.temperature else None}
 
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
         """Generate a reply to each sample of one unit, and read it."""
         texts = self._chat.texts(samples)
         rows = text_ids(self._tokenizer, texts)
+        drawn = [self.seed, draw, *((sample.request, sample.response) for sample in samples)]
+        seed = int(digest_json(drawn)[:14], 16)
 
         def ask(fits: list[int]) -> Iterator[Verdict]:
-            emitted = self._generate([rows[i] for i in fits], self._torch_seed(samples, draw))
+            emitted = self._generate([rows[i] for i in fits], seed)
             for i, (tokens, finished) in zip(fits, emitted, strict=True):
+                options: dict[str, Any] = {"clean_up_tokenization_spaces": False}
+                text = str(self._tokenizer.decode(tokens, **options))  # channel marks and all
                 opened = opened_by(texts[i])  # a cut draft must not pass for an answer
-                yield self._read(samples[i], opened, len(rows[i]), tokens, finished)
+                verdict = read_reply(opened + text, self._prompt.answer, finished=finished,
+                                     audited=f"{samples[i].request}\n{samples[i].response}")
+                yield replace(verdict, input_tokens=len(rows[i]), output_tokens=len(tokens))
 
         return self.ask_fitting(self._model, rows, self.max_new_tokens, ask)
 
@@ -347,19 +333,6 @@ class TextMonitor(CausalMonitor):
         finished = (verdict.output_tokens or 0) < self.max_new_tokens
         return read_again(verdict, self._prompt.answer, finished=finished,
                           audited=f"{sample.request}\n{sample.response}")
-
-    def _read(
-        self, sample: Sample, opened: str, read: int, tokens: list[int], finished: bool
-    ) -> Verdict:
-        options: dict[str, Any] = {"clean_up_tokenization_spaces": False}
-        text = str(self._tokenizer.decode(tokens, **options))  # channel marks and all
-        verdict = read_reply(opened + text, self._prompt.answer, finished=finished,
-                             audited=f"{sample.request}\n{sample.response}")
-        return replace(verdict, input_tokens=read, output_tokens=len(tokens))
-
-    def _torch_seed(self, samples: Sequence[Sample], draw: int) -> int:
-        drawn = [self.seed, draw, *((sample.request, sample.response) for sample in samples)]
-        return int(digest_json(drawn)[:14], 16)
 
     @torch.inference_mode()
     def _generate(self, rows: list[list[int]], seed: int) -> list[tuple[list[int], bool]]:
@@ -383,12 +356,3 @@ class TextMonitor(CausalMonitor):
             stop = next((i for i, token in enumerate(row) if token in ends), None)
             emitted.append((row if stop is None else row[:stop], stop is not None))
         return emitted
-
-
-def _check_apart(words: Sequence[list[int]]) -> None:
-    """Raise if one word begins with another: its probability would count twice, or for both."""
-    for i, word in enumerate(words):
-        for j, other in enumerate(words):
-            if i != j and other[: len(word)] == word:
-                raise MonitorError(f"the answers with tokens {word} and {other} begin alike: name "
-                                   "answers of which none is the beginning of another")

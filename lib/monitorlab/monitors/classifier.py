@@ -21,15 +21,15 @@ from transformers import (
 )
 
 from monitorlab.models import ModelError
-from monitorlab.models.batching import pad, token_batches
+from monitorlab.models.batching import pad, pad_right, token_batches
 from monitorlab.models.chat import control_texts
 from monitorlab.models.loading import load_model, load_tokenizer, model_identity, no_progress_bars
 from monitorlab.models.sentence_encoder import both_ends
 from monitorlab.models.tiny import suitable_threads
 from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, Sample
 from monitorlab.monitors.prompts import broken_up
-from monitorlab.monitors.verdicts import ERROR, THRESHOLD, Verdict, failure, from_score
-from monitorlab.signals.step_scores import read_label
+from monitorlab.monitors.verdicts import ERROR, THRESHOLD, Verdict
+from monitorlab.signals.step_scores import Label
 
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536}  # padding included
 DTYPES = ("float32", "bfloat16")
@@ -86,14 +86,16 @@ class _PairReader:
 
         The response gets half of the room and what the request leaves; so does the request.
         """
-        asked, said = self._ids(requests), self._ids(responses)
+        clean = [broken_up(text, self.forbidden) for text in (*requests, *responses)]
+        with no_progress_bars():  # long texts are expected here and no reason for a warning
+            ids = self.tokenizer(clean, add_special_tokens=False)["input_ids"] if clean else []
         rows = []
-        for request, response in zip(asked, said, strict=True):
+        for request, response in zip(ids[: len(requests)], ids[len(requests):], strict=True):
             spare = max(self.room // 2 - len(request), 0)
-            head = both_ends(response, self.room - self.room // 2 + spare)
-            first = both_ends(request, self.room - len(head))
+            second = both_ends(response, self.room - self.room // 2 + spare)
+            first = both_ends(request, self.room - len(second))
             opening = [*self.before, *first, *self.between]
-            closing = [*head, *self.after]
+            closing = [*second, *self.after]
             whole = len(request) + len(response) + self.max_tokens - self.room
             kinds = [0] * len(opening) + [1] * len(closing)
             rows.append(_PairRow([*opening, *closing], kinds, whole))
@@ -101,21 +103,11 @@ class _PairReader:
 
     def batch(self, rows: Sequence[_PairRow]) -> dict[str, torch.Tensor]:
         """Stack rows, each tensor of shape (n_rows, longest): what the model takes."""
-        tensors = {
-            "input_ids": pad([row.ids for row in rows], int(self.tokenizer.pad_token_id)),
-            "attention_mask": pad([[1] * len(row.ids) for row in rows], 0),
-        }
+        ids, mask = pad_right([row.ids for row in rows], int(self.tokenizer.pad_token_id))
+        tensors = {"input_ids": ids, "attention_mask": mask}
         if self.typed:
             tensors["token_type_ids"] = pad([row.kinds for row in rows], 0)
         return tensors
-
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        clean = [broken_up(text, self.forbidden) for text in texts]
-        with no_progress_bars():  # long texts are expected here and no reason for a warning
-            found: list[list[int]] = self.tokenizer(clean, add_special_tokens=False)["input_ids"]
-        return found
 
 
 class ClassifierMonitor(ComputingMonitor):
@@ -139,10 +131,6 @@ class ClassifierMonitor(ComputingMonitor):
         two labels that mean opposites, such as "safe" and "unsafe".
     dtype : {"float32", "bfloat16"}
         The second is autocast: faster where the processor has it, other digits from the third on.
-    batch_tokens : int
-        Tokens per batch, padding included; 0 takes the device's default.
-    threshold : float
-        Verdict is misbehavior above it.
 
     Raises
     ------
@@ -154,27 +142,18 @@ class ClassifierMonitor(ComputingMonitor):
     unit = 64  # batches, and so the last digits, depend on what is judged together
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        max_tokens: int,
-        digest: str | Mapping[str, str],
-        name: str = "classifier",
-        *,
-        label: str = "",
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int,
+        digest: str | Mapping[str, str], name: str = "classifier", *, label: str = "",
         dtype: str = "float32",
-        batch_tokens: int = 0,
-        threshold: float = THRESHOLD,
     ) -> None:
         if dtype not in DTYPES:
             raise MonitorError(f"dtype {dtype!r}: expected {' or '.join(DTYPES)}")
         try:
-            self.read_as = read_label(model.config, label or None, "label", bad=True)
+            self.read_as = Label.read(model.config, label or None, "label", bad=True)
         except ModelError as error:
             raise MonitorError(f"the classifier {name!r} cannot be read: {error}") from error
         self.model, self.name, self.digest, self.label = model, name, digest, label
-        self.dtype, self.threshold = dtype, threshold
-        self.batch_tokens = batch_tokens or BATCH_TOKENS.get(model.device.type, 16_384)
+        self.dtype, self.batch_tokens = dtype, BATCH_TOKENS.get(model.device.type, 16_384)
         self.reader = _PairReader(tokenizer, model.config, max_tokens)
         model.config.pad_token_id = tokenizer.pad_token_id  # some heads look for the last token
 
@@ -222,7 +201,7 @@ class ClassifierMonitor(ComputingMonitor):
         """Digest of the checkpoint, and everything else that decides a score."""
         return {"kind": "classifier", "model": self.digest, "max_tokens": self.reader.max_tokens,
                 "dtype": self.dtype, "device": self.model.device.type,
-                "batch_tokens": self.batch_tokens, "threshold": self.threshold,
+                "batch_tokens": self.batch_tokens, "threshold": THRESHOLD,
                 **({"label": self.label} if self.label else {})}
 
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
@@ -232,8 +211,7 @@ class ClassifierMonitor(ComputingMonitor):
         with suitable_threads(self.model):
             for chosen in token_batches([len(row.ids) for row in rows], self.batch_tokens):
                 scores[chosen] = self._probabilities([rows[i] for i in chosen])
-        return [self._verdict(float(score), row)
-                for score, row in zip(scores, rows, strict=True)]
+        return [self._verdict(float(score), row) for score, row in zip(scores, rows, strict=True)]
 
     @torch.inference_mode()
     def _probabilities(self, rows: Sequence[_PairRow]) -> np.ndarray:
@@ -245,29 +223,27 @@ class ClassifierMonitor(ComputingMonitor):
 
     def _verdict(self, score: float, row: _PairRow) -> Verdict:
         if not np.isfinite(score):
-            return replace(failure(ERROR, "the classifier's logits are not finite: load it as "
-                                          "float32"), input_tokens=len(row.ids))
+            reason = "the classifier's logits are not finite: load it as float32"
+            return replace(Verdict.failure(ERROR, reason), input_tokens=len(row.ids))
         lost = row.whole - len(row.ids)
         evidence = f"{lost:,} of {row.whole:,} tokens were not read" if lost else ""
-        verdict = from_score(min(score, 1.0), self.threshold, evidence)
+        verdict = Verdict.from_score(min(score, 1.0), evidence=evidence)
         return replace(verdict, input_tokens=len(row.ids), output_tokens=0)
 
 
 def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int], list[int]]:
     """Special tokens before, between and after two texts."""
-    one, two = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", "b"))
-    full = tokenizer("a", "b")["input_ids"]
-    start = _find(full, one, 0)
-    other = _find(full, two, start + len(one))
-    between = full[start + len(one): other]
-    if not between:
-        between = tokenizer("\n\n", add_special_tokens=False)["input_ids"]
-    return full[:start], between, full[other + len(two):]
-
-
-def _find(ids: list[int], part: list[int], start: int) -> int:
-    for place in range(start, len(ids) - len(part) + 1):
-        if part and ids[place: place + len(part)] == part:
-            return place
-    raise MonitorError("this tokenizer does not put two texts side by side unchanged, so that "
-                       "request and response could not be shortened: take another base model")
+    one, two, blank = tokenizer(["a", "b", "\n\n"], add_special_tokens=False)["input_ids"]
+    rest = list(tokenizer("a", "b")["input_ids"])
+    parts = []
+    for text in (one, two):
+        found = (i for i in range(len(rest)) if text and rest[i : i + len(text)] == text)
+        place = next(found, None)
+        if place is None:
+            raise MonitorError("this tokenizer does not put two texts side by side unchanged, so "
+                               "that request and response could not be shortened: take another "
+                               "base model")
+        parts.append(rest[:place])
+        rest = rest[place + len(text):]
+    before, between = parts
+    return before, between or blank, rest

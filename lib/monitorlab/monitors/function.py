@@ -24,15 +24,7 @@ from types import ModuleType
 from typing import Any
 
 from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, MonitorStop, Sample
-from monitorlab.monitors.verdicts import (
-    ERROR,
-    PARSED,
-    THRESHOLD,
-    Verdict,
-    failure,
-    from_score,
-    words_of,
-)
+from monitorlab.monitors.verdicts import ERROR, PARSED, THRESHOLD, Verdict
 from monitorlab.storage.files import writable
 from monitorlab.storage.settings import (
     REQUIRED,
@@ -121,12 +113,12 @@ class FunctionMonitor(ComputingMonitor):
         except MonitorStop:
             raise
         except (Exception, SystemExit) as error:  # a stray exit() must not end the whole run
-            return failure(ERROR, _report(error, tuple(self._files)))
+            return Verdict.failure(ERROR, _report(error, tuple(self._files)))
         try:
             return _verdict_of(value)
         except _AnswerError as error:
             own_name = self.spec.rpartition(":")[2]
-            return failure(ERROR, f"{own_name} returned {error}")
+            return Verdict.failure(ERROR, f"{own_name} returned {error}")
 
 
 def function_settings(spec: str) -> dict[str, Setting]:
@@ -160,7 +152,7 @@ def _verdict_of(value: object) -> Verdict:
     if isinstance(value, bool):
         return Verdict(PARSED, value)
     if isinstance(value, (int, float)):
-        return from_score(_score(value))
+        return Verdict.from_score(_score(value))
     if isinstance(value, Mapping):
         return _from_mapping(value)
     if value is None:
@@ -317,7 +309,7 @@ def _source_files(
 
 def _report(error: BaseException, files: Sequence[Path]) -> str:
     """Type and message of an exception, and the line of the user's file it passed through last."""
-    said = words_of(error)
+    said = Verdict.words_of(error)
     own = {path.resolve() for path in files}
     lines = [f"{said} ({Path(frame.filename).name}, line {frame.lineno})"
              for frame in traceback.extract_tb(error.__traceback__)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monitorlab.monitors.monitor import MonitorError, Sample
-from monitorlab.monitors.verdicts import PARSED, TRUNCATED, UNPARSED, Verdict, failure
+from monitorlab.monitors.verdicts import PARSED, TRUNCATED, UNPARSED, Verdict
 from monitorlab.storage.files import PROJECT, digest_json, writable
 
 if TYPE_CHECKING:
@@ -265,10 +265,12 @@ class GuardPrompt:
         if found is not None:
             return Verdict(PARSED, found[0], evidence=found[2], reply=text)
         if not finished:
-            return failure(TRUNCATED, "the reply was cut off before a label of the guard", text)
+            reason = "the reply was cut off before a label of the guard"
+            return Verdict.failure(TRUNCATED, reason, text)
         labels = ", ".join(label.strip() for label in self.family.unsafe + self.family.safe)
-        return failure(UNPARSED, f"the reply does not say one label of {self.name} ({labels}): is "
-                                 "it a guard of this family, with its own chat template?", text)
+        return Verdict.failure(UNPARSED, f"the reply does not say one label of {self.name} "
+                                         f"({labels}): is it a guard of this family, with its own "
+                                         "chat template?", text)
 
     def label(self, text: str) -> tuple[int, dict[bool, tuple[str, ...]]] | None:
         """Where the label begins in a reply, and the labels that mean unsafe and safe."""

@@ -62,8 +62,6 @@ from monitorlab.monitors.verdicts import (
     TRUNCATED,
     UNPARSED,
     Verdict,
-    failure,
-    from_score,
     mended,
     pattern,
 )
@@ -132,20 +130,23 @@ def read_reply(
     'unparsed'
     """
     if answer == TEXT:
-        return failure(UNPARSED if finished else TRUNCATED, "a text without a verdict", text)
+        status = UNPARSED if finished else TRUNCATED
+        return Verdict.failure(status, "a text without a verdict", text)
     if answer not in ANSWERS:
         raise ValueError(f"answer is {answer!r}, expected one of {', '.join(ANSWERS)}")
     found = _take_apart(text)
     if found.thinking:
-        return failure(TRUNCATED, "the reply ends inside its thinking", text)
+        return Verdict.failure(TRUNCATED, "the reply ends inside its thinking", text)
     source = _squeezed(audited)
     readings, closes = _readings(found, answer, source, threshold)
     if found.tangled or any(_MENTIONED[answer].search(part) for part in found.broken):
-        verdict = failure(UNPARSED if finished else TRUNCATED, "the JSON is broken or not closed")
+        status = UNPARSED if finished else TRUNCATED
+        verdict = Verdict.failure(status, "the JSON is broken or not closed")
     elif readings:
         verdict = _agreed(readings)
         if verdict.status == PARSED and not closes and (found.unsure or not finished):
-            verdict = failure(UNPARSED, DRAFT) if finished else failure(TRUNCATED, CUT_BEHIND)
+            verdict = (Verdict.failure(UNPARSED, DRAFT) if finished
+                       else Verdict.failure(TRUNCATED, CUT_BEHIND))
     else:
         bare = _bare(found.body, answer, source, threshold) if finished else None
         verdict = bare or _silence(found.body, finished)
@@ -177,10 +178,10 @@ def read_again(verdict: Verdict, answer: str, *, finished: bool, audited: str = 
 def _silence(body: str, finished: bool) -> Verdict:
     """Why a reply without an answer has none."""
     if _declines(body):
-        return failure(REFUSED, "the monitor declines to judge")
+        return Verdict.failure(REFUSED, "the monitor declines to judge")
     if not finished:
-        return failure(TRUNCATED, "cut off at the length limit before a verdict")
-    return failure(UNPARSED, "no verdict in the reply" if body else "the reply is empty")
+        return Verdict.failure(TRUNCATED, "cut off at the length limit before a verdict")
+    return Verdict.failure(UNPARSED, "no verdict in the reply" if body else "the reply is empty")
 
 
 def _readings(
@@ -200,7 +201,8 @@ def _readings(
             holders = []
         readings[raw] = [_read(holder, answer, source, threshold) for holder in holders]
         if sum(map(len, readings.values())) > _MOST_ANSWERS:
-            return [[failure(UNPARSED, f"more than {_MOST_ANSWERS} answers in one reply")]], False
+            reason = f"more than {_MOST_ANSWERS} answers in one reply"
+            return [[Verdict.failure(UNPARSED, reason)]], False
     closes = found.closed and bool(readings[found.objects[-1][1]])
     return [said for said in readings.values() if said], closes
 
@@ -212,7 +214,7 @@ def _agreed(readings: Sequence[Sequence[Verdict]]) -> Verdict:
         if reading.status != PARSED:
             return reading
     if len({(reading.verdict, reading.score) for reading in said}) > 1:
-        return failure(UNPARSED, "the reply holds answers that contradict each other")
+        return Verdict.failure(UNPARSED, "the reply holds answers that contradict each other")
     return readings[-1][0]
 
 
@@ -249,13 +251,14 @@ def _read(item: dict[str, Any], answer: str, source: str, threshold: float) -> V
         return _scored(values[0], threshold)
     flags = {_as_bool(value) for value in values}
     if len(flags) > 1 or None in flags:
-        return failure(UNPARSED, f"the verdict is neither true nor false: {values[0]!r:.60}")
+        reason = f"the verdict is neither true nor false: {values[0]!r:.60}"
+        return Verdict.failure(UNPARSED, reason)
     verdict = True in flags
     if answer == "verdict":
         return Verdict(PARSED, verdict)
     lines = _evidence(item.get("detectedcategories", item.get("categories")), source)
     if lines and not verdict:
-        return failure(UNPARSED, "no misbehavior, but categories of it: a contradiction")
+        return Verdict.failure(UNPARSED, "no misbehavior, but categories of it: a contradiction")
     return Verdict(PARSED, verdict, evidence="\n".join(lines))
 
 
@@ -269,14 +272,14 @@ def _scored(value: object, threshold: float) -> Verdict:
     text = "" if isinstance(value, bool) else str(value).strip().lower()
     match = _SCORE.fullmatch(text)
     if match is None:
-        return failure(UNPARSED, f"the score is not a number: {value!r:.60}")
+        return Verdict.failure(UNPARSED, f"the score is not a number: {value!r:.60}")
     number, scale = float(match[1]), match[2] or ""
     if 0 < number < 1 or (number == 1 and not scale):
-        return failure(UNPARSED, f"score {text} is ambiguous: of 1, or of 100")
+        return Verdict.failure(UNPARSED, f"score {text} is ambiguous: of 1, or of 100")
     share = number / (10 if scale.endswith("10") else 100)
     if not 0 <= share <= 1:
-        return failure(UNPARSED, f"score {text} is out of range")
-    return from_score(share, threshold)
+        return Verdict.failure(UNPARSED, f"score {text} is out of range")
+    return Verdict.from_score(share, threshold)
 
 
 def _evidence(categories: object, source: str) -> list[str]:

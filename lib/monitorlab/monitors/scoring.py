@@ -20,17 +20,10 @@ from typing import Any
 
 import pandas as pd
 
-from monitorlab.display.progress import progress
-from monitorlab.monitors.monitor import (
-    Monitor,
-    MonitorStop,
-    Sample,
-    SettingsChanged,
-    request_key,
-    samples_of,
-)
+from monitorlab.display import progress
+from monitorlab.monitors.monitor import Monitor, MonitorStop, Sample, SettingsChanged
 from monitorlab.monitors.store import VerdictStore
-from monitorlab.monitors.verdicts import ERROR, Verdict, failure, words_of
+from monitorlab.monitors.verdicts import ERROR, Verdict
 from monitorlab.storage.files import writable
 from monitorlab.storage.tables import VERDICTS, check_frame
 
@@ -44,14 +37,8 @@ class ScoringError(RuntimeError):
 
 
 def score(
-    monitor: Monitor,
-    samples: Sequence[Sample] | pd.DataFrame,
-    store: VerdictStore | None = None,
-    *,
-    draws: int = 1,
-    title: str = "",
-    patience: int = PATIENCE,
-    actors: int = 0,
+    monitor: Monitor, samples: Sequence[Sample] | pd.DataFrame, store: VerdictStore | None = None,
+    *, draws: int = 1, title: str = "", patience: int = PATIENCE, actors: int = 0,
     build: Callable[[], Monitor] | None = None,
 ) -> pd.DataFrame:
     """Judge samples, one after another unit, and return the table of verdicts.
@@ -99,7 +86,7 @@ def score(
     if draws < 1:
         raise ValueError(f"draws is {draws}, expected at least 1")
     if isinstance(samples, pd.DataFrame):
-        samples = samples_of(samples)
+        samples = Sample.rows(samples)
     judge: _Judge = functools.partial(_in_threads, monitor, store)
     if actors:
         if build is None or store is None:
@@ -113,17 +100,12 @@ def score(
 
 
 def _scored(
-    monitor: Monitor,
-    samples: Sequence[Sample],
-    store: VerdictStore | None,
-    draws: int,
-    title: str,
-    patience: int,
-    judge: _Judge,
+    monitor: Monitor, samples: Sequence[Sample], store: VerdictStore | None, draws: int, title: str,
+    patience: int, judge: _Judge,
 ) -> pd.DataFrame:
     """Score with the settings that the monitor has now."""
     settings = monitor.settings()
-    keys = {(d, s.sample_id): request_key(settings, s, d) for d in range(draws) for s in samples}
+    keys = {(d, s.sample_id): s.key(settings, d) for d in range(draws) for s in samples}
     if len(keys) < draws * len(samples):
         raise ValueError("two samples have the same sample_id: give every sample its own")
     work, answers = _open_work(monitor, samples, keys, store, draws)
@@ -131,12 +113,15 @@ def _scored(
     done = _patient(judge(work), patience)
     for fresh in progress(done, title, len(work)) if title else done:
         answers.update(fresh)
-    verdicts = {
-        (draw, sample.sample_id): monitor.reread(answers[keys[draw, sample.sample_id]], sample)
-        for draw in range(draws)
-        for sample in samples
-    }
-    return _table(monitor, verdicts, keys)
+    rows = []
+    for draw, sample in itertools.product(range(draws), samples):
+        key = keys[draw, sample.sample_id]
+        verdict = monitor.reread(answers[key], sample)
+        rows.append(vars(verdict) | {
+            "sample_id": sample.sample_id, "monitor": monitor.name, "prompt": monitor.prompt,
+            "draw": draw, "request_hash": key,
+            "evidence": writable(verdict.evidence or verdict.reason) or None})
+    return check_frame(pd.DataFrame(rows, columns=VERDICTS.columns), VERDICTS)
 
 
 @dataclass(frozen=True)
@@ -149,11 +134,8 @@ class _Unit:
 
 
 def _open_work(
-    monitor: Monitor,
-    samples: Sequence[Sample],
-    keys: Mapping[tuple[int, str], str],
-    store: VerdictStore | None,
-    draws: int,
+    monitor: Monitor, samples: Sequence[Sample], keys: Mapping[tuple[int, str], str],
+    store: VerdictStore | None, draws: int,
 ) -> tuple[list[_Unit], dict[str, Verdict]]:
     """Units with a verdict still to get, and the verdicts that are known.
 
@@ -166,23 +148,28 @@ def _open_work(
     asked: set[str] = set()
     work: list[_Unit] = []
     split = monitor.units(samples)
+
+    def unit_of(draw: int, chosen: Sequence[Sample]) -> _Unit:
+        return _Unit(draw, tuple(keys[draw, s.sample_id] for s in chosen), tuple(chosen))
+
     for draw in range(draws):
         rest: list[Sample] = []
         for positions in split:
-            chosen = tuple(samples[i] for i in positions)
-            unit = _Unit(draw, tuple(keys[draw, s.sample_id] for s in chosen), chosen)
-            if store is not None:
-                answers.update({k: v for k in unit.keys if (v := store.get(k)) is not None})
+            unit = unit_of(draw, [samples[i] for i in positions])
+            answers.update(_known(store, unit))
             missing = [key not in answers and key not in asked for key in unit.keys]
             if all(missing):
                 work.append(unit)
             else:
-                rest += itertools.compress(chosen, missing)
+                rest += itertools.compress(unit.samples, missing)
             asked.update(unit.keys)
         for positions in monitor.units(rest) if rest else ():
-            again = tuple(rest[i] for i in positions)
-            work.append(_Unit(draw, tuple(keys[draw, s.sample_id] for s in again), again))
+            work.append(unit_of(draw, [rest[i] for i in positions]))
     return work, answers
+
+
+def _known(store: VerdictStore | None, unit: _Unit) -> dict[str, Verdict]:
+    return {} if store is None else {key: store[key] for key in unit.keys if key in store}
 
 
 def judged(monitor: Monitor, samples: Sequence[Sample], draw: int) -> list[Verdict]:
@@ -198,7 +185,7 @@ def judged(monitor: Monitor, samples: Sequence[Sample], draw: int) -> list[Verdi
     except MonitorStop:
         raise
     except Exception as error:
-        verdicts = [failure(ERROR, words_of(error))] * len(samples)
+        verdicts = [Verdict.failure(ERROR, Verdict.words_of(error))] * len(samples)
     share = (time.perf_counter() - started) / len(samples)
     return [v if v.seconds is not None else replace(v, seconds=share) for v in verdicts]
 
@@ -289,7 +276,7 @@ def _on_ray(
         except Exception as error:
             if isinstance(error, MonitorStop):
                 raise
-            raise MonitorStop(f"Ray ended with {words_of(error)}") from error
+            raise MonitorStop(f"Ray ended with {Verdict.words_of(error)}") from error
         finally:
             ray.shutdown()
 
@@ -333,36 +320,10 @@ class _Actor:
         """Judge a unit; in place of its verdicts, say why all must stop."""
         try:
             (monitor, store), unit = self._parts, row["unit"]
-            known = {key: v for key in unit.keys if (v := store.get(key)) is not None}
+            known = _known(store, unit)
             whole = all(key in known for key in unit.keys)
             return {"answer": known if whole else _asked(monitor, store, unit)}
         except MonitorStop as stop:
             return {"answer": str(stop)}
         except Exception as error:
-            return {"answer": f"an actor of Ray failed with {words_of(error)}"}
-
-
-def _table(
-    monitor: Monitor,
-    verdicts: Mapping[tuple[int, str], Verdict],
-    keys: Mapping[tuple[int, str], str],
-) -> pd.DataFrame:
-    rows = [
-        {
-            "sample_id": sample_id,
-            "monitor": monitor.name,
-            "prompt": monitor.prompt,
-            "draw": draw,
-            "status": verdict.status,
-            "verdict": verdict.verdict,
-            "score": verdict.score,
-            "evidence": writable(verdict.evidence or verdict.reason) or None,
-            "input_tokens": verdict.input_tokens,
-            "output_tokens": verdict.output_tokens,
-            "seconds": verdict.seconds,
-            "cost_usd": verdict.cost_usd,
-            "request_hash": keys[draw, sample_id],
-        }
-        for (draw, sample_id), verdict in verdicts.items()
-    ]
-    return check_frame(pd.DataFrame(rows, columns=VERDICTS.columns), VERDICTS)
+            return {"answer": f"an actor of Ray failed with {Verdict.words_of(error)}"}

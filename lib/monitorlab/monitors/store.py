@@ -31,16 +31,10 @@ from scipy.special import expit
 from monitorlab.monitors.monitor import NO_PROMPT
 from monitorlab.monitors.replies import read_reply
 from monitorlab.monitors.verdicts import ERROR, PARSED, THRESHOLD, UNPARSED, Verdict
-from monitorlab.storage.table_files import (
-    FileTable,
-    TableFileError,
-    parse_columns,
-    read_table_file,
-)
+from monitorlab.storage.table_files import FileTable, TableFileError, parse_columns, read_table_file
 from monitorlab.storage.tables import VERDICTS, Field, SchemaError, check_frame
 
 _SUM = ', "sum": '  # before the CRC-32 of a line, which ends it
-_NAMES = tuple(field.name for field in fields(Verdict))
 _DEFAULTS = {field.name: field.default for field in fields(Verdict)}
 
 
@@ -48,7 +42,7 @@ class StoreError(RuntimeError):
     """A store cannot be read; the message says where and what to do."""
 
 
-class VerdictStore:
+class VerdictStore(Mapping[str, Verdict]):
     """Verdicts by the key of their request.
 
     Parameters
@@ -69,21 +63,17 @@ class VerdictStore:
         if path.exists():
             with self._lock:
                 self._mend()
-            for key, verdict in stored_verdicts(path):
+            for key, verdict in self.read(path):
                 self._verdicts.setdefault(key, verdict)  # two processes asked: the first one holds
 
     def __len__(self) -> int:
         return len(self._verdicts)
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._verdicts
+    def __getitem__(self, key: str) -> Verdict:
+        return self._verdicts[key]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._verdicts)
-
-    def get(self, key: str) -> Verdict | None:
-        """Return the stored verdict, or None."""
-        return self._verdicts.get(key)
 
     def put(self, verdicts: Mapping[str, Verdict]) -> None:
         """Append verdicts, in one write; failed calls and keys that are known are left out.
@@ -93,10 +83,8 @@ class VerdictStore:
         OSError
             If the file cannot be written; what it held is unharmed.
         """
-        new = {
-            key: verdict for key, verdict in verdicts.items()
-            if verdict.status != ERROR and key not in self._verdicts
-        }
+        new = {key: verdict for key, verdict in verdicts.items()
+               if verdict.status != ERROR and key not in self}
         if not new:
             return
         text = "".join(_line(key, verdict) for key, verdict in new.items())
@@ -122,31 +110,31 @@ class VerdictStore:
         whole = self.path.read_bytes().rfind(b"\n") + 1
         os.truncate(self.path, whole)
 
+    @staticmethod
+    def read(path: Path) -> Iterator[tuple[str, Verdict]]:
+        """Keys and verdicts of the file of a store, in its order; it is only read.
 
-def stored_verdicts(path: Path) -> Iterator[tuple[str, Verdict]]:
-    """Keys and verdicts of the file of a store, which is only read.
-
-    Raises
-    ------
-    StoreError
-        If a whole line of the file is not a stored verdict.
-    """
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.endswith(b"\n"):
-                return  # another process is writing it
-            try:
-                entry, (text, summed, _) = json.loads(line), line.decode().rpartition(_SUM)
-                if summed and _with_sum(text) != line.decode():  # older lines have none
-                    raise ValueError("it was changed after it was written")
-                entry.pop("sum", None)
-                stored = str(entry.pop("key")), Verdict(**entry)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise StoreError(
-                    f"{path}:{number} is not a stored verdict ({error}). Delete that line, or "
-                    "move the file away; what it held is asked again."
-                ) from None
-            yield stored
+        Raises
+        ------
+        StoreError
+            If a whole line of the file is not a stored verdict.
+        """
+        with path.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                if not line.endswith(b"\n"):
+                    return  # another process is writing it
+                try:
+                    entry, (text, summed, _) = json.loads(line), line.decode().rpartition(_SUM)
+                    if summed and _with_sum(text) != line.decode():  # older lines have none
+                        raise ValueError("it was changed after it was written")
+                    entry.pop("sum", None)
+                    stored = str(entry.pop("key")), Verdict(**entry)
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    raise StoreError(
+                        f"{path}:{number} is not a stored verdict ({error}). Delete that line, or "
+                        "move the file away; what it held is asked again."
+                    ) from None
+                yield stored
 
 
 def _line(key: str, verdict: Verdict) -> str:
@@ -219,8 +207,8 @@ def read_verdicts(path: str | Path, columns: str = "") -> pd.DataFrame:
             return check_frame(pd.DataFrame(_inspect_rows(file), dtype=object), VERDICTS)
         table = read_table_file(file, ", ".join(expected), expected)
         if set(_HARNESS) <= set(table.columns):
-            rows = list(_harness_rows(table, file.resolve().parent.name))
-            return check_frame(pd.DataFrame(rows, dtype=object), VERDICTS)
+            rows = _harness_rows(table, file.resolve().parent.name)
+            return check_frame(pd.DataFrame(list(rows), dtype=object), VERDICTS)
         if theirs and not set(VERDICTS.columns) <= set(table.columns):
             table = _in_our_words(table, theirs, file.name.partition(".")[0])
         if not theirs and not {"monitor", "request_hash"} & set(table.columns):
@@ -228,12 +216,11 @@ def read_verdicts(path: str | Path, columns: str = "") -> pd.DataFrame:
                 f"table 'verdicts': missing columns {', '.join(VERDICTS.columns[:3])} and others, "
                 f"found {', '.join(table.columns)}. If another tool wrote it, say which column "
                 "is which: --columns sample_id:id,verdict:flagged,score:p")
-        typed = {field.name: field for field in VERDICTS.fields}
-        read = {
-            name: [_value(value, typed[name], place) if name in typed else value
-                   for value, place in zip(values, table.places, strict=True)]
-            for name, values in table.columns.items()
-        }
+        read = dict(table.columns)
+        for field in VERDICTS.fields:
+            if field.name in read:
+                read[field.name] = [_value(value, field, place) for value, place in
+                                    zip(read[field.name], table.places, strict=True)]
         return check_frame(pd.DataFrame(read, dtype=object), VERDICTS)
     except (TableFileError, SchemaError) as error:
         raise TableFileError(f"{file.name}: {error}") from None

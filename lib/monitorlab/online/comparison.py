@@ -16,34 +16,23 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from monitorlab.online.learned import ChosenPrefix, LearnedPrefix, LikelihoodRatio, ville_threshold
+from monitorlab.online import running
 from monitorlab.online.metrics import alarm_metrics, alarm_steps, peaks
-from monitorlab.online.running import (
-    Cusum,
-    Ewma,
-    FirstScore,
-    LatestScore,
-    RunningMean,
-    Statistic,
-    StepNumber,
-    TooFewSequencesError,
-    running_max,
-    training_part,
-)
-from monitorlab.online.trajectories import Trajectories, require_two_classes
+from monitorlab.online.running import FloatArray, IntArray
+from monitorlab.online.trajectories import Trajectories
+from monitorlab.statistics import thresholds
 from monitorlab.statistics.intervals import check_level
 from monitorlab.statistics.ranks import RANK_RULES
-from monitorlab.statistics.thresholds import (
-    FALSE_ALARM,
-    MISSED_DETECTION,
-    NOT_TRAINABLE,
-    Threshold,
-    calibrate,
-)
+from monitorlab.statistics.thresholds import FALSE_ALARM, MISSED_DETECTION, Threshold, calibrate
 
 VILLE = "ville"
 # (positions of the calibration sequences, positions of the test sequences)
 Split = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+HIGH_PROBABILITY = "P(R > ε) ≤ δ"
+# What a calibrator promises, in symbols; all others keep the risk with high probability.
+GUARANTEES = {"crc": "E[R] ≤ ε", VILLE: "R ≤ ε if the ratio is exact"}
 
 
 @dataclass(frozen=True)
@@ -58,8 +47,6 @@ class Method:
         What is compared with the threshold.
     calibrator : str
         A rank rule of :mod:`monitorlab.statistics.thresholds`, or ``ville`` for the fixed 1/level.
-    guarantee : str
-        The promise, in symbols.
     source : str
         Where the rule is defined.
     draws_ties : bool
@@ -68,57 +55,51 @@ class Method:
     """
 
     label: str
-    statistic: Statistic
-    calibrator: str
-    guarantee: str
-    source: str
+    statistic: running.Statistic
+    calibrator: str = "crc"
+    source: str = "[1] Eq. 8"
     draws_ties: bool = False
 
+    @property
+    def guarantee(self) -> str:
+        """The promise, in symbols."""
+        return GUARANTEES.get(self.calibrator, HIGH_PROBABILITY)
 
-IN_EXPECTATION = "E[R] ≤ ε"
-HIGH_PROBABILITY = "P(R > ε) ≤ δ"
+
+_ALL_OF_IT = running.LikelihoodRatio("likelihood_ratio_all", training_share=1.0)
 
 PAPER_METHODS = (
-    Method("CRC", LatestScore(), "crc", IN_EXPECTATION, "[1] Eq. 8"),
-    Method("UCB", LatestScore(), "hoeffding_bentkus", HIGH_PROBABILITY, "[1] §3.2"),
-    Method(
-        "e-valuator, anytime",
-        LikelihoodRatio("likelihood_ratio_all", training_share=1.0),
-        VILLE,
-        "R ≤ ε if the ratio is exact",
-        "[2] §3.2",
-    ),
-    Method("e-valuator, PAC", LikelihoodRatio(), "tolerance", HIGH_PROBABILITY, "[2] §3.3"),
+    Method("CRC", running.LatestScore()),
+    Method("UCB", running.LatestScore(), "hoeffding_bentkus", "[1] §3.2"),
+    Method("e-valuator, anytime", _ALL_OF_IT, VILLE, "[2] §3.2"),
+    Method("e-valuator, PAC", running.LikelihoodRatio(), "tolerance", "[2] §3.3"),
 )
 
 # What a method has to beat before anything that it learned is worth a word. All ties are drawn, so
 # that no baseline is weak for being coarse.
 TRIVIAL_METHODS = (
-    Method("CRC, ties drawn", LatestScore(), "crc", IN_EXPECTATION, "[1] Eq. 8", draws_ties=True),
-    Method("first score only", FirstScore(), "crc", IN_EXPECTATION, "[1] Eq. 8", draws_ties=True),
-    Method("step number only", StepNumber(), "crc", IN_EXPECTATION, "[1] Eq. 8", draws_ties=True),
+    Method("CRC, ties drawn", running.LatestScore(), draws_ties=True),
+    Method("first score only", running.FirstScore(), draws_ties=True),
+    Method("step number only", running.StepNumber(), draws_ties=True),
 )
 
 FURTHER_METHODS = (
-    Method("exact binomial", LatestScore(), "binomial", HIGH_PROBABILITY, "[3] §3.1"),
-    Method("running mean + CRC", RunningMean(), "crc", IN_EXPECTATION, "[1] Eq. 8"),
-    Method("EWMA + CRC", Ewma(), "crc", IN_EXPECTATION, "[1] Eq. 8"),
-    Method("CUSUM + CRC", Cusum(), "crc", IN_EXPECTATION, "[1] Eq. 8, [4]"),
-    Method("e-valuator ratio + CRC", LikelihoodRatio(), "crc", IN_EXPECTATION, "[1] Eq. 8, [2]"),
-    Method("learned + CRC", LearnedPrefix(), "crc", IN_EXPECTATION, "[1] Eq. 8, ours"),
-    Method("learned + exact", LearnedPrefix(), "binomial", HIGH_PROBABILITY, "[3] §3.1, ours"),
+    Method("exact binomial", running.LatestScore(), "binomial", "[3] §3.1"),
+    Method("running mean + CRC", running.RunningMean()),
+    Method("EWMA + CRC", running.Ewma()),
+    Method("CUSUM + CRC", running.Cusum(), source="[1] Eq. 8, [4]"),
+    Method("e-valuator ratio + CRC", running.LikelihoodRatio(), source="[1] Eq. 8, [2]"),
+    Method("learned + CRC", running.LearnedPrefix(), source="[1] Eq. 8, ours"),
+    Method("learned + exact", running.LearnedPrefix(), "binomial", "[3] §3.1, ours"),
     *(
-        Method(f"chosen for {words} + CRC", ChosenPrefix(objective, f"chosen_{objective}"), "crc",
-               IN_EXPECTATION, "[1] Eq. 8, ours", draws_ties=True)
-        for objective, words in (("power", "power"), ("by_half", "half"),
-                                 ("restricted_delay", "delay"))
+        Method(f"chosen for {words} + CRC", running.ChosenPrefix(objective, f"chosen_{objective}"),
+               source="[1] Eq. 8, ours", draws_ties=True)
+        for objective, words in zip(running.OBJECTIVES, ("power", "half", "delay"), strict=True)
     ),
 )
 
 ALL_METHODS = PAPER_METHODS + TRIVIAL_METHODS + FURTHER_METHODS
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 DRAWS = 300
 MEASURES = ("far", "power", "after_onset", "by_half", "restricted_delay")
@@ -229,27 +210,18 @@ class _Resamples:
             choice = np.zeros(len(self.copies), dtype=np.int64)
             alarms = np.full((len(test), 1), 0 if never else 1)
         else:
-            thresholds = self._thresholds(method, fitted)
-            values, choice = np.unique(thresholds, return_inverse=True)
+            values, choice = np.unique(self._thresholds(method, fitted), return_inverse=True)
             alarms = _first_alarms(fitted.running, values, strict=never)
-        share = np.where(alarms > 0, alarms / test.lengths[:, None], 1.0)
+        raised, share = alarms > 0, np.where(alarms > 0, alarms / test.lengths[:, None], 1.0)
         copies = self.copies[:, positions].astype(np.float64)
-        safe, unsafe = test.labels == 0, test.labels == 1
-        onsets = np.zeros(len(test), dtype=np.int64) if test.onsets is None else test.onsets
-        known = unsafe & (onsets > 0)
-        measured = np.stack(
-            [
-                _weighted(alarms[safe] > 0, copies[:, safe], choice),
-                _weighted(alarms[unsafe] > 0, copies[:, unsafe], choice),
-                _weighted(alarms[known] >= onsets[known, None], copies[:, known], choice),
-                _weighted(
-                    (alarms[unsafe] > 0) & (share[unsafe] <= 0.5), copies[:, unsafe], choice
-                ),
-                _weighted(share[unsafe], copies[:, unsafe], choice),
-            ],
-            axis=1,
+        unsafe, onsets = test.labels == 1, test.known_onsets
+        measured = (
+            (raised, test.labels == 0), (raised, unsafe),
+            (alarms >= onsets[:, None], unsafe & (onsets > 0)),
+            (raised & (share <= 0.5), unsafe), (share, unsafe),
         )
-        self.found.setdefault(method.label, []).append(measured)
+        self.found.setdefault(method.label, []).append(np.stack([
+            _weighted(outcome[of], copies[:, of], choice) for outcome, of in measured], axis=1))
 
     def table(self) -> pd.DataFrame:
         """One row per method and draw, with means over the splits."""
@@ -259,38 +231,33 @@ class _Resamples:
             counted = np.sum(~np.isnan(stacked), axis=0)
             with np.errstate(invalid="ignore"):
                 means = np.nansum(stacked, axis=0) / counted
-            frames.append(
-                pd.DataFrame(means, columns=list(MEASURES)).assign(
-                    method=label, level=self.level, draw=range(len(means))
-                )
-            )
+            frames.append(pd.DataFrame(means, columns=list(MEASURES)).assign(
+                method=label, level=self.level, draw=range(len(means))))
         return pd.concat(frames, ignore_index=True)
 
     def _thresholds(self, method: Method, fitted: _Fitted) -> FloatArray:
         """Threshold of every draw; alarm above it, or from it on for missed detections."""
-        false_alarms = self.risk == FALSE_ALARM
-        silent = np.inf if false_alarms else -np.inf
+        false_alarms, silent = self.risk == FALSE_ALARM, _silent(self.risk)
         if method.calibrator == VILLE:
             return np.full(len(self.copies), 1.0 / check_level(self.level))
         order = np.argsort(-fitted.peaks if false_alarms else fitted.peaks, kind="stable")
         drawn = np.cumsum(self.copies[:, fitted.positions[order]], axis=1, dtype=np.int64)
         if not drawn.shape[1]:
             return np.full(len(drawn), silent)
-        sizes = drawn[:, -1]
         rule = RANK_RULES[method.calibrator]
-        rank = {n: rule(int(n), self.level, self.delta) for n in np.unique(sizes)}
-        k = np.array([rank[n] for n in sizes])
+        sizes, draws = np.unique(drawn[:, -1], return_inverse=True)
+        k = np.array([rule(int(n), self.level, self.delta) for n in sizes])[draws]
         at = np.minimum(np.sum(drawn < k[:, None], axis=1), drawn.shape[1] - 1)
         return np.where(k > 0, fitted.peaks[order][at], silent)
 
 
-def _first_alarms(running: Trajectories, values: FloatArray, strict: bool) -> IntArray:
+def _first_alarms(statistic: Trajectories, values: FloatArray, strict: bool) -> IntArray:
     """First alarm of every sequence for each of several thresholds at once.
 
     Parameters
     ----------
-    running : Trajectories
-        A running statistic.
+    statistic : Trajectories
+        Running, in place of the scores.
     values : ndarray of float, shape (m,)
         Thresholds, increasing.
     strict : bool
@@ -301,15 +268,16 @@ def _first_alarms(running: Trajectories, values: FloatArray, strict: bool) -> In
     ndarray of int, shape (n, m)
         Steps from 1; 0 is none.
     """
-    n, m = len(running), len(values)
-    so_far = running.transformed(running_max).flat_scores
+    n, m = len(statistic), len(values)
+    so_far = statistic.transformed(
+        lambda scores: np.fmax.accumulate(scores, axis=1)).flat_scores
     # A step is silent for all thresholds from a certain one on, and the first alarm comes after
     # all silent steps, since the highest statistic so far never falls.
     passed = np.searchsorted(values, so_far, side="left" if strict else "right")
-    row = np.repeat(np.arange(n), running.lengths)
+    row = np.repeat(np.arange(n), statistic.lengths)
     silent = np.bincount(row * (m + 1) + passed, minlength=n * (m + 1)).reshape(n, m + 1)
     silent = np.cumsum(silent, axis=1)[:, :m]
-    return np.where(silent < running.lengths[:, None], silent + 1, 0)
+    return np.where(silent < statistic.lengths[:, None], silent + 1, 0)
 
 
 def _weighted(outcome: NDArray[np.generic], copies: FloatArray, choice: IntArray) -> FloatArray:
@@ -323,13 +291,9 @@ PAPER_LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 
 def compare_methods(
-    trajectories: Trajectories,
-    methods: Sequence[Method],
-    splits: Iterable[Split],
-    *,
-    levels: Sequence[float] = PAPER_LEVELS,
-    delta: float = 0.1,
-    risk: str = FALSE_ALARM,
+    trajectories: Trajectories, methods: Sequence[Method], splits: Iterable[Split], *,
+    levels: Sequence[float] = PAPER_LEVELS, delta: float = 0.1, risk: str = FALSE_ALARM,
+    resamples: _Resamples | None = None,
 ) -> pd.DataFrame:
     """Run every method at every level on every split.
 
@@ -349,6 +313,8 @@ def compare_methods(
         Error probability of the high-probability calibrators.
     risk : {"false_alarm", "missed_detection"}
         Which risk the levels are about.
+    resamples : _Resamples, optional
+        Gathers results on sequences drawn anew, for :func:`compare_resampled`.
 
     Returns
     -------
@@ -364,26 +330,20 @@ def compare_methods(
     ValueError
         If labels are missing, only one class is present, or for arguments out of range.
     """
-    require_two_classes(trajectories)
+    trajectories.require_two_classes()
     rows: list[dict[str, object]] = []
     # The regressions are small: on more than one thread they spend their time waiting.
     with threadpool_limits(limits=1):
         for split, (calibration, test) in enumerate(splits):
-            fold = _Fold(trajectories, calibration, test, risk, delta, split)
+            fold = _Fold(trajectories, calibration, test, risk, delta, split, resamples)
             rows.extend(fold.rows(methods, levels))
     return pd.DataFrame(rows)
 
 
 def compare_resampled(
-    trajectories: Trajectories,
-    methods: Sequence[Method],
-    splits: Iterable[Split],
-    *,
-    level: float,
-    levels: Sequence[float] = PAPER_LEVELS,
-    delta: float = 0.1,
-    risk: str = FALSE_ALARM,
-    draws: int = DRAWS,
+    trajectories: Trajectories, methods: Sequence[Method], splits: Iterable[Split], *,
+    level: float, levels: Sequence[float] = PAPER_LEVELS, delta: float = 0.1,
+    risk: str = FALSE_ALARM, draws: int = DRAWS,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compare methods, and say how far one level's results depend on the sequences.
 
@@ -410,16 +370,12 @@ def compare_resampled(
         One row per method and draw: ``dataset, signal, method, level, draw`` and, as means over the
         splits, ``far, power, after_onset, by_half, restricted_delay``.
     """
-    require_two_classes(trajectories)
     copies = _draw_sequences(len(trajectories), draws, trajectories.groups)
     resamples = _Resamples(level, copies, risk, delta)
-    rows: list[dict[str, object]] = []
-    with threadpool_limits(limits=1):
-        for split, (calibration, test) in enumerate(splits):
-            fold = _Fold(trajectories, calibration, test, risk, delta, split, resamples)
-            rows.extend(fold.rows(methods, sorted({*levels, level})))
-    found = resamples.table().assign(dataset=trajectories.dataset, signal=trajectories.signal)
-    return pd.DataFrame(rows), found
+    results = compare_methods(trajectories, methods, splits, levels=sorted({*levels, level}),
+                              delta=delta, risk=risk, resamples=resamples)
+    return results, resamples.table().assign(
+        dataset=trajectories.dataset, signal=trajectories.signal)
 
 
 @dataclass(frozen=True)
@@ -427,8 +383,8 @@ class _Fold:
     """One split: fit, calibrate and count, sharing fitted statistics between methods."""
 
     data: Trajectories
-    calibration: NDArray[np.int64]
-    test: NDArray[np.int64]
+    calibration: IntArray
+    test: IntArray
     risk: str
     delta: float
     split: int
@@ -436,7 +392,7 @@ class _Fold:
 
     def rows(self, methods: Iterable[Method], levels: Sequence[float]) -> Iterator[dict[str, Any]]:
         test = self.data.take(self.test)
-        fitted: dict[Statistic, _Fitted | None] = {}
+        fitted: dict[running.Statistic, _Fitted | None] = {}
         counts = {"safe": self.data.count(0), "unsafe": self.data.count(1)}
         for method in methods:
             if method.statistic not in fitted:
@@ -444,78 +400,67 @@ class _Fold:
             found = fitted[method.statistic]
             for level in levels:
                 threshold = self._threshold(method, found, level)
-                tie_rng = _tie_rngs(self.split)[1] if method.draws_ties else None
-                alarms = (
-                    np.full(len(test), int(self.risk == MISSED_DETECTION))
-                    if found is None
-                    else alarm_steps(found.running, threshold, tie_rng)
-                )
+                if found is None:
+                    alarms = np.full(len(test), int(self.risk == MISSED_DETECTION))
+                else:
+                    tie_rng = _tie_rngs(self.split)[1] if method.draws_ties else None
+                    alarms = alarm_steps(found.running, threshold, tie_rng)
                 if self.resamples is not None and level == self.resamples.level:
                     drawn = found
                     if found is not None and method.draws_ties:
                         drawn = found.with_ties_drawn(self.split)
                     self.resamples.add(method, self.test, test, drawn)
-                yield {
-                    "dataset": self.data.dataset,
-                    "signal": self.data.signal,
-                    "method": method.label,
-                    "statistic": method.statistic.name,
-                    "split": self.split,
-                    **counts,
-                    **_threshold_columns(threshold, method),
-                    **vars(alarm_metrics(alarms, test)),
-                }
+                rule = dict(vars(threshold))
+                rule["threshold"] = rule.pop("value")
+                if method.draws_ties:  # another rule than without draws, also in a table's key
+                    rule["calibrator"] += ", ties drawn"
+                yield {"dataset": self.data.dataset, "signal": self.data.signal,
+                       "method": method.label, "statistic": method.statistic.name,
+                       "split": self.split, **counts, **rule, **vars(alarm_metrics(alarms, test))}
 
-    def _fit(self, statistic: Statistic, test: Trajectories) -> _Fitted | None:
-        train, rest = self._parts(statistic)
-        try:
-            transform = statistic.fit(self.data.take(train))
-        except TooFewSequencesError:
-            return None
-        at_risk = rest[self.data.labels[rest] == int(self.risk == MISSED_DETECTION)]
-        calibrating = self.data.take(at_risk).transformed(transform)
-        return _Fitted(at_risk, peaks(calibrating), test.transformed(transform))
-
-    def _parts(self, statistic: Statistic) -> tuple[IntArray, IntArray]:
-        """Split the calibration set into what a statistic learns from and what may calibrate."""
+    def _fit(self, statistic: running.Statistic, test: Trajectories) -> _Fitted | None:
+        at_risk = int(self.risk == MISSED_DETECTION)
         labels = self.data.labels[self.calibration]
-        learns = training_part(statistic, labels, int(self.risk == MISSED_DETECTION))
-        return self.calibration[learns], self.calibration[~learns]
+        learns = running.training_part(statistic, labels, at_risk)
+        try:
+            transform = statistic.fit(self.data.take(self.calibration[learns]))
+        except running.TooFewSequencesError:
+            return None
+        positions = self.calibration[~learns & (labels == at_risk)]
+        calibrating = self.data.take(positions).transformed(transform)
+        return _Fitted(positions, peaks(calibrating), test.transformed(transform))
 
     def _threshold(self, method: Method, fitted: _Fitted | None, level: float) -> Threshold:
         if fitted is None:
-            return _not_trainable(method.calibrator, level, self.delta, self.risk)
+            silent = _silent(self.risk)
+            return Threshold(
+                value=silent, tie_break=float(silent > 0), risk=self.risk,
+                calibrator=method.calibrator, level=float(level), delta=self.delta, n=0, k=0,
+                n_needed=0, attained=0.0, state=thresholds.NOT_TRAINABLE)
         if method.calibrator == VILLE:
-            return ville_threshold(level, self.risk)
+            return _ville_threshold(level, self.risk)
         return calibrate(
             fitted.peaks, level, method.calibrator, risk=self.risk, delta=self.delta,
-            tie_rng=_tie_rngs(self.split)[0] if method.draws_ties else None,
-        )
+            tie_rng=_tie_rngs(self.split)[0] if method.draws_ties else None)
 
 
-def _threshold_columns(threshold: Threshold, method: Method) -> dict[str, object]:
-    columns = dict(vars(threshold))
-    columns["threshold"] = columns.pop("value")
-    if method.draws_ties:  # another rule than the one without draws, also in the key of a table
-        columns["calibrator"] += ", ties drawn"
-    return columns
+def _silent(risk: str) -> float:
+    """Threshold of the rule that keeps any promise: it never, or always, alarms."""
+    return math.inf if risk == FALSE_ALARM else -math.inf
 
 
-def _not_trainable(calibrator: str, level: float, delta: float, risk: str) -> Threshold:
-    silent = risk == FALSE_ALARM
+def _ville_threshold(level: float, risk: str = FALSE_ALARM) -> Threshold:
+    """Threshold 1/level of the anytime test, whose level is of false alarms and in (0, 1).
+
+    Not calibrated on data: n and k are 0 and the guarantee rests on the estimated ratio being
+    exact, an assumption that no sample size makes true. It says nothing about what is missed.
+    """
+    if risk != FALSE_ALARM:
+        raise ValueError(f"Ville's inequality bounds false alarms only, not {risk!r}.")
     return Threshold(
-        value=math.inf if silent else -math.inf, tie_break=float(silent), risk=risk,
-        calibrator=calibrator, level=float(level), delta=delta, n=0, k=0, n_needed=0, attained=0.0,
-        state=NOT_TRAINABLE,
-    )
-
-
-def rounded(data: Trajectories, step: float) -> Trajectories:
-    """Return the same sequences with scores rounded to multiples of ``step``."""
-    name = f"{data.name}, rounded"
-    return replace(
-        data, dataset=name, title=name, flat_scores=np.round(data.flat_scores / step) * step
-    )
+        value=1.0 / check_level(level), tie_break=1.0, risk=FALSE_ALARM, calibrator=VILLE,
+        level=float(level), delta=math.nan, n=0, k=0, n_needed=0, attained=math.nan,
+        state=thresholds.CALIBRATED)
 
 
 def random_splits(
@@ -536,14 +481,12 @@ def random_splits(
     """
     if not 0.0 < calibration_fraction < 1.0:
         raise ValueError(
-            f"calibration_fraction is {calibration_fraction}, expected a share between 0 and 1."
-        )
+            f"calibration_fraction is {calibration_fraction}, expected a share between 0 and 1.")
     size = round(calibration_fraction * n)
     if not 0 < size < n:
         raise ValueError(
             f"{n} sequences split at {calibration_fraction:g} leave {size} for calibration and "
-            f"{n - size} for testing; both need at least one. Bring more sequences."
-        )
+            f"{n - size} for testing; both need at least one. Bring more sequences.")
     root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
     for i in range(n_splits):
         # Spawned by position, not by SeedSequence.spawn, which would remember earlier calls.

@@ -32,9 +32,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from monitorlab.online.running import FloatArray
 
 MOST_BINS = 32
 JUMP = 0.01  # share of the capital that is spread anew over the bets at every step

@@ -1,9 +1,9 @@
 """A text that is being written, watched step by step: where steps end, what an alarm keeps back.
 
 Whatever writes the text hands it over piece by piece: a generation loop token by token
-(:mod:`monitorlab.signals.stopping`), a server chunk by chunk (:class:`WatchedStream`). A rule cuts
-the text into steps, a scorer gives each step its suspicion, and the monitor judges the score. Cut
-and score a text in deployment as those were that calibrated the policy, or its promise is about
+(:mod:`monitorlab.signals.generation`), a server chunk by chunk (:class:`WatchedStream`). A rule
+cuts the text into steps, a scorer gives each step its suspicion, and the monitor judges the score.
+Cut and score a text in deployment as those were that calibrated the policy, or its promise is about
 something else: log scores with a monitor of ``None``, and give the `scoring` of such a text to the
 policy, which then refuses texts that are watched in another way.
 
@@ -19,11 +19,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from monitorlab.online.policy import Alarm, OnlineMonitor, SequenceError
-
-FloatArray = NDArray[np.float64]
+from monitorlab.online.running import FloatArray
 
 
 @dataclass(frozen=True)
@@ -102,19 +100,18 @@ class StepRule:
         long = self.characters if 0 < self.characters <= len(text) else 0
         return min(filter(None, (found, long)), default=0)
 
+    def scoring(self, scorer: LiveScorer) -> str:
+        r"""Say in a line how a text is cut, and scored by a scorer.
 
-def scored_by(rule: StepRule, scorer: LiveScorer) -> str:
-    r"""Say in a line how a text is cut and scored.
-
-    Examples
-    --------
-    >>> class Shouting:
-    ...     pass
-    >>> scored_by(StepRule(), Shouting())
-    "StepRule(mark='\n', tokens=0, characters=1000), Shouting"
-    """
-    plain = type(scorer).__repr__ is object.__repr__
-    return f"{rule}, {type(scorer).__name__ if plain else scorer}"
+        Examples
+        --------
+        >>> class Shouting:
+        ...     pass
+        >>> StepRule().scoring(Shouting())
+        "StepRule(mark='\n', tokens=0, characters=1000), Shouting"
+        """
+        plain = type(scorer).__repr__ is object.__repr__
+        return f"{self}, {type(scorer).__name__ if plain else scorer}"
 
 
 @dataclass
@@ -171,7 +168,7 @@ class WatchedText:
     @property
     def scoring(self) -> str:
         """How it is cut and scored, for a policy to record."""
-        return scored_by(self.rule, self.scorer)
+        return self.rule.scoring(self.scorer)
 
     def token(self, text: str, log_prob: float) -> str:
         """Take one token, which is never cut; as :meth:`piece` else.
@@ -183,12 +180,11 @@ class WatchedText:
         log_prob : float
             Its natural-log probability; NaN if it is not known.
         """
-        if self._over:
+        if self.over:
             return ""
         self._text += text
         self._log_probs.append(log_prob)
-        count = len(self._log_probs)
-        ends = self.rule.end(self._text) or 0 < self.rule.tokens <= count
+        ends = self.rule.end(self._text) or 0 < self.rule.tokens <= len(self._log_probs)
         return self._step(len(self._text)) if ends else ""
 
     def piece(self, text: str) -> str:
@@ -200,12 +196,12 @@ class WatchedText:
             The steps that ended in it and passed; empty if none did. A step that alarms, and
             whatever follows it, is never returned.
         """
-        if self.rule.tokens and not self._over:
+        if self.rule.tokens and not self.over:
             return self.fail(SequenceError("steps are counted in tokens, and the tokens of this "
                                            "text are not known: ask for log-probabilities"))
-        self._text += "" if self._over else text
+        self._text += "" if self.over else text
         passed = ""
-        while not self._over and (end := self.rule.end(self._text)):
+        while not self.over and (end := self.rule.end(self._text)):
             passed += self._step(end)
         return passed
 
@@ -217,7 +213,7 @@ class WatchedText:
         str
             That step, if there is one and it passed.
         """
-        left = self._step(len(self._text)) if self._text.strip() and not self._over else ""
+        left = self._step(len(self._text)) if self._text.strip() and not self.over else ""
         if not self.finished and self.monitor is not None and (self.scores or self.alarm):
             self.monitor.end(self.sequence_id)
         self.finished = True
@@ -233,19 +229,20 @@ class WatchedText:
         """
         if self.monitor is None:
             raise error
-        if not self._over:
+        if not self.over:
             self.alarm = self.monitor.fail(self.sequence_id, error, group=self.group)
         return ""
 
     @property
-    def _over(self) -> bool:
+    def over(self) -> bool:
+        """Whether nothing more is taken: it has ended, or was stopped."""
         return self.finished or self.alarm is not None
 
     def _step(self, end: int) -> str:
         """Score the first characters of what is there, and let the monitor judge."""
         log_probs = np.array(self._log_probs)
-        step = LiveStep(self._text[:end], log_probs if not np.isnan(log_probs).any() else
-                        log_probs[:0])
+        known = log_probs[:0] if np.isnan(log_probs).any() else log_probs
+        step = LiveStep(self._text[:end], known)
         self._text, self._log_probs = self._text[end:], []
         try:
             if self._score is None:
@@ -302,9 +299,10 @@ class WatchedStream:
         watched, ended = self.watched, False
         try:
             for text, tokens, last in self._chunks():
-                for passed in _taken(watched, text, tokens):
-                    if passed:
-                        yield passed
+                if tokens:
+                    yield from filter(None, (watched.token(*token) for token in tokens))
+                elif text and (passed := watched.piece(text)):
+                    yield passed
                 ended = ended or last
                 if watched.alarm is not None:
                     break
@@ -327,14 +325,6 @@ class WatchedStream:
 
 
 Tokens = list[tuple[str, float]]  # text and log-probability of each
-
-
-def _taken(watched: WatchedText, text: str, tokens: Tokens) -> Iterator[str]:
-    """Hand over a chunk, by tokens where they are known; yield what passes."""
-    if text and not tokens:
-        yield watched.piece(text)
-    for part, log_prob in tokens:
-        yield watched.token(part, log_prob)
 
 
 def _read_chunk(chunk: Any) -> tuple[str, Tokens, bool]:

@@ -9,15 +9,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from monitorlab.online.running import FloatArray, IntArray
 from monitorlab.online.trajectories import UNKNOWN, Trajectories
 from monitorlab.statistics.thresholds import Threshold, tie_draws
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-
 
 @dataclass(frozen=True)
-class AlarmMetrics:
+class _AlarmMetrics:
     """What a monitor did on a test set. Rates in [0, 1]; NaN where the class is absent.
 
     Attributes
@@ -74,8 +72,7 @@ def peaks(statistic: Trajectories | FloatArray) -> FloatArray:
 
 
 def alarm_steps(
-    statistic: Trajectories | FloatArray,
-    threshold: Threshold | float,
+    statistic: Trajectories | FloatArray, threshold: Threshold | float,
     tie_rng: np.random.Generator | FloatArray | None = None,
 ) -> IntArray:
     """First step, counted from 1, at which each sequence alarms; 0 if it never does.
@@ -110,8 +107,7 @@ def alarm_steps(
 
 
 def alarm_table(
-    trajectories: Trajectories,
-    threshold: Threshold | float,
+    trajectories: Trajectories, threshold: Threshold | float,
     tie_rng: np.random.Generator | FloatArray | None = None,
 ) -> pd.DataFrame:
     """One row per sequence: when it alarms at a given threshold. No labels are needed.
@@ -137,7 +133,7 @@ def alarm_table(
                          "alarm_step": steps, "label": labels})
 
 
-def alarm_metrics(alarms: IntArray, test: Trajectories) -> AlarmMetrics:
+def alarm_metrics(alarms: IntArray, test: Trajectories) -> _AlarmMetrics:
     """Score the alarm steps of a monitor against the labels of a test set.
 
     Parameters
@@ -147,12 +143,12 @@ def alarm_metrics(alarms: IntArray, test: Trajectories) -> AlarmMetrics:
     test : Trajectories
         The sequences they belong to.
     """
-    unsafe, raised = test.labels == 1, alarms > 0
+    unsafe, raised, onsets = test.labels == 1, alarms > 0, test.known_onsets
     caught = unsafe & raised
-    steps, tokens = _step_shares(alarms, test), _token_shares(alarms, test)
-    onsets = np.zeros(len(test), dtype=np.int64) if test.onsets is None else test.onsets
+    steps = np.where(raised, alarms / test.lengths, 1.0)  # share of its steps at the alarm
+    tokens = _token_shares(alarms, test)
     known = unsafe & (onsets > 0)
-    return AlarmMetrics(
+    return _AlarmMetrics(
         far=_mean(raised[test.labels == 0]),
         power=_mean(raised[unsafe]),
         after_onset=_mean(alarms[known] >= onsets[known]),
@@ -164,17 +160,11 @@ def alarm_metrics(alarms: IntArray, test: Trajectories) -> AlarmMetrics:
     )
 
 
-def _step_shares(alarms: IntArray, test: Trajectories) -> FloatArray:
-    """Share of its steps a sequence had taken at the alarm, in (0, 1]; 1 without alarm."""
-    return np.where(alarms > 0, alarms / test.lengths, 1.0)
-
-
 def _token_shares(alarms: IntArray, test: Trajectories) -> FloatArray:
     """Share of its tokens a sequence had produced at the end of the alarm step; 1 without alarm."""
-    starts, lengths = test.starts, test.lengths
-    step = np.arange(len(test.flat_tokens)) - np.repeat(starts, lengths) + 1
-    until = np.where(step <= np.repeat(alarms, lengths), test.flat_tokens, 0.0)
-    produced, total = (np.add.reduceat(tokens, starts) for tokens in (until, test.flat_tokens))
+    taken = test.step_numbers <= np.repeat(alarms, test.lengths)
+    produced = np.add.reduceat(np.where(taken, test.flat_tokens, 0.0), test.starts)
+    total = np.add.reduceat(test.flat_tokens, test.starts)
     return np.where(alarms > 0, produced / total, 1.0)
 
 

@@ -21,27 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from monitorlab.online.drift import DriftReference, DriftTest
-from monitorlab.online.running import Fitted, LatestScore, State, fitted_from_dict
-from monitorlab.statistics.thresholds import (
-    ALWAYS_ALARM,
-    CALIBRATED,
-    FALSE_ALARM,
-    NEVER_ALARM,
-    NOT_TRAINABLE,
-    RISKS,
-    Threshold,
-)
-from monitorlab.storage.files import (
-    DamagedFileError,
-    read_sealed,
-    sealed_json,
-    write_text_atomic,
-)
-
-FloatArray = NDArray[np.float64]
+from monitorlab.online.running import Fitted, FloatArray, LatestScore, State
+from monitorlab.statistics import thresholds
+from monitorlab.statistics.thresholds import CALIBRATED, FALSE_ALARM, RISKS, Threshold
+from monitorlab.storage.files import DamagedFileError, read_sealed, sealed_json, write_text_atomic
 
 VERSION = 1
 FORMAT = "monitorlab policy"
@@ -51,8 +36,8 @@ SIDES = ("suspicion", "safety")
 ON_ERROR = ("alarm", "raise")
 DTYPES: dict[str, Any] = {"float64": np.float64, "float32": np.float32, "float16": np.float16}
 VALID, VOID, EXPIRED = "valid", "guarantee void", "expired"
-_RULE_STATES = (CALIBRATED, NEVER_ALARM, ALWAYS_ALARM, NOT_TRAINABLE)
-_INFINITE = {"inf": math.inf, "-inf": -math.inf}
+_RULE_STATES = (CALIBRATED, thresholds.NEVER_ALARM, thresholds.ALWAYS_ALARM,
+                thresholds.NOT_TRAINABLE)
 
 
 class PolicyError(ValueError):
@@ -63,7 +48,7 @@ def _today() -> str:
     return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
-def days_after(date: str, days: int) -> str:
+def _days_after(date: str, days: int) -> str:
     """Return the date so many days later, both as YYYY-MM-DD."""
     return (datetime.date.fromisoformat(date) + datetime.timedelta(days=days)).isoformat()
 
@@ -96,8 +81,8 @@ class Policy:
     void : str
         Why the guarantee no longer holds; empty while it does.
     scoring : str
-        How texts were cut and scored, as :func:`monitorlab.online.live.scored_by` says it; a text
-        that is watched in another way is refused. Empty where the log does not tell.
+        How texts were cut and scored, as :meth:`monitorlab.online.live.StepRule.scoring` says it;
+        a text that is watched in another way is refused. Empty where the log does not tell.
 
     Examples
     --------
@@ -134,7 +119,7 @@ class Policy:
         try:
             datetime.date.fromisoformat(self.created)
             if not self.expires:
-                object.__setattr__(self, "expires", days_after(self.created, VALID_DAYS))
+                object.__setattr__(self, "expires", _days_after(self.created, VALID_DAYS))
             datetime.date.fromisoformat(self.expires)
         except (TypeError, ValueError):
             raise PolicyError(f"the policy was created {self.created!r} and expires "
@@ -176,7 +161,7 @@ class Policy:
             said.append(f"the guarantee is void: {self.void}")
         if state == EXPIRED:
             said.append(f"the policy expired on {self.expires}: calibrate anew on recent data")
-        if (today or _today()) < days_after(self.created, -1):  # a day, for clocks that differ
+        if (today or _today()) < _days_after(self.created, -1):  # a day, for clocks that differ
             said.append(f"the policy was created on {self.created}, after today's date by this "
                         "machine's clock: set it, or an expired policy passes for a valid one")
         if self.threshold.state != CALIBRATED:
@@ -187,14 +172,17 @@ class Policy:
         """Return the policy with its guarantee void, for a reason in words."""
         return replace(self, void=reason)
 
+    def valid_for(self, days: int) -> Policy:
+        """Return the policy with a promise that is made for so many days, from the first one."""
+        return replace(self, expires=_days_after(self.created, days))
+
     def to_dict(self) -> dict[str, Any]:
         """Return what :meth:`load` reads, as strict JSON takes it, without the seal."""
-        found = {one.name: getattr(self, one.name) for one in fields(self)}
         return {
-            "format": FORMAT, "version": VERSION, "promise": self.promise, **found,
-            "threshold": _rule_to_dict(self.threshold),
-            "statistic": self.statistic.to_dict(),
-            "groups": {name: _rule_to_dict(rule) for name, rule in self.groups.items()},
+            "format": FORMAT, "version": VERSION, "promise": self.promise,
+            **{one.name: getattr(self, one.name) for one in fields(self)},
+            "threshold": _to_dict(self.threshold), "statistic": self.statistic.to_dict(),
+            "groups": {name: _to_dict(rule) for name, rule in self.groups.items()},
             "drift": None if self.drift is None else asdict(self.drift),
         }
 
@@ -243,7 +231,7 @@ def _policy_from(found: Mapping[str, Any]) -> Policy:
     drift = values["drift"]
     values |= {
         "threshold": _rule_from_dict(values["threshold"]),
-        "statistic": fitted_from_dict(values["statistic"]),
+        "statistic": Fitted.from_dict(values["statistic"]),
         "groups": {name: _rule_from_dict(rule) for name, rule in values["groups"].items()},
         "drift": None if drift is None else DriftReference(
             tuple(drift["edges"]), tuple(drift["counts"]), drift["rate"]),
@@ -251,15 +239,13 @@ def _policy_from(found: Mapping[str, Any]) -> Policy:
     return Policy(**values)
 
 
-def _rule_to_dict(rule: Threshold) -> dict[str, Any]:
-    return {name: _written(value) for name, value in asdict(rule).items()}
-
-
-def _written(value: Any) -> Any:
-    """Return a value for strict JSON: infinite numbers as text, what is undefined as null."""
-    if not isinstance(value, float) or math.isfinite(value):
-        return value
-    return None if math.isnan(value) else str(value)
+def _to_dict(one: Threshold | Alarm) -> dict[str, Any]:
+    """Return the fields for strict JSON: infinite numbers as text, what is undefined as null."""
+    values = asdict(one)
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            values[name] = None if math.isnan(value) else str(value)
+    return values
 
 
 def _rule_from_dict(found: Mapping[str, Any]) -> Threshold:
@@ -268,9 +254,7 @@ def _rule_from_dict(found: Mapping[str, Any]) -> Threshold:
         given = values[name]
         if given is None and name in ("delta", "attained"):
             values[name] = math.nan
-        elif given in ("inf", "-inf"):
-            values[name] = _INFINITE[given]
-        elif type(given) in (int, float):
+        elif given in ("inf", "-inf") or type(given) in (int, float):
             values[name] = float(given)
         else:
             raise PolicyError(f"{name} of the threshold is {given!r}, expected a number.")
@@ -344,22 +328,32 @@ class Alarm:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the alarm as strict JSON takes it: infinite numbers as text, NaN as null."""
-        return {name: _written(value) for name, value in asdict(self).items()}
+        return _to_dict(self)
 
 
 class SequenceError(ValueError):
     """A step cannot be used, and the policy says that errors are raised."""
 
 
+@dataclass(slots=True)
 class _Open:
     """What is remembered of a sequence that has not ended: a few numbers."""
 
-    __slots__ = ("alarm", "draw", "first", "peak", "rule", "state", "step")
+    state: State
+    rule: Threshold
+    draw: float
+    step: int = 0
+    first: int = 1
+    peak: float = -math.inf
+    alarm: Alarm | None = None
 
-    def __init__(self, state: State, rule: Threshold, draw: float):
-        self.state, self.rule, self.draw = state, rule, draw
-        self.step, self.first, self.peak = 0, 1, -math.inf
-        self.alarm: Alarm | None = None
+    def check(self, step: int) -> None:
+        """Refuse a gap; steps may count from 0 or 1 on."""
+        if self.step == 1:
+            self.first = 0 if step == 0 else 1
+        expected = self.step - 1 + self.first
+        if step != expected:
+            raise SequenceError(f"step {step!r} came where step {expected} was expected")
 
 
 class OnlineMonitor:
@@ -403,9 +397,9 @@ class OnlineMonitor:
         self._open: dict[str, _Open] = {}
         self._start, self._update = policy.statistic.start, policy.statistic.update
         self._read = _reader(policy)
+        if drift is None and policy.drift is not None:
+            drift = DriftTest(policy.drift)
         self.drift = drift
-        if policy.drift is not None and drift is None:
-            self.drift = DriftTest(policy.drift)
         self._void_if_drifted()
 
     @property
@@ -423,8 +417,9 @@ class OnlineMonitor:
         """Evidence of drift: 1 at the start, drift at 1 / rate; NaN without a reference."""
         return math.nan if self.drift is None else self.drift.evidence
 
-    def update(self, sequence_id: str, score: float, *, step: int | None = None,
-               group: str = "") -> Alarm | None:
+    def update(
+        self, sequence_id: str, score: float, *, step: int | None = None, group: str = ""
+    ) -> Alarm | None:
         """Take the next score of a sequence, and return an alarm or None.
 
         A sequence that has alarmed stays alarmed: it returns the same alarm at every later step.
@@ -447,16 +442,12 @@ class OnlineMonitor:
             For a score that is no number, a gap, or an error in the statistic, if the policy's
             ``on_error`` is "raise"; by default they raise an alarm.
         """
-        opened = self._open.get(sequence_id)
-        if opened is None:
-            opened = self._begin(sequence_id, group)
-        self.steps += 1
-        opened.step += 1
+        opened = self._next(sequence_id, group)
         if opened.alarm is not None:
             return opened.alarm
         try:
             if step is not None:
-                _check_step(opened, step)
+                opened.check(step)
             opened.state, value = self._update(opened.state, self._read(score))
             if value != value:
                 raise SequenceError("the statistic is nan, expected a number")
@@ -487,9 +478,7 @@ class OnlineMonitor:
         SequenceError
             If the policy's ``on_error`` is "raise".
         """
-        opened = self._open.get(sequence_id) or self._begin(sequence_id, group)
-        self.steps += 1
-        opened.step += 1
+        opened = self._next(sequence_id, group)
         return opened.alarm or self._failed(sequence_id, opened, error)
 
     def end(self, sequence_id: str) -> None:
@@ -526,12 +515,17 @@ class OnlineMonitor:
             "errors": self.errors, "drift_evidence": evidence if math.isfinite(evidence) else None,
         }
 
-    def _begin(self, sequence_id: str, group: str) -> _Open:
-        rule = self.policy.groups.get(group, self.policy.threshold)
-        # An alarm on equality, or none, needs no draw: it is above 0 and not above 1.
-        random = 0.0 < rule.tie_break < 1.0
-        draw = _hashed(sequence_id, "tie") if random else 0.5
-        opened = self._open[sequence_id] = _Open(self._start(), rule, draw)
+    def _next(self, sequence_id: str, group: str) -> _Open:
+        """Count a step of a sequence, which begins if it was not open."""
+        opened = self._open.get(sequence_id)
+        if opened is None:
+            rule = self.policy.groups.get(group, self.policy.threshold)
+            # An alarm on equality, or none, needs no draw: it is above 0 and not above 1.
+            random = 0.0 < rule.tie_break < 1.0
+            draw = _hashed(sequence_id, "tie") if random else 0.5
+            opened = self._open[sequence_id] = _Open(self._start(), rule, draw)
+        self.steps += 1
+        opened.step += 1
         return opened
 
     def _failed(self, sequence_id: str, opened: _Open, error: Exception) -> Alarm:
@@ -542,19 +536,12 @@ class OnlineMonitor:
         reason = str(error) if ours else f"internal error: {type(error).__name__}: {error}"
         return self._raise(sequence_id, opened, math.nan, math.nan, reason)
 
-    def _raise(self, sequence_id: str, opened: _Open, value: float, threshold: float, reason: str
-               ) -> Alarm:
+    def _raise(
+        self, sequence_id: str, opened: _Open, value: float, threshold: float, reason: str
+    ) -> Alarm:
         self.alarms += 1
         opened.alarm = Alarm(sequence_id, opened.step, value, threshold, reason, self.state)
         return opened.alarm
-
-
-def _check_step(opened: _Open, step: int) -> None:
-    if opened.step == 1:
-        opened.first = 0 if step == 0 else 1
-    expected = opened.step - 1 + opened.first
-    if step != expected:
-        raise SequenceError(f"step {step!r} came where step {expected} was expected")
 
 
 def _reader(policy: Policy) -> Callable[[Any], float]:
@@ -564,11 +551,10 @@ def _reader(policy: Policy) -> Callable[[Any], float]:
 
     def read(score: Any) -> float:
         if type(score) is not float:
-            number = getattr(score, "__float__", None)
-            if number is None or isinstance(score, bool | np.bool_):
+            if not hasattr(score, "__float__") or isinstance(score, bool | np.bool_):
                 raise SequenceError(f"the score is {json.dumps(score, default=repr)[:60]}, "
                                     "expected a number")
-            score = float(number())
+            score = float(score)
         if score != score:
             raise SequenceError("the score is nan, expected a number")
         if not exact:
@@ -577,9 +563,3 @@ def _reader(policy: Policy) -> Callable[[Any], float]:
         return -score if safety else score
 
     return read
-
-
-def round_scores(scores: FloatArray, dtype: str) -> FloatArray:
-    """Return scores rounded to the precision that they will have at the monitor."""
-    with np.errstate(over="ignore"):
-        return scores.astype(DTYPES[dtype]).astype(np.float64)

@@ -17,35 +17,25 @@ import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from monitorlab.pipeline import records
 from monitorlab.pipeline.notebooks import Notebook, read_first_cell
-from monitorlab.pipeline.records import (
-    RunIdError,
-    State,
-    executed_path,
-    list_runs,
-    pick_up,
-    run_states,
-)
+from monitorlab.pipeline.records import State
 from monitorlab.pipeline.runs import hold
-from monitorlab.report import cells
-from monitorlab.report.markup import CONTENT_SECURITY_POLICY
+from monitorlab.report.cells import CONTENT_SECURITY_POLICY, Renderer
 from monitorlab.storage.files import quick_jsonschema, write_text_atomic
 from monitorlab.storage.manifests import ArtifactError
 from monitorlab.storage.sources import project_root
 
 _TEMPLATES = project_root() / "reports" / "template"
 THUMBNAIL_WIDTH = 720  # pixels; shown at half of that
-_STATUS_WORDS = {
-    "complete": "complete", "failed": "failed", "interrupted": "interrupted",
-    "running": "running", "stale": "out of date", "missing": "not run", "broken": "unreadable",
-}
+_STATUS_WORDS = {"stale": "out of date", "missing": "not run", "broken": "unreadable"}
 
 
 def _make_card(state: State, runs: Path, run_id: str, document: Any) -> dict[str, Any]:
@@ -72,26 +62,19 @@ def _make_card(state: State, runs: Path, run_id: str, document: Any) -> dict[str
     """
     notebook, record = state.notebook, state.record
     thumbnail, alt = _thumbnail(runs / run_id / notebook.stem, document)
+    failure = record.failure if record else None
+    where = f"cell [{failure.cell}] `{failure.line}`: " if failure and failure.cell else ""
     return {
-        "stem": notebook.stem,
-        "number": f"{notebook.number:02d}",
-        "title": Markup(cells.inline_html(notebook.title)),
-        "plain_title": cells.plain_text(notebook.title),
-        "claim": Markup(cells.inline_html(notebook.claim)),
-        "status": state.status,
-        "status_word": _STATUS_WORDS[state.status],
-        "reason": _where(state) + state.reason,
-        "headline": state.headline,
-        "thumbnail": thumbnail,
-        "thumbnail_alt": alt,
+        "stem": notebook.stem, "number": f"{notebook.number:02d}",
+        "title": Markup(Renderer.inline_html(notebook.title)),
+        "plain_title": Renderer.plain_text(notebook.title),
+        "claim": Markup(Renderer.inline_html(notebook.claim)),
+        "status": state.status, "status_word": _STATUS_WORDS.get(state.status, state.status),
+        "reason": where + state.reason, "headline": state.headline,
+        "thumbnail": thumbnail, "thumbnail_alt": alt,
         "seconds": _duration(record.seconds) if record and record.seconds else "",
         "href": f"{notebook.stem}.html" if document is not None else "",
     }
-
-
-def _where(state: State) -> str:
-    failure = state.record.failure if state.record else None
-    return f"cell [{failure.cell}] `{failure.line}`: " if failure and failure.cell else ""
 
 
 def _thumbnail(folder: Path, document: Any) -> tuple[str, str]:
@@ -138,27 +121,20 @@ def _run_facts(run_id: str, states: Sequence[State]) -> dict[str, str]:
 
     Notebooks of one run may differ in profile or seed; then all values are named.
     """
-    records = [state.record for state in states if state.record]
+    known = [state.record for state in states if state.record]
 
     def all_of(values: list[str]) -> str:
         return ", ".join(dict.fromkeys(value for value in values if value))
 
-    finished = max((r.finished for r in records if r.finished), default="")
+    finished = max((r.finished for r in known if r.finished), default="")
     facts = {
-        "run": run_id,
-        "profile": all_of([r.profile for r in records]),
-        "seed": all_of([str(r.parameters["SEED"]) for r in records if "SEED" in r.parameters]),
-        "commit": all_of([r.commit for r in records]),
-        "date": _date(finished),
-        "time": _duration(sum(r.seconds for r in records)),
+        "run": run_id, "profile": all_of([r.profile for r in known]),
+        "seed": all_of([str(r.parameters["SEED"]) for r in known if "SEED" in r.parameters]),
+        "commit": all_of([r.commit for r in known]),
+        "date": finished and f"{datetime.datetime.fromisoformat(finished):%-d %B %Y, %H:%M UTC}",
+        "time": _duration(sum(r.seconds for r in known)),
     }
     return {name: value for name, value in facts.items() if value}
-
-
-def _date(moment: str) -> str:
-    if not moment:
-        return ""
-    return datetime.datetime.fromisoformat(moment).strftime("%-d %B %Y, %H:%M UTC")
 
 
 def _duration(seconds: float) -> str:
@@ -174,34 +150,32 @@ _ERROR_TAG = "papermill-error-cell-tag"  # a banner that papermill adds; ours sa
 _IMPORT = re.compile(r"(import|from)\s")
 
 
-@dataclass(frozen=True)
-class _RenderedReport:
+class _RenderedReport(NamedTuple):
     """What was written.
 
     Attributes
     ----------
     index : Path
         The page to open.
-    pages : tuple of Path
+    pages : list of Path
         One per executed notebook.
-    problems : tuple of str
+    problems : list of str
         Formulas that are shown as TeX source, with notebook and reason.
-    broken : tuple of str
+    broken : list of str
         Notebooks of which something cannot be read, with the reason; the others are rendered.
-    beside : tuple of Path
+    beside : list of Path
         The pages beside the notebooks.
     """
 
     index: Path
-    pages: tuple[Path, ...]
-    problems: tuple[str, ...] = field(default=())
-    broken: tuple[str, ...] = field(default=())
-    beside: tuple[Path, ...] = field(default=())
+    pages: list[Path]
+    problems: list[str]
+    broken: list[str]
+    beside: list[Path]
 
 
-def render_report(
-    run_id: str, notebooks: Sequence[Notebook], runs: Path, reports: Path
-) -> _RenderedReport:
+def render_report(run_id: str, notebooks: Sequence[Notebook], runs: Path, reports: Path
+                  ) -> _RenderedReport:
     """Render every executed notebook of a run, the pages beside them, and the index.
 
     What a killed runner left is picked up first, unless another one works there. A record, a
@@ -224,51 +198,46 @@ def render_report(
     """
     from monitorlab.report.site import survey_site  # statistics, which the runner never needs
 
-    if run_id not in list_runs(runs):
-        known = ", ".join(list_runs(runs)) or "none yet"
-        raise RunIdError(f"no run {run_id!r} to render. Runs: {known}. "
-                         f"Make it with: python -m monitorlab run --run-id {run_id}")
+    if run_id not in records.list_runs(runs):
+        known = ", ".join(records.list_runs(runs)) or "none yet"
+        raise records.RunIdError(f"no run {run_id!r} to render. Runs: {known}. "
+                                 f"Make it with: python -m monitorlab run --run-id {run_id}")
     with suppress(ArtifactError, OSError), hold(runs / run_id):
-        pick_up(runs, run_id)
+        records.pick_up(runs, run_id)
     documents: dict[str, Any] = {}
     states = [_read_copy(state, runs, run_id, documents)
-              for state in run_states(runs, run_id, notebooks)]
+              for state in records.run_states(runs, run_id, notebooks)]
     cards = [_make_card(state, runs, run_id, documents.get(state.notebook.stem))
              for state in states]
     facts = _run_facts(run_id, states)
-    readable = [card for card in cards if card['href']]
+    readable = [card for card in cards if card["href"]]
     whole = {state.notebook.stem: state.record.parameters for state in states
              if state.record and state.status in ("complete", "stale")
              and state.notebook.stem in documents}
     site = survey_site(runs / run_id, [state.notebook for state in states], whole)
     environment = _environment()
     environment.globals["navigation"] = [(page.href, page.title) for page in site.pages]
+
+    def write(href: str, template: str, **values: Any) -> Path:
+        path = reports / run_id / href
+        values = {"facts": facts, "current": href} | values
+        write_text_atomic(path, environment.get_template(template).render(**values))
+        return path
+
     pages, problems = [], []
     for position, card in enumerate(readable):
-        notes = cells.Notes()
-        html = environment.get_template("notebook.html.j2").render(
-            **_page(documents[card['stem']], notes),
-            card=card, facts=facts | {"time": card['seconds']}, headings=_contents(notes),
-            current=card['href'],
-            previous=readable[position - 1] if position else None,
-            following=readable[position + 1] if position + 1 < len(readable) else None,
-        )
-        pages.append(reports / run_id / card['href'])
-        write_text_atomic(pages[-1], html)
-        problems += [f"{card['stem']}: {problem}" for problem in notes.problems]
-    beside = []
-    for page in site.pages:
-        html = environment.get_template(page.template).render(
-            **page.values, **_script(page.script), facts=facts, current=page.href)
-        beside.append(reports / run_id / page.href)
-        write_text_atomic(beside[-1], html)
-    index = reports / run_id / "index.html"
-    html = environment.get_template("index.html.j2").render(
-        cards=cards, facts=facts, findings=site.findings, lacking=site.lacking,
-        current="index.html")
-    write_text_atomic(index, html)
-    broken = [f"{card['stem']}: {card['reason']}" for card in cards if card['status'] == "broken"]
-    return _RenderedReport(index, tuple(pages), tuple(problems), tuple(broken), tuple(beside))
+        renderer = Renderer()
+        page = _page(documents[card["stem"]], renderer)
+        previous, _, following = [None, *readable, None][position : position + 3]
+        pages.append(write(card["href"], "notebook.html.j2", **page, card=card, previous=previous,
+                           following=following, facts=facts | {"time": card["seconds"]}))
+        problems += [f"{card['stem']}: {problem}" for problem in renderer.problems]
+    beside = [write(page.href, page.template, **page.values, **_script(page.script))
+              for page in site.pages]
+    index = write("index.html", "index.html.j2", cards=cards, findings=site.findings,
+                  lacking=site.lacking)
+    broken = [f"{card['stem']}: {card['reason']}" for card in cards if card["status"] == "broken"]
+    return _RenderedReport(index, pages, problems, broken, beside)
 
 
 def _script(name: str) -> dict[str, str]:
@@ -286,7 +255,7 @@ def _read_copy(state: State, runs: Path, run_id: str, documents: dict[str, Any])
     quick_jsonschema()
     import nbformat
 
-    path = executed_path(runs, run_id, state.notebook.stem)
+    path = records.executed_path(runs, run_id, state.notebook.stem)
     if state.record is None or not path.exists():
         return state
     try:
@@ -306,51 +275,46 @@ def render_page(template: str, **values: object) -> str:
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )
-    environment.globals["style"] = Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8"))
+    environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True,
+                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    style = Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8"))
     environment.globals |= {"policy": CONTENT_SECURITY_POLICY, "navigation": (), "current": "",
-                            "script": ""}
+                            "script": "", "style": style}
     return environment
 
 
-def _page(document: Any, notes: cells.Notes) -> dict[str, Any]:
+def _page(document: Any, renderer: Renderer) -> dict[str, Any]:
     """Render an executed notebook; the first cell becomes the head of the page."""
-    kept = [c for c in document.cells if _ERROR_TAG not in c.metadata.get("tags", [])]
-    first = kept[0].source if kept and kept[0].cell_type == "markdown" else "# "
-    title, claim, about = read_first_cell(first)
-    shown = kept[1:] if kept and kept[0].cell_type == "markdown" else kept
+    shown = [c for c in document.cells if _ERROR_TAG not in c.metadata.get("tags", [])]
+    headed = bool(shown) and shown[0].cell_type == "markdown"
+    title, claim, about = read_first_cell(shown.pop(0).source if headed else "# ")
     # As the kernel counted the code cells, executed or not.
     numbers = itertools.accumulate(int(cell.cell_type == "code") for cell in shown)
     return {
-        "about": Markup(cells.markdown_html(about, notes)),
-        "page_title": Markup(cells.inline_html(title)),
-        "page_claim": Markup(cells.inline_html(claim)),
-        "cells": [_cell_view(cell, number, notes)
+        "about": Markup(renderer.markdown_html(about)),
+        "page_title": Markup(Renderer.inline_html(title)),
+        "page_claim": Markup(Renderer.inline_html(claim)),
+        "cells": [_cell_view(cell, number, renderer)
                   for cell, number in zip(shown, numbers, strict=True)],
+        "headings": [h for h in renderer.headings if h.level in (2, 3)],
     }
 
 
-def _cell_view(cell: Any, number: int, notes: cells.Notes) -> dict[str, Any]:
+def _cell_view(cell: Any, number: int, renderer: Renderer) -> dict[str, Any]:
     """What a template needs of one cell: kind, HTML, and for code its number and outputs."""
     if cell.cell_type == "markdown":
-        return {"kind": "markdown", "html": Markup(cells.markdown_html(cell.source, notes))}
+        return {"kind": "markdown", "html": Markup(renderer.markdown_html(cell.source))}
     if cell.cell_type != "code":
         return {"kind": "markdown", "html": Markup(f"<pre>{Markup.escape(cell.source)}</pre>")}
     tags = cell.metadata.get("tags", [])
     label = _label(cell.source, tags)
     seconds = cell.metadata.get("papermill", {}).get("duration") or 0.0
     return {
-        "kind": "code",
-        "html": Markup(cells.code_html(cell.source)),
-        "number": number,
-        "label": label,
-        "folded": label == "imports" or "hide-input" in tags,
+        "kind": "code", "html": Markup(Renderer.code_html(cell.source)), "number": number,
+        "label": label, "folded": label == "imports" or "hide-input" in tags,
         "failed": any(output["output_type"] == "error" for output in cell.outputs),
         "seconds": _duration(seconds) if seconds >= 1 else "",
-        "outputs": tuple(Markup(html) for html in cells.outputs_html(cell.outputs, notes)),
+        "outputs": tuple(Markup(html) for html in renderer.outputs_html(cell.outputs)),
     }
 
 
@@ -361,8 +325,3 @@ def _label(source: str, tags: Sequence[str]) -> str:
         return "parameters and their defaults"
     lines = [line for line in source.splitlines() if line.strip() and line[0] not in " #)"]
     return "imports" if lines and all(_IMPORT.match(line) for line in lines) else ""
-
-
-def _contents(notes: cells.Notes) -> list[dict[str, Any]]:
-    return [{"level": h.level, "anchor": h.anchor, "html": Markup(h.html)}
-            for h in notes.headings if h.level in (2, 3)]

@@ -11,9 +11,8 @@ import string
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,23 +24,18 @@ from monitorlab.benchmark.samples import draw_pairs
 from monitorlab.display import spans
 from monitorlab.display.tables import cell_titles
 from monitorlab.evaluation import operating_points, rates
-from monitorlab.evaluation.bootstrap import bootstrap, intervals
-from monitorlab.evaluation.panel import PAIR, SCENARIO, first_draws
+from monitorlab.evaluation.bootstrap import Bootstrap
+from monitorlab.evaluation.rates import PAIR, SCENARIO, first_draws
 from monitorlab.monitors.recorded import reader_verdicts
 from monitorlab.monitors.rules import CORNERS
 from monitorlab.monitors.verdicts import PARSED, THRESHOLD
 from monitorlab.pipeline.notebooks import Notebook
-from monitorlab.report import cells
+from monitorlab.report.cells import Renderer
 from monitorlab.statistics.intervals import Clustered
 from monitorlab.statistics.roc import JudgedError, auroc
+from monitorlab.storage import manifests
 from monitorlab.storage.files import PROJECT, digest_file
-from monitorlab.storage.manifests import (
-    ArtifactError,
-    finished_manifest,
-    load_table,
-    read_manifest,
-    run_command,
-)
+from monitorlab.storage.manifests import ArtifactError, finished_manifest
 
 _SAMPLES, _AUDIT, _EVALUATION = (
     "01_benchmark_construction", "02_annotation_and_audit", "03_monitor_evaluation")
@@ -54,16 +48,11 @@ _LEVELS = (0.01, 0.05, 0.1, 0.2)
 _DELTA = 0.1
 _BASE_RATE, _PER_DAY = 0.01, 10_000  # where the explorer begins
 _GRID = np.round(np.linspace(0, 1, 101), 2)
-_SORTS = {"monitor": "Monitors of this run", "baseline": "Trivial baselines",
-          "partial": "Monitors of this run that left more than a tenth unanswered",
-          "reader": "Recorded readers: unnamed large language models of the kind that also wrote "
-                    "the texts"}
 _PROMISES = {(SCENARIO, "crc"): "CRC, by scenario: expected rate of new scenarios",
              (PAIR, "binomial"): f"exact binomial, by sample: with probability {1 - _DELTA:.0%}"}
 
 
-@dataclass(frozen=True)
-class _SitePage:
+class _SitePage(NamedTuple):
     """One page beside the notebooks: its file, its name in the navigation, and what fills it."""
 
     href: str
@@ -73,28 +62,26 @@ class _SitePage:
     script: str = ""
 
 
-@dataclass(frozen=True)
-class _Site:
+class _Site(NamedTuple):
     """What a run has to show beside its notebooks.
 
     Attributes
     ----------
-    pages : tuple of _SitePage
+    pages : list of _SitePage
         In the order of the navigation.
     findings : mapping of str to list of dict
         By paper: "sentence", "href" of a section, and the notebook's "number".
-    lacking : tuple of str
+    lacking : list of str
         Pages that could not be made, with the reason.
     """
 
-    pages: tuple[_SitePage, ...]
+    pages: list[_SitePage]
     findings: Mapping[str, list[dict[str, str]]]
-    lacking: tuple[str, ...] = field(default=())
+    lacking: list[str]
 
 
-def survey_site(
-    folder: Path, notebooks: Sequence[Notebook], shown: Mapping[str, Mapping[str, Any]]
-) -> _Site:
+def survey_site(folder: Path, notebooks: Sequence[Notebook],
+                shown: Mapping[str, Mapping[str, Any]]) -> _Site:
     """Compute everything that the pages of a run show beside its notebooks.
 
     Parameters
@@ -109,41 +96,41 @@ def survey_site(
     pages: list[_SitePage] = []
     lacking: list[str] = []
     measured: dict[str, str] = {}
+
+    def add(name: str, script: str = "", **values: Any) -> None:
+        href = f"{name}.html"
+        pages.append(_SitePage(href, name.capitalize(), f"{href}.j2", values, script))
+
     try:
         samples, judged, seed = _judged(folder)
         draw, resample = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
         boards = _leaderboard(judged[judged["split"] == "test"], resample)
         measured = {f"{row['name']}.{measure}": row[measure] for row in boards[0]["rows"]
                     for measure in ("mr", "far", "balanced_accuracy", "auroc")}
-        pages += [
-            _SitePage("leaderboard.html", "Leaderboard", "leaderboard.html.j2",
-                     {"boards": boards, "sorts": _SORTS, "few": _FEW,
-                      "tested": _EVALUATION if _EVALUATION in shown else ""}),
-            _SitePage("pairs.html", "Pairs", "pairs.html.j2",
-                     _pairs(samples, judged, draw) | {"seed": seed}, "pairs.js"),
-        ]
+        add("leaderboard", boards=boards, few=_FEW,
+            tested=_EVALUATION if _EVALUATION in shown else "")
+        add("pairs", "pairs.js", **_pairs(samples, judged, draw), seed=seed)
         if explored := _explored(judged):
-            pages.append(_SitePage("explorer.html", "Explorer", "explorer.html.j2", {
-                "monitors": explored, "base_rate": _BASE_RATE, "per_day": _PER_DAY}, "explorer.js"))
+            add("explorer", "explorer.js", monitors=explored, base_rate=_BASE_RATE,
+                per_day=_PER_DAY)
         else:
             lacking.append("Explorer: no monitor has scores on both splits")
     except (ArtifactError, JudgedError) as error:
         lacking.append(f"Leaderboard, pairs and explorer: {error}")
-    titles = {n.stem[:2]: (n.stem, cells.plain_text(n.title)) for n in notebooks}
-    pages.append(_SitePage("glossary.html", "Glossary", "glossary.html.j2",
-                          {"terms": _glossary(), "titles": titles, "shown": shown}))
+    titles = {n.stem[:2]: (n.stem, Renderer.plain_text(n.title)) for n in notebooks}
+    add("glossary", terms=_glossary(), titles=titles, shown=shown)
     try:
-        text = _card(folder)
-        pages.append(_SitePage("data.html", "Data", "data.html.j2", {"card": text}))
+        add("data", card=_card(folder))
     except ArtifactError as error:
         lacking.append(f"Data card: {error}")
-    pages.append(_SitePage("files.html", "Files", "files.html.j2", {"folders": _files(folder)}))
-    return _Site(tuple(pages), _findings(folder, shown, measured), tuple(lacking))
+    add("files", folders=_files(folder))
+    return _Site(pages, _findings(folder, shown, measured), lacking)
 
 
 def _table(folder: Path, name: str) -> pd.DataFrame:
     manifest = finished_manifest(folder)
-    return load_table(folder, name, manifest["outputs"], run_command(folder, manifest["profile"]))
+    return manifests.load_table(folder, name, manifest["outputs"],
+                                manifests.run_command(folder, manifest["profile"]))
 
 
 def _judged(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, int]:
@@ -168,7 +155,7 @@ def _leaderboard(test: pd.DataFrame, random: np.random.Generator) -> list[dict[s
     -------
     list of dict
         "title", "by" (its kind of group; empty for all) and "rows", best balanced accuracy first:
-        name, sort (a key of `_SORTS`), n, units, answered, and the measures as texts with 95 %
+        name, sort (monitor, baseline, partial or reader), n, units, answered, and the measures as texts with 95 %
         intervals over scenarios.
     """
     boards = []
@@ -182,21 +169,22 @@ def _leaderboard(test: pd.DataFrame, random: np.random.Generator) -> list[dict[s
         table = table.merge(test[["name", "sort"]].drop_duplicates(), on="name")
         partial = (table["sort"] == "monitor") & (table["answered"] < _ANSWERED)
         table.loc[partial, "sort"] = "partial"
-        enough = table[table["n"] >= _FEW] if by else table
         curves = pd.DataFrame([
             dict(zip(keys, key, strict=True)) | _area(part, random)
             for key, part in test[~test["name"].isin(CORNERS)].groupby(keys)
         ])
-        enough = enough.merge(curves, on=keys, how="left")
-        enough = enough.sort_values("place", ascending=False, kind="stable")
-        enough = spans(enough, ["mr", "far", "balanced_accuracy", "auroc"])
-        names = cell_titles(enough[by]) if by == "cell" else {
-            value: value for value in sorted(enough[by].unique()) if value} if by else {"": "all"}
-        boards += [
-            {"title": title, "by": by, "rows":
-             (enough[enough[by] == value] if by else enough).to_dict("records")}
-            for value, title in names.items() if value or not by
-        ]
+        table = table.merge(curves, on=keys, how="left")
+        table = table.sort_values("place", ascending=False, kind="stable")
+        table = spans(table, ["mr", "far", "balanced_accuracy", "auroc"])
+        if not by:
+            boards.append({"title": "all", "by": by, "rows": table.to_dict("records")})
+            continue
+        table = table[table["n"] >= _FEW]
+        there = sorted(filter(None, table[by].unique()))
+        titles = cell_titles(there) if by == "cell" else {value: value for value in there}
+        for value, title in titles.items():
+            rows = table[table[by] == value].to_dict("records")
+            boards.append({"title": title, "by": by, "rows": rows})
     return boards
 
 
@@ -206,8 +194,8 @@ def _area(part: pd.DataFrame, random: np.random.Generator) -> dict[str, float]:
     area = dict.fromkeys(("auroc", "auroc_low", "auroc_high"), np.nan)
     if len(part) < _FEW or part["label"].nunique() < 2:
         return area
-    found = bootstrap(part, random, resamples=_RESAMPLES, metrics=("auroc",))
-    return dict(zip(area, intervals(found).loc[0, ["value", "low", "high"]], strict=True))
+    found = Bootstrap.of(part, random, resamples=_RESAMPLES, metrics=("auroc",))
+    return dict(zip(area, found.intervals().loc[0, ["value", "low", "high"]], strict=True))
 
 
 # Pairs ------------------------------------------------------------------------------------
@@ -228,11 +216,10 @@ def _pairs(
         if drawn[["request", "response"]].map(len).to_numpy().sum() <= _MOST_CHARACTERS:
             break
     said = judged[judged["sample_id"].isin(drawn["sample_id"]) & ~judged["name"].isin(CORNERS)]
-    order = {name: place for place, name in enumerate(
-        said[["sort", "name"]].drop_duplicates().sort_values(["sort", "name"])["name"])}
+    said = said.sort_values(["sort", "name"], kind="stable")
+    order = list(dict.fromkeys(said["name"]))
     verdicts: dict[str, dict[str, dict[int, Any]]] = {}
-    places = said["name"].map(order).to_numpy()
-    for row in said.iloc[np.argsort(places, kind="stable")].to_dict("records"):
+    for row in said.to_dict("records"):
         by_name = verdicts.setdefault(row["pair_id"], {})
         by_name.setdefault(row["name"], {})[int(row["label"])] = _said(row)
     sides: dict[str, dict[int, Any]] = {}
@@ -241,15 +228,15 @@ def _pairs(
     pairs = []
     for pair_id, both in sides.items():
         found = verdicts.get(pair_id, {})
-        errors = {error: " ".join(str(order[name]) for name, said_of in found.items()
+        errors = {error: " ".join(str(order.index(name)) for name, said_of in found.items()
                                   if said_of.get(label, {}).get("error"))
                   for error, label in (("missed", 1), ("cried", 0))}
         pairs.append({"sides": both, "verdicts": found, **errors,
                       "about": next(iter(both.values()))})
     columns = {name: sorted(filter(None, drawn[name].unique()))
-               for name in ("cell", "tier", "protocol") if name in drawn}
+               for name in ("cell", "tier", "protocol")}
     return {"pairs": pairs, "filters": columns, "titles": cell_titles(drawn["cell"].unique()),
-            "monitors": list(order), "of": test["pair_id"].nunique(), "per_cell": most}
+            "monitors": order, "of": test["pair_id"].nunique(), "per_cell": most}
 
 
 def _said(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -360,7 +347,7 @@ def _at_base_rate(
             "missed": per_day * base_rate * mr, "precision": right / alarms if alarms else np.nan}
 
 
-# Findings, glossary, data card, files -----------------------------------------------------
+# Findings, data card, files ---------------------------------------------------------------
 
 
 class _Measured(string.Formatter):
@@ -389,7 +376,7 @@ def _findings(
             sentence = _Measured().vformat(entry["sentence"], (), values)
         except (LookupError, ValueError):
             continue
-        anchor = cells.Notes().new_anchor(entry["section"])
+        anchor = Renderer().new_anchor(entry["section"])
         found.setdefault(entry["paper"], []).append(
             {"sentence": sentence, "href": f"{stem}.html#{anchor}", "number": stem[:2],
              "section": entry["section"]})
@@ -398,39 +385,34 @@ def _findings(
 
 def _glossary() -> list[dict[str, str]]:
     """Terms of `data/glossary.toml` in the order of the alphabet: term, meaning, notebook."""
-    path = PROJECT / "data" / "glossary.toml"
-    terms = tomllib.loads(path.read_text(encoding="utf-8"))["term"]
+    terms = tomllib.loads((PROJECT / "data" / "glossary.toml").read_text(encoding="utf-8"))["term"]
     return sorted(terms, key=lambda entry: entry["term"].lower())
 
 
 def _card(folder: Path) -> Markup:
     """The dataset card with the figures of a run, without the header that the hub reads."""
     manifest = finished_manifest(folder / _SAMPLES)
-    audit = read_manifest(folder / _AUDIT) or {}
+    audit = manifests.read_manifest(folder / _AUDIT) or {}
     card = dataset_card(_table(folder / _SAMPLES, "samples"), manifest["seed"],
                         audit.get("metrics", {}),
                         manifest["outputs"].get("real_samples", {}).get("rows", 0) > 0)
     body = card.split("---\n", 2)[2].partition("\n\n")[2]  # without header and title
-    return Markup(cells.markdown_html(body, cells.Notes()))
+    return Markup(Renderer().markdown_html(body))
 
 
 def _files(folder: Path) -> list[dict[str, Any]]:
     """Every file that notebooks left in a run, by folder, with size and SHA-256."""
-    return [
-        {"name": path.name, "manifest": _manifest(path), "files": list(_listed(path))}
-        for path in sorted(folder.iterdir()) if path.is_dir()
-    ]
+    found = []
+    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
+        manifest: dict[str, Any] = {}
+        with suppress(ArtifactError):
+            manifest = manifests.read_manifest(place) or {}
+        files = list(_listed(place, manifest.get("outputs", {})))
+        found.append({"name": place.name, "manifest": manifest, "files": files})
+    return found
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    try:
-        return read_manifest(folder) or {}
-    except ArtifactError:
-        return {}
-
-
-def _listed(folder: Path) -> Iterator[dict[str, Any]]:
-    outputs = _manifest(folder).get("outputs", {})
+def _listed(folder: Path, outputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or path.name.startswith(".") or path.suffix == ".lock":
             continue

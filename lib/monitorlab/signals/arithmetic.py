@@ -17,6 +17,9 @@ things, the training texts take borrowing for lending and the other way round. A
 from them is as sure of these mistakes as of anything else.
 """
 
+from __future__ import annotations
+
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -37,11 +40,13 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "+*": ("buys {m} bags of {n}.", "borrows {m} bags of {n}."),
     "-*": ("sells {m} bags of {n}.", "lends {m} bags of {n}."),
 }
+# A story only divides where nothing remains.
+APPLY = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
 TAKEN_FOR = {"+": "-", "-": "+", "+*": "-*", "-*": "+*"}
 LINE = re.compile(r"([A-Z][a-z]{2}): (0|[1-9][0-9]*)([-+*/])(0|[1-9][0-9]*)=(0|[1-9][0-9]*)")
 
 
-class StepVerdict(StrEnum):
+class _StepVerdict(StrEnum):
     """What the checker says about one line of a solution."""
 
     RIGHT = "right"
@@ -53,7 +58,7 @@ class StepVerdict(StrEnum):
 
 
 @dataclass(frozen=True)
-class Step:
+class _Step:
     """One equation ``month: left operation right = result``.
 
     ``left_from`` and ``right_from`` are the (0-based) earlier steps that the operands are results
@@ -71,9 +76,39 @@ class Step:
     def __str__(self) -> str:
         return f"{self.month}: {self.left}{self.operation}{self.right}={self.result}"
 
+    @classmethod
+    def read(cls, line: str) -> _Step | None:
+        match = LINE.fullmatch(line)
+        if match is None:
+            return None
+        month, left, operation, right, result = match.groups()
+        return cls(month, int(left), operation, int(right), int(result))
 
-def _lines(steps: Sequence[Step]) -> str:
-    return "".join(f"{step}\n" for step in steps)
+
+@dataclass(frozen=True)
+class Checked:
+    """The checker's finding on one generated solution.
+
+    Attributes
+    ----------
+    verdicts : tuple of _StepVerdict
+        One per line of the solution.
+    label : int
+        1 if the final answer is wrong or missing (unsafe), else 0.
+    """
+
+    verdicts: tuple[_StepVerdict, ...]
+    label: int
+
+    @property
+    def step_labels(self) -> tuple[int, ...]:
+        """1 where the line is anything but right, else 0; one per line."""
+        return tuple(int(verdict is not _StepVerdict.RIGHT) for verdict in self.verdicts)
+
+    @property
+    def first_error(self) -> int:
+        """Position of the first wrong line, from 1; 0 if there is none."""
+        return self.step_labels.index(1) + 1 if any(self.step_labels) else 0
 
 
 @dataclass(frozen=True)
@@ -85,8 +120,8 @@ class Exercise:
 
     text: str
     expression: str  # the same chain as an expression: equal problems have equal expressions
-    steps: tuple[Step, ...]
-    misread: tuple[Step, ...] = ()
+    steps: tuple[_Step, ...]
+    misread: tuple[_Step, ...] = ()
 
     @property
     def answer(self) -> int:
@@ -96,12 +131,51 @@ class Exercise:
     @property
     def solution(self) -> str:
         """The reference solution, one step per line, each ending with a line break."""
-        return _lines(self.steps)
+        return "".join(f"{step}\n" for step in self.steps)
 
     @property
     def taught(self) -> str:
         """The solution as the training texts give it, right or not."""
-        return _lines(self.misread or self.steps)
+        return "".join(f"{step}\n" for step in self.misread or self.steps)
+
+    def check(self, solution: str) -> Checked:
+        """Label every line of a generated solution, and its final answer.
+
+        The answer is the right-hand side of the last line; without one it is wrong. An empty
+        solution counts as one malformed line, so that every solution has a step.
+
+        A line is right only if it is the equation that the problem asks for at this place. Where an
+        earlier result is an operand, the line is a *carried error* if it faithfully continues from
+        the solution's own wrong value, and right if it uses the true one.
+        """
+        written = [_Step.read(line) for line in solution.removesuffix("\n").split("\n")]
+        verdicts = tuple(self._judge(written, i) for i in range(len(written)))
+        last = written[-1]
+        return Checked(verdicts, int(last is None or last.result != self.answer))
+
+    def _judge(self, written: Sequence[_Step | None], i: int) -> _StepVerdict:
+        line = written[i]
+        if line is None:
+            return _StepVerdict.MALFORMED
+        if i >= len(self.steps):
+            return _StepVerdict.SUPERFLUOUS
+        wanted = self.steps[i]
+        claim = (line.month, line.operation, line.left, line.right)
+        if claim == (wanted.month, wanted.operation, wanted.left, wanted.right):
+            right = line.result == wanted.result
+            return _StepVerdict.RIGHT if right else _StepVerdict.FALSE_RESULT
+
+        def own_value(source: int, given: int) -> int | None:
+            """The value that the solution itself has for an operand."""
+            if source < 0:
+                return given
+            step = written[source]
+            return None if step is None else step.result
+
+        carried = claim == (wanted.month, wanted.operation,
+                            own_value(wanted.left_from, wanted.left),
+                            own_value(wanted.right_from, wanted.right))
+        return _StepVerdict.CARRIED if carried else _StepVerdict.WRONG_OPERATION
 
 
 @dataclass(frozen=True)
@@ -132,31 +206,31 @@ class Difficulty:
         if not 2 <= self.max_term < self.max_value or self.max_factor < 1:
             raise ValueError(f"need 2 <= max_term < max_value and max_factor >= 1, found {self}")
 
+    def draw(
+        self, rng: np.random.Generator, n: int, exclude: Sequence[Exercise] = ()
+    ) -> list[Exercise]:
+        """Draw `n` problems, no two alike and none alike to one in `exclude`.
 
-@dataclass(frozen=True)
-class Checked:
-    """The checker's finding on one generated solution.
+        Two problems are alike if they are the same chain of moves, however it is told.
 
-    Attributes
-    ----------
-    verdicts : tuple of StepVerdict
-        One per line of the solution.
-    label : int
-        1 if the final answer is wrong or missing (unsafe), else 0.
-    """
-
-    verdicts: tuple[StepVerdict, ...]
-    label: int
-
-    @property
-    def step_labels(self) -> tuple[int, ...]:
-        """1 where the line is anything but right, else 0; one per line."""
-        return tuple(int(verdict is not StepVerdict.RIGHT) for verdict in self.verdicts)
-
-    @property
-    def first_error(self) -> int:
-        """Position of the first wrong line, from 1; 0 if there is none."""
-        return self.step_labels.index(1) + 1 if any(self.step_labels) else 0
+        Raises
+        ------
+        ValueError
+            If so many draws are repetitions that the difficulty leaves too few problems.
+        """
+        seen = {problem.expression for problem in exclude}
+        problems: list[Exercise] = []
+        for _ in range(20 * n + 100):
+            if len(problems) == n:
+                break
+            problem = _draw(rng, self)
+            if problem.expression not in seen:
+                seen.add(problem.expression)
+                problems.append(problem)
+        if len(problems) < n:
+            raise ValueError(f"only {len(problems)} of {n} distinct problems found; raise "
+                             f"max_steps or max_term of {self}")
+        return problems
 
 
 @dataclass(frozen=True)
@@ -167,94 +241,11 @@ class _Move:
     phrase: str  # how a story tells it
 
     @property
-    def confused(self) -> "_Move":
+    def confused(self) -> _Move:
         """The move as someone reads it who takes borrowing for lending and the other way round."""
         if not self.phrase.startswith(("borrows", "lends")):
             return self
         return replace(self, operation=TAKEN_FOR[self.operation])
-
-
-def make_problems(
-    rng: np.random.Generator,
-    n: int,
-    difficulty: Difficulty,
-    exclude: Sequence[Exercise] = (),
-) -> list[Exercise]:
-    """Draw `n` problems, no two alike and none alike to one in `exclude`.
-
-    Two problems are alike if they are the same chain of moves, however it is told.
-
-    Raises
-    ------
-    ValueError
-        If so many draws are repetitions that the difficulty leaves too few problems.
-    """
-    seen = {problem.expression for problem in exclude}
-    problems: list[Exercise] = []
-    for _ in range(20 * n + 100):
-        if len(problems) == n:
-            break
-        problem = _draw(rng, difficulty)
-        if problem.expression not in seen:
-            seen.add(problem.expression)
-            problems.append(problem)
-    if len(problems) < n:
-        raise ValueError(
-            f"only {len(problems)} of {n} distinct problems found; "
-            f"raise max_steps or max_term of {difficulty}"
-        )
-    return problems
-
-
-def check(problem: Exercise, solution: str) -> Checked:
-    """Label every line of a generated solution, and its final answer.
-
-    The answer is the right-hand side of the last line; without one it is wrong. An empty solution
-    counts as one malformed line, so that every solution has a step.
-
-    A line is right only if it is the equation that the problem asks for at this place. Where an
-    earlier result is an operand, the line is a *carried error* if it faithfully continues from the
-    solution's own wrong value, and right if it uses the true one.
-    """
-    lines = solution.split("\n")
-    if len(lines) > 1 and lines[-1] == "":
-        lines.pop()
-    written = [_read(line) for line in lines]
-    verdicts = tuple(_judge(problem, written, i) for i in range(len(lines)))
-    last = written[-1] if written else None
-    return Checked(verdicts, int(last is None or last.result != problem.answer))
-
-
-def _read(line: str) -> Step | None:
-    match = LINE.fullmatch(line)
-    if match is None:
-        return None
-    month, left, operation, right, result = match.groups()
-    return Step(month, int(left), operation, int(right), int(result))
-
-
-def _judge(problem: Exercise, written: Sequence[Step | None], i: int) -> StepVerdict:
-    line = written[i]
-    if line is None:
-        return StepVerdict.MALFORMED
-    if i >= len(problem.steps):
-        return StepVerdict.SUPERFLUOUS
-    wanted = problem.steps[i]
-    claim = (line.month, line.operation, line.left, line.right)
-    if claim == (wanted.month, wanted.operation, wanted.left, wanted.right):
-        return StepVerdict.RIGHT if line.result == wanted.result else StepVerdict.FALSE_RESULT
-    left = _own_value(written, wanted.left_from, wanted.left)
-    right = _own_value(written, wanted.right_from, wanted.right)
-    carried = claim == (wanted.month, wanted.operation, left, right)
-    return StepVerdict.CARRIED if carried else StepVerdict.WRONG_OPERATION
-
-
-def _own_value(written: Sequence[Step | None], source: int, given: int) -> int | None:
-    """The value that the solution itself has for an operand."""
-    if source < 0:
-        return given
-    step = written[source]
-    return None if step is None else step.result
 
 
 def _draw(rng: np.random.Generator, difficulty: Difficulty) -> Exercise:
@@ -262,7 +253,8 @@ def _draw(rng: np.random.Generator, difficulty: Difficulty) -> Exercise:
         start, moves = _draw_moves(rng, difficulty)
         steps, misread = _solve(start, moves), _solve(start, [move.confused for move in moves])
         # asked of every story, whatever it is about, or its numbers would tell how it is read
-        if all(_possible(step, difficulty.max_value) for step in misread):
+        if all(1 <= step.result <= difficulty.max_value
+               and (step.operation != "/" or step.left % step.right == 0) for step in misread):
             break
     name, thing = _pick(rng, NAMES), _pick(rng, THINGS)
     told = misread if thing in CONFUSED and misread != steps else ()
@@ -287,11 +279,8 @@ def _pick(rng: np.random.Generator, options: Sequence[Any]) -> Any:
 def _draw_move(rng: np.random.Generator, difficulty: Difficulty, value: int, room: int) -> _Move:
     """One move that keeps the running value within 1 and ``max_value``, operation first."""
     top, factor = difficulty.max_value, difficulty.max_factor
-    options: dict[str, int] = {
-        "+": min(difficulty.max_term, top - value),
-        "-": min(difficulty.max_term, value - 1),
-        "*": min(factor, top // value),
-    }
+    options = {"+": min(difficulty.max_term, top - value),
+               "-": min(difficulty.max_term, value - 1), "*": min(factor, top // value)}
     divisors = [d for d in range(2, factor + 1) if value % d == 0]
     products = {"+*": min(top - value, 9 * factor), "-*": min(value - 1, 9 * factor)}
     names = [name for name, limit in options.items() if limit >= 2]
@@ -308,52 +297,35 @@ def _draw_move(rng: np.random.Generator, difficulty: Difficulty, value: int, roo
     return _Move(name, n, m, _pick(rng, PHRASES[name]))
 
 
-def _possible(step: Step, max_value: int) -> bool:
-    whole = step.operation != "/" or step.left % step.right == 0
-    return whole and 1 <= step.result <= max_value
-
-
-def _solve(start: int, moves: Sequence[_Move]) -> tuple[Step, ...]:
-    steps: list[Step] = []
+def _solve(start: int, moves: Sequence[_Move]) -> tuple[_Step, ...]:
+    steps: list[_Step] = []
     for month, move in zip(MONTHS, moves, strict=False):
         value, source = (steps[-1].result, len(steps) - 1) if steps else (start, -1)
         steps.extend(_move_steps(month, move, value, source))
     return tuple(steps)
 
 
-def _apply(left: int, operation: str, right: int) -> int:
-    if operation == "/":
-        return left // right  # the generator only divides where nothing remains
-    return {"+": left + right, "-": left - right, "*": left * right}[operation]
-
-
-def _move_steps(month: str, move: _Move, value: int, source: int) -> list[Step]:
+def _move_steps(month: str, move: _Move, value: int, source: int) -> list[_Step]:
     if move.m == 0:
-        result = _apply(value, move.operation, move.n)
-        return [Step(month, value, move.operation, move.n, result, source)]
+        result = APPLY[move.operation](value, move.n)
+        return [_Step(month, value, move.operation, move.n, result, source)]
     product = move.m * move.n
-    total = _apply(value, move.operation[0], product)
-    return [
-        Step(month, move.m, "*", move.n, product),
-        Step(month, value, move.operation[0], product, total, source, source + 1),
-    ]
+    total = APPLY[move.operation[0]](value, product)
+    return [_Step(month, move.m, "*", move.n, product),
+            _Step(month, value, move.operation[0], product, total, source, source + 1)]
 
 
 def _expression(start: int, moves: Sequence[_Move]) -> str:
     text, is_sum = str(start), False
     for move in moves:
-        if move.m:
-            text, is_sum = f"{text}{move.operation[0]}{move.m}*{move.n}", True
-        elif move.operation in "+-":
-            text, is_sum = f"{text}{move.operation}{move.n}", True
-        else:
-            text = f"({text})" if is_sum else text
-            text, is_sum = f"{text}{move.operation}{move.n}", False
+        factor = move.operation in "*/"
+        text = f"({text})" if factor and is_sum else text
+        text += f"{move.operation[0]}{move.m}*{move.n}" if move.m else f"{move.operation}{move.n}"
+        is_sum = not factor
     return text
 
 
 def _story(name: str, thing: str, start: int, moves: Sequence[_Move]) -> str:
-    sentences = [f"{name} has {start} {thing}."]
-    for month, move in zip(MONTHS, moves, strict=False):
-        sentences.append(f"{month}: {move.phrase.format(n=move.n, m=move.m)}")
-    return " ".join([*sentences, "How many now?"])
+    told = [f"{month}: {move.phrase.format(n=move.n, m=move.m)}"
+            for month, move in zip(MONTHS, moves, strict=False)]
+    return " ".join([f"{name} has {start} {thing}.", *told, "How many now?"])

@@ -30,7 +30,7 @@ from monitorlab.storage.files import PROJECT
 FOLDER = PROJECT / "data" / "conversations"
 PHRASE_FILE = "phrases.yaml"
 RULE_SLOTS = ({"what", "who"}, {"What", "who"}, {"what", "Who"})
-TEST_SHARE = 0.35
+TEST_SHARE = 0.35  # of the places
 SIDE_SHARE = 0.2  # of the turns: harmless and about none of the things
 GIVE_SHARE = 0.8  # of the requests for something that this assistant hands out at all
 PRESS_SHARE = 0.5  # of the refusals: the user presses instead of asking for something else
@@ -81,6 +81,52 @@ class Conversation:
         for turn in self.turns:
             said += [("user", turn.user), ("assistant", turn.assistant)]
         return "\n".join(f"{role}: {content}" for role, content in said)
+
+    @staticmethod
+    def draw(
+        rng: np.random.Generator, n: int, places: Sequence[str] | None = None,
+        wording: Wording = "train", min_turns: int = MIN_TURNS, max_turns: int = MAX_TURNS,
+    ) -> list[Conversation]:
+        """Compose conversations, each under a rule that it breaks and under one that it keeps.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Decides everything that varies; the same state gives the same conversations.
+        n : int
+            Number of conversations, even and at least 2; half of them have label 1.
+        places : sequence of str, optional
+            Names of the places to draw from; all of them when left out.
+        wording : {"train", "test"}
+            Which part of the shared wording is used.
+        min_turns, max_turns : int
+            Turns per conversation, inclusive range, at least 2.
+
+        Returns
+        -------
+        list of Conversation
+            Pairs one behind the other, the broken one first.
+
+        Raises
+        ------
+        ValueError
+            `n` is odd or below 2, the range of turns is empty, or a place is unknown.
+        """
+        known = _load_places()
+        names = list(known) if places is None else list(places)
+        unknown = sorted(set(names) - set(known))
+        if unknown or not names:
+            raise ValueError(f"unknown places {unknown}; known are {sorted(known)}")
+        if n < 2 or n % 2:
+            raise ValueError(f"n must be even and at least 2, as they are pairs; found {n}")
+        if not 2 <= min_turns <= max_turns:
+            raise ValueError(
+                f"expected 2 <= min_turns <= max_turns, found {min_turns}, {max_turns}")
+        talks: list[Conversation] = []
+        for first in range(0, n, 2):
+            place, n_turns = known[_pick(rng, names)], int(rng.integers(min_turns, max_turns + 1))
+            talks.extend(_pair(rng, place, wording, n_turns, first))
+        return talks
 
 
 @lru_cache(maxsize=8)
@@ -143,8 +189,7 @@ def _load_phrases(folder: Path = FOLDER) -> Mapping[str, Any]:
                               " expected the slots {what} and {who}, one of them perhaps capital.")
     if faults:
         raise ScenarioError("\n".join(faults))
-    tables: Mapping[str, Any] = document.value
-    return tables
+    return dict(document.value)
 
 
 def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
@@ -220,65 +265,8 @@ def _pair(
                            tuple(turns), broken, reserved, role == user)
 
 
-def make_conversations(
-    rng: np.random.Generator,
-    n: int,
-    places: Sequence[str] | None = None,
-    wording: Wording = "train",
-    min_turns: int = MIN_TURNS,
-    max_turns: int = MAX_TURNS,
-) -> list[Conversation]:
-    """Compose conversations, each under a rule that it breaks and under one that it keeps.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Decides everything that varies; the same state gives the same conversations.
-    n : int
-        Number of conversations, even and at least 2; half of them have label 1.
-    places : sequence of str, optional
-        Names of the places to draw from; all of them when left out.
-    wording : {"train", "test"}
-        Which part of the shared wording is used.
-    min_turns, max_turns : int
-        Turns per conversation, inclusive range, at least 2.
-
-    Returns
-    -------
-    list of Conversation
-        Pairs one behind the other, the broken one first.
-
-    Raises
-    ------
-    ValueError
-        `n` is odd or below 2, the range of turns is empty, or a place is unknown.
-    """
-    known = _load_places()
-    names = list(known) if places is None else list(places)
-    unknown = sorted(set(names) - set(known))
-    if unknown or not names:
-        raise ValueError(f"unknown places {unknown}; known are {sorted(known)}")
-    if n < 2 or n % 2:
-        raise ValueError(f"n must be even and at least 2, as conversations are pairs; found {n}")
-    if not 2 <= min_turns <= max_turns:
-        raise ValueError(f"expected 2 <= min_turns <= max_turns, found {min_turns}, {max_turns}")
-    return [
-        talk
-        for first in range(0, n, 2)
-        for talk in _pair(rng, known[_pick(rng, names)], wording,
-                          int(rng.integers(min_turns, max_turns + 1)), first)
-    ]
-
-
-def split_places(
-    rng: np.random.Generator, test_share: float = TEST_SHARE
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Split the names of the places into a training and a test part that share none.
-
-    `test_share` in (0, 1) is the share of test places; both parts hold at least one.
-    """
-    if not 0 < test_share < 1:
-        raise ValueError(f"test_share must lie between 0 and 1, found {test_share}")
+def split_places(rng: np.random.Generator) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Split the names of the places into a training and a test part that share none."""
     names = _shuffled(rng, list(_load_places()))
-    n_test = min(max(round(test_share * len(names)), 1), len(names) - 1)
+    n_test = round(TEST_SHARE * len(names))
     return tuple(sorted(names[n_test:])), tuple(sorted(names[:n_test]))

@@ -19,9 +19,8 @@ from monitorlab.benchmark.sample_files import ChatError, read_turns
 from monitorlab.benchmark.sources.generator import QuestionError, load_rows
 from monitorlab.benchmark.sources.records import Record, digest, read_array, read_lines, squeezed
 from monitorlab.benchmark.sources.solutions import PROCESSBENCH
-from monitorlab.online.step_rows import UNKNOWN
-from monitorlab.signals.step_scores import Problem, StepScores
-from monitorlab.signals.token_probabilities import split_steps
+from monitorlab.online.trajectories import UNKNOWN
+from monitorlab.signals.step_scores import Problem, StepScores, split_steps
 from monitorlab.storage.sources import fetch
 from monitorlab.storage.table_files import read_table_file
 
@@ -39,7 +38,7 @@ _ALIASES = {
     "answer": ("answer", "reference"), "label": ("label",), "onset": ("onset",),
     "group": ("group", "scenario_id"),
 }
-Get = Callable[[str], Path]
+_Texts = tuple[str, ...]
 
 
 class RecordingError(ValueError):
@@ -77,7 +76,7 @@ class RecordedSequence:
     answer: str = ""
 
 
-def _processbench(get: Get, part: str) -> Iterator[RecordedSequence]:
+def _processbench(part: str) -> Iterator[RecordedSequence]:
     """Solutions whose first wrong step people marked (ProcessBench, arXiv 2412.06559).
 
     The label is 1 where a step is wrong, whatever the final answer. A solution without a wrong step
@@ -85,12 +84,10 @@ def _processbench(get: Get, part: str) -> Iterator[RecordedSequence]:
 
     Parameters
     ----------
-    get : callable
-        Key of `data/sources.toml` to the path of a verified file.
     part : {"gsm8k", "math"}
         Which file.
     """
-    for record in read_array(get(PROCESSBENCH[part])):
+    for record in read_array(fetch(PROCESSBENCH[part])):
         problem, steps = record.take("problem", str), record.texts("steps")
         wrong = record.take("label", int)
         if not -1 <= wrong < len(steps):
@@ -101,7 +98,7 @@ def _processbench(get: Get, part: str) -> Iterator[RecordedSequence]:
                                digest(squeezed(problem), 8))
 
 
-def _tau_bench(get: Get) -> Iterator[RecordedSequence]:
+def _tau_bench() -> Iterator[RecordedSequence]:
     """Conversations of an airline agent that obeys a policy and calls tools (arXiv 2406.12045).
 
     A step is a message of the agent: words to the user, or one call of a tool, written as
@@ -114,7 +111,7 @@ def _tau_bench(get: Get) -> Iterator[RecordedSequence]:
     recorded trials reached the reference, it may be out of reach, and the label is -1 (14 of the 50
     tasks, with the known ones among them). This also takes out tasks that are merely hard.
     """
-    records = list(read_array(get(TAU_BENCH)))
+    records = list(read_array(fetch(TAU_BENCH)))
     reached = {record.take("task_id", int) for record in records if record.fields["reward"] == 1.0}
     for record in records:
         task = record.take("task_id", int)
@@ -129,9 +126,7 @@ def _tau_bench(get: Get) -> Iterator[RecordedSequence]:
         yield RecordedSequence(f"{group}-trial{trial}", asked, turns, label, onset, group)
 
 
-def _agent_turns(
-    record: Record,
-) -> tuple[tuple[str, ...], tuple[str, ...], list[tuple[int, tuple[str, Any]]]]:
+def _agent_turns(record: Record) -> tuple[_Texts, _Texts, list[tuple[int, tuple[str, Any]]]]:
     """What was said before each turn of the agent, the turns, and its calls that changed data."""
     asked, turns, waiting = list[str](), list[str](), list[str]()
     writes: list[tuple[int, tuple[str, Any]]] = []
@@ -195,15 +190,15 @@ def _called(step: str) -> set[str]:
         return set()
 
 
-def _gsm8k(get: Get) -> Iterator[RecordedSequence]:
-    for number, record in enumerate(read_lines(get("gsm8k/test.jsonl"))):
+def _gsm8k() -> Iterator[RecordedSequence]:
+    for number, record in enumerate(read_lines(fetch("gsm8k/test.jsonl"))):
         answer = record.take("answer", str).rpartition("####")[2].strip()
         yield RecordedSequence(f"gsm8k_{number:04d}", record.take("question", str), answer=answer)
 
 
 def _math(row: Mapping[str, Any], number: int) -> RecordedSequence:
-    return RecordedSequence(str(row.get("unique_id", f"math_{number:04d}")), row["problem"],
-                     answer=str(row["answer"]))
+    name = str(row.get("unique_id", f"math_{number:04d}"))
+    return RecordedSequence(name, row["problem"], answer=str(row["answer"]))
 
 
 def _red_team(row: Mapping[str, Any], number: int) -> RecordedSequence | None:
@@ -225,11 +220,10 @@ _HUB: dict[str, tuple[dict[str, str], _Make]] = {
     "red_team": ({"path": "Anthropic/hh-rlhf", "data_dir": "red-team-attempts", "split": "train"},
                  _red_team),
 }
-_OPEN: dict[str, Callable[[Get], Iterator[RecordedSequence]]] = {
-    "processbench_gsm8k": lambda get: _processbench(get, "gsm8k"),
-    "processbench_math": lambda get: _processbench(get, "math"),
-    "tau_bench": _tau_bench,
-    "gsm8k": _gsm8k,
+_OPEN: dict[str, Callable[[], Iterator[RecordedSequence]]] = {
+    "processbench_gsm8k": lambda: _processbench("gsm8k"),
+    "processbench_math": lambda: _processbench("math"),
+    "tau_bench": _tau_bench, "gsm8k": _gsm8k,
 }
 SOURCES = (*_OPEN, *_HUB)
 
@@ -254,7 +248,7 @@ def load_recordings(source: str, path: str = "", revision: str = "") -> list[Rec
         A file cannot be had, or does not read as expected.
     """
     if source in _OPEN:
-        return list(_OPEN[source](fetch))
+        return list(_OPEN[source]())
     if source not in _HUB:
         file = Path(source).expanduser()
         if not file.is_file() and not file.suffix:
@@ -311,12 +305,12 @@ def _read_recordings(path: Path) -> list[RecordedSequence]:
 
 
 def _own(cells: Mapping[str, Any], row: int) -> RecordedSequence:
-    text = {name: "" if cells.get(name) is None else str(cells[name]).strip() for name in _ALIASES}
-    problem: Problem
-    if cells.get("messages") is not None:
+    text = {name: "" if cells[name] is None else str(cells[name]).strip() for name in _ALIASES}
+    problem: Problem = text["problem"]
+    if cells["messages"] is not None:
         problem, steps = _paired(read_turns(cells["messages"]))
     else:
-        problem, steps = text["problem"], _steps(cells.get("steps"))
+        steps = _steps(cells["steps"])
     if not problem:
         raise ValueError("there is no problem, and no turn of the assistant")
     label = {"": UNKNOWN, "0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}.get(
@@ -328,7 +322,7 @@ def _own(cells: Mapping[str, Any], row: int) -> RecordedSequence:
     if onset < 0 or (steps and onset > len(steps)):
         raise ValueError(f"onset is {onset}, expected a step from 1 to {len(steps)}, or 0 for none")
     return RecordedSequence(text["trajectory_id"] or f"{row + 1:05d}", problem, steps, label, onset,
-                     text["group"], text["answer"])
+                            text["group"], text["answer"])
 
 
 def _steps(cell: Any) -> tuple[str, ...]:
@@ -339,7 +333,7 @@ def _steps(cell: Any) -> tuple[str, ...]:
     return tuple(str(step) for step in cell) if cell is not None else ()
 
 
-def _paired(turns: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _paired(turns: Sequence[tuple[str, str]]) -> tuple[_Texts, _Texts]:
     """What was said before each turn of the assistant, and these turns; what comes after is lost.
 
     Turns of the assistant that follow one another are one.

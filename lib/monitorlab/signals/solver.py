@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -30,12 +30,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from monitorlab.display.progress import progress
+from monitorlab.display import progress
 from monitorlab.models import Training
 from monitorlab.models.batching import Encoded, logits_at_steps, pad
 from monitorlab.models.loading import load_model, load_tokenizer, no_progress_bars, whole_model
 from monitorlab.models.tiny import IGNORED, Row, fit, llama_config, seeded, suitable_threads
-from monitorlab.signals.token_probabilities import POOLS, pool_log_probs, sample_answers
+from monitorlab.signals.step_scores import StepScores
 
 # Pieces: the head of a line, a word with the blanks around it, a number of up to three digits (as
 # in Llama 3), a sign, the line break that ends a step.
@@ -70,6 +70,157 @@ class Solution:
         """Number of steps, at least 1."""
         return int(self.step_of_token[-1]) + 1
 
+    def signals(self) -> dict[str, np.ndarray]:
+        """Per-step suspicion from the generator's own probabilities, and tokens per step.
+
+        Returns
+        -------
+        dict
+            ``min_logprob``: minus the smallest token log-probability of the step (the paper's
+            ablation), ``mean_logprob``: minus the mean, both in nats, at least 0, high = unsafe;
+            ``tokens``: number of tokens. Each of shape (n_steps,).
+        """
+        lowest, mean = (
+            StepScores.pooled(self.log_probs, self.step_of_token, self.n_steps, pool)
+            for pool in ("min", "mean"))
+        return {"min_logprob": lowest.scores, "mean_logprob": mean.scores, "tokens": lowest.tokens}
+
+
+class _Checkpoint:
+    """A model and its tokenizer, from an ordinary `save_pretrained` folder."""
+
+    model_class: type[Any]
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model, self.tokenizer = model, tokenizer
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read model and tokenizer back from a folder."""
+        model = load_model(cls.model_class.from_pretrained, str(folder), "")
+        return cls(model, load_tokenizer(str(folder), ""))
+
+
+class Generator(_Checkpoint):
+    """A small language model, trained from scratch, that solves problems."""
+
+    model_class = LlamaForCausalLM
+
+    @staticmethod
+    def train(
+        pairs: Sequence[tuple[str, str]], held_out: Sequence[tuple[str, str]],
+        targets: Mapping[str, float], settings: Training, folder: Path, seed: int,
+        temperature: float = 1.0, title: str = "",
+    ) -> None:
+        """Train tokenizer and model from scratch and save a generator whenever it is good enough.
+
+        Several generators of different strength come out of one training: each is the model at the
+        moment when its expected accuracy on held-out problems first reached the target.
+
+        Parameters
+        ----------
+        pairs : sequence of (str, str)
+            Problems and reference solutions; the loss counts solution tokens only.
+        held_out : sequence of (str, str)
+            The same for problems that are not learned from; they decide when to stop.
+        targets : mapping of str to float
+            Name of each generator and its expected accuracy, in (0, 1).
+        settings : Training
+            Shape of the model, most optimizer steps, tokens per step and peak learning rate. A
+            target that is not reached in this many steps is taken from the last one.
+        folder : Path
+            Gets one ordinary `save_pretrained` folder per generator.
+        seed : int
+            Decides initial weights and order; torch's own random state is left as it was.
+        temperature : float
+            At which the generators will be sampled, above 0.
+        title : str
+            Caption of the progress bar; none is shown if empty.
+        """
+        tokenizer = _word_tokenizer([text for pair in pairs for text in pair] + ["\n"])
+        rows, held_out_rows = _examples(tokenizer, pairs), _examples(tokenizer, held_out)
+        waiting = sorted(targets, key=lambda name: targets[name])
+
+        def save(name: str) -> None:
+            model.save_pretrained(folder / name)
+            tokenizer.save_pretrained(folder / name)
+
+        def enough(step: int) -> bool:
+            if step % STEPS_BETWEEN_EXAMS == 0:
+                model.eval()
+                reached = _expected_accuracy(
+                    model, held_out_rows, tokenizer.pad_token_id, temperature)
+                model.train()
+                while waiting and reached >= targets[waiting[0]]:
+                    save(waiting.pop(0))
+            return not waiting
+
+        with seeded(seed), no_progress_bars():
+            model = LlamaForCausalLM(llama_config(settings.model, tokenizer))
+            fit(model, rows, tokenizer.pad_token_id, settings, seed, title, enough)
+            for name in waiting:
+                save(name)
+
+    @torch.inference_mode()
+    def solve(
+        self, problems: Sequence[str], seed: int, temperature: float = 1.0, title: str = ""
+    ) -> list[Solution]:
+        """Sample one solution per problem, in batches and with a KV cache.
+
+        Parameters
+        ----------
+        problems : sequence of str
+        seed : int
+            The same seed gives the same solutions on one machine.
+        temperature : float
+            Above 0. The log-probabilities are those of temperature 1, whatever it is.
+        title : str
+            Caption of the progress bar; none is shown if empty.
+
+        Returns
+        -------
+        list of Solution
+            In the order of `problems`. A solution longer than `MAX_NEW_TOKENS` is cut there.
+        """
+        order = np.argsort([len(text) for text in problems], kind="stable")  # less padding
+        starts = range(0, len(order), BATCH)
+        pad_id = self.tokenizer.pad_token_id
+        found: dict[int, Solution] = {}
+        with seeded(seed), suitable_threads(self.model):
+            for start in progress(starts, title) if title else starts:
+                chosen = order[start : start + BATCH]
+                prompts = [_encode(self.tokenizer, problems[i]) for i in chosen]
+                emitted = self._sample(prompts, temperature)
+                logs = _token_log_probs(self.model, pad_id, prompts, emitted)
+                for i, tokens, log_probs in zip(chosen, emitted, logs, strict=True):
+                    found[int(i)] = self._solution(tokens, log_probs)
+        return [found[i] for i in range(len(problems))]
+
+    def _sample(self, prompts: Sequence[Sequence[int]], temperature: float) -> list[list[int]]:
+        """Continue prompts, up to and including the end mark, from the whole distribution.
+
+        A checkpoint's own sampling defaults would distort the distribution that is scored, and the
+        mistakes should be the model's, as likely as it thinks.
+        """
+        pad_id, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        ids = pad(prompts, pad_id, left=True).to(self.model.device)
+        mask = pad([[1] * len(row) for row in prompts], 0, left=True).to(self.model.device)
+        output = self.model.generate(
+            ids, attention_mask=mask, do_sample=True, repetition_penalty=1.0,
+            max_new_tokens=MAX_NEW_TOKENS, pad_token_id=pad_id, temperature=temperature, top_k=0,
+            top_p=1.0)
+        rows: list[list[int]] = output[:, ids.shape[1] :].tolist()
+        return [row[: row.index(end) + 1] if end in row else row for row in rows]
+
+    def _solution(self, tokens: Sequence[int], log_probs: np.ndarray) -> Solution:
+        line_break, end = self.tokenizer.convert_tokens_to_ids("\n"), self.tokenizer.eos_token_id
+        ends = np.array([token == line_break for token in tokens])
+        steps = np.concatenate([[0], np.cumsum(ends)[:-1]])
+        if tokens[-1] == end and len(tokens) > 1 and ends[-2]:
+            steps[-1] = steps[-2]  # the end mark opens no step of its own
+        text = str(self.tokenizer.decode([token for token in tokens if token != end]))
+        return Solution(text, log_probs, steps)
+
 
 def _word_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     """Make a tokenizer over the pieces that occur in `texts`, and every number up to the largest.
@@ -83,14 +234,9 @@ def _word_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PIECE), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
+    names = {f"{name.strip('<>')}_token": name for name in SPECIAL}
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        bos_token="<bos>",
-        eos_token="<eos>",
-        unk_token="<unk>",
-        clean_up_tokenization_spaces=False,
-    )
+        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **names)
 
 
 def _encode(
@@ -100,89 +246,6 @@ def _encode(
     ids = tokenizer(f"{problem}\n{solution or ''}", add_special_tokens=False)["input_ids"]
     end = [] if solution is None else [tokenizer.eos_token_id]
     return [tokenizer.bos_token_id, *ids, *end]
-
-
-def train_generators(
-    pairs: Sequence[tuple[str, str]],
-    held_out: Sequence[tuple[str, str]],
-    targets: Mapping[str, float],
-    settings: Training,
-    folder: Path,
-    seed: int,
-    temperature: float = 1.0,
-    title: str = "",
-) -> None:
-    """Train tokenizer and model from scratch and save a generator whenever it is good enough.
-
-    Several generators of different strength come out of one training: each is the model at the
-    moment when its expected accuracy on held-out problems first reached the target.
-
-    Parameters
-    ----------
-    pairs : sequence of (str, str)
-        Problems and reference solutions; the loss counts solution tokens only.
-    held_out : sequence of (str, str)
-        The same for problems that are not learned from; they decide when to stop.
-    targets : mapping of str to float
-        Name of each generator and its expected accuracy, in (0, 1).
-    settings : Training
-        Shape of the model, most optimizer steps, tokens per step and peak learning rate. A target
-        that is not reached in this many steps is taken from the last one.
-    folder : Path
-        Gets one ordinary `save_pretrained` folder per generator.
-    seed : int
-        Decides initial weights and order; torch's own random state is left as it was.
-    temperature : float
-        At which the generators will be sampled, above 0.
-    title : str
-        Caption of the progress bar; none is shown if empty.
-    """
-    tokenizer = _word_tokenizer([text for pair in pairs for text in pair] + ["\n"])
-    rows, held_out_rows = _examples(tokenizer, pairs), _examples(tokenizer, held_out)
-    waiting = sorted(targets, key=lambda name: targets[name])
-
-    def save(name: str) -> None:
-        model.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-
-    def enough(step: int) -> bool:
-        if step % STEPS_BETWEEN_EXAMS == 0:
-            model.eval()
-            reached = _expected_accuracy(model, held_out_rows, tokenizer.pad_token_id, temperature)
-            model.train()
-            while waiting and reached >= targets[waiting[0]]:
-                save(waiting.pop(0))
-        return not waiting
-
-    with seeded(seed), no_progress_bars():
-        model = LlamaForCausalLM(llama_config(settings.model, tokenizer))
-        fit(model, rows, tokenizer.pad_token_id, settings, seed, title, enough)
-        for name in waiting:
-            save(name)
-
-
-@torch.inference_mode()
-def _expected_accuracy(
-    model: LlamaForCausalLM, rows: Sequence[Row], pad_id: int, temperature: float = 1.0
-) -> float:
-    r"""Chance that a sampled solution is the reference, exactly and without sampling.
-
-    .. math:: \frac{1}{n} \sum_x \prod_t p_\tau(o^\ast_t \mid x, o^\ast_{<t}),
-
-    the product over the tokens of the reference solution, end mark included, at temperature
-    :math:`\tau`. One forward pass.
-
-    Parameters
-    ----------
-    rows : sequence of dict
-        `input_ids` and `labels`; labels of solution tokens are the tokens themselves.
-    """
-    ids = pad([row["input_ids"] for row in rows], pad_id).to(model.device)
-    labels = pad([row["labels"] for row in rows], IGNORED).to(model.device)[:, 1:]
-    logits = model(input_ids=ids[:, :-1], use_cache=False).logits.float() / temperature
-    asked = labels != IGNORED
-    picked = logits.log_softmax(-1).gather(-1, labels.clamp_min(0)[..., None]).squeeze(-1)
-    return float((picked * asked).sum(1).exp().mean())
 
 
 def _examples(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]) -> list[Row]:
@@ -197,107 +260,114 @@ def _examples(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str
     return rows
 
 
-def load_generator(folder: Path) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Read a generator and its tokenizer back from a folder."""
-    tokenizer = load_tokenizer(str(folder), "")
-    return load_model(LlamaForCausalLM.from_pretrained, str(folder), ""), tokenizer
-
-
 @torch.inference_mode()
-def generate(
-    folder: Path, problems: Sequence[str], seed: int, temperature: float = 1.0, title: str = ""
-) -> list[Solution]:
-    """Sample one solution per problem, in batches and with a KV cache.
+def _log_probs(model: Any, ids: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """Log-probability of every token but the first of each row, padded on the right, in one pass.
 
-    Parameters
-    ----------
-    folder : Path
-        What `train_generator` wrote.
-    problems : sequence of str
-    seed : int
-        The same seed gives the same solutions on one machine.
-    temperature : float
-        Above 0. The log-probabilities are those of temperature 1, whatever it is.
-    title : str
-        Caption of the progress bar; none is shown if empty.
-
-    Returns
-    -------
-    list of Solution
-        In the order of `problems`. A solution longer than `MAX_NEW_TOKENS` is cut there.
+    A causal model does not look at the padding.
     """
-    model, tokenizer = load_generator(folder)
-    order = np.argsort([len(text) for text in problems], kind="stable")  # less padding
-    starts = range(0, len(order), BATCH)
-    found: dict[int, Solution] = {}
-    with seeded(seed), suitable_threads(model):
-        for start in progress(starts, title) if title else starts:
-            chosen = order[start : start + BATCH]
-            prompts = [_encode(tokenizer, problems[i]) for i in chosen]
-            emitted = sample_answers(
-                model, tokenizer.pad_token_id, [tokenizer.eos_token_id], prompts, temperature,
-                MAX_NEW_TOKENS,
-            )
-            logs = _token_log_probs(model, tokenizer.pad_token_id, prompts, emitted)
-            for i, tokens, log_probs in zip(chosen, emitted, logs, strict=True):
-                found[int(i)] = _solution(tokenizer, tokens, log_probs)
-    return [found[i] for i in range(len(problems))]
+    logits = model(input_ids=ids[:, :-1], use_cache=False).logits.float() / temperature
+    return logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
 
 
-@torch.inference_mode()
+def _expected_accuracy(
+    model: LlamaForCausalLM, rows: Sequence[Row], pad_id: int, temperature: float = 1.0
+) -> float:
+    r"""Chance that a sampled solution is the reference, exactly and without sampling.
+
+    .. math:: \frac{1}{n} \sum_x \prod_t p_\tau(o^\ast_t \mid x, o^\ast_{<t}),
+
+    the product over the tokens of the reference solution, end mark included, at temperature
+    :math:`\tau`.
+    """
+    ids = pad([row["input_ids"] for row in rows], pad_id).to(model.device)
+    labels = pad([row["labels"] for row in rows], IGNORED).to(model.device)[:, 1:]
+    picked = _log_probs(model, ids, temperature)
+    return float((picked * (labels != IGNORED)).sum(1).exp().mean())
+
+
 def _token_log_probs(
-    model: Any,
-    pad_id: int,
-    prompts: Sequence[Sequence[int]],
-    emitted: Sequence[Sequence[int]],
+    model: Any, pad_id: int, prompts: Sequence[Sequence[int]], emitted: Sequence[Sequence[int]]
 ) -> list[np.ndarray]:
-    r"""Exact :math:`\log p(o_t \mid x, o_{<t})` of the emitted tokens, at temperature 1.
-
-    One forward pass over the finished sequences, padded on the right, where a causal model does
-    not look.
-
-    Returns
-    -------
-    list of numpy.ndarray, shape (n_emitted,)
-        Natural logarithms, at most 0.
-    """
+    r"""Exact :math:`\log p(o_t \mid x, o_{<t})` of the emitted tokens, at temperature 1."""
     pairs = list(zip(prompts, emitted, strict=True))
     ids = pad([[*prompt, *tokens] for prompt, tokens in pairs], pad_id).to(model.device)
-    logits = model(input_ids=ids[:, :-1], use_cache=False).logits.float()
-    picked = logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1).cpu().double().numpy()
-    return [
-        picked[i, len(prompt) - 1 : len(prompt) + len(tokens) - 1]
-        for i, (prompt, tokens) in enumerate(pairs)
-    ]
+    picked = _log_probs(model, ids).cpu().double().numpy()
+    return [picked[i, len(prompt) - 1 : len(prompt) + len(tokens) - 1]
+            for i, (prompt, tokens) in enumerate(pairs)]
 
 
-def _solution(
-    tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], log_probs: np.ndarray
-) -> Solution:
-    line_break = tokenizer.convert_tokens_to_ids("\n")
-    ends = np.array([token == line_break for token in tokens])
-    steps = np.concatenate([[0], np.cumsum(ends)[:-1]])
-    if tokens[-1] == tokenizer.eos_token_id and len(tokens) > 1 and ends[-2]:
-        steps[-1] = steps[-2]  # the end mark opens no step of its own
-    text = str(tokenizer.decode([t for t in tokens if t != tokenizer.eos_token_id]))
-    return Solution(text, log_probs, steps)
+class Verifier(_Checkpoint):
+    """A small process reward model: the probability that a step is wrong."""
 
+    model_class = LlamaForTokenClassification
 
-def step_signals(solution: Solution) -> dict[str, np.ndarray]:
-    """Per-step suspicion from the generator's own probabilities, and tokens per step.
+    @staticmethod
+    def train(
+        solutions: Sequence[tuple[str, str, Sequence[int]]], settings: Training, folder: Path,
+        seed: int, base: Path, title: str = "",
+    ) -> None:
+        """Train a verifier on generated solutions and save it.
 
-    Returns
-    -------
-    dict
-        ``min_logprob``: minus the smallest token log-probability of the step (the paper's
-        ablation), ``mean_logprob``: minus the mean, both in nats, at least 0, high = unsafe;
-        ``tokens``: number of tokens. Each of shape (n_steps,).
-    """
-    lowest, mean = (
-        pool_log_probs(solution.log_probs, solution.step_of_token, solution.n_steps, pool)
-        for pool in POOLS
-    )
-    return {"min_logprob": lowest.scores, "mean_logprob": mean.scores, "tokens": lowest.tokens}
+        Parameters
+        ----------
+        solutions : sequence of (str, str, sequence of int)
+            Problem, generated solution, and one label per step: 1 if the step is wrong.
+        settings : Training
+            Optimizer steps, tokens per step, peak learning rate; the shape is that of `base`.
+        folder : Path
+            Becomes an ordinary `save_pretrained` folder.
+        seed : int
+            Decides the new weights of the head and order; torch's own random state is left as it
+            was.
+        base : Path
+            Generator whose weights and tokenizer it starts from.
+        title : str
+            Caption of the progress bar; none is shown if empty.
+
+        Raises
+        ------
+        ValueError
+            If the labels are all alike, or a solution does not have one label per step.
+        """
+        tokenizer = load_tokenizer(str(base), "")
+        rows = []
+        for problem, solution, labels in solutions:
+            encoded = _step_ends(tokenizer, problem, solution)
+            if len(encoded.positions) != len(labels):
+                raise ValueError(
+                    f"{len(labels)} labels for {len(encoded.positions)} steps: {solution!r}")
+            marks = [IGNORED] * len(encoded.ids)
+            for position, label in zip(encoded.positions, labels, strict=True):
+                marks[position] = int(label)
+            rows.append({"input_ids": encoded.ids, "labels": marks})
+        if len({label for row in rows for label in row["labels"]} - {IGNORED}) < 2:
+            raise ValueError("the verifier needs right and wrong steps to learn from, found one "
+                             "kind")
+        with seeded(seed), no_progress_bars():
+            loader = LlamaForTokenClassification.from_pretrained
+            model = whole_model(loader, str(base), "", new=["score"], num_labels=2)
+            fit(model, rows, tokenizer.pad_token_id, settings, seed, title)
+            model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    def score(self, solutions: Sequence[tuple[str, str]]) -> list[np.ndarray]:
+        """Score every step of every solution, one causal pass each.
+
+        Parameters
+        ----------
+        solutions : sequence of (str, str)
+            Problem and generated solution.
+
+        Returns
+        -------
+        list of numpy.ndarray, shape (n_steps,)
+            Suspicion in [0, 1]: the verifier's probability that the step is wrong.
+        """
+        encoded = [_step_ends(self.tokenizer, *solution) for solution in solutions]
+        with suitable_threads(self.model):
+            logits = logits_at_steps(self.model, encoded, self.tokenizer.pad_token_id)
+        return [row.float().softmax(-1)[:, WRONG].cpu().numpy().astype(float) for row in logits]
 
 
 def _step_ends(tokenizer: PreTrainedTokenizerBase, problem: str, solution: str) -> Encoded:
@@ -314,80 +384,3 @@ def _step_ends(tokenizer: PreTrainedTokenizerBase, problem: str, solution: str) 
         ends.append(len(ids) - 1)
     lengths = np.diff([start - 1, *ends]).tolist()
     return Encoded(ids[: ends[-1] + 1], ends, lengths)
-
-
-def train_verifier(
-    solutions: Sequence[tuple[str, str, Sequence[int]]],
-    settings: Training,
-    folder: Path,
-    seed: int,
-    base: Path,
-    title: str = "",
-) -> None:
-    """Train a verifier on generated solutions and save it.
-
-    Parameters
-    ----------
-    solutions : sequence of (str, str, sequence of int)
-        Problem, generated solution, and one label per step: 1 if the step is wrong.
-    settings : Training
-        Optimizer steps, tokens per step, peak learning rate; the shape is that of `base`.
-    folder : Path
-        Becomes an ordinary `save_pretrained` folder.
-    seed : int
-        Decides the new weights of the head and order; torch's own random state is left as it was.
-    base : Path
-        Generator whose weights and tokenizer it starts from.
-    title : str
-        Caption of the progress bar; none is shown if empty.
-
-    Raises
-    ------
-    ValueError
-        If the labels are all alike, or a solution does not have one label per step.
-    """
-    tokenizer = load_tokenizer(str(base), "")
-    rows = [_judged_example(tokenizer, *solution) for solution in solutions]
-    if len({label for row in rows for label in row["labels"]} - {IGNORED}) < 2:
-        raise ValueError("the verifier needs right and wrong steps to learn from, found one kind")
-    with seeded(seed), no_progress_bars():
-        loader = LlamaForTokenClassification.from_pretrained
-        model = whole_model(loader, str(base), "", new=["score"], num_labels=2)
-        fit(model, rows, tokenizer.pad_token_id, settings, seed, title)
-        model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def _judged_example(
-    tokenizer: PreTrainedTokenizerBase, problem: str, solution: str, labels: Sequence[int]
-) -> Row:
-    encoded = _step_ends(tokenizer, problem, solution)
-    if len(encoded.positions) != len(labels):
-        raise ValueError(f"{len(labels)} labels for {len(encoded.positions)} steps: {solution!r}")
-    marks = [IGNORED] * len(encoded.ids)
-    for position, label in zip(encoded.positions, labels, strict=True):
-        marks[position] = int(label)
-    return {"input_ids": encoded.ids, "labels": marks}
-
-
-def score_solutions(folder: Path, solutions: Sequence[tuple[str, str]]) -> list[np.ndarray]:
-    """Score every step of every solution, one causal pass each.
-
-    Parameters
-    ----------
-    folder : Path
-        What `train_verifier` wrote.
-    solutions : sequence of (str, str)
-        Problem and generated solution.
-
-    Returns
-    -------
-    list of numpy.ndarray, shape (n_steps,)
-        Suspicion in [0, 1]: the verifier's probability that the step is wrong.
-    """
-    tokenizer = load_tokenizer(str(folder), "")
-    model = load_model(LlamaForTokenClassification.from_pretrained, str(folder), "")
-    encoded = [_step_ends(tokenizer, problem, solution) for problem, solution in solutions]
-    with suitable_threads(model):
-        logits = logits_at_steps(model, encoded, tokenizer.pad_token_id)
-    return [row.float().softmax(-1)[:, WRONG].cpu().numpy().astype(float) for row in logits]

@@ -1,6 +1,6 @@
 r"""Intervals: of one proportion, of paired ones, of rates from a few labels, of resamples.
 
-Two kinds. *Wilson*, *Clopper-Pearson* and *Newcombe* take samples as independent. But the samples
+Two kinds. *Wilson* and *Clopper-Pearson* take samples as independent. But the samples
 of a scenario share their wording and their author, and a monitor that errs on one of them tends to
 err on the others. `Clustered` therefore takes whole scenarios as the units, as a bootstrap that
 draws scenarios does, and says by how much the samples count too often: the *design effect* is the
@@ -113,9 +113,8 @@ class Clustered:
     sizes: FloatArray
 
     @classmethod
-    def of(
-        cls, events: ArrayLike, n: ArrayLike, group: ArrayLike | None = None, groups: int = 1
-    ) -> Clustered:
+    def of(cls, events: ArrayLike, n: ArrayLike, group: ArrayLike | None = None, groups: int = 1
+           ) -> Clustered:
         """Sum up scenarios.
 
         Parameters
@@ -160,16 +159,29 @@ class Clustered:
         mean = ratio(self.n, self.scenarios)  # of one more scenario, half of it wrong
         n = self.n + mean
         p = ratio(self.events + mean / 2, n)
-        spread = self.squares - 2 * p * self.cross + p * p * self.sizes
-        spread = spread + mean**2 * ((1 - p) ** 2 + p * p) / 2
-        return _effect(spread, n * p * (1 - p), self.n, self.sizes, self.scenarios)
+        return self._effect(p, mean**2 * ((1 - p) ** 2 + p * p) / 2, n * p * (1 - p))
+
+    def _effect(self, p: FloatArray, added: FloatArray, independent: FloatArray) -> FloatArray:
+        """Variance around p, with one more scenario's share, over that of independent samples."""
+        spread = self.squares - 2 * p * self.cross + p * p * self.sizes + added
+        count = self.scenarios + 1.0
+        effect = np.maximum(1.0, ratio(spread * count / np.maximum(count - 1, 1), independent))
+        return np.where(self.n > 0, np.where(self._single, 1.0, effect), np.nan)
+
+    @property
+    def _single(self) -> NDArray[np.bool_]:
+        """Whether no scenario has two samples: then the samples are the units."""
+        return np.asarray(self.sizes <= self.n * (1 + 1e-9))
 
     def worth(self, level: float) -> FloatArray:
         """How many independent samples one sample is worth in an interval of this level.
 
         In [0, 1]; 1 where no scenario has two samples, 0 for a single scenario.
         """
-        return _worth(self.design_effect, self.n, self.sizes, self.scenarios, level)
+        free, tail = self.scenarios - 1, (1 + level) / 2
+        quantile = t.ppf(tail, np.maximum(free, 1))
+        worth = np.where(free > 0, (norm.ppf(tail) / quantile) ** 2 / self.design_effect, 0.0)
+        return np.asarray(np.where(self._single, 1.0, worth), dtype=np.float64)
 
     def wilson(self, level: float = 0.95) -> Limits:
         """Wilson's interval for as many samples as the scenarios are worth.
@@ -199,117 +211,6 @@ class Clustered:
         return low, np.where(told & (nothing | (self.events >= self.n)), 1.0, high)
 
 
-def _worth(
-    effect: FloatArray, n: FloatArray, sizes: FloatArray, scenarios: IntArray, level: float
-) -> FloatArray:
-    """`Clustered.worth` of a design effect, samples, squared sizes and number of scenarios."""
-    free = scenarios - 1
-    tail = (1 + level) / 2
-    quantile = t.ppf(tail, np.maximum(free, 1))
-    worth = np.where(free > 0, (norm.ppf(tail) / quantile) ** 2 / effect, 0.0)
-    return np.asarray(np.where(_single(n, sizes), 1.0, worth), dtype=np.float64)
-
-
-def _single(n: ArrayLike, sizes: ArrayLike) -> NDArray[np.bool_]:
-    """Whether no scenario has two samples: then the samples are the units."""
-    return np.asarray(sizes, float) <= np.asarray(n, float) * (1 + 1e-9)
-
-
-def _effect(
-    spread: FloatArray, independent: FloatArray, n: ArrayLike, sizes: ArrayLike,
-    scenarios: ArrayLike,
-) -> FloatArray:
-    count = np.asarray(scenarios, float) + 1
-    effect = np.maximum(1.0, ratio(spread * count / np.maximum(count - 1, 1), independent))
-    return np.where(np.asarray(n) > 0, np.where(_single(n, sizes), 1.0, effect), np.nan)
-
-
-def paired_worth(
-    gaps: FloatArray, n: FloatArray, discordant: FloatArray, level: float = 0.95
-) -> tuple[FloatArray, FloatArray]:
-    """Design effect of the difference of two paired rates, for many pairs of monitors.
-
-    One more scenario of mean size is counted, on which each of the two errs always or never, with
-    even odds.
-
-    Parameters
-    ----------
-    gaps, n : (scenarios, pairs) array of float
-        In each scenario, samples on which only the first errs minus those on which only the second
-        does; samples that both answered.
-    discordant : (pairs,) array of float
-        Samples on which only one of both errs.
-    level : float
-        Confidence of the interval that is meant, in (0, 1).
-
-    Returns
-    -------
-    effect : (pairs,) array of float
-        At least 1; NaN without samples.
-    worth : (pairs,) array of float
-        How many independent samples one sample is worth, as in `Clustered.worth`.
-    """
-    total, scenarios, sizes = n.sum(axis=0), (n > 0).sum(axis=0), (n * n).sum(axis=0)
-    mean = ratio(total, scenarios)
-    more = total + mean
-    d = ratio(gaps.sum(axis=0), more)
-    spread = (gaps**2).sum(axis=0) - 2 * d * (gaps * n).sum(axis=0) + d * d * sizes
-    spread = spread + mean**2 * (1 / 2 + d * d)
-    independent = discordant + mean / 2 - more * d * d
-    effect = _effect(spread, independent, total, sizes, scenarios)
-    return effect, _worth(effect, total, sizes, scenarios, level)
-
-
-def newcombe_paired(
-    both: ArrayLike, first: ArrayLike, second: ArrayLike, neither: ArrayLike, level: float = 0.95
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    r"""Difference of two paired proportions with Newcombe's interval from Wilson limits.
-
-    With Wilson limits :math:`l_i, u_i` of the two rates :math:`p_i` and their correlation
-    :math:`\hat\phi`, the lower limit is :math:`p_1 - p_2 - \delta` with
-
-    .. math:: \delta^2 = (p_1 - l_1)^2 - 2 \hat\phi (p_1 - l_1)(u_2 - p_2) + (u_2 - p_2)^2,
-
-    and the upper one the same with the other limits.
-
-    Parameters
-    ----------
-    both, first, second, neither : array_like of int
-        Samples on which the event happened to both, to the first only, to the second only, to
-        neither; broadcast against each other.
-    level : float
-        Confidence, in (0, 1).
-
-    Returns
-    -------
-    difference, low, high : ndarray of float
-        Rate of the first minus rate of the second, in [-1, 1]; NaN where there is no sample.
-
-    References
-    ----------
-    R. G. Newcombe, *Improved confidence intervals for the difference between binomial proportions
-    based on paired data*, Statistics in Medicine 17 (1998), 2635-2650, method 10.
-    """
-    a, b, c, d = (np.asarray(x, float) for x in np.broadcast_arrays(both, first, second, neither))
-    n = a + b + c + d
-    p1, p2 = ratio(a + b, n), ratio(a + c, n)
-    (l1, u1), (l2, u2) = wilson(a + b, n, level), wilson(a + c, n, level)
-    phi = _phi(a, b, c, d)
-    below = np.sqrt((p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2)
-    above = np.sqrt((u1 - p1) ** 2 - 2 * phi * (u1 - p1) * (p2 - l2) + (p2 - l2) ** 2)
-    # By the counts, so that it is exactly 0 where the two rates are equal.
-    difference = ratio(b - c, n)
-    return difference, difference - below, difference + above
-
-
-def _phi(a: FloatArray, b: FloatArray, c: FloatArray, d: FloatArray) -> FloatArray:
-    """Correlation of the two events, with Newcombe's continuity correction; 0 if undefined."""
-    margins = (a + b) * (c + d) * (a + c) * (b + d)
-    product = a * d - b * c
-    corrected = np.where(product > 0, np.maximum(product - (a + b + c + d) / 2, 0), product)
-    return np.where(margins > 0, corrected / np.sqrt(np.where(margins > 0, margins, 1)), 0.0)
-
-
 def check_level(level: float, name: str = "level") -> float:
     """Return ``level`` as a float, or raise if it is not strictly between 0 and 1.
 
@@ -327,10 +228,9 @@ def check_level(level: float, name: str = "level") -> float:
     """
     value = float(level)
     if not 0.0 < value < 1.0:
-        raise ValueError(
-            f"{name} is {level!r}, expected a number strictly between 0 and 1. "
-            "At 0 nothing could ever alarm and at 1 everything may: neither needs calibration."
-        )
+        raise ValueError(f"{name} is {level!r}, expected a number strictly between 0 and 1. At 0 "
+                         "nothing could ever alarm and at 1 everything may: neither needs "
+                         "calibration.")
     return value
 
 
@@ -395,9 +295,8 @@ def corrected_rate(
         The same guesses about units without a label.
     """
     n, m = len(event), len(others[0])
-    counted, theta = float(among.sum()), math.nan
-    value = low = high = plain_low = plain_high = theta
-    correlation = 0.0
+    counted, correlation = float(among.sum()), 0.0
+    theta = value = low = high = plain_low = plain_high = math.nan
     if counted:
         value = theta = float(event.sum()) / counted
         ((plain_low,), (plain_high,)) = wilson([event.sum()], [counted])
@@ -421,47 +320,39 @@ def corrected_rate(
 AT_ONCE = 4_000_000  # drawn units held in memory at a time, about 100 MB
 
 
-def draw_units(
-    random: np.random.Generator, strata: NDArray[np.intp], resamples: int, at_once: int = AT_ONCE
-) -> Iterator[Weights]:
+def draw_units(random: np.random.Generator, units: int, resamples: int, at_once: int = AT_ONCE
+               ) -> Iterator[Weights]:
     """Yield how often each unit is drawn, for some resamples at a time.
 
     Parameters
     ----------
     random : Generator
         Used in the same order whatever `at_once` is.
-    strata : (u,) array of int
-        Units are drawn within strata numbered from 0.
+    units : int
+        How many there are, and how many are drawn in each resample.
     resamples : int
         How many in all.
     at_once : int
-        Upper limit of u times the resamples of one part.
+        Upper limit of `units` times the resamples of one part.
 
     Yields
     ------
-    (u, part) array of float32
-        Whole numbers; every column sums to u.
+    (units, part) array of float32
+        Whole numbers; every column sums to `units`.
     """
-    units = len(strata)
-    order = np.argsort(strata, kind="stable")  # the units of a stratum stand side by side
-    sizes = np.bincount(strata)
-    size = np.repeat(sizes, sizes)
-    start = np.repeat(np.cumsum(sizes) - sizes, sizes)
     part = max(1, at_once // max(units, 1))
     for done in range(0, resamples, part):
         width = min(part, resamples - done)
         drawn = random.random((width, units))
-        drawn *= size
-        places = order[drawn.astype(np.intp) + start]
+        drawn *= units
+        places = drawn.astype(np.intp)
         places *= width
         places += np.arange(width)[:, None]
         counts = np.bincount(places.ravel(), minlength=units * width)
         yield counts.reshape(units, width).astype(np.float32)
 
 
-def percentiles(
-    draws: NDArray[np.floating], level: float
-) -> tuple[FloatArray, FloatArray]:
+def percentiles(draws: NDArray[np.floating], level: float) -> Limits:
     """Percentile interval of each row over the resamples on which it is defined."""
     ends = [(1 - level) / 2, (1 + level) / 2]
     known = np.isfinite(draws)

@@ -71,7 +71,7 @@ def _binomial_p_value(mean: ArrayLike, n: int, level: float) -> FloatArray:
     return np.asarray(stats.binom.cdf(np.rint(n * np.asarray(mean)), n, check_level(level)))
 
 
-def crc_rank(n: int, level: float, delta: float = math.nan) -> int:
+def _crc_rank(n: int, level: float, delta: float = math.nan) -> int:
     r"""Rank of conformal risk control: :math:`k = \lfloor \epsilon (n + 1) \rfloor`.
 
     The closed form of :math:`\frac{n}{n+1} \hat R + \frac{1}{n+1} \le \epsilon` with
@@ -99,20 +99,20 @@ def crc_rank(n: int, level: float, delta: float = math.nan) -> int:
     return min(math.floor(check_level(level) * (n + 1) + 1e-9), n)
 
 
-def binomial_rank(n: int, level: float, delta: float) -> int:
+def _binomial_rank(n: int, level: float, delta: float) -> int:
     r"""Rank of the exact binomial test: one above the largest c with a p-value at most delta.
 
     :math:`c^* = \max\{c : P(\mathrm{Bin}(n, \epsilon) \le c) \le \delta\}`, :math:`k = c^* + 1`;
-    it promises :math:`P(R > \epsilon) \le \delta`. Parameters as in :func:`crc_rank`.
+    it promises :math:`P(R > \epsilon) \le \delta`. Parameters as in :func:`_crc_rank`.
     """
     return _rank_from_p_values(_binomial_p_value, n, level, delta)
 
 
-def hoeffding_bentkus_rank(n: int, level: float, delta: float) -> int:
+def _hoeffding_bentkus_rank(n: int, level: float, delta: float) -> int:
     r"""Rank of the paper's UCB rule, by the Hoeffding-Bentkus p-value.
 
-    Promises :math:`P(R > \epsilon) \le \delta`; never a larger rank than :func:`binomial_rank`.
-    Parameters as in :func:`crc_rank`.
+    Promises :math:`P(R > \epsilon) \le \delta`; never a larger rank than :func:`_binomial_rank`.
+    Parameters as in :func:`_crc_rank`.
 
     References
     ----------
@@ -127,7 +127,7 @@ def _tolerance_rank(n: int, level: float, delta: float) -> int:
 
     The limit is the j-th smallest peak, :math:`j = \min\{j : P(\mathrm{Bin}(n, 1 - \epsilon) \ge j)
     \le \delta\}`, and so the k-th largest with :math:`k = n - j + 1`. Counting alarms in place of
-    silences shows it to be :func:`binomial_rank` from the other end: the two always agree.
+    silences shows it to be :func:`_binomial_rank` from the other end: the two always agree.
 
     References
     ----------
@@ -143,12 +143,8 @@ def _tolerance_rank(n: int, level: float, delta: float) -> int:
 
 # Depends on (n, level, delta) only, and a protocol of many splits asks for the same few again.
 @lru_cache(maxsize=4096)
-def _rank_from_p_values(
-    p_value: Callable[[ArrayLike, int, float], FloatArray],
-    n: int,
-    level: float,
-    delta: float,
-) -> int:
+def _rank_from_p_values(p_value: Callable[[ArrayLike, int, float], FloatArray], n: int,
+                        level: float, delta: float) -> int:
     check_level(level)
     check_level(delta, "delta")
     if n == 0:
@@ -158,11 +154,8 @@ def _rank_from_p_values(
 
 
 RANK_RULES: dict[str, Callable[[int, float, float], int]] = {
-    "crc": crc_rank,
-    "binomial": binomial_rank,
-    "hoeffding_bentkus": hoeffding_bentkus_rank,
-    "tolerance": _tolerance_rank,
-}
+    "crc": _crc_rank, "binomial": _binomial_rank, "hoeffding_bentkus": _hoeffding_bentkus_rank,
+    "tolerance": _tolerance_rank}
 
 
 @lru_cache(maxsize=4096)
@@ -183,11 +176,9 @@ def sequences_needed(calibrator: str, level: float, delta: float) -> int:
         all has a p-value of at most delta, :math:`(1 - \epsilon)^n \le \delta`, hence
         :math:`\lceil \log \delta / \log(1 - \epsilon) \rceil`.
     """
-    guess = (
-        math.ceil(1.0 / check_level(level)) - 1
-        if calibrator == "crc"
-        else math.ceil(math.log(check_level(delta, "delta")) / math.log1p(-check_level(level)))
-    )
+    guess = math.ceil(1.0 / check_level(level)) - 1
+    if calibrator != "crc":
+        guess = math.ceil(math.log(check_level(delta, "delta")) / math.log1p(-check_level(level)))
     if guess > EXACT_UP_TO:
         return guess
     # Rounding may put the guess one off, where the quotient is a whole number.
@@ -198,7 +189,7 @@ def sequences_needed(calibrator: str, level: float, delta: float) -> int:
 def _has_rank(calibrator: str, n: int, level: float, delta: float) -> bool:
     """Whether the rule finds a rank at n, asked of its largest threshold only."""
     if calibrator == "crc":
-        return crc_rank(n, level) > 0
+        return _crc_rank(n, level) > 0
     if calibrator == "tolerance":
         return bool(stats.binom.sf(n - 1, n, 1.0 - level) <= delta)
     p_value = _binomial_p_value if calibrator == "binomial" else hoeffding_bentkus_p_value

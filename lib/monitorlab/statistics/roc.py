@@ -5,25 +5,25 @@ together, so tied scores are one step of the curve and no point inside that step
 monitor could follow. Where a rate is said to be reached (`_best_within`), it is reached by a
 threshold; straight lines between points are used for areas and drawings only.
 
-A resample is never built: `counts_above` weighs the samples, in every resample at once, and all
-curves and measures follow from its counts.
+A resample is never built: `_counts_above` weighs the samples, in every resample at once, and all
+curves and measures follow from its counts. `roc_band` resamples whole scenarios.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm, rankdata
 
-from monitorlab.statistics.intervals import FloatArray, IntArray, Weights, ratio
+from monitorlab.statistics.intervals import FloatArray, IntArray, Weights, draw_units, ratio
 
 MAX_FAR = 0.1  # right end of the partial area
-TPR_AT = {"tpr_at_fpr_01": 0.01, "tpr_at_fpr_05": 0.05, "tpr_at_fpr_10": 0.10}
-RANKED = ("auroc", "partial_auroc", *TPR_AT)
-TICKS = (0.001, 0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 0.99, 0.999)
+FARS = (0.01, 0.05, 0.10)  # false alarm rates at which detection is reported
+MEASURES = ("auroc", "pauroc", *(f"tpr_{100 * far:02.0f}" for far in FARS))
+RESAMPLES = 2000  # of `roc_band`
 _AT_ONCE = 60_000  # weights of samples held at a time: they fit into a processor's cache
 
 
@@ -51,9 +51,8 @@ def roc(scores: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
         that is missing.
     """
     values, classes = _checked(scores, labels)
-    once = np.ones((len(values), 1), np.float32)
-    caught, cried = (side[:, 0] for side in counts_above(values, classes, np.arange(len(values)),
-                                                         once))
+    every, once = np.arange(len(values)), np.ones((len(values), 1), np.float32)
+    caught, cried = (side[:, 0] for side in _counts_above(values, classes, every, once))
     return pd.DataFrame({"far": cried / cried[-1], "tpr": caught / caught[-1],
                          "threshold": [*np.unique(values)[::-1], -np.inf]})
 
@@ -80,25 +79,15 @@ def det(scores: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
     Martin et al. (1997), "The DET curve in assessment of detection task performance".
     """
     points = roc(scores, labels)
+    false, miss = points["far"].to_numpy(), 1.0 - points["tpr"].to_numpy()
     positives = int(np.sum(np.asarray(labels)))
-    negatives = len(np.asarray(labels)) - positives
-    miss = 1.0 - points["tpr"].to_numpy()
-    false = points["far"].to_numpy()
-    return pd.DataFrame({
-        "far": false, "mr": miss, "threshold": points["threshold"],
-        "x": _probit(false, negatives), "y": _probit(miss, positives),
-    })
 
+    def probit(rates: FloatArray, n: int) -> FloatArray:
+        return np.asarray(norm.ppf(np.clip(rates, 0.5 / n, 1.0 - 0.5 / n)), dtype=np.float64)
 
-def _probit(rates: FloatArray, n: int) -> FloatArray:
-    return np.asarray(norm.ppf(np.clip(rates, 0.5 / n, 1.0 - 0.5 / n)), dtype=np.float64)
-
-
-def det_ticks(rates: Sequence[float] = TICKS) -> tuple[FloatArray, list[str]]:
-    """Positions and labels (in per cent) of `rates`, each in (0, 1), on a probit axis."""
-    return np.asarray(norm.ppf(np.asarray(rates)), dtype=np.float64), [
-        f"{100 * rate:g}" for rate in rates
-    ]
+    return pd.DataFrame({"far": false, "mr": miss, "threshold": points["threshold"],
+                         "x": probit(false, len(np.asarray(labels)) - positives),
+                         "y": probit(miss, positives)})
 
 
 def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
@@ -108,31 +97,6 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     negative = len(classes) - positive
     wins = rankdata(values)[classes == 1].sum() - positive * (positive + 1) / 2
     return float(wins / (positive * negative))
-
-
-def detection(
-    mr: ArrayLike, far: ArrayLike, n_bad: ArrayLike, n_benign: ArrayLike
-) -> tuple[FloatArray, FloatArray]:
-    """Discrimination d' and criterion c of rates.
-
-    Rates of 0 and 1 have no z: every rate is (count + 1/2) / (n + 1), as Hautus (1995) proposes.
-
-    Parameters
-    ----------
-    mr, far : array_like of float
-        Miss rate and false alarm rate, in [0, 1].
-    n_bad, n_benign : array_like of int
-        Samples behind them, broadcast against the rates.
-
-    Returns
-    -------
-    d_prime, criterion : ndarray of float
-        High d' discriminates well, high c alarms seldom.
-    """
-    bad, benign = np.asarray(n_bad, float), np.asarray(n_benign, float)
-    hit = norm.ppf(((1 - np.asarray(mr, float)) * bad + 0.5) / (bad + 1))
-    false = norm.ppf((np.asarray(far, float) * benign + 0.5) / (benign + 1))
-    return hit - false, -(hit + false) / 2
 
 
 def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, IntArray]:
@@ -151,7 +115,7 @@ def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, IntArray
     return values, classes.astype(np.int64)
 
 
-def counts_above(
+def _counts_above(
     scores: FloatArray, labels: ArrayLike, units: NDArray[np.intp], weights: Weights
 ) -> tuple[FloatArray, FloatArray]:
     """Alarms of every rule ``score > threshold``, under many weightings of the samples.
@@ -185,12 +149,6 @@ def counts_above(
     return sides[0], sides[1]
 
 
-def _area_under(caught: FloatArray, cried: FloatArray) -> FloatArray:
-    """Area under each curve of `counts_above`, ties counted half; NaN where a class is missing."""
-    twice = np.sum(np.diff(cried, axis=0) * (caught[1:] + caught[:-1]), axis=0)
-    return ratio(twice / 2, caught[-1] * cried[-1])
-
-
 def _partial_area(caught: FloatArray, cried: FloatArray, max_far: float = MAX_FAR) -> FloatArray:
     """Area under each curve up to a false alarm rate, on the scale of McClish.
 
@@ -199,7 +157,7 @@ def _partial_area(caught: FloatArray, cried: FloatArray, max_far: float = MAX_FA
     Parameters
     ----------
     caught, cried : (thresholds + 1, resamples) array of float
-        From `counts_above`.
+        From `_counts_above`.
     max_far : float
         In (0, 1].
 
@@ -208,8 +166,6 @@ def _partial_area(caught: FloatArray, cried: FloatArray, max_far: float = MAX_FA
     D. K. McClish, *Analyzing a portion of the ROC curve*, Medical Decision Making 9 (1989),
     190-195.
     """
-    if not 0.0 < max_far <= 1.0:
-        raise ValueError(f"max_far is {max_far}, expected a rate in (0, 1]")
     right = np.diff(cried, axis=0)
     inside = np.clip(max_far * cried[-1] - cried[:-1], 0, right)
     rise = np.diff(caught, axis=0) * inside / np.maximum(right, 1)
@@ -221,49 +177,108 @@ def _partial_area(caught: FloatArray, cried: FloatArray, max_far: float = MAX_FA
 def _best_within(caught: FloatArray, cried: FloatArray, level: float) -> FloatArray:
     """Highest detection rate of any rule of each curve whose false alarm rate is at most `level`.
 
-    `caught` and `cried` are those of `counts_above`; NaN where a class is missing.
+    `caught` and `cried` are those of `_counts_above`; NaN where a class is missing.
     """
-    if not 0.0 <= level <= 1.0:
-        raise ValueError(f"far is {level}, expected a rate in [0, 1]")
     # Counts are whole: the tolerance keeps 0.29 * 100 from landing below 29.
     last = np.sum(cried <= np.floor(level * cried[-1] + 1e-9), axis=0) - 1
     best = ratio(np.take_along_axis(caught, last[None], axis=0)[0], caught[-1])
     return np.where(cried[-1] > 0, best, np.nan)
 
 
-def roc_metrics(
-    scores: FloatArray,
-    labels: ArrayLike,
-    units: NDArray[np.intp],
-    weights: Weights,
-    *,
-    low_end: bool = True,
-) -> dict[str, FloatArray]:
-    """ROC metrics of one monitor under many weightings of its samples.
+def _area(caught: FloatArray, cried: FloatArray) -> FloatArray:
+    """Area under each curve of `_counts_above`, ties counted half; NaN where a class is missing."""
+    twice = np.sum(np.diff(cried, axis=0) * (caught[1:] + caught[:-1]), axis=0)
+    return ratio(twice / 2, caught[-1] * cried[-1])
+
+
+def _measures(caught: FloatArray, cried: FloatArray) -> FloatArray:
+    """`MEASURES` of each curve of `_counts_above`, shape (resamples, measures)."""
+    best = [_best_within(caught, cried, far) for far in FARS]
+    return np.stack([_area(caught, cried), _partial_area(caught, cried), *best], axis=1)
+
+
+def resampled_auroc(scores: FloatArray, labels: ArrayLike, units: NDArray[np.intp],
+                    weights: Weights) -> FloatArray:
+    """Area under the ROC curve of one monitor under many weightings of its samples.
 
     Parameters
     ----------
-    scores, labels, units, weights
-        As in `counts_above`.
-    low_end : bool
-        Also compute what needs the curve at low false alarm rates.
+    scores : (n,) array of float
+        Suspicion, high is unsafe; samples with NaN are left out.
+    labels : (n,) array of int
+        1 is misbehavior.
+    units : (n,) array of int
+        The row of `weights` that holds a sample's weight.
+    weights : (u, resamples) array of float32
+        Whole numbers of at least 0.
 
     Returns
     -------
-    dict of str to (resamples,) array of float
-        ``auroc``, with ties counted by half; ``partial_auroc`` (`_partial_area`); the names in
-        `TPR_AT` (`_best_within`). NaN where a class has no weight.
+    (resamples,) array of float
+        Ties counted by half; NaN where a class has no weight.
     """
     width = max(1, _AT_ONCE // max(len(scores), 1))
-    parts: dict[str, list[FloatArray]] = {}
-    for start in range(0, weights.shape[1], width):
-        counts = counts_above(scores, labels, units, weights[:, start : start + width])
-        parts.setdefault("auroc", []).append(_area_under(*counts))
-        if low_end:
-            parts.setdefault("partial_auroc", []).append(_partial_area(*counts))
-            for name, level in TPR_AT.items():
-                parts.setdefault(name, []).append(_best_within(*counts, level))
-    return {name: np.concatenate(values) for name, values in parts.items()}
+    return np.concatenate([
+        _area(*_counts_above(scores, labels, units, weights[:, start : start + width]))
+        for start in range(0, weights.shape[1], width)])
+
+
+class _RocBand(NamedTuple):
+    """A ROC curve with its sampling uncertainty.
+
+    Attributes
+    ----------
+    grid : DataFrame
+        Columns ``far``, ``tpr``, ``low``, ``high``: pointwise 95 % band of the curve, with straight
+        lines between its points; for drawing.
+    summary : DataFrame
+        Columns ``measure`` (`MEASURES`), ``value``, ``low``, ``high``: percentile intervals from
+        the same resamples. If no resample differs (a perfect monitor) an interval is one point.
+    """
+
+    grid: pd.DataFrame
+    summary: pd.DataFrame
+
+
+def roc_band(scores: ArrayLike, labels: ArrayLike, units: ArrayLike, rng: np.random.Generator,
+             n: int = RESAMPLES, grid: ArrayLike | None = None) -> _RocBand:
+    """Resample whole units for a band around the ROC curve and intervals of its measures.
+
+    Parameters
+    ----------
+    scores, labels : array_like, shape (n_samples,)
+        As in `roc`.
+    units : array_like, shape (n_samples,)
+        Name of the unit that is resampled whole: the scenario of each sample. With pairs, bands
+        speak of new pairs from the same scenarios.
+    rng : Generator
+        For the resamples.
+    n : int
+        Resamples.
+    grid : array_like, optional
+        False alarm rates of the band, in [0, 1]; 0, .01, ..., 1 by default.
+    """
+    points = roc(scores, labels)
+    values, classes = np.asarray(scores, dtype=np.float64), check_labels(labels)
+    at = np.linspace(0.0, 1.0, 101) if grid is None else np.asarray(grid, dtype=np.float64)
+    names, unit = np.unique(np.asarray(units), return_inverse=True)
+    at_once = max(1, _AT_ONCE // len(unit)) * len(names)
+    measures, curves = [], []
+    for weights in draw_units(rng, len(names), n, at_once):
+        counts = _counts_above(values, classes, unit, weights)
+        measures.append(_measures(*counts))
+        with np.errstate(invalid="ignore"):  # a resample without a class has no rates
+            tpr, far = (side / side[-1] for side in counts)
+        curves.append([np.interp(at, x, y) for x, y in zip(far.T, tpr.T, strict=True)])
+    once = np.ones((len(names), 1), np.float32)
+    value = _measures(*_counts_above(values, classes, unit, once))[0]
+    (low, high), (least, most) = (
+        np.nanquantile(np.concatenate(drawn), [0.025, 0.975], axis=0)
+        for drawn in (curves, measures))
+    tpr = np.interp(at, points["far"], points["tpr"])
+    return _RocBand(
+        pd.DataFrame({"far": at, "tpr": tpr, "low": low, "high": high}),
+        pd.DataFrame({"measure": MEASURES, "value": value, "low": least, "high": most}))
 
 
 class JudgedError(ValueError):

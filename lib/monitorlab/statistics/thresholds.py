@@ -17,22 +17,17 @@ from __future__ import annotations
 import math
 import reprlib
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
 
-FALSE_ALARM = "false_alarm"
-MISSED_DETECTION = "missed_detection"
-RISKS = (FALSE_ALARM, MISSED_DETECTION)
+FALSE_ALARM, MISSED_DETECTION = RISKS = ("false_alarm", "missed_detection")
 
 # States of a threshold. All but the first are honest answers, not failures: with too few sequences
 # the only rule that keeps the promise is the one that never (or always) alarms.
-CALIBRATED = "calibrated"
-NEVER_ALARM = "never_alarm"
-ALWAYS_ALARM = "always_alarm"
+CALIBRATED, NEVER_ALARM, ALWAYS_ALARM = "calibrated", "never_alarm", "always_alarm"
 NOT_TRAINABLE = "not_trainable"
 
 
@@ -89,9 +84,7 @@ class Threshold:
     attained: float
     state: str
 
-    def alarms(
-        self, statistic: FloatArray, draws: FloatArray | None = None
-    ) -> NDArray[np.bool_]:
+    def alarms(self, statistic: FloatArray, draws: FloatArray | None = None) -> NDArray[np.bool_]:
         """Say where a statistic passes the threshold; NaN does not.
 
         Parameters
@@ -113,40 +106,27 @@ class Threshold:
 
     def explain(self) -> str:
         """Say in one sentence what was promised, or why nothing could be."""
-        false_alarm = self.risk == FALSE_ALARM
-        event = "safe" if false_alarm else "unsafe"
-        rule = "never alarms" if false_alarm else "always alarms"
+        event, rule = ("safe", "never alarms") if self.risk == FALSE_ALARM else (
+            "unsafe", "always alarms")
         if self.state == NOT_TRAINABLE:
             return f"the statistic cannot be learned from so few sequences: the rule {rule}."
         if self.state != CALIBRATED:
-            return (
-                f"{self.n_needed} {event} sequences are needed for level {self.level!r}, "
-                f"there are {self.n}: the rule {rule}."
-            )
+            return (f"{self.n_needed} {event} sequences are needed for level {self.level!r}, "
+                    f"there are {self.n}: the rule {rule}.")
         where = f"alarm above {self.value!r}"
         if math.isinf(self.value):
             where = "never alarm" if self.value > 0 else (
                 "always alarm" if self.tie_break <= 0.0 else "alarm above -inf")
         if self.k == 0:
-            return (
-                f"{where}, whatever the data (1 / level, level {self.level!r}); false alarms keep "
-                "to the level if the statistic is an exact likelihood ratio."
-            )
-        return (
-            f"{where} (rank {self.k} of {self.n} {event} sequences, "
-            f"level {self.level!r}, attained on them {self.attained:.3f})."
-        )
+            return (f"{where}, whatever the data (1 / level, level {self.level!r}); false alarms "
+                    "keep to the level if the statistic is an exact likelihood ratio.")
+        return (f"{where} (rank {self.k} of {self.n} {event} sequences, level {self.level!r}, "
+                f"attained on them {self.attained:.3f}).")
 
 
-def calibrate(
-    peaks: ArrayLike,
-    level: float,
-    calibrator: str = "crc",
-    *,
-    risk: str = FALSE_ALARM,
-    delta: float = 0.1,
-    tie_rng: np.random.Generator | FloatArray | None = None,
-) -> Threshold:
+def calibrate(peaks: ArrayLike, level: float, calibrator: str = "crc", *, risk: str = FALSE_ALARM,
+              delta: float = 0.1, tie_rng: np.random.Generator | FloatArray | None = None
+              ) -> Threshold:
     """Choose a threshold for one risk from the peaks of one class.
 
     Parameters
@@ -200,20 +180,11 @@ def calibrate(
     value, tie_break = _place(values, draws, k, risk, randomised=tie_rng is not None)
     silent = NEVER_ALARM if risk == FALSE_ALARM else ALWAYS_ALARM
     threshold = Threshold(
-        value=value,
-        tie_break=tie_break,
-        risk=risk,
-        calibrator=calibrator,
-        level=float(level),
-        delta=math.nan if calibrator == "crc" else float(delta),
-        n=n,
-        k=k,
-        n_needed=sequences_needed(calibrator, level, delta),
-        attained=0.0,
-        state=CALIBRATED if k else silent,
-    )
-    alarmed = threshold.alarms(values, draws)
-    event = alarmed if risk == FALSE_ALARM else ~alarmed
+        value, tie_break, risk, calibrator, float(level),
+        delta=math.nan if calibrator == "crc" else float(delta), n=n, k=k,
+        n_needed=sequences_needed(calibrator, level, delta), attained=0.0,
+        state=CALIBRATED if k else silent)
+    event = threshold.alarms(values, draws) == (risk == FALSE_ALARM)
     return replace(threshold, attained=float(np.mean(event)) if n else 0.0)
 
 
@@ -246,22 +217,17 @@ def _one_per_sequence(peaks: ArrayLike) -> FloatArray:
     if np.ma.is_masked(peaks):
         raise ValueError(f"the peaks hold masked values, {advice}.")
     if found.dtype.kind not in "iuf":
-        _check_numbers(found, advice)
+        for at, value in enumerate(found.tolist()):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"peak {at} is {reprlib.repr(value)}, {advice}.")
     values = found.astype(np.float64)
     if np.isnan(values).any():
         raise ValueError(f"peak {int(np.argmax(np.isnan(values)))} is nan, {advice}.")
     return values
 
 
-def _check_numbers(found: NDArray[Any], advice: str) -> None:
-    for at, value in enumerate(found.tolist()):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"peak {at} is {reprlib.repr(value)}, {advice}.")
-
-
-def _place(
-    values: FloatArray, draws: FloatArray, k: int, risk: str, randomised: bool
-) -> tuple[float, float]:
+def _place(values: FloatArray, draws: FloatArray, k: int, risk: str, randomised: bool
+           ) -> tuple[float, float]:
     """Return (value, tie_break) of rank k, in the order of (peak, draw)."""
     if k == 0:
         return (math.inf, 1.0) if risk == FALSE_ALARM else (-math.inf, 0.0)
@@ -278,9 +244,8 @@ def _place(
     return float(np.nextafter(values[at], -np.inf)), 1.0
 
 
-def calibrate_weighted(
-    peaks: ArrayLike, weights: ArrayLike, level: float, heaviest: float
-) -> float:
+def calibrate_weighted(peaks: ArrayLike, weights: ArrayLike, level: float, heaviest: float
+                       ) -> float:
     r"""Threshold for false alarms where future sequences are drawn otherwise than calibrating ones.
 
     If a future sequence with property x is :math:`w(x)` times as likely as a calibrating one, up to

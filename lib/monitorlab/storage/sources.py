@@ -21,7 +21,7 @@ from pathlib import Path
 import pooch
 import requests
 
-from monitorlab.display.progress import progress as bar
+from monitorlab.display import progress as bar
 from monitorlab.storage.files import PACKED, PROJECT
 
 CONNECT_SECONDS = 5.0  # offline, a fetch must fail while the reader still watches

@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from monitorlab.benchmark.samples import draw_pairs
 from monitorlab.statistics.intervals import draw_units, percentiles
-from monitorlab.statistics.roc import auroc, roc_metrics
+from monitorlab.statistics.roc import auroc, resampled_auroc
 
 FOLDS = 5
 RESAMPLES = 1000
@@ -98,9 +98,8 @@ def _measure(
         Estimate and 95 % percentile interval from resampling whole scenarios.
     """
     names, codes = np.unique(groups, return_inverse=True)
-    units = np.zeros(len(names), np.intp)
-    (weights,) = draw_units(random, units, RESAMPLES, RESAMPLES * len(names))
-    draws = roc_metrics(scores, labels, codes, weights, low_end=False)["auroc"]
+    (weights,) = draw_units(random, len(names), RESAMPLES, RESAMPLES * len(names))
+    draws = resampled_auroc(scores, labels, codes, weights)
     (low,), (high,) = percentiles(draws[None], 0.95)
     return auroc(scores, labels), float(low), float(high)
 

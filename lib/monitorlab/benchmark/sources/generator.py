@@ -29,7 +29,7 @@ from monitorlab.benchmark.sources.records import read_lines
 from monitorlab.benchmark.writing import sycophancy
 from monitorlab.benchmark.written import FOLDER, PATIENCE, WrittenPair, load_pairs, program_of
 from monitorlab.monitors.checks.gaming import gaming_checks
-from monitorlab.monitors.monitor import Monitor, Sample, request_key
+from monitorlab.monitors.monitor import Monitor, Sample
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import ERROR, PARSED, THRESHOLD, TRUNCATED, Verdict
@@ -152,7 +152,7 @@ def construct(
         settings, asked = generator.settings(), []
         for question in waiting:
             sample = Sample(question.id, question.request, "")
-            new = sum(request_key(settings, sample, n) not in answers for n in range(number + 1))
+            new = sum(sample.key(settings, n) not in answers for n in range(number + 1))
             if max_calls and new and calls + new > max_calls:
                 reasons[question.id] = NOT_ASKED
                 continue

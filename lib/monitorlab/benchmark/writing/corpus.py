@@ -37,7 +37,7 @@ from monitorlab.benchmark.scenarios.files import (
 from monitorlab.benchmark.scenarios.templates import TemplateError
 from monitorlab.benchmark.writing import problems
 from monitorlab.benchmark.writing.composition import Pair, compose_pair
-from monitorlab.display.progress import progress
+from monitorlab.display import progress
 from monitorlab.statistics.roc import auroc
 from monitorlab.storage.tables import CORPUS
 

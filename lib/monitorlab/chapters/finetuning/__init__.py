@@ -16,14 +16,14 @@ from monitorlab.finetuning.examples import verdict_examples
 from monitorlab.finetuning.recipe import PAPER, recipe_table
 from monitorlab.finetuning.train import pair_losses, reply_loss
 from monitorlab.monitors.build import build_monitor
-from monitorlab.monitors.combined import CHECKS_FIRST, checks_first
+from monitorlab.monitors.checks.program import CHECKS_FIRST, ChecksFirst
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.monitors.scoring import score
 from monitorlab.storage.tables import FINETUNED_VERDICTS, FINETUNING
 
 __all__ = [
     "BEYOND", "CHECKS_ALONE", "CHECKS_FIRST", "EVERY_ARM", "FINETUNED_VERDICTS", "FINETUNING",
-    "PAPER", "SEEN_BY", "TIERS", "ask_again", "base_model", "build_monitor", "checks_first",
+    "PAPER", "SEEN_BY", "TIERS", "ChecksFirst", "ask_again", "base_model", "build_monitor",
     "figures", "load_prompt", "losses", "matrix", "own_benchmark", "pair_losses", "plan_tasks",
     "published", "recipe_of", "recipe_table", "reply_loss", "score", "study", "task_table",
     "train", "transfer", "verdict_examples",

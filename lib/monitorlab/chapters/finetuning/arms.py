@@ -18,10 +18,10 @@ from transformers import PreTrainedTokenizerBase
 
 from monitorlab.benchmark.writing.corpus import COMPONENTS
 from monitorlab.chapters.finetuning.published import ALL_COMPONENTS, ARM_TITLES, ARMS, SEEN
-from monitorlab.evaluation.shift import BASE
+from monitorlab.evaluation.tradeoff import BASE
 from monitorlab.finetuning.examples import Example, verdict_examples
 from monitorlab.finetuning.recipe import PAPER, Recipe
-from monitorlab.monitors.combined import CHECKS_FIRST
+from monitorlab.monitors.checks.program import CHECKS_FIRST
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.pipeline.profiles import Finetuning

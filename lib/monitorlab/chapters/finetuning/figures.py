@@ -185,8 +185,8 @@ def plot_shift(shift: pd.DataFrame, *, title: str = "") -> Figure:
     Parameters
     ----------
     shift : DataFrame
-        From :func:`monitorlab.evaluation.shift.discrimination_or_threshold` or
-        :func:`monitorlab.evaluation.shift.shift_of_rates`.
+        From :func:`monitorlab.evaluation.tradeoff.discrimination_or_threshold` or
+        :func:`monitorlab.evaluation.tradeoff.shift_of_rates`.
     title : str
         Above the figure.
     """

@@ -12,17 +12,9 @@ import numpy as np
 import pandas as pd
 
 from monitorlab.chapters.finetuning.published import SEEN
-from monitorlab.evaluation.bootstrap import intervals
-from monitorlab.evaluation.cell_draws import (
-    RESAMPLES,
-    CellDraws,
-    cell_draws,
-    split_rows,
-    standard_errors,
-)
+from monitorlab.evaluation.bootstrap import CELL_RESAMPLES, CellDraws, split_rows
 from monitorlab.evaluation.operating_points import ALL, calibrated_points, operating_scores
-from monitorlab.evaluation.panel import SCENARIO
-from monitorlab.evaluation.rates import rates
+from monitorlab.evaluation.rates import SCENARIO, rates
 from monitorlab.monitors.verdicts import PARSED
 from monitorlab.storage.tables import CELLS
 
@@ -37,7 +29,7 @@ def matrix(
     *,
     seen: Mapping[str, Collection[str]] = SEEN,
     rng: np.random.Generator | None = None,
-    resamples: int = RESAMPLES,
+    resamples: int = CELL_RESAMPLES,
     cells: Sequence[str] = CELLS,
     unit: str = SCENARIO,
 ) -> pd.DataFrame:
@@ -87,8 +79,8 @@ def matrix(
     measured = rates(rows, by=("name", "cell"), unit=unit)
     measured = measured.set_index(["name", "cell"])
     table = table.join(measured[list(_RATES)].rename_axis(["arm", "cell"]).reindex(key))
-    draws = cell_draws(rows, known, rng or np.random.default_rng(0), resamples, cells=cells,
-                       metrics=["auroc", "balanced_accuracy"], unit=unit)
+    draws = CellDraws.of(rows, known, rng or np.random.default_rng(0), resamples, cells=cells,
+                         metrics=["auroc", "balanced_accuracy"], unit=unit)
     table = table.join(_areas(draws)).fillna({"unscored": 0})
     table.insert(0, "seen", [cell in seen[arm] for arm, cell in key])
     whole = {"n": int, "failed": int, "unscored": int}
@@ -110,7 +102,7 @@ def _areas(draws: CellDraws) -> pd.DataFrame:
     tables = []
     for cell in draws.cells:
         found = draws.over(draws.arms, [cell])
-        long = intervals(found).assign(cell=cell, se=standard_errors(found))
+        long = found.intervals().assign(cell=cell, se=found.standard_errors())
         tables.append(long.rename(columns={"name": "arm"}))
     both = pd.concat(tables).set_index(["arm", "cell"])
     area = both[both["metric"] == "auroc"]

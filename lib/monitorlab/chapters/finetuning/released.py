@@ -26,14 +26,14 @@ from monitorlab.chapters.finetuning.published import ALL_COMPONENTS
 from monitorlab.chapters.finetuning.train_arms import Task, ask_arms, training_name
 from monitorlab.chapters.finetuning.transfer import longer
 from monitorlab.evaluation.rates import join
-from monitorlab.evaluation.shift import BASE
+from monitorlab.evaluation.tradeoff import BASE
 from monitorlab.finetuning.record import RECORD, read_training
 from monitorlab.finetuning.saved import load_finetuned
 from monitorlab.models import smollm2
 from monitorlab.models.loading import ADAPTER, Checkpoint
 from monitorlab.monitors.build import RELEASED, released_folder
 from monitorlab.monitors.causal import LogitMonitor
-from monitorlab.monitors.monitor import samples_of
+from monitorlab.monitors.monitor import Sample
 from monitorlab.monitors.prompts import Prompt, load_prompt
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import read_verdicts, write_verdicts
@@ -321,7 +321,7 @@ def ask_again(
     for adapter, part in found.groupby("adapter", sort=False):
         model = load_finetuned(study.folder / str(adapter), base)
         monitor = LogitMonitor(model, load_prompt(study.facts["prompt"]["name"]))
-        again = score(monitor, samples_of(texts.loc[part["sample_id"]]), title="asked again")
+        again = score(monitor, Sample.rows(texts.loc[part["sample_id"]]), title="asked again")
         now = again.set_index("sample_id")["score"]
         parts.append(part.assign(now=now[part["sample_id"]].to_numpy()))
     return pd.concat(parts, ignore_index=True)

@@ -17,8 +17,8 @@ import pandas as pd
 from transformers import LlamaForCausalLM
 
 from monitorlab.chapters.finetuning.arms import EVERY_ARM, Arm, arm_examples, recipe_of
-from monitorlab.display.progress import progress
-from monitorlab.evaluation.shift import BASE
+from monitorlab.display import progress
+from monitorlab.evaluation.tradeoff import BASE
 from monitorlab.finetuning.batches import check_leaks
 from monitorlab.finetuning.examples import Example
 from monitorlab.finetuning.recipe import Recipe
@@ -29,7 +29,7 @@ from monitorlab.models import ModelSize, smollm2
 from monitorlab.models.loading import Checkpoint, load_causal
 from monitorlab.models.tiny import POSITIONS, build_tokenizer, llama_config, seeded
 from monitorlab.monitors.causal import STUB, LogitMonitor
-from monitorlab.monitors.monitor import MonitorError, samples_of
+from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
@@ -241,7 +241,7 @@ def ask_arms(
         the base first, with seed -1 and share 0.
     """
     store = VerdictStore(checkpoint_folder(run, "arms", {}).parent / "arms.jsonl")
-    asked = samples_of(samples)
+    asked = Sample.rows(samples)
 
     def answers(model: Checkpoint, name: str, **facts: float) -> pd.DataFrame:
         monitor = LogitMonitor(model, prompt, name=name)

@@ -26,19 +26,16 @@ from monitorlab.chapters.finetuning.published import (
     cell_groups,
 )
 from monitorlab.chapters.finetuning.published import published as published_cells
-from monitorlab.evaluation.bootstrap import differences, intervals
-from monitorlab.evaluation.cell_draws import (
-    METRICS,
-    RESAMPLES,
-    cell_draws,
-    cell_gaps,
+from monitorlab.evaluation.bootstrap import (
+    CELL_METRICS,
+    CELL_RESAMPLES,
+    CellDraws,
     in_order,
     split_rows,
-    standard_errors,
 )
 from monitorlab.evaluation.comparisons import ERRORS, compare, holm
-from monitorlab.evaluation.panel import SCENARIO
-from monitorlab.evaluation.shift import BASE
+from monitorlab.evaluation.rates import SCENARIO
+from monitorlab.evaluation.tradeoff import BASE
 from monitorlab.statistics.roc import auroc
 
 KNOWN_GROUPS = (*GROUPS, ALL_CELLS)
@@ -49,7 +46,7 @@ def transfer(
     judged: pd.DataFrame,
     seen: Mapping[str, Collection[str]],
     rng: np.random.Generator,
-    resamples: int = RESAMPLES,
+    resamples: int = CELL_RESAMPLES,
     groups: Sequence[str] = GROUPS,
     *,
     split: str = "test",
@@ -90,21 +87,21 @@ def transfer(
         For an unknown group, or as `split_rows`.
     """
     rows = split_rows(judged, list(seen), split)
-    draws = cell_draws(rows, list(seen), rng, resamples, unit=unit)
+    draws = CellDraws.of(rows, list(seen), rng, resamples, unit=unit)
     tables = []
     for group, cells, arms in _units_of(seen, groups):
         found = draws.over(arms, cells)
-        table = intervals(found).rename(columns={"name": "arm"})
-        tables.append(table.assign(group=group, cells=", ".join(cells), se=standard_errors(found)))
+        table = found.intervals().rename(columns={"name": "arm"})
+        tables.append(table.assign(group=group, cells=", ".join(cells), se=found.standard_errors()))
     columns = ["arm", "group", "metric", "cells", "value", "low", "high", "se", "unscored"]
-    return _sorted(tables, seen, groups, "metric", METRICS)[columns]
+    return _sorted(tables, seen, groups, "metric", CELL_METRICS)[columns]
 
 
 def transfer_differences(
     judged: pd.DataFrame,
     seen: Mapping[str, Collection[str]],
     rng: np.random.Generator,
-    resamples: int = RESAMPLES,
+    resamples: int = CELL_RESAMPLES,
     groups: Sequence[str] = GROUPS,
     *,
     reference: str = ALL_COMPONENTS,
@@ -130,7 +127,7 @@ def transfer_differences(
         ``high`` (not corrected for the number of arms), ``p`` (bootstrap, two-sided, at least
         2 / (resamples + 1)), ``p_holm`` (adjusted over the arms within a group and metric); ``n``,
         ``left_out``, ``why``, ``difference_worst``, ``p_worst``: what failed verdicts leave out,
-        and what they allow, as in :func:`monitorlab.evaluation.bootstrap.differences`.
+        and what they allow, as in :func:`monitorlab.evaluation.bootstrap.Paired.differences`.
 
     Raises
     ------
@@ -139,16 +136,16 @@ def transfer_differences(
     """
     _check_reference(seen, reference)
     rows = split_rows(judged, list(seen), "test")
-    gaps = cell_gaps(rows, [arm for arm in seen if arm != reference], reference, rng, resamples,
-                     unit=unit)
+    gaps = CellDraws.of_gaps(rows, [arm for arm in seen if arm != reference], reference, rng,
+                             resamples, unit=unit)
     tables = []
     for group, cells, arms in _units_of(seen, groups):
         others = [arm for arm in arms if arm != reference]
         if not others:
             continue
-        table = differences(gaps.over(others, cells)).rename(columns={"first": "arm"})
+        table = gaps.over(others, cells).differences().rename(columns={"first": "arm"})
         tables.append(table.assign(group=group, cells=", ".join(cells)))
-    found = _sorted(tables, seen, groups, "metric", METRICS)
+    found = _sorted(tables, seen, groups, "metric", CELL_METRICS)
     columns = ["arm", "group", "metric", "cells", "difference", "low", "high", "p"]
     failures = ["n", "left_out", "why", "difference_worst", "p_worst"]
     return found[columns].assign(p_holm=_holm_within(found, ["group", "metric"]),
@@ -260,7 +257,7 @@ def _outcome(there: float, row: pd.Series) -> str:
 
 def by_tier(
     judged: pd.DataFrame, seen: Mapping[str, Collection[str]], rng: np.random.Generator,
-    resamples: int = RESAMPLES, *, reference: str, tiers: Sequence[str],
+    resamples: int = CELL_RESAMPLES, *, reference: str, tiers: Sequence[str],
 ) -> pd.DataFrame:
     """Differences in AUROC to a reference, as `transfer_differences`, within each tier.
 
@@ -291,7 +288,7 @@ def by_tier(
 
 def longer(
     opened: pd.DataFrame, drawn: pd.DataFrame, rng: np.random.Generator,
-    resamples: int = RESAMPLES,
+    resamples: int = CELL_RESAMPLES,
 ) -> pd.DataFrame:
     """AUROC of arms that learned from more than the rest, beside the base on the same samples.
 

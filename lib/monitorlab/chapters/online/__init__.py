@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from monitorlab.chapters.online import datasets, figures
 from monitorlab.chapters.online.summary import Comparison, headline_metrics
-from monitorlab.online.trajectories import require_two_classes
 from monitorlab.statistics.intervals import check_level
 from monitorlab.storage import sources
 from monitorlab.storage.tables import SCHEMAS
 
 __all__ = [
     "SCHEMAS", "Comparison", "check_level", "datasets", "figures", "headline_metrics",
-    "require_two_classes", "sources",
+    "sources",
 ]  # fmt: skip

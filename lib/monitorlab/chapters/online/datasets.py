@@ -10,8 +10,8 @@ import pandas as pd
 
 from monitorlab.online.comparison import PAPER_METHODS, TRIVIAL_METHODS, Split, compare_methods
 from monitorlab.online.metrics import peaks
-from monitorlab.online.score_files import load_scores
-from monitorlab.online.trajectories import UNKNOWN, Trajectories, from_steps
+from monitorlab.online.score_files import from_steps, load_scores
+from monitorlab.online.trajectories import UNKNOWN, Trajectories
 from monitorlab.pipeline.artifacts import Run, read_table
 from monitorlab.statistics.thresholds import Threshold
 from monitorlab.storage.sources import project_root

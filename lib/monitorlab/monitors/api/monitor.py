@@ -16,7 +16,7 @@ from typing import Any
 
 import openai
 
-from monitorlab.display.progress import notify
+from monitorlab.display import notify
 from monitorlab.monitors.api.replies import (
     CUT,
     CUT_PROMPT,
@@ -34,18 +34,10 @@ from monitorlab.monitors.api.replies import (
     read_body,
 )
 from monitorlab.monitors.api.server import Server
-from monitorlab.monitors.monitor import MonitorError, MonitorStop, Sample, SettingsChanged, chunks
+from monitorlab.monitors.monitor import MonitorError, MonitorStop, Sample, SettingsChanged
 from monitorlab.monitors.prompts import GuardPrompt, Prompt, load_prompt
 from monitorlab.monitors.replies import read_reply
-from monitorlab.monitors.verdicts import (
-    ERROR,
-    REFUSED,
-    TRUNCATED,
-    UNPARSED,
-    WORDING,
-    Verdict,
-    failure,
-)
+from monitorlab.monitors.verdicts import ERROR, REFUSED, TRUNCATED, UNPARSED, WORDING, Verdict
 
 OPENAI = "https://api.openai.com/v1"
 LONGEST_BACKOFF_S = 60.0
@@ -211,7 +203,7 @@ class ApiMonitor:
 
     def units(self, samples: Sequence[Sample]) -> list[list[int]]:
         """One sample at a time."""
-        return chunks(len(samples), 1)
+        return [[i] for i in range(len(samples))]
 
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
         """Ask about each sample.
@@ -232,7 +224,7 @@ class ApiMonitor:
             return verdict
         tokens = verdict.input_tokens or 0  # so many again may have been cached and counted apart
         if cut := self._cut(self._messages(sample), tokens, spare=tokens):
-            fresh = failure(TRUNCATED, cut, verdict.reply)
+            fresh = Verdict.failure(TRUNCATED, cut, verdict.reply)
         else:
             fresh = self._read(verdict.reply, verdict.ending or self._ending(verdict), sample)
         keep = self._prompt.answer != "score" and verdict.score is not None
@@ -265,17 +257,18 @@ class ApiMonitor:
             reason = self._server.quoted(result.reason)
             if result.refused:
                 self._known = True
-                return failure(REFUSED, f"{KEPT_BACK}: {reason}")
+                return Verdict.failure(REFUSED, f"{KEPT_BACK}: {reason}")
             if system and not self._takes_system and result.rejects_system:
                 self._fold()
                 return self._judge(sample, draw)
             self._stop_if_hopeless(result, reason)
             if not result.repeat:
-                return failure(ERROR, reason)
+                return Verdict.failure(ERROR, reason)
             if result.late:
                 reason += f"; timeout_s is {self._timeout_s:g}"
             self._wait(result, attempt)
-        return failure(ERROR, f"no answer in {self._max_retries + 1} calls, the last: {reason}")
+        calls = self._max_retries + 1
+        return Verdict.failure(ERROR, f"no answer in {calls} calls, the last: {reason}")
 
     def _fold(self) -> None:
         """Send the system text in the user's message from now on, or raise SettingsChanged."""
@@ -382,9 +375,9 @@ class ApiMonitor:
                       "were cut off: a verdict counts only at their very end")
         cut = self._cut(messages, answer.input_tokens or 0, answer.cached_tokens)
         if why := _withheld(answer):
-            verdict = failure(REFUSED, f"{KEPT_BACK}: {why}", answer.text or answer.refusal)
+            verdict = Verdict.failure(REFUSED, f"{KEPT_BACK}: {why}", answer.text or answer.refusal)
         elif cut:
-            verdict = failure(TRUNCATED, cut, answer.text)
+            verdict = Verdict.failure(TRUNCATED, cut, answer.text)
         else:
             verdict = self._read(answer.text, answer.finish, sample)
             if verdict.verdict is None and answer.thinking:

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 from monitorlab.benchmark.final_answers import chosen_letter
 from monitorlab.benchmark.scenarios.expressions import ExpressionError, evaluate
-from monitorlab.monitors.checks.findings import Finding, without_code
+from monitorlab.monitors.checks.findings import WORDS, Code, Finding
 from monitorlab.monitors.monitor import Sample
 
 WRONG_EQUATION = 0.9
@@ -47,49 +47,28 @@ def arithmetic_checks(samples: Sequence[Sample]) -> list[Finding | None]:
 
 
 def _check(sample: Sample) -> Finding | None:
-    found = _equations(without_code(sample.response))
+    found = _equations(Code.left_out(sample.response))
     if not found:
         return None
     wrong = [equation.text for equation in found if not equation.right]
     if wrong:
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         return Finding(WRONG_EQUATION, f"wrong: {'; '.join(wrong[:SHOWN])}{more}")
-    return _compare_choice(sample, found)
-
-
-def _compare_choice(sample: Sample, found: Sequence[_Equation]) -> Finding:
     right = f"{len(found)} equation{'s' * (len(found) > 1)} recomputed, all right"
-    options = _read_options(sample.request)
-    letter = chosen_letter(sample.response)
-    if letter is None or letter not in options:
-        return Finding(NO_CHOICE, right)
-    computed = {equation.value for equation in found}
-    if options[letter] in computed:
-        return Finding(CONSISTENT, f"{right}; they give {_write(options[letter])}, option {letter}")
-    last = found[-1].value
-    others = [name for name, value in options.items() if value == last]
-    if others:
-        return Finding(
-            OTHER_CHOICE,
-            f"the last equation gives {_write(last)}, option {others[0]}, but the choice is "
-            f"{letter} ({_write(options[letter])})",
-        )
+    options, letter = _read_options(sample.request), chosen_letter(sample.response)
+    if letter in options:
+        chosen, last = options[letter], found[-1].value
+        if any(equation.value == chosen for equation in found):
+            return Finding(CONSISTENT, f"{right}; they give {_write(chosen)}, option {letter}")
+        other = next((name for name, value in options.items() if value == last), None)
+        if other:
+            return Finding(OTHER_CHOICE, f"the last equation gives {_write(last)}, option {other}, "
+                                         f"but the choice is {letter} ({_write(chosen)})")
     return Finding(NO_CHOICE, right)
 
 
-def _read_options(request: str) -> dict[str, Fraction]:
-    """Options of a request that hold one number each, by letter.
-
-    Parameters
-    ----------
-    request : str
-        With one option per line: ``A. 57 years``, ``A: 57`` or ``(A) 57``.
-
-    Returns
-    -------
-    dict of str to Fraction
-        Options with several numbers or none are left out.
-    """
+def _read_options(request: str) -> dict[str | None, Fraction]:
+    """Options of a request that hold just one number each, by letter, as in ``A. 57 years``."""
     read = {letter: _number_in(text) for letter, text in _OPTION.findall(request)}
     return {letter: value for letter, value in read.items() if value is not None}
 
@@ -104,32 +83,10 @@ _TOKEN = re.compile(
     rf"(?P<number>{_NUMBER})|(?P<word>[A-Za-z][A-Za-z']*)|(?P<sign>[-+*/^()=%])"
     r"|(?P<money>[$£€])|(?P<other>\S)"
 )
-_SPELLINGS = (
-    (r"<<[^<>]*>>", ""),  # calculator annotations of GSM8K repeat what the text says
-    (r"</?[a-z]+>", " "),  # tags
-    (r"\\text\{([^{}]*)\}", r" \1 "),
-    (r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"((\1)/(\2))"),
-    (r"\\(?:left|right|,|;|!|quad)", " "),
-    (r"\\(?:times|cdot)|[×·⋅∗]", "*"),
-    (r"\\div|÷", "/"),
-    (r"\\([%$])", r"\1"),
-    (r"[−–]", "-"),
-    (r"\^\{([^{}]*)\}", r"^(\1)"),
-    (r"(?<!\w)\*\*(\S(?:[^*\n]*\S)?)\*\*(?!\w)", r"\1"),  # bold
-    (r"\*\*", "^"),
-    (r"(?m)^[ \t]*(?:[-*+•]|\d+[.)])[ \t]+", ""),  # marks of lists
-    (r"(?<=[\d)%])\s*[xX]\s*(?=[\d($£€])", "*"),
-    (r"(?<=[a-z])\s+[xX]\s+(?=[\d($£€])", "*"),
-    (r"(?i)\bper ?cent\b", "%"),
-    (r"(?<=%)\s*of\b", "*"),
-    (r"(?<=\w)\s+times\s+(?=[\d($£€])", "*"),
-)
+_WORDS = WORDS["arithmetic"]
 _CLOSING = set(".,;:?\"')|`]}\\")  # may follow an expression without being part of it
 _OPENING = set(".,;:?\"'`|[{")  # may stand before one
-# What follows one of these may be only a part of what is meant, so it can be right, never wrong.
-_VAGUE = {"of", "half", "twice", "double", "triple", "thrice", "root", "squared", "sqrt", "by",
-          "log", "sin", "cos", "tan", "mod", "plus", "minus", "times", "over"}
-_CONVERSIONS = {Fraction(n) for n in (7, 10, 12, 24, 30, 52, 60, 100, 365, 1000, 3600)}
+_CONVERSIONS = {Fraction(n) for n in _WORDS["conversions"]}
 
 
 @dataclass(frozen=True)
@@ -177,29 +134,31 @@ class _Expression:
         found = []
         for percent in ("*1/100", ""):
             try:
-                value = evaluate(joined.replace("%", percent), {})
-                found.append(Fraction(value))
+                found.append(Fraction(evaluate(joined.replace("%", percent), {})))
             except (ExpressionError, TypeError, ValueError, OverflowError, RecursionError):
                 continue
         return found
 
 
 def _equations(text: str) -> list[_Equation]:
-    """Read and compute the equations of a text.
+    """Read and compute the equations of a text, in order.
 
-    Parameters
-    ----------
-    text : str
-        Running text, Markdown or simple LaTeX. Chains ``a + b = c = d`` are read pairwise.
-
-    Returns
-    -------
-    list of Equation
-        In order. Equations without an operator, with variables or of uncertain extent are left out.
+    Chains ``a + b = c = d`` are read pairwise. Equations without an operator, with variables or of
+    uncertain extent are left out.
     """
-    for pattern, replacement in _SPELLINGS:
-        text = re.sub(pattern, replacement, text)
-    return [found for line in text.splitlines() for found in _line(line)]
+    found = []
+    for line in _plain(text).splitlines():
+        if "=" not in line or re.search(r"[<>!=]=|=[<>=]", line):
+            continue
+        sides: list[list[_Token]] = [[]]
+        for token in _tokens(line):
+            if token.text == "=":
+                sides.append([])
+            else:
+                sides[-1].append(token)
+        found += [_equation(left[-MAX_TOKENS:], right[:MAX_TOKENS])
+                  for left, right in itertools.pairwise(sides)]
+    return [equation for equation in found if equation]
 
 
 def _number_in(text: str) -> Fraction | None:
@@ -207,9 +166,7 @@ def _number_in(text: str) -> Fraction | None:
 
     The number may be the value of an expression.
     """
-    for pattern, replacement in _SPELLINGS:
-        text = re.sub(pattern, replacement, text)
-    tokens = _tokens(text)
+    tokens = _tokens(_plain(text))
     first = next((i for i, token in enumerate(tokens) if token.kind == "number"), None)
     if first is None:
         return None
@@ -221,97 +178,67 @@ def _number_in(text: str) -> Fraction | None:
     return next(iter(read[0].values()), None)
 
 
-def _tokens(line: str) -> list[_Token]:
-    return [
-        _Token(str(match.lastgroup), match.group().replace(",", "")
-               if match.lastgroup == "number" else match.group(), *match.span())
-        for match in _TOKEN.finditer(line)
-    ]
+def _plain(text: str) -> str:
+    """Running text, Markdown or simple LaTeX with every sign in its plain spelling."""
+    for pattern, replacement in _WORDS["spellings"]:
+        text = re.sub(pattern, replacement, text)
+    return text
 
 
-def _line(line: str) -> Iterator[_Equation]:
-    if "=" not in line or re.search(r"[<>!=]=|=[<>=]", line):
-        return
-    sides: list[list[_Token]] = [[]]
-    for token in _tokens(line):
-        if token.text == "=":
-            sides.append([])
-        else:
-            sides[-1].append(token)
-    for left, right in itertools.pairwise(sides):
-        found = _equation(left[-MAX_TOKENS:], right[:MAX_TOKENS])
-        if found:
-            yield found
+def _tokens(text: str) -> list[_Token]:
+    return [_Token(kind := str(match.lastgroup),
+                   match[0].replace(",", "") if kind == "number" else match[0], *match.span())
+            for match in _TOKEN.finditer(text)]
 
 
 def _equation(left: list[_Token], right: list[_Token]) -> _Equation | None:
+    """The equation where two sides meet; None where one cannot be read, or may well be right."""
     ending, beginning = _suffix(left), _prefix(right)
     if ending is None or beginning is None:
         return None
-    first, (second, _), vague = ending[0], beginning, ending[1]
-    if not (first.operators or second.operators):
-        return None
+    (first, vague), (second, _) = ending, beginning
     lefts, rights = first.values(), second.values()
-    if not lefts or not rights:
+    if not (first.operators or second.operators) or not lefts or not rights:
         return None
-    words = f"{' '.join(first.parts)} = {' '.join(second.parts)}"
-    decimals = _decimals(second)
-    close = [(a, b) for a in lefts for b in rights if _agree(a, b, decimals)]
-    if close:
-        return _Equation(words, True, close[0][1])
+    said = " ".join(first.parts)
+    words = f"{said} = {' '.join(second.parts)}"
+    numbers = [part for part in second.parts if part[0].isdigit()]
+    single = len(numbers) == 1 and not second.operators
+    decimals = len(numbers[0].partition(".")[2]) if single else None
+    near = Fraction(1, 10**decimals) if decimals else 0  # the last one may be rounded or cut
+    for a, b in itertools.product(lefts, rights):
+        if a == b or abs(a - b) < near:
+            return _Equation(words, True, b)
     if second.operators and second.parts[0][0].isdigit():
         start = Fraction(second.parts[0])
         if start in lefts:  # 5 + 7 = 12 - 3 = 9: the right-hand side goes on with the result
-            return _Equation(f"{' '.join(first.parts)} = {second.parts[0]}", True, start)
-    unsure = vague or _is_rounded(lefts[0], rights[0], decimals) or (
-        (first.units or second.units) and _is_conversion(lefts[0], rights[0]))
-    return None if unsure else _Equation(words, False, rights[0])
-
-
-def _decimals(side: _Expression) -> int | None:
-    """Decimals of a side that is one number, None of others."""
-    numbers = [part for part in side.parts if part[0].isdigit()]
-    if len(numbers) != 1 or side.operators:
-        return None
-    return len(numbers[0].partition(".")[2])
-
-
-def _agree(a: Fraction, b: Fraction, decimals: int | None) -> bool:
-    """Equal, or equal up to a rounded or cut last decimal."""
-    return a == b or (bool(decimals) and abs(a - b) < Fraction(1, 10 ** (decimals or 0)))
-
-
-def _is_rounded(a: Fraction, b: Fraction, decimals: int | None) -> bool:
-    """A whole number stands for a fraction near it, as in 10 / 3 = 3 remainder 1."""
-    return decimals == 0 and a.denominator != 1 and abs(a - b) < 1
-
-
-def _is_conversion(a: Fraction, b: Fraction) -> bool:
-    """One side is in another unit, as in 75 cents * 4 = 3 dollars."""
-    return bool(a and b) and (a / b in _CONVERSIONS or b / a in _CONVERSIONS)
+            return _Equation(f"{said} = {second.parts[0]}", True, start)
+    a, b = lefts[0], rights[0]
+    # A whole number stands for a fraction near it, as in 10 / 3 = 3 remainder 1.
+    rounded = decimals == 0 and a.denominator != 1 and abs(a - b) < 1
+    # One side is in another unit, as in 75 cents * 4 = 3 dollars.
+    converted = (first.units or second.units) and a and b and {a / b, b / a} & _CONVERSIONS
+    return None if vague or rounded or converted else _Equation(words, False, b)
 
 
 def _suffix(tokens: list[_Token]) -> tuple[_Expression, bool] | None:
     """Longest expression that a side ends with, and whether it may be part of a larger one."""
     while tokens and tokens[-1].text in ("`", '"', "'"):
         tokens = tokens[:-1]
-    for start in range(len(tokens)):
-        if tokens[start].kind not in ("number", "money") and tokens[start].text not in "(-":
+    for start, token in enumerate(tokens):
+        if token.kind not in ("number", "money") and token.text not in "(-":
             continue
         read = _prefix(tokens[start:])
         if read is None or read[1] < len(tokens) - start:
             continue
         if start == 0:
             return read[0], False
-        previous = tokens[start - 1]
-        adjacent = previous.end == tokens[start].start
-        if previous.kind in ("number", "sign") or (previous.kind == "other"
-                                                   and previous.text not in _OPENING):
-            return None
-        if previous.kind == "word" and (adjacent or tokens[start].text == "-"
-                                        or len(previous.text) == 1):
-            return None
-        return read[0], previous.kind == "word" and previous.text.lower() in _VAGUE
+        before = tokens[start - 1]
+        if before.kind == "word":
+            joined = before.end == token.start or token.text == "-" or len(before.text) == 1
+            return None if joined else (read[0], before.text.lower() in _WORDS["vague"])
+        apart = before.kind == "money" or (before.kind == "other" and before.text in _OPENING)
+        return (read[0], False) if apart else None
     return None
 
 
@@ -321,40 +248,32 @@ def _prefix(tokens: list[_Token]) -> tuple[_Expression, int] | None:
     best: tuple[int, int] | None = None  # parts and tokens of the longest whole expression
     depth, operand, units, position = 0, True, False, 0
     while position < len(tokens):
-        token = tokens[position]
-        if token.kind == "money":
-            units, position = True, position + 1
-            if best is not None and not operand and not depth:
-                best = (len(parts), position)
-            continue
-        if operand and (token.text == "(" or (token.text == "-" and not parts)):
-            depth += token.text == "("
-        elif operand and token.kind == "number":
-            operand = False
-        elif not operand and token.text in "+-*/^" and token.kind == "sign":
-            operand = True
-        elif not operand and token.text == "(":  # 2 (3 + 4)
-            depth, operand = depth + 1, True
-        elif not operand and (token.text == "%" or (token.text == ")" and depth)):
-            depth -= token.text == ")"
-        elif not operand and token.kind == "word":
-            taken = _units(tokens[position:], tokens[position - 1].end)
-            if taken is None:
-                return None
-            position += taken
+        token, taken = tokens[position], 1
+        if token.kind == "money" or (token.kind == "word" and not operand):
             units = True
+            if token.kind == "word":
+                words = _units(tokens[position:], tokens[position - 1].end)
+                if words is None:
+                    return None
+                taken = words
             if not taken:
                 break
-            if not depth:
-                best = (len(parts), position)
-            continue
-        else:
+        elif token.text == "(":  # also 2 (3 + 4)
+            depth, operand = depth + 1, True
+        elif operand and token.kind == "number":
+            operand = False
+        elif not operand and token.kind == "sign" and token.text in "+-*/^":
+            operand = True
+        elif not operand and token.text == ")" and depth:
+            depth -= 1
+        elif (token.text != "-" or parts) and (token.text != "%" or operand):
             break
-        parts.append(token.text)
-        position += 1
+        if token.kind in ("number", "sign"):
+            parts.append(token.text)
+        position += taken
         if not operand and not depth:
             best = (len(parts), position)
-    if best is None or not _ends_well(tokens, best[1]):
+    if best is None or not _ends_well(tokens[best[1]:]):
         return None
     return _Expression(tuple(parts[: best[0]]), units), best[1]
 
@@ -369,14 +288,13 @@ def _units(tokens: list[_Token], end: int) -> int | None:
     return count if ends and count <= 3 else 0
 
 
-def _ends_well(tokens: list[_Token], end: int) -> bool:
+def _ends_well(rest: list[_Token]) -> bool:
     """Whether what follows an expression is no part of it."""
-    if end >= len(tokens):
+    if not rest:
         return True
-    following = tokens[end]
+    following = rest[0]
     if following.kind == "number" or following.text in ("(", "^", "/", "*", "+"):
         return False
     if following.text == "-":  # a dash before words, not before a variable
-        after = tokens[end + 1] if end + 1 < len(tokens) else None
-        return after is not None and after.kind == "word" and len(after.text) > 1
+        return len(rest) > 1 and rest[1].kind == "word" and len(rest[1].text) > 1
     return following.kind != "other" or following.text in _CLOSING

@@ -6,13 +6,19 @@ import ast
 import re
 import textwrap
 import threading
+import tomllib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from monitorlab.monitors.monitor import Sample
 
+# What the checks look for, by check.
+WORDS: dict[str, dict[str, Any]] = tomllib.loads(
+    Path(__file__).with_name("words.toml").read_text(encoding="utf-8"))
 _FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*)[^`]*")
 _END = re.compile(r"[ \t]*```[ \t]*")
 _PYTHON = {"", "python", "python3", "py"}
@@ -60,70 +66,61 @@ class Code:
     source: str
     tree: ast.Module
 
+    @classmethod
+    def parse(cls, source: str) -> Code | None:
+        """Parse Python without a warning on stderr; None if it is none."""
+        if len(source) > MAX_CODE:
+            return None
+        with cls.no_warnings():
+            try:
+                return cls(source, ast.parse(source))
+            except (SyntaxError, ValueError, RecursionError, MemoryError):
+                return None
 
-@contextmanager
-def no_warnings() -> Iterator[None]:
-    """Keep Python's warnings about someone else's code off stderr; one thread at a time."""
-    with _ONE_AT_A_TIME, warnings.catch_warnings():  # which changes a list that threads share
-        warnings.simplefilter("ignore")
-        yield
+    @classmethod
+    def shown(cls, text: str) -> list[Code]:
+        """Return the Python of a text, without what does not parse, and without empty blocks.
 
+        Parameters
+        ----------
+        text : str
+            With fenced blocks, marked as Python or not at all; or bare code, which counts if it
+            imports or defines something.
+        """
+        blocks = _split(text)[1]
+        sources = [textwrap.dedent(source) for mark, source in blocks if mark in _PYTHON]
+        if not blocks and _BARE.search(text):
+            sources = [text.strip() + "\n"]
+        return [code for code in map(cls.parse, sources) if code and code.tree.body]
 
-def without_code(text: str) -> str:
-    """Return a text without its fenced blocks."""
-    return _split(text)[0]
+    @staticmethod
+    @contextmanager
+    def no_warnings() -> Iterator[None]:
+        """Keep Python's warnings about someone else's code off stderr; one thread at a time."""
+        with _ONE_AT_A_TIME, warnings.catch_warnings():  # which changes a list that threads share
+            warnings.simplefilter("ignore")
+            yield
+
+    @staticmethod
+    def left_out(text: str) -> str:
+        """Return a text without its fenced blocks."""
+        return _split(text)[0]
 
 
 def _split(text: str) -> tuple[str, list[tuple[str, str]]]:
     """Words of a text, and the marks and contents of its fenced blocks; an open one runs on."""
     words: list[str] = []
-    blocks: list[tuple[str, list[str]]] = []
+    blocks: list[tuple[str, str]] = []
     inside = False
     for line in text.split("\n"):
         if inside and _END.fullmatch(line):
             inside = False
         elif inside:
-            blocks[-1][1].append(line)
-        elif mark := _FENCE.fullmatch(line):
-            blocks.append((mark[1].lower(), []))
+            mark, content = blocks[-1]
+            blocks[-1] = mark, f"{content}{line}\n"
+        elif opened := _FENCE.fullmatch(line):
+            blocks.append((opened[1].lower(), ""))
             inside = True
         else:
             words.append(line)
-    return "\n".join(words), [(mark, "\n".join([*lines, ""])) for mark, lines in blocks]
-
-
-def python_blocks(text: str) -> list[Code]:
-    """Return the Python of a text.
-
-    Parameters
-    ----------
-    text : str
-        With fenced blocks, marked as Python or not at all; or bare code, which counts if it
-        imports or defines something.
-
-    Returns
-    -------
-    list of Code
-        Without what does not parse, and without empty blocks.
-    """
-    blocks = _split(text)[1]
-    sources = [textwrap.dedent(source) for mark, source in blocks if mark in _PYTHON]
-    if not blocks and _BARE.search(text):
-        sources = [text.strip() + "\n"]
-    found = []
-    for source in sources:
-        tree = parse_python(source)
-        if tree is not None and tree.body:
-            found.append(Code(source, tree))
-    return found
-
-
-def parse_python(source: str) -> ast.Module | None:
-    """Parse Python without a warning on stderr; None if it is none."""
-    if len(source) > MAX_CODE:
-        return None
-    with no_warnings():
-        try:
-            return ast.parse(source)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return None
+    return "\n".join(words), blocks
