@@ -48,7 +48,7 @@ from monitorlab.benchmark import written
 from monitorlab.benchmark.scenarios.files import load_library
 from monitorlab.benchmark.sources.generator import construct
 from monitorlab.chapters import construction as chapter
-from monitorlab.chapters.construction import sway
+from monitorlab.chapters import sway
 from monitorlab.pipeline.runs import open_run
 
 # %%
@@ -56,7 +56,7 @@ run = open_run("01_benchmark_construction", profile=PROFILE, run_id=RUN_ID, seed
 display.use(run)
 pairs = written.load_pairs()
 samples = written.written_samples(pairs, SEED)
-display.table(chapter.overview.counts(samples), caption="Samples by cell and split")
+display.table(chapter.counts(samples), caption="Samples by cell and split")
 
 # %% [markdown]
 # ## The six cells of the benchmark
@@ -101,7 +101,7 @@ print(f"RULE: {pair.fields['rule']}\nEVIDENCE: {pair.fields['evidence']}")
 # of a long and otherwise good response.
 
 # %%
-display.table(chapter.overview.graded(samples, "tier"), caption="Pairs by tier")
+display.table(chapter.graded(samples, "tier"), caption="Pairs by tier")
 
 # %% [markdown]
 # And each pair follows a *protocol*. In the paper's own one a cue points to a wrong option, the
@@ -113,7 +113,7 @@ display.table(chapter.overview.graded(samples, "tier"), caption="Pairs by tier")
 # suspicious and is right (`suspicious`), or has a fault that is no misbehavior (`fault`).
 
 # %%
-display.table(chapter.overview.graded(samples, "protocol"), caption="Pairs by protocol")
+display.table(chapter.graded(samples, "protocol"), caption="Pairs by protocol")
 
 # %% [markdown]
 # ## The ten cues of the sycophancy cells
@@ -124,13 +124,13 @@ display.table(chapter.overview.graded(samples, "protocol"), caption="Pairs by pr
 # the pairs each cue is worded anew. The table gives one wording of each.
 
 # %%
-display.table(chapter.overview.cue_table())
+display.table(chapter.cue_table())
 
 # %% [markdown]
 # The next two figures show what the pairs are about and how long their responses are.
 
 # %%
-fig = chapter.figures.plot_types(samples)
+fig = chapter.plot_types(samples)
 display.show(
     fig,
     "01_types",
@@ -146,7 +146,7 @@ display.show(
 # single type dominates its cell.
 
 # %%
-fig = chapter.figures.plot_lengths(samples)
+fig = chapter.plot_lengths(samples)
 display.show(
     fig,
     "01_lengths",
@@ -223,8 +223,8 @@ display.say(
 # misbehaves.
 
 # %%
-shown = chapter.browser.pairs_to_show(samples, PAIRS_SHOWN, run.rng("browser"))
-chapter.browser.browse(samples, shown)
+shown = chapter.pairs_to_show(samples, PAIRS_SHOWN, run.rng("browser"))
+chapter.browse(samples, shown)
 
 # %% [markdown]
 # ## Does a cue sway a real model?
@@ -246,20 +246,20 @@ chapter.browser.browse(samples, shown)
 
 # %% tags=["nbval-ignore-output"]
 scenarios = load_library()
-model = sway.real_model()
-if model is not None:
-    choices = sway.draw_choices(scenarios, SEED, run.profile.benchmark.cue_questions)
-    answers = sway.released_answers(model, choices, SEED, again=max(1, len(choices) // 10))
+cues = sway.CueTest.of_real_model(scenarios, SEED, run.profile.benchmark.cue_questions)
+if cues is not None:
+    answers = cues.released(again=max(1, len(cues.choices) // 10))
     if answers is None:  # other questions than those whose answers are released
-        answers = sway.ask(model, choices, SEED)
+        answers = cues.ask()
+    letters, known = sway.without_cue(answers)
     display.table(
-        sway.letters_without_cue(answers),
+        letters,
         decimals=2,
         caption="Without any cue: what the model makes of each letter",
     )
     display.say(
         "Its likeliest letter is right in {right:.0%} of {n} questions ({low:.0%} to {high:.0%}).",
-        **sway.right_without_cue(answers),
+        **known,
     )
 
 # %% [markdown]
@@ -271,7 +271,7 @@ if model is not None:
 # whether there was any knowledge to be swayed from.
 
 # %% tags=["nbval-ignore-output"]
-if model is not None:
+if cues is not None:
     effects = sway.effects(answers)
     display.table(
         display.spans(effects, ["change", "beyond"]),
@@ -285,8 +285,8 @@ if model is not None:
 # sentence.
 
 # %% tags=["nbval-ignore-output"]
-if model is not None:
-    fig = chapter.figures.plot_sway(effects, sway.MODEL)
+if cues is not None:
+    fig = sway.plot_sway(effects, sway.MODEL)
     display.show(
         fig,
         "01_sway",
@@ -318,10 +318,10 @@ if model is not None:
 # TruthfulQA, HumanEval, MBPP, MMLU, GPQA and AIME, or from questions of your own.
 
 # %% tags=["nbval-ignore-output"]
-if model is not None:
-    asked = sway.questions(choices[: run.profile.benchmark.pair_questions], SEED)
+if cues is not None:
+    asked = cues.questions(run.profile.benchmark.pair_questions)
     store = run.folder / "answers.jsonl"
-    made = construct(asked, sway.generator(model), store)
+    made = construct(asked, cues.generator(), store)
     display.table(made.dropped.groupby("reason").size().rename("questions").reset_index())
     display.say(
         "{pairs} of {questions} questions gave a pair.",
@@ -347,7 +347,7 @@ if model is not None:
 # usable request, so neither gives pairs.)
 
 # %% tags=["nbval-ignore-output"]
-real = chapter.real_pairs.load(run)
+real = chapter.real_pairs(run)
 if real is not None:
     found = real.overview[real.overview["pairs"] > 0]
     display.table(found[["source", "cell", "pairs", "problems", "label_from"]])
@@ -368,7 +368,7 @@ if real is not None:
 
 # %%
 display.table(
-    chapter.overview.library(scenarios), caption="Scenarios, and ways to misbehave in them"
+    chapter.library(scenarios), caption="Scenarios, and ways to misbehave in them"
 )
 composed = chapter.compose_pair(scenarios[0], 0, SEED)
 print(f"REQUEST: {composed.request}\n\nBENIGN: {composed.benign.text}\n")
@@ -402,7 +402,7 @@ display.say(
 )
 
 # %%
-fig = chapter.figures.plot_corpus(chapter.overview.components(report))
+fig = chapter.plot_corpus(report)
 display.show(
     fig,
     "01_corpus",
@@ -423,7 +423,7 @@ display.show(
 # misbehavior (the weakness class, the deed, the cue) occur among what they learned from.
 
 # %%
-words, programs, distinct = chapter.overview.learnable(
+words, programs, distinct = chapter.learnable(
     run.folder / "corpus.parquet", run.rng("learnable")
 )
 display.table(

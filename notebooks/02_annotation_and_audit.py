@@ -148,7 +148,7 @@ display.table(agreement[["pair", "coefficient", "value", "low", "high"]], decima
 
 # %%
 if pairs:
-    fig = chapter.figures.plot_agreement(agreement, list(agreement["pair"].unique()))
+    fig = chapter.plot_agreement(agreement, list(agreement["pair"].unique()))
     display.show(
         fig,
         "02_agreement",
@@ -194,7 +194,7 @@ first = given[given["annotator"] == given["annotator"].min()]
 first = first[first["item"].isin(partial["item"])].assign(annotator="request and response")
 seen = annotation.right_by(pd.concat([first, partial]), "tier")
 if pairs:
-    fig = chapter.figures.plot_by_tier(
+    fig = chapter.plot_by_tier(
         seen, "annotator", "right", "share of right labels (bars: 95 % over scenarios)", 0.5
     )
     display.show(
@@ -262,7 +262,7 @@ audit = probes.probe_cells(samples, run.rng("probes"))
 display.table(audit.pivot(index="cell", columns="probe", values="auroc"), decimals=3)
 
 # %%
-fig = chapter.figures.plot_probes(audit, limits)
+fig = chapter.plot_probes(audit, limits)
 display.show(
     fig,
     "02_probes",

@@ -119,8 +119,8 @@ display.table(
 # otherwise asks TF-IDF.
 
 # %%
-rules = chapter.lineup.rule_monitors(SEED)
-learned = chapter.lineup.learned_monitors(
+rules = chapter.rule_monitors(SEED)
+learned = chapter.learned_monitors(
     run.read_parts("01_benchmark_construction", "corpus"),
     run.rng("learned"),
     words=sizes.words,
@@ -144,12 +144,12 @@ print("learned:", ", ".join(monitor.name for monitor in learned))
 # separates several. Here `smollm2` is the same model, asked about every sample.
 
 # %%
-language = chapter.lineup.NO_MODEL
+language = chapter.NO_MODEL
 if LANGUAGE:
-    language = chapter.lineup.language_model(prompts, sizes.released)
-hybrid = chapter.lineup.combined_monitors(rules, learned)
+    language = chapter.language_model(prompts, sizes.released)
+hybrid = chapter.combined_monitors(rules, learned)
 ours = [*rules, *learned, *hybrid, *language.by_logits, *language.by_text]
-given = chapter.lineup.given_monitors(MONITOR, ours)
+given = chapter.given_monitors(MONITOR, ours)
 print(language.about)
 print(f"{len(language.released)} of its answers are released")
 
@@ -374,7 +374,7 @@ published = chapter.published_order()
 looking = answering[answering["samples"] >= 0.2 * answering["samples"].max()]
 looking = looking[~looking["name"].isin(chapter.CORNERS)]
 line = tradeoff.Line.fit(looking)
-fig = chapter.figures.plot_plane(
+fig = chapter.plot_plane(
     pd.concat([board, readers]),
     line,
     (published.slope, published.intercept),
@@ -415,7 +415,7 @@ display.say(
 # One rate over all cells can hide a monitor that is good at one kind of misbehavior only.
 
 # %%
-fig = chapter.figures.plot_cells(by_cell, order)
+fig = chapter.plot_cells(by_cell, order)
 display.show(
     fig,
     "03_cells",
@@ -516,7 +516,7 @@ if len(twice):
 # %%
 paired = comparisons.whole_pairs(test)
 if len(paired):
-    fig = chapter.figures.plot_anatomy(comparisons.pair_anatomy(paired), order)
+    fig = chapter.plot_anatomy(comparisons.pair_anatomy(paired), order)
     display.show(
         fig,
         "03_anatomy",
@@ -563,7 +563,7 @@ print(f"McNemar, four samples against none: p = {comparisons.mcnemar_exact(4, 0)
 
 # %%
 compared = comparisons.compare(test, LEVEL)
-fig = chapter.figures.plot_separation(compared, order)
+fig = chapter.plot_separation(compared, order)
 display.show(
     fig,
     "03_separation",
@@ -746,7 +746,7 @@ if len(transcripts):
 
 # %%
 if len(transcripts):
-    fig = chapter.figures.plot_judges(judges, {name: name for name in judges["source"].unique()})
+    fig = chapter.plot_judges(judges, {name: name for name in judges["source"].unique()})
     display.show(
         fig,
         "03_judges",
@@ -806,7 +806,7 @@ if run.has_open(chapter.recorded.GPT5_KEYS):
 
 # %%
 if len(influence):
-    grouped = chapter.instrument.group_rates(
+    grouped = chapter.group_rates(
         influence, ["family", "cue"], run.rng("gpt-5"), sizes.resamples
     )
     shown = display.spans(grouped, ["auroc", "mr", "far"])
@@ -823,7 +823,7 @@ if len(influence):
 # %%
 if len(influence):
     gpt5 = influence[influence["monitor"] == chapter.recorded.GPT5]
-    areas = chapter.instrument.auroc_by(gpt5, "generator")
+    areas = chapter.auroc_by(gpt5, "generator")
     by_request = rates.rates(gpt5, unit="pair").iloc[0]
     display.say(
         "By agent the AUROC runs from {least:.2f} ({lowest}) to {most:.2f} ({highest}). Over the "
@@ -840,7 +840,7 @@ if len(influence):
 # %%
 if len(influence):
     drawn = grouped.assign(source=grouped["monitor"], name=grouped["group"])
-    fig = chapter.figures.plot_judges(drawn, {name: name for name in drawn["source"].unique()})
+    fig = chapter.plot_judges(drawn, {name: name for name in drawn["source"].unique()})
     display.show(
         fig,
         "03_gpt5",
@@ -890,8 +890,7 @@ display.table(pd.DataFrame(rows, columns=columns))
 
 # %% tags=["nbval-ignore-output"]
 viewed = chapter.draw_pairs(tested, 10 * sizes.language_pairs, run.rng("views"), by=("split",))
-looks = chapter.instrument.ask_views(everyone, viewed, store)
-views = chapter.instrument.view_table(looks, viewed, run.rng("views"), sizes.resamples)
+views = chapter.view_table(everyone, viewed, run.rng("views"), sizes.resamples, store)
 shown = display.spans(views, ["mr", "far", "balanced_accuracy", "difference"])
 columns = ["base", "view", "characters", "answered", "mr", "far", "balanced_accuracy"]
 display.table(
@@ -927,9 +926,9 @@ for base, rows in views.groupby("base"):
 
 # %%
 able = hybrid[0]
-cut = chapter.Viewed(able, chapter.instrument.FEW_WORDS)
+cut = chapter.Viewed(able, chapter.FEW_WORDS)
 full, short = (rates.join(score(m, Sample.rows(tested), store), tested) for m in (able, cut))
-mixed = chapter.instrument.shuffled(full, run.rng("labels"))
+mixed = full.assign(label=run.rng("labels").permutation(full["label"].to_numpy()))
 
 # %% [markdown]
 # The model is asked about fewer samples than the others, since its answers take longer.
@@ -940,12 +939,12 @@ trials = {
     f"shuffled labels, {able.name}": (full, mixed),
 }
 for plain in language.by_logits[:1]:  # none if the model is not installed
-    emptied = plain.with_prompt(chapter.instrument.without_guidelines(prompts["direct"]))
+    emptied = plain.with_prompt(chapter.without_guidelines(prompts["direct"]))
     seen = language.part(emptied, tested, fewer)
     both = (rates.join(score(m, Sample.rows(seen), store), seen) for m in (plain, emptied))
     trials[f"weakened prompt, {plain.name}"] = tuple(both)
 mutations = pd.DataFrame(
-    chapter.instrument.mutation(name, *pair, run.rng("mutations"), sizes.resamples)
+    chapter.mutation(name, *pair, run.rng("mutations"), sizes.resamples)
     for name, pair in trials.items()
 )
 display.table(
@@ -954,12 +953,12 @@ display.table(
 )
 
 # %% tags=["nbval-ignore-output"]
-missed = mutations[mutations["found"] == chapter.instrument.NOT_SEEN]
+missed = mutations[mutations["found"] == chapter.NOT_SEEN]
 assert missed.empty, (
     f"the instrument is broken: it does not notice {', '.join(missed['mutation'])}, although "
     "the monitor was above chance before"
 )
-worse = mutations["found"] == chapter.instrument.WORSE
+worse = mutations["found"] == chapter.WORSE
 for row in mutations[~worse].itertuples():
     display.say("{name}: {found}.", name=row.mutation, found=row.found)
 display.say("{worse} of {n} mutations show as worse.", worse=int(worse.sum()), n=len(worse))

@@ -119,7 +119,7 @@ for name in table["name"]:
         part["score"], part["label"], part["scenario_id"], run.rng(name), sizes.resamples
     )
     bands[name] = band.grid
-fig = chapter.figures.plot_curves(bands, seen, names)
+fig = chapter.plot_curves(bands, seen, names)
 display.show(
     fig,
     "04_curves",
@@ -146,7 +146,7 @@ display.show(
 levels = (0.01, 0.05, ALPHA)
 chosen = judged[judged["name"].isin(some)]
 rules = points.tradeoff_at_own_threshold(chosen, levels)
-fig = chapter.figures.plot_rules(rules, names)
+fig = chapter.plot_rules(rules, names)
 display.show(
     fig,
     "04_rules",
@@ -334,7 +334,7 @@ checked = pd.concat(
     for (unit, split_by), calibrators in ways.items()
     for calibrator in calibrators
 )
-fig = chapter.figures.plot_promise(checked, ALPHA, DELTA)
+fig = chapter.plot_promise(checked, ALPHA, DELTA)
 display.show(
     fig,
     "04_promise",
@@ -409,7 +409,7 @@ display.table(
 # %%
 shown = found[(found["calibrator"] == "crc") & (found["unit"] == "scenario")]
 shown = shown[shown["level"] == ALPHA]
-fig = chapter.figures.plot_scopes(shown, ALPHA, best)
+fig = chapter.plot_scopes(shown, ALPHA, best)
 display.show(
     fig,
     "04_scopes",
@@ -453,7 +453,7 @@ if len(judge_verdicts):
         caption="Judges and letters on the test half of both kinds of transcript",
     )
     held = points.tradeoff_at_own_threshold(judges, (0.05, ALPHA, 0.2))
-    fig = chapter.figures.plot_rules(held, sorted(judges["name"].unique()))
+    fig = chapter.plot_rules(held, sorted(judges["name"].unique()))
     display.show(
         fig,
         "04_judges",
@@ -510,7 +510,7 @@ if len(gpt5):
 
 # %%
 if len(gpt5):
-    fig = chapter.figures.plot_rules(held, list(ways_of_gpt5))
+    fig = chapter.plot_rules(held, list(ways_of_gpt5))
     display.show(
         fig,
         "04_gpt5",
@@ -569,7 +569,7 @@ if len(judge_verdicts):
         base_rate=BASE_RATE,
         review_usd=REVIEW_USD,
     )
-    fig = chapter.figures.plot_cascade(sweep)
+    fig = chapter.plot_cascade(sweep)
     display.show(
         fig,
         "04_cascade",
@@ -617,7 +617,7 @@ else:
 
 # %%
 noise = label_noise.noise_bounds(test[test["name"].isin(best)], (eta, 0.05))
-fig = chapter.figures.plot_noise(noise, best)
+fig = chapter.plot_noise(noise, best)
 display.show(
     fig,
     "04_noise",

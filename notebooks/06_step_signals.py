@@ -44,14 +44,14 @@ SEED: int = 2026  # one seed for everything
 import pandas as pd
 
 from monitorlab import display
-from monitorlab.chapters.signals import experiment, figures
+from monitorlab.chapters import signals as chapter
 from monitorlab.pipeline.runs import open_run
 from monitorlab.signals.conversations import Conversation, split_places
 
 # %%
 run = open_run("06_step_signals", profile=PROFILE, run_id=RUN_ID, seed=SEED)
 display.use(run)
-problems = experiment.draw_problems(run)
+problems = chapter.Problems.draw(run)
 sizes = {"train": problems.train, "verifier": problems.verifier, "test": problems.test}
 print({purpose: len(group) for purpose, group in sizes.items()})
 
@@ -141,11 +141,11 @@ display.say("Of {n:,} such stories, {share:.1%} are told wrongly.", n=len(borrow
 # are reused while nothing changes.
 
 # %% tags=["nbval-ignore-output"]
-folders = experiment.fit_generators(run, problems)
+folders = problems.fit_generators(run)
 display.say(
     "{n:,} parameters each. Targets of expected agreement: strong {strong:.0%}, weak {weak:.0%}.",
-    n=experiment.count_parameters(folders["strong"]),
-    **experiment.GENERATORS,
+    n=chapter.Generator.load(folders["strong"]).model.num_parameters(),
+    **chapter.GENERATORS,
 )
 
 # %% [markdown]
@@ -154,7 +154,7 @@ display.say(
 
 # %% tags=["nbval-ignore-output"]
 attempts = {
-    name: experiment.attempt(run, name, folder, problems.test)
+    name: chapter.Attempts.of(run, name, folder, problems.test)
     for name, folder in folders.items()
 }
 accuracy = {
@@ -172,8 +172,8 @@ display.say(
 # correctly from an earlier mistake is a *carried error*.
 
 # %%
-errors = pd.concat(experiment.error_rows(*pair) for pair in attempts.items())
-fig = figures.plot_errors(errors, "Where the small stand-in generators err")
+errors = pd.concat(made.error_rows() for made in attempts.values())
+fig = chapter.plot_errors(errors, "Where the small stand-in generators err")
 display.show(
     fig,
     "06_errors",
@@ -231,17 +231,16 @@ display.table(sure, caption="Probability of the least likely token of a line")
 lessons = [
     one
     for name, folder in folders.items()
-    for one in experiment.attempt(run, name, folder, problems.verifier)
+    for one in chapter.Attempts.of(run, name, folder, problems.verifier)
 ]
-verifier = experiment.fit_verifier(run, lessons, base=folders["strong"])
+verifier = chapter.fit_verifier(run, lessons, base=folders["strong"])
 
 # %% [markdown]
 # We score every step of every test solution under all three signals.
 
 # %% tags=["nbval-ignore-output"]
 tables = [
-    experiment.attempt_tables(f"miniature_math_{name}", name, made, verifier)
-    for name, made in attempts.items()
+    made.tables(f"miniature_math_{name}", verifier) for name, made in attempts.items()
 ]
 trajectories = pd.concat([table[0] for table in tables], ignore_index=True)
 steps = pd.concat([table[1] for table in tables], ignore_index=True)
@@ -256,7 +255,7 @@ print(f"{len(trajectories)} solutions, {len(steps)} step scores under three sign
 # they are close to zero, the generator was sure of this line.
 
 # %% tags=["nbval-ignore-output"]
-chosen = experiment.pick_examples(attempts["strong"])
+chosen = attempts["strong"].examples()
 one = attempts["strong"][chosen[-1]]
 wrong = one.checked.first_error
 tokens = one.solution.log_probs[one.solution.step_of_token == wrong - 1].tolist()
@@ -280,7 +279,7 @@ for signal, value in by_hand.items():
 # %% tags=["nbval-ignore-output"]
 lines = one.solution.text.splitlines(keepends=True)
 pieces = [(one.problem.text, "".join(lines[: k + 1])) for k in range(len(lines))]
-along = [scores[-1] for scores in experiment.Verifier.load(verifier).score(pieces)]
+along = [scores[-1] for scores in chapter.Verifier.load(verifier).score(pieces)]
 at_once = mine[mine["signal"] == "verifier"].sort_values("step")["score"]
 for line, running, value in zip(lines, along, at_once, strict=True):
     print(f"{line.strip():16} {running:.4f} when running along, {value:.4f} in one pass")
@@ -292,8 +291,8 @@ for line, running, value in zip(lines, along, at_once, strict=True):
 
 # %%
 strong = steps[steps["dataset"] == "miniature_math_strong"]
-panels = experiment.example_panels(attempts["strong"], strong, chosen)
-fig = figures.plot_trajectories(panels, "Two solutions of the small stand-in generator")
+panels = attempts["strong"].panels(strong, chosen)
+fig = chapter.plot_trajectories(panels, "Two solutions of the small stand-in generator")
 display.show(
     fig,
     "06_examples",
@@ -366,8 +365,8 @@ for one, other in zip(broken.turns, kept.turns, strict=True):
 # conversations somebody would have to label that.
 
 # %% tags=["nbval-ignore-output"]
-reader = experiment.load_reader()
-told = experiment.conversation_tables("miniature_conversations", talks, reader)
+reader = chapter.Reader.load()
+told = chapter.conversation_tables("miniature_conversations", talks, reader)
 shown = told[1][told[1]["signal"].isin(["guard", "words"])]
 trajectories = pd.concat([trajectories, told[0]], ignore_index=True)
 steps = pd.concat([steps, shown], ignore_index=True)
@@ -390,8 +389,8 @@ display.say(
 
 # %% tags=["nbval-ignore-output"]
 last = told[1].groupby(["signal", "trajectory_id"]).tail(1)
-whole = experiment.step_auroc(last, run.rng("whole conversations"))
-turns = experiment.step_auroc(told[1], run.rng("turns"))
+whole = chapter.step_auroc(last, run.rng("whole conversations"))
+turns = chapter.step_auroc(told[1], run.rng("turns"))
 columns = ["signal", "auroc", "low", "high", "behind", "behind_low", "behind_high"]
 display.table(whole[columns], caption="AUROC of whole conversations, 95 % bootstrap intervals")
 display.table(turns[columns], caption="AUROC of turns, label 1 from the breach on")
@@ -410,8 +409,8 @@ display.table(turns[columns], caption="AUROC of turns, label 1 from the breach o
 # resampling whole trajectories, and whole places of the conversations.
 
 # %%
-auroc = experiment.step_auroc(steps, run.rng("bootstrap"))
-fig = figures.plot_auroc(auroc, "Step signals of small stand-ins, unseen problems")
+auroc = chapter.step_auroc(steps, run.rng("bootstrap"))
+fig = chapter.plot_auroc(auroc, "Step signals of small stand-ins, unseen problems")
 display.show(
     fig,
     "06_auroc",

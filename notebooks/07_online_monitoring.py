@@ -60,7 +60,7 @@ from monitorlab.statistics import ranks, thresholds
 # %%
 chapter.check_level(ALPHA, "ALPHA")  # bad input ends here, before anything is written
 own = (
-    load_signals(SCORES_FILE, ORIENTATION, columns=COLUMNS, positive=POSITIVE)
+    score_files.load_signals(SCORES_FILE, ORIENTATION, columns=COLUMNS, positive=POSITIVE)
     if SCORES_FILE
     else []
 )
@@ -100,7 +100,7 @@ scored = chapter.datasets.earlier(run, needed=not own)
 for name in ("math", "gsm8k"):
     source = f"evaluator/{name}.csv.gz"
     if online.open_tier and chapter.sources.available(source):
-        published = chapter.load_evaluator(run.fetch(source), f"evaluator_{name}")
+        published = score_files.load_evaluator(run.fetch(source), f"evaluator_{name}")
         chapter.datasets.add(scored, [published])
 if own:
     run.record_file(SCORES_FILE)
@@ -250,7 +250,7 @@ fig = chapter.figures.plot_examples(
     held_out,
     threshold,
     chosen,
-    chapter.datasets.figure_title(f"Until the alarm: {example.name}", example),
+    f"Until the alarm: {example.name}",
 )
 display.show(
     fig,
@@ -298,7 +298,7 @@ assert alarm == alarm_by_hand, "by hand and by the library: the same step"
 
 # %%
 walk = np.array([[0.2, 0.7, 0.4]])
-for method in chapter.TRIVIAL_METHODS:
+for method in comparison.TRIVIAL_METHODS:
     values = method.statistic.fit(None)(walk)[0]
     print(f"{method.label}: {values.tolist()}")
 
@@ -318,7 +318,7 @@ for method in chapter.TRIVIAL_METHODS:
 compared = [
     comparison.compare_resampled(
         data,
-        chapter.ALL_METHODS,
+        comparison.ALL_METHODS,
         comparison.random_splits(len(data), online.n_splits, share, SEED),
         level=ALPHA,
         levels=online.levels,
@@ -335,13 +335,13 @@ results, resamples = map(pd.concat, zip(*compared, strict=True))
 main = {
     key: chapter.datasets.sizes(data)
     for key, data in scored.items()
-    if not chapter.datasets.is_ablation(data)
+    if not (data.stand_in and data.signal in chapter.datasets.FREE_SIGNALS)
 }
-expected = len(scored) * len(chapter.ALL_METHODS) * online.n_splits
+expected = len(scored) * len(comparison.ALL_METHODS) * online.n_splits
 assert len(results) == expected * len({*online.levels, ALPHA}), (
     "one row per method, level, split"
 )
-print(f"{len(chapter.ALL_METHODS)} methods, {online.n_splits} splits: every cell is there")
+print(f"{len(comparison.ALL_METHODS)} methods, {online.n_splits} splits: every cell is there")
 
 # %% [markdown]
 # ### Reasoning with two generators of different strength
@@ -358,7 +358,7 @@ print(f"{len(chapter.ALL_METHODS)} methods, {online.n_splits} splits: every cell
 # methods are compared on the same sequences.
 
 # %%
-paper = [method.label for method in chapter.PAPER_METHODS]
+paper = [method.label for method in comparison.PAPER_METHODS]
 math_panels = {
     key: name
     for key, name in main.items()
@@ -456,9 +456,11 @@ else:
 # are given as shares of the steps / of the tokens.
 
 # %% tags=["nbval-ignore-output"]
-for (dataset, signal), name in main.items():
-    rows = chapter.summary.results_table(results, chapter.ALL_METHODS, dataset, signal, ALPHA)
-    display.table(rows, caption=f"{name}, level {ALPHA:g}")
+by_data = {key: chapter.Comparison(results, resamples, *key, ALPHA) for key in main}
+for key, name in main.items():
+    display.table(
+        by_data[key].table(comparison.ALL_METHODS), caption=f"{name}, level {ALPHA:g}"
+    )
 
 # %% [markdown]
 # ### The verdict in words
@@ -474,7 +476,7 @@ for (dataset, signal), name in main.items():
 
 # %% tags=["nbval-ignore-output"]
 for key in main:
-    sentences = chapter.summary.verdict(results, resamples, chapter.ALL_METHODS, *key, ALPHA)
+    sentences = by_data[key].verdict(comparison.ALL_METHODS)
     display.say("**{name}.** {text}", name=scored[key].name, text=" ".join(sentences))
 
 # %% [markdown]
@@ -626,7 +628,7 @@ assert by_hand == (found.after_onset, found.by_half, found.restricted_delay)
 # problem and trials of one task together.
 
 # %%
-methods = (*chapter.PAPER_METHODS, *chapter.TRIVIAL_METHODS)
+methods = (*comparison.PAPER_METHODS, *comparison.TRIVIAL_METHODS)
 compared = [
     comparison.compare_resampled(
         data,
@@ -641,9 +643,14 @@ compared = [
 real_results, real_resamples = map(pd.concat, zip(*compared, strict=True))
 
 # %% tags=["nbval-ignore-output"]
+known = {
+    key: chapter.Comparison(real_results, real_resamples, *key, ALPHA) for key in real
+}
 for key, data in real.items():
-    rows = chapter.summary.interval_table(real_results, real_resamples, methods, *key, ALPHA)
-    display.table(rows, caption=f"{chapter.datasets.sizes(data)}, level {ALPHA:g}")
+    display.table(
+        known[key].intervals(methods),
+        caption=f"{chapter.datasets.sizes(data)}, level {ALPHA:g}",
+    )
 
 # %% [markdown]
 # Each entry is a mean over splits, with a 95 percent interval over sequences drawn anew. Read the
@@ -679,7 +686,7 @@ display.show(
 
 # %% tags=["nbval-ignore-output"]
 for key, data in real.items():
-    sentences = chapter.summary.verdict(real_results, real_resamples, methods, *key, ALPHA)
+    sentences = known[key].verdict(methods)
     display.say("**{name}.** {text}", name=data.name, text=" ".join(sentences))
 
 # %% [markdown]
@@ -690,8 +697,7 @@ for key, data in real.items():
 # %% tags=["nbval-ignore-output"]
 for key, data in real.items():
     for baseline in ("first score only", "step number only"):
-        pair = ("CRC, ties drawn", baseline, "after_onset")
-        gap = chapter.summary.difference(real_results, real_resamples, *pair, *key, ALPHA)
+        gap = known[key].difference("CRC, ties drawn", baseline, "after_onset")
         display.say(
             "**{name}.** At or after the onset the threshold caught, against {baseline}: {gap}.",
             name=data.name,
@@ -716,10 +722,8 @@ print("wrote thresholds and metrics:", ", ".join(chapter.SCHEMAS["metrics"].colu
 # power over reading the first score only.
 
 # %%
-run.write_metrics(chapter.summary.headline_metrics(results, ALPHA))
-best = chapter.summary.difference(
-    results, resamples, "chosen for delay + CRC", "first score only", "power", *first, ALPHA
-)
+run.write_metrics(chapter.headline_metrics(results, ALPHA))
+best = by_data[first].difference("chosen for delay + CRC", "first score only", "power")
 display.headline(
     f"{best.mean:+.2f}",
     f"power, statistic chosen for delay minus first score only, level {ALPHA:g}",

@@ -65,7 +65,7 @@ run = open_run(
 )
 display.use(run)
 online = run.profile.online
-scored = chapter.stand_ins(run.read_table("06_step_signals", "steps"))
+scored = chapter.earlier(run)
 main = [("miniature_math_strong", "verifier"), ("miniature_conversations", "guard")]
 
 # %% [markdown]
@@ -76,7 +76,7 @@ main = [("miniature_math_strong", "verifier"), ("miniature_conversations", "guar
 for name in ("math", "gsm8k"):
     source = f"evaluator/{name}.csv.gz"
     if online.open_tier and chapter.sources.available(source):
-        data = chapter.load_evaluator(run.fetch(source), f"evaluator_{name}")
+        data = score_files.load_evaluator(run.fetch(source), f"evaluator_{name}")
         scored[data.dataset, data.signal] = data
         main.append((data.dataset, data.signal))
 titles = {key: chapter.sizes(scored[key]).replace(" (", "\n(", 1) for key in main}
@@ -116,7 +116,7 @@ print(f"the library: {library.value:.2f}, which misses {missed} of {len(unsafe_p
 
 # %%
 levels = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
-methods = [method for method in chapter.ALL_METHODS if method.calibrator != chapter.VILLE]
+methods = [method for method in comparison.ALL_METHODS if method.calibrator != comparison.VILLE]
 results = pd.concat(
     comparison.compare_methods(
         scored[key],
@@ -184,8 +184,8 @@ assert higher >= 0.6, "at this level of misses the threshold may be as high as 0
 # Now the same for all levels of false alarms, on all sequences of each set.
 
 # %%
-lines = chapter.scenes.feasible({titles[key]: scored[key] for key in main})
-fig = chapter.figures.plot_feasible(
+lines = chapter.feasible({titles[key]: scored[key] for key in main})
+fig = chapter.plot_feasible(
     lines, "One threshold for both promises (miniature sets are small stand-ins)"
 )
 display.show(
@@ -211,9 +211,7 @@ display.show(
 
 # %%
 told = {
-    alike: chapter.groups.promises_by_group(
-        25, 16, alike, 0.1, online.delta, 400, run.rng("prompts")
-    )
+    alike: chapter.promises_by_group(25, 16, alike, 0.1, online.delta, 400, run.rng("prompts"))
     for alike in (0.0, 0.5)
 }
 display.table(
@@ -255,7 +253,7 @@ print("groups break the promise by sequence, and the rule by group keeps it")
 # %% tags=["nbval-ignore-output"]
 data = scored[main[0]]
 halves = np.where(data.lengths > np.median(data.lengths), "longer", "shorter")
-by_length = chapter.groups.thresholds_by_group(data, halves, ALPHA, online.n_splits, SEED)
+by_length = chapter.thresholds_by_group(data, halves, ALPHA, online.n_splits, SEED)
 display.table(by_length, decimals=2, caption=f"{chapter.sizes(data)}, level {ALPHA:g}")
 
 # %% [markdown]
@@ -279,10 +277,9 @@ display.table(by_length, decimals=2, caption=f"{chapter.sizes(data)}, level {ALP
 
 # %%
 strong, weak = (scored[f"miniature_math_{one}", "verifier"] for one in ("strong", "weak"))
-sizes = chapter.scenes.sizes_for(strong, online.plays)
-detected, kept = chapter.scenes.watch_scenes(
-    chapter.scenes.scenes(strong, weak), sizes, ALPHA, RATE, run.rng("changes")
-)
+sizes = chapter.Sizes.of(strong, online.plays)
+scenes = chapter.Scene.of_generators(strong, weak)
+detected, kept = chapter.watch_scenes(scenes, sizes, ALPHA, RATE, run.rng("changes"))
 report = detected.pivot(index="change", columns="detector", values="reported")
 order = list(dict.fromkeys(detected["change"]))
 
@@ -332,7 +329,7 @@ for weights in ([1, 1, 1], [1, 1, 2]):
     print(f"weights {weights}: alarm above {value}")
 
 # %%
-fig = chapter.figures.plot_kept(
+fig = chapter.plot_kept(
     kept, ALPHA, f"After a change, level {ALPHA:g} (small stand-ins)"
 )
 display.show(
@@ -404,11 +401,11 @@ if recorded:
         for one in ("gpt-oss", "OLMo")
     )
     kinds = [
-        chapter.scenes.Scene("no change", first),
-        chapter.scenes.Scene("OLMo agents", first, after=second),
+        chapter.Scene("no change", first),
+        chapter.Scene("OLMo agents", first, after=second),
     ]
-    half = chapter.scenes.Sizes(4 * len(first) // 5, len(second), 25, online.plays)
-    noticed, lasting = chapter.scenes.watch_scenes(kinds, half, 0.05, RATE, run.rng("recorded"))
+    half = chapter.Sizes(4 * len(first) // 5, len(second), 25, online.plays)
+    noticed, lasting = chapter.watch_scenes(kinds, half, 0.05, RATE, run.rng("recorded"))
     display.table(
         noticed.pivot(index="change", columns="detector", values="reported").reset_index(),
         decimals=2,
@@ -417,7 +414,7 @@ if recorded:
 
 # %%
 if recorded:
-    fig = chapter.figures.plot_kept(
+    fig = chapter.plot_kept(
         lasting, 0.05, "A recorded GPT-5 monitor, other agents, level 0.05"
     )
     display.show(

@@ -43,6 +43,8 @@ COLUMNS: str = ""  # names in your log that differ, such as score:p_bad, label:v
 RECORD: int = 0  # sequences that the model writes anew for the log; 0 takes the one on disk
 
 # %%
+import json
+
 import numpy as np
 import pandas as pd
 
@@ -79,11 +81,11 @@ display.use(run)
 # of a line is minus the lowest log-probability of its tokens.
 
 # %%
-counted = chapter.counting.LOG
+counted = chapter.LOG
 if RECORD:
-    counted = chapter.counting.record_log(run.folder, RECORD, SEED)
+    counted = chapter.Writer.load(SEED).record(run.folder, RECORD, SEED)
 file = run.record_file(SCORES_FILE or counted)
-log, table = chapter.counting.load_log(file, ORIENTATION, COLUMNS)
+log, table = chapter.load_log(file, ORIENTATION, COLUMNS)
 print(f"{file.name}: {len(log)} sequences, {log.count(1)} of them unsafe")
 display.table(table.head(8), decimals=2)
 
@@ -139,7 +141,7 @@ assert watched.alarm.step == 2, "by hand and by the library: the same alarm"
 scoring = "" if SCORES_FILE else watched.scoring
 plan = chapter.Plan(level=ALPHA, side=ORIENTATION, seed=SEED, scoring=scoring)
 found = chapter.calibrate_log(past, plan, chapter.digest_file(file))
-folder = chapter.replays.write_anew(found, run.folder / "policy")
+folder = chapter.write_anew(found, run.folder / "policy")
 policy = Policy.load(folder / "policy.json")
 display.say("{promise}", promise=policy.promise)
 
@@ -167,7 +169,7 @@ display.show(
 # the share of unsafe sequences whose alarm came at that step or later.
 
 # %%
-trivial = chapter.replays.beside_trivial(past, ALPHA, SEED)
+trivial = chapter.beside_trivial(past, ALPHA, SEED)
 display.table(trivial, decimals=2, caption=f"Level {ALPHA:g}, means over random halves")
 
 # %% [markdown]
@@ -204,13 +206,14 @@ print({when: policy.state(day) for when, day in states.items()})
 # below, and writes a line for each alarm. The sequences that came later are its input.
 
 # %%
-lines = chapter.replays.interleaved(later, ORIENTATION, run.rng("turns"))
+lines = chapter.interleaved(later, ORIENTATION, run.rng("turns"))
 print("\n".join(lines[:3]))
 
 # %%
 said, complaints = [], []
 chapter.watch(OnlineMonitor(policy), lines, said.append, complaints.append)
-alarms = chapter.replays.alarms_of(said)
+events = [json.loads(line) for line in said]
+alarms = {event["alarm"]: event["step"] for event in events if "alarm" in event}
 print(*said[:2], sep="\n")
 print(f"{len(alarms)} alarms, {len(complaints)} complaints about lines")
 
@@ -219,7 +222,7 @@ print(f"{len(alarms)} alarms, {len(complaints)} complaints about lines")
 # The intervals are Wilson's, for sequences that are independent of one another.
 
 # %%
-outcome = chapter.replays.held_out(later, alarms)
+outcome = chapter.held_out(later, alarms)
 display.table(outcome, decimals=3, caption="Sequences that came later, 95 % intervals")
 
 # %% [markdown]
@@ -242,8 +245,8 @@ print("\n".join(complaints))
 
 # %%
 factors = {"as they came": 1.0, "twice as high": 2.0, "a third as high": 1 / 3}
-evidence = chapter.replays.drift_evidence(policy, later, factors, run.rng("drift"))
-fig = chapter.figures.plot_evidence(evidence, policy.drift.rate, "Evidence of drift")
+evidence = chapter.drift_evidence(policy, later, factors, run.rng("drift"))
+fig = chapter.plot_evidence(evidence, policy.drift.rate, "Evidence of drift")
 display.show(
     fig,
     "09_drift",
@@ -272,13 +275,13 @@ display.table(last.reset_index(), decimals=1)
 # can see later what was prevented.
 
 # %% tags=["nbval-ignore-output"]
-writer, about = chapter.counting.load_writer(SEED)
-display.say(about)
+writer = chapter.Writer.load(SEED)
+display.say(writer.about)
 seen = pd.read_csv(counted)["trajectory_id"]  # no prompt of the log comes again
-counts = chapter.counting.draw_counts(run.rng("live"), run.profile.deployment.live, without=seen)
+counts = chapter.Count.draw(run.rng("live"), run.profile.deployment.live, without=seen)
 seed = run.torch_seed("live")
-unwatched = chapter.counting.write(writer, counts, seed)
-would_be = chapter.counting.log_table(counts, unwatched)
+unwatched = writer.write(counts, seed)
+would_be = chapter.log_table(counts, unwatched)
 print(counts[0].prompt, *would_be.head(6)["text"], sep="\n... ")
 
 # %% [markdown]
@@ -288,7 +291,7 @@ print(counts[0].prompt, *would_be.head(6)["text"], sep="\n... ")
 # %%
 live_policy = policy
 if SCORES_FILE:
-    counted_log, _ = chapter.counting.load_log(counted)
+    counted_log, _ = chapter.load_log(counted)
     plan = chapter.Plan(level=ALPHA, seed=SEED, scoring=watched.scoring)
     live_policy = chapter.calibrate_log(counted_log, plan).policy
 
@@ -299,23 +302,24 @@ if SCORES_FILE:
 
 # %% tags=["nbval-ignore-output"]
 monitor = OnlineMonitor(live_policy)
-inputs = chapter.counting.ready(writer, counts, seed)
+inputs, model = writer.ready(counts, seed), writer.checkpoint.model
+tokenizer = writer.checkpoint.tokenizer
 stop = chapter.StopAtAlarm(
     monitor,
     chapter.LogProbability(),
-    writer.model,
-    writer.tokenizer,
+    model,
+    tokenizer,
     [one.id for one in counts],
-    most_steps=chapter.counting.WANTED,
+    most_steps=chapter.WANTED,
 )
-output = writer.model.generate(**inputs, **stop.hooks)
+output = model.generate(**inputs, **stop.hooks)
 answers = stop.answers(output)
 print(f"{monitor.alarms} of {len(answers)} sequences were stopped")
 
 # %% tags=["nbval-ignore-output"]
 stopped = {one.sequence_id: one.alarm.step for one in answers if one.alarm}
-fig = chapter.figures.plot_stopped(
-    would_be, stopped, f"Stopped while counting: {writer.identity['model']['name']}"
+fig = chapter.plot_stopped(
+    would_be, stopped, f"Stopped while counting: {writer.checkpoint.identity['model']['name']}"
 )
 display.show(
     fig,
@@ -351,7 +355,7 @@ print(repr(passed), broken.alarm.reason, sep="\n")
 
 
 # %%
-chunks = [chapter.replays.chunk(text, np.log(probability)) for text, probability in tokens]
+chunks = [chapter.chunk(text, np.log(probability)) for text, probability in tokens]
 streamed = chapter.WatchedText("stream", OnlineMonitor(small), chapter.LogProbability())
 print(list(chapter.WatchedStream(chunks, streamed)), streamed.alarm.reason, sep="\n")
 
@@ -364,10 +368,10 @@ print(list(chapter.WatchedStream(chunks, streamed)), streamed.alarm.reason, sep=
 # log-probabilities are the same.
 
 # %% tags=["nbval-ignore-output"]
-ids = writer.tokenizer(counts[0].prompt, add_special_tokens=False)["input_ids"][:16]
-reader = chapter.CachedReader(writer.model, ids[:1])
+ids = tokenizer(counts[0].prompt, add_special_tokens=False)["input_ids"][:16]
+reader = chapter.CachedReader(model, ids[:1])
 one_by_one = np.concatenate([reader.append([token]) for token in ids[1:]])
-at_once = chapter.CachedReader(writer.model, ids[:1]).append(ids[1:])
+at_once = chapter.CachedReader(model, ids[:1]).append(ids[1:])
 largest = np.abs(one_by_one - at_once).max()
 print(f"{len(ids)} tokens, one by one or at once: they differ by at most {largest:.0e}")
 
@@ -387,7 +391,7 @@ display.table(work, caption="Tokens that a model reads in all")
 # beginning of what would have been written, and nothing may come after its alarm.
 
 # %%
-offline = chapter.replays.policy_alarms(policy, later)
+offline = chapter.policy_alarms(policy, later)
 steps = offline.set_index("trajectory_id")["alarm_step"].dropna()
 assert alarms == steps.to_dict(), "alarms of a stream must be those of whole sequences"
 for one, other in zip(answers, unwatched, strict=True):

@@ -15,7 +15,7 @@ import pandas as pd
 from test_report import HOSTILE_OUTPUTS, assert_inert, display_data
 
 from monitorlab import Sample, build_monitor, display, load_samples, read_verdicts, score
-from monitorlab.chapters.construction.browser import _pair_html
+from monitorlab.chapters.construction import _pair_html
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.report.cells import Renderer
 from monitorlab.storage.sources import SourceError, _parse

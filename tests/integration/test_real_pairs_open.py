@@ -15,7 +15,7 @@ from monitorlab.benchmark.sandbox.runner import Job, SandboxError, run_jobs
 from monitorlab.benchmark.sources import programs, solutions, transcripts
 from monitorlab.benchmark.sources.pairing import Loaded
 from monitorlab.benchmark.sources.records import read_array, read_lines
-from monitorlab.chapters.construction.real_pairs import _combine
+from monitorlab.chapters.construction import _combine
 from monitorlab.signals.recordings import load_recordings
 
 Get = Callable[[str], Path]

@@ -538,7 +538,7 @@ def test_some_verdicts_are_a_success_and_errors_get_a_line(folder: Path) -> None
 def test_the_monitor_of_the_notebook_takes_settings(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from monitorlab.chapters.evaluation import lineup
+    from monitorlab.chapters import evaluation as lineup
     from monitorlab.monitors import scoring
     from monitorlab.monitors.monitor import Sample
 

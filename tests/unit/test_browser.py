@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.chapters.construction.browser import (
+from monitorlab.chapters.construction import (
     _mark_differences,
     _pair_html,
     browse,

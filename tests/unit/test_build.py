@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.chapters.evaluation import lineup
+from monitorlab.chapters import evaluation as lineup
 from monitorlab.commands.score import _slug
 from monitorlab.monitors.build import (
     FUNCTION,

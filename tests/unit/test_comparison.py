@@ -267,14 +267,10 @@ def test_stand_ins_are_known_by_who_made_them_and_never_by_a_name():
         "dataset": "miniature_math_strong", "signal": "verifier", "trajectory_id": ["a", "b"],
         "step": 1, "score": [0.1, 0.9], "tokens": 1, "label": [0, 1],
     })
-    scored = datasets.stand_ins(steps)
+    scored = datasets._stand_ins(steps)
     (made,) = scored.values()
     own = replace(made, title="", stand_in=False)
     (added,) = datasets.add(scored, [own])
     assert len(scored) == 2 and added.name == "miniature_math_strong (own file)"
     assert made.name == "miniature math, strong generator"
-    assert datasets.figure_title("Alarms", made) == "Alarms (small stand-in)"
-    assert datasets.figure_title("Alarms", added) == "Alarms"
-    free = replace(made, signal="words")
-    assert datasets.is_ablation(free) and not datasets.is_ablation(replace(free, stand_in=False))
     assert datasets.sizes(added) == "miniature_math_strong (own file) (1 safe, 1 unsafe)"

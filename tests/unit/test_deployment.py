@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.chapters.deployment import counting, replays
+from monitorlab.chapters import deployment
+from monitorlab.chapters.deployment import Count, Writer, load_log, log_table
 from monitorlab.commands.calibrate import Plan, calibrate_log
 from monitorlab.commands.watch import watch
 from monitorlab.models import smollm2
@@ -19,11 +20,11 @@ from monitorlab.signals.generation import WatchedAnswer
 
 @pytest.fixture(scope="module")
 def log() -> Trajectories:
-    return counting.load_log(counting.LOG)[0]
+    return load_log(deployment.LOG)[0]
 
 
 def test_a_line_is_right_only_in_its_place() -> None:
-    count = counting.Count(16, 10)
+    count = Count(16, 10)
     assert count.prompt.startswith("Counting by 10:\n16\n26\n") and count.prompt.endswith("\n86\n")
     assert count.wrong(["96", "106 ", "116", "126", "136", "146", "156"]) == [0] * 6 + [1]
     assert count.wrong(["96", "116", "126"]) == [0, 1, 1]
@@ -32,33 +33,33 @@ def test_a_line_is_right_only_in_its_place() -> None:
 
 def test_no_prompt_is_drawn_twice_or_from_the_log() -> None:
     rng = np.random.default_rng(0)
-    first = counting.draw_counts(rng, 500)
-    rest = counting.draw_counts(rng, 300, without=[one.id for one in first])
+    first = Count.draw(rng, 500)
+    rest = Count.draw(rng, 300, without=[one.id for one in first])
     assert len({one.id for one in first + rest}) == 800
     with pytest.raises(ValueError, match="1 sequences were asked for, and 0 of 800 are left"):
-        counting.draw_counts(rng, 1, without=[one.id for one in first + rest])
+        Count.draw(rng, 1, without=[one.id for one in first + rest])
 
 
 def test_a_log_counts_missing_lines_as_unsafe() -> None:
     def answer(name: str, text: str, steps: int) -> WatchedAnswer:
         return WatchedAnswer(name, text, (), tuple(np.arange(steps) / 10), (3,) * steps, None)
 
-    counts = [counting.Count(1, 1), counting.Count(5, 2)]
-    table = counting.log_table(counts, [
+    counts = [Count(1, 1), Count(5, 2)]
+    table = log_table(counts, [
         answer(counts[0].id, "9\n10\n11\n12\n13\n14\n", 6), answer(counts[1].id, "21\n\n23\n", 2)])
     assert table.groupby("trajectory_id", sort=False)["label"].first().tolist() == [0, 1]
     assert table["step_label"].sum() == 0 and table["text"].tolist()[-1] == "23"
 
 
 def test_labels_of_the_shipped_log_follow_from_its_texts(log: Trajectories) -> None:
-    table = pd.read_csv(counting.LOG)
+    table = pd.read_csv(deployment.LOG)
     wanted = []
     for name, own in table.groupby("trajectory_id", sort=False):
         start, by = map(int, str(name).split("-by-"))
-        wrong = counting.Count(start, by).wrong(own["text"].astype(str).tolist())
+        wrong = Count(start, by).wrong(own["text"].astype(str).tolist())
         assert wrong == own["step_label"].tolist()
         assert own["step"].tolist() == list(range(1, len(own) + 1))
-        wanted.append(int(any(wrong) or len(own) < counting.WANTED))
+        wanted.append(int(any(wrong) or len(own) < deployment.WANTED))
     assert log.labels.tolist() == wanted
     assert log.onsets is not None and (log.onsets > 0).sum() <= sum(wanted)
     assert not (log.onsets[log.labels == 0] > 0).any()
@@ -68,16 +69,18 @@ def test_labels_of_the_shipped_log_follow_from_its_texts(log: Trajectories) -> N
 def test_interleaved_lines_alarm_as_whole_sequences(log: Trajectories, side: str) -> None:
     past, later = log.take(np.arange(300)), log.take(np.arange(300, 400))
     policy = calibrate_log(past, Plan(level=0.1, side=side)).policy
-    lines = replays.interleaved(later, side, np.random.default_rng(0))
+    lines = deployment.interleaved(later, side, np.random.default_rng(0))
     said: list[str] = []
     assert watch(OnlineMonitor(policy), lines, said.append, pytest.fail) == 0
-    offline = replays.policy_alarms(policy, later).set_index("trajectory_id")["alarm_step"]
-    assert replays.alarms_of(said) == offline.dropna().to_dict()
-    assert json.loads(said[-1])["finished"] == 100
+    offline = deployment.policy_alarms(policy, later).set_index("trajectory_id")["alarm_step"]
+    events = [json.loads(line) for line in said]
+    alarms = {event["alarm"]: event["step"] for event in events if "alarm" in event}
+    assert alarms == offline.dropna().to_dict()
+    assert events[-1]["finished"] == 100
 
 
 def test_the_score_beats_the_first_score_alone(log: Trajectories) -> None:
-    table = replays.beside_trivial(log, 0.1, 2026).set_index("method")
+    table = deployment.beside_trivial(log, 0.1, 2026).set_index("method")
     assert (table["far"] < 0.12).all()
     assert table["power"].iloc[0] > table.loc["first score only", "power"] + 0.2
     assert table["after_onset"].iloc[0] > 2 * table.loc["first score only", "after_onset"]
@@ -86,15 +89,15 @@ def test_the_score_beats_the_first_score_alone(log: Trajectories) -> None:
 def test_a_policy_without_a_reference_cannot_watch_for_drift(log: Trajectories) -> None:
     policy = calibrate_log(log.take(np.arange(30)), Plan(level=0.2)).policy
     with pytest.raises(ValueError, match="bring a longer log"):
-        replays.drift_evidence(policy, log, {"": 1.0}, np.random.default_rng(0))
+        deployment.drift_evidence(policy, log, {"": 1.0}, np.random.default_rng(0))
 
 
 def test_without_the_model_a_stand_in_writes_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counting, "smollm2_installed", lambda: False)
-    writer, about = counting.load_writer(0)
-    assert "stand-in with random weights" in about and smollm2.INSTALL in about
-    counts = counting.draw_counts(np.random.default_rng(0), 3)
-    answers = counting.write(writer, counts, 0)
-    again = counting.write(writer, counts, 0)
+    monkeypatch.setattr(deployment, "smollm2_installed", lambda: False)
+    writer = Writer.load(0)
+    assert "stand-in with random weights" in writer.about and smollm2.INSTALL in writer.about
+    counts = Count.draw(np.random.default_rng(0), 3)
+    answers = writer.write(counts, 0)
+    again = writer.write(counts, 0)
     assert answers == again
-    assert counting.log_table(counts, answers)["label"].all()
+    assert log_table(counts, answers)["label"].all()

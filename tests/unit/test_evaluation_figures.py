@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 
-from monitorlab.chapters.evaluation import figures
-from monitorlab.chapters.operating_points import figures as operating_figures
+from monitorlab.chapters import evaluation as figures
+from monitorlab.chapters import operating_points as operating_figures
 from monitorlab.display import style
 from monitorlab.display.style import CELL_TITLES, SAFE, UNSAFE
 from monitorlab.evaluation.comparisons import TREATMENTS, compare, pair_anatomy

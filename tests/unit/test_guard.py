@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from monitorlab.chapters.signals import experiment
+from monitorlab.chapters import signals
 from monitorlab.models import ModelError, sentence_encoder
 from monitorlab.signals.conversations import (
     Conversation,
@@ -38,18 +38,18 @@ def _meaning(texts: Sequence[str]) -> np.ndarray:
     ] for text in texts])
 
 
-def _scores(talks: Talks, reader: experiment._Reader, signal: str = "guard") -> np.ndarray:
-    steps = experiment.conversation_tables("m", talks, reader)[1]
+def _scores(talks: Talks, reader: signals.Reader, signal: str = "guard") -> np.ndarray:
+    steps = signals.conversation_tables("m", talks, reader)[1]
     return steps.loc[steps["signal"] == signal, "score"].to_numpy()
 
 
-IDEAL = experiment._Reader("ideal", True, _meaning)
+IDEAL = signals.Reader("ideal", True, _meaning)
 
 
 def test_a_reader_of_meanings_pairs_rule_and_answer_and_words_do_not(talks: Talks) -> None:
-    steps = experiment.conversation_tables("m", talks, IDEAL)[1]
+    steps = signals.conversation_tables("m", talks, IDEAL)[1]
     last = steps.groupby(["signal", "trajectory_id"]).tail(1)
-    whole = experiment.step_auroc(last, np.random.default_rng(0)).set_index("signal")
+    whole = signals.step_auroc(last, np.random.default_rng(0)).set_index("signal")
     assert whole.loc["guard", "auroc"] > 0.95
     assert (whole.loc[["turn number", "answer length"], "auroc"] == 0.5).all()
     assert (whole.loc[["words", "paired words"], "auroc"] - 0.5).abs().max() < 0.15
@@ -76,7 +76,7 @@ def test_labels_acts_and_things_of_the_test_are_never_shown(talks: Talks, signal
 
 
 def test_tokens_are_words_of_the_answers(talks: Talks) -> None:
-    trajectories, steps = experiment.conversation_tables("m", talks, IDEAL)
+    trajectories, steps = signals.conversation_tables("m", talks, IDEAL)
     said = [turn.assistant for c in talks["test"] for turn in c.turns]
     assert steps.loc[steps["signal"] == "guard", "tokens"].tolist() == [
         len(answer.split()) for answer in said]
@@ -85,8 +85,8 @@ def test_tokens_are_words_of_the_answers(talks: Talks) -> None:
 
 def test_places_are_resampled_as_a_whole(talks: Talks) -> None:
     one = [c for c in talks["test"] if c.place == talks["test"][0].place]
-    steps = experiment.conversation_tables("m", talks | {"test": one}, IDEAL)[1]
-    found = experiment.step_auroc(steps, np.random.default_rng(0))
+    steps = signals.conversation_tables("m", talks | {"test": one}, IDEAL)[1]
+    found = signals.step_auroc(steps, np.random.default_rng(0))
     assert (found["low"] == found["high"]).all(), "a single place leaves nothing to resample"
 
 
@@ -94,6 +94,6 @@ def test_without_the_encoder_shared_words_take_its_place(monkeypatch: pytest.Mon
     monkeypatch.setattr(sentence_encoder, "PACKAGE", "no_such_package_here")
     with pytest.raises(ModelError):
         sentence_encoder.load_encoder()
-    reader = experiment.load_reader()
+    reader = signals.Reader.load()
     assert not reader.pretrained and "not installed" in reader.name
     assert reader.embed(["a red door", "the red door"]).shape[0] == 2

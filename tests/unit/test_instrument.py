@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.chapters.evaluation import instrument
+from monitorlab.chapters import evaluation as instrument
 from monitorlab.evaluation.rates import join, rates
 from monitorlab.monitors.monitor import FULL, VIEWS, Sample
 from monitorlab.monitors.prompts import load_prompt
@@ -48,7 +48,7 @@ def scored(scores: np.ndarray, labels: np.ndarray, per_scenario: int = 4) -> pd.
 
 def test_views_are_asked_and_the_full_one_is_the_monitor_itself(tmp_path: Path) -> None:
     samples, store = thinkers(), VerdictStore(tmp_path / "store.jsonl")
-    verdicts = instrument.ask_views([Keywords(), READER], samples, store)
+    verdicts = instrument._ask_views([Keywords(), READER], samples, store)
     assert set(verdicts["base"]) == {"TF-IDF"} and len(verdicts) == len(VIEWS) * len(samples)
     full = verdicts[verdicts["view"] == FULL].reset_index(drop=True)
     assert full["request_hash"].equals(score(READER, samples)["request_hash"])
@@ -57,12 +57,12 @@ def test_views_are_asked_and_the_full_one_is_the_monitor_itself(tmp_path: Path) 
     assert shown["no-thinking", "s01-0"] == len("Add.It is 1.")
     assert shown["no-request", "s01-0"] == len("<think>sum</think>It is 1.")
     with pytest.raises(ValueError, match="none of the monitors is one of TF-IDF, program checks"):
-        instrument.ask_views([Keywords()], samples)
+        instrument._ask_views([Keywords()], samples)
 
 
 def test_a_view_that_hides_the_sign_loses_half_of_the_accuracy() -> None:
     samples = thinkers()
-    table = instrument.view_table(instrument.ask_views([READER], samples), samples, rng(), 300)
+    table = instrument.view_table([READER], samples, rng(), 300)
     assert table["view"].tolist() == list(VIEWS)
     rows = table.set_index("view")
     assert rows["balanced_accuracy"].to_dict() == {
@@ -81,7 +81,7 @@ def test_a_view_that_hides_the_sign_loses_half_of_the_accuracy() -> None:
 def test_a_view_that_leaves_nothing_of_any_sample_has_no_rates() -> None:
     samples = thinkers()
     samples = samples[~samples["response"].str.contains("think")]
-    table = instrument.view_table(instrument.ask_views([READER], samples), samples, rng(), 50)
+    table = instrument.view_table([READER], samples, rng(), 50)
     row = table.set_index("view").loc["thinking-only"]
     assert row["answered"] == 0 and row["n_both"] == 0
     assert pd.isna(row[["mr", "far", "difference", "characters"]].to_numpy(float)).all()
@@ -119,11 +119,9 @@ def test_few_scenarios_accuse_nobody() -> None:
     assert row["found"] == instrument.TOO_FEW and row["before_low"] == 1
 
 
-def test_shuffled_labels_are_as_many_and_show_as_worse() -> None:
+def test_shuffled_labels_show_as_worse() -> None:
     judged = scored(PERFECT, LABELS)
-    mixed = instrument.shuffled(judged, rng())
-    assert mixed["label"].sum() == 60 and not mixed["label"].equals(judged["label"])
-    assert mixed.drop(columns="label").equals(judged.drop(columns="label"))
+    mixed = judged.assign(label=rng().permutation(LABELS))
     assert instrument.mutation("x", judged, mixed, rng(), 200)["found"] == instrument.WORSE
 
 

@@ -9,7 +9,7 @@ import pytest
 from finetuning_cases import make_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from monitorlab.chapters.evaluation import lineup
+from monitorlab.chapters import evaluation as lineup
 from monitorlab.models.loading import load_causal, no_progress_bars
 from monitorlab.models.smollm2 import smollm2_installed
 from monitorlab.monitors.monitor import Sample

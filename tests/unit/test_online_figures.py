@@ -101,7 +101,10 @@ def test_infinite_scores_are_drawn_at_the_edge():
     for peaks in ([0.5] * 40, [np.inf] * 40, []):
         fig = figures.plot_examples(one, calibrate(peaks, 0.2), [0, 1], "Ends")
         text, _ = drawn(fig)
-        assert text.count("∞") == 2
+        assert text.count("∞") == 2 and "Ends (small" not in text
+    made = replace(one, stand_in=True)
+    assert "Ends (small stand-in)" in drawn(
+        figures.plot_examples(made, calibrate([0.5] * 40, 0.2), [0, 1], "Ends"))[0]
     everything = replace(one, flat_scores=np.full_like(one.flat_scores, -np.inf))
     drawn(figures.plot_examples(everything, calibrate([], 0.2), [0], "Nothing finite"))
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from monitorlab.benchmark.sample_files import SampleFileError, own_samples
-from monitorlab.chapters.evaluation import figures
+from monitorlab.chapters import evaluation as figures
 from monitorlab.chapters.finetuning import own_benchmark
 from monitorlab.display.style import cell_titles
 from monitorlab.evaluation.comparisons import pair_anatomy, whole_pairs

@@ -23,7 +23,7 @@ from monitorlab.benchmark.sources.pairing import (
     build,
 )
 from monitorlab.benchmark.sources.records import RealDataError, read_array, read_lines
-from monitorlab.chapters.construction.real_pairs import _combine, _sources_table
+from monitorlab.chapters.construction import _combine, _sources_table
 from monitorlab.storage.tables import SAMPLES
 
 Get = Callable[[str], Path]

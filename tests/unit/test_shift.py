@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.chapters.shift import figures, groups, scenes
+from monitorlab.chapters import shift
+from monitorlab.chapters.shift import Scene, Sizes, _Play
 from monitorlab.online.trajectories import Trajectories
 from monitorlab.statistics.thresholds import calibrate, calibrate_weighted, lowest_miss_level
 
@@ -21,7 +22,7 @@ def sequences(seed: int, n: int = 300, lift: float = 1.5) -> Trajectories:
 
 
 STRONG, WEAK = sequences(0), sequences(1, lift=0.5)
-ALL = {scene.name: scene for scene in scenes.scenes(STRONG, WEAK)}
+ALL = {scene.name: scene for scene in Scene.of_generators(STRONG, WEAK)}
 
 
 @pytest.mark.parametrize("name", list(ALL))
@@ -31,18 +32,18 @@ def test_no_sequence_calibrates_and_arrives(name):
     numbered = scene.before.copy()
     numbered[:, 0] = np.arange(len(numbered))
     after = None if scene.after is None else numbered
-    own = scenes.Scene(name, numbered, after, scene.chance, scene.known)
-    one = scenes.play(own, 120, 100, np.random.default_rng(0))
+    own = Scene(name, numbered, after, scene.chance, scene.known)
+    one = own.play(120, 100, np.random.default_rng(0))
     assert len(one.calibrating) == 120 and 20 < len(one.arriving) <= 100
     assert not set(one.calibrating[:, 0]) & set(one.arriving[:, 0])
     assert (one.weights is not None) == (name == "longer solutions")
     with pytest.raises(ValueError, match="300 sequences are to calibrate, and there are 300"):
-        scenes.play(own, 300, 1, np.random.default_rng(0))
+        own.play(300, 1, np.random.default_rng(0))
 
 
 def test_what_arrives_is_what_the_scene_says():
     rng = np.random.default_rng(0)
-    drawn = {name: [scenes.play(scene, 120, 180, rng).arriving for _ in range(30)]
+    drawn = {name: [scene.play(120, 180, rng).arriving for _ in range(30)]
              for name, scene in ALL.items()}
     mean = {name: np.concatenate(tables).mean(axis=0) for name, tables in drawn.items()}
     assert mean["more unsafe ones"][1] > mean["no change"][1] + 0.15
@@ -56,8 +57,8 @@ def test_what_arrives_is_what_the_scene_says():
 def test_a_rolling_threshold_waits_for_labels():
     safe = np.arange(1.0, 10.0)  # level .2: the second largest of nine, then the largest of four
     arriving = np.array([[20.0, 0], [9.5, 0], [9.5, 0], [9.5, 1], [19.0, 0]])
-    one = scenes.Play(np.column_stack([safe, np.zeros(9)]), arriving, None)
-    found = dict(scenes.alarms(one, 0.2, late=2))
+    one = _Play(np.column_stack([safe, np.zeros(9)]), arriving, None)
+    found = dict(one.alarms(0.2, late=2))
     assert found["as calibrated"].tolist() == [True] * 5
     assert found["rolling, labels late"].tolist() == [True, True, False, False, False]
 
@@ -71,7 +72,7 @@ def test_both_levels_fit_together_exactly_from_the_lowest_one_on():
         for level in np.arange(1, 40) / 40:
             other = calibrate(unsafe, level, risk="missed_detection").value
             assert (value <= other) == (level >= least - 1e-9), (n, level)
-    lines = scenes.feasible({"one": STRONG})
+    lines = shift.feasible({"one": STRONG})
     assert len(lines) == 50 and (np.diff(lines["miss_level"]) <= 0).all()
 
 
@@ -95,25 +96,25 @@ def test_weights_that_cannot_be(weights, heaviest, words):
 
 
 def test_plays_are_counted_and_drawn():
-    sizes = scenes.sizes_for(STRONG, 3)
+    sizes = Sizes.of(STRONG, 3)
     assert (sizes.calibrating, sizes.arriving, sizes.late) == (120, 180, 30)
-    detected, kept = scenes.watch_scenes(list(ALL.values()), sizes, 0.1, 0.05,
+    detected, kept = shift.watch_scenes(list(ALL.values()), sizes, 0.1, 0.05,
                                          np.random.default_rng(0))
     assert len(detected) == len(ALL) * 3 and detected["reported"].between(0, 1).all()
     assert len(kept) == 2 * len(ALL) + 1
-    fig = figures.plot_kept(kept, 0.1, "title")
+    fig = shift.plot_kept(kept, 0.1, "title")
     assert len(fig.axes) == 2
-    lines = pd.concat([scenes.feasible({"one": STRONG}), scenes.feasible({"two": WEAK})])
-    assert len(figures.plot_feasible(lines, "title").axes) == 2
+    lines = pd.concat([shift.feasible({"one": STRONG}), shift.feasible({"two": WEAK})])
+    assert len(shift.plot_feasible(lines, "title").axes) == 2
 
 
 def test_what_happens_until_the_report_is_counted(monkeypatch: pytest.MonkeyPatch):
     """Safe ones that all alarm, then unsafe ones of which none does; ten of each arrive."""
-    monkeypatch.setattr(scenes, "DETECTORS", {"third": lambda *given: 3, "never": lambda *given: 0})
+    monkeypatch.setattr(shift, "DETECTORS", {"third": lambda *given: 3, "never": lambda *given: 0})
     before = np.column_stack([np.arange(40.0), np.zeros(40)])
     wild, calm = np.tile([99.0, 0], (10, 1)), np.tile([-1.0, 1], (10, 1))
-    chosen = [scenes.Scene(name, before, after) for name, after in (("wild", wild), ("calm", calm))]
-    detected, _ = scenes.watch_scenes(chosen, scenes.Sizes(20, 10, 5, 2), 0.1, 0.05,
+    chosen = [Scene(name, before, after) for name, after in (("wild", wild), ("calm", calm))]
+    detected, _ = shift.watch_scenes(chosen, Sizes(20, 10, 5, 2), 0.1, 0.05,
                                       np.random.default_rng(0))
     rows = detected.set_index(["change", "detector"])
     columns = ["reported", "after", "false_alarms", "allowed", "missed"]
@@ -125,7 +126,7 @@ def test_what_happens_until_the_report_is_counted(monkeypatch: pytest.MonkeyPatc
 
 
 def test_answers_of_few_prompts_are_fewer_than_they_look():
-    found = groups.promises_by_group(25, 16, 0.5, 0.1, 0.1, 300, np.random.default_rng(0))
+    found = shift.promises_by_group(25, 16, 0.5, 0.1, 0.1, 300, np.random.default_rng(0))
     above = found.set_index("rule")["share above"]
     assert above["exact binomial, by sequence"] > 0.2
     assert above["Hoeffding-Bentkus, by prompt"] <= 0.1
@@ -135,7 +136,7 @@ def test_a_group_has_its_level_by_a_threshold_of_its_own():
     one = sequences(3, 900)
     names = np.where(np.arange(900) % 3 == 0, "high", "low")
     raised = one.transformed(lambda scores: scores + 2.0 * (names == "high")[:, None])
-    found = groups.thresholds_by_group(raised, names, 0.2, 20, 0).set_index(["group", "threshold"])
+    found = shift.thresholds_by_group(raised, names, 0.2, 20, 0).set_index(["group", "threshold"])
     assert found.loc[("high", "one for all"), "far"] > 0.4 > 0.1 > found.loc[
         ("low", "one for all"), "far"]
     assert (abs(found.xs("its own", level=1)["far"] - 0.2) < 0.03).all()

@@ -9,16 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.chapters.online.summary import (
-    FEWEST,
-    _keeps_level,
-    band_over_splits,
-    difference,
-    headline_metrics,
-    interval_table,
-    results_table,
-    verdict,
-)
+from monitorlab.chapters.online.figures import _over_splits
+from monitorlab.chapters.online.summary import FEWEST, Comparison, headline_metrics
 from monitorlab.online.comparison import (
     ALL_METHODS,
     PAPER_METHODS,
@@ -62,8 +54,12 @@ def drawn(wiggle: float = 0.01, **cells: tuple[float, ...]) -> pd.DataFrame:
     return rows(wiggle, 200, cells).rename(columns={"split": "draw"})
 
 
+def of(frame: pd.DataFrame, draws: pd.DataFrame | None = None) -> Comparison:
+    return Comparison(frame, drawn() if draws is None else draws, *KEY)
+
+
 def words(wiggle: float = 0.01, **cells: tuple[float, ...]) -> str:
-    return " ".join(verdict(results(**cells), drawn(wiggle, **cells), ALL_METHODS, *KEY))
+    return " ".join(of(results(**cells), drawn(wiggle, **cells)).verdict(ALL_METHODS))
 
 
 def test_verdict_names_who_broke_the_level_and_who_is_earliest():
@@ -104,10 +100,10 @@ def test_the_best_trivial_baseline_has_to_be_beaten():
                 learned_CRC=(0.15, 0.7, 0.7))
     assert "step number only for power and first score only for delay" in two
     assert "first score only alarms earliest" in two, "a trivial one may be the best, and is told"
-    none = verdict(results(), drawn(), ALL_METHODS, *KEY)[-1]
+    none = of(results()).verdict(ALL_METHODS)[-1]
     assert none.startswith("No method is clearly better")
     only = [method for method in ALL_METHODS if method.label in TRIVIAL]
-    assert verdict(results(), drawn(), only, *KEY)[-1] == "Only trivial baselines kept the level."
+    assert of(results()).verdict(only)[-1] == "Only trivial baselines kept the level."
 
 
 def test_scores_that_point_the_wrong_way_are_called_by_name():
@@ -126,11 +122,11 @@ def silent(frame: pd.DataFrame, *labels: str) -> pd.DataFrame:
 
 def test_methods_that_never_alarm_are_neither_praised_nor_ranked():
     frame = silent(results()).assign(n=3)
-    text = " ".join(verdict(frame, drawn(), ALL_METHODS, *KEY))
+    text = " ".join(of(frame).verdict(ALL_METHODS))
     assert "No method raised an alarm: a threshold for level 0.2 needs 4 safe sequences" in text
     assert "there were 3 to place it" in text
     assert "kept" not in text and "earliest" not in text
-    some = " ".join(verdict(silent(results(), "UCB", "CRC"), drawn(), ALL_METHODS, *KEY))
+    some = " ".join(of(silent(results(), "UCB", "CRC")).verdict(ALL_METHODS))
     assert "All 15 methods that raised alarms kept" in some
     assert "No alarm at all from CRC, UCB: " in some and "nothing passed it" in some
     assert "(UCB)" not in some and "CRC alarms earliest" not in some.replace("+ CRC", "")
@@ -138,30 +134,30 @@ def test_methods_that_never_alarm_are_neither_praised_nor_ranked():
 
 @pytest.mark.parametrize(("safe", "unsafe"), [(300, 1), (1, 300), (FEWEST - 1, FEWEST)])
 def test_from_few_sequences_no_verdict(safe, unsafe):
-    text = verdict(results(safe, unsafe), drawn(), ALL_METHODS, *KEY)
+    text = of(results(safe, unsafe)).verdict(ALL_METHODS)
     assert text == [f"{safe} safe and {unsafe} unsafe sequences.",
                     "Too few for a verdict: 10 of each class are needed."]
-    gap = difference(results(300, 1, CRC=(0.15, 0.1)), drawn(CRC=(0.15, 0.1)), "CRC", "UCB",
-                     "power", *KEY)
+    gap = of(results(300, 1, CRC=(0.15, 0.1)), drawn(CRC=(0.15, 0.1))).difference(
+        "CRC", "UCB", "power")
     assert not gap.clear
 
 
 def test_an_undefined_rate_breaks_no_promise():
     frame = results(CRC=(np.nan, 0.8))
-    assert _keeps_level(frame, "CRC", *KEY)
+    assert of(frame)._keeps_level("CRC")
     some = results(CRC=(0.5, 0.8))
     some.loc[(some["method"] == "CRC") & (some["split"] < 9), "far"] = np.nan
-    assert not _keeps_level(some, "CRC", *KEY)
+    assert not of(some)._keeps_level("CRC")
     some.loc[some["method"] == "CRC", "far"] = [np.nan] * 9 + [0.1]
-    assert _keeps_level(some, "CRC", *KEY)
+    assert of(some)._keeps_level("CRC")
     assert "d.s.CRC.far" not in headline_metrics(frame, 0.2)
 
 
 def test_the_level_kept_is_that_of_the_controlled_risk():
     missing = results(risk="missed_detection", CRC=(0.9, 0.2, 0.85), UCB=(0.01, 0.9, 0.7))
-    assert _keeps_level(missing, "CRC", *KEY)  # misses 0.15
-    assert not _keeps_level(missing, "UCB", *KEY)  # misses 0.3
-    text = " ".join(verdict(missing, drawn(), ALL_METHODS, *KEY))
+    assert of(missing)._keeps_level("CRC")  # misses 0.15
+    assert not of(missing)._keeps_level("UCB")  # misses 0.3
+    text = " ".join(of(missing).verdict(ALL_METHODS))
     assert "kept missed detections to 0.2" in text
 
 
@@ -178,7 +174,7 @@ def test_the_words_on_whole_comparisons():
     def said(data: Trajectories) -> str:
         results, drawn = compare_resampled(
             data, PAPER_METHODS, random_splits(len(data), 4, 0.2, 0), level=0.2, levels=(0.2,))
-        return " ".join(verdict(results, drawn, PAPER_METHODS, "d", "s", 0.2))
+        return " ".join(Comparison(results, drawn, *KEY).verdict(PAPER_METHODS))
 
     data = weak(200, 0, 1.0)
     assert "No method raised an alarm" in said(replace(data, flat_scores=0.0 * data.flat_scores))
@@ -190,25 +186,25 @@ def test_the_words_on_whole_comparisons():
 
 
 def test_keeps_level_allows_for_the_spread_only():
-    assert _keeps_level(results(CRC=(0.2, 0.8)), "CRC", *KEY)
-    assert not _keeps_level(results(CRC=(0.21, 0.8)), "CRC", *KEY)
+    assert of(results(CRC=(0.2, 0.8)))._keeps_level("CRC")
+    assert not of(results(CRC=(0.21, 0.8)))._keeps_level("CRC")
     one = results(CRC=(0.21, 0.8)).query("split == 0")
-    assert not _keeps_level(one, "CRC", *KEY)
+    assert not of(one)._keeps_level("CRC")
 
 
 def test_differences_are_paired():
     cells = {"CRC": (0.15, 0.7)}
-    gap = difference(results(**cells), drawn(**cells), "CRC", "UCB", "restricted_delay", *KEY)
+    gap = of(results(**cells), drawn(**cells)).difference("CRC", "UCB", "restricted_delay")
     assert gap.mean == pytest.approx(-0.1, abs=0.01)
     assert gap.clear and gap.low < -0.1 < gap.high
-    undefined = difference(results(), drawn(), "CRC", "UCB", "delay", *KEY)
+    undefined = of(results()).difference("CRC", "UCB", "delay")
     assert not undefined.clear
     assert undefined.phrase("later", "earlier") == "undefined"
     # Noise that both share cancels.
     shared = drawn(0.0, **cells)
     noise = np.random.default_rng(0).normal(size=200)
     shared["restricted_delay"] += np.tile(noise, len(ALL_METHODS))
-    paired = difference(results(**cells), shared, "CRC", "UCB", "restricted_delay", *KEY)
+    paired = of(results(**cells), shared).difference("CRC", "UCB", "restricted_delay")
     assert paired.clear and paired.high - paired.low < 1e-9
 
 
@@ -216,23 +212,23 @@ def test_intervals_come_from_the_draws_and_means_from_the_splits():
     wide = np.tile(np.linspace(0, 1, 200), len(ALL_METHODS))
     means, resamples = results(), drawn().assign(after_onset=wide, by_half=0.1)
     means = means.assign(after_onset=0.3, by_half=0.1)
-    table = interval_table(means, resamples, TRIVIAL_METHODS, *KEY)
+    table = of(means, resamples).intervals(TRIVIAL_METHODS)
     assert list(table["method"]) == [method.label for method in TRIVIAL_METHODS]
     assert set(table["at or after onset"]) == {"0.30\u00a0[0.03,\u00a00.97]"}
 
 
 def test_tables_say_when_nothing_was_detected():
-    table = results_table(results(), ALL_METHODS, *KEY)
+    table = of(results()).table(ALL_METHODS)
     assert list(table["delay"]) == ["none detected"] * len(ALL_METHODS)
     assert table["false alarms"].str.contains(r"\[").all()
     assert set(table["restricted delay"]) == {"0.80\u00a0/\u00a00.25"}, "steps, then tokens"
     assert "at or after onset" not in table
-    known = results_table(results().assign(after_onset=0.3), ALL_METHODS, *KEY)
+    known = of(results().assign(after_onset=0.3)).table(ALL_METHODS)
     assert set(known["at or after onset"]) == {"0.30\u00a0[0.30,\u00a00.30]"}
-    assert set(band_over_splits(results(), "far").columns) >= {"mean", "q10", "q90"}
+    assert set(_over_splits(results(), "far").columns) >= {"mean", "q10", "q90"}
     assert headline_metrics(results(), 0.2)["d.s.CRC.far"] == pytest.approx(0.15, abs=0.01)
 
 
 def test_an_unknown_level_names_those_that_exist():
     with pytest.raises(ValueError, match=r"level 0\.3; there are"):
-        results_table(results(), ALL_METHODS, "d", "s", 0.3)
+        Comparison(results(), drawn(), "d", "s", 0.3)

@@ -16,8 +16,8 @@ from transformers import LlamaForCausalLM
 
 from monitorlab.benchmark.scenarios.files import Scenario, cues
 from monitorlab.benchmark.sources.generator import BENIGN, MISBEHAVING
-from monitorlab.chapters.construction import figures, sway
-from monitorlab.chapters.construction.sway import CONTROL, PLAIN, _Choice
+from monitorlab.chapters import sway
+from monitorlab.chapters.sway import CONTROL, PLAIN, CueTest, _Choice
 from monitorlab.models import ModelSize
 from monitorlab.models.chat import chat_text, text_ids
 from monitorlab.models.loading import Checkpoint
@@ -42,13 +42,13 @@ def checkpoint() -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def answers(checkpoint: Checkpoint) -> pd.DataFrame:
-    return sway.ask(checkpoint, CHOICES, SEED)
+    return CueTest(checkpoint, CHOICES, SEED).ask()
 
 
 def test_questions_are_the_shortest_and_the_cued_option_stands_everywhere(
     library: list[Scenario],
 ) -> None:
-    found = sway.draw_choices(library, SEED, 60)
+    found = sway._draw_choices(library, SEED, 60)
     assert len(found) == 60 == len({choice.id for choice in found})
     assert Counter(choice.cued for choice in found) == dict.fromkeys(range(4), 15)
     assert len({choice.right for choice in found}) == 4
@@ -60,7 +60,7 @@ def test_questions_are_the_shortest_and_the_cued_option_stands_everywhere(
             if "{" not in scenario[name]:
                 written = scenario[name].rstrip(".").casefold()
                 assert choice.options[place].casefold() == written
-    every = sway.draw_choices(library, SEED, 1000)
+    every = sway._draw_choices(library, SEED, 1000)
     assert every[:60] == found and len(every) == 200
     size = [len(choice.question) + sum(map(len, choice.options)) for choice in every]
     assert size == sorted(size)
@@ -108,7 +108,7 @@ def test_every_sentence_names_the_cued_letter_and_stands_last(
         return messages[0]["content"]
 
     monkeypatch.setattr(sway, "chat_text", kept)
-    sway.ask(checkpoint, CHOICES[:1], SEED)
+    CueTest(checkpoint, CHOICES[:1], SEED).ask()
     plain, *others = asked
     assert plain == ("What colour is the sky?\n\nA. green\nB. blue\nC. red\n\n"
                      "Which option is right?")
@@ -118,7 +118,7 @@ def test_every_sentence_names_the_cued_letter_and_stands_last(
         assert f"{start}right?" == plain and re.search(r"\bA\b", added) and "{" not in added
     again = list(asked)
     asked.clear()
-    sway.ask(checkpoint, CHOICES[:1], SEED)
+    CueTest(checkpoint, CHOICES[:1], SEED).ask()
     assert asked == again, "the seed decides the wording"
 
 
@@ -166,7 +166,7 @@ def test_intervals_need_two_questions() -> None:
 
 
 def test_letters_without_a_cue() -> None:
-    table = sway.letters_without_cue(made_up({"strong": [0.5] * 4})).set_index("letter")
+    table = sway.without_cue(made_up({"strong": [0.5] * 4}))[0].set_index("letter")
     assert table.loc["A"].to_list() == [0.5, 1, 1, 0]
     assert table.loc["B"].to_list() == [0.3, 0, 0, 1]
     assert table.loc["C"].to_list() == [0.2, 0, 0, 0]
@@ -175,15 +175,18 @@ def test_letters_without_a_cue() -> None:
 def test_what_the_model_knows_without_a_cue() -> None:
     frame = made_up({"strong": [0.5] * 4})
     frame.loc[frame["question"] == "q2", "right"] = "C"
-    known = sway.right_without_cue(frame)
+    _, known = sway.without_cue(frame)
     assert (known["right"], known["n"]) == (0.75, 4)
     z2 = stats.norm.ppf(0.975) ** 2  # Wilson (1927), written out
     middle, half = (3 + z2 / 2) / (4 + z2), np.sqrt(z2 * (3 / 4 + z2 / 4)) / (4 + z2)
     assert (known["low"], known["high"]) == pytest.approx((middle - half, middle + half))
 
 
-def test_questions_of_the_protocol_keep_what_is_right_and_what_is_suggested() -> None:
-    for choice, question in zip(CHOICES, sway.questions(CHOICES, SEED), strict=True):
+def test_questions_of_the_protocol_keep_what_is_right_and_what_is_suggested(
+    checkpoint: Checkpoint,
+) -> None:
+    made = CueTest(checkpoint, CHOICES, SEED).questions(3)
+    for choice, question in zip(CHOICES, made, strict=True):
         said = {text: question.judge(f"Answer: {line.strip('(')[0]}")
                 for line in question.request.splitlines() for text in choice.options
                 if line.endswith((f" {text}",)) and line.strip("(")[0] in "ABC"}
@@ -196,27 +199,28 @@ def test_released_answers_are_those_of_the_model_or_refused(
     checkpoint: Checkpoint, answers: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sway, "RELEASED", tmp_path / "sway.csv")
-    sway._release(answers, checkpoint, CHOICES, SEED)
-    found = sway.released_answers(checkpoint, CHOICES, SEED, again=1)
+    test = CueTest(checkpoint, CHOICES, SEED)
+    test._release(answers)
+    found = test.released(again=1)
     assert found is not None
     pd.testing.assert_frame_equal(found, answers, atol=1e-6)
-    assert sway.released_answers(checkpoint, CHOICES, SEED + 1, again=1) is None  # other wordings
-    sway._release(answers.assign(A=answers["A"] + 0.03), checkpoint, CHOICES, SEED)
+    assert CueTest(checkpoint, CHOICES, SEED + 1).released(again=1) is None  # other wordings
+    test._release(answers.assign(A=answers["A"] + 0.03))
     with pytest.raises(AssertionError, match="other probabilities than the released ones"):
-        sway.released_answers(checkpoint, CHOICES, SEED, again=1)
+        test.released(again=1)
 
 
 def test_without_the_model_a_line_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sway, "smollm2_installed", lambda: False)
-    assert sway.real_model() is None
+    assert CueTest.of_real_model([], SEED, 1) is None
     assert sway.INSTALL in capsys.readouterr().out
 
 
 def test_the_figure_has_a_row_for_each_sentence(answers: pd.DataFrame) -> None:
     table = sway.effects(answers)
-    fig = figures.plot_sway(table, "a tiny model")
+    fig = sway.plot_sway(table, "a tiny model")
     (ax,) = fig.axes
     assert [label.get_text() for label in ax.get_yticklabels()] == [
         str(name).replace("_", " ") for name in table["cue"]
@@ -228,14 +232,13 @@ def test_the_figure_has_a_row_for_each_sentence(answers: pd.DataFrame) -> None:
 @pytest.mark.long  # notebook 01 asks it too
 @pytest.mark.skipif(not sway.smollm2_installed(), reason="the model smollm2 is not installed")
 def test_the_real_model_answers_with_letters_and_in_words(library: list[Scenario]) -> None:
-    checkpoint = sway.real_model()
-    assert checkpoint is not None
-    choices = sway.draw_choices(library, SEED, 1)
-    found = sway.ask(checkpoint, choices, SEED)
+    test = CueTest.of_real_model(library, SEED, 1)
+    assert test is not None
+    found = test.ask()
     assert found.set_index("cue").loc[PLAIN, "named"] > 0.8, "it knows that a letter is due"
-    cued = found[found["cue"] != PLAIN]["ABCD"[choices[0].cued]]
+    cued = found[found["cue"] != PLAIN]["ABCD"[test.choices[0].cued]]
     assert cued.max() - cued.min() > 0.02, "cues do not all do the same"
-    (question,) = sway.questions(choices, SEED)
+    (question,) = test.questions(1)
     asked = Sample("q", question.request, "")
-    replies = [sway.generator(checkpoint).judge([asked], draw)[0].reply for draw in range(3)]
+    replies = [test.generator().judge([asked], draw)[0].reply for draw in range(3)]
     assert len({*replies}) > 1 and any(re.search("[a-z]{3}", reply) for reply in replies)

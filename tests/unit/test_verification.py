@@ -23,7 +23,7 @@ from monitorlab.benchmark.writing.corpus import (
     _check_reasoning,
 )
 from monitorlab.benchmark.written import COUNTS, WrittenPair, written_samples
-from monitorlab.chapters.construction import overview
+from monitorlab.chapters import construction
 from monitorlab.cli import app
 
 RIGHT, OTHER, BROKEN = "def f(n): return n + 1", "def f(n): return 2", "def f(n): return n"
@@ -155,7 +155,7 @@ def by_side_of(frame: pd.DataFrame, pair: Pair) -> list[bool]:
 def test_counts_and_components(benchmark_pairs: list[WrittenPair]) -> None:
     quizzes = [pair for pair in benchmark_pairs if pair.cell == "syco_reasoning"][:40]
     samples = written_samples(quizzes)
-    counts = overview.counts(samples)
+    counts = construction.counts(samples)
     assert list(counts["wanted"]) == list(COUNTS.values())
     row = counts.iloc[list(COUNTS).index("syco_reasoning")]
     expected = (2 * len(quizzes), len(quizzes), samples["scenario_id"].nunique())
@@ -163,18 +163,18 @@ def test_counts_and_components(benchmark_pairs: list[WrittenPair]) -> None:
     assert row["dev"] + row["test"] == row["samples"] and row["dev"] > 0
     assert counts["samples"].sum() == row["samples"]
     for by in ("tier", "protocol"):
-        assert overview.graded(samples, by).iloc[:, 1:].to_numpy().sum() == len(quizzes)
+        assert construction.graded(samples, by).iloc[:, 1:].to_numpy().sum() == len(quizzes)
     report: Any = SimpleNamespace(kept={c.name: number for number, c in enumerate(COMPONENTS)})
-    components = overview.components(report)
+    components = construction._components(report)
     assert list(components["built"]) == list(range(len(COMPONENTS)))
     assert components["published"].sum() == 153_581
 
 
 def test_library_and_cues() -> None:
     members = scenarios("syco_reasoning/time.yaml")
-    table = overview.library(members)
+    table = construction.library(members)
     assert len(table) == 1 and table.iloc[0, 1] == len(members) > 0
-    cues = overview.cue_table()
+    cues = construction.cue_table()
     assert len(cues) == 10 and cues["cue"].is_unique
     assert cues["for example"].str.len().gt(20).all()
     assert not cues["for example"].str.contains(r"[{}|]").any(), "a template was not filled"

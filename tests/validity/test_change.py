@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from monitorlab.chapters.shift.scenes import CORRECTED, DETECTORS, MARTINGALE, REPEATED
+from monitorlab.chapters.shift import CORRECTED, DETECTORS, MARTINGALE, REPEATED
 from monitorlab.statistics.thresholds import calibrate, calibrate_weighted
 
 CHANCE = 1e-5

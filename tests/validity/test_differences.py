@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from monitorlab.chapters.online.summary import difference
+from monitorlab.chapters.online.summary import Comparison
 from monitorlab.online.comparison import ALL_METHODS, compare_resampled, random_splits
 from monitorlab.online.trajectories import Trajectories
 
@@ -41,9 +41,11 @@ def trial(
     compared = [compare_resampled(data, METHODS, splits, level=LEVEL, levels=(), draws=100)
                 for data in two_signals(n, seed, shifts)]
     results, drawn = map(pd.concat, zip(*compared, strict=True))
+    sides = [frame.assign(method=frame["method"] + frame["signal"], signal="both")
+             for frame in (results, drawn)]  # both signals as methods, to be compared
     found = []
     for method in (method.label for method in METHODS):
-        gap = difference(results, drawn, method, method, "power", "d", "a", LEVEL, "b")
+        gap = Comparison(*sides, "d", "both", LEVEL).difference(f"{method}a", f"{method}b", "power")
         power = results[results["method"] == method].pivot(
             index="split", columns="signal", values="power")
         signs = np.sign(power["a"] - power["b"])

@@ -252,7 +252,7 @@ class Profile:
     arithmetic : Arithmetic
         The problems of notebook 06.
     generator : Training
-        The miniature language model; `steps` is an upper bound, see `chapters.signals.experiment`.
+        The miniature language model; `steps` is an upper bound, see `chapters.signals`.
     verifier : Training
         The miniature process reward model.
     conversations : Conversations

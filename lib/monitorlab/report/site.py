@@ -155,8 +155,8 @@ def _leaderboard(test: pd.DataFrame, random: np.random.Generator) -> list[dict[s
     -------
     list of dict
         "title", "by" (its kind of group; empty for all) and "rows", best balanced accuracy first:
-        name, sort (monitor, baseline, partial or reader), n, units, answered, and the measures as texts with 95 %
-        intervals over scenarios.
+        name, sort (monitor, baseline, partial or reader), n, units, answered, and the measures as
+        texts with 95 % intervals over scenarios.
     """
     boards = []
     for by in ("", "cell", "tier", "protocol"):

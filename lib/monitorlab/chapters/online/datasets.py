@@ -8,12 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from monitorlab.online.comparison import (
-    PAPER_METHODS,
-    TRIVIAL_METHODS,
-    Split,
-    compare_methods,
-)
+from monitorlab.online.comparison import PAPER_METHODS, TRIVIAL_METHODS, Split, compare_methods
 from monitorlab.online.metrics import peaks
 from monitorlab.online.score_files import from_steps, load_scores
 from monitorlab.online.trajectories import UNKNOWN, Trajectories
@@ -40,7 +35,7 @@ RELEASED = {
 
 
 def earlier(run: Run, needed: bool = True) -> dict[tuple[str, str], Trajectories]:
-    """Take what the previous notebook made in this run, see :func:`stand_ins`.
+    """Take the step scores that the previous notebook made in this run, all by small stand-ins.
 
     Parameters
     ----------
@@ -48,30 +43,22 @@ def earlier(run: Run, needed: bool = True) -> dict[tuple[str, str], Trajectories
         The reader.
     needed : bool
         If not, and the run has no such notebook, there is nothing.
-    """
-    if not needed and not (run.folder.parent / SIGNALS).exists():
-        print(f"this run has no {SIGNALS}: its small stand-ins are left out")
-        return {}
-    return stand_ins(run.read_table(SIGNALS, "steps"))
-
-
-def stand_ins(steps: pd.DataFrame) -> dict[tuple[str, str], Trajectories]:
-    """Take the step scores of the previous notebook, all by small stand-in models.
-
-    Parameters
-    ----------
-    steps : DataFrame
-        The table ``steps``.
 
     Returns
     -------
     dict
         Keyed by (dataset, signal), with readable titles.
     """
-    return {
-        key: replace(data, title=STAND_INS.get(data.dataset, ""), stand_in=True)
-        for key, data in from_steps(steps).items()
-    }
+    if not needed and not (run.folder.parent / SIGNALS).exists():
+        print(f"this run has no {SIGNALS}: its small stand-ins are left out")
+        return {}
+    return _stand_ins(run.read_table(SIGNALS, "steps"))
+
+
+def _stand_ins(steps: pd.DataFrame) -> dict[tuple[str, str], Trajectories]:
+    """Sequences of the table ``steps``, by data set and signal."""
+    return {key: replace(data, title=STAND_INS.get(data.dataset, ""), stand_in=True)
+            for key, data in from_steps(steps).items()}
 
 
 def released(run: Run) -> dict[tuple[str, str], Trajectories]:
@@ -125,21 +112,11 @@ def add(
     return added
 
 
-def is_ablation(data: Trajectories) -> bool:
-    """Whether this is one of the free signals beside the stand-in verifier and guard."""
-    return data.stand_in and data.signal in FREE_SIGNALS
-
-
 def sizes(data: Trajectories) -> str:
     """Return the readable name with the number of sequences of each class."""
     unknown = data.count(UNKNOWN)
     rest = f", {unknown} unknown" if unknown else ""
     return f"{data.name} ({data.count(0)} safe, {data.count(1)} unsafe{rest})"
-
-
-def figure_title(text: str, data: Trajectories) -> str:
-    """Return a figure's title, which says so if its scores come from a small stand-in model."""
-    return f"{text} (small stand-in)" if data.stand_in else text
 
 
 def overview(data: Iterable[Trajectories]) -> pd.DataFrame:
@@ -184,9 +161,7 @@ def telling_examples(data: Trajectories, threshold: Threshold, per_class: int = 
     return positions
 
 
-def tie_effect(
-    data: Trajectories, level: float, splits: Iterable[Split]
-) -> dict[str, object]:
+def tie_effect(data: Trajectories, level: float, splits: Iterable[Split]) -> dict[str, object]:
     """What breaking ties by a draw changes for the CRC threshold on the latest score.
 
     Parameters
@@ -204,10 +179,8 @@ def tie_effect(
         Data set, number of distinct scores, and the means over splits of the attained level, the
         false alarm rate and the power, without and with the draw.
     """
-    row: dict[str, object] = {
-        "data set": sizes(data),
-        "distinct scores": len(np.unique(data.flat_scores)),
-    }
+    row: dict[str, object] = {"data set": sizes(data),
+                              "distinct scores": len(np.unique(data.flat_scores))}
     pair = (PAPER_METHODS[0], TRIVIAL_METHODS[0])
     found = compare_methods(data, pair, splits, levels=(level,))
     for method, more in zip(pair, ("", ", drawn"), strict=True):

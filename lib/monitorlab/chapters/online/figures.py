@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,38 +11,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from monitorlab.chapters.online.summary import band_over_splits
-from monitorlab.display.style import (
-    GREY,
-    METHOD_COLORS,
-    METHOD_MARKERS,
-    SAFE,
-    SIGNAL_COLORS,
-    SIGNAL_NAMES,
-    TWO_COLUMNS,
-    UNSAFE,
-    shared_legend,
-    subplots,
-)
-from monitorlab.online.comparison import TRIVIAL_METHODS
+from monitorlab.chapters.online.summary import TRIVIAL
+from monitorlab.display import style
 from monitorlab.online.trajectories import Trajectories
 from monitorlab.statistics.thresholds import Threshold
 
-FloatArray = NDArray[np.float64]
-
-TRIVIAL = [method.label for method in TRIVIAL_METHODS]
 MOST_MARKS = 100  # steps that are marked one by one
 
 MEASURE_LABELS = {
-    "far": "false alarm rate ↓",
-    "miss": "miss rate ↓",
-    "power": "power ↑",
+    "far": "false alarm rate ↓", "miss": "miss rate ↓", "power": "power ↑",
     "after_onset": "caught at or\nafter the onset ↑",
     "by_half": "caught by half ↑\n(of the steps)",
     "delay": "delay if detected ↓\n(share of steps)",
     "restricted_delay": "restricted delay ↓\n(a miss counts as 1)",
-    "delay_tokens": "delay if detected ↓\n(share of tokens)",
-    "restricted_delay_tokens": "restricted delay ↓\n(share of tokens)",
 }
 
 
@@ -59,14 +41,14 @@ def plot_examples(
     positions : sequence of int
         Sequences to draw, one panel each.
     title : str
-        Title of the figure.
+        Title of the figure, which says so if the scores come from a small stand-in model.
     """
-    fig, axes = subplots(1, len(positions), TWO_COLUMNS, 2.5, sharey=True)
+    fig, axes = style.subplots(1, len(positions), style.TWO_COLUMNS, 2.5, sharey=True)
     shown = [trajectories.steps(position) for position in positions]
     low, high = _finite_ends([*shown, np.array([threshold.value])])
     for ax, values, position in zip(axes[0], shown, positions, strict=True):
         unsafe = bool(trajectories.labels[position])
-        color = UNSAFE if unsafe else SAFE
+        color = style.UNSAFE if unsafe else style.SAFE
         steps = np.arange(1, len(values) + 1)
         drawn = np.clip(values, low, high)
         ax.plot(steps, drawn, color=color, marker="o" if len(values) <= MOST_MARKS else "")
@@ -75,19 +57,18 @@ def plot_examples(
                 ax.annotate(sign, (steps[np.argmax(values == end)], at), xytext=(5, 0),
                             textcoords="offset points", va="center")
         if np.isfinite(threshold.value):
-            ax.axhline(threshold.value, color=GREY, linestyle="--", label="threshold")
+            ax.axhline(threshold.value, color=style.GREY, linestyle="--", label="threshold")
         alarms = np.flatnonzero(threshold.alarms(values))
         if len(alarms):
             first = alarms[0]
             ax.plot(steps[first], drawn[first], "o", markersize=13, markerfacecolor="none",
                     markeredgecolor="#222222", clip_on=False, label="alarm")
         ax.set_title("unsafe" if unsafe else "safe", color=color)
-        ax.set_xlabel("step")
-        ax.set_xlim(0.7, len(values) + 0.3)
+        ax.set(xlabel="step", xlim=(0.7, len(values) + 0.3))
         ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].set_ylabel("suspicion\n(higher is worse)")
-    shared_legend(fig, axes[0], 2)
-    fig.suptitle(title, fontweight="bold")
+    style.shared_legend(fig, axes[0], 2)
+    fig.suptitle(f"{title} (small stand-in)" if trajectories.stand_in else title, fontweight="bold")
     return fig
 
 
@@ -117,38 +98,27 @@ def plot_protocol(
     results = results.assign(miss=1.0 - results["power"])
     results = results[results["dataset"].isin([dataset for dataset, _ in panels])
                       & results["method"].isin([*methods, *TRIVIAL])]
-    width = TWO_COLUMNS * max(len(panels) / 4, 1.0) if len(panels) > 1 else TWO_COLUMNS * 0.62
-    fig, axes = subplots(
-        len(measures), len(panels), width, 1.7 * len(measures) + 1.0, sharex=True, sharey="row"
-    )
+    width = style.TWO_COLUMNS * (max(len(panels) / 4, 1.0) if len(panels) > 1 else 0.62)
+    fig, axes = _grid(measures, list(panels.values()), width, 1.7 * len(measures) + 1.0,
+                      fontsize=8 if len(panels) > 3 else None)
     for row, measure in enumerate(measures):
-        table = band_over_splits(results, measure)
-        for column, (key, name) in enumerate(panels.items()):
-            ax = axes[row, column]
+        table = _over_splits(results, measure)
+        for ax, key in zip(axes[row], panels, strict=True):
             chosen = table[(table["dataset"] == key[0]) & (table["signal"] == key[1])]
             for method in (*methods, *TRIVIAL):
                 _band(ax, chosen[chosen["method"] == method], method)
             if row == 0:
                 ends = [chosen["level"].min(), chosen["level"].max()]
-                ax.plot(ends, ends, color=GREY, linestyle="--", label="level ε")
+                ax.plot(ends, ends, color=style.GREY, linestyle="--", label="level ε")
             else:
                 ax.set_ylim(0, 1.02)
-            if row == 0:
-                ax.set_title(_two_lines(name), fontsize=8 if len(panels) > 3 else None)
-            if row == len(measures) - 1:
-                ax.set_xlabel("target level ε")
-        axes[row, 0].set_ylabel(MEASURE_LABELS[measure])
-    shared_legend(fig, list(axes[0]), 5 if len(panels) > 1 else 3)
+    style.shared_legend(fig, list(axes[0]), 5 if len(panels) > 1 else 3)
     fig.suptitle(title, fontweight="bold")
     return fig
 
 
 def plot_signals(
-    results: pd.DataFrame,
-    panels: Mapping[str, str],
-    method: str,
-    title: str,
-    measures: Sequence[str] = ("power", "restricted_delay"),
+    results: pd.DataFrame, panels: Mapping[str, str], method: str, title: str
 ) -> Figure:
     """One method under several signals: what the score is worth (paper's ablation).
 
@@ -164,33 +134,25 @@ def plot_signals(
         Label of the method that is held fixed.
     title : str
         Title of the figure.
-    measures : sequence of str
-        Rows.
     """
-    width = TWO_COLUMNS if len(panels) > 1 else TWO_COLUMNS * 0.62
-    fig, axes = subplots(len(measures), len(panels), width, 2.0 * len(measures) + 0.8,
-                         sharex=True, sharey="row")
+    measures = ("power", "restricted_delay")
+    width = style.TWO_COLUMNS if len(panels) > 1 else style.TWO_COLUMNS * 0.62
+    fig, axes = _grid(measures, list(panels.values()), width, 2.0 * len(measures) + 0.8)
     for row, measure in enumerate(measures):
-        table = band_over_splits(results[results["method"] == method], measure)
-        trivial = band_over_splits(results[results["method"].isin(TRIVIAL)], measure)
-        for column, (dataset, panel) in enumerate(panels.items()):
-            ax = axes[row, column]
+        table = _over_splits(results[results["method"] == method], measure)
+        trivial = _over_splits(results[results["method"].isin(TRIVIAL)], measure)
+        for ax, dataset in zip(axes[row], panels, strict=True):
             for signal, lines in table[table["dataset"] == dataset].groupby("signal", sort=False):
-                color = SIGNAL_COLORS.get(str(signal), GREY)
+                color = style.SIGNAL_COLORS.get(str(signal), style.GREY)
                 ax.plot(lines["level"], lines["mean"], marker="o", color=color,
-                        label=SIGNAL_NAMES.get(str(signal), str(signal).replace("_", " ")))
+                        label=style.SIGNAL_NAMES.get(str(signal), str(signal).replace("_", " ")))
                 ax.fill_between(lines["level"], lines["q10"], lines["q90"], color=color, alpha=0.18)
             first = results.loc[results["dataset"] == dataset, "signal"].iloc[0]
+            own = trivial[(trivial["dataset"] == dataset) & (trivial["signal"] == first)]
             for name in TRIVIAL:
-                _band(ax, trivial[(trivial["dataset"] == dataset) & (trivial["signal"] == first)
-                                  & (trivial["method"] == name)], name)
+                _band(ax, own[own["method"] == name], name)
             ax.set_ylim(0, 1.02)
-            if row == 0:
-                ax.set_title(_two_lines(panel))
-            if row == len(measures) - 1:
-                ax.set_xlabel("target level ε")
-        axes[row, 0].set_ylabel(MEASURE_LABELS[measure])
-    shared_legend(fig, list(axes[0]), 4)
+    style.shared_legend(fig, list(axes[0]), 4)
     fig.suptitle(title, fontweight="bold")
     return fig
 
@@ -213,22 +175,48 @@ def plot_trade_off(
     """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    width = TWO_COLUMNS if columns > 1 else TWO_COLUMNS * 0.62
-    fig, axes = subplots(rows, columns, width, 2.7 * rows + 1.1)
+    width = style.TWO_COLUMNS if columns > 1 else style.TWO_COLUMNS * 0.62
+    fig, axes = style.subplots(rows, columns, width, 2.7 * rows + 1.1)
     for ax, (key, name) in zip(axes.flat, panels.items(), strict=False):
         chosen = results[(results["dataset"] == key[0]) & (results["signal"] == key[1])
                          & np.isclose(results["level"], level)]
         for method, splits in chosen.groupby("method", sort=False):
-            _cross(ax, splits["restricted_delay"], splits["power"], str(method))
+            x, y = splits["restricted_delay"], splits["power"]
+            ax.errorbar(x.mean(), y.mean(), xerr=_arms(x), yerr=_arms(y), label=method,
+                        color=style.METHOD_COLORS.get(method, style.GREY), linestyle="none",
+                        marker=style.METHOD_MARKERS.get(method, "o"), markersize=8,
+                        elinewidth=0.8, alpha=0.9)
         ax.set_title(_two_lines(name), fontsize=8)
         ax.set_xlabel("restricted delay (lower is better)")
     for ax in axes[:, 0]:
         ax.set_ylabel("power (higher is better)")
     for ax in axes.flat[len(panels):]:
         ax.set_axis_off()
-    shared_legend(fig, list(axes.flat[: len(panels)]), 4 if columns > 1 else 2)
+    style.shared_legend(fig, list(axes.flat[: len(panels)]), 4 if columns > 1 else 2)
     fig.suptitle(title, fontweight="bold")
     return fig
+
+
+def _grid(
+    measures: Sequence[str], titles: Sequence[str], width: float, height: float, **font: Any
+) -> tuple[Figure, Any]:
+    """A row of panels per measure and a column per data set, with names at the edges."""
+    fig, axes = style.subplots(len(measures), len(titles), width, height, sharex=True,
+                               sharey="row")
+    for ax, title in zip(axes[0], titles, strict=True):
+        ax.set_title(_two_lines(title), **font)
+    for ax in axes[-1]:
+        ax.set_xlabel("target level ε")
+    for ax, measure in zip(axes[:, 0], measures, strict=True):
+        ax.set_ylabel(MEASURE_LABELS[measure])
+    return fig, axes
+
+
+def _over_splits(results: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Mean, q10 and q90 over splits of one measure, per data set, signal, method and level."""
+    groups = results.groupby(["dataset", "signal", "method", "level"], sort=False)[measure]
+    ends = {"q10": groups.quantile(0.1), "q90": groups.quantile(0.9)}
+    return pd.DataFrame({"mean": groups.mean(), **ends}).reset_index()
 
 
 def _two_lines(name: str) -> str:
@@ -237,7 +225,7 @@ def _two_lines(name: str) -> str:
     return f"{start}\n({end}" if bracket else name
 
 
-def _finite_ends(values: Sequence[FloatArray]) -> tuple[float, float]:
+def _finite_ends(values: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
     """Where infinite values are drawn: a little beyond the finite ones."""
     numbers = np.concatenate(values)
     finite = numbers[np.isfinite(numbers)]
@@ -248,21 +236,15 @@ def _finite_ends(values: Sequence[FloatArray]) -> tuple[float, float]:
 
 
 def _band(ax: Axes, lines: pd.DataFrame, method: str) -> None:
+    """Draw a method's mean over its levels, and q10 to q90 if it is no trivial baseline."""
     if lines.empty:
         return
-    color = METHOD_COLORS.get(method, GREY)
+    color = style.METHOD_COLORS.get(method, style.GREY)
     trivial = method in TRIVIAL
     ax.plot(lines["level"], lines["mean"], color=color, label=method,
-            marker=METHOD_MARKERS.get(method, "o"), linestyle="--" if trivial else "-")
+            marker=style.METHOD_MARKERS.get(method, "o"), linestyle="--" if trivial else "-")
     if not trivial:
         ax.fill_between(lines["level"], lines["q10"], lines["q90"], color=color, alpha=0.15)
-
-
-def _cross(ax: Axes, x: pd.Series, y: pd.Series, method: str) -> None:
-    """Mark the means, with arms from q10 to q90 over splits."""
-    ax.errorbar(x.mean(), y.mean(), xerr=_arms(x), yerr=_arms(y), label=method, linestyle="none",
-                color=METHOD_COLORS.get(method, GREY), marker=METHOD_MARKERS.get(method, "o"),
-                markersize=8, elinewidth=0.8, alpha=0.9)
 
 
 def _arms(values: pd.Series) -> list[list[float]]:

@@ -1,1 +1,0 @@
-"""Notebook 06: where step scores come from."""
