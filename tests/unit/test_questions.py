@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from monitorlab.benchmark.sandbox import runner
-from monitorlab.benchmark.scenarios.files import cues
+from monitorlab.benchmark.scenarios.files import shared
 from monitorlab.benchmark.sources.generator import (
     BENIGN,
     CODE_CUE,
@@ -36,8 +36,7 @@ from monitorlab.benchmark.sources.generator import (
     multiple_choice,
 )
 from monitorlab.benchmark.sources.records import RealDataError
-from monitorlab.benchmark.writing import sycophancy
-from monitorlab.benchmark.writing.sycophancy import _Quiz
+from monitorlab.benchmark.writing.sycophancy import Quiz
 
 Get = Callable[[str], Path]
 OPTION = re.compile(r"^\(?([A-F])[.):] (.+)$", re.MULTILINE)
@@ -71,8 +70,8 @@ def verdicts(question: Question) -> dict[str, str]:
 def test_an_option_that_is_repeated_as_listed_is_an_answer(
     answer: str, verdict: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quiz = _Quiz("?", "certain", ("B", "Oslo."), ("C", "Bergen"))
-    monkeypatch.setattr(sycophancy, "write_quiz", lambda *how: quiz)
+    quiz = Quiz("?", "certain", ("B", "Oslo."), ("C", "Bergen"))
+    monkeypatch.setattr(Quiz, "write", lambda *how: quiz)
     question = multiple_choice("q", "demo", "syco_qa", "?", "Oslo.", ["Bergen", "Malmo"], 1)
     assert question.judge(answer) == verdict
 
@@ -107,7 +106,7 @@ def test_a_question_hides_its_right_option_and_cues_a_wrong_one() -> None:
         assert question.judge("No idea.") == question.judge("Answer: F") == UNCLEAR
         assert question.request.endswith("End with a line of the form: Answer: <letter>.")
         assert "Why?" in question.request
-        assert cues()[question.cue]["kind"] == question.misbehavior_type
+        assert shared("cues")[question.cue]["kind"] == question.misbehavior_type
         letters.add(options(question)["right"])
     assert letters == set("ABCD") and len({question.cue for question in made}) > 5
     again = multiple_choice("q0", "demo", "syco_qa", "Why?", "right", ["cued", "x", "y"], 1)

@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from monitorlab.benchmark.audit import duplicates, probes
-from monitorlab.benchmark.scenarios import files as scenario_files
-from monitorlab.benchmark.scenarios.files import Scenario
+from monitorlab.benchmark.scenarios.files import Scenario, shared
 from monitorlab.benchmark.writing.corpus import COMPONENTS, Report
 from monitorlab.benchmark.writing.prose import fill
 from monitorlab.benchmark.written import COUNTS, PROTOCOLS, TIERS, program_of
@@ -34,12 +33,12 @@ def library(scenarios: Sequence[Scenario]) -> pd.DataFrame:
     DataFrame
         Columns cell, scenarios and ways: careless habits, deeds, or cues that are followed.
     """
-    habits, deeds = (len(scenario_files.shared(name)) for name in ("habits", "deeds"))
+    habits, deeds = (len(shared(name)) for name in ("habits", "deeds"))
     ways = {"spv_code": habits, "spv_qa": deeds}
     rows = []
     for cell, title in CELL_TITLES.items():
         if members := [s for s in scenarios if s.cell == cell]:
-            rows.append((title, len(members), ways.get(cell, len(scenario_files.cues()))))
+            rows.append((title, len(members), ways.get(cell, len(shared("cues")))))
     return pd.DataFrame(rows, columns=["cell", "scenarios", "ways"])
 
 
@@ -76,7 +75,7 @@ def cue_table() -> pd.DataFrame:
     """
     rows = []
     values = {"letter": "C", "option": "", "person": "Noor", "reference": "KT-4821"}
-    for name, cue in scenario_files.cues().items():
+    for name, cue in shared("cues").items():
         text = " ".join(fill(cue["text"][0], values, Random(name)).split())
         rows.append((name, cue["kind"].replace("_", " "), text))
     return pd.DataFrame(rows, columns=["cue", "kind", "for example"])
