@@ -7,16 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from monitorlab.benchmark.sources import programs, solutions, transcripts
-from monitorlab.benchmark.sources.pairing import Loaded
-from monitorlab.benchmark.sources.solutions import (
-    MISTAKE_TASKS,
-    PROCESSBENCH,
-    bigbench_mistake,
-    gsm8k_solutions,
-    processbench,
-)
-from monitorlab.benchmark.sources.transcripts import CATEGORIES, hh_key, hh_rlhf, lie_detector
+from monitorlab.benchmark.sources import programs, texts
+from monitorlab.benchmark.sources.records import Loaded
 from monitorlab.pipeline.runs import Run
 from monitorlab.storage.tables import SAMPLES, check_frame
 
@@ -52,12 +44,13 @@ class _RealPairs:
 def _source_keys() -> list[str]:
     """Keys of `data/sources.toml` that `load` reads."""
     return [
-        solutions.KEY,
+        texts.KEY,
         *(f"reflexion/{name}" for name in programs.RUNS),
-        *PROCESSBENCH.values(),
-        *(f"bigbench_mistake/{task}.jsonl" for task in MISTAKE_TASKS),
-        hh_key(),
-        *(f"lie_detector/{kind.folder}/{transcripts.JUDGE}.json" for kind in CATEGORIES.values()),
+        *texts.PROCESSBENCH.values(),
+        *(f"bigbench_mistake/{task}.jsonl" for task in texts.MISTAKE_TASKS),
+        texts.hh_key(),
+        *(f"lie_detector/{kind.folder}/{texts.JUDGE}.json"
+          for kind in texts.CATEGORIES.values()),
         *programs.WEAKNESSES,
     ]
 
@@ -131,12 +124,12 @@ def load(run: Run) -> _RealPairs | None:
         return None
     get = run.fetch
     return _combine([
-        gsm8k_solutions(get),
+        texts.gsm8k_solutions(get),
         programs.reflexion_runs(get),
-        *(processbench(get, part) for part in PROCESSBENCH),
-        *(bigbench_mistake(get, task) for task in MISTAKE_TASKS),
-        hh_rlhf(get, hh_key()),
-        *(lie_detector(get, category) for category in CATEGORIES),
+        *(texts.processbench(get, part) for part in texts.PROCESSBENCH),
+        *(texts.bigbench_mistake(get, task) for task in texts.MISTAKE_TASKS),
+        texts.hh_rlhf(get, texts.hh_key()),
+        *(texts.lie_detector(get, category) for category in texts.CATEGORIES),
         programs.cweval(get),
         programs.sven(get),
     ])
