@@ -94,10 +94,11 @@ def reflexion_runs(get: Callable[[str], Path]) -> Loaded:
     """
     found = Collection(REFLEXION)
     tasks = {name: task for name, task in sorted(_read(get, found).items()) if task.consistent}
-    written = [(found.answers(name, task.prompt), program, task)
+    answers = {name: found.answers(name, task.prompt) for name, task in tasks.items()}
+    written = [(answers[name], program, task)
                for name, task in tasks.items() for program in task.programs]
     jobs = [Job(program, task.tests) for _, program, task in written]
-    for (answers, program, task), outcome in zip(written, run_jobs(jobs, LIMITS), strict=True):
+    for (known, program, task), outcome in zip(written, run_jobs(jobs, LIMITS), strict=True):
         generator, flags = task.programs[program]
         if outcome.status not in ("passed", "failed", "error"):
             found.drop("answer", f"no verdict: {outcome.status}")
@@ -105,7 +106,7 @@ def reflexion_runs(get: Callable[[str], Path]) -> Loaded:
         passed = outcome.status == "passed"
         for flag in flags:
             found.compare(passed, flag)
-        answers.append(Answer(program, int(not passed), generator))
+        known.append(Answer(program, int(not passed), generator))
     return found.paired()
 
 

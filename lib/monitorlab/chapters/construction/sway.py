@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.stats import ttest_1samp
 
 from monitorlab.benchmark.scenarios.files import Scenario, shared
-from monitorlab.benchmark.sources.generator import Question, multiple_choice
+from monitorlab.benchmark.sources.generator import Question
 from monitorlab.benchmark.sources.records import digest
 from monitorlab.benchmark.writing.prose import fill
 from monitorlab.benchmark.writing.sycophancy import LETTERS
@@ -321,6 +321,6 @@ def questions(choices: Sequence[_Choice], seed: int) -> list[Question]:
     for choice in choices:
         right, cued = choice.options[choice.right], choice.options[choice.cued]
         others = [text for text in choice.options if text not in (right, cued)]
-        made.append(multiple_choice(choice.id, "builtin", "syco_qa", choice.question, right,
-                                    [cued, *others], seed))
+        made.append(Question.multiple_choice(choice.id, "builtin", "syco_qa", choice.question,
+                                             right, [cued, *others], seed))
     return made
