@@ -52,8 +52,7 @@ import pandas as pd
 
 from monitorlab import display
 from monitorlab.chapters import online as chapter
-from monitorlab.online import comparison, metrics
-from monitorlab.online.score_files import load_signals
+from monitorlab.online import comparison, metrics, score_files
 from monitorlab.pipeline.runs import open_run
 from monitorlab.statistics import ranks, thresholds
 

@@ -49,7 +49,7 @@ import pandas as pd
 from monitorlab import display
 from monitorlab.chapters import shift as chapter
 from monitorlab.evaluation import rates
-from monitorlab.online import comparison
+from monitorlab.online import comparison, score_files
 from monitorlab.pipeline.runs import open_run
 from monitorlab.statistics import thresholds
 

@@ -12,9 +12,8 @@ import pandas as pd
 import pytest
 
 from monitorlab.benchmark.sandbox.runner import Job, SandboxError, run_jobs
-from monitorlab.benchmark.sources import programs, solutions, transcripts
-from monitorlab.benchmark.sources.pairing import Loaded
-from monitorlab.benchmark.sources.records import read_array, read_lines
+from monitorlab.benchmark.sources import programs, texts
+from monitorlab.benchmark.sources.records import Loaded, read_array, read_lines
 from monitorlab.chapters.construction import _combine
 from monitorlab.signals.recordings import load_recordings
 
@@ -39,7 +38,7 @@ def check_pairs(loaded: Loaded, pairs: int, kept: int, of: int) -> None:
 
 
 def test_gsm8k_answers_agree_with_the_flags(get: Get) -> None:
-    loaded = solutions.gsm8k_solutions(get)
+    loaded = texts.gsm8k_solutions(get)
     check_pairs(loaded, 964, 730, of=1319)
     assert (loaded.checked, loaded.disagreements) == (5263, 0)
 
@@ -47,37 +46,37 @@ def test_gsm8k_answers_agree_with_the_flags(get: Get) -> None:
 def test_gsm8k_references_are_those_of_the_test_set(get: Get) -> None:
     test = {record.take("question", str): record.take("answer", str).rsplit("#### ", 1)[1]
             for record in read_lines(get("gsm8k/test.jsonl"))}
-    for record in read_lines(get(solutions.KEY)):
-        reference = solutions._final_answer(record.take("ground_truth", str))
-        assert reference == solutions.exact_number(test[record.take("question", str)])
+    for record in read_lines(get(texts.KEY)):
+        reference = texts._final_answer(record.take("ground_truth", str))
+        assert reference == texts.exact_number(test[record.take("question", str)])
 
 
 @pytest.mark.parametrize(("part", "pairs", "of"), [("gsm8k", 23, 375), ("math", 34, 955)])
 def test_processbench_flaws_are_located(get: Get, part: str, pairs: int, of: int) -> None:
-    loaded = solutions.processbench(get, part)
+    loaded = texts.processbench(get, part)
     check_pairs(loaded, pairs, pairs, of)
     flawed = loaded.samples.query("label == 1").set_index("sample_id")["response"]
     assert sorted(loaded.flaws["sample_id"]) == sorted(flawed.index)
-    steps = {step for record in read_array(get(solutions.PROCESSBENCH[part]))
+    steps = {step for record in read_array(get(texts.PROCESSBENCH[part]))
              for step in record.texts("steps")}
     assert all(flawed[flaw.sample_id][flaw.start: flaw.end] in steps
                for flaw in loaded.flaws.itertuples())
 
 
 def test_processbench_shares_scenarios_with_gsm8k(get: Get) -> None:
-    known = {solutions._gsm8k_key(record.take("question", str))
-             for record in read_lines(get(solutions.KEY))}
-    assert set(solutions.processbench(get, "gsm8k").samples["scenario_id"]) <= known
+    known = {texts._gsm8k_key(record.take("question", str))
+             for record in read_lines(get(texts.KEY))}
+    assert set(texts.processbench(get, "gsm8k").samples["scenario_id"]) <= known
 
 
-@pytest.mark.parametrize("task", solutions.MISTAKE_TASKS)
+@pytest.mark.parametrize("task", texts.MISTAKE_TASKS)
 def test_bigbench_mistake_has_no_pairs(get: Get, task: str) -> None:
-    loaded = solutions.bigbench_mistake(get, task)
+    loaded = texts.bigbench_mistake(get, task)
     check_pairs(loaded, 0, 0, of=986 if task == "dyck_languages" else 300)
 
 
 def test_hh_rlhf_sample(get: Get) -> None:
-    check_pairs(transcripts.hh_rlhf(get, transcripts.SAMPLE), 134, 134, of=200)
+    check_pairs(texts.hh_rlhf(get, texts.SAMPLE), 134, 134, of=200)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +84,7 @@ def test_hh_rlhf_sample(get: Get) -> None:
     [("cot_unfaithfulness", 28, 6), ("tool", 220, 24), ("unanswerable", 0, 264)],
 )
 def test_transcripts_have_no_pairs(get: Get, category: str, unpaired: int, unclear: int) -> None:
-    loaded = transcripts.lie_detector(get, category)
+    loaded = texts.lie_detector(get, category)
     assert loaded.samples.empty and len(loaded.unpaired) == unpaired
     assert loaded.dropped.query("unit == 'answer'")["count"].sum() == unclear
 
@@ -134,8 +133,8 @@ def test_reflexion_pairs_run_in_the_sandbox(get: Get, recorded: Loaded) -> None:
 
 
 def test_all_sources_fit_together(get: Get, recorded: Loaded) -> None:
-    parts = [solutions.gsm8k_solutions(get), recorded,
-             *(transcripts.lie_detector(get, category) for category in transcripts.CATEGORIES)]
+    parts = [texts.gsm8k_solutions(get), recorded,
+             *(texts.lie_detector(get, category) for category in texts.CATEGORIES)]
     together = _combine(parts)
     assert together.samples["sample_id"].is_unique
     assert not set(together.samples["sample_id"]) & set(together.unpaired["sample_id"])

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from monitorlab.benchmark.sources.records import read_array
-from monitorlab.benchmark.sources.transcripts import CATEGORIES, lie_detector
+from monitorlab.benchmark.sources.texts import CATEGORIES, lie_detector
 from monitorlab.evaluation.rates import join, rates
 from monitorlab.monitors import recorded
 from monitorlab.monitors.recorded import (

@@ -50,7 +50,7 @@ def test_another_seed_or_number_gives_another_pair(library: list[Scenario]) -> N
 
 
 def test_cues_rotate_through_all_ten(library: list[Scenario]) -> None:
-    everything = set(scenario_files.cues())
+    everything = set(scenario_files.shared("cues"))
     for scenario in some(library):
         cues = [compose_pair(scenario, number, 0).cue for number in range(10)]
         expected = everything if scenario.cell.startswith("syco") else {"none"}
@@ -80,7 +80,7 @@ def test_the_longer_side_is_drawn_with_a_coin() -> None:
     def longer(seed: int) -> bool:
         random = Random(seed)
         benign, misbehaving = _both(
-            lambda label: _Response("x" * (2 * random.randrange(450, 550) + label)), random
+            lambda label, random: _Response("x" * (2 * random.randrange(450, 550) + label)), random
         )
         return len(misbehaving.text) > len(benign.text)
 
@@ -89,7 +89,7 @@ def test_the_longer_side_is_drawn_with_a_coin() -> None:
 
 def test_drafts_of_about_equal_length_are_kept() -> None:
     lengths = {0: iter([50, 80, 103]), 1: iter([105, 200, 400])}
-    benign, misbehaving = _both(lambda label: _Response("x" * next(lengths[label])), Random(0))
+    benign, misbehaving = _both(lambda label, _: _Response("x" * next(lengths[label])), Random(0))
     assert (len(benign.text), len(misbehaving.text)) == (103, 105)
 
 

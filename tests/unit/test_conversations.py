@@ -12,7 +12,7 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics import roc_auc_score
 
-from monitorlab.benchmark.scenarios.documents import ScenarioError
+from monitorlab.benchmark.scenarios.files import ScenarioError
 from monitorlab.signals.conversations import (
     FOLDER,
     PHRASE_FILE,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from monitorlab.benchmark.scenarios.expressions import ExpressionError, evaluate, free_names, number
+from monitorlab.benchmark.scenarios.templates import ExpressionError, evaluate, free_names, number
 
 # Exact values
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from monitorlab.benchmark.scenarios.documents import LIBRARY
+from monitorlab.benchmark.scenarios.files import LIBRARY
 from monitorlab.benchmark.writing.corpus import inspect_cells
 from monitorlab.cli import app
 

@@ -13,7 +13,7 @@ from monitorlab.benchmark.sandbox import runner
 from monitorlab.benchmark.scenarios import files as scenario_files
 from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.writing.composition import Pair, _rename, compose_pair
-from monitorlab.benchmark.writing.problems import draw_problem
+from monitorlab.benchmark.writing.sycophancy import WordProblem
 from monitorlab.statistics.roc import auroc
 
 MINIMUM = {"spv_code": 120, "spv_qa": 100, "syco_qa": 200, "syco_reasoning": 80}
@@ -31,7 +31,7 @@ def test_habits_cover_forty_weakness_classes() -> None:
 
 
 def test_there_are_ten_cues_of_three_kinds() -> None:
-    cues = scenario_files.cues()
+    cues = scenario_files.shared("cues")
     assert len(cues) == 10
     assert sorted({str(cue["kind"]) for cue in cues.values()}) == [
         "metadata", "unauthorized_access", "user_suggestion",
@@ -61,8 +61,8 @@ def test_every_problem_family_agrees_with_its_solver(library: list[Scenario]) ->
     for scenario in library:
         if scenario.cell == "syco_reasoning":
             for number in range(5):  # raises where derivation and solver differ
-                problem = draw_problem(scenario, Random(f"{scenario.id}/{number}"))
-                assert problem.cued != problem.right
+                problem = WordProblem.draw(scenario, Random(f"{scenario.id}/{number}"))
+                assert problem.options[0] == problem.solved() != problem.options[1]
 
 
 @pytest.mark.parametrize("cell", MINIMUM)

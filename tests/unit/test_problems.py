@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from monitorlab.benchmark.scenarios.files import Scenario, ScenarioError
-from monitorlab.benchmark.writing import problems
-from monitorlab.benchmark.writing.problems import WordProblem
+from monitorlab.benchmark.writing import sycophancy
+from monitorlab.benchmark.writing.sycophancy import WordProblem
 
 FIELDS: dict[str, Any] = {
     "slots": {"place": ["park", "field"]},
@@ -45,7 +45,7 @@ def scenario(**changes: Any) -> Scenario:
 
 
 def test_numbers_stay_in_range_and_meet_the_requirements() -> None:
-    drawn = [problems._draw_given(scenario(), Random(seed)) for seed in range(200)]
+    drawn = [sycophancy._draw_given(scenario(), Random(seed)) for seed in range(200)]
     assert {given["posts"] for given in drawn} == set(range(5, 12))
     assert {given["gap"] for given in drawn} == {2, 3, 4}
     assert {given["place"] for given in drawn} == {"park", "field"}
@@ -56,7 +56,7 @@ def test_numbers_stay_in_range_and_meet_the_requirements() -> None:
 def test_a_number_may_be_a_list_or_depend_on_an_earlier_one() -> None:
     numbers = {"a": [4, 6], "b": "range(1, a)", "c": 7}
     drawn = [
-        problems._draw_given(scenario(numbers=numbers, require=[]), Random(seed))
+        sycophancy._draw_given(scenario(numbers=numbers, require=[]), Random(seed))
         for seed in range(100)
     ]
     assert {given["a"] for given in drawn} == {4, 6} and {given["c"] for given in drawn} == {7}
@@ -66,16 +66,16 @@ def test_a_number_may_be_a_list_or_depend_on_an_earlier_one() -> None:
 def test_an_empty_range_is_drawn_anew() -> None:
     numbers = {"a": [1, 5], "b": "range(2, a)"}
     drawn = [
-        problems._draw_given(scenario(numbers=numbers, require=[]), Random(seed))
+        sycophancy._draw_given(scenario(numbers=numbers, require=[]), Random(seed))
         for seed in range(30)
     ]
     assert {given["a"] for given in drawn} == {5}
 
 
 def test_requirements_that_never_hold_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(problems, "MAX_DRAWS", 20)
+    monkeypatch.setattr(sycophancy, "MAX_DRAWS", 20)
     with pytest.raises(ScenarioError, match="demo.yaml:3: no numbers meet the requirements of"):
-        problems._draw_given(scenario(require=["posts > 100"]), Random(0))
+        sycophancy._draw_given(scenario(require=["posts > 100"]), Random(0))
 
 
 # Derivations
@@ -88,7 +88,7 @@ def test_requirements_that_never_hold_are_reported(monkeypatch: pytest.MonkeyPat
 def test_later_values_follow_from_the_wrong_one(
     flaw: int | None, derived: tuple[int, int, int]
 ) -> None:
-    values = problems._derive(scenario(), GIVEN, flaw)
+    values = sycophancy._derive(scenario(), GIVEN, flaw)
     assert (values["gaps"], values["length"], values["double"]) == derived
     assert {name: values[name] for name in GIVEN} == GIVEN
 
@@ -104,37 +104,35 @@ def test_later_values_follow_from_the_wrong_one(
 def test_only_the_flawed_step_is_wrong_and_the_rest_follows(
     flaw: int, place: int, wrong: list[str]
 ) -> None:
-    problem = WordProblem(GIVEN, 24, flaw, problems._derive(scenario(), GIVEN, flaw)["double"], ())
-    assert problems.write_steps(scenario(), problem, False, Random(0)) == (SOUND, None)
-    lines, found = problems.write_steps(scenario(), problem, True, Random(0))
-    assert lines == SOUND[:place] + wrong
-    assert found == place
-    assert str(problem.cued) in lines[-1]
+    problem = WordProblem(scenario(), GIVEN, flaw, ())
+    assert problem.steps(False, Random(0)) == SOUND
+    assert problem.steps(True, Random(0)) == SOUND[:place] + wrong
 
 
 def test_the_solver_confirms_every_answer() -> None:
     for seed in range(50):
-        problem = problems.draw_problem(scenario(), Random(seed))
-        assert problem.right == 2 * (problem.given["posts"] - 1) * problem.given["gap"]
-        assert problem.options[:2] == (f"{problem.right} metres", f"{problem.cued} metres")
+        problem = WordProblem.draw(scenario(), Random(seed))
+        right = 2 * (problem.given["posts"] - 1) * problem.given["gap"]
+        answers = [sycophancy._derive(scenario(), problem.given, i)["double"] for i in range(3)]
+        cued = answers[problem.flaw]
+        assert cued != right
+        assert problem.options[:2] == (f"{right} metres", f"{cued} metres")
         assert len(set(problem.options)) == len(problem.options) == 4
-        answers = [problems._derive(scenario(), problem.given, i)["double"] for i in range(3)]
-        assert problem.cued == answers[problem.flaw] != problem.right
 
 
 def test_every_flaw_is_drawn() -> None:
-    found = {problems.draw_problem(scenario(), Random(seed)).flaw for seed in range(60)}
+    found = {WordProblem.draw(scenario(), Random(seed)).flaw for seed in range(60)}
     assert found == {0, 1, 2}
 
 
 def test_disagreement_with_the_solver_is_refused() -> None:
     with pytest.raises(ScenarioError, match="demo.yaml:3: the derivation of 'fence' gives"):
-        problems.draw_problem(scenario(solver="2 * whole"), Random(0))
+        WordProblem.draw(scenario(solver="2 * whole"), Random(0))
 
 
 def test_an_expression_that_fails_names_the_scenario() -> None:
     with pytest.raises(ScenarioError, match="demo.yaml:3: fence: 'gaps / \\(gap - gap\\)' fails"):
-        problems.draw_problem(
+        WordProblem.draw(
             scenario(values=FIELDS["values"] | {"length": "gaps / (gap - gap)"}), Random(0)
         )
 
@@ -142,7 +140,7 @@ def test_an_expression_that_fails_names_the_scenario() -> None:
 def test_a_flaw_without_consequence_is_never_the_cue() -> None:
     flaws = [FIELDS["flaws"][0], {"sets": "length", "becomes": "length", "text": ["Same."]}]
     found = {
-        problems.draw_problem(scenario(flaws=flaws), Random(seed)).flaw for seed in range(30)
+        WordProblem.draw(scenario(flaws=flaws), Random(seed)).flaw for seed in range(30)
     }
     assert found == {0}
 
@@ -150,7 +148,7 @@ def test_a_flaw_without_consequence_is_never_the_cue() -> None:
 def test_too_few_different_options_are_refused() -> None:
     flaws = [{"sets": "length", "becomes": "length", "text": ["Same."]}]
     with pytest.raises(ScenarioError, match="hardly ever gives three different options"):
-        problems.draw_problem(scenario(flaws=flaws), Random(0))
+        WordProblem.draw(scenario(flaws=flaws), Random(0))
 
 
 def test_a_wrong_option_does_not_give_itself_away() -> None:
@@ -160,7 +158,7 @@ def test_a_wrong_option_does_not_give_itself_away() -> None:
         FIELDS["flaws"][1],
     ]
     for seed in range(40):
-        problem = problems.draw_problem(scenario(flaws=flaws), Random(seed))
+        problem = WordProblem.draw(scenario(flaws=flaws), Random(seed))
         assert problem.flaw == 2
         assert not any("/" in option or "-" in option for option in problem.options)
 
@@ -179,11 +177,11 @@ def test_a_wrong_option_does_not_give_itself_away() -> None:
     ],
 )  # fmt: skip
 def test_how_options_are_written(changes: dict[str, str], value: Any, written: str) -> None:
-    assert problems.write_option(scenario(**changes), value, GIVEN) == written
+    assert sycophancy._option(scenario(**changes), value, GIVEN) == written
 
 
 def test_the_generator_alone_decides() -> None:
-    drawn = [problems.draw_problem(scenario(), Random(seed)) for seed in (5, 5, 6, 7)]
+    drawn = [WordProblem.draw(scenario(), Random(seed)) for seed in (5, 5, 6, 7)]
     assert drawn[0] == drawn[1]
     assert len({str(problem) for problem in drawn}) >= 2
 
@@ -195,23 +193,17 @@ def test_problems_of_the_library_have_one_flaw_at_its_place(library: list[Scenar
     families = [scenario for scenario in library if scenario.cell == "syco_reasoning"]
     assert len(families) >= 40
     for family in families:
-        problem = problems.draw_problem(family, Random(family.id))
-        right, cued = (
-            problems.write_option(family, value, problem.given)
-            for value in (problem.right, problem.cued)
-        )
-        assert problem.right == problems.solve(family, problem.given)
-        assert problem.options[:2] == (right, cued), family.place
+        problem = WordProblem.draw(family, Random(family.id))
+        assert problem.options[0] == problem.solved() != problem.options[1], family.place
         assert len(set(problem.options)) == len(problem.options) >= 3, family.place
         # One wording a step: then both derivations differ in nothing but the flaw.
         plain = replace(family, fields=dict(family.fields) | {
             part: [step | {"text": step["text"][:1]} for step in family[part]]
             for part in ("steps", "flaws")
         })  # fmt: skip
-        sound, none = problems.write_steps(plain, problem, False, Random(3))
-        flawed, place = problems.write_steps(plain, problem, True, Random(3))
-        sets = family["flaws"][problem.flaw]["sets"]
-        assert none is None and place is not None, family.place
-        assert family["steps"][place]["sets"] == sets, family.place
+        problem = replace(problem, scenario=plain)
+        sound, flawed = (problem.steps(side, Random(3)) for side in (False, True))
+        sets = [step.get("sets") for step in family["steps"]]
+        place = sets.index(family["flaws"][problem.flaw]["sets"])
         assert len(sound) == len(flawed) == len(family["steps"])
         assert sound[:place] == flawed[:place] and sound[place] != flawed[place], family.place

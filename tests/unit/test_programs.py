@@ -9,15 +9,14 @@ from random import Random
 
 import pytest
 
-from monitorlab.benchmark.scenarios.files import Scenario, phrases, shared
+from monitorlab.benchmark.scenarios.files import Scenario, shared
 from monitorlab.benchmark.writing.composition import (
     Pair,
-    _draw_order,
     _framed,
+    _Order,
     _rename,
     _restyle,
     _Style,
-    _write_program,
 )
 
 STYLES = [_Style(*flags) for flags in product((True, False), repeat=4)]
@@ -139,7 +138,7 @@ def test_a_helper_has_the_name_and_the_parameters_of_its_role() -> None:
 
 
 def test_frames_parse_and_call_exactly_the_helpers_that_are_there() -> None:
-    roles = sorted(phrases()["helpers"])
+    roles = sorted(shared("phrases")["helpers"])
     for frame in shared("frames"):
         for count in range(1, 4):
             for chosen in combinations(roles, count):
@@ -153,12 +152,12 @@ def test_frames_parse_and_call_exactly_the_helpers_that_are_there() -> None:
 
 def test_only_the_misbehaving_program_has_a_careless_helper(library: list[Scenario]) -> None:
     tasks = [scenario for scenario in library if scenario.cell == "spv_code"]
-    plain = {name: [name] for name in phrases()["helpers"]}
+    plain = {name: [name] for name in shared("phrases")["helpers"]}
     for seed, task in enumerate(tasks):
         random = Random(seed)
-        order = replace(_draw_order(task, random), names={name: name for name in plain})
+        order = replace(_Order.draw(task, random), names={name: name for name in plain})
         for label in (0, 1):
-            job = _write_program(order, label, random).program
+            job = order.program(label, random).program
             assert job is not None
             careless = [helper_of(job.source, habit["role"]) not in
                         {helper_of(source, habit["role"]) for source in habit["secure"]}
@@ -171,7 +170,7 @@ def test_no_benign_program_holds_a_secret_in_a_comment(composed_pairs: list[Pair
     for pair in composed_pairs:
         if pair.scenario.cell == "spv_code":
             text = pair.benign.text
-            commented += any(mark in text for mark in phrases()["replaced"])
+            commented += any(mark in text for mark in shared("phrases")["replaced"])
             assert not re.search(r"SECRET_KEY = |PASSWORD = |ACCOUNTS = |API_KEY = ", text)
             assert "AKIA4" not in text
     assert commented > 50
@@ -179,7 +178,7 @@ def test_no_benign_program_holds_a_secret_in_a_comment(composed_pairs: list[Pair
 
 def helper_of(source: str, role: str) -> str:
     """Tree of one function, with local names as the library draws them undone."""
-    back = {new: old for old, names in phrases()["locals"].items() for new in names}
+    back = {new: old for old, names in shared("phrases")["locals"].items() for new in names}
     source = _rename(source, back)
     (found,) = [node for node in ast.parse(source).body
                 if isinstance(node, ast.FunctionDef) and node.name == role]  # fmt: skip
@@ -202,7 +201,7 @@ def test_drawn_names_never_collide_with_words_of_a_program(library: list[Scenari
     """No alternative occurs by itself, so renaming changes no other name into one that is used."""
     texts = [source for _, source in pieces()] + [frame["code"] for frame in shared("frames")]
     texts += [scenario["code"] for scenario in library if scenario.cell == "spv_code"]
-    names = phrases()["locals"] | phrases()["helpers"]
+    names = shared("phrases")["locals"] | shared("phrases")["helpers"]
     for canonical, alternatives in names.items():
         for name in set(alternatives) - {canonical}:
             assert not any(re.search(rf"\b{name}\b", text) for text in texts), name

@@ -17,21 +17,21 @@ def scenario(**fields: object) -> Scenario:
 def test_slots_of_one_list_get_different_values() -> None:
     slots = {name: ["a", "b", "c"] for name in ("one", "two", "three")}
     for seed in range(20):
-        drawn = prose.draw_slots(scenario(slots=slots), Random(seed))
+        drawn = scenario(slots=slots).draw_slots(Random(seed))
         assert sorted(drawn.values()) == ["a", "b", "c"]
 
 
 def test_a_range_is_drawn_with_both_ends() -> None:
     found = {
-        prose.draw_slots(scenario(slots={"n": "3..6"}), Random(seed))["n"] for seed in range(60)
+        scenario(slots={"n": "3..6"}).draw_slots(Random(seed))["n"] for seed in range(60)
     }
     assert found == {3, 4, 5, 6}
 
 
 def test_a_list_that_is_used_up_is_drawn_from_again() -> None:
     slots = {"one": ["a"], "two": ["a"]}
-    assert prose.draw_slots(scenario(slots=slots), Random(0)) == {"one": "a", "two": "a"}
-    assert prose.draw_slots(scenario(), Random(0)) == {}
+    assert scenario(slots=slots).draw_slots(Random(0)) == {"one": "a", "two": "a"}
+    assert scenario().draw_slots(Random(0)) == {}
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,7 @@ def test_contractions_stand_before_another_word(text: str, expected: str) -> Non
 def test_layouts() -> None:
     points = ["One.", "Two."]
     assert prose.lay_out(points, "running") == "One. Two."
+    assert prose.lay_out(points, "lines") == "One.\nTwo."
     assert prose.lay_out(points, "bullets") == "- One.\n- Two."
     assert prose.lay_out(points, "numbered") == "1. One.\n2. Two."
 
@@ -87,24 +88,24 @@ def written(texts: Sequence[str], values: Mapping[str, Any]) -> set[str]:
 def test_a_report_tells_its_deed_on_the_misbehaving_side_only() -> None:
     for seed in range(120):
         random = Random(seed)
-        errand = prose.draw_errand(PLACE, random)
+        errand = prose.Errand.draw(PLACE, random)
         sides = [errand.deed["kept"], errand.deed["crossed"]]
         for label in (0, 1):
-            text = prose.write_report(errand, label, random)
+            text = errand.report(label, random)
             assert ("<think>" in text) == text.startswith("<think>\n")
             said = text.rpartition("</think>")[2].lower()
             if "\"" in said or "n't" in said or "'" in said:
                 continue  # contrasted or contracted
             own, other = written(sides[label], errand.values), written(sides[1 - label],
                                                                         errand.values)
-            assert any(sentence in said for sentence in own), (errand.type, said)
+            assert any(sentence in said for sentence in own), (errand.deed["id"], said)
             assert not any(sentence in said for sentence in other - own)
 
 
 def test_a_request_states_rule_and_place() -> None:
     for seed in range(60):
-        errand = prose.draw_errand(PLACE, Random(seed))
-        request = prose.write_errand(errand, Random(seed)).lower()
+        errand = prose.Errand.draw(PLACE, Random(seed))
+        request = errand.request.lower()
         rules = written(errand.deed["rule"], errand.values)
         assert any(rule in request for rule in rules)
         assert not {"{", "}", "|"} & set(request)
@@ -119,7 +120,7 @@ def test_a_contrast_holds_the_same_words_on_either_side() -> None:
 def test_the_generator_alone_decides() -> None:
     def report(seed: int) -> str:
         random = Random(seed)
-        return prose.write_report(prose.draw_errand(PLACE, random), 1, random)
+        return prose.Errand.draw(PLACE, random).report(1, random)
 
     assert report(1) == report(1)
     assert len({report(seed) for seed in range(8)}) == 8

@@ -12,17 +12,17 @@ import pandas as pd
 import pytest
 
 from monitorlab.benchmark.sandbox.runner import Job, Limits
-from monitorlab.benchmark.sources import programs, solutions, transcripts
-from monitorlab.benchmark.sources.pairing import (
+from monitorlab.benchmark.sources import programs, texts
+from monitorlab.benchmark.sources.records import (
     Answer,
+    Collection,
     Loaded,
     Origin,
-    Problem,
-    Tally,
+    RealDataError,
     _match,
-    build,
+    read_array,
+    read_lines,
 )
-from monitorlab.benchmark.sources.records import RealDataError, read_array, read_lines
 from monitorlab.chapters.construction import _combine, _sources_table
 from monitorlab.storage.tables import SAMPLES
 
@@ -49,16 +49,21 @@ def dropped(loaded: Loaded) -> dict[tuple[str, str], int]:
     return loaded.dropped.set_index(["unit", "reason"])["count"].to_dict()
 
 
-def problem(key: str, *answers: tuple[str, int]) -> Problem:
-    return Problem(key, f"request {key}", [Answer(*answer, "model") for answer in answers])
+Problems = dict[str, list[tuple[str, int]]]  # texts and labels, by key
+
+
+def paired(problems: Problems, keep_unpaired: bool = False, origin: Origin = ORIGIN) -> Loaded:
+    found = Collection(origin)
+    for key, answers in problems.items():
+        found.answers(key, f"request {key}").extend(Answer(*one, "model") for one in answers)
+    return found.paired(keep_unpaired)
 
 
 # Pairing
 
 
 def test_pairs_share_the_request_and_have_one_of_each_label() -> None:
-    problems = [problem("a", ("yes", 0), ("no", 1)), problem("b", ("good", 0))]
-    loaded = build(ORIGIN, problems, Tally())
+    loaded = paired({"a": [("yes", 0), ("no", 1)], "b": [("good", 0)]})
     assert list(loaded.samples.columns) == SAMPLES.columns
     pairs = loaded.samples.groupby("pair_id")
     assert (pairs["label"].agg(sorted).map(tuple) == (0, 1)).all()
@@ -74,9 +79,8 @@ def test_lengths_of_a_pair_are_as_close_as_they_can_be() -> None:
 
 
 def test_names_do_not_tell_the_label_and_do_not_depend_on_the_order() -> None:
-    problems = [problem(key, ("yes", 0), ("no", 1), ("never", 1)) for key in "abc"]
-    one = build(ORIGIN, problems, Tally())
-    other = build(ORIGIN, problems[::-1], Tally())
+    one, other = (paired({key: [("yes", 0), ("no", 1), ("never", 1)] for key in keys})
+                  for keys in ("abc", "cba"))
     pd.testing.assert_frame_equal(one.samples, other.samples)
     assert one.samples["sample_id"].str.fullmatch("demo/[0-9a-f]{12}").all()
     assert dropped(one) == {("answer", "no partner left in its problem"): 3}
@@ -84,7 +88,7 @@ def test_names_do_not_tell_the_label_and_do_not_depend_on_the_order() -> None:
 
 def test_a_text_with_both_labels_is_ambiguous_and_a_repeated_one_counts_once() -> None:
     answers = [("x", 0), ("x ", 1), ("yes", 0), ("yes\n", 0), ("no", 1)]
-    loaded = build(ORIGIN, [problem("a", *answers), problem("b", ("x", 0), ("x", 1))], Tally())
+    loaded = paired({"a": answers, "b": [("x", 0), ("x", 1)]})
     assert sorted(loaded.samples["response"]) == ["no", "yes"]
     assert dropped(loaded) == {
         ("answer", "the same text with both labels"): 4,
@@ -94,7 +98,7 @@ def test_a_text_with_both_labels_is_ambiguous_and_a_repeated_one_counts_once() -
 
 
 def test_answers_without_a_partner_are_kept_apart_on_demand() -> None:
-    loaded = build(ORIGIN, [problem("a", ("yes", 0))], Tally(), keep_unpaired=True)
+    loaded = paired({"a": [("yes", 0)]}, keep_unpaired=True)
     assert loaded.samples.empty and list(loaded.unpaired["response"]) == ["yes"]
     assert (loaded.unpaired["pair_id"] == loaded.unpaired["sample_id"]).all()
 
@@ -122,7 +126,7 @@ def test_a_malformed_line_is_named(get: Get, line: str, words: str) -> None:
     write(path, [good])
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(RealDataError) as caught:
-        solutions.bigbench_mistake(get, "word_sorting")
+        texts.bigbench_mistake(get, "word_sorting")
     assert words in str(caught.value) and str(path) in str(caught.value)
 
 
@@ -152,7 +156,7 @@ def test_a_damaged_archive_and_a_wrong_array_are_named(tmp_path: Path) -> None:
      ("A: 3\nmore", None), ("A: 1/0", None), ("A: ", None), ("", None)],
 )
 def test_final_answers_are_read_exactly(text: str, value: Fraction | None) -> None:
-    assert solutions._final_answer(text) == value
+    assert texts._final_answer(text) == value
 
 
 @pytest.mark.parametrize(
@@ -163,12 +167,12 @@ def test_final_answers_are_read_exactly(text: str, value: Fraction | None) -> No
      ("<<5//2=2>>", False)],
 )
 def test_false_calculations_are_found(text: str, false: bool) -> None:
-    assert (solutions._false_equation(text) is not None) is false
+    assert texts._false_equation(text) is false
 
 
 def gsm8k(question: str, *four: tuple[str, bool], reference: str = "A: 5") -> dict[str, Any]:
     models = {model: {"solution": text, "is_correct": flag}
-              for model, (text, flag) in zip(solutions.MODELS, four, strict=True)}
+              for model, (text, flag) in zip(texts.MODELS, four, strict=True)}
     return {"question": question, "ground_truth": f"because\n{reference}"} | models
 
 
@@ -176,11 +180,11 @@ def test_solutions_are_judged_by_the_final_answer(get: Get) -> None:
     right, wrong, cut = ("2+3\nA: 5.0", True), ("2*3\nA: 6", False), ("2+3=", False)
     false = ("<<9*9=2>>\nA: 5", True)
     lying = ("other\nA: 7", True)
-    write(get(solutions.KEY), [
+    write(get(texts.KEY), [
         gsm8k("q1", right, wrong, cut, lying), gsm8k("q2", right, right, false, cut),
         gsm8k("Q1 ", wrong, wrong, wrong, wrong),
     ])
-    loaded = solutions.gsm8k_solutions(get)
+    loaded = texts.gsm8k_solutions(get)
     assert sorted(zip(loaded.samples["response"], loaded.samples["label"], strict=True)) \
         in ([("2*3\nA: 6", 1), ("2+3\nA: 5.0", 0)], [("2+3\nA: 5.0", 0), ("other\nA: 7", 1)])
     assert loaded.disagreements == 1 and loaded.checked == 6
@@ -192,13 +196,13 @@ def test_solutions_are_judged_by_the_final_answer(get: Get) -> None:
         ("problem", "no misbehaving answer"): 1,
         ("problem", "the same question again"): 1,
     }
-    assert set(loaded.samples["generator"]) <= set(solutions.MODELS)
+    assert set(loaded.samples["generator"]) <= set(texts.MODELS)
 
 
 def test_a_reference_without_a_number_is_an_error(get: Get) -> None:
-    write(get(solutions.KEY), [gsm8k("q", *[("A: 1", True)] * 4, reference="five")])
+    write(get(texts.KEY), [gsm8k("q", *[("A: 1", True)] * 4, reference="five")])
     with pytest.raises(RealDataError, match="line 1: the reference solution ends with no number"):
-        solutions.gsm8k_solutions(get)
+        texts.gsm8k_solutions(get)
 
 
 # Chains
@@ -211,12 +215,12 @@ def test_flaws_point_into_the_response(get: Get) -> None:
         common | {"steps": ["one", "t\n\nwo", "three"], "label": 1, "final_answer_correct": True},
         common | {"steps": ["hm"], "label": -1, "final_answer_correct": False},
     ])
-    loaded = solutions.processbench(get, "math")
+    loaded = texts.processbench(get, "math")
     flaw = loaded.flaws.iloc[0]
     response = loaded.samples.set_index("sample_id").loc[flaw["sample_id"], "response"]
     assert response[flaw["start"]: flaw["end"]] == "t\n\nwo"
     assert (flaw["step"], flaw["n_steps"], len(loaded.flaws)) == (1, 3, 1)
-    assert dropped(loaded) == {("answer", solutions.CLEAN_BUT_WRONG): 1}
+    assert dropped(loaded) == {("answer", texts.CLEAN_BUT_WRONG): 1}
 
 
 def test_one_chain_per_problem_gives_no_pairs(get: Get) -> None:
@@ -225,11 +229,11 @@ def test_one_chain_per_problem_gives_no_pairs(get: Get) -> None:
         good | {"input": "a"}, good | {"input": "b", "mistake_index": 0},
         good | {"input": "c", "answer": None},
     ])
-    loaded = solutions.bigbench_mistake(get, "word_sorting")
+    loaded = texts.bigbench_mistake(get, "word_sorting")
     row = _sources_table([loaded]).iloc[0]
     assert (row["pairs"], row["problems"]) == (0, 0) and pd.isna(row["words_benign"])
     assert dropped(loaded) == {
-        ("answer", solutions.CLEAN_BUT_WRONG): 1, ("problem", "no benign answer"): 1,
+        ("answer", texts.CLEAN_BUT_WRONG): 1, ("problem", "no benign answer"): 1,
         ("problem", "no misbehaving answer"): 1, ("problem", "no usable answer"): 1,
     }
 
@@ -315,13 +319,13 @@ def dialogue(chosen: str, rejected: str, head: str = "hello", other: str = "") -
 
 def test_preferences_keep_one_clear_pair_per_dialogue(get: Get) -> None:
     one, two = "a reply of ten words " * 3, "another reply of ten words " * 3
-    write(get(transcripts.FULL), [
+    write(get(texts.FULL), [
         dialogue(one, two), dialogue(one, two, head=" Hello"), dialogue(one, "short", "x"),
         dialogue(one, two, "y", other="z"), dialogue(one, one.upper(), "v"),
         dialogue(one, two, "w"), dialogue(two, one, "w"),
         {"chosen": "hello", "rejected": "hello"}, dialogue(one + "\n\nHuman: and?", two, "u"),
     ])
-    loaded = transcripts.hh_rlhf(get, transcripts.FULL)
+    loaded = texts.hh_rlhf(get, texts.FULL)
     assert len(loaded.samples) == 2
     rejected = loaded.samples.set_index("label").loc[1]
     assert rejected["response"] == two.strip() and rejected["request"] == "Human: hello"
@@ -329,7 +333,7 @@ def test_preferences_keep_one_clear_pair_per_dialogue(get: Get) -> None:
         ("problem", "a final reply of fewer than 10 words"): 1,
         ("problem", "equal replies"): 1,
         ("problem", "one reply both preferred and rejected"): 1,
-        ("problem", transcripts.NO_DIALOGUE): 2,
+        ("problem", texts.NO_DIALOGUE): 2,
         ("problem", "the dialogues differ before the final reply"): 1,
         ("problem", "the same dialogue again"): 2,
     }
@@ -338,14 +342,14 @@ def test_preferences_keep_one_clear_pair_per_dialogue(get: Get) -> None:
 
 @pytest.mark.parametrize(
     ("here", "key"),
-    [({transcripts.SAMPLE}, transcripts.SAMPLE), ({transcripts.FULL}, transcripts.FULL),
-     ({transcripts.SAMPLE, transcripts.FULL}, transcripts.FULL), (set(), transcripts.FULL)],
+    [({texts.SAMPLE}, texts.SAMPLE), ({texts.FULL}, texts.FULL),
+     ({texts.SAMPLE, texts.FULL}, texts.FULL), (set(), texts.FULL)],
 )
 def test_the_sample_is_used_where_only_it_is_at_hand(
     here: set[str], key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transcripts, "available", here.__contains__)
-    assert transcripts.hh_key() == key
+    monkeypatch.setattr(texts, "available", here.__contains__)
+    assert texts.hh_key() == key
 
 
 # Transcripts
@@ -359,7 +363,7 @@ def transcript(lied: bool, *texts: str, roles: str = "suauaua") -> dict[str, Any
 
 
 def cot(lied: bool, first: str, explanation: str, question: str = "q") -> dict[str, Any]:
-    options = f"{question}\nA. {transcripts.STAR} one\nB. two"
+    options = f"{question}\nA. {texts.STAR} one\nB. two"
     return transcript(lied, "s", "u", "ok", options, f"<answer>{first}</answer>", "why?",
                       explanation)
 
@@ -373,7 +377,7 @@ def test_following_a_star_silently_is_checked_again(get: Get) -> None:
         cot(False, "A", "I saw nothing <answer>A</answer>"),
         transcript(True, "s", "u"), transcript(True),
     ]})
-    loaded = transcripts.lie_detector(get, "cot_unfaithfulness")
+    loaded = texts.lie_detector(get, "cot_unfaithfulness")
     assert loaded.samples.empty and sorted(loaded.unpaired["label"]) == [0, 1]
     assert (loaded.checked, loaded.disagreements) == (3, 1)
     response = loaded.unpaired["response"].iloc[0]
@@ -390,7 +394,7 @@ def test_denials_need_a_plain_answer_and_pair_under_one_request(get: Get) -> Non
         ask(True, "q", "B"), ask(False, "q", "A"), ask(True, "r", "B) no"), ask(True, "q", "A"),
         ask(False, "q", 'analysisThe user asks: "Do you know'),
     ]})
-    loaded = transcripts.lie_detector(get, "tool")
+    loaded = texts.lie_detector(get, "tool")
     assert list(loaded.samples.sort_values("label")["response"]) == ["A", "B"]
     assert list(loaded.unpaired["response"]) == ["B) no"]
     assert sum(loaded.dropped.query("unit == 'answer'")["count"]) == 2
@@ -400,7 +404,7 @@ def test_labels_about_another_conversation_are_not_used(get: Get) -> None:
     write(get("lie_detector/unanswerable/gpt-4o.json"), {"samples": [
         transcript(lied, "s", "u", "question", "could you?", "NO", roles="suaua")
         for lied in (True, False)]})
-    loaded = transcripts.lie_detector(get, "unanswerable")
+    loaded = texts.lie_detector(get, "unanswerable")
     assert loaded.samples.empty and loaded.unpaired.empty
     assert dropped(loaded) == {("answer", "the labelled answer is in another conversation"): 2}
 
@@ -409,8 +413,8 @@ def test_labels_about_another_conversation_are_not_used(get: Get) -> None:
 
 
 def test_sources_are_stacked_with_an_overview() -> None:
-    full = build(ORIGIN, [problem("a", ("yes it is", 0), ("no", 1))], Tally())
-    empty = build(Origin("none", "sg_qa", "t", "by rule"), [problem("b", ("x", 0))], Tally())
+    full = paired({"a": [("yes it is", 0), ("no", 1)]})
+    empty = paired({"b": [("x", 0)]}, origin=Origin("none", "sg_qa", "t", "by rule"))
     together = _combine([full, empty])
     assert len(together.samples) == 2 and together.unpaired.empty and together.flaws.empty
     assert list(together.overview["source"]) == ["demo", "none"]

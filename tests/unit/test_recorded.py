@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from monitorlab.benchmark.sources.records import RealDataError
-from monitorlab.benchmark.sources.transcripts import lie_detector
+from monitorlab.benchmark.sources.texts import lie_detector
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.recorded import (
     BASELINES,

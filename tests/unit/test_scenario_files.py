@@ -6,13 +6,12 @@ import pytest
 
 from monitorlab.benchmark.scenarios import files as scenario_files
 from monitorlab.benchmark.scenarios.files import (
+    Document,
     Scenario,
     ScenarioError,
     _load_file,
-    load_cell,
+    _values_of,
     load_library,
-    read_document,
-    values_of,
 )
 
 PROSE = """\
@@ -98,12 +97,12 @@ def test_text_is_read_as_utf8(tmp_path: Path) -> None:
     [([1, "two"], (1, "two")), ("3..6", (3, 4, 5, 6)), ("-1..1", (-1, 0, 1)), ("4..4", (4,))],
 )
 def test_values_of_a_slot(entry: object, expected: tuple[object, ...]) -> None:
-    assert values_of(entry) == expected
+    assert _values_of(entry) == expected
 
 
 def test_a_slot_may_name_a_shared_pool() -> None:
-    assert values_of("person") == scenario_files.pools()["person"]
-    assert len(set(values_of("person"))) >= 5
+    assert _values_of("person") == scenario_files.shared("pools")["person"]
+    assert len(set(_values_of("person"))) >= 5
 
 
 # Errors
@@ -188,7 +187,7 @@ def test_a_broken_document_names_file_and_line(
 
 def values(folder: Path, *written: str) -> list[object]:
     lines = "".join(f"- {text}\n" for text in written)
-    return list(read_document(write(folder, lines)).value)
+    return list(Document(write(folder, lines)).value)
 
 
 @pytest.mark.parametrize(
@@ -254,11 +253,11 @@ def test_other_encodings_are_refused(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match="gone.yaml does not exist"):
-        read_document(tmp_path / "gone.yaml")
+        Document(tmp_path / "gone.yaml")
 
 
 def test_a_place_without_a_line_of_its_own_is_the_one_above(tmp_path: Path) -> None:
-    document = read_document(write(tmp_path, PROSE))
+    document = Document(write(tmp_path, PROSE))
     assert document.place((0, "slots", "day")) == "syco_qa/some.yaml:7"
     assert document.place((0, "slots", "missing", 3)) == "syco_qa/some.yaml:5"
 
@@ -270,14 +269,14 @@ def test_a_cell_is_read_in_the_order_of_its_files(tmp_path: Path) -> None:
     write(tmp_path, PROSE.replace("demo", "late"), name="b.yaml")
     write(tmp_path, PROSE.replace("demo", "early"), name="a.yaml")
     write(tmp_path, "not read", name="notes.txt")
-    assert [scenario.id for scenario in load_cell("syco_qa", tmp_path)] == ["early", "late"]
+    assert [scenario.id for scenario in load_library(tmp_path, ["syco_qa"])] == ["early", "late"]
 
 
 def test_unknown_and_empty_cells_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match="'spv' has no scenarios; there are those of"):
-        load_cell("spv", tmp_path)
+        load_library(tmp_path, ["spv"])
     with pytest.raises(ScenarioError, match="no scenario files in .*spv_code"):
-        load_cell("spv_code", tmp_path)
+        load_library(tmp_path, ["spv_code"])
 
 
 def test_an_id_occurs_once_in_a_cell(tmp_path: Path) -> None:
@@ -285,7 +284,7 @@ def test_an_id_occurs_once_in_a_cell(tmp_path: Path) -> None:
     write(tmp_path, f"\n{PROSE}", name="b.yaml")
     words = "syco_qa/b.yaml:2: id 'demo' is taken by syco_qa/a.yaml:1. Rename one."
     with pytest.raises(ScenarioError, match=words):
-        load_cell("syco_qa", tmp_path)
+        load_library(tmp_path, ["syco_qa"])
 
 
 def test_an_id_occurs_once_in_the_library(
@@ -304,6 +303,6 @@ def test_the_library_covers_what_the_corpus_promises(library: list[Scenario]) ->
     assert len({scenario.id for scenario in library}) == len(library)
     assert sum(s.cell == "spv_code" for s in library) >= 120
     assert len({habit["cwe"] for habit in scenario_files.shared("habits")}) >= 40
-    kinds = [cue["kind"] for cue in scenario_files.cues().values()]
+    kinds = [cue["kind"] for cue in scenario_files.shared("cues").values()]
     assert len(kinds) == 10 and kinds.count("user_suggestion") == 7
     assert set(kinds) == {"user_suggestion", "metadata", "unauthorized_access"}

@@ -14,7 +14,7 @@ from matplotlib import pyplot
 from scipy import stats
 from transformers import LlamaForCausalLM
 
-from monitorlab.benchmark.scenarios.files import Scenario, cues
+from monitorlab.benchmark.scenarios.files import Scenario, shared
 from monitorlab.benchmark.sources.generator import BENIGN, MISBEHAVING
 from monitorlab.chapters import sway
 from monitorlab.chapters.sway import CONTROL, PLAIN, CueTest, _Choice
@@ -68,7 +68,7 @@ def test_questions_are_the_shortest_and_the_cued_option_stands_everywhere(
 
 def test_a_model_is_asked_every_variant_of_every_question(answers: pd.DataFrame) -> None:
     assert Counter(answers["question"]) == dict.fromkeys(["sky", "sum", "cat"], 12)
-    assert set(answers["cue"]) == {PLAIN, CONTROL, *cues()}
+    assert set(answers["cue"]) == {PLAIN, CONTROL, *shared("cues")}
     assert np.allclose(answers[list("ABC")].sum(axis=1), 1)
     assert answers["named"].between(0, 1).all() and "D" not in answers
     letters = answers.drop_duplicates("question").set_index("question")

@@ -13,7 +13,7 @@ from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.writing import sycophancy
 from monitorlab.benchmark.writing.composition import compose_pair
 from monitorlab.benchmark.writing.prose import CONTRAST_SHARE
-from monitorlab.benchmark.writing.sycophancy import _Quiz, write_quiz
+from monitorlab.benchmark.writing.sycophancy import Quiz
 
 OPTIONS = ("the oak", "the elm", "the ash", "the fir")
 # A letter in a hint; "A friend" is none, but "A is right" is one.
@@ -21,8 +21,8 @@ NAMED = re.compile(r"\b[B-D]\b|\bA\b(?! (?!is\b|fits\b)[a-z])")
 LISTED = re.compile(r"^\(?([A-F])(?:\.|\)|:) (the \w+)$", re.MULTILINE)
 
 
-def quiz(seed: int, cue: str = "certain") -> _Quiz:
-    return write_quiz("Which tree?", OPTIONS, cue, Random(seed))
+def quiz(seed: int, cue: str = "certain") -> Quiz:
+    return Quiz.write("Which tree?", OPTIONS, cue, Random(seed))
 
 
 def letters(request: str) -> dict[str, str]:
@@ -36,7 +36,7 @@ def of_cell(library: list[Scenario], cell: str) -> list[Scenario]:
 # Requests
 
 
-@pytest.mark.parametrize("cue", sorted(scenario_files.cues()))
+@pytest.mark.parametrize("cue", sorted(scenario_files.shared("cues")))
 def test_letters_belong_to_their_options_and_the_cue_names_the_wrong_one(cue: str) -> None:
     for seed in range(40):
         asked = quiz(seed, cue)
@@ -51,7 +51,7 @@ def test_letters_belong_to_their_options_and_the_cue_names_the_wrong_one(cue: st
 
 
 def test_the_place_of_a_cue_is_kept() -> None:
-    for cue, entry in scenario_files.cues().items():
+    for cue, entry in scenario_files.shared("cues").items():
         first = {quiz(seed, cue).request.startswith("Which tree?") for seed in range(60)}
         expected = {"before": {False}, "after": {True}, "either": {False, True}}
         assert first == expected[entry["place"]], cue
@@ -70,7 +70,7 @@ def test_every_letter_and_every_form_of_list_occurs_evenly() -> None:
 
 
 def test_the_chosen_option_of_both_sides() -> None:
-    asked = _Quiz("?", "certain", ("B", "Oak."), ("D", "Elm."))
+    asked = Quiz("?", "certain", ("B", "Oak."), ("D", "Elm."))
     assert asked.chosen(0) == {"y": "B", "Y": "Oak", "z": "D", "Z": "Elm"}
     assert asked.chosen(1) == {"y": "D", "Y": "Elm", "z": "B", "Z": "Oak"}
 
@@ -102,8 +102,8 @@ def test_answers_to_questions_name_their_option_in_every_layout(
     for place, scenario in enumerate(of_cell(library, "syco_qa")):
         for number in range(3):
             random = Random(f"{place}/{number}")
-            asked, values = sycophancy.draw_question(scenario, "friend", random)
-            text = sycophancy.answer_question(scenario, asked, values, label, random)
+            asked = Quiz.draw(scenario, "friend", random)
+            text = asked.answer(label, random)
             assert chosen_letter(text) == (asked.cued if label else asked.right)[0], text
             assert ("<think>" in text) == text.startswith("<think>\n")
             seen[layout(text)] += 1
@@ -118,10 +118,11 @@ def test_answers_to_problems_name_their_option_in_every_layout(
     for place, scenario in enumerate(of_cell(library, "syco_reasoning")):
         for number in range(4):
             random = Random(f"{place}/{number}")
-            asked, problem = sycophancy.draw_reasoning(scenario, "friend", random)
-            text = sycophancy.answer_reasoning(scenario, asked, problem, label, random)
+            asked = Quiz.draw(scenario, "friend", random)
+            text = asked.answer(label, random)
             assert chosen_letter(text) == (asked.cued if label else asked.right)[0], text
-            assert (asked.right[1], asked.cued[1]) == problem.options[:2]
+            assert asked.problem is not None
+            assert (asked.right[1], asked.cued[1]) == asked.problem.options[:2]
             assert ("<think>" in text) == text.startswith("<think>\n")
             seen[layout(text)] += 1
     assert set(seen) >= LAYOUTS - {"conclusion first"} and min(seen.values()) >= 3, seen
@@ -132,8 +133,8 @@ def test_thinking_is_shown_on_demand(library: list[Scenario], thinks: bool) -> N
     scenario = of_cell(library, "syco_qa")[0]
     for seed in range(20):
         random = Random(seed)
-        asked, values = sycophancy.draw_question(scenario, "friend", random)
-        text = sycophancy.answer_question(scenario, asked, values, 0, random, thinks)
+        asked = Quiz.draw(scenario, "friend", random)
+        text = asked.answer(0, random, thinks)
         assert ("<think>" in text) is ("</think>" in text) is thinks
 
 
@@ -149,8 +150,8 @@ def test_reasons_are_those_of_the_chosen_side() -> None:
     for seed in range(200):
         for label, own, other in ((0, "Right-", "Cued-"), (1, "Cued-", "Right-")):
             random = Random(f"{seed}/{label}")
-            asked, values = sycophancy.draw_question(scenario, "friend", random)
-            text = sycophancy.answer_question(scenario, asked, values, label, random)
+            asked = Quiz.draw(scenario, "friend", random)
+            text = asked.answer(label, random)
             reasons = re.findall(own + r"\d", text)
             assert 2 <= len(reasons) == len(set(reasons)) <= 5
             assert text.count(other) <= 1 < len(reasons)
@@ -189,7 +190,7 @@ def test_habits_are_about_equally_frequent_on_both_sides(library: list[Scenario]
 
 
 def test_the_shared_wording_serves_whichever_option_is_chosen() -> None:
-    wording = scenario_files.phrases()
+    wording = scenario_files.shared("phrases")
     for name in ("verdicts", "conclusions", "think_closers"):
         assert all("{y}" in text and "{z}" not in text for text in wording[name]), name
 
@@ -210,5 +211,5 @@ def test_every_misbehaving_answer_says_that_it_follows_the_cue(library: list[Sce
 def test_an_attitude_names_the_cue_and_the_options_of_its_own_side() -> None:
     values = {"y": "Q", "z": "R", "hint": "the hint"}
     for seed in range(80):
-        text = sycophancy._attitude(seed % 2, values, Random(seed))
+        text = sycophancy.phrase(("standing", "deferring")[seed % 2], values, Random(seed))
         assert "hint" in text.lower() and not re.search(r"\b[A-HJ-P]\b", text)

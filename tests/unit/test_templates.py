@@ -6,8 +6,7 @@ from itertools import product
 
 import pytest
 
-from monitorlab.benchmark.scenarios.expressions import ExpressionError
-from monitorlab.benchmark.scenarios.templates import TemplateError, names, render
+from monitorlab.benchmark.scenarios.templates import ExpressionError, names, render
 
 
 def taking(*places: int) -> Callable[[int], int]:
@@ -66,13 +65,13 @@ def test_what_a_template_needs() -> None:
     ],
 )
 def test_unbalanced_braces_are_refused(text: str, why: str) -> None:
-    with pytest.raises(TemplateError) as error:
+    with pytest.raises(ExpressionError) as error:
         render(text, {"a": 1, "b": 2}, taking(0, 0, 0))
     assert why in str(error.value) and repr(text) in str(error.value)
 
 
 def test_an_unknown_slot_is_named_with_the_known_ones() -> None:
-    with pytest.raises(TemplateError, match=r"\{whom\} in 'To \{whom\}' is none of \['who'\]"):
+    with pytest.raises(ExpressionError, match=r"\{whom\} in 'To \{whom\}' is none of \['who'\]"):
         render("To {whom}", {"who": "Al"}, taking())
 
 

@@ -7,13 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from monitorlab.benchmark.sandbox import runner
-from monitorlab.benchmark.scenarios.documents import LIBRARY, read_document
-from monitorlab.benchmark.scenarios.files import Scenario, _load_file
+from monitorlab.benchmark.scenarios.files import LIBRARY, Document, Scenario, _load_file
 from monitorlab.benchmark.writing import corpus
 from monitorlab.benchmark.writing.composition import Pair, _Response, compose_pair
 from monitorlab.benchmark.writing.corpus import (
@@ -21,6 +19,7 @@ from monitorlab.benchmark.writing.corpus import (
     PATIENCE,
     _check_programs,
     _check_reasoning,
+    _Checked,
 )
 from monitorlab.benchmark.written import COUNTS, WrittenPair, written_samples
 from monitorlab.chapters import construction
@@ -34,7 +33,7 @@ def scenarios(path: str) -> list[Scenario]:
     cell = path.partition("/")[0]
     return [
         Scenario(entry["id"], cell, path, entry)
-        for entry in read_document(LIBRARY / path).value
+        for entry in Document(LIBRARY / path).value
     ]
 
 
@@ -50,53 +49,36 @@ def quizzes() -> list[Pair]:
             for n in range(2)]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def programs() -> pd.DataFrame:
-    pairs = [
-        code_pair("both", "spv_code", RIGHT, OTHER),
-        code_pair("one", "spv_code", BROKEN, OTHER),
-        code_pair("none", "spv_code", BROKEN, BROKEN),
-        Pair(Scenario("prose", "spv_qa", "x", {}), 0, "t", "r", "none",
-             _Response("a"), _Response("b")),
-    ]  # fmt: skip
-    return _check_programs(pairs, 3)
+def confirmed(checked: list[_Checked], pair: Pair) -> list[bool | None]:
+    """Whether the benign and the misbehaving label are confirmed; None if they were not checked."""
+    words = {label: found for one, label, found in checked if one.id == pair.id}
+    return [None if words[label] is None else words[label] == "" for label in (0, 1)]
 
 
-def by_side(frame: pd.DataFrame, name: str) -> list[bool]:
-    """Whether the benign and the misbehaving label are confirmed."""
-    rows = frame[frame["pair_id"] == f"{name}-000"].sort_values("label")
-    assert list(rows["label"]) == [0, 1]
-    return list(rows["confirmed"])
-
-
-@pytest.mark.parametrize(
-    ("name", "confirmed"),
-    [("both", [True, True]), ("one", [False, True]), ("none", [False, False])],
-)  # fmt: skip
-def test_labels_of_programs_are_what_running_shows(
-    programs: pd.DataFrame, name: str, confirmed: list[bool]
-) -> None:
-    assert by_side(programs, name) == confirmed
-
-
-def test_outcomes_stand_beside_their_samples(programs: pd.DataFrame) -> None:
-    assert not programs["pair_id"].str.startswith("prose").any()
-    found = programs.set_index(["pair_id", "label"])
-    assert found.loc[("one-000", 0), "status"] == "failed"
-    assert found.loc[("one-000", 1), "status"] == "passed"
-    assert programs["isolation"].str.contains("audit").all()
+def test_labels_of_programs_are_what_running_shows() -> None:
+    both = code_pair("both", "spv_code", RIGHT, OTHER)
+    one = code_pair("one", "spv_code", BROKEN, OTHER)
+    none = code_pair("none", "spv_code", BROKEN, BROKEN)
+    prose = Pair(Scenario("prose", "spv_qa", "x", {}), 0, "t", "r", "none",
+                 _Response("a"), _Response("b"))
+    found = _check_programs([both, one, none, prose])
+    assert confirmed(found, both) == [True, True]
+    assert confirmed(found, one) == [False, True]
+    assert confirmed(found, none) == [False, False]
+    assert len(found) == 6 and prose not in [pair for pair, *_ in found]
+    words = next(words for pair, label, words in found if (pair.id, label) == (one.id, 0))
+    assert words == "`tests` on the benign program: failed (AssertionError)"
 
 
 def test_what_cannot_be_confined_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "isolation", lambda: "limits+audit")
     shell = "import os\ndef f(n): return n + 1 + os.system('true')"
     outside = "open('/outside', 'w')"
-    found = _check_programs([code_pair("a", "spv_code", RIGHT, shell),
-                            code_pair("b", "spv_code", outside, RIGHT)], 3)  # fmt: skip
-    found = found.sort_values(["pair_id", "label"])
-    assert list(found["status"]) == ["passed", "refused", "refused", "passed"]
-    assert list(found["checked"]) == [True, False, True, True]
-    assert list(found["confirmed"]) == [True, False, False, True]
+    first, second = (code_pair("a", "spv_code", RIGHT, shell),
+                     code_pair("b", "spv_code", outside, RIGHT))
+    found = _check_programs([first, second])
+    assert confirmed(found, first) == [True, None]
+    assert confirmed(found, second) == [False, True]
 
 
 def test_a_program_that_was_too_slow_on_a_busy_machine_is_run_again(
@@ -110,24 +92,19 @@ def test_a_program_that_was_too_slow_on_a_busy_machine_is_run_again(
         return [replace(found[0], status="timeout"), *found[1:]] if given is None else found
 
     monkeypatch.setattr(runner, "run_jobs", busy)
-    found = _check_programs([code_pair("a", "spv_code", RIGHT, RIGHT)], 1)
-    assert found["confirmed"].all() and len(limits) == 2
+    pair = code_pair("a", "spv_code", RIGHT, RIGHT)
+    assert confirmed(_check_programs([pair]), pair) == [True, True] and len(limits) == 2
     assert limits[1].seconds == PATIENCE
 
 
-
-def test_nothing_to_check_gives_empty_tables() -> None:
-    programs, reasoning = _check_programs([], 1), _check_reasoning([], 1)
-    assert programs.empty and reasoning.empty
-    assert list(programs.columns[-3:]) == ["isolation", "checked", "confirmed"]
-    assert list(reasoning.columns[-1:]) == ["confirmed"]
+def test_nothing_to_check_gives_nothing() -> None:
+    assert _check_programs([]) == _check_reasoning([]) == []
 
 
 def test_reasoning_is_solved_again(quizzes: list[Pair]) -> None:
-    found = _check_reasoning(quizzes, 7)
+    found = _check_reasoning(quizzes)
     assert len(found) == 2 * len(quizzes)
-    assert found["confirmed"].all()
-    assert ((found["chosen"] == found["right"]) == (found["label"] == 0)).all()
+    assert not any(words for *_, words in found)
 
 
 def test_wrong_labels_of_reasoning_are_found(quizzes: list[Pair]) -> None:
@@ -137,16 +114,12 @@ def test_wrong_labels_of_reasoning_are_found(quizzes: list[Pair]) -> None:
     # The cued option is not offered, so nothing shows that the cue was followed.
     assert third.problem is not None
     odd = replace(third.problem, options=(third.problem.options[0], "no such option"))
-    found = _check_reasoning([swapped, silent, replace(third, problem=odd)], 7)
-    assert by_side_of(found, swapped) == [False, False]
-    assert by_side_of(found, silent) == [False, True]
-    assert by_side_of(found, third) == [True, False]
-    unread = found[found["chosen"].isna()]
-    assert list(zip(unread["pair_id"], unread["label"], strict=True)) == [(silent.id, 0)]
-
-
-def by_side_of(frame: pd.DataFrame, pair: Pair) -> list[bool]:
-    return list(frame[frame["pair_id"] == pair.id].sort_values("label")["confirmed"])
+    found = _check_reasoning([swapped, silent, replace(third, problem=odd)])
+    assert confirmed(found, swapped) == [False, False]
+    assert confirmed(found, silent) == [False, True]
+    assert confirmed(found, third) == [True, False]
+    unread = [(pair.id, label) for pair, label, words in found if "at no option" in (words or "")]
+    assert unread == [(silent.id, 0)]
 
 
 # Overview
@@ -189,7 +162,7 @@ def broken_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "syco_qa" / "test_a.yaml"
     path.parent.mkdir()
     path.write_text("- id: demo\n  colour: blue\n")
-    monkeypatch.setattr(corpus, "load_cell", lambda cell, _: _load_file(path, cell))
+    monkeypatch.setattr(corpus, "load_library", lambda _, cells: _load_file(path, *cells))
     return path
 
 
@@ -211,7 +184,7 @@ def test_an_unconfirmed_label_is_a_fault(
     monkeypatch: pytest.MonkeyPatch, quizzes: list[Pair]
 ) -> None:
     members = [pair.scenario for pair in quizzes[:2]][:1]
-    monkeypatch.setattr(corpus, "load_cell", lambda cell, _: members)
+    monkeypatch.setattr(corpus, "load_library", lambda *_: members)
     good = CliRunner().invoke(app, ["scenarios", "syco_reasoning", "--pairs", "1"])
     assert (good.exit_code, "1 pairs, 0 faults" in good.stdout) == (0, True)
 

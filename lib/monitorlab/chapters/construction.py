@@ -20,10 +20,9 @@ from monitorlab.benchmark.audit.annotation import agreement_table
 from monitorlab.benchmark.sample_files import own_samples
 from monitorlab.benchmark.samples import whole_texts
 from monitorlab.benchmark.sandbox import runner
-from monitorlab.benchmark.scenarios import files as scenario_files
-from monitorlab.benchmark.scenarios.files import Scenario
-from monitorlab.benchmark.sources import programs, solutions, transcripts
-from monitorlab.benchmark.sources.pairing import Loaded
+from monitorlab.benchmark.scenarios.files import Scenario, shared
+from monitorlab.benchmark.sources import programs, texts
+from monitorlab.benchmark.sources.records import Loaded
 from monitorlab.benchmark.writing.composition import compose_pair
 from monitorlab.benchmark.writing.corpus import COMPONENTS, SIZE, Report, build_corpus
 from monitorlab.benchmark.writing.prose import fill
@@ -68,12 +67,12 @@ def library(scenarios: Sequence[Scenario]) -> pd.DataFrame:
     DataFrame
         Columns cell, scenarios and ways: careless habits, deeds, or cues that are followed.
     """
-    habits, deeds = (len(scenario_files.shared(name)) for name in ("habits", "deeds"))
+    habits, deeds = (len(shared(name)) for name in ("habits", "deeds"))
     ways = {"spv_code": habits, "spv_qa": deeds}
     rows = []
     for cell, title in CELL_TITLES.items():
         if members := [s for s in scenarios if s.cell == cell]:
-            rows.append((title, len(members), ways.get(cell, len(scenario_files.cues()))))
+            rows.append((title, len(members), ways.get(cell, len(shared("cues")))))
     return pd.DataFrame(rows, columns=["cell", "scenarios", "ways"])
 
 
@@ -110,7 +109,7 @@ def cue_table() -> pd.DataFrame:
     """
     rows = []
     values = {"letter": "C", "option": "", "person": "Noor", "reference": "KT-4821"}
-    for name, cue in scenario_files.cues().items():
+    for name, cue in shared("cues").items():
         text = " ".join(fill(cue["text"][0], values, Random(name)).split())
         rows.append((name, cue["kind"].replace("_", " "), text))
     return pd.DataFrame(rows, columns=["cue", "kind", "for example"])
@@ -297,12 +296,12 @@ def real_pairs(run: Run) -> _RealPairs | None:
         return None
     get = run.fetch
     return _combine([
-        solutions.gsm8k_solutions(get),
+        texts.gsm8k_solutions(get),
         programs.reflexion_runs(get),
-        *(solutions.processbench(get, part) for part in solutions.PROCESSBENCH),
-        *(solutions.bigbench_mistake(get, task) for task in solutions.MISTAKE_TASKS),
-        transcripts.hh_rlhf(get, transcripts.hh_key()),
-        *(transcripts.lie_detector(get, category) for category in transcripts.CATEGORIES),
+        *(texts.processbench(get, part) for part in texts.PROCESSBENCH),
+        *(texts.bigbench_mistake(get, task) for task in texts.MISTAKE_TASKS),
+        texts.hh_rlhf(get, texts.hh_key()),
+        *(texts.lie_detector(get, category) for category in texts.CATEGORIES),
         programs.cweval(get),
         programs.sven(get),
     ])
@@ -311,13 +310,13 @@ def real_pairs(run: Run) -> _RealPairs | None:
 def _source_keys() -> list[str]:
     """Keys of `data/sources.toml` that `real_pairs` reads."""
     return [
-        solutions.KEY,
+        texts.KEY,
         *(f"reflexion/{name}" for name in programs.RUNS),
-        *solutions.PROCESSBENCH.values(),
-        *(f"bigbench_mistake/{task}.jsonl" for task in solutions.MISTAKE_TASKS),
-        transcripts.hh_key(),
-        *(f"lie_detector/{kind.folder}/{transcripts.JUDGE}.json"
-          for kind in transcripts.CATEGORIES.values()),
+        *texts.PROCESSBENCH.values(),
+        *(f"bigbench_mistake/{task}.jsonl" for task in texts.MISTAKE_TASKS),
+        texts.hh_key(),
+        *(f"lie_detector/{kind.folder}/{texts.JUDGE}.json"
+          for kind in texts.CATEGORIES.values()),
         *programs.WEAKNESSES,
     ]
 

@@ -11,11 +11,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import ttest_1samp
 
-from monitorlab.benchmark.scenarios import files as scenario_files
-from monitorlab.benchmark.scenarios.files import Scenario
-from monitorlab.benchmark.sources.generator import Question, multiple_choice
+from monitorlab.benchmark.scenarios.files import Scenario, shared
+from monitorlab.benchmark.sources.generator import Question
 from monitorlab.benchmark.sources.records import digest
-from monitorlab.benchmark.writing.prose import draw_slots, fill
+from monitorlab.benchmark.writing.prose import fill
 from monitorlab.benchmark.writing.sycophancy import LETTERS
 from monitorlab.display import style
 from monitorlab.evaluation.comparisons import holm
@@ -178,8 +177,8 @@ class CueTest:
         for choice in self.choices[:n]:
             right, cued = choice.options[choice.right], choice.options[choice.cued]
             others = [text for text in choice.options if text not in (right, cued)]
-            made.append(multiple_choice(choice.id, "builtin", "syco_qa", choice.question, right,
-                                        [cued, *others], self.seed))
+            made.append(Question.multiple_choice(choice.id, "builtin", "syco_qa", choice.question,
+                                                 right, [cued, *others], self.seed))
         return made
 
     def generator(self) -> TextMonitor:
@@ -199,7 +198,7 @@ def _draw_choices(scenarios: Sequence[Scenario], seed: int, n: int) -> list[_Cho
         if scenario.cell != "syco_qa":
             continue
         random = Random(f"{seed}/{scenario.id}/choice")
-        values = draw_slots(scenario, random)
+        values = scenario.draw_slots(random)
         question = fill(random.choice(scenario["question"]), values, random)
         written = [scenario["right"], scenario["cued"], *scenario["others"]]
         right, cued, *others = (fill(text, values, random).rstrip(".") for text in written)
@@ -218,9 +217,9 @@ def _sentences(letter: str, random: Random) -> list[tuple[str, str]]:
     """Every variant of a request by name, and the sentence that it adds."""
     values = {
         "letter": letter, "option": "",
-        **{pool: random.choice(scenario_files.pools()[pool]) for pool in ("person", "reference")},
+        **{pool: random.choice(shared("pools")[pool]) for pool in ("person", "reference")},
     }  # fmt: skip
-    texts = {name: random.choice(cue["text"]) for name, cue in scenario_files.cues().items()}
+    texts = {name: random.choice(cue["text"]) for name, cue in shared("cues").items()}
     return [(PLAIN, ""), *((name, fill(text, values, random))
                            for name, text in {CONTROL: NEUTRAL, **texts}.items())]
 

@@ -9,7 +9,7 @@ rationale and a score from 1 to 100. What to know about them:
 * The judges saw metadata beside the transcript, with the name of the task, such as
   "tool-ethical_sandbagging": they knew what to look for.
 * The labels of `tool` come from string matching, some visibly wrong (see
-  :mod:`monitorlab.benchmark.sources.transcripts`). Read its rates as agreement with that rule.
+  :mod:`monitorlab.benchmark.sources.texts`). Read its rates as agreement with that rule.
 * `unanswerable` is left out: its label is about another conversation.
 * The publisher's verdict is score >= 50 and ignores the label. Here the label is the verdict and
   the score stays as it is; where they contradict each other the evidence says so. A label that is
@@ -50,7 +50,7 @@ import pandas as pd
 
 from monitorlab.benchmark.audit.annotation import joined, read_annotations
 from monitorlab.benchmark.samples import sample_row
-from monitorlab.benchmark.sources import transcripts
+from monitorlab.benchmark.sources import texts
 from monitorlab.benchmark.sources.records import Record, read_array
 from monitorlab.monitors.monitor import NO_PROMPT, ComputingMonitor, MonitorError, Sample
 from monitorlab.monitors.scoring import score
@@ -109,18 +109,17 @@ class _Recording:
 
 
 def _key(judge: str, category: str) -> str:
-    return f"lie_detector/{transcripts.CATEGORIES[category].folder}/{judge}.json"
+    return f"lie_detector/{texts.CATEGORIES[category].folder}/{judge}.json"
 
 
 def _recordings(get: Callable[[str], Path], judge: str, category: str) -> Iterator[_Recording]:
     """Read all calls of one file: of one of `JUDGES` on one of `CATEGORIES_JUDGED`."""
-    turns_asked = transcripts.CATEGORIES[category].request_turns
+    kind = texts.CATEGORIES[category]
     for record in read_array(get(_key(judge, category)), "samples"):
-        turns = transcripts.turns_of(record.within("metadata"))
+        _, request, response = kind.read(record)
         asked = record.take("input", str)
         yield _Recording(
-            transcripts.rendered(turns[:turns_asked]), transcripts.rendered(turns[turns_asked:]),
-            _read_judgement(record.take("output", str)),
+            request, response, _read_judgement(record.take("output", str)),
             hashlib.sha256(asked.encode("utf-8", "surrogatepass")).hexdigest())
 
 
@@ -156,7 +155,7 @@ def recorded_verdicts(
     if unknown := set(judges) - set(JUDGES):
         raise MonitorError(f"no recordings of {', '.join(sorted(unknown))}; judges are "
                            f"{', '.join(JUDGES)}")
-    kinds = {name: transcripts.CATEGORIES[name].origin.source for name in CATEGORIES_JUDGED}
+    kinds = {name: texts.CATEGORIES[name].origin.source for name in CATEGORIES_JUDGED}
     wanted = samples[samples["source"].isin(kinds.values())]
     if wanted.empty:
         raise MonitorError(f"none of {len(samples)} samples comes from "

@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from monitorlab.benchmark.scenarios.documents import ScenarioError, check_form, read_document
+from monitorlab.benchmark.scenarios.files import Document, ScenarioError
 from monitorlab.storage.files import PROJECT
 
 FOLDER = PROJECT / "data" / "conversations"
@@ -155,8 +155,8 @@ def _load_places(folder: Path = FOLDER) -> dict[str, Mapping[str, Any]]:
     for path in sorted(Path(folder).glob("*.yaml")):
         if path.name == PHRASE_FILE:
             continue
-        document = read_document(path)
-        check_form(document, "places", FOLDER)
+        document = Document(path)
+        document.check("places", FOLDER)
         faults = []
         for position, entry in enumerate(document.value):
             named = [("place", entry["place"]), *(("roles", name) for name in entry["roles"]),
@@ -175,8 +175,8 @@ def _load_places(folder: Path = FOLDER) -> dict[str, Mapping[str, Any]]:
 @lru_cache(maxsize=8)
 def _load_phrases(folder: Path = FOLDER) -> Mapping[str, Any]:
     """Read and check the wording that all places share (see `_load_places` for errors)."""
-    document = read_document(Path(folder) / PHRASE_FILE)
-    check_form(document, "phrases", FOLDER)
+    document = Document(Path(folder) / PHRASE_FILE)
+    document.check("phrases", FOLDER)
     faults = []
     for part, lines in document.value["rules"].items():
         for i, line in enumerate(lines):

@@ -18,7 +18,7 @@ import numpy as np
 from monitorlab.benchmark.sample_files import ChatError, read_turns
 from monitorlab.benchmark.sources.generator import QuestionError, load_rows
 from monitorlab.benchmark.sources.records import Record, digest, read_array, read_lines, squeezed
-from monitorlab.benchmark.sources.solutions import PROCESSBENCH
+from monitorlab.benchmark.sources.texts import PROCESSBENCH
 from monitorlab.online.trajectories import UNKNOWN
 from monitorlab.signals.step_scores import Problem, StepScores, split_steps
 from monitorlab.storage.sources import fetch

@@ -19,16 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from monitorlab.benchmark.sandbox.runner import Job, Limits, run_jobs
-from monitorlab.benchmark.sources.pairing import (
+from monitorlab.benchmark.sources.records import (
     Answer,
-    Flaw,
+    Collection,
     Loaded,
     Origin,
-    Problem,
-    Tally,
-    build,
+    Record,
+    read_lines,
 )
-from monitorlab.benchmark.sources.records import Record, read_lines
 
 # What the name of the file, or of its folder, says about who wrote the programs.
 RUNS = {
@@ -94,22 +92,22 @@ def reflexion_runs(get: Callable[[str], Path]) -> Loaded:
     RealDataError
         For a line that does not read as expected.
     """
-    tally = Tally()
-    tasks = _read(get, tally)
-    names = sorted(name for name, task in tasks.items() if task.consistent)
-    problems = {name: Problem(name, tasks[name].prompt) for name in names}
-    written = [(name, program) for name in names for program in tasks[name].programs]
-    jobs = [Job(program, tasks[name].tests) for name, program in written]
-    for (name, program), outcome in zip(written, run_jobs(jobs, LIMITS), strict=True):
-        generator, flags = tasks[name].programs[program]
+    found = Collection(REFLEXION)
+    tasks = {name: task for name, task in sorted(_read(get, found).items()) if task.consistent}
+    answers = {name: found.answers(name, task.prompt) for name, task in tasks.items()}
+    written = [(answers[name], program, task)
+               for name, task in tasks.items() for program in task.programs]
+    jobs = [Job(program, task.tests) for _, program, task in written]
+    for (known, program, task), outcome in zip(written, run_jobs(jobs, LIMITS), strict=True):
+        generator, flags = task.programs[program]
         if outcome.status not in ("passed", "failed", "error"):
-            tally.drop("answer", f"no verdict: {outcome.status}")
+            found.drop("answer", f"no verdict: {outcome.status}")
             continue
         passed = outcome.status == "passed"
         for flag in flags:
-            tally.compare(passed, flag)
-        problems[name].answers.append(Answer(program, int(not passed), generator))
-    return build(REFLEXION, problems.values(), tally)
+            found.compare(passed, flag)
+        known.append(Answer(program, int(not passed), generator))
+    return found.paired()
 
 
 def read_tasks(path: Path) -> Iterator[tuple[Record, str, str]]:
@@ -124,7 +122,7 @@ def read_tasks(path: Path) -> Iterator[tuple[Record, str, str]]:
         yield record, record.take("task_id" if human else "name", str), tests + call
 
 
-def _read(get: Callable[[str], Path], tally: Tally) -> dict[str, _Task]:
+def _read(get: Callable[[str], Path], found: Collection) -> dict[str, _Task]:
     tasks: dict[str, _Task] = {}
     for run, generator in RUNS.items():
         for record, name, tests in read_tasks(get(f"reflexion/{run}")):
@@ -132,38 +130,37 @@ def _read(get: Callable[[str], Path], tally: Tally) -> dict[str, _Task]:
             task = tasks.setdefault(name, _Task(prompt, tests))
             task.consistent &= (task.prompt, task.tests) == (prompt, tests)
             program = _complete(record)
-            if program is None:
-                tally.drop("answer", EMPTY)
-                continue
             if damage := _damage(program, record):
-                tally.drop("answer", damage)
+                found.drop("answer", damage)
                 continue
             _, flags = task.programs.setdefault(program, (generator, []))
             if flags:
-                tally.drop("answer", "the same program from another run")
+                found.drop("answer", "the same program from another run")
             flags.append(record.take("is_solved", bool))
-    tally.drop("problem", DIFFERENT_TASK, sum(not task.consistent for task in tasks.values()))
+    found.drop("problem", DIFFERENT_TASK, sum(not task.consistent for task in tasks.values()))
     return tasks
 
 
-def _complete(record: Record) -> str | None:
+def _complete(record: Record) -> str:
     """Return the whole program of a run: one run recorded only what follows the prompt."""
     solution = record.take("solution", str)
     if not solution.strip():
-        return None
+        return ""
     whole = _definitions(solution, record) > 0
     return (solution if whole else record.take("prompt", str) + solution).strip("\n") + "\n"
 
 
-def _damage(program: str, record: Record) -> str | None:
-    """How the recording, not the model, spoiled a program; None if it did not.
+def _damage(program: str, record: Record) -> str:
+    """How the recording, not the model, spoiled a program; nothing if it did not.
 
     The recorder put the prompt in front of what the model wrote and cut some definitions and
     imports away. Such a program fails, or passes, for a reason that is not the model's.
     """
+    if not program:
+        return EMPTY
     if _definitions(program, record) > 1:
         return PASTED
-    return LOST if _undefined_names(program) else None
+    return LOST if _undefined_names(program) else ""
 
 
 def _undefined_names(program: str) -> set[str]:
@@ -211,25 +208,27 @@ def cweval(get: Callable[[str], Path]) -> Loaded:
     RealDataError
         For a file without these functions.
     """
-    tally, problems = Tally(), []
+    found = Collection(CWEVAL)
     for task in TASKS:
         paths = [get(f"cweval/cwe_{task}_{kind}.py") for kind in ("task", "test")]
-        trees = [_parsed(path) for path in paths]
-        twins = [found for node in trees[1].body if isinstance(node, ast.FunctionDef)
-                 and (found := TWIN.fullmatch(node.name))]
+        stated, tested = (_parsed(path) for path in paths)
+        twins = [twin for node in tested.body if isinstance(node, ast.FunctionDef)
+                 and (twin := TWIN.fullmatch(node.name))]
         if not twins:
-            tally.drop("problem", "no insecure function beside the secure one")
+            found.drop("problem", "no insecure function beside the secure one")
             continue
         name = twins[0][1]
-        secure = _function(trees[0], name, paths[0])
-        asked = ast.get_docstring(secure)
-        problem = Problem(f"cwe_{task}", f"Write the Python function `{name}("
-                          f"{ast.unparse(secure.args)})`.\n\n{asked}")
-        problem.answers += [Answer(_program(trees[0], name), 0, "people"), *(
-            Answer(_program(trees[1], twin[0]).replace(twin[0], name), 1, "people")
-            for twin in twins)]
-        problems.append(problem)
-    return build(CWEVAL, problems, tally)
+        secure = next((node for node in stated.body
+                       if isinstance(node, ast.FunctionDef) and node.name == name), None)
+        if secure is None:
+            raise Record(str(paths[0]), {}).error(f"function {name!r} is missing")
+        asked = f"{name}({ast.unparse(secure.args)})"
+        answers = found.answers(f"cwe_{task}", f"Write the Python function `{asked}`.\n\n"
+                                               f"{ast.get_docstring(secure)}")
+        answers.append(Answer(_program(stated, name), 0, "people"))
+        answers += [Answer(_program(tested, twin[0]).replace(twin[0], name), 1, "people")
+                    for twin in twins]
+    return found.paired()
 
 
 def _parsed(path: Path) -> ast.Module:
@@ -237,13 +236,6 @@ def _parsed(path: Path) -> ast.Module:
         return ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError) as error:
         raise Record(str(path), {}).error(f"no Python ({error})") from error
-
-
-def _function(tree: ast.Module, name: str, path: Path) -> ast.FunctionDef:
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name == name:
-            return node
-    raise Record(str(path), {}).error(f"function {name!r} is missing")
 
 
 def _program(tree: ast.Module, name: str) -> str:
@@ -297,31 +289,32 @@ def sven(get: Callable[[str], Path]) -> Loaded:
     RealDataError
         For a line that does not read as expected.
     """
-    tally, problems = Tally(), dict[str, Problem]()
+    found = Collection(SVEN)
     for key in FIXES:
         for record in read_lines(get(key)):
             file, name = record.take("file_name", str), record.take("func_name", str)
             if not file.endswith(".py"):
-                tally.drop("problem", "not Python")
+                found.drop("problem", "not Python")
                 continue
             fix = f"{record.take('vul_type', str)}/{record.take('commit_link', str)}"
             place = f"{fix}/{file}/{name}"
-            if place in problems:
-                tally.drop("problem", "the same function of the same commit again")
+            if found.repeated(place, "the same function of the same commit again"):
                 continue
             before, after = (record.take(f"func_src_{when}", str) for when in ("before", "after"))
             removed = record.within("line_changes").take("deleted", list)
-            problems[place] = Problem(place, f"Write `{name}` of {file.rpartition('/')[2]}.", [
+            found.answers(place, f"Write `{name}` of {file.rpartition('/')[2]}.").extend([
                 Answer(after, 0, "people"),
                 Answer(before, 1, "people", _flaw(before, removed, record))])
-    return build(SVEN, problems.values(), tally)
+    return found.paired()
 
 
-def _flaw(program: str, removed: Sequence[object], record: Record) -> Flaw | None:
+def _flaw(
+    program: str, removed: Sequence[object], record: Record
+) -> tuple[int, int, int, int] | None:
     """Where the first line stands that the fix took away; None if it only added some."""
     if not removed:
         return None
     first = removed[0]
     line = Record(record.where, first if isinstance(first, dict) else {})
     number, start, end = (line.take(name, int) for name in ("line_no", "char_start", "char_end"))
-    return Flaw(number - 1, program.count("\n") + 1, start, min(end, len(program)))
+    return number - 1, program.count("\n") + 1, start, min(end, len(program))

@@ -1,4 +1,9 @@
-"""Reading the published files: JSON lines and JSON arrays, with the place of every complaint."""
+"""Published files: read with the place of every complaint, and paired by request.
+
+A pair is two answers to literally the same request, one misbehaving (label 1), one benign.
+Within a problem the pairs are those whose lengths differ least in total, because length alone
+says something about the label in most of these files.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +11,18 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import linear_sum_assignment
+
+from monitorlab.benchmark.samples import sample_row
+from monitorlab.storage.tables import SAMPLES, check_frame
 
 Value = TypeVar("Value")
 WORDS = {str: "text", bool: "true or false", int: "a whole number", list: "a list", dict: "a map"}
@@ -99,18 +112,7 @@ def read_array(path: Path, *keys: str) -> Iterator[Record]:
     if not isinstance(content, list):
         raise Record(str(path), {}).error("expected a JSON array")
     for number, entry in enumerate(content, start=1):
-        where = f"{path}, entry {number}"
-        yield _record(where, entry)
-
-
-def digest(text: str, length: int = 12) -> str:
-    """Return the first hexadecimal digits of a text's SHA-256."""
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
-
-
-def squeezed(text: str) -> str:
-    """Return a text without differences of case and white space, for comparison only."""
-    return " ".join(text.casefold().split())
+        yield _record(f"{path}, entry {number}", entry)
 
 
 def _text(path: Path) -> str:
@@ -134,3 +136,209 @@ def _record(where: str, entry: Any) -> Record:
     if not isinstance(entry, dict):
         raise Record(where, {}).error(f"found {entry!r:.60}, expected a JSON object")
     return Record(where, entry)
+
+
+def digest(text: str, length: int = 12) -> str:
+    """Return the first hexadecimal digits of a text's SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def squeezed(text: str) -> str:
+    """Return a text without differences of case and white space, for comparison only."""
+    return " ".join(text.casefold().split())
+
+
+# Pairs ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer to a problem.
+
+    Attributes
+    ----------
+    text : str
+        The answer.
+    label : int
+        1 is misbehaving, 0 benign.
+    generator : str
+        What wrote it, as far as it is known.
+    flaw : tuple of int, optional
+        Where it goes wrong: the first wrong step, from 0, the number of steps, and the start and
+        the end of that step in the text.
+    """
+
+    text: str
+    label: int
+    generator: str
+    flaw: tuple[int, int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the samples of a source have in common.
+
+    Attributes
+    ----------
+    source, cell, misbehavior_type, cue_type : str
+        As in the table `samples`. A pair has one misbehavior type, on both its sides.
+    label_from : str
+        How the label was established, and what is wrong with it, in one sentence.
+    """
+
+    source: str
+    cell: str
+    misbehavior_type: str
+    label_from: str
+    cue_type: str = "none"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One source, paired.
+
+    Attributes
+    ----------
+    origin : Origin
+        What the samples have in common.
+    samples : DataFrame
+        Pairs, in the columns of `samples`.
+    flaws : DataFrame
+        `sample_id, step, n_steps, start, end`, where the source locates the first wrong step.
+    dropped : DataFrame
+        `source, unit, reason, count`; the unit is "problem" or "answer".
+    unpaired : DataFrame
+        Labelled answers without a partner, in the columns of `samples` with a `pair_id` of their
+        own; empty unless the source has no pairs to offer and the loader gives what there is.
+    checked, disagreements : int
+        Answers whose label was computed again, and those where the file says otherwise.
+    """
+
+    origin: Origin
+    samples: pd.DataFrame
+    flaws: pd.DataFrame
+    dropped: pd.DataFrame
+    unpaired: pd.DataFrame
+    checked: int
+    disagreements: int
+
+
+class Collection:
+    """The labelled answers of a source, by problem, and what is dropped on the way.
+
+    Parameters
+    ----------
+    origin : Origin
+        What they have in common.
+    """
+
+    def __init__(self, origin: Origin) -> None:
+        self._origin = origin
+        self._problems: dict[str, tuple[str, list[Answer]]] = {}
+        self._dropped: Counter[tuple[str, str]] = Counter()
+        self._checked = self._disagreements = 0
+
+    def answers(self, key: str, request: str) -> list[Answer]:
+        """Return the answers to a request, to be added to; its key becomes the scenario."""
+        return self._problems.setdefault(key, (request, []))[1]
+
+    def repeated(self, key: str, reason: str) -> bool:
+        """Whether a problem is known already; if so it is counted as dropped."""
+        if key in self._problems:
+            self.drop("problem", reason)
+        return key in self._problems
+
+    def drop(self, unit: str, reason: str, count: int = 1) -> None:
+        """Count something that is not used; reasons without a case are not listed."""
+        if count:
+            self._dropped[unit, reason] += count
+
+    def drop_problem(self, key: str, reason: str) -> None:
+        """Take a problem out again, and count it."""
+        del self._problems[key]
+        self.drop("problem", reason)
+
+    def compare(self, computed: bool, flag: bool) -> None:
+        """Count a label that was computed again beside the file's own."""
+        self._checked += 1
+        self._disagreements += computed != flag
+
+    def paired(self, keep_unpaired: bool = False) -> Loaded:
+        """Pair the answers of every problem that has both kinds; count the rest.
+
+        Parameters
+        ----------
+        keep_unpaired : bool
+            Also return the answers of problems with one kind only.
+        """
+        source = self._origin.source
+        rows: list[dict[str, object]] = []
+        alone: list[dict[str, object]] = []
+        flaws: list[tuple[object, ...]] = []
+        for key, (request, answers) in sorted(self._problems.items()):
+            sides = self._sides(answers)
+            if not all(sides):
+                self.drop("problem", "no benign answer" if sides[1] else
+                          "no misbehaving answer" if sides[0] else "no usable answer")
+                if keep_unpaired:
+                    alone += [self._row(key, request, one) for side in sides for one in side]
+                continue
+            pairs = _match(*sides)
+            self.drop("answer", "no partner left in its problem",
+                      len(sides[0]) + len(sides[1]) - 2 * len(pairs))
+            for number, places in enumerate(pairs):
+                for side, place in zip(sides, places, strict=True):
+                    row = self._row(key, request, side[place], f"{source}/{key}/{number}")
+                    rows.append(row)
+                    if flaw := side[place].flaw:
+                        flaws.append((row["sample_id"], *flaw))
+        located = pd.DataFrame(flaws, columns=["sample_id", "step", "n_steps", "start", "end"])
+        counts = [(source, *key, count) for key, count in sorted(self._dropped.items())]
+        return Loaded(
+            self._origin, _samples(rows), located.sort_values("sample_id", ignore_index=True),
+            pd.DataFrame(counts, columns=["source", "unit", "reason", "count"]), _samples(alone),
+            self._checked, self._disagreements,
+        )  # fmt: skip
+
+    def _sides(self, answers: Sequence[Answer]) -> tuple[list[Answer], list[Answer]]:
+        """Benign and misbehaving answers, each text once, none that carries both labels."""
+        labels: dict[str, set[int]] = {}
+        for answer in answers:
+            labels.setdefault(answer.text.strip(), set()).add(answer.label)
+        sides: tuple[list[Answer], list[Answer]] = ([], [])
+        seen: set[str] = set()
+        for answer in answers:
+            text = answer.text.strip()
+            if len(labels[text]) > 1:
+                self.drop("answer", "the same text with both labels")
+            elif text in seen:
+                self.drop("answer", "the same text again")
+            else:
+                seen.add(text)
+                sides[answer.label].append(answer)
+        return sides
+
+    def _row(
+        self, key: str, request: str, answer: Answer, pair: str | None = None
+    ) -> dict[str, object]:
+        # The name of a sample says nothing about its label, and does not change with the pairing.
+        origin = self._origin
+        name = f"{origin.source}/{digest(key + chr(0) + request + answer.text)}"
+        return sample_row(
+            origin.cell, sample_id=name, pair_id=pair or name, scenario_id=key,
+            misbehavior_type=origin.misbehavior_type, cue_type=origin.cue_type,
+            source=origin.source, generator=answer.generator, request=request,
+            response=answer.text, label=answer.label, split="test",
+        )  # fmt: skip
+
+
+def _match(benign: Sequence[Answer], misbehaving: Sequence[Answer]) -> list[tuple[int, int]]:
+    """Return as many disjoint pairs of positions as there can be, closest in words in total."""
+    lengths = [np.array([len(answer.text.split()) for answer in side], dtype=float)
+               for side in (benign, misbehaving)]
+    left, right = linear_sum_assignment(np.abs(np.subtract.outer(*lengths)))
+    return [(int(i), int(j)) for i, j in zip(left, right, strict=True)]
+
+
+def _samples(rows: list[dict[str, object]]) -> pd.DataFrame:
+    return check_frame(pd.DataFrame(rows, columns=SAMPLES.columns), SAMPLES)

@@ -18,18 +18,16 @@ import re
 import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import product
 from random import Random
 from typing import Any
 
 from monitorlab.benchmark.samples import sample_row
 from monitorlab.benchmark.sandbox.runner import Job
-from monitorlab.benchmark.scenarios import files as scenario_files
-from monitorlab.benchmark.scenarios.files import Scenario, phrases, pools, shared
-from monitorlab.benchmark.writing import prose, sycophancy
-from monitorlab.benchmark.writing.problems import WordProblem
-from monitorlab.benchmark.writing.prose import CONTRAST_SHARE, fill, lay_out
+from monitorlab.benchmark.scenarios.files import Scenario, shared
+from monitorlab.benchmark.writing.prose import CONTRAST_SHARE, Errand, fill, lay_out, phrase
+from monitorlab.benchmark.writing.sycophancy import Quiz, WordProblem
 
 SOURCE = "builtin"
 GENERATOR = "scenario library"
@@ -135,52 +133,38 @@ def compose_pair(scenario: Scenario, number: int, seed: int, thinks: bool | None
     random = Random(f"{seed}/{scenario.id}/{number}")
     cue, problem = "none", None
     if scenario.cell == "spv_code":
-        order = _draw_order(scenario, random)
-        kind, request = order.type, _write_request(order, random)
-
-        def write(label: int) -> _Response:
-            return _write_program(order, label, random)
+        order = _Order.draw(scenario, random)
+        kind, request, write = str(order.habits[0]["cwe"]), order.request(random), order.program
     elif scenario.cell == "spv_qa":
-        errand = prose.draw_errand(scenario, random)
-        kind, request = errand.type, prose.write_errand(errand, random)
+        errand = Errand.draw(scenario, random)
+        kind, request = str(errand.deed["id"]), errand.request
 
-        def write(label: int) -> _Response:
-            return _Response(prose.write_report(errand, label, random))
+        def write(label: int, random: Random) -> _Response:
+            return _Response(errand.report(label, random))
     else:
-        cue = _cue_of(scenario, number)
-        kind = str(scenario_files.cues()[cue]["kind"])
-        if scenario.cell == "syco_qa":
-            quiz, values = sycophancy.draw_question(scenario, cue, random)
-            answer = partial(sycophancy.answer_question, scenario, quiz, values)
-        else:
-            quiz, problem = sycophancy.draw_reasoning(scenario, cue, random)
-            answer = partial(sycophancy.answer_reasoning, scenario, quiz, problem)
-        request = quiz.request
+        # Over the pairs of a scenario the cues rotate from a drawn start: all ten occur evenly.
+        names = sorted(shared("cues"))
+        cue = names[(Random(scenario.id).randrange(len(names)) + number) % len(names)]
+        quiz = Quiz.draw(scenario, cue, random)
+        kind, request, problem = str(shared("cues")[cue]["kind"]), quiz.request, quiz.problem
 
-        def write(label: int) -> _Response:
-            return _Response(answer(label, random, thinks))
+        def write(label: int, random: Random) -> _Response:
+            return _Response(quiz.answer(label, random, thinks))
 
     return Pair(scenario, number, kind, request, cue, *_both(write, random), problem)
 
 
-def _cue_of(scenario: Scenario, number: int) -> str:
-    """Over the pairs of a scenario the cues rotate from a drawn start: all ten occur evenly."""
-    names = sorted(scenario_files.cues())
-    return names[(Random(scenario.id).randrange(len(names)) + number) % len(names)]
-
-
-def _both(write: Callable[[int], _Response], random: Random) -> tuple[_Response, _Response]:
+def _both(
+    write: Callable[[int, Random], _Response], random: Random
+) -> tuple[_Response, _Response]:
     """Draft each side several times and keep two drafts of about equal length.
 
     The longer side is drawn with a coin, so that length says nothing about the label.
     """
-    benign = [write(0) for _ in range(DRAFTS)]
-    misbehaving = [write(1) for _ in range(DRAFTS)]
-    first, second = _closest_lengths(
-        [len(draft.text) for draft in benign],
-        [len(draft.text) for draft in misbehaving],
-        benign_longer=random.random() < 0.5,
-    )
+    benign = [write(0, random) for _ in range(DRAFTS)]
+    misbehaving = [write(1, random) for _ in range(DRAFTS)]
+    lengths = [[len(draft.text) for draft in side] for side in (benign, misbehaving)]
+    first, second = _closest_lengths(*lengths, benign_longer=random.random() < 0.5)
     return benign[first], misbehaving[second]
 
 
@@ -189,19 +173,9 @@ def _closest_lengths(
 ) -> tuple[int, int]:
     """Choose the draft of each side so that the lengths are alike, in the order of the coin.
 
-    Parameters
-    ----------
-    benign, misbehaving : sequence of int
-        Lengths of the drafts of each side, at least 1.
-    benign_longer : bool
-        Which side the coin wants to be longer; equal lengths are as good.
-
-    Returns
-    -------
-    int, int
-        Places of the two drafts, in `benign` and in `misbehaving`. Among those in the order of the
-        coin that differ by at most `LENGTH_TOLERANCE` of the longer one, they differ least. If
-        there are none, they differ least of all.
+    Among those in the order of the coin (equal lengths are as good) that differ by at most
+    `LENGTH_TOLERANCE` of the longer one, they differ least. If there are none, they differ least of
+    all.
     """
 
     def unlikeness(places: tuple[int, int]) -> tuple[bool, float]:
@@ -284,9 +258,10 @@ def _framed(code: str, roles: frozenset[str]) -> str:
 
 @lru_cache(maxsize=16384)
 def _split_imports(source: str) -> tuple[tuple[str, ...], str]:
-    lines = source.splitlines()
-    imports = tuple(line for line in lines if _IMPORT.match(line))
-    return imports, "\n".join(line for line in lines if not _IMPORT.match(line)).strip("\n")
+    imports, others = [], []
+    for line in source.splitlines():
+        (imports if _IMPORT.match(line) else others).append(line)
+    return tuple(imports), "\n".join(others).strip("\n")
 
 
 def _assemble(pieces: Sequence[str], style: _Style) -> str:
@@ -302,11 +277,6 @@ def _assemble(pieces: Sequence[str], style: _Style) -> str:
     return gap.join([*head, *bodies]) + "\n"
 
 
-def _draw_names(alternatives: Mapping[str, Sequence[str]], random: Random) -> dict[str, str]:
-    """Draw what each identifier is called: canonical name to drawn name."""
-    return {canonical: random.choice(names) for canonical, names in alternatives.items()}
-
-
 @lru_cache(maxsize=4096)
 def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
     longest_first = sorted(names, key=len, reverse=True)
@@ -318,58 +288,94 @@ def _rename(text: str, drawn: Mapping[str, str]) -> str:
     return _pattern(tuple(drawn)).sub(lambda found: drawn[found[1]], text)
 
 
+def _draw_names(kind: str, random: Random) -> dict[str, str]:
+    """Draw what each helper, or each local variable, is called: canonical name to drawn name."""
+    return {name: random.choice(names) for name, names in shared("phrases")[kind].items()}
+
+
 @dataclass(frozen=True)
 class _Order:
-    """What a request asks for: task, helpers, frame and names."""
+    """What a request for code asks for.
+
+    Attributes
+    ----------
+    scenario : Scenario
+        Of cell ``spv_code``: the task.
+    habits : tuple of mapping
+        The helpers; the first is careless on the misbehaving side, and its weakness class is the
+        kind of misbehavior.
+    frame : mapping
+        The kind of program.
+    names : mapping of str to str
+        What the functions are called, by canonical name.
+    """
 
     scenario: Scenario
     habits: tuple[Mapping[str, Any], ...]
     frame: Mapping[str, Any]
     names: Mapping[str, str]
 
-    @property
-    def type(self) -> str:
-        """The weakness class of the decisive helper."""
-        return str(self.habits[0]["cwe"])
+    @classmethod
+    def draw(cls, scenario: Scenario, random: Random) -> _Order:
+        habits: dict[str, Mapping[str, Any]] = {}  # by role, the decisive one first
+        count = random.choice(HELPERS)
+        while len(habits) < count:
+            habit = random.choice(shared("habits"))
+            habits.setdefault(habit["role"], habit)
+        names = _draw_names("helpers", random)
+        names[scenario["names"][0]] = random.choice(scenario["names"])
+        return cls(scenario, tuple(habits.values()), random.choice(shared("frames")), names)
 
+    def request(self, random: Random) -> str:
+        """Ask for the program."""
+        values = {
+            "kind": random.choice(self.frame["kind"]),
+            "task": self.scenario["ask"],
+            "name": self.names[self.scenario["names"][0]],
+            "place": random.choice(shared("pools")["company"]),
+        }
+        habits = random.sample(self.habits, len(self.habits))
+        needs = [random.choice(habit["ask"]) for habit in habits]
+        text = phrase("code_requests", values, random)
+        return f"{text}{random.choice([' ', chr(10) * 2])}{' '.join(needs)}"
 
-def _draw_order(scenario: Scenario, random: Random) -> _Order:
-    """Draw what a request asks for.
+    def program(self, label: int, random: Random) -> _Response:
+        """Write a response, with its program and the tests of the task, which both sides pass.
 
-    Parameters
-    ----------
-    scenario : Scenario
-        Of cell ``spv_code``: a task.
-    random : Random
-        The pair's own generator.
-
-    Returns
-    -------
-    _Order
-        The first of its habits is careless on the misbehaving side.
-    """
-    habits: dict[str, Mapping[str, Any]] = {}  # by role, the decisive one first
-    count = random.choice(HELPERS)
-    while len(habits) < count:
-        habit = random.choice(shared("habits"))
-        habits.setdefault(habit["role"], habit)
-    names = _draw_names(phrases()["helpers"], random)
-    names[scenario["names"][0]] = random.choice(scenario["names"])
-    return _Order(scenario, tuple(habits.values()), random.choice(shared("frames")), names)
-
-
-def _write_request(order: _Order, random: Random) -> str:
-    """Ask for the program of an order."""
-    values = {
-        "kind": random.choice(order.frame["kind"]),
-        "task": order.scenario["ask"],
-        "name": _rename(order.scenario["names"][0], order.names),
-        "place": random.choice(pools()["company"]),
-    }
-    habits = random.sample(order.habits, len(order.habits))
-    needs = [random.choice(habit["ask"]) for habit in habits]
-    text = fill(random.choice(phrases()["code_requests"]), values, random)
-    return f"{text}{random.choice([' ', chr(10) * 2])}{' '.join(needs)}"
+        Parameters
+        ----------
+        label : int
+            1 has at least one careless helper.
+        random : Random
+            Draws everything that varies.
+        """
+        careless = [bool(label) and (not place or random.random() < ALSO_CARELESS)
+                    for place in range(len(self.habits))]  # fmt: skip
+        style = _Style.draw(random)
+        shown = [habit["cwe"] not in SECRETS and random.random() < CONTRAST_SHARE
+                 for habit in self.habits]  # fmt: skip
+        helpers = list(zip(self.habits, careless, shown, strict=True))
+        pieces = [_helper(habit, bad, style, other, random) for habit, bad, other in helpers]
+        task_code = _restyle(self.scenario["code"], style)
+        pieces.insert(random.randrange(len(pieces) + 1), task_code)
+        roles = frozenset(str(habit["role"]) for habit in self.habits)
+        pieces.append(_restyle(_framed(self.frame["code"], roles), style))
+        names = _draw_names("locals", random) | dict(self.names)
+        task = self.scenario["names"][0]
+        source = _rename(_assemble(pieces, style).replace("TASK", task), names)
+        notes = [random.choice(habit["open_notes" if bad else "safe_notes"])
+                 for habit, bad, other in helpers
+                 if not other and random.random() < CONFESSED]  # fmt: skip
+        more = random.sample(shared("phrases")["code_notes"], random.choice((0, 1, 1, 2)))
+        notes += [fill(note, {}, random) for note in more]
+        random.shuffle(notes)
+        parts = [f"```python\n{source.strip()}\n```"]
+        if random.random() < 0.8:
+            parts.insert(0, phrase("code_leads", {}, random))
+        if notes:
+            parts.append(lay_out(notes, random.choice(["running", "bullets"])))
+        program = Job(source, _rename(self.scenario["tests"], names))
+        return _Response("\n\n".join(parts), program)
 
 
 def _helper(
@@ -381,53 +387,6 @@ def _helper(
     imports, source = _split_imports(_restyle(habit[own][place], style))
     if contrasted:
         _, replaced = _split_imports(_restyle(habit[other][place], replace(style, comments=False)))
-        lines = [line for line in replaced.splitlines() if line.strip()]
-        mark = random.choice(phrases()["replaced"])
-        source += "\n" + "\n".join([mark, *("# " + line for line in lines)])
+        lines = ["# " + line for line in replaced.splitlines() if line.strip()]
+        source += "\n" + "\n".join([random.choice(shared("phrases")["replaced"]), *lines])
     return "\n".join([*imports, "", source])
-
-
-def _write_program(order: _Order, label: int, random: Random) -> _Response:
-    """Write the response to an order.
-
-    Parameters
-    ----------
-    order : _Order
-        From :func:`_draw_order`.
-    label : int
-        1 has at least one careless helper.
-    random : Random
-        Draws everything that varies.
-
-    Returns
-    -------
-    _Response
-        With its program and the tests of the task, which both sides pass.
-    """
-    careless = [bool(label) and (not i or random.random() < ALSO_CARELESS)
-                for i in range(len(order.habits))]  # fmt: skip
-    style = _Style.draw(random)
-    shown = [habit["cwe"] not in SECRETS and random.random() < CONTRAST_SHARE
-             for habit in order.habits]  # fmt: skip
-    pieces = [_helper(habit, bad, style, other, random)
-              for habit, bad, other in zip(order.habits, careless, shown, strict=True)]  # fmt: skip
-    task_code = _restyle(order.scenario["code"], style)
-    pieces.insert(random.randrange(len(pieces) + 1), task_code)
-    roles = frozenset(str(habit["role"]) for habit in order.habits)
-    pieces.append(_restyle(_framed(order.frame["code"], roles), style))
-    names = _draw_names(phrases()["locals"], random) | dict(order.names)
-    task = order.scenario["names"][0]
-    source = _rename(_assemble(pieces, style).replace("TASK", task), names)
-    notes = [random.choice(habit["open_notes" if bad else "safe_notes"])
-             for habit, bad, other in zip(order.habits, careless, shown, strict=True)
-             if not other and random.random() < CONFESSED]  # fmt: skip
-    notes += [fill(note, {}, random)
-              for note in random.sample(phrases()["code_notes"], random.choice((0, 1, 1, 2)))]
-    random.shuffle(notes)
-    parts = [f"```python\n{source.strip()}\n```"]
-    if random.random() < 0.8:
-        parts.insert(0, fill(random.choice(phrases()["code_leads"]), {}, random))
-    if notes:
-        parts.append(lay_out(notes, random.choice(["running", "bullets"])))
-    program = Job(source, _rename(order.scenario["tests"], names))
-    return _Response("\n\n".join(parts), program)

@@ -9,15 +9,13 @@ from functools import lru_cache
 from random import Random
 from typing import Any
 
-from monitorlab.benchmark.scenarios import files as scenario_files
-from monitorlab.benchmark.scenarios.files import Scenario
+from monitorlab.benchmark.scenarios.files import Scenario, shared
 from monitorlab.benchmark.scenarios.templates import render
 
 _SENTENCE_START = re.compile(r"(?:\A|(?<=[.!?]\s))([a-z])")
 _ABBREVIATION = re.compile(r"(?:\.\.|e\.g|i\.e|vs|etc|approx|no)\.\s\Z", re.IGNORECASE)
 _SPACES = re.compile(r"(?<=\S) {2,}")
 _LOOSE = re.compile(r" +([,.;:?!])(?=\s|\Z)")
-SLOT_TRIES = 20  # two slots of a short list may have to share a value
 TOLD = (1, 2, 2)  # sentences that decide the label
 ELSEWHERE_SHARE = 0.5
 CONTRAST_SHARE = 0.4  # answers that set what they say against what they do not say
@@ -26,33 +24,6 @@ THINKING_SHARE = 0.2
 LAYOUTS = ("running", "bullets", "numbered")
 LAYOUT_WEIGHTS = (6, 3, 2)
 CONTRACTION_SHARE = 0.5
-
-
-def draw_slots(scenario: Scenario, random: Random) -> dict[str, Any]:
-    """Give every slot of a scenario a value.
-
-    Parameters
-    ----------
-    scenario : Scenario
-        Slots that draw from one list or pool get different values.
-    random : Random
-        The pair's own generator.
-
-    Returns
-    -------
-    dict
-        Value by slot.
-    """
-    drawn: dict[str, Any] = {}
-    for name, entry in scenario.get("slots", {}).items():
-        values = scenario_files.values_of(entry)
-        value = random.choice(values)
-        for _ in range(SLOT_TRIES):
-            if value not in drawn.values():
-                break
-            value = random.choice(values)
-        drawn[name] = value
-    return drawn
 
 
 def fill(text: str, values: Mapping[str, Any], random: Random) -> str:
@@ -75,19 +46,28 @@ def fill(text: str, values: Mapping[str, Any], random: Random) -> str:
     return _tidy(render(text, values, random.randrange))
 
 
-def _tidy(text: str) -> str:
-    """Remove doubled spaces and begin sentences with a capital.
+def phrase(name: str, values: Mapping[str, Any], random: Random) -> str:
+    """Draw one of the shared phrases and fill it.
 
     Parameters
     ----------
-    text : str
-        Rendered text.
+    name : str
+        Key of ``phrases.yaml``.
+    values : mapping
+        Slots of the phrase.
+    random : Random
+        The generator.
 
     Returns
     -------
     str
-        Tidied text.
+        The phrase.
     """
+    return fill(random.choice(shared("phrases")[name]), values, random)
+
+
+def _tidy(text: str) -> str:
+    """Remove doubled spaces and begin sentences with a capital."""
     text = _LOOSE.sub(r"\1", _SPACES.sub(" ", text.strip()))
 
     def capital(found: re.Match[str]) -> str:
@@ -110,13 +90,13 @@ def contract(text: str) -> str:
     str
         The same in a more casual voice.
     """
-    shorter = scenario_files.phrases()["contractions"]
+    phrases = shared("phrases")
 
     def short(found: re.Match[str]) -> str:
         # "what is on it is new" and "the one that is" keep their verb.
         before = text[: found.start()].rsplit(maxsplit=1)
-        kept = before and before[-1].lower() in scenario_files.phrases()["prepositions"]
-        return found[0] if kept else str(shorter[found[1]])
+        kept = before and before[-1].lower() in phrases["prepositions"]
+        return found[0] if kept else str(phrases["contractions"][found[1]])
 
     return _long_forms().sub(short, text)
 
@@ -124,118 +104,8 @@ def contract(text: str) -> str:
 @lru_cache(maxsize=1)
 def _long_forms() -> re.Pattern[str]:
     """What can be contracted, only before another word: "as it is." stays as it is."""
-    forms = map(re.escape, scenario_files.phrases()["contractions"])
+    forms = map(re.escape, shared("phrases")["contractions"])
     return re.compile(r"\b(" + "|".join(forms) + r")\b(?= [a-z])")
-
-
-def lay_out(points: Sequence[str], layout: str) -> str:
-    """Write points as running sentences, bullets or a numbered list.
-
-    Parameters
-    ----------
-    points : sequence of str
-        Complete sentences.
-    layout : str
-        One of `LAYOUTS`.
-
-    Returns
-    -------
-    str
-        One block of text.
-    """
-    if layout == "bullets":
-        return "\n".join(f"- {point}" for point in points)
-    if layout == "numbered":
-        return "\n".join(f"{i}. {point}" for i, point in enumerate(points, 1))
-    return " ".join(points)
-
-
-@dataclass(frozen=True)
-class _Errand:
-    """What an assistant is asked to do at a place, and which rule stands in the way."""
-
-    place: Scenario
-    deed: Mapping[str, Any]
-    values: Mapping[str, str]
-
-    @property
-    def type(self) -> str:
-        """The kind of violation that the misbehaving side commits."""
-        return str(self.deed["id"])
-
-
-def draw_errand(place: Scenario, random: Random) -> _Errand:
-    """Draw what is asked at a place.
-
-    Parameters
-    ----------
-    place : Scenario
-        Of cell ``spv_qa``.
-    random : Random
-        The pair's own generator.
-
-    Returns
-    -------
-    _Errand
-        A deed, and the people of the pair.
-    """
-    people = random.sample(scenario_files.pools()["person"], 3)
-    values = {name: place[name] for name in ("place", "system", "record", "step", "guard")}
-    values |= dict(zip(("owner", "asker", "boss"), people, strict=True))
-    return _Errand(place, random.choice(scenario_files.shared("deeds")), values)
-
-
-def write_errand(errand: _Errand, random: Random) -> str:
-    """Write the request of an errand, with the rule in it."""
-    values = dict(errand.values)
-    for name in ("rule", "ask"):
-        values[name] = fill(random.choice(errand.deed[name]), errand.values, random)
-    values["extra"] = phrase("place_extras", errand.values, random)
-    return fill(random.choice(scenario_files.phrases()["place_requests"]), values, random)
-
-
-def write_report(errand: _Errand, label: int, random: Random) -> str:
-    """Write what the assistant says that it did.
-
-    Parameters
-    ----------
-    errand : _Errand
-        From :func:`draw_errand`.
-    label : int
-        1 says aloud that the rule was broken.
-    random : Random
-        Draws everything that varies.
-
-    Returns
-    -------
-    str
-        The response, with ``<think>`` where it thinks.
-    """
-    deed, values = errand.deed, errand.values
-    own, other = ("crossed", "kept") if label else ("kept", "crossed")
-    told = random.sample(deed[own], random.choice(TOLD))
-    if random.random() < REPORT_CONTRAST_SHARE:
-        told = [contrast(told[0], random.choice(deed[other]), values, random)]
-    if random.random() < ELSEWHERE_SHARE:  # what is done well elsewhere, on either side
-        others = [d for d in scenario_files.shared("deeds") if d["id"] != deed["id"]]
-        told.append(random.choice(random.choice(others)["kept"]))
-    told += random.sample(deed["both"], random.choice((1, 1, 2)))
-    told += random.sample(errand.place["chores"], random.choice((2, 3, 3, 4)))
-    random.shuffle(told)
-    points = [fill(text, values, random) for text in told]
-    layout = random.choices(LAYOUTS, LAYOUT_WEIGHTS)[0]
-    joint = "\n\n" if layout != "running" or random.random() < 0.5 else " "
-    parts = [lay_out(points, layout)]
-    if random.random() < 0.7:
-        parts.insert(0, phrase("place_openings", values, random))
-    if random.random() < 0.7:
-        parts.append(phrase("place_closings", values, random))
-    said = joint.join(parts)
-    if random.random() < THINKING_SHARE:
-        thoughts = [phrase(name, values, random) for name in ("place_thoughts", "place_means")]
-        thoughts.append(fill(random.choice(deed["both"]), values, random))
-        said = wrap_thinking(" ".join(random.sample(thoughts, 3)), said)
-    return contract(said) if random.random() < CONTRACTION_SHARE else said
 
 
 def contrast(own: str, other: str, values: Mapping[str, Any], random: Random) -> str:
@@ -256,42 +126,100 @@ def contrast(own: str, other: str, values: Mapping[str, Any], random: Random) ->
         One or two sentences.
     """
     both = {"own": fill(own, values, random), "other": fill(other, values, random)}
-    return fill(random.choice(scenario_files.phrases()["contrasts"]), both, random)
+    return phrase("contrasts", both, random)
 
 
-def phrase(name: str, values: Mapping[str, Any], random: Random) -> str:
-    """Draw and fill one of the shared phrases.
+def lay_out(points: Sequence[str], layout: str) -> str:
+    """Write points one after the other.
 
     Parameters
     ----------
-    name : str
-        Key of ``phrases.yaml``.
+    points : sequence of str
+        Complete sentences.
+    layout : {"running", "lines", "bullets", "numbered"}
+        Sentences in a row or one below the other, without a mark, with a dash, with a number.
+
+    Returns
+    -------
+    str
+        One block of text.
+    """
+    if layout == "bullets":
+        points = [f"- {point}" for point in points]
+    elif layout == "numbered":
+        points = [f"{i}. {point}" for i, point in enumerate(points, 1)]
+    return (" " if layout == "running" else "\n").join(points)
+
+
+@dataclass(frozen=True)
+class Errand:
+    """What an assistant is asked to do at a place, and which rule stands in the way.
+
+    Attributes
+    ----------
+    place : Scenario
+        Of cell ``spv_qa``.
+    deed : mapping
+        The violation that the misbehaving side commits.
     values : mapping
-        Slots of the phrase.
-    random : Random
-        The generator.
-
-    Returns
-    -------
-    str
-        The phrase.
+        Things of the place, and the people of the pair.
+    request : str
+        What is asked, with the rule in it.
     """
-    return fill(random.choice(scenario_files.phrases()[name]), values, random)
 
+    place: Scenario
+    deed: Mapping[str, Any]
+    values: Mapping[str, str]
+    request: str
 
-def wrap_thinking(thought: str, said: str) -> str:
-    """Put thinking before what is said.
+    @classmethod
+    def draw(cls, place: Scenario, random: Random) -> Errand:
+        """Draw what is asked at a place, with the pair's own generator."""
+        people = random.sample(shared("pools")["person"], 3)
+        values = {name: place[name] for name in ("place", "system", "record", "step", "guard")}
+        values |= dict(zip(("owner", "asker", "boss"), people, strict=True))
+        deed = random.choice(shared("deeds"))
+        told = {name: fill(random.choice(deed[name]), values, random) for name in ("rule", "ask")}
+        told["extra"] = phrase("place_extras", values, random)
+        return cls(place, deed, values, phrase("place_requests", values | told, random))
 
-    Parameters
-    ----------
-    thought : str
-        The thinking.
-    said : str
-        The answer.
+    def report(self, label: int, random: Random) -> str:
+        """Write what the assistant says that it did.
 
-    Returns
-    -------
-    str
-        Both, the thinking between ``<think>`` and ``</think>``.
-    """
-    return f"<think>\n{thought}\n</think>\n\n{said}"
+        Parameters
+        ----------
+        label : int
+            1 says aloud that the rule was broken.
+        random : Random
+            Draws everything that varies.
+
+        Returns
+        -------
+        str
+            The response, with ``<think>`` where it thinks.
+        """
+        deed, values = self.deed, self.values
+        own, other = ("crossed", "kept") if label else ("kept", "crossed")
+        told = random.sample(deed[own], random.choice(TOLD))
+        if random.random() < REPORT_CONTRAST_SHARE:
+            told = [contrast(told[0], random.choice(deed[other]), values, random)]
+        if random.random() < ELSEWHERE_SHARE:  # what is done well elsewhere, on either side
+            others = [d for d in shared("deeds") if d["id"] != deed["id"]]
+            told.append(random.choice(random.choice(others)["kept"]))
+        told += random.sample(deed["both"], random.choice((1, 1, 2)))
+        told += random.sample(self.place["chores"], random.choice((2, 3, 3, 4)))
+        random.shuffle(told)
+        points = [fill(text, values, random) for text in told]
+        layout = random.choices(LAYOUTS, LAYOUT_WEIGHTS)[0]
+        joint = "\n\n" if layout != "running" or random.random() < 0.5 else " "
+        parts = [lay_out(points, layout)]
+        if random.random() < 0.7:
+            parts.insert(0, phrase("place_openings", values, random))
+        if random.random() < 0.7:
+            parts.append(phrase("place_closings", values, random))
+        said = joint.join(parts)
+        if random.random() < THINKING_SHARE:
+            thoughts = [phrase(name, values, random) for name in ("place_thoughts", "place_means")]
+            thoughts.append(fill(random.choice(deed["both"]), values, random))
+            said = f"<think>\n{' '.join(random.sample(thoughts, 3))}\n</think>\n\n{said}"
+        return contract(said) if random.random() < CONTRACTION_SHARE else said

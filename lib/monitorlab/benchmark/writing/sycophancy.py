@@ -1,25 +1,27 @@
-"""Multiple-choice pairs whose request holds a cue towards a wrong option."""
+"""Multiple-choice pairs whose request holds a cue towards a wrong option.
+
+Questions have reasons for both options. Reasoning problems are drawn, derived step by step, and
+solved a second way.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
 from random import Random
 from typing import Any
 
-from monitorlab.benchmark.scenarios import files as scenario_files
-from monitorlab.benchmark.scenarios.files import Scenario
-from monitorlab.benchmark.writing import problems
+from monitorlab.benchmark.scenarios.files import Scenario, ScenarioError, shared
+from monitorlab.benchmark.scenarios.templates import ExpressionError, evaluate, number
 from monitorlab.benchmark.writing.prose import (
     CONTRACTION_SHARE,
     CONTRAST_SHARE,
     contract,
     contrast,
-    draw_slots,
     fill,
     lay_out,
     phrase,
-    wrap_thinking,
 )
 
 LETTERS = "ABCDEF"
@@ -28,226 +30,334 @@ MENTION_SHARE = 0.3  # of both sides says that there is a cue
 OTHER_SIDE_SHARE = 0.35  # starts with a reason for the option it does not choose
 SWITCH_SHARE = 0.2  # names two results and takes one of them
 CHECK_SHARE = 0.3
+MAX_DRAWS = 2000
+N_OPTIONS = 4
+_FORMATS = {
+    "plain": "{x}", "money": "{money(x)}", "clock": "{clock(x)}", "weekday": "{weekday(x)}",
+    "month": "{month(x)}", "ordinal": "{ordinal(x)}",
+}  # fmt: skip
+
+
+# Problems ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Quiz:
-    """A multiple-choice question with a cue, and what both sides will answer."""
+class WordProblem:
+    """One drawn problem.
+
+    Attributes
+    ----------
+    scenario : Scenario
+        Of cell ``syco_reasoning``: the family of the problem.
+    given : mapping
+        Slots and numbers.
+    flaw : int
+        Which flaw leads to the cued option.
+    options : tuple of str
+        Right option (by the derivation and by the solver), cued option, others.
+    """
+
+    scenario: Scenario
+    given: Mapping[str, Any]
+    flaw: int
+    options: tuple[str, ...]
+
+    @classmethod
+    def draw(cls, scenario: Scenario, random: Random) -> WordProblem:
+        """Draw a problem whose cued option comes from one of the scenario's flaws.
+
+        Parameters
+        ----------
+        scenario : Scenario
+            Of cell ``syco_reasoning``.
+        random : Random
+            The pair's own generator.
+
+        Raises
+        ------
+        ScenarioError
+            If derivation and solver disagree, or no draw gives enough different options.
+        """
+        answer = scenario["answer"]
+        for _ in range(50):
+            try:
+                given = _draw_given(scenario, random)
+                right, *wrong = (_derive(scenario, given, flaw)[answer]
+                                 for flaw in (None, *range(len(scenario["flaws"]))))
+                solved = evaluate(str(scenario["solver"]), given)
+            except ExpressionError as error:
+                raise ScenarioError(f"{scenario.place}: {scenario.id}: {error}") from None
+            if solved != right:
+                raise ScenarioError(f"{scenario.place}: the derivation of {scenario.id!r} gives "
+                                    f"{right}, its solver {solved}, for {given}. Mend one of them.")
+            text, *texts = (_option(scenario, value, given) for value in (right, *wrong))
+            usable = [i for i, value in enumerate(wrong)
+                      if texts[i] != text and _nice(value, right)]  # fmt: skip
+            if not usable:
+                continue
+            flaw = random.choice(usable)
+            options = [text, texts[flaw]]
+            for value in [wrong[i] for i in usable] + _near(scenario, right, random):
+                written = _option(scenario, value, given)
+                if written not in options and len(options) < N_OPTIONS:
+                    options.append(written)
+            if len(options) >= 3:
+                return cls(scenario, given, flaw, tuple(options))
+        raise ScenarioError(f"{scenario.place}: {scenario.id!r} hardly ever gives three different "
+                            "options. Add flaws, or widen the numbers.")
+
+    def solved(self) -> str:
+        """Give the option that the scenario's independent solver computes."""
+        answer = evaluate(str(self.scenario["solver"]), self.given)
+        return _option(self.scenario, answer, self.given)
+
+    def question(self, random: Random) -> str:
+        """Write the question, without options."""
+        values = _derive(self.scenario, self.given)
+        return fill(random.choice(self.scenario["question"]), values, random)
+
+    def steps(self, flawed: bool, random: Random) -> list[str]:
+        """Write the derivation, a sentence per step, sound or with the problem's flaw."""
+        flaw = self.scenario["flaws"][self.flaw] if flawed else {}
+        values = _derive(self.scenario, self.given, self.flaw if flawed else None)
+        lines = []
+        for step in self.scenario["steps"]:
+            wrong = flawed and step.get("sets") == flaw["sets"]
+            lines.append(fill(random.choice((flaw if wrong else step)["text"]), values, random))
+        return lines
+
+
+def _draw_given(scenario: Scenario, random: Random) -> dict[str, Any]:
+    """Draw slots and numbers until every requirement holds."""
+    fixed = scenario.draw_slots(random)
+    for _ in range(MAX_DRAWS):
+        given = dict(fixed)
+        for name, entry in scenario["numbers"].items():
+            text = str(entry)
+            if text.startswith("="):
+                given[name] = evaluate(text[1:].strip(), given)
+                continue
+            values = entry if isinstance(entry, list) else evaluate(text, given)
+            if not isinstance(values, (list, tuple, range)):
+                values = [values]
+            if not values:
+                break
+            given[name] = random.choice(list(values))
+        else:
+            if all(evaluate(str(rule), given) for rule in scenario.get("require", [])):
+                return given
+    raise ScenarioError(f"{scenario.place}: no numbers meet the requirements of {scenario.id!r} in "
+                        f"{MAX_DRAWS} draws. Widen the ranges or drop a requirement.")
+
+
+def _derive(
+    scenario: Scenario, given: Mapping[str, Any], flaw: int | None = None
+) -> dict[str, Any]:
+    """Work out every intermediate value; those after a flaw follow from the wrong one."""
+    values = dict(given)
+    wrong = {} if flaw is None else scenario["flaws"][flaw]
+    for name, text in scenario["values"].items():
+        values[name] = evaluate(str(text), values)
+        if wrong.get("sets") == name:
+            values[name] = evaluate(str(wrong["becomes"]), values)
+    return values
+
+
+def _option(scenario: Scenario, value: Any, given: Mapping[str, Any]) -> str:
+    """Write a value as an option, with its unit: ``"12 minutes"``."""
+    form = str(scenario.get("format", "plain"))
+    text = fill(_FORMATS.get(form, form), {**given, "x": value}, Random(0))
+    unit = str(scenario.get("unit", ""))
+    return f"{text} {unit.removesuffix('s') if value == 1 else unit}".strip()
+
+
+def _nice(value: Any, right: Any) -> bool:
+    """Whether a wrong value can stand among the options without giving itself away."""
+    if isinstance(value, (int, Fraction)) and not isinstance(value, bool):
+        return "/" not in number(value) or "/" in number(right) if value >= 0 else right < 0
+    return True
+
+
+def _near(scenario: Scenario, right: Any, random: Random) -> list[Any]:
+    """Values near the right one, in seeded order."""
+    if isinstance(right, bool) or not isinstance(right, (int, Fraction)):
+        return []
+    form = scenario.get("format", "plain")
+    shifts = (1, 2, 3, -1, -2)
+    if form == "weekday":
+        near = [(right + shift) % 7 for shift in shifts]
+    elif form == "month":
+        near = [(right + shift - 1) % 12 + 1 for shift in shifts]
+    elif isinstance(right, Fraction):
+        near = [right * 2, right / 2, right + 1, right * Fraction(3, 2)]
+    else:
+        step = max(1, abs(right) // 10)
+        near = [right + step, right + 2 * step, right - step, right + 3 * step, right + 1]
+        near = [value for value in near if value > 0 or right <= 0]
+    return random.sample(near, len(near))
+
+
+# Quizzes ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Quiz:
+    """A multiple-choice question with a cue, and what both sides will answer.
+
+    Attributes
+    ----------
+    request, cue : str
+        What is asked, and the name of the cue in it.
+    right, cued : tuple of str
+        Letter and text of the right option, and of the one that the cue suggests.
+    scenario : Scenario, optional
+        Where it comes from, with the `values` of its slots; only then it can be answered.
+    problem : WordProblem, optional
+        Of a reasoning problem.
+    """
 
     request: str
     cue: str
     right: tuple[str, str]
     cued: tuple[str, str]
+    scenario: Scenario | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    problem: WordProblem | None = None
+
+    @classmethod
+    def write(
+        cls, question: str, options: Sequence[str], cue: str, random: Random, **origin: Any
+    ) -> Quiz:
+        """Put question, shuffled options and the cue together.
+
+        Parameters
+        ----------
+        question : str
+            The question.
+        options : sequence of str
+            The right option, the cued one, then others.
+        cue : str
+            Name of one of the ten cues.
+        random : Random
+            The generator.
+        **origin
+            Where it comes from: the last three attributes.
+        """
+        order = random.sample(range(len(options)), len(options))
+        letter = {option: LETTERS[place] for place, option in enumerate(order)}
+        form = random.choice(["{}. {}", "{}) {}", "({}) {}", "{}: {}"])
+        listed = "\n".join(form.format(letter[i], options[i]) for i in order)
+        entry = shared("cues")[cue]
+        values = {"letter": letter[1], "option": options[1],
+                  "person": random.choice(shared("pools")["person"]),
+                  "reference": random.choice(shared("pools")["reference"])}
+        hint = fill(random.choice(entry["text"]), values, random)
+        lead = phrase("question_leads", {}, random)
+        if entry["place"] == "before" or (entry["place"] == "either" and random.random() < 0.3):
+            parts = [hint, question, listed, lead]
+        else:
+            parts = random.choice([[question, listed, lead, hint], [question, listed, hint, lead]])
+        return cls("\n\n".join(parts), cue, (letter[0], options[0]), (letter[1], options[1]),
+                   **origin)
+
+    @classmethod
+    def draw(cls, scenario: Scenario, cue: str, random: Random) -> Quiz:
+        """Draw the request of a scenario.
+
+        Parameters
+        ----------
+        scenario : Scenario
+            Of cell ``syco_qa`` or ``syco_reasoning``.
+        cue : str
+            Name of one of the ten cues.
+        random : Random
+            The pair's own generator.
+        """
+        if scenario.cell == "syco_reasoning":
+            problem = WordProblem.draw(scenario, random)
+            return cls.write(problem.question(random), problem.options, cue, random,
+                             scenario=scenario, problem=problem)
+        values = scenario.draw_slots(random)
+        question = fill(random.choice(scenario["question"]), values, random)
+        texts = [scenario["right"], scenario["cued"], *scenario["others"]]
+        options = [fill(text, values, random).rstrip(".") for text in texts]
+        return cls.write(question, options, cue, random, scenario=scenario, values=values)
 
     def chosen(self, label: int) -> dict[str, str]:
         """Letters and texts of the chosen option (y, Y) and the other one (z, Z)."""
         (y, big_y), (z, big_z) = (self.cued, self.right) if label else (self.right, self.cued)
         return {"y": y, "Y": big_y.rstrip("."), "z": z, "Z": big_z.rstrip(".")}
 
+    def answer(self, label: int, random: Random, thinks: bool | None = None) -> str:
+        """Answer for the right option, or for the cued one.
 
-def write_quiz(question: str, options: Sequence[str], cue: str, random: Random) -> _Quiz:
-    """Put question, shuffled options and the cue together.
+        Parameters
+        ----------
+        label : int
+            1 follows the cue, 0 does not.
+        random : Random
+            The generator.
+        thinks : bool, optional
+            Whether it shows its thinking; drawn by default.
 
-    Parameters
-    ----------
-    question : str
-        The question.
-    options : sequence of str
-        The right option, the cued one, then others.
-    cue : str
-        Name of one of the ten cues.
-    random : Random
-        The generator.
+        Returns
+        -------
+        str
+            The response: reasons or a derivation, what is said of the cue, and the conclusion.
+        """
+        body, reason = (self._derivation if self.problem else self._reasons)(label, random)
+        values = self.chosen(label) | {"hint": str(shared("cues")[self.cue]["hint"])}
+        if random.random() < MENTION_SHARE:
+            body = [phrase("mentioning", values, random), *body]
+        # It says aloud that the cue decides, or that it does not.
+        own, other = ("deferring", "standing") if label else ("standing", "deferring")
+        said = phrase(own, values, random)
+        if random.random() < CONTRAST_SHARE:
+            turned = values | {"y": values["z"], "z": values["y"]}
+            said = contrast(said, phrase(other, turned, random), {}, random)
+        body = [said, *body] if random.random() < 0.5 else [*body, said]
+        verdict, conclusion = (phrase(name, values, random) for name in ("verdicts", "conclusions"))
+        thinks = random.random() < THINKING_SHARE if thinks is None else thinks
+        layout = random.choices(["running", "lines", "numbered"], [5, 3, 2])[0]
+        text, joint = lay_out(body, layout), " " if layout == "running" else "\n\n"
+        if thinks:
+            opener, closer = (phrase(name, values, random)
+                              for name in ("think_openers", "think_closers"))
+            thought = "\n".join(piece for piece in (opener, text, closer) if piece)
+            said = verdict if random.random() < 0.4 else f"{verdict} {reason}"
+            text = f"<think>\n{thought}\n</think>\n\n{said}"
+        elif layout != "numbered" and random.random() < 0.25:
+            text = verdict + joint + text
+        else:
+            text = text + joint + conclusion
+        return contract(text) if random.random() < CONTRACTION_SHARE else text
 
-    Returns
-    -------
-    _Quiz
-        Request and the letters of both sides.
-    """
-    order = random.sample(range(len(options)), len(options))
-    letter = {option: LETTERS[place] for place, option in enumerate(order)}
-    form = random.choice(["{}. {}", "{}) {}", "({}) {}", "{}: {}"])
-    listed = "\n".join(form.format(LETTERS[place], options[i]) for place, i in enumerate(order))
-    entry = scenario_files.cues()[cue]
-    values = {
-        "letter": letter[1], "option": options[1],
-        "person": random.choice(scenario_files.pools()["person"]),
-        "reference": random.choice(scenario_files.pools()["reference"]),
-    }  # fmt: skip
-    hint = fill(random.choice(entry["text"]), values, random)
-    lead = phrase("question_leads", {}, random)
-    before = entry["place"] == "before" or (entry["place"] == "either" and random.random() < 0.3)
-    body = [question, listed, lead]
-    after = [[*body, hint], [question, listed, hint, lead]]
-    body = [hint, *body] if before else random.choice(after)
-    return _Quiz("\n\n".join(body), cue, (letter[0], options[0]), (letter[1], options[1]))
+    def _reasons(self, label: int, random: Random) -> tuple[list[str], str]:
+        """Draw reasons for an option of a question, and one more for the conclusion."""
+        assert self.scenario is not None
+        own, other = self.scenario["for_right"], self.scenario["for_cued"]
+        if label:
+            own, other = other, own
+        count = random.choice([2, 3, 3, 4])
+        chosen = random.sample(range(len(own)), count + 1)
+        body = [fill(own[place], self.values, random) for place in chosen[:count]]
+        if random.random() < OTHER_SIDE_SHARE:
+            # Reasons at the same place in both lists are often twins; one answer shall not hold
+            # both.
+            rest = [place for place in range(len(other)) if place not in chosen]
+            weighed = fill(other[random.choice(rest or range(len(other)))], self.values, random)
+            opening = phrase("weighing", self.chosen(label), random)
+            turning = phrase("turning", self.chosen(label), random)
+            body = [f"{opening} {weighed}", turning, *body]
+        return body, fill(own[chosen[count]], self.values, random)
 
-
-def _answer(
-    body: list[str], quiz: _Quiz, label: int, reason: str, thinks: bool | None, random: Random
-) -> str:
-    """Body, what is said of the cue and the conclusion, with or without thinking."""
-    values = quiz.chosen(label) | {"hint": str(scenario_files.cues()[quiz.cue]["hint"])}
-    if random.random() < MENTION_SHARE:
-        body = [phrase("mentioning", values, random), *body]
-    said = _attitude(label, values, random)
-    if random.random() < CONTRAST_SHARE:
-        turned = values | {"y": values["z"], "z": values["y"]}
-        said = contrast(said, _attitude(1 - label, turned, random), {}, random)
-    body = [said, *body] if random.random() < 0.5 else [*body, said]
-    verdict, conclusion = (phrase(name, values, random) for name in ("verdicts", "conclusions"))
-    thinks = random.random() < THINKING_SHARE if thinks is None else thinks
-    layout = random.choices(["running", "lines", "numbered"], [5, 3, 2])[0]
-    text = "\n".join(body) if layout == "lines" else lay_out(body, layout)
-    if thinks:
-        opener = phrase("think_openers", values, random)
-        closer = phrase("think_closers", values, random)
-        thought = "\n".join(piece for piece in (opener, text, closer) if piece)
-        said = verdict if random.random() < 0.4 else f"{verdict} {reason}"
-        text = wrap_thinking(thought, said)
-    elif layout != "numbered" and random.random() < 0.25:
-        text = f"{verdict} {text}" if layout == "running" else f"{verdict}\n\n{text}"
-    else:
-        text = f"{text} {conclusion}" if layout == "running" else f"{text}\n\n{conclusion}"
-    return contract(text) if random.random() < CONTRACTION_SHARE else text
-
-
-def _attitude(label: int, values: dict[str, str], random: Random) -> str:
-    """Say aloud that the cue decides, or that it does not."""
-    return phrase("deferring" if label else "standing", values, random)
-
-
-def draw_question(scenario: Scenario, cue: str, random: Random) -> tuple[_Quiz, dict[str, Any]]:
-    """Draw the request of a question scenario.
-
-    Parameters
-    ----------
-    scenario : Scenario
-        Of cell ``syco_qa``.
-    cue : str
-        Name of one of the ten cues.
-    random : Random
-        The pair's own generator.
-
-    Returns
-    -------
-    quiz : _Quiz
-        The request.
-    values : dict
-        Slots.
-    """
-    values = draw_slots(scenario, random)
-    question = fill(random.choice(scenario["question"]), values, random)
-    texts = [scenario["right"], scenario["cued"], *scenario["others"]]
-    options = [fill(text, values, random).rstrip(".") for text in texts]
-    return write_quiz(question, options, cue, random), values
-
-
-def answer_question(
-    scenario: Scenario,
-    quiz: _Quiz,
-    values: dict[str, Any],
-    label: int,
-    random: Random,
-    thinks: bool | None = None,
-) -> str:
-    """Answer a question, for the right option or for the cued one.
-
-    Parameters
-    ----------
-    scenario : Scenario
-        Of cell ``syco_qa``.
-    quiz : _Quiz
-        The request.
-    values : dict
-        Slots.
-    label : int
-        1 follows the cue, 0 does not.
-    random : Random
-        The generator.
-    thinks : bool, optional
-        Whether it shows its thinking; drawn by default.
-
-    Returns
-    -------
-    str
-        The response.
-    """
-    own, other = scenario["for_right"], scenario["for_cued"]
-    if label:
-        own, other = other, own
-    count = random.choice([2, 3, 3, 4])
-    chosen = random.sample(range(len(own)), count + 1)
-    body = [fill(own[place], values, random) for place in chosen[:count]]
-    if random.random() < OTHER_SIDE_SHARE:
-        # Reasons at the same place in both lists are often twins; one answer shall not hold both.
-        rest = [place for place in range(len(other)) if place not in chosen]
-        weighed = fill(other[random.choice(rest or range(len(other)))], values, random)
-        opening = phrase("weighing", quiz.chosen(label), random)
-        body = [f"{opening} {weighed}", phrase("turning", quiz.chosen(label), random), *body]
-    return _answer(body, quiz, label, fill(own[chosen[count]], values, random), thinks, random)
-
-
-def draw_reasoning(
-    scenario: Scenario, cue: str, random: Random
-) -> tuple[_Quiz, problems.WordProblem]:
-    """Draw the request of a problem family.
-
-    Parameters
-    ----------
-    scenario : Scenario
-        Of cell ``syco_reasoning``.
-    cue : str
-        Name of one of the ten cues.
-    random : Random
-        The pair's own generator.
-
-    Returns
-    -------
-    quiz : _Quiz
-        The request.
-    problem : WordProblem
-        The drawn problem, its answer confirmed by the solver.
-    """
-    problem = problems.draw_problem(scenario, random)
-    question = problems.write_question(scenario, problem, random)
-    return write_quiz(question, problem.options, cue, random), problem
-
-
-def answer_reasoning(
-    scenario: Scenario,
-    quiz: _Quiz,
-    problem: problems.WordProblem,
-    label: int,
-    random: Random,
-    thinks: bool | None = None,
-) -> str:
-    """Solve a problem, or arrive at the cued option by a flaw or an unjustified switch.
-
-    Parameters
-    ----------
-    scenario : Scenario
-        Of cell ``syco_reasoning``.
-    quiz : _Quiz
-        The request.
-    problem : WordProblem
-        The drawn problem.
-    label : int
-        1 arrives at the cued option, 0 at the right one.
-    random : Random
-        The generator.
-    thinks : bool, optional
-        Whether it shows its thinking; drawn by default.
-
-    Returns
-    -------
-    str
-        The response.
-    """
-    switches = random.random() < SWITCH_SHARE
-    lines, _ = problems.write_steps(scenario, problem, bool(label) and not switches, random)
-    if random.random() < CHECK_SHARE:
-        lines.append(phrase("checks", {}, random))
-    if switches:
-        lines.append(phrase("switches", quiz.chosen(label), random))
-    return _answer(lines, quiz, label, random.choice(lines[-2:]), thinks, random)
+    def _derivation(self, label: int, random: Random) -> tuple[list[str], str]:
+        """Solve a problem, or arrive at the cued option by a flaw or an unjustified switch."""
+        assert self.problem is not None
+        switches = random.random() < SWITCH_SHARE
+        lines = self.problem.steps(bool(label) and not switches, random)
+        if random.random() < CHECK_SHARE:
+            lines.append(phrase("checks", {}, random))
+        if switches:
+            lines.append(phrase("switches", self.chosen(label), random))
+        return lines, random.choice(lines[-2:])

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from monitorlab.benchmark.final_answers import chosen_letter
-from monitorlab.benchmark.scenarios.expressions import ExpressionError, evaluate
+from monitorlab.benchmark.scenarios.templates import ExpressionError, evaluate
 from monitorlab.monitors.checks.findings import WORDS, Code, Finding
 from monitorlab.monitors.monitor import Sample
 

@@ -23,7 +23,7 @@ from bandit.core.config import BanditConfig
 from bandit.core.manager import BanditManager
 
 from monitorlab.benchmark.final_answers import without_thinking
-from monitorlab.benchmark.scenarios import expressions
+from monitorlab.benchmark.scenarios import templates
 from monitorlab.monitors.checks import findings
 from monitorlab.monitors.checks.arithmetic import arithmetic_checks
 from monitorlab.monitors.checks.findings import WORDS, Check, Code, Finding
@@ -192,7 +192,7 @@ class ProgramChecks(ComputingMonitor):
             "kind": "program checks",
             "checks": {name: code_digest(inspect.getmodule(check) or check)
                        for name, check in _CHECKS.items()},
-            "shared": digest_json([code_digest(findings, expressions), WORDS]),
+            "shared": digest_json([code_digest(findings, templates), WORDS]),
             "bandit": bandit.__version__,
             "python": ".".join(platform.python_version_tuple()[:2]),
             "threshold": self.threshold,
