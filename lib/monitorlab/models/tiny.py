@@ -203,9 +203,9 @@ def fit(
                 "labels": pad([row["labels"] for row in chosen], IGNORED).to(device)}
 
     shown = [rows[i] for i in _batch_order(lengths, batch, settings.steps, seed)]
-    batches: Any = DataLoader(shown, batch, collate_fn=collate)  # type: ignore[arg-type]
+    batches: Any = DataLoader(shown, batch, collate_fn=collate)
     with seeded(seed), suitable_threads(model):
-        model.to(device).train()  # type: ignore[arg-type]
+        model.to(device).train()
         optimizer = _Muon(model, settings.learning_rate)
         warm_up = max(1, settings.steps // 20)
         schedule = get_cosine_schedule_with_warmup(optimizer, warm_up, settings.steps)

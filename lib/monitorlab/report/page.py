@@ -17,9 +17,9 @@ import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -150,7 +150,8 @@ _ERROR_TAG = "papermill-error-cell-tag"  # a banner that papermill adds; ours sa
 _IMPORT = re.compile(r"(import|from)\s")
 
 
-class _RenderedReport(NamedTuple):
+@dataclass(frozen=True)
+class _RenderedReport:
     """What was written.
 
     Attributes

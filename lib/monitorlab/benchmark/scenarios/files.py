@@ -77,7 +77,7 @@ class Document:
             raise ScenarioError(f"{self._at(line)}: not UTF-8. Save the file as UTF-8.") from None
         try:
             node = loader.get_single_node()
-            self.value = None if node is None else self._construct(loader, node, ())
+            self.value: Any = None if node is None else self._construct(loader, node, ())
         except RecursionError:
             raise ScenarioError(f"{self._at(1)}: an alias holds itself.") from None
         except yaml.YAMLError as error:
@@ -386,7 +386,7 @@ def _problems(scenario: Scenario) -> Iterator[tuple[_Path, str]]:
             _values_of(entry)
         except ScenarioError as error:
             yield ("slots", name), str(error)
-    parts = [((name,), scenario.get(name, [])) for name in (
+    parts: list[tuple[_Path, Any]] = [((name,), scenario.get(name, [])) for name in (
         "question", "right", "cued", "others", "for_right", "for_cued", "chores")]  # fmt: skip
     if scenario.cell == "syco_reasoning":
         yield from _problem_expressions(scenario, set(known))

@@ -163,8 +163,8 @@ def _both(
     """
     benign = [write(0, random) for _ in range(DRAFTS)]
     misbehaving = [write(1, random) for _ in range(DRAFTS)]
-    lengths = [[len(draft.text) for draft in side] for side in (benign, misbehaving)]
-    first, second = _closest_lengths(*lengths, benign_longer=random.random() < 0.5)
+    lengths, others = ([len(draft.text) for draft in side] for side in (benign, misbehaving))
+    first, second = _closest_lengths(lengths, others, benign_longer=random.random() < 0.5)
     return benign[first], misbehaving[second]
 
 
@@ -258,7 +258,8 @@ def _framed(code: str, roles: frozenset[str]) -> str:
 
 @lru_cache(maxsize=16384)
 def _split_imports(source: str) -> tuple[tuple[str, ...], str]:
-    imports, others = [], []
+    imports: list[str] = []
+    others: list[str] = []
     for line in source.splitlines():
         (imports if _IMPORT.match(line) else others).append(line)
     return tuple(imports), "\n".join(others).strip("\n")
