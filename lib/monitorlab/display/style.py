@@ -128,7 +128,7 @@ def _wrapped(name: str, width: int, lines: int = 3) -> str:
 
 
 def shared_legend(fig: Figure, axes: Sequence[Axes], columns: int = 1,
-                  place: str = "outside lower center") -> None:
+                  place: Any = "outside lower center") -> None:
     """Put one legend beside the axes, each label once, in order of appearance.
 
     As matplotlib's own, but a name that begins with an underscore is a name.
