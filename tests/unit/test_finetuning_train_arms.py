@@ -250,7 +250,7 @@ def test_an_arm_that_was_trained_but_not_stored_is_adopted(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
-        broken.setattr(train_arms, "checkpoint", crash)
+        broken.setattr(Run, "checkpoint", crash)
         with pytest.raises(KeyboardInterrupt):
             lab.ask(tasks)
     work, = checkpoints().glob("*.work")
