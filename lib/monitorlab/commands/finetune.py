@@ -17,9 +17,8 @@ import pandas as pd
 import torch
 
 from monitorlab.benchmark.sample_files import SampleFileError, load_samples
-from monitorlab.finetuning.batches import LeakError
-from monitorlab.finetuning.recipe import Recipe
-from monitorlab.finetuning.record import RECORD, Trained, last_checkpoint, partial_folder
+from monitorlab.finetuning.recipe import LeakError, Recipe, verdict_examples
+from monitorlab.finetuning.saved import RECORD, Trained, Workplace
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.storage.files import digest_file
 from monitorlab.storage.settings import read_settings, settings_of, split_assignments
@@ -287,7 +286,6 @@ def finetune_file(order: Order, report: Callable[[str], object]) -> Trained:
 def _train(
     order: Order, recipe: Recipe, train: pd.DataFrame, shared: Mapping[str, Any]
 ) -> Trained:
-    from monitorlab.finetuning.examples import verdict_examples
     from monitorlab.finetuning.train import finetune
     from monitorlab.monitors.prompts import load_prompt
 
@@ -360,12 +358,12 @@ def _tell_state(out: Path, report: Callable[[str], object]) -> None:
     if (out / RECORD).is_file():
         report(f"{out} is there already; it is kept if it was made of the same inputs")
         return
-    partial = partial_folder(out)
-    kept = last_checkpoint(partial, int(os.environ.get("WORLD_SIZE", "1")))
+    work = Workplace(out)
+    kept = work.last_checkpoint(int(os.environ.get("WORLD_SIZE", "1")))
     if kept is not None:
         step = int(kept.name.removeprefix("checkpoint-"))
-        report(f"{partial} holds an interrupted training: with the same inputs it goes on after "
-               f"step {step:,}, otherwise from the start")
+        report(f"{work.folder} holds an interrupted training: with the same inputs it goes on "
+               f"after step {step:,}, otherwise from the start")
 
 
 def _provenance(order: Order, rows: int, forbidden: int) -> dict[str, Any]:
