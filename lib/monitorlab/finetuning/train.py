@@ -48,7 +48,7 @@ from monitorlab.finetuning.recipe import (
     verdict_tokens,
 )
 from monitorlab.finetuning.saved import RECORD, Trained, Workplace, trainable
-from monitorlab.models.batching import pad, token_batches
+from monitorlab.models.engine import pad, token_batches
 from monitorlab.models.loading import Checkpoint, no_progress_bars
 from monitorlab.models.tiny import IGNORED, seeded, suitable_threads
 from monitorlab.monitors.monitor import MonitorError

@@ -390,13 +390,13 @@ class EncoderMonitor(_LogisticMonitor):
             weights, length or precision from the one it was trained on.
         """
         from monitorlab.models.sentence_encoder import (
-            load_encoder,  # and torch, which words need not
+            Encoder,  # and torch, which words need not
         )
 
         settings, weights = _read_folder(folder, "encoder", "name", "features", "source", "encoder")
         known = settings["encoder"]
         try:
-            encoder = encoder or load_encoder(
+            encoder = encoder or Encoder.load(
                 **settings["source"], max_tokens=known["max_tokens"], dtype=known["dtype"]
             )
         except ModelError as error:

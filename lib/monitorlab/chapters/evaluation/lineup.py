@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from monitorlab.models.engine import common_prefix
-from monitorlab.models.sentence_encoder import load_encoder
+from monitorlab.models.sentence_encoder import Encoder
 from monitorlab.models.smollm2 import INSTALL, load_smollm2, smollm2_installed
 from monitorlab.monitors.build import build_monitor
 from monitorlab.monitors.causal import LogitMonitor, TextMonitor
@@ -66,7 +66,7 @@ def learned_monitors(
     parts = list(corpus)
     return [
         WordMonitor.train(parts, rng, cap=words or None),
-        EncoderMonitor.train(load_encoder(dtype=dtype), parts, rng, cap=embedded or None),
+        EncoderMonitor.train(Encoder.load(dtype=dtype), parts, rng, cap=embedded or None),
     ]
 
 

@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 
 from monitorlab.models import ModelError
-from monitorlab.models.sentence_encoder import load_encoder
+from monitorlab.models.sentence_encoder import Encoder
 from monitorlab.pipeline.artifacts import checkpoint
 from monitorlab.pipeline.runs import Run
 from monitorlab.signals.arithmetic import Checked, Difficulty, Exercise
@@ -339,7 +339,7 @@ def load_reader() -> _Reader:
     """Return the pretrained sentence encoder or, where it cannot be loaded, shared words."""
     try:
         return _Reader("the pretrained sentence encoder all-MiniLM-L6-v2", True,
-                       load_encoder().embed)
+                       Encoder.load().embed)
     except ModelError as error:
         return replace(WORDS, name=f"{WORDS.name}, for {error}")
 
