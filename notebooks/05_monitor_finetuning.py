@@ -225,7 +225,7 @@ assert torch.isclose(library, by_hand), "by hand and by the library: the same lo
 
 # %%
 display.table(
-    chapter.recipe_table(chapter.PAPER, sizes.recipe),
+    chapter.PAPER.table(sizes.recipe),
     caption="The published recipe and this profile",
 )
 

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from monitorlab.benchmark.written import load_benchmark
-from monitorlab.models.batching import pad
+from monitorlab.models.engine import pad
 from monitorlab.models.loading import Checkpoint, fast_dtype
 from monitorlab.monitors.build import build_monitor
 from monitorlab.monitors.causal import LogitMonitor

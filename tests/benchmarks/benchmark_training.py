@@ -23,8 +23,7 @@ from table import Row, alone, ms, race
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from monitorlab.finetuning.examples import Example, verdict_examples
-from monitorlab.finetuning.recipe import PAPER, Recipe
+from monitorlab.finetuning.recipe import PAPER, Example, Recipe, verdict_examples
 from monitorlab.finetuning.train import finetune
 from monitorlab.models import ModelSize
 from monitorlab.models.loading import Checkpoint, no_progress_bars

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from monitorlab.cli import app
 from monitorlab.commands import finetune as command
-from monitorlab.finetuning.record import last_checkpoint
+from monitorlab.finetuning.saved import Workplace
 from monitorlab.models import smollm2
 from monitorlab.models.loading import Checkpoint, load_causal
 from monitorlab.models.tiny import build_tokenizer
@@ -236,8 +236,8 @@ def test_killed_it_goes_on_says_so_and_ends_with_the_same_adapter(folder: Path) 
     words = [sys.executable, "-m", "monitorlab", "finetune", "causal", "--corpus", "corpus.csv",
              "--out", "out", *options]
     process = subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
-    partial, deadline = folder / ".out.partial", time.monotonic() + 60
-    while last_checkpoint(partial, processes=1) is None:
+    work, deadline = Workplace(folder / "out"), time.monotonic() + 60
+    while work.last_checkpoint(processes=1) is None:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -246,7 +246,7 @@ def test_killed_it_goes_on_says_so_and_ends_with_the_same_adapter(folder: Path) 
     code, out, err = finetune("causal", *options)
     assert (code, err) == (0, "")
     assert "with the same inputs it goes on after step " in out and "\nout: 20 steps, " in out
-    assert (folder / "out" / "training.json").is_file() and not partial.exists()
+    assert (folder / "out" / "training.json").is_file() and not work.folder.exists()
     assert finetune("causal", *options, out="whole")[0] == 0
     whole, resumed = (load_file(folder / name / "adapter_model.safetensors")
                       for name in ("whole", "out"))

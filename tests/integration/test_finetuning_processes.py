@@ -13,8 +13,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from monitorlab.finetuning.examples import Example, verdict_examples
-from monitorlab.finetuning.recipe import Recipe
+from monitorlab.finetuning.recipe import Example, Recipe, verdict_examples
 from monitorlab.models.loading import load_causal
 from monitorlab.models.tiny import build_tokenizer
 from monitorlab.monitors.prompts import load_prompt
@@ -29,9 +28,8 @@ import hashlib, json, sys
 from pathlib import Path
 import torch
 from monitorlab.finetuning import train
-from monitorlab.finetuning.batches import Collator
 from monitorlab.finetuning.recipe import Recipe
-from monitorlab.finetuning.train import VerdictTrainer
+from monitorlab.finetuning.train import _Collator as Collator, _VerdictTrainer as VerdictTrainer
 from monitorlab.models.loading import load_causal
 
 root = Path(sys.argv[1])

@@ -25,7 +25,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from monitorlab.models.guards import guard_family
+from monitorlab.models.guards import GuardFamily
 from monitorlab.models.loading import no_progress_bars
 from monitorlab.monitors.build import build_monitor
 from monitorlab.monitors.guard import GuardMonitor
@@ -271,7 +271,7 @@ def test_guards_that_are_not_known_are_refused_with_the_settings_to_give(
 def test_replies_in_the_words_of_each_family(
     name: str, reply: str, unsafe: bool, categories: str
 ) -> None:
-    kind = guard_family(name, guideline=GUIDELINE if "gemma" in name else "")
+    kind = GuardFamily.of(name, guideline=GUIDELINE if "gemma" in name else "")
     found = kind.read(reply)
     assert found is not None and (found[0], found[2]) == (unsafe, categories)
     assert reply[found[1]:].lower().startswith(
@@ -284,7 +284,7 @@ def test_replies_in_the_words_of_each_family(
     ("shieldgemma-2b", "The answer is Yes."), ("shieldgemma-2b", "Notably, it does."),
 ])
 def test_other_replies_are_no_verdict(name: str, reply: str) -> None:
-    assert guard_family(name, guideline=GUIDELINE if "gemma" in name else "").read(reply) is None
+    assert GuardFamily.of(name, guideline=GUIDELINE if "gemma" in name else "").read(reply) is None
 
 
 def said(reply: str, tokens: list[tuple[str, dict[str, float]]] | None = None,

@@ -40,7 +40,7 @@ from transformers import (
 )
 
 from monitorlab.models import ModelError
-from monitorlab.models.batching import token_batches
+from monitorlab.models.engine import token_batches
 from monitorlab.models.loading import load_tokenizer, no_progress_bars
 from monitorlab.signals.step_scores import (
     Label,

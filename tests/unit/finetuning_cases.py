@@ -7,8 +7,7 @@ import pandas as pd
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from monitorlab.finetuning.examples import Example, verdict_examples
-from monitorlab.finetuning.recipe import PAPER, Recipe
+from monitorlab.finetuning.recipe import PAPER, Example, Recipe, verdict_examples
 from monitorlab.models.loading import Checkpoint
 from monitorlab.models.tiny import build_tokenizer
 from monitorlab.monitors.prompts import Prompt

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from finetuning_cases import PROMPT, make_base, make_samples
 
-from monitorlab.finetuning.examples import verdict_examples
+from monitorlab.finetuning.recipe import verdict_examples
 from monitorlab.models import ModelError, chat
 from monitorlab.models.chat import CLOCK, _ChatForm, _folded, chat_form, chat_text, render_chat
 from monitorlab.models.loading import Checkpoint, load_causal

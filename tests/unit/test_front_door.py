@@ -11,7 +11,7 @@ import pytest
 from finetuning_cases import PROMPT, make_base, recipe
 
 import monitorlab
-from monitorlab.finetuning.examples import verdict_examples
+from monitorlab.finetuning.recipe import verdict_examples
 from monitorlab.monitors.store import write_verdicts
 
 SAMPLES = [

@@ -93,7 +93,7 @@ def test_places_are_resampled_as_a_whole(talks: Talks) -> None:
 def test_without_the_encoder_shared_words_take_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sentence_encoder, "PACKAGE", "no_such_package_here")
     with pytest.raises(ModelError):
-        sentence_encoder.load_encoder()
+        sentence_encoder.Encoder.load()
     reader = signals.Reader.load()
     assert not reader.pretrained and "not installed" in reader.name
     assert reader.embed(["a red door", "the red door"]).shape[0] == 2

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from monitorlab.models import ModelSize, Training
-from monitorlab.models.batching import pad
+from monitorlab.models.engine import pad
 from monitorlab.models.tiny import _batch_order
 from monitorlab.signals.arithmetic import Difficulty
 from monitorlab.signals.solver import (

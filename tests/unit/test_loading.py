@@ -30,8 +30,8 @@ from transformers import (
 )
 
 from monitorlab.models import ModelError, loading
-from monitorlab.models.loading import load_causal, no_progress_bars, whole_model, with_adapter
-from monitorlab.models.sentence_encoder import load_encoder
+from monitorlab.models.loading import load_causal, load_model, no_progress_bars, with_adapter
+from monitorlab.models.sentence_encoder import Encoder
 from monitorlab.monitors.build import build_monitor
 from monitorlab.monitors.classifier import ClassifierMonitor
 from monitorlab.monitors.learned import EncoderMonitor
@@ -171,7 +171,7 @@ def test_whole_language_models_are_loaded_as_they_were_saved(save: Save, whole: 
     LogProbabilityScorer.load, MathShepherdScorer.load, GuardScorer.load, load_causal,
     lambda name: build_monitor(f"hf:{name}"),
     lambda name: load_causal(name, quantization="nf4"),
-    lambda name: whole_model(LlamaForTokenClassification.from_pretrained, name, "", new=["score"]),
+    lambda name: load_model(LlamaForTokenClassification.from_pretrained, name, "", new=["score"]),
 ], ids=["scorer", "shepherd", "guard", "causal", "monitor", "quantized", "training"])
 def test_every_loader_of_a_language_model_looks(
     save: Save, load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
@@ -203,17 +203,17 @@ def test_classifiers_are_whole(save: Save) -> None:
 
 def test_encoders_are_whole_and_nothing_random_is_in_their_digest(save: Save) -> None:
     folder = save(BertForMaskedLM)  # has no pooler, which a mean does not need
-    one, other = (load_encoder(str(folder), max_tokens=16) for _ in range(2))
+    one, other = (Encoder.load(str(folder), max_tokens=16) for _ in range(2))
     assert one.digest == other.digest
     assert np.array_equal(one.embed(["a b"]), other.embed(["a b"]))
     with pytest.raises(ModelError, match="have no place in it"):
-        load_encoder(str(change_config(save(BertForMaskedLM, "short"), num_hidden_layers=1)))
+        Encoder.load(str(change_config(save(BertForMaskedLM, "short"), num_hidden_layers=1)))
     EncoderMonitor(one, {"coefficients": np.ones(16), "intercept": np.ones(1)}).save(
         folder.parent / "probe")
     assert EncoderMonitor.load(folder.parent / "probe").encoder.digest == one.digest
     drop(folder, "layer.1")
     with pytest.raises(ModelError, match=r"are missing \(encoder.layer.1"):
-        load_encoder(str(folder))
+        Encoder.load(str(folder))
     with pytest.raises(MonitorError, match="encoder of the probe in .* are missing"):
         build_monitor(f"encoder:{folder.parent / 'probe'}")
 

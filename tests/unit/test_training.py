@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from monitorlab.finetuning.train import _few_collections
-from monitorlab.models.batching import pad
+from monitorlab.models.engine import pad
 from monitorlab.models.tiny import (
     SPECIAL,
     _batch_order,

@@ -28,7 +28,7 @@ from monitorlab.evaluation.comparisons import TREATMENTS
 from monitorlab.evaluation.rates import join, rates
 from monitorlab.evaluation.tradeoff import Line, pareto_front
 from monitorlab.models.engine import common_prefix
-from monitorlab.models.sentence_encoder import load_encoder
+from monitorlab.models.sentence_encoder import Encoder
 from monitorlab.models.smollm2 import INSTALL, load_smollm2, smollm2_installed
 from monitorlab.monitors import recorded
 from monitorlab.monitors.build import build_monitor
@@ -99,7 +99,7 @@ def learned_monitors(
     """
     parts = list(corpus)
     return [WordMonitor.train(parts, rng, cap=words or None),
-            EncoderMonitor.train(load_encoder(dtype=dtype), parts, rng, cap=embedded or None)]
+            EncoderMonitor.train(Encoder.load(dtype=dtype), parts, rng, cap=embedded or None)]
 
 
 def combined_monitors(rules: Sequence[Monitor], learned: Sequence[Monitor]) -> list[Monitor]:

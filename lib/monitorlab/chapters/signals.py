@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler, normalize
 
 from monitorlab.display import style
 from monitorlab.models import ModelError
-from monitorlab.models.sentence_encoder import load_encoder
+from monitorlab.models.sentence_encoder import Encoder
 from monitorlab.pipeline.runs import Run
 from monitorlab.signals.arithmetic import Checked, Difficulty, Exercise
 from monitorlab.signals.conversations import Conversation
@@ -344,7 +344,7 @@ class Reader:
         """Return the pretrained sentence encoder or, where it cannot be loaded, shared words."""
         try:
             return cls("the pretrained sentence encoder all-MiniLM-L6-v2", True,
-                       load_encoder().embed)
+                       Encoder.load().embed)
         except ModelError as error:
             words = cls.words()
             return replace(words, name=f"{words.name}, for {error}")

@@ -17,14 +17,14 @@ import pandas as pd
 from typer import Argument, Option, echo
 
 from monitorlab.benchmark.sample_files import SampleFileError, load_samples
-from monitorlab.finetuning.recipe import Recipe
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.storage.files import digest_file
 from monitorlab.storage.settings import read_settings, settings_of, split_assignments
 
 if TYPE_CHECKING:
-    from monitorlab.finetuning.record import Trained
+    from monitorlab.finetuning.recipe import Recipe
+    from monitorlab.finetuning.saved import Trained
 
 OPTIONAL = ("pair_id", "scenario_id", "component")  # columns; empty where the file has none
 PATIENCE = 15  # seconds in which the first process says what went wrong in all of them
@@ -131,6 +131,7 @@ def _ordered_recipe(order: _Order) -> Recipe:
         An option is unknown (the message names those that exist), of another type, out of range,
         or contradicts another one.
     """
+    from monitorlab.finetuning.recipe import Recipe
     from monitorlab.models.loading import fast_dtype
 
     given = split_assignments(order.option or ())
@@ -194,7 +195,7 @@ def _labelled(path: Path, tell: Callable[[str], object]) -> pd.DataFrame:
 
 def _forbidden(order: _Order, frame: pd.DataFrame) -> set[str]:
     """Scenarios that must not occur in training; raise if one does."""
-    from monitorlab.finetuning.batches import LeakError
+    from monitorlab.finetuning.recipe import LeakError
 
     if order.forbid is None:
         return set()
@@ -298,7 +299,7 @@ def _train(
     order: _Order, recipe: Recipe, train: pd.DataFrame, held_out: pd.DataFrame | None,
     *, forbidden_scenarios: set[str], **shown: Any,
 ) -> Trained:
-    from monitorlab.finetuning.examples import verdict_examples
+    from monitorlab.finetuning.recipe import verdict_examples
     from monitorlab.finetuning.train import finetune
 
     prompt = load_prompt(order.prompt or "direct")
@@ -355,17 +356,17 @@ def _counts(frame: pd.DataFrame) -> str:
 
 def _tell_state(out: Path, tell: Callable[[str], object]) -> None:
     """Say what of an earlier call is there."""
-    from monitorlab.finetuning.record import RECORD, last_checkpoint, partial_folder
+    from monitorlab.finetuning.saved import RECORD, Workplace
 
     if (out / RECORD).is_file():
         tell(f"{out} is there already; it is kept if it was made of the same inputs")
         return
-    partial = partial_folder(out)
-    kept = last_checkpoint(partial, int(os.environ.get("WORLD_SIZE", "1")))
+    work = Workplace(out)
+    kept = work.last_checkpoint(int(os.environ.get("WORLD_SIZE", "1")))
     if kept is not None:
         step = int(kept.name.removeprefix("checkpoint-"))
-        tell(f"{partial} holds an interrupted training: with the same inputs it goes on after "
-             f"step {step:,}, otherwise from the start")
+        tell(f"{work.folder} holds an interrupted training: with the same inputs it goes on "
+             f"after step {step:,}, otherwise from the start")
 
 
 def _result(order: _Order, done: Trained, held_out: pd.DataFrame | None) -> str:

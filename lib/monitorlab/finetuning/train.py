@@ -19,6 +19,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,50 +34,36 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     TrainerCallback,
+    TrainerState,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 from trl import SFTConfig, SFTTrainer
 
 from monitorlab.display import progress
-from monitorlab.finetuning.batches import Batch, Collator, LeakError, check_leaks, plan, steps_of
-from monitorlab.finetuning.examples import (
+from monitorlab.finetuning.recipe import (
     Example,
-    check_examples,
-    checked_provenance,
+    Recipe,
+    check_leaks,
+    digest_examples,
     verdict_tokens,
 )
-from monitorlab.finetuning.recipe import Recipe
-from monitorlab.finetuning.record import (
-    RECORD,
-    Trained,
-    alone,
-    digest_examples,
-    fingerprint,
-    finished_training,
-    history_of,
-    last_checkpoint,
-    mean_loss,
-    partial_folder,
-    prepare,
-    record,
-    seconds_of,
-    trained,
-)
-from monitorlab.finetuning.saved import save, trainable
-from monitorlab.models.batching import token_batches
+from monitorlab.finetuning.saved import RECORD, Trained, Workplace, trainable
+from monitorlab.models.engine import pad, token_batches
 from monitorlab.models.loading import Checkpoint, no_progress_bars
 from monitorlab.models.tiny import IGNORED, seeded, suitable_threads
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.storage.files import (
-    FULL,
+    canonical_json,
     digest_folder,
     digest_json,
+    made_by,
     make_readable,
     sealed_json,
     tells_of_full_disk,
 )
 
-__all__ = ["LeakError", "Trained", "VerdictTrainer", "finetune", "pair_losses", "reply_loss"]
-
+Batch = dict[str, torch.Tensor]
+LABELS = {1: "misbehavior", 0: "benign", -1: "no verdict"}
 SAVES = 8  # checkpoints to resume from, at least, of a training that has any
 LOGS = 20  # rows of the history without evaluations
 PAUSE = 60.0  # seconds at least between two lines about a training that no bar shows
@@ -144,8 +131,7 @@ def finetune(
 
     >>> from pathlib import Path
     >>> from monitorlab import load_samples
-    >>> from monitorlab.finetuning.examples import verdict_examples
-    >>> from monitorlab.finetuning.recipe import Recipe
+    >>> from monitorlab.finetuning.recipe import Recipe, verdict_examples
     >>> from monitorlab.monitors.prompts import load_prompt
     >>> recipe = Recipe(batch=2, accumulation=1, dtype="float32", gradient_checkpointing=False)
     >>> examples = verdict_examples(base.tokenizer, load_prompt("brief"),
@@ -154,100 +140,153 @@ def finetune(
     6
     """
     folder = Path(folder)
-    facts = checked_provenance(provenance)
-    longest = check_examples(base, [*examples, *held_out], recipe)
+    facts, longest = dict(provenance or {}), _longest(base, [*examples, *held_out], recipe)
+    try:
+        canonical_json(facts)  # before the training, not after it
+    except (TypeError, ValueError) as error:
+        raise MonitorError(f"the provenance is not JSON: {error}") from None
     with (_explained(recipe, longest, folder), _contained(recipe.seed, base),
           ExitStack() as held):
-        arguments = _arguments(recipe, folder, base, save_steps)
-        processes = int(arguments.world_size)
-        digest = digest_examples(examples)
-        inputs = fingerprint(recipe, base.identity, digest, processes)
-        evaluation = digest_json([digest_examples(held_out), eval_steps])
-        if (stored := finished_training(folder, inputs=inputs, evaluation=evaluation)) is not None:
+        work = Workplace(folder)
+        arguments = _arguments(recipe, work.folder, base, save_steps)
+        processes, first = int(arguments.world_size), arguments.process_index == 0
+        digest, code = digest_examples(examples), made_by()
+        decided = {"recipe": asdict(recipe), "base": dict(base.identity), "examples": digest,
+                   "processes": processes, "made by": code}
+        made_of = {"inputs": digest_json(decided),
+                   "evaluation": digest_json([digest_examples(held_out), eval_steps])}
+        if (finished := Trained.finished(folder, **made_of)) is not None:
             check_leaks(examples, forbidden_scenarios)
-            return trained(folder, stored)
-        partial = partial_folder(folder)
-        if arguments.process_index == 0:
-            held.enter_context(alone(partial))
-            prepare(partial, inputs)
+            return finished
+        if first:
+            held.enter_context(work.held(made_of["inputs"]))
         arguments.distributed_state.wait_for_everyone()
-        collator = Collator(examples, base.tokenizer.pad_token_id, forbidden_scenarios)
-        trainer = _trainer(base, recipe, arguments, collator, held_out, eval_steps, title,
-                           report)
-        start = last_checkpoint(partial, processes)
-        trainer.seconds_before = seconds_of(start)
+        collator = _Collator(examples, base.tokenizer.pad_token_id, forbidden_scenarios)
+        trainer = _trainer(base, recipe, arguments, collator, held_out, eval_steps, title, report)
+        if start := work.last_checkpoint(processes):
+            logged = TrainerState.load_from_json(str(start / TRAINER_STATE_NAME)).log_history
+            trainer.seconds_before = logged[-1]["seconds"]
         with _few_collections():
             trainer.train(resume_from_checkpoint=str(start) if start else None)
-        history = history_of(trainer.state.log_history)
         tokens = sum(len(examples[i]["input_ids"]) for batch in trainer.batches for i in batch)
-        done = Trained(folder, trainer.state.global_step, tokens,
-                       trainer.state.log_history[-1]["seconds"], mean_loss(history), history)
-        if arguments.process_index == 0:
-            _write(trainer.model, base, partial, folder, record(
-                recipe, base.identity, examples, digest=digest, inputs=inputs,
-                evaluation=evaluation, device=_device_name(arguments.device),
-                processes=processes, done=done, provenance=facts,
-            ))
+        done = Trained.from_log(folder, trainer.state.global_step, tokens,
+                                trainer.state.log_history)
+        if first:
+            labels = [example["label"] for example in examples]
+            counts = {name: labels.count(label) for label, name in LABELS.items()}
+            history, device = done.history.astype(object), arguments.device.type
+            if device == "cuda":
+                device = f"cuda: {torch.cuda.get_device_name(arguments.device)}"
+            _write(trainer.model, base, work.folder, folder, {  # no path, no time of day
+                **made_of,
+                "recipe": asdict(recipe),
+                "base": dict(base.identity),
+                "examples": {"sha256": digest, "rows": len(labels), "labels": counts},
+                "versions": code["versions"],
+                "device": device,
+                "processes": processes,
+                "steps": done.steps,
+                "tokens": done.tokens,
+                "seconds": round(done.seconds, 3),
+                "train_loss": done.train_loss,
+                "history": history.where(history.notna(), None).to_dict("records"),
+                "provenance": facts,
+            })
         arguments.distributed_state.wait_for_everyone()
     return done
 
 
+def _longest(base: Checkpoint, examples: Sequence[Example], recipe: Recipe) -> int:
+    """Length of the longest example, in tokens; raise if they do not fit base or recipe."""
+    if not examples:
+        raise MonitorError("no examples to learn from: expected at least one")
+    if base.tokenizer.pad_token_id is None:
+        raise MonitorError("the tokenizer has no padding token: set tokenizer.pad_token to one of "
+                           "its special tokens")
+    longest = max(len(example["input_ids"]) for example in examples)
+    positions = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
+    for name, most in (("max_tokens", recipe.max_tokens), ("the model's positions", positions)):
+        if most is not None and longest > most:
+            raise MonitorError(f"the longest example has {longest} tokens, more than {name} "
+                               f"({most}): leave out what is longer")
+    embeddings: Any = base.model.get_input_embeddings()
+    size = embeddings.weight.shape[0]
+    if (highest := max(max(example["input_ids"]) for example in examples)) >= size:
+        raise MonitorError(f"the examples have the token {highest}, the model knows {size}: make "
+                           "the examples with the tokenizer of the base")
+    if recipe.pair_weight:
+        sides = [{example["pair"] for example in examples if example["label"] == label} - {-1}
+                 for label in (1, 0)]
+        if not sides[0] & sides[1]:
+            raise MonitorError("pair_weight is above 0, but no two examples of both labels have "
+                               "the same pair: give pair_id to the samples, or pair_weight 0")
+    return longest
+
+
 def _trainer(
-    base: Checkpoint, recipe: Recipe, arguments: SFTConfig, collator: Collator,
+    base: Checkpoint, recipe: Recipe, arguments: SFTConfig, collator: _Collator,
     held_out: Sequence[Example], eval_steps: int, title: str,
     report: Callable[[str], object] | None,
-) -> VerdictTrainer:
+) -> _VerdictTrainer:
     """Put model, batches and callbacks together."""
-    examples = collator.examples
-    batches = plan(examples, recipe, int(arguments.world_size))
-    arguments.max_steps = steps_of(len(batches), recipe, int(arguments.world_size))
-    arguments.warmup_steps = math.ceil(recipe.warmup_share * arguments.max_steps)
-    arguments.save_steps = min(arguments.save_steps, -(-arguments.max_steps // SAVES))
-    arguments.logging_steps = eval_steps or max(1, arguments.max_steps // LOGS)
+    examples, processes = collator.examples, int(arguments.world_size)
+    batches = recipe.plan(examples, processes)
+    arguments.max_steps = steps = recipe.steps_of(len(batches), processes)
+    arguments.warmup_steps = math.ceil(recipe.warmup_share * steps)
+    arguments.save_steps = min(arguments.save_steps, -(-steps // SAVES))
+    arguments.logging_steps = eval_steps or max(1, steps // LOGS)
     asked = any(example["verdict_at"] >= 0 for example in [*examples, *held_out])
-    shown: list[TrainerCallback] = []
+    callbacks: list[TrainerCallback] = [_Schedule(eval_steps if held_out else 0, bool(held_out))]
     if title and arguments.process_index == 0:
-        shown = [_Lines(report, title) if report else _Bar(title, arguments.max_steps)]
-    return VerdictTrainer(
+        callbacks.append(_Lines(report, title) if report else _Bar(title, steps))
+    return _VerdictTrainer(
         trainable(base, recipe), arguments, collator, batches, base.tokenizer,
         verdict_tokens(base.tokenizer) if asked else (0, 0),
-        pair_weight=recipe.pair_weight, held_out=held_out,
-        callbacks=[_Schedule(eval_steps if held_out else 0, bool(held_out)),
-                   *shown],
+        pair_weight=recipe.pair_weight, held_out=held_out, callbacks=callbacks,
     )
 
 
-def _arguments(recipe: Recipe, folder: Path, base: Checkpoint, save_steps: int) -> SFTConfig:
+class _Collator:
+    """Turns numbers of examples into one padded batch, and looks at where each comes from.
+
+    A batch has the tensors (n, width) input_ids and labels, (n,) label, pair and verdict_at.
+    Padding is on the right, where a causal model does not look, so there is no attention mask.
+    """
+
+    def __init__(
+        self, examples: Sequence[Example], pad_id: int, forbidden: Collection[str] = ()
+    ) -> None:
+        self.examples, self.pad_id, self.forbidden = examples, pad_id, frozenset(forbidden)
+
+    def __call__(self, rows: Sequence[dict[str, int]]) -> Batch:
+        chosen = [self.examples[row["row"]] for row in rows]
+        check_leaks(chosen, self.forbidden)
+        batch = {"input_ids": pad([example["input_ids"] for example in chosen], self.pad_id),
+                 "labels": pad([example["labels"] for example in chosen], IGNORED)}
+        for name in ("label", "pair", "verdict_at"):
+            batch[name] = torch.tensor([example[name] for example in chosen])
+        return batch
+
+
+def _arguments(recipe: Recipe, work: Path, base: Checkpoint, save_steps: int) -> SFTConfig:
     """Arguments of the trainer; steps are set when the batches are known."""
     cpu = base.model.device.type == "cpu"
     if recipe.dtype == "bfloat16" and not cpu and not torch.cuda.is_bf16_supported():
         raise MonitorError('the device does not compute in bfloat16: give dtype="float32"')
     arguments = SFTConfig(
-        output_dir=str(partial_folder(folder)),
-        per_device_train_batch_size=recipe.batch,
-        gradient_accumulation_steps=recipe.accumulation,
-        gradient_checkpointing=recipe.gradient_checkpointing,
-        learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        lr_scheduler_type=recipe.schedule,
-        optim="adamw_torch",
-        seed=recipe.seed,
-        max_steps=1,
-        max_length=None,
-        bf16=recipe.dtype == "bfloat16",
-        use_cpu=cpu,
+        output_dir=str(work), seed=recipe.seed, use_cpu=cpu, bf16=recipe.dtype == "bfloat16",
+        per_device_train_batch_size=recipe.batch, gradient_accumulation_steps=recipe.accumulation,
+        gradient_checkpointing=recipe.gradient_checkpointing, optim="adamw_torch",
+        learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay,
+        lr_scheduler_type=recipe.schedule, max_steps=1, max_length=None,
         eval_strategy="no",  # `_Schedule` says when
-        save_strategy="steps" if save_steps else "no",
-        save_steps=save_steps or 1,
+        save_strategy="steps" if save_steps else "no", save_steps=save_steps or 1,
         save_total_limit=1,
         logging_nan_inf_filter=False,  # it waits for the device with every batch
         ddp_find_unused_parameters=False,
         router_aux_loss_coef=0.0,  # the loss is that of the labels alone
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
+        report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
+        dataset_kwargs={"skip_prepare_dataset": True}, remove_unused_columns=False,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # else one process spreads a batch over all GPUs
     if arguments.world_size > 1:  # making the arguments joined the group of processes
@@ -357,18 +396,27 @@ def _minutes(seconds: float) -> str:
 
 
 def _write(
-    model: Any, base: Checkpoint, partial: Path, folder: Path, facts: Mapping[str, Any]
+    model: Any, base: Checkpoint, work: Path, folder: Path, facts: Mapping[str, Any]
 ) -> None:
-    """Write the result inside the partial folder, then move it to its place."""
-    result = partial / "result"
+    """Write adapter or whole model, tokenizer and record, then move them to their place."""
+    result = work / "result"
     shutil.rmtree(result, ignore_errors=True)
     result.mkdir()
-    save(model, base, result)
+    if hasattr(model, "peft_config"):
+        if revision := base.identity["model"].get("revision"):
+            model.get_base_model().name_or_path = base.identity["model"]["name"]
+            for config in model.peft_config.values():
+                config.base_model_name_or_path, config.revision = None, revision
+        model.save_pretrained(result, save_embedding_layers=False)
+        (result / "README.md").unlink()  # PEFT's model card, empty
+    else:
+        model.to(base.model.dtype).save_pretrained(result)
+    base.tokenizer.save_pretrained(result)
     sealed = sealed_json({**facts, "files": digest_folder(result)})
     (result / RECORD).write_text(sealed, encoding="utf-8")
     make_readable(result)
     os.rename(result, folder)
-    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 @contextmanager
@@ -389,13 +437,7 @@ def _contained(seed: int, base: Checkpoint) -> Iterator[None]:
                 logging.getLogger(name).setLevel(level)
 
 
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"cuda: {torch.cuda.get_device_name(device)}"
-    return device.type
-
-
-class VerdictTrainer(SFTTrainer):
+class _VerdictTrainer(SFTTrainer):
     """Trains a causal language model on examples with verdicts.
 
     The loss is the mean negative log-likelihood per labelled token of an optimizer step (over all
@@ -407,11 +449,10 @@ class VerdictTrainer(SFTTrainer):
     ----------
     model : PreTrainedModel or PeftModel
     args : SFTConfig
-    collator : Collator
+    collator : _Collator
         Holds the examples.
     batches : sequence of sequence of int
-        The whole training, in order, as `plan` returns it; process r
-        of n gets the batches r, r + n, ...
+        The whole training, as `Recipe.plan` returns it; process r of n gets r, r + n, ...
     tokenizer : PreTrainedTokenizerBase
     verdict : tuple of int
         Token ids of yes and no (`verdict_tokens`).
@@ -434,16 +475,9 @@ class VerdictTrainer(SFTTrainer):
     train_dataset: Any
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        args: SFTConfig,
-        collator: Collator,
-        batches: Sequence[Sequence[int]],
-        tokenizer: PreTrainedTokenizerBase,
-        verdict: tuple[int, int],
-        *,
-        pair_weight: float = 0.0,
-        held_out: Sequence[Example] = (),
+        self, model: PreTrainedModel, args: SFTConfig, collator: _Collator,
+        batches: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase,
+        verdict: tuple[int, int], *, pair_weight: float = 0.0, held_out: Sequence[Example] = (),
         **more: Any,
     ) -> None:
         self.batches = [list(batch) for batch in batches]
@@ -465,33 +499,28 @@ class VerdictTrainer(SFTTrainer):
         """Let the output layer see the kept positions only: (batch, width, d) to (kept, d)."""
         return given if self._keep is None else (given[0][self._keep], *given[1:])
 
-    def labelled_logits(self, model: Any, ids: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-        """Logits (n_kept, vocabulary) at the positions where `keep`, shaped like `ids`, is true."""
-        self._keep = keep
+    def _read(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Summed loss of a batch, how many labels it has, and the margin of every verdict."""
+        labels = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)  # of next
+        self._keep = keep = labels != IGNORED
         try:
-            logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits
+            logits = model(input_ids=batch["input_ids"], use_cache=False).logits.float()
         finally:
             self._keep = None
-        return logits.float()
+        margins = _verdict_margins(logits, keep, batch["verdict_at"], self.verdict)
+        return reply_loss(logits, labels[keep]), keep.sum(), margins
 
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> Any:
+    ) -> torch.Tensor:
         """Loss of one batch, divided so that the batches of a step add up to the step's loss."""
-        labels = _next_labels(inputs["labels"])
-        keep = labels != IGNORED
-        logits = self.labelled_logits(model, inputs["input_ids"], keep)
-        total = reply_loss(logits, labels[keep])
-        loss = total / (keep.sum() if num_items_in_batch is None else num_items_in_batch)
+        total, _, margins = self._read(model, inputs)
+        loss = total / num_items_in_batch
         if self.pair_weight:
-            margins = _verdict_margins(logits, keep, inputs["verdict_at"], self.verdict)
             losses = pair_losses(margins, inputs["label"], inputs["pair"])
-            count = len(losses) if num_items_in_batch is None else self._pairs_in_step
-            loss = loss + self.pair_weight * losses.sum() / max(int(count), 1)
-        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
-        return (loss, {"logits": logits}) if return_outputs else loss
+            loss = loss + self.pair_weight * losses.sum() / max(int(self._pairs_in_step), 1)
+        return loss * self.accelerator.num_processes  # gradients are averaged over processes
 
     def get_batch_samples(self, epoch_iterator: Iterator[Batch], num_batches: int, device: Any
                           ) -> tuple[list[Batch], Any]:
@@ -515,7 +544,7 @@ class VerdictTrainer(SFTTrainer):
         totals = torch.zeros(4, dtype=torch.float64)
         lengths = [len(example["input_ids"]) for example in self.held_out]
         size = max(lengths, default=1) * self.args.per_device_train_batch_size
-        collate = Collator(self.held_out, self.data_collator.pad_id)
+        collate = _Collator(self.held_out, self.data_collator.pad_id)
         for number, chosen in enumerate(token_batches(lengths, size)):
             if number % self.args.world_size == self.args.process_index:
                 totals += self._judged(self._prepare_inputs(collate([{"row": i} for i in chosen])))
@@ -530,14 +559,10 @@ class VerdictTrainer(SFTTrainer):
 
     def _judged(self, batch: Batch) -> torch.Tensor:
         """Sum of losses, labels, right verdicts, verdicts of one batch."""
-        labels = _next_labels(batch["labels"])
-        keep = labels != IGNORED
-        logits = self.labelled_logits(self.model, batch["input_ids"], keep)
+        loss, labels, margins = self._read(self.model, batch)
         asked = batch["verdict_at"] >= 0
-        margins = _verdict_margins(logits, keep, batch["verdict_at"], self.verdict)
         right = ((margins > 0) == (batch["label"] == 1)) & asked
-        loss = reply_loss(logits, labels[keep])
-        return torch.stack([loss, keep.sum(), right.sum(), asked.sum()]).double().cpu()
+        return torch.stack([loss, labels, right.sum(), asked.sum()]).double().cpu()
 
     def _summed(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over the processes."""
@@ -547,9 +572,8 @@ class VerdictTrainer(SFTTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Return the loader of the planned batches, one process's share of them."""
-        loader: Any = DataLoader(
-            self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator,
-        )
+        loader: Any = DataLoader(self.train_dataset, batch_sampler=self.batches,
+                                 collate_fn=self.data_collator)
         return self.accelerator.prepare(loader)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -566,11 +590,6 @@ class VerdictTrainer(SFTTrainer):
 
     def _send_telemetry(self) -> None:
         """Send nothing: what is trained on here is nobody else's business."""
-
-
-def _next_labels(labels: torch.Tensor) -> torch.Tensor:
-    """Label of the token after each position: (n, width), nothing asked at the last."""
-    return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
 
 
 def _verdict_margins(
@@ -644,26 +663,20 @@ def _explained(recipe: Recipe, longest: int, folder: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError, MemoryError, SafetensorError) as error:
-        if _is_out_of_memory(error):
+        # On the CPU only the text tells.
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+                sign in str(error) for sign in ALLOCATING):
             traceback.clear_frames(error.__traceback__)  # they hold the tensors that fill it
             raise MonitorError(_out_of_memory(recipe, longest)) from None
-        number = error.errno if isinstance(error, OSError) else None
-        if number in READ_ONLY:
+        if isinstance(error, OSError) and error.errno in READ_ONLY:
             raise MonitorError(f"cannot write to {folder} ({error}): give a folder that may be "
                                "written") from error
-        if number in FULL or tells_of_full_disk(str(error)):
+        if tells_of_full_disk(str(error)):
             raise MonitorError(
                 f"the disk is full: {folder.name!r} was not written, and what was there before is "
                 "untouched. Free some space and start again with the same settings: the training "
-                "goes on from its last checkpoint"
-            ) from error
+                "goes on from its last checkpoint") from error
         raise
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error is about memory, which on the CPU only its text tells."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        sign in str(error) for sign in ALLOCATING)
 
 
 def _out_of_memory(recipe: Recipe, longest: int) -> str:

@@ -1,4 +1,4 @@
-"""The scoring engine: probabilities of short answers under a causal model, nothing computed twice.
+"""Tokens in batches, and the scoring engine: probabilities of answers, nothing computed twice.
 
 Many prompts begin alike (system message, instructions), the two of a pair also share their request,
 and of all positions only those before and inside the answer are read. So
@@ -22,6 +22,7 @@ path may be as far from the same model computed in float32 as plain batches in h
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -31,9 +32,110 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from monitorlab.models import ModelError
 
 Ids = Sequence[int]
+BATCH_TOKENS = 16_384  # padding included
+LABEL_MASS = 0.5  # least probability of a model's labels together; one asked as trained has about 1
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of one trajectory and, per step, where its score is read and its own length."""
+
+    ids: list[int]
+    positions: list[int]
+    tokens: list[int]
+
+
+def count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
+    """Return the number of tokens of each text on its own, at least 1."""
+    rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return [max(len(row), 1) for row in rows]
+
+
+def check_length(n_tokens: int, config: Any, what: str) -> None:
+    """Raise if a sequence is longer than the model's positions."""
+    most = getattr(config, "max_position_embeddings", None)
+    if most is not None and n_tokens > most:
+        raise ModelError(
+            f"{what} has {n_tokens} tokens, but the model reads at most {most} "
+            f"(max_position_embeddings): shorten it or use a model with a longer context")
+
+
+@torch.inference_mode()
+def logits_at_steps(
+    model: PreTrainedModel, encoded: Sequence[Encoded], pad_id: int,
+    columns: Sequence[int] | None = None,
+) -> list[torch.Tensor]:
+    """Read the logits at every step's position with one causal pass per trajectory.
+
+    Trajectories of similar length share a batch, padded on the right, where a causal model does
+    not look; so the batch does not change a score beyond rounding.
+
+    Parameters
+    ----------
+    columns : sequence of int, optional
+        Outputs to keep, in this order, as log-probabilities among all outputs; all logits as they
+        are when left out.
+
+    Returns
+    -------
+    list of torch.Tensor, shape (n_steps, n_columns)
+    """
+    for position, item in enumerate(encoded, 1):
+        check_length(len(item.ids), model.config, f"trajectory {position}")
+    found: dict[int, torch.Tensor] = {}
+    for chosen in token_batches([len(item.ids) for item in encoded], BATCH_TOKENS):
+        ids, mask = pad_right([encoded[i].ids for i in chosen], pad_id)
+        output = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device),
+                       use_cache=False)
+        for row, i in enumerate(chosen):
+            logits = output.logits[row, encoded[i].positions]
+            found[i] = logits if columns is None else (
+                logits.float().log_softmax(-1)[:, list(columns)])
+    return [found[i] for i in range(len(encoded))]
+
+
+def token_batches(
+    lengths: Sequence[int], batch_tokens: int, before: int = 0, cells: float = math.inf
+) -> Iterator[list[int]]:
+    """Group indices by length so that a padded batch holds at most `batch_tokens` tokens.
+
+    A sequence longer than that forms a batch of its own. With `before` tokens in front of each,
+    attention has at most `cells` pairs of tokens, too.
+    """
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        tokens = lengths[i] * (len(batch) + 1)
+        if batch and (tokens > batch_tokens or tokens * (before + lengths[i]) > cells):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def pad(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> torch.Tensor:
+    """Stack rows of different lengths: (n_rows, longest), filled up with `value`."""
+    width = max(map(len, rows))
+    fill = [[value] * (width - len(row)) for row in rows]
+    joined = [[*f, *r] if left else [*r, *f] for f, r in zip(fill, rows, strict=True)]
+    return torch.tensor(joined)
+
+
+def pad_right(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stack rows of ids: padded ids and attention mask, each of shape (n_rows, longest)."""
+    return pad(rows, pad_id), pad([[1] * len(row) for row in rows], 0)
+
+
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Tokens that end an answer, by the model's generation settings and by its tokenizer."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ends = configured if isinstance(configured, list) else [configured]
+    return {end for end in (*ends, tokenizer.eos_token_id) if isinstance(end, int)}
 
 
 @dataclass(frozen=True)
@@ -229,7 +331,7 @@ def _cheap_groups(sequences: Sequence[list[int]], offset: int, token_cells: int)
 
 
 PACKED, PREFIX, PLAIN = "packed", "prefix", "plain"
-BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}  # padding included; on two cores more was slower
+DEVICE_TOKENS = {"cpu": 1024, "cuda": 16_384}  # padding included; on two cores more was slower
 BATCH_CELLS = 2**24  # token pairs of one attention: bounds the mask, 32 MiB in half precision
 LONG_CELLS = 2**27  # a row above it runs alone, where attention needs no mask in memory
 TOKEN_CELLS = 4  # attention to so many tokens, times the width, costs as much as a token's rest
@@ -268,10 +370,24 @@ class ScoringEngine:
         self, model: PreTrainedModel, pad_id: int, prefix: Ids = (), batch_tokens: int = 0
     ) -> None:
         self.model, self.pad_id, self.prefix = model, pad_id, list(prefix)
-        self.batch_tokens = batch_tokens or BATCH_TOKENS.get(model.device.type, 16_384)
+        self.batch_tokens = batch_tokens or DEVICE_TOKENS.get(model.device.type, 16_384)
         self.path = self.reason = ""
         self.tokens: Counter[str] = Counter()
         self._states: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    @staticmethod
+    def hindrance(config: Any) -> str:
+        """Say why states cannot be reused, where short sequences would not show it; else empty."""
+        text = config.get_text_config()
+        kinds = set(getattr(text, "layer_types", None) or [])
+        if not kinds and getattr(text, "sliding_window", None) is not None:
+            kinds = {"sliding_attention"}
+        if other := sorted(kinds - {"full_attention"}):
+            return f"the model has {', '.join(other)} layers"
+        rotary = getattr(text, "rope_parameters", None) or {}
+        if (kind := rotary.get("rope_type")) in STRETCHED:
+            return f"its rotary positions ({kind}) depend on the length of the batch"
+        return ""
 
     @torch.inference_mode()
     def score_words(self, prompts: Sequence[Ids], words: Sequence[Ids]) -> np.ndarray:
@@ -334,7 +450,8 @@ class ScoringEngine:
             sequences = [rests[i] + branch for i in chosen for branch in branches]
             tails = [len(branch) + 1 for branch in branches] * len(chosen)
             rows.append(_tree_row(numbers, sequences, tails))
-        for batch in self._batches([len(row) for row in rows], shared):
+        sizes = [len(row) for row in rows]
+        for batch in token_batches(sizes, self.batch_tokens, shared, BATCH_CELLS):
             yield _tree_batch([rows[r] for r in batch], shared, self.pad_id)
 
     def _plain(
@@ -342,23 +459,11 @@ class ScoringEngine:
     ) -> Iterator[_Batch]:
         """Batches of one sequence per row."""
         sequences = [rest + branch for rest in rests for branch in branches]
+        lengths = [len(sequence) for sequence in sequences]
         tails = [len(branch) + 1 for branch in branches] * len(rests)
-        for batch in self._batches([len(sequence) for sequence in sequences], shared):
+        for batch in token_batches(lengths, self.batch_tokens, shared, BATCH_CELLS):
             chosen = [sequences[s] for s in batch], [tails[s] for s in batch]
             yield _plain_batch(batch, *chosen, self.pad_id)
-
-    def _batches(self, sizes: Sequence[int], shared: int) -> Iterator[list[int]]:
-        """Group rows by size, up to the budgets; a row above them forms a batch of its own."""
-        batch: list[int] = []
-        for i in sorted(range(len(sizes)), key=sizes.__getitem__):
-            tokens = sizes[i] * (len(batch) + 1)
-            too_much = tokens > self.batch_tokens or tokens * (shared + sizes[i]) > BATCH_CELLS
-            if batch and too_much:
-                yield batch
-                batch = []
-            batch.append(i)
-        if batch:
-            yield batch
 
     def _forward(self, batch: _Batch, shared: int, columns: Sequence[int]) -> np.ndarray:
         """Log-probabilities (n_rows, n_kept, n_columns) of the next tokens in `columns`."""
@@ -398,7 +503,7 @@ class ScoringEngine:
 
     def _choose_path(self) -> None:
         """Take the fastest path that the trial accepts."""
-        self.reason = hindrance(self.model.config)
+        self.reason = self.hindrance(self.model.config)
         self.path = PLAIN
         if not self.reason:
             trial = _Trial(self.model, self.pad_id)
@@ -519,17 +624,3 @@ def _branches(words: Sequence[list[int]]) -> tuple[list[list[int]], list[int]]:
         for word in words
     ]
     return [list(branch) for branch in kept], homes
-
-
-def hindrance(config: Any) -> str:
-    """Say why states cannot be reused, where short sequences would not show it; else empty."""
-    text = config.get_text_config()
-    kinds = set(getattr(text, "layer_types", None) or [])
-    if not kinds and getattr(text, "sliding_window", None) is not None:
-        kinds = {"sliding_attention"}
-    if other := sorted(kinds - {"full_attention"}):
-        return f"the model has {', '.join(other)} layers"
-    rotary = getattr(text, "rope_parameters", None) or {}
-    if (kind := rotary.get("rope_type")) in STRETCHED:
-        return f"its rotary positions ({kind}) depend on the length of the batch"
-    return ""

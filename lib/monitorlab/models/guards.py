@@ -23,9 +23,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from monitorlab.models import ModelError
-from monitorlab.models.batching import LABEL_MASS
 from monitorlab.models.chat import chat_text, control_texts
-from monitorlab.models.engine import ScoringEngine, common_prefix
+from monitorlab.models.engine import LABEL_MASS, ScoringEngine, common_prefix
 
 Controversial = Literal["unsafe", "safe"]
 _FRAME = ("<BEGIN CONVERSATION>", "<END CONVERSATION>", "<BEGIN UNSAFE CONTENT CATEGORIES>",
@@ -42,7 +41,7 @@ class GuardFamily:
     name : str
         Of the family.
     unsafe, safe, between : tuple of str
-        Labels as they follow `lead`; those between count as `guard_family` decides.
+        Labels as they follow `lead`; those between count as `of` decides.
     lead : str
         What the model writes before its label.
     place : str
@@ -64,6 +63,61 @@ class GuardFamily:
     frame: tuple[str, ...] = _FRAME
     takes_guideline: bool = False
     guideline: str = ""
+
+    @classmethod
+    def of(
+        cls, name: str, family: str = "", *, guideline: str = "",
+        controversial: Controversial = "unsafe", unsafe: str = "", safe: str = "",
+        lead: str | None = None,
+    ) -> GuardFamily:
+        r"""Find the family of a guard by the name of its checkpoint, or as it is described.
+
+        Parameters
+        ----------
+        name : str
+            Of the checkpoint; what stands behind the last slash counts.
+        family : str
+            "llama-guard", "qwen3guard" or "shieldgemma"; empty to go by the name.
+        guideline : str
+            What ShieldGemma is to look for, one sentence such as
+            '"No Deception": The chatbot shall not mislead its user.'
+        controversial : {"unsafe", "safe"}
+            What Qwen3Guard's label between the two counts as.
+        unsafe, safe : str
+            The labels of a guard of no known family, with the blank before them if there is one.
+        lead : str, optional
+            What such a guard writes before its label: nothing if left out.
+
+        Raises
+        ------
+        ModelError
+            The name says nothing, or a setting is missing or means nothing to this family.
+        """
+        if bool(unsafe) != bool(safe) or (unsafe and family) or (lead and not unsafe):
+            raise ModelError("a guard is described by `unsafe` and `safe`, its two labels, and "
+                             "perhaps `lead`, or it is of a `family`: give one or the other")
+        if unsafe:
+            return cls("own", (unsafe,), (safe,), lead=lead or "", guideline=guideline,
+                       takes_guideline=bool(guideline))
+        plain = re.sub(r"[^a-z0-9]", "", Path(name).name.lower())
+        found = [kind for key, kind in _KNOWN.items()
+                 if (kind.name == family if family else key in plain)]
+        if len(found) != 1:
+            what = f"there is no family {family!r}" if family else (
+                f"the name {Path(name).name!r} does not say of which family this guard is")
+            raise ModelError(f"{what}: give one of {_NAMES} as `family`, or its labels as `unsafe` "
+                             "and `safe`, and what it writes before them as `lead`")
+        (kind,) = found
+        if kind.takes_guideline and not guideline:
+            raise ModelError(f"{kind.name} judges by one guideline: give it as `guideline`, such "
+                             "as '\"No Deception\": The chatbot shall not mislead its user.'")
+        if guideline and not kind.takes_guideline:
+            raise ModelError(f"{kind.name} has no place for a guideline: leave it out")
+        if controversial != "unsafe" and not kind.between:
+            raise ModelError(f"{kind.name} has no label between safe and unsafe: leave "
+                             "`controversial` out")
+        added = {controversial: getattr(kind, controversial) + kind.between}
+        return replace(kind, **added, between=(), guideline=guideline)
 
     def settings(self) -> dict[str, Any]:
         """What of it decides a verdict, as JSON."""
@@ -98,66 +152,6 @@ _KNOWN: Mapping[str, GuardFamily] = {
 _NAMES = ", ".join(family.name for family in _KNOWN.values())
 
 
-def guard_family(
-    name: str,
-    family: str = "",
-    *,
-    guideline: str = "",
-    controversial: Controversial = "unsafe",
-    unsafe: str = "",
-    safe: str = "",
-    lead: str | None = None,
-) -> GuardFamily:
-    r"""Find the family of a guard by the name of its checkpoint, or as it is described.
-
-    Parameters
-    ----------
-    name : str
-        Of the checkpoint; what stands behind the last slash counts.
-    family : str
-        "llama-guard", "qwen3guard" or "shieldgemma"; empty to go by the name.
-    guideline : str
-        What ShieldGemma is to look for, one sentence such as
-        '"No Deception": The chatbot shall not mislead its user.'
-    controversial : {"unsafe", "safe"}
-        What Qwen3Guard's label between the two counts as.
-    unsafe, safe : str
-        The labels of a guard of no known family, with the blank before them if there is one.
-    lead : str, optional
-        What such a guard writes before its label: nothing if left out.
-
-    Raises
-    ------
-    ModelError
-        The name says nothing, or a setting is missing or means nothing to this family.
-    """
-    if bool(unsafe) != bool(safe) or (unsafe and family) or (lead and not unsafe):
-        raise ModelError("a guard is described by `unsafe` and `safe`, its two labels, and perhaps "
-                         "`lead`, or it is of a `family`: give one or the other")
-    if unsafe:
-        return GuardFamily("own", (unsafe,), (safe,), lead=lead or "", guideline=guideline,
-                           takes_guideline=bool(guideline))
-    plain = re.sub(r"[^a-z0-9]", "", Path(name).name.lower())
-    found = [kind for key, kind in _KNOWN.items()
-             if (kind.name == family if family else key in plain)]
-    if len(found) != 1:
-        what = f"there is no family {family!r}" if family else (
-            f"the name {Path(name).name!r} does not say of which family this guard is")
-        raise ModelError(f"{what}: give one of {_NAMES} as `family`, or its labels as `unsafe` and "
-                         "`safe`, and what it writes before them as `lead`")
-    (kind,) = found
-    if kind.takes_guideline != bool(guideline):
-        raise ModelError(
-            f"{kind.name} judges by one guideline: give it as `guideline`, such as "
-            "'\"No Deception\": The chatbot shall not mislead its user.'" if kind.takes_guideline
-            else f"{kind.name} has no place for a guideline: leave it out")
-    if controversial != "unsafe" and not kind.between:
-        raise ModelError(f"{kind.name} has no label between safe and unsafe: leave `controversial` "
-                         "out")
-    added = {controversial: getattr(kind, controversial) + kind.between}
-    return replace(kind, **added, between=(), guideline=guideline)
-
-
 class Guard:
     """A guard at hand: conversations in, the probability of its unsafe labels out.
 
@@ -166,7 +160,7 @@ class Guard:
     model, tokenizer : PreTrainedModel, PreTrainedTokenizerBase
         A causal language model and a tokenizer whose chat template builds the moderation prompt.
     family : GuardFamily
-        See `guard_family`.
+        See `GuardFamily.of`.
     least_mass : float
         Probability, in [0, 1], that all labels together must have. Below it the model says
         something else, and the share of some of them would be noise.
@@ -187,12 +181,8 @@ class Guard:
     """
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        family: GuardFamily,
-        least_mass: float = LABEL_MASS,
-        batch_tokens: int = 0,
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, family: GuardFamily,
+        least_mass: float = LABEL_MASS, batch_tokens: int = 0,
     ) -> None:
         if not tokenizer.chat_template:
             raise ModelError("the tokenizer has no chat template to build the moderation prompt")

@@ -69,16 +69,37 @@ class Checkpoint:
     tokenizer: PreTrainedTokenizerBase
     identity: Mapping[str, Any]
 
+    @classmethod
+    def load(
+        cls, name: str, revision: str, dtype: str, device: str, quantization: str, adapter: str,
+        adapter_revision: str,
+    ) -> Checkpoint:
+        """As `load_causal`, for a model whose chat template need not render a system message."""
+        _refuse_adapter(name)
+        _check_training(name)
+        tokenizer = load_tokenizer(name, revision)
+        loader = AutoModelForCausalLM.from_pretrained
+        if quantization:
+            options = _quantized(quantization, dtype, device)
+            model: PreTrainedModel = _whole_model(loader, name, revision, **options).eval()
+        else:
+            model = load_model(loader, name, revision, dtype, device)
+        identity = {
+            "model": model_identity(name, revision),
+            "dtype": dtype,
+            "quantization": quantization,
+            "adapter": model_identity(adapter, adapter_revision) if adapter else None,
+            "chat_template": digest_json(tokenizer.chat_template),
+        }
+        if adapter:
+            merge = not quantization and model.dtype == torch.float32
+            model = with_adapter(model, adapter, adapter_revision, merge=merge)
+        return cls(model, tokenizer, identity)
+
 
 def load_causal(
-    name: str,
-    revision: str = "",
-    *,
-    dtype: str = "float32",
-    device: str = "cpu",
-    quantization: str = "",
-    adapter: str = "",
-    adapter_revision: str = "",
+    name: str, revision: str = "", *, dtype: str = "float32", device: str = "cpu",
+    quantization: str = "", adapter: str = "", adapter_revision: str = "",
 ) -> Checkpoint:
     """Load a causal language model, quantized or with a LoRA adapter if asked.
 
@@ -103,7 +124,7 @@ def load_causal(
     ModelError
         The quantization is not possible here, or the adapter does not fit the model.
     """
-    checkpoint = load_checkpoint(name, revision, dtype, device, quantization, adapter,
+    checkpoint = Checkpoint.load(name, revision, dtype, device, quantization, adapter,
                                  adapter_revision)
     form = chat_form(checkpoint.tokenizer).settings()
     return replace(checkpoint, identity={**checkpoint.identity, **form})
@@ -132,33 +153,6 @@ def _check_training(name: str) -> None:
     check_unchanged(Path(name), training.get("files", {}))
 
 
-def load_checkpoint(
-    name: str, revision: str, dtype: str, device: str, quantization: str, adapter: str,
-    adapter_revision: str,
-) -> Checkpoint:
-    """As `load_causal`, for a model whose chat template need not render a system message."""
-    _refuse_adapter(name)
-    _check_training(name)
-    tokenizer = load_tokenizer(name, revision)
-    loader = AutoModelForCausalLM.from_pretrained
-    if quantization:
-        options = _quantized(quantization, dtype, device)
-        model: PreTrainedModel = whole_model(loader, name, revision, **options).eval()
-    else:
-        model = load_model(loader, name, revision, dtype, device)
-    identity = {
-        "model": model_identity(name, revision),
-        "dtype": dtype,
-        "quantization": quantization,
-        "adapter": model_identity(adapter, adapter_revision) if adapter else None,
-        "chat_template": digest_json(tokenizer.chat_template),
-    }
-    if adapter:
-        model = with_adapter(model, adapter, adapter_revision, merge=not quantization
-                             and model.dtype == torch.float32)
-    return Checkpoint(model, tokenizer, identity)
-
-
 def model_identity(name: str, revision: str) -> dict[str, str]:
     """Name and revision; for a folder its own name and the digest of what is in it.
 
@@ -185,6 +179,35 @@ def fast_dtype(device: str) -> str:
     """
     fast = torch.device(device).type != "cpu" or torch.cpu._is_avx512_bf16_supported()
     return "bfloat16" if fast else "float32"
+
+
+def wheel_file(package: str, name: str, sha256: str, what: str, install: str) -> Path:
+    """Find a file that an installed package carries; nothing of the package is imported.
+
+    Parameters
+    ----------
+    package, name : str
+        As it is imported, and the file's path in it.
+    sha256 : str
+        Of the file.
+    what, install : str
+        What it is, and the command that installs it, for messages.
+
+    Raises
+    ------
+    ModelError
+        It is not installed, or the file is not the known one.
+    """
+    found = importlib.util.find_spec(package)  # looks the files up, imports nothing
+    if found is None or found.origin is None:
+        raise ModelError(f"{what} is not installed: {install}")
+    file, again = Path(found.origin).parent / name, install.replace(
+        "install", "install --force-reinstall")
+    if not file.is_file():
+        raise ModelError(f"{file} is missing: {again}")
+    if (digest := digest_file(file)) != sha256:
+        raise ModelError(f"{file} has SHA-256 {digest}, expected {sha256}: do not use it; {again}")
+    return file
 
 
 def seal_origin(folder: Path, identity: Mapping[str, str]) -> None:
@@ -219,6 +242,13 @@ def _checksums(folder: Path) -> dict[str, str]:
     return found
 
 
+def _torch_dtype(name: str) -> torch.dtype:
+    kind = getattr(torch, name, None)
+    if not isinstance(kind, torch.dtype):
+        raise ModelError(f"unknown dtype {name!r}: expected float32, bfloat16 or float16")
+    return kind
+
+
 def _quantized(quantization: str, dtype: str, device: str) -> dict[str, Any]:
     """Options of `from_pretrained` for a quantized model."""
     if quantization not in QUANTIZATIONS:
@@ -230,9 +260,7 @@ def _quantized(quantization: str, dtype: str, device: str) -> dict[str, Any]:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(f"quantization {quantization!r} needs bitsandbytes, which is not "
                          "installed: pip install bitsandbytes")
-    kind = getattr(torch, dtype, None)
-    if not isinstance(kind, torch.dtype):
-        raise ModelError(f"unknown dtype {dtype!r}: expected float32, bfloat16 or float16")
+    kind = _torch_dtype(dtype)
     config = BitsAndBytesConfig(load_in_8bit=True) if quantization == "int8" else (
         BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
                            bnb_4bit_compute_dtype=kind)
@@ -331,10 +359,6 @@ def no_progress_bars() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
 def from_checkpoint(loader: Callable[..., Any], name: str, revision: str, **options: Any) -> Any:
     """Call a `from_pretrained` on a local folder or a pinned hub model, the cache first.
 
@@ -369,16 +393,16 @@ def from_checkpoint(loader: Callable[..., Any], name: str, revision: str, **opti
         except (ModelError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a damaged file may make the libraries raise anything
-            reason = _first_line(error)
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
     if local:
         raise ModelError(f"cannot load {name!r}: {reason}")
     advice = HELP.format(name=name, revision=revision)
     raise ModelError(f"cannot load {name!r} at revision {revision!r}: {reason} {advice}")
 
 
-def whole_model(
-    loader: Callable[..., Any], name: str, revision: str, *, heads: Sequence[str] = (),
-    unread: Sequence[str] = (), new: Sequence[str] = (), **options: Any,
+def load_model(
+    loader: Callable[..., Any], name: str, revision: str, dtype: str = "float32",
+    device: str = "cpu", **options: Any,
 ) -> Any:
     """Load a model of whose weights none is missing, left over, or of another shape.
 
@@ -389,22 +413,37 @@ def whole_model(
     ----------
     loader, name, revision
         As in `from_checkpoint`.
-    heads : sequence of str
-        Parts of which weights may be left over, such as "lm_head"; "*" is any head on the body.
-    unread : sequence of str
-        Parts that may be missing, since the caller does not look at them; they are taken out.
-    new : sequence of str
-        Parts that are to be trained from new; the checkpoint may then be of another kind.
+    dtype, device : str
+        A torch name ("float32", "bfloat16", "float16"), and a torch device.
+    **options
+        Of `loader`, and: `heads`, parts of which weights may be left over, such as "lm_head" ("*"
+        is any head on the body); `unread`, parts that may be missing, since the caller does not
+        look at them, and are taken out; `new`, parts that are to be trained from new, where the
+        checkpoint may be of another kind.
+
+    Returns
+    -------
+    PreTrainedModel
+        In evaluation mode.
 
     Raises
     ------
     ModelError
         The checkpoint cannot be loaded, is of another kind, or its weights do not fit.
     """
+    kind = _torch_dtype(dtype)
+    check_device(device)
+    model = _whole_model(loader, name, revision, dtype=kind, **options)
+    return model.to(device).eval()
+
+
+def _whole_model(
+    loader: Callable[..., Any], name: str, revision: str, *, heads: Sequence[str] = (),
+    unread: Sequence[str] = (), new: Sequence[str] = (), **options: Any,
+) -> Any:
     _refuse_adapter(name)
-    model, info = from_checkpoint(
-        loader, name, revision, output_loading_info=True, ignore_mismatched_sizes=True, **options
-    )
+    model, info = from_checkpoint(loader, name, revision, output_loading_info=True,
+                                  ignore_mismatched_sizes=True, **options)
     _refuse_adapter(name, getattr(model, "_hf_peft_config_loaded", False))
     if not new and "*" not in heads:
         _check_kind(model, name)
@@ -447,20 +486,18 @@ def _check_weights(
     loose: Collection[str],
 ) -> None:
     """Raise if a weight is missing, left over, or of another shape."""
+    def shape(size: Sequence[int]) -> str:
+        return " x ".join(map(str, size))
+
     buffers = dict(model.named_buffers())
-    missing = sorted(
-        key for key in info["missing_keys"]
-        if key.split(".")[0] not in loose and not _computed(key, buffers.get(key))
-    )
-    shapes = sorted(
-        f"{key} ({_shape(found)}, expected {_shape(wanted)})"
-        for key, found, wanted in info["mismatched_keys"]
-    )
-    over = sorted(
-        key for key in info["unexpected_keys"]
-        if not set(key.split(".")) & set(heads) and not _computed(key, None)
-        and not ("*" in heads and not _in_body(model, key))
-    )
+    body = {child for child, _ in model.named_children()} | {model.base_model_prefix}
+    missing = sorted(key for key in info["missing_keys"] if key.split(".")[0] not in loose
+                     and not _computed(key, buffers.get(key)))
+    shapes = sorted(f"{key} ({shape(found)}, expected {shape(wanted)})"
+                    for key, found, wanted in info["mismatched_keys"])
+    over = sorted(key for key in info["unexpected_keys"]
+                  if not set(key.split(".")) & set(heads) and not _computed(key, None)
+                  and ("*" not in heads or key.split(".")[0] in body))
     if getattr(getattr(model, "hf_quantizer", None), "pre_quantized", False):
         over = []  # scales lie beside the weights; each method has its own names for them
     for keys, what in ((missing, "are missing"), (shapes, "have another shape"),
@@ -477,16 +514,6 @@ def _computed(key: str, buffer: torch.Tensor | None) -> bool:
     """Whether a tensor is computed and not learned, so that a checkpoint need not hold it."""
     whole = buffer is not None and not buffer.is_floating_point()
     return whole or bool(_COMPUTED.search(key))
-
-
-def _in_body(model: PreTrainedModel, key: str) -> bool:
-    """Whether a left-over weight would lie inside the body, and not in a head on top of it."""
-    own = {child for child, _ in model.named_children()} | {model.base_model_prefix}
-    return key.split(".")[0] in own
-
-
-def _shape(size: Sequence[int]) -> str:
-    return " x ".join(map(str, size))
 
 
 def load_tokenizer(name: str, revision: str) -> PreTrainedTokenizerBase:
@@ -507,23 +534,3 @@ def check_device(device: str) -> None:
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(f"there is no device {device!r} that torch can use here ({reason:.160}): "
                          "give cpu, or leave the option out") from None
-
-
-def load_model(
-    loader: Callable[..., Any],
-    name: str,
-    revision: str,
-    dtype: str = "float32",
-    device: str = "cpu",
-    **options: Any,
-) -> Any:
-    """Load a whole model for inference, see `whole_model`, which takes the `options`.
-
-    `dtype` is a torch name ("float32", "bfloat16", "float16"), `device` a torch device.
-    """
-    kind = getattr(torch, dtype, None)
-    if not isinstance(kind, torch.dtype):
-        raise ModelError(f"unknown dtype {dtype!r}: expected float32, bfloat16 or float16")
-    check_device(device)
-    model = whole_model(loader, name, revision, dtype=kind, **options)
-    return model.to(device).eval()

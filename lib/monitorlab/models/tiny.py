@@ -23,7 +23,7 @@ from transformers import (
 
 from monitorlab.display import progress
 from monitorlab.models import ModelSize, Training
-from monitorlab.models.batching import pad
+from monitorlab.models.engine import pad
 
 IGNORED = -100  # label that the loss skips
 MAX_POSITIONS = 512

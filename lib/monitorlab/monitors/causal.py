@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from monitorlab.models.batching import end_ids, pad
 from monitorlab.models.chat import chat_form, chat_text, control_texts, text_ids
-from monitorlab.models.engine import ScoringEngine, common_prefix
+from monitorlab.models.engine import ScoringEngine, common_prefix, end_ids, pad
 from monitorlab.models.loading import Checkpoint
 from monitorlab.models.tiny import suitable_threads
 from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, Sample

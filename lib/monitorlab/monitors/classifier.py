@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from monitorlab.models import ModelError
-from monitorlab.models.batching import pad, pad_right, token_batches
 from monitorlab.models.chat import control_texts
+from monitorlab.models.engine import pad, pad_right, token_batches
 from monitorlab.models.loading import load_model, load_tokenizer, model_identity, no_progress_bars
 from monitorlab.models.sentence_encoder import both_ends
 from monitorlab.models.tiny import suitable_threads

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from monitorlab.models import ModelError
-from monitorlab.models.batching import LABEL_MASS
-from monitorlab.models.guards import Controversial, Guard, GuardFamily, guard_family
-from monitorlab.models.loading import Checkpoint, load_causal, load_checkpoint
+from monitorlab.models.engine import LABEL_MASS
+from monitorlab.models.guards import Controversial, Guard, GuardFamily
+from monitorlab.models.loading import Checkpoint, load_causal
 from monitorlab.monitors.api.monitor import ApiMonitor
 from monitorlab.monitors.causal import CausalMonitor
 from monitorlab.monitors.monitor import Monitor, MonitorError, Sample
@@ -30,7 +30,7 @@ class GuardMonitor(CausalMonitor):
     checkpoint : Checkpoint
         See `load_causal`.
     family : GuardFamily
-        See `guard_family`.
+        See `GuardFamily.of`.
     name : str
         How the tables call it; the model's name if empty.
     least_mass : float
@@ -134,14 +134,14 @@ def guard(
             "of a server: add base_url")
         raise MonitorError(f"the option {needless[0]} is {needs}")
     try:
-        kind = guard_family(name, family, guideline=guideline, controversial=controversial,
-                            unsafe=unsafe, safe=safe, lead=lead)
+        kind = GuardFamily.of(name, family, guideline=guideline, controversial=controversial,
+                              unsafe=unsafe, safe=safe, lead=lead)
         if base_url:
             return ApiMonitor(name, GuardPrompt(kind), base_url=base_url, logprobs=logprobs,
                               **settings)
         loading = {key: settings.pop(key, setting.default)
                    for key, setting in settings_of(load_causal).items()}
-        checkpoint = load_checkpoint(name, **loading)
+        checkpoint = Checkpoint.load(name, **loading)
     except ModelError as error:
         raise MonitorError(str(error)) from error
     return GuardMonitor(checkpoint, kind, **settings)

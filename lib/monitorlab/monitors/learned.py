@@ -294,12 +294,12 @@ class EncoderMonitor(_LogisticMonitor):
             If the folder holds no such monitor, or its encoder cannot be loaded, or differs in
             weights, length or precision from the one it was trained on.
         """
-        from monitorlab.models.sentence_encoder import load_encoder  # and torch; words need none
+        from monitorlab.models.sentence_encoder import Encoder  # and torch; words need none
 
         settings, weights = _read_folder(folder, "encoder", "name", "features", "source", "encoder")
         known = settings["encoder"]
         try:
-            encoder = encoder or load_encoder(
+            encoder = encoder or Encoder.load(
                 **settings["source"], max_tokens=known["max_tokens"], dtype=known["dtype"])
         except ModelError as error:
             raise MonitorError(f"the encoder of the probe in {folder}: {error}") from error

@@ -144,7 +144,7 @@ class _Evaluation:
     words, embedded : int
         Samples of the corpus that TF-IDF and the encoder probe learn from; 0 is all of them.
     encoder_dtype : str
-        "float32", "bfloat16" or "auto", see `monitorlab.models.sentence_encoder.load_encoder`.
+        "float32", "bfloat16" or "auto", see `monitorlab.models.sentence_encoder.Encoder.load`.
     encoded_pairs : int
         Pairs of each cell and split that the encoder probe judges; 0 is all of them.
     released : bool

@@ -31,9 +31,8 @@ from transformers.cache_utils import DynamicLayer
 from transformers.generation import LogitsProcessor, StoppingCriteria
 
 from monitorlab.models import ModelError
-from monitorlab.models.batching import LABEL_MASS, check_length, end_ids
 from monitorlab.models.chat import chat_text, text_ids
-from monitorlab.models.engine import hindrance
+from monitorlab.models.engine import LABEL_MASS, ScoringEngine, check_length, end_ids
 from monitorlab.online.live import LiveScorer, LiveStep, ScoreStep, StepRule, WatchedText
 from monitorlab.online.policy import Alarm, OnlineMonitor, SequenceError
 from monitorlab.signals.step_scores import POOLS
@@ -88,7 +87,7 @@ class CachedReader:
     """
 
     def __init__(self, model: PreTrainedModel, ids: Sequence[int]) -> None:
-        if reason := hindrance(model.config):
+        if reason := ScoringEngine.hindrance(model.config):
             raise ModelError(f"what was read cannot be kept: {reason}")
         if not ids:
             raise ModelError("the text begins with no token, so nothing predicts its first one: "

@@ -32,8 +32,8 @@ from transformers import (
 
 from monitorlab.display import progress
 from monitorlab.models import Training
-from monitorlab.models.batching import Encoded, logits_at_steps, pad
-from monitorlab.models.loading import load_model, load_tokenizer, no_progress_bars, whole_model
+from monitorlab.models.engine import Encoded, logits_at_steps, pad
+from monitorlab.models.loading import load_model, load_tokenizer, no_progress_bars
 from monitorlab.models.tiny import IGNORED, Row, fit, llama_config, seeded, suitable_threads
 from monitorlab.signals.step_scores import StepScores
 
@@ -346,7 +346,7 @@ class Verifier(_Checkpoint):
                              "kind")
         with seeded(seed), no_progress_bars():
             loader = LlamaForTokenClassification.from_pretrained
-            model = whole_model(loader, str(base), "", new=["score"], num_labels=2)
+            model = load_model(loader, str(base), "", new=["score"], num_labels=2)
             fit(model, rows, tokenizer.pad_token_id, settings, seed, title)
             model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

@@ -23,8 +23,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from monitorlab.models import ModelError
-from monitorlab.models.batching import BATCH_TOKENS, check_length, pad_right, token_batches
 from monitorlab.models.chat import render_chat
+from monitorlab.models.engine import BATCH_TOKENS, check_length, pad_right, token_batches
 from monitorlab.models.loading import load_model, load_tokenizer
 
 STEP_BREAK = "\n\n"

@@ -31,9 +31,15 @@ from transformers import (
 )
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from monitorlab.models import ModelError, batching
-from monitorlab.models.batching import LABEL_MASS, Encoded, check_length, count_tokens
+from monitorlab.models import ModelError
 from monitorlab.models.chat import render_chat
+from monitorlab.models.engine import (
+    LABEL_MASS,
+    Encoded,
+    check_length,
+    count_tokens,
+    logits_at_steps,
+)
 from monitorlab.models.guards import Guard, GuardFamily
 from monitorlab.models.loading import from_checkpoint, load_model
 from monitorlab.signals.step_scores import Label, Problem, StepScorer, StepScores
@@ -145,7 +151,7 @@ class TokenRewardScorer(StepScorer):
         return _marked(self, ids, self.separator_id, self.separator, texts)
 
     def _read(self, encoded: Sequence[Encoded]) -> list[StepScores]:
-        logits = batching.logits_at_steps(self.model, encoded, self.tokenizer.pad_token_id)
+        logits = logits_at_steps(self.model, encoded, self.tokenizer.pad_token_id)
         return [StepScores(self.label.suspicion(row), np.array(item.tokens))
                 for row, item in zip(logits, encoded, strict=True)]
 
@@ -203,7 +209,7 @@ class MathShepherdScorer(StepScorer):
 
     def _read(self, encoded: Sequence[Encoded]) -> list[StepScores | ModelError]:
         pad_id = self.tokenizer.pad_token_id
-        logs = batching.logits_at_steps(self.model, encoded, pad_id, self.judgement_ids)
+        logs = logits_at_steps(self.model, encoded, pad_id, self.judgement_ids)
         read: list[StepScores | ModelError] = []
         label = Label(position=0, bad=False, alone=False)
         for row, item in zip(logs, encoded, strict=True):

@@ -12,8 +12,7 @@ from monitorlab.chapters.finetuning.train_arms import (
     task_table,
     train,
 )
-from monitorlab.finetuning.examples import verdict_examples
-from monitorlab.finetuning.recipe import PAPER, recipe_table
+from monitorlab.finetuning.recipe import PAPER, verdict_examples
 from monitorlab.finetuning.train import pair_losses, reply_loss
 from monitorlab.monitors.build import build_monitor
 from monitorlab.monitors.checks.program import CHECKS_FIRST, ChecksFirst
@@ -25,6 +24,6 @@ __all__ = [
     "BEYOND", "CHECKS_ALONE", "CHECKS_FIRST", "EVERY_ARM", "FINETUNED_VERDICTS", "FINETUNING",
     "PAPER", "SEEN_BY", "TIERS", "ChecksFirst", "ask_again", "base_model", "build_monitor",
     "figures", "load_prompt", "losses", "matrix", "own_benchmark", "pair_losses", "plan_tasks",
-    "published", "recipe_of", "recipe_table", "reply_loss", "score", "study", "task_table",
+    "published", "recipe_of", "reply_loss", "score", "study", "task_table",
     "train", "transfer", "verdict_examples",
 ]  # fmt: skip

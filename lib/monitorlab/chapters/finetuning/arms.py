@@ -19,8 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from monitorlab.benchmark.writing.corpus import COMPONENTS
 from monitorlab.chapters.finetuning.published import ALL_COMPONENTS, ARM_TITLES, ARMS, SEEN
 from monitorlab.evaluation.tradeoff import BASE
-from monitorlab.finetuning.examples import Example, verdict_examples
-from monitorlab.finetuning.recipe import PAPER, Recipe
+from monitorlab.finetuning.recipe import PAPER, Example, Recipe, verdict_examples
 from monitorlab.monitors.checks.program import CHECKS_FIRST
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.monitors.prompts import Prompt
@@ -142,7 +141,7 @@ def arm_examples(
     Raises
     ------
     MonitorError
-        As :func:`monitorlab.finetuning.examples.verdict_examples`, or if every pair is too long.
+        As :func:`monitorlab.finetuning.recipe.verdict_examples`, or if every pair is too long.
     """
     recipe = recipe_of(arm, settings, 0)
     drawn = _arm_pairs(arm, corpus, rng)

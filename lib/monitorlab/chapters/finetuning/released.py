@@ -27,8 +27,7 @@ from monitorlab.chapters.finetuning.train_arms import Task, ask_arms, training_n
 from monitorlab.chapters.finetuning.transfer import longer
 from monitorlab.evaluation.rates import join
 from monitorlab.evaluation.tradeoff import BASE
-from monitorlab.finetuning.record import RECORD, read_training
-from monitorlab.finetuning.saved import load_finetuned
+from monitorlab.finetuning.saved import RECORD, load_finetuned, read_training
 from monitorlab.models import smollm2
 from monitorlab.models.loading import ADAPTER, Checkpoint
 from monitorlab.monitors.build import RELEASED, released_folder

@@ -19,11 +19,8 @@ from transformers import LlamaForCausalLM
 from monitorlab.chapters.finetuning.arms import EVERY_ARM, Arm, arm_examples, recipe_of
 from monitorlab.display import progress
 from monitorlab.evaluation.tradeoff import BASE
-from monitorlab.finetuning.batches import check_leaks
-from monitorlab.finetuning.examples import Example
-from monitorlab.finetuning.recipe import Recipe
-from monitorlab.finetuning.record import digest_examples, read_training
-from monitorlab.finetuning.saved import load_finetuned
+from monitorlab.finetuning.recipe import Example, Recipe, check_leaks, digest_examples
+from monitorlab.finetuning.saved import load_finetuned, read_training
 from monitorlab.finetuning.train import finetune
 from monitorlab.models import ModelSize, smollm2
 from monitorlab.models.loading import Checkpoint, load_causal
