@@ -66,6 +66,7 @@ BY_CELL = rates(JUDGED, by=("name", "cell"))
 def strict_and_closed() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ResourceWarning)  # of what other tests left behind
         yield
     plt.close("all")
 

