@@ -35,14 +35,13 @@ if TYPE_CHECKING:
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 # Errors that a user can act on, by name: what was not raised need not be imported.
-EXIT_CODES = {
-    "ArtifactError": 1, "RegressionError": 1, "RunError": 1, "SourceError": 1, "OSError": 1,
-    "ScenarioError": 1, "ExportError": 1, "ScoringError": 1, "StoreError": 1, "RealDataError": 1,
-    "CommandError": 1,
-    "RunIdError": 2, "MonitorError": 2, "ModelError": 2, "JudgedError": 2, "TableFileError": 2,
-    "LeakError": 2, "ScoreFileError": 2, "PolicyError": 2, "NotebookError": 2,
-    "ParameterError": 2, "RecordingError": 2, "QuestionError": 2, "PairError": 2,
-}
+EXIT_CODES = dict.fromkeys(
+    ("ArtifactError", "RegressionError", "RunError", "SourceError", "OSError", "ScenarioError",
+     "ExportError", "ScoringError", "StoreError", "RealDataError", "CommandError"), 1)
+EXIT_CODES |= dict.fromkeys(
+    ("RunIdError", "MonitorError", "ModelError", "JudgedError", "TableFileError", "LeakError",
+     "ScoreFileError", "PolicyError", "NotebookError", "ParameterError", "RecordingError",
+     "QuestionError", "PairError"), 2)
 _ELSEWHERE: dict[str, str] = {}  # function below `commands` that carries out a command
 
 
@@ -223,9 +222,8 @@ def _run(
          f"python -m monitorlab report --run-id {actual}")
 
 
-def _write_sweep(
-    rows: Sequence[Mapping[str, str | float]], given: Mapping[str, object], swept: Sequence[str]
-) -> None:
+def _write_sweep(rows: Sequence[Mapping[str, str | float]], given: Mapping[str, object],
+                 swept: Sequence[str]) -> None:
     """Write what a sweep measured as a CSV table and a page below `reports`."""
     import pandas as pd
     from markupsafe import Markup

@@ -146,11 +146,9 @@ class Plan:
         if self.risk in RISKS and not self.objective:
             object.__setattr__(self, "objective", KINDS[self.risk][2])
         statistics = ("", *(one.name for one in CANDIDATES))
-        for what, known in (
-            ("risk", RISKS), ("objective", OBJECTIVES), ("statistic", statistics),
-            ("calibrator", RANK_RULES), ("side", policies.SIDES), ("dtype", policies.DTYPES),
-            ("on_error", policies.ON_ERROR),
-        ):
+        for what, known in (("risk", RISKS), ("objective", OBJECTIVES), ("statistic", statistics),
+                            ("calibrator", RANK_RULES), ("side", policies.SIDES),
+                            ("dtype", policies.DTYPES), ("on_error", policies.ON_ERROR)):
             if getattr(self, what) not in known:
                 called = "orientation" if what == "side" else what
                 raise ScoreFileError(f"{called} is {getattr(self, what)!r}, expected one of "
@@ -167,10 +165,8 @@ class Plan:
                                  "expected more than 0.")
 
 
-def calibrate_file(
-    log: Path, *, out: Path, plan: Plan, columns: str = "", positive: str = "unsafe",
-    signal: str = "", group: str = "",
-) -> None:
+def calibrate_file(log: Path, *, out: Path, plan: Plan, columns: str = "", positive: str = "unsafe",
+                   signal: str = "", group: str = "") -> None:
     """Calibrate on a file, write what came out into a new folder, and say it.
 
     Parameters
@@ -499,11 +495,9 @@ def calibrate_log(log: Trajectories, plan: Plan, data: str = "") -> Calibrated:
     rules = {name: rule for name, rule in rules.items() if rule.k}
     rule = part.threshold(plan.level)
     others = peaks(log.take(learning).transformed(fitted)) if len(learning) else None
-    policy = Policy(
-        rule, fitted, rules, plan.side, plan.dtype, plan.on_error,
-        part.drift(min(one.value for one in (rule, *rules.values())), others),
-        log.name, data, scoring=plan.scoring,
-    )
+    policy = Policy(rule, fitted, rules, plan.side, plan.dtype, plan.on_error,
+                    part.drift(min(one.value for one in (rule, *rules.values())), others), log.name,
+                    data, scoring=plan.scoring)
     policy = policy.valid_for(plan.valid_days)
     rows = [{"group": name, **own.row(plan.level)} for name, own in strata.items()]
     estimates = part.estimates(rule, unlabelled.transformed(fitted))
@@ -535,9 +529,8 @@ def _halves(units: IntArray, times: int, seed: int) -> Iterator[Split]:
         yield order[:cut], order[cut:]
 
 
-def _choose(
-    part: Trajectories, units: IntArray, plan: Plan
-) -> tuple[running.Statistic, pd.DataFrame]:
+def _choose(part: Trajectories, units: IntArray,
+            plan: Plan) -> tuple[running.Statistic, pd.DataFrame]:
     """Take the candidate that serves the objective best, or the score itself.
 
     Half-samples differ from one another by about as much as the whole part differs from another
@@ -551,10 +544,8 @@ def _choose(
     methods = [Method(one.name, one, plan.calibrator, draws_ties=True)
                for one in (*CANDIDATES, *TRIVIAL)]
     _, dense = np.unique(units, return_inverse=True)
-    found = compare_methods(
-        part, methods, _halves(dense, SPLITS, plan.seed), levels=(plan.level,), delta=plan.delta,
-        risk=plan.risk,
-    )
+    found = compare_methods(part, methods, _halves(dense, SPLITS, plan.seed), levels=(plan.level,),
+                            delta=plan.delta, risk=plan.risk)
     measured = found.pivot(index="split", columns="method", values=plan.objective)
     gain = OBJECTIVES[plan.objective] * measured.sub(measured[CANDIDATES[0].name], axis=0)
     own = gain.drop(columns=[one.name for one in TRIVIAL])
@@ -615,21 +606,17 @@ class _Part:
         held_out, judged = self._held_out(level), alarms > 0
         if self.plan.risk != FALSE_ALARM:
             held_out, judged = judged, held_out
-        found = {
-            "level": level, "needed": rule.n_needed, "calibrating": rule.n,
-            "threshold": rule.value, "also": self.also(rule),
-            **self._rate("far", safe, held_out), **self._rate("power", unsafe, judged),
-            **self._mean("delay", unsafe & (alarms > 0), share),
-            **self._mean("restricted_delay", unsafe, share),
-        }
+        found = {"level": level, "needed": rule.n_needed, "calibrating": rule.n,
+                 "threshold": rule.value, "also": self.also(rule),
+                 **self._rate("far", safe, held_out), **self._rate("power", unsafe, judged),
+                 **self._mean("delay", unsafe & (alarms > 0), share),
+                 **self._mean("restricted_delay", unsafe, share)}
         base = self.base_rate
         right, wrong = np.array([base * found["power"], (1.0 - base) * found["far"]]) * (
             self.plan.per_day)
-        return found | {
-            "precision": right / total if (total := right + wrong) > 0 else math.nan,
-            "alarms_per_day": total, "false_alarms_per_day": wrong,
-            "base_rate": base, "per_day": self.plan.per_day, "higher": self.higher,
-        }
+        return found | {"precision": right / total if (total := right + wrong) > 0 else math.nan,
+                        "alarms_per_day": total, "false_alarms_per_day": wrong, "base_rate": base,
+                        "per_day": self.plan.per_day, "higher": self.higher}
 
     @cached_property
     def higher(self) -> float:
@@ -733,9 +720,8 @@ class _Part:
             alarms |= (fold == one) & rule.alarms(self.peaks, self.draws)
         return alarms
 
-    def _rate(
-        self, name: str, among: NDArray[np.bool_], event: NDArray[np.bool_]
-    ) -> dict[str, float]:
+    def _rate(self, name: str, among: NDArray[np.bool_],
+              event: NDArray[np.bool_]) -> dict[str, float]:
         """Share of sequences with an event, and its 95 % interval over units."""
         if not among.any():
             return _spread(name, *[math.nan] * 3)
@@ -745,9 +731,7 @@ class _Part:
         (low,), (high,) = counted.wilson()
         return _spread(name, counted.rate[0], low, high)
 
-    def _mean(
-        self, name: str, among: NDArray[np.bool_], values: FloatArray
-    ) -> dict[str, float]:
+    def _mean(self, name: str, among: NDArray[np.bool_], values: FloatArray) -> dict[str, float]:
         """Mean over sequences, and its 95 % interval by drawing units anew."""
         if not among.any():
             return _spread(name, *[math.nan] * 3)

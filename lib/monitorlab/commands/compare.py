@@ -158,10 +158,9 @@ class _Comparison:
                     table.to_csv(temporary / f"{name}.csv", index=False)
 
 
-def compare_files(
-    tables: list[Path], *, samples: Path, by: list[str] | None = None, out: Path | None = None,
-    seed: int = 2026, columns: str = "", bound: float | None = None,
-) -> None:
+def compare_files(tables: list[Path], *, samples: Path, by: list[str] | None = None,
+                  out: Path | None = None, seed: int = 2026, columns: str = "",
+                  bound: float | None = None) -> None:
     """Compare the monitors of some tables, and say and write what was found.
 
     Parameters
@@ -237,9 +236,8 @@ def read_tables(paths: Sequence[Path], columns: str = "") -> pd.DataFrame:
     return verdicts
 
 
-def compare_tables(
-    verdicts: pd.DataFrame, samples: pd.DataFrame, by: Sequence[str] = (), seed: int = 2026
-) -> _Comparison:
+def compare_tables(verdicts: pd.DataFrame, samples: pd.DataFrame, by: Sequence[str] = (),
+                   seed: int = 2026) -> _Comparison:
     """Compare monitors on the samples that they judged.
 
     Parameters
@@ -280,11 +278,10 @@ def compare_tables(
     measured = Bootstrap.of(once, np.random.default_rng(seed), metrics=("auroc",)).intervals()
     gaps = Paired.of(once, np.random.default_rng(seed), metrics=("auroc",)).differences()
     grouped = judged.assign(**{c: judged[c].astype("str").fillna("(none)") for c in by})
-    return _Comparison(
-        rates=rates(judged), groups=rates(grouped, (*by, "name")) if by else pd.DataFrame(),
-        tests=compare(once), auroc=measured, auroc_differences=gaps, judged=once, unit=unit,
-        units=int(judged["scenario_id"].nunique()),
-    )
+    return _Comparison(rates=rates(judged),
+                       groups=rates(grouped, (*by, "name")) if by else pd.DataFrame(),
+                       tests=compare(once), auroc=measured, auroc_differences=gaps, judged=once,
+                       unit=unit, units=int(judged["scenario_id"].nunique()))
 
 
 def _samples_to_tell(change: float, low: float, high: float, bound: float, n: int) -> str:

@@ -25,12 +25,11 @@ from monitorlab.storage.settings import ParameterError, split_assignments
 from monitorlab.storage.tables import CELLS
 
 
-def construct_pairs(
-    *, generator: str, out: Path, cells: str = "", option: Settings = None,
-    source: list[str] | None = None, judge: str = "", tries: Annotated[int, Option(min=2)] = 5,
-    limit: Annotated[int, Option(min=0)] = 0, max_calls: Annotated[int, Option(min=0)] = 0,
-    seed: int = 2026,
-) -> None:
+def construct_pairs(*, generator: str, out: Path, cells: str = "", option: Settings = None,
+                    source: list[str] | None = None, judge: str = "",
+                    tries: Annotated[int, Option(min=2)] = 5,
+                    limit: Annotated[int, Option(min=0)] = 0,
+                    max_calls: Annotated[int, Option(min=0)] = 0, seed: int = 2026) -> None:
     """Ask a model, judge its answers, and write the pairs with their manifest.
 
     The samples have no column split, so that whoever takes them deals scenarios to dev and test.
@@ -111,9 +110,8 @@ def construct_pairs(
          f"{place}, or run 03 -p SAMPLES_FILE={place}")
 
 
-def _questions(
-    sources: Sequence[str], cells: Sequence[str], limit: int, seed: int
-) -> list[pairs.Question]:
+def _questions(sources: Sequence[str], cells: Sequence[str], limit: int,
+               seed: int) -> list[pairs.Question]:
     """Questions of the wanted cells, not more than wanted of each; behind an @ stands the place.
 
     A place is the commit of a hub dataset, or a folder with the same columns.

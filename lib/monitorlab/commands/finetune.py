@@ -146,9 +146,8 @@ def _ordered_recipe(order: _Order) -> Recipe:
     return recipe
 
 
-def _gather(
-    order: _Order, seed: int, tell: Callable[[str], object]
-) -> tuple[pd.DataFrame, pd.DataFrame | None, set[str]]:
+def _gather(order: _Order, seed: int,
+            tell: Callable[[str], object]) -> tuple[pd.DataFrame, pd.DataFrame | None, set[str]]:
     """Read and choose the samples of an order.
 
     Returns
@@ -226,9 +225,7 @@ def _share_of(text: str) -> float:
     return share
 
 
-def _set_aside(
-    frame: pd.DataFrame, share: float, seed: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _set_aside(frame: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split off a share of the scenarios (of the pairs, the requests, where there is none)."""
     groups = _groups(frame, "scenario_id", "pair_id")
     names = groups.unique()
@@ -295,10 +292,8 @@ def finetune_file(order: _Order) -> None:
         tell(_result(order, done, held_out))
 
 
-def _train(
-    order: _Order, recipe: Recipe, train: pd.DataFrame, held_out: pd.DataFrame | None,
-    *, forbidden_scenarios: set[str], **shown: Any,
-) -> Trained:
+def _train(order: _Order, recipe: Recipe, train: pd.DataFrame, held_out: pd.DataFrame | None, *,
+           forbidden_scenarios: set[str], **shown: Any) -> Trained:
     from monitorlab.finetuning.recipe import verdict_examples
     from monitorlab.finetuning.train import finetune
 

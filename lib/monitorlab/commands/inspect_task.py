@@ -112,9 +112,8 @@ def reply_verdict(
 
 
 @task
-def misbehavior(
-    prompt: str = "direct", split: str = "test", cell: str = "", samples: str = ""
-) -> Task:
+def misbehavior(prompt: str = "direct", split: str = "test", cell: str = "",
+                samples: str = "") -> Task:
     """The benchmark: is the response in the prompt misbehaving?
 
     Parameters

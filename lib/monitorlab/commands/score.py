@@ -118,9 +118,8 @@ class Request:
         return (self.workers or 0) if self.engine == "ray" else 0
 
 
-def score_samples(
-    context: typer.Context, *, monitor: str, request: Request, option: Settings = None
-) -> None:
+def score_samples(context: typer.Context, *, monitor: str, request: Request,
+                  option: Settings = None) -> None:
     """Score a file with a monitor by name, and say what came out.
 
     Parameters
@@ -142,10 +141,8 @@ def score_samples(
         raise typer.Exit(NO_VERDICT)
 
 
-def score_file(
-    monitor: Monitor, frame: pd.DataFrame, request: Request,
-    build: Callable[[], Monitor] | None = None,
-) -> _Scoring:
+def score_file(monitor: Monitor, frame: pd.DataFrame, request: Request,
+               build: Callable[[], Monitor] | None = None) -> _Scoring:
     """Score the samples of a file and write the table of verdicts with its manifest.
 
     The table has the schema ``verdicts``, sorted by sample_id. Its column ``seconds`` is empty, so
@@ -447,9 +444,8 @@ SHOWN = 160  # characters of a reason that a line repeats
 THINKING = "thinking"  # the reader says so of a reply that ends inside it
 
 
-def _advise(
-    table: pd.DataFrame, settings: Mapping[str, Any], replies: Mapping[str, str] | None = None
-) -> list[str]:
+def _advise(table: pd.DataFrame, settings: Mapping[str, Any],
+            replies: Mapping[str, str] | None = None) -> list[str]:
     """Return one line per status that is no verdict: how many, mostly why, and what helps.
 
     Parameters
@@ -490,9 +486,8 @@ def _error_advice(reason: str) -> str:
                  if re.search(shape, reason)), "")
 
 
-def _truncated(
-    rows: pd.DataFrame, reason: str, settings: Mapping[str, Any], replies: Mapping[str, str]
-) -> str:
+def _truncated(rows: pd.DataFrame, reason: str, settings: Mapping[str, Any],
+               replies: Mapping[str, str]) -> str:
     """Tell a limit of ours from one of the server, and thinking from an answer."""
     if "prompt" in reason:  # not the reply was cut
         return f"{reason}: serve the model with a longer context, or shorten these samples"
@@ -544,10 +539,9 @@ class _Reading:
     unsure: int
 
 
-def reread(
-    store: VerdictStore, table: pd.DataFrame, samples: pd.DataFrame, *,
-    settings: Mapping[str, Any] | None = None, prompt: str = "", max_tokens: int = 0,
-) -> _Reading:
+def reread(store: VerdictStore, table: pd.DataFrame, samples: pd.DataFrame, *,
+           settings: Mapping[str, Any] | None = None, prompt: str = "",
+           max_tokens: int = 0) -> _Reading:
     """Read the replies in a store again; store and table stay as they are.
 
     Parameters
@@ -613,9 +607,8 @@ def reread(
                     {why: count for why, count in kept.items() if count}, unsure)
 
 
-def _kept(
-    old: Verdict | None, sample: Sample | None, answer: str, settings: Mapping[str, Any]
-) -> str:
+def _kept(old: Verdict | None, sample: Sample | None, answer: str,
+          settings: Mapping[str, Any]) -> str:
     """Why an answer is not read again; empty if it is."""
     if old is None or not old.reply:
         return "have no text: they were computed, or the reply is empty"
@@ -650,11 +643,9 @@ def _change(old: Verdict, new: Verdict) -> str:
     return f"{was} -> {now}" + (", another score" if was == now else "")
 
 
-def reread_file(
-    store: Path, *, table: Path, samples: Path, out: Path | None = None,
-    out_store: Path | None = None, prompt: str = "",
-    max_tokens: Annotated[int, Option(show_default=False)] = 0,
-) -> None:
+def reread_file(store: Path, *, table: Path, samples: Path, out: Path | None = None,
+                out_store: Path | None = None, prompt: str = "",
+                max_tokens: Annotated[int, Option(show_default=False)] = 0) -> None:
     """Read a store again and write the new readings as a new store and a new table.
 
     The old files stay. A new one that is there already stays too if it would be the same, so the

@@ -263,9 +263,8 @@ def score_steps(request: _Request) -> None:
          f"07 -p SCORES_FILE={place}")
 
 
-def _solved(
-    request: _Request, sequences: Sequence[RecordedSequence]
-) -> tuple[list[RecordedSequence], dict[str, str]]:
+def _solved(request: _Request,
+            sequences: Sequence[RecordedSequence]) -> tuple[list[RecordedSequence], dict[str, str]]:
     """Let the generator solve what has no steps; return the solved, and why others are not."""
     from monitorlab.signals.step_scores import split_steps
 
@@ -327,10 +326,8 @@ def _labelled(request: _Request, sequences: Sequence[RecordedSequence]) -> list[
     return [replace(one, label=labels.get(one.name, one.label)) for one in sequences]
 
 
-def _scored(
-    request: _Request, sequences: Sequence[RecordedSequence], verifier: _Verifier,
-    reading: _StepReading,
-) -> list[dict[str, Any]]:
+def _scored(request: _Request, sequences: Sequence[RecordedSequence], verifier: _Verifier,
+            reading: _StepReading) -> list[dict[str, Any]]:
     """Scores of each sequence, those of earlier runs included, or why it has none.
 
     Portions are always the same sequences, so that a batch, and with it the last digits of its
@@ -364,9 +361,7 @@ def _portion(scorer: Any, portion: Sequence[RecordedSequence]) -> dict[str, dict
             for name, one in zip(names, found, strict=True)}
 
 
-def _row(
-    one: RecordedSequence, found: Mapping[str, Any], verifier: _Verifier
-) -> dict[str, Any]:
+def _row(one: RecordedSequence, found: Mapping[str, Any], verifier: _Verifier) -> dict[str, Any]:
     """One sequence with lists; where both sides' turns are scored, the onset is the answer's."""
     onset = one.onset * (2 if verifier.identity.get("turns") == "both" else 1)
     row = {"signal": verifier.signal, "trajectory_id": one.name, "score": found["scores"],

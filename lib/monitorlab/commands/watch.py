@@ -45,10 +45,9 @@ def watch_stdin(policy: Path, *, mark: bool = False, evidence: Path | None = Non
     for warning in monitor.policy.warnings():
         complain(f"warning: {warning}")
     lines = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace")
-    bad = watch(
-        monitor, lines, functools.partial(print, flush=True), complain,
-        functools.partial(_mark, policy.expanduser()) if mark else lambda now: None,
-        functools.partial(_write_evidence, file) if file else lambda now: None)
+    bad = watch(monitor, lines, functools.partial(print, flush=True), complain,
+                functools.partial(_mark, policy.expanduser()) if mark else lambda now: None,
+                functools.partial(_write_evidence, file) if file else lambda now: None)
     if bad:
         raise CommandError(f"{bad} of the lines could not be used")
 
@@ -65,14 +64,10 @@ def _mark(path: Path, policy: Policy) -> None:
         echo(f"the policy or its page could not be marked: {error}", err=True)
 
 
-def watch(
-    monitor: OnlineMonitor,
-    lines: Iterable[str],
-    say: Callable[[str], object],
-    complain: Callable[[str], object],
-    changed: Callable[[Policy], object] = lambda policy: None,
-    keep: Callable[[OnlineMonitor], object] = lambda monitor: None,
-) -> int:
+def watch(monitor: OnlineMonitor, lines: Iterable[str], say: Callable[[str], object],
+          complain: Callable[[str], object],
+          changed: Callable[[Policy], object] = lambda policy: None,
+          keep: Callable[[OnlineMonitor], object] = lambda monitor: None) -> int:
     """Pass every line to the monitor, and say its alarms as they come.
 
     Parameters

@@ -261,9 +261,8 @@ class Paired:
         return told
 
 
-def _drawn(
-    data: Panel, metrics: Sequence[str], random: np.random.Generator, resamples: int
-) -> tuple[FloatArray, FloatArray]:
+def _drawn(data: Panel, metrics: Sequence[str], random: np.random.Generator,
+           resamples: int) -> tuple[FloatArray, FloatArray]:
     """Metrics on the sample, (metrics, monitors), and in resamples, with a last axis of them."""
     unknown = [metric for metric in metrics if metric not in METRICS]
     if unknown:
@@ -471,9 +470,8 @@ class CellDraws(Generic[Found]):
         return replace(parts[0], **together)
 
 
-def _by_cell(
-    judged: pd.DataFrame, names: Sequence[str], cells: Sequence[str], rng: np.random.Generator
-) -> Iterator[tuple[pd.DataFrame, np.random.Generator]]:
+def _by_cell(judged: pd.DataFrame, names: Sequence[str], cells: Sequence[str],
+             rng: np.random.Generator) -> Iterator[tuple[pd.DataFrame, np.random.Generator]]:
     """Rows of some arms in each cell, with a generator for it."""
     chosen = judged[judged["name"].isin(list(names))]
     for cell, random in zip(cells, rng.spawn(len(cells)), strict=True):
@@ -496,8 +494,7 @@ def in_order(table: pd.DataFrame, **orders: Iterable[object]) -> pd.DataFrame:
     places = {column: pd.Index(list(dict.fromkeys(values))) for column, values in orders.items()}
     return table.sort_values(
         list(orders), kind="stable", ignore_index=True,
-        key=lambda column: pd.Series(places[str(column.name)].get_indexer(column), column.index),
-    )
+        key=lambda column: pd.Series(places[str(column.name)].get_indexer(column), column.index))
 
 
 def split_rows(judged: pd.DataFrame, arms: Sequence[str], split: str) -> pd.DataFrame:
@@ -563,9 +560,8 @@ def curve_table(judged: pd.DataFrame, rng: np.random.Generator, by: str | None =
     return pd.DataFrame(rows)
 
 
-def _curve_row(
-    part: pd.DataFrame, units: ArrayLike, rng: np.random.Generator, n: int
-) -> dict[str, float]:
+def _curve_row(part: pd.DataFrame, units: ArrayLike, rng: np.random.Generator,
+               n: int) -> dict[str, float]:
     scores = part["score"].to_numpy(dtype=np.float64, na_value=np.nan)
     labels = part["label"].to_numpy(dtype=np.int64)
     scored = np.isfinite(scores) & (part["status"] == PARSED).to_numpy(bool)

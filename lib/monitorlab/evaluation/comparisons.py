@@ -281,9 +281,8 @@ class _Gaps(Clustered):
         return self._effect(d, mean**2 * (1 / 2 + d * d), self.discordant + mean / 2 - n * d * d)
 
 
-def _newcombe_paired(
-    both: ArrayLike, first: ArrayLike, second: ArrayLike, neither: ArrayLike, level: float = 0.95
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _newcombe_paired(both: ArrayLike, first: ArrayLike, second: ArrayLike, neither: ArrayLike,
+                     level: float = 0.95) -> tuple[FloatArray, FloatArray, FloatArray]:
     r"""Difference of two paired proportions with Newcombe's interval from Wilson limits.
 
     With Wilson limits :math:`l_i, u_i` of the two rates :math:`p_i` and their correlation
@@ -326,10 +325,9 @@ def _newcombe_paired(
     return difference, difference - below, difference + above
 
 
-def _test(
-    names: dict[str, Any], states: tuple[FloatArray, FloatArray, FloatArray, NDArray[np.intp]],
-    n_units: int, first: NDArray[np.intp], second: NDArray[np.intp], level: float,
-) -> pd.DataFrame:
+def _test(names: dict[str, Any],
+          states: tuple[FloatArray, FloatArray, FloatArray, NDArray[np.intp]], n_units: int,
+          first: NDArray[np.intp], second: NDArray[np.intp], level: float) -> pd.DataFrame:
     """Intervals and p-values for one kind of error, a row per pair of monitors."""
     wrong, right, failed, units = states
     member = csr_array((np.ones(len(units)), (units, np.arange(len(units)))), (n_units, len(units)))

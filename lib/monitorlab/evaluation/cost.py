@@ -94,15 +94,13 @@ def _cost_row(part: pd.DataFrame, base_rate: float, review_usd: float) -> dict[s
         alarms = base_rate * hit + (1 - base_rate) * cry
         return _ratio(means["usd"] + review_usd * alarms, base_rate * hit)
 
-    return {
-        "n": len(part), **means, "tpr": float(tpr), "far": float(far),
-        "caught_per_1000": float(1000 * base_rate * tpr),
-        "alarms_per_1000": float(1000 * (base_rate * tpr + (1 - base_rate) * far)),
-        "false_per_caught": _ratio((1 - base_rate) * far, base_rate * tpr),
-        "usd_per_caught": per_caught(tpr, far),
-        "usd_per_caught_low": per_caught(tpr_high, far_low),
-        "usd_per_caught_high": per_caught(tpr_low, far_high),
-    }
+    return {"n": len(part), **means, "tpr": float(tpr), "far": float(far),
+            "caught_per_1000": float(1000 * base_rate * tpr),
+            "alarms_per_1000": float(1000 * (base_rate * tpr + (1 - base_rate) * far)),
+            "false_per_caught": _ratio((1 - base_rate) * far, base_rate * tpr),
+            "usd_per_caught": per_caught(tpr, far),
+            "usd_per_caught_low": per_caught(tpr_high, far_low),
+            "usd_per_caught_high": per_caught(tpr_low, far_high)}
 
 
 def _ratio(above: Any, below: Any) -> float:
@@ -125,8 +123,7 @@ def _mean_at(part: pd.DataFrame, column: str, base_rate: float) -> float:
 BUDGETS = tuple(round(0.1 * step, 1) for step in range(11))
 
 
-def _cascade(cheap: pd.DataFrame, expensive: pd.DataFrame, low: float, high: float
-             ) -> pd.DataFrame:
+def _cascade(cheap: pd.DataFrame, expensive: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
     """Verdicts of a cascade of two monitors that have both judged the samples already.
 
     A cheap score above `high` is misbehavior; from `low` to `high`, or where the cheap verdict
@@ -196,9 +193,8 @@ def _matched(cheap: pd.DataFrame, expensive: pd.DataFrame) -> tuple[pd.DataFrame
     return first, second
 
 
-def cascade_sweep(cheap: pd.DataFrame, expensive: pd.DataFrame,
-                  budgets: Sequence[float] = BUDGETS, base_rate: float = 0.01,
-                  review_usd: float = 0.0) -> pd.DataFrame:
+def cascade_sweep(cheap: pd.DataFrame, expensive: pd.DataFrame, budgets: Sequence[float] = BUDGETS,
+                  base_rate: float = 0.01, review_usd: float = 0.0) -> pd.DataFrame:
     """Sweep the escalated share: bands chosen on dev, errors and cost measured on test.
 
     For each budget the band grows from the cheap monitor's threshold to both sides, as far as

@@ -85,9 +85,8 @@ def _corrected(miss: float, false: float, eta1: float, eta0: float) -> tuple[flo
             ((1.0 - eta1) * false - eta0 * hit) / determinant)
 
 
-def _worst_case(
-    counts: _Counts, eta1: float, eta0: float, worth: tuple[float, ...] = (1.0, 1.0)
-) -> dict[str, tuple[float, float]]:
+def _worst_case(counts: _Counts, eta1: float, eta0: float,
+                worth: tuple[float, ...] = (1.0, 1.0)) -> dict[str, tuple[float, float]]:
     """Smallest and largest MR and FAR over all choices of wrong labels; failed verdicts included.
 
     At most ``floor(eta * n)`` of the n samples with a label are relabelled, and every failed
@@ -187,9 +186,8 @@ def noise_bounds(judged: pd.DataFrame, etas: Sequence[Eta], unit: str = SCENARIO
     return pd.DataFrame(rows)
 
 
-def _bounds(
-    counts: _Counts, eta1: float, eta0: float, worth: tuple[float, ...]
-) -> Iterator[dict[str, Any]]:
+def _bounds(counts: _Counts, eta1: float, eta0: float,
+            worth: tuple[float, ...]) -> Iterator[dict[str, Any]]:
     sizes = counts.hits + counts.misses, counts.false_alarms + counts.passes
     errors = counts.misses, counts.false_alarms
     observed = [count / n for count, n in zip(errors, sizes, strict=True)]
@@ -203,14 +201,12 @@ def _bounds(
     ranges = _worst_case(counts, eta1, eta0, worth)
     for i, rate in enumerate(("mr", "far")):
         point, low, high = (float(np.clip(end[i], 0, 1)) for end in ends)
-        yield {
-            "rate": rate, "eta1": eta1, "eta0": eta0, "n": sizes[i], "n_failed": counts[4 + i],
-            "observed": observed[i], "corrected": point, "corrected_low": low,
-            "corrected_high": high, "consistent": bool(-1e-9 <= points[i] <= 1 + 1e-9),
-            "worst_low": ranges[rate][0], "worst_high": ranges[rate][1],
-            "outer_low": ranges[f"{rate}_interval"][0],
-            "outer_high": ranges[f"{rate}_interval"][1],
-        }
+        yield {"rate": rate, "eta1": eta1, "eta0": eta0, "n": sizes[i], "n_failed": counts[4 + i],
+               "observed": observed[i], "corrected": point, "corrected_low": low,
+               "corrected_high": high, "consistent": bool(-1e-9 <= points[i] <= 1 + 1e-9),
+               "worst_low": ranges[rate][0], "worst_high": ranges[rate][1],
+               "outer_low": ranges[f"{rate}_interval"][0],
+               "outer_high": ranges[f"{rate}_interval"][1]}
 
 
 def eta_from_agreement(disagreements: int, n: int, delta: float = 0.05) -> float:

@@ -59,9 +59,8 @@ BoolArray = NDArray[np.bool_]
 FAILED_SCORE = 2.0  # parsed scores lie in [0, 1]
 LEVELS = (0.01, 0.05, 0.1)
 # In expectation, and with probability 1 - delta.
-CALIBRATORS: Mapping[str, tuple[str, ...]] = {
-    SCENARIO: ("crc", "hoeffding_bentkus"), PAIR: ("crc", "binomial")
-}
+CALIBRATORS: Mapping[str, tuple[str, ...]] = {SCENARIO: ("crc", "hoeffding_bentkus"),
+                                              PAIR: ("crc", "binomial")}
 SCOPES = ("cell", "global")  # one threshold per cell, or one for all
 ALL = "all"
 TOO_MANY_FAILURES = "too_many_failures"
@@ -108,9 +107,8 @@ class _Rule(NamedTuple):
     n_needed: int
 
 
-def choose_rule(
-    scores: FloatArray, units: ArrayLike, level: float, calibrator: str, delta: float, unit: str
-) -> _Rule:
+def choose_rule(scores: FloatArray, units: ArrayLike, level: float, calibrator: str, delta: float,
+                unit: str) -> _Rule:
     """Choose a threshold from the operating scores of benign dev samples.
 
     Parameters
@@ -275,9 +273,8 @@ def _check_calibrator(calibrator: str, unit: str) -> None:
         )
 
 
-def _choose(
-    part: pd.DataFrame, scope: str, level: float, calibrator: str, delta: float, unit: str
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _choose(part: pd.DataFrame, scope: str, level: float, calibrator: str, delta: float,
+            unit: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """One row per cell and one for all, of one monitor at one level."""
     scores, units, cells = (part[name].to_numpy() for name in ("_score", "_unit", "cell"))
     dev, benign = (part["split"] == "dev").to_numpy(bool), (part["label"] == 0).to_numpy(bool)
@@ -294,16 +291,14 @@ def _choose(
         here, false, bad = rows & dev & benign, rows & ~dev & benign, rows & ~dev & ~benign
         _, place = np.unique(units[false], return_inverse=True)
         n, cried = np.bincount(place), np.bincount(place, alarms[false].astype(float))
-        yield name, {
-            "threshold": rule.value if rule else np.nan,
-            "state": rule.state if rule else PER_CELL,
-            "n_dev": int(here.sum()), "dev_units": len(np.unique(units[here])),
-            "n_needed": rule.n_needed if rule else pd.NA,
-            "dev_far": float(alarms[here].mean()) if here.any() else np.nan,
-            "n_test": int(false.sum()), "far": Clustered.of(cried, n),
-            "far_scenarios": float((cried / n).mean()) if len(n) else np.nan,
-            "mr": Clustered.of_samples(~alarms[bad], units[bad]),
-        }
+        yield name, {"threshold": rule.value if rule else np.nan,
+                     "state": rule.state if rule else PER_CELL, "n_dev": int(here.sum()),
+                     "dev_units": len(np.unique(units[here])),
+                     "n_needed": rule.n_needed if rule else pd.NA,
+                     "dev_far": float(alarms[here].mean()) if here.any() else np.nan,
+                     "n_test": int(false.sum()), "far": Clustered.of(cried, n),
+                     "far_scenarios": float((cried / n).mean()) if len(n) else np.nan,
+                     "mr": Clustered.of_samples(~alarms[bad], units[bad])}
 
 
 def _with_limits(table: pd.DataFrame) -> pd.DataFrame:
@@ -461,9 +456,8 @@ def resplit_check(judged: pd.DataFrame, level: float, calibrator: str = "crc", s
     return pd.DataFrame(rows)
 
 
-def _by_scenario(
-    scores: FloatArray, dev: BoolArray, code: IntArray, level: float, calibrator: str, delta: float
-) -> dict[str, float]:
+def _by_scenario(scores: FloatArray, dev: BoolArray, code: IntArray, level: float, calibrator: str,
+                 delta: float) -> dict[str, float]:
     """Thresholds by scenario on many splits: mean losses are one matrix product."""
     _, losses = _scenario_losses(scores, code)
     here, rest, sizes = dev.sum(axis=1), ~dev, np.bincount(code)
@@ -476,9 +470,8 @@ def _by_scenario(
                     (unknown, unknown, unknown))
 
 
-def _by_pair(
-    scores: FloatArray, dev: BoolArray, level: float, calibrator: str, delta: float
-) -> dict[str, float]:
+def _by_pair(scores: FloatArray, dev: BoolArray, level: float, calibrator: str,
+             delta: float) -> dict[str, float]:
     n, k, false = _resplit_alarms(scores, dev, level, calibrator, delta)
     m = len(scores) - n
     used = m > 0
@@ -486,21 +479,17 @@ def _by_pair(
                     _expected_far(n[used], m[used], k[used], level))
 
 
-def _summary(
-    far: FloatArray, n: IntArray, m: IntArray, level: float, expected: Sequence[FloatArray]
-) -> dict[str, float]:
+def _summary(far: FloatArray, n: IntArray, m: IntArray, level: float,
+             expected: Sequence[FloatArray]) -> dict[str, float]:
     names = ("mean_far_expected", "exceed_expected", "true_exceed_expected")
-    return {
-        "n_dev": float(n.mean()), "n_test": float(m.mean()), "mean_far": float(far.mean()),
-        "far_q10": float(np.quantile(far, 0.1)), "far_q90": float(np.quantile(far, 0.9)),
-        "exceed": float(np.mean(far > level + 1e-12)),
-        **{name: float(values.mean()) for name, values in zip(names, expected, strict=True)},
-    }
+    return {"n_dev": float(n.mean()), "n_test": float(m.mean()), "mean_far": float(far.mean()),
+            "far_q10": float(np.quantile(far, 0.1)), "far_q90": float(np.quantile(far, 0.9)),
+            "exceed": float(np.mean(far > level + 1e-12)),
+            **{name: float(values.mean()) for name, values in zip(names, expected, strict=True)}}
 
 
-def _resplit_alarms(
-    scores: FloatArray, dev: BoolArray, level: float, calibrator: str, delta: float = 0.1
-) -> tuple[IntArray, IntArray, IntArray]:
+def _resplit_alarms(scores: FloatArray, dev: BoolArray, level: float, calibrator: str,
+                    delta: float = 0.1) -> tuple[IntArray, IntArray, IntArray]:
     """Calibrate on many splits of the same benign scores at once.
 
     Parameters
@@ -530,9 +519,8 @@ def _resplit_alarms(
     return n, k, alarms - own
 
 
-def _expected_far(
-    n_dev: ArrayLike, n_test: ArrayLike, rank: ArrayLike, level: float
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _expected_far(n_dev: ArrayLike, n_test: ArrayLike, rank: ArrayLike,
+                  level: float) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Exchangeable reference: mean test FAR, P(test FAR > level) and P(true FAR > level).
 
     Parameters

@@ -217,10 +217,8 @@ def rates(judged: pd.DataFrame, by: Sequence[str] = ("name",), level: float = 0.
     return table.assign(**{status: sums[status] for status in FAILURES})
 
 
-def _rate_columns(
-    rate: str, events: FloatArray, said: FloatArray, n: FloatArray, group: NDArray[np.intp],
-    groups: int, level: float,
-) -> dict[str, FloatArray]:
+def _rate_columns(rate: str, events: FloatArray, said: FloatArray, n: FloatArray,
+                  group: NDArray[np.intp], groups: int, level: float) -> dict[str, FloatArray]:
     """Columns of one rate, from its counts per unit."""
     passed = said - events  # kept exact, so that no rate exceeds 1 where draws weigh 1/3
     own = Clustered.of(events, said, group, groups)
@@ -239,9 +237,7 @@ def _rate_columns(
     }  # fmt: skip
 
 
-def _correlation(
-    units: pd.DataFrame, table: pd.DataFrame, group: NDArray[np.intp]
-) -> FloatArray:
+def _correlation(units: pd.DataFrame, table: pd.DataFrame, group: NDArray[np.intp]) -> FloatArray:
     """Correlation over units of what each adds to the miss rate and to the false alarm rate."""
     mr, far = (table[rate].fillna(0).to_numpy()[group] for rate in ("mr", "far"))
     miss = units["missed"].to_numpy() - mr * units["said_misbehaving"].to_numpy()
@@ -254,10 +250,8 @@ def _correlation(
 def _combined_columns(table: pd.DataFrame, together: FloatArray) -> dict[str, FloatArray]:
     """g-mean squared and balanced accuracy, with intervals from the limits of MR and FAR."""
     caught, passed = (1 - table[rate].to_numpy() for rate in ("mr", "far"))
-    values = {
-        "g2": (caught * passed, passed, caught),
-        "balanced_accuracy": ((caught + passed) / 2, 0.5, 0.5),
-    }
+    values = {"g2": (caught * passed, passed, caught),
+              "balanced_accuracy": ((caught + passed) / 2, 0.5, 0.5)}
     columns = {}
     for name, (value, slope_mr, slope_far) in values.items():
         columns[name] = value

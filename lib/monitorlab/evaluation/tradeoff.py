@@ -117,9 +117,8 @@ def pareto_front(rates: pd.DataFrame) -> NDArray[np.bool_]:
     return ~beaten & np.isfinite(points).all(axis=1)
 
 
-def detection(
-    mr: ArrayLike, far: ArrayLike, n_bad: ArrayLike, n_benign: ArrayLike
-) -> tuple[FloatArray, FloatArray]:
+def detection(mr: ArrayLike, far: ArrayLike, n_bad: ArrayLike,
+              n_benign: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Discrimination d' and criterion c of rates.
 
     Rates of 0 and 1 have no z: every rate is (count + 1/2) / (n + 1), as Hautus (1995) proposes.
@@ -197,8 +196,7 @@ def decompose(judged: pd.DataFrame) -> _Decomposition:
     areas = first_draws(judged).groupby("name", sort=False)[list(judged.columns)].apply(_area_of)
     d, c = detection(table["mr"], table["far"], table["n_bad"], table["n_benign"])
     table = table[["name", "alarm_rate", "mr", "far"]].assign(
-        d_prime=d, criterion=c, auroc=areas.reindex(table["name"]).to_numpy(dtype=np.float64)
-    )
+        d_prime=d, criterion=c, auroc=areas.reindex(table["name"]).to_numpy(dtype=np.float64))
     many = len(table) > 1
     var_d, var_c = (float(np.var(v, ddof=1)) if many else np.nan for v in (d, c))
     spread = 2 * var_c + var_d / 2
@@ -214,9 +212,8 @@ def _area_of(part: pd.DataFrame) -> float:
     return auroc(scored["score"].to_numpy(dtype=np.float64), scored["label"].to_numpy())
 
 
-def _split_change(
-    before: tuple[FloatArray, FloatArray], after: tuple[FloatArray, FloatArray]
-) -> dict[str, FloatArray]:
+def _split_change(before: tuple[FloatArray, FloatArray],
+                  after: tuple[FloatArray, FloatArray]) -> dict[str, FloatArray]:
     """Split changes of MR and FAR into discrimination and criterion.
 
     Parameters
@@ -312,10 +309,8 @@ def discrimination_or_threshold(
     return _with_readings(in_order(pd.concat(tables), arm=others, cell=cells))
 
 
-def _of_cell(
-    part: pd.DataFrame, names: Sequence[str], draws: FloatArray, area: FloatArray,
-    area_draws: NDArray[np.floating],
-) -> pd.DataFrame:
+def _of_cell(part: pd.DataFrame, names: Sequence[str], draws: FloatArray, area: FloatArray,
+             area_draws: NDArray[np.floating]) -> pd.DataFrame:
     """Changes in one cell.
 
     `draws` is (metrics, names, resamples), the base first; `area` holds the changes of AUROC of the
@@ -345,11 +340,9 @@ def _with_readings(table: pd.DataFrame) -> pd.DataFrame:
     low, high = (np.where(scored, table[f"auroc_change_{end}"], table[f"d_prime_change_{end}"])
                  for end in ("low", "high"))
     moved = table["criterion_change_low"] > 0, table["criterion_change_high"] < 0
-    return table.assign(
-        measured_by=np.where(scored, "auroc", "d_prime"),
-        discrimination=np.select([low > 0, high < 0], [BETTER, WORSE], UNCLEAR),
-        criterion_moved=np.select(list(moved), [FEWER, MORE], UNCLEAR),
-    )
+    return table.assign(measured_by=np.where(scored, "auroc", "d_prime"),
+                        discrimination=np.select([low > 0, high < 0], [BETTER, WORSE], UNCLEAR),
+                        criterion_moved=np.select(list(moved), [FEWER, MORE], UNCLEAR))
 
 
 def shift_of_rates(frame: pd.DataFrame, pairs: Mapping[str, int]) -> pd.DataFrame:

@@ -28,9 +28,8 @@ from monitorlab.storage.files import quick_jsonschema
 from monitorlab.storage.settings import ParameterError, Setting, Value
 
 
-def check_parameters(
-    given: Mapping[str, object], known: Mapping[str, Sequence[Setting]]
-) -> dict[str, dict[str, Value]]:
+def check_parameters(given: Mapping[str, object],
+                     known: Mapping[str, Sequence[Setting]]) -> dict[str, dict[str, Value]]:
     """Distribute values over notebooks and check every type.
 
     Parameters
@@ -256,10 +255,9 @@ def _parse(path: Path, data: bytes) -> Notebook:
         raise NotebookError(f"{path.name}: the first cell must be markdown and start with `# `")
     title, claim, about = read_first_cell(cells[0].source)
     tables = _read_tables(cells[1].source) if len(cells) > 1 else {}
-    return Notebook(
-        path, int(path.stem[:2]), title, claim, about, tables.get("Reads", ()),
-        tables.get("Writes", ()), _read_parameters(path, cells), cells,
-        hashlib.sha256(data).hexdigest(), instead=tables.get("Instead", ()))
+    return Notebook(path, int(path.stem[:2]), title, claim, about, tables.get("Reads", ()),
+                    tables.get("Writes", ()), _read_parameters(path, cells), cells,
+                    hashlib.sha256(data).hexdigest(), instead=tables.get("Instead", ()))
 
 
 def select(notebooks: Sequence[Notebook], names: Iterable[str]) -> tuple[Notebook, ...]:
@@ -282,9 +280,7 @@ def select(notebooks: Sequence[Notebook], names: Iterable[str]) -> tuple[Noteboo
     return tuple(n for n in notebooks if not wanted or n.stem in wanted)
 
 
-def with_inputs(
-    chosen: Sequence[Notebook], notebooks: Sequence[Notebook]
-) -> tuple[Notebook, ...]:
+def with_inputs(chosen: Sequence[Notebook], notebooks: Sequence[Notebook]) -> tuple[Notebook, ...]:
     """Return `chosen` and every notebook that they read, directly or not, in the order to run."""
     wanted, ordered = {n.stem for n in chosen}, _in_order(notebooks)
     for notebook in reversed(ordered):

@@ -32,10 +32,8 @@ from monitorlab.storage.files import (
 )
 from monitorlab.storage.manifests import ArtifactError
 
-_WHY_AGAIN = {
-    "missing": "it has not been run yet", "failed": "its last execution failed",
-    "interrupted": "its last execution was interrupted",
-}
+_WHY_AGAIN = {"missing": "it has not been run yet", "failed": "its last execution failed",
+              "interrupted": "its last execution was interrupted"}
 _PART = re.compile(r"\.(?P<stem>.+)\.\d+\.part")
 
 
@@ -283,10 +281,8 @@ def run_states(runs: Path, run_id: str, notebooks: Sequence[Notebook]) -> tuple[
     )
 
 
-def _state(
-    runs: Path, run_id: str, notebook: Notebook, notebooks: Sequence[Notebook],
-    records: Mapping[str, RunRecord | None],
-) -> State:
+def _state(runs: Path, run_id: str, notebook: Notebook, notebooks: Sequence[Notebook],
+           records: Mapping[str, RunRecord | None]) -> State:
     record = records[notebook.stem]
     if record is None:
         return State(notebook, "missing")
@@ -313,10 +309,8 @@ def _state(
     return State(notebook, status, reason, record, headline)
 
 
-def _why_stale(
-    folder: Path, record: RunRecord, notebook: Notebook, notebooks: Sequence[Notebook],
-    records: Mapping[str, RunRecord | None],
-) -> str:
+def _why_stale(folder: Path, record: RunRecord, notebook: Notebook, notebooks: Sequence[Notebook],
+               records: Mapping[str, RunRecord | None]) -> str:
     if notebook not in notebooks:
         return "its source is no longer among the notebooks"
     if record.digest != notebook.digest:

@@ -131,10 +131,9 @@ class Options:
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
-def run_notebooks(
-    notebooks: Sequence[Notebook], given: Mapping[str, object], options: Options | None = None,
-    among: Sequence[Notebook] | None = None,
-) -> tuple[RunRecord, ...]:
+def run_notebooks(notebooks: Sequence[Notebook], given: Mapping[str, object],
+                  options: Options | None = None,
+                  among: Sequence[Notebook] | None = None) -> tuple[RunRecord, ...]:
     """Execute notebooks in the given order.
 
     Parameters
@@ -183,10 +182,9 @@ def run_notebooks(
         return work.one_by_one() if options.jobs == 1 else work.side_by_side()
 
 
-def sweep(
-    notebooks: Sequence[Notebook], given: Mapping[str, object],
-    swept: Mapping[str, Sequence[str]], options: Options, among: Sequence[Notebook],
-) -> tuple[dict[str, str | float], ...]:
+def sweep(notebooks: Sequence[Notebook], given: Mapping[str, object],
+          swept: Mapping[str, Sequence[str]], options: Options,
+          among: Sequence[Notebook]) -> tuple[dict[str, str | float], ...]:
     """Execute notebooks once for every combination of values, each as a run of its own.
 
     Parameters
@@ -277,8 +275,7 @@ class _Work:
         try:
             while working or (waiting and failed is None):
                 missing = {n.stem for n in [*waiting, *(w.notebook for w in working.values())]}
-                ready = [n for n in waiting
-                         if not missing.intersection(n.dependencies(self.among))]
+                ready = [n for n in waiting if not missing.intersection(n.dependencies(self.among))]
                 if ready and failed is None and len(working) < self.options.jobs:
                     waiting.remove(ready[0])
                     record = self.fresh(ready[0])
@@ -357,9 +354,8 @@ class _Worker:
         self.process.join()
 
 
-def _execute_and_say(
-    says: Connection, notebook: Notebook, values: Mapping[str, Value], options: Options
-) -> None:
+def _execute_and_say(says: Connection, notebook: Notebook, values: Mapping[str, Value],
+                     options: Options) -> None:
     """Execute in this process, which ends when the one that holds the run is no more."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(signal, "SIGHUP"):
@@ -379,9 +375,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _execute(
-    notebook: Notebook, values: Mapping[str, Value], options: Options, label: str = ""
-) -> RunRecord:
+def _execute(notebook: Notebook, values: Mapping[str, Value], options: Options,
+             label: str = "") -> RunRecord:
     """Execute one notebook with checked parameter values and leave its record.
 
     Raises
@@ -389,9 +384,8 @@ def _execute(
     RunError
         If it did not run to its end; its record and executed copy are written all the same.
     """
-    record = dataclasses.replace(
-        _begin(notebook, values, options, _digest_project(options.root)),
-        commit=runs.git_commit(options.root), process=options.runner)
+    record = dataclasses.replace(_begin(notebook, values, options, _digest_project(options.root)),
+                                 commit=runs.git_commit(options.root), process=options.runner)
     target = executed_path(options.runs, record.run_id, notebook.stem)
     folder = options.runs / record.run_id / notebook.stem
     start = time.perf_counter()
@@ -428,9 +422,8 @@ def _execute(
     return record
 
 
-def _begin(
-    notebook: Notebook, values: Mapping[str, Value], options: Options, project: str
-) -> RunRecord:
+def _begin(notebook: Notebook, values: Mapping[str, Value], options: Options,
+           project: str) -> RunRecord:
     """Return the record that an execution begins with, after a look at what cannot be.
 
     Raises
@@ -494,9 +487,8 @@ def _named_digest(value: str, root: Path) -> str | None:
     return None
 
 
-def _check_inputs(
-    notebook: Notebook, among: Sequence[Notebook], begun: Mapping[str, RunRecord], folder: Path
-) -> None:
+def _check_inputs(notebook: Notebook, among: Sequence[Notebook], begun: Mapping[str, RunRecord],
+                  folder: Path) -> None:
     """Refuse a notebook whose inputs are not there; those that run in the same go will be."""
     mine = begun[notebook.stem]
     given = mine.parameters.get("SEED")
@@ -513,9 +505,7 @@ def _check_inputs(
                                 f"first what is missing or out of date): {error}") from error
 
 
-def _check_input_parameters(
-    wanted: RunRecord, values: Mapping[str, Value], folder: Path
-) -> None:
+def _check_input_parameters(wanted: RunRecord, values: Mapping[str, Value], folder: Path) -> None:
     """Refuse to replace a complete input only because this command leaves a parameter out."""
     done = None
     with suppress(ArtifactError):
@@ -560,10 +550,8 @@ def _signals_wait() -> Iterator[None]:
             signal.raise_signal(waiting[0])
 
 
-def _run_in(
-    workplace: Path, notebook: Notebook, values: Mapping[str, Value], options: Options, label: str,
-    profile: str,
-) -> CellFailure | None:
+def _run_in(workplace: Path, notebook: Notebook, values: Mapping[str, Value], options: Options,
+            label: str, profile: str) -> CellFailure | None:
     """Execute inside a folder of its own; return the failure instead of raising it."""
     source, output = workplace / "source.ipynb", workplace / "output.ipynb"
     notebook.write(source)
@@ -572,9 +560,8 @@ def _run_in(
         return _call_papermill(source, output, values, options, label)
 
 
-def _call_papermill(
-    source: Path, output: Path, values: Mapping[str, Value], options: Options, label: str
-) -> CellFailure | None:
+def _call_papermill(source: Path, output: Path, values: Mapping[str, Value], options: Options,
+                    label: str) -> CellFailure | None:
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
@@ -625,11 +612,8 @@ def _failure(output: Path, error: str, message: str, source: str | None = None) 
 
 # glibc returns large blocks to the system after every tensor; keeping them makes training on a
 # CPU 1.3 to 2 times faster, because page faults dominate otherwise. Read before Python starts.
-_ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": "4000000000",
-    "MALLOC_TRIM_THRESHOLD_": "8000000000",
-    "MALLOC_TOP_PAD_": "268435456",
-}
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000",
+              "MALLOC_TOP_PAD_": "268435456"}
 _FIXED = {"PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -702,10 +686,8 @@ class RegressionError(AssertionError):
     """A golden notebook that cannot be frozen, or a metric that left its tolerance."""
 
 
-def freeze(
-    notebooks: Sequence[Notebook], golden: Path, options: Options | None = None,
-    report: Callable[[str], None] = print,
-) -> tuple[Path, ...]:
+def freeze(notebooks: Sequence[Notebook], golden: Path, options: Options | None = None,
+           report: Callable[[str], None] = print) -> tuple[Path, ...]:
     """Execute notebooks with their own defaults and write golden copies.
 
     Parameters
@@ -808,9 +790,8 @@ def _unstable_outputs(document: Any) -> list[str]:
     return found
 
 
-def _freeze_metrics(
-    measured: Mapping[str, Mapping[str, float]], path: Path, report: Callable[[str], None] = print
-) -> None:
+def _freeze_metrics(measured: Mapping[str, Mapping[str, float]], path: Path,
+                    report: Callable[[str], None] = print) -> None:
     """Write measured values as references, keeping the tolerances that a person has set.
 
     A new metric gets a tolerance of 5 %, at least 0.01, and a line that asks for a better one.

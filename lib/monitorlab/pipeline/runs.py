@@ -394,9 +394,8 @@ class Run:
         digest = files.digest_json(_whole(fingerprint))
         return folder / f"{checked_name(name, 'checkpoint')}-{digest[:12]}"
 
-    def checkpoint(
-        self, name: str, fingerprint: Mapping[str, Any], build: Callable[[Path], None]
-    ) -> Path:
+    def checkpoint(self, name: str, fingerprint: Mapping[str, Any],
+                   build: Callable[[Path], None]) -> Path:
         """Return a checkpoint folder, building it only when its fingerprint is new.
 
         Fingerprint and content are recorded in the manifest.

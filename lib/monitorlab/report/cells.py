@@ -111,8 +111,7 @@ class Renderer:
                 anchor = self.new_anchor(self.plain_text(inline.content))
                 token.attrSet("id", anchor)
                 html = parser.renderer.render([inline], parser.options, environment)
-                self.headings.append(
-                    _Heading(int(token.tag[1]), anchor, Markup(_clean_html(html))))
+                self.headings.append(_Heading(int(token.tag[1]), anchor, Markup(_clean_html(html))))
         return _clean_html(parser.renderer.render(tokens, parser.options, environment))
 
     @staticmethod
@@ -223,9 +222,8 @@ def _parser(trusted: bool) -> MarkdownIt:
     return parser
 
 
-def _math_rule(
-    tokens: Sequence[Token], index: int, options: Any, environment: Any, display: bool = False
-) -> str:
+def _math_rule(tokens: Sequence[Token], index: int, options: Any, environment: Any,
+               display: bool = False) -> str:
     return str(environment["renderer"]._math(tokens[index].content, display))
 
 
@@ -411,12 +409,11 @@ def _clean_html(html: str) -> str:
 def _cleaner() -> nh3.Cleaner:
     attributes = {tag: set(names.split()) for tag, names in _HTML["attributes"].items()}
     attributes |= {tag: _MATHML_ATTRIBUTES | {"alttext"} for tag in _MATHML["parts"]}
-    return nh3.Cleaner(
-        tags=_TAGS, clean_content_tags=set(), attributes=attributes,
-        attribute_filter=_keep_attribute,
-        filter_style_properties=set(_HTML["style_properties"].split()),
-        url_schemes={"http", "https", "mailto", "data"}, link_rel="noopener noreferrer",
-    )
+    return nh3.Cleaner(tags=_TAGS, clean_content_tags=set(), attributes=attributes,
+                       attribute_filter=_keep_attribute,
+                       filter_style_properties=set(_HTML["style_properties"].split()),
+                       url_schemes={"http", "https", "mailto", "data"},
+                       link_rel="noopener noreferrer")
 
 
 def _keep_attribute(tag: str, name: str, value: str) -> str | None:

@@ -64,17 +64,15 @@ def _make_card(state: State, runs: Path, run_id: str, document: Any) -> dict[str
     thumbnail, alt = _thumbnail(runs / run_id / notebook.stem, document)
     failure = record.failure if record else None
     where = f"cell [{failure.cell}] `{failure.line}`: " if failure and failure.cell else ""
-    return {
-        "stem": notebook.stem, "number": f"{notebook.number:02d}",
-        "title": Markup(Renderer.inline_html(notebook.title)),
-        "plain_title": Renderer.plain_text(notebook.title),
-        "claim": Markup(Renderer.inline_html(notebook.claim)),
-        "status": state.status, "status_word": _STATUS_WORDS.get(state.status, state.status),
-        "reason": where + state.reason, "headline": state.headline,
-        "thumbnail": thumbnail, "thumbnail_alt": alt,
-        "seconds": _duration(record.seconds) if record and record.seconds else "",
-        "href": f"{notebook.stem}.html" if document is not None else "",
-    }
+    return {"stem": notebook.stem, "number": f"{notebook.number:02d}",
+            "title": Markup(Renderer.inline_html(notebook.title)),
+            "plain_title": Renderer.plain_text(notebook.title),
+            "claim": Markup(Renderer.inline_html(notebook.claim)), "status": state.status,
+            "status_word": _STATUS_WORDS.get(state.status, state.status),
+            "reason": where + state.reason, "headline": state.headline, "thumbnail": thumbnail,
+            "thumbnail_alt": alt,
+            "seconds": _duration(record.seconds) if record and record.seconds else "",
+            "href": f"{notebook.stem}.html" if document is not None else ""}
 
 
 def _thumbnail(folder: Path, document: Any) -> tuple[str, str]:
@@ -132,8 +130,7 @@ def _run_facts(run_id: str, states: Sequence[State]) -> dict[str, str]:
         "seed": all_of([str(r.parameters["SEED"]) for r in known if "SEED" in r.parameters]),
         "commit": all_of([r.commit for r in known]),
         "date": finished and f"{datetime.datetime.fromisoformat(finished):%-d %B %Y, %H:%M UTC}",
-        "time": _duration(sum(r.seconds for r in known)),
-    }
+        "time": _duration(sum(r.seconds for r in known))}
     return {name: value for name, value in facts.items() if value}
 
 
@@ -310,13 +307,11 @@ def _cell_view(cell: Any, number: int, renderer: Renderer) -> dict[str, Any]:
     tags = cell.metadata.get("tags", [])
     label = _label(cell.source, tags)
     seconds = cell.metadata.get("papermill", {}).get("duration") or 0.0
-    return {
-        "kind": "code", "html": Markup(Renderer.code_html(cell.source)), "number": number,
-        "label": label, "folded": label == "imports" or "hide-input" in tags,
-        "failed": any(output["output_type"] == "error" for output in cell.outputs),
-        "seconds": _duration(seconds) if seconds >= 1 else "",
-        "outputs": tuple(Markup(html) for html in renderer.outputs_html(cell.outputs)),
-    }
+    return {"kind": "code", "html": Markup(Renderer.code_html(cell.source)), "number": number,
+            "label": label, "folded": label == "imports" or "hide-input" in tags,
+            "failed": any(output["output_type"] == "error" for output in cell.outputs),
+            "seconds": _duration(seconds) if seconds >= 1 else "",
+            "outputs": tuple(Markup(html) for html in renderer.outputs_html(cell.outputs))}
 
 
 def _label(source: str, tags: Sequence[str]) -> str:

@@ -201,9 +201,8 @@ def _area(part: pd.DataFrame, random: np.random.Generator) -> dict[str, float]:
 # Pairs ------------------------------------------------------------------------------------
 
 
-def _pairs(
-    samples: pd.DataFrame, judged: pd.DataFrame, random: np.random.Generator
-) -> dict[str, Any]:
+def _pairs(samples: pd.DataFrame, judged: pd.DataFrame,
+           random: np.random.Generator) -> dict[str, Any]:
     """Pairs of the test split, drawn by cell, with what every monitor said of both sides.
 
     Fewer are drawn where their texts would make the page too heavy.
@@ -245,12 +244,10 @@ def _said(row: Mapping[str, Any]) -> dict[str, Any]:
         return {"words": row["status"], "error": "", "score": "", "evidence": ""}
     alarm, bad = bool(row["verdict"]), row["label"] == 1
     evidence = "" if pd.isna(row["evidence"]) else str(row["evidence"])
-    return {
-        "words": "alarm" if alarm else "silent",
-        "error": "" if alarm == bad else "miss" if bad else "false alarm",
-        "score": "" if pd.isna(row["score"]) else f"{row['score']:.2f}",
-        "evidence": evidence if len(evidence) <= 160 else evidence[:159] + "…",
-    }
+    return {"words": "alarm" if alarm else "silent",
+            "error": "" if alarm == bad else "miss" if bad else "false alarm",
+            "score": "" if pd.isna(row["score"]) else f"{row['score']:.2f}",
+            "evidence": evidence if len(evidence) <= 160 else evidence[:159] + "…"}
 
 
 # Explorer ---------------------------------------------------------------------------------
@@ -301,8 +298,7 @@ def _explore(name: str, part: pd.DataFrame) -> dict[str, Any]:
                    f"{events}_high": np.round(high, 3).tolist()}
     rows = spans(points, ["far", "mr"]).assign(
         place=[int(np.searchsorted(grid, value)) if value <= 1 else -1 for value in chosen],
-        promise=[_PROMISES[key] for key in zip(points["unit"], points["calibrator"], strict=True)],
-    )
+        promise=[_PROMISES[key] for key in zip(points["unit"], points["calibrator"], strict=True)])
     scored = test["score"].notna()
     begin = int(np.searchsorted(grid, THRESHOLD))
     return {
@@ -318,9 +314,8 @@ def _explore(name: str, part: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _at_base_rate(
-    counts: Mapping[str, Any], place: int, base_rate: float, per_day: float
-) -> dict[str, float]:
+def _at_base_rate(counts: Mapping[str, Any], place: int, base_rate: float,
+                  per_day: float) -> dict[str, float]:
     """Precision and daily alarms of a threshold where a share of all responses misbehaves.
 
     Parameters
@@ -357,9 +352,8 @@ class _Measured(string.Formatter):
         return kwargs[field_name], field_name
 
 
-def _findings(
-    folder: Path, shown: Mapping[str, Mapping[str, Any]], measured: Mapping[str, str]
-) -> dict[str, list[dict[str, str]]]:
+def _findings(folder: Path, shown: Mapping[str, Mapping[str, Any]],
+              measured: Mapping[str, str]) -> dict[str, list[dict[str, str]]]:
     """Sentences of `findings.toml` with the numbers of a run; those that it lacks are left out."""
     path = PROJECT / "reports" / "template" / "findings.toml"
     found: dict[str, list[dict[str, str]]] = {}

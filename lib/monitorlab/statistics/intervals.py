@@ -278,10 +278,9 @@ class _CorrectedRate:
         return int(n[np.argmax(fits)]) if fits.any() else 0
 
 
-def corrected_rate(
-    event: FloatArray, among: FloatArray, event_guess: FloatArray, among_guess: FloatArray,
-    others: tuple[FloatArray, FloatArray],
-) -> _CorrectedRate:
+def corrected_rate(event: FloatArray, among: FloatArray, event_guess: FloatArray,
+                   among_guess: FloatArray,
+                   others: tuple[FloatArray, FloatArray]) -> _CorrectedRate:
     """Estimate a rate from labelled units and guesses about others.
 
     Parameters
@@ -312,9 +311,8 @@ def corrected_rate(
             value = min(max(top / bottom, 0.0), 1.0) if bottom > 0 else theta
         worth = counted / (1.0 - correlation**2 * m / (n + m))
         ((low,), (high,)) = wilson([value * worth], [worth])
-    return _CorrectedRate(
-        value, float(low), float(high), theta, float(plain_low), float(plain_high),
-        counted / n if n else math.nan, correlation, n, n + m)
+    return _CorrectedRate(value, float(low), float(high), theta, float(plain_low),
+                          float(plain_high), counted / n if n else math.nan, correlation, n, n + m)
 
 
 AT_ONCE = 4_000_000  # drawn units held in memory at a time, about 100 MB

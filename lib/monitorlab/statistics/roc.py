@@ -115,9 +115,8 @@ def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, IntArray
     return values, classes.astype(np.int64)
 
 
-def _counts_above(
-    scores: FloatArray, labels: ArrayLike, units: NDArray[np.intp], weights: Weights
-) -> tuple[FloatArray, FloatArray]:
+def _counts_above(scores: FloatArray, labels: ArrayLike, units: NDArray[np.intp],
+                  weights: Weights) -> tuple[FloatArray, FloatArray]:
     """Alarms of every rule ``score > threshold``, under many weightings of the samples.
 
     Parameters
@@ -276,9 +275,8 @@ def roc_band(scores: ArrayLike, labels: ArrayLike, units: ArrayLike, rng: np.ran
         np.nanquantile(np.concatenate(drawn), [0.025, 0.975], axis=0)
         for drawn in (curves, measures))
     tpr = np.interp(at, points["far"], points["tpr"])
-    return _RocBand(
-        pd.DataFrame({"far": at, "tpr": tpr, "low": low, "high": high}),
-        pd.DataFrame({"measure": MEASURES, "value": value, "low": least, "high": most}))
+    return _RocBand(pd.DataFrame({"far": at, "tpr": tpr, "low": low, "high": high}),
+                    pd.DataFrame({"measure": MEASURES, "value": value, "low": least, "high": most}))
 
 
 class JudgedError(ValueError):

@@ -179,11 +179,10 @@ def calibrate(peaks: ArrayLike, level: float, calibrator: str = "crc", *, risk: 
     draws = np.ones(n) if tie_rng is None else tie_draws(tie_rng, n)
     value, tie_break = _place(values, draws, k, risk, randomised=tie_rng is not None)
     silent = NEVER_ALARM if risk == FALSE_ALARM else ALWAYS_ALARM
-    threshold = Threshold(
-        value, tie_break, risk, calibrator, float(level),
-        delta=math.nan if calibrator == "crc" else float(delta), n=n, k=k,
-        n_needed=sequences_needed(calibrator, level, delta), attained=0.0,
-        state=CALIBRATED if k else silent)
+    threshold = Threshold(value, tie_break, risk, calibrator, float(level),
+                          delta=math.nan if calibrator == "crc" else float(delta), n=n, k=k,
+                          n_needed=sequences_needed(calibrator, level, delta), attained=0.0,
+                          state=CALIBRATED if k else silent)
     event = threshold.alarms(values, draws) == (risk == FALSE_ALARM)
     return replace(threshold, attained=float(np.mean(event)) if n else 0.0)
 
