@@ -140,7 +140,7 @@ assert watched.alarm.step == 2, "by hand and by the library: the same alarm"
 # %%
 scoring = "" if SCORES_FILE else watched.scoring
 plan = chapter.Plan(level=ALPHA, side=ORIENTATION, seed=SEED, scoring=scoring)
-found = chapter.calibrate_log(past, plan, chapter.digest_file(file))
+found = chapter.Calibrated.of(past, plan, chapter.digest_file(file))
 folder = chapter.write_anew(found, run.folder / "policy")
 policy = Policy.load(folder / "policy.json")
 display.say("{promise}", promise=policy.promise)
@@ -293,7 +293,7 @@ live_policy = policy
 if SCORES_FILE:
     counted_log, _ = chapter.load_log(counted)
     plan = chapter.Plan(level=ALPHA, seed=SEED, scoring=watched.scoring)
-    live_policy = chapter.calibrate_log(counted_log, plan).policy
+    live_policy = chapter.Calibrated.of(counted_log, plan).policy
 
 # %% [markdown]
 # These lines are what you would put into your own code. The hooks go to `generate`, and `answers`

@@ -297,7 +297,7 @@ def _status(*, run_id: str = "") -> None:
     run_id : str
         Only this run. [default: all]
     """
-    from monitorlab.pipeline.records import list_runs, run_states
+    from monitorlab.pipeline.records import State, list_runs
     from monitorlab.pipeline.runs import RunIdError, runs_folder
 
     runs, known = runs_folder(), list_runs(runs_folder())
@@ -307,7 +307,7 @@ def _status(*, run_id: str = "") -> None:
         echo("No runs yet. Make one with: python -m monitorlab run")
     for name in [run_id] if run_id else known:
         echo(f"run {name}")
-        for state in run_states(runs, name, _found(strict=False)):
+        for state in State.of_run(runs, name, _found(strict=False)):
             done, headline = state.record, " ".join(state.headline.values())
             when = done.started[:16].replace("T", " ") if done else ""
             seconds = f"{done.seconds:8.1f} s" if done else " " * 10
@@ -327,11 +327,11 @@ def _freeze(*, readme_only: bool = False) -> None:
         Only regenerate notebooks/README.md.
     """
     from monitorlab.pipeline import runner
-    from monitorlab.pipeline.notebooks import readme_text
+    from monitorlab.pipeline.notebooks import Notebook
     from monitorlab.storage.files import write_text_atomic
 
     found = _found()
-    write_text_atomic(_project() / "notebooks" / "README.md", readme_text(found))
+    write_text_atomic(_project() / "notebooks" / "README.md", Notebook.readme(found))
     echo("wrote notebooks/README.md")
     if not readme_only:
         options = runner.Options(progress=sys.stderr.isatty())
@@ -458,14 +458,14 @@ def _project() -> Path:
 
 def _found(names: Sequence[str] | None = None, strict: bool = True) -> tuple[Notebook, ...]:
     """Notebooks of the project, those of these names or all."""
-    from monitorlab.pipeline.notebooks import NotebookError, discover, select
+    from monitorlab.pipeline.notebooks import Notebook, NotebookError
 
     folder = _project() / "notebooks"
-    found = discover(folder, strict)
+    found = Notebook.discover(folder, strict)
     if strict and not found:
         raise NotebookError(f"no notebooks NN_name.py in {relative(folder)}: set MONITORLAB_ROOT "
                             "to a copy of the repository, which has them")
-    return select(found, names or ())
+    return Notebook.select(found, names or ())
 
 
 @contextlib.contextmanager

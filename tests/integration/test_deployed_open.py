@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from monitorlab.commands.calibrate import Plan, calibrate_log
+from monitorlab.commands.calibrate import Calibrated, Plan
 from monitorlab.online.metrics import alarm_metrics, alarm_steps
 from monitorlab.online.policy import OnlineMonitor, hashed_draws
 from monitorlab.online.score_files import load_evaluator
@@ -26,7 +26,7 @@ def test_the_promise_is_kept_on_the_rest(get: Callable[[str], Path]):
         order = np.random.default_rng(seed).permutation(len(data))
         log, rest = data.take(order[:1500]), data.take(order[1500:])
         began = time.process_time()
-        found = calibrate_log(log, Plan(level=LEVEL, drift_rate=0.1))
+        found = Calibrated.of(log, Plan(level=LEVEL, drift_rate=0.1))
         seconds.append(time.process_time() - began)
         policy = found.policy
         alarms = alarm_steps(rest.transformed(policy.statistic), policy.threshold,

@@ -13,7 +13,7 @@ import pytest
 
 from monitorlab.benchmark.samples import sample_row
 from monitorlab.chapters.finetuning.arms import EVERYTHING
-from monitorlab.pipeline.notebooks import discover
+from monitorlab.pipeline.notebooks import Notebook
 from monitorlab.pipeline.runner import Options, run_notebooks
 from monitorlab.pipeline.runs import open_run
 from monitorlab.storage.sources import project_root
@@ -68,7 +68,8 @@ def six_cells(folder: Path) -> Path:
 
 def execute(runs: Path, numbers: tuple[int, ...], **parameters: object) -> None:
     """Run notebooks in the folder above `runs`; nothing of that stays for the next test."""
-    chosen = [one for one in discover(project_root() / "notebooks") if one.number in numbers]
+    found = Notebook.discover(project_root() / "notebooks")
+    chosen = [one for one in found if one.number in numbers]
     with at_home(runs.parent):
         run_notebooks(chosen, parameters, Options(runs=runs))
 

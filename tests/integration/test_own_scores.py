@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from monitorlab.online.comparison import ALL_METHODS
-from monitorlab.pipeline.notebooks import discover
+from monitorlab.pipeline.notebooks import Notebook
 from monitorlab.pipeline.profiles import Profile
-from monitorlab.pipeline.records import run_states
+from monitorlab.pipeline.records import State
 from monitorlab.pipeline.runner import Options, RunError, run_notebooks
 from monitorlab.pipeline.runs import open_run
 from monitorlab.storage.manifests import ArtifactError
@@ -49,7 +49,8 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def execute(runs: Path, file: Path | str, **parameters: object) -> None:
-    chosen = [one for one in discover(project_root() / "notebooks") if one.stem == NOTEBOOK]
+    found = Notebook.discover(project_root() / "notebooks")
+    chosen = [one for one in found if one.stem == NOTEBOOK]
     run_notebooks(chosen, {"SCORES_FILE": str(file), **parameters}, Options(runs=runs))
 
 
@@ -94,7 +95,7 @@ def test_in_a_new_run_the_file_is_enough(
     mine = steps(99, "mine", "score", 80).drop(columns=["dataset", "signal", "step_label"])
     mine["label"] = mine["label"].map({0: "no", 1: "yes"})
     mine.to_csv(tmp_path / "mine.csv", index=False)
-    everything = discover(project_root() / "notebooks")
+    everything = Notebook.discover(project_root() / "notebooks")
     chosen = [one for one in everything if one.stem == NOTEBOOK]
     with pytest.raises(ArtifactError, match="reads tables of 06_step_signals"):
         run_notebooks(chosen, {}, Options(runs=tmp_path / "runs"), among=everything)
@@ -104,7 +105,7 @@ def test_in_a_new_run_the_file_is_enough(
     metrics = pq.read_table(folder / "metrics.parquet").to_pandas()
     assert set(metrics["dataset"]) == {"mine", "processbench_gsm8k", "tau_bench"}
     assert metrics.loc[metrics["dataset"] != "mine", "after_onset"].notna().all()
-    states = run_states(tmp_path / "runs", "default", everything)
+    states = State.of_run(tmp_path / "runs", "default", everything)
     assert [one.status for one in states if one.notebook.stem == NOTEBOOK] == ["complete"]
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import nbformat
 import pytest
 
-from monitorlab.pipeline.notebooks import Notebook, discover
-from monitorlab.pipeline.records import RunRecord, executed_path, pick_up, run_states
+from monitorlab.pipeline.notebooks import Notebook
+from monitorlab.pipeline.records import RunRecord, State
 from monitorlab.pipeline.runner import Options, RunError, run_notebooks, sweep
 from monitorlab.pipeline.runs import RunLock
 from monitorlab.report.page import render_report
@@ -69,12 +69,12 @@ def run_all(
 
 
 def found(root: Path) -> tuple[Notebook, ...]:
-    return discover(root / "notebooks")
+    return Notebook.discover(root / "notebooks")
 
 
 def printed(root: Path, stem: str) -> str:
     """Everything that the executed copy of a notebook printed."""
-    document = nbformat.read(executed_path(root / "runs", "test", stem), as_version=4)
+    document = nbformat.read(RunRecord.copy_path(root / "runs", "test", stem), as_version=4)
     outputs = [o for c in document.cells if c.cell_type == "code" for o in c.outputs]
     return "".join(o.text for o in outputs if o.output_type == "stream")
 
@@ -126,7 +126,7 @@ def test_a_run_passes_parameters_and_controls_the_kernel(
     assert record.parameters["SEED"] == 2026
     assert lines[0] == "[1/1] 06_a"
     assert lines[1].startswith("[1/1] 06_a done in ")
-    leftovers = [p for p in executed_path(tmp_path / "runs", "test", "x").parent.iterdir()
+    leftovers = [p for p in RunRecord.copy_path(tmp_path / "runs", "test", "x").parent.iterdir()
                  if p.name.startswith(".")]
     assert not leftovers
 
@@ -153,7 +153,7 @@ def test_a_failed_cell_is_named_and_what_ran_stays(tmp_path: Path) -> None:
     assert "reached the end" in printed(tmp_path, "06_a")
     assert "started" in printed(tmp_path, "07_b")
     assert "reached" not in printed(tmp_path, "07_b")
-    states = run_states(tmp_path / "runs", "test", found(tmp_path))
+    states = State.of_run(tmp_path / "runs", "test", found(tmp_path))
     assert [s.status for s in states] == ["complete", "failed", "missing"]
 
     report = render_report("test", found(tmp_path), tmp_path / "runs", tmp_path / "reports")
@@ -164,7 +164,7 @@ def test_a_failed_cell_is_named_and_what_ran_stays(tmp_path: Path) -> None:
 
     write_notebook(folder, "07_b", "y = 2", reads="`06_a/steps`", writes="`metrics`")
     assert run_all(tmp_path) == ("complete", "complete", "complete")
-    states = run_states(tmp_path / "runs", "test", found(tmp_path))
+    states = State.of_run(tmp_path / "runs", "test", found(tmp_path))
     assert [s.status for s in states] == ["complete", "complete", "complete"]
 
 
@@ -217,7 +217,7 @@ def test_what_needs_nothing_of_one_another_runs_side_by_side(tmp_path: Path) -> 
         run_all(tmp_path, jobs=2, report=lines.append)
     assert [line.partition(" done")[0] for line in lines] == [
         "[1/4] 06_a", "[3/4] 08_c", "[1/4] 06_a", "[2/4] 07_b", "[3/4] 08_c"]
-    states = run_states(tmp_path / "runs", "test", found(tmp_path))
+    states = State.of_run(tmp_path / "runs", "test", found(tmp_path))
     assert [s.status for s in states] == ["complete", "failed", "complete", "missing"]
     assert "reached the end" in printed(tmp_path, "08_c")
 
@@ -227,7 +227,7 @@ def test_a_process_that_dies_beside_another_is_named(tmp_path: Path) -> None:
                    "import os, signal; os.kill(os.getppid(), signal.SIGKILL)")
     with pytest.raises(RunError, match="06_a failed outside its cells[\\s\\S]*code -9"):
         run_all(tmp_path, jobs=2)
-    (state,) = run_states(tmp_path / "runs", "test", found(tmp_path))
+    (state,) = State.of_run(tmp_path / "runs", "test", found(tmp_path))
     assert state.status == "failed"
 
 
@@ -306,7 +306,7 @@ def test_a_signal_keeps_what_ran_and_says_interrupted(
     assert record is not None
     assert record.status == "interrupted"
     assert record.failure is None and record.finished
-    copy = executed_path(runs, "test", "06_a")
+    copy = RunRecord.copy_path(runs, "test", "06_a")
     assert "started 0.1" in copy.read_text()
     assert sorted(path.name for path in copy.parent.iterdir()) == ["06_a.ipynb", "06_a.json"]
 
@@ -316,21 +316,22 @@ def test_a_killed_runner_blocks_nobody_and_what_it_printed_is_picked_up(tmp_path
     with working(tmp_path, "nohup", jobs="2") as (process, kernel):
         process.send_signal(signal.SIGHUP)  # which nohup lets nobody hear
         with pytest.raises(ArtifactError, match=f"is being executed by process {process.pid} sin"):
-            run_notebooks(discover(notebooks), {"RUN_ID": "test"},
+            run_notebooks(Notebook.discover(notebooks), {"RUN_ID": "test"},
                           Options(runs=runs, root=tmp_path))
-        (state,) = run_states(runs, "test", discover(notebooks))
+        (state,) = State.of_run(runs, "test", Notebook.discover(notebooks))
         assert (state.status, state.reason) == ("running", f"by process {process.pid}")
         process.kill()
         process.wait()
     assert_gone(kernel)
-    (state,) = run_states(runs, "test", discover(notebooks))
+    (state,) = State.of_run(runs, "test", Notebook.discover(notebooks))
     assert state.status == "interrupted" and "the process that ran it is gone" in state.reason
-    (part,) = executed_path(runs, "test", "06_a").parent.glob(".06_a.*.part")
+    (part,) = RunRecord.copy_path(runs, "test", "06_a").parent.glob(".06_a.*.part")
     with RunLock(runs / "test").hold():  # nobody has to break the lock of the dead
-        pick_up(runs, "test")
+        RunRecord.pick_up(runs, "test")
     assert not part.exists()
-    assert "started 0.1" in executed_path(runs, "test", "06_a").read_text()
-    assert [s.status for s in run_states(runs, "test", discover(notebooks))] == ["interrupted"]
+    assert "started 0.1" in RunRecord.copy_path(runs, "test", "06_a").read_text()
+    (state,) = State.of_run(runs, "test", Notebook.discover(notebooks))
+    assert state.status == "interrupted"
 
 
 MEASURE = """

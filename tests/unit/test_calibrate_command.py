@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from monitorlab.cli import app
-from monitorlab.commands.calibrate import LEVELS, Plan, calibrate_log
+from monitorlab.commands.calibrate import LEVELS, Calibrated, Plan
 from monitorlab.online.metrics import alarm_metrics, alarm_steps, peaks
 from monitorlab.online.policy import OnlineMonitor, Policy, hashed_draws
 from monitorlab.online.trajectories import ScoreFileError, Trajectories
@@ -40,7 +40,7 @@ def found_on(policy: Policy, data: Trajectories):
 
 
 def test_what_is_expected_is_found_on_other_sequences():
-    found = calibrate_log(log(1500, 1), Plan(level=0.1))
+    found = Calibrated.of(log(1500, 1), Plan(level=0.1))
     row = found.levels.set_index("level").loc[0.1]
     new = found_on(found.policy, log(6000, 2))
     for name in ("far", "power", "restricted_delay", "delay"):
@@ -55,14 +55,14 @@ def test_what_is_expected_is_found_on_other_sequences():
 
 
 def test_a_statistic_is_chosen_where_it_helps_and_the_score_stays_where_it_does_not():
-    helped = calibrate_log(log(1500, 1), Plan(level=0.1))
+    helped = Calibrated.of(log(1500, 1), Plan(level=0.1))
     assert helped.policy.statistic.to_dict()["kind"] in ("running_mean", "ewma", "cusum", "prefix")
-    plain = calibrate_log(log(1500, 1), Plan(level=0.1, statistic="running_min"))
+    plain = Calibrated.of(log(1500, 1), Plan(level=0.1, statistic="running_min"))
     assert plain.statistics.empty
     assert helped.levels["power"].iloc[3] > plain.levels["power"].iloc[3] + 0.05
     first = log(1500, 3)  # one high score early, nothing else
     first.flat_scores[first.starts] += 6.0 * first.labels
-    stays = calibrate_log(first, Plan(level=0.1))
+    stays = Calibrated.of(first, Plan(level=0.1))
     assert stays.statistics["chosen"].tolist() == [True] + [False] * 6
     trivial = stays.statistics.set_index("statistic").loc[["first_score", "step_number"]]
     assert trivial.loc["first_score", "power"] > trivial.loc["step_number", "power"] + 0.3
@@ -70,7 +70,7 @@ def test_a_statistic_is_chosen_where_it_helps_and_the_score_stays_where_it_does_
 
 
 def test_the_promise_is_kept_over_logs_with_choice_fit_and_ties():
-    fars = [found_on(calibrate_log(log(240, seed, coarse=True), Plan(level=0.1)).policy,
+    fars = [found_on(Calibrated.of(log(240, seed, coarse=True), Plan(level=0.1)).policy,
                      log(1500, 10_000 + seed, coarse=True)).far for seed in range(16)]
     margin = 4 * np.std(fars) / np.sqrt(len(fars))
     assert 0.1 - margin - 0.02 < np.mean(fars) <= 0.1 + margin
@@ -83,9 +83,9 @@ def test_groups_are_split_whole_and_one_sequence_of_each_calibrates():
     ids = np.array([f"s{i}" for i in range(len(many))], dtype=object)
     groups = np.repeat([f"g{i}" for i in range(60)], 16).astype(object)
     many = replace(many, ids=ids, groups=groups)
-    row = calibrate_log(many, Plan(level=0.1)).levels.set_index("level").loc[0.1]
+    row = Calibrated.of(many, Plan(level=0.1)).levels.set_index("level").loc[0.1]
     assert row["calibrating"] == one.count(0)
-    loose = calibrate_log(replace(many, groups=None), Plan(level=0.1))
+    loose = Calibrated.of(replace(many, groups=None), Plan(level=0.1))
     other = loose.levels.set_index("level").loc[0.1]
     assert other["calibrating"] > 300
     assert (row["far_high"] - row["far_low"]) > 2.5 * (other["far_high"] - other["far_low"])
@@ -96,7 +96,7 @@ def test_groups_may_have_thresholds_of_their_own():
     easy = np.arange(1200) % 4 == 0
     data.flat_scores[np.repeat(~easy, data.lengths)] += 3.0
     names = np.where(easy, "easy", "hard").astype(object)
-    found = calibrate_log(replace(data, groups=names), Plan(level=0.1, per_group=True,
+    found = Calibrated.of(replace(data, groups=names), Plan(level=0.1, per_group=True,
                                                             statistic="running_min"))
     rules = found.policy.groups
     assert rules["easy"].value + 2 < rules["hard"].value
@@ -109,14 +109,14 @@ def test_groups_may_have_thresholds_of_their_own():
     said = found.describe()
     assert "within each of the groups easy, hard" in said and "group hard: " in said
     with pytest.raises(ScoreFileError, match="need a column of groups"):
-        calibrate_log(data, Plan(per_group=True))
+        Calibrated.of(data, Plan(per_group=True))
 
 
 def test_few_sequences_calibrate_alone_and_too_few_say_so():
-    few = calibrate_log(log(60, 1), Plan(level=0.1))
+    few = Calibrated.of(log(60, 1), Plan(level=0.1))
     assert few.statistics.empty and few.policy.threshold.n == log(60, 1).count(0)
     assert few.policy.drift is None
-    none = calibrate_log(log(60, 1), Plan(level=0.01))
+    none = Calibrated.of(log(60, 1), Plan(level=0.01))
     said = none.describe()
     assert none.policy.threshold.state == "never_alarm"
     assert "needs 99: not enough" in said and "warning: 99 safe sequences are needed" in said
@@ -124,22 +124,22 @@ def test_few_sequences_calibrate_alone_and_too_few_say_so():
 
 def test_a_log_without_unsafe_sequences_calibrates_and_knows_no_power():
     data = log(300, 1)
-    found = calibrate_log(data.take(data.labels == 0), Plan(level=0.1))
+    found = Calibrated.of(data.take(data.labels == 0), Plan(level=0.1))
     assert found.policy.threshold.state == "calibrated"
     assert found.levels["power"].isna().all()
     assert "power not known" in found.describe()
     with pytest.raises(ScoreFileError, match="no sequence of the log has label 0"):
-        calibrate_log(data.take(data.labels == 1), Plan())
+        Calibrated.of(data.take(data.labels == 1), Plan())
 
 
 def test_a_bound_on_misses_is_kept_and_what_is_expected_is_found():
     """The mean of misses over logs keeps to the level; false alarms are what they are."""
     plan = Plan(level=0.2, risk="missed_detection", statistic="running_mean")
-    missed = [1 - found_on(calibrate_log(log(240, seed), plan).policy,
+    missed = [1 - found_on(Calibrated.of(log(240, seed), plan).policy,
                            log(1500, 10_000 + seed)).power for seed in range(16)]
     margin = 4 * np.std(missed) / np.sqrt(len(missed))
     assert 0.2 - margin - 0.03 < np.mean(missed) <= 0.2 + margin
-    found = calibrate_log(log(1500, 1), replace(plan, statistic=""))
+    found = Calibrated.of(log(1500, 1), replace(plan, statistic=""))
     assert found.statistics["far"].idxmin() == found.statistics["chosen"].idxmax()
     row, new = found.levels.set_index("level").loc[0.2], found_on(found.policy, log(6000, 2))
     assert row["calibrating"] == found.policy.threshold.n < 400
@@ -151,7 +151,7 @@ def test_a_bound_on_misses_is_kept_and_what_is_expected_is_found():
     assert f"same threshold also keeps false alarms to {row['also']:.3f}" in said
     safe_only = log(300, 1).take(log(300, 1).labels == 0)
     with pytest.raises(ScoreFileError, match=r"label 1 \(unsafe\). A bound on misses"):
-        calibrate_log(safe_only, plan)
+        Calibrated.of(safe_only, plan)
 
 
 def test_the_other_risk_is_the_one_that_the_same_threshold_keeps():
@@ -159,41 +159,41 @@ def test_the_other_risk_is_the_one_that_the_same_threshold_keeps():
     data = log(1500, 1)
     for risk, other in (("false_alarm", "missed_detection"), ("missed_detection", "false_alarm")):
         plan = Plan(level=0.2, risk=risk, statistic="running_min")
-        one = calibrate_log(data, plan)
+        one = Calibrated.of(data, plan)
         also = one.levels.set_index("level").loc[0.2, "also"]
-        two = calibrate_log(data, replace(plan, level=float(also), risk=other)).policy.threshold
+        two = Calibrated.of(data, replace(plan, level=float(also), risk=other)).policy.threshold
         sign = 1 if other == "missed_detection" else -1
         assert sign * two.value >= sign * one.policy.threshold.value
 
 
 def test_a_log_that_is_turned_round_is_noticed_and_the_rule_is_said_as_scores_come_in():
     upright = log(400, 1, lift=1.0)
-    said = calibrate_log(upright, Plan(statistic="running_min")).describe()
+    said = Calibrated.of(upright, Plan(statistic="running_min")).describe()
     assert "is higher in safe sequences" not in said
     assert re.search(r"It alarms at a score above \d", said)
     turned = replace(upright, flat_scores=-upright.flat_scores)
-    found = calibrate_log(turned, Plan(statistic="running_min", side="safety"))
+    found = Calibrated.of(turned, Plan(statistic="running_min", side="safety"))
     said = found.describe()
     assert "suspicion is higher in safe sequences" in said and "--orientation" in said
     assert f"at a score below {-found.policy.threshold.value!r}" in said
 
 
 def test_deployment_has_its_own_base_rate():
-    rare = calibrate_log(log(1500, 1), Plan(level=0.1, base_rate=0.01, per_day=5000))
+    rare = Calibrated.of(log(1500, 1), Plan(level=0.1, base_rate=0.01, per_day=5000))
     row = rare.levels.set_index("level").loc[0.1]
     right, wrong = 0.01 * row["power"] * 5000, 0.99 * row["far"] * 5000
     assert row["alarms_per_day"] == pytest.approx(right + wrong)
     assert row["precision"] == pytest.approx(right / (right + wrong)) and row["precision"] < 0.2
     reference = rare.policy.drift
     assert reference is not None
-    half = calibrate_log(log(1500, 1), Plan(level=0.1, base_rate=0.5)).policy.drift
+    half = Calibrated.of(log(1500, 1), Plan(level=0.1, base_rate=0.5)).policy.drift
     assert half is not None
     assert half.counts[-1] / sum(half.counts) > 1.5 * reference.counts[-1] / sum(reference.counts)
 
 
 def test_the_drift_reference_fits_the_stream_that_the_log_comes_from():
     """Stopped at their alarms or not, sequences of the same kind give no evidence."""
-    policy = calibrate_log(log(1500, 1), Plan(level=0.1, drift_rate=0.05)).policy
+    policy = Calibrated.of(log(1500, 1), Plan(level=0.1, drift_rate=0.05)).policy
     new = log(800, 5)
     for stops in (True, False):
         for shift in (0.0, 0.5):
@@ -210,7 +210,7 @@ def test_sequences_without_a_label_narrow_what_is_known(tmp_path: Path):
     """300 of 4,000 have a label; truth is measured on all of them."""
     data = log(4000, 1, lift=1.0)
     some = np.where(np.arange(4000) < 300, data.labels, -1).astype(np.int8)
-    found = calibrate_log(replace(data, labels=some), Plan(level=0.1, statistic="running_mean"))
+    found = Calibrated.of(replace(data, labels=some), Plan(level=0.1, statistic="running_mean"))
     truth = found_on(found.policy, data)
     rows = found.estimates.set_index("rate")
     for name, value in (("false alarm rate", truth.far), ("miss rate", 1 - truth.power)):
@@ -222,7 +222,7 @@ def test_sequences_without_a_label_narrow_what_is_known(tmp_path: Path):
     assert "more labels, drawn at random" in found.describe()
     found.save(tmp_path / "pol")
     assert "prediction-powered" in (tmp_path / "pol" / "page.html").read_text()
-    assert calibrate_log(data, Plan(statistic="running_mean")).estimates.empty
+    assert Calibrated.of(data, Plan(statistic="running_mean")).estimates.empty
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -298,7 +298,7 @@ def test_from_a_log_that_nobody_has_judged_to_a_running_watch(tmp_path: Path, mo
 
 
 def test_the_page_is_one_file_and_carries_the_state(tmp_path: Path):
-    found = calibrate_log(replace(log(400, 1), dataset="<script>alert(1)</script>"),
+    found = Calibrated.of(replace(log(400, 1), dataset="<script>alert(1)</script>"),
                           Plan(level=0.1))
     found.save(tmp_path / "pol")
     page = (tmp_path / "pol" / "page.html").read_text()
@@ -317,7 +317,7 @@ def test_the_page_is_one_file_and_carries_the_state(tmp_path: Path):
 
 def test_scores_are_rounded_as_they_will_come_in():
     data = log(400, 1)
-    found = calibrate_log(data, Plan(level=0.1, dtype="float32", statistic="running_min"))
+    found = Calibrated.of(data, Plan(level=0.1, dtype="float32", statistic="running_min"))
     value = found.policy.threshold.value
     assert value == float(np.float32(value)) and found.policy.dtype == "float32"
     assert value in peaks(data).astype(np.float32)

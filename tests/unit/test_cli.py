@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from monitorlab.cli import _write_sweep, app
 from monitorlab.pipeline import runner
-from monitorlab.pipeline.notebooks import discover, readme_text
-from monitorlab.pipeline.records import CellFailure, RunRecord, executed_path
+from monitorlab.pipeline.notebooks import Notebook
+from monitorlab.pipeline.records import CellFailure, RunRecord
 from monitorlab.pipeline.runner import Options
 
 ROOT = Path(__file__).parents[2]
@@ -61,9 +61,9 @@ def write_execution(root: Path, status: str, failure: CellFailure | None = None)
     """Leave the record and the executed copy that the runner would have left."""
     import jupytext
 
-    (notebook,) = discover(root / "notebooks")
+    (notebook,) = Notebook.discover(root / "notebooks")
     runs = root / "data" / "runs"
-    path = executed_path(runs, "try", notebook.stem)
+    path = RunRecord.copy_path(runs, "try", notebook.stem)
     path.parent.mkdir(parents=True, exist_ok=True)
     jupytext.write(jupytext.read(notebook.path), path, fmt="ipynb")
     RunRecord(
@@ -251,7 +251,7 @@ def test_the_readme_of_the_notebooks_is_generated(project: Path) -> None:
     code, out, _ = call("freeze", "--readme-only")
     assert (code, out) == (0, "wrote notebooks/README.md\n")
     text = (project / "notebooks" / "README.md").read_text()
-    assert text == readme_text(discover(project / "notebooks"))
+    assert text == Notebook.readme(Notebook.discover(project / "notebooks"))
     assert not (project / "tests").exists()
 
 
@@ -277,7 +277,7 @@ def test_a_class_gets_notebooks_without_answers(project: Path) -> None:
 
 def test_every_answer_of_our_notebooks_can_be_taken_out(tmp_path: Path) -> None:
     assert call("students", str(tmp_path))[0] == 0
-    for notebook in discover(ROOT / "notebooks"):
+    for notebook in Notebook.discover(ROOT / "notebooks"):
         text = (tmp_path / f"{notebook.stem}.ipynb").read_text()
         assert "details" not in text and "## Exercises" in text
         assert notebook.path.read_text().count("<details>") == 3

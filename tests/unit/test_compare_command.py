@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from monitorlab.cli import app
 from monitorlab.commands.compare import (
+    _compare_tables,
     _p_words,
+    _read_tables,
     _samples_to_tell,
-    compare_tables,
-    read_tables,
 )
 from monitorlab.evaluation.comparisons import compare
 from monitorlab.evaluation.rates import join, rates
@@ -64,7 +64,7 @@ def test_rates_tests_areas_and_groups_are_those_of_the_library(files: Path) -> N
     code, said = run("good.csv", "poor.csv", "--samples", "own.csv", "--by", "topic",
                      "--out", "found")
     assert code == 0, said
-    judged = join(read_tables([files / "good.csv", files / "poor.csv"]), samples())
+    judged = join(_read_tables([files / "good.csv", files / "poor.csv"]), samples())
     mr = rates(judged).set_index("name")["mr"]
     assert f"MR    {mr['poor']:.3f}" in said and "30 scenarios" in said
     tested = compare(judged).set_index("error").loc["miss"]
@@ -102,7 +102,7 @@ def test_failed_verdicts_are_counted_and_the_worst_case_said(files: Path) -> Non
     table.loc[lost, "status"] = failed.status
     table.loc[lost, ["verdict", "score"]] = [None, np.nan]
     write_verdicts(table, files / "good.csv")
-    found = compare_tables(read_tables([files / "good.csv", files / "poor.csv"]), samples())
+    found = _compare_tables(_read_tables([files / "good.csv", files / "poor.csv"]), samples())
     row = found.tests.set_index("error").loc["miss"]
     assert row["n"] == 10 and row["left_out"] == 20 and not row["survives"]
     code, said = run("good.csv", "poor.csv", "--samples", "own.csv")
@@ -110,14 +110,14 @@ def test_failed_verdicts_are_counted_and_the_worst_case_said(files: Path) -> Non
 
 
 def test_units_are_scenarios_pairs_or_samples(files: Path) -> None:
-    verdicts = read_tables([files / "good.csv", files / "poor.csv"])
+    verdicts = _read_tables([files / "good.csv", files / "poor.csv"])
     frame = samples().drop(columns="scenario_id")
-    alone = compare_tables(verdicts, frame)
+    alone = _compare_tables(verdicts, frame)
     assert (alone.unit, alone.units) == ("sample_id", 60)
-    pairs = compare_tables(verdicts, frame.assign(pair_id=samples()["scenario_id"]))
+    pairs = _compare_tables(verdicts, frame.assign(pair_id=samples()["scenario_id"]))
     assert (pairs.unit, pairs.units) == ("pair_id", 30)
     with pytest.raises(MonitorError, match="makes 60 groups, expected at most 50"):
-        compare_tables(verdicts, frame, ["sample_id"])
+        _compare_tables(verdicts, frame, ["sample_id"])
 
 
 def test_a_small_p_is_said_as_such() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from monitorlab.chapters import deployment
 from monitorlab.chapters.deployment import Count, Writer, load_log, log_table
-from monitorlab.commands.calibrate import Plan, calibrate_log
+from monitorlab.commands.calibrate import Calibrated, Plan
 from monitorlab.commands.watch import watch
 from monitorlab.models import smollm2
 from monitorlab.online.policy import OnlineMonitor
@@ -68,7 +68,7 @@ def test_labels_of_the_shipped_log_follow_from_its_texts(log: Trajectories) -> N
 @pytest.mark.parametrize("side", ["suspicion", "safety"])
 def test_interleaved_lines_alarm_as_whole_sequences(log: Trajectories, side: str) -> None:
     past, later = log.take(np.arange(300)), log.take(np.arange(300, 400))
-    policy = calibrate_log(past, Plan(level=0.1, side=side)).policy
+    policy = Calibrated.of(past, Plan(level=0.1, side=side)).policy
     lines = deployment.interleaved(later, side, np.random.default_rng(0))
     said: list[str] = []
     assert watch(OnlineMonitor(policy), lines, said.append, pytest.fail) == 0
@@ -87,7 +87,7 @@ def test_the_score_beats_the_first_score_alone(log: Trajectories) -> None:
 
 
 def test_a_policy_without_a_reference_cannot_watch_for_drift(log: Trajectories) -> None:
-    policy = calibrate_log(log.take(np.arange(30)), Plan(level=0.2)).policy
+    policy = Calibrated.of(log.take(np.arange(30)), Plan(level=0.2)).policy
     with pytest.raises(ValueError, match="bring a longer log"):
         deployment.drift_evidence(policy, log, {"": 1.0}, np.random.default_rng(0))
 

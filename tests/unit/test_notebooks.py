@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 
 from monitorlab.pipeline.notebooks import (
+    Notebook,
     NotebookError,
     _parameters_in,
     check_parameters,
-    discover,
-    readme_text,
-    select,
 )
 from monitorlab.pipeline.profiles import PROFILES
 from monitorlab.storage.settings import ParameterError, Setting, split_assignments
@@ -148,7 +146,7 @@ def test_assignments_are_split_at_the_first_equals_sign() -> None:
 
 def test_first_cells_are_read(tmp_path: Path) -> None:
     write_notebook(tmp_path, "06_signals", "`a`, `b`", "`06/c`")
-    (notebook,) = discover(tmp_path)
+    (notebook,) = Notebook.discover(tmp_path)
     assert (notebook.number, notebook.title) == (6, "Title of 06_signals")
     assert notebook.claim == "The claim of the notebook."
     assert notebook.about == "Section 3. `tiny` 1 s."
@@ -160,7 +158,7 @@ def test_first_cells_are_read(tmp_path: Path) -> None:
 def test_a_parameter_may_stand_instead_of_an_input(tmp_path: Path) -> None:
     write_notebook(tmp_path, "06_made", writes="`steps`")
     write_notebook(tmp_path, "07_read", reads="`steps` (not needed with `SCORES_FILE`)")
-    made, read = discover(tmp_path)
+    made, read = Notebook.discover(tmp_path)
     assert (read.reads, read.instead, made.instead) == (("steps",), ("SCORES_FILE",), ())
     assert read.dependencies([made, read]) == ("06_made",)
 
@@ -171,7 +169,7 @@ def test_order_follows_the_tables_not_only_the_numbers(tmp_path: Path) -> None:
     write_notebook(tmp_path, "03_third", reads="`y`, `samples`", writes="`x`")
     write_notebook(tmp_path, "04_fourth", reads="`x`")
     (tmp_path / "helper.py").write_text("")
-    found = discover(tmp_path)
+    found = Notebook.discover(tmp_path)
     assert [n.number for n in found] == [2, 1, 3, 4]
     assert found[3].dependencies(found) == ("03_third",)  # the nearest earlier writer of x
     assert found[2].dependencies(found) == ("01_first",)
@@ -181,33 +179,33 @@ def test_a_circle_and_a_double_number_are_refused(tmp_path: Path) -> None:
     write_notebook(tmp_path, "01_first", reads="`02_second/x`", writes="`y`")
     write_notebook(tmp_path, "02_second", reads="`01_first/y`", writes="`x`")
     with pytest.raises(NotebookError, match="circle"):
-        discover(tmp_path)
+        Notebook.discover(tmp_path)
     write_notebook(tmp_path, "02_other")
     with pytest.raises(NotebookError, match="number 02"):
-        discover(tmp_path)
+        Notebook.discover(tmp_path)
 
 
 def test_a_first_cell_without_title_is_refused(tmp_path: Path) -> None:
     (tmp_path / "01_x.py").write_text("# %%\n1\n")
     with pytest.raises(NotebookError, match=r"01_x\.py: the first cell"):
-        discover(tmp_path)
+        Notebook.discover(tmp_path)
 
 
 def test_notebooks_are_selected_by_number_or_name(tmp_path: Path) -> None:
     for stem in ("06_a", "07_b"):
         write_notebook(tmp_path, stem)
-    found = discover(tmp_path)
+    found = Notebook.discover(tmp_path)
     for name in ("7", "07", "07_b", "notebooks/07_b.py"):
-        assert [n.stem for n in select(found, [name])] == ["07_b"]
-    assert [n.stem for n in select(found, ["7", "6"])] == ["06_a", "07_b"]
-    assert select(found, []) == found
+        assert [n.stem for n in Notebook.select(found, [name])] == ["07_b"]
+    assert [n.stem for n in Notebook.select(found, ["7", "6"])] == ["06_a", "07_b"]
+    assert Notebook.select(found, []) == found
     with pytest.raises(NotebookError, match="Notebooks: 06_a, 07_b"):
-        select(found, ["9"])
+        Notebook.select(found, ["9"])
 
 
 def test_readme_lists_every_notebook(tmp_path: Path) -> None:
     write_notebook(tmp_path, "06_a", writes="`x`")
-    text = readme_text(discover(tmp_path))
+    text = Notebook.readme(Notebook.discover(tmp_path))
     assert "| 06 | [Title of 06_a](06_a.py) | nothing | `x` |" in text
     assert "> The claim of the notebook." in text
 
@@ -216,13 +214,13 @@ def test_readme_lists_every_notebook(tmp_path: Path) -> None:
 def test_the_readme_of_the_notebooks_is_up_to_date() -> None:
     readme = NOTEBOOKS / "README.md"
     text = readme.read_text() if readme.is_file() else ""
-    expected = readme_text(discover(NOTEBOOKS))
+    expected = Notebook.readme(Notebook.discover(NOTEBOOKS))
     assert text == expected, "run: python -m monitorlab freeze --readme-only"
 
 
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
 def test_every_notebook_opens_as_the_house_style_says(path: Path) -> None:
-    (notebook,) = (found for found in discover(NOTEBOOKS) if found.path == path)
+    (notebook,) = (found for found in Notebook.discover(NOTEBOOKS) if found.path == path)
     assert notebook.claim, "the first cell needs a block-quoted sentence"
     assert "parameters" in notebook.cells[2].tags, "the third cell must hold the parameters"
     assert len(notebook.parameters) <= 8
@@ -237,7 +235,7 @@ def test_every_notebook_opens_as_the_house_style_says(path: Path) -> None:
 
 
 def test_every_table_that_is_read_is_written_by_a_notebook() -> None:
-    found = discover(NOTEBOOKS) if REAL else ()
+    found = Notebook.discover(NOTEBOOKS) if REAL else ()
     written = {name.rpartition("/")[2] for n in found for name in n.writes}
     for notebook in found:
         bare = {name for name in notebook.reads if "/" not in name}

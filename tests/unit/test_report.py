@@ -14,8 +14,8 @@ from typing import Any
 import nbformat
 import pytest
 
-from monitorlab.pipeline.notebooks import Notebook, NotebookError, discover
-from monitorlab.pipeline.records import CellFailure, RunRecord, executed_path
+from monitorlab.pipeline.notebooks import Notebook, NotebookError
+from monitorlab.pipeline.records import CellFailure, RunRecord
 from monitorlab.pipeline.runs import RunIdError
 from monitorlab.report.cells import Renderer, _clean_html, _MathError, _to_mathml
 from monitorlab.report.page import _RenderedReport, render_report
@@ -245,7 +245,7 @@ def project(tmp_path: Path) -> tuple[Path, tuple[Notebook, ...]]:
     for stem in ("07_online", "08_shift"):
         text = NOTEBOOK.replace("# # 6. Signals", f"# # {int(stem[:2])}. Chapter")
         (folder / f"{stem}.py").write_text(text)
-    return tmp_path, discover(folder)
+    return tmp_path, Notebook.discover(folder)
 
 
 def rendered(project: tuple[Path, tuple[Notebook, ...]]) -> _RenderedReport:
@@ -258,7 +258,7 @@ def rendered(project: tuple[Path, tuple[Notebook, ...]]) -> _RenderedReport:
         document = jupytext.read(notebook.path, fmt="py:percent")
         document.cells[-1].outputs = HOSTILE_OUTPUTS
         document.cells[-1].metadata["papermill"] = {"duration": 61.2}
-        path = executed_path(runs, "test", notebook.stem)
+        path = RunRecord.copy_path(runs, "test", notebook.stem)
         path.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(document, path)
         record = RunRecord(
@@ -328,7 +328,7 @@ def test_a_changed_notebook_is_out_of_date(project: tuple[Path, tuple[Notebook, 
     root, notebooks = project
     path = notebooks[0].path
     path.write_text(path.read_text() + "# a change\n")
-    found = discover(path.parent)
+    found = Notebook.discover(path.parent)
     html = render_report("test", found, root / "runs", root / "reports").index.read_text()
     assert "out of date" in html
     assert "the notebook changed after this run" in html
@@ -346,7 +346,7 @@ def test_an_unknown_run_names_those_that_exist(project: tuple[Path, tuple[Notebo
 
 def render_again(project: tuple[Path, tuple[Notebook, ...]]) -> _RenderedReport:
     root, _ = project
-    found = discover(root / "notebooks", strict=False)
+    found = Notebook.discover(root / "notebooks", strict=False)
     return render_report("test", found, root / "runs", root / "reports")
 
 
@@ -359,7 +359,7 @@ def test_one_executed_copy_that_cannot_be_read_stops_no_other(
     project: tuple[Path, tuple[Notebook, ...]], text: str
 ) -> None:
     rendered(project)
-    path = executed_path(project[0] / "runs", "test", "06_signals")
+    path = RunRecord.copy_path(project[0] / "runs", "test", "06_signals")
     path.write_text(path.read_text()[:900] if text == "cut" else text, encoding="latin-1")
     report = render_again(project)
     assert [page.name for page in report.pages] == ["07_online.html"]
@@ -375,7 +375,7 @@ def test_one_record_that_cannot_be_read_stops_no_other(
     project: tuple[Path, tuple[Notebook, ...]],
 ) -> None:
     rendered(project)
-    path = executed_path(project[0] / "runs", "test", "06_signals").with_suffix(".json")
+    path = RunRecord.copy_path(project[0] / "runs", "test", "06_signals").with_suffix(".json")
     path.write_text(path.read_text().replace("65.0", "66.0"))
     report = render_again(project)
     assert [page.name for page in report.pages] == ["07_online.html"]
@@ -399,7 +399,7 @@ def test_one_source_that_cannot_be_read_stops_no_other(
     assert broken.startswith("06_signals: 06_signals.py") and len(broken) < 300
     assert "cannot be read whole" in report.pages[1].read_text()
     with pytest.raises(NotebookError, match="06_signals.py"):
-        discover(project[0] / "notebooks")
+        Notebook.discover(project[0] / "notebooks")
 
 
 def test_two_notebooks_with_one_number_stop_no_other(
@@ -431,7 +431,7 @@ def test_lists_of_figures_that_are_none_cost_the_thumbnail(
 def test_what_a_killed_runner_left_is_rendered(project: tuple[Path, tuple[Notebook, ...]]) -> None:
     rendered(project)
     runs = project[0] / "runs"
-    path = executed_path(runs, "test", "07_online")
+    path = RunRecord.copy_path(runs, "test", "07_online")
     record = RunRecord.load(runs, "test", "07_online")
     assert record is not None
     dataclasses.replace(record, status="running", failure=None).save(runs)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from monitorlab.benchmark.sample_files import load_samples
 from monitorlab.cli import app
-from monitorlab.commands.score import Request, reread, score_file
+from monitorlab.commands.score import _Request, _reread, _Scoring
 from monitorlab.monitors.api.monitor import ApiMonitor
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.store import VerdictStore, read_verdicts, write_verdicts
@@ -119,8 +119,8 @@ def test_a_second_time_gives_the_same_bytes(folder: Path) -> None:
 
 def test_scoring_from_the_new_store_gives_the_new_table_and_asks_nobody(folder: Path) -> None:
     call(*COMMAND)
-    request = Request(Path("own.csv"), out=Path("again.csv"), store=Path("old.reread.jsonl"))
-    summary = score_file(monitor(), load_samples("own.csv"), request)
+    request = _Request(Path("own.csv"), out=Path("again.csv"), store=Path("old.reread.jsonl"))
+    summary = _Scoring(monitor(), load_samples("own.csv"), request).carried_out()
     assert summary.known == len(CASES)
     found, expected = (read_verdicts(name).set_index("sample_id").drop(index="5")  # has no text
                        for name in ("again.csv", "old.reread.csv"))
@@ -176,7 +176,7 @@ def test_what_cannot_be_read_again_stays_and_is_counted(
                 samples.set_index("sample_id").loc[table["sample_id"]].reset_index())]
         store = VerdictStore(folder / "cascade.jsonl")
         store.put({key: Verdict(PARSED, False, reply=F) for key in table["request_hash"][:2]})
-    found = reread(store, table, samples, settings=settings)
+    found = _reread(store, table, samples, settings=settings)
     assert {why: n for why, n in found.kept.items() if words in why} and sum(
         n for why, n in found.kept.items() if words in why) == 2
     assert not any(table.set_index("sample_id").loc[name, "request_hash"] in found.verdicts
@@ -186,10 +186,10 @@ def test_what_cannot_be_read_again_stays_and_is_counted(
 def test_a_prompt_can_be_named(folder: Path) -> None:
     table = read_verdicts("old.csv").assign(prompt="renamed")
     store, samples = VerdictStore(Path("old.jsonl")), load_samples("own.csv")
-    assert not reread(store, table, samples).verdicts
-    assert len(reread(store, table, samples, prompt="direct").verdicts) == 9
+    assert not _reread(store, table, samples).verdicts
+    assert len(_reread(store, table, samples, prompt="direct").verdicts) == 9
     with pytest.raises(MonitorError, match="cannot read prompt 'nothing'"):
-        reread(store, table, samples, prompt="nothing")
+        _reread(store, table, samples, prompt="nothing")
 
 
 @pytest.mark.parametrize(("arguments", "words"), [

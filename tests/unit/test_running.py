@@ -18,8 +18,8 @@ import pandas as pd
 import pytest
 
 from monitorlab.pipeline import runner, runs
-from monitorlab.pipeline.notebooks import Notebook, discover
-from monitorlab.pipeline.records import RunRecord, executed_path, pick_up, run_states
+from monitorlab.pipeline.notebooks import Notebook
+from monitorlab.pipeline.records import RunRecord, State
 from monitorlab.pipeline.runner import Options, RunError, run_notebooks
 from monitorlab.pipeline.runs import open_run
 from monitorlab.storage import manifests
@@ -111,7 +111,7 @@ def works(
 def go(root: Path, *names: str, **options: Any) -> list[str]:
     """Run some notebooks of a project; return what was reported."""
     given = options.pop("given", {})
-    found = discover(root / "notebooks")
+    found = Notebook.discover(root / "notebooks")
     said: list[str] = []
     chosen = [n for n in found if not names or n.stem in names]
     run_notebooks(chosen, given, Options(runs=root / "data" / "runs", root=root,
@@ -125,7 +125,8 @@ def done(said: list[str]) -> list[str]:
 
 
 def statuses(root: Path, run_id: str = "default") -> list[str]:
-    states = run_states(root / "data" / "runs", run_id, discover(root / "notebooks", strict=False))
+    found = Notebook.discover(root / "notebooks", strict=False)
+    states = State.of_run(root / "data" / "runs", run_id, found)
     return [state.status for state in states]
 
 
@@ -230,7 +231,8 @@ def lose_manifest(root: Path) -> dict[str, object]:
 
 
 def break_record(root: Path) -> dict[str, object]:
-    executed_path(root / "data" / "runs", "default", SIX).with_suffix(".json").write_text("[]")
+    path = RunRecord.copy_path(root / "data" / "runs", "default", SIX)
+    path.with_suffix(".json").write_text("[]")
     return {}
 
 
@@ -353,7 +355,7 @@ def test_an_error_while_the_terminal_goes_away_is_an_interruption(
     with pytest.raises(KeyboardInterrupt):
         go(project, SIX)
     assert statuses(project)[0] == "interrupted"
-    assert "so far" in executed_path(project / "data" / "runs", "default", SIX).read_text()
+    assert "so far" in RunRecord.copy_path(project / "data" / "runs", "default", SIX).read_text()
 
 
 @pytest.mark.parametrize("half", [None, "", '{"cells": [', "[", "\xff"])
@@ -361,7 +363,7 @@ def test_a_full_disk_leaves_the_old_copy_and_says_failed(
     project: Path, monkeypatch: pytest.MonkeyPatch, half: str | None
 ) -> None:
     go(project)
-    path = executed_path(project / "data" / "runs", "default", SIX)
+    path = RunRecord.copy_path(project / "data" / "runs", "default", SIX)
     before = path.read_bytes()
 
     def fills(workplace: Path, *_: object) -> None:
@@ -386,7 +388,8 @@ def test_a_full_disk_leaves_the_old_copy_and_says_failed(
     assert path.read_bytes() == before
     assert sorted(p.name for p in path.parent.iterdir() if SIX in p.name) == [
         f"{SIX}.ipynb", f"{SIX}.json"]
-    state = run_states(project / "data" / "runs", "default", discover(project / "notebooks"))[0]
+    found = Notebook.discover(project / "notebooks")
+    state = State.of_run(project / "data" / "runs", "default", found)[0]
     assert state.status == "failed"
     assert "the executed copy is that of an earlier execution" in state.reason
 
@@ -418,7 +421,7 @@ def leave_dead(root: Path, output: str | None) -> Path:
     values = vars(record) | {"status": "running", "finished": "", "process": 2**22 + 1}
     type(record)(**values).save(folder)
     runs.mark(folder / "default" / SIX, "running")
-    part = executed_path(folder, "default", SIX).parent / f".{SIX}.{2**22 + 1}.part"
+    part = RunRecord.copy_path(folder, "default", SIX).parent / f".{SIX}.{2**22 + 1}.part"
     write_output(part, "printed before the end")
     if output is not None:
         (part / "output.ipynb").write_text(output)
@@ -428,12 +431,13 @@ def leave_dead(root: Path, output: str | None) -> Path:
 @pytest.mark.parametrize("output", [None, "", '{"cells": ['])
 def test_what_a_killed_runner_left_is_picked_up(project: Path, output: str | None) -> None:
     part = leave_dead(project, output)
-    copy = executed_path(project / "data" / "runs", "default", SIX)
-    state = run_states(project / "data" / "runs", "default", discover(project / "notebooks"))[0]
+    copy = RunRecord.copy_path(project / "data" / "runs", "default", SIX)
+    found = Notebook.discover(project / "notebooks")
+    state = State.of_run(project / "data" / "runs", "default", found)[0]
     assert state.status == "interrupted" and "the process that ran it is gone" in state.reason
     assert part.exists(), "looking changes nothing"
     (part.parent / f".{SIX}.json.abc.tmp").touch()
-    pick_up(project / "data" / "runs", "default")
+    RunRecord.pick_up(project / "data" / "runs", "default")
     assert [p.name for p in part.parent.glob(".*")] == []
     assert ("printed before the end" in copy.read_text()) == (output is None)
     assert statuses(project)[0] == "interrupted"
@@ -458,7 +462,7 @@ def test_running_is_what_the_holder_of_the_run_does(
     seen = []
 
     def looks(*arguments: Any) -> None:
-        seen.append(run_states(project / "data" / "runs", "default", discover(
+        seen.append(State.of_run(project / "data" / "runs", "default", Notebook.discover(
             project / "notebooks"))[0])
         works(*arguments)
 
@@ -480,11 +484,12 @@ def test_running_is_what_the_holder_of_the_run_does(
 ])
 def test_one_broken_record_stops_nothing(project: Path, text: str) -> None:
     go(project)
-    path = executed_path(project / "data" / "runs", "default", SEVEN).with_suffix(".json")
+    path = RunRecord.copy_path(project / "data" / "runs", "default", SEVEN).with_suffix(".json")
     path.write_text(text, encoding="latin-1")
     with pytest.raises(ArtifactError):
         RunRecord.load(project / "data" / "runs", "default", SEVEN)
-    states = run_states(project / "data" / "runs", "default", discover(project / "notebooks"))
+    found = Notebook.discover(project / "notebooks")
+    states = State.of_run(project / "data" / "runs", "default", found)
     assert [s.status for s in states] == ["complete", "broken", "stale"]
     assert "07_online.json, is damaged" in states[1].reason and len(states[1].reason) < 400
     assert "python -m monitorlab run 07 --run-id default" in states[1].reason
@@ -492,7 +497,7 @@ def test_one_broken_record_stops_nothing(project: Path, text: str) -> None:
 
 def test_a_flipped_byte_of_a_record_is_noticed(project: Path) -> None:
     go(project, SIX)
-    path = executed_path(project / "data" / "runs", "default", SIX).with_suffix(".json")
+    path = RunRecord.copy_path(project / "data" / "runs", "default", SIX).with_suffix(".json")
     whole = path.read_bytes()
     for place in range(0, len(whole), 5):
         if not whole[place:place + 1].isspace():
@@ -503,8 +508,8 @@ def test_a_flipped_byte_of_a_record_is_noticed(project: Path) -> None:
 def test_an_executed_notebook_whose_source_is_gone_is_shown(project: Path) -> None:
     go(project)
     (project / "notebooks" / f"{SEVEN}.py").rename(project / "notebooks" / "07_renamed.py")
-    found = discover(project / "notebooks", strict=False)
-    states = run_states(project / "data" / "runs", "default", found)
+    found = Notebook.discover(project / "notebooks", strict=False)
+    states = State.of_run(project / "data" / "runs", "default", found)
     assert [(s.notebook.stem, s.status) for s in states][1::2] == [
         ("07_renamed", "missing"), (SEVEN, "stale")]
     assert states[-1].reason == "its source is no longer among the notebooks"
@@ -512,7 +517,7 @@ def test_an_executed_notebook_whose_source_is_gone_is_shown(project: Path) -> No
 
 def test_an_executed_copy_that_is_gone_is_shown(project: Path) -> None:
     go(project)
-    executed_path(project / "data" / "runs", "default", SIX).unlink()
+    RunRecord.copy_path(project / "data" / "runs", "default", SIX).unlink()
     assert statuses(project) == ["broken", "complete", "complete"]
 
 
@@ -523,5 +528,6 @@ def test_headlines_that_are_none_are_left_out(project: Path) -> None:
         path.write_text(text)
         assert statuses(project)[0] == "complete"
     path.write_text(json.dumps({"value": 3, "caption": "c"}))
-    state = run_states(project / "data" / "runs", "default", discover(project / "notebooks"))[0]
+    found = Notebook.discover(project / "notebooks")
+    state = State.of_run(project / "data" / "runs", "default", found)[0]
     assert state.headline == {"value": "3", "caption": "c"}

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from monitorlab.benchmark.sample_files import load_samples
-from monitorlab.commands.score import Request, _Scoring, _slug, score_file
+from monitorlab.commands.score import _Request, _Scoring, _slug
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.rules import Constant
 from monitorlab.monitors.scoring import ScoringError
@@ -68,8 +68,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(monitor: Any, **options: Any) -> _Scoring:
-    request = Request(Path("own.csv"), **options)
-    return score_file(monitor, load_samples(request.samples), request)
+    request = _Request(Path("own.csv"), **options)
+    return _Scoring(monitor, load_samples(request.samples), request).carried_out()
 
 
 def test_the_table_fits_its_schema_and_says_what_the_monitor_said(folder: Path) -> None:

@@ -23,11 +23,11 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from monitorlab.commands.calibrate import Plan, calibrate_log
+from monitorlab.commands.calibrate import Calibrated, Plan
 from monitorlab.evaluation import operating_points, rates
 from monitorlab.online.score_files import load_scores
-from monitorlab.pipeline.notebooks import discover
-from monitorlab.pipeline.records import RunRecord, executed_path
+from monitorlab.pipeline.notebooks import Notebook
+from monitorlab.pipeline.records import RunRecord
 from monitorlab.pipeline.runs import open_run
 from monitorlab.report import site
 from monitorlab.report.page import _RenderedReport, render_report
@@ -97,7 +97,7 @@ def render(root: Path, samples: pd.DataFrame) -> _RenderedReport:
             "# %% [markdown]\n# **Reads** nothing. **Writes** nothing.\n\n"
             '# %% tags=["parameters"]\nPROFILE: str = "tiny"  # tiny\nRUN_ID: str = "x"  # folder\n'
             f"SEED: int = 1  # seed\n\n# %% [markdown]\n# ## {heading}\n")
-    notebooks = discover(root / "notebooks")
+    notebooks = Notebook.discover(root / "notebooks")
     tables = {"01_benchmark_construction": {"samples": samples},
               "03_monitor_evaluation": {"verdicts": verdicts_table(samples)}}
     for notebook in notebooks:
@@ -105,7 +105,7 @@ def render(root: Path, samples: pd.DataFrame) -> _RenderedReport:
             for name, table in tables[notebook.stem].items():
                 run.write_table(name, table)
             run.write_metrics({"confirmed": 1.0, "checked": 96, "scenarios": 48})
-        path = executed_path(root / "data" / "runs", "small", notebook.stem)
+        path = RunRecord.copy_path(root / "data" / "runs", "small", notebook.stem)
         path.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(jupytext.read(notebook.path, fmt="py:percent"), path)
         RunRecord(
@@ -406,7 +406,7 @@ def test_the_page_of_a_policy_is_no_wider_than_the_window(
     frame = pd.DataFrame(rows, columns=["trajectory_id", "step", "score", "label"])
     frame.to_csv(tmp_path / "log.csv", index=False)
     data = load_scores(tmp_path / "log.csv", orientation="safety", positive="safe")
-    calibrate_log(data, Plan(level=0.1, side="safety")).save(tmp_path / "policy")
+    Calibrated.of(data, Plan(level=0.1, side="safety")).save(tmp_path / "policy")
     for width in (1280, 375):
         browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800,
                      deviceScaleFactor=1, mobile=False)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from monitorlab.commands.calibrate import Calibrated, Plan, calibrate_log
+from monitorlab.commands.calibrate import Calibrated, Plan
 from monitorlab.online.metrics import alarm_steps
 from monitorlab.online.policy import hashed_draws
 from monitorlab.online.trajectories import Trajectories
@@ -52,7 +52,7 @@ def test_a_policy_keeps_its_level_and_the_other_risk_as_it_says(statistic, trial
     kept, excess = [], []
     for trial in range(trials):
         rng = np.random.default_rng([trial, len(risk), trials])
-        found = calibrate_log(draw(rng, 200), Plan(level=LEVEL, statistic=statistic, risk=risk))
+        found = Calibrated.of(draw(rng, 200), Plan(level=LEVEL, statistic=statistic, risk=risk))
         measured = rates(found, found.policy.threshold, draw(rng, 300))
         kept.append(measured[risk])
         excess.append(measured[other] - found.levels.set_index("level").loc[LEVEL, "also"])
@@ -72,7 +72,7 @@ def test_each_group_has_its_level():
         hard = rng.random(240) < 0.3
         data.flat_scores[np.repeat(hard, data.lengths)] += 2.0
         data = replace(data, groups=np.where(hard, "hard", "easy").astype(object))
-        found = calibrate_log(data, Plan(level=LEVEL, statistic="running_min", per_group=True))
+        found = Calibrated.of(data, Plan(level=LEVEL, statistic="running_min", per_group=True))
         for name, values in kept.items():
             fresh = draw(rng, 300)
             fresh.flat_scores[:] += 2.0 * (name == "hard")
@@ -98,6 +98,6 @@ def test_groups_that_resemble_one_another_must_be_named(named):
                             np.zeros(360, np.int8),
                             groups=prompts.astype(str).astype(object) if named else None)
         plan = Plan(level=LEVEL, calibrator="binomial", statistic="running_min")
-        above += stats.norm.sf(calibrate_log(data, plan).policy.threshold.value) > LEVEL
+        above += stats.norm.sf(Calibrated.of(data, plan).policy.threshold.value) > LEVEL
     allowed = stats.binom.isf(CHANCE, trials, plan.delta)
     assert (above <= allowed) == named, above

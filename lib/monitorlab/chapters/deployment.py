@@ -22,7 +22,7 @@ import torch
 from matplotlib.figure import Figure
 from transformers import LlamaForCausalLM
 
-from monitorlab.commands.calibrate import Calibrated, Plan, calibrate_log
+from monitorlab.commands.calibrate import Calibrated, Plan
 from monitorlab.commands.watch import watch
 from monitorlab.display import progress, style
 from monitorlab.models import ModelSize
@@ -48,7 +48,7 @@ from monitorlab.storage.sources import project_root
 
 # What only the notebook takes from here.
 __all__ = [
-    "CachedReader", "Plan", "PolicyError", "WatchedStream", "WatchedText", "calibrate_log",
+    "CachedReader", "Calibrated", "Plan", "PolicyError", "WatchedStream", "WatchedText",
     "check_level", "digest_file", "watch",
 ]  # fmt: skip
 

@@ -188,7 +188,7 @@ def calibrate_file(log: Path, *, out: Path, plan: Plan, columns: str = "", posit
     path = log.expanduser()
     scores = load_scores(path, plan.side, columns=columns, group=group, positive=positive,
                          signal=signal)
-    found = calibrate_log(scores, plan, digest_file(path))
+    found = Calibrated.of(scores, plan, digest_file(path))
     found.save(out.expanduser())
     echo(found.describe())
     echo(f"Open {relative(out / 'page.html')}, or run: python -m monitorlab watch "
@@ -221,6 +221,68 @@ class Calibrated:
     levels: pd.DataFrame
     groups: pd.DataFrame
     estimates: pd.DataFrame
+
+    @classmethod
+    def of(cls, log: Trajectories, plan: Plan, data: str = "") -> Calibrated:
+        """Choose a statistic, place its threshold, and say what to expect.
+
+        Parameters
+        ----------
+        log : Trajectories
+            Suspicion of finished sequences; those without a label calibrate nothing.
+        plan : Plan
+            What for.
+        data : str
+            Digest of the log, for the policy.
+
+        Raises
+        ------
+        ScoreFileError
+            If no sequence is known to be of the kind that the promise is about.
+        """
+        with np.errstate(over="ignore"):  # to the precision that scores will have at the monitor
+            log = replace(log, flat_scores=log.flat_scores.astype(plan.dtype).astype(np.float64))
+        log, unlabelled = (log.take(at) for at in (log.labels != UNKNOWN, log.labels == UNKNOWN))
+        label, kind, _ = KINDS[plan.risk]
+        if not len(log):
+            needed = sequences_needed(plan.calibrator, plan.level, plan.delta)
+            raise ScoreFileError(
+                "no sequence of the log has a label. Judge some hundred of them, drawn at random, "
+                "in a column label (0 is safe, 1 is unsafe) and leave it empty for the others; "
+                f"level {plan.level:g} needs at least {needed} {kind} ones. If your labels are in "
+                "another column, say --columns label:NAME.")
+        if not log.count(label):
+            what = "false alarms" if plan.risk == FALSE_ALARM else "misses"
+            raise ScoreFileError(
+                f"no sequence of the log has label {label} ({kind}). A bound on {what} comes from "
+                f"{kind} sequences; if your labels are in another column, say --columns "
+                "label:NAME, and --positive safe if 1 means safe.")
+        if plan.per_group and log.groups is None:
+            raise ScoreFileError("thresholds per group need a column of groups: name it, as in "
+                                 "--group task.")
+        units = np.arange(len(log))  # sequences, or the groups in which they resemble one another
+        if log.groups is not None and not plan.per_group:
+            units = np.unique(log.groups.astype(str), return_inverse=True)[1].astype(np.int64)
+        learning, rest = _parts(log, units, plan)
+        statistic, compared = _choose(log.take(learning), units[learning], plan)
+        try:
+            fitted = statistic.fit(log.take(learning))
+        except running.TooFewSequencesError as error:
+            raise ScoreFileError(str(error)) from None
+        part = _Part(log.take(rest).transformed(fitted), units[rest], plan)
+        levels = pd.DataFrame([part.row(level) for level in sorted({*LEVELS, plan.level})])
+        strata = part.strata() if plan.per_group else {}
+        rules = {name: own.threshold(plan.level) for name, own in strata.items()}
+        rules = {name: rule for name, rule in rules.items() if rule.k}
+        rule = part.threshold(plan.level)
+        others = peaks(log.take(learning).transformed(fitted)) if len(learning) else None
+        policy = Policy(rule, fitted, rules, plan.side, plan.dtype, plan.on_error,
+                        part.drift(min(one.value for one in (rule, *rules.values())), others),
+                        log.name, data, scoring=plan.scoring)
+        policy = policy.valid_for(plan.valid_days)
+        rows = [{"group": name, **own.row(plan.level)} for name, own in strata.items()]
+        estimates = part.estimates(rule, unlabelled.transformed(fitted))
+        return cls(policy, compared, levels, pd.DataFrame(rows), pd.DataFrame(estimates))
 
     @classmethod
     def load(cls, folder: Path) -> Calibrated:
@@ -442,68 +504,6 @@ def _table(frame: pd.DataFrame) -> Markup:
     return Markup(Table(frame).html())  # escaped there, cell by cell
 
 
-def calibrate_log(log: Trajectories, plan: Plan, data: str = "") -> Calibrated:
-    """Choose a statistic, place its threshold, and say what to expect.
-
-    Parameters
-    ----------
-    log : Trajectories
-        Suspicion of finished sequences; those without a label calibrate nothing.
-    plan : Plan
-        What for.
-    data : str
-        Digest of the log, for the policy.
-
-    Raises
-    ------
-    ScoreFileError
-        If no sequence is known to be of the kind that the promise is about.
-    """
-    with np.errstate(over="ignore"):  # to the precision that scores will have at the monitor
-        log = replace(log, flat_scores=log.flat_scores.astype(plan.dtype).astype(np.float64))
-    log, unlabelled = (log.take(at) for at in (log.labels != UNKNOWN, log.labels == UNKNOWN))
-    label, kind, _ = KINDS[plan.risk]
-    if not len(log):
-        needed = sequences_needed(plan.calibrator, plan.level, plan.delta)
-        raise ScoreFileError(
-            "no sequence of the log has a label. Judge some hundred of them, drawn at random, in a "
-            "column label (0 is safe, 1 is unsafe) and leave it empty for the others; level "
-            f"{plan.level:g} needs at least {needed} {kind} ones. If your labels are in another "
-            "column, say --columns label:NAME.")
-    if not log.count(label):
-        what = "false alarms" if plan.risk == FALSE_ALARM else "misses"
-        raise ScoreFileError(f"no sequence of the log has label {label} ({kind}). A bound on "
-                             f"{what} comes from {kind} sequences; if your labels are in another "
-                             "column, say --columns label:NAME, and --positive safe if 1 means "
-                             "safe.")
-    if plan.per_group and log.groups is None:
-        raise ScoreFileError("thresholds per group need a column of groups: name it, as in "
-                             "--group task.")
-    units = np.arange(len(log))  # sequences, or the groups in which they resemble one another
-    if log.groups is not None and not plan.per_group:
-        units = np.unique(log.groups.astype(str), return_inverse=True)[1].astype(np.int64)
-    learning, rest = _parts(log, units, plan)
-    statistic, compared = _choose(log.take(learning), units[learning], plan)
-    try:
-        fitted = statistic.fit(log.take(learning))
-    except running.TooFewSequencesError as error:
-        raise ScoreFileError(str(error)) from None
-    part = _Part(log.take(rest).transformed(fitted), units[rest], plan)
-    levels = pd.DataFrame([part.row(level) for level in sorted({*LEVELS, plan.level})])
-    strata = part.strata() if plan.per_group else {}
-    rules = {name: own.threshold(plan.level) for name, own in strata.items()}
-    rules = {name: rule for name, rule in rules.items() if rule.k}
-    rule = part.threshold(plan.level)
-    others = peaks(log.take(learning).transformed(fitted)) if len(learning) else None
-    policy = Policy(rule, fitted, rules, plan.side, plan.dtype, plan.on_error,
-                    part.drift(min(one.value for one in (rule, *rules.values())), others), log.name,
-                    data, scoring=plan.scoring)
-    policy = policy.valid_for(plan.valid_days)
-    rows = [{"group": name, **own.row(plan.level)} for name, own in strata.items()]
-    estimates = part.estimates(rule, unlabelled.transformed(fitted))
-    return Calibrated(policy, compared, levels, pd.DataFrame(rows), pd.DataFrame(estimates))
-
-
 def _parts(log: Trajectories, units: IntArray, plan: Plan) -> tuple[IntArray, IntArray]:
     """Split positions into a part to learn from and a part to calibrate on, whole units each.
 
@@ -630,7 +630,7 @@ class _Part:
 
     def strata(self) -> dict[str, _Part]:
         """Return the part of each group that has a sequence to calibrate on."""
-        assert self.running.groups is not None  # asked for them, which `calibrate_log` has checked
+        assert self.running.groups is not None  # asked for them, which `Calibrated.of` has checked
         groups, label = self.running.groups.astype(str), KINDS[self.plan.risk][0]
         parts = {}
         for name in sorted(set(groups[self.running.labels == label])):

@@ -183,8 +183,8 @@ def compare_files(tables: list[Path], *, samples: Path, by: list[str] | None = N
         Exit code 0 if both rose by less, 2 if one rose by more (or the command was wrong), 1 if
         these samples cannot tell.
     """
-    verdicts = read_tables(tables, columns)
-    found = compare_tables(verdicts, load_samples(samples.expanduser(), echo), by or (), seed)
+    verdicts = _read_tables(tables, columns)
+    found = _compare_tables(verdicts, load_samples(samples.expanduser(), echo), by or (), seed)
     if out is not None:
         found.write(out.expanduser())
     echo(found.describe())
@@ -194,7 +194,7 @@ def compare_files(tables: list[Path], *, samples: Path, by: list[str] | None = N
         raise typer.Exit(standing)
 
 
-def read_tables(paths: Sequence[Path], columns: str = "") -> pd.DataFrame:
+def _read_tables(paths: Sequence[Path], columns: str = "") -> pd.DataFrame:
     """Read tables of verdicts, and tell monitors of the same name apart by their files.
 
     Parameters
@@ -236,7 +236,7 @@ def read_tables(paths: Sequence[Path], columns: str = "") -> pd.DataFrame:
     return verdicts
 
 
-def compare_tables(verdicts: pd.DataFrame, samples: pd.DataFrame, by: Sequence[str] = (),
+def _compare_tables(verdicts: pd.DataFrame, samples: pd.DataFrame, by: Sequence[str] = (),
                    seed: int = 2026) -> _Comparison:
     """Compare monitors on the samples that they judged.
 

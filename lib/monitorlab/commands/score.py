@@ -52,7 +52,7 @@ READ_AGAIN = ("api", "text")  # kinds of monitors whose verdict is one reply
 
 
 @dataclass(frozen=True)
-class Request:
+class _Request:
     """What to score, and where to put it.
 
     A table that is there already is replaced if its manifest says that the same settings made it
@@ -118,7 +118,7 @@ class Request:
         return (self.workers or 0) if self.engine == "ray" else 0
 
 
-def score_samples(context: typer.Context, *, monitor: str, request: Request,
+def score_samples(context: typer.Context, *, monitor: str, request: _Request,
                   option: Settings = None) -> None:
     """Score a file with a monitor by name, and say what came out.
 
@@ -135,39 +135,10 @@ def score_samples(context: typer.Context, *, monitor: str, request: Request,
         given.append({"workers": str(request.workers)})
     build = functools.partial(build_monitor, monitor, *given)
     frame = load_samples(request.samples, echo)  # first: it is quick, a model is not
-    done = score_file(build(), frame, request, build)
+    done = _Scoring(build(), frame, request).carried_out(build)
     echo(done.describe())
     if not done.statuses[verdicts.PARSED]:
         raise typer.Exit(NO_VERDICT)
-
-
-def score_file(monitor: Monitor, frame: pd.DataFrame, request: Request,
-               build: Callable[[], Monitor] | None = None) -> _Scoring:
-    """Score the samples of a file and write the table of verdicts with its manifest.
-
-    The table has the schema ``verdicts``, sorted by sample_id. Its column ``seconds`` is empty, so
-    that a second run gives the same bytes; times are in the store and in the manifest.
-
-    Parameters
-    ----------
-    monitor : Monitor
-        Who judges.
-    frame : DataFrame
-        The samples of `request`, from :func:`monitorlab.benchmark.sample_files.load_samples`.
-    request : Request
-        What, and where to.
-    build : callable, optional
-        Makes a monitor like `monitor`, for the actors of `request`.
-
-    Raises
-    ------
-    MonitorError
-        If an output would replace an input, another output, or a table that was made otherwise, or
-        actors are to wait for answers.
-    ScoringError
-        If scoring stopped early; what arrived is in the store.
-    """
-    return _Scoring(monitor, frame, request).carried_out(build)
 
 
 class _Scoring:
@@ -194,7 +165,7 @@ class _Scoring:
         A line per status that is no verdict.
     """
 
-    def __init__(self, monitor: Monitor, frame: pd.DataFrame, request: Request) -> None:
+    def __init__(self, monitor: Monitor, frame: pd.DataFrame, request: _Request) -> None:
         self.monitor, self.frame, self.request = monitor, frame, request
         stem = f"{request.samples.stem}-{_slug(monitor)}"
         self.out = request.out or Path("verdicts") / f"{stem}.csv"
@@ -210,8 +181,25 @@ class _Scoring:
         """Settings of the monitor as a manifest gives them back."""
         return dict(json.loads(pretty_json(dict(self.monitor.settings()))))
 
-    def carried_out(self, build: Callable[[], Monitor] | None) -> _Scoring:
-        """Ask, and write what was answered."""
+    def carried_out(self, build: Callable[[], Monitor] | None = None) -> _Scoring:
+        """Ask, and write the table of verdicts with its manifest.
+
+        The table has the schema ``verdicts``, sorted by sample_id. Its column ``seconds`` is empty,
+        so that a second run gives the same bytes; times are in the store and in the manifest.
+
+        Parameters
+        ----------
+        build : callable, optional
+            Makes a monitor like this one, for the actors of the request.
+
+        Raises
+        ------
+        MonitorError
+            If an output would replace an input, another output, or a table that was made otherwise,
+            or actors are to wait for answers.
+        ScoringError
+            If scoring stopped early; what arrived is in the store.
+        """
         self.check_places()
         monitor, request = self.monitor, self.request
         if request.actors and monitor.workers > 1:
@@ -539,7 +527,7 @@ class _Reading:
     unsure: int
 
 
-def reread(store: VerdictStore, table: pd.DataFrame, samples: pd.DataFrame, *,
+def _reread(store: VerdictStore, table: pd.DataFrame, samples: pd.DataFrame, *,
            settings: Mapping[str, Any] | None = None, prompt: str = "",
            max_tokens: int = 0) -> _Reading:
     """Read the replies in a store again; store and table stay as they are.
@@ -685,7 +673,7 @@ def reread_file(store: Path, *, table: Path, samples: Path, out: Path | None = N
         raise MonitorError(f"{out} has an unknown ending, expected one of {', '.join(ENDINGS)}: "
                            "name the new table with --out")
     answers, manifest = VerdictStore(store), _read_json(table.with_name(f"{table.name}.json"))
-    found = reread(answers, read_verdicts(table), judged, settings=manifest.get("settings"),
+    found = _reread(answers, read_verdicts(table), judged, settings=manifest.get("settings"),
                    prompt=prompt, max_tokens=max_tokens)
     _write_new(out_store, lambda path: path.write_text(answers.text(found.verdicts), "ascii"))
     _write_new(out, lambda path: write_verdicts(found.table, path, out.suffix))

@@ -203,44 +203,97 @@ class Notebook:
         path.parent.mkdir(parents=True, exist_ok=True)
         jupytext.write(document, path, fmt="ipynb")
 
+    @classmethod
+    def discover(cls, folder: Path, strict: bool = True) -> tuple[Notebook, ...]:
+        """Read all notebooks of a folder, in the order in which they have to run.
 
-def discover(folder: Path, strict: bool = True) -> tuple[Notebook, ...]:
-    """Read all notebooks of a folder, in the order in which they have to run.
+        Parameters
+        ----------
+        folder : Path
+            Holds files named `NN_name.py`; other files are left alone.
+        strict : bool
+            Whether a notebook that cannot be read, shares its number with another, or is part of a
+            circle is an error. Otherwise it has a `fault`, and comes after the others.
 
-    Parameters
-    ----------
-    folder : Path
-        Holds files named `NN_name.py`; other files are left alone.
-    strict : bool
-        Whether a notebook that cannot be read, shares its number with another, or is part of a
-        circle is an error. Otherwise it has a `fault`, and comes after the others.
-
-    Raises
-    ------
-    NotebookError
-        What is wrong with the first such notebook.
-    """
-    found = []
-    for path in sorted(p for p in folder.glob("*.py") if _STEM.fullmatch(p.stem)):
+        Raises
+        ------
+        NotebookError
+            What is wrong with the first such notebook.
+        """
+        found = []
+        for path in sorted(p for p in folder.glob("*.py") if _STEM.fullmatch(p.stem)):
+            try:
+                found.append(_parse(path, path.read_bytes()))
+            except NotebookError as error:
+                found.append(cls.unreadable(path, str(error)))
+            except Exception as error:  # half-edited text fails in YAML, tokenizer or jupytext
+                words = " ".join(str(error).split())[:200]
+                found.append(cls.unreadable(path, f"{path.name} cannot be read: {words}"))
+        numbers = [n.number for n in found]
+        found = [n if n.fault or numbers.count(n.number) == 1
+                 else replace(n, fault=f"two notebooks have the number {n.number:02d}")
+                 for n in found]
+        sound, faulty = ([n for n in found if bool(n.fault) == fault] for fault in (False, True))
         try:
-            found.append(_parse(path, path.read_bytes()))
+            ordered = (*_in_order(sound), *faulty)
         except NotebookError as error:
-            found.append(Notebook.unreadable(path, str(error)))
-        except Exception as error:  # half-edited text fails in YAML, tokenizer or jupytext
-            words = " ".join(str(error).split())[:200]
-            found.append(Notebook.unreadable(path, f"{path.name} cannot be read: {words}"))
-    numbers = [n.number for n in found]
-    found = [n if n.fault or numbers.count(n.number) == 1
-             else replace(n, fault=f"two notebooks have the number {n.number:02d}") for n in found]
-    sound, faulty = ([n for n in found if bool(n.fault) == fault] for fault in (False, True))
-    try:
-        ordered = (*_in_order(sound), *faulty)
-    except NotebookError as error:
-        ordered = (*(replace(n, fault=str(error)) for n in sound), *faulty)
-    for notebook in ordered if strict else ():
-        if notebook.fault:
-            raise NotebookError(notebook.fault)
-    return ordered
+            ordered = (*(replace(n, fault=str(error)) for n in sound), *faulty)
+        for notebook in ordered if strict else ():
+            if notebook.fault:
+                raise NotebookError(notebook.fault)
+        return ordered
+
+    @staticmethod
+    def select(notebooks: Sequence[Notebook], names: Iterable[str]) -> tuple[Notebook, ...]:
+        """Pick notebooks by number ("7", "07"), stem or file name; all of them if `names` is empty.
+
+        Raises
+        ------
+        NotebookError
+            If a name matches none; the message lists those that exist.
+        """
+        wanted: set[str] = set()
+        for name in names:
+            key = Path(name).stem
+            found = {n.stem for n in notebooks
+                     if key == n.stem or (key.isdecimal() and int(key) == n.number)}
+            if not found:
+                known = ", ".join(n.stem for n in notebooks) or "none"
+                raise NotebookError(f"no notebook {name!r}. Notebooks: {known}")
+            wanted |= found
+        return tuple(n for n in notebooks if not wanted or n.stem in wanted)
+
+    @staticmethod
+    def with_inputs(chosen: Sequence[Notebook],
+                    notebooks: Sequence[Notebook]) -> tuple[Notebook, ...]:
+        """Return `chosen` and all that they read, directly or not, in the order to run."""
+        wanted, ordered = {n.stem for n in chosen}, _in_order(notebooks)
+        for notebook in reversed(ordered):
+            if notebook.stem in wanted:
+                wanted.update(notebook.dependencies(notebooks))
+        return tuple(n for n in ordered if n.stem in wanted)
+
+    @staticmethod
+    def readme(notebooks: Sequence[Notebook]) -> str:
+        """Return the text of `notebooks/README.md`: a table, then the opening of every notebook."""
+        lines = [_README]
+        for n in notebooks:
+            lines.append(f"| {n.number:02d} | [{n.title}]({n.path.name}) "
+                         f"| {_code_list(n.reads)} | {_code_list(n.writes)} |")
+        for n in notebooks:
+            lines += ["", f"## {n.number:02d} [{n.title}]({n.path.name})"]
+            lines += ["", f"> {n.claim}"] if n.claim else []
+            lines += ["", n.about] if n.about else []
+        return "\n".join(lines) + "\n"
+
+    @staticmethod
+    def opening(source: str) -> tuple[str, str, str]:
+        """Split the first cell into title, claim and the rest."""
+        head, *body = source.splitlines()
+        title = re.sub(r"^#\s+(\d+\.\s*)?", "", head).strip()
+        quoted = [line.lstrip("> ").strip() for line in body if line.startswith(">")]
+        rest = "\n".join(line for line in body if not line.startswith(">")).strip()
+        return title, " ".join(quoted), rest
 
 
 @functools.lru_cache(maxsize=64)
@@ -253,40 +306,11 @@ def _parse(path: Path, data: bytes) -> Notebook:
                   for c in document.cells)
     if not cells or cells[0].kind != "markdown" or not cells[0].source.startswith("# "):
         raise NotebookError(f"{path.name}: the first cell must be markdown and start with `# `")
-    title, claim, about = read_first_cell(cells[0].source)
+    title, claim, about = Notebook.opening(cells[0].source)
     tables = _read_tables(cells[1].source) if len(cells) > 1 else {}
     return Notebook(path, int(path.stem[:2]), title, claim, about, tables.get("Reads", ()),
                     tables.get("Writes", ()), _read_parameters(path, cells), cells,
                     hashlib.sha256(data).hexdigest(), instead=tables.get("Instead", ()))
-
-
-def select(notebooks: Sequence[Notebook], names: Iterable[str]) -> tuple[Notebook, ...]:
-    """Pick notebooks by number ("7", "07"), stem or file name; all of them if `names` is empty.
-
-    Raises
-    ------
-    NotebookError
-        If a name matches none; the message lists those that exist.
-    """
-    wanted: set[str] = set()
-    for name in names:
-        key = Path(name).stem
-        found = {n.stem for n in notebooks
-                 if key == n.stem or (key.isdecimal() and int(key) == n.number)}
-        if not found:
-            known = ", ".join(n.stem for n in notebooks) or "none"
-            raise NotebookError(f"no notebook {name!r}. Notebooks: {known}")
-        wanted |= found
-    return tuple(n for n in notebooks if not wanted or n.stem in wanted)
-
-
-def with_inputs(chosen: Sequence[Notebook], notebooks: Sequence[Notebook]) -> tuple[Notebook, ...]:
-    """Return `chosen` and every notebook that they read, directly or not, in the order to run."""
-    wanted, ordered = {n.stem for n in chosen}, _in_order(notebooks)
-    for notebook in reversed(ordered):
-        if notebook.stem in wanted:
-            wanted.update(notebook.dependencies(notebooks))
-    return tuple(n for n in ordered if n.stem in wanted)
 
 
 def _in_order(notebooks: Sequence[Notebook]) -> tuple[Notebook, ...]:
@@ -321,30 +345,8 @@ Open them in Jupyter (`jupyter lab`, then *Open as notebook*), or run them all w
 |---|---|---|---|"""
 
 
-def readme_text(notebooks: Sequence[Notebook]) -> str:
-    """Return the text of `notebooks/README.md`: a table, then the opening of every notebook."""
-    lines = [_README]
-    for n in notebooks:
-        lines.append(f"| {n.number:02d} | [{n.title}]({n.path.name}) "
-                     f"| {_code_list(n.reads)} | {_code_list(n.writes)} |")
-    for n in notebooks:
-        lines += ["", f"## {n.number:02d} [{n.title}]({n.path.name})"]
-        lines += ["", f"> {n.claim}"] if n.claim else []
-        lines += ["", n.about] if n.about else []
-    return "\n".join(lines) + "\n"
-
-
 def _code_list(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names) or "nothing"
-
-
-def read_first_cell(source: str) -> tuple[str, str, str]:
-    """Split the first cell into title, claim and the rest."""
-    head, *body = source.splitlines()
-    title = re.sub(r"^#\s+(\d+\.\s*)?", "", head).strip()
-    quoted = [line.lstrip("> ").strip() for line in body if line.startswith(">")]
-    rest = "\n".join(line for line in body if not line.startswith(">")).strip()
-    return title, " ".join(quoted), rest
 
 
 def _read_tables(source: str) -> dict[str, tuple[str, ...]]:

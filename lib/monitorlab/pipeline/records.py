@@ -122,7 +122,7 @@ class RunRecord:
         ArtifactError
             If the file is not what was written.
         """
-        path = executed_path(runs, run_id, stem).with_suffix(".json")
+        path = cls.copy_path(runs, run_id, stem).with_suffix(".json")
         if not path.exists():
             return None
         try:
@@ -136,7 +136,7 @@ class RunRecord:
 
     def save(self, runs: Path) -> None:
         """Write it atomically; on a full disk over the old one, which needs no new space."""
-        path = executed_path(runs, self.run_id, self.stem).with_suffix(".json")
+        path = self.copy_path(runs, self.run_id, self.stem).with_suffix(".json")
         text = sealed_json(asdict(self))
         try:
             write_text_atomic(path, text)
@@ -153,7 +153,7 @@ class RunRecord:
             json.loads(output.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False  # never written, or cut: what lies at the target is better
-        output.replace(executed_path(runs, self.run_id, self.stem))
+        output.replace(self.copy_path(runs, self.run_id, self.stem))
         return True
 
     def why_run(self, runs: Path, notebook: Notebook, notebooks: Sequence[Notebook]) -> str:
@@ -171,7 +171,7 @@ class RunRecord:
         notebooks : sequence of Notebook
             All of the project.
         """
-        states = run_states(runs, self.run_id, notebooks)
+        states = State.of_run(runs, self.run_id, notebooks)
         state = next(s for s in states if s.notebook.stem == notebook.stem)
         done = state.record
         if state.status != "complete" or done is None:
@@ -194,6 +194,34 @@ class RunRecord:
         """Return the record of an execution that is over, with the seal of what it left."""
         return replace(self, status=status, finished=_now(),
                        tables=_tables_seal(runs / self.run_id / self.stem), **more)
+
+    @staticmethod
+    def copy_path(runs: Path, run_id: str, stem: str) -> Path:
+        """Return where the executed copy of a notebook lies."""
+        return runs / run_id / "executed" / f"{stem}.ipynb"
+
+    @classmethod
+    def pick_up(cls, runs: Path, run_id: str) -> None:
+        """Finish what a killed runner left: keep its outputs, say interrupted, remove its folders.
+
+        Only for who holds the run folder: whatever is unfinished there has no process any more.
+        """
+        folder = runs / run_id / "executed"
+        for path in folder.glob("*.json"):
+            try:
+                record = cls.load(runs, run_id, path.stem)
+            except ArtifactError:
+                continue
+            if record is not None and record.status == "running":
+                for output in folder.glob(f".{record.stem}.*.part/output.ipynb"):
+                    record.keep_copy(runs, output)
+                replace(record, status="interrupted").save(runs)
+                mark(runs / run_id / record.stem, "interrupted")
+        for path in folder.glob(".*.part"):
+            if _PART.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+        for path in folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -221,64 +249,34 @@ class State:
     record: RunRecord | None = None
     headline: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def of_run(cls, runs: Path, run_id: str, notebooks: Sequence[Notebook]) -> tuple[State, ...]:
+        """Return the state of every notebook in one run, in the order of `notebooks`.
+
+        Notebooks that were executed and are not among them any more come last. What cannot be read
+        is "broken" and stops nothing.
+        """
+        known = {n.stem for n in notebooks}
+        gone = sorted(p for p in (runs / run_id / "executed").glob("[0-9][0-9]*.json")
+                      if p.stem not in known)
+        shown = [*notebooks, *(Notebook.unreadable(p, "") for p in gone)]
+        records: dict[str, RunRecord | None] = {}
+        faults: dict[str, str] = {}
+        for notebook in shown:
+            try:
+                records[notebook.stem] = RunRecord.load(runs, run_id, notebook.stem)
+            except ArtifactError as error:
+                records[notebook.stem], faults[notebook.stem] = None, str(error)
+        return tuple(cls(n, "broken", n.fault or faults[n.stem], records[n.stem])
+                     if n.fault or n.stem in faults else _state(runs, run_id, n, notebooks, records)
+                     for n in shown)
+
 
 def list_runs(runs: Path) -> tuple[str, ...]:
     """Return the ids of all runs that the runner started."""
     if not runs.is_dir():
         return ()
     return tuple(sorted(p.name for p in runs.iterdir() if (p / "executed").is_dir()))
-
-
-def executed_path(runs: Path, run_id: str, stem: str) -> Path:
-    """Return where the executed copy of a notebook lies."""
-    return runs / run_id / "executed" / f"{stem}.ipynb"
-
-
-def pick_up(runs: Path, run_id: str) -> None:
-    """Finish what a killed runner left: keep its outputs, say interrupted, remove its folders.
-
-    Only for who holds the run folder: whatever is unfinished there has no process any more.
-    """
-    folder = runs / run_id / "executed"
-    for path in folder.glob("*.json"):
-        try:
-            record = RunRecord.load(runs, run_id, path.stem)
-        except ArtifactError:
-            continue
-        if record is not None and record.status == "running":
-            for output in folder.glob(f".{record.stem}.*.part/output.ipynb"):
-                record.keep_copy(runs, output)
-            replace(record, status="interrupted").save(runs)
-            mark(runs / run_id / record.stem, "interrupted")
-    for path in folder.glob(".*.part"):
-        if _PART.fullmatch(path.name):
-            shutil.rmtree(path, ignore_errors=True)
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
-
-
-def run_states(runs: Path, run_id: str, notebooks: Sequence[Notebook]) -> tuple[State, ...]:
-    """Return the state of every notebook in one run, in the order of `notebooks`.
-
-    Notebooks that were executed and are not among them any more come last. What cannot be read is
-    "broken" and stops nothing.
-    """
-    known = {n.stem for n in notebooks}
-    gone = sorted(p for p in (runs / run_id / "executed").glob("[0-9][0-9]*.json")
-                  if p.stem not in known)
-    shown = [*notebooks, *(Notebook.unreadable(p, "") for p in gone)]
-    records: dict[str, RunRecord | None] = {}
-    faults: dict[str, str] = {}
-    for notebook in shown:
-        try:
-            records[notebook.stem] = RunRecord.load(runs, run_id, notebook.stem)
-        except ArtifactError as error:
-            records[notebook.stem], faults[notebook.stem] = None, str(error)
-    return tuple(
-        State(n, "broken", n.fault or faults[n.stem], records[n.stem])
-        if n.fault or n.stem in faults else _state(runs, run_id, n, notebooks, records)
-        for n in shown
-    )
 
 
 def _state(runs: Path, run_id: str, notebook: Notebook, notebooks: Sequence[Notebook],
@@ -299,7 +297,7 @@ def _state(runs: Path, run_id: str, notebook: Notebook, notebooks: Sequence[Note
     elif status == "complete":
         reason = _why_stale(runs / run_id, record, notebook, notebooks, records)
         status = "stale" if reason else "complete"
-        if not executed_path(runs, run_id, notebook.stem).is_file():
+        if not RunRecord.copy_path(runs, run_id, notebook.stem).is_file():
             status, reason = "broken", "its executed copy is gone"
     headline: dict[str, str] = {}
     with contextlib.suppress(OSError, ValueError, TypeError):  # absent, or not what we write

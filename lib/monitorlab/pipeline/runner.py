@@ -45,8 +45,8 @@ from typing import Any
 from unittest import mock
 
 from monitorlab.pipeline import records, runs
-from monitorlab.pipeline.notebooks import KERNEL_NAME, Notebook, check_parameters, with_inputs
-from monitorlab.pipeline.records import CellFailure, RunRecord, executed_path
+from monitorlab.pipeline.notebooks import KERNEL_NAME, Notebook, check_parameters
+from monitorlab.pipeline.records import CellFailure, RunRecord
 from monitorlab.storage.files import (
     FULL_DISK,
     LIBRARY,
@@ -139,7 +139,7 @@ def run_notebooks(notebooks: Sequence[Notebook], given: Mapping[str, object],
     Parameters
     ----------
     notebooks : sequence of Notebook
-        In an order in which they can run, as `discover` returns them.
+        In an order in which they can run, as `Notebook.discover` returns them.
     given : mapping of str to object
         Parameter values by name, text or Python values. Each notebook receives those it declares.
     options : Options, optional
@@ -164,7 +164,7 @@ def run_notebooks(notebooks: Sequence[Notebook], given: Mapping[str, object],
     """
     options, among = options or Options(), notebooks if among is None else among
     named = {n.stem for n in notebooks}
-    chosen = with_inputs(notebooks, among) if options.with_inputs else tuple(notebooks)
+    chosen = Notebook.with_inputs(notebooks, among) if options.with_inputs else tuple(notebooks)
     values = check_parameters(given, {n.stem: n.parameters for n in chosen})
     project = _digest_project(options.root)
     begun = {n.stem: _begin(n, values[n.stem], options, project) for n in chosen}
@@ -177,7 +177,7 @@ def run_notebooks(notebooks: Sequence[Notebook], given: Mapping[str, object],
     with ExitStack() as held:
         for run_id in dict.fromkeys(record.run_id for record in begun.values()):
             held.enter_context(runs.RunLock(options.runs / run_id).hold())
-            records.pick_up(options.runs, run_id)
+            records.RunRecord.pick_up(options.runs, run_id)
         work = _Work(chosen, named, values, begun, among, options)
         return work.one_by_one() if options.jobs == 1 else work.side_by_side()
 
@@ -225,7 +225,7 @@ def sweep(notebooks: Sequence[Notebook], given: Mapping[str, object],
         run_notebooks(notebooks, {**given, **chosen, "RUN_ID": name}, options, among)
         row: dict[str, str | float] = {"run": name, **chosen}
         # What these read comes after them.
-        states = records.run_states(options.runs, name, notebooks)
+        states = records.State.of_run(options.runs, name, notebooks)
         for notebook, state in zip(notebooks, states, strict=False):
             measured = finished_manifest(options.runs / name / notebook.stem)["metrics"]
             shown = {"headline": state.headline["value"]} if state.headline else {}
@@ -342,7 +342,7 @@ class _Worker:
             with suppress(OSError):
                 record.save(self.options.runs)
                 runs.mark(self.options.runs / record.run_id / record.stem, "failed")
-            target = executed_path(self.options.runs, record.run_id, record.stem)
+            target = RunRecord.copy_path(self.options.runs, record.run_id, record.stem)
             return RunError(record, target, target.is_file())
         self.process.join()
         return said
@@ -386,7 +386,7 @@ def _execute(notebook: Notebook, values: Mapping[str, Value], options: Options,
     """
     record = dataclasses.replace(_begin(notebook, values, options, _digest_project(options.root)),
                                  commit=runs.git_commit(options.root), process=options.runner)
-    target = executed_path(options.runs, record.run_id, notebook.stem)
+    target = RunRecord.copy_path(options.runs, record.run_id, notebook.stem)
     folder = options.runs / record.run_id / notebook.stem
     start = time.perf_counter()
     status, failure, kept = "interrupted", None, False
@@ -435,11 +435,11 @@ def _begin(notebook: Notebook, values: Mapping[str, Value], options: Options,
     """
     effective = {p.name: p.default for p in notebook.parameters} | dict(values)
     try:
-        runs.checked_seed(effective.get("SEED", 0))
+        runs.Run.checked_seed(effective.get("SEED", 0))
     except ValueError as error:
         raise ParameterError(f"{notebook.stem}: {error}") from None
     return RunRecord(
-        notebook.stem, runs.checked_name(str(effective.get("RUN_ID", "default")), "run id"),
+        notebook.stem, runs.Run.checked_name(str(effective.get("RUN_ID", "default")), "run id"),
         str(effective.get("PROFILE", "")), "running", effective, notebook.digest,
         project=project, files=_named_files(effective, options.root))
 
@@ -683,7 +683,7 @@ _UNSTABLE = {
 
 
 class RegressionError(AssertionError):
-    """A golden notebook that cannot be frozen, or a metric that left its tolerance."""
+    """A golden notebook that cannot be frozen."""
 
 
 def freeze(notebooks: Sequence[Notebook], golden: Path, options: Options | None = None,
@@ -722,7 +722,7 @@ def freeze(notebooks: Sequence[Notebook], golden: Path, options: Options | None 
         options = dataclasses.replace(options or Options(), runs=place, variables=variables)
         for notebook in notebooks:
             record = _execute(notebook, {}, options, notebook.stem)
-            path = executed_path(place, record.run_id, notebook.stem)
+            path = RunRecord.copy_path(place, record.run_id, notebook.stem)
             document = _normalize(nbformat.read(path, as_version=4))
             _refuse_unstable(notebook.stem, document)
             texts[notebook.stem] = nbformat.writes(document) + "\n"
@@ -807,37 +807,6 @@ def _freeze_metrics(measured: Mapping[str, Mapping[str, float]], path: Path,
             atol = known if known is not None else round(max(0.05 * abs(value), 0.01), 4)
             new[stem][name] = {"value": value, "atol": atol}
     write_text_atomic(path, json.dumps(new, indent=2) + "\n")
-
-
-def check_metrics(run_folder: Path, golden: Path) -> None:
-    """Compare `metrics.json` of every notebook in a run folder with the references.
-
-    Parameters
-    ----------
-    run_folder : Path
-        `<runs>/<run_id>`, with one folder per notebook.
-    golden : Path
-        `{"06_step_signals": {"name": {"value": x, "atol": y}}}`.
-
-    Raises
-    ------
-    RegressionError
-        Names every metric that is missing, new or further off than its tolerance.
-    """
-    expected = json.loads(golden.read_text(encoding="utf-8"))
-    problems = []
-    for stem, references in expected.items():
-        path = run_folder / stem / "metrics.json"
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        problems += [f"{stem}/{name}: no reference" for name in found.keys() - references.keys()]
-        for name, reference in references.items():
-            value, wanted, atol = found.get(name), reference["value"], reference["atol"]
-            if value is None:
-                problems.append(f"{stem}/{name}: missing, expected {wanted}")
-            elif not abs(value - wanted) <= atol:  # so that NaN counts as a difference
-                problems.append(f"{stem}/{name}: {value} instead of {wanted} +- {atol}")
-    if problems:
-        raise RegressionError("metrics left their tolerance:\n  " + "\n  ".join(sorted(problems)))
 
 
 def _plain_outputs(outputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

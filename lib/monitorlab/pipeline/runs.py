@@ -170,10 +170,10 @@ class Run:
 
     def __init__(self, notebook: str, profile: Profile, run_id: str, seed: int,
                  parameters: Mapping[str, Any], root: Path | None) -> None:
-        self.notebook = checked_name(notebook, "notebook")
-        self.run_id = checked_name(run_id, "run id")
+        self.notebook = self.checked_name(notebook, "notebook")
+        self.run_id = self.checked_name(run_id, "run id")
         self.profile = profile
-        self.seed = checked_seed(seed)
+        self.seed = self.checked_seed(seed)
         self.parameters = json.loads(files.canonical_json(dict(parameters)))
         self.root = root
         self.folder = runs_folder(root) / self.run_id / self.notebook
@@ -346,7 +346,7 @@ class Run:
         ArtifactError
             If one of both had another file, or none; or as `read_table`.
         """
-        folder = self.folder.parent / checked_name(notebook, "notebook")
+        folder = self.folder.parent / self.checked_name(notebook, "notebook")
         theirs = finished_manifest(folder, self.profile.name, self.seed)["inputs"]
         # Name of each file of the user's own by its digest.
         before, mine = ({entry["digest"]: name.removeprefix("file/")
@@ -364,7 +364,7 @@ class Run:
     def _written(self, notebook: str, name: str) -> tuple[Path, dict[str, Any], str]:
         """Folder, recorded outputs and command of the notebook that wrote a table."""
         manifests._schema(name)
-        folder = self.folder.parent / checked_name(notebook, "notebook")
+        folder = self.folder.parent / self.checked_name(notebook, "notebook")
         command = manifests.run_command(folder, self.profile.name)
         if notebook == self.notebook:
             return folder, self.outputs, command
@@ -392,7 +392,7 @@ class Run:
         folder = (Path(override).expanduser().absolute() if override else
                   sources.cache_folder("checkpoints", self.root))
         digest = files.digest_json(_whole(fingerprint))
-        return folder / f"{checked_name(name, 'checkpoint')}-{digest[:12]}"
+        return folder / f"{self.checked_name(name, 'checkpoint')}-{digest[:12]}"
 
     def checkpoint(self, name: str, fingerprint: Mapping[str, Any],
                    build: Callable[[Path], None]) -> Path:
@@ -480,6 +480,23 @@ class Run:
         }
         write_text_atomic(self.folder / MANIFEST, files.sealed_json(manifest))
 
+    @staticmethod
+    def checked_name(name: str, what: str) -> str:
+        """Return `name` if it is a plain folder name: it becomes part of paths that are written."""
+        if not _NAME.fullmatch(name):
+            raise RunIdError(f"{what} {name!r} must be a folder name: expected letters, digits, "
+                             "dots, dashes and underscores")
+        return name
+
+    @staticmethod
+    def checked_seed(seed: Any) -> int:
+        """Return `seed` if it is a whole number from 0 to `LARGEST_SEED`, else say what it is."""
+        whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+        if whole and 0 <= seed <= LARGEST_SEED:
+            return int(seed)
+        raise ValueError(f"seed is {str(seed)[:40]}: expected a whole number from 0 to "
+                         f"{LARGEST_SEED}")
+
 
 def open_run(notebook: str, profile: str, run_id: str = "default", seed: int = 0,
              parameters: Mapping[str, Any] | None = None, root: Path | None = None) -> Run:
@@ -546,22 +563,6 @@ def _verified_checkpoint(folder: Path, digest: str) -> str:
                             f"({', '.join(changed) or 'fingerprint.json'}). Delete the folder; it "
                             "is built again on the next run.")
     return files.digest_json(found)
-
-
-def checked_name(name: str, what: str) -> str:
-    """Return `name` if it is a plain folder name: it becomes part of paths that are written."""
-    if not _NAME.fullmatch(name):
-        raise RunIdError(f"{what} {name!r} must be a folder name: expected letters, digits, dots, "
-                         "dashes and underscores")
-    return name
-
-
-def checked_seed(seed: Any) -> int:
-    """Return `seed` if it is a whole number from 0 to `LARGEST_SEED`, else say what it is."""
-    whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
-    if whole and 0 <= seed <= LARGEST_SEED:
-        return int(seed)
-    raise ValueError(f"seed is {str(seed)[:40]}: expected a whole number from 0 to {LARGEST_SEED}")
 
 
 def _git_state(root: Path) -> dict[str, Any]:

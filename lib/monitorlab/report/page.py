@@ -25,7 +25,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from monitorlab.pipeline import records
-from monitorlab.pipeline.notebooks import Notebook, read_first_cell
+from monitorlab.pipeline.notebooks import Notebook
 from monitorlab.pipeline.records import State
 from monitorlab.pipeline.runs import RunIdError, RunLock
 from monitorlab.report.cells import CONTENT_SECURITY_POLICY, Renderer
@@ -184,8 +184,8 @@ def render_report(run_id: str, notebooks: Sequence[Notebook], runs: Path, report
     run_id : str
         Which run.
     notebooks : sequence of Notebook
-        All notebooks of the project, in order, as `discover` returns them; those without an
-        execution get a card only.
+        All notebooks of the project, in order, as `Notebook.discover` returns them; those without
+        an execution get a card only.
     runs, reports : Path
         Folder of all runs; folder of all reports.
 
@@ -201,10 +201,10 @@ def render_report(run_id: str, notebooks: Sequence[Notebook], runs: Path, report
         raise RunIdError(f"no run {run_id!r} to render. Runs: {known}. "
                          f"Make it with: python -m monitorlab run --run-id {run_id}")
     with suppress(ArtifactError, OSError), RunLock(runs / run_id).hold():
-        records.pick_up(runs, run_id)
+        records.RunRecord.pick_up(runs, run_id)
     documents: dict[str, Any] = {}
     states = [_read_copy(state, runs, run_id, documents)
-              for state in records.run_states(runs, run_id, notebooks)]
+              for state in records.State.of_run(runs, run_id, notebooks)]
     cards = [_make_card(state, runs, run_id, documents.get(state.notebook.stem))
              for state in states]
     facts = _run_facts(run_id, states)
@@ -253,7 +253,7 @@ def _read_copy(state: State, runs: Path, run_id: str, documents: dict[str, Any])
     quick_jsonschema()
     import nbformat
 
-    path = records.executed_path(runs, run_id, state.notebook.stem)
+    path = records.RunRecord.copy_path(runs, run_id, state.notebook.stem)
     if state.record is None or not path.exists():
         return state
     try:
@@ -285,7 +285,7 @@ def _page(document: Any, renderer: Renderer) -> dict[str, Any]:
     """Render an executed notebook; the first cell becomes the head of the page."""
     shown = [c for c in document.cells if _ERROR_TAG not in c.metadata.get("tags", [])]
     headed = bool(shown) and shown[0].cell_type == "markdown"
-    title, claim, about = read_first_cell(shown.pop(0).source if headed else "# ")
+    title, claim, about = Notebook.opening(shown.pop(0).source if headed else "# ")
     # As the kernel counted the code cells, executed or not.
     numbers = itertools.accumulate(int(cell.cell_type == "code") for cell in shown)
     return {
