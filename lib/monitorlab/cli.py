@@ -327,11 +327,12 @@ def _freeze(*, readme_only: bool = False) -> None:
         Only regenerate notebooks/README.md.
     """
     from monitorlab.pipeline import runner
-    from monitorlab.pipeline.notebooks import Notebook
+    from monitorlab.report.page import render_page
     from monitorlab.storage.files import write_text_atomic
 
     found = _found()
-    write_text_atomic(_project() / "notebooks" / "README.md", Notebook.readme(found))
+    readme = render_page("notebooks.md.j2", notebooks=found)
+    write_text_atomic(_project() / "notebooks" / "README.md", readme)
     echo("wrote notebooks/README.md")
     if not readme_only:
         options = runner.Options(progress=sys.stderr.isatty())

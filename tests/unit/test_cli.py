@@ -18,6 +18,7 @@ from monitorlab.pipeline import runner
 from monitorlab.pipeline.notebooks import Notebook
 from monitorlab.pipeline.records import CellFailure, RunRecord
 from monitorlab.pipeline.runner import Options
+from monitorlab.report.page import render_page
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = """\
@@ -251,7 +252,8 @@ def test_the_readme_of_the_notebooks_is_generated(project: Path) -> None:
     code, out, _ = call("freeze", "--readme-only")
     assert (code, out) == (0, "wrote notebooks/README.md\n")
     text = (project / "notebooks" / "README.md").read_text()
-    assert text == Notebook.readme(Notebook.discover(project / "notebooks"))
+    found = Notebook.discover(project / "notebooks")
+    assert text == render_page("notebooks.md.j2", notebooks=found)
     assert not (project / "tests").exists()
 
 

@@ -13,6 +13,7 @@ from monitorlab.pipeline.notebooks import (
     check_parameters,
 )
 from monitorlab.pipeline.profiles import PROFILES
+from monitorlab.report.page import render_page
 from monitorlab.storage.settings import ParameterError, Setting, split_assignments
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -205,7 +206,7 @@ def test_notebooks_are_selected_by_number_or_name(tmp_path: Path) -> None:
 
 def test_readme_lists_every_notebook(tmp_path: Path) -> None:
     write_notebook(tmp_path, "06_a", writes="`x`")
-    text = Notebook.readme(Notebook.discover(tmp_path))
+    text = render_page("notebooks.md.j2", notebooks=Notebook.discover(tmp_path))
     assert "| 06 | [Title of 06_a](06_a.py) | nothing | `x` |" in text
     assert "> The claim of the notebook." in text
 
@@ -214,7 +215,7 @@ def test_readme_lists_every_notebook(tmp_path: Path) -> None:
 def test_the_readme_of_the_notebooks_is_up_to_date() -> None:
     readme = NOTEBOOKS / "README.md"
     text = readme.read_text() if readme.is_file() else ""
-    expected = Notebook.readme(Notebook.discover(NOTEBOOKS))
+    expected = render_page("notebooks.md.j2", notebooks=Notebook.discover(NOTEBOOKS))
     assert text == expected, "run: python -m monitorlab freeze --readme-only"
 
 

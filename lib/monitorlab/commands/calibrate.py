@@ -35,15 +35,10 @@ from monitorlab.online.policy import Policy, hashed_draws
 from monitorlab.online.score_files import load_scores
 from monitorlab.online.trajectories import UNKNOWN, ScoreFileError, Trajectories
 from monitorlab.report.page import render_page
+from monitorlab.statistics import thresholds
 from monitorlab.statistics.intervals import Clustered, corrected_rate, draw_units, percentiles
 from monitorlab.statistics.ranks import RANK_RULES, sequences_needed
-from monitorlab.statistics.thresholds import (
-    FALSE_ALARM,
-    MISSED_DETECTION,
-    RISKS,
-    Threshold,
-    calibrate,
-)
+from monitorlab.statistics.thresholds import FALSE_ALARM, MISSED_DETECTION, RISKS
 from monitorlab.storage.files import digest_file, write_folder_atomic, write_text_atomic
 
 if TYPE_CHECKING:
@@ -339,7 +334,8 @@ class Calibrated:
         write_text_atomic(folder / "page.html", render_page(
             "policy.html.j2", found=self, name=policy.name, promise=policy.promise, facts=facts,
             kind=self.kind, picture=f"data:image/png;base64,{picture}",
-            **{name: _table(table) for name, table in tables.items()}))
+            **{name: Markup(Table(table).html() if len(table) else "")  # escaped cell by cell
+               for name, table in tables.items()}))
 
     def plot(self, title: str = "") -> Figure:
         """Draw false alarms and power at every level, with 95 % intervals."""
@@ -498,12 +494,6 @@ def _shown(levels: pd.DataFrame) -> pd.DataFrame:
         columns=MEASURES)
 
 
-def _table(frame: pd.DataFrame) -> Markup:
-    if not len(frame):
-        return Markup("")
-    return Markup(Table(frame).html())  # escaped there, cell by cell
-
-
 def _parts(log: Trajectories, units: IntArray, plan: Plan) -> tuple[IntArray, IntArray]:
     """Split positions into a part to learn from and a part to calibrate on, whole units each.
 
@@ -583,14 +573,16 @@ class _Part:
         labels = self.running.labels
         return self._first(np.flatnonzero(labels == 0)), self._first(np.flatnonzero(labels == 1))
 
-    def threshold(self, level: float, without: NDArray[np.bool_] | None = None) -> Threshold:
+    def threshold(self, level: float,
+                  without: NDArray[np.bool_] | None = None) -> thresholds.Threshold:
         """Place it on sequences that the promise is about, one per unit, some units left out."""
         at = self.one_each[KINDS[self.plan.risk][0]]
         at = at if without is None else at[~without[at]]
-        return calibrate(self.peaks[at], level, self.plan.calibrator, risk=self.plan.risk,
-                         delta=self.plan.delta, tie_rng=self.draws[at])
+        return thresholds.calibrate(
+            self.peaks[at], level, self.plan.calibrator, risk=self.plan.risk,
+            delta=self.plan.delta, tie_rng=self.draws[at])
 
-    def also(self, rule: Threshold) -> float:
+    def also(self, rule: thresholds.Threshold) -> float:
         """Lowest level of the other risk that this threshold keeps on average, by CRC's rank."""
         safe_alarm, unsafe_alarm = (rule.alarms(self.peaks[at], self.draws[at])
                                     for at in self.one_each)
@@ -661,7 +653,8 @@ class _Part:
         found = DriftReference.of(self.peaks[kept], others, below, self.plan.drift_rate)
         return found if found.edges else None
 
-    def estimates(self, rule: Threshold, others: Trajectories) -> list[dict[str, object]]:
+    def estimates(self, rule: thresholds.Threshold,
+                  others: Trajectories) -> list[dict[str, object]]:
         """Correct false alarm and miss rate by sequences without a label, chosen at random.
 
         Guesses are the share of unsafe sequences that the peak suggests; each labelled sequence is

@@ -6,8 +6,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -273,7 +272,7 @@ def finetune_file(order: _Order) -> None:
     """
     first = os.environ.get("RANK", "0") == "0"
     tell: Callable[[str], object] = echo if first else (lambda words: None)
-    with _first_process_speaks(first):
+    try:
         recipe = _ordered_recipe(order)
         train, held_out, forbidden = _gather(order, recipe.seed, tell)
         tell(_rows_by_component(train, order.corpus))
@@ -290,6 +289,12 @@ def finetune_file(order: _Order) -> None:
 
             merge_adapter(order.out, order.merge, _base(order, "float32", "cpu"))
         tell(_result(order, done, held_out))
+    except Exception:
+        # torchrun ends all processes as soon as one has failed, and mostly the first one says the
+        # same: so the others must not be faster.
+        if not first:
+            time.sleep(PATIENCE)
+        raise
 
 
 def _train(order: _Order, recipe: Recipe, train: pd.DataFrame, held_out: pd.DataFrame | None, *,
@@ -384,17 +389,3 @@ def _result(order: _Order, done: Trained, held_out: pd.DataFrame | None) -> str:
     command = ["python", "-m", "monitorlab", "score", "--monitor", *spec,
                *(["--prompt", order.prompt] if order.prompt else []), "--samples"]
     return "\n".join([*lines, f"Use it: {shlex.join(command)} FILE"])
-
-
-@contextmanager
-def _first_process_speaks(first: bool) -> Iterator[None]:
-    """Let the other processes wait with what went wrong: mostly the first one says the same.
-
-    torchrun ends all processes as soon as one has failed, so the others must not be faster.
-    """
-    try:
-        yield
-    except Exception:
-        if not first:
-            time.sleep(PATIENCE)
-        raise

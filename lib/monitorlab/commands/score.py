@@ -333,25 +333,19 @@ class _Scoring:
         settings, samples = self.settings(), self.request.samples
         replaces = {"replaces": digest_file(self.out)} if self.out.exists() else {}
         seconds = self.totals.get("seconds")
+        if seconds is not None:
+            seconds /= sum(self.statuses.values())
         return {
-            "monitorlab": __version__,
-            "written": datetime.now(UTC).isoformat(timespec="seconds"),
-            "monitor": self.monitor.name,
-            "prompt": self.monitor.prompt,
-            "settings": settings,
+            "monitorlab": __version__, "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            "monitor": self.monitor.name, "prompt": self.monitor.prompt, "settings": settings,
             **({} if settings == self.asked else {"asked": self.asked}),
             "samples": {"file": samples.name, "sha256": digest_file(samples),
                         "rows": len(self.judged), "limit": self.request.limit,
                         "draws": self.request.draws},
             "table": {"file": self.out.name, "sha256": digest, **replaces},
-            "verdicts": self.statuses,
-            "known_before": self.known,
-            "totals": self.totals,
-            "seconds_per_verdict":
-                None if seconds is None else seconds / sum(self.statuses.values()),
-            "rates": {name: None if pd.isna(value) else value
-                      for name, value in self.rates.items()},
-        }
+            "verdicts": self.statuses, "known_before": self.known, "totals": self.totals,
+            "seconds_per_verdict": seconds,
+            "rates": {name: None if pd.isna(rate) else rate for name, rate in self.rates.items()}}
 
 
 def _slug(monitor: Monitor, name: str = "") -> str:

@@ -274,19 +274,6 @@ class Notebook:
         return tuple(n for n in ordered if n.stem in wanted)
 
     @staticmethod
-    def readme(notebooks: Sequence[Notebook]) -> str:
-        """Return the text of `notebooks/README.md`: a table, then the opening of every notebook."""
-        lines = [_README]
-        for n in notebooks:
-            lines.append(f"| {n.number:02d} | [{n.title}]({n.path.name}) "
-                         f"| {_code_list(n.reads)} | {_code_list(n.writes)} |")
-        for n in notebooks:
-            lines += ["", f"## {n.number:02d} [{n.title}]({n.path.name})"]
-            lines += ["", f"> {n.claim}"] if n.claim else []
-            lines += ["", n.about] if n.about else []
-        return "\n".join(lines) + "\n"
-
-    @staticmethod
     def opening(source: str) -> tuple[str, str, str]:
         """Split the first cell into title, claim and the rest."""
         head, *body = source.splitlines()
@@ -332,21 +319,6 @@ def _in_order(notebooks: Sequence[Notebook]) -> tuple[Notebook, ...]:
         done.append(free[0])
         waiting.remove(free[0])
     return tuple(done)
-
-
-_README = """# Notebooks
-
-<!-- Generated from the first cells by `python -m monitorlab freeze --readme-only`. -->
-
-Open them in Jupyter (`jupyter lab`, then *Open as notebook*), or run them all with \
-`python -m monitorlab run`.
-
-| | notebook | reads | writes |
-|---|---|---|---|"""
-
-
-def _code_list(names: Iterable[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names) or "nothing"
 
 
 def _read_tables(source: str) -> dict[str, tuple[str, ...]]:

@@ -8,9 +8,8 @@ The sizes stand in `profiles.yaml` beside this file.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -299,7 +298,7 @@ def _built(kind: type[Any], entry: Mapping[str, Any]) -> Any:
     kinds = get_type_hints(kind)
     values = {}
     for name, value in entry.items():
-        if dataclasses.is_dataclass(kinds[name]):
+        if is_dataclass(kinds[name]):
             value = _built(kinds[name], value)
         values[name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)

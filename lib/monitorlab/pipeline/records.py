@@ -21,15 +21,7 @@ from typing import Any
 
 from monitorlab.pipeline.notebooks import Notebook
 from monitorlab.pipeline.runs import RunLock, mark, package_versions
-from monitorlab.storage import manifests
-from monitorlab.storage.files import (
-    FULL,
-    DamagedFileError,
-    digest_file,
-    read_sealed,
-    sealed_json,
-    write_text_atomic,
-)
+from monitorlab.storage import files, manifests
 from monitorlab.storage.manifests import ArtifactError
 
 _WHY_AGAIN = {"missing": "it has not been run yet", "failed": "its last execution failed",
@@ -126,8 +118,8 @@ class RunRecord:
         if not path.exists():
             return None
         try:
-            data = read_sealed(path)
-        except DamagedFileError as error:
+            data = files.read_sealed(path)
+        except files.DamagedFileError as error:
             raise ArtifactError(f"the record of its execution, {path.name}, is damaged: {error}. "
                                 f"Run the notebook again: python -m monitorlab run {stem[:2]} "
                                 f"--run-id {run_id}") from error
@@ -137,11 +129,11 @@ class RunRecord:
     def save(self, runs: Path) -> None:
         """Write it atomically; on a full disk over the old one, which needs no new space."""
         path = self.copy_path(runs, self.run_id, self.stem).with_suffix(".json")
-        text = sealed_json(asdict(self))
+        text = files.sealed_json(asdict(self))
         try:
-            write_text_atomic(path, text)
+            files.write_text_atomic(path, text)
         except OSError as error:
-            if error.errno not in FULL or not path.is_file():
+            if error.errno not in files.FULL or not path.is_file():
                 raise
             with path.open("r+b") as stream:
                 stream.write(text.encode("utf-8"))
@@ -345,4 +337,4 @@ def _why_tables_differ(folder: Path, done: RunRecord, notebook: Notebook) -> str
 def _tables_seal(folder: Path) -> str:
     """Return the digest of the manifest of a notebook, empty if there is none."""
     path = folder / "manifest.json"
-    return digest_file(path) if path.is_file() else ""
+    return files.digest_file(path) if path.is_file() else ""

@@ -21,7 +21,6 @@ position, metadata is stripped, pictures and HTML are dropped, and outputs of ce
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import itertools
 import json
@@ -38,7 +37,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -47,14 +46,7 @@ from unittest import mock
 from monitorlab.pipeline import records, runs
 from monitorlab.pipeline.notebooks import KERNEL_NAME, Notebook, check_parameters
 from monitorlab.pipeline.records import CellFailure, RunRecord
-from monitorlab.storage.files import (
-    FULL_DISK,
-    LIBRARY,
-    digest_file,
-    digest_json,
-    tells_of_full_disk,
-    write_text_atomic,
-)
+from monitorlab.storage import files
 from monitorlab.storage.manifests import ArtifactError, finished_manifest, unchanged_tables
 from monitorlab.storage.settings import ParameterError, Value
 from monitorlab.storage.sources import project_root
@@ -219,7 +211,7 @@ def sweep(notebooks: Sequence[Notebook], given: Mapping[str, object],
         check_parameters({**given, **chosen}, {n.stem: n.parameters for n in among})
         planned[name] = chosen
     rows = []
-    options = dataclasses.replace(options, with_inputs=True)
+    options = replace(options, with_inputs=True)
     for name, chosen in planned.items():
         options.report(f"run {name}")
         run_notebooks(notebooks, {**given, **chosen, "RUN_ID": name}, options, among)
@@ -266,7 +258,7 @@ class _Work:
         """
         threads = max(1, (os.cpu_count() or 1) // self.options.jobs)
         variables = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads)}
-        quiet = dataclasses.replace(self.options, report=print, progress=False,
+        quiet = replace(self.options, report=print, progress=False,
                                     variables={**variables, **self.options.variables})
         done: dict[str, RunRecord] = {}
         failed: Exception | None = None
@@ -384,7 +376,7 @@ def _execute(notebook: Notebook, values: Mapping[str, Value], options: Options,
     RunError
         If it did not run to its end; its record and executed copy are written all the same.
     """
-    record = dataclasses.replace(_begin(notebook, values, options, _digest_project(options.root)),
+    record = replace(_begin(notebook, values, options, _digest_project(options.root)),
                                  commit=runs.git_commit(options.root), process=options.runner)
     target = RunRecord.copy_path(options.runs, record.run_id, notebook.stem)
     folder = options.runs / record.run_id / notebook.stem
@@ -408,11 +400,11 @@ def _execute(notebook: Notebook, values: Mapping[str, Value], options: Options,
                     runs.mark(folder, status)
             if failure is not None:
                 message = failure.message[:_LONGEST_MESSAGE]
-                if tells_of_full_disk(message):
-                    message += f": {FULL_DISK}"
+                if files.tells_of_full_disk(message):
+                    message += f": {files.FULL_DISK}"
                 if not kept and target.is_file():
                     message += " (the executed copy is that of an earlier execution)"
-                failure = dataclasses.replace(failure, message=message)
+                failure = replace(failure, message=message)
             record = record.ended(options.runs, status, failure=failure,
                                   seconds=round(time.perf_counter() - start, 3))
             with suppress(OSError):  # the disk is full, which the message says
@@ -451,12 +443,11 @@ def _digest_project(root: Path) -> str:
     records; what runs generate (`data/runs`, `data/cache`) is left out.
     """
     data = [p for p in sorted((root / "data").glob("*")) if p.name not in ("runs", "cache")]
-    files = [f for p in (LIBRARY, *data) for f in ([p] if p.is_file() else sorted(p.rglob("*")))]
-    digest = hashlib.sha256()
-    for path in files:
+    library, digest = files.LIBRARY, hashlib.sha256()
+    for path in [f for p in (library, *data) for f in (p, *sorted(p.rglob("*")))]:
         if path.is_file() and "__pycache__" not in path.parts:
-            top = LIBRARY if path.is_relative_to(LIBRARY) else root
-            digest.update(f"{path.relative_to(top).as_posix()}\n{digest_file(path)}\n".encode())
+            name = path.relative_to(library if path.is_relative_to(library) else root).as_posix()
+            digest.update(f"{name}\n{files.digest_file(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -472,7 +463,7 @@ def _named_files(parameters: Mapping[str, Value], root: Path) -> dict[str, str]:
         parts = dict.fromkeys([value, *(part.strip() for part in value.split(";"))])
         digests = [one for part in parts if (one := _named_digest(part, root)) is not None]
         if digests:
-            found[name] = digests[0] if len(digests) == 1 else digest_json(digests)
+            found[name] = digests[0] if len(digests) == 1 else files.digest_json(digests)
     return found
 
 
@@ -483,7 +474,7 @@ def _named_digest(value: str, root: Path) -> str | None:
         with suppress(OSError, RuntimeError):  # too long for a name, or no such home
             path = path.expanduser()
             if path.exists():
-                return digest_file(path) if path.is_file() else ""
+                return files.digest_file(path) if path.is_file() else ""
     return None
 
 
@@ -518,8 +509,7 @@ def _check_input_parameters(wanted: RunRecord, values: Mapping[str, Value], fold
         options = " ".join(f"-p {name}={value}" for name, value in left_out.items())
         raise ParameterError(
             f"{wanted.stem} is complete in run {wanted.run_id!r} with other parameters than this "
-            f"command gives. Add {options} to use it, or choose another run id."
-        )
+            f"command gives. Add {options} to use it, or choose another run id.")
 
 
 def _raise_interruption(error: BaseException) -> None:
@@ -675,8 +665,7 @@ _PROCESSOR = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2",
 _UNSTABLE = {
     "an absolute path": re.compile(r"(?<![\w.:/<])/(?:[\w.@+-]+/)+[\w.@+-]+|\b[A-Za-z]:\\\w"),
     "a time": re.compile(
-        r"\b\d+(?:\.\d+)? ?(?:s|ms|sec|secs|seconds|minutes|it/s)\b|\b\d\d:\d\d\b"
-    ),
+        r"\b\d+(?:\.\d+)? ?(?:s|ms|sec|secs|seconds|minutes|it/s)\b|\b\d\d:\d\d\b"),
     "a date": re.compile(r"\b20\d\d-\d\d-\d\d\b"),
     "a memory address": re.compile(r"\b0x[0-9a-f]{6,}\b"),
 }
@@ -719,18 +708,20 @@ def freeze(notebooks: Sequence[Notebook], golden: Path, options: Options | None 
     texts, metrics = {}, {}
     with _isolated_runs() as variables:
         place = Path(variables["MONITORLAB_RUNS"])
-        options = dataclasses.replace(options or Options(), runs=place, variables=variables)
+        options = replace(options or Options(), runs=place, variables=variables)
         for notebook in notebooks:
             record = _execute(notebook, {}, options, notebook.stem)
             path = RunRecord.copy_path(place, record.run_id, notebook.stem)
             document = _normalize(nbformat.read(path, as_version=4))
-            _refuse_unstable(notebook.stem, document)
+            if found := "\n  ".join(_unstable_outputs(document)):
+                raise RegressionError(f"{notebook.stem} cannot be frozen:\n  {found}\nLeave it "
+                                      f"out of the output, or tag the cell {IGNORE_TAG}.")
             texts[notebook.stem] = nbformat.writes(document) + "\n"
             measured = place / record.run_id / notebook.stem / "metrics.json"
             if measured.is_file():
                 metrics[notebook.stem] = json.loads(measured.read_text(encoding="utf-8"))
     for stem, text in texts.items():
-        write_text_atomic(golden / f"{stem}.ipynb", text)
+        files.write_text_atomic(golden / f"{stem}.ipynb", text)
         report(f"froze {stem}.ipynb")
     _freeze_metrics(metrics, golden / "metrics.json", report)
     return tuple(golden / f"{stem}.ipynb" for stem in texts)
@@ -761,13 +752,13 @@ def _normalize(document: Any) -> Any:
     cells = []
     for position, cell in enumerate(document.cells):
         kept = nbformat.from_dict({
-            "id": f"cell-{position:03d}",
-            "cell_type": cell.cell_type,
-            "metadata": {"tags": list(tags)} if (tags := cell.metadata.get("tags")) else {},
-            "source": cell.source,
-        })
+            "id": f"cell-{position:03d}", "cell_type": cell.cell_type, "source": cell.source,
+            "metadata": {"tags": list(tags)} if (tags := cell.metadata.get("tags")) else {}})
         if cell.cell_type == "code":
-            _refuse_stderr(position, cell)
+            if said := "".join(o.text for o in cell.outputs if o.get("name") == "stderr"):
+                raise RegressionError(
+                    f"cell {position + 1} wrote to stderr: {said.strip().splitlines()[0]!r}. Fix "
+                    "the warning at its source; golden notebooks must be silent there.")
             ignored = IGNORE_TAG in cell.metadata.get("tags", [])
             kept["execution_count"] = cell.execution_count
             kept["outputs"] = [] if ignored else _plain_outputs(cell.outputs)
@@ -806,7 +797,7 @@ def _freeze_metrics(measured: Mapping[str, Mapping[str, float]], path: Path,
                 report(f"new metric {stem}/{name}: check its tolerance in {path.name}")
             atol = known if known is not None else round(max(0.05 * abs(value), 0.01), 4)
             new[stem][name] = {"value": value, "atol": atol}
-    write_text_atomic(path, json.dumps(new, indent=2) + "\n")
+    files.write_text_atomic(path, json.dumps(new, indent=2) + "\n")
 
 
 def _plain_outputs(outputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -824,25 +815,6 @@ def _plain_outputs(outputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
                 continue
         kept.append({"output_type": output["output_type"]} | plain)
     return kept
-
-
-def _refuse_stderr(position: int, cell: Any) -> None:
-    said = "".join(o.text for o in cell.outputs if o.get("name") == "stderr")
-    if said:
-        first = said.strip().splitlines()[0]
-        raise RegressionError(
-            f"cell {position + 1} wrote to stderr: {first!r}. Fix the warning at its source; "
-            "golden notebooks must be silent there."
-        )
-
-
-def _refuse_unstable(stem: str, document: Any) -> None:
-    found = _unstable_outputs(document)
-    if found:
-        raise RegressionError(
-            f"{stem} cannot be frozen:\n  " + "\n  ".join(found)
-            + f"\nLeave it out of the output, or tag the cell {IGNORE_TAG}."
-        )
 
 
 def _texts(outputs: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -358,8 +358,7 @@ class Run:
                 f"notebook {notebook} worked on {there}, and this one on "
                 f"{'a changed version of it' if there == here else here}. Run both with the same "
                 f"SAMPLES_FILE: python -m monitorlab run {notebook[:2]} {self.notebook[:2]} "
-                f"--profile {self.profile.name} --run-id {self.run_id} -p SAMPLES_FILE=..."
-            )
+                f"--profile {self.profile.name} --run-id {self.run_id} -p SAMPLES_FILE=...")
 
     def _written(self, notebook: str, name: str) -> tuple[Path, dict[str, Any], str]:
         """Folder, recorded outputs and command of the notebook that wrote a table."""
@@ -459,25 +458,17 @@ class Run:
         torch: Any = sys.modules.get("torch")
         accelerated = torch is not None and torch.cuda.is_available()
         manifest = {
-            "notebook": self.notebook,
-            "run_id": self.run_id,
-            "status": self.status,
-            "profile": self.profile.name,
-            "seed": self.seed,
-            "parameters": self.parameters,
+            "notebook": self.notebook, "run_id": self.run_id, "status": self.status,
+            "profile": self.profile.name, "seed": self.seed, "parameters": self.parameters,
             "source_digest": digest_file(notebook) if notebook.exists() else None,
-            "code": self._code,
-            "packages": package_versions(),
+            "code": self._code, "packages": package_versions(),
             "python": platform.python_version(),
             # Torch is asked only if the notebook already imported it.
             "device": str(torch.cuda.get_device_name(0)) if accelerated else "cpu",
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),
             "seconds": round(time.time() - self._started, 2),
-            "inputs": self.inputs,
-            "outputs": self.outputs,
-            "checkpoints": self.checkpoints,
-            "metrics": self.metrics,
-        }
+            "inputs": self.inputs, "outputs": self.outputs,
+            "checkpoints": self.checkpoints, "metrics": self.metrics}
         write_text_atomic(self.folder / MANIFEST, files.sealed_json(manifest))
 
     @staticmethod

@@ -268,7 +268,7 @@ def _read_copy(state: State, runs: Path, run_id: str, documents: dict[str, Any])
 
 
 def render_page(template: str, **values: object) -> str:
-    """Return one HTML page made by a template of `reports/template`; plain text is escaped."""
+    """Return a page made by a template of `reports/template`; in HTML, plain text is escaped."""
     return _environment().get_template(template).render(**values)
 
 
