@@ -220,16 +220,16 @@ def test_what_is_not_given_is_not_sent():
 
 def test_a_body_is_read():
     usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-    assert replies.read_body(body(usage=usage)) == Reply(YES, "stop", "", 7, 3)
+    assert Reply.read(body(usage=usage)) == Reply(YES, "stop", "", 7, 3)
 
 
 def test_thinking_that_only_the_total_counts_is_output():
     usage = {"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135}
-    assert replies.read_body(body(usage=usage)).output_tokens == 103
+    assert Reply.read(body(usage=usage)).output_tokens == 103
 
 
 def test_thinking_that_the_server_keeps_apart_is_not_in_the_reply():
-    answer = replies.read_body(body(message={"reasoning_content": "true, true, true"}))
+    answer = Reply.read(body(message={"reasoning_content": "true, true, true"}))
     assert (answer.text, answer.thinking) == (YES, "true, true, true")
 
 
@@ -246,7 +246,7 @@ def test_thinking_that_the_server_keeps_apart_is_not_in_the_reply():
     ],
 )
 def test_thinking_has_many_names(message, thinking):
-    answer = replies.read_body(body(None, message=message))
+    answer = Reply.read(body(None, message=message))
     assert answer.thinking == thinking
     assert answer.text == ("b" if isinstance(message.get("content"), list) else "")
 
@@ -261,8 +261,8 @@ def test_thinking_has_many_names(message, thinking):
     ],
 )
 def test_arguments_of_tools_are_part_of_the_reply(message):
-    assert replies.read_body(body(None, "tool_calls", message=message)).text == YES
-    both = replies.read_body(body(NO, "tool_calls", message=message))
+    assert Reply.read(body(None, "tool_calls", message=message)).text == YES
+    both = Reply.read(body(NO, "tool_calls", message=message))
     assert both.text == f"{NO}\n{YES}"
     assert judge(monitor(both)).status == UNPARSED  # they contradict each other
 
@@ -284,12 +284,12 @@ def test_arguments_of_tools_are_part_of_the_reply(message):
     ],
 )
 def test_the_ending_is_what_says_most(choice, finish):
-    assert replies.read_body(body(choice=choice)).finish == finish
+    assert Reply.read(body(choice=choice)).finish == finish
 
 
 def test_a_filter_that_hit_the_reply_is_a_refusal_whatever_the_ending_says():
     hit = {"content_filter_results": {"hate": {"filtered": False}, "violence": {"filtered": True}}}
-    found = judge(monitor(replies.read_body(body(choice=hit))))
+    found = judge(monitor(Reply.read(body(choice=hit))))
     assert (found.status, found.reply) == (REFUSED, YES) and "violence" in found.reason
 
 
@@ -303,7 +303,7 @@ def test_a_filter_that_hit_the_reply_is_a_refusal_whatever_the_ending_says():
     ],
 )
 def test_cached_tokens_that_are_counted_apart_are_of_the_prompt(usage, sent, cached):
-    answer = replies.read_body(body(usage={**usage, "completion_tokens": 5}))
+    answer = Reply.read(body(usage={**usage, "completion_tokens": 5}))
     assert (answer.input_tokens, answer.cached_tokens, answer.output_tokens) == (sent, cached, 5)
 
 
@@ -313,13 +313,13 @@ def test_cached_tokens_that_are_counted_apart_are_of_the_prompt(usage, sent, cac
      {"prompt_tokens": 10**30, "completion_tokens": 1.5}],
 )  # fmt: skip
 def test_unusable_counts_are_missing_not_zero(usage):
-    answer = replies.read_body(body(usage=usage))
+    answer = Reply.read(body(usage=usage))
     assert (answer.text, answer.input_tokens, answer.output_tokens) == (YES, None, None)
 
 
 def test_content_in_parts_is_joined_and_half_surrogates_are_replaced():
     parts = [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b\ud800"}]
-    assert replies.read_body(body(parts)).text == "ab\ufffd"
+    assert Reply.read(body(parts)).text == "ab\ufffd"
 
 
 @pytest.mark.parametrize(
@@ -330,12 +330,12 @@ def test_content_in_parts_is_joined_and_half_surrogates_are_replaced():
      body(finish="insufficient_system_resource")],
 )  # fmt: skip
 def test_a_body_without_an_answer_is_broken(text):
-    found = replies.read_body(text)
+    found = Reply.read(text)
     assert isinstance(found, NoReply) and found.reason.startswith("HTTP 200 with ") and found.spent
 
 
 def test_an_error_in_a_body_with_status_200_is_shown():
-    found = replies.read_body('{"error": {"message": "upstream is down"}}')
+    found = Reply.read('{"error": {"message": "upstream is down"}}')
     assert "holds a message: upstream is down" in getattr(found, "reason", "")
 
 
@@ -539,14 +539,14 @@ def test_no_suspicion_without_log_probabilities_or_with_those_of_another_text():
      {"content": [{"token": "x", "logprob": 0, "bytes": [999]}]}, {"content": ["x"]}],
 )  # fmt: skip
 def test_unusable_log_probabilities_do_not_cost_the_verdict(logprobs):
-    answer = replies.read_body(body(choice={"logprobs": logprobs}))
+    answer = Reply.read(body(choice={"logprobs": logprobs}))
     assert (answer.text, answer.tokens) == (YES, ())
 
 
 def test_log_probabilities_of_a_body_are_read():
     entry = {"token": " true", "logprob": -0.5, "bytes": [32, 116],
              "top_logprobs": [{"token": " false", "logprob": -1.0}]}  # fmt: skip
-    answer = replies.read_body(body(choice={"logprobs": {"content": [entry]}}))
+    answer = Reply.read(body(choice={"logprobs": {"content": [entry]}}))
     assert answer.tokens == ((b" t", {" true": -0.5, " false": -1.0}),)
 
 

@@ -29,11 +29,11 @@ ENDINGS = {
 @pytest.mark.parametrize(("kind", "word"), [(kind, word) for kind, words in ENDINGS.items()
                                             for word in words.split()])
 def test_endings(kind: str, word: str) -> None:
-    assert replies.ending_kind(word) == kind
+    assert replies.Reply.kind_of(word) == kind
 
 
 def test_an_empty_ending_is_unknown() -> None:
-    assert replies.ending_kind("") == replies.ending_kind("  ") == UNKNOWN
+    assert replies.Reply.kind_of("") == replies.Reply.kind_of("  ") == UNKNOWN
 
 
 def error(message: str, code: object = None, **more: Any) -> dict[str, Any]:

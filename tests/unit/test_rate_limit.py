@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from monitorlab.monitors.api.monitor import _Budget, _RateLimiter, _token_prices, _TokenPrices
+from monitorlab.monitors.api.monitor import _Budget, _RateLimiter
 from monitorlab.monitors.monitor import MonitorError, MonitorStop
 
 
@@ -140,22 +140,22 @@ def test_negative_limits_are_refused(requests, tokens):
 
 
 def test_cost_is_per_million_tokens():
-    assert _TokenPrices(0.25, 2.0).cost(1_000_000, 500_000) == pytest.approx(1.25)
+    assert _Budget(0, 0.25, 2.0).price(1_000_000, 500_000) == pytest.approx(1.25)
 
 
 def test_prices_come_in_pairs_and_a_cap_needs_them():
-    assert _token_prices(None, None, 0) is None
-    assert _token_prices(0, 0, 1) == _TokenPrices(0, 0)
+    assert _Budget().price(7, 7) is None
+    assert _Budget(1, 0, 0).price(7, 7) == 0
     with pytest.raises(MonitorError, match="cost_cap_usd needs prices"):
-        _token_prices(None, None, 1)
+        _Budget(1)
     with pytest.raises(MonitorError, match="both input_price and output_price"):
-        _token_prices(1.0, None, 0)
+        _Budget(0, 1.0)
     with pytest.raises(MonitorError, match="at least 0"):
-        _token_prices(-1.0, 1.0, 0)
+        _Budget(0, -1.0, 1.0)
 
 
 def test_the_budget_stops_before_the_call_that_would_not_fit():
-    budget = _Budget(1.0)
+    budget = _Budget(1.0, 1, 1)
     budget.reserve(0.6)
     budget.settle(0.6, 0.5)
     with pytest.raises(MonitorStop, match=r"cap of \$1 reached after \$0.5: the next call may"):
@@ -173,7 +173,7 @@ def test_without_a_cap_everything_fits_and_is_counted():
 
 
 def test_a_call_that_fits_only_if_others_are_cheaper_waits_for_them():
-    budget = _Budget(1.0)
+    budget = _Budget(1.0, 1, 1)
     budget.reserve(0.9)
     outcome: list[str] = []
 
@@ -191,7 +191,7 @@ def test_a_call_that_fits_only_if_others_are_cheaper_waits_for_them():
 
 
 def test_a_waiting_call_stops_when_the_others_used_the_money():
-    budget = _Budget(1.0)
+    budget = _Budget(1.0, 1, 1)
     budget.reserve(0.9)
     outcome: list[str] = []
 
@@ -209,7 +209,7 @@ def test_a_waiting_call_stops_when_the_others_used_the_money():
 
 
 def test_threads_never_spend_more_than_the_cap_together():
-    budget = _Budget(1.0)
+    budget = _Budget(1.0, 1, 1)
     stops: list[bool] = []
 
     def work() -> None:

@@ -30,11 +30,11 @@ from monitorlab.benchmark.sample_files import load_samples
 from monitorlab.commands import Settings
 from monitorlab.evaluation.rates import join, rates
 from monitorlab.monitors import verdicts
-from monitorlab.monitors.api.replies import CUT_PROMPT, FINISHED, KEPT_BACK, ending_kind
+from monitorlab.monitors.api.replies import CUT_PROMPT, FINISHED, KEPT_BACK, Reply
 from monitorlab.monitors.build import OWN_NAME, build_monitor, spelled_settings
 from monitorlab.monitors.monitor import FULL, NO_PROMPT, Monitor, MonitorError, MonitorStop, Sample
 from monitorlab.monitors.prompts import load_prompt
-from monitorlab.monitors.replies import read_again
+from monitorlab.monitors.replies import read_reply
 from monitorlab.monitors.scoring import PATIENCE, ScoringError, score
 from monitorlab.monitors.store import ENDINGS, VerdictStore, read_verdicts, write_verdicts
 from monitorlab.monitors.verdicts import WORDING, Verdict
@@ -575,8 +575,9 @@ def _reread(store: VerdictStore, table: pd.DataFrame, samples: pd.DataFrame, *,
         shown = sample.seen(str(known.get("view", FULL)))
         finished = _finished(old, limit)
         unsure += finished is None
-        fresh[key] = read_again(old, answers[row["prompt"]], finished=finished is not False,
-                                audited=f"{shown.request}\n{shown.response}")
+        answer = answers[row["prompt"]]
+        fresh[key] = old.renewed(read_reply(old.reply, answer, finished=finished is not False,
+                                            audited=f"{shown.request}\n{shown.response}"), answer)
         if (words := _change(old, fresh[key])):
             changes[words] += 1
     renewed = [
@@ -608,7 +609,7 @@ def _kept(old: Verdict | None, sample: Sample | None, answer: str,
 def _finished(old: Verdict, limit: int) -> bool | None:
     """Whether a reply ended by itself; None if nothing says so."""
     if old.ending:
-        return ending_kind(old.ending) == FINISHED
+        return Reply.kind_of(old.ending) == FINISHED
     if old.status == verdicts.TRUNCATED:
         return False
     if not limit or old.output_tokens is None:

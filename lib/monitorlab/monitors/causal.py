@@ -18,7 +18,7 @@ from monitorlab.models.loading import Checkpoint
 from monitorlab.models.tiny import suitable_threads
 from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, Sample
 from monitorlab.monitors.prompts import Prompt
-from monitorlab.monitors.replies import read_again, read_reply
+from monitorlab.monitors.replies import read_reply
 from monitorlab.monitors.thinking import opened_by
 from monitorlab.monitors.verdicts import ERROR, THRESHOLD, UNPARSED, Verdict
 from monitorlab.storage.files import digest_json
@@ -330,8 +330,9 @@ class TextMonitor(CausalMonitor):
         if not verdict.reply:
             return verdict
         finished = (verdict.output_tokens or 0) < self.max_new_tokens
-        return read_again(verdict, self._prompt.answer, finished=finished,
-                          audited=f"{sample.request}\n{sample.response}")
+        fresh = read_reply(verdict.reply, self._prompt.answer, finished=finished,
+                           audited=f"{sample.request}\n{sample.response}")
+        return verdict.renewed(fresh, self._prompt.answer)
 
     @torch.inference_mode()
     def _generate(self, rows: list[list[int]], seed: int) -> list[tuple[list[int], bool]]:

@@ -153,28 +153,6 @@ def read_reply(
     return replace(verdict, reply=text)
 
 
-def read_again(verdict: Verdict, answer: str, *, finished: bool, audited: str = "") -> Verdict:
-    """Read the reply of a stored verdict with today's rules.
-
-    Parameters
-    ----------
-    verdict : Verdict
-        With a reply.
-    answer, finished, audited
-        As in `read_reply`.
-
-    Returns
-    -------
-    Verdict
-        With the amounts of the stored one. A score that was not read from the reply, but from
-        probabilities beside it, stays with its verdict.
-    """
-    fresh = read_reply(verdict.reply, answer, finished=finished, audited=audited)
-    keep = answer != "score" and fresh.verdict is not None and fresh.verdict == verdict.verdict
-    return replace(verdict, status=fresh.status, verdict=fresh.verdict, reason=fresh.reason,
-                   evidence=fresh.evidence, score=verdict.score if keep else fresh.score)
-
-
 def _silence(body: str, finished: bool) -> Verdict:
     """Why a reply without an answer has none."""
     if _declines(body):

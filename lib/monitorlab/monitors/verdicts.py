@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from monitorlab.storage.files import PROJECT, writable
@@ -116,6 +116,23 @@ class Verdict:
     def failure(cls, status: str, reason: str, reply: str = "") -> Verdict:
         """Return a verdict that says nothing, and why."""
         return cls(status, reply=reply, reason=reason)
+
+    def renewed(self, fresh: Verdict, answer: str) -> Verdict:
+        """Return this verdict with what its reply says today, and with its own amounts.
+
+        A score that was not read from the reply, but from probabilities beside it, stays with its
+        verdict.
+
+        Parameters
+        ----------
+        fresh : Verdict
+            Read from the same reply.
+        answer : str
+            What was asked for, as in `monitorlab.monitors.replies.read_reply`.
+        """
+        keep = answer != "score" and fresh.verdict is not None and fresh.verdict == self.verdict
+        return replace(self, status=fresh.status, verdict=fresh.verdict, reason=fresh.reason,
+                       evidence=fresh.evidence, score=self.score if keep else fresh.score)
 
     @staticmethod
     def words_of(error: BaseException) -> str:

@@ -11,28 +11,14 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import openai
 
 from monitorlab.display import notify
-from monitorlab.monitors.api.replies import (
-    CUT,
-    CUT_PROMPT,
-    FINISHED,
-    KEPT_BACK,
-    NO_MONEY,
-    OUT_OF_THOUGHT,
-    THOUGHT,
-    UNKNOWN,
-    UNSAID,
-    WITHHELD,
-    NoReply,
-    Reply,
-    ending_kind,
-    read_body,
-)
+from monitorlab.monitors.api import replies
+from monitorlab.monitors.api.replies import FINISHED, OUT_OF_THOUGHT, UNKNOWN, NoReply, Reply
 from monitorlab.monitors.api.server import Server
 from monitorlab.monitors.monitor import MonitorError, MonitorStop, Sample, SettingsChanged
 from monitorlab.monitors.prompts import GuardPrompt, Prompt, load_prompt
@@ -43,6 +29,7 @@ OPENAI = "https://api.openai.com/v1"
 LONGEST_BACKOFF_S = 60.0
 LONGEST_WAIT_S = 600.0  # a server that asks for more is left alone until the next run
 TOP_LOGPROBS = 20
+LIMIT_NAMES = ("max_tokens", "max_completion_tokens")
 FEWEST_COUNTED = 64  # a server with a window of fewer tokens is none: it counts something else
 BYTES_PER_TOKEN = 3  # on the safe side: English has 4 to 5
 CHARACTERS_PER_TOKEN = 8  # more than any tokenizer reaches on average, with runs counted once
@@ -119,37 +106,31 @@ class ApiMonitor:
     """
 
     def __init__(
-        self,
-        model: str,
-        prompt: str | Prompt | GuardPrompt,
-        *,
-        name: str = "",
-        base_url: str = "",
-        key_variable: str = "OPENAI_API_KEY",
-        max_tokens: int = 512,
-        limit_name: str = "max_tokens",
-        temperature: float | None = 0.0,
-        seed: int | None = None,
-        workers: int = 8,
-        requests_per_minute: float = 0,
-        tokens_per_minute: float = 0,
-        cost_cap_usd: float = 0,
-        input_price: float | None = None,
-        output_price: float | None = None,
-        logprobs: bool = False,
-        top_logprobs: int = TOP_LOGPROBS,
-        fold_system: bool = False,
-        timeout_s: float = 60,
-        max_retries: int = 6,
-        extra: Mapping[str, Any] | None = None,
-        first_wait_s: float = 0.5,
-        sleep: Callable[[float], None] = time.sleep,
-        report: Callable[[str], object] = notify,
+        self, model: str, prompt: str | Prompt | GuardPrompt, *, name: str = "",
+        base_url: str = "", key_variable: str = "OPENAI_API_KEY", max_tokens: int = 512,
+        limit_name: str = "max_tokens", temperature: float | None = 0.0, seed: int | None = None,
+        workers: int = 8, requests_per_minute: float = 0, tokens_per_minute: float = 0,
+        cost_cap_usd: float = 0, input_price: float | None = None,
+        output_price: float | None = None, logprobs: bool = False,
+        top_logprobs: int = TOP_LOGPROBS, fold_system: bool = False, timeout_s: float = 60,
+        max_retries: int = 6, extra: Mapping[str, Any] | None = None, first_wait_s: float = 0.5,
+        sleep: Callable[[float], None] = time.sleep, report: Callable[[str], object] = notify,
     ) -> None:
-        _check_setting("model", model, bool(model.strip()), "the identifier that the server knows")
-        _check_setting("workers", workers, workers >= 1, "at least 1")
-        _check_setting("max_retries", max_retries, max_retries >= 0, "at least 0")
-        _check_setting("timeout_s", timeout_s, timeout_s > 0, "a positive number")
+        for setting, value, good, expected in (
+            ("model", model, model.strip(), "the identifier that the server knows"),
+            ("workers", workers, workers >= 1, "at least 1"),
+            ("max_retries", max_retries, max_retries >= 0, "at least 0"),
+            ("timeout_s", timeout_s, timeout_s > 0, "a positive number"),
+            ("max_tokens", max_tokens, max_tokens >= 1, "at least 1"),
+            ("limit_name", limit_name, limit_name in LIMIT_NAMES, " or ".join(LIMIT_NAMES)),
+            ("temperature", temperature, temperature is None or temperature >= 0,
+             "at least 0, or None for the provider's own"),
+            ("top_logprobs", top_logprobs, top_logprobs >= 1, "at least 1"),
+            ("top_logprobs", top_logprobs, logprobs or top_logprobs == TOP_LOGPROBS,
+             "nothing, since logprobs is off: set logprobs, or leave it out"),
+        ):
+            if not good:
+                raise MonitorError(f"{setting} is {value!r}, expected {expected}")
         self.name = name or model
         self.workers = workers
         self._prompt = load_prompt(prompt) if isinstance(prompt, str) else prompt
@@ -157,22 +138,26 @@ class ApiMonitor:
         self._model, self._key_variable = model, key_variable
         self._server = server = Server.find(base_url or OPENAI, key_variable)
         self._url = server.shown
-        self._fields = _request_fields(max_tokens, limit_name, temperature, logprobs, top_logprobs)
+        self._fields: dict[str, Any] = {
+            limit_name: max_tokens, **({} if temperature is None else {"temperature": temperature}),
+            **({"logprobs": True, "top_logprobs": top_logprobs} if logprobs else {})}
         self._extra = server.extra_fields(extra or {})
         self._seed, self._max_tokens, self._timeout_s = seed, max_tokens, timeout_s
         self._max_retries, self._first_wait_s, self._sleep = max_retries, first_wait_s, sleep
-        self._prices = _token_prices(input_price, output_price, cost_cap_usd)
-        self._budget = _Budget(cost_cap_usd)
+        self._budget = _Budget(cost_cap_usd, input_price, output_price)
         self._limiter = _RateLimiter(requests_per_minute, tokens_per_minute, sleep=sleep)
         self._lock, self._said, self._report = threading.Lock(), set[str](), report
         self._folded, self._to_fold, self._keyed = fold_system, False, False
         # What calls have shown: the key is good, the fields of a request are, the system role is.
         self._known = self._answered = self._takes_system = False
-        azure = any("version" in name.lower() for name in server.query)
-        self._client = openai.OpenAI(
-            api_key=server.key, base_url=server.address, timeout=timeout_s, max_retries=0,
-            default_query=server.query, **(_azure(server.key) if azure else {}),
-        )
+        azure: dict[str, Any] = {}
+        if any("version" in name.lower() for name in server.query):
+            # Addresses with an API version take the key in a header of its own, which would go
+            # along to another host: redirections are not followed.
+            azure = {"default_headers": {"api-key": server.key},
+                     "http_client": openai.DefaultHttpxClient(follow_redirects=False)}
+        self._client = openai.OpenAI(api_key=server.key, base_url=server.address, max_retries=0,
+                                     timeout=timeout_s, default_query=server.query, **azure)
         if server.dropped:
             self._say(f"base_url holds {', '.join(server.dropped)}, which may be secret and is not "
                       f"sent: put a key into {key_variable}, or name another variable with "
@@ -190,16 +175,10 @@ class ApiMonitor:
             if self._to_fold:
                 self._folded, self._to_fold = True, False
             folding = {"fold_system": True} if self._folded else {}
-        return {
-            "kind": "api",
-            "model": self._model,
-            "base_url": "" if self._url == OPENAI else self._url,
-            "prompt": self._prompt.digest,
-            "seed": self._seed,
-            **self._fields,
-            **folding,
-            "extra": self._extra,
-        }
+        return {"kind": "api", "model": self._model,
+                "base_url": "" if self._url == OPENAI else self._url,
+                "prompt": self._prompt.digest, "seed": self._seed,
+                **self._fields, **folding, "extra": self._extra}
 
     def units(self, samples: Sequence[Sample]) -> list[list[int]]:
         """One sample at a time."""
@@ -220,20 +199,15 @@ class ApiMonitor:
 
     def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
         """Read the stored reply again; a score from log-probabilities stays with its verdict."""
-        if verdict.status == ERROR or verdict.reason.startswith((KEPT_BACK, CUT_PROMPT)):
+        own = (replies.KEPT_BACK, replies.CUT_PROMPT)
+        if verdict.status == ERROR or verdict.reason.startswith(own):
             return verdict
         tokens = verdict.input_tokens or 0  # so many again may have been cached and counted apart
         if cut := self._cut(self._messages(sample), tokens, spare=tokens):
             fresh = Verdict.failure(TRUNCATED, cut, verdict.reply)
         else:
             fresh = self._read(verdict.reply, verdict.ending or self._ending(verdict), sample)
-        keep = self._prompt.answer != "score" and verdict.score is not None
-        if keep and fresh.verdict == verdict.verdict:
-            fresh = replace(fresh, score=verdict.score)
-        return replace(
-            fresh, input_tokens=verdict.input_tokens, output_tokens=verdict.output_tokens,
-            seconds=verdict.seconds, cost_usd=verdict.cost_usd, ending=verdict.ending,
-        )
+        return verdict.renewed(fresh, self._prompt.answer)
 
     def _messages(self, sample: Sample) -> list[dict[str, str]]:
         messages = self._prompt.messages(sample)
@@ -257,7 +231,7 @@ class ApiMonitor:
             reason = self._server.quoted(result.reason)
             if result.refused:
                 self._known = True
-                return Verdict.failure(REFUSED, f"{KEPT_BACK}: {reason}")
+                return Verdict.failure(REFUSED, f"{replies.KEPT_BACK}: {reason}")
             if system and not self._takes_system and result.rejects_system:
                 self._fold()
                 return self._judge(sample, draw)
@@ -296,14 +270,14 @@ class ApiMonitor:
     def _limited_call(self, body: Mapping[str, Any], prompt_tokens: int) -> Reply | NoReply:
         """Make a call when the limits allow it, and account for it."""
         tokens = prompt_tokens + self._max_tokens
-        most = self._prices.cost(prompt_tokens, self._max_tokens) if self._prices else 0.0
+        most = self._budget.price(prompt_tokens, self._max_tokens) or 0.0
         self._limiter.acquire(tokens)
         self._budget.reserve(most)
         spent = most  # an interruption leaves it open whether the call is charged
         try:
             result = self._call(body)
             if isinstance(result, Reply):
-                cost = self._cost(result)
+                cost = self._budget.price(result.input_tokens, result.output_tokens)
                 spent = most if cost is None else cost
             elif not result.spent:
                 spent = 0.0
@@ -322,7 +296,7 @@ class ApiMonitor:
                 model=self._model, extra_body=self._extra, **body
             )
             seconds = time.perf_counter() - started
-            found = read_body(self._server.without_key(raw.text))
+            found = Reply.read(self._server.without_key(raw.text))
             return replace(found, seconds=seconds) if isinstance(found, Reply) else found
         except openai.OpenAIError as error:
             return NoReply.of(error)
@@ -335,7 +309,7 @@ class ApiMonitor:
         if result.status == 404:
             raise MonitorStop(f"{self._url} does not offer model {self._model!r} ({reason}): "
                               "check the identifier and base_url")
-        if result.status == NO_MONEY:
+        if result.status == replies.NO_MONEY:
             raise MonitorStop(f"the account at {self._url} has no money left ({reason}): top it "
                               "up and run again; what was answered is stored")
         sent = {**self._fields, **self._extra, **({} if self._seed is None else {"seed": 0})}
@@ -370,12 +344,13 @@ class ApiMonitor:
         if self._fields.get("logprobs") and answer.text and not answer.tokens:
             self._say(f"{self._url} offers no log-probabilities for {self._model}: the scores stay "
                       "empty, and verdicts are read from the replies alone")
-        if ending_kind(answer.finish) == UNKNOWN:
+        if Reply.kind_of(answer.finish) == UNKNOWN:
             self._say(f"{self._url}: {_unknown(answer.finish)}. Such replies are read as if they "
                       "were cut off: a verdict counts only at their very end")
         cut = self._cut(messages, answer.input_tokens or 0, answer.cached_tokens)
         if why := _withheld(answer):
-            verdict = Verdict.failure(REFUSED, f"{KEPT_BACK}: {why}", answer.text or answer.refusal)
+            verdict = Verdict.failure(REFUSED, f"{replies.KEPT_BACK}: {why}",
+                                      answer.text or answer.refusal)
         elif cut:
             verdict = Verdict.failure(TRUNCATED, cut, answer.text)
         else:
@@ -385,10 +360,9 @@ class ApiMonitor:
         if verdict.verdict is not None and self._prompt.answer != "score":
             score = self._score(answer, verdict.verdict)
             verdict = verdict if score is None else replace(verdict, score=score)
-        return replace(
-            verdict, input_tokens=answer.input_tokens, output_tokens=answer.output_tokens,
-            seconds=answer.seconds, cost_usd=self._cost(answer), ending=answer.finish,
-        )
+        cost = self._budget.price(answer.input_tokens, answer.output_tokens)
+        return replace(verdict, input_tokens=answer.input_tokens, seconds=answer.seconds,
+                       output_tokens=answer.output_tokens, cost_usd=cost, ending=answer.finish)
 
     def _without_key(self, answer: Reply) -> Reply:
         plain: dict[str, Any] = {name: self._server.without_key(getattr(answer, name))
@@ -406,8 +380,8 @@ class ApiMonitor:
             return ""
         if read >= _fewest_tokens(messages):
             return ""
-        return (f"{CUT_PROMPT}: it read {tokens:,} tokens of {size:,} characters. Give it a longer "
-                "context (num_ctx, --max-model-len) and ask again with another store")
+        return (f"{replies.CUT_PROMPT}: it read {tokens:,} tokens of {size:,} characters. Give it "
+                "a longer context (num_ctx, --max-model-len) and ask again with another store")
 
     def _ending(self, verdict: Verdict) -> str:
         """How the reply of an old store ended, which did not say."""
@@ -415,7 +389,8 @@ class ApiMonitor:
         return "length" if most or verdict.status == TRUNCATED else "stop"
 
     def _read(self, text: str, ending: str, sample: Sample) -> Verdict:
-        audited, finished = f"{sample.request}\n{sample.response}", ending_kind(ending) == FINISHED
+        audited = f"{sample.request}\n{sample.response}"
+        finished = Reply.kind_of(ending) == FINISHED
         if isinstance(self._prompt, GuardPrompt):
             verdict = self._prompt.read(text, finished)
         else:
@@ -432,27 +407,22 @@ class ApiMonitor:
 
     def _why(self, reason: str, text: str, ending: str) -> str:
         """Why there is no verdict, where the server knows more than the reply says."""
-        kind = ending_kind(ending)
+        kind = Reply.kind_of(ending)
         if kind == UNKNOWN:
             return _unknown(ending) if "length limit" in reason else f"{reason}; {_unknown(ending)}"
-        if kind == CUT and not text.strip():
+        if kind == replies.CUT and not text.strip():
             return ("cut off before the answer began: hidden thinking counts against max_tokens "
                     f"({self._max_tokens}), raise it")
-        if kind == FINISHED and text.startswith(THOUGHT) and text.endswith(OUT_OF_THOUGHT):
+        if kind == FINISHED and text.startswith(replies.THOUGHT) and text.endswith(OUT_OF_THOUGHT):
             return "the server gave thinking and no answer beside it; the store holds the thinking"
         return reason
-
-    def _cost(self, answer: Reply) -> float | None:
-        if self._prices is None or answer.input_tokens is None or answer.output_tokens is None:
-            return None
-        return self._prices.cost(answer.input_tokens, answer.output_tokens)
 
 
 def _withheld(answer: Reply) -> str:
     """Why the provider withheld an answer; empty if it did not."""
     if answer.withheld:
         return answer.withheld
-    if ending_kind(answer.finish) == WITHHELD:
+    if Reply.kind_of(answer.finish) == replies.WITHHELD:
         return f"the reply ended with {answer.finish!r}"
     return "it is marked as a refusal" if answer.refusal else ""
 
@@ -461,53 +431,14 @@ def _with_thinking(answer: Reply) -> str:
     """Put what the server kept apart in front of a reply without a verdict, to be stored."""
     if not answer.text and OUT_OF_THOUGHT.strip() in answer.thinking:
         return answer.thinking  # the server did not see where it ends: all of the reply is in it
-    over = answer.text or ending_kind(answer.finish) == FINISHED
-    return f"{THOUGHT}{answer.thinking}{OUT_OF_THOUGHT if over else ''}{answer.text}"
+    over = answer.text or Reply.kind_of(answer.finish) == FINISHED
+    return f"{replies.THOUGHT}{answer.thinking}{OUT_OF_THOUGHT if over else ''}{answer.text}"
 
 
 def _unknown(ending: str) -> str:
-    if ending == UNSAID:
+    if ending == replies.UNSAID:
         return "the server does not say that the reply is finished"
     return f"the reply ended with {ending!r}, which is not known to mean that it is finished"
-
-
-def _azure(key: str) -> dict[str, Any]:
-    """What a client needs for addresses with an API version: the key in a header of its own.
-
-    Redirections are not followed: that header would go along to another host.
-    """
-    client = openai.DefaultHttpxClient(follow_redirects=False)
-    return {"default_headers": {"api-key": key}, "http_client": client}
-
-
-def _check_setting(name: str, value: object, good: bool, expected: str) -> None:
-    """Raise MonitorError if a setting is not good."""
-    if not good:
-        raise MonitorError(f"{name} is {value!r}, expected {expected}")
-
-
-def _request_fields(
-    max_tokens: int,
-    limit_name: str,
-    temperature: float | None,
-    logprobs: bool,
-    top_logprobs: int,
-) -> dict[str, Any]:
-    """Return fields of the request that are the same for all samples."""
-    names = ("max_tokens", "max_completion_tokens")
-    _check_setting("max_tokens", max_tokens, max_tokens >= 1, "at least 1")
-    _check_setting("limit_name", limit_name, limit_name in names, " or ".join(names))
-    _check_setting("temperature", temperature, temperature is None or temperature >= 0,
-                  "at least 0, or None for the provider's own")
-    _check_setting("top_logprobs", top_logprobs, top_logprobs >= 1, "at least 1")
-    _check_setting("top_logprobs", top_logprobs, logprobs or top_logprobs == TOP_LOGPROBS,
-                  "nothing, since logprobs is off: set logprobs, or leave it out")
-    fields: dict[str, Any] = {limit_name: max_tokens}
-    if temperature is not None:
-        fields["temperature"] = temperature
-    if logprobs:
-        fields |= {"logprobs": True, "top_logprobs": top_logprobs}
-    return fields
 
 
 def _without_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
@@ -558,12 +489,8 @@ class _RateLimiter:
     """
 
     def __init__(
-        self,
-        requests_per_minute: float = 0,
-        tokens_per_minute: float = 0,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        self, requests_per_minute: float = 0, tokens_per_minute: float = 0, *,
+        clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         for name, value in (("requests", requests_per_minute), ("tokens", tokens_per_minute)):
             if value < 0:
@@ -599,39 +526,6 @@ class _RateLimiter:
             self._paused = max(self._paused, self._clock() + seconds)
 
 
-@dataclass(frozen=True)
-class _TokenPrices:
-    """TokenPrices in USD per million tokens of the prompt and of the reply."""
-
-    input: float
-    output: float
-
-    def cost(self, input_tokens: float, output_tokens: float) -> float:
-        """Price of a call in USD."""
-        return (input_tokens * self.input + output_tokens * self.output) / 1e6
-
-
-def _token_prices(
-    input_price: float | None, output_price: float | None, cap_usd: float
-) -> _TokenPrices | None:
-    """Return the prices if there are any.
-
-    Raises
-    ------
-    MonitorError
-        If one is missing or negative, or there is a cap without prices.
-    """
-    if input_price is None and output_price is None:
-        if cap_usd:
-            raise MonitorError("cost_cap_usd needs prices: set input_price and output_price, in "
-                               "USD per million tokens")
-        return None
-    if input_price is None or output_price is None or min(input_price, output_price) < 0:
-        raise MonitorError("set both input_price and output_price, at least 0 USD per million "
-                           f"tokens; found {input_price} and {output_price}")
-    return _TokenPrices(input_price, output_price)
-
-
 class _Budget:
     """Money that all threads of a monitor may spend together.
 
@@ -642,20 +536,43 @@ class _Budget:
     ----------
     cap_usd : float
         0 is no cap.
+    input_price, output_price : float, optional
+        USD per million tokens of the prompt and of the reply; both or neither.
+
+    Attributes
+    ----------
+    spent : float
+        What settled calls have cost so far, in USD.
+
+    Raises
+    ------
+    MonitorError
+        If one price is missing, something is negative, or there is a cap without prices.
     """
 
-    def __init__(self, cap_usd: float = 0) -> None:
+    def __init__(
+        self, cap_usd: float = 0, input_price: float | None = None,
+        output_price: float | None = None,
+    ) -> None:
         if cap_usd < 0:
             raise MonitorError(f"cost_cap_usd is {cap_usd}, expected 0 (none) or more")
-        self._cap = cap_usd
-        self._spent = self._reserved = 0.0
+        given = [price for price in (input_price, output_price) if price is not None]
+        if cap_usd and not given:
+            raise MonitorError("cost_cap_usd needs prices: set input_price and output_price, in "
+                               "USD per million tokens")
+        if given and (len(given) == 1 or min(given) < 0):
+            raise MonitorError("set both input_price and output_price, at least 0 USD per million "
+                               f"tokens; found {input_price} and {output_price}")
+        self._cap, self._prices = cap_usd, given
+        self.spent = self._reserved = 0.0
         self._in_progress = 0
         self._changed = threading.Condition()
 
-    @property
-    def spent(self) -> float:
-        """What settled calls have cost so far, in USD."""
-        return self._spent
+    def price(self, input_tokens: int | None, output_tokens: int | None) -> float | None:
+        """Price of a call in USD; None without prices, or if a count is not known."""
+        if not self._prices or input_tokens is None or output_tokens is None:
+            return None
+        return (input_tokens * self._prices[0] + output_tokens * self._prices[1]) / 1e6
 
     def reserve(self, most: float) -> None:
         """Set money aside for a call.
@@ -666,10 +583,10 @@ class _Budget:
             If it does not fit under the cap, although no other call is in progress.
         """
         with self._changed:
-            while self._cap and self._spent + self._reserved + most > self._cap:
+            while self._cap and self.spent + self._reserved + most > self._cap:
                 if not self._in_progress:
                     raise MonitorStop(
-                        f"cost cap of ${self._cap:.6g} reached after ${self._spent:.6g}: the next "
+                        f"cost cap of ${self._cap:.6g} reached after ${self.spent:.6g}: the next "
                         f"call may cost ${most:.6g}. Raise cost_cap_usd and run again; what was "
                         "answered is stored"
                     )
@@ -683,5 +600,5 @@ class _Budget:
             self._in_progress -= 1
             # exactly 0 when nothing is in progress, whatever was rounded on the way
             self._reserved = self._reserved - reserved if self._in_progress else 0.0
-            self._spent += cost
+            self.spent += cost
             self._changed.notify_all()

@@ -21,7 +21,7 @@ from typing import Any
 import openai
 
 from monitorlab.display.tables import flat
-from monitorlab.monitors.api.server import bare
+from monitorlab.monitors.api.server import Server
 from monitorlab.monitors.verdicts import WORDING, mended, pattern
 
 NO_MONEY = 402
@@ -81,6 +81,41 @@ class Reply:
     thinking: str = ""
     withheld: str = ""
     cached_tokens: int = 0
+
+    @classmethod
+    def read(cls, body: str) -> Reply | NoReply:
+        """Read the body of a chat completion.
+
+        Returns
+        -------
+        Reply or NoReply
+            The latter if it is no JSON object with a choice that holds a message, or the server
+            broke it off.
+        """
+        try:
+            return _read_body(body)
+        except _BrokenReplyError as error:
+            wait = _wait_of({}, str(error)) if error.status else None
+            return NoReply(f"HTTP 200 with {error}", error.status, error.repeat, wait, spent=True)
+
+    @staticmethod
+    def kind_of(ending: str) -> str:
+        """Say what the word with which a reply ended means.
+
+        Parameters
+        ----------
+        ending : str
+            As the server spells it: ``stop``, ``MAX_TOKENS``, ``FinishReason.SAFETY``, ``endTurn``.
+
+        Returns
+        -------
+        str
+            `FINISHED`, `CUT` (a limit of tokens), `WITHHELD` (by the provider), `BROKEN` (the
+            server broke off, and asking again may help) or `UNKNOWN`.
+        """
+        word = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", ending.strip().rpartition(".")[2])
+        word = re.sub(r"\W+|_+", "_", word.lower()).strip("_")
+        return _KIND_OF.get(re.sub(r"^(?:finish|stop)_reason_", "", word), UNKNOWN)
 
     def suspicion(self, verdict: bool) -> float | None:
         """P(true) / (P(true) + P(false)), or of yes and no, where the verdict is written.
@@ -212,22 +247,6 @@ class _BrokenReplyError(ValueError):
         self.status, self.repeat = status, repeat
 
 
-def read_body(body: str) -> Reply | NoReply:
-    """Read the body of a chat completion.
-
-    Returns
-    -------
-    Reply or NoReply
-        The latter if it is no JSON object with a choice that holds a message, or the server broke
-        it off.
-    """
-    try:
-        return _read_body(body)
-    except _BrokenReplyError as error:
-        wait = _wait_of({}, str(error)) if error.status else None
-        return NoReply(f"HTTP 200 with {error}", error.status, error.repeat, wait, spent=True)
-
-
 def _read_body(body: str) -> Reply:
     try:
         found = json.loads(body.removeprefix("\ufeff"))
@@ -244,11 +263,11 @@ def _read_body(body: str) -> Reply:
     finish = _finish(choice)
     withheld = _blocked_by(choice)
     message = choice.get("message")
-    if message is None and (withheld or ending_kind(finish) in (CUT, WITHHELD)):
+    if message is None and (withheld or Reply.kind_of(finish) in (CUT, WITHHELD)):
         message = {}  # there is nothing that could be in it
     if not isinstance(message, dict):
         return _without_choice(found, body, counts)
-    if ending_kind(finish) == BROKEN:
+    if Reply.kind_of(finish) == BROKEN:
         raise _BrokenReplyError(f"a reply that the server broke off ({finish})")
     text, thinking = _content(message.get("content"))
     return Reply(
@@ -309,10 +328,10 @@ def _finish(choice: Mapping[str, Any]) -> str:
     native = [choice.get("native_finish_reason"), behind.get("native_finish_reason")]
     word, *others = (_word(value) for value in (choice.get("finish_reason"), *native,
                                                 choice.get("stop_reason")))
-    kinds = {ending_kind(other): other for other in others[::-1] if other}
+    kinds = {Reply.kind_of(other): other for other in others[::-1] if other}
     if not word:
         return kinds.get(CUT) or kinds.get(WITHHELD) or kinds.get(FINISHED) or UNSAID
-    if ending_kind(word) in (FINISHED, UNKNOWN) and not {CUT, WITHHELD}.isdisjoint(kinds):
+    if Reply.kind_of(word) in (FINISHED, UNKNOWN) and not {CUT, WITHHELD}.isdisjoint(kinds):
         return kinds.get(CUT) or kinds[WITHHELD]
     return word
 
@@ -467,25 +486,6 @@ _RESET = re.compile(r"(?:x-|anthropic-)?rate-?limit-(?:reset(?:-.+)?|.+-reset)")
 LONGEST_GUESS_S = 600.0  # a longer wait counts only if the server says that it is this one
 
 
-def ending_kind(ending: str) -> str:
-    """Say what the word with which a reply ended means.
-
-    Parameters
-    ----------
-    ending : str
-        As the server spells it: ``stop``, ``MAX_TOKENS``, ``FinishReason.SAFETY``, ``endTurn``.
-
-    Returns
-    -------
-    str
-        `FINISHED`, `CUT` (a limit of tokens), `WITHHELD` (by the provider), `BROKEN` (the server
-        broke off, and asking again may help) or `UNKNOWN`.
-    """
-    word = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", ending.strip().rpartition(".")[2])
-    word = re.sub(r"\W+|_+", "_", word.lower()).strip("_")
-    return _KIND_OF.get(re.sub(r"^(?:finish|stop)_reason_", "", word), UNKNOWN)
-
-
 def _blocked_by(found: Mapping[str, Any]) -> str:
     """Say which filter of the provider blocked a prompt or a reply; empty if none did.
 
@@ -528,8 +528,8 @@ def _refuses(status: int, body: object) -> bool:
         if any(name == "metadata" and isinstance(value, Mapping) and value.get("reasons")
                for name, value in fields):
             return True
-        codes = [str(value) for name, value in fields if bare(name) in _CODE_FIELDS]
-        if any(bare(code) in _REFUSAL_CODES for code in codes):
+        codes = [str(value) for name, value in fields if Server.bare(name) in _CODE_FIELDS]
+        if any(Server.bare(code) in _REFUSAL_CODES for code in codes):
             return True
     elif _is_page(words):
         return False

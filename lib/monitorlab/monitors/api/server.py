@@ -99,6 +99,11 @@ class Server:
         line = flat(_BEARER.sub("Bearer [key]", self.without_key(text)))
         return line if len(line) <= SHOWN else line[:SHOWN - 3] + "..."
 
+    @staticmethod
+    def bare(name: str) -> str:
+        """Return the letters and digits of a name, in small letters."""
+        return re.sub(r"[\W_]+", "", name.lower())
+
     def extra_fields(self, extra: Mapping[str, Any]) -> dict[str, Any]:
         """Return further fields of the request.
 
@@ -118,7 +123,7 @@ class Server:
         if self.without_key(text) != text:
             raise MonitorError("extra holds the key: settings are stored, take it out")
         for name, value in _texts(extra):
-            if _SECRET_NAME.fullmatch(bare(name)) or _SECRET.search(value):
+            if _SECRET_NAME.fullmatch(self.bare(name)) or _SECRET.search(value):
                 raise MonitorError(f"extra holds what looks like a key, in {name:.40}: settings "
                                    "are stored, so put it into the environment and name "
                                    "key_variable")
@@ -167,7 +172,7 @@ def _plain_query(url: str, secrets: Sequence[str]) -> tuple[dict[str, str], list
     kept, dropped = {}, []
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         plain = _PLAIN.fullmatch(value) and not any(secret in value for secret in secrets)
-        if plain and bare(name) in QUERY:
+        if plain and Server.bare(name) in QUERY:
             kept[name] = value
         else:
             told = _PLAIN.fullmatch(name) and not any(secret in name for secret in secrets)
@@ -231,11 +236,6 @@ def _is_here(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def bare(name: str) -> str:
-    """Return the letters and digits of a name, in small letters."""
-    return re.sub(r"[\W_]+", "", name.lower())
 
 
 def _texts(value: object, name: str = "") -> Iterator[tuple[str, str]]:
