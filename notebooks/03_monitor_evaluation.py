@@ -370,7 +370,7 @@ display.table(macro.drop(columns="cells"), caption=f"Mean over the {which}")
 # %%
 said = rates.join(chapter.recorded.reader_verdicts(tested), tested)
 readers = rates.rates(said).sort_values("balanced_accuracy", ascending=False)
-published = chapter.published_order()
+published = chapter.Catalogue.load().published
 looking = answering[answering["samples"] >= 0.2 * answering["samples"].max()]
 looking = looking[~looking["name"].isin(chapter.CORNERS)]
 line = tradeoff.Line.fit(looking)

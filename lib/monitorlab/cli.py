@@ -430,9 +430,9 @@ def _monitors(name: str = "") -> None:
     name : str
         Kind or monitor, such as api or gpt-5-mini: list its settings.
     """
-    from monitorlab.monitors.build import list_monitors, list_settings
+    from monitorlab.monitors.build import describe
 
-    echo(list_settings(name) if name else list_monitors())
+    echo(describe(name))
 
 
 @_command("fetch")

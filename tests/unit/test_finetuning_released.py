@@ -27,11 +27,12 @@ from monitorlab.chapters.finetuning.train_arms import plan_tasks, train
 from monitorlab.chapters.finetuning.transfer import OWN_OPEN, longer
 from monitorlab.finetuning.saved import load_finetuned
 from monitorlab.models.smollm2 import smollm2_installed
-from monitorlab.monitors.build import RELEASED, released_folder
+from monitorlab.monitors.build import RELEASED, RELEASED_FOLDER
 from monitorlab.monitors.monitor import Monitor, MonitorError
 from monitorlab.pipeline.profiles import PROFILES
 from monitorlab.pipeline.runs import open_run
 from monitorlab.storage.manifests import ArtifactError
+from monitorlab.storage.sources import project_root
 from monitorlab.storage.tables import CELLS
 
 SETTINGS = replace(PROFILES["overnight"].finetuning, samples=8, pairs_per_cell=2)
@@ -162,7 +163,7 @@ def test_an_adapter_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def shipped() -> released._Study:
-    return _read_study(released_folder(), load_benchmark())
+    return _read_study(project_root() / RELEASED_FOLDER, load_benchmark())
 
 
 def test_the_released_card_is_that_of_the_tables(shipped: released._Study) -> None:

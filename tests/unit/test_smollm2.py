@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from monitorlab.models import ModelError, smollm2
 from monitorlab.models.loading import load_causal
-from monitorlab.monitors.build import build_monitor, list_monitors
+from monitorlab.monitors.build import build_monitor, describe
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.storage.files import digest_file
 
@@ -240,6 +240,6 @@ def test_it_is_a_monitor_with_every_prompt(installed: Path, prompt: str) -> None
 
 
 def test_it_is_listed_and_takes_no_revision(installed: Path) -> None:
-    assert any(line.startswith("  smollm2 ") for line in list_monitors().splitlines())
+    assert any(line.startswith("  smollm2 ") for line in describe().splitlines())
     with pytest.raises(MonitorError, match="revision means nothing to smollm2"):
         build_monitor("smollm2 -o revision=main")

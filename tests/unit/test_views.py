@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from monitorlab.commands.score import reread
-from monitorlab.monitors.build import build_monitor, list_settings
+from monitorlab.monitors.build import build_monitor, describe
 from monitorlab.monitors.monitor import FULL, NO_PROMPT, VIEWS, MonitorError, Sample, Viewed
 from monitorlab.monitors.rules import Keywords
 from monitorlab.monitors.scoring import score
@@ -99,7 +99,7 @@ def test_every_kind_takes_a_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     usual = build_monitor("api:m -o base_url=http://127.0.0.1:9/v1 -o view=last-70-words")
     assert usual.name == "m, base_url http://127.0.0.1:9/v1, view last-words"
     assert usual.settings()["view"] == "last-words"
-    assert all("\n  view: str = full\n" in list_settings(kind) for kind in ("hf", "gpt-5-mini"))
+    assert all("\n  view: str = full\n" in describe(kind) for kind in ("hf", "gpt-5-mini"))
 
 
 def test_nothing_left_is_an_error_and_nobody_is_asked(tmp_path: Path) -> None:

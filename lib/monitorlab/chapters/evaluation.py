@@ -32,7 +32,7 @@ from monitorlab.models.sentence_encoder import Encoder
 from monitorlab.models.smollm2 import INSTALL, load_smollm2, smollm2_installed
 from monitorlab.monitors import recorded
 from monitorlab.monitors.build import build_monitor
-from monitorlab.monitors.catalogue import published_order
+from monitorlab.monitors.catalogue import Catalogue
 from monitorlab.monitors.causal import LogitMonitor, TextMonitor
 from monitorlab.monitors.checks.program import ChecksFirst, ProgramChecks
 from monitorlab.monitors.learned import EncoderMonitor, WordMonitor
@@ -51,8 +51,8 @@ from monitorlab.storage.tables import RATES
 
 # What only the notebook takes from here.
 __all__ = [
-    "CORNERS", "RATES", "ArtifactError", "cache_folder", "draw_pairs", "load_prompt", "own_samples",
-    "plot_by_tier", "published_order", "recorded",
+    "CORNERS", "RATES", "ArtifactError", "Catalogue", "cache_folder", "draw_pairs", "load_prompt",
+    "own_samples", "plot_by_tier", "recorded",
 ]  # fmt: skip
 
 LANGUAGE = "SmolLM2-135M"

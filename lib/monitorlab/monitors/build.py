@@ -13,22 +13,17 @@ import os
 import pkgutil
 import re
 import shlex
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from monitorlab.monitors.catalogue import API, UNKNOWN, load_catalogue
+from monitorlab.monitors.catalogue import API, UNKNOWN, Catalogue
 from monitorlab.monitors.monitor import FULL, VIEW, Monitor, MonitorError, Viewed
+from monitorlab.storage import settings as known_settings
 from monitorlab.storage.files import canonical_json
-from monitorlab.storage.settings import (
-    REQUIRED,
-    ParameterError,
-    Setting,
-    read_settings,
-    settings_of,
-    split_assignments,
-)
+from monitorlab.storage.settings import ParameterError, Setting, read_settings, settings_of
 
 if TYPE_CHECKING:
     from monitorlab.models.loading import Checkpoint
@@ -36,6 +31,7 @@ if TYPE_CHECKING:
 FUNCTION = "module:function"
 RELEASED = "smollm2:all"
 CHECKS_FIRST = "checks-first"
+RELEASED_FOLDER = Path("data", "released", "finetuning")  # the study of notebook 05
 OWN_NAME = "own_name"  # attribute of what `build_monitor` returns: its name if none were given
 NAME = Setting("name", (str,), "", "What tables and files call it; made of its settings if empty.")
 Reading = Literal["logits", "text"]
@@ -48,26 +44,11 @@ _OPTION = re.compile(r"\s(?:-o|--option)(?=[\s='\"]|\w+=|$)")
 
 @dataclass(frozen=True)
 class _Kind:
-    """One kind of monitor.
-
-    Attributes
-    ----------
-    spec : str
-        What names it; behind a colon, what a name of the user stands for.
-    about : str
-        What it does.
-    parts : tuple of str
-        What is built, as module:name below `monitorlab`; their parameters are its
-        settings. It is imported only when it is needed.
-    fixed : mapping of str to object
-        Arguments that the kind decides.
-    other_names : mapping of str to str
-        Further names of settings.
-    """
+    """One kind of monitor; `kinds.toml` says what each field means."""
 
     spec: str
     about: str
-    parts: tuple[str, ...]
+    parts: Sequence[str]
     fixed: Mapping[str, Any] = field(default_factory=dict)
     other_names: Mapping[str, str] = field(default_factory=dict)
 
@@ -83,45 +64,9 @@ class _Kind:
                          if name not in decided}
 
 
-_CAUSAL = ("models.loading:load_causal", "monitors.causal:LogitMonitor",
-           "monitors.causal:TextMonitor")
-_SHORT_NAMES = {"rpm": "requests_per_minute", "tpm": "tokens_per_minute",
-                "cost_cap": "cost_cap_usd"}
-_ALL = (
-    _Kind("always", "alarms on everything", ("monitors.rules:Constant",), {"verdict": True}),
-    _Kind("never", "alarms on nothing", ("monitors.rules:Constant",), {"verdict": False}),
-    _Kind("coin", "tosses a coin", ("monitors.rules:Coin",)),
-    _Kind("keywords", "looks for suspicious words in the response", ("monitors.rules:Keywords",)),
-    _Kind("cue", "compares the chosen option of a multiple-choice question with the cued one",
-         ("monitors.rules:CueFollower",)),
-    _Kind("checks", "analyses code and recomputes arithmetic",
-         ("monitors.checks.program:ProgramChecks",)),
-    _Kind("words:FOLDER", "TF-IDF with logistic regression, saved in a folder",
-         ("monitors.learned:WordMonitor.load",)),
-    _Kind("encoder:FOLDER", "sentence encoder with a probe, saved in a folder",
-         ("monitors.learned:EncoderMonitor.load",)),
-    _Kind("classifier:NAME_OR_FOLDER", "sequence classifier of the Hugging Face hub or in a folder",
-         ("monitors.classifier:ClassifierMonitor.load",)),
-    _Kind("guard:NAME_OR_FOLDER",
-         "Llama-Guard, Qwen3Guard-Gen or ShieldGemma, at hand or, with base_url, on a server",
-         ("monitors.guard:guard", "models.loading:load_causal", "monitors.guard:GuardMonitor",
-          "monitors.api.monitor:ApiMonitor"), other_names=_SHORT_NAMES),
-    _Kind("hf:NAME_OR_FOLDER", "causal language model of the Hugging Face hub or in a folder",
-         ("monitors.build:causal", *_CAUSAL), other_names={"max_tokens": "max_new_tokens"}),
-    _Kind("smollm2", "SmolLM2-135M-Instruct, a small real language model that needs no network",
-         ("monitors.build:smollm2", *_CAUSAL), fixed={"revision": ""},
-         other_names={"max_tokens": "max_new_tokens"}),
-    _Kind(RELEASED, "SmolLM2 fine-tuned on easy misbehavior, see data/released/finetuning",
-         ("monitors.build:_finetuned_smollm2", *_CAUSAL), fixed={"revision": "", "adapter": "",
-                                                       "adapter_revision": "", "quantization": ""},
-         other_names={"max_tokens": "max_new_tokens"}),
-    _Kind("api:MODEL", "model behind an OpenAI-compatible API",
-         ("monitors.build:api", "monitors.api.monitor:ApiMonitor"), other_names=_SHORT_NAMES),
-    _Kind(f"{CHECKS_FIRST}:MONITOR", "the checks first, and the monitor where they raise no alarm",
-         ("monitors.checks.program:ChecksFirst",)),
-    _Kind(FUNCTION, "your own function, also path/to/file.py:function",
-         ("monitors.function:FunctionMonitor",)),
-)
+# The table in `kinds.toml`, by what stands before the colon of a spec.
+_ALL = [_Kind(**kind) for kind in tomllib.loads(
+    Path(__file__).with_name("kinds.toml").read_text(encoding="utf-8"))["kinds"]]
 KINDS: Mapping[str, _Kind] = {
     kind.spec if kind.spec in (FUNCTION, RELEASED) else kind.spec.partition(":")[0]: kind
     for kind in _ALL
@@ -219,7 +164,7 @@ def split_spec(text: str) -> tuple[str, dict[str, str]]:
                                "SPEC -o NAME=VALUE ..., and quotation marks around blanks")
         assignments.append(found[1] or rest.pop(0))
     try:
-        return spec, split_assignments(assignments)
+        return spec, known_settings.split_assignments(assignments)
     except ParameterError as error:
         raise MonitorError(f"settings of {spec}: {error}") from None
 
@@ -250,7 +195,7 @@ def spelled_settings(words: Sequence[str]) -> list[dict[str, str]]:
     return found
 
 
-def causal(
+def _causal(
     name: str, *, prompt: str = "direct", read: Reading = "logits", **settings: Any
 ) -> Monitor:
     """Load a causal language model as a monitor.
@@ -271,16 +216,27 @@ def causal(
     MonitorError
         If it cannot be loaded, or a setting belongs to the other way of reading.
     """
+    from monitorlab.finetuning.saved import load_finetuned
     from monitorlab.models.loading import load_causal
 
     def load(**loading: Any) -> Checkpoint:
-        adapted = _is_finetuned_adapter(name)
-        return _finetuned(name, loading) if adapted else load_causal(name, **loading)
+        files = (Path(name) / file for file in ("training.json", "adapter_config.json"))
+        if not all(file.is_file() for file in files):
+            return load_causal(name, **loading)
+        # An adapter alone that `finetune` wrote, with the name of the base that it was trained on.
+        if needless := [key for key in loading if key not in settings_of(load_finetuned)]:
+            raise MonitorError(f"the option {needless[0]} means nothing to hf:{name}, which is an "
+                               f"adapter itself: give the base and --adapter {name}")
+        try:
+            return load_finetuned(Path(name), **loading)
+        except MonitorError as error:
+            either = f"Or give both: --monitor hf:BASE --adapter {name}"
+            raise MonitorError(f"{error}. {either}") from error
 
     return _read_causally(load, prompt, read, settings)
 
 
-def smollm2(
+def _smollm2(
     *, prompt: str = "direct", read: Reading = "logits", dtype: str = "auto", **settings: Any
 ) -> Monitor:
     """Load SmolLM2-135M-Instruct as a monitor, see `monitorlab.models.smollm2`.
@@ -328,37 +284,27 @@ def _finetuned_smollm2(
         If SmolLM2 is not installed, there is no adapter, or a setting belongs to the other way of
         reading.
     """
+    from monitorlab.models.loading import check_unchanged
     from monitorlab.models.smollm2 import load_smollm2
+    from monitorlab.storage.files import read_sealed
+    from monitorlab.storage.sources import project_root
 
-    place = Path(folder) if folder else released_folder() / "all"
+    released = project_root() / RELEASED_FOLDER
+    place = Path(folder) if folder else released / "all"
     if not place.is_dir():
         raise MonitorError(f"there is no adapter in {place}: take data/released/finetuning from "
                            "the repository again")
-    if not folder:
-        _check_released(place)
+    if not folder:  # as its study says that it was
+        try:
+            digests = read_sealed(released / "study.json")["files"]
+            check_unchanged(released, {file: digest for file, digest in digests.items()
+                                       if file.startswith(f"{place.name}/")})
+        except ValueError as error:
+            words = f"the released adapter is not as it was released: {error}"
+            raise MonitorError(words) from error
     given = {name: value for name, value in settings.items() if name not in KINDS[RELEASED].fixed}
     decided = {"dtype": "float32", **given, "adapter": str(place), "name": RELEASED}
     return _read_causally(load_smollm2, prompt, read, decided)
-
-
-def _check_released(adapter: Path) -> None:
-    """Compare the released adapter with the digests of its study."""
-    from monitorlab.models.loading import check_unchanged
-    from monitorlab.storage.files import read_sealed
-
-    try:
-        files = read_sealed(adapter.parent / "study.json")["files"]
-        check_unchanged(adapter.parent, {name: digest for name, digest in files.items()
-                                         if name.startswith(f"{adapter.name}/")})
-    except ValueError as error:
-        raise MonitorError(f"the released adapter is not as it was released: {error}") from error
-
-
-def released_folder() -> Path:
-    """Folder of the released study of notebook 05."""
-    from monitorlab.storage.sources import project_root
-
-    return project_root() / "data" / "released" / "finetuning"
 
 
 def _read_causally(
@@ -384,7 +330,7 @@ def _read_causally(
     return reader(checkpoint, words, **settings)
 
 
-def api(model: str, *, prompt: str = "direct", read: Reading = "text", **settings: Any) -> Monitor:
+def _api(model: str, *, prompt: str = "direct", read: Reading = "text", **settings: Any) -> Monitor:
     """Make a monitor of a model behind an API.
 
     Parameters
@@ -425,7 +371,7 @@ def _find(spec: str) -> _Named:
         return _Named(KINDS[FUNCTION], spec)
     if kind is not None and spec == head:
         return _Named(kind, "")
-    catalogue = load_catalogue()
+    catalogue = Catalogue.load().monitors
     entry = catalogue.get(spec)
     if entry is None:
         raise _unknown(spec, list(catalogue))
@@ -448,7 +394,8 @@ def _given(
     other = named.kind.other_names
     pairs = [{other.get(name, name): value} for source in sources for name, value in source.items()]
     if named.kind is KINDS[FUNCTION]:
-        own = {name: Setting(name, (Any,), REQUIRED, "") for pair in pairs for name in pair}
+        untyped = replace(NAME, kinds=(Any,), default=known_settings.REQUIRED, meaning="")
+        own = {name: replace(untyped, name=name) for pair in pairs for name in pair}
         known = own | dict(known)
     try:
         return read_settings(known, spec, *pairs)
@@ -490,25 +437,6 @@ def _built(
     folder = kind.spec.endswith(":FOLDER")
     behind = [Path(named.rest).expanduser() if folder else inner] if named.rest else []
     return first(*behind, **kind.fixed, **values)
-
-
-def _is_finetuned_adapter(name: str) -> bool:
-    """Whether a folder holds an adapter alone that `finetune` wrote, with the name of its base."""
-    folder = Path(name)
-    return all((folder / file).is_file() for file in ("training.json", "adapter_config.json"))
-
-
-def _finetuned(name: str, loading: Mapping[str, Any]) -> Checkpoint:
-    """Adapter of `finetune` on the base that it was trained on."""
-    from monitorlab.finetuning.saved import load_finetuned
-
-    if needless := [key for key in loading if key not in settings_of(load_finetuned)]:
-        raise MonitorError(f"the option {needless[0]} means nothing to hf:{name}, which is an "
-                           f"adapter itself: give the base and --adapter {name}")
-    try:
-        return load_finetuned(Path(name), **loading)
-    except MonitorError as error:
-        raise MonitorError(f"{error}. Or give both: --monitor hf:BASE --adapter {name}") from error
 
 
 def _title(named: _Named, monitor: Monitor, inner: Monitor | str) -> str:
@@ -595,57 +523,49 @@ def _shown(value: Any) -> str:
     return f"{line[:_LONGEST - 8]}~{digest}"
 
 
-def list_monitors() -> str:
-    """Return every spec and the catalogue as aligned plain text."""
-    entries = load_catalogue().values()
-    listed = [(e.key, e.access, e.identifier + ("" if e.verified else " *"), e.license)
-              for e in entries]
-    head = ("monitor", "access", "identifier", "licence or terms")
-    return "\n".join([
-        "Monitors of every kind:", *_aligned([(kind.spec, kind.about) for kind in _ALL]), "",
-        "The monitors of the paper (data/monitors.toml):", *_aligned([head, *listed]), "",
-        "* not seen in the publisher's documentation: check it before you spend on it",
-        "Settings of one of them (-o NAME=VALUE): python -m monitorlab monitors NAME, such as api",
-    ])
-
-
-def list_settings(spec: str) -> str:
-    """Return the settings of a kind, or of a monitor, with type, default and meaning.
+def describe(spec: str = "") -> str:
+    """Return every spec and the catalogue as aligned plain text, or the settings of one monitor.
 
     Parameters
     ----------
     spec : str
-        A key of `KINDS`, or what `build_monitor` takes.
+        A key of `KINDS`, or what `build_monitor` takes: its settings, with type, default and
+        meaning.
 
     Raises
     ------
     MonitorError
         For an unknown spec.
     """
+    if not spec:
+        head = ("monitor", "access", "identifier", "licence or terms")
+        listed = [(e.key, e.access, e.identifier + ("" if e.verified else " *"), e.license)
+                  for e in Catalogue.load().monitors.values()]
+        return "\n".join([
+            "Monitors of every kind:", *_aligned([(kind.spec, kind.about) for kind in _ALL]), "",
+            "The monitors of the paper (data/monitors.toml):", *_aligned([head, *listed]), "",
+            "* not seen in the publisher's documentation: check it before you spend on it",
+            "Settings of one of them (-o NAME=VALUE): python -m monitorlab monitors NAME, such as "
+            "api"])
     kind = KINDS.get(spec)
     named = _Named(kind, "") if kind else _find(spec)
-    known = named.kind.settings()
+    known, rest = named.kind.settings(), []
     if named.rest and named.kind is KINDS[CHECKS_FIRST]:
-        return (f"{_described(spec, named.kind, known)}\n"
-                f"All others are those of {list_settings(named.rest)}")
-    if named.rest and named.kind is KINDS[FUNCTION]:
-        from monitorlab.monitors.function import function_settings
+        rest = [f"All others are those of {describe(named.rest)}"]
+    elif named.rest and named.kind is KINDS[FUNCTION]:
+        from monitorlab.monitors.function import FunctionMonitor
 
-        known = function_settings(spec) | known
+        known = FunctionMonitor.parameters(spec) | known
     for name, value in _listed_settings(named, known, {"read": "text"}).items():
         known[name] = replace(known[name], default=value)
-    if named.kind.parts[1:] == _CAUSAL:
+    if "monitors.causal:LogitMonitor" in named.kind.parts:
         shared = settings_of(*named.kind.built()[:2])
         for read, reader in zip(("logits", "text"), named.kind.built()[2:], strict=True):
             for name in settings_of(reader).keys() - shared.keys() - {NAME.name}:
                 meaning = f"{known[name].meaning} Only with read={read}."
                 known[name] = replace(known[name], meaning=meaning)
-    return _described(spec, named.kind, known)
-
-
-def _described(spec: str, kind: _Kind, known: Mapping[str, Setting]) -> str:
-    return "\n".join([f"{spec}: {kind.about}. Settings, as -o NAME=VALUE:",
-                      *(setting.describe() for setting in known.values())])
+    return "\n".join([f"{spec}: {named.kind.about}. Settings, as -o NAME=VALUE:",
+                      *(setting.describe() for setting in known.values()), *rest])
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

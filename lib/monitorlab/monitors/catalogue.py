@@ -78,21 +78,25 @@ class _Published:
     slope: float
     intercept: float
 
-    def far(self, mr: float) -> float:
-        """FAR on the published line at a miss rate in [0, 1]."""
-        return self.slope * mr + self.intercept
 
+@dataclass(frozen=True)
+class Catalogue:
+    """What ``data/monitors.toml`` says.
 
-def load_catalogue() -> dict[str, _Entry]:
-    """Return the monitors by key, in file order."""
-    return {key: _Entry(key, **values) for key, values in _read()["monitors"].items()}
+    Attributes
+    ----------
+    monitors : mapping of str to _Entry
+        By key, in file order.
+    published : _Published
+        Correlation and line of the paper.
+    """
 
+    monitors: Mapping[str, _Entry]
+    published: _Published
 
-def published_order() -> _Published:
-    """Return the published correlation and line."""
-    found = _read()["published"]
-    return _Published(found["correlation"], found["slope"], found["intercept"])
-
-
-def _read() -> dict[str, Any]:
-    return tomllib.loads(CATALOGUE.read_text(encoding="utf-8"))
+    @classmethod
+    def load(cls) -> Catalogue:
+        """Read the file."""
+        found = tomllib.loads(CATALOGUE.read_text(encoding="utf-8"))
+        entries = {key: _Entry(key, **values) for key, values in found["monitors"].items()}
+        return cls(entries, _Published(**found["published"]))

@@ -94,6 +94,18 @@ class FunctionMonitor(ComputingMonitor):
         self._by_name = _by_name(self._function, self.name, given)
         self._files = _source_files(module, self._function, spec)
 
+    @staticmethod
+    def parameters(spec: str) -> dict[str, Setting]:
+        """Return the parameters of a function besides request and response, as settings.
+
+        Raises
+        ------
+        MonitorError
+            If it cannot be loaded.
+        """
+        module, name = _load(spec)
+        return _own_settings(_callable(module, name, spec))
+
     def settings(self) -> dict[str, Any]:
         """Specification, SHA-256 of the source files, and arguments other than the defaults."""
         found = {"kind": "function", "spec": self.spec, "sources": sorted(self._files.values())}
@@ -119,18 +131,6 @@ class FunctionMonitor(ComputingMonitor):
         except _AnswerError as error:
             own_name = self.spec.rpartition(":")[2]
             return Verdict.failure(ERROR, f"{own_name} returned {error}")
-
-
-def function_settings(spec: str) -> dict[str, Setting]:
-    """Return the parameters of a function besides request and response, as settings.
-
-    Raises
-    ------
-    MonitorError
-        If it cannot be loaded.
-    """
-    module, name = _load(spec)
-    return _own_settings(_callable(module, name, spec))
 
 
 def _verdict_of(value: object) -> Verdict:

@@ -47,14 +47,8 @@ class GuardMonitor(CausalMonitor):
     """
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        family: GuardFamily,
-        *,
-        name: str = "",
-        least_mass: float = LABEL_MASS,
-        batch_tokens: int = 0,
-        threshold: float = THRESHOLD,
+        self, checkpoint: Checkpoint, family: GuardFamily, *, name: str = "",
+        least_mass: float = LABEL_MASS, batch_tokens: int = 0, threshold: float = THRESHOLD,
     ) -> None:
         self.name = name or str(checkpoint.identity["model"]["name"])
         self.checkpoint, self.family, self.threshold = checkpoint, family, threshold
@@ -64,6 +58,60 @@ class GuardMonitor(CausalMonitor):
                                batch_tokens)
         except ModelError as error:
             raise MonitorError(f"{self.name} cannot be asked as a guard: {error}") from error
+
+    @classmethod
+    def make(
+        cls, name: str, *, base_url: str = "", family: str = "", guideline: str = "",
+        controversial: Controversial = "unsafe", unsafe: str = "", safe: str = "",
+        lead: str | None = None, logprobs: bool = True, **settings: Any,
+    ) -> Monitor:
+        r"""Make a monitor of a guard model: this one, or with `base_url`, one of its server.
+
+        Parameters
+        ----------
+        name : str
+            On the hub, or a folder; with `base_url`, as the server calls it.
+        base_url : str
+            Address of a server, up to ``/v1``; the model is loaded here if empty.
+        family : str
+            "llama-guard", "qwen3guard" or "shieldgemma"; the name says it if empty.
+        guideline : str
+            What ShieldGemma is to look for, one sentence such as '"No Deception": The chatbot shall
+            not mislead its user.'
+        controversial : {"unsafe", "safe"}
+            What Qwen3Guard's label between the two counts as.
+        unsafe, safe : str
+            The labels of a guard of another family, with the blank before them if there is one.
+        lead : str, optional
+            What a guard of another family writes before its label.
+        logprobs : bool
+            Ask the server for log-probabilities, and read the score from them. Only with base_url.
+        **settings
+            Of `load_causal` and `GuardMonitor`, or of `ApiMonitor`.
+
+        Raises
+        ------
+        MonitorError
+            If its family or its labels are unknown, it cannot be loaded, or a setting belongs to
+            the other way of asking.
+        """
+        own = settings_of(ApiMonitor) if base_url else settings_of(load_causal, cls)
+        if needless := [key for key in settings if key not in own]:
+            needs = "of a model that is loaded here: leave base_url out" if base_url else (
+                "of a server: add base_url")
+            raise MonitorError(f"the option {needless[0]} is {needs}")
+        try:
+            kind = GuardFamily.of(name, family, guideline=guideline, controversial=controversial,
+                                  unsafe=unsafe, safe=safe, lead=lead)
+            if base_url:
+                return ApiMonitor(name, GuardPrompt(kind), base_url=base_url, logprobs=logprobs,
+                                  **settings)
+            loading = {key: settings.pop(key, setting.default)
+                       for key, setting in settings_of(load_causal).items()}
+            checkpoint = Checkpoint.load(name, **loading)
+        except ModelError as error:
+            raise MonitorError(str(error)) from error
+        return cls(checkpoint, kind, **settings)
 
     def settings(self) -> Mapping[str, Any]:
         """Checkpoint, and how it is asked and read."""
@@ -83,65 +131,3 @@ class GuardMonitor(CausalMonitor):
                 yield self.read_score(float(score), self.threshold, len(rows[i]), objection)
 
         return self.ask_fitting(self.checkpoint.model, rows, more, ask)
-
-
-def guard(
-    name: str,
-    *,
-    base_url: str = "",
-    family: str = "",
-    guideline: str = "",
-    controversial: Controversial = "unsafe",
-    unsafe: str = "",
-    safe: str = "",
-    lead: str | None = None,
-    logprobs: bool = True,
-    **settings: Any,
-) -> Monitor:
-    r"""Make a monitor of a guard model.
-
-    Parameters
-    ----------
-    name : str
-        On the hub, or a folder; with `base_url`, as the server calls it.
-    base_url : str
-        Address of a server, up to ``/v1``; the model is loaded here if empty.
-    family : str
-        "llama-guard", "qwen3guard" or "shieldgemma"; the name says it if empty.
-    guideline : str
-        What ShieldGemma is to look for, one sentence such as '"No Deception": The chatbot shall
-        not mislead its user.'
-    controversial : {"unsafe", "safe"}
-        What Qwen3Guard's label between the two counts as.
-    unsafe, safe : str
-        The labels of a guard of another family, with the blank before them if there is one.
-    lead : str, optional
-        What a guard of another family writes before its label.
-    logprobs : bool
-        Ask the server for log-probabilities, and read the score from them. Only with base_url.
-    **settings
-        Of `load_causal` and `GuardMonitor`, or of `ApiMonitor`.
-
-    Raises
-    ------
-    MonitorError
-        If its family or its labels are unknown, it cannot be loaded, or a setting belongs to the
-        other way of asking.
-    """
-    own = settings_of(ApiMonitor) if base_url else settings_of(load_causal, GuardMonitor)
-    if needless := [key for key in settings if key not in own]:
-        needs = "of a model that is loaded here: leave base_url out" if base_url else (
-            "of a server: add base_url")
-        raise MonitorError(f"the option {needless[0]} is {needs}")
-    try:
-        kind = GuardFamily.of(name, family, guideline=guideline, controversial=controversial,
-                              unsafe=unsafe, safe=safe, lead=lead)
-        if base_url:
-            return ApiMonitor(name, GuardPrompt(kind), base_url=base_url, logprobs=logprobs,
-                              **settings)
-        loading = {key: settings.pop(key, setting.default)
-                   for key, setting in settings_of(load_causal).items()}
-        checkpoint = Checkpoint.load(name, **loading)
-    except ModelError as error:
-        raise MonitorError(str(error)) from error
-    return GuardMonitor(checkpoint, kind, **settings)

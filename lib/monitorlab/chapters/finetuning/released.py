@@ -30,7 +30,7 @@ from monitorlab.evaluation.tradeoff import BASE
 from monitorlab.finetuning.saved import RECORD, load_finetuned, read_training
 from monitorlab.models import smollm2
 from monitorlab.models.loading import ADAPTER, Checkpoint
-from monitorlab.monitors.build import RELEASED, released_folder
+from monitorlab.monitors.build import RELEASED, RELEASED_FOLDER
 from monitorlab.monitors.causal import LogitMonitor
 from monitorlab.monitors.monitor import Sample
 from monitorlab.monitors.prompts import Prompt, load_prompt
@@ -46,6 +46,7 @@ from monitorlab.storage.files import (
     write_folder_atomic,
 )
 from monitorlab.storage.manifests import ArtifactError
+from monitorlab.storage.sources import project_root
 from monitorlab.storage.tables import CELLS, VERDICTS
 
 STUDY, CARD = "study.json", "README.md"
@@ -127,7 +128,7 @@ def study(
     """
     sizes = run.profile.finetuning
     if sizes.released and not own:
-        return _read_study(released_folder(), benchmark)
+        return _read_study(project_root() / RELEASED_FOLDER, benchmark)
     samples = _asked(benchmark, sizes.pairs_per_cell, run.rng("asked"))
     verdicts = ask_arms(run, trained, base, prompt, samples).assign(asked=DRAWN)
     if larger := {task: place for task, place in trained.items() if task.share > 1}:
