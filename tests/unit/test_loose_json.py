@@ -7,12 +7,7 @@ import random
 
 import pytest
 
-from monitorlab.monitors.replies import (
-    _begins_object,
-    _end_of_braces,
-    _LooseJsonError,
-    _LooseReader,
-)
+from monitorlab.monitors.replies import _OPENING, _end_of_braces, _LooseJsonError, _LooseReader
 
 
 def read(text: str) -> dict:
@@ -136,7 +131,7 @@ def test_only_failed_tries_use_the_budget_up():
     ('{"' + "a" * 81 + '": 1}', False),
 ])
 def test_a_brace_with_a_key_and_a_colon_begins_an_object(text, begins):
-    assert _begins_object(text, 0) is begins
+    assert (_OPENING.match(text) is not None) is begins
 
 
 def test_braces_are_counted_to_the_end():

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from monitorlab.monitors.thinking import (
-    announces,
-    opened_by,
-    split_thinking,
-    tags,
-    without_channels,
-)
+from monitorlab.monitors.thinking import ANNOUNCED, Tag, split_thinking, without_channels
 
 
 @pytest.mark.parametrize(("opener", "closer"), [
@@ -23,7 +17,7 @@ from monitorlab.monitors.thinking import (
     ("<thinking_start>", "<thinking_end>"), ("<|inner_prefix|>", "<|inner_suffix|>"),
 ])
 def test_two_tags_of_a_pair(opener: str, closer: str) -> None:
-    found = tags(f"{opener} x {closer}")
+    found = Tag.find(f"{opener} x {closer}")
     assert found is not None and len(found) == 2
     assert found[0].key == found[1].key != ""
     assert [tag.closes for tag in found] == [False, True]
@@ -35,11 +29,11 @@ def test_two_tags_of_a_pair(opener: str, closer: str) -> None:
     "[thinking about it]", "{think}", "< >", "a < think", "<|im_start|>",
 ])
 def test_what_only_looks_like_a_tag(text: str) -> None:
-    assert tags(text) == []
+    assert Tag.find(text) == []
 
 
 def test_names_of_different_tags_differ() -> None:
-    found = tags("<think><reasoning></reflection></seed:think>")
+    found = Tag.find("<think><reasoning></reflection></seed:think>")
     assert found is not None and len({tag.key for tag in found}) == 4
 
 
@@ -50,7 +44,7 @@ def test_names_of_different_tags_differ() -> None:
     ("its `<think>", True), ('"<think>', True), ("tag (<think>", True), ("B/<think>", True),
 ])
 def test_a_tag_within_a_sentence_is_a_mention(text: str, mention: bool) -> None:
-    found = tags(text)
+    found = Tag.find(text)
     assert found and found[-1].is_mention(text) is mention
 
 
@@ -73,7 +67,7 @@ def test_thinking_without_tags_is_taken_off(text: str, answer: str | None) -> No
     ("x" * 500 + "<|START_THINKING|>", "<|START_THINKING|>"),
 ])
 def test_a_prompt_that_opens_thinking(prompt: str, tag: str) -> None:
-    assert opened_by(prompt) == tag
+    assert Tag.opened_by(prompt) == tag
 
 
 @pytest.mark.parametrize(("text", "announced"), [
@@ -85,7 +79,7 @@ def test_a_prompt_that_opens_thinking(prompt: str, tag: str) -> None:
     ("Let me know. x", False), ("My draft: x", False), ("", False),
 ])
 def test_words_that_announce_thinking(text: str, announced: bool) -> None:
-    assert announces(text) is announced
+    assert (ANNOUNCED.match(text) is not None) is announced
 
 
 @pytest.mark.parametrize(("text", "thinking", "answer"), [

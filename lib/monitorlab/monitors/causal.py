@@ -19,7 +19,7 @@ from monitorlab.models.tiny import suitable_threads
 from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, Sample
 from monitorlab.monitors.prompts import Prompt
 from monitorlab.monitors.replies import read_reply
-from monitorlab.monitors.thinking import opened_by
+from monitorlab.monitors.thinking import Tag
 from monitorlab.monitors.verdicts import ERROR, THRESHOLD, UNPARSED, Verdict
 from monitorlab.storage.files import digest_json
 
@@ -318,7 +318,7 @@ class TextMonitor(CausalMonitor):
             for i, (tokens, finished) in zip(fits, emitted, strict=True):
                 options: dict[str, Any] = {"clean_up_tokenization_spaces": False}
                 text = str(self._tokenizer.decode(tokens, **options))  # channel marks and all
-                opened = opened_by(texts[i])  # a cut draft must not pass for an answer
+                opened = Tag.opened_by(texts[i])  # a cut draft must not pass for an answer
                 verdict = read_reply(opened + text, self._prompt.answer, finished=finished,
                                      audited=f"{samples[i].request}\n{samples[i].response}")
                 yield replace(verdict, input_tokens=len(rows[i]), output_tokens=len(tokens))

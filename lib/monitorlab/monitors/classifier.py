@@ -14,11 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+import transformers
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from monitorlab.models import ModelError
 from monitorlab.models.chat import control_texts
@@ -188,7 +185,7 @@ class ClassifierMonitor(ComputingMonitor):
         """
         place = str(folder)
         try:
-            loader = AutoModelForSequenceClassification.from_pretrained
+            loader = transformers.AutoModelForSequenceClassification.from_pretrained
             tokenizer = load_tokenizer(place, revision)
             model = load_model(loader, place, revision, device=device, heads=HEADS)
         except ModelError as error:

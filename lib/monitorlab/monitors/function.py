@@ -25,15 +25,9 @@ from typing import Any
 
 from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, MonitorStop, Sample
 from monitorlab.monitors.verdicts import ERROR, PARSED, THRESHOLD, Verdict
+from monitorlab.storage import settings
 from monitorlab.storage.files import writable
-from monitorlab.storage.settings import (
-    REQUIRED,
-    ParameterError,
-    Setting,
-    read_settings,
-    signature_settings,
-    unknown,
-)
+from monitorlab.storage.settings import ParameterError, Setting, read_settings
 
 EXPECTED = "True, False, a number in [0, 1], a dictionary with verdict or score, or a Verdict"
 SIGNATURE = "def {name}(request: str, response: str)"
@@ -85,7 +79,8 @@ class FunctionMonitor(ComputingMonitor):
         self._function = _callable(module, self.name, spec)
         known, arguments = _own_settings(self._function), arguments or {}
         if stray := [key for key in arguments if key not in known]:
-            raise MonitorError(unknown(stray[0], ["name", "view", "workers", *known], spec))
+            known_names = ["name", "view", "workers", *known]
+            raise MonitorError(settings.unknown(stray[0], known_names, spec))
         try:
             given = read_settings(known, spec, arguments)
         except ParameterError as error:
@@ -172,7 +167,10 @@ def _from_mapping(value: Mapping[Any, Any]) -> Verdict:
         raise _AnswerError(f"the verdict {_shown(verdict)}; expected True (misbehavior) or False")
     score = None if raw is None else _score(raw)
     said = score is not None and score > THRESHOLD if verdict is None else verdict
-    return Verdict(PARSED, said, score, _text(value.get("evidence"), "evidence"))
+    evidence = value.get("evidence")
+    if not isinstance(evidence, str | None):
+        raise _AnswerError(f"evidence of type {type(evidence).__name__}; expected text")
+    return Verdict(PARSED, said, score, writable(evidence or ""))
 
 
 def _plain(value: Any) -> Any:
@@ -185,14 +183,6 @@ def _score(value: object) -> float:
         raise _AnswerError(f"the score {_shown(value)}; expected a number in [0, 1], high is "
                            "unsafe")
     return float(value)
-
-
-def _text(value: object, name: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise _AnswerError(f"{name} of type {type(value).__name__}; expected text")
-    return writable(value)
 
 
 def _shown(value: object) -> str:
@@ -272,7 +262,7 @@ def _own_settings(function: Callable[..., Any]) -> dict[str, Setting]:
     except ValueError:  # some compiled functions have none
         return {}
     texts = list(TEXTS) if set(TEXTS) <= set(parameters) else list(parameters)[:2]
-    found = signature_settings(function)
+    found = settings.signature_settings(function)
     return {name: setting for name, setting in found.items() if name not in texts}
 
 
@@ -287,7 +277,7 @@ def _by_name(function: Callable[..., Any], name: str, arguments: Mapping[str, ob
         signature.bind(*(() if by_name else TEXTS), **(TEXTS if by_name else {}), **arguments)
     except TypeError as error:
         missing = [key for key, setting in _own_settings(function).items()
-                   if setting.default is REQUIRED and key not in arguments]
+                   if setting.default is settings.REQUIRED and key not in arguments]
         hint = f"give -o {missing[0]}=VALUE, or " if missing else ""
         raise MonitorError(f"{name}{signature} cannot be called with a request and a response "
                            f"({error}): {hint}write it as {SIGNATURE.format(name=name)}") from None

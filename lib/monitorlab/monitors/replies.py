@@ -49,22 +49,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from monitorlab.monitors import thinking
+from monitorlab.monitors import thinking, verdicts
 from monitorlab.monitors.prompts import ANSWERS, BREAK, TEXT
-from monitorlab.monitors.verdicts import (
-    PARSED,
-    REFUSED,
-    THRESHOLD,
-    TRUNCATED,
-    UNPARSED,
-    Verdict,
-    mended,
-    pattern,
-)
+from monitorlab.monitors.verdicts import PARSED, REFUSED, THRESHOLD, TRUNCATED, UNPARSED, Verdict
 from monitorlab.storage.files import writable
 
 DRAFT = "words follow the answer, and thinking may be open: it may have been a draft"
@@ -88,11 +79,7 @@ _BOXED = re.compile(r"\\boxed\s?\{(?:\\text\s?\{)?([^{}\\]{1,40})\}{1,2}\s*+\$*+
 
 
 def read_reply(
-    text: str,
-    answer: str,
-    *,
-    finished: bool = True,
-    audited: str = "",
+    text: str, answer: str, *, finished: bool = True, audited: str = "",
     threshold: float = THRESHOLD,
 ) -> Verdict:
     """Read the reply of a language model to a monitor prompt.
@@ -134,7 +121,7 @@ def read_reply(
         return Verdict.failure(status, "a text without a verdict", text)
     if answer not in ANSWERS:
         raise ValueError(f"answer is {answer!r}, expected one of {', '.join(ANSWERS)}")
-    found = _take_apart(text)
+    found = _Parts(text)
     if found.thinking:
         return Verdict.failure(TRUNCATED, "the reply ends inside its thinking", text)
     source = _squeezed(audited)
@@ -163,7 +150,7 @@ def _silence(body: str, finished: bool) -> Verdict:
 
 
 def _readings(
-    found: _ReplyParts, answer: str, source: str, threshold: float
+    found: _Parts, answer: str, source: str, threshold: float
 ) -> tuple[list[list[Verdict]], bool]:
     """Read every object that answers the question and is not a quotation.
 
@@ -321,64 +308,7 @@ _BRACE = re.compile(r"\{(?=\s*+[\"'“/#A-Za-z_])")  # with a key or a comment b
 # An answer may be in quotes, or in a code fence.
 _AFTER = re.compile(rf"[{thinking.UNSEEN}`~\"'”’»]*+")
 
-_REFUSAL = pattern("replies", "refusal")
-
-
-@dataclass(frozen=True)
-class _ReplyParts:
-    """What a reply consists of once its thinking is taken off.
-
-    Attributes
-    ----------
-    body : str
-        The answer, without blanks and a code fence around it.
-    objects : sequence of (dict, str)
-        The objects of the answer, outermost only, in order, each with the text it was read from.
-    broken : sequence of str
-        Texts that begin like an object and cannot be read as one.
-    closed : bool
-        Nothing but blanks, a closing fence or a quote follows the last object.
-    unsure : bool
-        Something may have opened thinking that nothing closes: a tag within a sentence, or words
-        such as ``Thought:``.
-    thinking : bool
-        The reply ends inside its thinking; there is no answer.
-    tangled : bool
-        Reading was given up: too many objects, or too much that looks like one.
-    """
-
-    body: str
-    objects: Sequence[tuple[dict[str, Any], str]] = ()
-    broken: Sequence[str] = ()
-    closed: bool = False
-    unsure: bool = False
-    thinking: bool = False
-    tangled: bool = False
-
-
-def _take_apart(text: str) -> _ReplyParts:
-    """Take the thinking off a reply and find the objects of what is left.
-
-    Thinking is what stands between a tag of thinking and the next one that closes it, all that
-    comes before a closing tag that nothing opened, and what
-    :func:`monitorlab.monitors.thinking.without_channels` takes off. A tag within a sentence is a
-    mention; what stands between it and its closing tag is no answer either.
-
-    Parameters
-    ----------
-    text : str
-        The raw reply.
-
-    Returns
-    -------
-    _ReplyParts
-        No text raises, and the time is proportional to its length.
-    """
-    answer = thinking.without_channels(text)
-    if answer is None:
-        return _ReplyParts("", thinking=True)
-    marked = thinking.tags(answer)
-    return _ReplyParts(answer, tangled=True) if marked is None else _Scan(answer, marked).parts()
+_REFUSAL = verdicts.pattern("replies", "refusal")
 
 
 def _declines(body: str) -> bool:
@@ -393,23 +323,59 @@ def _declines(body: str) -> bool:
     return _REFUSAL.search(head.replace("’", "'").strip().lower()[:200]) is not None
 
 
-class _Scan:
-    """One pass over a reply, from tag to tag of thinking, and from brace to brace between them."""
+class _Parts:
+    """What a reply consists of once its thinking is taken off.
 
-    def __init__(self, text: str, marked: Sequence[thinking.Tag]) -> None:
-        self.text, self.marked = text, marked
-        self.reader = _LooseReader(text)
+    Thinking is what stands between a tag of thinking and the next one that closes it, all that
+    comes before a closing tag that nothing opened, and what
+    :func:`monitorlab.monitors.thinking.without_channels` takes off. A tag within a sentence is a
+    mention; what stands between it and its closing tag is no answer either. It is found in one
+    pass, from tag to tag and from brace to brace between them. No text raises, and the time is
+    proportional to its length.
+
+    Parameters
+    ----------
+    text : str
+        The raw reply.
+
+    Attributes
+    ----------
+    body : str
+        The answer, without blanks and a code fence around it.
+    objects : list of (dict, str)
+        The objects of the answer, outermost only, in order, each with the text it was read from.
+    broken : list of str
+        Texts that begin like an object and cannot be read as one.
+    closed : bool
+        Nothing but blanks, a closing fence or a quote follows the last object.
+    unsure : bool
+        Something may have opened thinking that nothing closes: a tag within a sentence, or words
+        such as ``Thought:``.
+    thinking : bool
+        The reply ends inside its thinking; there is no answer.
+    tangled : bool
+        Reading was given up: too many objects, or too much that looks like one.
+    """
+
+    def __init__(self, text: str) -> None:
+        answer = thinking.without_channels(text)
+        self.text = self.body = answer or ""
+        self.thinking, self.tangled, self.closed = answer is None, False, False
+        self.unsure = thinking.ANNOUNCED.match(self.text) is not None
         self.objects: list[tuple[dict[str, Any], str]] = []
         self.broken: list[str] = []
+        self.reader = _LooseReader(self.text)
         self.start = self.position = self.end = 0  # of the answer, here, of the last object
         # Of each tag that is mentioned and still open: objects and broken ones before it, quoted.
         self.mentions: dict[str, list[tuple[int, int, bool]]] = {}
-        self.unsure = thinking.announces(text)
-        self.tangled = False
+        marked = thinking.Tag.find(self.text)
+        if marked is None:
+            self.tangled = True
+        elif not self.thinking:
+            self._scan(marked)
 
-    def parts(self) -> _ReplyParts:
-        """Go through the text."""
-        for number, tag in enumerate(self.marked):
+    def _scan(self, marked: Sequence[thinking.Tag]) -> None:
+        for number, tag in enumerate(marked):
             self._read_until(tag.start)
             if tag.start < self.position:
                 continue  # inside an object, or inside thinking
@@ -419,17 +385,14 @@ class _Scan:
             elif tag.is_mention(self.text):
                 held = len(self.objects), len(self.broken), tag.is_quoted(self.text)
                 self.mentions.setdefault(tag.key, []).append(held)
-            elif not self._skip(tag, islice(self.marked, number + 1, None)):
-                return _ReplyParts("", thinking=True)
+            elif not self._skip(tag, islice(marked, number + 1, None)):
+                self.thinking = True
+                return
         self._read_until(len(self.text))
-        if self.tangled:
-            return _ReplyParts(self.text, tangled=True)
+        self.body = _unwrapped(self.text[self.start:])
+        self.closed = bool(self.objects) and _AFTER.fullmatch(self.text, self.end) is not None
         open_mentions = (held for kind in self.mentions.values() for held in kind)
-        return _ReplyParts(
-            _unwrapped(self.text[self.start:]), self.objects, self.broken,
-            closed=bool(self.objects) and _AFTER.fullmatch(self.text, self.end) is not None,
-            unsure=self.unsure or not all(quoted for *_, quoted in open_mentions),
-        )
+        self.unsure |= not all(quoted for *_, quoted in open_mentions)
 
     def _read_until(self, end: int) -> None:
         """Read the objects that begin before `end`."""
@@ -443,7 +406,7 @@ class _Scan:
                 self.objects.append((value, self.text[mark.start():self.position]))
                 self.end = self.position
             except _LooseJsonError:
-                if _begins_object(self.text, mark.start()):
+                if _OPENING.match(self.text, mark.start()):  # and not a brace of another kind
                     # Whatever is in there may be inside a string: it must not pass for an answer.
                     self.position = _end_of_braces(self.text, mark.start())
                     self.broken.append(self.text[mark.start():self.position])
@@ -629,21 +592,6 @@ class _LooseReader:
         return match.end() if match else position
 
 
-def _begins_object(text: str, position: int) -> bool:
-    """Whether a brace, a key and a colon stand at `position`.
-
-    Tells JSON that is broken further on from a brace that was never meant as JSON.
-
-    Parameters
-    ----------
-    text : str
-        Text with a brace in it.
-    position : int
-        Where the brace is, in characters from the start of the text.
-    """
-    return _OPENING.match(text, position) is not None
-
-
 def _end_of_braces(text: str, position: int) -> int:
     """Return where the braces opened at `position` are all closed, or else the end of the text.
 
@@ -670,4 +618,4 @@ def _unescaped(text: str) -> str:
     plain = _ESCAPE.sub(
         lambda m: chr(int(m[1][1:], 16)) if len(m[1]) == 5 else _ESCAPED.get(m[1], m[1]), text
     )
-    return mended(plain)
+    return verdicts.mended(plain)

@@ -12,49 +12,25 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from monitorlab.monitors.verdicts import WORDING, pattern
+
 _MOST_TAGS = 2000  # more are not thinking
 # Signs that are not seen: byte order mark, soft hyphen, zero width, direction.
 SIGNS = "\ufeff\u00ad\u180e\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064"
 UNSEEN = rf"\s{SIGNS}"  # and blanks, in brackets of a pattern
-_GAP = rf"[{UNSEEN}]*+"
-_CHIEF = "think|thought|reason"
-_WORDS = (
-    rf"{_CHIEF}|reflect|scratch[_-]?pad|analysis|monologue|deliberat|rationale|contemplat|"
-    r"introspect|chain[_-]of[_-]|(?<![a-z])(?:cot|inner)(?![a-z])"
-)
-_NAME = rf"(?:/{_GAP})?(?!no)[\w:.\-▁]{{0,30}}?(?:{_WORDS})[\w:.\-▁]{{0,30}}+"
-_TAG = re.compile(
-    rf"[<＜◁]{_GAP}[|｜]?{_GAP}(?P<name>{_NAME})(?:\s[^<>{{}}]{{0,200}}+)?{_GAP}/?[|｜]?{_GAP}[>＞▷]"
-    rf"|\[{_GAP}(?P<square>{_NAME})(?:\s++[\w:.\-]++=[^\s\[\]]{{1,100}}+){{0,8}}{_GAP}\]",
-    re.I,
-)
+_TAG = pattern("thinking", "tag", re.I)
 _BEGIN = frozenset({"begin", "start", "open", "of", "prefix"})
 _END = frozenset({"end", "close", "stop", "suffix"})
 _STEM = re.compile(r"(think|thought|reason|reflect)(?:ings?|s|ion)\Z")
 
-# What may stand before the first word of a reply: names of its role, tokens of a chat format.
-_PREFIX = rf"(?:{_GAP}(?:(?i:assistant|model|bot|ai)\b:?|<[^<>\n]{{1,40}}>))*+{_GAP}"
-_ONLY_PREFIX = re.compile(_PREFIX)
 _GOES_ON = re.compile(r"[\w,;'’\-–—/]\Z")
 _QUOTES = frozenset("\"'`“”‘’„«»()")
 
 _CHANNEL = re.compile(r"<\|channel\|>\s*+(\w++)[^<]*+(?:<\|constrain\|>[^<]*+)?<\|message\|>")
 _CHANNEL_END = re.compile(r"<\|(?:end|return|call|start|channel)\|>")
-# Words that begin thinking where a decoder took the marks off, and what ends it then.
-_BARE = re.compile(
-    rf"\A{_PREFIX}(?:assistant)?(?:analysis|commentary|thoughts?(?![a-z]))"
-    rf"|(?:\A{_PREFIX}|^)(?i:thoughts?|thinking(?:\.\.\.|…)?)[ \t]*+$", re.M
-)
-_BARE_END = re.compile(
-    r"assistantfinal|<channel\|>|<unused95>|\.\.\.\s?done thinking\.?"
-    r"|[<\[]/(?:think|thinking|thought)[>\]]", re.I
-)
-# Words at the front that announce thinking, also as a heading or a fence; nothing ends it.
-_ANNOUNCED = re.compile(
-    rf"{_PREFIX}[#*_>`~ \t]*+(?:(?:thoughts?|thinking|thought process|reasoning|draft|scratchpad)"
-    r"|here(?:'s|’s| is| are) my (?:thought process|thoughts?|thinking|reasoning)(?: steps)?"
-    r"|let(?:'s|’s| me| us) (?:think|reason)\b[^.:\n]{0,60})[*_]*+[ \t]*+[:.\n]", re.I
-)
+_ONLY_PREFIX = pattern("thinking", "prefix")
+_BARE, _BARE_END = pattern("thinking", "bare", re.M), pattern("thinking", "bare_end", re.I)
+ANNOUNCED = pattern("thinking", "announced", re.I)  # how a reply begins that thinks aloud
 
 
 @dataclass(frozen=True)
@@ -79,6 +55,29 @@ class Tag:
     closes: bool
     heading: bool
 
+    @classmethod
+    def find(cls, text: str) -> list[Tag] | None:
+        """Return the tags of thinking in a text, in order; None if there are too many."""
+        found: list[Tag] = []
+        for match in _TAG.finditer(text):
+            if len(found) == _MOST_TAGS:
+                return None
+            if not match[0].rstrip(">＞▷|｜ ").endswith("/"):  # <think/> is empty
+                key, closes = _key(match["name"] or match["square"])
+                chief = re.search(WORDING["parts"]["THOUGHT"], key)
+                heading = match["name"] is None and chief is None
+                found.append(cls(match.start(), match.end(), key, closes, heading))
+        return found
+
+    @classmethod
+    def opened_by(cls, prompt: str) -> str:
+        """Return the tag of thinking that a prompt ends with; empty if there is none."""
+        tail = prompt[-200:].rstrip()
+        for tag in (cls.find(tail) or [])[-1:]:
+            if tag.end == len(tail) and not tag.closes:
+                return tail[tag.start:]
+        return ""
+
     def is_mention(self, text: str) -> bool:
         """Whether it stands within a sentence of its text, and not where a reply would think.
 
@@ -96,30 +95,12 @@ class Tag:
         return text[self.start - 1:self.start] in _QUOTES and text[self.end:self.end + 1] in _QUOTES
 
 
-def tags(text: str) -> list[Tag] | None:
-    """Return the tags of thinking in a text, in order; None if there are too many."""
-    found: list[Tag] = []
-    for match in _TAG.finditer(text):
-        if len(found) == _MOST_TAGS:
-            return None
-        if not match[0].rstrip(">＞▷|｜ ").endswith("/"):  # <think/> is empty
-            key, closes = _key(match["name"] or match["square"])
-            heading = match["name"] is None and re.search(_CHIEF, key) is None
-            found.append(Tag(match.start(), match.end(), key, closes, heading))
-    return found
-
-
 @lru_cache(maxsize=1024)
 def _key(name: str) -> tuple[str, bool]:
     """Name of a tag without what tells its two ends apart, and whether it is the closing one."""
     words = [word for word in re.split(r"[\W_]+", name.lower()) if word]
     closes = name.startswith("/") or not _END.isdisjoint(words)
     return "".join(_STEM.sub(r"\1", word) for word in words if word not in _BEGIN | _END), closes
-
-
-def announces(text: str) -> bool:
-    """Whether a reply begins with words that announce thinking, such as ``Thought:``."""
-    return _ANNOUNCED.match(text) is not None
 
 
 def without_channels(text: str) -> str | None:
@@ -149,15 +130,6 @@ def without_channels(text: str) -> str | None:
     return text[ends[-1]:] if ends else None
 
 
-def opened_by(prompt: str) -> str:
-    """Return the tag of thinking that a prompt ends with; empty if there is none."""
-    tail = prompt[-200:].rstrip()
-    for tag in (tags(tail) or [])[-1:]:
-        if tag.end == len(tail) and not tag.closes:
-            return tail[tag.start:]
-    return ""
-
-
 def split_thinking(text: str) -> tuple[str, str]:
     """Split a text into what it thinks and what it answers.
 
@@ -180,7 +152,7 @@ def split_thinking(text: str) -> tuple[str, str]:
     if final is None:
         return text.strip(), ""
     thoughts, answers = [text[: text.rindex(final)]], [""]
-    marked, at = tags(final) or [], 0
+    marked, at = Tag.find(final) or [], 0
     mentioned: set[str] = set()
     for number, tag in enumerate(marked):
         if tag.start < at:

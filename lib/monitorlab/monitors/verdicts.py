@@ -23,8 +23,10 @@ WORDING: dict[str, dict[str, Any]] = tomllib.loads(FILE.read_text(encoding="utf-
 
 def pattern(table: str, name: str, flags: re.RegexFlag = re.NOFLAG) -> re.Pattern[str]:
     """Compile the alternatives of a list, with the named parts that they hold in angle brackets."""
-    joined = "|".join(WORDING[table][name])
-    return re.compile(re.sub(r"<([A-Z]+)>", lambda part: WORDING["parts"][part[1]], joined), flags)
+    words = "|".join(WORDING[table][name])
+    while found := re.search("<([A-Z]+)>", words):
+        words = words.replace(found[0], WORDING["parts"][found[1]])
+    return re.compile(words, flags)
 
 
 PARSED, UNPARSED, REFUSED, TRUNCATED, ERROR = STATUSES

@@ -31,14 +31,10 @@ UNSAID = "null"  # the ending of a reply about which the server says nothing
 READ = 20_000  # characters of a body that are searched for a message
 LARGEST = 10**9  # tokens; more is a broken count
 THOUGHT, OUT_OF_THOUGHT = "<think>\n", "\n</think>\n"
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking", "reasoning_text", "reasoning_details",
-             "thinking_blocks")  # fmt: skip
-_WRITTEN = re.compile(  # a verdict after its key, or as the first word of the reply
-    r"(?:misbehaviou?r(?:[_ -]?detected)?[\"'`*\s]*[:=]|\A)[\"'`*\s]*(true|yes|false|no)\b", re.I
-)
+_SERVERS = WORDING["servers"]
+_THOUGHTS, _CACHED = _SERVERS["thoughts"], _SERVERS["cached"]
+_WRITTEN = pattern("replies", "written", re.I)
 _WORDS = {True: ("true", "yes"), False: ("false", "no")}
-_CACHED = ("cached_tokens", "num_cached_tokens", "cache_read_input_tokens",
-           "prompt_cache_hit_tokens", "cache_n")  # fmt: skip
 _BROKE = re.compile(r"[\"'](?:code|type)[\"']\s*:\s*[\"']insufficient_quota[\"']")
 
 
@@ -459,7 +455,7 @@ CUT_PROMPT = "the server cut the prompt"
 FINISHED, CUT, WITHHELD, BROKEN, UNKNOWN = "finished", "cut", "withheld", "broken", "unknown"
 _KIND_OF = {word: kind for kind, words in WORDING["endings"].items() for word in words}
 
-_REFUSAL_CODES = frozenset(WORDING["servers"]["refusal_codes"])
+_REFUSAL_CODES = frozenset(_SERVERS["refusal_codes"])
 _CODE_FIELDS = frozenset({"code", "type", "status", "reason", "errorcode", "errortype"})
 _REFUSAL = pattern("servers", "refusal", re.I | re.S)
 _ACCOUNT = pattern("servers", "account", re.I | re.S)
@@ -471,16 +467,9 @@ _ROLE_STATUSES = frozenset({400, 422, 424, 500, 501})
 
 _TOO_LONG = pattern("servers", "too_long", re.I)
 _NOT_SO = pattern("servers", "not_so", re.I | re.S)
-_SPAN = (r"(\d+(?:\.\d+)?)\s*"
-         r"(ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hours?|d|days?)(?![a-z])")
-_SPANS = re.compile(rf"(?:{_SPAN}[\s,]*)+", re.I)
-_SAID = re.compile(
-    rf"\b(?:try again|retry|retrying|wait|available|resets?)\b[^\d]{{0,30}}?(?=(?:{_SPAN}))", re.I
-)
-_FIELD = re.compile(
-    r"['\"]retry[_-]?(?:after|delay)[_-]?(ms|s|secs?|seconds?)?['\"]\s*:\s*['\"]?"
-    r"(\d+(?:\.\d+)?)\s*(ms|s)?\b", re.I
-)
+_SPAN = re.compile(WORDING["parts"]["SPAN"], re.I)
+_SPANS, _SAID = pattern("servers", "spans", re.I), pattern("servers", "said", re.I)
+_FIELD = pattern("servers", "wait_field", re.I)
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _RESET = re.compile(r"(?:x-|anthropic-)?rate-?limit-(?:reset(?:-.+)?|.+-reset)")
 LONGEST_GUESS_S = 600.0  # a longer wait counts only if the server says that it is this one
@@ -648,7 +637,7 @@ def _span(text: str) -> float | None:
         return None
     return sum(
         float(number) * (0.001 if re.match("ms|milli", unit, re.I) else _UNITS[unit[0].lower()])
-        for number, unit in re.findall(_SPAN, whole[0], re.I)
+        for number, unit in _SPAN.findall(whole[0])
     )
 
 

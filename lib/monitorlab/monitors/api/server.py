@@ -13,25 +13,16 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from monitorlab.display.tables import flat
 from monitorlab.monitors.monitor import MonitorError
+from monitorlab.monitors.verdicts import WORDING, pattern
 from monitorlab.storage.files import canonical_json
 
 NO_KEY = "none"  # what a server on this machine is told when there is no key
 SHORTEST_SECRET = 8  # a shorter "key" is a placeholder such as EMPTY, and may be a word of a reply
 SHOWN = 300  # characters of a server's message that are quoted
-OWN = frozenset({"model", "messages", "n", "stream", "temperature", "seed", "max_tokens",
-                 "max_completion_tokens", "logprobs", "top_logprobs"})  # fmt: skip
-# What an address may say behind its question mark: nothing else is known to be no secret.
-QUERY = frozenset({"apiversion", "version", "deployment", "region", "location", "project", "stage"})
+_WORDS = WORDING["servers"]
 _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,40}")
-_SECRET_NAME = re.compile(
-    r"(?:x?(?:api|access|secret|auth|subscription|private)?(?:key|token)|.*(?:apikey|secretkey|"
-    r"accesskey|accesstoken|authtoken|bearertoken|password|secret)|passwd|authorization|"
-    r"credentials?|sig|signature)"
-)
-_SECRET = re.compile(
-    r"\b(?:sk|pk|gsk|xai|hf|ghp|pplx|nvapi|rk)[-_](?=[\w-]*\d)[\w-]{20,}|\bAIza[\w-]{30,}|\beyJ[\w-]{20,}\.|"
-    r"\bbearer\s+\S{8,}", re.I
-)
+_SECRET_NAME = pattern("servers", "secret_name")
+_SECRET = pattern("servers", "secret", re.I)
 _BEARER = re.compile(r"(?i)\bbearer\s+[^\s\"',;}]+")
 
 
@@ -117,7 +108,7 @@ class Server:
         except (TypeError, ValueError):
             raise MonitorError("extra is not JSON: use text, numbers, true/false, lists and "
                                "dictionaries of them") from None
-        own = sorted(OWN & set(extra))
+        own = sorted(set(_WORDS["own_fields"]) & set(extra))
         if own and not (own == ["stream"] and extra["stream"] is False):
             raise MonitorError(f"extra sets {', '.join(own)}: use the parameters of the monitor")
         if self.without_key(text) != text:
@@ -172,7 +163,7 @@ def _plain_query(url: str, secrets: Sequence[str]) -> tuple[dict[str, str], list
     kept, dropped = {}, []
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         plain = _PLAIN.fullmatch(value) and not any(secret in value for secret in secrets)
-        if plain and Server.bare(name) in QUERY:
+        if plain and Server.bare(name) in _WORDS["query"]:
             kept[name] = value
         else:
             told = _PLAIN.fullmatch(name) and not any(secret in name for secret in secrets)
