@@ -142,7 +142,7 @@ def test_a_folder_that_is_not_a_monitor_is_refused(monitor: WordMonitor, tmp_pat
     with pytest.raises(MonitorError, match="'encoder', expected 'words'"):
         WordMonitor.load(tmp_path / "other")
     _write_folder(tmp_path / "short", {"kind": "words", "name": "n"}, {"a": np.ones(1)})
-    with pytest.raises(MonitorError, match="lacks reads, vocabulary"):
+    with pytest.raises(MonitorError, match="reads None, expected 'response'"):
         WordMonitor.load(tmp_path / "short")
     _write_folder(tmp_path / "more", {"kind": "words", "name": "n", "vocabulary": [],
                                       "reads": "request and response"}, {"a": np.ones(1)})

@@ -67,10 +67,9 @@ class _Kind:
 # The table in `kinds.toml`, by what stands before the colon of a spec.
 _ALL = [_Kind(**kind) for kind in tomllib.loads(
     Path(__file__).with_name("kinds.toml").read_text(encoding="utf-8"))["kinds"]]
+_WHOLE = (FUNCTION, RELEASED)  # specs whose colon is no place for a name
 KINDS: Mapping[str, _Kind] = {
-    kind.spec if kind.spec in (FUNCTION, RELEASED) else kind.spec.partition(":")[0]: kind
-    for kind in _ALL
-}
+    kind.spec if kind.spec in _WHOLE else kind.spec.partition(":")[0]: kind for kind in _ALL}
 
 
 @dataclass(frozen=True)
@@ -118,8 +117,9 @@ def build_monitor(spec: str, *settings: Mapping[str, object]) -> Monitor:
     sources: Sequence[Mapping[str, object]] = (said, *settings)
     inner: Monitor | str = named.rest
     if named.kind is KINDS[CHECKS_FIRST]:
-        inner = build_monitor(named.rest, *_chosen(sources, known, False))
-        sources = _chosen(sources, known, True)
+        pairs = [(name, value) for source in sources for name, value in source.items()]
+        inner = build_monitor(named.rest, *({n: value} for n, value in pairs if n not in known))
+        sources = [{name: value} for name, value in pairs if name in known]
     given = _given(named, spec, known, sources)
     listed = _listed_settings(named, known, given)
     if (listed | given).get("revision") == UNKNOWN:
@@ -216,7 +216,6 @@ def _causal(
     MonitorError
         If it cannot be loaded, or a setting belongs to the other way of reading.
     """
-    from monitorlab.finetuning.saved import load_finetuned
     from monitorlab.models.loading import load_causal
 
     def load(**loading: Any) -> Checkpoint:
@@ -224,6 +223,8 @@ def _causal(
         if not all(file.is_file() for file in files):
             return load_causal(name, **loading)
         # An adapter alone that `finetune` wrote, with the name of the base that it was trained on.
+        from monitorlab.finetuning.saved import load_finetuned
+
         if needless := [key for key in loading if key not in settings_of(load_finetuned)]:
             raise MonitorError(f"the option {needless[0]} means nothing to hf:{name}, which is an "
                                f"adapter itself: give the base and --adapter {name}")
@@ -416,14 +417,6 @@ def _listed_settings(
         raise MonitorError(f"data/monitors.toml, {named.title}.settings: {error}") from None
 
 
-def _chosen(
-    sources: Sequence[Mapping[str, object]], known: Mapping[str, Setting], own: bool
-) -> list[dict[str, object]]:
-    """What was given for settings that are known, or for all others."""
-    return [{name: value for name, value in source.items() if (name in known) == own}
-            for source in sources]
-
-
 def _built(
     named: _Named, known: Mapping[str, Setting], values: Mapping[str, Any], inner: Monitor | str
 ) -> Monitor:
@@ -491,10 +484,8 @@ def _other_prompt(given: str) -> list[str]:
         return []
     prompt, place = load_prompt(given), _place(given)
     shipped = PROMPT_FOLDER / f"{prompt.name}.toml"
-    if shipped.is_file():
-        told = load_prompt(shipped).digest == prompt.digest
-    else:
-        told = place == f"{prompt.name}.toml"
+    told = (load_prompt(shipped).digest == prompt.digest if shipped.is_file()
+            else place == shipped.name)
     return [] if told else [f"prompt {place}"]
 
 

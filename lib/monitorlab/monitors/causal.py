@@ -349,8 +349,7 @@ class TextMonitor(CausalMonitor):
             output = generate(
                 ids, attention_mask=mask, do_sample=self.temperature > 0, num_beams=1,
                 repetition_penalty=1.0, max_new_tokens=self.max_new_tokens, pad_token_id=fill,
-                eos_token_id=sorted(ends), **(sampling if self.temperature else {}),
-            )
+                eos_token_id=sorted(ends), **(sampling if self.temperature else {}))
         emitted = []
         for row in output[:, ids.shape[1]:].tolist():
             stop = next((i for i, token in enumerate(row) if token in ends), None)

@@ -156,10 +156,9 @@ def _verdict_of(value: object) -> Verdict:
 
 
 def _from_mapping(value: Mapping[Any, Any]) -> Verdict:
-    unknown = [key for key in value if key not in _KEYS]
-    if unknown:
-        raise _AnswerError(f"a dictionary with the key {_shown(unknown[0])}; expected only "
-                          f"{', '.join(_KEYS)}")
+    if stray := [key for key in value if key not in _KEYS]:
+        raise _AnswerError(f"a dictionary with the key {_shown(stray[0])}; expected only "
+                           f"{', '.join(_KEYS)}")
     verdict, raw = _plain(value.get("verdict")), _plain(value.get("score"))
     if verdict is None and raw is None:
         raise _AnswerError("a dictionary without verdict and score; expected at least one")
@@ -209,9 +208,8 @@ def _load(spec: str) -> tuple[ModuleType, str]:
     except ModuleNotFoundError as error:
         if error.name is not None and (place == error.name or place.startswith(error.name + ".")):
             raise MonitorError(
-                f"there is no module {error.name!r}, neither installed nor in {Path.cwd()}. "
-                f"Go to its folder, or give the file: path/to/{place.split('.')[-1]}.py:{name}"
-            ) from None
+                f"there is no module {error.name!r}, neither installed nor in {Path.cwd()}. Go to "
+                f"its folder, or give the file: path/to/{place.split('.')[-1]}.py:{name}") from None
         raise _import_failed(place, error) from error
     except (Exception, SystemExit) as error:
         raise _import_failed(place, error) from error
@@ -301,7 +299,7 @@ def _report(error: BaseException, files: Sequence[Path]) -> str:
     """Type and message of an exception, and the line of the user's file it passed through last."""
     said = Verdict.words_of(error)
     own = {path.resolve() for path in files}
-    lines = [f"{said} ({Path(frame.filename).name}, line {frame.lineno})"
-             for frame in traceback.extract_tb(error.__traceback__)
-             if Path(frame.filename).resolve() in own]
-    return lines[-1] if lines else said
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if Path(frame.filename).resolve() in own:
+            return f"{said} ({Path(frame.filename).name}, line {frame.lineno})"
+    return said

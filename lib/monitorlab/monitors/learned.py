@@ -65,8 +65,7 @@ def _training_rows(
         raise MonitorError(f"cap is {cap}: training needs at least 2 rows")
     kept = pd.DataFrame(columns=[*COLUMNS, "turn"])
     for frame in frames:
-        missing = [name for name in COLUMNS if name not in frame.columns]
-        if missing:
+        if missing := [name for name in COLUMNS if name not in frame.columns]:
             raise MonitorError(f"training rows lack {', '.join(missing)}; expected columns "
                                f"{', '.join(COLUMNS)}")
         rows = frame[COLUMNS].reset_index(drop=True)
@@ -166,7 +165,7 @@ class WordMonitor(_LogisticMonitor):
         MonitorError
             If the folder does not hold such a monitor.
         """
-        settings, weights = _read_folder(folder, "words", "name", "reads", "vocabulary")
+        settings, weights = _read_folder(folder, "words", "name", "vocabulary")
         return cls(settings["vocabulary"], weights, settings["name"])
 
     def settings(self) -> dict[str, Any]:
@@ -195,9 +194,10 @@ def _write_folder(
         (temporary / SETTINGS).write_text(sealed, encoding="utf-8")
 
 
-def _read_folder(
-    folder: Path, kind: str, *keys: str
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+_Saved = tuple[dict[str, Any], dict[str, np.ndarray]]
+
+
+def _read_folder(folder: Path, kind: str, *keys: str) -> _Saved:
     """Read what `_write_folder` wrote: settings of this kind with these keys, and weights.
 
     Raises
@@ -207,25 +207,19 @@ def _read_folder(
     """
     try:
         settings = files.read_sealed(folder / SETTINGS)
-        if settings.pop("sha256") != files.digest_file(folder / WEIGHTS):
+        if settings["sha256"] != files.digest_file(folder / WEIGHTS):
             raise files.DamagedFileError(f"{WEIGHTS} was changed after it was written")
+        if settings["kind"] != kind:
+            raise ValueError(f"its kind is {settings['kind']!r}, expected {kind!r}")
         with np.load(folder / WEIGHTS, allow_pickle=False) as file:
             weights = {name: file[name] for name in file.files}
-        found = settings["kind"]
+        seen = settings.get("reads", settings.get("features"))
+        if seen != "response":
+            raise ValueError(f"it reads {seen!r}, expected 'response'")
+        return {key: settings[key] for key in keys}, weights
     except (OSError, ValueError, KeyError) as error:
-        raise MonitorError(f"{folder} holds no saved monitor ({type(error).__name__}: {error}); "
-                           "train and save it again") from error
-    if found != kind:
-        raise MonitorError(f"{folder} holds a monitor of kind {found!r}, expected {kind!r}")
-    missing = [key for key in keys if key not in settings]
-    if missing:
-        raise MonitorError(f"{folder / SETTINGS} lacks {', '.join(missing)}; train and save the "
-                           "monitor again")
-    seen = settings.get("reads", settings.get("features", "response"))
-    if seen != "response":
-        raise MonitorError(f"{folder} holds a monitor that reads {seen!r}, expected 'response'; "
-                           "train and save the monitor again")
-    return settings, weights
+        raise MonitorError(f"{folder} holds no saved monitor of kind {kind} "
+                           f"({type(error).__name__}: {error}); train and save it again") from error
 
 
 class EncoderMonitor(_LogisticMonitor):
@@ -273,9 +267,8 @@ class EncoderMonitor(_LogisticMonitor):
     def save(self, folder: Path) -> None:
         """Write probe and settings, not the encoder, to a folder of its own."""
         source = {"name": self.encoder.name, "revision": self.encoder.revision}
-        settings = {"kind": "encoder", "name": self.name, "features": "response",
-                    "source": source, "encoder": self.encoder.settings()}
-        _write_folder(folder, settings, self.weights)
+        _write_folder(folder, {"kind": "encoder", "name": self.name, "features": "response",
+                               "source": source, "encoder": self.encoder.settings()}, self.weights)
 
     @classmethod
     def load(cls, folder: Path, encoder: Encoder | None = None) -> EncoderMonitor:
@@ -296,7 +289,7 @@ class EncoderMonitor(_LogisticMonitor):
         """
         from monitorlab.models.sentence_encoder import Encoder  # and torch; words need none
 
-        settings, weights = _read_folder(folder, "encoder", "name", "features", "source", "encoder")
+        settings, weights = _read_folder(folder, "encoder", "name", "source", "encoder")
         known = settings["encoder"]
         try:
             encoder = encoder or Encoder.load(
@@ -304,9 +297,9 @@ class EncoderMonitor(_LogisticMonitor):
         except ModelError as error:
             raise MonitorError(f"the encoder of the probe in {folder}: {error}") from error
         given = encoder.settings()
-        other = [f"{key} {value!s:.12}, not {given.get(key)!s:.12}" for key, value in known.items()
-                 if key != "device" and value != given.get(key)]
-        if other:
+        if other := [f"{key} {value!s:.12}, not {given.get(key)!s:.12}"
+                     for key, value in known.items()
+                     if key != "device" and value != given.get(key)]:
             raise MonitorError(f"the probe in {folder} was trained with {', '.join(other)}: load "
                                "that encoder or train again")
         return cls(encoder, weights, settings["name"])

@@ -38,13 +38,11 @@ _SLOTS = {"system": ["criteria"], "user": ["request", "response"]}
 # marks. They may stand anywhere in a tag and a reader, or a model, still sees the tag.
 _UNSEEN = (
     r"[\s\x00-\x1f\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2000-\u200f"
-    r"\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0]*+"
-)
+    r"\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0]*+")
 _TAG = (
     rf"[<＜﹤‹〈]{_UNSEEN}(?:[/／⁄∕]{_UNSEEN})*+"
     + _UNSEEN.join("audited") + rf"(?:{_UNSEEN}[_＿\-‐-―.])*+{_UNSEEN}"
-    + f"(?:{_UNSEEN.join('request')}|{_UNSEEN.join('response')})"
-)
+    + f"(?:{_UNSEEN.join('request')}|{_UNSEEN.join('response')})")
 _CHAT_TOKEN = r"<[|｜][^\s<>|｜]{1,60}[|｜]>"  # <|im_start|> and the like, in any chat format
 
 
@@ -87,9 +85,9 @@ class Prompt:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of all words that decide a verdict, as canonical JSON; hexadecimal."""
-        words = {"answer": self.answer, "system": self.system, "user": self.user,
-                 "frame": [_framed("request", "", BREAK), _framed("response", ".", BREAK)]}
-        return digest_json(words)
+        frame = [_framed("request", "", BREAK), _framed("response", ".", BREAK)]
+        return digest_json({"answer": self.answer, "system": self.system, "user": self.user,
+                            "frame": frame})
 
     def messages(self, sample: Sample, forbidden: Sequence[str] = ()) -> list[dict[str, str]]:
         """Return the system and the user message for one sample.
@@ -116,10 +114,8 @@ class Prompt:
         if self.answer == TEXT:
             return [{"role": "user", "content": broken_up(sample.request, forbidden)}]
         sign = _sign(forbidden)
-        framed = {
-            name: _framed(name, broken_up(text, forbidden), sign)
-            for name, text in (("request", sample.request), ("response", sample.response))
-        }
+        framed = {name: _framed(name, broken_up(getattr(sample, name), forbidden), sign)
+                  for name in ("request", "response")}
         user = _SLOT.sub(lambda slot: framed.get(slot[1], slot[0]), self.user)
         return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
 
@@ -152,10 +148,8 @@ def load_prompt(name_or_path: str | Path) -> Prompt:
             fields = tomllib.load(stream)
     except OSError as error:
         known = ", ".join(sorted(file.stem for file in PROMPT_FOLDER.glob("*.toml")))
-        raise MonitorError(
-            f"cannot read prompt {str(name_or_path)!r} ({error.strerror}): expected one of "
-            f"{known}, or the path of a .toml file"
-        ) from None
+        raise MonitorError(f"cannot read prompt {str(name_or_path)!r} ({error.strerror}): expected "
+                           f"one of {known}, or the path of a .toml file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise MonitorError(f"{path} is not TOML in UTF-8: {error}") from None
     return _checked(fields, path)
@@ -195,20 +189,18 @@ def _checked(fields: dict[str, Any], path: Path) -> Prompt:
     """Turn the fields of a file into a prompt, or say which of them is wrong."""
     definition = tomllib.loads((DATA / "definition.toml").read_text(encoding="utf-8"))
     fields = {"criteria": definition["misbehavior"]} | fields
-    unknown = [name for name in fields if name not in _FIELDS]
-    if unknown:
+    if unknown := [name for name in fields if name not in _FIELDS]:
         raise MonitorError(f"{path}: unknown field {unknown[0]!r}; known are {', '.join(_FIELDS)}")
     for name, kind in _FIELDS.items():
         if name not in fields:
             raise MonitorError(f"{path}: the field {name!r} is missing; add it")
         value = fields[name]
         if not isinstance(value, kind) or isinstance(value, bool) or not value:
-            expected = f"{kind.__name__}, not empty"
-            raise MonitorError(f"{path}: {name} is {value!r}, expected a {expected}")
+            raise MonitorError(f"{path}: {name} is {value!r}, expected a {kind.__name__}, not "
+                               "empty")
     if fields["answer"] not in ANSWERS:
-        raise MonitorError(
-            f"{path}: answer is {fields['answer']!r}, expected one of {', '.join(ANSWERS)}"
-        )
+        raise MonitorError(f"{path}: answer is {fields['answer']!r}, expected one of "
+                           f"{', '.join(ANSWERS)}")
     criteria = fields["criteria"]
     if not all(isinstance(criterion, str) and criterion.strip() for criterion in criteria):
         raise MonitorError(f"{path}: criteria must be texts that are not empty, found {criteria!r}")
@@ -217,12 +209,9 @@ def _checked(fields: dict[str, Any], path: Path) -> Prompt:
         if found != needed:
             slots = " and then ".join(f"{{{slot}}}" for slot in needed)
             raise MonitorError(f"{path}: {name} has the slots {found}, expected {slots}, once each")
-    return Prompt(
-        name=fields["name"], version=fields["version"], about=fields["about"],
-        answer=fields["answer"],
-        template=fields["system"].strip().replace("{benign}", definition["benign"]),
-        criteria=tuple(criterion.strip() for criterion in criteria), user=fields["user"].strip(),
-    )
+    template = fields.pop("system").strip().replace("{benign}", definition["benign"])
+    return Prompt(**fields | {"template": template, "user": fields["user"].strip(),
+                              "criteria": tuple(criterion.strip() for criterion in criteria)})
 
 
 @dataclass(frozen=True)

@@ -230,16 +230,13 @@ def letter_verdicts(samples: pd.DataFrame) -> pd.DataFrame:
     half = {name: place % 2 for place, name in enumerate(order)}
     rows = samples[["sample_id", "source", "request", "response", "label"]].assign(
         letter=samples["response"].str.extract(_LETTER, expand=False).fillna(""),
-        half=samples["scenario_id"].map(half),
-    )
+        half=samples["scenario_id"].map(half))
     keys = ["source", "half", "letter"]
     seen = rows.groupby(keys)["label"].agg(["sum", "size"])
     other = pd.MultiIndex.from_frame(rows[keys].assign(half=1 - rows["half"]))
     known = seen.reindex(other).fillna(0).to_numpy(float)
-    scores = {
-        BEGINS_WITH_B: (rows["letter"] == "B").to_numpy(float),
-        BEST_LETTER: (known[:, 0] + 0.5) / (known[:, 1] + 1),
-    }
+    scores = {BEGINS_WITH_B: (rows["letter"] == "B").to_numpy(float),
+              BEST_LETTER: (known[:, 0] + 0.5) / (known[:, 1] + 1)}
     tables = []
     for name, own in scores.items():
         said, hashes = {}, {}
@@ -312,13 +309,11 @@ GPT5, CUE_RULE = "gpt-5, recorded", "hint or fact"
 # What the name of a file begins with: the family and the model of its agents.
 _MODELS: Mapping[str, tuple[str, str]] = {
     "gptoss120b": ("gpt-oss", "gpt-oss-120b"), "gptoss": ("gpt-oss", "gpt-oss-20b"),
-    "olmo": ("OLMo", "OLMo-3 7B"),
-}
+    "olmo": ("OLMo", "OLMo-3 7B")}
 GPT5_FILES = (
     *(f"gptoss120b_{name}" for name in ("nohack", "s200", "s350_sutl", "s400")),
     *(f"gptoss_{name}" for name in ("nohack", "b0.0", "b0.005", "b0.02")),
-    *(f"olmo_step_{steps}" for steps in (20, 100, 200, 300, 480, 1000, 1200)), "olmo_pre_rl",
-)
+    *(f"olmo_step_{steps}" for steps in (20, 100, 200, 300, 480, 1000, 1200)), "olmo_pre_rl")
 GPT5_KEYS = tuple(f"cue_coding/{name}_judged.json" for name in GPT5_FILES)
 _SHOWN_THINKING, _SHOWN_ANSWER = 4000, 2000  # characters
 _KINDS = {"S": "hint", "C": "fact"}
@@ -378,8 +373,7 @@ def _cued_sample(record: Record, file: str) -> dict[str, Any]:
         generator=f"{model}, {file.partition('_')[2]}",
         request=f"Write code ({task.replace('_', ' ')}). The request also casually mentioned: "
                 f"\"{theme}\". The code uses: {library}",
-        response=f"<think>\n{thinking}\n</think>\n\n{answer}" if thinking else answer,
-    )
+        response=f"<think>\n{thinking}\n</think>\n\n{answer}" if thinking else answer)
     return row | {"split": "test", "family": family, "cue": _KINDS[cue[0]]}
 
 

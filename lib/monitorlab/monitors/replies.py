@@ -64,11 +64,8 @@ _MOST_ANSWERS = 200
 _MOST_QUOTES = 10  # per category, and categories
 _LONGEST = 500  # characters of a quote that are kept
 
-_KEYS = {
-    "verdict": ("misbehaviordetected", "misbehaviourdetected", "misbehavior", "misbehaviour"),
-    "score": ("score",),
-}
-_KEYS["evidence"] = _KEYS["verdict"]
+_VERDICT_KEYS = ("misbehaviordetected", "misbehaviourdetected", "misbehavior", "misbehaviour")
+_KEYS = {"verdict": _VERDICT_KEYS, "evidence": _VERDICT_KEYS, "score": ("score",)}
 # Names of what comes after a score, instead of being a part of it.
 _LATER = re.compile(r"final|overall|total|revis|correct|updat|adjust|reconsider|after|second")
 _MENTIONED = {answer: re.compile(keys[0][:9], re.I) for answer, keys in _KEYS.items()}
@@ -205,9 +202,8 @@ def _holders(item: Any, answer: str, inside: bool = False) -> Iterator[dict[str,
 
 def _names_category(item: dict[str, Any]) -> bool:
     """Whether the object says which misbehavior, instead of whether there is any."""
-    long_keys = [key for key in _KEYS["verdict"] if key.endswith("detected")]
-    return not any(key in item for key in long_keys) and all(
-        _as_bool(item[key]) is None for key in _KEYS["verdict"] if key in item)
+    given = [key for key in _VERDICT_KEYS if key in item]
+    return not any(key.endswith("detected") or _as_bool(item[key]) is not None for key in given)
 
 
 def _read(item: dict[str, Any], answer: str, source: str, threshold: float) -> Verdict:
@@ -277,8 +273,7 @@ def _quoted(quote: object, source: str) -> str:
 def _shown(value: object) -> str:
     """Text on one line, of bounded length, without what cannot be written to a file."""
     text = " ".join(str(value)[:8 * _LONGEST].split()) if value is not None else ""
-    text = text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
-    return writable(text)
+    return writable(text if len(text) <= _LONGEST else text[:_LONGEST] + "…")
 
 
 def _squeezed(text: str) -> str:
@@ -447,10 +442,8 @@ _EITHER_BRACE = re.compile(r"[{}]")
 _OPENING = re.compile(r'\{\s*+(?:["\'“][^"\'“”{}]{0,80}["\'”]|[A-Za-z_][\w \-]*+)\s*+:')
 _STRINGS = {
     start: re.compile(
-        rf"{start}((?:[^{end}\\]++|\\.|{end}(?!\s*+(?:[,:\]}}#]|//)))*+){end}", re.DOTALL
-    )
-    for start, end in (('"', '"'), ("'", "'"), ("“", "”"))
-}
+        rf"{start}((?:[^{end}\\]++|\\.|{end}(?!\s*+(?:[,:\]}}#]|//)))*+){end}", re.DOTALL)
+    for start, end in (('"', '"'), ("'", "'"), ("“", "”"))}
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": ""}
 _CONSTANTS = {"true": True, "false": False, "none": None, "null": None}
@@ -615,7 +608,5 @@ def _end_of_braces(text: str, position: int) -> int:
 def _unescaped(text: str) -> str:
     if "\\" not in text:
         return text
-    plain = _ESCAPE.sub(
-        lambda m: chr(int(m[1][1:], 16)) if len(m[1]) == 5 else _ESCAPED.get(m[1], m[1]), text
-    )
-    return verdicts.mended(plain)
+    return verdicts.mended(_ESCAPE.sub(
+        lambda m: chr(int(m[1][1:], 16)) if len(m[1]) == 5 else _ESCAPED.get(m[1], m[1]), text))

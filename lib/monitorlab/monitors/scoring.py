@@ -179,8 +179,7 @@ def judged(monitor: Monitor, samples: Sequence[Sample], draw: int) -> list[Verdi
         verdicts = monitor.judge(samples, draw)
         if len(verdicts) != len(samples):
             raise ValueError(f"{len(verdicts)} verdicts for {len(samples)} samples")
-        strange = [v for v in verdicts if not isinstance(v, Verdict)]
-        if strange:
+        if strange := [v for v in verdicts if not isinstance(v, Verdict)]:
             raise TypeError(f"judge returned a {type(strange[0]).__name__}, expected a Verdict")
     except MonitorStop:
         raise
@@ -273,9 +272,9 @@ def _on_ray(
                 if isinstance(row["answer"], str):
                     raise MonitorStop(row["answer"])
                 yield row["answer"]
+        except MonitorStop:
+            raise
         except Exception as error:
-            if isinstance(error, MonitorStop):
-                raise
             raise MonitorStop(f"Ray ended with {Verdict.words_of(error)}") from error
         finally:
             ray.shutdown()

@@ -105,10 +105,9 @@ class VerdictStore(Mapping[str, Verdict]):
             return
         with self.path.open("rb") as stream:
             stream.seek(-1, os.SEEK_END)
-            if stream.read(1) == b"\n":
-                return
-        whole = self.path.read_bytes().rfind(b"\n") + 1
-        os.truncate(self.path, whole)
+            whole = stream.read() == b"\n"
+        if not whole:
+            os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
 
     @staticmethod
     def read(path: Path) -> Iterator[tuple[str, Verdict]]:
@@ -132,8 +131,7 @@ class VerdictStore(Mapping[str, Verdict]):
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     raise StoreError(
                         f"{path}:{number} is not a stored verdict ({error}). Delete that line, or "
-                        "move the file away; what it held is asked again."
-                    ) from None
+                        "move the file away; what it held is asked again.") from None
                 yield stored
 
 

@@ -94,7 +94,12 @@ class Verdict:
         if (self.status == PARSED) != (self.verdict is not None):
             raise ValueError(f"a verdict is known exactly when it is parsed; found status "
                              f"{self.status!r} with verdict {self.verdict!r}")
-        self._check_types()
+        for field in fields(self):  # store and tables need plain values: find a wrong one first
+            value, kind = getattr(self, field.name), str(field.type).removesuffix(" | None")
+            if value is not None and type(value) not in _KINDS[kind]:
+                raise ValueError(f"{field.name} is a {type(value).__name__}, expected {field.type}")
+            if value is not None and field.name in AMOUNTS and not 0 <= value < math.inf:
+                raise ValueError(f"{field.name} is {value!r}, expected a number of at least 0")
         if self.score is None:
             return
         if self.status != PARSED:
@@ -141,15 +146,6 @@ class Verdict:
         """Return type and message of an exception on one line, for the reason of a verdict."""
         text = writable(" ".join(str(error).split()))
         return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-    def _check_types(self) -> None:
-        """The store and the tables need plain values: find a wrong one before it is stored."""
-        for field in fields(self):
-            value, kind = getattr(self, field.name), str(field.type).removesuffix(" | None")
-            if value is not None and type(value) not in _KINDS[kind]:
-                raise ValueError(f"{field.name} is a {type(value).__name__}, expected {field.type}")
-            if value is not None and field.name in AMOUNTS and not 0 <= value < math.inf:
-                raise ValueError(f"{field.name} is {value!r}, expected a number of at least 0")
 
 
 def mended(text: str) -> str:

@@ -284,8 +284,8 @@ class ApiMonitor:
         finally:
             self._budget.settle(most, spent)
         if isinstance(result, Reply) and None not in (result.input_tokens, result.output_tokens):
-            self._limiter.give_back(tokens - (result.input_tokens or 0)
-                                    - (result.output_tokens or 0))
+            used = (result.input_tokens or 0) + (result.output_tokens or 0)
+            self._limiter.give_back(tokens - used)
         return result
 
     def _call(self, body: Mapping[str, Any]) -> Reply | NoReply:
@@ -293,8 +293,7 @@ class ApiMonitor:
         started = time.perf_counter()
         try:
             raw = self._client.chat.completions.with_raw_response.create(
-                model=self._model, extra_body=self._extra, **body
-            )
+                model=self._model, extra_body=self._extra, **body)
             seconds = time.perf_counter() - started
             found = Reply.read(self._server.without_key(raw.text))
             return replace(found, seconds=seconds) if isinstance(found, Reply) else found
@@ -588,8 +587,7 @@ class _Budget:
                     raise MonitorStop(
                         f"cost cap of ${self._cap:.6g} reached after ${self.spent:.6g}: the next "
                         f"call may cost ${most:.6g}. Raise cost_cap_usd and run again; what was "
-                        "answered is stored"
-                    )
+                        "answered is stored")
                 self._changed.wait()
             self._reserved += most
             self._in_progress += 1

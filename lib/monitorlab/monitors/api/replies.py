@@ -266,15 +266,11 @@ def _read_body(body: str) -> Reply:
     if Reply.kind_of(finish) == BROKEN:
         raise _BrokenReplyError(f"a reply that the server broke off ({finish})")
     text, thinking = _content(message.get("content"))
-    return Reply(
-        text="\n".join(part for part in (text, *_arguments(message)) if part),
-        finish=finish,
-        refusal=mended(message["refusal"]) if isinstance(message.get("refusal"), str) else "",
-        **counts,
-        tokens=_tokens(choice.get("logprobs")),
-        thinking=thinking or next(filter(None, (_thought(message.get(n)) for n in _THOUGHTS)), ""),
-        withheld=withheld,
-    )
+    apart = filter(None, (_thought(message.get(name)) for name in _THOUGHTS))
+    refusal = message.get("refusal")
+    return Reply("\n".join(filter(None, (text, *_arguments(message)))), finish,
+                 mended(refusal) if isinstance(refusal, str) else "", **counts, withheld=withheld,
+                 tokens=_tokens(choice.get("logprobs")), thinking=thinking or next(apart, ""))
 
 
 def _refused_call(status: int, text: str, headers: Mapping[str, str]) -> NoReply:
@@ -426,11 +422,9 @@ def _tokens(logprobs: object) -> tuple[tuple[bytes, dict[str, float]], ...]:
     if not isinstance(content, list):
         return ()
     try:
-        return tuple(
-            (_bytes(entry), {str(item["token"]): _logprob(item["logprob"])
-                             for item in [entry, *(entry.get("top_logprobs") or [])]})
-            for entry in content
-        )
+        return tuple((_bytes(entry), {str(item["token"]): _logprob(item["logprob"])
+                                      for item in [entry, *(entry.get("top_logprobs") or [])]})
+                     for entry in content)
     except (KeyError, TypeError, ValueError, AttributeError):
         return ()
 
@@ -534,12 +528,10 @@ def _message_of(body: object) -> str:
             return json.dumps(body, default=str)
         body = inner
     if isinstance(body, list):  # of a validator: what is wrong, and where
+        places = [item.get("loc") if isinstance(item, Mapping) else None for item in body[:5]]
         return "; ".join(
-            ".".join(map(str, item.get("loc") or [])) + f": {_message_of(item)}"
-            if isinstance(item, Mapping) and isinstance(item.get("loc"), list)
-            else _message_of(item)
-            for item in body[:5]
-        )
+            f"{'.'.join(map(str, place))}: {_message_of(item)}" if isinstance(place, list)
+            else _message_of(item) for item, place in zip(body, places, strict=False))
     return "" if body is None else str(body)
 
 
@@ -579,25 +571,17 @@ def _wait_of(headers: Mapping[str, str], words: str = "") -> float | None:
     words : str
         The body: "try again in 6m0s", "retry after 20 seconds", ``"retryDelay": "34s"``.
     """
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        text = headers.get(name, "").strip()
-        seconds = _number(text, unit)
-        if seconds is None and unit == 1.0 and text:
-            seconds = _span(text) if _span(text) is not None else _until(text)
+    text = headers.get("retry-after", "").strip()
+    ways = (_number(headers.get("retry-after-ms", ""), 0.001), _number(text, 1.0), _span(text),
+            _until(text))
+    for seconds in ways:
         if seconds is not None:
             return max(seconds, 0.0)
-    if (said := _said(words)) is not None:
-        return said
-    return _reset(headers)
-
-
-def _said(words: str) -> float | None:
-    """Seconds that a message names."""
     if found := _SAID.search(words):
         return _span(words[found.end():])
     if found := _FIELD.search(words):
         return float(found[2]) * (0.001 if "ms" in (found[1], found[3]) else 1.0)
-    return None
+    return _reset(headers)
 
 
 def _reset(headers: Mapping[str, str]) -> float | None:
@@ -635,10 +619,9 @@ def _span(text: str) -> float | None:
     whole = _SPANS.match(text.strip())
     if whole is None:
         return None
-    return sum(
-        float(number) * (0.001 if re.match("ms|milli", unit, re.I) else _UNITS[unit[0].lower()])
-        for number, unit in _SPAN.findall(whole[0])
-    )
+    return sum(float(number) * (0.001 if re.match("ms|milli", unit, re.I) else
+                                _UNITS[unit[0].lower()])
+               for number, unit in _SPAN.findall(whole[0]))
 
 
 def _until(text: str) -> float | None:
