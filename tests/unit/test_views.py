@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from monitorlab.commands.score import reread
+from monitorlab.commands.score import _reread
 from monitorlab.monitors.build import build_monitor, describe
 from monitorlab.monitors.monitor import FULL, NO_PROMPT, VIEWS, MonitorError, Sample, Viewed
 from monitorlab.monitors.rules import Keywords
@@ -42,7 +42,7 @@ class Noting:
         self.asked.append(list(samples))
         return [Verdict(PARSED, len(one.response) > len(one.request)) for one in samples]
 
-    def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
+    def _reread(self, verdict: Verdict, sample: Sample) -> Verdict:
         self.asked.append([sample])
         return verdict
 
@@ -135,6 +135,6 @@ def test_a_stored_reply_is_read_again_beside_what_was_seen(
         store = VerdictStore(tmp_path / f"{view}.jsonl")
         store.put({sample.key(monitor.settings()): stored})
         table = score(monitor, [sample], store)  # which reads the reply again, too
-        found = reread(store, table, samples, settings=monitor.settings())
+        found = _reread(store, table, samples, settings=monitor.settings())
         assert table["status"].tolist() == [now]
         assert [verdict.status for verdict in found.verdicts.values()] == [now]
