@@ -139,9 +139,7 @@ def _tie_rngs(split: int) -> tuple[np.random.Generator, np.random.Generator]:
     return np.random.default_rng([split, 0]), np.random.default_rng([split, 1])
 
 
-def _draw_sequences(
-    n: int, draws: int, groups: NDArray[Any] | None = None
-) -> NDArray[np.int16]:
+def _draw_sequences(n: int, draws: int, groups: NDArray[Any] | None = None) -> NDArray[np.int16]:
     """Draw sequences with replacement, or whole groups of them, as many as there are.
 
     Parameters
@@ -189,9 +187,8 @@ class _Resamples:
     delta: float
     found: dict[str, list[FloatArray]] = field(default_factory=dict)
 
-    def add(
-        self, method: Method, positions: IntArray, test: Trajectories, fitted: _Fitted | None
-    ) -> None:
+    def add(self, method: Method, positions: IntArray, test: Trajectories,
+            fitted: _Fitted | None) -> None:
         """Place the method's threshold for every draw and test it on one split.
 
         Parameters
@@ -290,11 +287,9 @@ def _weighted(outcome: NDArray[np.generic], copies: FloatArray, choice: IntArray
 PAPER_LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 
-def compare_methods(
-    trajectories: Trajectories, methods: Sequence[Method], splits: Iterable[Split], *,
-    levels: Sequence[float] = PAPER_LEVELS, delta: float = 0.1, risk: str = FALSE_ALARM,
-    resamples: _Resamples | None = None,
-) -> pd.DataFrame:
+def compare_methods(trajectories: Trajectories, methods: Sequence[Method], splits: Iterable[Split],
+                    *, levels: Sequence[float] = PAPER_LEVELS, delta: float = 0.1,
+                    risk: str = FALSE_ALARM, resamples: _Resamples | None = None) -> pd.DataFrame:
     """Run every method at every level on every split.
 
     Parameters
@@ -463,9 +458,8 @@ def _ville_threshold(level: float, risk: str = FALSE_ALARM) -> Threshold:
         state=thresholds.CALIBRATED)
 
 
-def random_splits(
-    n: int, n_splits: int, calibration_fraction: float, seed: int | np.random.SeedSequence
-) -> Iterator[Split]:
+def random_splits(n: int, n_splits: int, calibration_fraction: float,
+                  seed: int | np.random.SeedSequence) -> Iterator[Split]:
     """Yield (calibration, test) positions, each split from a generator of its own.
 
     Parameters

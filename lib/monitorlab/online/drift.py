@@ -72,9 +72,8 @@ class DriftReference:
             raise ValueError(f"the drift rate is {self.rate}, expected a number between 0 and 1.")
 
     @classmethod
-    def of(
-        cls, peaks: FloatArray, others: FloatArray, below: float, rate: float = 0.01
-    ) -> DriftReference:
+    def of(cls, peaks: FloatArray, others: FloatArray, below: float,
+           rate: float = 0.01) -> DriftReference:
         """Count peaks in bins.
 
         Parameters

@@ -417,9 +417,8 @@ class OnlineMonitor:
         """Evidence of drift: 1 at the start, drift at 1 / rate; NaN without a reference."""
         return math.nan if self.drift is None else self.drift.evidence
 
-    def update(
-        self, sequence_id: str, score: float, *, step: int | None = None, group: str = ""
-    ) -> Alarm | None:
+    def update(self, sequence_id: str, score: float, *, step: int | None = None,
+               group: str = "") -> Alarm | None:
         """Take the next score of a sequence, and return an alarm or None.
 
         A sequence that has alarmed stays alarmed: it returns the same alarm at every later step.
@@ -536,9 +535,8 @@ class OnlineMonitor:
         reason = str(error) if ours else f"internal error: {type(error).__name__}: {error}"
         return self._raise(sequence_id, opened, math.nan, math.nan, reason)
 
-    def _raise(
-        self, sequence_id: str, opened: _Open, value: float, threshold: float, reason: str
-    ) -> Alarm:
+    def _raise(self, sequence_id: str, opened: _Open, value: float, threshold: float,
+               reason: str) -> Alarm:
         self.alarms += 1
         opened.alarm = Alarm(sequence_id, opened.step, value, threshold, reason, self.state)
         return opened.alarm

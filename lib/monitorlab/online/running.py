@@ -160,9 +160,8 @@ class Statistic:
         raise NotImplementedError
 
 
-def training_part(
-    statistic: Statistic, labels: NDArray[np.integer[Any]], at_risk: int = 0
-) -> NDArray[np.bool_]:
+def training_part(statistic: Statistic, labels: NDArray[np.integer[Any]],
+                  at_risk: int = 0) -> NDArray[np.bool_]:
     r"""Say from which calibration sequences a statistic learns; the others may calibrate.
 
     False alarms are counted on safe sequences, so only these calibrate, and an unsafe one that is

@@ -46,11 +46,9 @@ _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
 
 
-def load_scores(
-    path: str | Path, orientation: str = "suspicion", dataset: str | None = None, *,
-    columns: Mapping[str, str] | str = "", group: str = "", positive: str = "unsafe",
-    signal: str = "",
-) -> Trajectories:
+def load_scores(path: str | Path, orientation: str = "suspicion", dataset: str | None = None, *,
+                columns: Mapping[str, str] | str = "", group: str = "", positive: str = "unsafe",
+                signal: str = "") -> Trajectories:
     """Read a user's own score file.
 
     Parameters
@@ -101,10 +99,9 @@ def load_scores(
     return found[0]
 
 
-def load_signals(
-    path: str | Path, orientation: str = "suspicion", dataset: str | None = None, *,
-    columns: Mapping[str, str] | str = "", group: str = "", positive: str = "unsafe",
-) -> list[Trajectories]:
+def load_signals(path: str | Path, orientation: str = "suspicion", dataset: str | None = None, *,
+                 columns: Mapping[str, str] | str = "", group: str = "",
+                 positive: str = "unsafe") -> list[Trajectories]:
     """Read a score file in which a column ``signal`` says which of several scored the step.
 
     Parameters as in :func:`load_scores`. A file without such a column holds one signal, ``score``.
@@ -149,9 +146,8 @@ def load_evaluator(path: str | Path, dataset: str) -> Trajectories:
     return replace(_turn(found), title=PUBLISHED_TITLES.get(dataset, ""))
 
 
-def from_frame(
-    frame: pd.DataFrame, dataset: str, signal: str, *, positive: str = "unsafe"
-) -> Trajectories:
+def from_frame(frame: pd.DataFrame, dataset: str, signal: str, *,
+               positive: str = "unsafe") -> Trajectories:
     """Check a table of step scores and put it into arrays. The order of rows does not matter.
 
     Parameters
@@ -189,30 +185,6 @@ def from_frame(
         plain = isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf"
         cells[ours] = column.to_numpy() if plain else column.tolist()
     return _Rows(cells, positive).trajectories(dataset, signal)
-
-
-def from_steps(steps: pd.DataFrame) -> dict[tuple[str, str], Trajectories]:
-    """Split a ``steps`` table into one :class:`Trajectories` per data set and signal.
-
-    Parameters
-    ----------
-    steps : DataFrame
-        The table ``steps`` of a run, already checked against its schema.
-
-    Returns
-    -------
-    dict
-        Keyed by (dataset, signal), in order of first appearance.
-    """
-    found = {}
-    for (dataset, signal), group in steps.groupby(["dataset", "signal"], sort=False):
-        one = from_frame(group.reset_index(drop=True), str(dataset), str(signal))
-        wrong = group[group["step_label"] == 1] if "step_label" in group else group[:0]
-        if len(wrong):
-            first = wrong.groupby("trajectory_id")["step"].min().reindex(one.ids, fill_value=0)
-            one = replace(one, onsets=first.to_numpy(dtype=np.int64))
-        found[one.dataset, one.signal] = one
-    return found
 
 
 @contextmanager
@@ -374,9 +346,8 @@ class _Rows:
             self._one_each("group", self.groups, "A trajectory belongs to one group.")
         self.onsets = self._read_onsets(table["onset"]) if "onset" in table else None
 
-    def trajectories(
-        self, dataset: str, signal: str, chosen: NDArray[np.bool_] | None = None
-    ) -> Trajectories:
+    def trajectories(self, dataset: str, signal: str,
+                     chosen: NDArray[np.bool_] | None = None) -> Trajectories:
         """Sort rows, all or only the chosen, into sequences without repeated steps and gaps."""
         at = np.arange(len(self.codes)) if chosen is None else np.flatnonzero(chosen)
         at = at[np.lexsort((self.steps[at], self.codes[at]))]
@@ -437,9 +408,8 @@ class _Rows:
             shown = f"{value:g}" if isinstance(value, int | float | np.number) else _brief(value)
             raise self._fault(name, row, f"found {shown}, expected {expected}.")
 
-    def _spread(
-        self, columns: Mapping[str, Cells], scores: list[Sequence[Any]]
-    ) -> dict[str, Cells]:
+    def _spread(self, columns: Mapping[str, Cells],
+                scores: list[Sequence[Any]]) -> dict[str, Cells]:
         """Spread out rows that hold a whole trajectory in lists."""
         lengths = np.array([len(cells) for cells in scores])
         if not lengths.all():

@@ -69,10 +69,8 @@ class Trajectories:
     stand_in: bool = False
 
     @classmethod
-    def from_padded(
-        cls, dataset: str, signal: str, ids: Sequence[str] | NDArray[Any], scores: FloatArray,
-        tokens: FloatArray, labels: NDArray[Any],
-    ) -> Trajectories:
+    def from_padded(cls, dataset: str, signal: str, ids: Sequence[str] | NDArray[Any],
+                    scores: FloatArray, tokens: FloatArray, labels: NDArray[Any]) -> Trajectories:
         """Take scores and tokens as arrays of shape (n, T), NaN after the last step."""
         present = ~np.isnan(scores)
         return cls(
@@ -193,7 +191,7 @@ class Trajectories:
                 f"{where}{unknown} of {len(self)} sequences have none. Calibration needs to know "
                 "how its sequences ended: take those with a label, or name its column, as in "
                 'columns={"label": "verdict"} or COLUMNS=label:verdict. Alarms at a given '
-                "threshold need no label (alarm_table).")
+                "threshold need no label (alarm_steps).")
         if unsafe in (0, len(self)):
             missing = "unsafe (label 1)" if unsafe == 0 else "safe (label 0)"
             raise ScoreFileError(

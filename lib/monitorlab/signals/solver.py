@@ -107,11 +107,9 @@ class Generator(_Checkpoint):
     model_class = LlamaForCausalLM
 
     @staticmethod
-    def train(
-        pairs: Sequence[tuple[str, str]], held_out: Sequence[tuple[str, str]],
-        targets: Mapping[str, float], settings: Training, folder: Path, seed: int,
-        temperature: float = 1.0, title: str = "",
-    ) -> None:
+    def train(pairs: Sequence[tuple[str, str]], held_out: Sequence[tuple[str, str]],
+              targets: Mapping[str, float], settings: Training, folder: Path, seed: int,
+              temperature: float = 1.0, title: str = "") -> None:
         """Train tokenizer and model from scratch and save a generator whenever it is good enough.
 
         Several generators of different strength come out of one training: each is the model at the
@@ -162,9 +160,8 @@ class Generator(_Checkpoint):
                 save(name)
 
     @torch.inference_mode()
-    def solve(
-        self, problems: Sequence[str], seed: int, temperature: float = 1.0, title: str = ""
-    ) -> list[Solution]:
+    def solve(self, problems: Sequence[str], seed: int, temperature: float = 1.0,
+              title: str = "") -> list[Solution]:
         """Sample one solution per problem, in batches and with a KV cache.
 
         Parameters
@@ -239,9 +236,8 @@ def _word_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
         tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **names)
 
 
-def _encode(
-    tokenizer: PreTrainedTokenizerBase, problem: str, solution: str | None = None
-) -> list[int]:
+def _encode(tokenizer: PreTrainedTokenizerBase, problem: str,
+            solution: str | None = None) -> list[int]:
     """Token ids of mark, problem, line break, solution, end mark; or only up to the line break."""
     ids = tokenizer(f"{problem}\n{solution or ''}", add_special_tokens=False)["input_ids"]
     end = [] if solution is None else [tokenizer.eos_token_id]
@@ -270,9 +266,8 @@ def _log_probs(model: Any, ids: torch.Tensor, temperature: float = 1.0) -> torch
     return logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
 
 
-def _expected_accuracy(
-    model: LlamaForCausalLM, rows: Sequence[Row], pad_id: int, temperature: float = 1.0
-) -> float:
+def _expected_accuracy(model: LlamaForCausalLM, rows: Sequence[Row], pad_id: int,
+                       temperature: float = 1.0) -> float:
     r"""Chance that a sampled solution is the reference, exactly and without sampling.
 
     .. math:: \frac{1}{n} \sum_x \prod_t p_\tau(o^\ast_t \mid x, o^\ast_{<t}),
@@ -286,9 +281,8 @@ def _expected_accuracy(
     return float((picked * (labels != IGNORED)).sum(1).exp().mean())
 
 
-def _token_log_probs(
-    model: Any, pad_id: int, prompts: Sequence[Sequence[int]], emitted: Sequence[Sequence[int]]
-) -> list[np.ndarray]:
+def _token_log_probs(model: Any, pad_id: int, prompts: Sequence[Sequence[int]],
+                     emitted: Sequence[Sequence[int]]) -> list[np.ndarray]:
     r"""Exact :math:`\log p(o_t \mid x, o_{<t})` of the emitted tokens, at temperature 1."""
     pairs = list(zip(prompts, emitted, strict=True))
     ids = pad([[*prompt, *tokens] for prompt, tokens in pairs], pad_id).to(model.device)
@@ -303,10 +297,8 @@ class Verifier(_Checkpoint):
     model_class = LlamaForTokenClassification
 
     @staticmethod
-    def train(
-        solutions: Sequence[tuple[str, str, Sequence[int]]], settings: Training, folder: Path,
-        seed: int, base: Path, title: str = "",
-    ) -> None:
+    def train(solutions: Sequence[tuple[str, str, Sequence[int]]], settings: Training, folder: Path,
+              seed: int, base: Path, title: str = "") -> None:
         """Train a verifier on generated solutions and save it.
 
         Parameters

@@ -13,7 +13,6 @@ that value, so an unlikely step is a suspicious one.
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,9 +84,8 @@ class StepScores:
     tokens: np.ndarray
 
     @classmethod
-    def pooled(
-        cls, log_probs: np.ndarray, step_of_token: np.ndarray, n_steps: int, pool: str
-    ) -> StepScores:
+    def pooled(cls, log_probs: np.ndarray, step_of_token: np.ndarray, n_steps: int,
+               pool: str) -> StepScores:
         """Turn token log-probabilities into suspicion: minus their minimum or mean per step."""
         parts = [log_probs[step_of_token == step] for step in range(n_steps)]
         for step, part in enumerate(parts, 1):
@@ -109,10 +107,8 @@ class StepScorer:
         self.model, self.tokenizer = model, tokenizer
 
     @classmethod
-    def load(
-        cls, name: str, revision: str = "", dtype: str = "float32", device: str = "cpu",
-        **options: Any,
-    ) -> Any:
+    def load(cls, name: str, revision: str = "", dtype: str = "float32", device: str = "cpu",
+             **options: Any) -> Any:
         """Load from a local folder or a pinned hub model; `options` go to the class."""
         tokenizer = load_tokenizer(name, revision)
         return cls(cls._load_model(name, revision, dtype, device), tokenizer, **options)
@@ -164,9 +160,8 @@ class StepScorer:
         """
         return self.score_many([(problem, steps)])[0]
 
-    def score_many(
-        self, trajectories: Sequence[Trajectory], ids: Sequence[str] = ()
-    ) -> list[StepScores]:
+    def score_many(self, trajectories: Sequence[Trajectory],
+                   ids: Sequence[str] = ()) -> list[StepScores]:
         """Score every trajectory that can be scored, in batches, and say which could not.
 
         Parameters
@@ -291,25 +286,6 @@ class Label:
                          f"position from 0 to {len(labels) - 1}")
 
 
-def split_steps(text: str) -> list[tuple[int, int]]:
-    """Split a solution at blank lines, or at line breaks where there is no blank line.
-
-    Returns
-    -------
-    list of (int, int)
-        Start and end of each non-blank step in `text`, surrounding blanks left out.
-    """
-    body = text.strip()
-    pattern = r"\n[^\S\n]*\n\s*" if re.search(r"\n[^\S\n]*\n", body) else r"\n\s*"
-    start = len(text) - len(text.lstrip())
-    bounds, position = [], 0
-    for found in re.finditer(pattern, body):
-        bounds.append((position, found.start()))
-        position = found.end()
-    bounds.append((position, len(body)))
-    return [(start + a, start + b) for a, b in bounds if b > a]
-
-
 class LogProbabilityScorer(StepScorer):
     """Suspicion per step, in [0, inf), from its tokens' log-probability under a language model.
 
@@ -336,10 +312,8 @@ class LogProbabilityScorer(StepScorer):
         Text after every step.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, system: str = "",
-        pool: str = "min", step_break: str = STEP_BREAK,
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, system: str = "",
+                 pool: str = "min", step_break: str = STEP_BREAK) -> None:
         super().__init__(model, tokenizer)
         if not tokenizer.is_fast:
             raise ModelError("log-probabilities per step need a fast tokenizer (token offsets)")
