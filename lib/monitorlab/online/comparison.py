@@ -30,7 +30,6 @@ VILLE = "ville"
 Split = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
-HIGH_PROBABILITY = "P(R > ε) ≤ δ"
 # What a calibrator promises, in symbols; all others keep the risk with high probability.
 GUARANTEES = {"crc": "E[R] ≤ ε", VILLE: "R ≤ ε if the ratio is exact"}
 
@@ -63,7 +62,7 @@ class Method:
     @property
     def guarantee(self) -> str:
         """The promise, in symbols."""
-        return GUARANTEES.get(self.calibrator, HIGH_PROBABILITY)
+        return GUARANTEES.get(self.calibrator, "P(R > ε) ≤ δ")
 
 
 _ALL_OF_IT = running.LikelihoodRatio("likelihood_ratio_all", training_share=1.0)
@@ -91,11 +90,9 @@ FURTHER_METHODS = (
     Method("e-valuator ratio + CRC", running.LikelihoodRatio(), source="[1] Eq. 8, [2]"),
     Method("learned + CRC", running.LearnedPrefix(), source="[1] Eq. 8, ours"),
     Method("learned + exact", running.LearnedPrefix(), "binomial", "[3] §3.1, ours"),
-    *(
-        Method(f"chosen for {words} + CRC", running.ChosenPrefix(objective, f"chosen_{objective}"),
-               source="[1] Eq. 8, ours", draws_ties=True)
-        for objective, words in zip(running.OBJECTIVES, ("power", "half", "delay"), strict=True)
-    ),
+    *(Method(f"chosen for {words} + CRC", running.ChosenPrefix(objective, f"chosen_{objective}"),
+             source="[1] Eq. 8, ours", draws_ties=True)
+      for objective, words in zip(running.OBJECTIVES, ("power", "half", "delay"), strict=True)),
 )
 
 ALL_METHODS = PAPER_METHODS + TRIVIAL_METHODS + FURTHER_METHODS
@@ -212,11 +209,9 @@ class _Resamples:
         raised, share = alarms > 0, np.where(alarms > 0, alarms / test.lengths[:, None], 1.0)
         copies = self.copies[:, positions].astype(np.float64)
         unsafe, onsets = test.labels == 1, test.known_onsets
-        measured = (
-            (raised, test.labels == 0), (raised, unsafe),
-            (alarms >= onsets[:, None], unsafe & (onsets > 0)),
-            (raised & (share <= 0.5), unsafe), (share, unsafe),
-        )
+        measured = ((raised, test.labels == 0), (raised, unsafe),
+                    (alarms >= onsets[:, None], unsafe & (onsets > 0)),
+                    (raised & (share <= 0.5), unsafe), (share, unsafe))  # as in MEASURES
         self.found.setdefault(method.label, []).append(np.stack([
             _weighted(outcome[of], copies[:, of], choice) for outcome, of in measured], axis=1))
 
@@ -266,8 +261,7 @@ def _first_alarms(statistic: Trajectories, values: FloatArray, strict: bool) -> 
         Steps from 1; 0 is none.
     """
     n, m = len(statistic), len(values)
-    so_far = statistic.transformed(
-        lambda scores: np.fmax.accumulate(scores, axis=1)).flat_scores
+    so_far = statistic.transformed(lambda scores: np.fmax.accumulate(scores, axis=1)).flat_scores
     # A step is silent for all thresholds from a certain one on, and the first alarm comes after
     # all silent steps, since the highest statistic so far never falls.
     passed = np.searchsorted(values, so_far, side="left" if strict else "right")
@@ -428,10 +422,9 @@ class _Fold:
     def _threshold(self, method: Method, fitted: _Fitted | None, level: float) -> Threshold:
         if fitted is None:
             silent = _silent(self.risk)
-            return Threshold(
-                value=silent, tie_break=float(silent > 0), risk=self.risk,
-                calibrator=method.calibrator, level=float(level), delta=self.delta, n=0, k=0,
-                n_needed=0, attained=0.0, state=thresholds.NOT_TRAINABLE)
+            return Threshold(silent, float(silent > 0), self.risk, method.calibrator, float(level),
+                             self.delta, n=0, k=0, n_needed=0, attained=0.0,
+                             state=thresholds.NOT_TRAINABLE)
         if method.calibrator == VILLE:
             return _ville_threshold(level, self.risk)
         return calibrate(
@@ -452,10 +445,8 @@ def _ville_threshold(level: float, risk: str = FALSE_ALARM) -> Threshold:
     """
     if risk != FALSE_ALARM:
         raise ValueError(f"Ville's inequality bounds false alarms only, not {risk!r}.")
-    return Threshold(
-        value=1.0 / check_level(level), tie_break=1.0, risk=FALSE_ALARM, calibrator=VILLE,
-        level=float(level), delta=math.nan, n=0, k=0, n_needed=0, attained=math.nan,
-        state=thresholds.CALIBRATED)
+    return Threshold(1.0 / check_level(level), 1.0, FALSE_ALARM, VILLE, float(level), math.nan,
+                     n=0, k=0, n_needed=0, attained=math.nan, state=thresholds.CALIBRATED)
 
 
 def random_splits(n: int, n_splits: int, calibration_fraction: float,
@@ -474,8 +465,8 @@ def random_splits(n: int, n_splits: int, calibration_fraction: float,
         Root of the spawned generators: split i is the same however many are asked for.
     """
     if not 0.0 < calibration_fraction < 1.0:
-        raise ValueError(
-            f"calibration_fraction is {calibration_fraction}, expected a share between 0 and 1.")
+        raise ValueError(f"calibration_fraction is {calibration_fraction}, expected a share "
+                         "between 0 and 1.")
     size = round(calibration_fraction * n)
     if not 0 < size < n:
         raise ValueError(

@@ -94,6 +94,11 @@ class DriftReference:
         counts = np.bincount(np.searchsorted(edges, peaks, side="left"), minlength=len(edges) + 1)
         return cls(tuple(edges.tolist()), tuple(counts.tolist()), rate)
 
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> DriftReference:
+        """Turn the fields, as JSON holds them, back into the reference."""
+        return cls(tuple(found["edges"]), tuple(found["counts"]), found["rate"])
+
 
 @dataclass
 class DriftTest:
@@ -175,9 +180,7 @@ class DriftTest:
         """
         test = cls(reference)
         try:
-            given = found["reference"]
-            about = DriftReference(tuple(given["edges"]), tuple(given["counts"]), given["rate"])
-            if about != reference:
+            if DriftReference.from_dict(found["reference"]) != reference:
                 raise ValueError("the evidence is about sequences of another policy")
             test.evidence, test.seen = float(found["evidence"]), int(found["seen"])
             test.fired_at = int(found["fired_at"])

@@ -197,8 +197,8 @@ class WatchedText:
             whatever follows it, is never returned.
         """
         if self.rule.tokens and not self.over:
-            return self.fail(SequenceError("steps are counted in tokens, which are not known of "
-                                           "this text: ask for log-probabilities"))
+            return self.fail(SequenceError("steps are counted in tokens, and the tokens of this "
+                                           "text are not known: ask for log-probabilities"))
         self._text += "" if self.over else text
         passed = ""
         while not self.over and (end := self.rule.end(self._text)):

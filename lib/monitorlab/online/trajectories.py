@@ -73,10 +73,8 @@ class Trajectories:
                     scores: FloatArray, tokens: FloatArray, labels: NDArray[Any]) -> Trajectories:
         """Take scores and tokens as arrays of shape (n, T), NaN after the last step."""
         present = ~np.isnan(scores)
-        return cls(
-            dataset, signal, np.asarray(ids, dtype=object), scores[present], tokens[present],
-            np.sum(present, axis=1), np.asarray(labels, dtype=np.int8),
-        )
+        return cls(dataset, signal, np.asarray(ids, dtype=object), scores[present],
+                   tokens[present], np.sum(present, axis=1), np.asarray(labels, dtype=np.int8))
 
     @property
     def scores(self) -> FloatArray:
@@ -91,9 +89,8 @@ class Trajectories:
         if len(self) * longest > MOST_CELLS:
             raise ValueError(
                 f"{len(self)} sequences of up to {longest} steps would take "
-                f"{len(self) * longest * 8 / 1e9:.0f} GB as one padded array, for "
-                f"{len(self.flat_scores)} steps: peaks, alarm_steps and transformed take "
-                "Trajectories as they are.")
+                f"{len(self) * longest * 8 / 1e9:.0f} GB as one padded array: peaks, alarm_steps "
+                "and transformed take Trajectories as they are.")
         present = np.arange(longest) < self.lengths[:, None]
         padded = np.full(present.shape, np.nan)
         padded[present] = self.flat_scores
@@ -129,12 +126,11 @@ class Trajectories:
     def take(self, index: NDArray[Any]) -> Trajectories:
         """Return the sequences at ``index`` (positions or a boolean mask), in that order."""
         at = self._steps_of(index)
+        groups, onsets = (None if of is None else of[index] for of in (self.groups, self.onsets))
         return replace(
             self, ids=self.ids[index], flat_scores=self.flat_scores[at],
             flat_tokens=self.flat_tokens[at], lengths=self.lengths[index],
-            labels=self.labels[index], groups=None if self.groups is None else self.groups[index],
-            onsets=None if self.onsets is None else self.onsets[index],
-        )
+            labels=self.labels[index], groups=groups, onsets=onsets)
 
     def steps(self, position: int) -> FloatArray:
         """Return the scores of one sequence."""

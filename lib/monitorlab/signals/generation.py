@@ -267,8 +267,7 @@ def _problem_ids(tokenizer: PreTrainedTokenizerBase, problem: str) -> list[int]:
 
 def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a text under audit, in which no text becomes a control token."""
-    encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True)
-    return list(encoded["input_ids"])
+    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
 @dataclass(frozen=True)
@@ -409,9 +408,9 @@ class StopAtAlarm(StoppingCriteria):
         for row in self._rows:
             watched = row.watched
             watched.finish()
-            answers.append(WatchedAnswer(
-                watched.sequence_id, row.decode(row.tokens), tuple(row.tokens),
-                tuple(watched.scores), tuple(watched.tokens), watched.alarm))
+            answers.append(WatchedAnswer(watched.sequence_id, row.decode(row.tokens),
+                                         tuple(row.tokens), tuple(watched.scores),
+                                         tuple(watched.tokens), watched.alarm))
         return answers
 
     def _log_probs(self, ids: torch.Tensor) -> list[float]:

@@ -116,10 +116,9 @@ class RecordedSequence:
         if source in _OPEN:
             return list(_OPEN[source]())
         if source not in _HUB:
-            file = Path(source).expanduser()
+            file, known = Path(source).expanduser(), ", ".join(SOURCES)
             if not file.is_file() and not file.suffix:
-                raise RecordingError(f"{source!r} is neither a file nor one of "
-                                     f"{', '.join(SOURCES)}")
+                raise RecordingError(f"{source!r} is neither a file nor one of {known}")
             return _read_file(file)
         options, make = _HUB[source]
         try:

@@ -80,9 +80,8 @@ class Solution:
             ablation), ``mean_logprob``: minus the mean, both in nats, at least 0, high = unsafe;
             ``tokens``: number of tokens. Each of shape (n_steps,).
         """
-        lowest, mean = (
-            StepScores.pooled(self.log_probs, self.step_of_token, self.n_steps, pool)
-            for pool in ("min", "mean"))
+        lowest, mean = (StepScores.pooled(self.log_probs, self.step_of_token, self.n_steps, pool)
+                        for pool in ("min", "mean"))
         return {"min_logprob": lowest.scores, "mean_logprob": mean.scores, "tokens": lowest.tokens}
 
 
@@ -146,8 +145,8 @@ class Generator(_Checkpoint):
         def enough(step: int) -> bool:
             if step % STEPS_BETWEEN_EXAMS == 0:
                 model.eval()
-                reached = _expected_accuracy(
-                    model, held_out_rows, tokenizer.pad_token_id, temperature)
+                reached = _expected_accuracy(model, held_out_rows, tokenizer.pad_token_id,
+                                             temperature)
                 model.train()
                 while waiting and reached >= targets[waiting[0]]:
                     save(waiting.pop(0))
@@ -245,12 +244,10 @@ def _encode(tokenizer: PreTrainedTokenizerBase, problem: str,
 
 
 def _examples(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]) -> list[Row]:
-    """Encode as `_encode` does, all at once; a problem ends at the first line break."""
-    texts = [f"{problem}\n{solution}" for problem, solution in pairs]
+    """Encode problems with solutions; a problem ends at the first line break."""
     line_break = tokenizer.convert_tokens_to_ids("\n")
     rows = []
-    for tokens in tokenizer(texts, add_special_tokens=False)["input_ids"]:
-        ids = [tokenizer.bos_token_id, *tokens, tokenizer.eos_token_id]
+    for ids in (_encode(tokenizer, *pair) for pair in pairs):
         n_prompt = ids.index(line_break) + 1
         rows.append({"input_ids": ids, "labels": [IGNORED] * n_prompt + ids[n_prompt:]})
     return rows
@@ -334,8 +331,7 @@ class Verifier(_Checkpoint):
                 marks[position] = int(label)
             rows.append({"input_ids": encoded.ids, "labels": marks})
         if len({label for row in rows for label in row["labels"]} - {IGNORED}) < 2:
-            raise ValueError("the verifier needs right and wrong steps to learn from, found one "
-                             "kind")
+            raise ValueError("the verifier learns from right and wrong steps, found one kind")
         with seeded(seed), no_progress_bars():
             loader = LlamaForTokenClassification.from_pretrained
             model = load_model(loader, str(base), "", new=["score"], num_labels=2)

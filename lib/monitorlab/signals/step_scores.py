@@ -29,11 +29,10 @@ from monitorlab.models.loading import load_model, load_tokenizer
 STEP_BREAK = "\n\n"
 POOLS = ("min", "mean")
 # A good and a bad label whose names say which is which, whatever their position.
-OPPOSITES = (
-    ("benign", "misbehavior"), ("safe", "unsafe"), ("harmless", "harmful"), ("good", "bad"),
-    ("correct", "incorrect"), ("right", "wrong"), ("+", "-"), ("non-toxic", "toxic"),
-    ("benign", "malicious"), ("benign", "jailbreak"), ("safe", "injection"),
-)
+OPPOSITES = (("benign", "misbehavior"), ("safe", "unsafe"), ("harmless", "harmful"),
+             ("good", "bad"), ("correct", "incorrect"), ("right", "wrong"), ("+", "-"),
+             ("non-toxic", "toxic"), ("benign", "malicious"), ("benign", "jailbreak"),
+             ("safe", "injection"))
 
 Problem = str | Sequence[str]
 Trajectory = tuple[Problem, Sequence[str]]
@@ -183,8 +182,7 @@ class StepScorer:
         """
         names = list(ids) or [str(k) for k in range(1, len(trajectories) + 1)]
         if len(set(names)) != len(trajectories):
-            raise ModelError(
-                f"{len(set(names))} different ids for {len(trajectories)} trajectories")
+            raise ModelError(f"{len(trajectories)} trajectories have {len(set(names))} different ids")
         encoded: dict[str, Any] = {}
         reasons: dict[str, str] = {}
         for name, trajectory in zip(names, trajectories, strict=True):
@@ -364,8 +362,7 @@ class LogProbabilityScorer(StepScorer):
                 raise ModelError("the prompt of the trajectory has no token, so that nothing "
                                  "predicts the first token of the answer: give a problem, or a "
                                  "system message")
-            n_tokens = len(answer.prompt) + len(answer.ids)
-            check_length(n_tokens, self.model.config, "the trajectory")
+            check_length(len(answer.prompt) + len(answer.ids), self.model.config, "the trajectory")
         return answers
 
     @torch.inference_mode()
