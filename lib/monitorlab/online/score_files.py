@@ -29,8 +29,8 @@ COLUMNS = ("trajectory_id", "step", "score", "label", "tokens", "total_tokens", 
            "onset")
 EXPECTED_COLUMNS = "trajectory_id, step, score and optionally label, tokens, group, signal, onset"
 EXPECTED_NUMBER = "a finite number; nothing is filled in"
-EXPECTED_SCORE = ("a number, or inf or -inf where it could not be computed and the stream is scored "
-                  "in the same way; leaving trajectories out would break the promise")
+EXPECTED_SCORE = ("a number, or inf or -inf where it could not be computed and the stream is "
+                  "scored in the same way; leaving trajectories out would break the promise")
 HOW_TO_NAME = 'name them: --columns score:p_bad, columns={"score": "p_bad"}, COLUMNS=score:p_bad'
 ORIENTATIONS = ("suspicion", "safety")
 POSITIVES = ("unsafe", "safe")

@@ -181,8 +181,8 @@ class StepScorer:
             others.
         """
         names = list(ids) or [str(k) for k in range(1, len(trajectories) + 1)]
-        if len(set(names)) != len(trajectories):
-            raise ModelError(f"{len(trajectories)} trajectories have {len(set(names))} different ids")
+        if (unlike := len(set(names))) != len(trajectories):
+            raise ModelError(f"{unlike} different ids for {len(trajectories)} trajectories")
         encoded: dict[str, Any] = {}
         reasons: dict[str, str] = {}
         for name, trajectory in zip(names, trajectories, strict=True):
