@@ -89,8 +89,9 @@ class Trajectories:
         if len(self) * longest > MOST_CELLS:
             raise ValueError(
                 f"{len(self)} sequences of up to {longest} steps would take "
-                f"{len(self) * longest * 8 / 1e9:.0f} GB as one padded array: peaks, alarm_steps "
-                "and transformed take Trajectories as they are.")
+                f"{len(self) * longest * 8 / 1e9:.0f} GB as one padded array, for "
+                f"{len(self.flat_scores)} steps: peaks, alarm_steps and transformed take "
+                "Trajectories as they are.")
         present = np.arange(longest) < self.lengths[:, None]
         padded = np.full(present.shape, np.nan)
         padded[present] = self.flat_scores

@@ -31,15 +31,9 @@ from transformers import (
 )
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from monitorlab.models import ModelError
+from monitorlab.models import ModelError, engine
 from monitorlab.models.chat import render_chat
-from monitorlab.models.engine import (
-    LABEL_MASS,
-    Encoded,
-    check_length,
-    count_tokens,
-    logits_at_steps,
-)
+from monitorlab.models.engine import LABEL_MASS, Encoded, logits_at_steps
 from monitorlab.models.guards import Guard, GuardFamily
 from monitorlab.models.loading import from_checkpoint, load_model
 from monitorlab.signals.step_scores import Label, Problem, StepScorer, StepScores
@@ -130,8 +124,8 @@ class _RewardScorer(StepScorer):
             raise ModelError(f"found {len(positions)} marks {text!r} for {len(steps)} steps: the "
                              "problem or a step contains the mark itself, or the tokenizer joins "
                              "it to its neighbours")
-        check_length(len(ids), self.model.config, "the trajectory")
-        return Encoded(ids, positions, count_tokens(self.tokenizer, steps))
+        engine.check_length(len(ids), self.model.config, "the trajectory")
+        return Encoded(ids, positions, engine.count_tokens(self.tokenizer, steps))
 
 
 class TokenRewardScorer(_RewardScorer):
@@ -314,9 +308,9 @@ class GuardScorer(StepScorer):
         prompts = [self.guard.prompt(part) for part in judged]
         for number, prompt in enumerate(prompts, 1):
             longest = len(prompt) + max(map(len, self.guard.words)) - 1
-            check_length(longest, self.model.config, f"the prompt of turn {number}")
+            engine.check_length(longest, self.model.config, f"the prompt of turn {number}")
         said = [part[-1][-1] for part in judged]
-        return prompts, np.array(count_tokens(self.tokenizer, said))
+        return prompts, np.array(engine.count_tokens(self.tokenizer, said))
 
     def _read(self, encoded: list[_Asked]) -> list[StepScores | ModelError]:
         """Score all turns of all conversations together."""
