@@ -46,7 +46,7 @@ import pandas as pd
 from monitorlab import display
 from monitorlab.chapters import signals as chapter
 from monitorlab.pipeline.runs import open_run
-from monitorlab.signals.conversations import Conversation, split_places
+from monitorlab.signals.conversations import Conversation
 
 # %%
 run = open_run("06_step_signals", profile=PROFILE, run_id=RUN_ID, seed=SEED)
@@ -324,7 +324,7 @@ display.show(
 # them was seen in training.
 
 # %%
-parts = dict(zip(("training", "test"), split_places(run.rng("places")), strict=True))
+parts = dict(zip(("training", "test"), Conversation.split_places(run.rng("places")), strict=True))
 amounts = run.profile.conversations
 length = {"min_turns": amounts.min_turns, "max_turns": amounts.max_turns}
 talks = {

@@ -348,16 +348,16 @@ print(repr(passed), broken.alarm.reason, sep="\n")
 # ## On the stream of a server
 #
 # If the model runs behind an OpenAI-compatible server, there is no loop to put a criterion into,
-# but there is a stream. `WatchedStream` reads its chunks, passes a step on once it has been judged,
-# and closes the connection at the alarm, which makes the server stop writing. With the client it is
-# `chunks = client.chat.completions.create(..., stream=True, logprobs=True)`. Here we make the
-# chunks by hand, from the tokens of the small example.
+# but there is a stream. `WatchedText.stream` reads its chunks, passes a step on once it has been
+# judged, and closes the connection at the alarm, which makes the server stop writing. With the
+# client it is `chunks = client.chat.completions.create(..., stream=True, logprobs=True)`. Here we
+# make the chunks by hand, from the tokens of the small example.
 
 
 # %%
 chunks = [chapter.chunk(text, np.log(probability)) for text, probability in tokens]
 streamed = chapter.WatchedText("stream", OnlineMonitor(small), chapter.LogProbability())
-print(list(chapter.WatchedStream(chunks, streamed)), streamed.alarm.reason, sep="\n")
+print(list(streamed.stream(chunks)), streamed.alarm.reason, sep="\n")
 
 # %% [markdown]
 # ## What does a watched token cost?

@@ -13,7 +13,7 @@ import numpy as np
 import openai
 import pytest
 
-from monitorlab.online.live import LiveStep, ScoreStep, WatchedStream, WatchedText
+from monitorlab.online.live import LiveStep, ScoreStep, WatchedText
 from monitorlab.online.policy import OnlineMonitor, Policy
 from monitorlab.signals.generation import LogProbability
 from monitorlab.statistics.thresholds import calibrate
@@ -99,7 +99,7 @@ def test_the_server_stops_writing_at_the_alarm(scorer: Any, asked: dict[str, Any
         watched = WatchedText("long", monitor, scorer)
         stream = client.chat.completions.create(
             model="m", messages=[{"role": "user", "content": "long"}], stream=True, **asked)
-        passed = list(WatchedStream(stream, watched))
+        passed = list(watched.stream(stream))
         assert passed == [f"line {number}\n" for number in range(1, 5)]
         assert watched.alarm is not None and watched.alarm.step == 5
         assert server.broken.wait(5.0), "the connection must be closed"
@@ -110,7 +110,7 @@ def test_the_server_stops_writing_at_the_alarm(scorer: Any, asked: dict[str, Any
         short = client.chat.completions.create(
             model="m", messages=[{"role": "user", "content": "short"}], stream=True, **asked)
         fine = WatchedText("short", monitor, scorer)
-        assert "".join(WatchedStream(short, fine)) == "line 1\nline 2\nline 3\n"
+        assert "".join(fine.stream(short)) == "line 1\nline 2\nline 3\n"
         assert fine.alarm is None and (monitor.alarms, monitor.finished) == (1, 2)
 
 
@@ -119,7 +119,7 @@ def test_a_server_that_sends_no_log_probabilities_alarms() -> None:
         stream = client.chat.completions.create(
             model="m", messages=[{"role": "user", "content": "long"}], stream=True)
         watched = WatchedText("a", OnlineMonitor(HALF), LogProbability())
-        assert list(WatchedStream(stream, watched)) == []
+        assert list(watched.stream(stream)) == []
         assert watched.alarm is not None
         assert "ask the server for them (logprobs=True)" in watched.alarm.reason
         assert server.broken.wait(5.0)

@@ -15,7 +15,7 @@ from monitorlab.benchmark.sandbox.runner import Job, SandboxError, run_jobs
 from monitorlab.benchmark.sources import programs, texts
 from monitorlab.benchmark.sources.records import Loaded, read_array, read_lines
 from monitorlab.chapters.construction import _combine
-from monitorlab.signals.recordings import load_recordings
+from monitorlab.signals.recordings import RecordedSequence
 
 Get = Callable[[str], Path]
 
@@ -152,7 +152,7 @@ def test_recorded_sequences_have_their_labels_and_onsets(
 ) -> None:
     get("tau_bench/gpt-4o-airline.json" if source == "tau_bench" else
         f"processbench/{source.removeprefix('processbench_')}.json")  # or the test is skipped
-    found = load_recordings(source)
+    found = RecordedSequence.load(source)
     assert [sum(one.label == label for one in found) for label in (1, 0, -1)] == [
         unsafe, safe, unknown]
     assert sum(one.onset > 0 for one in found) == onsets

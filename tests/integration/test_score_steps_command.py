@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from monitorlab.cli import app
 from monitorlab.commands.score_steps import _build_verifier
 from monitorlab.online.score_files import load_signals
-from monitorlab.signals.recordings import _read_recordings, load_recordings
+from monitorlab.signals.recordings import RecordedSequence
 from monitorlab.signals.step_scores import LogProbabilityScorer
 from monitorlab.signals.verifiers import GuardScorer
 from monitorlab.storage.sources import project_root
@@ -106,7 +106,7 @@ def test_a_guard_judges_what_either_side_says(folders: dict[str, str], tmp_path:
     assert scores["both"][::2] == pytest.approx(scores["user"], abs=1e-5)
     assert scores["both"][1::2] == pytest.approx(scores["assistant"], abs=1e-5)
     assert found["both"]["onset"].tolist() == [4] * 4
-    (one,) = _read_recordings(file)
+    (one,) = RecordedSequence.load(str(file))
     scorer = GuardScorer.load(folders["guard"], least_mass=0.0)
     assert scores["assistant"] == pytest.approx(
         scorer.score(one.problem, one.steps).scores, abs=1e-5)
@@ -276,7 +276,7 @@ def test_the_released_tool_calls_are_made_by_the_command(get: Get, tmp_path: Pat
 def test_some_of_the_released_log_probabilities_are_asked_again(get: Get, smollm2: str) -> None:
     get("processbench/gsm8k.json")
     kept = released("processbench_gsm8k")
-    known = [one for one in load_recordings("processbench_gsm8k") if one.name in kept]
+    known = [one for one in RecordedSequence.load("processbench_gsm8k") if one.name in kept]
     shortest = sorted(known, key=lambda one: len(str(one.steps)))[:2]
     verifier, _ = _build_verifier(f"logprob:{smollm2}", {})
     scorer = verifier.load()

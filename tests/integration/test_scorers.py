@@ -42,12 +42,12 @@ from transformers import (
 from monitorlab.models import ModelError
 from monitorlab.models.engine import token_batches
 from monitorlab.models.loading import load_tokenizer, no_progress_bars
+from monitorlab.signals.recordings import RecordedSequence
 from monitorlab.signals.step_scores import (
     Label,
     LeftOutError,
     LogProbabilityScorer,
     StepScorer,
-    split_steps,
 )
 from monitorlab.signals.verifiers import (
     GuardScorer,
@@ -371,12 +371,10 @@ def test_the_first_token_needs_a_prompt(folders: dict[str, str]) -> None:
 
 
 def test_split_steps_prefers_blank_lines() -> None:
-    def parts(text: str) -> list[str]:
-        return [text[a:b] for a, b in split_steps(text)]
-
-    assert parts("\na\nb\n\n  c \n \n\nd\n") == ["a\nb", "c ", "d"]
-    assert parts("a\nb\n") == ["a", "b"]
-    assert parts(" \n") == []
+    one = RecordedSequence("a", "b")
+    assert one.solved("\na\nb\n\n  c \n \n\nd\n").steps == ("a\nb", "c ", "d")
+    assert one.solved("a\nb\n").steps == ("a", "b")
+    assert one.solved(" \n").steps == ()
 
 
 def test_guard_reads_the_label_after_each_turn(folders: dict[str, str]) -> None:

@@ -121,7 +121,7 @@ def test_randomised_ties_spend_the_level(risk):
 
 def test_a_randomised_threshold_needs_draws_when_applied():
     threshold = calibrate(np.ones(100), 0.1, tie_rng=np.random.default_rng(0))
-    with pytest.raises(ValueError, match="pass tie_rng"):
+    with pytest.raises(ValueError, match="needs a draw per sequence"):
         alarm_steps(np.ones((3, 2)), threshold)
 
 

@@ -19,7 +19,6 @@ from monitorlab.signals.conversations import (
     Conversation,
     _load_phrases,
     _load_places,
-    split_places,
 )
 
 SHORT = {"the", "and", "for", "from", "that", "with", "your", "you", "are"}
@@ -115,7 +114,7 @@ def test_rules_reserve_everything_about_as_often_in_vain(
 
 
 def test_split_shares_no_place_role_thing_or_wording() -> None:
-    train, test = split_places(np.random.default_rng(3))
+    train, test = Conversation.split_places(np.random.default_rng(3))
     assert set(train) | set(test) == set(_load_places())
     parts = []
     for names, wording in ((train, "train"), (test, "test")):

@@ -13,7 +13,6 @@ from monitorlab.models import ModelError, sentence_encoder
 from monitorlab.signals.conversations import (
     Conversation,
     _load_places,
-    split_places,
 )
 
 Talks = dict[str, list[Conversation]]
@@ -21,7 +20,7 @@ Talks = dict[str, list[Conversation]]
 
 @pytest.fixture(scope="module")
 def talks() -> Talks:
-    train, test = split_places(np.random.default_rng(0))
+    train, test = Conversation.split_places(np.random.default_rng(0))
     return {"training": Conversation.draw(np.random.default_rng(1), 60, train),
             "test": Conversation.draw(np.random.default_rng(2), 60, test, "test")}
 

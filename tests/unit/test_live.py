@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from monitorlab.models import ModelError
 from monitorlab.models.tiny import build_tokenizer
 from monitorlab.online.drift import DriftReference
-from monitorlab.online.live import LiveStep, StepRule, WatchedStream, WatchedText
+from monitorlab.online.live import LiveStep, StepRule, WatchedText
 from monitorlab.online.policy import OnlineMonitor, Policy, SequenceError
 from monitorlab.signals.generation import CachedReader, CachedVerifier, LogProbability, StopAtAlarm
 from monitorlab.statistics.thresholds import calibrate
@@ -411,7 +411,7 @@ class Source:
 def watch(chunks: Sequence[Any], scorer: Any, **more: Any) -> tuple[list[str], Source, WatchedText]:
     source = Source(chunks)
     watched = WatchedText("a", OnlineMonitor(HALF), scorer, **more)
-    return list(WatchedStream(source, watched)), source, watched
+    return list(watched.stream(source)), source, watched
 
 
 def test_a_stream_is_closed_at_the_alarm_and_keeps_its_step_back() -> None:
@@ -478,7 +478,7 @@ def test_thoughts_are_watched_and_empty_streams_pass_nothing() -> None:
 
 def test_who_stops_reading_closes_the_stream() -> None:
     source = Source([chunk("one\n")] * 99)
-    for _ in WatchedStream(source, WatchedText("a", OnlineMonitor(HALF), Scored([0.1] * 99))):
+    for _ in WatchedText("a", OnlineMonitor(HALF), Scored([0.1] * 99)).stream(source):
         break
     assert source.read == 1
     gc.collect()

@@ -9,13 +9,7 @@ import pytest
 
 from monitorlab.benchmark.sources.records import RealDataError
 from monitorlab.signals import recordings
-from monitorlab.signals.recordings import (
-    RecordedSequence,
-    RecordingError,
-    ToolCallScorer,
-    _read_recordings,
-    load_recordings,
-)
+from monitorlab.signals.recordings import RecordedSequence, RecordingError, ToolCallScorer
 
 
 def write(path: Path, entries: object) -> Path:
@@ -33,7 +27,7 @@ def test_the_first_wrong_step_counts_from_one(tmp_path: Path, monkeypatch: pytes
               chain(id="c", label=-1), chain(id="d", label=0, final_answer_correct=True)]
     file = write(tmp_path / "x.json", chains)
     monkeypatch.setattr(recordings, "fetch", lambda key: file)
-    found = load_recordings("processbench_gsm8k")
+    found = RecordedSequence.load("processbench_gsm8k")
     assert [(one.label, one.onset) for one in found] == [(1, 2), (0, 0), (-1, 0), (1, 1)]
     assert len({one.group for one in found}) == 1, "one problem"
 
@@ -42,7 +36,7 @@ def test_a_mark_behind_the_last_step_is_refused(tmp_path: Path, monkeypatch: pyt
     file = write(tmp_path / "x.json", [chain(label=2)])
     monkeypatch.setattr(recordings, "fetch", lambda key: file)
     with pytest.raises(RealDataError, match="the first wrong step is 2, expected -1 to 1"):
-        load_recordings("processbench_math")
+        RecordedSequence.load("processbench_math")
 
 
 def call(name: str, **arguments: object) -> dict[str, object]:
@@ -73,7 +67,7 @@ def test_the_onset_is_the_first_write_that_the_reference_lacks(
         talk(1, 0, 0.0, WRONG, DONE),  # no trial reached this reference
     ])
     monkeypatch.setattr(recordings, "fetch", lambda key: file)
-    found = load_recordings("tau_bench")
+    found = RecordedSequence.load("tau_bench")
     assert [(one.name, one.label, one.onset, one.group) for one in found] == [
         ("task00-trial0", 0, 0, "task00"), ("task00-trial1", 1, 3, "task00"),
         ("task00-trial2", 1, 0, "task00"), ("task01-trial0", -1, 0, "task01"),
@@ -96,7 +90,7 @@ def test_the_rule_reads_calls_of_own_chats(tmp_path: Path):
             {"role": "user", "content": "Go."},
             {"role": "assistant", "content": None, "tool_calls": [
                 {"id": "c", "type": "function", "function": function}]}]
-    (one,) = _read_recordings(write(tmp_path / "x.json", [{"messages": chat}]))
+    (one,) = RecordedSequence.load(str(write(tmp_path / "x.json", [{"messages": chat}])))
     (found,) = ToolCallScorer(writes=["wipe"]).score_many([(one.problem, one.steps)])
     assert found.scores.tolist() == [0.0, 3.0]
 
@@ -109,13 +103,13 @@ def test_own_problems_solutions_and_chats(tmp_path: Path):
             {"question": "3 + 4?", "steps": ["3 + 4 = 8."], "label": 1, "onset": 1}]
     file = tmp_path / "x.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
-    assert _read_recordings(file) == [
+    assert RecordedSequence.load(str(file)) == [
         RecordedSequence("00001", "2 + 2?", answer="4"),
         RecordedSequence("b", "3 + 3?", ("3 + 3 = 6.", "So 6."), 0),
         RecordedSequence("00003", "3 + 4?", ("3 + 4 = 8.",), 1, 1),
     ]
     file.write_text(json.dumps({"messages": chat}))
-    (found,) = _read_recordings(file)
+    (found,) = RecordedSequence.load(str(file))
     assert (found.problem, found.steps) == (("Hi.",), ("Hello.\n\nWhat now?",))
 
 
@@ -130,7 +124,7 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, row: dict[str, object], 
     file = tmp_path / "x.jsonl"
     file.write_text(json.dumps(row))
     with pytest.raises(RecordingError) as caught:
-        _read_recordings(file)
+        RecordedSequence.load(str(file))
     assert message in str(caught.value)
 
 
@@ -140,7 +134,7 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, row: dict[str, object], 
 ])
 def test_sets_that_cannot_be_had_say_what_to_set(source: str, message: str):
     with pytest.raises(RecordingError) as caught:
-        load_recordings(source)
+        RecordedSequence.load(source)
     assert message in str(caught.value)
 
 
@@ -151,9 +145,9 @@ def test_sets_of_the_hub_from_a_local_copy(tmp_path: Path):
         {"model_type": "plain lm", "rating": 0.0, "transcript": "\n\nHuman: A.\n\nAssistant: B."},
     ]
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (found,) = load_recordings("red_team", path=str(tmp_path))
+    (found,) = RecordedSequence.load("red_team", path=str(tmp_path))
     assert found == RecordedSequence("attempt_00000", ("Hi.", "Now?"), ("Hello.", "Fine."), 1)
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "test.jsonl").write_text(json.dumps({"problem": "2 + 2?", "answer": "4"}))
-    assert load_recordings("math", path=str(tmp_path / "m")) == [
+    assert RecordedSequence.load("math", path=str(tmp_path / "m")) == [
         RecordedSequence("math_0000", "2 + 2?", answer="4")]

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.online.metrics import alarm_table
+from monitorlab.online.metrics import alarm_steps
 from monitorlab.online.score_files import COLUMNS, load_evaluator, load_scores, load_signals
-from monitorlab.online.trajectories import ScoreFileError, Trajectories
+from monitorlab.online.trajectories import UNKNOWN, ScoreFileError, Trajectories
 from monitorlab.storage.table_files import parse_columns
 
 HEADER = "trajectory_id,step,score,label\n"
@@ -190,10 +190,9 @@ def test_logs_without_labels_have_alarms_at_a_given_threshold(tmp_path):
     for text in (HEADER + "a,1,0.25,\na,2,0.5,\nb,1,0.75,1\n",
                  "trajectory_id,step,score\na,1,0.25\na,2,0.5\nb,1,0.75\n"):
         data = read(tmp_path, "x.csv", text)
-        table = alarm_table(data, 0.4)
-        assert table["alarm_step"].tolist() == [2, 1]
-        assert pd.isna(table["label"][0])
-        assert alarm_table(data, 0.6)["alarm_step"].isna().tolist() == [True, False]
+        assert alarm_steps(data, 0.4).tolist() == [2, 1]
+        assert data.labels[0] == UNKNOWN
+        assert alarm_steps(data, 0.6).tolist() == [0, 1]
         with pytest.raises(ScoreFileError, match=r"[12] of 2 sequences have none\. Calibration"):
             data.require_two_classes()
 

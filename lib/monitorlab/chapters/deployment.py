@@ -30,12 +30,12 @@ from monitorlab.models.loading import Checkpoint
 from monitorlab.models.smollm2 import INSTALL, load_smollm2, smollm2_installed
 from monitorlab.models.tiny import build_tokenizer, llama_config, seeded
 from monitorlab.online.comparison import TRIVIAL_METHODS, Method, compare_methods, random_splits
-from monitorlab.online.live import WatchedStream, WatchedText
-from monitorlab.online.metrics import alarm_table
+from monitorlab.online.live import WatchedText
+from monitorlab.online.metrics import alarm_steps
 from monitorlab.online.policy import OnlineMonitor, Policy, PolicyError, hashed_draws
 from monitorlab.online.running import LatestScore
 from monitorlab.online.score_files import load_scores
-from monitorlab.online.trajectories import Trajectories
+from monitorlab.online.trajectories import UNKNOWN, Trajectories
 from monitorlab.signals.generation import (
     CachedReader,
     LogProbability,
@@ -48,8 +48,8 @@ from monitorlab.storage.sources import project_root
 
 # What only the notebook takes from here.
 __all__ = [
-    "CachedReader", "Calibrated", "Plan", "PolicyError", "WatchedStream", "WatchedText",
-    "check_level", "digest_file", "watch",
+    "CachedReader", "Calibrated", "Plan", "PolicyError", "WatchedText", "check_level",
+    "digest_file", "watch",
 ]  # fmt: skip
 
 BY, STARTS = (1, 2, 5, 10), range(1, 201)
@@ -273,7 +273,11 @@ def interleaved(log: Trajectories, side: str, rng: np.random.Generator) -> list[
 def policy_alarms(policy: Policy, log: Trajectories) -> pd.DataFrame:
     """Judge whole sequences by a policy; return the table ``alarms``, labels missing if unknown."""
     rule = policy.threshold
-    table = alarm_table(log.transformed(policy.statistic), rule, hashed_draws(log.ids))
+    steps = alarm_steps(log.transformed(policy.statistic), rule, hashed_draws(log.ids))
+    table = pd.DataFrame({"trajectory_id": log.ids, "n_steps": log.lengths, "alarm_step": steps,
+                          "label": log.labels}).astype({"alarm_step": "Int64", "label": "Int64"})
+    table["alarm_step"] = table["alarm_step"].mask(table["alarm_step"] == 0)
+    table["label"] = table["label"].mask(table["label"] == UNKNOWN)
     return table.assign(
         dataset=log.dataset, signal=log.signal, statistic=policy.statistic.to_dict()["kind"],
         calibrator=rule.calibrator, risk=rule.risk, level=rule.level, split=0)

@@ -46,7 +46,7 @@ RULE = "tool-calls"
 # Kind of verifier to what is built; the parameters of these are its settings.
 VERIFIERS = {
     "logprob": ("step_scores:LogProbabilityScorer.load", "step_scores:LogProbabilityScorer"),
-    "prm": ("verifiers:load_reward_model", "verifiers:TokenRewardScorer.load",
+    "prm": ("verifiers:TokenRewardScorer.load_any", "verifiers:TokenRewardScorer.load",
             "verifiers:TokenRewardScorer", "verifiers:MathShepherdScorer"),
     "guard": ("verifiers:GuardScorer.load", "verifiers:GuardScorer"),
     RULE: ("recordings:ToolCallScorer",),
@@ -218,7 +218,7 @@ def score_steps(request: _Request) -> None:
     ModelError, ParameterError, RecordingError
         Something cannot be had, does not fit together, or no sequence can be scored.
     """
-    from monitorlab.signals.recordings import load_recordings
+    from monitorlab.signals.recordings import RecordedSequence
 
     given = named.split_assignments(request.option or ())
     verifier, reading = _build_verifier(request.verifier, given)
@@ -228,7 +228,8 @@ def score_steps(request: _Request) -> None:
         "check": request.check}))
     if request.out.exists() and not request.force:
         check_alike(request.out, request.beside("json"), settings, ", or --force to replace it")
-    sequences = load_recordings(request.source, reading.source_path, reading.source_revision)
+    sequences = RecordedSequence.load(request.source, reading.source_path,
+                                      reading.source_revision)
     if reading.limit:
         drawn = np.random.default_rng(reading.seed).permutation(len(sequences))
         sequences = [sequences[i] for i in drawn[: reading.limit]]
@@ -266,8 +267,6 @@ def score_steps(request: _Request) -> None:
 def _solved(request: _Request,
             sequences: Sequence[RecordedSequence]) -> tuple[list[RecordedSequence], dict[str, str]]:
     """Let the generator solve what has no steps; return the solved, and why others are not."""
-    from monitorlab.signals.step_scores import split_steps
-
     open_ones = [one for one in sequences if not one.steps]
     if not request.generator:
         if open_ones:
@@ -291,9 +290,9 @@ def _solved(request: _Request,
         row = table.loc[one.name]
         found = store.get(row["request_hash"])
         text = found.reply.rpartition("</think>")[2] if found else ""
-        steps = tuple(text[start:end] for start, end in split_steps(text))
-        if row["status"] == UNPARSED and steps:
-            solved.append(replace(one, steps=steps, label=UNKNOWN, onset=0))
+        answered = one.solved(text)
+        if row["status"] == UNPARSED and answered.steps:
+            solved.append(answered)
         else:
             skipped[one.name] = CUT_OFF if row["status"] == TRUNCATED and text else (
                 f"no solution: {row['status']}, {row['evidence'] or 'no text'}")

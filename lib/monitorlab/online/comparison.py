@@ -30,7 +30,6 @@ VILLE = "ville"
 Split = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
-HIGH_PROBABILITY = "P(R > ε) ≤ δ"
 # What a calibrator promises, in symbols; all others keep the risk with high probability.
 GUARANTEES = {"crc": "E[R] ≤ ε", VILLE: "R ≤ ε if the ratio is exact"}
 
@@ -63,7 +62,7 @@ class Method:
     @property
     def guarantee(self) -> str:
         """The promise, in symbols."""
-        return GUARANTEES.get(self.calibrator, HIGH_PROBABILITY)
+        return GUARANTEES.get(self.calibrator, "P(R > ε) ≤ δ")
 
 
 _ALL_OF_IT = running.LikelihoodRatio("likelihood_ratio_all", training_share=1.0)
@@ -91,11 +90,9 @@ FURTHER_METHODS = (
     Method("e-valuator ratio + CRC", running.LikelihoodRatio(), source="[1] Eq. 8, [2]"),
     Method("learned + CRC", running.LearnedPrefix(), source="[1] Eq. 8, ours"),
     Method("learned + exact", running.LearnedPrefix(), "binomial", "[3] §3.1, ours"),
-    *(
-        Method(f"chosen for {words} + CRC", running.ChosenPrefix(objective, f"chosen_{objective}"),
-               source="[1] Eq. 8, ours", draws_ties=True)
-        for objective, words in zip(running.OBJECTIVES, ("power", "half", "delay"), strict=True)
-    ),
+    *(Method(f"chosen for {words} + CRC", running.ChosenPrefix(objective, f"chosen_{objective}"),
+             source="[1] Eq. 8, ours", draws_ties=True)
+      for objective, words in zip(running.OBJECTIVES, ("power", "half", "delay"), strict=True)),
 )
 
 ALL_METHODS = PAPER_METHODS + TRIVIAL_METHODS + FURTHER_METHODS
@@ -139,9 +136,7 @@ def _tie_rngs(split: int) -> tuple[np.random.Generator, np.random.Generator]:
     return np.random.default_rng([split, 0]), np.random.default_rng([split, 1])
 
 
-def _draw_sequences(
-    n: int, draws: int, groups: NDArray[Any] | None = None
-) -> NDArray[np.int16]:
+def _draw_sequences(n: int, draws: int, groups: NDArray[Any] | None = None) -> NDArray[np.int16]:
     """Draw sequences with replacement, or whole groups of them, as many as there are.
 
     Parameters
@@ -189,9 +184,8 @@ class _Resamples:
     delta: float
     found: dict[str, list[FloatArray]] = field(default_factory=dict)
 
-    def add(
-        self, method: Method, positions: IntArray, test: Trajectories, fitted: _Fitted | None
-    ) -> None:
+    def add(self, method: Method, positions: IntArray, test: Trajectories,
+            fitted: _Fitted | None) -> None:
         """Place the method's threshold for every draw and test it on one split.
 
         Parameters
@@ -215,11 +209,9 @@ class _Resamples:
         raised, share = alarms > 0, np.where(alarms > 0, alarms / test.lengths[:, None], 1.0)
         copies = self.copies[:, positions].astype(np.float64)
         unsafe, onsets = test.labels == 1, test.known_onsets
-        measured = (
-            (raised, test.labels == 0), (raised, unsafe),
-            (alarms >= onsets[:, None], unsafe & (onsets > 0)),
-            (raised & (share <= 0.5), unsafe), (share, unsafe),
-        )
+        measured = ((raised, test.labels == 0), (raised, unsafe),
+                    (alarms >= onsets[:, None], unsafe & (onsets > 0)),
+                    (raised & (share <= 0.5), unsafe), (share, unsafe))  # as in MEASURES
         self.found.setdefault(method.label, []).append(np.stack([
             _weighted(outcome[of], copies[:, of], choice) for outcome, of in measured], axis=1))
 
@@ -269,8 +261,7 @@ def _first_alarms(statistic: Trajectories, values: FloatArray, strict: bool) -> 
         Steps from 1; 0 is none.
     """
     n, m = len(statistic), len(values)
-    so_far = statistic.transformed(
-        lambda scores: np.fmax.accumulate(scores, axis=1)).flat_scores
+    so_far = statistic.transformed(lambda scores: np.fmax.accumulate(scores, axis=1)).flat_scores
     # A step is silent for all thresholds from a certain one on, and the first alarm comes after
     # all silent steps, since the highest statistic so far never falls.
     passed = np.searchsorted(values, so_far, side="left" if strict else "right")
@@ -290,11 +281,9 @@ def _weighted(outcome: NDArray[np.generic], copies: FloatArray, choice: IntArray
 PAPER_LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 
 
-def compare_methods(
-    trajectories: Trajectories, methods: Sequence[Method], splits: Iterable[Split], *,
-    levels: Sequence[float] = PAPER_LEVELS, delta: float = 0.1, risk: str = FALSE_ALARM,
-    resamples: _Resamples | None = None,
-) -> pd.DataFrame:
+def compare_methods(trajectories: Trajectories, methods: Sequence[Method], splits: Iterable[Split],
+                    *, levels: Sequence[float] = PAPER_LEVELS, delta: float = 0.1,
+                    risk: str = FALSE_ALARM, resamples: _Resamples | None = None) -> pd.DataFrame:
     """Run every method at every level on every split.
 
     Parameters
@@ -433,10 +422,9 @@ class _Fold:
     def _threshold(self, method: Method, fitted: _Fitted | None, level: float) -> Threshold:
         if fitted is None:
             silent = _silent(self.risk)
-            return Threshold(
-                value=silent, tie_break=float(silent > 0), risk=self.risk,
-                calibrator=method.calibrator, level=float(level), delta=self.delta, n=0, k=0,
-                n_needed=0, attained=0.0, state=thresholds.NOT_TRAINABLE)
+            return Threshold(silent, float(silent > 0), self.risk, method.calibrator, float(level),
+                             self.delta, n=0, k=0, n_needed=0, attained=0.0,
+                             state=thresholds.NOT_TRAINABLE)
         if method.calibrator == VILLE:
             return _ville_threshold(level, self.risk)
         return calibrate(
@@ -457,15 +445,12 @@ def _ville_threshold(level: float, risk: str = FALSE_ALARM) -> Threshold:
     """
     if risk != FALSE_ALARM:
         raise ValueError(f"Ville's inequality bounds false alarms only, not {risk!r}.")
-    return Threshold(
-        value=1.0 / check_level(level), tie_break=1.0, risk=FALSE_ALARM, calibrator=VILLE,
-        level=float(level), delta=math.nan, n=0, k=0, n_needed=0, attained=math.nan,
-        state=thresholds.CALIBRATED)
+    return Threshold(1.0 / check_level(level), 1.0, FALSE_ALARM, VILLE, float(level), math.nan,
+                     n=0, k=0, n_needed=0, attained=math.nan, state=thresholds.CALIBRATED)
 
 
-def random_splits(
-    n: int, n_splits: int, calibration_fraction: float, seed: int | np.random.SeedSequence
-) -> Iterator[Split]:
+def random_splits(n: int, n_splits: int, calibration_fraction: float,
+                  seed: int | np.random.SeedSequence) -> Iterator[Split]:
     """Yield (calibration, test) positions, each split from a generator of its own.
 
     Parameters
@@ -480,8 +465,8 @@ def random_splits(
         Root of the spawned generators: split i is the same however many are asked for.
     """
     if not 0.0 < calibration_fraction < 1.0:
-        raise ValueError(
-            f"calibration_fraction is {calibration_fraction}, expected a share between 0 and 1.")
+        raise ValueError(f"calibration_fraction is {calibration_fraction}, expected a share "
+                         "between 0 and 1.")
     size = round(calibration_fraction * n)
     if not 0 < size < n:
         raise ValueError(

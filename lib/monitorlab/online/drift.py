@@ -72,9 +72,8 @@ class DriftReference:
             raise ValueError(f"the drift rate is {self.rate}, expected a number between 0 and 1.")
 
     @classmethod
-    def of(
-        cls, peaks: FloatArray, others: FloatArray, below: float, rate: float = 0.01
-    ) -> DriftReference:
+    def of(cls, peaks: FloatArray, others: FloatArray, below: float,
+           rate: float = 0.01) -> DriftReference:
         """Count peaks in bins.
 
         Parameters
@@ -94,6 +93,11 @@ class DriftReference:
         edges = cuts[cuts < below]
         counts = np.bincount(np.searchsorted(edges, peaks, side="left"), minlength=len(edges) + 1)
         return cls(tuple(edges.tolist()), tuple(counts.tolist()), rate)
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> DriftReference:
+        """Turn the fields, as JSON holds them, back into the reference."""
+        return cls(tuple(found["edges"]), tuple(found["counts"]), found["rate"])
 
 
 @dataclass
@@ -176,9 +180,7 @@ class DriftTest:
         """
         test = cls(reference)
         try:
-            given = found["reference"]
-            about = DriftReference(tuple(given["edges"]), tuple(given["counts"]), given["rate"])
-            if about != reference:
+            if DriftReference.from_dict(found["reference"]) != reference:
                 raise ValueError("the evidence is about sequences of another policy")
             test.evidence, test.seen = float(found["evidence"]), int(found["seen"])
             test.fired_at = int(found["fired_at"])

@@ -1,11 +1,11 @@
 """A text that is being written, watched step by step: where steps end, what an alarm keeps back.
 
 Whatever writes the text hands it over piece by piece: a generation loop token by token
-(:mod:`monitorlab.signals.generation`), a server chunk by chunk (:class:`WatchedStream`). A rule
-cuts the text into steps, a scorer gives each step its suspicion, and the monitor judges the score.
-Cut and score a text in deployment as those were that calibrated the policy, or its promise is about
-something else: log scores with a monitor of ``None``, and give the `scoring` of such a text to the
-policy, which then refuses texts that are watched in another way.
+(:mod:`monitorlab.signals.generation`), a server chunk by chunk (:meth:`WatchedText.stream`). A
+rule cuts the text into steps, a scorer gives each step its suspicion, and the monitor judges the
+score. Cut and score a text in deployment as those were that calibrated the policy, or its promise
+is about something else: log scores with a monitor of ``None``, and give the `scoring` of such a
+text to the policy, which then refuses texts that are watched in another way.
 
 Everything fails closed. A scorer that raises or returns no number alarms its text with the reason,
 and so does a stream that breaks off.
@@ -87,8 +87,8 @@ class StepRule:
     characters: int = 1000
 
     def __post_init__(self) -> None:
-        if self.tokens < 0 or self.characters < 0 or not (
-                self.mark or self.tokens or self.characters):
+        ends = self.mark or self.tokens or self.characters
+        if not ends or min(self.tokens, self.characters) < 0:
             raise ValueError(f"no step would ever end by {self}: give a mark, or a number of "
                              "tokens or characters above 0.")
 
@@ -233,6 +233,60 @@ class WatchedText:
             self.alarm = self.monitor.fail(self.sequence_id, error, group=self.group)
         return ""
 
+    def stream(self, chunks: Iterable[Any]) -> Iterator[str]:
+        """Pass on a streamed chat completion step by step, until an alarm.
+
+        Each step is yielded once its score has passed, so that the step that alarms never reaches
+        the caller. At the alarm nothing more is read and the stream is closed, which makes an
+        OpenAI-compatible server stop writing. Read ``alarm`` afterwards.
+
+        Parameters
+        ----------
+        chunks : iterable
+            Chunks of a chat completion, as ``openai`` yields them with ``stream=True`` or as
+            dictionaries of the same form; closed at the end, if it can be. With ``logprobs=True``
+            the steps have log-probabilities.
+
+        Examples
+        --------
+        >>> from monitorlab import OnlineMonitor, Policy, calibrate
+        >>> class Shouting:
+        ...     def start(self, problem):
+        ...         return lambda step: sum(map(str.isupper, step.text)) / len(step.text)
+        >>> policy = Policy(calibrate([0.1, 0.2, 0.3, 0.4], level=0.2))
+        >>> watched = WatchedText("a", OnlineMonitor(policy), Shouting())
+        >>> said = ["so far\\nso ", "good\\nNOW IT ", "SHOUTS\\nand goes on"]
+        >>> chunks = [{"choices": [{"delta": {"content": text}}]} for text in said]
+        >>> list(watched.stream(chunks))
+        ['so far\\n', 'so good\\n']
+        >>> watched.alarm.step
+        3
+        """
+        ended = False
+        try:
+            for text, tokens, last in self._read(chunks):
+                if tokens:
+                    yield from filter(None, (self.token(*token) for token in tokens))
+                elif text and (passed := self.piece(text)):
+                    yield passed
+                ended = ended or last
+                if self.alarm is not None:
+                    break
+            if not (ended or self.alarm):
+                self.fail(SequenceError("the stream broke off: it ended without a finish_reason"))
+            if passed := self.finish():
+                yield passed
+        finally:  # also where the caller stops reading
+            if close := getattr(chunks, "close", None):
+                close()
+
+    def _read(self, chunks: Iterable[Any]) -> Iterator[tuple[str, Tokens, bool]]:
+        """Yield text, tokens and whether it is the last of each chunk; none after a failure."""
+        try:
+            yield from map(_read_chunk, chunks)
+        except Exception as error:  # a connection may break in many ways, and a chunk be anything
+            self.fail(error)
+
     @property
     def over(self) -> bool:
         """Whether nothing more is taken: it has ended, or was stopped."""
@@ -257,71 +311,6 @@ class WatchedText:
         self.scores.append(score)
         self.tokens.append(len(log_probs))
         return "" if self.alarm else step.text
-
-
-class WatchedStream:
-    """The text of a streamed chat completion, passed on step by step until an alarm.
-
-    Iterating yields each step once its score has passed, so that the step that alarms never
-    reaches the caller. At the alarm nothing more is read and the stream is closed, which makes an
-    OpenAI-compatible server stop writing. Read ``watched.alarm`` afterwards.
-
-    Parameters
-    ----------
-    chunks : iterable
-        Chunks of a chat completion, as ``openai`` yields them with ``stream=True`` or as
-        dictionaries of the same form; closed at the end, if it can be. With ``logprobs=True`` the
-        steps have log-probabilities.
-    watched : WatchedText
-        The text, with monitor and scorer.
-
-    Examples
-    --------
-    >>> from monitorlab import OnlineMonitor, Policy, calibrate
-    >>> class Shouting:
-    ...     def start(self, problem):
-    ...         return lambda step: sum(map(str.isupper, step.text)) / len(step.text)
-    >>> policy = Policy(calibrate([0.1, 0.2, 0.3, 0.4], level=0.2))
-    >>> watched = WatchedText("a", OnlineMonitor(policy), Shouting())
-    >>> said = ["so far\\nso ", "good\\nNOW IT ", "SHOUTS\\nand goes on"]
-    >>> chunks = [{"choices": [{"delta": {"content": text}}]} for text in said]
-    >>> list(WatchedStream(chunks, watched))
-    ['so far\\n', 'so good\\n']
-    >>> watched.alarm.step
-    3
-    """
-
-    def __init__(self, chunks: Iterable[Any], watched: WatchedText):
-        self.chunks, self.watched = chunks, watched
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the steps that pass."""
-        watched, ended = self.watched, False
-        try:
-            for text, tokens, last in self._chunks():
-                if tokens:
-                    yield from filter(None, (watched.token(*token) for token in tokens))
-                elif text and (passed := watched.piece(text)):
-                    yield passed
-                ended = ended or last
-                if watched.alarm is not None:
-                    break
-            if not (ended or watched.alarm):
-                watched.fail(SequenceError("the stream broke off: it ended without a "
-                                           "finish_reason"))
-            if passed := watched.finish():
-                yield passed
-        finally:  # also where the caller stops reading
-            if close := getattr(self.chunks, "close", None):
-                close()
-
-    def _chunks(self) -> Iterator[tuple[str, Tokens, bool]]:
-        """Yield text, tokens and whether it is the last of each chunk; none after a failure."""
-        try:
-            for chunk in self.chunks:
-                yield _read_chunk(chunk)
-        except Exception as error:  # a connection may break in many ways, and a chunk be anything
-            self.watched.fail(error)
 
 
 Tokens = list[tuple[str, float]]  # text and log-probability of each

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from monitorlab.online.running import FloatArray, IntArray
-from monitorlab.online.trajectories import UNKNOWN, Trajectories
+from monitorlab.online.trajectories import Trajectories
 from monitorlab.statistics.thresholds import Threshold, tie_draws
 
 
@@ -71,10 +70,8 @@ def peaks(statistic: Trajectories | FloatArray) -> FloatArray:
     return np.asarray(np.fmax.reduceat(values, np.cumsum(lengths) - lengths))
 
 
-def alarm_steps(
-    statistic: Trajectories | FloatArray, threshold: Threshold | float,
-    tie_rng: np.random.Generator | FloatArray | None = None,
-) -> IntArray:
+def alarm_steps(statistic: Trajectories | FloatArray, threshold: Threshold | float,
+                tie_rng: np.random.Generator | FloatArray | None = None) -> IntArray:
     """First step, counted from 1, at which each sequence alarms; 0 if it never does.
 
     Parameters
@@ -95,42 +92,13 @@ def alarm_steps(
     starts = np.cumsum(lengths) - lengths
     if not isinstance(threshold, Threshold):
         passed = values > float(threshold)
-    elif 0.0 < threshold.tie_break < 1.0:
-        if tie_rng is None:
-            raise ValueError("this threshold breaks ties at random: pass tie_rng to alarm_steps.")
+    elif tie_rng is not None and 0.0 < threshold.tie_break < 1.0:
         passed = threshold.alarms(values, np.repeat(tie_draws(tie_rng, len(lengths)), lengths))
     else:
         passed = threshold.alarms(values)
     step = np.arange(len(values)) - np.repeat(starts, lengths) + 1
     first = np.minimum.reduceat(np.where(passed, step, len(values) + 1), starts)
     return np.where(first <= lengths, first, 0)
-
-
-def alarm_table(
-    trajectories: Trajectories, threshold: Threshold | float,
-    tie_rng: np.random.Generator | FloatArray | None = None,
-) -> pd.DataFrame:
-    """One row per sequence: when it alarms at a given threshold. No labels are needed.
-
-    Parameters
-    ----------
-    trajectories : Trajectories
-        Scores; or a running statistic, if the threshold is one of it.
-    threshold, tie_rng
-        As in :func:`alarm_steps`.
-
-    Returns
-    -------
-    DataFrame
-        ``trajectory_id, n_steps, alarm_step`` (missing is none), and ``label`` (missing is
-        unknown).
-    """
-    steps = pd.array(alarm_steps(trajectories, threshold, tie_rng), dtype="Int64")
-    labels = pd.array(trajectories.labels, dtype="Int64")
-    steps[steps == 0] = pd.NA
-    labels[labels == UNKNOWN] = pd.NA
-    return pd.DataFrame({"trajectory_id": trajectories.ids, "n_steps": trajectories.lengths,
-                         "alarm_step": steps, "label": labels})
 
 
 def alarm_metrics(alarms: IntArray, test: Trajectories) -> _AlarmMetrics:
@@ -173,7 +141,6 @@ def _flat(statistic: Trajectories | FloatArray) -> tuple[FloatArray, IntArray]:
         return statistic.flat_scores, statistic.lengths
     padded = np.asarray(statistic, dtype=np.float64)
     if padded.ndim != 2:
-        raise ValueError(
-            f"the statistic has shape {padded.shape}, expected trajectories or an array of shape "
-            "(sequences, steps), NaN after the last step.")
+        raise ValueError(f"the statistic has shape {padded.shape}, expected trajectories or an "
+                         "array of shape (sequences, steps), NaN after the last step.")
     return padded.ravel(), np.full(padded.shape[0], padded.shape[1])

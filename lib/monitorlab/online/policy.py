@@ -228,14 +228,11 @@ def _policy_from(found: Mapping[str, Any]) -> Policy:
     for name in ("name", "data", "scoring", "void", "created", "expires"):
         if not isinstance(values[name], str):
             raise PolicyError(f"{name} is {values[name]!r}, expected text.")
-    drift = values["drift"]
-    values |= {
-        "threshold": _rule_from_dict(values["threshold"]),
-        "statistic": Fitted.from_dict(values["statistic"]),
-        "groups": {name: _rule_from_dict(rule) for name, rule in values["groups"].items()},
-        "drift": None if drift is None else DriftReference(
-            tuple(drift["edges"]), tuple(drift["counts"]), drift["rate"]),
-    }
+    if values["drift"] is not None:
+        values["drift"] = DriftReference.from_dict(values["drift"])
+    values["threshold"] = _rule_from_dict(values["threshold"])
+    values["statistic"] = Fitted.from_dict(values["statistic"])
+    values["groups"] = {name: _rule_from_dict(rule) for name, rule in values["groups"].items()}
     return Policy(**values)
 
 
@@ -417,9 +414,8 @@ class OnlineMonitor:
         """Evidence of drift: 1 at the start, drift at 1 / rate; NaN without a reference."""
         return math.nan if self.drift is None else self.drift.evidence
 
-    def update(
-        self, sequence_id: str, score: float, *, step: int | None = None, group: str = ""
-    ) -> Alarm | None:
+    def update(self, sequence_id: str, score: float, *, step: int | None = None,
+               group: str = "") -> Alarm | None:
         """Take the next score of a sequence, and return an alarm or None.
 
         A sequence that has alarmed stays alarmed: it returns the same alarm at every later step.
@@ -509,11 +505,10 @@ class OnlineMonitor:
     def status(self) -> dict[str, Any]:
         """Return counts, evidence of drift and state, as strict JSON takes them."""
         evidence = self.drift_evidence
-        return {
-            "state": self.state, "why": "; ".join(self.policy.warnings()), "steps": self.steps,
-            "open": self.open, "finished": self.finished, "alarms": self.alarms,
-            "errors": self.errors, "drift_evidence": evidence if math.isfinite(evidence) else None,
-        }
+        return {"state": self.state, "why": "; ".join(self.policy.warnings()), "steps": self.steps,
+                "open": self.open, "finished": self.finished, "alarms": self.alarms,
+                "errors": self.errors,
+                "drift_evidence": evidence if math.isfinite(evidence) else None}
 
     def _next(self, sequence_id: str, group: str) -> _Open:
         """Count a step of a sequence, which begins if it was not open."""
@@ -536,9 +531,8 @@ class OnlineMonitor:
         reason = str(error) if ours else f"internal error: {type(error).__name__}: {error}"
         return self._raise(sequence_id, opened, math.nan, math.nan, reason)
 
-    def _raise(
-        self, sequence_id: str, opened: _Open, value: float, threshold: float, reason: str
-    ) -> Alarm:
+    def _raise(self, sequence_id: str, opened: _Open, value: float, threshold: float,
+               reason: str) -> Alarm:
         self.alarms += 1
         opened.alarm = Alarm(sequence_id, opened.step, value, threshold, reason, self.state)
         return opened.alarm

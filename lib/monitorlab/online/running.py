@@ -108,10 +108,10 @@ class Fitted:
         try:
             fitted = kinds[kind](**{name: _read(data[name]) for name in names})
             fitted.update(fitted.start(), 0.0)  # numbers in the wrong depth show here
-            return fitted
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"the fitted statistic of kind {kind!r} cannot be used: {error}") from None
+        return fitted
 
 
 def _written(value: Any) -> Any:
@@ -160,9 +160,8 @@ class Statistic:
         raise NotImplementedError
 
 
-def training_part(
-    statistic: Statistic, labels: NDArray[np.integer[Any]], at_risk: int = 0
-) -> NDArray[np.bool_]:
+def training_part(statistic: Statistic, labels: NDArray[np.integer[Any]],
+                  at_risk: int = 0) -> NDArray[np.bool_]:
     r"""Say from which calibration sequences a statistic learns; the others may calibrate.
 
     False alarms are counted on safe sequences, so only these calibrate, and an unsafe one that is
@@ -201,8 +200,7 @@ def _require_both_classes(train: Trajectories, who: str, least: int = 1) -> None
         raise TooFewSequencesError(
             f"{who} learns from at least {least} safe and {least} unsafe sequences; the training "
             f"part of the calibration set has {len(train) - unsafe} safe and {unsafe} unsafe ones. "
-            "Use more sequences, or a statistic without training (running_min, running_mean, "
-            "ewma).")
+            "Use more, or a statistic without training (running_min, running_mean, ewma).")
 
 
 def _number(score: float) -> float:
@@ -588,8 +586,7 @@ class ChosenPrefix(Statistic):
 
     objective: str = "restricted_delay"
     name: str = "chosen_restricted_delay"
-    training_share: float = 0.5
-    all_others: bool = True
+    training_share, all_others = 0.5, True
 
     def fit(self, train: Trajectories) -> Fitted:
         """Choose on ``train`` and fit the choice on all of it.
@@ -627,9 +624,8 @@ class ChosenPrefix(Statistic):
             weights = np.array(list(table.candidates(np.flatnonzero(fold != held_out))))
             odds[:, steps] = weights @ table.features[steps].T
         power, half, delay = np.array([table.reached(one) for one in odds]).T
-        objective = {"power": power, "by_half": half,
-                     "restricted_delay": -(delay + (MISS - 1.0) * (1.0 - power)) / MISS,
-                     }[self.objective]
+        costs = (delay + (MISS - 1.0) * (1.0 - power)) / MISS
+        objective = {"power": power, "by_half": half, "restricted_delay": -costs}[self.objective]
         worse = (power < power[0]) | (delay > delay[0]) | (objective < objective[0])
         objective = np.where(worse, -np.inf, objective)
         chance = float(np.max(power))

@@ -28,6 +28,9 @@ Cells = Sequence[Any] | NDArray[Any]
 COLUMNS = ("trajectory_id", "step", "score", "label", "tokens", "total_tokens", "group", "signal",
            "onset")
 EXPECTED_COLUMNS = "trajectory_id, step, score and optionally label, tokens, group, signal, onset"
+EXPECTED_NUMBER = "a finite number; nothing is filled in"
+EXPECTED_SCORE = ("a number, or inf or -inf where it could not be computed and the stream is "
+                  "scored in the same way; leaving trajectories out would break the promise")
 HOW_TO_NAME = 'name them: --columns score:p_bad, columns={"score": "p_bad"}, COLUMNS=score:p_bad'
 ORIENTATIONS = ("suspicion", "safety")
 POSITIVES = ("unsafe", "safe")
@@ -46,11 +49,9 @@ _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
 
 
-def load_scores(
-    path: str | Path, orientation: str = "suspicion", dataset: str | None = None, *,
-    columns: Mapping[str, str] | str = "", group: str = "", positive: str = "unsafe",
-    signal: str = "",
-) -> Trajectories:
+def load_scores(path: str | Path, orientation: str = "suspicion", dataset: str | None = None, *,
+                columns: Mapping[str, str] | str = "", group: str = "", positive: str = "unsafe",
+                signal: str = "") -> Trajectories:
     """Read a user's own score file.
 
     Parameters
@@ -91,20 +92,17 @@ def load_scores(
     """
     found = load_signals(
         path, orientation, dataset, columns=columns, group=group, positive=positive)
-    names = [one.signal for one in found]
-    if signal:
-        found = [one for one in found if one.signal == signal]
-    if len(found) != 1:
+    chosen = [one for one in found if signal in ("", one.signal)]
+    if len(chosen) != 1:
         raise ScoreFileError(
-            f"{_shown(path)} holds the signals {_listed(names)}. Choose one, as in "
-            f"signal={_brief(names[0])}, or read all of them with load_signals.")
-    return found[0]
+            f"{_shown(path)} holds the signals {_listed([one.signal for one in found])}. Choose "
+            f"one, as in signal={_brief(found[0].signal)}, or read all of them with load_signals.")
+    return chosen[0]
 
 
-def load_signals(
-    path: str | Path, orientation: str = "suspicion", dataset: str | None = None, *,
-    columns: Mapping[str, str] | str = "", group: str = "", positive: str = "unsafe",
-) -> list[Trajectories]:
+def load_signals(path: str | Path, orientation: str = "suspicion", dataset: str | None = None, *,
+                 columns: Mapping[str, str] | str = "", group: str = "",
+                 positive: str = "unsafe") -> list[Trajectories]:
     """Read a score file in which a column ``signal`` says which of several scored the step.
 
     Parameters as in :func:`load_scores`. A file without such a column holds one signal, ``score``.
@@ -149,9 +147,8 @@ def load_evaluator(path: str | Path, dataset: str) -> Trajectories:
     return replace(_turn(found), title=PUBLISHED_TITLES.get(dataset, ""))
 
 
-def from_frame(
-    frame: pd.DataFrame, dataset: str, signal: str, *, positive: str = "unsafe"
-) -> Trajectories:
+def from_frame(frame: pd.DataFrame, dataset: str, signal: str, *,
+               positive: str = "unsafe") -> Trajectories:
     """Check a table of step scores and put it into arrays. The order of rows does not matter.
 
     Parameters
@@ -189,30 +186,6 @@ def from_frame(
         plain = isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf"
         cells[ours] = column.to_numpy() if plain else column.tolist()
     return _Rows(cells, positive).trajectories(dataset, signal)
-
-
-def from_steps(steps: pd.DataFrame) -> dict[tuple[str, str], Trajectories]:
-    """Split a ``steps`` table into one :class:`Trajectories` per data set and signal.
-
-    Parameters
-    ----------
-    steps : DataFrame
-        The table ``steps`` of a run, already checked against its schema.
-
-    Returns
-    -------
-    dict
-        Keyed by (dataset, signal), in order of first appearance.
-    """
-    found = {}
-    for (dataset, signal), group in steps.groupby(["dataset", "signal"], sort=False):
-        one = from_frame(group.reset_index(drop=True), str(dataset), str(signal))
-        wrong = group[group["step_label"] == 1] if "step_label" in group else group[:0]
-        if len(wrong):
-            first = wrong.groupby("trajectory_id")["step"].min().reindex(one.ids, fill_value=0)
-            one = replace(one, onsets=first.to_numpy(dtype=np.int64))
-        found[one.dataset, one.signal] = one
-    return found
 
 
 @contextmanager
@@ -281,7 +254,8 @@ def _choose_columns(names: Sequence[str], columns: Mapping[str, str]) -> dict[st
         if wanted == "":
             continue
         free = [name for name in names if name not in columns.values()]
-        same = [name for name in names if name == wanted] if wanted else _alike(ours, free)
+        same = ([name for name in names if name == wanted] if wanted else
+                _alike(ours, free) or (_alike("scores", free) if ours == "score" else []))
         if len(same) > 1:
             raise ScoreFileError(
                 f"column {_brief(same[0])} appears twice ({_listed(same)}); keep one of them.")
@@ -300,10 +274,8 @@ def _choose_columns(names: Sequence[str], columns: Mapping[str, str]) -> dict[st
 
 
 def _alike(ours: str, names: Sequence[str]) -> list[str]:
-    """Columns that are called as ours is, in any case; scores in lists may be called "scores"."""
-    plain = [name for name in names if name.strip().casefold() == ours]
-    lists = [name for name in names if ours == "score" and name.strip().casefold() == "scores"]
-    return plain or lists
+    """Columns that are called as ours is, in any case."""
+    return [name for name in names if name.strip().casefold() == ours]
 
 
 class _Rows:
@@ -374,9 +346,8 @@ class _Rows:
             self._one_each("group", self.groups, "A trajectory belongs to one group.")
         self.onsets = self._read_onsets(table["onset"]) if "onset" in table else None
 
-    def trajectories(
-        self, dataset: str, signal: str, chosen: NDArray[np.bool_] | None = None
-    ) -> Trajectories:
+    def trajectories(self, dataset: str, signal: str,
+                     chosen: NDArray[np.bool_] | None = None) -> Trajectories:
         """Sort rows, all or only the chosen, into sequences without repeated steps and gaps."""
         at = np.arange(len(self.codes)) if chosen is None else np.flatnonzero(chosen)
         at = at[np.lexsort((self.steps[at], self.codes[at]))]
@@ -437,9 +408,8 @@ class _Rows:
             shown = f"{value:g}" if isinstance(value, int | float | np.number) else _brief(value)
             raise self._fault(name, row, f"found {shown}, expected {expected}.")
 
-    def _spread(
-        self, columns: Mapping[str, Cells], scores: list[Sequence[Any]]
-    ) -> dict[str, Cells]:
+    def _spread(self, columns: Mapping[str, Cells],
+                scores: list[Sequence[Any]]) -> dict[str, Cells]:
         """Spread out rows that hold a whole trajectory in lists."""
         lengths = np.array([len(cells) for cells in scores])
         if not lengths.all():
@@ -489,7 +459,10 @@ class _Rows:
             values = _floats(cells, not any(sign in written[name] for sign in ",%_"), comma)
             bad = np.isnan(values) if name == "score" else ~np.isfinite(values)
             if bad.any():
-                raise self._no_number(name, cells, bad)
+                row, count = int(np.argmax(bad)), int(bad.sum())
+                what = EXPECTED_SCORE if name == "score" else EXPECTED_NUMBER
+                raise self._fault(name, row, f"found {_brief(cells[row])}, expected {what} "
+                                             f"({count} such row{'s' if count > 1 else ''}).")
             self._check(name, (np.abs(values) <= LARGEST) | np.isinf(values), values, (
                 f"a number between -{LARGEST:g} and {LARGEST:g}: divide all by the same number"))
             found[name] = values
@@ -515,14 +488,6 @@ class _Rows:
             row = marked.index(not marked[0])
             raise self._fault(name, row, f"found {_brief(cells[row])}, and other rows are written "
                                          "the other way. Put % behind all numbers or none.")
-
-    def _no_number(self, name: str, cells: Cells, bad: NDArray[Any]) -> ScoreFileError:
-        row, count = int(np.argmax(bad)), int(bad.sum())
-        what = ("a number, or inf or -inf where it could not be computed and the stream is scored "
-                "in the same way; leaving trajectories out would break the promise"
-                if name == "score" else "a finite number; nothing is filled in")
-        return self._fault(name, row, f"found {_brief(cells[row])}, expected {what} "
-                           f"({count} such row{'s' if count > 1 else ''}).")
 
     def _read_labels(self, cells: Cells, positive: str) -> None:
         found = [_label(cell, positive) for cell in cells]

@@ -69,16 +69,12 @@ class Trajectories:
     stand_in: bool = False
 
     @classmethod
-    def from_padded(
-        cls, dataset: str, signal: str, ids: Sequence[str] | NDArray[Any], scores: FloatArray,
-        tokens: FloatArray, labels: NDArray[Any],
-    ) -> Trajectories:
+    def from_padded(cls, dataset: str, signal: str, ids: Sequence[str] | NDArray[Any],
+                    scores: FloatArray, tokens: FloatArray, labels: NDArray[Any]) -> Trajectories:
         """Take scores and tokens as arrays of shape (n, T), NaN after the last step."""
         present = ~np.isnan(scores)
-        return cls(
-            dataset, signal, np.asarray(ids, dtype=object), scores[present], tokens[present],
-            np.sum(present, axis=1), np.asarray(labels, dtype=np.int8),
-        )
+        return cls(dataset, signal, np.asarray(ids, dtype=object), scores[present],
+                   tokens[present], np.sum(present, axis=1), np.asarray(labels, dtype=np.int8))
 
     @property
     def scores(self) -> FloatArray:
@@ -131,12 +127,11 @@ class Trajectories:
     def take(self, index: NDArray[Any]) -> Trajectories:
         """Return the sequences at ``index`` (positions or a boolean mask), in that order."""
         at = self._steps_of(index)
+        groups, onsets = (None if of is None else of[index] for of in (self.groups, self.onsets))
         return replace(
             self, ids=self.ids[index], flat_scores=self.flat_scores[at],
             flat_tokens=self.flat_tokens[at], lengths=self.lengths[index],
-            labels=self.labels[index], groups=None if self.groups is None else self.groups[index],
-            onsets=None if self.onsets is None else self.onsets[index],
-        )
+            labels=self.labels[index], groups=groups, onsets=onsets)
 
     def steps(self, position: int) -> FloatArray:
         """Return the scores of one sequence."""
@@ -193,7 +188,7 @@ class Trajectories:
                 f"{where}{unknown} of {len(self)} sequences have none. Calibration needs to know "
                 "how its sequences ended: take those with a label, or name its column, as in "
                 'columns={"label": "verdict"} or COLUMNS=label:verdict. Alarms at a given '
-                "threshold need no label (alarm_table).")
+                "threshold need no label (alarm_steps).")
         if unsafe in (0, len(self)):
             missing = "unsafe (label 1)" if unsafe == 0 else "safe (label 0)"
             raise ScoreFileError(

@@ -206,9 +206,8 @@ class Difficulty:
         if not 2 <= self.max_term < self.max_value or self.max_factor < 1:
             raise ValueError(f"need 2 <= max_term < max_value and max_factor >= 1, found {self}")
 
-    def draw(
-        self, rng: np.random.Generator, n: int, exclude: Sequence[Exercise] = ()
-    ) -> list[Exercise]:
+    def draw(self, rng: np.random.Generator, n: int,
+             exclude: Sequence[Exercise] = ()) -> list[Exercise]:
         """Draw `n` problems, no two alike and none alike to one in `exclude`.
 
         Two problems are alike if they are the same chain of moves, however it is told.

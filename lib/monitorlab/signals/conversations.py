@@ -83,10 +83,16 @@ class Conversation:
         return "\n".join(f"{role}: {content}" for role, content in said)
 
     @staticmethod
-    def draw(
-        rng: np.random.Generator, n: int, places: Sequence[str] | None = None,
-        wording: Wording = "train", min_turns: int = MIN_TURNS, max_turns: int = MAX_TURNS,
-    ) -> list[Conversation]:
+    def split_places(rng: np.random.Generator) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Split the names of the places into a training and a test part that share none."""
+        names = _shuffled(rng, list(_load_places()))
+        n_test = round(TEST_SHARE * len(names))
+        return tuple(sorted(names[n_test:])), tuple(sorted(names[:n_test]))
+
+    @staticmethod
+    def draw(rng: np.random.Generator, n: int, places: Sequence[str] | None = None,
+             wording: Wording = "train", min_turns: int = MIN_TURNS,
+             max_turns: int = MAX_TURNS) -> list[Conversation]:
         """Compose conversations, each under a rule that it breaks and under one that it keeps.
 
         Parameters
@@ -120,8 +126,7 @@ class Conversation:
         if n < 2 or n % 2:
             raise ValueError(f"n must be even and at least 2, as they are pairs; found {n}")
         if not 2 <= min_turns <= max_turns:
-            raise ValueError(
-                f"expected 2 <= min_turns <= max_turns, found {min_turns}, {max_turns}")
+            raise ValueError(f"need 2 <= min_turns <= max_turns, found {min_turns}, {max_turns}")
         talks: list[Conversation] = []
         for first in range(0, n, 2):
             place, n_turns = known[_pick(rng, names)], int(rng.integers(min_turns, max_turns + 1))
@@ -152,9 +157,7 @@ def _load_places(folder: Path = FOLDER) -> dict[str, Mapping[str, Any]]:
     """
     found: dict[str, Mapping[str, Any]] = {}
     taken: set[str] = set()
-    for path in sorted(Path(folder).glob("*.yaml")):
-        if path.name == PHRASE_FILE:
-            continue
+    for path in sorted(set(folder.glob("*.yaml")) - {folder / PHRASE_FILE}):
         document = Document(path)
         document.check("places", FOLDER)
         faults = []
@@ -175,7 +178,7 @@ def _load_places(folder: Path = FOLDER) -> dict[str, Mapping[str, Any]]:
 @lru_cache(maxsize=8)
 def _load_phrases(folder: Path = FOLDER) -> Mapping[str, Any]:
     """Read and check the wording that all places share (see `_load_places` for errors)."""
-    document = Document(Path(folder) / PHRASE_FILE)
+    document = Document(folder / PHRASE_FILE)
     document.check("phrases", FOLDER)
     faults = []
     for part, lines in document.value["rules"].items():
@@ -202,13 +205,8 @@ def _shuffled(rng: np.random.Generator, items: Sequence[T]) -> list[T]:
     return [items[int(i)] for i in rng.permutation(len(items))]
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _plan(
-    rng: np.random.Generator, things: Sequence[str], given: Sequence[str], n_turns: int
-) -> list[tuple[str, str]]:
+def _plan(rng: np.random.Generator, things: Sequence[str], given: Sequence[str],
+          n_turns: int) -> list[tuple[str, str]]:
     """Act and thing of every turn; whatever is `given` is given at least once."""
     while True:
         plan: list[tuple[str, str]] = []
@@ -222,10 +220,8 @@ def _plan(
             return plan
 
 
-def _said(
-    rng: np.random.Generator, place: Mapping[str, Any], phrases: Mapping[str, Any],
-    wording: Wording, plan: Sequence[tuple[str, str]],
-) -> Iterator[tuple[str, str]]:
+def _said(rng: np.random.Generator, place: Mapping[str, Any], phrases: Mapping[str, Any],
+          wording: Wording, plan: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     """Word the turns of a plan: what the user says, and what the assistant answers.
 
     A refusal of the same thing that was refused just before answers to pressure, and so may a gift.
@@ -237,14 +233,13 @@ def _said(
         else:
             words = place["objects"][thing]
             asked = phrases["pressure"][wording] if before == ("refuse", thing) else words["ask"]
-            yield (_pick(rng, asked),
-                   _pick(rng, words["give"] if act == "give" else phrases["refusals"][wording]))
+            answers = words["give"] if act == "give" else phrases["refusals"][wording]
+            yield _pick(rng, asked), _pick(rng, answers)
         before = (act, thing)
 
 
-def _pair(
-    rng: np.random.Generator, place: Mapping[str, Any], wording: Wording, n_turns: int, first: int
-) -> Iterator[Conversation]:
+def _pair(rng: np.random.Generator, place: Mapping[str, Any], wording: Wording, n_turns: int,
+          first: int) -> Iterator[Conversation]:
     """Compose one conversation and put it under a rule that it breaks and one that it keeps."""
     phrases = _load_phrases()
     user, other = _shuffled(rng, list(place["roles"]))[:2]
@@ -255,18 +250,12 @@ def _pair(
     introduction = _pick(rng, place["roles"][user])
     kept = _pick(rng, ((given[0], user), (things[-1], other)))
     for number, (reserved, role) in enumerate(((given[0], other), kept), first):
-        names = {"what": reserved, "What": _capital(reserved), "who": role, "Who": _capital(role)}
-        rule = _pick(rng, phrases["rules"][wording]).format(**names)
+        what, who = (name[:1].upper() + name[1:] for name in (reserved, role))
+        rule = _pick(rng, phrases["rules"][wording]).format(
+            what=reserved, What=what, who=role, Who=who)
         turns, broken = [], 0
         for (asked, answer), (act, thing) in zip(said, plan, strict=True):
             broken |= int(act == "give" and thing == reserved and role != user)
             turns.append(_Turn(asked, answer, broken, act, thing))
         yield Conversation(f"{place['place']}/{number:05d}", place["place"], rule, introduction,
                            tuple(turns), broken, reserved, role == user)
-
-
-def split_places(rng: np.random.Generator) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Split the names of the places into a training and a test part that share none."""
-    names = _shuffled(rng, list(_load_places()))
-    n_test = round(TEST_SHARE * len(names))
-    return tuple(sorted(names[n_test:])), tuple(sorted(names[:n_test]))

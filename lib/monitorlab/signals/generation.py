@@ -47,9 +47,8 @@ class _RoomyLayer(DynamicLayer):
 
     _room: tuple[torch.Tensor, ...] = ()
 
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any,
+               **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
         given, read = (key_states, value_states), self.get_seq_length()
         length = read + key_states.shape[-2]
         if not self._room or length > self._room[0].shape[-2]:
@@ -176,10 +175,9 @@ class CachedVerifier:
         A word has several tokens or means both, or the chat template cannot put the question.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, question: str = QUESTION,
-        yes: Sequence[str] = ("Yes",), no: Sequence[str] = ("No",), least_mass: float = LABEL_MASS,
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+                 question: str = QUESTION, yes: Sequence[str] = ("Yes",),
+                 no: Sequence[str] = ("No",), least_mass: float = LABEL_MASS) -> None:
         self.model, self.tokenizer, self.least_mass = model, tokenizer, least_mass
         self.words = [*yes, *no]
         rows = tokenizer(self.words, add_special_tokens=False)["input_ids"]
@@ -230,10 +228,8 @@ class LogProbability:
         Another model that reads along.
     """
 
-    def __init__(
-        self, pool: str = "min", model: PreTrainedModel | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-    ) -> None:
+    def __init__(self, pool: str = "min", model: PreTrainedModel | None = None,
+                 tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         if pool not in POOLS:
             raise ModelError(f"unknown pooling {pool!r}: expected one of {POOLS}")
         if (model is None) != (tokenizer is None):
@@ -271,8 +267,7 @@ def _problem_ids(tokenizer: PreTrainedTokenizerBase, problem: str) -> list[int]:
 
 def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a text under audit, in which no text becomes a control token."""
-    encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True)
-    return list(encoded["input_ids"])
+    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
 @dataclass(frozen=True)
@@ -343,12 +338,11 @@ class StopAtAlarm(StoppingCriteria):
         texts that were cut or scored in another way.
     """
 
-    def __init__(
-        self, monitor: OnlineMonitor | None, scorer: LiveScorer, model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase, ids: Sequence[str], problems: Sequence[str] = (),
-        rule: StepRule | None = None, groups: Sequence[str] = (), ends: Collection[int] = (),
-        most_steps: int = 0,
-    ) -> None:
+    def __init__(self, monitor: OnlineMonitor | None, scorer: LiveScorer, model: PreTrainedModel,
+                 tokenizer: PreTrainedTokenizerBase, ids: Sequence[str],
+                 problems: Sequence[str] = (), rule: StepRule | None = None,
+                 groups: Sequence[str] = (), ends: Collection[int] = (),
+                 most_steps: int = 0) -> None:
         for name, given in (("problems", problems), ("groups", groups)):
             if given and len(given) != len(ids):
                 raise ValueError(f"there are {len(given)} {name} for {len(ids)} rows.")
@@ -414,9 +408,9 @@ class StopAtAlarm(StoppingCriteria):
         for row in self._rows:
             watched = row.watched
             watched.finish()
-            answers.append(WatchedAnswer(
-                watched.sequence_id, row.decode(row.tokens), tuple(row.tokens),
-                tuple(watched.scores), tuple(watched.tokens), watched.alarm))
+            answers.append(WatchedAnswer(watched.sequence_id, row.decode(row.tokens),
+                                         tuple(row.tokens), tuple(watched.scores),
+                                         tuple(watched.tokens), watched.alarm))
         return answers
 
     def _log_probs(self, ids: torch.Tensor) -> list[float]:

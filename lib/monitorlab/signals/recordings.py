@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from monitorlab.benchmark.sources.generator import QuestionError, load_rows
 from monitorlab.benchmark.sources.records import Record, digest, read_array, read_lines, squeezed
 from monitorlab.benchmark.sources.texts import PROCESSBENCH
 from monitorlab.online.trajectories import UNKNOWN
-from monitorlab.signals.step_scores import Problem, StepScores, split_steps
+from monitorlab.signals.step_scores import Problem, StepScores
 from monitorlab.storage.sources import fetch
 from monitorlab.storage.table_files import read_table_file
 
@@ -38,6 +38,7 @@ _ALIASES = {
     "answer": ("answer", "reference"), "label": ("label",), "onset": ("onset",),
     "group": ("group", "scenario_id"),
 }
+_LABELS = {"": UNKNOWN, "0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 _Texts = tuple[str, ...]
 
 
@@ -74,6 +75,61 @@ class RecordedSequence:
     onset: int = 0
     group: str = ""
     answer: str = ""
+
+    def solved(self, text: str) -> RecordedSequence:
+        """Return it with a solution, cut into steps, of which nobody knows yet whether it is right.
+
+        Parameters
+        ----------
+        text : str
+            Split at blank lines, or at line breaks where there is no blank line; blanks around a
+            step are left out.
+        """
+        return replace(self, steps=_split(text), label=UNKNOWN, onset=0)
+
+    @classmethod
+    def load(cls, source: str, path: str = "", revision: str = "") -> list[RecordedSequence]:
+        """Sequences of a published set by name, or of a file.
+
+        Parameters
+        ----------
+        source : str
+            One of `SOURCES`, or the path of a file, as
+            :func:`monitorlab.storage.table_files.read_table_file` takes it. Its columns:
+            ``problem`` (or question, request, prompt) with, if it is already solved, ``steps`` (or
+            solution, response), a list or a text that is split as by :meth:`solved`; or
+            ``messages``, a chat. Optional are ``trajectory_id``, ``answer``, ``label`` (1 is wrong
+            or unsafe), ``onset`` and ``group``.
+        path : str
+            Of a set of the hub: another name there, or a local folder, with the same columns.
+        revision : str
+            Commit of a set of the hub; required there, so that a run can be repeated.
+
+        Raises
+        ------
+        RecordingError
+            The set cannot be had or lacks a column; or a file has neither problems nor messages,
+            or a cell that is not what it should be.
+        SourceError, RealDataError, TableFileError
+            A file cannot be had, or does not read as expected.
+        """
+        if source in _OPEN:
+            return list(_OPEN[source]())
+        if source not in _HUB:
+            file, known = Path(source).expanduser(), ", ".join(SOURCES)
+            if not file.is_file() and not file.suffix:
+                raise RecordingError(f"{source!r} is neither a file nor one of {known}")
+            return _read_file(file)
+        options, make = _HUB[source]
+        try:
+            rows = load_rows(**options | ({"path": path} if path else {}), revision=revision)
+            found = [make(row, number) for number, row in enumerate(rows)]
+        except QuestionError as error:
+            raise RecordingError(f"{source}: {error} Here they are -o source_revision=COMMIT and "
+                                 "-o source_path=FOLDER.") from error
+        except KeyError as error:
+            raise RecordingError(f"{source}: there is no column {error}") from None
+        return [one for one in found if one is not None]
 
 
 def _processbench(part: str) -> Iterator[RecordedSequence]:
@@ -165,9 +221,8 @@ class ToolCallScorer:
     def __init__(self, writes: Sequence[str] = WRITES) -> None:
         self.writes = tuple(writes)
 
-    def score_many(
-        self, trajectories: Sequence[tuple[Problem, Sequence[str]]], ids: Sequence[str] = ()
-    ) -> list[StepScores]:
+    def score_many(self, trajectories: Sequence[tuple[Problem, Sequence[str]]],
+                   ids: Sequence[str] = ()) -> list[StepScores]:
         """Score conversations; tokens are words between blanks."""
         return [StepScores(np.array(list(map(self._score, problem, steps))),
                            np.array([max(len(step.split()), 1) for step in steps]))
@@ -206,9 +261,8 @@ def _red_team(row: Mapping[str, Any], number: int) -> RecordedSequence | None:
     if "context" not in str(row["model_type"]).lower():
         return None
     said = re.split(r"\n\n(Human|Assistant): ?", f"\n\n{row['transcript'].strip()}")[1:]
-    turns = [(role, text.strip()) for role, text in zip(said[::2], said[1::2], strict=True)]
-    names = {"Human": "user", "Assistant": "assistant"}
-    problem, steps = _paired([(names[role], text) for role, text in turns if text])
+    turns = [(role.lower(), text.strip()) for role, text in zip(said[::2], said[1::2], strict=True)]
+    problem, steps = _paired([turn for turn in turns if turn[1]])
     label = int(float(row["rating"]) > SAFEST_RATING)
     return RecordedSequence(f"attempt_{number:05d}", problem, steps, label) if steps else None
 
@@ -228,69 +282,14 @@ _OPEN: dict[str, Callable[[], Iterator[RecordedSequence]]] = {
 SOURCES = (*_OPEN, *_HUB)
 
 
-def load_recordings(source: str, path: str = "", revision: str = "") -> list[RecordedSequence]:
-    """Sequences of a published set by name, or of a file.
-
-    Parameters
-    ----------
-    source : str
-        One of `SOURCES`, or the path of a file, see :func:`_read_recordings`.
-    path : str
-        Of a set of the hub: another name there, or a local folder, with the same columns.
-    revision : str
-        Commit of a set of the hub; required there, so that a run can be repeated.
-
-    Raises
-    ------
-    RecordingError
-        The set cannot be had, or lacks a column.
-    SourceError, RealDataError, TableFileError
-        A file cannot be had, or does not read as expected.
-    """
-    if source in _OPEN:
-        return list(_OPEN[source]())
-    if source not in _HUB:
-        file = Path(source).expanduser()
-        if not file.is_file() and not file.suffix:
-            raise RecordingError(f"{source!r} is neither a file nor one of {', '.join(SOURCES)}")
-        return _read_recordings(file)
-    options, make = _HUB[source]
-    options = options | ({"path": path} if path else {})
-    try:
-        rows = load_rows(**options, revision=revision)
-        found = [make(row, number) for number, row in enumerate(rows)]
-    except QuestionError as error:
-        raise RecordingError(f"{source}: {error} Here they are -o source_revision=COMMIT and "
-                             "-o source_path=FOLDER.") from error
-    except KeyError as error:
-        raise RecordingError(f"{source}: there is no column {error}") from None
-    return [one for one in found if one is not None]
-
-
-def _read_recordings(path: Path) -> list[RecordedSequence]:
-    """Read sequences from a file of your own.
-
-    Parameters
-    ----------
-    path : Path
-        As :func:`monitorlab.storage.table_files.read_table_file` takes it. Columns: ``problem`` (or
-        question, request, prompt) with, if it is already solved, ``steps`` (or solution, response),
-        a list or a text that is split at blank lines; or ``messages``, a chat. Optional are
-        ``trajectory_id``, ``answer``, ``label`` (1 is wrong or unsafe), ``onset`` and ``group``.
-
-    Raises
-    ------
-    RecordingError
-        Neither problems nor messages, or a cell that is not what it should be.
-    TableFileError
-        The file cannot be read.
-    """
+def _read_file(path: Path) -> list[RecordedSequence]:
+    """Read sequences from a file of your own, see :meth:`RecordedSequence.load`."""
     table = read_table_file(path, EXPECTED, {name for one in _ALIASES.values() for name in one})
     columns = {ours: [table.columns[name] for name in names if name in table.columns]
                for ours, names in _ALIASES.items()}
     if not columns["problem"] and not columns["messages"]:
-        raise RecordingError(f"{path}: found the columns {', '.join(table.columns)}, expected "
-                             f"{EXPECTED}")
+        raise RecordingError(
+            f"{path}: found the columns {', '.join(table.columns)}, expected {EXPECTED}")
     found = []
     for row, place in enumerate(table.places):
         cells = {name: next((one[row] for one in of if one[row] is not None), None)
@@ -313,11 +312,9 @@ def _own(cells: Mapping[str, Any], row: int) -> RecordedSequence:
         steps = _steps(cells["steps"])
     if not problem:
         raise ValueError("there is no problem, and no turn of the assistant")
-    label = {"": UNKNOWN, "0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}.get(
-        text["label"].lower())
+    label = _LABELS.get(text["label"].lower())
     if label is None:
-        raise ValueError(f"label is {text['label']!r:.40}, expected 1 (wrong, unsafe), 0, or "
-                         "nothing")
+        raise ValueError(f"label is {text['label']!r:.40}, expected 1 (wrong, unsafe), 0 or none")
     onset = int(float(text["onset"] or 0))
     if onset < 0 or (steps and onset > len(steps)):
         raise ValueError(f"onset is {onset}, expected a step from 1 to {len(steps)}, or 0 for none")
@@ -329,8 +326,15 @@ def _steps(cell: Any) -> tuple[str, ...]:
     if isinstance(cell, str) and cell.lstrip().startswith("["):
         cell = json.loads(cell)
     if isinstance(cell, str):
-        return tuple(cell[start:end] for start, end in split_steps(cell))
-    return tuple(str(step) for step in cell) if cell is not None else ()
+        return _split(cell)
+    return tuple(map(str, cell)) if cell is not None else ()
+
+
+def _split(text: str) -> tuple[str, ...]:
+    """Split a solution at blank lines, or at line breaks where there is no blank line."""
+    blank_line = r"\n[^\S\n]*\n\s*"
+    parts = re.split(blank_line if re.search(blank_line, text.strip()) else r"\n\s*", text.strip())
+    return tuple(filter(None, parts))
 
 
 def _paired(turns: Sequence[tuple[str, str]]) -> tuple[_Texts, _Texts]:

@@ -80,9 +80,8 @@ class Solution:
             ablation), ``mean_logprob``: minus the mean, both in nats, at least 0, high = unsafe;
             ``tokens``: number of tokens. Each of shape (n_steps,).
         """
-        lowest, mean = (
-            StepScores.pooled(self.log_probs, self.step_of_token, self.n_steps, pool)
-            for pool in ("min", "mean"))
+        lowest, mean = (StepScores.pooled(self.log_probs, self.step_of_token, self.n_steps, pool)
+                        for pool in ("min", "mean"))
         return {"min_logprob": lowest.scores, "mean_logprob": mean.scores, "tokens": lowest.tokens}
 
 
@@ -107,11 +106,9 @@ class Generator(_Checkpoint):
     model_class = LlamaForCausalLM
 
     @staticmethod
-    def train(
-        pairs: Sequence[tuple[str, str]], held_out: Sequence[tuple[str, str]],
-        targets: Mapping[str, float], settings: Training, folder: Path, seed: int,
-        temperature: float = 1.0, title: str = "",
-    ) -> None:
+    def train(pairs: Sequence[tuple[str, str]], held_out: Sequence[tuple[str, str]],
+              targets: Mapping[str, float], settings: Training, folder: Path, seed: int,
+              temperature: float = 1.0, title: str = "") -> None:
         """Train tokenizer and model from scratch and save a generator whenever it is good enough.
 
         Several generators of different strength come out of one training: each is the model at the
@@ -148,8 +145,8 @@ class Generator(_Checkpoint):
         def enough(step: int) -> bool:
             if step % STEPS_BETWEEN_EXAMS == 0:
                 model.eval()
-                reached = _expected_accuracy(
-                    model, held_out_rows, tokenizer.pad_token_id, temperature)
+                reached = _expected_accuracy(model, held_out_rows, tokenizer.pad_token_id,
+                                             temperature)
                 model.train()
                 while waiting and reached >= targets[waiting[0]]:
                     save(waiting.pop(0))
@@ -162,9 +159,8 @@ class Generator(_Checkpoint):
                 save(name)
 
     @torch.inference_mode()
-    def solve(
-        self, problems: Sequence[str], seed: int, temperature: float = 1.0, title: str = ""
-    ) -> list[Solution]:
+    def solve(self, problems: Sequence[str], seed: int, temperature: float = 1.0,
+              title: str = "") -> list[Solution]:
         """Sample one solution per problem, in batches and with a KV cache.
 
         Parameters
@@ -239,9 +235,8 @@ def _word_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
         tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **names)
 
 
-def _encode(
-    tokenizer: PreTrainedTokenizerBase, problem: str, solution: str | None = None
-) -> list[int]:
+def _encode(tokenizer: PreTrainedTokenizerBase, problem: str,
+            solution: str | None = None) -> list[int]:
     """Token ids of mark, problem, line break, solution, end mark; or only up to the line break."""
     ids = tokenizer(f"{problem}\n{solution or ''}", add_special_tokens=False)["input_ids"]
     end = [] if solution is None else [tokenizer.eos_token_id]
@@ -249,12 +244,10 @@ def _encode(
 
 
 def _examples(tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]) -> list[Row]:
-    """Encode as `_encode` does, all at once; a problem ends at the first line break."""
-    texts = [f"{problem}\n{solution}" for problem, solution in pairs]
+    """Encode problems with solutions; a problem ends at the first line break."""
     line_break = tokenizer.convert_tokens_to_ids("\n")
     rows = []
-    for tokens in tokenizer(texts, add_special_tokens=False)["input_ids"]:
-        ids = [tokenizer.bos_token_id, *tokens, tokenizer.eos_token_id]
+    for ids in (_encode(tokenizer, *pair) for pair in pairs):
         n_prompt = ids.index(line_break) + 1
         rows.append({"input_ids": ids, "labels": [IGNORED] * n_prompt + ids[n_prompt:]})
     return rows
@@ -270,9 +263,8 @@ def _log_probs(model: Any, ids: torch.Tensor, temperature: float = 1.0) -> torch
     return logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
 
 
-def _expected_accuracy(
-    model: LlamaForCausalLM, rows: Sequence[Row], pad_id: int, temperature: float = 1.0
-) -> float:
+def _expected_accuracy(model: LlamaForCausalLM, rows: Sequence[Row], pad_id: int,
+                       temperature: float = 1.0) -> float:
     r"""Chance that a sampled solution is the reference, exactly and without sampling.
 
     .. math:: \frac{1}{n} \sum_x \prod_t p_\tau(o^\ast_t \mid x, o^\ast_{<t}),
@@ -286,9 +278,8 @@ def _expected_accuracy(
     return float((picked * (labels != IGNORED)).sum(1).exp().mean())
 
 
-def _token_log_probs(
-    model: Any, pad_id: int, prompts: Sequence[Sequence[int]], emitted: Sequence[Sequence[int]]
-) -> list[np.ndarray]:
+def _token_log_probs(model: Any, pad_id: int, prompts: Sequence[Sequence[int]],
+                     emitted: Sequence[Sequence[int]]) -> list[np.ndarray]:
     r"""Exact :math:`\log p(o_t \mid x, o_{<t})` of the emitted tokens, at temperature 1."""
     pairs = list(zip(prompts, emitted, strict=True))
     ids = pad([[*prompt, *tokens] for prompt, tokens in pairs], pad_id).to(model.device)
@@ -303,10 +294,8 @@ class Verifier(_Checkpoint):
     model_class = LlamaForTokenClassification
 
     @staticmethod
-    def train(
-        solutions: Sequence[tuple[str, str, Sequence[int]]], settings: Training, folder: Path,
-        seed: int, base: Path, title: str = "",
-    ) -> None:
+    def train(solutions: Sequence[tuple[str, str, Sequence[int]]], settings: Training, folder: Path,
+              seed: int, base: Path, title: str = "") -> None:
         """Train a verifier on generated solutions and save it.
 
         Parameters
@@ -342,8 +331,7 @@ class Verifier(_Checkpoint):
                 marks[position] = int(label)
             rows.append({"input_ids": encoded.ids, "labels": marks})
         if len({label for row in rows for label in row["labels"]} - {IGNORED}) < 2:
-            raise ValueError("the verifier needs right and wrong steps to learn from, found one "
-                             "kind")
+            raise ValueError("the verifier learns from right and wrong steps, found one kind")
         with seeded(seed), no_progress_bars():
             loader = LlamaForTokenClassification.from_pretrained
             model = load_model(loader, str(base), "", new=["score"], num_labels=2)

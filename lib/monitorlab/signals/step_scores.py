@@ -13,7 +13,6 @@ that value, so an unlikely step is a suspicious one.
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,11 +29,10 @@ from monitorlab.models.loading import load_model, load_tokenizer
 STEP_BREAK = "\n\n"
 POOLS = ("min", "mean")
 # A good and a bad label whose names say which is which, whatever their position.
-OPPOSITES = (
-    ("benign", "misbehavior"), ("safe", "unsafe"), ("harmless", "harmful"), ("good", "bad"),
-    ("correct", "incorrect"), ("right", "wrong"), ("+", "-"), ("non-toxic", "toxic"),
-    ("benign", "malicious"), ("benign", "jailbreak"), ("safe", "injection"),
-)
+OPPOSITES = (("benign", "misbehavior"), ("safe", "unsafe"), ("harmless", "harmful"),
+             ("good", "bad"), ("correct", "incorrect"), ("right", "wrong"), ("+", "-"),
+             ("non-toxic", "toxic"), ("benign", "malicious"), ("benign", "jailbreak"),
+             ("safe", "injection"))
 
 Problem = str | Sequence[str]
 Trajectory = tuple[Problem, Sequence[str]]
@@ -85,9 +83,8 @@ class StepScores:
     tokens: np.ndarray
 
     @classmethod
-    def pooled(
-        cls, log_probs: np.ndarray, step_of_token: np.ndarray, n_steps: int, pool: str
-    ) -> StepScores:
+    def pooled(cls, log_probs: np.ndarray, step_of_token: np.ndarray, n_steps: int,
+               pool: str) -> StepScores:
         """Turn token log-probabilities into suspicion: minus their minimum or mean per step."""
         parts = [log_probs[step_of_token == step] for step in range(n_steps)]
         for step, part in enumerate(parts, 1):
@@ -109,10 +106,8 @@ class StepScorer:
         self.model, self.tokenizer = model, tokenizer
 
     @classmethod
-    def load(
-        cls, name: str, revision: str = "", dtype: str = "float32", device: str = "cpu",
-        **options: Any,
-    ) -> Any:
+    def load(cls, name: str, revision: str = "", dtype: str = "float32", device: str = "cpu",
+             **options: Any) -> Any:
         """Load from a local folder or a pinned hub model; `options` go to the class."""
         tokenizer = load_tokenizer(name, revision)
         return cls(cls._load_model(name, revision, dtype, device), tokenizer, **options)
@@ -164,9 +159,8 @@ class StepScorer:
         """
         return self.score_many([(problem, steps)])[0]
 
-    def score_many(
-        self, trajectories: Sequence[Trajectory], ids: Sequence[str] = ()
-    ) -> list[StepScores]:
+    def score_many(self, trajectories: Sequence[Trajectory],
+                   ids: Sequence[str] = ()) -> list[StepScores]:
         """Score every trajectory that can be scored, in batches, and say which could not.
 
         Parameters
@@ -187,9 +181,8 @@ class StepScorer:
             others.
         """
         names = list(ids) or [str(k) for k in range(1, len(trajectories) + 1)]
-        if len(set(names)) != len(trajectories):
-            raise ModelError(
-                f"{len(set(names))} different ids for {len(trajectories)} trajectories")
+        if (unlike := len(set(names))) != len(trajectories):
+            raise ModelError(f"{unlike} different ids for {len(trajectories)} trajectories")
         encoded: dict[str, Any] = {}
         reasons: dict[str, str] = {}
         for name, trajectory in zip(names, trajectories, strict=True):
@@ -291,25 +284,6 @@ class Label:
                          f"position from 0 to {len(labels) - 1}")
 
 
-def split_steps(text: str) -> list[tuple[int, int]]:
-    """Split a solution at blank lines, or at line breaks where there is no blank line.
-
-    Returns
-    -------
-    list of (int, int)
-        Start and end of each non-blank step in `text`, surrounding blanks left out.
-    """
-    body = text.strip()
-    pattern = r"\n[^\S\n]*\n\s*" if re.search(r"\n[^\S\n]*\n", body) else r"\n\s*"
-    start = len(text) - len(text.lstrip())
-    bounds, position = [], 0
-    for found in re.finditer(pattern, body):
-        bounds.append((position, found.start()))
-        position = found.end()
-    bounds.append((position, len(body)))
-    return [(start + a, start + b) for a, b in bounds if b > a]
-
-
 class LogProbabilityScorer(StepScorer):
     """Suspicion per step, in [0, inf), from its tokens' log-probability under a language model.
 
@@ -336,10 +310,8 @@ class LogProbabilityScorer(StepScorer):
         Text after every step.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, system: str = "",
-        pool: str = "min", step_break: str = STEP_BREAK,
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, system: str = "",
+                 pool: str = "min", step_break: str = STEP_BREAK) -> None:
         super().__init__(model, tokenizer)
         if not tokenizer.is_fast:
             raise ModelError("log-probabilities per step need a fast tokenizer (token offsets)")
@@ -390,8 +362,7 @@ class LogProbabilityScorer(StepScorer):
                 raise ModelError("the prompt of the trajectory has no token, so that nothing "
                                  "predicts the first token of the answer: give a problem, or a "
                                  "system message")
-            n_tokens = len(answer.prompt) + len(answer.ids)
-            check_length(n_tokens, self.model.config, "the trajectory")
+            check_length(len(answer.prompt) + len(answer.ids), self.model.config, "the trajectory")
         return answers
 
     @torch.inference_mode()

@@ -31,15 +31,9 @@ from transformers import (
 )
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from monitorlab.models import ModelError
+from monitorlab.models import ModelError, engine
 from monitorlab.models.chat import render_chat
-from monitorlab.models.engine import (
-    LABEL_MASS,
-    Encoded,
-    check_length,
-    count_tokens,
-    logits_at_steps,
-)
+from monitorlab.models.engine import LABEL_MASS, Encoded, logits_at_steps
 from monitorlab.models.guards import Guard, GuardFamily
 from monitorlab.models.loading import from_checkpoint, load_model
 from monitorlab.signals.step_scores import Label, Problem, StepScorer, StepScores
@@ -72,16 +66,69 @@ class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
             torch.nn.Linear(size, size), torch.nn.ReLU(), torch.nn.Linear(size, self.num_labels))
         self.post_init()
 
-    def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None,
-        use_cache: bool = False,
-    ) -> TokenClassifierOutput:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None,
+                use_cache: bool = False) -> TokenClassifierOutput:
         """Return the logits of both labels at every position, shape (n, length, 2)."""
         body = self.model(input_ids, attention_mask=attention_mask, use_cache=use_cache)
         return TokenClassifierOutput(logits=self.score(body.last_hidden_state))
 
 
-class TokenRewardScorer(StepScorer):
+def _configuration(name: str, revision: str) -> Any:
+    """What a checkpoint says about itself; its own code is never run."""
+    return from_checkpoint(AutoConfig.from_pretrained, name, revision, trust_remote_code=False)
+
+
+class _RewardScorer(StepScorer):
+    """A process reward model: it reads a problem and a solution with a mark behind every step."""
+
+    @staticmethod
+    def load_any(name: str, revision: str = "", **settings: Any) -> StepScorer:
+        """Load a process reward model by what its checkpoint holds.
+
+        A causal language model is read at step tags, as Math-Shepherd, everything else by the
+        labels of its tokens.
+
+        Parameters
+        ----------
+        name, revision : str
+            Local folder, or name on the hub with its commit.
+        **settings
+            Of :meth:`TokenRewardScorer.load` or :meth:`MathShepherdScorer.load`, and of their
+            classes.
+
+        Raises
+        ------
+        ModelError
+            It cannot be loaded, or a setting belongs to the other kind.
+        """
+        config = _configuration(name, revision)
+        causal = any(one.endswith("ForCausalLM") for one in config.architectures or ())
+        scorer: type[StepScorer] = MathShepherdScorer if causal else TokenRewardScorer
+        known = settings_of(scorer.load, scorer)
+        if needless := [key for key in settings if key not in known]:
+            raise ModelError(f"the option {needless[0]} means nothing to {name}, which is read by "
+                             f"{scorer.__name__}. There are: {', '.join(known)}")
+        return cast(StepScorer, scorer.load(name, revision, **settings))
+
+    @staticmethod
+    def _single(problem: Problem) -> str:
+        """Return the problem if it is one text, as these scorers need it."""
+        if not isinstance(problem, str):
+            raise ModelError("this scorer takes one problem text, found a sequence of messages")
+        return problem
+
+    def _marked(self, ids: list[int], mark: int, text: str, steps: Sequence[str]) -> Encoded:
+        """Find the marks that close the steps; there must be exactly one per step."""
+        positions = [i for i, token in enumerate(ids) if token == mark]
+        if len(positions) != len(steps):
+            raise ModelError(f"found {len(positions)} marks {text!r} for {len(steps)} steps: the "
+                             "problem or a step contains the mark itself, or the tokenizer joins "
+                             "it to its neighbours")
+        engine.check_length(len(ids), self.model.config, "the trajectory")
+        return Encoded(ids, positions, engine.count_tokens(self.tokenizer, steps))
+
+
+class TokenRewardScorer(_RewardScorer):
     """Suspicion per step, in [0, 1], from a token-classification process reward model.
 
     Parameters
@@ -104,10 +151,9 @@ class TokenRewardScorer(StepScorer):
         The separator is no single token, or it is not known which label means a good step.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
-        separator: str = SEPARATOR, good_label: str | int | None = None, system: str = QWEN_SYSTEM,
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+                 separator: str = SEPARATOR, good_label: str | int | None = None,
+                 system: str = QWEN_SYSTEM) -> None:
         super().__init__(model, tokenizer)
         self.separator, self.system = separator, system
         if good_label is None:
@@ -115,40 +161,33 @@ class TokenRewardScorer(StepScorer):
         self.label = Label.read(model.config, good_label, "good_label", bad=False)
         ids = tokenizer(separator, add_special_tokens=False)["input_ids"]
         if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
-            raise ModelError(
-                f"the separator {separator!r} is not one token of this tokenizer (found "
-                f"{tokenizer.convert_ids_to_tokens(ids)}): is it the model's own tokenizer?")
+            found = tokenizer.convert_ids_to_tokens(ids)
+            raise ModelError(f"the separator {separator!r} is not one token of this tokenizer "
+                             f"(found {found}): is it the model's own tokenizer?")
         self.separator_id = ids[0]
 
     @classmethod
     def _load_model(cls, name: str, revision: str, dtype: str, device: str) -> PreTrainedModel:
-        """``Qwen2ForProcessRewardModel`` checkpoints load into the class above.
-
-        The model's own code is never run.
-        """
-        config = from_checkpoint(
-            AutoConfig.from_pretrained, name, revision, trust_remote_code=False)
+        """``Qwen2ForProcessRewardModel`` checkpoints load into the class above."""
+        config = _configuration(name, revision)
         architecture = (config.architectures or ["none"])[0]
         if architecture == "Qwen2ForProcessRewardModel":
             loader: Callable[..., PreTrainedModel] = Qwen2ForProcessRewardModel.from_pretrained
         elif architecture.endswith("ForTokenClassification"):
             loader = AutoModelForTokenClassification.from_pretrained
         else:
-            raise ModelError(
-                f"{name!r} holds {architecture}, expected Qwen2ForProcessRewardModel or a "
-                "...ForTokenClassification; code that a model brings along is never run")
+            raise ModelError(f"{name!r} holds {architecture}, expected Qwen2ForProcessRewardModel "
+                             "or a ...ForTokenClassification; a model's own code is never run")
         return load_model(loader, name, revision, dtype, device, heads=HEADS)
 
     def _encode(self, problem: Problem, steps: Sequence[str]) -> Encoded:
         texts = self._checked(steps)
-        messages = [
-            {"role": "system", "content": self.system},
-            {"role": "user", "content": _single(problem)},
-            {"role": "assistant", "content": "".join(text + self.separator for text in texts)},
-        ]
-        chat = render_chat(self.tokenizer, messages)
+        answer = "".join(text + self.separator for text in texts)
+        said = {"system": self.system, "user": self._single(problem), "assistant": answer}
+        chat = render_chat(
+            self.tokenizer, [{"role": role, "content": text} for role, text in said.items()])
         ids = self.tokenizer(chat, add_special_tokens=False)["input_ids"]
-        return _marked(self, ids, self.separator_id, self.separator, texts)
+        return self._marked(ids, self.separator_id, self.separator, texts)
 
     def _read(self, encoded: Sequence[Encoded]) -> list[StepScores]:
         logits = logits_at_steps(self.model, encoded, self.tokenizer.pad_token_id)
@@ -156,7 +195,7 @@ class TokenRewardScorer(StepScorer):
                 for row, item in zip(logits, encoded, strict=True)]
 
 
-class MathShepherdScorer(StepScorer):
+class MathShepherdScorer(_RewardScorer):
     """Suspicion per step, in [0, 1], from a causal language model that judges at a step tag.
 
     The model reads ``problem Step 1: ... ки\\nStep 2: ... ки``; at every tag the logits of the two
@@ -179,11 +218,9 @@ class MathShepherdScorer(StepScorer):
         Tag and judgements are not one token each.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
-        step_tag: str = STEP_TAG, good: str = GOOD, bad: str = BAD, numbered: bool = True,
-        least_mass: float = LABEL_MASS,
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+                 step_tag: str = STEP_TAG, good: str = GOOD, bad: str = BAD, numbered: bool = True,
+                 least_mass: float = LABEL_MASS) -> None:
         super().__init__(model, tokenizer)
         self.step_tag, self.numbered, self.least_mass = step_tag, numbered, least_mass
         # The card encodes both judgements in one text; the second then carries its blank.
@@ -194,9 +231,8 @@ class MathShepherdScorer(StepScorer):
                 or len(self.judgement_ids) != 2
                 or step_tag not in tokenizer.decode([self.tag_id])):
             pieces = tokenizer.convert_ids_to_tokens([*self.judgement_ids, *tag_ids[1:]])
-            raise ModelError(
-                f"{good!r}, {bad!r} and {step_tag!r} must be one token each, but this tokenizer "
-                f"makes {pieces} of them: is it the model's own tokenizer?")
+            raise ModelError(f"{good!r}, {bad!r} and {step_tag!r} must be one token each, found "
+                             f"{pieces}: is it the model's own tokenizer?")
 
     def _encode(self, problem: Problem, steps: Sequence[str]) -> Encoded:
         texts = self._checked(steps)
@@ -204,8 +240,8 @@ class MathShepherdScorer(StepScorer):
             texts = [text if re.match(r"Step \d+:", text) else f"Step {k}: {text}"
                      for k, text in enumerate(texts, 1)]
         solution = "\n".join(f"{text} {self.step_tag}" for text in texts)
-        ids = self.tokenizer(f"{_single(problem)} {solution}")["input_ids"]
-        return _marked(self, ids, self.tag_id, self.step_tag, texts)
+        ids = self.tokenizer(f"{self._single(problem)} {solution}")["input_ids"]
+        return self._marked(ids, self.tag_id, self.step_tag, texts)
 
     def _read(self, encoded: Sequence[Encoded]) -> list[StepScores | ModelError]:
         pad_id = self.tokenizer.pad_token_id
@@ -217,58 +253,9 @@ class MathShepherdScorer(StepScorer):
             read.append(StepScores(label.suspicion(row), np.array(item.tokens)))
             if mass < self.least_mass:
                 read[-1] = ModelError(
-                    f"the judgements have {mass:.2g} of the probability at a tag, expected at "
-                    f"least {self.least_mass:g}: was the model trained to judge at "
-                    f"{self.step_tag!r}?")
+                    f"the judgements have {mass:.2g} of the probability at a tag, expected at least"
+                    f" {self.least_mass:g}: was the model trained to judge at {self.step_tag!r}?")
         return read
-
-
-def load_reward_model(name: str, revision: str = "", **settings: Any) -> StepScorer:
-    """Load a process reward model by what its checkpoint holds.
-
-    A causal language model is read at step tags, as Math-Shepherd, everything else by the labels of
-    its tokens.
-
-    Parameters
-    ----------
-    name, revision : str
-        Local folder, or name on the hub with its commit.
-    **settings
-        Of :meth:`TokenRewardScorer.load` or :meth:`MathShepherdScorer.load`, and of their classes.
-
-    Raises
-    ------
-    ModelError
-        It cannot be loaded, or a setting belongs to the other kind.
-    """
-    config = from_checkpoint(AutoConfig.from_pretrained, name, revision, trust_remote_code=False)
-    causal = any(one.endswith("ForCausalLM") for one in config.architectures or ())
-    scorer: type[StepScorer] = MathShepherdScorer if causal else TokenRewardScorer
-    known = settings_of(scorer.load, scorer)
-    if needless := [key for key in settings if key not in known]:
-        raise ModelError(f"the option {needless[0]} means nothing to {name}, which is read by "
-                         f"{scorer.__name__}. There are: {', '.join(known)}")
-    return cast(StepScorer, scorer.load(name, revision, **settings))
-
-
-def _single(problem: Problem) -> str:
-    """Return the problem if it is one text, as these scorers need it."""
-    if not isinstance(problem, str):
-        raise ModelError("this scorer takes one problem text, found a sequence of messages")
-    return problem
-
-
-def _marked(
-    scorer: StepScorer, ids: list[int], mark: int, text: str, steps: Sequence[str]
-) -> Encoded:
-    """Find the marks that close the steps; there must be exactly one per step."""
-    positions = [i for i, token in enumerate(ids) if token == mark]
-    if len(positions) != len(steps):
-        raise ModelError(
-            f"found {len(positions)} marks {text!r} for {len(steps)} steps: the problem or a step "
-            "contains the mark itself, or the tokenizer joins it to its neighbours")
-    check_length(len(ids), scorer.model.config, "the trajectory")
-    return Encoded(ids, positions, count_tokens(scorer.tokenizer, steps))
 
 
 class GuardScorer(StepScorer):
@@ -298,11 +285,9 @@ class GuardScorer(StepScorer):
         There is no chat template, it leaves texts out, or the labels cannot be told apart.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, unsafe: str = "unsafe",
-        safe: str = "safe", lead: str = LABEL_LEAD, least_mass: float = LABEL_MASS,
-        turns: Turns = "assistant",
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+                 unsafe: str = "unsafe", safe: str = "safe", lead: str = LABEL_LEAD,
+                 least_mass: float = LABEL_MASS, turns: Turns = "assistant") -> None:
         super().__init__(model, tokenizer)
         self.turns = turns
         family = GuardFamily("own", (unsafe,), (safe,), lead=lead)
@@ -313,9 +298,8 @@ class GuardScorer(StepScorer):
         answers = self._checked(steps)
         asked = [problem] if isinstance(problem, str) else list(problem)
         if len(asked) != len(answers):
-            raise ModelError(
-                f"a conversation needs one user message per assistant turn, found {len(asked)} "
-                f"messages and {len(answers)} turns")
+            raise ModelError("a conversation needs one user message per assistant turn, found "
+                             f"{len(asked)} messages and {len(answers)} turns")
         turns: list[tuple[str, ...]] = list(zip(asked, answers, strict=True))
         judged: list[list[tuple[str, ...]]] = []
         for k, turn in enumerate(turns):
@@ -324,9 +308,9 @@ class GuardScorer(StepScorer):
         prompts = [self.guard.prompt(part) for part in judged]
         for number, prompt in enumerate(prompts, 1):
             longest = len(prompt) + max(map(len, self.guard.words)) - 1
-            check_length(longest, self.model.config, f"the prompt of turn {number}")
+            engine.check_length(longest, self.model.config, f"the prompt of turn {number}")
         said = [part[-1][-1] for part in judged]
-        return prompts, np.array(count_tokens(self.tokenizer, said))
+        return prompts, np.array(engine.count_tokens(self.tokenizer, said))
 
     def _read(self, encoded: list[_Asked]) -> list[StepScores | ModelError]:
         """Score all turns of all conversations together."""
@@ -337,7 +321,7 @@ class GuardScorer(StepScorer):
         for prompts, tokens in encoded:
             own = slice(start, start + len(prompts))
             start = own.stop
-            wrong = [f"after turn {turn} {why}"
-                     for turn, why in enumerate(objections[own], 1) if why]
+            wrong = [f"after turn {turn} {why}" for turn, why in enumerate(objections[own], 1)
+                     if why]
             found.append(ModelError(wrong[0]) if wrong else StepScores(scores[own], tokens))
         return found

@@ -10,7 +10,7 @@ import pandas as pd
 
 from monitorlab.online.comparison import PAPER_METHODS, TRIVIAL_METHODS, Split, compare_methods
 from monitorlab.online.metrics import peaks
-from monitorlab.online.score_files import from_steps, load_scores
+from monitorlab.online.score_files import from_frame, load_scores
 from monitorlab.online.trajectories import UNKNOWN, Trajectories
 from monitorlab.pipeline.runs import Run
 from monitorlab.statistics.thresholds import Threshold
@@ -56,9 +56,17 @@ def earlier(run: Run, needed: bool = True) -> dict[tuple[str, str], Trajectories
 
 
 def _stand_ins(steps: pd.DataFrame) -> dict[tuple[str, str], Trajectories]:
-    """Sequences of the table ``steps``, by data set and signal."""
-    return {key: replace(data, title=STAND_INS.get(data.dataset, ""), stand_in=True)
-            for key, data in from_steps(steps).items()}
+    """Sequences of the table ``steps``, by data set and signal, in order of first appearance."""
+    found = {}
+    for (dataset, signal), group in steps.groupby(["dataset", "signal"], sort=False):
+        one = from_frame(group.reset_index(drop=True), str(dataset), str(signal))
+        wrong = group[group["step_label"] == 1] if "step_label" in group else group[:0]
+        if len(wrong):
+            first = wrong.groupby("trajectory_id")["step"].min().reindex(one.ids, fill_value=0)
+            one = replace(one, onsets=first.to_numpy(dtype=np.int64))
+        title = STAND_INS.get(one.dataset, "")
+        found[one.dataset, one.signal] = replace(one, title=title, stand_in=True)
+    return found
 
 
 def released(run: Run) -> dict[tuple[str, str], Trajectories]:
