@@ -42,7 +42,7 @@ class Noting:
         self.asked.append(list(samples))
         return [Verdict(PARSED, len(one.response) > len(one.request)) for one in samples]
 
-    def _reread(self, verdict: Verdict, sample: Sample) -> Verdict:
+    def reread(self, verdict: Verdict, sample: Sample) -> Verdict:
         self.asked.append([sample])
         return verdict
 
