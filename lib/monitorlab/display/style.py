@@ -143,6 +143,26 @@ def shared_legend(fig: Figure, axes: Sequence[Axes], columns: int = 1,
                loc=place, ncols=columns, frameon=False, fontsize=8)
 
 
+def finished(fig: Figure, columns: int = 1, title: str = "", **font: Any) -> Figure:
+    """Put the legend of all axes below a figure, and a bold title above; return the figure.
+
+    Parameters
+    ----------
+    fig : Figure
+        With everything drawn.
+    columns : int
+        Of the legend.
+    title : str
+        None if empty.
+    **font
+        Of the title, instead of bold.
+    """
+    shared_legend(fig, fig.axes, columns)
+    if title:
+        fig.suptitle(title, **(font or {"fontweight": "bold"}))
+    return fig
+
+
 def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each monitor, the same in every figure of one list of names.
 
