@@ -396,8 +396,7 @@ def plot_types(samples: pd.DataFrame) -> Figure:
         ax.margins(y=0.01)
         ax.tick_params(axis="y", labelsize=7)
         ax.grid(axis="y", visible=False)
-    style.shared_legend(fig, list(axes[0]), 3)
-    return fig
+    return style.finished(fig, 3)
 
 
 def plot_lengths(samples: pd.DataFrame) -> Figure:
@@ -421,8 +420,7 @@ def plot_lengths(samples: pd.DataFrame) -> Figure:
         ax.set_xlabel("words in the response")
     for ax in axes[:, 0]:
         ax.set_ylabel("samples")
-    style.shared_legend(fig, list(axes.flat), 2)
-    return fig
+    return style.finished(fig, 2)
 
 
 def plot_probes(probes: pd.DataFrame, limits: Mapping[str, float]) -> Figure:
@@ -451,8 +449,7 @@ def plot_probes(probes: pd.DataFrame, limits: Mapping[str, float]) -> Figure:
     ax.invert_yaxis()
     ax.set_xlim(min(0.3, probes["low"].min() - 0.02), 1)
     ax.set_xlabel("AUROC (.5: no shortcut; bars: 95 % interval over scenarios)")
-    style.shared_legend(fig, [ax], 6)
-    return fig
+    return style.finished(fig, 6)
 
 
 def plot_agreement(frame: pd.DataFrame, pairs: Sequence[str]) -> Figure:
@@ -511,8 +508,7 @@ def plot_by_tier(table: pd.DataFrame, name: str, value: str, label: str, guess: 
     ax.set_yticks(range(len(rows)), rows)
     ax.invert_yaxis()
     ax.set_xlabel(label)
-    style.shared_legend(fig, [ax], 4)
-    return fig
+    return style.finished(fig, 4)
 
 
 def plot_corpus(report: Report) -> Figure:
@@ -535,8 +531,7 @@ def plot_corpus(report: Report) -> Figure:
     ax.set_xlabel("samples (logarithmic)")
     ax.margins(y=0.12)
     ax.invert_yaxis()
-    style.shared_legend(fig, [ax], 2)
-    return fig
+    return style.finished(fig, 2)
 
 
 def _components(report: Report) -> pd.DataFrame:

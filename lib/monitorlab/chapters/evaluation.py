@@ -531,8 +531,7 @@ def plot_anatomy(anatomy: pd.DataFrame, order: Sequence[str]) -> Figure:
     ax.margins(y=0.01)
     ax.set(xlabel="share of pairs (green is good)", xlim=(0, 1))
     ax.grid(axis="y", visible=False)
-    style.shared_legend(fig, [ax], 3)
-    return fig
+    return style.finished(fig, 3)
 
 
 def plot_separation(compared: pd.DataFrame, order: Sequence[str]) -> Figure:
@@ -572,8 +571,7 @@ def plot_separation(compared: pd.DataFrame, order: Sequence[str]) -> Figure:
         axes[0, 0].scatter([], [], marker="s", color=color, label=label)
     axes[0, 0].scatter([], [], marker="$?$", color="black",
                        label="could be due to failed verdicts")
-    style.shared_legend(fig, [axes[0, 0]], 4)
-    return fig
+    return style.finished(fig, 4)
 
 
 def plot_judges(rates: pd.DataFrame, sources: dict[str, str]) -> Figure:
@@ -601,5 +599,4 @@ def plot_judges(rates: pd.DataFrame, sources: dict[str, str]) -> Figure:
         _unit_square(ax, style.MISSES, "")
         ax.set_title(title)
     axes[0, 0].set_ylabel(style.FALSE_ALARMS)
-    style.shared_legend(fig, list(axes[0]), 3)
-    return fig
+    return style.finished(fig, 3)
