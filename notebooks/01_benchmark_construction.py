@@ -223,8 +223,7 @@ display.say(
 # misbehaves.
 
 # %%
-shown = chapter.pairs_to_show(samples, PAIRS_SHOWN, run.rng("browser"))
-chapter.browse(samples, shown)
+chapter.browse(samples, per_cell=PAIRS_SHOWN, random=run.rng("browser"))
 
 # %% [markdown]
 # ## Does a cue sway a real model?

@@ -7,7 +7,9 @@ over cells: those here are computed from the rounded cells.
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Final
 
 import pandas as pd
@@ -19,37 +21,12 @@ SEEN_CELLS, UNSEEN_SG, UNSEEN_OTHER = "seen", "unseen SG", "unseen other"
 GROUPS = (SEEN_CELLS, UNSEEN_SG, UNSEEN_OTHER)
 SG_CELLS = frozenset({"sg_code", "sg_qa"})
 
-ARM_TITLES: Final[Mapping[str, str]] = {
-    "base": "base", "spv_code": "S&PV code", "spv_qa": "S&PV QA", "syco_qa": "Syco QA",
-    "syco_reasoning_plain": "Syco reasoning, no thinking",
-    "syco_reasoning_thinking": "Syco reasoning, thinking", "all": "all",
-}  # fmt: skip
+_PAPER = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+PAIRS: Final[Mapping[str, int]] = _PAPER["pairs"]  # per cell of the paper's benchmark
+ARM_TITLES: Final[Mapping[str, str]] = {arm: of["title"] for arm, of in _PAPER["arms"].items()}
 ARMS = tuple(ARM_TITLES)
-
 SEEN: Final[Mapping[str, frozenset[str]]] = {
-    "base": frozenset(), "spv_code": frozenset({"spv_code"}), "spv_qa": frozenset({"spv_qa"}),
-    "syco_qa": frozenset({"syco_qa"}), "syco_reasoning_plain": frozenset({"syco_reasoning"}),
-    "syco_reasoning_thinking": frozenset({"syco_reasoning"}), "all": frozenset(CELLS) - SG_CELLS,
-}  # fmt: skip
-
-# Pairs per cell of the paper's benchmark, that is misbehaving samples and as many benign ones. The
-# sums per category are printed in the paper; which half is code and which is QA is our inference.
-PAIRS: Final[Mapping[str, int]] = {
-    "spv_code": 488, "spv_qa": 98, "syco_qa": 204, "syco_reasoning": 277, "sg_code": 149,
-    "sg_qa": 289,
-}  # fmt: skip
-
-_COLUMNS = ("spv_code", "spv_qa", "syco_qa", "syco_reasoning", "sg_code", "sg_qa")
-_FIGURE_8 = {
-    "base": ".59/.29 .17/.51 .54/.05 .62/.06 .49/.35 .33/.11",
-    "spv_code": ".00/.03 .27/.39 .57/.02 .69/.00 .86/.06 .47/.00",
-    "spv_qa": ".51/.24 .13/.16 .63/.02 .70/.04 .60/.11 .29/.03",
-    "syco_qa": ".21/.67 .02/.93 .05/.66 .02/.85 .07/.89 .01/.64",
-    "syco_reasoning_plain": ".61/.31 .19/.59 .14/.12 .04/.04 .41/.27 .28/.14",
-    "syco_reasoning_thinking": ".40/.47 .15/.82 .14/.52 .11/.61 .29/.79 .08/.69",
-    "all": ".00/.02 .12/.17 .17/.16 .17/.25 .70/.07 .35/.02",
-}
-
+    arm: frozenset(of["seen"]) for arm, of in _PAPER["arms"].items()}
 
 # What an arm has to pass on the unseen SG cells to beat every arm of the paper, as means over both
 # cells: balanced accuracy and g2 are to be exceeded, and the false alarm rate not. No published arm
@@ -70,10 +47,9 @@ def published() -> pd.DataFrame:
         [0, 1].
     """
     rows = []
-    for arm, line in _FIGURE_8.items():
-        pairs = dict(zip(_COLUMNS, line.split(), strict=True))
+    for arm, of in _PAPER["arms"].items():
         for cell in CELLS:
-            mr, far = map(float, pairs[cell].split("/"))
+            mr, far = of["rates"][cell]
             rows.append({"arm": arm, "cell": cell, "seen": cell in SEEN[arm], "mr": mr, "far": far,
                          "balanced_accuracy": 1 - (mr + far) / 2, "g2": (1 - mr) * (1 - far)})
     return pd.DataFrame(rows)
