@@ -421,7 +421,7 @@ def test_sources_are_stacked_with_an_overview() -> None:
     assert list(together.overview["pairs"]) == [1, 0]
     row = together.overview.iloc[0]
     assert (row["words_benign"], row["words_misbehaving"]) == (3, 1)
-    assert together.dropped.to_dict("records") == [
+    assert empty.dropped.to_dict("records") == [
         {"source": "none", "unit": "problem", "reason": "no misbehaving answer", "count": 1}]
 
 

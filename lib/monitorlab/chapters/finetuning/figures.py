@@ -13,35 +13,30 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from monitorlab.chapters.finetuning.published import (
-    ALL_COMPONENTS,
-    ARM_TITLES,
-    GOAL,
-    GROUPS,
-    SEEN_CELLS,
-    UNSEEN_OTHER,
-    UNSEEN_SG,
-)
+from monitorlab.chapters.finetuning import published as paper
 from monitorlab.display import style
 from monitorlab.display.style import BLACK, CELL_TITLES, FALSE_ALARMS, GREY, MISSES, TWO_COLUMNS
 
 FAINT = "#c9cdd4"  # iso-d' curves, behind everything
-GROUP_TITLES = {SEEN_CELLS: "cells seen in training", UNSEEN_SG: "unseen: specification gaming",
-                UNSEEN_OTHER: "unseen: other cells"}
-GROUP_COLORS = {SEEN_CELLS: style.GREEN, UNSEEN_SG: style.UNSAFE, UNSEEN_OTHER: style.BLUE}
+GROUP_TITLES = {
+    paper.SEEN_CELLS: "cells seen in training", paper.UNSEEN_OTHER: "unseen: other cells",
+    paper.UNSEEN_SG: "unseen: specification gaming",
+}  # fmt: skip
+GROUP_COLORS = {paper.SEEN_CELLS: style.GREEN, paper.UNSEEN_SG: style.UNSAFE,
+                paper.UNSEEN_OTHER: style.BLUE}
 
 
 def _arm_title(arm: str, trained: Collection[str] | None = None) -> str:
     """Name of an arm in figures; arms beyond the paper's are called what they are."""
     missing = trained is not None and arm not in trained
-    return ARM_TITLES.get(arm, arm) + (" (not trained)" if missing else "")
+    return paper.ARM_TITLES.get(arm, arm) + (" (not trained)" if missing else "")
 
 
 def _arm_looks(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each arm: the paper's keep theirs, whatever others there are."""
-    own = [arm for arm in dict.fromkeys(arms) if arm not in ARM_TITLES]
+    own = [arm for arm in dict.fromkeys(arms) if arm not in paper.ARM_TITLES]
     # `looks` goes by the alphabet; numbered names keep the order of the arms.
-    numbered = {arm: f"{place:03d}" for place, arm in enumerate([*ARM_TITLES, *own])}
+    numbered = {arm: f"{place:03d}" for place, arm in enumerate([*paper.ARM_TITLES, *own])}
     found = style.looks(list(numbered.values()))
     return {arm: found[numbered[arm]] for arm in dict.fromkeys(arms)}
 
@@ -221,10 +216,10 @@ def plot_transfer(means: pd.DataFrame, published: pd.DataFrame, title: str) -> F
     rows, known = (table[table["metric"] == "balanced_accuracy"] for table in (means, published))
     style.check_some(rows, "arms")
     arms = list(dict.fromkeys([*published["arm"], *rows["arm"]]))
-    fig, axes = style.subplots(1, len(GROUPS), TWO_COLUMNS, 1.5 + 0.29 * len(arms), sharex=True,
-                               sharey=True)
+    fig, axes = style.subplots(1, len(paper.GROUPS), TWO_COLUMNS, 1.5 + 0.29 * len(arms),
+                               sharex=True, sharey=True)
     y = np.arange(len(arms))
-    for ax, group in zip(axes[0], GROUPS, strict=True):
+    for ax, group in zip(axes[0], paper.GROUPS, strict=True):
         part = style.one_row_each(rows[rows["group"] == group], "arm", arms)
         ax.errorbar(part["value"], y, xerr=style.whiskers(part["value"], part["low"], part["high"]),
                     color=GROUP_COLORS[group], marker="o", linestyle="none", elinewidth=1.4,
@@ -232,8 +227,8 @@ def plot_transfer(means: pd.DataFrame, published: pd.DataFrame, title: str) -> F
         there = style.one_row_each(known[known["group"] == group], "arm", arms)
         ax.plot(there["value"], y, color=GREY, marker="D", markerfacecolor="white",
                 linestyle="none", markersize=5, zorder=2, label="published (other data)")
-        if group == UNSEEN_SG:
-            goal = GOAL["balanced_accuracy"]
+        if group == paper.UNSEEN_SG:
+            goal = paper.GOAL["balanced_accuracy"]
             ax.axvline(goal, color=BLACK, linestyle="--", linewidth=1, label=f"goal, {goal:g}")
         ax.axvline(0.5, color=GREY, linestyle=":", linewidth=1, label="chance")
         ax.set_title(GROUP_TITLES[group], fontsize=9)
@@ -256,7 +251,7 @@ def plot_beyond(differences: pd.DataFrame, title: str) -> Figure:
     title : str
         Above the figure.
     """
-    groups = (UNSEEN_SG, SEEN_CELLS)
+    groups = (paper.UNSEEN_SG, paper.SEEN_CELLS)
     order = list(dict.fromkeys(differences["arm"]))
     rows = differences[differences["metric"] == "balanced_accuracy"]
     style.check_some(rows, "differences")
@@ -275,7 +270,7 @@ def plot_beyond(differences: pd.DataFrame, title: str) -> Figure:
         ax.axvline(0, color=BLACK, linewidth=1)
         ax.set_title(GROUP_TITLES[group], fontsize=9)
         ax.set_xlabel("balanced accuracy, difference to "
-                      f"“{_arm_title(ALL_COMPONENTS)}”\n(higher is better)")
+                      f"“{_arm_title(paper.ALL_COMPONENTS)}”\n(higher is better)")
     low, high = axes[0, 0].get_xlim()
     axes[0, 0].set_xlim(min(low, -0.05), max(high, 0.05))
     _arms_on_y(axes, order, order)

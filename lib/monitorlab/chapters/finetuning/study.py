@@ -564,7 +564,10 @@ def _card(study: Study) -> str:
         settings = ", ".join(f"{name} {value}" for name, value in recipe.items()
                              if not isinstance(value, list))
         for key, names in (("cell", CELLS), ("tier", TIERS)):
-            rows += _rows(judged.assign(cell=judged[key]), names)
+            found = matrix(judged.assign(cell=judged[key]), [ALL_COMPONENTS, BASE],
+                           rng=np.random.default_rng(0), resamples=RESAMPLES, cells=names)
+            ours, theirs = np.split(found.to_records(), 2)
+            rows += zip(ours, theirs, strict=True)
     template = Template(CARD_TEXT.read_text(encoding="utf-8"), trim_blocks=True,
                         keep_trailing_newline=True)
     return template.render(
@@ -575,17 +578,3 @@ def _card(study: Study) -> str:
         least=tests.groupby("cell").size().min(),
         longer=longer(study.opened, study.longer(), SEEN_BY, np.random.default_rng(0), RESAMPLES),
     )  # fmt: skip
-
-
-def _rows(judged: pd.DataFrame, names: tuple[str, ...]) -> list[str]:
-    """One row per cell or tier, with the base beside the arm."""
-    found = matrix(judged, [BASE, ALL_COMPONENTS], rng=np.random.default_rng(0),
-                   resamples=RESAMPLES, cells=names).set_index(["arm", "cell"])
-    rows = []
-    for name in names:
-        shown = [f"{found.loc[(arm, name), key]:.2f} ({found.loc[(arm, name), f'{key}_low']:.2f} "
-                 f"to {found.loc[(arm, name), f'{key}_high']:.2f})"
-                 for arm, key in ((ALL_COMPONENTS, "mr"), (ALL_COMPONENTS, "far"),
-                                  (ALL_COMPONENTS, "auroc"), (BASE, "auroc"))]
-        rows.append(f"| {name} | {found.loc[(ALL_COMPONENTS, name), 'n']} | {' | '.join(shown)} |")
-    return rows

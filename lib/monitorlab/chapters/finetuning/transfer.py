@@ -17,15 +17,7 @@ import numpy as np
 import pandas as pd
 
 from monitorlab.benchmark.written import TIERS
-from monitorlab.chapters.finetuning.published import (
-    ALL_COMPONENTS,
-    GROUPS,
-    SEEN,
-    SEEN_CELLS,
-    UNSEEN_SG,
-    cell_groups,
-    published,
-)
+from monitorlab.chapters.finetuning import published as paper
 from monitorlab.evaluation import bootstrap
 from monitorlab.evaluation.bootstrap import CELL_RESAMPLES, CellDraws, split_rows
 from monitorlab.evaluation.comparisons import ERRORS, compare, holm
@@ -47,7 +39,7 @@ def matrix(
     judged: pd.DataFrame,
     arms: Sequence[str],
     *,
-    seen: Mapping[str, Collection[str]] = SEEN,
+    seen: Mapping[str, Collection[str]] = paper.SEEN,
     rng: np.random.Generator | None = None,
     resamples: int = CELL_RESAMPLES,
     cells: Sequence[str] = CELLS,
@@ -186,7 +178,7 @@ class Transfer:
     unit: str = SCENARIO
 
     def means(
-        self, rng: np.random.Generator, groups: Sequence[str] = GROUPS, *, split: str = "test"
+        self, rng: np.random.Generator, groups: Sequence[str] = paper.GROUPS, *, split: str = "test"
     ) -> pd.DataFrame:
         """Means of every arm over the cells of each group.
 
@@ -226,8 +218,8 @@ class Transfer:
         return self._sorted(tables, groups, metric=bootstrap.CELL_METRICS)[columns]
 
     def differences(
-        self, rng: np.random.Generator, groups: Sequence[str] = GROUPS, *,
-        reference: str = ALL_COMPONENTS,
+        self, rng: np.random.Generator, groups: Sequence[str] = paper.GROUPS, *,
+        reference: str = paper.ALL_COMPONENTS,
     ) -> pd.DataFrame:
         """Differences to a reference arm, on the same resamples, the same cells and samples.
 
@@ -266,7 +258,7 @@ class Transfer:
                                      **{name: found[name] for name in failures})
 
     def tests(
-        self, groups: Sequence[str] = GROUPS, *, reference: str = ALL_COMPONENTS
+        self, groups: Sequence[str] = paper.GROUPS, *, reference: str = paper.ALL_COMPONENTS
     ) -> pd.DataFrame:
         """Exact tests of every arm against a reference, for each kind of error.
 
@@ -310,10 +302,10 @@ class Transfer:
         for tier in TIERS:
             rows = self.judged[self.judged["tier"] == tier]
             test = set(rows.loc[rows["split"] == "test", "cell"])
-            for group in GROUPS:
+            for group in paper.GROUPS:
                 kept = {arm: cells for arm, cells in self.seen.items()
-                        if arm == BASE or 0 < len(cell_groups(cells)[group])
-                        == len(test & {*cell_groups(cells)[group]})}
+                        if arm == BASE or 0 < len(paper.cell_groups(cells)[group])
+                        == len(test & {*paper.cell_groups(cells)[group]})}
                 if len(kept) > 1:
                     part = replace(self, judged=rows, seen=kept)
                     table = part.differences(rng, [group], reference=BASE)
@@ -331,7 +323,7 @@ class Transfer:
             arms: dict[tuple[str, ...], list[str]] = {}
             for arm, cells in self.seen.items():
                 if arm != reference:
-                    arms.setdefault(cell_groups(cells)[group], []).append(arm)
+                    arms.setdefault(paper.cell_groups(cells)[group], []).append(arm)
             yield from ((group, cells, names) for cells, names in arms.items() if cells)
 
     def _sorted(
@@ -368,18 +360,19 @@ def reproduction(differences: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame
     known, ours = (table[table["metric"] == "balanced_accuracy"].set_index(["arm", "group"])
                       for table in (means, differences))
     # The base has seen nothing: on an arm's cells its value comes from the published matrix.
-    cells = published().set_index(["arm", "cell"])["balanced_accuracy"]
+    cells = paper.published().set_index(["arm", "cell"])["balanced_accuracy"]
     found = []
     for (arm, group), value in known["value"].items():
         if arm == BASE:
             continue
-        there = value - np.mean([cells[BASE, cell] for cell in cell_groups(SEEN[arm])[group]])
+        own = paper.cell_groups(paper.SEEN[arm])[group]
+        there = value - np.mean([cells[BASE, cell] for cell in own])
         row: dict[str, Any] = {"arm": arm, "group": group, "published": there}
         outcome = NOT_TESTED
         if (arm, group) in ours.index:
-            own = ours.loc[(arm, group)]
-            row |= own[["difference", "low", "high"]].to_dict()
-            outcome = _outcome(there, own) if _enough(own) else TOO_FEW
+            here = ours.loc[(arm, group)]
+            row |= here[["difference", "low", "high"]].to_dict()
+            outcome = _outcome(there, here) if _enough(here) else TOO_FEW
         found.append(row | {"outcome": outcome})
     return pd.DataFrame(found, columns=["arm", "group", "published", "difference", "low", "high",
                                         "outcome"])
@@ -428,15 +421,16 @@ def longer(
         scenarios), and ``outcome``, a sentence that the interval decides. No row without arms.
     """
     found = []
+    kinds = ((OWN_OPEN, opened, paper.SEEN_CELLS), (paper.UNSEEN_SG, drawn, paper.UNSEEN_SG))
     for arm in sorted(set(opened["name"]) - {BASE}):
-        for where, rows, group in ((OWN_OPEN, opened, SEEN_CELLS), (UNSEEN_SG, drawn, UNSEEN_SG)):
-            cells = cell_groups(seen[arm])[group]
+        for where, rows, group in kinds:
+            cells = paper.cell_groups(seen[arm])[group]
             # Both are measured on the same cells.
             both = Transfer(rows, dict.fromkeys((BASE, arm), cells), resamples)
-            gap = both.differences(rng, [SEEN_CELLS], reference=BASE)
+            gap = both.differences(rng, [paper.SEEN_CELLS], reference=BASE)
             row = gap[gap["metric"] == "auroc"].iloc[0]
             both = replace(both, judged=rows[rows["cell"].isin(cells)], resamples=1)
-            level = both.means(rng, [SEEN_CELLS])
+            level = both.means(rng, [paper.SEEN_CELLS])
             level = level[level["metric"] == "auroc"].set_index("arm")["value"]
             outcome = "The interval holds zero, which leaves open whether it learned anything."
             if row["low"] > 0:
