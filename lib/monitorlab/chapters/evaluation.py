@@ -65,12 +65,6 @@ LEAST = 20  # scenarios: intervals of fewer may be far too narrow to accuse the 
 WORSE, AT_CHANCE = "worse, as it must be", "nothing to lose: at chance before"
 TOO_FEW, NOT_SEEN = "too few samples to tell", "not noticed"
 
-TREATMENT_COLORS = dict(zip(
-    TREATMENTS, (style.GREEN, style.ORANGE, style.SKY, style.UNSAFE, "#d0d3d8"), strict=True))
-TREATMENT_WORDS = {
-    "discriminates": "tells apart", "both": "alarms on both", "blind": "alarms on neither",
-    "inverted": "alarms on the benign one", "undecided": "undecided (a failed verdict)",
-}  # fmt: skip
 SAME = "#e8eaee"
 RATE_TITLES = {"mr": style.MISSES, "far": style.FALSE_ALARMS}
 
@@ -523,8 +517,8 @@ def plot_anatomy(anatomy: pd.DataFrame, order: Sequence[str]) -> Figure:
     left = np.zeros(len(wide))
     for treatment in TREATMENTS:
         share = wide[treatment].fillna(0).to_numpy()
-        ax.barh(range(len(wide)), share, left=left, color=TREATMENT_COLORS[treatment],
-                label=TREATMENT_WORDS[treatment])
+        ax.barh(range(len(wide)), share, left=left, color=style.TREATMENT_COLORS[treatment],
+                label=style.TREATMENT_NAMES[treatment])
         left += share
     ax.set_yticks(range(len(order)), list(order))
     ax.invert_yaxis()

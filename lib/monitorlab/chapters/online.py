@@ -59,13 +59,6 @@ FEWEST = 10  # sequences of a class; from fewer, no verdict and no ranking
 
 MOST_MARKS = 100  # steps that are marked one by one
 
-MEASURE_LABELS = {
-    "far": "false alarm rate ↓", "miss": "miss rate ↓", "power": "power ↑",
-    "after_onset": "caught at or\nafter the onset ↑",
-    "by_half": "caught by half ↑\n(of the steps)",
-    "delay": "delay if detected ↓\n(share of steps)",
-    "restricted_delay": "restricted delay ↓\n(a miss counts as 1)",
-}
 
 
 class Scored(dict[tuple[str, str], Trajectories]):
@@ -688,7 +681,7 @@ def _grid(
     for ax in axes[-1]:
         ax.set_xlabel("target level ε")
     for ax, measure in zip(axes[:, 0], measures, strict=True):
-        ax.set_ylabel(MEASURE_LABELS[measure])
+        ax.set_ylabel(style.MEASURE_NAMES[measure])
     return fig, axes
 
 

@@ -36,10 +36,12 @@ GREY = "#8a8f98"
 
 SAFE, UNSAFE = BLUE, VERMILION
 
-# Colour and marker of each method, colour and words of each signal.
+# Colour and marker of each method, colour and words of each signal, and so on.
 _LOOKS = tomllib.loads(Path(__file__).with_name("looks.toml").read_text(encoding="utf-8"))
 METHOD_COLORS, METHOD_MARKERS = _LOOKS["method_colors"], _LOOKS["method_markers"]
 SIGNAL_COLORS, SIGNAL_NAMES = _LOOKS["signal_colors"], _LOOKS["signal_names"]
+TREATMENT_COLORS, TREATMENT_NAMES = _LOOKS["treatment_colors"], _LOOKS["treatment_names"]
+MEASURE_NAMES = _LOOKS["measure_names"]
 
 # What matplotlib calls the artists that nobody named.
 UNLABELLED = re.compile(r"_(child|container)\d+|_nolegend_")

@@ -556,7 +556,8 @@ def _card(study: Study) -> str:
     """Say in Markdown what the released monitor is, what it was trained on, and how it errs."""
     judged = join(study.first(), study.samples).assign(name=study.first()["arm"])
     tests = study.samples[study.samples["split"] == "test"]
-    rows, settings = [], ""
+    rows: list[Any] = []
+    settings = ""
     trained = set(study.verdicts["arm"])
     if ALL_COMPONENTS in study.arms:
         recipe = next(stored["recipe"] for name, stored in study.facts["trainings"].items()
