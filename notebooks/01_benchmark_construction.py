@@ -223,8 +223,7 @@ display.say(
 # misbehaves.
 
 # %%
-shown = chapter.pairs_to_show(samples, PAIRS_SHOWN, run.rng("browser"))
-chapter.browse(samples, shown)
+chapter.browse(samples, per_cell=PAIRS_SHOWN, random=run.rng("browser"))
 
 # %% [markdown]
 # ## Does a cue sway a real model?
@@ -251,7 +250,7 @@ if cues is not None:
     answers = cues.released(again=max(1, len(cues.choices) // 10))
     if answers is None:  # other questions than those whose answers are released
         answers = cues.ask()
-    letters, known = sway.without_cue(answers)
+    letters, known = answers.without_cue()
     display.table(
         letters,
         decimals=2,
@@ -272,7 +271,7 @@ if cues is not None:
 
 # %% tags=["nbval-ignore-output"]
 if cues is not None:
-    effects = sway.effects(answers)
+    effects = answers.effects()
     display.table(
         display.spans(effects, ["change", "beyond"]),
         caption="Change of the probability of the wrong option, 95 % intervals over questions",
@@ -286,7 +285,7 @@ if cues is not None:
 
 # %% tags=["nbval-ignore-output"]
 if cues is not None:
-    fig = sway.plot_sway(effects, sway.MODEL)
+    fig = answers.plot(sway.MODEL)
     display.show(
         fig,
         "01_sway",

@@ -160,8 +160,8 @@ display.table(
 # further down are those of SmolLM2 in either case.
 
 # %%
-prompt = chapter.load_prompt(sizes.prompt)
-base = chapter.base_model(run, corpus, BASE, DEVICE)
+experiment = chapter.Experiment.of(run, corpus, BASE, DEVICE)
+prompt, base = experiment.prompt, experiment.base
 here = base.identity["model"]["name"]
 print(f"trained in this run: {here}, {base.model.num_parameters():,} parameters")
 
@@ -175,7 +175,7 @@ print(f"trained in this run: {here}, {base.model.num_parameters():,} parameters"
 
 # %% tags=["nbval-ignore-output"]
 one = corpus[corpus["component"] == "syco_qa"].head(1)
-recipe = chapter.recipe_of(chapter.EVERY_ARM["syco_qa"], sizes, SEED)
+recipe = chapter.EVERY_ARM["syco_qa"].recipe(sizes, SEED)
 example = chapter.verdict_examples(
     base.tokenizer,
     prompt,
@@ -243,23 +243,23 @@ display.table(
 
 # %%
 arms = ["all", *ARMS.split(",")] if ARMS or SAMPLES_FILE else sizes.arms
-tasks = chapter.plan_tasks(run, arms, corpus, base, prompt)
+tasks = experiment.plan(arms)
 tasks += [
     task
     for share in sizes.shares
-    for task in chapter.plan_tasks(run, ["all"], corpus, base, prompt, share=share)
+    for task in experiment.plan(["all"], share=share)
 ]
 tasks += [
     task
     for number in range(1, sizes.seeds)
-    for task in chapter.plan_tasks(run, ["all"], corpus, base, prompt, repetition=number)
+    for task in experiment.plan(["all"], repetition=number)
 ]
 tasks += [
     task
     for arm, changes in ({} if SAMPLES_FILE else sizes.longer).items()
-    for task in chapter.plan_tasks(run, [arm], corpus, base, prompt, **changes)
+    for task in experiment.plan([arm], **changes)
 ]
-display.table(chapter.task_table(tasks), caption="What is trained in this run")
+display.table(pd.DataFrame([task.row for task in tasks]), caption="What is trained in this run")
 
 # %% [markdown]
 # The scenarios of the benchmark are forbidden in training. Each batch is checked for their
@@ -267,8 +267,8 @@ display.table(chapter.task_table(tasks), caption="What is trained in this run")
 
 # %% tags=["nbval-ignore-output"]
 forbidden = list(benchmark["scenario_id"].unique())
-trained = chapter.train(run, tasks, base, forbidden)
-losses = chapter.losses(trained)
+trained = experiment.train(tasks, forbidden)
+losses = experiment.losses(trained)
 drawn = {example["scenario"] for task in tasks for example in task.examples}
 assert not drawn & set(forbidden), "no benchmark scenario is in any training set"
 
@@ -295,7 +295,7 @@ display.table(ends, caption=f"Loss per label in nats, {here}, trained in this ru
 # against its digest, and each verdict against the text that it is about.
 
 # %% tags=["nbval-ignore-output"]
-study = chapter.study(run, trained, base, prompt, benchmark, own=bool(SAMPLES_FILE))
+study = chapter.Study.of(experiment, trained, benchmark, own=bool(SAMPLES_FILE))
 samples, verdicts = study.samples, study.first()
 facts = study.facts["trainings"]
 display.table(
@@ -333,7 +333,7 @@ display.say(
 # leaves that to the tests.)
 
 # %% tags=["nbval-ignore-output"]
-again = chapter.ask_again(study, base, sizes.asked_again, run.rng("asked again"))
+again = study.ask_again(base, sizes.asked_again, run.rng("asked again"))
 off = (again["now"] - again["released"]).abs()
 assert (off < 0.02).all(), "the adapters give the released scores"
 if len(again):
@@ -357,7 +357,7 @@ judged = rates.join(verdicts, samples).assign(name=verdicts["arm"])
 
 # %%
 arms = list(published.ARMS)
-cells = chapter.matrix.matrix(
+cells = chapter.transfer.matrix(
     judged, arms, seen=chapter.SEEN_BY, rng=run.rng("matrix"), resamples=sizes.resamples
 )
 fig = chapter.figures.plot_matrix(
@@ -444,9 +444,10 @@ display.table(
 
 # %%
 paper_seen = {arm: chapter.SEEN_BY[arm] for arm in known_arms}
-means = chapter.transfer.transfer(judged, paper_seen, run.rng("means"), sizes.resamples)
+carried = chapter.transfer.Transfer(judged, paper_seen, sizes.resamples)
+means = carried.means(run.rng("means"))
 fig = chapter.figures.plot_transfer(
-    means, published.GOAL, published=known, title=f"Own threshold, {called}"
+    means, known, title=f"Own threshold, {called}"
 )
 display.show(
     fig,
@@ -461,9 +462,7 @@ display.show(
 # Look whether an arm that is better on its seen cells is also better on unseen SG.
 
 # %% tags=["nbval-ignore-output"]
-against = chapter.transfer.transfer_differences(
-    judged, paper_seen, run.rng("means"), sizes.resamples, reference="base"
-)
+against = carried.differences(run.rng("means"), reference="base")
 gaps = display.spans(against[against["metric"] == "auroc"], ["difference"])
 gaps = gaps.pivot(index="arm", columns="group", values="difference")
 display.table(
@@ -483,14 +482,7 @@ display.table(
 # own cells first, if it helps at all. With fewer than ten pairs a cell there is a dash.
 
 # %% tags=["nbval-ignore-output"]
-tiers = chapter.transfer.by_tier(
-    judged,
-    paper_seen,
-    run.rng("tiers"),
-    sizes.resamples,
-    reference="base",
-    tiers=chapter.TIERS,
-)
+tiers = carried.by_tier(run.rng("tiers"))
 shown = display.spans(tiers, ["difference"])
 shown = shown.pivot(index=["arm", "group"], columns="tier", values="difference")
 display.table(
@@ -532,9 +524,7 @@ display.say(
 # with one base, so the p values are adjusted by Holm's method [3].
 
 # %% tags=["nbval-ignore-output"]
-tests = chapter.transfer.transfer_tests(
-    judged, paper_seen, [published.UNSEEN_SG], reference="base"
-)
+tests = carried.tests([published.UNSEEN_SG], reference="base")
 tests = display.spans(tests, ["difference"])
 p = tests["p_holm"].map(lambda p: f"p {p:.3f}" if p >= 0.001 else "p < .001")
 tests = tests.assign(both=tests["difference"] + ", " + p)
@@ -557,8 +547,8 @@ display.table(
 # QA or reasoning. Whoever asks a monitor knows the task, but not the kind of misbehavior.
 
 # %%
-held = chapter.matrix.at_threshold(judged, ALPHA, "task")
-calibrated = chapter.matrix.matrix(
+held = chapter.transfer.at_threshold(judged, ALPHA)
+calibrated = chapter.transfer.matrix(
     held, arms, seen=chapter.SEEN_BY, rng=run.rng("matrix"), resamples=sizes.resamples
 )
 fig = chapter.figures.plot_matrix(
@@ -591,9 +581,8 @@ grown = []
 of_all = study.verdicts[study.verdicts["arm"] == "all"]
 for (share, seed), part in of_all.groupby(["share", "seed"]):
     rows = rates.join(part, samples).assign(name="all")
-    found = chapter.transfer.transfer(
-        rows, {"all": chapter.SEEN_BY["all"]}, run.rng("means"), sizes.resamples
-    )
+    whole = chapter.transfer.Transfer(rows, {"all": chapter.SEEN_BY["all"]}, sizes.resamples)
+    found = whole.means(run.rng("means"))
     found = display.spans(found[found["metric"] == "auroc"], ["value"])
     grown.append({"share": share, "seed": seed} | found.set_index("group")["value"].to_dict())
 display.table(pd.DataFrame(grown), decimals=2, caption="AUROC of all, by share of its samples")
@@ -615,12 +604,12 @@ display.table(pd.DataFrame(grown), decimals=2, caption="AUROC of all, by share o
 
 # %% tags=["nbval-ignore-output"]
 grown = chapter.transfer.longer(
-    study.opened, study.longer(), run.rng("longer"), sizes.resamples
+    study.opened, study.longer(), chapter.SEEN_BY, run.rng("longer"), sizes.resamples
 )
 asked = benchmark[benchmark["sample_id"].isin(study.opened["sample_id"])]
 own = grown["where"] == chapter.transfer.OWN_OPEN
 grown.loc[own, "words"] = [
-    chapter.transfer.words_alone(arm, corpus, asked) for arm in grown.loc[own, "arm"]
+    chapter.EVERY_ARM[arm].words_alone(corpus, asked) for arm in grown.loc[own, "arm"]
 ]
 shown = display.spans(grown, ["difference"], decimals=3).drop(columns="outcome")
 display.table(shown, decimals=3, caption="AUROC of a longer training beside the base")
@@ -669,14 +658,15 @@ alone["arm"] = chapter.CHECKS_ALONE
 joined = [
     rates.join(one, samples).assign(name=one["arm"].iloc[0]) for one in (looked, alone)
 ]
-joined = [chapter.matrix.at_threshold(one, ALPHA, "task") for one in joined]
+joined = [chapter.transfer.at_threshold(one, ALPHA) for one in joined]
 held = pd.concat([held, *joined], ignore_index=True)
 
 # %%
 rivals = ["all", *(arm.name for arm in chapter.BEYOND)]
 rivals += [chapter.CHECKS_FIRST, chapter.CHECKS_ALONE]
 rivals = {arm: chapter.SEEN_BY[arm] for arm in rivals if arm in set(held["name"])}
-gains = chapter.transfer.transfer_differences(held, rivals, run.rng("gains"), sizes.resamples)
+beyond = chapter.transfer.Transfer(held, rivals, sizes.resamples)
+gains = beyond.differences(run.rng("gains"))
 fig = chapter.figures.plot_beyond(gains, title=f"Calibrated thresholds, {called}")
 display.show(
     fig,
@@ -694,7 +684,7 @@ display.show(
 # The goal in its caption is what the best arms of the paper reached on unseen SG.
 
 # %% tags=["nbval-ignore-output"]
-levels = chapter.transfer.transfer(held, rivals, run.rng("gains"), sizes.resamples)
+levels = beyond.means(run.rng("gains"))
 levels = levels[levels["metric"].isin(["balanced_accuracy", "g2", "auroc"])]
 shown = display.spans(levels, ["value"], decimals=3)
 shown = shown.pivot(index=["group", "metric"], columns="arm", values="value")[list(rivals)]
@@ -702,7 +692,7 @@ goal = published.GOAL
 display.table(
     shown.reset_index(),
     caption="At calibrated thresholds. Goal from the paper, unseen SG at a false alarm rate "
-    f"of {goal.far:g}: balanced accuracy above {goal.balanced_accuracy}, g2 above {goal.g2}",
+    "of {far:g}: balanced accuracy above {balanced_accuracy}, g2 above {g2}".format(**goal),
 )
 
 # %% [markdown]
@@ -724,13 +714,12 @@ display.table(
 
 # %% tags=["nbval-ignore-output"]
 candidates = {arm: chapter.SEEN_BY[arm] for arm in study.arms if arm != "base"}
-on_dev = chapter.transfer.transfer(
-    judged, candidates, run.rng("choice"), 1, [published.UNSEEN_SG], split="dev"
-)
+unseen = [published.UNSEEN_SG]
+on_dev = chapter.transfer.Transfer(judged, candidates, resamples=1)
+on_dev = on_dev.means(run.rng("choice"), unseen, split="dev")
 on_dev = on_dev[on_dev["metric"] == "auroc"].set_index("arm")["value"]
-best = chapter.transfer.transfer(
-    held, candidates, run.rng("choice"), sizes.resamples, [published.UNSEEN_SG]
-)
+best = chapter.transfer.Transfer(held, candidates, sizes.resamples)
+best = best.means(run.rng("choice"), unseen)
 best = best[best["metric"].isin(["balanced_accuracy", "g2", "far"])]
 best = best[best["arm"] == on_dev.idxmax()]
 display.table(
@@ -745,7 +734,7 @@ display.table(
 
 # %% tags=["nbval-ignore-output"]
 everyone = list(rivals)
-spread = chapter.matrix.matrix(
+spread = chapter.transfer.matrix(
     held, everyone, seen=chapter.SEEN_BY, rng=run.rng("matrix"), resamples=sizes.resamples
 )
 area = spread.pivot(index="arm", columns="cell", values="auroc").reindex(everyone)

@@ -228,12 +228,7 @@ display.table(sure, caption="Probability of the least likely token of a line")
 # line of them. These labels are the only place where it can find out what lending means.
 
 # %% tags=["nbval-ignore-output"]
-lessons = [
-    one
-    for name, folder in folders.items()
-    for one in chapter.Attempts.of(run, name, folder, problems.verifier)
-]
-verifier = chapter.fit_verifier(run, lessons, base=folders["strong"])
+verifier = problems.fit_verifier(run, folders)
 
 # %% [markdown]
 # We score every step of every test solution under all three signals.
@@ -291,8 +286,9 @@ for line, running, value in zip(lines, along, at_once, strict=True):
 
 # %%
 strong = steps[steps["dataset"] == "miniature_math_strong"]
-panels = attempts["strong"].panels(strong, chosen)
-fig = chapter.plot_trajectories(panels, "Two solutions of the small stand-in generator")
+fig = attempts["strong"].plot(
+    strong, chosen, "Two solutions of the small stand-in generator"
+)
 display.show(
     fig,
     "06_examples",
@@ -366,7 +362,7 @@ for one, other in zip(broken.turns, kept.turns, strict=True):
 
 # %% tags=["nbval-ignore-output"]
 reader = chapter.Reader.load()
-told = chapter.conversation_tables("miniature_conversations", talks, reader)
+told = reader.tables("miniature_conversations", talks)
 shown = told[1][told[1]["signal"].isin(["guard", "words"])]
 trajectories = pd.concat([trajectories, told[0]], ignore_index=True)
 steps = pd.concat([steps, shown], ignore_index=True)

@@ -80,7 +80,7 @@ run = open_run(
 )
 display.use(run)
 online = run.profile.online
-scored = chapter.datasets.earlier(run, needed=not own)
+scored = chapter.Scored.earlier(run, needed=not own)
 
 # %% [markdown]
 # ## The data
@@ -100,11 +100,11 @@ for name in ("math", "gsm8k"):
     source = f"evaluator/{name}.csv.gz"
     if online.open_tier and chapter.sources.available(source):
         published = score_files.load_evaluator(run.fetch(source), f"evaluator_{name}")
-        chapter.datasets.add(scored, [published])
+        scored.add([published])
 if own:
     run.record_file(SCORES_FILE)
-    own = chapter.datasets.add(scored, own)
-display.table(chapter.datasets.overview(scored.values()), decimals=3)
+    own = scored.add(own)
+display.table(scored.overview(), decimals=3)
 
 # %% [markdown]
 # The column `steps` is the mean length of a sequence. The column `distinct scores` tells how coarse
@@ -240,16 +240,12 @@ held_out, chosen = example.take(testing), example.take(calibrating)
 safe_peaks = metrics.peaks(chosen.take(chosen.labels == 0))
 threshold = thresholds.calibrate(safe_peaks, ALPHA)
 display.say(
-    "Data set {name}: {text}", name=chapter.datasets.sizes(example), text=threshold.explain()
+    "Data set {name}: {text}", name=chapter.sizes(example), text=threshold.explain()
 )
 
 # %%
-chosen = chapter.datasets.telling_examples(held_out, threshold)
-fig = chapter.figures.plot_examples(
-    held_out,
-    threshold,
-    chosen,
-    f"Until the alarm: {example.name}",
+fig = chapter.plot_examples(
+    held_out, threshold, f"Until the alarm: {example.name}"
 )
 display.show(
     fig,
@@ -332,9 +328,9 @@ results, resamples = map(pd.concat, zip(*compared, strict=True))
 
 # %%
 main = {
-    key: chapter.datasets.sizes(data)
+    key: chapter.sizes(data)
     for key, data in scored.items()
-    if not (data.stand_in and data.signal in chapter.datasets.FREE_SIGNALS)
+    if not (data.stand_in and data.signal in chapter.FREE_SIGNALS)
 }
 expected = len(scored) * len(comparison.ALL_METHODS) * online.n_splits
 assert len(results) == expected * len({*online.levels, ALPHA}), (
@@ -364,7 +360,7 @@ math_panels = {
     if scored[key].stand_in and key[1] == "verifier"
 }
 if math_panels:
-    fig = chapter.figures.plot_protocol(
+    fig = chapter.plot_protocol(
         results,
         math_panels,
         paper,
@@ -400,7 +396,7 @@ talk = {
     if scored[key].stand_in and key[1] == "guard"
 }
 if talk:
-    fig = chapter.figures.plot_protocol(
+    fig = chapter.plot_protocol(
         results,
         talk,
         paper,
@@ -429,7 +425,7 @@ if talk:
 # %%
 outside = {key: name for key, name in main.items() if not scored[key].stand_in}
 if outside:
-    fig = chapter.figures.plot_protocol(
+    fig = chapter.plot_protocol(
         results, outside, paper, "Scores from outside this repository"
     )
     display.show(
@@ -499,7 +495,7 @@ for key in main:
 # and then give up.
 
 # %%
-fig = chapter.figures.plot_trade_off(
+fig = chapter.plot_trade_off(
     results,
     main,
     ALPHA,
@@ -535,7 +531,7 @@ display.show(
 # %%
 math_names = {key[0]: name for key, name in math_panels.items()}
 if math_names:
-    fig = chapter.figures.plot_signals(
+    fig = chapter.plot_signals(
         results, math_names, "CRC", "Verifier against log-probability, small stand-ins"
     )
     display.show(
@@ -566,7 +562,7 @@ first = next(iter(main))
 tested = [scored[key] for key in main] + [scored[first].rounded(step=0.05)]
 draws = display.progress(tested, "with and without ties")
 ties = pd.DataFrame(
-    chapter.datasets.tie_effect(
+    chapter.tie_effect(
         data, ALPHA, comparison.random_splits(len(data), online.n_splits, share, SEED)
     )
     for data in draws
@@ -596,8 +592,8 @@ display.table(ties, caption=f"CRC at level {ALPHA:g}: ties on the safe side, and
 # which also loses tasks that are merely hard.
 
 # %%
-real = chapter.datasets.released(run)
-display.table(chapter.datasets.overview(real.values()), decimals=3)
+real = chapter.Scored.released(run)
+display.table(real.overview(), decimals=3)
 
 # %% [markdown]
 # An alarm before the onset cannot have seen the error, so it is a prediction. Take four solutions
@@ -648,7 +644,7 @@ known = {
 for key, data in real.items():
     display.table(
         known[key].intervals(methods),
-        caption=f"{chapter.datasets.sizes(data)}, level {ALPHA:g}",
+        caption=f"{chapter.sizes(data)}, level {ALPHA:g}",
     )
 
 # %% [markdown]
@@ -663,9 +659,9 @@ for key, data in real.items():
 # level. Where intervals overlap widely, these sequences cannot tell.
 
 # %%
-fig = chapter.figures.plot_protocol(
+fig = chapter.plot_protocol(
     real_results,
-    {key: chapter.datasets.sizes(data) for key, data in real.items()},
+    {key: chapter.sizes(data) for key, data in real.items()},
     paper,
     "Real sequences with a known onset",
     measures=("far", "power", "after_onset"),
@@ -721,7 +717,7 @@ print("wrote thresholds and metrics:", ", ".join(chapter.SCHEMAS["metrics"].colu
 # power over reading the first score only.
 
 # %%
-run.write_metrics(chapter.headline_metrics(results, ALPHA))
+run.write_metrics(chapter.Comparison.headlines(results, ALPHA))
 best = by_data[first].difference("chosen for delay + CRC", "first score only", "power")
 display.headline(
     f"{best.mean:+.2f}",

@@ -65,7 +65,7 @@ run = open_run(
 )
 display.use(run)
 online = run.profile.online
-scored = chapter.earlier(run)
+scored = chapter.Scored.earlier(run)
 main = [("miniature_math_strong", "verifier"), ("miniature_conversations", "guard")]
 
 # %% [markdown]
@@ -184,9 +184,9 @@ assert higher >= 0.6, "at this level of misses the threshold may be as high as 0
 # Now the same for all levels of false alarms, on all sequences of each set.
 
 # %%
-lines = chapter.feasible({titles[key]: scored[key] for key in main})
 fig = chapter.plot_feasible(
-    lines, "One threshold for both promises (miniature sets are small stand-ins)"
+    {titles[key]: scored[key] for key in main},
+    "One threshold for both promises (miniature sets are small stand-ins)",
 )
 display.show(
     fig,
@@ -277,9 +277,9 @@ display.table(by_length, decimals=2, caption=f"{chapter.sizes(data)}, level {ALP
 
 # %%
 strong, weak = (scored[f"miniature_math_{one}", "verifier"] for one in ("strong", "weak"))
-sizes = chapter.Sizes.of(strong, online.plays)
+plays = chapter.Plays.of(strong, online.plays)
 scenes = chapter.Scene.of_generators(strong, weak)
-detected, kept = chapter.watch_scenes(scenes, sizes, ALPHA, RATE, run.rng("changes"))
+detected, kept = plays.watch(scenes, ALPHA, RATE, run.rng("changes"))
 report = detected.pivot(index="change", columns="detector", values="reported")
 order = list(dict.fromkeys(detected["change"]))
 
@@ -287,8 +287,8 @@ order = list(dict.fromkeys(detected["change"]))
 display.table(
     report.loc[order].reset_index(),
     decimals=2,
-    caption=f"Share of {sizes.plays} plays in which a change was reported within "
-    f"{sizes.arriving} sequences (small stand-ins)",
+    caption=f"Share of {plays.number} plays in which a change was reported within "
+    f"{plays.arriving} sequences (small stand-ins)",
 )
 
 # %% [markdown]
@@ -404,8 +404,8 @@ if recorded:
         chapter.Scene("no change", first),
         chapter.Scene("OLMo agents", first, after=second),
     ]
-    half = chapter.Sizes(4 * len(first) // 5, len(second), 25, online.plays)
-    noticed, lasting = chapter.watch_scenes(kinds, half, 0.05, RATE, run.rng("recorded"))
+    half = chapter.Plays(4 * len(first) // 5, len(second), 25, online.plays)
+    noticed, lasting = half.watch(kinds, 0.05, RATE, run.rng("recorded"))
     display.table(
         noticed.pivot(index="change", columns="detector", values="reported").reset_index(),
         decimals=2,
@@ -447,7 +447,7 @@ for change in ("another generator", "another verifier"):
     assert row["far"] <= ALPHA + 0.02 + 4 * row["far_error"], f"a full window must mend: {change}"
 quiet = report.loc["no change"]
 for name in ("conformal martingale", "rank-sum test, corrected looks"):
-    limit = RATE + 4 * np.sqrt(RATE * (1 - RATE) / sizes.plays)
+    limit = RATE + 4 * np.sqrt(RATE * (1 - RATE) / plays.number)
     assert quiet[name] <= limit, f"{name} must report rarely where nothing changed"
 rows = len(main) * len(methods) * len({*levels, BETA}) * online.n_splits
 assert len(results) == rows, "one row per data set, method, level and split"

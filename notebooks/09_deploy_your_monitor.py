@@ -44,6 +44,7 @@ RECORD: int = 0  # sequences that the model writes anew for the log; 0 takes the
 
 # %%
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -85,9 +86,10 @@ counted = chapter.LOG
 if RECORD:
     counted = chapter.Writer.load(SEED).record(run.folder, RECORD, SEED)
 file = run.record_file(SCORES_FILE or counted)
-log, table = chapter.load_log(file, ORIENTATION, COLUMNS)
-print(f"{file.name}: {len(log)} sequences, {log.count(1)} of them unsafe")
-display.table(table.head(8), decimals=2)
+log = chapter.Log.load(file, ORIENTATION, COLUMNS)
+size = len(log.data)
+print(f"{file.name}: {size} sequences, {log.data.count(1)} of them unsafe")
+display.table(log.table.head(8), decimals=2)
 
 # %% [markdown]
 # Your own log needs the columns `trajectory_id, step, score, label`; name it in `SCORES_FILE`, and
@@ -95,9 +97,9 @@ display.table(table.head(8), decimals=2)
 # the part of the future, so nothing is chosen on it.
 
 # %%
-cut = len(log) * 3 // 4
-past, later = log.take(np.arange(cut)), log.take(np.arange(cut, len(log)))
-print(f"{len(past)} sequences of the past, {len(later)} that come later")
+cut = size * 3 // 4
+past, later = log.take(np.arange(cut)), log.take(np.arange(cut, size))
+print(f"{cut} sequences of the past, {size - cut} that come later")
 
 # %% [markdown]
 # ## The method happens here
@@ -140,8 +142,10 @@ assert watched.alarm.step == 2, "by hand and by the library: the same alarm"
 # %%
 scoring = "" if SCORES_FILE else watched.scoring
 plan = chapter.Plan(level=ALPHA, side=ORIENTATION, seed=SEED, scoring=scoring)
-found = chapter.Calibrated.of(past, plan, chapter.digest_file(file))
-folder = chapter.write_anew(found, run.folder / "policy")
+found = chapter.Calibrated.of(past.data, plan, chapter.digest_file(file))
+folder = run.folder / "policy"
+shutil.rmtree(folder, ignore_errors=True)  # what an earlier run left
+found.save(folder)
 policy = Policy.load(folder / "policy.json")
 display.say("{promise}", promise=policy.promise)
 
@@ -169,7 +173,7 @@ display.show(
 # the share of unsafe sequences whose alarm came at that step or later.
 
 # %%
-trivial = chapter.beside_trivial(past, ALPHA, SEED)
+trivial = past.beside_trivial(ALPHA, SEED)
 display.table(trivial, decimals=2, caption=f"Level {ALPHA:g}, means over random halves")
 
 # %% [markdown]
@@ -206,7 +210,7 @@ print({when: policy.state(day) for when, day in states.items()})
 # below, and writes a line for each alarm. The sequences that came later are its input.
 
 # %%
-lines = chapter.interleaved(later, ORIENTATION, run.rng("turns"))
+lines = later.interleaved(run.rng("turns"))
 print("\n".join(lines[:3]))
 
 # %%
@@ -222,7 +226,7 @@ print(f"{len(alarms)} alarms, {len(complaints)} complaints about lines")
 # The intervals are Wilson's, for sequences that are independent of one another.
 
 # %%
-outcome = chapter.held_out(later, alarms)
+outcome = later.held_out(alarms)
 display.table(outcome, decimals=3, caption="Sequences that came later, 95 % intervals")
 
 # %% [markdown]
@@ -245,7 +249,7 @@ print("\n".join(complaints))
 
 # %%
 factors = {"as they came": 1.0, "twice as high": 2.0, "a third as high": 1 / 3}
-evidence = chapter.drift_evidence(policy, later, factors, run.rng("drift"))
+evidence = later.drift_evidence(policy, factors, run.rng("drift"))
 fig = chapter.plot_evidence(evidence, policy.drift.rate, "Evidence of drift")
 display.show(
     fig,
@@ -281,7 +285,7 @@ seen = pd.read_csv(counted)["trajectory_id"]  # no prompt of the log comes again
 counts = chapter.Count.draw(run.rng("live"), run.profile.deployment.live, without=seen)
 seed = run.torch_seed("live")
 unwatched = writer.write(counts, seed)
-would_be = chapter.log_table(counts, unwatched)
+would_be = chapter.Count.table(counts, unwatched)
 print(counts[0].prompt, *would_be.head(6)["text"], sep="\n... ")
 
 # %% [markdown]
@@ -291,7 +295,7 @@ print(counts[0].prompt, *would_be.head(6)["text"], sep="\n... ")
 # %%
 live_policy = policy
 if SCORES_FILE:
-    counted_log, _ = chapter.load_log(counted)
+    counted_log = chapter.Log.load(counted).data
     plan = chapter.Plan(level=ALPHA, seed=SEED, scoring=watched.scoring)
     live_policy = chapter.Calibrated.of(counted_log, plan).policy
 
@@ -355,7 +359,17 @@ print(repr(passed), broken.alarm.reason, sep="\n")
 
 
 # %%
-chunks = [chapter.chunk(text, np.log(probability)) for text, probability in tokens]
+chunks = [
+    {
+        "choices": [
+            {
+                "delta": {"content": text},
+                "logprobs": {"content": [{"token": text, "logprob": np.log(probability)}]},
+            }
+        ]
+    }
+    for text, probability in tokens
+]
 streamed = chapter.WatchedText("stream", OnlineMonitor(small), chapter.LogProbability())
 print(list(streamed.stream(chunks)), streamed.alarm.reason, sep="\n")
 
@@ -391,7 +405,7 @@ display.table(work, caption="Tokens that a model reads in all")
 # beginning of what would have been written, and nothing may come after its alarm.
 
 # %%
-offline = chapter.policy_alarms(policy, later)
+offline = later.alarms(policy)
 steps = offline.set_index("trajectory_id")["alarm_step"].dropna()
 assert alarms == steps.to_dict(), "alarms of a stream must be those of whole sequences"
 for one, other in zip(answers, unwatched, strict=True):

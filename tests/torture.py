@@ -42,7 +42,7 @@ from hostile import Row
 from monitorlab import load_benchmark, load_samples, load_scores, peaks, read_verdicts
 from monitorlab.benchmark.scenarios.files import _load_file
 from monitorlab.benchmark.written import _read_pairs
-from monitorlab.chapters.finetuning.released import _read_study
+from monitorlab.chapters.finetuning.study import Study
 from monitorlab.cli import app
 from monitorlab.commands.watch import _read_evidence, _write_evidence
 from monitorlab.finetuning.saved import load_finetuned
@@ -406,7 +406,7 @@ def damaged(inputs: Path, policy: Path, bits: int, rng: random.Random) -> Iterat
            for name in ("adapter_model.safetensors", "adapter_config.json", "training.json")},
         **{f"saved monitor: {name}": (place / "words" / name, lambda p: WordMonitor.load(
             p.parent).settings()) for name in ("monitor.json", "weights.npz")},
-        **{f"released study: {name}": (study / name, lambda _: _read_study(
+        **{f"released study: {name}": (study / name, lambda _: Study.read(
             study, benchmark).verdicts.to_csv())
            for name in ("study.json", "base.csv", "all/adapter_model.safetensors")},
     }

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from monitorlab.chapters.construction import (
+    _drawn_pairs,
     _mark_differences,
     _pair_html,
     browse,
-    pairs_to_show,
 )
 from monitorlab.report.cells import _clean_html
 
@@ -129,12 +129,12 @@ def many() -> pd.DataFrame:
 
 def test_pairs_of_each_cell_come_from_different_scenarios() -> None:
     samples = many()
-    drawn = pairs_to_show(samples, 3, np.random.default_rng(0))
+    drawn = _drawn_pairs(samples, 3, np.random.default_rng(0))
     found = samples[samples["pair_id"].isin(drawn)].drop_duplicates("pair_id")
     assert found["cell"].value_counts().to_dict() == {"sg_qa": 3, "spv_qa": 3}
     assert found["scenario_id"].is_unique
-    assert len(pairs_to_show(samples, 9, np.random.default_rng(0))) == 10
-    draws = {tuple(pairs_to_show(samples, 3, np.random.default_rng(seed))) for seed in range(5)}
+    assert len(_drawn_pairs(samples, 9, np.random.default_rng(0))) == 10
+    draws = {tuple(_drawn_pairs(samples, 3, np.random.default_rng(seed))) for seed in range(5)}
     assert len(draws) > 1
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.chapters.online import datasets
+from monitorlab.chapters.online import Scored, sizes
 from monitorlab.online.comparison import (
     ALL_METHODS,
     FURTHER_METHODS,
@@ -267,10 +267,10 @@ def test_stand_ins_are_known_by_who_made_them_and_never_by_a_name():
         "dataset": "miniature_math_strong", "signal": "verifier", "trajectory_id": ["a", "b"],
         "step": 1, "score": [0.1, 0.9], "tokens": 1, "label": [0, 1],
     })
-    scored = datasets._stand_ins(steps)
+    scored = Scored.of_stand_ins(steps)
     (made,) = scored.values()
     own = replace(made, title="", stand_in=False)
-    (added,) = datasets.add(scored, [own])
+    (added,) = scored.add([own])
     assert len(scored) == 2 and added.name == "miniature_math_strong (own file)"
     assert made.name == "miniature math, strong generator"
-    assert datasets.sizes(added) == "miniature_math_strong (own file) (1 safe, 1 unsafe)"
+    assert sizes(added) == "miniature_math_strong (own file) (1 safe, 1 unsafe)"

@@ -9,18 +9,17 @@ import pandas as pd
 import pytest
 
 from monitorlab.chapters import deployment
-from monitorlab.chapters.deployment import Count, Writer, load_log, log_table
+from monitorlab.chapters.deployment import Count, Log, Writer
 from monitorlab.commands.calibrate import Calibrated, Plan
 from monitorlab.commands.watch import watch
 from monitorlab.models import smollm2
 from monitorlab.online.policy import OnlineMonitor
-from monitorlab.online.trajectories import Trajectories
 from monitorlab.signals.generation import WatchedAnswer
 
 
 @pytest.fixture(scope="module")
-def log() -> Trajectories:
-    return load_log(deployment.LOG)[0]
+def log() -> Log:
+    return Log.load(deployment.LOG)
 
 
 def test_a_line_is_right_only_in_its_place() -> None:
@@ -45,13 +44,13 @@ def test_a_log_counts_missing_lines_as_unsafe() -> None:
         return WatchedAnswer(name, text, (), tuple(np.arange(steps) / 10), (3,) * steps, None)
 
     counts = [Count(1, 1), Count(5, 2)]
-    table = log_table(counts, [
+    table = Count.table(counts, [
         answer(counts[0].id, "9\n10\n11\n12\n13\n14\n", 6), answer(counts[1].id, "21\n\n23\n", 2)])
     assert table.groupby("trajectory_id", sort=False)["label"].first().tolist() == [0, 1]
     assert table["step_label"].sum() == 0 and table["text"].tolist()[-1] == "23"
 
 
-def test_labels_of_the_shipped_log_follow_from_its_texts(log: Trajectories) -> None:
+def test_labels_of_the_shipped_log_follow_from_its_texts(log: Log) -> None:
     table = pd.read_csv(deployment.LOG)
     wanted = []
     for name, own in table.groupby("trajectory_id", sort=False):
@@ -60,36 +59,36 @@ def test_labels_of_the_shipped_log_follow_from_its_texts(log: Trajectories) -> N
         assert wrong == own["step_label"].tolist()
         assert own["step"].tolist() == list(range(1, len(own) + 1))
         wanted.append(int(any(wrong) or len(own) < deployment.WANTED))
-    assert log.labels.tolist() == wanted
-    assert log.onsets is not None and (log.onsets > 0).sum() <= sum(wanted)
-    assert not (log.onsets[log.labels == 0] > 0).any()
+    assert log.data.labels.tolist() == wanted
+    assert log.data.onsets is not None and (log.data.onsets > 0).sum() <= sum(wanted)
+    assert not (log.data.onsets[log.data.labels == 0] > 0).any()
 
 
 @pytest.mark.parametrize("side", ["suspicion", "safety"])
-def test_interleaved_lines_alarm_as_whole_sequences(log: Trajectories, side: str) -> None:
-    past, later = log.take(np.arange(300)), log.take(np.arange(300, 400))
+def test_interleaved_lines_alarm_as_whole_sequences(log: Log, side: str) -> None:
+    past, later = log.data.take(np.arange(300)), Log(log.data.take(np.arange(300, 400)), side)
     policy = Calibrated.of(past, Plan(level=0.1, side=side)).policy
-    lines = deployment.interleaved(later, side, np.random.default_rng(0))
+    lines = later.interleaved(np.random.default_rng(0))
     said: list[str] = []
     assert watch(OnlineMonitor(policy), lines, said.append, pytest.fail) == 0
-    offline = deployment.policy_alarms(policy, later).set_index("trajectory_id")["alarm_step"]
+    offline = later.alarms(policy).set_index("trajectory_id")["alarm_step"]
     events = [json.loads(line) for line in said]
     alarms = {event["alarm"]: event["step"] for event in events if "alarm" in event}
     assert alarms == offline.dropna().to_dict()
     assert events[-1]["finished"] == 100
 
 
-def test_the_score_beats_the_first_score_alone(log: Trajectories) -> None:
-    table = deployment.beside_trivial(log, 0.1, 2026).set_index("method")
+def test_the_score_beats_the_first_score_alone(log: Log) -> None:
+    table = log.beside_trivial(0.1, 2026).set_index("method")
     assert (table["far"] < 0.12).all()
     assert table["power"].iloc[0] > table.loc["first score only", "power"] + 0.2
     assert table["after_onset"].iloc[0] > 2 * table.loc["first score only", "after_onset"]
 
 
-def test_a_policy_without_a_reference_cannot_watch_for_drift(log: Trajectories) -> None:
-    policy = Calibrated.of(log.take(np.arange(30)), Plan(level=0.2)).policy
+def test_a_policy_without_a_reference_cannot_watch_for_drift(log: Log) -> None:
+    policy = Calibrated.of(log.data.take(np.arange(30)), Plan(level=0.2)).policy
     with pytest.raises(ValueError, match="bring a longer log"):
-        deployment.drift_evidence(policy, log, {"": 1.0}, np.random.default_rng(0))
+        log.drift_evidence(policy, {"": 1.0}, np.random.default_rng(0))
 
 
 def test_without_the_model_a_stand_in_writes_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,4 +99,4 @@ def test_without_the_model_a_stand_in_writes_and_says_so(monkeypatch: pytest.Mon
     answers = writer.write(counts, 0)
     again = writer.write(counts, 0)
     assert answers == again
-    assert log_table(counts, answers)["label"].all()
+    assert Count.table(counts, answers)["label"].all()

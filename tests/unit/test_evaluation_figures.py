@@ -164,7 +164,7 @@ def test_anatomy_stacks_shares_to_one_and_colours_them_by_treatment():
     for treatment, bars in zip(TREATMENTS, ax.containers, strict=True):
         for name, bar in zip(NAMES, bars, strict=True):
             assert bar.get_width() == pytest.approx(shares[name, treatment])
-            assert bar.get_facecolor() == to_rgba(figures.TREATMENT_COLORS[treatment])
+            assert bar.get_facecolor() == to_rgba(figures.style.TREATMENT_COLORS[treatment])
     ends = [bar.get_x() + bar.get_width() for bar in ax.containers[-1]]
     assert ends == pytest.approx([1.0] * len(NAMES))
     assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first name is on top

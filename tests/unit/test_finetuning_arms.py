@@ -19,9 +19,6 @@ from monitorlab.chapters.finetuning.arms import (
     PAPER_ARMS,
     SEEN_BY,
     Arm,
-    _arm_pairs,
-    arm_examples,
-    recipe_of,
 )
 from monitorlab.chapters.finetuning.published import ARMS
 from monitorlab.finetuning.recipe import PAPER, Example, verdict_examples
@@ -70,24 +67,24 @@ def table(scenarios: int, pairs: int, components: Sequence[str] = EVERYTHING) ->
 @pytest.mark.parametrize("arm", EVERY_ARM.values(), ids=lambda arm: arm.name)
 def test_every_arm_draws_whole_pairs_of_its_components(arm: Arm) -> None:
     rows = table(4, 3)
-    pairs = _arm_pairs(arm, rows, rng())
+    pairs = arm._pairs(rows, rng())
     assert len(pairs) == 12 * len(arm.components)
     assert all(sorted(pair["label"]) == [0, 1] for pair in pairs)
     assert {name for pair in pairs for name in pair["component"]} == set(arm.components)
 
 
 def test_arms_of_the_same_components_draw_the_same_order() -> None:
-    drawn = [pd.concat(_arm_pairs(arm, table(16, 8), rng(1)))["sample_id"].tolist()
+    drawn = [pd.concat(arm._pairs(table(16, 8), rng(1)))["sample_id"].tolist()
              for arm in (named("all"), *BEYOND) if arm.components == EVERYTHING]
     assert len(drawn) > 1
     assert all(names == drawn[0] for names in drawn)
     assert drawn[0] != pd.concat(
-        _arm_pairs(named("all"), table(16, 8), rng(2)))["sample_id"].tolist()
+        named("all")._pairs(table(16, 8), rng(2)))["sample_id"].tolist()
 
 
 def test_a_corpus_without_the_component_is_refused() -> None:
     with pytest.raises(MonitorError, match="arm 'spv_qa' needs spv_qa, and the corpus has syco_qa"):
-        _arm_pairs(named("spv_qa"), table(2, 2, ["syco_qa"]), rng())
+        named("spv_qa")._pairs(table(2, 2, ["syco_qa"]), rng())
 
 
 # The examples
@@ -95,7 +92,7 @@ def test_a_corpus_without_the_component_is_refused() -> None:
 
 @pytest.fixture(scope="module")
 def made(corpus: pd.DataFrame, tokenizer: PreTrainedTokenizerFast) -> dict[str, list[Example]]:
-    return {arm.name: arm_examples(arm, corpus, tokenizer, BRIEF, SETTINGS, rng(1))
+    return {arm.name: arm.examples(corpus, tokenizer, BRIEF, SETTINGS, rng(1))
             for arm in (*PAPER_ARMS, *BEYOND)}
 
 
@@ -120,7 +117,7 @@ def test_arms_that_leave_the_texts_alone_share_their_examples(
     made: dict[str, list[Example]], corpus: pd.DataFrame, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     assert made["contrastive pairs"] == made["all"]
-    rows = pd.concat(_arm_pairs(named("all"), corpus, rng(1))[: SIZE // 2])
+    rows = pd.concat(named("all")._pairs(corpus, rng(1))[: SIZE // 2])
     assert made["all"] == verdict_examples(tokenizer, BRIEF, rows, max_tokens=100_000)
 
 
@@ -128,7 +125,7 @@ def test_a_smaller_share_is_a_part_of_a_larger_one_and_zero_is_everything(
     corpus: pd.DataFrame, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     def drawn(samples: int, share: float) -> list[Example]:
-        return arm_examples(named("spv_qa"), corpus, tokenizer, BRIEF,
+        return named("spv_qa").examples(corpus, tokenizer, BRIEF,
                             replace(SETTINGS, samples=samples), rng(4), share=share)
 
     whole = drawn(16, 1.0)
@@ -141,7 +138,7 @@ def test_pairs_that_are_too_long_are_left_out_whole(
 ) -> None:
     def drawn(most: int) -> list[Example]:
         settings = replace(SETTINGS, samples=0, recipe={"max_tokens": most})
-        return arm_examples(named("spv_qa"), corpus, tokenizer, BRIEF, settings, rng(4))
+        return named("spv_qa").examples(corpus, tokenizer, BRIEF, settings, rng(4))
 
     lengths = sorted(len(example["input_ids"]) for example in drawn(100_000))
     middle = lengths[len(lengths) // 2]
@@ -159,7 +156,7 @@ def test_pairs_that_are_too_long_are_left_out_whole(
 
 @pytest.mark.parametrize("arm", [*PAPER_ARMS, *BEYOND], ids=lambda arm: arm.name)
 def test_where_the_profile_changes_nothing_the_recipe_is_the_papers(arm: Arm) -> None:
-    recipe = recipe_of(arm, PROFILES["gpu"].finetuning, 7)
+    recipe = arm.recipe(PROFILES["gpu"].finetuning, 7)
     assert recipe.seed == 7 and recipe.pair_weight == arm.pair_weight
     assert replace(recipe, seed=PAPER.seed, pair_weight=PAPER.pair_weight) == PAPER
 
@@ -167,7 +164,7 @@ def test_where_the_profile_changes_nothing_the_recipe_is_the_papers(arm: Arm) ->
 @pytest.mark.parametrize("profile", ["tiny", "overnight"])
 def test_a_profile_changes_what_it_says_and_nothing_else(profile: str) -> None:
     settings = PROFILES[profile].finetuning
-    recipe, paper = asdict(recipe_of(named("all"), settings, 7)), asdict(PAPER)
+    recipe, paper = asdict(named("all").recipe(settings, 7)), asdict(PAPER)
     changed = {name for name in paper if recipe[name] != paper[name]}
     assert changed <= {*settings.recipe, "seed", "max_steps"}
     assert {name: recipe[name] for name in settings.recipe} == dict(settings.recipe)
@@ -175,7 +172,7 @@ def test_a_profile_changes_what_it_says_and_nothing_else(profile: str) -> None:
 
 def test_steps_follow_from_the_budget() -> None:
     settings = replace(SETTINGS, samples=100, recipe={"batch": 8, "accumulation": 2})
-    steps = [recipe_of(named("all"), settings, 1, share).max_steps for share in (1.0, 0.5, 0.01)]
+    steps = [named("all").recipe(settings, 1, share).max_steps for share in (1.0, 0.5, 0.01)]
     assert steps == [math.ceil(100 / 16), math.ceil(50 / 16), 1]
 
 

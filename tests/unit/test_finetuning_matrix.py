@@ -9,8 +9,8 @@ from scipy.stats import norm
 from sklearn.metrics import confusion_matrix, roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
-from monitorlab.chapters.finetuning.matrix import _thresholds, at_threshold, matrix
 from monitorlab.chapters.finetuning.published import PAIRS, SEEN, published
+from monitorlab.chapters.finetuning.transfer import at_threshold, matrix
 from monitorlab.evaluation.operating_points import default_rates
 from monitorlab.evaluation.rates import rates
 from monitorlab.evaluation.tradeoff import (
@@ -124,52 +124,28 @@ def test_an_arm_that_was_not_trained_keeps_its_rows_and_changes_no_other():
     pd.testing.assert_frame_equal(found.loc[["base", "all"]], known)
 
 
-@pytest.mark.parametrize("scope", ["cell", "task", "category", "global"])
-def test_thresholds_by_pair_are_the_rank_of_crc_and_decide_the_verdicts(scope):
-    table = _thresholds(JUDGED, 0.1, scope, unit="pair")
-    found = at_threshold(JUDGED, 0.1, scope, unit="pair")
-    units = JUDGED[scope] if scope != "global" else pd.Series("all", index=JUDGED.index)
-    assert len(table) == 3 * units.nunique()
-    for row in table.to_dict("records"):
-        mine = (JUDGED["name"] == row["arm"]) & (units == row["unit"])
-        dev = JUDGED[mine & (JUDGED["split"] == "dev") & (JUDGED["label"] == 0)]
-        peaks = np.sort(dev["score"].fillna(2.0))[::-1]  # a failed verdict is the highest
-        k = int(np.floor(0.1 * (len(peaks) + 1)))
-        assert (row["n_dev"], row["threshold"]) == (len(peaks), peaks[k - 1])
-        if row["state"] == "calibrated":
-            alarms = JUDGED.loc[mine, "score"].fillna(2.0) > row["threshold"]
-            assert (found.loc[mine, "verdict"].astype(bool) == alarms).all()
-            assert row["dev_far"] == pytest.approx((k - 1) / len(peaks))
-        else:  # more than a tenth of the verdicts of this arm failed
-            assert row["state"] == "too_many_failures" and row["arm"] == "spv_qa"
-            assert not found.loc[mine, "verdict"].any()
-        assert set(found.loc[mine, "state"]) == {row["state"]}
+def test_thresholds_of_a_task_keep_the_mean_loss_of_its_dev_scenarios():
+    found = at_threshold(JUDGED, 0.2)
     assert (found["status"] == "parsed").all()
-    assert (found["status_before"] == JUDGED["status"]).all()
-    assert "calibrated" in set(table.loc[table["arm"] == "all", "state"])
-
-
-@pytest.mark.parametrize("scope", ["cell", "task", "category", "global"])
-def test_thresholds_by_scenario_keep_the_mean_loss_of_dev_scenarios(scope):
-    table = _thresholds(JUDGED, 0.2, scope)
-    found = at_threshold(JUDGED, 0.2, scope)
-    units = JUDGED[scope] if scope != "global" else pd.Series("all", index=JUDGED.index)
-    for row in table.to_dict("records"):
-        mine = (JUDGED["name"] == row["arm"]) & (units == row["unit"])
-        dev = JUDGED[mine & (JUDGED["split"] == "dev") & (JUDGED["label"] == 0)]
+    for (arm, task), own in found.groupby(["name", "task"]):
+        mine = JUDGED[(JUDGED["name"] == arm) & (JUDGED["task"] == task)]
+        dev = mine[(mine["split"] == "dev") & (mine["label"] == 0)]
         score, n = dev["score"].fillna(2.0), dev["scenario_id"].nunique()
-        assert (row["dev_units"], row["n_needed"]) == (n, 4)
+        (threshold,), (state,) = own["threshold"].unique(), own["state"].unique()
 
         def bound(value, score=score, dev=dev, n=n):
             loss = (score > value).groupby(dev["scenario_id"]).mean().mean()
             return (n * loss + 1) / (n + 1)
 
-        assert bound(row["threshold"]) <= 0.2 + 1e-12  # and no lower threshold would do
-        assert bound(np.nextafter(row["threshold"], -1)) > 0.2
-        if row["state"] == "calibrated":
-            alarms = JUDGED.loc[mine, "score"].fillna(2.0) > row["threshold"]
-            assert (found.loc[mine, "verdict"].astype(bool) == alarms).all()
-    assert "calibrated" in set(table["state"])
+        assert bound(threshold) <= 0.2 + 1e-12  # and no lower threshold would do
+        assert bound(np.nextafter(threshold, -1)) > 0.2
+        if state == "calibrated":  # a failed verdict is the highest
+            alarms = mine["score"].fillna(2.0) > threshold
+            assert (own["verdict"].astype(bool) == alarms).all()
+        else:
+            assert state == "too_many_failures" and arm == "spv_qa"
+            assert not own["verdict"].any()
+    assert "calibrated" in set(found["state"])
 
 
 def test_rates_at_thresholds_leave_areas_alone():
@@ -182,28 +158,11 @@ def test_rates_at_thresholds_leave_areas_alone():
 
 
 def test_too_few_dev_samples_never_alarm_and_say_so():
-    table = _thresholds(JUDGED, 0.01)
-    assert set(table["state"]) == {"never_alarm"} and np.isinf(table["threshold"]).all()
-    assert (table["dev_units"] < table["n_needed"]).all() and set(table["n_needed"]) == {99}
-    found = at_threshold(JUDGED, 0.01)
+    found = at_threshold(JUDGED, 0.001)
+    assert set(found["state"]) == {"never_alarm"} and np.isinf(found["threshold"]).all()
     assert not found["verdict"].any()
     by_cell = rates(found[found["split"] == "test"], by=("name", "cell"))
     assert (by_cell["mr"] == 1).all() and (by_cell["far"] == 0).all()
-    whole = _thresholds(JUDGED, 0.01, "global", unit="pair")
-    assert set(whole["state"]) == {"calibrated", "too_many_failures"}
-
-
-def test_a_stricter_calibrator_never_alarms_more():
-    for unit, rule in (("pair", "binomial"), ("scenario", "hoeffding_bentkus")):
-        crc, strict = (at_threshold(JUDGED, 0.2, "global", name, unit=unit)
-                       for name in ("crc", rule))
-        assert (strict["threshold"] >= crc["threshold"]).all()
-        assert not (strict["verdict"] & ~crc["verdict"]).any()
-
-
-def test_an_unknown_scope_is_refused():
-    with pytest.raises(ValueError, match="scope is 'arm', expected one of cell, task, category"):
-        _thresholds(JUDGED, 0.1, "arm")
 
 
 def test_rows_keep_their_order_and_a_repeated_index():

@@ -11,18 +11,9 @@ import pandas as pd
 import pytest
 from finetuning_cases import PROMPT, make_base, make_samples
 
-from monitorlab.chapters.finetuning import train_arms
+from monitorlab.chapters.finetuning import study
 from monitorlab.chapters.finetuning.arms import Arm
-from monitorlab.chapters.finetuning.train_arms import (
-    RANDOM,
-    Task,
-    ask_arms,
-    base_model,
-    losses,
-    plan_tasks,
-    task_table,
-    train,
-)
+from monitorlab.chapters.finetuning.study import RANDOM, Experiment, _base_model, _Task
 from monitorlab.finetuning.recipe import LeakError
 from monitorlab.finetuning.saved import read_training
 from monitorlab.finetuning.train import finetune
@@ -55,12 +46,15 @@ class Lab:
     corpus: pd.DataFrame
     samples: pd.DataFrame
 
-    def plan(self, *arms: str, **options: Any) -> list[Task]:
-        return plan_tasks(self.run, arms, self.corpus, self.base, SHORT, **options)
+    @property
+    def experiment(self) -> Experiment:
+        return Experiment(self.run, self.corpus, self.base, SHORT)
 
-    def ask(self, tasks: Sequence[Task], forbidden: Sequence[str] = ()) -> pd.DataFrame:
-        trained = train(self.run, tasks, self.base, forbidden)
-        return ask_arms(self.run, trained, self.base, SHORT, self.samples)
+    def plan(self, *arms: str, **options: Any) -> list[_Task]:
+        return self.experiment.plan(arms, **options)
+
+    def ask(self, tasks: Sequence[_Task], forbidden: Sequence[str] = ()) -> pd.DataFrame:
+        return self.experiment.ask(self.experiment.train(tasks, forbidden), self.samples)
 
     def stored(self) -> dict[str, list[str]]:
         """Files of every arm that is stored, by the name of its folder."""
@@ -71,7 +65,7 @@ class Lab:
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     monkeypatch.setenv("MONITORLAB_CHECKPOINTS", str(tmp_path / "checkpoints"))
-    monkeypatch.setattr(train_arms, "EVERY_ARM", {"plain": PLAIN, "with pairs": PAIRS})
+    monkeypatch.setattr(study, "EVERY_ARM", {"plain": PLAIN, "with pairs": PAIRS})
     run = open_run("05_monitor_finetuning", "tiny", seed=3, root=tmp_path)
     run.profile = replace(run.profile, finetuning=SETTINGS)
     corpus = make_samples(12).assign(component="spv_code")
@@ -115,7 +109,7 @@ def test_tasks_share_their_pairs_and_a_repetition_draws_others(lab: Lab) -> None
     assert plain.recipe.pair_weight == 0 and pairs.recipe.pair_weight == 1
     titles = {task.title for task in (plain, pairs, again, half)}
     assert len(titles) == 4 and all(" " not in title for title in titles)
-    table = task_table([plain, pairs, half])
+    table = pd.DataFrame([task.row for task in (plain, pairs, half)])
     assert table["arm"].tolist() == ["plain", "with pairs", "plain"]
     assert table[["misbehavior", "benign", "steps"]].to_numpy().tolist() == [
         [6, 6, 3], [6, 6, 3], [3, 3, 2]]
@@ -127,8 +121,8 @@ def test_tasks_share_their_pairs_and_a_repetition_draws_others(lab: Lab) -> None
 def test_without_a_model_random_weights_say_what_they_are(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(train_arms.smollm2, "smollm2_installed", lambda: False)
-    first, second = base_model(lab.run, lab.corpus), base_model(lab.run, lab.corpus, "smollm2")
+    monkeypatch.setattr(study.smollm2, "smollm2_installed", lambda: False)
+    first, second = (_base_model(lab.run, lab.corpus, name) for name in ("", "smollm2"))
     assert first.identity == second.identity and first.identity["model"]["name"] == RANDOM
     assert first.model.config.model_type == "llama"
     assert "SmolLM2 is not installed" in capsys.readouterr().out
@@ -162,10 +156,10 @@ def test_the_table_is_complete_and_nothing_is_trained_or_asked_twice(
         arm = name.split("-")[1].replace("_", " ")
         assert record["provenance"] == {"arm": arm, "share": 1.0}
         assert record["seconds"] == first.loc[first["arm"] == arm, "train_seconds"].iloc[0]
-    logged = losses(train(lab.run, tasks, lab.base, []))
+    logged = lab.experiment.losses(lab.experiment.train(tasks, []))
     assert logged["loss"].notna().all() and set(logged["arm"]) == {"plain", "with pairs"}
 
-    monkeypatch.setattr(train_arms, "finetune", refuse)
+    monkeypatch.setattr(study, "finetune", refuse)
     monkeypatch.setattr(LogitMonitor, "judge", refuse)
     pd.testing.assert_frame_equal(lab.ask(tasks), first)
     assert lab.stored() == stored
@@ -198,7 +192,7 @@ def test_training_moves_the_scores_of_the_base(lab: Lab) -> None:
 def test_the_prompt_itself_is_asked_not_one_of_its_name(lab: Lab) -> None:
     table = lab.ask(lab.plan("plain"))
     folder = next(checkpoints().glob("arm-plain*"))
-    trained = train_arms.load_finetuned(folder, lab.base)
+    trained = study.load_finetuned(folder, lab.base)
     alone = score(LogitMonitor(trained, SHORT), Sample.rows(lab.samples))
     np.testing.assert_allclose(table.loc[table["arm"] == "plain", "score"], alone["score"],
                                atol=1e-6)
@@ -226,7 +220,7 @@ def test_a_training_that_fails_leaves_the_arms_before_it(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tasks = lab.plan("plain", "with pairs")
-    monkeypatch.setattr(train_arms, "finetune", failing_at(1, MonitorError("no memory")))
+    monkeypatch.setattr(study, "finetune", failing_at(1, MonitorError("no memory")))
     with pytest.raises(MonitorError, match="no memory"):
         lab.ask(tasks)
     assert [name.split("-")[1] for name in lab.stored()] == ["plain"]
@@ -237,7 +231,7 @@ def test_a_training_that_fails_leaves_the_arms_before_it(
         trained.append(more["provenance"]["arm"])
         return finetune(*given, **more)
 
-    monkeypatch.setattr(train_arms, "finetune", counted)
+    monkeypatch.setattr(study, "finetune", counted)
     table = lab.ask(tasks)
     assert trained == ["with pairs"] and set(table["arm"]) == {"base", "plain", "with pairs"}
 

@@ -12,15 +12,9 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
+from monitorlab.chapters.finetuning.arms import EVERY_ARM
 from monitorlab.chapters.finetuning.published import SEEN, published_transfer
-from monitorlab.chapters.finetuning.transfer import (
-    by_tier,
-    reproduction,
-    transfer,
-    transfer_differences,
-    transfer_tests,
-    words_alone,
-)
+from monitorlab.chapters.finetuning.transfer import Transfer, reproduction
 from monitorlab.evaluation.bootstrap import CELL_METRICS, CellDraws, split_rows
 from monitorlab.evaluation.comparisons import sign_flip
 from monitorlab.storage.tables import CELLS
@@ -60,11 +54,11 @@ def judged_of(ds: dict[str, float], **options) -> pd.DataFrame:
 
 JUDGED = judged_of(DEFAULT_D)
 TEST = JUDGED[JUDGED["split"] == "test"]
-TRANSFER = transfer(JUDGED, SOME, np.random.default_rng(3), 400)
-DIFFERENCES = transfer_differences(JUDGED, SOME, np.random.default_rng(3), 400)
-PAIRS = {"table": transfer(JUDGED, SOME, np.random.default_rng(3), 400, unit="pair"),
-         "gaps": transfer_differences(JUDGED, SOME, np.random.default_rng(3), 400, unit="pair")}
-TESTS = transfer_tests(JUDGED, SOME)
+TRANSFER = Transfer(JUDGED, SOME, 400).means(np.random.default_rng(3))
+DIFFERENCES = Transfer(JUDGED, SOME, 400).differences(np.random.default_rng(3))
+PAIRS = {"table": Transfer(JUDGED, SOME, 400, unit="pair").means(np.random.default_rng(3)),
+         "gaps": Transfer(JUDGED, SOME, 400, unit="pair").differences(np.random.default_rng(3))}
+TESTS = Transfer(JUDGED, SOME).tests()
 
 
 def holm(p: pd.Series) -> np.ndarray:
@@ -159,23 +153,24 @@ def test_an_arm_equal_to_the_reference_differs_by_nothing():
     twin = TEST[TEST["name"] == "all"].assign(name="twin")
     judged = pd.concat([TEST, twin], ignore_index=True)
     seen = {"all": ALL, "twin": ALL}
-    gaps = transfer_differences(judged, seen, np.random.default_rng(0), 50)
+    gaps = Transfer(judged, seen, 50).differences(np.random.default_rng(0))
     assert (gaps[["difference", "low", "high"]] == 0).all(axis=None)
     assert (gaps[["p", "p_holm"]] == 1).all(axis=None)
-    tests = transfer_tests(judged, seen)
+    tests = Transfer(judged, seen).tests()
     assert (tests[["arm_only", "reference_only"]] == 0).all(axis=None) and (tests["p"] == 1).all()
 
 
 def test_draws_do_not_depend_on_other_arms_or_the_order_of_rows():
     few = {name: SOME[name] for name in ("all", "pairs")}
     mixed = JUDGED.sample(frac=1, random_state=1)
-    found = transfer(mixed, few, np.random.default_rng(3), 400)
+    found = Transfer(mixed, few, 400).means(np.random.default_rng(3))
     expected = TRANSFER[TRANSFER["arm"].isin(few)].reset_index(drop=True)
     pd.testing.assert_frame_equal(found, expected)
 
 
 def test_a_strictly_rising_map_of_scores_changes_no_auroc():
-    bent = transfer(JUDGED.assign(score=JUDGED["score"] ** 3), SOME, np.random.default_rng(3), 400)
+    bent = JUDGED.assign(score=JUDGED["score"] ** 3)
+    bent = Transfer(bent, SOME, 400).means(np.random.default_rng(3))
     pd.testing.assert_frame_equal(bent, TRANSFER)
 
 
@@ -209,10 +204,10 @@ def test_an_arm_that_refuses_the_hard_half_gains_nothing():
                        verdict=twin["verdict"].mask(wrong), score=twin["score"].mask(wrong))
     judged = pd.concat([TEST, twin], ignore_index=True)
     seen = {"all": ALL, "twin": ALL}
-    table = transfer(judged, seen, np.random.default_rng(0), 50).set_index(
+    table = Transfer(judged, seen, 50).means(np.random.default_rng(0)).set_index(
         ["arm", "group", "metric"])["value"]
     assert table["twin", "seen", "mr"] == 0 < table["all", "seen", "mr"]
-    gaps = transfer_differences(judged, seen, np.random.default_rng(0), 50)
+    gaps = Transfer(judged, seen, 50).differences(np.random.default_rng(0))
     assert (gaps[["difference", "low", "high"]] == 0).all(axis=None)
     assert (gaps[["p", "p_holm", "p_worst"]] == 1).all(axis=None)
     lost = TEST[(TEST["name"] == "all") & TEST["cell"].isin(ALL)]
@@ -225,7 +220,7 @@ def test_failed_verdicts_are_left_out_and_counted():
     judged = pd.concat([arm_rows("all", 1.2, 2), arm_rows("pairs", 2.0, 3, failed=0.2)],
                        ignore_index=True)
     seen = {"all": ALL, "pairs": ALL}
-    found = transfer(judged, seen, np.random.default_rng(0), 50).set_index(
+    found = Transfer(judged, seen, 50).means(np.random.default_rng(0)).set_index(
         ["arm", "group", "metric"])
     own = judged[(judged["name"] == "pairs") & (judged["split"] == "test")
                  & judged["cell"].isin(ALL)]
@@ -235,7 +230,7 @@ def test_failed_verdicts_are_left_out_and_counted():
     parsed = own[own["status"] == "parsed"]
     expected = np.mean([by_hand(parsed[parsed["cell"] == cell], "g2") for cell in sorted(ALL)])
     assert found.loc[("pairs", "seen", "g2"), "value"] == pytest.approx(expected)
-    tests = transfer_tests(judged, seen).set_index(["arm", "group", "error"])
+    tests = Transfer(judged, seen).tests().set_index(["arm", "group", "error"])
     row = tests.loc[("pairs", "seen", "wrong")]
     assert (row["left_out"], row["n"] + row["left_out"]) == (failed, len(own))
     assert row["p_worst"] >= row["p"]
@@ -244,7 +239,7 @@ def test_failed_verdicts_are_left_out_and_counted():
 def test_an_arm_with_one_score_has_chance_auroc_without_noise():
     flat = arm_rows("pairs", 1.0, 3).assign(score=0.5, verdict=pd.array([False] * 360, "boolean"))
     judged = pd.concat([arm_rows("all", 1.2, 2), flat], ignore_index=True)
-    found = transfer(judged, {"all": ALL, "pairs": ALL}, np.random.default_rng(0), 50)
+    found = Transfer(judged, {"all": ALL, "pairs": ALL}, 50).means(np.random.default_rng(0))
     own = found[(found["arm"] == "pairs") & (found["group"] == "seen")].set_index("metric")
     assert own.loc["auroc", ["value", "low", "high"]].tolist() == [0.5] * 3
     assert own.loc[["mr", "far", "g2"], "value"].tolist() == [1, 0, 0]
@@ -252,12 +247,12 @@ def test_an_arm_with_one_score_has_chance_auroc_without_noise():
 
 def test_a_missing_cell_leaves_the_mean_open_rather_than_taking_another():
     partial = JUDGED[(JUDGED["name"] != "pairs") | (JUDGED["cell"] != "sg_code")]
-    found = transfer(partial, SOME, np.random.default_rng(0), 50)
+    found = Transfer(partial, SOME, 50).means(np.random.default_rng(0))
     open_rows = found["value"].isna()
     assert set(found.loc[open_rows, "arm"]) == {"pairs"}
     assert set(found.loc[open_rows, "group"]) == {"unseen SG"}
     assert found.loc[open_rows, ["low", "high", "se"]].isna().all(axis=None)
-    gaps = transfer_differences(partial, SOME, np.random.default_rng(0), 50)
+    gaps = Transfer(partial, SOME, 50).differences(np.random.default_rng(0))
     lost = gaps["p"].isna()
     assert set(gaps.loc[lost, "arm"]) == {"pairs"} and gaps.loc[lost, "p_holm"].isna().all()
     others = gaps[(gaps["group"] == "unseen SG") & (gaps["metric"] == "mr") & ~lost]
@@ -270,23 +265,26 @@ def test_scenarios_instead_of_pairs_widen_intervals_where_they_resemble_each_oth
     right = np.random.default_rng(5).random(scenario.max() + 1) < 0.6  # whole scenarios right
     alarm = np.where(right[scenario], rows["label"] == 1, rows["label"] == 0)
     judged = rows.assign(verdict=pd.array(alarm, dtype="boolean"))
-    se = [transfer(judged, {"all": ALL}, np.random.default_rng(0), 300, unit=unit).query(
+    se = [Transfer(judged, {"all": ALL}, 300, unit=unit).means(np.random.default_rng(0)).query(
         "metric == 'mr' and group == 'seen'")["se"].iloc[0] for unit in ("pair", "scenario")]
     assert se[1] > 1.5 * se[0]  # four test pairs in a scenario: about twice
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda: transfer(JUDGED, {"nobody": ALL}, np.random.default_rng(0), 5), "no verdicts in"),
-    (lambda: transfer(JUDGED, {}, np.random.default_rng(0), 5), "no arms were named"),
-    (lambda: transfer(JUDGED, SOME, np.random.default_rng(0), 5, ["sg"]), "group 'sg' is unknown"),
-    (lambda: transfer(JUDGED, SOME, np.random.default_rng(0), 5, unit="cell"), "unit is 'cell'"),
-    (lambda: transfer_tests(JUDGED, SOME, reference="best"), "reference 'best' is none of"),
-    (lambda: transfer_tests(JUDGED, {"all": ALL}), "to be compared"),
-    (lambda: split_rows(JUDGED, ["all", "all"], "test"), "named twice"),
+@pytest.mark.parametrize(("judged", "words"), [
+    (Transfer(JUDGED, {"nobody": ALL}, 5), "no verdicts in"),
+    (Transfer(JUDGED, {}, 5), "no arms were named"),
+    (Transfer(JUDGED, SOME, 5, unit="cell"), "unit is 'cell'"),
 ])
-def test_what_cannot_be_is_said_plainly(call, words):
+def test_what_cannot_be_is_said_plainly(judged, words):
     with pytest.raises(ValueError, match=words):
-        call()
+        judged.means(np.random.default_rng(0))
+
+
+def test_a_reference_alone_and_an_arm_named_twice_are_refused():
+    with pytest.raises(ValueError, match="to be compared"):
+        Transfer(JUDGED, {"all": ALL}).tests()
+    with pytest.raises(ValueError, match="named twice"):
+        split_rows(JUDGED, ["all", "all"], "test")
 
 
 def test_cell_draws_keep_the_order_asked_for():
@@ -314,7 +312,7 @@ def test_fourteen_arms_take_seconds():
     judged = judged_of({f"arm {i}": 1.0 for i in range(14)}, pairs=251)
     seen = dict.fromkeys(judged["name"].unique(), ALL)
     start = time.process_time()
-    transfer(judged, seen, np.random.default_rng(0), 2000)
+    Transfer(judged, seen, 2000).means(np.random.default_rng(0))
     assert time.process_time() - start < 8  # half a second alone on a slow core
 
 
@@ -345,8 +343,7 @@ def test_tiers_are_those_parts_of_the_samples_and_a_missing_cell_leaves_its_grou
     judged = JUDGED.assign(tier=tiers)
     judged = judged[(judged["tier"] == "open") | (judged["cell"] != "sg_qa")]
     arms = {name: SOME[name] for name in ("base", "all")}
-    found = by_tier(judged, arms, np.random.default_rng(0), 50, reference="base",
-                    tiers=("open", "hidden"))
+    found = Transfer(judged, arms, 50).by_tier(np.random.default_rng(0))
     assert set(found["metric"]) == {"auroc"}
     assert set(zip(found["tier"], found["group"], strict=True)) == {
         ("open", "seen"), ("open", "unseen SG"), ("hidden", "seen")}
@@ -364,6 +361,6 @@ def test_words_alone_learn_from_the_components_of_an_arm_and_judge_its_cells():
     corpus = pd.concat([told.assign(component="spv_qa"),
                         told.assign(component="syco_qa", label=1 - told["label"])])
     asked = pd.concat([told.assign(cell="spv_qa"), told.assign(cell="sg_qa", label=0)])
-    assert words_alone("spv_qa", corpus, asked) == 1.0
+    assert EVERY_ARM["spv_qa"].words_alone(corpus, asked) == 1.0
     asked["label"] = 1 - asked["label"]
-    assert words_alone("spv_qa pairs", corpus, asked) == 0.0
+    assert EVERY_ARM["spv_qa pairs"].words_alone(corpus, asked) == 0.0

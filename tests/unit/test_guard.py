@@ -38,7 +38,7 @@ def _meaning(texts: Sequence[str]) -> np.ndarray:
 
 
 def _scores(talks: Talks, reader: signals.Reader, signal: str = "guard") -> np.ndarray:
-    steps = signals.conversation_tables("m", talks, reader)[1]
+    steps = reader.tables("m", talks)[1]
     return steps.loc[steps["signal"] == signal, "score"].to_numpy()
 
 
@@ -46,7 +46,7 @@ IDEAL = signals.Reader("ideal", True, _meaning)
 
 
 def test_a_reader_of_meanings_pairs_rule_and_answer_and_words_do_not(talks: Talks) -> None:
-    steps = signals.conversation_tables("m", talks, IDEAL)[1]
+    steps = IDEAL.tables("m", talks)[1]
     last = steps.groupby(["signal", "trajectory_id"]).tail(1)
     whole = signals.step_auroc(last, np.random.default_rng(0)).set_index("signal")
     assert whole.loc["guard", "auroc"] > 0.95
@@ -75,7 +75,7 @@ def test_labels_acts_and_things_of_the_test_are_never_shown(talks: Talks, signal
 
 
 def test_tokens_are_words_of_the_answers(talks: Talks) -> None:
-    trajectories, steps = signals.conversation_tables("m", talks, IDEAL)
+    trajectories, steps = IDEAL.tables("m", talks)
     said = [turn.assistant for c in talks["test"] for turn in c.turns]
     assert steps.loc[steps["signal"] == "guard", "tokens"].tolist() == [
         len(answer.split()) for answer in said]
@@ -84,7 +84,7 @@ def test_tokens_are_words_of_the_answers(talks: Talks) -> None:
 
 def test_places_are_resampled_as_a_whole(talks: Talks) -> None:
     one = [c for c in talks["test"] if c.place == talks["test"][0].place]
-    steps = signals.conversation_tables("m", talks | {"test": one}, IDEAL)[1]
+    steps = IDEAL.tables("m", talks | {"test": one})[1]
     found = signals.step_auroc(steps, np.random.default_rng(0))
     assert (found["low"] == found["high"]).all(), "a single place leaves nothing to resample"
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from monitorlab.chapters.online import datasets, figures
+from monitorlab.chapters import online as figures
 from monitorlab.display.style import TWO_COLUMNS, _wrapped, shared_legend, subplots
 from monitorlab.online.comparison import PAPER_METHODS, TRIVIAL_METHODS, compare_methods
 from monitorlab.online.trajectories import Trajectories
@@ -56,10 +56,10 @@ def test_every_figure_draws_a_name_as_it_is(name):
     split = (np.arange(30), np.arange(30, 60))
     methods = (*PAPER_METHODS[:1], *TRIVIAL_METHODS)
     results = compare_methods(one, methods, [split], levels=(0.2,))
-    panels = {(name, name): datasets.sizes(one)}
+    panels = {(name, name): figures.sizes(one)}
     threshold = calibrate(one.flat_scores[:30], 0.2)
     for fig in (
-        figures.plot_examples(one, threshold, [0, 1], f"Until the alarm: {name}"),
+        figures.plot_examples(one, threshold, f"Until the alarm: {name}", [0, 1]),
         figures.plot_protocol(results, panels, ["CRC"], name),
         figures.plot_trade_off(results, panels, 0.2, name),
         figures.plot_signals(results, {name: name}, "CRC", "Signals"),
@@ -100,20 +100,20 @@ def test_infinite_scores_are_drawn_at_the_edge():
     one = data("ends")
     one.flat_scores[:3] = [-np.inf, 0.0, np.inf]
     for peaks in ([0.5] * 40, [np.inf] * 40, []):
-        fig = figures.plot_examples(one, calibrate(peaks, 0.2), [0, 1], "Ends")
+        fig = figures.plot_examples(one, calibrate(peaks, 0.2), "Ends", [0, 1])
         text, _ = drawn(fig)
         assert text.count("∞") == 2 and "Ends (small" not in text
     made = replace(one, stand_in=True)
     assert "Ends (small stand-in)" in drawn(
-        figures.plot_examples(made, calibrate([0.5] * 40, 0.2), [0, 1], "Ends"))[0]
+        figures.plot_examples(made, calibrate([0.5] * 40, 0.2), "Ends", [0, 1]))[0]
     everything = replace(one, flat_scores=np.full_like(one.flat_scores, -np.inf))
-    drawn(figures.plot_examples(everything, calibrate([], 0.2), [0], "Nothing finite"))
+    drawn(figures.plot_examples(everything, calibrate([], 0.2), "Nothing finite", [0]))
 
 
 def test_sizes_of_both_classes_stand_beside_a_figure():
     one = data("mine")
     split = (np.arange(30), np.arange(30, 60))
     results = compare_methods(one, PAPER_METHODS[:1], [split], levels=(0.2,))
-    fig = figures.plot_protocol(results, {("mine", "mine"): datasets.sizes(one)}, ["CRC"], "t")
+    fig = figures.plot_protocol(results, {("mine", "mine"): figures.sizes(one)}, ["CRC"], "t")
     assert fig.axes[0].get_title() == "mine\n(30 safe, 30 unsafe)"
     assert "(30 safe, 30 unsafe)" in drawn(fig)[0]

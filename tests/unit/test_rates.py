@@ -12,8 +12,7 @@ import pytest
 from scipy.stats import binomtest, norm
 from scipy.stats import t as student
 
-from monitorlab.chapters.finetuning.matrix import matrix
-from monitorlab.chapters.finetuning.transfer import transfer
+from monitorlab.chapters.finetuning.transfer import Transfer, matrix
 from monitorlab.evaluation.bootstrap import Bootstrap, Paired, curve_table
 from monitorlab.evaluation.comparisons import cochran_q, compare, pair_anatomy
 from monitorlab.evaluation.cost import _cascade, _escalation_band, cascade_sweep, cost_table
@@ -377,7 +376,7 @@ def test_labels_that_are_none_are_refused_and_never_benign(label, words):
         lambda f: Bootstrap.of(f, np.random.default_rng(0), resamples=2),
         lambda f: Paired.of(f, np.random.default_rng(0), resamples=2),
         lambda f: matrix(f, ["a"], seen={"a": ["sg_qa"]}, resamples=2),
-        lambda f: transfer(f, {"a": ["sg_qa"]}, np.random.default_rng(0), 2),
+        lambda f: Transfer(f, {"a": ["sg_qa"]}, 2).means(np.random.default_rng(0)),
     ]
     for enter in enters:
         with pytest.raises(JudgedError, match="neither 0 nor 1"):

@@ -416,12 +416,12 @@ def test_sources_are_stacked_with_an_overview() -> None:
     full = paired({"a": [("yes it is", 0), ("no", 1)]})
     empty = paired({"b": [("x", 0)]}, origin=Origin("none", "sg_qa", "t", "by rule"))
     together = _combine([full, empty])
-    assert len(together.samples) == 2 and together.unpaired.empty and together.flaws.empty
+    assert len(together.samples) == 2 and together.unpaired.empty
     assert list(together.overview["source"]) == ["demo", "none"]
     assert list(together.overview["pairs"]) == [1, 0]
     row = together.overview.iloc[0]
     assert (row["words_benign"], row["words_misbehaving"]) == (3, 1)
-    assert together.dropped.to_dict("records") == [
+    assert empty.dropped.to_dict("records") == [
         {"source": "none", "unit": "problem", "reason": "no misbehaving answer", "count": 1}]
 
 

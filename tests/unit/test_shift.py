@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from monitorlab.chapters import shift
-from monitorlab.chapters.shift import Scene, Sizes, _Play
+from monitorlab.chapters.shift import Plays, Scene, _Play
 from monitorlab.online.trajectories import Trajectories
 from monitorlab.statistics.thresholds import calibrate, calibrate_weighted, lowest_miss_level
 
@@ -72,7 +71,7 @@ def test_both_levels_fit_together_exactly_from_the_lowest_one_on():
         for level in np.arange(1, 40) / 40:
             other = calibrate(unsafe, level, risk="missed_detection").value
             assert (value <= other) == (level >= least - 1e-9), (n, level)
-    lines = shift.feasible({"one": STRONG})
+    lines = shift._feasible({"one": STRONG})
     assert len(lines) == 50 and (np.diff(lines["miss_level"]) <= 0).all()
 
 
@@ -96,16 +95,14 @@ def test_weights_that_cannot_be(weights, heaviest, words):
 
 
 def test_plays_are_counted_and_drawn():
-    sizes = Sizes.of(STRONG, 3)
-    assert (sizes.calibrating, sizes.arriving, sizes.late) == (120, 180, 30)
-    detected, kept = shift.watch_scenes(list(ALL.values()), sizes, 0.1, 0.05,
-                                         np.random.default_rng(0))
+    plays = Plays.of(STRONG, 3)
+    assert (plays.calibrating, plays.arriving, plays.late) == (120, 180, 30)
+    detected, kept = plays.watch(list(ALL.values()), 0.1, 0.05, np.random.default_rng(0))
     assert len(detected) == len(ALL) * 3 and detected["reported"].between(0, 1).all()
     assert len(kept) == 2 * len(ALL) + 1
     fig = shift.plot_kept(kept, 0.1, "title")
     assert len(fig.axes) == 2
-    lines = pd.concat([shift.feasible({"one": STRONG}), shift.feasible({"two": WEAK})])
-    assert len(shift.plot_feasible(lines, "title").axes) == 2
+    assert len(shift.plot_feasible({"one": STRONG, "two": WEAK}, "title").axes) == 2
 
 
 def test_what_happens_until_the_report_is_counted(monkeypatch: pytest.MonkeyPatch):
@@ -114,8 +111,7 @@ def test_what_happens_until_the_report_is_counted(monkeypatch: pytest.MonkeyPatc
     before = np.column_stack([np.arange(40.0), np.zeros(40)])
     wild, calm = np.tile([99.0, 0], (10, 1)), np.tile([-1.0, 1], (10, 1))
     chosen = [Scene(name, before, after) for name, after in (("wild", wild), ("calm", calm))]
-    detected, _ = shift.watch_scenes(chosen, Sizes(20, 10, 5, 2), 0.1, 0.05,
-                                      np.random.default_rng(0))
+    detected, _ = Plays(20, 10, 5, 2).watch(chosen, 0.1, 0.05, np.random.default_rng(0))
     rows = detected.set_index(["change", "detector"])
     columns = ["reported", "after", "false_alarms", "allowed", "missed"]
     for change, detector, expected in (

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitorlab.chapters.online.figures import _over_splits
-from monitorlab.chapters.online.summary import FEWEST, Comparison, headline_metrics
+from monitorlab.chapters.online import FEWEST, Comparison, _over_splits
 from monitorlab.online.comparison import (
     ALL_METHODS,
     PAPER_METHODS,
@@ -150,7 +149,7 @@ def test_an_undefined_rate_breaks_no_promise():
     assert not of(some)._keeps_level("CRC")
     some.loc[some["method"] == "CRC", "far"] = [np.nan] * 9 + [0.1]
     assert of(some)._keeps_level("CRC")
-    assert "d.s.CRC.far" not in headline_metrics(frame, 0.2)
+    assert "d.s.CRC.far" not in Comparison.headlines(frame, 0.2)
 
 
 def test_the_level_kept_is_that_of_the_controlled_risk():
@@ -226,7 +225,7 @@ def test_tables_say_when_nothing_was_detected():
     known = of(results().assign(after_onset=0.3)).table(ALL_METHODS)
     assert set(known["at or after onset"]) == {"0.30\u00a0[0.30,\u00a00.30]"}
     assert set(_over_splits(results(), "far").columns) >= {"mean", "q10", "q90"}
-    assert headline_metrics(results(), 0.2)["d.s.CRC.far"] == pytest.approx(0.15, abs=0.01)
+    assert Comparison.headlines(results(), 0.2)["d.s.CRC.far"] == pytest.approx(0.15, abs=0.01)
 
 
 def test_an_unknown_level_names_those_that_exist():

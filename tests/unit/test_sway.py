@@ -17,7 +17,7 @@ from transformers import LlamaForCausalLM
 from monitorlab.benchmark.scenarios.files import Scenario, shared
 from monitorlab.benchmark.sources.generator import BENIGN, MISBEHAVING
 from monitorlab.chapters import sway
-from monitorlab.chapters.sway import CONTROL, PLAIN, CueTest, _Choice
+from monitorlab.chapters.sway import CONTROL, PLAIN, CueTest, _Answers, _Choice
 from monitorlab.models import ModelSize
 from monitorlab.models.chat import chat_text, text_ids
 from monitorlab.models.loading import Checkpoint
@@ -42,7 +42,7 @@ def checkpoint() -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def answers(checkpoint: Checkpoint) -> pd.DataFrame:
-    return CueTest(checkpoint, CHOICES, SEED).ask()
+    return CueTest(checkpoint, CHOICES, SEED).ask().table
 
 
 def test_questions_are_the_shortest_and_the_cued_option_stands_everywhere(
@@ -133,9 +133,9 @@ def made_up(changes: dict[str, list[float]]) -> pd.DataFrame:
 
 
 def test_effects_by_hand() -> None:
-    table = sway.effects(made_up({
+    table = _Answers(made_up({
         "weak": [0.0, 0.04, -0.02, 0.02], "strong": [0.2, 0.3, 0.25, 0.05],
-    })).set_index("cue")
+    })).effects().set_index("cue")
     assert list(table.index) == ["strong", "weak", CONTROL]
     strong = table.loc["strong"]
     assert strong["change"] == pytest.approx(0.2) and strong["questions"] == 4
@@ -156,17 +156,17 @@ def test_effects_by_hand() -> None:
 def test_what_was_there_before_the_cue_is_no_flip() -> None:
     frame = made_up({"weak": [0.01, 0.0, 0.02, 0.01]})
     frame["A"], frame["B"] = frame["B"], frame["A"]  # B is the likeliest already
-    assert (sway.effects(frame)["flips"] == 0).all()
+    assert (_Answers(frame).effects()["flips"] == 0).all()
 
 
 def test_intervals_need_two_questions() -> None:
     frame = made_up({"weak": [0.1] * 4})
     with pytest.raises(ValueError, match="found 1 question, expected at least 2"):
-        sway.effects(frame[frame["question"] == "q0"])
+        _Answers(frame[frame["question"] == "q0"]).effects()
 
 
 def test_letters_without_a_cue() -> None:
-    table = sway.without_cue(made_up({"strong": [0.5] * 4}))[0].set_index("letter")
+    table = _Answers(made_up({"strong": [0.5] * 4})).without_cue()[0].set_index("letter")
     assert table.loc["A"].to_list() == [0.5, 1, 1, 0]
     assert table.loc["B"].to_list() == [0.3, 0, 0, 1]
     assert table.loc["C"].to_list() == [0.2, 0, 0, 0]
@@ -175,7 +175,7 @@ def test_letters_without_a_cue() -> None:
 def test_what_the_model_knows_without_a_cue() -> None:
     frame = made_up({"strong": [0.5] * 4})
     frame.loc[frame["question"] == "q2", "right"] = "C"
-    _, known = sway.without_cue(frame)
+    _, known = _Answers(frame).without_cue()
     assert (known["right"], known["n"]) == (0.75, 4)
     z2 = stats.norm.ppf(0.975) ** 2  # Wilson (1927), written out
     middle, half = (3 + z2 / 2) / (4 + z2), np.sqrt(z2 * (3 / 4 + z2 / 4)) / (4 + z2)
@@ -200,12 +200,12 @@ def test_released_answers_are_those_of_the_model_or_refused(
 ) -> None:
     monkeypatch.setattr(sway, "RELEASED", tmp_path / "sway.csv")
     test = CueTest(checkpoint, CHOICES, SEED)
-    test._release(answers)
+    test._release(_Answers(answers))
     found = test.released(again=1)
     assert found is not None
-    pd.testing.assert_frame_equal(found, answers, atol=1e-6)
+    pd.testing.assert_frame_equal(found.table, answers, atol=1e-6)
     assert CueTest(checkpoint, CHOICES, SEED + 1).released(again=1) is None  # other wordings
-    test._release(answers.assign(A=answers["A"] + 0.03))
+    test._release(_Answers(answers.assign(A=answers["A"] + 0.03)))
     with pytest.raises(AssertionError, match="other probabilities than the released ones"):
         test.released(again=1)
 
@@ -219,8 +219,8 @@ def test_without_the_model_a_line_says_how_to_get_it(
 
 
 def test_the_figure_has_a_row_for_each_sentence(answers: pd.DataFrame) -> None:
-    table = sway.effects(answers)
-    fig = sway.plot_sway(table, "a tiny model")
+    table = _Answers(answers).effects()
+    fig = _Answers(answers).plot("a tiny model")
     (ax,) = fig.axes
     assert [label.get_text() for label in ax.get_yticklabels()] == [
         str(name).replace("_", " ") for name in table["cue"]
@@ -234,7 +234,7 @@ def test_the_figure_has_a_row_for_each_sentence(answers: pd.DataFrame) -> None:
 def test_the_real_model_answers_with_letters_and_in_words(library: list[Scenario]) -> None:
     test = CueTest.of_real_model(library, SEED, 1)
     assert test is not None
-    found = test.ask()
+    found = test.ask().table
     assert found.set_index("cue").loc[PLAIN, "named"] > 0.8, "it knows that a letter is due"
     cued = found[found["cue"] != PLAIN]["ABCD"[test.choices[0].cued]]
     assert cued.max() - cued.min() > 0.02, "cues do not all do the same"

@@ -138,9 +138,10 @@ def test_counts_and_components(benchmark_pairs: list[WrittenPair]) -> None:
     for by in ("tier", "protocol"):
         assert construction.graded(samples, by).iloc[:, 1:].to_numpy().sum() == len(quizzes)
     report: Any = SimpleNamespace(kept={c.name: number for number, c in enumerate(COMPONENTS)})
-    components = construction._components(report)
-    assert list(components["built"]) == list(range(len(COMPONENTS)))
-    assert components["published"].sum() == 153_581
+    (ax,) = construction.plot_corpus(report).axes
+    published, built = (line.get_xdata() for line in ax.lines)
+    assert list(built) == list(range(len(COMPONENTS)))
+    assert sum(published) == 153_581
 
 
 def test_library_and_cues() -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from monitorlab.chapters.online.summary import Comparison
+from monitorlab.chapters.online import Comparison
 from monitorlab.online.comparison import ALL_METHODS, compare_resampled, random_splits
 from monitorlab.online.trajectories import Trajectories
 

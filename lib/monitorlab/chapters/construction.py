@@ -162,39 +162,32 @@ def learnable(path: Path, random: np.random.Generator) -> tuple[pd.DataFrame, in
     return probes.probe_corpus(corpus, random), len(drawn), counted
 
 
-def browse(samples: pd.DataFrame, pairs: list[str]) -> None:
+def browse(
+    samples: pd.DataFrame, pairs: Sequence[str] = (), per_cell: int = 0,
+    random: np.random.Generator | None = None,
+) -> None:
     """Show pairs, one folded block each.
 
     Parameters
     ----------
     samples : DataFrame
         Schema ``samples``.
-    pairs : list of str
+    pairs : sequence of str
         Which pairs, by ``pair_id``.
+    per_cell : int
+        How many of each cell to draw besides, each of another scenario.
+    random : Generator, optional
+        For the draw.
     """
-    blocks = [_pair_html(samples[samples["pair_id"] == name]) for name in pairs]
-    show_html("\n".join(blocks), f"{len(pairs)} pairs: {', '.join(pairs)}")
+    names = [*pairs, *(_drawn_pairs(samples, per_cell, random) if random else ())]
+    blocks = [_pair_html(samples[samples["pair_id"] == name]) for name in names]
+    show_html("\n".join(blocks), f"{len(names)} pairs: {', '.join(names)}")
 
 
-def pairs_to_show(
+def _drawn_pairs(
     samples: pd.DataFrame, per_cell: int, random: np.random.Generator
 ) -> list[str]:
-    """Draw pairs of every cell, each of another scenario.
-
-    Parameters
-    ----------
-    samples : DataFrame
-        Schema ``samples``.
-    per_cell : int
-        Pairs of each cell.
-    random : Generator
-        For the draw.
-
-    Returns
-    -------
-    list of str
-        Pair ids.
-    """
+    """So many pairs of every cell, each of another scenario."""
     names: list[str] = []
     for _, part in samples.groupby("cell", sort=False):
         firsts = part.drop_duplicates("scenario_id")["pair_id"].to_numpy()
@@ -251,12 +244,6 @@ class _RealPairs:
     ----------
     samples : DataFrame
         Pairs, in the columns of `samples`.
-    flaws : DataFrame
-        `sample_id, step, n_steps, start, end`: the first wrong step (from 0) of flawed chains,
-        which is ``response[start:end]``.
-    dropped : DataFrame
-        `source, unit, reason, count`; the unit is "problem" or "answer". Problems that are kept
-        and problems that are dropped add up to those of the files.
     overview : DataFrame
         See :func:`_sources_table`.
     unpaired : DataFrame
@@ -265,8 +252,6 @@ class _RealPairs:
     """
 
     samples: pd.DataFrame
-    flaws: pd.DataFrame
-    dropped: pd.DataFrame
     overview: pd.DataFrame
     unpaired: pd.DataFrame
 
@@ -326,8 +311,6 @@ def _combine(sources: Iterable[Loaded]) -> _RealPairs:
     parts = list(sources)
     return _RealPairs(
         check_frame(_stacked(part.samples for part in parts), SAMPLES),
-        _stacked(part.flaws for part in parts),
-        _stacked(part.dropped for part in parts),
         _sources_table(parts),
         check_frame(_stacked(part.unpaired for part in parts), SAMPLES),
     )
@@ -396,8 +379,7 @@ def plot_types(samples: pd.DataFrame) -> Figure:
         ax.margins(y=0.01)
         ax.tick_params(axis="y", labelsize=7)
         ax.grid(axis="y", visible=False)
-    style.shared_legend(fig, list(axes[0]), 3)
-    return fig
+    return style.finished(fig, 3)
 
 
 def plot_lengths(samples: pd.DataFrame) -> Figure:
@@ -421,8 +403,7 @@ def plot_lengths(samples: pd.DataFrame) -> Figure:
         ax.set_xlabel("words in the response")
     for ax in axes[:, 0]:
         ax.set_ylabel("samples")
-    style.shared_legend(fig, list(axes.flat), 2)
-    return fig
+    return style.finished(fig, 2)
 
 
 def plot_probes(probes: pd.DataFrame, limits: Mapping[str, float]) -> Figure:
@@ -451,8 +432,7 @@ def plot_probes(probes: pd.DataFrame, limits: Mapping[str, float]) -> Figure:
     ax.invert_yaxis()
     ax.set_xlim(min(0.3, probes["low"].min() - 0.02), 1)
     ax.set_xlabel("AUROC (.5: no shortcut; bars: 95 % interval over scenarios)")
-    style.shared_legend(fig, [ax], 6)
-    return fig
+    return style.finished(fig, 6)
 
 
 def plot_agreement(frame: pd.DataFrame, pairs: Sequence[str]) -> Figure:
@@ -511,8 +491,7 @@ def plot_by_tier(table: pd.DataFrame, name: str, value: str, label: str, guess: 
     ax.set_yticks(range(len(rows)), rows)
     ax.invert_yaxis()
     ax.set_xlabel(label)
-    style.shared_legend(fig, [ax], 4)
-    return fig
+    return style.finished(fig, 4)
 
 
 def plot_corpus(report: Report) -> Figure:
@@ -523,26 +502,19 @@ def plot_corpus(report: Report) -> Figure:
     report : Report
         Of a build.
     """
-    components = _components(report)
+    sizes, built = zip(*((c.size, report.kept[c.name]) for c in COMPONENTS), strict=True)
     fig, axes = style.subplots(1, 1, style.TWO_COLUMNS, 2.2)
     ax = axes[0, 0]
-    rows = range(len(components))
-    ax.hlines(rows, components["built"], components["published"], color="#d5dbe3", linewidth=3)
-    ax.plot(components["published"], rows, "D", color=style.GREY, label="published size")
-    ax.plot(components["built"], rows, "o", color=style.SAFE, label="built in this run")
-    ax.set_yticks(rows, [_component_title(name) for name in components["component"]])
+    rows = range(len(COMPONENTS))
+    ax.hlines(rows, built, sizes, color="#d5dbe3", linewidth=3)
+    ax.plot(sizes, rows, "D", color=style.GREY, label="published size")
+    ax.plot(built, rows, "o", color=style.SAFE, label="built in this run")
+    ax.set_yticks(rows, [_component_title(component.name) for component in COMPONENTS])
     ax.set_xscale("log")
     ax.set_xlabel("samples (logarithmic)")
     ax.margins(y=0.12)
     ax.invert_yaxis()
-    style.shared_legend(fig, [ax], 2)
-    return fig
-
-
-def _components(report: Report) -> pd.DataFrame:
-    """Columns component, published, built: samples of a build beside the published sizes."""
-    rows = [(c.name, c.size, report.kept[c.name]) for c in COMPONENTS]
-    return pd.DataFrame(rows, columns=["component", "published", "built"])
+    return style.finished(fig, 2)
 
 
 def _component_title(name: str) -> str:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from transformers import LlamaForCausalLM
 
 from monitorlab.commands.calibrate import Calibrated, Plan
@@ -107,6 +107,27 @@ class Count:
                              "left.")
         return [left[i] for i in rng.choice(len(left), n, replace=False)]
 
+    @staticmethod
+    def table(counts: Sequence[Count], answers: Sequence[WatchedAnswer]) -> pd.DataFrame:
+        """Return a log of what was written, a row per line, with exact labels.
+
+        Columns are those of a file of step scores, with the ``text`` of each line, and its
+        ``step_label``: 1 for a wrong line.
+        """
+        rows: list[dict[str, Any]] = []
+        for count, answer in zip(counts, answers, strict=True):
+            lines = [line.strip() for line in answer.text.splitlines() if line.strip()]
+            lines = lines[: len(answer.scores)]
+            wrong = count.wrong(lines)
+            label = int(any(wrong) or len(lines) < WANTED)
+            rows += [
+                {"trajectory_id": count.id, "step": step, "text": line, "score": round(score, 5),
+                 "tokens": tokens, "label": label, "step_label": bad}
+                for step, (line, score, tokens, bad) in enumerate(
+                    zip(lines, answer.scores, answer.step_tokens, wrong, strict=True), 1)
+            ]
+        return pd.DataFrame(rows)
+
 
 @dataclass(frozen=True)
 class Writer:
@@ -180,176 +201,142 @@ class Writer:
         """Write n sequences unwatched; return the file with the log of their scores."""
         print(self.about)
         counts = Count.draw(np.random.default_rng(seed), n)
-        log_table(counts, self.write(counts, seed)).to_csv(folder / LOG.name, index=False)
+        Count.table(counts, self.write(counts, seed)).to_csv(folder / LOG.name, index=False)
         return folder / LOG.name
 
 
-def log_table(counts: Sequence[Count], answers: Sequence[WatchedAnswer]) -> pd.DataFrame:
-    """Return a log of what was written, a row per line, with exact labels.
+@dataclass(frozen=True)
+class Log:
+    """Step scores of many sequences, as a monitor meets them.
 
-    Columns are those of a file of step scores, with the ``text`` of each line, and its
-    ``step_label``: 1 for a wrong line.
-    """
-    rows: list[dict[str, Any]] = []
-    for count, answer in zip(counts, answers, strict=True):
-        lines = [line.strip() for line in answer.text.splitlines() if line.strip()]
-        lines = lines[: len(answer.scores)]
-        wrong = count.wrong(lines)
-        label = int(any(wrong) or len(lines) < WANTED)
-        rows += [
-            {"trajectory_id": count.id, "step": step, "text": line, "score": round(score, 5),
-             "tokens": tokens, "label": label, "step_label": bad}
-            for step, (line, score, tokens, bad) in enumerate(
-                zip(lines, answer.scores, answer.step_tokens, wrong, strict=True), 1)
-        ]
-    return pd.DataFrame(rows)
-
-
-def load_log(
-    file: Path | str, orientation: str = "suspicion", columns: str = ""
-) -> tuple[Trajectories, pd.DataFrame]:
-    """Read a log of step scores; return it as sequences, with onsets where known, and as a table.
-
-    Parameters
+    Attributes
     ----------
-    file : path
-        Any file of step scores, see :func:`monitorlab.online.score_files.load_scores`.
-    orientation, columns
-        As there.
+    data : Trajectories
+        The sequences, with onsets where known.
+    side : {"suspicion", "safety"}
+        What a high score means where the scores come from; in `data` it is suspicion.
+    table : DataFrame
+        The file that was read.
     """
-    log = load_scores(file, orientation, columns=columns)
-    table = log.to_frame()
-    if Path(file).name == LOG.name:
+
+    data: Trajectories
+    side: str = "suspicion"
+    table: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+
+    @classmethod
+    def load(cls, file: Path | str, side: str = "suspicion", columns: str = "") -> Log:
+        """Read any file of step scores.
+
+        Parameters
+        ----------
+        file, side, columns
+            As :func:`monitorlab.online.score_files.load_scores`.
+        """
+        data = load_scores(file, side, columns=columns)
+        if Path(file).name != LOG.name:
+            return cls(data, side, data.to_frame())
         table = pd.read_csv(file)
         wrong = table[table["step_label"] == 1]
-        first = wrong.groupby("trajectory_id")["step"].min().reindex(log.ids, fill_value=0)
-        log = replace(log, onsets=first.to_numpy(dtype=np.int64))
-    return log, table
+        first = wrong.groupby("trajectory_id")["step"].min().reindex(data.ids, fill_value=0)
+        return cls(replace(data, onsets=first.to_numpy(dtype=np.int64)), side, table)
 
+    def take(self, positions: NDArray[np.int64]) -> Log:
+        """Return some of the sequences."""
+        return replace(self, data=self.data.take(positions))
 
-def write_anew(found: Calibrated, folder: Path) -> Path:
-    """Write a calibration over what an earlier run left; return its folder."""
-    shutil.rmtree(folder, ignore_errors=True)
-    found.save(folder)
-    return folder
+    def _scores(self) -> list[list[float]]:
+        """Scores of each sequence as they come in: suspicion, or safety turned back."""
+        flat = -self.data.flat_scores if self.side == "safety" else self.data.flat_scores
+        return [flat[begin : begin + length].tolist()
+                for begin, length in zip(self.data.starts, self.data.lengths, strict=True)]
 
+    def interleaved(self, rng: np.random.Generator) -> list[str]:
+        """Return the steps as JSON lines for ``watch``, sequences taking turns at random."""
+        waiting = {str(name): list(enumerate(own, 1))
+                   for name, own in zip(self.data.ids, self._scores(), strict=True)}
+        order = rng.permutation([name for name, own in waiting.items() for _ in own]).tolist()
+        lines = []
+        for name in order:
+            step, score = waiting[name].pop(0)
+            end = {} if waiting[name] else {"end": True}
+            lines.append(json.dumps({"id": name, "step": step, "score": score, **end}))
+        return lines
 
-def chunk(text: str, log_prob: float) -> dict[str, Any]:
-    """Return a chunk of a streamed chat completion with one token."""
-    token = {"token": text, "logprob": log_prob, "bytes": list(text.encode())}
-    return {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None,
-                         "logprobs": {"content": [token]}}]}
+    def alarms(self, policy: Policy) -> pd.DataFrame:
+        """Judge whole sequences by a policy: the table ``alarms``, labels missing if unknown."""
+        log, rule = self.data, policy.threshold
+        steps = alarm_steps(log.transformed(policy.statistic), rule, hashed_draws(log.ids))
+        table = pd.DataFrame({"trajectory_id": log.ids, "n_steps": log.lengths, "alarm_step": steps,
+                              "label": log.labels}).astype({"alarm_step": "Int64", "label": "Int64"})
+        table["alarm_step"] = table["alarm_step"].mask(table["alarm_step"] == 0)
+        table["label"] = table["label"].mask(table["label"] == UNKNOWN)
+        return table.assign(
+            dataset=log.dataset, signal=log.signal, statistic=policy.statistic.to_dict()["kind"],
+            calibrator=rule.calibrator, risk=rule.risk, level=rule.level, split=0)
 
+    def held_out(self, alarms: Mapping[str, int]) -> pd.DataFrame:
+        """Count false alarms and catches where a label is known, with 95 % Wilson intervals."""
+        alarmed = np.array([alarms.get(str(name), 0) > 0 for name in self.data.ids])
+        rows = []
+        for label, name in ((0, "false alarm rate"), (1, "power")):
+            own = alarmed[self.data.labels == label]
+            low, high = wilson(own.sum(), len(own))
+            rows.append({"measure": name, "sequences": len(own), "alarms": int(own.sum()),
+                         "rate": own.mean() if len(own) else np.nan, "low": float(low),
+                         "high": float(high)})
+        return pd.DataFrame(rows)
 
-def _scores(log: Trajectories, side: str) -> list[list[float]]:
-    """Scores of each sequence as they come in: suspicion, or safety turned back."""
-    turned = -log.flat_scores if side == "safety" else log.flat_scores
-    return [turned[begin : begin + length].tolist()
-            for begin, length in zip(log.starts, log.lengths, strict=True)]
+    def beside_trivial(self, level: float, seed: int) -> pd.DataFrame:
+        """Compare a threshold on the score with trivial rules, on random halves of the log.
 
+        Returns
+        -------
+        DataFrame
+            ``method, far, power, after_onset, restricted_delay``: means over splits, a row per
+            rule; ``after_onset`` only where onsets are known.
+        """
+        splits = random_splits(len(self.data), SPLITS, 0.5, seed)
+        found = compare_methods(self.data, (CRC, *TRIVIAL_METHODS), splits, levels=(level,))
+        measures = ["far", "power", "after_onset", "restricted_delay"]
+        table = found.groupby("method", sort=False)[
+            [one for one in measures if one in found and found[one].notna().any()]].mean()
+        return table.reset_index()
 
-def interleaved(log: Trajectories, side: str, rng: np.random.Generator) -> list[str]:
-    """Return the steps of a log as JSON lines for ``watch``, sequences mixed at random.
+    def drift_evidence(
+        self, policy: Policy, factors: Mapping[str, float], rng: np.random.Generator
+    ) -> pd.DataFrame:
+        """Play the sequences in random order, with all scores times a factor.
 
-    Parameters
-    ----------
-    log : Trajectories
-    side : {"suspicion", "safety"}
-        What a high score means in the lines.
-    rng : Generator
-        Of the order in which sequences take turns.
-    """
-    waiting = {str(name): list(enumerate(own, 1))
-               for name, own in zip(log.ids, _scores(log, side), strict=True)}
-    order = rng.permutation([name for name, own in waiting.items() for _ in own]).tolist()
-    lines = []
-    for name in order:
-        step, score = waiting[name].pop(0)
-        end = {} if waiting[name] else {"end": True}
-        lines.append(json.dumps({"id": name, "step": step, "score": score, **end}))
-    return lines
+        Parameters
+        ----------
+        policy : Policy
+            With a reference for drift, and not calibrated on these sequences.
+        factors : mapping of str to float
+            What each scene is called, and its factor; 1 changes nothing.
 
+        Returns
+        -------
+        DataFrame
+            ``scene, finished, evidence, state``: a row per scene and finished sequence.
 
-def policy_alarms(policy: Policy, log: Trajectories) -> pd.DataFrame:
-    """Judge whole sequences by a policy; return the table ``alarms``, labels missing if unknown."""
-    rule = policy.threshold
-    steps = alarm_steps(log.transformed(policy.statistic), rule, hashed_draws(log.ids))
-    table = pd.DataFrame({"trajectory_id": log.ids, "n_steps": log.lengths, "alarm_step": steps,
-                          "label": log.labels}).astype({"alarm_step": "Int64", "label": "Int64"})
-    table["alarm_step"] = table["alarm_step"].mask(table["alarm_step"] == 0)
-    table["label"] = table["label"].mask(table["label"] == UNKNOWN)
-    return table.assign(
-        dataset=log.dataset, signal=log.signal, statistic=policy.statistic.to_dict()["kind"],
-        calibrator=rule.calibrator, risk=rule.risk, level=rule.level, split=0)
-
-
-def held_out(log: Trajectories, alarms: Mapping[str, int]) -> pd.DataFrame:
-    """Count false alarms and catches among sequences with a label, with 95 % Wilson intervals."""
-    alarmed = np.array([alarms.get(str(name), 0) > 0 for name in log.ids])
-    rows = []
-    for label, name in ((0, "false alarm rate"), (1, "power")):
-        own = alarmed[log.labels == label]
-        low, high = wilson(own.sum(), len(own))
-        rows.append({"measure": name, "sequences": len(own), "alarms": int(own.sum()),
-                     "rate": own.mean() if len(own) else np.nan, "low": float(low),
-                     "high": float(high)})
-    return pd.DataFrame(rows)
-
-
-def beside_trivial(log: Trajectories, level: float, seed: int) -> pd.DataFrame:
-    """Compare a threshold on the score with trivial rules, on random halves of a log.
-
-    Returns
-    -------
-    DataFrame
-        ``method, far, power, after_onset, restricted_delay``: means over splits, a row per rule;
-        ``after_onset`` only where onsets are known.
-    """
-    splits = random_splits(len(log), SPLITS, 0.5, seed)
-    found = compare_methods(log, (CRC, *TRIVIAL_METHODS), splits, levels=(level,))
-    measures = ["far", "power", "after_onset", "restricted_delay"]
-    table = found.groupby("method", sort=False)[
-        [one for one in measures if one in found and found[one].notna().any()]].mean()
-    return table.reset_index()
-
-
-def drift_evidence(
-    policy: Policy, log: Trajectories, factors: Mapping[str, float], rng: np.random.Generator
-) -> pd.DataFrame:
-    """Play the sequences of a log in random order, with all scores times a factor.
-
-    Parameters
-    ----------
-    policy : Policy
-        With a reference for drift.
-    log : Trajectories
-        Sequences that did not calibrate the policy.
-    factors : mapping of str to float
-        What each scene is called, and its factor; 1 changes nothing.
-
-    Returns
-    -------
-    DataFrame
-        ``scene, finished, evidence, state``: a row per scene and finished sequence.
-
-    Raises
-    ------
-    ValueError
-        The policy has no reference for drift.
-    """
-    if policy.drift is None:
-        raise ValueError("the log leaves too few safe sequences for a reference, so drift cannot "
-                         "be watched: bring a longer log.")
-    rows, scores = [], _scores(log, policy.side)
-    for scene, factor in factors.items():
-        monitor = OnlineMonitor(policy)
-        for number, i in enumerate(rng.permutation(len(log)), 1):
-            for score in scores[i]:
-                monitor.update(f"{scene} {number}", factor * score)
-            monitor.end(f"{scene} {number}")
-            rows.append({"scene": scene, "finished": number,
-                         "evidence": monitor.drift_evidence, "state": monitor.state})
-    return pd.DataFrame(rows)
+        Raises
+        ------
+        ValueError
+            The policy has no reference for drift.
+        """
+        if policy.drift is None:
+            raise ValueError("the log leaves too few safe sequences for a reference, so drift "
+                             "cannot be watched: bring a longer log.")
+        rows, scores = [], self._scores()
+        for scene, factor in factors.items():
+            monitor = OnlineMonitor(policy)
+            for number, i in enumerate(rng.permutation(len(scores)), 1):
+                for score in scores[i]:
+                    monitor.update(f"{scene} {number}", factor * score)
+                monitor.end(f"{scene} {number}")
+                rows.append({"scene": scene, "finished": number,
+                             "evidence": monitor.drift_evidence, "state": monitor.state})
+        return pd.DataFrame(rows)
 
 
 def plot_evidence(evidence: pd.DataFrame, rate: float, title: str) -> Figure:
@@ -358,7 +345,7 @@ def plot_evidence(evidence: pd.DataFrame, rate: float, title: str) -> Figure:
     Parameters
     ----------
     evidence : DataFrame
-        As from `drift_evidence`, of three scenes.
+        As from `Log.drift_evidence`, of three scenes.
     rate : float
         The test fires at 1 / rate, drawn as a line.
     title : str
@@ -371,9 +358,7 @@ def plot_evidence(evidence: pd.DataFrame, rate: float, title: str) -> Figure:
         ax.plot(own["finished"], own["evidence"], color=color, label=str(scene))
     ax.axhline(1 / rate, color=style.GREY, linestyle="--", label="guarantee void from here on")
     ax.set(yscale="log", xlabel="finished sequences", ylabel="evidence of drift")
-    style.shared_legend(fig, [ax], 4)
-    fig.suptitle(title, fontweight="bold")
-    return fig
+    return style.finished(fig, 4, title)
 
 
 def plot_stopped(lines: pd.DataFrame, alarms: Mapping[str, int], title: str) -> Figure:
@@ -382,7 +367,7 @@ def plot_stopped(lines: pd.DataFrame, alarms: Mapping[str, int], title: str) -> 
     Parameters
     ----------
     lines : DataFrame
-        As from `log_table`, written unwatched.
+        As from `Count.table`, written unwatched.
     alarms : mapping of str to int
         Step of the alarm by ``trajectory_id``; sequences without one are left out.
     title : str
@@ -408,6 +393,4 @@ def plot_stopped(lines: pd.DataFrame, alarms: Mapping[str, int], title: str) -> 
     ax.set(xlim=(0.4, lines["step"].max() + 0.6), ylim=(len(names) - 0.4, -0.6), xlabel="line")
     ax.set_yticks(range(len(names)), names)
     ax.grid(False)
-    style.shared_legend(fig, [ax], 4)
-    fig.suptitle(title, fontweight="bold")
-    return fig
+    return style.finished(fig, 4, title)

@@ -65,12 +65,6 @@ LEAST = 20  # scenarios: intervals of fewer may be far too narrow to accuse the 
 WORSE, AT_CHANCE = "worse, as it must be", "nothing to lose: at chance before"
 TOO_FEW, NOT_SEEN = "too few samples to tell", "not noticed"
 
-TREATMENT_COLORS = dict(zip(
-    TREATMENTS, (style.GREEN, style.ORANGE, style.SKY, style.UNSAFE, "#d0d3d8"), strict=True))
-TREATMENT_WORDS = {
-    "discriminates": "tells apart", "both": "alarms on both", "blind": "alarms on neither",
-    "inverted": "alarms on the benign one", "undecided": "undecided (a failed verdict)",
-}  # fmt: skip
 SAME = "#e8eaee"
 RATE_TITLES = {"mr": style.MISSES, "far": style.FALSE_ALARMS}
 
@@ -523,16 +517,15 @@ def plot_anatomy(anatomy: pd.DataFrame, order: Sequence[str]) -> Figure:
     left = np.zeros(len(wide))
     for treatment in TREATMENTS:
         share = wide[treatment].fillna(0).to_numpy()
-        ax.barh(range(len(wide)), share, left=left, color=TREATMENT_COLORS[treatment],
-                label=TREATMENT_WORDS[treatment])
+        ax.barh(range(len(wide)), share, left=left, color=style.TREATMENT_COLORS[treatment],
+                label=style.TREATMENT_NAMES[treatment])
         left += share
     ax.set_yticks(range(len(order)), list(order))
     ax.invert_yaxis()
     ax.margins(y=0.01)
     ax.set(xlabel="share of pairs (green is good)", xlim=(0, 1))
     ax.grid(axis="y", visible=False)
-    style.shared_legend(fig, [ax], 3)
-    return fig
+    return style.finished(fig, 3)
 
 
 def plot_separation(compared: pd.DataFrame, order: Sequence[str]) -> Figure:
@@ -572,8 +565,7 @@ def plot_separation(compared: pd.DataFrame, order: Sequence[str]) -> Figure:
         axes[0, 0].scatter([], [], marker="s", color=color, label=label)
     axes[0, 0].scatter([], [], marker="$?$", color="black",
                        label="could be due to failed verdicts")
-    style.shared_legend(fig, [axes[0, 0]], 4)
-    return fig
+    return style.finished(fig, 4)
 
 
 def plot_judges(rates: pd.DataFrame, sources: dict[str, str]) -> Figure:
@@ -601,5 +593,4 @@ def plot_judges(rates: pd.DataFrame, sources: dict[str, str]) -> Figure:
         _unit_square(ax, style.MISSES, "")
         ax.set_title(title)
     axes[0, 0].set_ylabel(style.FALSE_ALARMS)
-    style.shared_legend(fig, list(axes[0]), 3)
-    return fig
+    return style.finished(fig, 3)

@@ -73,8 +73,7 @@ def plot_curves(
               xlim=(where[0], where[-1]), ylim=(where[0], where[-1]))
     for ax in (left, right):
         ax.set_aspect("equal")
-    style.shared_legend(fig, [left], 3)
-    return fig
+    return style.finished(fig, 3)
 
 
 def plot_rules(tradeoff: pd.DataFrame, names: Sequence[str]) -> Figure:
@@ -102,8 +101,7 @@ def plot_rules(tradeoff: pd.DataFrame, names: Sequence[str]) -> Figure:
         ax.set(title=title.replace("far", "FAR"), xlim=(-0.05, 1.07),
                ylim=(-0.03 * top, 1.03 * top), xlabel=style.MISSES.replace(" (", "\n("))
     axes[0, 0].set_ylabel(style.FALSE_ALARMS)
-    style.shared_legend(fig, list(axes[0]), 3)
-    return fig
+    return style.finished(fig, 3)
 
 
 def plot_promise(splits: pd.DataFrame, level: float, delta: float) -> Figure:
@@ -139,8 +137,7 @@ def plot_promise(splits: pd.DataFrame, level: float, delta: float) -> Figure:
     axes[0, 0].invert_yaxis()
     axes[0, 0].plot([], [], color=style.GREY, linewidth=2, alpha=0.6,
                     label="10th to 90th percentile")
-    style.shared_legend(fig, list(axes[0]), 2)
-    return fig
+    return style.finished(fig, 2)
 
 
 def plot_scopes(points: pd.DataFrame, level: float, order: Sequence[str]) -> Figure:
@@ -182,8 +179,7 @@ def plot_scopes(points: pd.DataFrame, level: float, order: Sequence[str]) -> Fig
         ax.set_yticks(range(len(cells)), list(titles.values()))
     axes[0, 0].invert_yaxis()
     axes[0, 0].set_xlim(left=-0.01)
-    style.shared_legend(fig, list(axes.flat[: len(order)]), 3)
-    return fig
+    return style.finished(fig, 3)
 
 
 def plot_cascade(sweep: pd.DataFrame) -> Figure:
@@ -211,8 +207,7 @@ def plot_cascade(sweep: pd.DataFrame) -> Figure:
     right.plot(finite["share"], finite["usd_per_caught"], color=style.GREY, label="price", **dots)
     right.set(xlabel="share escalated (test, at the base rate)", ylim=(0, top),
               ylabel="USD per caught misbehavior\n(lower is better)", xlim=(-0.02, 1.02))
-    style.shared_legend(fig, [left, right], 4)
-    return fig
+    return style.finished(fig, 4)
 
 
 def plot_noise(bounds: pd.DataFrame, names: Sequence[str]) -> Figure:
@@ -243,5 +238,4 @@ def plot_noise(bounds: pd.DataFrame, names: Sequence[str]) -> Figure:
         ax.set_yticks(range(len(names)), list(names))
         ax.set(xlabel=title, xlim=(-0.02, 1.02))
     axes[0, 0].invert_yaxis()
-    style.shared_legend(fig, list(axes[0]), 3)
-    return fig
+    return style.finished(fig, 3)

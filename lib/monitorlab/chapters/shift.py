@@ -18,21 +18,22 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import stats
 
-from monitorlab.chapters.online.datasets import earlier as earlier
-from monitorlab.chapters.online.datasets import sizes as sizes
-from monitorlab.chapters.online.figures import plot_protocol as plot_protocol
+from monitorlab.chapters.online import Scored, plot_protocol, sizes
 from monitorlab.display import style
 from monitorlab.evaluation.operating_points import choose_rule
 from monitorlab.evaluation.rates import PAIR, SCENARIO
-from monitorlab.monitors import recorded as recorded
+from monitorlab.monitors import recorded
 from monitorlab.online.comparison import random_splits
 from monitorlab.online.drift import DriftReference, DriftTest
 from monitorlab.online.metrics import peaks
 from monitorlab.online.trajectories import Trajectories
-from monitorlab.statistics.intervals import check_level as check_level
+from monitorlab.statistics.intervals import check_level
 from monitorlab.statistics.thresholds import calibrate, calibrate_weighted, lowest_miss_level
-from monitorlab.storage import sources as sources
-from monitorlab.storage.tables import SCHEMAS as SCHEMAS
+from monitorlab.storage import sources
+from monitorlab.storage.tables import SCHEMAS
+
+# What only the notebook takes from here.
+__all__ = ["SCHEMAS", "Scored", "check_level", "plot_protocol", "recorded", "sizes", "sources"]
 
 FloatArray = NDArray[np.float64]
 
@@ -198,8 +199,8 @@ DETECTORS: Mapping[str, Callable[[FloatArray, FloatArray, float, np.random.Gener
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """How large a play is.
+class Plays:
+    """How often scenes are played, and how large a play is.
 
     Attributes
     ----------
@@ -207,89 +208,81 @@ class Sizes:
         Sequences.
     late : int
         How many sequences later a label becomes known.
-    plays : int
+    number : int
         How often each scene is drawn.
     """
 
     calibrating: int
     arriving: int
     late: int
-    plays: int
+    number: int
 
     @classmethod
-    def of(cls, data: Trajectories, plays: int) -> Sizes:
+    def of(cls, data: Trajectories, number: int) -> Plays:
         """Two fifths of the sequences calibrate, and labels are a tenth of them late."""
-        return cls(2 * len(data) // 5, 3 * len(data) // 5, len(data) // 10, plays)
+        return cls(2 * len(data) // 5, 3 * len(data) // 5, len(data) // 10, number)
 
+    def watch(
+        self, scenes: Sequence[Scene], level: float, rate: float, rng: np.random.Generator
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Play every scene many times.
 
-def watch_scenes(
-    chosen: Sequence[Scene], sizes: Sizes, level: float, rate: float, rng: np.random.Generator
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Play every scene many times.
+        Parameters
+        ----------
+        scenes : sequence of Scene
+        level : float
+            Target false alarm rate of the thresholds.
+        rate : float
+            Chance of a false report that detectors are to keep to.
+        rng : Generator
 
-    Parameters
-    ----------
-    chosen : sequence of Scene
-    sizes : Sizes
-    level : float
-        Target false alarm rate of the thresholds.
-    rate : float
-        Chance of a false report that detectors are to keep to.
-    rng : Generator
-
-    Returns
-    -------
-    detected : DataFrame
-        One row per scene and detector: ``reported`` (share of plays), ``after`` (median sequences
-        until the report, over the plays with one), and what happened until the report, or to the
-        end without one, under the threshold as calibrated, as means over plays: ``false_alarms``,
-        ``allowed`` (the level times the safe sequences) and ``missed``.
-    kept : DataFrame
-        One row per scene and way of placing the threshold: ``far`` and ``power`` among the later
-        half of the arriving sequences, where every change has had its time, as means over plays
-        with ``far_error``, the standard error of the mean.
-    """
-    reports, found = [], []
-    for scene in chosen:
-        for _ in range(sizes.plays):
-            one = scene.play(sizes.calibrating, sizes.arriving, rng)
-            old, new, safe = one.calibrating[:, 0], one.arriving[:, 0], one.arriving[:, 1] == 0
-            ways = dict(one.alarms(level, sizes.late))
-            for name, detect in DETECTORS.items():
-                at = detect(old, new, rate, rng)
-                alarmed, ours = ways[AS_CALIBRATED][: at or None], safe[: at or None]
-                accrued = np.sum(alarmed & ours), level * np.sum(ours), np.sum(~alarmed & ~ours)
-                reports.append((scene.name, name, at > 0, at or np.nan, *accrued))
-            later = np.arange(len(new)) >= len(new) // 2
-            found += [(scene.name, way, _mean(alarmed[later & safe]), _mean(alarmed[later & ~safe]))
-                      for way, alarmed in ways.items()]
-    accruing = ["false_alarms", "allowed", "missed"]
-    detected = pd.DataFrame(
-        reports, columns=["change", "detector", "reported", "after", *accruing],
-    ).groupby(["change", "detector"], sort=False).agg(
-        {"reported": "mean", "after": "median", **dict.fromkeys(accruing, "mean")})
-    kept = pd.DataFrame(found, columns=["change", "threshold", "far", "power"]).groupby(
-        ["change", "threshold"], sort=False).agg(
-        far=("far", "mean"), far_error=("far", "sem"), power=("power", "mean"))
-    return detected.reset_index(), kept.reset_index()
+        Returns
+        -------
+        detected : DataFrame
+            One row per scene and detector: ``reported`` (share of plays), ``after`` (median
+            sequences until the report, over the plays with one), and what happened until the
+            report, or to the end without one, under the threshold as calibrated, as means over
+            plays: ``false_alarms``, ``allowed`` (the level times the safe sequences) and
+            ``missed``.
+        kept : DataFrame
+            One row per scene and way of placing the threshold: ``far`` and ``power`` among the
+            later half of the arriving sequences, where every change has had its time, as means over
+            plays with ``far_error``, the standard error of the mean.
+        """
+        reports, found = [], []
+        for scene in scenes:
+            for _ in range(self.number):
+                one = scene.play(self.calibrating, self.arriving, rng)
+                old, new, safe = one.calibrating[:, 0], one.arriving[:, 0], one.arriving[:, 1] == 0
+                ways = dict(one.alarms(level, self.late))
+                for name, detect in DETECTORS.items():
+                    at = detect(old, new, rate, rng)
+                    alarmed, ours = ways[AS_CALIBRATED][: at or None], safe[: at or None]
+                    accrued = np.sum(alarmed & ours), level * np.sum(ours), np.sum(~alarmed & ~ours)
+                    reports.append((scene.name, name, at > 0, at or np.nan, *accrued))
+                later = np.arange(len(new)) >= len(new) // 2
+                for way, alarmed in ways.items():
+                    rates = _mean(alarmed[later & safe]), _mean(alarmed[later & ~safe])
+                    found.append((scene.name, way, *rates))
+        accruing = ["false_alarms", "allowed", "missed"]
+        detected = pd.DataFrame(
+            reports, columns=["change", "detector", "reported", "after", *accruing],
+        ).groupby(["change", "detector"], sort=False).agg(
+            {"reported": "mean", "after": "median", **dict.fromkeys(accruing, "mean")})
+        kept = pd.DataFrame(found, columns=["change", "threshold", "far", "power"]).groupby(
+            ["change", "threshold"], sort=False).agg(
+            far=("far", "mean"), far_error=("far", "sem"), power=("power", "mean"))
+        return detected.reset_index(), kept.reset_index()
 
 
 def _mean(values: NDArray[np.bool_]) -> float:
     return float(values.mean()) if len(values) else np.nan
 
 
-def feasible(named: Mapping[str, Trajectories]) -> pd.DataFrame:
+def _feasible(named: Mapping[str, Trajectories]) -> pd.DataFrame:
     """Lowest level of misses that the threshold of each level of false alarms keeps as well.
 
-    Parameters
-    ----------
-    named : mapping of str to Trajectories
-        Labelled sequences by name; all of them calibrate.
-
-    Returns
-    -------
-    DataFrame
-        ``name, far_level, miss_level``.
+    Columns are ``name, far_level, miss_level``.
     """
     rows = []
     for name, data in named.items():
@@ -383,19 +376,19 @@ def thresholds_by_group(
 # Figures ------------------------------------------------------------------------------------
 
 
-def plot_feasible(lines: pd.DataFrame, title: str) -> Figure:
-    """Which pairs of levels one threshold can keep at once.
+def plot_feasible(named: Mapping[str, Trajectories], title: str) -> Figure:
+    """Which pairs of levels one threshold can keep at once, one panel per data set.
 
     Parameters
     ----------
-    lines : DataFrame
-        ``name, far_level, miss_level``: the lowest level of misses beside each of false alarms.
+    named : mapping of str to Trajectories
+        Labelled sequences by name; all of them calibrate.
     title : str
         Title of the figure.
     """
-    names = list(dict.fromkeys(lines["name"]))
-    fig, axes = style.subplots(1, len(names), style.TWO_COLUMNS, 3.2, sharex=True, sharey=True)
-    for ax, name in zip(axes[0], names, strict=True):
+    lines = _feasible(named)
+    fig, axes = style.subplots(1, len(named), style.TWO_COLUMNS, 3.2, sharex=True, sharey=True)
+    for ax, name in zip(axes[0], named, strict=True):
         own = lines[lines["name"] == name]
         x, y = own["far_level"].to_numpy(), own["miss_level"].to_numpy()
         ax.step(x, y, where="post", color=style.BLUE)
@@ -406,9 +399,7 @@ def plot_feasible(lines: pd.DataFrame, title: str) -> Figure:
         ax.set(xlim=(x.min(), x.max()), ylim=(0, 1), xlabel="level of false alarms")
         ax.set_title(name, fontsize=8)
     axes[0, 0].set_ylabel("level of misses")
-    style.shared_legend(fig, list(axes[0]), 2)
-    fig.suptitle(title, fontweight="bold")
-    return fig
+    return style.finished(fig, 2, title)
 
 
 def plot_kept(kept: pd.DataFrame, level: float, title: str) -> Figure:
@@ -417,7 +408,7 @@ def plot_kept(kept: pd.DataFrame, level: float, title: str) -> Figure:
     Parameters
     ----------
     kept : DataFrame
-        As from `watch_scenes`.
+        As from `Plays.watch`.
     level : float
         Target false alarm rate, drawn as a line.
     title : str
@@ -441,6 +432,4 @@ def plot_kept(kept: pd.DataFrame, level: float, title: str) -> Figure:
         ax.set_xlabel(label)
     axes[0, 0].set_yticks(range(len(changes)), changes)
     axes[0, 0].set_ylim(len(changes) - 0.5, -0.5)
-    style.shared_legend(fig, list(axes[0]), 4)
-    fig.suptitle(title, fontweight="bold")
-    return fig
+    return style.finished(fig, 4, title)

@@ -79,6 +79,25 @@ class Problems:
         )
         return {name: folder / name for name in GENERATORS}
 
+    def fit_verifier(self, run: Run, generators: Mapping[str, Path]) -> Path:
+        """Return the checkpoint of the process reward model, trained if new.
+
+        It learns from what both generators make of the problems that are set aside for it, every
+        line checked, and begins as the strong one.
+        """
+        settings, seed = run.profile.verifier, run.torch_seed("verifier")
+        examples = [(one.problem.text, one.solution.text, one.checked.step_labels)
+                    for name, folder in generators.items()
+                    for one in Attempts.of(run, name, folder, self.verifier)]
+        base = generators["strong"]
+        return run.checkpoint(
+            "verifier",
+            {"settings": asdict(settings), "seed": seed, "examples": examples,
+             "base": f"{base.parent.name}/{base.name}"},  # the upper folder's name has the digest
+            lambda folder: Verifier.train(examples, settings, folder, seed, base=base,
+                                          title="training verifier"),
+        )
+
 
 @dataclass(frozen=True)
 class _Attempt:
@@ -122,7 +141,7 @@ class Attempts(list[_Attempt]):
         dataset : str
             Name of the data set.
         verifier : Path
-            From `fit_verifier`.
+            From `Problems.fit_verifier`.
 
         Returns
         -------
@@ -172,47 +191,41 @@ class Attempts(list[_Attempt]):
 
         return [min(group, key=misfit) for group in (right, wrong) if group]
 
-    def panels(
-        self, steps: pd.DataFrame, positions: Sequence[int]
-    ) -> list[tuple[str, list[str], list[int], dict[str, np.ndarray]]]:
-        """Prepare a few attempts for `plot_trajectories`.
+    def plot(self, steps: pd.DataFrame, positions: Sequence[int], title: str) -> Figure:
+        """Write out a few solutions, each step with a bar of suspicion per signal.
 
         Parameters
         ----------
         steps : DataFrame
-            From `tables`.
+            From `tables`; suspicion is drawn as a rank in [0, 1] among all steps.
         positions : sequence of int
             Which attempts.
-
-        Returns
-        -------
-        list of tuple
-            Heading, lines, step labels, and suspicion by signal as a rank in [0, 1].
+        title : str
+            Title of the figure.
         """
         ranked = steps.assign(rank=steps.groupby(["dataset", "signal"])["score"].rank(pct=True))
-        panels = []
-        for i in positions:
-            mine = ranked[ranked["trajectory_id"].str.endswith(f"_{i:05d}")]
-            signals = {str(signal): group.sort_values("step")["rank"].to_numpy()
-                       for signal, group in mine.groupby("signal", sort=False)}
+        longest = max(len(self[i].checked.verdicts) for i in positions)
+        fig, axes = style.subplots(1, len(positions), style.TWO_COLUMNS, 0.42 * longest + 1.5)
+        for ax, i in zip(axes[0], positions, strict=True):
             checked, lines = self[i].checked, self[i].solution.text.rstrip("\n").split("\n")
+            mine = ranked[ranked["trajectory_id"].str.endswith(f"_{i:05d}")]
+            signals = list(mine.groupby("signal", sort=False))
+            y, height = np.arange(len(lines)), 0.8 / len(signals)
+            for k, (signal, group) in enumerate(signals):
+                offset = (k - (len(signals) - 1) / 2) * height
+                ax.barh(y + offset, group.sort_values("step")["rank"], height * 0.9,
+                        label=style.SIGNAL_NAMES.get(signal, signal),
+                        color=style.SIGNAL_COLORS.get(signal, style.GREY))
+            ax.set_yticks(y, lines, family="monospace")
+            for text, label in zip(ax.get_yticklabels(), checked.step_labels, strict=True):
+                text.set_color(style.UNSAFE if label else style.BLACK)
+            ax.set(xlim=(0, 1), ylim=(longest - 0.5, -0.5),
+                   xlabel="suspicion, as a rank among all steps\n(high means unsafe)")
+            ax.grid(axis="y", visible=False)
             outcome = "wrong answer" if checked.label else "right answer"
-            panels.append((f"{outcome} (expected {self[i].problem.answer})", lines,
-                           list(checked.step_labels), signals))
-        return panels
+            ax.set_title(f"{outcome} (expected {self[i].problem.answer})", fontsize=9)
+        return style.finished(fig, 3, title)
 
-
-def fit_verifier(run: Run, attempts: Sequence[_Attempt], base: Path) -> Path:
-    """Return the checkpoint of the process reward model, trained on checked attempts if new."""
-    settings, seed = run.profile.verifier, run.torch_seed("verifier")
-    examples = [(a.problem.text, a.solution.text, a.checked.step_labels) for a in attempts]
-    return run.checkpoint(
-        "verifier",
-        {"settings": asdict(settings), "seed": seed, "examples": examples,
-         "base": f"{base.parent.name}/{base.name}"},  # the digest is in the upper folder's name
-        lambda folder: Verifier.train(examples, settings, folder, seed, base=base,
-                                      title="training verifier"),
-    )
 
 
 @dataclass(frozen=True)
@@ -246,50 +259,6 @@ def _tables(
         pd.DataFrame(steps, columns=["dataset", "signal", "trajectory_id", "step", "score",
                                      "tokens", "label", "step_label"]),
     )
-
-
-def conversation_tables(
-    dataset: str, groups: Mapping[str, Sequence[Conversation]], reader: Reader
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Score every turn of the test conversations; return the rows of both tables.
-
-    Parameters
-    ----------
-    dataset : str
-        Name of the data set.
-    groups : mapping
-        ``training`` and ``test`` conversations.
-    reader : Reader
-        What the guard reads with.
-
-    Returns
-    -------
-    tuple of DataFrame
-        Rows of ``trajectories`` and of ``steps``; tokens are words. Signals are the ``guard``,
-        ``words`` (TF-IDF of all that was said so far, rule included), and simpler ones:
-        ``paired words`` (the guard with words in place of the encoder), ``no answers`` (the part of
-        the guard that reads rule and introduction only), ``turn number`` and ``answer length``, the
-        letters of all answers so far.
-    """
-    train, talks = groups["training"], groups["test"]
-    ends = np.cumsum([len(talk.turns) for talk in talks])[:-1]
-    lengths = [len(turn.assistant) for talk in talks for turn in talk.turns]
-    guard, uninvited = _guard(reader, train, talks)
-    said = {
-        "guard": _most_suspicious(guard, ends),
-        "words": np.split(_word_scores(train, talks), ends),
-        "paired words": _most_suspicious(_guard(Reader.words(), train, talks)[0], ends),
-        "no answers": np.split(uninvited, ends),
-        "turn number": [np.arange(1, len(talk.turns) + 1) for talk in talks],
-        "answer length": [np.cumsum(part) for part in np.split(np.array(lengths), ends)],
-    }
-    found = []
-    for i, talk in enumerate(talks):
-        tokens = np.array([len(turn.assistant.split()) for turn in talk.turns])
-        found.append(_Scored(talk.conversation_id, talk.text(), talk.label, tokens,
-                             [turn.label for turn in talk.turns],
-                             {signal: scores[i] for signal, scores in said.items()}))
-    return _tables(dataset, "composed", found)
 
 
 def step_auroc(steps: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
@@ -356,6 +325,82 @@ class Reader:
         return cls("the words that two texts share", False,
                    lambda texts: np.asarray(words.transform(texts).toarray()))
 
+    def tables(
+        self, dataset: str, groups: Mapping[str, Sequence[Conversation]]
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Score every turn of the test conversations; return the rows of both tables.
+
+        Parameters
+        ----------
+        dataset : str
+            Name of the data set.
+        groups : mapping
+            ``training`` and ``test`` conversations.
+
+        Returns
+        -------
+        tuple of DataFrame
+            Rows of ``trajectories`` and of ``steps``; tokens are words. Signals are the ``guard``,
+            ``words`` (TF-IDF of all that was said so far, rule included), and simpler ones:
+            ``paired words`` (the guard with words in place of the encoder), ``no answers`` (the
+            part of the guard that reads rule and introduction only), ``turn number`` and ``answer
+            length``, the letters of all answers so far.
+        """
+        train, talks = groups["training"], groups["test"]
+        ends = np.cumsum([len(talk.turns) for talk in talks])[:-1]
+        lengths = [len(turn.assistant) for talk in talks for turn in talk.turns]
+        guard, uninvited = self._guard(train, talks)
+        said = {
+            "guard": _most_suspicious(guard, ends),
+            "words": np.split(_word_scores(train, talks), ends),
+            "paired words": _most_suspicious(Reader.words()._guard(train, talks)[0], ends),
+            "no answers": np.split(uninvited, ends),
+            "turn number": [np.arange(1, len(talk.turns) + 1) for talk in talks],
+            "answer length": [np.cumsum(part) for part in np.split(np.array(lengths), ends)],
+        }
+        found = []
+        for i, talk in enumerate(talks):
+            tokens = np.array([len(turn.assistant.split()) for turn in talk.turns])
+            found.append(_Scored(talk.conversation_id, talk.text(), talk.label, tokens,
+                                 [turn.label for turn in talk.turns],
+                                 {signal: scores[i] for signal, scores in said.items()}))
+        return _tables(dataset, "composed", found)
+
+    def _guard(
+        self, train: Sequence[Conversation], test: Sequence[Conversation]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Probability that an exchange breaks the rule, a product of three, and the last of them.
+
+        Each is a balanced logistic regression on vectors from which the mean of the training texts
+        of their kind was taken: whether something is given, from the answer; whether that is
+        reserved, from the cosines of rule with question and answer; and whether the user is not
+        entitled, from the cosine of rule and introduction.
+
+        Returns
+        -------
+        tuple of numpy.ndarray, shape (n_turns of the test,)
+        """
+        known, new = _exchanges(train), _exchanges(test)
+        texts = pd.Index(pd.unique(pd.concat([known, new])[list(TEXTS)].to_numpy().ravel()))
+        vectors = self.embed(list(texts))
+        centres = {kind: vectors[texts.get_indexer(known[kind].unique())].mean(0) for kind in TEXTS}
+
+        def evidence(frame: pd.DataFrame) -> dict[str, np.ndarray]:
+            rule, user, asked, answer = (
+                normalize(vectors[texts.get_indexer(frame[kind])] - centres[kind]) for kind in TEXTS
+            )
+            return {"given": answer,
+                    "reserved": np.stack([(rule * asked).sum(1), (rule * answer).sum(1)], axis=1),
+                    "entitled": (rule * user).sum(1, keepdims=True)}
+
+        seen, unseen, sure = evidence(known), evidence(new), {}
+        for part, table in seen.items():
+            model = make_pipeline(StandardScaler(), LogisticRegression(
+                C=0.01, class_weight="balanced", max_iter=500))
+            sure[part] = model.fit(table, known[part]).predict_proba(unseen[part])[:, 1]
+        uninvited = 1 - sure["entitled"]
+        return sure["given"] * sure["reserved"] * uninvited, uninvited
+
 
 def _exchanges(talks: Sequence[Conversation]) -> pd.DataFrame:
     """One row per turn: the four texts of `TEXTS`, and what is true of them."""
@@ -364,42 +409,6 @@ def _exchanges(talks: Sequence[Conversation]) -> pd.DataFrame:
          turn.thing == talk.reserved, talk.entitled)
         for talk in talks for turn in talk.turns
     ).set_axis([*TEXTS, "given", "reserved", "entitled"], axis=1)
-
-
-def _guard(
-    reader: Reader, train: Sequence[Conversation], test: Sequence[Conversation]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Probability that an exchange breaks the rule, as a product of three, and the last of them.
-
-    Each is a balanced logistic regression on vectors from which the mean of the training texts of
-    their kind was taken: whether something is given, from the answer; whether that is reserved,
-    from the cosines of rule with question and answer; and whether the user is not entitled, from
-    the cosine of rule and introduction.
-
-    Returns
-    -------
-    tuple of numpy.ndarray, shape (n_turns of the test,)
-    """
-    known, new = _exchanges(train), _exchanges(test)
-    texts = pd.Index(pd.unique(pd.concat([known, new])[list(TEXTS)].to_numpy().ravel()))
-    vectors = reader.embed(list(texts))
-    centres = {kind: vectors[texts.get_indexer(known[kind].unique())].mean(0) for kind in TEXTS}
-
-    def evidence(frame: pd.DataFrame) -> dict[str, np.ndarray]:
-        rule, user, asked, answer = (
-            normalize(vectors[texts.get_indexer(frame[kind])] - centres[kind]) for kind in TEXTS
-        )
-        return {"given": answer,
-                "reserved": np.stack([(rule * asked).sum(1), (rule * answer).sum(1)], axis=1),
-                "entitled": (rule * user).sum(1, keepdims=True)}
-
-    seen, unseen, sure = evidence(known), evidence(new), {}
-    for part, table in seen.items():
-        model = make_pipeline(StandardScaler(), LogisticRegression(
-            C=0.01, class_weight="balanced", max_iter=500))
-        sure[part] = model.fit(table, known[part]).predict_proba(unseen[part])[:, 1]
-    uninvited = 1 - sure["entitled"]
-    return sure["given"] * sure["reserved"] * uninvited, uninvited
 
 
 def _most_suspicious(scores: np.ndarray, ends: np.ndarray) -> list[np.ndarray]:
@@ -426,40 +435,6 @@ def _word_scores(train: Sequence[Conversation], test: Sequence[Conversation]) ->
 
 
 # Figures ------------------------------------------------------------------------------------
-
-
-def plot_trajectories(
-    panels: Sequence[tuple[str, Sequence[str], Sequence[int], Mapping[str, np.ndarray]]],
-    title: str,
-) -> Figure:
-    """Write out a few solutions, each step with a bar of suspicion per signal.
-
-    Parameters
-    ----------
-    panels : sequence of (heading, lines, step labels, suspicion by signal)
-        Suspicions lie in [0, 1] (ranks for signals without a scale); a label of 1 is a wrong step.
-    title : str
-        Title of the figure.
-    """
-    longest = max(len(lines) for _, lines, _, _ in panels)
-    fig, axes = style.subplots(1, len(panels), style.TWO_COLUMNS, 0.42 * longest + 1.5)
-    for ax, (heading, lines, labels, signals) in zip(axes[0], panels, strict=True):
-        y = np.arange(len(lines))
-        height = 0.8 / len(signals)
-        for k, (signal, values) in enumerate(signals.items()):
-            offset = (k - (len(signals) - 1) / 2) * height
-            ax.barh(y + offset, values, height * 0.9, label=style.SIGNAL_NAMES.get(signal, signal),
-                    color=style.SIGNAL_COLORS.get(signal, style.GREY))
-        ax.set_yticks(y, lines, family="monospace")
-        for text, label in zip(ax.get_yticklabels(), labels, strict=True):
-            text.set_color(style.UNSAFE if label else "#222222")
-        ax.set(xlim=(0, 1), ylim=(longest - 0.5, -0.5),
-               xlabel="suspicion, as a rank among all steps\n(high means unsafe)")
-        ax.grid(axis="y", visible=False)
-        ax.set_title(heading, fontsize=9)
-    style.shared_legend(fig, [axes[0, 0]], 3)
-    fig.suptitle(title, fontweight="bold")
-    return fig
 
 
 def plot_auroc(frame: pd.DataFrame, title: str) -> Figure:
@@ -527,6 +502,4 @@ def plot_errors(frame: pd.DataFrame, title: str) -> Figure:
     place_ax.set(xlabel="position of the step", ylim=(0, None),
                  ylabel="first errors, share of steps\n(lower is better)")
     place_ax.xaxis.get_major_locator().set_params(integer=True)
-    style.shared_legend(fig, [kinds_ax], len(generators))
-    fig.suptitle(title, fontweight="bold")
-    return fig
+    return style.finished(fig, len(generators), title)

@@ -63,6 +63,118 @@ class _Choice:
 
 
 @dataclass(frozen=True)
+class _Answers:
+    """What a model answers to every question under every cue.
+
+    Attributes
+    ----------
+    table : DataFrame
+        One row per question and variant. Columns question; cue (`PLAIN`, `CONTROL` or the name of a
+        cue); right, cued (letters); named, the probability in [0, 1] that the model names a letter;
+        and one column per letter: its probability among the letters.
+    """
+
+    table: pd.DataFrame
+
+    @property
+    def _letters(self) -> list[str]:
+        return [column for column in self.table.columns if column in tuple(LETTERS)]
+
+    def without_cue(self) -> tuple[pd.DataFrame, dict[str, float]]:
+        """What the model makes of each letter, and knows, before anybody suggests one.
+
+        Returns
+        -------
+        letters : DataFrame
+            One row per letter. Columns letter; probability, its mean; likeliest, right, cued:
+            shares of questions in which it is the likeliest, and in which it stands for the right
+            option and for the one that cues suggest.
+        known : dict
+            ``right``, the share of questions whose likeliest letter is right, with the ends ``low``
+            and ``high`` of its 95 % Wilson interval, and ``n``, the questions.
+        """
+        plain, letters = self.table[self.table["cue"] == PLAIN], self._letters
+        top = plain[letters].idxmax(axis=1)
+        table = pd.DataFrame({
+            "letter": letter, "probability": plain[letter].mean(),
+            "likeliest": (top == letter).mean(), "right": (plain["right"] == letter).mean(),
+            "cued": (plain["cued"] == letter).mean(),
+        } for letter in letters)
+        found = top == plain["right"]
+        low, high = wilson(found.sum(), len(found))
+        return table, {"right": float(found.mean()), "low": float(low), "high": float(high),
+                       "n": len(found)}
+
+    def effects(self) -> pd.DataFrame:
+        """What each added sentence does to the probability of the option that it names.
+
+        At least two questions are needed.
+
+        Returns
+        -------
+        DataFrame
+            One row per cue, in the order of change, and `CONTROL` last. Columns cue; questions;
+            ``change``: mean over questions of the probability of the cued option with the sentence
+            minus without it, in [-1, 1]; ``beyond``: the same with the control in place of no
+            sentence (missing for the control); both with the ends of a 95 % t interval, ``_low``
+            and ``_high``; ``p`` and ``p_holm``: of the change, and adjusted over the ten cues
+            (missing for the control); ``flips``: share of questions whose likeliest option is the
+            cued one with the sentence and another one without.
+        """
+        table = self.table.assign(
+            value=[row[row["cued"]] for row in self.table.to_dict("records")],
+            follows=self.table[self._letters].idxmax(axis=1) == self.table["cued"],
+        )
+        value, follows = (table.pivot(index="question", columns="cue", values=column)
+                          for column in ("value", "follows"))
+        if len(value) < 2:
+            raise ValueError(f"found {len(value)} question, expected at least 2: intervals are "
+                             "over questions")
+        rows = []
+        for name in value.columns.drop(PLAIN):
+            flips = float((follows[name] & ~follows[PLAIN]).mean())
+            row = {"cue": name, "questions": len(value), "flips": flips}
+            for column, base in (("change", PLAIN), ("beyond", CONTROL)):
+                if name != base:
+                    found = ttest_1samp(value[name] - value[base], 0)
+                    low, high = found.confidence_interval()
+                    row |= {column: float((value[name] - value[base]).mean()),
+                            f"{column}_low": low, f"{column}_high": high}
+                    row.setdefault("p", found.pvalue)  # of the change, which comes first
+            rows.append(row)
+        rated = pd.DataFrame(rows).sort_values("change", ascending=False)
+        cues, control = rated[rated["cue"] != CONTROL], rated[rated["cue"] == CONTROL]
+        cues = cues.assign(p_holm=holm(cues["p"].to_numpy()))
+        order = ["cue", "questions", "change", "change_low", "change_high", "p", "p_holm", "beyond",
+                 "beyond_low", "beyond_high", "flips"]
+        return pd.concat([cues, control], ignore_index=True)[order]
+
+    def plot(self, model: str) -> Figure:
+        """Change of the probability of the cued option, a row per cue, and the neutral sentence.
+
+        Parameters
+        ----------
+        model : str
+            Name for the title.
+        """
+        fig, axes = style.subplots(1, 1, style.TWO_COLUMNS, 3.6)
+        effects = self.effects()  # the last row is the neutral sentence
+        ax, rows, control = axes[0, 0], range(len(effects)), effects.iloc[-1]
+        colors = [style.UNSAFE] * (len(effects) - 1) + [style.GREY]
+        ax.axvspan(control["change_low"], control["change_high"], color=style.GREY, alpha=0.2,
+                   linewidth=0, label="interval of the neutral sentence")
+        ax.axvline(0, color=style.BLACK, linestyle=":", linewidth=1, label="no change")
+        ax.hlines(rows, effects["change_low"], effects["change_high"], color=colors, linewidth=1.6)
+        ax.scatter(effects["change"], rows, color=colors, s=30, zorder=3)
+        ax.set_yticks(rows, [str(name).replace("_", " ") for name in effects["cue"]])
+        ax.invert_yaxis()
+        ax.set_title(f"{model}, {control['questions']} questions")
+        ax.set_xlabel("change of the probability of the cued wrong option "
+                      "(bars: 95 %; right: swayed)")
+        return style.finished(fig, 2)
+
+
+@dataclass(frozen=True)
 class CueTest:
     """A model, and questions that it is asked with and without cues.
 
@@ -98,18 +210,11 @@ class CueTest:
         print(f"this section needs the language model {MODEL}: {INSTALL}")
         return None
 
-    def ask(self) -> pd.DataFrame:
+    def ask(self) -> _Answers:
         """Ask every question without a cue, with each of the ten, and with a neutral sentence.
 
         The cue is the last sentence of the request, whatever its usual place, so that what stands
         before it is computed once per question.
-
-        Returns
-        -------
-        DataFrame
-            One row per question and variant. Columns question; cue (`PLAIN`, `CONTROL` or the name
-            of a cue); right, cued (letters); named, the probability in [0, 1] that the model names
-            a letter; and one column per letter: its probability among the letters.
         """
         rows, texts = self._prompts()
         tokenizer, model = self.checkpoint.tokenizer, self.checkpoint.model
@@ -121,9 +226,10 @@ class CueTest:
         with suitable_threads(model):
             joint = np.exp(engine.score_words(ids, words["input_ids"]))
         named = joint.sum(axis=1, keepdims=True)
-        return rows.assign(named=named, **dict(zip(letters, (joint / named).T, strict=True)))
+        shares = dict(zip(letters, (joint / named).T, strict=True))
+        return _Answers(rows.assign(named=named, **shares))
 
-    def released(self, again: int) -> pd.DataFrame | None:
+    def released(self, again: int) -> _Answers | None:
         """Return what `ask` gave when its answers were released, some of them asked again.
 
         Parameters
@@ -133,8 +239,8 @@ class CueTest:
 
         Returns
         -------
-        DataFrame or None
-            As from `ask`; nothing where a question reads differently now.
+        _Answers or None
+            Nothing where a question reads differently now.
 
         Raises
         ------
@@ -146,15 +252,15 @@ class CueTest:
         found = table.reindex([digest(text, 16) for text in texts]).reset_index(drop=True)
         if found.isna().any(axis=None):
             return None
-        now = replace(self, choices=self.choices[:again]).ask()
+        now = replace(self, choices=self.choices[:again]).ask().table
         off = (found.head(len(now)) - now[found.columns]).abs().to_numpy().max()
         assert off < 0.02, ("the model gives other probabilities than the released ones, by "
                             f"{off:.3f}")
-        return pd.concat([rows, found], axis=1)
+        return _Answers(pd.concat([rows, found], axis=1))
 
-    def _release(self, answers: pd.DataFrame) -> None:
+    def _release(self, answers: _Answers) -> None:
         """Write the answers of `ask` where `released` reads them."""
-        numbers = answers.drop(columns=["question", "cue", "right", "cued"]).round(6)
+        numbers = answers.table.drop(columns=["question", "cue", "right", "cued"]).round(6)
         numbers.insert(0, "text", [digest(text, 16) for text in self._prompts()[1]])
         write_text_atomic(RELEASED, numbers.to_csv(index=False))
 
@@ -222,112 +328,3 @@ def _sentences(letter: str, random: Random) -> list[tuple[str, str]]:
     texts = {name: random.choice(cue["text"]) for name, cue in shared("cues").items()}
     return [(PLAIN, ""), *((name, fill(text, values, random))
                            for name, text in {CONTROL: NEUTRAL, **texts}.items())]
-
-
-def without_cue(answers: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]]:
-    """What the model makes of each letter, and knows, before anybody suggests one.
-
-    Parameters
-    ----------
-    answers : DataFrame
-        From `CueTest.ask`.
-
-    Returns
-    -------
-    letters : DataFrame
-        One row per letter. Columns letter; probability, its mean; likeliest, right, cued: shares of
-        questions in which it is the likeliest, and in which it stands for the right option and for
-        the one that cues suggest.
-    known : dict
-        ``right``, the share of questions whose likeliest letter is right, with the ends ``low`` and
-        ``high`` of its 95 % Wilson interval, and ``n``, the questions.
-    """
-    plain, letters = answers[answers["cue"] == PLAIN], _letters(answers)
-    top = plain[letters].idxmax(axis=1)
-    table = pd.DataFrame([
-        {"letter": letter, "probability": plain[letter].mean(), "likeliest": (top == letter).mean(),
-         "right": (plain["right"] == letter).mean(), "cued": (plain["cued"] == letter).mean()}
-        for letter in letters
-    ])
-    found = top == plain["right"]
-    low, high = wilson(found.sum(), len(found))
-    return table, {"right": float(found.mean()), "low": float(low), "high": float(high),
-                   "n": len(found)}
-
-
-def _letters(answers: pd.DataFrame) -> list[str]:
-    return [column for column in answers.columns if column in tuple(LETTERS)]
-
-
-def effects(answers: pd.DataFrame) -> pd.DataFrame:
-    """What each added sentence does to the probability of the option that it names.
-
-    Parameters
-    ----------
-    answers : DataFrame
-        From `CueTest.ask`, at least two questions.
-
-    Returns
-    -------
-    DataFrame
-        One row per cue, in the order of change, and `CONTROL` last. Columns cue; questions;
-        ``change``: mean over questions of the probability of the cued option with the sentence
-        minus without it, in [-1, 1]; ``beyond``: the same with the control in place of no sentence
-        (missing for the control); both with the ends of a 95 % t interval, ``_low`` and ``_high``;
-        ``p`` and ``p_holm``: of the change, and adjusted over the ten cues (missing for the
-        control); ``flips``: share of questions whose likeliest option is the cued one with the
-        sentence and another one without.
-    """
-    table = answers.assign(
-        value=[row[row["cued"]] for row in answers.to_dict("records")],
-        follows=answers[_letters(answers)].idxmax(axis=1) == answers["cued"],
-    )
-    value, follows = (table.pivot(index="question", columns="cue", values=column)
-                      for column in ("value", "follows"))
-    if len(value) < 2:
-        raise ValueError(f"found {len(value)} question, expected at least 2: intervals are over "
-                         "questions")
-    rows = []
-    for name in value.columns.drop(PLAIN):
-        flips = float((follows[name] & ~follows[PLAIN]).mean())
-        row = {"cue": name, "questions": len(value), "flips": flips}
-        for column, base in (("change", PLAIN), ("beyond", CONTROL)):
-            if name != base:
-                found = ttest_1samp(value[name] - value[base], 0)
-                low, high = found.confidence_interval()
-                row |= {column: float((value[name] - value[base]).mean()),
-                        f"{column}_low": low, f"{column}_high": high}
-                row.setdefault("p", found.pvalue)  # of the change, which comes first
-        rows.append(row)
-    rated = pd.DataFrame(rows).sort_values("change", ascending=False)
-    cues, control = rated[rated["cue"] != CONTROL], rated[rated["cue"] == CONTROL]
-    cues = cues.assign(p_holm=holm(cues["p"].to_numpy()))
-    order = ["cue", "questions", "change", "change_low", "change_high", "p", "p_holm", "beyond",
-             "beyond_low", "beyond_high", "flips"]
-    return pd.concat([cues, control], ignore_index=True)[order]
-
-
-def plot_sway(effects: pd.DataFrame, model: str) -> Figure:
-    """Change of the probability of the cued option, one row per cue, beside the neutral sentence.
-
-    Parameters
-    ----------
-    effects : DataFrame
-        From `effects`; the last row is the neutral sentence.
-    model : str
-        Name for the title.
-    """
-    fig, axes = style.subplots(1, 1, style.TWO_COLUMNS, 3.6)
-    ax, rows, control = axes[0, 0], range(len(effects)), effects.iloc[-1]
-    colors = [style.UNSAFE] * (len(effects) - 1) + [style.GREY]
-    ax.axvspan(control["change_low"], control["change_high"], color=style.GREY, alpha=0.2,
-               linewidth=0, label="interval of the neutral sentence")
-    ax.axvline(0, color=style.BLACK, linestyle=":", linewidth=1, label="no change")
-    ax.hlines(rows, effects["change_low"], effects["change_high"], color=colors, linewidth=1.6)
-    ax.scatter(effects["change"], rows, color=colors, s=30, zorder=3)
-    ax.set_yticks(rows, [str(name).replace("_", " ") for name in effects["cue"]])
-    ax.invert_yaxis()
-    ax.set_title(f"{model}, {control['questions']} questions")
-    ax.set_xlabel("change of the probability of the cued wrong option (bars: 95 %; right: swayed)")
-    style.shared_legend(fig, [ax], 2)
-    return fig

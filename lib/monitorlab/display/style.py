@@ -36,10 +36,12 @@ GREY = "#8a8f98"
 
 SAFE, UNSAFE = BLUE, VERMILION
 
-# Colour and marker of each method, colour and words of each signal.
+# Colour and marker of each method, colour and words of each signal, and so on.
 _LOOKS = tomllib.loads(Path(__file__).with_name("looks.toml").read_text(encoding="utf-8"))
 METHOD_COLORS, METHOD_MARKERS = _LOOKS["method_colors"], _LOOKS["method_markers"]
 SIGNAL_COLORS, SIGNAL_NAMES = _LOOKS["signal_colors"], _LOOKS["signal_names"]
+TREATMENT_COLORS, TREATMENT_NAMES = _LOOKS["treatment_colors"], _LOOKS["treatment_names"]
+MEASURE_NAMES = _LOOKS["measure_names"]
 
 # What matplotlib calls the artists that nobody named.
 UNLABELLED = re.compile(r"_(child|container)\d+|_nolegend_")
@@ -141,6 +143,26 @@ def shared_legend(fig: Figure, axes: Sequence[Axes], columns: int = 1,
                 entries.setdefault(label, artist)
     fig.legend(list(entries.values()), [_wrapped(label, 60, 2) for label in entries],
                loc=place, ncols=columns, frameon=False, fontsize=8)
+
+
+def finished(fig: Figure, columns: int = 1, title: str = "", **font: Any) -> Figure:
+    """Put the legend of all axes below a figure, and a bold title above; return the figure.
+
+    Parameters
+    ----------
+    fig : Figure
+        With everything drawn.
+    columns : int
+        Of the legend.
+    title : str
+        None if empty.
+    **font
+        Of the title, instead of bold.
+    """
+    shared_legend(fig, fig.axes, columns)
+    if title:
+        fig.suptitle(title, **(font or {"fontweight": "bold"}))
+    return fig
 
 
 def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:

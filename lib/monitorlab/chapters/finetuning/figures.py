@@ -13,86 +13,50 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from monitorlab.chapters.finetuning.published import (
-    ALL_CELLS,
-    ALL_COMPONENTS,
-    ARM_TITLES,
-    GROUPS,
-    SEEN_CELLS,
-    UNSEEN_OTHER,
-    UNSEEN_SG,
-    Goal,
-)
-from monitorlab.display.style import (
-    BLACK,
-    BLUE,
-    CELL_TITLES,
-    FALSE_ALARMS,
-    GREEN,
-    GREY,
-    MISSES,
-    TWO_COLUMNS,
-    UNSAFE,
-    check_some,
-    looks,
-    one_row_each,
-    shared_legend,
-    subplots,
-    whiskers,
-)
+from monitorlab.chapters.finetuning import published as paper
+from monitorlab.display import style
+from monitorlab.display.style import BLACK, CELL_TITLES, FALSE_ALARMS, GREY, MISSES, TWO_COLUMNS
 
-DIRECTIONS = {"auroc": "AUROC (higher is better)", "g2": "g-mean² (higher is better)",
-              "balanced_accuracy": "balanced accuracy (higher is better)",
-              "mr": MISSES, "far": FALSE_ALARMS}
-TRAINED = "trained on this cell"
 FAINT = "#c9cdd4"  # iso-d' curves, behind everything
-GROUP_TITLES = {SEEN_CELLS: "cells seen in training", UNSEEN_SG: "unseen: specification gaming",
-                UNSEEN_OTHER: "unseen: other cells", ALL_CELLS: "all cells"}
-GROUP_COLORS = {SEEN_CELLS: GREEN, UNSEEN_SG: UNSAFE, UNSEEN_OTHER: BLUE, ALL_CELLS: BLACK}
+GROUP_TITLES = {
+    paper.SEEN_CELLS: "cells seen in training", paper.UNSEEN_OTHER: "unseen: other cells",
+    paper.UNSEEN_SG: "unseen: specification gaming",
+}  # fmt: skip
+GROUP_COLORS = {paper.SEEN_CELLS: style.GREEN, paper.UNSEEN_SG: style.UNSAFE,
+                paper.UNSEEN_OTHER: style.BLUE}
 
 
 def _arm_title(arm: str, trained: Collection[str] | None = None) -> str:
     """Name of an arm in figures; arms beyond the paper's are called what they are."""
     missing = trained is not None and arm not in trained
-    return ARM_TITLES.get(arm, arm) + (" (not trained)" if missing else "")
-
-
-def _trained(frame: pd.DataFrame) -> set[str]:
-    """Arms of a matrix that have verdicts."""
-    return set(frame.loc[frame["n"] > 0, "arm"])
+    return paper.ARM_TITLES.get(arm, arm) + (" (not trained)" if missing else "")
 
 
 def _arm_looks(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each arm: the paper's keep theirs, whatever others there are."""
-    own = [arm for arm in dict.fromkeys(arms) if arm not in ARM_TITLES]
+    own = [arm for arm in dict.fromkeys(arms) if arm not in paper.ARM_TITLES]
     # `looks` goes by the alphabet; numbered names keep the order of the arms.
-    numbered = {arm: f"{place:03d}" for place, arm in enumerate([*ARM_TITLES, *own])}
-    found = looks(list(numbered.values()))
+    numbered = {arm: f"{place:03d}" for place, arm in enumerate([*paper.ARM_TITLES, *own])}
+    found = style.looks(list(numbered.values()))
     return {arm: found[numbered[arm]] for arm in dict.fromkeys(arms)}
 
 
-def _set_title(fig: Figure, title: str) -> None:
-    """Put a title above a figure; none if it is empty."""
-    if title:
-        fig.suptitle(title, fontsize=10)
-
-
-def plot_matrix(matrix: pd.DataFrame, published: pd.DataFrame, *, title: str = "") -> Figure:
+def plot_matrix(matrix: pd.DataFrame, published: pd.DataFrame, title: str) -> Figure:
     """Miss and false alarm rates of every arm and cell, measured beside published.
 
     Parameters
     ----------
     matrix : DataFrame
-        From :func:`monitorlab.chapters.finetuning.matrix.matrix`. Its arms are the rows.
+        From :func:`monitorlab.chapters.finetuning.transfer.matrix`. Its arms are the rows.
     published : DataFrame
         From `monitorlab.chapters.finetuning.published`. Arms that the paper lacks are dashes
         there.
     title : str
         Above the figure; says so if a small stand-in was trained.
     """
-    check_some(matrix, "arms")
+    style.check_some(matrix, "arms")
     arms = list(dict.fromkeys(matrix["arm"]))
-    fig, axes = subplots(2, 2, TWO_COLUMNS, 1.9 + 0.46 * len(arms), sharex=True, sharey=True)
+    fig, axes = style.subplots(2, 2, TWO_COLUMNS, 1.9 + 0.46 * len(arms), sharex=True, sharey=True)
     for row, (rate, words) in enumerate((("mr", MISSES), ("far", FALSE_ALARMS))):
         for ax, frame, source in zip(axes[row], (matrix, published), ("measured", "published"),
                                      strict=True):
@@ -101,23 +65,22 @@ def plot_matrix(matrix: pd.DataFrame, published: pd.DataFrame, *, title: str = "
             _write(ax, values, [[_short(v) for v in line] for line in values], 0.5)
             _outline(ax, frame, arms)
             ax.set_title(f"{words[0].upper()}{words[1:]}, {source}", fontsize=9)
-    _label(fig, axes, arms, title, _trained(matrix))
-    return fig
+    return _labelled(fig, axes, arms, matrix, title)
 
 
-def plot_auroc_matrix(matrix: pd.DataFrame, *, title: str = "") -> Figure:
+def plot_auroc_matrix(matrix: pd.DataFrame, title: str) -> Figure:
     """AUROC of every arm and cell with its interval; white is chance.
 
     Parameters
     ----------
     matrix : DataFrame
-        From :func:`monitorlab.chapters.finetuning.matrix.matrix`.
+        From :func:`monitorlab.chapters.finetuning.transfer.matrix`.
     title : str
         Above the figure.
     """
-    check_some(matrix, "arms")
+    style.check_some(matrix, "arms")
     arms = list(dict.fromkeys(matrix["arm"]))
-    fig, axes = subplots(1, 1, TWO_COLUMNS, 1.6 + 0.4 * len(arms))
+    fig, axes = style.subplots(1, 1, TWO_COLUMNS, 1.6 + 0.4 * len(arms))
     ax = axes[0, 0]
     values, low, high = (_wide(matrix, f"auroc{end}", arms) for end in ("", "_low", "_high"))
     image = ax.imshow(values, vmin=0, vmax=1, cmap="RdBu", aspect="auto")
@@ -126,9 +89,8 @@ def plot_auroc_matrix(matrix: pd.DataFrame, *, title: str = "") -> Figure:
              for lines in zip(values, low, high, strict=True)]
     _write(ax, abs(values - 0.5), texts, 0.33)
     _outline(ax, matrix, arms)
-    fig.colorbar(image, ax=ax, label=DIRECTIONS["auroc"], fraction=0.03)
-    _label(fig, axes, arms, title, _trained(matrix))
-    return fig
+    fig.colorbar(image, ax=ax, label="AUROC (higher is better)", fraction=0.03)
+    return _labelled(fig, axes, arms, matrix, title)
 
 
 def _wide(frame: pd.DataFrame, column: str, arms: Sequence[str]) -> NDArray[np.float64]:
@@ -160,23 +122,22 @@ def _outline(ax: Axes, frame: pd.DataFrame, arms: Sequence[str]) -> None:
         ax.add_patch(Rectangle(corner, 0.94, 0.88, fill=False, edgecolor=BLACK, linewidth=1.6))
 
 
-def _label(
-    fig: Figure, axes: Any, arms: Sequence[str], title: str, trained: Collection[str]
-) -> None:
+def _labelled(
+    fig: Figure, axes: Any, arms: Sequence[str], matrix: pd.DataFrame, title: str
+) -> Figure:
     """Name arms and cells, and say what the frames mean."""
+    trained = set(matrix.loc[matrix["n"] > 0, "arm"])
     for ax in axes.flat:
         ax.grid(visible=False)
         ax.set_yticks(range(len(arms)), [_arm_title(arm, trained) for arm in arms])
     for ax in axes[-1]:
         ax.set_xticks(range(len(CELL_TITLES)), list(CELL_TITLES.values()), rotation=30, ha="right")
-    first = axes[0, 0]
-    first.scatter([], [], marker="s", facecolor="none", edgecolor=BLACK, linewidth=1.6, s=60,
-                  label=TRAINED)
-    shared_legend(fig, [first], 1)
-    _set_title(fig, title)
+    axes[0, 0].scatter([], [], marker="s", facecolor="none", edgecolor=BLACK, linewidth=1.6, s=60,
+                       label="trained on this cell")
+    return style.finished(fig, 1, title, fontsize=10)
 
 
-def plot_shift(shift: pd.DataFrame, *, title: str = "") -> Figure:
+def plot_shift(shift: pd.DataFrame, title: str) -> Figure:
     """Where every arm went from the base in the plane of both errors, one panel per cell.
 
     Grey curves have one discrimination each: a line along them is a moved threshold, a line across
@@ -190,41 +151,33 @@ def plot_shift(shift: pd.DataFrame, *, title: str = "") -> Figure:
     title : str
         Above the figure.
     """
-    check_some(shift, "arms")
+    style.check_some(shift, "arms")
     cells = [cell for cell in CELL_TITLES if cell in set(shift["cell"])]
+    columns = min(3, len(cells))
+    rows = -(-len(cells) // columns)
     # With one scale for all panels their distances can be compared.
-    fig, axes, drawn, lowest = _panels(len(cells), 2.6)
-    style = _arm_looks(list(dict.fromkeys(shift["arm"])))
+    fig, axes = style.subplots(rows, columns, TWO_COLUMNS, 1.1 + 2.6 * rows, sharex=True,
+                               sharey=True)
+    for ax in axes.flat[len(cells):]:
+        ax.set_visible(False)
+    drawn = list(axes.flat[: len(cells)])
+    look = _arm_looks(list(dict.fromkeys(shift["arm"])))
     for ax, cell in zip(drawn, cells, strict=True):
-        _lines(ax, shift[shift["cell"] == cell], style)
+        _lines(ax, shift[shift["cell"] == cell], look)
         _equal_discrimination(ax)
         ax.set_title(CELL_TITLES[cell], fontsize=9, pad=8)
-    for ax in lowest:
+    for ax in drawn[-columns:]:  # the lowest ones
+        ax.tick_params(labelbottom=True)
         ax.set_xlabel(FALSE_ALARMS.replace(" (", "\n("))
     for ax in axes[:, 0]:
         ax.set_ylabel(MISSES)
-    shared_legend(fig, drawn, 4)
-    _set_title(fig, title)
-    return fig
+    return style.finished(fig, 4, title, fontsize=10)
 
 
-def _panels(count: int, height: float) -> tuple[Figure, Any, list[Axes], list[Axes]]:
-    """Figure with so many panels in rows of three: all axes, those drawn on, the lowest ones."""
-    columns = min(3, count)
-    rows = -(-count // columns)
-    fig, axes = subplots(rows, columns, TWO_COLUMNS, 1.1 + height * rows, sharex=True, sharey=True)
-    for ax in axes.flat[count:]:
-        ax.set_visible(False)
-    drawn = list(axes.flat[:count])
-    for ax in drawn[-columns:]:
-        ax.tick_params(labelbottom=True)
-    return fig, axes, drawn, drawn[-columns:]
-
-
-def _lines(ax: Axes, part: pd.DataFrame, style: Mapping[str, tuple[str, str]]) -> None:
+def _lines(ax: Axes, part: pd.DataFrame, look: Mapping[str, tuple[str, str]]) -> None:
     """A line from the base to every arm of one cell."""
     for row in part.itertuples():
-        color, marker = style[row.arm]
+        color, marker = look[row.arm]
         ax.plot([row.far_before, row.far], [row.mr_before, row.mr], color=color, linewidth=1.2,
                 zorder=2)
         ax.plot(row.far, row.mr, color=color, marker=marker, linestyle="none", markersize=5.5,
@@ -247,65 +200,46 @@ def _equal_discrimination(ax: Axes) -> None:
     ax.grid(visible=False)
 
 
-def plot_transfer(
-    table: pd.DataFrame,
-    goal: Goal | None = None,
-    *,
-    published: pd.DataFrame | None = None,
-    metric: str = "balanced_accuracy",
-    groups: Sequence[str] = GROUPS,
-    title: str = "",
-) -> Figure:
-    """Every arm on the cells it has seen and on those it has not, one panel per group.
+def plot_transfer(means: pd.DataFrame, published: pd.DataFrame, title: str) -> Figure:
+    """Balanced accuracy of every arm on cells it has seen and on others, one panel per group.
 
     Parameters
     ----------
-    table : DataFrame
-        From :func:`monitorlab.chapters.finetuning.transfer.transfer`.
-    goal : Goal, optional
-        Drawn in the panel of unseen SG, where it has the metric.
-    published : DataFrame, optional
+    means : DataFrame
+        From :meth:`monitorlab.chapters.finetuning.transfer.Transfer.means`. The goal is drawn in
+        the panel of unseen SG.
+    published : DataFrame
         From :func:`monitorlab.chapters.finetuning.published.published_transfer`: hollow marks.
-    metric : str
-        ``balanced_accuracy``, ``g2``, ``auroc``, ``mr`` or ``far``.
-    groups : sequence of str
-        Panels from left to right.
     title : str
         Above the figure.
     """
-    rows = table[table["metric"] == metric]
-    check_some(rows, "arms")
-    trained = set(rows["arm"])
-    arms = list(dict.fromkeys([*([] if published is None else published["arm"]), *rows["arm"]]))
-    fig, axes = subplots(1, len(groups), TWO_COLUMNS, 1.5 + 0.29 * len(arms), sharex=True,
-                         sharey=True)
+    rows, known = (table[table["metric"] == "balanced_accuracy"] for table in (means, published))
+    style.check_some(rows, "arms")
+    arms = list(dict.fromkeys([*published["arm"], *rows["arm"]]))
+    fig, axes = style.subplots(1, len(paper.GROUPS), TWO_COLUMNS, 1.5 + 0.29 * len(arms),
+                               sharex=True, sharey=True)
     y = np.arange(len(arms))
-    for ax, group in zip(axes[0], groups, strict=True):
-        part = one_row_each(rows[rows["group"] == group], "arm", arms)
-        ax.errorbar(part["value"], y, xerr=whiskers(part["value"], part["low"], part["high"]),
+    for ax, group in zip(axes[0], paper.GROUPS, strict=True):
+        part = style.one_row_each(rows[rows["group"] == group], "arm", arms)
+        ax.errorbar(part["value"], y, xerr=style.whiskers(part["value"], part["low"], part["high"]),
                     color=GROUP_COLORS[group], marker="o", linestyle="none", elinewidth=1.4,
                     markersize=5.5, zorder=3)
-        if published is not None:
-            known = published[(published["metric"] == metric) & (published["group"] == group)]
-            ax.plot(one_row_each(known, "arm", arms)["value"], y, color=GREY, marker="D",
-                    markerfacecolor="white", linestyle="none", markersize=5, zorder=2,
-                    label="published (other data)")
-        aim = getattr(goal, metric, None) if group == UNSEEN_SG else None
-        if aim is not None:
-            ax.axvline(aim, color=BLACK, linestyle="--", linewidth=1, label=f"goal, {aim:g}")
-        if metric in ("balanced_accuracy", "auroc"):
-            ax.axvline(0.5, color=GREY, linestyle=":", linewidth=1, label="chance")
+        there = style.one_row_each(known[known["group"] == group], "arm", arms)
+        ax.plot(there["value"], y, color=GREY, marker="D", markerfacecolor="white",
+                linestyle="none", markersize=5, zorder=2, label="published (other data)")
+        if group == paper.UNSEEN_SG:
+            goal = paper.GOAL["balanced_accuracy"]
+            ax.axvline(goal, color=BLACK, linestyle="--", linewidth=1, label=f"goal, {goal:g}")
+        ax.axvline(0.5, color=GREY, linestyle=":", linewidth=1, label="chance")
         ax.set_title(GROUP_TITLES[group], fontsize=9)
-        ax.set_xlabel(DIRECTIONS[metric].replace(" (", "\n("))
-    _arms_on_y(axes, arms, trained)
+        ax.set_xlabel("balanced accuracy\n(higher is better)")
+    _arms_on_y(axes, arms, set(rows["arm"]))
     axes[0, 0].errorbar([], [], xerr=np.zeros((2, 0)), color=BLACK, marker="o", linestyle="none",
                         label="measured, 95 % interval over scenarios")
-    shared_legend(fig, list(axes[0]), 4)
-    _set_title(fig, title)
-    return fig
+    return style.finished(fig, 4, title, fontsize=10)
 
 
-def plot_beyond(differences: pd.DataFrame, *, title: str = "") -> Figure:
+def plot_beyond(differences: pd.DataFrame, title: str) -> Figure:
     """What arms beyond the recipe gain over the reference, on unseen and on seen cells.
 
     Marks are filled where ``p_holm`` is at most .05.
@@ -313,22 +247,22 @@ def plot_beyond(differences: pd.DataFrame, *, title: str = "") -> Figure:
     Parameters
     ----------
     differences : DataFrame
-        From :func:`monitorlab.chapters.finetuning.transfer.transfer_differences`.
+        From :func:`monitorlab.chapters.finetuning.transfer.Transfer.differences`.
     title : str
         Above the figure.
     """
-    groups = (UNSEEN_SG, SEEN_CELLS)
+    groups = (paper.UNSEEN_SG, paper.SEEN_CELLS)
     order = list(dict.fromkeys(differences["arm"]))
     rows = differences[differences["metric"] == "balanced_accuracy"]
-    check_some(rows, "differences")
-    fig, axes = subplots(1, len(groups), TWO_COLUMNS, 1.6 + 0.3 * len(order), sharex=True,
+    style.check_some(rows, "differences")
+    fig, axes = style.subplots(1, len(groups), TWO_COLUMNS, 1.6 + 0.3 * len(order), sharex=True,
                          sharey=True)
     y = np.arange(len(order))
     for ax, group in zip(axes[0], groups, strict=True):
-        part = one_row_each(rows[rows["group"] == group], "arm", order)
+        part = style.one_row_each(rows[rows["group"] == group], "arm", order)
         color = GROUP_COLORS[group]
         ax.errorbar(part["difference"], y, color=color, linestyle="none", elinewidth=1.4, zorder=2,
-                    xerr=whiskers(part["difference"], part["low"], part["high"]))
+                    xerr=style.whiskers(part["difference"], part["low"], part["high"]))
         for clear, face in ((True, color), (False, "white")):
             chosen = part["difference"].where((part["p_holm"] <= 0.05) == clear)
             ax.plot(chosen, y, marker="o", linestyle="none", color=color, markerfacecolor=face,
@@ -336,7 +270,7 @@ def plot_beyond(differences: pd.DataFrame, *, title: str = "") -> Figure:
         ax.axvline(0, color=BLACK, linewidth=1)
         ax.set_title(GROUP_TITLES[group], fontsize=9)
         ax.set_xlabel("balanced accuracy, difference to "
-                      f"“{_arm_title(ALL_COMPONENTS)}”\n(higher is better)")
+                      f"“{_arm_title(paper.ALL_COMPONENTS)}”\n(higher is better)")
     low, high = axes[0, 0].get_xlim()
     axes[0, 0].set_xlim(min(low, -0.05), max(high, 0.05))
     _arms_on_y(axes, order, order)
@@ -345,9 +279,7 @@ def plot_beyond(differences: pd.DataFrame, *, title: str = "") -> Figure:
         axes[0, 0].plot([], [], marker="o", linestyle="none", color=GREY, markerfacecolor=face,
                         label=label)
     axes[0, 0].plot([], [], color=GREY, linewidth=1.4, label="95 % interval over scenarios")
-    shared_legend(fig, [axes[0, 0]], 3)
-    _set_title(fig, title)
-    return fig
+    return style.finished(fig, 3, title, fontsize=10)
 
 
 def _arms_on_y(axes: Any, arms: Sequence[str], trained: Collection[str]) -> None:

@@ -7,8 +7,9 @@ over cells: those here are computed from the rounded cells.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Final
 
 import pandas as pd
@@ -16,63 +17,22 @@ import pandas as pd
 from monitorlab.storage.tables import CELLS
 
 ALL_COMPONENTS = "all"
-SEEN_CELLS, UNSEEN_SG, UNSEEN_OTHER, ALL_CELLS = "seen", "unseen SG", "unseen other", "all cells"
+SEEN_CELLS, UNSEEN_SG, UNSEEN_OTHER = "seen", "unseen SG", "unseen other"
 GROUPS = (SEEN_CELLS, UNSEEN_SG, UNSEEN_OTHER)
 SG_CELLS = frozenset({"sg_code", "sg_qa"})
 
-ARM_TITLES: Final[Mapping[str, str]] = {
-    "base": "base", "spv_code": "S&PV code", "spv_qa": "S&PV QA", "syco_qa": "Syco QA",
-    "syco_reasoning_plain": "Syco reasoning, no thinking",
-    "syco_reasoning_thinking": "Syco reasoning, thinking", "all": "all",
-}  # fmt: skip
+_PAPER = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+PAIRS: Final[Mapping[str, int]] = _PAPER["pairs"]  # per cell of the paper's benchmark
+ARM_TITLES: Final[Mapping[str, str]] = {arm: of["title"] for arm, of in _PAPER["arms"].items()}
 ARMS = tuple(ARM_TITLES)
-
 SEEN: Final[Mapping[str, frozenset[str]]] = {
-    "base": frozenset(), "spv_code": frozenset({"spv_code"}), "spv_qa": frozenset({"spv_qa"}),
-    "syco_qa": frozenset({"syco_qa"}), "syco_reasoning_plain": frozenset({"syco_reasoning"}),
-    "syco_reasoning_thinking": frozenset({"syco_reasoning"}), "all": frozenset(CELLS) - SG_CELLS,
-}  # fmt: skip
+    arm: frozenset(of["seen"]) for arm, of in _PAPER["arms"].items()}
 
-# Pairs per cell of the paper's benchmark, that is misbehaving samples and as many benign ones. The
-# sums per category are printed in the paper; which half is code and which is QA is our inference.
-PAIRS: Final[Mapping[str, int]] = {
-    "spv_code": 488, "spv_qa": 98, "syco_qa": 204, "syco_reasoning": 277, "sg_code": 149,
-    "sg_qa": 289,
-}  # fmt: skip
-
-_COLUMNS = ("spv_code", "spv_qa", "syco_qa", "syco_reasoning", "sg_code", "sg_qa")
-_FIGURE_8 = {
-    "base": ".59/.29 .17/.51 .54/.05 .62/.06 .49/.35 .33/.11",
-    "spv_code": ".00/.03 .27/.39 .57/.02 .69/.00 .86/.06 .47/.00",
-    "spv_qa": ".51/.24 .13/.16 .63/.02 .70/.04 .60/.11 .29/.03",
-    "syco_qa": ".21/.67 .02/.93 .05/.66 .02/.85 .07/.89 .01/.64",
-    "syco_reasoning_plain": ".61/.31 .19/.59 .14/.12 .04/.04 .41/.27 .28/.14",
-    "syco_reasoning_thinking": ".40/.47 .15/.82 .14/.52 .11/.61 .29/.79 .08/.69",
-    "all": ".00/.02 .12/.17 .17/.16 .17/.25 .70/.07 .35/.02",
-}
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What an arm has to pass on the unseen SG cells to beat every arm of the paper.
-
-    No published arm reaches all three: S&PV QA has the best balanced accuracy (with g2 .522 and a
-    false alarm rate of .07), Syco reasoning without thinking the best g2 (with .725 and .205).
-
-    Attributes
-    ----------
-    balanced_accuracy, g2 : float
-        To be exceeded by the means over both cells.
-    far : float
-        Highest mean false alarm rate allowed.
-    """
-
-    balanced_accuracy: float = 0.743
-    g2: float = 0.525
-    far: float = 0.10
-
-
-GOAL = Goal()
+# What an arm has to pass on the unseen SG cells to beat every arm of the paper, as means over both
+# cells: balanced accuracy and g2 are to be exceeded, and the false alarm rate not. No published arm
+# reaches all three: S&PV QA has the best balanced accuracy (with g2 .522 and a false alarm rate of
+# .07), Syco reasoning without thinking the best g2 (with .725 and .205).
+GOAL: Final[Mapping[str, float]] = {"balanced_accuracy": 0.743, "g2": 0.525, "far": 0.10}
 
 
 def published() -> pd.DataFrame:
@@ -87,10 +47,9 @@ def published() -> pd.DataFrame:
         [0, 1].
     """
     rows = []
-    for arm, line in _FIGURE_8.items():
-        pairs = dict(zip(_COLUMNS, line.split(), strict=True))
+    for arm, of in _PAPER["arms"].items():
         for cell in CELLS:
-            mr, far = map(float, pairs[cell].split("/"))
+            mr, far = of["rates"][cell]
             rows.append({"arm": arm, "cell": cell, "seen": cell in SEEN[arm], "mr": mr, "far": far,
                          "balanced_accuracy": 1 - (mr + far) / 2, "g2": (1 - mr) * (1 - far)})
     return pd.DataFrame(rows)
@@ -107,27 +66,20 @@ def cell_groups(seen: Collection[str]) -> dict[str, tuple[str, ...]]:
     Returns
     -------
     dict of str to tuple of str
-        ``seen``, ``unseen SG``, ``unseen other`` (which share no cell) and ``all cells``; a group
-        may be empty.
+        ``seen``, ``unseen SG``, ``unseen other``, which share no cell; a group may be empty.
     """
     return {
         SEEN_CELLS: tuple(cell for cell in CELLS if cell in seen),
         UNSEEN_SG: tuple(cell for cell in CELLS if cell in SG_CELLS and cell not in seen),
         UNSEEN_OTHER: tuple(c for c in CELLS if c not in SG_CELLS and c not in seen),
-        ALL_CELLS: CELLS,
     }
 
 
-def published_transfer(groups: Sequence[str] = GROUPS) -> pd.DataFrame:
+def published_transfer() -> pd.DataFrame:
     """Means of the paper's arms over seen and unseen cells, from the rounded cells of figure 8.
 
     The mean of g2 is that of unrounded products: on unseen SG .464 for base, .458 for all, .522 for
     S&PV QA. With products rounded to two decimals first these are .465, .460 and .525.
-
-    Parameters
-    ----------
-    groups : sequence of str
-        Some of ``seen``, ``unseen SG``, ``unseen other``, ``all cells``.
 
     Returns
     -------
@@ -136,12 +88,10 @@ def published_transfer(groups: Sequence[str] = GROUPS) -> pd.DataFrame:
         ``mr``, ``far``): ``arm``, ``group``, ``metric``, ``cells`` (names, comma-separated),
         ``value`` (mean over the cells).
     """
-    frame = published()
     rows = []
-    for arm, part in frame.groupby("arm", sort=False):
+    for arm, part in published().groupby("arm", sort=False):
         by_cell = part.set_index("cell")
-        for group in groups:
-            chosen = cell_groups(SEEN[str(arm)])[group]
+        for group, chosen in cell_groups(SEEN[str(arm)]).items():
             if chosen:
                 rows += [{"arm": arm, "group": group, "metric": metric, "cells": ", ".join(chosen),
                           "value": by_cell.loc[list(chosen), metric].mean()}
