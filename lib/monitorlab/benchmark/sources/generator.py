@@ -24,7 +24,7 @@ from monitorlab.benchmark.samples import sample_row
 from monitorlab.benchmark.sandbox import runner
 from monitorlab.benchmark.scenarios.files import shared
 from monitorlab.benchmark.sources.programs import read_tasks
-from monitorlab.benchmark.sources.records import read_lines
+from monitorlab.benchmark.sources.records import Record
 from monitorlab.benchmark.writing.sycophancy import Quiz
 from monitorlab.benchmark.written import FOLDER, PATIENCE, WrittenPair, load_pairs, program_of
 from monitorlab.monitors.checks.gaming import gaming_checks
@@ -308,7 +308,7 @@ _Choices = tuple[str, str, list[str] | None]  # question, right, wrong; numbers 
 
 
 def _gsm8k(get: _Get) -> Iterator[_Choices]:
-    for record in read_lines(get("gsm8k/test.jsonl")):
+    for record in Record.lines(get("gsm8k/test.jsonl")):
         final = record.fields["answer"].split("####")[-1]
         yield record.fields["question"], _NUMBER.findall(final)[-1].replace(",", ""), None
 
