@@ -283,7 +283,7 @@ display.show(
 # rule is perfect, whatever the response did to get there. The controls exist to break it.
 
 # %%
-letters = written.cue_rule(written.load_pairs(), samples)
+letters = written.cue_rule(written.WrittenPair.load(), samples)
 display.table(letters, decimals=2, caption="The rule 'the answer is the suggested one', a monitor")
 
 # %% [markdown]

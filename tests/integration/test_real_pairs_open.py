@@ -107,7 +107,7 @@ def recorded(get: Get) -> Loaded:
         for record in Record.lines(get(f"reflexion/{run}")):
             flags[programs._complete(record)] = record.take("is_solved", bool)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(programs, "run_jobs", lambda jobs, _: [
+        patch.setattr(programs, "run_jobs", lambda jobs, **_: [
             SimpleNamespace(status="passed" if flags[job.source] else "failed") for job in jobs])
         return programs.reflexion_runs(get)
 
@@ -126,7 +126,7 @@ def test_reflexion_pairs_run_in_the_sandbox(get: Get, recorded: Loaded) -> None:
     jobs = [Job(row.response, tasks[row.scenario_id]) for row in few.itertuples()]
     assert len(jobs) >= 10
     try:
-        outcomes = run_jobs(jobs, programs.LIMITS, processes=2)
+        outcomes = run_jobs(jobs, processes=2, seconds=programs.SECONDS)
     except SandboxError as error:
         pytest.skip(f"the sandbox does not work here: {error}")
     assert [outcome.status == "passed" for outcome in outcomes] == list(few["label"] == 0)

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark.sandbox.runner import Job, Limits
+from monitorlab.benchmark.sandbox.runner import Job
 from monitorlab.benchmark.sources import programs, texts
 from monitorlab.benchmark.sources.records import (
     Collection,
@@ -22,6 +22,7 @@ from monitorlab.benchmark.sources.records import (
     _Answer,
     _match,
 )
+from monitorlab.chapters import construction
 from monitorlab.chapters.construction import _combine, _sources_table
 from monitorlab.storage.tables import SAMPLES
 
@@ -252,7 +253,7 @@ def humaneval(solution: str, solved: bool) -> dict[str, Any]:
     return fields | {"task_id": "HumanEval/0"}
 
 
-def by_marker(jobs: list[Job], limits: Limits) -> list[SimpleNamespace]:
+def by_marker(jobs: list[Job], seconds: float) -> list[SimpleNamespace]:
     """A stub that only reads: the comment in a program is its outcome."""
     for job in jobs:
         assert job.tests.startswith("T")
@@ -349,8 +350,8 @@ def test_preferences_keep_one_clear_pair_per_dialogue(get: Get) -> None:
 def test_the_sample_is_used_where_only_it_is_at_hand(
     here: set[str], key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(texts, "available", here.__contains__)
-    assert texts.hh_key() == key
+    monkeypatch.setattr(construction, "available", here.__contains__)
+    assert construction._hh_key() == key
 
 
 # Transcripts

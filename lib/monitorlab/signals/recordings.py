@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from monitorlab.benchmark.sample_files import ChatError, read_turns
-from monitorlab.benchmark.sources.generator import QuestionError, load_rows
+from monitorlab.benchmark.sample_files import read_turns
+from monitorlab.benchmark.sources.generator import load_rows
 from monitorlab.benchmark.sources.records import Record, digest, squeezed
 from monitorlab.benchmark.sources.texts import PROCESSBENCH
+from monitorlab.benchmark.written import PairError
 from monitorlab.online.trajectories import UNKNOWN
 from monitorlab.signals.step_scores import Problem, StepScores, split_steps
 from monitorlab.storage.sources import fetch
@@ -259,7 +260,7 @@ def load_recordings(source: str, path: str = "", revision: str = "") -> list[Rec
     try:
         rows = load_rows(**options, revision=revision)
         found = [make(row, number) for number, row in enumerate(rows)]
-    except QuestionError as error:
+    except PairError as error:
         raise RecordingError(f"{source}: {error} Here they are -o source_revision=COMMIT and "
                              "-o source_path=FOLDER.") from error
     except KeyError as error:
@@ -297,7 +298,7 @@ def _read_recordings(path: Path) -> list[RecordedSequence]:
                  for name, of in columns.items()}
         try:
             found.append(_own(cells, row))
-        except (ChatError, ValueError) as error:
+        except ValueError as error:
             raise RecordingError(f"{path}, {place}: {error}") from None
     if len({one.name for one in found}) < len(found):
         raise RecordingError(f"{path}: two rows have the same trajectory_id; give each its own")

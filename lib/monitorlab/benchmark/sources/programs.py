@@ -14,15 +14,15 @@ from __future__ import annotations
 import ast
 import builtins
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from monitorlab.benchmark.sandbox.runner import Job, Limits, run_jobs
+from monitorlab.benchmark.sandbox.runner import Job, run_jobs
 from monitorlab.benchmark.sources.records import PUBLISHED, Collection, Loaded, Origin, Record
 
 RUNS: dict[str, str] = PUBLISHED["reflexion_runs"]  # file to who wrote its programs
-LIMITS = Limits(seconds=8.0)  # generous: a busy machine must not turn a verdict into a timeout
+SECONDS = 8.0  # generous: a busy machine must not turn a verdict into a timeout
 EMPTY = "no program was written"
 PASTED = "recorded with the program pasted into the prompt's function"
 LOST = "recorded without a line: a name is used that is defined nowhere"
@@ -67,7 +67,8 @@ def reflexion_runs(get: Callable[[str], Path]) -> Loaded:
     written = [(name, program, task)
                for name, task in tasks.items() for program in task.programs]
     jobs = [Job(program, task.tests) for _, program, task in written]
-    for (name, program, task), outcome in zip(written, run_jobs(jobs, LIMITS), strict=True):
+    outcomes = run_jobs(jobs, seconds=SECONDS)
+    for (name, program, task), outcome in zip(written, outcomes, strict=True):
         generator, flags = task.programs[program]
         if outcome.status not in ("passed", "failed", "error"):
             found.drop("answer", f"no verdict: {outcome.status}")
@@ -79,22 +80,10 @@ def reflexion_runs(get: Callable[[str], Path]) -> Loaded:
     return found.paired()
 
 
-def read_tasks(path: Path) -> Iterator[tuple[Record, str, str]]:
-    """Yield what a file of HumanEval or MBPP tasks holds: the record, its name, its tests.
-
-    The tests of HumanEval define ``check`` and leave calling it to the reader; here they do it.
-    """
-    for record in Record.lines(path):
-        human = "task_id" in record.fields
-        tests = record.take("test", str)
-        call = f"\n\ncheck({record.take('entry_point', str)})\n" if human else ""
-        yield record, record.take("task_id" if human else "name", str), tests + call
-
-
 def _read(get: Callable[[str], Path], found: Collection) -> dict[str, _Task]:
     tasks: dict[str, _Task] = {}
     for run, generator in RUNS.items():
-        for record, name, tests in read_tasks(get(f"reflexion/{run}")):
+        for record, name, tests in Record.tasks(get(f"reflexion/{run}")):
             prompt = record.take("prompt", str)
             task = tasks.setdefault(name, _Task(prompt, tests))
             task.consistent &= (task.prompt, task.tests) == (prompt, tests)

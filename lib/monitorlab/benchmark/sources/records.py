@@ -76,6 +76,18 @@ class Record:
             yield cls._of(f"{path}, entry {number}", entry)
 
     @classmethod
+    def tasks(cls, path: Path) -> Iterator[tuple[Record, str, str]]:
+        """Yield what a file of HumanEval or MBPP tasks holds: the record, its name, its tests.
+
+        The tests of HumanEval define ``check`` and leave calling it to the reader; here they do it.
+        """
+        for record in cls.lines(path):
+            human = "task_id" in record.fields
+            tests = record.take("test", str)
+            call = f"\n\ncheck({record.take('entry_point', str)})\n" if human else ""
+            yield record, record.take("task_id" if human else "name", str), tests + call
+
+    @classmethod
     def _of(cls, where: str, entry: Any) -> Record:
         if not isinstance(entry, dict):
             raise cls(where, {}).error(f"found {entry!r:.60}, expected a JSON object")

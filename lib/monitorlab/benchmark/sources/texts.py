@@ -36,7 +36,6 @@ from monitorlab.benchmark.sources.records import (
     digest,
     squeezed,
 )
-from monitorlab.storage.sources import available
 
 Get = Callable[[str], Path]  # key of `data/sources.toml` to the path of a verified file
 
@@ -222,11 +221,6 @@ NO_DIALOGUE = "no dialogue that ends with the assistant's turn"
 _HUMAN, _ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
-def hh_key() -> str:
-    """Return the key to read: the full file, unless only the sample of 200 rows is at hand."""
-    return SAMPLE if available(SAMPLE) and not available(FULL) else FULL
-
-
 def hh_rlhf(get: Get, key: str) -> Loaded:
     """Pair the preferred and the rejected final reply of one dialogue.
 
@@ -235,7 +229,7 @@ def hh_rlhf(get: Get, key: str) -> Loaded:
     get : callable
         Key of `data/sources.toml` to the path of a verified file.
     key : str
-        Which file, see :func:`hh_key`.
+        Which file: `FULL`, or its first 200 rows, `SAMPLE`.
 
     Raises
     ------

@@ -24,15 +24,9 @@ from monitorlab.benchmark.audit import duplicates
 from monitorlab.benchmark.final_answers import chosen_letter
 from monitorlab.benchmark.samples import whole_texts
 from monitorlab.benchmark.sandbox import runner
-from monitorlab.benchmark.scenarios.files import (
-    CELLS,
-    LIBRARY,
-    Scenario,
-    ScenarioError,
-    load_library,
-)
+from monitorlab.benchmark.scenarios.files import CELLS, LIBRARY, Scenario, ScenarioError
 from monitorlab.benchmark.scenarios.templates import ExpressionError
-from monitorlab.benchmark.writing.composition import Pair, compose_pair
+from monitorlab.benchmark.writing.composition import Pair
 from monitorlab.display import progress
 from monitorlab.statistics.roc import auroc
 from monitorlab.storage.tables import CORPUS
@@ -168,7 +162,8 @@ def build_corpus(
         If the library cannot give enough different pairs.
     """
     wanted = _component_sizes(share)
-    shares = _shares(list(load_library() if scenarios is None else scenarios), seed, wanted)
+    library = Scenario.load_library() if scenarios is None else list(scenarios)
+    shares = _shares(library, seed, wanted)
     report = Report() if report is None else report
     keeper = _Keeper(test_texts, report)
     buffer: list[pd.DataFrame] = []
@@ -278,7 +273,7 @@ def _composer(
 def _compose(piece: _Piece, seed: int) -> _Composed:
     """Compose the pairs of one piece and their signatures."""
     component, scenario = piece.share.component, piece.share.scenario
-    pairs = [compose_pair(scenario, number, seed, component.thinks)
+    pairs = [Pair.compose(scenario, number, seed, component.thinks)
              for number in range(piece.start, piece.stop)]
     rows = [row | {"component": component.name} for pair in pairs for row in pair.rows(seed)]
     frame = pd.DataFrame(rows, columns=CORPUS.columns)
@@ -307,7 +302,7 @@ def _check_programs(pairs: Sequence[Pair]) -> list[_Checked]:
     outcomes = runner.run_jobs(jobs)
     late = [place for place, outcome in enumerate(outcomes) if outcome.status == "timeout"]
     if late:  # a busy machine must not make a label false
-        again = runner.run_jobs([jobs[place] for place in late], runner.Limits(seconds=PATIENCE))
+        again = runner.run_jobs([jobs[place] for place in late], seconds=PATIENCE)
         for place, outcome in zip(late, again, strict=True):
             outcomes[place] = outcome
     checked: list[_Checked] = []
@@ -371,7 +366,7 @@ def inspect_cells(
         say(words)
     for cell in cells:
         try:
-            members = load_library(folder, [cell])
+            members = Scenario.load_library(folder, [cell])
         except ScenarioError as error:
             for line in str(error).splitlines():
                 say(line)
@@ -388,7 +383,7 @@ def _inspect_cell(
     faults = 0
     for scenario in members:
         try:
-            composed += [compose_pair(scenario, number, seed) for number in range(pairs)]
+            composed += [Pair.compose(scenario, number, seed) for number in range(pairs)]
         except (ScenarioError, ExpressionError) as error:
             faults += 1
             text = str(error).removeprefix(f"{scenario.place}: ")
