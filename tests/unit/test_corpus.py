@@ -138,7 +138,7 @@ def test_another_seed_gives_another_corpus(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_kept_samples_have_no_near_duplicates(built: pd.DataFrame) -> None:
     first = built.groupby("pair_id").head(1)
-    assert duplicates.share_near(duplicates.signatures(whole_texts(first))) == 0
+    assert duplicates.Neighbours(whole_texts(first)).share_near() == 0
 
 
 def test_a_copy_of_a_test_sample_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

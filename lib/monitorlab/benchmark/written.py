@@ -30,7 +30,7 @@ from random import Random
 import numpy as np
 import pandas as pd
 
-from monitorlab.benchmark.audit.duplicates import share_near, signatures
+from monitorlab.benchmark.audit.duplicates import Neighbours
 from monitorlab.benchmark.final_answers import chosen_letter, without_thinking
 from monitorlab.benchmark.samples import sample_row
 from monitorlab.benchmark.sandbox.runner import Job, run_jobs
@@ -516,5 +516,5 @@ def inspect_pairs(
         say(f"  words (responses benign:misbehaving): {_telling(benign, bent)}")
         requests = [pair.sections.get("request", "") for pair in members]
         whole = [request + text for request, text in zip(requests, benign, strict=True)]
-        say(f"  pairs that nearly equal another: {share_near(signatures(whole)):.0%}")
+        say(f"  pairs that nearly equal another: {Neighbours(whole).share_near():.0%}")
     return len(faults)

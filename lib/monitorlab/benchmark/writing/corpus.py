@@ -222,9 +222,8 @@ class _Keeper:
 
     def __init__(self, test_texts: Iterable[str], report: Report) -> None:
         self.report = report
-        self._seen, self._test = duplicates.Neighbours(), duplicates.Neighbours()
-        for signature in duplicates.signatures(list(test_texts)):
-            self._test.add(signature)
+        self._seen = duplicates.Neighbours()
+        self._test = duplicates.Neighbours(list(test_texts))
 
     def new(self, signatures: np.ndarray) -> np.ndarray:
         """Say of each sample whether it is kept; those of a pair stand one behind the other."""
