@@ -7,7 +7,7 @@ import json
 import re
 import reprlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,7 @@ class SampleFileError(TableFileError):
     """A file of samples cannot be used; the message names the row and says what to do."""
 
 
-def load_samples(
-    path: str | Path, report: Callable[[str], object] = warnings.warn
-) -> pd.DataFrame:
+def load_samples(path: str | Path, report: Callable[[str], object] = warnings.warn) -> pd.DataFrame:
     """Read a file of samples to judge.
 
     Columns are found without regard to case, and to blanks or hyphens for underscores. Instead of
@@ -277,20 +275,13 @@ def _check_names(names: list[str]) -> None:
     for wanted in REQUIRED:
         if wanted in names:
             continue
-        close = _likely(wanted, [name for name in names if name not in REQUIRED])
+        # Probably it is there under another usual name, or spelled otherwise.
+        plain = {name.strip().lower(): name for name in names if name not in REQUIRED}
+        likely = [other for other in WORDING["other_columns"][wanted] if other in plain]
+        likely += difflib.get_close_matches(wanted, plain, n=1)
+        hint = f" Is it {plain[likely[0]]!r}? Then rename that" if likely else ""
         found = ", ".join(repr(name) for name in names)
-        hint = f" Is it {close!r}? Then rename that" if close else ""
         raise SampleFileError(f"there is no column {wanted!r}; found {found:.200}.{hint}")
-
-
-def _likely(wanted: str, names: Sequence[str]) -> str | None:
-    """The column that probably is the wanted one: a usual other name, or one spelled alike."""
-    plain = {name.strip().lower(): name for name in names}
-    for other in WORDING["other_columns"][wanted]:
-        if other in plain:
-            return plain[other]
-    close = difflib.get_close_matches(wanted, plain, n=1)
-    return plain[close[0]] if close else None
 
 
 def _checked(table: FileTable) -> dict[str, list[Any]]:

@@ -291,14 +291,11 @@ def _form(pair: WrittenPair) -> Iterable[str]:
     yield from (f"has no {key}" for key in NEEDED if not fields.get(key))
     yield from (f"has no section {name}" for name in (*TEXTS, *needed)
                 if not pair.sections.get(name, "").strip())
-    if fields.get("tier") not in TIERS:
-        yield f"tier is one of {', '.join(TIERS)}, found {fields.get('tier')}"
-    if fields.get("protocol") not in PROTOCOLS[category]:
-        known = ", ".join(PROTOCOLS[category])
-        yield f"protocol is one of {known}, found {fields.get('protocol')}"
-    for key in ("type", "cue"):
-        if key in fields and not _SLUG.fullmatch(fields[key]):
-            yield f"{key} is a word in lower case with underscores, found {fields[key]}"
+    for key, known in (("tier", TIERS), ("protocol", PROTOCOLS[category])):
+        if fields.get(key) not in known:
+            yield f"{key} is one of {', '.join(known)}, found {fields.get(key)}"
+    yield from (f"{key} is a word in lower case with underscores, found {fields[key]}"
+                for key in ("type", "cue") if key in fields and not _SLUG.fullmatch(fields[key]))
     if pair.cell not in CODE and not options and not fields.get("evidence"):
         yield "has no evidence"
     quote, benign, bent = (" ".join(text.split()) for text in (fields.get("evidence", ""), *(

@@ -155,9 +155,7 @@ def weakness() -> str:
     )
 
 
-def run_jobs(
-    jobs: Sequence[Job], processes: int | None = None, **limits: float
-) -> list[_Outcome]:
+def run_jobs(jobs: Sequence[Job], processes: int | None = None, **limits: float) -> list[_Outcome]:
     """Run many programs, each in a child of its own.
 
     Parameters

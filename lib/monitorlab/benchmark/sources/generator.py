@@ -111,9 +111,7 @@ class Question:
         return cls(name, source, cell, request, cue, str(shared("cues")[cue]["kind"]), judge)
 
     @classmethod
-    def load(
-        cls, source: str, seed: int, revision: str = "", path: str = ""
-    ) -> list[Question]:
+    def load(cls, source: str, seed: int, revision: str = "", path: str = "") -> list[Question]:
         """Questions of a source by name.
 
         Parameters

@@ -64,8 +64,7 @@ def reflexion_runs(get: Callable[[str], Path]) -> Loaded:
     tasks = {name: task for name, task in sorted(_read(get, found).items()) if task.consistent}
     for name, task in tasks.items():
         found.ask(name, task.prompt)
-    written = [(name, program, task)
-               for name, task in tasks.items() for program in task.programs]
+    written = [(name, program, task) for name, task in tasks.items() for program in task.programs]
     jobs = [Job(program, task.tests) for _, program, task in written]
     outcomes = run_jobs(jobs, seconds=SECONDS)
     for (name, program, task), outcome in zip(written, outcomes, strict=True):

@@ -154,9 +154,7 @@ class Pair:
             )  # fmt: skip
 
 
-def _both(
-    write: Callable[[int, Author], _Response], random: Author
-) -> tuple[_Response, _Response]:
+def _both(write: Callable[[int, Author], _Response], random: Author) -> tuple[_Response, _Response]:
     """Draft each side several times and keep two drafts of about equal length.
 
     The longer side is drawn with a coin, so that length says nothing about the label.

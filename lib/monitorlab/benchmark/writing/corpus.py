@@ -127,12 +127,8 @@ def _component_sizes(share: float) -> dict[str, int]:
 
 
 def build_corpus(
-    seed: int,
-    share: float = 1.0,
-    processes: int = 1,
-    test_texts: Iterable[str] = (),
-    scenarios: Iterable[Scenario] | None = None,
-    report: Report | None = None,
+    seed: int, share: float = 1.0, processes: int = 1, test_texts: Iterable[str] = (),
+    scenarios: Iterable[Scenario] | None = None, report: Report | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Compose the corpus part by part.
 
@@ -173,9 +169,8 @@ def build_corpus(
             if not pieces:
                 break
             composed = zip(pieces, compose(pieces), strict=True)
-            for piece, (frame, signatures) in progress(
-                composed, "pieces of the corpus", len(pieces)
-            ):
+            shown = progress(composed, "pieces of the corpus", len(pieces))
+            for piece, (frame, signatures) in shown:
                 kept = frame[keeper.new(signatures)]
                 piece.share.missing -= len(kept) // 2
                 name = piece.share.component.name
@@ -193,9 +188,7 @@ def build_corpus(
         yield pd.concat(buffer, ignore_index=True)
 
 
-def _shares(
-    library: Sequence[Scenario], seed: int, wanted: Mapping[str, int]
-) -> list[_Share]:
+def _shares(library: Sequence[Scenario], seed: int, wanted: Mapping[str, int]) -> list[_Share]:
     """Spread the pairs of every component over the scenarios of its cell."""
     shares = []
     for component in COMPONENTS:
@@ -256,7 +249,6 @@ def _composer(
         yield lambda pieces: (_compose(piece, seed) for piece in pieces)
         return
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-
         def spread(pieces: Sequence[_Piece]) -> Iterator[_Composed]:
             waiting: deque[Future[_Composed]] = deque()
             for piece in pieces:
@@ -271,8 +263,8 @@ def _composer(
 
 def _compose(piece: _Piece, seed: int) -> _Composed:
     """Compose the pairs of one piece and their signatures."""
-    component, scenario = piece.share.component, piece.share.scenario
-    pairs = [Pair.compose(scenario, number, seed, component.thinks)
+    component = piece.share.component
+    pairs = [Pair.compose(piece.share.scenario, number, seed, component.thinks)
              for number in range(piece.start, piece.stop)]
     rows = [row | {"component": component.name} for pair in pairs for row in pair.rows(seed)]
     frame = pd.DataFrame(rows, columns=CORPUS.columns)
