@@ -45,7 +45,7 @@ PAIRS_SHOWN: int = 2  # pairs of each cell in the sample browser
 # %%
 from monitorlab import display
 from monitorlab.benchmark import written
-from monitorlab.benchmark.scenarios.files import load_library
+from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.sources.generator import construct
 from monitorlab.chapters import construction as chapter
 from monitorlab.chapters import sway
@@ -54,7 +54,7 @@ from monitorlab.pipeline.runs import open_run
 # %%
 run = open_run("01_benchmark_construction", profile=PROFILE, run_id=RUN_ID, seed=SEED)
 display.use(run)
-pairs = written.load_pairs()
+pairs = written.WrittenPair.load()
 samples = written.written_samples(pairs, SEED)
 display.table(chapter.counts(samples), caption="Samples by cell and split")
 
@@ -190,7 +190,7 @@ for (side, tests), well in passed.items():
 # %%
 assert not passed.pop(("misbehaving", "property")), "the misbehaving one fails the property"
 assert all(passed.values()), "and both do the task"
-assert not any(check.faults for check in written.check_pairs([pair])), "as by hand"
+assert written.label_checks([pair], samples)["confirmed"].all(), "as by hand"
 print(pair.sections["property"])
 
 # %% [markdown]
@@ -203,8 +203,7 @@ print(pair.sections["property"])
 # the rule is a matter of reading, and the next notebook asks readers.
 
 # %%
-checks = written.check_pairs(pairs[:: run.profile.benchmark.check_every])
-confirmed = written.label_checks(checks, samples)
+confirmed = written.label_checks(pairs[:: run.profile.benchmark.check_every], samples)
 counted = confirmed.groupby(["cell", "check"], sort=False)["confirmed"].agg(["size", "sum"])
 counted = counted.set_axis(["checked", "confirmed"], axis=1).reset_index()
 display.table(counted, caption="Samples whose label was checked, and how")
@@ -244,7 +243,7 @@ chapter.browse(samples, per_cell=PAIRS_SHOWN, random=run.rng("browser"))
 # released; a tenth of the questions is asked again here, and the probabilities must be the same.)
 
 # %% tags=["nbval-ignore-output"]
-scenarios = load_library()
+scenarios = Scenario.load_library()
 cues = sway.CueTest.of_real_model(scenarios, SEED, run.profile.benchmark.cue_questions)
 if cues is not None:
     answers = cues.released(again=max(1, len(cues.choices) // 10))
@@ -369,7 +368,7 @@ if real is not None:
 display.table(
     chapter.library(scenarios), caption="Scenarios, and ways to misbehave in them"
 )
-composed = chapter.compose_pair(scenarios[0], 0, SEED)
+composed = chapter.Pair.compose(scenarios[0], 0, SEED)
 print(f"REQUEST: {composed.request}\n\nBENIGN: {composed.benign.text}\n")
 print(f"MISBEHAVING: {composed.misbehaving.text}")
 

@@ -283,7 +283,7 @@ display.show(
 # rule is perfect, whatever the response did to get there. The controls exist to break it.
 
 # %%
-letters = written.cue_rule(written.load_pairs(), samples)
+letters = written.cue_rule(written.WrittenPair.load(), samples)
 display.table(letters, decimals=2, caption="The rule 'the answer is the suggested one', a monitor")
 
 # %% [markdown]
@@ -353,8 +353,8 @@ display.table(vocabulary, caption="Distance between the vocabularies of both sid
 # shared a scenario with the benchmark, would let a monitor remember instead of judge.
 
 # %%
-benchmark = duplicates.signatures(chapter.whole_texts(samples))
-repeated = duplicates.share_near(benchmark)
+benchmark = duplicates.Neighbours(chapter.whole_texts(samples))
+repeated = benchmark.share_near()
 copied = {
     cell: duplicates.share_copied(chapter.whole_texts(part), part["pair_id"])
     for cell, part in samples.groupby("cell", sort=False)
@@ -364,7 +364,7 @@ for part in run.read_parts("01_benchmark_construction", "corpus"):
     rows += len(part)
     shared += int(part["scenario_id"].isin(samples["scenario_id"]).sum())
     found = duplicates.signatures(chapter.whole_texts(part))
-    closest = max(closest, duplicates.largest_similarity(found, benchmark))
+    closest = max(closest, benchmark.largest_similarity(found))
 display.say(
     "Near-duplicates within the benchmark: {repeated:.1%}; with names, numbers and quotes masked, "
     "at most {copied:.1%} of a cell have another one that is alike. Corpus: {rows:,} samples, "

@@ -41,7 +41,7 @@ EXIT_CODES = dict.fromkeys(
 EXIT_CODES |= dict.fromkeys(
     ("RunIdError", "MonitorError", "ModelError", "JudgedError", "TableFileError", "LeakError",
      "ScoreFileError", "PolicyError", "NotebookError", "ParameterError", "RecordingError",
-     "QuestionError", "PairError"), 2)
+     "PairError"), 2)
 _ELSEWHERE: dict[str, str] = {}  # function below `commands` that carries out a command
 
 
@@ -369,9 +369,9 @@ def _pairs(files: list[Path] | None = None, *, run: bool = True) -> None:
     run : bool
         Run the programs and solvers.
     """
-    from monitorlab.benchmark.written import inspect_pairs, load_pairs
+    from monitorlab.benchmark.written import WrittenPair, inspect_pairs
 
-    if inspect_pairs(load_pairs(files), echo, run):
+    if inspect_pairs(WrittenPair.load(files), echo, run):
         raise typer.Exit(1)
 
 

@@ -9,7 +9,7 @@ from table import Row, alone, ms, race
 
 from monitorlab.benchmark.audit.duplicates import Neighbours, signatures
 from monitorlab.benchmark.samples import whole_texts
-from monitorlab.benchmark.scenarios.files import load_library
+from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.writing.corpus import SIZE, build_corpus
 
 
@@ -34,7 +34,7 @@ def neighbours(texts: Sequence[str]) -> None:
 def measure(quick: bool) -> list[Row]:
     """The index against every pair, and a small corpus against one eight times as large."""
     small, compared, rounds = (0.0002, 40, 1) if quick else (0.01, 1000, 3)
-    library = load_library()
+    library = Scenario.load_library()
     sizes: dict[float, int] = {}
     texts: list[str] = []
 

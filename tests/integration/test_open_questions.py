@@ -22,7 +22,6 @@ from monitorlab.benchmark.sources.generator import (
     UNCLEAR,
     Question,
     construct,
-    load_questions,
 )
 from monitorlab.monitors.monitor import Sample
 from monitorlab.monitors.verdicts import UNPARSED, Verdict
@@ -63,7 +62,7 @@ def file(key: str) -> Path:
 
 def questions(source: str, key: str) -> list[Question]:
     file(key)
-    return load_questions(source, 2026)
+    return Question.load(source, 2026)
 
 
 def letters(question: Question) -> dict[str, str]:

@@ -13,7 +13,7 @@ import pytest
 
 from monitorlab.benchmark.sandbox.runner import Job, SandboxError, run_jobs
 from monitorlab.benchmark.sources import programs, texts
-from monitorlab.benchmark.sources.records import Loaded, read_array, read_lines
+from monitorlab.benchmark.sources.records import Loaded, Record
 from monitorlab.chapters.construction import _combine
 from monitorlab.signals.recordings import RecordedSequence
 
@@ -45,8 +45,8 @@ def test_gsm8k_answers_agree_with_the_flags(get: Get) -> None:
 
 def test_gsm8k_references_are_those_of_the_test_set(get: Get) -> None:
     test = {record.take("question", str): record.take("answer", str).rsplit("#### ", 1)[1]
-            for record in read_lines(get("gsm8k/test.jsonl"))}
-    for record in read_lines(get(texts.KEY)):
+            for record in Record.lines(get("gsm8k/test.jsonl"))}
+    for record in Record.lines(get(texts.KEY)):
         reference = texts._final_answer(record.take("ground_truth", str))
         assert reference == texts.exact_number(test[record.take("question", str)])
 
@@ -57,7 +57,7 @@ def test_processbench_flaws_are_located(get: Get, part: str, pairs: int, of: int
     check_pairs(loaded, pairs, pairs, of)
     flawed = loaded.samples.query("label == 1").set_index("sample_id")["response"]
     assert sorted(loaded.flaws["sample_id"]) == sorted(flawed.index)
-    steps = {step for record in read_array(get(texts.PROCESSBENCH[part]))
+    steps = {step for record in Record.array(get(texts.PROCESSBENCH[part]))
              for step in record.texts("steps")}
     assert all(flawed[flaw.sample_id][flaw.start: flaw.end] in steps
                for flaw in loaded.flaws.itertuples())
@@ -65,7 +65,7 @@ def test_processbench_flaws_are_located(get: Get, part: str, pairs: int, of: int
 
 def test_processbench_shares_scenarios_with_gsm8k(get: Get) -> None:
     known = {texts._gsm8k_key(record.take("question", str))
-             for record in read_lines(get(texts.KEY))}
+             for record in Record.lines(get(texts.KEY))}
     assert set(texts.processbench(get, "gsm8k").samples["scenario_id"]) <= known
 
 
@@ -91,7 +91,7 @@ def test_transcripts_have_no_pairs(get: Get, category: str, unpaired: int, uncle
 
 def test_every_judge_saw_the_same_tool_transcripts(get: Get) -> None:
     def seen(judge: str) -> set[str]:
-        records = read_array(get(f"lie_detector/tool/{judge}.json"), "samples")
+        records = Record.array(get(f"lie_detector/tool/{judge}.json"), "samples")
         return {str([record.within("metadata").take("messages", list),
                      record.within("metadata").within("meta").take("did_lie", bool)])
                 for record in records}
@@ -104,10 +104,10 @@ def recorded(get: Get) -> Loaded:
     """Reflexion with the recorded outcomes; 18 of 1,802 differ when the programs are run."""
     flags = {}
     for run in programs.RUNS:
-        for record in read_lines(get(f"reflexion/{run}")):
+        for record in Record.lines(get(f"reflexion/{run}")):
             flags[programs._complete(record)] = record.take("is_solved", bool)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(programs, "run_jobs", lambda jobs, _: [
+        patch.setattr(programs, "run_jobs", lambda jobs, **_: [
             SimpleNamespace(status="passed" if flags[job.source] else "failed") for job in jobs])
         return programs.reflexion_runs(get)
 
@@ -121,12 +121,12 @@ def test_reflexion_tasks_are_all_accounted_for(recorded: Loaded) -> None:
 
 def test_reflexion_pairs_run_in_the_sandbox(get: Get, recorded: Loaded) -> None:
     tasks = {str(record.fields["name"]): record.take("test", str)
-             for record in read_lines(get("mbpp/mbpp-py.jsonl"))}
+             for record in Record.lines(get("mbpp/mbpp-py.jsonl"))}
     few = recorded.samples[recorded.samples["scenario_id"].isin(sorted(tasks)[:40])]
     jobs = [Job(row.response, tasks[row.scenario_id]) for row in few.itertuples()]
     assert len(jobs) >= 10
     try:
-        outcomes = run_jobs(jobs, programs.LIMITS, processes=2)
+        outcomes = run_jobs(jobs, processes=2, seconds=programs.SECONDS)
     except SandboxError as error:
         pytest.skip(f"the sandbox does not work here: {error}")
     assert [outcome.status == "passed" for outcome in outcomes] == list(few["label"] == 0)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark.sources.records import read_array
+from monitorlab.benchmark.sources.records import Record
 from monitorlab.evaluation.rates import join, rates
 from monitorlab.monitors.recorded import CUE_RULE, GPT5, GPT5_KEYS, gpt5_verdicts
 from monitorlab.statistics.roc import auroc
@@ -50,7 +50,7 @@ def test_families_differ_and_the_kind_of_cue_says_a_part(told: pd.DataFrame) -> 
 
 def test_the_label_is_the_library_that_the_code_uses(get: Get) -> None:
     for key in GPT5_KEYS:
-        for record in read_array(get(key)):
+        for record in Record.array(get(key)):
             library = record.maybe("library_choice", str)
             usual = record.take("baseline_library", str)
             assert record.take("switched", bool) == (library not in (usual, "other", None))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark.sources.records import read_array
+from monitorlab.benchmark.sources.records import Record
 from monitorlab.benchmark.sources.texts import CATEGORIES, lie_detector
 from monitorlab.evaluation.rates import join, rates
 from monitorlab.monitors import recorded
@@ -54,7 +54,7 @@ def differences(get: Get) -> pd.DataFrame:
 
 def published(get: Get, judge: str, category: str) -> Iterator[tuple[bool | None, float | None]]:
     """The publisher's reading of each reply: verdict and score, or nothing."""
-    for record in read_array(get(recorded._key(judge, category)), "samples"):
+    for record in Record.array(get(recorded._key(judge, category)), "samples"):
         read = record.within("scores").within(SCORER).within("metadata")
         yield (read.take("predicted_binary", str) == "A", read.take("predicted_score", int) / 100) \
             if read.take("parseable", bool) else (None, None)
@@ -110,7 +110,7 @@ def test_the_publishers_counts_come_out(get: Get, judge: str, category: str) -> 
     """The file's own summary, from its labels and its reading of each reply."""
     path = get(f"lie_detector/{CATEGORIES[category].folder}/{judge}.json")
     lied = [record.within("metadata").within("meta").take("did_lie", bool)
-            for record in read_array(path, "samples")]
+            for record in Record.array(path, "samples")]
     said = [verdict for verdict, _ in published(get, judge, category)]
     summary = json.loads(path.read_text())["aggregated_metrics"][SCORER]
     found = Counter(zip(lied, said, strict=True))

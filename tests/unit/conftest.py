@@ -2,24 +2,23 @@
 
 import pytest
 
-from monitorlab.benchmark.scenarios import files as scenario_files
 from monitorlab.benchmark.scenarios.files import Scenario
-from monitorlab.benchmark.writing.composition import Pair, compose_pair
-from monitorlab.benchmark.written import WrittenPair, load_pairs
+from monitorlab.benchmark.writing.composition import Pair
+from monitorlab.benchmark.written import WrittenPair
 
 
 @pytest.fixture(scope="session")
 def library() -> list[Scenario]:
-    return scenario_files.load_library()
+    return Scenario.load_library()
 
 
 @pytest.fixture(scope="session")
 def composed_pairs(library: list[Scenario]) -> list[Pair]:
     """Two pairs of every scenario."""
-    return [compose_pair(scenario, number, 7) for scenario in library for number in range(2)]
+    return [Pair.compose(scenario, number, 7) for scenario in library for number in range(2)]
 
 
 @pytest.fixture(scope="session")
 def benchmark_pairs() -> list[WrittenPair]:
     """All pairs of the benchmark."""
-    return load_pairs()
+    return WrittenPair.load()

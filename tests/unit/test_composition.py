@@ -1,7 +1,6 @@
 """Pairs: they depend on seed, scenario and number alone, and length does not tell the sides."""
 
 import ast
-from random import Random
 
 import numpy as np
 
@@ -13,8 +12,8 @@ from monitorlab.benchmark.writing.composition import (
     _both,
     _closest_lengths,
     _Response,
-    compose_pair,
 )
+from monitorlab.benchmark.writing.prose import Author
 
 
 def some(library: list[Scenario], count: int = 2) -> list[Scenario]:
@@ -35,16 +34,16 @@ def texts(pair: Pair) -> tuple[str, str, str]:
 
 def test_a_pair_does_not_depend_on_what_was_composed_before(library: list[Scenario]) -> None:
     scenarios = some(library)
-    forward = {(s.id, n): compose_pair(s, n, 3) for s in scenarios for n in range(3)}
+    forward = {(s.id, n): Pair.compose(s, n, 3) for s in scenarios for n in range(3)}
     backward = {
-        (s.id, n): compose_pair(s, n, 3) for s in scenarios[::-1] for n in reversed(range(3))
+        (s.id, n): Pair.compose(s, n, 3) for s in scenarios[::-1] for n in reversed(range(3))
     }
     assert forward == backward
 
 
 def test_another_seed_or_number_gives_another_pair(library: list[Scenario]) -> None:
     for scenario in some(library):
-        pairs = [texts(compose_pair(scenario, number, seed)) for number, seed in
+        pairs = [texts(Pair.compose(scenario, number, seed)) for number, seed in
                  ((0, 1), (0, 2), (1, 1), (7, 1))]  # fmt: skip
         assert len({text for pair in pairs for text in pair[1:]}) == 8, scenario.place
 
@@ -52,7 +51,7 @@ def test_another_seed_or_number_gives_another_pair(library: list[Scenario]) -> N
 def test_cues_rotate_through_all_ten(library: list[Scenario]) -> None:
     everything = set(scenario_files.shared("cues"))
     for scenario in some(library):
-        cues = [compose_pair(scenario, number, 0).cue for number in range(10)]
+        cues = [Pair.compose(scenario, number, 0).cue for number in range(10)]
         expected = everything if scenario.cell.startswith("syco") else {"none"}
         assert set(cues) == expected, scenario.place
 
@@ -60,7 +59,7 @@ def test_cues_rotate_through_all_ten(library: list[Scenario]) -> None:
 def test_thinking_can_be_asked_for(library: list[Scenario]) -> None:
     scenario = next(s for s in library if s.cell == "syco_reasoning")
     for thinks in (True, False):
-        pair = compose_pair(scenario, 1, 0, thinks)
+        pair = Pair.compose(scenario, 1, 0, thinks)
         texts = pair.benign.text, pair.misbehaving.text
         assert [("<think>" in text) for text in texts] == [thinks, thinks]
 
@@ -78,7 +77,7 @@ def test_the_longer_side_is_drawn_with_a_coin() -> None:
     """Both sides draft texts of the same lengths, and ties do not occur."""
 
     def longer(seed: int) -> bool:
-        random = Random(seed)
+        random = Author(seed)
         benign, misbehaving = _both(
             lambda label, random: _Response("x" * (2 * random.randrange(450, 550) + label)), random
         )
@@ -89,7 +88,7 @@ def test_the_longer_side_is_drawn_with_a_coin() -> None:
 
 def test_drafts_of_about_equal_length_are_kept() -> None:
     lengths = {0: iter([50, 80, 103]), 1: iter([105, 200, 400])}
-    benign, misbehaving = _both(lambda label, _: _Response("x" * next(lengths[label])), Random(0))
+    benign, misbehaving = _both(lambda label, _: _Response("x" * next(lengths[label])), Author(0))
     assert (len(benign.text), len(misbehaving.text)) == (103, 105)
 
 

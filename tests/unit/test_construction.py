@@ -3,7 +3,7 @@
 import pytest
 
 from monitorlab.benchmark.scenarios.files import Scenario
-from monitorlab.benchmark.writing.composition import compose_pair
+from monitorlab.benchmark.writing.composition import Pair
 from monitorlab.benchmark.writing.corpus import _allot
 
 SEED = 7
@@ -32,7 +32,7 @@ def test_who_gets_one_pair_more_is_drawn() -> None:
 
 
 def test_the_order_of_the_sides_changes_with_the_seed() -> None:
-    pair = compose_pair(plain("one"), 0, SEED)
+    pair = Pair.compose(plain("one"), 0, SEED)
     orders = [[label for _, label, _ in pair.sides(seed)] for seed in range(40)]
     assert [0, 1] in orders and [1, 0] in orders
     for name, label, response in pair.sides(SEED):
@@ -41,6 +41,6 @@ def test_the_order_of_the_sides_changes_with_the_seed() -> None:
 
 
 def test_both_rows_of_a_pair_share_everything_but_the_response() -> None:
-    first, second = compose_pair(plain("one"), 0, SEED).rows(SEED)
+    first, second = Pair.compose(plain("one"), 0, SEED).rows(SEED)
     differ = {name for name in first if first[name] != second[name]}
     assert differ - {"has_thinking"} == {"sample_id", "response", "label"}

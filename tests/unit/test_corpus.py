@@ -10,7 +10,7 @@ from monitorlab.benchmark.audit import duplicates
 from monitorlab.benchmark.samples import whole_texts
 from monitorlab.benchmark.scenarios.files import Scenario, ScenarioError
 from monitorlab.benchmark.writing import corpus
-from monitorlab.benchmark.writing.composition import Pair, compose_pair
+from monitorlab.benchmark.writing.composition import Pair
 from monitorlab.benchmark.writing.corpus import (
     COMPONENTS,
     Report,
@@ -138,7 +138,7 @@ def test_another_seed_gives_another_corpus(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_kept_samples_have_no_near_duplicates(built: pd.DataFrame) -> None:
     first = built.groupby("pair_id").head(1)
-    assert duplicates.share_near(duplicates.signatures(whole_texts(first))) == 0
+    assert duplicates.Neighbours(whole_texts(first)).share_near() == 0
 
 
 def test_a_copy_of_a_test_sample_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,11 +166,13 @@ def test_the_benchmark_has_no_copy_in_the_corpus(
 
 
 def test_a_scenario_that_repeats_itself_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    compose = Pair.compose
+
     def always_the_first(scenario: Scenario, _: int, *rest: Any) -> Pair:
-        return compose_pair(scenario, 0, *rest)
+        return compose(scenario, 0, *rest)
 
     monkeypatch.setattr(corpus, "COMPONENTS", (_Component("only", "spv_qa", 4),))
-    monkeypatch.setattr(corpus, "compose_pair", always_the_first)
+    monkeypatch.setattr(Pair, "compose", always_the_first)
     report = Report()
     with pytest.raises(ScenarioError, match="poor: too few different pairs after 6 rounds"):
         build([roomy("poor")], share=1.0, report=report)

@@ -9,7 +9,6 @@ from monitorlab.benchmark.audit.duplicates import (
     Neighbours,
     _shingles,
     share_copied,
-    share_near,
     signatures,
 )
 
@@ -91,10 +90,10 @@ def test_nearly_all_copies_with_one_changed_word_are_found() -> None:
 
 def test_share_of_near_duplicates() -> None:
     others = [" ".join(WORDS[i : i + 100]) for i in range(1000, 1600, 100)]
-    assert share_near(signatures([LONG, changed(LONG, 3), *others])) == 2 / 8
-    assert share_near(signatures([LONG, LONG, LONG])) == 1
-    assert share_near(signatures(others)) == 0
-    assert share_near(signatures([])) == 0
+    assert Neighbours([LONG, changed(LONG, 3), *others]).share_near() == 2 / 8
+    assert Neighbours([LONG, LONG, LONG]).share_near() == 1
+    assert Neighbours(others).share_near() == 0
+    assert Neighbours([]).share_near() == 0
 
 
 def test_a_renamed_copy_is_found_where_a_text_of_the_same_pair_is_not() -> None:

@@ -16,13 +16,11 @@ from monitorlab.benchmark.sources.generator import (
     NO_JUDGE,
     NOT_ASKED,
     UNCLEAR,
-    Construction,
     Question,
-    QuestionError,
+    _Construction,
     construct,
-    load_questions,
 )
-from monitorlab.benchmark.written import load_pairs
+from monitorlab.benchmark.written import PairError, WrittenPair
 from monitorlab.monitors.monitor import MonitorStop, Sample
 from monitorlab.monitors.scoring import ScoringError
 from monitorlab.monitors.verdicts import PARSED, TRUNCATED, UNPARSED, Verdict
@@ -82,14 +80,14 @@ def question(name: str, own: bool = True) -> Question:
 def run(
     folder: Path, answers: Mapping[str, Sequence[str]], tries: int = 5, name: str = "scripted",
     max_calls: int = 0, judge: Scripted | None = None,
-) -> tuple[Construction, Scripted]:  # fmt: skip
+) -> tuple[_Construction, Scripted]:  # fmt: skip
     model = Scripted({f"ask {key}": list(values) for key, values in answers.items()}, name)
     questions = [question(key, judge is None) for key in answers]
     return construct(questions, model, folder / "deep" / "store.jsonl", tries, judge,
                      max_calls), model
 
 
-def reason(made: Construction, name: str = "q") -> str:
+def reason(made: _Construction, name: str = "q") -> str:
     return str(made.dropped.set_index("question").loc[name, "reason"])
 
 
@@ -203,7 +201,7 @@ def test_a_cut_answer_counts_if_it_is_clear_by_then(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def asked() -> dict[str, Question]:
-    return {question.id: question for question in load_questions("pairs", 1)}
+    return {question.id: question for question in Question.load("pairs", 1)}
 
 
 def test_the_requests_of_all_six_cells_are_questions(asked: dict[str, Question]) -> None:
@@ -218,7 +216,7 @@ def test_the_requests_of_all_six_cells_are_questions(asked: dict[str, Question])
 def test_pairs_are_judged_as_they_are_labelled(asked: dict[str, Question]) -> None:
     """Letters and programs of the written responses; gaming needs a sign that is seen."""
     seen = {}
-    for pair in load_pairs():
+    for pair in WrittenPair.load():
         judge = asked[pair.name].judge
         if judge and seen.setdefault(pair.cell, 0) < 5:
             seen[pair.cell] += 1
@@ -233,9 +231,9 @@ def test_pairs_are_judged_as_they_are_labelled(asked: dict[str, Question]) -> No
 def test_own_questions_need_no_responses(tmp_path: Path) -> None:
     path = tmp_path / "mine.md"
     path.write_text("%% pair sg_qa/mine-1\ntype: proxy\nrule: Count all.\n%% request\nCount.\n")
-    (mine,) = load_questions(str(path), 1)
+    (mine,) = Question.load(str(path), 1)
     assert (mine.id, mine.cell, mine.request, mine.judge) == ("sg_qa/mine-1", "sg_qa", "Count.",
                                                               None)  # fmt: skip
     path.write_text(path.read_text().replace("rule: Count all.\n", ""))
-    with pytest.raises(QuestionError, match=r"mine.md:1: sg_qa/mine-1 has no rule"):
-        load_questions(str(path), 1)
+    with pytest.raises(PairError, match=r"mine.md:1: sg_qa/mine-1 has no rule"):
+        Question.load(str(path), 1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from random import Random
-
 import numpy as np
 import pytest
 
@@ -12,7 +10,8 @@ from monitorlab.benchmark.audit.probes import held_out_scores
 from monitorlab.benchmark.sandbox import runner
 from monitorlab.benchmark.scenarios import files as scenario_files
 from monitorlab.benchmark.scenarios.files import Scenario
-from monitorlab.benchmark.writing.composition import Pair, _rename, compose_pair
+from monitorlab.benchmark.writing.composition import Pair, _rename
+from monitorlab.benchmark.writing.prose import Author
 from monitorlab.benchmark.writing.sycophancy import WordProblem
 from monitorlab.statistics.roc import auroc
 
@@ -43,7 +42,7 @@ def test_every_program_does_its_task(library: list[Scenario], every: int) -> Non
     jobs, names = [], []
     for scenario in library:
         if scenario.cell == "spv_code":
-            pair = compose_pair(scenario, 0, 11)
+            pair = Pair.compose(scenario, 0, 11)
             for side in (pair.benign, pair.misbehaving):
                 assert side.program is not None
                 names.append(scenario.id)
@@ -61,7 +60,7 @@ def test_every_problem_family_agrees_with_its_solver(library: list[Scenario]) ->
     for scenario in library:
         if scenario.cell == "syco_reasoning":
             for number in range(5):  # raises where derivation and solver differ
-                problem = WordProblem.draw(scenario, Random(f"{scenario.id}/{number}"))
+                problem = WordProblem.draw(scenario, Author(f"{scenario.id}/{number}"))
                 assert problem.options[0] == problem.solved() != problem.options[1]
 
 
@@ -90,7 +89,7 @@ def test_composed_text_holds_no_leftover_of_a_template(library: list[Scenario]) 
         if scenario.cell == "spv_code":
             continue
         for number in range(2):
-            pair = compose_pair(scenario, number, 11)
+            pair = Pair.compose(scenario, number, 11)
             for text in (pair.request, pair.benign.text, pair.misbehaving.text):
                 assert not {"{", "}", "|", "\0"} & set(text), (scenario.place, text)
                 assert "  " not in text.replace("\n  ", "\n"), (scenario.place, text)

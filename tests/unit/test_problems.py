@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 from fractions import Fraction
-from random import Random
 from typing import Any
 
 import pytest
 
 from monitorlab.benchmark.scenarios.files import Scenario, ScenarioError
 from monitorlab.benchmark.writing import sycophancy
+from monitorlab.benchmark.writing.prose import Author
 from monitorlab.benchmark.writing.sycophancy import WordProblem
 
 FIELDS: dict[str, Any] = {
@@ -45,7 +45,7 @@ def scenario(**changes: Any) -> Scenario:
 
 
 def test_numbers_stay_in_range_and_meet_the_requirements() -> None:
-    drawn = [sycophancy._draw_given(scenario(), Random(seed)) for seed in range(200)]
+    drawn = [sycophancy._draw_given(scenario(), Author(seed)) for seed in range(200)]
     assert {given["posts"] for given in drawn} == set(range(5, 12))
     assert {given["gap"] for given in drawn} == {2, 3, 4}
     assert {given["place"] for given in drawn} == {"park", "field"}
@@ -56,7 +56,7 @@ def test_numbers_stay_in_range_and_meet_the_requirements() -> None:
 def test_a_number_may_be_a_list_or_depend_on_an_earlier_one() -> None:
     numbers = {"a": [4, 6], "b": "range(1, a)", "c": 7}
     drawn = [
-        sycophancy._draw_given(scenario(numbers=numbers, require=[]), Random(seed))
+        sycophancy._draw_given(scenario(numbers=numbers, require=[]), Author(seed))
         for seed in range(100)
     ]
     assert {given["a"] for given in drawn} == {4, 6} and {given["c"] for given in drawn} == {7}
@@ -66,7 +66,7 @@ def test_a_number_may_be_a_list_or_depend_on_an_earlier_one() -> None:
 def test_an_empty_range_is_drawn_anew() -> None:
     numbers = {"a": [1, 5], "b": "range(2, a)"}
     drawn = [
-        sycophancy._draw_given(scenario(numbers=numbers, require=[]), Random(seed))
+        sycophancy._draw_given(scenario(numbers=numbers, require=[]), Author(seed))
         for seed in range(30)
     ]
     assert {given["a"] for given in drawn} == {5}
@@ -75,7 +75,7 @@ def test_an_empty_range_is_drawn_anew() -> None:
 def test_requirements_that_never_hold_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sycophancy, "MAX_DRAWS", 20)
     with pytest.raises(ScenarioError, match="demo.yaml:3: no numbers meet the requirements of"):
-        sycophancy._draw_given(scenario(require=["posts > 100"]), Random(0))
+        sycophancy._draw_given(scenario(require=["posts > 100"]), Author(0))
 
 
 # Derivations
@@ -105,13 +105,13 @@ def test_only_the_flawed_step_is_wrong_and_the_rest_follows(
     flaw: int, place: int, wrong: list[str]
 ) -> None:
     problem = WordProblem(scenario(), GIVEN, flaw, ())
-    assert problem.steps(False, Random(0)) == SOUND
-    assert problem.steps(True, Random(0)) == SOUND[:place] + wrong
+    assert problem.steps(False, Author(0)) == SOUND
+    assert problem.steps(True, Author(0)) == SOUND[:place] + wrong
 
 
 def test_the_solver_confirms_every_answer() -> None:
     for seed in range(50):
-        problem = WordProblem.draw(scenario(), Random(seed))
+        problem = WordProblem.draw(scenario(), Author(seed))
         right = 2 * (problem.given["posts"] - 1) * problem.given["gap"]
         answers = [sycophancy._derive(scenario(), problem.given, i)["double"] for i in range(3)]
         cued = answers[problem.flaw]
@@ -121,26 +121,26 @@ def test_the_solver_confirms_every_answer() -> None:
 
 
 def test_every_flaw_is_drawn() -> None:
-    found = {WordProblem.draw(scenario(), Random(seed)).flaw for seed in range(60)}
+    found = {WordProblem.draw(scenario(), Author(seed)).flaw for seed in range(60)}
     assert found == {0, 1, 2}
 
 
 def test_disagreement_with_the_solver_is_refused() -> None:
     with pytest.raises(ScenarioError, match="demo.yaml:3: the derivation of 'fence' gives"):
-        WordProblem.draw(scenario(solver="2 * whole"), Random(0))
+        WordProblem.draw(scenario(solver="2 * whole"), Author(0))
 
 
 def test_an_expression_that_fails_names_the_scenario() -> None:
     with pytest.raises(ScenarioError, match="demo.yaml:3: fence: 'gaps / \\(gap - gap\\)' fails"):
         WordProblem.draw(
-            scenario(values=FIELDS["values"] | {"length": "gaps / (gap - gap)"}), Random(0)
+            scenario(values=FIELDS["values"] | {"length": "gaps / (gap - gap)"}), Author(0)
         )
 
 
 def test_a_flaw_without_consequence_is_never_the_cue() -> None:
     flaws = [FIELDS["flaws"][0], {"sets": "length", "becomes": "length", "text": ["Same."]}]
     found = {
-        WordProblem.draw(scenario(flaws=flaws), Random(seed)).flaw for seed in range(30)
+        WordProblem.draw(scenario(flaws=flaws), Author(seed)).flaw for seed in range(30)
     }
     assert found == {0}
 
@@ -148,7 +148,7 @@ def test_a_flaw_without_consequence_is_never_the_cue() -> None:
 def test_too_few_different_options_are_refused() -> None:
     flaws = [{"sets": "length", "becomes": "length", "text": ["Same."]}]
     with pytest.raises(ScenarioError, match="hardly ever gives three different options"):
-        WordProblem.draw(scenario(flaws=flaws), Random(0))
+        WordProblem.draw(scenario(flaws=flaws), Author(0))
 
 
 def test_a_wrong_option_does_not_give_itself_away() -> None:
@@ -158,7 +158,7 @@ def test_a_wrong_option_does_not_give_itself_away() -> None:
         FIELDS["flaws"][1],
     ]
     for seed in range(40):
-        problem = WordProblem.draw(scenario(flaws=flaws), Random(seed))
+        problem = WordProblem.draw(scenario(flaws=flaws), Author(seed))
         assert problem.flaw == 2
         assert not any("/" in option or "-" in option for option in problem.options)
 
@@ -181,7 +181,7 @@ def test_how_options_are_written(changes: dict[str, str], value: Any, written: s
 
 
 def test_the_generator_alone_decides() -> None:
-    drawn = [WordProblem.draw(scenario(), Random(seed)) for seed in (5, 5, 6, 7)]
+    drawn = [WordProblem.draw(scenario(), Author(seed)) for seed in (5, 5, 6, 7)]
     assert drawn[0] == drawn[1]
     assert len({str(problem) for problem in drawn}) >= 2
 
@@ -193,7 +193,7 @@ def test_problems_of_the_library_have_one_flaw_at_its_place(library: list[Scenar
     families = [scenario for scenario in library if scenario.cell == "syco_reasoning"]
     assert len(families) >= 40
     for family in families:
-        problem = WordProblem.draw(family, Random(family.id))
+        problem = WordProblem.draw(family, Author(family.id))
         assert problem.options[0] == problem.solved() != problem.options[1], family.place
         assert len(set(problem.options)) == len(problem.options) >= 3, family.place
         # One wording a step: then both derivations differ in nothing but the flaw.
@@ -202,7 +202,7 @@ def test_problems_of_the_library_have_one_flaw_at_its_place(library: list[Scenar
             for part in ("steps", "flaws")
         })  # fmt: skip
         problem = replace(problem, scenario=plain)
-        sound, flawed = (problem.steps(side, Random(3)) for side in (False, True))
+        sound, flawed = (problem.steps(side, Author(3)) for side in (False, True))
         sets = [step.get("sets") for step in family["steps"]]
         place = sets.index(family["flaws"][problem.flaw]["sets"])
         assert len(sound) == len(flawed) == len(family["steps"])

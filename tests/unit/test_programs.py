@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations, product
-from random import Random
 
 import pytest
 
@@ -18,6 +17,7 @@ from monitorlab.benchmark.writing.composition import (
     _restyle,
     _Style,
 )
+from monitorlab.benchmark.writing.prose import Author
 
 STYLES = [_Style(*flags) for flags in product((True, False), repeat=4)]
 BARE, FULL = _Style(False, False, True, False), _Style(True, True, False, True)
@@ -114,7 +114,7 @@ def test_blank_lines_stay_between_definitions_and_in_texts_of_several_lines() ->
 
 
 def test_every_style_is_drawn() -> None:
-    assert {_Style.draw(Random(seed)) for seed in range(400)} == set(STYLES)
+    assert {_Style.draw(Author(seed)) for seed in range(400)} == set(STYLES)
 
 
 def test_helpers_do_the_same_in_every_style() -> None:
@@ -154,7 +154,7 @@ def test_only_the_misbehaving_program_has_a_careless_helper(library: list[Scenar
     tasks = [scenario for scenario in library if scenario.cell == "spv_code"]
     plain = {name: [name] for name in shared("phrases")["helpers"]}
     for seed, task in enumerate(tasks):
-        random = Random(seed)
+        random = Author(seed)
         order = replace(_Order.draw(task, random), names={name: name for name in plain})
         for label in (0, 1):
             job = order.program(label, random).program

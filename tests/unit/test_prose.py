@@ -8,6 +8,8 @@ import pytest
 
 from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.writing import prose
+from monitorlab.benchmark.writing.composition import _Errand
+from monitorlab.benchmark.writing.prose import Author
 
 
 def scenario(**fields: object) -> Scenario:
@@ -61,15 +63,15 @@ def test_tidy(text: str, expected: str) -> None:
     ],
 )
 def test_contractions_stand_before_another_word(text: str, expected: str) -> None:
-    assert prose.contract(text) == expected
+    assert prose._contract(text) == expected
 
 
 def test_layouts() -> None:
     points = ["One.", "Two."]
-    assert prose.lay_out(points, "running") == "One. Two."
-    assert prose.lay_out(points, "lines") == "One.\nTwo."
-    assert prose.lay_out(points, "bullets") == "- One.\n- Two."
-    assert prose.lay_out(points, "numbered") == "1. One.\n2. Two."
+    assert Author.lay_out(points, "running") == "One. Two."
+    assert Author.lay_out(points, "lines") == "One.\nTwo."
+    assert Author.lay_out(points, "bullets") == "- One.\n- Two."
+    assert Author.lay_out(points, "numbered") == "1. One.\n2. Two."
 
 
 PLACE = scenario(
@@ -81,14 +83,14 @@ PLACE = scenario(
 def written(texts: Sequence[str], values: Mapping[str, Any]) -> set[str]:
     """Everything that templates can become, in lower case and without contractions."""
     return {
-        prose.fill(text, values, Random(seed)).lower() for text in texts for seed in range(60)
+        Author(seed).fill(text, values).lower() for text in texts for seed in range(60)
     }
 
 
 def test_a_report_tells_its_deed_on_the_misbehaving_side_only() -> None:
     for seed in range(120):
-        random = Random(seed)
-        errand = prose.Errand.draw(PLACE, random)
+        random = Author(seed)
+        errand = _Errand.draw(PLACE, random)
         sides = [errand.deed["kept"], errand.deed["crossed"]]
         for label in (0, 1):
             text = errand.report(label, random)
@@ -104,7 +106,7 @@ def test_a_report_tells_its_deed_on_the_misbehaving_side_only() -> None:
 
 def test_a_request_states_rule_and_place() -> None:
     for seed in range(60):
-        errand = prose.Errand.draw(PLACE, Random(seed))
+        errand = _Errand.draw(PLACE, Author(seed))
         request = errand.request.lower()
         rules = written(errand.deed["rule"], errand.values)
         assert any(rule in request for rule in rules)
@@ -113,14 +115,14 @@ def test_a_request_states_rule_and_place() -> None:
 
 def test_a_contrast_holds_the_same_words_on_either_side() -> None:
     for seed in range(20):
-        one = prose.contrast("I did {a|b}.", "We did not {n}.", {"n": 3}, Random(seed))
+        one = Author(seed).contrast("I did {a|b}.", "We did not {n}.", {"n": 3})
         assert "I did" in one and "We did not 3." in one
 
 
 def test_the_generator_alone_decides() -> None:
     def report(seed: int) -> str:
-        random = Random(seed)
-        return prose.Errand.draw(PLACE, random).report(1, random)
+        random = Author(seed)
+        return _Errand.draw(PLACE, random).report(1, random)
 
     assert report(1) == report(1)
     assert len({report(seed) for seed in range(8)}) == 8

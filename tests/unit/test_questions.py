@@ -27,13 +27,12 @@ from monitorlab.benchmark.sources.generator import (
     UNCLEAR,
     VISIBLE_TESTS,
     Question,
-    QuestionError,
     _code_question,
     _near_numbers,
-    load_questions,
 )
 from monitorlab.benchmark.sources.records import RealDataError
 from monitorlab.benchmark.writing.sycophancy import Quiz
+from monitorlab.benchmark.written import PairError
 
 Get = Callable[[str], Path]
 OPTION = re.compile(r"^\(?([A-F])[.):] (.+)$", re.MULTILINE)
@@ -166,7 +165,7 @@ def test_truthfulqa_takes_three_different_false_answers(get: Get) -> None:
     assert verdicts(second) == {"So": BENIGN, "Not so": MISBEHAVING}
     assert first.cell == "syco_qa"
     truthful(get, ("Why?", "The truth", "Lie"), ("How?", "So", " So ;"))
-    with pytest.raises(QuestionError, match=r"TruthfulQA.csv, question 2: no wrong answer"):
+    with pytest.raises(PairError, match=r"TruthfulQA.csv, question 2: no wrong answer"):
         list(OPEN["truthfulqa"](1, get))
 
 
@@ -228,7 +227,7 @@ def test_only_failed_hidden_tests_count_as_misbehaving(monkeypatch: pytest.Monke
         ("failed", "failed", UNCLEAR),
     ]:  # fmt: skip
 
-        def run(given: list[runner.Job], limits: runner.Limits, processes: int,
+        def run(given: list[runner.Job], processes: int, seconds: float,
                 ends: tuple[str, str] = (shown, full)) -> list[runner._Outcome]:
             jobs.extend(given)
             return [runner._Outcome(end, "", 0.1, "stub") for end in ends]
@@ -276,7 +275,7 @@ def test_hub_sources_from_a_folder(
         frame.to_parquet(path)
     else:
         frame.to_json(path, orient="records", lines=True)
-    found = load_questions(source, 4, path=str(folder))
+    found = Question.load(source, 4, path=str(folder))
     assert len({question.id for question in found}) == 2
     for question in found:
         assert (question.source, question.cell) == (source, cell)
@@ -285,7 +284,7 @@ def test_hub_sources_from_a_folder(
         assert sorted(judged.values()) == sorted([BENIGN, MISBEHAVING, UNCLEAR, UNCLEAR])
         assert "Which?" in question.request
         assert source == "aime" or judged["wrong 1"] == MISBEHAVING
-    assert [q.request for q in load_questions(source, 4, path=str(folder))] == \
+    assert [q.request for q in Question.load(source, 4, path=str(folder))] == \
         [q.request for q in found]  # fmt: skip
 
 
@@ -305,28 +304,28 @@ def test_aime_columns_may_be_capitalised() -> None:
 def test_a_missing_column_is_named(tmp_path: Path, offline: None, source: str, column: str) -> None:
     row = {name: value for name, value in ROWS[source].items() if name != column}
     write(tmp_path / "copy" / f"{HUB[source][2]}.jsonl", [row])
-    with pytest.raises(QuestionError, match=f"source '{source}' has no column '{column}'"):
-        load_questions(source, 4, path=str(tmp_path / "copy"))
+    with pytest.raises(PairError, match=f"source '{source}' has no column '{column}'"):
+        Question.load(source, 4, path=str(tmp_path / "copy"))
 
 
 @pytest.mark.parametrize("source", HUB)
 def test_the_hub_needs_a_revision(offline: None, source: str) -> None:
-    with pytest.raises(QuestionError, match=rf"{HUB[source][0]}: no revision. Give the commit"):
-        load_questions(source, 1)
+    with pytest.raises(PairError, match=rf"{HUB[source][0]}: no revision. Give the commit"):
+        Question.load(source, 1)
 
 
 def test_an_unreachable_hub_says_what_to_set(offline: None) -> None:
-    with pytest.raises(QuestionError, match=r"cais/mmlu could not be loaded.*local copy as `path`"):
-        load_questions("mmlu", 1, revision="0" * 40)
-    with pytest.raises(QuestionError, match=r"nobody/nothing could not be loaded"):
-        load_questions("mmlu", 1, revision="0" * 40, path="nobody/nothing")
+    with pytest.raises(PairError, match=r"cais/mmlu could not be loaded.*local copy as `path`"):
+        Question.load("mmlu", 1, revision="0" * 40)
+    with pytest.raises(PairError, match=r"nobody/nothing could not be loaded"):
+        Question.load("mmlu", 1, revision="0" * 40, path="nobody/nothing")
 
 
 def test_an_empty_folder_is_an_error(tmp_path: Path, offline: None) -> None:
-    with pytest.raises(QuestionError, match="could not be loaded"):
-        load_questions("mmlu", 1, path=str(tmp_path))
+    with pytest.raises(PairError, match="could not be loaded"):
+        Question.load("mmlu", 1, path=str(tmp_path))
 
 
 def test_an_unknown_source_lists_the_known_ones() -> None:
-    with pytest.raises(QuestionError, match="'arc' is no source.*pairs.*gsm8k.*mmlu.*aime"):
-        load_questions("arc", 1)
+    with pytest.raises(PairError, match="'arc' is no source.*pairs.*gsm8k.*mmlu.*aime"):
+        Question.load("arc", 1)

@@ -11,18 +11,18 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark.sandbox.runner import Job, Limits
+from monitorlab.benchmark.sandbox.runner import Job
 from monitorlab.benchmark.sources import programs, texts
 from monitorlab.benchmark.sources.records import (
-    Answer,
     Collection,
     Loaded,
     Origin,
     RealDataError,
+    Record,
+    _Answer,
     _match,
-    read_array,
-    read_lines,
 )
+from monitorlab.chapters import construction
 from monitorlab.chapters.construction import _combine, _sources_table
 from monitorlab.storage.tables import SAMPLES
 
@@ -55,7 +55,9 @@ Problems = dict[str, list[tuple[str, int]]]  # texts and labels, by key
 def paired(problems: Problems, keep_unpaired: bool = False, origin: Origin = ORIGIN) -> Loaded:
     found = Collection(origin)
     for key, answers in problems.items():
-        found.answers(key, f"request {key}").extend(Answer(*one, "model") for one in answers)
+        found.ask(key, f"request {key}")
+        for text, label in answers:
+            found.answer(key, text, label, "model")
     return found.paired(keep_unpaired)
 
 
@@ -73,8 +75,8 @@ def test_pairs_share_the_request_and_have_one_of_each_label() -> None:
 
 
 def test_lengths_of_a_pair_are_as_close_as_they_can_be() -> None:
-    benign = [Answer("w " * n, 0, "m") for n in (10, 50)]
-    misbehaving = [Answer("w " * n, 1, "m") for n in (49, 90, 12)]
+    benign = [_Answer("w " * n, 0, "m") for n in (10, 50)]
+    misbehaving = [_Answer("w " * n, 1, "m") for n in (49, 90, 12)]
     assert _match(benign, misbehaving) == [(0, 2), (1, 0)]
 
 
@@ -134,16 +136,16 @@ def test_a_damaged_archive_and_a_wrong_array_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(b"{}" * 500)[:-9])
     with pytest.raises(RealDataError, match="a.jsonl.gz: cannot be read"):
-        list(read_lines(path))
+        list(Record.lines(path))
     other = tmp_path / "b.json"
     other.write_text('[\n{"a": 1},\n{"a": }]')
     with pytest.raises(RealDataError, match="b.json: malformed JSON at line 3"):
-        list(read_array(other))
+        list(Record.array(other))
     other.write_text('{"a": 1}')
     with pytest.raises(RealDataError, match="expected a JSON array"):
-        list(read_array(other))
+        list(Record.array(other))
     with pytest.raises(RealDataError, match="field 'samples' is missing"):
-        list(read_array(other, "samples"))
+        list(Record.array(other, "samples"))
 
 
 # GSM8K
@@ -251,7 +253,7 @@ def humaneval(solution: str, solved: bool) -> dict[str, Any]:
     return fields | {"task_id": "HumanEval/0"}
 
 
-def by_marker(jobs: list[Job], limits: Limits) -> list[SimpleNamespace]:
+def by_marker(jobs: list[Job], seconds: float) -> list[SimpleNamespace]:
     """A stub that only reads: the comment in a program is its outcome."""
     for job in jobs:
         assert job.tests.startswith("T")
@@ -348,8 +350,8 @@ def test_preferences_keep_one_clear_pair_per_dialogue(get: Get) -> None:
 def test_the_sample_is_used_where_only_it_is_at_hand(
     here: set[str], key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(texts, "available", here.__contains__)
-    assert texts.hh_key() == key
+    monkeypatch.setattr(construction, "available", here.__contains__)
+    assert construction._hh_key() == key
 
 
 # Transcripts

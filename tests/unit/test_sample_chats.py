@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from monitorlab.benchmark.sample_files import ChatError, SampleFileError, _read_chat, load_samples
+from monitorlab.benchmark.sample_files import SampleFileError, _read_chat, load_samples
+from monitorlab.storage.table_files import TableFileError
 
 CHAT = [
     {"role": "system", "content": "Be brief."},
@@ -66,7 +67,7 @@ def test_every_part_of_an_answer_that_can_be_judged_is_in_the_response(
      r"holds a message 1 with a part that is no text \(image_url\)"),
 ])
 def test_what_is_no_chat_is_refused(chat: Any, words: str) -> None:
-    with pytest.raises(ChatError, match=words) as caught:
+    with pytest.raises(TableFileError, match=words) as caught:
         _read_chat(chat)
     assert len(str(caught.value)) < 300
 

@@ -14,13 +14,12 @@ import pytest
 from monitorlab.benchmark.sandbox import runner
 from monitorlab.benchmark.sandbox.runner import (
     Job,
-    Limits,
     SandboxError,
     _Outcome,
     run_jobs,
 )
 
-ROOMY = Limits(seconds=4, memory_mb=300, file_mb=2)
+ROOMY = {"seconds": 4, "memory_mb": 300, "file_mb": 2}
 
 # What a program does, what becomes of it, and a piece of the detail.
 ENDINGS = {
@@ -280,12 +279,12 @@ def namespaces() -> None:
 @pytest.fixture(scope="module")
 def endings() -> dict[str, _Outcome]:
     jobs = [Job(source, TESTS) for source, _, _ in ENDINGS.values()]
-    return dict(zip(ENDINGS, run_jobs(jobs, ROOMY, processes=2), strict=True))
+    return dict(zip(ENDINGS, run_jobs(jobs, processes=2, **ROOMY), strict=True))
 
 
 def forbidden(outside: Path) -> dict[str, _Outcome]:
     jobs = [Job(source.replace("OUT", str(outside)), "") for source, _ in FORBIDDEN.values()]
-    return dict(zip(FORBIDDEN, run_jobs(jobs, ROOMY, processes=2), strict=True))
+    return dict(zip(FORBIDDEN, run_jobs(jobs, processes=2, **ROOMY), strict=True))
 
 
 def check_refusals(found: dict[str, _Outcome], outside: Path) -> None:
@@ -306,13 +305,13 @@ def test_endings(endings: dict[str, _Outcome], name: str) -> None:
     assert outcome.status == status, outcome.detail
     assert status in runner.STATUSES
     assert detail in outcome.detail if detail else outcome.detail == ""
-    assert 0 < outcome.seconds < ROOMY.seconds
+    assert 0 < outcome.seconds < ROOMY["seconds"]
 
 
 def test_endless_programs_end_in_time_and_outcomes_keep_their_order() -> None:
     loop, ok, sleep = "while True: pass", "x = 1", "import time\ntime.sleep(60)"
     sources = [loop, ok, "1 / 0", ok, sleep, "assert False"]
-    found = run_jobs([Job(source, "") for source in sources], Limits(seconds=0.5), processes=2)
+    found = run_jobs([Job(source, "") for source in sources], processes=2, seconds=0.5)
     statuses = [outcome.status for outcome in found]
     assert statuses == ["timeout", "passed", "error", "passed", "timeout", "failed"]
     assert found[0].detail == "longer than 0.5 s"
@@ -325,15 +324,15 @@ def test_a_swallowed_time_limit_does_not_help() -> None:
         "    signal.signal(s, signal.SIG_IGN)\n"
         "while True:\n    try:\n        while True: pass\n    except BaseException: pass"
     )
-    assert run_program(stubborn, "", Limits(seconds=0.3)).status == "timeout"
+    assert run_program(stubborn, "", seconds=0.3).status == "timeout"
 
 
 def test_no_jobs_no_outcomes() -> None:
     assert run_jobs([]) == []
 
 
-def run_program(source: str, tests: str, limits: Limits | None = None) -> _Outcome:
-    return run_jobs([Job(source, tests)], limits, processes=1)[0]
+def run_program(source: str, tests: str, **limits: float) -> _Outcome:
+    return run_jobs([Job(source, tests)], processes=1, **limits)[0]
 
 
 def followed_by_f(source: str) -> str:
@@ -356,7 +355,7 @@ def test_no_program_forges_a_pass(request: pytest.FixtureRequest, isolation: str
     request.getfixturevalue(isolation)
     right = Job("def f(n): return n + 1", TESTS)
     jobs = [Job(f"def f(n): return 0\n{source}", TESTS) for source in FORGERIES.values()]
-    first, *found, last = run_jobs([right, *jobs, right], ROOMY, processes=1)
+    first, *found, last = run_jobs([right, *jobs, right], processes=1, **ROOMY)
     for name, outcome in zip(FORGERIES, found, strict=True):
         assert (name, outcome.status == "passed") == (name, False)
     assert first.status == last.status == "passed"
@@ -401,17 +400,17 @@ def test_tools_cannot_write_elsewhere_or_reach_the_network(
             Job(run.format(["sh", "-c", f"echo a > {tmp_path}/a"]), "assert done.returncode == 0"),
             Job(run.format([sys.executable, "-I", "-c", connect]), "assert done.returncode == 0"),
             Job(run.format([sys.executable, "-I", "-c", "1"]), "assert done.returncode == 0"),
-        ], ROOMY, processes=1)  # fmt: skip
+        ], processes=1, **ROOMY)  # fmt: skip
     assert [outcome.status for outcome in found] == ["failed", "failed", "passed"]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_namespaces_no_other_process_is_started(audit_only: None) -> None:
-    found = run_jobs([Job(source, "") for source in STARTS.values()], ROOMY, processes=2)
+    found = run_jobs([Job(source, "") for source in STARTS.values()], processes=2, **ROOMY)
     for name, outcome in zip(STARTS, found, strict=True):
         assert (name, outcome.status) == (name, "refused"), outcome.detail
         assert (name, outcome.unchecked) == (name, True), outcome.detail
-    other = run_program("open('/etc/x', 'w')", "", ROOMY)
+    other = run_program("open('/etc/x', 'w')", "", **ROOMY)
     assert (other.status, other.unchecked) == ("refused", False)
 
 
@@ -430,7 +429,7 @@ def test_a_program_neither_sees_nor_ends_other_processes(namespaces: None) -> No
         shell = f"import os\nassert os.system('kill -9 {victim.pid}') != 0"
         direct = f"import os\nos.kill({victim.pid}, 9)"
         first, second, third = run_jobs(
-            [Job(shell, ""), Job(direct, ""), Job(LOOK_FOR_OTHERS, "")], ROOMY, processes=1
+            [Job(shell, ""), Job(direct, ""), Job(LOOK_FOR_OTHERS, "")], processes=1, **ROOMY
         )
         assert victim.poll() is None
         victim.kill()
@@ -446,7 +445,7 @@ def test_a_program_cannot_disturb_the_host(namespaces: None) -> None:
         "os.setpriority(os.PRIO_PROCESS, 1, 19)", "os.sched_setaffinity(1, [0])", "",
     ]  # fmt: skip
     first = "import os\nassert os.getppid() == 1\n"  # else it is the machine that is disturbed
-    found = run_jobs([Job(first + source, "") for source in sources], ROOMY, processes=1)
+    found = run_jobs([Job(first + source, "") for source in sources], processes=1, **ROOMY)
     assert [outcome.status for outcome in found] == ["passed", *["error"] * 3, "passed"]
     assert all("PermissionError" in outcome.detail for outcome in found[1:4])
 
@@ -462,7 +461,7 @@ def test_nothing_survives_a_program(namespaces: None) -> None:
     )
     late = f"{stubborn}\ntime.sleep(30)"
     sources = [stubborn, LOOK_FOR_OTHERS, late, LOOK_FOR_OTHERS]
-    found = run_jobs([Job(source, "") for source in sources], Limits(seconds=2), processes=1)
+    found = run_jobs([Job(source, "") for source in sources], processes=1, seconds=2)
     statuses = [outcome.status for outcome in found]
     assert statuses == ["passed", "passed", "timeout", "passed"], found[1].detail
     commands = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
@@ -470,7 +469,7 @@ def test_nothing_survives_a_program(namespaces: None) -> None:
 
 
 def test_processes_are_limited(namespaces: None) -> None:
-    limits = Limits(seconds=2, processes=20)
+    limits = {"seconds": 2, "threads": 20}
     count = (
         "import os, time\nstarted = 0\ntry:\n    while started < 40:\n"
         "        if os.fork() == 0: time.sleep(9)\n        started += 1\n"
@@ -478,9 +477,9 @@ def test_processes_are_limited(namespaces: None) -> None:
     )
     bombs = ["import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
              "import os, time\nos.system('b() { b | b & }; b')\ntime.sleep(9)"]  # fmt: skip
-    (counted,) = run_jobs([Job(count, "")], limits)
+    (counted,) = run_jobs([Job(count, "")], **limits)
     assert (counted.status, counted.detail) == ("passed", "")  # else what follows is dangerous
-    found = run_jobs([Job(source, "") for source in (*bombs, LOOK_FOR_OTHERS)], limits, 1)
+    found = run_jobs([Job(source, "") for source in (*bombs, LOOK_FOR_OTHERS)], 1, **limits)
     assert [outcome.status for outcome in found] == ["timeout", "timeout", "passed"]
     assert all(outcome.seconds < 8 for outcome in found)
 
@@ -489,13 +488,13 @@ def test_processes_are_limited(namespaces: None) -> None:
 def test_bytes_are_limited_together(request: pytest.FixtureRequest, isolation: str) -> None:
     request.getfixturevalue(isolation)
     write = "for i in range({}): open(f'{{i}}', 'wb').write(bytes(1 << 20))"
-    limits = Limits(seconds=4, total_mb=3)
-    found = run_jobs([Job(write.format(n), "") for n in (2, 5, 2)], limits, processes=1)
+    limits = {"seconds": 4, "total_mb": 3}
+    found = run_jobs([Job(write.format(n), "") for n in (2, 5, 2)], processes=1, **limits)
     assert [outcome.status for outcome in found] == ["passed", "error", "passed"]
     assert "OSError" in found[1].detail
     if isolation == "namespaces":
         shell = "import os\nassert os.system('head -c 5000000 /dev/zero > a') == 0"
-        assert run_program(shell, "", limits).status == "failed"
+        assert run_program(shell, "", **limits).status == "failed"
 
 
 # What is recorded, and what is left

@@ -11,7 +11,6 @@ from monitorlab.benchmark.scenarios.files import (
     ScenarioError,
     _load_file,
     _values_of,
-    load_library,
 )
 
 PROSE = """\
@@ -269,14 +268,15 @@ def test_a_cell_is_read_in_the_order_of_its_files(tmp_path: Path) -> None:
     write(tmp_path, PROSE.replace("demo", "late"), name="b.yaml")
     write(tmp_path, PROSE.replace("demo", "early"), name="a.yaml")
     write(tmp_path, "not read", name="notes.txt")
-    assert [scenario.id for scenario in load_library(tmp_path, ["syco_qa"])] == ["early", "late"]
+    found = Scenario.load_library(tmp_path, ["syco_qa"])
+    assert [scenario.id for scenario in found] == ["early", "late"]
 
 
 def test_unknown_and_empty_cells_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match="'spv' has no scenarios; there are those of"):
-        load_library(tmp_path, ["spv"])
+        Scenario.load_library(tmp_path, ["spv"])
     with pytest.raises(ScenarioError, match="no scenario files in .*spv_code"):
-        load_library(tmp_path, ["spv_code"])
+        Scenario.load_library(tmp_path, ["spv_code"])
 
 
 def test_an_id_occurs_once_in_a_cell(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_an_id_occurs_once_in_a_cell(tmp_path: Path) -> None:
     write(tmp_path, f"\n{PROSE}", name="b.yaml")
     words = "syco_qa/b.yaml:2: id 'demo' is taken by syco_qa/a.yaml:1. Rename one."
     with pytest.raises(ScenarioError, match=words):
-        load_library(tmp_path, ["syco_qa"])
+        Scenario.load_library(tmp_path, ["syco_qa"])
 
 
 def test_an_id_occurs_once_in_the_library(
@@ -293,10 +293,10 @@ def test_an_id_occurs_once_in_the_library(
     monkeypatch.setattr(scenario_files, "CELLS", ("syco_qa", "syco_reasoning"))
     write(tmp_path, PROSE)
     write(tmp_path, PROBLEM.replace("fence", "other"), "syco_reasoning")
-    assert [scenario.id for scenario in load_library(tmp_path)] == ["demo", "other"]
+    assert [scenario.id for scenario in Scenario.load_library(tmp_path)] == ["demo", "other"]
     write(tmp_path, PROBLEM.replace("fence", "demo"), "syco_reasoning")
     with pytest.raises(ScenarioError, match="reasoning/some.yaml:1: id 'demo' is taken by syco_qa"):
-        load_library(tmp_path)
+        Scenario.load_library(tmp_path)
 
 
 def test_the_library_covers_what_the_corpus_promises(library: list[Scenario]) -> None:

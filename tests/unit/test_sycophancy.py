@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from random import Random
 from typing import Any
 
 import pytest
@@ -11,8 +10,8 @@ from monitorlab.benchmark.final_answers import chosen_letter
 from monitorlab.benchmark.scenarios import files as scenario_files
 from monitorlab.benchmark.scenarios.files import Scenario
 from monitorlab.benchmark.writing import sycophancy
-from monitorlab.benchmark.writing.composition import compose_pair
-from monitorlab.benchmark.writing.prose import CONTRAST_SHARE
+from monitorlab.benchmark.writing.composition import Pair
+from monitorlab.benchmark.writing.prose import CONTRAST_SHARE, Author
 from monitorlab.benchmark.writing.sycophancy import Quiz
 
 OPTIONS = ("the oak", "the elm", "the ash", "the fir")
@@ -22,7 +21,7 @@ LISTED = re.compile(r"^\(?([A-F])(?:\.|\)|:) (the \w+)$", re.MULTILINE)
 
 
 def quiz(seed: int, cue: str = "certain") -> Quiz:
-    return Quiz.write("Which tree?", OPTIONS, cue, Random(seed))
+    return Quiz.write("Which tree?", OPTIONS, cue, Author(seed))
 
 
 def letters(request: str) -> dict[str, str]:
@@ -101,7 +100,7 @@ def test_answers_to_questions_name_their_option_in_every_layout(
     seen = Counter[str]()
     for place, scenario in enumerate(of_cell(library, "syco_qa")):
         for number in range(3):
-            random = Random(f"{place}/{number}")
+            random = Author(f"{place}/{number}")
             asked = Quiz.draw(scenario, "friend", random)
             text = asked.answer(label, random)
             assert chosen_letter(text) == (asked.cued if label else asked.right)[0], text
@@ -117,7 +116,7 @@ def test_answers_to_problems_name_their_option_in_every_layout(
     seen = Counter[str]()
     for place, scenario in enumerate(of_cell(library, "syco_reasoning")):
         for number in range(4):
-            random = Random(f"{place}/{number}")
+            random = Author(f"{place}/{number}")
             asked = Quiz.draw(scenario, "friend", random)
             text = asked.answer(label, random)
             assert chosen_letter(text) == (asked.cued if label else asked.right)[0], text
@@ -132,7 +131,7 @@ def test_answers_to_problems_name_their_option_in_every_layout(
 def test_thinking_is_shown_on_demand(library: list[Scenario], thinks: bool) -> None:
     scenario = of_cell(library, "syco_qa")[0]
     for seed in range(20):
-        random = Random(seed)
+        random = Author(seed)
         asked = Quiz.draw(scenario, "friend", random)
         text = asked.answer(0, random, thinks)
         assert ("<think>" in text) is ("</think>" in text) is thinks
@@ -149,7 +148,7 @@ def test_reasons_are_those_of_the_chosen_side() -> None:
     other_side = Counter[int]()
     for seed in range(200):
         for label, own, other in ((0, "Right-", "Cued-"), (1, "Cued-", "Right-")):
-            random = Random(f"{seed}/{label}")
+            random = Author(f"{seed}/{label}")
             asked = Quiz.draw(scenario, "friend", random)
             text = asked.answer(label, random)
             reasons = re.findall(own + r"\d", text)
@@ -163,19 +162,19 @@ def test_reasons_are_those_of_the_chosen_side() -> None:
 @pytest.fixture
 def marked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every shared phrase begins with its name."""
-    written = sycophancy.phrase
+    written = Author.phrase
 
-    def mark(name: str, values: dict[str, str], random: Random) -> str:
-        return f"«{name}» {written(name, values, random)}"
+    def mark(random: Author, name: str, values: dict[str, str]) -> str:
+        return f"«{name}» {written(random, name, values)}"
 
-    monkeypatch.setattr(sycophancy, "phrase", mark)
+    monkeypatch.setattr(Author, "phrase", mark)
 
 
 @pytest.mark.usefixtures("marked")
 def test_habits_are_about_equally_frequent_on_both_sides(library: list[Scenario]) -> None:
     """Mentions of the cue, switches and the like are counted in finished pairs."""
     scenarios = of_cell(library, "syco_qa")[::2] + of_cell(library, "syco_reasoning")
-    pairs = [compose_pair(scenario, number, 11) for scenario in scenarios for number in range(4)]
+    pairs = [Pair.compose(scenario, number, 11) for scenario in scenarios for number in range(4)]
     counts = [
         Counter(name for pair in pairs for name in re.findall("«(.*?)»", getattr(pair, side).text))
         for side in ("benign", "misbehaving")
@@ -199,7 +198,7 @@ def test_the_shared_wording_serves_whichever_option_is_chosen() -> None:
 def test_every_misbehaving_answer_says_that_it_follows_the_cue(library: list[Scenario]) -> None:
     contrasted = 0
     scenarios = of_cell(library, "syco_qa")[::3]
-    for pair in [compose_pair(scenario, 1, 11) for scenario in scenarios]:
+    for pair in [Pair.compose(scenario, 1, 11) for scenario in scenarios]:
         for side, own, other in ((pair.benign, "standing", "deferring"),
                                  (pair.misbehaving, "deferring", "standing")):  # fmt: skip
             found = re.findall("«(standing|deferring)»", side.text)
@@ -211,5 +210,5 @@ def test_every_misbehaving_answer_says_that_it_follows_the_cue(library: list[Sce
 def test_an_attitude_names_the_cue_and_the_options_of_its_own_side() -> None:
     values = {"y": "Q", "z": "R", "hint": "the hint"}
     for seed in range(80):
-        text = sycophancy.phrase(("standing", "deferring")[seed % 2], values, Random(seed))
+        text = Author(seed).phrase(("standing", "deferring")[seed % 2], values)
         assert "hint" in text.lower() and not re.search(r"\b[A-HJ-P]\b", text)

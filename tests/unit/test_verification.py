@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 
 from monitorlab.benchmark.sandbox import runner
 from monitorlab.benchmark.scenarios.files import LIBRARY, Document, Scenario, _load_file
-from monitorlab.benchmark.writing import corpus
-from monitorlab.benchmark.writing.composition import Pair, _Response, compose_pair
+from monitorlab.benchmark.writing.composition import Pair, _Response
 from monitorlab.benchmark.writing.corpus import (
     COMPONENTS,
     PATIENCE,
@@ -45,7 +44,7 @@ def code_pair(name: str, cell: str, benign: str, misbehaving: str) -> Pair:
 
 @pytest.fixture(scope="module")
 def quizzes() -> list[Pair]:
-    return [compose_pair(s, n, 7) for s in scenarios("syco_reasoning/time.yaml")
+    return [Pair.compose(s, n, 7) for s in scenarios("syco_reasoning/time.yaml")
             for n in range(2)]  # fmt: skip
 
 
@@ -86,15 +85,15 @@ def test_a_program_that_was_too_slow_on_a_busy_machine_is_run_again(
 ) -> None:
     run_jobs, limits = runner.run_jobs, []
 
-    def busy(jobs: list[runner.Job], given: runner.Limits | None = None) -> list[runner._Outcome]:
+    def busy(jobs: list[runner.Job], **given: float) -> list[runner._Outcome]:
         limits.append(given)
-        found = run_jobs(jobs, given)
-        return [replace(found[0], status="timeout"), *found[1:]] if given is None else found
+        found = run_jobs(jobs, **given)
+        return found if given else [replace(found[0], status="timeout"), *found[1:]]
 
     monkeypatch.setattr(runner, "run_jobs", busy)
     pair = code_pair("a", "spv_code", RIGHT, RIGHT)
     assert confirmed(_check_programs([pair]), pair) == [True, True] and len(limits) == 2
-    assert limits[1].seconds == PATIENCE
+    assert limits[1] == {"seconds": PATIENCE}
 
 
 def test_nothing_to_check_gives_nothing() -> None:
@@ -163,7 +162,7 @@ def broken_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "syco_qa" / "test_a.yaml"
     path.parent.mkdir()
     path.write_text("- id: demo\n  colour: blue\n")
-    monkeypatch.setattr(corpus, "load_library", lambda _, cells: _load_file(path, *cells))
+    monkeypatch.setattr(Scenario, "load_library", lambda _, cells: _load_file(path, *cells))
     return path
 
 
@@ -185,15 +184,17 @@ def test_an_unconfirmed_label_is_a_fault(
     monkeypatch: pytest.MonkeyPatch, quizzes: list[Pair]
 ) -> None:
     members = [pair.scenario for pair in quizzes[:2]][:1]
-    monkeypatch.setattr(corpus, "load_library", lambda *_: members)
+    monkeypatch.setattr(Scenario, "load_library", lambda *_: members)
     good = CliRunner().invoke(app, ["scenarios", "syco_reasoning", "--pairs", "1"])
     assert (good.exit_code, "1 pairs, 0 faults" in good.stdout) == (0, True)
 
+    compose = Pair.compose
+
     def swapped(*arguments: Any) -> Pair:
-        pair = compose_pair(*arguments)
+        pair = compose(*arguments)
         return replace(pair, benign=pair.misbehaving, misbehaving=pair.benign)
 
-    monkeypatch.setattr(corpus, "compose_pair", swapped)
+    monkeypatch.setattr(Pair, "compose", swapped)
     bad = CliRunner().invoke(app, ["scenarios", "syco_reasoning", "--pairs", "1"])
     assert bad.exit_code == 1
     assert "2 faults" in bad.stdout and f"{members[0].id}: label not confirmed" in bad.stdout

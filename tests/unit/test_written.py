@@ -5,12 +5,12 @@ import pytest
 from monitorlab.benchmark.written import (
     COUNTS,
     PairError,
+    WrittenPair,
+    _check_pairs,
     _read_pairs,
-    check_pairs,
     cue_rule,
     inspect_pairs,
     label_checks,
-    load_pairs,
     program_of,
     written_samples,
 )
@@ -81,7 +81,7 @@ def faults(tmp_path):
     def check(text):
         path = tmp_path / "theme.md"
         path.write_text(text, encoding="utf-8")
-        return [fault for check in check_pairs(_read_pairs(path)) for fault in check.faults]
+        return [fault for check in _check_pairs(_read_pairs(path)) for fault in check.faults]
 
     return check
 
@@ -161,7 +161,7 @@ def test_a_name_stands_once(tmp_path):
     for name in ("one.md", "two.md"):
         (tmp_path / name).write_text(code(), encoding="utf-8")
     with pytest.raises(PairError, match=r"stands 2 times: one\.md:1, two\.md:1"):
-        load_pairs([tmp_path])
+        WrittenPair.load([tmp_path])
 
 
 @pytest.mark.parametrize("name", ["empty.md", "folder"])
@@ -170,9 +170,9 @@ def test_a_place_without_pairs_is_named(tmp_path, name):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "theme.txt").write_text(code(), encoding="utf-8")
     with pytest.raises(PairError, match=rf"no pair in .*{name}: .* files that end in \.md"):
-        load_pairs([tmp_path / name])
+        WrittenPair.load([tmp_path / name])
     with pytest.raises(PairError, match=r"gone\.md does not exist"):
-        load_pairs([tmp_path / "gone.md"])
+        WrittenPair.load([tmp_path / "gone.md"])
 
 
 def test_text_stands_as_it_was_written(tmp_path):
@@ -187,7 +187,7 @@ def test_samples_hide_the_label(tmp_path):
     for number in range(40):
         text = prose("and all three were reviewed").replace("report-1", f"report-{number}")
         (tmp_path / f"{number}.md").write_text(text, encoding="utf-8")
-    samples = written_samples(load_pairs([tmp_path]))
+    samples = written_samples(WrittenPair.load([tmp_path]))
     assert len(samples) == 80
     assert samples.groupby("pair_id")["label"].sum().eq(1).all()
     assert samples.groupby("scenario_id")["split"].nunique().eq(1).all()
@@ -199,7 +199,7 @@ def test_samples_hide_the_label(tmp_path):
 def test_an_author_is_told_what_gives_the_label_away(tmp_path):
     (tmp_path / "theme.md").write_text(code() + choice(), encoding="utf-8")
     said = []
-    assert inspect_pairs(load_pairs([tmp_path]), said.append) == 0
+    assert inspect_pairs(WrittenPair.load([tmp_path]), said.append) == 0
     text = "\n".join(said)
     assert "spv_code: 1 pair of 1 situation, 0 faulty" in text
     assert "eval 0:1" in text
@@ -208,8 +208,8 @@ def test_an_author_is_told_what_gives_the_label_away(tmp_path):
 def test_checks_are_a_table(tmp_path):
     swapped = choice().replace("sum-1", "sum-2").replace("[7] * 2", "[7] * 3")
     (tmp_path / "theme.md").write_text(code() + swapped + prose("and all three"), encoding="utf-8")
-    pairs = load_pairs([tmp_path])
-    table = check_frame(label_checks(check_pairs(pairs), written_samples(pairs)), LABEL_CHECKS)
+    pairs = WrittenPair.load([tmp_path])
+    table = check_frame(label_checks(pairs, written_samples(pairs)), LABEL_CHECKS)
     found = table.set_index("cell")
     assert list(found.loc["spv_code", "check"]) == ["execution"] * 2
     assert list(found.loc["syco_reasoning", "confirmed"]) == [False, False]
@@ -221,7 +221,7 @@ def test_the_cue_rule_is_perfect_only_under_the_published_protocol(tmp_path):
     texts = [choice(), choice("third_option", benign="C").replace("sum-1", "sum-2"),
              choice("right_cue", bent="B", suggested="B").replace("sum-1", "sum-3")]  # fmt: skip
     (tmp_path / "theme.md").write_text("".join(texts), encoding="utf-8")
-    pairs = load_pairs([tmp_path])
+    pairs = WrittenPair.load([tmp_path])
     found = cue_rule(pairs, written_samples(pairs))
     assert found.loc["published", ["mr", "far", "auroc"]].tolist() == [0, 0, 1]
     assert found.loc["right_cue", ["mr", "far", "auroc"]].tolist() == [0, 1, 0.5]
@@ -229,8 +229,8 @@ def test_the_cue_rule_is_perfect_only_under_the_published_protocol(tmp_path):
 
 
 def test_the_shipped_pairs_are_sound_and_as_many_as_published(benchmark_pairs):
-    assert not [check.faults for check in check_pairs(benchmark_pairs, run=False) if check.faults]
-    assert not [check.faults for check in check_pairs(benchmark_pairs[::25]) if check.faults]
+    assert not [check.faults for check in _check_pairs(benchmark_pairs, run=False) if check.faults]
+    assert not [check.faults for check in _check_pairs(benchmark_pairs[::25]) if check.faults]
     samples = check_frame(written_samples(benchmark_pairs), BENCHMARK)
     assert samples.groupby("cell").size().to_dict() == COUNTS
     assert len(samples) == 3010

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
+from jinja2 import Template
 
 from monitorlab.benchmark.written import COUNTS
 from monitorlab.monitors.monitor import Sample
@@ -21,7 +22,7 @@ from monitorlab.storage.tables import BENCHMARK
 CARD, CROISSANT, HARNESS = "README.md", "croissant.json", "lm_eval"
 TEXT = PROJECT / "data" / "dataset_card.md"
 NEIGHBOURS = TEXT.parent / "neighbours"
-TITLE = "# Paired misbehavior benchmark of monitorlab"  # first line of it
+TITLE = "# Paired misbehavior benchmark of monitorlab"  # first line of its text
 PROBES = ("length", "response words")
 _CROISSANT_TYPES = {"string": "sc:Text", "large_string": "sc:Text", "int64": "sc:Integer",
                     "bool": "sc:Boolean"}
@@ -66,21 +67,15 @@ def export_run(run_folder: Path, to: Path) -> int:
     lacking = [name for cell in COUNTS for name in _probes(cell) if name not in metrics]
     if lacking:
         raise ExportError(f"notebook {AUDIT_NOTEBOOK} recorded no {lacking[0]}. {again}")
-    tables = {
-        name: load_table(built, name, outputs, run_command(built, made["profile"]))
-        for name in ("samples", "real_samples") if name == "samples" or name in outputs
-    }
-    return export(
-        tables["samples"], to, seed=made["seed"], metrics=metrics, real=tables.get("real_samples"),
-    )
+    names = ["samples", *({"real_samples"} & set(outputs))]
+    samples, *real = (load_table(built, name, outputs, run_command(built, made["profile"]))
+                      for name in names)
+    return export(samples, to, made["seed"], metrics, *real)
 
 
 def export(
-    samples: pd.DataFrame,
-    to: str | Path,
-    seed: int = 2026,
-    metrics: Mapping[str, float] | None = None,
-    real: pd.DataFrame | None = None,
+    samples: pd.DataFrame, to: str | Path, seed: int = 2026,
+    metrics: Mapping[str, float] | None = None, real: pd.DataFrame | None = None,
 ) -> int:
     """Write a dataset folder that ``datasets.load_dataset`` and ``mlcroissant`` read.
 
@@ -141,10 +136,9 @@ def _is_export(folder: Path) -> bool:
     found = {path.name for path in folder.iterdir()}
     if not found:
         return True
-    readme = folder / CARD
-    text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
     ours = {CARD, CROISSANT, HARNESS, "builtin", "real"}
-    return found <= ours and "builtin" in found and TITLE in text
+    return ({CARD, "builtin"} <= found <= ours
+            and TITLE in (folder / CARD).read_text(encoding="utf-8", errors="replace"))
 
 
 def dataset_card(samples: pd.DataFrame, seed: int, metrics: Mapping[str, float], real: bool) -> str:
@@ -166,34 +160,17 @@ def dataset_card(samples: pd.DataFrame, seed: int, metrics: Mapping[str, float],
     str
         Markdown with the header that the hub reads.
     """
-    configs = [
-        "- config_name: builtin",
-        "  default: true",
-        "  data_files:",
-        "  - {split: dev, path: builtin/dev.parquet}",
-        "  - {split: test, path: builtin/test.parquet}",
-    ]
-    if real:
-        configs += [
-            "- config_name: real",
-            "  data_files:",
-            "  - {split: test, path: real/test.parquet}",
-        ]
     rows = []
     for cell in COUNTS:
         part = samples[samples["cell"] == cell]
         figures = " | ".join(f"{metrics[name]:.2f}" if name in metrics else "not measured"
                               for name in _probes(cell))
         rows.append(f"| {cell} | {len(part)} | {part['scenario_id'].nunique()} | {figures} |")
-    text, about_real = TEXT.read_text(encoding="utf-8").split("<!-- real -->")
     kappa = metrics.get("agreement.kappa")
     agreement = "not measured for this build" if kappa is None else f"Cohen's kappa {kappa:.3f}"
-    header = ["---", "license: mit", "language: [en]", "configs:", *configs, "---", ""]
-    return (
-        "\n".join(header)
-        + text.format(n=len(samples), seed=seed, rows="\n".join(rows), agreement=agreement)
-        + (about_real if real else "")
-    )
+    card = Template(TEXT.read_text(encoding="utf-8"), trim_blocks=True, keep_trailing_newline=True)
+    return card.render(n=len(samples), seed=seed, rows="\n".join(rows), agreement=agreement,
+                       real=real)
 
 
 def _write_harness_task(samples: pd.DataFrame, folder: Path) -> None:

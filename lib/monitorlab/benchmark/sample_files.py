@@ -7,7 +7,7 @@ import json
 import re
 import reprlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,7 @@ class SampleFileError(TableFileError):
     """A file of samples cannot be used; the message names the row and says what to do."""
 
 
-def load_samples(
-    path: str | Path, report: Callable[[str], object] = warnings.warn
-) -> pd.DataFrame:
+def load_samples(path: str | Path, report: Callable[[str], object] = warnings.warn) -> pd.DataFrame:
     """Read a file of samples to judge.
 
     Columns are found without regard to case, and to blanks or hyphens for underscores. Instead of
@@ -261,7 +259,7 @@ def _with_texts(table: FileTable, report: Callable[[str], object]) -> FileTable:
     for value, place in zip(table.columns[chats[0]], table.places, strict=True):
         try:
             request, response, left = _read_chat(value)
-        except ChatError as error:
+        except TableFileError as error:
             raise SampleFileError(f"{place}: {chats[0]} {error}") from None
         read.append((request, response))
         after += left > 0
@@ -277,20 +275,13 @@ def _check_names(names: list[str]) -> None:
     for wanted in REQUIRED:
         if wanted in names:
             continue
-        close = _likely(wanted, [name for name in names if name not in REQUIRED])
+        # Probably it is there under another usual name, or spelled otherwise.
+        plain = {name.strip().lower(): name for name in names if name not in REQUIRED}
+        likely = [other for other in WORDING["other_columns"][wanted] if other in plain]
+        likely += difflib.get_close_matches(wanted, plain, n=1)
+        hint = f" Is it {plain[likely[0]]!r}? Then rename that" if likely else ""
         found = ", ".join(repr(name) for name in names)
-        hint = f" Is it {close!r}? Then rename that" if close else ""
         raise SampleFileError(f"there is no column {wanted!r}; found {found:.200}.{hint}")
-
-
-def _likely(wanted: str, names: Sequence[str]) -> str | None:
-    """The column that probably is the wanted one: a usual other name, or one spelled alike."""
-    plain = {name.strip().lower(): name for name in names}
-    for other in WORDING["other_columns"][wanted]:
-        if other in plain:
-            return plain[other]
-    close = difflib.get_close_matches(wanted, plain, n=1)
-    return plain[close[0]] if close else None
 
 
 def _checked(table: FileTable) -> dict[str, list[Any]]:
@@ -409,10 +400,6 @@ def _repeats(table: FileTable, columns: Mapping[str, list[Any]]) -> Iterator[str
             yield f"{len(pairs):,} of {len(table.places):,} rows {words}: {shown}{more}"
 
 
-class ChatError(ValueError):
-    """A chat cannot be read; the message goes on behind the name of its column."""
-
-
 def _read_chat(value: object) -> tuple[str, str, int]:
     """Split a chat at its last answer.
 
@@ -436,14 +423,14 @@ def _read_chat(value: object) -> tuple[str, str, int]:
 
     Raises
     ------
-    ChatError
+    TableFileError
         It is no list of messages, a role is unknown, a part is no text, or no message is the
         assistant's.
     """
     turns = read_turns(value)
     answers = [i for i, (role, _) in enumerate(turns) if role == ASSISTANT]
     if not answers:
-        raise ChatError("has no message of the assistant: there is nothing to judge")
+        raise TableFileError("has no message of the assistant: there is nothing to judge")
     before = turns[:answers[-1]]
     request = before[0][1] if len(before) == 1 else "\n\n".join(
         f"{role.capitalize()}: {text}" for role, text in before)
@@ -456,10 +443,10 @@ def read_turns(value: object) -> list[tuple[str, str]]:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            raise ChatError("is text, but not a JSON array of messages") from None
+            raise TableFileError("is text, but not a JSON array of messages") from None
     if not isinstance(value, list) or not value:
-        raise ChatError(f"is {kind_name(value)}, expected an array of messages such as "
-                        '{"role": "user", "content": "..."}')
+        raise TableFileError(f"is {kind_name(value)}, expected an array of messages such as "
+                             '{"role": "user", "content": "..."}')
     return [_turn(number, message) for number, message in enumerate(value, 1)]
 
 
@@ -467,12 +454,12 @@ def _turn(number: int, message: object) -> tuple[str, str]:
     """Role and text of a message."""
     where = f"holds a message {number}"
     if not isinstance(message, Mapping):
-        raise ChatError(f"{where} that is {kind_name(message)}, expected an object")
+        raise TableFileError(f"{where} that is {kind_name(message)}, expected an object")
     role = message.get("role") or message.get("from")
     known = _ROLES.get(str(role).strip().lower())
     if known is None:
-        raise ChatError(f"{where} of the role {reprlib.repr(role)}, expected one of "
-                        f"{', '.join(_ROLES)}")
+        raise TableFileError(f"{where} of the role {reprlib.repr(role)}, expected one of "
+                             f"{', '.join(_ROLES)}")
     pieces = [_content(where, message.get("content", message.get("value")))]
     thinking = message.get("reasoning_content") or message.get("reasoning")
     if isinstance(thinking, str):
@@ -483,7 +470,7 @@ def _turn(number: int, message: object) -> tuple[str, str]:
         pieces.append(message["refusal"])
     given = [piece for piece in pieces if piece is not None]
     if not given:
-        raise ChatError(f"{where} without content")
+        raise TableFileError(f"{where} without content")
     return known, "\n".join(piece for piece in given if piece) if len(given) > 1 else given[0]
 
 
@@ -492,13 +479,13 @@ def _content(where: str, content: Any) -> str | None:
     if content is None or isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise ChatError(f"{where} whose content is {kind_name(content)}, expected text")
+        raise TableFileError(f"{where} whose content is {kind_name(content)}, expected text")
     texts = []
     for part in content:
         text = part.get("text") if isinstance(part, Mapping) else part
         if not isinstance(text, str):
             kind = part.get("type") if isinstance(part, Mapping) else kind_name(part)
-            raise ChatError(f"{where} with a part that is no text ({kind!s:.40}): a monitor of "
-                            "texts cannot see it; put a description there, or drop the row")
+            raise TableFileError(f"{where} with a part that is no text ({kind!s:.40}): a monitor "
+                                 "of texts cannot see it; put a description there, or drop the row")
         texts.append(text)
     return "".join(texts)

@@ -43,9 +43,7 @@ def whole_texts(samples: pd.DataFrame) -> list[str]:
 
 
 def draw_pairs(
-    samples: pd.DataFrame,
-    most: int,
-    rng: np.random.Generator,
+    samples: pd.DataFrame, most: int, rng: np.random.Generator,
     by: Sequence[str] = ("cell", "split"),
 ) -> pd.DataFrame:
     """Draw whole pairs at random, a limited number of each group.

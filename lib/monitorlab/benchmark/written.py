@@ -30,10 +30,10 @@ from random import Random
 import numpy as np
 import pandas as pd
 
-from monitorlab.benchmark.audit.duplicates import share_near, signatures
+from monitorlab.benchmark.audit.duplicates import Neighbours
 from monitorlab.benchmark.final_answers import chosen_letter, without_thinking
 from monitorlab.benchmark.samples import sample_row
-from monitorlab.benchmark.sandbox.runner import Job, Limits, run_jobs
+from monitorlab.benchmark.sandbox.runner import Job, run_jobs
 from monitorlab.storage.files import PROJECT
 from monitorlab.storage.tables import BENCHMARK, CELLS
 
@@ -43,15 +43,13 @@ COUNTS = {
     "spv_code": 976, "spv_qa": 196, "syco_qa": 408, "syco_reasoning": 554, "sg_code": 298,
     "sg_qa": 578,
 }  # fmt: skip
-SOURCE = "written"
 GENERATOR = "unnamed large language models, in the generator's role"
 DEV_SHARE = 0.25
 FOLDER = PROJECT / "data" / "pairs"
 CODE = ("spv_code", "sg_code")
 TIERS = ("open", "veiled", "hidden")
 PROTOCOLS = {
-    "spv": ("plain", "suspicious", "fault"),
-    "sg": ("plain", "suspicious", "fault"),
+    **dict.fromkeys(("spv", "sg"), ("plain", "suspicious", "fault")),
     "syco": ("published", "third_option", "right_cue", "open_ended"),
 }
 TEXTS = ("request", "benign", "misbehaving")
@@ -59,7 +57,7 @@ GRADES = ("tier", "protocol", "rule", "evidence")
 SECTIONS = (*TEXTS, "tests", "property", "solver")
 NEEDED = ("tier", "protocol", "type", "rule")
 KEYS = (*NEEDED, "evidence", "cwe", "cue", "answer", "suggested", "scenario")
-PATIENCE = Limits(seconds=20.0)
+PATIENCE = 20.0  # seconds for a program
 _DIVIDER = re.compile(r"^%% (\w+)(?: +(\S+))?[ \t]*$")
 _NAME = re.compile(rf"(?:{'|'.join(CELLS)})/[a-z0-9]+(?:-[a-z0-9]+)*")
 _SLUG = re.compile(r"[a-z][a-z0-9_]*")
@@ -75,7 +73,7 @@ assert _found == [{answer!r}], (answer, _found)
 
 
 class PairError(ValueError):
-    """A file of pairs that cannot be read; the message names file and line."""
+    """Pairs, or questions for them, cannot be read or had; the message says where and why."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +107,41 @@ class WrittenPair:
         """What it shares with the pairs of the same situation or task."""
         return f"{self.cell}/{self.fields.get('scenario', self.name.partition('/')[2])}"
 
+    @classmethod
+    def load(cls, files: Iterable[Path] | None = None) -> list[WrittenPair]:
+        """Read pairs from files, by default all of `data/pairs`.
+
+        Parameters
+        ----------
+        files : iterable of Path, optional
+            Files, or folders of files.
+
+        Returns
+        -------
+        list of WrittenPair
+            In the order of the files' names.
+
+        Raises
+        ------
+        PairError
+            For a file that does not read, two pairs of one name, or no pair at all.
+        """
+        found: list[Path] = []
+        asked = list(files or [FOLDER])
+        for path in asked:
+            if not path.exists():
+                raise PairError(f"{path} does not exist. Name a file of written pairs, or a folder")
+            found += sorted(path.rglob("*.md")) if path.is_dir() else [path]
+        pairs = [pair for path in found if path.name != "README.md" for pair in _read_pairs(path)]
+        if not pairs:
+            raise PairError(f"no pair in {', '.join(map(str, asked))}: a pair begins with a line "
+                            "'%% pair CELL/NAME', and of a folder files that end in .md are read")
+        for name, count in Counter(pair.name for pair in pairs).items():
+            if count > 1:
+                places = ", ".join(pair.place for pair in pairs if pair.name == name)
+                raise PairError(f"{name} stands {count} times: {places}")
+        return pairs
+
 
 def _read_pairs(path: Path) -> list[WrittenPair]:
     """Read one file of pairs.
@@ -132,9 +165,7 @@ def _read_pairs(path: Path) -> list[WrittenPair]:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         before = error.object[: error.start].count(b"\n")
-        raise PairError(
-            f"{path.name}:{before + 1}: not UTF-8. Save the file as UTF-8."
-        ) from None
+        raise PairError(f"{path.name}:{before + 1}: not UTF-8. Save the file as UTF-8.") from None
     pairs: list[WrittenPair] = []
     section, lines = "", list[str]()
 
@@ -172,48 +203,13 @@ def _read_pairs(path: Path) -> list[WrittenPair]:
     return pairs
 
 
-def load_pairs(files: Iterable[Path] | None = None) -> list[WrittenPair]:
-    """Read pairs from files, by default all of `data/pairs`.
-
-    Parameters
-    ----------
-    files : iterable of Path, optional
-        Files, or folders of files.
-
-    Returns
-    -------
-    list of WrittenPair
-        In the order of the files' names.
-
-    Raises
-    ------
-    PairError
-        For a file that does not read, two pairs of one name, or no pair at all.
-    """
-    found: list[Path] = []
-    asked = list(files or [FOLDER])
-    for path in asked:
-        if not path.exists():
-            raise PairError(f"{path} does not exist. Name a file of written pairs, or a folder")
-        found += sorted(path.rglob("*.md")) if path.is_dir() else [path]
-    pairs = [pair for path in found if path.name != "README.md" for pair in _read_pairs(path)]
-    if not pairs:
-        raise PairError(f"no pair in {', '.join(map(str, asked))}: a pair begins with a line "
-                        "'%% pair CELL/NAME', and of a folder the files that end in .md are read")
-    for name, count in Counter(pair.name for pair in pairs).items():
-        if count > 1:
-            places = ", ".join(pair.place for pair in pairs if pair.name == name)
-            raise PairError(f"{name} stands {count} times: {places}")
-    return pairs
-
-
 def written_samples(pairs: Sequence[WrittenPair], seed: int = 2026) -> pd.DataFrame:
     """Return both responses of every pair as samples.
 
     Parameters
     ----------
     pairs : sequence of WrittenPair
-        From :func:`load_pairs`.
+        From :meth:`WrittenPair.load`.
     seed : int
         Decides which response of a pair comes first, and a quarter of each cell's situations for
         the split ``dev``.
@@ -238,7 +234,7 @@ def written_samples(pairs: Sequence[WrittenPair], seed: int = 2026) -> pd.DataFr
             rows.append(sample_row(
                 pair.cell, sample_id=f"{pair.name}-{letter}", pair_id=pair.name,
                 scenario_id=pair.scenario, cue_type=pair.fields.get("cue", "none"),
-                misbehavior_type=pair.fields.get("cwe") or pair.fields["type"], source=SOURCE,
+                misbehavior_type=pair.fields.get("cwe") or pair.fields["type"], source="written",
                 generator=GENERATOR, request=pair.sections["request"], response=response,
                 label=label, split="dev" if pair.scenario in dev else "test",
                 **{key: pair.fields.get(key, "") for key in GRADES},
@@ -277,17 +273,13 @@ def load_benchmark(split: str = "", seed: int = 2026) -> pd.DataFrame:
     """
     if split not in ("", "dev", "test"):
         raise ValueError(f"split is {split!r}, expected 'dev', 'test' or '' for both")
-    samples = written_samples(load_pairs(), seed)
+    samples = written_samples(WrittenPair.load(), seed)
     return samples[samples["split"] == split].reset_index(drop=True) if split else samples
 
 
 def program_of(response: str) -> str:
     """Return the Python of a response: its fenced blocks, one after the other."""
     return "\n\n".join(_FENCE.findall(without_thinking(response)))
-
-
-def _squeeze(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _form(pair: WrittenPair) -> Iterable[str]:
@@ -299,21 +291,19 @@ def _form(pair: WrittenPair) -> Iterable[str]:
     yield from (f"has no {key}" for key in NEEDED if not fields.get(key))
     yield from (f"has no section {name}" for name in (*TEXTS, *needed)
                 if not pair.sections.get(name, "").strip())
-    if fields.get("tier") not in TIERS:
-        yield f"tier is one of {', '.join(TIERS)}, found {fields.get('tier')}"
-    if fields.get("protocol") not in PROTOCOLS[category]:
-        known = ", ".join(PROTOCOLS[category])
-        yield f"protocol is one of {known}, found {fields.get('protocol')}"
-    for key in ("type", "cue"):
-        if key in fields and not _SLUG.fullmatch(fields[key]):
-            yield f"{key} is a word in lower case with underscores, found {fields[key]}"
+    for key, known in (("tier", TIERS), ("protocol", PROTOCOLS[category])):
+        if fields.get(key) not in known:
+            yield f"{key} is one of {', '.join(known)}, found {fields.get(key)}"
+    yield from (f"{key} is a word in lower case with underscores, found {fields[key]}"
+                for key in ("type", "cue") if key in fields and not _SLUG.fullmatch(fields[key]))
     if pair.cell not in CODE and not options and not fields.get("evidence"):
         yield "has no evidence"
-    if quote := _squeeze(fields.get("evidence", "")):
-        if quote not in _squeeze(pair.sections.get("misbehaving", "")):
-            yield "the evidence does not stand in the misbehaving response"
-        if quote in _squeeze(pair.sections.get("benign", "")):
-            yield "the evidence stands in the benign response too"
+    quote, benign, bent = (" ".join(text.split()) for text in (fields.get("evidence", ""), *(
+        pair.sections.get(side, "") for side in ("benign", "misbehaving"))))
+    if quote and quote not in bent:
+        yield "the evidence does not stand in the misbehaving response"
+    if quote and quote in benign:
+        yield "the evidence stands in the benign response too"
     if pair.sections.get("benign") == pair.sections.get("misbehaving"):
         yield "both responses are the same"
     if options:
@@ -339,22 +329,22 @@ def _choices(pair: WrittenPair) -> Iterable[str]:
         yield f"the benign response ends at {benign}, the answer is {answer}"
 
 
-def _jobs(pair: WrittenPair) -> Iterable[tuple[int, str, str, Job]]:
-    """Yield what to run: the side (-1 for both), a name, the outcome expected, and the job."""
+def _jobs(pair: WrittenPair) -> Iterable[tuple[tuple[int, ...], str, str, Job]]:
+    """Yield what to run: the sides that it concerns, a name, the outcome expected, and the job."""
     part = pair.sections
     if pair.cell in CODE:
         benign, bent = (program_of(part[side]) for side in ("benign", "misbehaving"))
         both = part["tests"] + "\n\n" + part["property"]
-        yield 0, "benign on tests and property", "passed", Job(benign, both)
-        yield 1, "misbehaving on tests", "passed", Job(bent, part["tests"])
-        yield 1, "misbehaving on property", "failed", Job(bent, both)
+        yield (0,), "benign on tests and property", "passed", Job(benign, both)
+        yield (1,), "misbehaving on tests", "passed", Job(bent, part["tests"])
+        yield (1,), "misbehaving on property", "failed", Job(bent, both)
     elif "solver" in part and "answer" in pair.fields:
         options = dict(_OPTION.findall(part["request"]))
         test = _ONE_OPTION.format(options=options, answer=pair.fields["answer"])
-        yield -1, "solver", "passed", Job(part["solver"], test)
+        yield (0, 1), "solver", "passed", Job(part["solver"], test)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Check:
     """What was found out about one response of a pair.
 
@@ -364,23 +354,23 @@ class _Check:
         The pair.
     label : int
         The side: 1 is misbehavior.
+    faults : list of str
+        What is wrong; empty where the label holds.
     kind : str
         What proves the label: ``execution``, ``solver`` or ``evidence`` (which stands for what the
         text itself shows: its evidence, or the option that it ends with).
-    faults : tuple of str
-        What is wrong; empty where the label holds.
     checked : bool
         Whether everything ran. Without isolation, programs that start tools do not.
     """
 
     pair: WrittenPair
     label: int
-    kind: str
-    faults: tuple[str, ...]
-    checked: bool
+    faults: list[str]
+    kind: str = "evidence"
+    checked: bool = True
 
 
-def check_pairs(pairs: Sequence[WrittenPair], run: bool = True) -> list[_Check]:
+def _check_pairs(pairs: Sequence[WrittenPair], run: bool = True) -> list[_Check]:
     """Check form, evidence, options, programs and solvers.
 
     Parameters
@@ -395,24 +385,24 @@ def check_pairs(pairs: Sequence[WrittenPair], run: bool = True) -> list[_Check]:
     list of _Check
         Two for each pair, the benign side first.
     """
-    form = {pair.name: list(_form(pair)) for pair in pairs}
-    found = {(name, label): list(faults) for name, faults in form.items() for label in (0, 1)}
-    ready = [pair for pair in pairs if run and not form[pair.name]]
-    jobs = [(pair, *job) for pair in ready for job in _jobs(pair)]
-    outcomes = run_jobs([job for *_, job in jobs], PATIENCE) if jobs else []
-    kinds, unchecked = dict.fromkeys((pair.name for pair in pairs), "evidence"), set()
-    for (pair, side, name, wanted, _), outcome in zip(jobs, outcomes, strict=True):
-        kinds[pair.name] = "solver" if name == "solver" else "execution"
-        for label in (0, 1) if side < 0 else (side,):
+    checks = []
+    jobs: list[tuple[list[_Check], str, str, Job]] = []
+    for pair in pairs:
+        form = list(_form(pair))
+        sides = [_Check(pair, label, list(form)) for label in (0, 1)]
+        checks += sides
+        if run and not form:
+            for labels, name, wanted, job in _jobs(pair):
+                jobs.append(([sides[label] for label in labels], name, wanted, job))
+    outcomes = run_jobs([job for *_, job in jobs], seconds=PATIENCE) if jobs else []
+    for (concerned, name, wanted, _), outcome in zip(jobs, outcomes, strict=True):
+        for check in concerned:
+            check.kind = "solver" if name == "solver" else "execution"
             if outcome.unchecked:
-                unchecked.add((pair.name, label))
+                check.checked = False
             elif outcome.status != wanted:
-                found[pair.name, label].append(f"{name}: {outcome.status} ({outcome.detail})")
-    return [
-        _Check(pair, label, kinds[pair.name], tuple(found[pair.name, label]),
-              (pair.name, label) not in unchecked)
-        for pair in pairs for label in (0, 1)
-    ]  # fmt: skip
+                check.faults.append(f"{name}: {outcome.status} ({outcome.detail})")
+    return checks
 
 
 def cue_rule(pairs: Sequence[WrittenPair], samples: pd.DataFrame) -> pd.DataFrame:
@@ -433,11 +423,7 @@ def cue_rule(pairs: Sequence[WrittenPair], samples: pd.DataFrame) -> pd.DataFram
     """
     cues = {pair.name: pair.fields.get("suggested", "none") for pair in pairs}
     syco = samples[samples["category"] == "syco"]
-    alarms = pd.Series(
-        [chosen_letter(text) == cues[name]
-         for text, name in zip(syco["response"], syco["pair_id"], strict=True)],
-        index=syco.index,
-    )  # fmt: skip
+    alarms = syco["response"].map(chosen_letter) == syco["pair_id"].map(cues)
     rows = []
     for protocol in (*PROTOCOLS["syco"], "all"):
         part = alarms[(syco["protocol"] == protocol) | (protocol == "all")]
@@ -450,13 +436,13 @@ def cue_rule(pairs: Sequence[WrittenPair], samples: pd.DataFrame) -> pd.DataFram
     return frame.set_index("protocol", drop=False).rename_axis(None)
 
 
-def label_checks(checks: Sequence[_Check], samples: pd.DataFrame) -> pd.DataFrame:
-    """Return checks as a table.
+def label_checks(pairs: Sequence[WrittenPair], samples: pd.DataFrame) -> pd.DataFrame:
+    """Check form, evidence, options, programs and solvers of pairs.
 
     Parameters
     ----------
-    checks : sequence of _Check
-        From :func:`check_pairs`.
+    pairs : sequence of WrittenPair
+        Any number; programs and solvers run in the sandbox.
     samples : DataFrame
         The samples of the same pairs.
 
@@ -466,11 +452,9 @@ def label_checks(checks: Sequence[_Check], samples: pd.DataFrame) -> pd.DataFram
         Schema ``label_checks``; what could not run on this machine has no row.
     """
     names = samples.set_index(["pair_id", "label"])["sample_id"]
-    rows = [
-        (names[check.pair.name, check.label], check.pair.cell, check.kind, not check.faults,
-         "; ".join(check.faults) or "as the label says")
-        for check in checks if check.checked
-    ]  # fmt: skip
+    rows = [(names[check.pair.name, check.label], check.pair.cell, check.kind, not check.faults,
+             "; ".join(check.faults) or "as the label says")
+            for check in _check_pairs(pairs) if check.checked]
     return pd.DataFrame(rows, columns=["sample_id", "cell", "check", "confirmed", "detail"])
 
 
@@ -502,12 +486,11 @@ def inspect_pairs(
     int
         Number of faulty pairs.
     """
-    checks = check_pairs(pairs, run)
+    checks = _check_pairs(pairs, run)
     faults = {check.pair.name for check in checks if check.faults}
-    for line in dict.fromkeys(  # both sides of a pair share the faults of its form
-        f"{check.pair.place}: {check.pair.name}: {fault}"
-        for check in checks for fault in check.faults
-    ):  # fmt: skip
+    lines = (f"{check.pair.place}: {check.pair.name}: {fault}"
+             for check in checks for fault in check.faults)
+    for line in dict.fromkeys(lines):  # both sides of a pair share the faults of its form
         say(line)
     for cell in CELLS:
         members = [pair for pair in pairs if pair.cell == cell]
@@ -515,9 +498,9 @@ def inspect_pairs(
             continue
         benign, bent = ([p.sections.get(s, "") for p in members] for s in ("benign", "misbehaving"))
         scenarios = len({p.scenario for p in members})
+        faulty = sum(p.name in faults for p in members)
         say(f"{cell}: {len(members)} pair{'s' * (len(members) > 1)} of {scenarios} "
-            f"situation{'s' * (scenarios > 1)}, "
-            f"{sum(p.name in faults for p in members)} faulty")  # fmt: skip
+            f"situation{'s' * (scenarios > 1)}, {faulty} faulty")
         for key in ("tier", "protocol", "type"):
             seen = Counter(pair.fields.get(key, "") for pair in members).most_common(16)
             say(f"  {key}: " + ", ".join(f"{value} {count}" for value, count in seen))
@@ -530,5 +513,5 @@ def inspect_pairs(
         say(f"  words (responses benign:misbehaving): {_telling(benign, bent)}")
         requests = [pair.sections.get("request", "") for pair in members]
         whole = [request + text for request, text in zip(requests, benign, strict=True)]
-        say(f"  pairs that nearly equal another: {share_near(signatures(whole)):.0%}")
+        say(f"  pairs that nearly equal another: {Neighbours(whole).share_near():.0%}")
     return len(faults)

@@ -9,7 +9,6 @@ from difflib import SequenceMatcher
 from html import escape
 from itertools import chain
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import pandas as pd
@@ -23,20 +22,20 @@ from monitorlab.benchmark.sandbox import runner
 from monitorlab.benchmark.scenarios.files import Scenario, shared
 from monitorlab.benchmark.sources import programs, texts
 from monitorlab.benchmark.sources.records import Loaded
-from monitorlab.benchmark.writing.composition import compose_pair
+from monitorlab.benchmark.writing.composition import Pair
 from monitorlab.benchmark.writing.corpus import COMPONENTS, SIZE, Report, build_corpus
-from monitorlab.benchmark.writing.prose import fill
+from monitorlab.benchmark.writing.prose import Author
 from monitorlab.benchmark.written import COUNTS, PROTOCOLS, TIERS, program_of
 from monitorlab.display import html as show_html
 from monitorlab.display import style
 from monitorlab.display.style import CELL_TITLES
 from monitorlab.pipeline.runs import Run
+from monitorlab.storage.sources import available
 from monitorlab.storage.tables import CELLS, SAMPLES, check_frame
 
 # What only the notebooks take from here.
 __all__ = [
-    "SIZE", "agreement_table", "build_corpus", "compose_pair", "own_samples", "runner",
-    "whole_texts",
+    "SIZE", "Pair", "agreement_table", "build_corpus", "own_samples", "runner", "whole_texts",
 ]  # fmt: skip
 
 PROGRAMS = 3000
@@ -110,7 +109,7 @@ def cue_table() -> pd.DataFrame:
     rows = []
     values = {"letter": "C", "option": "", "person": "Noor", "reference": "KT-4821"}
     for name, cue in shared("cues").items():
-        text = " ".join(fill(cue["text"][0], values, Random(name)).split())
+        text = " ".join(Author(name).fill(cue["text"][0], values).split())
         rows.append((name, cue["kind"].replace("_", " "), text))
     return pd.DataFrame(rows, columns=["cue", "kind", "for example"])
 
@@ -285,7 +284,7 @@ def real_pairs(run: Run) -> _RealPairs | None:
         programs.reflexion_runs(get),
         *(texts.processbench(get, part) for part in texts.PROCESSBENCH),
         *(texts.bigbench_mistake(get, task) for task in texts.MISTAKE_TASKS),
-        texts.hh_rlhf(get, texts.hh_key()),
+        texts.hh_rlhf(get, _hh_key()),
         *(texts.lie_detector(get, category) for category in texts.CATEGORIES),
         programs.cweval(get),
         programs.sven(get),
@@ -299,11 +298,17 @@ def _source_keys() -> list[str]:
         *(f"reflexion/{name}" for name in programs.RUNS),
         *texts.PROCESSBENCH.values(),
         *(f"bigbench_mistake/{task}.jsonl" for task in texts.MISTAKE_TASKS),
-        texts.hh_key(),
+        _hh_key(),
         *(f"lie_detector/{kind.folder}/{texts.JUDGE}.json"
           for kind in texts.CATEGORIES.values()),
         *programs.WEAKNESSES,
     ]
+
+
+def _hh_key() -> str:
+    """The full file of HH-RLHF, unless only the sample of 200 rows is at hand."""
+    sample = available(texts.SAMPLE) and not available(texts.FULL)
+    return texts.SAMPLE if sample else texts.FULL
 
 
 def _combine(sources: Iterable[Loaded]) -> _RealPairs:

@@ -266,8 +266,9 @@ class Log:
         """Judge whole sequences by a policy: the table ``alarms``, labels missing if unknown."""
         log, rule = self.data, policy.threshold
         steps = alarm_steps(log.transformed(policy.statistic), rule, hashed_draws(log.ids))
-        table = pd.DataFrame({"trajectory_id": log.ids, "n_steps": log.lengths, "alarm_step": steps,
-                              "label": log.labels}).astype({"alarm_step": "Int64", "label": "Int64"})
+        table = pd.DataFrame(
+            {"trajectory_id": log.ids, "n_steps": log.lengths, "alarm_step": steps,
+             "label": log.labels}).astype({"alarm_step": "Int64", "label": "Int64"})
         table["alarm_step"] = table["alarm_step"].mask(table["alarm_step"] == 0)
         table["label"] = table["label"].mask(table["label"] == UNKNOWN)
         return table.assign(

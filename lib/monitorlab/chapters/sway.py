@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from random import Random
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,7 @@ from scipy.stats import ttest_1samp
 from monitorlab.benchmark.scenarios.files import Scenario, shared
 from monitorlab.benchmark.sources.generator import Question
 from monitorlab.benchmark.sources.records import digest
-from monitorlab.benchmark.writing.prose import fill
+from monitorlab.benchmark.writing.prose import Author
 from monitorlab.benchmark.writing.sycophancy import LETTERS
 from monitorlab.display import style
 from monitorlab.evaluation.comparisons import holm
@@ -270,7 +269,7 @@ class CueTest:
         for choice in self.choices:
             listed = "\n".join(map("{}. {}".format, letters, choice.options))
             plain = f"{choice.question}\n\n{listed}\n\n{ORDER}"
-            random = Random(f"{self.seed}/{choice.id}/cues")
+            random = Author(f"{self.seed}/{choice.id}/cues")
             for cue, sentence in _sentences(LETTERS[choice.cued], random):
                 chat = [{"role": "user", "content": plain + (sentence and f"\n\n{sentence}")}]
                 texts.append(chat_text(self.checkpoint.tokenizer, chat, False) + STUB)
@@ -303,11 +302,11 @@ def _draw_choices(scenarios: Sequence[Scenario], seed: int, n: int) -> list[_Cho
     for scenario in scenarios:
         if scenario.cell != "syco_qa":
             continue
-        random = Random(f"{seed}/{scenario.id}/choice")
+        random = Author(f"{seed}/{scenario.id}/choice")
         values = scenario.draw_slots(random)
-        question = fill(random.choice(scenario["question"]), values, random)
+        question = random.draw(scenario["question"], values)
         written = [scenario["right"], scenario["cued"], *scenario["others"]]
-        right, cued, *others = (fill(text, values, random).rstrip(".") for text in written)
+        right, cued, *others = (random.fill(text, values).rstrip(".") for text in written)
         rest = random.sample([right, *others], len(others) + 1)
         drawn.append((scenario.id, question, right, cued, rest))
     drawn.sort(key=lambda entry: len("".join([entry[1], entry[3], *entry[4]])))
@@ -319,12 +318,12 @@ def _draw_choices(scenarios: Sequence[Scenario], seed: int, n: int) -> list[_Cho
     return choices
 
 
-def _sentences(letter: str, random: Random) -> list[tuple[str, str]]:
+def _sentences(letter: str, random: Author) -> list[tuple[str, str]]:
     """Every variant of a request by name, and the sentence that it adds."""
     values = {
         "letter": letter, "option": "",
         **{pool: random.choice(shared("pools")[pool]) for pool in ("person", "reference")},
     }  # fmt: skip
     texts = {name: random.choice(cue["text"]) for name, cue in shared("cues").items()}
-    return [(PLAIN, ""), *((name, fill(text, values, random))
+    return [(PLAIN, ""), *((name, random.fill(text, values))
                            for name, text in {CONTROL: NEUTRAL, **texts}.items())]

@@ -67,7 +67,7 @@ def construct_pairs(*, generator: str, out: Path, cells: str = "", option: Setti
     ------
     CommandError
         No question gave a pair.
-    MonitorError, ParameterError, QuestionError, ScoringError
+    MonitorError, PairError, ParameterError, ScoringError
         A cell is none, something cannot be had, the folder was made otherwise, or the model failed.
     """
     wanted = [*filter(None, cells.replace(" ", "").split(","))] or CELLS
@@ -120,12 +120,12 @@ def _questions(sources: Sequence[str], cells: Sequence[str], limit: int,
     for source in sources:
         name, _, place = source.partition("@")
         local = bool(place) and Path(place).is_dir()
-        found += pairs.load_questions(name, seed, "" if local else place, place if local else "")
+        found += pairs.Question.load(name, seed, "" if local else place, place if local else "")
     chosen = []
     for cell in cells:
         members = [question for question in found if question.cell == cell]
         if not members:
-            raise pairs.QuestionError(f"no question of cell {cell} in {', '.join(sources)}")
+            raise pairs.PairError(f"no question of cell {cell} in {', '.join(sources)}")
         if limit:
             Random(f"{seed}/{cell}/limit").shuffle(members)
         chosen += members[: limit or None]

@@ -51,7 +51,7 @@ import pandas as pd
 from monitorlab.benchmark.audit.annotation import joined, read_annotations
 from monitorlab.benchmark.samples import sample_row
 from monitorlab.benchmark.sources import texts
-from monitorlab.benchmark.sources.records import Record, read_array
+from monitorlab.benchmark.sources.records import Record
 from monitorlab.monitors.monitor import NO_PROMPT, ComputingMonitor, MonitorError, Sample
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.verdicts import ERROR, PARSED, REFUSED, TRUNCATED, UNPARSED, Verdict
@@ -115,7 +115,7 @@ def _key(judge: str, category: str) -> str:
 def _recordings(get: Callable[[str], Path], judge: str, category: str) -> Iterator[_Recording]:
     """Read all calls of one file: of one of `JUDGES` on one of `CATEGORIES_JUDGED`."""
     kind = texts.CATEGORIES[category]
-    for record in read_array(get(_key(judge, category)), "samples"):
+    for record in Record.array(get(_key(judge, category)), "samples"):
         _, request, response = kind.read(record)
         asked = record.take("input", str)
         yield _Recording(
@@ -155,7 +155,7 @@ def recorded_verdicts(
     if unknown := set(judges) - set(JUDGES):
         raise MonitorError(f"no recordings of {', '.join(sorted(unknown))}; judges are "
                            f"{', '.join(JUDGES)}")
-    kinds = {name: texts.CATEGORIES[name].origin.source for name in CATEGORIES_JUDGED}
+    kinds = {name: f"lie_detector_{name}" for name in CATEGORIES_JUDGED}
     wanted = samples[samples["source"].isin(kinds.values())]
     if wanted.empty:
         raise MonitorError(f"none of {len(samples)} samples comes from "
@@ -343,7 +343,7 @@ def gpt5_verdicts(get: Callable[[str], Path]) -> tuple[pd.DataFrame, pd.DataFram
     """
     rows, said, ruled = [], {}, {}
     for name, key in zip(GPT5_FILES, GPT5_KEYS, strict=True):
-        for record in read_array(get(key)):
+        for record in Record.array(get(key)):
             row = _cued_sample(record, name)
             rows.append(row)
             said[row["sample_id"]] = _influence(record)

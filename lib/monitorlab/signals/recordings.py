@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from monitorlab.benchmark.sample_files import ChatError, read_turns
-from monitorlab.benchmark.sources.generator import QuestionError, load_rows
-from monitorlab.benchmark.sources.records import Record, digest, read_array, read_lines, squeezed
+from monitorlab.benchmark.sample_files import read_turns
+from monitorlab.benchmark.sources.generator import load_rows
+from monitorlab.benchmark.sources.records import Record, digest, squeezed
 from monitorlab.benchmark.sources.texts import PROCESSBENCH
+from monitorlab.benchmark.written import PairError
 from monitorlab.online.trajectories import UNKNOWN
 from monitorlab.signals.step_scores import Problem, StepScores
 from monitorlab.storage.sources import fetch
@@ -124,7 +125,7 @@ class RecordedSequence:
         try:
             rows = load_rows(**options | ({"path": path} if path else {}), revision=revision)
             found = [make(row, number) for number, row in enumerate(rows)]
-        except QuestionError as error:
+        except PairError as error:
             raise RecordingError(f"{source}: {error} Here they are -o source_revision=COMMIT and "
                                  "-o source_path=FOLDER.") from error
         except KeyError as error:
@@ -143,7 +144,7 @@ def _processbench(part: str) -> Iterator[RecordedSequence]:
     part : {"gsm8k", "math"}
         Which file.
     """
-    for record in read_array(fetch(PROCESSBENCH[part])):
+    for record in Record.array(fetch(PROCESSBENCH[part])):
         problem, steps = record.take("problem", str), record.texts("steps")
         wrong = record.take("label", int)
         if not -1 <= wrong < len(steps):
@@ -167,7 +168,7 @@ def _tau_bench() -> Iterator[RecordedSequence]:
     recorded trials reached the reference, it may be out of reach, and the label is -1 (14 of the 50
     tasks, with the known ones among them). This also takes out tasks that are merely hard.
     """
-    records = list(read_array(fetch(TAU_BENCH)))
+    records = list(Record.array(fetch(TAU_BENCH)))
     reached = {record.take("task_id", int) for record in records if record.fields["reward"] == 1.0}
     for record in records:
         task = record.take("task_id", int)
@@ -246,7 +247,7 @@ def _called(step: str) -> set[str]:
 
 
 def _gsm8k() -> Iterator[RecordedSequence]:
-    for number, record in enumerate(read_lines(fetch("gsm8k/test.jsonl"))):
+    for number, record in enumerate(Record.lines(fetch("gsm8k/test.jsonl"))):
         answer = record.take("answer", str).rpartition("####")[2].strip()
         yield RecordedSequence(f"gsm8k_{number:04d}", record.take("question", str), answer=answer)
 
@@ -296,7 +297,7 @@ def _read_file(path: Path) -> list[RecordedSequence]:
                  for name, of in columns.items()}
         try:
             found.append(_own(cells, row))
-        except (ChatError, ValueError) as error:
+        except ValueError as error:
             raise RecordingError(f"{path}, {place}: {error}") from None
     if len({one.name for one in found}) < len(found):
         raise RecordingError(f"{path}: two rows have the same trajectory_id; give each its own")

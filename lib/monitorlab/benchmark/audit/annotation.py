@@ -24,8 +24,8 @@ from monitorlab.statistics.intervals import Clustered
 from monitorlab.storage.files import PROJECT
 from monitorlab.storage.tables import CELLS
 
-DATA = PROJECT / "data"
-FOLDER, GUIDELINES = DATA / "recorded" / "readers", DATA / "annotations" / "GUIDELINES.md"
+FOLDER = PROJECT / "data" / "recorded" / "readers"
+GUIDELINES = PROJECT / "data" / "annotations" / "GUIDELINES.md"
 FULL = "full"  # the view of a reader who saw request and response
 PER_CELL = 44
 RESAMPLES = 2000
@@ -103,9 +103,7 @@ def read_annotations(folder: Path = FOLDER) -> pd.DataFrame:
             try:
                 entry = json.loads(line)
             except ValueError:
-                raise AnnotationError(
-                    f"{place}: not JSON. One object per line is expected."
-                ) from None
+                raise AnnotationError(f"{place}: not JSON. Expected one object per line.") from None
             if not isinstance(entry, dict):
                 raise AnnotationError(f"{place}: found {line[:40]!r}, expected an object.")
             if number == 1:
@@ -297,14 +295,9 @@ def _with_interval(
     # Only how often each pair of labels occurs matters, so resamples are multinomial counts.
     cells, counts = np.unique(np.stack([first, second]), axis=1, return_counts=True)
     draws = random.multinomial(len(first), counts / counts.sum(), RESAMPLES)
-    cache: dict[bytes, float] = {}
-    values = np.empty(RESAMPLES)
-    for place, draw in enumerate(draws):
-        key = draw.tobytes()
-        if key not in cache:
-            cache[key] = statistic(np.repeat(cells[0], draw), np.repeat(cells[1], draw))
-        values[place] = cache[key]
-    low, high = np.quantile(values, [0.025, 0.975])
+    different, places = np.unique(draws, axis=0, return_inverse=True)
+    values = np.array([statistic(*np.repeat(cells, draw, axis=1)) for draw in different])
+    low, high = np.quantile(values[places.ravel()], [0.025, 0.975])
     return statistic(first, second), float(low), float(high)
 
 
@@ -325,8 +318,7 @@ def agreement_table(
     DataFrame
         Columns coefficient, value, low, high.
     """
-    rows = []
-    for name, statistic in STATISTICS.items():
-        found = _with_interval(statistic, first.to_numpy(int), second.to_numpy(int), random)
-        rows.append((name, *found))
+    labels = first.to_numpy(int), second.to_numpy(int)
+    rows = [(name, *_with_interval(statistic, *labels, random))
+            for name, statistic in STATISTICS.items()]
     return pd.DataFrame(rows, columns=["coefficient", "value", "low", "high"])

@@ -85,11 +85,9 @@ def distinct_programs(sources: Sequence[str]) -> int:
 
 def _form(source: str) -> str:
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return " ".join(
-        token.string if keyword.iskeyword(token.string) else tokenize.tok_name[token.exact_type]
-        for token in tokens
-        if token.type not in (tokenize.COMMENT, tokenize.NL)
-    )
+    told = [token for token in tokens if token.type not in (tokenize.COMMENT, tokenize.NL)]
+    return " ".join(one.string if keyword.iskeyword(one.string)
+                    else tokenize.tok_name[one.exact_type] for one in told)
 
 
 def share_copied(texts: Sequence[str], groups: Sequence[str]) -> float:
@@ -111,19 +109,25 @@ def share_copied(texts: Sequence[str], groups: Sequence[str]) -> float:
     """
     table = signatures([_NAME.sub("N", _QUOTE.sub("Q", text)) for text in texts])
     pairs = np.asarray(groups)
-    copied = [
-        ((table == signature).mean(axis=1) >= ALIKE)[pairs != pair].any()
-        for signature, pair in zip(table, pairs, strict=True)
-    ]
+    copied = [((table == signature).mean(axis=1) >= ALIKE)[pairs != pair].any()
+              for signature, pair in zip(table, pairs, strict=True)]
     return float(np.mean(copied)) if copied else 0.0
 
 
 class Neighbours:
-    """Finds texts seen before that nearly equal a new one."""
+    """Finds texts seen before that nearly equal a new one.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    texts : sequence of str
+        The first texts; more may be added.
+    """
+
+    def __init__(self, texts: Sequence[str] = ()) -> None:
         self._index = MinHashLSH(num_perm=PERMUTATIONS, params=BANDS)
         self._signatures: list[np.ndarray] = []
+        for signature in signatures(texts):
+            self.add(signature)
 
     def __len__(self) -> int:
         """Count the texts that were added."""
@@ -142,21 +146,27 @@ class Neighbours:
         float
             In [0, 1]; 0 where no candidate shares a band.
         """
-        return max(self.similarities(signature).values(), default=0.0)
+        return max(self._similarities(signature).values(), default=0.0)
 
-    def similarities(self, signature: np.ndarray) -> dict[int, float]:
-        """Estimated similarity to every text added so far that shares a band.
-
-        Parameters
-        ----------
-        signature : (PERMUTATIONS,) array
-            Of the new text.
+    def largest_similarity(self, others: np.ndarray) -> float:
+        """Largest estimated similarity of other texts, (n, PERMUTATIONS), to any; all are compared.
 
         Returns
         -------
-        dict of int to float
-            By the number of the text, from 0 in the order of `add`.
+        float
+            In [0, 1].
         """
+        return max((float((self._signatures == signature).mean(axis=1).max())
+                    for signature in others), default=0.0)
+
+    def share_near(self) -> float:
+        """Share of the texts that nearly equal another one, in [0, 1]."""
+        near = [any(similarity >= NEAR for other, similarity in self._similarities(one).items()
+                    if other != number) for number, one in enumerate(self._signatures)]
+        return float(np.mean(near)) if near else 0.0
+
+    def _similarities(self, signature: np.ndarray) -> dict[int, float]:
+        """Estimated similarity to every text that shares a band, by its number."""
         found = self._index.query(_hash(signature))
         return {i: float(np.mean(self._signatures[i] == signature)) for i in found}
 
@@ -172,54 +182,8 @@ class Neighbours:
         self._signatures.append(signature)
 
 
-def largest_similarity(first: np.ndarray, second: np.ndarray) -> float:
-    """Largest estimated similarity between texts of two groups, every pair compared.
-
-    Parameters
-    ----------
-    first, second : (n, PERMUTATIONS) array
-        Signatures.
-
-    Returns
-    -------
-    float
-        In [0, 1].
-    """
-    largest = 0
-    for signature in first:
-        largest = max(largest, int((second == signature).sum(axis=1).max(initial=0)))
-    return largest / PERMUTATIONS
-
-
 def _hash(signature: np.ndarray) -> MinHash:
     values = signature.astype(_EMPTY.hashvalues.dtype)
     # Sharing the permutations saves drawing them again for every text.
-    return MinHash(
-        num_perm=PERMUTATIONS,
-        hashvalues=values,
-        permutations=_EMPTY.permutations,
-        scheme=_EMPTY.scheme,
-    )
-
-
-def share_near(table: np.ndarray) -> float:
-    """Share of texts that nearly equal another one.
-
-    Parameters
-    ----------
-    table : (n, PERMUTATIONS) array
-        Signature of each text.
-
-    Returns
-    -------
-    float
-        In [0, 1].
-    """
-    seen = Neighbours()
-    near = np.zeros(len(table), dtype=bool)
-    for number, signature in enumerate(table):
-        for other, similarity in seen.similarities(signature).items():
-            if similarity >= NEAR:
-                near[[number, other]] = True
-        seen.add(signature)
-    return float(near.mean()) if len(near) else 0.0
+    return MinHash(num_perm=PERMUTATIONS, hashvalues=values, permutations=_EMPTY.permutations,
+                   scheme=_EMPTY.scheme)

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from monitorlab.benchmark.samples import draw_pairs
+from monitorlab.benchmark.samples import draw_pairs, whole_texts
 from monitorlab.statistics.intervals import draw_units, percentiles
 from monitorlab.statistics.roc import auroc, resampled_auroc
 
@@ -31,12 +31,9 @@ def word_probe() -> Pipeline:
     Pipeline
         Takes texts.
     """
-    return make_pipeline(
-        TfidfVectorizer(
-            ngram_range=(1, 2), min_df=2, sublinear_tf=True, token_pattern=r"(?u)\b\w+\b"
-        ),
-        LogisticRegression(C=4.0, max_iter=400),
-    )
+    words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True,
+                            token_pattern=r"(?u)\b\w+\b")
+    return make_pipeline(words, LogisticRegression(C=4.0, max_iter=400))
 
 
 def held_out_scores(
@@ -132,20 +129,18 @@ def probe_cells(samples: pd.DataFrame, random: np.random.Generator) -> pd.DataFr
         if len(np.unique(groups)) < FOLDS:
             continue
         # Words alone, without counts or pairs, are what a list of suspicious keywords could know.
-        present = make_pipeline(
-            CountVectorizer(binary=True, min_df=3), LogisticRegression(C=0.5, max_iter=400)
-        )
+        present = make_pipeline(CountVectorizer(binary=True, min_df=3),
+                                LogisticRegression(C=0.5, max_iter=400))
+        responses, requests = list(part["response"]), list(part["request"])
         scores = {
             "length": part["response"].str.len().to_numpy(float),
-            "keywords": held_out_scores(list(part["response"]), labels, groups, present),
-            "response words": held_out_scores(list(part["response"]), labels, groups),
-            "request words": held_out_scores(list(part["request"]), labels, groups),
-            "all words": held_out_scores(
-                list(part["request"] + "\n" + part["response"]), labels, groups
-            ),
+            "keywords": held_out_scores(responses, labels, groups, present),
+            "response words": held_out_scores(responses, labels, groups),
+            "request words": held_out_scores(requests, labels, groups),
+            "all words": held_out_scores(whole_texts(part), labels, groups),
         }
-        for name, values in scores.items():
-            rows.append((cell, name, *_measure(values, labels, groups, random)))
+        rows += [(cell, name, *_measure(values, labels, groups, random))
+                 for name, values in scores.items()]
     if not rows:
         raise ValueError("probes learn on some scenarios of a cell and judge others, and no cell "
                          f"has {FOLDS} of them: add samples, or give several a common cell")

@@ -243,8 +243,8 @@ def _limit(limits: dict[str, float], confined: bool) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     threading.stack_size(2 << 20)  # the usual 8 MiB each would use the memory up
     if confined:  # elsewhere it would count every process of the user
-        processes = int(limits["processes"])
-        resource.setrlimit(resource.RLIMIT_NPROC, (processes, processes))
+        threads = int(limits["threads"])
+        resource.setrlimit(resource.RLIMIT_NPROC, (threads, threads))
 
 
 def _open_streams() -> None:

@@ -20,45 +20,26 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 HOST = Path(__file__).with_name("host.py")
 WALLS = Path(__file__).with_name("walls.py")
 STATUSES = ("passed", "failed", "error", "timeout", "memory", "refused", "crashed")
 START_TIMEOUT = 60.0
+# What one program may use: wall-clock time, and processor time rounded up; address space,
+# interpreter included; the largest file, and all its files together, in MiB; processes and threads
+# at one time, two of which are the sandbox's own.
+LIMITS: dict[str, float] = {"seconds": 5.0, "memory_mb": 1024, "file_mb": 8, "total_mb": 64,
+                            "threads": 128}
 UNCONFINED = "without namespaces"  # what the host says when it starts no other process
 
 
 class SandboxError(RuntimeError):
     """The sandbox itself does not work on this machine."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one program may use.
-
-    Attributes
-    ----------
-    seconds : float
-        Wall-clock time, and processor time rounded up.
-    memory_mb : int
-        Address space in MiB, interpreter included.
-    file_mb, total_mb : int
-        Largest file that it may write, and all its files together, in MiB.
-    processes : int
-        Processes and threads at one time, two of which are the sandbox's own.
-    """
-
-    seconds: float = 5.0
-    memory_mb: int = 1024
-    file_mb: int = 8
-    total_mb: int = 64
-    processes: int = 128
 
 
 @dataclass(frozen=True)
@@ -131,14 +112,14 @@ for _ in range(24):
 else:
     raise AssertionError("no limit of processes")
 """
-_PROBE_LIMITS: dict[str, Any] = {"seconds": 20, "total_mb": 2, "processes": 16}
+_PROBE_LIMITS = {"seconds": 20, "total_mb": 2, "threads": 16}
 
 
 @lru_cache(maxsize=1)
 def _missing() -> str:
     """Why programs cannot be confined here; empty if they can."""
     try:
-        (outcome,) = _run_part([Job(_PROBE, "")], Limits(**_PROBE_LIMITS), "namespaces")
+        (outcome,) = _run_part([Job(_PROBE, "")], LIMITS | _PROBE_LIMITS, "namespaces")
     except SandboxError as error:
         return re.sub(r"^\w+: (\[.*?\] )?", "", str(error).removesuffix(_ADVICE).splitlines()[-1])
     return "" if outcome.status == "passed" else f"{outcome.status}: {outcome.detail}"
@@ -174,19 +155,17 @@ def weakness() -> str:
     )
 
 
-def run_jobs(
-    jobs: Sequence[Job], limits: Limits | None = None, processes: int | None = None
-) -> list[_Outcome]:
+def run_jobs(jobs: Sequence[Job], processes: int | None = None, **limits: float) -> list[_Outcome]:
     """Run many programs, each in a child of its own.
 
     Parameters
     ----------
     jobs : sequence of Job
         Programs and tests.
-    limits : Limits, optional
-        What each may use.
     processes : int, optional
         How many at once; one per core by default.
+    **limits
+        What each may use, where that is not as `LIMITS` says.
 
     Returns
     -------
@@ -198,7 +177,7 @@ def run_jobs(
     SandboxError
         If the sandbox itself does not start.
     """
-    limits = limits or Limits()
+    limits = LIMITS | limits
     workers = max(1, min(processes or os.cpu_count() or 1, len(jobs)))
     with ThreadPoolExecutor(workers) as pool:
         parts = list(pool.map(lambda first: _run_part(jobs[first::workers], limits),
@@ -207,7 +186,7 @@ def run_jobs(
 
 
 def _run_part(
-    jobs: Sequence[Job], limits: Limits, confinement: str | None = None
+    jobs: Sequence[Job], limits: Mapping[str, float], confinement: str | None = None
 ) -> list[_Outcome]:
     """Feed one host process line by line."""
     if not jobs:
@@ -219,7 +198,7 @@ def _run_part(
     with tempfile.TemporaryDirectory(prefix="sandbox-") as name:
         folder = os.path.realpath(name)
         if confinement.startswith("namespaces"):
-            command = [*python, str(WALLS), str(limits.total_mb), *python, str(HOST)]
+            command = [*python, str(WALLS), str(limits["total_mb"]), *python, str(HOST)]
         else:
             command = [*python, str(HOST), folder]
         host = subprocess.Popen(
@@ -246,13 +225,13 @@ def _run_part(
 
 
 def _converse(
-    host: subprocess.Popen[str], jobs: Sequence[Job], limits: Limits, confinement: str
+    host: subprocess.Popen[str], jobs: Sequence[Job], limits: Mapping[str, float], confinement: str
 ) -> Iterator[_Outcome]:
     assert host.stdin is not None
     assert host.stdout is not None
     assert host.stderr is not None
     for job in jobs:
-        order = {"source": job.source, "tests": job.tests, "limits": asdict(limits)}
+        order = {"source": job.source, "tests": job.tests, "limits": limits}
         try:
             host.stdin.write(json.dumps(order) + "\n")
             host.stdin.flush()

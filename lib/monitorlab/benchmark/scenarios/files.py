@@ -241,6 +241,47 @@ class Scenario:
     place: str
     fields: Mapping[str, Any]
 
+    @classmethod
+    def load_library(cls, folder: Path = LIBRARY, cells: Sequence[str] = ()) -> list[Scenario]:
+        """Read and check the scenario library.
+
+        Parameters
+        ----------
+        folder : Path
+            The library.
+        cells : sequence of str
+            Some of the cells that the corpus has; all of them by default.
+
+        Returns
+        -------
+        list of Scenario
+            Ordered by cell, file and place in the file; ids are unique.
+
+        Raises
+        ------
+        ScenarioError
+            With every fault of the first file that has one, each with file and line; for an unknown
+            cell, one without files, and an id that is taken.
+        """
+        _check_shared()
+        scenarios: list[Scenario] = []
+        for cell in cells or CELLS:
+            if cell not in CELLS:
+                raise ScenarioError(f"{cell!r} has no scenarios; there are those of "
+                                    f"{', '.join(CELLS)}.")
+            files = sorted((folder / cell).glob("*.yaml"))
+            if not files:
+                raise ScenarioError(f"no scenario files in {folder / cell}.")
+            for path in files:
+                scenarios += _load_file(path, cell)
+        places: dict[str, str] = {}
+        for one in scenarios:
+            if one.id in places:
+                raise ScenarioError(f"{one.place}: id {one.id!r} is taken by {places[one.id]}. "
+                                    "Rename one.")
+            places[one.id] = one.place
+        return scenarios
+
     def __getitem__(self, name: str) -> Any:
         """Give a field as written."""
         return self.fields[name]
@@ -317,47 +358,6 @@ def _check_shared() -> None:
     """Check the form of the files that scenarios share."""
     for name in ("pools", "cues", "habits", "frames", "deeds"):
         Document(LIBRARY / f"{name}.yaml").check(name)
-
-
-def load_library(folder: Path = LIBRARY, cells: Sequence[str] = ()) -> list[Scenario]:
-    """Read and check the scenario library.
-
-    Parameters
-    ----------
-    folder : Path
-        The library.
-    cells : sequence of str
-        Some of the cells that the corpus has; all of them by default.
-
-    Returns
-    -------
-    list of Scenario
-        Ordered by cell, file and place in the file; ids are unique.
-
-    Raises
-    ------
-    ScenarioError
-        With every fault of the first file that has one, each with file and line; for an unknown
-        cell, one without files, and an id that is taken.
-    """
-    _check_shared()
-    scenarios: list[Scenario] = []
-    for cell in cells or CELLS:
-        if cell not in CELLS:
-            raise ScenarioError(f"{cell!r} has no scenarios; there are those of "
-                                f"{', '.join(CELLS)}.")
-        files = sorted((folder / cell).glob("*.yaml"))
-        if not files:
-            raise ScenarioError(f"no scenario files in {folder / cell}.")
-        for path in files:
-            scenarios += _load_file(path, cell)
-    places: dict[str, str] = {}
-    for one in scenarios:
-        if one.id in places:
-            raise ScenarioError(f"{one.place}: id {one.id!r} is taken by {places[one.id]}. "
-                                "Rename one.")
-        places[one.id] = one.place
-    return scenarios
 
 
 def _load_file(path: Path, cell: str) -> list[Scenario]:

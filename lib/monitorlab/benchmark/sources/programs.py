@@ -14,56 +14,24 @@ from __future__ import annotations
 import ast
 import builtins
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from monitorlab.benchmark.sandbox.runner import Job, Limits, run_jobs
-from monitorlab.benchmark.sources.records import (
-    Answer,
-    Collection,
-    Loaded,
-    Origin,
-    Record,
-    read_lines,
-)
+from monitorlab.benchmark.sandbox.runner import Job, run_jobs
+from monitorlab.benchmark.sources.records import PUBLISHED, Collection, Loaded, Origin, Record
 
-# What the name of the file, or of its folder, says about who wrote the programs.
-RUNS = {
-    "reflexion_humaneval_py_pass_at_1/reflexion_humaneval_py_pass_at_1.jsonl":
-        "not recorded, reflexion",
-    "reflexion_mbpp_py/mbpp-py._reflexion_5_gpt-4_pass_at_k_1_py.jsonl": "gpt-4, reflexion",
-    "reflexion_mbpp_py3/mbpp-py._reflexion_5_gpt-4_pass_at_k_1_py.jsonl": "gpt-4, reflexion",
-    "simple_human_eval_py_logging/humaneval-py..gz_simple_1_gpt-4_pass_at_k_1_py.jsonl":
-        "gpt-4, simple",
-    "simple_humaneval_py_hardest50/humaneval-py_hardest50._simple_1_gpt-4_pass_at_k_1_py.jsonl":
-        "gpt-4, simple",
-    "simple_mbpp_py/mbpp-py._simple_1_gpt-4_pass_at_k_1_py.jsonl": "gpt-4, simple",
-    "simple_mbpp_py2/mbpp-py._simple_1_gpt-4_pass_at_k_1_py.jsonl": "gpt-4, simple",
-}
-REFLEXION = Origin(
-    "reflexion_runs", "sg_code", "failing_program",
-    "every program executed against its task's tests; passing tests is not a proof of correctness",
-)
-LIMITS = Limits(seconds=8.0)  # generous: a busy machine must not turn a verdict into a timeout
+RUNS: dict[str, str] = PUBLISHED["reflexion_runs"]  # file to who wrote its programs
+SECONDS = 8.0  # generous: a busy machine must not turn a verdict into a timeout
 EMPTY = "no program was written"
 PASTED = "recorded with the program pasted into the prompt's function"
 LOST = "recorded without a line: a name is used that is defined nowhere"
 DIFFERENT_TASK = "runs disagree about the task's prompt or tests"
-CWEVAL = Origin("cweval", "spv_code", "insecure_code",
-                "the set says which function is insecure and has tests for it, not run here")
-SVEN = Origin("sven", "spv_code", "insecure_code",
-              "people fixed the weakness in a commit; the function is shown without its context")
-TASKS = (
-    "020_0", "022_0", "022_2", "078_0", "079_0", "095_0", "113_0", "117_0", "1333_0", "326_0",
-    "326_1", "327_0", "327_1", "327_2", "329_0", "347_0", "377_0", "400_0", "502_0", "643_0",
-    "732_2", "760_0", "918_0", "918_1", "943_0",
-)  # fmt: skip
+TASKS: list[str] = PUBLISHED["cweval_tasks"]
 FIXES = tuple(f"sven/{part}_cwe-{number}.jsonl" for part in ("train", "val")
               for number in ("022", "078", "079", "089"))
-WEAKNESSES = (
-    *(f"cweval/cwe_{task}_{kind}.py" for task in TASKS for kind in ("task", "test")), *FIXES,
-)  # fmt: skip
+WEAKNESSES = (*(f"cweval/cwe_{task}_{kind}.py" for task in TASKS for kind in ("task", "test")),
+              *FIXES)
 TWIN = re.compile(r"(?!_?test_)(\w+)_unsafe(?:_\d+)?")  # an insecure function for the task
 
 
@@ -92,13 +60,14 @@ def reflexion_runs(get: Callable[[str], Path]) -> Loaded:
     RealDataError
         For a line that does not read as expected.
     """
-    found = Collection(REFLEXION)
+    found = Collection(Origin.of("reflexion_runs"))
     tasks = {name: task for name, task in sorted(_read(get, found).items()) if task.consistent}
-    answers = {name: found.answers(name, task.prompt) for name, task in tasks.items()}
-    written = [(answers[name], program, task)
-               for name, task in tasks.items() for program in task.programs]
+    for name, task in tasks.items():
+        found.ask(name, task.prompt)
+    written = [(name, program, task) for name, task in tasks.items() for program in task.programs]
     jobs = [Job(program, task.tests) for _, program, task in written]
-    for (known, program, task), outcome in zip(written, run_jobs(jobs, LIMITS), strict=True):
+    outcomes = run_jobs(jobs, seconds=SECONDS)
+    for (name, program, task), outcome in zip(written, outcomes, strict=True):
         generator, flags = task.programs[program]
         if outcome.status not in ("passed", "failed", "error"):
             found.drop("answer", f"no verdict: {outcome.status}")
@@ -106,26 +75,14 @@ def reflexion_runs(get: Callable[[str], Path]) -> Loaded:
         passed = outcome.status == "passed"
         for flag in flags:
             found.compare(passed, flag)
-        known.append(Answer(program, int(not passed), generator))
+        found.answer(name, program, int(not passed), generator)
     return found.paired()
-
-
-def read_tasks(path: Path) -> Iterator[tuple[Record, str, str]]:
-    """Yield what a file of HumanEval or MBPP tasks holds: the record, its name, its tests.
-
-    The tests of HumanEval define ``check`` and leave calling it to the reader; here they do it.
-    """
-    for record in read_lines(path):
-        human = "task_id" in record.fields
-        tests = record.take("test", str)
-        call = f"\n\ncheck({record.take('entry_point', str)})\n" if human else ""
-        yield record, record.take("task_id" if human else "name", str), tests + call
 
 
 def _read(get: Callable[[str], Path], found: Collection) -> dict[str, _Task]:
     tasks: dict[str, _Task] = {}
     for run, generator in RUNS.items():
-        for record, name, tests in read_tasks(get(f"reflexion/{run}")):
+        for record, name, tests in Record.tasks(get(f"reflexion/{run}")):
             prompt = record.take("prompt", str)
             task = tasks.setdefault(name, _Task(prompt, tests))
             task.consistent &= (task.prompt, task.tests) == (prompt, tests)
@@ -208,7 +165,7 @@ def cweval(get: Callable[[str], Path]) -> Loaded:
     RealDataError
         For a file without these functions.
     """
-    found = Collection(CWEVAL)
+    found = Collection(Origin.of("cweval"))
     for task in TASKS:
         paths = [get(f"cweval/cwe_{task}_{kind}.py") for kind in ("task", "test")]
         stated, tested = (_parsed(path) for path in paths)
@@ -223,11 +180,12 @@ def cweval(get: Callable[[str], Path]) -> Loaded:
         if secure is None:
             raise Record(str(paths[0]), {}).error(f"function {name!r} is missing")
         asked = f"{name}({ast.unparse(secure.args)})"
-        answers = found.answers(f"cwe_{task}", f"Write the Python function `{asked}`.\n\n"
-                                               f"{ast.get_docstring(secure)}")
-        answers.append(Answer(_program(stated, name), 0, "people"))
-        answers += [Answer(_program(tested, twin[0]).replace(twin[0], name), 1, "people")
-                    for twin in twins]
+        key, told = f"cwe_{task}", ast.get_docstring(secure)
+        found.ask(key, f"Write the Python function `{asked}`.\n\n{told}")
+        found.answer(key, _program(stated, name), 0, "people")
+        for twin in twins:
+            insecure = _program(tested, twin[0]).replace(twin[0], name)
+            found.answer(key, insecure, 1, "people")
     return found.paired()
 
 
@@ -289,9 +247,9 @@ def sven(get: Callable[[str], Path]) -> Loaded:
     RealDataError
         For a line that does not read as expected.
     """
-    found = Collection(SVEN)
+    found = Collection(Origin.of("sven"))
     for key in FIXES:
-        for record in read_lines(get(key)):
+        for record in Record.lines(get(key)):
             file, name = record.take("file_name", str), record.take("func_name", str)
             if not file.endswith(".py"):
                 found.drop("problem", "not Python")
@@ -302,9 +260,9 @@ def sven(get: Callable[[str], Path]) -> Loaded:
                 continue
             before, after = (record.take(f"func_src_{when}", str) for when in ("before", "after"))
             removed = record.within("line_changes").take("deleted", list)
-            found.answers(place, f"Write `{name}` of {file.rpartition('/')[2]}.").extend([
-                Answer(after, 0, "people"),
-                Answer(before, 1, "people", _flaw(before, removed, record))])
+            found.ask(place, f"Write `{name}` of {file.rpartition('/')[2]}.")
+            found.answer(place, after, 0, "people")
+            found.answer(place, before, 1, "people", _flaw(before, removed, record))
     return found.paired()
 
 

@@ -19,11 +19,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+import yaml
 from scipy.optimize import linear_sum_assignment
 
 from monitorlab.benchmark.samples import sample_row
 from monitorlab.storage.tables import SAMPLES, check_frame
 
+# What the published files are, in words and lists.
+PUBLISHED = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
 Value = TypeVar("Value")
 WORDS = {str: "text", bool: "true or false", int: "a whole number", list: "a list", dict: "a map"}
 
@@ -46,6 +49,49 @@ class Record:
 
     where: str
     fields: Mapping[str, Any]
+
+    @classmethod
+    def lines(cls, path: Path) -> Iterator[Record]:
+        """Yield the objects of a file of JSON lines (``.gz`` too); blank lines are passed over.
+
+        Raises
+        ------
+        RealDataError
+            For a line that is not a JSON object, bytes that are not UTF-8, a damaged gzip file.
+        """
+        for number, line in enumerate(_text(path).split("\n"), start=1):
+            if line.strip():
+                where = f"{path}, line {number}"
+                yield cls._of(where, _parse(line, where))
+
+    @classmethod
+    def array(cls, path: Path, *keys: str) -> Iterator[Record]:
+        """Yield the objects of a JSON array, or of the array below `keys` of a JSON object."""
+        content = _parse(_text(path), str(path))
+        for key in keys:
+            content = cls(str(path), content if isinstance(content, dict) else {}).take(key, list)
+        if not isinstance(content, list):
+            raise cls(str(path), {}).error("expected a JSON array")
+        for number, entry in enumerate(content, start=1):
+            yield cls._of(f"{path}, entry {number}", entry)
+
+    @classmethod
+    def tasks(cls, path: Path) -> Iterator[tuple[Record, str, str]]:
+        """Yield what a file of HumanEval or MBPP tasks holds: the record, its name, its tests.
+
+        The tests of HumanEval define ``check`` and leave calling it to the reader; here they do it.
+        """
+        for record in cls.lines(path):
+            human = "task_id" in record.fields
+            tests = record.take("test", str)
+            call = f"\n\ncheck({record.take('entry_point', str)})\n" if human else ""
+            yield record, record.take("task_id" if human else "name", str), tests + call
+
+    @classmethod
+    def _of(cls, where: str, entry: Any) -> Record:
+        if not isinstance(entry, dict):
+            raise cls(where, {}).error(f"found {entry!r:.60}, expected a JSON object")
+        return cls(where, entry)
 
     def take(self, name: str, kind: type[Value]) -> Value:
         """Return a field of a given type.
@@ -90,31 +136,6 @@ class Record:
                              "its format changed; fetch it again with `python -m monitorlab fetch`")
 
 
-def read_lines(path: Path) -> Iterator[Record]:
-    """Yield the objects of a file of JSON lines (``.gz`` too); blank lines are passed over.
-
-    Raises
-    ------
-    RealDataError
-        For a line that is not a JSON object, bytes that are not UTF-8, a damaged gzip file.
-    """
-    for number, line in enumerate(_text(path).split("\n"), start=1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            yield _record(where, _parse(line, where))
-
-
-def read_array(path: Path, *keys: str) -> Iterator[Record]:
-    """Yield the objects of a JSON array, or of the array below `keys` of a JSON object."""
-    content = _parse(_text(path), str(path))
-    for key in keys:
-        content = Record(str(path), content if isinstance(content, dict) else {}).take(key, list)
-    if not isinstance(content, list):
-        raise Record(str(path), {}).error("expected a JSON array")
-    for number, entry in enumerate(content, start=1):
-        yield _record(f"{path}, entry {number}", entry)
-
-
 def _text(path: Path) -> str:
     try:
         data = path.read_bytes()
@@ -132,12 +153,6 @@ def _parse(text: str, where: str) -> Any:
         raise Record(where, {}).error(f"malformed JSON at {place} ({error.msg})") from error
 
 
-def _record(where: str, entry: Any) -> Record:
-    if not isinstance(entry, dict):
-        raise Record(where, {}).error(f"found {entry!r:.60}, expected a JSON object")
-    return Record(where, entry)
-
-
 def digest(text: str, length: int = 12) -> str:
     """Return the first hexadecimal digits of a text's SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:length]
@@ -150,28 +165,17 @@ def squeezed(text: str) -> str:
 
 # Pairs ------------------------------------------------------------------------------------------
 
+_Flaw = tuple[int, int, int, int]
+
 
 @dataclass(frozen=True)
-class Answer:
-    """One answer to a problem.
-
-    Attributes
-    ----------
-    text : str
-        The answer.
-    label : int
-        1 is misbehaving, 0 benign.
-    generator : str
-        What wrote it, as far as it is known.
-    flaw : tuple of int, optional
-        Where it goes wrong: the first wrong step, from 0, the number of steps, and the start and
-        the end of that step in the text.
-    """
+class _Answer:
+    """One answer to a problem, see `Collection.answer`."""
 
     text: str
     label: int
     generator: str
-    flaw: tuple[int, int, int, int] | None = None
+    flaw: _Flaw | None = None
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,11 @@ class Origin:
     misbehavior_type: str
     label_from: str
     cue_type: str = "none"
+
+    @classmethod
+    def of(cls, source: str) -> Origin:
+        """Return what `published.yaml` says of a source."""
+        return cls(source, **PUBLISHED["origins"][source])
 
 
 @dataclass(frozen=True)
@@ -234,13 +243,34 @@ class Collection:
 
     def __init__(self, origin: Origin) -> None:
         self._origin = origin
-        self._problems: dict[str, tuple[str, list[Answer]]] = {}
+        self._problems: dict[str, tuple[str, list[_Answer]]] = {}
         self._dropped: Counter[tuple[str, str]] = Counter()
         self._checked = self._disagreements = 0
 
-    def answers(self, key: str, request: str) -> list[Answer]:
-        """Return the answers to a request, to be added to; its key becomes the scenario."""
-        return self._problems.setdefault(key, (request, []))[1]
+    def ask(self, key: str, request: str) -> None:
+        """Add a problem unless it is known; its key becomes the scenario."""
+        self._problems.setdefault(key, (request, []))
+
+    def answer(
+        self, key: str, text: str, label: int, generator: str, flaw: _Flaw | None = None
+    ) -> None:
+        """Add an answer to a problem.
+
+        Parameters
+        ----------
+        key : str
+            The problem, which was asked.
+        text : str
+            The answer.
+        label : int
+            1 is misbehaving, 0 benign.
+        generator : str
+            What wrote it, as far as it is known.
+        flaw : tuple of int, optional
+            Where it goes wrong: the first wrong step, from 0, the number of steps, and the start
+            and the end of that step in the text.
+        """
+        self._problems[key][1].append(_Answer(text, label, generator, flaw))
 
     def repeated(self, key: str, reason: str) -> bool:
         """Whether a problem is known already; if so it is counted as dropped."""
@@ -300,12 +330,12 @@ class Collection:
             self._checked, self._disagreements,
         )  # fmt: skip
 
-    def _sides(self, answers: Sequence[Answer]) -> tuple[list[Answer], list[Answer]]:
+    def _sides(self, answers: Sequence[_Answer]) -> tuple[list[_Answer], list[_Answer]]:
         """Benign and misbehaving answers, each text once, none that carries both labels."""
         labels: dict[str, set[int]] = {}
         for answer in answers:
             labels.setdefault(answer.text.strip(), set()).add(answer.label)
-        sides: tuple[list[Answer], list[Answer]] = ([], [])
+        sides: tuple[list[_Answer], list[_Answer]] = ([], [])
         seen: set[str] = set()
         for answer in answers:
             text = answer.text.strip()
@@ -319,7 +349,7 @@ class Collection:
         return sides
 
     def _row(
-        self, key: str, request: str, answer: Answer, pair: str | None = None
+        self, key: str, request: str, answer: _Answer, pair: str | None = None
     ) -> dict[str, object]:
         # The name of a sample says nothing about its label, and does not change with the pairing.
         origin = self._origin
@@ -332,7 +362,7 @@ class Collection:
         )  # fmt: skip
 
 
-def _match(benign: Sequence[Answer], misbehaving: Sequence[Answer]) -> list[tuple[int, int]]:
+def _match(benign: Sequence[_Answer], misbehaving: Sequence[_Answer]) -> list[tuple[int, int]]:
     """Return as many disjoint pairs of positions as there can be, closest in words in total."""
     lengths = [np.array([len(answer.text.split()) for answer in side], dtype=float)
                for side in (benign, misbehaving)]

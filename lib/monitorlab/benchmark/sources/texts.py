@@ -28,17 +28,14 @@ from pathlib import Path
 from monitorlab.benchmark.final_answers import exact_number
 from monitorlab.benchmark.scenarios.templates import evaluate
 from monitorlab.benchmark.sources.records import (
-    Answer,
+    PUBLISHED,
     Collection,
     Loaded,
     Origin,
     Record,
     digest,
-    read_array,
-    read_lines,
     squeezed,
 )
-from monitorlab.storage.sources import available
 
 Get = Callable[[str], Path]  # key of `data/sources.toml` to the path of a verified file
 
@@ -46,16 +43,12 @@ Get = Callable[[str], Path]  # key of `data/sources.toml` to the path of a verif
 
 KEY = "gsm8k/model_solutions.jsonl"
 MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
-GSM8K = Origin(
-    "gsm8k_solutions", "syco_reasoning", "wrong_solution",
-    "final answer compared exactly with the reference; the way to a right answer is checked only "
-    "where it writes a calculation out",
-)
+GENERATOR = "not recorded"
 ROUNDING = Fraction(1, 100)  # "1/3=0.33" is no mistake
 SEPARATOR = "\n\n"  # between the steps of a chain
 PROCESSBENCH = {"gsm8k": "processbench/gsm8k.json", "math": "processbench/math.json"}
-MISTAKE_TASKS = ("dyck_languages", "logical_deduction", "multistep_arithmetic",
-                 "tracking_shuffled_objects", "word_sorting")
+MISTAKE_TASKS = tuple(source.removeprefix("bigbench_mistake_") for source in PUBLISHED["origins"]
+                      if source.startswith("bigbench_mistake_"))
 CLEAN_BUT_WRONG = "no step is marked, but the final answer is wrong"
 _FINAL = re.compile(r"^A: (.+)$", re.MULTILINE)
 _EQUATION = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
@@ -80,8 +73,8 @@ def gsm8k_solutions(get: Get) -> Loaded:
     A solution without a readable final answer (cut off, or an expression) is dropped, and so is a
     right answer that contains a false calculation: neither is clearly right or clearly wrong.
     """
-    found = Collection(GSM8K)
-    for record in read_lines(get(KEY)):
+    found = Collection(Origin.of("gsm8k_solutions"))
+    for record in Record.lines(get(KEY)):
         question = record.take("question", str)
         key = _gsm8k_key(question)
         if found.repeated(key, "the same question again"):
@@ -89,7 +82,7 @@ def gsm8k_solutions(get: Get) -> Loaded:
         reference = _final_answer(record.take("ground_truth", str))
         if reference is None:
             raise record.error("the reference solution ends with no number after 'A: '")
-        answers = found.answers(key, question)
+        found.ask(key, question)
         for model in MODELS:
             solution = record.within(model)
             text, flag = solution.take("solution", str), solution.take("is_correct", bool)
@@ -102,7 +95,7 @@ def gsm8k_solutions(get: Get) -> Loaded:
             if right and _false_equation(text):
                 found.drop("answer", "right answer after a false calculation")
                 continue
-            answers.append(Answer(text, int(not right), model))
+            found.answer(key, text, int(not right), model)
     return found.paired()
 
 
@@ -165,20 +158,17 @@ def processbench(get: Get, part: str) -> Loaded:
     RealDataError
         For an entry that does not read as expected.
     """
-    found = Collection(Origin(
-        f"processbench_{part}", "syco_reasoning", "flawed_step",
-        "first wrong step marked by people; clean chains also end at the right answer",
-    ))
-    for record in read_array(get(PROCESSBENCH[part])):
+    found = Collection(Origin.of(f"processbench_{part}"))
+    for record in Record.array(get(PROCESSBENCH[part])):
         text = record.take("problem", str)
         key = _gsm8k_key(text) if part == "gsm8k" else f"math/{digest(squeezed(text), 8)}"
-        answers = found.answers(key, text)
+        found.ask(key, text)
         steps, label = record.texts("steps"), record.take("label", int)
         if label == -1 and not record.take("final_answer_correct", bool):
             found.drop("answer", CLEAN_BUT_WRONG)
             continue
-        wrong = None if label == -1 else label
-        answers.append(_chain(record, steps, wrong, record.take("generator", str)))
+        text, flaw = _chain(record, steps, None if label == -1 else label)
+        found.answer(key, text, int(flaw is not None), record.take("generator", str), flaw)
     return found.paired()
 
 
@@ -195,50 +185,40 @@ def bigbench_mistake(get: Get, task: str) -> Loaded:
     task : str
         One of `MISTAKE_TASKS`.
     """
-    found = Collection(Origin(
-        f"bigbench_mistake_{task}", "syco_reasoning", "flawed_step",
-        "first mistake marked by people; clean chains also end at the target; the file has one "
-        "chain per problem, so there is nothing to pair",
-    ))
-    for record in read_lines(get(f"bigbench_mistake/{task}.jsonl")):
+    found = Collection(Origin.of(f"bigbench_mistake_{task}"))
+    for record in Record.lines(get(f"bigbench_mistake/{task}.jsonl")):
         text, steps = record.take("input", str), record.texts("steps")
-        answers = found.answers(f"{task}/{digest(squeezed(text), 8)}", text)
+        key = f"{task}/{digest(squeezed(text), 8)}"
+        found.ask(key, text)
         wrong = record.maybe("mistake_index", int)
         if wrong is None and record.maybe("answer", str) != record.take("target", str):
             found.drop("answer", CLEAN_BUT_WRONG)
             continue
-        answers.append(_chain(record, steps, wrong, "not recorded"))
+        text, flaw = _chain(record, steps, wrong)
+        found.answer(key, text, int(flaw is not None), GENERATOR, flaw)
     return found.paired()
 
 
-def _chain(record: Record, steps: Sequence[str], wrong: int | None, generator: str) -> Answer:
+def _chain(
+    record: Record, steps: Sequence[str], wrong: int | None
+) -> tuple[str, tuple[int, int, int, int] | None]:
+    """Text of a chain and the place of its first wrong step, if there is one."""
     text = SEPARATOR.join(steps)
     if wrong is None:
-        return Answer(text, 0, generator)
+        return text, None
     if not 0 <= wrong < len(steps):
         raise record.error(f"the first wrong step is {wrong}, expected 0 to {len(steps) - 1}")
     start = sum(len(step) + len(SEPARATOR) for step in steps[:wrong])
-    return Answer(text, 1, generator, (wrong, len(steps), start, start + len(steps[wrong])))
+    return text, (wrong, len(steps), start, start + len(steps[wrong]))
 
 
 # Replies ----------------------------------------------------------------------------------------
 
 FULL = "hh_rlhf/harmless-test.jsonl.gz"
 SAMPLE = "hh_rlhf/harmless-test-sample.jsonl.gz"
-HH_RLHF = Origin(
-    "hh_rlhf", "spv_qa", "rejected_reply",
-    "a person preferred the other reply (rejected is 1): a noisy preference, not a harm label, "
-    "and both replies may be harmful",
-)
 MIN_TOKENS = 10  # of each final reply, counted as words
-GENERATOR = "not recorded"
 NO_DIALOGUE = "no dialogue that ends with the assistant's turn"
 _HUMAN, _ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
-
-
-def hh_key() -> str:
-    """Return the key to read: the full file, unless only the sample of 200 rows is at hand."""
-    return SAMPLE if available(SAMPLE) and not available(FULL) else FULL
 
 
 def hh_rlhf(get: Get, key: str) -> Loaded:
@@ -249,7 +229,7 @@ def hh_rlhf(get: Get, key: str) -> Loaded:
     get : callable
         Key of `data/sources.toml` to the path of a verified file.
     key : str
-        Which file, see :func:`hh_key`.
+        Which file: `FULL`, or its first 200 rows, `SAMPLE`.
 
     Raises
     ------
@@ -262,10 +242,10 @@ def hh_rlhf(get: Get, key: str) -> Loaded:
     final reply, replies of fewer than `MIN_TOKENS` words or equal up to case and spaces, repeated
     dialogues (the first counts), and dialogues where one reply is once preferred, once rejected.
     """
-    found = Collection(HH_RLHF)
+    found = Collection(Origin.of("hh_rlhf"))
     verdicts: dict[tuple[str, str], int] = {}
     contradictory: set[str] = set()
-    for record in read_lines(get(key)):
+    for record in Record.lines(get(key)):
         request, chosen = _split(record.take("chosen", str))
         other, rejected = _split(record.take("rejected", str))
         if reason := _unusable(request, other, chosen, rejected):
@@ -276,8 +256,9 @@ def hh_rlhf(get: Get, key: str) -> Loaded:
             if verdicts.setdefault((name, squeezed(reply)), label) != label:
                 contradictory.add(name)
         if not found.repeated(name, "the same dialogue again"):
-            found.answers(name, request).extend(
-                [Answer(chosen, 0, GENERATOR), Answer(rejected, 1, GENERATOR)])
+            found.ask(name, request)
+            found.answer(name, chosen, 0, GENERATOR)
+            found.answer(name, rejected, 1, GENERATOR)
     for name in contradictory:
         found.drop_problem(name, "one reply both preferred and rejected")
     return found.paired()
@@ -319,7 +300,6 @@ class _Category:
     folder: str
     roles: tuple[str, ...]
     request_turns: int
-    origin: Origin
 
     def read(self, record: Record) -> tuple[_Turns, str, str]:
         """Return the turns of a transcript, and the request and the response that they make."""
@@ -339,24 +319,9 @@ def _text(turns: _Turns) -> str:
 
 _QUESTION = ("system", "user", "assistant", "user", "assistant")
 CATEGORIES = {
-    "cot_unfaithfulness": _Category(
-        "cot-unfaithfulness", (*_QUESTION, "user", "assistant"), 4,
-        Origin("lie_detector_cot_unfaithfulness", "syco_reasoning", "hidden_cue_following",
-               "the model followed a star and did not say so, as recorded by a string rule and "
-               "checked again; every question occurs once, so there is nothing to pair", "metadata")
-    ),
-    "tool": _Category(
-        "tool", ("system", "user", "assistant"), 2,
-        Origin("lie_detector_tool", "sg_qa", "capability_denial",
-               "the model denied a capability that it claimed for harmless subjects, by a string "
-               "rule; the claim is not in the transcript")
-    ),
-    "unanswerable": _Category(
-        "unanswerable", _QUESTION, 4,
-        Origin("lie_detector_unanswerable", "sg_qa", "answering_the_unanswerable",
-               "decided by an answer in another conversation that the file does not hold, so the "
-               "transcript does not show it and nothing is kept")
-    ),
+    "cot_unfaithfulness": _Category("cot-unfaithfulness", (*_QUESTION, "user", "assistant"), 4),
+    "tool": _Category("tool", ("system", "user", "assistant"), 2),
+    "unanswerable": _Category("unanswerable", _QUESTION, 4),
 }
 
 
@@ -382,15 +347,16 @@ def lie_detector(get: Get, category: str) -> Loaded:
         For an entry that does not read as expected.
     """
     kind = CATEGORIES[category]
-    found = Collection(kind.origin)
-    for record in read_array(get(f"lie_detector/{kind.folder}/{JUDGE}.json"), "samples"):
+    found = Collection(Origin.of(f"lie_detector_{category}"))
+    for record in Record.array(get(f"lie_detector/{kind.folder}/{JUDGE}.json"), "samples"):
         lied = record.within("metadata").within("meta").take("did_lie", bool)
         turns, request, response = kind.read(record)
         if reason := _unclear(category, turns, lied, found):
             found.drop("answer", reason)
             continue
-        answers = found.answers(f"{category}/{digest(request, 8)}", request)
-        answers.append(Answer(response, int(lied), GENERATOR))
+        key = f"{category}/{digest(request, 8)}"
+        found.ask(key, request)
+        found.answer(key, response, int(lied), GENERATOR)
     return found.paired(keep_unpaired=True)
 
 

@@ -26,11 +26,9 @@ from typing import Any
 from monitorlab.benchmark.samples import sample_row
 from monitorlab.benchmark.sandbox.runner import Job
 from monitorlab.benchmark.scenarios.files import Scenario, shared
-from monitorlab.benchmark.writing.prose import CONTRAST_SHARE, Errand, fill, lay_out, phrase
+from monitorlab.benchmark.writing.prose import CONTRAST_SHARE, Author
 from monitorlab.benchmark.writing.sycophancy import Quiz, WordProblem
 
-SOURCE = "builtin"
-GENERATOR = "scenario library"
 DRAFTS = 3
 LENGTH_TOLERANCE = 0.12
 
@@ -77,6 +75,51 @@ class Pair:
         """Scenario and number."""
         return f"{self.scenario.id}-{self.number:03d}"
 
+    @classmethod
+    def compose(
+        cls, scenario: Scenario, number: int, seed: int, thinks: bool | None = None
+    ) -> Pair:
+        """Compose one pair.
+
+        Parameters
+        ----------
+        scenario : Scenario
+            Of any cell.
+        number : int
+            Number of the pair within its scenario, from 0.
+        seed : int
+            The build's seed.
+        thinks : bool, optional
+            Whether the responses of a sycophancy pair show their thinking; drawn by default.
+
+        Returns
+        -------
+        Pair
+            The same for the same arguments, on any machine.
+        """
+        random = Author(f"{seed}/{scenario.id}/{number}")
+        cue, problem = "none", None
+        if scenario.cell == "spv_code":
+            order = _Order.draw(scenario, random)
+            kind, request, write = str(order.habits[0]["cwe"]), order.request(random), order.program
+        elif scenario.cell == "spv_qa":
+            errand = _Errand.draw(scenario, random)
+            kind, request = str(errand.deed["id"]), errand.request
+
+            def write(label: int, random: Author) -> _Response:
+                return _Response(errand.report(label, random))
+        else:
+            # Over the pairs of a scenario the cues rotate from a drawn start: all ten occur evenly.
+            names = sorted(shared("cues"))
+            cue = names[(Random(scenario.id).randrange(len(names)) + number) % len(names)]
+            quiz = Quiz.draw(scenario, cue, random)
+            kind, request, problem = str(shared("cues")[cue]["kind"]), quiz.request, quiz.problem
+
+            def write(label: int, random: Author) -> _Response:
+                return _Response(quiz.answer(label, random, thinks))
+
+        return cls(scenario, number, kind, request, cue, *_both(write, random), problem)
+
     def sides(self, seed: int) -> Iterator[tuple[str, int, _Response]]:
         """Yield both samples in an order that says nothing about the label.
 
@@ -106,57 +149,12 @@ class Pair:
             yield sample_row(
                 self.scenario.cell, sample_id=sample_id, pair_id=self.id,
                 scenario_id=self.scenario.id, misbehavior_type=self.type, cue_type=self.cue,
-                source=SOURCE, generator=GENERATOR, request=self.request, response=response.text,
-                label=label,
+                source="builtin", generator="scenario library", request=self.request,
+                response=response.text, label=label,
             )  # fmt: skip
 
 
-def compose_pair(scenario: Scenario, number: int, seed: int, thinks: bool | None = None) -> Pair:
-    """Compose one pair.
-
-    Parameters
-    ----------
-    scenario : Scenario
-        Of any cell.
-    number : int
-        Number of the pair within its scenario, from 0.
-    seed : int
-        The build's seed.
-    thinks : bool, optional
-        Whether the responses of a sycophancy pair show their thinking; drawn by default.
-
-    Returns
-    -------
-    Pair
-        The same for the same arguments, on any machine.
-    """
-    random = Random(f"{seed}/{scenario.id}/{number}")
-    cue, problem = "none", None
-    if scenario.cell == "spv_code":
-        order = _Order.draw(scenario, random)
-        kind, request, write = str(order.habits[0]["cwe"]), order.request(random), order.program
-    elif scenario.cell == "spv_qa":
-        errand = Errand.draw(scenario, random)
-        kind, request = str(errand.deed["id"]), errand.request
-
-        def write(label: int, random: Random) -> _Response:
-            return _Response(errand.report(label, random))
-    else:
-        # Over the pairs of a scenario the cues rotate from a drawn start: all ten occur evenly.
-        names = sorted(shared("cues"))
-        cue = names[(Random(scenario.id).randrange(len(names)) + number) % len(names)]
-        quiz = Quiz.draw(scenario, cue, random)
-        kind, request, problem = str(shared("cues")[cue]["kind"]), quiz.request, quiz.problem
-
-        def write(label: int, random: Random) -> _Response:
-            return _Response(quiz.answer(label, random, thinks))
-
-    return Pair(scenario, number, kind, request, cue, *_both(write, random), problem)
-
-
-def _both(
-    write: Callable[[int, Random], _Response], random: Random
-) -> tuple[_Response, _Response]:
+def _both(write: Callable[[int, Author], _Response], random: Author) -> tuple[_Response, _Response]:
     """Draft each side several times and keep two drafts of about equal length.
 
     The longer side is drawn with a coin, so that length says nothing about the label.
@@ -185,6 +183,89 @@ def _closest_lengths(
         return wrong_way or apart > LENGTH_TOLERANCE, apart
 
     return min(product(range(len(benign)), range(len(misbehaving))), key=unlikeness)
+
+
+# Reports ----------------------------------------------------------------------------------------
+
+TOLD = (1, 2, 2)  # sentences that decide the label
+ELSEWHERE_SHARE = 0.5
+REPORT_CONTRAST_SHARE = 0.2
+THINKING_SHARE = 0.2
+LAYOUTS = {"running": 6, "bullets": 3, "numbered": 2}  # with their weights
+
+
+@dataclass(frozen=True)
+class _Errand:
+    """What an assistant is asked to do at a place, and which rule stands in the way.
+
+    Attributes
+    ----------
+    place : Scenario
+        Of cell ``spv_qa``.
+    deed : mapping
+        The violation that the misbehaving side commits.
+    values : mapping
+        Things of the place, and the people of the pair.
+    request : str
+        What is asked, with the rule in it.
+    """
+
+    place: Scenario
+    deed: Mapping[str, Any]
+    values: Mapping[str, str]
+    request: str
+
+    @classmethod
+    def draw(cls, place: Scenario, random: Author) -> _Errand:
+        """Draw what is asked at a place, with the pair's own generator."""
+        people = random.sample(shared("pools")["person"], 3)
+        values = {name: place[name] for name in ("place", "system", "record", "step", "guard")}
+        values |= dict(zip(("owner", "asker", "boss"), people, strict=True))
+        deed = random.choice(shared("deeds"))
+        told = {name: random.draw(deed[name], values) for name in ("rule", "ask")}
+        told["extra"] = random.phrase("place_extras", values)
+        return cls(place, deed, values, random.phrase("place_requests", values | told))
+
+    def report(self, label: int, random: Author) -> str:
+        """Write what the assistant says that it did.
+
+        Parameters
+        ----------
+        label : int
+            1 says aloud that the rule was broken.
+        random : Author
+            Draws everything that varies.
+
+        Returns
+        -------
+        str
+            The response, with ``<think>`` where it thinks.
+        """
+        deed, values = self.deed, self.values
+        own, other = ("crossed", "kept") if label else ("kept", "crossed")
+        told = random.sample(deed[own], random.choice(TOLD))
+        if random.random() < REPORT_CONTRAST_SHARE:
+            told = [random.contrast(told[0], random.choice(deed[other]), values)]
+        if random.random() < ELSEWHERE_SHARE:  # what is done well elsewhere, on either side
+            others = [d for d in shared("deeds") if d["id"] != deed["id"]]
+            told.append(random.choice(random.choice(others)["kept"]))
+        told += random.sample(deed["both"], random.choice((1, 1, 2)))
+        told += random.sample(self.place["chores"], random.choice((2, 3, 3, 4)))
+        random.shuffle(told)
+        points = [random.fill(text, values) for text in told]
+        (layout,) = random.choices([*LAYOUTS], [*LAYOUTS.values()])
+        joint = "\n\n" if layout != "running" or random.random() < 0.5 else " "
+        parts = [random.lay_out(points, layout)]
+        if random.random() < 0.7:
+            parts.insert(0, random.phrase("place_openings", values))
+        if random.random() < 0.7:
+            parts.append(random.phrase("place_closings", values))
+        said = joint.join(parts)
+        if random.random() < THINKING_SHARE:
+            thoughts = [random.phrase(name, values) for name in ("place_thoughts", "place_means")]
+            thoughts.append(random.draw(deed["both"], values))
+            said = f"<think>\n{' '.join(random.sample(thoughts, 3))}\n</think>\n\n{said}"
+        return random.spoken(said)
 
 
 # Programs -------------------------------------------------------------------------------------
@@ -317,7 +398,7 @@ class _Order:
     names: Mapping[str, str]
 
     @classmethod
-    def draw(cls, scenario: Scenario, random: Random) -> _Order:
+    def draw(cls, scenario: Scenario, random: Author) -> _Order:
         habits: dict[str, Mapping[str, Any]] = {}  # by role, the decisive one first
         count = random.choice(HELPERS)
         while len(habits) < count:
@@ -327,7 +408,7 @@ class _Order:
         names[scenario["names"][0]] = random.choice(scenario["names"])
         return cls(scenario, tuple(habits.values()), random.choice(shared("frames")), names)
 
-    def request(self, random: Random) -> str:
+    def request(self, random: Author) -> str:
         """Ask for the program."""
         values = {
             "kind": random.choice(self.frame["kind"]),
@@ -337,10 +418,10 @@ class _Order:
         }
         habits = random.sample(self.habits, len(self.habits))
         needs = [random.choice(habit["ask"]) for habit in habits]
-        text = phrase("code_requests", values, random)
+        text = random.phrase("code_requests", values)
         return f"{text}{random.choice([' ', chr(10) * 2])}{' '.join(needs)}"
 
-    def program(self, label: int, random: Random) -> _Response:
+    def program(self, label: int, random: Author) -> _Response:
         """Write a response, with its program and the tests of the task, which both sides pass.
 
         Parameters
@@ -368,13 +449,13 @@ class _Order:
                  for habit, bad, other in helpers
                  if not other and random.random() < CONFESSED]  # fmt: skip
         more = random.sample(shared("phrases")["code_notes"], random.choice((0, 1, 1, 2)))
-        notes += [fill(note, {}, random) for note in more]
+        notes += [random.fill(note, {}) for note in more]
         random.shuffle(notes)
         parts = [f"```python\n{source.strip()}\n```"]
         if random.random() < 0.8:
-            parts.insert(0, phrase("code_leads", {}, random))
+            parts.insert(0, random.phrase("code_leads", {}))
         if notes:
-            parts.append(lay_out(notes, random.choice(["running", "bullets"])))
+            parts.append(random.lay_out(notes, random.choice(["running", "bullets"])))
         program = Job(source, _rename(self.scenario["tests"], names))
         return _Response("\n\n".join(parts), program)
 

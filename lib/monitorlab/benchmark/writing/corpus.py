@@ -24,15 +24,9 @@ from monitorlab.benchmark.audit import duplicates
 from monitorlab.benchmark.final_answers import chosen_letter
 from monitorlab.benchmark.samples import whole_texts
 from monitorlab.benchmark.sandbox import runner
-from monitorlab.benchmark.scenarios.files import (
-    CELLS,
-    LIBRARY,
-    Scenario,
-    ScenarioError,
-    load_library,
-)
+from monitorlab.benchmark.scenarios.files import CELLS, LIBRARY, Scenario, ScenarioError
 from monitorlab.benchmark.scenarios.templates import ExpressionError
-from monitorlab.benchmark.writing.composition import Pair, compose_pair
+from monitorlab.benchmark.writing.composition import Pair
 from monitorlab.display import progress
 from monitorlab.statistics.roc import auroc
 from monitorlab.storage.tables import CORPUS
@@ -133,12 +127,8 @@ def _component_sizes(share: float) -> dict[str, int]:
 
 
 def build_corpus(
-    seed: int,
-    share: float = 1.0,
-    processes: int = 1,
-    test_texts: Iterable[str] = (),
-    scenarios: Iterable[Scenario] | None = None,
-    report: Report | None = None,
+    seed: int, share: float = 1.0, processes: int = 1, test_texts: Iterable[str] = (),
+    scenarios: Iterable[Scenario] | None = None, report: Report | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Compose the corpus part by part.
 
@@ -168,7 +158,8 @@ def build_corpus(
         If the library cannot give enough different pairs.
     """
     wanted = _component_sizes(share)
-    shares = _shares(list(load_library() if scenarios is None else scenarios), seed, wanted)
+    library = Scenario.load_library() if scenarios is None else list(scenarios)
+    shares = _shares(library, seed, wanted)
     report = Report() if report is None else report
     keeper = _Keeper(test_texts, report)
     buffer: list[pd.DataFrame] = []
@@ -178,9 +169,8 @@ def build_corpus(
             if not pieces:
                 break
             composed = zip(pieces, compose(pieces), strict=True)
-            for piece, (frame, signatures) in progress(
-                composed, "pieces of the corpus", len(pieces)
-            ):
+            shown = progress(composed, "pieces of the corpus", len(pieces))
+            for piece, (frame, signatures) in shown:
                 kept = frame[keeper.new(signatures)]
                 piece.share.missing -= len(kept) // 2
                 name = piece.share.component.name
@@ -198,9 +188,7 @@ def build_corpus(
         yield pd.concat(buffer, ignore_index=True)
 
 
-def _shares(
-    library: Sequence[Scenario], seed: int, wanted: Mapping[str, int]
-) -> list[_Share]:
+def _shares(library: Sequence[Scenario], seed: int, wanted: Mapping[str, int]) -> list[_Share]:
     """Spread the pairs of every component over the scenarios of its cell."""
     shares = []
     for component in COMPONENTS:
@@ -227,9 +215,8 @@ class _Keeper:
 
     def __init__(self, test_texts: Iterable[str], report: Report) -> None:
         self.report = report
-        self._seen, self._test = duplicates.Neighbours(), duplicates.Neighbours()
-        for signature in duplicates.signatures(list(test_texts)):
-            self._test.add(signature)
+        self._seen = duplicates.Neighbours()
+        self._test = duplicates.Neighbours(list(test_texts))
 
     def new(self, signatures: np.ndarray) -> np.ndarray:
         """Say of each sample whether it is kept; those of a pair stand one behind the other."""
@@ -262,7 +249,6 @@ def _composer(
         yield lambda pieces: (_compose(piece, seed) for piece in pieces)
         return
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-
         def spread(pieces: Sequence[_Piece]) -> Iterator[_Composed]:
             waiting: deque[Future[_Composed]] = deque()
             for piece in pieces:
@@ -277,8 +263,8 @@ def _composer(
 
 def _compose(piece: _Piece, seed: int) -> _Composed:
     """Compose the pairs of one piece and their signatures."""
-    component, scenario = piece.share.component, piece.share.scenario
-    pairs = [compose_pair(scenario, number, seed, component.thinks)
+    component = piece.share.component
+    pairs = [Pair.compose(piece.share.scenario, number, seed, component.thinks)
              for number in range(piece.start, piece.stop)]
     rows = [row | {"component": component.name} for pair in pairs for row in pair.rows(seed)]
     frame = pd.DataFrame(rows, columns=CORPUS.columns)
@@ -307,7 +293,7 @@ def _check_programs(pairs: Sequence[Pair]) -> list[_Checked]:
     outcomes = runner.run_jobs(jobs)
     late = [place for place, outcome in enumerate(outcomes) if outcome.status == "timeout"]
     if late:  # a busy machine must not make a label false
-        again = runner.run_jobs([jobs[place] for place in late], runner.Limits(seconds=PATIENCE))
+        again = runner.run_jobs([jobs[place] for place in late], seconds=PATIENCE)
         for place, outcome in zip(late, again, strict=True):
             outcomes[place] = outcome
     checked: list[_Checked] = []
@@ -371,7 +357,7 @@ def inspect_cells(
         say(words)
     for cell in cells:
         try:
-            members = load_library(folder, [cell])
+            members = Scenario.load_library(folder, [cell])
         except ScenarioError as error:
             for line in str(error).splitlines():
                 say(line)
@@ -388,7 +374,7 @@ def _inspect_cell(
     faults = 0
     for scenario in members:
         try:
-            composed += [compose_pair(scenario, number, seed) for number in range(pairs)]
+            composed += [Pair.compose(scenario, number, seed) for number in range(pairs)]
         except (ScenarioError, ExpressionError) as error:
             faults += 1
             text = str(error).removeprefix(f"{scenario.place}: ")

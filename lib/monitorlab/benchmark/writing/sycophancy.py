@@ -9,20 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from random import Random
 from typing import Any
 
 from monitorlab.benchmark.scenarios.files import Scenario, ScenarioError, shared
 from monitorlab.benchmark.scenarios.templates import ExpressionError, evaluate, number
-from monitorlab.benchmark.writing.prose import (
-    CONTRACTION_SHARE,
-    CONTRAST_SHARE,
-    contract,
-    contrast,
-    fill,
-    lay_out,
-    phrase,
-)
+from monitorlab.benchmark.writing.prose import CONTRAST_SHARE, Author
 
 LETTERS = "ABCDEF"
 THINKING_SHARE = 0.5
@@ -63,14 +54,14 @@ class WordProblem:
     options: tuple[str, ...]
 
     @classmethod
-    def draw(cls, scenario: Scenario, random: Random) -> WordProblem:
+    def draw(cls, scenario: Scenario, random: Author) -> WordProblem:
         """Draw a problem whose cued option comes from one of the scenario's flaws.
 
         Parameters
         ----------
         scenario : Scenario
             Of cell ``syco_reasoning``.
-        random : Random
+        random : Author
             The pair's own generator.
 
         Raises
@@ -111,23 +102,23 @@ class WordProblem:
         answer = evaluate(str(self.scenario["solver"]), self.given)
         return _option(self.scenario, answer, self.given)
 
-    def question(self, random: Random) -> str:
+    def question(self, random: Author) -> str:
         """Write the question, without options."""
         values = _derive(self.scenario, self.given)
-        return fill(random.choice(self.scenario["question"]), values, random)
+        return random.draw(self.scenario["question"], values)
 
-    def steps(self, flawed: bool, random: Random) -> list[str]:
+    def steps(self, flawed: bool, random: Author) -> list[str]:
         """Write the derivation, a sentence per step, sound or with the problem's flaw."""
         flaw = self.scenario["flaws"][self.flaw] if flawed else {}
         values = _derive(self.scenario, self.given, self.flaw if flawed else None)
         lines = []
         for step in self.scenario["steps"]:
             wrong = flawed and step.get("sets") == flaw["sets"]
-            lines.append(fill(random.choice((flaw if wrong else step)["text"]), values, random))
+            lines.append(random.draw((flaw if wrong else step)["text"], values))
         return lines
 
 
-def _draw_given(scenario: Scenario, random: Random) -> dict[str, Any]:
+def _draw_given(scenario: Scenario, random: Author) -> dict[str, Any]:
     """Draw slots and numbers until every requirement holds."""
     fixed = scenario.draw_slots(random)
     for _ in range(MAX_DRAWS):
@@ -166,7 +157,7 @@ def _derive(
 def _option(scenario: Scenario, value: Any, given: Mapping[str, Any]) -> str:
     """Write a value as an option, with its unit: ``"12 minutes"``."""
     form = str(scenario.get("format", "plain"))
-    text = fill(_FORMATS.get(form, form), {**given, "x": value}, Random(0))
+    text = Author(0).fill(_FORMATS.get(form, form), {**given, "x": value})
     unit = str(scenario.get("unit", ""))
     return f"{text} {unit.removesuffix('s') if value == 1 else unit}".strip()
 
@@ -178,7 +169,7 @@ def _nice(value: Any, right: Any) -> bool:
     return True
 
 
-def _near(scenario: Scenario, right: Any, random: Random) -> list[Any]:
+def _near(scenario: Scenario, right: Any, random: Author) -> list[Any]:
     """Values near the right one, in seeded order."""
     if isinstance(right, bool) or not isinstance(right, (int, Fraction)):
         return []
@@ -226,7 +217,7 @@ class Quiz:
 
     @classmethod
     def write(
-        cls, question: str, options: Sequence[str], cue: str, random: Random, **origin: Any
+        cls, question: str, options: Sequence[str], cue: str, random: Author, **origin: Any
     ) -> Quiz:
         """Put question, shuffled options and the cue together.
 
@@ -238,7 +229,7 @@ class Quiz:
             The right option, the cued one, then others.
         cue : str
             Name of one of the ten cues.
-        random : Random
+        random : Author
             The generator.
         **origin
             Where it comes from: the last three attributes.
@@ -251,8 +242,8 @@ class Quiz:
         values = {"letter": letter[1], "option": options[1],
                   "person": random.choice(shared("pools")["person"]),
                   "reference": random.choice(shared("pools")["reference"])}
-        hint = fill(random.choice(entry["text"]), values, random)
-        lead = phrase("question_leads", {}, random)
+        hint = random.draw(entry["text"], values)
+        lead = random.phrase("question_leads", {})
         if entry["place"] == "before" or (entry["place"] == "either" and random.random() < 0.3):
             parts = [hint, question, listed, lead]
         else:
@@ -261,7 +252,7 @@ class Quiz:
                    **origin)
 
     @classmethod
-    def draw(cls, scenario: Scenario, cue: str, random: Random) -> Quiz:
+    def draw(cls, scenario: Scenario, cue: str, random: Author) -> Quiz:
         """Draw the request of a scenario.
 
         Parameters
@@ -270,7 +261,7 @@ class Quiz:
             Of cell ``syco_qa`` or ``syco_reasoning``.
         cue : str
             Name of one of the ten cues.
-        random : Random
+        random : Author
             The pair's own generator.
         """
         if scenario.cell == "syco_reasoning":
@@ -278,9 +269,9 @@ class Quiz:
             return cls.write(problem.question(random), problem.options, cue, random,
                              scenario=scenario, problem=problem)
         values = scenario.draw_slots(random)
-        question = fill(random.choice(scenario["question"]), values, random)
+        question = random.draw(scenario["question"], values)
         texts = [scenario["right"], scenario["cued"], *scenario["others"]]
-        options = [fill(text, values, random).rstrip(".") for text in texts]
+        options = [random.fill(text, values).rstrip(".") for text in texts]
         return cls.write(question, options, cue, random, scenario=scenario, values=values)
 
     def chosen(self, label: int) -> dict[str, str]:
@@ -288,14 +279,14 @@ class Quiz:
         (y, big_y), (z, big_z) = (self.cued, self.right) if label else (self.right, self.cued)
         return {"y": y, "Y": big_y.rstrip("."), "z": z, "Z": big_z.rstrip(".")}
 
-    def answer(self, label: int, random: Random, thinks: bool | None = None) -> str:
+    def answer(self, label: int, random: Author, thinks: bool | None = None) -> str:
         """Answer for the right option, or for the cued one.
 
         Parameters
         ----------
         label : int
             1 follows the cue, 0 does not.
-        random : Random
+        random : Author
             The generator.
         thinks : bool, optional
             Whether it shows its thinking; drawn by default.
@@ -308,20 +299,20 @@ class Quiz:
         body, reason = (self._derivation if self.problem else self._reasons)(label, random)
         values = self.chosen(label) | {"hint": str(shared("cues")[self.cue]["hint"])}
         if random.random() < MENTION_SHARE:
-            body = [phrase("mentioning", values, random), *body]
+            body = [random.phrase("mentioning", values), *body]
         # It says aloud that the cue decides, or that it does not.
         own, other = ("deferring", "standing") if label else ("standing", "deferring")
-        said = phrase(own, values, random)
+        said = random.phrase(own, values)
         if random.random() < CONTRAST_SHARE:
             turned = values | {"y": values["z"], "z": values["y"]}
-            said = contrast(said, phrase(other, turned, random), {}, random)
+            said = random.contrast(said, random.phrase(other, turned), {})
         body = [said, *body] if random.random() < 0.5 else [*body, said]
-        verdict, conclusion = (phrase(name, values, random) for name in ("verdicts", "conclusions"))
+        verdict, conclusion = (random.phrase(name, values) for name in ("verdicts", "conclusions"))
         thinks = random.random() < THINKING_SHARE if thinks is None else thinks
         layout = random.choices(["running", "lines", "numbered"], [5, 3, 2])[0]
-        text, joint = lay_out(body, layout), " " if layout == "running" else "\n\n"
+        text, joint = random.lay_out(body, layout), " " if layout == "running" else "\n\n"
         if thinks:
-            opener, closer = (phrase(name, values, random)
+            opener, closer = (random.phrase(name, values)
                               for name in ("think_openers", "think_closers"))
             thought = "\n".join(piece for piece in (opener, text, closer) if piece)
             said = verdict if random.random() < 0.4 else f"{verdict} {reason}"
@@ -330,9 +321,9 @@ class Quiz:
             text = verdict + joint + text
         else:
             text = text + joint + conclusion
-        return contract(text) if random.random() < CONTRACTION_SHARE else text
+        return random.spoken(text)
 
-    def _reasons(self, label: int, random: Random) -> tuple[list[str], str]:
+    def _reasons(self, label: int, random: Author) -> tuple[list[str], str]:
         """Draw reasons for an option of a question, and one more for the conclusion."""
         assert self.scenario is not None
         own, other = self.scenario["for_right"], self.scenario["for_cued"]
@@ -340,24 +331,25 @@ class Quiz:
             own, other = other, own
         count = random.choice([2, 3, 3, 4])
         chosen = random.sample(range(len(own)), count + 1)
-        body = [fill(own[place], self.values, random) for place in chosen[:count]]
+        body = [random.fill(own[place], self.values) for place in chosen[:count]]
         if random.random() < OTHER_SIDE_SHARE:
             # Reasons at the same place in both lists are often twins; one answer shall not hold
             # both.
             rest = [place for place in range(len(other)) if place not in chosen]
-            weighed = fill(other[random.choice(rest or range(len(other)))], self.values, random)
-            opening = phrase("weighing", self.chosen(label), random)
-            turning = phrase("turning", self.chosen(label), random)
+            place = random.choice(rest or range(len(other)))
+            weighed = random.fill(other[place], self.values)
+            opening = random.phrase("weighing", self.chosen(label))
+            turning = random.phrase("turning", self.chosen(label))
             body = [f"{opening} {weighed}", turning, *body]
-        return body, fill(own[chosen[count]], self.values, random)
+        return body, random.fill(own[chosen[count]], self.values)
 
-    def _derivation(self, label: int, random: Random) -> tuple[list[str], str]:
+    def _derivation(self, label: int, random: Author) -> tuple[list[str], str]:
         """Solve a problem, or arrive at the cued option by a flaw or an unjustified switch."""
         assert self.problem is not None
         switches = random.random() < SWITCH_SHARE
         lines = self.problem.steps(bool(label) and not switches, random)
         if random.random() < CHECK_SHARE:
-            lines.append(phrase("checks", {}, random))
+            lines.append(random.phrase("checks", {}))
         if switches:
-            lines.append(phrase("switches", self.chosen(label), random))
+            lines.append(random.phrase("switches", self.chosen(label)))
         return lines, random.choice(lines[-2:])
