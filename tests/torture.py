@@ -46,7 +46,7 @@ from monitorlab.chapters.finetuning.released import _read_study
 from monitorlab.cli import app
 from monitorlab.commands.watch import _read_evidence, _write_evidence
 from monitorlab.finetuning.saved import load_finetuned
-from monitorlab.models.loading import load_causal
+from monitorlab.models.loading import Checkpoint
 from monitorlab.models.tiny import build_tokenizer
 from monitorlab.monitors.learned import WordMonitor
 from monitorlab.monitors.monitor import Sample
@@ -384,7 +384,7 @@ def damaged(inputs: Path, policy: Path, bits: int, rng: random.Random) -> Iterat
     _write_evidence(place / "evidence.json", OnlineMonitor(rule))
     released = ROOT / "data" / "released"
     study = Path(shutil.copytree(released / "finetuning", place / "study"))
-    base = load_causal(str(inputs / "model"))
+    base = Checkpoint.load(str(inputs / "model"))
     WordMonitor.train([corpus_rows()], np.random.default_rng(0)).save(place / "words")
     benchmark = load_benchmark()
 

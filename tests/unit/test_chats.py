@@ -13,7 +13,7 @@ from finetuning_cases import PROMPT, make_base, make_samples
 from monitorlab.finetuning.recipe import verdict_examples
 from monitorlab.models import ModelError, chat
 from monitorlab.models.chat import CLOCK, _ChatForm, _folded, chat_form, chat_text, render_chat
-from monitorlab.models.loading import Checkpoint, load_causal
+from monitorlab.models.loading import Checkpoint
 from monitorlab.models.tiny import TEMPLATE
 from monitorlab.monitors.causal import LogitMonitor, TextMonitor
 from monitorlab.monitors.monitor import Sample
@@ -176,7 +176,7 @@ def test_the_identity_of_a_checkpoint_says_what_is_done(tmp_path: Any) -> None:
         made = base(template)
         made.model.save_pretrained(tmp_path / name)
         made.tokenizer.save_pretrained(tmp_path / name)
-    plain, folds, dated = (load_causal(str(tmp_path / name)).identity
+    plain, folds, dated = (Checkpoint.load(str(tmp_path / name)).identity
                            for name in ("plain", "folds", "dated"))
     assert set(folds) - set(plain) == {"system_role"} and set(dated) - set(plain) == {"date"}
 

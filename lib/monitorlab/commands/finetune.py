@@ -326,13 +326,13 @@ def _train(
 
 def _base(order: _Order, dtype: str, device: str) -> Any:
     from monitorlab.models import ModelError
-    from monitorlab.models.loading import load_causal
+    from monitorlab.models.loading import Checkpoint
     from monitorlab.models.smollm2 import load_smollm2
 
     try:
         if order.is_smollm2:
             return load_smollm2(dtype=dtype, device=device)
-        return load_causal(order.base, order.revision, dtype=dtype, device=device)
+        return Checkpoint.load(order.base, order.revision, dtype=dtype, device=device)
     except (ModelError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:400]
         raise MonitorError(f"cannot load the base {order.base!r}: {reason}") from error

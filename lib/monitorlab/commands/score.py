@@ -42,7 +42,7 @@ from monitorlab.storage import files
 from monitorlab.storage.files import digest_file, pretty_json, write_text_atomic
 from monitorlab.storage.settings import ParameterError, split_assignments
 from monitorlab.storage.sources import cache_folder
-from monitorlab.storage.tables import STATUSES, VERDICTS, check_frame
+from monitorlab.storage.tables import STATUSES, VERDICTS
 
 AMOUNTS = ("input_tokens", "output_tokens", "cost_usd", "seconds")
 LONGEST_NAME = 120  # characters of a file's name
@@ -609,7 +609,7 @@ def reread(
          "evidence": files.writable(new.evidence or new.reason) or None}
         for row in table.astype(object).where(table.notna(), None).to_dict("records")]
     frame = pd.DataFrame(renewed, columns=VERDICTS.columns, dtype=object)
-    return _Reading(fresh, check_frame(frame, VERDICTS), dict(changes.most_common()),
+    return _Reading(fresh, VERDICTS.check(frame), dict(changes.most_common()),
                     {why: count for why, count in kept.items() if count}, unsure)
 
 

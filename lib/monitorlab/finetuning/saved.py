@@ -20,13 +20,7 @@ from filelock import FileLock, Timeout
 from transformers import PreTrainedModel
 
 from monitorlab.finetuning.recipe import ALL_LINEAR, Recipe
-from monitorlab.models.loading import (
-    ADAPTER,
-    Checkpoint,
-    load_causal,
-    no_progress_bars,
-    with_adapter,
-)
+from monitorlab.models.loading import ADAPTER, Checkpoint, no_progress_bars, with_adapter
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.storage.files import (
     DamagedFileError,
@@ -95,7 +89,7 @@ class Trained:
         """
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
             return None
-        stored = read_training(folder) if (folder / RECORD).is_file() else {}
+        stored = Trained.record(folder) if (folder / RECORD).is_file() else {}
         if stored and all(stored.get(name) == value for name, value in expected.items()):
             return cls(folder, stored["steps"], stored["tokens"], stored["seconds"],
                        stored["train_loss"], _history(stored["history"]))
@@ -104,27 +98,28 @@ class Trained:
         raise MonitorError(f"{folder} holds {what}, and is left as it is: give another folder, or "
                            "remove it")
 
+    @staticmethod
+    def record(folder: Path) -> dict[str, Any]:
+        """Read `training.json`.
+
+        Raises
+        ------
+        MonitorError
+            The folder has none that can be read: it is not the result of a training.
+        """
+        try:
+            return read_sealed(folder / RECORD)
+        except DamagedFileError as error:
+            raise MonitorError(f"{folder} is not the result of a fine-tuning: {RECORD} cannot be "
+                               f"read ({error}). Give a folder that `finetune` wrote") from None
+
+
 
 def _history(logged: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return a log as one row per step with a measurement."""
     table = pd.DataFrame(list(logged), columns=["step", *MEASURED])
     table = table.astype({"step": int, **dict.fromkeys(MEASURED, float)})
     return table.dropna(subset=MEASURED, how="all").groupby("step", as_index=False).last()
-
-
-def read_training(folder: Path) -> dict[str, Any]:
-    """Read `training.json`.
-
-    Raises
-    ------
-    MonitorError
-        The folder has none that can be read: it is not the result of a training.
-    """
-    try:
-        return read_sealed(folder / RECORD)
-    except DamagedFileError as error:
-        raise MonitorError(f"{folder} is not the result of a fine-tuning: {RECORD} cannot be read "
-                           f"({error}). Give a folder that `finetune` wrote") from None
 
 
 class Workplace:
@@ -283,7 +278,7 @@ def load_finetuned(
         The model that an adapter was trained on, in any number format; it stays as it is. May be
         left out for a hub model, and for a folder with all weights.
     dtype, device : str
-        As in `load_causal`; with a base, its own are taken.
+        As in `Checkpoint.load`; with a base, its own are taken.
 
     Returns
     -------
@@ -304,19 +299,19 @@ def load_finetuned(
     'adapter'
     """
     folder = Path(folder)
-    stored = read_training(folder)
+    stored = Trained.record(folder)
     if not (folder / ADAPTER).is_file():
         if base is not None:
             dtype = str(base.model.dtype).removeprefix("torch.")
             device = str(base.model.device)
-        return load_causal(str(folder), dtype=dtype, device=device)
+        return Checkpoint.load(str(folder), dtype=dtype, device=device)
     made = stored["base"]
     if base is None:
         hub = made.get("model", {})
         if not hub.get("revision") or made.get("adapter"):
             raise MonitorError(f"the adapter was trained on {hub.get('name')!r}, which is not on "
-                               "the hub: give base=load_causal(...) of that model's folder")
-        base = load_causal(hub["name"], hub["revision"], dtype=dtype, device=device)
+                               "the hub: give base=Checkpoint.load(...) of that model's folder")
+        base = Checkpoint.load(hub["name"], hub["revision"], dtype=dtype, device=device)
     if (expected := _weights(made)) != (found := _weights(base.identity)):
         raise MonitorError(
             f"the adapter in {folder.name!r} was trained on {expected}, the base given is {found}: "
@@ -336,7 +331,7 @@ def merge_adapter(folder: Path, target: Path, base: Checkpoint | None = None) ->
     folder, base
         As in `load_finetuned`.
     target : Path
-        Must not exist; `load_causal` reads it.
+        Must not exist; `Checkpoint.load` reads it.
 
     Raises
     ------
@@ -346,7 +341,7 @@ def merge_adapter(folder: Path, target: Path, base: Checkpoint | None = None) ->
     folder, target = Path(folder), Path(target)
     if target.exists():
         raise MonitorError(f"{target} exists and is left as it is: give another folder")
-    if read_training(folder) and not (folder / ADAPTER).is_file():
+    if Trained.record(folder) and not (folder / ADAPTER).is_file():
         raise MonitorError(f"{folder} holds all weights: it is an ordinary checkpoint already")
     if base is not None and base.model.dtype != torch.float32:
         raise MonitorError(f"the base is in {base.model.dtype}, where a sum of weights is rounded: "

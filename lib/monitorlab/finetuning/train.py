@@ -93,7 +93,7 @@ def finetune(
     Parameters
     ----------
     base : Checkpoint
-        See `load_causal`. Its weights stay as they are.
+        See `Checkpoint.load`. Its weights stay as they are.
     examples : sequence of Example
         See `verdict_examples`.
     recipe : Recipe
@@ -127,7 +127,7 @@ def finetune(
 
     Examples
     --------
-    `base` is a checkpoint from :func:`monitorlab.models.loading.load_causal`:
+    `base` is a checkpoint from :meth:`monitorlab.models.loading.Checkpoint.load`:
 
     >>> from pathlib import Path
     >>> from monitorlab import load_samples

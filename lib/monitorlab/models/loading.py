@@ -71,10 +71,44 @@ class Checkpoint:
 
     @classmethod
     def load(
+        cls, name: str, revision: str = "", *, dtype: str = "float32", device: str = "cpu",
+        quantization: str = "", adapter: str = "", adapter_revision: str = "",
+    ) -> Checkpoint:
+        """Load a causal language model, quantized or with a LoRA adapter if asked.
+
+        Parameters
+        ----------
+        name, adapter : str
+            Local folder, or name on the hub; no adapter if empty.
+        revision, adapter_revision : str
+            Commit, tag or branch on the hub; must be given for a hub name.
+        dtype : str
+            "float32", "bfloat16" or "float16"; with quantization, the format that it computes in.
+        device : str
+            A torch device.
+        quantization : str
+            Empty, "int8" or "nf4"; both need bitsandbytes and a CUDA device.
+
+        Raises
+        ------
+        ModelError
+            The model or its tokenizer cannot be found, its weights are not those of a whole causal
+            language model, its chat template renders no user message, or the number format is
+            unknown.
+        ModelError
+            The quantization is not possible here, or the adapter does not fit the model.
+        """
+        found = cls.load_plain(name, revision, dtype, device, quantization, adapter,
+                               adapter_revision)
+        form = chat_form(found.tokenizer).settings()
+        return replace(found, identity={**found.identity, **form})
+
+    @classmethod
+    def load_plain(
         cls, name: str, revision: str, dtype: str, device: str, quantization: str, adapter: str,
         adapter_revision: str,
     ) -> Checkpoint:
-        """As `load_causal`, for a model whose chat template need not render a system message."""
+        """As `load`, for a model whose chat template need not render a system message."""
         _refuse_adapter(name)
         _check_training(name)
         tokenizer = load_tokenizer(name, revision)
@@ -95,39 +129,6 @@ class Checkpoint:
             merge = not quantization and model.dtype == torch.float32
             model = with_adapter(model, adapter, adapter_revision, merge=merge)
         return cls(model, tokenizer, identity)
-
-
-def load_causal(
-    name: str, revision: str = "", *, dtype: str = "float32", device: str = "cpu",
-    quantization: str = "", adapter: str = "", adapter_revision: str = "",
-) -> Checkpoint:
-    """Load a causal language model, quantized or with a LoRA adapter if asked.
-
-    Parameters
-    ----------
-    name, adapter : str
-        Local folder, or name on the hub; no adapter if empty.
-    revision, adapter_revision : str
-        Commit, tag or branch on the hub; must be given for a hub name.
-    dtype : str
-        "float32", "bfloat16" or "float16"; with quantization, the format that it computes in.
-    device : str
-        A torch device.
-    quantization : str
-        Empty, "int8" or "nf4"; both need bitsandbytes and a CUDA device.
-
-    Raises
-    ------
-    ModelError
-        The model or its tokenizer cannot be found, its weights are not those of a whole causal
-        language model, its chat template renders no user message, or the number format is unknown.
-    ModelError
-        The quantization is not possible here, or the adapter does not fit the model.
-    """
-    checkpoint = Checkpoint.load(name, revision, dtype, device, quantization, adapter,
-                                 adapter_revision)
-    form = chat_form(checkpoint.tokenizer).settings()
-    return replace(checkpoint, identity={**checkpoint.identity, **form})
 
 
 def check_unchanged(folder: Path, files: Mapping[str, str]) -> None:

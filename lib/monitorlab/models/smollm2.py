@@ -27,7 +27,6 @@ from monitorlab.models.loading import (
     Checkpoint,
     fast_dtype,
     from_checkpoint,
-    load_causal,
     load_model,
     seal_origin,
     wheel_file,
@@ -58,7 +57,7 @@ def load_smollm2(*, dtype: str = "auto", device: str = "cpu", **loading: Any) ->
     device : str
         A torch device.
     **loading
-        As `load_causal` takes it, such as an adapter.
+        As `Checkpoint.load` takes it, such as an adapter.
 
     Raises
     ------
@@ -67,7 +66,7 @@ def load_smollm2(*, dtype: str = "auto", device: str = "cpu", **loading: Any) ->
     """
     if dtype == "auto":
         dtype = fast_dtype(device)
-    return load_causal(str(smollm2_folder()), dtype=dtype, device=device, **loading)
+    return Checkpoint.load(str(smollm2_folder()), dtype=dtype, device=device, **loading)
 
 
 def smollm2_folder() -> Path:

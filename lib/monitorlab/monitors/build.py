@@ -83,7 +83,7 @@ class _Kind:
                          if name not in decided}
 
 
-_CAUSAL = ("models.loading:load_causal", "monitors.causal:LogitMonitor",
+_CAUSAL = ("models.loading:Checkpoint.load", "monitors.causal:LogitMonitor",
            "monitors.causal:TextMonitor")
 _SHORT_NAMES = {"rpm": "requests_per_minute", "tpm": "tokens_per_minute",
                 "cost_cap": "cost_cap_usd"}
@@ -104,7 +104,7 @@ _ALL = (
          ("monitors.classifier:ClassifierMonitor.load",)),
     _Kind("guard:NAME_OR_FOLDER",
          "Llama-Guard, Qwen3Guard-Gen or ShieldGemma, at hand or, with base_url, on a server",
-         ("monitors.guard:guard", "models.loading:load_causal", "monitors.guard:GuardMonitor",
+         ("monitors.guard:guard", "models.loading:Checkpoint.load", "monitors.guard:GuardMonitor",
           "monitors.api.monitor:ApiMonitor"), other_names=_SHORT_NAMES),
     _Kind("hf:NAME_OR_FOLDER", "causal language model of the Hugging Face hub or in a folder",
          ("monitors.build:causal", *_CAUSAL), other_names={"max_tokens": "max_new_tokens"}),
@@ -264,18 +264,18 @@ def causal(
     read : {"logits", "text"}
         The verdict is read from the logits of the next word, or from a generated reply.
     **settings
-        Of `load_causal`, and of `LogitMonitor` or `TextMonitor`.
+        Of `Checkpoint.load`, and of `LogitMonitor` or `TextMonitor`.
 
     Raises
     ------
     MonitorError
         If it cannot be loaded, or a setting belongs to the other way of reading.
     """
-    from monitorlab.models.loading import load_causal
+    from monitorlab.models.loading import Checkpoint
 
     def load(**loading: Any) -> Checkpoint:
         adapted = _is_finetuned_adapter(name)
-        return _finetuned(name, loading) if adapted else load_causal(name, **loading)
+        return _finetuned(name, loading) if adapted else Checkpoint.load(name, **loading)
 
     return _read_causally(load, prompt, read, settings)
 
@@ -294,7 +294,7 @@ def smollm2(
     dtype : str
         "float32", "bfloat16", or "auto" for bfloat16 where the device computes in it, else float32.
     **settings
-        Of `load_causal`, and of `LogitMonitor` or `TextMonitor`.
+        Of `Checkpoint.load`, and of `LogitMonitor` or `TextMonitor`.
 
     Raises
     ------
@@ -320,7 +320,7 @@ def _finetuned_smollm2(
     folder : str
         Of the adapter; empty for the one that is released.
     **settings
-        Of `load_causal`, and of `LogitMonitor` or `TextMonitor`.
+        Of `Checkpoint.load`, and of `LogitMonitor` or `TextMonitor`.
 
     Raises
     ------
@@ -366,11 +366,11 @@ def _read_causally(
 ) -> Monitor:
     """Load a causal language model and read it by logits or by text."""
     from monitorlab.models import ModelError
-    from monitorlab.models.loading import load_causal
+    from monitorlab.models.loading import Checkpoint
     from monitorlab.monitors.causal import LogitMonitor, TextMonitor
     from monitorlab.monitors.prompts import load_prompt
 
-    loading = {key: settings.pop(key) for key in settings_of(load_causal) if key in settings}
+    loading = {key: settings.pop(key) for key in settings_of(Checkpoint.load) if key in settings}
     reader: type[LogitMonitor | TextMonitor] = LogitMonitor if read == "logits" else TextMonitor
     if needless := [key for key in settings if key not in settings_of(reader)]:
         needs = ("needs a generated reply: add --read text" if read == "logits" else

@@ -181,7 +181,7 @@ class LogitMonitor(CausalMonitor):
     Parameters
     ----------
     checkpoint : Checkpoint
-        See `load_causal`.
+        See `Checkpoint.load`.
     prompt : Prompt
         One that asks for a verdict ("verdict" or "evidence").
     name : str
@@ -270,7 +270,7 @@ class TextMonitor(CausalMonitor):
     Parameters
     ----------
     checkpoint : Checkpoint
-        See `load_causal`.
+        See `Checkpoint.load`.
     prompt : Prompt
     name : str
         How the tables call it; the model's name if empty.

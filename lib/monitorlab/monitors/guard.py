@@ -13,7 +13,7 @@ from typing import Any
 from monitorlab.models import ModelError
 from monitorlab.models.engine import LABEL_MASS
 from monitorlab.models.guards import Controversial, Guard, GuardFamily
-from monitorlab.models.loading import Checkpoint, load_causal
+from monitorlab.models.loading import Checkpoint
 from monitorlab.monitors.api.monitor import ApiMonitor
 from monitorlab.monitors.causal import CausalMonitor
 from monitorlab.monitors.monitor import Monitor, MonitorError, Sample
@@ -28,7 +28,7 @@ class GuardMonitor(CausalMonitor):
     Parameters
     ----------
     checkpoint : Checkpoint
-        See `load_causal`.
+        See `Checkpoint.load`.
     family : GuardFamily
         See `GuardFamily.of`.
     name : str
@@ -120,7 +120,7 @@ def guard(
     logprobs : bool
         Ask the server for log-probabilities, and read the score from them. Only with base_url.
     **settings
-        Of `load_causal` and `GuardMonitor`, or of `ApiMonitor`.
+        Of `Checkpoint.load` and `GuardMonitor`, or of `ApiMonitor`.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def guard(
         If its family or its labels are unknown, it cannot be loaded, or a setting belongs to the
         other way of asking.
     """
-    own = settings_of(ApiMonitor) if base_url else settings_of(load_causal, GuardMonitor)
+    own = settings_of(ApiMonitor) if base_url else settings_of(Checkpoint.load, GuardMonitor)
     if needless := [key for key in settings if key not in own]:
         needs = "of a model that is loaded here: leave base_url out" if base_url else (
             "of a server: add base_url")
@@ -140,8 +140,8 @@ def guard(
             return ApiMonitor(name, GuardPrompt(kind), base_url=base_url, logprobs=logprobs,
                               **settings)
         loading = {key: settings.pop(key, setting.default)
-                   for key, setting in settings_of(load_causal).items()}
-        checkpoint = Checkpoint.load(name, **loading)
+                   for key, setting in settings_of(Checkpoint.load).items()}
+        checkpoint = Checkpoint.load_plain(name, **loading)
     except ModelError as error:
         raise MonitorError(str(error)) from error
     return GuardMonitor(checkpoint, kind, **settings)

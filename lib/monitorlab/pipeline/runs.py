@@ -37,7 +37,7 @@ from monitorlab.pipeline.profiles import Profile
 from monitorlab.storage import files, manifests, sources
 from monitorlab.storage.files import digest_file, write_text_atomic
 from monitorlab.storage.manifests import MANIFEST, ArtifactError, finished_manifest
-from monitorlab.storage.tables import Schema, SchemaError, check_frame
+from monitorlab.storage.tables import Schema, SchemaError
 
 PACKAGES = ("monitorlab", "numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "torch",
             "transformers", "matplotlib")
@@ -248,7 +248,7 @@ class Run:
             If there is no such table, or the run is closed.
         """
         schema = self._open_schema(name)
-        table = _as_arrow(check_frame(frame, schema), schema)
+        table = _as_arrow(schema.check(frame), schema)
         with files.write_file_atomic(self.folder / f"{name}.parquet") as temporary:
             pq.write_table(table, temporary, compression="zstd")
             file = digest_file(temporary)
@@ -283,7 +283,7 @@ class Run:
                 for part in parts:
                     if part.empty:
                         continue
-                    typed = check_frame(part, schema)
+                    typed = schema.check(part)
                     keys.update(pd.util.hash_pandas_object(typed[list(schema.key)], index=False))
                     rows += len(typed)
                     if len(keys) != rows:
@@ -331,7 +331,7 @@ class Run:
         with pq.ParquetFile(path) as file:
             manifests._same_columns(file.schema_arrow, schema, path, command)
             for group in range(file.num_row_groups):
-                yield check_frame(file.read_row_group(group).to_pandas(), schema)
+                yield schema.check(file.read_row_group(group).to_pandas())
 
     def check_same_files(self, notebook: str) -> None:
         """Raise unless `notebook` recorded the same files of the user's own as this run did.

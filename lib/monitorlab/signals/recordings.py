@@ -22,7 +22,7 @@ from monitorlab.benchmark.sources.texts import PROCESSBENCH
 from monitorlab.online.trajectories import UNKNOWN
 from monitorlab.signals.step_scores import Problem, StepScores, split_steps
 from monitorlab.storage.sources import fetch
-from monitorlab.storage.table_files import read_table_file
+from monitorlab.storage.table_files import FileTable
 
 TAU_BENCH = "tau_bench/gpt-4o-airline.json"
 # Tools of the airline agent that change its data base (tau_bench/envs/airline/tools).
@@ -273,7 +273,7 @@ def _read_recordings(path: Path) -> list[RecordedSequence]:
     Parameters
     ----------
     path : Path
-        As :func:`monitorlab.storage.table_files.read_table_file` takes it. Columns: ``problem`` (or
+        As :meth:`monitorlab.storage.table_files.FileTable.read` takes it. Columns: ``problem`` (or
         question, request, prompt) with, if it is already solved, ``steps`` (or solution, response),
         a list or a text that is split at blank lines; or ``messages``, a chat. Optional are
         ``trajectory_id``, ``answer``, ``label`` (1 is wrong or unsafe), ``onset`` and ``group``.
@@ -285,7 +285,7 @@ def _read_recordings(path: Path) -> list[RecordedSequence]:
     TableFileError
         The file cannot be read.
     """
-    table = read_table_file(path, EXPECTED, {name for one in _ALIASES.values() for name in one})
+    table = FileTable.read(path, EXPECTED, {name for one in _ALIASES.values() for name in one})
     columns = {ours: [table.columns[name] for name in names if name in table.columns]
                for ours, names in _ALIASES.items()}
     if not columns["problem"] and not columns["messages"]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from monitorlab.storage.files import DamagedFileError, digest_file, read_sealed
-from monitorlab.storage.tables import SCHEMAS, Schema, check_frame
+from monitorlab.storage.tables import SCHEMAS, Schema
 
 MANIFEST = "manifest.json"
 
@@ -69,7 +69,7 @@ def load_table(
     path = _unchanged(folder, name, outputs, command, parts=False)
     with pq.ParquetFile(path) as file:
         _same_columns(file.schema_arrow, schema, path, command)
-        return check_frame(file.read().to_pandas(), schema)
+        return schema.check(file.read().to_pandas())
 
 
 def finished_manifest(

@@ -22,7 +22,7 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from monitorlab.benchmark.samples import sample_row
-from monitorlab.storage.tables import SAMPLES, check_frame
+from monitorlab.storage.tables import SAMPLES
 
 Value = TypeVar("Value")
 WORDS = {str: "text", bool: "true or false", int: "a whole number", list: "a list", dict: "a map"}
@@ -341,4 +341,4 @@ def _match(benign: Sequence[Answer], misbehaving: Sequence[Answer]) -> list[tupl
 
 
 def _samples(rows: list[dict[str, object]]) -> pd.DataFrame:
-    return check_frame(pd.DataFrame(rows, columns=SAMPLES.columns), SAMPLES)
+    return SAMPLES.check(pd.DataFrame(rows, columns=SAMPLES.columns))

@@ -27,7 +27,7 @@ from monitorlab.chapters.finetuning.train_arms import Task, ask_arms, training_n
 from monitorlab.chapters.finetuning.transfer import longer
 from monitorlab.evaluation.rates import join
 from monitorlab.evaluation.tradeoff import BASE
-from monitorlab.finetuning.saved import RECORD, load_finetuned, read_training
+from monitorlab.finetuning.saved import RECORD, Trained, load_finetuned
 from monitorlab.models import smollm2
 from monitorlab.models.loading import ADAPTER, Checkpoint
 from monitorlab.monitors.build import RELEASED, released_folder
@@ -193,7 +193,7 @@ def _write(
     prompt: Prompt, samples: pd.DataFrame,
 ) -> None:
     """Write a study; what was there before stays until it is complete."""
-    trainings = {task.title.removeprefix("arm-"): read_training(place)
+    trainings = {task.title.removeprefix("arm-"): Trained.record(place)
                  for task, place in trained.items()}
     with write_folder_atomic(folder) as temporary:
         for name, part in _tables(verdicts):
@@ -204,7 +204,7 @@ def _write(
                 kept.mkdir()
                 for name in WEIGHTS:
                     shutil.copyfile(place / name, kept / name)
-                record = read_training(place)
+                record = Trained.record(place)
                 record["files"] = {name: record["files"][name] for name in WEIGHTS
                                    if name != RECORD}  # what a reader looks for
                 (kept / RECORD).write_text(sealed_json(record), encoding="utf-8")

