@@ -55,7 +55,7 @@ from monitorlab.monitors.store import VerdictStore
 from monitorlab.online.policy import OnlineMonitor, Policy, _days_after, _today
 from monitorlab.pipeline.records import RunRecord
 from monitorlab.pipeline.runs import open_run
-from monitorlab.storage.manifests import finished_manifest
+from monitorlab.storage.manifests import Results
 from monitorlab.storage.tables import SCHEMAS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -395,7 +395,7 @@ def damaged(inputs: Path, policy: Path, bits: int, rng: random.Random) -> Iterat
     sealed: dict[str, tuple[Path, Callable[[Path], object]]] = {
         "table of a run": (run.folder / "steps.parquet",
                            lambda _: reader.read_table("06_step_signals", "steps").to_csv()),
-        "manifest of a run": (run.folder / "manifest.json", lambda p: finished_manifest(p.parent)),
+        "manifest of a run": (run.folder / "manifest.json", lambda p: Results(p.parent).finished()),
         "record of an execution": (ran / "r" / "executed" / "06_slow.json",
                                    lambda _: RunRecord.load(ran, "r", "06_slow")),
         "stored answers": (own / "store.jsonl", lambda p: dict(VerdictStore.read(p))),

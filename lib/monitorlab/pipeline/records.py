@@ -21,7 +21,6 @@ from typing import Any
 
 from monitorlab.pipeline.notebooks import Notebook
 from monitorlab.pipeline.runs import RunLock, mark, package_versions
-from monitorlab.storage import manifests
 from monitorlab.storage.files import (
     FULL,
     DamagedFileError,
@@ -30,7 +29,7 @@ from monitorlab.storage.files import (
     sealed_json,
     write_text_atomic,
 )
-from monitorlab.storage.manifests import ArtifactError
+from monitorlab.storage.manifests import ArtifactError, Results
 
 _WHY_AGAIN = {
     "missing": "it has not been run yet", "failed": "its last execution failed",
@@ -330,17 +329,18 @@ def _why_stale(
         if source.profile != record.profile:
             return f"{stem} was run with profile {source.profile}"
     try:
-        return "; ".join(manifests.stale_inputs(folder / notebook.stem))
+        return "; ".join(Results(folder / notebook.stem).stale())
     except ArtifactError as error:
         return str(error)
 
 
 def _why_tables_differ(folder: Path, done: RunRecord, notebook: Notebook) -> str:
     try:
-        if not notebook.writes and manifests.read_manifest(folder) is None:
+        results = Results(folder)
+        if not notebook.writes and results.manifest() is None:
             return ""
-        manifest = manifests.finished_manifest(folder)
-        manifests.unchanged_tables(folder, manifest)
+        manifest = results.finished()
+        results.check(manifest)
     except ArtifactError as error:
         return str(error)
     if _tables_seal(folder) != done.tables:

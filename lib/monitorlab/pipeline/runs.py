@@ -34,9 +34,9 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from monitorlab.pipeline.profiles import Profile
-from monitorlab.storage import files, manifests, sources
+from monitorlab.storage import files, sources
 from monitorlab.storage.files import digest_file, write_text_atomic
-from monitorlab.storage.manifests import MANIFEST, ArtifactError, finished_manifest
+from monitorlab.storage.manifests import MANIFEST, ArtifactError, Results
 from monitorlab.storage.tables import Schema, SchemaError
 
 PACKAGES = ("monitorlab", "numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "torch",
@@ -66,7 +66,7 @@ def mark(folder: Path, status: str) -> None:
     an earlier execution left is then no result of this run any more.
     """
     try:
-        manifest = manifests.read_manifest(folder)
+        manifest = Results(folder).manifest()
     except ArtifactError:
         return  # nobody reads what lies beside it
     if manifest is not None:
@@ -317,21 +317,17 @@ class Run:
             If the table is missing, its run unfinished, of another profile or seed, or stale, or
             the file was changed after it was written. The message names the notebook to run.
         """
-        folder, outputs, command = self._written(notebook, name)
-        frame = manifests.load_table(folder, name, outputs, command)
-        self._record_input(notebook, name, outputs)
+        results, manifest = self._written(notebook, name)
+        frame = results.table(name, manifest)
+        self._record_input(notebook, name, manifest["outputs"])
         return frame
 
     def read_parts(self, notebook: str, name: str) -> Iterator[pd.DataFrame]:
         """Read what `write_parts` wrote as `read_table` does, yielding it part by part."""
-        schema = manifests._schema(name)
-        folder, outputs, command = self._written(notebook, name)
-        path = manifests._unchanged(folder, name, outputs, command, parts=True)
-        self._record_input(notebook, name, outputs)
-        with pq.ParquetFile(path) as file:
-            manifests._same_columns(file.schema_arrow, schema, path, command)
-            for group in range(file.num_row_groups):
-                yield schema.check(file.read_row_group(group).to_pandas())
+        results, manifest = self._written(notebook, name)
+        parts = results.parts(name, manifest)
+        self._record_input(notebook, name, manifest["outputs"])
+        yield from parts
 
     def check_same_files(self, notebook: str) -> None:
         """Raise unless `notebook` recorded the same files of the user's own as this run did.
@@ -347,7 +343,7 @@ class Run:
             If one of both had another file, or none; or as `read_table`.
         """
         folder = self.folder.parent / checked_name(notebook, "notebook")
-        theirs = finished_manifest(folder, self.profile.name, self.seed)["inputs"]
+        theirs = Results(folder).finished(self.profile.name, self.seed)["inputs"]
         # Name of each file of the user's own by its digest.
         before, mine = ({entry["digest"]: name.removeprefix("file/")
                          for name, entry in inputs.items() if name.startswith("file/")}
@@ -361,14 +357,13 @@ class Run:
                 f"--profile {self.profile.name} --run-id {self.run_id} -p SAMPLES_FILE=..."
             )
 
-    def _written(self, notebook: str, name: str) -> tuple[Path, dict[str, Any], str]:
-        """Folder, recorded outputs and command of the notebook that wrote a table."""
-        manifests._schema(name)
-        folder = self.folder.parent / checked_name(notebook, "notebook")
-        command = manifests.run_command(folder, self.profile.name)
+    def _written(self, notebook: str, name: str) -> tuple[Results, dict[str, Any]]:
+        """Results of the notebook that wrote a table, and their manifest."""
+        Results.schema(name)
+        results = Results(self.folder.parent / checked_name(notebook, "notebook"))
         if notebook == self.notebook:
-            return folder, self.outputs, command
-        return folder, finished_manifest(folder, self.profile.name, self.seed)["outputs"], command
+            return results, {"outputs": self.outputs, "profile": self.profile.name}
+        return results, results.finished(self.profile.name, self.seed)
 
     def _record_input(self, notebook: str, name: str, outputs: Mapping[str, Any]) -> None:
         if notebook != self.notebook:
@@ -381,7 +376,7 @@ class Run:
             raise ArtifactError(f"cannot write {name!r}: the run of {self.notebook} is "
                                 f"{self.status}. Write before run.close(), or run the notebook "
                                 "again.")
-        return manifests._schema(name)
+        return Results.schema(name)
 
     def checkpoint_folder(self, name: str, fingerprint: Mapping[str, Any]) -> Path:
         """Return where `checkpoint` keeps a model, whether it is there or not.

@@ -21,7 +21,7 @@ from typing import Any, TextIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from monitorlab.storage.manifests import check_file
+from monitorlab.storage.manifests import Results
 
 ENDINGS = re.compile(r"\.(?:(?P<text>csv|tsv|jsonl|ndjson|json)(?:\.gz)?|parquet|pq)$", re.I)
 _EXPECTED_ENDINGS = (".csv, .tsv, .jsonl, .ndjson, .json, each also with .gz, or .parquet, also "
@@ -101,7 +101,7 @@ class FileTable:
             raise TableFileError(f"the file is empty. Expected the columns {expected}")
         kind = (ending["text"] or "parquet").lower()
         if kind == "parquet":
-            check_file(path)
+            Results.check_file(path)
             table = _from_parquet(path, choose)
         else:
             table = _from_text(path, kind, expected, names, report, choose or _all_once)
