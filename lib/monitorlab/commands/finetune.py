@@ -20,7 +20,7 @@ from monitorlab.benchmark.sample_files import SampleFileError, load_samples
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.storage.files import digest_file
-from monitorlab.storage.settings import read_settings, settings_of, split_assignments
+from monitorlab.storage.settings import Setting, read_settings, split_assignments
 
 if TYPE_CHECKING:
     from monitorlab.finetuning.recipe import Recipe
@@ -139,7 +139,7 @@ def _ordered_recipe(order: _Order) -> Recipe:
         raise MonitorError(f"dtype is given twice: {order.dtype} and {given['dtype']}")
     if not order.dtype:
         given.setdefault("dtype", fast_dtype(order.where()))
-    recipe = Recipe(**read_settings(settings_of(Recipe), "a recipe", given))
+    recipe = Recipe(**read_settings(Setting.of(Recipe), "a recipe", given))
     if order.merge is not None and not recipe.lora_rank:
         raise MonitorError("--merge with lora_rank=0: all weights are trained, so the result is an "
                            "ordinary checkpoint already; leave --merge out")

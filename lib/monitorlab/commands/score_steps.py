@@ -188,7 +188,7 @@ def _build_verifier(spec: str, options: Mapping[str, str]) -> tuple[_Verifier, _
         raise ParameterError(f"the verifier is {spec!r}, expected logprob:NAME, prm:NAME, "
                              f"guard:NAME (on the hub, a folder, or {smollm2.NAME}) or {RULE}")
     build, *rest = (pkgutil.resolve_name(f"monitorlab.signals.{part}") for part in VERIFIERS[kind])
-    known, reading = named.settings_of(build, *rest), named.settings_of(_StepReading)
+    known, reading = named.Setting.of(build, *rest), named.Setting.of(_StepReading)
     given = named.read_settings({**reading, **known}, f"score-steps with {kind}", options, said)
     ours = _StepReading(**{key: given.pop(key) for key in reading if key in given})
     decides = {key: setting.default for key, setting in known.items()} | given

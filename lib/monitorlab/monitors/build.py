@@ -26,7 +26,6 @@ from monitorlab.storage.settings import (
     ParameterError,
     Setting,
     read_settings,
-    settings_of,
     split_assignments,
 )
 
@@ -79,7 +78,7 @@ class _Kind:
         """What can be given by name."""
         shared = {setting.name: setting for setting in (NAME, VIEW)}
         decided = {*shared, *self.fixed}
-        return shared | {name: setting for name, setting in settings_of(*self.built()).items()
+        return shared | {name: setting for name, setting in Setting.of(*self.built()).items()
                          if name not in decided}
 
 
@@ -370,9 +369,9 @@ def _read_causally(
     from monitorlab.monitors.causal import LogitMonitor, TextMonitor
     from monitorlab.monitors.prompts import load_prompt
 
-    loading = {key: settings.pop(key) for key in settings_of(Checkpoint.load) if key in settings}
+    loading = {key: settings.pop(key) for key in Setting.of(Checkpoint.load) if key in settings}
     reader: type[LogitMonitor | TextMonitor] = LogitMonitor if read == "logits" else TextMonitor
-    if needless := [key for key in settings if key not in settings_of(reader)]:
+    if needless := [key for key in settings if key not in Setting.of(reader)]:
         needs = ("needs a generated reply: add --read text" if read == "logits" else
                  "is of the logits: add --read logits")
         raise MonitorError(f"the option {needless[0]} {needs}")
@@ -502,7 +501,7 @@ def _finetuned(name: str, loading: Mapping[str, Any]) -> Checkpoint:
     """Adapter of `finetune` on the base that it was trained on."""
     from monitorlab.finetuning.saved import load_finetuned
 
-    if needless := [key for key in loading if key not in settings_of(load_finetuned)]:
+    if needless := [key for key in loading if key not in Setting.of(load_finetuned)]:
         raise MonitorError(f"the option {needless[0]} means nothing to hf:{name}, which is an "
                            f"adapter itself: give the base and --adapter {name}")
     try:
@@ -635,9 +634,9 @@ def list_settings(spec: str) -> str:
     for name, value in _listed_settings(named, known, {"read": "text"}).items():
         known[name] = replace(known[name], default=value)
     if named.kind.parts[1:] == _CAUSAL:
-        shared = settings_of(*named.kind.built()[:2])
+        shared = Setting.of(*named.kind.built()[:2])
         for read, reader in zip(("logits", "text"), named.kind.built()[2:], strict=True):
-            for name in settings_of(reader).keys() - shared.keys() - {NAME.name}:
+            for name in Setting.of(reader).keys() - shared.keys() - {NAME.name}:
                 meaning = f"{known[name].meaning} Only with read={read}."
                 known[name] = replace(known[name], meaning=meaning)
     return _described(spec, named.kind, known)

@@ -26,14 +26,7 @@ from typing import Any
 from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, MonitorStop, Sample
 from monitorlab.monitors.verdicts import ERROR, PARSED, THRESHOLD, Verdict
 from monitorlab.storage.files import writable
-from monitorlab.storage.settings import (
-    REQUIRED,
-    ParameterError,
-    Setting,
-    read_settings,
-    signature_settings,
-    unknown,
-)
+from monitorlab.storage.settings import REQUIRED, ParameterError, Setting, read_settings
 
 EXPECTED = "True, False, a number in [0, 1], a dictionary with verdict or score, or a Verdict"
 SIGNATURE = "def {name}(request: str, response: str)"
@@ -85,7 +78,8 @@ class FunctionMonitor(ComputingMonitor):
         self._function = _callable(module, self.name, spec)
         known, arguments = _own_settings(self._function), arguments or {}
         if stray := [key for key in arguments if key not in known]:
-            raise MonitorError(unknown(stray[0], ["name", "view", "workers", *known], spec))
+            names = ["name", "view", "workers", *known]
+            raise MonitorError(str(ParameterError.unknown(stray[0], names, spec)))
         try:
             given = read_settings(known, spec, arguments)
         except ParameterError as error:
@@ -272,7 +266,7 @@ def _own_settings(function: Callable[..., Any]) -> dict[str, Setting]:
     except ValueError:  # some compiled functions have none
         return {}
     texts = list(TEXTS) if set(TEXTS) <= set(parameters) else list(parameters)[:2]
-    found = signature_settings(function)
+    found = Setting.of_signature(function)
     return {name: setting for name, setting in found.items() if name not in texts}
 
 

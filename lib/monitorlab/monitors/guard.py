@@ -19,7 +19,7 @@ from monitorlab.monitors.causal import CausalMonitor
 from monitorlab.monitors.monitor import Monitor, MonitorError, Sample
 from monitorlab.monitors.prompts import GuardPrompt, broken_up
 from monitorlab.monitors.verdicts import THRESHOLD, Verdict
-from monitorlab.storage.settings import settings_of
+from monitorlab.storage.settings import Setting
 
 
 class GuardMonitor(CausalMonitor):
@@ -128,7 +128,7 @@ def guard(
         If its family or its labels are unknown, it cannot be loaded, or a setting belongs to the
         other way of asking.
     """
-    own = settings_of(ApiMonitor) if base_url else settings_of(Checkpoint.load, GuardMonitor)
+    own = Setting.of(ApiMonitor) if base_url else Setting.of(Checkpoint.load, GuardMonitor)
     if needless := [key for key in settings if key not in own]:
         needs = "of a model that is loaded here: leave base_url out" if base_url else (
             "of a server: add base_url")
@@ -140,7 +140,7 @@ def guard(
             return ApiMonitor(name, GuardPrompt(kind), base_url=base_url, logprobs=logprobs,
                               **settings)
         loading = {key: settings.pop(key, setting.default)
-                   for key, setting in settings_of(Checkpoint.load).items()}
+                   for key, setting in Setting.of(Checkpoint.load).items()}
         checkpoint = Checkpoint.load_plain(name, **loading)
     except ModelError as error:
         raise MonitorError(str(error)) from error

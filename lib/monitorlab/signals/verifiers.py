@@ -43,7 +43,7 @@ from monitorlab.models.engine import (
 from monitorlab.models.guards import Guard, GuardFamily
 from monitorlab.models.loading import from_checkpoint, load_model
 from monitorlab.signals.step_scores import Label, Problem, StepScorer, StepScores
-from monitorlab.storage.settings import settings_of
+from monitorlab.storage.settings import Setting
 
 QWEN_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 SEPARATOR = "<extra_0>"
@@ -244,7 +244,7 @@ def load_reward_model(name: str, revision: str = "", **settings: Any) -> StepSco
     config = from_checkpoint(AutoConfig.from_pretrained, name, revision, trust_remote_code=False)
     causal = any(one.endswith("ForCausalLM") for one in config.architectures or ())
     scorer: type[StepScorer] = MathShepherdScorer if causal else TokenRewardScorer
-    known = settings_of(scorer.load, scorer)
+    known = Setting.of(scorer.load, scorer)
     if needless := [key for key in settings if key not in known]:
         raise ModelError(f"the option {needless[0]} means nothing to {name}, which is read by "
                          f"{scorer.__name__}. There are: {', '.join(known)}")
