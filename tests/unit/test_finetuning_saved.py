@@ -9,7 +9,7 @@ import pytest
 import torch
 from finetuning_cases import PROMPT, make_base, make_examples, make_samples, recipe
 
-from monitorlab.finetuning.saved import load_finetuned, merge_adapter
+from monitorlab.finetuning.saved import Trained, load_finetuned
 from monitorlab.finetuning.train import finetune
 from monitorlab.models import ModelError
 from monitorlab.models.loading import Checkpoint
@@ -107,7 +107,7 @@ def test_colleagues_can_read_what_was_trained(folders: dict[str, Path], name: st
 def test_the_merged_checkpoint_is_an_ordinary_one_with_the_same_logits(
     folders: dict[str, Path], base: Checkpoint, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    target = merge_adapter(folders["adapter"], tmp_path / "merged", base)
+    target = Trained.merge(folders["adapter"], tmp_path / "merged", base)
     assert capfd.readouterr() == ("", "")
     assert modes(target) == {0o644}
     merged = Checkpoint.load(str(target))
@@ -116,12 +116,12 @@ def test_the_merged_checkpoint_is_an_ordinary_one_with_the_same_logits(
     np.testing.assert_allclose(scores(merged), scores(load_finetuned(folders["adapter"], base)),
                                atol=1e-6)
     with pytest.raises(MonitorError, match="exists and is left as it is"):
-        merge_adapter(folders["adapter"], target, base)
+        Trained.merge(folders["adapter"], target, base)
     with pytest.raises(MonitorError, match="an ordinary checkpoint already"):
-        merge_adapter(folders["full"], tmp_path / "again")
+        Trained.merge(folders["full"], tmp_path / "again")
     half = Checkpoint.load(str(folders["base"]), dtype="bfloat16")
     with pytest.raises(MonitorError, match='load it with dtype="float32"'):
-        merge_adapter(folders["adapter"], tmp_path / "again", half)
+        Trained.merge(folders["adapter"], tmp_path / "again", half)
 
 
 def test_an_adapter_of_another_base_is_refused(

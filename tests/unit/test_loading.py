@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from monitorlab.models import ModelError, loading
-from monitorlab.models.loading import Checkpoint, load_model, no_progress_bars, with_adapter
+from monitorlab.models.loading import Checkpoint, load_model, no_progress_bars
 from monitorlab.models.sentence_encoder import Encoder
 from monitorlab.monitors.build import build_monitor
 from monitorlab.monitors.classifier import ClassifierMonitor
@@ -279,6 +279,6 @@ def test_adapters_in_the_wrong_place_are_named(save: Save, tmp_path: Path) -> No
         Checkpoint.load(str(tmp_path / "adapter"))
     prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     adapt(save, tmp_path / "prompt", prompt)
-    model = Checkpoint.load(str(tmp_path / "base")).model
+    base = Checkpoint.load(str(tmp_path / "base"))
     with pytest.raises(ModelError, match="PROMPT_TUNING.*expected LoRA"):
-        with_adapter(model, str(tmp_path / "prompt"), merge=False)
+        base.with_adapter(str(tmp_path / "prompt"))

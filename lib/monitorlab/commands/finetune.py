@@ -20,7 +20,7 @@ from monitorlab.benchmark.sample_files import SampleFileError, load_samples
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.storage.files import digest_file
-from monitorlab.storage.settings import Setting, read_settings, split_assignments
+from monitorlab.storage.settings import Setting
 
 if TYPE_CHECKING:
     from monitorlab.finetuning.recipe import Recipe
@@ -134,12 +134,12 @@ def _ordered_recipe(order: _Order) -> Recipe:
     from monitorlab.finetuning.recipe import Recipe
     from monitorlab.models.loading import fast_dtype
 
-    given = split_assignments(order.option or ())
+    given = Setting.split(order.option or ())
     if order.dtype and given.setdefault("dtype", order.dtype) != order.dtype:
         raise MonitorError(f"dtype is given twice: {order.dtype} and {given['dtype']}")
     if not order.dtype:
         given.setdefault("dtype", fast_dtype(order.where()))
-    recipe = Recipe(**read_settings(Setting.of(Recipe), "a recipe", given))
+    recipe = Recipe(**Setting.read_all(Setting.of(Recipe), "a recipe", given))
     if order.merge is not None and not recipe.lora_rank:
         raise MonitorError("--merge with lora_rank=0: all weights are trained, so the result is an "
                            "ordinary checkpoint already; leave --merge out")
@@ -289,9 +289,9 @@ def finetune_file(order: _Order) -> None:
                       save_steps=order.save_steps, **shown,
                       title=f"training {order.out.name}" if first else "")
         if order.merge is not None and first:
-            from monitorlab.finetuning.saved import merge_adapter
+            from monitorlab.finetuning.saved import Trained
 
-            merge_adapter(order.out, order.merge, _base(order, "float32", "cpu"))
+            Trained.merge(order.out, order.merge, _base(order, "float32", "cpu"))
         tell(_result(order, done, held_out))
 
 

@@ -40,7 +40,7 @@ from monitorlab.monitors.store import ENDINGS, VerdictStore, read_verdicts, writ
 from monitorlab.monitors.verdicts import WORDING, Verdict
 from monitorlab.storage import files
 from monitorlab.storage.files import digest_file, pretty_json, write_text_atomic
-from monitorlab.storage.settings import ParameterError, split_assignments
+from monitorlab.storage.settings import ParameterError, Setting
 from monitorlab.storage.sources import cache_folder
 from monitorlab.storage.tables import STATUSES, VERDICTS
 
@@ -131,7 +131,7 @@ def score_samples(
         A setting of the monitor, repeatable, also spelled --NAME VALUE; `monitors NAME` lists
         them.
     """
-    given = [split_assignments(option or []), *spelled_settings(context.args)]
+    given = [Setting.split(option or []), *spelled_settings(context.args)]
     if request.workers is not None and not request.actors:
         given.append({"workers": str(request.workers)})
     build = functools.partial(build_monitor, monitor, *given)

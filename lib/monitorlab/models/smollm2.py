@@ -28,7 +28,6 @@ from monitorlab.models.loading import (
     fast_dtype,
     from_checkpoint,
     load_model,
-    seal_origin,
     wheel_file,
 )
 from monitorlab.storage.files import digest_file, write_folder_atomic
@@ -126,7 +125,7 @@ def _convert(source: Path, folder: Path) -> None:
     model.config.architectures = [type(model).__name__]
     for part in (model.config, model.generation_config, tokenizer):
         part.save_pretrained(folder)
-    seal_origin(folder, {"name": NAME, "sha256": digest_file(source)})
+    Checkpoint.seal(folder, {"name": NAME, "sha256": digest_file(source)})
 
 
 @contextlib.contextmanager

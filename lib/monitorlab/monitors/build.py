@@ -21,13 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from monitorlab.monitors.catalogue import API, UNKNOWN, load_catalogue
 from monitorlab.monitors.monitor import FULL, VIEW, Monitor, MonitorError, Viewed
 from monitorlab.storage.files import canonical_json
-from monitorlab.storage.settings import (
-    REQUIRED,
-    ParameterError,
-    Setting,
-    read_settings,
-    split_assignments,
-)
+from monitorlab.storage.settings import REQUIRED, ParameterError, Setting
 
 if TYPE_CHECKING:
     from monitorlab.models.loading import Checkpoint
@@ -218,7 +212,7 @@ def split_spec(text: str) -> tuple[str, dict[str, str]]:
                                "SPEC -o NAME=VALUE ..., and quotation marks around blanks")
         assignments.append(found[1] or rest.pop(0))
     try:
-        return spec, split_assignments(assignments)
+        return spec, Setting.split(assignments)
     except ParameterError as error:
         raise MonitorError(f"settings of {spec}: {error}") from None
 
@@ -342,13 +336,14 @@ def _finetuned_smollm2(
 
 def _check_released(adapter: Path) -> None:
     """Compare the released adapter with the digests of its study."""
-    from monitorlab.models.loading import check_unchanged
+    from monitorlab.models.loading import Checkpoint
     from monitorlab.storage.files import read_sealed
 
     try:
         files = read_sealed(adapter.parent / "study.json")["files"]
-        check_unchanged(adapter.parent, {name: digest for name, digest in files.items()
-                                         if name.startswith(f"{adapter.name}/")})
+        own = {name: digest for name, digest in files.items()
+               if name.startswith(f"{adapter.name}/")}
+        Checkpoint.check_unchanged(adapter.parent, own)
     except ValueError as error:
         raise MonitorError(f"the released adapter is not as it was released: {error}") from error
 
@@ -450,7 +445,7 @@ def _given(
         own = {name: Setting(name, (Any,), REQUIRED, "") for pair in pairs for name in pair}
         known = own | dict(known)
     try:
-        return read_settings(known, spec, *pairs)
+        return Setting.read_all(known, spec, *pairs)
     except ParameterError as error:
         raise MonitorError(str(error)) from None
 
@@ -463,7 +458,7 @@ def _listed_settings(
     if "text" not in (given.get("read"), listed.get("read")):
         listed.pop("thinking", None)
     try:
-        return read_settings(known, named.title, listed)
+        return Setting.read_all(known, named.title, listed)
     except ParameterError as error:
         raise MonitorError(f"data/monitors.toml, {named.title}.settings: {error}") from None
 

@@ -26,7 +26,7 @@ from typing import Any
 from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, MonitorStop, Sample
 from monitorlab.monitors.verdicts import ERROR, PARSED, THRESHOLD, Verdict
 from monitorlab.storage.files import writable
-from monitorlab.storage.settings import REQUIRED, ParameterError, Setting, read_settings
+from monitorlab.storage.settings import REQUIRED, ParameterError, Setting
 
 EXPECTED = "True, False, a number in [0, 1], a dictionary with verdict or score, or a Verdict"
 SIGNATURE = "def {name}(request: str, response: str)"
@@ -81,7 +81,7 @@ class FunctionMonitor(ComputingMonitor):
             names = ["name", "view", "workers", *known]
             raise MonitorError(str(ParameterError.unknown(stray[0], names, spec)))
         try:
-            given = read_settings(known, spec, arguments)
+            given = Setting.read_all(known, spec, arguments)
         except ParameterError as error:
             raise MonitorError(str(error)) from None
         self.arguments = {key: value for key, value in given.items() if value != known[key].default}

@@ -31,7 +31,7 @@ from scipy.special import expit
 from monitorlab.monitors.monitor import NO_PROMPT
 from monitorlab.monitors.replies import read_reply
 from monitorlab.monitors.verdicts import ERROR, PARSED, THRESHOLD, UNPARSED, Verdict
-from monitorlab.storage.table_files import FileTable, TableFileError, parse_columns
+from monitorlab.storage.table_files import FileTable, TableFileError
 from monitorlab.storage.tables import VERDICTS, Field, SchemaError
 
 _SUM = ', "sum": '  # before the CRC-32 of a line, which ends it
@@ -201,7 +201,7 @@ def read_verdicts(path: str | Path, columns: str = "") -> pd.DataFrame:
     """
     file = Path(path).expanduser()
     try:
-        theirs = parse_columns(columns, VERDICTS.columns)
+        theirs = FileTable.named_columns(columns, VERDICTS.columns)
         expected = list(theirs.values()) or VERDICTS.columns
         if file.suffix == ".eval":
             return VERDICTS.check(pd.DataFrame(_inspect_rows(file), dtype=object))

@@ -21,7 +21,7 @@ from scipy import special
 
 from monitorlab.online.running import FloatArray, IntArray
 from monitorlab.online.trajectories import UNKNOWN, ScoreFileError, Trajectories
-from monitorlab.storage.table_files import ENDINGS, FileTable, TableFileError, parse_columns
+from monitorlab.storage.table_files import ENDINGS, FileTable, TableFileError
 
 Cells = Sequence[Any] | NDArray[Any]
 
@@ -120,7 +120,8 @@ def load_signals(
             "does a high score mean danger (suspicion) or success (safety)?")
     file = Path(path).expanduser()
     with _naming(file):
-        named = parse_columns(columns, COLUMNS) if isinstance(columns, str) else dict(columns)
+        named = (FileTable.named_columns(columns, COLUMNS) if isinstance(columns, str)
+                 else dict(columns))
         if group:
             named["group"] = group
         rows = _read(file, named, positive)

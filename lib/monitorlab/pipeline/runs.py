@@ -252,7 +252,7 @@ class Run:
         with files.write_file_atomic(self.folder / f"{name}.parquet") as temporary:
             pq.write_table(table, temporary, compression="zstd")
             file = digest_file(temporary)
-        self.outputs[name] = {"rows": table.num_rows, "digest": files.digest_table(table),
+        self.outputs[name] = {"rows": table.num_rows, "digest": _digest_table(table),
                               "file": file}
 
     def write_parts(self, name: str, parts: Iterable[pd.DataFrame]) -> int:
@@ -290,7 +290,7 @@ class Run:
                         raise SchemaError(f"table {name!r}: a key of {schema.key} is in two parts.")
                     table = _as_arrow(typed, schema)
                     writer.write_table(table, row_group_size=len(typed))
-                    digest.update(files.digest_table(table).encode())
+                    digest.update(_digest_table(table).encode())
             file = digest_file(temporary)
         self.outputs[name] = {"rows": rows, "digest": digest.hexdigest(), "file": file,
                               "parts": True}
@@ -591,3 +591,22 @@ def package_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def _digest_table(table: pa.Table) -> str:
+    """SHA-256 of a table's content: names, types, missing values and values.
+
+    Parquet bytes depend on the writer's version, the content does not.
+    """
+    digest = hashlib.sha256()
+    for field, column in zip(table.schema, table.itercolumns(), strict=True):
+        digest.update(f"{field.name}:{field.type}:{len(column)};".encode())
+        digest.update(column.is_null().to_numpy().tobytes())
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+            texts = [text.encode() for text in column.fill_null("").to_pylist()]
+            digest.update(np.array([len(text) for text in texts], dtype="<i8").tobytes())
+            digest.update(b"".join(texts))
+        else:
+            zero = pa.scalar(0).cast(field.type)
+            digest.update(column.fill_null(zero).to_numpy().tobytes())
+    return digest.hexdigest()

@@ -32,13 +32,11 @@ from transformers import (
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from monitorlab.models import ModelError
-from monitorlab.models.chat import render_chat
+from monitorlab.models.chat import ChatTemplate
 from monitorlab.models.engine import (
     LABEL_MASS,
     Encoded,
     check_length,
-    count_tokens,
-    logits_at_steps,
 )
 from monitorlab.models.guards import Guard, GuardFamily
 from monitorlab.models.loading import from_checkpoint, load_model
@@ -146,12 +144,12 @@ class TokenRewardScorer(StepScorer):
             {"role": "user", "content": _single(problem)},
             {"role": "assistant", "content": "".join(text + self.separator for text in texts)},
         ]
-        chat = render_chat(self.tokenizer, messages)
+        chat = ChatTemplate(self.tokenizer).render(messages)
         ids = self.tokenizer(chat, add_special_tokens=False)["input_ids"]
         return _marked(self, ids, self.separator_id, self.separator, texts)
 
     def _read(self, encoded: Sequence[Encoded]) -> list[StepScores]:
-        logits = logits_at_steps(self.model, encoded, self.tokenizer.pad_token_id)
+        logits = Encoded.logits(self.model, encoded, self.tokenizer.pad_token_id)
         return [StepScores(self.label.suspicion(row), np.array(item.tokens))
                 for row, item in zip(logits, encoded, strict=True)]
 
@@ -209,7 +207,7 @@ class MathShepherdScorer(StepScorer):
 
     def _read(self, encoded: Sequence[Encoded]) -> list[StepScores | ModelError]:
         pad_id = self.tokenizer.pad_token_id
-        logs = logits_at_steps(self.model, encoded, pad_id, self.judgement_ids)
+        logs = Encoded.logits(self.model, encoded, pad_id, self.judgement_ids)
         read: list[StepScores | ModelError] = []
         label = Label(position=0, bad=False, alone=False)
         for row, item in zip(logs, encoded, strict=True):
@@ -268,7 +266,13 @@ def _marked(
             f"found {len(positions)} marks {text!r} for {len(steps)} steps: the problem or a step "
             "contains the mark itself, or the tokenizer joins it to its neighbours")
     check_length(len(ids), scorer.model.config, "the trajectory")
-    return Encoded(ids, positions, count_tokens(scorer.tokenizer, steps))
+    return Encoded(ids, positions, _count_tokens(scorer.tokenizer, steps))
+
+
+def _count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
+    """Return the number of tokens of each text on its own, at least 1."""
+    rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return [max(len(row), 1) for row in rows]
 
 
 class GuardScorer(StepScorer):
@@ -326,7 +330,7 @@ class GuardScorer(StepScorer):
             longest = len(prompt) + max(map(len, self.guard.words)) - 1
             check_length(longest, self.model.config, f"the prompt of turn {number}")
         said = [part[-1][-1] for part in judged]
-        return prompts, np.array(count_tokens(self.tokenizer, said))
+        return prompts, np.array(_count_tokens(self.tokenizer, said))
 
     def _read(self, encoded: list[_Asked]) -> list[StepScores | ModelError]:
         """Score all turns of all conversations together."""

@@ -122,37 +122,57 @@ class Setting:
                                 subsequent_indent=" " * 6)
         return f"  {self.name}: {kinds}{default}" + (f"\n{meaning}" if meaning else "")
 
+    @staticmethod
+    def read_all(
+        known: Mapping[str, Setting], what: str, *sources: Mapping[str, object]
+    ) -> dict[str, Any]:
+        """Read values by name, those of several sources together.
 
-def read_settings(
-    known: Mapping[str, Setting], what: str, *sources: Mapping[str, object]
-) -> dict[str, Any]:
-    """Read values by name, those of several sources together.
+        Parameters
+        ----------
+        known : mapping of str to Setting
+            What there is.
+        what : str
+            What is set, for messages.
+        *sources : mapping of str to object
+            Texts or values. A name may come from two sources only with the same value.
 
-    Parameters
-    ----------
-    known : mapping of str to Setting
-        What there is.
-    what : str
-        What is set, for messages.
-    *sources : mapping of str to object
-        Texts or values. A name may come from two sources only with the same value.
+        Raises
+        ------
+        ParameterError
+            For an unknown name (with the nearest one, and all), a value of another type, or two
+            values of one name. Values of unknown names are not shown.
+        """
+        values: dict[str, Any] = {}
+        for source in sources:
+            for name, given in source.items():
+                if name not in known:
+                    raise ParameterError.unknown(name, known, what)
+                value = known[name].read(given)
+                if name in values and values[name] != value:
+                    raise ParameterError(f"{name} is given twice, with two values: leave one out")
+                values[name] = value
+        return values
 
-    Raises
-    ------
-    ParameterError
-        For an unknown name (with the nearest one, and all), a value of another type, or two values
-        of one name. Values of unknown names are not shown.
-    """
-    values: dict[str, Any] = {}
-    for source in sources:
-        for name, given in source.items():
-            if name not in known:
-                raise ParameterError.unknown(name, known, what)
-            value = known[name].read(given)
-            if name in values and values[name] != value:
-                raise ParameterError(f"{name} is given twice, with two values: leave one out")
+    @staticmethod
+    def split(assignments: Iterable[str]) -> dict[str, str]:
+        """Split `NAME=VALUE` texts; the value may contain further equals signs.
+
+        Raises
+        ------
+        ParameterError
+            If a text has no name or no equals sign, or if a name comes twice.
+        """
+        values: dict[str, str] = {}
+        for text in assignments:
+            name, equals, value = text.partition("=")
+            name = name.strip()
+            if not equals or not name:
+                raise ParameterError(f"expected NAME=VALUE, got {text!r}")
+            if name in values:
+                raise ParameterError(f"{name} is given twice")
             values[name] = value
-    return values
+        return values
 
 
 def _kinds(annotation: Any) -> tuple[Any, ...]:
@@ -264,26 +284,6 @@ def _meanings(doc: str) -> dict[str, str]:
             plain = re.sub(r"(?::\w+:)?`+([^`]*)`+", r"\1", text)
             found[name.strip()] = " ".join(plain.split())
     return found
-
-
-def split_assignments(assignments: Iterable[str]) -> dict[str, str]:
-    """Split `NAME=VALUE` texts; the value may contain further equals signs.
-
-    Raises
-    ------
-    ParameterError
-        If a text has no name or no equals sign, or if a name comes twice.
-    """
-    values: dict[str, str] = {}
-    for text in assignments:
-        name, equals, value = text.partition("=")
-        name = name.strip()
-        if not equals or not name:
-            raise ParameterError(f"expected NAME=VALUE, got {text!r}")
-        if name in values:
-            raise ParameterError(f"{name} is given twice")
-        values[name] = value
-    return values
 
 
 def _read_scalar(kind: Callable[[Any], Value], given: Any) -> Value:

@@ -110,25 +110,24 @@ class FileTable:
                                  f"the columns {expected}")
         return table
 
+    @staticmethod
+    def named_columns(text: str, known: Collection[str]) -> dict[str, str]:
+        """Read ``"score:p_bad, label:verdict"`` as a mapping of our names to a file's columns.
 
-def parse_columns(text: str, known: Collection[str]) -> dict[str, str]:
-    """Read ``"score:p_bad, label:verdict"`` as a mapping of our names to a file's columns.
-
-    Raises
-    ------
-    TableFileError
-        For a part without a colon, a name that is not known, and one that comes twice.
-    """
-    columns: dict[str, str] = {}
-    for part in filter(str.strip, text.split(",")):
-        ours, colon, theirs = (piece.strip() for piece in part.partition(":"))
-        if not colon or ours in columns or ours not in known:
-            raise TableFileError(
-                f"COLUMNS holds {reprlib.repr(part.strip())}, expected pairs such as score:p_bad, "
-                f"each of {', '.join(known)} at most once."
-            )
-        columns[ours] = theirs
-    return columns
+        Raises
+        ------
+        TableFileError
+            For a part without a colon, a name that is not known, and one that comes twice.
+        """
+        columns: dict[str, str] = {}
+        for part in filter(str.strip, text.split(",")):
+            ours, colon, theirs = (piece.strip() for piece in part.partition(":"))
+            if not colon or ours in columns or ours not in known:
+                raise TableFileError(f"COLUMNS holds {reprlib.repr(part.strip())}, expected pairs "
+                                     "such as score:p_bad, each of "
+                                     f"{', '.join(known)} at most once.")
+            columns[ours] = theirs
+        return columns
 
 
 def kind_name(value: object) -> str:

@@ -19,12 +19,12 @@ from transformers import LlamaForCausalLM
 from monitorlab.chapters.finetuning.arms import EVERY_ARM, Arm, arm_examples, recipe_of
 from monitorlab.display import progress
 from monitorlab.evaluation.tradeoff import BASE
-from monitorlab.finetuning.recipe import Example, Recipe, check_leaks, digest_examples
+from monitorlab.finetuning.recipe import Example, LeakError, Recipe, digest_examples
 from monitorlab.finetuning.saved import Trained, load_finetuned
 from monitorlab.finetuning.train import finetune
 from monitorlab.models import ModelSize, smollm2
 from monitorlab.models.loading import Checkpoint
-from monitorlab.models.tiny import POSITIONS, build_tokenizer, llama_config, seeded
+from monitorlab.models.tiny import POSITIONS, build_tokenizer, seeded
 from monitorlab.monitors.causal import STUB, LogitMonitor
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.prompts import Prompt
@@ -70,7 +70,7 @@ def base_model(
     texts = [*(corpus["request"] + "\n" + corpus["response"]).head(TEXTS), STUB + " true false}"]
     tokenizer, seed = build_tokenizer(texts, PIECES), run.torch_seed("base")
     with seeded(seed):
-        config = llama_config(RANDOM_SIZE, tokenizer, max_position_embeddings=POSITIONS)
+        config = RANDOM_SIZE.llama(tokenizer, max_position_embeddings=POSITIONS)
         model = LlamaForCausalLM(config).eval()
     identity = {"model": {"name": RANDOM, "sha256": digest_json([seed, texts])}, "adapter": None}
     return Checkpoint(model, tokenizer, identity)
@@ -197,7 +197,7 @@ def _trained(run: Run, task: Task, base: Checkpoint, forbidden: Sequence[str]) -
     """Train in a folder beside its place, so that it can go on there, then move it."""
     decided: Mapping[str, Any] = {"recipe": asdict(task.recipe), "base": base.identity,
                                   "examples": digest_examples(task.examples)}
-    check_leaks(task.examples, forbidden)  # also where nothing is trained any more
+    LeakError.check(task.examples, forbidden)  # also where nothing is trained any more
     stored = run.checkpoint_folder(task.title, decided)
     work = stored.with_name(f"{stored.name}.work")
     if not stored.exists():
