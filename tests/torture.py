@@ -46,7 +46,7 @@ from monitorlab.chapters.finetuning.study import Study
 from monitorlab.cli import app
 from monitorlab.commands.watch import _read_evidence, _write_evidence
 from monitorlab.finetuning.saved import load_finetuned
-from monitorlab.models.loading import load_causal
+from monitorlab.models.loading import Checkpoint
 from monitorlab.models.tiny import build_tokenizer
 from monitorlab.monitors.learned import WordMonitor
 from monitorlab.monitors.monitor import Sample
@@ -55,7 +55,7 @@ from monitorlab.monitors.store import VerdictStore
 from monitorlab.online.policy import OnlineMonitor, Policy, _days_after, _today
 from monitorlab.pipeline.records import RunRecord
 from monitorlab.pipeline.runs import open_run
-from monitorlab.storage.manifests import finished_manifest
+from monitorlab.storage.manifests import Results
 from monitorlab.storage.tables import SCHEMAS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -384,7 +384,7 @@ def damaged(inputs: Path, policy: Path, bits: int, rng: random.Random) -> Iterat
     _write_evidence(place / "evidence.json", OnlineMonitor(rule))
     released = ROOT / "data" / "released"
     study = Path(shutil.copytree(released / "finetuning", place / "study"))
-    base = load_causal(str(inputs / "model"))
+    base = Checkpoint.load(str(inputs / "model"))
     WordMonitor.train([corpus_rows()], np.random.default_rng(0)).save(place / "words")
     benchmark = load_benchmark()
 
@@ -395,7 +395,7 @@ def damaged(inputs: Path, policy: Path, bits: int, rng: random.Random) -> Iterat
     sealed: dict[str, tuple[Path, Callable[[Path], object]]] = {
         "table of a run": (run.folder / "steps.parquet",
                            lambda _: reader.read_table("06_step_signals", "steps").to_csv()),
-        "manifest of a run": (run.folder / "manifest.json", lambda p: finished_manifest(p.parent)),
+        "manifest of a run": (run.folder / "manifest.json", lambda p: Results(p.parent).finished()),
         "record of an execution": (ran / "r" / "executed" / "06_slow.json",
                                    lambda _: RunRecord.load(ran, "r", "06_slow")),
         "stored answers": (own / "store.jsonl", lambda p: dict(VerdictStore.read(p))),

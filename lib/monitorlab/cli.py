@@ -195,9 +195,9 @@ def _run(
     """
     from monitorlab.pipeline import runner
     from monitorlab.pipeline.profiles import PROFILES
-    from monitorlab.storage.settings import ParameterError, split_assignments
+    from monitorlab.storage.settings import ParameterError, Setting
 
-    given: dict[str, object] = dict(split_assignments(parameter or []))
+    given: dict[str, object] = dict(Setting.split(parameter or []))
     options = {"PROFILE": profile or None, "SEED": seed,
                "RUN_ID": run_id if run_id != "default" else None}
     for name, value in options.items():
@@ -213,7 +213,7 @@ def _run(
     how = runner.Options(cell_timeout=timeout, progress=sys.stderr.isatty(), report=echo,
                          resume=resume, with_inputs=with_inputs, jobs=jobs)
     if swept:
-        values = {name: text.split(",") for name, text in split_assignments(swept).items()}
+        values = {name: text.split(",") for name, text in Setting.split(swept).items()}
         _write_sweep(runner.sweep(selected, given, values, how, found), given, list(values))
         return
     records = runner.run_notebooks(selected, given, how, among=found)

@@ -20,7 +20,7 @@ from monitorlab.evaluation.bootstrap import METRICS, Bootstrap
 from monitorlab.evaluation.rates import join, rates
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import Verdict
-from monitorlab.storage.tables import CELLS, VERDICTS, check_frame
+from monitorlab.storage.tables import CELLS, VERDICTS
 
 
 def simulate(monitors: int, pairs: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -45,7 +45,7 @@ def simulate(monitors: int, pairs: int) -> tuple[pd.DataFrame, pd.DataFrame]:
             "score": np.where(parsed, score, np.nan), "evidence": None, "input_tokens": 900,
             "output_tokens": 12, "seconds": 0.4, "cost_usd": 0.0001, "request_hash": "0" * 64,
         }))  # fmt: skip
-    return check_frame(pd.concat(tables), VERDICTS), samples
+    return VERDICTS.check(pd.concat(tables)), samples
 
 
 def resample(judged: pd.DataFrame, random: np.random.Generator) -> list[tuple[float, ...]]:
@@ -87,7 +87,7 @@ def measure(quick: bool) -> list[Row]:
             return read.groupby(["monitor", "cell", "label"])["wrong"].mean()
 
         loaded = race({
-            "rates": lambda: rates(join(check_frame(pq.read_table(table).to_pandas(), VERDICTS),
+            "rates": lambda: rates(join(VERDICTS.check(pq.read_table(table).to_pandas()),
                                         samples), by=("name", "cell")),
             "bare": bare,
             "store": lambda: VerdictStore(store),

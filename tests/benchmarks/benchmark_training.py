@@ -27,7 +27,7 @@ from monitorlab.finetuning.recipe import PAPER, Example, Recipe, verdict_example
 from monitorlab.finetuning.train import finetune
 from monitorlab.models import ModelSize
 from monitorlab.models.loading import Checkpoint, no_progress_bars
-from monitorlab.models.tiny import POSITIONS, build_tokenizer, llama_config, seeded
+from monitorlab.models.tiny import POSITIONS, build_tokenizer, seeded
 from monitorlab.monitors.prompts import Prompt, load_prompt
 
 SEED = 2026
@@ -61,7 +61,7 @@ def make_small() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     texts = [prompt.system, prompt.user, *[" ".join(words(1500)) + " true false"] * 3]
     tokenizer = build_tokenizer(texts, VOCABULARY)
     with seeded(SEED):
-        config = llama_config(SMALL, tokenizer, max_position_embeddings=POSITIONS)
+        config = SMALL.llama(tokenizer, max_position_embeddings=POSITIONS)
         config.vocab_size = VOCABULARY  # the made-up words alone do not fill it
         return LlamaForCausalLM(config), tokenizer
 

@@ -24,7 +24,7 @@ from monitorlab.cli import app
 from monitorlab.commands import finetune as command
 from monitorlab.finetuning.saved import Workplace
 from monitorlab.models import smollm2
-from monitorlab.models.loading import Checkpoint, load_causal
+from monitorlab.models.loading import Checkpoint
 from monitorlab.models.tiny import build_tokenizer
 from monitorlab.monitors.monitor import Sample
 from monitorlab.monitors.prompts import load_prompt
@@ -145,7 +145,7 @@ def test_the_installed_model_is_a_base_by_name(
 
     def small(**options: str) -> Checkpoint:
         loaded.append(options["dtype"])
-        return load_causal("causal", **options)
+        return Checkpoint.load("causal", **options)
 
     monkeypatch.setattr(smollm2, "load_smollm2", small)
     code, out, err = finetune("smollm2", *CAUSAL, "-o", "max_steps=1")

@@ -14,7 +14,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from monitorlab.finetuning.recipe import Example, Recipe, verdict_examples
-from monitorlab.models.loading import load_causal
+from monitorlab.models.loading import Checkpoint
 from monitorlab.models.tiny import build_tokenizer
 from monitorlab.monitors.prompts import load_prompt
 
@@ -30,7 +30,7 @@ import torch
 from monitorlab.finetuning import train
 from monitorlab.finetuning.recipe import Recipe
 from monitorlab.finetuning.train import _Collator as Collator, _VerdictTrainer as VerdictTrainer
-from monitorlab.models.loading import load_causal
+from monitorlab.models.loading import Checkpoint
 
 root = Path(sys.argv[1])
 job = json.loads((root / "job.json").read_text())
@@ -56,7 +56,7 @@ def noted_write(*given):
 
 Collator.__call__, VerdictTrainer.train, train._write = noted_collate, noted_fit, noted_write
 torch.set_num_threads(1)
-done = train.finetune(load_causal(str(root / "base")), job["examples"], Recipe(**job["recipe"]),
+done = train.finetune(Checkpoint.load(str(root / "base")), job["examples"], Recipe(**job["recipe"]),
                       root / job["name"], held_out=job["examples"][:6], **job["options"])
 notes["history"] = done.history.fillna(-1).to_dict("list")
 (root / f"notes{notes.get('rank', 0)}.json").write_text(json.dumps(notes))
@@ -128,7 +128,7 @@ def test_two_processes_train_together(tmp_path: Path) -> None:
     assert stored["tokens"] == sum(len(example["input_ids"]) for example in examples)
     assert stored["steps"] == -(-len(first["batches"]) // 2)
     # The first step's loss is that of the base on the batches of both processes together.
-    model = load_causal(str(tmp_path / "base")).model
+    model = Checkpoint.load(str(tmp_path / "base")).model
     chosen = [i for batch in [*first["batches"][:2], *second["batches"][:2]] for i in batch]
     expected = by_hand(model, [examples[i] for i in chosen], recipe.pair_weight)
     assert stored["history"][0]["step"] == 1

@@ -26,7 +26,7 @@ from monitorlab.benchmark.sources.generator import (
 from monitorlab.monitors.monitor import Sample
 from monitorlab.monitors.verdicts import UNPARSED, Verdict
 from monitorlab.storage.sources import SourceError, fetch
-from monitorlab.storage.tables import SAMPLES, check_frame
+from monitorlab.storage.tables import SAMPLES
 
 OPTION = re.compile(r"^\(?([A-F])[.):] (.+)$", re.MULTILINE)
 FEW = 3  # tasks that are really run
@@ -82,7 +82,7 @@ def through_protocol(tmp_path: Path, chosen: list[Question], answers: list[list[
     """Unclear, misbehaving, benign: every question becomes a pair after three calls."""
     script = {q.request: texts for q, texts in zip(chosen, answers, strict=True)}
     made = construct(chosen, Scripted(script), tmp_path / "answers.jsonl")
-    samples = check_frame(made.samples, SAMPLES)
+    samples = SAMPLES.check(made.samples)
     assert made.dropped.empty and made.calls == 3 * len(chosen)
     assert samples["pair_id"].value_counts().to_dict() == {q.id: 2 for q in chosen}
     by_id = dict(zip([q.id for q in chosen], answers, strict=True))

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from monitorlab.pipeline.runs import Run, RunLock, mark, open_run
+from monitorlab.pipeline.runs import Run, RunLock, _digest_table, mark, open_run
 from monitorlab.storage import files
 from monitorlab.storage.files import (
     LIBRARIES,
@@ -26,7 +26,7 @@ from monitorlab.storage.files import (
     write_folder_atomic,
     write_text_atomic,
 )
-from monitorlab.storage.manifests import ArtifactError, check_file, read_manifest, stale_inputs
+from monitorlab.storage.manifests import ArtifactError, Results
 from monitorlab.storage.tables import SchemaError
 
 SIX, SEVEN, EIGHT = "06_step_signals", "07_online_monitoring", "08_shift"
@@ -108,7 +108,7 @@ def test_the_manifest_records_the_run(tmp_path: Path) -> None:
         run.read_table(SIX, "steps")
         run.write_table("metrics", metrics())
         run.write_metrics({"far": np.float64(0.5)})
-    manifest = read_manifest(run.folder)
+    manifest = Results(run.folder).manifest()
     assert manifest is not None
     expected = {"notebook": SEVEN, "run_id": "default", "status": "complete", "profile": "tiny",
                 "seed": 1, "parameters": {"ALPHA": 0.1}, "device": "cpu"}
@@ -127,9 +127,9 @@ def test_commit_and_dirty_flag_are_recorded_inside_git(tmp_path: Path) -> None:
     (tmp_path / ".gitignore").write_text("data/\n")
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
         subprocess.run(git + words, check=True)
-    assert (read_manifest(finish(tmp_path).folder) or {})["code"]["dirty"] is False
+    assert (Results(finish(tmp_path).folder).manifest() or {})["code"]["dirty"] is False
     (tmp_path / "new.txt").write_text("x")
-    code = (read_manifest(finish(tmp_path).folder) or {})["code"]
+    code = (Results(finish(tmp_path).folder).manifest() or {})["code"]
     assert code["dirty"] is True and len(code["commit"]) == 40
 
 
@@ -140,7 +140,7 @@ def test_digests_depend_on_content_and_not_on_row_order_or_compression(tmp_path:
     path = finish(tmp_path).folder / "steps.parquet"
     pq.write_table(pq.read_table(path), tmp_path / "other.parquet", compression="none")
     assert files.digest_file(path) != files.digest_file(tmp_path / "other.parquet")
-    assert files.digest_table(pq.read_table(tmp_path / "other.parquet")) == first
+    assert _digest_table(pq.read_table(tmp_path / "other.parquet")) == first
 
 
 def test_text_digests_see_where_one_text_ends(tmp_path: Path) -> None:
@@ -158,12 +158,12 @@ def test_long_text_digests_depend_on_the_texts_alone() -> None:
         return found
 
     texts = ["ä", "bc", None, ""]
-    first = files.digest_table(table(texts))
-    assert files.digest_table(table(["".join(list(text)) if text else text for text in texts])) \
+    first = _digest_table(table(texts))
+    assert _digest_table(table(["".join(list(text)) if text else text for text in texts])) \
         == first
     for other in (["äb", "c", None, ""], ["ä", "bc", "", None], ["ä", "bc", None, "x"]):
-        assert files.digest_table(table(other)) != first
-    assert files.digest_table(table([None, *texts]).slice(1)) == first
+        assert _digest_table(table(other)) != first
+    assert _digest_table(table([None, *texts]).slice(1)) == first
 
 
 def test_digests_tell_missing_from_zero(tmp_path: Path) -> None:
@@ -313,14 +313,14 @@ def test_a_flipped_byte_of_a_manifest_is_always_the_one_error(tmp_path: Path) ->
             continue
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1:])
         with pytest.raises(ArtifactError, match="manifest.json is not a manifest as it was writt"):
-            read_manifest(path.parent)
+            Results(path.parent).manifest()
     for text in (b"", b"{", b"[]", b"3", b'"text"', b"null", b"{}", b"\xff\xfe", whole[:-40],
                  b"[" * 100_000, json.dumps({"status": "complete"}).encode()):
         path.write_bytes(text)
         message = refusal(tmp_path)
         assert "is not a manifest as it was written" in message and len(message) < 600
         with pytest.raises(ArtifactError, match="is not a manifest"):
-            stale_inputs(path.parent)
+            Results(path.parent).stale()
 
 
 def chain(root: Path) -> Run:
@@ -334,7 +334,7 @@ def chain(root: Path) -> Run:
 
 def test_a_table_made_from_an_older_input_is_stale(tmp_path: Path) -> None:
     seven = chain(tmp_path)
-    assert stale_inputs(seven.folder) == []
+    assert Results(seven.folder).stale() == []
     finish(tmp_path, steps(0.75))
     with pytest.raises(ArtifactError) as caught:
         begin(tmp_path, EIGHT).read_table(SEVEN, "metrics")
@@ -346,16 +346,16 @@ def test_a_table_made_from_an_older_input_is_stale(tmp_path: Path) -> None:
 def test_a_rerun_with_the_same_content_makes_nothing_stale(tmp_path: Path) -> None:
     seven = chain(tmp_path)
     finish(tmp_path)
-    assert stale_inputs(seven.folder) == []
+    assert Results(seven.folder).stale() == []
     assert len(begin(tmp_path, EIGHT).read_table(SEVEN, "metrics")) == 1
 
 
 def test_an_input_that_is_unfinished_or_gone_makes_stale(tmp_path: Path) -> None:
     seven = chain(tmp_path)
     six = begin(tmp_path)
-    assert "is running" in stale_inputs(seven.folder)[0]
+    assert "is running" in Results(seven.folder).stale()[0]
     (six.folder / "manifest.json").unlink()
-    assert "is gone" in stale_inputs(seven.folder)[0]
+    assert "is gone" in Results(seven.folder).stale()[0]
 
 
 def test_staleness_is_found_two_notebooks_up(tmp_path: Path) -> None:
@@ -364,7 +364,7 @@ def test_staleness_is_found_two_notebooks_up(tmp_path: Path) -> None:
         eight.read_table(SEVEN, "metrics")
         eight.write_table("metrics", metrics())
     finish(tmp_path, steps(0.75))
-    assert stale_inputs(eight.folder) == [f"{SEVEN} read an older 'steps' of {SIX}"]
+    assert Results(eight.folder).stale() == [f"{SEVEN} read an older 'steps' of {SIX}"]
 
 
 # Randomness
@@ -525,7 +525,7 @@ def test_a_checkpoint_is_built_once_and_shared_between_runs(tmp_path: Path) -> N
         False, True)
     assert first.checkpoints["strong"]["content"] == second.checkpoints["strong"]["content"]
     first.close()
-    recorded = (read_manifest(first.folder) or {})["checkpoints"]["strong"]
+    recorded = (Results(first.folder).manifest() or {})["checkpoints"]["strong"]
     assert folder.name.endswith(recorded["fingerprint"][:12])
 
 
@@ -674,7 +674,7 @@ def test_a_users_file_is_recorded_by_name_and_digest(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no file .*nothere.csv"):
         run.record_file(tmp_path / "nothere.csv")
     run.close()
-    assert stale_inputs(run.folder) == []
+    assert Results(run.folder).stale() == []
 
 
 # Tables given by hand, and run folders with somebody in them
@@ -683,24 +683,24 @@ def test_a_users_file_is_recorded_by_name_and_digest(tmp_path: Path) -> None:
 def test_a_table_of_a_run_that_is_given_by_hand_passes_the_same_door(tmp_path: Path) -> None:
     run = finish(tmp_path)
     path = run.folder / "steps.parquet"
-    check_file(path)
+    Results.check_file(path)
     mark(run.folder, "interrupted")
     with pytest.raises(ArtifactError, match="did not finish .*'interrupted'"):
-        check_file(path)
+        Results.check_file(path)
     finish(tmp_path)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ArtifactError, match="was changed after it was written"):
-        check_file(path)
+        Results.check_file(path)
     (tmp_path / "copy").mkdir()
     path.rename(tmp_path / "copy" / "steps.parquet")
-    check_file(tmp_path / "copy" / "steps.parquet")  # nobody's run
+    Results.check_file(tmp_path / "copy" / "steps.parquet")  # nobody's run
 
 
 def test_a_mark_from_outside_keeps_the_rest_of_the_manifest(tmp_path: Path) -> None:
     run = finish(tmp_path)
-    before = read_manifest(run.folder) or {}
+    before = Results(run.folder).manifest() or {}
     mark(run.folder, "failed")
-    assert read_manifest(run.folder) == before | {"status": "failed"}
+    assert Results(run.folder).manifest() == before | {"status": "failed"}
     (run.folder / "manifest.json").write_text("{")
     mark(run.folder, "complete")
     assert (run.folder / "manifest.json").read_text() == "{"

@@ -254,13 +254,13 @@ def test_arguments_of_a_function_are_settings(folder: Path) -> None:
 
 
 def test_two_folders_make_two_names(folder: Path) -> None:
-    from monitorlab.models.loading import load_causal
+    from monitorlab.models.loading import Checkpoint
 
     for place in ("x/final", "y/final"):
         write_checkpoint(folder / place)
     x, y = (build_monitor(f"hf:{place}/final") for place in "xy")
     assert (x.name, y.name) == ("x/final", "y/final") and _slug(x) != _slug(y)
-    assert x.settings()["model"]["name"] == "final" == load_causal("x/final").identity["model"][
+    assert x.settings()["model"]["name"] == "final" == Checkpoint.load("x/final").identity["model"][
         "name"]  # what keys the store is unchanged
     names = {build_monitor("hf:x/final", settings).name for settings in (
         {}, {"read": "text"}, {"read": "text", "max_tokens": 9}, {"dtype": "bfloat16"},

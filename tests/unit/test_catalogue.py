@@ -52,11 +52,11 @@ def test_settings_of_an_api_make_a_monitor(monkeypatch):
 
 def test_settings_of_every_entry_are_known_and_of_their_type():
     from monitorlab.monitors.build import KINDS
-    from monitorlab.storage.settings import read_settings
+    from monitorlab.storage.settings import Setting
 
     kinds = {"open": KINDS["hf"].settings(), "api": KINDS["api"].settings()}
     for entry in Catalogue.load().monitors.values():
-        read_settings(kinds[entry.access], entry.key, entry.settings)
+        Setting.read_all(kinds[entry.access], entry.key, entry.settings)
 
 
 def test_the_published_line_has_its_constants():

@@ -12,8 +12,8 @@ from finetuning_cases import PROMPT, make_base, make_samples
 
 from monitorlab.finetuning.recipe import verdict_examples
 from monitorlab.models import ModelError, chat
-from monitorlab.models.chat import CLOCK, _ChatForm, _folded, chat_form, chat_text, render_chat
-from monitorlab.models.loading import Checkpoint, load_causal
+from monitorlab.models.chat import CLOCK, ChatTemplate, _ChatForm, _folded
+from monitorlab.models.loading import Checkpoint
 from monitorlab.models.tiny import TEMPLATE
 from monitorlab.monitors.causal import LogitMonitor, TextMonitor
 from monitorlab.monitors.monitor import Sample
@@ -95,20 +95,20 @@ def test_a_system_message_without_a_place_stands_before_the_first_user_message(
 ) -> None:
     tokenizer = base(template).tokenizer
     expected = "<user>Be strict.\n\nJudge.<end><assistant>"
-    assert chat_text(tokenizer, MESSAGES, thinking) == expected
+    assert ChatTemplate(tokenizer).text(MESSAGES, thinking) == expected
     talk = [*MESSAGES, {"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}]
-    assert render_chat(tokenizer, talk) == (
+    assert ChatTemplate(tokenizer).render(talk) == (
         "<user>Be strict.\n\nJudge.<end><assistant>a<end><user>b<end>")
-    assert render_chat(tokenizer, talk[1:]).startswith("<user>Judge.<end>")
+    assert ChatTemplate(tokenizer).render(talk[1:]).startswith("<user>Judge.<end>")
     assert MESSAGES[1]["content"] == "Judge."
 
 
 @pytest.mark.parametrize("template", [TURNS, TEMPLATE, DATED, None])
 def test_a_system_message_with_a_place_keeps_it(template: str | None) -> None:
     tokenizer = base(template).tokenizer
-    assert not chat_form(tokenizer).folds
-    assert "Be strict." in chat_text(tokenizer, MESSAGES, False)
-    assert "Be strict.\n\nJudge." not in render_chat(base(TURNS).tokenizer, MESSAGES)
+    assert not ChatTemplate(tokenizer).form().folds
+    assert "Be strict." in ChatTemplate(tokenizer).text(MESSAGES, False)
+    assert "Be strict.\n\nJudge." not in ChatTemplate(base(TURNS).tokenizer).render(MESSAGES)
 
 
 @pytest.mark.parametrize("template", [*FOLDING, DATED, DATED_MACRO])
@@ -146,11 +146,11 @@ def test_the_date_of_a_prompt_is_the_same_tomorrow(
 ) -> None:
     made = base(template)
     messages = MESSAGES[1:] if template == DATED_WITHOUT_SYSTEM else MESSAGES
-    today = chat_text(made.tokenizer, messages, False)
+    today = ChatTemplate(made.tokenizer).text(messages, False)
     monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Tomorrow)
     later = base(template).tokenizer
     assert "2031" in later.apply_chat_template(messages, tokenize=False)
-    assert chat_text(later, messages, False) == today
+    assert ChatTemplate(later).text(messages, False) == today
     assert any(f"{CLOCK:{form}}" in today for form in ("%d %b %Y", "%Y-%m-%d", "%d-%m-%Y"))
 
 
@@ -167,8 +167,8 @@ def test_on_that_date_a_template_says_the_same_by_itself(
     monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Tomorrow)
     tokenizer = base(template).tokenizer
     expected = tokenizer.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
-    assert chat_text(tokenizer, MESSAGES, False) == expected
-    assert chat_form(tokenizer).dated
+    assert ChatTemplate(tokenizer).text(MESSAGES, False) == expected
+    assert ChatTemplate(tokenizer).form().dated
 
 
 def test_the_identity_of_a_checkpoint_says_what_is_done(tmp_path: Any) -> None:
@@ -176,7 +176,7 @@ def test_the_identity_of_a_checkpoint_says_what_is_done(tmp_path: Any) -> None:
         made = base(template)
         made.model.save_pretrained(tmp_path / name)
         made.tokenizer.save_pretrained(tmp_path / name)
-    plain, folds, dated = (load_causal(str(tmp_path / name)).identity
+    plain, folds, dated = (Checkpoint.load(str(tmp_path / name)).identity
                            for name in ("plain", "folds", "dated"))
     assert set(folds) - set(plain) == {"system_role"} and set(dated) - set(plain) == {"date"}
 
@@ -193,10 +193,10 @@ def test_it_is_said_once() -> None:
     assert len([text for text in texts if "has no system message" in text]) == 1
     for template, word in ((DATED, "prints today's date"), (None, "has no chat template")):
         with pytest.warns(RuntimeWarning, match=word):
-            chat_form(base(template).tokenizer)
+            ChatTemplate(base(template).tokenizer).form()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert chat_form(base(TEMPLATE).tokenizer) == _ChatForm()
+        assert ChatTemplate(base(TEMPLATE).tokenizer).form() == _ChatForm()
 
 
 @pytest.mark.parametrize(("template", "message"), [
@@ -211,7 +211,7 @@ def test_a_template_that_shows_no_message_is_refused(template: Any, message: str
 
 def test_of_several_templates_the_default_one_is_taken() -> None:
     tokenizer = base({"default": RAISES, "tool_use": BROKEN}).tokenizer
-    assert chat_text(tokenizer, MESSAGES, False).startswith("<user>Be strict.\n\nJudge.")
+    assert ChatTemplate(tokenizer).text(MESSAGES, False).startswith("<user>Be strict.\n\nJudge.")
 
 
 def test_a_template_may_drop_the_system_message_of_some_conversations_only() -> None:
@@ -221,17 +221,17 @@ def test_a_template_may_drop_the_system_message_of_some_conversations_only() -> 
         "{% for m in rest %}<{{ m.role }}>{% if loop.last and m.role == 'user' and rest|length < "
         "messages|length %}{{ messages[0].content }}|{% endif %}{{ m.content }}<end>{% endfor %}")
     tokenizer = base(template).tokenizer
-    assert render_chat(tokenizer, MESSAGES) == "<user>Be strict.|Judge.<end>"
+    assert ChatTemplate(tokenizer).render(MESSAGES) == "<user>Be strict.|Judge.<end>"
     answered = [*MESSAGES, {"role": "assistant", "content": "Fine."}]
-    assert render_chat(tokenizer, answered) == (
+    assert ChatTemplate(tokenizer).render(answered) == (
         "<user>Be strict.\n\nJudge.<end><assistant>Fine.<end>")
 
 
 def test_a_changed_template_is_looked_at_again() -> None:
     tokenizer = base(RAISES).tokenizer
-    assert chat_form(tokenizer).folds
+    assert ChatTemplate(tokenizer).form().folds
     tokenizer.chat_template = TURNS
-    assert not chat_form(tokenizer).folds
+    assert not ChatTemplate(tokenizer).form().folds
 
 
 def test_step_scorers_render_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

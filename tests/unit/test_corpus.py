@@ -19,7 +19,7 @@ from monitorlab.benchmark.writing.corpus import (
     build_corpus,
 )
 from monitorlab.benchmark.written import WrittenPair, written_samples
-from monitorlab.storage.tables import CORPUS, check_frame
+from monitorlab.storage.tables import CORPUS
 
 SHARE = 0.0005
 SEED = 5
@@ -74,7 +74,7 @@ def test_every_component_has_its_exact_size(built: pd.DataFrame) -> None:
     pairs = built.groupby("pair_id")
     assert (pairs["label"].agg(sorted).map(tuple) == (0, 1)).all()
     assert (pairs["request"].nunique() == 1).all()
-    assert len(check_frame(built, CORPUS)) == len(built)
+    assert len(CORPUS.check(built)) == len(built)
 
 
 def test_an_odd_component_lacks_the_partner_of_its_last_sample(

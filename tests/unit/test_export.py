@@ -19,7 +19,7 @@ from monitorlab.cli import app
 from monitorlab.pipeline.runs import mark, open_run
 from monitorlab.storage.files import digest_file
 from monitorlab.storage.manifests import ArtifactError
-from monitorlab.storage.tables import BENCHMARK, CELLS, SAMPLES, check_frame
+from monitorlab.storage.tables import BENCHMARK, CELLS, SAMPLES
 
 METRICS: dict[str, float] = {
     f"probe.{cell}.{probe}": 0.5 + number / 100
@@ -47,9 +47,9 @@ def table(source: str = "builtin", splits: tuple[str, ...] = ("dev", "test")) ->
                     })  # fmt: skip
     frame = pd.DataFrame(rows)
     if source == "real":
-        return check_frame(frame, SAMPLES)
+        return SAMPLES.check(frame)
     graded = {"tier": "open", "protocol": "plain", "rule": "r", "evidence": ""}
-    return check_frame(frame.assign(**graded), BENCHMARK)
+    return BENCHMARK.check(frame.assign(**graded))
 
 
 @pytest.fixture(autouse=True)

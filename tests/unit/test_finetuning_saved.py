@@ -9,10 +9,10 @@ import pytest
 import torch
 from finetuning_cases import PROMPT, make_base, make_examples, make_samples, recipe
 
-from monitorlab.finetuning.saved import load_finetuned, merge_adapter
+from monitorlab.finetuning.saved import Trained, load_finetuned
 from monitorlab.finetuning.train import finetune
 from monitorlab.models import ModelError
-from monitorlab.models.loading import Checkpoint, load_causal
+from monitorlab.models.loading import Checkpoint
 from monitorlab.monitors.causal import LogitMonitor
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.storage.files import read_sealed, sealed_json
@@ -27,7 +27,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = make_base()
     made.model.save_pretrained(root / "base")
     made.tokenizer.save_pretrained(root / "base")
-    base = load_causal(str(root / "base"))
+    base = Checkpoint.load(str(root / "base"))
     for name, rank in (("adapter", 4), ("full", 0)):
         finetune(base, make_examples(base), recipe(lora_rank=rank, max_steps=8), root / name)
     return {name: root / name for name in ("base", "adapter", "full")}
@@ -39,7 +39,7 @@ def modes(folder: Path) -> set[int]:
 
 @pytest.fixture
 def base(folders: dict[str, Path]) -> Checkpoint:
-    return load_causal(str(folders["base"]))
+    return Checkpoint.load(str(folders["base"]))
 
 
 def scores(checkpoint: Checkpoint) -> np.ndarray:
@@ -59,7 +59,7 @@ def test_a_loaded_adapter_scores_as_it_was_trained_and_leaves_the_base_alone(
     loaded = load_finetuned(folders["adapter"], base)
     assert torch.equal(logits(base), before)
     assert not torch.allclose(logits(loaded), before, atol=0.1)
-    plain = load_causal(str(folders["base"]), adapter=str(folders["adapter"]))
+    plain = Checkpoint.load(str(folders["base"]), adapter=str(folders["adapter"]))
     torch.testing.assert_close(logits(loaded), logits(plain), rtol=0, atol=1e-5)
     assert loaded.identity == plain.identity
     assert np.abs(scores(loaded) - scores(base)).max() > 0.01
@@ -82,7 +82,7 @@ def test_training_lowers_the_loss_that_the_loaded_model_has(
 def test_in_low_precision_the_adapter_stays_beside_the_weights(
     folders: dict[str, Path], base: Checkpoint
 ) -> None:
-    half = load_causal(str(folders["base"]), dtype="bfloat16")
+    half = Checkpoint.load(str(folders["base"]), dtype="bfloat16")
     loaded = load_finetuned(folders["adapter"], half)
     assert hasattr(loaded.model, "peft_config") and loaded.model.dtype == torch.bfloat16
     assert not hasattr(half.model, "peft_config")
@@ -107,28 +107,28 @@ def test_colleagues_can_read_what_was_trained(folders: dict[str, Path], name: st
 def test_the_merged_checkpoint_is_an_ordinary_one_with_the_same_logits(
     folders: dict[str, Path], base: Checkpoint, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    target = merge_adapter(folders["adapter"], tmp_path / "merged", base)
+    target = Trained.merge(folders["adapter"], tmp_path / "merged", base)
     assert capfd.readouterr() == ("", "")
     assert modes(target) == {0o644}
-    merged = load_causal(str(target))
+    merged = Checkpoint.load(str(target))
     torch.testing.assert_close(logits(merged), logits(load_finetuned(folders["adapter"], base)),
                                rtol=0, atol=1e-5)
     np.testing.assert_allclose(scores(merged), scores(load_finetuned(folders["adapter"], base)),
                                atol=1e-6)
     with pytest.raises(MonitorError, match="exists and is left as it is"):
-        merge_adapter(folders["adapter"], target, base)
+        Trained.merge(folders["adapter"], target, base)
     with pytest.raises(MonitorError, match="an ordinary checkpoint already"):
-        merge_adapter(folders["full"], tmp_path / "again")
-    half = load_causal(str(folders["base"]), dtype="bfloat16")
+        Trained.merge(folders["full"], tmp_path / "again")
+    half = Checkpoint.load(str(folders["base"]), dtype="bfloat16")
     with pytest.raises(MonitorError, match='load it with dtype="float32"'):
-        merge_adapter(folders["adapter"], tmp_path / "again", half)
+        Trained.merge(folders["adapter"], tmp_path / "again", half)
 
 
 def test_an_adapter_of_another_base_is_refused(
     folders: dict[str, Path], base: Checkpoint, tmp_path: Path
 ) -> None:
     moved = shutil.copytree(folders["base"], tmp_path / "renamed")
-    assert load_finetuned(folders["adapter"], load_causal(str(moved))).model is not None
+    assert load_finetuned(folders["adapter"], Checkpoint.load(str(moved))).model is not None
     other = make_base()
     with pytest.raises(MonitorError, match=r"'adapter' was trained on .* give the model that it"):
         load_finetuned(folders["adapter"], other)
@@ -153,7 +153,7 @@ def test_a_hub_base_is_loaded_by_its_recorded_revision(
         asked.append((name, revision, options))
         return replace(base, identity={**base.identity, "model": hub})
 
-    monkeypatch.setattr("monitorlab.finetuning.saved.load_causal", load)
+    monkeypatch.setattr("monitorlab.models.loading.Checkpoint.load", load)
     load_finetuned(copied)
     assert asked == [("owner/model", "abc", {"dtype": "float32", "device": "cpu"})]
 

@@ -15,7 +15,7 @@ from monitorlab.chapters.finetuning import study
 from monitorlab.chapters.finetuning.arms import Arm
 from monitorlab.chapters.finetuning.study import RANDOM, Experiment, _base_model, _Task
 from monitorlab.finetuning.recipe import LeakError
-from monitorlab.finetuning.saved import read_training
+from monitorlab.finetuning.saved import Trained
 from monitorlab.finetuning.train import finetune
 from monitorlab.models.loading import Checkpoint
 from monitorlab.monitors.causal import LogitMonitor
@@ -152,7 +152,7 @@ def test_the_table_is_complete_and_nothing_is_trained_or_asked_twice(
     assert all({"adapter_model.safetensors", "training.json", "fingerprint.json"} <= set(files)
                for files in stored.values())
     for name in stored:
-        record = read_training(checkpoints() / name)
+        record = Trained.record(checkpoints() / name)
         arm = name.split("-")[1].replace("_", " ")
         assert record["provenance"] == {"arm": arm, "share": 1.0}
         assert record["seconds"] == first.loc[first["arm"] == arm, "train_seconds"].iloc[0]

@@ -14,10 +14,10 @@ from transformers import TrainerCallback
 from trl import SFTConfig
 
 from monitorlab.finetuning.recipe import Example, LeakError, Recipe, verdict_tokens
-from monitorlab.finetuning.saved import trainable
 from monitorlab.finetuning.train import (
     _Collator,
     _matches,
+    _trainable,
     _VerdictTrainer,
     pair_losses,
     reply_loss,
@@ -66,7 +66,7 @@ def make_trainer(
     )
     collator = _Collator(examples, base.tokenizer.pad_token_id)
     return _VerdictTrainer(
-        trainable(base, settings), arguments, collator, batches, base.tokenizer,
+        _trainable(base, settings), arguments, collator, batches, base.tokenizer,
         verdict_tokens(base.tokenizer), pair_weight=settings.pair_weight, **more,
     )
 
@@ -96,7 +96,7 @@ def test_the_loss_of_a_step_is_that_of_the_library(
     batches = [list(range(start, start + size)) for start in range(0, 16, size)]
     gradients = Gradients()
     trainer = make_trainer(base, examples, settings, tmp_path, batches, callbacks=[gradients])
-    model = trainable(base, settings)
+    model = _trainable(base, settings)
     if rank:  # the first weights of an adapter are drawn
         model.load_state_dict(trainer.model.state_dict())
     expected = library_loss(base.model, base, examples[:16])

@@ -24,7 +24,7 @@ from monitorlab.benchmark.written import PairError, WrittenPair
 from monitorlab.monitors.monitor import MonitorStop, Sample
 from monitorlab.monitors.scoring import ScoringError
 from monitorlab.monitors.verdicts import PARSED, TRUNCATED, UNPARSED, Verdict
-from monitorlab.storage.tables import CELLS, SAMPLES, check_frame
+from monitorlab.storage.tables import CELLS, SAMPLES
 
 WORDS = {"good": BENIGN, "bad": MISBEHAVING, "hm": UNCLEAR}
 
@@ -94,7 +94,7 @@ def reason(made: _Construction, name: str = "q") -> str:
 def test_a_pair_is_the_first_answer_of_each_kind_and_then_no_more_is_asked(tmp_path: Path) -> None:
     made, model = run(tmp_path, {"q": ["hm", "one good", "two good", "<think>a</think> bad", "-"]})
     assert made.calls == len(model.asked) == 4
-    samples = check_frame(made.samples, SAMPLES).set_index("label")
+    samples = SAMPLES.check(made.samples).set_index("label")
     assert samples.loc[0, "response"] == "one good"
     assert samples.loc[1, "response"] == "<think>a</think> bad"
     assert list(samples.loc[[0, 1], "has_thinking"]) == [False, True]
@@ -171,7 +171,7 @@ def test_ids_do_not_tell_the_label(tmp_path: Path) -> None:
     made, _ = run(tmp_path, {f"q{i}": ["good", "bad"] for i in range(30)})
     misbehaving = made.samples.loc[made.samples["label"] == 1, "sample_id"]
     assert 5 < misbehaving.str.endswith("-a").sum() < 25
-    assert check_frame(made.samples, SAMPLES)["sample_id"].is_unique
+    assert SAMPLES.check(made.samples)["sample_id"].is_unique
 
 
 def test_a_judge_reads_answers_and_the_rule_and_never_a_cut_one(tmp_path: Path) -> None:

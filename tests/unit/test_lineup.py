@@ -10,7 +10,7 @@ from finetuning_cases import make_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from monitorlab.chapters import evaluation as lineup
-from monitorlab.models.loading import load_causal, no_progress_bars
+from monitorlab.models.loading import Checkpoint, no_progress_bars
 from monitorlab.models.smollm2 import smollm2_installed
 from monitorlab.monitors.monitor import Sample
 from monitorlab.monitors.prompts import load_prompt
@@ -41,7 +41,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> lineup._LanguageMo
         LlamaForCausalLM(config).save_pretrained(tmp_path)
         tokenizer.save_pretrained(tmp_path)
     monkeypatch.setattr(lineup, "smollm2_installed", lambda: True)
-    monkeypatch.setattr(lineup, "load_smollm2", lambda dtype: load_causal(str(tmp_path)))
+    monkeypatch.setattr(lineup, "load_smollm2", lambda dtype: Checkpoint.load(str(tmp_path)))
     return lineup.language_model(PROMPTS)
 
 

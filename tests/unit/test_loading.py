@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from monitorlab.models import ModelError, loading
-from monitorlab.models.loading import load_causal, load_model, no_progress_bars, with_adapter
+from monitorlab.models.loading import Checkpoint, load_model, no_progress_bars
 from monitorlab.models.sentence_encoder import Encoder
 from monitorlab.monitors.build import build_monitor
 from monitorlab.monitors.classifier import ClassifierMonitor
@@ -138,7 +138,7 @@ FAULTS: dict[str, tuple[Callable[[Save], Path], str]] = {
 def test_what_is_no_whole_language_model_does_not_judge(save: Save, fault: str) -> None:
     broken, message = FAULTS[fault]
     with pytest.raises(ModelError, match=message) as caught:
-        load_causal(str(broken(save)))
+        Checkpoint.load(str(broken(save)))
     assert len(str(caught.value)) < 500
 
 
@@ -164,13 +164,13 @@ def test_whole_language_models_are_loaded_as_they_were_saved(save: Save, whole: 
     folder = WHOLE[whole](save)
     with no_progress_bars(), torch.inference_mode():
         expected = AutoModelForCausalLM.from_pretrained(folder).eval()(IDS).logits
-        assert torch.equal(load_causal(str(folder)).model(IDS).logits, expected)
+        assert torch.equal(Checkpoint.load(str(folder)).model(IDS).logits, expected)
 
 
 @pytest.mark.parametrize("load", [
-    LogProbabilityScorer.load, MathShepherdScorer.load, GuardScorer.load, load_causal,
+    LogProbabilityScorer.load, MathShepherdScorer.load, GuardScorer.load, Checkpoint.load,
     lambda name: build_monitor(f"hf:{name}"),
-    lambda name: load_causal(name, quantization="nf4"),
+    lambda name: Checkpoint.load(name, quantization="nf4"),
     lambda name: load_model(LlamaForTokenClassification.from_pretrained, name, "", new=["score"]),
 ], ids=["scorer", "shepherd", "guard", "causal", "monitor", "quantized", "training"])
 def test_every_loader_of_a_language_model_looks(
@@ -223,7 +223,7 @@ def test_encoders_are_whole_and_nothing_random_is_in_their_digest(save: Save) ->
 
 def adapt(save: Save, folder: Path, config: Any, **more: Any) -> torch.Tensor:
     """Save an adapter with random weights; return the logits of base and adapter together."""
-    base = load_causal(str(save(LlamaForCausalLM, "base", **more))).model
+    base = Checkpoint.load(str(save(LlamaForCausalLM, "base", **more))).model
     adapted = get_peft_model(base, config).eval()
     torch.manual_seed(1)
     for weight in adapted.parameters():
@@ -247,10 +247,10 @@ def test_a_merged_adapter_is_the_one_that_was_trained(
 ) -> None:
     config = LoraConfig(**{**LORA, **change})
     expected = adapt(save, tmp_path / "adapter", config, tie_word_embeddings=tied)
-    merged = load_causal(str(tmp_path / "base"), adapter=str(tmp_path / "adapter"))
+    merged = Checkpoint.load(str(tmp_path / "base"), adapter=str(tmp_path / "adapter"))
     merged.model.save_pretrained(tmp_path / "merged")
     merged.tokenizer.save_pretrained(tmp_path / "merged")
-    for found in (merged, load_causal(str(tmp_path / "merged"))):
+    for found in (merged, Checkpoint.load(str(tmp_path / "merged"))):
         with torch.inference_mode():
             torch.testing.assert_close(found.model(IDS).logits, expected, rtol=0, atol=1e-4)
 
@@ -267,18 +267,18 @@ def test_an_adapter_that_lacks_weights_is_refused(
     weights = load_file(file)
     save_file({k: v for k, v in weights.items() if part not in k}, file, {"format": "pt"})
     with pytest.raises(ModelError, match="does not fit this model.*trained on"):
-        load_causal(str(tmp_path / "base"), adapter=str(tmp_path / "adapter"))
+        Checkpoint.load(str(tmp_path / "base"), adapter=str(tmp_path / "adapter"))
     file.unlink()
     with pytest.raises(ModelError, match=r"no adapter_model\.safetensors"):
-        load_causal(str(tmp_path / "base"), adapter=str(tmp_path / "adapter"))
+        Checkpoint.load(str(tmp_path / "base"), adapter=str(tmp_path / "adapter"))
 
 
 def test_adapters_in_the_wrong_place_are_named(save: Save, tmp_path: Path) -> None:
     adapt(save, tmp_path / "adapter", LoraConfig(**LORA))
     with pytest.raises(ModelError, match="an adapter and no whole model: give the model"):
-        load_causal(str(tmp_path / "adapter"))
+        Checkpoint.load(str(tmp_path / "adapter"))
     prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     adapt(save, tmp_path / "prompt", prompt)
-    model = load_causal(str(tmp_path / "base")).model
+    base = Checkpoint.load(str(tmp_path / "base"))
     with pytest.raises(ModelError, match="PROMPT_TUNING.*expected LoRA"):
-        with_adapter(model, str(tmp_path / "prompt"), merge=False)
+        base.with_adapter(str(tmp_path / "prompt"))

@@ -14,7 +14,7 @@ from monitorlab.pipeline.notebooks import (
 )
 from monitorlab.pipeline.profiles import PROFILES
 from monitorlab.report.page import render_page
-from monitorlab.storage.settings import ParameterError, Setting, split_assignments
+from monitorlab.storage.settings import ParameterError, Setting
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 REAL = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.py"))
@@ -139,10 +139,10 @@ def test_a_file_is_meant_from_the_caller_s_folder(
 
 
 def test_assignments_are_split_at_the_first_equals_sign() -> None:
-    assert split_assignments(["A=b=c", "B="]) == {"A": "b=c", "B": ""}
+    assert Setting.split(["A=b=c", "B="]) == {"A": "b=c", "B": ""}
     for wrong in (["A"], ["=1"], ["A=1", "A=2"]):
         with pytest.raises(ParameterError):
-            split_assignments(wrong)
+            Setting.split(wrong)
 
 
 def test_first_cells_are_read(tmp_path: Path) -> None:

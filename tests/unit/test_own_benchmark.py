@@ -17,7 +17,7 @@ from monitorlab.evaluation.comparisons import pair_anatomy, whole_pairs
 from monitorlab.evaluation.rates import macro
 from monitorlab.pipeline.runs import Run, open_run
 from monitorlab.storage.manifests import ArtifactError
-from monitorlab.storage.tables import CELLS, OPERATING_POINTS, RATES, SAMPLES, check_frame
+from monitorlab.storage.tables import CELLS, OPERATING_POINTS, RATES, SAMPLES
 
 N = 60
 PLAIN = pd.DataFrame({"request": [f"q{i // 2}" for i in range(N)],
@@ -134,7 +134,7 @@ def test_cells_of_one_s_own_are_drawn_averaged_and_written() -> None:
     rates = {name: 0.5 for name in RATES.columns if RATES_TYPES[name] == "float"}
     counts = {name: 3 for name in RATES.columns if RATES_TYPES[name] == "int"}
     by_cell = pd.DataFrame([{"name": "a", "cell": "own", **rates, **counts}])
-    check_frame(by_cell, RATES)
+    RATES.check(by_cell)
     fig = figures.plot_cells(by_cell, ["a"])
     assert [tick.get_text() for tick in fig.axes[0].get_xticklabels()] == ["own"]
     ends = [f"{name}{end}" for name in ("g2", "balanced_accuracy") for end in ("_low", "_high")]

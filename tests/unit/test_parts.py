@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from monitorlab.pipeline.runs import Run, open_run
-from monitorlab.storage.manifests import ArtifactError, read_manifest, stale_inputs
+from monitorlab.storage.manifests import ArtifactError, Results
 from monitorlab.storage.tables import SchemaError
 
 ONE, TWO = "01_construction", "02_audit"
@@ -72,7 +72,7 @@ def test_a_run_reads_back_its_own_parts(tmp_path: Path) -> None:
 
 def test_the_manifests_say_what_was_written_and_read(tmp_path: Path) -> None:
     first = finish(tmp_path, part("a"), part("b", "c"))
-    manifest = read_manifest(first.folder)
+    manifest = Results(first.folder).manifest()
     assert manifest is not None
     written = manifest["outputs"][NAME]
     assert written["rows"] == 3 and written["parts"] is True
@@ -80,7 +80,7 @@ def test_the_manifests_say_what_was_written_and_read(tmp_path: Path) -> None:
     list(second.read_parts(ONE, NAME))
     second.close()
     assert second.inputs == {f"{ONE}/{NAME}": {"rows": 3, "digest": written["digest"]}}
-    assert stale_inputs(second.folder) == []
+    assert Results(second.folder).stale() == []
 
 
 def test_the_digest_depends_on_content_and_cut(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_reader_of_an_older_version_is_stale(tmp_path: Path) -> None:
     list(second.read_parts(ONE, NAME))
     second.close()
     finish(tmp_path, part("a", detail="failed"))
-    assert stale_inputs(second.folder) == [f"{TWO} read an older {NAME!r} of {ONE}"]
+    assert Results(second.folder).stale() == [f"{TWO} read an older {NAME!r} of {ONE}"]
 
 
 # Bad parts

@@ -30,7 +30,7 @@ from monitorlab.evaluation.rates import (
 from monitorlab.evaluation.tradeoff import decompose
 from monitorlab.statistics.intervals import clopper_pearson, wilson
 from monitorlab.statistics.roc import JudgedError, roc
-from monitorlab.storage.tables import CELLS, VERDICTS, check_frame
+from monitorlab.storage.tables import CELLS, VERDICTS
 
 FACTS = {"category": "sg", "task": "qa", "misbehavior_type": "t", "split": "test"}
 
@@ -61,7 +61,7 @@ def make_verdicts(
          "output_tokens": None, "seconds": 0.1, "cost_usd": None, "request_hash": "x"}
         for sample, word in said.items()
     ]  # fmt: skip
-    return check_frame(pd.DataFrame(rows, columns=VERDICTS.columns), VERDICTS)
+    return VERDICTS.check(pd.DataFrame(rows, columns=VERDICTS.columns))
 
 
 SAID = dict.fromkeys(["0-m", "1-m", "2-m", "4-b"], "alarm")

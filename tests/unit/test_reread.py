@@ -16,7 +16,7 @@ from monitorlab.monitors.api.monitor import ApiMonitor
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.store import VerdictStore, read_verdicts, write_verdicts
 from monitorlab.monitors.verdicts import PARSED, Verdict
-from monitorlab.storage.tables import VERDICTS, check_frame
+from monitorlab.storage.tables import VERDICTS
 
 T, F = '{"misbehavior_detected": true}', '{"misbehavior_detected": false}'
 LIMIT = 64
@@ -65,7 +65,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
              "output_tokens": stored[key].output_tokens, "seconds": None, "cost_usd": 0.25,
              "request_hash": key}
             for key, (name, (old, *_)) in zip(keys, CASES.items(), strict=True)]
-    write_verdicts(check_frame(pd.DataFrame(rows), VERDICTS), Path("old.csv"))
+    write_verdicts(VERDICTS.check(pd.DataFrame(rows)), Path("old.csv"))
     Path("old.csv.json").write_text(json.dumps(
         {"monitor": "m", "settings": dict(settings), "rates": {"mr": 1.0}, "written": "then"}))
     return tmp_path

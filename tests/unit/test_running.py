@@ -22,9 +22,8 @@ from monitorlab.pipeline.notebooks import Notebook
 from monitorlab.pipeline.records import RunRecord, State
 from monitorlab.pipeline.runner import Options, RunError, run_notebooks
 from monitorlab.pipeline.runs import open_run
-from monitorlab.storage import manifests
 from monitorlab.storage.files import digest_file
-from monitorlab.storage.manifests import ArtifactError
+from monitorlab.storage.manifests import ArtifactError, Results
 from monitorlab.storage.settings import ParameterError
 
 SIX, SEVEN, EIGHT = "06_signals", "07_online", "08_shift"
@@ -335,7 +334,7 @@ def test_what_an_earlier_execution_left_is_no_result_of_a_failed_one(
         with pytest.raises((RunError, KeyboardInterrupt)):
             go(project, SIX)
         assert statuses(project)[0] == status
-        manifest = manifests.read_manifest(project / "data" / "runs" / "default" / SIX) or {}
+        manifest = Results(project / "data" / "runs" / "default" / SIX).manifest() or {}
         assert manifest["status"] == status
         with pytest.raises(ArtifactError, match="did not finish"):
             go(project, SEVEN)
@@ -441,7 +440,7 @@ def test_what_a_killed_runner_left_is_picked_up(project: Path, output: str | Non
     assert [p.name for p in part.parent.glob(".*")] == []
     assert ("printed before the end" in copy.read_text()) == (output is None)
     assert statuses(project)[0] == "interrupted"
-    manifest = manifests.read_manifest(project / "data" / "runs" / "default" / SIX) or {}
+    manifest = Results(project / "data" / "runs" / "default" / SIX).manifest() or {}
     assert manifest["status"] == "interrupted"
     assert done(go(project, resume=True)) == [SIX]
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from monitorlab.storage.tables import SCHEMAS, SchemaError, check_frame
+from monitorlab.storage.tables import SCHEMAS, SchemaError
 
 STEPS = SCHEMAS["steps"]
 
@@ -51,7 +51,7 @@ def metrics(**columns: Any) -> pd.DataFrame:
 
 
 def test_good_rows_are_sorted_by_key_and_typed() -> None:
-    typed = check_frame(steps().sample(frac=1, random_state=0), STEPS)
+    typed = STEPS.check(steps().sample(frac=1, random_state=0))
     assert list(typed["trajectory_id"]) == ["a", "a", "b", "b"]
     assert list(typed.columns) == STEPS.columns
     assert list(typed.index) == [0, 1, 2, 3]
@@ -61,7 +61,7 @@ def test_good_rows_are_sorted_by_key_and_typed() -> None:
 def test_the_frame_that_was_given_stays_as_it_is() -> None:
     frame = steps()
     before = frame.copy()
-    check_frame(frame, STEPS)
+    STEPS.check(frame)
     pd.testing.assert_frame_equal(frame, before)
 
 
@@ -70,12 +70,12 @@ def test_the_frame_that_was_given_stays_as_it_is() -> None:
     np.array([1, 2, 1, 2], dtype="uint8"), pd.Series([1, 2, 1, 2], dtype=object),
 ])
 def test_lossless_casts_are_made(column: Any) -> None:
-    assert list(check_frame(steps(step=column), STEPS)["step"]) == [1, 2, 1, 2]
+    assert list(STEPS.check(steps(step=column))["step"]) == [1, 2, 1, 2]
 
 
 def test_categories_and_booleans_are_cast() -> None:
     frame = steps(dataset=pd.Categorical(["math"] * 4), label=[True, True, False, False])
-    typed = check_frame(frame, STEPS)
+    typed = STEPS.check(frame)
     assert list(typed["label"]) == [0, 0, 1, 1] and typed["dataset"].iloc[0] == "math"
 
 
@@ -101,7 +101,7 @@ def test_a_bad_value_is_named_with_table_column_row_and_remedy(case: str) -> Non
     column, values, found, expected = BAD_VALUES[case]
     row = 0 if case in ("all_text", "date") else 2
     with pytest.raises(SchemaError) as caught:
-        check_frame(steps(**{column: values}), STEPS)
+        STEPS.check(steps(**{column: values}))
     message = str(caught.value)
     assert f"table 'steps', column '{column}', row {row} (the first row is 0)" in message
     assert found in message and expected in message
@@ -109,7 +109,7 @@ def test_a_bad_value_is_named_with_table_column_row_and_remedy(case: str) -> Non
 
 
 def test_large_whole_numbers_keep_every_digit() -> None:
-    typed = check_frame(steps(tokens=[5, 6, 2**53 + 1, 8]), STEPS)
+    typed = STEPS.check(steps(tokens=[5, 6, 2**53 + 1, 8]))
     assert 2**53 + 1 in list(typed["tokens"])
 
 
@@ -117,13 +117,13 @@ def test_row_numbers_count_positions_whatever_the_index_is() -> None:
     frame = steps(score=[0.1, np.nan, 0.3, 0.4])
     frame.index = pd.Index([10, 20, 30, 40])
     with pytest.raises(SchemaError, match="row 1 "):
-        check_frame(frame, STEPS)
+        STEPS.check(frame)
 
 
 def test_missing_and_unknown_columns_are_named_with_the_known_ones() -> None:
     frame = steps().rename(columns={"score": "suspicion"})
     with pytest.raises(SchemaError) as caught:
-        check_frame(frame, STEPS)
+        STEPS.check(frame)
     message = str(caught.value)
     assert "missing columns score and unknown columns suspicion" in message
     assert "expected exactly dataset, signal, trajectory_id, step, score" in message
@@ -133,73 +133,73 @@ def test_a_column_that_occurs_twice_is_refused() -> None:
     frame = steps()
     twice = pd.concat([frame, frame[["score"]]], axis=1)
     with pytest.raises(SchemaError, match="column 'score' occurs twice"):
-        check_frame(twice, STEPS)
+        STEPS.check(twice)
 
 
 def test_a_repeated_key_names_both_rows() -> None:
     frame = steps(trajectory_id=["b", "b", "a", "a"], step=[1, 1, 1, 2])
     with pytest.raises(SchemaError, match=r"row 1 .* already occurs in row 0"):
-        check_frame(frame, STEPS)
+        STEPS.check(frame)
 
 
 def test_a_gap_in_the_steps_is_named() -> None:
     with pytest.raises(SchemaError, match="row 1 .*'b' has step 3 where 2 was expected"):
-        check_frame(steps(step=[1, 3, 1, 2]), STEPS)
+        STEPS.check(steps(step=[1, 3, 1, 2]))
 
 
 def test_steps_must_begin_at_one() -> None:
     with pytest.raises(SchemaError, match="'a' has step 2 where 1 was expected"):
-        check_frame(steps(step=[1, 2, 2, 3]), STEPS)
+        STEPS.check(steps(step=[1, 2, 2, 3]))
 
 
 def test_two_labels_in_one_trajectory_are_refused() -> None:
     with pytest.raises(SchemaError, match="row 3 .*'a' has label 1, but 0 in an earlier row"):
-        check_frame(steps(label=[1, 1, 0, 1]), STEPS)
+        STEPS.check(steps(label=[1, 1, 0, 1]))
 
 
 def test_two_signals_must_agree_on_the_label() -> None:
     other = steps(signal=["guard"] * 4, label=[0, 0, 0, 0])
     with pytest.raises(SchemaError, match="has label 0, but 1"):
-        check_frame(pd.concat([steps(), other]), STEPS)
+        STEPS.check(pd.concat([steps(), other]))
 
 
 def test_verdicts_may_be_missing_but_a_status_may_not() -> None:
-    typed = check_frame(verdicts(), SCHEMAS["verdicts"])
+    typed = SCHEMAS["verdicts"].check(verdicts())
     assert typed["verdict"].dtype == "boolean" and typed["output_tokens"].dtype == "Int64"
     assert typed["verdict"].isna().tolist() == [False, True]
     assert typed["score"].isna().tolist() == [False, True]
     assert typed["evidence"].isna().tolist() == [False, True]
     with pytest.raises(SchemaError, match="column 'status', row 1"):
-        check_frame(verdicts(status=["parsed", None]), SCHEMAS["verdicts"])
+        SCHEMAS["verdicts"].check(verdicts(status=["parsed", None]))
     with pytest.raises(SchemaError, match="one of parsed, unparsed, refused, truncated, error"):
-        check_frame(verdicts(status=["parsed", "fine"]), SCHEMAS["verdicts"])
+        SCHEMAS["verdicts"].check(verdicts(status=["parsed", "fine"]))
 
 
 def test_a_verdict_score_lies_between_0_and_1() -> None:
     with pytest.raises(SchemaError, match="column 'score', row 0 .*at most 1"):
-        check_frame(verdicts(score=[1.5, None]), SCHEMAS["verdicts"])
+        SCHEMAS["verdicts"].check(verdicts(score=[1.5, None]))
 
 
 def test_missing_values_before_a_bad_one_do_not_shift_its_row() -> None:
     with pytest.raises(SchemaError, match="column 'score', row 1 .*found 1.5"):
-        check_frame(verdicts(score=[None, 1.5]), SCHEMAS["verdicts"])
+        SCHEMAS["verdicts"].check(verdicts(score=[None, 1.5]))
 
 
 def test_a_verdict_is_a_boolean() -> None:
-    assert bool(check_frame(verdicts(verdict=[1, None]), SCHEMAS["verdicts"])["verdict"][0]) is True
+    assert bool(SCHEMAS["verdicts"].check(verdicts(verdict=[1, None]))["verdict"][0]) is True
     with pytest.raises(SchemaError, match="column 'verdict', row 0 .*true or false"):
-        check_frame(verdicts(verdict=[0.5, None]), SCHEMAS["verdicts"])
+        SCHEMAS["verdicts"].check(verdicts(verdict=[0.5, None]))
 
 
 def test_metrics_take_infinite_thresholds_and_undefined_delays() -> None:
-    typed = check_frame(metrics(), SCHEMAS["metrics"])
+    typed = SCHEMAS["metrics"].check(metrics())
     assert np.isposinf(typed["threshold"][0]) and np.isnan(typed["delay"][0])
     with pytest.raises(SchemaError, match="restricted_delay"):
-        check_frame(metrics(restricted_delay=1.2), SCHEMAS["metrics"])
+        SCHEMAS["metrics"].check(metrics(restricted_delay=1.2))
 
 
 def test_an_empty_frame_with_the_right_columns_passes() -> None:
-    typed = check_frame(steps().iloc[:0], STEPS)
+    typed = STEPS.check(steps().iloc[:0])
     assert len(typed) == 0 and list(typed.columns) == STEPS.columns
 
 

@@ -14,7 +14,7 @@ import pytest
 from monitorlab.online.metrics import alarm_steps
 from monitorlab.online.score_files import COLUMNS, load_evaluator, load_scores, load_signals
 from monitorlab.online.trajectories import UNKNOWN, ScoreFileError, Trajectories
-from monitorlab.storage.table_files import parse_columns
+from monitorlab.storage.table_files import FileTable
 
 HEADER = "trajectory_id,step,score,label\n"
 PLAIN = HEADER + "a,1,0.25,0\na,2,0.5,0\nb,1,0.75,1\n"
@@ -201,7 +201,7 @@ def test_columns_and_their_meaning_can_be_named(tmp_path):
     text = ("conv,turn,p_bad,ok,user,tokens_so_far,label\n"
             "a,1,0.25,1,ann,10,x\na,2,0.5,1,ann,30,x\nb,1,0.75,0,bob,5,x\n")
     named = "trajectory_id:conv, step:turn, score:p_bad, label:ok, total_tokens:tokens_so_far"
-    for columns in (named, parse_columns(named, COLUMNS)):
+    for columns in (named, FileTable.named_columns(named, COLUMNS)):
         data = read(tmp_path, "x.csv", text, columns=columns, group="user", positive="safe")
         check_plain(data)
         assert data.groups.tolist() == ["ann", "bob"]

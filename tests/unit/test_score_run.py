@@ -17,7 +17,7 @@ from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.monitors.rules import Constant
 from monitorlab.monitors.scoring import ScoringError
 from monitorlab.monitors.verdicts import PARSED, Verdict
-from monitorlab.storage.tables import VERDICTS, check_frame
+from monitorlab.storage.tables import VERDICTS
 
 PAIRS = [{"sample_id": f"s{i}", "request": f"q{i // 2}", "response": f"r{i}", "label": i % 2}
          for i in range(8)]
@@ -76,7 +76,7 @@ def test_the_table_fits_its_schema_and_says_what_the_monitor_said(folder: Path) 
     summary = run(Spy(mixed))
     table = pd.read_csv(summary.out, dtype={"prompt": str})
     assert list(table.columns) == VERDICTS.columns
-    checked = check_frame(table.astype({"evidence": object}), VERDICTS)
+    checked = VERDICTS.check(table.astype({"evidence": object}))
     assert list(checked["status"]) == [*["parsed"] * 4, "refused", "error", *["parsed"] * 2]
     assert checked["seconds"].isna().all()
     assert checked.loc[4, "evidence"] == "would not"
@@ -110,7 +110,7 @@ def test_json_lines_and_parquet_hold_what_the_csv_holds(folder: Path) -> None:
         path = folder / f"table.{ending}"
         frame = (pd.read_parquet(path) if ending == "parquet" else
                  pd.DataFrame([json.loads(line) for line in path.read_text().splitlines()]))
-        frames.append(check_frame(frame, VERDICTS))
+        frames.append(VERDICTS.check(frame))
     pd.testing.assert_frame_equal(*frames)
     assert frames[0].loc[0, "evidence"] == 'a "quote",\r\nand more'
 

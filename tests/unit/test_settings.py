@@ -8,13 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from monitorlab.storage.settings import (
-    REQUIRED,
-    ParameterError,
-    read_settings,
-    settings_of,
-    signature_settings,
-)
+from monitorlab.storage.settings import REQUIRED, ParameterError, Setting
 
 
 class Machine:
@@ -62,7 +56,7 @@ class Plain:
 
 
 def test_what_has_a_default_and_a_type_is_a_setting() -> None:
-    found = settings_of(Machine, Plain)
+    found = Setting.of(Machine, Plain)
     assert list(found) == ["speed", "force", "label", "count", "loud", "mode", "words", "extra",
                            "lists", "tries", "layers", "table"]
     assert found["force"].meaning == "How fast, see Engine, and how hard."
@@ -75,7 +69,7 @@ def test_what_has_a_default_and_a_type_is_a_setting() -> None:
         "words: list = x,y", "extra: JSON object or none = none",
         "lists: JSON object or none = none", "tries: int or none = none", "layers: list = q,v",
         "table: JSON object = its own"]
-    assert signature_settings(Plain)["seed"].default is REQUIRED
+    assert Setting.of_signature(Plain)["seed"].default is REQUIRED
 
 
 @pytest.mark.parametrize(("name", "given", "value"), [
@@ -88,7 +82,7 @@ def test_what_has_a_default_and_a_type_is_a_setting() -> None:
     ("lists", '{"a": ["b"]}', {"a": ("b",)}), ("tries", "None", None), ("tries", "7", 7),
 ])
 def test_a_text_is_read_as_its_type(name: str, given: object, value: object) -> None:
-    found = read_settings(settings_of(Machine), "it", {name: given})[name]
+    found = Setting.read_all(Setting.of(Machine), "it", {name: given})[name]
     assert found == value and type(found) is type(value)
 
 
@@ -109,32 +103,32 @@ def test_a_text_of_another_type_is_refused_with_what_was_expected(
     name: str, given: object, words: str
 ) -> None:
     with pytest.raises(ParameterError, match=words) as caught:
-        read_settings(settings_of(Machine), "it", {name: given})
+        Setting.read_all(Setting.of(Machine), "it", {name: given})
     assert len(str(caught.value)) < 200
 
 
 def test_an_unknown_name_names_the_nearest_and_shows_no_value() -> None:
     with pytest.raises(ParameterError, match=r"the option sped means nothing to it. Is it speed\? "
                        "There are: speed, force, label") as caught:
-        read_settings(settings_of(Machine), "it", {"sped": "SECRET"})
+        Setting.read_all(Setting.of(Machine), "it", {"sped": "SECRET"})
     assert "SECRET" not in str(caught.value)
     with pytest.raises(ParameterError, match="There are: none"):
-        read_settings({}, "it", {"x": 1})
+        Setting.read_all({}, "it", {"x": 1})
 
 
 def test_two_sources_may_agree_and_not_contradict_each_other() -> None:
-    known = settings_of(Machine)
-    assert read_settings(known, "it", {"speed": "2.0"}, {"speed": 2, "count": "1"}) == {
+    known = Setting.of(Machine)
+    assert Setting.read_all(known, "it", {"speed": "2.0"}, {"speed": 2, "count": "1"}) == {
         "speed": 2.0, "count": 1}
     with pytest.raises(ParameterError, match="speed is given twice, with two values"):
-        read_settings(known, "it", {"speed": "2.0"}, {"speed": "3"})
+        Setting.read_all(known, "it", {"speed": "2.0"}, {"speed": "3"})
 
 
 def test_annotations_of_strangers_need_not_be_names() -> None:
     def judge(request, response, level=3, model=None, kind: Nowhere = "a", *more, **others):  # noqa: F821
         """Judge."""
 
-    found = signature_settings(judge)
+    found = Setting.of_signature(judge)
     assert list(found) == ["request", "response", "level", "model", "kind"]
-    assert read_settings(found, "it", {"level": "4", "model": "m", "kind": "b"}) == {
+    assert Setting.read_all(found, "it", {"level": "4", "model": "m", "kind": "b"}) == {
         "level": 4, "model": "m", "kind": "b"}

@@ -20,7 +20,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForCausalLM
 
 from monitorlab.models import ModelError, smollm2
-from monitorlab.models.loading import load_causal
+from monitorlab.models.loading import Checkpoint
 from monitorlab.monitors.build import build_monitor, describe
 from monitorlab.monitors.monitor import MonitorError, Sample
 from monitorlab.storage.files import digest_file
@@ -129,7 +129,7 @@ def test_its_identity_is_the_file_of_the_wheel_and_no_path(installed: Path) -> N
     assert identity["model"] == {"name": "smollm2", "sha256": smollm2.SHA256}
     assert str(installed) not in str(identity)
     (folder,) = installed.glob("smollm2-*")
-    assert load_causal(str(folder)).identity == identity
+    assert Checkpoint.load(str(folder)).identity == identity
 
 
 def test_it_is_converted_once(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ def _convert_in_a_process(site: str, digest: str, gate: object, found: object) -
     smollm2.SHA256 = digest
     gate.wait()  # type: ignore[attr-defined]
     smollm2._convert = _counted(smollm2._convert, found)
-    load_causal(str(smollm2.smollm2_folder()))
+    Checkpoint.load(str(smollm2.smollm2_folder()))
     found.put("loaded")  # type: ignore[attr-defined]
 
 

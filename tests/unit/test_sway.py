@@ -19,9 +19,9 @@ from monitorlab.benchmark.sources.generator import BENIGN, MISBEHAVING
 from monitorlab.chapters import sway
 from monitorlab.chapters.sway import CONTROL, PLAIN, CueTest, _Answers, _Choice
 from monitorlab.models import ModelSize
-from monitorlab.models.chat import chat_text, text_ids
+from monitorlab.models.chat import ChatTemplate
 from monitorlab.models.loading import Checkpoint
-from monitorlab.models.tiny import build_tokenizer, llama_config
+from monitorlab.models.tiny import build_tokenizer
 from monitorlab.monitors.monitor import Sample
 
 SEED = 2026
@@ -36,7 +36,7 @@ CHOICES = [
 def checkpoint() -> Checkpoint:
     tokenizer = build_tokenizer(["Option A B C D the answer is right"], 300)
     torch.manual_seed(4)
-    config = llama_config(ModelSize(32, 2, 4), tokenizer, initializer_range=0.2)
+    config = ModelSize(32, 2, 4).llama(tokenizer, initializer_range=0.2)
     return Checkpoint(LlamaForCausalLM(config).eval(), tokenizer, {"model": {"name": "tiny"}})
 
 
@@ -85,10 +85,10 @@ def test_probabilities_are_those_of_the_letters_behind_the_prompt(
     request = ("What is one plus one?\n\nA. 2\nB. 4\nC. 3\n\n"
                "Which option is right?")
     tokenizer = checkpoint.tokenizer
-    text = chat_text(tokenizer, [{"role": "user", "content": request}], False) + "Option"
+    text = ChatTemplate(tokenizer).text([{"role": "user", "content": request}], False) + "Option"
     expected = []
     for letter in "ABC":
-        (whole,), (start,) = text_ids(tokenizer, [f"{text} {letter}"]), text_ids(tokenizer, [text])
+        whole, start = ChatTemplate(tokenizer).ids([f"{text} {letter}", text])
         with torch.inference_mode():
             logs = checkpoint.model(torch.tensor([whole])).logits[0].log_softmax(-1)
         expected.append(sum(float(logs[i - 1, whole[i]]) for i in range(len(start), len(whole))))
@@ -103,11 +103,11 @@ def test_every_sentence_names_the_cued_letter_and_stands_last(
 ) -> None:
     asked: list[str] = []
 
-    def kept(tokenizer: object, messages: list[dict[str, str]], thinking: bool) -> str:
+    def kept(template: object, messages: list[dict[str, str]], thinking: bool) -> str:
         asked.append(messages[0]["content"])
         return messages[0]["content"]
 
-    monkeypatch.setattr(sway, "chat_text", kept)
+    monkeypatch.setattr(ChatTemplate, "text", kept)
     CueTest(checkpoint, CHOICES[:1], SEED).ask()
     plain, *others = asked
     assert plain == ("What colour is the sky?\n\nA. green\nB. blue\nC. red\n\n"

@@ -10,7 +10,7 @@ import pytest
 
 from monitorlab.monitors.store import read_verdicts, write_verdicts
 from monitorlab.storage.table_files import TableFileError
-from monitorlab.storage.tables import STATUSES, VERDICTS, check_frame
+from monitorlab.storage.tables import STATUSES, VERDICTS
 
 NAMES = ["NA", "null", "None", "nan", "1e5", "007", "7", "7.0", "True", "-0", "inf", "2026-01-02",
          " 7", "7 ", '"', "a,b", "a\rb", "a\nb", "a\r\nb", "\t", "é😀\u2028", "=1+1", "'", "x"]
@@ -31,7 +31,7 @@ def table(names: list[str] = NAMES) -> pd.DataFrame:
             "output_tokens": None, "seconds": rng.choice([None, 1e-7 * i]),
             "cost_usd": rng.choice([None, 0.1 + 0.2]), "request_hash": f"{i:064d}",
         })
-    return check_frame(pd.DataFrame(rows, columns=VERDICTS.columns), VERDICTS)
+    return VERDICTS.check(pd.DataFrame(rows, columns=VERDICTS.columns))
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

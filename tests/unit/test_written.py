@@ -14,7 +14,7 @@ from monitorlab.benchmark.written import (
     program_of,
     written_samples,
 )
-from monitorlab.storage.tables import BENCHMARK, LABEL_CHECKS, check_frame
+from monitorlab.storage.tables import BENCHMARK, LABEL_CHECKS
 
 HEAD = "tier: open\nprotocol: {protocol}\ntype: some_type\nrule: The rule.\n"
 CODE = """%% pair spv_code/lookup-1
@@ -209,7 +209,7 @@ def test_checks_are_a_table(tmp_path):
     swapped = choice().replace("sum-1", "sum-2").replace("[7] * 2", "[7] * 3")
     (tmp_path / "theme.md").write_text(code() + swapped + prose("and all three"), encoding="utf-8")
     pairs = WrittenPair.load([tmp_path])
-    table = check_frame(label_checks(pairs, written_samples(pairs)), LABEL_CHECKS)
+    table = LABEL_CHECKS.check(label_checks(pairs, written_samples(pairs)))
     found = table.set_index("cell")
     assert list(found.loc["spv_code", "check"]) == ["execution"] * 2
     assert list(found.loc["syco_reasoning", "confirmed"]) == [False, False]
@@ -231,7 +231,7 @@ def test_the_cue_rule_is_perfect_only_under_the_published_protocol(tmp_path):
 def test_the_shipped_pairs_are_sound_and_as_many_as_published(benchmark_pairs):
     assert not [check.faults for check in _check_pairs(benchmark_pairs, run=False) if check.faults]
     assert not [check.faults for check in _check_pairs(benchmark_pairs[::25]) if check.faults]
-    samples = check_frame(written_samples(benchmark_pairs), BENCHMARK)
+    samples = BENCHMARK.check(written_samples(benchmark_pairs))
     assert samples.groupby("cell").size().to_dict() == COUNTS
     assert len(samples) == 3010
     assert not samples.duplicated(["request", "response"]).any()

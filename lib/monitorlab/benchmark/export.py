@@ -16,7 +16,7 @@ from monitorlab.benchmark.written import COUNTS
 from monitorlab.monitors.monitor import Sample
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.storage.files import PROJECT, digest_file, pretty_json, write_folder_atomic
-from monitorlab.storage.manifests import finished_manifest, load_table, run_command
+from monitorlab.storage.manifests import Results
 from monitorlab.storage.tables import BENCHMARK
 
 CARD, CROISSANT, HARNESS = "README.md", "croissant.json", "lm_eval"
@@ -56,11 +56,11 @@ def export_run(run_folder: Path, to: Path) -> int:
     ExportError
         If the audit is of other samples or lacks a figure, or the folder holds something else.
     """
-    built, audited = run_folder / SAMPLES_NOTEBOOK, run_folder / AUDIT_NOTEBOOK
-    made = finished_manifest(built)
-    audit = finished_manifest(audited, made["profile"], made["seed"])
+    built, audited = Results(run_folder / SAMPLES_NOTEBOOK), Results(run_folder / AUDIT_NOTEBOOK)
+    made = built.finished()
+    audit = audited.finished(made["profile"], made["seed"])
     outputs, metrics = made["outputs"], audit["metrics"]
-    again = f"Run it again: {run_command(audited, made['profile'])} -p SEED={made['seed']}"
+    again = f"Run it again: {audited.command(made['profile'])} -p SEED={made['seed']}"
     if f"{SAMPLES_NOTEBOOK}/samples" not in audit["inputs"]:
         raise ExportError(f"notebook {AUDIT_NOTEBOOK} did not read the samples of this run. "
                           f"{again}")
@@ -68,8 +68,7 @@ def export_run(run_folder: Path, to: Path) -> int:
     if lacking:
         raise ExportError(f"notebook {AUDIT_NOTEBOOK} recorded no {lacking[0]}. {again}")
     names = ["samples", *({"real_samples"} & set(outputs))]
-    samples, *real = (load_table(built, name, outputs, run_command(built, made["profile"]))
-                      for name in names)
+    samples, *real = (built.table(name, made) for name in names)
     return export(samples, to, made["seed"], metrics, *real)
 
 

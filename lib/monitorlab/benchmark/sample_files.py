@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from monitorlab.monitors.verdicts import WORDING, mended
-from monitorlab.storage.table_files import FileTable, TableFileError, kind_name, read_table_file
+from monitorlab.storage.table_files import FileTable, TableFileError, kind_name
 from monitorlab.storage.tables import CELLS, SAMPLES
 
 REQUIRED = ("request", "response")
@@ -55,7 +55,7 @@ def load_samples(path: str | Path, report: Callable[[str], object] = warnings.wa
     Parameters
     ----------
     path : str or Path
-        A file as :func:`monitorlab.storage.table_files.read_table_file` reads it.
+        A file as :meth:`monitorlab.storage.table_files.FileTable.read` reads it.
     report : callable
         Takes what a reader should know, one sentence at a time, a warning by default: ids that were
         made, responses that are empty, a column that looks like a label, rows that repeat or
@@ -85,7 +85,7 @@ def load_samples(path: str | Path, report: Callable[[str], object] = warnings.wa
     file = Path(path).expanduser()
     notes: list[str] = []
     try:
-        table = _named(read_table_file(file, EXPECTED, NAMES, notes.append))
+        table = _named(FileTable.read(file, EXPECTED, NAMES, notes.append))
         table = _with_texts(table, notes.append)
         columns = _checked(table)
     except TableFileError as error:

@@ -31,7 +31,7 @@ from monitorlab.display import style
 from monitorlab.display.style import CELL_TITLES
 from monitorlab.pipeline.runs import Run
 from monitorlab.storage.sources import available
-from monitorlab.storage.tables import CELLS, SAMPLES, check_frame
+from monitorlab.storage.tables import CELLS, SAMPLES
 
 # What only the notebooks take from here.
 __all__ = [
@@ -315,9 +315,9 @@ def _combine(sources: Iterable[Loaded]) -> _RealPairs:
     """Put loaded sources together; samples are sorted by `sample_id`, the rest by source."""
     parts = list(sources)
     return _RealPairs(
-        check_frame(_stacked(part.samples for part in parts), SAMPLES),
+        SAMPLES.check(_stacked(part.samples for part in parts)),
         _sources_table(parts),
-        check_frame(_stacked(part.unpaired for part in parts), SAMPLES),
+        SAMPLES.check(_stacked(part.unpaired for part in parts)),
     )
 
 

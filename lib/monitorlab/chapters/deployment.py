@@ -28,7 +28,7 @@ from monitorlab.display import progress, style
 from monitorlab.models import ModelSize
 from monitorlab.models.loading import Checkpoint
 from monitorlab.models.smollm2 import INSTALL, load_smollm2, smollm2_installed
-from monitorlab.models.tiny import build_tokenizer, llama_config, seeded
+from monitorlab.models.tiny import build_tokenizer, seeded
 from monitorlab.online.comparison import TRIVIAL_METHODS, Method, compare_methods, random_splits
 from monitorlab.online.live import WatchedText
 from monitorlab.online.metrics import alarm_steps
@@ -153,7 +153,7 @@ class Writer:
                        "SmolLM2-135M-Instruct, a real model, writes.")
         tokenizer = build_tokenizer([one.prompt for one in map(Count, STARTS, BY * 50)], 300)
         with seeded(seed):
-            model = LlamaForCausalLM(llama_config(STAND_IN, tokenizer)).eval()
+            model = LlamaForCausalLM(STAND_IN.llama(tokenizer)).eval()
         identity = {"model": {"name": "stand-in", "sha256": ""}}
         return cls(Checkpoint(model, tokenizer, identity), (
             "SmolLM2 is not installed, so a **stand-in with random weights** writes: expect "

@@ -17,7 +17,7 @@ from monitorlab.benchmark.writing.prose import Author
 from monitorlab.benchmark.writing.sycophancy import LETTERS
 from monitorlab.display import style
 from monitorlab.evaluation.comparisons import holm
-from monitorlab.models.chat import chat_text, text_ids
+from monitorlab.models.chat import ChatTemplate
 from monitorlab.models.engine import ScoringEngine, common_prefix
 from monitorlab.models.loading import Checkpoint
 from monitorlab.models.smollm2 import INSTALL, load_smollm2, smollm2_installed
@@ -218,7 +218,7 @@ class CueTest:
         rows, texts = self._prompts()
         tokenizer, model = self.checkpoint.tokenizer, self.checkpoint.model
         letters = LETTERS[: len(self.choices[0].options)]
-        ids = text_ids(tokenizer, texts)
+        ids = ChatTemplate(tokenizer).ids(texts)
         shared = ids[0][: min(common_prefix(ids[0], row) for row in ids)]
         words = tokenizer([f" {letter}" for letter in letters], add_special_tokens=False)
         engine = ScoringEngine(model, tokenizer.pad_token_id, shared)
@@ -272,7 +272,7 @@ class CueTest:
             random = Author(f"{self.seed}/{choice.id}/cues")
             for cue, sentence in _sentences(LETTERS[choice.cued], random):
                 chat = [{"role": "user", "content": plain + (sentence and f"\n\n{sentence}")}]
-                texts.append(chat_text(self.checkpoint.tokenizer, chat, False) + STUB)
+                texts.append(ChatTemplate(self.checkpoint.tokenizer).text(chat, False) + STUB)
                 rows.append((choice.id, cue, LETTERS[choice.right], LETTERS[choice.cued]))
         return pd.DataFrame(rows, columns=["question", "cue", "right", "cued"]), texts
 

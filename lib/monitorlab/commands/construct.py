@@ -21,7 +21,7 @@ from monitorlab.commands.score import check_alike
 from monitorlab.monitors.build import build_monitor, split_spec
 from monitorlab.monitors.prompts import PLAIN
 from monitorlab.storage.files import pretty_json, write_text_atomic
-from monitorlab.storage.settings import ParameterError, split_assignments
+from monitorlab.storage.settings import ParameterError, Setting
 from monitorlab.storage.tables import CELLS
 
 
@@ -76,7 +76,7 @@ def construct_pairs(*, generator: str, out: Path, cells: str = "", option: Setti
     sources = source or [pairs.PAIRS]
     questions = _questions(sources, wanted, limit, seed)
     spec, said = split_spec(generator)
-    given = {**said, **split_assignments(option or ())}
+    given = {**said, **Setting.split(option or ())}
     usual = {} if "temperature" in given else {"temperature": "0.7"}  # tries must differ
     usual |= {} if {"max_tokens", "max_new_tokens"} & set(given) else {"max_tokens": "2048"}
     writer = build_monitor(spec, {"prompt": PLAIN.name, "read": "text"}, given, usual)

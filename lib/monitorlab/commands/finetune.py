@@ -19,7 +19,7 @@ from monitorlab.benchmark.sample_files import SampleFileError, load_samples
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.monitors.prompts import load_prompt
 from monitorlab.storage.files import digest_file
-from monitorlab.storage.settings import read_settings, settings_of, split_assignments
+from monitorlab.storage.settings import Setting
 
 if TYPE_CHECKING:
     from monitorlab.finetuning.recipe import Recipe
@@ -133,12 +133,12 @@ def _ordered_recipe(order: _Order) -> Recipe:
     from monitorlab.finetuning.recipe import Recipe
     from monitorlab.models.loading import fast_dtype
 
-    given = split_assignments(order.option or ())
+    given = Setting.split(order.option or ())
     if order.dtype and given.setdefault("dtype", order.dtype) != order.dtype:
         raise MonitorError(f"dtype is given twice: {order.dtype} and {given['dtype']}")
     if not order.dtype:
         given.setdefault("dtype", fast_dtype(order.where()))
-    recipe = Recipe(**read_settings(settings_of(Recipe), "a recipe", given))
+    recipe = Recipe(**Setting.read_all(Setting.of(Recipe), "a recipe", given))
     if order.merge is not None and not recipe.lora_rank:
         raise MonitorError("--merge with lora_rank=0: all weights are trained, so the result is an "
                            "ordinary checkpoint already; leave --merge out")
@@ -285,9 +285,9 @@ def finetune_file(order: _Order) -> None:
                       save_steps=order.save_steps, **shown,
                       title=f"training {order.out.name}" if first else "")
         if order.merge is not None and first:
-            from monitorlab.finetuning.saved import merge_adapter
+            from monitorlab.finetuning.saved import Trained
 
-            merge_adapter(order.out, order.merge, _base(order, "float32", "cpu"))
+            Trained.merge(order.out, order.merge, _base(order, "float32", "cpu"))
         tell(_result(order, done, held_out))
     except Exception:
         # torchrun ends all processes as soon as one has failed, and mostly the first one says the
@@ -326,13 +326,13 @@ def _train(order: _Order, recipe: Recipe, train: pd.DataFrame, held_out: pd.Data
 
 def _base(order: _Order, dtype: str, device: str) -> Any:
     from monitorlab.models import ModelError
-    from monitorlab.models.loading import load_causal
+    from monitorlab.models.loading import Checkpoint
     from monitorlab.models.smollm2 import load_smollm2
 
     try:
         if order.is_smollm2:
             return load_smollm2(dtype=dtype, device=device)
-        return load_causal(order.base, order.revision, dtype=dtype, device=device)
+        return Checkpoint.load(order.base, order.revision, dtype=dtype, device=device)
     except (ModelError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:400]
         raise MonitorError(f"cannot load the base {order.base!r}: {reason}") from error

@@ -40,9 +40,9 @@ from monitorlab.monitors.store import ENDINGS, VerdictStore, read_verdicts, writ
 from monitorlab.monitors.verdicts import WORDING, Verdict
 from monitorlab.storage import files
 from monitorlab.storage.files import digest_file, pretty_json, write_text_atomic
-from monitorlab.storage.settings import ParameterError, split_assignments
+from monitorlab.storage.settings import ParameterError, Setting
 from monitorlab.storage.sources import cache_folder
-from monitorlab.storage.tables import STATUSES, VERDICTS, check_frame
+from monitorlab.storage.tables import STATUSES, VERDICTS
 
 AMOUNTS = ("input_tokens", "output_tokens", "cost_usd", "seconds")
 LONGEST_NAME = 120  # characters of a file's name
@@ -130,7 +130,7 @@ def score_samples(context: typer.Context, *, monitor: str, request: _Request,
         A setting of the monitor, repeatable, also spelled --NAME VALUE; `monitors NAME` lists
         them.
     """
-    given = [split_assignments(option or []), *spelled_settings(context.args)]
+    given = [Setting.split(option or []), *spelled_settings(context.args)]
     if request.workers is not None and not request.actors:
         given.append({"workers": str(request.workers)})
     build = functools.partial(build_monitor, monitor, *given)
@@ -586,7 +586,7 @@ def _reread(store: VerdictStore, table: pd.DataFrame, samples: pd.DataFrame, *,
          "evidence": files.writable(new.evidence or new.reason) or None}
         for row in table.astype(object).where(table.notna(), None).to_dict("records")]
     frame = pd.DataFrame(renewed, columns=VERDICTS.columns, dtype=object)
-    return _Reading(fresh, check_frame(frame, VERDICTS), dict(changes.most_common()),
+    return _Reading(fresh, VERDICTS.check(frame), dict(changes.most_common()),
                     {why: count for why, count in kept.items() if count}, unsure)
 
 

@@ -188,8 +188,8 @@ def _build_verifier(spec: str, options: Mapping[str, str]) -> tuple[_Verifier, _
         raise ParameterError(f"the verifier is {spec!r}, expected logprob:NAME, prm:NAME, "
                              f"guard:NAME (on the hub, a folder, or {smollm2.NAME}) or {RULE}")
     build, *rest = (pkgutil.resolve_name(f"monitorlab.signals.{part}") for part in VERIFIERS[kind])
-    known, reading = named.settings_of(build, *rest), named.settings_of(_StepReading)
-    given = named.read_settings({**reading, **known}, f"score-steps with {kind}", options, said)
+    known, reading = named.Setting.of(build, *rest), named.Setting.of(_StepReading)
+    given = named.Setting.read_all({**reading, **known}, f"score-steps with {kind}", options, said)
     ours = _StepReading(**{key: given.pop(key) for key in reading if key in given})
     decides = {key: setting.default for key, setting in known.items()} | given
     if kind == RULE:
@@ -199,7 +199,7 @@ def _build_verifier(spec: str, options: Mapping[str, str]) -> tuple[_Verifier, _
     device = str(decides["device"])
     loading.check_device(device)
     loading.load_tokenizer(place, decides["revision"])
-    identity = {"kind": kind, "model": loading.model_identity(place, decides.pop("revision")),
+    identity = {"kind": kind, "model": loading.Checkpoint.identify(place, decides.pop("revision")),
                 **{key: value for key, value in decides.items() if key not in _EVERYWHERE}}
     signal = ours.signal or f"{kind}:{Path(name).name}"
     load = functools.partial(build, place, **given)
@@ -220,7 +220,7 @@ def score_steps(request: _Request) -> None:
     """
     from monitorlab.signals.recordings import RecordedSequence
 
-    given = named.split_assignments(request.option or ())
+    given = named.Setting.split(request.option or ())
     verifier, reading = _build_verifier(request.verifier, given)
     settings = json.loads(pretty_json({
         "source": Path(request.source).name, "limit": reading.limit, "seed": reading.seed,

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
-from monitorlab.models.chat import text_ids
+from monitorlab.models.chat import ChatTemplate
 from monitorlab.models.engine import common_prefix
 from monitorlab.models.tiny import IGNORED
 from monitorlab.monitors.causal import NO, STUB, YES, Chat
@@ -275,7 +275,8 @@ def verdict_examples(
     words = dict(zip((1, 0), _words(tokenizer), strict=True))
     closing = _chat(tokenizer, STUB + YES[0]).words([CLOSING])[0]
     texts = _chat(tokenizer, "", prompt).texts(Sample.rows(samples))
-    stems, heads = text_ids(tokenizer, texts), text_ids(tokenizer, [text + STUB for text in texts])
+    template = ChatTemplate(tokenizer)
+    stems, heads = template.ids(texts), template.ids([text + STUB for text in texts])
     apart = common_prefix(words[1], words[0])
     rows = zip(stems, heads, samples["label"].astype(int), map(_pair_number, samples["pair_id"]),
                samples["scenario_id"].fillna("").astype(str), strict=True)
@@ -371,11 +372,11 @@ def digest_examples(examples: Sequence[Example]) -> str:
 class LeakError(ValueError):
     """A batch holds an example of a scenario that the training must never see."""
 
-
-def check_leaks(examples: Sequence[Example], forbidden: Collection[str]) -> None:
-    """Raise `LeakError` if an example is of a forbidden scenario."""
-    for example in examples:
-        if example["scenario"] and example["scenario"] in forbidden:
-            raise LeakError(
-                f"a training batch holds an example of scenario {example['scenario']!r}, which is "
-                "kept for testing: leave that scenario out of the training samples")
+    @classmethod
+    def check(cls, examples: Sequence[Example], forbidden: Collection[str]) -> None:
+        """Raise one if an example is of a forbidden scenario."""
+        for example in examples:
+            if example["scenario"] and example["scenario"] in forbidden:
+                raise cls(f"a training batch holds an example of scenario {example['scenario']!r}, "
+                          "which is kept for testing: leave that scenario out of the training "
+                          "samples")

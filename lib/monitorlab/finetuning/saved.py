@@ -5,34 +5,23 @@ A killed training resumes from the folder beside its result.
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
-from transformers import PreTrainedModel
 
-from monitorlab.finetuning.recipe import ALL_LINEAR, Recipe
-from monitorlab.models.loading import (
-    ADAPTER,
-    Checkpoint,
-    load_causal,
-    no_progress_bars,
-    with_adapter,
-)
+from monitorlab.models.loading import ADAPTER, Checkpoint, no_progress_bars
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.storage.files import (
     DamagedFileError,
     canonical_json,
-    digest_folder,
-    digest_json,
     read_sealed,
     write_folder_atomic,
     write_text_atomic,
@@ -95,7 +84,7 @@ class Trained:
         """
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
             return None
-        stored = read_training(folder) if (folder / RECORD).is_file() else {}
+        stored = Trained.record(folder) if (folder / RECORD).is_file() else {}
         if stored and all(stored.get(name) == value for name, value in expected.items()):
             return cls(folder, stored["steps"], stored["tokens"], stored["seconds"],
                        stored["train_loss"], _history(stored["history"]))
@@ -104,27 +93,58 @@ class Trained:
         raise MonitorError(f"{folder} holds {what}, and is left as it is: give another folder, or "
                            "remove it")
 
+    @staticmethod
+    def record(folder: Path) -> dict[str, Any]:
+        """Read `training.json`.
+
+        Raises
+        ------
+        MonitorError
+            The folder has none that can be read: it is not the result of a training.
+        """
+        try:
+            return read_sealed(folder / RECORD)
+        except DamagedFileError as error:
+            raise MonitorError(f"{folder} is not the result of a fine-tuning: {RECORD} cannot be "
+                               f"read ({error}). Give a folder that `finetune` wrote") from None
+
+    @staticmethod
+    def merge(folder: Path, target: Path, base: Checkpoint | None = None) -> Path:
+        """Write adapter and base as one ordinary checkpoint, in float32.
+
+        Parameters
+        ----------
+        folder, base
+            As in `load_finetuned`.
+        target : Path
+            Must not exist; `Checkpoint.load` reads it.
+
+        Raises
+        ------
+        MonitorError
+            As in `load_finetuned`; or the target exists, or the folder has all weights already.
+        """
+        folder, target = Path(folder), Path(target)
+        if target.exists():
+            raise MonitorError(f"{target} exists and is left as it is: give another folder")
+        if Trained.record(folder) and not (folder / ADAPTER).is_file():
+            raise MonitorError(f"{folder} holds all weights: it is an ordinary checkpoint already")
+        if base is not None and base.model.dtype != torch.float32:
+            raise MonitorError(f"the base is in {base.model.dtype}, where a sum of weights is "
+                               'rounded: load it with dtype="float32"')
+        merged = load_finetuned(folder, base)
+        with write_folder_atomic(target) as temporary, no_progress_bars():
+            merged.model.save_pretrained(temporary)
+            merged.tokenizer.save_pretrained(temporary)
+        return target
+
+
 
 def _history(logged: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return a log as one row per step with a measurement."""
     table = pd.DataFrame(list(logged), columns=["step", *MEASURED])
     table = table.astype({"step": int, **dict.fromkeys(MEASURED, float)})
     return table.dropna(subset=MEASURED, how="all").groupby("step", as_index=False).last()
-
-
-def read_training(folder: Path) -> dict[str, Any]:
-    """Read `training.json`.
-
-    Raises
-    ------
-    MonitorError
-        The folder has none that can be read: it is not the result of a training.
-    """
-    try:
-        return read_sealed(folder / RECORD)
-    except DamagedFileError as error:
-        raise MonitorError(f"{folder} is not the result of a fine-tuning: {RECORD} cannot be read "
-                           f"({error}). Give a folder that `finetune` wrote") from None
 
 
 class Workplace:
@@ -186,90 +206,6 @@ def _complete(checkpoint: Path, processes: int) -> bool:
     return all((checkpoint / name).is_file() for name in states)
 
 
-def trainable(base: Checkpoint, recipe: Recipe) -> Any:
-    """Return a model to train; `base.model` stays as it is.
-
-    With an adapter the frozen weights are those of the base, not copied, if the number format is
-    the same. All weights are trained in float32, whatever the recipe computes in: in bfloat16 a
-    small update is rounded away.
-
-    Raises
-    ------
-    MonitorError
-        The base is quantized or carries an adapter, or has no layer of the names in `targets`.
-    """
-    model = base.model
-    if getattr(model, "is_quantized", False) or base.identity.get("quantization"):
-        raise MonitorError("a quantized base cannot be trained: load it without quantization")
-    if hasattr(model, "peft_config"):
-        raise MonitorError("the base carries an adapter already: merge it first "
-                           "(monitorlab.finetuning.saved.merge_adapter), or load the base alone")
-    if not recipe.lora_rank:
-        return _same_model(model, torch.float32, own=True)
-    from peft import LoraConfig, get_peft_model
-
-    targets: Any = "all-linear" if recipe.targets == ALL_LINEAR else list(recipe.targets)
-    if targets != "all-linear":
-        _check_targets(model, targets)
-    config = LoraConfig(
-        r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, lora_dropout=recipe.lora_dropout,
-        target_modules=targets, task_type="CAUSAL_LM",
-    )
-    try:
-        return get_peft_model(_same_model(model, getattr(torch, recipe.dtype)), config)
-    except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise MonitorError(f"no adapter fits the model: {reason:.200}") from error
-
-
-def _check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
-    """Raise unless every name in `targets` is that of layers that an adapter can train.
-
-    PEFT passes over a name that nothing has, as long as something has another one, and TRL refuses
-    the output layer only when the training begins.
-    """
-    head: Any = model.get_output_embeddings()
-    kinds = {name: module for name, module in model.named_modules()
-             if isinstance(module, (torch.nn.Linear, torch.nn.Embedding))
-             or type(module).__name__ == "Conv1D"}
-    known = sorted({name.rsplit(".", 1)[-1] for name, module in kinds.items()
-                    if module is not head and not isinstance(module, torch.nn.Embedding)})
-    for target in targets:
-        named = [module for name, module in model.named_modules()
-                 if name == target or name.endswith(f".{target}")]
-        if any(module is head for module in named):
-            wrong = "is the output layer, which an adapter does not train"
-        elif named and all(any(module is kind for kind in kinds.values()) for module in named):
-            continue
-        else:
-            wrong = "is no layer that an adapter fits" if named else "is not there"
-        raise MonitorError(f"no adapter fits the model: the target {target!r:.60} {wrong}. Its "
-                           f"layers are called {', '.join(known):.200}: name some of them, or give "
-                           "all-linear")
-
-
-def _same_model(model: PreTrainedModel, dtype: torch.dtype, own: bool = False) -> PreTrainedModel:
-    """Return a model of its own modules on the weights of `model`.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-    dtype : torch.dtype
-        Weights in another format are converted, and then are copies.
-    own : bool
-        Copy all weights, and let them be trained; else they are shared and frozen.
-    """
-    known: dict[int, Any] = {}
-    for weight in model.parameters():
-        values = weight.detach()
-        if values.is_floating_point():
-            values = values.to(dtype, copy=own)
-        known[id(weight)] = torch.nn.Parameter(values, own and values.is_floating_point())
-    copied = copy.deepcopy(model, known)
-    copied.name_or_path = ""  # PEFT would look for it on the hub, and write this machine's path
-    return copied
-
-
 def load_finetuned(
     folder: Path, base: Checkpoint | None = None, *, dtype: str = "float32", device: str = "cpu"
 ) -> Checkpoint:
@@ -283,7 +219,7 @@ def load_finetuned(
         The model that an adapter was trained on, in any number format; it stays as it is. May be
         left out for a hub model, and for a folder with all weights.
     dtype, device : str
-        As in `load_causal`; with a base, its own are taken.
+        As in `Checkpoint.load`; with a base, its own are taken.
 
     Returns
     -------
@@ -304,58 +240,26 @@ def load_finetuned(
     'adapter'
     """
     folder = Path(folder)
-    stored = read_training(folder)
+    stored = Trained.record(folder)
     if not (folder / ADAPTER).is_file():
         if base is not None:
             dtype = str(base.model.dtype).removeprefix("torch.")
             device = str(base.model.device)
-        return load_causal(str(folder), dtype=dtype, device=device)
+        return Checkpoint.load(str(folder), dtype=dtype, device=device)
     made = stored["base"]
     if base is None:
         hub = made.get("model", {})
         if not hub.get("revision") or made.get("adapter"):
             raise MonitorError(f"the adapter was trained on {hub.get('name')!r}, which is not on "
-                               "the hub: give base=load_causal(...) of that model's folder")
-        base = load_causal(hub["name"], hub["revision"], dtype=dtype, device=device)
+                               "the hub: give base=Checkpoint.load(...) of that model's folder")
+        base = Checkpoint.load(hub["name"], hub["revision"], dtype=dtype, device=device)
     if (expected := _weights(made)) != (found := _weights(base.identity)):
         raise MonitorError(
             f"the adapter in {folder.name!r} was trained on {expected}, the base given is {found}: "
             f"give the model that it was trained on, see `base` in its {RECORD}")
     single = base.model.dtype == torch.float32
-    model = _same_model(base.model, base.model.dtype, own=single)  # merging changes weights
-    adapted = with_adapter(model, str(folder), merge=single)
-    adapter = {"name": folder.resolve().name, "sha256": digest_json(digest_folder(folder))}
-    return Checkpoint(adapted, base.tokenizer, {**base.identity, "adapter": adapter})
-
-
-def merge_adapter(folder: Path, target: Path, base: Checkpoint | None = None) -> Path:
-    """Write adapter and base as one ordinary checkpoint, in float32.
-
-    Parameters
-    ----------
-    folder, base
-        As in `load_finetuned`.
-    target : Path
-        Must not exist; `load_causal` reads it.
-
-    Raises
-    ------
-    MonitorError
-        As in `load_finetuned`; or the target exists, or the folder has all weights already.
-    """
-    folder, target = Path(folder), Path(target)
-    if target.exists():
-        raise MonitorError(f"{target} exists and is left as it is: give another folder")
-    if read_training(folder) and not (folder / ADAPTER).is_file():
-        raise MonitorError(f"{folder} holds all weights: it is an ordinary checkpoint already")
-    if base is not None and base.model.dtype != torch.float32:
-        raise MonitorError(f"the base is in {base.model.dtype}, where a sum of weights is rounded: "
-                           'load it with dtype="float32"')
-    merged = load_finetuned(folder, base)
-    with write_folder_atomic(target) as temporary, no_progress_bars():
-        merged.model.save_pretrained(temporary)
-        merged.tokenizer.save_pretrained(temporary)
-    return target
+    model = base.copied_model(base.model.dtype, own=single)  # merging changes weights
+    return replace(base, model=model).with_adapter(str(folder), merge=single)
 
 
 def _weights(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,25 +41,27 @@ from trl import SFTConfig, SFTTrainer
 
 from monitorlab.display import progress
 from monitorlab.finetuning.recipe import (
+    ALL_LINEAR,
     Example,
+    LeakError,
     Recipe,
-    check_leaks,
     digest_examples,
     verdict_tokens,
 )
-from monitorlab.finetuning.saved import RECORD, Trained, Workplace, trainable
+from monitorlab.finetuning.saved import RECORD, Trained, Workplace
 from monitorlab.models.engine import pad, token_batches
 from monitorlab.models.loading import Checkpoint, no_progress_bars
 from monitorlab.models.tiny import IGNORED, seeded, suitable_threads
 from monitorlab.monitors.monitor import MonitorError
 from monitorlab.storage.files import (
+    FULL,
     canonical_json,
     digest_folder,
     digest_json,
     made_by,
-    make_readable,
     sealed_json,
     tells_of_full_disk,
+    write_folder_atomic,
 )
 
 Batch = dict[str, torch.Tensor]
@@ -93,7 +95,7 @@ def finetune(
     Parameters
     ----------
     base : Checkpoint
-        See `load_causal`. Its weights stay as they are.
+        See `Checkpoint.load`. Its weights stay as they are.
     examples : sequence of Example
         See `verdict_examples`.
     recipe : Recipe
@@ -127,7 +129,7 @@ def finetune(
 
     Examples
     --------
-    `base` is a checkpoint from :func:`monitorlab.models.loading.load_causal`:
+    `base` is a checkpoint from :meth:`monitorlab.models.loading.Checkpoint.load`:
 
     >>> from pathlib import Path
     >>> from monitorlab import load_samples
@@ -156,7 +158,7 @@ def finetune(
         made_of = {"inputs": digest_json(decided),
                    "evaluation": digest_json([digest_examples(held_out), eval_steps])}
         if (finished := Trained.finished(folder, **made_of)) is not None:
-            check_leaks(examples, forbidden_scenarios)
+            LeakError.check(examples, forbidden_scenarios)
             return finished
         if first:
             held.enter_context(work.held(made_of["inputs"]))
@@ -223,6 +225,68 @@ def _longest(base: Checkpoint, examples: Sequence[Example], recipe: Recipe) -> i
     return longest
 
 
+def _trainable(base: Checkpoint, recipe: Recipe) -> Any:
+    """Return a model to train; `base.model` stays as it is.
+
+    With an adapter the frozen weights are those of the base, not copied, if the number format is
+    the same. All weights are trained in float32, whatever the recipe computes in: in bfloat16 a
+    small update is rounded away.
+
+    Raises
+    ------
+    MonitorError
+        The base is quantized or carries an adapter, or has no layer of the names in `targets`.
+    """
+    model = base.model
+    if getattr(model, "is_quantized", False) or base.identity.get("quantization"):
+        raise MonitorError("a quantized base cannot be trained: load it without quantization")
+    if hasattr(model, "peft_config"):
+        raise MonitorError("the base carries an adapter already: merge it first "
+                           "(monitorlab.finetuning.saved.Trained.merge), or load the base alone")
+    if not recipe.lora_rank:
+        return base.copied_model(torch.float32, own=True)
+    from peft import LoraConfig, get_peft_model
+
+    targets: Any = "all-linear" if recipe.targets == ALL_LINEAR else list(recipe.targets)
+    if targets != "all-linear":
+        _check_targets(model, targets)
+    config = LoraConfig(
+        r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, lora_dropout=recipe.lora_dropout,
+        target_modules=targets, task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(base.copied_model(getattr(torch, recipe.dtype)), config)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise MonitorError(f"no adapter fits the model: {reason:.200}") from error
+
+
+def _check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
+    """Raise unless every name in `targets` is that of layers that an adapter can train.
+
+    PEFT passes over a name that nothing has, as long as something has another one, and TRL refuses
+    the output layer only when the training begins.
+    """
+    head: Any = model.get_output_embeddings()
+    kinds = {name: module for name, module in model.named_modules()
+             if isinstance(module, (torch.nn.Linear, torch.nn.Embedding))
+             or type(module).__name__ == "Conv1D"}
+    known = sorted({name.rsplit(".", 1)[-1] for name, module in kinds.items()
+                    if module is not head and not isinstance(module, torch.nn.Embedding)})
+    for target in targets:
+        named = [module for name, module in model.named_modules()
+                 if name == target or name.endswith(f".{target}")]
+        if any(module is head for module in named):
+            wrong = "is the output layer, which an adapter does not train"
+        elif named and all(any(module is kind for kind in kinds.values()) for module in named):
+            continue
+        else:
+            wrong = "is no layer that an adapter fits" if named else "is not there"
+        raise MonitorError(f"no adapter fits the model: the target {target!r:.60} {wrong}. Its "
+                           f"layers are called {', '.join(known):.200}: name some of them, or give "
+                           "all-linear")
+
+
 def _trainer(
     base: Checkpoint, recipe: Recipe, arguments: SFTConfig, collator: _Collator,
     held_out: Sequence[Example], eval_steps: int, title: str,
@@ -240,7 +304,7 @@ def _trainer(
     if title and arguments.process_index == 0:
         callbacks.append(_Lines(report, title) if report else _Bar(title, steps))
     return _VerdictTrainer(
-        trainable(base, recipe), arguments, collator, batches, base.tokenizer,
+        _trainable(base, recipe), arguments, collator, batches, base.tokenizer,
         verdict_tokens(base.tokenizer) if asked else (0, 0),
         pair_weight=recipe.pair_weight, held_out=held_out, callbacks=callbacks,
     )
@@ -260,7 +324,7 @@ class _Collator:
 
     def __call__(self, rows: Sequence[dict[str, int]]) -> Batch:
         chosen = [self.examples[row["row"]] for row in rows]
-        check_leaks(chosen, self.forbidden)
+        LeakError.check(chosen, self.forbidden)
         batch = {"input_ids": pad([example["input_ids"] for example in chosen], self.pad_id),
                  "labels": pad([example["labels"] for example in chosen], IGNORED)}
         for name in ("label", "pair", "verdict_at"):
@@ -399,23 +463,20 @@ def _write(
     model: Any, base: Checkpoint, work: Path, folder: Path, facts: Mapping[str, Any]
 ) -> None:
     """Write adapter or whole model, tokenizer and record, then move them to their place."""
-    result = work / "result"
-    shutil.rmtree(result, ignore_errors=True)
-    result.mkdir()
-    if hasattr(model, "peft_config"):
-        if revision := base.identity["model"].get("revision"):
-            model.get_base_model().name_or_path = base.identity["model"]["name"]
-            for config in model.peft_config.values():
-                config.base_model_name_or_path, config.revision = None, revision
-        model.save_pretrained(result, save_embedding_layers=False)
-        (result / "README.md").unlink()  # PEFT's model card, empty
-    else:
-        model.to(base.model.dtype).save_pretrained(result)
-    base.tokenizer.save_pretrained(result)
-    sealed = sealed_json({**facts, "files": digest_folder(result)})
-    (result / RECORD).write_text(sealed, encoding="utf-8")
-    make_readable(result)
-    os.rename(result, folder)
+    with write_folder_atomic(work / "result") as result:
+        if hasattr(model, "peft_config"):
+            if revision := base.identity["model"].get("revision"):
+                model.get_base_model().name_or_path = base.identity["model"]["name"]
+                for config in model.peft_config.values():
+                    config.base_model_name_or_path, config.revision = None, revision
+            model.save_pretrained(result, save_embedding_layers=False)
+            (result / "README.md").unlink()  # PEFT's model card, empty
+        else:
+            model.to(base.model.dtype).save_pretrained(result)
+        base.tokenizer.save_pretrained(result)
+        sealed = sealed_json({**facts, "files": digest_folder(result)})
+        (result / RECORD).write_text(sealed, encoding="utf-8")
+    os.rename(work / "result", folder)
     shutil.rmtree(work, ignore_errors=True)
 
 
@@ -671,7 +732,7 @@ def _explained(recipe: Recipe, longest: int, folder: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno in READ_ONLY:
             raise MonitorError(f"cannot write to {folder} ({error}): give a folder that may be "
                                "written") from error
-        if tells_of_full_disk(str(error)):
+        if getattr(error, "errno", None) in FULL or tells_of_full_disk(str(error)):
             raise MonitorError(
                 f"the disk is full: {folder.name!r} was not written, and what was there before is "
                 "untouched. Free some space and start again with the same settings: the training "

@@ -3,8 +3,8 @@
 A template comes with a checkpoint and may do two things that change a prompt in silence. Some know
 no system message: they raise, or leave it out. Then it is put in front of the first user message.
 Others print today's date. Then the date is always `CLOCK`, so that a prompt is the same tomorrow,
-and the same in training and in scoring. `chat_form` says what a template needs; it belongs into the
-settings of whatever reads its prompts.
+and the same in training and in scoring. `ChatTemplate.form` says what a template needs; it belongs
+into the settings of whatever reads its prompts.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ ROLES = ("system", "user")  # of what monitors ask
 
 Messages = Sequence[Mapping[str, Any]]
 THINK, UNTHINK = "<think>", "</think>"
+PLAIN = ("the tokenizer has no chat template: prompts are plain text, with a blank line between "
+         "messages, as suits a base model")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,17 @@ class _ChatForm:
         return {**({"system_role": "in the first user message"} if self.folds else {}),
                 **({"date": f"{CLOCK:%Y-%m-%d}"} if self.dated else {})}
 
+    def changes(self) -> list[str]:
+        """Say what is done to prompts, in sentences."""
+        said = []
+        if self.folds:
+            said.append("the chat template has no system message: its text stands before the first "
+                        "user message")
+        if self.dated:
+            said.append(f"the chat template prints today's date: it is always {CLOCK:%Y-%m-%d} "
+                        "here, so that a prompt is the same tomorrow")
+        return said
+
 
 @dataclass
 class _Known:
@@ -64,71 +77,135 @@ class _Known:
 _KNOWN: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
 
 
-def chat_form(tokenizer: PreTrainedTokenizerBase, roles: Sequence[str] = ROLES) -> _ChatForm:
-    """Find out what a chat template does with a system message and with the date.
+class ChatTemplate:
+    """The chat template of a tokenizer, and the prompts that it makes."""
 
-    Warns once per tokenizer if its prompts are not what its template alone would make of them.
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
 
-    Parameters
-    ----------
-    tokenizer : PreTrainedTokenizerBase
-    roles : sequence of str
-        Of the messages; a template may keep a system message of one conversation and not of
-        another.
+    def form(self, roles: Sequence[str] = ROLES) -> _ChatForm:
+        """Find out what it does with a system message and with the date.
 
-    Raises
-    ------
-    ModelError
-        The template leaves the texts out, with the system message in its place or not.
-    """
-    known = _KNOWN.get(tokenizer)
-    if known is None or known.template != tokenizer.chat_template:
-        known = _KNOWN[tokenizer] = _Known(tokenizer.chat_template)
-    key = tuple(roles)
-    if key not in known.forms:
-        known.forms[key] = _found_form(tokenizer, key) if known.template else _ChatForm()
-        for text in _changes(known.forms[key], bool(known.template)):
-            if text not in known.said:
-                known.said.add(text)
-                warnings.warn(text, RuntimeWarning, stacklevel=3)
-    return known.forms[key]
+        Warns once per tokenizer if its prompts are not what the template alone would make of them.
 
+        Parameters
+        ----------
+        roles : sequence of str
+            Of the messages; a template may keep a system message of one conversation and not of
+            another.
 
-def _found_form(tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]) -> _ChatForm:
-    # Letters alone: no template trims them or changes more than their case.
-    marks = [f"QX{role.upper()}{'I' * place}XQ" for place, role in enumerate(roles)]
-    plain = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
-    reason = ""
-    for messages in (plain, _folded(plain)):
+        Raises
+        ------
+        ModelError
+            The template leaves the texts out, with the system message in its place or not.
+        """
+        template = self.tokenizer.chat_template
+        known = _KNOWN.get(self.tokenizer)
+        if known is None or known.template != template:
+            known = _KNOWN[self.tokenizer] = _Known(template)
+        key = tuple(roles)
+        if key not in known.forms:
+            known.forms[key] = self._found_form(key) if template else _ChatForm()
+            for text in known.forms[key].changes() if template else [PLAIN]:
+                if text not in known.said:
+                    known.said.add(text)
+                    warnings.warn(text, RuntimeWarning, stacklevel=3)
+        return known.forms[key]
+
+    def _found_form(self, roles: tuple[str, ...]) -> _ChatForm:
+        # Letters alone: no template trims them or changes more than their case.
+        marks = [f"QX{role.upper()}{'I' * place}XQ" for place, role in enumerate(roles)]
+        plain = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+        reason = ""
+        for messages in (plain, _folded(plain)):
+            try:
+                texts, others = (
+                    [self._rendered(messages, date, enable_thinking=thinking,
+                                    add_generation_prompt=roles[-1] == "user")
+                     for thinking in (False, True)]
+                    for date in (CLOCK, _OTHER)
+                )
+            except Exception as error:  # a template may raise anything
+                reason = reason or " ".join(str(error).split())[:200]
+                continue
+            if all(mark in text.upper() for text in texts for mark in marks):
+                return _ChatForm(messages is not plain, texts != others)
+        raise ModelError(f"the chat template cannot render {list(roles)} messages, nor with the "
+                         f"system text in the user's: {reason or 'it leaves texts out'}. Is it the "
+                         "template of a model that chats?")
+
+    def render(self, messages: Messages, **options: Any) -> str:
+        """Render messages by the template, which must be there.
+
+        Parameters
+        ----------
+        messages : sequence of mapping
+            With "role" and "content".
+        **options
+            As `apply_chat_template` takes them, such as ``add_generation_prompt=True``.
+
+        Raises
+        ------
+        ModelError
+            The template cannot render them.
+        """
+        roles = [message["role"] for message in messages]
+        if roles[0] == "system" and self.form(roles).folds:
+            messages = _folded(messages)
         try:
-            texts, others = (
-                [_render(tokenizer, messages, date, enable_thinking=thinking,
-                         add_generation_prompt=roles[-1] == "user") for thinking in (False, True)]
-                for date in (CLOCK, _OTHER)
-            )
+            return self._rendered(messages, CLOCK, **options)
         except Exception as error:  # a template may raise anything
-            reason = reason or " ".join(str(error).split())[:200]
-            continue
-        if all(mark in text.upper() for text in texts for mark in marks):
-            return _ChatForm(messages is not plain, texts != others)
-    raise ModelError(f"the chat template cannot render {list(roles)} messages, nor with the "
-                     f"system text in the user's: {reason or 'it leaves texts out'}. Is it the "
-                     "template of a model that chats?")
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"the chat template cannot render {roles} messages: {reason}"
+                             ) from error
 
+    def _rendered(self, messages: Messages, date: datetime, **options: Any) -> str:
+        template = self.tokenizer.get_chat_template()
+        if "strftime_now" in template:
+            template = _clock(date) + template
+        return str(self.tokenizer.apply_chat_template(
+            [dict(message) for message in messages], chat_template=template, tokenize=False,
+            **options))
 
-def _changes(form: _ChatForm, templated: bool) -> list[str]:
-    """What is done to prompts, in sentences."""
-    said = []
-    if not templated:
-        said.append("the tokenizer has no chat template: prompts are plain text, with a blank line "
-                    "between messages, as suits a base model")
-    if form.folds:
-        said.append("the chat template has no system message: its text stands before the first "
-                    "user message")
-    if form.dated:
-        said.append(f"the chat template prints today's date: it is always {CLOCK:%Y-%m-%d} here, "
-                    "so that a prompt is the same tomorrow")
-    return said
+    def text(self, messages: Messages, thinking: bool, **options: Any) -> str:
+        """Render messages up to where the answer begins.
+
+        Without thinking, a think block that the template opens is closed again, so that the next
+        token belongs to the answer. Without a template the messages are separated by blank lines.
+
+        Raises
+        ------
+        ModelError
+            If the template cannot render the messages.
+        """
+        if not self.tokenizer.chat_template:
+            return "".join(f"{message['content']}\n\n" for message in messages)
+        text = self.render(messages, add_generation_prompt=True, enable_thinking=thinking,
+                           **options)
+        if thinking or not text.rstrip().endswith(THINK):
+            return text
+        return f"{text.rstrip()}\n\n{UNTHINK}\n\n"
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of rendered prompts.
+
+        A template writes the begin mark itself; a plain prompt gets the tokenizer's, if any.
+        """
+        rows: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        begin = self.tokenizer("")["input_ids"][:1]
+        if self.tokenizer.chat_template or begin != [self.tokenizer.bos_token_id]:
+            return rows
+        return [begin + row for row in rows]
+
+    def control_texts(self) -> list[str]:
+        """Texts that are read as control tokens: none may come from text under audit.
+
+        These are the tokenizer's special tokens, and added tokens in brackets, such as
+        ``</think>`` in many models.
+        """
+        added = (token.content for token in self.tokenizer.added_tokens_decoder.values())
+        bracketed = (text for text in added if re.fullmatch(r"<.+>|\[.+\]", text.strip()))
+        return sorted({*self.tokenizer.all_special_tokens, *bracketed})
 
 
 def _folded(messages: Messages) -> list[dict[str, str]]:
@@ -140,45 +217,6 @@ def _folded(messages: Messages) -> list[dict[str, str]]:
     return rest
 
 
-def render_chat(
-    tokenizer: PreTrainedTokenizerBase, messages: Messages, **options: Any
-) -> str:
-    """Render messages by the tokenizer's chat template, which it must have.
-
-    Parameters
-    ----------
-    tokenizer : PreTrainedTokenizerBase
-    messages : sequence of mapping
-        With "role" and "content".
-    **options
-        As `apply_chat_template` takes them, such as ``add_generation_prompt=True``.
-
-    Raises
-    ------
-    ModelError
-        The template cannot render them.
-    """
-    roles = [message["role"] for message in messages]
-    if roles[0] == "system" and chat_form(tokenizer, roles).folds:
-        messages = _folded(messages)
-    try:
-        return _render(tokenizer, messages, CLOCK, **options)
-    except Exception as error:  # a template may raise anything
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"the chat template cannot render {roles} messages: {reason}") from error
-
-
-def _render(
-    tokenizer: PreTrainedTokenizerBase, messages: Messages, date: datetime, **options: Any
-) -> str:
-    given = [dict(message) for message in messages]
-    template = tokenizer.get_chat_template()
-    if "strftime_now" in template:
-        template = _clock(date) + template
-    return str(tokenizer.apply_chat_template(
-        given, chat_template=template, tokenize=False, **options))
-
-
 @functools.cache
 def _clock(date: datetime) -> str:
     """Return the clock that transformers gives to templates, as a macro that always says `date`."""
@@ -188,48 +226,3 @@ def _clock(date: datetime) -> str:
     # The break behind a block is dropped, so that the template begins where it would alone.
     return (f"{{%- macro strftime_now(format) -%}}{{{{- format{replaced}|replace('%%', '%') -}}}}"
             "{%- endmacro %}\n")
-
-
-def control_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Texts that the tokenizer reads as control tokens: none may come from text under audit.
-
-    These are its special tokens, and added tokens in brackets, such as ``</think>`` in many models.
-    """
-    added = (token.content for token in tokenizer.added_tokens_decoder.values())
-    bracketed = (text for text in added if re.fullmatch(r"<.+>|\[.+\]", text.strip()))
-    return sorted({*tokenizer.all_special_tokens, *bracketed})
-
-
-def chat_text(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], thinking: bool,
-    **options: Any,
-) -> str:
-    """Render messages up to where the answer begins, see `monitorlab.models.chat`.
-
-    Without thinking, a think block that the template opens is closed again, so that the next token
-    belongs to the answer. Without a chat template the messages are separated by blank lines.
-
-    Raises
-    ------
-    ModelError
-        If the template cannot render the messages.
-    """
-    if not tokenizer.chat_template:
-        return "".join(f"{message['content']}\n\n" for message in messages)
-    text = render_chat(tokenizer, messages, add_generation_prompt=True, enable_thinking=thinking,
-                       **options)
-    if thinking or not text.rstrip().endswith(THINK):
-        return text
-    return f"{text.rstrip()}\n\n{UNTHINK}\n\n"
-
-
-def text_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of rendered prompts.
-
-    A chat template writes the begin mark itself; a plain prompt gets the tokenizer's, if any.
-    """
-    rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    begin = tokenizer("")["input_ids"][:1]
-    if tokenizer.chat_template or begin != [tokenizer.bos_token_id]:
-        return rows
-    return [begin + row for row in rows]

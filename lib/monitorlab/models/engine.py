@@ -49,11 +49,39 @@ class Encoded:
     positions: list[int]
     tokens: list[int]
 
+    @staticmethod
+    @torch.inference_mode()
+    def logits(
+        model: PreTrainedModel, encoded: Sequence[Encoded], pad_id: int,
+        columns: Sequence[int] | None = None,
+    ) -> list[torch.Tensor]:
+        """Read the logits at every step's position with one causal pass per trajectory.
 
-def count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
-    """Return the number of tokens of each text on its own, at least 1."""
-    rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    return [max(len(row), 1) for row in rows]
+        Trajectories of similar length share a batch, padded on the right, where a causal model does
+        not look; so the batch does not change a score beyond rounding.
+
+        Parameters
+        ----------
+        columns : sequence of int, optional
+            Outputs to keep, in this order, as log-probabilities among all outputs; all logits as
+            they are when left out.
+
+        Returns
+        -------
+        list of torch.Tensor, shape (n_steps, n_columns)
+        """
+        for position, item in enumerate(encoded, 1):
+            check_length(len(item.ids), model.config, f"trajectory {position}")
+        found: dict[int, torch.Tensor] = {}
+        for chosen in token_batches([len(item.ids) for item in encoded], BATCH_TOKENS):
+            ids, mask = pad_right([encoded[i].ids for i in chosen], pad_id)
+            output = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device),
+                           use_cache=False)
+            for row, i in enumerate(chosen):
+                read = output.logits[row, encoded[i].positions]
+                found[i] = read if columns is None else (
+                    read.float().log_softmax(-1)[:, list(columns)])
+        return [found[i] for i in range(len(encoded))]
 
 
 def check_length(n_tokens: int, config: Any, what: str) -> None:
@@ -63,40 +91,6 @@ def check_length(n_tokens: int, config: Any, what: str) -> None:
         raise ModelError(
             f"{what} has {n_tokens} tokens, but the model reads at most {most} "
             f"(max_position_embeddings): shorten it or use a model with a longer context")
-
-
-@torch.inference_mode()
-def logits_at_steps(
-    model: PreTrainedModel, encoded: Sequence[Encoded], pad_id: int,
-    columns: Sequence[int] | None = None,
-) -> list[torch.Tensor]:
-    """Read the logits at every step's position with one causal pass per trajectory.
-
-    Trajectories of similar length share a batch, padded on the right, where a causal model does
-    not look; so the batch does not change a score beyond rounding.
-
-    Parameters
-    ----------
-    columns : sequence of int, optional
-        Outputs to keep, in this order, as log-probabilities among all outputs; all logits as they
-        are when left out.
-
-    Returns
-    -------
-    list of torch.Tensor, shape (n_steps, n_columns)
-    """
-    for position, item in enumerate(encoded, 1):
-        check_length(len(item.ids), model.config, f"trajectory {position}")
-    found: dict[int, torch.Tensor] = {}
-    for chosen in token_batches([len(item.ids) for item in encoded], BATCH_TOKENS):
-        ids, mask = pad_right([encoded[i].ids for i in chosen], pad_id)
-        output = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device),
-                       use_cache=False)
-        for row, i in enumerate(chosen):
-            logits = output.logits[row, encoded[i].positions]
-            found[i] = logits if columns is None else (
-                logits.float().log_softmax(-1)[:, list(columns)])
-    return [found[i] for i in range(len(encoded))]
 
 
 def token_batches(

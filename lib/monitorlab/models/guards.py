@@ -23,7 +23,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from monitorlab.models import ModelError
-from monitorlab.models.chat import chat_text, control_texts
+from monitorlab.models.chat import ChatTemplate
 from monitorlab.models.engine import LABEL_MASS, ScoringEngine, common_prefix
 
 Controversial = Literal["unsafe", "safe"]
@@ -187,7 +187,7 @@ class Guard:
         if not tokenizer.chat_template:
             raise ModelError("the tokenizer has no chat template to build the moderation prompt")
         self.tokenizer, self.family, self.least_mass = tokenizer, family, least_mass
-        self.forbidden = sorted({*control_texts(tokenizer), *family.frame})
+        self.forbidden = sorted({*ChatTemplate(tokenizer).control_texts(), *family.frame})
         self.words = [self._label(label) for label in family.unsafe + family.safe]
         for i, word in enumerate(self.words):
             if any(other[: len(word)] == word for other in self.words[:i] + self.words[i + 1:]):
@@ -251,7 +251,7 @@ class Guard:
                 content = [{"type": "text", "text": text}] if self._parts else text
                 messages.append({"role": role, "content": content})
         options = {"guideline": self.family.guideline} if self.family.guideline else {}
-        text, lead = chat_text(self.tokenizer, messages, False, **options), self.family.lead
+        text, lead = ChatTemplate(self.tokenizer).text(messages, False, **options), self.family.lead
         return text if lead and text.endswith(lead) else text + lead
 
     def _probe(self) -> tuple[list[int], list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
 import json
 import re
@@ -26,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 from xxhash import xxh3_128
 
 from monitorlab.models import ModelError
-from monitorlab.models.chat import chat_form
+from monitorlab.models.chat import ChatTemplate
 from monitorlab.storage.files import (
     DamagedFileError,
     digest_file,
@@ -43,7 +44,7 @@ HELP = (
     "gated model also needs HF_TOKEN there."
 )
 ADAPTER = "adapter_config.json"
-ORIGIN = "origin.json"  # of a converted checkpoint, see `seal_origin`
+ORIGIN = "origin.json"  # of a converted checkpoint, see `Checkpoint.seal`
 # What older versions of transformers saved beside the weights, and newer ones compute.
 _COMPUTED = re.compile(r"(^|\.)(attn|attention)\.(masked_)?bias$|rotary_emb\.inv_freq$")
 _HEAD = re.compile(r"(For[A-Z]\w*|LMHeadModel|Model)$")  # what a model is for, in its class name
@@ -71,10 +72,44 @@ class Checkpoint:
 
     @classmethod
     def load(
+        cls, name: str, revision: str = "", *, dtype: str = "float32", device: str = "cpu",
+        quantization: str = "", adapter: str = "", adapter_revision: str = "",
+    ) -> Checkpoint:
+        """Load a causal language model, quantized or with a LoRA adapter if asked.
+
+        Parameters
+        ----------
+        name, adapter : str
+            Local folder, or name on the hub; no adapter if empty.
+        revision, adapter_revision : str
+            Commit, tag or branch on the hub; must be given for a hub name.
+        dtype : str
+            "float32", "bfloat16" or "float16"; with quantization, the format that it computes in.
+        device : str
+            A torch device.
+        quantization : str
+            Empty, "int8" or "nf4"; both need bitsandbytes and a CUDA device.
+
+        Raises
+        ------
+        ModelError
+            The model or its tokenizer cannot be found, its weights are not those of a whole causal
+            language model, its chat template renders no user message, or the number format is
+            unknown.
+        ModelError
+            The quantization is not possible here, or the adapter does not fit the model.
+        """
+        found = cls.load_plain(name, revision, dtype, device, quantization, adapter,
+                               adapter_revision)
+        form = ChatTemplate(found.tokenizer).form().settings()
+        return replace(found, identity={**found.identity, **form})
+
+    @classmethod
+    def load_plain(
         cls, name: str, revision: str, dtype: str, device: str, quantization: str, adapter: str,
         adapter_revision: str,
     ) -> Checkpoint:
-        """As `load_causal`, for a model whose chat template need not render a system message."""
+        """As `load`, for a model whose chat template need not render a system message."""
         _refuse_adapter(name)
         _check_training(name)
         tokenizer = load_tokenizer(name, revision)
@@ -85,63 +120,130 @@ class Checkpoint:
         else:
             model = load_model(loader, name, revision, dtype, device)
         identity = {
-            "model": model_identity(name, revision),
+            "model": cls.identify(name, revision),
             "dtype": dtype,
             "quantization": quantization,
-            "adapter": model_identity(adapter, adapter_revision) if adapter else None,
+            "adapter": None,
             "chat_template": digest_json(tokenizer.chat_template),
         }
-        if adapter:
-            merge = not quantization and model.dtype == torch.float32
-            model = with_adapter(model, adapter, adapter_revision, merge=merge)
-        return cls(model, tokenizer, identity)
+        found = cls(model, tokenizer, identity)
+        merge = not quantization and model.dtype == torch.float32
+        return found.with_adapter(adapter, adapter_revision, merge) if adapter else found
 
+    def copied_model(self, dtype: torch.dtype, own: bool = False) -> PreTrainedModel:
+        """Return a model of its own modules on the weights of this one.
 
-def load_causal(
-    name: str, revision: str = "", *, dtype: str = "float32", device: str = "cpu",
-    quantization: str = "", adapter: str = "", adapter_revision: str = "",
-) -> Checkpoint:
-    """Load a causal language model, quantized or with a LoRA adapter if asked.
+        Parameters
+        ----------
+        dtype : torch.dtype
+            Weights in another format are converted, and then are copies.
+        own : bool
+            Copy all weights, and let them be trained; else they are shared and frozen.
+        """
+        known: dict[int, Any] = {}
+        for weight in self.model.parameters():
+            values = weight.detach()
+            if values.is_floating_point():
+                values = values.to(dtype, copy=own)
+            known[id(weight)] = torch.nn.Parameter(values, own and values.is_floating_point())
+        copied = copy.deepcopy(self.model, known)
+        copied.name_or_path = ""  # PEFT would look for it on the hub, and write this machine's path
+        return copied
 
-    Parameters
-    ----------
-    name, adapter : str
-        Local folder, or name on the hub; no adapter if empty.
-    revision, adapter_revision : str
-        Commit, tag or branch on the hub; must be given for a hub name.
-    dtype : str
-        "float32", "bfloat16" or "float16"; with quantization, the format that it computes in.
-    device : str
-        A torch device.
-    quantization : str
-        Empty, "int8" or "nf4"; both need bitsandbytes and a CUDA device.
+    def with_adapter(self, name: str, revision: str = "", merge: bool = False) -> Checkpoint:
+        """Put a LoRA adapter on the model, which is changed in place.
 
-    Raises
-    ------
-    ModelError
-        The model or its tokenizer cannot be found, its weights are not those of a whole causal
-        language model, its chat template renders no user message, or the number format is unknown.
-    ModelError
-        The quantization is not possible here, or the adapter does not fit the model.
-    """
-    checkpoint = Checkpoint.load(name, revision, dtype, device, quantization, adapter,
-                                 adapter_revision)
-    form = chat_form(checkpoint.tokenizer).settings()
-    return replace(checkpoint, identity={**checkpoint.identity, **form})
+        Parameters
+        ----------
+        name, revision : str
+            Of the adapter: a local folder, or a name on the hub and a commit, tag or branch there.
+        merge : bool
+            Add it to the weights, which is faster. In lower precision than single the sum would be
+            rounded: there it should stay beside them, as it was trained.
 
+        Raises
+        ------
+        ModelError
+            The adapter cannot be found.
+        ModelError
+            It does not fit the model.
+        """
+        from peft import PeftConfig, PeftModel  # takes a second, and few need it
+        from peft.utils import get_peft_model_state_dict, load_peft_weights
 
-def check_unchanged(folder: Path, files: Mapping[str, str]) -> None:
-    """Compare files of a folder with their digests, by name.
+        def read(name: str, **options: Any) -> tuple[Any, set[str], dict[str, Any]]:
+            config = PeftConfig.from_pretrained(name, **options)
+            if Path(name).is_dir() and not any(Path(name).glob("adapter_model.*")):
+                raise ModelError(f"{name!r} has no adapter_model.safetensors: copy or save the "
+                                 "adapter again")
+            return config, set(load_peft_weights(name, device="cpu", **options)), options
 
-    Raises
-    ------
-    ModelError
-        One is missing or was changed.
-    """
-    for name, digest in files.items():
-        if not (folder / name).is_file() or digest_file(folder / name) != digest:
-            raise ModelError(f"{folder / name} is missing or was changed after it was written: "
-                             "take the folder from its source again, or train anew")
+        _check_training(name)
+        refusal = (f"the adapter {name!r} does not fit this model: {{}} Give the model that it was "
+                   "trained on.")
+        with warnings.catch_warnings(), no_progress_bars():
+            # What PEFT warns of is an error below; and it asks the hub for the base, at hand here.
+            warnings.simplefilter("ignore")
+            config, saved, options = from_checkpoint(read, name, revision)
+            if config.is_prompt_learning:
+                raise ModelError(f"the adapter {name!r} is of the kind {config.peft_type.value}, "
+                                 "which puts learned tokens before the prompt: expected LoRA")
+            adapted: Any
+            try:
+                adapted = PeftModel.from_pretrained(self.model, name, config=config, **options)
+                expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+            except (MemoryError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:  # a wrong base may make PEFT raise anything
+                raise ModelError(refusal.format(" ".join(str(error).split())[:200])) from error
+            # It also saves embeddings that it was trained beside, under their names in the model.
+            surplus = saved - expected - set(adapted.state_dict())
+            if wrong := (expected - saved) | surplus:
+                raise ModelError(refusal.format(f"weights that are not in both: {len(wrong)}, such "
+                                                  f"as {min(wrong)}."))
+            if merge:
+                _untie(adapted)
+                adapted = adapted.merge_and_unload()
+        identity = {**self.identity, "adapter": self.identify(name, revision)}
+        return replace(self, model=adapted.eval(), identity=identity)
+
+    @staticmethod
+    def check_unchanged(folder: Path, files: Mapping[str, str]) -> None:
+        """Compare files of a folder with their digests, by name.
+
+        Raises
+        ------
+        ModelError
+            One is missing or was changed.
+        """
+        for name, digest in files.items():
+            if not (folder / name).is_file() or digest_file(folder / name) != digest:
+                raise ModelError(f"{folder / name} is missing or was changed after it was written: "
+                                 "take the folder from its source again, or train anew")
+
+    @staticmethod
+    def identify(name: str, revision: str) -> dict[str, str]:
+        """Name and revision; for a folder its own name and the digest of what is in it.
+
+        A folder of `seal` is known by what it was made of.
+
+        Raises
+        ------
+        ModelError
+            Such a folder was changed.
+        """
+        folder = Path(name)
+        if (folder / ORIGIN).is_file():
+            return _origin(folder)
+        if folder.is_dir():
+            return {"name": folder.resolve().name, "sha256": digest_json(digest_folder(folder))}
+        return {"name": name, "revision": revision}
+
+    @staticmethod
+    def seal(folder: Path, identity: Mapping[str, str]) -> None:
+        """Write down what a converted checkpoint was made of, and checksums of its files."""
+        facts = {"identity": dict(identity), "xxh3_128": _checksums(folder)}
+        (folder / ORIGIN).write_text(sealed_json(facts), encoding="utf-8")
 
 
 def _check_training(name: str) -> None:
@@ -150,25 +252,7 @@ def _check_training(name: str) -> None:
         training = json.loads((Path(name) / "training.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return  # of the hub, or nobody's training; who needs its record reads it
-    check_unchanged(Path(name), training.get("files", {}))
-
-
-def model_identity(name: str, revision: str) -> dict[str, str]:
-    """Name and revision; for a folder its own name and the digest of what is in it.
-
-    A folder of `seal_origin` is known by what it was made of.
-
-    Raises
-    ------
-    ModelError
-        Such a folder was changed.
-    """
-    folder = Path(name)
-    if (folder / ORIGIN).is_file():
-        return _origin(folder)
-    if folder.is_dir():
-        return {"name": folder.resolve().name, "sha256": digest_json(digest_folder(folder))}
-    return {"name": name, "revision": revision}
+    Checkpoint.check_unchanged(Path(name), training.get("files", {}))
 
 
 def fast_dtype(device: str) -> str:
@@ -208,12 +292,6 @@ def wheel_file(package: str, name: str, sha256: str, what: str, install: str) ->
     if (digest := digest_file(file)) != sha256:
         raise ModelError(f"{file} has SHA-256 {digest}, expected {sha256}: do not use it; {again}")
     return file
-
-
-def seal_origin(folder: Path, identity: Mapping[str, str]) -> None:
-    """Write down what a converted checkpoint was made of, and checksums of its files."""
-    facts = {"identity": dict(identity), "xxh3_128": _checksums(folder)}
-    (folder / ORIGIN).write_text(sealed_json(facts), encoding="utf-8")
 
 
 def _origin(folder: Path) -> dict[str, str]:
@@ -266,67 +344,6 @@ def _quantized(quantization: str, dtype: str, device: str) -> dict[str, Any]:
                            bnb_4bit_compute_dtype=kind)
     )
     return {"quantization_config": config, "device_map": {"": device}, "dtype": kind}
-
-
-def with_adapter(
-    model: PreTrainedModel, name: str, revision: str = "", *, merge: bool
-) -> PreTrainedModel:
-    """Put a LoRA adapter on a model.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-        Changed in place.
-    name, revision : str
-        Of the adapter: a local folder, or a name on the hub and a commit, tag or branch there.
-    merge : bool
-        Add it to the weights, which is faster. In lower precision than single the sum would be
-        rounded: there it should stay beside them, as it was trained.
-
-    Raises
-    ------
-    ModelError
-        The adapter cannot be found.
-    ModelError
-        It does not fit the model.
-    """
-    from peft import PeftConfig, PeftModel  # takes a second, and few need it
-    from peft.utils import get_peft_model_state_dict, load_peft_weights
-
-    def read(name: str, **options: Any) -> tuple[Any, set[str], dict[str, Any]]:
-        config = PeftConfig.from_pretrained(name, **options)
-        if Path(name).is_dir() and not any(Path(name).glob("adapter_model.*")):
-            raise ModelError(f"{name!r} has no adapter_model.safetensors: copy or save the "
-                             "adapter again")
-        return config, set(load_peft_weights(name, device="cpu", **options)), options
-
-    _check_training(name)
-    refusal = f"the adapter {name!r} does not fit this model: {{}} Give the model that it was " \
-              "trained on."
-    with warnings.catch_warnings(), no_progress_bars():
-        # What PEFT warns of is an error below; and it asks the hub for the base, at hand here.
-        warnings.simplefilter("ignore")
-        config, saved, options = from_checkpoint(read, name, revision)
-        if config.is_prompt_learning:
-            raise ModelError(f"the adapter {name!r} is of the kind {config.peft_type.value}, "
-                             "which puts learned tokens before the prompt: expected LoRA")
-        adapted: Any
-        try:
-            adapted = PeftModel.from_pretrained(model, name, config=config, **options)
-            expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # a wrong base may make PEFT raise anything
-            raise ModelError(refusal.format(" ".join(str(error).split())[:200])) from error
-        # It also saves embeddings that it was trained beside, under their names in the model.
-        surplus = saved - expected - set(adapted.state_dict())
-        if wrong := (expected - saved) | surplus:
-            raise ModelError(refusal.format(f"weights that are not in both: {len(wrong)}, such "
-                                              f"as {min(wrong)}."))
-        if merge:
-            _untie(adapted)
-            adapted = adapted.merge_and_unload()
-    return adapted.eval()
 
 
 def _untie(adapted: Any) -> None:

@@ -27,9 +27,7 @@ from monitorlab.models.loading import (
     Checkpoint,
     fast_dtype,
     from_checkpoint,
-    load_causal,
     load_model,
-    seal_origin,
     wheel_file,
 )
 from monitorlab.storage.files import digest_file, write_folder_atomic
@@ -58,7 +56,7 @@ def load_smollm2(*, dtype: str = "auto", device: str = "cpu", **loading: Any) ->
     device : str
         A torch device.
     **loading
-        As `load_causal` takes it, such as an adapter.
+        As `Checkpoint.load` takes it, such as an adapter.
 
     Raises
     ------
@@ -67,7 +65,7 @@ def load_smollm2(*, dtype: str = "auto", device: str = "cpu", **loading: Any) ->
     """
     if dtype == "auto":
         dtype = fast_dtype(device)
-    return load_causal(str(smollm2_folder()), dtype=dtype, device=device, **loading)
+    return Checkpoint.load(str(smollm2_folder()), dtype=dtype, device=device, **loading)
 
 
 def smollm2_folder() -> Path:
@@ -127,7 +125,7 @@ def _convert(source: Path, folder: Path) -> None:
     model.config.architectures = [type(model).__name__]
     for part in (model.config, model.generation_config, tokenizer):
         part.save_pretrained(folder)
-    seal_origin(folder, {"name": NAME, "sha256": digest_file(source)})
+    Checkpoint.seal(folder, {"name": NAME, "sha256": digest_file(source)})
 
 
 @contextlib.contextmanager

@@ -15,18 +15,16 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import DataLoader
 from transformers import (
-    LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     get_cosine_schedule_with_warmup,
 )
 
 from monitorlab.display import progress
-from monitorlab.models import ModelSize, Training
+from monitorlab.models import Training
 from monitorlab.models.engine import pad
 
 IGNORED = -100  # label that the loss skips
-MAX_POSITIONS = 512
 NARROW = 128  # up to this width, one thread is the fastest
 PAD, UNKNOWN = "<pad>", "<unk>"
 MOMENTUM = 0.8  # 0.95 is usual; here 0.8 reached the same accuracy in three quarters of the steps
@@ -44,22 +42,6 @@ TEMPLATE = (
     "{% for message in messages %}<{{ message.role }}>{{ message.content }}<end>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-
-
-def llama_config(size: ModelSize, tokenizer: Any, **more: Any) -> LlamaConfig:
-    """Configuration of a small Llama with the tokenizer's vocabulary."""
-    chosen = {
-        "max_position_embeddings": MAX_POSITIONS,
-        "tie_word_embeddings": True,
-        "initializer_range": size.hidden**-0.5,  # the usual 0.02 is for wide models, stalls here
-        **more,
-    }
-    return LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=size.hidden, intermediate_size=2 * size.hidden,
-        num_hidden_layers=size.layers, num_attention_heads=size.heads,
-        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, **chosen,
-    )
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from monitorlab.monitors.catalogue import API, UNKNOWN, Catalogue
 from monitorlab.monitors.monitor import FULL, VIEW, Monitor, MonitorError, Viewed
 from monitorlab.storage import settings as known_settings
 from monitorlab.storage.files import canonical_json
-from monitorlab.storage.settings import ParameterError, Setting, read_settings, settings_of
+from monitorlab.storage.settings import ParameterError, Setting
 
 if TYPE_CHECKING:
     from monitorlab.models.loading import Checkpoint
@@ -60,7 +60,7 @@ class _Kind:
         """What can be given by name."""
         shared = {setting.name: setting for setting in (NAME, VIEW)}
         decided = {*shared, *self.fixed}
-        return shared | {name: setting for name, setting in settings_of(*self.built()).items()
+        return shared | {name: setting for name, setting in Setting.of(*self.built()).items()
                          if name not in decided}
 
 
@@ -164,7 +164,7 @@ def split_spec(text: str) -> tuple[str, dict[str, str]]:
                                "SPEC -o NAME=VALUE ..., and quotation marks around blanks")
         assignments.append(found[1] or rest.pop(0))
     try:
-        return spec, known_settings.split_assignments(assignments)
+        return spec, Setting.split(assignments)
     except ParameterError as error:
         raise MonitorError(f"settings of {spec}: {error}") from None
 
@@ -209,23 +209,23 @@ def _causal(
     read : {"logits", "text"}
         The verdict is read from the logits of the next word, or from a generated reply.
     **settings
-        Of `load_causal`, and of `LogitMonitor` or `TextMonitor`.
+        Of `Checkpoint.load`, and of `LogitMonitor` or `TextMonitor`.
 
     Raises
     ------
     MonitorError
         If it cannot be loaded, or a setting belongs to the other way of reading.
     """
-    from monitorlab.models.loading import load_causal
+    from monitorlab.models.loading import Checkpoint
 
     def load(**loading: Any) -> Checkpoint:
         files = (Path(name) / file for file in ("training.json", "adapter_config.json"))
         if not all(file.is_file() for file in files):
-            return load_causal(name, **loading)
+            return Checkpoint.load(name, **loading)
         # An adapter alone that `finetune` wrote, with the name of the base that it was trained on.
         from monitorlab.finetuning.saved import load_finetuned
 
-        if needless := [key for key in loading if key not in settings_of(load_finetuned)]:
+        if needless := [key for key in loading if key not in Setting.of(load_finetuned)]:
             raise MonitorError(f"the option {needless[0]} means nothing to hf:{name}, which is an "
                                f"adapter itself: give the base and --adapter {name}")
         try:
@@ -251,7 +251,7 @@ def _smollm2(
     dtype : str
         "float32", "bfloat16", or "auto" for bfloat16 where the device computes in it, else float32.
     **settings
-        Of `load_causal`, and of `LogitMonitor` or `TextMonitor`.
+        Of `Checkpoint.load`, and of `LogitMonitor` or `TextMonitor`.
 
     Raises
     ------
@@ -277,7 +277,7 @@ def _finetuned_smollm2(
     folder : str
         Of the adapter; empty for the one that is released.
     **settings
-        Of `load_causal`, and of `LogitMonitor` or `TextMonitor`.
+        Of `Checkpoint.load`, and of `LogitMonitor` or `TextMonitor`.
 
     Raises
     ------
@@ -285,7 +285,7 @@ def _finetuned_smollm2(
         If SmolLM2 is not installed, there is no adapter, or a setting belongs to the other way of
         reading.
     """
-    from monitorlab.models.loading import check_unchanged
+    from monitorlab.models.loading import Checkpoint
     from monitorlab.models.smollm2 import load_smollm2
     from monitorlab.storage.files import read_sealed
     from monitorlab.storage.sources import project_root
@@ -298,7 +298,7 @@ def _finetuned_smollm2(
     if not folder:  # as its study says that it was
         try:
             digests = read_sealed(released / "study.json")["files"]
-            check_unchanged(released, {file: digest for file, digest in digests.items()
+            Checkpoint.check_unchanged(released, {file: digest for file, digest in digests.items()
                                        if file.startswith(f"{place.name}/")})
         except ValueError as error:
             words = f"the released adapter is not as it was released: {error}"
@@ -313,13 +313,13 @@ def _read_causally(
 ) -> Monitor:
     """Load a causal language model and read it by logits or by text."""
     from monitorlab.models import ModelError
-    from monitorlab.models.loading import load_causal
+    from monitorlab.models.loading import Checkpoint
     from monitorlab.monitors.causal import LogitMonitor, TextMonitor
     from monitorlab.monitors.prompts import load_prompt
 
-    loading = {key: settings.pop(key) for key in settings_of(load_causal) if key in settings}
+    loading = {key: settings.pop(key) for key in Setting.of(Checkpoint.load) if key in settings}
     reader: type[LogitMonitor | TextMonitor] = LogitMonitor if read == "logits" else TextMonitor
-    if needless := [key for key in settings if key not in settings_of(reader)]:
+    if needless := [key for key in settings if key not in Setting.of(reader)]:
         needs = ("needs a generated reply: add --read text" if read == "logits" else
                  "is of the logits: add --read logits")
         raise MonitorError(f"the option {needless[0]} {needs}")
@@ -399,7 +399,7 @@ def _given(
         own = {name: replace(untyped, name=name) for pair in pairs for name in pair}
         known = own | dict(known)
     try:
-        return read_settings(known, spec, *pairs)
+        return Setting.read_all(known, spec, *pairs)
     except ParameterError as error:
         raise MonitorError(str(error)) from None
 
@@ -412,7 +412,7 @@ def _listed_settings(
     if "text" not in (given.get("read"), listed.get("read")):
         listed.pop("thinking", None)
     try:
-        return read_settings(known, named.title, listed)
+        return Setting.read_all(known, named.title, listed)
     except ParameterError as error:
         raise MonitorError(f"data/monitors.toml, {named.title}.settings: {error}") from None
 
@@ -550,9 +550,9 @@ def describe(spec: str = "") -> str:
     for name, value in _listed_settings(named, known, {"read": "text"}).items():
         known[name] = replace(known[name], default=value)
     if "monitors.causal:LogitMonitor" in named.kind.parts:
-        shared = settings_of(*named.kind.built()[:2])
+        shared = Setting.of(*named.kind.built()[:2])
         for read, reader in zip(("logits", "text"), named.kind.built()[2:], strict=True):
-            for name in settings_of(reader).keys() - shared.keys() - {NAME.name}:
+            for name in Setting.of(reader).keys() - shared.keys() - {NAME.name}:
                 meaning = f"{known[name].meaning} Only with read={read}."
                 known[name] = replace(known[name], meaning=meaning)
     return "\n".join([f"{spec}: {named.kind.about}. Settings, as -o NAME=VALUE:",

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from monitorlab.models.chat import chat_form, chat_text, control_texts, text_ids
+from monitorlab.models.chat import ChatTemplate
 from monitorlab.models.engine import ScoringEngine, common_prefix, end_ids, pad
 from monitorlab.models.loading import Checkpoint
 from monitorlab.models.tiny import suitable_threads
@@ -41,19 +41,18 @@ class Chat:
         self, checkpoint: Checkpoint, prompt: Prompt, thinking: bool, stub: str = ""
     ) -> None:
         self.checkpoint, self.prompt, self.thinking, self.stub = checkpoint, prompt, thinking, stub
-        self.forbidden = control_texts(checkpoint.tokenizer)
+        self.template = ChatTemplate(checkpoint.tokenizer)
+        self.forbidden = self.template.control_texts()
 
     def settings(self) -> dict[str, Any]:
         """What decides the prompts, and the model that reads them."""
-        return {**self.checkpoint.identity, **chat_form(self.checkpoint.tokenizer).settings(),
+        return {**self.checkpoint.identity, **self.template.form().settings(),
                 "prompt": self.prompt.digest, "thinking": self.thinking}
 
     def texts(self, samples: Sequence[Sample]) -> list[str]:
         """Rendered prompts, with the beginning of the reply."""
-        tokenizer, prompt = self.checkpoint.tokenizer, self.prompt
-        rendered = [chat_text(tokenizer, prompt.messages(sample, self.forbidden), self.thinking)
-                    for sample in samples]
-        return [text + self.stub for text in rendered]
+        asked = (self.prompt.messages(sample, self.forbidden) for sample in samples)
+        return [self.template.text(messages, self.thinking) + self.stub for messages in asked]
 
     def words(self, words: Sequence[str]) -> list[list[int]]:
         """Token ids of words as they follow the stub.
@@ -181,7 +180,7 @@ class LogitMonitor(CausalMonitor):
     Parameters
     ----------
     checkpoint : Checkpoint
-        See `load_causal`.
+        See `Checkpoint.load`.
     prompt : Prompt
         One that asks for a verdict ("verdict" or "evidence").
     name : str
@@ -244,7 +243,7 @@ class LogitMonitor(CausalMonitor):
 
     def prompts(self, samples: Sequence[Sample]) -> list[list[int]]:
         """Token ids of what the model reads of each sample, stub included."""
-        return text_ids(self._chat.checkpoint.tokenizer, self._chat.texts(samples))
+        return self._chat.template.ids(self._chat.texts(samples))
 
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
         """Judge one unit; what is too long for the model is an error of that sample alone."""
@@ -270,7 +269,7 @@ class TextMonitor(CausalMonitor):
     Parameters
     ----------
     checkpoint : Checkpoint
-        See `load_causal`.
+        See `Checkpoint.load`.
     prompt : Prompt
     name : str
         How the tables call it; the model's name if empty.
@@ -309,7 +308,7 @@ class TextMonitor(CausalMonitor):
     def judge(self, samples: Sequence[Sample], draw: int) -> list[Verdict]:
         """Generate a reply to each sample of one unit, and read it."""
         texts = self._chat.texts(samples)
-        rows = text_ids(self._tokenizer, texts)
+        rows = self._chat.template.ids(texts)
         drawn = [self.seed, draw, *((sample.request, sample.response) for sample in samples)]
         seed = int(digest_json(drawn)[:14], 16)
 

@@ -18,9 +18,9 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from monitorlab.models import ModelError
-from monitorlab.models.chat import control_texts
+from monitorlab.models.chat import ChatTemplate
 from monitorlab.models.engine import pad, pad_right, token_batches
-from monitorlab.models.loading import load_model, load_tokenizer, model_identity, no_progress_bars
+from monitorlab.models.loading import Checkpoint, load_model, load_tokenizer, no_progress_bars
 from monitorlab.models.sentence_encoder import both_ends
 from monitorlab.models.tiny import suitable_threads
 from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, Sample
@@ -67,7 +67,7 @@ class _PairReader:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: Any, max_tokens: int) -> None:
         self.tokenizer, self.max_tokens = tokenizer, max_tokens
-        self.forbidden = control_texts(tokenizer)
+        self.forbidden = ChatTemplate(tokenizer).control_texts()
         self.before, self.between, self.after = _frame(tokenizer)
         self.typed = getattr(config, "type_vocab_size", 0) > 1
         self.room = max_tokens - len(self.before) - len(self.between) - len(self.after)
@@ -190,7 +190,7 @@ class ClassifierMonitor(ComputingMonitor):
             model = load_model(loader, place, revision, device=device, heads=HEADS)
         except ModelError as error:
             raise MonitorError(f"the classifier {place} does not load: {error}") from error
-        identity = model_identity(place, revision)
+        identity = Checkpoint.identify(place, revision)
         return cls(model, tokenizer, max_tokens, identity.get("sha256", identity),
                    name or identity["name"], label=label, dtype=dtype)
 

@@ -27,7 +27,7 @@ from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, MonitorS
 from monitorlab.monitors.verdicts import ERROR, PARSED, THRESHOLD, Verdict
 from monitorlab.storage import settings
 from monitorlab.storage.files import writable
-from monitorlab.storage.settings import ParameterError, Setting, read_settings
+from monitorlab.storage.settings import ParameterError, Setting
 
 EXPECTED = "True, False, a number in [0, 1], a dictionary with verdict or score, or a Verdict"
 SIGNATURE = "def {name}(request: str, response: str)"
@@ -80,9 +80,9 @@ class FunctionMonitor(ComputingMonitor):
         known, arguments = _own_settings(self._function), arguments or {}
         if stray := [key for key in arguments if key not in known]:
             known_names = ["name", "view", "workers", *known]
-            raise MonitorError(settings.unknown(stray[0], known_names, spec))
+            raise MonitorError(str(ParameterError.unknown(stray[0], known_names, spec)))
         try:
-            given = read_settings(known, spec, arguments)
+            given = Setting.read_all(known, spec, arguments)
         except ParameterError as error:
             raise MonitorError(str(error)) from None
         self.arguments = {key: value for key, value in given.items() if value != known[key].default}
@@ -260,7 +260,7 @@ def _own_settings(function: Callable[..., Any]) -> dict[str, Setting]:
     except ValueError:  # some compiled functions have none
         return {}
     texts = list(TEXTS) if set(TEXTS) <= set(parameters) else list(parameters)[:2]
-    found = settings.signature_settings(function)
+    found = Setting.of_signature(function)
     return {name: setting for name, setting in found.items() if name not in texts}
 
 

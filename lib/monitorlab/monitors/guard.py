@@ -13,13 +13,13 @@ from typing import Any
 from monitorlab.models import ModelError
 from monitorlab.models.engine import LABEL_MASS
 from monitorlab.models.guards import Controversial, Guard, GuardFamily
-from monitorlab.models.loading import Checkpoint, load_causal
+from monitorlab.models.loading import Checkpoint
 from monitorlab.monitors.api.monitor import ApiMonitor
 from monitorlab.monitors.causal import CausalMonitor
 from monitorlab.monitors.monitor import Monitor, MonitorError, Sample
 from monitorlab.monitors.prompts import GuardPrompt, broken_up
 from monitorlab.monitors.verdicts import THRESHOLD, Verdict
-from monitorlab.storage.settings import settings_of
+from monitorlab.storage.settings import Setting
 
 
 class GuardMonitor(CausalMonitor):
@@ -28,7 +28,7 @@ class GuardMonitor(CausalMonitor):
     Parameters
     ----------
     checkpoint : Checkpoint
-        See `load_causal`.
+        See `Checkpoint.load`.
     family : GuardFamily
         See `GuardFamily.of`.
     name : str
@@ -87,7 +87,7 @@ class GuardMonitor(CausalMonitor):
         logprobs : bool
             Ask the server for log-probabilities, and read the score from them. Only with base_url.
         **settings
-            Of `load_causal` and `GuardMonitor`, or of `ApiMonitor`.
+            Of `Checkpoint.load` and `GuardMonitor`, or of `ApiMonitor`.
 
         Raises
         ------
@@ -95,7 +95,7 @@ class GuardMonitor(CausalMonitor):
             If its family or its labels are unknown, it cannot be loaded, or a setting belongs to
             the other way of asking.
         """
-        own = settings_of(ApiMonitor) if base_url else settings_of(load_causal, cls)
+        own = Setting.of(ApiMonitor) if base_url else Setting.of(Checkpoint.load, cls)
         if needless := [key for key in settings if key not in own]:
             needs = "of a model that is loaded here: leave base_url out" if base_url else (
                 "of a server: add base_url")
@@ -107,8 +107,8 @@ class GuardMonitor(CausalMonitor):
                 return ApiMonitor(name, GuardPrompt(kind), base_url=base_url, logprobs=logprobs,
                                   **settings)
             loading = {key: settings.pop(key, setting.default)
-                       for key, setting in settings_of(load_causal).items()}
-            checkpoint = Checkpoint.load(name, **loading)
+                       for key, setting in Setting.of(Checkpoint.load).items()}
+            checkpoint = Checkpoint.load_plain(name, **loading)
         except ModelError as error:
             raise MonitorError(str(error)) from error
         return cls(checkpoint, kind, **settings)

@@ -56,7 +56,7 @@ from monitorlab.monitors.monitor import NO_PROMPT, ComputingMonitor, MonitorErro
 from monitorlab.monitors.scoring import score
 from monitorlab.monitors.verdicts import ERROR, PARSED, REFUSED, TRUNCATED, UNPARSED, Verdict
 from monitorlab.storage.files import digest_json
-from monitorlab.storage.tables import SAMPLES, VERDICTS, check_frame
+from monitorlab.storage.tables import SAMPLES, VERDICTS
 
 JUDGES = ("claude-opus-4", "claude-sonnet-4", "gpt-4o", "gpt-5", "gpt-oss-120b")
 CATEGORIES_JUDGED = ("cot_unfaithfulness", "tool")
@@ -174,7 +174,7 @@ def recorded_verdicts(
                 if name is not None and name not in said:
                     said[name], hashes[name] = call.verdict, call.request_hash
         tables.append(_table(_Recorded(f"{judge}, recorded", said, PROMPT), wanted, hashes))
-    return check_frame(pd.concat(tables), VERDICTS)
+    return VERDICTS.check(pd.concat(tables))
 
 
 def reader_verdicts(samples: pd.DataFrame, folder: Path | None = None) -> pd.DataFrame:
@@ -204,7 +204,7 @@ def reader_verdicts(samples: pd.DataFrame, folder: Path | None = None) -> pd.Dat
                 for one in own.itertuples()}
         hashes = {one.sample_id: digest_json([name, one.item]) for one in own.itertuples()}
         tables.append(_table(_Recorded(str(name), said), own, hashes))
-    return check_frame(pd.concat(tables), VERDICTS)
+    return VERDICTS.check(pd.concat(tables))
 
 
 def letter_verdicts(samples: pd.DataFrame) -> pd.DataFrame:
@@ -245,7 +245,7 @@ def letter_verdicts(samples: pd.DataFrame) -> pd.DataFrame:
             said[row.sample_id] = Verdict.from_score(suspicion, evidence=words)
             hashes[row.sample_id] = digest_json([name, row.request, row.response])
         tables.append(_table(_Recorded(name, said), rows, hashes))
-    return check_frame(pd.concat(tables), VERDICTS)
+    return VERDICTS.check(pd.concat(tables))
 
 
 CONTRADICTION = "Label and score contradict each other."
@@ -350,7 +350,7 @@ def gpt5_verdicts(get: Callable[[str], Path]) -> tuple[pd.DataFrame, pd.DataFram
             ruled[row["sample_id"]] = Verdict.from_score(float(row["cue"] == "hint"))
     frame = pd.DataFrame(rows)
     extra = frame.set_index("sample_id")[["family", "cue"]]
-    samples = check_frame(frame.drop(columns=["family", "cue"]), SAMPLES)
+    samples = SAMPLES.check(frame.drop(columns=["family", "cue"]))
     samples = samples.join(extra, on="sample_id")
     monitors = (_Recorded(GPT5, said, "cue influence"), _Recorded(CUE_RULE, ruled))
     tables = [score(monitor, samples) for monitor in monitors]

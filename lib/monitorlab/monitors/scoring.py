@@ -25,7 +25,7 @@ from monitorlab.monitors.monitor import Monitor, MonitorStop, Sample, SettingsCh
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import ERROR, Verdict
 from monitorlab.storage.files import writable
-from monitorlab.storage.tables import VERDICTS, check_frame
+from monitorlab.storage.tables import VERDICTS
 
 PATIENCE = 5  # units in a row that may fail before the monitor is given up
 BLOCK = 4  # units that an actor of Ray gets at a time
@@ -121,7 +121,7 @@ def _scored(
             "sample_id": sample.sample_id, "monitor": monitor.name, "prompt": monitor.prompt,
             "draw": draw, "request_hash": key,
             "evidence": writable(verdict.evidence or verdict.reason) or None})
-    return check_frame(pd.DataFrame(rows, columns=VERDICTS.columns), VERDICTS)
+    return VERDICTS.check(pd.DataFrame(rows, columns=VERDICTS.columns))
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ from scipy.special import expit
 from monitorlab.monitors.monitor import NO_PROMPT
 from monitorlab.monitors.replies import read_reply
 from monitorlab.monitors.verdicts import ERROR, PARSED, THRESHOLD, UNPARSED, Verdict
-from monitorlab.storage.table_files import FileTable, TableFileError, parse_columns, read_table_file
-from monitorlab.storage.tables import VERDICTS, Field, SchemaError, check_frame
+from monitorlab.storage.table_files import FileTable, TableFileError
+from monitorlab.storage.tables import VERDICTS, Field, SchemaError
 
 _SUM = ', "sum": '  # before the CRC-32 of a line, which ends it
 _DEFAULTS = {field.name: field.default for field in fields(Verdict)}
@@ -199,14 +199,14 @@ def read_verdicts(path: str | Path, columns: str = "") -> pd.DataFrame:
     """
     file = Path(path).expanduser()
     try:
-        theirs = parse_columns(columns, VERDICTS.columns)
+        theirs = FileTable.named_columns(columns, VERDICTS.columns)
         expected = list(theirs.values()) or VERDICTS.columns
         if file.suffix == ".eval":
-            return check_frame(pd.DataFrame(_inspect_rows(file), dtype=object), VERDICTS)
-        table = read_table_file(file, ", ".join(expected), expected)
+            return VERDICTS.check(pd.DataFrame(_inspect_rows(file), dtype=object))
+        table = FileTable.read(file, ", ".join(expected), expected)
         if set(_HARNESS) <= set(table.columns):
             rows = _harness_rows(table, file.resolve().parent.name)
-            return check_frame(pd.DataFrame(list(rows), dtype=object), VERDICTS)
+            return VERDICTS.check(pd.DataFrame(list(rows), dtype=object))
         if theirs and not set(VERDICTS.columns) <= set(table.columns):
             table = _in_our_words(table, theirs, file.name.partition(".")[0])
         if not theirs and not {"monitor", "request_hash"} & set(table.columns):
@@ -219,7 +219,7 @@ def read_verdicts(path: str | Path, columns: str = "") -> pd.DataFrame:
             if field.name in read:
                 read[field.name] = [_value(value, field, place) for value, place in
                                     zip(read[field.name], table.places, strict=True)]
-        return check_frame(pd.DataFrame(read, dtype=object), VERDICTS)
+        return VERDICTS.check(pd.DataFrame(read, dtype=object))
     except (TableFileError, SchemaError) as error:
         raise TableFileError(f"{file.name}: {error}") from None
 

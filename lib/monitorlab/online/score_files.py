@@ -21,7 +21,7 @@ from scipy import special
 
 from monitorlab.online.running import FloatArray, IntArray
 from monitorlab.online.trajectories import UNKNOWN, ScoreFileError, Trajectories
-from monitorlab.storage.table_files import ENDINGS, TableFileError, parse_columns, read_table_file
+from monitorlab.storage.table_files import ENDINGS, FileTable, TableFileError
 
 Cells = Sequence[Any] | NDArray[Any]
 
@@ -118,7 +118,8 @@ def load_signals(path: str | Path, orientation: str = "suspicion", dataset: str 
             "does a high score mean danger (suspicion) or success (safety)?")
     file = Path(path).expanduser()
     with _naming(file):
-        named = parse_columns(columns, COLUMNS) if isinstance(columns, str) else dict(columns)
+        named = (FileTable.named_columns(columns, COLUMNS) if isinstance(columns, str)
+                 else dict(columns))
         if group:
             named["group"] = group
         rows = _read(file, named, positive)
@@ -207,7 +208,7 @@ def _read(file: Path, columns: Mapping[str, str], positive: str, optional: str =
         chosen.update(_choose_columns(names, wanted))
         return chosen.values()
 
-    found = read_table_file(file, EXPECTED_COLUMNS, choose=choose).columns
+    found = FileTable.read(file, EXPECTED_COLUMNS, choose=choose).columns
     return _Rows({ours: found[theirs] for ours, theirs in chosen.items()}, positive)
 
 

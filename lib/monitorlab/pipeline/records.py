@@ -21,8 +21,8 @@ from typing import Any
 
 from monitorlab.pipeline.notebooks import Notebook
 from monitorlab.pipeline.runs import RunLock, mark, package_versions
-from monitorlab.storage import files, manifests
-from monitorlab.storage.manifests import ArtifactError
+from monitorlab.storage import files
+from monitorlab.storage.manifests import ArtifactError, Results
 
 _WHY_AGAIN = {"missing": "it has not been run yet", "failed": "its last execution failed",
               "interrupted": "its last execution was interrupted"}
@@ -314,17 +314,18 @@ def _why_stale(folder: Path, record: RunRecord, notebook: Notebook, notebooks: S
         if source.profile != record.profile:
             return f"{stem} was run with profile {source.profile}"
     try:
-        return "; ".join(manifests.stale_inputs(folder / notebook.stem))
+        return "; ".join(Results(folder / notebook.stem).stale())
     except ArtifactError as error:
         return str(error)
 
 
 def _why_tables_differ(folder: Path, done: RunRecord, notebook: Notebook) -> str:
     try:
-        if not notebook.writes and manifests.read_manifest(folder) is None:
+        results = Results(folder)
+        if not notebook.writes and results.manifest() is None:
             return ""
-        manifest = manifests.finished_manifest(folder)
-        manifests.unchanged_tables(folder, manifest)
+        manifest = results.finished()
+        results.check(manifest)
     except ArtifactError as error:
         return str(error)
     if _tables_seal(folder) != done.tables:

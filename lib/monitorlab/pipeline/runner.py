@@ -47,7 +47,7 @@ from monitorlab.pipeline import records, runs
 from monitorlab.pipeline.notebooks import KERNEL_NAME, Notebook, check_parameters
 from monitorlab.pipeline.records import CellFailure, RunRecord
 from monitorlab.storage import files
-from monitorlab.storage.manifests import ArtifactError, finished_manifest, unchanged_tables
+from monitorlab.storage.manifests import ArtifactError, Results
 from monitorlab.storage.settings import ParameterError, Value
 from monitorlab.storage.sources import project_root
 
@@ -219,7 +219,7 @@ def sweep(notebooks: Sequence[Notebook], given: Mapping[str, object],
         # What these read comes after them.
         states = records.State.of_run(options.runs, name, notebooks)
         for notebook, state in zip(notebooks, states, strict=False):
-            measured = finished_manifest(options.runs / name / notebook.stem)["metrics"]
+            measured = Results(options.runs / name / notebook.stem).finished()["metrics"]
             shown = {"headline": state.headline["value"]} if state.headline else {}
             row |= {f"{notebook.number:02d} {what}": value
                     for what, value in {**shown, **measured}.items()}
@@ -489,8 +489,8 @@ def _check_inputs(notebook: Notebook, among: Sequence[Notebook], begun: Mapping[
         if stem in begun or (notebook.needs_nothing(mine.parameters) and not place.exists()):
             continue
         try:
-            manifest = finished_manifest(place, mine.profile or None, seed)
-            unchanged_tables(place, manifest, notebook.reads)
+            results = Results(place)
+            results.check(results.finished(mine.profile or None, seed), notebook.reads)
         except ArtifactError as error:
             raise ArtifactError(f"{notebook.stem} reads tables of {stem} (--with-inputs runs "
                                 f"first what is missing or out of date): {error}") from error

@@ -34,10 +34,10 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from monitorlab.pipeline.profiles import Profile
-from monitorlab.storage import files, manifests, sources
+from monitorlab.storage import files, sources
 from monitorlab.storage.files import digest_file, write_text_atomic
-from monitorlab.storage.manifests import MANIFEST, ArtifactError, finished_manifest
-from monitorlab.storage.tables import Schema, SchemaError, check_frame
+from monitorlab.storage.manifests import MANIFEST, ArtifactError, Results
+from monitorlab.storage.tables import Schema, SchemaError
 
 PACKAGES = ("monitorlab", "numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "torch",
             "transformers", "matplotlib")
@@ -66,7 +66,7 @@ def mark(folder: Path, status: str) -> None:
     an earlier execution left is then no result of this run any more.
     """
     try:
-        manifest = manifests.read_manifest(folder)
+        manifest = Results(folder).manifest()
     except ArtifactError:
         return  # nobody reads what lies beside it
     if manifest is not None:
@@ -248,11 +248,11 @@ class Run:
             If there is no such table, or the run is closed.
         """
         schema = self._open_schema(name)
-        table = _as_arrow(check_frame(frame, schema), schema)
+        table = _as_arrow(schema.check(frame), schema)
         with files.write_file_atomic(self.folder / f"{name}.parquet") as temporary:
             pq.write_table(table, temporary, compression="zstd")
             file = digest_file(temporary)
-        self.outputs[name] = {"rows": table.num_rows, "digest": files.digest_table(table),
+        self.outputs[name] = {"rows": table.num_rows, "digest": _digest_table(table),
                               "file": file}
 
     def write_parts(self, name: str, parts: Iterable[pd.DataFrame]) -> int:
@@ -283,14 +283,14 @@ class Run:
                 for part in parts:
                     if part.empty:
                         continue
-                    typed = check_frame(part, schema)
+                    typed = schema.check(part)
                     keys.update(pd.util.hash_pandas_object(typed[list(schema.key)], index=False))
                     rows += len(typed)
                     if len(keys) != rows:
                         raise SchemaError(f"table {name!r}: a key of {schema.key} is in two parts.")
                     table = _as_arrow(typed, schema)
                     writer.write_table(table, row_group_size=len(typed))
-                    digest.update(files.digest_table(table).encode())
+                    digest.update(_digest_table(table).encode())
             file = digest_file(temporary)
         self.outputs[name] = {"rows": rows, "digest": digest.hexdigest(), "file": file,
                               "parts": True}
@@ -317,21 +317,17 @@ class Run:
             If the table is missing, its run unfinished, of another profile or seed, or stale, or
             the file was changed after it was written. The message names the notebook to run.
         """
-        folder, outputs, command = self._written(notebook, name)
-        frame = manifests.load_table(folder, name, outputs, command)
-        self._record_input(notebook, name, outputs)
+        results, manifest = self._written(notebook, name)
+        frame = results.table(name, manifest)
+        self._record_input(notebook, name, manifest["outputs"])
         return frame
 
     def read_parts(self, notebook: str, name: str) -> Iterator[pd.DataFrame]:
         """Read what `write_parts` wrote as `read_table` does, yielding it part by part."""
-        schema = manifests._schema(name)
-        folder, outputs, command = self._written(notebook, name)
-        path = manifests._unchanged(folder, name, outputs, command, parts=True)
-        self._record_input(notebook, name, outputs)
-        with pq.ParquetFile(path) as file:
-            manifests._same_columns(file.schema_arrow, schema, path, command)
-            for group in range(file.num_row_groups):
-                yield check_frame(file.read_row_group(group).to_pandas(), schema)
+        results, manifest = self._written(notebook, name)
+        parts = results.parts(name, manifest)
+        self._record_input(notebook, name, manifest["outputs"])
+        yield from parts
 
     def check_same_files(self, notebook: str) -> None:
         """Raise unless `notebook` recorded the same files of the user's own as this run did.
@@ -347,7 +343,7 @@ class Run:
             If one of both had another file, or none; or as `read_table`.
         """
         folder = self.folder.parent / self.checked_name(notebook, "notebook")
-        theirs = finished_manifest(folder, self.profile.name, self.seed)["inputs"]
+        theirs = Results(folder).finished(self.profile.name, self.seed)["inputs"]
         # Name of each file of the user's own by its digest.
         before, mine = ({entry["digest"]: name.removeprefix("file/")
                          for name, entry in inputs.items() if name.startswith("file/")}
@@ -360,14 +356,13 @@ class Run:
                 f"SAMPLES_FILE: python -m monitorlab run {notebook[:2]} {self.notebook[:2]} "
                 f"--profile {self.profile.name} --run-id {self.run_id} -p SAMPLES_FILE=...")
 
-    def _written(self, notebook: str, name: str) -> tuple[Path, dict[str, Any], str]:
-        """Folder, recorded outputs and command of the notebook that wrote a table."""
-        manifests._schema(name)
-        folder = self.folder.parent / self.checked_name(notebook, "notebook")
-        command = manifests.run_command(folder, self.profile.name)
+    def _written(self, notebook: str, name: str) -> tuple[Results, dict[str, Any]]:
+        """Results of the notebook that wrote a table, and their manifest."""
+        Results.schema(name)
+        results = Results(self.folder.parent / self.checked_name(notebook, "notebook"))
         if notebook == self.notebook:
-            return folder, self.outputs, command
-        return folder, finished_manifest(folder, self.profile.name, self.seed)["outputs"], command
+            return results, {"outputs": self.outputs, "profile": self.profile.name}
+        return results, results.finished(self.profile.name, self.seed)
 
     def _record_input(self, notebook: str, name: str, outputs: Mapping[str, Any]) -> None:
         if notebook != self.notebook:
@@ -380,7 +375,7 @@ class Run:
             raise ArtifactError(f"cannot write {name!r}: the run of {self.notebook} is "
                                 f"{self.status}. Write before run.close(), or run the notebook "
                                 "again.")
-        return manifests._schema(name)
+        return Results.schema(name)
 
     def checkpoint_folder(self, name: str, fingerprint: Mapping[str, Any]) -> Path:
         """Return where `checkpoint` keeps a model, whether it is there or not.
@@ -587,3 +582,22 @@ def package_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def _digest_table(table: pa.Table) -> str:
+    """SHA-256 of a table's content: names, types, missing values and values.
+
+    Parquet bytes depend on the writer's version, the content does not.
+    """
+    digest = hashlib.sha256()
+    for field, column in zip(table.schema, table.itercolumns(), strict=True):
+        digest.update(f"{field.name}:{field.type}:{len(column)};".encode())
+        digest.update(column.is_null().to_numpy().tobytes())
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+            texts = [text.encode() for text in column.fill_null("").to_pylist()]
+            digest.update(np.array([len(text) for text in texts], dtype="<i8").tobytes())
+            digest.update(b"".join(texts))
+        else:
+            zero = pa.scalar(0).cast(field.type)
+            digest.update(column.fill_null(zero).to_numpy().tobytes())
+    return digest.hexdigest()

@@ -33,9 +33,8 @@ from monitorlab.pipeline.notebooks import Notebook
 from monitorlab.report.cells import Renderer
 from monitorlab.statistics.intervals import Clustered
 from monitorlab.statistics.roc import JudgedError, auroc
-from monitorlab.storage import manifests
 from monitorlab.storage.files import PROJECT, digest_file
-from monitorlab.storage.manifests import ArtifactError, finished_manifest
+from monitorlab.storage.manifests import ArtifactError, Results
 
 _SAMPLES, _AUDIT, _EVALUATION = (
     "01_benchmark_construction", "02_annotation_and_audit", "03_monitor_evaluation")
@@ -128,9 +127,8 @@ def survey_site(folder: Path, notebooks: Sequence[Notebook],
 
 
 def _table(folder: Path, name: str) -> pd.DataFrame:
-    manifest = finished_manifest(folder)
-    return manifests.load_table(folder, name, manifest["outputs"],
-                                manifests.run_command(folder, manifest["profile"]))
+    results = Results(folder)
+    return results.table(name, results.finished())
 
 
 def _judged(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, int]:
@@ -142,7 +140,7 @@ def _judged(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, int]:
     with suppress(AnnotationError):  # somebody's own file of readings: the monitors remain
         said = rates.join(reader_verdicts(samples), samples).assign(sort="reader")
         judged = pd.concat([judged, said], ignore_index=True)
-    return samples, first_draws(judged), int(finished_manifest(folder / _EVALUATION)["seed"])
+    return samples, first_draws(judged), int(Results(folder / _EVALUATION).finished()["seed"])
 
 
 # Leaderboard ------------------------------------------------------------------------------
@@ -385,8 +383,8 @@ def _glossary() -> list[dict[str, str]]:
 
 def _card(folder: Path) -> Markup:
     """The dataset card with the figures of a run, without the header that the hub reads."""
-    manifest = finished_manifest(folder / _SAMPLES)
-    audit = manifests.read_manifest(folder / _AUDIT) or {}
+    manifest = Results(folder / _SAMPLES).finished()
+    audit = Results(folder / _AUDIT).manifest() or {}
     card = dataset_card(_table(folder / _SAMPLES, "samples"), manifest["seed"],
                         audit.get("metrics", {}),
                         manifest["outputs"].get("real_samples", {}).get("rows", 0) > 0)
@@ -400,7 +398,7 @@ def _files(folder: Path) -> list[dict[str, Any]]:
     for place in sorted(path for path in folder.iterdir() if path.is_dir()):
         manifest: dict[str, Any] = {}
         with suppress(ArtifactError):
-            manifest = manifests.read_manifest(place) or {}
+            manifest = Results(place).manifest() or {}
         files = list(_listed(place, manifest.get("outputs", {})))
         found.append({"name": place.name, "manifest": manifest, "files": files})
     return found

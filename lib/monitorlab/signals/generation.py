@@ -31,7 +31,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.generation import LogitsProcessor, StoppingCriteria
 
 from monitorlab.models import ModelError
-from monitorlab.models.chat import chat_text, text_ids
+from monitorlab.models.chat import ChatTemplate
 from monitorlab.models.engine import LABEL_MASS, ScoringEngine, check_length, end_ids
 from monitorlab.online.live import LiveScorer, LiveStep, ScoreStep, StepRule, WatchedText
 from monitorlab.online.policy import Alarm, OnlineMonitor, SequenceError
@@ -187,8 +187,8 @@ class CachedVerifier:
         self.columns, self._n_yes = [row[0] for row in rows], len(yes)
         self._about = f"{question!r}, yes {[*yes]}, no {[*no]}, {_name(model)}"
         talk = (("user", "?"), ("assistant", MARK), ("user", question))
-        text = chat_text(tokenizer, [{"role": role, "content": content} for role, content in talk],
-                         thinking=False)
+        messages = [{"role": role, "content": content} for role, content in talk]
+        text = ChatTemplate(tokenizer).text(messages, thinking=False)
         _, answer, asked = text.partition(MARK)
         if not answer or MARK in asked or question not in asked:
             raise ModelError("the chat template does not show an answer and a question after it: "
@@ -261,8 +261,8 @@ def _name(model: PreTrainedModel) -> str:
 
 
 def _problem_ids(tokenizer: PreTrainedTokenizerBase, problem: str) -> list[int]:
-    text = chat_text(tokenizer, [{"role": "user", "content": problem}], thinking=False)
-    return text_ids(tokenizer, [text])[0]
+    template = ChatTemplate(tokenizer)
+    return template.ids([template.text([{"role": "user", "content": problem}], thinking=False)])[0]
 
 
 def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -23,7 +23,7 @@ from monitorlab.benchmark.written import PairError
 from monitorlab.online.trajectories import UNKNOWN
 from monitorlab.signals.step_scores import Problem, StepScores
 from monitorlab.storage.sources import fetch
-from monitorlab.storage.table_files import read_table_file
+from monitorlab.storage.table_files import FileTable
 
 TAU_BENCH = "tau_bench/gpt-4o-airline.json"
 # Tools of the airline agent that change its data base (tau_bench/envs/airline/tools).
@@ -96,7 +96,7 @@ class RecordedSequence:
         ----------
         source : str
             One of `SOURCES`, or the path of a file, as
-            :func:`monitorlab.storage.table_files.read_table_file` takes it. Its columns:
+            :func:`monitorlab.storage.table_files.FileTable.read` takes it. Its columns:
             ``problem`` (or question, request, prompt) with, if it is already solved, ``steps`` (or
             solution, response), a list or a text that is split as by :meth:`solved`; or
             ``messages``, a chat. Optional are ``trajectory_id``, ``answer``, ``label`` (1 is wrong
@@ -285,7 +285,7 @@ SOURCES = (*_OPEN, *_HUB)
 
 def _read_file(path: Path) -> list[RecordedSequence]:
     """Read sequences from a file of your own, see :meth:`RecordedSequence.load`."""
-    table = read_table_file(path, EXPECTED, {name for one in _ALIASES.values() for name in one})
+    table = FileTable.read(path, EXPECTED, {name for one in _ALIASES.values() for name in one})
     columns = {ours: [table.columns[name] for name in names if name in table.columns]
                for ours, names in _ALIASES.items()}
     if not columns["problem"] and not columns["messages"]:

@@ -32,9 +32,9 @@ from transformers import (
 
 from monitorlab.display import progress
 from monitorlab.models import Training
-from monitorlab.models.engine import Encoded, logits_at_steps, pad
+from monitorlab.models.engine import Encoded, pad
 from monitorlab.models.loading import load_model, load_tokenizer, no_progress_bars
-from monitorlab.models.tiny import IGNORED, Row, fit, llama_config, seeded, suitable_threads
+from monitorlab.models.tiny import IGNORED, Row, fit, seeded, suitable_threads
 from monitorlab.signals.step_scores import StepScores
 
 # Pieces: the head of a line, a word with the blanks around it, a number of up to three digits (as
@@ -153,7 +153,7 @@ class Generator(_Checkpoint):
             return not waiting
 
         with seeded(seed), no_progress_bars():
-            model = LlamaForCausalLM(llama_config(settings.model, tokenizer))
+            model = LlamaForCausalLM(settings.model.llama(tokenizer))
             fit(model, rows, tokenizer.pad_token_id, settings, seed, title, enough)
             for name in waiting:
                 save(name)
@@ -354,7 +354,7 @@ class Verifier(_Checkpoint):
         """
         encoded = [_step_ends(self.tokenizer, *solution) for solution in solutions]
         with suitable_threads(self.model):
-            logits = logits_at_steps(self.model, encoded, self.tokenizer.pad_token_id)
+            logits = Encoded.logits(self.model, encoded, self.tokenizer.pad_token_id)
         return [row.float().softmax(-1)[:, WRONG].cpu().numpy().astype(float) for row in logits]
 
 

@@ -22,7 +22,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from monitorlab.models import ModelError
-from monitorlab.models.chat import render_chat
+from monitorlab.models.chat import ChatTemplate
 from monitorlab.models.engine import BATCH_TOKENS, check_length, pad_right, token_batches
 from monitorlab.models.loading import load_model, load_tokenizer
 
@@ -330,7 +330,7 @@ class LogProbabilityScorer(StepScorer):
         messages.append({"role": "user", "content": problem})
         if self.system:
             messages.insert(0, {"role": "system", "content": self.system})
-        chat = render_chat(self.tokenizer, messages, add_generation_prompt=True)
+        chat = ChatTemplate(self.tokenizer).render(messages, add_generation_prompt=True)
         return self.tokenizer(chat, add_special_tokens=False)["input_ids"]
 
     def _answer(self, steps: Sequence[str]) -> tuple[list[int], np.ndarray]:

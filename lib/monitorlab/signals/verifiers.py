@@ -32,12 +32,12 @@ from transformers import (
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from monitorlab.models import ModelError, engine
-from monitorlab.models.chat import render_chat
-from monitorlab.models.engine import LABEL_MASS, Encoded, logits_at_steps
+from monitorlab.models.chat import ChatTemplate
+from monitorlab.models.engine import LABEL_MASS, Encoded
 from monitorlab.models.guards import Guard, GuardFamily
 from monitorlab.models.loading import from_checkpoint, load_model
 from monitorlab.signals.step_scores import Label, Problem, StepScorer, StepScores
-from monitorlab.storage.settings import settings_of
+from monitorlab.storage.settings import Setting
 
 QWEN_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 SEPARATOR = "<extra_0>"
@@ -104,7 +104,7 @@ class _RewardScorer(StepScorer):
         config = _configuration(name, revision)
         causal = any(one.endswith("ForCausalLM") for one in config.architectures or ())
         scorer: type[StepScorer] = MathShepherdScorer if causal else TokenRewardScorer
-        known = settings_of(scorer.load, scorer)
+        known = Setting.of(scorer.load, scorer)
         if needless := [key for key in settings if key not in known]:
             raise ModelError(f"the option {needless[0]} means nothing to {name}, which is read by "
                              f"{scorer.__name__}. There are: {', '.join(known)}")
@@ -125,7 +125,13 @@ class _RewardScorer(StepScorer):
                              "problem or a step contains the mark itself, or the tokenizer joins "
                              "it to its neighbours")
         engine.check_length(len(ids), self.model.config, "the trajectory")
-        return Encoded(ids, positions, engine.count_tokens(self.tokenizer, steps))
+        return Encoded(ids, positions, _count_tokens(self.tokenizer, steps))
+
+
+def _count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
+    """Return the number of tokens of each text on its own, at least 1."""
+    rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return [max(len(row), 1) for row in rows]
 
 
 class TokenRewardScorer(_RewardScorer):
@@ -184,13 +190,13 @@ class TokenRewardScorer(_RewardScorer):
         texts = self._checked(steps)
         answer = "".join(text + self.separator for text in texts)
         said = {"system": self.system, "user": self._single(problem), "assistant": answer}
-        chat = render_chat(
-            self.tokenizer, [{"role": role, "content": text} for role, text in said.items()])
+        chat = ChatTemplate(self.tokenizer).render(
+            [{"role": role, "content": text} for role, text in said.items()])
         ids = self.tokenizer(chat, add_special_tokens=False)["input_ids"]
         return self._marked(ids, self.separator_id, self.separator, texts)
 
     def _read(self, encoded: Sequence[Encoded]) -> list[StepScores]:
-        logits = logits_at_steps(self.model, encoded, self.tokenizer.pad_token_id)
+        logits = Encoded.logits(self.model, encoded, self.tokenizer.pad_token_id)
         return [StepScores(self.label.suspicion(row), np.array(item.tokens))
                 for row, item in zip(logits, encoded, strict=True)]
 
@@ -245,7 +251,7 @@ class MathShepherdScorer(_RewardScorer):
 
     def _read(self, encoded: Sequence[Encoded]) -> list[StepScores | ModelError]:
         pad_id = self.tokenizer.pad_token_id
-        logs = logits_at_steps(self.model, encoded, pad_id, self.judgement_ids)
+        logs = Encoded.logits(self.model, encoded, pad_id, self.judgement_ids)
         read: list[StepScores | ModelError] = []
         label = Label(position=0, bad=False, alone=False)
         for row, item in zip(logs, encoded, strict=True):
@@ -310,7 +316,7 @@ class GuardScorer(StepScorer):
             longest = len(prompt) + max(map(len, self.guard.words)) - 1
             engine.check_length(longest, self.model.config, f"the prompt of turn {number}")
         said = [part[-1][-1] for part in judged]
-        return prompts, np.array(engine.count_tokens(self.tokenizer, said))
+        return prompts, np.array(_count_tokens(self.tokenizer, said))
 
     def _read(self, encoded: list[_Asked]) -> list[StepScores | ModelError]:
         """Score all turns of all conversations together."""

@@ -1,6 +1,6 @@
 """Files: digests of what they hold, atomic writing, and sealed JSON.
 
-Digests are of tables by content, of files, of folders and of code. Atomic writing takes a temporary
+Digests are of files, of folders, of code and of values. Atomic writing takes a temporary
 name beside the final one, then one rename.
 """
 
@@ -20,12 +20,9 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 LIBRARY = Path(__file__).resolve().parents[1]
 PACKED = LIBRARY / "project"  # what a wheel carries, see setup.py
@@ -48,27 +45,6 @@ def quick_jsonschema() -> None:
         import jsonschema  # noqa: F401
     finally:
         del sys.modules[grammar]
-
-
-def digest_table(table: pa.Table) -> str:
-    """SHA-256 of a table's content: names, types, missing values and values.
-
-    Parquet bytes depend on the writer's version, the content does not.
-    """
-    import pyarrow as pa  # here, so that a policy is read with numpy alone
-
-    digest = hashlib.sha256()
-    for field, column in zip(table.schema, table.itercolumns(), strict=True):
-        digest.update(f"{field.name}:{field.type}:{len(column)};".encode())
-        digest.update(column.is_null().to_numpy().tobytes())
-        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
-            texts = [text.encode() for text in column.fill_null("").to_pylist()]
-            digest.update(np.array([len(text) for text in texts], dtype="<i8").tobytes())
-            digest.update(b"".join(texts))
-        else:
-            zero = pa.scalar(0).cast(field.type)
-            digest.update(column.fill_null(zero).to_numpy().tobytes())
-    return digest.hexdigest()
 
 
 def digest_file(path: Path) -> str:
@@ -167,7 +143,7 @@ def write_folder_atomic(path: Path, keep_existing: bool = False) -> Iterator[Pat
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         try:
             yield temporary
-            make_readable(temporary)
+            _make_readable(temporary)
             if path.exists() and not keep_existing:
                 _swap(temporary, path)
                 return
@@ -192,7 +168,7 @@ def _swap(new: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def make_readable(folder: Path) -> None:
+def _make_readable(folder: Path) -> None:
     """Let colleagues read a folder and what is in it: some libraries write for their owner only."""
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():

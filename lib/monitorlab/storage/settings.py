@@ -28,6 +28,18 @@ _TRUTHS = {"true": True, "yes": True, "1": True, "on": True,
 _READ_FROM: dict[Any, Any] = {bool: bool, int: (int, str), float: (int, float, str), str: str}
 
 
+class ParameterError(ValueError):
+    """A parameter that does not exist, or a value of the wrong type."""
+
+    @classmethod
+    def unknown(cls, name: str, known: Collection[str], what: str) -> ParameterError:
+        """Return one that says that there is no setting of this name, and which there are."""
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f" Is it {close[0]}?" if close else ""
+        return cls(f"the option {name} means nothing to {what}.{hint} There are: "
+                   f"{', '.join(known) or 'none'}")
+
+
 @dataclass(frozen=True)
 class Setting:
     """One thing that can be given by name.
@@ -48,6 +60,37 @@ class Setting:
     kinds: tuple[Any, ...]
     default: Any
     meaning: str
+
+    @classmethod
+    def of(cls, *built: Callable[..., Any]) -> dict[str, Setting]:
+        """Return the settings of functions, classes and dataclasses, in order; the first of a name.
+
+        They are the parameters that have a default and a type which a text can be read as.
+        """
+        found: dict[str, Setting] = {}
+        for one in built:
+            for name, setting in cls.of_signature(one).items():
+                if setting.default is not REQUIRED:
+                    found.setdefault(name, setting)
+        return found
+
+    @classmethod
+    def of_signature(cls, built: Callable[..., Any]) -> dict[str, Setting]:
+        """Return every named parameter that a text can be read as, those without a default too."""
+        hints: dict[str, Any] = {}
+        with contextlib.suppress(Exception):  # annotations of strangers need not be names
+            hints = get_type_hints(built.__init__ if inspect.isclass(built) else built)
+        meanings = _meanings(inspect.getdoc(built) or "")
+        found = {}
+        for name, parameter in inspect.signature(built).parameters.items():
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                # Without an annotation, and no other default.
+                guess = {REQUIRED: str, None: str | None}
+                unsaid = parameter.default in (REQUIRED, None)
+                kind = guess[parameter.default] if unsaid else type(parameter.default)
+                if kinds := _kinds(hints.get(name, kind)):
+                    found[name] = cls(name, kinds, parameter.default, meanings.get(name, ""))
+        return found
 
     def read(self, given: object) -> Any:
         """Return a text as the type of this setting, and another value if it has that type.
@@ -79,75 +122,57 @@ class Setting:
                                 subsequent_indent=" " * 6)
         return f"  {self.name}: {kinds}{default}" + (f"\n{meaning}" if meaning else "")
 
+    @staticmethod
+    def read_all(
+        known: Mapping[str, Setting], what: str, *sources: Mapping[str, object]
+    ) -> dict[str, Any]:
+        """Read values by name, those of several sources together.
 
-def settings_of(*built: Callable[..., Any]) -> dict[str, Setting]:
-    """Return the settings of functions, classes and dataclasses, in order; the first of a name.
+        Parameters
+        ----------
+        known : mapping of str to Setting
+            What there is.
+        what : str
+            What is set, for messages.
+        *sources : mapping of str to object
+            Texts or values. A name may come from two sources only with the same value.
 
-    They are the parameters that have a default and a type which a text can be read as.
-    """
-    found: dict[str, Setting] = {}
-    for one in built:
-        for name, setting in signature_settings(one).items():
-            if setting.default is not REQUIRED:
-                found.setdefault(name, setting)
-    return found
+        Raises
+        ------
+        ParameterError
+            For an unknown name (with the nearest one, and all), a value of another type, or two
+            values of one name. Values of unknown names are not shown.
+        """
+        values: dict[str, Any] = {}
+        for source in sources:
+            for name, given in source.items():
+                if name not in known:
+                    raise ParameterError.unknown(name, known, what)
+                value = known[name].read(given)
+                if name in values and values[name] != value:
+                    raise ParameterError(f"{name} is given twice, with two values: leave one out")
+                values[name] = value
+        return values
 
+    @staticmethod
+    def split(assignments: Iterable[str]) -> dict[str, str]:
+        """Split `NAME=VALUE` texts; the value may contain further equals signs.
 
-def signature_settings(built: Callable[..., Any]) -> dict[str, Setting]:
-    """Return every named parameter that a text can be read as, those without a default too."""
-    hints: dict[str, Any] = {}
-    with contextlib.suppress(Exception):  # annotations of strangers need not be names
-        hints = get_type_hints(built.__init__ if inspect.isclass(built) else built)
-    meanings = _meanings(inspect.getdoc(built) or "")
-    found = {}
-    for name, parameter in inspect.signature(built).parameters.items():
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            guess = {REQUIRED: str, None: str | None}  # without an annotation, and no other default
-            unsaid = parameter.default in (REQUIRED, None)
-            kind = guess[parameter.default] if unsaid else type(parameter.default)
-            if kinds := _kinds(hints.get(name, kind)):
-                found[name] = Setting(name, kinds, parameter.default, meanings.get(name, ""))
-    return found
-
-
-def read_settings(
-    known: Mapping[str, Setting], what: str, *sources: Mapping[str, object]
-) -> dict[str, Any]:
-    """Read values by name, those of several sources together.
-
-    Parameters
-    ----------
-    known : mapping of str to Setting
-        What there is.
-    what : str
-        What is set, for messages.
-    *sources : mapping of str to object
-        Texts or values. A name may come from two sources only with the same value.
-
-    Raises
-    ------
-    ParameterError
-        For an unknown name (with the nearest one, and all), a value of another type, or two values
-        of one name. Values of unknown names are not shown.
-    """
-    values: dict[str, Any] = {}
-    for source in sources:
-        for name, given in source.items():
-            if name not in known:
-                raise ParameterError(unknown(name, known, what))
-            value = known[name].read(given)
-            if name in values and values[name] != value:
-                raise ParameterError(f"{name} is given twice, with two values: leave one out")
+        Raises
+        ------
+        ParameterError
+            If a text has no name or no equals sign, or if a name comes twice.
+        """
+        values: dict[str, str] = {}
+        for text in assignments:
+            name, equals, value = text.partition("=")
+            name = name.strip()
+            if not equals or not name:
+                raise ParameterError(f"expected NAME=VALUE, got {text!r}")
+            if name in values:
+                raise ParameterError(f"{name} is given twice")
             values[name] = value
-    return values
-
-
-def unknown(name: str, known: Collection[str], what: str) -> str:
-    """Say that there is no setting of this name, and which there are."""
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f" Is it {close[0]}?" if close else ""
-    return (f"the option {name} means nothing to {what}.{hint} There are: "
-            f"{', '.join(known) or 'none'}")
+        return values
 
 
 def _kinds(annotation: Any) -> tuple[Any, ...]:
@@ -259,30 +284,6 @@ def _meanings(doc: str) -> dict[str, str]:
             plain = re.sub(r"(?::\w+:)?`+([^`]*)`+", r"\1", text)
             found[name.strip()] = " ".join(plain.split())
     return found
-
-
-class ParameterError(ValueError):
-    """A parameter that does not exist, or a value of the wrong type."""
-
-
-def split_assignments(assignments: Iterable[str]) -> dict[str, str]:
-    """Split `NAME=VALUE` texts; the value may contain further equals signs.
-
-    Raises
-    ------
-    ParameterError
-        If a text has no name or no equals sign, or if a name comes twice.
-    """
-    values: dict[str, str] = {}
-    for text in assignments:
-        name, equals, value = text.partition("=")
-        name = name.strip()
-        if not equals or not name:
-            raise ParameterError(f"expected NAME=VALUE, got {text!r}")
-        if name in values:
-            raise ParameterError(f"{name} is given twice")
-        values[name] = value
-    return values
 
 
 def _read_scalar(kind: Callable[[Any], Value], given: Any) -> Value:

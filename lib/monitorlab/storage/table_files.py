@@ -21,7 +21,7 @@ from typing import Any, TextIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from monitorlab.storage.manifests import check_file
+from monitorlab.storage.manifests import Results
 
 ENDINGS = re.compile(r"\.(?:(?P<text>csv|tsv|jsonl|ndjson|json)(?:\.gz)?|parquet|pq)$", re.I)
 _EXPECTED_ENDINGS = (".csv, .tsv, .jsonl, .ndjson, .json, each also with .gz, or .parquet, also "
@@ -53,79 +53,81 @@ class FileTable:
     columns: dict[str, Any]
     places: Sequence[str]
 
+    @classmethod
+    def read(
+        cls, path: Path, expected: str, names: Collection[str] = (),
+        report: Callable[[str], object] = lambda words: None, choose: Choice | None = None,
+    ) -> FileTable:
+        """Read a file as a table.
 
-def read_table_file(
-    path: Path, expected: str, names: Collection[str] = (),
-    report: Callable[[str], object] = lambda words: None, choose: Choice | None = None,
-) -> FileTable:
-    """Read a file as a table.
+        Parameters
+        ----------
+        path : Path
+            ``.csv`` or ``.tsv`` (with a header, separated by what the header shows: commas, tabs,
+            semicolons or bars, or by what a first line ``sep=;`` names), ``.jsonl`` or ``.ndjson``
+            (one object per line), ``.json`` (an array of objects, an object that holds exactly one
+            such array, or an object of columns), all of these also as ``.gz``, or ``.parquet``;
+            texts in UTF-8, with or without a byte order mark. Endings in any case; whether a JSON
+            file holds lines is read off its text.
+        expected : str
+            Which columns there should be, for messages.
+        names : collection of str
+            Columns that are known: a JSON object with one of them is a row, not an envelope of
+            rows.
+        report : callable
+            Takes what a reader should know, one sentence at a time.
+        choose : callable, optional
+            Given the file's columns, returns those to keep, where others may hold anything and
+            occur twice; numbers of a parquet file then come as arrays. All of them by default.
 
-    Parameters
-    ----------
-    path : Path
-        ``.csv`` or ``.tsv`` (with a header, separated by what the header shows: commas, tabs,
-        semicolons or bars, or by what a first line ``sep=;`` names), ``.jsonl`` or ``.ndjson`` (one
-        object per line), ``.json`` (an array of objects, an object that holds exactly one such
-        array, or an object of columns), all of these also as ``.gz``, or ``.parquet``; texts in
-        UTF-8, with or without a byte order mark. Endings in any case; whether a JSON file holds
-        lines is read off its text.
-    expected : str
-        Which columns there should be, for messages.
-    names : collection of str
-        Columns that are known: a JSON object with one of them is a row, not an envelope of rows.
-    report : callable
-        Takes what a reader should know, one sentence at a time.
-    choose : callable, optional
-        Given the file's columns, returns those to keep, where others may hold anything and occur
-        twice; numbers of a parquet file then come as arrays. All of them by default.
+        Raises
+        ------
+        TableFileError
+            For a missing, empty or unreadable file, an unknown ending, text that is not UTF-8, a
+            column that occurs twice, a row with too many or too few fields, or no row at all.
+        ArtifactError
+            For the table of a run that is not as its notebook left it.
+        """
+        ending = ENDINGS.search(path.name)
+        if ending is None:
+            raise TableFileError(f"unknown ending {path.suffix!r}, expected one of "
+                                 f"{_EXPECTED_ENDINGS}")
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "does not exist"
+            shown = reprlib.repr(str(path)) if len(str(path)) > 200 else path
+            raise TableFileError(f"{shown} {what}. Give the path of a file with the columns "
+                                 f"{expected}")
+        if path.stat().st_size == 0:
+            raise TableFileError(f"the file is empty. Expected the columns {expected}")
+        kind = (ending["text"] or "parquet").lower()
+        if kind == "parquet":
+            Results.check_file(path)
+            table = _from_parquet(path, choose)
+        else:
+            table = _from_text(path, kind, expected, names, report, choose or _all_once)
+        if not table.places or not table.columns:
+            raise TableFileError("there is no row in it, expected an array of objects or rows with "
+                                 f"the columns {expected}")
+        return table
 
-    Raises
-    ------
-    TableFileError
-        For a missing, empty or unreadable file, an unknown ending, text that is not UTF-8, a
-        column that occurs twice, a row with too many or too few fields, or no row at all.
-    ArtifactError
-        For the table of a run that is not as its notebook left it.
-    """
-    ending = ENDINGS.search(path.name)
-    if ending is None:
-        raise TableFileError(f"unknown ending {path.suffix!r}, expected one of {_EXPECTED_ENDINGS}")
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise TableFileError(f"{reprlib.repr(str(path)) if len(str(path)) > 200 else path} {what}. "
-                             f"Give the path of a file with the columns {expected}")
-    if path.stat().st_size == 0:
-        raise TableFileError(f"the file is empty. Expected the columns {expected}")
-    kind = (ending["text"] or "parquet").lower()
-    if kind == "parquet":
-        check_file(path)
-        table = _from_parquet(path, choose)
-    else:
-        table = _from_text(path, kind, expected, names, report, choose or _all_once)
-    if not table.places or not table.columns:
-        raise TableFileError("there is no row in it, expected an array of objects or rows with the "
-                             f"columns {expected}")
-    return table
+    @staticmethod
+    def named_columns(text: str, known: Collection[str]) -> dict[str, str]:
+        """Read ``"score:p_bad, label:verdict"`` as a mapping of our names to a file's columns.
 
-
-def parse_columns(text: str, known: Collection[str]) -> dict[str, str]:
-    """Read ``"score:p_bad, label:verdict"`` as a mapping of our names to a file's columns.
-
-    Raises
-    ------
-    TableFileError
-        For a part without a colon, a name that is not known, and one that comes twice.
-    """
-    columns: dict[str, str] = {}
-    for part in filter(str.strip, text.split(",")):
-        ours, colon, theirs = (piece.strip() for piece in part.partition(":"))
-        if not colon or ours in columns or ours not in known:
-            raise TableFileError(
-                f"COLUMNS holds {reprlib.repr(part.strip())}, expected pairs such as score:p_bad, "
-                f"each of {', '.join(known)} at most once."
-            )
-        columns[ours] = theirs
-    return columns
+        Raises
+        ------
+        TableFileError
+            For a part without a colon, a name that is not known, and one that comes twice.
+        """
+        columns: dict[str, str] = {}
+        for part in filter(str.strip, text.split(",")):
+            ours, colon, theirs = (piece.strip() for piece in part.partition(":"))
+            if not colon or ours in columns or ours not in known:
+                raise TableFileError(f"COLUMNS holds {reprlib.repr(part.strip())}, expected pairs "
+                                     "such as score:p_bad, each of "
+                                     f"{', '.join(known)} at most once.")
+            columns[ours] = theirs
+        return columns
 
 
 def kind_name(value: object) -> str:

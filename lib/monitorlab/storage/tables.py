@@ -3,7 +3,7 @@
 Their columns stand in ``tables.yaml`` beside this file; rules that concern several rows are here.
 
 A schema says, per column, its type, unit, meaning, range and whether it may be missing.
-`check_frame` is the door: it casts without losing anything, or says which row is wrong.
+`Schema.check` is the door: it casts without losing anything, or says which row is wrong.
 One orientation everywhere: `score` is suspicion, high is unsafe; `label` 1 is unsafe.
 """
 
@@ -88,6 +88,45 @@ class Field:
         words = {"unit": self.unit, "meaning": self.meaning, "expected": self.expected}
         return pa.field(self.name, TYPES[self.dtype][2], nullable=self.nullable, metadata=words)
 
+    def cast(self, column: pd.Series, table: str) -> pd.Series:
+        """Cast a column, or raise `SchemaError` about the first value that is not `expected`.
+
+        `table` is the name that messages give.
+        """
+        plain = column.astype(object) if column.dtype == "category" else column
+        absent = pd.isna(column).to_numpy()
+        if absent.any() and not self.nullable:
+            raise self._error(table, int(np.argmax(absent)), None)
+        good, wrong = _CASTERS[self.dtype](column[~absent])
+        wrong = wrong | self._out_of_range(good, wrong)
+        if wrong.any():
+            row = int(np.flatnonzero(~absent)[np.argmax(wrong)])
+            raise self._error(table, row, plain.to_numpy()[row])
+        result = np.full(len(column), np.nan if self.dtype == "float" else pd.NA, dtype=object)
+        result[~absent] = good
+        return pd.Series(result).astype(TYPES[self.dtype][1 if self.nullable else 0])
+
+    def _error(self, table: str, row: int, value: object) -> SchemaError:
+        shown = "nothing (a missing value)" if pd.api.types.is_scalar(value) and pd.isna(value) \
+            else repr(value.item() if isinstance(value, np.generic) else value)
+        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        return SchemaError(
+            f"{_where(table, self.name, row)}: found {shown}, expected {self.expected}. "
+            f"Mend this value or drop its row ({self.name}: {self.meaning})."
+        )
+
+    def _out_of_range(self, good: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+        bad = np.zeros(len(good), dtype=bool)
+        if self.choices:
+            return ~wrong & ~np.isin(good, self.choices)
+        if self.dtype == "float" and not self.infinite:
+            bad |= ~np.isfinite(good)
+        if self.minimum is not None:
+            bad |= good < self.minimum
+        if self.maximum is not None:
+            bad |= good > self.maximum
+        return bad & ~wrong
+
 
 # A rule looks at the whole cast frame; it returns None or (row, column, what is wrong).
 Rule = Callable[[pd.DataFrame], "tuple[int, str, str] | None"]
@@ -132,115 +171,65 @@ class Schema:
         }
         return pa.schema([field.arrow() for field in self.fields], metadata=words)
 
+    def check(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Cast `frame` to this schema, sorted by key, or say what is wrong.
 
-def check_frame(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
-    """Cast `frame` to `schema`, sorted by key, or say what is wrong.
+        Parameters
+        ----------
+        frame : DataFrame
+            Any column order and index; row numbers in messages count from 0 in this frame.
 
-    Parameters
-    ----------
-    frame : DataFrame
-        Any column order and index; row numbers in messages count from 0 in this frame.
-    schema : Schema
-        What the table must hold.
+        Returns
+        -------
+        DataFrame
+            New frame with exactly the schema's columns and a fresh index.
 
-    Returns
-    -------
-    DataFrame
-        New frame with exactly the schema's columns and a fresh index.
+        Raises
+        ------
+        SchemaError
+            For missing or unknown columns, missing values, values of another type (also a cast
+            that would lose digits), values out of range, repeated keys, broken rules.
+        """
+        self._check_columns(frame)
+        cast = {field.name: field.cast(frame[field.name], self.name) for field in self.fields}
+        typed = pd.DataFrame(cast, columns=self.columns)
+        self._check_key(typed)
+        for rule in self.rules:
+            if (problem := rule(typed)) is not None:
+                row, column, words = problem
+                raise SchemaError(f"{_where(self.name, column, row)}: {words}")
+        return typed.sort_values(list(self.key), kind="stable", ignore_index=True)
 
-    Raises
-    ------
-    SchemaError
-        For missing or unknown columns, missing values, values of another type (also a cast
-        that would lose digits), values out of range, repeated keys, broken rules.
-    """
-    _check_columns(frame, schema)
-    cast = {field.name: _cast(frame[field.name], field, schema.name) for field in schema.fields}
-    typed = pd.DataFrame(cast, columns=schema.columns)
-    _check_key(typed, schema)
-    for rule in schema.rules:
-        problem = rule(typed)
-        if problem is not None:
-            row, column, words = problem
-            raise SchemaError(f"{_where(schema.name, column, row)}: {words}")
-    return typed.sort_values(list(schema.key), kind="stable", ignore_index=True)
+    def _check_columns(self, frame: pd.DataFrame) -> None:
+        repeated = sorted({str(name) for name in frame.columns[frame.columns.duplicated()]})
+        if repeated:
+            raise SchemaError(f"table {self.name!r}: column {repeated[0]!r} occurs twice; keep one")
+        missing = [name for name in self.columns if name not in frame.columns]
+        extra = [str(name) for name in frame.columns if name not in self.columns]
+        if missing or extra:
+            found = [f"{what} columns {', '.join(names)}"
+                     for what, names in (("missing", missing), ("unknown", extra)) if names]
+            raise SchemaError(
+                f"table {self.name!r}: {' and '.join(found)}; "
+                f"expected exactly {', '.join(self.columns)}. Rename, add or drop columns."
+            )
+
+    def _check_key(self, frame: pd.DataFrame) -> None:
+        repeated = frame.duplicated(list(self.key), keep="first").to_numpy()
+        if repeated.any():
+            row = int(np.argmax(repeated))
+            values = frame.loc[row, list(self.key)]
+            same = (frame[list(self.key)] == values).all(axis=1).to_numpy()
+            first = int(np.argmax(same))
+            shown = ", ".join(f"{name}={value!r}" for name, value in values.items())
+            raise SchemaError(
+                f"{_where(self.name, ', '.join(self.key), row)}: the key ({shown}) already occurs "
+                f"in row {first}; expected one row per key. Drop or rename one of the two."
+            )
 
 
 def _where(table: str, column: str, row: int) -> str:
     return f"table {table!r}, column {column!r}, row {row} (the first row is 0)"
-
-
-def _check_columns(frame: pd.DataFrame, schema: Schema) -> None:
-    repeated = sorted({str(name) for name in frame.columns[frame.columns.duplicated()]})
-    if repeated:
-        raise SchemaError(f"table {schema.name!r}: column {repeated[0]!r} occurs twice; keep one")
-    missing = [name for name in schema.columns if name not in frame.columns]
-    extra = [str(name) for name in frame.columns if name not in schema.columns]
-    if missing or extra:
-        found = []
-        if missing:
-            found.append(f"missing columns {', '.join(missing)}")
-        if extra:
-            found.append(f"unknown columns {', '.join(extra)}")
-        raise SchemaError(
-            f"table {schema.name!r}: {' and '.join(found)}; "
-            f"expected exactly {', '.join(schema.columns)}. Rename, add or drop columns."
-        )
-
-
-def _check_key(frame: pd.DataFrame, schema: Schema) -> None:
-    repeated = frame.duplicated(list(schema.key), keep="first").to_numpy()
-    if repeated.any():
-        row = int(np.argmax(repeated))
-        values = frame.loc[row, list(schema.key)]
-        same = (frame[list(schema.key)] == values).all(axis=1).to_numpy()
-        first = int(np.argmax(same))
-        shown = ", ".join(f"{name}={value!r}" for name, value in values.items())
-        raise SchemaError(
-            f"{_where(schema.name, ', '.join(schema.key), row)}: the key ({shown}) already occurs "
-            f"in row {first}; expected one row per key. Drop or rename one of the two."
-        )
-
-
-def _fail(field: Field, table: str, row: int, value: object) -> SchemaError:
-    shown = "nothing (a missing value)" if pd.api.types.is_scalar(value) and pd.isna(value) \
-        else repr(value.item() if isinstance(value, np.generic) else value)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return SchemaError(
-        f"{_where(table, field.name, row)}: found {shown}, expected {field.expected}. "
-        f"Mend this value or drop its row ({field.name}: {field.meaning})."
-    )
-
-
-def _cast(column: pd.Series, field: Field, table: str) -> pd.Series:
-    values = column.astype(object).to_numpy() if column.dtype == "category" else column.to_numpy()
-    absent = pd.isna(column).to_numpy()
-    if absent.any() and not field.nullable:
-        row = int(np.argmax(absent))
-        raise _fail(field, table, row, None)
-    present = column[~absent]
-    casters = {"str": _as_text, "int": _as_int, "float": _as_float, "bool": _as_bool}
-    good, wrong = casters[field.dtype](present)
-    wrong = wrong | _out_of_range(good, field, wrong)
-    if wrong.any():
-        row = int(np.flatnonzero(~absent)[np.argmax(wrong)])
-        raise _fail(field, table, row, values[row])
-    result = np.full(len(column), np.nan if field.dtype == "float" else pd.NA, dtype=object)
-    result[~absent] = good
-    return pd.Series(result).astype(TYPES[field.dtype][1 if field.nullable else 0])
-
-
-def _out_of_range(good: np.ndarray, field: Field, wrong: np.ndarray) -> np.ndarray:
-    bad = np.zeros(len(good), dtype=bool)
-    if field.choices:
-        return ~wrong & ~np.isin(good, field.choices)
-    if field.dtype == "float" and not field.infinite:
-        bad |= ~np.isfinite(good)
-    if field.minimum is not None:
-        bad |= good < field.minimum
-    if field.maximum is not None:
-        bad |= good > field.maximum
-    return bad & ~wrong
 
 
 def _as_text(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
@@ -285,6 +274,9 @@ def _as_bool(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     values, wrong = _as_number(column)
     wrong |= (values != 0) & (values != 1)
     return values == 1, wrong
+
+
+_CASTERS = {"str": _as_text, "int": _as_int, "float": _as_float, "bool": _as_bool}
 
 
 def _steps_are_consecutive(frame: pd.DataFrame) -> tuple[int, str, str] | None:

