@@ -379,7 +379,6 @@ _elsewhere("construct", "construct:construct_pairs",
            "Let a model make pairs of one's own; the same command goes on where it stopped.")
 
 
-
 @_command("export")
 def _export(to: Path, *, run_id: RunId = "default") -> None:
     """Write the benchmark of a run as a Hugging Face dataset folder with its card.
@@ -418,7 +417,6 @@ _elsewhere("reread", "score:reread_file",
            "Read stored replies again with today's rules, without a call; the old files stay.")
 _elsewhere("finetune", "finetune:finetune_file",
            "Train a monitor on labelled samples; the same command goes on where it stopped.")
-
 
 
 @_command("monitors")

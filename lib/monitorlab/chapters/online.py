@@ -60,7 +60,6 @@ FEWEST = 10  # sequences of a class; from fewer, no verdict and no ranking
 MOST_MARKS = 100  # steps that are marked one by one
 
 
-
 class Scored(dict[tuple[str, str], Trajectories]):
     """Data sets by (dataset, signal), with readable titles."""
 

@@ -227,7 +227,6 @@ class Attempts(list[_Attempt]):
         return style.finished(fig, 3, title)
 
 
-
 @dataclass(frozen=True)
 class _Scored:
     """A sequence of the test data with the scores of its steps, by signal."""

@@ -139,7 +139,6 @@ class Trained:
         return target
 
 
-
 def _history(logged: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return a log as one row per step with a measurement."""
     table = pd.DataFrame(list(logged), columns=["step", *MEASURED])
