@@ -83,6 +83,15 @@ def test_neighbours_give_the_largest_similarity() -> None:
     assert known.similarity(signatures([changed(LONG, 7)])[0]) >= NEAR
 
 
+def test_all_texts_are_compared_where_none_shares_a_band() -> None:
+    table = signatures([LONG, " ".join(WORDS[600:900]), changed(LONG, 7)])
+    known = Neighbours([LONG, " ".join(WORDS[300:600])])
+    assert known.largest_similarity(table) == 1
+    assert known.largest_similarity(table[2:]) == similarity(LONG, changed(LONG, 7))
+    assert known.largest_similarity(table[:0]) == 0
+    assert Neighbours().largest_similarity(table) == 0
+
+
 def test_nearly_all_copies_with_one_changed_word_are_found() -> None:
     found = [similarity(LONG, changed(LONG, place)) >= NEAR for place in range(0, 300, 10)]
     assert np.mean(found) > 0.9
