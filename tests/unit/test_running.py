@@ -22,7 +22,7 @@ from monitorlab.pipeline.notebooks import Notebook
 from monitorlab.pipeline.records import RunRecord, State
 from monitorlab.pipeline.runner import Options, RunError, run_notebooks
 from monitorlab.pipeline.runs import open_run
-from monitorlab.storage.files import digest_file
+from monitorlab.storage.files import digest_file, read_sealed, sealed_json
 from monitorlab.storage.manifests import ArtifactError, Results
 from monitorlab.storage.settings import ParameterError
 
@@ -492,6 +492,16 @@ def test_one_broken_record_stops_nothing(project: Path, text: str) -> None:
     assert [s.status for s in states] == ["complete", "broken", "stale"]
     assert "07_online.json, is damaged" in states[1].reason and len(states[1].reason) < 400
     assert "python -m monitorlab run 07 --run-id default" in states[1].reason
+
+
+@pytest.mark.parametrize("change", [{"colour": "blue"}, {"failure": {"cell": 1}}])
+def test_a_record_of_another_version_stops_nothing(
+    project: Path, change: dict[str, object]
+) -> None:
+    go(project, SIX)
+    path = RunRecord.copy_path(project / "data" / "runs", "default", SIX).with_suffix(".json")
+    path.write_text(sealed_json(read_sealed(path) | change))
+    assert statuses(project)[0] == "broken"
 
 
 def test_a_flipped_byte_of_a_record_is_noticed(project: Path) -> None:

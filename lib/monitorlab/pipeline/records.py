@@ -119,12 +119,12 @@ class RunRecord:
             return None
         try:
             data = files.read_sealed(path)
-        except files.DamagedFileError as error:
+            failure = data.pop("failure", None)
+            return cls(**data, failure=CellFailure(**failure) if failure else None)
+        except (files.DamagedFileError, TypeError) as error:  # or of another version
             raise ArtifactError(f"the record of its execution, {path.name}, is damaged: {error}. "
                                 f"Run the notebook again: python -m monitorlab run {stem[:2]} "
                                 f"--run-id {run_id}") from error
-        failure = data.pop("failure", None)
-        return cls(**data, failure=CellFailure(**failure) if failure else None)
 
     def save(self, runs: Path) -> None:
         """Write it atomically; on a full disk over the old one, which needs no new space."""
