@@ -331,6 +331,11 @@ def test_no_jobs_no_outcomes() -> None:
     assert run_jobs([]) == []
 
 
+def test_a_limit_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="no limit 'memory': expected some of seconds, memory_mb"):
+        run_jobs([Job("x = 1", "")], memory=64)
+
+
 def run_program(source: str, tests: str, **limits: float) -> _Outcome:
     return run_jobs([Job(source, tests)], processes=1, **limits)[0]
 

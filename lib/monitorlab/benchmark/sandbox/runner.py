@@ -176,7 +176,11 @@ def run_jobs(jobs: Sequence[Job], processes: int | None = None, **limits: float)
     ------
     SandboxError
         If the sandbox itself does not start.
+    ValueError
+        If there is no such limit: what is misspelt would not hold.
     """
+    if unknown := sorted(limits.keys() - LIMITS.keys()):
+        raise ValueError(f"there is no limit {unknown[0]!r}: expected some of {', '.join(LIMITS)}")
     limits = LIMITS | limits
     workers = max(1, min(processes or os.cpu_count() or 1, len(jobs)))
     with ThreadPoolExecutor(workers) as pool:
