@@ -160,8 +160,8 @@ class Plan:
                                  "expected more than 0.")
 
 
-def calibrate_file(log: Path, *, out: Path, plan: Plan, columns: str = "", positive: str = "unsafe",
-                   signal: str = "", group: str = "") -> None:
+def calibrate_file(log: Path, *, out: Path, columns: str = "", positive: str = "unsafe",
+                   signal: str = "", group: str = "", plan: Plan) -> None:
     """Calibrate on a file, write what came out into a new folder, and say it.
 
     Parameters

@@ -30,7 +30,6 @@ from monitorlab.benchmark.sample_files import load_samples
 from monitorlab.commands import Settings
 from monitorlab.evaluation.rates import join, rates
 from monitorlab.monitors import verdicts
-from monitorlab.monitors.api.replies import CUT_PROMPT, FINISHED, KEPT_BACK, Reply
 from monitorlab.monitors.build import OWN_NAME, build_monitor, spelled_settings
 from monitorlab.monitors.monitor import FULL, NO_PROMPT, Monitor, MonitorError, MonitorStop, Sample
 from monitorlab.monitors.prompts import load_prompt
@@ -118,8 +117,8 @@ class _Request:
         return (self.workers or 0) if self.engine == "ray" else 0
 
 
-def score_samples(context: typer.Context, *, monitor: str, request: _Request,
-                  option: Settings = None) -> None:
+def score_samples(context: typer.Context, *, monitor: str, option: Settings = None,
+                  request: _Request) -> None:
     """Score a file with a monitor by name, and say what came out.
 
     Parameters
@@ -593,6 +592,8 @@ def _reread(store: VerdictStore, table: pd.DataFrame, samples: pd.DataFrame, *,
 def _kept(old: Verdict | None, sample: Sample | None, answer: str,
           settings: Mapping[str, Any]) -> str:
     """Why an answer is not read again; empty if it is."""
+    from monitorlab.monitors.api.replies import CUT_PROMPT, KEPT_BACK  # these bring openai along
+
     if old is None or not old.reply:
         return "have no text: they were computed, or the reply is empty"
     if old.reason.startswith((KEPT_BACK, CUT_PROMPT)):
@@ -608,6 +609,8 @@ def _kept(old: Verdict | None, sample: Sample | None, answer: str,
 
 def _finished(old: Verdict, limit: int) -> bool | None:
     """Whether a reply ended by itself; None if nothing says so."""
+    from monitorlab.monitors.api.replies import FINISHED, Reply
+
     if old.ending:
         return Reply.kind_of(old.ending) == FINISHED
     if old.status == verdicts.TRUNCATED:

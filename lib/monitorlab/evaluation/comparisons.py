@@ -20,10 +20,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
-from scipy.stats import binom, f
-from statsmodels.stats.contingency_tables import cochrans_q
 
 from monitorlab.evaluation.rates import ALARM, FAILED, NOT_ASKED, SCENARIO, SILENT, Panel, unit_ids
 from monitorlab.statistics.intervals import Clustered, FloatArray, ratio, wilson
@@ -145,7 +144,8 @@ def mcnemar_exact(b: ArrayLike, c: ArrayLike) -> FloatArray:
     """
     first, second = np.broadcast_arrays(np.asarray(b), np.asarray(c))
     fewer, total = np.minimum(first, second), first + second
-    return np.asarray(np.minimum(1.0, 2 * binom.cdf(fewer, total, 0.5)), dtype=np.float64)
+    tail = scipy.stats.binom.cdf(fewer, total, 0.5)
+    return np.asarray(np.minimum(1.0, 2 * tail), dtype=np.float64)
 
 
 def sign_flip(gaps: ArrayLike) -> float:
@@ -188,7 +188,7 @@ def sign_flip(gaps: ArrayLike) -> float:
 @lru_cache(maxsize=1024)
 def _coins(count: int) -> FloatArray:
     """Probability of each number of heads among so many fair coins."""
-    return np.asarray(binom.pmf(np.arange(count + 1), count, 0.5), dtype=np.float64)
+    return np.asarray(scipy.stats.binom.pmf(np.arange(count + 1), count, 0.5), dtype=np.float64)
 
 
 def compare(judged: pd.DataFrame, level: float = 0.05, unit: str = SCENARIO) -> pd.DataFrame:
@@ -404,6 +404,8 @@ def cochran_q(judged: pd.DataFrame, unit: str = SCENARIO) -> pd.DataFrame:
         never differ, both statistics are 0 and p is 1. No row with fewer than two monitors.
     """
     data = Panel.of(judged, unit)
+    from statsmodels.stats.contingency_tables import cochrans_q  # half a second
+
     m = len(data.names)
     rows = []
     for error in ERRORS if m > 1 else ():
@@ -441,4 +443,5 @@ def _hotelling(errors: FloatArray, units: NDArray[np.intp]) -> tuple[float, floa
     if not np.allclose(spread @ solved, mean, atol=1e-9):
         return np.inf, 0.0  # a difference that is the same in every unit
     t2 = float(count * mean @ solved)
-    return t2, float(f.sf(t2 * (count - free) / (free * (count - 1)), free, count - free))
+    larger = t2 * (count - free) / (free * (count - 1))
+    return t2, float(scipy.stats.f.sf(larger, free, count - free))

@@ -42,9 +42,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm, t
-from statsmodels.stats.proportion import proportion_confint
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -85,6 +84,8 @@ def clopper_pearson(count: ArrayLike, n: ArrayLike, level: float = 0.95) -> Limi
 
 
 def _interval(count: ArrayLike, n: ArrayLike, level: float, method: str) -> Limits:
+    from statsmodels.stats.proportion import proportion_confint  # half a second
+
     events, total = np.broadcast_arrays(np.asarray(count, float), np.asarray(n, float))
     empty = total <= 0
     low, high = proportion_confint(events, np.where(empty, 1, total), 1 - level, method)
@@ -179,8 +180,9 @@ class Clustered:
         In [0, 1]; 1 where no scenario has two samples, 0 for a single scenario.
         """
         free, tail = self.scenarios - 1, (1 + level) / 2
-        quantile = t.ppf(tail, np.maximum(free, 1))
-        worth = np.where(free > 0, (norm.ppf(tail) / quantile) ** 2 / self.design_effect, 0.0)
+        quantile = scipy.stats.t.ppf(tail, np.maximum(free, 1))
+        shorter = (scipy.stats.norm.ppf(tail) / quantile) ** 2
+        worth = np.where(free > 0, shorter / self.design_effect, 0.0)
         return np.asarray(np.where(self._single, 1.0, worth), dtype=np.float64)
 
     def wilson(self, level: float = 0.95) -> Limits:

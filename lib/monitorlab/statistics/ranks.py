@@ -15,8 +15,8 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
 from scipy.special import rel_entr
 
 from monitorlab.statistics.intervals import FloatArray, check_level
@@ -58,7 +58,7 @@ def hoeffding_bentkus_p_value(mean: ArrayLike, n: int, level: float) -> FloatArr
     low = np.minimum(means, epsilon)
     hoeffding = np.exp(-n * (rel_entr(low, epsilon) + rel_entr(1 - low, 1 - epsilon)))
     # Where n * (c / n) lands above a whole number c, its ceiling must not be c + 1.
-    bentkus = np.e * stats.binom.cdf(np.ceil(n * means - 1e-9), n, epsilon)
+    bentkus = np.e * scipy.stats.binom.cdf(np.ceil(n * means - 1e-9), n, epsilon)
     return np.asarray(np.minimum(np.minimum(hoeffding, bentkus), 1.0), dtype=np.float64)
 
 
@@ -68,7 +68,7 @@ def _binomial_p_value(mean: ArrayLike, n: int, level: float) -> FloatArray:
     Clopper and Pearson (1934); Bates et al. (2021), "Distribution-free, risk-controlling
     prediction sets", section 3.1.
     """
-    return np.asarray(stats.binom.cdf(np.rint(n * np.asarray(mean)), n, check_level(level)))
+    return np.asarray(scipy.stats.binom.cdf(np.rint(n * np.asarray(mean)), n, check_level(level)))
 
 
 def _crc_rank(n: int, level: float, delta: float = math.nan) -> int:
@@ -137,7 +137,7 @@ def _tolerance_rank(n: int, level: float, delta: float) -> int:
     if n == 0:
         return 0
     j = np.arange(1, n + 1)
-    enough = stats.binom.sf(j - 1, n, 1.0 - check_level(level)) <= delta
+    enough = scipy.stats.binom.sf(j - 1, n, 1.0 - check_level(level)) <= delta
     return int(n - j[np.argmax(enough)] + 1) if enough.any() else 0
 
 
@@ -191,6 +191,6 @@ def _has_rank(calibrator: str, n: int, level: float, delta: float) -> bool:
     if calibrator == "crc":
         return _crc_rank(n, level) > 0
     if calibrator == "tolerance":
-        return bool(stats.binom.sf(n - 1, n, 1.0 - level) <= delta)
+        return bool(scipy.stats.binom.sf(n - 1, n, 1.0 - level) <= delta)
     p_value = _binomial_p_value if calibrator == "binomial" else hoeffding_bentkus_p_value
     return bool(p_value(0, n, level) <= delta)

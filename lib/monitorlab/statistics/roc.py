@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm, rankdata
 
 from monitorlab.statistics.intervals import FloatArray, IntArray, Weights, draw_units, ratio
 
@@ -83,7 +83,8 @@ def det(scores: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
     positives = int(np.sum(np.asarray(labels)))
 
     def probit(rates: FloatArray, n: int) -> FloatArray:
-        return np.asarray(norm.ppf(np.clip(rates, 0.5 / n, 1.0 - 0.5 / n)), dtype=np.float64)
+        inner = np.clip(rates, 0.5 / n, 1.0 - 0.5 / n)
+        return np.asarray(scipy.stats.norm.ppf(inner), dtype=np.float64)
 
     return pd.DataFrame({"far": false, "mr": miss, "threshold": points["threshold"],
                          "x": probit(false, len(np.asarray(labels)) - positives),
@@ -95,7 +96,7 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     values, classes = _checked(scores, labels)
     positive = int(classes.sum())
     negative = len(classes) - positive
-    wins = rankdata(values)[classes == 1].sum() - positive * (positive + 1) / 2
+    wins = scipy.stats.rankdata(values)[classes == 1].sum() - positive * (positive + 1) / 2
     return float(wins / (positive * negative))
 
 

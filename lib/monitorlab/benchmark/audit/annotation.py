@@ -17,7 +17,7 @@ from random import Random
 import krippendorff
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
+import scipy
 
 from monitorlab.benchmark.sources.records import digest
 from monitorlab.statistics.intervals import Clustered
@@ -288,7 +288,7 @@ def _with_interval(
     if _observed(first, second) == 1:
         # A bootstrap of perfect agreement is perfect agreement. The exact binomial bound says how
         # many disagreements would still be no surprise.
-        unseen = math.ceil(n * (1 - binomtest(n, n).proportion_ci(0.95, "exact").low))
+        unseen = math.ceil(n * (1 - scipy.stats.binomtest(n, n).proportion_ci(0.95, "exact").low))
         doubtful = np.array(second)
         doubtful[np.linspace(0, n - 1, unseen).astype(int)] ^= 1
         return statistic(first, second), statistic(first, doubtful), 1.0

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+import scipy
 import yaml
-from scipy.optimize import linear_sum_assignment
 
 from monitorlab.benchmark.samples import sample_row
 from monitorlab.storage.tables import SAMPLES
@@ -366,7 +366,7 @@ def _match(benign: Sequence[_Answer], misbehaving: Sequence[_Answer]) -> list[tu
     """Return as many disjoint pairs of positions as there can be, closest in words in total."""
     lengths = [np.array([len(answer.text.split()) for answer in side], dtype=float)
                for side in (benign, misbehaving)]
-    left, right = linear_sum_assignment(np.abs(np.subtract.outer(*lengths)))
+    left, right = scipy.optimize.linear_sum_assignment(np.abs(np.subtract.outer(*lengths)))
     return [(int(i), int(j)) for i, j in zip(left, right, strict=True)]
 
 
