@@ -71,7 +71,8 @@ def test_an_unknown_name_is_answered_with_those_that_exist() -> None:
 @pytest.mark.parametrize(("modules", "heavy"), [
     ("monitorlab", "torch numpy pandas"),
     ("monitorlab.pipeline.runner, monitorlab.report.page", "torch matplotlib sklearn"),
-    ("monitorlab.monitors.build, monitorlab.commands.compare", "torch matplotlib sklearn openai"),
+    ("monitorlab.monitors.build, monitorlab.commands.compare, monitorlab.commands.calibrate, "
+     "monitorlab.commands.score", "torch matplotlib sklearn openai scipy.stats statsmodels"),
     ("monitorlab.chapters.operating_points, monitorlab.chapters.construction", "torch"),
 ])
 def test_an_import_takes_along_only_what_it_needs(modules: str, heavy: str) -> None:
