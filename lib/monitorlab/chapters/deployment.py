@@ -236,9 +236,7 @@ class Log:
         if Path(file).name != LOG.name:
             return cls(data, side, data.to_frame())
         table = pd.read_csv(file)
-        wrong = table[table["step_label"] == 1]
-        first = wrong.groupby("trajectory_id")["step"].min().reindex(data.ids, fill_value=0)
-        return cls(replace(data, onsets=first.to_numpy(dtype=np.int64)), side, table)
+        return cls(data.with_onsets(table), side, table)
 
     def take(self, positions: NDArray[np.int64]) -> Log:
         """Return some of the sequences."""

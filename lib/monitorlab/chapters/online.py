@@ -85,10 +85,8 @@ class Scored(dict[tuple[str, str], Trajectories]):
         found = cls()
         for (dataset, signal), group in steps.groupby(["dataset", "signal"], sort=False):
             one = from_frame(group.reset_index(drop=True), str(dataset), str(signal))
-            wrong = group[group["step_label"] == 1] if "step_label" in group else group[:0]
-            if len(wrong):
-                first = wrong.groupby("trajectory_id")["step"].min().reindex(one.ids, fill_value=0)
-                one = replace(one, onsets=first.to_numpy(dtype=np.int64))
+            if "step_label" in group and (group["step_label"] == 1).any():
+                one = one.with_onsets(group)
             title = STAND_INS.get(one.dataset, "")
             found[one.dataset, one.signal] = replace(one, title=title, stand_in=True)
         return found

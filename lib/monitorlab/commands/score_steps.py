@@ -34,9 +34,8 @@ from monitorlab.monitors.scoring import score
 from monitorlab.monitors.store import VerdictStore
 from monitorlab.monitors.verdicts import PARSED, TRUNCATED, UNPARSED, Verdict
 from monitorlab.online.trajectories import UNKNOWN
-from monitorlab.storage import settings as named
 from monitorlab.storage.files import digest_json, pretty_json, write_file_atomic, write_text_atomic
-from monitorlab.storage.settings import ParameterError
+from monitorlab.storage.settings import ParameterError, Setting
 
 if TYPE_CHECKING:
     from monitorlab.signals.recordings import RecordedSequence
@@ -188,8 +187,8 @@ def _build_verifier(spec: str, options: Mapping[str, str]) -> tuple[_Verifier, _
         raise ParameterError(f"the verifier is {spec!r}, expected logprob:NAME, prm:NAME, "
                              f"guard:NAME (on the hub, a folder, or {smollm2.NAME}) or {RULE}")
     build, *rest = (pkgutil.resolve_name(f"monitorlab.signals.{part}") for part in VERIFIERS[kind])
-    known, reading = named.Setting.of(build, *rest), named.Setting.of(_StepReading)
-    given = named.Setting.read_all({**reading, **known}, f"score-steps with {kind}", options, said)
+    known, reading = Setting.of(build, *rest), Setting.of(_StepReading)
+    given = Setting.read_all({**reading, **known}, f"score-steps with {kind}", options, said)
     ours = _StepReading(**{key: given.pop(key) for key in reading if key in given})
     decides = {key: setting.default for key, setting in known.items()} | given
     if kind == RULE:
@@ -220,7 +219,7 @@ def score_steps(request: _Request) -> None:
     """
     from monitorlab.signals.recordings import RecordedSequence
 
-    given = named.Setting.split(request.option or ())
+    given = Setting.split(request.option or ())
     verifier, reading = _build_verifier(request.verifier, given)
     settings = json.loads(pretty_json({
         "source": Path(request.source).name, "limit": reading.limit, "seed": reading.seed,

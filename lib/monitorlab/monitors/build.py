@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from monitorlab.monitors.catalogue import API, UNKNOWN, Catalogue
 from monitorlab.monitors.monitor import FULL, VIEW, Monitor, MonitorError, Viewed
-from monitorlab.storage import settings as known_settings
 from monitorlab.storage.files import canonical_json
-from monitorlab.storage.settings import ParameterError, Setting
+from monitorlab.storage.settings import REQUIRED, ParameterError, Setting
 
 if TYPE_CHECKING:
     from monitorlab.models.loading import Checkpoint
@@ -395,7 +394,7 @@ def _given(
     other = named.kind.other_names
     pairs = [{other.get(name, name): value} for source in sources for name, value in source.items()]
     if named.kind is KINDS[FUNCTION]:
-        untyped = replace(NAME, kinds=(Any,), default=known_settings.REQUIRED, meaning="")
+        untyped = replace(NAME, kinds=(Any,), default=REQUIRED, meaning="")
         own = {name: replace(untyped, name=name) for pair in pairs for name in pair}
         known = own | dict(known)
     try:

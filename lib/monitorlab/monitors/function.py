@@ -25,9 +25,8 @@ from typing import Any
 
 from monitorlab.monitors.monitor import ComputingMonitor, MonitorError, MonitorStop, Sample
 from monitorlab.monitors.verdicts import ERROR, PARSED, THRESHOLD, Verdict
-from monitorlab.storage import settings
 from monitorlab.storage.files import writable
-from monitorlab.storage.settings import ParameterError, Setting
+from monitorlab.storage.settings import REQUIRED, ParameterError, Setting
 
 EXPECTED = "True, False, a number in [0, 1], a dictionary with verdict or score, or a Verdict"
 SIGNATURE = "def {name}(request: str, response: str)"
@@ -275,7 +274,7 @@ def _by_name(function: Callable[..., Any], name: str, arguments: Mapping[str, ob
         signature.bind(*(() if by_name else TEXTS), **(TEXTS if by_name else {}), **arguments)
     except TypeError as error:
         missing = [key for key, setting in _own_settings(function).items()
-                   if setting.default is settings.REQUIRED and key not in arguments]
+                   if setting.default is REQUIRED and key not in arguments]
         hint = f"give -o {missing[0]}=VALUE, or " if missing else ""
         raise MonitorError(f"{name}{signature} cannot be called with a request and a response "
                            f"({error}): {hint}write it as {SIGNATURE.format(name=name)}") from None

@@ -124,6 +124,18 @@ class Trajectories:
         """How many sequences have this label."""
         return int(np.sum(self.labels == label))
 
+    def with_onsets(self, steps: pd.DataFrame) -> Trajectories:
+        """Return them with the first step of each that a table labels as wrong.
+
+        Parameters
+        ----------
+        steps : DataFrame
+            Columns ``trajectory_id``, ``step`` (from 1) and ``step_label`` (1 is wrong).
+        """
+        wrong = steps[steps["step_label"] == 1]
+        first = wrong.groupby("trajectory_id")["step"].min().reindex(self.ids, fill_value=0)
+        return replace(self, onsets=first.to_numpy(dtype=np.int64))
+
     def take(self, index: NDArray[Any]) -> Trajectories:
         """Return the sequences at ``index`` (positions or a boolean mask), in that order."""
         at = self._steps_of(index)

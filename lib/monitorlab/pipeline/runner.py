@@ -141,7 +141,7 @@ def run_notebooks(notebooks: Sequence[Notebook], given: Mapping[str, object],
 
     Returns
     -------
-    tuple of Record
+    tuple of RunRecord
         One per notebook, all complete; of a skipped one the record that it has.
 
     Raises
@@ -259,7 +259,7 @@ class _Work:
         threads = max(1, (os.cpu_count() or 1) // self.options.jobs)
         variables = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads)}
         quiet = replace(self.options, report=print, progress=False,
-                                    variables={**variables, **self.options.variables})
+                        variables={**variables, **self.options.variables})
         done: dict[str, RunRecord] = {}
         failed: Exception | None = None
         waiting = list(self.chosen)

@@ -155,6 +155,7 @@ class Question:
         except KeyError as error:
             raise PairError(f"source {source!r} has no column {error}.") from None
 
+
 @dataclass(frozen=True)
 class _Construction:
     """What came out.

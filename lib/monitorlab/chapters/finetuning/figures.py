@@ -256,7 +256,7 @@ def plot_beyond(differences: pd.DataFrame, title: str) -> Figure:
     rows = differences[differences["metric"] == "balanced_accuracy"]
     style.check_some(rows, "differences")
     fig, axes = style.subplots(1, len(groups), TWO_COLUMNS, 1.6 + 0.3 * len(order), sharex=True,
-                         sharey=True)
+                               sharey=True)
     y = np.arange(len(order))
     for ax, group in zip(axes[0], groups, strict=True):
         part = style.one_row_each(rows[rows["group"] == group], "arm", order)

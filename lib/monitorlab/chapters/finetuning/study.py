@@ -86,9 +86,14 @@ class _Task:
     examples: tuple[Example, ...] = field(repr=False, compare=False)
 
     @property
+    def name(self) -> str:
+        """What files call it."""
+        return _training_name(self.arm.name, self.share, self.seed)
+
+    @property
     def title(self) -> str:
         """Name of its checkpoint."""
-        return f"arm-{_training_name(self.arm.name, self.share, self.seed)}"
+        return f"arm-{self.name}"
 
     @property
     def row(self) -> dict[str, object]:
@@ -313,10 +318,14 @@ class Study:
     folder: Path
 
     @property
+    def _whole(self) -> pd.DataFrame:
+        """Verdicts of the base and of arms at full size."""
+        return self.verdicts[self.verdicts["share"].isin([0.0, 1.0])]
+
+    @property
     def arms(self) -> list[str]:
         """Arms at full size, the base first."""
-        whole = self.verdicts["share"].isin([0.0, 1.0])
-        return list(dict.fromkeys(self.verdicts.loc[whole, "arm"]))
+        return list(dict.fromkeys(self._whole["arm"]))
 
     @property
     def base(self) -> str:
@@ -326,7 +335,7 @@ class Study:
 
     def first(self) -> pd.DataFrame:
         """Verdicts of the first training of each arm at full size."""
-        whole = self.verdicts[self.verdicts["share"].isin([0.0, 1.0])]
+        whole = self._whole
         seeds = whole.groupby("arm")["seed"].transform("first")
         return whole[whole["seed"] == seeds].reset_index(drop=True)
 
@@ -506,8 +515,7 @@ def _write(
     samples: pd.DataFrame,
 ) -> None:
     """Write a study; what was there before stays until it is complete."""
-    trainings = {task.title.removeprefix("arm-"): Trained.record(place)
-                 for task, place in trained.items()}
+    trainings = {task.name: Trained.record(place) for task, place in trained.items()}
     with files.write_folder_atomic(folder) as temporary:
         for name, part in _tables(verdicts):
             write_verdicts(part[VERDICTS.columns].reset_index(drop=True), temporary / f"{name}.csv")
@@ -517,10 +525,10 @@ def _write(
                 kept.mkdir()
                 for name in WEIGHTS:
                     shutil.copyfile(place / name, kept / name)
-                record = Trained.record(place)
-                record["files"] = {name: record["files"][name] for name in WEIGHTS
-                                   if name != RECORD}  # what a reader looks for
-                (kept / RECORD).write_text(sealed_json(record), encoding="utf-8")
+                record = trainings[task.name]
+                looked_for = {name: record["files"][name] for name in WEIGHTS if name != RECORD}
+                (kept / RECORD).write_text(sealed_json({**record, "files": looked_for}),
+                                           encoding="utf-8")
         prompt = experiment.prompt
         facts = {"base": dict(experiment.base.identity),
                  "prompt": {"name": prompt.name, "sha256": prompt.digest},

@@ -358,7 +358,7 @@ def reproduction(differences: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame
         `ENOUGH` a cell; "not tested".
     """
     known, ours = (table[table["metric"] == "balanced_accuracy"].set_index(["arm", "group"])
-                      for table in (means, differences))
+                   for table in (means, differences))
     # The base has seen nothing: on an arm's cells its value comes from the published matrix.
     cells = paper.published().set_index(["arm", "cell"])["balanced_accuracy"]
     found = []
